@@ -1,0 +1,208 @@
+"""An attempt at a job, from claim to end: the worker's side of the `jobs` table.
+
+The attempt's number is the fence: every UPDATE here names it, so a worker that was given up for dead changes nothing.
+Leases compare the database's own clock only.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, update
+from sqlmodel import Session, col, select
+
+from shared import clock
+from shared.database import Database
+from shared.errors import Fenced
+from shared.jobs import use_of
+from shared.states import JobState, Phase
+from shared.tables import Job, epoch_now
+
+
+@dataclass(frozen=True)
+class Claimant:
+    """Who claims: one device and the worker that is pinned to it."""
+
+    node: str
+    worker: str
+    device: str  # UUID, or cpu-0
+    device_key: str  # node/index
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What a running attempt learns when it renews its lease."""
+
+    ours: bool  # False: another attempt owns the job, or it has ended
+    cancel: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed, as its owner reads it."""
+
+    code: str
+    message: str
+    retryable: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "retryable": self.retryable}
+
+
+def claim(database: Database, job_id: str, claimant: Claimant, lease_seconds: float) -> Job | None:
+    """Takes the job if its bell rang for this device and it is still waiting; None if not. Raises the fence by one."""
+    query = (
+        update(Job)
+        .where(
+            col(Job.id) == job_id,
+            col(Job.status) == JobState.QUEUED,
+            col(Job.bell_device) == claimant.device_key,
+            col(Job.not_before) <= epoch_now(),
+        )
+        .values(
+            status=JobState.RUNNING,
+            attempt=Job.attempt + 1,
+            lease_until=epoch_now() + lease_seconds,
+            claimed_at=epoch_now(),
+            started_at=clock.now(),
+            node=claimant.node,
+            worker=claimant.worker,
+            device=claimant.device,
+            device_key=claimant.device_key,
+            phase=Phase.LOADING,
+            percent=0.0,
+            error=None,
+        )
+        .returning(Job)
+    )
+    with database.write() as session:
+        return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+
+
+def renew(database: Database, job_id: str, attempt: int, lease_seconds: float) -> Renewal:
+    """Moves the lease forward and reads the cancel flag in the same statement."""
+    query = (
+        update(Job)
+        .where(*_held(job_id, attempt))
+        .values(lease_until=epoch_now() + lease_seconds)
+        .returning(col(Job.cancel_at))
+    )
+    with database.write() as session:
+        row = session.connection().execute(query).one_or_none()
+    return Renewal(ours=row is not None, cancel=row is not None and row[0] is not None)
+
+
+def succeed(database: Database, job_id: str, attempt: int, result: dict[str, Any]) -> Job:
+    """Raises Fenced where the job is not this attempt's any more."""
+    return _end(database, job_id, attempt, JobState.SUCCEEDED, result=result, percent=100.0)
+
+
+def fail(database: Database, job_id: str, attempt: int, failure: Failure) -> Job:
+    """Ends the job as failed. Raises Fenced."""
+    return _end(database, job_id, attempt, JobState.FAILED, error=failure.as_dict())
+
+
+def cancelled(database: Database, job_id: str, attempt: int) -> Job:
+    """Ends the job as cancelled. Raises Fenced."""
+    return _end(database, job_id, attempt, JobState.CANCELLED)
+
+
+def give_back(database: Database, job_id: str, attempt: int) -> Job | None:
+    """Puts the job back into the queue without counting it as a failure (a stop, a drain, a full disk).
+
+    None where the job is not this attempt's any more.
+    """
+    with database.write() as session:
+        job = _locked(session, job_id, attempt)
+        if job is None:
+            return None
+        if job.cancel_at is not None:
+            return _close(session, job, JobState.CANCELLED)
+        return _queue_again(session, job, failures=job.failures, delay=0.0)
+
+
+def crashed(database: Database, job_id: str, attempt: int, reason: str, backoff_seconds: float) -> Job | None:
+    """Counts a crash or a lapsed lease: back to the queue after a while, or failed at `max_failures`.
+
+    `backoff_seconds` is the wait after the first one; it doubles with each. None where the attempt is over already.
+    """
+    with database.write() as session:
+        job = _locked(session, job_id, attempt)
+        if job is None:
+            return None
+        failures = job.failures + 1
+        if job.cancel_at is not None:
+            return _close(session, job, JobState.CANCELLED)
+        if failures >= job.max_failures:
+            message = f"{reason} {failures} times; the job is given up"
+            failure = Failure("worker_lost", message, retryable=True)
+            job.failures = failures
+            return _close(session, job, JobState.FAILED, error=failure.as_dict())
+        return _queue_again(session, job, failures=failures, delay=backoff_seconds * 2 ** (failures - 1))
+
+
+def lapsed(database: Database) -> list[tuple[str, int]]:
+    """(id, attempt) of running jobs whose lease has run out by the database's clock."""
+    query = select(Job.id, Job.attempt).where(col(Job.status) == JobState.RUNNING, col(Job.lease_until) < epoch_now())
+    with database.read() as session:
+        return [(job_id, attempt) for job_id, attempt in session.exec(query)]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running attempt as the processes around it need to know it."""
+
+    job_id: str
+    attempt: int
+    lapsed: bool
+    cancel_seconds: float | None  # how long ago somebody asked to cancel
+
+
+def running_on(database: Database, worker: str) -> list[Running]:
+    """What the rows say this worker runs: one at most, unless it died and came back."""
+    query = select(Job.id, Job.attempt, col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)).where(
+        col(Job.worker) == worker, col(Job.status) == JobState.RUNNING
+    )
+    with database.read() as session:
+        return [Running(*row) for row in session.exec(query)]
+
+
+def _held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
+    return (col(Job.id) == job_id, col(Job.attempt) == attempt, col(Job.status) == JobState.RUNNING)
+
+
+def _locked(session: Session, job_id: str, attempt: int) -> Job | None:
+    return session.exec(select(Job).where(*_held(job_id, attempt)).with_for_update()).one_or_none()
+
+
+def _end(database: Database, job_id: str, attempt: int, state: JobState, **values: Any) -> Job:
+    with database.write() as session:
+        job = _locked(session, job_id, attempt)
+        if job is None:
+            raise Fenced()
+        return _close(session, job, state, **values)
+
+
+def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
+    """The one way to an end: the state, what came of it, and the use that stays."""
+    finished_at: datetime = clock.now()
+    for name, value in values.items():
+        setattr(job, name, value)
+    job.status = state
+    job.finished_at = finished_at
+    job.lease_until = job.bell_device = job.bell_at = job.phase = None
+    session.add(job)
+    session.add(use_of(job, state, finished_at, job.result))
+    return job
+
+
+def _queue_again(session: Session, job: Job, failures: int, delay: float) -> Job:
+    job.status = JobState.QUEUED
+    job.failures = failures
+    job.not_before = epoch_now() + delay  # type: ignore[assignment]
+    job.started_at = job.lease_until = job.bell_device = job.bell_at = job.phase = None
+    job.node = job.worker = job.device = job.device_key = None
+    session.add(job)
+    session.flush()
+    session.refresh(job)
+    return job

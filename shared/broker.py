@@ -1,0 +1,79 @@
+"""Bells: Celery messages that carry a job's id and nothing else, and the nudge that wakes the dispatcher.
+
+SQL is the truth; a bell that is lost is rung again. So Celery is set up to be simple and honest rather than clever.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import ConfigurationError
+from shared.progress import RestingRedis
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+PROTOCOL = 1  # of a bell: raised when its arguments change, so that old and new workers can run side by side
+NUDGE_KEY = "wanworks:nudge"
+EPOCH_KEY = "wanworks:epoch"  # gone with Redis's data: then every bell is rung again
+TICKS_QUEUE = "ticks"
+_SOCKET_TIMEOUT_SECONDS = 10
+# Longer than any job: a message must not come back while its job runs. Recovery comes from the lease.
+_VISIBILITY_SECONDS = 48 * 3600
+
+
+def device_queue(device_key: str) -> str:
+    """``gpu.<node>.<index>``: each device has a queue of its own."""
+    return f"gpu.{device_key.replace('/', '.')}"
+
+
+def node_queue(node: str) -> str:
+    return f"node.{node}"
+
+
+def nudge(client: RestingRedis) -> None:
+    """Wakes the dispatcher. Losing it loses nothing but a little time."""
+
+    def question(redis: Any) -> None:
+        pipe = redis.pipeline(transaction=False)
+        pipe.lpush(NUDGE_KEY, 1)
+        pipe.ltrim(NUDGE_KEY, 0, 0)
+        pipe.execute()
+
+    client.ask(question)
+
+
+def celery_app(settings: Settings, name: str) -> "Celery":
+    """A Celery application on this installation's Redis. Raises ConfigurationError without one."""
+    from celery import Celery
+
+    if settings.redis is None:
+        raise ConfigurationError("WANWORKS_REDIS_URL is not set: `wanworks up` sets it, or give the server's URL")
+    app = Celery(name, broker=settings.redis)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_send_sent_event=True,
+        worker_send_task_events=True,
+        worker_prefetch_multiplier=1,
+        worker_pool_start_method="spawn",
+        worker_proc_alive_timeout=300.0,
+        worker_hijack_root_logger=True,
+        worker_enable_remote_control=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": _VISIBILITY_SECONDS,
+            "socket_timeout": _SOCKET_TIMEOUT_SECONDS,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        enable_utc=True,
+        timezone="UTC",
+    )
+    return app

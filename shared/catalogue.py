@@ -1,0 +1,333 @@
+"""The catalogue: which models this installation offers, as typed data.
+
+Figures come from three places, named where they stand: the models' own configuration files (Wan-Video/Wan2.2,
+`wan/configs`), the published weights' sizes, and the hardware needs that wanworks promises. Sizes in GB are 10^9 bytes.
+"""
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import ConfigurationError, NotFound
+
+Quantization = Literal["none", "fp16", "bf16", "int8"]
+OutputFormat = Literal["mp4", "webm"]
+Offload = Literal["none", "model", "group"]
+
+
+def parse_resolution(text: str) -> tuple[int, int]:
+    """``"1280x720"`` as (width, height) in pixels. Raises ValueError."""
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise ValueError("a resolution is written WIDTHxHEIGHT, for example 1280x720")
+    return int(match[1]), int(match[2])
+
+
+def _check_resolution(text: str) -> str:
+    parse_resolution(text)
+    return text
+
+
+Resolution = Annotated[str, AfterValidator(_check_resolution)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Defaults(_Frozen):
+    """What a request that leaves these out gets: the model's native values."""
+
+    resolution: Resolution
+    frames: int = Field(ge=1)
+    fps: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    guidance_scale: float = Field(ge=0)  # the high-noise expert's, where there are two
+    guidance_scale_2: float | None = Field(None, ge=0)  # the low-noise expert's
+    flow_shift: float = Field(gt=0)
+
+
+class MemoryProfile(_Frozen):
+    """One way of placing a model on a device, and what it needs there."""
+
+    name: str
+    quantized: bool  # True: for int8 weights; False: for the 16-bit (on a CPU 32-bit) types
+    offload: Offload  # none: all on the device; model: one component at a time; group: streamed layer by layer
+    min_vram_gb: float = Field(gt=0)
+    min_ram_gb: float = Field(gt=0)
+
+
+class Hardware(_Frozen):
+    recommended_vram_gb: float = Field(gt=0)
+    cpu_ram_gb: float = Field(gt=0)  # to run on a CPU device, everything resident in 32-bit floats
+    cuda_compute_capability: str = Field("7.0", pattern=r"^\d+\.\d+$")
+    profiles: tuple[MemoryProfile, ...] = Field(min_length=1)
+
+    def fitting(self, quantization: Quantization) -> tuple[MemoryProfile, ...]:
+        """Profiles for that quantization, richest first."""
+        quantized = quantization == "int8"
+        return tuple(profile for profile in self.profiles if profile.quantized == quantized)
+
+    @property
+    def min_vram_gb(self) -> float:
+        return min(profile.min_vram_gb for profile in self.profiles)
+
+    @property
+    def min_ram_gb(self) -> float:
+        return min(profile.min_ram_gb for profile in self.profiles)
+
+
+class CatalogueEntry(_Frozen):
+    """One model that can be asked for."""
+
+    model_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    model_type: str
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = "main"
+    pipeline: Literal["wan-t2v", "wan-i2v", "wan-ti2v"]
+    image: Literal["refused", "optional", "required"]
+    resolutions: tuple[Resolution, ...] = Field(min_length=1)
+    min_frames: int = Field(8, ge=1)
+    max_frames: int = Field(ge=1)
+    fps: tuple[int, ...] = (8, 12, 16, 24)
+    output_formats: tuple[OutputFormat, ...] = ("mp4", "webm")
+    quantizations: tuple[Quantization, ...] = ("none", "fp16", "bf16", "int8")
+    loras: bool = True
+    min_steps: int = Field(2, ge=1)  # with one step the low-noise expert would never run
+    max_steps: int = Field(100, ge=1)
+    size_multiple: int = Field(ge=1)  # width and height of the model's own grid, in pixels
+    boundary_ratio: float | None = Field(None, gt=0, lt=1)  # where the low-noise expert takes over
+    defaults: Defaults
+    hardware: Hardware
+    download_gb: float = Field(gt=0)
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _defaults_are_allowed(self) -> Self:
+        allowed = {
+            "resolution": self.defaults.resolution in self.resolutions,
+            "frames": self.min_frames <= self.defaults.frames <= self.max_frames,
+            "fps": self.defaults.fps in self.fps,
+            "steps": self.min_steps <= self.defaults.steps <= self.max_steps,
+        }
+        for name, good in allowed.items():
+            if not good:
+                raise ValueError(f"defaults.{name} is not among what the entry allows")
+        return self
+
+    def needs_mb(self, quantization: Quantization) -> tuple[int, int]:
+        """(device memory, host memory when the device is a CPU) in MB (10^6 bytes), under the leanest profile."""
+        profiles = self.hardware.fitting(quantization)
+        vram = min((profile.min_vram_gb for profile in profiles), default=math.inf)
+        return round(min(vram, 1e6) * 1000), round(self.hardware.cpu_ram_gb * 1000)
+
+
+class Catalogue(_Frozen):
+    """The models on offer, by `model_id`."""
+
+    name: str
+    entries: tuple[CatalogueEntry, ...]
+
+    def get(self, model_id: str) -> CatalogueEntry:
+        """Raises NotFound."""
+        for entry in self.entries:
+            if entry.model_id == model_id:
+                return entry
+        raise NotFound("model", model_id)
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        return tuple(entry.model_id for entry in self.entries)
+
+
+def load(source: str) -> Catalogue:
+    """`default`, `demo`, or the path of a TOML file whose ``[models.ID]`` tables add to or replace the default ones.
+
+    A table may name another entry in ``extends`` and give only what differs. Raises ConfigurationError with the line.
+    """
+    if source == "default":
+        return Catalogue(name="default", entries=DEFAULT)
+    if source == "demo":
+        return Catalogue(name="demo", entries=tuple(_demo(entry) for entry in DEFAULT))
+    return _from_file(Path(source).expanduser())
+
+
+def _both_ways(*landscape: str) -> tuple[str, ...]:
+    portrait = ("x".join(reversed(size.split("x"))) for size in landscape)
+    return (*landscape, *portrait)
+
+
+# The four sizes of the product's promise; each model adds its native one.
+_SIZES = ("854x480", "1024x576", "1280x720", "1920x1080")
+
+# Weights in bf16: each A14B expert 28.6 GB, the 5B transformer 10 GB, the UMT5 text encoder 11.4 GB; the VAE stays in
+# fp32 (0.5 GB, and 2.8 GB for 5B). "offload" is what the models' authors measured with one component on the card
+# (41.3 GB at 480p; 22.9 GB for 5B). "int8-stream" carries the product's promise of 10 and 6 GB.
+_A14B_HARDWARE = Hardware(
+    recommended_vram_gb=16,
+    cpu_ram_gb=140,
+    profiles=(
+        MemoryProfile(name="full", quantized=False, offload="none", min_vram_gb=78, min_ram_gb=32),
+        MemoryProfile(name="offload", quantized=False, offload="model", min_vram_gb=42, min_ram_gb=80),
+        MemoryProfile(name="stream", quantized=False, offload="group", min_vram_gb=16, min_ram_gb=80),
+        MemoryProfile(name="int8-full", quantized=True, offload="none", min_vram_gb=50, min_ram_gb=32),
+        MemoryProfile(name="int8-offload", quantized=True, offload="model", min_vram_gb=26, min_ram_gb=48),
+        MemoryProfile(name="int8-stream", quantized=True, offload="group", min_vram_gb=10, min_ram_gb=48),
+    ),
+)
+_5B_HARDWARE = Hardware(
+    recommended_vram_gb=10,
+    cpu_ram_gb=48,
+    profiles=(
+        MemoryProfile(name="full", quantized=False, offload="none", min_vram_gb=36, min_ram_gb=24),
+        MemoryProfile(name="offload", quantized=False, offload="model", min_vram_gb=23, min_ram_gb=32),
+        MemoryProfile(name="stream", quantized=False, offload="group", min_vram_gb=10, min_ram_gb=32),
+        MemoryProfile(name="int8-full", quantized=True, offload="none", min_vram_gb=24, min_ram_gb=24),
+        MemoryProfile(name="int8-offload", quantized=True, offload="model", min_vram_gb=16, min_ram_gb=24),
+        MemoryProfile(name="int8-stream", quantized=True, offload="group", min_vram_gb=6, min_ram_gb=24),
+    ),
+)
+
+DEFAULT = (
+    CatalogueEntry(
+        model_id="T2V-A14B",
+        model_type="T2V-A14B",
+        repo="Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+        pipeline="wan-t2v",
+        image="refused",
+        resolutions=_both_ways("832x480", *_SIZES),
+        max_frames=81,
+        size_multiple=16,
+        boundary_ratio=0.875,
+        defaults=Defaults(
+            resolution="1280x720",
+            frames=81,
+            fps=16,
+            steps=40,
+            guidance_scale=4.0,
+            guidance_scale_2=3.0,
+            flow_shift=12.0,
+        ),
+        hardware=_A14B_HARDWARE,
+        download_gb=126,
+    ),
+    CatalogueEntry(
+        model_id="I2V-A14B",
+        model_type="I2V-A14B",
+        repo="Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+        pipeline="wan-i2v",
+        image="required",
+        resolutions=_both_ways("832x480", *_SIZES),
+        max_frames=81,
+        size_multiple=16,
+        boundary_ratio=0.9,
+        defaults=Defaults(
+            resolution="1280x720",
+            frames=81,
+            fps=16,
+            steps=40,
+            guidance_scale=3.5,
+            guidance_scale_2=3.5,
+            flow_shift=5.0,
+        ),
+        hardware=_A14B_HARDWARE,
+        download_gb=126,
+    ),
+    CatalogueEntry(
+        model_id="TI2V-5B",
+        model_type="TI2V-5B",
+        repo="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+        pipeline="wan-ti2v",
+        image="optional",
+        resolutions=_both_ways("1280x704", *_SIZES),
+        max_frames=121,
+        size_multiple=32,
+        defaults=Defaults(resolution="1280x704", frames=121, fps=24, steps=50, guidance_scale=5.0, flow_shift=5.0),
+        hardware=_5B_HARDWARE,
+        download_gb=34,
+    ),
+)
+
+_DEMO_SIZES = ("64x64", "96x64", "128x128", "256x256", "256x144", "416x240", *_SIZES)
+
+
+def _demo(entry: CatalogueEntry) -> CatalogueEntry:
+    """The same id on a tiny random-weight repo (`wanworks demo-models`): every picture is noise."""
+    profiles = tuple(
+        profile.model_copy(update={"min_vram_gb": 1.0, "min_ram_gb": 1.0}) for profile in entry.hardware.profiles
+    )
+    return entry.model_copy(
+        update={
+            "repo": f"wanworks-demo/{entry.model_id}",
+            "resolutions": tuple(dict.fromkeys((*_both_ways(*_DEMO_SIZES), *entry.resolutions))),
+            "defaults": entry.defaults.model_copy(update={"resolution": "256x256", "frames": 17, "fps": 8, "steps": 4}),
+            "hardware": entry.hardware.model_copy(
+                update={"recommended_vram_gb": 1.0, "cpu_ram_gb": 1.0, "profiles": profiles}
+            ),
+            "download_gb": 0.01,
+            "notes": "Random weights: every picture is noise.",
+        }
+    )
+
+
+def _from_file(path: Path) -> Catalogue:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigurationError(f"catalogue {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"catalogue {path}: {error}") from None
+    unknown = set(content) - {"models"}
+    if unknown or not isinstance(content.get("models"), dict):
+        key = sorted(unknown)[0] if unknown else "models"
+        raise ConfigurationError(f"catalogue {path}, line {_line(text, key)}: expected only [models.ID] tables")
+    entries = {entry.model_id: entry for entry in DEFAULT}
+    for model_id, table in content["models"].items():
+        entries[model_id] = _entry(path, text, model_id, table, entries)
+    return Catalogue(name=str(path), entries=tuple(entries.values()))
+
+
+def _entry(path: Path, text: str, model_id: str, table: Any, entries: Mapping[str, CatalogueEntry]) -> CatalogueEntry:
+    def refuse(reason: str, *keys: str) -> ConfigurationError:
+        line = _line(text, model_id, *keys)
+        return ConfigurationError(f"catalogue {path}, line {line}: [models.{model_id}] {reason}")
+
+    if not isinstance(table, dict):
+        raise refuse("must be a table")
+    values = dict(table)
+    base = values.pop("extends", None)
+    if base is not None and base not in entries:
+        raise refuse(f"extends {base!r}, which is no entry", "extends")
+    if base is not None:
+        values = _merged(entries[base].model_dump(), values)
+    try:
+        return CatalogueEntry.model_validate({**values, "model_id": model_id})
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = [str(part) for part in first["loc"]]
+        raise refuse(f"{'.'.join(keys) or 'entry'}: {first['msg']}", *keys) from None
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on `base`, table by table, so that one default can be changed alone."""
+    result = dict(base)
+    for key, value in over.items():
+        both_tables = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = _merged(base[key], value) if both_tables else value
+    return result
+
+
+def _line(text: str, *keys: str) -> int:
+    """The line that the innermost of `keys` stands on; the last one found where an inner key is absent."""
+    lines = text.splitlines()
+    found = 0
+    for key in keys:
+        pattern = re.compile(rf"""(^|[\[.\s{{,"']){re.escape(key)}["']?(\s*[=\].]|$)""")
+        found = next((index for index in range(found, len(lines)) if pattern.search(lines[index])), found)
+    return found + 1

@@ -1,0 +1,201 @@
+"""Every error that wanworks raises on purpose. HTTP is not known here; `api/errors.py` maps this tree once.
+
+WanworksError
+├── RequestError                 somebody asked for what cannot be
+│   ├── MalformedRequest         not readable at all: broken JSON, broken multipart
+│   ├── InvalidField             readable, but one or more fields are wrong
+│   ├── NotFound                 no such model, job or artifact
+│   ├── Conflict                 the present state forbids it
+│   ├── TooLarge                 the body is over the limit
+│   └── UnsupportedMedia         a content type that the route does not take
+├── Unavailable                  a part that we stand on is away; worth asking again
+│   ├── DatabaseUnavailable
+│   └── BrokerUnavailable
+├── StoreFull                    no room on the disk
+├── StoreMismatch                the store under this path is not the one that the database names
+├── ConfigurationError           settings or a catalogue file cannot be used
+├── JobFailed                    ends a job as failed, with a code that clients may rely on
+│   ├── OutOfMemory
+│   ├── ModelUnavailable
+│   ├── BadInput
+│   └── BadOutput
+└── AttemptStopped               ends an attempt without failing the job
+    ├── Cancelled                somebody asked for it
+    ├── Fenced                   another attempt owns the job now; nothing of ours may be kept
+    └── Draining                 the worker is stopping; the job goes back to the queue
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One wrong field: where it is, what is wrong with it, and the kind of mistake."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str
+
+
+class WanworksError(Exception):
+    """Something went wrong in wanworks."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").splitlines()[0])
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class RequestError(WanworksError):
+    """The request cannot be carried out."""
+
+
+class MalformedRequest(RequestError):
+    """The request body cannot be read."""
+
+    code = "malformed_request"
+
+
+class InvalidField(RequestError):
+    """One or more fields are wrong; `errors` names each."""
+
+    code = "validation_error"
+
+    def __init__(self, *errors: FieldError) -> None:
+        self.errors = errors
+        super().__init__("; ".join(f"{_path(error.loc)}: {error.msg}" for error in errors))
+
+    @classmethod
+    def of(cls, field: str, msg: str, type: str = "value_error") -> "InvalidField":
+        """One wrong field of the body."""
+        return cls(FieldError(("body", field), msg, type))
+
+
+class NotFound(RequestError):
+    """There is no such thing."""
+
+    code = "not_found"
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind = kind
+        super().__init__(f"{kind.capitalize()} not found: {name[:100]}")
+
+
+class Conflict(RequestError):
+    """The present state forbids it."""
+
+    code = "conflict"
+
+
+class TooLarge(RequestError):
+    """The request body is too large."""
+
+    code = "body_too_large"
+
+
+class UnsupportedMedia(RequestError):
+    """The content type is not one that this route takes."""
+
+    code = "unsupported_media_type"
+
+
+class Unavailable(WanworksError):
+    """A part that this needs is away for the moment."""
+
+    code = "unavailable"
+    retry_after_seconds: ClassVar[int] = 5
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be reached."""
+
+    code = "database_unavailable"
+
+
+class BrokerUnavailable(Unavailable):
+    """Redis cannot be reached."""
+
+    code = "broker_unavailable"
+
+
+class StoreFull(WanworksError):
+    """There is no room left on the disk."""
+
+    code = "disk_full"
+
+
+class StoreMismatch(WanworksError):
+    """The store at this path is not the one that this installation uses."""
+
+    code = "store_mismatch"
+
+
+class ConfigurationError(WanworksError):
+    """The configuration cannot be used."""
+
+    code = "configuration_error"
+
+
+class JobFailed(WanworksError):
+    """The job failed."""
+
+    code = "job_failed"
+    retryable: ClassVar[bool] = False
+
+
+class OutOfMemory(JobFailed):
+    """The device has not enough memory for this job, even under the leanest profile."""
+
+    code = "out_of_memory"
+    retryable = True
+
+
+class ModelUnavailable(JobFailed):
+    """The model's files are not usable on this node."""
+
+    code = "model_unavailable"
+    retryable = True
+
+
+class BadInput(JobFailed):
+    """An input of the job cannot be used."""
+
+    code = "bad_input"
+
+
+class BadOutput(JobFailed):
+    """The model produced frames that are not a picture."""
+
+    code = "bad_output"
+    retryable = True
+
+
+class AttemptStopped(WanworksError):
+    """This attempt ends here, without a verdict on the job."""
+
+
+class Cancelled(AttemptStopped):
+    """The job was cancelled."""
+
+    code = "cancelled"
+
+
+class Fenced(AttemptStopped):
+    """Another attempt owns this job now."""
+
+    code = "fenced"
+
+
+class Draining(AttemptStopped):
+    """The worker is stopping; the job goes back to the queue."""
+
+    code = "draining"
+
+
+def _path(loc: tuple[str | int, ...]) -> str:
+    return ".".join(str(part) for part in loc if part not in ("body", "query")) or "body"

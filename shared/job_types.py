@@ -1,0 +1,200 @@
+"""The kinds of job: for each, what a request may say, which Celery task carries it out, and where it runs.
+
+A new job type is one row in `JOB_TYPES` and one handler in `workers/`.
+"""
+
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from shared.catalogue import CatalogueEntry, OutputFormat, Quantization, parse_resolution
+from shared.errors import FieldError, InvalidField
+from shared.states import Priority
+
+LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MAX_SEED = 2**32 - 1
+
+
+def _text(value: str) -> str:
+    if "\x00" in value or any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+        raise ValueError("text must not contain NUL or lone surrogate characters")
+    return value
+
+
+def _said(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _lora_name(value: str) -> str:
+    if LORA_NAME.fullmatch(value) is None:
+        raise ValueError("a LoRA is named without path, letters, digits, '.', '_' and '-' only")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Number = Annotated[float, AfterValidator(_finite)]
+
+
+class Lora(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=128), AfterValidator(_lora_name)]
+    scale: Annotated[Number, Field(ge=-4, le=4)] = 1.0
+
+
+class GenerationRequest(BaseModel):
+    """A generation as a client asks for it, before the catalogue has its say. `image` is read by the API."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model_id: Annotated[Text, Field(min_length=1, max_length=64)]
+    prompt: Annotated[Text, Field(min_length=1, max_length=5000), AfterValidator(_said)]
+    negative_prompt: Annotated[Text, Field(max_length=5000)] | None = None
+    image: Annotated[str, Field(description="A data URL: data:image/png;base64,...")] | None = None
+    resolution: Annotated[str, Field(max_length=32, examples=["1280x720"])] | None = None
+    frames: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None
+    fps: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
+    output_format: OutputFormat = "mp4"
+    steps: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
+    guidance_scale: Annotated[Number, Field(ge=0, le=30)] | None = None
+    guidance_scale_2: Annotated[Number, Field(ge=0, le=30)] | None = None
+    flow_shift: Annotated[Number, Field(gt=0, le=100)] | None = None
+    seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | None = None
+    quantization: Quantization = "none"
+    loras: Annotated[list[Lora], Field(max_length=8)] = []
+    priority: Priority = Priority.NORMAL
+    fallback: Annotated[list[Literal["mock_generation"]], Field(max_length=6)] = []
+    metadata: Annotated[
+        dict[Annotated[Text, Field(min_length=1, max_length=64)], Annotated[Text, Field(max_length=512)]],
+        Field(max_length=16),
+    ] = {}
+
+
+class GenerationParams(BaseModel):
+    """A generation as it is stored and carried out: every value settled, the seed drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model_id: str
+    prompt: str
+    negative_prompt: str | None = None
+    image: str | None = None  # the input's name in the store; never the client's path
+    width: int
+    height: int
+    frames: int
+    fps: int
+    output_format: OutputFormat
+    steps: int
+    guidance_scale: float
+    guidance_scale_2: float | None = None
+    flow_shift: float
+    seed: int
+    quantization: Quantization
+    loras: tuple[Lora, ...] = ()
+    fallback: tuple[str, ...] = ()
+
+    @property
+    def resolution(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def warm_key(self) -> str:
+        """What must be loaded to run this: a model under one quantization."""
+        return f"{self.model_id}:{self.quantization}"
+
+
+def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None) -> GenerationParams:
+    """The request with the catalogue's defaults filled in and its limits applied.
+
+    `image` is the stored input's name, or None. Raises InvalidField naming each field that the model cannot do, the
+    value asked for and what is allowed.
+    """
+    defaults = entry.defaults
+    resolution = request.resolution or defaults.resolution
+    frames = request.frames if request.frames is not None else defaults.frames
+    fps = request.fps if request.fps is not None else defaults.fps
+    steps = request.steps if request.steps is not None else defaults.steps
+    model = entry.model_id
+    wrong: list[FieldError] = []
+
+    def expect(good: bool, field: str, msg: str, type: str = "not_supported") -> None:
+        if not good:
+            wrong.append(FieldError(("body", field), msg, type))
+
+    def one_of(field: str, value: object, allowed: tuple[object, ...]) -> None:
+        expect(value in allowed, field, f"{value!r} is not offered by {model}; allowed: {', '.join(map(str, allowed))}")
+
+    one_of("resolution", resolution, entry.resolutions)
+    one_of("fps", fps, entry.fps)
+    one_of("output_format", request.output_format, entry.output_formats)
+    one_of("quantization", request.quantization, entry.quantizations)
+    low, high = entry.min_frames, entry.max_frames
+    expect(low <= frames <= high, "frames", f"{frames} is outside what {model} makes; allowed: {low} to {high}")
+    low, high = entry.min_steps, entry.max_steps
+    expect(low <= steps <= high, "steps", f"{steps} is outside what {model} takes; allowed: {low} to {high}")
+    expect(entry.loras or not request.loras, "loras", f"{model} takes no LoRA")
+    names = [lora.name for lora in request.loras]
+    expect(len(names) == len(set(names)), "loras", "the same LoRA is named twice", "duplicate")
+    two_experts = entry.boundary_ratio is not None
+    expect(
+        two_experts or request.guidance_scale_2 is None,
+        "guidance_scale_2",
+        f"{model} has one transformer, so only guidance_scale applies",
+    )
+    expect(entry.image != "refused" or image is None, "image", f"{model} makes video from text alone, without an image")
+    expect(entry.image != "required" or image is not None, "image", f"{model} needs an image", "missing")
+    if wrong:
+        raise InvalidField(*wrong)
+
+    width, height = parse_resolution(resolution)
+    return GenerationParams(
+        model_id=model,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        image=image,
+        width=width,
+        height=height,
+        frames=frames,
+        fps=fps,
+        output_format=request.output_format,
+        steps=steps,
+        guidance_scale=_or(request.guidance_scale, defaults.guidance_scale),
+        guidance_scale_2=_or(request.guidance_scale_2, defaults.guidance_scale_2),
+        flow_shift=_or(request.flow_shift, defaults.flow_shift),
+        seed=request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1),
+        quantization=request.quantization,
+        loras=tuple(request.loras),
+        fallback=tuple(request.fallback),
+    )
+
+
+@dataclass(frozen=True)
+class JobType:
+    """One kind of job."""
+
+    name: str
+    task: str  # the Celery task's name
+    runs_on: Literal["device", "node"]
+    handler: str  # dotted path of the handler, loaded by the worker only
+
+
+JOB_TYPES: Mapping[str, JobType] = {
+    "generation": JobType("generation", "wanworks.generation", "device", "workers.generation:generate"),
+}
+
+
+def _or(value: float | None, default: Any) -> Any:
+    return default if value is None else value

@@ -1,0 +1,289 @@
+"""A job as its owner sees it: accepted, read, listed, cancelled, deleted.
+
+With `shared/attempts.py` (the worker's side) and `shared/bells.py` (the dispatcher's side) this is the only writer of
+the `jobs` table. Every change of state is one UPDATE that names the state it starts from.
+"""
+
+import secrets
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, delete, func, or_, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, select
+
+from shared import clock
+from shared.database import Database
+from shared.errors import Conflict, InvalidField, NotFound
+from shared.job_types import GenerationParams
+from shared.states import JOB_ENDS, JobState, Priority
+from shared.tables import Job, Use, epoch_now
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job about to be accepted: all that admission settled."""
+
+    type: str
+    params: GenerationParams
+    priority: Priority
+    min_vram_mb: int
+    min_ram_mb: int
+    id: str = field(default_factory=lambda: new_id())
+    mock: bool = False
+    metadata: dict[str, str] = field(default_factory=dict)
+    owner: str | None = None
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+    retry_of: str | None = None
+    max_failures: int = 5
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What became of a `NewJob`: its row, and whether the row was there before (same key, same body)."""
+
+    job: Job
+    replayed: bool
+
+
+@dataclass(frozen=True)
+class Page:
+    jobs: list[Job]
+    has_more: bool
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562): 48 bits of milliseconds, then random, so ids sort by creation."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (milliseconds << 80) | (0x7 << 76) | (secrets.randbits(12) << 64) | (0b10 << 62) | secrets.randbits(62)
+    return str(uuid.UUID(int=value))
+
+
+def accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | InvalidField]:
+    """Stores the jobs in one transaction; on return they are on disk.
+
+    A known idempotency key gives the old job where the body is the same, else an InvalidField in its place.
+    """
+    try:
+        return _accept(database, new)
+    except IntegrityError:
+        # Somebody else took one of the keys between our look and our insert. One by one, each sees the truth.
+        return [_accept(database, [job])[0] for job in new] if len(new) > 1 else _accept(database, new)
+
+
+def get(database: Database, job_id: str) -> Job:
+    """Raises NotFound, also for a job that its owner has deleted."""
+    with database.read() as session:
+        return _visible(session, job_id)
+
+
+def page(
+    database: Database,
+    *,
+    limit: int,
+    after: str | None = None,
+    type: str | None = None,
+    status: str | None = None,
+    model_id: str | None = None,
+    created_after: datetime | None = None,
+) -> Page:
+    """Jobs, newest first; `after` is the id of the last one seen."""
+    query = select(Job).where(col(Job.hidden).is_(False)).order_by(col(Job.id).desc()).limit(limit + 1)
+    for column, value in ((Job.type, type), (Job.status, status), (Job.model_id, model_id)):
+        if value is not None:
+            query = query.where(col(column) == value)
+    if created_after is not None:
+        query = query.where(col(Job.created_at) > created_after)
+    if after is not None:
+        query = query.where(col(Job.id) < after)
+    with database.read() as session:
+        rows = list(session.exec(query))
+    return Page(rows[:limit], has_more=len(rows) > limit)
+
+
+def position(database: Database, job: Job) -> int | None:
+    """How many queued jobs stand before this one by priority and age; None unless it is queued."""
+    if job.status != JobState.QUEUED:
+        return None
+    ahead = or_(
+        col(Job.priority) < job.priority,
+        and_(col(Job.priority) == job.priority, col(Job.queued_at) < job.queued_at),
+    )
+    query = select(func.count()).select_from(Job).where(Job.status == JobState.QUEUED, ahead)
+    with database.read() as session:
+        return session.exec(query).one()
+
+
+def request_cancel(database: Database, job_id: str) -> Job:
+    """Cancels a waiting job at once and asks a running one to stop. Idempotent.
+
+    Raises NotFound, and Conflict where the job ended otherwise.
+    """
+    with database.write() as session:
+        job = _visible(session, job_id)
+        _cancel(session, job)
+    if job.status in (JobState.SUCCEEDED, JobState.FAILED):
+        raise Conflict(f"The job has already {job.status}; only a queued, paused or running job can be cancelled")
+    return job
+
+
+def remove(database: Database, job_id: str) -> Job:
+    """Hides the job, cancelling it if need be. Its row goes by `purge` once it has ended. Raises NotFound."""
+    with database.write() as session:
+        job = _visible(session, job_id)
+        _cancel(session, job)
+        job.hidden = True
+        session.add(job)
+    return job
+
+
+def purge(database: Database, job_ids: Sequence[str]) -> int:
+    """Drops the rows of ended jobs (their uses stay). Returns how many went."""
+    if not job_ids:
+        return 0
+    with database.write() as session:
+        result = session.connection().execute(
+            delete(Job).where(col(Job.id).in_(job_ids), col(Job.status).in_(JOB_ENDS))
+        )
+        return int(result.rowcount)
+
+
+def purgeable(database: Database, ended_before: datetime, limit: int = 500) -> list[str]:
+    """Ids of ended jobs that their owner deleted, or that ended before that moment."""
+    query = (
+        select(Job.id)
+        .where(col(Job.status).in_(JOB_ENDS), or_(col(Job.hidden).is_(True), col(Job.finished_at) < ended_before))
+        .limit(limit)
+    )
+    with database.read() as session:
+        return list(session.exec(query))
+
+
+def winning_attempts(database: Database, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """(status, attempt) of those of the jobs that exist."""
+    query = select(Job.id, Job.status, Job.attempt).where(col(Job.id).in_(job_ids))
+    with database.read() as session:
+        return {job_id: (status, attempt) for job_id, status, attempt in session.exec(query)}
+
+
+def counts(database: Database) -> dict[tuple[str, str], int]:
+    """How many jobs there are by (status, model)."""
+    query = (
+        select(Job.status, Job.model_id, func.count())
+        .where(col(Job.status).not_in(JOB_ENDS))
+        .group_by(col(Job.status), col(Job.model_id))
+    )
+    with database.read() as session:
+        return {(status, model): count for status, model, count in session.exec(query)}
+
+
+def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str, Any] | None) -> Use:
+    """The row that stays for ever: what this job asked of the installation and how it ended."""
+    made = result or {}
+    return Use(
+        job_id=job.id,
+        model_id=job.model_id,
+        warm_key=job.warm_key,
+        outcome=outcome,
+        mock=job.mock,
+        node=job.node,
+        device=job.device,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=finished_at,
+        seconds=(finished_at - job.started_at).total_seconds() if job.started_at else None,
+        width=job.params["width"],
+        height=job.params["height"],
+        frames=job.params["frames"],
+        steps=job.params["steps"],
+        warm=made.get("warm"),
+        timings=made.get("timings", {}),
+        peak_vram_mb=made.get("peak_vram_mb"),
+        device_name=made.get("device_name"),
+        error_code=(job.error or {}).get("code"),
+    )
+
+
+def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | InvalidField]:
+    now = clock.now()
+    outcome: list[Accepted | InvalidField] = []
+    with database.write() as session:
+        queued_at = session.connection().execute(select(epoch_now())).scalar_one()
+        keys = [job.idempotency_key for job in new if job.idempotency_key is not None]
+        known = {}
+        if keys:
+            found = session.exec(select(Job).where(col(Job.idempotency_key).in_(keys)))
+            known = {job.idempotency_key: job for job in found}
+        for place, job in enumerate(new):
+            old = known.get(job.idempotency_key) if job.idempotency_key is not None else None
+            if old is None:
+                row = _row(job, now, queued_at + place * 1e-6)  # one commit, but still first come, first served
+                session.add(row)
+                if job.idempotency_key is not None:
+                    known[job.idempotency_key] = row
+                outcome.append(Accepted(row, replayed=False))
+            elif old.request_hash == job.request_hash:
+                outcome.append(Accepted(old, replayed=True))
+            else:
+                outcome.append(
+                    InvalidField.of("Idempotency-Key", "this key was used with another body", "idempotency_mismatch")
+                )
+        session.flush()
+    return outcome
+
+
+def _row(new: NewJob, now: datetime, queued_at: float) -> Job:
+    params = new.params
+    return Job(
+        id=new.id,
+        type=new.type,
+        status=JobState.QUEUED,
+        model_id=params.model_id,
+        warm_key=params.warm_key,
+        priority=new.priority.rank,
+        owner=new.owner,
+        mock=new.mock,
+        min_vram_mb=new.min_vram_mb,
+        min_ram_mb=new.min_ram_mb,
+        work=params.width * params.height * params.frames * params.steps / 1e6,
+        params=params.model_dump(mode="json"),
+        labels=new.metadata,
+        idempotency_key=new.idempotency_key,
+        request_hash=new.request_hash,
+        retry_of=new.retry_of,
+        max_failures=new.max_failures,
+        created_at=now,
+        queued_at=queued_at,
+    )
+
+
+def _visible(session: Session, job_id: str) -> Job:
+    job = session.get(Job, job_id)
+    if job is None or job.hidden:
+        raise NotFound("job", job_id)
+    return job
+
+
+def _cancel(session: Session, job: Job) -> None:
+    """Guarded by the state in SQL, so that a claim at the same moment is not overwritten."""
+    now = clock.now()
+    changed = session.connection().execute(
+        update(Job)
+        .where(col(Job.id) == job.id, col(Job.status).in_((JobState.QUEUED, JobState.PAUSED)))
+        .values(status=JobState.CANCELLED, finished_at=now, cancel_at=epoch_now(), bell_device=None, phase=None)
+    )
+    if changed.rowcount:
+        session.refresh(job)
+        session.add(use_of(job, JobState.CANCELLED, now, None))
+        return
+    session.connection().execute(
+        update(Job)
+        .where(col(Job.id) == job.id, col(Job.status) == JobState.RUNNING, col(Job.cancel_at).is_(None))
+        .values(cancel_at=epoch_now())
+    )
+    session.refresh(job)

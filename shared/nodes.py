@@ -1,0 +1,84 @@
+"""Nodes, their devices, and what the whole installation agrees on. Sole reader and writer of those three tables."""
+
+import importlib.metadata
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from shared import clock
+from shared.database import Database
+from shared.tables import Device, Installation, Node, epoch_now
+
+
+@dataclass(frozen=True)
+class SeenDevice:
+    """A device's row and how long ago its worker was heard, in seconds by the database's clock."""
+
+    device: Device
+    silent_seconds: float
+    said_goodbye: bool
+
+
+def register_device(database: Database, device: Device) -> None:
+    """A worker has started on this device; what an earlier one left is overwritten."""
+    with database.write() as session:
+        session.merge(device)
+        session.connection().execute(_seen(device.key))
+
+
+def device_beat(database: Database, key: str, warm: Sequence[dict[str, Any]] | None = None) -> None:
+    """The worker on this device is alive; `warm`, where given, is what it has loaded."""
+    with database.write() as session:
+        query = _seen(key)
+        session.connection().execute(query if warm is None else query.values(warm=list(warm)))
+
+
+def device_goodbye(database: Database, key: str, pid: int) -> None:
+    """The worker on this device has stopped, unless another has taken its place."""
+    with database.write() as session:
+        query = update(Device).where(col(Device.key) == key, col(Device.pid) == pid).values(seen_at=0.0, warm=[])
+        session.connection().execute(query)
+
+
+def devices(database: Database) -> list[SeenDevice]:
+    """Every device that ever registered, by node and index."""
+    query = select(Device, epoch_now() - col(Device.seen_at)).order_by(col(Device.node), col(Device.index))
+    with database.read() as session:
+        return [SeenDevice(device, silent, device.seen_at == 0.0) for device, silent in session.exec(query)]
+
+
+def node_beat(database: Database, name: str, disk_total_mb: float | None, disk_free_mb: float | None) -> None:
+    """The node's io worker is alive, and this is its model storage."""
+    with database.write() as session:
+        node = session.get(Node, name) or Node(name=name, version="", started_at=clock.now(), seen_at=0.0)
+        node.version = importlib.metadata.version("wanworks")
+        node.disk_total_mb = disk_total_mb
+        node.disk_free_mb = disk_free_mb
+        session.add(node)
+        session.flush()
+        session.connection().execute(update(Node).where(col(Node.name) == name).values(seen_at=epoch_now()))
+
+
+def nodes(database: Database) -> list[tuple[Node, float]]:
+    """Every node and how long ago its io worker was heard, in seconds."""
+    query = select(Node, epoch_now() - col(Node.seen_at)).order_by(col(Node.name))
+    with database.read() as session:
+        return [(node, silent) for node, silent in session.exec(query)]
+
+
+def agreed(database: Database, name: str) -> str:
+    """The installation's value of that name, drawn at random by whoever asks first."""
+    with database.write() as session:
+        row = session.get(Installation, name)
+        if row is None:
+            row = Installation(name=name, value=secrets.token_hex(16))
+            session.add(row)
+        return row.value
+
+
+def _seen(key: str) -> Any:
+    return update(Device).where(col(Device.key) == key).values(seen_at=epoch_now())

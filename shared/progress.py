@@ -1,0 +1,99 @@
+"""Progress through Redis: one capped stream for each job, its latest word, and the cancel key.
+
+Redis may be gone at any moment. Then reports are dropped, nothing waits, and after a failure the client rests, so that
+a missing Redis never slows a step.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import redis
+
+STREAM_LENGTH = 1000
+KEEP_SECONDS = 24 * 3600
+_CANCEL_KEEP_SECONDS = 24 * 3600
+_TIMEOUT_SECONDS = 0.2
+_REST_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+def stream_key(job_id: str) -> str:
+    return f"wanworks:events:{job_id}"
+
+
+def cancel_key(job_id: str) -> str:
+    return f"wanworks:cancel:{job_id}"
+
+
+class RestingRedis:
+    """A Redis client that gives up within 0.2 s and then asks nothing for 5 s."""
+
+    def __init__(self, url: str | None, timeout: float = _TIMEOUT_SECONDS, rest: float = _REST_SECONDS) -> None:
+        self._client = connect(url, timeout) if url else None
+        self._rest = rest
+        self._resting_until = 0.0
+
+    def ask(self, question: Callable[["redis.Redis"], T]) -> T | None:
+        """The answer; None where Redis is away or resting."""
+        if self._client is None or time.monotonic() < self._resting_until:
+            return None
+        try:
+            return question(self._client)
+        except (redis.RedisError, OSError):
+            self._resting_until = time.monotonic() + self._rest
+            return None
+
+
+class Progress:
+    """Reports and reads progress. Never raises on a missing Redis."""
+
+    def __init__(self, client: RestingRedis) -> None:
+        self._redis = client
+
+    def report(self, job_id: str, event: dict[str, Any], *, ended: bool = False) -> bool:
+        """Appends to the job's stream and, in the same round trip, says whether a cancel has been asked for."""
+
+        def question(client: "redis.Redis") -> bool:
+            pipe = client.pipeline(transaction=False)
+            entry = {"event": json.dumps(event, separators=(",", ":"))}
+            pipe.xadd(stream_key(job_id), entry, maxlen=STREAM_LENGTH, approximate=False)  # type: ignore[arg-type]
+            pipe.exists(cancel_key(job_id))
+            if ended or event.get("kind") == "state":
+                pipe.expire(stream_key(job_id), KEEP_SECONDS)
+            return bool(pipe.execute()[1])
+
+        return bool(self._redis.ask(question))
+
+    def ask_to_cancel(self, job_id: str) -> None:
+        self._redis.ask(lambda client: client.set(cancel_key(job_id), 1, ex=_CANCEL_KEEP_SECONDS))
+
+    def latest(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The last progress event of each of the jobs that has one."""
+
+        def question(client: "redis.Redis") -> list[Any]:
+            pipe = client.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipe.xrevrange(stream_key(job_id), count=1)
+            return pipe.execute()
+
+        answers = (self._redis.ask(question) if job_ids else None) or []
+        return {job_id: read_event(entries[0][1]) for job_id, entries in zip(job_ids, answers, strict=False) if entries}
+
+    def forget(self, job_id: str) -> None:
+        self._redis.ask(lambda client: client.delete(stream_key(job_id), cancel_key(job_id)))
+
+
+def read_event(fields: dict[Any, Any]) -> dict[str, Any]:
+    """A stream entry's fields as the event that was reported."""
+    event: dict[str, Any] = json.loads(fields[b"event"])
+    return event
+
+
+def connect(url: str, timeout: float, **options: Any) -> "redis.Redis":
+    """A client that cannot hang: connects and answers within `timeout` seconds or raises."""
+    return redis.Redis.from_url(
+        url, socket_timeout=timeout, socket_connect_timeout=timeout, socket_keepalive=True, **options
+    )

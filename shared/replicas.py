@@ -1,0 +1,140 @@
+"""Which model's files lie on which node, and whether they are whole. Sole reader and writer of `replicas`.
+
+A presence scan is quick and offline: it follows the model's own index files and asks of each file only whether it is
+there. It reads the Hugging Face cache layout (``models--ORG--NAME/{blobs,refs,snapshots}``).
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import col, select
+
+from shared import clock
+from shared.catalogue import Catalogue, CatalogueEntry
+from shared.database import Database
+from shared.states import REPLICA_READY, ReplicaState
+from shared.tables import Replica
+
+# What a pipeline's component needs besides its weights, by the class name in model_index.json. The first that is there
+# counts: tokenizers come in a fast and a slow form.
+_COMPONENT_FILES = {
+    "scheduler": (("scheduler_config.json",),),
+    "tokenizer": (("tokenizer.json", "spiece.model", "vocab.json"), ("tokenizer_config.json",)),
+}
+_WEIGHTS = ("diffusion_pytorch_model", "model")
+
+
+@dataclass(frozen=True)
+class Presence:
+    """What a scan found of one model."""
+
+    state: ReplicaState
+    revision: str | None
+    bytes: int
+    missing_files: tuple[str, ...]
+
+
+def snapshot_dir(models_dir: Path, entry: CatalogueEntry) -> Path | None:
+    """The folder of the model's files at its catalogue revision; None where the cache knows no such revision."""
+    repo = models_dir / f"models--{entry.repo.replace('/', '--')}"
+    reference = repo / "refs" / entry.revision
+    try:
+        revision = reference.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        revision = entry.revision
+    snapshot = repo / "snapshots" / revision
+    return snapshot if snapshot.is_dir() else None
+
+
+def scan(models_dir: Path, entry: CatalogueEntry) -> Presence:
+    """What of the model is there, without reading the weights."""
+    snapshot = snapshot_dir(models_dir, entry)
+    if snapshot is None:
+        return Presence(ReplicaState.MISSING, None, 0, ())
+    wanted, unreadable = _wanted_files(snapshot)
+    missing = tuple(sorted(name for name in wanted if not (snapshot / name).is_file()))
+    size = sum((snapshot / name).stat().st_size for name in wanted if name not in missing)
+    if unreadable:
+        return Presence(ReplicaState.CORRUPTED, snapshot.name, size, (*missing, *unreadable))
+    state = ReplicaState.MISSING if missing else ReplicaState.AVAILABLE
+    return Presence(state, snapshot.name, size, missing)
+
+
+def record(database: Database, node: str, catalogue: Catalogue, found: dict[str, Presence]) -> bool:
+    """Writes what a node's scan found. Returns whether any state changed."""
+    now = clock.now()
+    changed = False
+    with database.write() as session:
+        known = {row.model_id: row for row in session.exec(select(Replica).where(Replica.node == node))}
+        for model_id in set(known) - set(catalogue.model_ids):
+            session.delete(known[model_id])
+        for model_id, presence in found.items():
+            row = known.get(model_id)
+            changed |= row is None or row.state != presence.state
+            row = row or Replica(node=node, model_id=model_id, state="", repo="", missing_files=[], checked_at=now)
+            row.state = presence.state
+            row.repo = catalogue.get(model_id).repo
+            row.revision = presence.revision
+            row.bytes = presence.bytes
+            row.missing_files = list(presence.missing_files)
+            row.checked_at = now
+            session.add(row)
+    return changed
+
+
+def ready(database: Database, nodes: Iterable[str] | None = None) -> dict[str, frozenset[str]]:
+    """By node, the models that it holds whole. `nodes` narrows it to those."""
+    query = select(Replica.node, Replica.model_id).where(col(Replica.state).in_(REPLICA_READY))
+    if nodes is not None:
+        query = query.where(col(Replica.node).in_(list(nodes)))
+    held: dict[str, set[str]] = {}
+    with database.read() as session:
+        for node, model_id in session.exec(query):
+            held.setdefault(node, set()).add(model_id)
+    return {node: frozenset(models) for node, models in held.items()}
+
+
+def _wanted_files(snapshot: Path) -> tuple[set[str], tuple[str, ...]]:
+    """(files that the model's own indexes name, indexes that cannot be read)."""
+    wanted = {"model_index.json"}
+    unreadable: list[str] = []
+
+    def read(name: str) -> dict[str, Any]:
+        try:
+            content = json.loads((snapshot / name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+            unreadable.append(name)
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    if not (snapshot / "model_index.json").is_file():
+        return wanted, ()
+    for component, value in read("model_index.json").items():
+        if component.startswith("_") or not isinstance(value, list) or len(value) != 2 or value[0] is None:
+            continue
+        wanted |= _component_files(snapshot, component, read)
+    return wanted, tuple(unreadable)
+
+
+def _component_files(snapshot: Path, component: str, read: Any) -> set[str]:
+    kind = "tokenizer" if component.startswith("tokenizer") else component
+    if kind in _COMPONENT_FILES:
+        choices = _COMPONENT_FILES[kind]
+        return {
+            next(
+                (f"{component}/{name}" for name in names if (snapshot / component / name).exists()),
+                f"{component}/{names[0]}",
+            )
+            for names in choices
+        }
+    files = {f"{component}/config.json"}
+    for stem in _WEIGHTS:
+        index = f"{component}/{stem}.safetensors.index.json"
+        if (snapshot / index).exists():
+            shards = set(read(index).get("weight_map", {}).values())
+            return files | {index} | {f"{component}/{shard}" for shard in shards}
+    single = next((stem for stem in _WEIGHTS if (snapshot / component / f"{stem}.safetensors").exists()), _WEIGHTS[0])
+    return files | {f"{component}/{single}.safetensors"}

@@ -1,0 +1,110 @@
+"""Every setting, once: a name, a default and a sentence. `wanworks settings` prints this table."""
+
+import socket
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """Read from ``WANWORKS_*`` environment variables; command-line options override them."""
+
+    model_config = SettingsConfigDict(env_prefix="WANWORKS_", frozen=True, extra="ignore")
+
+    # where things are
+    home: Path = Field(Path("~/.wanworks"), description="Folder of everything this node keeps.")
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL URL (postgresql+psycopg://...). Unset: SQLite in the home folder."
+    )
+    redis_url: SecretStr | None = Field(None, description="Redis URL. Unset: `wanworks up` starts one of its own.")
+    models_path: Path | None = Field(None, description="Model storage, a Hugging Face cache. Unset: home/models.")
+    loras_path: Path | None = Field(None, description="Folder of LoRA files, by name. Unset: home/loras.")
+    store_path: Path | None = Field(None, description="Artifacts and inputs, seen by every node. Unset: home/store.")
+    catalogue: str = Field("default", description="`default`, `demo`, or a TOML file that adds or replaces models.")
+
+    # who this node is and where it listens
+    node: str = Field(
+        default_factory=lambda: socket.gethostname().split(".")[0],
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$",
+        description="Name of this node, unique in the installation.",
+    )
+    devices: str = Field("auto", description="`auto`, `cpu:N` for N CPU devices, or `cuda:0,1`.")
+    host: str = Field("127.0.0.1", description="Address that the API binds to.")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
+    flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower; 0 takes a free one.")
+    flower_user: str = Field("wanworks", description="User name for Flower.")
+    flower_password: SecretStr | None = Field(None, description="Password for Flower. Unset: made once, in the home.")
+
+    # jobs
+    lease_seconds: float = Field(60.0, gt=0, description="How long an attempt is believed alive without a renewal.")
+    heartbeat_seconds: float = Field(10.0, gt=0, description="How often a running attempt renews its lease.")
+    max_failures: int = Field(5, ge=1, le=100, description="Crashes and lapsed leases after which a job fails.")
+    retry_backoff_seconds: float = Field(2.0, ge=0, description="Wait after the first crash; doubles with each.")
+    cancel_grace_seconds: float = Field(30.0, gt=0, description="After this, a cancelled job's process is killed.")
+    unplaced_limit_hours: float = Field(24.0, gt=0, description="A job that no device can take for this long fails.")
+    loading_limit_seconds: float = Field(1800.0, gt=0, description="A model that loads for longer is given up.")
+    encoding_limit_seconds: float = Field(300.0, gt=0, description="Prompt encoding that takes longer is given up.")
+    step_limit_seconds: float = Field(600.0, gt=0, description="A step, decode chunk or mux beyond this is given up.")
+
+    # scheduling
+    dispatch_seconds: float = Field(2.0, gt=0, description="How often the dispatcher looks without being nudged.")
+    rering_seconds: float = Field(15.0, gt=0, description="A bell out for longer at an idle device is rung again.")
+    device_silence_seconds: float = Field(30.0, gt=0, description="A device unheard of for this long is not used.")
+    presence_seconds: float = Field(15.0, gt=0, description="How often a node looks which models it holds.")
+
+    # what is kept
+    retention_days: float = Field(30.0, gt=0, description="Finished jobs and their artifacts are kept this long.")
+    min_free_disk_mb: int = Field(500, ge=0, description="Below this much free space no new job is accepted.")
+
+    # generation
+    memory_profile: str = Field("auto", description="`auto` picks by free memory, or a profile's name.")
+    warm_models: int = Field(1, ge=1, description="Loaded models kept on a CPU device; a GPU keeps what fits.")
+    prompt_cache_mb: int = Field(256, ge=0, description="Memory for prompt embeddings on each device.")
+
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="How much is logged.")
+
+    @field_validator("home", "models_path", "loras_path", "store_path")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path is not None else None
+
+    @cached_property
+    def database(self) -> str:
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.home / 'wanworks.db'}"
+
+    @cached_property
+    def redis(self) -> str | None:
+        return self.redis_url.get_secret_value() if self.redis_url is not None else None
+
+    @cached_property
+    def models_dir(self) -> Path:
+        return self.models_path or self.home / "models"
+
+    @cached_property
+    def loras_dir(self) -> Path:
+        return self.loras_path or self.home / "loras"
+
+    @cached_property
+    def store_dir(self) -> Path:
+        return self.store_path or self.home / "store"
+
+
+def load(**overrides: Any) -> Settings:
+    """Settings from the environment, with `overrides` (None is ignored) on top.
+
+    Raises ConfigurationError naming the setting and its variable, never its value.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        problems = (
+            f"WANWORKS_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}" for item in error.errors()
+        )
+        raise ConfigurationError("; ".join(problems)) from None

@@ -1,0 +1,70 @@
+"""The states of a job and of a replica, what may follow what, and which are ends."""
+
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"  # stored and waiting: for a device, for its model, or for its back-off to pass
+    RUNNING = "running"  # one attempt holds the lease
+    PAUSED = "paused"  # a download that somebody stopped; its bytes are kept
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+JOB_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+JOB_TRANSITIONS = MappingProxyType(
+    {
+        JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}),
+        JobState.RUNNING: frozenset(
+            {JobState.QUEUED, JobState.PAUSED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+        ),
+        JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
+        JobState.SUCCEEDED: frozenset(),
+        JobState.FAILED: frozenset(),
+        JobState.CANCELLED: frozenset(),
+    }
+)
+
+
+class Phase(StrEnum):
+    """What a generation is doing. `WAITING_FOR_MODEL` is the only one a queued job can be in."""
+
+    WAITING_FOR_MODEL = "waiting_for_model"
+    LOADING = "loading"
+    ENCODING = "encoding"
+    DENOISING = "denoising"
+    DECODING = "decoding"
+    MUXING = "muxing"
+
+
+class Priority(StrEnum):
+    CRITICAL = "critical"
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def rank(self) -> int:
+        """0 is served first."""
+        return list(Priority).index(self)
+
+
+class ReplicaState(StrEnum):
+    """The nine availability values of a model's files on one node, and the one on the way out."""
+
+    AVAILABLE = "available"
+    UPDATING = "updating"
+    DOWNLOADING = "downloading"
+    PAUSED = "paused"
+    QUEUED = "queued"
+    CORRUPTED = "corrupted"
+    FAILED = "failed"
+    MISSING = "missing"
+    UNKNOWN = "unknown"
+
+
+# A replica in one of these can serve a generation now.
+REPLICA_READY = frozenset({ReplicaState.AVAILABLE, ReplicaState.UPDATING})

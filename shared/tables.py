@@ -1,0 +1,181 @@
+"""The tables. Rows only: who may write each is said beside it, and nothing else does.
+
+Times that people read are aware UTC datetimes from the writing process's clock. Times that decide something (leases,
+bells, silence) are seconds since 1970 by the *database's* clock, so that nodes need not agree on the hour.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, Float, Index
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import FunctionElement
+from sqlmodel import Field, SQLModel
+
+
+class epoch_now(FunctionElement[float]):
+    """The database's own clock: seconds since 1970 as a double."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(epoch_now, "sqlite")
+def _epoch_now_sqlite(element: Any, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(epoch_now, "postgresql")
+def _epoch_now_postgresql(element: Any, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+class Job(SQLModel, table=True):
+    """A durable row that somebody asked for. Written by `shared/jobs.py` alone."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_waiting", "status", "model_id", "priority", "queued_at"),
+        Index("ix_jobs_ended", "status", "finished_at"),
+    )
+
+    id: str = Field(primary_key=True, max_length=36)  # a UUIDv7: sorts by creation
+    type: str = Field(max_length=32)
+    status: str = Field(max_length=16)
+    model_id: str = Field(max_length=64, index=True)
+    warm_key: str = Field(max_length=80)  # what must be loaded: model and quantization
+    priority: int  # rank; 0 is served first
+    owner: str | None = Field(default=None, max_length=64)  # whose turn it is among equals
+    mock: bool = False
+    min_vram_mb: int = 0
+    min_ram_mb: int = 0
+    work: float = 0.0  # megapixels x frames x steps: what run-time estimates scale with
+    params: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    labels: dict[str, str] = Field(sa_column=Column("metadata", JSON, nullable=False))
+    idempotency_key: str | None = Field(default=None, max_length=255, unique=True)
+    request_hash: str | None = Field(default=None, max_length=64)
+    retry_of: str | None = Field(default=None, max_length=36)
+
+    created_at: datetime
+    queued_at: float
+    not_before: float = 0.0  # back-off: not rung before this
+    started_at: datetime | None = None  # the winning attempt's claim
+    finished_at: datetime | None = None
+
+    phase: str | None = Field(default=None, max_length=32)
+    percent: float = 0.0  # at the last pause or end; Redis has it live
+    attempt: int = 0  # always rises: the fence
+    failures: int = 0  # crashes and lapsed leases, held against max_failures
+    max_failures: int = 5
+    lease_until: float | None = None
+    node: str | None = Field(default=None, max_length=64)
+    worker: str | None = Field(default=None, max_length=160)
+    device: str | None = Field(default=None, max_length=96)  # as people know it: the GPU's UUID, or cpu-0
+    device_key: str | None = Field(default=None, max_length=96)
+    claimed_at: float | None = None
+
+    bell_device: str | None = Field(default=None, max_length=96)  # the device whose queue the bell lies on
+    bell_at: float | None = None
+    cancel_at: float | None = None  # when somebody asked to cancel
+    hidden: bool = False  # deleted by its owner; purged once it has ended
+
+    error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+    result: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+
+
+class Use(SQLModel, table=True):
+    """One ended generation, kept when its job is gone. Written with the job's end by `shared/jobs.py`."""
+
+    __tablename__ = "uses"
+    __table_args__ = (Index("ix_uses_model", "model_id", "finished_at"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    job_id: str = Field(max_length=36, unique=True)
+    model_id: str = Field(max_length=64)
+    warm_key: str = Field(max_length=80)
+    outcome: str = Field(max_length=16)  # succeeded, failed or cancelled
+    mock: bool = False
+    node: str | None = Field(default=None, max_length=64)
+    device: str | None = Field(default=None, max_length=96)
+    device_name: str | None = Field(default=None, max_length=128)
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime
+    seconds: float | None = None  # finished_at - started_at
+    width: int
+    height: int
+    frames: int
+    steps: int
+    warm: bool | None = None
+    timings: dict[str, float] = Field(sa_column=Column(JSON, nullable=False))  # seconds by phase
+    peak_vram_mb: float | None = None
+    error_code: str | None = Field(default=None, max_length=64)
+
+
+class Node(SQLModel, table=True):
+    """One host with its model storage. Written by `shared/nodes.py` alone."""
+
+    __tablename__ = "nodes"
+
+    name: str = Field(primary_key=True, max_length=64)
+    version: str = Field(max_length=32)
+    started_at: datetime
+    seen_at: float
+    disk_total_mb: float | None = None
+    disk_free_mb: float | None = None
+
+
+class Device(SQLModel, table=True):
+    """One GPU or CPU stand-in and the worker that is pinned to it. Written by `shared/nodes.py` alone."""
+
+    __tablename__ = "devices"
+
+    key: str = Field(primary_key=True, max_length=96)  # node/index
+    node: str = Field(max_length=64, index=True)
+    index: int
+    kind: str = Field(max_length=8)  # cuda or cpu
+    uuid: str = Field(max_length=96)
+    name: str = Field(max_length=128)
+    memory_mb: int
+    worker: str = Field(max_length=160)
+    pid: int
+    visible: str = Field(default="", max_length=96)  # CUDA_VISIBLE_DEVICES as the worker process sees it
+    started_at: datetime
+    seen_at: float  # 0 once the worker has said goodbye
+    warm: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+
+
+class Replica(SQLModel, table=True):
+    """One model's files on one node. Written by `shared/replicas.py` alone."""
+
+    __tablename__ = "replicas"
+
+    node: str = Field(primary_key=True, max_length=64)
+    model_id: str = Field(primary_key=True, max_length=64)
+    state: str = Field(max_length=16)
+    repo: str = Field(max_length=200)
+    revision: str | None = Field(default=None, max_length=64)
+    bytes: int = Field(default=0, sa_type=BigInteger)
+    missing_files: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    checked_at: datetime
+
+
+class Tick(SQLModel, table=True):
+    """One run of one schedule: the row makes a tick happen once. Written by `scheduler/ticks.py` alone."""
+
+    __tablename__ = "ticks"
+
+    schedule: str = Field(primary_key=True, max_length=64)
+    tick: int = Field(primary_key=True)
+    ran_at: datetime
+    outcome: str = Field(max_length=500)
+
+
+class Installation(SQLModel, table=True):
+    """What the whole installation agrees on, by name (the store's marker). Written by `shared/nodes.py` alone."""
+
+    __tablename__ = "installation"
+
+    name: str = Field(primary_key=True, max_length=64)
+    value: str = Field(max_length=500)

@@ -1,0 +1,1 @@
+"""What decides when: the dispatcher and its placement, the beat table and its ticks."""

@@ -1,0 +1,33 @@
+"""Celery beat: sends each schedule's tick. Exactly one runs; a tick that comes twice is carried out once."""
+
+import sys
+
+from celery import Celery
+
+from scheduler.schedule import SCHEDULES
+from shared import broker
+from shared.settings import load
+
+settings = load()
+app: Celery = broker.celery_app(settings, "wanworks.scheduler")
+app.conf.beat_schedule = {
+    schedule.name: {
+        "task": schedule.task,
+        "schedule": schedule.every_seconds,
+        "args": (schedule.name,),
+        # A tick that nobody heard within its period is not worth carrying out any more.
+        "options": {"queue": broker.TICKS_QUEUE, "expires": schedule.every_seconds},
+    }
+    for schedule in SCHEDULES
+}
+
+
+def main() -> None:
+    folder = settings.home / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    argv = ["beat", "--loglevel", settings.log_level, "--schedule", str(folder / "beat-schedule"), "--pidfile", ""]
+    sys.exit(app.start(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The dispatcher: looks at the queue, asks placement, rings bells, and heals what died.
+
+One leads at a time by a lock in Redis, so that looking is not done twice; two at once do no harm, since every change it
+makes is guarded in SQL. It keeps nothing that it could not rebuild.
+"""
+
+import logging
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from scheduler.placement import DeviceView, Estimates, Moment, carries, decide
+from scheduler.turns import FairTurns
+from shared import attempts, bells, broker, nodes, replicas, usage
+from shared.attempts import Failure
+from shared.bells import Queue, Waiting
+from shared.database import Database
+from shared.errors import DatabaseUnavailable, StoreFull
+from shared.job_types import JOB_TYPES
+from shared.progress import Progress, RestingRedis, connect
+from shared.settings import Settings, load
+
+log = logging.getLogger("wanworks.dispatcher")
+
+HEARTBEAT_KEY = "wanworks:dispatcher"
+_LOCK_KEY = "wanworks:dispatcher:lock"
+_LEADER_SECONDS = 10.0
+_ESTIMATES_KEEP_SECONDS = 20.0
+# Where nothing has been measured yet. Loading and running as long as each other; never shown to anybody.
+_UNKNOWN_SECONDS = 30.0
+
+Ring = Callable[[Waiting, str], None]
+"""Sends the bell of a job to a device's queue. Raises where Redis is away; the bell is then rung again later."""
+
+
+class Dispatcher:
+    """One look after the other, at every nudge and every `dispatch_seconds`."""
+
+    def __init__(self, settings: Settings, database: Database, ring: Ring, policy: Any = decide) -> None:
+        self._settings = settings
+        self._database = database
+        self._ring = ring
+        self._policy = policy
+        self._turns = FairTurns()
+        self._durations: dict[str, tuple[float, usage.Durations]] = {}
+        self._progress = Progress(RestingRedis(settings.redis))
+        self._redis = connect(settings.redis, timeout=5.0) if settings.redis else None
+        self._lock = (
+            self._redis.lock(_LOCK_KEY, timeout=_LEADER_SECONDS, blocking=False, thread_local=False)
+            if self._redis is not None
+            else None
+        )
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Until `stopping` is set. Survives a missing Redis and a missing database."""
+        while not self.stopping.is_set():
+            try:
+                if self._leads():
+                    self._check_epoch()
+                    self.look()
+            except (DatabaseUnavailable, StoreFull) as error:
+                log.warning("database: %s", error)
+            except (redis.RedisError, OSError) as error:
+                log.warning("redis: %s", error)
+            self._wait()
+        if self._lock is not None:
+            try:
+                self._lock.release()
+            except redis.RedisError as error:
+                log.info("leadership was not ours to give back: %s", error)
+
+    def look(self) -> int:
+        """One look: heal, place, ring. Returns how many bells were rung. Raises DatabaseUnavailable."""
+        self._take_back_lapsed()
+        queue = bells.look(self._database)
+        if not queue.waiting:
+            return 0
+        seen = nodes.devices(self._database)
+        held = replicas.ready(self._database)
+        silence = self._settings.device_silence_seconds
+        alive = tuple(
+            DeviceView(
+                key=item.device.key,
+                node=item.device.node,
+                kind=item.device.kind,
+                memory_mb=item.device.memory_mb,
+                warm=frozenset(entry["warm_key"] for entry in item.device.warm),
+                holds=held.get(item.device.node, frozenset()),
+            )
+            for item in seen
+            if item.silent_seconds < silence and not item.said_goodbye
+        )
+        self._say_what_is_missing(queue, frozenset().union(*held.values()) if held else frozenset())
+        estimates = Estimates(self._load_seconds, self._run_seconds)
+        deadlines = self._turns.observe(queue, alive, estimates)
+        moment = Moment(queue, alive, estimates, deadlines, self._settings.rering_seconds)
+        decided = self._policy(moment)
+        self._give_up_unplaced(queue, alive, held, {bell.job_id for bell in decided})
+        return self._ring_all(queue, [(bell.job_id, bell.device_key) for bell in decided])
+
+    def _ring_all(self, queue: Queue, decided: list[tuple[str, str]]) -> int:
+        by_id = {job.job_id: job for job in queue.waiting}
+        rung = bells.ring(self._database, decided)
+        for place, (job_id, device_key) in enumerate(rung):
+            try:
+                self._ring(by_id[job_id], device_key)
+            except Exception as error:  # kombu raises what its transport raises
+                # The rows say rung, Redis does not have it: take the rest back, so that the next look rings again.
+                log.warning("cannot ring: %s", error)
+                bells.silence(self._database, [job for job, _ in rung[place:]])
+                return place
+        return len(rung)
+
+    def _take_back_lapsed(self) -> None:
+        for job_id, attempt in attempts.lapsed(self._database):
+            backoff = self._settings.retry_backoff_seconds
+            job = attempts.crashed(self._database, job_id, attempt, "The worker died or went silent", backoff)
+            if job is not None:
+                log.warning("job %s: the lease of attempt %d ran out; now %s", job_id, attempt, job.status)
+                self._tell(job)
+
+    def _check_epoch(self) -> None:
+        """A missing epoch means that Redis lost its data, and with it every bell."""
+        if self._redis is not None and self._redis.set(broker.EPOCH_KEY, secrets.token_hex(8), nx=True):
+            lost = bells.silence(self._database)
+            if lost:
+                log.warning("Redis has lost its data: %d bells are rung again", lost)
+
+    def _say_what_is_missing(self, queue: Queue, held: frozenset[str]) -> None:
+        wrong = any(
+            (job.phase is None) != (job.model_id in held) and not job.mock and job.bell_device is None
+            for job in queue.waiting
+        )
+        if wrong:
+            bells.mark_waiting_for_model(self._database, held)
+
+    def _give_up_unplaced(
+        self, queue: Queue, alive: tuple[DeviceView, ...], held: dict[str, frozenset[str]], placed: set[str]
+    ) -> None:
+        limit = self._settings.unplaced_limit_hours * 3600
+        for job in queue.waiting:
+            if queue.now - job.queued_at < limit or job.bell_device is not None or job.job_id in placed:
+                continue
+            failure = _why_unplaced(job, alive, held)
+            ended = bells.give_up(self._database, job.job_id, failure) if failure is not None else None
+            if ended is not None:
+                self._tell(ended)
+
+    def _tell(self, job: Any) -> None:
+        ended = job.finished_at is not None
+        self._progress.report(job.id, {"kind": "state", "attempt": job.attempt, "status": job.status}, ended=ended)
+
+    def _load_seconds(self, warm_key: str) -> float:
+        measured = self._measured(warm_key).load_seconds
+        return _UNKNOWN_SECONDS if measured is None else measured
+
+    def _run_seconds(self, warm_key: str, work: float) -> float:
+        measured = self._measured(warm_key).seconds_per_work
+        return _UNKNOWN_SECONDS if measured is None else measured * work
+
+    def _measured(self, warm_key: str) -> usage.Durations:
+        asked, durations = self._durations.get(warm_key, (float("-inf"), None))
+        if durations is None or time.monotonic() - asked > _ESTIMATES_KEEP_SECONDS:
+            durations = usage.durations(self._database, warm_key)
+            self._durations[warm_key] = (time.monotonic(), durations)
+        return durations
+
+    def _leads(self) -> bool:
+        if self._redis is None or self._lock is None:
+            return True
+        self._redis.set(HEARTBEAT_KEY, 1, ex=15)
+        try:
+            if self._lock.owned():
+                self._lock.extend(_LEADER_SECONDS, replace_ttl=True)
+                return True
+            return bool(self._lock.acquire())
+        except redis.exceptions.LockError:
+            return False
+
+    def _wait(self) -> None:
+        """For a nudge, or until the next look is due."""
+        seconds = self._settings.dispatch_seconds
+        if self._redis is None:
+            self.stopping.wait(seconds)
+            return
+        try:
+            self._redis.blpop([broker.NUDGE_KEY], timeout=seconds)
+        except (redis.RedisError, OSError):
+            self.stopping.wait(seconds)
+
+
+def _why_unplaced(job: Waiting, alive: tuple[DeviceView, ...], held: dict[str, frozenset[str]]) -> Failure | None:
+    """The reason that a job could not be placed; None where a device exists and is merely busy."""
+    holders = {node for node, models in held.items() if job.model_id in models}
+    if not holders and not job.mock:
+        return Failure("model_unavailable", f"No node holds {job.model_id}", retryable=True)
+    if not any(carries(job, device) for device in alive):
+        return Failure("no_device", "No live device has the memory that this job needs", retryable=True)
+    if not job.mock and not any(device.node in holders and carries(job, device) for device in alive):
+        return Failure("node_lost", f"The nodes that hold {job.model_id} have been silent", retryable=True)
+    return None
+
+
+def celery_ring(settings: Settings) -> Ring:
+    """Rings by Celery: task id = job id, on the device's own queue."""
+    app = broker.celery_app(settings, "wanworks.dispatcher")
+
+    def ring(job: Waiting, device_key: str) -> None:
+        app.send_task(
+            JOB_TYPES[job.type].task,
+            args=(job.job_id, broker.PROTOCOL),
+            argsrepr=f"({job.type} {job.model_id})",
+            kwargsrepr="",
+            task_id=job.job_id,
+            queue=broker.device_queue(device_key),
+            retry=False,
+        )
+
+    return ring
+
+
+def main() -> None:
+    settings = load()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    dispatcher = Dispatcher(settings, Database(settings.database), celery_ring(settings))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: dispatcher.stopping.set())
+    dispatcher.run()
+
+
+if __name__ == "__main__":
+    main()

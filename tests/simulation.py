@@ -1,0 +1,109 @@
+"""A discrete-event simulation of the dispatcher's decisions: real placement code, simulated devices and time."""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from scheduler.placement import Bell, DeviceView, Estimates, Moment, decide, fits
+from scheduler.turns import FairTurns
+from shared.bells import Busy, Queue, Waiting
+
+
+@dataclass
+class Outcome:
+    """What happened in one simulated trace. Times in seconds."""
+
+    starts: dict[str, float] = field(default_factory=dict)
+    devices: dict[str, str] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    loads: int = 0
+    deadlines: dict[str, float] = field(default_factory=dict)
+
+
+Policy = Callable[[Moment], list[Bell]]
+
+
+def job(job_id: str, model: str, at: float = 0.0, **values: object) -> Waiting:
+    """A waiting job of one unit of work."""
+    base = Waiting(
+        job_id, "generation", model, f"{model}:none", 2, None, at, 0.0, 1.0, False, 1000, 1000, None, None, None
+    )
+    return replace(base, **values)  # type: ignore[arg-type]
+
+
+def device(index: int, models: Sequence[str], memory_mb: int = 80_000, node: str = "n") -> DeviceView:
+    return DeviceView(f"{node}/{index}", node, "cuda", memory_mb, frozenset(), frozenset(models))
+
+
+def fifo(moment: Moment) -> list[Bell]:
+    """Strictly in order of arrival, blind to what is warm; one job ahead of a device only when it is idle."""
+    busy = {running.device_key for running in moment.queue.busy}
+    rung = {waiting.bell_device for waiting in moment.queue.waiting}
+    bells, taken = [], set()
+    for view in moment.devices:
+        if view.key in busy or view.key in rung:
+            continue
+        for waiting in sorted(moment.queue.waiting, key=lambda item: (item.queued_at, item.job_id)):
+            if waiting.bell_device is None and waiting.job_id not in taken and fits(waiting, view):
+                bells.append(Bell(waiting.job_id, view.key))
+                taken.add(waiting.job_id)
+                break
+    return bells
+
+
+def simulate(
+    jobs: Sequence[Waiting],
+    devices: Sequence[DeviceView],
+    load_seconds: Callable[[str], float],
+    run_seconds: Callable[[str, float], float],
+    policy: Policy = decide,
+) -> Outcome:
+    """Plays the trace to its end. Each device has room for one warm model."""
+    estimates = Estimates(load_seconds, run_seconds)
+    turns = FairTurns()
+    views = {view.key: view for view in devices}
+    waiting: dict[str, Waiting] = {}
+    busy: dict[str, Busy] = {}
+    outcome = Outcome()
+    events = [(item.queued_at, 1, item.job_id) for item in jobs]
+    by_id = {item.job_id: item for item in jobs}
+    heapq.heapify(events)
+
+    def claim(now: float) -> None:
+        for item in list(waiting.values()):
+            key = item.bell_device
+            if key is None or key in busy:
+                continue
+            del waiting[item.job_id]
+            view = views[key]
+            seconds = run_seconds(item.warm_key, item.work)
+            if item.warm_key not in view.warm:
+                seconds += load_seconds(item.warm_key)
+                outcome.loads += 1
+            busy[key] = Busy(item.job_id, key, item.warm_key, item.owner, item.work, now, item.mock)
+            outcome.starts[item.job_id] = now
+            outcome.devices[item.job_id] = key
+            outcome.order.append(item.job_id)
+            heapq.heappush(events, (now + seconds, 0, key))
+
+    while events:
+        now = events[0][0]
+        while events and events[0][0] == now:
+            _, kind, name = heapq.heappop(events)
+            if kind == 1:
+                waiting[name] = by_id[name]
+            else:
+                ended = busy.pop(name)
+                views[name] = replace(views[name], warm=frozenset({ended.warm_key}))
+        claim(now)
+        for _ in range(len(views) + 1):  # a claim frees the place ahead, as its nudge does
+            queue = Queue(now, tuple(waiting.values()), tuple(busy.values()))
+            deadlines = turns.observe(queue, tuple(views.values()), estimates)
+            outcome.deadlines.update(deadlines)
+            bells = policy(Moment(queue, tuple(views.values()), estimates, deadlines))
+            if not bells:
+                break
+            for bell in bells:
+                waiting[bell.job_id] = replace(waiting[bell.job_id], bell_device=bell.device_key, bell_at=now)
+            claim(now)
+    return outcome

@@ -1,0 +1,31 @@
+"""Starts a Celery worker: `python -m workers.app gpu` for the device in WANWORKS_DEVICE, or `... io` for the node.
+
+This process becomes the worker's main process.
+"""
+
+import os
+import sys
+
+from shared import broker
+from workers import process
+
+
+def main() -> None:
+    if sys.argv[1:] not in (["gpu"], ["io"]):
+        sys.exit("usage: python -m workers.app gpu|io")
+    os.environ["WANWORKS_ROLE"] = sys.argv[1]
+    os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")  # stop now: the job is given back, not waited for
+    node = process.settings().node
+    if sys.argv[1] == "gpu":
+        name, queues = process.worker_name(), broker.device_queue(process.claimant().device_key)
+    else:
+        name, queues = f"io@{node}", f"{broker.node_queue(node)},{broker.TICKS_QUEUE}"
+    from workers.celery_app import app  # reads the role
+
+    level = process.settings().log_level
+    argv = ["worker", "--hostname", name, "--queues", queues, "--pool", "prefork", "--loglevel", level, "-E"]
+    app.worker_main([*argv, "--without-gossip", "--without-mingle"])
+
+
+if __name__ == "__main__":
+    main()

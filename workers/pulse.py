@@ -1,0 +1,96 @@
+"""The pulse of a running attempt: a thread that renews the lease and listens for a cancel.
+
+It stops renewing once a phase has outlived its limit, so that an attempt which hangs loses its job like one that died.
+"""
+
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from shared import attempts
+from shared.database import Database
+from shared.errors import Cancelled, Draining, Fenced, StoreFull, Unavailable
+from shared.progress import RestingRedis, cancel_key
+from shared.settings import Settings
+from shared.states import Phase
+
+log = logging.getLogger("wanworks.pulse")
+
+# How often the cancel key is looked at between two reports; one GET each.
+_LISTEN_SECONDS = 0.5
+# How often the row is asked instead while Redis does not answer.
+_LISTEN_IN_SQL_SECONDS = 2.0
+
+
+class Pulse:
+    """Lives as long as the attempt: ``with Pulse(...) as pulse``."""
+
+    def __init__(self, settings: Settings, database: Database, redis: RestingRedis, job_id: str, attempt: int) -> None:
+        self._settings = settings
+        self._database = database
+        self._redis = redis
+        self._job_id = job_id
+        self._attempt = attempt
+        self._limits = {
+            Phase.LOADING: settings.loading_limit_seconds,
+            Phase.ENCODING: settings.encoding_limit_seconds,
+        }
+        self._phase = Phase.LOADING
+        self._moved_at = time.monotonic()
+        self._renewed_at = time.monotonic()
+        self._stop: type[Cancelled] | type[Fenced] | type[Draining] | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"pulse-{job_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join(timeout=5)
+
+    def moved(self, phase: Phase) -> None:
+        """The attempt has made headway: the phase's limit counts from here."""
+        self._phase = phase
+        self._moved_at = time.monotonic()
+
+    def cancel(self) -> None:
+        self._stop = self._stop or Cancelled
+
+    def check(self) -> None:
+        """Raises Cancelled or Fenced where the attempt has to stop. Costs nothing."""
+        if self._stop is not None:
+            raise self._stop()
+
+    def _beat(self) -> None:
+        asked_sql = 0.0
+        while not self._ended.wait(_LISTEN_SECONDS):
+            now = time.monotonic()
+            answer = self._redis.ask(lambda client: client.exists(cancel_key(self._job_id)))
+            if answer:
+                self.cancel()
+            due = now - self._renewed_at >= self._settings.heartbeat_seconds
+            if due or (answer is None and now - asked_sql >= _LISTEN_IN_SQL_SECONDS):
+                asked_sql = now
+                self._renew(now)
+
+    def _renew(self, now: float) -> None:
+        limit = self._limits.get(self._phase, self._settings.step_limit_seconds)
+        if now - self._moved_at > limit:
+            log.error("job %s: %s has outlived its %.0f s; no more renewals", self._job_id, self._phase, limit)
+            return
+        try:
+            renewal = attempts.renew(self._database, self._job_id, self._attempt, self._settings.lease_seconds)
+        except (Unavailable, StoreFull) as error:
+            log.warning("job %s: the lease could not be renewed: %s", self._job_id, error)
+            return
+        self._renewed_at = now
+        if not renewal.ours:
+            self._stop = Fenced
+        elif renewal.cancel:
+            self.cancel()

@@ -1,0 +1,38 @@
+"""The Celery tasks: a bell's arguments in, the runner's work, and Celery told the truth about how it ended."""
+
+from typing import Any
+
+from celery import Task, shared_task
+from celery.exceptions import Ignore
+
+from shared import broker
+from shared.errors import AttemptStopped, Cancelled, JobFailed
+from workers import process
+
+
+class JobTask(Task):  # type: ignore[misc]
+    """A bell. The main process recovers its job when the child dies."""
+
+    Request = "workers.main_process:JobRequest"
+    ignore_result = True
+
+
+@shared_task(name="wanworks.generation", bind=True, base=JobTask)
+def generation(self: Any, job_id: str, protocol: int) -> None:
+    """Runs the job if the bell is still good. Fails only after the job's row says failed."""
+    if protocol > broker.PROTOCOL:
+        raise Ignore()  # for a newer worker; the dispatcher rings again
+    try:
+        if not process.runner().run(job_id):
+            raise Ignore()
+    except Cancelled:
+        # Celery has no word for a task that stopped because it was asked to, so say it to those who listen.
+        self.send_event("task-revoked", terminated=False, signum=None, expired=False)
+        raise Ignore() from None
+    except AttemptStopped:
+        raise Ignore() from None
+    except JobFailed as error:
+        raise JobFailed(f"{error.code}: {error}") from None
+    except MemoryError as error:
+        # Out of a task a MemoryError would take the main process down.
+        raise JobFailed(f"out_of_memory: {error}") from None

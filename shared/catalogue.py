@@ -29,7 +29,8 @@ def parse_resolution(text: str) -> tuple[int, int]:
 
 
 def _check_resolution(text: str) -> str:
-    parse_resolution(text)
+    if any(edge % 2 for edge in parse_resolution(text)):
+        raise ValueError("width and height must be even: the videos' colour has half their resolution")
     return text
 
 

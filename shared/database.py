@@ -18,6 +18,7 @@ from sqlmodel import Session
 from shared.errors import DatabaseUnavailable, StoreFull
 
 _BUSY_TIMEOUT_SECONDS = 15
+_NO_TABLES = "The database has no tables yet: its migrations have not run."
 # PostgreSQL advisory lock that migrations hold: any fixed number does, this one spells "wanworks".
 _MIGRATION_LOCK = 0x77616E776F726B73
 
@@ -85,10 +86,14 @@ def _translated() -> Iterator[None]:
     except (OperationalError, InterfaceError, PoolTimeout) as error:
         if "disk is full" in str(error) or "No space left" in str(error):
             raise StoreFull() from error
+        if "no such table" in str(error):
+            raise DatabaseUnavailable(_NO_TABLES) from error
         raise DatabaseUnavailable() from error
     except DBAPIError as error:
         if error.connection_invalidated:
             raise DatabaseUnavailable() from error
+        if type(error.orig).__name__ == "UndefinedTable":
+            raise DatabaseUnavailable(_NO_TABLES) from error
         raise
 
 

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, func, or_, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, or_, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from shared import clock
 from shared.database import Database
 from shared.errors import Conflict, InvalidField, NotFound
 from shared.job_types import GenerationParams
-from shared.states import JOB_ENDS, JobState, Priority
+from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.tables import Job, Use, epoch_now
 
 
@@ -57,10 +58,23 @@ class Page:
     has_more: bool
 
 
+@dataclass(frozen=True)
+class Depth:
+    """How much waits and runs for one model at one priority."""
+
+    priority: int  # rank
+    model_id: str
+    queued: int
+    waiting_for_model: int  # of the queued ones
+    oldest_seconds: float | None  # how long the first of the queued ones has waited
+    running: int
+
+
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562): 48 bits of milliseconds, then random, so ids sort by creation."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = (milliseconds << 80) | (0x7 << 76) | (secrets.randbits(12) << 64) | (0b10 << 62) | secrets.randbits(62)
+    """A UUIDv7 (RFC 9562, method 3): milliseconds, then the fraction of one, then random, so ids sort by creation."""
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    fraction = rest * 4096 // 1_000_000
+    value = (milliseconds << 80) | (0x7 << 76) | (fraction << 64) | (0b10 << 62) | secrets.randbits(62)
     return str(uuid.UUID(int=value))
 
 
@@ -106,17 +120,59 @@ def page(
     return Page(rows[:limit], has_more=len(rows) > limit)
 
 
-def position(database: Database, job: Job) -> int | None:
-    """How many queued jobs stand before this one by priority and age; None unless it is queued."""
-    if job.status != JobState.QUEUED:
-        return None
+def positions(database: Database, jobs: Sequence[Job]) -> dict[str, int]:
+    """For each of these jobs that is queued: how many queued jobs stand before it by priority and age."""
+    waiting = [job.id for job in jobs if job.status == JobState.QUEUED]
+    if not waiting:
+        return {}
+    other = aliased(Job)
     ahead = or_(
-        col(Job.priority) < job.priority,
-        and_(col(Job.priority) == job.priority, col(Job.queued_at) < job.queued_at),
+        col(other.priority) < Job.priority,
+        and_(col(other.priority) == Job.priority, col(other.queued_at) < Job.queued_at),
     )
-    query = select(func.count()).select_from(Job).where(Job.status == JobState.QUEUED, ahead)
+    count = select(func.count()).select_from(other).where(other.status == JobState.QUEUED, ahead).scalar_subquery()
+    query = select(Job.id, count).where(col(Job.id).in_(waiting), Job.status == JobState.QUEUED)
     with database.read() as session:
-        return session.exec(query).one()
+        return {job_id: place for job_id, place in session.exec(query)}
+
+
+def queued_by_priority(database: Database) -> dict[int, int]:
+    """How many jobs are queued, by the rank of their priority."""
+    query = select(Job.priority, func.count()).where(Job.status == JobState.QUEUED).group_by(col(Job.priority))
+    with database.read() as session:
+        return {rank: count for rank, count in session.exec(query)}
+
+
+def depths(database: Database) -> list[Depth]:
+    """What waits and runs, by priority and model, most urgent first."""
+
+    def among(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
+        return func.coalesce(func.sum(case((and_(*conditions), 1), else_=0)), 0)
+
+    queued = col(Job.status) == JobState.QUEUED
+    oldest = epoch_now() - func.min(case((queued, col(Job.queued_at)), else_=None))
+    query = (
+        select(  # type: ignore[call-overload]
+            Job.priority,
+            Job.model_id,
+            among(queued),
+            among(queued, col(Job.phase) == Phase.WAITING_FOR_MODEL),
+            oldest,
+            among(col(Job.status) == JobState.RUNNING),
+        )
+        .where(col(Job.status).in_((JobState.QUEUED, JobState.RUNNING)))
+        .group_by(col(Job.priority), col(Job.model_id))
+        .order_by(col(Job.priority), col(Job.model_id))
+    )
+    with database.read() as session:
+        return [Depth(*row) for row in session.exec(query)]
+
+
+def on_devices(database: Database) -> dict[str, Job]:
+    """What runs on each device, by the device's key."""
+    query = select(Job).where(Job.status == JobState.RUNNING)
+    with database.read() as session:
+        return {job.device_key: job for job in session.exec(query) if job.device_key is not None}
 
 
 def request_cancel(database: Database, job_id: str) -> Job:

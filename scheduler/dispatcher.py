@@ -29,7 +29,7 @@ log = logging.getLogger("wanworks.dispatcher")
 
 HEARTBEAT_KEY = "wanworks:dispatcher"
 _LOCK_KEY = "wanworks:dispatcher:lock"
-_LEADER_SECONDS = 10.0
+_LEADER_SECONDS = 6.0
 _ESTIMATES_KEEP_SECONDS = 20.0
 # Where nothing has been measured yet. Loading and running as long as each other; never shown to anybody.
 _UNKNOWN_SECONDS = 30.0

@@ -5,17 +5,25 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
+import httpx2
 import pytest
 import redis
+from pydantic import SecretStr
+from starlette.testclient import TestClient
 
+from api.app import create_app
 from shared.database import Database, migrate
 from shared.settings import Settings
+
+_ROOT = Path(__file__).parent.parent
 
 
 def lacking(what: str) -> None:
@@ -162,6 +170,62 @@ def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
         node="here",
         min_free_disk_mb=0,
     )
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    """The API, called in this process. Answers are whole: for event streams use `web`."""
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def make_client() -> Iterator[Callable[[Settings], TestClient]]:
+    """Like `client`, for settings of the test's own."""
+    with ExitStack() as open_ones:
+        yield lambda settings: open_ones.enter_context(TestClient(create_app(settings), raise_server_exceptions=False))
+
+
+class WebProcess:
+    """`python -m api`, and an HTTP client of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.port = free_port()
+        self._settings = settings
+        said = {
+            f"WANWORKS_{name.upper()}": str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+            for name, value in settings.model_dump(exclude_none=True).items()
+        }
+        self._environment = {**os.environ, **said, "WANWORKS_PORT": str(self.port)}
+        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+
+    def start(self) -> "WebProcess":
+        """Returns when the process answers."""
+        self.process = subprocess.Popen([sys.executable, "-m", "api"], env=self._environment, cwd=_ROOT)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.http.get("/healthz")
+                return self
+            except httpx2.TransportError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise
+                time.sleep(0.05)
+
+    def stop(self, wait_seconds: float = 10) -> int:
+        """As the supervisor does it: SIGTERM. Returns the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(wait_seconds)
+
+
+@pytest.fixture
+def web(settings: Settings, database: Database) -> Iterator[WebProcess]:
+    """A real web process on the test's own database and Redis."""
+    process = WebProcess(settings).start()
+    yield process
+    process.http.close()
+    process.stop()
 
 
 def _carried_redis() -> str | None:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import threading
+import time
 
 from shared import broker, catalogue, nodes, replicas
 from shared.errors import StoreFull, Unavailable
@@ -11,9 +12,11 @@ from workers import process
 
 log = logging.getLogger("wanworks.node")
 
+_BEAT_SECONDS = 5.0
+
 
 class NodeWatch(threading.Thread):
-    """One presence scan after the other."""
+    """One beat after the other, and a presence scan whenever it is due."""
 
     def __init__(self) -> None:
         super().__init__(name="node-watch", daemon=True)
@@ -23,25 +26,31 @@ class NodeWatch(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
+        scanned_at = float("-inf")
         while not self._stopping.is_set():
             try:
-                self.look()
+                self._beat()
+                if time.monotonic() - scanned_at >= self._settings.presence_seconds:
+                    self._scan()
+                    scanned_at = time.monotonic()
             except (Unavailable, StoreFull) as error:
                 log.warning("database: %s", error)
             except OSError as error:
                 log.error("model storage: %s", error)
-            self._stopping.wait(self._settings.presence_seconds)
+            self._stopping.wait(min(_BEAT_SECONDS, self._settings.presence_seconds))
 
     def stop(self) -> None:
         self._stopping.set()
 
-    def look(self) -> None:
-        """Records the node's disk and replicas; wakes the dispatcher where a replica has changed."""
+    def _beat(self) -> None:
         folder = self._settings.models_dir
         folder.mkdir(parents=True, exist_ok=True)
         disk = shutil.disk_usage(folder)
-        database = process.database()
-        nodes.node_beat(database, self._settings.node, disk.total / 1e6, disk.free / 1e6)
+        nodes.node_beat(process.database(), self._settings.node, disk.total / 1e6, disk.free / 1e6)
+
+    def _scan(self) -> None:
+        """Records which models are here; wakes the dispatcher where that has changed."""
+        folder = self._settings.models_dir
         found = {entry.model_id: replicas.scan(folder, entry) for entry in self._catalogue.entries}
-        if replicas.record(database, self._settings.node, self._catalogue, found):
+        if replicas.record(process.database(), self._settings.node, self._catalogue, found):
             broker.nudge(self._redis)

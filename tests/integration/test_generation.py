@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.generating import CATALOGUE, Studio, decoded, snapshots
 
+from shared.catalogue import Offload
 from shared.errors import BadInput, BadOutput, Cancelled, JobFailed, ModelUnavailable, OutOfMemory
 from shared.states import Phase
+from tests.generating import CATALOGUE, Studio, decoded, snapshots
 from workers import generation
+from workers.pipelines import loading
 from workers.pipelines.loading import load
+from workers.pipelines.placement import place
 
 
 @pytest.fixture
@@ -304,7 +307,7 @@ def test_a_lora_changes_the_picture_and_leaves_no_trace(studio: Studio) -> None:
 
 
 def test_each_half_of_a_pair_reaches_its_own_expert(studio: Studio) -> None:
-    """Only the low-noise file is there: a run whose low-noise expert never hears of it would look like the plain one."""
+    """One file of the pair is there: were it laid on the wrong expert or on none, two of the three would be alike."""
     plain = studio.generate("T2V-A14B", steps=4)
     write_lora(studio.settings.loras_dir / "low.low.safetensors")
     write_lora(studio.settings.loras_dir / "high.high.safetensors")
@@ -434,6 +437,29 @@ def test_tiles_show_the_same_picture(tmp_path: Path, studio: Studio) -> None:
     assert one.shape == other.shape
     assert numpy.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9
     assert whole.sha256 != tiled.sha256
+
+
+@pytest.mark.parametrize("offload", ["model", "group"])
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_components_that_take_turns_make_the_same_picture(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, offload: Offload, quantization: str
+) -> None:
+    """The hooks of the offloading profiles, between the CPU and itself; that memory is saved only a GPU can show."""
+    write_lora(studio.settings.loras_dir / "style.safetensors")
+    picture = studio.picture()
+
+    def make() -> list[str]:
+        jobs = [{"image": picture}, {}, {"loras": [{"name": "style"}]}, {"prompt": "a dog", "image": picture}]
+        return [studio.generate("TI2V-5B", quantization=quantization, **job).sha256 for job in jobs]
+
+    resident = make()
+    generation.free()
+    monkeypatch.setattr(loading, "place", lambda _offload, *components: place(offload, *components))
+    assert make() == resident
+    stop = Stop(Phase.DENOISING, 1)
+    with pytest.raises(Cancelled):
+        studio.generate("TI2V-5B", quantization=quantization, report=stop.report, check=stop.check)
+    assert make() == resident
 
 
 @pytest.mark.parametrize("broken", ["transformer/config.json", "vae/diffusion_pytorch_model.safetensors"])

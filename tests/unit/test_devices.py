@@ -1,0 +1,246 @@
+"""Which devices there are, with the driver's library faked at its own functions."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+
+from shared.errors import ConfigurationError
+from workers import devices
+
+GIB = 2**30
+
+
+@dataclass
+class Gpu:
+    uuid: str
+    name: str = "NVIDIA H200"
+    total: int = 141 * 10**9
+    slices: list["Gpu"] = field(default_factory=list)
+    parent: "Gpu | None" = None
+
+
+class Driver:
+    """What NVML answers, for as many functions as are asked."""
+
+    def __init__(self, *gpus: Gpu) -> None:
+        self.gpus = gpus
+        for gpu in gpus:
+            for part in gpu.slices:
+                part.parent = gpu
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in dir(self):
+            if name.startswith("nvml"):
+                monkeypatch.setattr(pynvml, name, getattr(self, name))
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlShutdown(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Gpu:
+        return self.gpus[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Gpu:
+        for gpu in self.gpus:
+            for one in (gpu, *gpu.slices):
+                if one.uuid == uuid:
+                    return one
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+
+    def nvmlDeviceGetMigMode(self, gpu: Gpu) -> tuple[int, int]:
+        if gpu.name == "NVIDIA GeForce RTX 4090":
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        mode = pynvml.NVML_DEVICE_MIG_ENABLE if gpu.slices else pynvml.NVML_DEVICE_MIG_DISABLE
+        return mode, mode
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, gpu: Gpu) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu: Gpu, index: int) -> Gpu:
+        if index >= len(gpu.slices):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return gpu.slices[index]
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, gpu: Gpu) -> Gpu:
+        if gpu.parent is None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return gpu.parent
+
+    def nvmlDeviceGetUUID(self, gpu: Gpu) -> str:
+        return gpu.uuid
+
+    def nvmlDeviceGetName(self, gpu: Gpu) -> str:
+        return gpu.name
+
+    def nvmlDeviceGetMemoryInfo(self, gpu: Gpu) -> SimpleNamespace:
+        return SimpleNamespace(total=gpu.total, used=gpu.total // 4, free=gpu.total - gpu.total // 4)
+
+    def nvmlDeviceGetUtilizationRates(self, gpu: Gpu) -> SimpleNamespace:
+        if gpu.parent is not None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return SimpleNamespace(gpu=83, memory=40)
+
+    def nvmlDeviceGetTemperature(self, gpu: Gpu, sensor: int) -> int:
+        assert gpu.parent is None
+        return 61
+
+    def nvmlDeviceGetPowerUsage(self, gpu: Gpu) -> int:
+        assert gpu.parent is None
+        return 512_300
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return lambda *gpus: Driver(*gpus).install(monkeypatch)
+
+
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def init() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", init)
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_without_a_gpu_there_is_one_cpu_device() -> None:
+    (device,) = devices.enumerate_devices("auto")
+    assert (device.kind, device.index, device.uuid, device.label) == ("cpu", 0, "", "cpu:0")
+    assert device.memory_mb > 100
+    assert device.name
+
+
+def test_as_many_cpu_devices_as_asked() -> None:
+    assert [device.label for device in devices.enumerate_devices("cpu:3")] == ["cpu:0", "cpu:1", "cpu:2"]
+
+
+def test_every_gpu_by_default(driver: Callable[..., None]) -> None:
+    driver(Gpu("GPU-aaaaaaaa-1"), Gpu("GPU-bbbbbbbb-2", "NVIDIA GeForce RTX 4090", 24 * GIB))
+    found = devices.enumerate_devices("auto", {})
+    assert [(gpu.label, gpu.uuid, gpu.memory_mb) for gpu in found] == [
+        ("cuda:0", "GPU-aaaaaaaa-1", 141_000),
+        ("cuda:1", "GPU-bbbbbbbb-2", 25_769),
+    ]
+    assert found[1].cuda_visible_devices == "GPU-bbbbbbbb-2"
+
+
+def test_chosen_gpus_keep_their_index(driver: Callable[..., None]) -> None:
+    driver(Gpu("GPU-a"), Gpu("GPU-b"), Gpu("GPU-c"))
+    assert [gpu.uuid for gpu in devices.enumerate_devices("cuda:2,0")] == ["GPU-c", "GPU-a"]
+
+
+def test_a_gpu_that_is_cut_up_is_its_slices(driver: Callable[..., None]) -> None:
+    cut = Gpu("GPU-a", slices=[Gpu("MIG-1", "NVIDIA H200 MIG 3g.71gb", 70 * 10**9), Gpu("MIG-2", total=70 * 10**9)])
+    driver(cut, Gpu("GPU-b"))
+    found = devices.enumerate_devices("auto", {})
+    assert [(gpu.index, gpu.uuid) for gpu in found] == [(0, "MIG-1"), (1, "MIG-2"), (2, "GPU-b")]
+    read = devices.reading(found[0])
+    assert read.utilisation_percent is None
+    assert (read.temperature_celsius, read.power_watts) == (61.0, 512.3)
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        ("1", ["GPU-bbbbbbbb"]),
+        ("1,0", ["GPU-bbbbbbbb", "GPU-aaaaaaaa"]),
+        ("GPU-bbbbbbbb", ["GPU-bbbbbbbb"]),
+        ("GPU-bbbb", ["GPU-bbbbbbbb"]),
+        ("0,9,1", ["GPU-aaaaaaaa"]),
+    ],
+)
+def test_what_is_hidden_from_us_is_not_taken(driver: Callable[..., None], variable: str, expected: list[str]) -> None:
+    driver(Gpu("GPU-aaaaaaaa"), Gpu("GPU-bbbbbbbb"))
+    found = devices.enumerate_devices("auto", {"CUDA_VISIBLE_DEVICES": variable})
+    assert [gpu.uuid for gpu in found] == expected
+
+
+@pytest.mark.parametrize("variable", ["", "-1", "7"])
+def test_with_every_gpu_hidden_the_cpu_is_left(driver: Callable[..., None], variable: str) -> None:
+    driver(Gpu("GPU-a"))
+    assert [one.label for one in devices.enumerate_devices("auto", {"CUDA_VISIBLE_DEVICES": variable})] == ["cpu:0"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("cuda:1", "names GPU 1, but the driver shows: 0"),
+        ("cuda:0,0", "names a GPU twice"),
+        ("cpu:0", "no device at all"),
+        ("gpu:0", "is not auto, cpu:N or cuda"),
+        ("", "is not auto"),
+        ("cuda:", "is not auto"),
+        ("cpu:-1", "is not auto"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_the_reason(driver: Callable[..., None], spec: str, reason: str) -> None:
+    driver(Gpu("GPU-a"))
+    with pytest.raises(ConfigurationError, match=reason):
+        devices.enumerate_devices(spec)
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_a_gpu_without_a_driver_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="the driver shows: none"):
+        devices.enumerate_devices("cuda:0")
+
+
+def test_a_driver_that_is_ill_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", init)
+    with pytest.raises(ConfigurationError, match="driver does not answer"):
+        devices.enumerate_devices("auto")
+
+
+def test_this_process_knows_its_device_by_uuid(driver: Callable[..., None]) -> None:
+    driver(Gpu("GPU-a"), Gpu("GPU-b", total=80 * 10**9))
+    device = devices.this_device({"WANWORKS_DEVICE": "cuda:1", "CUDA_VISIBLE_DEVICES": "GPU-b"})
+    assert (device.label, device.uuid) == ("cuda:1", "GPU-b")
+    assert devices.free_memory_mb(device) == 60_000
+    with pytest.raises(ConfigurationError, match="no GPU GPU-z"):
+        devices.this_device({"WANWORKS_DEVICE": "cuda:1", "CUDA_VISIBLE_DEVICES": "GPU-z"})
+
+
+def test_this_process_on_a_cpu_device() -> None:
+    device = devices.this_device({"WANWORKS_DEVICE": "cpu:1", "CUDA_VISIBLE_DEVICES": ""})
+    assert device.label == "cpu:1"
+    assert 0 < devices.free_memory_mb(device) <= device.memory_mb
+    assert devices.reading(device) == devices.Reading(None, None, None, None, None)
+    with pytest.raises(ConfigurationError, match="WANWORKS_DEVICE"):
+        devices.this_device({"WANWORKS_DEVICE": "tpu"})
+
+
+def test_readings_of_a_gpu(driver: Callable[..., None]) -> None:
+    driver(Gpu("GPU-a", total=100 * 10**9))
+    read = devices.reading(devices.enumerate_devices("auto", {})[0])
+    assert read == devices.Reading(83.0, 25_000.0, 100_000.0, 61.0, 512.3)
+
+
+def test_the_command_prints_json() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.devices", "cpu:2"], capture_output=True, text=True, check=True, timeout=30
+    )
+    listed = json.loads(done.stdout)
+    assert [(one["kind"], one["index"], one["cuda_visible_devices"]) for one in listed] == [
+        ("cpu", 0, ""),
+        ("cpu", 1, ""),
+    ]
+    refused = subprocess.run(
+        [sys.executable, "-m", "workers.devices", "tpu:1"], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert refused.returncode == 1
+    assert "'tpu:1' is not auto" in refused.stderr

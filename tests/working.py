@@ -1,0 +1,73 @@
+"""A worker's part, played by a test through the same functions that a real worker calls."""
+
+import hashlib
+from typing import Any
+
+from shared import attempts, bells
+from shared.attempts import Claimant
+from shared.database import Database
+from shared.progress import Progress, RestingRedis
+from shared.store import Store
+from shared.tables import Job
+
+HERE = Claimant(node="here", worker="gpu-0@here", device="cpu-0", device_key="here/0")
+
+
+def claim(database: Database, job_id: str) -> Job:
+    """Rings the job's bell and answers it."""
+    bells.ring(database, [(job_id, HERE.device_key)])
+    job = attempts.claim(database, job_id, HERE, lease_seconds=60)
+    assert job is not None
+    return job
+
+
+def report(redis_url: str, job_id: str, attempt: int, percent: float, **more: Any) -> None:
+    event = {"kind": "progress", "attempt": attempt, "phase": "denoising", "percent": percent, **more}
+    Progress(RestingRedis(redis_url, timeout=5)).report(job_id, event)
+
+
+def say(redis_url: str, job: Job) -> None:
+    """Tells watchers the job's state."""
+    event = {"kind": "state", "attempt": job.attempt, "status": str(job.status)}
+    Progress(RestingRedis(redis_url, timeout=5)).report(job.id, event)
+
+
+def make(store: Store, job: Job, files: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Writes artifacts of the job's attempt; returns how its result describes them."""
+    folder = store.attempt_dir(job.id, job.attempt)
+    kinds = {
+        "mp4": ("video", "video/mp4"),
+        "jpg": ("thumbnail", "image/jpeg"),
+        "json": ("manifest", "application/json"),
+    }
+    described = []
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        kind, content_type = kinds[name.rpartition(".")[2]]
+        digest = hashlib.sha256(content).hexdigest()
+        described.append(
+            {"name": name, "kind": kind, "bytes": len(content), "sha256": digest, "content_type": content_type}
+        )
+    return described
+
+
+def finish(database: Database, job: Job, artifacts: list[dict[str, Any]]) -> Job:
+    """Succeeds as a worker does, with a result of all its figures."""
+    result = {
+        "artifacts": artifacts,
+        "width": 64,
+        "height": 64,
+        "frames": 9,
+        "fps": 8,
+        "duration_seconds": 1.125,
+        "seed": job.params["seed"],
+        "timings": {"loading": 0.5, "denoising": 1.0},
+        "peak_vram_mb": None,
+        "warm": False,
+        "profile": "full",
+        "device_name": "CPU",
+        "mock": False,
+        "notes": [],
+        "manifest": {"repo": "wanworks-demo/T2V-A14B"},
+    }
+    return attempts.succeed(database, job.id, job.attempt, result)

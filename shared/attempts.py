@@ -97,14 +97,14 @@ def succeed(database: Database, job_id: str, attempt: int, result: dict[str, Any
     return _end(database, job_id, attempt, JobState.SUCCEEDED, result=result, percent=100.0)
 
 
-def fail(database: Database, job_id: str, attempt: int, failure: Failure) -> Job:
-    """Ends the job as failed. Raises Fenced."""
-    return _end(database, job_id, attempt, JobState.FAILED, error=failure.as_dict())
+def fail(database: Database, job_id: str, attempt: int, failure: Failure, percent: float = 0.0) -> Job:
+    """Ends the job as failed, that far. Raises Fenced."""
+    return _end(database, job_id, attempt, JobState.FAILED, error=failure.as_dict(), percent=percent)
 
 
-def cancelled(database: Database, job_id: str, attempt: int) -> Job:
-    """Ends the job as cancelled. Raises Fenced."""
-    return _end(database, job_id, attempt, JobState.CANCELLED)
+def cancelled(database: Database, job_id: str, attempt: int, percent: float = 0.0) -> Job:
+    """Ends the job as cancelled, that far. Raises Fenced."""
+    return _end(database, job_id, attempt, JobState.CANCELLED, percent=percent)
 
 
 def give_back(database: Database, job_id: str, attempt: int) -> Job | None:

@@ -3,7 +3,6 @@
 A new job type is one row in `JOB_TYPES` and one handler in `workers/`.
 """
 
-import math
 import re
 import secrets
 from collections.abc import Mapping
@@ -32,27 +31,22 @@ def _said(value: str) -> str:
     return value
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    return value
-
-
 def _lora_name(value: str) -> str:
     if LORA_NAME.fullmatch(value) is None:
         raise ValueError("a LoRA is named without path, letters, digits, '.', '_' and '-' only")
     return value
 
 
-Text = Annotated[str, AfterValidator(_text)]
-Number = Annotated[float, AfterValidator(_finite)]
+# Limits stand before these in each field: only then do they appear in the JSON Schema too.
+PLAIN = AfterValidator(_text)
+_SAID = AfterValidator(_said)
 
 
 class Lora(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(max_length=128), AfterValidator(_lora_name)]
-    scale: Annotated[Number, Field(ge=-4, le=4)] = 1.0
+    scale: Annotated[float, Field(ge=-4, le=4, allow_inf_nan=False)] = 1.0
 
 
 class GenerationRequest(BaseModel):
@@ -60,25 +54,25 @@ class GenerationRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model_id: Annotated[Text, Field(min_length=1, max_length=64)]
-    prompt: Annotated[Text, Field(min_length=1, max_length=5000), AfterValidator(_said)]
-    negative_prompt: Annotated[Text, Field(max_length=5000)] | None = None
+    model_id: Annotated[str, Field(min_length=1, max_length=64), PLAIN]
+    prompt: Annotated[str, Field(min_length=1, max_length=5000), PLAIN, _SAID]
+    negative_prompt: Annotated[str, Field(max_length=5000), PLAIN] | None = None
     image: Annotated[str, Field(description="A data URL: data:image/png;base64,...")] | None = None
     resolution: Annotated[str, Field(max_length=32, examples=["1280x720"])] | None = None
     frames: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None
     fps: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
     output_format: OutputFormat = "mp4"
     steps: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
-    guidance_scale: Annotated[Number, Field(ge=0, le=30)] | None = None
-    guidance_scale_2: Annotated[Number, Field(ge=0, le=30)] | None = None
-    flow_shift: Annotated[Number, Field(gt=0, le=100)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)] | None = None
+    guidance_scale_2: Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)] | None = None
+    flow_shift: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | None = None
     quantization: Quantization = "none"
     loras: Annotated[list[Lora], Field(max_length=8)] = []
     priority: Priority = Priority.NORMAL
     fallback: Annotated[list[Literal["mock_generation"]], Field(max_length=6)] = []
     metadata: Annotated[
-        dict[Annotated[Text, Field(min_length=1, max_length=64)], Annotated[Text, Field(max_length=512)]],
+        dict[Annotated[str, Field(min_length=1, max_length=64), PLAIN], Annotated[str, Field(max_length=512), PLAIN]],
         Field(max_length=16),
     ] = {}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, or_, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, insert, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
@@ -133,14 +133,14 @@ def positions(database: Database, jobs: Sequence[Job]) -> dict[str, int]:
     count = select(func.count()).select_from(other).where(other.status == JobState.QUEUED, ahead).scalar_subquery()
     query = select(Job.id, count).where(col(Job.id).in_(waiting), Job.status == JobState.QUEUED)
     with database.read() as session:
-        return {job_id: place for job_id, place in session.exec(query)}
+        return dict(session.exec(query).all())
 
 
 def queued_by_priority(database: Database) -> dict[int, int]:
     """How many jobs are queued, by the rank of their priority."""
     query = select(Job.priority, func.count()).where(Job.status == JobState.QUEUED).group_by(col(Job.priority))
     with database.read() as session:
-        return {rank: count for rank, count in session.exec(query)}
+        return dict(session.exec(query).all())
 
 
 def depths(database: Database) -> list[Depth]:
@@ -189,11 +189,15 @@ def request_cancel(database: Database, job_id: str) -> Job:
 
 
 def remove(database: Database, job_id: str) -> Job:
-    """Hides the job, cancelling it if need be. Its row goes by `purge` once it has ended. Raises NotFound."""
+    """Hides the job, cancelling it if need be, and frees its idempotency key. Raises NotFound.
+
+    Its row goes by `purge` once it has ended.
+    """
     with database.write() as session:
         job = _visible(session, job_id)
         _cancel(session, job)
         job.hidden = True
+        job.idempotency_key = None
         session.add(job)
     return job
 
@@ -267,55 +271,60 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
 
 def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | InvalidField]:
     now = clock.now()
-    outcome: list[Accepted | InvalidField] = []
     with database.write() as session:
         queued_at = session.connection().execute(select(epoch_now())).scalar_one()
         keys = [job.idempotency_key for job in new if job.idempotency_key is not None]
+        hashes: dict[str | None, tuple[str, str | None]] = {}  # by key: whose it is, and the hash of what was asked
         known = {}
         if keys:
             found = session.exec(select(Job).where(col(Job.idempotency_key).in_(keys)))
-            known = {job.idempotency_key: job for job in found}
+            known = {job.id: job for job in found}
+            hashes = {job.idempotency_key: (job.id, job.request_hash) for job in known.values()}
+        fresh = []
         for place, job in enumerate(new):
-            old = known.get(job.idempotency_key) if job.idempotency_key is not None else None
-            if old is None:
-                row = _row(job, now, queued_at + place * 1e-6)  # one commit, but still first come, first served
-                session.add(row)
+            if job.idempotency_key not in hashes:
+                fresh.append(_values(job, now, queued_at + place * 1e-6))  # one commit, but first come, first served
                 if job.idempotency_key is not None:
-                    known[job.idempotency_key] = row
-                outcome.append(Accepted(row, replayed=False))
-            elif old.request_hash == job.request_hash:
-                outcome.append(Accepted(old, replayed=True))
-            else:
-                outcome.append(
-                    InvalidField.of("Idempotency-Key", "this key was used with another body", "idempotency_mismatch")
-                )
-        session.flush()
+                    hashes[job.idempotency_key] = (job.id, job.request_hash)
+        if fresh:
+            query = insert(Job).returning(Job, sort_by_parameter_order=True)
+            known |= {row.id: row for row in session.scalars(query, fresh)}
+    outcome: list[Accepted | InvalidField] = []
+    for job in new:
+        owner_id, request_hash = hashes.get(job.idempotency_key, (job.id, job.request_hash))
+        if request_hash == job.request_hash:
+            outcome.append(Accepted(known[owner_id], replayed=owner_id != job.id))
+        else:
+            outcome.append(
+                InvalidField.of("Idempotency-Key", "this key was used with another body", "idempotency_mismatch")
+            )
     return outcome
 
 
-def _row(new: NewJob, now: datetime, queued_at: float) -> Job:
+def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
+    """The row as plain values: under load, constructing it as an object costs more than storing it."""
     params = new.params
-    return Job(
-        id=new.id,
-        type=new.type,
-        status=JobState.QUEUED,
-        model_id=params.model_id,
-        warm_key=params.warm_key,
-        priority=new.priority.rank,
-        owner=new.owner,
-        mock=new.mock,
-        min_vram_mb=new.min_vram_mb,
-        min_ram_mb=new.min_ram_mb,
-        work=params.width * params.height * params.frames * params.steps / 1e6,
-        params=params.model_dump(mode="json"),
-        labels=new.metadata,
-        idempotency_key=new.idempotency_key,
-        request_hash=new.request_hash,
-        retry_of=new.retry_of,
-        max_failures=new.max_failures,
-        created_at=now,
-        queued_at=queued_at,
-    )
+    return {
+        "id": new.id,
+        "type": new.type,
+        "status": JobState.QUEUED,
+        "model_id": params.model_id,
+        "warm_key": params.warm_key,
+        "priority": new.priority.rank,
+        "owner": new.owner,
+        "mock": new.mock,
+        "min_vram_mb": new.min_vram_mb,
+        "min_ram_mb": new.min_ram_mb,
+        "work": params.width * params.height * params.frames * params.steps / 1e6,
+        "params": params.model_dump(mode="json"),
+        "labels": new.metadata,
+        "idempotency_key": new.idempotency_key,
+        "request_hash": new.request_hash,
+        "retry_of": new.retry_of,
+        "max_failures": new.max_failures,
+        "created_at": now,
+        "queued_at": queued_at,
+    }
 
 
 def _visible(session: Session, job_id: str) -> Job:

@@ -27,6 +27,7 @@ def register_device(database: Database, device: Device) -> None:
     """A worker has started on this device; what an earlier one left is overwritten."""
     with database.write() as session:
         session.merge(device)
+        session.flush()
         session.connection().execute(_seen(device.key))
 
 

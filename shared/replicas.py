@@ -24,7 +24,8 @@ _COMPONENT_FILES = {
     "scheduler": (("scheduler_config.json",),),
     "tokenizer": (("tokenizer.json", "spiece.model", "vocab.json"), ("tokenizer_config.json",)),
 }
-_WEIGHTS = ("diffusion_pytorch_model", "model")
+# How the library that wrote a component names its weights.
+_WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,11 @@ def _wanted_files(snapshot: Path) -> tuple[set[str], tuple[str, ...]]:
     for component, value in read("model_index.json").items():
         if component.startswith("_") or not isinstance(value, list) or len(value) != 2 or value[0] is None:
             continue
-        wanted |= _component_files(snapshot, component, read)
+        wanted |= _component_files(snapshot, component, str(value[0]), read)
     return wanted, tuple(unreadable)
 
 
-def _component_files(snapshot: Path, component: str, read: Any) -> set[str]:
+def _component_files(snapshot: Path, component: str, library: str, read: Any) -> set[str]:
     kind = "tokenizer" if component.startswith("tokenizer") else component
     if kind in _COMPONENT_FILES:
         choices = _COMPONENT_FILES[kind]
@@ -131,10 +132,9 @@ def _component_files(snapshot: Path, component: str, read: Any) -> set[str]:
             for names in choices
         }
     files = {f"{component}/config.json"}
-    for stem in _WEIGHTS:
-        index = f"{component}/{stem}.safetensors.index.json"
-        if (snapshot / index).exists():
-            shards = set(read(index).get("weight_map", {}).values())
-            return files | {index} | {f"{component}/{shard}" for shard in shards}
-    single = next((stem for stem in _WEIGHTS if (snapshot / component / f"{stem}.safetensors").exists()), _WEIGHTS[0])
-    return files | {f"{component}/{single}.safetensors"}
+    weights = f"{component}/{_WEIGHTS.get(library, _WEIGHTS['diffusers'])}.safetensors"
+    index = f"{weights}.index.json"
+    if not (snapshot / index).exists():
+        return files | {weights}
+    shards = set(read(index).get("weight_map", {}).values())
+    return files | {index} | {f"{component}/{shard}" for shard in shards}

@@ -37,6 +37,7 @@ class Pulse:
             Phase.LOADING: settings.loading_limit_seconds,
             Phase.ENCODING: settings.encoding_limit_seconds,
         }
+        self.percent = 0.0  # how far the attempt has come
         self._phase = Phase.LOADING
         self._moved_at = time.monotonic()
         self._renewed_at = time.monotonic()
@@ -54,9 +55,10 @@ class Pulse:
         self._ended.set()
         self._thread.join(timeout=5)
 
-    def moved(self, phase: Phase) -> None:
+    def moved(self, phase: Phase, percent: float) -> None:
         """The attempt has made headway: the phase's limit counts from here."""
         self._phase = phase
+        self.percent = percent
         self._moved_at = time.monotonic()
 
     def cancel(self) -> None:

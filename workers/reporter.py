@@ -48,14 +48,14 @@ class Reporter:
             self._phase, self._phase_began, self._first_step = phase, now, None
         if step is not None and self._first_step is None:
             self._first_step = (step, now)
-        self._pulse.moved(phase)
-        self._percent = max(self._percent, self._share(phase, step, steps))
+        self._percent = round(max(self._percent, self._share(phase, step, steps)), 1)
+        self._pulse.moved(phase, self._percent)
         event = {
             "kind": "progress",
             "phase": phase,
             "step": step,
             "steps": steps,
-            "percent": round(self._percent, 1),
+            "percent": self._percent,
             "eta_seconds": self._eta(phase, step, steps, now),
         }
         if self._send(event):

@@ -38,6 +38,7 @@ from workers.reporter import Reporter
 log = logging.getLogger("wanworks.runner")
 
 _RETRY_SECONDS = 1.0
+_MEASURED_KEEP_SECONDS = 30.0
 
 
 class Runner:
@@ -63,6 +64,7 @@ class Runner:
         self._handler = handler
         self._warm = warm
         self._told_warm: list[dict[str, Any]] = []
+        self._phase_times: dict[tuple[str, str, int, int, int], tuple[float, PhaseTimes]] = {}
         self._redis = RestingRedis(settings.redis)
         self._progress = Progress(self._redis)
 
@@ -82,7 +84,7 @@ class Runner:
                 result = self._work(job, pulse)
                 ended = self._persist(lambda: attempts.succeed(self._database, job.id, job.attempt, result))
             except BaseException as error:
-                stopped = self._stopped(job, error)
+                stopped = self._stopped(job, error, pulse.percent)
                 if stopped is error:
                     raise
                 raise stopped from error
@@ -118,23 +120,28 @@ class Runner:
         return _result(outcome, job.mock, self._device_name)
 
     def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
-        return phase_times(self._database, job.warm_key, self._device_name, params.width, params.height, params.frames)
+        key = (job.warm_key, self._device_name, params.width, params.height, params.frames)
+        asked, times = self._phase_times.get(key, (float("-inf"), None))
+        if times is None or time.monotonic() - asked > _MEASURED_KEEP_SECONDS:
+            times = phase_times(self._database, *key)
+            self._phase_times[key] = (time.monotonic(), times)
+        return times
 
-    def _stopped(self, job: Job, error: BaseException) -> BaseException:
+    def _stopped(self, job: Job, error: BaseException, percent: float) -> BaseException:
         """Says in the row how the attempt ended; returns what the task raises."""
         self._store.drop_attempt(job.id, job.attempt)
         if isinstance(error, Fenced):
             log.warning("job %s: attempt %d was fenced off", job.id, job.attempt)
             return error
         if isinstance(error, Cancelled):
-            self._end(job, lambda: attempts.cancelled(self._database, job.id, job.attempt))
+            self._end(job, lambda: attempts.cancelled(self._database, job.id, job.attempt, percent))
             return error
         if isinstance(error, Draining | KeyboardInterrupt | SystemExit) or _is_passing(error):
             self._end(job, lambda: attempts.give_back(self._database, job.id, job.attempt))
             return error if isinstance(error, AttemptStopped) else Draining(str(error))
         failed = _failure(error)
         log.error("job %s: attempt %d failed: %s", job.id, job.attempt, failed.message, exc_info=error)
-        self._end(job, lambda: attempts.fail(self._database, job.id, job.attempt, failed))
+        self._end(job, lambda: attempts.fail(self._database, job.id, job.attempt, failed, percent))
         return error if isinstance(error, JobFailed) else JobFailed(failed.message)
 
     def _end(self, job: Job, write: Callable[[], Job | None]) -> None:

@@ -92,7 +92,8 @@ def reduced(model_id: str, device: Device, folder: Path) -> Reduced:
     # The figures of the whole model would turn a reduced one away from cards that it fits.
     profiles = tuple(profile.model_copy(update={"min_vram_gb": 1.0}) for profile in entry.hardware.profiles)
     hardware = entry.hardware.model_copy(update={"profiles": profiles})
-    return Reduced(entry.model_copy(update={"hardware": hardware}), snapshot, layers)
+    offered = (*entry.resolutions, str(SIZE["resolution"]))
+    return Reduced(entry.model_copy(update={"hardware": hardware, "resolutions": offered}), snapshot, layers)
 
 
 def only(entry: CatalogueEntry, *names: str) -> CatalogueEntry:

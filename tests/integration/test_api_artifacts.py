@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import socket
 
 import pytest
 from starlette.testclient import TestClient
@@ -11,6 +12,7 @@ from shared.database import Database
 from shared.settings import Settings
 from shared.store import Store
 from tests import working
+from tests.conftest import WebProcess
 from tests.integration.test_api_generation import GOOD, URL
 
 CONTENT = bytes(range(256)) * 1000
@@ -108,8 +110,8 @@ def test_if_range(client: TestClient, video: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["..", "..%2f..%2fmarker", "%2e%2e", "../2/video.mp4", "..%5cvideo.mp4", "nothing.mp4", "extra.json",
-     "unlisted.mp4", ".", "%00", "video.mp4%00", "video.mp4/", "a" * 3000, "VIDEO.MP4"],
+    ["..%2f..%2fmarker", "%2e%2e", "..%5cvideo.mp4", "nothing.mp4", "extra.json",
+     "unlisted.mp4", ".", "%00", "video.mp4%00", "video.mp4%2f", "a" * 3000, "VIDEO.MP4"],
 )  # fmt: skip
 def test_no_such_artifact(client: TestClient, video: str, name: str) -> None:
     answer = client.get(video.replace("video.mp4", name))
@@ -128,3 +130,12 @@ def test_nothing_is_served_before_the_end(client: TestClient, database: Database
 def test_a_file_that_is_gone_is_not_there(client: TestClient, video: str, settings: Settings) -> None:
     Store(settings.store_dir).drop_job(video.split("/")[4])
     assert client.get(video).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["..", "../2/video.mp4", "../../../marker", "//marker", "video.mp4/", ".", ""])
+def test_a_path_that_no_client_tidied_leads_nowhere(web: WebProcess, name: str) -> None:
+    job_id = web.http.post(URL, json=GOOD).json()["id"]
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as raw:
+        path = f"/api/v1/jobs/{job_id}/artifacts/{name}"
+        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode())
+        assert raw.recv(100).split()[1] == b"404"

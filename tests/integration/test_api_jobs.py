@@ -163,14 +163,14 @@ def test_a_wrong_query_parameter_is_named(client: TestClient, query: str, name: 
     assert [error["loc"] for error in answer.json()["errors"]] == [["query", name]]
 
 
-@pytest.mark.parametrize("job_id", ["x", NO_JOB, NO_JOB.upper(), "..", "%00", "a" * 5000, NO_JOB + "%0a", "\u00e9"])
+@pytest.mark.parametrize("job_id", ["x", NO_JOB, NO_JOB.upper(), "%2e%2e", "%00", "a" * 5000, NO_JOB + "%0a", "\u00e9"])
 @pytest.mark.parametrize(
     ("method", "rest"),
     [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry"), ("GET", "/events"), ("GET", "/artifacts/x")],
 )
 def test_no_such_job(client: TestClient, method: str, rest: str, job_id: str) -> None:
     answer = client.request(method, f"{JOBS}/{job_id}{rest}")
-    assert answer.status_code in ((404, 405) if job_id == ".." else (404,)), "`..` leads to another route"
+    assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
 
 

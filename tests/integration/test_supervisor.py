@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cli.child import session_members, started_ticks
+from cli.child import session_members, spawn, started_ticks
 from cli.embedded_redis import answers, embedded_redis
 from cli.errors import AlreadyRunning
 from cli.locks import hold_device, hold_home
@@ -162,6 +162,15 @@ def test_a_dead_process_leaves_no_grandchildren_to_its_successor(tmp_path):
         os.kill(first, signal.SIGKILL)
         driver.until(lambda processes: processes["family"][2] == 1 and processes["family"][1] is not None)
         assert session_members(first) == []
+
+
+def test_a_long_log_is_set_aside_when_its_process_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("cli.child.LOG_LIMIT_BYTES", 100)
+    log = tmp_path / "logs" / "a.log"
+    for _ in range(3):
+        spawn([sys.executable, "-c", "print('x' * 80)"], env={}, cwd=tmp_path, log=log).wait()
+
+    assert (len(log.read_text()), len((tmp_path / "logs" / "a.log.1").read_text())) == (81, 162)
 
 
 def test_a_home_is_held_once_and_let_go_with_its_holder(tmp_path):

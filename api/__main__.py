@@ -1,0 +1,40 @@
+"""`python -m api`: the web process, one of it, on uvicorn."""
+
+import logging
+import signal
+import sys
+
+import uvicorn
+
+from api.app import create_app
+from shared import settings as settings_
+
+# Long enough for an answer that is being written; event streams are told to end at once.
+_GRACE_SECONDS = 3
+
+
+def main() -> None:
+    settings = settings_.load()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    # When it has stopped, uvicorn raises the signal once more; having been asked to stop is no failure.
+    for asked in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(asked, lambda *_: sys.exit(0))
+    uvicorn.Server(config).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""A generation request's body: read within its limit, told by its content type, and validated field by field."""
+
+import hashlib
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from api import images
+from api.errors import invalid
+from shared.errors import FieldError, InvalidField, MalformedRequest, TooLarge, UnsupportedMedia
+from shared.job_types import GenerationRequest
+
+LIMIT_BYTES = 30 * 10**6
+_INLINE_BYTES = 64 * 1024  # what is longer is parsed in a thread, so that it holds up nobody else
+_MAX_PARTS = 64
+# Form values are text. These fields stay text; in the others JSON is read (a number, a list, an object).
+_TEXTS = frozenset({"model_id", "prompt", "negative_prompt", "image", "resolution", "output_format", "quantization"})
+_TEXTS |= {"priority"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A well-formed request. `image`: the bytes as they were sent, not looked at yet."""
+
+    request: GenerationRequest
+    image: bytes | None
+
+    def digest(self) -> str:
+        """SHA-256 of what was asked: the same for the same body, however it was written."""
+        said = self.request.model_dump(mode="json", exclude={"image"}, exclude_unset=True)
+        image = hashlib.sha256(self.image).hexdigest() if self.image is not None else None
+        canonical = json.dumps({"request": said, "image": image}, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+async def read_generation(request: Request) -> Asked:
+    """Raises MalformedRequest, UnsupportedMedia, TooLarge, or InvalidField naming each wrong field."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    match media_type.strip().lower():
+        case "application/json":
+            _check_charset(parameters)
+            raw = b"".join([chunk async for chunk in _limited(request)])
+            work = partial(_from_json, raw)
+            return work() if len(raw) <= _INLINE_BYTES else await anyio.to_thread.run_sync(work)
+        case "multipart/form-data":
+            fields, image = await _read_form(request)
+            return await anyio.to_thread.run_sync(partial(_asked, fields, image))
+    raise UnsupportedMedia("Send application/json (UTF-8), or multipart/form-data with an `image` part")
+
+
+def _from_json(raw: bytes) -> Asked:
+    return _asked(_json(raw), None)
+
+
+def _asked(fields: Any, image: bytes | None) -> Asked:
+    if not isinstance(fields, dict):
+        raise InvalidField(FieldError(("body",), "must be a JSON object", "dict_type"))
+    try:
+        request = GenerationRequest.model_validate(fields)
+    except ValidationError as error:
+        raise invalid(error, "body") from None
+    if image is None and request.image is not None:
+        image = images.from_data_url(request.image)
+    return Asked(request, image)
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+    except UnicodeDecodeError:
+        raise MalformedRequest("The body is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise MalformedRequest(f"The body is not JSON: {error.msg} at {where}") from None
+    except (ValueError, RecursionError):
+        raise MalformedRequest("The body is JSON that nobody can read: nested too deep, or a number too long") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise MalformedRequest("The body gives a field twice")
+    return result
+
+
+def _check_charset(parameters: str) -> None:
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
+            raise UnsupportedMedia("JSON is read as UTF-8 only")
+
+
+async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
+    """The body in chunks; raises TooLarge as soon as it is known to be."""
+    declared = request.headers.get("content-length", "")
+    size = int(declared) if declared.isascii() and declared.isdigit() else 0
+    too_large = TooLarge(f"The body is larger than {LIMIT_BYTES // 10**6} MB")
+    if size > LIMIT_BYTES:
+        raise too_large
+    total = 0
+    try:
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > LIMIT_BYTES:
+                raise too_large
+            yield chunk
+    except ClientDisconnect:
+        raise MalformedRequest("The body ended early") from None
+
+
+class _FormParser(MultiPartParser):
+    """Starlette's, which takes a body that breaks off for a whole one."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+async def _read_form(request: Request) -> tuple[dict[str, Any], bytes | None]:
+    parser = _FormParser(
+        request.headers, _limited(request), max_files=1, max_fields=_MAX_PARTS, max_part_size=LIMIT_BYTES
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest(f"The multipart body cannot be read: {error.message}") from None
+    try:
+        if not parser.ended:
+            raise MalformedRequest("The multipart body ended early")
+        return await _read_parts(form)
+    finally:
+        await form.close()
+
+
+async def _read_parts(form: FormData) -> tuple[dict[str, Any], bytes | None]:
+    fields: dict[str, Any] = {}
+    image: bytes | None = None
+    for name, value in form.multi_items():
+        if name in fields or (name == "image" and image is not None):
+            raise InvalidField(FieldError(("body", name[:100]), "is given twice", "duplicate"))
+        if not isinstance(value, UploadFile):
+            fields[name] = value if name in _TEXTS else _form_value(value)
+        elif name == "image":
+            image = await value.read()
+        else:
+            raise InvalidField(FieldError(("body", name[:100]), "there is no such file part", "extra_forbidden"))
+    return fields, image
+
+
+def _form_value(text: str) -> Any:
+    """What is no JSON stays text, and validation says what is wrong with it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

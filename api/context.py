@@ -1,0 +1,80 @@
+"""What every request stands on, typed and made once, while the application starts."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+from starlette.requests import Request
+
+from api.admission import Admission
+from api.commits import Commits
+from api.live import Live
+from api.nudger import Nudger
+from api.storage import Storage
+from api.streams import Streams
+from shared import catalogue as catalogues
+from shared.catalogue import Catalogue
+from shared.database import Database
+from shared.progress import Progress, RestingRedis
+from shared.settings import Settings
+
+_PICTURES_AT_ONCE = 2  # a picture at the limit takes some hundred MB while it is decoded
+
+
+@dataclass(frozen=True)
+class Context:
+    settings: Settings
+    catalogue: Catalogue
+    database: Database
+    storage: Storage
+    progress: Progress
+    live: Live
+    streams: Streams
+    admission: Admission
+    commits: Commits
+    nudger: Nudger
+    pictures: anyio.CapacityLimiter
+
+
+@asynccontextmanager
+async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterator[Context]:
+    """Opens nothing that may be away: the database and Redis are asked when a request needs them."""
+    database = Database(settings.database)
+    storage = Storage(settings, database)
+    client = RestingRedis(settings.redis)
+    progress = Progress(client)
+    nudger = Nudger(client)
+    commits = Commits(database, storage.check_room, nudger.nudge)
+    streams = Streams(settings.redis)
+    try:
+        yield Context(
+            settings=settings,
+            catalogue=catalogue,
+            database=database,
+            storage=storage,
+            progress=progress,
+            live=Live(progress),
+            streams=streams,
+            admission=Admission(settings, catalogue, database, storage),
+            commits=commits,
+            nudger=nudger,
+            pictures=anyio.CapacityLimiter(_PICTURES_AT_ONCE),
+        )
+    finally:
+        await anyio.to_thread.run_sync(commits.close)
+        await anyio.to_thread.run_sync(nudger.close)
+        await streams.close()
+        database.close()
+
+
+def load_catalogue(settings: Settings) -> Catalogue:
+    """Raises ConfigurationError."""
+    return catalogues.load(settings.catalogue)
+
+
+def context_of(request: Request) -> Context:
+    context = request.state.context
+    assert isinstance(context, Context)
+    return context

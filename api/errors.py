@@ -1,0 +1,106 @@
+"""The one map from what went wrong to what a client reads: RFC 9457 problem documents.
+
+No traceback, path, SQL or secret passes here: an error that is not for clients is logged under its request id and
+answered with a sentence that says nothing more.
+"""
+
+import json
+import logging
+from http import HTTPStatus
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared import errors
+from shared.errors import FieldError, InvalidField, WanworksError
+
+log = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+_MAX_ERRORS = 50
+_MAX_DETAIL = 1000
+
+# The first class that fits counts, so leaves stand before what they grow on.
+STATUS: tuple[tuple[type[WanworksError], int], ...] = (
+    (errors.MalformedRequest, 400),
+    (errors.InvalidField, 422),
+    (errors.NotFound, 404),
+    (errors.Conflict, 409),
+    (errors.TooLarge, 413),
+    (errors.UnsupportedMedia, 415),
+    (errors.Unavailable, 503),
+    (errors.StoreFull, 507),
+)
+_HTTP_CODES = {400: "malformed_request", 404: "not_found", 405: "method_not_allowed"}
+
+
+def problem(
+    request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: Any
+) -> Response:
+    """A problem document."""
+    body = {
+        "type": f"urn:wanworks:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail[:_MAX_DETAIL],
+        "code": code,
+        "request_id": request_id(request),
+        **more,
+    }
+    # ASCII only: what a client sent may hold characters that no encoding takes.
+    return Response(json.dumps(body), status, {"Cache-Control": "no-store", **(headers or {})}, PROBLEM_TYPE)
+
+
+def request_id(request: Request) -> str:
+    return str(request.scope.get("wanworks.request_id", ""))
+
+
+def answer(request: Request, error: Exception) -> Response:
+    """The problem that tells a client of this error. What is not for clients is logged and told as a 500."""
+    if isinstance(error, HTTPException):
+        code = _HTTP_CODES.get(error.status_code, "http_error")
+        detail = _http_detail(request, error)
+        return problem(request, error.status_code, code, detail, dict(error.headers or {}))
+    if isinstance(error, WanworksError):
+        status = next((status for kind, status in STATUS if isinstance(error, kind)), None)
+        if status is not None:
+            return _known(request, error, status)
+    log.error("request %s failed", request_id(request), exc_info=error)
+    return problem(request, 500, "internal_error", "Something went wrong on the server; its log has the request id.")
+
+
+def invalid(error: ValidationError, where: Literal["body", "query"]) -> InvalidField:
+    """What pydantic found, in our words: each wrong field by name."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return InvalidField(*(_field_error(where, item) for item in found[:_MAX_ERRORS]))
+
+
+def _known(request: Request, error: WanworksError, status: int) -> Response:
+    if isinstance(error, errors.InvalidField):
+        wrong = [{"loc": list(item.loc), "msg": item.msg, "type": item.type} for item in error.errors]
+        return problem(request, status, error.code, error.message, errors=wrong)
+    if isinstance(error, errors.Unavailable):
+        log.warning("request %s: %s (%r)", request_id(request), error, error.__cause__)
+        return problem(request, status, error.code, error.message, {"Retry-After": str(error.retry_after_seconds)})
+    if isinstance(error, errors.StoreFull):
+        log.error("request %s: no room left on the disk", request_id(request))
+    return problem(request, status, error.code, error.message)
+
+
+def _field_error(where: str, item: Any) -> FieldError:
+    loc = tuple(part if isinstance(part, int) else str(part)[:100] for part in item["loc"])
+    msg = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        msg = "there is no such field" if where == "body" else "there is no such query parameter"
+    return FieldError((where, *loc), msg[:300], item["type"])
+
+
+def _http_detail(request: Request, error: HTTPException) -> str:
+    if error.status_code == 404:
+        return "There is no such route."
+    if error.status_code == 405:
+        return f"{request.method} is not offered here; see the Allow header."
+    return error.detail

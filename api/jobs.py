@@ -1,0 +1,156 @@
+"""The job routes: each reads what it was given, asks `shared.jobs`, and shows the row as its owner sees it."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import anyio.to_thread
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api import headers, schemas
+from api.admission import Admission
+from api.body import read_generation
+from api.context import Context
+from api.query import JOB_ID, JobsQuery
+from shared import jobs
+from shared.errors import InvalidField, NotFound, StoreFull
+from shared.jobs import NewJob
+from shared.states import JOB_ENDS, JobState
+from shared.tables import Job
+
+LOOK_SECONDS = 5.0  # how often somebody who waits looks at SQL, whatever Redis says
+
+
+async def create_generation(context: Context, request: Request, query: BaseModel) -> Response:
+    key = headers.idempotency_key(request.headers)
+    asked = await read_generation(request)
+    admit = partial(context.admission.generation, asked, key)
+    if Admission.is_quick(asked):
+        new = admit()
+    elif asked.image is None:
+        new = await anyio.to_thread.run_sync(admit)
+    else:
+        new = await anyio.to_thread.run_sync(admit, limiter=context.pictures)
+    return await _accept(context, new)
+
+
+async def retry(context: Context, request: Request, query: BaseModel) -> Response:
+    key = headers.idempotency_key(request.headers)
+    job_id = job_id_of(request)
+
+    def admit() -> NewJob:
+        return context.admission.retry(jobs.get(context.database, job_id), key)
+
+    return await _accept(context, await anyio.to_thread.run_sync(admit))
+
+
+def list_jobs(context: Context, request: Request, query: JobsQuery) -> Response:
+    page = jobs.page(
+        context.database,
+        limit=query.limit,
+        after=query.after,
+        type=query.type,
+        status=query.status,
+        model_id=query.model_id,
+        created_after=query.created_after,
+    )
+    last = page.jobs[-1].id if page.has_more else None
+    return answered(schemas.JobPage(data=shown(context, page.jobs), has_more=page.has_more, next=last))
+
+
+async def get_job(context: Context, request: Request, query: BaseModel) -> Response:
+    job_id = job_id_of(request)
+    wait = headers.wait_seconds(request.headers)
+    if wait is None:
+        return answered(await anyio.to_thread.run_sync(_show_one, context, job_id))
+    await _until_ended(context, job_id, wait)
+    job = await anyio.to_thread.run_sync(_show_one, context, job_id)
+    return answered(job, extra={"Preference-Applied": f"wait={wait}"})
+
+
+def cancel(context: Context, request: Request, query: BaseModel) -> Response:
+    job = jobs.request_cancel(context.database, job_id_of(request))
+    _tell_of_cancel(context, job)
+    return answered(shown(context, [job])[0], 202)
+
+
+def delete(context: Context, request: Request, query: BaseModel) -> Response:
+    job = jobs.remove(context.database, job_id_of(request))
+    _tell_of_cancel(context, job)
+    if job.status in JOB_ENDS:
+        context.storage.store().drop_job(job.id)
+        jobs.purge(context.database, [job.id])
+        context.progress.forget(job.id)
+    return Response(status_code=204)
+
+
+def job_id_of(request: Request) -> str:
+    """Raises NotFound for what cannot be a job's id."""
+    job_id = str(request.path_params["id"])
+    if not JOB_ID.fullmatch(job_id):
+        raise NotFound("job", job_id)
+    return job_id
+
+
+def shown(context: Context, rows: Sequence[Job]) -> list[schemas.Job]:
+    positions = jobs.positions(context.database, rows)
+    progress = context.live.of(rows)
+    return [schemas.job(row, progress[row.id], positions.get(row.id)) for row in rows]
+
+
+def answered(body: BaseModel, status: int = 200, extra: dict[str, str] | None = None) -> Response:
+    return Response(body.model_dump_json(), status, {"Cache-Control": "no-store", **(extra or {})}, "application/json")
+
+
+def _show_one(context: Context, job_id: str) -> schemas.Job:
+    return shown(context, [jobs.get(context.database, job_id)])[0]
+
+
+async def _accept(context: Context, new: NewJob) -> Response:
+    """Answers once the job is on disk; leaves nothing in the store for one that was refused."""
+    try:
+        committed = await context.commits.add(new)
+    except (InvalidField, StoreFull):
+        await anyio.to_thread.run_sync(context.admission.discard, new)
+        raise
+    # After any other error the job may be on disk all the same (a connection lost during the commit), so its image
+    # stays: the sweep of the store takes it where there is no such job.
+    if committed.replayed:
+        await anyio.to_thread.run_sync(context.admission.discard, new)
+    job = committed.job
+    location = {"Location": f"/api/v1/jobs/{job.id}"}
+    if committed.replayed:
+        replayed = await anyio.to_thread.run_sync(lambda: shown(context, [job])[0])
+        return answered(replayed, 200, {**location, "Idempotency-Replayed": "true"})
+    progress = schemas.JobProgress(percent=job.percent, phase=job.phase)
+    return answered(schemas.job(job, progress, committed.position), 202, location)
+
+
+async def _until_ended(context: Context, job_id: str, wait_seconds: float) -> None:
+    """Returns when the job has ended or the time is up. Its stream tells at once, SQL in a while. Raises NotFound."""
+    deadline = time.monotonic() + wait_seconds
+    after = await context.streams.last_id(job_id)
+    while True:
+        job = await anyio.to_thread.run_sync(jobs.get, context.database, job_id)
+        if job.status in JOB_ENDS:
+            return
+        look_at = min(deadline, time.monotonic() + LOOK_SECONDS)
+        while (left := look_at - time.monotonic()) > 0:
+            entries = await context.streams.read(job_id, after, left)
+            after = entries[-1].id if entries else after
+            if context.streams.away or any(entry.event.get("status") in JOB_ENDS for entry in entries):
+                break
+        if time.monotonic() >= deadline:
+            return
+
+
+def _tell_of_cancel(context: Context, job: Job) -> None:
+    """To those who watch, or to the worker that runs it."""
+    if job.status == JobState.CANCELLED:
+        event = {"kind": "state", "attempt": job.attempt, "status": JobState.CANCELLED.value}
+        context.progress.report(job.id, event, ended=True)
+    elif job.status == JobState.RUNNING:
+        context.progress.ask_to_cancel(job.id)
+    context.nudger.nudge()

@@ -1,0 +1,30 @@
+"""Wakes the dispatcher without keeping anybody waiting: many nudges at once become one."""
+
+import threading
+
+from shared import broker
+from shared.progress import RestingRedis
+
+
+class Nudger:
+    def __init__(self, client: RestingRedis) -> None:
+        self._client = client
+        self._due = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="nudger", daemon=True)
+        self._thread.start()
+
+    def nudge(self) -> None:
+        self._due.set()
+
+    def close(self) -> None:
+        """Sends what is due and stops."""
+        self._closing = True
+        self._due.set()
+        self._thread.join(timeout=2)
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._due.wait()
+            self._due.clear()
+            broker.nudge(self._client)

@@ -1,0 +1,102 @@
+"""One operation of the API: a method on a path, who answers it, and all that its documentation says.
+
+The table in `api/routes.py` is made of these; the router and `/openapi.json` both come from it, so that neither can
+know a route that the other does not.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, request_response
+from starlette.types import Receive, Scope, Send
+
+from api.context import Context, context_of
+from api.query import read_query
+
+
+class NoQuery(BaseModel):
+    """A route without query parameters: any that is given is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One documented good answer. `schema` None: no body, or one that is no JSON."""
+
+    status: int
+    description: str
+    schema: type[BaseModel] | None = None
+    media_type: str | None = "application/json"
+    headers: tuple[str, ...] = ()  # names in `api/openapi.py`
+
+
+Handler = Callable[[Context, Request, Any], Response | Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A plain function is run in a thread; a coroutine function on the event loop."""
+
+    method: str
+    path: str
+    handler: Handler
+    id: str
+    summary: str
+    answers: tuple[Answer, ...]
+    problems: tuple[int, ...] = ()
+    tag: str = "jobs"
+    description: str = ""
+    query: type[BaseModel] = NoQuery
+    headers: tuple[str, ...] = ()  # request headers, by their names in `api/openapi.py`
+    body: type[BaseModel] | None = None
+    documented: bool = True
+
+
+def router_table(operations: Sequence[Operation]) -> list[Route]:
+    """One Route for each path, whatever the number of its methods: only then is `Allow` right."""
+    by_path: dict[str, dict[str, Operation]] = {}
+    for operation in operations:
+        by_path.setdefault(operation.path, {})[operation.method] = operation
+    return [Route(path, _Endpoint(methods)) for path, methods in by_path.items()]
+
+
+class _Endpoint:
+    """All methods of one path, and the answer to the others: a path that fits is never taken for another's."""
+
+    def __init__(self, operations: dict[str, Operation]) -> None:
+        self._calls = {method: _call(operation) for method, operation in operations.items()}
+        if "GET" in self._calls:
+            self._calls["HEAD"] = self._calls["GET"]
+        self._app = request_response(self._answer)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        if request.method not in self._calls:
+            raise HTTPException(405, headers={"Allow": ", ".join(self._calls)})
+        return await self._calls[request.method](request)
+
+
+def _call(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+    handler: Any = operation.handler
+    waits = inspect.iscoroutinefunction(handler)
+
+    async def call(request: Request) -> Response:
+        query = read_query(request, operation.query)
+        context = context_of(request)
+        if waits:
+            answer: Response = await handler(context, request, query)
+            return answer
+        return await anyio.to_thread.run_sync(partial(handler, context, request, query))
+
+    return call

@@ -1,0 +1,126 @@
+"""What operators and load balancers ask: is it alive, is it ready, what runs where, how long are the queues."""
+
+from datetime import timedelta
+from typing import Literal
+
+import anyio
+import anyio.to_thread
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api import schemas
+from api.context import Context
+from api.jobs import answered
+from shared import clock, jobs, nodes
+from shared.errors import DatabaseUnavailable
+from shared.nodes import SeenDevice
+from shared.states import Priority
+from shared.tables import Job
+
+DISPATCHER_KEY = "wanworks:dispatcher"  # set by the dispatcher at every look, gone 15 s after the last
+_PATIENCE_SECONDS = 0.5
+
+
+async def healthz(context: Context, request: Request, query: BaseModel) -> Response:
+    return answered(schemas.Health())
+
+
+async def readyz(context: Context, request: Request, query: BaseModel) -> Response:
+    """Really asks. Raises DatabaseUnavailable; everything else that is missing only degrades."""
+    seen: list[SeenDevice] | None = None
+    with anyio.move_on_after(_PATIENCE_SECONDS):
+        seen = await anyio.to_thread.run_sync(nodes.devices, context.database, abandon_on_cancel=True)
+    if seen is None:
+        raise DatabaseUnavailable("The database does not answer")
+    reasons = []
+    if not await context.streams.ping():
+        reasons.append("redis_unavailable")
+    elif not await context.streams.exists(DISPATCHER_KEY):
+        reasons.append("no_dispatcher")
+    if not any(_alive(device, context.settings.device_silence_seconds) for device in seen):
+        reasons.append("no_worker")
+    return answered(schemas.Readiness(status="degraded" if reasons else "ok", reasons=reasons))
+
+
+def workers(context: Context, request: Request, query: BaseModel) -> Response:
+    running = jobs.on_devices(context.database)
+    silence = context.settings.device_silence_seconds
+    devices = [_device(seen, running.get(seen.device.key), silence) for seen in nodes.devices(context.database)]
+    return answered(schemas.Workers(devices=devices, nodes=_nodes(context)))
+
+
+def queues(context: Context, request: Request, query: BaseModel) -> Response:
+    depths = jobs.depths(context.database)
+    return answered(
+        schemas.Queues(
+            queued=sum(depth.queued for depth in depths),
+            running=sum(depth.running for depth in depths),
+            waiting_for_model=sum(depth.waiting_for_model for depth in depths),
+            oldest_age_seconds=max((age for depth in depths if (age := _age(depth)) is not None), default=None),
+            queues=[
+                schemas.QueueDepth(
+                    priority=list(Priority)[depth.priority],
+                    model_id=depth.model_id,
+                    queued=depth.queued,
+                    waiting_for_model=depth.waiting_for_model,
+                    running=depth.running,
+                    oldest_age_seconds=_age(depth),
+                )
+                for depth in depths
+            ],
+        )
+    )
+
+
+def _alive(seen: SeenDevice, silence_seconds: float) -> bool:
+    return not seen.said_goodbye and seen.silent_seconds <= silence_seconds
+
+
+def _device(seen: SeenDevice, job: Job | None, silence_seconds: float) -> schemas.DeviceStatus:
+    device = seen.device
+    state: Literal["idle", "busy", "offline"] = "idle"
+    if not _alive(seen, silence_seconds):
+        state = "offline"
+    elif job is not None:
+        state = "busy"
+    return schemas.DeviceStatus(
+        node=device.node,
+        index=device.index,
+        kind="cuda" if device.kind == "cuda" else "cpu",
+        uuid=device.uuid,
+        name=device.name,
+        memory_mb=device.memory_mb,
+        worker=device.worker,
+        pid=device.pid,
+        visible=device.visible,
+        state=state,
+        job=job.id if job is not None and not job.hidden else None,
+        warm=device.warm,
+        last_seen=None if seen.said_goodbye else _ago(seen.silent_seconds),
+        started_at=clock.iso(device.started_at) or "",
+    )
+
+
+def _nodes(context: Context) -> list[schemas.NodeStatus]:
+    return [
+        schemas.NodeStatus(
+            name=node.name,
+            version=node.version,
+            state="online" if silent <= context.settings.device_silence_seconds else "offline",
+            last_seen=_ago(silent),
+            started_at=clock.iso(node.started_at) or "",
+            disk_total_mb=node.disk_total_mb,
+            disk_free_mb=node.disk_free_mb,
+        )
+        for node, silent in nodes.nodes(context.database)
+    ]
+
+
+def _ago(seconds: float) -> str:
+    """That long before now, by this process's clock: the database's own only measures the silence."""
+    return clock.iso(clock.now() - timedelta(seconds=max(0.0, seconds))) or ""
+
+
+def _age(depth: jobs.Depth) -> float | None:
+    return None if depth.oldest_seconds is None else max(0.0, round(depth.oldest_seconds, 3))

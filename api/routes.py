@@ -1,0 +1,101 @@
+"""Every route of the API, in one table. An endpoint is one handler and one row here."""
+
+from typing import Any
+
+from api import artifacts, docs, events, jobs, openapi, ops, schemas
+from api.operation import Answer, Operation
+from api.query import JobsQuery
+from shared.catalogue import Catalogue
+from shared.job_types import GenerationRequest
+
+_JOBS = "/api/v1/jobs"
+_MADE = (
+    Answer(202, "The job, on disk and queued.", schemas.Job, headers=("Location",)),
+    Answer(200, "The job that this key made before.", schemas.Job, headers=("Location", "Idempotency-Replayed")),
+)
+
+OPERATIONS = (
+    Operation(
+        "POST", f"{_JOBS}/generation", jobs.create_generation, "createGeneration", "Ask for a video",
+        answers=_MADE, problems=(400, 413, 415, 503, 507), headers=("Idempotency-Key",), body=GenerationRequest,
+        description="JSON, or a form with the image as a file part `image`; there, `loras`, `fallback` and `metadata` "
+        "are JSON texts. What is left out takes the model's native value.",
+    ),
+    Operation(
+        "GET", _JOBS, jobs.list_jobs, "listJobs", "List jobs, newest first",
+        answers=(Answer(200, "A page of jobs.", schemas.JobPage),), problems=(503,), query=JobsQuery,
+    ),
+    Operation(
+        "GET", f"{_JOBS}/{{id}}", jobs.get_job, "getJob", "One job",
+        answers=(Answer(200, "The job.", schemas.Job, headers=("Preference-Applied",)),),
+        problems=(404, 503), headers=("Prefer",),
+    ),
+    Operation(
+        "DELETE", f"{_JOBS}/{{id}}", jobs.delete, "deleteJob", "Cancel a job if need be, and remove it",
+        answers=(Answer(204, "It is not shown any more; its artifacts go with it.", media_type=None),),
+        problems=(404, 503),
+    ),
+    Operation(
+        "POST", f"{_JOBS}/{{id}}/cancel", jobs.cancel, "cancelJob", "Cancel a job",
+        answers=(Answer(202, "The job: cancelled, or still running and asked to stop.", schemas.Job),),
+        problems=(404, 409, 503), description="Asking again for a job that is already cancelled changes nothing.",
+    ),
+    Operation(
+        "POST", f"{_JOBS}/{{id}}/retry", jobs.retry, "retryJob", "The same again, as a new job",
+        answers=_MADE, problems=(404, 409, 503, 507), headers=("Idempotency-Key",),
+    ),
+    Operation(
+        "GET", f"{_JOBS}/{{id}}/events", events.job_events, "jobEvents", "Watch a job (Server-Sent Events)",
+        answers=(Answer(200, "Events until the job's end.", media_type="text/event-stream"),),
+        problems=(404, 503), headers=("Last-Event-ID",),
+        description="`snapshot` first and `end` last carry the whole job; `progress` and `state` what changed. With "
+        "`Last-Event-ID` what was missed is told first.",
+    ),
+    Operation(
+        "GET", f"{_JOBS}/{{id}}/artifacts/{{name}}", artifacts.get_artifact, "getArtifact", "A file that the job made",
+        answers=(
+            Answer(200, "The whole file.", media_type="*/*", headers=("ETag", "Accept-Ranges")),
+            Answer(206, "Parts of it.", media_type="*/*", headers=("ETag", "Content-Range")),
+            Answer(304, "The client has it.", media_type=None, headers=("ETag",)),
+        ),
+        problems=(404, 416, 503), headers=("Range", "If-Range", "If-None-Match"),
+    ),
+    Operation(
+        "GET", "/api/v1/workers", ops.workers, "listWorkers", "Devices and nodes, and what runs where",
+        answers=(Answer(200, "All that ever registered.", schemas.Workers),), problems=(503,), tag="operations",
+    ),
+    Operation(
+        "GET", "/api/v1/queues", ops.queues, "listQueues", "Queue depths and the age of the oldest job",
+        answers=(Answer(200, "By priority and model.", schemas.Queues),), problems=(503,), tag="operations",
+    ),
+    Operation(
+        "GET", "/healthz", ops.healthz, "healthz", "Liveness",
+        answers=(Answer(200, "The process answers.", schemas.Health),), tag="operations",
+    ),
+    Operation(
+        "GET", "/readyz", ops.readyz, "readyz", "Readiness",
+        answers=(Answer(200, "Jobs are accepted; `degraded` where something else is missing.", schemas.Readiness),),
+        problems=(503,), tag="operations",
+    ),
+    Operation(
+        "GET", "/openapi.json", docs.openapi, "openapi", "This document",
+        answers=(
+            Answer(200, "OpenAPI 3.1.", headers=("ETag",)),
+            Answer(304, "The client has it.", media_type=None, headers=("ETag",)),
+        ),
+        headers=("If-None-Match",), tag="operations",
+    ),
+    Operation(
+        "GET", "/docs", docs.page, "docs", "Interactive documentation",
+        answers=(Answer(200, "A page that loads nothing from another host.", media_type="text/html"),),
+        tag="operations",
+    ),
+    Operation(
+        "GET", "/docs/{file}", docs.file, "docsFile", "A file of the documentation page", answers=(), documented=False
+    ),
+)  # fmt: skip
+
+
+def document(catalogue: Catalogue) -> dict[str, Any]:
+    """The OpenAPI document of this table."""
+    return openapi.document(OPERATIONS, catalogue)

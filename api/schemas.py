@@ -1,0 +1,276 @@
+"""What the API answers with. A row never leaves as it is: names, units and words here are the public ones.
+
+Times are ISO 8601 in UTC with a trailing ``Z``. Null stands where nothing has been measured, never a typical value.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared import clock
+from shared.catalogue import OutputFormat, Quantization
+from shared.job_types import GenerationParams, Lora
+from shared.states import JobState, Priority
+from shared.tables import Job as JobRow
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T12:00:00.000Z"])]
+
+
+class _Public(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class JobProgress(_Public):
+    """How far a job is. `percent` never goes back within one attempt."""
+
+    percent: Annotated[float, Field(ge=0, le=100)]
+    phase: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    eta_seconds: float | None = None
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+    bytes_per_second: float | None = None
+
+
+class JobError(_Public):
+    """Why a job failed; `code` is stable."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class Artifact(_Public):
+    """A file that a job made."""
+
+    name: str
+    kind: str | None
+    url: str
+    bytes: int
+    sha256: str
+    content_type: str
+
+
+class GenerationResult(_Public):
+    """What a generation made, how long each phase took in seconds, and all that it takes to make it again."""
+
+    artifacts: list[Artifact]
+    width: int | None
+    height: int | None
+    frames: int | None
+    fps: float | None
+    duration_seconds: float | None
+    seed: int | None
+    timings: dict[str, float]
+    peak_vram_mb: float | None
+    warm: bool | None
+    profile: str | None
+    device_name: str | None
+    mock: bool
+    notes: list[str]
+    manifest: dict[str, Any] | None
+
+
+class Params(_Public):
+    """A generation as it is carried out: every value settled, the seed drawn."""
+
+    model_id: str
+    prompt: str
+    negative_prompt: str | None
+    image: Annotated[bool, Field(description="Whether the job has an image.")]
+    resolution: Annotated[str, Field(examples=["1280x720"])]
+    frames: int
+    fps: int
+    output_format: OutputFormat
+    steps: int
+    guidance_scale: float
+    guidance_scale_2: float | None
+    flow_shift: float
+    seed: int
+    quantization: Quantization
+    loras: list[Lora]
+    fallback: list[str]
+
+
+class Job(_Public):
+    """A durable piece of work that somebody asked for."""
+
+    id: Annotated[str, Field(description="Also the Celery task id.")]
+    type: str
+    status: JobState
+    model_id: str
+    priority: Priority
+    mock: Annotated[bool, Field(description="A labelled test card instead of a model's work.")]
+    params: Params
+    progress: JobProgress
+    queue_position: Annotated[int | None, Field(description="Queued jobs before this one; null once it has left.")]
+    attempt: int
+    max_attempts: Annotated[int, Field(description="Crashes and lost workers after which the job is given up.")]
+    failures: Annotated[int, Field(description="Crashes and lost workers so far.")]
+    node: str | None
+    worker: str | None
+    device: str | None
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    error: JobError | None
+    result: GenerationResult | None
+    retry_of: str | None
+    metadata: dict[str, str]
+
+
+class JobPage(_Public):
+    """Jobs, newest first. `next` goes into `after` to read on."""
+
+    data: list[Job]
+    has_more: bool
+    next: str | None
+
+
+class DeviceStatus(_Public):
+    """One GPU, or CPU stand-in, and the worker that is pinned to it."""
+
+    node: str
+    index: int
+    kind: Literal["cuda", "cpu"]
+    uuid: str
+    name: str
+    memory_mb: int
+    worker: str
+    pid: int
+    visible: Annotated[str, Field(description="CUDA_VISIBLE_DEVICES as the worker process sees it.")]
+    state: Literal["idle", "busy", "offline"]
+    job: Annotated[str | None, Field(description="Id of the job that runs there.")]
+    warm: list[dict[str, Any]]
+    last_seen: Time | None
+    started_at: Time
+
+
+class NodeStatus(_Public):
+    """One host with its model storage. Disk sizes are in MB of 10^6 bytes."""
+
+    name: str
+    version: str
+    state: Literal["online", "offline"]
+    last_seen: Time
+    started_at: Time
+    disk_total_mb: float | None
+    disk_free_mb: float | None
+
+
+class Workers(_Public):
+    """Every device and node that has ever registered."""
+
+    devices: list[DeviceStatus]
+    nodes: list[NodeStatus]
+
+
+class QueueDepth(_Public):
+    """What waits and runs for one model at one priority."""
+
+    priority: Priority
+    model_id: str
+    queued: int
+    waiting_for_model: Annotated[int, Field(description="Of the queued ones: no node holds the model.")]
+    running: int
+    oldest_age_seconds: Annotated[float | None, Field(description="How long the first of the queued ones has waited.")]
+
+
+class Queues(_Public):
+    """Queue depths, most urgent first; an empty list where nothing waits or runs."""
+
+    queued: int
+    running: int
+    waiting_for_model: int
+    oldest_age_seconds: float | None
+    queues: list[QueueDepth]
+
+
+class Health(_Public):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(_Public):
+    """Whether jobs are accepted and worked on. `reasons` says what is missing where it is degraded."""
+
+    status: Literal["ok", "degraded"]
+    reasons: list[str]
+
+
+class WrongField(_Public):
+    """One wrong field: where it is, what is wrong, and the kind of mistake."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Problem(_Public):
+    """RFC 9457. `code` is stable, `detail` is for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+
+
+class ValidationProblem(Problem):
+    """A problem that names each wrong field."""
+
+    errors: list[WrongField]
+
+
+def job(row: JobRow, progress: JobProgress, queue_position: int | None) -> Job:
+    """A row as its owner sees it."""
+    return Job(
+        id=row.id,
+        type=row.type,
+        status=JobState(row.status),
+        model_id=row.model_id,
+        priority=list(Priority)[row.priority],
+        mock=row.mock,
+        params=_params(GenerationParams.model_validate(row.params)),
+        progress=progress,
+        queue_position=queue_position,
+        attempt=row.attempt,
+        max_attempts=row.max_failures,
+        failures=row.failures,
+        node=row.node,
+        worker=row.worker,
+        device=row.device,
+        created_at=clock.iso(row.created_at) or "",
+        started_at=clock.iso(row.started_at),
+        finished_at=clock.iso(row.finished_at),
+        error=JobError.model_validate(row.error) if row.error else None,
+        result=_result(row.id, row.result) if row.result else None,
+        retry_of=row.retry_of,
+        metadata=row.labels,
+    )
+
+
+def _params(params: GenerationParams) -> Params:
+    shared = params.model_dump(include=set(Params.model_fields) - {"image", "resolution"})
+    return Params(**shared, image=params.image is not None, resolution=params.resolution)
+
+
+def _result(job_id: str, result: dict[str, Any]) -> GenerationResult:
+    """Figures that the worker did not measure are null."""
+    artifacts = [
+        Artifact(
+            name=item["name"],
+            kind=item.get("kind"),
+            url=f"/api/v1/jobs/{job_id}/artifacts/{item['name']}",
+            bytes=item["bytes"],
+            sha256=item["sha256"],
+            content_type=item["content_type"],
+        )
+        for item in result.get("artifacts", [])
+    ]
+    figures = {name: result.get(name) for name in GenerationResult.model_fields}
+    lists = {"timings": result.get("timings") or {}, "notes": result.get("notes") or []}
+    return GenerationResult(**{**figures, **lists, "artifacts": artifacts, "mock": bool(result.get("mock"))})

@@ -1,0 +1,84 @@
+"""Jobs' event streams in Redis, read by waiting. Without Redis every read is a short sleep that finds nothing."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from shared.progress import read_event, stream_key
+
+_REST_SECONDS = 5.0
+_NAP_SECONDS = 1.0
+_TIMEOUT_SECONDS = 0.5
+_ENTRIES = 200
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One event of a stream, with the id that a returning client may name."""
+
+    id: str
+    event: dict[str, Any]
+
+
+class Streams:
+    def __init__(self, url: str | None) -> None:
+        self._client: Any = None  # redis-py's asynchronous commands are typed as their synchronous twins
+        if url:
+            self._client = redis.asyncio.Redis.from_url(
+                url, socket_connect_timeout=_TIMEOUT_SECONDS, socket_keepalive=True, retry=Retry(NoBackoff(), 0)
+            )
+        self._resting_until = 0.0
+
+    @property
+    def away(self) -> bool:
+        """Whether reads find nothing at present because there is nobody to ask."""
+        return self._client is None or time.monotonic() < self._resting_until
+
+    async def last_id(self, job_id: str) -> str:
+        """The id after which everything is new."""
+        entries = await self._ask(lambda client: client.xrevrange(stream_key(job_id), count=1))
+        if entries is None:
+            return "$"
+        return str(entries[0][0].decode()) if entries else "0-0"
+
+    async def read(self, job_id: str, after: str, wait_seconds: float) -> list[Entry]:
+        """What came after that id; an empty list where nothing does within `wait_seconds`."""
+        if self.away:
+            await asyncio.sleep(min(wait_seconds, _NAP_SECONDS))
+            return []
+        block = max(1, round(wait_seconds * 1000))
+        key = stream_key(job_id)
+        found = await self._ask(lambda client: client.xread({key: after}, _ENTRIES, block), wait_seconds)
+        return [
+            Entry(entry_id.decode(), read_event(fields)) for _, entries in found or () for entry_id, fields in entries
+        ]
+
+    async def ping(self) -> bool:
+        """Really asks, whatever came of the last question."""
+        self._resting_until = 0.0
+        return await self._ask(lambda client: client.ping()) is not None
+
+    async def exists(self, key: str) -> bool:
+        return bool(await self._ask(lambda client: client.exists(key)))
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _ask(self, question: Callable[[Any], Awaitable[Any]], wait_seconds: float = 0.0) -> Any:
+        """None where Redis is away; then it is not asked again for a while."""
+        if self.away:
+            return None
+        try:
+            async with asyncio.timeout(wait_seconds + _TIMEOUT_SECONDS):
+                return await question(self._client)
+        except (RedisError, OSError, TimeoutError):
+            self._resting_until = time.monotonic() + _REST_SECONDS
+            return None

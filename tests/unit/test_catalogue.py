@@ -1,0 +1,103 @@
+"""The catalogue: what the three models can do, and what a catalogue file may say."""
+
+from pathlib import Path
+
+import pytest
+
+from shared import catalogue
+from shared.errors import ConfigurationError, NotFound
+
+
+def test_the_three_models_offer_what_was_promised() -> None:
+    models = catalogue.load("default")
+    assert models.model_ids == ("T2V-A14B", "I2V-A14B", "TI2V-5B")
+    for entry in models.entries:
+        for size in ("854x480", "1024x576", "1280x720", "1920x1080", "480x854", "576x1024", "720x1280", "1080x1920"):
+            assert size in entry.resolutions
+        assert entry.min_frames == 8
+        assert set(entry.fps) == {8, 12, 16, 24}
+        assert {"fp16", "bf16", "int8"} <= set(entry.quantizations)
+        assert set(entry.output_formats) == {"mp4", "webm"}
+        assert entry.hardware.cuda_compute_capability == "7.0"
+    memory = {
+        entry.model_id: (entry.hardware.min_vram_gb, entry.hardware.recommended_vram_gb) for entry in models.entries
+    }
+    assert memory == {"T2V-A14B": (10, 16), "I2V-A14B": (10, 16), "TI2V-5B": (6, 10)}
+
+
+def test_native_values() -> None:
+    t2v, i2v, ti2v = catalogue.load("default").entries
+    assert (t2v.boundary_ratio, i2v.boundary_ratio, ti2v.boundary_ratio) == (0.875, 0.9, None)
+    assert (t2v.max_frames, i2v.max_frames, ti2v.max_frames) == (81, 81, 121)
+    assert (t2v.defaults.flow_shift, i2v.defaults.flow_shift, ti2v.defaults.flow_shift) == (12.0, 5.0, 5.0)
+    assert (t2v.defaults.guidance_scale, t2v.defaults.guidance_scale_2) == (4.0, 3.0)
+    assert (t2v.size_multiple, ti2v.size_multiple) == (16, 32)
+
+
+def test_leaner_profiles_need_less_of_the_device() -> None:
+    for entry in catalogue.load("default").entries:
+        for quantization in ("none", "int8"):
+            needs = [profile.min_vram_gb for profile in entry.hardware.fitting(quantization)]
+            assert needs == sorted(needs, reverse=True)
+        assert entry.needs_mb("int8")[0] == entry.hardware.min_vram_gb * 1000
+
+
+def test_the_demo_keeps_the_ids_and_adds_small_sizes() -> None:
+    demo = catalogue.load("demo")
+    assert demo.model_ids == catalogue.load("default").model_ids
+    assert all({"64x64", "1280x720"} <= set(entry.resolutions) for entry in demo.entries)
+    assert all(entry.repo.startswith("wanworks-demo/") for entry in demo.entries)
+
+
+def test_an_unknown_model() -> None:
+    with pytest.raises(NotFound, match="Model not found: nope"):
+        catalogue.load("default").get("nope")
+
+
+def test_a_file_adds_and_replaces(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(
+        """
+        [models."My-5B"]
+        extends = "TI2V-5B"
+        repo = "me/my-5b"
+        [models."My-5B".defaults]
+        steps = 30
+
+        [models."T2V-A14B"]
+        extends = "T2V-A14B"
+        revision = "abc"
+        """
+    )
+    loaded = catalogue.load(str(file))
+    assert set(loaded.model_ids) == {"T2V-A14B", "I2V-A14B", "TI2V-5B", "My-5B"}
+    mine = loaded.get("My-5B")
+    assert (mine.repo, mine.defaults.steps, mine.defaults.fps) == ("me/my-5b", 30, 24)
+    assert loaded.get("T2V-A14B").revision == "abc"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[models.X]\nextends = 'TI2V-5B'\n\nmax_frames = 'many'", "line 4: [models.X] max_frames"),
+        ("[models.X]\nextends = 'TI2V-5B'\n[models.X.defaults]\nfps = 23", "defaults.fps is not among"),
+        ("\n[models.X]\nextends = 'nothing'", "line 3: [models.X] extends 'nothing'"),
+        ("[models.X]\nrepo = 'a/b'\nsurprise = 1", "line"),
+        ("[model.X]\n", "line 1: expected only [models.ID] tables"),
+        ("[models.X\n", "line 1"),
+        ("models = 3", "line 1"),
+        ("[models]\nX = 3", "must be a table"),
+    ],
+)
+def test_a_bad_file_is_refused_with_line_and_reason(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as refused:
+        catalogue.load(str(file))
+    assert said in str(refused.value)
+    assert "line" in str(refused.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        catalogue.load(str(tmp_path / "none.toml"))

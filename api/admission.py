@@ -74,7 +74,7 @@ class Admission:
 
     def discard(self, new: NewJob) -> None:
         """Takes out of the store what was put there for a job that came to nothing."""
-        if new.params.image is not None:
+        if isinstance(new.params, GenerationParams) and new.params.image is not None:
             self._storage.store().drop_job(new.id)
 
     def _keep(self, job_id: str, image: bytes) -> None:

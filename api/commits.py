@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shared import jobs
+from shared import jobs, queues
 from shared.database import Database
 from shared.errors import InvalidField, Unavailable, WanworksError
 from shared.jobs import NewJob
@@ -102,7 +102,7 @@ class Commits:
         started = time.monotonic()
         if started >= self._count_at:
             try:
-                self._queued = jobs.queued_by_priority(self._database)
+                self._queued = queues.queued_by_priority(self._database)
             except Unavailable:
                 return {}  # the jobs are on disk all the same
             took = time.monotonic() - started

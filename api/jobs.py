@@ -14,7 +14,7 @@ from api.admission import Admission
 from api.body import read_generation
 from api.context import Context
 from api.query import JOB_ID, JobsQuery
-from shared import jobs
+from shared import jobs, queues
 from shared.errors import InvalidField, NotFound, StoreFull
 from shared.jobs import NewJob
 from shared.states import JOB_ENDS, JobState
@@ -95,7 +95,7 @@ def job_id_of(request: Request) -> str:
 
 
 def shown(context: Context, rows: Sequence[Job]) -> list[schemas.Job]:
-    positions = jobs.positions(context.database, rows)
+    positions = queues.positions(context.database, rows)
     progress = context.live.of(rows)
     return [schemas.job(row, progress[row.id], positions.get(row.id)) for row in rows]
 

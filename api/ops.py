@@ -12,7 +12,8 @@ from starlette.responses import Response
 from api import schemas
 from api.context import Context
 from api.jobs import answered
-from shared import clock, jobs, nodes
+from shared import clock, nodes
+from shared import queues as queue_reads
 from shared.errors import DatabaseUnavailable
 from shared.nodes import SeenDevice
 from shared.states import Priority
@@ -44,14 +45,14 @@ async def readyz(context: Context, request: Request, query: BaseModel) -> Respon
 
 
 def workers(context: Context, request: Request, query: BaseModel) -> Response:
-    running = jobs.on_devices(context.database)
+    running = queue_reads.on_devices(context.database)
     silence = context.settings.device_silence_seconds
     devices = [_device(seen, running.get(seen.device.key), silence) for seen in nodes.devices(context.database)]
     return answered(schemas.Workers(devices=devices, nodes=_nodes(context)))
 
 
 def queues(context: Context, request: Request, query: BaseModel) -> Response:
-    depths = jobs.depths(context.database)
+    depths = queue_reads.depths(context.database)
     return answered(
         schemas.Queues(
             queued=sum(depth.queued for depth in depths),
@@ -122,5 +123,5 @@ def _ago(seconds: float) -> str:
     return clock.iso(clock.now() - timedelta(seconds=max(0.0, seconds))) or ""
 
 
-def _age(depth: jobs.Depth) -> float | None:
+def _age(depth: queue_reads.Depth) -> float | None:
     return None if depth.oldest_seconds is None else max(0.0, round(depth.oldest_seconds, 3))

@@ -218,7 +218,7 @@ def celery_ring(settings: Settings) -> Ring:
             argsrepr=f"({job.type} {job.model_id})",
             kwargsrepr="",
             task_id=job.job_id,
-            queue=broker.device_queue(device_key),
+            queue=broker.queue_of(device_key),
             retry=False,
         )
 

@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, update
+from sqlalchemy import ColumnElement, func, update
 from sqlmodel import Session, col, select
 
 from shared import clock
 from shared.database import Database
 from shared.errors import Fenced
-from shared.jobs import use_of
-from shared.states import JobState, Phase
-from shared.tables import Job, epoch_now
+from shared.jobs import is_generation, use_of
+from shared.states import REPLICA_READY, JobState, Phase
+from shared.tables import Job, Replica, epoch_now
 
 
 @dataclass(frozen=True)
 class Claimant:
-    """Who claims: one device and the worker that is pinned to it."""
+    """Who claims: one device and the worker that is pinned to it, or a node's io worker."""
 
     node: str
     worker: str
-    device: str  # UUID, or cpu-0
-    device_key: str  # node/index
+    device: str | None  # UUID, or cpu-0; None for a node
+    device_key: str  # node/index; a node's own key for its io worker
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Renewal:
 
     ours: bool  # False: another attempt owns the job, or it has ended
     cancel: bool
+    halt: str | None = None  # pause, or yield
+    bandwidth_mbps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,14 @@ class Failure:
         return {"code": self.code, "message": self.message, "retryable": self.retryable}
 
 
-def claim(database: Database, job_id: str, claimant: Claimant, lease_seconds: float) -> Job | None:
-    """Takes the job if its bell rang for this device and it is still waiting; None if not. Raises the fence by one."""
+def claim(
+    database: Database, job_id: str, claimant: Claimant, lease_seconds: float, at_most: int | None = None
+) -> Job | None:
+    """Takes the job if its bell rang for this device or node and it is still waiting. Raises the fence by one.
+
+    None if not; nor where the node does not hold the model (a removal cannot begin while a claim is looking, and none
+    begins while the job runs), nor where `at_most` jobs of its type run on the node already.
+    """
     query = (
         update(Job)
         .where(
@@ -69,27 +77,32 @@ def claim(database: Database, job_id: str, claimant: Claimant, lease_seconds: fl
             worker=claimant.worker,
             device=claimant.device,
             device_key=claimant.device_key,
-            phase=Phase.LOADING,
+            phase=Phase.LOADING if claimant.device is not None else None,
             percent=0.0,
             error=None,
+            paused_by=None,
         )
         .returning(Job)
     )
     with database.write() as session:
+        if not _may_run(session, job_id, claimant, at_most):
+            return None
         return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
 
 
 def renew(database: Database, job_id: str, attempt: int, lease_seconds: float) -> Renewal:
-    """Moves the lease forward and reads the cancel flag in the same statement."""
+    """Moves the lease forward and reads what the attempt is asked to do in the same statement."""
     query = (
         update(Job)
         .where(*_held(job_id, attempt))
         .values(lease_until=epoch_now() + lease_seconds)
-        .returning(col(Job.cancel_at))
+        .returning(col(Job.cancel_at), col(Job.halt), col(Job.bandwidth_mbps))
     )
     with database.write() as session:
         row = session.connection().execute(query).one_or_none()
-    return Renewal(ours=row is not None, cancel=row is not None and row[0] is not None)
+    if row is None:
+        return Renewal(ours=False, cancel=False)
+    return Renewal(ours=True, cancel=row[0] is not None, halt=row[1], bandwidth_mbps=row[2])
 
 
 def succeed(database: Database, job_id: str, attempt: int, result: dict[str, Any]) -> Job:
@@ -107,8 +120,17 @@ def cancelled(database: Database, job_id: str, attempt: int, percent: float = 0.
     return _end(database, job_id, attempt, JobState.CANCELLED, percent=percent)
 
 
-def give_back(database: Database, job_id: str, attempt: int) -> Job | None:
-    """Puts the job back into the queue without counting it as a failure (a stop, a drain, a full disk).
+@dataclass(frozen=True)
+class Fetched:
+    """How far a download has come."""
+
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+    percent: float = 0.0
+
+
+def give_back(database: Database, job_id: str, attempt: int, fetched: Fetched | None = None) -> Job | None:
+    """Puts the job back into the queue without counting it as a failure (a stop, a drain, a place given up).
 
     None where the job is not this attempt's any more.
     """
@@ -118,7 +140,30 @@ def give_back(database: Database, job_id: str, attempt: int) -> Job | None:
             return None
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED)
+        _note(job, fetched)
         return _queue_again(session, job, failures=job.failures, delay=0.0)
+
+
+def paused(
+    database: Database, job_id: str, attempt: int, by: str, fetched: Fetched, failure: Failure | None = None
+) -> Job | None:
+    """Stops the job until it is resumed: by its `owner`, or by room on the disk (`disk_full`, with the reason).
+
+    None where the job is not this attempt's any more.
+    """
+    with database.write() as session:
+        job = _locked(session, job_id, attempt)
+        if job is None:
+            return None
+        if job.cancel_at is not None:
+            return _close(session, job, JobState.CANCELLED)
+        _note(job, fetched)
+        _queue_again(session, job, failures=job.failures, delay=0.0)
+        job.status = JobState.PAUSED
+        job.paused_by = by
+        job.error = failure.as_dict() if failure is not None else None
+        session.add(job)
+        return job
 
 
 def crashed(database: Database, job_id: str, attempt: int, reason: str, backoff_seconds: float) -> Job | None:
@@ -159,12 +204,37 @@ class Running:
 
 
 def running_on(database: Database, worker: str) -> list[Running]:
-    """What the rows say this worker runs: one at most, unless it died and came back."""
+    """What the rows say this worker runs."""
     query = select(Job.id, Job.attempt, col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)).where(
         col(Job.worker) == worker, col(Job.status) == JobState.RUNNING
     )
     with database.read() as session:
         return [Running(*row) for row in session.exec(query)]
+
+
+def _may_run(session: Session, job_id: str, claimant: Claimant, at_most: int | None) -> bool:
+    """Whether what the job needs is there: its model's files, held against removal, or a place on the node."""
+    if at_most is not None:
+        running = select(func.count()).where(
+            col(Job.status) == JobState.RUNNING,
+            col(Job.node) == claimant.node,
+            col(Job.type) == select(Job.type).where(col(Job.id) == job_id).scalar_subquery(),
+        )
+        return session.exec(running).one() < at_most
+    job = session.get(Job, job_id)
+    if job is None or job.mock or job.target_node is not None:
+        return job is not None
+    held = (
+        select(Replica.state)
+        .where(Replica.node == claimant.node, Replica.model_id == job.model_id)
+        .with_for_update(read=True)
+    )
+    return session.exec(held).one_or_none() in REPLICA_READY
+
+
+def _note(job: Job, fetched: Fetched | None) -> None:
+    if fetched is not None:
+        job.bytes_done, job.bytes_total, job.percent = fetched.bytes_done, fetched.bytes_total, fetched.percent
 
 
 def _held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
@@ -190,9 +260,10 @@ def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
         setattr(job, name, value)
     job.status = state
     job.finished_at = finished_at
-    job.lease_until = job.bell_device = job.bell_at = job.phase = None
+    job.lease_until = job.bell_device = job.bell_at = job.phase = job.halt = None
     session.add(job)
-    session.add(use_of(job, state, finished_at, job.result))
+    if is_generation(job):
+        session.add(use_of(job, state, finished_at, job.result))
     return job
 
 
@@ -200,7 +271,7 @@ def _queue_again(session: Session, job: Job, failures: int, delay: float) -> Job
     job.status = JobState.QUEUED
     job.failures = failures
     job.not_before = epoch_now() + delay  # type: ignore[assignment]
-    job.started_at = job.lease_until = job.bell_device = job.bell_at = job.phase = None
+    job.started_at = job.lease_until = job.bell_device = job.bell_at = job.phase = job.halt = None
     job.node = job.worker = job.device = job.device_key = None
     session.add(job)
     session.flush()

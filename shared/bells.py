@@ -13,7 +13,8 @@ from sqlmodel import col, select
 from shared import clock
 from shared.attempts import Failure
 from shared.database import Database
-from shared.jobs import use_of
+from shared.job_types import GENERATION
+from shared.jobs import is_generation, use_of
 from shared.states import JobState, Phase
 from shared.tables import Job, epoch_now
 
@@ -27,8 +28,9 @@ class Waiting:
 
     job_id: str
     type: str
-    model_id: str
+    model_id: str | None
     warm_key: str
+    target_node: str | None
     priority: int
     owner: str | None
     queued_at: float
@@ -47,8 +49,13 @@ class Busy:
     """A running job as placement sees it."""
 
     job_id: str
+    type: str
+    model_id: str | None
     device_key: str
     warm_key: str
+    node: str
+    priority: int
+    halt: str | None
     owner: str | None
     work: float
     claimed_at: float
@@ -65,10 +72,13 @@ class Queue:
 
 
 _WAITING = (
-    Job.id, Job.type, Job.model_id, Job.warm_key, Job.priority, Job.owner, Job.queued_at, Job.not_before, Job.work,
-    Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.bell_device, Job.bell_at,
+    Job.id, Job.type, Job.model_id, Job.warm_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
+    Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.bell_device, Job.bell_at,
 )  # fmt: skip
-_BUSY = (Job.id, Job.device_key, Job.warm_key, Job.owner, Job.work, Job.claimed_at, Job.mock)
+_BUSY = (
+    Job.id, Job.type, Job.model_id, Job.device_key, Job.warm_key, Job.node, Job.priority, Job.halt, Job.owner, Job.work,
+    Job.claimed_at, Job.mock,
+)  # fmt: skip
 
 
 def look(database: Database) -> Queue:
@@ -82,7 +92,7 @@ def look(database: Database) -> Queue:
         for model_id in models:
             first = (
                 select(*_WAITING)  # type: ignore[call-overload]
-                .where(queued, col(Job.model_id) == model_id)
+                .where(queued, col(Job.model_id).is_(None) if model_id is None else col(Job.model_id) == model_id)
                 .order_by(col(Job.priority), col(Job.queued_at))
                 .limit(_LOOK_AHEAD)
             )
@@ -124,7 +134,7 @@ def silence(database: Database, job_ids: Collection[str] | None = None) -> int:
 
 def mark_waiting_for_model(database: Database, held: Collection[str]) -> int:
     """Says `waiting_for_model` on queued jobs whose model no node holds, and takes it from the others."""
-    queued = (col(Job.status) == JobState.QUEUED, col(Job.mock).is_(False))
+    queued = (col(Job.status) == JobState.QUEUED, col(Job.mock).is_(False), col(Job.type) == GENERATION)
     absent = update(Job).where(*queued, col(Job.model_id).not_in(held), col(Job.phase).is_(None))
     present = update(Job).where(*queued, col(Job.model_id).in_(held), col(Job.phase) == Phase.WAITING_FOR_MODEL)
     with database.write() as session:
@@ -145,5 +155,6 @@ def give_up(database: Database, job_id: str, failure: Failure) -> Job | None:
         job.error = failure.as_dict()
         job.bell_device = job.bell_at = job.phase = None
         session.add(job)
-        session.add(use_of(job, JobState.FAILED, job.finished_at, None))
+        if is_generation(job):
+            session.add(use_of(job, JobState.FAILED, job.finished_at, None))
         return job

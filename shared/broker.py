@@ -30,6 +30,16 @@ def node_queue(node: str) -> str:
     return f"node.{node}"
 
 
+def node_key(node: str) -> str:
+    """What a bell for a node's own work names in place of a device."""
+    return f"{node}/io"
+
+
+def queue_of(key: str) -> str:
+    """The queue of a device's key or a node's."""
+    return node_queue(key.removesuffix("/io")) if key.endswith("/io") else device_queue(key)
+
+
 def nudge(client: RestingRedis) -> None:
     """Wakes the dispatcher. Losing it loses nothing but a little time."""
 

@@ -10,7 +10,8 @@ WanworksError
 │   └── UnsupportedMedia         a content type that the route does not take
 ├── Unavailable                  a part that we stand on is away; worth asking again
 │   ├── DatabaseUnavailable
-│   └── BrokerUnavailable
+│   ├── BrokerUnavailable
+│   └── HubUnavailable           no byte from the hub for long
 ├── StoreFull                    no room on the disk
 ├── StoreMismatch                the store under this path is not the one that the database names
 ├── ConfigurationError           settings or a catalogue file cannot be used
@@ -18,10 +19,19 @@ WanworksError
 │   ├── OutOfMemory
 │   ├── ModelUnavailable
 │   ├── BadInput
-│   └── BadOutput
+│   ├── BadOutput
+│   ├── HubRefused               the hub says no, and would again
+│   │   ├── HubAuthRequired      without a token, or with one that it does not know
+│   │   ├── HubGated             the token is known, but not for this repo
+│   │   ├── RepoNotFound
+│   │   ├── RevisionNotFound
+│   │   └── FileNotOnHub
+│   └── ChecksumMismatch         a file came twice with the wrong content
 └── AttemptStopped               ends an attempt without failing the job
     ├── Cancelled                somebody asked for it
     ├── Fenced                   another attempt owns the job now; nothing of ours may be kept
+    ├── Paused                   a download stops until it is resumed; its bytes are kept
+    ├── Preempted                a download makes place for a more urgent one and waits its turn
     └── Draining                 the worker is stopping; the job goes back to the queue
 """
 
@@ -123,6 +133,13 @@ class BrokerUnavailable(Unavailable):
     code = "broker_unavailable"
 
 
+class HubUnavailable(Unavailable):
+    """The model hub cannot be reached."""
+
+    code = "hub_unavailable"
+    retry_after_seconds = 60
+
+
 class StoreFull(WanworksError):
     """There is no room left on the disk."""
 
@@ -175,6 +192,49 @@ class BadOutput(JobFailed):
     retryable = True
 
 
+class HubRefused(JobFailed):
+    """The model hub refuses the request."""
+
+    code = "hub_refused"
+
+
+class HubAuthRequired(HubRefused):
+    """The model hub asks for a token, or does not accept the one that it was given."""
+
+    code = "hub_auth_required"
+
+
+class HubGated(HubRefused):
+    """The model hub's token has no access to this repository."""
+
+    code = "hub_gated"
+
+
+class RepoNotFound(HubRefused):
+    """The model hub has no such repository, or does not show it to this token."""
+
+    code = "repo_not_found"
+
+
+class RevisionNotFound(HubRefused):
+    """The repository has no such revision."""
+
+    code = "revision_not_found"
+
+
+class FileNotOnHub(HubRefused):
+    """The revision has no such file."""
+
+    code = "file_not_on_hub"
+
+
+class ChecksumMismatch(JobFailed):
+    """A file came twice with content that is not what its checksum says."""
+
+    code = "checksum_mismatch"
+    retryable = True
+
+
 class AttemptStopped(WanworksError):
     """This attempt ends here, without a verdict on the job."""
 
@@ -189,6 +249,18 @@ class Fenced(AttemptStopped):
     """Another attempt owns this job now."""
 
     code = "fenced"
+
+
+class Paused(AttemptStopped):
+    """The download was paused."""
+
+    code = "paused"
+
+
+class Preempted(AttemptStopped):
+    """The download made place for a more urgent one."""
+
+    code = "preempted"
 
 
 class Draining(AttemptStopped):

@@ -1,6 +1,6 @@
 """The kinds of job: for each, what a request may say, which Celery task carries it out, and where it runs.
 
-A new job type is one row in `JOB_TYPES` and one handler in `workers/`.
+A new job type is one row in `JOB_TYPES` and one handler and task in `workers/`.
 """
 
 import re
@@ -105,6 +105,11 @@ class GenerationParams(BaseModel):
         return f"{self.width}x{self.height}"
 
     @property
+    def work(self) -> float:
+        """Megapixels x frames x steps: what run-time estimates scale with."""
+        return self.width * self.height * self.frames * self.steps / 1e6
+
+    @property
     def warm_key(self) -> str:
         """What must be loaded to run this: a model under one quantization."""
         return f"{self.model_id}:{self.quantization}"
@@ -175,6 +180,44 @@ def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None)
     )
 
 
+class DownloadParams(BaseModel):
+    """Fetch a model, or one revision of it, to a node."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_id: str
+    node: str
+    revision: str | None = None  # a commit; None: what the catalogue names, asked of the hub when the job first runs
+
+
+class IntegrityCheckParams(BaseModel):
+    """Verify one model on a node, or all that it holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_id: str | None = None
+    node: str
+    full: bool = True  # False: files that have not been touched since they were last verified are trusted
+    repair: bool = False  # fetch again what is broken, and only that
+
+
+class CleanupParams(BaseModel):
+    """Free space on a node, by the plan that the cleanup route shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node: str
+    target_space_gb: float | None = None  # wanted free, in 10^9 bytes; None: what is of no use is removed
+    keep_recent_days: int = 30
+    dry_run: bool = True
+
+
+GENERATION = "generation"
+DOWNLOAD = "download"
+INTEGRITY_CHECK = "integrity_check"
+CLEANUP = "cleanup"
+
+
 @dataclass(frozen=True)
 class JobType:
     """One kind of job."""
@@ -182,11 +225,13 @@ class JobType:
     name: str
     task: str  # the Celery task's name
     runs_on: Literal["device", "node"]
-    handler: str  # dotted path of the handler, loaded by the worker only
 
 
 JOB_TYPES: Mapping[str, JobType] = {
-    "generation": JobType("generation", "wanworks.generation", "device", "workers.generation:generate"),
+    GENERATION: JobType(GENERATION, "wanworks.generation", "device"),
+    DOWNLOAD: JobType(DOWNLOAD, "wanworks.download", "node"),
+    INTEGRITY_CHECK: JobType(INTEGRITY_CHECK, "wanworks.integrity_check", "node"),
+    CLEANUP: JobType(CLEANUP, "wanworks.cleanup", "node"),
 }
 
 

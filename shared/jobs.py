@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, insert, or_, update
+from pydantic import BaseModel
+from sqlalchemy import delete, insert, or_, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from shared import clock
 from shared.database import Database
 from shared.errors import Conflict, InvalidField, NotFound
-from shared.job_types import GenerationParams
-from shared.states import JOB_ENDS, JobState, Phase, Priority
+from shared.job_types import GENERATION, GenerationParams
+from shared.states import JOB_ENDS, JobState, Priority
 from shared.tables import Job, Use, epoch_now
 
 
@@ -30,10 +30,10 @@ class NewJob:
     """A job about to be accepted: all that admission settled."""
 
     type: str
-    params: GenerationParams
+    params: BaseModel
     priority: Priority
-    min_vram_mb: int
-    min_ram_mb: int
+    min_vram_mb: int = 0
+    min_ram_mb: int = 0
     id: str = field(default_factory=lambda: new_id())
     mock: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
@@ -56,18 +56,6 @@ class Accepted:
 class Page:
     jobs: list[Job]
     has_more: bool
-
-
-@dataclass(frozen=True)
-class Depth:
-    """How much waits and runs for one model at one priority."""
-
-    priority: int  # rank
-    model_id: str
-    queued: int
-    waiting_for_model: int  # of the queued ones
-    oldest_seconds: float | None  # how long the first of the queued ones has waited
-    running: int
 
 
 def new_id() -> str:
@@ -118,61 +106,6 @@ def page(
     with database.read() as session:
         rows = list(session.exec(query))
     return Page(rows[:limit], has_more=len(rows) > limit)
-
-
-def positions(database: Database, jobs: Sequence[Job]) -> dict[str, int]:
-    """For each of these jobs that is queued: how many queued jobs stand before it by priority and age."""
-    waiting = [job.id for job in jobs if job.status == JobState.QUEUED]
-    if not waiting:
-        return {}
-    other = aliased(Job)
-    ahead = or_(
-        col(other.priority) < Job.priority,
-        and_(col(other.priority) == Job.priority, col(other.queued_at) < Job.queued_at),
-    )
-    count = select(func.count()).select_from(other).where(other.status == JobState.QUEUED, ahead).scalar_subquery()
-    query = select(Job.id, count).where(col(Job.id).in_(waiting), Job.status == JobState.QUEUED)
-    with database.read() as session:
-        return dict(session.exec(query).all())
-
-
-def queued_by_priority(database: Database) -> dict[int, int]:
-    """How many jobs are queued, by the rank of their priority."""
-    query = select(Job.priority, func.count()).where(Job.status == JobState.QUEUED).group_by(col(Job.priority))
-    with database.read() as session:
-        return dict(session.exec(query).all())
-
-
-def depths(database: Database) -> list[Depth]:
-    """What waits and runs, by priority and model, most urgent first."""
-
-    def among(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
-        return func.coalesce(func.sum(case((and_(*conditions), 1), else_=0)), 0)
-
-    queued = col(Job.status) == JobState.QUEUED
-    oldest = epoch_now() - func.min(case((queued, col(Job.queued_at)), else_=None))
-    query = (
-        select(  # type: ignore[call-overload]
-            Job.priority,
-            Job.model_id,
-            among(queued),
-            among(queued, col(Job.phase) == Phase.WAITING_FOR_MODEL),
-            oldest,
-            among(col(Job.status) == JobState.RUNNING),
-        )
-        .where(col(Job.status).in_((JobState.QUEUED, JobState.RUNNING)))
-        .group_by(col(Job.priority), col(Job.model_id))
-        .order_by(col(Job.priority), col(Job.model_id))
-    )
-    with database.read() as session:
-        return [Depth(*row) for row in session.exec(query)]
-
-
-def on_devices(database: Database) -> dict[str, Job]:
-    """What runs on each device, by the device's key."""
-    query = select(Job).where(Job.status == JobState.RUNNING)
-    with database.read() as session:
-        return {job.device_key: job for job in session.exec(query) if job.device_key is not None}
 
 
 def request_cancel(database: Database, job_id: str) -> Job:
@@ -231,20 +164,15 @@ def winning_attempts(database: Database, job_ids: Sequence[str]) -> dict[str, tu
         return {job_id: (status, attempt) for job_id, status, attempt in session.exec(query)}
 
 
-def counts(database: Database) -> dict[tuple[str, str], int]:
-    """How many jobs there are by (status, model)."""
-    query = (
-        select(Job.status, Job.model_id, func.count())
-        .where(col(Job.status).not_in(JOB_ENDS))
-        .group_by(col(Job.status), col(Job.model_id))
-    )
-    with database.read() as session:
-        return {(status, model): count for status, model, count in session.exec(query)}
+def is_generation(job: Job) -> bool:
+    """Only generations are uses."""
+    return job.type == GENERATION
 
 
 def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str, Any] | None) -> Use:
     """The row that stays for ever: what this job asked of the installation and how it ended."""
     made = result or {}
+    assert job.model_id is not None, "a generation names its model"
     return Use(
         job_id=job.id,
         model_id=job.model_id,
@@ -304,18 +232,20 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
 def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
     """The row as plain values: under load, constructing it as an object costs more than storing it."""
     params = new.params
+    warm_key, work = ("", 0.0) if not isinstance(params, GenerationParams) else (params.warm_key, params.work)
     return {
         "id": new.id,
         "type": new.type,
         "status": JobState.QUEUED,
-        "model_id": params.model_id,
-        "warm_key": params.warm_key,
+        "model_id": getattr(params, "model_id", None),
+        "warm_key": warm_key,
+        "target_node": getattr(params, "node", None),
         "priority": new.priority.rank,
         "owner": new.owner,
         "mock": new.mock,
         "min_vram_mb": new.min_vram_mb,
         "min_ram_mb": new.min_ram_mb,
-        "work": params.width * params.height * params.frames * params.steps / 1e6,
+        "work": work,
         "params": params.model_dump(mode="json"),
         "labels": new.metadata,
         "idempotency_key": new.idempotency_key,
@@ -344,7 +274,8 @@ def _cancel(session: Session, job: Job) -> None:
     )
     if changed.rowcount:
         session.refresh(job)
-        session.add(use_of(job, JobState.CANCELLED, now, None))
+        if is_generation(job):
+            session.add(use_of(job, JobState.CANCELLED, now, None))
         return
     session.connection().execute(
         update(Job)

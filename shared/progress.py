@@ -28,6 +28,10 @@ def cancel_key(job_id: str) -> str:
     return f"wanworks:cancel:{job_id}"
 
 
+def hint_key(job_id: str) -> str:
+    return f"wanworks:hint:{job_id}"
+
+
 class RestingRedis:
     """A Redis client that gives up within 0.2 s and then asks nothing for 5 s."""
 
@@ -70,6 +74,22 @@ class Progress:
     def ask_to_cancel(self, job_id: str) -> None:
         self._redis.ask(lambda client: client.set(cancel_key(job_id), 1, ex=_CANCEL_KEEP_SECONDS))
 
+    def hint(self, job_id: str) -> None:
+        """Tells whoever runs the job to look at its row now: something is asked of it there."""
+        self._redis.ask(lambda client: client.set(hint_key(job_id), 1, ex=60))
+
+    def listen(self, job_id: str) -> tuple[bool, bool] | None:
+        """(a cancel has been asked for, the row should be looked at); None where Redis is away."""
+
+        def question(client: "redis.Redis") -> tuple[bool, bool]:
+            pipe = client.pipeline(transaction=False)
+            pipe.exists(cancel_key(job_id))
+            pipe.getdel(hint_key(job_id))
+            cancel, hint = pipe.execute()
+            return bool(cancel), hint is not None
+
+        return self._redis.ask(question)
+
     def latest(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The last progress event of each of the jobs that has one."""
 
@@ -83,7 +103,7 @@ class Progress:
         return {job_id: read_event(entries[0][1]) for job_id, entries in zip(job_ids, answers, strict=False) if entries}
 
     def forget(self, job_id: str) -> None:
-        self._redis.ask(lambda client: client.delete(stream_key(job_id), cancel_key(job_id)))
+        self._redis.ask(lambda client: client.delete(stream_key(job_id), cancel_key(job_id), hint_key(job_id)))
 
 
 def read_event(fields: dict[Any, Any]) -> dict[str, Any]:

@@ -57,6 +57,25 @@ class Settings(BaseSettings):
     device_silence_seconds: float = Field(30.0, gt=0, description="A device unheard of for this long is not used.")
     presence_seconds: float = Field(15.0, gt=0, description="How often a node looks which models it holds.")
 
+    download_slots: int = Field(2, ge=1, le=32, description="Downloads that run at once on a node.")
+    download_on_demand: bool = Field(
+        False, description="A job whose model no node holds starts the download; always so with the demo catalogue."
+    )
+
+    # the model hub
+    hub_url: str = Field(
+        "https://huggingface.co", pattern=r"^https?://[^\s]+$", description="Where models come from; `wanworks hub` too."
+    )
+    hub_token: SecretStr | None = Field(
+        None, description="Token for gated and private models. HF_TOKEN and saved logins are not read."
+    )
+    download_limit_mbps: float | None = Field(
+        None, gt=0, le=1_000_000, description="Bandwidth of all downloads of this node, in 10^6 bits/s. Unset: no limit."
+    )
+    quiet_socket_seconds: float = Field(
+        60.0, gt=0, description="A hub that sends nothing for this long is asked again."
+    )
+
     # what is kept
     retention_days: float = Field(30.0, gt=0, description="Finished jobs and their artifacts are kept this long.")
     min_free_disk_mb: int = Field(500, ge=0, description="Below this much free space no new job is accepted.")

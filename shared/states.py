@@ -30,7 +30,7 @@ JOB_TRANSITIONS = MappingProxyType(
 
 
 class Phase(StrEnum):
-    """What a generation is doing. `WAITING_FOR_MODEL` is the only one a queued job can be in."""
+    """What a job is doing. `WAITING_FOR_MODEL` is the only one a queued job can be in."""
 
     WAITING_FOR_MODEL = "waiting_for_model"
     LOADING = "loading"
@@ -38,6 +38,10 @@ class Phase(StrEnum):
     DENOISING = "denoising"
     DECODING = "decoding"
     MUXING = "muxing"
+    LISTING = "listing"  # a download asks the hub what there is
+    FETCHING = "fetching"
+    VERIFYING = "verifying"
+    REMOVING = "removing"
 
 
 class Priority(StrEnum):
@@ -64,6 +68,7 @@ class ReplicaState(StrEnum):
     FAILED = "failed"
     MISSING = "missing"
     UNKNOWN = "unknown"
+    REMOVING = "removing"  # within the house: shown as missing
 
 
 # A replica in one of these can serve a generation now.

@@ -4,7 +4,7 @@ Times that people read are aware UTC datetimes from the writing process's clock.
 bells, silence) are seconds since 1970 by the *database's* clock, so that nodes need not agree on the hour.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Column, Float, Index
@@ -43,8 +43,9 @@ class Job(SQLModel, table=True):
     id: str = Field(primary_key=True, max_length=36)  # a UUIDv7: sorts by creation
     type: str = Field(max_length=32)
     status: str = Field(max_length=16)
-    model_id: str = Field(max_length=64, index=True)
-    warm_key: str = Field(max_length=80)  # what must be loaded: model and quantization
+    model_id: str | None = Field(default=None, max_length=64, index=True)  # None: every model
+    warm_key: str = Field(default="", max_length=80)  # what must be loaded: model and quantization
+    target_node: str | None = Field(default=None, max_length=64)  # where a node's job has to run
     priority: int  # rank; 0 is served first
     owner: str | None = Field(default=None, max_length=64)  # whose turn it is among equals
     mock: bool = False
@@ -65,6 +66,9 @@ class Job(SQLModel, table=True):
 
     phase: str | None = Field(default=None, max_length=32)
     percent: float = 0.0  # at the last pause or end; Redis has it live
+    bytes_done: int | None = Field(default=None, sa_type=BigInteger)  # of a download, likewise
+    bytes_total: int | None = Field(default=None, sa_type=BigInteger)
+    bandwidth_mbps: float | None = None  # of a download; may change while it runs
     attempt: int = 0  # always rises: the fence
     failures: int = 0  # crashes and lapsed leases, held against max_failures
     max_failures: int = 5
@@ -78,6 +82,8 @@ class Job(SQLModel, table=True):
     bell_device: str | None = Field(default=None, max_length=96)  # the device whose queue the bell lies on
     bell_at: float | None = None
     cancel_at: float | None = None  # when somebody asked to cancel
+    halt: str | None = Field(default=None, max_length=16)  # asked of a running download: pause, or yield its place
+    paused_by: str | None = Field(default=None, max_length=16)  # owner, or disk_full
     hidden: bool = False  # deleted by its owner; purged once it has ended
 
     error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
@@ -153,12 +159,88 @@ class Replica(SQLModel, table=True):
 
     node: str = Field(primary_key=True, max_length=64)
     model_id: str = Field(primary_key=True, max_length=64)
-    state: str = Field(max_length=16)
+    state: str = Field(max_length=16)  # of the files; downloads are added when it is read
     repo: str = Field(max_length=200)
-    revision: str | None = Field(default=None, max_length=64)
+    revision: str | None = Field(default=None, max_length=64)  # the commit sha
     bytes: int = Field(default=0, sa_type=BigInteger)
     missing_files: list[str] = Field(sa_column=Column(JSON, nullable=False))
-    checked_at: datetime
+    checked_at: datetime  # the last look at which files are there
+    verified_at: datetime | None = None  # the last time that their hashes were checked
+    verified_full: bool = False  # whether that read every byte
+    verified_bytes: int = Field(default=0, sa_type=BigInteger)  # found right
+    expected_bytes: int = Field(default=0, sa_type=BigInteger)  # of all the files that should be there
+    faults: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))  # path, type
+    # Rises whenever files that may be loaded were found wrong, repaired or removed: what was loaded before is stale.
+    generation: int = 0
+
+
+class ReplicaFile(SQLModel, table=True):
+    """One file of a replica as it was last verified. Written by `shared/replicas.py` alone."""
+
+    __tablename__ = "replica_files"
+
+    node: str = Field(primary_key=True, max_length=64)
+    model_id: str = Field(primary_key=True, max_length=64)
+    path: str = Field(primary_key=True, max_length=500)
+    revision: str = Field(max_length=64)
+    size: int = Field(sa_type=BigInteger)  # expected
+    oid: str = Field(max_length=64)  # sha256, or a git blob's sha1
+    mtime: float | None = None  # with inode and size: whether it has been touched since it was verified
+    inode: int | None = Field(default=None, sa_type=BigInteger)
+    verified_at: datetime | None = None
+    fault: str | None = Field(default=None, max_length=32)
+
+
+class Blob(SQLModel, table=True):
+    """One blob or partial blob in a node's cache, so that a dry run of cleanup plans from SQL.
+
+    Written by `shared/replicas.py` alone.
+    """
+
+    __tablename__ = "blobs"
+
+    node: str = Field(primary_key=True, max_length=64)
+    repo: str = Field(primary_key=True, max_length=200)
+    name: str = Field(primary_key=True, max_length=80)  # the oid; of a partial one with its ending
+    bytes: int = Field(sa_type=BigInteger)
+    partial: bool = False
+    modified_at: datetime
+    revisions: list[str] = Field(sa_column=Column(JSON, nullable=False))  # the snapshots that point to it
+
+
+class ModelVersion(SQLModel, table=True):
+    """What the hub last said of a model's newest commit. Written by `shared/replicas.py` alone."""
+
+    __tablename__ = "model_versions"
+
+    model_id: str = Field(primary_key=True, max_length=64)
+    latest: str | None = Field(default=None, max_length=64)
+    asked_at: datetime  # the last time that the hub was asked
+    answered_at: datetime | None = None  # the last time that it answered
+    failures: int = 0  # in a row
+
+
+class Pin(SQLModel, table=True):
+    """A model that cleanup must leave alone. Written by `shared/replicas.py` alone."""
+
+    __tablename__ = "pins"
+
+    model_id: str = Field(primary_key=True, max_length=64)
+    pinned_at: datetime
+
+
+class UseDay(SQLModel, table=True):
+    """A model's uses of one past day in UTC, rolled up. Written by `shared/usage.py` alone."""
+
+    __tablename__ = "use_days"
+
+    model_id: str = Field(primary_key=True, max_length=64)
+    day: date = Field(primary_key=True)
+    uses: int
+    successes: int
+    seconds: float  # summed over the successes
+    hours: list[int] = Field(sa_column=Column(JSON, nullable=False))  # uses by hour of the day
+    histogram: dict[str, int] = Field(sa_column=Column(JSON, nullable=False))  # successes by log2 bucket of seconds
 
 
 class Tick(SQLModel, table=True):

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from shared import attempts, bells, catalogue, jobs
+from shared import attempts, bells, catalogue, jobs, replicas
 from shared.attempts import Claimant
 from shared.database import Database
 from shared.job_types import GenerationRequest, settle
 from shared.jobs import NewJob
-from shared.states import Priority
+from shared.replicas import Presence
+from shared.states import Priority, ReplicaState
 from shared.tables import Job
 
 CLAIMANT = Claimant(node="n", worker="gpu-0@n", device="cpu-0", device_key="n/0")
@@ -24,6 +25,13 @@ def new_job(model_id: str = "T2V-A14B", *, prompt: str = "a cat", **values: Any)
     return NewJob("generation", params, priority, min_vram_mb=vram, min_ram_mb=ram, **values)
 
 
+def hold(database: Database, *models: str, node: str = CLAIMANT.node) -> None:
+    """Writes what the node's presence scan would: these models are whole there, the others are not."""
+    present, missing = Presence(ReplicaState.AVAILABLE, "abc", 1, ()), Presence(ReplicaState.MISSING, None, 0, ())
+    found = {model_id: present if model_id in models else missing for model_id in DEMO.model_ids}
+    replicas.record(database, node, DEMO, found)
+
+
 def accepted(database: Database, **values: Any) -> Job:
     (outcome,) = jobs.accept(database, [new_job(**values)])
     assert isinstance(outcome, jobs.Accepted)
@@ -31,7 +39,8 @@ def accepted(database: Database, **values: Any) -> Job:
 
 
 def claimed(database: Database, job_id: str, claimant: Claimant = CLAIMANT, lease_seconds: float = 60.0) -> Job:
-    """Rings and claims."""
+    """Rings and claims, on a node that holds every model."""
+    hold(database, *DEMO.model_ids, node=claimant.node)
     bells.ring(database, [(job_id, claimant.device_key)])
     job = attempts.claim(database, job_id, claimant, lease_seconds)
     assert job is not None

@@ -26,8 +26,15 @@ Policy = Callable[[Moment], list[Bell]]
 def job(job_id: str, model: str, at: float = 0.0, **values: object) -> Waiting:
     """A waiting job of one unit of work."""
     base = Waiting(
-        job_id, "generation", model, f"{model}:none", 2, None, at, 0.0, 1.0, False, 1000, 1000, None, None, None
+        job_id, "generation", model, f"{model}:none", None, 2, None, at, 0.0, 1.0, False, 1000, 1000, None, None, None
     )
+    return replace(base, **values)  # type: ignore[arg-type]
+
+
+def running(job_id: str, key: str, model: str, since: float = 0.0, **values: object) -> Busy:
+    """What a device runs."""
+    node = key.partition("/")[0]
+    base = Busy(job_id, "generation", model, key, f"{model}:none", node, 2, None, None, 1.0, since, False)
     return replace(base, **values)  # type: ignore[arg-type]
 
 
@@ -37,7 +44,7 @@ def device(index: int, models: Sequence[str], memory_mb: int = 80_000, node: str
 
 def fifo(moment: Moment) -> list[Bell]:
     """Strictly in order of arrival, blind to what is warm; one job ahead of a device only when it is idle."""
-    busy = {running.device_key for running in moment.queue.busy}
+    busy = {busy.device_key for busy in moment.queue.busy}
     rung = {waiting.bell_device for waiting in moment.queue.waiting}
     bells, taken = [], set()
     for view in moment.devices:
@@ -80,7 +87,7 @@ def simulate(
             if item.warm_key not in view.warm:
                 seconds += load_seconds(item.warm_key)
                 outcome.loads += 1
-            busy[key] = Busy(item.job_id, key, item.warm_key, item.owner, item.work, now, item.mock)
+            busy[key] = running(item.job_id, key, item.model_id or "", now, owner=item.owner, work=item.work)
             outcome.starts[item.job_id] = now
             outcome.devices[item.job_id] = key
             outcome.order.append(item.job_id)

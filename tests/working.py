@@ -9,12 +9,14 @@ from shared.database import Database
 from shared.progress import Progress, RestingRedis
 from shared.store import Store
 from shared.tables import Job
+from tests.jobs import DEMO, hold
 
 HERE = Claimant(node="here", worker="gpu-0@here", device="cpu-0", device_key="here/0")
 
 
 def claim(database: Database, job_id: str) -> Job:
-    """Rings the job's bell and answers it."""
+    """Rings the job's bell and answers it, on a node that holds every model."""
+    hold(database, *DEMO.model_ids, node=HERE.node)
     bells.ring(database, [(job_id, HERE.device_key)])
     job = attempts.claim(database, job_id, HERE, lease_seconds=60)
     assert job is not None

@@ -13,36 +13,38 @@ from celery import Celery, signals
 from shared import broker
 from workers import process
 
-_IO_CHILDREN = 1
+# Beside the downloads: one for a scan, one for a cleanup, one for ticks.
+_IO_CHILDREN_BESIDE_DOWNLOADS = 3
 _PR_SET_PDEATHSIG = 1
+# Hashing and fetching must not take a step's cores from a generation.
+_IO_NICENESS = 10
 
-role = os.environ.get("WANWORKS_ROLE", "gpu")
+role = process.role()
 app: Celery = broker.celery_app(process.settings(), "wanworks.worker")
 app.conf.update(
-    include=["workers.tasks"] if role == "gpu" else ["scheduler.ticks"],
-    worker_concurrency=1 if role == "gpu" else _IO_CHILDREN,
+    include=["workers.tasks"] if role == "gpu" else ["workers.tasks", "scheduler.ticks"],
+    worker_concurrency=1 if role == "gpu" else process.settings().download_slots + _IO_CHILDREN_BESIDE_DOWNLOADS,
 )
-_watch: Any = None
+_watches: list[Any] = []
 
 
 @signals.worker_ready.connect
 def _on_ready(**_: Any) -> None:
-    global _watch
-    if role == "gpu":
-        from workers.main_process import register
+    from workers import main_process
 
-        _watch = register()
-    else:
+    _watches.append(main_process.take_over())
+    if role == "io":
         from workers.node_process import NodeWatch
 
-        _watch = NodeWatch()
-        _watch.start()
+        _watches.append(NodeWatch())
+    for watch in _watches:
+        watch.start()
 
 
 @signals.worker_shutting_down.connect
 def _on_shutting_down(**_: Any) -> None:
-    if _watch is not None:
-        _watch.stop()
+    for watch in _watches:
+        watch.stop()
 
 
 @signals.worker_process_init.connect
@@ -55,3 +57,5 @@ def _on_child(**_: Any) -> None:
         from workers import generation
 
         generation.preload()
+    else:
+        os.nice(_IO_NICENESS)

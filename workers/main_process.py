@@ -1,6 +1,6 @@
-"""A GPU worker's main process: says that its device is alive, and kills and recovers what its child cannot.
+"""A worker's main process: says that its device is alive, and kills and recovers what its children cannot.
 
-It holds no torch, so it answers ping and inspect during a long step. Its child runs the jobs; when the child dies, this
+It holds no torch, so it answers ping and inspect during a long step. Its children run the jobs; when one dies, this
 process puts the job's row right at once instead of leaving it to the lease.
 """
 
@@ -31,26 +31,34 @@ class JobRequest(Request):  # type: ignore[misc]
     """A bell being answered. Recovers the job when the child that ran it has died."""
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        # A job that failed in the ordinary way is over by now, so what the rows still show as running here died.
-        recover("The worker process died")
+        # A job that failed in the ordinary way is over by now; if the rows still show it as running here, it died.
+        recover("The worker process died", self.id)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
 
-def recover(reason: str) -> None:
-    """Counts a crash against whatever the rows say runs here. A missing database leaves it to the lease."""
+def recover(reason: str, job_id: str | None = None) -> None:
+    """Counts a crash against the job, or against all that the rows say runs here.
+
+    A missing database leaves it to the lease.
+    """
     backoff = process.settings().retry_backoff_seconds
+    emptied = job_id is None
     try:
         for running in attempts.running_on(process.database(), process.worker_name()):
+            if job_id not in (None, running.job_id):
+                continue
             job = attempts.crashed(process.database(), running.job_id, running.attempt, reason, backoff)
             if job is not None:
                 log.warning("job %s: %s; now %s", running.job_id, reason, job.status)
-        nodes.device_beat(process.database(), process.claimant().device_key, warm=[])
+                emptied = True
+        if emptied and process.role() == "gpu":
+            nodes.device_beat(process.database(), process.claimant().device_key, warm=[])
     except (Unavailable, StoreFull) as error:
         log.warning("cannot recover at once: %s", error)
 
 
 class Guard(threading.Thread):
-    """Beats for the device, and kills the child when its job has been taken away or will not stop."""
+    """Beats for the device, and kills a child when its job has been taken away or will not stop."""
 
     def __init__(self) -> None:
         super().__init__(name="guard", daemon=True)
@@ -61,7 +69,7 @@ class Guard(threading.Thread):
         looks = 0
         while not self._stopping.is_set():
             try:
-                if looks % _BEAT_EVERY_LOOKS == 0:
+                if looks % _BEAT_EVERY_LOOKS == 0 and process.role() == "gpu":
                     nodes.device_beat(process.database(), process.claimant().device_key)
                 self._look()
             except (Unavailable, StoreFull) as error:
@@ -73,7 +81,8 @@ class Guard(threading.Thread):
         """Says goodbye, so that nothing more is rung here, and gives the running job back without a mark against it."""
         self._stopping.set()
         try:
-            nodes.device_goodbye(process.database(), process.claimant().device_key, os.getpid())
+            if process.role() == "gpu":
+                nodes.device_goodbye(process.database(), process.claimant().device_key, os.getpid())
             for running in attempts.running_on(process.database(), process.worker_name()):
                 attempts.give_back(process.database(), running.job_id, running.attempt)
                 log.info("job %s: given back, this worker is stopping", running.job_id)
@@ -104,9 +113,15 @@ class Guard(threading.Thread):
                 log.info("process %d was gone already", pid)
 
 
-def register() -> Guard:
-    """Recovers what an earlier worker of this name left, registers the device, and starts the guard."""
+def take_over() -> Guard:
+    """Recovers what an earlier worker of this name left and registers the device, if there is one."""
     recover("The worker died")
+    if process.role() == "gpu":
+        _register()
+    return Guard()
+
+
+def _register() -> None:
     device = process.device()
     claimant = process.claimant()
     row = Device(
@@ -114,7 +129,7 @@ def register() -> Guard:
         node=claimant.node,
         index=device.index,
         kind=device.kind,
-        uuid=claimant.device,
+        uuid=process.device_id(),
         name=device.name,
         memory_mb=device.memory_mb,
         worker=claimant.worker,
@@ -125,6 +140,3 @@ def register() -> Guard:
         warm=[],
     )
     nodes.register_device(process.database(), row)
-    guard = Guard()
-    guard.start()
-    return guard

@@ -1,15 +1,18 @@
-"""What one worker process stands on: who it is, and the runner that its tasks use. Built once, at the first need."""
+"""What one worker process stands on: who it is, and the runner that its tasks use. Built once, when first needed."""
 
 import os
+from collections.abc import Mapping
 from functools import cache
 
-from shared import catalogue, nodes
+from shared import broker, catalogue, nodes
 from shared.attempts import Claimant
 from shared.database import Database
+from shared.job_types import GENERATION
+from shared.progress import Progress, RestingRedis
 from shared.settings import Settings, load
 from shared.store import open_store
 from workers.devices import Device, this_device
-from workers.runner import Runner
+from workers.runner import Runner, Work
 
 
 @cache
@@ -27,9 +30,14 @@ def device() -> Device:
     return this_device()
 
 
+def role() -> str:
+    """``gpu`` for a device's worker, ``io`` for a node's. The launcher says which, in the environment."""
+    return os.environ.get("WANWORKS_ROLE", "gpu")
+
+
 def worker_name() -> str:
-    """``gpu-<index>@<node>``"""
-    return f"gpu-{device().index}@{settings().node}"
+    """``gpu-<index>@<node>`` or ``io@<node>``"""
+    return f"gpu-{device().index}@{settings().node}" if role() == "gpu" else f"io@{settings().node}"
 
 
 def device_id() -> str:
@@ -40,24 +48,28 @@ def device_id() -> str:
 @cache
 def claimant() -> Claimant:
     node = settings().node
+    if role() == "io":
+        return Claimant(node=node, worker=worker_name(), device=None, device_key=broker.node_key(node))
     return Claimant(node=node, worker=worker_name(), device=device_id(), device_key=f"{node}/{device().index}")
 
 
 @cache
 def runner() -> Runner:
     """Raises StoreMismatch where this node does not see the installation's store."""
-    from workers import generation
+    return Runner(settings(), database(), claimant(), works())
 
-    return Runner(
-        settings=settings(),
-        database=database(),
-        catalogue=catalogue.load(settings().catalogue),
-        store=open_store(settings().store_dir, lambda: nodes.agreed(database(), "store"), create=False),
-        claimant=claimant(),
-        device_name=device().name,
-        handler=generation.generate,
-        warm=generation.warm,
-    )
+
+def works() -> Mapping[str, Work]:
+    """What this worker can do, by job type. A new job type is one row here."""
+    store = open_store(settings().store_dir, lambda: nodes.agreed(database(), "store"), create=False)
+    models = catalogue.load(settings().catalogue)
+    progress = Progress(RestingRedis(settings().redis))
+    if role() == "gpu":
+        from workers.generation_work import GenerationWork
+
+        name = device().name
+        return {GENERATION: GenerationWork(settings(), database(), models, store, progress, claimant(), name)}
+    return {}
 
 
 def visible_devices() -> str:

@@ -10,40 +10,46 @@ from types import TracebackType
 from typing import Self
 
 from shared import attempts
+from shared.attempts import Fetched
 from shared.database import Database
-from shared.errors import Cancelled, Draining, Fenced, StoreFull, Unavailable
-from shared.progress import RestingRedis, cancel_key
+from shared.downloads import PAUSE, YIELD
+from shared.errors import AttemptStopped, Cancelled, Fenced, Paused, Preempted, StoreFull, Unavailable
+from shared.progress import Progress
 from shared.settings import Settings
 from shared.states import Phase
+from shared.tables import Job
 
 log = logging.getLogger("wanworks.pulse")
 
-# How often the cancel key is looked at between two reports; one GET each.
-_LISTEN_SECONDS = 0.5
+# How often Redis is asked between two reports; one round trip each.
+_LISTEN_SECONDS = 0.3
 # How often the row is asked instead while Redis does not answer.
 _LISTEN_IN_SQL_SECONDS = 2.0
+_HALTS: dict[str, type[AttemptStopped]] = {PAUSE: Paused, YIELD: Preempted}
 
 
 class Pulse:
     """Lives as long as the attempt: ``with Pulse(...) as pulse``."""
 
-    def __init__(self, settings: Settings, database: Database, redis: RestingRedis, job_id: str, attempt: int) -> None:
+    def __init__(self, settings: Settings, database: Database, progress: Progress, job: Job) -> None:
         self._settings = settings
         self._database = database
-        self._redis = redis
-        self._job_id = job_id
-        self._attempt = attempt
+        self._progress = progress
+        self._job_id = job.id
+        self._attempt = job.attempt
         self._limits = {
             Phase.LOADING: settings.loading_limit_seconds,
             Phase.ENCODING: settings.encoding_limit_seconds,
         }
         self.percent = 0.0  # how far the attempt has come
+        self.fetched = Fetched(job.bytes_done, job.bytes_total, job.percent)  # likewise, of a download
+        self.bandwidth_mbps = job.bandwidth_mbps
         self._phase = Phase.LOADING
         self._moved_at = time.monotonic()
         self._renewed_at = time.monotonic()
-        self._stop: type[Cancelled] | type[Fenced] | type[Draining] | None = None
+        self._stop: type[AttemptStopped] | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"pulse-{job_id}", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name=f"pulse-{job.id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -65,7 +71,7 @@ class Pulse:
         self._stop = self._stop or Cancelled
 
     def check(self) -> None:
-        """Raises Cancelled or Fenced where the attempt has to stop. Costs nothing."""
+        """Raises Cancelled, Paused, Preempted or Fenced where the attempt has to stop. Costs nothing."""
         if self._stop is not None:
             raise self._stop()
 
@@ -73,11 +79,12 @@ class Pulse:
         asked_sql = 0.0
         while not self._ended.wait(_LISTEN_SECONDS):
             now = time.monotonic()
-            answer = self._redis.ask(lambda client: client.exists(cancel_key(self._job_id)))
-            if answer:
+            heard = self._progress.listen(self._job_id)
+            cancel, hint = heard or (False, False)
+            if cancel:
                 self.cancel()
             due = now - self._renewed_at >= self._settings.heartbeat_seconds
-            if due or (answer is None and now - asked_sql >= _LISTEN_IN_SQL_SECONDS):
+            if due or hint or (heard is None and now - asked_sql >= _LISTEN_IN_SQL_SECONDS):
                 asked_sql = now
                 self._renew(now)
 
@@ -94,5 +101,9 @@ class Pulse:
         self._renewed_at = now
         if not renewal.ours:
             self._stop = Fenced
-        elif renewal.cancel:
+            return
+        self.bandwidth_mbps = renewal.bandwidth_mbps
+        if renewal.cancel:
             self.cancel()
+        elif renewal.halt is not None:
+            self._stop = self._stop or _HALTS[renewal.halt]

@@ -7,6 +7,7 @@ from celery.exceptions import Ignore
 
 from shared import broker
 from shared.errors import AttemptStopped, Cancelled, JobFailed
+from shared.job_types import JOB_TYPES, JobType
 from workers import process
 
 
@@ -17,22 +18,33 @@ class JobTask(Task):  # type: ignore[misc]
     ignore_result = True
 
 
-@shared_task(name="wanworks.generation", bind=True, base=JobTask)
-def generation(self: Any, job_id: str, protocol: int) -> None:
-    """Runs the job if the bell is still good. Fails only after the job's row says failed."""
-    if protocol > broker.PROTOCOL:
-        raise Ignore()  # for a newer worker; the dispatcher rings again
-    try:
-        if not process.runner().run(job_id):
-            raise Ignore()
-    except Cancelled:
-        # Celery has no word for a task that stopped because it was asked to, so say it to those who listen.
-        self.send_event("task-revoked", terminated=False, signum=None, expired=False)
-        raise Ignore() from None
-    except AttemptStopped:
-        raise Ignore() from None
-    except JobFailed as error:
-        raise JobFailed(f"{error.code}: {error}") from None
-    except MemoryError as error:
-        # Out of a task a MemoryError would take the main process down.
-        raise JobFailed(f"out_of_memory: {error}") from None
+def _task(job_type: JobType) -> Any:
+    """The task of one job type: runs the job if the bell is still good; fails only after the row says failed."""
+
+    @shared_task(name=job_type.task, bind=True, base=JobTask)
+    def answer(self: Any, job_id: str, protocol: int) -> None:
+        if protocol > broker.PROTOCOL:
+            raise Ignore()  # for a newer worker; the dispatcher rings again
+        try:
+            if not process.runner().run(job_type.name, job_id):
+                raise Ignore()
+        except Cancelled:
+            # Celery has no word for a task that stopped because it was asked to, so say it to those who listen.
+            self.send_event("task-revoked", terminated=False, signum=None, expired=False)
+            raise Ignore() from None
+        except AttemptStopped:
+            raise Ignore() from None
+        except JobFailed as error:
+            raise JobFailed(f"{error.code}: {error}") from None
+        except MemoryError as error:
+            # Out of a task a MemoryError would take the main process down.
+            raise JobFailed(f"out_of_memory: {error}") from None
+
+    return answer
+
+
+TASKS = {
+    job_type.name: _task(job_type)
+    for job_type in JOB_TYPES.values()
+    if (job_type.runs_on == "device") == (process.role() == "gpu")
+}

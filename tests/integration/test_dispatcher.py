@@ -9,15 +9,14 @@ from sqlmodel import select
 
 from scheduler import ticks
 from scheduler.dispatcher import Dispatcher, celery_ring
-from shared import attempts, bells, broker, clock, jobs, nodes, replicas
+from shared import attempts, bells, broker, clock, jobs, nodes
 from shared.database import Database
 from shared.progress import connect
-from shared.replicas import Presence
 from shared.settings import Settings
-from shared.states import JobState, ReplicaState
+from shared.states import JobState
 from shared.store import Store, open_store
 from shared.tables import Device, Job, Tick
-from tests.jobs import DEMO, accepted, claimed, new_job
+from tests.jobs import DEMO, accepted, claimed, hold, new_job
 
 
 def register(database: Database, index: int = 0, *, node: str = "n", memory_mb: int = 24_000) -> None:
@@ -26,13 +25,6 @@ def register(database: Database, index: int = 0, *, node: str = "n", memory_mb: 
         worker=f"gpu-{index}@{node}", pid=1, started_at=clock.now(), seen_at=0.0, warm=[],
     )  # fmt: skip
     nodes.register_device(database, device)
-
-
-def hold(database: Database, *models: str, node: str = "n") -> None:
-    present = Presence(ReplicaState.AVAILABLE, "abc", 1, ())
-    missing = Presence(ReplicaState.MISSING, None, 0, ())
-    found = {model_id: present if model_id in models else missing for model_id in DEMO.model_ids}
-    replicas.record(database, node, DEMO, found)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from shared.errors import Conflict, Fenced, InvalidField, NotFound
 from shared.states import JobState, Priority
 from shared.tables import Use
 from tests.conftest import both_databases
-from tests.jobs import CLAIMANT, accepted, claimed, new_job
+from tests.jobs import CLAIMANT, accepted, claimed, hold, new_job
 
 pytestmark = both_databases
 
@@ -55,6 +55,7 @@ def test_a_job_runs_once_and_leaves_one_use(database: Database) -> None:
 
 
 def test_only_the_device_that_the_bell_names_may_claim_and_only_once(database: Database) -> None:
+    hold(database, "T2V-A14B")
     job = accepted(database)
     assert attempts.claim(database, job.id, CLAIMANT, 60) is None
     bells.ring(database, [(job.id, OTHER.device_key)])
@@ -63,7 +64,18 @@ def test_only_the_device_that_the_bell_names_may_claim_and_only_once(database: D
     assert attempts.claim(database, job.id, OTHER, 60) is None
 
 
+def test_a_claim_needs_the_models_files_on_the_node(database: Database) -> None:
+    job = accepted(database)
+    bells.ring(database, [(job.id, CLAIMANT.device_key)])
+    assert attempts.claim(database, job.id, CLAIMANT, 60) is None
+    hold(database, "T2V-A14B", node="another")
+    assert attempts.claim(database, job.id, CLAIMANT, 60) is None
+    hold(database, "T2V-A14B")
+    assert attempts.claim(database, job.id, CLAIMANT, 60) is not None
+
+
 def test_of_many_claims_at_once_one_wins(database: Database) -> None:
+    hold(database, "T2V-A14B")
     job = accepted(database)
     bells.ring(database, [(job.id, CLAIMANT.device_key)])
     claims = at_once(6, lambda _: attempts.claim(database, job.id, CLAIMANT, 60))
@@ -160,6 +172,7 @@ def test_a_job_that_ended_otherwise_cannot_be_cancelled(database: Database) -> N
 
 
 def test_claim_and_cancel_at_the_same_moment_leave_one_truth(database: Database) -> None:
+    hold(database, "T2V-A14B")
     for _ in range(15):
         job = accepted(database)
         bells.ring(database, [(job.id, CLAIMANT.device_key)])

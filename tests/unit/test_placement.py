@@ -9,7 +9,7 @@ import pytest
 
 from scheduler.placement import PRIORITY_RISE_SECONDS, Bell, Estimates, Moment, decide, fits, in_order
 from shared.bells import Busy, Queue, Waiting
-from tests.simulation import device, fifo, job, simulate
+from tests.simulation import device, fifo, job, running, simulate
 
 MODELS = ("a", "b", "c")
 RUN = 10.0
@@ -74,7 +74,7 @@ def test_an_idle_device_takes_the_first_in_line() -> None:
 
 
 def test_a_device_has_at_most_one_bell_ahead_of_what_it_runs() -> None:
-    busy = [Busy("r", "n/0", "a:none", None, 1.0, 0.0, False)]
+    busy = [running("r", "n/0", "a")]
     rung = job("1", "a", bell_device="n/0", bell_at=0.0)
     assert decide(now_moment([rung, job("2", "a")], [device(0, MODELS)], busy)) == []
     assert decide(now_moment([job("2", "a")], [device(0, MODELS)], busy)) == [Bell("2", "n/0")]
@@ -92,7 +92,7 @@ def test_a_bell_at_a_dead_device_is_placed_anew() -> None:
 
 
 def test_a_bell_that_waits_behind_a_running_job_moves_to_an_idle_device() -> None:
-    busy = [Busy("r", "n/0", "a:none", None, 1.0, 0.0, False)]
+    busy = [running("r", "n/0", "a")]
     rung = job("1", "a", bell_device="n/0", bell_at=0.0)
     bells = decide(now_moment([rung], [device(0, MODELS), device(1, MODELS)], busy, now=1.0))
     assert bells == [Bell("1", "n/1")]

@@ -1,0 +1,68 @@
+# make demo       from a clean checkout to two videos
+# make up         the stack in the foreground, with the demo's tiny models; CATALOGUE=default for the real ones
+# make setup      the environment alone; every other target makes it and skips it when nothing changed
+# make check      format, lint, strict types, import contracts
+# make test       the tests; test-slow those that take minutes, gpu-check those that need a CUDA device
+# make bench      measures, and writes docs/measurements.md
+# make lock       pins what is installed now
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/setup-stamp
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# for `make up`
+STACK_HOME ?= .wanworks
+CATALOGUE ?= demo
+DEVICES ?= auto
+PORT ?= 8000
+FLOWER_PORT ?= 5555
+
+.PHONY: setup demo up check test test-slow gpu-check bench lock
+
+setup: $(STAMP)
+
+# torch comes first and on its own: which build fits is the package index's to say, and nothing else may choose for it.
+$(STAMP): pyproject.toml requirements/torch.txt requirements/runtime.txt requirements/worker.txt requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "wanworks needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "Python's venv module is needed (on Debian and Ubuntu: the package python3-venv)"; exit 1; }
+	@echo "installing torch"
+	@$(PIP) -r requirements/torch.txt
+	@echo "installing everything else"
+	@$(PIP) -r requirements/dev.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/wanworks demo --out demo
+
+up: $(STAMP)
+ifeq ($(CATALOGUE),demo)
+	@$(BIN)/wanworks demo-models $(STACK_HOME)/models
+endif
+	@exec $(BIN)/wanworks up --home $(STACK_HOME) --catalogue $(CATALOGUE) --devices $(DEVICES) \
+		--port $(PORT) --flower-port $(FLOWER_PORT)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+gpu-check: $(STAMP)
+	$(BIN)/python -m tests.gpu
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench
+
+lock: $(STAMP)
+	$(BIN)/python requirements/lock.py

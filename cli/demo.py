@@ -1,0 +1,153 @@
+"""`make demo`: from nothing to two videos, through the same API that everybody uses, and everything stopped again."""
+
+import io
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cli import screen
+from cli.child import spawn
+from cli.client import Client, Job, succeeded
+from cli.errors import ApiRefused, TimedOut
+from cli.job_commands import data_url, fetch_video, why_not
+from shared.errors import WanworksError
+
+_READY_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+_SIZE, _FRAMES, _FPS, _STEPS = "256x256", 17, 8, 4
+
+
+def run(directory: Path) -> None:
+    """Leaves text-to-video.mp4 and image-to-video.mp4 in `directory`. Raises WanworksError where that fails."""
+    home = directory / ".home"
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    print("wanworks demo: three tiny models with RANDOM weights, so the picture will be noise; the machinery is real.")
+    print("1. making the models", flush=True)
+    _make_models(home / "models")
+    print("2. starting the stack", flush=True)
+    with _stack(home) as url, Client(url) as client:
+        print(f"   ready: {url}")
+        print("3. one job from text, one from an image", flush=True)
+        image = directory / "input.png"
+        image.write_bytes(_draw())
+        jobs = [
+            (client.generate(_request("T2V-A14B")), directory / "text-to-video.mp4"),
+            (client.generate({**_request("I2V-A14B"), "image": data_url(image)}), directory / "image-to-video.mp4"),
+        ]
+        for job, path in jobs:
+            print(_made(client, _finished(client, job, path.stem), path), flush=True)
+        print("4. stopping", flush=True)
+    print(_next(directory))
+
+
+def _make_models(folder: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "workers.demo_models", str(folder)],
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    if made.returncode != 0:
+        raise WanworksError("the demo models could not be made")
+
+
+@contextmanager
+def _stack(home: Path) -> Iterator[str]:
+    """A whole `wanworks up` on free ports, whatever the environment says; stopped at the end."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANWORKS_")}
+    options = ("--home", str(home), "--catalogue", "demo", "--port", "0", "--flower-port", "0")
+    process = spawn(
+        [sys.executable, "-m", "cli.main", "up", *options],
+        env={**env, "PYTHONSAFEPATH": "1"},
+        cwd=home,
+        stdout=subprocess.PIPE,
+        death_signal=signal.SIGTERM,  # so that it can stop its own in order
+    )
+    try:
+        yield _ready_url(process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()  # its children go with it
+            process.wait()
+
+
+def _ready_url(process: "subprocess.Popen[bytes]") -> str:
+    assert process.stdout is not None
+    deadline = time.monotonic() + _READY_SECONDS
+    said = b""
+    while time.monotonic() < deadline:
+        if select.select([process.stdout], [], [], 0.2)[0]:
+            chunk = os.read(process.stdout.fileno(), 4096)
+            if not chunk:
+                raise WanworksError("the stack did not start; the reason stands above")
+            said += chunk
+        if found := re.search(rb"^ready (\S+)$", said, re.MULTILINE):
+            return found[1].decode()
+    raise TimedOut(f"the stack was not ready after {_READY_SECONDS:g} s")
+
+
+def _request(model: str) -> dict[str, object]:
+    return {
+        "model_id": model,
+        "prompt": "A paper boat drifts down a rain-filled gutter",
+        "resolution": _SIZE,
+        "frames": _FRAMES,
+        "fps": _FPS,
+        "steps": _STEPS,
+        "seed": 42,
+    }
+
+
+def _finished(client: Client, submitted: Job, label: str) -> Job:
+    job = submitted
+    with screen.ProgressBars() as bars:
+        for job in client.watch(submitted["id"]):
+            bars.show(job, label)
+    if not succeeded(job):
+        raise ApiRefused(why_not(job))
+    return job
+
+
+def _made(client: Client, job: Job, path: Path) -> str:
+    fetch_video(client, job, path)
+    result = job["result"]
+    assert result is not None
+    return f"   {path}: {result['width']}x{result['height']}, {result['frames']} frames, {result['fps']:g} fps"
+
+
+def _draw() -> bytes:
+    """A picture to start from: a paper boat under a sun."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (256, 256), (135, 190, 230))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((170, 30, 220, 80), fill=(250, 210, 80))
+    draw.rectangle((0, 180, 256, 256), fill=(40, 90, 150))
+    draw.polygon([(60, 170), (190, 170), (165, 205), (85, 205)], fill=(240, 240, 235))
+    draw.polygon([(125, 95), (125, 165), (75, 165)], fill=(225, 225, 220))
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+def _next(directory: Path) -> str:
+    return f"""
+Done. The videos are in {directory}; the weights were random, so they show noise.
+
+Next, with the same tiny models:   make up
+With the real ones:                make up CATALOGUE=default   (downloads and a GPU are yours to bring)
+Then:
+  API docs   http://127.0.0.1:8000/docs
+  Flower     http://127.0.0.1:5555   user wanworks, password in .wanworks/flower-password
+  A job      .venv/bin/wanworks generate --home .wanworks "a paper boat" --out boat.mp4"""

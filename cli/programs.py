@@ -1,0 +1,209 @@
+"""Which processes make up an installation and how each is started: the one table of them.
+
+Everything goes to a process through its environment. Nothing secret is on a command line, since those are public.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from cli.embedded_redis import EmbeddedRedis, answers, private_password
+from cli.supervisor import Program
+from shared.errors import ConfigurationError
+from shared.settings import Settings
+
+# As `--only` names them; a `gpu` process is one of gpu-0, gpu-1, ...
+KINDS = ("web", "gpu", "io", "dispatcher", "beat", "flower", "redis")
+
+_MODULES = {
+    "web": ("-m", "api"),
+    "gpu": ("-m", "workers.app", "gpu"),
+    "io": ("-m", "workers.app", "io"),
+    "dispatcher": ("-m", "scheduler.dispatcher"),
+    "beat": ("-m", "scheduler.app"),
+    "flower": ("-m", "celery", "-A", "scheduler.app", "flower"),
+}
+# Workers first, so that they hand their jobs back while all else still runs, and the dispatcher with them, so that it
+# rings no more bells; Redis last, so that nothing that is said on the way out is lost.
+_STOP_TURNS = {"gpu": 0, "dispatcher": 0, "redis": 2}
+_OTHER_STOP_TURN = 1
+
+
+@dataclass(frozen=True)
+class NodeDevice:
+    """One device, as `python -m workers.devices` tells of it."""
+
+    kind: str
+    index: int
+    uuid: str
+    cuda_visible_devices: str
+
+    @property
+    def name(self) -> str:
+        return f"gpu-{self.index}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind}:{self.index}"
+
+    def lock_key(self, settings: Settings) -> str:
+        """A GPU is one of its kind in the world; a CPU device is, for its node in its installation."""
+        return self.uuid or f"{settings.database}\n{settings.node}\n{self.label}"
+
+
+def start_listing_devices(settings: Settings) -> "subprocess.Popen[str]":
+    """Ask for the devices in a process of its own; the answer is for `listed_devices`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "workers.devices", settings.devices],
+        env=environment(settings),
+        cwd=settings.home,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def listed_devices(listing: "subprocess.Popen[str]") -> tuple[NodeDevice, ...]:
+    """Raises ConfigurationError where `--devices` cannot be honoured."""
+    try:
+        output, complaint = listing.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        listing.kill()
+        listing.wait()
+        raise ConfigurationError("the devices could not be listed within 60 s: the driver does not answer") from None
+    if listing.returncode != 0:
+        last = complaint.strip().splitlines()[-1:] or ["no reason given"]
+        raise ConfigurationError(last[0])
+    return tuple(
+        NodeDevice(item["kind"], item["index"], item["uuid"], item["cuda_visible_devices"])
+        for item in json.loads(output)
+    )
+
+
+def programs(
+    settings: Settings, kinds: Sequence[str], devices: Sequence[NodeDevice], redis: EmbeddedRedis | None
+) -> list[Program]:
+    """What `up` runs, in the order that `status` shows. `settings` hold the ports and the Redis URL already."""
+    chosen: list[Program] = []
+    for kind in KINDS:
+        if kind not in kinds:
+            continue
+        if kind == "gpu":
+            threads = threads_per_cpu_device(devices)
+            chosen += [_program(settings, kind, device, threads) for device in devices]
+        elif kind != "redis":
+            chosen.append(_program(settings, kind))
+    if redis is not None:
+        chosen.append(_redis_program(settings, redis))
+    return chosen
+
+
+def threads_per_cpu_device(devices: Sequence[NodeDevice]) -> int:
+    """The cores that this process may use, shared out among the CPU devices."""
+    count = sum(1 for device in devices if device.kind == "cpu")
+    return max(1, len(os.sched_getaffinity(0)) // max(1, count))
+
+
+def command(kind: str) -> tuple[str, ...]:
+    """The command line of one process; all the rest is in its environment."""
+    return (sys.executable, *_MODULES[kind])
+
+
+def environment(
+    settings: Settings, kind: str = "", device: NodeDevice | None = None, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """What a process finds in its environment: ours, every setting, and what its kind needs besides."""
+    result = {**environ, **_settings_environment(settings), "PYTHONUNBUFFERED": "1"}
+    # A process must not take its modules from whatever folder somebody happened to stand in.
+    result["PYTHONSAFEPATH"] = "1"
+    if device is not None:
+        result["WANWORKS_DEVICE"] = device.label
+        result["CUDA_VISIBLE_DEVICES"] = device.cuda_visible_devices
+        result["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if kind == "flower":
+        result |= _flower_environment(settings, environ)
+    return result
+
+
+def flower_password(settings: Settings) -> str:
+    """The one that is set, else the one that was made once into the home.
+
+    Raises ConfigurationError for one that Flower would misread: it splits at commas and compares bytes.
+    """
+    if settings.flower_password is None:
+        return private_password(flower_password_file(settings.home))
+    password = settings.flower_password.get_secret_value()
+    if not password or "," in password or not password.isascii():
+        raise ConfigurationError("WANWORKS_FLOWER_PASSWORD: must be ASCII, not empty, and without a comma")
+    return password
+
+
+def flower_password_file(home: Path) -> Path:
+    return home / "flower-password"
+
+
+def _program(settings: Settings, kind: str, device: NodeDevice | None = None, threads: int = 1) -> Program:
+    name = device.name if device else kind
+    env = environment(settings, kind, device)
+    if device is not None and device.kind == "cpu":
+        env.setdefault("OMP_NUM_THREADS", str(threads))
+    return Program(
+        name=name,
+        argv=command(kind),
+        env=env,
+        cwd=settings.home,
+        log=settings.home / "logs" / f"{name}.log",
+        start_turn=1,
+        stop_turn=_STOP_TURNS.get(kind, _OTHER_STOP_TURN),
+    )
+
+
+def _redis_program(settings: Settings, redis: EmbeddedRedis) -> Program:
+    return Program(
+        name="redis",
+        argv=redis.argv,
+        env=dict(os.environ),
+        cwd=settings.home,
+        log=settings.home / "logs" / "redis.log",
+        start_turn=0,
+        stop_turn=_STOP_TURNS["redis"],
+        prepare=redis.prepare,
+        answers=lambda: answers(redis.url),
+    )
+
+
+def _settings_environment(settings: Settings) -> dict[str, str]:
+    values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    return {
+        f"WANWORKS_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _flower_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Flower reads FLOWER_*; what an operator has set there stays, but for the password and the address."""
+    password = flower_password(settings)
+    wanted = {
+        "FLOWER_PERSISTENT": "true",
+        "FLOWER_DB": str(settings.home / "flower-state"),
+        "FLOWER_STATE_SAVE_INTERVAL": "5000",  # milliseconds: what a `kill -9` may cost
+        "FLOWER_MAX_TASKS": "20000",
+        "FLOWER_TASKS_COLUMNS": "name,uuid,state,args,received,runtime,worker",
+        # the same after a restart, so that an open page goes on working
+        "FLOWER_COOKIE_SECRET": hashlib.sha256(f"cookie {password}".encode()).hexdigest(),
+    }
+    return {
+        **{name: value for name, value in wanted.items() if name not in environ},
+        "FLOWER_BASIC_AUTH": f"{settings.flower_user}:{password}",
+        "FLOWER_ADDRESS": settings.host,
+        "FLOWER_PORT": str(settings.flower_port),
+    }

@@ -1,0 +1,110 @@
+"""What people see: tables and the progress bar. Results go to stdout, everything passing to stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cli.client import Job
+from cli.errors import ExitCode
+
+out = Console()
+if not out.is_terminal:
+    out = Console(width=240)  # for a pipe: whole ids, a row a line
+err = Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """For scripts: JSON alone on stdout, never coloured or wrapped."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def say(line: str) -> None:
+    """A line beside the result, on stderr, never wrapped: ids and commands in it can be copied."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=column == "id")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    out.print(table)
+
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """Name and value, a line each; what is empty is left out."""
+    width = max((len(name) for name in fields), default=0)
+    for name, value in fields.items():
+        if value not in (None, "", [], {}):
+            out.print(f"{name:<{width}}  {value}", highlight=False, markup=False)
+
+
+def percent(job: Job) -> float:
+    return float((job.get("progress") or {}).get("percent") or 0.0)
+
+
+def doing(job: Job) -> str:
+    """What the job is at, in a few words."""
+    progress = job.get("progress") or {}
+    phase = progress.get("phase")
+    if job["status"] == "queued":
+        position = job.get("queue_position")
+        waiting = (phase or "queued").replace("_", " ")
+        return f"{waiting}, position {position}" if position else waiting
+    if job["status"] != "running":
+        return job["status"]
+    step, steps = progress.get("step"), progress.get("steps")
+    text = (phase or "running").replace("_", " ")
+    if steps:
+        text += f" {step or 0}/{steps}"
+    eta = progress.get("eta_seconds")
+    return f"{text}, {eta:.0f} s left" if eta and eta >= 1 else text
+
+
+class ProgressBars(AbstractContextManager["ProgressBars"]):
+    """A live bar per job on a terminal; elsewhere a line on stderr whenever what a job is at changes."""
+
+    def __init__(self) -> None:
+        self._live = err.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.fields[label]}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=err,
+            disable=not self._live,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, str] = {}
+
+    def __enter__(self) -> "ProgressBars":
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def show(self, job: Job, label: str) -> None:
+        text = doing(job)
+        if job["id"] not in self._tasks:
+            self._tasks[job["id"]] = self._bars.add_task(text, total=100, label=label)
+        self._bars.update(self._tasks[job["id"]], completed=percent(job), description=text)
+        phase = text.partition(",")[0].partition(" ")[0]
+        if not self._live and self._said.get(job["id"]) != phase:
+            self._said[job["id"]] = phase
+            say(f"{label}: {text}")
+
+
+def epilogue() -> str:
+    """The exit codes, for `--help`."""
+    codes = " · ".join(f"{int(code)} {code.meaning}" for code in ExitCode)
+    return f"Exit codes: {codes}."

@@ -1,0 +1,74 @@
+"""`home/run/state.json`: what `up` tells `wanworks status` and the other commands. Mode 0600, since it holds URLs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cli.child import started_ticks
+from cli.embedded_redis import write_private
+from cli.supervisor import ProcessState, ProcessStatus
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the parts of this installation are found; None for a part that is not started here."""
+
+    api_url: str | None
+    redis_url: str
+    database_url: str
+    flower_url: str | None
+    flower_user: str | None
+
+
+def state_file(home: Path) -> Path:
+    return home / "run" / "state.json"
+
+
+def write_state(
+    home: Path, node: str, pid: int, addresses: Addresses, processes: Sequence[ProcessStatus], ready: bool
+) -> None:
+    """Raises OSError."""
+    state = {
+        "home": str(home),
+        "node": node,
+        "pid": pid,
+        "pid_started": started_ticks(pid),
+        "ready": ready,
+        **addresses.__dict__,
+        "processes": [
+            {
+                "name": process.name,
+                "pid": process.pid,
+                "state": process.state.value,
+                "restarts": process.restarts,
+                "since": _iso(process.since),
+            }
+            for process in processes
+        ],
+    }
+    write_private(state_file(home), json.dumps(state, indent=1) + "\n")
+
+
+def read_state(home: Path) -> dict[str, Any] | None:
+    """What the last `up` on this home wrote, with `running` added; None where there was none.
+
+    Where that `up` is gone without a farewell (`kill -9`), its processes are gone too and are shown as stopped.
+    """
+    try:
+        state: dict[str, Any] = json.loads(state_file(home).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    started = state.pop("pid_started")
+    state["running"] = started is not None and started_ticks(state["pid"]) == started
+    if not state["running"]:
+        state["ready"] = False
+        for process in state["processes"]:
+            process.update(pid=None, state=ProcessState.STOPPED.value)
+    return state
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

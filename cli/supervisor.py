@@ -1,0 +1,283 @@
+"""The one class that starts, restarts and stops processes. It does not know what they do.
+
+One thread, one loop: signals are blocked and waited for, so that a death, a Ctrl-C and a timer are the same kind of
+event, and so that every child is started by the main thread (see `cli.child`).
+"""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from cli.child import kill_session, session_members, spawn
+
+_STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_POLL_SECONDS = 0.1  # while something is awaited that sends no signal: a port, a settled start
+
+
+class ProcessState(StrEnum):
+    STARTING = "starting"  # alive for less than a second
+    RUNNING = "running"
+    BACKOFF = "backoff"  # died, and waits to be started again
+    CRASH_LOOP = "crash_loop"  # died too often: one try a minute, until one lives for a minute
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run and how to treat it."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(repr=False)
+    cwd: Path
+    log: Path
+    stop_turn: int  # 0 is stopped first; a turn begins when the one before it has ended
+    start_turn: int = 0  # 0 is started first; a turn begins when those before it answer
+    prepare: Callable[[], None] | None = None  # run before every start; may raise OSError
+    answers: Callable[[], bool] | None = None  # asked before the next turn starts
+
+
+@dataclass(frozen=True)
+class ProcessStatus:
+    name: str
+    pid: int | None
+    state: ProcessState
+    restarts: int
+    since: datetime  # when it came into this state, UTC
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Times in seconds."""
+
+    first_wait: float = 0.2  # before the first restart; doubles with every death within `window`
+    longest_wait: float = 10.0
+    deaths: int = 5  # so many within `window` are a crash loop
+    window: float = 60.0
+    loop_wait: float = 60.0  # between tries in a crash loop
+    settle: float = 1.0  # alive for so long, a process counts as running
+    answer_limit: float = 10.0  # a start turn that does not answer holds up the next one no longer than this
+    stop_limits: tuple[float, ...] = (8.0, 4.0, 2.0)  # per stop turn, then SIGKILL; 14 in all, of 15 promised
+
+
+@dataclass(frozen=True)
+class Verdict:
+    wait: float
+    crash_loop: bool
+
+
+def judge(deaths: Sequence[float], now: float, looping: bool, policy: Policy) -> Verdict:
+    """How long to wait before the next start. `deaths` are times on the clock of `now`, the newest included."""
+    recent = sum(1 for death in deaths if now - death <= policy.window)
+    if looping or recent >= policy.deaths:
+        return Verdict(policy.loop_wait, True)
+    return Verdict(min(policy.first_wait * 2 ** max(recent - 1, 0), policy.longest_wait), False)
+
+
+class Supervisor:
+    """Keeps `programs` alive from `run()` until SIGINT, SIGTERM or SIGHUP. Call it from the main thread.
+
+    `publish` gets every change of any process's state; `say` gets a line for people about each death.
+    """
+
+    def __init__(
+        self,
+        programs: Sequence[Program],
+        *,
+        publish: Callable[[Sequence[ProcessStatus]], None],
+        say: Callable[[str], None],
+        policy: Policy = Policy(),
+    ) -> None:
+        self._policy = policy
+        self._publish = publish
+        self._say = say
+        self._children = [_Child(program, policy, say) for program in programs]
+        self._stopping = False
+        # nohup asks for this; SIGINT counts even where a shell ignores it for its background jobs
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._stop_signals = _STOP_SIGNALS - {signal.SIGHUP} if ignored else _STOP_SIGNALS
+
+    def run(self, ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
+        """Start everything, call `on_ready` once when `ready` says so, and return when all has been stopped."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *self._stop_signals})
+        try:
+            self._start_in_turns()
+            while not self._stopping and not ready():
+                self._turn(_POLL_SECONDS)
+            if not self._stopping:
+                on_ready()
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._stop_all()
+            while signal.sigtimedwait(self._stop_signals, 0) is not None:
+                pass  # an impatient second Ctrl-C must not strike after the orderly end
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _start_in_turns(self) -> None:
+        for turn in sorted({child.program.start_turn for child in self._children}):
+            group = [child for child in self._children if child.program.start_turn == turn]
+            for child in group:
+                child.wanted_at = 0.0
+            deadline = time.monotonic() + self._policy.answer_limit
+            self._turn(0)
+            while not self._stopping and not all(child.answers() for child in group):
+                if time.monotonic() > deadline:
+                    names = ", ".join(child.program.name for child in group if not child.answers())
+                    self._say(f"{names} does not answer after {self._policy.answer_limit:g} s; going on without")
+                    break
+                self._turn(_POLL_SECONDS / 10)
+
+    def _turn(self, seconds: float = 60.0) -> None:
+        """Do what is due, tell about it, then sleep until a signal, the next event, or for that long."""
+        now = time.monotonic()
+        changed = [child.step(now) for child in self._children]
+        if any(changed):
+            self._tell()
+        wait = max(0.0, min(seconds, self._until_next_event()))
+        received = signal.sigtimedwait({signal.SIGCHLD, *self._stop_signals}, wait)
+        if received is not None and received.si_signo in self._stop_signals:
+            self._stopping = True
+
+    def _until_next_event(self) -> float:
+        now = time.monotonic()
+        return min((child.next_event(now) for child in self._children), default=60.0)
+
+    def _stop_all(self) -> None:
+        """By stop turn: SIGTERM, a limit, then SIGKILL for the process and whatever is left of its session."""
+        for child in self._children:
+            child.wanted_at = None
+        for turn in sorted({child.program.stop_turn for child in self._children}):
+            group = [child for child in self._children if child.program.stop_turn == turn]
+            for child in group:
+                child.terminate()
+            limit = self._policy.stop_limits[min(turn, len(self._policy.stop_limits) - 1)]
+            deadline = time.monotonic() + limit
+            while any(child.alive() for child in group) and time.monotonic() < deadline:
+                signal.sigtimedwait({signal.SIGCHLD}, _POLL_SECONDS / 2)
+            for child in group:
+                child.bury()
+        self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._publish([child.status for child in self._children])
+        except OSError as error:  # a full disk must not stop the processes that could free it
+            self._say(f"the state file cannot be written: {error.strerror}")
+
+
+class _Child:
+    """One program and its present process. `wanted_at` is when to start it, None while it shall not be started."""
+
+    def __init__(self, program: Program, policy: Policy, say: Callable[[str], None]) -> None:
+        self.program = program
+        self.wanted_at: float | None = None
+        self.status = ProcessStatus(program.name, None, ProcessState.STOPPED, 0, datetime.now(UTC))
+        self._policy = policy
+        self._say = say
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._deaths: list[float] = []
+        self._looping = False
+        self._starts = 0
+
+    def step(self, now: float) -> bool:
+        """Bring this child up to date; True where its status changed."""
+        before = self.status
+        if self._process is not None and self._process.poll() is not None:
+            self._died(now, _ending(self._process.returncode))
+        if self._process is None and self.wanted_at is not None and now >= self.wanted_at:
+            self._start(now)
+        if self._process is not None:
+            self._settle(now)
+        return self.status != before
+
+    def next_event(self, now: float) -> float:
+        """Seconds until this child needs a look again without a signal."""
+        if self._process is None:
+            return 60.0 if self.wanted_at is None else self.wanted_at - now
+        age = now - self._started_at
+        if self._looping:
+            return self._policy.window - age
+        return 60.0 if self.status.state is ProcessState.RUNNING else self._policy.settle - age
+
+    def answers(self) -> bool:
+        return self.program.answers is None or (self._process is not None and self.program.answers())
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def terminate(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def bury(self) -> None:
+        """Make sure that nothing of it is left."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._say(f"{self.program.name} did not stop in time and was killed")
+                self._process.kill()
+            _sweep(self._process.pid)
+            self._process.wait()
+            self._process = None
+        self._become(ProcessState.STOPPED, None)
+
+    def _start(self, now: float) -> None:
+        self._started_at = now
+        try:
+            if self.program.prepare is not None:
+                self.program.prepare()
+            self._process = spawn(self.program.argv, env=self.program.env, cwd=self.program.cwd, log=self.program.log)
+        except OSError as error:
+            self._died(now, f"cannot be started: {error}")
+            return
+        self._starts += 1
+        self.wanted_at = None
+        self._become(ProcessState.CRASH_LOOP if self._looping else ProcessState.STARTING, self._process.pid)
+
+    def _settle(self, now: float) -> None:
+        age = now - self._started_at
+        if self._looping and age >= self._policy.window:
+            self._looping = False
+            self._say(f"{self.program.name} has recovered")
+        if not self._looping and age >= self._policy.settle and self.status.state is not ProcessState.RUNNING:
+            self._become(ProcessState.RUNNING, self.status.pid)
+
+    def _died(self, now: float, ending: str) -> None:
+        if self._process is not None:
+            _sweep(self._process.pid)
+            self._process = None
+        self._deaths = [death for death in self._deaths if now - death <= self._policy.window] + [now]
+        verdict = judge(self._deaths, now, self._looping, self._policy)
+        self._looping = verdict.crash_loop
+        self.wanted_at = now + verdict.wait
+        self._become(ProcessState.CRASH_LOOP if verdict.crash_loop else ProcessState.BACKOFF, None)
+        loop = " (crash loop)" if verdict.crash_loop else ""
+        self._say(f"{self.program.name} {ending}; next start in {verdict.wait:g} s{loop}; see {self.program.log}")
+
+    def _become(self, state: ProcessState, pid: int | None) -> None:
+        same = self.status.state is state
+        since = self.status.since if same else datetime.now(UTC)
+        self.status = ProcessStatus(self.program.name, pid, state, max(self._starts - 1, 0), since)
+
+
+def _sweep(session: int) -> None:
+    """Kill what a process left in its session, and wait (2 s at most) until it is gone."""
+    deadline = time.monotonic() + 2.0
+    while session_members(session) and time.monotonic() < deadline:
+        kill_session(session)
+        time.sleep(0.01)
+
+
+def _ending(returncode: int) -> str:
+    if returncode >= 0:
+        return f"ended with code {returncode}"
+    with suppress(ValueError):
+        return f"was killed by {signal.Signals(-returncode).name}"
+    return f"was killed by signal {-returncode}"

@@ -1,0 +1,254 @@
+"""`wanworks up` and the commands of one process each: what has to be true before a process starts, then starting it.
+
+In order: settings, locks, ports, Redis's address, the devices, the schema, the store's marker, and only then processes.
+"""
+
+import fcntl
+import http.client
+import json
+import os
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cli import programs
+from cli.embedded_redis import EmbeddedRedis, embedded_redis, running_redis
+from cli.errors import AlreadyRunning
+from cli.locks import hold_device, hold_home
+from cli.ports import free_port, is_free
+from cli.state_file import Addresses, write_state
+from cli.supervisor import ProcessState, ProcessStatus, Supervisor
+from shared import catalogue
+from shared.errors import ConfigurationError
+from shared.settings import Settings, load
+
+_READY_COMPLAINT_SECONDS = 60.0
+REDIS_WAIT_SECONDS = 15.0  # for a process that was started on its own, beside a Redis that is just starting
+
+
+def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: float = 0.0) -> None:
+    """Supervise this node's processes until SIGINT or SIGTERM.
+
+    `overrides` are settings given as options; `only` names kinds of process, none meaning all; `redis_wait` is for how
+    many seconds to wait for a Redis that another process of this home starts.
+    Raises ConfigurationError, AlreadyRunning, DatabaseUnavailable or StoreMismatch before anything is started.
+    """
+    settings = _settings(overrides)
+    kinds = chosen_kinds(only)
+    alone = [kind for kind in kinds if kind not in ("gpu", "redis")]  # those have locks of their own, below
+    locks = [hold_home(settings.home, name) for name in ("up", *alone)]
+    settings, redis = _with_redis(_with_ports(settings, kinds), kinds, locks, redis_wait)
+    listing = programs.start_listing_devices(settings) if "gpu" in kinds else None
+    try:
+        bring_up_to_date(settings, create_store=_owns_store(settings, kinds))
+    finally:
+        devices = programs.listed_devices(listing) if listing else ()
+    locks += [hold_device(device.lock_key(settings), f"{device.label} of node {settings.node}") for device in devices]
+    board = _Board(settings, kinds)
+    supervisor = Supervisor(programs.programs(settings, kinds, devices, redis), publish=board.publish, say=say)
+    try:
+        supervisor.run(board.is_ready, board.announce)
+    finally:
+        for lock in locks:
+            os.close(lock)
+
+
+def alone(kind: str, overrides: Mapping[str, Any]) -> None:
+    """Become one process, for a process manager that restarts it. Does not return. Raises as `up` does."""
+    settings = _settings(overrides)
+    hold_home(settings.home, kind, across_exec=True)
+    if kind == "redis":
+        redis = embedded_redis(settings.home)
+        redis.prepare()
+        _become(redis.argv, dict(os.environ), settings.home)
+    if settings.redis is None:
+        settings = load(**{**_given(settings), "redis_url": _await_redis(settings.home, REDIS_WAIT_SECONDS)})
+    settings = _with_ports(settings, (kind,))
+    bring_up_to_date(settings, create_store=_owns_store(settings, (kind,)))
+    _become(programs.command(kind), programs.environment(settings, kind), settings.home)
+
+
+def bring_up_to_date(settings: Settings, *, create_store: bool) -> None:
+    """The schema at its newest and the store's marker seen. Raises DatabaseUnavailable or StoreMismatch."""
+    from shared.database import Database, migrate
+    from shared.nodes import agreed
+    from shared.store import open_store
+
+    lock = os.open(settings.home / "run" / "migrate.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # processes of one home, started at once, take their turns
+        migrate(settings.database)
+        database = Database(settings.database)
+        try:
+            open_store(settings.store_dir, lambda: agreed(database, "store"), create=create_store)
+        finally:
+            database.close()
+    finally:
+        os.close(lock)
+
+
+def chosen_kinds(only: Collection[str]) -> tuple[str, ...]:
+    """The kinds of process to run. Raises ConfigurationError for one that is none."""
+    unknown = sorted(set(only) - set(programs.KINDS))
+    if unknown:
+        raise ConfigurationError(f"--only: {unknown[0]!r} is none of {', '.join(programs.KINDS)}")
+    return tuple(kind for kind in programs.KINDS if not only or kind in only)
+
+
+def say(line: str) -> None:
+    """A line for people, on stderr."""
+    with suppress(OSError):  # a terminal that has gone away must not stop what was started from it
+        print(f"wanworks: {line}", file=sys.stderr, flush=True)
+
+
+class _Board:
+    """What the world is told: the state file, and the line that says that all is ready."""
+
+    def __init__(self, settings: Settings, kinds: Sequence[str]) -> None:
+        self._settings = settings
+        self._kinds = kinds
+        self._processes: Sequence[ProcessStatus] = ()
+        self._ready = False
+        self._begun = time.monotonic()
+        self._complained = False
+        host = _reachable(settings.host)
+        self._addresses = Addresses(
+            api_url=f"http://{host}:{settings.port}" if "web" in kinds else None,
+            redis_url=settings.redis or "",
+            database_url=settings.database,
+            flower_url=f"http://{host}:{settings.flower_port}" if "flower" in kinds else None,
+            flower_user=settings.flower_user if "flower" in kinds else None,
+        )
+
+    def publish(self, processes: Sequence[ProcessStatus]) -> None:
+        self._processes = processes
+        settings = self._settings
+        write_state(settings.home, settings.node, os.getpid(), self._addresses, processes, self._ready)
+
+    def is_ready(self) -> bool:
+        """Able to take a job; for a node without the API: everything runs."""
+        reasons = self._missing()
+        if reasons and not self._complained and time.monotonic() - self._begun > _READY_COMPLAINT_SECONDS:
+            self._complained = True
+            say(
+                f"not ready after {_READY_COMPLAINT_SECONDS:g} s: {reasons}; logs are in {self._settings.home / 'logs'}"
+            )
+        return not reasons
+
+    def announce(self) -> None:
+        self._ready = True
+        self.publish(self._processes)
+        where = self._addresses.api_url or self._settings.node
+        print(f"ready {where}", flush=True)
+        if sys.stdout.isatty():
+            print("\n".join(self._welcome()), flush=True)
+
+    def _missing(self) -> str:
+        late = [process.name for process in self._processes if process.state is not ProcessState.RUNNING]
+        if self._addresses.api_url is None:
+            return f"{', '.join(late)} not running" if late or not self._processes else ""
+        status, body = _readyz(self._settings)
+        whole = {"web", "gpu", "dispatcher"} <= set(self._kinds)
+        if status == http.client.OK and (not whole or body.get("status") == "ok"):
+            return ""
+        return str(body.get("reasons") or body.get("detail") or f"{', '.join(late) or 'web'} not running")
+
+    def _welcome(self) -> list[str]:
+        api, flower = self._addresses.api_url, self._addresses.flower_url
+        lines = [f"  API docs  {api}/docs"] if api else []
+        if flower:
+            password = "as set" if self._settings.flower_password else f"in {self._settings.home / 'flower-password'}"
+            lines.append(f"  Flower    {flower}  (user {self._settings.flower_user}, password {password})")
+        return [*lines, "  Ctrl-C stops everything; no job is lost."]
+
+
+def _settings(overrides: Mapping[str, Any]) -> Settings:
+    settings = load(**overrides)
+    if settings.catalogue not in ("default", "demo"):
+        settings = load(**{**overrides, "catalogue": str(Path(settings.catalogue).expanduser().absolute())})
+    catalogue.load(settings.catalogue)  # a bad file is refused here, with its line, and not by every process
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    programs.flower_password(settings)
+    return settings
+
+
+def _owns_store(settings: Settings, kinds: Collection[str]) -> bool:
+    """Whether to make the store where there is none: with the API, or where the embedded database says one node."""
+    return "web" in kinds or settings.database_url is None
+
+
+def _given(settings: Settings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in settings.model_fields_set}
+
+
+def _with_ports(settings: Settings, kinds: Collection[str]) -> Settings:
+    """The settings with real ports in place of 0. Raises AlreadyRunning for a port that is taken."""
+    given = _given(settings)
+    for kind, name, option in (("web", "port", "--port"), ("flower", "flower_port", "--flower-port")):
+        if kind not in kinds:
+            continue
+        port = getattr(settings, name)
+        if port == 0:
+            given[name] = free_port(settings.host)
+        elif not is_free(settings.host, port):
+            raise AlreadyRunning(f"port {port} on {settings.host} is taken; choose another with {option}")
+    return load(**given)
+
+
+def _with_redis(
+    settings: Settings, kinds: Collection[str], locks: list[int], wait: float
+) -> tuple[Settings, EmbeddedRedis | None]:
+    """The settings with Redis's URL, and the embedded Redis where it is ours to start; its lock joins `locks`."""
+    if settings.redis is not None:
+        return settings, None
+    if {"redis", "web"} & set(kinds):
+        try:
+            locks.append(hold_home(settings.home, "redis"))
+        except AlreadyRunning:
+            if "redis" in kinds:
+                raise
+        else:
+            redis = embedded_redis(settings.home)
+            return load(**{**_given(settings), "redis_url": redis.url}), redis
+    # A node of workers alone must not start one: it would be another than the dispatcher's.
+    return load(**{**_given(settings), "redis_url": _await_redis(settings.home, wait)}), None
+
+
+def _await_redis(home: Path, seconds: float) -> str:
+    deadline = time.monotonic() + seconds
+    while (url := running_redis(home)) is None:
+        if time.monotonic() >= deadline:
+            raise ConfigurationError(
+                "WANWORKS_REDIS_URL is not set, and no `wanworks redis` runs on this home; with --only, add redis to it"
+            )
+        time.sleep(0.1)
+    return url
+
+
+def _become(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+    os.chdir(cwd)
+    os.execvpe(argv[0], list(argv), dict(env))
+
+
+def _reachable(host: str) -> str:
+    """The address to call a server that listens on `host`."""
+    if host in ("0.0.0.0", "::", ""):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _readyz(settings: Settings) -> tuple[int, dict[str, Any]]:
+    host = _reachable(settings.host).strip("[]")
+    connection = http.client.HTTPConnection(host, settings.port, timeout=2.0)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        body = json.loads(response.read())
+        return response.status, body if isinstance(body, dict) else {}
+    except (OSError, http.client.HTTPException, ValueError):
+        return 0, {}
+    finally:
+        connection.close()

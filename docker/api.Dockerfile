@@ -1,0 +1,32 @@
+# The API, the dispatcher, beat, Flower and the command line. No torch.
+# Build from the repository's root:  docker build -f docker/api.Dockerfile -t wanworks-api .
+
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /src
+COPY requirements/runtime.txt requirements/
+RUN python -m venv /opt/wanworks
+RUN /opt/wanworks/bin/pip install --no-cache-dir -r requirements/runtime.txt
+COPY pyproject.toml README.md ./
+COPY api api
+COPY cli cli
+COPY scheduler scheduler
+COPY shared shared
+COPY workers workers
+RUN /opt/wanworks/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+
+FROM python:3.11-slim-bookworm
+# The volumes take their owner from these folders when they are first used.
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/wanworks wanworks \
+    && mkdir /srv/store /srv/models /srv/flower \
+    && chown wanworks:wanworks /srv/store /srv/models /srv/flower
+COPY --from=build /opt/wanworks /opt/wanworks
+ENV PATH=/opt/wanworks/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    WANWORKS_HOME=/var/lib/wanworks \
+    WANWORKS_STORE_PATH=/srv/store \
+    WANWORKS_MODELS_PATH=/srv/models \
+    WANWORKS_HOST=0.0.0.0
+USER 10001
+WORKDIR /var/lib/wanworks
+EXPOSE 8000 5555
+CMD ["wanworks", "web"]

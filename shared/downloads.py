@@ -1,0 +1,130 @@
+"""A download as its owner steers it: paused, resumed, made more or less urgent, given more or less bandwidth.
+
+Another side of the `jobs` table; like the others it changes states by UPDATEs that name the state they start from.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import update
+from sqlmodel import Session, col, select
+
+from shared.database import Database
+from shared.errors import Conflict
+from shared.job_types import DOWNLOAD
+from shared.states import JOB_ENDS, JobState, Priority
+from shared.tables import Job, epoch_now
+
+PAUSE = "pause"
+YIELD = "yield"
+BY_OWNER = "owner"
+BY_FULL_DISK = "disk_full"
+
+
+def active(database: Database, model_id: str | None = None, node: str | None = None) -> list[Job]:
+    """Downloads that have not ended, oldest first."""
+    query = select(Job).where(Job.type == DOWNLOAD, col(Job.status).not_in(JOB_ENDS), col(Job.hidden).is_(False))
+    if model_id is not None:
+        query = query.where(Job.model_id == model_id)
+    if node is not None:
+        query = query.where(Job.target_node == node)
+    with database.read() as session:
+        return list(session.exec(query.order_by(col(Job.id))))
+
+
+def latest(database: Database, model_id: str | None = None) -> dict[tuple[str, str], Job]:
+    """The newest download of each (node, model), ended or not."""
+    query = select(Job).where(Job.type == DOWNLOAD, col(Job.hidden).is_(False)).order_by(col(Job.id))
+    if model_id is not None:
+        query = query.where(Job.model_id == model_id)
+    with database.read() as session:
+        return {(job.target_node or "", job.model_id or ""): job for job in session.exec(query)}
+
+
+def pause(database: Database, job_id: str) -> Job:
+    """Pauses a waiting download at once, asks a running one to stop. Idempotent. Raises Conflict once it has ended."""
+    with database.write() as session:
+        _change(
+            session,
+            job_id,
+            [JobState.QUEUED],
+            status=JobState.PAUSED,
+            paused_by=BY_OWNER,
+            bell_device=None,
+            bell_at=None,
+        )
+        _change(session, job_id, [JobState.PAUSED], paused_by=BY_OWNER)
+        _change(session, job_id, [JobState.RUNNING], halt=PAUSE)
+        return _unended(session, job_id, "paused")
+
+
+def resume(database: Database, job_id: str) -> Job:
+    """Puts a paused download back into the queue; a pause that has not taken effect yet is taken back.
+
+    Raises Conflict where the download is neither.
+    """
+    with database.write() as session:
+        changed = _change(
+            session,
+            job_id,
+            [JobState.PAUSED],
+            status=JobState.QUEUED,
+            paused_by=None,
+            halt=None,
+            error=None,
+            not_before=0.0,
+            queued_at=epoch_now(),
+        )
+        if not changed:
+            asked = update(Job).where(
+                col(Job.id) == job_id, col(Job.status) == JobState.RUNNING, col(Job.halt) == PAUSE
+            )
+            changed = int(session.connection().execute(asked.values(halt=None)).rowcount)
+        if not changed:
+            raise Conflict("The download is not paused")
+        return _unended(session, job_id, "resumed")
+
+
+def set_priority(database: Database, job_id: str, priority: Priority) -> Job:
+    """Raises Conflict once the download has ended."""
+    with database.write() as session:
+        _change(session, job_id, _UNENDED, priority=priority.rank)
+        return _unended(session, job_id, "given a priority")
+
+
+def set_bandwidth(database: Database, job_id: str, mbps: float | None) -> Job:
+    """In Mbps (10^6 bits a second); None lifts the limit. Raises Conflict once the download has ended."""
+    with database.write() as session:
+        _change(session, job_id, _UNENDED, bandwidth_mbps=mbps)
+        return _unended(session, job_id, "limited")
+
+
+def ask_to_yield(database: Database, job_ids: Sequence[str]) -> None:
+    """Asks running downloads to make place for more urgent ones; they go back to waiting with their bytes kept."""
+    with database.write() as session:
+        for job_id in job_ids:
+            query = update(Job).where(
+                col(Job.id) == job_id, col(Job.status) == JobState.RUNNING, col(Job.halt).is_(None)
+            )
+            session.connection().execute(query.values(halt=YIELD))
+
+
+def stopped_by_full_disk(database: Database) -> list[Job]:
+    """Downloads that wait for room on their node's disk."""
+    query = select(Job).where(Job.status == JobState.PAUSED, Job.paused_by == BY_FULL_DISK)
+    with database.read() as session:
+        return list(session.exec(query))
+
+
+_UNENDED = [JobState.QUEUED, JobState.RUNNING, JobState.PAUSED]
+
+
+def _change(session: Session, job_id: str, states: Sequence[JobState], **values: object) -> int:
+    query = update(Job).where(col(Job.id) == job_id, col(Job.type) == DOWNLOAD, col(Job.status).in_(states))
+    return int(session.connection().execute(query.values(**values)).rowcount)
+
+
+def _unended(session: Session, job_id: str, what: str) -> Job:
+    job = session.get(Job, job_id, populate_existing=True)
+    if job is None or job.status in JOB_ENDS:
+        raise Conflict(f"The download has ended; it cannot be {what} any more")
+    return job

@@ -1,0 +1,79 @@
+"""How much waits, where each job stands, and what runs: reads of the `jobs` table for those who watch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, and_, case, func, or_
+from sqlalchemy.orm import aliased
+from sqlmodel import col, select
+
+from shared.database import Database
+from shared.states import JobState, Phase
+from shared.tables import Job, epoch_now
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How much waits and runs for one model at one priority."""
+
+    priority: int  # rank
+    model_id: str | None
+    queued: int
+    waiting_for_model: int  # of the queued ones
+    oldest_seconds: float | None  # how long the first of the queued ones has waited
+    running: int
+
+
+def positions(database: Database, jobs: Sequence[Job]) -> dict[str, int]:
+    """For each of these jobs that is queued: how many queued jobs stand before it by priority and age."""
+    waiting = [job.id for job in jobs if job.status == JobState.QUEUED]
+    if not waiting:
+        return {}
+    other = aliased(Job)
+    ahead = or_(
+        col(other.priority) < Job.priority,
+        and_(col(other.priority) == Job.priority, col(other.queued_at) < Job.queued_at),
+    )
+    count = select(func.count()).select_from(other).where(other.status == JobState.QUEUED, ahead).scalar_subquery()
+    query = select(Job.id, count).where(col(Job.id).in_(waiting), Job.status == JobState.QUEUED)
+    with database.read() as session:
+        return dict(session.exec(query).all())
+
+
+def queued_by_priority(database: Database) -> dict[int, int]:
+    """How many jobs are queued, by the rank of their priority."""
+    query = select(Job.priority, func.count()).where(Job.status == JobState.QUEUED).group_by(col(Job.priority))
+    with database.read() as session:
+        return dict(session.exec(query).all())
+
+
+def depths(database: Database) -> list[Depth]:
+    """What waits and runs, by priority and model, most urgent first."""
+
+    def among(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
+        return func.coalesce(func.sum(case((and_(*conditions), 1), else_=0)), 0)
+
+    queued = col(Job.status) == JobState.QUEUED
+    oldest = epoch_now() - func.min(case((queued, col(Job.queued_at)), else_=None))
+    query = (
+        select(  # type: ignore[call-overload]
+            Job.priority,
+            Job.model_id,
+            among(queued),
+            among(queued, col(Job.phase) == Phase.WAITING_FOR_MODEL),
+            oldest,
+            among(col(Job.status) == JobState.RUNNING),
+        )
+        .where(col(Job.status).in_((JobState.QUEUED, JobState.RUNNING)))
+        .group_by(col(Job.priority), col(Job.model_id))
+        .order_by(col(Job.priority), col(Job.model_id))
+    )
+    with database.read() as session:
+        return [Depth(*row) for row in session.exec(query)]
+
+
+def on_devices(database: Database) -> dict[str, Job]:
+    """What runs on each device, by the device's key."""
+    query = select(Job).where(Job.status == JobState.RUNNING)
+    with database.read() as session:
+        return {job.device_key: job for job in session.exec(query) if job.device_key is not None}

@@ -1,0 +1,117 @@
+"""A generation as a job: from the row to the handler's context, and from what was made to the row's result."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from shared import nodes, replicas
+from shared.attempts import Claimant
+from shared.catalogue import Catalogue
+from shared.database import Database
+from shared.errors import ModelUnavailable
+from shared.job_types import GenerationParams
+from shared.progress import Progress
+from shared.settings import Settings
+from shared.store import Store
+from shared.tables import Job
+from shared.usage import PhaseTimes, phase_times
+from workers import generation
+from workers.context import GenerationContext, Outcome
+from workers.pulse import Pulse
+from workers.reporter import Reporter
+
+_MEASURED_KEEP_SECONDS = 30.0
+
+
+class GenerationWork:
+    """The generations of one device."""
+
+    at_most: int | None = None
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        catalogue: Catalogue,
+        store: Store,
+        progress: Progress,
+        claimant: Claimant,
+        device_name: str,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._catalogue = catalogue
+        self._store = store
+        self._progress = progress
+        self._claimant = claimant
+        self._device_name = device_name
+        self._told_warm: list[dict[str, Any]] = []
+        self._phase_times: dict[tuple[str, str, int, int, int], tuple[float, PhaseTimes]] = {}
+
+    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+        params = GenerationParams.model_validate(job.params)
+        entry = self._catalogue.get(params.model_id)
+        snapshot = None if job.mock else replicas.snapshot_dir(self._settings.models_dir, entry)
+        if snapshot is None and not job.mock:
+            raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
+        reporter = Reporter(
+            send=lambda event: self._progress.report(job.id, {**event, "attempt": job.attempt}),
+            measured=self._measured(job, params),
+            pulse=pulse,
+        )
+        context = GenerationContext(
+            job_id=job.id,
+            attempt=job.attempt,
+            params=params,
+            entry=entry,
+            settings=self._settings,
+            mock=job.mock,
+            snapshot=snapshot,
+            image=self._store.input_path(params.image) if params.image else None,
+            output_dir=self._store.attempt_dir(job.id, job.attempt),
+            report=reporter,
+            check=pulse.check,
+        )
+        outcome = generation.generate(context)
+        pulse.check()
+        return _result(outcome, job.mock, self._device_name)
+
+    def undo(self, job: Job) -> None:
+        self._store.drop_attempt(job.id, job.attempt)
+
+    def after(self, job: Job) -> None:
+        """Says what is warm now, where that has changed."""
+        if job.hidden and job.finished_at is not None:
+            self._store.drop_job(job.id)
+        warm = [{**entry, "warm_key": f"{entry['model_id']}:{entry['quantization']}"} for entry in generation.warm()]
+        if warm != self._told_warm:
+            nodes.device_beat(self._database, self._claimant.device_key, warm)
+            self._told_warm = warm
+
+    def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
+        key = (job.warm_key, self._device_name, params.width, params.height, params.frames)
+        asked, times = self._phase_times.get(key, (float("-inf"), None))
+        if times is None or time.monotonic() - asked > _MEASURED_KEEP_SECONDS:
+            times = phase_times(self._database, *key)
+            self._phase_times[key] = (time.monotonic(), times)
+        return times
+
+
+def _result(outcome: Outcome, mock: bool, device_name: str) -> dict[str, Any]:
+    return {
+        "artifacts": [asdict(artifact) for artifact in outcome.artifacts],
+        "width": outcome.width,
+        "height": outcome.height,
+        "frames": outcome.frames,
+        "fps": outcome.fps,
+        "duration_seconds": outcome.frames / outcome.fps,
+        "seed": outcome.seed,
+        "timings": outcome.timings,
+        "peak_vram_mb": outcome.peak_vram_mb,
+        "warm": outcome.warm,
+        "profile": outcome.profile,
+        "device_name": device_name,
+        "mock": mock,
+        "notes": list(outcome.notes),
+        "manifest": outcome.manifest,
+    }

@@ -1,0 +1,27 @@
+"""Running out of memory, and giving it back."""
+
+import ctypes
+import errno
+import gc
+
+import torch
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an exception says that the device's or the host's memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM  # a file that could not be mapped
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
+def give_back() -> None:
+    """Collect what was dropped and return it: modules hold cycles, and the allocators keep what is freed."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others have no such thing
+    if trim is not None:
+        trim(0)

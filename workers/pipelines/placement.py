@@ -1,0 +1,81 @@
+"""Where a model's components lie: all on the device, one at a time, or streamed through it block by block.
+
+The libraries' own one-at-a-time hooks belong to one pipeline object; ours belong to the components, because the text
+and the image pipeline of one model share them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from diffusers.hooks import apply_group_offloading
+
+from shared.catalogue import Offload
+
+CPU = torch.device("cpu")
+
+
+class Placement:
+    """The components that take turns on a device; none do where everything is resident or there is only a CPU."""
+
+    def __init__(
+        self, device: torch.device, taking_turns: Sequence[torch.nn.Module] = (), streams: bool = False
+    ) -> None:
+        self.streams = streams  # whether transformers are streamed through the device block by block
+        self._device = device
+        self._taking_turns = tuple(taking_turns)
+        self._present: torch.nn.Module | None = None
+        for module in self._taking_turns:
+            module.to(CPU)
+            add_hook_to_module(module, _Turn(self, device))
+
+    def bring(self, module: torch.nn.Module | None) -> None:
+        """Have `module` alone of them on the device; None clears it of all."""
+        if self._present is module:
+            return
+        if self._present is not None:
+            self._present.to(CPU)
+        self._present = None
+        if module in self._taking_turns:
+            module.to(self._device)
+            self._present = module
+
+
+class _Turn(ModelHook):  # type: ignore[misc]  # accelerate has no types
+    """Before a component's forward, encode or decode: its turn."""
+
+    def __init__(self, placement: Placement, device: torch.device) -> None:
+        self._placement = placement
+        self.execution_device = device  # the pipelines read where inputs must lie from here
+
+    def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> tuple[object, object]:
+        self._placement.bring(module)
+        return args, kwargs
+
+
+def place(
+    offload: Offload,
+    device: torch.device,
+    text_encoder: torch.nn.Module,
+    transformers: Sequence[torch.nn.Module],
+    vae: torch.nn.Module,
+) -> Placement:
+    """Lay a model's components out on `device`."""
+    if offload == "none":
+        for module in (text_encoder, *transformers, vae):
+            module.to(device)
+        return Placement(device)
+    if offload == "model":
+        return Placement(device, [text_encoder, *transformers, vae])
+    # The text encoder runs once per new prompt: no stream, and its memory is a single layer's.
+    apply_group_offloading(text_encoder, onload_device=device, offload_device=CPU, offload_type="leaf_level")
+    for module in transformers:
+        apply_group_offloading(
+            module,
+            onload_device=device,
+            offload_device=CPU,
+            offload_type="block_level",
+            num_blocks_per_group=1,
+            use_stream=device.type == "cuda",
+        )
+    return Placement(device, [vae], streams=True)

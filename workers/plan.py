@@ -1,0 +1,72 @@
+"""From what was asked to what the model can run: its grid, its frame count, and the cuts that undo both.
+
+Pure arithmetic. A model draws on a grid (16 or 32 pixels) and in 4k+1 frames; what is delivered is exactly what was
+asked: the grid is rounded up, never down, and the surplus is cut off evenly at the edges and at the end.
+"""
+
+from dataclasses import dataclass
+
+from shared.catalogue import CatalogueEntry
+from shared.job_types import GenerationParams
+
+TEMPORAL_STEP = 4  # frames per latent frame after the first, in every WAN VAE
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels, as Pillow takes it."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one generation runs. All sizes in pixels."""
+
+    width: int  # delivered
+    height: int
+    frames: int
+    grid_width: int  # what the model is asked for
+    grid_height: int
+    grid_frames: int
+
+    @property
+    def crop(self) -> Box:
+        """The part of a generated frame that is delivered: its centre."""
+        left = (self.grid_width - self.width) // 2
+        top = (self.grid_height - self.height) // 2
+        return Box(left, top, left + self.width, top + self.height)
+
+    @property
+    def latent_frames(self) -> int:
+        """How many latent frames the VAE decodes, one chunk each."""
+        return (self.grid_frames - 1) // TEMPORAL_STEP + 1
+
+
+def plan(params: GenerationParams, entry: CatalogueEntry) -> Plan:
+    """The smallest run that contains what was asked."""
+    return Plan(
+        width=params.width,
+        height=params.height,
+        frames=params.frames,
+        grid_width=round_up(params.width, entry.size_multiple),
+        grid_height=round_up(params.height, entry.size_multiple),
+        grid_frames=round_up(params.frames - 1, TEMPORAL_STEP) + 1,
+    )
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def cover(width: int, height: int, target_width: int, target_height: int) -> Box:
+    """The largest centred part of a `width` x `height` image that has the target's aspect; at least one pixel."""
+    if width * target_height > height * target_width:
+        part_width, part_height = max(1, round(height * target_width / target_height)), height
+    else:
+        part_width, part_height = width, max(1, round(width * target_height / target_width))
+    left, top = (width - part_width) // 2, (height - part_height) // 2
+    return Box(left, top, left + part_width, top + part_height)

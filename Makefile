@@ -40,9 +40,6 @@ demo: $(STAMP)
 	@$(BIN)/wanworks demo --out demo
 
 up: $(STAMP)
-ifeq ($(CATALOGUE),demo)
-	@$(BIN)/wanworks demo-models $(STACK_HOME)/models
-endif
 	@exec $(BIN)/wanworks up --home $(STACK_HOME) --catalogue $(CATALOGUE) --devices $(DEVICES) \
 		--port $(PORT) --flower-port $(FLOWER_PORT)
 

@@ -30,11 +30,14 @@ def run(directory: Path) -> None:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     print("wanworks demo: three tiny models with RANDOM weights, so the picture will be noise; the machinery is real.")
     print("1. making the models", flush=True)
-    _make_models(home / "models")
+    _make_models(home / "hub")
     print("2. starting the stack", flush=True)
     with _stack(home) as url, Client(url) as client:
         print(f"   ready: {url}")
-        print("3. one job from text, one from an image", flush=True)
+        print(
+            "3. one job from text, one from an image; the first time, their models are fetched from the demo's own hub",
+            flush=True,
+        )
         image = directory / "input.png"
         image.write_bytes(_draw())
         jobs = [

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -20,7 +21,7 @@ from shared.errors import ConfigurationError
 from shared.settings import Settings
 
 # As `--only` names them; a `gpu` process is one of gpu-0, gpu-1, ...
-KINDS = ("web", "gpu", "io", "dispatcher", "beat", "flower", "redis")
+KINDS = ("web", "gpu", "io", "dispatcher", "beat", "flower", "hub", "redis")
 
 _MODULES = {
     "web": ("-m", "api"),
@@ -99,6 +100,8 @@ def programs(
         if kind == "gpu":
             threads = threads_per_cpu_device(devices)
             chosen += [_program(settings, kind, device, threads) for device in devices]
+        elif kind == "hub":
+            chosen.append(_hub_program(settings))
         elif kind != "redis":
             chosen.append(_program(settings, kind))
     if redis is not None:
@@ -163,6 +166,20 @@ def _program(settings: Settings, kind: str, device: NodeDevice | None = None, th
         log=settings.home / "logs" / f"{name}.log",
         start_turn=1,
         stop_turn=_STOP_TURNS.get(kind, _OTHER_STOP_TURN),
+    )
+
+
+def _hub_program(settings: Settings) -> Program:
+    """The demo's own hub, on the port that the settings' hub URL names."""
+    port = str(urlsplit(settings.hub_url).port)
+    return Program(
+        name="hub",
+        argv=(sys.executable, "-m", "cli.demo_hub", str(settings.home / "hub"), port),
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=settings.home,
+        log=settings.home / "logs" / "hub.log",
+        start_turn=1,
+        stop_turn=_OTHER_STOP_TURN,
     )
 
 

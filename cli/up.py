@@ -37,7 +37,7 @@ def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: 
     Raises ConfigurationError, AlreadyRunning, DatabaseUnavailable or StoreMismatch before anything is started.
     """
     settings = _settings(overrides)
-    kinds = chosen_kinds(only)
+    settings, kinds = _with_hub(settings, chosen_kinds(only))
     alone = [kind for kind in kinds if kind not in ("gpu", "redis")]  # those have locks of their own, below
     locks = [hold_home(settings.home, name) for name in ("up", *alone)]
     settings, redis = _with_redis(_with_ports(settings, kinds), kinds, locks, redis_wait)
@@ -196,6 +196,14 @@ def _with_ports(settings: Settings, kinds: Collection[str]) -> Settings:
         elif not is_free(settings.host, port):
             raise AlreadyRunning(f"port {port} on {settings.host} is taken; choose another with {option}")
     return load(**given)
+
+
+def _with_hub(settings: Settings, kinds: tuple[str, ...]) -> tuple[Settings, tuple[str, ...]]:
+    """The demo's models come from a hub of its own, unless another is named; nothing else needs one."""
+    if settings.catalogue != "demo" or "hub_url" in settings.model_fields_set or "web" not in kinds:
+        return settings, tuple(kind for kind in kinds if kind != "hub")
+    url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
+    return load(**{**_given(settings), "hub_url": url}), (*kinds, *(() if "hub" in kinds else ("hub",)))
 
 
 def _with_redis(

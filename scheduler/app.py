@@ -14,7 +14,7 @@ app.conf.beat_schedule = {
     schedule.name: {
         "task": schedule.task,
         "schedule": schedule.every_seconds,
-        "args": (schedule.name,),
+        "args": (schedule.name, schedule.every_seconds),
         # A tick that nobody heard within its period is not worth carrying out any more.
         "options": {"queue": broker.TICKS_QUEUE, "expires": schedule.every_seconds},
     }

@@ -14,9 +14,10 @@ from typing import Any
 
 import redis
 
-from scheduler.placement import DeviceView, Estimates, Moment, carries, decide
+from scheduler import node_placement, on_demand
+from scheduler.placement import Bell, DeviceView, Estimates, Moment, carries, decide
 from scheduler.turns import FairTurns
-from shared import attempts, bells, broker, nodes, replicas, usage
+from shared import attempts, bells, broker, downloads, nodes, replicas, usage
 from shared.attempts import Failure
 from shared.bells import Queue, Waiting
 from shared.database import Database
@@ -24,6 +25,7 @@ from shared.errors import DatabaseUnavailable, StoreFull
 from shared.job_types import JOB_TYPES
 from shared.progress import Progress, RestingRedis, connect
 from shared.settings import Settings, load
+from shared.tables import Node
 
 log = logging.getLogger("wanworks.dispatcher")
 
@@ -78,11 +80,23 @@ class Dispatcher:
     def look(self) -> int:
         """One look: heal, place, ring. Returns how many bells were rung. Raises DatabaseUnavailable."""
         self._take_back_lapsed()
+        self._resume_where_there_is_room()
         queue = bells.look(self._database)
         if not queue.waiting:
             return 0
-        seen = nodes.devices(self._database)
         held = replicas.ready(self._database)
+        alive = self._alive_nodes()
+        decided = [
+            *self._place_on_devices(_part(queue, of_nodes=False), held, alive),
+            *self._place_on_nodes(_part(queue, of_nodes=True), alive),
+        ]
+        return self._ring_all(queue, [(bell.job_id, bell.device_key) for bell in decided])
+
+    def _place_on_devices(
+        self, queue: Queue, held: dict[str, frozenset[str]], alive_nodes: dict[str, Node]
+    ) -> list[Bell]:
+        if not queue.waiting:
+            return []
         silence = self._settings.device_silence_seconds
         alive = tuple(
             DeviceView(
@@ -93,16 +107,54 @@ class Dispatcher:
                 warm=frozenset(entry["warm_key"] for entry in item.device.warm),
                 holds=held.get(item.device.node, frozenset()),
             )
-            for item in seen
+            for item in nodes.devices(self._database)
             if item.silent_seconds < silence and not item.said_goodbye
         )
-        self._say_what_is_missing(queue, frozenset().union(*held.values()) if held else frozenset())
+        anywhere = frozenset().union(*held.values()) if held else frozenset()
+        self._say_what_is_missing(queue, anywhere)
+        if on_demand.allowed(self._settings):
+            with_devices = {
+                name: node for name, node in alive_nodes.items() if any(view.node == name for view in alive)
+            }
+            real = [job for job in queue.waiting if not job.mock]
+            for job_id in on_demand.start(self._database, self._settings, real, anywhere, with_devices):
+                log.info("job %s: a download that waiting jobs need", job_id)
         estimates = Estimates(self._load_seconds, self._run_seconds)
         deadlines = self._turns.observe(queue, alive, estimates)
         moment = Moment(queue, alive, estimates, deadlines, self._settings.rering_seconds)
-        decided = self._policy(moment)
+        decided: list[Bell] = self._policy(moment)
         self._give_up_unplaced(queue, alive, held, {bell.job_id for bell in decided})
-        return self._ring_all(queue, [(bell.job_id, bell.device_key) for bell in decided])
+        return decided
+
+    def _place_on_nodes(self, queue: Queue, alive: dict[str, Node]) -> tuple[Bell, ...]:
+        settings = self._settings
+        decision = node_placement.decide(queue, alive, settings.download_slots, settings.rering_seconds)
+        if decision.yields:
+            downloads.ask_to_yield(self._database, decision.yields)
+            for job_id in decision.yields:
+                self._progress.hint(job_id)
+        limit = settings.unplaced_limit_hours * 3600
+        for job in queue.waiting:
+            if job.target_node not in alive and queue.now - job.queued_at > limit:
+                failure = Failure("node_lost", f"Node {job.target_node} has been silent", retryable=True)
+                if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
+                    self._tell(ended)
+        return decision.bells
+
+    def _alive_nodes(self) -> dict[str, Node]:
+        silence = self._settings.device_silence_seconds
+        return {node.name: node for node, silent in nodes.nodes(self._database) if silent < silence}
+
+    def _resume_where_there_is_room(self) -> None:
+        """Downloads that a full disk stopped go on once their node says that what is left of them fits."""
+        stopped = downloads.stopped_by_full_disk(self._database)
+        alive = self._alive_nodes() if stopped else {}
+        for job in stopped:
+            node = alive.get(job.target_node or "")
+            left_mb = ((job.bytes_total or 0) - (job.bytes_done or 0)) / 1e6
+            if node is not None and (node.disk_free_mb or 0.0) > left_mb + self._settings.min_free_disk_mb:
+                downloads.resume(self._database, job.id)
+                log.info("job %s: there is room again", job.id)
 
     def _ring_all(self, queue: Queue, decided: list[tuple[str, str]]) -> int:
         by_id = {job.job_id: job for job in queue.waiting}
@@ -193,6 +245,15 @@ class Dispatcher:
             self._redis.blpop([broker.NUDGE_KEY], timeout=seconds)
         except (redis.RedisError, OSError):
             self.stopping.wait(seconds)
+
+
+def _part(queue: Queue, *, of_nodes: bool) -> Queue:
+    """Of the queue, what is for nodes or what is for devices."""
+    return Queue(
+        queue.now,
+        tuple(job for job in queue.waiting if (job.target_node is not None) == of_nodes),
+        tuple(job for job in queue.busy if (JOB_TYPES[job.type].runs_on == "node") == of_nodes),
+    )
 
 
 def _why_unplaced(job: Waiting, alive: tuple[DeviceView, ...], held: dict[str, frozenset[str]]) -> Failure | None:

@@ -12,12 +12,12 @@ class Schedule:
     every_seconds: float
 
 
+_HOUR = 3600.0
+
 SCHEDULES = (
     Schedule("retention", "wanworks.tick.retention", 600.0),
     Schedule("sweep", "wanworks.tick.sweep", 300.0),
+    Schedule("versions", "wanworks.tick.versions", _HOUR),
+    Schedule("quick_check", "wanworks.tick.check", 6 * _HOUR),
+    Schedule("full_check", "wanworks.tick.check", 7 * 24 * _HOUR),
 )
-
-
-def tick_number(schedule: Schedule, now: float) -> int:
-    """The number of the period that `now` (seconds since 1970) falls in: beats that double share it."""
-    return int(now // schedule.every_seconds)

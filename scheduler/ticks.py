@@ -1,52 +1,28 @@
 """What the schedules do: drop what has been kept long enough, and sweep what dead attempts left.
 
-Loaded by the io worker by its dotted name. Each tick is done once for (schedule, tick), however often beat says it.
+Loaded by the io worker by its dotted name.
 """
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 
 from celery import shared_task
-from sqlalchemy import delete
-from sqlalchemy.exc import IntegrityError
-from sqlmodel import col
 
-from scheduler.schedule import SCHEDULES, tick_number
-from shared import clock, jobs, nodes
+from shared import broker, clock, jobs, nodes, queues
 from shared.database import Database
+from shared.job_types import INTEGRITY_CHECK, IntegrityCheckParams
+from shared.jobs import NewJob
+from shared.progress import RestingRedis
 from shared.settings import Settings, load
-from shared.states import JOB_ENDS, JobState
+from shared.states import JOB_ENDS, JobState, Priority
 from shared.store import Store, open_store
-from shared.tables import Tick
+from shared.ticks import once
 
 log = logging.getLogger("wanworks.ticks")
 
 # What nobody has touched for this long, and no row knows, is litter of a request or an attempt that died.
 _LITTER_SECONDS = 3600.0
-_TICKS_KEPT = timedelta(days=7)
-
-
-def once(database: Database, name: str, now: float, work: Callable[[], str]) -> str | None:
-    """Does the work unless this schedule's present tick was taken; then None, else its outcome."""
-    schedule = next(schedule for schedule in SCHEDULES if schedule.name == name)
-    number = tick_number(schedule, now)
-    tick = Tick(schedule=name, tick=number, ran_at=clock.from_epoch(now), outcome="started")
-    try:
-        with database.write() as session:
-            session.add(tick)
-    except IntegrityError:
-        return None
-    outcome = work()
-    with database.write() as session:
-        row = session.get(Tick, (name, number))
-        if row is not None:
-            row.outcome = outcome[:500]
-            session.add(row)
-        expired = col(Tick.ran_at) < clock.from_epoch(now) - _TICKS_KEPT
-        session.connection().execute(delete(Tick).where(expired))
-    return outcome
 
 
 def apply_retention(database: Database, store: Store, retention: timedelta) -> str:
@@ -78,17 +54,46 @@ def sweep(database: Database, store: Store, older_than_seconds: float = _LITTER_
     return f"{folders} orphaned folders and {attempts} losing attempts removed"
 
 
+def start_checks(database: Database, settings: Settings, *, full: bool) -> str:
+    """One integrity check of everything for each live node that has none waiting or running."""
+    alive = [node.name for node, silent in nodes.nodes(database) if silent < settings.device_silence_seconds]
+    busy = queues.nodes_with(database, INTEGRITY_CHECK)
+    new = [
+        NewJob(
+            INTEGRITY_CHECK,
+            IntegrityCheckParams(node=name, full=full),
+            Priority.LOW,
+            metadata={"started_by": "schedule"},
+            max_failures=settings.max_failures,
+        )
+        for name in alive
+        if name not in busy
+    ]
+    if new:
+        jobs.accept(database, new)
+        broker.nudge(RestingRedis(settings.redis))
+    return f"{len(new)} {'full' if full else 'quick'} checks queued"
+
+
 @shared_task(name="wanworks.tick.retention")
-def retention_tick(name: str) -> str | None:
+def retention_tick(name: str, every: float) -> str | None:
     settings, database, store = _ground()
     keep = timedelta(days=settings.retention_days)
-    return once(database, name, clock.now().timestamp(), lambda: apply_retention(database, store, keep))
+    return once(database, name, every, clock.now().timestamp(), lambda: apply_retention(database, store, keep))
 
 
 @shared_task(name="wanworks.tick.sweep")
-def sweep_tick(name: str) -> str | None:
+def sweep_tick(name: str, every: float) -> str | None:
     _, database, store = _ground()
-    return once(database, name, clock.now().timestamp(), lambda: sweep(database, store))
+    return once(database, name, every, clock.now().timestamp(), lambda: sweep(database, store))
+
+
+@shared_task(name="wanworks.tick.check")
+def check_tick(name: str, every: float) -> str | None:
+    settings, database, _ = _ground()
+    full = name == "full_check"
+    now = clock.now().timestamp()
+    return once(database, name, every, now, lambda: start_checks(database, settings, full=full))
 
 
 @cache

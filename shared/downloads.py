@@ -108,6 +108,16 @@ def ask_to_yield(database: Database, job_ids: Sequence[str]) -> None:
             session.connection().execute(query.values(halt=YIELD))
 
 
+def keep_commit(database: Database, job_id: str, attempt: int, sha: str) -> None:
+    """Writes the commit into the row, once the hub has said which it is, for all attempts to come."""
+    with database.write() as session:
+        query = select(Job).where(Job.id == job_id, Job.attempt == attempt).with_for_update()
+        job = session.exec(query).one_or_none()
+        if job is not None:
+            job.params = {**job.params, "sha": sha}
+            session.add(job)
+
+
 def stopped_by_full_disk(database: Database) -> list[Job]:
     """Downloads that wait for room on their node's disk."""
     query = select(Job).where(Job.status == JobState.PAUSED, Job.paused_by == BY_FULL_DISK)

@@ -20,6 +20,7 @@ WanworksError
 │   ├── ModelUnavailable
 │   ├── BadInput
 │   ├── BadOutput
+│   ├── HubUnreachable           a download's patience with the hub is over
 │   ├── HubRefused               the hub says no, and would again
 │   │   ├── HubAuthRequired      without a token, or with one that it does not know
 │   │   ├── HubGated             the token is known, but not for this repo
@@ -189,6 +190,13 @@ class BadOutput(JobFailed):
     """The model produced frames that are not a picture."""
 
     code = "bad_output"
+    retryable = True
+
+
+class HubUnreachable(JobFailed):
+    """The model hub could not be reached for long."""
+
+    code = "hub_unavailable"
     retryable = True
 
 

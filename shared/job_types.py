@@ -187,7 +187,8 @@ class DownloadParams(BaseModel):
 
     model_id: str
     node: str
-    revision: str | None = None  # a commit; None: what the catalogue names, asked of the hub when the job first runs
+    revision: str | None = None  # None: the catalogue's, which the node then serves
+    sha: str | None = None  # the commit that the hub named when the job first ran
 
 
 class IntegrityCheckParams(BaseModel):

@@ -45,6 +45,13 @@ def device_goodbye(database: Database, key: str, pid: int) -> None:
         session.connection().execute(query)
 
 
+def warm(database: Database, key: str) -> list[dict[str, Any]]:
+    """What the worker on this device last said that it has loaded."""
+    with database.read() as session:
+        device = session.get(Device, key)
+        return list(device.warm) if device is not None else []
+
+
 def devices(database: Database) -> list[SeenDevice]:
     """Every device that ever registered, by node and index."""
     query = select(Device, epoch_now() - col(Device.seen_at)).order_by(col(Device.node), col(Device.index))

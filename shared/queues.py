@@ -77,3 +77,12 @@ def on_devices(database: Database) -> dict[str, Job]:
     query = select(Job).where(Job.status == JobState.RUNNING)
     with database.read() as session:
         return {job.device_key: job for job in session.exec(query) if job.device_key is not None}
+
+
+def nodes_with(database: Database, job_type: str) -> set[str]:
+    """The nodes for which a job of that type waits or runs."""
+    query = select(Job.target_node).where(
+        Job.type == job_type, col(Job.status).in_((JobState.QUEUED, JobState.RUNNING))
+    )
+    with database.read() as session:
+        return {node for node in session.exec(query) if node is not None}

@@ -98,6 +98,13 @@ def ready(database: Database, nodes: Iterable[str] | None = None) -> dict[str, f
     return {node: frozenset(models) for node, models in held.items()}
 
 
+def generations(database: Database, node: str) -> dict[str, int]:
+    """By model, the generation of its files on the node: what was loaded from an earlier one is stale."""
+    with database.read() as session:
+        query = select(Replica.model_id, Replica.generation).where(Replica.node == node)
+        return dict(session.exec(query).all())
+
+
 def _wanted_files(snapshot: Path) -> tuple[set[str], tuple[str, ...]]:
     """(files that the model's own indexes name, indexes that cannot be read)."""
     wanted = {"model_index.json"}

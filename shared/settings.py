@@ -64,13 +64,18 @@ class Settings(BaseSettings):
 
     # the model hub
     hub_url: str = Field(
-        "https://huggingface.co", pattern=r"^https?://[^\s]+$", description="Where models come from; `wanworks hub` too."
+        "https://huggingface.co",
+        pattern=r"^https?://[^\s]+$",
+        description="Where models come from; `wanworks hub` too.",
     )
     hub_token: SecretStr | None = Field(
         None, description="Token for gated and private models. HF_TOKEN and saved logins are not read."
     )
     download_limit_mbps: float | None = Field(
-        None, gt=0, le=1_000_000, description="Bandwidth of all downloads of this node, in 10^6 bits/s. Unset: no limit."
+        None,
+        gt=0,
+        le=1_000_000,
+        description="Bandwidth of all downloads of this node, in 10^6 bits/s. Unset: no limit.",
     )
     quiet_socket_seconds: float = Field(
         60.0, gt=0, description="A hub that sends nothing for this long is asked again."

@@ -28,6 +28,7 @@ FAST = {
     "WANWORKS_RERING_SECONDS": "4",
     "WANWORKS_MAX_FAILURES": "3",
     "WANWORKS_MIN_FREE_DISK_MB": "0",
+    "WANWORKS_HUB_URL": "http://127.0.0.1:9",  # nobody there: most tests have their models already
 }
 
 
@@ -55,6 +56,7 @@ class Stack:
             "WANWORKS_NODE": "here",
             **environment,
         }
+        self.environment = {name: value for name, value in self.environment.items() if value}
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
 

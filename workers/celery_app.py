@@ -4,6 +4,7 @@ A GPU worker has one child that holds the device; the child is spawned, since fo
 """
 
 import ctypes
+import logging
 import os
 import signal
 from typing import Any
@@ -22,9 +23,10 @@ _IO_NICENESS = 10
 role = process.role()
 app: Celery = broker.celery_app(process.settings(), "wanworks.worker")
 app.conf.update(
-    include=["workers.tasks"] if role == "gpu" else ["workers.tasks", "scheduler.ticks"],
+    include=["workers.tasks"] if role == "gpu" else ["workers.tasks", "workers.version_check", "scheduler.ticks"],
     worker_concurrency=1 if role == "gpu" else process.settings().download_slots + _IO_CHILDREN_BESIDE_DOWNLOADS,
 )
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for every request otherwise
 _watches: list[Any] = []
 
 

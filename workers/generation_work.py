@@ -45,6 +45,7 @@ class GenerationWork:
         self._progress = progress
         self._claimant = claimant
         self._device_name = device_name
+        self._generations: dict[str, int] = {}  # of the files that what is warm was loaded from
         self._told_warm: list[dict[str, Any]] = []
         self._phase_times: dict[tuple[str, str, int, int, int], tuple[float, PhaseTimes]] = {}
 
@@ -54,6 +55,7 @@ class GenerationWork:
         snapshot = None if job.mock else replicas.snapshot_dir(self._settings.models_dir, entry)
         if snapshot is None and not job.mock:
             raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
+        self._drop_stale()
         reporter = Reporter(
             send=lambda event: self._progress.report(job.id, {**event, "attempt": job.attempt}),
             measured=self._measured(job, params),
@@ -83,10 +85,25 @@ class GenerationWork:
         """Says what is warm now, where that has changed."""
         if job.hidden and job.finished_at is not None:
             self._store.drop_job(job.id)
-        warm = [{**entry, "warm_key": f"{entry['model_id']}:{entry['quantization']}"} for entry in generation.warm()]
+        warm = [
+            {
+                **entry,
+                "warm_key": f"{entry['model_id']}:{entry['quantization']}",
+                "generation": self._generations.get(entry["model_id"]),
+            }
+            for entry in generation.warm()
+        ]
         if warm != self._told_warm:
             nodes.device_beat(self._database, self._claimant.device_key, warm)
             self._told_warm = warm
+
+    def _drop_stale(self) -> None:
+        """Evicts what was loaded from files that have since been found wrong, repaired or removed."""
+        now = replicas.generations(self._database, self._settings.node)
+        loaded = {entry["model_id"] for entry in generation.warm()}
+        if any(self._generations.get(model_id) != now.get(model_id) for model_id in loaded):
+            generation.free()
+        self._generations = now
 
     def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
         key = (job.warm_key, self._device_name, params.width, params.height, params.frames)

@@ -10,10 +10,11 @@ import signal
 import threading
 from typing import Any
 
+from billiard import active_children
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
-from shared import attempts, clock, nodes
+from shared import attempts, clock, nodes, replicas
 from shared.errors import StoreFull, Unavailable
 from shared.tables import Device
 from workers import process
@@ -72,6 +73,8 @@ class Guard(threading.Thread):
                 if looks % _BEAT_EVERY_LOOKS == 0 and process.role() == "gpu":
                     nodes.device_beat(process.database(), process.claimant().device_key)
                 self._look()
+                if process.role() == "gpu":
+                    self._evict_stale()
             except (Unavailable, StoreFull) as error:
                 log.warning("database: %s", error)
             looks += 1
@@ -103,6 +106,19 @@ class Guard(threading.Thread):
                 self._kill(job_id, pid, "its lease has lapsed")
             elif (row.cancel_seconds or 0.0) > process.settings().cancel_grace_seconds:
                 self._kill(job_id, pid, "it does not heed its cancel")
+
+    def _evict_stale(self) -> None:
+        """Ends an idle child that holds a model whose files were found wrong or were removed; the next one is fresh."""
+        database, claimant = process.database(), process.claimant()
+        now = replicas.generations(database, claimant.node)
+        warm = nodes.warm(database, claimant.device_key)
+        stale = [entry["model_id"] for entry in warm if entry.get("generation") != now.get(entry["model_id"])]
+        if not stale or worker_state.active_requests or worker_state.reserved_requests:
+            return
+        log.warning("%s: the files it was loaded from are not what is there now", ", ".join(stale))
+        nodes.device_beat(database, claimant.device_key, warm=[])
+        for child in active_children():
+            os.kill(child.pid, signal.SIGKILL)
 
     def _kill(self, job_id: str, pid: int | None, reason: str) -> None:
         if pid:

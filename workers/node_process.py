@@ -5,10 +5,10 @@ import shutil
 import threading
 import time
 
-from shared import broker, catalogue, nodes, replicas
+from shared import catalogue, nodes
 from shared.errors import StoreFull, Unavailable
 from shared.progress import RestingRedis
-from workers import process
+from workers import presence, process
 
 log = logging.getLogger("wanworks.node")
 
@@ -49,8 +49,4 @@ class NodeWatch(threading.Thread):
         nodes.node_beat(process.database(), self._settings.node, disk.total / 1e6, disk.free / 1e6)
 
     def _scan(self) -> None:
-        """Records which models are here; wakes the dispatcher where that has changed."""
-        folder = self._settings.models_dir
-        found = {entry.model_id: replicas.scan(folder, entry) for entry in self._catalogue.entries}
-        if replicas.record(process.database(), self._settings.node, self._catalogue, found):
-            broker.nudge(self._redis)
+        presence.look(self._settings, process.database(), self._catalogue, self._redis)

@@ -7,7 +7,7 @@ from functools import cache
 from shared import broker, catalogue, nodes
 from shared.attempts import Claimant
 from shared.database import Database
-from shared.job_types import GENERATION
+from shared.job_types import DOWNLOAD, GENERATION
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings, load
 from shared.store import open_store
@@ -63,13 +63,18 @@ def works() -> Mapping[str, Work]:
     """What this worker can do, by job type. A new job type is one row here."""
     store = open_store(settings().store_dir, lambda: nodes.agreed(database(), "store"), create=False)
     models = catalogue.load(settings().catalogue)
-    progress = Progress(RestingRedis(settings().redis))
+    redis = RestingRedis(settings().redis)
+    progress = Progress(redis)
     if role() == "gpu":
         from workers.generation_work import GenerationWork
 
         name = device().name
         return {GENERATION: GenerationWork(settings(), database(), models, store, progress, claimant(), name)}
-    return {}
+    from workers.download_work import DownloadWork
+
+    return {
+        DOWNLOAD: DownloadWork(settings(), database(), models, redis),
+    }
 
 
 def visible_devices() -> str:

@@ -1,0 +1,62 @@
+"""`python -m api.hub --root DIR --port N`: a mirror of models for a site without the internet."""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from api.hub.app import create_app
+
+_GRACE_SECONDS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m api.hub", description="Serve a folder of models as a hub.")
+    parser.add_argument("--root", type=Path, required=True, help="a Hugging Face cache: models--ORG--NAME folders")
+    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument(
+        "--token",
+        default=os.environ.get("WANWORKS_MIRROR_TOKEN"),
+        help="what clients must bring; better given as WANWORKS_MIRROR_TOKEN, which `ps` does not show",
+    )
+    options = parser.parse_args()
+    if not options.root.is_dir():
+        sys.exit(f"{options.root} is not a folder")
+    serve(create_app(options.root.absolute(), options.token), options.host, options.port)
+
+
+def serve(app: object, host: str, port: int) -> None:
+    """Serves until SIGTERM or SIGINT; says ``ready URL`` on standard output once connections are taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        sys.exit(f"cannot listen on {host}:{port}: {error.strerror}")
+    listener.listen(256)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"ready http://{shown}:{listener.getsockname()[1]}", flush=True)
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    for asked in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(asked, lambda *_: sys.exit(0))
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""The demo's own hub: makes the tiny random-weight models if they are not there, then becomes the hub that serves them.
+
+python -m cli.demo_hub ROOT PORT
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    root, port = Path(sys.argv[1]), sys.argv[2]
+    root.mkdir(parents=True, exist_ok=True)
+    made = subprocess.run([sys.executable, "-m", "workers.demo_models", str(root)], check=False)
+    if made.returncode != 0:
+        sys.exit("the demo models could not be made")
+    os.execv(sys.executable, [sys.executable, "-m", "api.hub", "--root", str(root), "--port", port])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Which node job starts next, and which download has to make place. Pure, like placement on devices.
+
+Downloads share a node's slots; a more urgent one takes the slot of a less urgent one, which goes back to waiting with
+its bytes kept. Of every other type one runs on a node at a time, so that they do not crowd each other out.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from scheduler.placement import Bell, in_order
+from shared import broker
+from shared.bells import Busy, Queue, Waiting
+from shared.job_types import DOWNLOAD
+
+
+@dataclass(frozen=True)
+class NodeDecision:
+    bells: tuple[Bell, ...]
+    yields: tuple[str, ...]  # running downloads that are asked to make place
+
+
+def decide(queue: Queue, nodes: Collection[str], download_slots: int, rering_seconds: float) -> NodeDecision:
+    """For the node jobs of the queue, on the live nodes."""
+    bells: list[Bell] = []
+    yields: list[str] = []
+    for node in sorted(nodes):
+        key = broker.node_key(node)
+        here = [job for job in queue.waiting if job.target_node == node]
+        running = [job for job in queue.busy if job.device_key == key]
+        rung = [job for job in here if job.bell_device == key and not _lost(job, queue.now, rering_seconds)]
+        taken = Counter([job.type for job in running] + [job.type for job in rung])
+        left_out: list[Waiting] = []
+        ready = [job for job in here if job not in rung and job.not_before <= queue.now]
+        for job in in_order(ready, running, queue.now):
+            if taken[job.type] < (download_slots if job.type == DOWNLOAD else 1):
+                taken[job.type] += 1
+                bells.append(Bell(job.job_id, key))
+            elif job.type == DOWNLOAD:
+                left_out.append(job)
+        yields += _yields(left_out, [job for job in running if job.type == DOWNLOAD])
+    return NodeDecision(tuple(bells), tuple(yields))
+
+
+def _yields(left_out: list[Waiting], running: list[Busy]) -> list[str]:
+    """By the priority that was asked for, not the one that waiting has earned: else two would swap for ever."""
+    asked = sum(job.halt is not None for job in running)
+    givers = sorted((job for job in running if job.halt is None), key=lambda job: (job.priority, job.claimed_at))
+    urgent = sorted(left_out, key=lambda job: (job.priority, job.queued_at))[asked:]
+    return [giver.job_id for giver, job in zip(reversed(givers), urgent, strict=False) if giver.priority > job.priority]
+
+
+def _lost(job: Waiting, now: float, rering_seconds: float) -> bool:
+    return job.bell_at is None or now - job.bell_at > rering_seconds

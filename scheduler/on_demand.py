@@ -1,0 +1,48 @@
+"""Starts the download of a model that jobs wait for and no node holds, where that is allowed."""
+
+from collections.abc import Collection, Mapping
+
+from shared import downloads, jobs
+from shared.bells import Waiting
+from shared.database import Database
+from shared.job_types import DOWNLOAD, DownloadParams
+from shared.jobs import NewJob
+from shared.settings import Settings
+from shared.states import Priority
+from shared.tables import Node
+
+
+def allowed(settings: Settings) -> bool:
+    """The demo's models are tiny and come from this machine's own hub."""
+    return settings.download_on_demand or settings.catalogue == "demo"
+
+
+def start(
+    database: Database,
+    settings: Settings,
+    waiting: Collection[Waiting],
+    held: Collection[str],
+    nodes: Mapping[str, Node],
+) -> list[str]:
+    """Downloads what is missing to the node of those given that has most room. Returns the ids of the new jobs.
+
+    A model whose newest download failed or was cancelled is left to a person: trying again for ever helps nobody.
+    """
+    missing = {job.model_id: job for job in waiting if job.model_id is not None and job.model_id not in held}
+    if not missing or not nodes:
+        return []
+    node = max(nodes.values(), key=lambda node: (node.disk_free_mb or 0.0, node.name)).name
+    tried = {model_id for _, model_id in downloads.latest(database)}
+    new = [
+        NewJob(
+            DOWNLOAD,
+            DownloadParams(model_id=model_id, node=node),
+            list(Priority)[job.priority],
+            metadata={"started_by": "download_on_demand"},
+            max_failures=settings.max_failures,
+        )
+        for model_id, job in missing.items()
+        if model_id not in tried
+    ]
+    accepted = jobs.accept(database, new) if new else []
+    return [item.job.id for item in accepted if isinstance(item, jobs.Accepted)]

@@ -1,0 +1,67 @@
+"""Node jobs: downloads share slots and give way to more urgent ones; of the other types one runs at a time."""
+
+from dataclasses import replace
+
+from scheduler.node_placement import decide
+from shared.bells import Busy, Queue, Waiting
+from shared.job_types import CLEANUP, DOWNLOAD, INTEGRITY_CHECK
+
+BASE = Waiting("", DOWNLOAD, "a", "", "n", 2, None, 0.0, 0.0, 0.0, False, 0, 0, None, None, None)
+RUNNING = Busy("", DOWNLOAD, "a", "n/io", "", "n", 2, None, None, 0.0, 0.0, False)
+
+
+def waits(job_id: str, **values: object) -> Waiting:
+    return replace(BASE, job_id=job_id, **values)  # type: ignore[arg-type]
+
+
+def runs(job_id: str, **values: object) -> Busy:
+    return replace(RUNNING, job_id=job_id, **values)  # type: ignore[arg-type]
+
+
+def bells(waiting: list[Waiting], busy: list[Busy] | None = None, slots: int = 2, now: float = 1.0) -> list[str]:
+    decision = decide(Queue(now, tuple(waiting), tuple(busy or [])), ["n"], slots, 15.0)
+    assert {bell.device_key for bell in decision.bells} <= {"n/io"}
+    return [bell.job_id for bell in decision.bells]
+
+
+def yields(waiting: list[Waiting], busy: list[Busy], slots: int = 2) -> tuple[str, ...]:
+    return decide(Queue(1.0, tuple(waiting), tuple(busy)), ["n"], slots, 15.0).yields
+
+
+def test_downloads_share_the_nodes_slots_the_most_urgent_first() -> None:
+    queue = [waits("1"), waits("2", queued_at=0.5), waits("urgent", priority=0, queued_at=0.9)]
+    assert bells(queue) == ["urgent", "1"]
+    assert bells(queue, [runs("r")]) == ["urgent"]
+    assert bells(queue, [runs("r"), runs("s")]) == []
+
+
+def test_a_bell_that_is_out_holds_its_slot_until_it_is_lost() -> None:
+    rung = waits("1", bell_device="n/io", bell_at=0.0)
+    assert bells([rung, waits("2")], slots=1) == []
+    assert bells([rung], slots=1, now=16.0) == ["1"]
+
+
+def test_of_the_other_types_one_runs_at_a_time_beside_any_download() -> None:
+    queue = [waits("i1", type=INTEGRITY_CHECK), waits("i2", type=INTEGRITY_CHECK), waits("c", type=CLEANUP)]
+    assert bells(queue, [runs("r"), runs("s")]) == ["c", "i1"]
+
+
+def test_a_more_urgent_download_takes_the_slot_of_the_least_urgent() -> None:
+    busy = [runs("normal", priority=2), runs("low", priority=3)]
+    assert yields([waits("high", priority=1)], busy) == ("low",)
+    assert yields([waits("critical", priority=0), waits("high", priority=1)], busy) == ("low", "normal")
+    assert yields([waits("low too", priority=3)], busy) == ()
+    assert yields([waits("high", priority=1)], busy, slots=3) == ()
+
+
+def test_one_place_is_asked_for_once() -> None:
+    busy = [runs("normal", priority=2), runs("low", priority=3, halt="yield")]
+    assert yields([waits("high", priority=1)], busy) == ()
+
+
+def test_waiting_long_does_not_make_two_downloads_swap_for_ever() -> None:
+    assert yields([waits("old", priority=2, queued_at=-10_000.0)], [runs("young", priority=2)], slots=1) == ()
+
+
+def test_a_node_that_is_not_alive_gets_nothing() -> None:
+    assert decide(Queue(1.0, (waits("1"),), ()), ["other"], 2, 15.0).bells == ()

@@ -1,0 +1,126 @@
+"""A download as a job: which commit, which files, then the fetcher; what came is recorded as verified.
+
+The commit is asked of the hub once and kept in the row, so that every later attempt goes on with the same files,
+whatever has happened to the branch meanwhile.
+"""
+
+import logging
+from typing import Any
+
+from shared import downloads
+from shared.attempts import Fetched
+from shared.catalogue import Catalogue, CatalogueEntry
+from shared.database import Database
+from shared.errors import HubUnavailable, HubUnreachable
+from shared.job_types import DownloadParams
+from shared.progress import Progress, RestingRedis
+from shared.settings import Settings
+from shared.states import JobState, Phase
+from shared.tables import Job
+from workers import presence
+from workers.hub import plan as plans
+from workers.hub.client import HubClient
+from workers.hub.fetcher import fetch
+from workers.hub.partials import Needs, delete_orphans
+from workers.hub.plan import FetchPlan, Limits
+from workers.pulse import Pulse
+
+log = logging.getLogger("wanworks.download")
+
+
+class DownloadWork:
+    """The downloads of one node."""
+
+    def __init__(self, settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis) -> None:
+        self.at_most: int | None = settings.download_slots
+        self._settings = settings
+        self._database = database
+        self._catalogue = catalogue
+        self._redis = redis
+        self._progress = Progress(redis)
+
+    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+        params = DownloadParams.model_validate(job.params)
+        entry = self._catalogue.get(params.model_id)
+        try:
+            plan = self._plan(job, params, entry, pulse)
+            result = fetch(
+                plan,
+                report=lambda progress: self._report(job, pulse, progress),
+                check=lambda: self._check(pulse),
+                limit=lambda: Limits(pulse.bandwidth_mbps, self._settings.download_limit_mbps),
+            )
+        except HubUnavailable as error:
+            raise HubUnreachable(error.message) from error
+        return {
+            "revision": plan.sha,
+            "bytes_total": result.bytes_total,
+            "bytes_fetched": result.bytes_fetched,
+            "seconds": round(result.seconds, 3),
+            "files": len(plan.files),
+            "refetched": list(result.refetched),
+        }
+
+    def undo(self, job: Job) -> None:
+        """Nothing: the bytes that came are what the next attempt goes on from."""
+
+    def after(self, job: Job) -> None:
+        """Takes the partial files of a cancelled download away, and says what is here now."""
+        if job.status == JobState.CANCELLED and job.model_id is not None:
+            self._drop_partials(self._catalogue.get(job.model_id))
+        presence.look(self._settings, self._database, self._catalogue, self._redis)
+
+    def _plan(self, job: Job, params: DownloadParams, entry: CatalogueEntry, pulse: Pulse) -> FetchPlan:
+        settings = self._settings
+        token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
+        hub = HubClient(settings.hub_url, token)
+        pulse.moved(Phase.LISTING, pulse.percent)
+        asked = params.sha or params.revision or entry.revision
+        sha = hub.resolve(entry.repo, asked, check=lambda: self._check(pulse))
+        downloads.keep_commit(self._database, job.id, job.attempt, sha)
+        return FetchPlan(
+            repo=entry.repo,
+            # A commit that somebody asked for by name is kept, but does not become what the node serves.
+            revision=entry.revision if params.revision is None else sha,
+            sha=sha,
+            files=tuple(hub.list_files(entry.repo, sha, check=lambda: self._check(pulse))),
+            models_dir=settings.models_dir,
+            endpoint=settings.hub_url,
+            token=token,
+            bandwidth_file=settings.home / "run" / "bandwidth",
+            min_free_bytes=settings.min_free_disk_mb * 1_000_000,
+            quiet_seconds=settings.quiet_socket_seconds,
+        )
+
+    def _drop_partials(self, entry: CatalogueEntry) -> None:
+        """What the cancelled download has begun and no other download of this node needs."""
+        others = downloads.active(self._database, node=self._settings.node)
+        repos = {job.id: self._catalogue.get(job.model_id).repo for job in others if job.model_id is not None}
+        needs = [Needs(job_id, repo, None) for job_id, repo in repos.items()]
+        freed = delete_orphans(self._settings.models_dir, needs, entry.repo)
+        log.info("%s: %.0f MB of partial files removed", entry.model_id, freed / 1e6)
+
+    def _check(self, pulse: Pulse) -> None:
+        """The fetcher has its own patience with a hub that is away; what the pulse watches is the fetcher itself."""
+        pulse.moved(Phase.FETCHING, pulse.percent)
+        pulse.check()
+
+    def _report(self, job: Job, pulse: Pulse, progress: plans.Progress) -> None:
+        percent = round(100 * progress.bytes_done / progress.bytes_total, 1) if progress.bytes_total else 0.0
+        pulse.moved(Phase.FETCHING, percent)
+        pulse.fetched = Fetched(progress.bytes_done, progress.bytes_total, percent)
+        rate = progress.bytes_per_second
+        left = progress.bytes_total - progress.bytes_done
+        event = {
+            "kind": "progress",
+            "attempt": job.attempt,
+            "phase": Phase.FETCHING,
+            "percent": percent,
+            "bytes_done": progress.bytes_done,
+            "bytes_total": progress.bytes_total,
+            "bytes_per_second": round(rate),
+            "eta_seconds": round(left / rate, 1) if rate > 0 else None,
+            "files": [{"path": file.path, "done": file.done, "total": file.total} for file in progress.files],
+        }
+        if self._progress.report(job.id, event):
+            pulse.cancel()

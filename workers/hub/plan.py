@@ -1,0 +1,67 @@
+"""What a download is asked to do, and what it says while and after it did. Data alone."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a commit on the hub."""
+
+    path: str
+    size: int  # bytes
+    oid: str  # the name of its blob: SHA-256 of the content, or git's blob SHA-1 where `lfs` is False
+    lfs: bool
+
+
+@dataclass(frozen=True)
+class FetchPlan:
+    """One commit's files, to be laid into a Hugging Face cache."""
+
+    repo: str
+    revision: str  # the branch or tag that is moved to `sha` at the end; may be the sha itself
+    sha: str
+    files: tuple[RemoteFile, ...]
+    models_dir: Path
+    endpoint: str
+    token: str | None = field(default=None, repr=False)
+    bandwidth_file: Path | None = None  # shared by all downloads of the node; None: no node limit is kept
+    min_free_bytes: int = 0  # stays free on the disk
+    quiet_seconds: float = 60.0  # a connection that brings nothing for this long is given up and made anew
+    patience_seconds: float = 600.0  # without any byte of any file, the download ends with HubUnavailable
+    connections: int = 6  # files at once
+    suspect: frozenset[str] = frozenset()  # oids whose blobs on this disk are not to be trusted, but fetched again
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Present bandwidth limits in Mbps (10^6 bits per second); None is unlimited."""
+
+    download_mbps: float | None = None
+    node_mbps: float | None = None
+
+
+@dataclass(frozen=True)
+class FileProgress:
+    path: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Bytes on this disk, of whole files and of partial ones, against what the commit has."""
+
+    bytes_done: int
+    bytes_total: int
+    bytes_per_second: float  # from the hub, over the last seconds
+    files: tuple[FileProgress, ...]
+
+
+@dataclass(frozen=True)
+class FetchResult:
+    snapshot: Path  # the folder of the model's files
+    bytes_total: int
+    bytes_fetched: int  # from the hub; less than the total where something was here before
+    seconds: float
+    refetched: tuple[str, ...]  # paths that came with a wrong checksum once

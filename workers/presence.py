@@ -1,0 +1,14 @@
+"""Which models are on this node: looked at, recorded, and the dispatcher woken where that has changed."""
+
+from shared import broker, replicas
+from shared.catalogue import Catalogue
+from shared.database import Database
+from shared.progress import RestingRedis
+from shared.settings import Settings
+
+
+def look(settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis) -> None:
+    """One quick, offline scan of every model of the catalogue. Raises OSError where the model storage is away."""
+    found = {entry.model_id: replicas.scan(settings.models_dir, entry) for entry in catalogue.entries}
+    if replicas.record(database, settings.node, catalogue, found):
+        broker.nudge(redis)

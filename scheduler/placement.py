@@ -59,7 +59,7 @@ class Moment:
     queue: Queue
     devices: tuple[DeviceView, ...]
     estimates: Estimates
-    deadlines: Mapping[str, float] = field(default_factory=dict)  # by job id: twice its fair turn
+    deadlines: Mapping[str, float] = field(default_factory=dict)  # by job id, from its fair turn
     rering_seconds: float = 15.0
 
 

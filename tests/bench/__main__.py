@@ -278,7 +278,7 @@ def _write(table: str) -> None:
 
 
 def _traced(model: str) -> dict[str, Any]:
-    fields: dict[str, Any] = {"model_id": model}
+    fields: dict[str, Any] = {"model_id": model, "resolution": "128x128", "frames": 17}
     if model == "I2V-A14B":
         pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
         fields["image"] = f"data:image/png;base64,{pixel}"

@@ -3,36 +3,32 @@
 Knows nothing of HTTP. What it lets through still has to be committed (`api/commits.py`) before anybody is told.
 """
 
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 from api import images
 from api.body import Asked
+from api.fallback_admission import Fallbacks
 from api.storage import Storage
-from shared import jobs, nodes, replicas
+from shared import jobs
 from shared.catalogue import Catalogue, CatalogueEntry
-from shared.database import Database
 from shared.errors import Conflict, FieldError, InvalidField, NotFound
-from shared.job_types import GenerationParams, GenerationRequest, Lora, settle
+from shared.job_types import GENERATION, JOB_TYPES, GenerationParams, GenerationRequest, Lora, settle
 from shared.jobs import NewJob
 from shared.settings import Settings
 from shared.states import JOB_ENDS, Priority
 from shared.tables import Job
 
 _INPUT_NAME = "image.png"
-_MOCK = "mock_generation"
 _SHOWN_LORAS = 20
-_LOOK_SECONDS = 1.0
 
 
 class Admission:
-    def __init__(self, settings: Settings, catalogue: Catalogue, database: Database, storage: Storage) -> None:
+    def __init__(self, settings: Settings, catalogue: Catalogue, storage: Storage, fallbacks: Fallbacks) -> None:
         self._settings = settings
         self._catalogue = catalogue
         self._storage = storage
-        self._readiness = Readiness(database, settings.device_silence_seconds)
+        self._fallbacks = fallbacks
 
     @staticmethod
     def is_quick(asked: Asked) -> bool:
@@ -48,7 +44,7 @@ class Admission:
         entry = self._entry(request.model_id)
         job_id = jobs.new_id()
         params = self._settled(request, entry, f"{job_id}/{_INPUT_NAME}" if asked.image is not None else None)
-        new = self._new_job(job_id, params, request.priority, request.metadata)
+        new = self._new_job(job_id, request, params, request.priority, request.metadata)
         if asked.image is not None:
             try:
                 self._keep(job_id, asked.image)
@@ -60,17 +56,33 @@ class Admission:
         """The same again. Raises Conflict where the job has not ended or cannot be made any more."""
         if job.status not in JOB_ENDS:
             raise Conflict(f"The job is {job.status}; only one that has ended can be retried")
+        new = self._generation_again(job) if job.type == GENERATION else self._node_work_again(job)
+        return replace(new, retry_of=job.id, idempotency_key=key, request_hash=f"retry:{job.id}" if key else None)
+
+    def _generation_again(self, job: Job) -> NewJob:
         params = GenerationParams.model_validate(job.params)
         job_id = jobs.new_id()
         try:
-            new = self._new_job(job_id, params, list(Priority)[job.priority], job.labels)
+            new = self._new_job(job_id, None, params, list(Priority)[job.priority], job.labels)
             if params.image is not None:
                 self._storage.check_room()
                 image = self._storage.store().copy_input(params.image, job_id)
-                new = replace(new, params=params.model_copy(update={"image": image}))
+                new = replace(new, params=new.params.model_copy(update={"image": image}))
         except NotFound as error:
             raise Conflict(f"The job's {error.kind} is not there any more") from None
-        return replace(new, retry_of=job.id, idempotency_key=key, request_hash=f"retry:{job.id}" if key else None)
+        return new
+
+    def _node_work_again(self, job: Job) -> NewJob:
+        # Which commit the hub names is asked anew.
+        asked = {name: value for name, value in job.params.items() if name != "sha"}
+        return NewJob(
+            type=job.type,
+            params=JOB_TYPES[job.type].params.model_validate(asked),
+            priority=list(Priority)[job.priority],
+            metadata=job.labels,
+            max_failures=self._settings.max_failures,
+            bandwidth_mbps=job.bandwidth_mbps,
+        )
 
     def discard(self, new: NewJob) -> None:
         """Takes out of the store what was put there for a job that came to nothing."""
@@ -100,12 +112,18 @@ class Admission:
             raise InvalidField(*wrong)
         return params
 
-    def _new_job(self, job_id: str, params: GenerationParams, priority: Priority, metadata: dict[str, str]) -> NewJob:
-        entry = self._catalogue.get(params.model_id)
-        mock = _MOCK in params.fallback and not self._readiness.ready(params.model_id)
-        vram, ram = (0, 0) if mock else entry.needs_mb(params.quantization)
+    def _new_job(
+        self,
+        job_id: str,
+        asked: GenerationRequest | None,
+        params: GenerationParams,
+        priority: Priority,
+        metadata: dict[str, str],
+    ) -> NewJob:
+        params, mock = self._fallbacks.apply(asked, params, priority)
+        vram, ram = (0, 0) if mock else self._catalogue.get(params.model_id).needs_mb(params.quantization)
         return NewJob(
-            type="generation",
+            type=GENERATION,
             params=params,
             priority=priority,
             min_vram_mb=vram,
@@ -115,25 +133,6 @@ class Admission:
             metadata=metadata,
             max_failures=self._settings.max_failures,
         )
-
-
-class Readiness:
-    """Which models some live node holds whole; looks at most once a second."""
-
-    def __init__(self, database: Database, silence_seconds: float) -> None:
-        self._database = database
-        self._silence_seconds = silence_seconds
-        self._lock = threading.Lock()
-        self._held: frozenset[str] = frozenset()
-        self._looked_at = float("-inf")
-
-    def ready(self, model_id: str) -> bool:
-        with self._lock:
-            if time.monotonic() - self._looked_at > _LOOK_SECONDS:
-                live = [node.name for node, silent in nodes.nodes(self._database) if silent <= self._silence_seconds]
-                self._held = frozenset().union(*replicas.ready(self._database, live).values())
-                self._looked_at = time.monotonic()
-            return model_id in self._held
 
 
 def unknown_loras(folder: Path, loras: list[Lora]) -> tuple[FieldError, ...]:

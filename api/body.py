@@ -1,14 +1,14 @@
-"""A generation request's body: read within its limit, told by its content type, and validated field by field."""
+"""A request's body: read within its limit, told by its content type, and validated field by field."""
 
 import hashlib
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio.to_thread
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -17,6 +17,8 @@ from api import images
 from api.errors import invalid
 from shared.errors import FieldError, InvalidField, MalformedRequest, TooLarge, UnsupportedMedia
 from shared.job_types import GenerationRequest
+
+Body = TypeVar("Body", bound=BaseModel)
 
 LIMIT_BYTES = 30 * 10**6
 _INLINE_BYTES = 64 * 1024  # what is longer is parsed in a thread, so that it holds up nobody else
@@ -54,6 +56,32 @@ async def read_generation(request: Request) -> Asked:
             fields, image = await _read_form(request)
             return await anyio.to_thread.run_sync(partial(_asked, fields, image))
     raise UnsupportedMedia("Send application/json (UTF-8), or multipart/form-data with an `image` part")
+
+
+async def read_json(request: Request, model: type[Body]) -> Body:
+    """A JSON body as `model`. Raises as `read_generation` does."""
+    return validated(await read_fields(request), model)
+
+
+async def read_fields(request: Request) -> dict[str, Any]:
+    """A JSON object, not looked into. Raises MalformedRequest, UnsupportedMedia, TooLarge or InvalidField."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    if media_type.strip().lower() != "application/json":
+        raise UnsupportedMedia("Send application/json (UTF-8)")
+    _check_charset(parameters)
+    raw = b"".join([chunk async for chunk in _limited(request)])
+    fields = await anyio.to_thread.run_sync(_json, raw) if len(raw) > _INLINE_BYTES else _json(raw)
+    if not isinstance(fields, dict):
+        raise InvalidField(FieldError(("body",), "must be a JSON object", "dict_type"))
+    return fields
+
+
+def validated(fields: dict[str, Any], model: type[Body]) -> Body:
+    """Raises InvalidField naming each wrong field."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise invalid(error, "body") from None
 
 
 def _from_json(raw: bytes) -> Asked:

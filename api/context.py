@@ -8,12 +8,16 @@ import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
+from api import library
 from api.admission import Admission
 from api.commits import Commits
+from api.fallback_admission import Fallbacks
+from api.library import Library
 from api.live import Live
 from api.nudger import Nudger
 from api.storage import Storage
 from api.streams import Streams
+from api.together import Together
 from shared import catalogue as catalogues
 from shared.catalogue import Catalogue
 from shared.database import Database
@@ -36,6 +40,11 @@ class Context:
     commits: Commits
     nudger: Nudger
     pictures: anyio.CapacityLimiter
+    together: Together
+
+    def look(self) -> Library:
+        """The model library now. Raises DatabaseUnavailable."""
+        return library.look(self.settings, self.catalogue, self.database, self.live)
 
 
 @asynccontextmanager
@@ -48,6 +57,8 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     nudger = Nudger(client)
     commits = Commits(database, storage.check_room, nudger.nudge)
     streams = Streams(settings.redis)
+    live = Live(progress)
+    fallbacks = Fallbacks(settings, catalogue, database, lambda: library.look(settings, catalogue, database, live))
     try:
         yield Context(
             settings=settings,
@@ -55,12 +66,13 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             database=database,
             storage=storage,
             progress=progress,
-            live=Live(progress),
+            live=live,
             streams=streams,
-            admission=Admission(settings, catalogue, database, storage),
+            admission=Admission(settings, catalogue, storage, fallbacks),
             commits=commits,
             nudger=nudger,
             pictures=anyio.CapacityLimiter(_PICTURES_AT_ONCE),
+            together=Together(),
         )
     finally:
         await anyio.to_thread.run_sync(commits.close)

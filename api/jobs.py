@@ -72,13 +72,13 @@ async def get_job(context: Context, request: Request, query: BaseModel) -> Respo
 
 def cancel(context: Context, request: Request, query: BaseModel) -> Response:
     job = jobs.request_cancel(context.database, job_id_of(request))
-    _tell_of_cancel(context, job)
+    tell_of_cancel(context, job)
     return answered(shown(context, [job])[0], 202)
 
 
 def delete(context: Context, request: Request, query: BaseModel) -> Response:
     job = jobs.remove(context.database, job_id_of(request))
-    _tell_of_cancel(context, job)
+    tell_of_cancel(context, job)
     if job.status in JOB_ENDS:
         context.storage.store().drop_job(job.id)
         jobs.purge(context.database, [job.id])
@@ -101,7 +101,12 @@ def shown(context: Context, rows: Sequence[Job]) -> list[schemas.Job]:
 
 
 def answered(body: BaseModel, status: int = 200, extra: dict[str, str] | None = None) -> Response:
-    return Response(body.model_dump_json(), status, {"Cache-Control": "no-store", **(extra or {})}, "application/json")
+    return ready(body.model_dump_json().encode(), status, extra)
+
+
+def ready(content: bytes, status: int = 200, extra: dict[str, str] | None = None) -> Response:
+    """An answer that is JSON already."""
+    return Response(content, status, {"Cache-Control": "no-store", **(extra or {})}, "application/json")
 
 
 def _show_one(context: Context, job_id: str) -> schemas.Job:
@@ -146,8 +151,8 @@ async def _until_ended(context: Context, job_id: str, wait_seconds: float) -> No
             return
 
 
-def _tell_of_cancel(context: Context, job: Job) -> None:
-    """To those who watch, or to the worker that runs it."""
+def tell_of_cancel(context: Context, job: Job) -> None:
+    """Says it to those who watch, or to the worker that runs it."""
     if job.status == JobState.CANCELLED:
         event = {"kind": "state", "attempt": job.attempt, "status": JobState.CANCELLED.value}
         context.progress.report(job.id, event, ended=True)

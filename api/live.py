@@ -47,7 +47,7 @@ class Live:
 
 def stored(job: Job) -> JobProgress:
     """What the row alone says."""
-    return JobProgress(percent=job.percent, phase=job.phase)
+    return JobProgress(percent=job.percent, phase=job.phase, bytes_done=job.bytes_done, bytes_total=job.bytes_total)
 
 
 def read(event: dict[str, Any], at_least: float) -> JobProgress:
@@ -61,4 +61,5 @@ def read(event: dict[str, Any], at_least: float) -> JobProgress:
         bytes_done=event.get("bytes_done"),
         bytes_total=event.get("bytes_total"),
         bytes_per_second=event.get("bytes_per_second"),
+        files=event.get("files") or [],
     )

@@ -16,11 +16,11 @@ from shared.job_types import GenerationRequest
 _REF = "#/components/schemas/{model}"
 
 _PROBLEMS = {
-    400: "The body cannot be read: broken JSON or multipart.",
-    404: "There is no such job or artifact; a malformed id is one that does not exist.",
-    409: "The job's present state forbids it.",
+    400: "The body cannot be read: broken JSON or multipart; or there is no such action.",
+    404: "There is no such job, artifact or model; a malformed id is one that does not exist.",
+    409: "The present state forbids it.",
     413: "The body is larger than 30 MB.",
-    415: "The content type is neither application/json (UTF-8) nor multipart/form-data.",
+    415: "The content type is none that the route takes: application/json (UTF-8), or a form with an image.",
     416: "No byte of the artifact is in the range.",
     422: "One or more fields are wrong, each named in `errors`. That includes what the schema cannot say: what the "
     "model in question does not offer, an image that it needs or refuses, a LoRA that is not there, an "
@@ -102,27 +102,25 @@ def _operation(operation: Operation, names: dict[Any, str]) -> dict[str, Any]:
     if operation.description:
         described["description"] = operation.description
     if operation.body is not None:
-        described["requestBody"] = {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": names[operation.body]}},
-                "multipart/form-data": {
-                    "schema": {"$ref": _REF.format(model="GenerationForm")},
-                    "encoding": {
-                        "image": {"contentType": "image/png, image/jpeg, image/webp"},
-                        **{name: {"contentType": "application/json"} for name in ("loras", "fallback", "metadata")},
-                    },
+        content: dict[str, Any] = {"application/json": {"schema": {"$ref": names[operation.body]}}}
+        if operation.body is GenerationRequest:
+            content["multipart/form-data"] = {
+                "schema": {"$ref": _REF.format(model="GenerationForm")},
+                "encoding": {
+                    "image": {"contentType": "image/png, image/jpeg, image/webp"},
+                    **{name: {"contentType": "application/json"} for name in ("loras", "fallback", "metadata")},
                 },
-            },
-        }
+            }
+        described["requestBody"] = {"required": True, "content": content}
     return described
 
 
 def _path(operation: Operation) -> list[dict[str, Any]]:
-    schema = {"id": {"type": "string", "format": "uuid"}, "name": {"type": "string", "minLength": 1}}
+    text = {"type": "string", "minLength": 1}
+    schema = {"id": {"type": "string", "format": "uuid"}, "name": text, "model_id": text}
     return [
         {"name": name, "in": "path", "required": True, "schema": schema[name]}
-        for name in ("id", "name")
+        for name in schema
         if f"{{{name}}}" in operation.path
     ]
 
@@ -191,10 +189,19 @@ def _response_headers(*names: str) -> dict[str, Any]:
 
 def _name_the_catalogue(components: dict[str, Any], catalogue: Catalogue) -> None:
     """Tells what this installation offers, where the bare model only knows that it is text."""
+    for component in components.values():
+        if component.get("additionalProperties") is False:  # what is asked, not what is answered
+            for name in ("model_id", "requested_model"):
+                _offer(component["properties"].get(name, {}), catalogue)
     properties = components[GenerationRequest.__name__]["properties"]
-    properties["model_id"]["enum"] = list(catalogue.model_ids)
     sizes = dict.fromkeys(size for entry in catalogue.entries for size in entry.resolutions)
     properties["resolution"]["anyOf"][0]["enum"] = list(sizes)
+
+
+def _offer(field: dict[str, Any], catalogue: Catalogue) -> None:
+    for text in (field, *field.get("anyOf", ())):
+        if text.get("type") == "string":
+            text["enum"] = list(catalogue.model_ids)
 
 
 def _form_of(schema: dict[str, Any]) -> dict[str, Any]:

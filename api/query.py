@@ -18,7 +18,7 @@ JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{1
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
-def _digits(value: Any) -> Any:
+def digits(value: Any) -> Any:
     """Plain decimal digits only; what else `int` would read (spaces, underscores, 1.0) is refused."""
     if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,9}", value):
         raise ValueError("must be a whole number")
@@ -66,7 +66,7 @@ class JobsQuery(BaseModel):
         BeforeValidator(_moment),
         Field(description="Only jobs created after this moment (ISO 8601 with an offset or Z)."),
     ] = None
-    limit: Annotated[int, Field(ge=1, le=100, description="Jobs on a page."), BeforeValidator(_digits)] = 20
+    limit: Annotated[int, Field(ge=1, le=100, description="Jobs on a page."), BeforeValidator(digits)] = 20
     after: Annotated[
         str | None,
         AfterValidator(_cursor),

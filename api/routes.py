@@ -2,16 +2,39 @@
 
 from typing import Any
 
-from api import artifacts, docs, events, jobs, openapi, ops, schemas
+from api import (
+    analytics,
+    artifacts,
+    cleanup,
+    docs,
+    events,
+    fallback,
+    jobs,
+    model_downloads,
+    model_health,
+    model_schemas,
+    model_status,
+    models,
+    node_jobs,
+    openapi,
+    ops,
+    schemas,
+)
 from api.operation import Answer, Operation
 from api.query import JobsQuery
 from shared.catalogue import Catalogue
 from shared.job_types import GenerationRequest
 
 _JOBS = "/api/v1/jobs"
+_MODELS = "/api/v1/models"
 _MADE = (
     Answer(202, "The job, on disk and queued.", schemas.Job, headers=("Location",)),
     Answer(200, "The job that this key made before.", schemas.Job, headers=("Location", "Idempotency-Replayed")),
+)
+
+_MADE_ON_NODES = (
+    Answer(202, "The job, or one for each node, on disk and queued.", model_schemas.JobOrJobs, headers=("Location",)),
+    Answer(200, "What this key made before.", model_schemas.JobOrJobs, headers=("Location", "Idempotency-Replayed")),
 )
 
 OPERATIONS = (
@@ -20,6 +43,23 @@ OPERATIONS = (
         answers=_MADE, problems=(400, 413, 415, 503, 507), headers=("Idempotency-Key",), body=GenerationRequest,
         description="JSON, or a form with the image as a file part `image`; there, `loras`, `fallback` and `metadata` "
         "are JSON texts. What is left out takes the model's native value.",
+    ),
+    Operation(
+        "POST", f"{_JOBS}/download", node_jobs.create_download, "createDownload", "Fetch a model to a node",
+        answers=_MADE, problems=(400, 404, 409, 413, 415, 503, 507), headers=("Idempotency-Key",),
+        body=model_schemas.DownloadRequest,
+        description="409 where one of that model to that node is under way already.",
+    ),
+    Operation(
+        "POST", f"{_JOBS}/integrity-check", node_jobs.create_integrity_check, "createIntegrityCheck",
+        "Verify models, and repair them on request",
+        answers=_MADE_ON_NODES, problems=(400, 404, 409, 413, 415, 503, 507), headers=("Idempotency-Key",),
+        body=model_schemas.IntegrityCheckRequest,
+    ),
+    Operation(
+        "POST", f"{_JOBS}/cleanup", node_jobs.create_cleanup, "createCleanup", "Cleanup as a job",
+        answers=_MADE_ON_NODES, problems=(400, 409, 413, 415, 503, 507), headers=("Idempotency-Key",),
+        body=model_schemas.CleanupRequest,
     ),
     Operation(
         "GET", _JOBS, jobs.list_jobs, "listJobs", "List jobs, newest first",
@@ -59,6 +99,52 @@ OPERATIONS = (
             Answer(304, "The client has it.", media_type=None, headers=("ETag",)),
         ),
         problems=(404, 416, 503), headers=("Range", "If-Range", "If-None-Match"),
+    ),
+    Operation(
+        "GET", f"{_MODELS}/status/detailed", model_status.detailed_status, "detailedStatus",
+        "Availability, downloads, versions and use of every model",
+        answers=(Answer(200, "Every model of the catalogue.", model_schemas.DetailedStatus),), problems=(503,),
+        tag="models",
+    ),
+    Operation(
+        "GET", f"{_MODELS}/health", model_health.health, "modelsHealth", "How well the models are",
+        answers=(Answer(200, "Every model, and what should be done.", model_schemas.LibraryHealth),), problems=(503,),
+        tag="models",
+    ),
+    Operation(
+        "GET", f"{_MODELS}/analytics", analytics.analytics, "modelsAnalytics", "How much the models are used",
+        answers=(Answer(200, "Over the days asked.", model_schemas.Analytics),), problems=(503,),
+        query=model_schemas.AnalyticsQuery, tag="models",
+    ),
+    Operation(
+        "POST", f"{_MODELS}/download/manage", model_downloads.manage, "manageDownload", "Steer a download",
+        answers=(Answer(200, "What was reached within two seconds.", model_schemas.Managed),),
+        problems=(400, 404, 409, 413, 415, 503), body=model_schemas.ManageRequest, tag="models",
+    ),
+    Operation(
+        "POST", f"{_MODELS}/cleanup", cleanup.cleanup, "cleanup", "Make room in the model storage",
+        answers=(
+            Answer(
+                200, "The plan, and what was done within 30 seconds.", model_schemas.Cleanup,
+                headers=("Idempotency-Replayed",),
+            ),
+        ),
+        problems=(400, 409, 413, 415, 503), headers=("Idempotency-Key",), body=model_schemas.CleanupRequest, tag="models",
+        description="Nothing is removed unless `dry_run` is false.",
+    ),
+    Operation(
+        "POST", f"{_MODELS}/fallback/suggest", fallback.suggest_fallback, "suggestFallback",
+        "What to do when a model cannot serve at once",
+        answers=(Answer(200, "The best strategy and the others.", model_schemas.FallbackSuggestion),),
+        problems=(400, 404, 413, 415, 503), body=model_schemas.FallbackRequest, tag="models",
+    ),
+    Operation(
+        "POST", f"{_MODELS}/{{model_id}}/pin", models.pin, "pinModel", "Keep a model whatever cleanup wants",
+        answers=(Answer(200, "It is pinned.", model_schemas.Pinned),), problems=(404, 503), tag="models",
+    ),
+    Operation(
+        "DELETE", f"{_MODELS}/{{model_id}}/pin", models.unpin, "unpinModel", "Let cleanup take a model again",
+        answers=(Answer(200, "It is not pinned.", model_schemas.Pinned),), problems=(404, 503), tag="models",
     ),
     Operation(
         "GET", "/api/v1/workers", ops.workers, "listWorkers", "Devices and nodes, and what runs where",

@@ -3,13 +3,25 @@
 Times are ISO 8601 in UTC with a trailing ``Z``. Null stands where nothing has been measured, never a typical value.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared import clock
 from shared.catalogue import OutputFormat, Quantization
-from shared.job_types import GenerationParams, Lora
+from shared.job_types import (
+    CLEANUP,
+    DOWNLOAD,
+    GENERATION,
+    INTEGRITY_CHECK,
+    AppliedFallback,
+    CleanupParams,
+    DownloadParams,
+    GenerationParams,
+    IntegrityCheckParams,
+    Lora,
+)
 from shared.states import JobState, Priority
 from shared.tables import Job as JobRow
 
@@ -18,6 +30,14 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=
 
 class _Public(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+class FileProgress(_Public):
+    """How far one file of a download is, in bytes."""
+
+    path: str
+    done: int
+    total: int
 
 
 class JobProgress(_Public):
@@ -31,6 +51,7 @@ class JobProgress(_Public):
     bytes_done: int | None = None
     bytes_total: int | None = None
     bytes_per_second: float | None = None
+    files: Annotated[list[FileProgress], Field(description="Of a download: those that are under way.")] = []
 
 
 class JobError(_Public):
@@ -93,16 +114,34 @@ class Params(_Public):
     fallback: list[str]
 
 
+class DownloadResult(_Public):
+    """What a download fetched. `bytes_total`: the revision's; `bytes_fetched`: what came over the wire."""
+
+    revision: str
+    files: int
+    bytes_total: int
+    bytes_fetched: int
+    seconds: float
+    refetched: Annotated[list[str], Field(description="Files that came wrong and were fetched again.")]
+
+
 class Job(_Public):
     """A durable piece of work that somebody asked for."""
 
     id: Annotated[str, Field(description="Also the Celery task id.")]
     type: str
     status: JobState
-    model_id: str
+    model_id: Annotated[str | None, Field(description="Null: every model.")]
     priority: Priority
     mock: Annotated[bool, Field(description="A labelled test card instead of a model's work.")]
-    params: Params
+    params: Annotated[
+        Params | DownloadParams | IntegrityCheckParams | CleanupParams, Field(description="As the job's type has it.")
+    ]
+    fallback_applied: Annotated[
+        list[AppliedFallback], Field(description="What was changed because the model was not ready.")
+    ]
+    bandwidth_limit_mbps: Annotated[float | None, Field(description="Of a download, in 10^6 bits a second.")]
+    paused_by: Annotated[str | None, Field(description="`owner`, or `disk_full`: it goes on when there is room.")]
     progress: JobProgress
     queue_position: Annotated[int | None, Field(description="Queued jobs before this one; null once it has left.")]
     attempt: int
@@ -115,7 +154,9 @@ class Job(_Public):
     started_at: Time | None
     finished_at: Time | None
     error: JobError | None
-    result: GenerationResult | None
+    result: Annotated[
+        GenerationResult | DownloadResult | dict[str, Any] | None, Field(description="As the job's type has it.")
+    ]
     retry_of: str | None
     metadata: dict[str, str]
 
@@ -170,7 +211,7 @@ class QueueDepth(_Public):
     """What waits and runs for one model at one priority."""
 
     priority: Priority
-    model_id: str
+    model_id: Annotated[str | None, Field(description="Null: jobs for every model.")]
     queued: int
     waiting_for_model: Annotated[int, Field(description="Of the queued ones: no node holds the model.")]
     running: int
@@ -234,7 +275,10 @@ def job(row: JobRow, progress: JobProgress, queue_position: int | None) -> Job:
         model_id=row.model_id,
         priority=list(Priority)[row.priority],
         mock=row.mock,
-        params=_params(GenerationParams.model_validate(row.params)),
+        params=_PARAMS[row.type](row.params),
+        fallback_applied=[AppliedFallback.model_validate(each) for each in row.params.get("fallback_applied", ())],
+        bandwidth_limit_mbps=row.bandwidth_mbps,
+        paused_by=row.paused_by,
         progress=progress,
         queue_position=queue_position,
         attempt=row.attempt,
@@ -247,18 +291,34 @@ def job(row: JobRow, progress: JobProgress, queue_position: int | None) -> Job:
         started_at=clock.iso(row.started_at),
         finished_at=clock.iso(row.finished_at),
         error=JobError.model_validate(row.error) if row.error else None,
-        result=_result(row.id, row.result) if row.result else None,
+        result=_result(row) if row.result else None,
         retry_of=row.retry_of,
         metadata=row.labels,
     )
 
 
-def _params(params: GenerationParams) -> Params:
+def _params(stored: dict[str, Any]) -> Params:
+    params = GenerationParams.model_validate(stored)
     shared = params.model_dump(include=set(Params.model_fields) - {"image", "resolution"})
     return Params(**shared, image=params.image is not None, resolution=params.resolution)
 
 
-def _result(job_id: str, result: dict[str, Any]) -> GenerationResult:
+_PARAMS: dict[str, Callable[[dict[str, Any]], Params | DownloadParams | IntegrityCheckParams | CleanupParams]] = {
+    GENERATION: _params,
+    DOWNLOAD: DownloadParams.model_validate,
+    INTEGRITY_CHECK: IntegrityCheckParams.model_validate,
+    CLEANUP: CleanupParams.model_validate,
+}
+
+
+def _result(row: JobRow) -> GenerationResult | DownloadResult | dict[str, Any]:
+    result = row.result or {}
+    if row.type == GENERATION:
+        return _generation_result(row.id, result)
+    return DownloadResult.model_validate(result) if row.type == DOWNLOAD else result
+
+
+def _generation_result(job_id: str, result: dict[str, Any]) -> GenerationResult:
     """Figures that the worker did not measure are null."""
     artifacts = [
         Artifact(

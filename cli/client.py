@@ -21,8 +21,12 @@ from cli.state_file import read_state
 from shared.states import JOB_ENDS, JobState
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+_CLEANUP_TIMEOUT = httpx.Timeout(60.0, connect=5.0)  # the API itself waits for 30 s
 _POLL_SECONDS = 0.5  # where the event stream cannot be had
 _QUIET_STREAM_SECONDS = 40.0  # the server pings every 15 s
+
+
+_MODELS = "/api/v1/models"
 
 
 class Progress(TypedDict):
@@ -31,6 +35,9 @@ class Progress(TypedDict):
     step: int | None
     steps: int | None
     eta_seconds: float | None
+    bytes_done: int | None
+    bytes_total: int | None
+    bytes_per_second: float | None
 
 
 class JobError(TypedDict):
@@ -137,6 +144,35 @@ class Client:
     def workers(self) -> Workers:
         return cast(Workers, self._ask("GET", "/api/v1/workers"))
 
+    def models(self) -> dict[str, Any]:
+        """Every model of the catalogue with its replicas, as in the API's detailed status."""
+        return cast(dict[str, Any], self._ask("GET", f"{_MODELS}/status/detailed"))
+
+    def fetch_model(self, request: Mapping[str, Any]) -> Job:
+        """Start a download; fields as in the API's own documentation. So for the calls below."""
+        return cast(Job, self._ask("POST", "/api/v1/jobs/download", json=request))
+
+    def manage_download(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return cast(dict[str, Any], self._ask("POST", f"{_MODELS}/download/manage", json=request))
+
+    def verify(self, request: Mapping[str, Any]) -> list[Job]:
+        """One job for each node asked."""
+        made = self._ask("POST", "/api/v1/jobs/integrity-check", json=request)
+        return cast(list[Job], made.get("data", [made]))
+
+    def cleanup(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return cast(dict[str, Any], self._ask("POST", f"{_MODELS}/cleanup", json=request, timeout=_CLEANUP_TIMEOUT))
+
+    def analytics(self, days: int) -> dict[str, Any]:
+        return cast(dict[str, Any], self._ask("GET", f"{_MODELS}/analytics", params={"time_period_days": days}))
+
+    def fallback(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return cast(dict[str, Any], self._ask("POST", f"{_MODELS}/fallback/suggest", json=request))
+
+    def pin(self, model_id: str, pinned: bool) -> dict[str, Any]:
+        method: Literal["POST", "DELETE"] = "POST" if pinned else "DELETE"
+        return cast(dict[str, Any], self._ask(method, f"{_MODELS}/{_segment(model_id)}/pin"))
+
     def watch(self, job_id: str, timeout: float | None = None) -> Iterator[Job]:
         """The job, now and after every change, until it has ended. `timeout` in seconds; raises TimedOut.
 
@@ -194,7 +230,7 @@ class Client:
         except (httpx.HTTPError, ValueError):
             return
 
-    def _ask(self, method: Literal["GET", "POST"], path: str, **rest: Any) -> Any:
+    def _ask(self, method: Literal["GET", "POST", "DELETE"], path: str, **rest: Any) -> Any:
         with self._answered():
             response = self._http.request(method, path, **rest)
         if response.is_error:
@@ -239,9 +275,9 @@ def find_url(given: str | None, home: Path) -> str:
     return str(state["api_url"])
 
 
-def _segment(job_id: str) -> str:
-    """A job id as one segment of a path, whatever was typed."""
-    return quote(job_id, safe="")
+def _segment(id: str) -> str:
+    """An id as one segment of a path, whatever was typed."""
+    return quote(id, safe="")
 
 
 def _refusal(response: httpx.Response) -> ApiRefused:

@@ -2,6 +2,7 @@
 
 import base64
 import mimetypes
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +54,7 @@ def generate(
         "seed": seed,
         "priority": priority,
     }
-    with _client(url, home) as client, screen.ProgressBars() as bars:
+    with client_of(url, home) as client, screen.ProgressBars() as bars:
         job = submitted = client.generate({name: value for name, value in request.items() if value is not None})
         try:
             for job in client.watch(submitted["id"], timeout):
@@ -81,7 +82,7 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    with _client(url, home) as client:
+    with client_of(url, home) as client:
         page = client.jobs(type=type, status=status, model_id=model, limit=limit, after=after)
     if as_json:
         screen.print_json(page)
@@ -99,7 +100,7 @@ def job(
     as_json: AsJson = False,
 ) -> None:
     """Show one job. Exit code 1 where it failed or was cancelled."""
-    with _client(url, home) as client:
+    with client_of(url, home) as client:
         found = client.job(job_id)
     if as_json:
         screen.print_json(found)
@@ -116,7 +117,7 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancel a job."""
-    with _client(url, home) as client:
+    with client_of(url, home) as client:
         found = client.cancel(job_id)
     if as_json:
         screen.print_json(found)
@@ -126,7 +127,7 @@ def cancel(
 
 def workers(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
     """Show the devices, what each has loaded and what it runs."""
-    with _client(url, home) as client:
+    with client_of(url, home) as client:
         found = client.workers()
     if as_json:
         screen.print_json(found)
@@ -171,7 +172,8 @@ def why_not(job: Job) -> str:
     return f"job {job['id']} {job['status']}" + (f": {error['message']} ({error['code']})" if error else "")
 
 
-def _client(url: str | None, home: Path | None) -> Client:
+def client_of(url: str | None, home: Path | None) -> Client:
+    """A client of the API that the options mean. Raises ApiUnreachable."""
     return Client(find_url(url, load(home=home).home))
 
 
@@ -198,11 +200,12 @@ def _row(job: Job) -> tuple[Any, ...]:
 
 
 def _fields(job: Job) -> dict[str, Any]:
-    result = job["result"]
+    result: Mapping[str, Any] = job["result"] or {}
     return {
         "id": job["id"],
         "type": job["type"],
         "model": job["model_id"],
+        "node": job["node"],
         "status": job["status"],
         "now": screen.doing(job) if job["status"] in ("queued", "running") else None,
         "percent": f"{screen.percent(job):.0f}",
@@ -215,8 +218,8 @@ def _fields(job: Job) -> dict[str, Any]:
         "error": f"{job['error']['message']} ({job['error']['code']})" if job["error"] else None,
         "video": (
             "{width}x{height}, {frames} frames, {fps:g} fps, seed {seed}".format(**result)
-            if result and "width" in result
+            if "width" in result
             else None
         ),
-        "artifacts": " ".join(artifact["url"] for artifact in result["artifacts"]) if result else None,
+        "artifacts": " ".join(artifact["url"] for artifact in result.get("artifacts", ())),
     }

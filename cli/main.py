@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from cli import screen
+from cli import job_commands, model_commands, screen
 from cli.errors import ExitCode, exit_code
-from cli.job_commands import register
 from shared.errors import WanworksError
 from shared.settings import load
 
@@ -160,7 +159,8 @@ def demo(
     run(out.absolute())
 
 
-register(app)
+job_commands.register(app)
+model_commands.register(app)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,11 @@ def doing(job: Job) -> str:
     text = (phase or "running").replace("_", " ")
     if steps:
         text += f" {step or 0}/{steps}"
+    total, rate = progress.get("bytes_total"), progress.get("bytes_per_second")
+    if total:
+        text += f" {(progress.get('bytes_done') or 0) / 1e6:.0f}/{total / 1e6:.0f} MB"
+    if rate:
+        text += f", {rate / 1e6:.1f} MB/s"
     eta = progress.get("eta_seconds")
     return f"{text}, {eta:.0f} s left" if eta and eta >= 1 else text
 

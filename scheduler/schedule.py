@@ -17,6 +17,7 @@ _HOUR = 3600.0
 SCHEDULES = (
     Schedule("retention", "wanworks.tick.retention", 600.0),
     Schedule("sweep", "wanworks.tick.sweep", 300.0),
+    Schedule("roll_up", "wanworks.tick.roll_up", 600.0),
     Schedule("versions", "wanworks.tick.versions", _HOUR),
     Schedule("quick_check", "wanworks.tick.check", 6 * _HOUR),
     Schedule("full_check", "wanworks.tick.check", 7 * 24 * _HOUR),

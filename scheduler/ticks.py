@@ -1,4 +1,4 @@
-"""What the schedules do: drop what has been kept long enough, and sweep what dead attempts left.
+"""What the schedules do: drop what was kept long enough, sweep what dead attempts left, count uses, ask for checks.
 
 Loaded by the io worker by its dotted name.
 """
@@ -9,7 +9,7 @@ from functools import cache
 
 from celery import shared_task
 
-from shared import broker, clock, jobs, nodes, queues
+from shared import broker, clock, jobs, nodes, queues, usage
 from shared.database import Database
 from shared.job_types import INTEGRITY_CHECK, IntegrityCheckParams
 from shared.jobs import NewJob
@@ -86,6 +86,13 @@ def retention_tick(name: str, every: float) -> str | None:
 def sweep_tick(name: str, every: float) -> str | None:
     _, database, store = _ground()
     return once(database, name, every, clock.now().timestamp(), lambda: sweep(database, store))
+
+
+@shared_task(name="wanworks.tick.roll_up")
+def roll_up_tick(name: str, every: float) -> str | None:
+    _, database, _ = _ground()
+    now = clock.now()
+    return once(database, name, every, now.timestamp(), lambda: f"{usage.roll_up(database, now)} days rolled up")
 
 
 @shared_task(name="wanworks.tick.check")

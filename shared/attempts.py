@@ -27,6 +27,7 @@ class Claimant:
     worker: str
     device: str | None  # UUID, or cpu-0; None for a node
     device_key: str  # node/index; a node's own key for its io worker
+    pid: int = 0  # of the process that will run the job
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def claim(
             started_at=clock.now(),
             node=claimant.node,
             worker=claimant.worker,
+            pid=claimant.pid,
             device=claimant.device,
             device_key=claimant.device_key,
             phase=Phase.LOADING if claimant.device is not None else None,
@@ -201,11 +203,13 @@ class Running:
     attempt: int
     lapsed: bool
     cancel_seconds: float | None  # how long ago somebody asked to cancel
+    pid: int | None
 
 
 def running_on(database: Database, worker: str) -> list[Running]:
     """What the rows say this worker runs."""
-    query = select(Job.id, Job.attempt, col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)).where(
+    lapsed, asked = col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)
+    query = select(Job.id, Job.attempt, lapsed, asked, Job.pid).where(  # type: ignore[call-overload]
         col(Job.worker) == worker, col(Job.status) == JobState.RUNNING
     )
     with database.read() as session:
@@ -272,7 +276,7 @@ def _queue_again(session: Session, job: Job, failures: int, delay: float) -> Job
     job.failures = failures
     job.not_before = epoch_now() + delay  # type: ignore[assignment]
     job.started_at = job.lease_until = job.bell_device = job.bell_at = job.phase = job.halt = None
-    job.node = job.worker = job.device = job.device_key = None
+    job.node = job.worker = job.pid = job.device = job.device_key = None
     session.add(job)
     session.flush()
     session.refresh(job)

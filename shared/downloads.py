@@ -5,7 +5,7 @@ Another side of the `jobs` table; like the others it changes states by UPDATEs t
 
 from collections.abc import Sequence
 
-from sqlalchemy import update
+from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
 from shared.database import Database
@@ -19,10 +19,13 @@ YIELD = "yield"
 BY_OWNER = "owner"
 BY_FULL_DISK = "disk_full"
 
+# That the node is known says nothing new: it lets the database use the index of such jobs alone.
+_SHOWN = (col(Job.type) == DOWNLOAD, col(Job.target_node).is_not(None), col(Job.hidden).is_(False))
+
 
 def active(database: Database, model_id: str | None = None, node: str | None = None) -> list[Job]:
     """Downloads that have not ended, oldest first."""
-    query = select(Job).where(Job.type == DOWNLOAD, col(Job.status).not_in(JOB_ENDS), col(Job.hidden).is_(False))
+    query = select(Job).where(*_SHOWN, col(Job.status).not_in(JOB_ENDS))
     if model_id is not None:
         query = query.where(Job.model_id == model_id)
     if node is not None:
@@ -33,11 +36,12 @@ def active(database: Database, model_id: str | None = None, node: str | None = N
 
 def latest(database: Database, model_id: str | None = None) -> dict[tuple[str, str], Job]:
     """The newest download of each (node, model), ended or not."""
-    query = select(Job).where(Job.type == DOWNLOAD, col(Job.hidden).is_(False)).order_by(col(Job.id))
+    newest = select(func.max(Job.id)).where(*_SHOWN).group_by(col(Job.target_node), col(Job.model_id))
     if model_id is not None:
-        query = query.where(Job.model_id == model_id)
+        newest = newest.where(Job.model_id == model_id)
     with database.read() as session:
-        return {(job.target_node or "", job.model_id or ""): job for job in session.exec(query)}
+        found = session.exec(select(Job).where(col(Job.id).in_(newest)))
+        return {(job.target_node or "", job.model_id or ""): job for job in found}
 
 
 def pause(database: Database, job_id: str) -> Job:

@@ -3,6 +3,7 @@
 WanworksError
 ├── RequestError                 somebody asked for what cannot be
 │   ├── MalformedRequest         not readable at all: broken JSON, broken multipart
+│   │   └── UnknownAction        a verb that the route does not know
 │   ├── InvalidField             readable, but one or more fields are wrong
 │   ├── NotFound                 no such model, job or artifact
 │   ├── Conflict                 the present state forbids it
@@ -20,6 +21,7 @@ WanworksError
 │   ├── ModelUnavailable
 │   ├── BadInput
 │   ├── BadOutput
+│   ├── CannotRepair
 │   ├── HubUnreachable           a download's patience with the hub is over
 │   ├── HubRefused               the hub says no, and would again
 │   │   ├── HubAuthRequired      without a token, or with one that it does not know
@@ -70,6 +72,12 @@ class MalformedRequest(RequestError):
     """The request body cannot be read."""
 
     code = "malformed_request"
+
+
+class UnknownAction(MalformedRequest):
+    """There is no such action."""
+
+    code = "unknown_action"
 
 
 class InvalidField(RequestError):
@@ -190,6 +198,13 @@ class BadOutput(JobFailed):
     """The model produced frames that are not a picture."""
 
     code = "bad_output"
+    retryable = True
+
+
+class CannotRepair(JobFailed):
+    """Broken files of a model could not be fetched again."""
+
+    code = "cannot_repair"
     retryable = True
 
 

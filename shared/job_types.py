@@ -49,6 +49,37 @@ class Lora(BaseModel):
     scale: Annotated[float, Field(ge=-4, le=4, allow_inf_nan=False)] = 1.0
 
 
+FallbackStrategy = Literal[
+    "alternative_model",
+    "queue_and_wait",
+    "mock_generation",
+    "download_and_retry",
+    "reduce_requirements",
+    "hybrid_approach",
+]
+
+
+class Change(BaseModel):
+    """A field that is not what was asked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str
+    asked: str | None
+    used: str | None
+
+
+class AppliedFallback(BaseModel):
+    """A fallback strategy that was applied when the job was accepted, and what it changed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    strategy: FallbackStrategy
+    message: str
+    changes: tuple[Change, ...] = ()
+    job_id: str | None = None  # of the download that was started, or found under way
+
+
 class GenerationRequest(BaseModel):
     """A generation as a client asks for it, before the catalogue has its say. `image` is read by the API."""
 
@@ -70,7 +101,10 @@ class GenerationRequest(BaseModel):
     quantization: Quantization = "none"
     loras: Annotated[list[Lora], Field(max_length=8)] = []
     priority: Priority = Priority.NORMAL
-    fallback: Annotated[list[Literal["mock_generation"]], Field(max_length=6)] = []
+    fallback: Annotated[
+        list[FallbackStrategy],
+        Field(max_length=6, description="What may be done without asking while the model is not ready, in this order."),
+    ] = []
     metadata: Annotated[
         dict[Annotated[str, Field(min_length=1, max_length=64), PLAIN], Annotated[str, Field(max_length=512), PLAIN]],
         Field(max_length=16),
@@ -99,6 +133,7 @@ class GenerationParams(BaseModel):
     quantization: Quantization
     loras: tuple[Lora, ...] = ()
     fallback: tuple[str, ...] = ()
+    fallback_applied: tuple[AppliedFallback, ...] = ()
 
     @property
     def resolution(self) -> str:
@@ -226,13 +261,14 @@ class JobType:
     name: str
     task: str  # the Celery task's name
     runs_on: Literal["device", "node"]
+    params: type[BaseModel]  # as they are stored
 
 
 JOB_TYPES: Mapping[str, JobType] = {
-    GENERATION: JobType(GENERATION, "wanworks.generation", "device"),
-    DOWNLOAD: JobType(DOWNLOAD, "wanworks.download", "node"),
-    INTEGRITY_CHECK: JobType(INTEGRITY_CHECK, "wanworks.integrity_check", "node"),
-    CLEANUP: JobType(CLEANUP, "wanworks.cleanup", "node"),
+    GENERATION: JobType(GENERATION, "wanworks.generation", "device", GenerationParams),
+    DOWNLOAD: JobType(DOWNLOAD, "wanworks.download", "node", DownloadParams),
+    INTEGRITY_CHECK: JobType(INTEGRITY_CHECK, "wanworks.integrity_check", "node", IntegrityCheckParams),
+    CLEANUP: JobType(CLEANUP, "wanworks.cleanup", "node", CleanupParams),
 }
 
 

@@ -20,7 +20,7 @@ from sqlmodel import Session, col, select
 from shared import clock
 from shared.database import Database
 from shared.errors import Conflict, InvalidField, NotFound
-from shared.job_types import GENERATION, GenerationParams
+from shared.job_types import DOWNLOAD, GENERATION, GenerationParams
 from shared.states import JOB_ENDS, JobState, Priority
 from shared.tables import Job, Use, epoch_now
 
@@ -42,6 +42,7 @@ class NewJob:
     request_hash: str | None = None
     retry_of: str | None = None
     max_failures: int = 5
+    bandwidth_mbps: float | None = None  # of a download, in 10^6 bits a second
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,13 @@ def accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invalid
     """Stores the jobs in one transaction; on return they are on disk.
 
     A known idempotency key gives the old job where the body is the same, else an InvalidField in its place.
+    Raises Conflict for a download of a model that is on its way to that node already.
     """
     try:
         return _accept(database, new)
     except IntegrityError:
         # Somebody else took one of the keys between our look and our insert. One by one, each sees the truth.
-        return [_accept(database, [job])[0] for job in new] if len(new) > 1 else _accept(database, new)
+        return [_accept_alone(database, job) for job in new]
 
 
 def get(database: Database, job_id: str) -> Job:
@@ -197,6 +199,15 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
     )
 
 
+def _accept_alone(database: Database, new: NewJob) -> Accepted | InvalidField:
+    try:
+        return _accept(database, [new])[0]
+    except IntegrityError:
+        if new.type == DOWNLOAD:
+            raise Conflict("A download of this model to this node is under way already") from None
+        raise
+
+
 def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | InvalidField]:
     now = clock.now()
     with database.write() as session:
@@ -252,6 +263,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "request_hash": new.request_hash,
         "retry_of": new.retry_of,
         "max_failures": new.max_failures,
+        "bandwidth_mbps": new.bandwidth_mbps,
         "created_at": now,
         "queued_at": queued_at,
     }

@@ -23,6 +23,11 @@ class SeenDevice:
     said_goodbye: bool
 
 
+def carries(device: Device, min_vram_mb: int, min_ram_mb: int) -> bool:
+    """Whether the device has the memory, in MB (10^6 bytes): its own on a GPU, the host's on a CPU."""
+    return (min_vram_mb if device.kind == "cuda" else min_ram_mb) <= device.memory_mb
+
+
 def register_device(database: Database, device: Device) -> None:
     """A worker has started on this device; what an earlier one left is overwritten."""
     with database.write() as session:

@@ -1,13 +1,14 @@
 """How much waits, where each job stands, and what runs: reads of the `jobs` table for those who watch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from shared.database import Database
+from shared.job_types import GENERATION
 from shared.states import JobState, Phase
 from shared.tables import Job, epoch_now
 
@@ -86,3 +87,29 @@ def nodes_with(database: Database, job_type: str) -> set[str]:
     )
     with database.read() as session:
         return {node for node in session.exec(query) if node is not None}
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many generations wait and run; mocks, which need no model, are none."""
+
+    queued: int = 0
+    running: int = 0
+
+
+def generations(database: Database) -> dict[str, Load]:
+    """By model, of those that have any."""
+    query = (
+        select(Job.model_id, Job.status, func.count())
+        .where(
+            col(Job.status).in_((JobState.QUEUED, JobState.RUNNING)), Job.type == GENERATION, col(Job.mock).is_(False)
+        )
+        .group_by(col(Job.model_id), col(Job.status))
+    )
+    found: dict[str, Load] = {}
+    with database.read() as session:
+        for model_id, status, count in session.exec(query):
+            known = found.get(model_id or "", Load())
+            grown = {"queued": count} if status == JobState.QUEUED else {"running": count}
+            found[model_id or ""] = replace(known, **grown)
+    return found

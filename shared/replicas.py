@@ -1,4 +1,6 @@
-"""Which model's files lie on which node, and whether they are whole. Sole reader and writer of `replicas`.
+"""Which model's files lie on which node, and whether they are all there.
+
+Writes `replicas`, as do `shared/replica_files.py` (whether the files are right) and `shared/removals.py` alone.
 
 A presence scan is quick and offline: it follows the model's own index files and asks of each file only whether it is
 there. It reads the Hugging Face cache layout (``models--ORG--NAME/{blobs,refs,snapshots}``).
@@ -7,16 +9,18 @@ there. It reads the Hugging Face cache layout (``models--ORG--NAME/{blobs,refs,s
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import delete
 from sqlmodel import col, select
 
-from shared import clock
+from shared import clock, removals
 from shared.catalogue import Catalogue, CatalogueEntry
 from shared.database import Database
 from shared.states import REPLICA_READY, ReplicaState
-from shared.tables import Replica
+from shared.tables import Pin, Replica
 
 # What a pipeline's component needs besides its weights, by the class name in model_index.json. The first that is there
 # counts: tokenizers come in a fast and a slow form.
@@ -50,6 +54,11 @@ def snapshot_dir(models_dir: Path, entry: CatalogueEntry) -> Path | None:
     return snapshot if snapshot.is_dir() else None
 
 
+def indexed_files(snapshot: Path) -> frozenset[str]:
+    """The files that the model's own indexes name, as far as they can be read."""
+    return frozenset(_wanted_files(snapshot)[0])
+
+
 def scan(models_dir: Path, entry: CatalogueEntry) -> Presence:
     """What of the model is there, without reading the weights."""
     snapshot = snapshot_dir(models_dir, entry)
@@ -64,26 +73,54 @@ def scan(models_dir: Path, entry: CatalogueEntry) -> Presence:
     return Presence(state, snapshot.name, size, missing)
 
 
-def record(database: Database, node: str, catalogue: Catalogue, found: dict[str, Presence]) -> bool:
-    """Writes what a node's scan found. Returns whether any state changed."""
+def record(
+    database: Database,
+    node: str,
+    catalogue: Catalogue,
+    found: dict[str, Presence],
+    looked_at: datetime | None = None,
+) -> bool:
+    """Writes what a node's scan found. Returns whether any state changed.
+
+    `looked_at` is when the scan began: what has been removed or fetched since then, it does not speak of.
+    """
     now = clock.now()
     changed = False
     with database.write() as session:
-        known = {row.model_id: row for row in session.exec(select(Replica).where(Replica.node == node))}
+        held = select(Replica).where(Replica.node == node).order_by(col(Replica.model_id)).with_for_update()
+        known = {row.model_id: row for row in session.exec(held)}
+        removing = removals.under_way(session, node)
         for model_id in set(known) - set(catalogue.model_ids):
             session.delete(known[model_id])
         for model_id, presence in found.items():
             row = known.get(model_id)
-            changed |= row is None or row.state != presence.state
+            if row is not None and looked_at is not None and row.checked_at > looked_at:
+                continue
             row = row or Replica(node=node, model_id=model_id, state="", repo="", missing_files=[], checked_at=now)
-            row.state = presence.state
+            before = row.state
+            _see(row, presence, removing)
             row.repo = catalogue.get(model_id).repo
-            row.revision = presence.revision
-            row.bytes = presence.bytes
-            row.missing_files = list(presence.missing_files)
             row.checked_at = now
             session.add(row)
+            changed |= row.state != before
     return changed
+
+
+def _see(row: Replica, presence: Presence, removing: bool) -> None:
+    """What a look at which files are there can say, and no more: it does not know whether they are right."""
+    if row.state == ReplicaState.REMOVING and removing:
+        return
+    before = row.state
+    if presence.revision != row.revision:
+        row.faults = []
+        row.verified_at = None
+        row.verified_full = False
+        row.verified_bytes = row.expected_bytes = 0
+    row.state = ReplicaState.CORRUPTED if row.faults else presence.state
+    row.generation += before in REPLICA_READY and row.state not in REPLICA_READY
+    row.revision = presence.revision
+    row.bytes = presence.bytes
+    row.missing_files = list(presence.missing_files)
 
 
 def ready(database: Database, nodes: Iterable[str] | None = None) -> dict[str, frozenset[str]]:
@@ -103,6 +140,32 @@ def generations(database: Database, node: str) -> dict[str, int]:
     with database.read() as session:
         query = select(Replica.model_id, Replica.generation).where(Replica.node == node)
         return dict(session.exec(query).all())
+
+
+def rows(database: Database) -> list[Replica]:
+    """Every replica of every node, as it was last looked at."""
+    with database.read() as session:
+        return list(session.exec(select(Replica).order_by(col(Replica.node), col(Replica.model_id))))
+
+
+def pin(database: Database, model_id: str) -> Pin:
+    """Cleanup leaves the model alone from now on. Idempotent: the first moment stays."""
+    with database.write() as session:
+        row = session.get(Pin, model_id) or Pin(model_id=model_id, pinned_at=clock.now())
+        session.add(row)
+        return row
+
+
+def unpin(database: Database, model_id: str) -> None:
+    """Cleanup may take the model again. Idempotent."""
+    with database.write() as session:
+        session.connection().execute(delete(Pin).where(col(Pin.model_id) == model_id))
+
+
+def pins(database: Database) -> dict[str, datetime]:
+    """Since when each pinned model is."""
+    with database.read() as session:
+        return {row.model_id: row.pinned_at for row in session.exec(select(Pin))}
 
 
 def _wanted_files(snapshot: Path) -> tuple[set[str], tuple[str, ...]]:

@@ -7,7 +7,7 @@ bells, silence) are seconds since 1970 by the *database's* clock, so that nodes 
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Float, Index
+from sqlalchemy import JSON, BigInteger, Column, Float, Index, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
@@ -31,6 +31,10 @@ def _epoch_now_postgresql(element: Any, compiler: SQLCompiler, **kwargs: Any) ->
     return "extract(epoch from clock_timestamp())::double precision"
 
 
+_OF_NODES = text("target_node IS NOT NULL")
+_DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
+
+
 class Job(SQLModel, table=True):
     """A durable row that somebody asked for. Written by `shared/jobs.py` alone."""
 
@@ -38,6 +42,25 @@ class Job(SQLModel, table=True):
     __table_args__ = (
         Index("ix_jobs_waiting", "status", "model_id", "priority", "queued_at"),
         Index("ix_jobs_ended", "status", "finished_at"),
+        # The few jobs of nodes are found among a million generations.
+        Index(
+            "ix_jobs_of_nodes",
+            "type",
+            "target_node",
+            "model_id",
+            "id",
+            sqlite_where=_OF_NODES,
+            postgresql_where=_OF_NODES,
+        ),
+        # One download of a model is under way to a node, never two.
+        Index(
+            "ix_jobs_one_download",
+            "model_id",
+            "target_node",
+            unique=True,
+            sqlite_where=_DOWNLOADING,
+            postgresql_where=_DOWNLOADING,
+        ),
     )
 
     id: str = Field(primary_key=True, max_length=36)  # a UUIDv7: sorts by creation
@@ -75,6 +98,7 @@ class Job(SQLModel, table=True):
     lease_until: float | None = None
     node: str | None = Field(default=None, max_length=64)
     worker: str | None = Field(default=None, max_length=160)
+    pid: int | None = None  # of the process that runs the attempt: the worker's child
     device: str | None = Field(default=None, max_length=96)  # as people know it: the GPU's UUID, or cpu-0
     device_key: str | None = Field(default=None, max_length=96)
     claimed_at: float | None = None
@@ -94,7 +118,10 @@ class Use(SQLModel, table=True):
     """One ended generation, kept when its job is gone. Written with the job's end by `shared/jobs.py`."""
 
     __tablename__ = "uses"
-    __table_args__ = (Index("ix_uses_model", "model_id", "finished_at"),)
+    __table_args__ = (
+        Index("ix_uses_model", "model_id", "finished_at"),
+        Index("ix_uses_finished", "finished_at"),
+    )
 
     id: int | None = Field(default=None, primary_key=True)
     job_id: str = Field(max_length=36, unique=True)
@@ -230,7 +257,7 @@ class Pin(SQLModel, table=True):
 
 
 class UseDay(SQLModel, table=True):
-    """A model's uses of one past day in UTC, rolled up. Written by `shared/usage.py` alone."""
+    """A model's uses of one day in UTC, rolled up. Written by `shared/usage.py` alone."""
 
     __tablename__ = "use_days"
 
@@ -239,6 +266,7 @@ class UseDay(SQLModel, table=True):
     uses: int
     successes: int
     seconds: float  # summed over the successes
+    until: datetime  # what ended before this moment is counted; the day's end once it is over
     hours: list[int] = Field(sa_column=Column(JSON, nullable=False))  # uses by hour of the day
     histogram: dict[str, int] = Field(sa_column=Column(JSON, nullable=False))  # successes by log2 bucket of seconds
 

@@ -1,17 +1,26 @@
-"""What ended generations teach: how long a model takes to load and to run. Sole reader of `uses`."""
+"""What ended generations teach: how long a model takes, how often it is used and how it ends.
 
+Sole reader of `uses`, and sole reader and writer of the days that they are rolled up to.
+"""
+
+import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
-from sqlmodel import col, select
+from sqlalchemy import ColumnElement, Row, delete, func, union_all
+from sqlmodel import Session, col, select
 
 from shared.database import Database
 from shared.states import JobState, Phase
-from shared.tables import Use
+from shared.tables import Use, UseDay
 
 # Medians over this many of the latest uses: enough to steady them, few enough to follow a new driver or GPU.
 _LATEST = 20
+# What ended this long ago has been committed, whatever the nodes' clocks say: only then is it rolled up.
+_SETTLED = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,119 @@ class PhaseTimes:
 
     phases: Mapping[str, float]  # by phase name
     step: float | None  # one denoising step
+
+
+@dataclass(frozen=True)
+class Day:
+    """A model's uses on one day in UTC."""
+
+    model_id: str
+    day: date
+    uses: int
+    successes: int
+    seconds: float  # summed over the successes
+    hours: tuple[int, ...]  # uses by hour of the day
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A model's uses over some days."""
+
+    uses: int = 0
+    successes: int = 0
+    seconds: float = 0.0  # summed over the successes
+
+    @property
+    def average_seconds(self) -> float | None:
+        """Of the successes."""
+        return self.seconds / self.successes if self.successes else None
+
+
+@dataclass(frozen=True)
+class Latest:
+    """A model's latest uses, at most 20."""
+
+    uses: int = 0
+    successes: int = 0
+    last_used: datetime | None = None
+    seconds_per_work: tuple[float, ...] = ()  # of the successes, loading left out
+
+    @property
+    def success_rate(self) -> float | None:
+        return self.successes / self.uses if self.uses else None
+
+
+def days(database: Database, since: date) -> list[Day]:
+    """Uses by model and day, oldest first, exact up to this moment.
+
+    Reads the days that are rolled up, and from `uses` only what has ended since.
+    """
+    columns = (UseDay.model_id, UseDay.day, UseDay.uses, UseDay.successes, UseDay.seconds, UseDay.hours, UseDay.until)
+    query = select(*columns).where(col(UseDay.day) >= since)  # type: ignore[call-overload]
+    with database.read() as session:
+        # The rows come first: what is rolled up meanwhile is then read from `uses`, and so counted once.
+        rows = session.exec(query).all()
+        rolled_up_to = max((row[6] for row in rows), default=datetime.combine(since, time(), UTC))
+        fresh = _tallied(_ended(session, rolled_up_to, None))
+    found = {(row[0], row[1]): Day(row[0], row[1], row[2], row[3], row[4], tuple(row[5])) for row in rows}
+    for key, tally in fresh.items():
+        known = found.get(key)
+        found[key] = tally.day(key) if known is None else _sum(known, tally.day(key))
+    return sorted(found.values(), key=lambda day: (day.day, day.model_id))
+
+
+def totals(days: Iterable[Day]) -> dict[str, Totals]:
+    """By model."""
+    found: dict[str, Totals] = {}
+    for day in days:
+        so_far = found.get(day.model_id, Totals())
+        found[day.model_id] = Totals(
+            so_far.uses + day.uses, so_far.successes + day.successes, so_far.seconds + day.seconds
+        )
+    return found
+
+
+def latest(database: Database, model_ids: Sequence[str]) -> dict[str, Latest]:
+    """The latest uses of each of the models that has any."""
+    columns = (
+        Use.model_id, Use.outcome, Use.finished_at, Use.seconds, Use.width, Use.height, Use.frames, Use.steps,
+        Use.timings,
+    )  # fmt: skip
+    of_each = [
+        select(*columns)  # type: ignore[call-overload]
+        .where(Use.model_id == model_id, *_COUNTED)
+        .order_by(col(Use.finished_at).desc())
+        .limit(_LATEST)
+        .subquery()
+        for model_id in model_ids
+    ]
+    if not of_each:
+        return {}
+    with database.read() as session:
+        rows = session.connection().execute(union_all(*(select(each) for each in of_each))).all()
+    by_model: dict[str, list[Row[Any]]] = {}
+    for row in rows:
+        by_model.setdefault(row.model_id, []).append(row)
+    return {model_id: _latest_of(uses) for model_id, uses in by_model.items()}
+
+
+def roll_up(database: Database, now: datetime) -> int:
+    """Rolls up the days that have uses which are not rolled up yet, today included. Returns how many days.
+
+    Idempotent: a day is counted anew from `uses` each time, until it is over. What ended in the last five minutes is
+    left for the next time.
+    """
+    until = now - _SETTLED
+    with database.read() as session:
+        done_to = session.exec(select(func.max(UseDay.until))).one()
+    cursor: datetime = done_to if done_to is not None else datetime(1970, 1, 1, tzinfo=UTC)
+    written = 0
+    while (found := _next_use(database, cursor, until)) is not None:
+        start = datetime.combine(found.astimezone(UTC).date(), time(), UTC)
+        cursor = start + timedelta(days=1)
+        _write_day(database, start, min(cursor, until))
+        written += 1
+    return written
 
 
 def durations(database: Database, warm_key: str) -> Durations:
@@ -78,3 +200,109 @@ def _latest(database: Database, warm_key: str) -> list[Use]:
 
 def _median(values: list[float]) -> float | None:
     return statistics.median(values) if values else None
+
+
+# What counts as a use.
+_COUNTED: tuple[ColumnElement[bool], ...] = (
+    col(Use.mock).is_(False),
+    col(Use.outcome).in_((JobState.SUCCEEDED, JobState.FAILED)),
+)
+
+
+@dataclass
+class _Tally:
+    uses: int = 0
+    successes: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.hours = [0] * 24
+        self.histogram: dict[str, int] = {}
+
+    def add(self, outcome: str, seconds: float | None, hour: int) -> None:
+        self.uses += 1
+        self.hours[hour] += 1
+        if outcome == JobState.SUCCEEDED:
+            self.successes += 1
+            self.seconds += seconds or 0.0
+            bucket = str(math.floor(math.log2(seconds))) if seconds else "-inf"
+            self.histogram[bucket] = self.histogram.get(bucket, 0) + 1
+
+    def day(self, key: tuple[str, date]) -> Day:
+        return Day(*key, self.uses, self.successes, self.seconds, tuple(self.hours))
+
+
+def _ended(
+    session: Session, start: datetime, end: datetime | None
+) -> Iterable[tuple[str, str, float | None, datetime]]:
+    """(model, outcome, seconds, end) of the uses that ended then."""
+    query = select(Use.model_id, Use.outcome, Use.seconds, Use.finished_at).where(
+        col(Use.finished_at) >= start, *_COUNTED
+    )
+    if end is not None:
+        query = query.where(col(Use.finished_at) < end)
+    return session.exec(query)
+
+
+def _tallied(uses: Iterable[tuple[str, str, float | None, datetime]]) -> dict[tuple[str, date], _Tally]:
+    found: dict[tuple[str, date], _Tally] = {}
+    for model_id, outcome, seconds, finished_at in uses:
+        moment = finished_at.astimezone(UTC)
+        found.setdefault((model_id, moment.date()), _Tally()).add(outcome, seconds, moment.hour)
+    return found
+
+
+def _next_use(database: Database, since: datetime, until: datetime) -> datetime | None:
+    query = (
+        select(Use.finished_at)
+        .where(col(Use.finished_at) >= since, col(Use.finished_at) < until, *_COUNTED)
+        .order_by(col(Use.finished_at))
+        .limit(1)
+    )
+    with database.read() as session:
+        return session.exec(query).one_or_none()
+
+
+def _write_day(database: Database, start: datetime, until: datetime) -> None:
+    with database.write() as session:
+        found = _tallied(_ended(session, start, until))
+        session.connection().execute(delete(UseDay).where(col(UseDay.day) == start.date()))
+        for (model_id, day), tally in found.items():
+            session.add(
+                UseDay(
+                    model_id=model_id,
+                    day=day,
+                    uses=tally.uses,
+                    successes=tally.successes,
+                    seconds=tally.seconds,
+                    until=until,
+                    hours=tally.hours,
+                    histogram=tally.histogram,
+                )
+            )
+
+
+def _sum(one: Day, other: Day) -> Day:
+    hours = tuple(a + b for a, b in zip(one.hours, other.hours, strict=True))
+    return Day(
+        one.model_id,
+        one.day,
+        one.uses + other.uses,
+        one.successes + other.successes,
+        one.seconds + other.seconds,
+        hours,
+    )
+
+
+def _latest_of(uses: Sequence[Row[Any]]) -> Latest:
+    rates = []
+    successes = 0
+    for use in uses:
+        if use.outcome != JobState.SUCCEEDED:
+            continue
+        successes += 1
+        work = use.width * use.height * use.frames * use.steps / 1e6
+        spent = sum(use.timings.values()) - use.timings.get(Phase.LOADING, 0.0) if use.timings else use.seconds
+        if spent:
+            rates.append(spent / work)
+    return Latest(len(uses), successes, max(use.finished_at for use in uses), tuple(rates))

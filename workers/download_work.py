@@ -7,13 +7,14 @@ whatever has happened to the branch meanwhile.
 import logging
 from typing import Any
 
-from shared import downloads
+from shared import clock, downloads, replica_files
 from shared.attempts import Fetched
 from shared.catalogue import Catalogue, CatalogueEntry
 from shared.database import Database
 from shared.errors import HubUnavailable, HubUnreachable
 from shared.job_types import DownloadParams
 from shared.progress import Progress, RestingRedis
+from shared.replica_files import FileState
 from shared.settings import Settings
 from shared.states import JobState, Phase
 from shared.tables import Job
@@ -21,6 +22,7 @@ from workers import presence
 from workers.hub import plan as plans
 from workers.hub.client import HubClient
 from workers.hub.fetcher import fetch
+from workers.hub.layout import RepoCache
 from workers.hub.partials import Needs, delete_orphans
 from workers.hub.plan import FetchPlan, Limits
 from workers.pulse import Pulse
@@ -52,6 +54,8 @@ class DownloadWork:
             )
         except HubUnavailable as error:
             raise HubUnreachable(error.message) from error
+        if params.revision is None:
+            self._record(entry, plan)
         return {
             "revision": plan.sha,
             "bytes_total": result.bytes_total,
@@ -90,7 +94,19 @@ class DownloadWork:
             bandwidth_file=settings.home / "run" / "bandwidth",
             min_free_bytes=settings.min_free_disk_mb * 1_000_000,
             quiet_seconds=settings.quiet_socket_seconds,
+            suspect=replica_files.suspects(self._database, settings.node, entry.model_id),
         )
+
+    def _record(self, entry: CatalogueEntry, plan: FetchPlan) -> None:
+        """Every file's hash was proven as it came: the replica is whole, and is what the node serves."""
+        snapshot = RepoCache(plan.models_dir, plan.repo).snapshot(plan.sha)
+        now = clock.now()
+        files = []
+        for file in plan.files:
+            state = (snapshot / file.path).stat()
+            files.append(FileState(file.path, file.size, file.oid, state.st_mtime, state.st_ino, now))
+        node = self._settings.node
+        replica_files.record_download(self._database, node, entry.model_id, plan.repo, plan.sha, files, now)
 
     def _drop_partials(self, entry: CatalogueEntry) -> None:
         """What the cancelled download has begun and no other download of this node needs."""

@@ -33,20 +33,22 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         # A job that failed in the ordinary way is over by now; if the rows still show it as running here, it died.
-        recover("The worker process died", self.id)
+        recover("The worker process died", self.worker_pid or 0)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
 
-def recover(reason: str, job_id: str | None = None) -> None:
-    """Counts a crash against the job, or against all that the rows say runs here.
+def recover(reason: str, pid: int | None = None) -> None:
+    """Counts a crash against what the rows say that child runs, or against all that runs here.
+
+    By process, not by job: a bell that came twice may have died beside an attempt that is well.
 
     A missing database leaves it to the lease.
     """
     backoff = process.settings().retry_backoff_seconds
-    emptied = job_id is None
+    emptied = pid is None
     try:
         for running in attempts.running_on(process.database(), process.worker_name()):
-            if job_id not in (None, running.job_id):
+            if pid not in (None, running.pid):
                 continue
             job = attempts.crashed(process.database(), running.job_id, running.attempt, reason, backoff)
             if job is not None:

@@ -7,7 +7,7 @@ from functools import cache
 from shared import broker, catalogue, nodes
 from shared.attempts import Claimant
 from shared.database import Database
-from shared.job_types import DOWNLOAD, GENERATION
+from shared.job_types import CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings, load
 from shared.store import open_store
@@ -49,8 +49,9 @@ def device_id() -> str:
 def claimant() -> Claimant:
     node = settings().node
     if role() == "io":
-        return Claimant(node=node, worker=worker_name(), device=None, device_key=broker.node_key(node))
-    return Claimant(node=node, worker=worker_name(), device=device_id(), device_key=f"{node}/{device().index}")
+        return Claimant(node, worker_name(), device=None, device_key=broker.node_key(node), pid=os.getpid())
+    key = f"{node}/{device().index}"
+    return Claimant(node, worker_name(), device=device_id(), device_key=key, pid=os.getpid())
 
 
 @cache
@@ -70,10 +71,14 @@ def works() -> Mapping[str, Work]:
 
         name = device().name
         return {GENERATION: GenerationWork(settings(), database(), models, store, progress, claimant(), name)}
+    from workers.cleanup_work import CleanupWork
     from workers.download_work import DownloadWork
+    from workers.integrity_work import IntegrityWork
 
     return {
         DOWNLOAD: DownloadWork(settings(), database(), models, redis),
+        INTEGRITY_CHECK: IntegrityWork(settings(), database(), models, redis),
+        CLEANUP: CleanupWork(settings(), database(), models, store, redis),
     }
 
 

@@ -12,6 +12,8 @@ import uvicorn
 from api.hub.app import create_app
 
 _GRACE_SECONDS = 3
+# What lies in the kernel for one client and has not been sent: more would only be lost when the client goes away.
+_UNSENT_BYTES = 256 << 10
 
 
 def main() -> None:
@@ -35,6 +37,7 @@ def serve(app: object, host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)  # connections inherit it
     try:
         listener.bind((host, port))
     except OSError as error:

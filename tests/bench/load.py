@@ -29,19 +29,24 @@ def closed_loop(url: str, path: str, body: dict[str, object], connections: int, 
     return asyncio.run(_run(url, path, body, connections, requests, None))
 
 
-def open_loop(url: str, path: str, body: dict[str, object], connections: int, rate: float, seconds: float) -> Load:
-    """`rate` POSTs a second, sent when due, whatever is still unanswered; latency counts from the due time."""
+def open_loop(
+    url: str, path: str, body: dict[str, object] | None, connections: int, rate: float, seconds: float
+) -> Load:
+    """`rate` POSTs (without a body GETs) a second, sent when due, whatever is still unanswered.
+
+    Latency counts from the due time.
+    """
     return asyncio.run(_run(url, path, body, connections, int(rate * seconds), rate))
 
 
 async def _run(
-    url: str, path: str, body: dict[str, object], connections: int, requests: int, rate: float | None
+    url: str, path: str, body: dict[str, object] | None, connections: int, requests: int, rate: float | None
 ) -> Load:
     load = Load()
     host, port = urlsplit(url).hostname, urlsplit(url).port
-    payload = json.dumps(body).encode()
+    payload = json.dumps(body).encode() if body is not None else b""
     head = (
-        f"POST {path} HTTP/1.1",
+        f"{'GET' if body is None else 'POST'} {path} HTTP/1.1",
         f"Host: {host}",
         "Content-Type: application/json",
         f"Content-Length: {len(payload)}",

@@ -70,7 +70,7 @@ def test_nothing_running_is_told_apart_from_a_refusal(tmp_path):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("up", "--only", "gpu,ghost"), "'ghost' is none of web, gpu, io, dispatcher, beat, flower, redis"),
+        (("up", "--only", "gpu,ghost"), "'ghost' is none of web, gpu, io, dispatcher, beat, flower, hub, redis"),
         (("up", "--devices", "cpu:none"), "cpu:none"),
         (("up", "--node", "a b"), "WANWORKS_NODE"),
         (("up", "--only", "gpu,io"), "WANWORKS_REDIS_URL is not set"),

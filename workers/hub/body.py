@@ -8,9 +8,10 @@ costs a third of the processor time of reading through the client.
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -19,8 +20,12 @@ from workers.hub.client import bytes_client
 
 _SLICE_SECONDS = 0.25  # how long a read may block before the reader looks whether it is to stop
 _CONNECT_SECONDS = 10.0
-# What may be under way unread: the most that a killed process loses of each file, and enough for 300 Mbps at 50 ms.
-WINDOW_BYTES = 2 << 20
+# A receive buffer of this size (the kernel takes as much again for itself, and no more than net.core.rmem_max) is set
+# where it carries the bandwidth over the way's round trip twice over. What lies in it, or is under way to it, is what a
+# stop or a kill loses of a file. Over longer ways the kernel finds the size itself.
+BUFFER_BYTES = 512 << 10
+_UNLIMITED_MBPS = 10_000.0
+_ROUND_TRIP_AT = 68  # in Linux's struct tcp_info: microseconds, 32 bits
 
 
 class Stopped(Exception):
@@ -38,14 +43,23 @@ class Wire:
         self.stopped = threading.Event()
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
+        self._fitted: dict[socket.socket, float] = {}  # those with a small buffer, and the Mbps that it carries
+        self._mbps = _UNLIMITED_MBPS
+
+    def expect(self, mbps: float | None) -> None:
+        """No more than that bandwidth will be used. Connections that were fitted to less are made anew."""
+        with self._lock:
+            self._mbps = min(mbps or _UNLIMITED_MBPS, _UNLIMITED_MBPS)
+            for connection, carried in self._fitted.items():
+                if self._mbps > carried:
+                    _cut(connection)
 
     def stop(self) -> None:
         """Readers that are blocked come back at once with Stopped or Broken."""
         with self._lock:
             self.stopped.set()
             for connection in self._sockets:
-                with contextlib.suppress(OSError):  # closed already, or not connected any more
-                    connection.shutdown(socket.SHUT_RDWR)
+                _cut(connection)
 
     def check(self) -> None:
         if self.stopped.is_set():
@@ -67,8 +81,7 @@ class Wire:
                     self.check()
                     mine.append(connection)
                     self._sockets.add(connection)
-                with contextlib.suppress(OSError):  # the peer may be gone already
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, WINDOW_BYTES)
+                    self._fit(connection)
 
         self.check()
         timeout = httpx2.Timeout(_CONNECT_SECONDS, read=quiet_seconds)
@@ -80,6 +93,24 @@ class Wire:
         finally:
             with self._lock:
                 self._sockets.difference_update(mine)
+                for connection in mine:
+                    self._fitted.pop(connection, None)
+
+    def _fit(self, connection: socket.socket) -> None:
+        try:
+            state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ROUND_TRIP_AT + 4)
+            round_trip = struct.unpack_from("I", state, _ROUND_TRIP_AT)[0] / 1e6
+            carried = BUFFER_BYTES / max(2 * round_trip, 1e-6) / 125_000
+            if carried >= self._mbps:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+                self._fitted[connection] = carried
+        except OSError:  # the connection is gone already, as its reader will find
+            return
+
+
+def _cut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # closed already, or not connected any more
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class Body:
@@ -95,12 +126,12 @@ class Body:
         self._pieces = response.iter_raw()
         self._left_over = memoryview(b"")
         self._length = _length(response)
-        self._receive = _receiver(response) if self._length is not None else None
+        self._connection = _connection(response) if self._length is not None else None
         self._begun = False
 
     def read_into(self, buffer: memoryview) -> int:
         """Fills some of `buffer`; 0 at the end. Raises Stopped, and Broken where nothing comes or the body is cut."""
-        if not self._left_over and self._begun and self._receive is not None:
+        if not self._left_over and self._begun and self._connection is not None:
             count = self._received(buffer[: self._length])
         else:
             count = self._iterated(buffer)
@@ -109,13 +140,13 @@ class Body:
         return count
 
     def _received(self, buffer: memoryview) -> int:
-        assert self._receive is not None
+        assert self._connection is not None
         if not buffer:
             return 0
         until = time.monotonic() + self._quiet_seconds
         while True:
             try:
-                count = self._receive(buffer)
+                count = self._connection.recv_into(buffer)
             except TimeoutError:
                 self._wire.check()
                 if time.monotonic() > until:
@@ -151,11 +182,11 @@ def _length(response: httpx2.Response) -> int | None:
     return int(text) if text.isdecimal() and "Transfer-Encoding" not in response.headers else None
 
 
-def _receiver(response: httpx2.Response) -> Callable[[memoryview], int] | None:
-    """Receives straight from the socket; None where it cannot be had (TLS inside a TLS proxy)."""
+def _connection(response: httpx2.Response) -> socket.socket | None:
+    """The socket to receive from; None where it cannot be had (TLS inside a TLS proxy)."""
     stream = response.extensions["network_stream"]
     connection: socket.socket = stream.get_extra_info("socket")
     if stream.get_extra_info("ssl_object") is not None and not isinstance(connection, ssl.SSLSocket):
         return None
     connection.settimeout(_SLICE_SECONDS)
-    return connection.recv_into
+    return connection

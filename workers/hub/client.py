@@ -44,6 +44,8 @@ T = TypeVar("T")
 PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.msgpack", "*.h5", "*.npz", "*.npy")
 
+OFFLINE = "HF_HUB_OFFLINE is set: the hub may not be asked"
+
 _SHA = re.compile(r"[0-9a-f]{40}")
 _OID = {True: re.compile(r"[0-9a-f]{64}"), False: _SHA}
 _QUIET_SECONDS = 10.0  # in a metadata call
@@ -107,7 +109,7 @@ class HubClient:
                 if refused is not None:
                     raise refused from None
                 reason, asked = f"answers {status}", retry_after(headers)
-            except (HFValidationError, OfflineModeIsEnabled) as error:
+            except (HFValidationError, OfflineModeIsEnabled, httpx2.InvalidURL) as error:
                 raise _unusable(error, repo) from None
             except (httpx2.HTTPError, ConnectionError, TimeoutError, ValueError) as error:
                 reason, asked = said(error), None
@@ -251,7 +253,9 @@ def _remote(repo: str, item: RepoFile) -> RemoteFile:
 
 def _unusable(error: Exception, repo: str) -> WanworksError:
     if isinstance(error, OfflineModeIsEnabled):
-        return HubUnavailable("HF_HUB_OFFLINE is set: the hub may not be asked")
+        return HubUnavailable(OFFLINE)
+    if isinstance(error, httpx2.InvalidURL):
+        return HubRefused("WANWORKS_HUB_URL is no address")
     return RepoNotFound(f"{repo[:200]!r} is no name of a repository")
 
 

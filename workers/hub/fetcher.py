@@ -48,7 +48,8 @@ def fetch(
     done = {oid: file.size for oid, file in blobs.items()} | {file.oid: _partial(cache, file) for file in lacking}
     _check_room(plan, cache, sum(file.size - done[file.oid] for file in lacking))
     with _node_bucket(plan) as node_bucket:
-        shared = Shared(plan, cache, Wire(), OwnBucket(), node_bucket, limit(), done)
+        shared = Shared(plan, cache, Wire(), OwnBucket(), node_bucket, done=done)
+        shared.obey(limit())
         meter = _Meter(plan, shared, report)
         try:
             _run(shared, lacking, meter, check, limit)
@@ -97,7 +98,8 @@ def _run(
             ended.release()
 
     threads = [threading.Thread(target=work, name=f"fetch-{place}", daemon=True) for place in range(count)]
-    next_limit = next_disk = time.monotonic()
+    next_disk = time.monotonic()
+    next_limit = next_disk + _LIMIT_SECONDS
     try:
         for thread in threads:
             thread.start()
@@ -106,7 +108,8 @@ def _run(
             check()
             now = time.monotonic()
             if now >= next_limit:
-                shared.limits, next_limit = limit(), now + _LIMIT_SECONDS
+                shared.obey(limit())
+                next_limit = now + _LIMIT_SECONDS
             if now >= next_disk:
                 _check_room(shared.plan, shared.cache, 0)
                 next_disk = now + _DISK_SECONDS

@@ -1,7 +1,11 @@
 """What a download is asked to do, and what it says while and after it did. Data alone."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+# More than one server's stream is worth having; more than the cores can hash is not.
+CONNECTIONS = min(8, 2 * (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class FetchPlan:
     min_free_bytes: int = 0  # stays free on the disk
     quiet_seconds: float = 60.0  # a connection that brings nothing for this long is given up and made anew
     patience_seconds: float = 600.0  # without any byte of any file, the download ends with HubUnavailable
-    connections: int = 6  # files at once
+    connections: int = CONNECTIONS  # files at once
     suspect: frozenset[str] = frozenset()  # oids whose blobs on this disk are not to be trusted, but fetched again
 
 

@@ -14,18 +14,20 @@ from dataclasses import dataclass, field
 import httpx2
 from filelock import FileLock
 from huggingface_hub import hf_hub_url
+from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils._headers import build_hf_headers
 
 from shared.errors import ChecksumMismatch, HubUnavailable
 from workers.hub.body import Body, Broken, Wire
-from workers.hub.client import refusal, retry_after, said
+from workers.hub.client import OFFLINE, refusal, retry_after, said
 from workers.hub.digest import Digest
-from workers.hub.layout import RepoCache, answering_full
+from workers.hub.layout import RepoCache, answering_full, begin_writing_back
 from workers.hub.limiter import Bucket, piece_bytes
 from workers.hub.plan import FetchPlan, Limits, RemoteFile
 
 _BUFFER_BYTES = 1 << 20
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 10.0  # seconds between two tries that brought nothing
+_WRITE_BACK_BYTES = 16 << 20
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -39,6 +41,7 @@ class Shared:
     own_bucket: Bucket
     node_bucket: Bucket | None
     limits: Limits = field(default_factory=Limits)
+    piece: int = piece_bytes(None)  # bytes to read at once
     done: dict[str, int] = field(default_factory=dict)  # bytes on disk by oid
     received: int = 0  # bytes from the hub
     last_byte: float = field(default_factory=time.monotonic)
@@ -64,10 +67,12 @@ class Shared:
         if wait > 0:
             self.wire.rest(wait)
 
-    @property
-    def piece(self) -> int:
-        given = [limit for limit in (self.limits.download_mbps, self.limits.node_mbps) if limit is not None]
-        return piece_bytes(min(given) if given else None)
+    def obey(self, limits: Limits) -> None:
+        """These limits hold from now on."""
+        given = [mbps for mbps in (limits.download_mbps, limits.node_mbps) if mbps is not None]
+        self.limits = limits
+        self.piece = piece_bytes(min(given, default=None))
+        self.wire.expect(min(given, default=None))
 
 
 def fetch_file(shared: Shared, file: RemoteFile) -> None:
@@ -135,6 +140,8 @@ def _fill(shared: Shared, file: RemoteFile, partial: int) -> str:
                 reason, asked = str(error), error.seconds
             except Broken as error:
                 reason = str(error)
+            except OfflineModeIsEnabled:
+                raise HubUnavailable(OFFLINE) from None
             except (httpx2.HTTPError, OSError) as error:
                 shared.wire.check()
                 if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
@@ -167,6 +174,7 @@ def _request(shared: Shared, file: RemoteFile, partial: int, offset: int, digest
         headers["Range"] = f"bytes={offset}-"
     # Asked anew each time at the commit's own address: the link of a redirect expires.
     url = hf_hub_url(plan.repo, file.path, revision=plan.sha, endpoint=plan.endpoint)
+    begun = offset
     with shared.wire.get(url, headers, plan.quiet_seconds) as body:
         skip = _begins_at(shared, body, file, offset)
         while offset < file.size:
@@ -182,6 +190,8 @@ def _request(shared: Shared, file: RemoteFile, partial: int, offset: int, digest
                 offset += count
                 kept = count
                 digest.advance(offset)
+                if offset - begun >= _WRITE_BACK_BYTES:
+                    begun += begin_writing_back(partial, begun, offset - begun)
             shared.came(file.oid, count, kept)
             shared.pay(count)
             shared.wire.check()

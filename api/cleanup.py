@@ -1,0 +1,141 @@
+"""Cleanup: the plan for every node from rows alone, or its execution as one job for each node."""
+
+import time
+from collections.abc import Sequence
+
+import anyio
+import anyio.to_thread
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api import headers
+from api import model_schemas as schemas
+from api.body import read_json
+from api.context import Context
+from api.jobs import answered
+from api.model_schemas import CleanupRequest
+from api.node_jobs import accepted, check_node, check_target, cleanups, keyed
+from shared import cleanup_facts, cleanup_plan, clock, jobs, nodes
+from shared.cleanup_plan import Action, CleanupPlan
+from shared.errors import NotFound
+from shared.states import JOB_ENDS
+from shared.tables import Job
+
+_PATIENCE_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
+
+
+async def cleanup(context: Context, request: Request, query: BaseModel) -> Response:
+    key = headers.idempotency_key(request.headers)
+    asked = await read_json(request, CleanupRequest)
+    plans = await anyio.to_thread.run_sync(_plans, context, asked)
+    rows: list[Job] = []
+    extra = {}
+    if not asked.dry_run:
+        made = await anyio.to_thread.run_sync(lambda: accepted(context, keyed(asked, cleanups(context, asked), key)))
+        extra = {"Idempotency-Replayed": "true"} if all(one.replayed for one in made) else {}
+        rows = await _ended(context, [one.job for one in made])
+    return answered(_answer(asked, plans, rows), extra=extra)
+
+
+def _plans(context: Context, asked: CleanupRequest) -> list[CleanupPlan]:
+    """Of each node asked that is online. Raises InvalidField."""
+    silence = context.settings.device_silence_seconds
+    if asked.node is not None:
+        check_node(context, asked.node)
+    rows = [
+        node
+        for node, silent in nodes.nodes(context.database)
+        if (silent <= silence if asked.node is None else node.name == asked.node)
+    ]
+    check_target(asked, rows)
+    now = clock.now()
+    return [
+        cleanup_plan.plan(
+            cleanup_facts.gather(
+                context.database,
+                context.catalogue,
+                node.name,
+                now,
+                asked.target_space_gb,
+                asked.keep_recent_days,
+                context.settings.retention_days,
+            )
+        )
+        for node in rows
+    ]
+
+
+async def _ended(context: Context, rows: Sequence[Job]) -> list[Job]:
+    """The jobs once all have ended, or after 30 seconds."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    now = list(rows)
+    while any(row.status not in JOB_ENDS for row in now) and time.monotonic() < deadline:
+        await anyio.sleep(_LOOK_SECONDS)
+        now = await anyio.to_thread.run_sync(_again, context, now)
+    return now
+
+
+def _again(context: Context, rows: Sequence[Job]) -> list[Job]:
+    found = []
+    for row in rows:
+        try:
+            found.append(jobs.get(context.database, row.id))
+        except NotFound:  # deleted meanwhile
+            continue
+    return found
+
+
+def _answer(asked: CleanupRequest, plans: Sequence[CleanupPlan], rows: Sequence[Job]) -> schemas.Cleanup:
+    free = [plan.free_bytes for plan in plans if plan.free_bytes is not None]
+    executed = [action for row in rows for action in _executed(row)]
+    return schemas.Cleanup(
+        dry_run=asked.dry_run,
+        recommendations=schemas.CleanupPlan(
+            total_space_available_gb=_gb(sum(free)) if free else None,
+            target_space_gb=asked.target_space_gb,
+            space_to_free_gb=_gb(sum(plan.to_free_bytes for plan in plans)),
+            cleanup_actions=[_action(plan.node, action) for plan in plans for action in plan.actions],
+            reaches_target=all(plan.reaches_target for plan in plans),
+            kept=[
+                schemas.KeptModel(model_id=kept.model_id, node=plan.node, reason=kept.reason)
+                for plan in plans
+                for kept in plan.kept
+            ],
+        ),
+        executed_actions=executed,
+        total_space_freed_gb=_gb(sum((row.result or {}).get("freed_bytes", 0) for row in rows)),
+        job_ids=[row.id for row in rows],
+        timestamp=clock.iso(clock.now()) or "",
+    )
+
+
+def _action(node: str, action: Action) -> schemas.CleanupAction:
+    return schemas.CleanupAction(
+        action_type=action.kind.value,
+        model_id=action.model_id,
+        space_freed_gb=_gb(action.bytes),
+        reason=action.reason,
+        last_used=clock.iso(action.last_used),
+        node=node,
+    )
+
+
+def _executed(row: Job) -> list[schemas.CleanupAction]:
+    """What the job did; the sizes are those that the disk gave back."""
+    return [
+        schemas.CleanupAction(
+            action_type=action["action_type"],
+            model_id=action["model_id"],
+            space_freed_gb=_gb(action["freed_bytes"]),
+            reason=action["reason"],
+            last_used=action["last_used"],
+            node=row.target_node or "",
+        )
+        for action in (row.result or {}).get("executed_actions", ())
+    ]
+
+
+def _gb(size: int) -> float:
+    return round(size / 1e9, 6)

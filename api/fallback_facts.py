@@ -1,0 +1,83 @@
+"""The library as `shared.fallback` weighs it: what is ready, carried and fetchable, and how long one would wait."""
+
+from collections.abc import Iterable
+
+from api.library import Library, ModelView, bytes_left, holders
+from shared import nodes, scoring
+from shared.catalogue import CatalogueEntry, Quantization
+from shared.fallback import ModelFacts
+from shared.settings import Settings
+from shared.states import JobState, ReplicaState
+from shared.tables import Device, Node
+
+
+def facts(settings: Settings, library: Library) -> dict[str, ModelFacts]:
+    """Every model of the catalogue."""
+    return {model_id: _facts(settings, library, model) for model_id, model in library.models.items()}
+
+
+def room_for(settings: Settings, library: Library, model: ModelView) -> Node | None:
+    """The live node that a download of the model should go to; None where none has room.
+
+    One whose devices can run it before the others; among those, the one with most room. A node that has not told its
+    disk's size is believed to have room.
+    """
+    vram, ram = model.entry.needs_mb("none")
+    carrying = {device.node for device in library.devices if nodes.carries(device, vram, ram)}
+    by_node = {replica.node: replica for replica in model.replicas}
+    fitting = [
+        node
+        for node in library.nodes
+        if node.disk_free_mb is None
+        or node.disk_free_mb * 1e6 - bytes_left(model.entry, by_node.get(node.name)) >= settings.min_free_disk_mb * 1e6
+    ]
+    return max(fitting, key=lambda node: (node.name in carrying, node.disk_free_mb or 0.0, node.name), default=None)
+
+
+def queue_seconds(library: Library) -> float | None:
+    """How long a generation that is queued now would wait, in seconds.
+
+    0 where a device is free; else the jobs before it, each as long as its model takes on average, shared among all
+    devices. None without devices, or where a model that is waited for was never measured.
+    """
+    ahead = sum(model.load.queued + model.load.running for model in library.models.values())
+    if not library.devices:
+        return None
+    if ahead < len(library.devices):
+        return 0.0
+    work = 0.0
+    for model in library.models.values():
+        count = model.load.queued + model.load.running
+        average = model.month.average_seconds
+        if count and average is None:
+            return None
+        work += count * (average or 0.0)
+    return round(work / len(library.devices), 1)
+
+
+def _facts(settings: Settings, library: Library, model: ModelView) -> ModelFacts:
+    held = holders(model)
+    devices = [device for device in library.devices if not held or device.node in held]
+    moving = [one for one in model.replicas if one.fetching and one.download is not None and one.online]
+    going = [one for one in moving if one.download is not None and one.download.status != JobState.PAUSED]
+    node = room_for(settings, library, model)
+    target = going[0] if going else next((one for one in model.replicas if node and one.node == node.name), None)
+    rate = library.rates.get(target.node) if target is not None else None
+    return ModelFacts(
+        entry=model.entry,
+        availability=model.availability,
+        carried=_carried(devices, model.entry, "none"),
+        carried_int8=_carried(devices, model.entry, "int8"),
+        fetching=bool(going),
+        fetchable=not moving and model.availability != ReplicaState.UPDATING and node is not None,
+        bytes_left=0 if held else bytes_left(model.entry, target),
+        bytes_per_second=rate,
+        queue_seconds=queue_seconds(library),
+        performance=scoring.performance_score(model.latest.successes, model.latest.uses, model.latest.seconds_per_work),
+    )
+
+
+def _carried(devices: Iterable[Device], entry: CatalogueEntry, quantization: Quantization) -> bool | None:
+    vram, ram = entry.needs_mb(quantization)
+    answers = [nodes.carries(device, vram, ram) for device in devices]
+    return any(answers) if answers else None

@@ -1,0 +1,169 @@
+"""The model library at one moment: every model with its replicas, downloads, uses and what waits for it, from rows.
+
+What status, health and fallback stand on. It looks at no disk and asks no node.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from api.live import Live
+from api.schemas import JobProgress
+from shared import availability, clock, downloads, nodes, queues, replicas, usage, versions
+from shared.catalogue import Catalogue, CatalogueEntry
+from shared.database import Database
+from shared.nodes import SeenDevice
+from shared.queues import Load
+from shared.settings import Settings
+from shared.states import JOB_ENDS, REPLICA_READY, JobState, ReplicaState
+from shared.tables import Device, Job, ModelVersion, Node, Replica
+from shared.usage import Latest, Totals
+
+FREQUENCY_DAYS = 30
+
+
+@dataclass(frozen=True)
+class ReplicaView:
+    """One model on one node."""
+
+    node: str
+    online: bool
+    row: Replica | None  # None: the node has not looked yet
+    download: Job | None  # the newest of this model to this node
+    progress: JobProgress | None  # of that download
+    availability: ReplicaState
+
+    @property
+    def fetching(self) -> bool:
+        return self.download is not None and self.download.status not in JOB_ENDS
+
+    @property
+    def faults(self) -> list[dict[str, str]]:
+        return self.row.faults if self.row is not None else []
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """One entry of the catalogue and all that is known of it here."""
+
+    entry: CatalogueEntry
+    replicas: tuple[ReplicaView, ...]  # by node
+    loaded: tuple[str, ...]  # keys of live devices that have it loaded
+    version: ModelVersion | None
+    pinned: bool
+    latest: Latest
+    month: Totals  # over `FREQUENCY_DAYS`
+    load: Load
+
+    @property
+    def availability(self) -> ReplicaState:
+        return availability.best(replica.availability for replica in self.replicas)
+
+    @property
+    def best(self) -> ReplicaView | None:
+        """The replica that speaks for the model."""
+        return min(self.replicas, key=lambda one: availability.BEST_FIRST.index(one.availability), default=None)
+
+
+@dataclass(frozen=True)
+class Library:
+    now: datetime
+    models: Mapping[str, ModelView]  # in the catalogue's order
+    nodes: tuple[Node, ...]  # live ones
+    devices: tuple[Device, ...]  # live ones
+    rates: Mapping[str, float]  # measured download rates in bytes a second, by node
+
+
+def look(settings: Settings, catalogue: Catalogue, database: Database, live: Live) -> Library:
+    """Raises DatabaseUnavailable."""
+    now = clock.now()
+    silence = settings.device_silence_seconds
+    known = nodes.nodes(database)
+    online = {node.name: node for node, silent in known if silent <= silence}
+    rows = {(row.node, row.model_id): row for row in replicas.rows(database)}
+    newest = downloads.latest(database)
+    progress = live.of(list(newest.values()))
+    places = sorted({node.name for node, _ in known} | {node for node, _ in rows})
+    devices = tuple(seen.device for seen in nodes.devices(database) if is_live(seen, silence))
+    latest = usage.latest(database, catalogue.model_ids)
+    month = usage.totals(usage.days(database, first_day(now, FREQUENCY_DAYS)))
+    pinned = replicas.pins(database)
+    newest_versions = versions.latest(database)
+    load = queues.generations(database)
+
+    def replica(node: str, model_id: str) -> ReplicaView:
+        row, download = rows.get((node, model_id)), newest.get((node, model_id))
+        state = availability.of_replica(
+            ReplicaState(row.state) if row is not None else None,
+            JobState(download.status) if download is not None else None,
+            online=node in online,
+        )
+        moving = progress[download.id] if download is not None else None
+        return ReplicaView(node, node in online, row, download, moving, state)
+
+    return Library(
+        now=now,
+        models={
+            entry.model_id: ModelView(
+                entry=entry,
+                replicas=tuple(replica(node, entry.model_id) for node in places),
+                loaded=tuple(device.key for device in devices if _has_loaded(device, entry.model_id)),
+                version=newest_versions.get(entry.model_id),
+                pinned=entry.model_id in pinned,
+                latest=latest.get(entry.model_id, Latest()),
+                month=month.get(entry.model_id, Totals()),
+                load=load.get(entry.model_id, Load()),
+            )
+            for entry in catalogue.entries
+        },
+        nodes=tuple(online.values()),
+        devices=devices,
+        rates=_rates(newest.values(), progress),
+    )
+
+
+def first_day(now: datetime, days: int) -> date:
+    """The first of so many days in UTC, the present one included."""
+    return (now - timedelta(days=days - 1)).date()
+
+
+def is_live(seen: SeenDevice, silence_seconds: float) -> bool:
+    return not seen.said_goodbye and seen.silent_seconds <= silence_seconds
+
+
+def holders(model: ModelView) -> set[str]:
+    """The live nodes that can serve it now."""
+    return {replica.node for replica in model.replicas if replica.availability in REPLICA_READY}
+
+
+def bytes_left(entry: CatalogueEntry, replica: ReplicaView | None) -> int:
+    """What a download still has to fetch; by the catalogue's size where nothing better is known."""
+    if replica is not None and replica.availability in REPLICA_READY and not replica.fetching:
+        return 0
+    progress = replica.progress if replica is not None and replica.fetching else None
+    if progress is not None and progress.bytes_total is not None:
+        return max(0, progress.bytes_total - (progress.bytes_done or 0))
+    row = replica.row if replica is not None else None
+    there = (row.verified_bytes if row.faults else row.bytes) if row is not None else 0
+    expected = row.expected_bytes if row is not None and row.expected_bytes else round(entry.download_gb * 1e9)
+    return max(0, expected - there)
+
+
+def _has_loaded(device: Device, model_id: str) -> bool:
+    return any(entry.get("model_id") == model_id for entry in device.warm)
+
+
+def _rates(newest: Iterable[Job], progress: Mapping[str, JobProgress]) -> dict[str, float]:
+    """By node: of the download that runs, else of the last one that fetched something."""
+    rates: dict[str, float] = {}
+    for job in sorted(newest, key=lambda job: (job.status == JobState.RUNNING, job.id)):
+        rate = progress[job.id].bytes_per_second if job.status == JobState.RUNNING else _past_rate(job)
+        if rate:
+            rates[job.target_node or ""] = rate
+    return rates
+
+
+def _past_rate(job: Job) -> float | None:
+    result = job.result or {}
+    fetched, seconds = result.get("bytes_fetched"), result.get("seconds")
+    return fetched / seconds if fetched and seconds else None

@@ -1,0 +1,113 @@
+"""The health of every model: one read of the library, judged by `shared.model_health`."""
+
+from collections import Counter
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api import model_schemas as schemas
+from api.context import Context
+from api.jobs import ready
+from api.library import Library, ModelView, ReplicaView
+from api.model_status import basis_of, integrity_of, last_check, update_available
+from shared import clock, model_health, scoring
+from shared.model_health import Fault, HealthStatus, ModelFacts, ReplicaFacts
+
+
+async def health(context: Context, request: Request, query: BaseModel) -> Response:
+    def work() -> bytes:
+        return _health(context.look()).model_dump_json().encode()
+
+    return ready(await context.together.ask("health", work))
+
+
+def storage_usage_percent(library: Library) -> float | None:
+    """Of all live nodes that have told the size of their model storage."""
+    known = [(node.disk_total_mb, node.disk_free_mb) for node in library.nodes]
+    sizes = [(total, free) for total, free in known if total and free is not None]
+    total = sum(size for size, _ in sizes)
+    return round(100 * (total - sum(free for _, free in sizes)) / total, 1) if total else None
+
+
+def _health(library: Library) -> schemas.LibraryHealth:
+    facts = {model_id: facts_of(model) for model_id, model in library.models.items()}
+    models = {model_id: _model(library.models[model_id], each) for model_id, each in facts.items()}
+    count = Counter(model.health_status for model in models.values())
+    used = storage_usage_percent(library)
+    score = scoring.overall_health_score(
+        count[HealthStatus.HEALTHY], count[HealthStatus.DEGRADED], count[HealthStatus.CORRUPTED]
+    )
+    now = clock.iso(library.now) or ""
+    return schemas.LibraryHealth(
+        system_health=schemas.SystemHealth(
+            overall_health_score=score,
+            models_healthy=count[HealthStatus.HEALTHY],
+            models_degraded=count[HealthStatus.DEGRADED],
+            models_corrupted=count[HealthStatus.CORRUPTED],
+            models_missing=count[HealthStatus.MISSING],
+            models_unknown=count[HealthStatus.UNKNOWN],
+            storage_usage_percent=used,
+            last_updated=now,
+            basis={"overall_health_score": basis_of(score), "storage_usage_percent": basis_of(used)},
+        ),
+        model_health=models,
+        recommendations=[
+            schemas.Recommendation(
+                type=one.type,
+                priority=one.priority,
+                message=one.message,
+                action=one.action,
+                model_id=one.model_id,
+            )
+            for one in model_health.recommendations(list(facts.values()), used, library.now)
+        ],
+        timestamp=now,
+    )
+
+
+def facts_of(model: ModelView) -> ModelFacts:
+    """The model as `shared.model_health` judges it."""
+    rate = model.latest.success_rate
+    return ModelFacts(
+        model_id=model.entry.model_id,
+        replicas=tuple(_replica(model, one) for one in model.replicas),
+        uses=model.latest.uses,
+        success_rate=rate,
+        update_available=update_available(model),
+        queued=model.load.queued,
+    )
+
+
+def _model(model: ModelView, facts: ModelFacts) -> schemas.ModelHealth:
+    found = model_health.health(facts)
+    row = model.best.row if model.best is not None else None
+    integrity = integrity_of(row)
+    rate = None if facts.success_rate is None else round(facts.success_rate, 4)
+    return schemas.ModelHealth(
+        model_id=facts.model_id,
+        health_status=found.status,
+        is_healthy=found.status == HealthStatus.HEALTHY,
+        integrity_score=integrity,
+        issues=list(found.issues),
+        corruption_types=list(found.corruption_types),
+        last_check=clock.iso(last_check(row)),
+        repair_suggestions=list(found.repair_suggestions),
+        can_auto_repair=found.can_auto_repair,
+        success_rate=rate,
+        basis={"integrity_score": basis_of(integrity), "success_rate": basis_of(rate)},
+        samples=facts.uses,
+    )
+
+
+def _replica(model: ModelView, one: ReplicaView) -> ReplicaFacts:
+    row, error = one.row, one.download.error if one.download is not None else None
+    return ReplicaFacts(
+        node=one.node,
+        availability=one.availability,
+        faults=tuple(Fault(fault["path"], fault["type"]) for fault in one.faults),
+        missing_files=tuple(row.missing_files) if row is not None else (),
+        refetchable=row is not None and row.revision is not None and row.repo == model.entry.repo,
+        verified_at=row.verified_at if row is not None else None,
+        download_error=str(error["message"]) if error else None,
+    )

@@ -1,0 +1,309 @@
+"""What to remove from a node's model storage to make room, and why. Pure: it touches no disk and no database.
+
+Litter comes first (superseded revisions, blobs that no download needs, expired artifacts), then whole models, the
+longest unused first. What is in use, loaded, waited for, pinned or recently used is never touched.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+# A blob that belongs to no download of ours may be one that another program is just writing.
+_QUIET = timedelta(hours=1)
+
+
+class ActionKind(StrEnum):
+    REMOVE_REVISION = "remove_revision"
+    REMOVE_PARTIAL = "remove_partial"  # a blob, whole or begun, that no revision and no download needs
+    REMOVE_ARTIFACTS = "remove_artifacts"
+    REMOVE_MODEL = "remove_model"
+
+
+@dataclass(frozen=True)
+class BlobFact:
+    """One blob in a repo's cache."""
+
+    repo: str
+    name: str
+    bytes: int
+    partial: bool
+    modified_at: datetime
+    revisions: tuple[str, ...] = ()  # the snapshots that point to it
+
+
+@dataclass(frozen=True)
+class ModelFact:
+    """One model's replica on the node, and everything that speaks against removing it."""
+
+    model_id: str
+    repo: str
+    revision: str | None  # the snapshot in use; None: not known
+    bytes: int  # of its files, as the last presence scan counted them
+    present: bool = True  # there are files, or may be
+    last_used: datetime | None = None
+    pinned: bool = False
+    loaded: bool = False  # on a device of the node
+    running: bool = False  # a generation, a check or a removal works on it
+    queued: bool = False  # a generation waits for it
+    downloading: bool = False  # a download of it has not ended
+
+
+@dataclass(frozen=True)
+class ArtifactFact:
+    """The artifacts of a job that has been kept for long enough, or that its owner deleted."""
+
+    job_id: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CleanupFacts:
+    """One node at one moment. `target_free_bytes` None: everything that is of no use is removed."""
+
+    node: str
+    now: datetime
+    target_free_bytes: int | None
+    keep_recent_days: int
+    disk_total_bytes: int | None
+    disk_free_bytes: int | None
+    models: tuple[ModelFact, ...]
+    blobs: tuple[BlobFact, ...] = ()
+    artifacts: tuple[ArtifactFact, ...] = ()
+    artifacts_on_this_disk: bool = True  # whether removing artifacts makes room for models
+
+
+@dataclass(frozen=True)
+class Action:
+    """One removal. `bytes` is what it frees once all actions before it have been carried out."""
+
+    kind: ActionKind
+    bytes: int
+    reason: str
+    model_id: str | None = None
+    also: tuple[str, ...] = ()  # models that are the same files under another name
+    repo: str | None = None
+    name: str | None = None  # a revision's commit, or a blob's name
+    last_used: datetime | None = None
+    job_ids: tuple[str, ...] = ()  # of artifacts
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A model with files that the plan leaves alone, and the first reason for it."""
+
+    model_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CleanupPlan:
+    """Sizes in bytes. None: the node has not said yet how large its disk is."""
+
+    node: str
+    actions: tuple[Action, ...]
+    kept: tuple[Kept, ...]
+    free_bytes: int | None
+    target_free_bytes: int | None
+    to_free_bytes: int  # what the target lacks now; 0 without a target
+    planned_bytes: int  # what the actions free on this disk
+    reaches_target: bool
+
+
+@dataclass
+class _Draft:
+    facts: CleanupFacts
+    lacking: int | None  # bytes until the target; None: there is no target
+    actions: list[Action] = field(default_factory=list)
+    freed: int = 0
+    gone: dict[str, set[str]] = field(default_factory=dict)  # revisions planned away, by repo
+
+    def full(self) -> bool:
+        return self.lacking is not None and self.freed >= self.lacking
+
+    def add(self, action: Action, counts: bool = True) -> None:
+        self.actions.append(action)
+        self.freed += action.bytes if counts else 0
+
+    def take_revisions(self, repo: str, revisions: set[str]) -> int:
+        """Plans them away; the bytes of the blobs that no revision is left to need."""
+        before = frozenset(self.gone.get(repo, set()))
+        after = self.gone.setdefault(repo, set()) | revisions
+        self.gone[repo] = after
+        held = (blob for blob in self.facts.blobs if blob.repo == repo and blob.revisions and not blob.partial)
+        return sum(blob.bytes for blob in held if after.issuperset(blob.revisions) and not before >= {*blob.revisions})
+
+
+def plan(facts: CleanupFacts) -> CleanupPlan:
+    """With a target: only as much as it needs, in order. Without one: everything that is of no use."""
+    lacking = None
+    if facts.target_free_bytes is not None:
+        lacking = max(0, facts.target_free_bytes - (facts.disk_free_bytes or 0))
+    draft = _Draft(facts, lacking)
+    _old_revisions(draft)
+    _loose_blobs(draft)
+    _artifacts(draft)
+    kept = _models(draft)
+    return CleanupPlan(
+        node=facts.node,
+        actions=tuple(draft.actions),
+        kept=kept,
+        free_bytes=facts.disk_free_bytes,
+        target_free_bytes=facts.target_free_bytes,
+        to_free_bytes=lacking or 0,
+        planned_bytes=draft.freed,
+        reaches_target=lacking is None or draft.freed >= lacking,
+    )
+
+
+def recently_used(model: ModelFact, arrived: datetime | None, now: datetime, keep_recent_days: int) -> bool:
+    """Never used counts from when its files arrived; where that is not known either, it counts as recent."""
+    since = model.last_used or arrived
+    return since is None or now - since < timedelta(days=keep_recent_days)
+
+
+def _old_revisions(draft: _Draft) -> None:
+    """Snapshots that no model uses, the oldest first."""
+    facts = draft.facts
+    for repo, models in _by_repo(facts).items():
+        if any(_busy(model) or model.pinned or model.loaded or model.revision is None for model in models):
+            continue  # loaded weights are mapped from whichever revision they were loaded from
+        current = {model.revision for model in models}
+        last: dict[str, datetime] = {}
+        for blob in facts.blobs:
+            for revision in blob.revisions if blob.repo == repo else ():
+                last[revision] = max(blob.modified_at, last.get(revision, blob.modified_at))
+        for revision in sorted(set(last) - current, key=lambda each: (last[each], each)):
+            if draft.full():
+                return
+            freed = draft.take_revisions(repo, {revision})
+            reason = f"Revision {revision[:12]} has been replaced"
+            owner = models[0].model_id
+            draft.add(Action(ActionKind.REMOVE_REVISION, freed, reason, owner, repo=repo, name=revision))
+
+
+def _loose_blobs(draft: _Draft) -> None:
+    """Blobs without a revision that no download will go on with, the largest first."""
+    facts = draft.facts
+    models = _by_repo(facts)
+    for blob in sorted(facts.blobs, key=lambda each: (-each.bytes, each.name)):
+        owners = models.get(blob.repo, ())
+        if (blob.revisions and not blob.partial) or not owners or any(_busy(model) for model in owners):
+            continue
+        if facts.now - blob.modified_at < _QUIET or any(model.pinned for model in owners):
+            continue
+        if draft.full():
+            return
+        reason = "Part of a download that has ended" if blob.partial else "No revision and no download needs this file"
+        owner = owners[0].model_id
+        draft.add(Action(ActionKind.REMOVE_PARTIAL, blob.bytes, reason, owner, repo=blob.repo, name=blob.name))
+
+
+def _artifacts(draft: _Draft) -> None:
+    """All at once: retention would remove them too."""
+    facts = draft.facts
+    if not facts.artifacts or draft.full():
+        return
+    size = sum(artifact.bytes for artifact in facts.artifacts)
+    job_ids = tuple(artifact.job_id for artifact in facts.artifacts)
+    reason = f"Artifacts of {len(job_ids)} jobs that are kept no longer"
+    draft.add(Action(ActionKind.REMOVE_ARTIFACTS, size, reason, job_ids=job_ids), facts.artifacts_on_this_disk)
+
+
+def _models(draft: _Draft) -> tuple[Kept, ...]:
+    """Whole models, the longest unused first. Models that are the same files under two names go together or stay."""
+    facts = draft.facts
+    arrived = _arrivals(facts)
+    kept: list[Kept] = []
+    candidates: list[tuple[datetime, list[ModelFact]]] = []
+    for models in _by_files(facts):
+        reasons = [_why_kept(model, arrived.get(model.model_id), facts) for model in models]
+        if any(reasons):
+            reason = next(filter(None, reasons))
+            kept += [Kept(model.model_id, own or reason) for model, own in zip(models, reasons, strict=True)]
+            continue
+        candidates.append((max(model.last_used or arrived[model.model_id] for model in models), models))
+    for since, models in sorted(candidates, key=lambda each: (each[0], each[1][0].model_id)):
+        if draft.full():
+            kept += [Kept(model.model_id, "Enough space is free without removing it") for model in models]
+            continue
+        first, days = models[0], (facts.now - since).days
+        last_used = max((model.last_used for model in models if model.last_used), default=None)
+        draft.add(
+            Action(
+                kind=ActionKind.REMOVE_MODEL,
+                bytes=_take_model(draft, first),
+                reason=f"Unused for {days} days" if last_used else f"Never used since it arrived {days} days ago",
+                model_id=first.model_id,
+                also=tuple(model.model_id for model in models[1:]),
+                repo=first.repo,
+                name=first.revision,
+                last_used=last_used,
+            )
+        )
+    return tuple(kept)
+
+
+def _why_kept(model: ModelFact, arrived: datetime | None, facts: CleanupFacts) -> str | None:
+    if model.pinned:
+        return "It is pinned"
+    if model.running:
+        return "It is in use"
+    if model.loaded:
+        return "It is loaded on a device"
+    if model.queued:
+        return "A queued job needs it"
+    if model.downloading:
+        return "A download of it has not ended"
+    if recently_used(model, arrived, facts.now, facts.keep_recent_days):
+        if model.last_used is None and arrived is None:
+            return "It is not known when it arrived"
+        return f"It was {'used' if model.last_used else 'fetched'} in the last {facts.keep_recent_days} days"
+    return None
+
+
+def revisions_of(facts: CleanupFacts, model: ModelFact) -> set[str]:
+    """The snapshots that go with a model: its own, or where no other model lives in its repo, all that are there."""
+    others = {other.revision for other in facts.models if other.repo == model.repo} - {model.revision}
+    if others:
+        return {model.revision} if model.revision is not None else set()
+    return {revision for blob in facts.blobs if blob.repo == model.repo for revision in blob.revisions}
+
+
+def _take_model(draft: _Draft, model: ModelFact) -> int:
+    if not any(blob.repo == model.repo for blob in draft.facts.blobs):
+        return model.bytes  # the node has not listed its blobs yet
+    return draft.take_revisions(model.repo, revisions_of(draft.facts, model))
+
+
+def _arrivals(facts: CleanupFacts) -> Mapping[str, datetime]:
+    """When the newest file of each model's revision came."""
+    found: dict[str, datetime] = {}
+    for model in facts.models:
+        mine = [
+            blob.modified_at
+            for blob in facts.blobs
+            if blob.repo == model.repo and (model.revision is None or model.revision in blob.revisions)
+        ]
+        if mine:
+            found[model.model_id] = max(mine)
+    return found
+
+
+def _busy(model: ModelFact) -> bool:
+    return model.running or model.downloading
+
+
+def _by_files(facts: CleanupFacts) -> list[list[ModelFact]]:
+    groups: dict[tuple[str, str | None], list[ModelFact]] = {}
+    for model in facts.models:
+        if model.present:
+            groups.setdefault((model.repo, model.revision), []).append(model)
+    return list(groups.values())
+
+
+def _by_repo(facts: CleanupFacts) -> dict[str, list[ModelFact]]:
+    repos: dict[str, list[ModelFact]] = {}
+    for model in facts.models:
+        repos.setdefault(model.repo, []).append(model)
+    return repos

@@ -1,8 +1,9 @@
 """What every request stands on, typed and made once, while the application starts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -12,7 +13,7 @@ from api import library
 from api.admission import Admission
 from api.commits import Commits
 from api.fallback_admission import Fallbacks
-from api.library import Library
+from api.library import Library, UseFigures
 from api.live import Live
 from api.nudger import Nudger
 from api.storage import Storage
@@ -41,10 +42,7 @@ class Context:
     nudger: Nudger
     pictures: anyio.CapacityLimiter
     together: Together
-
-    def look(self) -> Library:
-        """The model library now. Raises DatabaseUnavailable."""
-        return library.look(self.settings, self.catalogue, self.database, self.live)
+    look: Callable[[], Library]  # the model library now; raises DatabaseUnavailable
 
 
 @asynccontextmanager
@@ -58,7 +56,9 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     commits = Commits(database, storage.check_room, nudger.nudge)
     streams = Streams(settings.redis)
     live = Live(progress)
-    fallbacks = Fallbacks(settings, catalogue, database, lambda: library.look(settings, catalogue, database, live))
+    figures = UseFigures(catalogue, database)
+    look = partial(library.look, settings, catalogue, database, live, figures)
+    fallbacks = Fallbacks(settings, catalogue, database, look)
     try:
         yield Context(
             settings=settings,
@@ -73,6 +73,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             nudger=nudger,
             pictures=anyio.CapacityLimiter(_PICTURES_AT_ONCE),
             together=Together(),
+            look=look,
         )
     finally:
         await anyio.to_thread.run_sync(commits.close)

@@ -3,6 +3,7 @@
 What status, health and fallback stand on. It looks at no disk and asks no node.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -20,6 +21,7 @@ from shared.tables import Device, Job, ModelVersion, Node, Replica
 from shared.usage import Latest, Totals
 
 FREQUENCY_DAYS = 30
+_STAND_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,27 @@ class Library:
     rates: Mapping[str, float]  # measured download rates in bytes a second, by node
 
 
-def look(settings: Settings, catalogue: Catalogue, database: Database, live: Live) -> Library:
+class UseFigures:
+    """What the uses say of each model, counted again only after one has ended.
+
+    PostgreSQL may commit two uses in the other order than it numbered them, and days pass: so nothing stands for long.
+    """
+
+    def __init__(self, catalogue: Catalogue, database: Database) -> None:
+        self._catalogue = catalogue
+        self._database = database
+        self._known: tuple[int, float, dict[str, Latest], dict[str, Totals]] = (-1, 0.0, {}, {})
+
+    def count(self, now: datetime) -> tuple[dict[str, Latest], dict[str, Totals]]:
+        """(the latest uses, those over `FREQUENCY_DAYS`), by model. Raises DatabaseUnavailable."""
+        newest, moment = usage.newest(self._database), time.monotonic()
+        if newest != self._known[0] or moment - self._known[1] > _STAND_SECONDS:
+            month = usage.totals(usage.days(self._database, first_day(now, FREQUENCY_DAYS)))
+            self._known = (newest, moment, usage.latest(self._database, self._catalogue.model_ids), month)
+        return self._known[2], self._known[3]
+
+
+def look(settings: Settings, catalogue: Catalogue, database: Database, live: Live, figures: UseFigures) -> Library:
     """Raises DatabaseUnavailable."""
     now = clock.now()
     silence = settings.device_silence_seconds
@@ -85,8 +107,7 @@ def look(settings: Settings, catalogue: Catalogue, database: Database, live: Liv
     progress = live.of(list(newest.values()))
     places = sorted({node.name for node, _ in known} | {node for node, _ in rows})
     devices = tuple(seen.device for seen in nodes.devices(database) if is_live(seen, silence))
-    latest = usage.latest(database, catalogue.model_ids)
-    month = usage.totals(usage.days(database, first_day(now, FREQUENCY_DAYS)))
+    latest, month = figures.count(now)
     pinned = replicas.pins(database)
     newest_versions = versions.latest(database)
     load = queues.generations(database)

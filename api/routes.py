@@ -129,8 +129,8 @@ OPERATIONS = (
                 headers=("Idempotency-Replayed",),
             ),
         ),
-        problems=(400, 409, 413, 415, 503), headers=("Idempotency-Key",), body=model_schemas.CleanupRequest, tag="models",
-        description="Nothing is removed unless `dry_run` is false.",
+        problems=(400, 409, 413, 415, 503), headers=("Idempotency-Key",), body=model_schemas.CleanupRequest,
+        tag="models", description="Nothing is removed unless `dry_run` is false.",
     ),
     Operation(
         "POST", f"{_MODELS}/fallback/suggest", fallback.suggest_fallback, "suggestFallback",

@@ -149,7 +149,7 @@ def _next(directory: Path) -> str:
 Done. The videos are in {directory}; the weights were random, so they show noise.
 
 Next, with the same tiny models:   make up
-With the real ones:                make up CATALOGUE=default   (downloads and a GPU are yours to bring)
+With the real ones:                make up CATALOGUE=default   (then `wanworks download MODEL`; a GPU is yours)
 Then:
   API docs   http://127.0.0.1:8000/docs
   Flower     http://127.0.0.1:5555   user wanworks, password in .wanworks/flower-password

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from shared import downloads, jobs
+from shared import downloads, jobs, replicas
 from shared.bells import Waiting
 from shared.database import Database
 from shared.job_types import DOWNLOAD, DownloadParams
@@ -26,8 +26,10 @@ def start(
 ) -> list[str]:
     """Downloads what is missing to the node of those given that has most room. Returns the ids of the new jobs.
 
-    A model whose newest download failed or was cancelled is left to a person: trying again for ever helps nobody.
+    A model that a download was started for before is left to a person, for trying again for ever helps nobody; so is
+    one whose files were found wrong, which a repair makes whole by fetching far less.
     """
+    held = {*held, *replicas.corrupted(database)}
     missing = {job.model_id: job for job in waiting if job.model_id is not None and job.model_id not in held}
     if not missing or not nodes:
         return []

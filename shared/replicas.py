@@ -135,6 +135,13 @@ def ready(database: Database, nodes: Iterable[str] | None = None) -> dict[str, f
     return {node: frozenset(models) for node, models in held.items()}
 
 
+def corrupted(database: Database) -> frozenset[str]:
+    """Models whose files were found wrong on some node."""
+    query = select(Replica.model_id).where(Replica.state == ReplicaState.CORRUPTED)
+    with database.read() as session:
+        return frozenset(session.exec(query))
+
+
 def generations(database: Database, node: str) -> dict[str, int]:
     """By model, the generation of its files on the node: what was loaded from an earlier one is stale."""
     with database.read() as session:

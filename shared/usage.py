@@ -133,6 +133,12 @@ def latest(database: Database, model_ids: Sequence[str]) -> dict[str, Latest]:
     return {model_id: _latest_of(uses) for model_id, uses in by_model.items()}
 
 
+def newest(database: Database) -> int:
+    """The number of the newest row, whatever it is: unchanged, nothing has ended since. 0: there is none."""
+    with database.read() as session:
+        return session.exec(select(func.max(Use.id))).one() or 0
+
+
 def roll_up(database: Database, now: datetime) -> int:
     """Rolls up the days that have uses which are not rolled up yet, today included. Returns how many days.
 

@@ -14,7 +14,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,11 @@ from scheduler.placement import decide
 from shared.database import Database
 from shared.progress import stream_key
 from shared.settings import load
+from tests.bench.downloads import downloads
+from tests.bench.integrity import integrity
 from tests.bench.load import closed_loop, open_loop
+from tests.bench.management import management
+from tests.bench.row import Row
 from tests.simulation import device, fifo, job, simulate
 from tests.stack import QUICK, Stack, wait_for
 
@@ -34,16 +37,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "measurements.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 POST = "/api/v1/jobs/generation"
 SMALL = {"model_id": "T2V-A14B", "prompt": "a cat", "resolution": "256x256", "frames": 17, "steps": 2}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    measured: str
-    bound: str
-    holds: bool | None  # None: there is no bound
 
 
 class Bench:
@@ -234,6 +227,9 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "accepts": accepts,
     "throughput": throughput,
     "loads": loads,
+    "downloads": downloads,
+    "integrity": integrity,
+    "management": management,
 }
 
 

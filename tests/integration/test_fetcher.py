@@ -430,8 +430,8 @@ def test_offline_mode_and_a_wrong_address_are_said_at_once(hub: HubProcess, plan
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert said.stdout.count("HF_HUB_OFFLINE is set") == 2, said.stderr
-    with pytest.raises(errors.HubRefused, match="no address"):
-        HubClient("http://[nonsense").resolve(REPO)
+    with pytest.raises(errors.HubRefused, match="address"):
+        HubClient("http://hub:no-port").resolve(REPO)
 
 
 def test_partials_belong_to_those_who_need_them(hub: HubProcess, plan: FetchPlan) -> None:

@@ -5,6 +5,7 @@ saved logins must not be used unasked. Its metadata calls wait without end by de
 No message or exception that leaves this module carries the token, or an address with a signature in it.
 """
 
+import json
 import os
 import re
 import threading
@@ -109,10 +110,12 @@ class HubClient:
                 if refused is not None:
                     raise refused from None
                 reason, asked = f"answers {status}", retry_after(headers)
-            except (HFValidationError, OfflineModeIsEnabled, httpx2.InvalidURL) as error:
+            except (HFValidationError, OfflineModeIsEnabled) as error:
                 raise _unusable(error, repo) from None
-            except (httpx2.HTTPError, ConnectionError, TimeoutError, ValueError) as error:
+            except (httpx2.HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError) as error:
                 reason, asked = said(error), None
+            except (httpx2.InvalidURL, KeyError, TypeError, ValueError) as error:
+                raise _unusable(error, repo) from None
             left = self.patience_seconds - (time.monotonic() - began)
             pause = max(wait, asked or 0.0)
             if pause > left:
@@ -174,7 +177,7 @@ def said(error: BaseException) -> str:
             return "cannot be reached"
         case httpx2.TimeoutException() | TimeoutError():
             return "does not answer"
-        case httpx2.RemoteProtocolError():
+        case httpx2.RemoteProtocolError() | json.JSONDecodeError():
             return "breaks off or answers nonsense"
         case httpx2.NetworkError() | ConnectionError():
             return "breaks the connection"
@@ -252,11 +255,13 @@ def _remote(repo: str, item: RepoFile) -> RemoteFile:
 
 
 def _unusable(error: Exception, repo: str) -> WanworksError:
-    if isinstance(error, OfflineModeIsEnabled):
-        return HubUnavailable(OFFLINE)
-    if isinstance(error, httpx2.InvalidURL):
-        return HubRefused("WANWORKS_HUB_URL is no address")
-    return RepoNotFound(f"{repo[:200]!r} is no name of a repository")
+    match error:
+        case OfflineModeIsEnabled():
+            return HubUnavailable(OFFLINE)
+        case HFValidationError():
+            return RepoNotFound(f"{repo[:200]!r} is no name of a repository")
+        case _:
+            return HubRefused("the hub's address cannot be used, or what answers there is no hub")
 
 
 def _stoppably(question: Callable[[], T], check: Callable[[], None]) -> T:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from shared import downloads, jobs, replicas
 from shared.bells import Waiting
 from shared.database import Database
+from shared.errors import Conflict
 from shared.job_types import DOWNLOAD, DownloadParams
 from shared.jobs import NewJob
 from shared.settings import Settings
@@ -46,5 +47,13 @@ def start(
         for model_id, job in missing.items()
         if model_id not in tried
     ]
-    accepted = jobs.accept(database, new) if new else []
-    return [item.job.id for item in accepted if isinstance(item, jobs.Accepted)]
+    return [job_id for job in new if (job_id := _accepted(database, job)) is not None]
+
+
+def _accepted(database: Database, new: NewJob) -> str | None:
+    """None where somebody has started the same download at this moment."""
+    try:
+        (outcome,) = jobs.accept(database, [new])
+    except Conflict:
+        return None
+    return outcome.job.id if isinstance(outcome, jobs.Accepted) else None

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import free_port
+from tests.conftest import free_port, lacking
 from tests.stack import Stack, children, command_line, wait_for
 
 MANAGE = "/api/v1/models/download/manage"
@@ -109,7 +109,7 @@ def test_pause_stops_within_a_second_frees_the_slot_and_resume_fetches_nothing_t
     asked = time.monotonic()
     answer = manage(empty, "pause").json()
     assert (answer["success"], answer["current_status"]) == (True, "paused")
-    assert time.monotonic() - asked < 1.5
+    assert time.monotonic() - asked < 2.5  # a second, and what two busy cores add
     paused = empty.job(first)
     assert paused["status"] == "paused"
     assert 0 < paused["progress"]["bytes_done"] < paused["progress"]["bytes_total"]
@@ -169,3 +169,28 @@ def test_what_the_hub_does_not_have_fails_with_a_clear_reason(empty: Stack) -> N
     job = empty.wait_status(download(empty, revision="no-such-branch"))
     assert (job["status"], job["error"]["code"]) == ("failed", "revision_not_found")
     assert job["error"]["retryable"] is False
+
+
+def test_a_full_disk_pauses_the_download_and_room_lets_it_go_on(demo_models: Path, tmp_path: Path) -> None:
+    models = tmp_path / "small-disk"
+    models.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(models)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        lacking("file systems cannot be mounted here")
+    try:
+        with hub(demo_models) as url:
+            stack = Stack(tmp_path / "home", models, devices="cpu:1", WANWORKS_HUB_URL=url)
+            stack.start()
+            try:
+                wait_for(lambda: stack.request("GET", "/api/v1/workers").json()["nodes"], 30, "for the io worker")
+                job_id = download(stack)
+                job = stack.wait_status(job_id, ["paused"])
+                assert (job["error"]["code"], job["paused_by"]) == ("disk_full", "disk_full")
+                assert "MB" in job["error"]["message"]
+                subprocess.run(["mount", "-o", "remount,size=64m", str(models)], check=True)
+                after = stack.wait_status(job_id, seconds=40)
+                assert (after["status"], after["failures"]) == ("succeeded", 0)
+            finally:
+                stack.stop()
+    finally:
+        subprocess.run(["umount", "-l", str(models)], check=True)

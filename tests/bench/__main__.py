@@ -239,20 +239,19 @@ def main() -> None:
     if unknown:
         sys.exit(f"unknown measurement {sorted(unknown)[0]!r}; there are {', '.join(MEASUREMENTS)}")
     folder = Path(tempfile.mkdtemp(prefix="wanworks-bench-"))
-    rows = []
+    failed = []
     try:
         bench = Bench(folder)
         for name in chosen:
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
-            rows += MEASUREMENTS[name](bench)
+            rows = MEASUREMENTS[name](bench)
+            failed += [row.what for row in rows if row.holds is False]
+            print(_table(rows), flush=True)
+            _write(name, _table(rows))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    table = _table(rows)
-    print(table)
-    if not sys.argv[1:]:
-        _write(table)
-    if any(row.holds is False for row in rows):
-        sys.exit("a bound does not hold")
+    if failed:
+        sys.exit(f"a bound does not hold: {'; '.join(failed)}")
 
 
 def _table(rows: list[Row]) -> str:
@@ -262,15 +261,19 @@ def _table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _write(table: str) -> None:
+def _write(name: str, table: str) -> None:
+    """Puts the table into the page, in place of what was measured under that name before."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     machine = f"{os.cpu_count()} cores ({cpu}), {memory:.0f} GB, no GPU, Python {platform.python_version()}"
-    said = f"`make bench`, {datetime.now(UTC):%Y-%m-%d}, {machine}."
-    text = PAGE.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n{said}\n\n{table}\n{END}{after}")
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    inside, _, after = rest.partition(END)
+    sections = dict(section.split("\n", 1) for section in inside.split("### ")[1:])
+    command = f"`make bench`, or `.venv/bin/python -m tests.bench {name}`"
+    sections[name] = f"\n{command}; {datetime.now(UTC):%Y-%m-%d}, {machine}.\n\n{table}\n\n"
+    text = "".join(f"### {key}\n{sections[key]}" for key in MEASUREMENTS if key in sections)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text}{END}{after}")
 
 
 def _traced(model: str) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from shared import attempts, bells, jobs
+from shared import attempts, bells, downloads, jobs
 from shared.attempts import Claimant, Failure
 from shared.database import Database
 from shared.errors import Conflict, Fenced, InvalidField, NotFound
+from shared.job_types import DOWNLOAD, DownloadParams
 from shared.states import JobState, Priority
 from shared.tables import Use
 from tests.conftest import both_databases
@@ -137,6 +138,38 @@ def test_twenty_stops_do_not_count_as_failures(database: Database) -> None:
     assert (jobs.get(database, job.id).failures, jobs.get(database, job.id).status) == (0, JobState.QUEUED)
     claimed(database, job.id)
     assert attempts.succeed(database, job.id, 21, {}).attempt == 21
+
+
+def test_twenty_pauses_do_not_count_as_failures_and_keep_the_bytes(database: Database) -> None:
+    params = DownloadParams(model_id="T2V-A14B", node="n")
+    (outcome,) = jobs.accept(database, [jobs.NewJob(DOWNLOAD, params, Priority.NORMAL, max_failures=2)])
+    assert isinstance(outcome, jobs.Accepted)
+    job_id, io = outcome.job.id, Claimant("n", "io@n", None, "n/io")
+    for attempt in range(1, 21):
+        bells.ring(database, [(job_id, io.device_key)])
+        assert attempts.claim(database, job_id, io, 60, at_most=1) is not None
+        downloads.pause(database, job_id)
+        assert attempts.renew(database, job_id, attempt, 60).halt == "pause"
+        fetched = attempts.Fetched(attempt * 100, 5000, attempt * 2.0)
+        paused = attempts.paused(database, job_id, attempt, downloads.BY_OWNER, fetched)
+        assert paused is not None
+        assert (paused.status, paused.bytes_done, paused.failures) == (JobState.PAUSED, attempt * 100, 0)
+        downloads.resume(database, job_id)
+    assert jobs.get(database, job_id).status == JobState.QUEUED
+
+
+def test_a_node_runs_no_more_downloads_than_it_has_slots(database: Database) -> None:
+    io = Claimant("n", "io@n", None, "n/io")
+    ids = []
+    for model_id in ("T2V-A14B", "TI2V-5B"):
+        new = jobs.NewJob(DOWNLOAD, DownloadParams(model_id=model_id, node="n"), Priority.NORMAL)
+        (outcome,) = jobs.accept(database, [new])
+        assert isinstance(outcome, jobs.Accepted)
+        ids.append(outcome.job.id)
+    bells.ring(database, [(job_id, io.device_key) for job_id in ids])
+    assert attempts.claim(database, ids[0], io, 60, at_most=1) is not None
+    assert attempts.claim(database, ids[1], io, 60, at_most=1) is None
+    assert attempts.claim(database, ids[1], io, 60, at_most=2) is not None
 
 
 def test_cancel_ends_a_waiting_job_and_asks_a_running_one(database: Database) -> None:

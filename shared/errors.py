@@ -11,7 +11,6 @@ WanworksError
 │   └── UnsupportedMedia         a content type that the route does not take
 ├── Unavailable                  a part that we stand on is away; worth asking again
 │   ├── DatabaseUnavailable
-│   ├── BrokerUnavailable
 │   └── HubUnavailable           no byte from the hub for long
 ├── StoreFull                    no room on the disk
 ├── StoreMismatch                the store under this path is not the one that the database names
@@ -134,12 +133,6 @@ class DatabaseUnavailable(Unavailable):
     """The database cannot be reached."""
 
     code = "database_unavailable"
-
-
-class BrokerUnavailable(Unavailable):
-    """Redis cannot be reached."""
-
-    code = "broker_unavailable"
 
 
 class HubUnavailable(Unavailable):

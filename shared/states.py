@@ -1,7 +1,6 @@
-"""The states of a job and of a replica, what may follow what, and which are ends."""
+"""The states of a job and of a replica, and which of them are ends."""
 
 from enum import StrEnum
-from types import MappingProxyType
 
 
 class JobState(StrEnum):
@@ -14,19 +13,6 @@ class JobState(StrEnum):
 
 
 JOB_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-
-JOB_TRANSITIONS = MappingProxyType(
-    {
-        JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}),
-        JobState.RUNNING: frozenset(
-            {JobState.QUEUED, JobState.PAUSED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
-        ),
-        JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
-        JobState.SUCCEEDED: frozenset(),
-        JobState.FAILED: frozenset(),
-        JobState.CANCELLED: frozenset(),
-    }
-)
 
 
 class Phase(StrEnum):

@@ -26,6 +26,9 @@ from api.hub.errors import Refused, no_entry, no_repo, no_revision, no_token, wr
 from api.hub.mirror import Entry, Mirror, Repo, folders
 
 _PAGE = 1000  # entries of a tree in one answer, as the Hub has it
+# A fifth faster than the framework's 64 KiB. Still larger ones help only a lone client on the same machine, and each
+# connection holds one.
+_CHUNK_BYTES = 80 << 10
 _KINDS = ("revision", "tree", "paths-info", "refs", "commits", "resolve")
 
 
@@ -171,7 +174,11 @@ def _file(repo: Repo, sha: str, path: str) -> Response:
     if entry.sha256 is not None:
         headers |= {"X-Linked-ETag": f'"{entry.etag}"', "X-Linked-Size": str(entry.size)}
     state = entry.location.stat()
-    return FileResponse(entry.location, headers=headers, media_type="application/octet-stream", stat_result=state)
+    return _File(entry.location, headers=headers, media_type="application/octet-stream", stat_result=state)
+
+
+class _File(FileResponse):
+    chunk_size = _CHUNK_BYTES
 
 
 def _sibling(entry: Entry) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from workers.hub.body import Stopped, Wire
 from workers.hub.layout import RepoCache, answering_full, free_bytes, sync_folder
 from workers.hub.limiter import OwnBucket, SharedBucket
 from workers.hub.plan import FetchPlan, FetchResult, FileProgress, Limits, Progress, RemoteFile
-from workers.hub.transfer import Shared, fetch_file, is_whole
+from workers.hub.transfer import Shared, fetch_file, inode, is_whole
 
 _LOOK_SECONDS = 0.1  # between two calls of `check`
 _REPORT_SECONDS = 0.25
@@ -48,7 +48,8 @@ def fetch(
     done = {oid: file.size for oid, file in blobs.items()} | {file.oid: _partial(cache, file) for file in lacking}
     _check_room(plan, cache, sum(file.size - done[file.oid] for file in lacking))
     with _node_bucket(plan) as node_bucket:
-        shared = Shared(plan, cache, Wire(), OwnBucket(), node_bucket, done=done)
+        suspect = {oid: inode(cache, oid) for oid in plan.suspect}
+        shared = Shared(plan, cache, Wire(), OwnBucket(), node_bucket, done=done, suspect=suspect)
         shared.obey(limit())
         meter = _Meter(plan, shared, report)
         try:

@@ -1,11 +1,10 @@
 """What a download is asked to do, and what it says while and after it did. Data alone."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# More than one server's stream is worth having; more than the cores can hash is not.
-CONNECTIONS = min(8, 2 * (os.cpu_count() or 1))
+# Some write to the disk and hash while others receive; more gains nothing on two cores, and a hub counts them.
+CONNECTIONS = 8
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,12 @@ from shared.errors import ChecksumMismatch, HubUnavailable
 from workers.hub.body import Body, Broken, Wire
 from workers.hub.client import OFFLINE, refusal, retry_after, said
 from workers.hub.digest import Digest
-from workers.hub.layout import RepoCache, answering_full, begin_writing_back
+from workers.hub.layout import RepoCache, answering_full
 from workers.hub.limiter import Bucket, piece_bytes
 from workers.hub.plan import FetchPlan, Limits, RemoteFile
+from workers.hub.writing import Appender
 
-_BUFFER_BYTES = 1 << 20
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 10.0  # seconds between two tries that brought nothing
-_WRITE_BACK_BYTES = 16 << 20
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -43,18 +42,20 @@ class Shared:
     limits: Limits = field(default_factory=Limits)
     piece: int = piece_bytes(None)  # bytes to read at once
     done: dict[str, int] = field(default_factory=dict)  # bytes on disk by oid
+    suspect: dict[str, int | None] = field(default_factory=dict)  # the inodes of the blobs not to be trusted, by oid
     received: int = 0  # bytes from the hub
     last_byte: float = field(default_factory=time.monotonic)
     hold_until: float = 0.0  # the hub asked to be left alone
     refetched: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def came(self, oid: str, count: int, kept: int) -> None:
-        """`count` bytes have come from the hub, of which `kept` are new on the disk."""
+    def came(self, oid: str, count: int, done: int) -> None:
+        """`count` bytes have come from the hub; `done` of the file are on the disk."""
         with self.lock:
             self.received += count
-            self.done[oid] += kept
-        self.last_byte = time.monotonic()
+            self.done[oid] = done
+        if count:
+            self.last_byte = time.monotonic()
 
     def pay(self, count: int) -> None:
         """Waits as long as the bandwidth limits ask for."""
@@ -79,7 +80,7 @@ def fetch_file(shared: Shared, file: RemoteFile) -> None:
     """Puts the file's blob in its place. Raises JobFailed's leaves, HubUnavailable, StoreFull, and Stopped."""
     lock = _locked(shared, file.oid)
     try:
-        if is_whole(shared.cache, file) and file.oid not in shared.plan.suspect:
+        if is_whole(shared.cache, file) and inode(shared.cache, file.oid) != shared.suspect.get(file.oid):
             shared.done[file.oid] = file.size  # somebody else has just fetched it
             return
         with answering_full():
@@ -108,6 +109,14 @@ def is_whole(cache: RepoCache, file: RemoteFile) -> bool:
         return False
 
 
+def inode(cache: RepoCache, oid: str) -> int | None:
+    """The blob's; None where there is none. A blob that was fetched again has another."""
+    try:
+        return cache.blob(oid).stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 def _locked(shared: Shared, oid: str) -> FileLock:
     while (lock := shared.cache.try_lock(oid, 0.2)) is None:
         shared.last_byte = time.monotonic()  # whoever holds it gets the bytes
@@ -126,15 +135,15 @@ def _fill(shared: Shared, file: RemoteFile, partial: int) -> str:
         os.ftruncate(partial, 0)
     offset = shared.done[file.oid] = os.fstat(partial).st_size
     digest = Digest(partial, file.size, file.lfs, offset)
-    buffer = memoryview(bytearray(min(_BUFFER_BYTES, max(file.size - offset, 1))))
+    end = Appender(shared.cache.partial(file.oid), partial, offset, digest.wrote)
     wait = _FIRST_WAIT
     try:
-        while offset < file.size:
-            before = offset
+        while end.offset < file.size:
+            before = end.offset
             asked: float | None = None
             try:
                 _hold(shared)
-                offset = _request(shared, file, partial, offset, digest, buffer)
+                _request(shared, file, end)
                 continue
             except _Refused as error:
                 reason, asked = str(error), error.seconds
@@ -147,13 +156,13 @@ def _fill(shared: Shared, file: RemoteFile, partial: int) -> str:
                 if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
                     raise
                 reason = said(error)
-            offset = shared.done[file.oid]
-            wait = _FIRST_WAIT if offset > before else min(2 * wait, _LONGEST_WAIT)
+            wait = _FIRST_WAIT if end.offset > before else min(2 * wait, _LONGEST_WAIT)
             _rest(shared, max(asked or 0.0, wait * random.uniform(0.7, 1.0)), reason)
         while (result := digest.result(0.2)) is None:
             shared.wire.check()
         return result
     finally:
+        end.close()
         digest.stop()
 
 
@@ -165,37 +174,32 @@ class _Refused(Exception):
         self.seconds = seconds
 
 
-def _request(shared: Shared, file: RemoteFile, partial: int, offset: int, digest: Digest, buffer: memoryview) -> int:
-    """One request for the rest of the file; how far the file reaches after it."""
+def _request(shared: Shared, file: RemoteFile, end: Appender) -> None:
+    """One request for the rest of the file. Whatever ends it, what came is on the disk afterwards."""
     plan = shared.plan
     headers = build_hf_headers(token=plan.token or False, library_name="wanworks")
     headers["Accept-Encoding"] = "identity"
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
+    if end.offset:
+        headers["Range"] = f"bytes={end.offset}-"
     # Asked anew each time at the commit's own address: the link of a redirect expires.
     url = hf_hub_url(plan.repo, file.path, revision=plan.sha, endpoint=plan.endpoint)
-    begun = offset
     with shared.wire.get(url, headers, plan.quiet_seconds) as body:
-        skip = _begins_at(shared, body, file, offset)
-        while offset < file.size:
-            space = buffer[: min(shared.piece, skip or file.size - offset)]
-            count = body.read_into(space)
-            if count == 0:
-                raise Broken("ends a file too early")
-            kept = 0
-            if skip:
-                skip -= count
-            else:
-                _write(partial, space[:count], offset)
-                offset += count
-                kept = count
-                digest.advance(offset)
-                if offset - begun >= _WRITE_BACK_BYTES:
-                    begun += begin_writing_back(partial, begun, offset - begun)
-            shared.came(file.oid, count, kept)
-            shared.pay(count)
-            shared.wire.check()
-    return offset
+        skip = _begins_at(shared, body, file, end.offset)
+        try:
+            while end.reached < file.size:
+                count = body.read_into(end.space(min(shared.piece, skip or file.size - end.reached)))
+                if count == 0:
+                    raise Broken("ends a file too early")
+                if skip:
+                    skip -= count
+                else:
+                    end.received(count)
+                shared.came(file.oid, count, end.offset)
+                shared.pay(count)
+                shared.wire.check()
+        finally:
+            end.flush()
+            shared.came(file.oid, 0, end.offset)
 
 
 def _begins_at(shared: Shared, body: Body, file: RemoteFile, offset: int) -> int:
@@ -217,13 +221,6 @@ def _begins_at(shared: Shared, body: Body, file: RemoteFile, offset: int) -> int
         if refused is not None and body.status != 416:
             raise refused
     raise _Refused(f"answers {body.status}", seconds)
-
-
-def _write(partial: int, piece: memoryview, offset: int) -> None:
-    with answering_full():
-        while piece:
-            count = os.pwrite(partial, piece, offset)
-            piece, offset = piece[count:], offset + count
 
 
 def _hold(shared: Shared) -> None:

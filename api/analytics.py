@@ -9,9 +9,9 @@ from starlette.responses import Response
 from api import model_schemas as schemas
 from api.context import Context
 from api.jobs import ready
-from api.library import FREQUENCY_DAYS, first_day
 from api.model_schemas import AnalyticsQuery
 from shared import clock, scoring, usage
+from shared.library import FREQUENCY_DAYS, first_day
 from shared.usage import Day, Totals
 
 _PEAKS = 3

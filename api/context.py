@@ -9,19 +9,19 @@ import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
-from api import library
 from api.admission import Admission
 from api.commits import Commits
 from api.fallback_admission import Fallbacks
-from api.library import Library, UseFigures
 from api.live import Live
 from api.nudger import Nudger
 from api.storage import Storage
 from api.streams import Streams
 from api.together import Together
 from shared import catalogue as catalogues
+from shared import library
 from shared.catalogue import Catalogue
 from shared.database import Database
+from shared.library import Library, UseFigures
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings
 
@@ -57,7 +57,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     streams = Streams(settings.redis)
     live = Live(progress)
     figures = UseFigures(catalogue, database)
-    look = partial(library.look, settings, catalogue, database, live, figures)
+    look = partial(library.look, settings, catalogue, database, live.of, figures)
     fallbacks = Fallbacks(settings, catalogue, database, look)
     try:
         yield Context(

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from api import fallback_facts
-from api.library import Library
 from shared import downloads, jobs
 from shared.catalogue import Catalogue
 from shared.database import Database
@@ -23,6 +22,7 @@ from shared.job_types import (
     settle,
 )
 from shared.jobs import Accepted, NewJob
+from shared.library import Library
 from shared.settings import Settings
 from shared.states import Priority
 

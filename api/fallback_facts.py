@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from api.library import Library, ModelView, bytes_left, holders
 from shared import nodes, scoring
 from shared.catalogue import CatalogueEntry, Quantization
 from shared.fallback import ModelFacts
+from shared.library import Library, ModelView, bytes_left, holders
 from shared.settings import Settings
 from shared.states import JobState, ReplicaState
 from shared.tables import Device, Node

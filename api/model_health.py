@@ -9,10 +9,10 @@ from starlette.responses import Response
 from api import model_schemas as schemas
 from api.context import Context
 from api.jobs import ready
-from api.library import Library, ModelView, ReplicaView
-from api.model_status import basis_of, integrity_of, last_check, update_available
+from api.model_status import basis_of
 from shared import clock, model_health, scoring
-from shared.model_health import Fault, HealthStatus, ModelFacts, ReplicaFacts
+from shared.library import Library, ModelView, facts_of, integrity_of, last_check, storage_usage_percent
+from shared.model_health import HealthStatus, ModelFacts
 
 
 async def health(context: Context, request: Request, query: BaseModel) -> Response:
@@ -20,14 +20,6 @@ async def health(context: Context, request: Request, query: BaseModel) -> Respon
         return _health(context.look()).model_dump_json().encode()
 
     return ready(await context.together.ask("health", work))
-
-
-def storage_usage_percent(library: Library) -> float | None:
-    """Of all live nodes that have told the size of their model storage."""
-    known = [(node.disk_total_mb, node.disk_free_mb) for node in library.nodes]
-    sizes = [(total, free) for total, free in known if total and free is not None]
-    total = sum(size for size, _ in sizes)
-    return round(100 * (total - sum(free for _, free in sizes)) / total, 1) if total else None
 
 
 def _health(library: Library) -> schemas.LibraryHealth:
@@ -66,19 +58,6 @@ def _health(library: Library) -> schemas.LibraryHealth:
     )
 
 
-def facts_of(model: ModelView) -> ModelFacts:
-    """The model as `shared.model_health` judges it."""
-    rate = model.latest.success_rate
-    return ModelFacts(
-        model_id=model.entry.model_id,
-        replicas=tuple(_replica(model, one) for one in model.replicas),
-        uses=model.latest.uses,
-        success_rate=rate,
-        update_available=update_available(model),
-        queued=model.load.queued,
-    )
-
-
 def _model(model: ModelView, facts: ModelFacts) -> schemas.ModelHealth:
     found = model_health.health(facts)
     row = model.best.row if model.best is not None else None
@@ -97,17 +76,4 @@ def _model(model: ModelView, facts: ModelFacts) -> schemas.ModelHealth:
         success_rate=rate,
         basis={"integrity_score": basis_of(integrity), "success_rate": basis_of(rate)},
         samples=facts.uses,
-    )
-
-
-def _replica(model: ModelView, one: ReplicaView) -> ReplicaFacts:
-    row, error = one.row, one.download.error if one.download is not None else None
-    return ReplicaFacts(
-        node=one.node,
-        availability=one.availability,
-        faults=tuple(Fault(fault["path"], fault["type"]) for fault in one.faults),
-        missing_files=tuple(row.missing_files) if row is not None else (),
-        refetchable=row is not None and row.revision is not None and row.repo == model.entry.repo,
-        verified_at=row.verified_at if row is not None else None,
-        download_error=str(error["message"]) if error else None,
     )

@@ -1,7 +1,5 @@
 """The detailed status of every model: one read of the library, put into the words that clients were promised."""
 
-from datetime import datetime
-
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,10 +7,18 @@ from starlette.responses import Response
 from api import model_schemas as schemas
 from api.context import Context
 from api.jobs import ready
-from api.library import FREQUENCY_DAYS, Library, ModelView, ReplicaView, bytes_left
 from shared import clock, scoring
+from shared.library import (
+    FREQUENCY_DAYS,
+    Library,
+    ModelView,
+    ReplicaView,
+    bytes_left,
+    integrity_of,
+    last_check,
+    update_available,
+)
 from shared.states import REPLICA_READY, JobState, ReplicaState
-from shared.tables import Replica
 
 
 async def detailed_status(context: Context, request: Request, query: BaseModel) -> Response:
@@ -88,28 +94,6 @@ def model_status(library: Library, model: ModelView) -> schemas.ModelStatus:
         },
         samples=model.month.uses,
     )
-
-
-def update_available(model: ModelView) -> bool:
-    """Only where both commits are known and differ."""
-    best = model.best
-    current = best.row.revision if best is not None and best.row is not None else None
-    newest = model.version.latest if model.version is not None else None
-    return current is not None and newest is not None and current != newest
-
-
-def integrity_of(row: Replica | None) -> float | None:
-    """None where no checksum was ever compared."""
-    if row is None or row.verified_at is None:
-        return None
-    return scoring.integrity_score(row.verified_bytes, row.expected_bytes)
-
-
-def last_check(row: Replica | None) -> datetime | None:
-    """The last look at the files, by name or by checksum."""
-    if row is None:
-        return None
-    return max(row.checked_at, row.verified_at or row.checked_at)
 
 
 def estimated_seconds(library: Library, model: ModelView) -> float | None:

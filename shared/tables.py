@@ -31,6 +31,7 @@ def _epoch_now_postgresql(element: Any, compiler: SQLCompiler, **kwargs: Any) ->
     return "extract(epoch from clock_timestamp())::double precision"
 
 
+_OPEN = text("resolved_at IS NULL")
 _OF_NODES = text("target_node IS NOT NULL")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
 
@@ -143,6 +144,7 @@ class Use(SQLModel, table=True):
     warm: bool | None = None
     timings: dict[str, float] = Field(sa_column=Column(JSON, nullable=False))  # seconds by phase
     peak_vram_mb: float | None = None
+    quality: float | None = None  # the technical score of what was made, 0.0 to 1.0
     error_code: str | None = Field(default=None, max_length=64)
 
 
@@ -157,6 +159,10 @@ class Node(SQLModel, table=True):
     seen_at: float
     disk_total_mb: float | None = None
     disk_free_mb: float | None = None
+    # What its supervisor runs: name, state, restarts, since. Empty where none of ours supervises.
+    processes: list[dict[str, Any]] = Field(
+        default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]")
+    )
 
 
 class Device(SQLModel, table=True):
@@ -177,6 +183,130 @@ class Device(SQLModel, table=True):
     started_at: datetime
     seen_at: float  # 0 once the worker has said goodbye
     warm: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+
+
+class Sample(SQLModel, table=True):
+    """What one device did at one moment. Written by `shared/samples.py` alone; kept for a day."""
+
+    __tablename__ = "samples"
+    __table_args__ = (
+        Index("ix_samples_device", "device_key", "at"),
+        Index("ix_samples_model", "model_id", "at"),
+        Index("ix_samples_at", "at"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    device_key: str = Field(max_length=96)
+    at: datetime
+    kind: str = Field(max_length=8)  # cuda: of the GPU, by NVML; cpu: of the worker's processes
+    utilization_percent: float | None = None  # of the GPU; of one core for a process, so it may pass 100
+    memory_used_mb: float | None = None
+    memory_total_mb: float | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    job_id: str | None = Field(default=None, max_length=36)  # what ran at that moment
+    model_id: str | None = Field(default=None, max_length=64)
+    phase: str | None = Field(default=None, max_length=32)
+
+
+class SampleHour(SQLModel, table=True):
+    """A device's samples of one hour under one model, rolled up. Written by `shared/samples.py` alone.
+
+    Sums and counts go by figure, since a device may not tell all of them.
+    """
+
+    __tablename__ = "sample_hours"
+    __table_args__ = (Index("ix_sample_hours_model", "model_id", "hour"),)
+
+    device_key: str = Field(primary_key=True, max_length=96)
+    hour: datetime = Field(primary_key=True)  # its beginning
+    model_id: str = Field(primary_key=True, max_length=64)  # empty: nothing ran
+    kind: str = Field(max_length=8)
+    samples: int
+    utilization_sum: float = 0.0
+    utilization_count: int = 0
+    memory_sum_mb: float = 0.0
+    memory_max_mb: float = 0.0
+    memory_count: int = 0
+    memory_total_mb: float | None = None
+    temperature_sum: float = 0.0
+    temperature_max: float = 0.0
+    temperature_count: int = 0
+    power_sum: float = 0.0
+    power_count: int = 0
+
+
+class Snapshot(SQLModel, table=True):
+    """The figures of the whole installation at one minute. Written by `shared/snapshots.py` alone."""
+
+    __tablename__ = "snapshots"
+
+    at: datetime = Field(primary_key=True)
+    total_models: int
+    healthy_models: int
+    active_models: int
+    total_generations_24h: int
+    average_quality_score: float | None = None
+    average_performance_score: float | None = None
+    system_load_percent: float | None = None
+    memory_usage_percent: float | None = None
+    alerts_count: int
+    recommendations_count: int
+    queued_jobs: int
+    running_jobs: int
+    oldest_queued_seconds: float | None = None
+    succeeded_1h: int
+    failed_1h: int
+    average_generation_seconds: float | None = None  # of the successes of the last hour
+    disk_used_percent: float | None = None
+    disk_free_gb: float | None = None
+
+
+class Alert(SQLModel, table=True):
+    """One cause for concern, from its beginning to its end. Written by `shared/alerts.py` alone."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (
+        # One open alert for a rule and what it is about, never two.
+        Index(
+            "ix_alerts_one_open",
+            "rule",
+            "subject",
+            unique=True,
+            sqlite_where=_OPEN,
+            postgresql_where=_OPEN,
+        ),
+        Index("ix_alerts_opened", "opened_at"),
+    )
+
+    id: str = Field(primary_key=True, max_length=36)  # a UUIDv7
+    rule: str = Field(max_length=64)
+    subject: str = Field(max_length=200)  # what it is about: a model, node, device, job or process; empty: all
+    severity: str = Field(max_length=16)  # critical, warning or info
+    model_id: str | None = Field(default=None, max_length=64)
+    title: str = Field(max_length=200)
+    message: str = Field(max_length=1000)
+    action_required: bool
+    suggested_action: str = Field(max_length=500)
+    opened_at: datetime
+    seen_at: datetime  # the last time that the cause was there
+    resolved_at: datetime | None = None
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = Field(default=None, max_length=64)
+
+
+class AlertDelivery(SQLModel, table=True):
+    """One message about an alert to the webhook. Written by `shared/alerts.py` alone."""
+
+    __tablename__ = "alert_deliveries"
+
+    id: str = Field(primary_key=True, max_length=64)  # the message's id; the same at every try
+    alert_id: str = Field(max_length=36, index=True)
+    event: str = Field(max_length=32)  # alert.opened or alert.resolved
+    tries: int = 0
+    due_at: datetime | None  # the next try; None: it is over
+    delivered_at: datetime | None = None
+    error: str | None = Field(default=None, max_length=200)  # of the last try
 
 
 class Replica(SQLModel, table=True):

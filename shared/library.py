@@ -1,18 +1,18 @@
 """The model library at one moment: every model with its replicas, downloads, uses and what waits for it, from rows.
 
-What status, health and fallback stand on. It looks at no disk and asks no node.
+What status, health, fallback, the information routes and the alerts stand on. It looks at no disk and asks no node.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Protocol
 
-from api.live import Live
-from api.schemas import JobProgress
-from shared import availability, clock, downloads, nodes, queues, replicas, usage, versions
+from shared import availability, clock, downloads, nodes, queues, replicas, scoring, usage, versions
 from shared.catalogue import Catalogue, CatalogueEntry
 from shared.database import Database
+from shared.model_health import Fault, ModelFacts, ReplicaFacts
 from shared.nodes import SeenDevice
 from shared.queues import Load
 from shared.settings import Settings
@@ -24,6 +24,25 @@ FREQUENCY_DAYS = 30
 _STAND_SECONDS = 2.0
 
 
+class Moved(Protocol):
+    """How far a download is, live."""
+
+    @property
+    def percent(self) -> float: ...
+    @property
+    def bytes_done(self) -> int | None: ...
+    @property
+    def bytes_total(self) -> int | None: ...
+    @property
+    def bytes_per_second(self) -> float | None: ...
+    @property
+    def phase(self) -> str | None: ...
+
+
+ProgressOf = Callable[[Sequence[Job]], Mapping[str, Moved]]
+"""The progress of each of the jobs, by id."""
+
+
 @dataclass(frozen=True)
 class ReplicaView:
     """One model on one node."""
@@ -32,7 +51,7 @@ class ReplicaView:
     online: bool
     row: Replica | None  # None: the node has not looked yet
     download: Job | None  # the newest of this model to this node
-    progress: JobProgress | None  # of that download
+    progress: Moved | None  # of that download
     availability: ReplicaState
 
     @property
@@ -96,7 +115,9 @@ class UseFigures:
         return self._known[2], self._known[3]
 
 
-def look(settings: Settings, catalogue: Catalogue, database: Database, live: Live, figures: UseFigures) -> Library:
+def look(
+    settings: Settings, catalogue: Catalogue, database: Database, progress_of: ProgressOf, figures: UseFigures
+) -> Library:
     """Raises DatabaseUnavailable."""
     now = clock.now()
     silence = settings.device_silence_seconds
@@ -104,7 +125,7 @@ def look(settings: Settings, catalogue: Catalogue, database: Database, live: Liv
     online = {node.name: node for node, silent in known if silent <= silence}
     rows = {(row.node, row.model_id): row for row in replicas.rows(database)}
     newest = downloads.latest(database)
-    progress = live.of(list(newest.values()))
+    progress = progress_of(list(newest.values()))
     places = sorted({node.name for node, _ in known} | {node for node, _ in rows})
     devices = tuple(seen.device for seen in nodes.devices(database) if is_live(seen, silence))
     latest, month = figures.count(now)
@@ -170,11 +191,67 @@ def bytes_left(entry: CatalogueEntry, replica: ReplicaView | None) -> int:
     return max(0, expected - there)
 
 
+def update_available(model: ModelView) -> bool:
+    """Only where both commits are known and differ."""
+    best = model.best
+    current = best.row.revision if best is not None and best.row is not None else None
+    newest = model.version.latest if model.version is not None else None
+    return current is not None and newest is not None and current != newest
+
+
+def integrity_of(row: Replica | None) -> float | None:
+    """None where no checksum was ever compared."""
+    if row is None or row.verified_at is None:
+        return None
+    return scoring.integrity_score(row.verified_bytes, row.expected_bytes)
+
+
+def last_check(row: Replica | None) -> datetime | None:
+    """The last look at the files, by name or by checksum."""
+    if row is None:
+        return None
+    return max(row.checked_at, row.verified_at or row.checked_at)
+
+
+def storage_usage_percent(library: Library) -> float | None:
+    """Of all live nodes that have told the size of their model storage."""
+    known = [(node.disk_total_mb, node.disk_free_mb) for node in library.nodes]
+    sizes = [(total, free) for total, free in known if total and free is not None]
+    total = sum(size for size, _ in sizes)
+    return round(100 * (total - sum(free for _, free in sizes)) / total, 1) if total else None
+
+
+def facts_of(model: ModelView) -> ModelFacts:
+    """The model as `shared.model_health` judges it."""
+    rate = model.latest.success_rate
+    return ModelFacts(
+        model_id=model.entry.model_id,
+        replicas=tuple(_replica_facts(model, one) for one in model.replicas),
+        uses=model.latest.uses,
+        success_rate=rate,
+        update_available=update_available(model),
+        queued=model.load.queued,
+    )
+
+
+def _replica_facts(model: ModelView, one: ReplicaView) -> ReplicaFacts:
+    row, error = one.row, one.download.error if one.download is not None else None
+    return ReplicaFacts(
+        node=one.node,
+        availability=one.availability,
+        faults=tuple(Fault(fault["path"], fault["type"]) for fault in one.faults),
+        missing_files=tuple(row.missing_files) if row is not None else (),
+        refetchable=row is not None and row.revision is not None and row.repo == model.entry.repo,
+        verified_at=row.verified_at if row is not None else None,
+        download_error=str(error["message"]) if error else None,
+    )
+
+
 def _has_loaded(device: Device, model_id: str) -> bool:
     return any(entry.get("model_id") == model_id for entry in device.warm)
 
 
-def _rates(newest: Iterable[Job], progress: Mapping[str, JobProgress]) -> dict[str, float]:
+def _rates(newest: Iterable[Job], progress: Mapping[str, Moved]) -> dict[str, float]:
     """By node: of the download that runs, else of the last one that fetched something."""
     rates: dict[str, float] = {}
     for job in sorted(newest, key=lambda job: (job.status == JobState.RUNNING, job.id)):

@@ -11,6 +11,7 @@ from shared import settings as settings_
 
 # Long enough for an answer that is being written; event streams are told to end at once.
 _GRACE_SECONDS = 3
+_SAID_BYTES = 64 << 10  # at most, in one message of a WebSocket client: what it says is not read for meaning
 
 
 def main() -> None:
@@ -22,7 +23,8 @@ def main() -> None:
         port=settings.port,
         http="httptools",
         loop="uvloop",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=_SAID_BYTES,
         lifespan="on",
         access_log=False,
         log_config=None,

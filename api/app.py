@@ -9,10 +9,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import WebSocketRoute
 
 from api import errors
-from api.context import Context, load_catalogue, open_context
+from api.context import load_catalogue, open_context
+from api.dashboard_ws import dashboard
+from api.feed import Feed
+from api.feed_source import feed_source
 from api.operation import router_table
+from api.origin import SameOrigin
 from api.request_id import RequestId
 from api.routes import OPERATIONS
 from shared.errors import WanworksError
@@ -27,14 +32,18 @@ def create_app(settings: Settings) -> Starlette:
     catalogue = load_catalogue(settings)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Context]]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         async with open_context(settings, catalogue) as context:
-            yield {"context": context}
+            feed = Feed(settings.redis, feed_source(context))
+            try:
+                yield {"context": context, "feed": feed}
+            finally:
+                await feed.close()
 
     handlers: dict[Any, Any] = {HTTPException: _answer, WanworksError: _answer}
     app = Starlette(
-        routes=list(router_table(OPERATIONS)),
-        middleware=[Middleware(RequestId)],
+        routes=[*router_table(OPERATIONS), WebSocketRoute("/api/v1/dashboard/ws", dashboard)],
+        middleware=[Middleware(RequestId), Middleware(SameOrigin, allowed=settings.allowed_origins)],
         exception_handlers=handlers,
         lifespan=lifespan,
     )

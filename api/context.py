@@ -22,8 +22,10 @@ from shared import library
 from shared.catalogue import Catalogue
 from shared.database import Database
 from shared.library import Library, UseFigures
+from shared.overview import Overviews
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings
+from shared.snapshots import Histories
 
 _PICTURES_AT_ONCE = 2  # a picture at the limit takes some hundred MB while it is decoded
 
@@ -43,6 +45,8 @@ class Context:
     pictures: anyio.CapacityLimiter
     together: Together
     look: Callable[[], Library]  # the model library now; raises DatabaseUnavailable
+    overviews: Overviews
+    histories: Histories
 
 
 @asynccontextmanager
@@ -74,6 +78,8 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             pictures=anyio.CapacityLimiter(_PICTURES_AT_ONCE),
             together=Together(),
             look=look,
+            overviews=Overviews(settings, database, look),
+            histories=Histories(database),
         )
     finally:
         await anyio.to_thread.run_sync(commits.close)

@@ -27,6 +27,7 @@ _MAX_DETAIL = 1000
 STATUS: tuple[tuple[type[WanworksError], int], ...] = (
     (errors.MalformedRequest, 400),
     (errors.InvalidField, 422),
+    (errors.Forbidden, 403),
     (errors.NotFound, 404),
     (errors.Conflict, 409),
     (errors.TooLarge, 413),
@@ -34,7 +35,7 @@ STATUS: tuple[tuple[type[WanworksError], int], ...] = (
     (errors.Unavailable, 503),
     (errors.StoreFull, 507),
 )
-_HTTP_CODES = {400: "malformed_request", 404: "not_found", 405: "method_not_allowed"}
+_HTTP_CODES = {400: "malformed_request", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
 
 
 def problem(

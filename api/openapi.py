@@ -17,7 +17,8 @@ _REF = "#/components/schemas/{model}"
 
 _PROBLEMS = {
     400: "The body cannot be read: broken JSON or multipart; or there is no such action.",
-    404: "There is no such job, artifact or model; a malformed id is one that does not exist.",
+    403: "A page of another origin asks; or it is not allowed.",
+    404: "There is no such job, artifact, model or alert; a malformed id is one that does not exist.",
     409: "The present state forbids it.",
     413: "The body is larger than 30 MB.",
     415: "The content type is none that the route takes: application/json (UTF-8), or a form with an image.",
@@ -111,13 +112,14 @@ def _operation(operation: Operation, names: dict[Any, str]) -> dict[str, Any]:
                     **{name: {"contentType": "application/json"} for name in ("loras", "fallback", "metadata")},
                 },
             }
-        described["requestBody"] = {"required": True, "content": content}
+        described["requestBody"] = {"required": operation.body_required, "content": content}
     return described
 
 
 def _path(operation: Operation) -> list[dict[str, Any]]:
     text = {"type": "string", "minLength": 1}
-    schema = {"id": {"type": "string", "format": "uuid"}, "name": text, "model_id": text}
+    models = dict.fromkeys(("model_id", "model_type", "model_a", "model_b"), text)
+    schema = {"id": {"type": "string", "format": "uuid"}, "name": text, **models}
     return [
         {"name": name, "in": "path", "required": True, "schema": schema[name]}
         for name in schema

@@ -58,6 +58,7 @@ class Operation:
     query: type[BaseModel] = NoQuery
     headers: tuple[str, ...] = ()  # request headers, by their names in `api/openapi.py`
     body: type[BaseModel] | None = None
+    body_required: bool = True
     documented: bool = True
 
 

@@ -12,12 +12,12 @@ from starlette.responses import Response
 from api import schemas
 from api.context import Context
 from api.jobs import answered
-from shared import clock, nodes
+from shared import clock, nodes, samples
 from shared import queues as queue_reads
 from shared.errors import DatabaseUnavailable
 from shared.nodes import SeenDevice
 from shared.states import Priority
-from shared.tables import Job
+from shared.tables import Job, Sample
 
 DISPATCHER_KEY = "wanworks:dispatcher"  # set by the dispatcher at every look, gone 15 s after the last
 _PATIENCE_SECONDS = 0.5
@@ -29,26 +29,35 @@ async def healthz(context: Context, request: Request, query: BaseModel) -> Respo
 
 async def readyz(context: Context, request: Request, query: BaseModel) -> Response:
     """Really asks. Raises DatabaseUnavailable; everything else that is missing only degrades."""
-    seen: list[SeenDevice] | None = None
+    found: list[SeenDevice] | None = None
     with anyio.move_on_after(_PATIENCE_SECONDS):
-        seen = await anyio.to_thread.run_sync(nodes.devices, context.database, abandon_on_cancel=True)
-    if seen is None:
+        found = await anyio.to_thread.run_sync(nodes.devices, context.database, abandon_on_cancel=True)
+    if found is None:
         raise DatabaseUnavailable("The database does not answer")
     reasons = []
     if not await context.streams.ping():
         reasons.append("redis_unavailable")
     elif not await context.streams.exists(DISPATCHER_KEY):
         reasons.append("no_dispatcher")
-    if not any(_alive(device, context.settings.device_silence_seconds) for device in seen):
+    if not any(_alive(device, context.settings.device_silence_seconds) for device in found):
         reasons.append("no_worker")
     return answered(schemas.Readiness(status="degraded" if reasons else "ok", reasons=reasons))
 
 
 def workers(context: Context, request: Request, query: BaseModel) -> Response:
+    return answered(seen(context))
+
+
+def seen(context: Context) -> schemas.Workers:
+    """Every device and node that has ever registered. Raises DatabaseUnavailable."""
     running = queue_reads.on_devices(context.database)
     silence = context.settings.device_silence_seconds
-    devices = [_device(seen, running.get(seen.device.key), silence) for seen in nodes.devices(context.database)]
-    return answered(schemas.Workers(devices=devices, nodes=_nodes(context)))
+    readings = samples.latest(context.database, clock.now() - timedelta(seconds=silence))
+    devices = [
+        _device(one, running.get(one.device.key), readings.get(one.device.key), silence)
+        for one in nodes.devices(context.database)
+    ]
+    return schemas.Workers(devices=devices, nodes=_nodes(context))
 
 
 def queues(context: Context, request: Request, query: BaseModel) -> Response:
@@ -78,7 +87,7 @@ def _alive(seen: SeenDevice, silence_seconds: float) -> bool:
     return not seen.said_goodbye and seen.silent_seconds <= silence_seconds
 
 
-def _device(seen: SeenDevice, job: Job | None, silence_seconds: float) -> schemas.DeviceStatus:
+def _device(seen: SeenDevice, job: Job | None, sample: Sample | None, silence_seconds: float) -> schemas.DeviceStatus:
     device = seen.device
     state: Literal["idle", "busy", "offline"] = "idle"
     if not _alive(seen, silence_seconds):
@@ -98,8 +107,21 @@ def _device(seen: SeenDevice, job: Job | None, silence_seconds: float) -> schema
         state=state,
         job=job.id if job is not None and not job.hidden else None,
         warm=device.warm,
+        sample=_sample(sample) if sample is not None and state != "offline" else None,
         last_seen=None if seen.said_goodbye else _ago(seen.silent_seconds),
         started_at=clock.iso(device.started_at) or "",
+    )
+
+
+def _sample(sample: Sample) -> schemas.DeviceSample:
+    return schemas.DeviceSample(
+        timestamp=clock.iso(sample.at) or "",
+        utilization_percent=sample.utilization_percent,
+        memory_used_mb=sample.memory_used_mb,
+        memory_total_mb=sample.memory_total_mb,
+        temperature_celsius=sample.temperature_celsius,
+        power_watts=sample.power_watts,
+        phase=sample.phase,
     )
 
 
@@ -109,7 +131,7 @@ def _nodes(context: Context) -> list[schemas.NodeStatus]:
             name=node.name,
             version=node.version,
             state="online" if silent <= context.settings.device_silence_seconds else "offline",
-            last_seen=_ago(silent),
+            last_seen=None if node.seen_at == 0.0 else _ago(silent),
             started_at=clock.iso(node.started_at) or "",
             disk_total_mb=node.disk_total_mb,
             disk_free_mb=node.disk_free_mb,

@@ -3,13 +3,21 @@
 from typing import Any
 
 from api import (
+    alert_schemas,
+    alerts,
     analytics,
     artifacts,
     cleanup,
+    dashboard,
     docs,
+    estimate,
     events,
     fallback,
+    flower,
+    insight,
+    insight_schemas,
     jobs,
+    live_page,
     model_downloads,
     model_health,
     model_schemas,
@@ -18,6 +26,7 @@ from api import (
     node_jobs,
     openapi,
     ops,
+    page_schemas,
     schemas,
 )
 from api.operation import Answer, Operation
@@ -27,6 +36,8 @@ from shared.job_types import GenerationRequest
 
 _JOBS = "/api/v1/jobs"
 _MODELS = "/api/v1/models"
+_INSIGHT = "/api/v1/wan-models"
+_DASHBOARD = "/api/v1/dashboard"
 _MADE = (
     Answer(202, "The job, on disk and queued.", schemas.Job, headers=("Location",)),
     Answer(200, "The job that this key made before.", schemas.Job, headers=("Location", "Idempotency-Replayed")),
@@ -147,12 +158,109 @@ OPERATIONS = (
         answers=(Answer(200, "It is not pinned.", model_schemas.Pinned),), problems=(404, 503), tag="models",
     ),
     Operation(
+        "GET", "/api/v1/dashboard/alerts", alerts.list_alerts, "listAlerts", "What is wrong, newest first",
+        answers=(Answer(200, "Alerts.", alert_schemas.SystemAlerts),), problems=(503,),
+        query=alert_schemas.AlertsQuery, tag="dashboard",
+    ),
+    Operation(
+        "POST", "/api/v1/dashboard/alerts/{id}/acknowledge", alerts.acknowledge, "acknowledgeAlert",
+        "Say that somebody takes care",
+        answers=(Answer(200, "The alert.", alert_schemas.SystemAlert),), problems=(400, 404, 413, 415, 503),
+        body=alert_schemas.Acknowledgement, body_required=False, tag="dashboard",
+        description="The first name stands; asking again changes nothing.",
+    ),
+    Operation(
+        "GET", f"{_INSIGHT}/capabilities/{{model_type}}", insight.capabilities, "modelCapabilities",
+        "What a model can be asked for",
+        answers=(
+            Answer(200, "From the catalogue.", insight_schemas.ModelCapabilities, headers=("ETag",)),
+            Answer(304, "The client has it.", media_type=None, headers=("ETag",)),
+        ),
+        problems=(404,), headers=("If-None-Match",), tag="insight",
+    ),
+    Operation(
+        "GET", f"{_INSIGHT}/health/{{model_type}}", insight.health, "modelHealthMetrics",
+        "How well a model is, now and over 24 hours",
+        answers=(Answer(200, "Its health.", insight_schemas.ModelHealthMetrics),), problems=(404, 503), tag="insight",
+    ),
+    Operation(
+        "GET", f"{_INSIGHT}/performance/{{model_type}}", insight.performance, "modelPerformance",
+        "What a model has shown over 30 days",
+        answers=(Answer(200, "Its performance.", insight_schemas.ModelPerformance),), problems=(404, 503),
+        tag="insight",
+    ),
+    Operation(
+        "GET", f"{_INSIGHT}/compare/{{model_a}}/{{model_b}}", insight.compare, "compareModels",
+        "Two models side by side",
+        answers=(Answer(200, "Every difference is b relative to a.", insight_schemas.ModelComparison),),
+        problems=(404, 503), tag="insight",
+    ),
+    Operation(
+        "GET", f"{_INSIGHT}/recommend", insight.recommend, "recommendModel", "Which model suits a purpose",
+        answers=(Answer(200, "The best that fits, with reasons.", insight_schemas.ModelRecommendation),),
+        problems=(503,), query=insight_schemas.RecommendQuery, tag="insight",
+        description="The memory constraint is a hard limit: where nothing fits, `recommended_model` is null.",
+    ),
+    Operation(
+        "GET", f"{_INSIGHT}/dashboard", insight.dashboard, "insightDashboard", "Everything about every model",
+        answers=(Answer(200, "Models, alerts and recommendations.", insight_schemas.InsightDashboard),),
+        problems=(503,), tag="insight",
+    ),
+    Operation(
+        "GET", f"{_INSIGHT}/status", insight.status, "insightStatus", "Which models can be used now",
+        answers=(Answer(200, "The status in one word.", insight_schemas.InsightStatus),), problems=(503,),
+        tag="insight",
+    ),
+    Operation(
+        "GET", f"{_DASHBOARD}/overview", dashboard.overview, "dashboardOverview", "Everything, and how well it is",
+        answers=(Answer(200, "The dashboard's body with the system's health.", insight_schemas.DashboardOverview),),
+        problems=(503,), tag="dashboard",
+    ),
+    Operation(
+        "GET", f"{_DASHBOARD}/metrics", dashboard.metrics, "dashboardMetrics", "The whole in figures now",
+        answers=(Answer(200, "Counts and means.", insight_schemas.DashboardMetrics),), problems=(503,),
+        tag="dashboard",
+    ),
+    Operation(
+        "GET", f"{_DASHBOARD}/metrics/history", dashboard.metrics_history, "dashboardMetricsHistory",
+        "The same over time",
+        answers=(Answer(200, "At most 500, oldest first.", insight_schemas.MetricsHistory),), problems=(503,),
+        query=insight_schemas.HistoryQuery, tag="dashboard",
+        description="From snapshots of every minute, kept for 90 days. Of several that become one, counts are the "
+        "highest, healthy models the fewest, and the rest means.",
+    ),
+    Operation(
+        "GET", f"{_DASHBOARD}/models", dashboard.models, "dashboardModels", "Each model in a line",
+        answers=(Answer(200, "In the catalogue's order.", insight_schemas.ModelSummaries),), problems=(503,),
+        tag="dashboard",
+    ),
+    Operation(
         "GET", "/api/v1/workers", ops.workers, "listWorkers", "Devices and nodes, and what runs where",
         answers=(Answer(200, "All that ever registered.", schemas.Workers),), problems=(503,), tag="operations",
     ),
     Operation(
         "GET", "/api/v1/queues", ops.queues, "listQueues", "Queue depths and the age of the oldest job",
         answers=(Answer(200, "By priority and model.", schemas.Queues),), problems=(503,), tag="operations",
+    ),
+    Operation(
+        "GET", "/api/v1/dashboard/estimate", estimate.estimate, "estimateGeneration",
+        "What a generation would take, from measured jobs",
+        answers=(Answer(200, "In seconds; null where nothing was measured.", page_schemas.Estimate),),
+        problems=(404, 503), query=page_schemas.EstimateQuery, tag="dashboard",
+    ),
+    Operation(
+        "GET", "/api/v1/dashboard/flower", flower.flower, "whereIsFlower", "The way to Flower",
+        answers=(Answer(200, "Where it is, and whether it answers.", page_schemas.Flower),), tag="dashboard",
+    ),
+    Operation(
+        "GET", "/api/v1/dashboard/html", live_page.page, "livePage", "The live page",
+        answers=(Answer(200, "A page that loads nothing from another host.", media_type="text/html"),),
+        tag="dashboard",
+    ),
+    Operation("GET", "/", live_page.page, "home", "The live page", answers=(), documented=False),
+    Operation(
+        "GET", "/static/{version}/{file}", live_page.file, "pageFile", "A file of the live page", answers=(),
+        documented=False,
     ),
     Operation(
         "GET", "/healthz", ops.healthz, "healthz", "Liveness",

@@ -73,6 +73,43 @@ class Artifact(_Public):
     content_type: str
 
 
+class QualityChecks(_Public):
+    """What a video is tested for. One that fails any but the last is not delivered: its job fails as `bad_output`."""
+
+    decodable: Annotated[bool, Field(description="The file can be opened and read to its end, and its key frames decode.")]
+    size: Annotated[bool, Field(description="It has the width and height that were asked for.")]
+    frame_count: bool
+    frame_rate: bool
+    finite: Annotated[bool, Field(description="The model produced numbers throughout, no NaN and no infinity.")]
+    not_black: Annotated[bool, Field(description="Some frame is not black.")]
+    not_flat: Annotated[bool, Field(description="Some frame shows more than one flat colour.")]
+    not_frozen: Annotated[bool, Field(description="Some frame differs from the one before it.")]
+
+
+class QualityMeasures(_Public):
+    """What was measured over all frames. Luma counts from 0 to 255. Null: too few frames to measure that on."""
+
+    luma: float
+    contrast: Annotated[float, Field(description="Standard deviation of luma within a frame, mean over the frames.")]
+    sharpness: Annotated[
+        float, Field(description="Variance of the Laplacian over the variance of luma, median over the frames.")
+    ]
+    frozen_share: Annotated[
+        float | None, Field(description="Of the pairs of successive frames, those without a change.")
+    ]
+    flicker: Annotated[
+        float | None, Field(description="How far a frame's mean luma lies off its neighbours', 0 to 1, mean.")
+    ]
+
+
+class Quality(_Public):
+    """The technical quality of the video, measured on the frames that were made. It says nothing of taste."""
+
+    score: Annotated[float, Field(ge=0.0, le=1.0)]
+    checks: QualityChecks
+    measures: QualityMeasures
+
+
 class GenerationResult(_Public):
     """What a generation made, how long each phase took in seconds, and all that it takes to make it again."""
 
@@ -85,6 +122,7 @@ class GenerationResult(_Public):
     seed: int | None
     timings: dict[str, float]
     peak_vram_mb: float | None
+    quality: Annotated[Quality | None, Field(description="Null: made before quality was measured.")]
     warm: bool | None
     profile: str | None
     device_name: str | None
@@ -169,6 +207,18 @@ class JobPage(_Public):
     next: str | None
 
 
+class DeviceSample(_Public):
+    """What was last read from the device, or of the worker's processes on a CPU; null where it does not tell."""
+
+    timestamp: Time
+    utilization_percent: Annotated[float | None, Field(description="On a CPU of one core, so it may pass 100.")]
+    memory_used_mb: float | None
+    memory_total_mb: float | None
+    temperature_celsius: float | None
+    power_watts: float | None
+    phase: Annotated[str | None, Field(description="Of the job that ran there.")]
+
+
 class DeviceStatus(_Public):
     """One GPU, or CPU stand-in, and the worker that is pinned to it."""
 
@@ -184,6 +234,7 @@ class DeviceStatus(_Public):
     state: Literal["idle", "busy", "offline"]
     job: Annotated[str | None, Field(description="Id of the job that runs there.")]
     warm: list[dict[str, Any]]
+    sample: Annotated[DeviceSample | None, Field(description="Null where nothing was read lately.")] = None
     last_seen: Time | None
     started_at: Time
 
@@ -194,7 +245,7 @@ class NodeStatus(_Public):
     name: str
     version: str
     state: Literal["online", "offline"]
-    last_seen: Time
+    last_seen: Annotated[Time | None, Field(description="Null: it has stopped in good order.")]
     started_at: Time
     disk_total_mb: float | None
     disk_free_mb: float | None

@@ -92,7 +92,7 @@ class DeviceRow(TypedDict):
     state: str
     job: Any
     warm: list[dict[str, Any]]
-    last_seen: str
+    last_seen: str | None
 
 
 class NodeRow(TypedDict):
@@ -100,7 +100,7 @@ class NodeRow(TypedDict):
     state: str
     version: str
     disk_free_mb: float | None
-    last_seen: str
+    last_seen: str | None
 
 
 class Workers(TypedDict):
@@ -172,6 +172,15 @@ class Client:
     def pin(self, model_id: str, pinned: bool) -> dict[str, Any]:
         method: Literal["POST", "DELETE"] = "POST" if pinned else "DELETE"
         return cast(dict[str, Any], self._ask(method, f"{_MODELS}/{_segment(model_id)}/pin"))
+
+    def alerts(self, state: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._ask("GET", "/api/v1/dashboard/alerts", params={"state": state})
+        return found
+
+    def acknowledge(self, alert_id: str, by: str | None) -> dict[str, Any]:
+        path = f"/api/v1/dashboard/alerts/{_segment(alert_id)}/acknowledge"
+        found: dict[str, Any] = self._ask("POST", path, json={"by": by} if by else {})
+        return found
 
     def watch(self, job_id: str, timeout: float | None = None) -> Iterator[Job]:
         """The job, now and after every change, until it has ended. `timeout` in seconds; raises TimedOut.

@@ -142,7 +142,7 @@ def workers(url: Url = None, home: Home = None, as_json: AsJson = False) -> None
                 device["job"],
                 ", ".join(f"{warm['model_id']} ({warm['quantization']})" for warm in device["warm"]),
                 device["name"],
-                device["last_seen"],
+                device["last_seen"] or "",
             )
             for device in found["devices"]
         ),
@@ -151,7 +151,7 @@ def workers(url: Url = None, home: Home = None, as_json: AsJson = False) -> None
     screen.print_table(
         ("node", "state", "version", "free disk MB", "last seen"),
         (
-            (node["name"], node["state"], node["version"], f"{node['disk_free_mb'] or 0:.0f}", node["last_seen"])
+            (node["name"], node["state"], node["version"], f"{node['disk_free_mb'] or 0:.0f}", node["last_seen"] or "")
             for node in found["nodes"]
         ),
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from cli import job_commands, model_commands, screen
+from cli import alert_commands, job_commands, model_commands, screen
 from cli.errors import ExitCode, exit_code
 from shared.errors import WanworksError
 from shared.settings import load
@@ -161,6 +161,7 @@ def demo(
 
 job_commands.register(app)
 model_commands.register(app)
+alert_commands.register(app)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

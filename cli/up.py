@@ -19,6 +19,7 @@ from cli.embedded_redis import EmbeddedRedis, embedded_redis, running_redis
 from cli.errors import AlreadyRunning
 from cli.locks import hold_device, hold_home
 from cli.ports import free_port, is_free
+from cli.process_reports import ProcessReports
 from cli.state_file import Addresses, write_state
 from cli.supervisor import ProcessState, ProcessStatus, Supervisor
 from shared import catalogue
@@ -48,10 +49,18 @@ def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: 
         devices = programs.listed_devices(listing) if listing else ()
     locks += [hold_device(device.lock_key(settings), f"{device.label} of node {settings.node}") for device in devices]
     board = _Board(settings, kinds)
-    supervisor = Supervisor(programs.programs(settings, kinds, devices, redis), publish=board.publish, say=say)
+    reports = ProcessReports(settings.database, settings.node)
+
+    def publish(processes: Sequence[ProcessStatus]) -> None:
+        board.publish(processes)
+        reports.publish(processes)
+
+    supervisor = Supervisor(programs.programs(settings, kinds, devices, redis), publish=publish, say=say)
+    reports.start()
     try:
         supervisor.run(board.is_ready, board.announce)
     finally:
+        reports.stop()
         for lock in locks:
             os.close(lock)
 

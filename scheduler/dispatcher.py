@@ -15,9 +15,11 @@ from typing import Any
 import redis
 
 from scheduler import node_placement, on_demand
+from scheduler.alert_facts import DISPATCHER_KEY, REDIS_LOST
+from scheduler.alerting import AlertWatch
 from scheduler.placement import Bell, DeviceView, Estimates, Moment, carries, decide
 from scheduler.turns import FairTurns
-from shared import attempts, bells, broker, downloads, nodes, replicas, usage
+from shared import attempts, bells, broker, clock, downloads, nodes, replicas, usage
 from shared.attempts import Failure
 from shared.bells import Queue, Waiting
 from shared.database import Database
@@ -29,7 +31,6 @@ from shared.tables import Node
 
 log = logging.getLogger("wanworks.dispatcher")
 
-HEARTBEAT_KEY = "wanworks:dispatcher"
 _LOCK_KEY = "wanworks:dispatcher:lock"
 _LEADER_SECONDS = 6.0
 _ESTIMATES_KEEP_SECONDS = 20.0
@@ -179,7 +180,10 @@ class Dispatcher:
 
     def _check_epoch(self) -> None:
         """A missing epoch means that Redis lost its data, and with it every bell."""
-        if self._redis is not None and self._redis.set(broker.EPOCH_KEY, secrets.token_hex(8), nx=True):
+        epoch = secrets.token_hex(8)
+        if self._redis is not None and self._redis.set(broker.EPOCH_KEY, epoch, nx=True):
+            if nodes.note(self._database, "redis_epoch", epoch) is not None:
+                nodes.note(self._database, REDIS_LOST, str(clock.now().timestamp()))
             lost = bells.silence(self._database)
             if lost:
                 log.warning("Redis has lost its data: %d bells are rung again", lost)
@@ -226,7 +230,7 @@ class Dispatcher:
     def _leads(self) -> bool:
         if self._redis is None or self._lock is None:
             return True
-        self._redis.set(HEARTBEAT_KEY, 1, ex=15)
+        self._redis.set(DISPATCHER_KEY, 1, ex=15)
         try:
             if self._lock.owned():
                 self._lock.extend(_LEADER_SECONDS, replace_ttl=True)
@@ -292,7 +296,10 @@ def main() -> None:
     dispatcher = Dispatcher(settings, Database(settings.database), celery_ring(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stopping.set())
+    alerting = AlertWatch(settings, dispatcher.stopping)
+    alerting.start()
     dispatcher.run()
+    alerting.join(timeout=5)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,23 @@
-"""What the schedules do: drop what was kept long enough, sweep what dead attempts left, count uses, ask for checks.
+"""What the schedules do: drop what was kept long enough, sweep what dead attempts left, count uses and samples, keep
+each minute's figures, look at the alerts, ask for checks.
 
 Loaded by the io worker by its dotted name.
 """
 
 import logging
-from datetime import timedelta
-from functools import cache
+from datetime import datetime, timedelta
+from functools import cache, partial
 
 from celery import shared_task
 
-from shared import broker, clock, jobs, nodes, queues, usage
+from scheduler.alert_facts import Ground
+from scheduler.alerting import ground_of, look_once
+from shared import broker, catalogue, clock, jobs, library, nodes, queues, samples, snapshots, usage
 from shared.database import Database
 from shared.job_types import INTEGRITY_CHECK, IntegrityCheckParams
 from shared.jobs import NewJob
+from shared.library import UseFigures, stored_progress
+from shared.overview import Overviews, snapshot
 from shared.progress import RestingRedis
 from shared.settings import Settings, load
 from shared.states import JOB_ENDS, JobState, Priority
@@ -23,6 +28,9 @@ log = logging.getLogger("wanworks.ticks")
 
 # What nobody has touched for this long, and no row knows, is litter of a request or an attempt that died.
 _LITTER_SECONDS = 3600.0
+# Over how long the nodes' scheduled checks begin.
+_FULL_SPREAD_SECONDS, _QUICK_SPREAD_SECONDS = 4 * 3600.0, 900.0
+_SNAPSHOTS_KEPT = timedelta(days=90)
 
 
 def apply_retention(database: Database, store: Store, retention: timedelta) -> str:
@@ -55,8 +63,13 @@ def sweep(database: Database, store: Store, older_than_seconds: float = _LITTER_
 
 
 def start_checks(database: Database, settings: Settings, *, full: bool) -> str:
-    """One integrity check of everything for each live node that has none waiting or running."""
+    """One integrity check of everything for each live node that has none waiting or running.
+
+    Their starts are spread evenly, in the order of the nodes' names: nodes that share a disk or a network do not all
+    read at once.
+    """
     alive = [node.name for node, silent in nodes.nodes(database) if silent < settings.device_silence_seconds]
+    apart = (_FULL_SPREAD_SECONDS if full else _QUICK_SPREAD_SECONDS) / max(1, len(alive))
     busy = queues.nodes_with(database, INTEGRITY_CHECK)
     new = [
         NewJob(
@@ -65,14 +78,21 @@ def start_checks(database: Database, settings: Settings, *, full: bool) -> str:
             Priority.LOW,
             metadata={"started_by": "schedule"},
             max_failures=settings.max_failures,
+            delay_seconds=place * apart,
         )
-        for name in alive
+        for place, name in enumerate(alive)
         if name not in busy
     ]
     if new:
         jobs.accept(database, new)
         broker.nudge(RestingRedis(settings.redis))
     return f"{len(new)} {'full' if full else 'quick'} checks queued"
+
+
+def take_snapshot(database: Database, overviews: Overviews, now: datetime) -> str:
+    """Keeps what the metrics route would tell now, for 90 days."""
+    snapshots.record(database, snapshot(overviews.whole()))
+    return f"taken; {snapshots.drop_older(database, now - _SNAPSHOTS_KEPT)} dropped"
 
 
 @shared_task(name="wanworks.tick.retention")
@@ -95,12 +115,44 @@ def roll_up_tick(name: str, every: float) -> str | None:
     return once(database, name, every, now.timestamp(), lambda: f"{usage.roll_up(database, now)} days rolled up")
 
 
+@shared_task(name="wanworks.tick.samples")
+def samples_tick(name: str, every: float) -> str | None:
+    _, database, _ = _ground()
+    now = clock.now()
+    return once(database, name, every, now.timestamp(), lambda: f"{samples.roll_up(database, now)} hours rolled up")
+
+
+@shared_task(name="wanworks.tick.snapshot")
+def snapshot_tick(name: str, every: float) -> str | None:
+    _, database, _ = _ground()
+    now = clock.now()
+    return once(database, name, every, now.timestamp(), lambda: take_snapshot(database, _overviews(), now))
+
+
+@shared_task(name="wanworks.tick.alerts")
+def alerts_tick(name: str, every: float) -> str | None:
+    return look_once(_alert_ground())
+
+
 @shared_task(name="wanworks.tick.check")
 def check_tick(name: str, every: float) -> str | None:
     settings, database, _ = _ground()
     full = name == "full_check"
     now = clock.now().timestamp()
     return once(database, name, every, now, lambda: start_checks(database, settings, full=full))
+
+
+@cache
+def _overviews() -> Overviews:
+    settings, database, _ = _ground()
+    models = catalogue.load(settings.catalogue)
+    look = partial(library.look, settings, models, database, stored_progress, UseFigures(models, database))
+    return Overviews(settings, database, look)
+
+
+@cache
+def _alert_ground() -> Ground:
+    return ground_of(_ground()[0])
 
 
 @cache

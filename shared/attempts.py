@@ -204,12 +204,15 @@ class Running:
     lapsed: bool
     cancel_seconds: float | None  # how long ago somebody asked to cancel
     pid: int | None
+    model_id: str | None
+    mock: bool
 
 
 def running_on(database: Database, worker: str) -> list[Running]:
     """What the rows say this worker runs."""
     lapsed, asked = col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)
-    query = select(Job.id, Job.attempt, lapsed, asked, Job.pid).where(  # type: ignore[call-overload]
+    columns = (Job.id, Job.attempt, lapsed, asked, Job.pid, Job.model_id, Job.mock)
+    query = select(*columns).where(  # type: ignore[call-overload]
         col(Job.worker) == worker, col(Job.status) == JobState.RUNNING
     )
     with database.read() as session:

@@ -6,7 +6,7 @@ SQL is the truth; a bell that is lost is rung again. So Celery is set up to be s
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigurationError
-from shared.progress import RestingRedis
+from shared.progress import FEED_CHANNEL, RestingRedis
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ PROTOCOL = 1  # of a bell: raised when its arguments change, so that old and new
 NUDGE_KEY = "wanworks:nudge"
 EPOCH_KEY = "wanworks:epoch"  # gone with Redis's data: then every bell is rung again
 TICKS_QUEUE = "ticks"
+_QUEUE_CHANGED = '{"kind": "queue"}'
 _SOCKET_TIMEOUT_SECONDS = 10
 # Longer than any job: a message must not come back while its job runs. Recovery comes from the lease.
 _VISIBILITY_SECONDS = 48 * 3600
@@ -41,12 +42,13 @@ def queue_of(key: str) -> str:
 
 
 def nudge(client: RestingRedis) -> None:
-    """Wakes the dispatcher. Losing it loses nothing but a little time."""
+    """Wakes the dispatcher, and those who watch the queue. Losing it loses nothing but a little time."""
 
     def question(redis: Any) -> None:
         pipe = redis.pipeline(transaction=False)
         pipe.lpush(NUDGE_KEY, 1)
         pipe.ltrim(NUDGE_KEY, 0, 0)
+        pipe.publish(FEED_CHANNEL, _QUEUE_CHANGED)
         pipe.execute()
 
     client.ask(question)

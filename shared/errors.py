@@ -19,7 +19,7 @@ WanworksError
 │   ├── OutOfMemory
 │   ├── ModelUnavailable
 │   ├── BadInput
-│   ├── BadOutput
+│   ├── BadOutput                what was made is no picture, or not the video that was asked for
 │   ├── CannotRepair
 │   ├── HubUnreachable           a download's patience with the hub is over
 │   ├── HubRefused               the hub says no, and would again
@@ -92,6 +92,12 @@ class InvalidField(RequestError):
     def of(cls, field: str, msg: str, type: str = "value_error") -> "InvalidField":
         """One wrong field of the body."""
         return cls(FieldError(("body", field), msg, type))
+
+
+class Forbidden(RequestError):
+    """Not allowed to the one who asks."""
+
+    code = "forbidden"
 
 
 class NotFound(RequestError):
@@ -190,8 +196,8 @@ class BadInput(JobFailed):
 class BadOutput(JobFailed):
     """The model produced frames that are not a picture."""
 
+    # The same seed makes the same frames again.
     code = "bad_output"
-    retryable = True
 
 
 class CannotRepair(JobFailed):

@@ -43,6 +43,7 @@ class NewJob:
     retry_of: str | None = None
     max_failures: int = 5
     bandwidth_mbps: float | None = None  # of a download, in 10^6 bits a second
+    delay_seconds: float = 0.0  # it is not started before that long after it was accepted
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,12 @@ def get(database: Database, job_id: str) -> Job:
     """Raises NotFound, also for a job that its owner has deleted."""
     with database.read() as session:
         return _visible(session, job_id)
+
+
+def several(database: Database, job_ids: Sequence[str]) -> list[Job]:
+    """Those of the jobs that are there and are shown, in no order."""
+    with database.read() as session:
+        return list(session.exec(select(Job).where(col(Job.id).in_(job_ids), col(Job.hidden).is_(False))))
 
 
 def page(
@@ -195,6 +202,8 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
         timings=made.get("timings", {}),
         peak_vram_mb=made.get("peak_vram_mb"),
         device_name=made.get("device_name"),
+        quality=(made.get("quality") or {}).get("score"),
+        profile=made.get("profile"),
         error_code=(job.error or {}).get("code"),
     )
 
@@ -266,6 +275,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "bandwidth_mbps": new.bandwidth_mbps,
         "created_at": now,
         "queued_at": queued_at,
+        "not_before": queued_at + new.delay_seconds if new.delay_seconds else 0.0,
     }
 
 

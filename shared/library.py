@@ -44,6 +44,21 @@ ProgressOf = Callable[[Sequence[Job]], Mapping[str, Moved]]
 
 
 @dataclass(frozen=True)
+class StoredProgress:
+    """How far a download is by its row alone, for those who need no better."""
+
+    percent: float
+    bytes_done: int | None
+    bytes_total: int | None
+    phase: str | None
+    bytes_per_second: float | None = None
+
+
+def stored_progress(jobs: Sequence[Job]) -> dict[str, StoredProgress]:
+    return {job.id: StoredProgress(job.percent, job.bytes_done, job.bytes_total, job.phase) for job in jobs}
+
+
+@dataclass(frozen=True)
 class ReplicaView:
     """One model on one node."""
 
@@ -93,6 +108,7 @@ class Library:
     nodes: tuple[Node, ...]  # live ones
     devices: tuple[Device, ...]  # live ones
     rates: Mapping[str, float]  # measured download rates in bytes a second, by node
+    newest_use: int = 0  # the number of the newest row that the uses were counted up to
 
 
 class UseFigures:
@@ -105,6 +121,11 @@ class UseFigures:
         self._catalogue = catalogue
         self._database = database
         self._known: tuple[int, float, dict[str, Latest], dict[str, Totals]] = (-1, 0.0, {}, {})
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest row that was counted."""
+        return max(0, self._known[0])
 
     def count(self, now: datetime) -> tuple[dict[str, Latest], dict[str, Totals]]:
         """(the latest uses, those over `FREQUENCY_DAYS`), by model. Raises DatabaseUnavailable."""
@@ -161,6 +182,7 @@ def look(
         nodes=tuple(online.values()),
         devices=devices,
         rates=_rates(newest.values(), progress),
+        newest_use=figures.newest,
     )
 
 

@@ -1,17 +1,22 @@
-"""Nodes, their devices, and what the whole installation agrees on. Sole reader and writer of those three tables."""
+"""Nodes, their devices and supervised processes, and what the whole installation agrees on.
+
+Sole reader and writer of those four tables.
+"""
 
 import importlib.metadata
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from sqlmodel import col, select
 
 from shared import clock
 from shared.database import Database
-from shared.tables import Device, Installation, Node, epoch_now
+from shared.tables import Device, Installation, Node, Process, epoch_now
+
+REPORT_SECONDS = 10.0  # how often a supervisor says what it runs
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,50 @@ def node_beat(database: Database, name: str, disk_total_mb: float | None, disk_f
         session.connection().execute(update(Node).where(col(Node.name) == name).values(seen_at=epoch_now()))
 
 
+def node_goodbye(database: Database, name: str) -> None:
+    """The node's io worker has stopped in good order."""
+    with database.write() as session:
+        session.connection().execute(update(Node).where(col(Node.name) == name).values(seen_at=0.0))
+
+
 def nodes(database: Database) -> list[tuple[Node, float]]:
     """Every node and how long ago its io worker was heard, in seconds."""
     query = select(Node, epoch_now() - col(Node.seen_at)).order_by(col(Node.name))
     with database.read() as session:
         return [(node, silent) for node, silent in session.exec(query)]
+
+
+def report_processes(database: Database, node: str, names: Collection[str], processes: Sequence[Process]) -> None:
+    """What a supervisor on that node runs now; `names` are all that it ever had, and no other supervisor's there."""
+    with database.write() as session:
+        session.connection().execute(delete(Process).where(col(Process.node) == node, col(Process.name).in_(names)))
+        session.add_all(processes)
+        session.flush()
+        session.connection().execute(
+            update(Process).where(col(Process.node) == node, col(Process.name).in_(names)).values(seen_at=epoch_now())
+        )
+
+
+def processes(database: Database) -> list[Process]:
+    """Of the supervisors that were heard lately."""
+    query = select(Process).where(epoch_now() - col(Process.seen_at) <= 3 * REPORT_SECONDS)
+    with database.read() as session:
+        return list(session.exec(query.order_by(col(Process.node), col(Process.name))))
+
+
+def note(database: Database, name: str, value: str) -> str | None:
+    """Writes down something about the whole installation; what stood there before."""
+    with database.write() as session:
+        row = session.get(Installation, name)
+        before = row.value if row is not None else None
+        session.merge(Installation(name=name, value=value))
+        return before
+
+
+def noted(database: Database, name: str) -> str | None:
+    with database.read() as session:
+        row = session.get(Installation, name)
+        return row.value if row is not None else None
 
 
 def agreed(database: Database, name: str) -> str:

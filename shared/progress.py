@@ -24,6 +24,11 @@ def stream_key(job_id: str) -> str:
     return f"wanworks:events:{job_id}"
 
 
+# What watchers of everything listen to: {"job": id, **event} of each report, {"kind": "queue"} where rows have changed,
+# {"kind": "alert"} where alerts have. A word that is lost is made up for by the next look at SQL.
+FEED_CHANNEL = "wanworks:feed"
+
+
 def cancel_key(job_id: str) -> str:
     return f"wanworks:cancel:{job_id}"
 
@@ -65,6 +70,7 @@ class Progress:
             entry = {"event": json.dumps(event, separators=(",", ":"))}
             pipe.xadd(stream_key(job_id), entry, maxlen=STREAM_LENGTH, approximate=False)  # type: ignore[arg-type]
             pipe.exists(cancel_key(job_id))
+            pipe.publish(FEED_CHANNEL, json.dumps({"job": job_id, **event}, separators=(",", ":")))
             if ended or event.get("kind") == "state":
                 pipe.expire(stream_key(job_id), KEEP_SECONDS)
             return bool(pipe.execute()[1])
@@ -102,8 +108,34 @@ class Progress:
         answers = (self._redis.ask(question) if job_ids else None) or []
         return {job_id: read_event(entries[0][1]) for job_id, entries in zip(job_ids, answers, strict=False) if entries}
 
+    def silence(self, job_ids: Sequence[str]) -> dict[str, float] | None:
+        """Seconds since the last word of each of the jobs that has said one, by Redis's clock; None: Redis is away."""
+
+        def question(client: "redis.Redis") -> list[Any]:
+            pipe = client.pipeline(transaction=False)
+            pipe.time()
+            for job_id in job_ids:
+                pipe.xrevrange(stream_key(job_id), count=1)
+            return pipe.execute()
+
+        answers = self._redis.ask(question)
+        if answers is None:
+            return None
+        (seconds, microseconds), *entries = answers
+        now = seconds + microseconds / 1e6
+        return {
+            job_id: max(0.0, now - int(found[0][0].split(b"-")[0]) / 1000)
+            for job_id, found in zip(job_ids, entries, strict=True)
+            if found
+        }
+
     def forget(self, job_id: str) -> None:
         self._redis.ask(lambda client: client.delete(stream_key(job_id), cancel_key(job_id), hint_key(job_id)))
+
+
+def tell_watchers(client: RestingRedis, kind: str) -> None:
+    """Says on the feed that rows of that kind have changed."""
+    client.ask(lambda redis: redis.publish(FEED_CHANNEL, json.dumps({"kind": kind})))
 
 
 def read_event(fields: dict[Any, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.orm import aliased
@@ -9,7 +11,7 @@ from sqlmodel import col, select
 
 from shared.database import Database
 from shared.job_types import GENERATION
-from shared.states import JobState, Phase
+from shared.states import JOB_ENDS, JobState, Phase
 from shared.tables import Job, epoch_now
 
 
@@ -71,6 +73,51 @@ def depths(database: Database) -> list[Depth]:
     )
     with database.read() as session:
         return [Depth(*row) for row in session.exec(query)]
+
+
+def stirred(database: Database, ended_after: datetime, limit: int = 200) -> dict[str, tuple[Any, ...]]:
+    """What watchers look at: by id, what can change of a job in its row.
+
+    All that run or are paused, the newest that are queued (`limit` at most), and what has ended since then.
+    """
+    columns = (
+        Job.id, Job.status, Job.attempt, Job.percent, Job.phase, Job.priority, Job.bandwidth_mbps, Job.paused_by,
+        Job.halt, col(Job.cancel_at).is_not(None),
+    )  # fmt: skip
+    shown = col(Job.hidden).is_(False)
+    going = select(*columns).where(  # type: ignore[call-overload]
+        shown, col(Job.status).in_((JobState.RUNNING, JobState.PAUSED))
+    )
+    queued = select(*columns).where(shown, Job.status == JobState.QUEUED)  # type: ignore[call-overload]
+    ended = select(*columns).where(  # type: ignore[call-overload]
+        shown, col(Job.status).in_(JOB_ENDS), col(Job.finished_at) > ended_after
+    )
+    found: dict[str, tuple[Any, ...]] = {}
+    with database.read() as session:
+        for query in (going, queued.order_by(col(Job.id).desc()), ended.order_by(col(Job.finished_at).desc())):
+            found |= {row[0]: tuple(row) for row in session.exec(query.limit(limit))}
+    return found
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What waits for a device or a node although it could run: not what waits for a model."""
+
+    queued: int
+    oldest_seconds: float | None
+
+
+def waiting(database: Database) -> Wait:
+    could_run = col(Job.phase).is_distinct_from(Phase.WAITING_FOR_MODEL)
+    query = select(func.count(), epoch_now() - func.min(Job.queued_at)).where(Job.status == JobState.QUEUED, could_run)
+    with database.read() as session:
+        return Wait(*session.exec(query).one())
+
+
+def running(database: Database) -> list[Job]:
+    """Every job that an attempt holds."""
+    with database.read() as session:
+        return list(session.exec(select(Job).where(Job.status == JobState.RUNNING)))
 
 
 def on_devices(database: Database) -> dict[str, Job]:

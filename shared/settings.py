@@ -1,11 +1,13 @@
 """Every setting, once: a name, a default and a sentence. `wanworks settings` prints this table."""
 
+import base64
+import binascii
 import socket
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import ConfigurationError
@@ -36,6 +38,11 @@ class Settings(BaseSettings):
     devices: str = Field("auto", description="`auto`, `cpu:N` for N CPU devices, or `cuda:0,1`.")
     host: str = Field("127.0.0.1", description="Address that the API binds to.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
+    allowed_origins: str = Field(
+        "",
+        pattern=r"^(https?://[^\s,/]+(,\s*https?://[^\s,/]+)*)?$",
+        description="Origins besides its own whose pages may use the API, as https://HOST[:PORT], comma-separated.",
+    )
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower; 0 takes a free one.")
     flower_user: str = Field("wanworks", description="User name for Flower.")
     flower_password: SecretStr | None = Field(None, description="Password for Flower. Unset: made once, in the home.")
@@ -56,6 +63,9 @@ class Settings(BaseSettings):
     rering_seconds: float = Field(15.0, gt=0, description="A bell out for longer at an idle device is rung again.")
     device_silence_seconds: float = Field(30.0, gt=0, description="A device unheard of for this long is not used.")
     presence_seconds: float = Field(15.0, gt=0, description="How often a node looks which models it holds.")
+    sample_seconds: float = Field(
+        5.0, gt=0, description="How often a device's use, memory, temperature and power are recorded."
+    )
 
     download_slots: int = Field(2, ge=1, le=32, description="Downloads that run at once on a node.")
     download_on_demand: bool = Field(
@@ -81,6 +91,32 @@ class Settings(BaseSettings):
         60.0, gt=0, description="A hub that sends nothing for this long is asked again."
     )
 
+    # alerts
+    alert_seconds: float = Field(15.0, gt=0, description="How often the alert rules are asked.")
+    alert_temperature_celsius: float = Field(87.0, gt=0, description="A device this hot for two minutes is too hot.")
+    alert_memory_percent: float = Field(
+        98.0, gt=0, le=100, description="A device's memory this full for ten minutes is nearly full."
+    )
+    alert_queue_minutes: float = Field(30.0, gt=0, description="A job that waits for longer has waited too long.")
+    alert_stuck_minutes: float = Field(10.0, gt=0, description="A running job without progress for this long is stuck.")
+    alert_failure_percent: float = Field(
+        25.0, gt=0, le=100, description="Share of failed generations in the last hour, of at least four."
+    )
+    alert_slower_ratio: float = Field(
+        1.5, gt=1, description="A model's latest generations take this many times as long as those before."
+    )
+    alert_disk_percent: float = Field(90.0, gt=0, le=100, description="Model storage this full is nearly full.")
+    alert_disk_hours: float = Field(24.0, gt=0, description="Model storage that will be full within this time.")
+    alert_stalled_seconds: float = Field(120.0, gt=0, description="A download without a byte for this long stalls.")
+    alert_webhook_url: str | None = Field(
+        None, pattern=r"^https?://[^\s]+$", description="Where alerts are sent as they open and resolve."
+    )
+    alert_webhook_secret: SecretStr | None = Field(
+        None,
+        validate_default=True,
+        description="Key that signs them (Standard Webhooks): whsec_ and base64. Needed with the URL.",
+    )
+
     # what is kept
     retention_days: float = Field(30.0, gt=0, description="Finished jobs and their artifacts are kept this long.")
     min_free_disk_mb: int = Field(500, ge=0, description="Below this much free space no new job is accepted.")
@@ -96,6 +132,21 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
+
+    @field_validator("alert_webhook_secret")
+    @classmethod
+    def _webhook_key(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if secret is None:
+            if info.data.get("alert_webhook_url") is not None:
+                raise ValueError("is needed with WANWORKS_ALERT_WEBHOOK_URL: what is sent is signed")
+            return None
+        try:
+            key = base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
+        except binascii.Error:
+            raise ValueError("must be base64, after whsec_") from None
+        if not 24 <= len(key) <= 64:
+            raise ValueError("must stand for 24 to 64 bytes")
+        return secret
 
     @cached_property
     def database(self) -> str:

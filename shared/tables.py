@@ -144,6 +144,7 @@ class Use(SQLModel, table=True):
     warm: bool | None = None
     timings: dict[str, float] = Field(sa_column=Column(JSON, nullable=False))  # seconds by phase
     peak_vram_mb: float | None = None
+    profile: str | None = Field(default=None, max_length=64)  # the memory profile that it ran under
     quality: float | None = None  # the technical score of what was made, 0.0 to 1.0
     error_code: str | None = Field(default=None, max_length=64)
 
@@ -159,10 +160,6 @@ class Node(SQLModel, table=True):
     seen_at: float
     disk_total_mb: float | None = None
     disk_free_mb: float | None = None
-    # What its supervisor runs: name, state, restarts, since. Empty where none of ours supervises.
-    processes: list[dict[str, Any]] = Field(
-        default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]")
-    )
 
 
 class Device(SQLModel, table=True):
@@ -295,6 +292,17 @@ class Alert(SQLModel, table=True):
     acknowledged_by: str | None = Field(default=None, max_length=64)
 
 
+class AlertWatch(SQLModel, table=True):
+    """A cause that a rule sees, or that has gone and may come back. Written by `shared/alerts.py` alone."""
+
+    __tablename__ = "alert_watches"
+
+    rule: str = Field(primary_key=True, max_length=64)
+    subject: str = Field(primary_key=True, max_length=200)
+    since: datetime  # seen without a break since then
+    gone_since: datetime | None = None  # of an open alert: not seen any more since then
+
+
 class AlertDelivery(SQLModel, table=True):
     """One message about an alert to the webhook. Written by `shared/alerts.py` alone."""
 
@@ -307,6 +315,19 @@ class AlertDelivery(SQLModel, table=True):
     due_at: datetime | None  # the next try; None: it is over
     delivered_at: datetime | None = None
     error: str | None = Field(default=None, max_length=200)  # of the last try
+
+
+class Process(SQLModel, table=True):
+    """One process that a `wanworks up` supervises, as it says itself. Written by `shared/nodes.py` alone."""
+
+    __tablename__ = "processes"
+
+    node: str = Field(primary_key=True, max_length=64)
+    name: str = Field(primary_key=True, max_length=32)
+    state: str = Field(max_length=16)  # starting, running, backoff, crash_loop or stopped
+    restarts: int
+    since: datetime
+    seen_at: float  # when its supervisor last said so
 
 
 class Replica(SQLModel, table=True):
@@ -396,9 +417,10 @@ class UseDay(SQLModel, table=True):
     uses: int
     successes: int
     seconds: float  # summed over the successes
+    busy_seconds: float = Field(default=0.0, sa_column_kwargs={"server_default": "0"})  # over all uses, failed ones too
     until: datetime  # what ended before this moment is counted; the day's end once it is over
     hours: list[int] = Field(sa_column=Column(JSON, nullable=False))  # uses by hour of the day
-    histogram: dict[str, int] = Field(sa_column=Column(JSON, nullable=False))  # successes by log2 bucket of seconds
+    histogram: dict[str, int] = Field(sa_column=Column(JSON, nullable=False))  # successes, by 1/16 octave
 
 
 class Tick(SQLModel, table=True):

@@ -1,11 +1,11 @@
 """Ticks: what happens by the clock happens once, however often beat says it. Sole reader and writer of `ticks`."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete
+from sqlalchemy import delete, func
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import col
+from sqlmodel import col, select
 
 from shared import clock
 from shared.database import Database
@@ -34,3 +34,9 @@ def once(database: Database, schedule: str, every_seconds: float, now: float, wo
             session.add(row)
         session.connection().execute(delete(Tick).where(col(Tick.ran_at) < clock.from_epoch(now) - _KEPT))
     return outcome
+
+
+def last(database: Database, besides: str) -> datetime | None:
+    """When any schedule but that one was last carried out."""
+    with database.read() as session:
+        return session.exec(select(func.max(Tick.ran_at)).where(Tick.schedule != besides)).one()

@@ -5,8 +5,9 @@ Sole reader of `uses`, and sole reader and writer of the days that they are roll
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
@@ -21,6 +22,10 @@ from shared.tables import Use, UseDay
 _LATEST = 20
 # What ended this long ago has been committed, whatever the nodes' clocks say: only then is it rolled up.
 _SETTLED = timedelta(minutes=5)
+# Buckets of the histograms to an octave: two times in one bucket differ by less than 2^(1/16), 4.5 %.
+_OCTAVE = 16
+# Up to so many successes are ordered one by one; more are read from histograms.
+_ORDERED = 1000
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Durations:
 
     load_seconds: float | None
     seconds_per_work: float | None  # seconds, loading left out, per megapixel x frame x step
+    samples: int = 0  # jobs behind `seconds_per_work`
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Day:
     successes: int
     seconds: float  # summed over the successes
     hours: tuple[int, ...]  # uses by hour of the day
+    busy_seconds: float = 0.0  # that devices spent on the uses, failed ones too
+    histogram: Mapping[str, int] = field(default_factory=dict)  # successes by bucket of their seconds
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ class Totals:
     uses: int = 0
     successes: int = 0
     seconds: float = 0.0  # summed over the successes
+    busy_seconds: float = 0.0  # that devices spent on the uses, failed ones too
+    histogram: Mapping[str, int] = field(default_factory=dict)  # successes by bucket of their seconds
 
     @property
     def average_seconds(self) -> float | None:
@@ -79,19 +89,44 @@ class Latest:
         return self.successes / self.uses if self.uses else None
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One use, as the figures of a day count it."""
+
+    id: int
+    model_id: str
+    succeeded: bool
+    seconds: float | None  # from its start to its end
+    response_seconds: float  # from its request to its end
+    finished_at: datetime
+
+
+@dataclass(frozen=True)
+class Successes:
+    """A model's latest successes within some time, at most 20."""
+
+    newest: datetime
+    qualities: tuple[float, ...] = ()  # the technical scores, of those that have one
+    devices: tuple[str, ...] = ()  # names, newest first
+    profiles: tuple[str, ...] = ()  # memory profiles, newest first
+
+
 def days(database: Database, since: date) -> list[Day]:
     """Uses by model and day, oldest first, exact up to this moment.
 
     Reads the days that are rolled up, and from `uses` only what has ended since.
     """
-    columns = (UseDay.model_id, UseDay.day, UseDay.uses, UseDay.successes, UseDay.seconds, UseDay.hours, UseDay.until)
+    columns = (
+        UseDay.model_id, UseDay.day, UseDay.uses, UseDay.successes, UseDay.seconds, UseDay.hours, UseDay.busy_seconds,
+        UseDay.histogram, UseDay.until,
+    )  # fmt: skip
     query = select(*columns).where(col(UseDay.day) >= since)  # type: ignore[call-overload]
     with database.read() as session:
         # The rows come first: what is rolled up meanwhile is then read from `uses`, and so counted once.
         rows = session.exec(query).all()
-        rolled_up_to = max((row[6] for row in rows), default=datetime.combine(since, time(), UTC))
+        rolled_up_to = max((row.until for row in rows), default=datetime.combine(since, time(), UTC))
         fresh = _tallied(_ended(session, rolled_up_to, None))
-    found = {(row[0], row[1]): Day(row[0], row[1], row[2], row[3], row[4], tuple(row[5])) for row in rows}
+    found = {(row[0], row[1]): _day_of(row) for row in rows}
     for key, tally in fresh.items():
         known = found.get(key)
         found[key] = tally.day(key) if known is None else _sum(known, tally.day(key))
@@ -100,13 +135,95 @@ def days(database: Database, since: date) -> list[Day]:
 
 def totals(days: Iterable[Day]) -> dict[str, Totals]:
     """By model."""
-    found: dict[str, Totals] = {}
+    by_model: dict[str, list[Day]] = {}
     for day in days:
-        so_far = found.get(day.model_id, Totals())
-        found[day.model_id] = Totals(
-            so_far.uses + day.uses, so_far.successes + day.successes, so_far.seconds + day.seconds
+        by_model.setdefault(day.model_id, []).append(day)
+    return {
+        model_id: Totals(
+            uses=sum(day.uses for day in each),
+            successes=sum(day.successes for day in each),
+            seconds=sum(day.seconds for day in each),
+            busy_seconds=sum(day.busy_seconds for day in each),
+            histogram=_added(day.histogram for day in each),
         )
-    return found
+        for model_id, each in by_model.items()
+    }
+
+
+def p95_seconds(database: Database, model_id: str, since: date, total: Totals) -> float | None:
+    """The time, in seconds, that 95 % of the model's successes since that day did not exceed; `total` is over these.
+
+    By nearest rank: the ceil(0.95 n)-th of n times in order. Up to 1,000 successes are put in order themselves; of
+    more, the time is read from the histogram, where it is off by less than 4.5 %.
+    """
+    if total.successes > _ORDERED:
+        return _from_histogram(total.histogram, math.ceil(0.95 * sum(total.histogram.values())))
+    query = select(Use.seconds).where(
+        Use.model_id == model_id,
+        Use.outcome == JobState.SUCCEEDED,
+        col(Use.mock).is_(False),
+        col(Use.finished_at) >= datetime.combine(since, time(), UTC),
+        col(Use.seconds).is_not(None),
+    )
+    with database.read() as session:
+        seconds = sorted(value for value in session.exec(query) if value is not None)
+    return seconds[math.ceil(0.95 * len(seconds)) - 1] if seconds else None
+
+
+def successes(database: Database, model_ids: Sequence[str], since: date) -> dict[str, Successes]:
+    """The latest successes since that day of each of the models that has any."""
+    columns = (Use.model_id, Use.finished_at, Use.quality, Use.device_name, Use.profile)
+    of_each = [
+        select(*columns)  # type: ignore[call-overload]
+        .where(
+            Use.model_id == model_id,
+            Use.outcome == JobState.SUCCEEDED,
+            col(Use.mock).is_(False),
+            col(Use.finished_at) >= datetime.combine(since, time(), UTC),
+        )
+        .order_by(col(Use.finished_at).desc())
+        .limit(_LATEST)
+        .subquery()
+        for model_id in model_ids
+    ]
+    if not of_each:
+        return {}
+    with database.read() as session:
+        rows = session.connection().execute(union_all(*(select(each) for each in of_each))).all()
+    by_model: dict[str, list[Row[Any]]] = {}
+    for row in sorted(rows, key=lambda row: row.finished_at, reverse=True):
+        by_model.setdefault(row.model_id, []).append(row)
+    return {
+        model_id: Successes(
+            newest=uses[0].finished_at,
+            qualities=tuple(use.quality for use in uses if use.quality is not None),
+            devices=tuple(dict.fromkeys(use.device_name for use in uses if use.device_name)),
+            profiles=tuple(dict.fromkeys(use.profile for use in uses if use.profile)),
+        )
+        for model_id, uses in by_model.items()
+    }
+
+
+def ended(database: Database, since: datetime, after: int = 0) -> list[Ended]:
+    """The uses that ended since then, oldest first; with `after`, only those whose row has a higher number."""
+    query = select(Use.id, Use.model_id, Use.outcome, Use.seconds, Use.created_at, Use.finished_at).where(*_COUNTED)  # type: ignore[call-overload]
+    # By one index or the other, never by both: the few rows after a number are found by that alone.
+    query = query.where(col(Use.id) > after) if after else query.where(col(Use.finished_at) >= since)
+    with database.read() as session:
+        rows = session.exec(query).all()
+    found = [
+        Ended(
+            id=row.id,
+            model_id=row.model_id,
+            succeeded=row.outcome == JobState.SUCCEEDED,
+            seconds=row.seconds,
+            response_seconds=(row.finished_at - row.created_at).total_seconds(),
+            finished_at=row.finished_at,
+        )
+        for row in rows
+        if row.finished_at >= since
+    ]
+    return sorted(found, key=lambda use: use.finished_at)
 
 
 def latest(database: Database, model_ids: Sequence[str]) -> dict[str, Latest]:
@@ -167,7 +284,7 @@ def durations(database: Database, warm_key: str) -> Durations:
         if use.warm is False:
             loads.append(loading)
         rates.append((sum(use.timings.values()) - loading) / work)
-    return Durations(_median(loads), _median(rates))
+    return Durations(_median(loads), _median(rates), len(rates))
 
 
 def phase_times(
@@ -220,6 +337,7 @@ class _Tally:
     uses: int = 0
     successes: int = 0
     seconds: float = 0.0
+    busy_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.hours = [0] * 24
@@ -228,14 +346,18 @@ class _Tally:
     def add(self, outcome: str, seconds: float | None, hour: int) -> None:
         self.uses += 1
         self.hours[hour] += 1
+        self.busy_seconds += seconds or 0.0
         if outcome == JobState.SUCCEEDED:
             self.successes += 1
             self.seconds += seconds or 0.0
-            bucket = str(math.floor(math.log2(seconds))) if seconds else "-inf"
-            self.histogram[bucket] = self.histogram.get(bucket, 0) + 1
+            if seconds is not None:
+                bucket = _bucket(seconds)
+                self.histogram[bucket] = self.histogram.get(bucket, 0) + 1
 
     def day(self, key: tuple[str, date]) -> Day:
-        return Day(*key, self.uses, self.successes, self.seconds, tuple(self.hours))
+        return Day(
+            *key, self.uses, self.successes, self.seconds, tuple(self.hours), self.busy_seconds, dict(self.histogram)
+        )
 
 
 def _ended(
@@ -281,11 +403,17 @@ def _write_day(database: Database, start: datetime, until: datetime) -> None:
                     uses=tally.uses,
                     successes=tally.successes,
                     seconds=tally.seconds,
+                    busy_seconds=tally.busy_seconds,
                     until=until,
                     hours=tally.hours,
                     histogram=tally.histogram,
                 )
             )
+
+
+def _day_of(row: Any) -> Day:
+    hours = tuple(row.hours)
+    return Day(row.model_id, row.day, row.uses, row.successes, row.seconds, hours, row.busy_seconds, row.histogram)
 
 
 def _sum(one: Day, other: Day) -> Day:
@@ -297,7 +425,31 @@ def _sum(one: Day, other: Day) -> Day:
         one.successes + other.successes,
         one.seconds + other.seconds,
         hours,
+        one.busy_seconds + other.busy_seconds,
+        _added((one.histogram, other.histogram)),
     )
+
+
+def _bucket(seconds: float) -> str:
+    """The bucket's number, as JSON has keys: bucket n is from 2^(n/16) up to 2^((n+1)/16) seconds."""
+    return str(math.floor(_OCTAVE * math.log2(max(seconds, 1e-3))))
+
+
+def _added(histograms: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for histogram in histograms:
+        total.update(histogram)
+    return dict(total)
+
+
+def _from_histogram(histogram: Mapping[str, int], rank: int) -> float | None:
+    """The `rank`-th time in order; within its bucket, times are taken to lie evenly on the logarithmic scale."""
+    before = 0
+    for bucket, count in sorted((int(name), count) for name, count in histogram.items()):
+        if before + count >= rank > before:
+            return math.pow(2.0, (bucket + (rank - before - 0.5) / count) / _OCTAVE)
+        before += count
+    return None
 
 
 def _latest_of(uses: Sequence[Row[Any]]) -> Latest:

@@ -11,6 +11,14 @@ from shared.store import Store
 from shared.tables import Job
 from tests.jobs import DEMO, hold
 
+QUALITY: dict[str, Any] = {
+    "score": 0.75,
+    "checks": dict.fromkeys(
+        ("decodable", "size", "frame_count", "frame_rate", "finite", "not_black", "not_flat", "not_frozen"), True
+    ),
+    "measures": {"luma": 120.0, "contrast": 40.0, "sharpness": 0.02, "frozen_share": 0.0, "flicker": 0.005},
+}
+
 HERE = Claimant(node="here", worker="gpu-0@here", device="cpu-0", device_key="here/0")
 
 
@@ -65,6 +73,7 @@ def finish(database: Database, job: Job, artifacts: list[dict[str, Any]]) -> Job
         "seed": job.params["seed"],
         "timings": {"loading": 0.5, "denoising": 1.0},
         "peak_vram_mb": None,
+        "quality": QUALITY,
         "warm": False,
         "profile": "full",
         "device_name": "CPU",

@@ -39,6 +39,10 @@ def _on_ready(**_: Any) -> None:
         from workers.node_process import NodeWatch
 
         _watches.append(NodeWatch())
+    else:
+        from workers.sampler import Sampler
+
+        _watches.append(Sampler())
     for watch in _watches:
         watch.start()
 

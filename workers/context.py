@@ -9,6 +9,7 @@ from shared.catalogue import CatalogueEntry
 from shared.job_types import GenerationParams
 from shared.settings import Settings
 from shared.states import Phase
+from workers.quality import Quality
 
 
 class Report(Protocol):
@@ -62,5 +63,6 @@ class Outcome:
     warm: bool  # the model was loaded already
     profile: str | None  # the memory profile that it ran under; None for a mock
     peak_vram_mb: float | None  # None where the device does not measure it
+    quality: Quality  # technical, of the frames and the file
     manifest: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # for people: a leaner profile after running out of memory, and the like

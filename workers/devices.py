@@ -1,4 +1,4 @@
-"""The devices of this node: which there are, which one this process runs on, and what they read right now.
+"""The devices of this node: which there are, which one this process runs on, and how to ask the NVIDIA driver.
 
 Asks the NVIDIA driver through NVML, so no process needs torch for it. A device is one GPU, one MIG slice of a GPU, or a
 CPU stand-in. It never decides what runs where.
@@ -38,17 +38,6 @@ class Device:
     def cuda_visible_devices(self) -> str:
         """The environment variable's value that leaves this device alone visible; empty hides all GPUs."""
         return self.uuid
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a device says of itself now. None where it does not measure that."""
-
-    utilisation_percent: float | None
-    memory_used_mb: float | None
-    memory_total_mb: float | None
-    temperature_celsius: float | None
-    power_watts: float | None
 
 
 def enumerate_devices(spec: str, environ: Mapping[str, str] = os.environ) -> list[Device]:
@@ -100,50 +89,52 @@ def free_memory_mb(device: Device) -> int:
     """Memory that is free on the device now, in MB: the GPU's, or what the host could still give."""
     if device.kind == "cpu":
         return _host_free_bytes() // MB
-    with _nvml() as nvml:
+    with driver() as nvml:
         if nvml is None:
             raise ConfigurationError(f"{device.label}: the NVIDIA driver does not answer")
         return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(device.uuid)).free) // MB
 
 
-def reading(device: Device) -> Reading:
-    """Utilisation, memory, temperature and power now; all None for a CPU or where the driver does not answer."""
-    unknown = Reading(None, None, None, None, None)
-    if device.kind == "cpu":
-        return unknown
-    with _nvml() as nvml:
-        if nvml is None:
-            return unknown
-        handle = _asked(nvml, nvml.nvmlDeviceGetHandleByUUID, device.uuid)
-        if handle is None:
-            return unknown
-        memory = _asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
-        # A MIG slice has no sensors of its own; those of the GPU that it lies on are its too.
-        whole = _asked(nvml, nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, handle) or handle
-        utilisation = _asked(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
-        temperature = _asked(nvml, nvml.nvmlDeviceGetTemperature, whole, nvml.NVML_TEMPERATURE_GPU)
-        power = _asked(nvml, nvml.nvmlDeviceGetPowerUsage, whole)
-    return Reading(
-        utilisation_percent=None if utilisation is None else float(utilisation.gpu),
-        memory_used_mb=None if memory is None else round(memory.used / MB, 1),
-        memory_total_mb=None if memory is None else round(memory.total / MB, 1),
-        temperature_celsius=None if temperature is None else float(temperature),
-        power_watts=None if power is None else round(power / 1000, 1),
-    )
+@contextmanager
+def driver() -> Iterator[Any]:
+    """NVML, initialised; None where there is no driver. Raises ConfigurationError where a driver is there but ill."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded, pynvml.NVMLError_NoPermission):
+        yield None
+        return
+    except pynvml.NVMLError as error:
+        raise ConfigurationError(f"the NVIDIA driver does not answer: {error}") from None
+    try:
+        yield pynvml
+    except pynvml.NVMLError as error:
+        raise ConfigurationError(f"the NVIDIA driver does not answer: {error}") from None
+    finally:
+        asked(pynvml, pynvml.nvmlShutdown)
+
+
+def asked(nvml: Any, question: Callable[..., Any], *about: Any) -> Any:
+    """The driver's answer, or None where this device does not give one."""
+    try:
+        return question(*about)
+    except nvml.NVMLError:
+        return None
 
 
 def _gpus() -> list[Device]:
     """Every GPU, or in its place its MIG slices where it is cut up, in the driver's order."""
-    with _nvml() as nvml:
+    with driver() as nvml:
         if nvml is None:
             return []
         devices: list[Device] = []
         for number in range(nvml.nvmlDeviceGetCount()):
-            whole = _asked(nvml, nvml.nvmlDeviceGetHandleByIndex, number)
+            whole = asked(nvml, nvml.nvmlDeviceGetHandleByIndex, number)
             if whole is None:  # fallen off the bus, or not ours to see
                 continue
             for handle in _slices(nvml, whole):
-                memory = _asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
+                memory = asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
                 if memory is None:
                     continue
                 uuid, name = _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))
@@ -152,11 +143,11 @@ def _gpus() -> list[Device]:
 
 
 def _slices(nvml: Any, whole: Any) -> list[Any]:
-    mode = _asked(nvml, nvml.nvmlDeviceGetMigMode, whole)
+    mode = asked(nvml, nvml.nvmlDeviceGetMigMode, whole)
     if mode is None or mode[0] != nvml.NVML_DEVICE_MIG_ENABLE:
         return [whole]
     found = (
-        _asked(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, whole, number)
+        asked(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, whole, number)
         for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(whole))
     )
     return [handle for handle in found if handle is not None]
@@ -174,34 +165,6 @@ def _visible(gpus: list[Device], variable: str | None) -> list[Device]:
             break
         chosen += match
     return chosen
-
-
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    """NVML, initialised; None where there is no driver. Raises ConfigurationError where a driver is there but ill."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded, pynvml.NVMLError_NoPermission):
-        yield None
-        return
-    except pynvml.NVMLError as error:
-        raise ConfigurationError(f"the NVIDIA driver does not answer: {error}") from None
-    try:
-        yield pynvml
-    except pynvml.NVMLError as error:
-        raise ConfigurationError(f"the NVIDIA driver does not answer: {error}") from None
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _asked(nvml: Any, question: Callable[..., Any], *about: Any) -> Any:
-    """The driver's answer, or None where this device does not give one."""
-    try:
-        return question(*about)
-    except nvml.NVMLError:
-        return None
 
 
 def _text(value: str | bytes) -> str:

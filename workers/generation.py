@@ -16,9 +16,10 @@ from shared.catalogue import MemoryProfile
 from shared.errors import BadInput, ModelUnavailable, OutOfMemory
 from shared.settings import Settings
 from shared.states import Phase
-from workers import devices, manifest, outputs, testcard
+from workers import devices, manifest, outputs, playback, testcard
 from workers.context import GenerationContext, Outcome, Report
 from workers.plan import Plan, plan
+from workers.quality import Shape, Watch, judge
 
 if TYPE_CHECKING:
     import numpy
@@ -33,7 +34,7 @@ _warm_models: "WarmModels | None" = None
 
 
 def generate(context: GenerationContext) -> Outcome:
-    """Carry one generation out.
+    """Carry one generation out. Output that shows nothing or is not what was asked for is no outcome but BadOutput.
 
     Raises what `context.check` raises; ModelUnavailable, BadInput, BadOutput and OutOfMemory (after one retry under a
     leaner profile) where the job fails; StoreFull where the disk has no room; ConfigurationError where a setting is
@@ -202,19 +203,24 @@ def _finish(
 ) -> Outcome:
     params = context.params
     clock.enter(Phase.MUXING)
-    artifacts = outputs.write(context.output_dir, frames, params.fps, params.output_format, described, context.check)
-    height, width, _ = frames[0].shape
+    watch = Watch()
+    artifacts = outputs.write(
+        context.output_dir, frames, params.fps, params.output_format, described, context.check, watch.see
+    )
+    found = playback.play(context.output_dir / artifacts[0].name)
+    quality = judge(watch, Shape(params.width, params.height, params.frames, params.fps), found)
     return Outcome(
         artifacts=artifacts,
-        width=width,
-        height=height,
-        frames=len(frames),
+        width=params.width,
+        height=params.height,
+        frames=params.frames,
         fps=params.fps,
         seed=params.seed,
         timings=clock.timings(),
         warm=was_warm,
         profile=profile,
         peak_vram_mb=peak,
+        quality=quality,
         manifest=described,
         notes=notes,
     )

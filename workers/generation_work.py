@@ -125,6 +125,7 @@ def _result(outcome: Outcome, mock: bool, device_name: str) -> dict[str, Any]:
         "seed": outcome.seed,
         "timings": outcome.timings,
         "peak_vram_mb": outcome.peak_vram_mb,
+        "quality": asdict(outcome.quality),
         "warm": outcome.warm,
         "profile": outcome.profile,
         "device_name": device_name,

@@ -41,6 +41,11 @@ class NodeWatch(threading.Thread):
 
     def stop(self) -> None:
         self._stopping.set()
+        self.join(timeout=2)  # its last beat must not come after the farewell
+        try:
+            nodes.node_goodbye(process.database(), self._settings.node)
+        except (Unavailable, StoreFull) as error:
+            log.warning("cannot say goodbye: %s", error)
 
     def _beat(self) -> None:
         folder = self._settings.models_dir

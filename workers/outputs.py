@@ -60,17 +60,18 @@ def write(
     output_format: OutputFormat,
     manifest: Mapping[str, Any],
     check: Callable[[], None] = lambda: None,
+    watch: Callable[..., None] = lambda *_planes: None,
 ) -> tuple[Artifact, ...]:
     """Write all of a generation's files into `folder`.
 
     `frames` are (height, width, 3) uint8, all of one size, with even edges (4:2:0 has no odd ones). `check` is called
-    between frames and may raise; then, as after any failure, nothing stays behind. Raises StoreFull where the disk has
-    no room.
+    between frames and may raise; then, as after any failure, nothing stays behind. `watch` sees each frame as the
+    encoder takes it: its planes (Y, U, V) of uint8 in the video range. Raises StoreFull where the disk has no room.
     """
     made: list[Artifact] = []
     with _room():
         try:
-            made.append(_video(folder / f"video.{output_format}", frames, fps, output_format, check))
+            made.append(_video(folder / f"video.{output_format}", frames, fps, output_format, check, watch))
             made.append(_picture(folder / "thumbnail.jpg", "thumbnail", thumbnail(frames)))
             made.append(_picture(folder / "contact-sheet.jpg", "contact_sheet", contact_sheet(frames)))
             made.append(_bytes(folder / "manifest.json", "manifest", _json(manifest)))
@@ -107,17 +108,27 @@ def _small(frame: numpy.ndarray) -> Image.Image:
 
 
 def _video(
-    path: Path, frames: Sequence[numpy.ndarray], fps: int, output_format: OutputFormat, check: Callable[[], None]
+    path: Path,
+    frames: Sequence[numpy.ndarray],
+    fps: int,
+    output_format: OutputFormat,
+    check: Callable[[], None],
+    watch: Callable[..., None],
 ) -> Artifact:
     with _whole(path) as temporary:
-        _encode(temporary, frames, fps, output_format, check)
+        _encode(temporary, frames, fps, output_format, check, watch)
     with path.open("rb") as stream:  # faststart rewrites the file at the end, so it is hashed after
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return Artifact(path.name, "video", path.stat().st_size, digest, CONTENT_TYPES[path.suffix])
 
 
 def _encode(
-    path: Path, frames: Sequence[numpy.ndarray], fps: int, output_format: OutputFormat, check: Callable[[], None]
+    path: Path,
+    frames: Sequence[numpy.ndarray],
+    fps: int,
+    output_format: OutputFormat,
+    check: Callable[[], None],
+    watch: Callable[..., None],
 ) -> None:
     codec, options, container_options = _CODECS[output_format]
     height, width, _ = frames[0].shape
@@ -138,8 +149,15 @@ def _encode(
             )
             frame.pts = index
             frame.time_base = Fraction(1, fps)
+            watch(*(_pixels(plane) for plane in frame.planes))
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def _pixels(plane: "av.video.plane.VideoPlane") -> numpy.ndarray:
+    """A plane without the padding of its lines; it lives no longer than its frame."""
+    lines: numpy.ndarray = numpy.frombuffer(plane, numpy.uint8)  # type: ignore[call-overload]
+    return lines.reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def _picture(path: Path, kind: str, image: Image.Image) -> Artifact:

@@ -14,7 +14,7 @@ from shared.errors import Cancelled, OutOfMemory
 from shared.states import Phase
 from tests.generating import Studio, decoded
 from tests.gpu.conftest import SIZE, Recorder, Reduced, only
-from workers import devices, generation
+from workers import devices, generation, readings
 from workers.devices import Device
 
 pytestmark = pytest.mark.gpu
@@ -236,20 +236,20 @@ def test_a_cancelled_job_leaves_a_streaming_model_whole(
 def test_the_driver_reads_what_a_job_does(
     studio: Studio, two_experts: Reduced, device: Device, record: Recorder
 ) -> None:
-    readings = []
+    gauge, read = readings.gauge(device), []
 
     def report(phase: Phase, done: int | None = None, count: int | None = None) -> None:
         if phase is Phase.DENOISING and done:
-            readings.append(devices.reading(device))
+            read.append(gauge.read())
 
     studio.generate("T2V-A14B", entry=two_experts.entry, snapshot=two_experts.snapshot, report=report, **SIZE)
-    last = readings[-1]
+    last = read[-1]
     assert last.memory_used_mb is not None
     assert last.memory_used_mb >= generation.warm()[0]["memory_mb"]
     assert last.temperature_celsius is None or 0 < last.temperature_celsius < 120
     assert devices.free_memory_mb(device) < device.memory_mb
     for name, unit in (
-        ("utilisation_percent", "%"),
+        ("utilization_percent", "%"),
         ("memory_used_mb", "MB"),
         ("temperature_celsius", "degrees Celsius"),
         ("power_watts", "W"),

@@ -63,6 +63,7 @@ def test_a_job_from_its_claim_to_its_end(client: TestClient, database: Database,
     assert client.get(result["artifacts"][0]["url"]).content == b"moving"
     assert result["manifest"] == {"repo": "wanworks-demo/T2V-A14B"}
     assert result["peak_vram_mb"] is None, "not measured"
+    assert result["quality"] == working.QUALITY
 
 
 def test_percent_never_goes_back_within_an_attempt(client: TestClient, database: Database, settings: Settings) -> None:

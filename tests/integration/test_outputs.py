@@ -13,7 +13,7 @@ from PIL import Image
 from shared.errors import Cancelled, StoreFull
 from shared.job_types import GenerationParams
 from tests.generating import decoded
-from workers import outputs, testcard
+from workers import outputs, playback, testcard
 from workers.context import Artifact
 
 
@@ -44,6 +44,44 @@ def test_a_player_sees_exactly_the_size_length_and_rate(
     assert artifact.content_type == f"video/{output_format}"
     for shown, made in zip(video.frames, frames, strict=True):
         assert numpy.abs(shown.astype(int) - made).mean() < 6
+
+
+@pytest.mark.parametrize("output_format", ["mp4", "webm"])
+@pytest.mark.parametrize("fps", [*range(1, 31), 48, 50, 60])
+def test_every_rate_is_found_again(tmp_path: Path, output_format: str, fps: int) -> None:
+    artifact = write(tmp_path, moving(64, 64, 9), output_format, fps)["video"]
+    found = playback.play(tmp_path / artifact.name)
+    assert found is not None
+    assert (found.width, found.height, found.frames) == (64, 64, 9)
+    assert found.fps == pytest.approx(fps, rel=1e-3)
+
+
+@pytest.mark.parametrize("output_format", ["mp4", "webm"])
+def test_a_file_that_does_not_play_to_its_end_is_found_out(tmp_path: Path, output_format: str) -> None:
+    noise = numpy.random.default_rng(1)
+    frames = [noise.integers(0, 255, (64, 64, 3), dtype="uint8") for _ in range(9)]
+    path = tmp_path / write(tmp_path, frames, output_format)["video"].name
+    whole = path.read_bytes()
+    assert playback.play(path) is not None
+    for content in (b"", b"no video", whole[:100], whole[: len(whole) * 3 // 4]):
+        path.write_bytes(content)
+        found = playback.play(path)
+        assert found is None or found.frames < 9
+
+
+@pytest.mark.parametrize("output_format", ["mp4", "webm"])
+def test_a_watch_sees_each_frame_as_it_is_encoded(tmp_path: Path, output_format: str) -> None:
+    seen: list[list[tuple[int, ...]]] = []
+    levels: list[int] = []
+
+    def watch(*planes: numpy.ndarray) -> None:
+        seen.append([plane.shape for plane in planes])
+        levels.append(int(planes[0][10, 10]))
+
+    grey = [numpy.full((90, 150, 3), level, "uint8") for level in (0, 128, 255)]
+    outputs.write(tmp_path, grey, 8, output_format, {}, watch=watch)  # type: ignore[arg-type]
+    assert seen == [[(90, 150), (45, 75), (45, 75)]] * 3
+    assert levels == [16, 126, 235]
 
 
 @pytest.mark.parametrize("output_format", ["mp4", "webm"])

@@ -54,7 +54,8 @@ def test_rolling_up_again_changes_nothing_and_the_current_day_grows(database: Da
     assert sum(row.uses for row in rows) == 8
     (march_7,) = [row for row in rows if row.day.day == 7]
     assert march_7.until == datetime(2026, 3, 8, tzinfo=UTC)
-    assert march_7.histogram == {"3": 1, "4": 1}, "10 s is in [8, 16), 30 s in [16, 32)"
+    assert march_7.histogram == {"53": 1, "78": 1}, "10 s is in [2^(53/16), 2^(54/16)), 30 s in [2^(78/16), 2^(79/16))"
+    assert march_7.busy_seconds == 50.0, "the failed use took 10 s too"
 
 
 def test_totals_and_the_latest(database: Database) -> None:
@@ -62,7 +63,9 @@ def test_totals_and_the_latest(database: Database) -> None:
     assert usage.days(database, MARCH_1) == []
     some_uses(database)
     totals = usage.totals(usage.days(database, MARCH_1))
-    assert totals["T2V-A14B"] == usage.Totals(5, 4, 52.0)
+    month = totals["T2V-A14B"]
+    assert (month.uses, month.successes, month.seconds, month.busy_seconds) == (5, 4, 52.0, 62.0)
+    assert sum(month.histogram.values()) == 4
     assert totals["T2V-A14B"].average_seconds == 13.0
     assert usage.Totals(1, 0, 0.0).average_seconds is None
     latest = usage.latest(database, ["T2V-A14B", "TI2V-5B", "I2V-A14B"])

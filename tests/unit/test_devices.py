@@ -11,7 +11,8 @@ import pynvml
 import pytest
 
 from shared.errors import ConfigurationError
-from workers import devices
+from shared.samples import Reading
+from workers import devices, readings
 
 GIB = 2**30
 
@@ -146,8 +147,8 @@ def test_a_gpu_that_is_cut_up_is_its_slices(driver: Callable[..., None]) -> None
     driver(cut, Gpu("GPU-b"))
     found = devices.enumerate_devices("auto", {})
     assert [(gpu.index, gpu.uuid) for gpu in found] == [(0, "MIG-1"), (1, "MIG-2"), (2, "GPU-b")]
-    read = devices.reading(found[0])
-    assert read.utilisation_percent is None
+    read = readings.gauge(found[0]).read()
+    assert read.utilization_percent is None
     assert (read.temperature_celsius, read.power_watts) == (61.0, 512.3)
 
 
@@ -219,15 +220,14 @@ def test_this_process_on_a_cpu_device() -> None:
     device = devices.this_device({"WANWORKS_DEVICE": "cpu:1", "CUDA_VISIBLE_DEVICES": ""})
     assert device.label == "cpu:1"
     assert 0 < devices.free_memory_mb(device) <= device.memory_mb
-    assert devices.reading(device) == devices.Reading(None, None, None, None, None)
     with pytest.raises(ConfigurationError, match="WANWORKS_DEVICE"):
         devices.this_device({"WANWORKS_DEVICE": "tpu"})
 
 
 def test_readings_of_a_gpu(driver: Callable[..., None]) -> None:
     driver(Gpu("GPU-a", total=100 * 10**9))
-    read = devices.reading(devices.enumerate_devices("auto", {})[0])
-    assert read == devices.Reading(83.0, 25_000.0, 100_000.0, 61.0, 512.3)
+    read = readings.gauge(devices.enumerate_devices("auto", {})[0]).read()
+    assert read == Reading(83.0, 25_000.0, 100_000.0, 61.0, 512.3)
 
 
 def test_the_command_prints_json() -> None:

@@ -1,0 +1,110 @@
+"""The dashboard's figures: everything at once, the whole in numbers now and over time, each model in a line."""
+
+from datetime import timedelta
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api import insight_schemas as schemas
+from api.context import Context
+from api.insight import bases, dashboard_fields
+from api.insight_schemas import HistoryQuery
+from api.jobs import ready
+from api.model_status import basis_of
+from shared import clock
+from shared.overview import ModelOverview, Whole, snapshot
+from shared.tables import Snapshot
+
+_MEASURED = (
+    "average_quality_score", "average_performance_score", "system_load_percent", "memory_usage_percent",
+    "oldest_queued_seconds", "average_generation_seconds", "disk_used_percent", "disk_free_gb", "total_models",
+    "healthy_models", "active_models", "total_generations_24h", "alerts_count", "recommendations_count", "queued_jobs",
+    "running_jobs", "succeeded_1h", "failed_1h",
+)  # fmt: skip
+
+
+async def overview(context: Context, request: Request, query: BaseModel) -> Response:
+    def work() -> bytes:
+        return _overview(context.overviews.whole()).model_dump_json().encode()
+
+    return ready(await context.together.ask("dashboard overview", work))
+
+
+async def metrics(context: Context, request: Request, query: BaseModel) -> Response:
+    return ready(
+        await context.together.ask("dashboard metrics", lambda: metrics_now(context).model_dump_json().encode())
+    )
+
+
+async def metrics_history(context: Context, request: Request, query: HistoryQuery) -> Response:
+    hours = query.hours
+
+    def work() -> bytes:
+        found = context.histories.until(clock.now(), timedelta(hours=hours))
+        shown = schemas.MetricsHistory([schemas.SnapshotFigures.model_validate(_figures(one)) for one in found])
+        return shown.model_dump_json().encode()
+
+    return ready(await context.together.ask(("dashboard history", hours), work))
+
+
+async def models(context: Context, request: Request, query: BaseModel) -> Response:
+    def work() -> bytes:
+        found = context.overviews.models()
+        return schemas.ModelSummaries([_summary(model) for model in found.models.values()]).model_dump_json().encode()
+
+    return ready(await context.together.ask("dashboard models", work))
+
+
+def metrics_now(context: Context) -> schemas.DashboardMetrics:
+    """The whole in figures now. Raises DatabaseUnavailable."""
+    whole = context.overviews.whole()
+    found = _figures(snapshot(whole))
+    uses = sum(period.uses for period in whole.overview.day.values())
+    return schemas.DashboardMetrics.model_validate(
+        {**found, "basis": bases({name: found[name] for name in _MEASURED}), "samples": uses}
+    )
+
+
+def _overview(whole: Whole) -> schemas.DashboardOverview:
+    percentage = None if whole.health_score is None else round(100 * whole.health_score, 2)
+    return schemas.DashboardOverview.model_validate(
+        {
+            **dashboard_fields(whole),
+            "system_health": schemas.OverallHealth(
+                overall_status=whole.status,
+                health_percentage=percentage,
+                basis={"health_percentage": basis_of(percentage)},
+            ),
+        }
+    )
+
+
+def _summary(model: ModelOverview) -> schemas.ModelSummary:
+    entry, day, now = model.view.entry, model.day, model.readings
+    average = model.performance.average_seconds
+    figures = {
+        "health_score": model.health_score,
+        "performance_score": model.performance.performance_score,
+        "generations_24h": day.uses,
+        "average_generation_time": average,
+        "memory_usage_mb": now.memory_used_mb,
+        "gpu_utilization_percent": now.load_percent,
+    }
+    return schemas.ModelSummary.model_validate(
+        {
+            **figures,
+            "model_id": entry.model_id,
+            "model_type": entry.model_type,
+            "status": model.status,
+            "availability_status": model.view.availability.value,
+            "last_used": clock.iso(model.view.latest.last_used),
+            "issues_count": len(model.health.issues),
+            "basis": bases(figures),
+            "samples": day.uses,
+        }
+    )
+
+
+def _figures(row: Snapshot) -> dict[str, object]:
+    return {"timestamp": clock.iso(row.at), **row.model_dump(exclude={"at"})}

@@ -1,0 +1,36 @@
+"""What the feed looks at: the same bodies that the routes give, so that a watcher and a poller read the same."""
+
+from typing import Any
+
+from api import ops
+from api.alert_schemas import alert
+from api.context import Context
+from api.dashboard import metrics_now
+from api.feed import Source
+from api.jobs import shown
+from shared import alerts, jobs, queues
+
+
+def feed_source(context: Context) -> Source:
+    database = context.database
+
+    def several(job_ids: list[str]) -> dict[str, Any]:
+        rows = jobs.several(database, job_ids)
+        return {job.id: job.model_dump(mode="json") for job in shown(context, rows)}
+
+    def devices() -> dict[str, Any]:
+        return {f"{one.node}/{one.index}": one.model_dump(mode="json") for one in ops.seen(context).devices}
+
+    def known_alerts(alert_ids: list[str]) -> dict[str, Any]:
+        rows = {row.id: row for row in alerts.open_alerts(database)}
+        closed = [alert_id for alert_id in alert_ids if alert_id not in rows]
+        rows |= {row.id: row for row in (alerts.several(database, closed) if closed else ())}
+        return {row.id: alert(row).model_dump(mode="json") for row in rows.values()}
+
+    return Source(
+        stirred=lambda since: queues.stirred(database, since),
+        jobs=several,
+        workers=devices,
+        alerts=known_alerts,
+        metrics=lambda: metrics_now(context).model_dump(mode="json"),
+    )

@@ -1,0 +1,68 @@
+// The one way to the server: JSON in, JSON out, problems as `Problem`, an unreachable server as `Away`.
+
+export class Problem extends Error {
+  /** `errors`: [{field, message}] of a 422. */
+  constructor(status, detail, errors) {
+    super(detail);
+    this.status = status;
+    this.errors = errors;
+  }
+}
+
+export class Away extends Error {}
+
+const PATIENCE_MS = 20_000;
+
+export const get = (path, query = {}) => call("GET", path + queryString(query));
+export const remove = (path) => call("DELETE", path);
+
+/** `key`: an Idempotency-Key, so that asking again after a lost answer makes nothing twice. */
+export const post = (path, body, { key, patience } = {}) => call("POST", path, { body, key, patience });
+
+export function newKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");
+}
+
+function queryString(query) {
+  const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  return given.length ? `?${new URLSearchParams(given)}` : "";
+}
+
+async function call(method, path, { body, key, patience = PATIENCE_MS } = {}) {
+  const headers = { Accept: "application/json" };
+  if (key) headers["Idempotency-Key"] = key;
+  const form = body instanceof FormData;
+  if (body !== undefined && !form) headers["Content-Type"] = "application/json";
+  let response;
+  let answer = null;
+  try {
+    response = await fetch(path, {
+      method,
+      headers,
+      body: body === undefined || form ? body : JSON.stringify(body),
+      cache: "no-store",
+      signal: AbortSignal.timeout(patience),
+    });
+    const text = await response.text();
+    answer = text ? parse(text) : null;
+  } catch (error) {
+    throw new Away("The server does not answer.", { cause: error });
+  }
+  if (response.ok) return answer;
+  throw new Problem(response.status, answer?.detail ?? `The server answered ${response.status}.`, fieldErrors(answer));
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null; // a proxy's page, not the server's words
+  }
+}
+
+function fieldErrors(answer) {
+  return (answer?.errors ?? []).map((error) => ({
+    field: String(error.loc.find((part) => part !== "body" && part !== "query" && part !== "header") ?? ""),
+    message: error.msg,
+  }));
+}

@@ -1,0 +1,104 @@
+// Making room: what would be removed is listed first, by name and size, and only that list can be carried out.
+
+import { newKey, post } from "./api.js";
+import { attempt, confirm, say } from "./dialogs.js";
+import { h } from "./dom.js";
+import { ago, gigabytes, NONE, plural, words } from "./format.js";
+import * as load from "./load.js";
+import { button, empty, fact, facts, note } from "./parts.js";
+import { changed, state } from "./state.js";
+
+const PATIENCE_MS = 45_000; // the server waits 30 s for the nodes
+
+let asked = null; // what the plan on the page was made for
+let plan = null;
+let done = null;
+let problem = null;
+let busy = false;
+
+export function cleanup() {
+  const nodes = (state.workers?.nodes ?? []).filter((node) => node.state === "online").map((node) => node.name);
+  return h("section", { class: "panel", "aria-labelledby": "h-cleanup" },
+    h("h2", { id: "h-cleanup" }, "Clean up"),
+    h("p", { class: "muted" }, "Removes what is of no use (old revisions, partial downloads, ended jobs' leftovers), and models not used lately until the wanted space is free. Pinned and loaded models stay."),
+    h("form", { class: "filters", "aria-label": "Clean-up", on: { submit: preview, input: stale } },
+      h("label", { class: "field" }, h("span", null, "Wanted free, GB"), h("input", { type: "number", name: "target", min: 0, step: "any", placeholder: "any" })),
+      h("label", { class: "field" }, h("span", null, "Keep models used in the last days"), h("input", { type: "number", name: "days", min: 0, max: 36500, step: 1, value: 30, required: true })),
+      nodes.length > 1 ? h("label", { class: "field" }, h("span", null, "Node"), h("select", { name: "node" }, h("option", { value: "" }, "every node"), nodes.map((name) => h("option", { key: name, value: name }, name)))) : null,
+      h("button", { class: "button", disabled: busy }, busy ? "Working…" : "Preview")),
+    note(problem, "bad"),
+    plan ? planned(plan.recommendations) : null,
+    done ? outcome(done) : null);
+}
+
+function planned(found) {
+  const actions = found.cleanup_actions;
+  return h("div", { id: "plan", tabindex: "-1" },
+    h("h3", null, actions.length ? `This would free ${gigabytes(sum(actions))}` : "There is nothing to remove"),
+    facts(fact("Free now", found.total_space_available_gb == null ? NONE : gigabytes(found.total_space_available_gb)), fact("To free", gigabytes(found.space_to_free_gb)), fact("Reaches the target", found.reaches_target ? "yes" : "no")),
+    actions.length ? h("ul", { class: "spelled" }, actions.map((one, index) => h("li", { key: index }, spelled(one)))) : null,
+    found.kept.length ? h("details", null, h("summary", null, `${plural(found.kept.length, "model")} would stay`), h("ul", { class: "spelled" }, found.kept.map((one) => h("li", { key: `${one.node}/${one.model_id}` }, `${one.model_id} on ${one.node}: ${one.reason}`)))) : null,
+    actions.length ? h("div", { class: "row" }, button("Clean up now", execute, { kind: "danger", disabled: busy })) : null);
+}
+
+function outcome(found) {
+  return h("div", null,
+    note(`${gigabytes(found.total_space_freed_gb)} freed by ${plural(found.executed_actions.length, "removal")} so far.`, "good"),
+    found.executed_actions.length ? h("ul", { class: "spelled" }, found.executed_actions.map((one, index) => h("li", { key: index }, spelled(one)))) : empty("The jobs are still at it: see the jobs' list."));
+}
+
+function spelled(one) {
+  const used = one.last_used ? `, last used ${ago(one.last_used)}` : "";
+  return `${words(one.action_type)}${one.model_id ? ` ${one.model_id}` : ""} on ${one.node}: ${gigabytes(one.space_freed_gb)} (${one.reason}${used})`;
+}
+
+const sum = (actions) => actions.reduce((total, one) => total + one.space_freed_gb, 0);
+
+function stale() {
+  if (!plan && !done && !problem) return;
+  plan = done = problem = null; // it was made for something else
+  changed();
+}
+
+async function preview(event) {
+  event.preventDefault();
+  const form = new FormData(event.target);
+  asked = { keep_recent_days: Number(form.get("days")) };
+  if (form.get("target") !== "") asked.target_space_gb = Number(form.get("target"));
+  if (form.get("node")) asked.node = form.get("node");
+  done = problem = null;
+  await work(async () => {
+    plan = await post("/api/v1/models/cleanup", { ...asked, dry_run: true });
+  });
+  if (plan) say(plan.recommendations.cleanup_actions.length ? "The preview is ready." : "There is nothing to remove.");
+}
+
+async function execute() {
+  const actions = plan.recommendations.cleanup_actions;
+  const yes = await confirm({
+    title: `Remove ${plural(actions.length, "thing")}, ${gigabytes(sum(actions))} in all?`,
+    text: "The nodes look again before they remove anything. What is removed has to be downloaded again if it is wanted.",
+    lines: actions.map(spelled),
+    yes: "Remove",
+  });
+  if (!yes) return;
+  await attempt(() => work(async () => {
+    done = await post("/api/v1/models/cleanup", { ...asked, dry_run: false }, { key: newKey(), patience: PATIENCE_MS });
+    plan = null;
+    await load.models();
+  }));
+}
+
+async function work(action) {
+  busy = true;
+  changed();
+  try {
+    await action();
+  } catch (error) {
+    plan = null;
+    problem = error.errors?.[0]?.message ?? error.message;
+  } finally {
+    busy = false;
+    changed();
+  }
+}

@@ -1,0 +1,79 @@
+// Questions and short messages. A dialog is the browser's own: focus stays inside, Escape closes, focus comes back.
+
+import { h, render } from "./dom.js";
+
+const toasts = document.getElementById("toasts");
+const holder = document.getElementById("dialogs");
+const shown = new Map();
+let count = 0;
+
+/** A short message for people and screen readers; it goes by itself. */
+export function say(text, kind = "info") {
+  count += 1;
+  const key = count;
+  shown.set(key, { text, kind });
+  drawToasts();
+  setTimeout(() => close(key), kind === "bad" ? 10_000 : 5_000);
+}
+
+function close(key) {
+  shown.delete(key);
+  drawToasts();
+}
+
+function drawToasts() {
+  render(
+    toasts,
+    [...shown].map(([key, { text, kind }]) =>
+      h(
+        "div",
+        { key, class: `toast ${kind}` },
+        h("span", null, text),
+        h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", on: { click: () => close(key) } }, "✕"),
+      ),
+    ),
+  );
+}
+
+/** Asks before something that cannot be taken back. Resolves to whether the answer is yes. */
+export function confirm({ title, text, lines = [], yes }) {
+  const dialog = document.createElement("dialog");
+  dialog.className = "dialog small";
+  dialog.setAttribute("aria-labelledby", "confirm-title");
+  holder.append(dialog);
+  render(
+    dialog,
+    h(
+      "form",
+      { method: "dialog" },
+      h("h2", { id: "confirm-title" }, title),
+      text ? h("p", null, text) : null,
+      lines.length ? h("ul", { class: "spelled", tabindex: "0", "aria-label": "In detail" }, lines.map((line) => h("li", null, line))) : null,
+      h(
+        "div",
+        { class: "row end" },
+        h("button", { value: "no", class: "button", autofocus: true }, "Cancel"),
+        h("button", { value: "yes", class: "button danger" }, yes),
+      ),
+    ),
+  );
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+  });
+}
+
+/** Carries out what a button asks for; says what went wrong. Returns whether it went well. */
+export async function attempt(action, done) {
+  try {
+    await action();
+    if (done) say(done, "good");
+    return true;
+  } catch (error) {
+    say(error.message, "bad");
+    return false;
+  }
+}

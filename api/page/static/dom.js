@@ -1,0 +1,112 @@
+// A view says what should be on the page as a tree of `h(...)`; `render` makes it so and leaves alone what is right:
+// focus, scroll, open dialogs and typed text stay. Text is always text, never markup. Knows nothing of what is shown.
+
+const SVG = "http://www.w3.org/2000/svg";
+const ENTERED = new Set(["value", "checked"]); // of a field: set when it is made, afterwards they are the user's
+const OURS = new Set(["key", "on", "css", "made", "own"]);
+const FIELDS = new Set(["input", "select", "textarea"]);
+
+/**
+ * One wanted element. `props` are attributes, and besides: `key`; `on` {event: handler}; `css` {property: value};
+ * `made` (element) when it is new; `own` (element) draws the content by itself, after every change.
+ */
+export function h(tag, props, ...children) {
+  return { tag, props: props ?? {}, key: props?.key, children: flat(children) };
+}
+
+/** Makes the container's content what is wanted. Content that is not ours (from the server) is replaced. */
+export function render(container, ...wanted) {
+  if (!container.oursNow) {
+    container.replaceChildren();
+    container.oursNow = true;
+  }
+  patchChildren(container, flat(wanted), container.namespaceURI === SVG);
+}
+
+function flat(children) {
+  return children
+    .flat(Infinity)
+    .filter((child) => child !== null && child !== undefined && child !== false && child !== true && child !== "")
+    .map((child) => (typeof child === "object" ? child : String(child)));
+}
+
+function patchChildren(parent, wanted, inSvg) {
+  const keyed = new Map();
+  const loose = [];
+  for (const node of parent.childNodes) {
+    const key = node.wanted?.key;
+    if (key === undefined) loose.push(node);
+    else keyed.set(key, node);
+  }
+  const nodes = wanted.map((want) => {
+    const old = want.key === undefined ? take(loose, want) : keyed.get(want.key);
+    if (old && fits(old, want)) {
+      keyed.delete(want.key);
+      patch(old, want);
+      return old;
+    }
+    return create(want, inSvg);
+  });
+  for (const node of [...loose, ...keyed.values()]) node.remove();
+  let place = parent.firstChild;
+  for (const node of nodes) {
+    if (node === place) place = place.nextSibling;
+    else parent.insertBefore(node, place);
+  }
+}
+
+function take(loose, want) {
+  const at = loose.findIndex((node) => fits(node, want));
+  return at < 0 ? undefined : loose.splice(at, 1)[0];
+}
+
+function fits(node, want) {
+  return typeof want === "string" ? node.nodeType === Node.TEXT_NODE : node.wanted?.tag === want.tag;
+}
+
+function create(want, inSvg) {
+  if (typeof want === "string") return document.createTextNode(want);
+  const svg = inSvg || want.tag === "svg";
+  const element = svg ? document.createElementNS(SVG, want.tag) : document.createElement(want.tag);
+  element.wanted = { tag: want.tag, props: {}, children: [] };
+  patch(element, want, svg);
+  if (FIELDS.has(want.tag)) for (const name of ENTERED) if (name in want.props) element[name] = want.props[name] ?? "";
+  want.props.made?.(element);
+  return element;
+}
+
+function patch(node, want, inSvg = node.namespaceURI === SVG) {
+  if (typeof want === "string") {
+    if (node.data !== want) node.data = want;
+    return;
+  }
+  const before = node.wanted.props;
+  const field = FIELDS.has(want.tag);
+  for (const name of new Set([...Object.keys(before), ...Object.keys(want.props)])) {
+    if (OURS.has(name) || (field && ENTERED.has(name))) continue;
+    if (before[name] !== want.props[name]) attribute(node, name, want.props[name]);
+  }
+  for (const [name, value] of Object.entries(want.props.css ?? {})) {
+    if (before.css?.[name] !== value) node.style.setProperty(name, value);
+  }
+  for (const event of Object.keys(want.props.on ?? {})) {
+    if (!before.on?.[event]) node.addEventListener(event, heard);
+  }
+  node.wanted = want;
+  if (want.props.own) want.props.own(node);
+  else patchChildren(node, want.children, inSvg);
+}
+
+function heard(event) {
+  event.currentTarget.wanted.props.on?.[event.type]?.(event);
+}
+
+function attribute(node, name, value) {
+  if (value === undefined || value === null || value === false) node.removeAttribute(name);
+  else node.setAttribute(name, value === true ? "" : String(value));
+}
+
+/** An icon of the sheet in the page. */
+export function icon(name) {
+  return h("svg", { class: "icon", "aria-hidden": "true" }, h("use", { href: `#i-${name}` }));
+}

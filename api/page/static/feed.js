@@ -1,0 +1,160 @@
+// Keeps the state live: by WebSocket, else by asking every five seconds; says at any time how fresh the page is.
+// Whatever happens, everything is read anew every thirty seconds.
+
+import { Away, get } from "./api.js";
+import * as load from "./load.js";
+import { changed, enterList, hasEnded, learnAlert, learnJobs, state } from "./state.js";
+
+const POLL_MS = 5_000;
+const REFRESH_MS = 30_000;
+const STALE_MS = 15_000; // the server says something at least every ten seconds
+const LONGEST_WAIT_MS = 30_000;
+
+/** `link`: connecting, live, polling or lost. `heard`: when the server last said something (ms), null before. */
+export const feed = { link: "connecting", heard: null, lostAt: null };
+
+let socket = null;
+let failures = 0;
+let view = "overview";
+let told = () => {};
+let refreshedAt = 0;
+let polling = false;
+
+/** Begins. `tell` hears "lost" and "regained". */
+export function start(firstView, tell) {
+  view = firstView;
+  told = tell;
+  connect();
+  refresh();
+  setInterval(tick, 1_000);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && Date.now() - refreshedAt > POLL_MS) refresh();
+  });
+}
+
+/** Another view is looked at now: what it shows is read at once. */
+export function look(name) {
+  view = name;
+  guarded(() => load.view(name));
+}
+
+/** Reads everything anew. */
+export async function refresh() {
+  refreshedAt = Date.now();
+  await guarded(() => Promise.all([load.essentials(), load.view(view), load.flower()]));
+}
+
+export const isStale = (now = Date.now()) => feed.heard !== null && now - feed.heard > STALE_MS;
+
+async function guarded(read) {
+  try {
+    await read();
+    heard();
+  } catch (error) {
+    if (!(error instanceof Away)) throw error;
+    lost();
+  }
+}
+
+function heard() {
+  const regained = feed.link === "lost";
+  feed.heard = Date.now();
+  if (feed.link !== "live") feed.link = socket?.readyState === WebSocket.OPEN ? "live" : "polling";
+  if (regained) {
+    feed.lostAt = null;
+    failures = 0;
+    told("regained");
+    refresh();
+    connect();
+  }
+  changed();
+}
+
+function lost() {
+  if (socket?.readyState === WebSocket.OPEN) return; // one answer failed, but the server still speaks
+  if (feed.link !== "lost") {
+    feed.link = "lost";
+    feed.lostAt = Date.now();
+    told("lost");
+  }
+  changed();
+}
+
+async function tick() {
+  const now = Date.now();
+  changed(); // ages move
+  if (polling || document.hidden) return;
+  const since = now - refreshedAt;
+  polling = true;
+  try {
+    if (feed.link === "lost") await guarded(() => get("/healthz"));
+    else if (since > REFRESH_MS) await refresh();
+    else if ((feed.link !== "live" || isStale(now)) && now - (feed.polledAt ?? 0) > POLL_MS) {
+      feed.polledAt = now;
+      await guarded(() => Promise.all([load.essentials(), load.view(view)]));
+    }
+  } finally {
+    polling = false;
+  }
+}
+
+function connect() {
+  if (socket && socket.readyState <= WebSocket.OPEN) return;
+  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+  socket = new WebSocket(`${scheme}//${location.host}/api/v1/dashboard/ws`);
+  socket.addEventListener("open", () => {
+    failures = 0;
+  });
+  socket.addEventListener("message", ({ data }) => {
+    take(JSON.parse(data));
+    feed.link = feed.link === "lost" ? feed.link : "live";
+    heard();
+  });
+  socket.addEventListener("close", () => {
+    socket = null;
+    failures += 1;
+    if (feed.link === "live") {
+      feed.link = "connecting";
+      guarded(() => get("/healthz")); // is it the socket alone, or the server?
+    }
+    const wait = Math.min(LONGEST_WAIT_MS, 500 * 2 ** failures) * (0.5 + Math.random() / 2);
+    setTimeout(() => {
+      // While the server is lost, plain questions find out when it is back.
+      if (feed.link !== "lost") connect();
+    }, wait);
+    changed();
+  });
+}
+
+const TAKERS = {
+  metrics_update(data) {
+    state.metrics = data;
+    delete state.notes.metrics;
+  },
+  job_update(job) {
+    const before = state.jobs.get(job.id);
+    learnJobs([job]);
+    if (job.deleted) return;
+    enterList(job);
+    if (hasEnded(job) && before && !hasEnded(before)) ended(job);
+  },
+  worker_update(device) {
+    if (!state.workers) return;
+    const same = (one) => one.node === device.node && one.index === device.index && one.kind === device.kind;
+    const at = state.workers.devices.findIndex(same);
+    if (at < 0) state.workers.devices.push(device);
+    else state.workers.devices[at] = device;
+  },
+  alert: learnAlert,
+};
+
+function take(message) {
+  TAKERS[message.type]?.(message.data);
+  changed();
+}
+
+/** What a job's end changes elsewhere is read again. */
+function ended(job) {
+  if (job.type !== "generation") guarded(() => load.view(view));
+  else if (job.status === "succeeded" && view === "overview") guarded(load.latest);
+}

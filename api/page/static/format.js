@@ -1,0 +1,84 @@
+// Figures as people read them. Nothing measured is a dash, never a zero. Pure.
+
+export const NONE = "–";
+const known = (value) => value !== null && value !== undefined && !Number.isNaN(value);
+
+export function number(value, digits = 0) {
+  return known(value) ? value.toLocaleString("en", { maximumFractionDigits: digits }) : NONE;
+}
+
+export function percent(value, digits = 0) {
+  return known(value) ? `${number(value, digits)} %` : NONE;
+}
+
+/** A fraction of 1 as percent. */
+export function fraction(value, digits = 0) {
+  return known(value) ? percent(value * 100, digits) : NONE;
+}
+
+/** Seconds: 0.4 s, 45 s, 3 min 5 s, 2 h 5 min, 3 d 4 h. */
+export function seconds(value) {
+  if (!known(value)) return NONE;
+  if (value < 10) return `${number(value, 1)} s`;
+  const whole = Math.round(value);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return two(whole, 60, "min", "s");
+  if (whole < 86400) return two(Math.round(whole / 60), 60, "h", "min");
+  return two(Math.round(whole / 3600), 24, "d", "h");
+}
+
+function two(value, size, large, small) {
+  const rest = value % size;
+  return `${Math.floor(value / size)} ${large}${rest ? ` ${rest} ${small}` : ""}`;
+}
+
+/** Bytes in units of a thousand. */
+export function bytes(value) {
+  if (!known(value)) return NONE;
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${number(value, unit === 0 || value >= 100 ? 0 : 1)} ${units[unit]}`;
+}
+
+export const megabytes = (value) => (known(value) ? bytes(value * 1e6) : NONE);
+export const gigabytes = (value) => (known(value) ? bytes(value * 1e9) : NONE);
+
+export function ago(iso, now = Date.now()) {
+  if (!iso) return NONE;
+  const passed = (now - Date.parse(iso)) / 1000;
+  if (passed < 5) return "just now";
+  const rough = passed < 60 ? Math.floor(passed / 5) * 5 : passed < 3600 ? Math.floor(passed / 60) * 60 : passed;
+  return `${coarse(rough)} ago`;
+}
+
+/** The largest unit alone. */
+function coarse(value) {
+  if (value < 60) return `${Math.floor(value)} s`;
+  if (value < 3600) return `${Math.floor(value / 60)} min`;
+  if (value < 86400) return `${Math.floor(value / 3600)} h`;
+  return `${Math.floor(value / 86400)} d`;
+}
+
+const CLOCK = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const DAY = new Intl.DateTimeFormat("en", { day: "numeric", month: "short" });
+const WHOLE = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
+
+export const clock = (milliseconds) => CLOCK.format(milliseconds);
+export const day = (milliseconds) => DAY.format(milliseconds);
+export const moment = (iso) => (iso ? WHOLE.format(Date.parse(iso)) : NONE);
+
+export function plural(count, one, many = `${one}s`) {
+  return `${number(count)} ${count === 1 ? one : many}`;
+}
+
+/** snake_case as words. */
+export const words = (text) => (text ?? "").replaceAll("_", " ");
+
+export function sentence(text) {
+  const said = words(text);
+  return said.charAt(0).toUpperCase() + said.slice(1);
+}

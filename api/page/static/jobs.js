@@ -1,0 +1,136 @@
+// The list of jobs: newest first, filtered, paged, with what can be done to each.
+
+import { post, remove, newKey } from "./api.js";
+import { attempt, confirm } from "./dialogs.js";
+import { h, icon } from "./dom.js";
+import { ago, moment, number, seconds, words } from "./format.js";
+import * as load from "./load.js";
+import { artifactOf, badge, button, durationOf, empty, note, progressOf, select, titleOf } from "./parts.js";
+import { forgetJob, hasEnded, learnJobs, state } from "./state.js";
+
+const TYPES = ["generation", "download", "integrity_check", "cleanup"];
+const STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled"];
+
+export function jobs() {
+  const { filters, after, ids, next } = state.list;
+  const rows = (ids ?? []).map((id) => state.jobs.get(id)).filter(Boolean);
+  return [
+    h(
+      "form",
+      { class: "filters", "aria-label": "Filters", on: { submit: (event) => event.preventDefault() } },
+      filter("Type", "type", TYPES.map((one) => [one, words(one)]), filters),
+      filter("Status", "status", STATES.map((one) => [one, one]), filters),
+      filter("Model", "model_id", state.catalogue.map((entry) => [entry.model_id, entry.model_id]), filters),
+    ),
+    note(state.notes.jobs && `The list cannot be read: ${state.notes.jobs}`, "bad"),
+    ids === null ? h("p", { class: "muted" }, "Reading…") : null,
+    ids && !rows.length ? empty(Object.values(filters).some(Boolean) ? "No job fits these filters." : "No job yet. ", h("a", { href: "#new" }, "Make a video")) : null,
+    rows.length ? table(rows) : null,
+    after.length || next
+      ? h("div", { class: "row pager" },
+          button("Newer", () => turn(after.slice(0, -1)), { disabled: !after.length }),
+          h("span", { class: "muted small" }, `page ${after.length + 1}`),
+          button("Older", () => turn([...after, next]), { disabled: !next }))
+      : null,
+  ];
+}
+
+/** Filters as they stand in the address: `#jobs?status=failed`. */
+export function filterBy(query) {
+  const filters = { type: query.get("type") ?? "", status: query.get("status") ?? "", model_id: query.get("model_id") ?? "" };
+  const same = Object.keys(filters).every((name) => filters[name] === state.list.filters[name]);
+  if (!same) state.list = { filters, after: [], ids: null, next: null };
+}
+
+function filter(label, name, options, filters) {
+  return select(label, name, [["", "all"], ...options], {
+    key: `${name}:${filters[name]}`,
+    value: filters[name],
+    change: (event) => {
+      const wanted = Object.entries({ ...filters, [name]: event.target.value }).filter(([, value]) => value);
+      location.hash = wanted.length ? `jobs?${new URLSearchParams(wanted)}` : "jobs";
+    },
+  });
+}
+
+function turn(after) {
+  state.list = { ...state.list, after, ids: null };
+  load.jobs().catch(() => {}); // the feed says that the server is lost
+  document.getElementById("h-jobs").focus({ preventScroll: true });
+  scrollTo({ top: 0 });
+}
+
+function table(rows) {
+  return h(
+    "table",
+    { class: "jobs", role: "table" },
+    h("caption", { class: "hidden" }, "Jobs, newest first"),
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ["Job", "State", "Made", "Took", "Actions"].map((text) => h("th", { key: text, scope: "col", role: "columnheader" }, text)))),
+    h("tbody", { role: "rowgroup" }, rows.map(row)),
+  );
+}
+
+function row(job) {
+  const picture = artifactOf(job, "thumbnail");
+  const title = titleOf(job);
+  return h(
+    "tr",
+    { key: job.id, role: "row", "data-job": job.id },
+    h("td", { role: "cell", class: "job" },
+      h("a", { class: "job-link", href: `#job/${job.id}` },
+        h("span", { class: "frame" }, picture ? h("img", { src: picture.url, alt: "", loading: "lazy" }) : icon(job.type === "generation" ? "film" : "models")),
+        h("span", { class: "job-text" },
+          h("span", { class: "title" }, title),
+          h("span", { class: "small muted" }, about(job))))),
+    h("td", { role: "cell", class: "state" },
+      badge(job.status),
+      job.priority === "normal" ? null : h("span", { class: "tag" }, job.priority),
+      job.mock ? h("span", { class: "tag" }, "mock") : null,
+      hasEnded(job) ? (job.error ? h("span", { class: "small bad-text clamp" }, job.error.message) : null) : progressOf(job)),
+    h("td", { role: "cell", class: "when", title: moment(job.created_at) }, ago(job.created_at)),
+    h("td", { role: "cell", class: "took" }, seconds(durationOf(job))),
+    h("td", { role: "cell", class: "actions" }, actions(job)),
+  );
+}
+
+function about(job) {
+  if (job.type === "generation") {
+    const { resolution, frames, steps } = job.params;
+    return `${job.model_id} · ${resolution} · ${number(frames)} frames · ${number(steps)} steps`;
+  }
+  return [words(job.type), job.params.node, job.params.repair ? "with repair" : ""].filter(Boolean).join(" · ");
+}
+
+/** What can be done to this job now. */
+export function actions(job, { gone } = {}) {
+  const title = titleOf(job).slice(0, 60);
+  return [
+    hasEnded(job) ? null : button("Cancel", () => cancel(job), { key: "cancel", kind: "quiet", label: `Cancel: ${title}` }),
+    job.status === "failed" || job.status === "cancelled" ? button("Retry", () => retry(job), { key: "retry", kind: "quiet", label: `Retry: ${title}` }) : null,
+    job.type === "generation" ? h("a", { key: "again", class: "button quiet", href: `#new?from=${job.id}`, "aria-label": `Use these settings again: ${title}` }, "Reuse") : null,
+    button("Delete", () => erase(job, gone), { key: "delete", kind: "quiet danger", label: `Delete: ${title}` }),
+  ];
+}
+
+function cancel(job) {
+  return attempt(async () => learnJobs([await post(`/api/v1/jobs/${job.id}/cancel`)]), "Cancelled");
+}
+
+function retry(job) {
+  return attempt(async () => {
+    const made = await post(`/api/v1/jobs/${job.id}/retry`, undefined, { key: newKey() });
+    learnJobs([made]);
+    if (state.list.ids && !state.list.after.length) state.list.ids.unshift(made.id);
+    if (location.hash.startsWith("#job/")) location.hash = `job/${made.id}`;
+  }, "Asked for again");
+}
+
+async function erase(job, gone) {
+  const what = hasEnded(job) ? "Its files go with it." : "It is stopped first; its files go with it.";
+  if (!(await confirm({ title: "Delete this job?", text: what, lines: [titleOf(job)], yes: "Delete" }))) return;
+  await attempt(async () => {
+    await remove(`/api/v1/jobs/${job.id}`);
+    gone?.();
+    forgetJob(job.id);
+  }, "Deleted");
+}

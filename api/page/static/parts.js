@@ -1,0 +1,93 @@
+// Pieces that several views are made of. Pure: from values to what is wanted on the page.
+
+import { h } from "./dom.js";
+import { bytes, fraction, NONE, percent, seconds, sentence, words } from "./format.js";
+
+export function badge(state, text = words(state)) {
+  return h("span", { class: "badge", "data-state": state }, text);
+}
+
+/** What could not be read, where it would stand. */
+export function note(text, kind = "") {
+  return text ? h("p", { class: `note ${kind}` }, text) : null;
+}
+
+export function empty(text, ...more) {
+  return h("p", { class: "empty" }, text, more);
+}
+
+/** A figure with its name; `hint` says where it comes from. */
+export function fact(label, value, hint) {
+  return h("div", { class: "fact" }, h("dt", null, label), h("dd", { class: value === NONE ? "none" : "", title: hint }, value));
+}
+
+export function facts(...rows) {
+  return h("dl", { class: "facts" }, rows);
+}
+
+export function button(text, click, { kind = "", label, disabled, key } = {}) {
+  return h("button", { key, type: "button", class: `button ${kind}`, "aria-label": label, disabled, on: { click } }, text);
+}
+
+export function bar(value, label) {
+  return h("progress", { max: 100, value: value ?? undefined, "aria-label": label });
+}
+
+/** How far a job is, in one line of words. */
+export function progressWords(job) {
+  const { progress } = job;
+  if (job.status === "queued") {
+    if (progress.phase === "waiting_for_model") return "waits for its model";
+    return job.queue_position === null || job.queue_position === 0 ? "next in the queue" : `${job.queue_position} before it`;
+  }
+  if (job.status === "paused") return `paused${job.paused_by === "disk_full" ? ": the disk is full" : ""} at ${percent(progress.percent)}`;
+  const said = [percent(progress.percent)];
+  if (progress.phase) said.push(sentence(progress.phase).toLowerCase());
+  if (progress.step && progress.steps) said.push(`step ${progress.step} of ${progress.steps}`);
+  if (progress.bytes_total) said.push(`${bytes(progress.bytes_done ?? 0)} of ${bytes(progress.bytes_total)}`);
+  if (progress.bytes_per_second) said.push(`${bytes(progress.bytes_per_second)}/s`);
+  if (progress.eta_seconds !== null && progress.eta_seconds !== undefined) said.push(`${seconds(progress.eta_seconds)} left`);
+  return said.join(" · ");
+}
+
+export function progressOf(job) {
+  return h(
+    "div",
+    { class: "progress" },
+    bar(job.progress.percent, `Progress of ${titleOf(job)}`),
+    h("span", { class: "small muted" }, progressWords(job)),
+  );
+}
+
+/** What a job is called: its prompt, or what it does. */
+export function titleOf(job) {
+  if (job.type === "generation") return job.params.prompt;
+  const what = { download: "Download of", integrity_check: "Check of", cleanup: "Clean-up of" }[job.type] ?? job.type;
+  return `${what} ${job.model_id ?? (job.type === "cleanup" ? `node ${job.params.node}` : "every model")}`;
+}
+
+export const artifactOf = (job, kind) => job.result?.artifacts?.find?.((one) => one.kind === kind) ?? null;
+
+export function durationOf(job, now = Date.now()) {
+  if (!job.started_at) return null;
+  const end = job.finished_at ? Date.parse(job.finished_at) : now;
+  return Math.max(0, (end - Date.parse(job.started_at)) / 1000);
+}
+
+export const score = (value) => (value === null || value === undefined ? NONE : fraction(value));
+
+export function select(label, name, options, { value = "", change, key } = {}) {
+  return h(
+    "label",
+    { class: "field", key },
+    h("span", null, label),
+    h(
+      "select",
+      { name, value, on: { change } },
+      options.map((option) => {
+        const [of, text] = Array.isArray(option) ? option : [option, option];
+        return h("option", { key: of, value: of }, text);
+      }),
+    ),
+  );
+}

@@ -1,0 +1,93 @@
+// All that the page knows, in one place, and the word to whoever draws it that something has changed.
+// Knows neither the network nor the document's content.
+
+export const state = {
+  catalogue: [], // what the form may offer, from the page itself
+  metrics: null,
+  history: { hours: 1, rows: null },
+  jobs: new Map(), // every job heard of, by id
+  list: { filters: { type: "", status: "", model_id: "" }, after: [], ids: null, next: null },
+  latest: [], // ids of the newest videos
+  workers: null,
+  queues: null,
+  models: null, // by id: files, downloads, use
+  health: null, // by id
+  insight: null, // by id: scores and issues, as the dashboard has them
+  alerts: new Map(), // open ones, by id
+  resolved: null,
+  flower: null,
+  notes: {}, // by part: why it could not be read
+};
+
+const drawers = new Set();
+let due = false;
+
+/** Calls `draw` after every change, at most once in a while for many changes together. */
+export function whenChanged(draw) {
+  drawers.add(draw);
+}
+
+export function changed() {
+  if (due) return;
+  due = true;
+  setTimeout(() => {
+    due = false;
+    for (const draw of drawers) draw();
+  }, 40);
+}
+
+const ENDS = new Set(["succeeded", "failed", "cancelled"]);
+export const hasEnded = (job) => ENDS.has(job.status);
+
+/** Takes in what was heard of jobs; an older word never replaces a newer one. */
+export function learnJobs(jobs) {
+  for (const job of jobs) {
+    if (job.deleted) {
+      forgetJob(job.id);
+      continue;
+    }
+    const known = state.jobs.get(job.id);
+    if (known && isOlder(job, known)) continue;
+    state.jobs.set(job.id, job);
+  }
+  changed();
+}
+
+function isOlder(job, known) {
+  if (job.attempt !== known.attempt) return job.attempt < known.attempt;
+  if (hasEnded(known)) return !hasEnded(job);
+  return job.status === known.status && job.progress.percent < known.progress.percent;
+}
+
+export function forgetJob(id) {
+  state.jobs.delete(id);
+  state.list.ids = state.list.ids?.filter((one) => one !== id) ?? null;
+  state.latest = state.latest.filter((one) => one !== id);
+  changed();
+}
+
+/** A job that was heard of enters the list where its first page is shown and the filters let it. */
+export function enterList(job) {
+  const { filters, after, ids } = state.list;
+  if (!ids || after.length || ids.includes(job.id) || (ids.length && job.id < ids[0])) return;
+  if (Object.entries(filters).every(([name, wanted]) => !wanted || job[name] === wanted)) ids.unshift(job.id);
+}
+
+export function learnAlert(alert) {
+  if (alert.resolved_at) state.alerts.delete(alert.id);
+  else state.alerts.set(alert.id, alert);
+  changed();
+}
+
+/** Jobs that wait or run, the running ones first, then in the order in which they will start. */
+export function activeJobs() {
+  const rank = { running: 0, paused: 2 };
+  return [...state.jobs.values()]
+    .filter((job) => !hasEnded(job))
+    .sort(
+      (a, b) =>
+        (rank[a.status] ?? 1) - (rank[b.status] ?? 1) ||
+        (a.queue_position ?? 0) - (b.queue_position ?? 0) ||
+        (a.id < b.id ? -1 : 1),
+    );
+}

@@ -1,0 +1,64 @@
+"""Tells the installation what this supervisor runs, so that a crash loop on any node can raise an alert.
+
+Beside the supervisor, in a thread of its own: a database that is away must never hold up a restart.
+"""
+
+import threading
+from collections.abc import Sequence
+
+from cli.supervisor import ProcessStatus
+from shared import nodes
+from shared.database import Database
+from shared.errors import StoreFull, Unavailable
+from shared.nodes import REPORT_SECONDS
+from shared.tables import Process
+
+
+class ProcessReports:
+    def __init__(self, database_url: str, node: str) -> None:
+        self._database = Database(database_url)
+        self._node = node
+        self._processes: Sequence[ProcessStatus] = ()
+        self._names: set[str] = set()
+        self._due = threading.Event()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="process-reports", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def publish(self, processes: Sequence[ProcessStatus]) -> None:
+        self._names |= {process.name for process in processes}
+        self._processes = processes
+        self._due.set()
+
+    def stop(self) -> None:
+        """Says that nothing runs here any more, and does not wait long for it."""
+        self._ended = True
+        self._processes = ()
+        self._due.set()
+        self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        while True:
+            self._due.wait(REPORT_SECONDS)
+            self._due.clear()
+            ended = self._ended
+            rows = [
+                Process(
+                    node=self._node,
+                    name=process.name,
+                    state=process.state.value,
+                    restarts=process.restarts,
+                    since=process.since,
+                    seen_at=0.0,
+                )
+                for process in self._processes
+            ]
+            try:
+                nodes.report_processes(self._database, self._node, set(self._names), rows)
+            except (Unavailable, StoreFull):
+                self._due.wait(1.0)  # the rows grow old, which says as much; it is tried again
+            if ended:
+                self._database.close()
+                return

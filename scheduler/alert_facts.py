@@ -1,0 +1,172 @@
+"""Gathers what the alert rules judge: rows, and what Redis alone knows. It judges nothing itself."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from scheduler.alert_rules import (
+    DeviceFact,
+    Facts,
+    FailedDownload,
+    ModelFact,
+    NodeFact,
+    ProcessFact,
+    ReplicaFact,
+    RunningFact,
+)
+from shared import downloads, nodes, queues, samples, snapshots, ticks, usage
+from shared.catalogue import Catalogue
+from shared.database import Database
+from shared.job_types import DOWNLOAD
+from shared.library import Library
+from shared.progress import Progress, RestingRedis
+from shared.settings import Settings
+from shared.states import REPLICA_READY, JobState, Phase
+from shared.tables import Device, Job, Sample, Snapshot
+
+ALERTS = "alerts"  # the schedule of the alerts themselves, which says nothing of beat
+DISPATCHER_KEY = "wanworks:dispatcher"
+REDIS_LOST = "redis_lost_at"  # noted by the dispatcher when Redis was found empty: seconds since 1970
+_DOWNLOAD_FAILED_DAYS = 7
+_RATE_HOURS = 6  # over which the disk's filling is measured
+_LEAST_RATE_HOURS = 0.5
+
+
+@dataclass(frozen=True)
+class Ground:
+    settings: Settings
+    catalogue: Catalogue
+    database: Database
+    redis: RestingRedis
+    look: Callable[[], Library]
+    began: datetime  # of this process: it cannot have missed a tick before
+
+
+def gather(ground: Ground, now: datetime) -> Facts:
+    """Raises DatabaseUnavailable."""
+    database, settings = ground.database, ground.settings
+    library = ground.look()
+    running = queues.running(database)
+    answers = ground.redis.ask(lambda client: bool(client.exists(DISPATCHER_KEY)))
+    hour = [use.succeeded for use in usage.ended(database, now - timedelta(hours=1))]
+    waiting = queues.waiting(database)
+    lost = nodes.noted(database, REDIS_LOST)
+    recent = samples.latest(database, now - timedelta(seconds=settings.device_silence_seconds))
+    last_tick = ticks.last(database, besides=ALERTS)
+    return Facts(
+        models=tuple(_model(library, model_id) for model_id in library.models),
+        devices=tuple(
+            _device(seen.device, seen.silent_seconds, seen.said_goodbye, recent.get(seen.device.key))
+            for seen in nodes.devices(database)
+        ),
+        nodes=tuple(
+            NodeFact(
+                name=node.name,
+                silent_seconds=silent,
+                stopped=node.seen_at == 0.0,
+                disk_used_percent=_used_percent(node.disk_total_mb, node.disk_free_mb),
+                disk_free_gb=None if node.disk_free_mb is None else node.disk_free_mb / 1000,
+            )
+            for node, silent in nodes.nodes(database)
+        ),
+        processes=tuple(ProcessFact(one.node, one.name, one.state, one.restarts) for one in nodes.processes(database)),
+        running=_running(ground, running),
+        failed_downloads=_failed_downloads(database, library, now),
+        queued=waiting.queued,
+        oldest_queued_seconds=waiting.oldest_seconds,
+        succeeded_1h=hour.count(True),
+        failed_1h=hour.count(False),
+        disk_full_in_hours=hours_to_full(
+            snapshots.history(database, now - timedelta(hours=_RATE_HOURS), now, points=_RATE_HOURS * 12)
+        ),
+        redis_away=settings.redis is not None and answers is None,
+        redis_lost_seconds=None if lost is None else now.timestamp() - float(lost),
+        dispatcher_silent=None if answers is None else not answers,
+        beat_silent_seconds=(now - max(last_tick or ground.began, ground.began)).total_seconds(),
+    )
+
+
+def hours_to_full(points: Sequence[Snapshot]) -> float | None:
+    """When the disks are full at the rate of these points: their least-squares line, from the last one's free space.
+
+    None where they do not fill, or the points span less than half an hour.
+    """
+    known = [(one.at.timestamp() / 3600, one.disk_free_gb) for one in points if one.disk_free_gb is not None]
+    if not known or known[-1][0] - known[0][0] < _LEAST_RATE_HOURS:
+        return None
+    mean_x = sum(x for x, _ in known) / len(known)
+    mean_y = sum(y for _, y in known) / len(known)
+    spread = sum((x - mean_x) ** 2 for x, _ in known)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in known) / spread  # GB an hour
+    return known[-1][1] / -slope if slope < 0 else None
+
+
+def _model(library: Library, model_id: str) -> ModelFact:
+    model = library.models[model_id]
+    return ModelFact(
+        model_id=model_id,
+        replicas=tuple(
+            ReplicaFact(one.node, one.availability, tuple(fault["path"] for fault in one.faults))
+            for one in model.replicas
+        ),
+        waiting=model.load.queued,
+        on_the_way=any(one.fetching for one in model.replicas),
+        seconds_per_work=model.latest.seconds_per_work,
+    )
+
+
+def _device(device: Device, silent: float, stopped: bool, sample: Sample | None) -> DeviceFact:
+    used, total = (sample.memory_used_mb, sample.memory_total_mb) if sample is not None else (None, None)
+    return DeviceFact(
+        key=device.key,
+        name=device.name,
+        silent_seconds=silent,
+        stopped=stopped,
+        temperature_celsius=sample.temperature_celsius if sample is not None else None,
+        memory_percent=100 * used / total if used is not None and total else None,
+    )
+
+
+def _used_percent(total: float | None, free: float | None) -> float | None:
+    return 100 * (total - free) / total if total and free is not None else None
+
+
+def _running(ground: Ground, jobs: Sequence[Job]) -> tuple[RunningFact, ...]:
+    progress = Progress(ground.redis)
+    silence = progress.silence([job.id for job in jobs]) if jobs else {}
+    events = progress.latest([job.id for job in jobs if job.type == DOWNLOAD])
+    return tuple(
+        RunningFact(
+            job_id=job.id,
+            type=job.type,
+            model_id=job.model_id,
+            node=job.node,
+            still_seconds=silence.get(job.id) if silence is not None else None,
+            no_bytes=_no_bytes(events.get(job.id)),
+        )
+        for job in jobs
+    )
+
+
+def _no_bytes(event: dict[str, object] | None) -> bool:
+    if event is None or event.get("phase") not in (Phase.FETCHING, Phase.LISTING):
+        return False
+    return not event.get("bytes_per_second")
+
+
+def _failed_downloads(database: Database, library: Library, now: datetime) -> tuple[FailedDownload, ...]:
+    served = {
+        (one.node, model_id)
+        for model_id, model in library.models.items()
+        for one in model.replicas
+        if one.availability in REPLICA_READY
+    }
+    since = now - timedelta(days=_DOWNLOAD_FAILED_DAYS)
+    return tuple(
+        FailedDownload(job.id, model_id, node, str((job.error or {}).get("message", "")))
+        for (node, model_id), job in downloads.latest(database).items()
+        if job.status == JobState.FAILED
+        and (node, model_id) not in served
+        and job.finished_at is not None
+        and job.finished_at > since
+    )

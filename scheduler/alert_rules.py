@@ -1,0 +1,479 @@
+"""The alert rules: a table of pure functions from what is known now to what is wrong. One row is one alert.
+
+A rule gets the subjects for which its alert is open, so that it may ask for less to keep one than to open it
+(hysteresis); how long a cause must last, and how long it must be gone, stand in the row. Nothing here reads a clock, a
+table or a setting.
+"""
+
+import statistics
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from shared.alerts import Cause, Changes, Known, Severity, Watch
+from shared.settings import Settings
+from shared.states import REPLICA_READY, ReplicaState
+
+_MINUTE = 60.0
+_HYSTERESIS = 0.95  # of a threshold: an open alert stays until the figure is below that share of it
+_LEAST_USES = 4  # of which a share of failures is formed
+_LATEST, _BEFORE = 5, 10  # generations compared with those before them
+_SHOWN = 3  # names in one message
+
+
+@dataclass(frozen=True)
+class ReplicaFact:
+    node: str
+    availability: ReplicaState
+    faults: tuple[str, ...] = ()  # paths
+
+
+@dataclass(frozen=True)
+class ModelFact:
+    model_id: str
+    replicas: tuple[ReplicaFact, ...] = ()
+    waiting: int = 0  # queued generations
+    on_the_way: bool = False  # a download of it is under way
+    seconds_per_work: tuple[float, ...] = ()  # of the latest successes, newest first
+
+
+@dataclass(frozen=True)
+class DeviceFact:
+    key: str
+    name: str
+    silent_seconds: float
+    stopped: bool  # it said goodbye
+    temperature_celsius: float | None = None
+    memory_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class NodeFact:
+    name: str
+    silent_seconds: float
+    stopped: bool
+    disk_used_percent: float | None = None
+    disk_free_gb: float | None = None
+
+
+@dataclass(frozen=True)
+class ProcessFact:
+    node: str
+    name: str
+    state: str
+    restarts: int
+
+
+@dataclass(frozen=True)
+class RunningFact:
+    job_id: str
+    type: str
+    model_id: str | None
+    node: str | None
+    still_seconds: float | None  # without a word of progress; None where it cannot be told
+    no_bytes: bool = False  # of a download: none comes at present
+
+
+@dataclass(frozen=True)
+class FailedDownload:
+    job_id: str
+    model_id: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known now. None: it cannot be told at present, and changes nothing."""
+
+    models: tuple[ModelFact, ...] = ()
+    devices: tuple[DeviceFact, ...] = ()
+    nodes: tuple[NodeFact, ...] = ()
+    processes: tuple[ProcessFact, ...] = ()
+    running: tuple[RunningFact, ...] = ()
+    failed_downloads: tuple[FailedDownload, ...] = ()  # the newest of its model and node, and it failed
+    queued: int = 0
+    oldest_queued_seconds: float | None = None  # of what could run: jobs that wait for a model have their own rule
+    succeeded_1h: int = 0
+    failed_1h: int = 0
+    disk_full_in_hours: float | None = None  # at the rate of the last hours; None: it does not fill
+    redis_away: bool = False
+    redis_lost_seconds: float | None = None  # since its data was found gone
+    dispatcher_silent: bool | None = None
+    beat_silent_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a rule says of one subject."""
+
+    subject: str
+    title: str
+    message: str
+    suggested_action: str
+    model_id: str | None = None
+    severity: Severity | None = None  # where it differs from the rule's
+
+
+Find = Callable[[Facts, Settings, Collection[str]], Iterable[Found] | None]
+"""(facts, thresholds, subjects with an open alert) -> what is wrong; None: it cannot be told now."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    name: str
+    severity: Severity
+    action_required: bool
+    for_seconds: Callable[[Settings], float]  # that the cause must last before the alert opens
+    gone_seconds: float  # that it must be gone before the alert is resolved
+    find: Find
+
+
+def evaluate(facts: Facts, settings: Settings, known: Known, now: datetime) -> Changes:
+    """What changes: the causes that are watched, and the alerts that open, go on and resolve."""
+    since = {(watch.rule, watch.subject): watch for watch in known.watches}
+    watches: list[Watch] = []
+    opened: list[Cause] = []
+    still: list[Cause] = []
+    resolved: list[tuple[str, str]] = []
+    for rule in RULES:
+        own = {subject for name, subject in known.open if name == rule.name}
+        answer = rule.find(facts, settings, own)
+        if answer is None:
+            watches += [watch for watch in known.watches if watch.rule == rule.name]
+            continue
+        found = {one.subject: one for one in answer}
+        for subject, one in found.items():
+            watch = since.get((rule.name, subject))
+            began = watch.since if watch is not None else now
+            watches.append(Watch(rule.name, subject, began))
+            if subject in own:
+                still.append(_cause(rule, one))
+            elif now - began >= timedelta(seconds=rule.for_seconds(settings)):
+                opened.append(_cause(rule, one))
+        for subject in own - found.keys():
+            watch = since.get((rule.name, subject))
+            gone = (watch.gone_since if watch is not None else None) or now
+            if now - gone >= timedelta(seconds=rule.gone_seconds):
+                resolved.append((rule.name, subject))
+            else:
+                watches.append(Watch(rule.name, subject, watch.since if watch is not None else now, gone))
+    names = {rule.name for rule in RULES}
+    resolved += [key for key in known.open if key[0] not in names]  # of a rule that is no more
+    return Changes(tuple(watches), tuple(opened), tuple(still), tuple(sorted(resolved)))
+
+
+def _cause(rule: Rule, found: Found) -> Cause:
+    return Cause(
+        rule=rule.name,
+        subject=found.subject,
+        severity=found.severity or rule.severity,
+        title=found.title,
+        message=found.message,
+        suggested_action=found.suggested_action,
+        action_required=rule.action_required,
+        model_id=found.model_id,
+    )
+
+
+def _model_corrupted(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for model in facts.models:
+        served = any(one.availability in REPLICA_READY for one in model.replicas)
+        for one in model.replicas:
+            if not one.faults and one.availability != ReplicaState.CORRUPTED:
+                continue
+            files = f": {_some(one.faults)}" if one.faults else ""
+            yield Found(
+                f"{model.model_id} on {one.node}",
+                f"{model.model_id} is corrupted on node {one.node}",
+                f"{len(one.faults) or 'Some'} files are not as they should be{files}. "
+                + ("Other files or nodes still serve it." if served else "No generation runs on it."),
+                f"Repair it: verify {model.model_id} on {one.node} with repair, which fetches only what is broken",
+                model.model_id,
+                "warning" if served else "critical",
+            )
+
+
+def _model_missing(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for model in facts.models:
+        served = any(one.availability in REPLICA_READY for one in model.replicas)
+        if model.waiting and not served:
+            rest = "Its download is under way." if model.on_the_way else "Nothing fetches it."
+            yield Found(
+                model.model_id,
+                f"Jobs wait for {model.model_id}, which no node can serve",
+                f"{model.waiting} generations wait. {rest}",
+                "Wait for the download" if model.on_the_way else f"Start a download of {model.model_id}",
+                model.model_id,
+                "info" if model.on_the_way else "critical",
+            )
+
+
+def _worker_lost(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for device in facts.devices:
+        if not device.stopped and device.silent_seconds > settings.device_silence_seconds:
+            yield Found(
+                device.key,
+                f"The worker of {device.key} is lost",
+                f"Nothing was heard from {device.key} ({device.name}) for {_span(device.silent_seconds)}. "
+                "What it ran is given to another device.",
+                "See whether the host is up, and the worker's log",
+            )
+
+
+def _node_lost(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for node in facts.nodes:
+        if not node.stopped and node.silent_seconds > settings.device_silence_seconds:
+            yield Found(
+                node.name,
+                f"Node {node.name} is silent",
+                f"Its io worker was last heard {_span(node.silent_seconds)} ago: its models count as unknown, and its "
+                "downloads and checks stand still.",
+                "See whether the host is up, and the log of its io worker",
+            )
+
+
+def _crash_loop(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for process in facts.processes:
+        if process.state == "crash_loop" and process.name != "flower":
+            yield Found(
+                f"{process.name} on {process.node}",
+                f"{process.name} on node {process.node} keeps crashing",
+                f"It was started {process.restarts + 1} times and is tried once a minute now.",
+                f"Read logs/{process.name}.log in the home of node {process.node}",
+            )
+
+
+def _too_hot(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for device in facts.devices:
+        limit = _limit(settings.alert_temperature_celsius, device.key in open)
+        if device.temperature_celsius is not None and device.temperature_celsius >= limit:
+            yield Found(
+                device.key,
+                f"{device.key} is too hot",
+                f"{device.name} is at {device.temperature_celsius:.0f} degrees Celsius; "
+                f"the limit is {settings.alert_temperature_celsius:g}.",
+                "Look at its fans and at the air around it; a hot GPU slows itself down",
+            )
+
+
+def _memory_full(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for device in facts.devices:
+        limit = _limit(settings.alert_memory_percent, device.key in open)
+        if device.memory_percent is not None and device.memory_percent >= limit:
+            yield Found(
+                device.key,
+                f"The memory of {device.key} is nearly full",
+                f"{device.memory_percent:.0f} % of the memory of {device.name} is in use.",
+                "Something else may use this device; a leaner WANWORKS_MEMORY_PROFILE or fewer warm models need less",
+            )
+
+
+def _queue_age(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    oldest = facts.oldest_queued_seconds
+    if oldest is not None and oldest > settings.alert_queue_minutes * _MINUTE:
+        yield Found(
+            "",
+            "Jobs wait too long",
+            f"The oldest of {facts.queued} waiting jobs has waited {_span(oldest)}.",
+            "Add devices, or look whether those that are there work",
+        )
+
+
+def _job_stuck(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for job in facts.running:
+        limit = settings.alert_stuck_minutes * _MINUTE
+        if job.type != "download" and job.still_seconds is not None and job.still_seconds > limit:
+            yield Found(
+                job.job_id,
+                "A job makes no progress",
+                f"The {job.type} {job.job_id}{_of(job.model_id)} has said nothing for {_span(job.still_seconds)}.",
+                "Cancel it, or wait: past its limit it is given to another attempt by itself",
+                job.model_id,
+            )
+
+
+def _failure_rate(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    uses = facts.succeeded_1h + facts.failed_1h
+    limit = _limit(settings.alert_failure_percent, bool(open))
+    if uses >= _LEAST_USES and 100 * facts.failed_1h / uses >= limit:
+        yield Found(
+            "",
+            "Many generations fail",
+            f"{facts.failed_1h} of the {uses} generations of the last hour failed.",
+            "Look at the errors of the failed jobs",
+        )
+
+
+def _slower(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for model in facts.models:
+        times = model.seconds_per_work
+        if len(times) < _LATEST + _BEFORE:
+            continue
+        now, before = statistics.median(times[:_LATEST]), statistics.median(times[_LATEST:])
+        if before > 0 and now / before >= _limit(settings.alert_slower_ratio, model.model_id in open):
+            yield Found(
+                model.model_id,
+                f"{model.model_id} has become slower",
+                f"Its latest {_LATEST} generations took {now / before:.1f} times as long, for the same amount of work, "
+                f"as the {len(times) - _LATEST} before them.",
+                "Look for another load on the devices, heat, or a leaner memory profile",
+                model.model_id,
+            )
+
+
+def _disk_full(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for node in facts.nodes:
+        used = node.disk_used_percent
+        if node.stopped or used is None or used < _limit(settings.alert_disk_percent, node.name in open):
+            continue
+        free = f"{node.disk_free_gb:.1f} GB are free" if node.disk_free_gb is not None else "little is free"
+        yield Found(
+            node.name,
+            f"The model storage of node {node.name} is nearly full",
+            f"{used:.0f} % are used; {free}.",
+            "See what cleanup would remove",
+        )
+
+
+def _disk_fills(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    hours = facts.disk_full_in_hours
+    if hours is not None and hours * (_HYSTERESIS if open else 1.0) < settings.alert_disk_hours:
+        yield Found(
+            "",
+            "The model storage fills up",
+            f"At the rate of the last hours it is full in {_span(hours * 3600)}.",
+            "See what cleanup would remove",
+        )
+
+
+def _download_stalled(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for job in facts.running:
+        if job.type == "download" and job.no_bytes:
+            yield Found(
+                job.job_id,
+                f"The download of {job.model_id} stalls",
+                f"No byte has come to node {job.node} for {_span(settings.alert_stalled_seconds)} or longer.",
+                "See whether the hub can be reached from that node",
+                job.model_id,
+            )
+
+
+def _download_failed(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for one in facts.failed_downloads:
+        yield Found(
+            f"{one.model_id} to {one.node}",
+            f"The download of {one.model_id} to node {one.node} failed",
+            one.reason,
+            "Mend the reason and start it again; what came is kept",
+            one.model_id,
+        )
+
+
+def _redis_away(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    if facts.redis_away:
+        yield Found(
+            "",
+            "Redis is away",
+            "Jobs are accepted and kept, but none is started; progress is not shown.",
+            "Start Redis; everything waiting is rung again",
+        )
+
+
+def _redis_lost(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    if facts.redis_lost_seconds is not None and facts.redis_lost_seconds < _REDIS_LOST_SECONDS:
+        yield Found(
+            "",
+            "Redis has lost its data",
+            f"It was found empty {_span(facts.redis_lost_seconds)} ago. No job was lost: every bell was rung again.",
+            "Find out why; with appendonly on it keeps its data over a restart",
+        )
+
+
+def _dispatcher_silent(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found] | None:
+    if facts.dispatcher_silent is None:
+        return None
+    if not facts.dispatcher_silent:
+        return ()
+    return (
+        Found("", "The dispatcher is silent", "Jobs are accepted, but none is started.", "Read logs/dispatcher.log"),
+    )
+
+
+def _beat_silent(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found] | None:
+    if facts.beat_silent_seconds is None:
+        return None
+    if facts.beat_silent_seconds < _BEAT_SECONDS:
+        return ()
+    return (
+        Found(
+            "",
+            "What happens by the clock does not happen",
+            f"Nothing that beat plans was carried out for {_span(facts.beat_silent_seconds)}: no checks, no retention, "
+            "no history.",
+            "Read logs/beat.log and logs/io.log",
+        ),
+    )
+
+
+def _flower_down(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for process in facts.processes:
+        if process.name == "flower" and process.state not in ("running", "starting"):
+            yield Found(
+                process.node,
+                f"Flower is down on node {process.node}",
+                f"Its state is {process.state}. Jobs are not affected.",
+                f"Read logs/flower.log in the home of node {process.node}",
+            )
+
+
+def _after(seconds: float) -> Callable[[Settings], float]:
+    return lambda settings: seconds
+
+
+_at_once = _after(0.0)
+_REDIS_LOST_SECONDS = 600.0  # that the news stays open
+_BEAT_SECONDS = 240.0  # four times the shortest of beat's periods
+
+RULES = (
+    Rule("model_corrupted", "critical", True, _at_once, 0.0, _model_corrupted),
+    Rule("model_missing", "critical", True, _after(30.0), 0.0, _model_missing),
+    Rule("worker_lost", "critical", True, _at_once, 0.0, _worker_lost),
+    Rule("node_lost", "critical", True, _at_once, 0.0, _node_lost),
+    Rule("crash_loop", "critical", True, _at_once, 0.0, _crash_loop),
+    Rule("device_too_hot", "warning", True, _after(120.0), 120.0, _too_hot),
+    Rule("device_memory_full", "warning", False, _after(600.0), 120.0, _memory_full),
+    Rule("queue_age", "warning", False, _at_once, 60.0, _queue_age),
+    Rule("job_stuck", "warning", True, _at_once, 0.0, _job_stuck),
+    Rule("failure_rate", "warning", True, _at_once, 300.0, _failure_rate),
+    Rule("slower_than_usual", "warning", False, _at_once, 0.0, _slower),
+    Rule("disk_nearly_full", "critical", True, _at_once, 0.0, _disk_full),
+    Rule("disk_fills", "warning", True, _after(300.0), 300.0, _disk_fills),
+    Rule("download_stalled", "warning", False, lambda settings: settings.alert_stalled_seconds, 0.0, _download_stalled),
+    Rule("download_failed", "warning", True, _at_once, 0.0, _download_failed),
+    Rule("redis_away", "critical", True, _after(30.0), 0.0, _redis_away),
+    Rule("redis_data_lost", "warning", False, _at_once, 0.0, _redis_lost),
+    Rule("dispatcher_silent", "critical", True, _after(30.0), 0.0, _dispatcher_silent),
+    Rule("beat_silent", "critical", True, _at_once, 0.0, _beat_silent),
+    Rule("flower_down", "info", False, _after(60.0), 0.0, _flower_down),
+)
+
+
+def _limit(threshold: float, open: bool) -> float:
+    return threshold * _HYSTERESIS if open else threshold
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _of(model_id: str | None) -> str:
+    return f" of {model_id}" if model_id else ""
+
+
+def _span(seconds: float) -> str:
+    for name, unit in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"

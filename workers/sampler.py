@@ -1,0 +1,52 @@
+"""The sampler of a GPU worker: every few seconds, what its device reads and what runs on it, as one row.
+
+A thread of the main process, which has no part in the job: a reading that is slow, a database or a Redis that is away
+costs a sample, never a step.
+"""
+
+import logging
+import threading
+
+from shared import attempts, clock, samples
+from shared.errors import StoreFull, Unavailable
+from shared.progress import Progress, RestingRedis
+from shared.samples import Doing
+from workers import process, readings
+
+log = logging.getLogger("wanworks.sampler")
+
+
+class Sampler(threading.Thread):
+    """Takes the first sample one interval after its start."""
+
+    def __init__(self) -> None:
+        super().__init__(name="sampler", daemon=True)
+        self._seconds = process.settings().sample_seconds
+        self._gauge = readings.gauge(process.device())
+        self._progress = Progress(RestingRedis(process.settings().redis))
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(self._seconds):
+            try:
+                self.sample()
+            except (Unavailable, StoreFull) as error:
+                log.warning("no sample: %s", error)
+        self._gauge.close()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def sample(self) -> None:
+        """Raises Unavailable or StoreFull where the database does not take it."""
+        at, reading = clock.now(), self._gauge.read()
+        key, kind = process.claimant().device_key, process.device().kind
+        samples.record(process.database(), key, kind, reading, self._doing(), at)
+
+    def _doing(self) -> Doing:
+        """By the rows; the phase by the attempt's last word in Redis."""
+        for running in attempts.running_on(process.database(), process.worker_name()):
+            event = self._progress.latest([running.job_id]).get(running.job_id, {})
+            phase = event.get("phase") if event.get("attempt") == running.attempt else None
+            return Doing(running.job_id, None if running.mock else running.model_id, phase)
+        return Doing(None, None, None)

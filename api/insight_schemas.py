@@ -33,8 +33,8 @@ class _Public(BaseModel):
 
 
 def _decimal(value: Any) -> Any:
-    """Plain decimals only; what else `float` would read (NaN, 1e3, underscores) is refused."""
-    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+    """A number as JSON writes it; what else `float` would read (NaN, underscores, spaces) is refused."""
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,4})?", value):
         raise ValueError("must be a number such as 12 or 11.5")
     return value
 
@@ -50,7 +50,13 @@ class RecommendQuery(_Asked):
 
     use_case: Annotated[
         str,
-        Field(min_length=1, max_length=500, description="In your own words.", examples=["animate product photos"]),
+        Field(
+            min_length=1,
+            max_length=500,
+            description="In your own words.",
+            examples=["animate product photos"],
+            json_schema_extra={"pattern": r"\S"},
+        ),
         PLAIN,
         AfterValidator(_said),
     ]

@@ -76,7 +76,9 @@ class Artifact(_Public):
 class QualityChecks(_Public):
     """What a video is tested for. One that fails any but the last is not delivered: its job fails as `bad_output`."""
 
-    decodable: Annotated[bool, Field(description="The file can be opened and read to its end, and its key frames decode.")]
+    decodable: Annotated[
+        bool, Field(description="The file can be opened and read to its end, and its key frames decode.")
+    ]
     size: Annotated[bool, Field(description="It has the width and height that were asked for.")]
     frame_count: bool
     frame_rate: bool

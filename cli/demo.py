@@ -151,6 +151,7 @@ Done. The videos are in {directory}; the weights were random, so they show noise
 Next, with the same tiny models:   make up
 With the real ones:                make up CATALOGUE=default   (then `wanworks download MODEL`; a GPU is yours)
 Then:
+  Live page  http://127.0.0.1:8000/
   API docs   http://127.0.0.1:8000/docs
   Flower     http://127.0.0.1:5555   user wanworks, password in .wanworks/flower-password
   A job      .venv/bin/wanworks generate --home .wanworks "a paper boat" --out boat.mp4"""

@@ -167,7 +167,7 @@ class _Board:
 
     def _welcome(self) -> list[str]:
         api, flower = self._addresses.api_url, self._addresses.flower_url
-        lines = [f"  API docs  {api}/docs"] if api else []
+        lines = [f"  Live page {api}/", f"  API docs  {api}/docs"] if api else []
         if flower:
             password = "as set" if self._settings.flower_password else f"in {self._settings.home / 'flower-password'}"
             lines.append(f"  Flower    {flower}  (user {self._settings.flower_user}, password {password})")

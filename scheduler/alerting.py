@@ -4,21 +4,23 @@ The dispatcher's process does it in a thread and beat's ticks do it too: whichev
 Each period is one tick, so it happens once.
 """
 
+import json
 import logging
 import threading
 import time
 from datetime import datetime, timedelta
 from functools import partial
 
-from scheduler import webhook
 from scheduler.alert_facts import ALERTS, Ground, gather
 from scheduler.alert_rules import evaluate
-from shared import alerts, catalogue, clock, library
+from shared import alerts, catalogue, clock, library, standard_webhooks
 from shared.database import Database
 from shared.errors import StoreFull, Unavailable
 from shared.library import UseFigures, stored_progress
+from shared.outbound import ANYWHERE
 from shared.progress import RestingRedis, tell_watchers
 from shared.settings import Settings
+from shared.standard_webhooks import NotTaken
 from shared.ticks import once
 
 log = logging.getLogger("wanworks.alerts")
@@ -86,12 +88,13 @@ def _deliver(settings: Settings, database: Database) -> int:
         now = clock.now()
         content = {"type": delivery.event, "timestamp": clock.iso(now), "data": alerts.as_dict(alert)}
         try:
-            webhook.send(url, secret.get_secret_value(), delivery.id, content, now)
-        except webhook.NotTaken as error:
-            wait = webhook.WAITS_SECONDS[delivery.tries] if delivery.tries < len(webhook.WAITS_SECONDS) else None
+            body = json.dumps(content, separators=(",", ":")).encode()
+            standard_webhooks.send(url, secret.get_secret_value(), delivery.id, body, now, ANYWHERE)
+        except NotTaken as error:
+            wait = standard_webhooks.wait_after(delivery.tries + 1)
             again = now + timedelta(seconds=wait) if wait is not None and error.again else None
-            log.warning("the alert webhook %s%s", error, "" if again else "; the message is given up")
-            alerts.not_delivered(database, delivery.id, str(error), again)
+            log.warning("the alert webhook %s%s", error.message, "" if again else "; the message is given up")
+            alerts.not_delivered(database, delivery.id, error.message, again)
         else:
             alerts.delivered(database, delivery.id, now)
             sent += 1

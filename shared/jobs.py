@@ -43,7 +43,7 @@ class NewJob:
     retry_of: str | None = None
     max_failures: int = 5
     bandwidth_mbps: float | None = None  # of a download, in 10^6 bits a second
-    delay_seconds: float = 0.0  # it is not started before that long after it was accepted
+    delay_seconds: float = 0.0  # it joins the queue that long after it was accepted
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "max_failures": new.max_failures,
         "bandwidth_mbps": new.bandwidth_mbps,
         "created_at": now,
-        "queued_at": queued_at,
+        "queued_at": queued_at + new.delay_seconds,
         "not_before": queued_at + new.delay_seconds if new.delay_seconds else 0.0,
     }
 

@@ -134,7 +134,7 @@ class Overviews:
         self._settings = settings
         self._database = database
         self._look = look
-        self._recent = _Recent(database)
+        self._recent = RecentUses(database)
         self._month = _Month(database)
 
     def models(self) -> Overview:
@@ -258,7 +258,7 @@ class _Month:
         )
 
 
-class _Recent:
+class RecentUses:
     """The uses of the last 24 hours, summed up by model. Each row is read once."""
 
     def __init__(self, database: Database) -> None:

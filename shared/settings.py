@@ -1,7 +1,5 @@
 """Every setting, once: a name, a default and a sentence. `wanworks settings` prints this table."""
 
-import base64
-import binascii
 import socket
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import ConfigurationError
+from shared.standard_webhooks import key_of
 
 
 class Settings(BaseSettings):
@@ -140,12 +139,7 @@ class Settings(BaseSettings):
             if info.data.get("alert_webhook_url") is not None:
                 raise ValueError("is needed with WANWORKS_ALERT_WEBHOOK_URL: what is sent is signed")
             return None
-        try:
-            key = base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
-        except binascii.Error:
-            raise ValueError("must be base64, after whsec_") from None
-        if not 24 <= len(key) <= 64:
-            raise ValueError("must stand for 24 to 64 bytes")
+        key_of(secret.get_secret_value())
         return secret
 
     @cached_property

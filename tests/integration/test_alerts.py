@@ -14,14 +14,16 @@ import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from scheduler import alerting, webhook
+from scheduler import alerting
 from scheduler.alert_facts import Ground
-from shared import alerts, clock, nodes
+from shared import alerts, clock, nodes, standard_webhooks
 from shared.alerts import Cause, Changes, Watch
 from shared.database import Database
 from shared.errors import ConfigurationError, NotFound
+from shared.outbound import ANYWHERE
 from shared.progress import RestingRedis
 from shared.settings import Settings, load
+from shared.standard_webhooks import NotTaken
 from shared.tables import Alert, Process
 from tests import library, working
 from tests.conftest import both_databases
@@ -271,19 +273,19 @@ def test_the_webhook_is_told_and_told_again(settings: Settings, database: Databa
 
 def test_a_webhook_that_is_gone_is_not_asked_again(database: Database, receiver: Receiver) -> None:
     receiver.status = 410
-    with pytest.raises(webhook.NotTaken) as gone:
-        webhook.send(receiver.url, SECRET, "msg_1", {}, clock.now())
+    with pytest.raises(NotTaken) as gone:
+        standard_webhooks.send(receiver.url, SECRET, "msg_1", b"{}", clock.now(), ANYWHERE)
     assert not gone.value.again
     receiver.status = 302  # is not followed
-    with pytest.raises(webhook.NotTaken, match="answered 302"):
-        webhook.send(receiver.url, SECRET, "msg_1", {}, clock.now())
+    with pytest.raises(NotTaken, match="answered 302"):
+        standard_webhooks.send(receiver.url, SECRET, "msg_1", b"{}", clock.now(), ANYWHERE)
 
 
 def test_the_signature_of_the_specification() -> None:
     """The example that the Standard Webhooks specification gives."""
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     body = b'{"test": 2432232314}'
-    told = webhook.signature(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body)
+    told = standard_webhooks.signature(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body)
     assert told == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 

@@ -212,3 +212,24 @@ def test_a_tick_that_comes_twice_is_done_once(database: Database) -> None:
     assert len(done) == 2
     with database.read() as session:
         assert len(list(session.exec(select(Tick)))) == 2
+
+
+@pytest.mark.parametrize(("full", "hours"), [(True, 4.0), (False, 0.25)])
+def test_scheduled_checks_of_the_nodes_begin_one_after_the_other(
+    database: Database, settings: Settings, full: bool, hours: float
+) -> None:
+    for name in ("c", "a", "d", "b"):
+        nodes.node_beat(database, name, None, None)
+    kind = "full" if full else "quick"
+    assert ticks.start_checks(database, settings, full=full) == f"4 {kind} checks queued"
+    assert ticks.start_checks(database, settings, full=full) == f"0 {kind} checks queued", "one on each node"
+    queue = bells.look(database)
+    starts = {job.target_node: max(0.0, job.not_before - queue.now) for job in queue.waiting}
+    assert starts["a"] == 0.0
+    assert {name: round(start / 3600 / hours, 2) for name, start in starts.items()} == {
+        "a": 0.0, "b": 0.25, "c": 0.5, "d": 0.75,
+    }  # fmt: skip
+    assert {job.job_id for job in queue.waiting if job.not_before <= queue.now} == {
+        job.job_id for job in queue.waiting if job.target_node == "a"
+    }
+    assert max(depth.oldest_seconds or 0.0 for depth in queues.depths(database)) < 60, "the others do not wait yet"

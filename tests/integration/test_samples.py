@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from shared import samples
+from scheduler import ticks
+from scheduler.schedule import SCHEDULES
+from shared import clock, samples
 from shared.database import Database
 from shared.samples import Averages, Doing, Reading
 from shared.tables import Sample, SampleHour
@@ -127,3 +129,13 @@ def test_gpus_alone_count_for_a_model_that_ran_on_cpu_devices_too(database: Data
     samples.roll_up(database, NOON + timedelta(hours=2))
     both = samples.averages(database, NOON - timedelta(days=1))["T2V-A14B"]
     assert (both.kind, both.samples, both.utilization_percent) == ("cuda", 1, 70.0)
+
+
+def test_the_tick_rolls_up_once_in_its_period(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ticks, "_ground", lambda: (None, database, None))
+    (schedule,) = [one for one in SCHEDULES if one.name == "samples"]
+    assert schedule.task == ticks.samples_tick.name
+    sampled(database, clock.now() - timedelta(hours=3))
+    assert ticks.samples_tick(schedule.name, schedule.every_seconds) == "1 hours rolled up"
+    assert ticks.samples_tick(schedule.name, schedule.every_seconds) in (None, "0 hours rolled up")
+    assert len(rows(database, SampleHour)) == 1

@@ -1,12 +1,14 @@
 """Uses rolled up by day, read back exactly, whatever was rolled up so far."""
 
+import math
+import random
 from datetime import UTC, datetime, timedelta
 
 from sqlmodel import select
 
 from shared import usage
 from shared.database import Database
-from shared.tables import UseDay
+from shared.tables import Use, UseDay
 from tests.conftest import both_databases
 from tests.uses import used
 
@@ -74,3 +76,76 @@ def test_totals_and_the_latest(database: Database) -> None:
     assert latest["T2V-A14B"].last_used == NOON - timedelta(minutes=1)
     work = 64 * 64 * 9 * 2 / 1e6
     assert sorted(latest["T2V-A14B"].seconds_per_work) == [seconds / work for seconds in (4.0, 6.0, 9.0, 29.0)]
+
+
+def successes_of(database: Database, seconds: list[float]) -> None:
+    for place, each in enumerate(seconds):
+        used(database, finished_at=NOON - timedelta(days=1, seconds=place), seconds=each, timings={})
+
+
+def p95(database: Database) -> float | None:
+    totals = usage.totals(usage.days(database, MARCH_1))
+    return usage.p95_seconds(database, "T2V-A14B", MARCH_1, totals.get("T2V-A14B", usage.Totals()))
+
+
+def test_the_95th_percentile_is_exact_by_nearest_rank(database: Database) -> None:
+    assert p95(database) is None
+    successes_of(database, [3.0])
+    assert p95(database) == 3.0
+    used(database, finished_at=NOON - timedelta(days=1), outcome="failed", seconds=900.0)
+    used(database, finished_at=NOON - timedelta(days=1), mock=True, seconds=900.0)
+    used(database, finished_at=NOON - timedelta(days=40), seconds=900.0)
+    successes_of(database, [float(each) for each in range(4, 23)])
+    assert p95(database) == 21.0, "the 19th of 20"
+    successes_of(database, [100.0])
+    assert p95(database) == 22.0, "the 20th of 21"
+
+
+def test_the_95th_percentile_of_many_comes_from_the_histogram_within_its_bound(database: Database) -> None:
+    random.seed(7)
+    seconds = [random.lognormvariate(3.5, 0.6) for _ in range(1001)]
+    with database.write() as session:
+        for place, each in enumerate(seconds):
+            end = NOON - timedelta(days=1, seconds=place)
+            session.add(
+                Use(
+                    job_id=f"{place}", model_id="T2V-A14B", warm_key="T2V-A14B:none", outcome="succeeded",
+                    created_at=end, finished_at=end, seconds=each, width=64, height=64, frames=9, steps=2, timings={},
+                )
+            )  # fmt: skip
+    exact = sorted(seconds)[math.ceil(0.95 * 1001) - 1]
+    for _ in range(2):
+        found = p95(database)
+        assert found is not None
+        assert found != exact
+        assert 2 ** (-1 / 16) < found / exact < 2 ** (1 / 16)
+        usage.roll_up(database, NOON)
+
+
+def test_the_latest_successes_and_what_they_ran_on(database: Database) -> None:
+    assert usage.successes(database, [], MARCH_1) == {}
+    successes_of(database, [1.0])
+    used(
+        database, finished_at=NOON, quality=0.5, device_name="H200", profile="full", timings={},
+    )  # fmt: skip
+    used(database, finished_at=NOON - timedelta(hours=1), quality=0.7, device_name="L4", profile="int8-stream")
+    used(database, finished_at=NOON - timedelta(hours=2), quality=0.9, device_name="H200", profile="full")
+    used(database, finished_at=NOON + timedelta(hours=1), outcome="failed")
+    used(database, finished_at=NOON - timedelta(days=40), quality=0.1)
+    found = usage.successes(database, ["T2V-A14B", "TI2V-5B"], MARCH_1)
+    assert found == {
+        "T2V-A14B": usage.Successes(NOON, (0.5, 0.7, 0.9), ("H200", "L4"), ("full", "int8-stream")),
+    }  # fmt: skip
+
+
+def test_ended_uses_are_read_by_time_or_by_number(database: Database) -> None:
+    used(database, finished_at=NOON - timedelta(hours=25))
+    used(database, finished_at=NOON, created_at=NOON - timedelta(seconds=30), seconds=20.0)
+    used(database, finished_at=NOON - timedelta(hours=1), outcome="failed")
+    used(database, finished_at=NOON, outcome="cancelled")
+    used(database, finished_at=NOON, mock=True)
+    first, second = usage.ended(database, NOON - timedelta(hours=24))
+    assert (first.succeeded, second.succeeded) == (False, True)
+    assert (second.seconds, second.response_seconds) == (20.0, 30.0)
+    assert usage.ended(database, NOON - timedelta(hours=24), after=second.id) == [first]
+    assert usage.ended(database, NOON - timedelta(hours=24), after=usage.newest(database)) == []

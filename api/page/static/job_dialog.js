@@ -125,12 +125,14 @@ function timings(job) {
 function quality(job) {
   const found = job.result?.quality;
   if (!found) return null;
-  const { score: total, ...rest } = found;
+  const checks = Object.entries(found.checks);
+  const failed = checks.filter(([, passed]) => passed === false).map(([name]) => words(name));
   return h("section", { class: "part" },
     h("h3", null, "Technical quality"),
-    facts(fact("Score", score(total), "Measured on the frames; it says nothing of taste"),
-      Object.entries(rest).filter(([, value]) => ["number", "boolean", "string"].includes(typeof value)).map(([name, value]) =>
-        fact(sentence(name), typeof value === "number" ? number(value, 3) : typeof value === "boolean" ? (value ? "yes" : "no") : value))));
+    facts(
+      fact("Score", score(found.score), "Measured on the frames; it says nothing of taste"),
+      fact("Checks", failed.length ? `failed: ${failed.join(", ")}` : `all ${checks.length} passed`, checks.map(([name]) => words(name)).join(", ")),
+      Object.entries(found.measures).map(([name, value]) => fact(sentence(name), number(value, 3)))));
 }
 
 function settings(job) {

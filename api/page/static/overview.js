@@ -121,7 +121,7 @@ function charts() {
   const share = (value) => percent(value);
   return [
     chart({ title: "Jobs", hours, times, format: plain, least: 2, series: [of("running", "running_jobs"), of("queued", "queued_jobs")] }),
-    chart({ title: "Ended in the hour before", hours, times, format: plain, least: 2, series: [of("succeeded", "succeeded_1h"), of("failed", "failed_1h")] }),
+    chart({ title: "Videos an hour", hours, times, format: plain, least: 2, series: [of("succeeded", "succeeded_1h"), of("failed", "failed_1h")] }),
     chart({ title: "Generation time", hours, times, format: seconds, series: [of("average", "average_generation_seconds")] }),
     chart({ title: "Oldest job in the queue", hours, times, format: seconds, series: [of("waits for", "oldest_queued_seconds")] }),
     chart({ title: "Device utilisation", hours, times, top: 100, format: share, series: [of("average", "system_load_percent")] }),

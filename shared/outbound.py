@@ -1,0 +1,147 @@
+"""Requests to addresses that somebody else named: webhooks, and pictures to be fetched.
+
+The guard against being used to reach what only this host can reach: every address that a name stands for must be
+public, the connection is made to the very address that was judged (so a name that changes its mind gains nothing),
+redirects are not followed here, and the proxies of the environment are left out.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import httpx
+
+from shared.errors import WanworksError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str, int], Sequence[str]]
+"""The addresses that a host's name stands for. Raises OSError."""
+
+_PORTS = {"http": 80, "https": 443}
+_ANSWER_BYTES = 64 << 10  # of an answer that nobody reads for meaning
+
+
+class ForbiddenAddress(WanworksError):
+    """An address that this server may not be made to ask."""
+
+    code = "forbidden_address"
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Private places that may be reached all the same: host names, addresses and networks."""
+
+    anywhere: bool = False
+    hosts: frozenset[str] = frozenset()
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+
+    @classmethod
+    def of(cls, text: str) -> "Allowed":
+        """From a comma-separated list. Raises ValueError."""
+        hosts, networks = set(), []
+        for one in filter(None, (part.strip().lower() for part in text.split(","))):
+            try:
+                networks.append(ipaddress.ip_network(one))
+            except ValueError:
+                if "/" in one or ":" in one:
+                    raise ValueError(f"{one!r} is neither a host's name nor a network") from None
+                hosts.add(one)
+        return cls(hosts=frozenset(hosts), networks=tuple(networks))
+
+    def covers(self, host: str, address: Address) -> bool:
+        return self.anywhere or host in self.hosts or any(
+            address.version == network.version and address in network for network in self.networks
+        )
+
+
+ANYWHERE = Allowed(anywhere=True)  # for addresses that the operator set
+
+
+def check_url(url: str) -> SplitResult:
+    """The parts of an http(s) address with a host and no login in it. Raises ForbiddenAddress."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ForbiddenAddress("The address cannot be read") from None
+    if parts.scheme not in _PORTS or not parts.hostname or port == 0:
+        raise ForbiddenAddress("The address must begin with http:// or https:// and name a host")
+    if parts.username is not None or parts.password is not None:
+        raise ForbiddenAddress("The address must not hold a login")
+    return parts
+
+
+def judge(url: str, allowed: Allowed, resolve: Resolve | None = None) -> tuple[SplitResult, str]:
+    """The address's parts and the one IP address to connect to. Raises ForbiddenAddress, and OSError without one."""
+    parts = check_url(url)
+    host = (parts.hostname or "").rstrip(".").lower()
+    port = parts.port or _PORTS[parts.scheme]
+    found = (resolve or _resolved)(host, port)
+    for text in found:
+        address = _plain(ipaddress.ip_address(text.partition("%")[0]))
+        if not _is_public(address) and not allowed.covers(host, address):
+            raise ForbiddenAddress(f"{host} is not a public address")
+    if not found:
+        raise OSError("the host has no address")
+    return parts, found[0]
+
+
+def post(
+    url: str,
+    content: bytes,
+    headers: Mapping[str, str],
+    *,
+    allowed: Allowed,
+    timeout: float,
+    resolve: Resolve | None = None,
+) -> httpx.Response:
+    """One POST, redirects not followed. Raises ForbiddenAddress, OSError, and httpx.HTTPError."""
+    parts, address = judge(url, allowed, resolve)
+    with (
+        httpx.Client(trust_env=False, timeout=timeout, follow_redirects=False) as client,
+        client.stream("POST", **_aimed(parts, address, headers), content=content) as answer,
+    ):
+        read = 0
+        for chunk in answer.iter_raw():
+            read += len(chunk)
+            if read > _ANSWER_BYTES:
+                break
+        return answer
+
+
+def _aimed(parts: SplitResult, address: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    """The request to that IP address: the name stands in `Host` and in the certificate that is asked for."""
+    place = f"[{address}]" if ":" in address else address
+    port = f":{parts.port}" if parts.port else ""
+    url = httpx.URL(f"{parts.scheme}://{place}{port}{parts.path or '/'}{'?' + parts.query if parts.query else ''}")
+    return {
+        "url": url,
+        "headers": {**headers, "Host": parts.netloc.rpartition("@")[2]},
+        "extensions": {"sni_hostname": parts.hostname},
+    }
+
+
+def _resolved(host: str, port: int) -> Sequence[str]:
+    return list(dict.fromkeys(str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+
+
+def _plain(address: Address) -> Address:
+    """An IPv4 address that wears IPv6 clothes is judged as what it is."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address.sixtofour is not None:
+            return address.sixtofour
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def _is_public(address: Address) -> bool:
+    return address.is_global and not address.is_multicast and not address.is_reserved

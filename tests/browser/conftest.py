@@ -1,0 +1,114 @@
+"""A real browser before a real stack. The stack serves its own hub, so that a model can be fetched while one looks."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+from tests.conftest import lacking
+from tests.stack import Stack
+
+FETCHED = "TI2V-5B"  # the one model that the stack does not hold at first
+_WAIT_MS = 20_000
+# The server is away: the browser itself says so on the console, whatever the page does about it.
+_AWAY = (
+    "net::ERR_CONNECTION_REFUSED",
+    "net::ERR_CONNECTION_RESET",
+    "net::ERR_EMPTY_RESPONSE",
+    "WebSocket connection to",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        lacking("no Chromium on PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Two CPU devices; a slow line to the hub; and an alert that stays open, because any disk is fuller than 0.1 %."""
+    folder = tmp_path_factory.mktemp("browser")
+    hub = folder / "home" / "hub"
+    subprocess.run([sys.executable, "-m", "workers.demo_models", str(hub)], check=True, capture_output=True)
+    shutil.copytree(hub, folder / "models", symlinks=True, ignore=shutil.ignore_patterns(f"*{FETCHED}"))
+    stack = Stack(
+        folder / "home",
+        folder / "models",
+        WANWORKS_HUB_URL="",
+        WANWORKS_DOWNLOAD_LIMIT_MBPS="2",
+        WANWORKS_PRESENCE_SECONDS="2",
+        WANWORKS_ALERT_SECONDS="1",
+        WANWORKS_ALERT_DISK_PERCENT="0.1",
+    )
+    stack.start()
+    yield stack
+    stack.stop()
+
+
+class Watched:
+    """Pages of one browser context, and what they did that they must not."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.host = urlsplit(stack.url).netloc
+        self.away = False  # whether the server is meant to be away for a while
+        self.complaints: list[str] = []
+        self.requests: list[Request] = []
+
+    def watch(self, page: Page) -> Page:
+        page.set_default_timeout(_WAIT_MS)
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        page.on("request", self._asked)
+        return page
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type != "error" or (self.away and any(words in message.text for words in _AWAY)):
+            return
+        self.complaints.append(f"console: {message.text} {message.location.get('url', '')}")
+
+    def _asked(self, request: Request) -> None:
+        self.requests.append(request)
+        where = urlsplit(request.url)
+        if where.scheme not in ("blob", "data") and where.netloc != self.host:
+            self.complaints.append(f"asked another host: {request.url}")
+
+
+@pytest.fixture
+def watched(stack: Stack) -> Iterator[Watched]:
+    """Fails the test for an error on the console, an uncaught one, or a request to another host."""
+    watched = Watched(stack)
+    yield watched
+    assert not watched.complaints
+
+
+@pytest.fixture
+def open_page(browser: Browser, stack: Stack, watched: Watched) -> Iterator[Callable[..., Page]]:
+    """Opens the live page at an address within it, in a browser context of its own."""
+    contexts = []
+
+    def open_page(address: str = "#overview", **options: object) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})  # type: ignore[arg-type]
+        contexts.append(context)
+        page = watched.watch(context.new_page())
+        page.goto(f"{stack.url}/{address}")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def home(stack: Stack) -> Path:
+    return stack.home

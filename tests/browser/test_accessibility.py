@@ -1,0 +1,67 @@
+"""Every view in light and dark by axe's rules, and on a phone without sideways scrolling."""
+
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.stack import Stack
+
+VIEWS = ("overview", "jobs", "new", "models", "devices", "alerts")
+HEADINGS = {
+    "overview": "Over time",
+    "new": "What it will take",
+    "models": "Clean up",
+    "devices": "Nodes",
+    "alerts": "History",
+}
+PHONE = {"width": 320, "height": 640}
+
+
+@pytest.fixture(scope="module")
+def finished(stack: Stack) -> str:
+    """Something to look at: a video."""
+    job = stack.submit(
+        prompt="something to look at, with a_very_long_word_that_nobody_would_ever_break_by_themselves" * 2
+    )
+    assert stack.wait_status(job)["status"] == "succeeded"
+    return job
+
+
+def shown(page: Page, view: str, job: str) -> None:
+    """Returns when the view is filled."""
+    if view.startswith("job/"):
+        expect(page.get_by_role("dialog").locator("video")).to_be_visible()
+    elif view == "jobs":
+        expect(page.locator(f"[data-job='{job}'] img")).to_be_visible()
+    else:
+        expect(page.get_by_role("heading", name=HEADINGS[view])).to_be_visible()
+
+
+def serious(page: Page) -> list[str]:
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{one['id']} ({one['impact']}): {[node['html'][:200] for node in one['nodes'][:3]]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_view_has_a_serious_violation(open_page: Callable[..., Page], finished: str, scheme: str) -> None:
+    page = open_page(color_scheme=scheme, reduced_motion="reduce")
+    for view in (*VIEWS, f"job/{finished}"):
+        page.evaluate(f"location.hash = '{view}'")
+        shown(page, view, finished)
+        assert not serious(page), view
+
+
+def test_a_phone_scrolls_no_view_sideways(open_page: Callable[..., Page], finished: str) -> None:
+    page = open_page(viewport=PHONE)
+    for view in (*VIEWS, f"job/{finished}"):
+        page.evaluate(f"location.hash = '{view}'")
+        shown(page, view, finished)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= PHONE["width"], (view, width)
+    assert not serious(page)

@@ -1,0 +1,265 @@
+"""What somebody does on the live page, from asking for a video to losing the server."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from playwright.sync_api import Page, WebSocketRoute, expect
+
+from shared import alerts, clock
+from shared.alerts import Cause, Changes
+from shared.database import Database
+from tests.browser.conftest import FETCHED, Watched
+from tests.stack import Stack
+
+Open = Callable[..., Page]
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+
+
+def ask(page: Page, prompt: str, **fields: str) -> None:
+    """Fills the form and sends it; small unless told otherwise."""
+    small = {"Frames": "9", "Steps": "2", **fields}
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_label("Resolution").select_option("64x64")
+    for label, value in small.items():
+        page.get_by_label(label, exact=True).fill(value)
+    page.get_by_role("button", name="Make the video").click()
+
+
+def test_a_video_is_asked_for_watched_and_played(open_page: Open, watched: Watched) -> None:
+    page = open_page("#new")
+    seen = "window.seen = []; new MutationObserver(() => { const bar = document.querySelector('[data-asked] progress');"
+    page.evaluate(
+        seen + " if (bar) seen.push(bar.value); }).observe(document.body, {subtree: true, attributes: true});"
+    )
+    ask(page, "a paper boat in the rain", Steps="40")
+    mine = page.locator("[data-asked]").first
+    expect(mine).to_contain_text("a paper boat in the rain")
+    expect(mine).to_contain_text("succeeded", timeout=60_000)
+    values = page.evaluate("[...new Set(seen)]")
+    assert len(values) > 3, "the bar moves"
+    assert values == sorted(values), "and never back"
+
+    mine.get_by_role("link", name="a paper boat in the rain").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading", name="Where the time went")).to_be_visible()
+    expect(dialog.get_by_text("64x64", exact=True)).to_be_visible()
+    video = dialog.locator("video")
+    assert video.evaluate("video => video.play().then(() => true)")
+    page.wait_for_function("document.querySelector('dialog video').currentTime > 0.2")
+    video.evaluate("video => video.pause()")
+    sought = """video => new Promise(resolve => {
+        video.addEventListener('seeked', () => resolve(video.currentTime), {once: true});
+        video.currentTime = video.duration / 2;
+    })"""
+    assert abs(video.evaluate(sought) - video.evaluate("video => video.duration") / 2) < 0.1
+    media = [request for request in watched.requests if request.resource_type == "media"]
+    answered = [request.response() for request in media]
+    assert any(answer is not None and answer.status == 206 for answer in answered), "it is fetched by ranges"
+
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert page.url.endswith("#new")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a paper boat in the rain")
+
+
+def test_the_form_follows_the_model_and_shows_what_is_wrong_at_its_field(open_page: Open) -> None:
+    page = open_page("#new")
+    page.get_by_label("Model").select_option("T2V-A14B")
+    expect(page.get_by_label("Image")).to_be_hidden()
+    expect(page.get_by_label("Guidance, low noise")).to_be_visible()
+    page.get_by_label("Model").select_option("TI2V-5B")
+    expect(page.get_by_label("Guidance, low noise")).to_be_hidden()
+    page.get_by_label("Model").select_option("I2V-A14B")
+    ask(page, "it moves")
+    expect(page.get_by_text("I2V-A14B starts from an image.")).to_be_visible()
+    expect(page.get_by_label("Image")).to_be_focused()
+
+    picture = bytes.fromhex(
+        "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100c9fe92ef"
+        "0000000049454e44ae426082"
+    )
+    page.get_by_label("Image").set_input_files({"name": "dot.png", "mimeType": "image/png", "buffer": picture})
+    expect(page.get_by_alt_text("The chosen image")).to_be_visible()
+    page.get_by_label("Model").select_option("T2V-A14B")
+    page.get_by_label("Frames", exact=True).fill("9999")
+    page.get_by_label("Steps", exact=True).fill("2")
+
+
+def test_a_refusal_of_the_server_stands_at_its_field(open_page: Open, watched: Watched) -> None:
+    page = open_page("#new")
+    watched.complaints.clear()
+    ask(page, "too long", Frames="9999")
+    frames = page.get_by_label("Frames", exact=True)
+    expect(frames).to_have_attribute("aria-invalid", "true")
+    expect(frames).to_be_focused()
+    expect(page.locator("#e-frames")).to_contain_text("9999 is outside what T2V-A14B makes")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("too long")
+    # The browser itself reports every answer of 400 and above on the console.
+    assert len(watched.complaints) == 1
+    assert "422" in watched.complaints.pop()
+
+
+def test_jobs_are_filtered_retried_and_deleted(open_page: Open, stack: Stack) -> None:
+    done = stack.submit(prompt="to be deleted")
+    stack.wait_status(done)
+    cancelled = stack.submit(prompt="to be cancelled", steps=60, frames=81)
+    page = open_page("#jobs")
+    row = page.locator(f"[data-job='{cancelled}']")
+    row.get_by_role("button", name="Cancel").click()
+    expect(row).to_contain_text("cancelled")
+    expect(page.locator(f"[data-job='{done}'] img")).to_be_visible()
+
+    page.get_by_label("Status").select_option("cancelled")
+    expect(page).to_have_url(re.compile(r"#jobs\?status=cancelled$"))
+    expect(row).to_be_visible()
+    expect(page.locator(f"[data-job='{done}']")).to_be_hidden()
+    page.go_back()
+    expect(page.get_by_label("Status")).to_have_value("")
+
+    erase = page.locator(f"[data-job='{done}']")
+    erase.get_by_role("button", name="Delete").click()
+    asked = page.get_by_role("dialog", name="Delete this job?")
+    asked.get_by_role("button", name="Cancel").click()
+    expect(erase).to_be_visible()
+    erase.get_by_role("button", name="Delete").click()
+    asked.get_by_role("button", name="Delete").click()
+    expect(erase).to_be_hidden()
+    assert stack.request("GET", f"/api/v1/jobs/{done}").status_code == 404
+
+
+def test_a_download_is_started_paused_limited_resumed_and_cancelled(open_page: Open) -> None:
+    page = open_page("#models")
+    card = page.locator(f"[data-model='{FETCHED}']")
+    card.get_by_role("button", name="Download").click()
+    card.get_by_role("button", name="Pause").click()
+    expect(card.get_by_role("button", name="Resume")).to_be_visible()
+    expect(card).to_contain_text(re.compile(r"paused at \d"))
+    card.get_by_label("Limit").fill("1.5")
+    card.get_by_role("button", name="Set").click()
+    expect(card).to_contain_text("at most 1.5 Mbps")
+    bar = card.get_by_role("progressbar")
+    card.get_by_role("button", name="Resume").click()
+    expect(card.get_by_role("button", name="Pause")).to_be_visible()
+    before = bar.evaluate("bar => bar.value")
+    page.wait_for_function("([bar, before]) => bar.value > before", arg=[bar.element_handle(), before])
+    card.get_by_role("button", name="Cancel").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel the download").click()
+    expect(card.get_by_role("button", name="Download")).to_be_visible()
+
+
+def test_an_alert_is_acknowledged_by_name(open_page: Open) -> None:
+    page = open_page("#alerts")
+    alert = page.locator("[data-alert]").filter(has_text="nearly full").first
+    page.get_by_label("You are").fill("Ada")
+    alert.get_by_role("button", name="Acknowledge").click()
+    expect(alert).to_contain_text("Ada takes care")
+    page.reload()
+    expect(page.get_by_label("You are")).to_have_value("Ada")
+    expect(page.locator("[data-alert]").filter(has_text="Ada takes care")).to_have_count(1)
+
+
+def test_a_cleanup_is_previewed(open_page: Open, stack: Stack) -> None:
+    page = open_page("#models")
+    page.get_by_label("Wanted free, GB").fill("0")
+    page.get_by_label("Keep models used").fill("0")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator("#plan")).to_be_visible()
+    expect(page.locator("#plan")).to_contain_text(re.compile("would free|nothing to remove"))
+    page.get_by_label("Wanted free, GB").fill("99999999")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.get_by_text(re.compile("is more than the disk of node here has"))).to_be_visible()
+
+
+def test_the_theme_is_switched_and_remembered(open_page: Open) -> None:
+    page = open_page()
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    switch = page.get_by_role("button", name="Dark mode")
+    switch.click()
+    expect(switch).to_have_attribute("aria-pressed", "true")
+    dark = page.evaluate(ground)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(ground) == dark
+    switch.click()
+    assert page.evaluate(ground) == light
+
+
+def test_the_server_is_lost_and_regained(open_page: Open, stack: Stack, watched: Watched) -> None:
+    page = open_page("#new")
+    expect(page.locator("#connection")).to_contain_text("live")
+    page.get_by_label("Prompt", exact=True).fill("typed before")
+    watched.away = True
+    stack.kill_process("web")
+    expect(page.locator("#connection")).to_contain_text("server lost")
+    expect(page.get_by_text("The server is lost.")).to_be_visible()
+    expect(page.locator("#connection")).to_contain_text("live", timeout=40_000)
+    expect(page.get_by_text("The server is lost.")).to_be_hidden()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("typed before")
+    watched.away = False
+    ask(page, "after it came back")
+    expect(page.locator("[data-asked]").first).to_contain_text("succeeded", timeout=60_000)
+
+
+def test_without_a_websocket_it_asks_every_five_seconds(open_page: Open, stack: Stack, browser: Any) -> None:
+    page = open_page("#devices")
+    page.route_web_socket(re.compile("/dashboard/ws$"), lambda socket: _refuse(socket))
+    page.reload()
+    expect(page.locator("#connection")).to_contain_text("every 5 s")
+    page.get_by_role("link", name="Jobs", exact=False).first.click()
+    job = stack.submit(prompt="seen by asking")
+    expect(page.locator(f"[data-job='{job}']")).to_contain_text("succeeded", timeout=30_000)
+
+
+def _refuse(socket: WebSocketRoute) -> None:
+    socket.close(code=1011)
+
+
+def test_hostile_text_is_text(open_page: Open, stack: Stack) -> None:
+    database = Database(f"sqlite:///{stack.home / 'wanworks.db'}")
+    cause = Cause("test", HOSTILE[:200], "info", HOSTILE[:200], HOSTILE, HOSTILE, False)
+    alerts.apply(database, Changes(opened=(cause,)), clock.now(), deliver=False)
+    database.close()
+    job = stack.submit(prompt=HOSTILE, metadata={"name": HOSTILE})
+    stack.wait_status(job)
+    # First as the server writes it, then as the page's scripts do.
+    page = open_page("#jobs", java_script_enabled=False)
+    expect(page.locator("#jobs")).to_contain_text("<img src=x")
+    assert page.locator("img[src=x]").count() == 0
+
+    page = open_page("#jobs")
+    expect(page.locator(f"[data-job='{job}']")).to_contain_text(HOSTILE)
+    page.goto(f"{stack.url}/#job/{job}")
+    expect(page.get_by_role("dialog")).to_contain_text(HOSTILE)
+    page.goto(f"{stack.url}/#alerts")
+    expect(page.locator("#alerts")).to_contain_text(HOSTILE)
+    assert page.locator("img[src=x]").count() == 0
+    assert "owned" not in page.title()
+
+
+def test_first_load_is_small_and_views_have_addresses(open_page: Open, watched: Watched, stack: Stack) -> None:
+    page = open_page("#overview")
+    expect(page.locator("#connection")).to_contain_text("live")
+    own = [request for request in watched.requests if "/api/" not in request.url]
+    assert any("/static/" in request.url for request in own)
+    loaded = sum(request.sizes()["responseBodySize"] + request.sizes()["responseHeadersSize"] for request in own)
+    assert loaded < 80_000, loaded
+    for name in ("Jobs", "New job", "Models", "Devices", "Alerts", "Overview"):
+        page.get_by_role("navigation").get_by_role("link", name=re.compile(f"^{name}")).press("Enter")
+        expect(page.get_by_role("heading", level=1, name=name, exact=True)).to_be_focused()
+    page.go_back()
+    expect(page.get_by_role("heading", level=1, name="Alerts")).to_be_visible()
+
+
+def test_a_chart_is_read_by_keyboard_and_as_a_table(open_page: Open, stack: Stack) -> None:
+    page = open_page("#overview")
+    chart = page.locator("figure").filter(has_text="Device utilisation")
+    plot = chart.get_by_role("slider")
+    expect(plot).to_have_attribute("aria-valuetext", re.compile(r"average \d+ %"), timeout=70_000)
+    plot.focus()
+    plot.press("End")
+    expect(chart.locator(".readout")).to_contain_text("average")
+    chart.get_by_text("As a table").click()
+    expect(chart.get_by_role("cell").first).to_be_visible()

@@ -1,0 +1,99 @@
+"""The live page as the server gives it: whole without any script, safe, small, and there while other things are away."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from starlette.testclient import TestClient
+
+from shared import alerts, clock, jobs
+from shared.alerts import Cause, Changes
+from shared.database import Database
+from shared.settings import Settings
+from tests.jobs import new_generation
+
+ADDRESSES = ("/", "/api/v1/dashboard/html")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_the_page_forbids_everything_that_is_not_its_own(client: TestClient, address: str) -> None:
+    response = client.get(address)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
+    assert "unsafe" not in policy
+    page = response.text
+    assert "style=" not in page
+    assert not re.search(r"\son\w+=", page), "no inline handler"
+    for script in re.findall(r"<script[^>]*>", page):
+        assert 'src="/static/' in script or 'type="application/json"' in script
+    assert not re.search(r'(?:src|href)="(?:https?:)?//(?!127\.0\.0\.1)', page), "nothing from another host"
+
+
+def test_its_files_never_change_under_their_address(client: TestClient) -> None:
+    page = client.get("/").text
+    files = set(re.findall(r'"(/static/[^"]+)"', page))
+    assert len(files) > 10
+    for path in files:
+        response = client.get(path)
+        assert response.status_code == 200, path
+        assert "immutable" in response.headers["cache-control"]
+        assert response.headers["content-encoding"] == "gzip"
+        assert response.headers["vary"] == "Accept-Encoding"
+        assert client.get(path, headers={"If-None-Match": response.headers["etag"]}).status_code == 304
+        plain = client.get(path, headers={"Accept-Encoding": "gzip;q=0, identity"})
+        assert "content-encoding" not in plain.headers
+        assert plain.content == response.content
+
+
+def test_an_older_page_gets_todays_file_but_does_not_keep_it(client: TestClient) -> None:
+    response = client.get("/static/0000000000000000/main.js")
+    assert response.status_code == 200
+    assert response.headers["cache-control"] == "no-cache"
+    for name in ("none.js", "page.html", "..%2Fpage.html"):
+        assert client.get(f"/static/0/{name}").status_code == 404
+
+
+def test_first_load_is_under_80_kb(client: TestClient) -> None:
+    page = client.get("/")
+    sizes = [int(page.headers["content-length"])]
+    for path in set(re.findall(r'"(/static/[^"]+)"', page.text)):
+        sizes.append(int(client.get(path).headers["content-length"]))
+    assert sum(sizes) < 80_000
+
+
+def test_it_tells_this_moments_figures_and_hostile_text_as_text(client: TestClient, database: Database) -> None:
+    hostile = "</script><script>alert(1)</script>"
+    jobs.accept(database, [new_generation(prompt=hostile)])
+    cause = Cause("test", "here", "critical", hostile, hostile, hostile, True)
+    alerts.apply(database, Changes(opened=(cause,)), clock.now(), deliver=False)
+    page = client.get("/").text
+    assert hostile not in page
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
+    queued = re.search(r'Queued</span><span class="tile-figure">([^<]*)<', page)
+    assert queued is not None
+    assert queued[1] == "1"
+    assert 'data-state="critical"' in page
+
+
+def test_it_is_there_while_the_database_is_away(settings: Settings, make_client: Callable[[Settings], TestClient]) -> None:
+    client = make_client(settings.model_copy(update={"database_url": None, "home": settings.home / "nowhere"}))
+    response = client.get("/")
+    assert response.status_code == 200
+    assert "The database does not answer" in response.text
+    assert "T2V-A14B" in response.text, "the form still knows the catalogue"
+
+
+def test_an_estimate_without_measured_jobs_is_null(client: TestClient) -> None:
+    body = client.get("/api/v1/dashboard/estimate?model_id=T2V-A14B&frames=9&steps=2").json()
+    assert body["generation_seconds"] is None
+    assert body["basis"]["generation_seconds"] == "none"
+    assert body["samples"] == 0
+    assert client.get("/api/v1/dashboard/estimate?model_id=none").status_code == 404
+    assert client.get("/api/v1/dashboard/estimate?model_id=T2V-A14B&frames=x").status_code == 422
+
+
+def test_flower_is_where_the_settings_say(client: TestClient, settings: Settings) -> None:
+    body = client.get("/api/v1/dashboard/flower").json()
+    assert body == {"url": f"http://127.0.0.1:{settings.flower_port}", "user": "wanworks", "reachable": False}

@@ -64,6 +64,7 @@ class Admission:
         job_id = jobs.new_id()
         try:
             new = self._new_job(job_id, None, params, list(Priority)[job.priority], job.labels)
+            new = replace(new, webhook_url=job.webhook_url, webhook_progress=job.webhook_progress)
             if params.image is not None:
                 self._storage.check_room()
                 image = self._storage.store().copy_input(params.image, job_id)
@@ -132,6 +133,8 @@ class Admission:
             mock=mock,
             metadata=metadata,
             max_failures=self._settings.max_failures,
+            webhook_url=asked.webhook_url if asked is not None else None,
+            webhook_progress=asked is not None and asked.webhook_progress,
         )
 
 

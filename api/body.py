@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ _MAX_PARTS = 64
 # Form values are text. These fields stay text; in the others JSON is read (a number, a list, an object).
 _TEXTS = frozenset({"model_id", "prompt", "negative_prompt", "image", "resolution", "output_format", "quantization"})
 _TEXTS |= {"priority"}
+_BRACKETS = re.compile(r"(\w{1,64})\[(?:([^\[\]]{1,64})\]|\](?:\[([^\[\]]{1,64})\])?)")  # a[b], a[], a[][b]
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,21 @@ async def read_generation(request: Request) -> Asked:
             work = partial(_from_json, raw)
             return work() if len(raw) <= _INLINE_BYTES else await anyio.to_thread.run_sync(work)
         case "multipart/form-data":
-            fields, image = await _read_form(request)
+            fields, image = await _read_form(request, "image", _TEXTS)
             return await anyio.to_thread.run_sync(partial(_asked, fields, image))
     raise UnsupportedMedia("Send application/json (UTF-8), or multipart/form-data with an `image` part")
+
+
+async def read_fields_or_form(
+    request: Request, picture: str, texts: frozenset[str]
+) -> tuple[dict[str, Any], bytes | None]:
+    """A JSON object or a form, not looked into, and the bytes of the file part named `picture`.
+
+    In a form, what is not among `texts` is read as JSON where it is JSON. Raises as `read_generation` does.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data":
+        return await _read_form(request, picture, texts)
+    return await read_fields(request), None
 
 
 async def read_json(request: Request, model: type[Body]) -> Body:
@@ -153,7 +167,7 @@ class _FormParser(MultiPartParser):
         self.ended = True
 
 
-async def _read_form(request: Request) -> tuple[dict[str, Any], bytes | None]:
+async def _read_form(request: Request, picture: str, texts: frozenset[str]) -> tuple[dict[str, Any], bytes | None]:
     parser = _FormParser(
         request.headers, _limited(request), max_files=1, max_fields=_MAX_PARTS, max_part_size=LIMIT_BYTES
     )
@@ -164,24 +178,48 @@ async def _read_form(request: Request) -> tuple[dict[str, Any], bytes | None]:
     try:
         if not parser.ended:
             raise MalformedRequest("The multipart body ended early")
-        return await _read_parts(form)
+        return await _read_parts(form, picture, texts)
     finally:
         await form.close()
 
 
-async def _read_parts(form: FormData) -> tuple[dict[str, Any], bytes | None]:
+async def _read_parts(form: FormData, picture: str, texts: frozenset[str]) -> tuple[dict[str, Any], bytes | None]:
     fields: dict[str, Any] = {}
     image: bytes | None = None
     for name, value in form.multi_items():
-        if name in fields or (name == "image" and image is not None):
-            raise InvalidField(FieldError(("body", name[:100]), "is given twice", "duplicate"))
-        if not isinstance(value, UploadFile):
-            fields[name] = value if name in _TEXTS else _form_value(value)
-        elif name == "image":
+        if isinstance(value, UploadFile):
+            if name != picture:
+                raise InvalidField(FieldError(("body", name[:100]), "there is no such file part", "extra_forbidden"))
+            if name in fields or image is not None:
+                raise _twice(name)
             image = await value.read()
+        elif (brackets := _BRACKETS.fullmatch(name)) is not None:
+            _put_inside(fields, brackets, value)
+        elif name in fields or (name == picture and image is not None):
+            raise _twice(name)
         else:
-            raise InvalidField(FieldError(("body", name[:100]), "there is no such file part", "extra_forbidden"))
+            fields[name] = value if name in texts else _form_value(value)
     return fields, image
+
+
+def _put_inside(fields: dict[str, Any], name: "re.Match[str]", text: str) -> None:
+    """An object or a list that comes in parts, as generated clients write them; its values stay text."""
+    field, key, inner = name.groups()
+    held = fields.setdefault(field, {} if key is not None else [])
+    if isinstance(held, dict) and key is not None and key not in held:
+        held[key] = text
+    elif not isinstance(held, list) or key is not None:
+        raise _twice(field)
+    elif inner is None:
+        held.append(text)
+    elif held and isinstance(held[-1], dict) and inner not in held[-1]:
+        held[-1][inner] = text
+    else:
+        held.append({inner: text})
+
+
+def _twice(name: str) -> InvalidField:
+    return InvalidField(FieldError(("body", name[:100]), "is given twice", "duplicate"))
 
 
 def _form_value(text: str) -> Any:

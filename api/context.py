@@ -12,6 +12,7 @@ from starlette.requests import Request
 from api.admission import Admission
 from api.commits import Commits
 from api.fallback_admission import Fallbacks
+from api.history import Histories
 from api.live import Live
 from api.nudger import Nudger
 from api.storage import Storage
@@ -25,7 +26,6 @@ from shared.library import Library, UseFigures
 from shared.overview import Overviews
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings
-from shared.snapshots import Histories
 
 _PICTURES_AT_ONCE = 2  # a picture at the limit takes some hundred MB while it is decoded
 

@@ -1,27 +1,18 @@
 """The dashboard's figures: everything at once, the whole in numbers now and over time, each model in a line."""
 
-from datetime import timedelta
-
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api import insight_schemas as schemas
 from api.context import Context
+from api.history import figures
 from api.insight import bases, dashboard_fields
 from api.insight_schemas import HistoryQuery
 from api.jobs import ready
 from api.model_status import basis_of
 from shared import clock
 from shared.overview import ModelOverview, Whole, snapshot
-from shared.tables import Snapshot
-
-_MEASURED = (
-    "average_quality_score", "average_performance_score", "system_load_percent", "memory_usage_percent",
-    "oldest_queued_seconds", "average_generation_seconds", "disk_used_percent", "disk_free_gb", "total_models",
-    "healthy_models", "active_models", "total_generations_24h", "alerts_count", "recommendations_count", "queued_jobs",
-    "running_jobs", "succeeded_1h", "failed_1h",
-)  # fmt: skip
 
 
 async def overview(context: Context, request: Request, query: BaseModel) -> Response:
@@ -39,13 +30,8 @@ async def metrics(context: Context, request: Request, query: BaseModel) -> Respo
 
 async def metrics_history(context: Context, request: Request, query: HistoryQuery) -> Response:
     hours = query.hours
-
-    def work() -> bytes:
-        found = context.histories.until(clock.now(), timedelta(hours=hours))
-        shown = schemas.MetricsHistory([schemas.SnapshotFigures.model_validate(_figures(one)) for one in found])
-        return shown.model_dump_json().encode()
-
-    return ready(await context.together.ask(("dashboard history", hours), work))
+    key = ("dashboard history", hours)
+    return ready(await context.together.ask(key, lambda: context.histories.body(hours, clock.now())))
 
 
 async def models(context: Context, request: Request, query: BaseModel) -> Response:
@@ -59,10 +45,10 @@ async def models(context: Context, request: Request, query: BaseModel) -> Respon
 def metrics_now(context: Context) -> schemas.DashboardMetrics:
     """The whole in figures now. Raises DatabaseUnavailable."""
     whole = context.overviews.whole()
-    found = _figures(snapshot(whole))
-    uses = sum(period.uses for period in whole.overview.day.values())
+    row = snapshot(whole)
+    basis = bases(row.model_dump(exclude={"at"}))
     return schemas.DashboardMetrics.model_validate(
-        {**found, "basis": bases({name: found[name] for name in _MEASURED}), "samples": uses}
+        {**figures(row), "basis": basis, "samples": row.total_generations_24h}
     )
 
 
@@ -104,7 +90,3 @@ def _summary(model: ModelOverview) -> schemas.ModelSummary:
             "samples": day.uses,
         }
     )
-
-
-def _figures(row: Snapshot) -> dict[str, object]:
-    return {"timestamp": clock.iso(row.at), **row.model_dump(exclude={"at"})}

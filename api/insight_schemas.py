@@ -55,7 +55,7 @@ class RecommendQuery(_Asked):
             max_length=500,
             description="In your own words.",
             examples=["animate product photos"],
-            json_schema_extra={"pattern": r"\S"},
+            json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"},
         ),
         PLAIN,
         AfterValidator(_said),

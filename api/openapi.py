@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from api import schemas
 from api.errors import PROBLEM_TYPE
 from api.operation import Answer, Operation
+from api.webhooks import MESSAGE_ID
 from shared.catalogue import Catalogue
 from shared.job_types import GenerationRequest
 
@@ -119,7 +120,8 @@ def _operation(operation: Operation, names: dict[Any, str]) -> dict[str, Any]:
 def _path(operation: Operation) -> list[dict[str, Any]]:
     text = {"type": "string", "minLength": 1}
     models = dict.fromkeys(("model_id", "model_type", "model_a", "model_b"), text)
-    schema = {"id": {"type": "string", "format": "uuid"}, "name": text, **models}
+    message = {"type": "string", "pattern": f"^{MESSAGE_ID.pattern}$"}
+    schema = {"id": {"type": "string", "format": "uuid"}, "message_id": message, "name": text, **models}
     return [
         {"name": name, "in": "path", "required": True, "schema": schema[name]}
         for name in schema
@@ -142,7 +144,8 @@ def _query(operation: Operation) -> list[dict[str, Any]]:
             plain = {**definitions[plain.pop("$ref").rpartition("/")[2]], **plain}
             plain.pop("title", None)
         described = plain.pop("description", "")
-        parameters.append({"name": name, "in": "query", "required": False, "description": described, "schema": plain})
+        needed = name in schema.get("required", ())
+        parameters.append({"name": name, "in": "query", "required": needed, "description": described, "schema": plain})
     return parameters
 
 

@@ -28,6 +28,7 @@ from api import (
     ops,
     page_schemas,
     schemas,
+    webhooks,
 )
 from api.operation import Answer, Operation
 from api.query import JobsQuery
@@ -233,6 +234,18 @@ OPERATIONS = (
         "GET", f"{_DASHBOARD}/models", dashboard.models, "dashboardModels", "Each model in a line",
         answers=(Answer(200, "In the catalogue's order.", insight_schemas.ModelSummaries),), problems=(503,),
         tag="dashboard",
+    ),
+    Operation(
+        "GET", "/api/v1/webhooks/messages", webhooks.list_messages, "listWebhookMessages",
+        "What jobs' webhooks were and are to be told",
+        answers=(Answer(200, "A page of messages.", webhooks.WebhookMessagePage),), problems=(503,),
+        query=webhooks.WebhookMessagesQuery, tag="operations",
+    ),
+    Operation(
+        "POST", "/api/v1/webhooks/messages/{message_id}/replay", webhooks.replay, "replayWebhookMessage",
+        "Send a message once more",
+        answers=(Answer(202, "It waits to be sent.", webhooks.WebhookMessage),), problems=(404, 409, 503),
+        tag="operations",
     ),
     Operation(
         "GET", "/api/v1/workers", ops.workers, "listWorkers", "Devices and nodes, and what runs where",

@@ -141,6 +141,20 @@ def settings(as_json: AsJson = False) -> None:
         screen.print_table(("variable", "value", "help"), (list(row.values())[1:] for row in rows))
 
 
+@app.command("webhook-secret")
+def webhook_secret(home: Home = None) -> None:
+    """Print the key with which receivers prove messages to jobs' webhooks (Standard Webhooks)."""
+    from shared.database import Database
+    from shared.nodes import webhook_secret as secret_of
+
+    settings = load(home=home)
+    database = Database(settings.database)
+    try:
+        print(secret_of(settings, database))
+    finally:
+        database.close()
+
+
 @app.command("demo-models")
 def demo_models(directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     """Make the three tiny random-weight models of the demo catalogue in DIR; what is there already stays."""

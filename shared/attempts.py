@@ -5,7 +5,6 @@ Leases compare the database's own clock only.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, update
@@ -14,7 +13,7 @@ from sqlmodel import Session, col, select
 from shared import clock
 from shared.database import Database
 from shared.errors import Fenced
-from shared.jobs import is_generation, use_of
+from shared.jobs import note_end
 from shared.states import REPLICA_READY, JobState, Phase
 from shared.tables import Job, Replica, epoch_now
 
@@ -261,16 +260,14 @@ def _end(database: Database, job_id: str, attempt: int, state: JobState, **value
 
 
 def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
-    """The one way to an end: the state, what came of it, and the use that stays."""
-    finished_at: datetime = clock.now()
+    """The one way to an end: the state, what came of it, and what is to be kept and told of it."""
     for name, value in values.items():
         setattr(job, name, value)
     job.status = state
-    job.finished_at = finished_at
+    job.finished_at = clock.now()
     job.lease_until = job.bell_device = job.bell_at = job.phase = job.halt = None
     session.add(job)
-    if is_generation(job):
-        session.add(use_of(job, state, finished_at, job.result))
+    note_end(session, job)
     return job
 
 

@@ -14,7 +14,7 @@ from shared import clock
 from shared.attempts import Failure
 from shared.database import Database
 from shared.job_types import GENERATION
-from shared.jobs import is_generation, use_of
+from shared.jobs import note_end
 from shared.states import JobState, Phase
 from shared.tables import Job, epoch_now
 
@@ -155,6 +155,5 @@ def give_up(database: Database, job_id: str, failure: Failure) -> Job | None:
         job.error = failure.as_dict()
         job.bell_device = job.bell_at = job.phase = None
         session.add(job)
-        if is_generation(job):
-            session.add(use_of(job, JobState.FAILED, job.finished_at, None))
+        note_end(session, job)
         return job

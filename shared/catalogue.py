@@ -37,6 +37,9 @@ def _check_resolution(text: str) -> str:
 Resolution = Annotated[str, AfterValidator(_check_resolution)]
 
 
+Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,6 +91,7 @@ class CatalogueEntry(_Frozen):
 
     model_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     model_type: str
+    aliases: tuple[Alias, ...] = ()  # other names that /v1/videos takes for it; see `Catalogue.named`
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str = "main"
     pipeline: Literal["wan-t2v", "wan-i2v", "wan-ti2v"]
@@ -140,6 +144,17 @@ class Catalogue(_Frozen):
             if entry.model_id == model_id:
                 return entry
         raise NotFound("model", model_id)
+
+    def named(self, name: str) -> CatalogueEntry:
+        """By `model_id` or alias. Raises NotFound.
+
+        Aliases are for those who ask for a video in words of their own. `get` does not know them: what is stored,
+        pinned or counted is under the `model_id` alone.
+        """
+        for entry in self.entries:
+            if name == entry.model_id or name in entry.aliases:
+                return entry
+        raise NotFound("model", name)
 
     @property
     def model_ids(self) -> tuple[str, ...]:
@@ -198,6 +213,7 @@ DEFAULT = (
     CatalogueEntry(
         model_id="T2V-A14B",
         model_type="T2V-A14B",
+        aliases=("wan2.2-t2v-a14b", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"),
         repo="Wan-AI/Wan2.2-T2V-A14B-Diffusers",
         pipeline="wan-t2v",
         image="refused",
@@ -220,6 +236,7 @@ DEFAULT = (
     CatalogueEntry(
         model_id="I2V-A14B",
         model_type="I2V-A14B",
+        aliases=("wan2.2-i2v-a14b", "Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
         repo="Wan-AI/Wan2.2-I2V-A14B-Diffusers",
         pipeline="wan-i2v",
         image="required",
@@ -242,6 +259,7 @@ DEFAULT = (
     CatalogueEntry(
         model_id="TI2V-5B",
         model_type="TI2V-5B",
+        aliases=("wan2.2-ti2v-5b", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"),
         repo="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
         pipeline="wan-ti2v",
         image="optional",
@@ -291,6 +309,13 @@ def _from_file(path: Path) -> Catalogue:
     entries = {entry.model_id: entry for entry in DEFAULT}
     for model_id, table in content["models"].items():
         entries[model_id] = _entry(path, text, model_id, table, entries)
+    taken = set(entries)
+    for entry in entries.values():
+        for alias in entry.aliases:
+            if alias in taken:
+                where = f"catalogue {path}, line {_line(text, entry.model_id, 'aliases')}: [models.{entry.model_id}]"
+                raise ConfigurationError(f"{where} aliases: {alias!r} is another model's name, or stands there twice")
+            taken.add(alias)
     return Catalogue(name=str(path), entries=tuple(entries.values()))
 
 
@@ -306,7 +331,8 @@ def _entry(path: Path, text: str, model_id: str, table: Any, entries: Mapping[st
     if base is not None and base not in entries:
         raise refuse(f"extends {base!r}, which is no entry", "extends")
     if base is not None:
-        values = _merged(entries[base].model_dump(), values)
+        alone = {"aliases"} if base != model_id else set()  # a name is one model's
+        values = _merged(entries[base].model_dump(exclude=alone), values)
     try:
         return CatalogueEntry.model_validate({**values, "model_id": model_id})
     except ValidationError as error:

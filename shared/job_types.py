@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.catalogue import CatalogueEntry, OutputFormat, Quantization, parse_resolution
 from shared.errors import FieldError, InvalidField
+from shared.outbound import ForbiddenAddress, check_url
 from shared.states import Priority
 
 LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -34,6 +35,15 @@ def _said(value: str) -> str:
 def _lora_name(value: str) -> str:
     if LORA_NAME.fullmatch(value) is None:
         raise ValueError("a LoRA is named without path, letters, digits, '.', '_' and '-' only")
+    return value
+
+
+def _webhook(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            check_url(value)
+        except ForbiddenAddress as error:
+            raise ValueError(error.message[0].lower() + error.message[1:]) from None
     return value
 
 
@@ -105,6 +115,14 @@ class GenerationRequest(BaseModel):
         list[FallbackStrategy],
         Field(max_length=6, description="What may be done without asking while the model is not ready, in this order."),
     ] = []
+    webhook_url: Annotated[
+        str | None,
+        Field(max_length=2000, description="Told of the job's end: an http(s) address, signed by Standard Webhooks."),
+        AfterValidator(_webhook),
+    ] = None
+    webhook_progress: Annotated[
+        bool, Field(strict=True, description="The webhook is told of progress as well, every ten seconds or so.")
+    ] = False
     metadata: Annotated[
         dict[Annotated[str, Field(min_length=1, max_length=64), PLAIN], Annotated[str, Field(max_length=512), PLAIN]],
         Field(max_length=16),

@@ -17,7 +17,7 @@ from sqlalchemy import delete, insert, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from shared import clock
+from shared import clock, webhooks
 from shared.database import Database
 from shared.errors import Conflict, InvalidField, NotFound
 from shared.job_types import DOWNLOAD, GENERATION, GenerationParams
@@ -43,6 +43,8 @@ class NewJob:
     retry_of: str | None = None
     max_failures: int = 5
     bandwidth_mbps: float | None = None  # of a download, in 10^6 bits a second
+    webhook_url: str | None = None
+    webhook_progress: bool = False
     delay_seconds: float = 0.0  # it joins the queue that long after it was accepted
 
 
@@ -149,6 +151,7 @@ def purge(database: Database, job_ids: Sequence[str]) -> int:
     if not job_ids:
         return 0
     with database.write() as session:
+        webhooks.drop(session, job_ids)
         result = session.connection().execute(
             delete(Job).where(col(Job.id).in_(job_ids), col(Job.status).in_(JOB_ENDS))
         )
@@ -176,6 +179,14 @@ def winning_attempts(database: Database, job_ids: Sequence[str]) -> dict[str, tu
 def is_generation(job: Job) -> bool:
     """Only generations are uses."""
     return job.type == GENERATION
+
+
+def note_end(session: Session, job: Job) -> None:
+    """In the transaction that ends the job: the use that stays, and the word to its webhook."""
+    assert job.finished_at is not None
+    if is_generation(job):
+        session.add(use_of(job, JobState(job.status), job.finished_at, job.result))
+    webhooks.add_end(session, job, f"msg_{new_id()}")
 
 
 def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str, Any] | None) -> Use:
@@ -273,6 +284,8 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "retry_of": new.retry_of,
         "max_failures": new.max_failures,
         "bandwidth_mbps": new.bandwidth_mbps,
+        "webhook_url": new.webhook_url,
+        "webhook_progress": new.webhook_progress,
         "created_at": now,
         "queued_at": queued_at + new.delay_seconds,
         "not_before": queued_at + new.delay_seconds if new.delay_seconds else 0.0,
@@ -296,8 +309,7 @@ def _cancel(session: Session, job: Job) -> None:
     )
     if changed.rowcount:
         session.refresh(job)
-        if is_generation(job):
-            session.add(use_of(job, JobState.CANCELLED, now, None))
+        note_end(session, job)
         return
     session.connection().execute(
         update(Job)

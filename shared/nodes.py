@@ -3,6 +3,8 @@
 Sole reader and writer of those four tables.
 """
 
+import base64
+import hashlib
 import importlib.metadata
 import secrets
 from collections.abc import Collection, Sequence
@@ -14,6 +16,7 @@ from sqlmodel import col, select
 
 from shared import clock
 from shared.database import Database
+from shared.settings import Settings
 from shared.tables import Device, Installation, Node, Process, epoch_now
 
 REPORT_SECONDS = 10.0  # how often a supervisor says what it runs
@@ -135,6 +138,14 @@ def agreed(database: Database, name: str) -> str:
             row = Installation(name=name, value=secrets.token_hex(16))
             session.add(row)
         return row.value
+
+
+def webhook_secret(settings: Settings, database: Database) -> str:
+    """What signs the messages to jobs' webhooks: as set, or the installation's own, drawn by whoever asks first."""
+    if settings.webhook_secret is not None:
+        return settings.webhook_secret.get_secret_value()
+    key = hashlib.sha256(b"webhooks " + agreed(database, "webhook_secret").encode()).digest()
+    return f"whsec_{base64.b64encode(key).decode()}"
 
 
 def _seen(key: str) -> Any:

@@ -2,7 +2,7 @@
 
 The guard against being used to reach what only this host can reach: every address that a name stands for must be
 public, the connection is made to the very address that was judged (so a name that changes its mind gains nothing),
-redirects are not followed here, and the proxies of the environment are left out.
+every redirect is judged anew or not followed at all, and the proxies of the environment are left out.
 """
 
 import ipaddress
@@ -10,8 +10,10 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
+import anyio
+import anyio.to_thread
 import httpx
 
 from shared.errors import WanworksError
@@ -22,12 +24,20 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 _PORTS = {"http": 80, "https": 443}
 _ANSWER_BYTES = 64 << 10  # of an answer that nobody reads for meaning
+_REDIRECTS = 3
+_REDIRECT = frozenset({301, 302, 303, 307, 308})
 
 
 class ForbiddenAddress(WanworksError):
     """An address that this server may not be made to ask."""
 
     code = "forbidden_address"
+
+
+class NotFetched(WanworksError):
+    """What lies at an address could not be fetched."""
+
+    code = "not_fetched"
 
 
 @dataclass(frozen=True)
@@ -52,8 +62,10 @@ class Allowed:
         return cls(hosts=frozenset(hosts), networks=tuple(networks))
 
     def covers(self, host: str, address: Address) -> bool:
-        return self.anywhere or host in self.hosts or any(
-            address.version == network.version and address in network for network in self.networks
+        return (
+            self.anywhere
+            or host in self.hosts
+            or any(address.version == network.version and address in network for network in self.networks)
         )
 
 
@@ -110,6 +122,59 @@ def post(
             if read > _ANSWER_BYTES:
                 break
         return answer
+
+
+async def get(
+    url: str, *, allowed: Allowed, max_bytes: int, seconds: float, resolve: Resolve | None = None
+) -> bytes:
+    """What lies there, after at most three redirects, within `seconds` altogether.
+
+    Raises ForbiddenAddress for an address or a redirect that this server may not follow, and NotFetched, which says
+    why in words that tell nothing of this host's network.
+    """
+    try:
+        with anyio.fail_after(seconds):
+            async with httpx.AsyncClient(trust_env=False, timeout=seconds, follow_redirects=False) as client:
+                return await _fetched(client, url, allowed, max_bytes, resolve)
+    except TimeoutError:
+        raise NotFetched(f"The address did not deliver within {seconds:g} s") from None
+    except httpx.TimeoutException:
+        raise NotFetched(f"The address did not deliver within {seconds:g} s") from None
+    except (OSError, ValueError):  # the resolver's: there is no such name, or there cannot be
+        raise NotFetched("The host of the address was not found") from None
+    except (httpx.HTTPError, httpx.InvalidURL):
+        raise NotFetched("The host of the address could not be asked") from None
+
+
+async def _fetched(
+    client: httpx.AsyncClient, url: str, allowed: Allowed, max_bytes: int, resolve: Resolve | None
+) -> bytes:
+    for _ in range(_REDIRECTS + 1):
+        # Names are looked up by the system, which cannot be interrupted; whoever waits can.
+        parts, address = await anyio.to_thread.run_sync(judge, url, allowed, resolve, abandon_on_cancel=True)
+        # As it is: nothing is unpacked, so that no small answer can become a large one.
+        request = _aimed(parts, address, {"Accept": "image/*", "Accept-Encoding": "identity"})
+        async with client.stream("GET", **request) as answer:
+            if answer.status_code in _REDIRECT and "location" in answer.headers:
+                url = urljoin(url, answer.headers["location"])
+                continue
+            if answer.status_code != 200:
+                raise NotFetched(f"The address answered with status {answer.status_code}")
+            return await _body(answer, max_bytes)
+    raise NotFetched(f"The address redirects more than {_REDIRECTS} times")
+
+
+async def _body(answer: httpx.Response, max_bytes: int) -> bytes:
+    declared = answer.headers.get("content-length", "")
+    too_large = NotFetched(f"What lies at the address is larger than {max_bytes / 10**6:g} MB")
+    if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
+        raise too_large
+    content = bytearray()
+    async for chunk in answer.aiter_raw():
+        content += chunk
+        if len(content) > max_bytes:
+            raise too_large
+    return bytes(content)
 
 
 def _aimed(parts: SplitResult, address: str, headers: Mapping[str, str]) -> dict[str, Any]:

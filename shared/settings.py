@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import ConfigurationError
+from shared.outbound import Allowed
 from shared.standard_webhooks import key_of
 
 
@@ -116,6 +117,17 @@ class Settings(BaseSettings):
         description="Key that signs them (Standard Webhooks): whsec_ and base64. Needed with the URL.",
     )
 
+    # webhooks of jobs, and what else is fetched because a request says so
+    webhook_secret: SecretStr | None = Field(
+        None, description="Key that signs messages to jobs' webhooks: whsec_ and base64. Unset: the installation's own."
+    )
+    webhook_progress_seconds: float = Field(
+        10.0, gt=0, description="How often at most a webhook is told of progress, where a job asks for that."
+    )
+    outbound_allow: str = Field(
+        "", description="Private hosts, addresses and networks that webhooks may reach all the same, comma-separated."
+    )
+
     # what is kept
     retention_days: float = Field(30.0, gt=0, description="Finished jobs and their artifacts are kept this long.")
     min_free_disk_mb: int = Field(500, ge=0, description="Below this much free space no new job is accepted.")
@@ -131,6 +143,19 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
+
+    @field_validator("outbound_allow")
+    @classmethod
+    def _places(cls, text: str) -> str:
+        Allowed.of(text)
+        return text
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _job_webhook_key(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            key_of(secret.get_secret_value())
+        return secret
 
     @field_validator("alert_webhook_secret")
     @classmethod

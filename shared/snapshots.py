@@ -1,8 +1,6 @@
 """The whole installation's figures, minute by minute. Sole reader and writer of `snapshots`."""
 
-import threading
-from collections import OrderedDict
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Float, Integer, delete, func
@@ -13,9 +11,6 @@ from sqlmodel import col, select
 
 from shared.database import Database
 from shared.tables import Snapshot
-
-_STAND = timedelta(minutes=1)
-_REMEMBERED = 8  # lengths of histories; one takes some 400 kB
 
 # How several snapshots become one: counts show their height, healthy models their worst, the rest the mean.
 _HIGHEST = (
@@ -57,41 +52,16 @@ def history(database: Database, since: datetime, until: datetime, points: int = 
         return [Snapshot(**row._mapping) for row in session.connection().execute(query)]
 
 
-class Histories:
-    """Histories until now, read anew once another snapshot is there, or after a minute.
-
-    Raises what `history` raises.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._lock = threading.Lock()
-        self._known: OrderedDict[timedelta, tuple[datetime | None, datetime, list[Snapshot]]] = OrderedDict()
-
-    def until(self, now: datetime, back: timedelta) -> list[Snapshot]:
-        """As `history` of that long."""
-        newest = _newest(self._database)
-        with self._lock:
-            of, read_at, found = self._known.get(back, (None, now, []))
-        if of is None or of != newest or not timedelta() <= now - read_at < _STAND:
-            found = history(self._database, now - back, now)
-            with self._lock:
-                self._known[back] = (newest, now, found)
-                self._known.move_to_end(back)
-                if len(self._known) > _REMEMBERED:
-                    self._known.popitem(last=False)
-        return found
+def newest(database: Database) -> datetime | None:
+    """The moment of the newest one."""
+    with database.read() as session:
+        return session.exec(select(func.max(Snapshot.at))).one()
 
 
 def drop_older(database: Database, before: datetime) -> int:
     """Returns how many."""
     with database.write() as session:
         return session.connection().execute(delete(Snapshot).where(col(Snapshot.at) < before)).rowcount
-
-
-def _newest(database: Database) -> datetime | None:
-    with database.read() as session:
-        return session.exec(select(func.max(Snapshot.at))).one()
 
 
 class _seconds_of(FunctionElement[float]):

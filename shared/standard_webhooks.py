@@ -56,7 +56,7 @@ def send(
     allowed: Allowed,
     resolve: Resolve | None = None,
 ) -> None:
-    """Posts the JSON. Raises NotTaken unless the receiver answers 2xx within ten seconds; redirects are not followed."""
+    """Posts the JSON, redirects not followed. Raises NotTaken unless the receiver answers 2xx within ten seconds."""
     timestamp = int(now.timestamp())
     headers = {
         "Content-Type": "application/json",

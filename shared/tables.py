@@ -7,7 +7,7 @@ bells, silence) are seconds since 1970 by the *database's* clock, so that nodes 
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Float, Index, text
+from sqlalchemy import JSON, BigInteger, Column, Float, Index, false, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
@@ -113,6 +113,35 @@ class Job(SQLModel, table=True):
 
     error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
     result: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+
+    webhook_url: str | None = Field(default=None, max_length=2000)  # told of the end
+    webhook_progress: bool = Field(default=False, sa_column_kwargs={"server_default": false()})  # and of progress
+
+
+class WebhookMessage(SQLModel, table=True):
+    """One message about a job to the webhook that it names. Written by `shared/webhooks.py` alone.
+
+    Made in the transaction that ends the job, so that no end goes untold.
+    """
+
+    __tablename__ = "webhook_messages"
+    __table_args__ = (
+        Index("ix_webhook_messages_due", "due_at"),
+        Index("ix_webhook_messages_job", "job_id", "type"),
+        Index("ix_webhook_messages_state", "state", "id"),
+    )
+
+    id: str = Field(primary_key=True, max_length=64)  # the same at every try
+    job_id: str = Field(max_length=36)
+    type: str = Field(max_length=32)  # job.succeeded, job.failed, job.cancelled or job.progress
+    url: str = Field(max_length=2000)
+    data: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    state: str = Field(max_length=16)  # waiting, delivered or dead
+    created_at: datetime
+    tries: int = 0
+    due_at: float | None = None  # the next try, by the database's clock; while one is under way, when it is given up
+    delivered_at: datetime | None = None
+    error: str | None = Field(default=None, max_length=200)  # of the last try
 
 
 class Use(SQLModel, table=True):

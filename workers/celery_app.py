@@ -37,8 +37,10 @@ def _on_ready(**_: Any) -> None:
     _watches.append(main_process.take_over())
     if role == "io":
         from workers.node_process import NodeWatch
+        from workers.webhook_sender import WebhookSender
 
         _watches.append(NodeWatch())
+        _watches.append(WebhookSender(process.settings(), process.database()))
     else:
         from workers.sampler import Sampler
 

@@ -1,15 +1,18 @@
 """A generation as a job: from the row to the handler's context, and from what was made to the row's result."""
 
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from shared import nodes, replicas
+from shared import nodes, replicas, webhooks
 from shared.attempts import Claimant
 from shared.catalogue import Catalogue
 from shared.database import Database
-from shared.errors import ModelUnavailable
+from shared.errors import ModelUnavailable, StoreFull, Unavailable
 from shared.job_types import GenerationParams
+from shared.jobs import new_id
 from shared.progress import Progress
 from shared.settings import Settings
 from shared.store import Store
@@ -19,6 +22,8 @@ from workers import generation
 from workers.context import GenerationContext, Outcome
 from workers.pulse import Pulse
 from workers.reporter import Reporter
+
+log = logging.getLogger("wanworks.generation")
 
 _MEASURED_KEEP_SECONDS = 30.0
 
@@ -57,7 +62,7 @@ class GenerationWork:
             raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
         self._drop_stale()
         reporter = Reporter(
-            send=lambda event: self._progress.report(job.id, {**event, "attempt": job.attempt}),
+            send=self._teller(job),
             measured=self._measured(job, params),
             pulse=pulse,
         )
@@ -77,6 +82,24 @@ class GenerationWork:
         outcome = generation.generate(context)
         pulse.check()
         return _result(outcome, job.mock, self._device_name)
+
+    def _teller(self, job: Job) -> Callable[[dict[str, Any]], bool]:
+        """Says each event to those who watch, and now and then one to a webhook that asked for it."""
+        told_at = time.monotonic()
+
+        def tell(event: dict[str, Any]) -> bool:
+            nonlocal told_at
+            event = {**event, "attempt": job.attempt}
+            if job.webhook_progress and time.monotonic() - told_at > self._settings.webhook_progress_seconds:
+                told_at = time.monotonic()
+                progress = {name: event[name] for name in ("percent", "phase", "step", "steps", "eta_seconds")}
+                try:
+                    webhooks.add_progress(self._database, job, f"msg_{new_id()}", progress)
+                except (Unavailable, StoreFull) as error:
+                    log.warning("job %s: its webhook cannot be told of progress: %s", job.id, error)
+            return self._progress.report(job.id, event)
+
+        return tell
 
     def undo(self, job: Job) -> None:
         self._store.drop_attempt(job.id, job.attempt)

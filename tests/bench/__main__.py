@@ -26,6 +26,7 @@ from shared.database import Database
 from shared.progress import stream_key
 from shared.settings import load
 from tests.bench.downloads import downloads
+from tests.bench.insight import insight
 from tests.bench.integrity import integrity
 from tests.bench.load import closed_loop, open_loop
 from tests.bench.management import management
@@ -230,6 +231,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "downloads": downloads,
     "integrity": integrity,
     "management": management,
+    "insight": insight,
 }
 
 

@@ -1,4 +1,4 @@
-"""The live page as the server gives it: whole without any script, safe, small, and there while other things are away."""
+"""The live page as the server gives it: whole without scripts, safe, small, and there while others are away."""
 
 import re
 from collections.abc import Callable
@@ -6,11 +6,12 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from shared import alerts, clock, jobs
+from shared import alerts, clock
 from shared.alerts import Cause, Changes
 from shared.database import Database
 from shared.settings import Settings
-from tests.jobs import new_generation
+from tests.jobs import accepted
+from tests.uses import used
 
 ADDRESSES = ("/", "/api/v1/dashboard/html")
 
@@ -57,15 +58,13 @@ def test_an_older_page_gets_todays_file_but_does_not_keep_it(client: TestClient)
 
 def test_first_load_is_under_80_kb(client: TestClient) -> None:
     page = client.get("/")
-    sizes = [int(page.headers["content-length"])]
-    for path in set(re.findall(r'"(/static/[^"]+)"', page.text)):
-        sizes.append(int(client.get(path).headers["content-length"]))
-    assert sum(sizes) < 80_000
+    files = [client.get(path) for path in set(re.findall(r'"(/static/[^"]+)"', page.text))]
+    assert sum(int(response.headers["content-length"]) for response in (page, *files)) < 80_000
 
 
 def test_it_tells_this_moments_figures_and_hostile_text_as_text(client: TestClient, database: Database) -> None:
     hostile = "</script><script>alert(1)</script>"
-    jobs.accept(database, [new_generation(prompt=hostile)])
+    accepted(database, prompt=hostile)
     cause = Cause("test", "here", "critical", hostile, hostile, hostile, True)
     alerts.apply(database, Changes(opened=(cause,)), clock.now(), deliver=False)
     page = client.get("/").text
@@ -77,7 +76,9 @@ def test_it_tells_this_moments_figures_and_hostile_text_as_text(client: TestClie
     assert 'data-state="critical"' in page
 
 
-def test_it_is_there_while_the_database_is_away(settings: Settings, make_client: Callable[[Settings], TestClient]) -> None:
+def test_it_is_there_while_the_database_is_away(
+    settings: Settings, make_client: Callable[[Settings], TestClient]
+) -> None:
     client = make_client(settings.model_copy(update={"database_url": None, "home": settings.home / "nowhere"}))
     response = client.get("/")
     assert response.status_code == 200
@@ -92,6 +93,17 @@ def test_an_estimate_without_measured_jobs_is_null(client: TestClient) -> None:
     assert body["samples"] == 0
     assert client.get("/api/v1/dashboard/estimate?model_id=none").status_code == 404
     assert client.get("/api/v1/dashboard/estimate?model_id=T2V-A14B&frames=x").status_code == 422
+
+
+def test_an_estimate_scales_what_was_measured(client: TestClient, database: Database) -> None:
+    for seconds in (9.0, 10.0, 31.0):
+        used(database, seconds=seconds)  # a second of each is loading; 64x64, 9 frames, 2 steps
+    path = "/api/v1/dashboard/estimate?model_id=T2V-A14B&resolution=128x128&frames=18&steps=4"
+    body = client.get(path).json()
+    assert body["generation_seconds"] == 9.0 * 16  # the median, for four times the pixels, twice the frames and steps
+    assert body["samples"] == 3
+    assert body["basis"]["generation_seconds"] == "measured"
+    assert body["warm"] is False
 
 
 def test_flower_is_where_the_settings_say(client: TestClient, settings: Settings) -> None:

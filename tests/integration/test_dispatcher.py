@@ -9,7 +9,7 @@ from sqlmodel import select
 
 from scheduler import ticks
 from scheduler.dispatcher import Dispatcher, celery_ring
-from shared import attempts, bells, broker, clock, jobs, nodes
+from shared import attempts, bells, broker, clock, jobs, nodes, queues
 from shared.database import Database
 from shared.progress import connect
 from shared.settings import Settings

@@ -33,7 +33,7 @@ function openAlert(alert) {
   return h("li", { key: alert.id, class: `panel alert ${alert.severity}`, "data-alert": alert.id },
     h("div", { class: "row between wrap" },
       h("div", { class: "row wrap" }, badge(alert.severity), h("h3", null, alert.title)),
-      h("span", { class: "muted small", title: moment(alert.timestamp) }, `since ${ago(alert.timestamp)}`)),
+      h("span", { class: "muted small", title: moment(alert.timestamp) }, `opened ${ago(alert.timestamp)}`)),
     h("p", null, alert.message),
     alert.suggested_action ? h("p", { class: "suggestion" }, h("b", null, alert.action_required ? "To do: " : "Perhaps: "), alert.suggested_action) : null,
     h("div", { class: "row between wrap" },

@@ -8,11 +8,12 @@ const HEIGHT = 140;
 const EDGE = { left: 42, right: 10, top: 8, bottom: 20 };
 const HOUR_MS = 3_600_000;
 const MINUTE_MS = 60_000;
+const SLIDE_MS = 10_000; // without news, it moves on by the clock this often
 const POINTS = 500; // at most so many come from the server
 const TABLE_ROWS = 120;
 const TICKS = { 1: 15 * MINUTE_MS, 24: 6 * HOUR_MS, 168: 24 * HOUR_MS };
 
-const places = new WeakMap(); // plot -> {spec, at: index that is read out, or null}
+const places = new WeakMap(); // plot -> {spec, at: index that is read out, or null; drawnAt; scale}
 const sizes = new ResizeObserver((entries) => {
   for (const { target } of entries) draw(target);
 });
@@ -34,10 +35,12 @@ export function chart(spec) {
       "aria-label": `${spec.title}: read the values with the arrow keys`,
       own: (plot) => {
         if (!places.has(plot)) {
-          places.set(plot, { spec, at: null });
+          places.set(plot, { spec, at: null, drawnAt: -Infinity });
           sizes.observe(plot);
         }
-        places.get(plot).spec = spec;
+        const place = places.get(plot);
+        if (place.spec === spec && Date.now() - place.drawnAt < SLIDE_MS) return;
+        place.spec = spec;
         draw(plot);
       },
       on: {
@@ -73,6 +76,7 @@ function draw(plot) {
   const place = places.get(plot);
   if (!place) return;
   const { spec } = place;
+  place.drawnAt = Date.now();
   const width = Math.max(plot.clientWidth, 160);
   const until = Math.max(Date.now(), spec.times.at(-1) ?? 0);
   const since = until - spec.hours * HOUR_MS;

@@ -2,8 +2,8 @@
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
-import { fraction, gigabytes, megabytes, NONE, number, percent, seconds, sentence } from "./format.js";
-import { note, select } from "./parts.js";
+import { gigabytes, megabytes, NONE, number, percent, seconds, sentence } from "./format.js";
+import { note, score, select } from "./parts.js";
 import { changed, state } from "./state.js";
 
 let pair = null; // {a, b, comparison, performance: {id: body}}
@@ -47,23 +47,23 @@ const ROWS = [
   ["Average time", "generation_time_avg_seconds", seconds],
   ["95 of 100 within", "generation_time_p95_seconds", seconds],
   ["Videos an hour", "throughput_videos_per_hour", (value) => number(value, 1)],
-  ["Quality", "quality_score", fraction],
-  ["Stability", "stability_score", fraction],
-  ["Memory efficiency", "memory_efficiency_score", fraction],
+  ["Quality", "quality_score", score],
+  ["Stability", "stability_score", score],
+  ["Memory efficiency", "memory_efficiency_score", score],
+  ["Peak memory", "memory_peak_mb", megabytes],
   ["Utilisation", "gpu_utilization_avg_percent", percent],
   ["Power", "power_consumption_watts", (value) => (value == null ? NONE : `${number(value)} W`)],
+  ["Measured jobs", "samples", number],
 ];
 
 function comparison({ a, b, found, performance }) {
-  const memory = found.memory_usage_difference_mb;
-  return h("div", null,
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${a} and ${b} side by side` },
+  return h("div", { class: "answer" },
+    h("div", { class: "sideways", tabindex: "0", role: "region", "aria-label": `${a} and ${b} side by side` },
       h("table", { class: "figures" },
         h("caption", { class: "hidden" }, `${a} and ${b}, measured`),
         h("thead", null, h("tr", null, h("td"), h("th", { scope: "col" }, a), h("th", { scope: "col" }, b))),
         h("tbody", null, ROWS.map(([label, name, format]) =>
-          h("tr", { key: name }, h("th", { scope: "row" }, label), performance.map((one, index) => h("td", { key: index }, format(one[name]))))),
-          h("tr", { key: "memory" }, h("th", { scope: "row" }, "Memory"), h("td"), h("td", null, memory == null ? NONE : `${memory < 0 ? "−" : "+"}${megabytes(Math.abs(memory))}`))))),
+          h("tr", { key: name }, h("th", { scope: "row" }, label), performance.map((one, index) => h("td", { key: index }, format(one[name])))))))),
     found.recommendation ? h("p", null, h("b", null, found.recommendation)) : null,
     h("dl", { class: "uses" }, Object.entries(found.use_cases ?? {}).map(([id, text]) => [h("dt", { key: `t${id}` }, id), h("dd", { key: `d${id}` }, text)])),
     (found.trade_offs ?? []).length ? h("ul", { class: "spelled" }, found.trade_offs.map((text) => h("li", { key: text }, text))) : null);
@@ -96,11 +96,11 @@ async function ask(event) {
 
 function recommendation(found) {
   const expected = found.expected_performance ?? {};
-  return h("div", { "aria-live": "polite" },
+  return h("div", { class: "answer", "aria-live": "polite" },
     h("p", { class: "cost-figure" }, found.recommended_model ?? "none fits"),
-    found.confidence_score == null ? null : h("p", { class: "muted small" }, `${fraction(found.confidence_score)} sure`),
+    found.confidence_score == null ? null : h("p", { class: "muted small" }, `confidence ${score(found.confidence_score)}`),
     h("ul", { class: "spelled" }, (found.reasoning ?? []).map((text) => h("li", { key: text }, text)), (found.limitations ?? []).map((text) => h("li", { key: text, class: "muted" }, text))),
-    expected.generation_time_seconds == null ? null : h("p", { class: "small" }, `Expected: ${seconds(expected.generation_time_seconds)} a video${expected.quality_score == null ? "" : `, quality ${fraction(expected.quality_score)}`}.`),
+    expected.generation_time_seconds == null ? null : h("p", { class: "small" }, `Expected: ${seconds(expected.generation_time_seconds)} a video${expected.quality_score == null ? "" : `, quality ${score(expected.quality_score)}`}.`),
     found.hardware_requirements?.min_vram_gb ? h("p", { class: "small muted" }, `Needs at least ${gigabytes(found.hardware_requirements.min_vram_gb)} of memory on the device.`) : null,
     (found.alternative_models ?? []).length ? h("p", { class: "small muted" }, `Also: ${found.alternative_models.map((one) => one.model_id ?? one).join(", ")}`) : null);
 }

@@ -19,7 +19,7 @@ async function part(name, read) {
   changed();
 }
 
-export const metrics = () =>
+const metrics = () =>
   part("metrics", async () => {
     state.metrics = await get("/api/v1/dashboard/metrics");
   });
@@ -31,14 +31,9 @@ export const history = () =>
     if (state.history.hours === hours) state.history = { hours, rows };
   });
 
-export const workers = () =>
+const workers = () =>
   part("workers", async () => {
     state.workers = await get("/api/v1/workers");
-  });
-
-export const queues = () =>
-  part("queues", async () => {
-    state.queues = await get("/api/v1/queues");
   });
 
 export const models = () =>
@@ -46,24 +41,24 @@ export const models = () =>
     state.models = (await get("/api/v1/models/status/detailed")).models;
   });
 
-export const health = () =>
+const health = () =>
   part("health", async () => {
     state.health = (await get("/api/v1/models/health")).model_health;
   });
 
-export const insight = () =>
+const insight = () =>
   part("insight", async () => {
     const rows = await get("/api/v1/dashboard/models");
     state.insight = Object.fromEntries(rows.map((row) => [row.model_id, row]));
   });
 
-export const alerts = () =>
+const alerts = () =>
   part("alerts", async () => {
     const rows = await get("/api/v1/dashboard/alerts");
     state.alerts = new Map(rows.map((row) => [row.id, row]));
   });
 
-export const resolved = () =>
+const resolved = () =>
   part("resolved", async () => {
     state.resolved = await get("/api/v1/dashboard/alerts", { state: "resolved" });
   });
@@ -114,7 +109,7 @@ export const latest = () =>
   });
 
 const PARTS = {
-  overview: [history, latest, models, queues],
+  overview: [history, latest, models],
   jobs: [jobs],
   new: [models],
   models: [models, health, insight],

@@ -16,6 +16,7 @@ import { activeJobs, changed, learnJobs, state, whenChanged } from "./state.js";
 import * as theme from "./theme.js";
 
 const VIEWS = { overview, jobs, new: newJob, models, devices, alerts };
+const ESSENTIAL = ["metrics", "workers", "active", "alerts"];
 const WATCH_MS = 2_000;
 
 const root = document.documentElement;
@@ -24,6 +25,7 @@ const titles = Object.fromEntries(Object.keys(VIEWS).map((name) => [name, byId(`
 
 let view = null;
 let behind = "jobs"; // the address under an open job
+let newer = false; // whether the server has another page than this one
 
 function route(first = false) {
   const [path, query] = location.hash.slice(1).split("?");
@@ -72,6 +74,7 @@ function drawTitle() {
 function draw() {
   render(document.querySelector(`#${view} .body`), VIEWS[view]());
   drawJob();
+  drawNotice();
   drawConnection();
   drawCounts();
   drawTitle();
@@ -117,15 +120,25 @@ function count(id, value, label, level = "") {
   render(place, String(value), h("span", { class: "hidden" }, ` ${label}`));
 }
 
+/** What concerns every view: the server is lost, it cannot read, or it has a newer page than this one. */
+function drawNotice() {
+  const failed = [...new Set(ESSENTIAL.map((part) => state.notes[part]).filter(Boolean))];
+  let notice = null;
+  if (feed.feed.link === "lost") notice = h("p", { key: "lost", class: "note bad" }, "The server is lost. What is shown is old; trying again. No job is lost.");
+  else if (failed.length) notice = h("p", { key: "failed", class: "note bad" }, `Figures are missing. ${failed.join(" ")}`);
+  else if (newer) notice = h("p", { key: "newer", class: "note" }, "The server has a newer page. ", h("a", { href: location.pathname, on: { click: () => location.reload() } }, "Load it"), ".");
+  else if (feed.feed.heard === null) return; // what the server wrote still stands
+  render(byId("notice"), notice);
+}
+
 async function told(what) {
-  render(byId("notice"), what === "lost" ? h("p", { class: "note bad" }, "The server is lost. What is shown is old; trying again. No job is lost.") : null);
+  drawNotice();
   if (what !== "regained") return;
   say("The server is back.", "good");
-  const answer = await fetch("/", { method: "HEAD", cache: "no-store" }).catch(() => null);
+  const answer = await fetch("/", { method: "HEAD", cache: "no-store" }).catch(() => null); // lost again: nothing new
   const served = answer?.headers.get("X-Wanworks-Page");
-  if (served && served !== document.querySelector("meta[name=wanworks-page]").content) {
-    render(byId("notice"), h("p", { class: "note" }, "The server has a newer page. ", h("a", { href: location.pathname, on: { click: () => location.reload() } }, "Load it"), "."));
-  }
+  newer = Boolean(served) && served !== document.querySelector("meta[name=wanworks-page]").content;
+  changed();
 }
 
 /** Without a WebSocket an open or just made job is asked for more often than everything else. */

@@ -11,6 +11,7 @@ import { badge, bar, button, fact, facts, note, progressWords, score } from "./p
 import { changed, learnJobs, state } from "./state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
+const JUDGED = new Set(["healthy", "degraded", "critical"]); // more than its availability says
 const READY = new Set(["available", "updating"]);
 
 export function models() {
@@ -29,7 +30,7 @@ function card(model) {
   return h("li", { key: model.model_id, class: "panel card", "data-model": model.model_id },
     h("div", { class: "row between wrap" },
       h("h2", null, model.model_id),
-      h("span", { class: "row" }, badge(model.availability_status), health && health.health_status !== model.availability_status ? badge(health.health_status) : null)),
+      h("span", { class: "row" }, badge(model.availability_status), health && JUDGED.has(health.health_status) ? badge(health.health_status) : null)),
     facts(
       fact("Size", [megabytes(model.size_mb), byCatalogue(model, "size_mb")]),
       fact("Integrity", fraction(model.integrity_score), "Verified bytes over expected bytes"),

@@ -50,18 +50,19 @@ function judged() {
 
 function tiles() {
   const figures = state.metrics ?? {};
+  const of = (text) => (state.metrics ? text : "not read yet");
   const devices = state.workers?.devices ?? [];
   const live = devices.filter((device) => device.state !== "offline");
   const ended = (figures.succeeded_1h ?? 0) + (figures.failed_1h ?? 0);
   return [
-    tile("Running", number(figures.running_jobs), `${live.filter((device) => device.state === "busy").length} of ${plural(live.length, "device")} busy`, "#jobs?status=running"),
-    tile("Queued", number(figures.queued_jobs), figures.oldest_queued_seconds == null ? "nothing waits" : `oldest ${seconds(figures.oldest_queued_seconds)}`, "#jobs?status=queued"),
-    tile("Throughput", figures.succeeded_1h == null ? NONE : `${number(figures.succeeded_1h)} / h`, `${number(figures.total_generations_24h)} in 24 h`, "#jobs?status=succeeded"),
-    tile("Failure rate", ended ? fraction(figures.failed_1h / ended) : NONE, ended ? `${number(figures.failed_1h)} of ${ended} in the last hour` : "nothing ended in the last hour", "#jobs?status=failed"),
-    tile("Generation time", seconds(figures.average_generation_seconds), "average, last hour"),
-    tile("Models", figures.total_models == null ? NONE : `${figures.healthy_models} / ${figures.total_models}`, "healthy", "#models"),
-    tile("Utilisation", percent(figures.system_load_percent), figures.memory_usage_percent == null ? "of the devices" : `memory ${percent(figures.memory_usage_percent)}`, "#devices"),
-    tile("Model storage", percent(figures.disk_used_percent), figures.disk_free_gb == null ? "used" : `${number(figures.disk_free_gb)} GB free`, "#models"),
+    tile("Running", number(figures.running_jobs), state.workers ? `${live.filter((device) => device.state === "busy").length} of ${plural(live.length, "device")} busy` : "not read yet", "#jobs?status=running"),
+    tile("Queued", number(figures.queued_jobs), figures.oldest_queued_seconds == null ? of("nothing waits") : `oldest ${seconds(figures.oldest_queued_seconds)}`, "#jobs?status=queued"),
+    tile("Throughput", figures.succeeded_1h == null ? NONE : `${number(figures.succeeded_1h)} / h`, of(`${number(figures.total_generations_24h)} in 24 h`), "#jobs?status=succeeded"),
+    tile("Failure rate", ended ? fraction(figures.failed_1h / ended) : NONE, ended ? `${number(figures.failed_1h)} of ${ended} in the last hour` : of("nothing ended in the last hour"), "#jobs?status=failed"),
+    tile("Generation time", seconds(figures.average_generation_seconds), of("average, last hour")),
+    tile("Models", figures.total_models == null ? NONE : `${figures.healthy_models} / ${figures.total_models}`, of("healthy"), "#models"),
+    tile("Utilisation", percent(figures.system_load_percent), figures.memory_usage_percent == null ? of("of the devices") : `memory ${percent(figures.memory_usage_percent)}`, "#devices"),
+    tile("Model storage", percent(figures.disk_used_percent), figures.disk_free_gb == null ? of("used") : `${number(figures.disk_free_gb)} GB free`, "#models"),
   ];
 }
 
@@ -79,7 +80,7 @@ function now() {
     jobs.length
       ? h("ul", { class: "now" }, jobs.slice(0, SHOWN).map((job) =>
           h("li", { key: job.id }, h("div", { class: "row between" }, h("a", { class: "title", href: `#job/${job.id}` }, titleOf(job)), badge(job.status)), progressOf(job))))
-      : empty("Nothing runs and nothing waits. ", h("a", { href: "#new" }, "Make a video")),
+      : state.notes.active ? note("The jobs cannot be read.", "bad") : empty("Nothing runs and nothing waits. ", h("a", { href: "#new" }, "Make a video")),
     jobs.length > SHOWN ? h("p", { class: "small muted" }, `and ${number(jobs.length - SHOWN)} more`) : null,
   );
 }
@@ -98,7 +99,7 @@ function newest() {
             h("span", { class: "title" }, titleOf(job)),
             h("span", { class: "small muted" }, `${job.model_id} · ${seconds(durationOf(job))} · ${ago(job.finished_at)}`)));
         }))
-      : empty("No video yet."),
+      : state.notes.latest ? note("The videos cannot be read.", "bad") : empty("No video yet."),
   );
 }
 
@@ -113,18 +114,26 @@ function show(hours) {
   load.history().catch(() => {}); // the feed says that the server is lost
 }
 
+let drawn = { rows: undefined, specs: [] };
+
+/** Made anew only where the history is: the charts then know that nothing has changed. */
 function charts() {
   const { hours, rows } = state.history;
-  const times = (rows ?? []).map((row) => Date.parse(row.timestamp));
-  const of = (name, from) => ({ name, values: (rows ?? []).map((row) => row[from] ?? null) });
+  if (drawn.rows !== rows || drawn.hours !== hours) drawn = { rows, hours, specs: specs(hours, rows ?? []) };
+  return drawn.specs.map(chart);
+}
+
+function specs(hours, rows) {
+  const times = rows.map((row) => Date.parse(row.timestamp));
+  const of = (name, from) => ({ name, values: rows.map((row) => row[from] ?? null) });
   const plain = (value) => number(value, 1);
   const share = (value) => percent(value);
   return [
-    chart({ title: "Jobs", hours, times, format: plain, least: 2, series: [of("running", "running_jobs"), of("queued", "queued_jobs")] }),
-    chart({ title: "Videos an hour", hours, times, format: plain, least: 2, series: [of("succeeded", "succeeded_1h"), of("failed", "failed_1h")] }),
-    chart({ title: "Generation time", hours, times, format: seconds, series: [of("average", "average_generation_seconds")] }),
-    chart({ title: "Oldest job in the queue", hours, times, format: seconds, series: [of("waits for", "oldest_queued_seconds")] }),
-    chart({ title: "Device utilisation", hours, times, top: 100, format: share, series: [of("average", "system_load_percent")] }),
-    chart({ title: "Device memory (VRAM)", hours, times, top: 100, format: share, series: [of("in use", "memory_usage_percent")] }),
+    { title: "Jobs", hours, times, format: plain, least: 2, series: [of("running", "running_jobs"), of("queued", "queued_jobs")] },
+    { title: "Videos an hour", hours, times, format: plain, least: 2, series: [of("succeeded", "succeeded_1h"), of("failed", "failed_1h")] },
+    { title: "Generation time", hours, times, format: seconds, series: [of("average", "average_generation_seconds")] },
+    { title: "Oldest job in the queue", hours, times, format: seconds, series: [of("waits for", "oldest_queued_seconds")] },
+    { title: "Device utilisation", hours, times, top: 100, format: share, series: [of("average", "system_load_percent")] },
+    { title: "Device memory (VRAM)", hours, times, top: 100, format: share, series: [of("in use", "memory_usage_percent")] },
   ];
 }

@@ -1,7 +1,7 @@
 // Pieces that several views are made of. Pure: from values to what is wanted on the page.
 
 import { h } from "./dom.js";
-import { bytes, fraction, NONE, percent, seconds, sentence, words } from "./format.js";
+import { bytes, NONE, percent, seconds, sentence, words } from "./format.js";
 
 export function badge(state, text = words(state)) {
   return h("span", { class: "badge", "data-state": state }, text);
@@ -74,7 +74,8 @@ export function durationOf(job, now = Date.now()) {
   return Math.max(0, (end - Date.parse(job.started_at)) / 1000);
 }
 
-export const score = (value) => (value === null || value === undefined ? NONE : fraction(value));
+/** A score from 0 to 1. */
+export const score = (value) => (value === null || value === undefined ? NONE : value.toFixed(2));
 
 export function select(label, name, options, { value = "", change, key } = {}) {
   return h(

@@ -9,7 +9,6 @@ export const state = {
   list: { filters: { type: "", status: "", model_id: "" }, after: [], ids: null, next: null },
   latest: [], // ids of the newest videos
   workers: null,
-  queues: null,
   models: null, // by id: files, downloads, use
   health: null, // by id
   insight: null, // by id: scores and issues, as the dashboard has them

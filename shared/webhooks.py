@@ -1,0 +1,178 @@
+"""Messages to the webhooks that jobs name: made with the job's end, sent until they are taken, kept to be sent again.
+
+Sole reader and writer of `webhook_messages`. It sends nothing itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import delete, update
+from sqlmodel import Session, col, select
+
+from shared import clock
+from shared.database import Database
+from shared.errors import Conflict, NotFound
+from shared.job_types import GENERATION
+from shared.states import JobState, Priority
+from shared.tables import Job, WebhookMessage, epoch_now
+
+State = Literal["waiting", "delivered", "dead"]
+WAITING: State = "waiting"
+DELIVERED: State = "delivered"
+DEAD: State = "dead"
+PROGRESS = "job.progress"
+
+
+@dataclass(frozen=True)
+class Page:
+    messages: list[WebhookMessage]
+    has_more: bool
+
+
+def add_end(session: Session, job: Job, message_id: str) -> None:
+    """In the transaction that ends the job: the message that says so, where the job names a webhook."""
+    if job.webhook_url is None:
+        return
+    # What was to be said on the way is of no use to anybody now.
+    stale = delete(WebhookMessage).where(
+        col(WebhookMessage.job_id) == job.id, col(WebhookMessage.type) == PROGRESS, col(WebhookMessage.state) == WAITING
+    )
+    session.connection().execute(stale)
+    session.add(_message(job, message_id, f"job.{JobState(job.status).value}", _told(job)))
+
+
+def add_progress(database: Database, job: Job, message_id: str, progress: dict[str, Any]) -> None:
+    """How far the job is, in place of what still waits to be said of that."""
+    told = {**_told(job), "progress": progress}
+    waiting = update(WebhookMessage).where(
+        col(WebhookMessage.job_id) == job.id,
+        col(WebhookMessage.type) == PROGRESS,
+        col(WebhookMessage.state) == WAITING,
+        col(WebhookMessage.tries) == 0,
+        col(WebhookMessage.due_at) <= epoch_now(),
+    )
+    with database.write() as session:
+        if not session.connection().execute(waiting.values(data=told)).rowcount:
+            session.add(_message(job, message_id, PROGRESS, told))
+
+
+def take_due(database: Database, seconds: float, limit: int = 20) -> list[WebhookMessage]:
+    """Messages to be sent now. They are the caller's for that long; then another may take them."""
+    due = (
+        select(WebhookMessage.id)
+        .where(col(WebhookMessage.due_at) <= epoch_now())
+        .order_by(col(WebhookMessage.due_at))
+        .limit(limit)
+    )
+    with database.read() as session:
+        found = session.exec(due).all()
+    if not found:
+        return []
+    taken = (
+        update(WebhookMessage)
+        .where(col(WebhookMessage.id).in_(found), col(WebhookMessage.due_at) <= epoch_now())
+        .values(due_at=epoch_now() + seconds)
+        .returning(WebhookMessage)
+    )
+    with database.write() as session:
+        return list(session.scalars(taken, execution_options={"populate_existing": True}))
+
+
+def delivered(database: Database, message_id: str, now: datetime) -> None:
+    _settle(database, message_id, state=DELIVERED, due_at=None, delivered_at=now, error=None)
+
+
+def failed(database: Database, message_id: str, error: str, wait_seconds: float | None) -> None:
+    """`wait_seconds` None: it is given up, and stays to be looked at and sent again by hand."""
+    if wait_seconds is None:
+        _settle(database, message_id, state=DEAD, due_at=None, error=error[:200])
+    else:
+        _settle(database, message_id, due_at=epoch_now() + wait_seconds, error=error[:200])
+
+
+def page(
+    database: Database, *, limit: int, after: str | None, state: str | None = None, job_id: str | None = None
+) -> Page:
+    """Messages, newest first, behind the one of the id `after`."""
+    query = select(WebhookMessage).order_by(col(WebhookMessage.id).desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(col(WebhookMessage.id) < after)
+    if state is not None:
+        query = query.where(WebhookMessage.state == state)
+    if job_id is not None:
+        query = query.where(WebhookMessage.job_id == job_id)
+    with database.read() as session:
+        rows = list(session.exec(query))
+    return Page(rows[:limit], has_more=len(rows) > limit)
+
+
+def replay(database: Database, message_id: str) -> WebhookMessage:
+    """Sends a delivered or dead message once more, under its id. Raises NotFound, and Conflict where it still waits."""
+    with database.write() as session:
+        message = session.get(WebhookMessage, message_id)
+        if message is None:
+            raise NotFound("message", message_id)
+        if message.state == WAITING:
+            raise Conflict("The message is still waiting to be sent")
+        message.state, message.tries, message.error, message.delivered_at = WAITING, 0, None, None
+        message.due_at = epoch_now()  # type: ignore[assignment]
+        session.add(message)
+        session.flush()
+        session.refresh(message)
+        return message
+
+
+def drop(session: Session, job_ids: Sequence[str]) -> None:
+    """With the rows of their jobs: those that are over. What still waits is sent first."""
+    over = delete(WebhookMessage).where(
+        col(WebhookMessage.job_id).in_(job_ids), col(WebhookMessage.state).in_((DELIVERED, DEAD))
+    )
+    session.connection().execute(over)
+
+
+def _message(job: Job, message_id: str, type: str, data: dict[str, Any]) -> WebhookMessage:
+    assert job.webhook_url is not None
+    return WebhookMessage(
+        id=message_id,
+        job_id=job.id,
+        type=type,
+        url=job.webhook_url,
+        data=data,
+        state=WAITING,
+        created_at=clock.now(),
+        due_at=epoch_now(),  # type: ignore[arg-type]
+    )
+
+
+def _told(job: Job) -> dict[str, Any]:
+    """The job in brief: no prompt, and no path. The whole of it is at its own address."""
+    made = job.result or {}
+    return {
+        "id": job.id,
+        "type": job.type,
+        "status": JobState(job.status).value,
+        "model_id": job.model_id,
+        "priority": list(Priority)[job.priority].value,
+        "attempt": job.attempt,
+        "created_at": clock.iso(job.created_at),
+        "started_at": clock.iso(job.started_at),
+        "finished_at": clock.iso(job.finished_at),
+        "error": job.error,
+        "url": f"/api/v1/jobs/{job.id}",
+        "artifacts": [
+            {**artifact, "url": f"/api/v1/jobs/{job.id}/artifacts/{artifact['name']}"}
+            for artifact in (made.get("artifacts", ()) if job.type == GENERATION else ())
+        ],
+        "metadata": job.labels,
+    }
+
+
+def _settle(database: Database, message_id: str, **values: Any) -> None:
+    with database.write() as session:
+        session.connection().execute(
+            update(WebhookMessage)
+            .where(col(WebhookMessage.id) == message_id)
+            .values(tries=WebhookMessage.tries + 1, **values)
+        )

@@ -34,8 +34,8 @@ from shared.usage import Ended, Successes
 DAY = timedelta(hours=24)
 HOUR = timedelta(hours=1)
 
-# A reading says something of now for so long; devices are read every few seconds.
-_FRESH_SECONDS = 60.0
+# A sample says something of now for so long, and until as many more should have come; nodes' clocks may be off a little.
+_FRESH_SECONDS, _FRESH_SAMPLES = 60.0, 4
 # What the month says stands until a generation has ended, or for this long; the devices' averages stand for a little
 # however many end.
 _STAND_SECONDS, _LEAST_STAND_SECONDS = 60.0, 5.0
@@ -141,7 +141,8 @@ class Overviews:
         """Raises DatabaseUnavailable."""
         library = self._look()
         day = self._recent.periods(library.now, library.newest_use)
-        since = library.now - timedelta(seconds=min(_FRESH_SECONDS, self._settings.device_silence_seconds))
+        fresh = max(_FRESH_SECONDS, _FRESH_SAMPLES * self._settings.sample_seconds)
+        since = library.now - timedelta(seconds=fresh)
         live = {device.key for device in library.devices}
         now = {key: one for key, one in samples.latest(self._database, since).items() if key in live}
         month = self._month.count(library)

@@ -54,6 +54,7 @@ def test_told_of_progress_and_of_the_end(stack: Stack) -> None:
     receiver.server.server_close()
 
 
+@pytest.mark.slow
 def test_told_once_the_receiver_is_back(stack: Stack) -> None:
     receiver = Receiver()
     receiver.status = 503

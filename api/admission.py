@@ -3,6 +3,7 @@
 Knows nothing of HTTP. What it lets through still has to be committed (`api/commits.py`) before anybody is told.
 """
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from shared.errors import Conflict, FieldError, InvalidField, NotFound
 from shared.job_types import GENERATION, JOB_TYPES, GenerationParams, GenerationRequest, Lora, settle
 from shared.jobs import NewJob
 from shared.settings import Settings
-from shared.states import JOB_ENDS, Priority
+from shared.states import JOB_ENDS, JobState, Priority
 from shared.tables import Job
 
 _INPUT_NAME = "image.png"
@@ -58,6 +59,15 @@ class Admission:
             raise Conflict(f"The job is {job.status}; only one that has ended can be retried")
         new = self._generation_again(job) if job.type == GENERATION else self._node_work_again(job)
         return replace(new, retry_of=job.id, idempotency_key=key, request_hash=f"retry:{job.id}" if key else None)
+
+    def remix(self, job: Job, prompt: str, key: str | None) -> NewJob:
+        """The same with another prompt: its size, length, seed and picture. Raises Conflict where it made no video."""
+        if job.status != JobState.SUCCEEDED:
+            raise Conflict(f"The job is {job.status}; only one that has succeeded can be remixed")
+        new = self._generation_again(job)
+        params = new.params.model_copy(update={"prompt": prompt, "remixed_from": job.id})
+        digest = hashlib.sha256(f"remix:{job.id}:{prompt}".encode()).hexdigest()
+        return replace(new, params=params, idempotency_key=key, request_hash=digest if key is not None else None)
 
     def _generation_again(self, job: Job) -> NewJob:
         params = GenerationParams.model_validate(job.params)

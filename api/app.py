@@ -20,6 +20,7 @@ from api.operation import router_table
 from api.origin import SameOrigin
 from api.request_id import RequestId
 from api.routes import OPERATIONS
+from api.stopwatch import Stopwatch
 from shared.errors import WanworksError
 from shared.settings import Settings
 
@@ -43,7 +44,11 @@ def create_app(settings: Settings) -> Starlette:
     handlers: dict[Any, Any] = {HTTPException: _answer, WanworksError: _answer}
     app = Starlette(
         routes=[*router_table(OPERATIONS), WebSocketRoute("/api/v1/dashboard/ws", dashboard)],
-        middleware=[Middleware(RequestId), Middleware(SameOrigin, allowed=settings.allowed_origins)],
+        middleware=[
+            Middleware(RequestId),
+            Middleware(Stopwatch),
+            Middleware(SameOrigin, allowed=settings.allowed_origins),
+        ],
         exception_handlers=handlers,
         lifespan=lifespan,
     )

@@ -13,11 +13,15 @@ from api.errors import problem
 from api.jobs import job_id_of
 from shared import jobs
 from shared.errors import NotFound
+from shared.tables import Job
 
 
 def get_artifact(context: Context, request: Request, query: BaseModel) -> Response:
-    job = jobs.get(context.database, job_id_of(request))
-    name = str(request.path_params["name"])
+    return served(context, request, jobs.get(context.database, job_id_of(request)), str(request.path_params["name"]))
+
+
+def served(context: Context, request: Request, job: Job, name: str) -> Response:
+    """The file of that name which the job's result lists, or the part of it that is asked for. Raises NotFound."""
     made: dict[str, Any] = {item["name"]: item for item in (job.result or {}).get("artifacts", [])}
     if name not in made:
         raise NotFound("artifact", name)

@@ -23,6 +23,7 @@ from shared import library
 from shared.catalogue import Catalogue
 from shared.database import Database
 from shared.library import Library, UseFigures
+from shared.meters import Meters
 from shared.overview import Overviews
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings
@@ -44,6 +45,8 @@ class Context:
     nudger: Nudger
     pictures: anyio.CapacityLimiter
     together: Together
+    redis: RestingRedis
+    meters: Meters
     look: Callable[[], Library]  # the model library now; raises DatabaseUnavailable
     overviews: Overviews
     histories: Histories
@@ -57,6 +60,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     client = RestingRedis(settings.redis)
     progress = Progress(client)
     nudger = Nudger(client)
+    meters = Meters(client)
     commits = Commits(database, storage.check_room, nudger.nudge)
     streams = Streams(settings.redis)
     live = Live(progress)
@@ -77,6 +81,8 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             nudger=nudger,
             pictures=anyio.CapacityLimiter(_PICTURES_AT_ONCE),
             together=Together(),
+            redis=client,
+            meters=meters,
             look=look,
             overviews=Overviews(settings, database, look),
             histories=Histories(database),
@@ -84,6 +90,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     finally:
         await anyio.to_thread.run_sync(commits.close)
         await anyio.to_thread.run_sync(nudger.close)
+        await anyio.to_thread.run_sync(meters.close)
         await streams.close()
         database.close()
 

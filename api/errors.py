@@ -1,4 +1,5 @@
-"""The one map from what went wrong to what a client reads: RFC 9457 problem documents.
+"""The one map from what went wrong to what a client reads: RFC 9457 problem documents, and under `/v1/` the envelope
+that the clients of that convention read.
 
 No traceback, path, SQL or secret passes here: an error that is not for clients is logged under its request id and
 answered with a sentence that says nothing more.
@@ -6,6 +7,7 @@ answered with a sentence that says nothing more.
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from shared.errors import FieldError, InvalidField, WanworksError
 log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
+CONVENTION = "/v1/"  # routes under it speak a convention that is not ours
 _MAX_ERRORS = 50
 _MAX_DETAIL = 1000
 
@@ -38,10 +41,16 @@ STATUS: tuple[tuple[type[WanworksError], int], ...] = (
 _HTTP_CODES = {400: "malformed_request", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
 
 
+_CONVENTION_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_NOT_AGAIN = frozenset({409, 507})  # the client asks again by itself unless it is told that this changes nothing
+
+
 def problem(
     request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: Any
 ) -> Response:
-    """A problem document."""
+    """A problem document; or the same in the convention's envelope, where the route speaks that."""
+    if str(request.scope["path"]).startswith(CONVENTION):
+        return _envelope(status, code, detail, headers or {}, more.get("errors", ()))
     body = {
         "type": f"urn:wanworks:problem:{code}",
         "title": HTTPStatus(status).phrase,
@@ -89,6 +98,24 @@ def _known(request: Request, error: WanworksError, status: int) -> Response:
     if isinstance(error, errors.StoreFull):
         log.error("request %s: no room left on the disk", request_id(request))
     return problem(request, status, error.code, error.message)
+
+
+def _envelope(
+    status: int, code: str, detail: str, headers: dict[str, str], wrong: Sequence[Mapping[str, Any]]
+) -> Response:
+    """`{"error": {...}}`. Wrong fields are a 400 there, and the first of them is the one that `param` names."""
+    status = 400 if status == 422 else status
+    usual = "server_error" if status >= 500 else "invalid_request_error"
+    error = {
+        "message": detail[:_MAX_DETAIL],
+        "type": _CONVENTION_TYPES.get(status, usual),
+        "param": ".".join(map(str, wrong[0]["loc"][1:])) or None if wrong else None,
+        "code": wrong[0]["type"] if wrong else code,
+    }
+    extra = {"Cache-Control": "no-store", **headers}
+    if status in _NOT_AGAIN:
+        extra["x-should-retry"] = "false"
+    return Response(json.dumps({"error": error}), status, extra, "application/json")
 
 
 def _field_error(where: str, item: Any) -> FieldError:

@@ -11,12 +11,14 @@ from starlette.responses import Response
 
 from api import headers, schemas
 from api.admission import Admission
-from api.body import read_generation
+from api.body import Asked, read_generation
+from api.commits import Committed
 from api.context import Context
 from api.query import JOB_ID, JobsQuery
 from shared import jobs, queues
 from shared.errors import InvalidField, NotFound, StoreFull
 from shared.jobs import NewJob
+from shared.meters import count_end
 from shared.states import JOB_ENDS, JobState
 from shared.tables import Job
 
@@ -26,14 +28,7 @@ LOOK_SECONDS = 5.0  # how often somebody who waits looks at SQL, whatever Redis 
 async def create_generation(context: Context, request: Request, query: BaseModel) -> Response:
     key = headers.idempotency_key(request.headers)
     asked = await read_generation(request)
-    admit = partial(context.admission.generation, asked, key)
-    if Admission.is_quick(asked):
-        new = admit()
-    elif asked.image is None:
-        new = await anyio.to_thread.run_sync(admit)
-    else:
-        new = await anyio.to_thread.run_sync(admit, limiter=context.pictures)
-    return await _accept(context, new)
+    return await _accept(context, await admitted(context, asked, key))
 
 
 async def retry(context: Context, request: Request, query: BaseModel) -> Response:
@@ -77,13 +72,18 @@ def cancel(context: Context, request: Request, query: BaseModel) -> Response:
 
 
 def delete(context: Context, request: Request, query: BaseModel) -> Response:
-    job = jobs.remove(context.database, job_id_of(request))
+    remove(context, job_id_of(request))
+    return Response(status_code=204)
+
+
+def remove(context: Context, job_id: str) -> None:
+    """Cancels the job if need be and shows it no more; its files go with it. Raises NotFound."""
+    job = jobs.remove(context.database, job_id)
     tell_of_cancel(context, job)
     if job.status in JOB_ENDS:
         context.storage.store().drop_job(job.id)
         jobs.purge(context.database, [job.id])
         context.progress.forget(job.id)
-    return Response(status_code=204)
 
 
 def job_id_of(request: Request) -> str:
@@ -113,24 +113,39 @@ def _show_one(context: Context, job_id: str) -> schemas.Job:
     return shown(context, [jobs.get(context.database, job_id)])[0]
 
 
-async def _accept(context: Context, new: NewJob) -> Response:
-    """Answers once the job is on disk; leaves nothing in the store for one that was refused."""
+async def admitted(context: Context, asked: Asked, key: str | None) -> NewJob:
+    """The job that is asked for, settled where that holds up nobody else. Raises as `Admission.generation`."""
+    admit = partial(context.admission.generation, asked, key)
+    if Admission.is_quick(asked):
+        return admit()
+    if asked.image is None:
+        return await anyio.to_thread.run_sync(admit)
+    return await anyio.to_thread.run_sync(admit, limiter=context.pictures)
+
+
+async def committed(context: Context, new: NewJob) -> Committed:
+    """Returns once the job is on disk; leaves nothing in the store for one that was refused."""
     try:
-        committed = await context.commits.add(new)
+        done = await context.commits.add(new)
     except (InvalidField, StoreFull):
         await anyio.to_thread.run_sync(context.admission.discard, new)
         raise
     # After any other error the job may be on disk all the same (a connection lost during the commit), so its image
     # stays: the sweep of the store takes it where there is no such job.
-    if committed.replayed:
+    if done.replayed:
         await anyio.to_thread.run_sync(context.admission.discard, new)
-    job = committed.job
+    return done
+
+
+async def _accept(context: Context, new: NewJob) -> Response:
+    done = await committed(context, new)
+    job = done.job
     location = {"Location": f"/api/v1/jobs/{job.id}"}
-    if committed.replayed:
+    if done.replayed:
         replayed = await anyio.to_thread.run_sync(lambda: shown(context, [job])[0])
         return answered(replayed, 200, {**location, "Idempotency-Replayed": "true"})
     progress = schemas.JobProgress(percent=job.percent, phase=job.phase)
-    return answered(schemas.job(job, progress, committed.position), 202, location)
+    return answered(schemas.job(job, progress, done.position), 202, location)
 
 
 async def _until_ended(context: Context, job_id: str, wait_seconds: float) -> None:
@@ -156,6 +171,7 @@ def tell_of_cancel(context: Context, job: Job) -> None:
     if job.status == JobState.CANCELLED:
         event = {"kind": "state", "attempt": job.attempt, "status": JobState.CANCELLED.value}
         context.progress.report(job.id, event, ended=True)
+        count_end(context.meters, job)
     elif job.status == JobState.RUNNING:
         context.progress.ask_to_cancel(job.id)
     context.nudger.nudge()

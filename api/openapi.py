@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api import schemas
-from api.errors import PROBLEM_TYPE
+from api import schemas, video_schemas
+from api.errors import CONVENTION, PROBLEM_TYPE
 from api.operation import Answer, Operation
 from api.webhooks import MESSAGE_ID
 from shared.catalogue import Catalogue
@@ -31,9 +31,22 @@ _PROBLEMS = {
     503: "The database is away; ask again after `Retry-After` seconds.",
     507: "The disk is full; nothing was stored.",
 }
+_CONVENTION_PROBLEMS = {
+    **_PROBLEMS,
+    400: "The body cannot be read, or one or more fields are wrong; `param` names the first. That includes what the "
+    "schema cannot say: what the model in question does not offer, a length that it cannot make, a picture that it "
+    "needs or refuses or that cannot be fetched.",
+    404: "There is no such video, or no such file of it.",
+    409: "The present state forbids it: the video is not ready yet.",
+}
+# Bodies that are also taken as a form: the form's name, the file part, and the parts that hold JSON.
+_FORMS: dict[type[BaseModel], tuple[str, str, tuple[str, ...]]] = {
+    GenerationRequest: ("GenerationForm", "image", ("loras", "fallback", "metadata")),
+    video_schemas.VideoRequest: ("VideoForm", "input_reference", ("loras", "fallback", "metadata")),
+}
 _REQUEST_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Idempotency-Key": (
-        "The same key with the same body gives the same job, with another body a 422.",
+        "The same key with the same body gives the same job, with another body it is refused.",
         {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"},
     ),
     "Prefer": (
@@ -53,6 +66,7 @@ _RESPONSE_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ETag": ("The content's tag; for an artifact its SHA-256.", {"type": "string"}),
     "Content-Range": ("Which bytes these are, and of how many.", {"type": "string"}),
     "Accept-Ranges": ("`bytes`", {"type": "string"}),
+    "openai-poll-after-ms": ("When to ask again; absent once it has ended.", {"type": "string", "pattern": "^[0-9]+$"}),
 }
 _ALWAYS = frozenset({"Location", "Retry-After"})
 
@@ -66,6 +80,7 @@ def document(operations: Sequence[Operation], catalogue: Catalogue) -> dict[str,
         *sorted(answers, key=lambda model: model.__name__),
         schemas.Problem,
         schemas.ValidationProblem,
+        video_schemas.ConventionProblem,
     ]
     inward = sorted(bodies, key=lambda model: model.__name__)
     models: list[Any] = [(model, "serialization") for model in outward] + [(model, "validation") for model in inward]
@@ -73,7 +88,9 @@ def document(operations: Sequence[Operation], catalogue: Catalogue) -> dict[str,
     names = {model: refs[model, mode]["$ref"] for model, mode in models}
     components = definitions["$defs"]
     _name_the_catalogue(components, catalogue)
-    components["GenerationForm"] = _form_of(components["GenerationRequest"])
+    for body, (name, picture, _) in _FORMS.items():
+        if body in names:
+            components[name] = _form_of(names[body].rpartition("/")[2], components, name, picture)
     paths: dict[str, dict[str, Any]] = {}
     for operation in shown:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, names)
@@ -98,19 +115,20 @@ def _operation(operation: Operation, names: dict[Any, str]) -> dict[str, Any]:
         "parameters": [*_path(operation), *_query(operation), *_headers(operation)],
         "responses": {
             **{str(answer.status): _answer(answer, names) for answer in operation.answers},
-            **{str(status): _problem(status, names) for status in sorted({*operation.problems, 422, 500})},
+            **{str(status): _problem(operation, status, names) for status in _statuses(operation)},
         },
     }
     if operation.description:
         described["description"] = operation.description
     if operation.body is not None:
         content: dict[str, Any] = {"application/json": {"schema": {"$ref": names[operation.body]}}}
-        if operation.body is GenerationRequest:
+        if operation.body in _FORMS:
+            form, picture, parts = _FORMS[operation.body]
             content["multipart/form-data"] = {
-                "schema": {"$ref": _REF.format(model="GenerationForm")},
+                "schema": {"$ref": _REF.format(model=form)},
                 "encoding": {
-                    "image": {"contentType": "image/png, image/jpeg, image/webp"},
-                    **{name: {"contentType": "application/json"} for name in ("loras", "fallback", "metadata")},
+                    picture: {"contentType": "image/png, image/jpeg, image/webp"},
+                    **{name: {"contentType": "application/json"} for name in parts},
                 },
             }
         described["requestBody"] = {"required": operation.body_required, "content": content}
@@ -168,12 +186,20 @@ def _answer(answer: Answer, names: dict[Any, str]) -> dict[str, Any]:
     return described
 
 
-def _problem(status: int, names: dict[Any, str]) -> dict[str, Any]:
-    model = schemas.ValidationProblem if status == 422 else schemas.Problem
+def _statuses(operation: Operation) -> list[int]:
+    wrong_field = 400 if operation.path.startswith(CONVENTION) else 422
+    return sorted({*operation.problems, wrong_field, 500})
+
+
+def _problem(operation: Operation, status: int, names: dict[Any, str]) -> dict[str, Any]:
+    model: type[BaseModel] = schemas.ValidationProblem if status == 422 else schemas.Problem
     described: dict[str, Any] = {
         "description": _PROBLEMS[status],
         "content": {PROBLEM_TYPE: {"schema": {"$ref": names[model]}}},
     }
+    if operation.path.startswith(CONVENTION):
+        schema = {"$ref": names[video_schemas.ConventionProblem]}
+        described = {"description": _CONVENTION_PROBLEMS[status], "content": {"application/json": {"schema": schema}}}
     if status == 503:
         described["headers"] = _response_headers("Retry-After")
     if status == 416:
@@ -197,23 +223,27 @@ def _name_the_catalogue(components: dict[str, Any], catalogue: Catalogue) -> Non
     for component in components.values():
         if component.get("additionalProperties") is False:  # what is asked, not what is answered
             for name in ("model_id", "requested_model"):
-                _offer(component["properties"].get(name, {}), catalogue)
-    properties = components[GenerationRequest.__name__]["properties"]
+                _offer(component["properties"].get(name, {}), catalogue.model_ids)
+            names = [name for entry in catalogue.entries for name in (entry.model_id, *entry.aliases)]
+            _offer(component["properties"].get("model", {}), names)
     sizes = dict.fromkeys(size for entry in catalogue.entries for size in entry.resolutions)
-    properties["resolution"]["anyOf"][0]["enum"] = list(sizes)
+    for model, field in ((GenerationRequest, "resolution"), (video_schemas.VideoRequest, "size")):
+        if model.__name__ in components:
+            _offer(components[model.__name__]["properties"][field], list(sizes))
 
 
-def _offer(field: dict[str, Any], catalogue: Catalogue) -> None:
+def _offer(field: dict[str, Any], offered: Sequence[str]) -> None:
     for text in (field, *field.get("anyOf", ())):
         if text.get("type") == "string":
-            text["enum"] = list(catalogue.model_ids)
+            text["enum"] = list(offered)
 
 
-def _form_of(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same fields as form values; the image is a file part."""
+def _form_of(body: str, components: dict[str, Any], title: str, picture: str) -> dict[str, Any]:
+    """The same fields as form values; the picture is a file part."""
+    schema = components[body]
     image = {"type": "string", "format": "binary", "description": "A PNG, JPEG or WebP file of at most 20 MB."}
     properties = {name: _without_null(field) for name, field in schema["properties"].items()}
-    return {**schema, "title": "GenerationForm", "properties": {**properties, "image": image}}
+    return {**schema, "title": title, "properties": {**properties, picture: image}}
 
 
 def _without_null(field: dict[str, Any]) -> dict[str, Any]:

@@ -67,19 +67,21 @@ def router_table(operations: Sequence[Operation]) -> list[Route]:
     by_path: dict[str, dict[str, Operation]] = {}
     for operation in operations:
         by_path.setdefault(operation.path, {})[operation.method] = operation
-    return [Route(path, _Endpoint(methods)) for path, methods in by_path.items()]
+    return [Route(path, _Endpoint(path, methods)) for path, methods in by_path.items()]
 
 
 class _Endpoint:
     """All methods of one path, and the answer to the others: a path that fits is never taken for another's."""
 
-    def __init__(self, operations: dict[str, Operation]) -> None:
+    def __init__(self, path: str, operations: dict[str, Operation]) -> None:
+        self._path = path
         self._calls = {method: _call(operation) for method, operation in operations.items()}
         if "GET" in self._calls:
             self._calls["HEAD"] = self._calls["GET"]
         self._app = request_response(self._answer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["wanworks.route"] = self._path
         await self._app(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:

@@ -27,7 +27,10 @@ from api import (
     openapi,
     ops,
     page_schemas,
+    prometheus,
     schemas,
+    video_schemas,
+    videos,
     webhooks,
 )
 from api.operation import Answer, Operation
@@ -39,6 +42,7 @@ _JOBS = "/api/v1/jobs"
 _MODELS = "/api/v1/models"
 _INSIGHT = "/api/v1/wan-models"
 _DASHBOARD = "/api/v1/dashboard"
+_VIDEOS = "/v1/videos"
 _MADE = (
     Answer(202, "The job, on disk and queued.", schemas.Job, headers=("Location",)),
     Answer(200, "The job that this key made before.", schemas.Job, headers=("Location", "Idempotency-Replayed")),
@@ -111,6 +115,54 @@ OPERATIONS = (
             Answer(304, "The client has it.", media_type=None, headers=("ETag",)),
         ),
         problems=(404, 416, 503), headers=("Range", "If-Range", "If-None-Match"),
+    ),
+    Operation(
+        "POST", _VIDEOS, videos.create, "createVideo", "Ask for a video, as the openai client does",
+        answers=(
+            Answer(
+                200, "The video, on disk and queued; or the one that this key made before.", video_schemas.Video,
+                headers=("Location", "Idempotency-Replayed"),
+            ),
+        ),
+        problems=(413, 415, 503, 507), headers=("Idempotency-Key",), body=video_schemas.VideoRequest, tag="videos",
+        description="JSON, or a form with the picture as a file part `input_reference`. What is left out takes the "
+        "model's native value.",
+    ),
+    Operation(
+        "GET", _VIDEOS, videos.list_videos, "listVideos", "List videos",
+        answers=(Answer(200, "A page of videos.", video_schemas.VideoPage),), problems=(503,),
+        query=video_schemas.VideosQuery, tag="videos",
+    ),
+    Operation(
+        "GET", f"{_VIDEOS}/{{id}}", videos.retrieve, "retrieveVideo", "One video",
+        answers=(Answer(200, "The video.", video_schemas.Video, headers=("openai-poll-after-ms",)),),
+        problems=(404, 503), tag="videos",
+    ),
+    Operation(
+        "DELETE", f"{_VIDEOS}/{{id}}", videos.delete, "deleteVideo", "Cancel a video if need be, and remove it",
+        answers=(Answer(200, "It is not shown any more; its files go with it.", video_schemas.VideoDeleted),),
+        problems=(404, 503), tag="videos",
+    ),
+    Operation(
+        "GET", f"{_VIDEOS}/{{id}}/content", videos.content, "videoContent", "A video's file",
+        answers=(
+            Answer(200, "The whole file.", media_type="*/*", headers=("ETag", "Accept-Ranges")),
+            Answer(206, "Parts of it.", media_type="*/*", headers=("ETag", "Content-Range")),
+            Answer(304, "The client has it.", media_type=None, headers=("ETag",)),
+        ),
+        problems=(404, 409, 416, 503), headers=("Range", "If-Range", "If-None-Match"),
+        query=video_schemas.ContentQuery, tag="videos",
+    ),
+    Operation(
+        "POST", f"{_VIDEOS}/{{id}}/remix", videos.remix, "remixVideo", "The same video to another prompt",
+        answers=(
+            Answer(
+                200, "The new video, on disk and queued; or the one that this key made before.", video_schemas.Video,
+                headers=("Location", "Idempotency-Replayed"),
+            ),
+        ),
+        problems=(404, 409, 413, 415, 503, 507), headers=("Idempotency-Key",), body=video_schemas.RemixRequest,
+        tag="videos", description="Its model, size, length, seed and picture stay.",
     ),
     Operation(
         "GET", f"{_MODELS}/status/detailed", model_status.detailed_status, "detailedStatus",
@@ -282,6 +334,11 @@ OPERATIONS = (
     Operation(
         "GET", "/readyz", ops.readyz, "readyz", "Readiness",
         answers=(Answer(200, "Jobs are accepted; `degraded` where something else is missing.", schemas.Readiness),),
+        problems=(503,), tag="operations",
+    ),
+    Operation(
+        "GET", "/metrics", prometheus.metrics, "metrics", "Figures for Prometheus",
+        answers=(Answer(200, "Of the whole installation, whichever web process answers.", media_type="text/plain"),),
         problems=(503,), tag="operations",
     ),
     Operation(

@@ -152,6 +152,7 @@ class Params(_Public):
     quantization: Quantization
     loras: list[Lora]
     fallback: list[str]
+    remixed_from: Annotated[str | None, Field(description="The job whose settings these are, with another prompt.")]
 
 
 class DownloadResult(_Public):

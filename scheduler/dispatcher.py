@@ -25,6 +25,7 @@ from shared.bells import Queue, Waiting
 from shared.database import Database
 from shared.errors import DatabaseUnavailable, StoreFull
 from shared.job_types import JOB_TYPES
+from shared.meters import LOOK_SECONDS, TAKEOVERS, Meters, count_end
 from shared.progress import Progress, RestingRedis, connect
 from shared.settings import Settings, load
 from shared.tables import Node
@@ -51,7 +52,9 @@ class Dispatcher:
         self._policy = policy
         self._turns = FairTurns()
         self._durations: dict[str, tuple[float, usage.Durations]] = {}
-        self._progress = Progress(RestingRedis(settings.redis))
+        client = RestingRedis(settings.redis)
+        self._progress = Progress(client)
+        self._meters = Meters(client)
         self._redis = connect(settings.redis, timeout=5.0) if settings.redis else None
         self._lock = (
             self._redis.lock(_LOCK_KEY, timeout=_LEADER_SECONDS, blocking=False, thread_local=False)
@@ -66,12 +69,15 @@ class Dispatcher:
             try:
                 if self._leads():
                     self._check_epoch()
+                    began = time.monotonic()
                     self.look()
+                    self._meters.observe(LOOK_SECONDS, seconds=time.monotonic() - began)
             except (DatabaseUnavailable, StoreFull) as error:
                 log.warning("database: %s", error)
             except (redis.RedisError, OSError) as error:
                 log.warning("redis: %s", error)
             self._wait()
+        self._meters.close()
         if self._lock is not None:
             try:
                 self._lock.release()
@@ -176,6 +182,7 @@ class Dispatcher:
             job = attempts.crashed(self._database, job_id, attempt, "The worker died or went silent", backoff)
             if job is not None:
                 log.warning("job %s: the lease of attempt %d ran out; now %s", job_id, attempt, job.status)
+                self._meters.count(TAKEOVERS)
                 self._tell(job)
 
     def _check_epoch(self) -> None:
@@ -211,6 +218,8 @@ class Dispatcher:
     def _tell(self, job: Any) -> None:
         ended = job.finished_at is not None
         self._progress.report(job.id, {"kind": "state", "attempt": job.attempt, "status": job.status}, ended=ended)
+        if ended:
+            count_end(self._meters, job)
 
     def _load_seconds(self, warm_key: str) -> float:
         measured = self._measured(warm_key).load_seconds

@@ -152,6 +152,7 @@ class GenerationParams(BaseModel):
     loras: tuple[Lora, ...] = ()
     fallback: tuple[str, ...] = ()
     fallback_applied: tuple[AppliedFallback, ...] = ()
+    remixed_from: str | None = None  # the job whose settings these are, with another prompt
 
     @property
     def resolution(self) -> str:

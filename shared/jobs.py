@@ -104,16 +104,18 @@ def page(
     status: str | None = None,
     model_id: str | None = None,
     created_after: datetime | None = None,
+    oldest_first: bool = False,
 ) -> Page:
-    """Jobs, newest first; `after` is the id of the last one seen."""
-    query = select(Job).where(col(Job.hidden).is_(False)).order_by(col(Job.id).desc()).limit(limit + 1)
+    """Jobs, newest first unless told otherwise; `after` is the id of the last one seen."""
+    order = col(Job.id).asc() if oldest_first else col(Job.id).desc()
+    query = select(Job).where(col(Job.hidden).is_(False)).order_by(order).limit(limit + 1)
     for column, value in ((Job.type, type), (Job.status, status), (Job.model_id, model_id)):
         if value is not None:
             query = query.where(col(column) == value)
     if created_after is not None:
         query = query.where(col(Job.created_at) > created_after)
     if after is not None:
-        query = query.where(col(Job.id) < after)
+        query = query.where(col(Job.id) > after if oldest_first else col(Job.id) < after)
     with database.read() as session:
         rows = list(session.exec(query))
     return Page(rows[:limit], has_more=len(rows) > limit)

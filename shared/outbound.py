@@ -124,9 +124,7 @@ def post(
         return answer
 
 
-async def get(
-    url: str, *, allowed: Allowed, max_bytes: int, seconds: float, resolve: Resolve | None = None
-) -> bytes:
+async def get(url: str, *, allowed: Allowed, max_bytes: int, seconds: float, resolve: Resolve | None = None) -> bytes:
     """What lies there, after at most three redirects, within `seconds` altogether.
 
     Raises ForbiddenAddress for an address or a redirect that this server may not follow, and NotFetched, which says

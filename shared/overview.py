@@ -34,7 +34,7 @@ from shared.usage import Ended, Successes
 DAY = timedelta(hours=24)
 HOUR = timedelta(hours=1)
 
-# A sample says something of now for so long, and until as many more should have come; nodes' clocks may be off a little.
+# A sample says something of now for so long, or until so many more should have come: nodes' clocks may differ.
 _FRESH_SECONDS, _FRESH_SAMPLES = 60.0, 4
 # What the month says stands until a generation has ended, or for this long; the devices' averages stand for a little
 # however many end.

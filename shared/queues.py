@@ -99,6 +99,18 @@ def stirred(database: Database, ended_after: datetime, limit: int = 200) -> dict
     return found
 
 
+def counts(database: Database) -> dict[tuple[str, str | None, str], int]:
+    """How many jobs have not ended, by (type, model, state)."""
+    going = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
+    query = (
+        select(Job.type, Job.model_id, Job.status, func.count())
+        .where(col(Job.status).in_(going))
+        .group_by(col(Job.type), col(Job.model_id), col(Job.status))
+    )
+    with database.read() as session:
+        return {(type, model_id, status): count for type, model_id, status, count in session.exec(query)}
+
+
 @dataclass(frozen=True)
 class Wait:
     """What waits for a device or a node although it could run: not what waits for a model."""

@@ -17,7 +17,7 @@ from shared.settings import Settings
 from shared.states import Priority
 from shared.store import open_store
 from shared.tables import Job, Replica
-from tests.jobs import DEMO
+from tests.jobs import DEMO, UNCOUNTED
 from tests.repos import make_repo
 from workers import presence
 from workers.cleanup_work import CleanupWork
@@ -96,7 +96,7 @@ class Node:
         works = {INTEGRITY_CHECK: self.integrity, CLEANUP: self.cleanup}
         bells.ring(self.database, [(job.id, self.key)])
         with contextlib.suppress(JobFailed):  # the row says it
-            assert Runner(self.settings, self.database, self.claimant, works).run(job.type, job.id)
+            assert Runner(self.settings, self.database, self.claimant, works, UNCOUNTED).run(job.type, job.id)
         return jobs.get(self.database, job.id)
 
     def replica(self, model_id: str = "T2V-A14B") -> Replica:

@@ -7,12 +7,15 @@ from shared.attempts import Claimant
 from shared.database import Database
 from shared.job_types import GenerationRequest, settle
 from shared.jobs import NewJob
+from shared.meters import Meters
+from shared.progress import RestingRedis
 from shared.replicas import Presence
 from shared.states import Priority, ReplicaState
 from shared.tables import Job
 
 CLAIMANT = Claimant(node="n", worker="gpu-0@n", device="cpu-0", device_key="n/0")
 DEMO = catalogue.load("demo")
+UNCOUNTED = Meters(RestingRedis(None))
 
 
 def new_job(model_id: str = "T2V-A14B", *, prompt: str = "a cat", **values: Any) -> NewJob:

@@ -40,7 +40,7 @@ def _on_ready(**_: Any) -> None:
         from workers.webhook_sender import WebhookSender
 
         _watches.append(NodeWatch())
-        _watches.append(WebhookSender(process.settings(), process.database()))
+        _watches.append(WebhookSender(process.settings(), process.database(), process.meters()))
     else:
         from workers.sampler import Sampler
 

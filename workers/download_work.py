@@ -13,6 +13,7 @@ from shared.catalogue import Catalogue, CatalogueEntry
 from shared.database import Database
 from shared.errors import HubUnavailable, HubUnreachable
 from shared.job_types import DownloadParams
+from shared.meters import DOWNLOADED, Meters
 from shared.progress import Progress, RestingRedis
 from shared.replica_files import FileState
 from shared.settings import Settings
@@ -33,17 +34,22 @@ log = logging.getLogger("wanworks.download")
 class DownloadWork:
     """The downloads of one node."""
 
-    def __init__(self, settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis, meters: Meters
+    ) -> None:
         self.at_most: int | None = settings.download_slots
         self._settings = settings
         self._database = database
         self._catalogue = catalogue
         self._redis = redis
         self._progress = Progress(redis)
+        self._meters = meters
+        self._came: dict[str, int] = {}  # bytes that were counted of the attempt that runs, by job
 
     def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
         params = DownloadParams.model_validate(job.params)
         entry = self._catalogue.get(params.model_id)
+        self._came.clear()
         try:
             plan = self._plan(job, params, entry, pulse)
             result = fetch(
@@ -124,6 +130,8 @@ class DownloadWork:
     def _report(self, job: Job, pulse: Pulse, progress: plans.Progress) -> None:
         percent = round(100 * progress.bytes_done / progress.bytes_total, 1) if progress.bytes_total else 0.0
         pulse.moved(Phase.FETCHING, percent)
+        came, self._came[job.id] = progress.received - self._came.get(job.id, 0), progress.received
+        self._meters.count(DOWNLOADED, self._settings.node, job.model_id or "", by=came)
         pulse.fetched = Fetched(progress.bytes_done, progress.bytes_total, percent)
         rate = progress.bytes_per_second
         left = progress.bytes_total - progress.bytes_done

@@ -16,6 +16,7 @@ from celery.worker.request import Request
 
 from shared import attempts, clock, nodes, replicas
 from shared.errors import StoreFull, Unavailable
+from shared.meters import count_end
 from shared.tables import Device
 from workers import process
 
@@ -53,6 +54,8 @@ def recover(reason: str, pid: int | None = None) -> None:
             job = attempts.crashed(process.database(), running.job_id, running.attempt, reason, backoff)
             if job is not None:
                 log.warning("job %s: %s; now %s", running.job_id, reason, job.status)
+                if job.finished_at is not None:
+                    count_end(process.meters(), job)
                 emptied = True
         if emptied and process.role() == "gpu":
             nodes.device_beat(process.database(), process.claimant().device_key, warm=[])

@@ -8,6 +8,7 @@ from shared import broker, catalogue, nodes
 from shared.attempts import Claimant
 from shared.database import Database
 from shared.job_types import CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK
+from shared.meters import Meters
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings, load
 from shared.store import open_store
@@ -55,9 +56,14 @@ def claimant() -> Claimant:
 
 
 @cache
+def meters() -> Meters:
+    return Meters(RestingRedis(settings().redis))
+
+
+@cache
 def runner() -> Runner:
     """Raises StoreMismatch where this node does not see the installation's store."""
-    return Runner(settings(), database(), claimant(), works())
+    return Runner(settings(), database(), claimant(), works(), meters())
 
 
 def works() -> Mapping[str, Work]:
@@ -76,7 +82,7 @@ def works() -> Mapping[str, Work]:
     from workers.integrity_work import IntegrityWork
 
     return {
-        DOWNLOAD: DownloadWork(settings(), database(), models, redis),
+        DOWNLOAD: DownloadWork(settings(), database(), models, redis, meters()),
         INTEGRITY_CHECK: IntegrityWork(settings(), database(), models, redis),
         CLEANUP: CleanupWork(settings(), database(), models, store, redis),
     }

@@ -25,6 +25,7 @@ from shared.errors import (
     Unavailable,
 )
 from shared.job_types import DOWNLOAD
+from shared.meters import BELL_SECONDS, FENCED, Meters, count_end
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.tables import Job
@@ -57,11 +58,14 @@ class Work(Protocol):
 class Runner:
     """Runs jobs one after the other in this process."""
 
-    def __init__(self, settings: Settings, database: Database, claimant: Claimant, works: Mapping[str, Work]) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, claimant: Claimant, works: Mapping[str, Work], meters: Meters
+    ) -> None:
         self._settings = settings
         self._database = database
         self._claimant = claimant
         self._works = works
+        self._meters = meters
         self._redis = RestingRedis(settings.redis)
         self._progress = Progress(self._redis)
 
@@ -75,6 +79,8 @@ class Runner:
         job = attempts.claim(self._database, job_id, self._claimant, self._settings.lease_seconds, work.at_most)
         if job is None:
             return False
+        if job.bell_at is not None and job.claimed_at is not None:
+            self._meters.observe(BELL_SECONDS, job.type, seconds=max(0.0, job.claimed_at - job.bell_at))
         broker.nudge(self._redis)  # the place ahead of this device is free
         self._tell(job)
         with Pulse(self._settings, self._database, self._progress, job) as pulse:
@@ -96,6 +102,7 @@ class Runner:
         fetched = pulse.fetched
         if isinstance(error, Fenced):
             log.warning("job %s: attempt %d was fenced off", job.id, job.attempt)
+            self._meters.count(FENCED, self._claimant.node)
             return error
         if isinstance(error, Cancelled):
             self._end(job, work, lambda: attempts.cancelled(*ours, pulse.percent))
@@ -119,6 +126,7 @@ class Runner:
             ended = self._persist(write)
         except Fenced:
             log.warning("job %s: attempt %d was fenced off at its end", job.id, job.attempt)
+            self._meters.count(FENCED, self._claimant.node)
             return
         if ended is not None:
             self._after(ended, work)
@@ -137,6 +145,8 @@ class Runner:
     def _after(self, job: Job, work: Work) -> None:
         """What follows the commit. Nothing here may fail the job: its end is written."""
         self._tell(job)
+        if job.finished_at is not None:
+            count_end(self._meters, job)
         try:
             work.after(job)
         except Unavailable as error:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from shared import clock, standard_webhooks, webhooks
 from shared.database import Database
 from shared.errors import StoreFull, Unavailable
+from shared.meters import MESSAGES, Meters
 from shared.nodes import webhook_secret
 from shared.outbound import Allowed
 from shared.settings import Settings
@@ -26,10 +27,11 @@ _TAKEN_SECONDS = 30.0
 
 
 class WebhookSender(threading.Thread):
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, meters: Meters) -> None:
         super().__init__(name="webhooks", daemon=True)
         self._settings = settings
         self._database = database
+        self._meters = meters
         self._allowed = Allowed.of(settings.outbound_allow)
         self._stopping = threading.Event()
 
@@ -61,8 +63,10 @@ class WebhookSender(threading.Thread):
                 wait = standard_webhooks.wait_after(message.tries + 1) if error.again else None
                 words = "it is given up" if wait is None else f"it is sent again in {wait} s"
                 log.warning("message %s of job %s %s; %s", message.id, message.job_id, error.message, words)
+                self._meters.count(MESSAGES, "dead" if wait is None else "failed")
                 webhooks.failed(self._database, message.id, error.message, wait)
             else:
+                self._meters.count(MESSAGES, "delivered")
                 webhooks.delivered(self._database, message.id, now)
         except (Unavailable, StoreFull) as error:
             log.warning("message %s: what became of it cannot be written, it may be sent again: %s", message.id, error)

@@ -61,7 +61,7 @@ def test_a_video_is_asked_for_watched_and_played(open_page: Open, watched: Watch
 
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    assert page.url.endswith("#new")
+    expect(page).to_have_url(re.compile("#new$"))
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a paper boat in the rain")
 
 
@@ -102,7 +102,7 @@ def test_a_refusal_of_the_server_stands_at_its_field(open_page: Open, watched: W
     assert "422" in watched.complaints.pop()
 
 
-def test_jobs_are_filtered_retried_and_deleted(open_page: Open, stack: Stack) -> None:
+def test_jobs_are_cancelled_filtered_reused_and_deleted(open_page: Open, stack: Stack) -> None:
     done = stack.submit(prompt="to be deleted")
     stack.wait_status(done)
     cancelled = stack.submit(prompt="to be cancelled", steps=60, frames=81)
@@ -118,6 +118,11 @@ def test_jobs_are_filtered_retried_and_deleted(open_page: Open, stack: Stack) ->
     expect(page.locator(f"[data-job='{done}']")).to_be_hidden()
     page.go_back()
     expect(page.get_by_label("Status")).to_have_value("")
+
+    page.locator(f"[data-job='{cancelled}']").get_by_role("link", name="Use these settings again").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("to be cancelled")
+    expect(page.get_by_label("Frames", exact=True)).to_have_value("81")
+    page.go_back()
 
     erase = page.locator(f"[data-job='{done}']")
     erase.get_by_role("button", name="Delete:").click()
@@ -148,6 +153,32 @@ def test_a_download_is_started_paused_limited_resumed_and_cancelled(open_page: O
     card.get_by_role("button", name="Cancel the download").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel the download").click()
     expect(card.get_by_role("button", name=f"Download {FETCHED}")).to_be_visible()
+
+
+def test_models_are_compared_recommended_and_pinned(open_page: Open, stack: Stack) -> None:
+    page = open_page("#models")
+    compared = page.get_by_role("region", name="Compare")
+    compared.get_by_label("with").select_option("TI2V-5B")
+    compared.get_by_role("button", name="Compare").click()
+    expect(compared.get_by_role("row", name=re.compile("^Average time"))).to_be_visible()
+    expect(compared.get_by_role("columnheader", name="TI2V-5B")).to_be_visible()
+
+    advised = page.get_by_role("region", name="Which one for")
+    advised.get_by_label("Use").fill("a story told in text")
+    advised.get_by_label("Memory, GB").fill("0.1")
+    advised.get_by_role("button", name="Recommend").click()
+    expect(advised).to_contain_text("none fits")
+    advised.get_by_label("Memory, GB").fill("")
+    advised.get_by_role("button", name="Recommend").click()
+    expect(advised).to_contain_text("confidence")
+
+    card = page.locator("[data-model='T2V-A14B']")
+    card.get_by_role("button", name="Pin T2V-A14B").click()
+    expect(card.get_by_role("button", name="Unpin T2V-A14B")).to_be_visible()
+    status = stack.request("GET", "/api/v1/models/status/detailed").json()
+    assert status["models"]["T2V-A14B"]["pinned"]
+    card.get_by_role("button", name="Unpin T2V-A14B").click()
+    expect(card.get_by_role("button", name="Pin T2V-A14B")).to_be_visible()
 
 
 def test_an_alert_is_acknowledged_by_name(open_page: Open) -> None:
@@ -226,9 +257,11 @@ def test_hostile_text_is_text(open_page: Open, stack: Stack) -> None:
     database.close()
     job = stack.submit(prompt=HOSTILE, metadata={"name": HOSTILE})
     stack.wait_status(job)
-    # First as the server writes it, then as the page's scripts do.
-    page = open_page("#jobs", java_script_enabled=False)
+    # First as the server writes it, every view at once, then as the page's scripts do.
+    page = open_page(java_script_enabled=False)
     expect(page.locator("#jobs")).to_contain_text("<img src=x")
+    expect(page.locator("#devices")).to_contain_text("here/1")
+    expect(page.locator("#models")).to_contain_text("TI2V-5B")
     assert page.locator("img[src=x]").count() == 0
 
     page = open_page("#jobs")

@@ -19,7 +19,7 @@ from shared.store import Store
 from shared.tables import Use
 from tests import working
 from tests.generating import snapshots
-from tests.jobs import DEMO, accepted, hold
+from tests.jobs import DEMO, UNCOUNTED, accepted, hold
 from workers import generation
 from workers.generation_work import GenerationWork
 from workers.runner import Runner
@@ -34,7 +34,7 @@ def runner(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPat
     progress = Progress(RestingRedis(settings.redis))
     store = Store(settings.store_dir)
     work = GenerationWork(settings, database, DEMO, store, progress, working.HERE, "a CPU")
-    yield Runner(settings, database, working.HERE, {GENERATION: work})
+    yield Runner(settings, database, working.HERE, {GENERATION: work}, UNCOUNTED)
     generation.free()
 
 

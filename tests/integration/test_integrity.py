@@ -23,7 +23,7 @@ from shared.verification import Expected
 from tests.conftest import both_databases
 from tests.faulty_hub import HubProcess
 from tests.io_node import WEIGHTS, Node, make_model
-from tests.jobs import accepted
+from tests.jobs import UNCOUNTED, accepted
 from tests.working import HERE
 from workers import integrity
 from workers.runner import Runner
@@ -289,7 +289,7 @@ def test_a_check_that_was_stopped_goes_on_where_it_was(node: Node, monkeypatch: 
 
     monkeypatch.setattr(integrity, "read_files", stopped)
     bells.ring(node.database, [(job.id, node.key)])
-    runner = Runner(node.settings, node.database, node.claimant, {INTEGRITY_CHECK: node.integrity})
+    runner = Runner(node.settings, node.database, node.claimant, {INTEGRITY_CHECK: node.integrity}, UNCOUNTED)
     with pytest.raises(Draining):
         runner.run(INTEGRITY_CHECK, job.id)
     monkeypatch.setattr(integrity, "read_files", read_files)
@@ -321,7 +321,9 @@ def test_a_cancel_takes_effect_within_a_second(settings: Settings, database: Dat
     timer.start()
     bells.ring(database, [(job.id, node.key)])
     with pytest.raises(Cancelled):
-        Runner(settings, database, node.claimant, {INTEGRITY_CHECK: node.integrity}).run(INTEGRITY_CHECK, job.id)
+        Runner(settings, database, node.claimant, {INTEGRITY_CHECK: node.integrity}, UNCOUNTED).run(
+            INTEGRITY_CHECK, job.id
+        )
     timer.join()
     assert time.monotonic() - asked[0] < 1.0
     assert jobs.get(database, job.id).status == "cancelled"

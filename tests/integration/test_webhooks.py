@@ -16,8 +16,10 @@ from starlette.testclient import TestClient
 from shared import attempts, bells, clock, jobs, standard_webhooks, webhooks
 from shared.attempts import Failure
 from shared.database import Database
+from shared.meters import Meters
 from shared.nodes import webhook_secret
 from shared.outbound import Allowed, ForbiddenAddress, check_url, judge
+from shared.progress import RestingRedis
 from shared.settings import Settings, load
 from shared.standard_webhooks import NotTaken
 from shared.tables import Job, WebhookMessage
@@ -156,7 +158,9 @@ def sender(settings: Settings, database: Database) -> Iterator[Callable[..., Web
     started: list[WebhookSender] = []
 
     def start(**values: Any) -> WebhookSender:
-        started.append(WebhookSender(settings.model_copy(update=values), database))
+        started.append(
+            WebhookSender(settings.model_copy(update=values), database, Meters(RestingRedis(settings.redis)))
+        )
         started[-1].start()
         return started[-1]
 

@@ -151,6 +151,7 @@ class _Meter:
             Progress(
                 bytes_done=sum(file.done for file in files),
                 bytes_total=self.total,
+                received=received,
                 bytes_per_second=(received - before) / max(now - since, 0.001),
                 files=files,
             )

@@ -57,6 +57,7 @@ class Progress:
 
     bytes_done: int
     bytes_total: int
+    received: int  # bytes from the hub since this fetch began
     bytes_per_second: float  # from the hub, over the last seconds
     files: tuple[FileProgress, ...]
 

@@ -5,12 +5,15 @@ import { h, render } from "./dom.js";
 import { clock, day, NONE } from "./format.js";
 
 const HEIGHT = 140;
-const EDGE = { left: 42, right: 10, top: 8, bottom: 20 };
+const EDGE = { left: 48, right: 10, top: 8, bottom: 20 };
 const HOUR_MS = 3_600_000;
 const MINUTE_MS = 60_000;
 const SLIDE_MS = 10_000; // without news, it moves on by the clock this often
 const POINTS = 500; // at most so many come from the server
 const TABLE_ROWS = 120;
+const LABEL_PX = 48; // between two labels of the time axis, at least
+const DAY_S = 86_400;
+const ROUND_SECONDS = [20, 30, 60, 120, 240, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 43_200, DAY_S, 2 * DAY_S];
 const TICKS = { 1: 15 * MINUTE_MS, 24: 6 * HOUR_MS, 168: 24 * HOUR_MS };
 
 const places = new WeakMap(); // plot -> {spec, at: index that is read out, or null; drawnAt; scale}
@@ -20,7 +23,7 @@ const sizes = new ResizeObserver((entries) => {
 
 /**
  * `spec`: {title, hours, times [ms], series [{name, values}], format (value -> text),
- * top? (the highest value there can be), least? (the scale reaches at least this)}.
+ * inSeconds? (the values are seconds), top? (the highest value there can be), least? (the scale reaches at least this)}.
  * A value that is null was not measured.
  */
 export function chart(spec) {
@@ -50,9 +53,17 @@ export function chart(spec) {
         keydown: step,
       },
     }),
-    h("details", { class: "as-table", on: { toggle: (event) => draw(event.currentTarget.parentNode.querySelector(".plot")) } },
+    h(
+      "details",
+      { class: "as-table", on: { toggle: (event) => draw(event.currentTarget.parentNode.querySelector(".plot")) } },
       h("summary", null, "As a table"),
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${spec.title} as a table`, own: (box) => table(box, spec) }),
+      h("div", {
+        class: "scroll",
+        tabindex: "0",
+        role: "region",
+        "aria-label": `${spec.title} as a table`,
+        own: (box) => table(box, spec),
+      }),
     ),
   );
 }
@@ -62,7 +73,14 @@ function legend(spec) {
     "span",
     { class: "legend" },
     spec.series.map((one, index) =>
-      h("span", { key: one.name, class: `series-${index + 1}` }, h("span", { class: "swatch", "aria-hidden": "true" }), one.name, " ", h("b", null, latest(spec, one))),
+      h(
+        "span",
+        { key: one.name, class: `series-${index + 1}` },
+        h("span", { class: "swatch", "aria-hidden": "true" }),
+        one.name,
+        " ",
+        h("b", null, latest(spec, one)),
+      ),
     ),
   );
 }
@@ -80,7 +98,12 @@ function draw(plot) {
   const width = Math.max(plot.clientWidth, 160);
   const until = Math.max(Date.now(), spec.times.at(-1) ?? 0);
   const since = until - spec.hours * HOUR_MS;
-  const top = spec.top ?? nice(Math.max(spec.least ?? 0, ...spec.series.flatMap((one) => one.values.filter((value) => value !== null))));
+  const top =
+    spec.top ??
+    nice(
+      Math.max(spec.least ?? 0, ...spec.series.flatMap((one) => one.values.filter((value) => value !== null))),
+      spec.inSeconds,
+    );
   const x = (time) => EDGE.left + ((time - since) / (until - since)) * (width - EDGE.left - EDGE.right);
   const y = (value) => HEIGHT - EDGE.bottom - (Math.min(value, top) / top) * (HEIGHT - EDGE.top - EDGE.bottom);
   place.scale = { x, width };
@@ -92,11 +115,26 @@ function draw(plot) {
       "svg",
       { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, "aria-hidden": "true" },
       [0, top / 2, top].map((value) => [
-        h("line", { key: `g${value}`, class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(value), y2: y(value) }),
-        h("text", { key: `t${value}`, class: "tick", x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end" }, spec.format(value)),
+        h("line", {
+          key: `g${value}`,
+          class: "grid",
+          x1: EDGE.left,
+          x2: width - EDGE.right,
+          y1: y(value),
+          y2: y(value),
+        }),
+        h(
+          "text",
+          { key: `t${value}`, class: "tick", x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end" },
+          spec.format(value),
+        ),
       ]),
-      timeTicks(spec, since, until).map((time) =>
-        h("text", { key: `x${time}`, class: "tick", x: x(time), y: HEIGHT - 5, "text-anchor": "middle" }, spec.hours > 24 ? day(time) : clock(time)),
+      timeTicks(spec, since, until, width).map((time) =>
+        h(
+          "text",
+          { key: `x${time}`, class: "tick", x: x(time), y: HEIGHT - 5, "text-anchor": "middle" },
+          spec.hours > 24 ? day(time) : clock(time),
+        ),
       ),
       spec.series.map((one, index) => line(one, index, spec, x, y, since)),
       at === null ? null : cursor(spec, at, x, y),
@@ -125,7 +163,10 @@ function line(one, index, spec, x, y, since) {
   const floor = y(0).toFixed(1);
   const area = runs
     .filter((points) => points.length > 1)
-    .map((points) => `M${x(points[0][0]).toFixed(1)} ${floor}L${points.map(point).join("L")}L${x(points.at(-1)[0]).toFixed(1)} ${floor}Z`)
+    .map(
+      (points) =>
+        `M${x(points[0][0]).toFixed(1)} ${floor}L${points.map(point).join("L")}L${x(points.at(-1)[0]).toFixed(1)} ${floor}Z`,
+    )
     .join("");
   return h(
     "g",
@@ -152,8 +193,14 @@ function cursor(spec, at, x, y) {
 
 function readout(spec, at, x, width) {
   const place = x(spec.times[at]);
-  const side = place > width / 2 ? { right: `${width - place + 8}px`, left: "auto" } : { left: `${place + 8}px`, right: "auto" };
-  return h("div", { class: "readout", css: side, "aria-hidden": "true" }, h("b", null, when(spec, at)), spec.series.map((one) => h("span", { key: one.name }, `${one.name} ${said(spec, one, at)}`)));
+  const side =
+    place > width / 2 ? { right: `${width - place + 8}px`, left: "auto" } : { left: `${place + 8}px`, right: "auto" };
+  return h(
+    "div",
+    { class: "readout", css: side, "aria-hidden": "true" },
+    h("b", null, when(spec, at)),
+    spec.series.map((one) => h("span", { key: one.name }, `${one.name} ${said(spec, one, at)}`)),
+  );
 }
 
 const when = (spec, at) => `${spec.hours > 1 ? `${day(spec.times[at])} ` : ""}${clock(spec.times[at])}`;
@@ -170,7 +217,9 @@ function tell(plot, spec, at) {
   plot.setAttribute("aria-valuemin", "0");
   plot.setAttribute("aria-valuemax", String(last));
   plot.setAttribute("aria-valuenow", String(of));
-  const text = spec.times.length ? `${when(spec, of)}: ${spec.series.map((one) => `${one.name} ${said(spec, one, of)}`).join(", ")}` : "nothing recorded";
+  const text = spec.times.length
+    ? `${when(spec, of)}: ${spec.series.map((one) => `${one.name} ${said(spec, one, of)}`).join(", ")}`
+    : "nothing recorded";
   plot.setAttribute("aria-valuetext", text);
 }
 
@@ -197,14 +246,24 @@ function step(event) {
   const { spec, at } = places.get(plot);
   const last = spec.times.length - 1;
   const from = at ?? last;
-  const to = { ArrowLeft: from - 1, ArrowDown: from - 1, ArrowRight: from + 1, ArrowUp: from + 1, PageDown: from - 10, PageUp: from + 10, Home: 0, End: last }[event.key];
+  const to = {
+    ArrowLeft: from - 1,
+    ArrowDown: from - 1,
+    ArrowRight: from + 1,
+    ArrowUp: from + 1,
+    PageDown: from - 10,
+    PageUp: from + 10,
+    Home: 0,
+    End: last,
+  }[event.key];
   if (to === undefined || last < 0) return;
   event.preventDefault();
   read(plot, Math.min(last, Math.max(0, to)));
 }
 
-function timeTicks(spec, since, until) {
-  const every = TICKS[spec.hours] ?? HOUR_MS;
+function timeTicks(spec, since, until, width) {
+  const usual = TICKS[spec.hours] ?? HOUR_MS;
+  const every = usual * Math.ceil((LABEL_PX * (until - since)) / (usual * (width - EDGE.left - EDGE.right)));
   const offset = new Date(until).getTimezoneOffset() * MINUTE_MS;
   const ticks = [];
   for (let time = Math.ceil((since - offset) / every) * every + offset; time <= until; time += every) {
@@ -213,9 +272,10 @@ function timeTicks(spec, since, until) {
   return ticks;
 }
 
-/** A round number that is not below the value: 1, 2, 4, 5 or 8 times a power of ten, so that half of it is round too. */
-function nice(value) {
+/** A round number that is not below the value, and half of which is round too. */
+function nice(value, inTime) {
   if (value <= 0) return 1;
+  if (inTime && value > 10) return ROUND_SECONDS.find((one) => one >= value) ?? Math.ceil(value / DAY_S) * DAY_S;
   const size = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 4, 5, 8, 10].find((one) => one * size >= value) * size;
 }
@@ -224,14 +284,37 @@ function nice(value) {
 function table(box, spec) {
   if (!box.parentNode?.open) return render(box);
   const every = Math.ceil(spec.times.length / TABLE_ROWS);
-  const rows = spec.times.map((_, at) => at).filter((at) => (spec.times.length - 1 - at) % every === 0).reverse();
+  const rows = spec.times
+    .map((_, at) => at)
+    .filter((at) => (spec.times.length - 1 - at) % every === 0)
+    .reverse();
   render(
     box,
     h(
       "table",
       { class: "figures" },
-      h("thead", null, h("tr", null, h("th", { scope: "col" }, "Time"), spec.series.map((one) => h("th", { key: one.name, scope: "col" }, one.name)))),
-      h("tbody", null, rows.map((at) => h("tr", { key: spec.times[at] }, h("th", { scope: "row" }, when(spec, at)), spec.series.map((one) => h("td", { key: one.name }, said(spec, one, at)))))),
+      h(
+        "thead",
+        null,
+        h(
+          "tr",
+          null,
+          h("th", { scope: "col" }, "Time"),
+          spec.series.map((one) => h("th", { key: one.name, scope: "col" }, one.name)),
+        ),
+      ),
+      h(
+        "tbody",
+        null,
+        rows.map((at) =>
+          h(
+            "tr",
+            { key: spec.times[at] },
+            h("th", { scope: "row" }, when(spec, at)),
+            spec.series.map((one) => h("td", { key: one.name }, said(spec, one, at))),
+          ),
+        ),
+      ),
     ),
   );
 }

@@ -13,14 +13,20 @@ let adviceProblem = null;
 
 export function compare() {
   const ids = state.catalogue.map((entry) => entry.model_id);
-  return h("section", { class: "panel", "aria-labelledby": "h-compare" },
+  return h(
+    "section",
+    { class: "panel", "aria-labelledby": "h-compare" },
     h("h2", { id: "h-compare" }, "Compare"),
-    h("form", { class: "filters", "aria-label": "Compare", on: { submit: comparePair } },
+    h(
+      "form",
+      { class: "filters", "aria-label": "Compare", on: { submit: comparePair } },
       select("Model", "a", ids, { value: ids[0] }),
       select("with", "b", ids, { value: ids[1] ?? ids[0] }),
-      h("button", { class: "button" }, "Compare")),
+      h("button", { class: "button" }, "Compare"),
+    ),
     note(pairProblem, "bad"),
-    pair ? comparison(pair) : null);
+    pair ? comparison(pair) : null,
+  );
 }
 
 async function comparePair(event) {
@@ -57,29 +63,77 @@ const ROWS = [
 ];
 
 function comparison({ a, b, found, performance }) {
-  return h("div", { class: "answer" },
-    h("div", { class: "sideways", tabindex: "0", role: "region", "aria-label": `${a} and ${b} side by side` },
-      h("table", { class: "figures" },
+  return h(
+    "div",
+    { class: "answer" },
+    h(
+      "div",
+      { class: "sideways", tabindex: "0", role: "region", "aria-label": `${a} and ${b} side by side` },
+      h(
+        "table",
+        { class: "figures" },
         h("caption", { class: "hidden" }, `${a} and ${b}, measured`),
         h("thead", null, h("tr", null, h("td"), h("th", { scope: "col" }, a), h("th", { scope: "col" }, b))),
-        h("tbody", null, ROWS.map(([label, name, format]) =>
-          h("tr", { key: name }, h("th", { scope: "row" }, label), performance.map((one, index) => h("td", { key: index }, format(one[name])))))))),
+        h(
+          "tbody",
+          null,
+          ROWS.map(([label, name, format]) =>
+            h(
+              "tr",
+              { key: name },
+              h("th", { scope: "row" }, label),
+              performance.map((one, index) => h("td", { key: index }, format(one[name]))),
+            ),
+          ),
+        ),
+      ),
+    ),
     found.recommendation ? h("p", null, h("b", null, found.recommendation)) : null,
-    h("dl", { class: "uses" }, Object.entries(found.use_cases ?? {}).map(([id, text]) => [h("dt", { key: `t${id}` }, id), h("dd", { key: `d${id}` }, text)])),
-    (found.trade_offs ?? []).length ? h("ul", { class: "spelled" }, found.trade_offs.map((text) => h("li", { key: text }, text))) : null);
+    h(
+      "dl",
+      { class: "uses" },
+      Object.entries(found.use_cases ?? {}).map(([id, text]) => [
+        h("dt", { key: `t${id}` }, id),
+        h("dd", { key: `d${id}` }, text),
+      ]),
+    ),
+    (found.trade_offs ?? []).length
+      ? h(
+          "ul",
+          { class: "spelled" },
+          found.trade_offs.map((text) => h("li", { key: text }, text)),
+        )
+      : null,
+  );
 }
 
 export function recommend() {
-  return h("section", { class: "panel", "aria-labelledby": "h-recommend" },
+  return h(
+    "section",
+    { class: "panel", "aria-labelledby": "h-recommend" },
     h("h2", { id: "h-recommend" }, "Which one for…"),
-    h("form", { class: "filters", "aria-label": "Recommendation", on: { submit: ask } },
-      h("label", { class: "field grow" }, h("span", null, "Use"), h("input", { name: "use_case", required: true, maxlength: 500, placeholder: "animate a product photo" })),
+    h(
+      "form",
+      { class: "filters", "aria-label": "Recommendation", on: { submit: ask } },
+      h(
+        "label",
+        { class: "field grow" },
+        h("span", null, "Use"),
+        h("input", { name: "use_case", required: true, maxlength: 500, placeholder: "animate a product photo" }),
+      ),
       select("Quality", "quality_priority", ["low", "medium", "high"], { value: "medium" }),
       select("Speed", "speed_priority", ["slow", "medium", "fast"], { value: "medium" }),
-      h("label", { class: "field" }, h("span", null, "Memory, GB"), h("input", { type: "number", name: "memory_constraint_gb", min: 0, step: "any", placeholder: "any" })),
-      h("button", { class: "button" }, "Recommend")),
+      h(
+        "label",
+        { class: "field" },
+        h("span", null, "Memory, GB"),
+        h("input", { type: "number", name: "memory_constraint_gb", min: 0, step: "any", placeholder: "any" }),
+      ),
+      h("button", { class: "button" }, "Recommend"),
+    ),
     note(adviceProblem, "bad"),
-    advice ? recommendation(advice) : null);
+    advice ? recommendation(advice) : null,
+  );
 }
 
 async function ask(event) {
@@ -96,11 +150,39 @@ async function ask(event) {
 
 function recommendation(found) {
   const expected = found.expected_performance ?? {};
-  return h("div", { class: "answer", "aria-live": "polite" },
+  return h(
+    "div",
+    { class: "answer", "aria-live": "polite" },
     h("p", { class: "cost-figure" }, found.recommended_model ?? "none fits"),
-    found.confidence_score == null ? null : h("p", { class: "muted small" }, `confidence ${score(found.confidence_score)}`),
-    h("ul", { class: "spelled" }, (found.reasoning ?? []).map((text) => h("li", { key: text }, text)), (found.limitations ?? []).map((text) => h("li", { key: text, class: "muted" }, text))),
-    expected.generation_time_seconds == null ? null : h("p", { class: "small" }, `Expected: ${seconds(expected.generation_time_seconds)} a video${expected.quality_score == null ? "" : `, quality ${score(expected.quality_score)}`}.`),
-    found.hardware_requirements?.min_vram_gb ? h("p", { class: "small muted" }, `Needs at least ${gigabytes(found.hardware_requirements.min_vram_gb)} of memory on the device.`) : null,
-    (found.alternative_models ?? []).length ? h("p", { class: "small muted" }, `Also: ${found.alternative_models.map((one) => one.model_id ?? one).join(", ")}`) : null);
+    found.confidence_score == null
+      ? null
+      : h("p", { class: "muted small" }, `confidence ${score(found.confidence_score)}`),
+    h(
+      "ul",
+      { class: "spelled" },
+      (found.reasoning ?? []).map((text) => h("li", { key: text }, text)),
+      (found.limitations ?? []).map((text) => h("li", { key: text, class: "muted" }, text)),
+    ),
+    expected.generation_time_seconds == null
+      ? null
+      : h(
+          "p",
+          { class: "small" },
+          `Expected: ${seconds(expected.generation_time_seconds)} a video${expected.quality_score == null ? "" : `, quality ${score(expected.quality_score)}`}.`,
+        ),
+    found.hardware_requirements?.min_vram_gb
+      ? h(
+          "p",
+          { class: "small muted" },
+          `Needs at least ${gigabytes(found.hardware_requirements.min_vram_gb)} of memory on the device.`,
+        )
+      : null,
+    (found.alternative_models ?? []).length
+      ? h(
+          "p",
+          { class: "small muted" },
+          `Also: ${found.alternative_models.map((one) => one.model_id ?? one).join(", ")}`,
+        )
+      : null,
+  );
 }

@@ -18,33 +18,105 @@ let busy = false;
 
 export function cleanup() {
   const nodes = (state.workers?.nodes ?? []).filter((node) => node.state === "online").map((node) => node.name);
-  return h("section", { class: "panel", "aria-labelledby": "h-cleanup" },
+  return h(
+    "section",
+    { class: "panel", "aria-labelledby": "h-cleanup" },
     h("h2", { id: "h-cleanup" }, "Clean up"),
-    h("p", { class: "muted" }, "Removes what is of no use (old revisions, partial downloads, ended jobs' leftovers), and models not used lately until the wanted space is free. Pinned and loaded models stay."),
-    h("form", { class: "filters", "aria-label": "Clean-up", on: { submit: preview, input: stale } },
-      h("label", { class: "field" }, h("span", null, "Wanted free, GB"), h("input", { type: "number", name: "target", min: 0, step: "any", placeholder: "any" })),
-      h("label", { class: "field" }, h("span", null, "Keep if used within, days"), h("input", { type: "number", name: "days", min: 0, max: 36500, step: 1, value: 30, required: true })),
-      nodes.length > 1 ? h("label", { class: "field" }, h("span", null, "Node"), h("select", { name: "node" }, h("option", { value: "" }, "every node"), nodes.map((name) => h("option", { key: name, value: name }, name)))) : null,
-      h("button", { class: "button", disabled: busy }, busy ? "Working…" : "Preview")),
+    h(
+      "p",
+      { class: "muted" },
+      "Removes what is of no use (old revisions, partial downloads, ended jobs' leftovers), and models not used lately until the wanted space is free. Pinned and loaded models stay.",
+    ),
+    h(
+      "form",
+      { class: "filters", "aria-label": "Clean-up", on: { submit: preview, input: stale } },
+      h(
+        "label",
+        { class: "field" },
+        h("span", null, "Wanted free, GB"),
+        h("input", { type: "number", name: "target", min: 0, step: "any", placeholder: "any" }),
+      ),
+      h(
+        "label",
+        { class: "field" },
+        h("span", null, "Keep if used within, days"),
+        h("input", { type: "number", name: "days", min: 0, max: 36500, step: 1, value: 30, required: true }),
+      ),
+      nodes.length > 1
+        ? h(
+            "label",
+            { class: "field" },
+            h("span", null, "Node"),
+            h(
+              "select",
+              { name: "node" },
+              h("option", { value: "" }, "every node"),
+              nodes.map((name) => h("option", { key: name, value: name }, name)),
+            ),
+          )
+        : null,
+      h("button", { class: "button", disabled: busy }, busy ? "Working…" : "Preview"),
+    ),
     note(problem, "bad"),
     plan ? planned(plan.recommendations) : null,
-    done ? outcome(done) : null);
+    done ? outcome(done) : null,
+  );
 }
 
 function planned(found) {
   const actions = found.cleanup_actions;
-  return h("div", { id: "plan", class: "answer" },
+  return h(
+    "div",
+    { id: "plan", class: "answer" },
     h("h3", null, actions.length ? `This would free ${gigabytes(sum(actions))}` : "There is nothing to remove"),
-    facts(fact("Free now", found.total_space_available_gb == null ? NONE : gigabytes(found.total_space_available_gb)), fact("To free", gigabytes(found.space_to_free_gb)), fact("Target reached", found.reaches_target ? "yes" : "no")),
-    actions.length ? h("ul", { class: "spelled" }, actions.map((one, index) => h("li", { key: index }, spelled(one)))) : null,
-    found.kept.length ? h("details", null, h("summary", null, `${plural(found.kept.length, "model")} would stay`), h("ul", { class: "spelled" }, found.kept.map((one) => h("li", { key: `${one.node}/${one.model_id}` }, `${one.model_id} on ${one.node}: ${one.reason}`)))) : null,
-    actions.length ? h("div", { class: "row" }, button("Clean up now", execute, { kind: "danger", disabled: busy })) : null);
+    facts(
+      fact("Free now", found.total_space_available_gb == null ? NONE : gigabytes(found.total_space_available_gb)),
+      fact("To free", gigabytes(found.space_to_free_gb)),
+      fact("Target reached", found.reaches_target ? "yes" : "no"),
+    ),
+    actions.length
+      ? h(
+          "ul",
+          { class: "spelled" },
+          actions.map((one, index) => h("li", { key: index }, spelled(one))),
+        )
+      : null,
+    found.kept.length
+      ? h(
+          "details",
+          null,
+          h("summary", null, `${plural(found.kept.length, "model")} would stay`),
+          h(
+            "ul",
+            { class: "spelled" },
+            found.kept.map((one) =>
+              h("li", { key: `${one.node}/${one.model_id}` }, `${one.model_id} on ${one.node}: ${one.reason}`),
+            ),
+          ),
+        )
+      : null,
+    actions.length
+      ? h("div", { class: "row" }, button("Clean up now", execute, { kind: "danger", disabled: busy }))
+      : null,
+  );
 }
 
 function outcome(found) {
-  return h("div", { class: "answer" },
-    note(`${gigabytes(found.total_space_freed_gb)} freed by ${plural(found.executed_actions.length, "removal")} so far.`, "good"),
-    found.executed_actions.length ? h("ul", { class: "spelled" }, found.executed_actions.map((one, index) => h("li", { key: index }, spelled(one)))) : empty("The jobs are still at it: see the jobs' list."));
+  return h(
+    "div",
+    { class: "answer" },
+    note(
+      `${gigabytes(found.total_space_freed_gb)} freed by ${plural(found.executed_actions.length, "removal")} so far.`,
+      "good",
+    ),
+    found.executed_actions.length
+      ? h(
+          "ul",
+          { class: "spelled" },
+          found.executed_actions.map((one, index) => h("li", { key: index }, spelled(one))),
+        )
+      : empty("The jobs are still at it: see the jobs' list."),
+  );
 }
 
 function spelled(one) {
@@ -82,11 +154,17 @@ async function execute() {
     yes: "Remove",
   });
   if (!yes) return;
-  await attempt(() => work(async () => {
-    done = await post("/api/v1/models/cleanup", { ...asked, dry_run: false }, { key: newKey(), patience: PATIENCE_MS });
-    plan = null;
-    await load.models();
-  }));
+  await attempt(() =>
+    work(async () => {
+      done = await post(
+        "/api/v1/models/cleanup",
+        { ...asked, dry_run: false },
+        { key: newKey(), patience: PATIENCE_MS },
+      );
+      plan = null;
+      await load.models();
+    }),
+  );
 }
 
 async function work(action) {

@@ -7,69 +7,137 @@ import { state } from "./state.js";
 
 export function devices() {
   const { workers } = state;
-  if (!workers) return note(state.notes.workers ? `The devices cannot be read: ${state.notes.workers}` : "Reading…", state.notes.workers ? "bad" : "");
+  if (!workers)
+    return note(
+      state.notes.workers ? `The devices cannot be read: ${state.notes.workers}` : "Reading…",
+      state.notes.workers ? "bad" : "",
+    );
   return [
     note(state.notes.workers && `The devices cannot be read: ${state.notes.workers}`, "bad"),
-    workers.devices.length ? h("ul", { class: "cards" }, workers.devices.map(card)) : empty("No device has registered yet. A GPU worker registers when it starts."),
-    h("section", { class: "panel", "aria-labelledby": "h-nodes" },
+    workers.devices.length
+      ? h("ul", { class: "cards" }, workers.devices.map(card))
+      : empty("No device has registered yet. A GPU worker registers when it starts."),
+    h(
+      "section",
+      { class: "panel", "aria-labelledby": "h-nodes" },
       h("h2", { id: "h-nodes" }, "Nodes"),
-      workers.nodes.length ? h("ul", { class: "nodes" }, workers.nodes.map(node)) : empty("No node has reported yet.")),
+      workers.nodes.length ? h("ul", { class: "nodes" }, workers.nodes.map(node)) : empty("No node has reported yet."),
+    ),
   ];
 }
 
 function card(device) {
   const key = `${device.node}/${device.kind}/${device.index}`;
   const job = device.job ? state.jobs.get(device.job) : null;
-  return h("li", { key, class: "panel card", "data-device": key },
-    h("div", { class: "row between" },
+  return h(
+    "li",
+    { key, class: "panel card", "data-device": key },
+    h(
+      "div",
+      { class: "row between" },
       h("h2", null, `${device.node} / ${device.kind === "cuda" ? "GPU" : "CPU"} ${device.index}`),
-      badge(device.state)),
+      badge(device.state),
+    ),
     h("p", { class: "muted small" }, device.name),
     running(device, job),
     readings(device),
     h("h3", null, "Loaded"),
     device.warm.length
-      ? h("ul", { class: "chips" }, [...device.warm].reverse().map((one, index) => h("li", { key: index }, warm(one))))
+      ? h(
+          "ul",
+          { class: "chips" },
+          [...device.warm].reverse().map((one, index) => h("li", { key: index }, warm(one))),
+        )
       : h("p", { class: "muted small" }, "no model"),
-    h("p", { class: "muted small" }, device.state === "offline" ? (device.last_seen ? `last heard ${ago(device.last_seen)}` : "has said goodbye") : `since ${ago(device.started_at).replace(" ago", "")} · pid ${device.pid}`));
+    h(
+      "p",
+      { class: "muted small" },
+      device.state === "offline"
+        ? device.last_seen
+          ? `last heard ${ago(device.last_seen)}`
+          : "has said goodbye"
+        : `since ${ago(device.started_at).replace(" ago", "")} · pid ${device.pid}`,
+    ),
+  );
 }
 
 function running(device, job) {
   if (!device.job) return h("p", { class: "idle" }, device.state === "offline" ? "not there" : "nothing runs");
-  return h("div", { class: "running" },
+  return h(
+    "div",
+    { class: "running" },
     h("a", { class: "title", href: `#job/${device.job}` }, job ? titleOf(job) : "a job"),
-    job ? progressOf(job) : null);
+    job ? progressOf(job) : null,
+  );
 }
 
 function readings(device) {
   const { sample } = device;
-  if (!sample) return facts(fact("Memory", megabytes(device.memory_mb)), fact("Utilisation", NONE, "Nothing was read lately"));
+  if (!sample)
+    return facts(fact("Memory", megabytes(device.memory_mb)), fact("Utilisation", NONE, "Nothing was read lately"));
   const memory = sample.memory_total_mb ?? device.memory_mb;
   const used = sample.memory_used_mb;
-  return h("div", { class: "readings" },
-    gauge("Utilisation", device.kind === "cpu" ? sample.utilization_percent && Math.min(100, sample.utilization_percent) : sample.utilization_percent, percent(sample.utilization_percent), device.kind === "cpu" ? "of one core" : ""),
-    gauge("Memory", used == null || !memory ? null : (100 * used) / memory, used == null ? NONE : `${megabytes(used)} of ${megabytes(memory)}`, device.kind === "cpu" ? "of the host" : ""),
+  return h(
+    "div",
+    { class: "readings" },
+    gauge(
+      "Utilisation",
+      device.kind === "cpu"
+        ? sample.utilization_percent && Math.min(100, sample.utilization_percent)
+        : sample.utilization_percent,
+      percent(sample.utilization_percent),
+      device.kind === "cpu" ? "of one core" : "",
+    ),
+    gauge(
+      "Memory",
+      used == null || !memory ? null : (100 * used) / memory,
+      used == null ? NONE : `${megabytes(used)} of ${megabytes(memory)}`,
+      device.kind === "cpu" ? "of the host" : "",
+    ),
     facts(
       fact("Temperature", sample.temperature_celsius == null ? NONE : `${number(sample.temperature_celsius)} °C`),
-      fact("Power", sample.power_watts == null ? NONE : `${number(sample.power_watts)} W`)));
+      fact("Power", sample.power_watts == null ? NONE : `${number(sample.power_watts)} W`),
+    ),
+  );
 }
 
 function gauge(label, value, text, of) {
-  return h("div", { class: "gauge", key: label },
-    h("div", { class: "row between small" }, h("span", { class: "muted" }, label, of ? ` ${of}` : ""), h("span", null, text)),
-    value == null ? null : bar(value, label));
+  return h(
+    "div",
+    { class: "gauge", key: label },
+    h(
+      "div",
+      { class: "row between small" },
+      h("span", { class: "muted" }, label, of ? ` ${of}` : ""),
+      h("span", null, text),
+    ),
+    value == null ? null : bar(value, label),
+  );
 }
 
 function warm(one) {
-  const more = [one.quantization && one.quantization !== "none" ? one.quantization : null, one.profile ? words(one.profile) : null, one.memory_mb ? megabytes(one.memory_mb) : null];
+  const more = [
+    one.quantization && one.quantization !== "none" ? one.quantization : null,
+    one.profile ? words(one.profile) : null,
+    one.memory_mb ? megabytes(one.memory_mb) : null,
+  ];
   return [h("b", null, one.model_id ?? "a model"), more.filter(Boolean).map((text) => ` · ${text}`)];
 }
 
 function node(one) {
   const used = one.disk_total_mb ? (100 * (one.disk_total_mb - one.disk_free_mb)) / one.disk_total_mb : null;
   const devicesThere = state.workers.devices.filter((device) => device.node === one.name).length;
-  return h("li", { key: one.name },
+  return h(
+    "li",
+    { key: one.name },
     h("div", { class: "row between" }, h("strong", null, one.name), badge(one.state)),
-    h("p", { class: "muted small" }, `wanworks ${one.version} · ${plural(devicesThere, "device")} · heard ${ago(one.last_seen)}`),
-    used == null ? null : gauge("Model storage", used, `${megabytes(one.disk_free_mb)} free of ${megabytes(one.disk_total_mb)}`));
+    h(
+      "p",
+      { class: "muted small" },
+      `wanworks ${one.version} · ${plural(devicesThere, "device")} · heard ${ago(one.last_seen)}`,
+    ),
+    used == null
+      ? null
+      : gauge("Model storage", used, `${megabytes(one.disk_free_mb)} free of ${megabytes(one.disk_total_mb)}`),
+  );
 }

@@ -48,7 +48,13 @@ export function confirm({ title, text, lines = [], yes }) {
       { method: "dialog" },
       h("h2", { id: "confirm-title" }, title),
       text ? h("p", null, text) : null,
-      lines.length ? h("ul", { class: "spelled", tabindex: "0", "aria-label": "In detail" }, lines.map((line) => h("li", null, line))) : null,
+      lines.length
+        ? h(
+            "ul",
+            { class: "spelled", tabindex: "0", "aria-label": "In detail" },
+            lines.map((line) => h("li", null, line)),
+          )
+        : null,
       h(
         "div",
         { class: "row end" },

@@ -82,8 +82,9 @@ function lost() {
 
 async function tick() {
   const now = Date.now();
+  if (document.hidden) return;
   changed(); // ages move
-  if (polling || document.hidden) return;
+  if (polling) return;
   const since = now - refreshedAt;
   polling = true;
   try {

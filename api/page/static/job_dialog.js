@@ -63,19 +63,43 @@ export function drawJob() {
   const job = state.jobs.get(shown);
   render(
     dialog,
-    h("div", { class: "dialog-top" },
+    h(
+      "div",
+      { class: "dialog-top" },
       h("h2", { id: "job-title" }, job ? titleOf(job) : missing ? "There is no such job" : "Reading…"),
-      h("button", { type: "button", class: "icon-button", "aria-label": "Close", autofocus: true, on: { click: () => dialog.close() } }, "✕")),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "icon-button",
+          "aria-label": "Close",
+          autofocus: true,
+          on: { click: () => dialog.close() },
+        },
+        "✕",
+      ),
+    ),
     job ? body(job) : missing ? note("It was deleted, or has been kept for long enough.") : null,
   );
 }
 
 function body(job) {
-  return h("div", { class: "dialog-body", key: job.id },
+  return h(
+    "div",
+    { class: "dialog-body", key: job.id },
     media(job),
-    h("div", { class: "row wrap" }, badge(job.status), job.mock ? h("span", { class: "tag" }, "mock: a test card, no model's work") : null, h("span", { class: "spacer" }), actions(job, { gone: () => dialog.close() })),
+    h(
+      "div",
+      { class: "row wrap" },
+      badge(job.status),
+      job.mock ? h("span", { class: "tag" }, "mock: a test card, no model's work") : null,
+      h("span", { class: "spacer" }),
+      actions(job, { gone: () => dialog.close() }),
+    ),
     hasEnded(job) ? null : progressOf(job),
-    job.error ? note(`${job.error.message} (${job.error.code}${job.error.retryable ? ", worth another try" : ""})`, "bad") : null,
+    job.error
+      ? note(`${job.error.message} (${job.error.code}${job.error.retryable ? ", worth another try" : ""})`, "bad")
+      : null,
     (job.fallback_applied ?? []).map((one) => note(one.message)),
     (job.result?.notes ?? []).map((text) => note(text)),
     times(job),
@@ -91,8 +115,17 @@ function media(job) {
   const picture = artifactOf(job, "thumbnail");
   const { width, height } = job.result;
   return h("video", {
-    key: video.url, class: "player", controls: true, preload: "metadata", src: video.url, poster: picture?.url, width, height,
-    playsinline: true, loop: true, "aria-label": `Video: ${titleOf(job)}`,
+    key: video.url,
+    class: "player",
+    controls: true,
+    preload: "metadata",
+    src: video.url,
+    poster: picture?.url,
+    width,
+    height,
+    playsinline: true,
+    loop: true,
+    "aria-label": `Video: ${titleOf(job)}`,
   });
 }
 
@@ -113,13 +146,37 @@ function timings(job) {
   const phases = Object.keys(spent).sort((a, b) => PHASES.indexOf(a) - PHASES.indexOf(b));
   const total = phases.reduce((sum, phase) => sum + spent[phase], 0);
   if (!total) return null;
-  return h("section", { class: "part" },
+  return h(
+    "section",
+    { class: "part" },
     h("h3", null, "Where the time went"),
-    h("div", { class: "stack-bar", "aria-hidden": "true" }, phases.map((phase, index) => h("span", { key: phase, class: `phase-${index + 1}`, css: { "flex-grow": String(spent[phase] / total) } }))),
-    h("ul", { class: "phases" }, phases.map((phase, index) =>
-      h("li", { key: phase }, h("span", { class: `swatch phase-${index + 1}`, "aria-hidden": "true" }), `${sentence(phase)} `, h("b", null, seconds(spent[phase])))),
-      job.result.peak_vram_mb == null ? null : h("li", { key: "peak" }, "Peak memory ", h("b", null, megabytes(job.result.peak_vram_mb))),
-      job.result.warm == null ? null : h("li", { key: "warm" }, job.result.warm ? "the model was loaded already" : "the model was loaded for it")));
+    h(
+      "div",
+      { class: "stack-bar", "aria-hidden": "true" },
+      phases.map((phase, index) =>
+        h("span", { key: phase, class: `phase-${index + 1}`, css: { "flex-grow": String(spent[phase] / total) } }),
+      ),
+    ),
+    h(
+      "ul",
+      { class: "phases" },
+      phases.map((phase, index) =>
+        h(
+          "li",
+          { key: phase },
+          h("span", { class: `swatch phase-${index + 1}`, "aria-hidden": "true" }),
+          `${sentence(phase)} `,
+          h("b", null, seconds(spent[phase])),
+        ),
+      ),
+      job.result.peak_vram_mb == null
+        ? null
+        : h("li", { key: "peak" }, "Peak memory ", h("b", null, megabytes(job.result.peak_vram_mb))),
+      job.result.warm == null
+        ? null
+        : h("li", { key: "warm" }, job.result.warm ? "the model was loaded already" : "the model was loaded for it"),
+    ),
+  );
 }
 
 function quality(job) {
@@ -127,17 +184,27 @@ function quality(job) {
   if (!found) return null;
   const checks = Object.entries(found.checks);
   const failed = checks.filter(([, passed]) => passed === false).map(([name]) => words(name));
-  return h("section", { class: "part" },
+  return h(
+    "section",
+    { class: "part" },
     h("h3", null, "Technical quality"),
     facts(
       fact("Score", score(found.score), "Measured on the frames; it says nothing of taste"),
-      fact("Checks", failed.length ? `failed: ${failed.join(", ")}` : `all ${checks.length} passed`, checks.map(([name]) => words(name)).join(", ")),
-      Object.entries(found.measures).map(([name, value]) => fact(sentence(name), number(value, 3)))));
+      fact(
+        "Checks",
+        failed.length ? `failed: ${failed.join(", ")}` : `all ${checks.length} passed`,
+        checks.map(([name]) => words(name)).join(", "),
+      ),
+      Object.entries(found.measures).map(([name, value]) => fact(sentence(name), number(value, 3))),
+    ),
+  );
 }
 
 function settings(job) {
   const { params } = job;
-  return h("section", { class: "part" },
+  return h(
+    "section",
+    { class: "part" },
     h("h3", null, "Settings"),
     h("p", { class: "prompt" }, params.prompt),
     params.negative_prompt ? h("p", { class: "prompt muted" }, `Without: ${params.negative_prompt}`) : null,
@@ -152,33 +219,59 @@ function settings(job) {
       fact("Seed", String(params.seed)),
       fact("Quantization", params.quantization),
       fact("Format", params.output_format),
-      params.loras.length ? fact("LoRAs", params.loras.map((one) => `${one.name} × ${one.scale}`).join(", ")) : null));
+      params.loras.length ? fact("LoRAs", params.loras.map((one) => `${one.name} × ${one.scale}`).join(", ")) : null,
+    ),
+  );
 }
 
 /** Of other types: whatever the result says in plain values. */
 function result(job) {
-  const plain = Object.entries({ ...job.params, ...(job.result ?? {}) }).filter(([, value]) => ["number", "string", "boolean"].includes(typeof value));
+  const plain = Object.entries({ ...job.params, ...(job.result ?? {}) }).filter(([, value]) =>
+    ["number", "string", "boolean"].includes(typeof value),
+  );
   if (!plain.length) return null;
-  return h("section", { class: "part" }, h("h3", null, "Details"), facts(plain.map(([name, value]) => fact(sentence(name), detail(name, value)))));
+  return h(
+    "section",
+    { class: "part" },
+    h("h3", null, "Details"),
+    facts(plain.map(([name, value]) => fact(sentence(name), detail(name, value)))),
+  );
 }
 
 function detail(name, value) {
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (typeof value === "number") return name.includes("bytes") ? bytes(value) : name.includes("seconds") ? seconds(value) : number(value, 2);
+  if (typeof value === "number")
+    return name.includes("bytes") ? bytes(value) : name.includes("seconds") ? seconds(value) : number(value, 2);
   return value;
 }
 
 function files(job) {
   const made = job.result?.artifacts ?? [];
   if (!made.length || !made[0].url) return null;
-  return h("section", { class: "part" },
+  return h(
+    "section",
+    { class: "part" },
     h("h3", null, "Files"),
-    h("ul", { class: "files" }, made.map((one) =>
-      h("li", { key: one.name }, h("a", { href: one.url, download: `${job.id}-${one.name}` }, one.name), h("span", { class: "muted small" }, ` ${words(one.kind ?? "")} · ${bytes(one.bytes)}`)))));
+    h(
+      "ul",
+      { class: "files" },
+      made.map((one) =>
+        h(
+          "li",
+          { key: one.name },
+          h("a", { href: one.url, download: `${job.id}-${one.name}` }, one.name),
+          h("span", { class: "muted small" }, ` ${words(one.kind ?? "")} · ${bytes(one.bytes)}`),
+        ),
+      ),
+    ),
+  );
 }
 
 function manifest(job) {
-  return h("details", { class: "part" },
+  return h(
+    "details",
+    { class: "part" },
     h("summary", null, job.result?.manifest ? "What it takes to make it again" : "The job as the API tells it"),
-    h("pre", { tabindex: "0" }, JSON.stringify(job.result?.manifest ?? job, null, 2)));
+    h("pre", { tabindex: "0" }, JSON.stringify(job.result?.manifest ?? job, null, 2)),
+  );
 }

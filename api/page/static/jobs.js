@@ -18,26 +18,53 @@ export function jobs() {
     h(
       "form",
       { class: "filters", "aria-label": "Filters", on: { submit: (event) => event.preventDefault() } },
-      filter("Type", "type", TYPES.map((one) => [one, words(one)]), filters),
-      filter("Status", "status", STATES.map((one) => [one, one]), filters),
-      filter("Model", "model_id", state.catalogue.map((entry) => [entry.model_id, entry.model_id]), filters),
+      filter(
+        "Type",
+        "type",
+        TYPES.map((one) => [one, words(one)]),
+        filters,
+      ),
+      filter(
+        "Status",
+        "status",
+        STATES.map((one) => [one, one]),
+        filters,
+      ),
+      filter(
+        "Model",
+        "model_id",
+        state.catalogue.map((entry) => [entry.model_id, entry.model_id]),
+        filters,
+      ),
     ),
     note(state.notes.jobs && `The list cannot be read: ${state.notes.jobs}`, "bad"),
     ids === null ? h("p", { class: "muted" }, "Reading…") : null,
-    ids && !rows.length ? empty(Object.values(filters).some(Boolean) ? "No job fits these filters." : "No job yet. ", h("a", { href: "#new" }, "Make a video")) : null,
+    ids && !rows.length
+      ? empty(
+          Object.values(filters).some(Boolean) ? "No job fits these filters." : "No job yet. ",
+          h("a", { href: "#new" }, "Make a video"),
+        )
+      : null,
     rows.length ? table(rows) : null,
     after.length || next
-      ? h("div", { class: "row pager" },
+      ? h(
+          "div",
+          { class: "row pager" },
           button("Newer", () => turn(after.slice(0, -1)), { disabled: !after.length }),
           h("span", { class: "muted small" }, `page ${after.length + 1}`),
-          button("Older", () => turn([...after, next]), { disabled: !next }))
+          button("Older", () => turn([...after, next]), { disabled: !next }),
+        )
       : null,
   ];
 }
 
 /** Filters as they stand in the address: `#jobs?status=failed`. */
 export function filterBy(query) {
-  const filters = { type: query.get("type") ?? "", status: query.get("status") ?? "", model_id: query.get("model_id") ?? "" };
+  const filters = {
+    type: query.get("type") ?? "",
+    status: query.get("status") ?? "",
+    model_id: query.get("model_id") ?? "",
+  };
   const same = Object.keys(filters).every((name) => filters[name] === state.list.filters[name]);
   if (!same) state.list = { filters, after: [], ids: null, next: null };
 }
@@ -65,7 +92,17 @@ function table(rows) {
     "table",
     { class: "jobs", role: "table" },
     h("caption", { class: "hidden" }, "Jobs, newest first"),
-    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ["Job", "State", "Made", "Took", "Actions"].map((text) => h("th", { key: text, scope: "col", role: "columnheader" }, text)))),
+    h(
+      "thead",
+      { role: "rowgroup" },
+      h(
+        "tr",
+        { role: "row" },
+        ["Job", "State", "Made", "Took", "Actions"].map((text) =>
+          h("th", { key: text, scope: "col", role: "columnheader" }, text),
+        ),
+      ),
+    ),
     h("tbody", { role: "rowgroup" }, rows.map(row)),
   );
 }
@@ -76,17 +113,39 @@ function row(job) {
   return h(
     "tr",
     { key: job.id, role: "row", "data-job": job.id },
-    h("td", { role: "cell", class: "job" },
-      h("a", { class: "job-link", href: `#job/${job.id}` },
-        h("span", { class: "frame" }, picture ? h("img", { src: picture.url, alt: "", loading: "lazy" }) : icon(job.type === "generation" ? "film" : "models")),
-        h("span", { class: "job-text" },
+    h(
+      "td",
+      { role: "cell", class: "job" },
+      h(
+        "a",
+        { class: "job-link", href: `#job/${job.id}` },
+        h(
+          "span",
+          { class: "frame" },
+          picture
+            ? h("img", { src: picture.url, alt: "", loading: "lazy" })
+            : icon(job.type === "generation" ? "film" : "models"),
+        ),
+        h(
+          "span",
+          { class: "job-text" },
           h("span", { class: "title" }, title),
-          h("span", { class: "small muted" }, about(job))))),
-    h("td", { role: "cell", class: "state" },
+          h("span", { class: "small muted" }, about(job)),
+        ),
+      ),
+    ),
+    h(
+      "td",
+      { role: "cell", class: "state" },
       badge(job.status),
       job.priority === "normal" ? null : h("span", { class: "tag" }, job.priority),
       job.mock ? h("span", { class: "tag" }, "mock") : null,
-      hasEnded(job) ? (job.error ? h("span", { class: "small bad-text clamp" }, job.error.message) : null) : progressOf(job)),
+      hasEnded(job)
+        ? job.error
+          ? h("span", { class: "small bad-text clamp" }, job.error.message)
+          : null
+        : progressOf(job),
+    ),
     h("td", { role: "cell", class: "when", title: moment(job.created_at) }, ago(job.created_at)),
     h("td", { role: "cell", class: "took" }, seconds(durationOf(job))),
     h("td", { role: "cell", class: "actions" }, actions(job)),
@@ -105,9 +164,24 @@ function about(job) {
 export function actions(job, { gone } = {}) {
   const title = titleOf(job).slice(0, 60);
   return [
-    hasEnded(job) ? null : button("Cancel", () => cancel(job), { key: "cancel", kind: "quiet", label: `Cancel: ${title}` }),
-    job.status === "failed" || job.status === "cancelled" ? button("Retry", () => retry(job), { key: "retry", kind: "quiet", label: `Retry: ${title}` }) : null,
-    job.type === "generation" ? h("a", { key: "again", class: "button quiet", href: `#new?from=${job.id}`, "aria-label": `Use these settings again: ${title}` }, "Reuse") : null,
+    hasEnded(job)
+      ? null
+      : button("Cancel", () => cancel(job), { key: "cancel", kind: "quiet", label: `Cancel: ${title}` }),
+    job.status === "failed" || job.status === "cancelled"
+      ? button("Retry", () => retry(job), { key: "retry", kind: "quiet", label: `Retry: ${title}` })
+      : null,
+    job.type === "generation"
+      ? h(
+          "a",
+          {
+            key: "again",
+            class: "button quiet",
+            href: `#new?from=${job.id}`,
+            "aria-label": `Use these settings again: ${title}`,
+          },
+          "Reuse",
+        )
+      : null,
     button("Delete", () => erase(job, gone), { key: "delete", kind: "quiet danger", label: `Delete: ${title}` }),
   ];
 }

@@ -10,7 +10,7 @@ import { filterBy, jobs } from "./jobs.js";
 import { closeJob, drawJob, openJob, watched } from "./job_dialog.js";
 import * as load from "./load.js";
 import { models } from "./models.js";
-import { newJob, startFrom } from "./new_job.js";
+import { newJob, startFrom, tellEnds } from "./new_job.js";
 import { overview } from "./overview.js";
 import { activeJobs, changed, learnJobs, state, whenChanged } from "./state.js";
 import * as theme from "./theme.js";
@@ -78,6 +78,7 @@ function draw() {
   drawConnection();
   drawCounts();
   drawTitle();
+  tellEnds();
 }
 
 function drawConnection() {
@@ -93,13 +94,20 @@ function drawConnection() {
   const place = byId("connection");
   if (place.dataset.state !== shown) place.dataset.state = shown;
   if (byId("connection-text").textContent !== text) byId("connection-text").textContent = text;
-  place.title = lostAt ? `lost ${seconds((Date.now() - lostAt) / 1000)} ago; trying again` : { live: "Changes arrive as they happen", polling: "No WebSocket: asking every five seconds" }[link] ?? "";
+  place.title = lostAt
+    ? `lost ${seconds((Date.now() - lostAt) / 1000)} ago; trying again`
+    : ({ live: "Changes arrive as they happen", polling: "No WebSocket: asking every five seconds" }[link] ?? "");
 }
 
 function drawCounts() {
   count("count-jobs", activeJobs().length, "waiting or running");
   const unseen = [...state.alerts.values()].filter((alert) => !alert.acknowledged);
-  count("count-alerts", unseen.length, "to look at", unseen.some((alert) => alert.severity === "critical") ? "critical" : "");
+  count(
+    "count-alerts",
+    unseen.length,
+    "to look at",
+    unseen.some((alert) => alert.severity === "critical") ? "critical" : "",
+  );
   const { flower } = state;
   if (flower) {
     const link = byId("flower").querySelector("a");
@@ -107,7 +115,8 @@ function drawCounts() {
     link.title = `user ${flower.user}; the password is as set, or in the file flower-password of the server's home`;
     const word = byId("flower").querySelector("small");
     if (flower.reachable) word?.remove();
-    else if (!word) byId("flower").append(Object.assign(document.createElement("small"), { textContent: "does not answer" }));
+    else if (!word)
+      byId("flower").append(Object.assign(document.createElement("small"), { textContent: "does not answer" }));
   }
 }
 
@@ -124,9 +133,22 @@ function count(id, value, label, level = "") {
 function drawNotice() {
   const failed = [...new Set(ESSENTIAL.map((part) => state.notes[part]).filter(Boolean))];
   let notice = null;
-  if (feed.feed.link === "lost") notice = h("p", { key: "lost", class: "note bad" }, "The server is lost. What is shown is old; trying again. No job is lost.");
-  else if (failed.length) notice = h("p", { key: "failed", class: "note bad" }, `Figures are missing. ${failed.join(" ")}`);
-  else if (newer) notice = h("p", { key: "newer", class: "note" }, "The server has a newer page. ", h("a", { href: location.pathname, on: { click: () => location.reload() } }, "Load it"), ".");
+  if (feed.feed.link === "lost")
+    notice = h(
+      "p",
+      { key: "lost", class: "note bad" },
+      "The server is lost. What is shown is old; trying again. No job is lost.",
+    );
+  else if (failed.length)
+    notice = h("p", { key: "failed", class: "note bad" }, `Figures are missing. ${failed.join(" ")}`);
+  else if (newer)
+    notice = h(
+      "p",
+      { key: "newer", class: "note" },
+      "The server has a newer page. ",
+      h("a", { href: location.pathname, on: { click: () => location.reload() } }, "Load it"),
+      ".",
+    );
   else if (feed.feed.heard === null) return; // what the server wrote still stands
   render(byId("notice"), notice);
 }

@@ -15,7 +15,11 @@ const JUDGED = new Set(["healthy", "degraded", "critical"]); // more than its av
 const READY = new Set(["available", "updating"]);
 
 export function models() {
-  if (!state.models) return note(state.notes.models ? `The models cannot be read: ${state.notes.models}` : "Reading…", state.notes.models ? "bad" : "");
+  if (!state.models)
+    return note(
+      state.notes.models ? `The models cannot be read: ${state.notes.models}` : "Reading…",
+      state.notes.models ? "bad" : "",
+    );
   return [
     note(state.notes.models && `The models cannot be read: ${state.notes.models}`, "bad"),
     h("ul", { class: "cards wide" }, Object.values(state.models).map(card)),
@@ -27,10 +31,20 @@ export function models() {
 function card(model) {
   const health = state.health?.[model.model_id];
   const insight = state.insight?.[model.model_id];
-  return h("li", { key: model.model_id, class: "panel card", "data-model": model.model_id },
-    h("div", { class: "row between wrap" },
+  return h(
+    "li",
+    { key: model.model_id, class: "panel card", "data-model": model.model_id },
+    h(
+      "div",
+      { class: "row between wrap" },
       h("h2", null, model.model_id),
-      h("span", { class: "row" }, badge(model.availability_status), health && JUDGED.has(health.health_status) ? badge(health.health_status) : null)),
+      h(
+        "span",
+        { class: "row" },
+        badge(model.availability_status),
+        health && JUDGED.has(health.health_status) ? badge(health.health_status) : null,
+      ),
+    ),
     facts(
       fact("Size", [megabytes(model.size_mb), byCatalogue(model, "size_mb")]),
       fact("Integrity", fraction(model.integrity_score), "Verified bytes over expected bytes"),
@@ -40,16 +54,34 @@ function card(model) {
       fact("In 24 h", insight ? plural(insight.generations_24h ?? 0, "video") : NONE),
       fact("Last used", ago(model.last_used)),
       fact("Loaded on", model.loaded_on.join(", ") || NONE),
-      fact("Version", model.current_version ? model.current_version.slice(0, 10) : NONE, model.current_version)),
+      fact("Version", model.current_version ? model.current_version.slice(0, 10) : NONE, model.current_version),
+    ),
     (health?.issues ?? []).map((text) => note(text, health.health_status === "healthy" ? "" : "warn")),
     model.update_available ? note("A newer version is on the hub.") : null,
-    h("ul", { class: "replicas" }, model.replicas.map((one) => replica(model, one))),
+    h(
+      "ul",
+      { class: "replicas" },
+      model.replicas.map((one) => replica(model, one)),
+    ),
     model.replicas.length ? null : h("p", { class: "muted small" }, "No node has reported yet."),
-    h("div", { class: "row wrap card-actions" },
-      READY.has(model.availability_status) ? h("a", { class: "button primary", href: `#new?model=${encodeURIComponent(model.model_id)}` }, "Make a video") : null,
-      button(model.pinned ? "Unpin" : "Pin", () => pin(model), { label: `${model.pinned ? "Unpin" : "Pin"} ${model.model_id}: ${model.pinned ? "let clean-up take it" : "keep it from clean-up"}` }),
-      button("Verify", () => check(model, false), { label: `Verify ${model.model_id}`, disabled: !model.replicas.length }),
-      health?.can_auto_repair ? button("Repair", () => check(model, true), { label: `Repair ${model.model_id}` }) : null));
+    h(
+      "div",
+      { class: "row wrap card-actions" },
+      READY.has(model.availability_status)
+        ? h("a", { class: "button primary", href: `#new?model=${encodeURIComponent(model.model_id)}` }, "Make a video")
+        : null,
+      button(model.pinned ? "Unpin" : "Pin", () => pin(model), {
+        label: `${model.pinned ? "Unpin" : "Pin"} ${model.model_id}: ${model.pinned ? "let clean-up take it" : "keep it from clean-up"}`,
+      }),
+      button("Verify", () => check(model, false), {
+        label: `Verify ${model.model_id}`,
+        disabled: !model.replicas.length,
+      }),
+      health?.can_auto_repair
+        ? button("Repair", () => check(model, true), { label: `Repair ${model.model_id}` })
+        : null,
+    ),
+  );
 }
 
 /** A word beside a figure that nobody measured here. */
@@ -59,35 +91,114 @@ function byCatalogue(model, name) {
 
 function replica(model, one) {
   const job = one.download_job_id ? state.jobs.get(one.download_job_id) : null;
-  const active = ["downloading", "paused", "queued", "updating"].includes(one.availability_status) && one.download_job_id;
-  return h("li", { key: one.node, class: "replica" },
-    h("div", { class: "row between wrap" },
-      h("span", null, h("b", null, one.node), " ", h("span", { class: "muted small" }, one.online ? "" : "offline · ", one.last_verified ? `verified ${ago(one.last_verified)}` : "never verified")),
-      h("span", { class: "row" }, badge(one.availability_status),
+  const active =
+    ["downloading", "paused", "queued", "updating"].includes(one.availability_status) && one.download_job_id;
+  return h(
+    "li",
+    { key: one.node, class: "replica" },
+    h(
+      "div",
+      { class: "row between wrap" },
+      h(
+        "span",
+        null,
+        h("b", null, one.node),
+        " ",
+        h(
+          "span",
+          { class: "muted small" },
+          one.online ? "" : "offline · ",
+          one.last_verified ? `verified ${ago(one.last_verified)}` : "never verified",
+        ),
+      ),
+      h(
+        "span",
+        { class: "row" },
+        badge(one.availability_status),
         !active && !READY.has(one.availability_status) && one.online
           ? button("Download", () => download(model, one), { label: `Download ${model.model_id} to ${one.node}` })
-          : !active && model.update_available && one.online ? button("Update", () => download(model, one), { label: `Update ${model.model_id} on ${one.node}` }) : null)),
-    one.missing_files.length ? h("p", { class: "small muted clamp" }, `${plural(one.missing_files.length, "file")} missing: ${one.missing_files.slice(0, 3).join(", ")}`) : null,
-    one.corruption_types.length ? h("p", { class: "small bad-text" }, `damaged: ${one.corruption_types.map(words).join(", ")}`) : null,
-    active ? steering(model, one, job) : null);
+          : !active && model.update_available && one.online
+            ? button("Update", () => download(model, one), { label: `Update ${model.model_id} on ${one.node}` })
+            : null,
+      ),
+    ),
+    one.missing_files.length
+      ? h(
+          "p",
+          { class: "small muted clamp" },
+          `${plural(one.missing_files.length, "file")} missing: ${one.missing_files.slice(0, 3).join(", ")}`,
+        )
+      : null,
+    one.corruption_types.length
+      ? h("p", { class: "small bad-text" }, `damaged: ${one.corruption_types.map(words).join(", ")}`)
+      : null,
+    active ? steering(model, one, job) : null,
+  );
 }
 
 function steering(model, one, job) {
   const percentDone = job?.progress.percent ?? one.download_progress;
   const paused = one.availability_status === "paused" || job?.status === "paused";
   const name = `${model.model_id} on ${one.node}`;
-  return h("div", { class: "steering" },
+  return h(
+    "div",
+    { class: "steering" },
     bar(percentDone, `Download of ${name}`),
-    h("p", { class: "small muted" }, job ? progressWords(job) : percent(percentDone), job?.bandwidth_limit_mbps ? ` · at most ${number(job.bandwidth_limit_mbps, 2)} Mbps` : ""),
-    h("div", { class: "row wrap" },
+    h(
+      "p",
+      { class: "small muted" },
+      job ? progressWords(job) : percent(percentDone),
+      job?.bandwidth_limit_mbps ? ` · at most ${number(job.bandwidth_limit_mbps, 2)} Mbps` : "",
+    ),
+    h(
+      "div",
+      { class: "row wrap" },
       paused
-        ? button("Resume", () => manage(model, one, "resume"), { key: "resume", label: `Resume the download of ${name}` })
+        ? button("Resume", () => manage(model, one, "resume"), {
+            key: "resume",
+            label: `Resume the download of ${name}`,
+          })
         : button("Pause", () => manage(model, one, "pause"), { key: "pause", label: `Pause the download of ${name}` }),
-      button("Cancel", () => cancel(model, one), { key: "cancel", kind: "quiet", label: `Cancel the download of ${name}` }),
-      h("label", { class: "inline", key: `p${job?.priority}` }, "Priority ", h("select", { value: job?.priority ?? "normal", on: { change: (event) => manage(model, one, "priority", { priority: event.target.value }) } }, PRIORITIES.map((each) => h("option", { key: each, value: each }, each)))),
-      h("form", { class: "inline", key: "limit", on: { submit: (event) => limit(event, model, one) } },
-        h("label", null, "Limit ", h("input", { type: "number", name: "mbps", min: 0.01, step: "any", class: "narrow", value: job?.bandwidth_limit_mbps ?? "", required: true }), " Mbps"),
-        h("button", { class: "button quiet" }, "Set"))));
+      button("Cancel", () => cancel(model, one), {
+        key: "cancel",
+        kind: "quiet",
+        label: `Cancel the download of ${name}`,
+      }),
+      h(
+        "label",
+        { class: "inline", key: `p${job?.priority}` },
+        "Priority ",
+        h(
+          "select",
+          {
+            value: job?.priority ?? "normal",
+            on: { change: (event) => manage(model, one, "priority", { priority: event.target.value }) },
+          },
+          PRIORITIES.map((each) => h("option", { key: each, value: each }, each)),
+        ),
+      ),
+      h(
+        "form",
+        { class: "inline", key: "limit", on: { submit: (event) => limit(event, model, one) } },
+        h(
+          "label",
+          null,
+          "Limit ",
+          h("input", {
+            type: "number",
+            name: "mbps",
+            min: 0.01,
+            step: "any",
+            class: "narrow",
+            value: job?.bandwidth_limit_mbps ?? "",
+            required: true,
+          }),
+          " Mbps",
+        ),
+        h("button", { class: "button quiet" }, "Set"),
+      ),
+    ),
+  );
 }
 
 async function download(model, one) {
@@ -99,7 +210,12 @@ async function download(model, one) {
 
 async function manage(model, one, action, more = {}) {
   await attempt(async () => {
-    const answer = await post("/api/v1/models/download/manage", { model_id: model.model_id, node: one.node, action, ...more });
+    const answer = await post("/api/v1/models/download/manage", {
+      model_id: model.model_id,
+      node: one.node,
+      action,
+      ...more,
+    });
     say(answer.message, answer.success ? "good" : "info");
     await Promise.all([load.models(), load.active()]);
   });
@@ -120,18 +236,27 @@ async function cancel(model, one) {
 }
 
 async function check(model, repair) {
-  await attempt(async () => {
-    const answer = await post("/api/v1/jobs/integrity-check", { model_id: model.model_id, repair }, { key: newKey() });
-    learnJobs(answer.data ?? [answer]);
-  }, repair ? "The repair is queued; it is among the jobs" : "The check is queued; it is among the jobs");
+  await attempt(
+    async () => {
+      const answer = await post(
+        "/api/v1/jobs/integrity-check",
+        { model_id: model.model_id, repair },
+        { key: newKey() },
+      );
+      learnJobs(answer.data ?? [answer]);
+    },
+    repair ? "The repair is queued; it is among the jobs" : "The check is queued; it is among the jobs",
+  );
 }
 
 async function pin(model) {
   const path = `/api/v1/models/${encodeURIComponent(model.model_id)}/pin`;
-  await attempt(async () => {
-    const answer = model.pinned ? await remove(path) : await post(path);
-    model.pinned = answer.pinned;
-    changed();
-  }, model.pinned ? "Unpinned" : "Pinned: clean-up leaves it alone");
+  await attempt(
+    async () => {
+      const answer = model.pinned ? await remove(path) : await post(path);
+      model.pinned = answer.pinned;
+      changed();
+    },
+    model.pinned ? "Unpinned" : "Pinned: clean-up leaves it alone",
+  );
 }
-

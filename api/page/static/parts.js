@@ -18,7 +18,12 @@ export function empty(text, ...more) {
 
 /** A figure with its name; `hint` says where it comes from. */
 export function fact(label, value, hint) {
-  return h("div", { class: "fact" }, h("dt", null, label), h("dd", { class: value === NONE ? "none" : "", title: hint }, value));
+  return h(
+    "div",
+    { class: "fact" },
+    h("dt", null, label),
+    h("dd", { class: value === NONE ? "none" : "", title: hint }, value),
+  );
 }
 
 export function facts(...rows) {
@@ -26,7 +31,11 @@ export function facts(...rows) {
 }
 
 export function button(text, click, { kind = "", label, disabled, key } = {}) {
-  return h("button", { key, type: "button", class: `button ${kind}`, "aria-label": label, disabled, on: { click } }, text);
+  return h(
+    "button",
+    { key, type: "button", class: `button ${kind}`, "aria-label": label, disabled, on: { click } },
+    text,
+  );
 }
 
 export function bar(value, label) {
@@ -38,15 +47,19 @@ export function progressWords(job) {
   const { progress } = job;
   if (job.status === "queued") {
     if (progress.phase === "waiting_for_model") return "waits for its model";
-    return job.queue_position === null || job.queue_position === 0 ? "next in the queue" : `${job.queue_position} before it`;
+    return job.queue_position === null || job.queue_position === 0
+      ? "next in the queue"
+      : `${job.queue_position} before it`;
   }
-  if (job.status === "paused") return `paused${job.paused_by === "disk_full" ? ": the disk is full" : ""} at ${percent(progress.percent)}`;
+  if (job.status === "paused")
+    return `paused${job.paused_by === "disk_full" ? ": the disk is full" : ""} at ${percent(progress.percent)}`;
   const said = [percent(progress.percent)];
   if (progress.phase) said.push(sentence(progress.phase).toLowerCase());
   if (progress.step && progress.steps) said.push(`step ${progress.step} of ${progress.steps}`);
   if (progress.bytes_total) said.push(`${bytes(progress.bytes_done ?? 0)} of ${bytes(progress.bytes_total)}`);
   if (progress.bytes_per_second) said.push(`${bytes(progress.bytes_per_second)}/s`);
-  if (progress.eta_seconds !== null && progress.eta_seconds !== undefined) said.push(`${seconds(progress.eta_seconds)} left`);
+  if (progress.eta_seconds !== null && progress.eta_seconds !== undefined)
+    said.push(`${seconds(progress.eta_seconds)} left`);
   return said.join(" · ");
 }
 

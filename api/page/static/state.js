@@ -18,6 +18,8 @@ export const state = {
   notes: {}, // by part: why it could not be read
 };
 
+const KEPT = 1000; // jobs
+
 const drawers = new Set();
 let due = false;
 
@@ -47,9 +49,20 @@ export function learnJobs(jobs) {
     }
     const known = state.jobs.get(job.id);
     if (known && isOlder(job, known)) continue;
+    state.jobs.delete(job.id); // the newest word stands last
     state.jobs.set(job.id, job);
   }
+  if (state.jobs.size > KEPT) forgetOldest();
   changed();
+}
+
+/** A page that is open for weeks hears of many jobs: of those that ended and stand nowhere, the oldest go. */
+function forgetOldest() {
+  const shown = new Set([...(state.list.ids ?? []), ...state.latest]);
+  for (const [id, job] of state.jobs) {
+    if (state.jobs.size <= KEPT / 2) return;
+    if (hasEnded(job) && !shown.has(id)) state.jobs.delete(id);
+  }
 }
 
 function isOlder(job, known) {

@@ -1,0 +1,144 @@
+"""The `/v1/videos` routes: generations, asked for and shown as the `openai` client does.
+
+The same rows as under `/api/v1/jobs`, admitted and committed by the same code; only the words differ.
+"""
+
+from typing import Any
+
+import anyio.to_thread
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api import headers, images
+from api.artifacts import served
+from api.body import Asked, read_fields_or_form, read_json, validated
+from api.context import Context
+from api.jobs import admitted, answered, committed, job_id_of, remove
+from api.video_request import generation_request, in_their_words, reference
+from api.video_schemas import (
+    TEXTS,
+    ContentQuery,
+    RemixRequest,
+    Video,
+    VideoDeleted,
+    VideoRequest,
+    VideosQuery,
+    page,
+    poll_after_ms,
+    video,
+)
+from shared import jobs, outbound, usage
+from shared.errors import Conflict, InvalidField, NotFound
+from shared.job_types import GENERATION
+from shared.jobs import NewJob
+from shared.outbound import Allowed, ForbiddenAddress, NotFetched
+from shared.states import JOB_ENDS, JobState
+from shared.tables import Job
+
+_FETCH_SECONDS = 20.0
+_KINDS = {"video": "video", "thumbnail": "thumbnail", "spritesheet": "contact_sheet"}
+
+
+async def create(context: Context, request: Request, query: BaseModel) -> Response:
+    key = headers.idempotency_key(request.headers)
+    fields, sent = await read_fields_or_form(request, "input_reference", TEXTS)
+    asked = validated(fields, VideoRequest)
+    named = reference(asked)
+    if named is not None and sent is not None:
+        raise InvalidField.of("image_reference", "says the same as input_reference; give one of them", "duplicate")
+    with_image = sent is not None or named is not None
+    generation = generation_request(asked, context.catalogue, with_image=with_image)
+    try:
+        image = await _picture(context, named) if named is not None else sent
+        new = await admitted(context, Asked(generation, image), key)
+        return await _made(context, new)
+    except InvalidField as error:
+        raise in_their_words(error) from None
+
+
+async def remix(context: Context, request: Request, query: BaseModel) -> Response:
+    key = headers.idempotency_key(request.headers)
+    job_id = job_id_of(request)
+    asked = await read_json(request, RemixRequest)
+
+    def admit() -> NewJob:
+        return context.admission.remix(_generation(context, job_id), asked.prompt, key)
+
+    return await _made(context, await anyio.to_thread.run_sync(admit))
+
+
+def list_videos(context: Context, request: Request, query: VideosQuery) -> Response:
+    found = jobs.page(
+        context.database,
+        limit=query.limit,
+        after=query.after,
+        type=GENERATION,
+        oldest_first=query.order == "asc",
+    )
+    return answered(page(_shown(context, found.jobs), found.has_more))
+
+
+def retrieve(context: Context, request: Request, query: BaseModel) -> Response:
+    job = _generation(context, job_id_of(request))
+    extra = {}
+    if job.status not in JOB_ENDS:
+        extra["openai-poll-after-ms"] = str(poll_after_ms(_seconds_left(context, job)))
+    return answered(_shown(context, [job])[0], extra=extra)
+
+
+def delete(context: Context, request: Request, query: BaseModel) -> Response:
+    job = _generation(context, job_id_of(request))
+    remove(context, job.id)
+    return answered(VideoDeleted(id=job.id))
+
+
+def content(context: Context, request: Request, query: ContentQuery) -> Response:
+    job = _generation(context, job_id_of(request))
+    if job.status not in JOB_ENDS:
+        raise Conflict(f"The video is not ready yet; ask /v1/videos/{job.id} for its status")
+    made: list[dict[str, Any]] = (job.result or {}).get("artifacts", [])
+    name = next((one["name"] for one in made if one.get("kind") == _KINDS[query.variant]), None)
+    if job.status != JobState.SUCCEEDED or name is None:
+        raise NotFound(query.variant, job.id)
+    return served(context, request, job, name)
+
+
+async def _made(context: Context, new: NewJob) -> Response:
+    done = await committed(context, new)
+    replayed = {"Idempotency-Replayed": "true"} if done.replayed else {}
+    shown = await anyio.to_thread.run_sync(_shown, context, [done.job])
+    return answered(shown[0], extra={"Location": f"/v1/videos/{done.job.id}", **replayed})
+
+
+def _generation(context: Context, job_id: str) -> Job:
+    """Raises NotFound, also for a job of another type."""
+    job = jobs.get(context.database, job_id)
+    if job.type != GENERATION:
+        raise NotFound("video", job_id)
+    return job
+
+
+def _shown(context: Context, rows: list[Job]) -> list[Video]:
+    progress = context.live.of(rows)
+    return [video(row, progress[row.id], context.settings.retention_days) for row in rows]
+
+
+def _seconds_left(context: Context, job: Job) -> float | None:
+    """As the worker reckons it; before that, what jobs like it took. None where nothing was measured."""
+    eta = context.live.of([job])[job.id].eta_seconds
+    if eta is not None or job.mock:
+        return eta
+    rate = usage.durations(context.database, job.warm_key).seconds_per_work
+    return rate * job.work if rate is not None else None
+
+
+async def _picture(context: Context, named: str) -> bytes:
+    """The picture that a data URL holds, or that lies at an address which this server may ask."""
+    if named[:5].lower() == "data:":
+        return await anyio.to_thread.run_sync(images.from_data_url, named)
+    allowed = Allowed.of(context.settings.outbound_allow)
+    try:
+        return await outbound.get(named, allowed=allowed, max_bytes=images.MAX_BYTES, seconds=_FETCH_SECONDS)
+    except (ForbiddenAddress, NotFetched) as error:
+        raise InvalidField.of("image", error.message, error.code) from None

@@ -1,0 +1,202 @@
+"""`/metrics`: parsed as Prometheus does, the same from every web process, enough for the board and its rules."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from shared import attempts, clock, meters, samples
+from shared.attempts import Failure
+from shared.database import Database
+from shared.meters import METERS, Meters, count_end, families
+from shared.progress import RestingRedis
+from shared.samples import Doing, Reading
+from shared.settings import Settings
+from tests import library, working
+from tests.conftest import RedisServer, both_databases
+from tests.integration.test_alerts import open_one
+from tests.integration.test_api_generation import GOOD, URL
+from tests.jobs import accepted
+
+DOCKER = Path(__file__).parents[2] / "docker"
+Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def scraped(client: TestClient) -> Values:
+    """By sample name and labels."""
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found: Values = {}
+    for family in text_string_to_metric_families(answer.text):
+        assert family.documentation
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in found, key
+            found[key] = sample.value
+    return found
+
+
+def value(found: Values, name: str, **labels: str) -> float | None:
+    return found.get((name, tuple(sorted(labels.items()))))
+
+
+@both_databases
+def test_what_is(client: TestClient, database: Database, settings: Settings) -> None:
+    library.node(database, total_gb=1000, free_gb=400)
+    library.device(database, "T2V-A14B")
+    library.replica(database)
+    reading = Reading(73.0, 40_000.0, 80_000.0, 61.0, 350.0)
+    samples.record(database, "here/0", "cuda", reading, Doing(None, None, None), clock.now())
+    accepted(database)
+    running = working.claim(database, accepted(database).id)
+    open_one(database)
+    RestingRedis(settings.redis).ask(lambda redis: redis.set("wanworks:dispatcher", 1))
+    found = scraped(client)
+    device = {"node": "here", "device": "0", "uuid": "GPU-here-0"}
+    model = {"model": "T2V-A14B"}
+    assert value(found, "wanworks_jobs", type="generation", state="queued", **model) == 1
+    assert value(found, "wanworks_jobs", type="generation", state="running", **model) == 1
+    assert value(found, "wanworks_queue_depth", priority="normal", **model) == 1
+    assert (value(found, "wanworks_queue_oldest_seconds", priority="normal", **model) or -1) >= 0
+    assert value(found, "wanworks_device_up", **device) == 1
+    assert value(found, "wanworks_device_busy", **device) == float(running.device_key == "here/0")
+    assert value(found, "wanworks_device_utilization_ratio", **device) == 0.73
+    assert value(found, "wanworks_device_memory_used_bytes", **device) == 40e9
+    assert value(found, "wanworks_device_memory_total_bytes", **device) == 80e9
+    assert value(found, "wanworks_device_temperature_celsius", **device) == 61
+    assert value(found, "wanworks_device_power_watts", **device) == 350
+    assert value(found, "wanworks_node_disk_free_bytes", node="here") == 400e9
+    assert value(found, "wanworks_replica_ready", node="here", **model) == 1
+    assert value(found, "wanworks_alerts_open", severity="critical") == 1
+    assert (value(found, "wanworks_redis_up"), value(found, "wanworks_dispatcher_up")) == (1, 1)
+
+
+def test_what_happened(client: TestClient, database: Database, settings: Settings) -> None:
+    counted = Meters(RestingRedis(settings.redis))
+    done = working.finish(database, working.claim(database, accepted(database).id), [])
+    failing = working.claim(database, accepted(database).id)
+    failed = attempts.fail(database, failing.id, failing.attempt, Failure("bad_input", "No", retryable=False))
+    for job in (done, failed):
+        count_end(counted, job)
+    counted.flush()
+    found = scraped(client)
+    model = {"model": "T2V-A14B"}
+    for outcome in ("succeeded", "failed"):
+        ended = value(found, "wanworks_jobs_ended_total", type="generation", outcome=outcome, **model)
+        assert ended == 1
+    assert value(found, "wanworks_job_seconds_count", type="generation", **model) == 1
+    for phase, seconds in (done.result or {})["timings"].items():
+        assert value(found, "wanworks_phase_seconds_sum", phase=phase, **model) == pytest.approx(seconds)
+    assert value(found, "wanworks_step_seconds_count", **model) == 1
+
+
+def test_requests_are_counted_by_route(client: TestClient) -> None:
+    client.get("/healthz")
+    client.get("/api/v1/jobs/00000000-0000-7000-8000-000000000000")
+    client.get("/api/v1/jobs/00000000-0000-7000-8000-000000000001")
+    client.get("/nothing/there")
+    context_meters(client).flush()
+    found = scraped(client)
+    by_route = {"method": "GET", "route": "/api/v1/jobs/{id}", "status": "404"}
+    assert value(found, "wanworks_http_request_seconds_count", **by_route) == 2
+    assert value(found, "wanworks_http_request_seconds_count", method="GET", route="/healthz", status="200") == 1
+    assert value(found, "wanworks_http_request_seconds_count", method="", route="", status="404") == 1
+
+
+def context_meters(client: TestClient) -> Meters:
+    found: Meters = client.app_state["context"].meters
+    return found
+
+
+def test_two_web_processes_say_the_same(
+    settings: Settings, database: Database, make_client: Callable[[Settings], TestClient]
+) -> None:
+    one, other = make_client(settings), make_client(settings)
+    one.post(URL, json=GOOD)
+    counted = Meters(RestingRedis(settings.redis))
+    counted.count(meters.TAKEOVERS)
+    counted.flush()
+    still = {"wanworks_queue_oldest_seconds"}
+    answers = [
+        {key: found for key, found in scraped(client).items() if key[0] not in still and "http" not in key[0]}
+        for client in (one, other)
+    ]
+    assert answers[0] == answers[1]
+    assert value(answers[0], "wanworks_lease_takeovers_total") == 1
+
+
+def test_without_redis(settings: Settings, make_client: Callable[[Settings], TestClient], database: Database) -> None:
+    found = scraped(make_client(settings.model_copy(update={"redis_url": None})))
+    assert value(found, "wanworks_redis_up") == 0
+    assert value(found, "wanworks_dispatcher_up") == 0
+
+
+def test_counts_outlast_a_redis_that_is_away(redis_server: RedisServer) -> None:
+    counted = Meters(RestingRedis(redis_server.url, timeout=1.0, rest=0.0))
+    counted.count(meters.TAKEOVERS)
+    redis_server.kill()
+    counted.flush()
+    redis_server.start()
+    counted.count(meters.TAKEOVERS)
+    counted.flush()
+    (family,) = [one for one in meters.read(RestingRedis(redis_server.url)) or () if one.meter is meters.TAKEOVERS]
+    assert family.totals == {(): 2.0}
+
+
+def test_buckets_are_cumulated() -> None:
+    name = meters.LOOK_SECONDS.name
+    fields = {json.dumps([name, "0.01"]): 2.0, json.dumps([name, "+Inf"]): 1.0, json.dumps([name, "sum"]): 20.1}
+    (family,) = [one for one in families(fields) if one.meter is meters.LOOK_SECONDS]
+    buckets = dict(family.buckets[()])
+    assert (buckets["0.005"], buckets["0.01"], buckets["10.0"], buckets["+Inf"]) == (0.0, 2.0, 2.0, 3.0)
+    assert family.sums == {(): 20.1}
+
+
+def test_what_another_version_counted_is_left_out() -> None:
+    assert all(not family.totals for family in families({'["wanworks_of_tomorrow", "x", "total"]': 1.0}))
+
+
+def _names(client: TestClient) -> set[str]:
+    """Every sample's name that can appear."""
+    names = {match[1] for match in re.finditer(r"^# TYPE (\S+)", client.get("/metrics").text, re.MULTILINE)}
+    for meter in METERS.values():
+        names |= (
+            {f"{meter.name}_total"}
+            if meter.kind == "counter"
+            else {f"{meter.name}_{part}" for part in ("bucket", "sum", "count")}
+        )
+    return names
+
+
+def _expressions() -> list[tuple[str, str]]:
+    board: dict[str, Any] = json.loads((DOCKER / "grafana" / "wanworks.json").read_text())
+    found = [(panel["title"], target["expr"]) for panel in board["panels"] for target in panel["targets"]]
+    rules = yaml.safe_load((DOCKER / "prometheus" / "rules.yaml").read_text())
+    found += [(rule["alert"], rule["expr"]) for group in rules["groups"] for rule in group["rules"]]
+    return found
+
+
+def test_the_board_and_the_rules_ask_for_what_is_there(client: TestClient) -> None:
+    names = _names(client)
+    expressions = _expressions()
+    assert len(expressions) > 25
+    for title, expression in expressions:
+        asked = set(re.findall(r"\bwanworks_\w+", expression))
+        assert asked <= names, (title, asked - names)
+        assert expression.count("(") == expression.count(")"), title
+
+
+def test_the_board_asks_by_labels_that_are_there() -> None:
+    labels = {meter.name: set(meter.labels) for meter in METERS.values()}
+    for title, expression in _expressions():
+        for name, inside in re.findall(r"\b(wanworks_\w+)\{([^}]*)\}", expression):
+            base = re.sub(r"_(total|bucket|sum|count)$", "", name)
+            if base in labels:
+                assert set(re.findall(r"(\w+)=", inside)) <= labels[base] | {"le"}, title

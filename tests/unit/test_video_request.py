@@ -139,7 +139,7 @@ def test_admission_s_errors_in_the_convention_s_words() -> None:
     assert inside.errors[0].loc == ("body", "metadata", "image")
 
 
-@pytest.mark.parametrize("seconds", ["", "-1", "five", "1e2", "1_0", " 5", "\u0665", True, "0", 0, -1, 1e9, float("nan")])
+@pytest.mark.parametrize("seconds", ["", "-1", "five", "1e2", "1_0", " 5", "\u0665", True, "0", 0, -1, float("nan")])
 def test_what_is_no_length(seconds: Any) -> None:
     with pytest.raises(ValueError, match="seconds"):
         VideoRequest.model_validate({"prompt": "a cat", "seconds": seconds})

@@ -1,12 +1,12 @@
 """`python -m api`: the web process, one of it, on uvicorn."""
 
-import logging
 import signal
 import sys
 
 import uvicorn
 
 from api.app import create_app
+from shared import logs
 from shared import settings as settings_
 
 # Long enough for an answer that is being written; event streams are told to end at once.
@@ -16,7 +16,7 @@ _SAID_BYTES = 64 << 10  # at most, in one message of a WebSocket client: what it
 
 def main() -> None:
     settings = settings_.load()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up(settings, "web")
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

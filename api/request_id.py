@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import answer
+from shared import logs
 
 HEADER = "X-Request-ID"
 _DECENT = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -38,9 +39,10 @@ class RequestId:
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
-        try:
-            await self.app(scope, receive, send_with_id)
-        except Exception as error:
-            if started:  # too late for another answer: the server cuts the connection
-                raise
-            await answer(Request(scope), error)(scope, receive, send_with_id)
+        with logs.bound(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            except Exception as error:
+                if started:  # too late for another answer: the server cuts the connection
+                    raise
+                await answer(Request(scope), error)(scope, receive, send_with_id)

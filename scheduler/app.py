@@ -1,11 +1,12 @@
 """Celery beat: sends each schedule's tick. Exactly one runs; a tick that comes twice is carried out once."""
 
 import sys
+from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 
 from scheduler.schedule import SCHEDULES
-from shared import broker
+from shared import broker, logs
 from shared.settings import load
 
 settings = load()
@@ -22,11 +23,17 @@ app.conf.beat_schedule = {
 }
 
 
+@signals.setup_logging.connect
+def _on_setup_logging(**_: Any) -> None:
+    logs.set_up(settings, "beat")
+
+
 def main() -> None:
+    logs.set_up(settings, "beat")  # for what Celery warns of before it sets up its own
     folder = settings.home / "run"
     folder.mkdir(parents=True, exist_ok=True)
-    argv = ["beat", "--loglevel", settings.log_level, "--schedule", str(folder / "beat-schedule"), "--pidfile", ""]
-    sys.exit(app.start(argv))
+    argv = ["--quiet", "beat", "--loglevel", settings.log_level, "--schedule", str(folder / "beat-schedule")]
+    sys.exit(app.start([*argv, "--pidfile", ""]))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from scheduler.alert_facts import DISPATCHER_KEY, REDIS_LOST
 from scheduler.alerting import AlertWatch
 from scheduler.placement import Bell, DeviceView, Estimates, Moment, carries, decide
 from scheduler.turns import FairTurns
-from shared import attempts, bells, broker, clock, downloads, nodes, replicas, usage
+from shared import attempts, bells, broker, clock, downloads, logs, nodes, replicas, usage
 from shared.attempts import Failure
 from shared.bells import Queue, Waiting
 from shared.database import Database
@@ -301,7 +301,7 @@ def celery_ring(settings: Settings) -> Ring:
 
 def main() -> None:
     settings = load()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up(settings, "dispatcher")
     dispatcher = Dispatcher(settings, Database(settings.database), celery_ring(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stopping.set())

@@ -125,7 +125,8 @@ class Settings(BaseSettings):
         10.0, gt=0, description="How often at most a webhook is told of progress, where a job asks for that."
     )
     outbound_allow: str = Field(
-        "", description="Private hosts, addresses and networks that webhooks may reach all the same, comma-separated."
+        "",
+        description="Private hosts, addresses and networks that webhooks and pictures' URLs may name, comma-separated.",
     )
 
     # what is kept
@@ -138,6 +139,9 @@ class Settings(BaseSettings):
     prompt_cache_mb: int = Field(256, ge=0, description="Memory for prompt embeddings on each device.")
 
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="How much is logged.")
+    log_format: str = Field(
+        "auto", pattern="^(auto|json|text)$", description="`json` lines, `text`, or `auto`: text on a terminal alone."
+    )
 
     @field_validator("home", "models_path", "loras_path", "store_path")
     @classmethod

@@ -21,9 +21,11 @@ def main() -> None:
     else:
         name, queues = f"io@{node}", f"{broker.node_queue(node)},{broker.TICKS_QUEUE}"
     from workers.celery_app import app  # reads the role
+    from workers.child_process import set_up_logs
 
     level = process.settings().log_level
-    argv = ["worker", "--hostname", name, "--queues", queues, "--pool", "prefork", "--loglevel", level, "-E"]
+    argv = ["--quiet", "worker", "--hostname", name, "--queues", queues, "--pool", "prefork", "--loglevel", level, "-E"]
+    set_up_logs()  # for what Celery warns of before it sets up its own
     app.worker_main([*argv, "--without-gossip", "--without-mingle"])
 
 

@@ -3,10 +3,6 @@
 A GPU worker has one child that holds the device; the child is spawned, since forking after torch has run hangs.
 """
 
-import ctypes
-import logging
-import os
-import signal
 from typing import Any
 
 from celery import Celery, signals
@@ -16,17 +12,14 @@ from workers import process
 
 # Beside the downloads: one for a scan, one for a cleanup, one for ticks.
 _IO_CHILDREN_BESIDE_DOWNLOADS = 3
-_PR_SET_PDEATHSIG = 1
-# Hashing and fetching must not take a step's cores from a generation.
-_IO_NICENESS = 10
 
 role = process.role()
 app: Celery = broker.celery_app(process.settings(), "wanworks.worker")
 app.conf.update(
-    include=["workers.tasks"] if role == "gpu" else ["workers.tasks", "workers.version_check", "scheduler.ticks"],
+    include=["workers.child_process", "workers.tasks"]
+    + ([] if role == "gpu" else ["workers.version_check", "scheduler.ticks"]),
     worker_concurrency=1 if role == "gpu" else process.settings().download_slots + _IO_CHILDREN_BESIDE_DOWNLOADS,
 )
-logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for every request otherwise
 _watches: list[Any] = []
 
 
@@ -53,17 +46,3 @@ def _on_ready(**_: Any) -> None:
 def _on_shutting_down(**_: Any) -> None:
     for watch in _watches:
         watch.stop()
-
-
-@signals.worker_process_init.connect
-def _on_child(**_: Any) -> None:
-    """A child must not outlive its main process, and loads the libraries before the first job asks for them."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
-        os._exit(1)
-    if role == "gpu":
-        from workers import generation
-
-        generation.preload()
-    else:
-        os.nice(_IO_NICENESS)

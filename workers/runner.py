@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from shared import attempts, broker
+from shared import attempts, broker, logs
 from shared.attempts import Claimant, Failure
 from shared.database import Database
 from shared.downloads import BY_FULL_DISK, BY_OWNER
@@ -81,6 +81,11 @@ class Runner:
             return False
         if job.bell_at is not None and job.claimed_at is not None:
             self._meters.observe(BELL_SECONDS, job.type, seconds=max(0.0, job.claimed_at - job.bell_at))
+        with logs.bound(job_id=job.id, attempt=job.attempt):
+            self._carry_out(job, work)
+        return True
+
+    def _carry_out(self, job: Job, work: Work) -> None:
         broker.nudge(self._redis)  # the place ahead of this device is free
         self._tell(job)
         with Pulse(self._settings, self._database, self._progress, job) as pulse:
@@ -94,7 +99,6 @@ class Runner:
                     raise
                 raise stopped from error
         self._after(ended, work)
-        return True
 
     def _stopped(self, job: Job, work: Work, error: BaseException, pulse: Pulse) -> BaseException:
         """Says in the row how the attempt ended; returns what the task raises."""

@@ -1,6 +1,7 @@
 """What an operator sees of the running system: Flower, inspect, pinning, a missing Redis, PostgreSQL."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from tests.conftest import RedisServer
-from tests.stack import QUICK, Stack, environment_of, wait_for
+from tests.stack import QUICK, Stack, children, command_line, environment_of, wait_for
 
 LONG = {"resolution": "256x256", "frames": 17, "steps": 60}
 
@@ -178,3 +179,31 @@ def test_the_same_on_postgresql(demo_models: Path, tmp_path: Path, postgresql_se
         assert sorted(rows) == sorted((job_id, "succeeded") for job_id in ids)
     finally:
         stack.stop()
+
+
+def test_every_process_logs_json_that_says_what_it_is_about(stack: Stack) -> None:
+    job_id = stack.submit(prompt="a log", model_id="T2V-A14B", loras=[])
+    stack.wait_status(job_id)
+    names = ("web", "gpu-0", "gpu-1", "io", "dispatcher", "beat")
+    for name in names:
+        for line in (stack.home / "logs" / f"{name}.log").read_text().splitlines():
+            if "calling self.run()" in line:
+                continue  # of the process library, before a child's logs can be set up
+            entry = json.loads(line)
+            assert {"time", "level", "logger", "message", "node", "process"} <= entry.keys(), line
+            assert entry["node"] == "here"
+    about_jobs = [
+        json.loads(line)
+        for name in ("gpu-0", "gpu-1")
+        for line in (stack.home / "logs" / f"{name}.log").read_text().splitlines()
+        if '"job_id"' in line
+    ]
+    assert all(entry["attempt"] >= 1 and entry["device"].startswith("cpu-") for entry in about_jobs)
+
+
+def test_a_child_is_born_with_manners(stack: Stack) -> None:
+    """Beside devices hashing and fetching are nice, and no child outlives its main process."""
+    io = stack.pid("io")
+    born = wait_for(lambda: [pid for pid in children(io) if "billiard-fork" in command_line(pid)], 30, "for children")
+    wait_for(lambda: all(os.getpriority(os.PRIO_PROCESS, pid) == 10 for pid in born), 30, "for niceness")
+    assert os.getpriority(os.PRIO_PROCESS, stack.child("gpu-0")) == 0

@@ -318,6 +318,21 @@ def test_two_downloads_of_one_model_fetch_it_once(hub: HubProcess, plan: FetchPl
     assert hub.served() == TOTAL
 
 
+def test_what_a_cleanup_takes_meanwhile_is_fetched_again(plan: FetchPlan, served: Path) -> None:
+    download(plan)
+    blobs = plan.models_dir / f"models--{plan.repo.replace('/', '--')}" / "blobs"
+    small, large = sorted(plan.files, key=lambda file: file.size)[:: len(plan.files) - 1]
+    (blobs / large.oid).unlink()
+
+    def clean_up(progress: Progress) -> None:
+        if progress.bytes_done > 0:
+            (blobs / small.oid).unlink(missing_ok=True)
+
+    taken = []
+    download(plan, report=lambda progress: None if taken else taken.append(clean_up(progress)))
+    assert_whole(plan, served)
+
+
 def test_room_is_asked_for_before_the_first_byte(hub: HubProcess, plan: FetchPlan) -> None:
     free = shutil.disk_usage(plan.models_dir.parent).free
     with pytest.raises(errors.StoreFull, match="MB"):

@@ -7,19 +7,12 @@ import re
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from api.query import JOB_ID, digits
 from api.schemas import JobProgress
 from shared.catalogue import OutputFormat, Quantization
-from shared.job_types import MAX_SEED, PLAIN, FallbackStrategy, GenerationParams, Lora
+from shared.job_types import MAX_SEED, PLAIN, SAID, FallbackStrategy, GenerationParams, Lora
 from shared.states import JobState, Priority
 from shared.tables import Job
 
@@ -63,7 +56,7 @@ Seconds = Annotated[
         {"anyOf": [{"type": "string", "pattern": f"^{_SECONDS.pattern}$"}, {"type": "number", "exclusiveMinimum": 0}]}
     ),
 ]
-Prompt = Annotated[str, Field(min_length=1, max_length=5000), PLAIN]
+Prompt = Annotated[str, Field(min_length=1, max_length=5000), PLAIN, SAID]
 Scale = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)]
 
 

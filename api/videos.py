@@ -15,6 +15,7 @@ from api.artifacts import served
 from api.body import Asked, read_fields_or_form, read_json, validated
 from api.context import Context
 from api.jobs import admitted, answered, committed, job_id_of, remove
+from api.schemas import JobProgress
 from api.video_request import generation_request, in_their_words, reference
 from api.video_schemas import (
     TEXTS,
@@ -81,10 +82,11 @@ def list_videos(context: Context, request: Request, query: VideosQuery) -> Respo
 
 def retrieve(context: Context, request: Request, query: BaseModel) -> Response:
     job = _generation(context, job_id_of(request))
+    progress = context.live.of([job])[job.id]
     extra = {}
     if job.status not in JOB_ENDS:
-        extra["openai-poll-after-ms"] = str(poll_after_ms(_seconds_left(context, job)))
-    return answered(_shown(context, [job])[0], extra=extra)
+        extra["openai-poll-after-ms"] = str(poll_after_ms(_seconds_left(context, job, progress)))
+    return answered(video(job, progress, context.settings.retention_days), extra=extra)
 
 
 def delete(context: Context, request: Request, query: BaseModel) -> Response:
@@ -124,11 +126,10 @@ def _shown(context: Context, rows: list[Job]) -> list[Video]:
     return [video(row, progress[row.id], context.settings.retention_days) for row in rows]
 
 
-def _seconds_left(context: Context, job: Job) -> float | None:
+def _seconds_left(context: Context, job: Job, progress: JobProgress) -> float | None:
     """As the worker reckons it; before that, what jobs like it took. None where nothing was measured."""
-    eta = context.live.of([job])[job.id].eta_seconds
-    if eta is not None or job.mock:
-        return eta
+    if progress.eta_seconds is not None or job.mock:
+        return progress.eta_seconds
     rate = usage.durations(context.database, job.warm_key).seconds_per_work
     return rate * job.work if rate is not None else None
 

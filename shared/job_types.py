@@ -49,7 +49,7 @@ def _webhook(value: str | None) -> str | None:
 
 # Limits stand before these in each field: only then do they appear in the JSON Schema too.
 PLAIN = AfterValidator(_text)
-_SAID = AfterValidator(_said)
+SAID = AfterValidator(_said)
 
 
 class Lora(BaseModel):
@@ -96,7 +96,7 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model_id: Annotated[str, Field(min_length=1, max_length=64), PLAIN]
-    prompt: Annotated[str, Field(min_length=1, max_length=5000), PLAIN, _SAID]
+    prompt: Annotated[str, Field(min_length=1, max_length=5000), PLAIN, SAID]
     negative_prompt: Annotated[str, Field(max_length=5000), PLAIN] | None = None
     image: Annotated[str, Field(description="A data URL: data:image/png;base64,...")] | None = None
     resolution: Annotated[str, Field(max_length=32, examples=["1280x720"])] | None = None

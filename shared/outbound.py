@@ -81,6 +81,8 @@ def check_url(url: str) -> SplitResult:
         raise ForbiddenAddress("The address cannot be read") from None
     if parts.scheme not in _PORTS or not parts.hostname or port == 0:
         raise ForbiddenAddress("The address must begin with http:// or https:// and name a host")
+    if not parts.hostname.isascii():
+        raise ForbiddenAddress("The host of the address must be written in ASCII (xn--...)")
     if parts.username is not None or parts.password is not None:
         raise ForbiddenAddress("The address must not hold a login")
     return parts

@@ -4,9 +4,12 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -24,7 +27,7 @@ QUICK: dict[str, Any] = {"num_inference_steps": 2, "seed": 7}
 
 @pytest.fixture
 def client(stack: Stack) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="not needed here", max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="not needed here") as client:
         yield client
 
 
@@ -133,7 +136,7 @@ def test_remix_and_delete(stack: Stack, client: openai.OpenAI, done: Video) -> N
 def test_a_cancelled_video_has_failed(stack: Stack, client: openai.OpenAI) -> None:
     video = client.videos.create(prompt="a long one", size="1280x720", model="T2V-A14B", seconds="10")  # type: ignore[arg-type]
     stack.request("POST", f"/api/v1/jobs/{video.id}/cancel")
-    ended = client.videos.poll(video.id)
+    ended = client.videos.poll(video.id, poll_interval_ms=100)
     assert ended.status == "failed"
     assert ended.error is not None
     assert ended.error.code == "cancelled"
@@ -155,13 +158,14 @@ def test_each_error_class(client: openai.OpenAI, done: Video) -> None:
     with pytest.raises(openai.PermissionDeniedError):
         client.videos.create(prompt="a cat", extra_headers={"Origin": "http://elsewhere.example"})
     waiting = client.videos.create(prompt="a long one", size="1280x720", model="T2V-A14B", seconds="10")  # type: ignore[arg-type]
-    with pytest.raises(openai.ConflictError, match="not ready yet"):
+    with pytest.raises(openai.ConflictError, match="not ready yet") as early:
         client.videos.download_content(waiting.id)
+    assert early.value.response.request.headers["x-stainless-retry-count"] == "0", "asking at once again is of no use"
     with pytest.raises(openai.ConflictError):
         client.videos.remix(waiting.id, prompt="a dog")
     client.videos.delete(waiting.id)
     with pytest.raises(openai.APIStatusError) as other:
-        client.videos.edit(prompt="a cat", video={"id": done.id})
+        client.videos.edit(prompt="a cat", video=b"a video")
     assert other.value.status_code == 405
 
 
@@ -202,3 +206,22 @@ def test_curl_with_json_and_with_a_form(stack: Stack) -> None:
     for video in (by_json, by_form):
         assert wait_for(lambda video=video: ended(video["id"]), 60)["status"] == "completed"  # type: ignore[misc]
     assert curl(url, "-d", "prompt=x")["error"]["code"] == "unsupported_media_type"
+
+
+def examples(language: str) -> str:
+    page = (Path(__file__).parents[2] / "docs" / "videos.md").read_text()
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+
+
+def test_the_commands_of_the_documentation(stack: Stack, tmp_path: Path) -> None:
+    script = "set -euo pipefail\n" + examples("bash").replace("http://127.0.0.1:8000", stack.url)
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert '"error": {' not in done.stdout
+    assert (tmp_path / "video.mp4").read_bytes()[4:8] == b"ftyp"
+    assert (tmp_path / "sheet.jpg").read_bytes()[:2] == b"\xff\xd8"
+    program = examples("python").replace("http://127.0.0.1:8000", stack.url)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("completed\n")
+    assert (tmp_path / "boat.mp4").read_bytes()[4:8] == b"ftyp"

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -107,8 +106,3 @@ def open_page(browser: Browser, stack: Stack, watched: Watched) -> Iterator[Call
     yield open_page
     for context in contexts:
         context.close()
-
-
-@pytest.fixture
-def home(stack: Stack) -> Path:
-    return stack.home

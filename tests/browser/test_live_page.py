@@ -1,8 +1,12 @@
 """What somebody does on the live page, from asking for a video to losing the server."""
 
+import os
 import re
+import signal
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from playwright.sync_api import Page, WebSocketRoute, expect
 
@@ -11,7 +15,7 @@ from shared.alerts import Cause, Changes
 from shared.database import Database
 from shared.tables import Snapshot
 from tests.browser.conftest import FETCHED, Watched
-from tests.stack import Stack
+from tests.stack import Stack, wait_for
 
 Open = Callable[..., Page]
 
@@ -192,17 +196,32 @@ def test_an_alert_is_acknowledged_by_name(open_page: Open) -> None:
     expect(page.locator("[data-alert]").filter(has_text="Ada takes care")).to_have_count(1)
 
 
-def test_a_cleanup_is_previewed(open_page: Open, stack: Stack, watched: Watched) -> None:
+def test_a_cleanup_is_previewed_and_then_carried_out(open_page: Open, stack: Stack, watched: Watched) -> None:
+    folder = Path(stack.environment["WANWORKS_MODELS_PATH"]) / "models--wanworks-demo--T2V-A14B" / "blobs"
+    orphan = folder / f"{'a' * 64}.incomplete"
+    orphan.write_bytes(bytes(5_000_000))
+    long_ago = time.time() - 10 * 86400
+    os.utime(orphan, (long_ago, long_ago))
+    wait_for(lambda: stack.sql("select 1 from blobs where name = ?", orphan.name), 20, "for the node to see it")
+
     page = open_page("#models")
-    page.get_by_label("Wanted free, GB").fill("0")
-    page.get_by_label("Keep if used within, days").fill("0")
-    page.get_by_role("button", name="Preview").click()
-    expect(page.locator("#plan")).to_be_visible()
-    expect(page.locator("#plan")).to_contain_text(re.compile("would free|nothing to remove"))
-    page.get_by_label("Wanted free, GB").fill("99999999")
+    target = page.get_by_label("Wanted free, GB")
+    target.fill("99999999")
     page.get_by_role("button", name="Preview").click()
     expect(page.get_by_text(re.compile("is more than the disk of node here has"))).to_be_visible()
     assert "422" in watched.complaints.pop()
+    target.fill("")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator("#plan")).to_contain_text("This would free 5 MB")
+    expect(page.locator("#plan")).to_contain_text("Part of a download that has ended")
+    assert orphan.exists(), "a preview removes nothing"
+
+    page.get_by_role("button", name="Clean up now").click()
+    asked = page.get_by_role("dialog")
+    expect(asked).to_contain_text("remove partial T2V-A14B on here: 5 MB")
+    asked.get_by_role("button", name="Remove").click()
+    expect(page.get_by_text(re.compile("5 MB freed by 1 removal"))).to_be_visible(timeout=40_000)
+    assert not orphan.exists()
 
 
 def test_the_theme_is_switched_and_remembered(open_page: Open) -> None:
@@ -218,6 +237,23 @@ def test_the_theme_is_switched_and_remembered(open_page: Open) -> None:
     assert page.evaluate(ground) == dark
     switch.click()
     assert page.evaluate(ground) == light
+
+
+def test_a_server_that_has_frozen_is_told_from_one_that_is_well(
+    open_page: Open, stack: Stack, watched: Watched
+) -> None:
+    page = open_page("#overview")
+    expect(page.locator("#connection")).to_contain_text("live")
+    page.clock.install()
+    frozen = stack.pid("web")
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        page.clock.fast_forward(20_000)
+        expect(page.locator("#connection")).to_contain_text("stale: last word")
+        expect(page.get_by_text("Unknown: the last word of the server is old")).to_be_visible()
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    expect(page.locator("#connection")).to_contain_text("live")
 
 
 def test_the_server_is_lost_and_regained(open_page: Open, stack: Stack, watched: Watched) -> None:

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import openai
 import pytest
 from starlette.testclient import TestClient
 
 from shared import attempts, jobs
+from shared.attempts import Failure
 from shared.database import Database
 from shared.job_types import DOWNLOAD, DownloadParams
 from shared.settings import Settings
@@ -158,6 +160,7 @@ def test_a_picture_by_its_address(settings: Settings, make_client: Callable[[Set
         ({"size": "big"}, "size", "not_supported"),
         ({"model": "sora-9"}, "model", "unknown"),
         ({"prompt": ""}, "prompt", "string_too_short"),
+        ({"prompt": "  "}, "prompt", "value_error"),
         ({"surprise": 1}, "surprise", "extra_forbidden"),
         ({"num_inference_steps": 1}, "num_inference_steps", "not_supported"),
         ({"seconds": None, "num_frames": 4000}, "num_frames", "not_supported"),
@@ -206,9 +209,22 @@ def test_with_the_database_away_the_client_is_told_when_to_ask_again(
     settings: Settings, make_client: Callable[[Settings], TestClient]
 ) -> None:
     away = settings.model_copy(update={"database_url": None, "home": settings.home / "not" / "there"})
-    answer = make_client(away).get(URL)
+    web = make_client(away)
+    answer = web.get(URL)
     assert refused(answer, 503)["type"] == "server_error"
     assert answer.headers["retry-after"] == "5"
+    asking = openai.OpenAI(base_url="http://testserver/v1", api_key="unused", http_client=web, max_retries=0)
+    with pytest.raises(openai.InternalServerError, match="503"):
+        asking.get("/videos", cast_to=object)
+
+
+def test_with_a_full_disk_the_client_does_not_ask_again(
+    settings: Settings, make_client: Callable[[Settings], TestClient]
+) -> None:
+    full = make_client(settings.model_copy(update={"min_free_disk_mb": 10**9}))
+    answer = full.post(URL, json=ASKED)
+    assert refused(answer, 507)["code"] == "disk_full"
+    assert answer.headers["x-should-retry"] == "false"
 
 
 @both_databases
@@ -326,7 +342,9 @@ def test_a_remix_is_the_same_to_another_prompt(client: TestClient, database: Dat
     again = client.post(path, json={"prompt": "a dog"}, headers=key)
     assert (again.json()["id"], again.headers["idempotency-replayed"]) == (remix["id"], "true")
     assert refused(client.post(path, json={"prompt": "a bird"}, headers=key), 400)["param"] == "Idempotency-Key"
-    assert refused(client.post(path, json={}), 400)["param"] == "prompt"
+    for wrong in ({}, {"prompt": "  "}, {"prompt": "a\x00b"}, {"prompt": "x" * 5001}):
+        assert refused(client.post(path, json=wrong), 400)["param"] == "prompt"
+    assert refused(client.post(path, json={"prompt": "a", "seconds": "4"}), 400)["param"] == "seconds"
     client.delete(f"{URL}/{source['id']}")
     assert list((settings.store_dir / "inputs" / remix["id"]).iterdir()), "it has a picture of its own"
 

@@ -137,7 +137,7 @@ def test_watching_goes_on_without_the_event_stream(events):
     with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with Client(f"http://127.0.0.1:{server.server_port}") as client:
-            seen = [job["status"] for job in client.watch("a", timeout=20)]
+            seen = [job["status"] for job in client.progress("a", timeout=20)]
         server.shutdown()
 
     assert seen == ["running", "running", "succeeded"]

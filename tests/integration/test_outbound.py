@@ -119,7 +119,18 @@ def test_private_addresses_are_refused_without_a_connection(place: Place, addres
 
 
 @pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "ftp://host/", "http://", "//host/", "host", "http://me:pw@host/", "http://[::1", ""]
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://host/",
+        "http://",
+        "//host/",
+        "host",
+        "http://me:pw@host/",
+        "http://[::1",
+        "",
+        "http://h\u00f6st/",
+    ],
 )
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ForbiddenAddress):

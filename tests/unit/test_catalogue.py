@@ -76,6 +76,45 @@ def test_a_file_adds_and_replaces(tmp_path: Path) -> None:
     assert loaded.get("T2V-A14B").revision == "abc"
 
 
+def test_a_model_has_other_names(tmp_path: Path) -> None:
+    models = catalogue.load("default")
+    assert models.named("wan2.2-t2v-a14b") is models.get("T2V-A14B")
+    assert models.named("Wan-AI/Wan2.2-TI2V-5B-Diffusers") is models.get("TI2V-5B")
+    assert models.named("I2V-A14B") is models.get("I2V-A14B")
+    for unknown in ("nope", "WAN2.2-T2V-A14B"):
+        with pytest.raises(NotFound):
+            models.named(unknown)
+    with pytest.raises(NotFound):
+        models.get("wan2.2-t2v-a14b")
+    for name in ("default", "demo"):
+        names = [one for entry in catalogue.load(name).entries for one in (entry.model_id, *entry.aliases)]
+        assert len(names) == len(set(names)) == 9
+
+
+def test_a_file_gives_other_names(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(
+        """
+        [models."T2V-A14B"]
+        extends = "T2V-A14B"
+        aliases = ["sora-2", "house/video"]
+
+        [models."TI2V-5B"]
+        extends = "TI2V-5B"
+        revision = "abc"
+
+        [models."My-5B"]
+        extends = "TI2V-5B"
+        """
+    )
+    loaded = catalogue.load(str(file))
+    assert loaded.named("sora-2").model_id == loaded.named("house/video").model_id == "T2V-A14B"
+    with pytest.raises(NotFound):
+        loaded.named("wan2.2-t2v-a14b")
+    assert loaded.named("wan2.2-ti2v-5b").model_id == "TI2V-5B"
+    assert loaded.get("My-5B").aliases == (), "a name is one model's"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -86,6 +125,13 @@ def test_a_file_adds_and_replaces(tmp_path: Path) -> None:
         ("[model.X]\n", "line 1: expected only [models.ID] tables"),
         ("[models.X\n", "line 1"),
         ("models = 3", "line 1"),
+        ("[models.X]\nextends = 'TI2V-5B'\naliases = ['a', 'b', 'a']", "line 3: [models.X] aliases: 'a' is another"),
+        (
+            "[models.X]\nextends = 'TI2V-5B'\naliases = ['T2V-A14B']",
+            "line 3: [models.X] aliases: 'T2V-A14B' is another",
+        ),
+        ("[models.X]\nextends = 'TI2V-5B'\naliases = ['wan2.2-t2v-a14b']", "aliases: 'wan2.2-t2v-a14b' is another"),
+        ("[models.X]\nextends = 'TI2V-5B'\naliases = ['no good']", "line 3: [models.X] aliases.0"),
         ("[models]\nX = 3", "must be a table"),
     ],
 )

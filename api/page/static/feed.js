@@ -14,6 +14,7 @@ const LONGEST_WAIT_MS = 30_000;
 export const feed = { link: "connecting", heard: null, lostAt: null };
 
 let socket = null;
+let spokeAt = 0; // when the socket last said something
 let failures = 0;
 let view = "overview";
 let told = () => {};
@@ -71,7 +72,7 @@ function heard() {
 }
 
 function lost() {
-  if (socket?.readyState === WebSocket.OPEN) return; // one answer failed, but the server still speaks
+  if (socket?.readyState === WebSocket.OPEN && !isStale()) return; // one answer failed, but the server still speaks
   if (feed.link !== "lost") {
     feed.link = "lost";
     feed.lostAt = Date.now();
@@ -82,6 +83,7 @@ function lost() {
 
 async function tick() {
   const now = Date.now();
+  dropDead(now);
   if (document.hidden) return;
   changed(); // ages move
   if (polling) return;
@@ -102,29 +104,41 @@ async function tick() {
 function connect() {
   if (socket && socket.readyState <= WebSocket.OPEN) return;
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  socket = new WebSocket(`${scheme}//${location.host}/api/v1/dashboard/ws`);
-  socket.addEventListener("open", () => {
+  const mine = new WebSocket(`${scheme}//${location.host}/api/v1/dashboard/ws`);
+  socket = mine;
+  spokeAt = Date.now();
+  mine.addEventListener("message", ({ data }) => {
+    if (mine !== socket) return;
     failures = 0;
-  });
-  socket.addEventListener("message", ({ data }) => {
+    spokeAt = Date.now();
     take(JSON.parse(data));
-    feed.link = feed.link === "lost" ? feed.link : "live";
     heard();
   });
-  socket.addEventListener("close", () => {
-    socket = null;
-    failures += 1;
-    if (feed.link === "live") {
-      feed.link = "connecting";
-      guarded(() => get("/healthz")); // is it the socket alone, or the server?
-    }
-    const wait = Math.min(LONGEST_WAIT_MS, 500 * 2 ** failures) * (0.5 + Math.random() / 2);
-    setTimeout(() => {
-      // While the server is lost, plain questions find out when it is back.
-      if (feed.link !== "lost") connect();
-    }, wait);
-    changed();
+  mine.addEventListener("close", () => {
+    if (mine === socket) reconnect();
   });
+}
+
+function reconnect() {
+  socket = null;
+  failures += 1;
+  if (feed.link === "live") {
+    feed.link = "connecting";
+    guarded(() => get("/healthz")); // is it the socket alone, or the server?
+  }
+  const wait = Math.min(LONGEST_WAIT_MS, 500 * 2 ** failures) * (0.5 + Math.random() / 2);
+  setTimeout(() => {
+    // While the server is lost, plain questions find out when it is back.
+    if (feed.link !== "lost") connect();
+  }, wait);
+  changed();
+}
+
+/** A connection can be dead without anybody having said so: after a sleep, behind a proxy. */
+function dropDead(now) {
+  if (socket?.readyState !== WebSocket.OPEN || now - spokeAt < 2 * STALE_MS) return;
+  socket.close();
+  reconnect();
 }
 
 const TAKERS = {

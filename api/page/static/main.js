@@ -178,7 +178,9 @@ byId("refresh").addEventListener("click", async () => {
   if (feed.feed.link !== "lost") say("Refreshed.");
 });
 addEventListener("hashchange", () => route());
-addEventListener("error", () => say("Something on this page went wrong; loading it again may help.", "bad"));
+for (const wrong of ["error", "unhandledrejection"]) {
+  addEventListener(wrong, () => say("Something on this page went wrong; loading it again may help.", "bad"));
+}
 route(true);
 feed.start(view, told);
 changed();

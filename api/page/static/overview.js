@@ -3,6 +3,7 @@
 import { chart } from "./chart.js";
 import { h } from "./dom.js";
 import { ago, fraction, NONE, number, percent, plural, seconds } from "./format.js";
+import { feed, isStale } from "./feed.js";
 import * as load from "./load.js";
 import { artifactOf, badge, durationOf, empty, note, progressOf, titleOf } from "./parts.js";
 import { activeJobs, changed, state } from "./state.js";
@@ -54,6 +55,8 @@ function health() {
 }
 
 function judged() {
+  if (feed.link === "lost") return ["unknown", "Unknown: the server is lost"];
+  if (isStale()) return ["unknown", "Unknown: the last word of the server is old"];
   const severities = [...state.alerts.values()].filter((alert) => !alert.acknowledged).map((alert) => alert.severity);
   const devices = state.workers?.devices ?? [];
   if (severities.includes("critical")) return ["bad", plural(severities.length, "alert", "alerts") + " to look at"];

@@ -4,11 +4,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
+from shared import clock, snapshots
+from shared.database import Database
+from shared.tables import Snapshot
 from tests.conftest import lacking
 from tests.stack import Stack
 
@@ -51,8 +55,24 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         WANWORKS_ALERT_DISK_PERCENT="0.1",
     )
     stack.start()
+    _remember(stack)
     yield stack
     stack.stop()
+
+
+def _remember(stack: Stack) -> None:
+    """Two short runs of figures, 40 and 20 minutes ago, and nothing in between."""
+    database = Database(f"sqlite:///{stack.home / 'wanworks.db'}")
+    for minutes_ago in (40, 39, 38, 20, 19, 18):
+        snapshots.record(
+            database,
+            Snapshot(
+                at=clock.now() - timedelta(minutes=minutes_ago), system_load_percent=float(minutes_ago),
+                total_models=3, healthy_models=3, active_models=0, total_generations_24h=0, alerts_count=0,
+                recommendations_count=0, queued_jobs=0, running_jobs=0, succeeded_1h=0, failed_1h=0,
+            ),
+        )  # fmt: skip
+    database.close()
 
 
 class Watched:

@@ -5,15 +5,13 @@ import re
 import signal
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from pathlib import Path
 
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from shared import alerts, clock, snapshots
+from shared import alerts, clock
 from shared.alerts import Cause, Changes
 from shared.database import Database
-from shared.tables import Snapshot
 from tests.browser.conftest import FETCHED, Watched
 from tests.stack import Stack, wait_for
 
@@ -324,11 +322,7 @@ def test_first_load_is_small_and_views_have_addresses(open_page: Open, watched: 
     expect(page.get_by_role("heading", level=1, name="Alerts")).to_be_visible()
 
 
-def test_a_chart_has_gaps_and_is_read_by_keyboard_and_as_a_table(open_page: Open, stack: Stack) -> None:
-    database = Database(f"sqlite:///{stack.home / 'wanworks.db'}")
-    for minutes_ago in (40, 39, 38, 20, 19, 18):
-        snapshots.record(database, snapshot(clock.now() - timedelta(minutes=minutes_ago), load=float(minutes_ago)))
-    database.close()
+def test_a_chart_has_gaps_and_is_read_by_keyboard_and_as_a_table(open_page: Open) -> None:
     page = open_page("#overview")
     chart = page.locator("figure").filter(has_text="Device utilisation")
     plot = chart.get_by_role("slider")
@@ -343,10 +337,3 @@ def test_a_chart_has_gaps_and_is_read_by_keyboard_and_as_a_table(open_page: Open
     memory = page.locator("figure").filter(has_text="Device memory")
     memory.get_by_text("As a table").click()
     expect(memory.get_by_role("row").last).to_contain_text("not measured")
-
-
-def snapshot(at: datetime, load: float) -> Snapshot:
-    return Snapshot(
-        at=at, total_models=3, healthy_models=3, active_models=0, total_generations_24h=0, system_load_percent=load,
-        alerts_count=0, recommendations_count=0, queued_jobs=0, running_jobs=0, succeeded_1h=0, failed_1h=0,
-    )  # fmt: skip

@@ -177,7 +177,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("prompt", {"prompt": "a\x00b"}),
     ("negative_prompt", {"negative_prompt": "x" * 5001}),
     ("colour", {"colour": "red"}),
-    ("webhook_url", {"callback": "http://example.com/"}),
+    ("webhook_url", {"webhook_url": "example.com/hook"}),
     ("seed", {"seed": -1}),
     ("seed", {"seed": 2**32}),
     ("output_format", {"output_format": "gif"}),

@@ -283,7 +283,8 @@ def test_a_check_that_was_stopped_goes_on_where_it_was(node: Node, monkeypatch: 
 
         def first(read: Any) -> None:
             came(read)
-            raise Draining
+            if read.path == WEIGHTS:  # what was read at once with it is told in any order
+                raise Draining
 
         yield from read_files(*args, **{**options, "came": first})
 

@@ -26,6 +26,7 @@ from shared.database import Database
 from shared.progress import stream_key
 from shared.settings import load
 from tests.bench.downloads import downloads
+from tests.bench.feed import feed
 from tests.bench.insight import insight
 from tests.bench.integrity import integrity
 from tests.bench.load import closed_loop, open_loop
@@ -232,6 +233,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "integrity": integrity,
     "management": management,
     "insight": insight,
+    "feed": feed,
 }
 
 

@@ -5,6 +5,8 @@ import statistics
 from datetime import datetime
 from typing import Any
 
+import pytest
+
 from tests.stack import Stack, wait_for
 
 
@@ -60,6 +62,7 @@ def test_three_videos_and_a_failure(stack: Stack) -> None:
     assert abs(line["average_generation_time"] - found["generation_time_avg_seconds"]) < 0.001
 
 
+@pytest.mark.slow
 def test_the_devices_are_sampled_and_each_minute_is_kept(stack: Stack) -> None:
     def sampled() -> Any:
         body = ask(stack, "dashboard/metrics")

@@ -1,12 +1,12 @@
 """The commands for alerts: what is wrong, and who takes care."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from cli import screen
-from cli.job_commands import AsJson, Home, Url, client_of
+from cli.client import Alert
+from cli.options import AsJson, Home, Url, client_of
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +45,7 @@ def acknowledge(
         print(f"{found['id']} acknowledged by {found['acknowledged_by'] or 'somebody'}, {found['acknowledged_at']}")
 
 
-def _row(alert: Mapping[str, Any]) -> tuple[Any, ...]:
+def _row(alert: Alert) -> tuple[Any, ...]:
     acknowledged = (alert["acknowledged_by"] or "yes") if alert["acknowledged"] else ""
     return (
         alert["id"],

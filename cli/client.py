@@ -1,304 +1,287 @@
-"""A typed client of the HTTP API: what the commands know of jobs, they know through here.
+"""A client of the HTTP API: `Client`, and `AsyncClient` for asyncio and trio. The commands speak through it too.
 
-Every refusal becomes one readable sentence (ApiRefused), every silence ApiUnreachable; no command sees httpx.
+Each call is described once (`cli.calls`, `cli.watching`, `cli.fetching`); the two classes here only carry out its
+steps. Refusals raise the errors of `cli.errors`; nothing of httpx gets out.
 """
 
-import json
-import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from functools import update_wrapper
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, cast
-from urllib.parse import quote
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
 
+import anyio
+import anyio.to_thread
 import httpx
 
-from cli.errors import ApiRefused, ApiUnreachable, TimedOut
-from cli.state_file import read_state
-from shared.states import JOB_ENDS, JobState
+from cli import calls, fetching, watching
+from cli.errors import ApiUnreachable
+from cli.retries import Contact, Retry, patient
+from cli.shapes import Alert, ArtifactLink, GenerationFields, Job, JobPage, ended, succeeded, video_of, why_not
+from cli.steps import Answer, Ask, Call, Close, Course, Open, Pause, Read, Step, Tell, Telling, Work
 
-_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
-_CLEANUP_TIMEOUT = httpx.Timeout(60.0, connect=5.0)  # the API itself waits for 30 s
-_POLL_SECONDS = 0.5  # where the event stream cannot be had
-_QUIET_STREAM_SECONDS = 40.0  # the server pings every 15 s
+__all__ = [
+    "Alert",
+    "ArtifactLink",
+    "AsyncClient",
+    "Client",
+    "GenerationFields",
+    "Job",
+    "JobPage",
+    "Retry",
+    "ended",
+    "succeeded",
+    "video_of",
+    "why_not",
+]
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-_MODELS = "/api/v1/models"
-
-
-class Progress(TypedDict):
-    percent: float | None
-    phase: str | None
-    step: int | None
-    steps: int | None
-    eta_seconds: float | None
-    bytes_done: int | None
-    bytes_total: int | None
-    bytes_per_second: float | None
-
-
-class JobError(TypedDict):
-    code: str
-    message: str
-    retryable: bool
+_DEFAULT_URL = "http://127.0.0.1:8000"
+_CONNECT_SECONDS = 5.0
 
 
-class ArtifactLink(TypedDict):
-    name: str
-    url: str
-    bytes: int
-    sha256: str
-    content_type: str
+class Operation(Generic[P, T]):
+    """A call as a method: of `Client` it returns the result, of `AsyncClient` an awaitable of it."""
+
+    def __init__(self, call: Callable[P, Call[T]]) -> None:
+        self._call = call
+        update_wrapper(cast(Callable[..., Any], self), call)
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: "Client", owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: "AsyncClient", owner: type) -> Callable[P, Awaitable[T]]: ...
+
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return self
+        return update_wrapper(lambda *args, **fields: client._result(self._call(*args, **fields)), self._call)
 
 
-class JobResult(TypedDict):
-    artifacts: list[ArtifactLink]
-    width: int
-    height: int
-    frames: int
-    fps: float
-    seed: int
+class Iteration(Generic[P, T]):
+    """A call that tells many things, as a method: an iterator of `Client`, an asynchronous one of `AsyncClient`."""
+
+    def __init__(self, call: Callable[P, Telling[T]]) -> None:
+        self._call = call
+        update_wrapper(cast(Callable[..., Any], self), call)
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: "Client", owner: type) -> Callable[P, Iterator[T]]: ...
+    @overload
+    def __get__(self, client: "AsyncClient", owner: type) -> Callable[P, AsyncIterator[T]]: ...
+
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return self
+        return update_wrapper(lambda *args, **fields: client._told(self._call(*args, **fields)), self._call)
 
 
-class Job(TypedDict):
-    """The fields of a job that the commands read; the API sends more, and `--json` prints them all."""
+class _Calls:
+    """What both clients offer."""
 
-    id: str
-    type: str
-    status: str
-    model_id: str | None
-    priority: str
-    params: dict[str, Any]
-    progress: Progress
-    queue_position: int | None
-    attempt: int
-    node: str | None
-    device: str | None
-    created_at: str
-    started_at: str | None
-    finished_at: str | None
-    error: JobError | None
-    result: JobResult | None
+    generate = Operation(calls.generate)
+    job = Operation(calls.job)
+    jobs = Iteration(calls.jobs)
+    jobs_page = Operation(calls.jobs_page)
+    progress = Iteration(watching.progress)
+    wait = Operation(watching.wait)
+    download = Operation(fetching.download)
+    cancel = Operation(calls.cancel)
+    retry = Operation(calls.retry)
+    delete = Operation(calls.delete)
+    workers = Operation(calls.workers)
+    queues = Operation(calls.queues)
+    models = Operation(calls.models)
+    fetch_model = Operation(calls.fetch_model)
+    manage_download = Operation(calls.manage_download)
+    verify = Operation(calls.verify)
+    cleanup = Operation(calls.cleanup)
+    analytics = Operation(calls.analytics)
+    fallback = Operation(calls.fallback)
+    pin = Operation(calls.pin)
+    alerts = Operation(calls.alerts)
+    acknowledge = Operation(calls.acknowledge)
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float = 30.0,
+        retry: Retry | None = None,
+    ) -> None:
+        """`base_url`: as given, else WANWORKS_URL, else this machine's port 8000. `api_key`: sent as a bearer token;
+        as given, else WANWORKS_API_KEY. `timeout` in seconds, of one try. Safe to share between threads, or tasks.
+        Raises ApiUnreachable for a URL that is none.
+        """
+        self.url = (base_url or os.environ.get("WANWORKS_URL") or _DEFAULT_URL).rstrip("/")
+        self._retry = retry or Retry()
+        self._contact = Contact(self.url)
+        key = api_key or os.environ.get("WANWORKS_API_KEY")
+        headers = {"Accept": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+        limit = httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS))
+        try:
+            self._open(base_url=self.url, timeout=limit, headers=headers)
+        except httpx.InvalidURL as error:
+            raise ApiUnreachable(f"the API at {self.url} cannot be reached: {error}") from None
+
+    def _open(self, **options: Any) -> None:
+        raise NotImplementedError
+
+    def _course(self, call: Generator[Step | Tell[Any], Any, T]) -> Course[T]:
+        return Course(patient(call, self._retry, self._contact))
 
 
-class DeviceRow(TypedDict):
-    node: str
-    index: int
-    name: str
-    worker: str
-    state: str
-    job: Any
-    warm: list[dict[str, Any]]
-    last_seen: str | None
+class Client(_Calls):
+    """Speaks to the API at `url`. Use as a context manager, or `close` it."""
 
-
-class NodeRow(TypedDict):
-    name: str
-    state: str
-    version: str
-    disk_free_mb: float | None
-    last_seen: str | None
-
-
-class Workers(TypedDict):
-    devices: list[DeviceRow]
-    nodes: list[NodeRow]
-
-
-class JobPage(TypedDict):
-    data: list[Job]
-    has_more: bool
-    next: str | None
-
-
-class Client:
-    """Speaks to the API at `url`. Use as a context manager."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=_TIMEOUT, headers={"Accept": "application/json"})
+    def _open(self, **options: Any) -> None:
+        self._http = httpx.Client(**options)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._http.close()
 
-    def generate(self, request: Mapping[str, Any]) -> Job:
-        """Submit a generation; fields as in the API's own documentation."""
-        return cast(Job, self._ask("POST", "/api/v1/jobs/generation", json=request))
+    def _result(self, call: Call[T]) -> T:
+        course = self._course(call)
+        for _ in self._steps(course):
+            pass
+        return cast(T, course.result)
 
-    def job(self, job_id: str) -> Job:
-        return cast(Job, self._ask("GET", f"/api/v1/jobs/{_segment(job_id)}"))
+    def _told(self, call: Telling[T]) -> Iterator[T]:
+        return self._steps(self._course(call))
 
-    def jobs(self, **filters: str | int | None) -> JobPage:
-        query = {name: value for name, value in filters.items() if value is not None}
-        return cast(JobPage, self._ask("GET", "/api/v1/jobs", params=query))
+    def _steps(self, course: Course[Any]) -> Iterator[Any]:
+        with ExitStack() as streams:
+            streams.callback(course.close)
+            while (step := course.step) is not None:
+                outcome = None
+                if isinstance(step, Tell):
+                    yield step.value
+                else:
+                    try:
+                        outcome = self._done(step, streams)
+                    except Exception as error:  # the call's own to answer
+                        course.failed(error)
+                        continue
+                course.took(outcome)
 
-    def cancel(self, job_id: str) -> Job:
-        return cast(Job, self._ask("POST", f"/api/v1/jobs/{_segment(job_id)}/cancel"))
-
-    def workers(self) -> Workers:
-        return cast(Workers, self._ask("GET", "/api/v1/workers"))
-
-    def models(self) -> dict[str, Any]:
-        """Every model of the catalogue with its replicas, as in the API's detailed status."""
-        return cast(dict[str, Any], self._ask("GET", f"{_MODELS}/status/detailed"))
-
-    def fetch_model(self, request: Mapping[str, Any]) -> Job:
-        """Start a download; fields as in the API's own documentation. So for the calls below."""
-        return cast(Job, self._ask("POST", "/api/v1/jobs/download", json=request))
-
-    def manage_download(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return cast(dict[str, Any], self._ask("POST", f"{_MODELS}/download/manage", json=request))
-
-    def verify(self, request: Mapping[str, Any]) -> list[Job]:
-        """One job for each node asked."""
-        made = self._ask("POST", "/api/v1/jobs/integrity-check", json=request)
-        return cast(list[Job], made.get("data", [made]))
-
-    def cleanup(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return cast(dict[str, Any], self._ask("POST", f"{_MODELS}/cleanup", json=request, timeout=_CLEANUP_TIMEOUT))
-
-    def analytics(self, days: int) -> dict[str, Any]:
-        return cast(dict[str, Any], self._ask("GET", f"{_MODELS}/analytics", params={"time_period_days": days}))
-
-    def fallback(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return cast(dict[str, Any], self._ask("POST", f"{_MODELS}/fallback/suggest", json=request))
-
-    def pin(self, model_id: str, pinned: bool) -> dict[str, Any]:
-        method: Literal["POST", "DELETE"] = "POST" if pinned else "DELETE"
-        return cast(dict[str, Any], self._ask(method, f"{_MODELS}/{_segment(model_id)}/pin"))
-
-    def alerts(self, state: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._ask("GET", "/api/v1/dashboard/alerts", params={"state": state})
-        return found
-
-    def acknowledge(self, alert_id: str, by: str | None) -> dict[str, Any]:
-        path = f"/api/v1/dashboard/alerts/{_segment(alert_id)}/acknowledge"
-        found: dict[str, Any] = self._ask("POST", path, json={"by": by} if by else {})
-        return found
-
-    def watch(self, job_id: str, timeout: float | None = None) -> Iterator[Job]:
-        """The job, now and after every change, until it has ended. `timeout` in seconds; raises TimedOut.
-
-        Asks again and again while it waits, since its place in the queue is in no event; follows the event stream while
-        it runs, and goes back to asking where that breaks off.
-        """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        streaming = True
-        while True:
-            job = self.job(job_id)
-            yield job
-            if ended(job):
-                return
-            if time.monotonic() > deadline:
-                raise TimedOut(f"job {job_id} is {job['status']} after {timeout:g} s; it goes on")
-            if streaming and job["status"] == JobState.RUNNING:
-                for event, told in self._stream(job_id, deadline):
-                    job = _changed(job, event, told)
-                    yield job
-                streaming = False  # ended, broken off, or out of time: the question above settles which
-            else:
-                time.sleep(_POLL_SECONDS)
-
-    def download(self, path: str, to: Path) -> int:
-        """Fetch an artifact to that file, whole or not at all; returns its size in bytes."""
-        partial = to.with_name(f"{to.name}.partial")
-        size = 0
-        with self._answered(), self._http.stream("GET", path) as response:
-            if response.status_code != httpx.codes.OK:
+    def _done(self, step: Step, streams: ExitStack) -> Any:
+        match step:
+            case Ask():
+                return _answer(self._http.send(_request(self._http, step)))
+            case Open():
+                response = self._http.send(_request(self._http, step), stream=True, follow_redirects=True)
+                streams.callback(response.close)
+                if response.is_success:
+                    return _answer(response, _Body(response, response.iter_bytes()))
                 response.read()
-                raise _refusal(response)
-            with partial.open("wb") as file:
-                for chunk in response.iter_bytes():
-                    size += file.write(chunk)
-        partial.replace(to)
-        return size
-
-    def _stream(self, job_id: str, deadline: float) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The names and data of the job's events; ends early, without a word, where the stream does."""
-        timeout = httpx.Timeout(_QUIET_STREAM_SECONDS, connect=5.0)
-        path = f"/api/v1/jobs/{_segment(job_id)}/events"
-        name = ""
-        try:
-            with self._http.stream("GET", path, timeout=timeout, headers={"Accept": "text/event-stream"}) as response:
-                if response.status_code != httpx.codes.OK:
-                    return
-                for line in response.iter_lines():
-                    field, _, value = line.partition(":")
-                    if field == "event":
-                        name = value.strip()
-                    elif field == "data":
-                        yield name, json.loads(value)
-                    if time.monotonic() > deadline:
-                        return
-        except (httpx.HTTPError, ValueError):
-            return
-
-    def _ask(self, method: Literal["GET", "POST", "DELETE"], path: str, **rest: Any) -> Any:
-        with self._answered():
-            response = self._http.request(method, path, **rest)
-        if response.is_error:
-            raise _refusal(response)
-        try:
-            return response.json()
-        except ValueError:
-            raise ApiUnreachable(f"what answers at {self.url} is not wanworks") from None
-
-    @contextmanager
-    def _answered(self) -> Iterator[None]:
-        try:
-            yield
-        except httpx.TimeoutException:
-            raise ApiUnreachable(f"the API at {self.url} does not answer in time") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ApiUnreachable(f"the API at {self.url} cannot be reached: {error}") from None
+                return _answer(response)
+            case Read(_Body() as body):
+                return next(body.parts, b"")
+            case Close(_Body() as body):
+                body.response.close()
+            case Pause(seconds):
+                time.sleep(seconds)
+            case Work(function):
+                return function()
 
 
-def _changed(job: Job, event: str, told: dict[str, Any]) -> Job:
-    """The job after one event of its stream: `progress` and `state` tell parts of it, the others the whole."""
-    if event == "progress":
-        return cast(Job, {**job, "progress": {**job["progress"], **told}})
-    return cast(Job, {**job, **{name: value for name, value in told.items() if name in job}})
+class AsyncClient(_Calls):
+    """As `Client`, its methods to be awaited, its iterators asynchronous."""
+
+    def _open(self, **options: Any) -> None:
+        self._http = httpx.AsyncClient(**options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _result(self, call: Call[T]) -> T:
+        course = self._course(call)
+        async for _ in self._steps(course):
+            pass
+        return cast(T, course.result)
+
+    def _told(self, call: Telling[T]) -> AsyncIterator[T]:
+        return self._steps(self._course(call))
+
+    async def _steps(self, course: Course[Any]) -> AsyncIterator[Any]:
+        async with AsyncExitStack() as streams:
+            streams.callback(course.close)
+            while (step := course.step) is not None:
+                outcome = None
+                if isinstance(step, Tell):
+                    yield step.value
+                else:
+                    try:
+                        outcome = await self._done(step, streams)
+                    except Exception as error:  # the call's own to answer
+                        course.failed(error)
+                        continue
+                course.took(outcome)
+
+    async def _done(self, step: Step, streams: AsyncExitStack) -> Any:
+        match step:
+            case Ask():
+                return _answer(await self._http.send(_request(self._http, step)))
+            case Open():
+                response = await self._http.send(_request(self._http, step), stream=True, follow_redirects=True)
+                streams.push_async_callback(response.aclose)
+                if response.is_success:
+                    return _answer(response, _Body(response, response.aiter_bytes()))
+                await response.aread()
+                return _answer(response)
+            case Read(_Body() as body):
+                return await anext(body.parts, b"")
+            case Close(_Body() as body):
+                await body.response.aclose()
+            case Pause(seconds):
+                await anyio.sleep(seconds)
+            case Work(function):
+                return await anyio.to_thread.run_sync(function)
 
 
-def ended(job: Job) -> bool:
-    return job["status"] in JOB_ENDS
+@dataclass(frozen=True)
+class _Body:
+    """The body of an answer that is read in parts: of `Client` an iterator of them, of `AsyncClient` an async one."""
+
+    response: httpx.Response
+    parts: Any
 
 
-def succeeded(job: Job) -> bool:
-    return job["status"] == JobState.SUCCEEDED
+def _request(http: httpx.Client | httpx.AsyncClient, step: Ask | Open) -> httpx.Request:
+    usual = http.timeout.as_dict()
+    if isinstance(step, Open):
+        timeout = httpx.Timeout(**{**usual, "read": step.quiet_seconds or usual["read"]})
+        return http.build_request("GET", step.path, headers=step.headers, timeout=timeout)
+    timeout = httpx.Timeout(**{**usual, "read": step.timeout_seconds or usual["read"]})
+    return http.build_request(
+        step.method, step.path, params=step.query or None, json=step.json, headers=step.headers, timeout=timeout
+    )
 
 
-def find_url(given: str | None, home: Path) -> str:
-    """The API's address: as given, from WANWORKS_URL, or of the stack that runs on `home`. Raises ApiUnreachable."""
-    if url := given or os.environ.get("WANWORKS_URL"):
-        return url
-    state = read_state(home)
-    if state is None or not state["running"] or not state["api_url"]:
-        raise ApiUnreachable(f"no stack runs on the home {home}: start `wanworks up`, or give --url")
-    return str(state["api_url"])
-
-
-def _segment(id: str) -> str:
-    """An id as one segment of a path, whatever was typed."""
-    return quote(id, safe="")
-
-
-def _refusal(response: httpx.Response) -> ApiRefused:
-    try:
-        problem = response.json()
-        sentence = problem.get("detail") or problem.get("title") or ""
-        fields = [
-            f"{'.'.join(str(part) for part in error['loc'] if part not in ('body', 'query'))}: {error['msg']}"
-            for error in problem.get("errors") or ()
-        ]
-        missing = [field for field in fields if field not in sentence]
-        text = "; ".join(part for part in (sentence, *missing) if part)
-        return ApiRefused(text or f"HTTP {response.status_code}", response.status_code, problem.get("code"))
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return ApiRefused(f"HTTP {response.status_code} from {response.url}", response.status_code)
+def _answer(response: httpx.Response, stream: _Body | None = None) -> Answer:
+    content = b"" if stream is not None else response.content
+    return Answer(response.status_code, response.headers, str(response.url), content, stream)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from cli import screen
 from cli.child import spawn
-from cli.client import Client, Job, succeeded
+from cli.client import Client, GenerationFields, Job, succeeded, why_not
 from cli.errors import ApiRefused, TimedOut
-from cli.job_commands import data_url, fetch_video, why_not
+from cli.job_commands import fetch_video
 from shared.errors import WanworksError
 
 _READY_SECONDS = 60.0
@@ -41,8 +41,8 @@ def run(directory: Path) -> None:
         image = directory / "input.png"
         image.write_bytes(_draw())
         jobs = [
-            (client.generate(_request("T2V-A14B")), directory / "text-to-video.mp4"),
-            (client.generate({**_request("I2V-A14B"), "image": data_url(image)}), directory / "image-to-video.mp4"),
+            (client.generate(**_request("T2V-A14B")), directory / "text-to-video.mp4"),
+            (client.generate(**_request("I2V-A14B"), image=image), directory / "image-to-video.mp4"),
         ]
         for job, path in jobs:
             print(_made(client, _finished(client, job, path.stem), path), flush=True)
@@ -100,7 +100,7 @@ def _ready_url(process: "subprocess.Popen[bytes]") -> str:
     raise TimedOut(f"the stack was not ready after {_READY_SECONDS:g} s")
 
 
-def _request(model: str) -> dict[str, object]:
+def _request(model: str) -> GenerationFields:
     return {
         "model_id": model,
         "prompt": "A paper boat drifts down a rain-filled gutter",
@@ -115,7 +115,7 @@ def _request(model: str) -> dict[str, object]:
 def _finished(client: Client, submitted: Job, label: str) -> Job:
     job = submitted
     with screen.ProgressBars() as bars:
-        for job in client.watch(submitted["id"]):
+        for job in client.progress(submitted["id"]):
             bars.show(job, label)
     if not succeeded(job):
         raise ApiRefused(why_not(job))

@@ -1,12 +1,22 @@
-"""What ends a command early, each with its exit code. `wanworks --help` lists the codes from here.
+"""What ends a command early, each with its exit code; `wanworks --help` lists the codes from here. Callers of
+`cli.client` catch the same errors.
 
 WanworksError
-├── ApiRefused        1   the API answered, and its answer is no; or the job did not succeed
-├── ApiUnreachable    3   nothing answers at the API's address
-├── TimedOut          4   it did not happen in the time allowed
-└── AlreadyRunning    5   another process holds this home, device or port
+├── ApiRefused            1   the API answered, and its answer is no; or the job did not succeed
+│   ├── BadRequest            400, 413, 415, 416, 422: asked wrongly; `fields` names what
+│   ├── AccessRefused         401, 403: no key, a wrong one, or one that may not
+│   ├── NotThere              404: no such model, job, alert or artifact
+│   ├── StateForbids          409: not in the state that it is in
+│   ├── TooBusy               429, 503: worth asking again, after `retry_after_seconds`
+│   └── ServerFault           500 and the rest of them
+├── ApiUnreachable        3   nothing answers at the API's address
+├── TransferBroken        3   a file came wrong, or broke off again and again
+├── TimedOut              4   it did not happen in the time allowed
+└── AlreadyRunning        5   another process holds this home, device, port or folder
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 from shared.errors import ConfigurationError, StoreMismatch, Unavailable, WanworksError
@@ -37,21 +47,76 @@ _MEANING = {
 }
 
 
+@dataclass(frozen=True)
+class WrongField:
+    """One field that the API does not take: where it is, such as `loras.0.scale`, and why."""
+
+    name: str
+    message: str
+
+
 class ApiRefused(WanworksError):
-    """The API refused the request."""
+    """The API refused the request. The text is one readable sentence, with every wrong field named.
+
+    `status` and what follows are None, or empty, where the refusal is not an answer of the API's own.
+    """
 
     code = "api_refused"
 
-    def __init__(self, message: str, status: int | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        problem_code: str | None = None,
+        *,
+        detail: str | None = None,
+        fields: Sequence[WrongField] = (),
+        request_id: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
         self.status = status
-        self.problem_code = code
+        self.problem_code = problem_code  # the API's stable word for it, such as `not_found`
+        self.detail = detail
+        self.fields = tuple(fields)
+        self.request_id = request_id  # under which the server's log tells more
+        self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
+
+
+class BadRequest(ApiRefused):
+    """The request cannot be read, or a field of it is wrong."""
+
+
+class AccessRefused(ApiRefused):
+    """There is no key, or a wrong one, or one that may not do this."""
+
+
+class NotThere(ApiRefused):
+    """There is no such model, job, alert or artifact."""
+
+
+class StateForbids(ApiRefused):
+    """The present state forbids it."""
+
+
+class TooBusy(ApiRefused):
+    """Not now."""
+
+
+class ServerFault(ApiRefused):
+    """Something went wrong on the server."""
 
 
 class ApiUnreachable(WanworksError):
     """The API cannot be reached."""
 
     code = "api_unreachable"
+
+
+class TransferBroken(WanworksError):
+    """A file could not be fetched whole."""
+
+    code = "transfer_broken"
 
 
 class TimedOut(WanworksError):
@@ -71,7 +136,7 @@ def exit_code(error: WanworksError) -> ExitCode:
     match error:
         case ConfigurationError() | StoreMismatch():
             return ExitCode.USAGE
-        case ApiUnreachable() | Unavailable():
+        case ApiUnreachable() | TransferBroken() | Unavailable():
             return ExitCode.UNREACHABLE
         case TimedOut():
             return ExitCode.TIMED_OUT

@@ -1,7 +1,5 @@
 """The commands that speak to the API: submit, look, cancel."""
 
-import base64
-import mimetypes
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,14 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from cli import screen
-from cli.client import Client, Job, find_url, succeeded
+from cli.client import Client, Job, succeeded, video_of, why_not
 from cli.errors import ApiRefused, ExitCode
-from shared.errors import ConfigurationError
-from shared.settings import load
-
-Url = Annotated[str | None, typer.Option(help="The API. [WANWORKS_URL, else the stack on the home]", metavar="URL")]
-Home = Annotated[Path | None, typer.Option(help="Home of the stack to speak to. [WANWORKS_HOME, ~/.wanworks]")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+from cli.options import AsJson, Home, Url, client_of
+from shared.errors import ConfigurationError, WanworksError
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the video shows.")],
+    prompt: Annotated[str | None, typer.Argument(help="What the video shows.")] = None,
     model: Annotated[str | None, typer.Option(help="[T2V-A14B; I2V-A14B with --image]")] = None,
     image: Annotated[Path | None, typer.Option(help="PNG, JPEG or WebP to start from.")] = None,
     resolution: Annotated[str | None, typer.Option(help="For example 1280x720. [the model's own]")] = None,
@@ -35,17 +29,40 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
     seed: Annotated[int | None, typer.Option(help="[drawn and recorded]")] = None,
     priority: Annotated[str | None, typer.Option(help="critical, high, normal or low. [normal]")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the video. [JOB-ID.FORMAT]")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the video; folder of a batch. [JOB-ID.FORMAT]")] = None,
+    batch: Annotated[Path | None, typer.Option(help="Many: a file with one JSON request a line.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Jobs of a batch that are under way at once. [4]", min=1, max=32)
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Of a batch: ask for the failed again.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the job goes on. [no limit]")] = None,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a generation, show its progress, and fetch the video."""
-    request = {
+    """Submit a generation, show its progress, and fetch the video; or those of a whole file.
+
+    A batch that was interrupted goes on where it was when the same command is given again.
+    """
+    if batch is not None:
+        in_the_file = (prompt, model, image, resolution, frames, fps, output_format, steps, seed, priority)
+        if any(value is not None for value in in_the_file):
+            raise typer.BadParameter("with --batch, the lines of the file say what is made")
+        if out is None:
+            raise typer.BadParameter("--batch needs --out, the folder for its videos")
+        from cli.batch import run
+
+        run(batch, out, url=url, home=home, concurrency=concurrency or 4, retry_failed=retry_failed, timeout=timeout,
+            as_json=as_json)  # fmt: skip
+        return
+    if prompt is None:
+        raise typer.BadParameter("Missing argument 'PROMPT'")
+    if concurrency is not None or retry_failed:
+        raise typer.BadParameter("--concurrency and --retry-failed are for --batch")
+    request: dict[str, Any] = {
         "model_id": model or ("I2V-A14B" if image else "T2V-A14B"),
         "prompt": prompt,
-        "image": data_url(image) if image else None,
+        "image": read_image(image) if image else None,
         "resolution": resolution,
         "frames": frames,
         "fps": fps,
@@ -54,10 +71,11 @@ def generate(
         "seed": seed,
         "priority": priority,
     }
+    request = {name: value for name, value in request.items() if value is not None}
     with client_of(url, home) as client, screen.ProgressBars() as bars:
-        job = submitted = client.generate({name: value for name, value in request.items() if value is not None})
+        job = submitted = client.generate(**request)
         try:
-            for job in client.watch(submitted["id"], timeout):
+            for job in client.progress(submitted["id"], timeout):
                 bars.show(job, job["id"])
         except KeyboardInterrupt:
             screen.say(f"job {job['id']} goes on; `wanworks cancel {job['id']}` stops it")
@@ -83,7 +101,7 @@ def jobs(
 ) -> None:
     """List jobs, newest first."""
     with client_of(url, home) as client:
-        page = client.jobs(type=type, status=status, model_id=model, limit=limit, after=after)
+        page = client.jobs_page(type=type, status=status, model_id=model, limit=limit, after=after)
     if as_json:
         screen.print_json(page)
         return
@@ -159,32 +177,22 @@ def workers(url: Url = None, home: Home = None, as_json: AsJson = False) -> None
 
 def fetch_video(client: Client, job: Job, out: Path | None) -> Path:
     """The job's video, written to `out`, or to JOB-ID.FORMAT here. Raises ApiRefused where it has none."""
-    for artifact in (job["result"] or {"artifacts": []})["artifacts"]:
-        if artifact["content_type"].startswith("video/"):
-            target = out or Path(f"{job['id']}{Path(artifact['name']).suffix}")
-            client.download(artifact["url"], target)
-            return target
-    raise ApiRefused(f"job {job['id']} has no video")
-
-
-def why_not(job: Job) -> str:
-    error = job["error"]
-    return f"job {job['id']} {job['status']}" + (f": {error['message']} ({error['code']})" if error else "")
-
-
-def client_of(url: str | None, home: Path | None) -> Client:
-    """A client of the API that the options mean. Raises ApiUnreachable."""
-    return Client(find_url(url, load(home=home).home))
-
-
-def data_url(image: Path) -> str:
-    """The image as the API takes it in JSON. The API decodes and judges it; here only the file must be readable."""
-    kind = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
+    if (video := video_of(job)) is None:
+        raise ApiRefused(f"job {job['id']} has no video")
+    target = out or Path(f"{job['id']}{Path(video['name']).suffix}")
     try:
-        content = image.read_bytes()
+        client.download(video, target)
     except OSError as error:
-        raise ConfigurationError(f"--image {image}: {error.strerror}") from None
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+        raise WanworksError(f"--out {target}: {error.strerror or error}") from None
+    return target
+
+
+def read_image(path: Path) -> bytes:
+    """Raises ConfigurationError where the file cannot be read. The API decodes and judges it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"--image {path}: {error.strerror}") from None
 
 
 def _row(job: Job) -> tuple[Any, ...]:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from cli import screen
-from cli.client import Client, Job, succeeded
+from cli.client import Client, Job, succeeded, why_not
 from cli.errors import ApiRefused, ExitCode
-from cli.job_commands import AsJson, Home, Url, client_of, why_not
+from cli.options import AsJson, Home, Url, client_of
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model_id.")]
 Node = Annotated[str | None, typer.Option(help="Name of a node. [every node that is online]")]
@@ -54,7 +54,7 @@ def download(
         "bandwidth_limit_mbps": limit,
     }
     with client_of(url, home) as client:
-        job = _watched(client, [client.fetch_model(_given(asked))], timeout)[0]
+        job = _watched(client, [client.fetch_model(**_given(asked))], timeout)[0]
     if as_json:
         screen.print_json(job)
     if not succeeded(job):
@@ -107,7 +107,7 @@ def verify(
     """Check the files of a model, or of all, against their checksums. Exit code 1 where something is wrong."""
     with client_of(url, home) as client:
         asked = {"model_id": model, "node": node, "full": full, "repair": repair}
-        jobs = _watched(client, client.verify(_given(asked)))
+        jobs = _watched(client, client.verify(**_given(asked)))
     if as_json:
         screen.print_json({"data": jobs})
     else:
@@ -132,7 +132,7 @@ def cleanup(
     """Show what could be removed from the model storage; with --execute, remove it."""
     asked = {"target_space_gb": target_gb, "keep_recent_days": keep_days, "dry_run": not execute, "node": node}
     with client_of(url, home) as client:
-        answer = client.cleanup(_given(asked))
+        answer = client.cleanup(**_given(asked))
         jobs = _watched(client, [client.job(job_id) for job_id in answer["job_ids"]])
     if as_json:
         screen.print_json({**answer, "jobs": jobs})
@@ -203,7 +203,7 @@ def fallback(
         "max_wait_minutes": max_wait,
     }
     with client_of(url, home) as client:
-        found = client.fallback(_given(asked))
+        found = client.fallback(**_given(asked))
     if as_json:
         screen.print_json(found)
         return
@@ -242,7 +242,7 @@ def hub(
 
 def _manage(asked: Mapping[str, Any], url: str | None, home: Path | None, as_json: bool) -> None:
     with client_of(url, home) as client:
-        answer = client.manage_download(_given(asked))
+        answer = client.manage_download(**_given(asked))
     if as_json:
         screen.print_json(answer)
     else:
@@ -264,7 +264,7 @@ def _watched(client: Client, jobs: Iterable[Job], timeout: float | None = None) 
     with screen.ProgressBars() as bars:
         for job in jobs:
             try:
-                for job in client.watch(job["id"], timeout):  # noqa: B020 - the same job, as it goes on
+                for job in client.progress(job["id"], timeout):  # noqa: B020 - the same job, as it goes on
                     bars.show(job, " ".join(filter(None, (job["model_id"] or job["type"], job["node"]))))
             except KeyboardInterrupt:
                 screen.say(f"job {job['id']} goes on; `wanworks cancel {job['id']}` stops it")

@@ -75,10 +75,13 @@ def doing(job: Job) -> str:
 
 
 class ProgressBars(AbstractContextManager["ProgressBars"]):
-    """A live bar per job on a terminal; elsewhere a line on stderr whenever what a job is at changes."""
+    """A live bar per job on a terminal; elsewhere a line on stderr whenever what a job is at changes.
 
-    def __init__(self) -> None:
-        self._live = err.is_terminal
+    With `whole`, a bar above them counts so many jobs, and what comes on stdout in between must be a terminal's too.
+    """
+
+    def __init__(self, whole: int | None = None) -> None:
+        self._live = err.is_terminal and (whole is None or out.is_terminal)
         self._bars = Progress(
             TextColumn("{task.fields[label]}"),
             BarColumn(),
@@ -88,6 +91,7 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
             console=err,
             disable=not self._live,
         )
+        self._whole = None if whole is None else self._bars.add_task("", total=whole, label="total")
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, str] = {}
 
@@ -107,6 +111,15 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
         if not self._live and self._said.get(job["id"]) != phase:
             self._said[job["id"]] = phase
             say(f"{label}: {text}")
+
+    def hide(self, job_id: str) -> None:
+        """The job's bar has done its service."""
+        if (task := self._tasks.pop(job_id, None)) is not None:
+            self._bars.remove_task(task)
+
+    def count(self, ended: int, text: str) -> None:
+        if self._whole is not None:
+            self._bars.update(self._whole, completed=ended, description=text)
 
 
 def epilogue() -> str:

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -28,6 +30,9 @@ from cli.errors import (
     TooBusy,
     TransferBroken,
 )
+from cli.event_stream import Event, EventStream
+from cli.retries import pause_seconds, retry_after
+from cli.steps import Answer
 from shared.database import Database
 from shared.settings import Settings
 from shared.store import Store
@@ -307,6 +312,13 @@ def test_patience_ends(kind: str, meddler: Meddler) -> None:
         client.workers()
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1", "http://127.0.0.1:none"])
+def test_a_url_that_is_none_is_told_at_once(url: str) -> None:
+    with pytest.raises(ApiUnreachable), Client(url, retry=Retry(seconds=60)) as client:
+        client.workers()
+
+
 def test_what_may_not_be_done_twice_is_not(client: Any, meddler: Meddler) -> None:
     meddler.faults.append(Fault("/models/cleanup", cut_after=0))
     with pytest.raises(ApiUnreachable):
@@ -433,3 +445,33 @@ def test_a_download_that_never_goes_on_is_given_up(
     with pytest.raises(TransferBroken, match="wrong checksum"):
         client.download({**video, "sha256": "0" * 64}, tmp_path / "a.mp4")
     assert list(tmp_path.glob("a.mp4*")) == []
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    now = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+
+    def asked(said: str) -> float | None:
+        return retry_after(Answer(503, httpx.Headers({"Retry-After": said}), ""), now)
+
+    assert asked("7") == 7
+    assert asked("Sat, 31 Jan 2026 12:01:30 GMT") == 90
+    assert asked("Sat, 31 Jan 2026 11:00:00 GMT") == 0
+    assert asked("soon") is None
+    assert asked("") is None
+
+
+def test_pauses_double_are_spread_and_never_before_the_server_asked() -> None:
+    assert [pause_seconds(tries, None, 1.0) for tries in (0, 1, 2, 5, 99)] == [0.25, 0.5, 1.0, 8.0, 8.0]
+    assert pause_seconds(2, None, 0.0) == 0.5
+    assert 7 < pause_seconds(0, 7.0, 0.0) < 8
+
+
+def test_events_are_read_however_the_bytes_fall() -> None:
+    said = b': ping\r\n\r\nevent: progress\r\nid: 1-0\r\ndata: {"percent":\r\ndata: 4}\r\n\r\nid: 2-0\ndata: {'
+    whole, apart = EventStream(), EventStream()
+    events = whole.feed(said)
+    assert events == [Event("progress", {"percent": 4})]
+    assert [event for byte in said for event in apart.feed(bytes([byte]))] == events
+    assert whole.last_id == "1-0", "the second never came whole, so it is asked for again"
+    whole.start_again()
+    assert whole.feed(b'data: {"a": 1}\n\n') == [Event("", {"a": 1})]

@@ -1,0 +1,171 @@
+"""`generate --batch`: a file of generations, made a few at a time and fetched to a folder.
+
+Every step is on the disk before the next, and every request carries a key that the line has for ever, so the same
+command goes on after any end, `kill -9` included: nothing is submitted twice, and nothing that is whole fetched again.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import anyio.to_thread
+import typer
+
+from cli import screen
+from cli.batch_file import Line, read_batch
+from cli.batch_record import BatchRecord, Standing
+from cli.client import AsyncClient, Retry, succeeded, video_of, why_not
+from cli.errors import BadRequest, ExitCode, NotThere, TimedOut, TransferBroken
+from cli.fetching import is_whole
+from cli.options import find_url
+from shared.errors import WanworksError
+
+# Longer than a single command's: a batch runs on its own, and a queue that is full for now will have room again.
+_PATIENCE = Retry(seconds=300.0, at_first=False)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of one line."""
+
+    line: Line
+    standing: Standing
+
+    @property
+    def failure(self) -> str | None:
+        return self.standing.failure
+
+
+def run(
+    path: Path,
+    folder: Path,
+    *,
+    url: str | None,
+    home: Path | None,
+    concurrency: int,
+    retry_failed: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Ends with `typer.Exit` 1 where a line failed. Raises ConfigurationError for a file that cannot be used."""
+    lines = read_batch(path)
+    address = find_url(url, home)
+    with BatchRecord(folder) as record, screen.ProgressBars(whole=len(lines)) as bars:
+        batch = _Batch(lines, folder, record, bars, retry_failed=retry_failed, quiet=as_json)
+        try:
+            asyncio.run(batch.run(address, concurrency, timeout))
+        except KeyboardInterrupt:
+            screen.say("what was submitted goes on; the same command goes on from here")
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except OSError as error:
+            raise WanworksError(f"{error.filename or folder}: {error.strerror or error}") from None
+    failed = [made for made in batch.made if made.failure]
+    if as_json:
+        screen.print_json({"made": len(lines) - len(failed), "failed": len(failed), "lines": _rows(batch.made)})
+    screen.say(f"{len(lines) - len(failed)} of {len(lines)} made, in {folder}")
+    if failed:
+        screen.say(f"{len(failed)} failed; --retry-failed asks for them again:")
+        for made in failed:
+            screen.say(f"  {made.line.label}: {made.failure}")
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+class _Batch:
+    """One run over the lines."""
+
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        folder: Path,
+        record: BatchRecord,
+        bars: screen.ProgressBars,
+        *,
+        retry_failed: bool,
+        quiet: bool,
+    ) -> None:
+        self.made: list[Made] = []
+        self._lines, self._folder, self._record, self._bars = lines, folder, record, bars
+        self._retry_failed, self._quiet = retry_failed, quiet
+
+    async def run(self, address: str, concurrency: int, timeout: float | None) -> None:
+        """Raises TimedOut, or what made the first line stop that no other line can do better than."""
+        waiting = iter(self._lines)
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                AsyncClient(address, retry=_PATIENCE) as client,
+                asyncio.TaskGroup() as group,
+            ):
+                for _ in range(min(concurrency, len(self._lines))):
+                    group.create_task(self._take(waiting, client))
+        except TimeoutError:
+            ended = f"{len(self.made)} of {len(self._lines)} had ended"
+            raise TimedOut(f"{ended} after {timeout:g} s; the jobs go on, and so does the same command") from None
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
+
+    async def _take(self, waiting: Iterator[Line], client: AsyncClient) -> None:
+        for line in waiting:
+            standing = await self._carried(line, client)
+            self.made.append(Made(line, standing))
+            failed = sum(1 for made in self.made if made.failure)
+            self._bars.count(
+                len(self.made), f"{len(self.made)}/{len(self._lines)}" + (f", {failed} failed" if failed else "")
+            )
+            if standing.failure:
+                screen.say(f"{line.label}: {standing.failure}")
+            elif not self._quiet:
+                print(self._folder / str(standing.file), flush=True)
+
+    async def _carried(self, line: Line, client: AsyncClient) -> Standing:
+        """The line, to its end."""
+        standing = self._record.of(line.key)
+        if standing.failure and self._retry_failed:
+            standing = self._record.again(standing)
+        if standing.failure or await self._is_there(standing):
+            return standing
+        try:
+            if standing.job is None:
+                key = self._record.idempotency_key(standing)
+                job = await client.generate(**line.fields, image=line.image, idempotency_key=key)
+                standing = self._record.note(replace(standing, job=job["id"]))
+            return await self._fetched(line, standing, client)
+        except TransferBroken as error:
+            return replace(standing, failure=error.message)  # not noted: the video is made, and can be fetched
+        except (BadRequest, NotThere) as error:
+            return self._record.note(replace(standing, failure=error.message))
+
+    async def _fetched(self, line: Line, standing: Standing, client: AsyncClient) -> Standing:
+        job_id = standing.job or ""
+        try:
+            async for job in client.progress(job_id):
+                self._bars.show(job, line.label)
+        finally:
+            self._bars.hide(job_id)
+        video = video_of(job)
+        if not succeeded(job) or video is None:
+            return self._record.note(replace(standing, failure=why_not(job)))
+        name = standing.file or f"{line.name}{Path(video['name']).suffix}"
+        await client.download(video, self._folder / name)
+        return self._record.note(replace(standing, file=name, bytes=video["bytes"], sha256=video["sha256"]))
+
+    async def _is_there(self, standing: Standing) -> bool:
+        if standing.file is None or standing.bytes is None or standing.sha256 is None:
+            return False
+        path = self._folder / standing.file
+        return await anyio.to_thread.run_sync(partial(is_whole, path, standing.bytes, standing.sha256))
+
+
+def _rows(made: Sequence[Made]) -> list[dict[str, object]]:
+    return [
+        {
+            "line": each.line.number,
+            "name": each.line.name,
+            "job": each.standing.job,
+            "file": each.standing.file,
+            "failure": each.failure,
+        }
+        for each in sorted(made, key=lambda each: each.line.number)
+    ]

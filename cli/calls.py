@@ -1,0 +1,207 @@
+"""Every call of the API, described once: what is asked, and what the answer is. Carried out by `cli.client`."""
+
+import base64
+import uuid
+from collections.abc import Generator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Unpack, cast
+from urllib.parse import quote
+
+from cli.refusals import body_of
+from cli.shapes import Alert, GenerationFields, Job, JobFilter, JobPage, PriorityName, Queues, Workers
+from cli.steps import Ask, Call, Step, Tell, Telling, Work
+
+_JOBS = "/api/v1/jobs"
+_MODELS = "/api/v1/models"
+_ALERTS = "/api/v1/dashboard/alerts"
+_CLEANUP_SECONDS = 60.0  # the API itself waits for 30
+_PAGE = 100
+
+
+def generate(
+    *, image: Path | bytes | None = None, idempotency_key: str | None = None, **fields: Unpack[GenerationFields]
+) -> Call[Job]:
+    """Ask for a video. `image` is a PNG, JPEG or WebP: its file, or its bytes.
+
+    However often it is sent, one job comes of it; the same `idempotency_key` later gives the same job again.
+    Raises BadRequest naming each wrong field; OSError for a file that cannot be read.
+    """
+    asked: dict[str, Any] = dict(fields)
+    if image is not None:
+        content = (yield Work(image.read_bytes)) if isinstance(image, Path) else image
+        asked["image"] = yield Work(partial(data_url, content))
+    return cast(Job, (yield from _made(f"{_JOBS}/generation", asked, idempotency_key)))
+
+
+def job(job_id: str) -> Call[Job]:
+    """Raises NotThere."""
+    return cast(Job, (yield from asked(Ask("GET", f"{_JOBS}/{segment(job_id)}"))))
+
+
+def jobs_page(*, limit: int = 20, after: str | None = None, **which: Unpack[JobFilter]) -> Call[JobPage]:
+    """At most `limit` (1 to 100) jobs, newest first; `next` of a page is `after` for the one behind it."""
+    query = _given({**which, "limit": limit, "after": after})
+    return cast(JobPage, (yield from asked(Ask("GET", _JOBS, query=query))))
+
+
+def jobs(**which: Unpack[JobFilter]) -> Telling[Job]:
+    """Every job there is, newest first, asked for page by page as they are taken."""
+    after: str | None = None
+    while True:
+        page = yield from jobs_page(limit=_PAGE, after=after, **which)
+        for each in page["data"]:
+            yield Tell(each)
+        after = page["next"]
+        if not page["has_more"]:
+            return
+
+
+def cancel(job_id: str) -> Call[Job]:
+    """Raises StateForbids for a job that has ended otherwise."""
+    return cast(Job, (yield from asked(Ask("POST", f"{_JOBS}/{segment(job_id)}/cancel"))))
+
+
+def retry(job_id: str, *, idempotency_key: str | None = None) -> Call[Job]:
+    """The same again, as a new job."""
+    return cast(Job, (yield from _made(f"{_JOBS}/{segment(job_id)}/retry", None, idempotency_key)))
+
+
+def delete(job_id: str) -> Call[None]:
+    """Cancel the job if need be, and remove it with its files."""
+    yield from asked(Ask("DELETE", f"{_JOBS}/{segment(job_id)}"))
+
+
+def workers() -> Call[Workers]:
+    """The devices and nodes, what is loaded and what runs."""
+    return cast(Workers, (yield from asked(Ask("GET", "/api/v1/workers"))))
+
+
+def queues() -> Call[Queues]:
+    """What waits and runs, by model and priority."""
+    return cast(Queues, (yield from asked(Ask("GET", "/api/v1/queues"))))
+
+
+def models() -> Call[dict[str, Any]]:
+    """Every model of the catalogue with its replicas, as in the API's detailed status."""
+    return cast(dict[str, Any], (yield from asked(Ask("GET", f"{_MODELS}/status/detailed"))))
+
+
+def fetch_model(
+    model_id: str,
+    *,
+    node: str | None = None,
+    revision: str | None = None,
+    priority: PriorityName | None = None,
+    bandwidth_limit_mbps: float | None = None,
+    idempotency_key: str | None = None,
+) -> Call[Job]:
+    """Fetch a model to a node (the only one, where none is named). Bandwidth in 10^6 bits a second."""
+    fields = {"node": node, "revision": revision, "priority": priority, "bandwidth_limit_mbps": bandwidth_limit_mbps}
+    return cast(Job, (yield from _made(f"{_JOBS}/download", _given({"model_id": model_id, **fields}), idempotency_key)))
+
+
+def manage_download(
+    model_id: str,
+    action: Literal["pause", "resume", "cancel", "priority", "bandwidth"],
+    *,
+    priority: PriorityName | None = None,
+    bandwidth_limit_mbps: float | None = None,
+    node: str | None = None,
+) -> Call[dict[str, Any]]:
+    """Steer the download of a model, on every node where none is named. Raises StateForbids."""
+    fields = {"priority": priority, "bandwidth_limit_mbps": bandwidth_limit_mbps, "node": node}
+    body = _given({"model_id": model_id, "action": action, **fields})
+    ask = Ask("POST", f"{_MODELS}/download/manage", json=body, repeatable=False)
+    return cast(dict[str, Any], (yield from asked(ask)))
+
+
+def verify(
+    model_id: str | None = None,
+    *,
+    node: str | None = None,
+    full: bool = True,
+    repair: bool = False,
+    idempotency_key: str | None = None,
+) -> Call[list[Job]]:
+    """Check a model's files, or all models', against their checksums: one job for each node."""
+    fields = _given({"model_id": model_id, "node": node, "full": full, "repair": repair})
+    made = yield from _made(f"{_JOBS}/integrity-check", fields, idempotency_key)
+    return cast(list[Job], made.get("data", [made]))
+
+
+def cleanup(
+    *,
+    target_space_gb: float | None = None,
+    keep_recent_days: int | None = None,
+    dry_run: bool = True,
+    node: str | None = None,
+) -> Call[dict[str, Any]]:
+    """What could be removed from the model storage; removed where `dry_run` is false. Space in 10^9 bytes."""
+    fields = {"target_space_gb": target_space_gb, "keep_recent_days": keep_recent_days, "node": node}
+    body = {**_given(fields), "dry_run": dry_run}
+    ask = Ask("POST", f"{_MODELS}/cleanup", json=body, timeout_seconds=_CLEANUP_SECONDS, repeatable=dry_run)
+    return cast(dict[str, Any], (yield from asked(ask)))
+
+
+def analytics(days: int = 30) -> Call[dict[str, Any]]:
+    """How much each model was used in the last so many days."""
+    ask = Ask("GET", f"{_MODELS}/analytics", query={"time_period_days": days})
+    return cast(dict[str, Any], (yield from asked(ask)))
+
+
+def fallback(
+    requested_model: str,
+    *,
+    quality: Literal["low", "medium", "high"] | None = None,
+    speed: Literal["fast", "medium", "slow"] | None = None,
+    resolution: str | None = None,
+    max_wait_minutes: float | None = None,
+) -> Call[dict[str, Any]]:
+    """What to do while a model cannot serve."""
+    fields = {"quality": quality, "speed": speed, "resolution": resolution, "max_wait_minutes": max_wait_minutes}
+    body = _given({"requested_model": requested_model, **fields})
+    return cast(dict[str, Any], (yield from asked(Ask("POST", f"{_MODELS}/fallback/suggest", json=body))))
+
+
+def pin(model_id: str, pinned: bool = True) -> Call[dict[str, Any]]:
+    """Keep a model whatever cleanup wants, or let it go again."""
+    ask = Ask("POST" if pinned else "DELETE", f"{_MODELS}/{segment(model_id)}/pin")
+    return cast(dict[str, Any], (yield from asked(ask)))
+
+
+def alerts(state: Literal["open", "resolved", "all"] = "open") -> Call[list[Alert]]:
+    """What is wrong, newest first."""
+    return cast(list[Alert], (yield from asked(Ask("GET", _ALERTS, query={"state": state}))))
+
+
+def acknowledge(alert_id: str, by: str | None = None) -> Call[Alert]:
+    """Say that somebody takes care of it. Whoever came first stands."""
+    ask = Ask("POST", f"{_ALERTS}/{segment(alert_id)}/acknowledge", json={"by": by} if by else {})
+    return cast(Alert, (yield from asked(ask)))
+
+
+def asked(ask: Ask) -> Generator[Step, Any, Any]:
+    """The body of the answer. Raises ApiRefused."""
+    answer = yield ask
+    return body_of(answer)
+
+
+def segment(id: str) -> str:
+    """An id as one segment of a path, whatever was typed."""
+    return quote(id, safe="")
+
+
+def data_url(image: bytes) -> str:
+    """The image as the API takes it in JSON. The API decodes and judges it, and does not heed the type named here."""
+    return f"data:application/octet-stream;base64,{base64.b64encode(image).decode()}"
+
+
+def _made(path: str, fields: Mapping[str, Any] | None, key: str | None) -> Generator[Step, Any, Any]:
+    """A POST that makes a job, and only one however often it is sent."""
+    headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+    return (yield from asked(Ask("POST", path, json=fields, headers=headers)))
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

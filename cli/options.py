@@ -1,0 +1,35 @@
+"""The options that every command which speaks to the API has, and the client that they mean."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.client import Client, Retry
+from cli.errors import ApiUnreachable
+from cli.state_file import read_state
+from shared.settings import load
+
+Url = Annotated[str | None, typer.Option(help="The API. [WANWORKS_URL, else the stack on the home]", metavar="URL")]
+Home = Annotated[Path | None, typer.Option(help="Home of the stack to speak to. [WANWORKS_HOME, ~/.wanworks]")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+# A server that does not answer a person at all is told of at once; one that goes away in the middle is waited for.
+PATIENCE = Retry(at_first=False)
+
+
+def client_of(url: str | None, home: Path | None) -> Client:
+    """A client of the API that the options mean. Raises ApiUnreachable."""
+    return Client(find_url(url, home), retry=PATIENCE)
+
+
+def find_url(given: str | None, home: Path | None) -> str:
+    """The API's address: as given, from WANWORKS_URL, or of the stack that runs on `home`. Raises ApiUnreachable."""
+    if url := given or os.environ.get("WANWORKS_URL"):
+        return url
+    folder = load(home=home).home
+    state = read_state(folder)
+    if state is None or not state["running"] or not state["api_url"]:
+        raise ApiUnreachable(f"no stack runs on the home {folder}: start `wanworks up`, or give --url")
+    return str(state["api_url"])

@@ -1,0 +1,107 @@
+"""Which requests are sent again, when, and for how long. Pure but for the clock and the dice."""
+
+import random
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from cli.errors import ApiUnreachable
+from cli.steps import Answer, Ask, Open, Pause, Step, T, Tell, relayed
+
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 8.0
+_NOT_NOW = (429, 503)
+# Nothing of the request can have been carried out.
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# It may have been; what is not among these (a wrong URL, say) would go wrong again.
+_BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How patient a client is with a server that is away, or that says "not now" (429, 503)."""
+
+    seconds: float = 30.0  # in all, for one request
+    at_first: bool = True  # also with a server that has never answered this client
+
+
+class Contact:
+    """Whether the server has answered; what it is called in an error."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.made = False
+
+
+def patient(
+    call: Generator[Step | Tell[Any], Any, T], retry: Retry, contact: Contact
+) -> Generator[Step | Tell[Any], Any, T]:
+    """The call, its requests sent again where that can do no harm. Raises ApiUnreachable where that is in vain."""
+
+    def instead(step: Step | Tell[Any]) -> Generator[Step | Tell[Any], Any, Any]:
+        if isinstance(step, Ask | Open):
+            return (yield from _sent(step, retry, contact))
+        return (yield step)
+
+    return relayed(call, instead)
+
+
+def retry_after(answer: Answer, now: datetime) -> float | None:
+    """What the header of that name asks for, in seconds; None where it says nothing that can be read (RFC 9110)."""
+    said = answer.headers.get("retry-after", "").strip()
+    if said.isdecimal():
+        return float(said)
+    try:
+        moment = parsedate_to_datetime(said)
+    except ValueError:
+        return None
+    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds())
+
+
+def pause_seconds(tries: int, asked_seconds: float | None, dice: float) -> float:
+    """Before the next try: doubling from 0.25 s to 8 s, spread by `dice` (0 to 1) so that clients do not come all at
+    once, and never before the server asked for."""
+    backing_off = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(tries, 10))
+    spread = backing_off * (0.5 + 0.5 * dice)
+    return spread if asked_seconds is None else asked_seconds + 0.25 * spread
+
+
+def _sent(step: Ask | Open, retry: Retry, contact: Contact) -> Generator[Step, Any, Answer]:
+    deadline = time.monotonic() + (retry.seconds if contact.made or retry.at_first else 0.0)
+    repeatable = not isinstance(step, Ask) or step.repeatable
+    tries = 0
+    while True:
+        asked: float | None = None
+        try:
+            answer: Answer = yield step
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if isinstance(step, Open) and step.once:
+                raise
+            again = isinstance(error, _NEVER_SENT) or (repeatable and isinstance(error, _BROKEN))
+            failure: ApiUnreachable | None = _unreachable(error, contact)
+        else:
+            if not contact.made:
+                contact.made, deadline = True, max(deadline, time.monotonic() + retry.seconds)
+            once = isinstance(step, Open) and step.once
+            again = not once and answer.status in _NOT_NOW and (repeatable or answer.status == 429)
+            failure, asked = None, retry_after(answer, datetime.now(UTC))
+            if not again:
+                return answer
+        pause = pause_seconds(tries, asked, random.random())
+        if not again or time.monotonic() + pause > deadline:
+            if failure is not None:
+                raise failure from None
+            return answer
+        tries += 1
+        yield Pause(pause)
+
+
+def _unreachable(error: Exception, contact: Contact) -> ApiUnreachable:
+    if isinstance(error, httpx.TimeoutException):
+        return ApiUnreachable(f"the API at {contact.url} does not answer in time")
+    return ApiUnreachable(f"the API at {contact.url} cannot be reached: {error}")

@@ -1,0 +1,185 @@
+"""What the API answers with, as far as clients read it; the API sends more, and nothing of it is dropped.
+
+Times are ISO 8601 in UTC. Figures that were not measured are None.
+"""
+
+from typing import Any, Literal, Required, TypedDict
+
+from shared.states import JOB_ENDS, JobState
+
+
+class Progress(TypedDict):
+    percent: float | None
+    phase: str | None
+    step: int | None
+    steps: int | None
+    eta_seconds: float | None
+    bytes_done: int | None
+    bytes_total: int | None
+    bytes_per_second: float | None
+
+
+class JobError(TypedDict):
+    code: str
+    message: str
+    retryable: bool
+
+
+class ArtifactLink(TypedDict):
+    name: str
+    url: str
+    bytes: int
+    sha256: str
+    content_type: str
+
+
+class JobResult(TypedDict):
+    artifacts: list[ArtifactLink]
+    width: int
+    height: int
+    frames: int
+    fps: float
+    seed: int
+
+
+class Job(TypedDict):
+    id: str
+    type: str
+    status: str
+    model_id: str | None
+    priority: str
+    params: dict[str, Any]
+    progress: Progress
+    queue_position: int | None
+    attempt: int
+    node: str | None
+    device: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    error: JobError | None
+    result: JobResult | None
+    retry_of: str | None
+    metadata: dict[str, str]
+
+
+class JobPage(TypedDict):
+    data: list[Job]
+    has_more: bool
+    next: str | None
+
+
+class DeviceRow(TypedDict):
+    node: str
+    index: int
+    name: str
+    worker: str
+    state: str
+    job: str | None
+    warm: list[dict[str, Any]]
+    last_seen: str | None
+
+
+class NodeRow(TypedDict):
+    name: str
+    state: str
+    version: str
+    disk_free_mb: float | None
+    last_seen: str | None
+
+
+class Workers(TypedDict):
+    devices: list[DeviceRow]
+    nodes: list[NodeRow]
+
+
+class QueueRow(TypedDict):
+    priority: str
+    model_id: str | None
+    queued: int
+    waiting_for_model: int
+    running: int
+    oldest_age_seconds: float | None
+
+
+class Queues(TypedDict):
+    queued: int
+    running: int
+    waiting_for_model: int
+    oldest_age_seconds: float | None
+    queues: list[QueueRow]
+
+
+class Alert(TypedDict):
+    id: str
+    severity: str
+    model_id: str | None
+    title: str
+    message: str
+    timestamp: str
+    acknowledged: bool
+    acknowledged_at: str | None
+    acknowledged_by: str | None
+    resolved_at: str | None
+    suggested_action: str
+
+
+class Lora(TypedDict, total=False):
+    name: Required[str]
+    scale: float
+
+
+PriorityName = Literal["critical", "high", "normal", "low"]
+
+
+class GenerationFields(TypedDict, total=False):
+    """A generation as it is asked for; the image is given beside it. What is left out takes the model's own value."""
+
+    model_id: Required[str]
+    prompt: Required[str]
+    negative_prompt: str
+    resolution: str
+    frames: int
+    fps: int
+    output_format: Literal["mp4", "webm"]
+    steps: int
+    guidance_scale: float
+    guidance_scale_2: float
+    flow_shift: float
+    seed: int
+    quantization: Literal["none", "fp16", "bf16", "int8"]
+    loras: list[Lora]
+    priority: PriorityName
+    fallback: list[str]
+    webhook_url: str
+    webhook_progress: bool
+    metadata: dict[str, str]
+
+
+class JobFilter(TypedDict, total=False):
+    """Which jobs to list. None, like leaving it out, means any."""
+
+    type: str | None
+    status: str | None
+    model_id: str | None
+    created_after: str | None
+
+
+def ended(job: Job) -> bool:
+    return job["status"] in JOB_ENDS
+
+
+def succeeded(job: Job) -> bool:
+    return job["status"] == JobState.SUCCEEDED
+
+
+def why_not(job: Job) -> str:
+    """Of a job that has not succeeded: what became of it, in a sentence."""
+    error = job["error"]
+    return f"job {job['id']} {job['status']}" + (f": {error['message']} ({error['code']})" if error else "")
+
+
+def video_of(job: Job) -> ArtifactLink | None:
+    """The job's video; None where it made none."""
+    artifacts = (job["result"] or {"artifacts": []}).get("artifacts", [])
+    return next((artifact for artifact in artifacts if artifact["content_type"].startswith("video/")), None)

@@ -1,0 +1,125 @@
+"""A job, followed to its end: by its event stream, and by asking again where that cannot be had."""
+
+import random
+import time
+from collections.abc import Generator
+from math import inf
+from typing import Any, cast
+
+import httpx
+
+from cli import calls
+from cli.errors import TimedOut
+from cli.event_stream import Event, EventStream
+from cli.shapes import Job, ended
+from cli.steps import Answer, Call, Close, Open, Pause, Read, Step, Tell, Telling, relayed
+from shared.states import JOB_ENDS, JobState
+
+_ASK_SECONDS = 0.5  # between two questions
+_ASK_SLOWLY_SECONDS = 1.0  # of a job that waits for long
+_COME_BACK_SECONDS = 0.5  # at most, to a stream that broke off
+_NO_STREAM_SECONDS = 5.0  # how long a stream that gave nothing is left alone
+_QUIET_SECONDS = 40.0  # the server pings every 15
+
+
+def progress(job_id: str, timeout: float | None = None) -> Telling[Job]:
+    """The job, now and after every change, until it has ended. Its percent never goes back within an attempt.
+
+    Asks while it waits, since its place in the queue is in no event, and follows the event stream while it runs.
+    Outlasts a restart of the server. `timeout` in seconds; raises TimedOut, and the job goes on.
+    """
+    yield from _followed(job_id, timeout, (JobState.RUNNING,))
+
+
+def wait(job_id: str, timeout: float | None = None) -> Call[Job]:
+    """The job, once it has ended, however it did. `timeout` in seconds; raises TimedOut, and the job goes on."""
+    last: list[Job] = []
+
+    def instead(step: Step | Tell[Any]) -> Generator[Step | Tell[Any], Any, Any]:
+        if isinstance(step, Tell):
+            last[:] = [step.value]
+            return None
+        return (yield step)
+
+    states = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
+    yield from cast(Call[None], relayed(_followed(job_id, timeout, states), instead))
+    return last[0]
+
+
+def _followed(job_id: str, timeout: float | None, streamed: tuple[JobState, ...]) -> Telling[Job]:
+    deadline = inf if timeout is None else time.monotonic() + timeout
+    events = EventStream()
+    stream_from, pause = 0.0, _ASK_SECONDS
+    known: Job | None = None
+    while True:
+        job = _merged(known, (yield from calls.job(job_id)))
+        yield Tell(job)
+        if ended(job):
+            return
+        if time.monotonic() > deadline:
+            raise TimedOut(f"job {job_id} is {job['status']} after {timeout:g} s; it goes on")
+        if job["status"] in streamed and time.monotonic() >= stream_from:
+            before = job
+            while (now := (yield from _streamed(job, events, deadline))) is not job:  # cut, and worth coming back to
+                job = now
+                if ended(job) or time.monotonic() > deadline:
+                    break
+                yield Pause(_COME_BACK_SECONDS * random.random())
+            if ended(job):
+                return
+            stream_from = time.monotonic() + _NO_STREAM_SECONDS if job is before else 0.0
+            pause = _ASK_SECONDS
+        else:
+            waits = job["status"] in (JobState.QUEUED, JobState.PAUSED)
+            pause = min(pause * 1.2, _ASK_SLOWLY_SECONDS) if waits else _ASK_SECONDS
+        known = job
+        yield Pause(min(pause * (0.8 + 0.2 * random.random()), max(0.0, deadline - time.monotonic())))
+
+
+def _streamed(job: Job, events: EventStream, deadline: float) -> Generator[Step | Tell[Job], Any, Job]:
+    """The job as the stream left it; the very same where that told nothing."""
+    events.start_again()
+    headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+    if events.last_id is not None:
+        headers["Last-Event-ID"] = events.last_id
+    path = f"/api/v1/jobs/{calls.segment(job['id'])}/events"
+    quiet = min(_QUIET_SECONDS, max(0.1, deadline - time.monotonic()))
+    try:
+        answer: Answer = yield Open(path, headers, quiet, once=True)
+        if not answer.good:
+            return job
+        while chunk := (yield Read(answer.stream)):
+            for event in events.feed(chunk):
+                if (now := _changed(job, event)) != job:
+                    job = now
+                    yield Tell(job)
+                if event.name == "end":
+                    yield Close(answer.stream)
+                    return job
+            if time.monotonic() > deadline:
+                yield Close(answer.stream)
+                return job
+    except (httpx.HTTPError, ValueError):
+        pass  # broken off: the question that comes next settles how the job is
+    return job
+
+
+def _changed(job: Job, event: Event) -> Job:
+    """The job after one event: `progress` and `state` tell parts of it, the others the whole."""
+    told = event.data
+    if event.name == "state" and told.get("status") in JOB_ENDS:
+        return job  # the event `end` comes next, and has what was made
+    if event.name == "progress":
+        told = {"attempt": told.get("attempt", job["attempt"]), "progress": {**job["progress"], **told}}
+        told["progress"].pop("attempt", None)
+    return _merged(job, cast(Job, {**job, **{name: value for name, value in told.items() if name in job}}))
+
+
+def _merged(known: Job | None, job: Job) -> Job:
+    """What was learned last; what is replayed, or read from the row, may lie behind what is known of the attempt."""
+    if known is None or ended(job) or job.get("attempt") != known.get("attempt"):
+        return job
+    before, now = known["progress"].get("percent"), job["progress"].get("percent")
+    if before is None or (now is not None and now >= before):
+        return job
+    return cast(Job, {**job, "progress": known["progress"]})

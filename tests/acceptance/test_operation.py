@@ -159,6 +159,7 @@ def test_with_redis_gone_accepts_go_on_and_running_jobs_neither_stall_nor_miss_a
     wait_for(lambda: stack.request("GET", "/readyz").json()["status"] == "ok", 30, "for ok again")
 
 
+@pytest.mark.slow
 def test_the_same_on_postgresql(demo_models: Path, tmp_path: Path, postgresql_server: str) -> None:
     import psycopg
 

@@ -80,6 +80,7 @@ def status(stack: Stack) -> dict[str, Any]:
     return model
 
 
+@pytest.mark.slow
 def test_one_flipped_byte_in_300_mb(stack: Stack, hub: HubProcess) -> None:
     models = Path(stack.environment["WANWORKS_MODELS_PATH"])
     before = stack.wait_status(stack.submit())

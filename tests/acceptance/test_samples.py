@@ -18,6 +18,7 @@ def sampled(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     stack.stop()
 
 
+@pytest.mark.slow
 def test_samples_follow_a_job_and_its_video_is_judged(sampled: Stack) -> None:
     job_id = sampled.submit(resolution="256x256", frames=17, steps=4)
     job = sampled.wait_status(job_id)

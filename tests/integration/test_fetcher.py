@@ -35,7 +35,7 @@ SIZES: dict[str, bytes | int] = {
     "pickled.bin": b"never fetched",
 }
 # What may be under way to a client under a limit of 40 Mbps: its window, and what the hub holds unsent for it.
-CHUNK = 1 << 20
+CHUNK = 2 << 20  # of one file: what the client's kernel and its buffer hold, and what the hub has in hand
 TOTAL = 8_050_000 + 30 + 2
 PATH = f"*/{WEIGHTS}"
 

@@ -25,7 +25,10 @@ def ended(stack: Stack, job_ids: list[str]) -> int:
     )
 
 
-@pytest.mark.parametrize("victim", ["gpu-0-child", "gpu-1", "dispatcher", "web", "redis", "io"])
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dispatcher", "web", "io")]  # as the others, and safer
+
+
+@pytest.mark.parametrize("victim", ["gpu-0-child", "gpu-1", "redis", *_SLOW])
 def test_kill_9_in_the_middle_of_a_batch(stack: Stack, victim: str) -> None:
     job_ids = submit_batch(stack)
     wait_for(lambda: ended(stack, job_ids) >= 3, 60)

@@ -43,6 +43,7 @@ def pair(
         first.stop()
 
 
+@pytest.mark.slow
 def test_a_job_runs_where_its_model_is_and_status_shows_both(pair: tuple[Stack, "subprocess.Popen[str]"]) -> None:
     stack, second = pair
     assert second.stdout is not None

@@ -25,7 +25,9 @@ def ended(stack: Stack, job_ids: list[str]) -> int:
     )
 
 
-_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dispatcher", "web", "io")]  # `make test-slow` kills these
+_SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("dispatcher", "web", "io")
+]  # `make test-slow` kills these
 
 
 @pytest.mark.parametrize("victim", ["gpu-0-child", "gpu-1", "redis", *_SLOW])

@@ -173,26 +173,12 @@ def p95_seconds(database: Database, model_id: str, since: date, total: Totals) -
 def successes(database: Database, model_ids: Sequence[str], since: date) -> dict[str, Successes]:
     """The latest successes since that day of each of the models that has any."""
     columns = (Use.model_id, Use.finished_at, Use.quality, Use.device_name, Use.profile)
-    of_each = [
-        select(*columns)  # type: ignore[call-overload]
-        .where(
-            Use.model_id == model_id,
-            Use.outcome == JobState.SUCCEEDED,
-            col(Use.mock).is_(False),
-            col(Use.finished_at) >= datetime.combine(since, time(), UTC),
-        )
-        .order_by(col(Use.finished_at).desc())
-        .limit(_LATEST)
-        .subquery()
-        for model_id in model_ids
-    ]
-    if not of_each:
-        return {}
-    with database.read() as session:
-        rows = session.connection().execute(union_all(*(select(each) for each in of_each))).all()
-    by_model: dict[str, list[Row[Any]]] = {}
-    for row in sorted(rows, key=lambda row: row.finished_at, reverse=True):
-        by_model.setdefault(row.model_id, []).append(row)
+    wanted = (
+        Use.outcome == JobState.SUCCEEDED,
+        col(Use.mock).is_(False),
+        col(Use.finished_at) >= datetime.combine(since, time(), UTC),
+    )
+    by_model = _newest_of_each(database, columns, model_ids, *wanted)
     return {
         model_id: Successes(
             newest=uses[0].finished_at,
@@ -232,9 +218,17 @@ def latest(database: Database, model_ids: Sequence[str]) -> dict[str, Latest]:
         Use.model_id, Use.outcome, Use.finished_at, Use.seconds, Use.width, Use.height, Use.frames, Use.steps,
         Use.timings,
     )  # fmt: skip
+    by_model = _newest_of_each(database, columns, model_ids, *_COUNTED)
+    return {model_id: _latest_of(uses) for model_id, uses in by_model.items()}
+
+
+def _newest_of_each(
+    database: Database, columns: Sequence[Any], model_ids: Sequence[str], *wanted: Any
+) -> dict[str, list[Row[Any]]]:
+    """Those columns of each model's latest uses that fit, at most 20, the newest first."""
     of_each = [
-        select(*columns)  # type: ignore[call-overload]
-        .where(Use.model_id == model_id, *_COUNTED)
+        select(*columns)
+        .where(Use.model_id == model_id, *wanted)
         .order_by(col(Use.finished_at).desc())
         .limit(_LATEST)
         .subquery()
@@ -245,9 +239,9 @@ def latest(database: Database, model_ids: Sequence[str]) -> dict[str, Latest]:
     with database.read() as session:
         rows = session.connection().execute(union_all(*(select(each) for each in of_each))).all()
     by_model: dict[str, list[Row[Any]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.finished_at, reverse=True):  # a union promises no order
         by_model.setdefault(row.model_id, []).append(row)
-    return {model_id: _latest_of(uses) for model_id, uses in by_model.items()}
+    return by_model
 
 
 def newest(database: Database) -> int:

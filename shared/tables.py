@@ -33,6 +33,9 @@ def _epoch_now_postgresql(element: Any, compiler: SQLCompiler, **kwargs: Any) ->
 
 _OPEN = text("resolved_at IS NULL")
 _OF_NODES = text("target_node IS NOT NULL")
+_LIVE = text("revoked_at IS NULL")
+_OWNED = text("owner IS NOT NULL")
+_OWNED_QUEUED = text("owner IS NOT NULL AND status = 'queued'")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
 
 
@@ -53,6 +56,9 @@ class Job(SQLModel, table=True):
             sqlite_where=_OF_NODES,
             postgresql_where=_OF_NODES,
         ),
+        # What a key sees, and how much of it waits.
+        Index("ix_jobs_owner", "owner", "id", sqlite_where=_OWNED, postgresql_where=_OWNED),
+        Index("ix_jobs_owner_queued", "owner", sqlite_where=_OWNED_QUEUED, postgresql_where=_OWNED_QUEUED),
         # One download of a model is under way to a node, never two.
         Index(
             "ix_jobs_one_download",
@@ -71,7 +77,7 @@ class Job(SQLModel, table=True):
     warm_key: str = Field(default="", max_length=80)  # what must be loaded: model and quantization
     target_node: str | None = Field(default=None, max_length=64)  # where a node's job has to run
     priority: int  # rank; 0 is served first
-    owner: str | None = Field(default=None, max_length=64)  # whose turn it is among equals
+    owner: str | None = Field(default=None, max_length=64)  # the API key that asked: who sees it, and whose turn it is
     mock: bool = False
     min_vram_mb: int = 0
     min_ram_mb: int = 0
@@ -81,6 +87,7 @@ class Job(SQLModel, table=True):
     idempotency_key: str | None = Field(default=None, max_length=255, unique=True)
     request_hash: str | None = Field(default=None, max_length=64)
     retry_of: str | None = Field(default=None, max_length=36)
+    traceparent: str | None = Field(default=None, max_length=55)  # the W3C trace of the request that asked for it
 
     created_at: datetime
     queued_at: float
@@ -151,6 +158,7 @@ class Use(SQLModel, table=True):
     __table_args__ = (
         Index("ix_uses_model", "model_id", "finished_at"),
         Index("ix_uses_finished", "finished_at"),
+        Index("ix_uses_owner", "owner", "finished_at", sqlite_where=_OWNED, postgresql_where=_OWNED),
     )
 
     id: int | None = Field(default=None, primary_key=True)
@@ -158,6 +166,7 @@ class Use(SQLModel, table=True):
     model_id: str = Field(max_length=64)
     warm_key: str = Field(max_length=80)
     outcome: str = Field(max_length=16)  # succeeded, failed or cancelled
+    owner: str | None = Field(default=None, max_length=64)  # the API key that asked
     mock: bool = False
     node: str | None = Field(default=None, max_length=64)
     device: str | None = Field(default=None, max_length=96)
@@ -178,6 +187,47 @@ class Use(SQLModel, table=True):
     error_code: str | None = Field(default=None, max_length=64)
 
 
+class ApiKey(SQLModel, table=True):
+    """One key to the API, of which only a hash is kept. Written by `shared/keys.py` alone; never deleted."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (
+        # A revoked key's name may be given again.
+        Index("ix_api_keys_name", "name", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE),
+    )
+
+    id: str = Field(primary_key=True, max_length=36)  # a UUIDv7: what rows name as their owner
+    name: str = Field(max_length=64)
+    hash: str = Field(max_length=64, unique=True)  # SHA-256 of the whole key, which has 256 random bits
+    hint: str = Field(max_length=16)  # its first characters, to tell keys apart by
+    scopes: list[str] = Field(sa_column=Column(JSON, nullable=False))  # of submit, read, admin
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    used_at: datetime | None = None  # to the minute
+    requests_per_minute: int | None = None
+    queued_jobs: int | None = None
+    gpu_seconds_per_day: float | None = None
+    priority_ceiling: str | None = Field(default=None, max_length=16)  # the highest that its jobs may have
+
+
+class AuditEntry(SQLModel, table=True):
+    """One administrative act, done or refused. Written by `shared/audit.py` alone."""
+
+    __tablename__ = "audit_entries"
+
+    id: str = Field(primary_key=True, max_length=36)  # a UUIDv7
+    at: datetime
+    actor: str = Field(max_length=64)  # the key's name; "local" where no key was asked for; "cli" on the host itself
+    key_id: str | None = Field(default=None, max_length=36)
+    act: str = Field(max_length=64)  # the operation, as the API's document names it, or key.created and the like
+    subject: str = Field(max_length=200)  # the path, or the name of what it was done to
+    outcome: int  # the answer's HTTP status
+    detail: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    request_id: str | None = Field(default=None, max_length=64)
+    address: str | None = Field(default=None, max_length=64)  # whom the request came from
+
+
 class Node(SQLModel, table=True):
     """One host with its model storage. Written by `shared/nodes.py` alone."""
 
@@ -189,6 +239,7 @@ class Node(SQLModel, table=True):
     seen_at: float
     disk_total_mb: float | None = None
     disk_free_mb: float | None = None
+    drained_at: datetime | None = None  # since when it is to take nothing new; outlives its processes
 
 
 class Device(SQLModel, table=True):
@@ -208,6 +259,7 @@ class Device(SQLModel, table=True):
     visible: str = Field(default="", max_length=96)  # CUDA_VISIBLE_DEVICES as the worker process sees it
     started_at: datetime
     seen_at: float  # 0 once the worker has said goodbye
+    bell_protocol: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # the newest that its worker reads
     warm: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
 
 

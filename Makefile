@@ -2,8 +2,10 @@
 # make up         the stack in the foreground, with the demo's tiny models; CATALOGUE=default for the real ones
 # make setup      the environment alone; every other target makes it and skips it when nothing changed
 # make check      format, lint, strict types, import contracts
-# make test       the tests; test-slow those that take minutes, gpu-check those that need a CUDA device
+# make test       the tests; test-slow those that take minutes, test-cluster those of several hosts (as root),
+#                 gpu-check those that need a CUDA device
 # make bench      measures, and writes docs/measurements.md
+# make docs       the pages of docs/, as a site
 # make lock       pins what is installed now
 
 PYTHON ?= python3
@@ -19,7 +21,7 @@ DEVICES ?= auto
 PORT ?= 8000
 FLOWER_PORT ?= 5555
 
-.PHONY: setup demo up check test test-slow gpu-check bench lock
+.PHONY: docs setup demo up check test test-slow test-cluster gpu-check bench lock
 
 setup: $(STAMP)
 
@@ -50,16 +52,22 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not gpu and not cluster" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+test-cluster: $(STAMP)
+	$(BIN)/python -m pytest -m cluster -s tests/cluster
 
 gpu-check: $(STAMP)
 	$(BIN)/python -m tests.gpu
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lock: $(STAMP)
 	$(BIN)/python requirements/lock.py

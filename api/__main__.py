@@ -7,7 +7,7 @@ import sys
 import uvicorn
 
 from api.app import create_app
-from shared import logs
+from shared import logs, tracing
 from shared import settings as settings_
 
 # Long enough for an answer that is being written; event streams are told to end at once.
@@ -18,6 +18,7 @@ _SAID_BYTES = 64 << 10  # at most, in one message of a WebSocket client: what it
 def main() -> None:
     settings = settings_.load()
     logs.set_up(settings, "web")
+    tracing.set_up(settings, "web")
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
@@ -39,7 +40,10 @@ def main() -> None:
     # When it has stopped, uvicorn raises the signal once more; having been asked to stop is no failure.
     for asked in (signal.SIGTERM, signal.SIGINT):
         signal.signal(asked, lambda *_: sys.exit(0))
-    uvicorn.Server(config).run()
+    try:
+        uvicorn.Server(config).run()
+    finally:
+        tracing.close()
 
 
 if __name__ == "__main__":

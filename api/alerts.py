@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.alert_schemas import Acknowledgement, AlertsQuery, SystemAlerts, alert
-from api.body import read_json
+from api.body import has_body, read_json
 from api.context import Context
 from api.jobs import answered
 from api.query import JOB_ID
@@ -25,8 +25,7 @@ async def acknowledge(context: Context, request: Request, query: BaseModel) -> R
     alert_id = str(request.path_params["id"])
     if not JOB_ID.fullmatch(alert_id):
         raise NotFound("alert", alert_id)
-    said = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-    asked = await read_json(request, Acknowledgement) if said else Acknowledgement()
+    asked = await read_json(request, Acknowledgement) if has_body(request) else Acknowledgement()
 
     def work() -> Response:
         row = alerts.acknowledge(context.database, alert_id, asked.by, clock.now())

@@ -7,22 +7,31 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 
 from api import errors
 from api.context import load_catalogue, open_context
-from api.dashboard_ws import dashboard
+from api.dashboard_ws import DASHBOARD_WS, dashboard
 from api.feed import Feed
 from api.feed_source import feed_source
 from api.operation import router_table
 from api.origin import SameOrigin
 from api.request_id import RequestId
 from api.routes import OPERATIONS
+from api.secure_headers import SecureHeaders
 from api.stopwatch import Stopwatch
+from api.tracing import Traces
 from shared.errors import WanworksError
 from shared.settings import Settings
+
+# Answers' headers that a page of another origin may read.
+_TOLD = (
+    "Location", "Retry-After", "ETag", "Content-Range", "Accept-Ranges", "X-Request-ID", "Idempotency-Replayed",
+    "Preference-Applied", "openai-poll-after-ms", "WWW-Authenticate",
+)  # fmt: skip
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -41,11 +50,15 @@ def create_app(settings: Settings) -> Starlette:
             finally:
                 await feed.close()
 
+    origins = [origin.strip() for origin in settings.allowed_origins.split(",") if origin.strip()]
     handlers: dict[Any, Any] = {HTTPException: _answer, WanworksError: _answer}
     app = Starlette(
-        routes=[*router_table(OPERATIONS), WebSocketRoute("/api/v1/dashboard/ws", dashboard)],
+        routes=[*router_table(OPERATIONS), WebSocketRoute(DASHBOARD_WS, dashboard)],
         middleware=[
+            *([Middleware(Traces)] if settings.otlp_endpoint is not None else []),
+            Middleware(SecureHeaders, other_origins=bool(origins)),
             Middleware(RequestId),
+            *([_cors(origins)] if origins else []),
             Middleware(Stopwatch),
             Middleware(SameOrigin, allowed=settings.allowed_origins),
         ],
@@ -54,6 +67,18 @@ def create_app(settings: Settings) -> Starlette:
     )
     app.router.redirect_slashes = False  # a path with one slash too many is another path: 404
     return app
+
+
+def _cors(origins: list[str]) -> Middleware:
+    """Pages of these origins may ask with a key; the session of the live page is not lent to them."""
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=_TOLD,
+        max_age=600,
+    )
 
 
 async def _answer(request: Request, error: Exception) -> Response:

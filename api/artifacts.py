@@ -1,46 +1,108 @@
 """Serves what the winning attempt made, and only that: the job's result says which files there are."""
 
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api import headers
+from api.body import has_body, read_json
+from api.caller import caller_of
 from api.context import Context
 from api.errors import problem
-from api.jobs import job_id_of
-from shared import jobs
+from api.jobs import answered, job_id_of
+from api.schemas import ArtifactLink, LinkRequest
+from shared import clock, jobs
 from shared.errors import NotFound
+from shared.store import InBucket
 from shared.tables import Job
 
 
 def get_artifact(context: Context, request: Request, query: BaseModel) -> Response:
-    return served(context, request, jobs.get(context.database, job_id_of(request)), str(request.path_params["name"]))
+    job = jobs.get(context.database, job_id_of(request), only=caller_of(request).only)
+    return served(context, request, job, str(request.path_params["name"]))
+
+
+async def make_link(context: Context, request: Request, query: BaseModel) -> Response:
+    asked = await read_json(request, LinkRequest) if has_body(request) else LinkRequest()
+    job_id, name = job_id_of(request), str(request.path_params["name"])
+    job = await anyio.to_thread.run_sync(partial(jobs.get, context.database, job_id, only=caller_of(request).only))
+    if name not in _made(job):
+        raise NotFound("artifact", name)
+    path = f"/api/v1/jobs/{job.id}/artifacts/{name}"
+    url, expires = await context.access.link(path, asked.expires_in_seconds)
+    return answered(ArtifactLink(url=url, expires_at=clock.iso(datetime.fromtimestamp(expires, UTC)) or ""))
 
 
 def served(context: Context, request: Request, job: Job, name: str) -> Response:
     """The file of that name which the job's result lists, or the part of it that is asked for. Raises NotFound."""
-    made: dict[str, Any] = {item["name"]: item for item in (job.result or {}).get("artifacts", [])}
+    made = _made(job)
     if name not in made:
         raise NotFound("artifact", name)
-    path = context.storage.store().artifact(job.id, job.attempt, name)
-    etag = f'"{made[name]["sha256"]}"'
+    artifact = made[name]
+    found = context.storage.store().artifact(job.id, job.attempt, name)
+    etag = f'"{artifact["sha256"]}"'
     extra = {"ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes"}
     if headers.none_match(request.headers, etag):
         return Response(status_code=304, headers=extra)
-    size = path.stat().st_size
+    if not isinstance(found, Path):
+        if context.settings.store_redirect and request.method != "HEAD":
+            return RedirectResponse(found.link(artifact["content_type"]), 307, {"Cache-Control": "no-store"})
+        return _through_us(request, found, artifact, extra)
+    ranges = _ranges(request, found.stat().st_size, etag)
+    if isinstance(ranges, Response):
+        return ranges
+    file = _File(
+        found, headers=extra, media_type=artifact["content_type"], filename=name, content_disposition_type="inline"
+    )
+    file.ranges = ranges
+    return file
+
+
+def _ranges(request: Request, size: int, etag: str) -> str | Response | None:
+    """The ranges to serve, None for the whole, or the refusal of what cannot be served."""
     wanted = request.headers.get("range")
     ranges = headers.byte_ranges(wanted, size) if wanted is not None else None
-    file = _File(
-        path, headers=extra, media_type=made[name]["content_type"], filename=name, content_disposition_type="inline"
-    )
-    if isinstance(ranges, headers.Unsatisfiable) and not _range_is_void(request, etag):
-        detail = f"The artifact has {size} bytes; the range asks for others"
-        return problem(request, 416, "range_not_satisfiable", detail, {"Content-Range": f"bytes */{size}"})
-    file.ranges = ranges if isinstance(ranges, str) else None
-    return file
+    if not isinstance(ranges, headers.Unsatisfiable):
+        return ranges
+    if _range_is_void(request, etag):
+        return None
+    detail = f"The artifact has {size} bytes; the range asks for others"
+    return problem(request, 416, "range_not_satisfiable", detail, {"Content-Range": f"bytes */{size}"})
+
+
+def _through_us(request: Request, found: InBucket, artifact: dict[str, Any], extra: dict[str, str]) -> Response:
+    """From the bucket, a piece at a time. Several ranges at once are answered with the whole, as a server may."""
+    size: int = artifact["bytes"]
+    start, end, status = 0, size, 200
+    ranges = _ranges(request, size, extra["ETag"])
+    if isinstance(ranges, Response):
+        return ranges
+    if ranges is not None and "," not in ranges and not _range_is_void(request, extra["ETag"]):
+        first, _, last = ranges.removeprefix("bytes=").partition("-")
+        start = int(first) if first else max(0, size - int(last))
+        end = min(size, int(last) + 1) if first and last else size
+        status = 206
+        extra = {**extra, "Content-Range": f"bytes {start}-{end - 1}/{size}"}
+    extra = {
+        **extra,
+        "Content-Length": str(end - start),
+        "Content-Type": artifact["content_type"],
+        "Content-Disposition": f'inline; filename="{artifact["name"]}"',
+    }
+    if request.method == "HEAD":  # the row knows it all: the bucket is not asked
+        return Response(status_code=status, headers=extra)
+    return StreamingResponse(found.read(start, end), status, extra)
+
+
+def _made(job: Job) -> dict[str, Any]:
+    return {item["name"]: item for item in (job.result or {}).get("artifacts", [])}
 
 
 class _File(FileResponse):

@@ -77,6 +77,11 @@ async def read_json(request: Request, model: type[Body]) -> Body:
     return validated(await read_fields(request), model)
 
 
+def has_body(request: Request) -> bool:
+    """Whether the client says that it sends one."""
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+
+
 async def read_fields(request: Request) -> dict[str, Any]:
     """A JSON object, not looked into. Raises MalformedRequest, UnsupportedMedia, TooLarge or InvalidField."""
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")

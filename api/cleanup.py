@@ -12,6 +12,7 @@ from starlette.responses import Response
 from api import headers
 from api import model_schemas as schemas
 from api.body import read_json
+from api.caller import caller_of
 from api.context import Context
 from api.jobs import answered
 from api.model_schemas import CleanupRequest
@@ -27,13 +28,15 @@ _LOOK_SECONDS = 0.1
 
 
 async def cleanup(context: Context, request: Request, query: BaseModel) -> Response:
-    key = headers.idempotency_key(request.headers)
+    key, caller = headers.idempotency_key(request.headers), caller_of(request)
     asked = await read_json(request, CleanupRequest)
     plans = await anyio.to_thread.run_sync(_plans, context, asked)
     rows: list[Job] = []
     extra = {}
     if not asked.dry_run:
-        made = await anyio.to_thread.run_sync(lambda: accepted(context, keyed(asked, cleanups(context, asked), key)))
+        made = await anyio.to_thread.run_sync(
+            lambda: accepted(context, keyed(asked, cleanups(context, asked), key), caller)
+        )
         extra = {"Idempotency-Replayed": "true"} if all(one.replayed for one in made) else {}
         rows = await _ended(context, [one.job for one in made])
     return answered(_answer(asked, plans, rows), extra=extra)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from shared import jobs, queues
 from shared.database import Database
-from shared.errors import Conflict, InvalidField, Unavailable, WanworksError
+from shared.errors import Conflict, InvalidField, LimitReached, Unavailable, WanworksError
 from shared.jobs import NewJob
 from shared.tables import Job
 
@@ -54,7 +54,10 @@ class Commits:
         self._thread.start()
 
     async def add(self, new: NewJob) -> Committed:
-        """Returns when the job is on disk. Raises InvalidField (the key), StoreFull or DatabaseUnavailable."""
+        """Returns when the job is on disk.
+
+        Raises InvalidField (the key), LimitReached, StoreFull or DatabaseUnavailable.
+        """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Committed] = loop.create_future()
         self._asking.put(_Asking(new, loop, answer))
@@ -93,7 +96,9 @@ class Commits:
             return [error] * len(new)
         self._accepted()
         return [
-            one if isinstance(one, InvalidField) else Committed(one.job, one.replayed, places.get(one.job.id))
+            one
+            if isinstance(one, InvalidField | LimitReached)
+            else Committed(one.job, one.replayed, places.get(one.job.id))
             for one in outcome
         ]
 

@@ -7,14 +7,17 @@ from functools import partial
 
 import anyio
 import anyio.to_thread
+import httpx
 from starlette.requests import Request
 
+from api.access import Access
 from api.admission import Admission
 from api.commits import Commits
 from api.fallback_admission import Fallbacks
 from api.history import Histories
 from api.live import Live
 from api.nudger import Nudger
+from api.rates import Rates
 from api.storage import Storage
 from api.streams import Streams
 from api.together import Together
@@ -28,6 +31,7 @@ from shared.overview import Overviews
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings
 
+_FLOWER_SECONDS = 30.0
 _PICTURES_AT_ONCE = 2  # a picture at the limit takes some hundred MB while it is decoded
 
 
@@ -36,6 +40,7 @@ class Context:
     settings: Settings
     catalogue: Catalogue
     database: Database
+    access: Access
     storage: Storage
     progress: Progress
     live: Live
@@ -50,6 +55,7 @@ class Context:
     look: Callable[[], Library]  # the model library now; raises DatabaseUnavailable
     overviews: Overviews
     histories: Histories
+    flower: httpx.AsyncClient  # asks Flower, which is another process
 
 
 @asynccontextmanager
@@ -67,11 +73,13 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     figures = UseFigures(catalogue, database)
     look = partial(library.look, settings, catalogue, database, live.of, figures)
     fallbacks = Fallbacks(settings, catalogue, database, look)
+    flower = httpx.AsyncClient(timeout=_FLOWER_SECONDS, trust_env=False)
     try:
         yield Context(
             settings=settings,
             catalogue=catalogue,
             database=database,
+            access=Access(settings, database, Rates(client)),
             storage=storage,
             progress=progress,
             live=live,
@@ -86,12 +94,14 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             look=look,
             overviews=Overviews(settings, database, look),
             histories=Histories(database),
+            flower=flower,
         )
     finally:
         await anyio.to_thread.run_sync(commits.close)
         await anyio.to_thread.run_sync(nudger.close)
         await anyio.to_thread.run_sync(meters.close)
         await streams.close()
+        await flower.aclose()
         database.close()
 
 

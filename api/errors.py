@@ -30,7 +30,9 @@ _MAX_DETAIL = 1000
 STATUS: tuple[tuple[type[WanworksError], int], ...] = (
     (errors.MalformedRequest, 400),
     (errors.InvalidField, 422),
+    (errors.Unauthenticated, 401),
     (errors.Forbidden, 403),
+    (errors.LimitReached, 429),
     (errors.NotFound, 404),
     (errors.Conflict, 409),
     (errors.TooLarge, 413),
@@ -95,6 +97,10 @@ def _known(request: Request, error: WanworksError, status: int) -> Response:
     if isinstance(error, errors.Unavailable):
         log.warning("request %s: %s (%r)", request_id(request), error, error.__cause__)
         return problem(request, status, error.code, error.message, {"Retry-After": str(error.retry_after_seconds)})
+    if isinstance(error, errors.LimitReached):
+        return problem(request, status, error.code, error.message, {"Retry-After": str(error.retry_after_seconds)})
+    if isinstance(error, errors.Unauthenticated):
+        return problem(request, status, error.code, error.message, {"WWW-Authenticate": 'Bearer realm="wanworks"'})
     if isinstance(error, errors.StoreFull):
         log.error("request %s: no room left on the disk", request_id(request))
     return problem(request, status, error.code, error.message)

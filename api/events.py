@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
@@ -19,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from api import headers, live, schemas
+from api.caller import caller_of
 from api.context import Context
 from api.jobs import LOOK_SECONDS, job_id_of, shown
 from shared import jobs
@@ -34,7 +36,7 @@ async def job_events(context: Context, request: Request, query: BaseModel) -> Re
     job_id = job_id_of(request)
     seen = headers.last_event_id(request.headers)
     after = seen or await context.streams.last_id(job_id)  # before the row is read, so that nothing falls between
-    job = await anyio.to_thread.run_sync(jobs.get, context.database, job_id)
+    job = await anyio.to_thread.run_sync(partial(jobs.get, context.database, job_id, only=caller_of(request).only))
     events = _events(context, job, after, replaying=seen is not None)
     return _Stream(events, ping=_PING_SECONDS, sep="\n")
 

@@ -20,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from api.caller import Caller
 from shared import clock
 from shared.errors import Unavailable
 from shared.progress import FEED_CHANNEL
@@ -41,16 +42,31 @@ Key = tuple[str, str]
 """(type of message, what it is about): a newer message takes the place of an older one that still waits."""
 
 
+@dataclass(frozen=True)
+class Word:
+    """A message, and whom it is for: everybody, or those who see the jobs of `owner`."""
+
+    message: str
+    private: bool = False
+    owner: str | None = None
+    otherwise: str | None = None  # for those who do not: the same without what they must not see; None: nothing
+
+    def to(self, caller: Caller) -> str | None:
+        return self.message if not self.private or caller.sees(self.owner) else self.otherwise
+
+
 class Watcher:
     """What waits to be sent to one client: bounded, because each subject has at most one message in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
         self._waiting: dict[Key, str] = {}
         self._ready = asyncio.Event()
         self.behind = True  # it has to be told everything, first of all
 
-    def put(self, key: Key, message: str) -> None:
-        if self.behind:
+    def put(self, key: Key, word: Word) -> None:
+        message = word.to(self.caller)
+        if self.behind or message is None:
             return
         self._waiting.pop(key, None)
         self._waiting[key] = message
@@ -92,14 +108,15 @@ class Feed:
         self._looked = asyncio.Event()  # once since the first watcher came
         self._moved: set[str] = set()  # jobs whose progress was reported
         self._seen: dict[str, tuple[Any, ...]] = {}
-        self._told: dict[Key, str] = {}  # the newest message about everything there is now
+        self._told: dict[Key, Word] = {}  # the newest message about everything there is now
+        self._owners: dict[str, str | None] = {}  # of the jobs in `_seen`
         self._content: dict[Key, Any] = {}
         self._metrics_at = float("-inf")
 
     @contextlib.asynccontextmanager
-    async def watch(self) -> AsyncIterator[Watcher]:
-        """A new watcher, told of everything from now on."""
-        watcher = Watcher()
+    async def watch(self, caller: Caller) -> AsyncIterator[Watcher]:
+        """A new watcher, told from now on of everything that the caller may see."""
+        watcher = Watcher(caller)
         self._watchers.add(watcher)
         if not self._tasks:
             self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._pump())]
@@ -111,11 +128,12 @@ class Feed:
             if not self._watchers:
                 await self.close()
 
-    async def everything(self) -> list[str]:
+    async def everything(self, caller: Caller) -> list[str]:
         """What a client that knows nothing is told, the figures first."""
         await self._looked.wait()
         order = {"metrics_update": 0, "worker_update": 1, "alert": 2, "job_update": 3}
-        return [self._told[key] for key in sorted(self._told, key=lambda key: (order[key[0]], key[1]))]
+        words = (self._told[key] for key in sorted(self._told, key=lambda key: (order[key[0]], key[1])))
+        return [message for word in words if (message := word.to(caller)) is not None]
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
@@ -124,6 +142,7 @@ class Feed:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._looked.clear()
         self._seen.clear()
+        self._owners.clear()
         self._told.clear()
         self._content.clear()
         self._metrics_at = float("-inf")
@@ -184,6 +203,9 @@ class Feed:
             metrics = await anyio.to_thread.run_sync(self._source.metrics)
             self._metrics_at = now
         self._seen = found
+        self._owners = {job_id: state[-1] for job_id, state in found.items()} | {
+            job_id: self._owners.get(job_id) for job_id in gone
+        }
         if metrics is not None:
             self._tell("metrics_update", "", metrics, anyway=True)
         for key, worker in workers.items():
@@ -201,11 +223,26 @@ class Feed:
         content = {name: value for name, value in data.items() if name not in _MOVING}
         if self._content.get(key) == content and not anyway:
             return
-        message = json.dumps({"type": kind, "data": data, "timestamp": clock.iso(clock.now())}, separators=(",", ":"))
+        word = self._word(kind, about, data)
         if last:
             self._content.pop(key, None)
             self._told.pop(key, None)
         else:
-            self._content[key], self._told[key] = content, message
+            self._content[key], self._told[key] = content, word
         for watcher in self._watchers:
-            watcher.put(key, message)
+            watcher.put(key, word)
+
+    def _word(self, kind: str, about: str, data: Any) -> Word:
+        message = _message(kind, data)
+        if kind == "job_update":
+            return Word(message, private=True, owner=self._owners.get(about))
+        running = data.get("job") if kind == "worker_update" else None
+        if running is None:
+            return Word(message)
+        return Word(
+            message, private=True, owner=self._owners.get(running), otherwise=_message(kind, data | {"job": None})
+        )
+
+
+def _message(kind: str, data: Any) -> str:
+    return json.dumps({"type": kind, "data": data, "timestamp": clock.iso(clock.now())}, separators=(",", ":"))

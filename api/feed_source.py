@@ -1,9 +1,13 @@
-"""What the feed looks at: the same bodies that the routes give, so that a watcher and a poller read the same."""
+"""What the feed looks at: the same bodies that the routes give, so that a watcher and a poller read the same.
+
+All of it: which of it each watcher is told, the feed knows.
+"""
 
 from typing import Any
 
 from api import ops
 from api.alert_schemas import alert
+from api.caller import LOCAL
 from api.context import Context
 from api.dashboard import metrics_now
 from api.feed import Source
@@ -19,7 +23,8 @@ def feed_source(context: Context) -> Source:
         return {job.id: job.model_dump(mode="json") for job in shown(context, rows)}
 
     def devices() -> dict[str, Any]:
-        return {f"{one.node}/{one.index}": one.model_dump(mode="json") for one in ops.seen(context).devices}
+        seen = ops.seen(context, LOCAL)
+        return {f"{one.node}/{one.index}": one.model_dump(mode="json") for one in seen.devices}
 
     def known_alerts(alert_ids: list[str]) -> dict[str, Any]:
         rows = {row.id: row for row in alerts.open_alerts(database)}

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from api import ops, schemas
+from api.caller import Caller
 from api.context import Context
 from api.jobs import shown
 from shared import alerts, clock, jobs, library, queues
 from shared.catalogue import CatalogueEntry
 from shared.errors import Unavailable
+from shared.keys import Scope
 from shared.library import Library, ModelView
 from shared.queues import Depth
 from shared.tables import Alert
@@ -62,12 +64,12 @@ class Paint:
 
     @property
     def busy(self) -> int:
-        return sum(device.state == "busy" for device in self.devices)
+        return sum(device.state in ("busy", "draining") for device in self.devices)
 
 
-def paint(context: Context) -> Paint:
-    """Reads all it can; raises nothing for what is away."""
-    missing: list[str] = []
+def paint(context: Context, caller: Caller) -> Paint:
+    """Reads all that it can and the caller may see; raises nothing for what is away."""
+    missing: list[str] = [] if caller.may(Scope.READ) else ["the database"]  # which could not say who asks
 
     def read(from_rows: Callable[[], Read], otherwise: Read) -> Read:
         if "the database" in missing:
@@ -83,8 +85,8 @@ def paint(context: Context) -> Paint:
     no_alerts: list[Alert] = []
     depths = read(lambda: queues.depths(context.database), no_depths)
     seen: Library | None = read(context.look, None)
-    workers = read(lambda: ops.seen(context), schemas.Workers(devices=[], nodes=[]))
-    latest = read(lambda: shown(context, jobs.page(context.database, limit=_JOBS).jobs), no_jobs)
+    workers = read(lambda: ops.seen(context, caller), schemas.Workers(devices=[], nodes=[]))
+    latest = read(lambda: shown(context, jobs.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
     open_alerts = read(lambda: alerts.open_alerts(context.database), no_alerts)
     return Paint(
         at=clock.now().strftime("%H:%M:%S UTC"),

@@ -1,33 +1,96 @@
-"""The way to Flower, whose page another process serves on a port of its own: where it is, and whether it answers."""
+"""Flower behind this server's own door: its pages under `/flower/`, for keys that may administer.
+
+Flower itself listens on loopback, or on a network that only this server reaches, and asks this server for a password;
+what it shows to anybody who asks, its `/metrics`, is not passed on.
+"""
 
 import socket
+from urllib.parse import urlsplit
 
+import httpx
 from pydantic import BaseModel
+from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from api.context import Context
 from api.jobs import answered
 from api.page_schemas import Flower
+from shared.errors import NotFound, TooLarge, Unavailable
 from shared.settings import Settings
 
-_EVERYWHERE = ("0.0.0.0", "::", "")
+FLOWER_PATH = "/flower/"
+_OPEN_TO_ALL = frozenset({"metrics", "healthcheck"})
 _PATIENCE_SECONDS = 0.3
+_MOST_BYTES = 1 << 20
+_ASKED = ("accept", "accept-language", "content-type", "if-modified-since", "if-none-match", "x-requested-with")
+_ANSWERED = ("content-type", "content-length", "cache-control", "etag", "last-modified", "location")
+# Its pages have scripts of their own in them; all of what they load is Flower's.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+class FlowerUnavailable(Unavailable):
+    """Flower does not answer."""
+
+    code = "flower_unavailable"
 
 
 def flower(context: Context, request: Request, query: BaseModel) -> Response:
-    return answered(told(context.settings, request.url.hostname))
+    return answered(told(context.settings))
 
 
-def told(settings: Settings, asked_host: str | None) -> Flower:
-    """Flower's place for a browser that reached this server under `asked_host`; asks its port whether it listens."""
-    everywhere = settings.host in _EVERYWHERE
-    host = (asked_host or "127.0.0.1") if everywhere else settings.host
+def told(settings: Settings) -> Flower:
+    """The way to Flower; asks its port whether it listens."""
+    place = urlsplit(flower_url(settings))
     try:
-        near = "127.0.0.1" if everywhere else settings.host
-        socket.create_connection((near, settings.flower_port), _PATIENCE_SECONDS).close()
+        socket.create_connection((place.hostname, place.port or 80), _PATIENCE_SECONDS).close()
         listens = True
     except OSError:
         listens = False
-    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.flower_port}"
-    return Flower(url=url, user=settings.flower_user, reachable=listens)
+    return Flower(url=FLOWER_PATH, user=settings.flower_user, reachable=listens)
+
+
+def flower_url(settings: Settings) -> str:
+    """Where this server finds it."""
+    return settings.flower_url or f"http://127.0.0.1:{settings.flower_port}"
+
+
+async def proxied(context: Context, request: Request, query: BaseModel) -> Response:
+    """What Flower answers. Raises NotFound, TooLarge or FlowerUnavailable."""
+    path = str(request.path_params["path"])
+    if path.strip("/") in _OPEN_TO_ALL:
+        raise NotFound("page", path)
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MOST_BYTES:
+            raise TooLarge("Flower takes no body that is larger than 1 MB")
+    password = context.settings.flower_password
+    client = context.flower
+    asked = client.build_request(
+        request.method,
+        httpx.URL(flower_url(context.settings)).copy_with(raw_path=_raw_target(request)),
+        headers={name: value for name in _ASKED if (value := request.headers.get(name)) is not None},
+        content=body,
+    )
+    auth = httpx.BasicAuth(context.settings.flower_user, password.get_secret_value() if password is not None else "")
+    try:
+        answer = await client.send(asked, auth=auth, stream=True, follow_redirects=False)
+    except httpx.HTTPError as error:
+        raise FlowerUnavailable() from error
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        # Passed on, it would make the browser ask for a password that is not the visitor's to know.
+        await answer.aclose()
+        raise FlowerUnavailable("Flower does not accept this server's password: WANWORKS_FLOWER_PASSWORD differs")
+    known = {name: value for name in _ANSWERED if (value := answer.headers.get(name)) is not None}
+    known |= {"Content-Security-Policy": _POLICY, "Cache-Control": known.get("cache-control", "no-store")}
+    return StreamingResponse(answer.aiter_raw(), answer.status_code, known, background=BackgroundTask(answer.aclose))
+
+
+def _raw_target(request: Request) -> bytes:
+    query = request.scope["query_string"]
+    path: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    return path.partition(b"?")[0] + (b"?" + query if query else b"")

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
+from math import ceil
 
 import anyio.to_thread
 from pydantic import BaseModel
@@ -12,12 +14,15 @@ from starlette.responses import Response
 from api import headers, schemas
 from api.admission import Admission
 from api.body import Asked, read_generation
+from api.caller import Caller, caller_of
 from api.commits import Committed
 from api.context import Context
 from api.query import JOB_ID, JobsQuery
-from shared import jobs, queues
-from shared.errors import InvalidField, NotFound, StoreFull
+from shared import clock, jobs, queues, usage
+from shared.errors import InvalidField, LimitReached, NotFound, StoreFull
+from shared.job_types import GENERATION
 from shared.jobs import NewJob
+from shared.keys import Scope
 from shared.meters import count_end
 from shared.states import JOB_ENDS, JobState
 from shared.tables import Job
@@ -28,22 +33,28 @@ LOOK_SECONDS = 5.0  # how often somebody who waits looks at SQL, whatever Redis 
 async def create_generation(context: Context, request: Request, query: BaseModel) -> Response:
     key = headers.idempotency_key(request.headers)
     asked = await read_generation(request)
-    return await _accept(context, await admitted(context, asked, key))
+    caller = caller_of(request)
+    return await _accept(context, await admitted(context, asked, key, caller), caller)
 
 
 async def retry(context: Context, request: Request, query: BaseModel) -> Response:
     key = headers.idempotency_key(request.headers)
+    caller = caller_of(request)
     job_id = job_id_of(request)
 
     def admit() -> NewJob:
-        return context.admission.retry(jobs.get(context.database, job_id), key)
+        job = jobs.get(context.database, job_id, only=caller.only)
+        if job.type != GENERATION:
+            caller.require(Scope.ADMIN)
+        return context.admission.retry(job, key)
 
-    return await _accept(context, await anyio.to_thread.run_sync(admit))
+    return await _accept(context, await anyio.to_thread.run_sync(admit), caller)
 
 
 def list_jobs(context: Context, request: Request, query: JobsQuery) -> Response:
     page = jobs.page(
         context.database,
+        only=caller_of(request).only,
         limit=query.limit,
         after=query.after,
         type=query.type,
@@ -56,29 +67,29 @@ def list_jobs(context: Context, request: Request, query: JobsQuery) -> Response:
 
 
 async def get_job(context: Context, request: Request, query: BaseModel) -> Response:
-    job_id = job_id_of(request)
+    job_id, only = job_id_of(request), caller_of(request).only
     wait = headers.wait_seconds(request.headers)
     if wait is None:
-        return answered(await anyio.to_thread.run_sync(_show_one, context, job_id))
-    await _until_ended(context, job_id, wait)
-    job = await anyio.to_thread.run_sync(_show_one, context, job_id)
+        return answered(await anyio.to_thread.run_sync(_show_one, context, job_id, only))
+    await _until_ended(context, job_id, only, wait)
+    job = await anyio.to_thread.run_sync(_show_one, context, job_id, only)
     return answered(job, extra={"Preference-Applied": f"wait={wait}"})
 
 
 def cancel(context: Context, request: Request, query: BaseModel) -> Response:
-    job = jobs.request_cancel(context.database, job_id_of(request))
+    job = jobs.request_cancel(context.database, job_id_of(request), only=caller_of(request).only)
     tell_of_cancel(context, job)
     return answered(shown(context, [job])[0], 202)
 
 
 def delete(context: Context, request: Request, query: BaseModel) -> Response:
-    remove(context, job_id_of(request))
+    remove(context, job_id_of(request), caller_of(request))
     return Response(status_code=204)
 
 
-def remove(context: Context, job_id: str) -> None:
+def remove(context: Context, job_id: str, caller: Caller) -> None:
     """Cancels the job if need be and shows it no more; its files go with it. Raises NotFound."""
-    job = jobs.remove(context.database, job_id)
+    job = jobs.remove(context.database, job_id, only=caller.only)
     tell_of_cancel(context, job)
     if job.status in JOB_ENDS:
         context.storage.store().drop_job(job.id)
@@ -109,12 +120,13 @@ def ready(content: bytes, status: int = 200, extra: dict[str, str] | None = None
     return Response(content, status, {"Cache-Control": "no-store", **(extra or {})}, "application/json")
 
 
-def _show_one(context: Context, job_id: str) -> schemas.Job:
-    return shown(context, [jobs.get(context.database, job_id)])[0]
+def _show_one(context: Context, job_id: str, only: str | None) -> schemas.Job:
+    return shown(context, [jobs.get(context.database, job_id, only=only)])[0]
 
 
-async def admitted(context: Context, asked: Asked, key: str | None) -> NewJob:
+async def admitted(context: Context, asked: Asked, key: str | None, caller: Caller) -> NewJob:
     """The job that is asked for, settled where that holds up nobody else. Raises as `Admission.generation`."""
+    caller.check_priority(asked.request)
     admit = partial(context.admission.generation, asked, key)
     if Admission.is_quick(asked):
         return admit()
@@ -123,11 +135,15 @@ async def admitted(context: Context, asked: Asked, key: str | None) -> NewJob:
     return await anyio.to_thread.run_sync(admit, limiter=context.pictures)
 
 
-async def committed(context: Context, new: NewJob) -> Committed:
-    """Returns once the job is on disk; leaves nothing in the store for one that was refused."""
+async def committed(context: Context, new: NewJob, caller: Caller) -> Committed:
+    """Returns once the job is on disk as the caller's; leaves nothing in the store for one that was refused.
+
+    Raises LimitReached where the caller's key has its fill.
+    """
     try:
-        done = await context.commits.add(new)
-    except (InvalidField, StoreFull):
+        await _check_gpu_seconds(context, caller)
+        done = await context.commits.add(caller.owning(new))
+    except (InvalidField, LimitReached, StoreFull):
         await anyio.to_thread.run_sync(context.admission.discard, new)
         raise
     # After any other error the job may be on disk all the same (a connection lost during the commit), so its image
@@ -137,8 +153,20 @@ async def committed(context: Context, new: NewJob) -> Committed:
     return done
 
 
-async def _accept(context: Context, new: NewJob) -> Response:
-    done = await committed(context, new)
+async def _check_gpu_seconds(context: Context, caller: Caller) -> None:
+    allowed = caller.limits.gpu_seconds_per_day
+    if allowed is None or caller.key_id is None:
+        return
+    now = clock.now()
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    used = await anyio.to_thread.run_sync(usage.gpu_seconds, context.database, caller.key_id, midnight, now)
+    if used >= allowed:
+        said = f"This API key has used {used:.0f} of the {allowed:g} GPU-seconds that it has a day (UTC)"
+        raise LimitReached(said, ceil((midnight + timedelta(days=1) - now).total_seconds()))
+
+
+async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
+    done = await committed(context, new, caller)
     job = done.job
     location = {"Location": f"/api/v1/jobs/{job.id}"}
     if done.replayed:
@@ -148,12 +176,12 @@ async def _accept(context: Context, new: NewJob) -> Response:
     return answered(schemas.job(job, progress, done.position), 202, location)
 
 
-async def _until_ended(context: Context, job_id: str, wait_seconds: float) -> None:
+async def _until_ended(context: Context, job_id: str, only: str | None, wait_seconds: float) -> None:
     """Returns when the job has ended or the time is up. Its stream tells at once, SQL in a while. Raises NotFound."""
     deadline = time.monotonic() + wait_seconds
     after = await context.streams.last_id(job_id)
     while True:
-        job = await anyio.to_thread.run_sync(jobs.get, context.database, job_id)
+        job = await anyio.to_thread.run_sync(partial(jobs.get, context.database, job_id, only=only))
         if job.status in JOB_ENDS:
             return
         look_at = min(deadline, time.monotonic() + LOOK_SECONDS)

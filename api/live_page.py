@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import anyio.to_thread
 import jinja2
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from api import flower, headers
+from api.caller import NOBODY, Caller
 from api.context import Context
 from api.first_paint import paint
-from shared.errors import NotFound
+from shared.errors import DatabaseUnavailable, NotFound, Unauthenticated
+from shared.keys import Scope as KeyScope
 
 _FOLDER = Path(__file__).parent / "page"
 _TYPES = {
@@ -29,9 +32,10 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _UNKNOWN = "\N{EN DASH}"
+# `{bucket}` is where artifacts lie, if pages are sent there for them.
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{bucket}; "
+    "media-src 'self'{bucket}; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 # The browser's own rule for a page under `same-origin`: other hosts never learn which job somebody looks at.
 _SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
@@ -45,15 +49,29 @@ class _File:
     etag: str
 
 
-def page(context: Context, request: Request, query: BaseModel) -> Response:
-    """The document. It is whole, if poorer, while the database or Redis is away."""
+async def page(context: Context, request: Request, query: BaseModel) -> Response:
+    """The document, or the way to sign in. It is whole, if poorer, while the database or Redis is away."""
+    try:
+        caller = await context.access.admit(request, KeyScope.READ)
+    except Unauthenticated:
+        return RedirectResponse("/login", 303, {"Cache-Control": "no-store"})
+    except DatabaseUnavailable:
+        caller = NOBODY
+    return await anyio.to_thread.run_sync(_page, context, request, caller)
+
+
+def _page(context: Context, request: Request, caller: Caller) -> Response:
     text = _template().render(
-        paint=paint(context),
+        paint=paint(context, caller),
         files=_version(),
         scripts=sorted(name for name in _files() if name.endswith(".js")),
-        flower=flower.told(context.settings, request.url.hostname),
+        flower=flower.told(context.settings) if caller.may(KeyScope.ADMIN) else None,
+        caller=caller,
+        may=[scope.value for scope in KeyScope if caller.may(scope)],
     )
-    known = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-store", "X-Wanworks-Page": _version(), **_SAFE}
+    origin = context.storage.link_origin()
+    policy = _POLICY.format(bucket=f" {origin}" if origin is not None else "")
+    known = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Wanworks-Page": _version(), **_SAFE}
     return _packed(request, text.encode(), None, "text/html; charset=utf-8", known)
 
 

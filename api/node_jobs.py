@@ -12,11 +12,12 @@ from starlette.responses import Response
 
 from api import headers, model_schemas
 from api.body import read_json
+from api.caller import Caller, caller_of
 from api.context import Context
 from api.jobs import answered, shown
 from api.model_schemas import CleanupRequest, DownloadRequest, IntegrityCheckRequest
 from shared import downloads, jobs, nodes
-from shared.errors import Conflict, InvalidField
+from shared.errors import Conflict, InvalidField, LimitReached
 from shared.job_types import (
     CLEANUP,
     DOWNLOAD,
@@ -33,7 +34,7 @@ _EVERY_MODEL = "all"
 
 
 async def create_download(context: Context, request: Request, query: BaseModel) -> Response:
-    key = headers.idempotency_key(request.headers)
+    key, caller = headers.idempotency_key(request.headers), caller_of(request)
     asked = await read_json(request, DownloadRequest)
 
     def work() -> Response:
@@ -41,13 +42,13 @@ async def create_download(context: Context, request: Request, query: BaseModel) 
         new = download(context, asked.model_id, _one_node(context, asked.node), asked.priority)
         params = new.params.model_copy(update={"revision": asked.revision})
         new = replace(new, params=params, bandwidth_mbps=asked.bandwidth_limit_mbps)
-        return _made(context, asked, [new], key)
+        return _made(context, asked, [new], key, caller)
 
     return await anyio.to_thread.run_sync(work)
 
 
 async def create_integrity_check(context: Context, request: Request, query: BaseModel) -> Response:
-    key = headers.idempotency_key(request.headers)
+    key, caller = headers.idempotency_key(request.headers), caller_of(request)
     asked = await read_json(request, IntegrityCheckRequest)
 
     def work() -> Response:
@@ -63,15 +64,15 @@ async def create_integrity_check(context: Context, request: Request, query: Base
             )
             for node in _every_node(context, asked.node)
         ]
-        return _made(context, asked, new, key)
+        return _made(context, asked, new, key, caller)
 
     return await anyio.to_thread.run_sync(work)
 
 
 async def create_cleanup(context: Context, request: Request, query: BaseModel) -> Response:
-    key = headers.idempotency_key(request.headers)
+    key, caller = headers.idempotency_key(request.headers), caller_of(request)
     asked = await read_json(request, CleanupRequest)
-    return await anyio.to_thread.run_sync(lambda: _made(context, asked, cleanups(context, asked), key))
+    return await anyio.to_thread.run_sync(lambda: _made(context, asked, cleanups(context, asked), key, caller))
 
 
 def download(context: Context, model_id: str, node: str, priority: Priority) -> NewJob:
@@ -111,8 +112,11 @@ def check_target(asked: CleanupRequest, rows: Sequence[Node]) -> None:
 
 
 def live_nodes(context: Context) -> list[str]:
+    """Those that take jobs. A drained one has to be named: then the job waits for it."""
     silence = context.settings.device_silence_seconds
-    return [node.name for node, silent in nodes.nodes(context.database) if silent <= silence]
+    return [
+        node.name for node, silent in nodes.nodes(context.database) if silent <= silence and node.drained_at is None
+    ]
 
 
 def check_node(context: Context, name: str) -> None:
@@ -145,15 +149,19 @@ def _every_node(context: Context, asked: str | None) -> list[str]:
     return online
 
 
-def accepted(context: Context, new: Sequence[NewJob]) -> list[Accepted]:
-    """On disk, and told to the dispatcher. Raises InvalidField (the key), or Conflict naming the other download."""
+def accepted(context: Context, asked: Sequence[NewJob], caller: Caller) -> list[Accepted]:
+    """On disk as the caller's, and told to the dispatcher.
+
+    Raises InvalidField (the key), LimitReached, or Conflict naming the other download.
+    """
+    new = [caller.owning(one) for one in asked]
     outcomes = []
     try:
         # The first carries the client's own key: where that means something else, no other job may come of it.
         for some in (new[:1], new[1:]):
             outcomes += jobs.accept(context.database, some) if some else []
             for one in outcomes:
-                if isinstance(one, InvalidField):
+                if isinstance(one, InvalidField | LimitReached):
                     raise one
     except Conflict:
         raise _under_way(context, new[0]) from None
@@ -178,8 +186,8 @@ def keyed(asked: BaseModel, new: Sequence[NewJob], key: str | None) -> list[NewJ
     return [replace(one, idempotency_key=each, request_hash=digest) for one, each in zip(new, keys, strict=True)]
 
 
-def _made(context: Context, asked: BaseModel, new: Sequence[NewJob], key: str | None) -> Response:
-    made = accepted(context, keyed(asked, new, key))
+def _made(context: Context, asked: BaseModel, new: Sequence[NewJob], key: str | None, caller: Caller) -> Response:
+    made = accepted(context, keyed(asked, new, key), caller)
     replayed = all(one.replayed for one in made)
     rows: list[Job] = [one.job for one in made]
     where = f"/api/v1/jobs/{rows[0].id}" if len(rows) == 1 else f"/api/v1/jobs?type={rows[0].type}"

@@ -18,7 +18,8 @@ _REF = "#/components/schemas/{model}"
 
 _PROBLEMS = {
     400: "The body cannot be read: broken JSON or multipart; or there is no such action.",
-    403: "A page of another origin asks; or it is not allowed.",
+    401: "No API key, or one that is not known, has expired or was revoked.",
+    403: "The key has not the scope that this needs; or a page of another origin asks; or a link is over.",
     404: "There is no such job, artifact, model or alert; a malformed id is one that does not exist.",
     409: "The present state forbids it.",
     413: "The body is larger than 30 MB.",
@@ -27,6 +28,7 @@ _PROBLEMS = {
     422: "One or more fields are wrong, each named in `errors`. That includes what the schema cannot say: what the "
     "model in question does not offer, an image that it needs or refuses, a LoRA that is not there, an "
     "Idempotency-Key that was used with another body.",
+    429: "A limit of the key is reached: requests a minute, queued jobs, or GPU-seconds a day.",
     500: "Something went wrong on the server; its log has the request id.",
     503: "The database is away; ask again after `Retry-After` seconds.",
     507: "The disk is full; nothing was stored.",
@@ -103,7 +105,16 @@ def document(operations: Sequence[Operation], catalogue: Catalogue) -> dict[str,
             "Errors are RFC 9457 problem documents whose `code` is stable. Send `X-Request-ID` and it comes back.",
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Made by `wanworks keys create`; where none was ever made, its own host needs none.",
+                }
+            },
+        },
     }
 
 
@@ -118,6 +129,10 @@ def _operation(operation: Operation, names: dict[Any, str]) -> dict[str, Any]:
             **{str(status): _problem(operation, status, names) for status in _statuses(operation)},
         },
     }
+    if operation.scope is not None:
+        # Or nothing: while there are no keys, or with a signed link.
+        described["security"] = [{"key": []}, {}]
+        described["x-scope"] = operation.scope.value
     if operation.description:
         described["description"] = operation.description
     if operation.body is not None:
@@ -188,7 +203,8 @@ def _answer(answer: Answer, names: dict[Any, str]) -> dict[str, Any]:
 
 def _statuses(operation: Operation) -> list[int]:
     wrong_field = 400 if operation.path.startswith(CONVENTION) else 422
-    return sorted({*operation.problems, wrong_field, 500})
+    guarded = (401, 403, 429, 503) if operation.scope is not None else ()
+    return sorted({*operation.problems, *guarded, wrong_field, 500})
 
 
 def _problem(operation: Operation, status: int, names: dict[Any, str]) -> dict[str, Any]:
@@ -200,7 +216,7 @@ def _problem(operation: Operation, status: int, names: dict[Any, str]) -> dict[s
     if operation.path.startswith(CONVENTION):
         schema = {"$ref": names[video_schemas.ConventionProblem]}
         described = {"description": _CONVENTION_PROBLEMS[status], "content": {"application/json": {"schema": schema}}}
-    if status == 503:
+    if status in (429, 503):
         described["headers"] = _response_headers("Retry-After")
     if status == 416:
         described["headers"] = _response_headers("Content-Range")

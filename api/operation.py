@@ -5,8 +5,9 @@ know a route that the other does not.
 """
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,16 @@ from starlette.responses import Response
 from starlette.routing import Route, request_response
 from starlette.types import Receive, Scope, Send
 
+from api.caller import Caller, caller_of, set_caller
 from api.context import Context, context_of
+from api.errors import request_id
 from api.query import read_query
+from shared import audit
+from shared.audit import Act
+from shared.errors import Unavailable
+from shared.keys import Scope as KeyScope
+
+log = logging.getLogger(__name__)
 
 
 class NoQuery(BaseModel):
@@ -44,7 +53,11 @@ Handler = Callable[[Context, Request, Any], Response | Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Operation:
-    """A plain function is run in a thread; a coroutine function on the event loop."""
+    """A plain function is run in a thread; a coroutine function on the event loop.
+
+    `scope`: what a key must be good for to call it; None: anybody may. What needs `admin` and changes something is
+    written into the audit.
+    """
 
     method: str
     path: str
@@ -60,6 +73,12 @@ class Operation:
     body: type[BaseModel] | None = None
     body_required: bool = True
     documented: bool = True
+    scope: KeyScope | None = field(kw_only=True)
+    by_link: bool = False  # a signed link to the path lets its holder in as well
+
+    @property
+    def audited(self) -> bool:
+        return self.scope is KeyScope.ADMIN and self.method != "GET"
 
 
 def router_table(operations: Sequence[Operation]) -> list[Route]:
@@ -95,11 +114,34 @@ def _call(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
     waits = inspect.iscoroutinefunction(handler)
 
     async def call(request: Request) -> Response:
-        query = read_query(request, operation.query)
         context = context_of(request)
+        if operation.scope is not None:
+            set_caller(request, await _admitted(context, request, operation, operation.scope))
+        query = read_query(request, operation.query)
         if waits:
             answer: Response = await handler(context, request, query)
-            return answer
-        return await anyio.to_thread.run_sync(partial(handler, context, request, query))
+        else:
+            answer = await anyio.to_thread.run_sync(partial(handler, context, request, query))
+        if operation.audited:
+            await anyio.to_thread.run_sync(_note, context, request, operation, answer.status_code)
+        return answer
 
     return call
+
+
+async def _admitted(context: Context, request: Request, operation: Operation, scope: KeyScope) -> Caller:
+    signature, expires = (request.query_params.get(name, "") for name in ("signature", "expires"))
+    if operation.by_link and signature and expires.isascii() and expires.isdigit():
+        return await context.access.holder(request.url.path, expires, signature)
+    return await context.access.admit(request, scope)
+
+
+def _note(context: Context, request: Request, operation: Operation, status: int) -> None:
+    caller = caller_of(request)
+    address = request.client.host if request.client is not None else None
+    act = Act(operation.id, request.url.path, status, caller.name, caller.key_id, request_id(request), address)
+    try:
+        audit.record(context.database, act)
+    except Unavailable:
+        # It is done and cannot be undone; the log then is what stays of it.
+        log.error("not in the audit, since the database is away: %s", act)

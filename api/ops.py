@@ -1,5 +1,6 @@
 """What operators and load balancers ask: is it alive, is it ready, what runs where, how long are the queues."""
 
+from collections import Counter
 from datetime import timedelta
 from typing import Literal
 
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import schemas
+from api.caller import Caller, caller_of
 from api.context import Context
 from api.jobs import answered
 from shared import clock, nodes, samples
@@ -17,7 +19,7 @@ from shared import queues as queue_reads
 from shared.errors import DatabaseUnavailable
 from shared.nodes import SeenDevice
 from shared.states import Priority
-from shared.tables import Job, Sample
+from shared.tables import Job, Node, Sample
 
 DISPATCHER_KEY = "wanworks:dispatcher"  # set by the dispatcher at every look, gone 15 s after the last
 _PATIENCE_SECONDS = 0.5
@@ -30,34 +32,65 @@ async def healthz(context: Context, request: Request, query: BaseModel) -> Respo
 async def readyz(context: Context, request: Request, query: BaseModel) -> Response:
     """Really asks. Raises DatabaseUnavailable; everything else that is missing only degrades."""
     found: list[SeenDevice] | None = None
+    drained: frozenset[str] = frozenset()
     with anyio.move_on_after(_PATIENCE_SECONDS):
+        drained = await anyio.to_thread.run_sync(nodes.drained, context.database, abandon_on_cancel=True)
         found = await anyio.to_thread.run_sync(nodes.devices, context.database, abandon_on_cancel=True)
     if found is None:
         raise DatabaseUnavailable("The database does not answer")
     reasons = []
+    if not await _store_answers(context):
+        reasons.append("store_unavailable")
     if not await context.streams.ping():
         reasons.append("redis_unavailable")
     elif not await context.streams.exists(DISPATCHER_KEY):
         reasons.append("no_dispatcher")
-    if not any(_alive(device, context.settings.device_silence_seconds) for device in found):
+    alive = [device for device in found if _alive(device, context.settings.device_silence_seconds)]
+    if not alive:
         reasons.append("no_worker")
+    elif all(device.device.node in drained for device in alive):
+        reasons.append("drained")
     return answered(schemas.Readiness(status="degraded" if reasons else "ok", reasons=reasons))
 
 
+async def _store_answers(context: Context) -> bool:
+    with anyio.move_on_after(_PATIENCE_SECONDS):
+        return await anyio.to_thread.run_sync(context.storage.answers, abandon_on_cancel=True)
+    return False
+
+
 def workers(context: Context, request: Request, query: BaseModel) -> Response:
-    return answered(seen(context))
+    return answered(seen(context, caller_of(request)))
 
 
-def seen(context: Context) -> schemas.Workers:
-    """Every device and node that has ever registered. Raises DatabaseUnavailable."""
-    running = queue_reads.on_devices(context.database)
+def seen(context: Context, caller: Caller) -> schemas.Workers:
+    """Every device and node; of what runs, what the caller sees. Raises DatabaseUnavailable."""
+    running = queue_reads.running(context.database)
+    on_devices = {job.device_key: job for job in running}
     silence = context.settings.device_silence_seconds
     readings = samples.latest(context.database, clock.now() - timedelta(seconds=silence))
+    known = nodes.nodes(context.database)
+    drained = {node.name for node, _ in known if node.drained_at is not None}
     devices = [
-        _device(one, running.get(one.device.key), readings.get(one.device.key), silence)
+        _device(
+            one,
+            on_devices.get(one.device.key),
+            readings.get(one.device.key),
+            silence,
+            drained=one.device.node in drained,
+            caller=caller,
+        )
         for one in nodes.devices(context.database)
     ]
-    return schemas.Workers(devices=devices, nodes=_nodes(context))
+    there = {device.node for device in devices if device.state != "offline"}
+    counts = Counter(job.node for job in running)
+    hidden = {job.id for job in running if not caller.sees(job.owner)}
+    return schemas.Workers(
+        devices=[one.model_copy(update={"job": None}) if one.job in hidden else one for one in devices],
+        nodes=[
+            _node(node, silent <= silence or node.name in there, silent, counts[node.name]) for node, silent in known
+        ],
+    )
 
 
 def queues(context: Context, request: Request, query: BaseModel) -> Response:
@@ -87,11 +120,15 @@ def _alive(seen: SeenDevice, silence_seconds: float) -> bool:
     return not seen.said_goodbye and seen.silent_seconds <= silence_seconds
 
 
-def _device(seen: SeenDevice, job: Job | None, sample: Sample | None, silence_seconds: float) -> schemas.DeviceStatus:
+def _device(
+    seen: SeenDevice, job: Job | None, sample: Sample | None, silence_seconds: float, *, drained: bool, caller: Caller
+) -> schemas.DeviceStatus:
     device = seen.device
-    state: Literal["idle", "busy", "offline"] = "idle"
+    state: Literal["idle", "busy", "draining", "drained", "offline"] = "idle"
     if not _alive(seen, silence_seconds):
         state = "offline"
+    elif drained:
+        state = "drained" if job is None else "draining"
     elif job is not None:
         state = "busy"
     return schemas.DeviceStatus(
@@ -125,19 +162,21 @@ def _sample(sample: Sample) -> schemas.DeviceSample:
     )
 
 
-def _nodes(context: Context) -> list[schemas.NodeStatus]:
-    return [
-        schemas.NodeStatus(
-            name=node.name,
-            version=node.version,
-            state="online" if silent <= context.settings.device_silence_seconds else "offline",
-            last_seen=None if node.seen_at == 0.0 else _ago(silent),
-            started_at=clock.iso(node.started_at) or "",
-            disk_total_mb=node.disk_total_mb,
-            disk_free_mb=node.disk_free_mb,
-        )
-        for node, silent in nodes.nodes(context.database)
-    ]
+def _node(node: Node, heard: bool, silent_seconds: float, running: int) -> schemas.NodeStatus:
+    state: Literal["online", "draining", "drained", "offline"] = "online" if heard else "offline"
+    if heard and node.drained_at is not None:
+        state = "draining" if running else "drained"
+    return schemas.NodeStatus(
+        name=node.name,
+        version=node.version,
+        state=state,
+        drained_at=clock.iso(node.drained_at),
+        running_jobs=running,
+        last_seen=None if node.seen_at == 0.0 else _ago(silent_seconds),
+        started_at=clock.iso(node.started_at) or "",
+        disk_total_mb=node.disk_total_mb,
+        disk_free_mb=node.disk_free_mb,
+    )
 
 
 def _ago(seconds: float) -> str:

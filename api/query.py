@@ -25,6 +25,12 @@ def digits(value: Any) -> Any:
     return value
 
 
+def _end(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,15}", value):
+        raise ValueError("must be a whole number")
+    return value
+
+
 def _moment(value: Any) -> datetime:
     if not isinstance(value, str) or not _TIME.fullmatch(value):
         raise ValueError("must be a time such as 2026-01-31T12:00:00Z")
@@ -41,7 +47,8 @@ def _job_type(value: str | None) -> str | None:
     return value
 
 
-def _cursor(value: str | None) -> str | None:
+def cursor(value: str | None) -> str | None:
+    """The id that a page ended with. Raises ValueError for what is none."""
     if value is not None and not JOB_ID.fullmatch(value):
         raise ValueError("is no cursor; give the `next` of an earlier page")
     return value
@@ -69,9 +76,26 @@ class JobsQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=100, description="Jobs on a page."), BeforeValidator(digits)] = 20
     after: Annotated[
         str | None,
-        AfterValidator(_cursor),
+        AfterValidator(cursor),
         Field(description="The `next` of the page before.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
     ] = None
+
+
+class ArtifactQuery(BaseModel):
+    """What a signed link says of itself: without it, a key is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    expires: Annotated[
+        int | None, Field(ge=0, description="Of a signed link: its end, in seconds since 1970."), BeforeValidator(_end)
+    ] = None
+    signature: Annotated[str | None, Field(max_length=64, description="Of a signed link.")] = None
+
+
+class AnyQuery(BaseModel):
+    """A route that passes its query on."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 def read_query(request: Request, model: type[Query]) -> Query:

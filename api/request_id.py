@@ -36,7 +36,6 @@ class RequestId:
                 started = True
                 headers = MutableHeaders(raw=message["headers"])
                 headers[HEADER] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
         with logs.bound(request_id=request_id):

@@ -73,6 +73,23 @@ class Artifact(_Public):
     content_type: str
 
 
+class LinkRequest(BaseModel):
+    """A link to an artifact, to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    expires_in_seconds: Annotated[
+        int, Field(ge=1, le=7 * 24 * 3600, strict=True, description="How long it is good for; at most a week.")
+    ] = 3600
+
+
+class ArtifactLink(_Public):
+    """A link that lets whoever has it fetch one file, and nothing else, without a key."""
+
+    url: str
+    expires_at: Time
+
+
 class QualityChecks(_Public):
     """What a video is tested for. One that fails any but the last is not delivered: its job fails as `bad_output`."""
 
@@ -234,7 +251,10 @@ class DeviceStatus(_Public):
     worker: str
     pid: int
     visible: Annotated[str, Field(description="CUDA_VISIBLE_DEVICES as the worker process sees it.")]
-    state: Literal["idle", "busy", "offline"]
+    state: Annotated[
+        Literal["idle", "busy", "draining", "drained", "offline"],
+        Field(description="`draining`: finishes its job and takes no other; `drained`: has done so."),
+    ]
     job: Annotated[str | None, Field(description="Id of the job that runs there.")]
     warm: list[dict[str, Any]]
     sample: Annotated[DeviceSample | None, Field(description="Null where nothing was read lately.")] = None
@@ -247,7 +267,9 @@ class NodeStatus(_Public):
 
     name: str
     version: str
-    state: Literal["online", "offline"]
+    state: Literal["online", "draining", "drained", "offline"]
+    drained_at: Annotated[Time | None, Field(description="Since when it takes nothing new, also while offline.")]
+    running_jobs: Annotated[int, Field(description="Generations and the node's own jobs.")]
     last_seen: Annotated[Time | None, Field(description="Null: it has stopped in good order.")]
     started_at: Time
     disk_total_mb: float | None
@@ -259,6 +281,18 @@ class Workers(_Public):
 
     devices: list[DeviceStatus]
     nodes: list[NodeStatus]
+
+
+class Node(NodeStatus):
+    """A node with its devices."""
+
+    devices: list[DeviceStatus]
+
+
+class Nodes(_Public):
+    """Every node that has registered and was not removed."""
+
+    nodes: list[Node]
 
 
 class QueueDepth(_Public):

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from api import headers, images
 from api.artifacts import served
 from api.body import Asked, read_fields_or_form, read_json, validated
+from api.caller import Caller, caller_of
 from api.context import Context
 from api.jobs import admitted, answered, committed, job_id_of, remove
 from api.schemas import JobProgress
@@ -42,7 +43,7 @@ _KINDS = {"video": "video", "thumbnail": "thumbnail", "spritesheet": "contact_sh
 
 
 async def create(context: Context, request: Request, query: BaseModel) -> Response:
-    key = headers.idempotency_key(request.headers)
+    key, caller = headers.idempotency_key(request.headers), caller_of(request)
     fields, sent = await read_fields_or_form(request, "input_reference", TEXTS)
     asked = validated(fields, VideoRequest)
     named = reference(asked)
@@ -52,26 +53,27 @@ async def create(context: Context, request: Request, query: BaseModel) -> Respon
     generation = generation_request(asked, context.catalogue, with_image=with_image)
     try:
         image = await _picture(context, named) if named is not None else sent
-        new = await admitted(context, Asked(generation, image), key)
-        return await _made(context, new)
+        new = await admitted(context, Asked(generation, image), key, caller)
+        return await _made(context, new, caller)
     except InvalidField as error:
         raise in_their_words(error) from None
 
 
 async def remix(context: Context, request: Request, query: BaseModel) -> Response:
-    key = headers.idempotency_key(request.headers)
+    key, caller = headers.idempotency_key(request.headers), caller_of(request)
     job_id = job_id_of(request)
     asked = await read_json(request, RemixRequest)
 
     def admit() -> NewJob:
-        return context.admission.remix(_generation(context, job_id), asked.prompt, key)
+        return context.admission.remix(_generation(context, job_id, caller), asked.prompt, key)
 
-    return await _made(context, await anyio.to_thread.run_sync(admit))
+    return await _made(context, await anyio.to_thread.run_sync(admit), caller)
 
 
 def list_videos(context: Context, request: Request, query: VideosQuery) -> Response:
     found = jobs.page(
         context.database,
+        only=caller_of(request).only,
         limit=query.limit,
         after=query.after,
         type=GENERATION,
@@ -81,7 +83,7 @@ def list_videos(context: Context, request: Request, query: VideosQuery) -> Respo
 
 
 def retrieve(context: Context, request: Request, query: BaseModel) -> Response:
-    job = _generation(context, job_id_of(request))
+    job = _generation(context, job_id_of(request), caller_of(request))
     progress = context.live.of([job])[job.id]
     extra = {}
     if job.status not in JOB_ENDS:
@@ -90,13 +92,14 @@ def retrieve(context: Context, request: Request, query: BaseModel) -> Response:
 
 
 def delete(context: Context, request: Request, query: BaseModel) -> Response:
-    job = _generation(context, job_id_of(request))
-    remove(context, job.id)
+    caller = caller_of(request)
+    job = _generation(context, job_id_of(request), caller)
+    remove(context, job.id, caller)
     return answered(VideoDeleted(id=job.id))
 
 
 def content(context: Context, request: Request, query: ContentQuery) -> Response:
-    job = _generation(context, job_id_of(request))
+    job = _generation(context, job_id_of(request), caller_of(request))
     if job.status not in JOB_ENDS:
         raise Conflict(f"The video is not ready yet; ask /v1/videos/{job.id} for its status")
     made: list[dict[str, Any]] = (job.result or {}).get("artifacts", [])
@@ -106,16 +109,16 @@ def content(context: Context, request: Request, query: ContentQuery) -> Response
     return served(context, request, job, name)
 
 
-async def _made(context: Context, new: NewJob) -> Response:
-    done = await committed(context, new)
+async def _made(context: Context, new: NewJob, caller: Caller) -> Response:
+    done = await committed(context, new, caller)
     replayed = {"Idempotency-Replayed": "true"} if done.replayed else {}
     shown = await anyio.to_thread.run_sync(_shown, context, [done.job])
     return answered(shown[0], extra={"Location": f"/v1/videos/{done.job.id}", **replayed})
 
 
-def _generation(context: Context, job_id: str) -> Job:
+def _generation(context: Context, job_id: str, caller: Caller) -> Job:
     """Raises NotFound, also for a job of another type."""
-    job = jobs.get(context.database, job_id)
+    job = jobs.get(context.database, job_id, only=caller.only)
     if job.type != GENERATION:
         raise NotFound("video", job_id)
     return job

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.caller import caller_of
 from api.context import Context
 from api.jobs import answered
 from api.query import JOB_ID, digits
@@ -71,7 +72,14 @@ class WebhookMessagePage(BaseModel):
 
 
 def list_messages(context: Context, request: Request, query: WebhookMessagesQuery) -> Response:
-    page = webhooks.page(context.database, limit=query.limit, after=query.after, state=query.state, job_id=query.job_id)
+    page = webhooks.page(
+        context.database,
+        only=caller_of(request).only,
+        limit=query.limit,
+        after=query.after,
+        state=query.state,
+        job_id=query.job_id,
+    )
     last = page.messages[-1].id if page.has_more else None
     return answered(WebhookMessagePage(data=[_shown(row) for row in page.messages], has_more=page.has_more, next=last))
 
@@ -80,7 +88,7 @@ def replay(context: Context, request: Request, query: BaseModel) -> Response:
     message_id = str(request.path_params["message_id"])
     if not MESSAGE_ID.fullmatch(message_id):
         raise NotFound("message", message_id)
-    return answered(_shown(webhooks.replay(context.database, message_id)), 202)
+    return answered(_shown(webhooks.replay(context.database, message_id, only=caller_of(request).only)), 202)
 
 
 def _shown(row: Row) -> WebhookMessage:

@@ -9,12 +9,13 @@ from typing import Any, Literal, Unpack, cast
 from urllib.parse import quote
 
 from cli.refusals import body_of
-from cli.shapes import Alert, GenerationFields, Job, JobFilter, JobPage, PriorityName, Queues, Workers
+from cli.shapes import Alert, GenerationFields, Job, JobFilter, JobPage, Node, PriorityName, Queues, Workers
 from cli.steps import Ask, Call, Step, Tell, Telling, Work
 
 _JOBS = "/api/v1/jobs"
 _MODELS = "/api/v1/models"
 _ALERTS = "/api/v1/dashboard/alerts"
+_NODES = "/api/v1/nodes"
 _CLEANUP_SECONDS = 60.0  # the API itself waits for 30
 _PAGE = 100
 
@@ -75,6 +76,26 @@ def delete(job_id: str) -> Call[None]:
 def workers() -> Call[Workers]:
     """The devices and nodes, what is loaded and what runs."""
     return cast(Workers, (yield from asked(Ask("GET", "/api/v1/workers"))))
+
+
+def nodes() -> Call[list[Node]]:
+    """The nodes with their devices, and which are drained."""
+    return cast(list[Node], (yield from asked(Ask("GET", _NODES)))["nodes"])
+
+
+def drain(node: str) -> Call[Node]:
+    """The node finishes what runs and takes nothing new, until `undrain`. Raises NotThere."""
+    return cast(Node, (yield from asked(Ask("POST", f"{_NODES}/{segment(node)}/drain"))))
+
+
+def undrain(node: str) -> Call[Node]:
+    """The node takes jobs again. Raises NotThere."""
+    return cast(Node, (yield from asked(Ask("DELETE", f"{_NODES}/{segment(node)}/drain"))))
+
+
+def remove_node(node: str) -> Call[None]:
+    """Forget a node that has gone for good. Raises NotThere; StateForbids while it is heard of."""
+    yield from asked(Ask("DELETE", f"{_NODES}/{segment(node)}"))
 
 
 def queues() -> Call[Queues]:

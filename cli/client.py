@@ -20,7 +20,7 @@ import httpx
 from cli import calls, fetching, watching
 from cli.errors import ApiUnreachable
 from cli.retries import Contact, Retry, patient
-from cli.shapes import Alert, ArtifactLink, GenerationFields, Job, JobPage, ended, succeeded, video_of, why_not
+from cli.shapes import Alert, ArtifactLink, GenerationFields, Job, JobPage, Node, ended, succeeded, video_of, why_not
 from cli.steps import Answer, Ask, Call, Close, Course, Open, Pause, Read, Step, Tell, Telling, Work
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "GenerationFields",
     "Job",
     "JobPage",
+    "Node",
     "Retry",
     "ended",
     "succeeded",
@@ -99,6 +100,10 @@ class _Calls:
     retry = Operation(calls.retry)
     delete = Operation(calls.delete)
     workers = Operation(calls.workers)
+    nodes = Operation(calls.nodes)
+    drain = Operation(calls.drain)
+    undrain = Operation(calls.undrain)
+    remove_node = Operation(calls.remove_node)
     queues = Operation(calls.queues)
     models = Operation(calls.models)
     fetch_model = Operation(calls.fetch_model)

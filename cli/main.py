@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from cli import alert_commands, job_commands, model_commands, screen
+from cli import alert_commands, job_commands, key_commands, model_commands, node_commands, screen
 from cli.errors import ExitCode, exit_code
+from shared import config_file
 from shared.errors import WanworksError
-from shared.settings import load
+from shared.settings import load, secrets
 
 app = typer.Typer(
     name="wanworks",
@@ -39,6 +40,23 @@ def main() -> None:
     except WanworksError as error:
         print(f"wanworks: {error.message}", file=sys.stderr)
         sys.exit(exit_code(error))
+
+
+@app.callback()
+def configured(
+    config: Annotated[
+        Path | None,
+        typer.Option(help="File of settings, in TOML; variables and options override it. [WANWORKS_CONFIG]"),
+    ] = None,
+) -> None:
+    """A durable, GPU-pinned job queue for WAN2.2 video models."""
+    if config is not None:
+        os.environ[config_file.VARIABLE] = str(config.expanduser().absolute())
+    if config_file.path() is None:
+        return
+    load()  # a wrong file is refused whatever the command
+    if (file := config_file.exposed(secrets())) is not None:
+        screen.say(f"wanworks: {file} holds secrets and anybody may read it: chmod 600 {file}")
 
 
 @app.command()
@@ -92,7 +110,7 @@ def _one_process(kind: str, sentence: str) -> None:
 _one_process("web", "Run the HTTP API alone.")
 _one_process("io", "Run the io worker of this node alone.")
 _one_process("dispatcher", "Run the dispatcher alone.")
-_one_process("beat", "Run the schedule alone; exactly one in an installation.")
+_one_process("beat", "Run the schedule alone; on several hosts with PostgreSQL, where one leads.")
 _one_process("flower", "Run Flower alone.")
 _one_process("redis", "Run the embedded Redis of this home alone.")
 
@@ -176,6 +194,8 @@ def demo(
 job_commands.register(app)
 model_commands.register(app)
 alert_commands.register(app)
+key_commands.register(app)
+node_commands.register(app)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

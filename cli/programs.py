@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from cli.embedded_redis import EmbeddedRedis, answers, private_password
 from cli.supervisor import Program
+from shared import config_file
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 
@@ -125,12 +126,16 @@ def environment(
 ) -> dict[str, str]:
     """What a process finds in its environment: ours, every setting, and what its kind needs besides."""
     result = {**environ, **_settings_environment(settings), "PYTHONUNBUFFERED": "1"}
+    # All that the file said is among them: a file that changes meanwhile must not reach some processes and not others.
+    result.pop(config_file.VARIABLE, None)
     # A process must not take its modules from whatever folder somebody happened to stand in.
     result["PYTHONSAFEPATH"] = "1"
     if device is not None:
         result["WANWORKS_DEVICE"] = device.label
         result["CUDA_VISIBLE_DEVICES"] = device.cuda_visible_devices
         result["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if kind == "web":
+        result["WANWORKS_FLOWER_PASSWORD"] = flower_password(settings)
     if kind == "flower":
         result |= _flower_environment(settings, environ)
     return result
@@ -221,6 +226,7 @@ def _flower_environment(settings: Settings, environ: Mapping[str, str]) -> dict[
     return {
         **{name: value for name, value in wanted.items() if name not in environ},
         "FLOWER_BASIC_AUTH": f"{settings.flower_user}:{password}",
-        "FLOWER_ADDRESS": settings.host,
+        "FLOWER_ADDRESS": settings.flower_host,
+        "FLOWER_URL_PREFIX": "flower",  # the API passes it on from under that path
         "FLOWER_PORT": str(settings.flower_port),
     }

@@ -83,6 +83,8 @@ class DeviceRow(TypedDict):
 class NodeRow(TypedDict):
     name: str
     state: str
+    drained_at: str | None
+    running_jobs: int
     version: str
     disk_free_mb: float | None
     last_seen: str | None
@@ -91,6 +93,10 @@ class NodeRow(TypedDict):
 class Workers(TypedDict):
     devices: list[DeviceRow]
     nodes: list[NodeRow]
+
+
+class Node(NodeRow):
+    devices: list[DeviceRow]
 
 
 class QueueRow(TypedDict):

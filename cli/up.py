@@ -24,6 +24,7 @@ from cli.state_file import Addresses, write_state
 from cli.supervisor import ProcessState, ProcessStatus, Supervisor
 from shared import catalogue
 from shared.errors import ConfigurationError
+from shared.outbound import is_loopback
 from shared.settings import Settings, load
 
 _READY_COMPLAINT_SECONDS = 60.0
@@ -45,6 +46,7 @@ def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: 
     listing = programs.start_listing_devices(settings) if "gpu" in kinds else None
     try:
         bring_up_to_date(settings, create_store=_owns_store(settings, kinds))
+        check_guarded(settings, kinds)
     finally:
         devices = programs.listed_devices(listing) if listing else ()
     locks += [hold_device(device.lock_key(settings), f"{device.label} of node {settings.node}") for device in devices]
@@ -77,11 +79,15 @@ def alone(kind: str, overrides: Mapping[str, Any]) -> None:
         settings = load(**{**_given(settings), "redis_url": _await_redis(settings.home, REDIS_WAIT_SECONDS)})
     settings = _with_ports(settings, (kind,))
     bring_up_to_date(settings, create_store=_owns_store(settings, (kind,)))
+    check_guarded(settings, (kind,))
     _become(programs.command(kind), programs.environment(settings, kind), settings.home)
 
 
 def bring_up_to_date(settings: Settings, *, create_store: bool) -> None:
-    """The schema at its newest and the store's marker seen. Raises DatabaseUnavailable or StoreMismatch."""
+    """The schema at its newest and the store's marker seen.
+
+    Raises DatabaseUnavailable, StoreUnavailable, StoreMismatch; ConfigurationError where a bucket refuses us.
+    """
     from shared.database import Database, migrate
     from shared.nodes import agreed
     from shared.store import open_store
@@ -92,11 +98,30 @@ def bring_up_to_date(settings: Settings, *, create_store: bool) -> None:
         migrate(settings.database)
         database = Database(settings.database)
         try:
-            open_store(settings.store_dir, lambda: agreed(database, "store"), create=create_store)
+            open_store(settings, lambda: agreed(database, "store"), create=create_store)
         finally:
             database.close()
     finally:
         os.close(lock)
+
+
+def check_guarded(settings: Settings, kinds: Collection[str]) -> None:
+    """Raises ConfigurationError where the API would listen to a network and there is no key that lets anybody in."""
+    from shared.database import Database
+    from shared.keys import any_good
+
+    if "web" not in kinds or is_loopback(settings.host):
+        return
+    database = Database(settings.database)
+    try:
+        if any_good(database):
+            return
+    finally:
+        database.close()
+    raise ConfigurationError(
+        f"WANWORKS_HOST: {settings.host} can be reached from other hosts, and there is no API key yet; make one first: "
+        "wanworks keys create NAME --scope admin"
+    )
 
 
 def chosen_kinds(only: Collection[str]) -> tuple[str, ...]:
@@ -128,7 +153,7 @@ class _Board:
             api_url=f"http://{host}:{settings.port}" if "web" in kinds else None,
             redis_url=settings.redis or "",
             database_url=settings.database,
-            flower_url=f"http://{host}:{settings.flower_port}" if "flower" in kinds else None,
+            flower_url=_flower_url(settings) if "flower" in kinds else None,
             flower_user=settings.flower_user if "flower" in kinds else None,
         )
 
@@ -168,9 +193,8 @@ class _Board:
     def _welcome(self) -> list[str]:
         api, flower = self._addresses.api_url, self._addresses.flower_url
         lines = [f"  Live page {api}/", f"  API docs  {api}/docs"] if api else []
-        if flower:
-            password = "as set" if self._settings.flower_password else f"in {self._settings.home / 'flower-password'}"
-            lines.append(f"  Flower    {flower}  (user {self._settings.flower_user}, password {password})")
+        if api and flower:
+            lines.append(f"  Flower    {api}/flower/")
         return [*lines, "  Ctrl-C stops everything; no job is lost."]
 
 
@@ -200,10 +224,11 @@ def _with_ports(settings: Settings, kinds: Collection[str]) -> Settings:
         if kind not in kinds:
             continue
         port = getattr(settings, name)
+        host = settings.host if kind == "web" else settings.flower_host
         if port == 0:
-            given[name] = free_port(settings.host)
-        elif not is_free(settings.host, port):
-            raise AlreadyRunning(f"port {port} on {settings.host} is taken; choose another with {option}")
+            given[name] = free_port(host)
+        elif not is_free(host, port):
+            raise AlreadyRunning(f"port {port} on {host} is taken; choose another with {option}")
     return load(**given)
 
 
@@ -255,6 +280,10 @@ def _reachable(host: str) -> str:
     if host in ("0.0.0.0", "::", ""):
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
+
+
+def _flower_url(settings: Settings) -> str:
+    return f"http://{_reachable(settings.flower_host)}:{settings.flower_port}/flower"
 
 
 def _readyz(settings: Settings) -> tuple[int, dict[str, Any]]:

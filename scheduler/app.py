@@ -1,4 +1,8 @@
-"""Celery beat: sends each schedule's tick. Exactly one runs; a tick that comes twice is carried out once."""
+"""Celery beat: sends each schedule's tick. A tick that comes twice is carried out once.
+
+On one host it remembers in a file. On several each may run one: redbeat keeps the schedule in Redis behind a lock, so
+that one sends and the others wait to take over.
+"""
 
 import sys
 from typing import Any
@@ -8,6 +12,8 @@ from celery import Celery, signals
 from scheduler.schedule import SCHEDULES
 from shared import broker, logs
 from shared.settings import load
+
+_LOOKS_WITHIN_THE_LOCK = 5  # so that one that is late does not lose it
 
 settings = load()
 app: Celery = broker.celery_app(settings, "wanworks.scheduler")
@@ -21,6 +27,17 @@ app.conf.beat_schedule = {
     }
     for schedule in SCHEDULES
 }
+app.conf.result_expires = None  # else Celery adds a schedule of its own, for a queue that nobody hears
+if settings.several_beats:
+    app.conf.update(
+        beat_scheduler="redbeat.RedBeatScheduler",
+        beat_max_loop_interval=settings.beat_takeover_seconds / _LOOKS_WITHIN_THE_LOCK,
+        redbeat_lock_timeout=settings.beat_takeover_seconds,
+        redbeat_key_prefix="wanworks:redbeat:",
+        redbeat_redis_url=settings.redis,
+        # A negative period: beat waits for a Redis that is away instead of dying of it.
+        redbeat_redis_options={**broker.SOCKET_OPTIONS, "retry_period": -1},
+    )
 
 
 @signals.setup_logging.connect
@@ -30,10 +47,12 @@ def _on_setup_logging(**_: Any) -> None:
 
 def main() -> None:
     logs.set_up(settings, "beat")  # for what Celery warns of before it sets up its own
-    folder = settings.home / "run"
-    folder.mkdir(parents=True, exist_ok=True)
-    argv = ["--quiet", "beat", "--loglevel", settings.log_level, "--schedule", str(folder / "beat-schedule")]
-    sys.exit(app.start([*argv, "--pidfile", ""]))
+    argv = ["--quiet", "beat", "--loglevel", settings.log_level, "--pidfile", ""]
+    if not settings.several_beats:
+        folder = settings.home / "run"
+        folder.mkdir(parents=True, exist_ok=True)
+        argv += ["--schedule", str(folder / "beat-schedule")]
+    sys.exit(app.start(argv))
 
 
 if __name__ == "__main__":

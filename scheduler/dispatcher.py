@@ -9,7 +9,8 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -17,9 +18,9 @@ import redis
 from scheduler import node_placement, on_demand
 from scheduler.alert_facts import DISPATCHER_KEY, REDIS_LOST
 from scheduler.alerting import AlertWatch
-from scheduler.placement import Bell, DeviceView, Estimates, Moment, carries, decide
+from scheduler.placement import Bell, DeviceView, Estimates, Moment, carries, decide, fits
 from scheduler.turns import FairTurns
-from shared import attempts, bells, broker, clock, downloads, logs, nodes, replicas, usage
+from shared import attempt_spans, attempts, bells, broker, clock, downloads, logs, nodes, replicas, tracing, usage
 from shared.attempts import Failure
 from shared.bells import Queue, Waiting
 from shared.database import Database
@@ -38,8 +39,22 @@ _ESTIMATES_KEEP_SECONDS = 20.0
 # Where nothing has been measured yet. Loading and running as long as each other; never shown to anybody.
 _UNKNOWN_SECONDS = 30.0
 
-Ring = Callable[[Waiting, str], None]
-"""Sends the bell of a job to a device's queue. Raises where Redis is away; the bell is then rung again later."""
+Ring = Callable[[Waiting, str, int], None]
+"""Sends the bell of a job to a device's queue, in a protocol that the worker there reads (its newest is given).
+
+Raises where Redis is away; the bell is then rung again later.
+"""
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The nodes and devices at one look. A drained node finishes what it runs, so placement never sees it."""
+
+    nodes: Mapping[str, Node]  # alive, and taking jobs
+    devices: tuple[DeviceView, ...]  # likewise
+    drained: frozenset[str]  # names of nodes, alive or not
+    drained_devices: tuple[DeviceView, ...]  # alive
+    reads: Mapping[str, int]  # the newest protocol of bells, by device
 
 
 class Dispatcher:
@@ -92,36 +107,61 @@ class Dispatcher:
         if not queue.waiting:
             return 0
         held = replicas.ready(self._database)
-        alive = self._alive_nodes()
+        hosts = self._hosts(held)
+        if self._take_back_from_drained(queue, hosts.drained):
+            queue = bells.look(self._database)
         decided = [
-            *self._place_on_devices(_part(queue, of_nodes=False), held, alive),
-            *self._place_on_nodes(_part(queue, of_nodes=True), alive),
+            *self._place_on_devices(_part(queue, of_nodes=False), held, hosts),
+            *self._place_on_nodes(_part(queue, of_nodes=True), hosts),
         ]
-        return self._ring_all(queue, [(bell.job_id, bell.device_key) for bell in decided])
+        return self._ring_all(queue, [(bell.job_id, bell.device_key) for bell in decided], hosts.reads)
 
-    def _place_on_devices(
-        self, queue: Queue, held: dict[str, frozenset[str]], alive_nodes: dict[str, Node]
-    ) -> list[Bell]:
-        if not queue.waiting:
-            return []
+    def _hosts(self, held: dict[str, frozenset[str]]) -> Hosts:
         silence = self._settings.device_silence_seconds
-        alive = tuple(
-            DeviceView(
-                key=item.device.key,
-                node=item.device.node,
-                kind=item.device.kind,
-                memory_mb=item.device.memory_mb,
-                warm=frozenset(entry["warm_key"] for entry in item.device.warm),
-                holds=held.get(item.device.node, frozenset()),
-            )
+        known = nodes.nodes(self._database)
+        drained = frozenset(node.name for node, _ in known if node.drained_at is not None)
+        seen = [
+            item.device
             for item in nodes.devices(self._database)
             if item.silent_seconds < silence and not item.said_goodbye
+        ]
+        views = [
+            DeviceView(
+                key=device.key,
+                node=device.node,
+                kind=device.kind,
+                memory_mb=device.memory_mb,
+                warm=frozenset(entry["warm_key"] for entry in device.warm),
+                holds=held.get(device.node, frozenset()),
+            )
+            for device in seen
+        ]
+        return Hosts(
+            nodes={node.name: node for node, silent in known if silent < silence and node.name not in drained},
+            devices=tuple(view for view in views if view.node not in drained),
+            drained=drained,
+            drained_devices=tuple(view for view in views if view.node in drained),
+            reads={device.key: device.bell_protocol for device in seen},
         )
+
+    def _take_back_from_drained(self, queue: Queue, drained: frozenset[str]) -> int:
+        """The bells that lie at drained nodes: their jobs are placed anew, elsewhere or once the node is back."""
+        there = [
+            job.job_id
+            for job in queue.waiting
+            if job.bell_device is not None and job.bell_device.rpartition("/")[0] in drained
+        ]
+        return bells.silence(self._database, there) if there else 0
+
+    def _place_on_devices(self, queue: Queue, held: dict[str, frozenset[str]], hosts: Hosts) -> list[Bell]:
+        if not queue.waiting:
+            return []
+        alive = hosts.devices
         anywhere = frozenset().union(*held.values()) if held else frozenset()
         self._say_what_is_missing(queue, anywhere)
         if on_demand.allowed(self._settings):
             with_devices = {
-                name: node for name, node in alive_nodes.items() if any(view.node == name for view in alive)
+                name: node for name, node in hosts.nodes.items() if any(view.node == name for view in alive)
             }
             real = [job for job in queue.waiting if not job.mock]
             for job_id in on_demand.start(self._database, self._settings, real, anywhere, with_devices):
@@ -130,11 +170,11 @@ class Dispatcher:
         deadlines = self._turns.observe(queue, alive, estimates)
         moment = Moment(queue, alive, estimates, deadlines, self._settings.rering_seconds)
         decided: list[Bell] = self._policy(moment)
-        self._give_up_unplaced(queue, alive, held, {bell.job_id for bell in decided})
+        self._give_up_unplaced(queue, hosts, held, {bell.job_id for bell in decided})
         return decided
 
-    def _place_on_nodes(self, queue: Queue, alive: dict[str, Node]) -> tuple[Bell, ...]:
-        settings = self._settings
+    def _place_on_nodes(self, queue: Queue, hosts: Hosts) -> tuple[Bell, ...]:
+        settings, alive = self._settings, hosts.nodes
         decision = node_placement.decide(queue, alive, settings.download_slots, settings.rering_seconds)
         if decision.yields:
             downloads.ask_to_yield(self._database, decision.yields)
@@ -143,19 +183,18 @@ class Dispatcher:
         limit = settings.unplaced_limit_hours * 3600
         for job in queue.waiting:
             if job.target_node not in alive and queue.now - job.queued_at > limit:
-                failure = Failure("node_lost", f"Node {job.target_node} has been silent", retryable=True)
+                if job.target_node in hosts.drained:
+                    failure = Failure("node_drained", f"Node {job.target_node} is drained", retryable=True)
+                else:
+                    failure = Failure("node_lost", f"Node {job.target_node} has been silent", retryable=True)
                 if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
                     self._tell(ended)
         return decision.bells
 
-    def _alive_nodes(self) -> dict[str, Node]:
-        silence = self._settings.device_silence_seconds
-        return {node.name: node for node, silent in nodes.nodes(self._database) if silent < silence}
-
     def _resume_where_there_is_room(self) -> None:
         """Downloads that a full disk stopped go on once their node says that what is left of them fits."""
         stopped = downloads.stopped_by_full_disk(self._database)
-        alive = self._alive_nodes() if stopped else {}
+        alive = self._hosts({}).nodes if stopped else {}
         for job in stopped:
             node = alive.get(job.target_node or "")
             left_mb = ((job.bytes_total or 0) - (job.bytes_done or 0)) / 1e6
@@ -163,12 +202,13 @@ class Dispatcher:
                 downloads.resume(self._database, job.id)
                 log.info("job %s: there is room again", job.id)
 
-    def _ring_all(self, queue: Queue, decided: list[tuple[str, str]]) -> int:
+    def _ring_all(self, queue: Queue, decided: list[tuple[str, str]], reads: Mapping[str, int]) -> int:
         by_id = {job.job_id: job for job in queue.waiting}
         rung = bells.ring(self._database, decided)
         for place, (job_id, device_key) in enumerate(rung):
             try:
-                self._ring(by_id[job_id], device_key)
+                # Of io workers no row says what they read: the oldest, which all do.
+                self._ring(by_id[job_id], device_key, reads.get(device_key, broker.OLDEST_PROTOCOL))
             except Exception as error:  # kombu raises what its transport raises
                 # The rows say rung, Redis does not have it: take the rest back, so that the next look rings again.
                 log.warning("cannot ring: %s", error)
@@ -183,6 +223,7 @@ class Dispatcher:
             if job is not None:
                 log.warning("job %s: the lease of attempt %d ran out; now %s", job_id, attempt, job.status)
                 self._meters.count(TAKEOVERS)
+                attempt_spans.tell_lost(job, attempt, "worker_lost", "Its lease ran out")
                 self._tell(job)
 
     def _check_epoch(self) -> None:
@@ -203,14 +244,13 @@ class Dispatcher:
         if wrong:
             bells.mark_waiting_for_model(self._database, held)
 
-    def _give_up_unplaced(
-        self, queue: Queue, alive: tuple[DeviceView, ...], held: dict[str, frozenset[str]], placed: set[str]
-    ) -> None:
+    def _give_up_unplaced(self, queue: Queue, hosts: Hosts, held: dict[str, frozenset[str]], placed: set[str]) -> None:
         limit = self._settings.unplaced_limit_hours * 3600
+        called = {device.key for device in hosts.devices}  # a bell at a device that has gone is none
         for job in queue.waiting:
-            if queue.now - job.queued_at < limit or job.bell_device is not None or job.job_id in placed:
+            if queue.now - job.queued_at < limit or job.bell_device in called or job.job_id in placed:
                 continue
-            failure = _why_unplaced(job, alive, held)
+            failure = _why_unplaced(job, hosts, held)
             ended = bells.give_up(self._database, job.job_id, failure) if failure is not None else None
             if ended is not None:
                 self._tell(ended)
@@ -269,8 +309,11 @@ def _part(queue: Queue, *, of_nodes: bool) -> Queue:
     )
 
 
-def _why_unplaced(job: Waiting, alive: tuple[DeviceView, ...], held: dict[str, frozenset[str]]) -> Failure | None:
+def _why_unplaced(job: Waiting, hosts: Hosts, held: dict[str, frozenset[str]]) -> Failure | None:
     """The reason that a job could not be placed; None where a device exists and is merely busy."""
+    alive = hosts.devices
+    if not any(fits(job, device) for device in alive) and any(fits(job, device) for device in hosts.drained_devices):
+        return Failure("node_drained", "The nodes that could run this job are drained", retryable=True)
     holders = {node for node, models in held.items() if job.model_id in models}
     if not holders and not job.mock:
         return Failure("model_unavailable", f"No node holds {job.model_id}", retryable=True)
@@ -285,10 +328,10 @@ def celery_ring(settings: Settings) -> Ring:
     """Rings by Celery: task id = job id, on the device's own queue."""
     app = broker.celery_app(settings, "wanworks.dispatcher")
 
-    def ring(job: Waiting, device_key: str) -> None:
+    def ring(job: Waiting, device_key: str, reads: int) -> None:
         app.send_task(
             JOB_TYPES[job.type].task,
-            args=(job.job_id, broker.PROTOCOL),
+            args=broker.bell(job.job_id, reads),
             argsrepr=f"({job.type} {job.model_id})",
             kwargsrepr="",
             task_id=job.job_id,
@@ -302,6 +345,7 @@ def celery_ring(settings: Settings) -> Ring:
 def main() -> None:
     settings = load()
     logs.set_up(settings, "dispatcher")
+    tracing.set_up(settings, "dispatcher")
     dispatcher = Dispatcher(settings, Database(settings.database), celery_ring(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stopping.set())
@@ -309,6 +353,7 @@ def main() -> None:
     alerting.start()
     dispatcher.run()
     alerting.join(timeout=5)
+    tracing.close()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from shared.database import Database
 from shared.errors import Fenced
 from shared.jobs import note_end
 from shared.states import REPLICA_READY, JobState, Phase
-from shared.tables import Job, Replica, epoch_now
+from shared.tables import Job, Node, Replica, epoch_now
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def claim(
 ) -> Job | None:
     """Takes the job if its bell rang for this device or node and it is still waiting. Raises the fence by one.
 
-    None if not; nor where the node does not hold the model (a removal cannot begin while a claim is looking, and none
-    begins while the job runs), nor where `at_most` jobs of its type run on the node already.
+    None if not; nor where the node is drained, nor where it does not hold the model (neither a drain nor a removal can
+    come while a claim is looking), nor where `at_most` jobs of its type run on the node already.
     """
     query = (
         update(Job)
@@ -130,10 +130,12 @@ class Fetched:
     percent: float = 0.0
 
 
-def give_back(database: Database, job_id: str, attempt: int, fetched: Fetched | None = None) -> Job | None:
+def give_back(
+    database: Database, job_id: str, attempt: int, fetched: Fetched | None = None, delay_seconds: float = 0.0
+) -> Job | None:
     """Puts the job back into the queue without counting it as a failure (a stop, a drain, a place given up).
 
-    None where the job is not this attempt's any more.
+    It is not to start again before `delay_seconds`. None where the job is not this attempt's any more.
     """
     with database.write() as session:
         job = _locked(session, job_id, attempt)
@@ -142,7 +144,7 @@ def give_back(database: Database, job_id: str, attempt: int, fetched: Fetched | 
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED)
         _note(job, fetched)
-        return _queue_again(session, job, failures=job.failures, delay=0.0)
+        return _queue_again(session, job, failures=job.failures, delay=delay_seconds)
 
 
 def paused(
@@ -219,7 +221,10 @@ def running_on(database: Database, worker: str) -> list[Running]:
 
 
 def _may_run(session: Session, job_id: str, claimant: Claimant, at_most: int | None) -> bool:
-    """Whether what the job needs is there: its model's files, held against removal, or a place on the node."""
+    """Whether the node takes jobs and has what this one needs: its model's files, held against removal, or a place."""
+    drained = select(Node.drained_at).where(Node.name == claimant.node).with_for_update(read=True)
+    if session.exec(drained).one_or_none() is not None:
+        return False
     if at_most is not None:
         running = select(func.count()).where(
             col(Job.status) == JobState.RUNNING,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import update
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from shared import clock
 from shared.attempts import Failure
@@ -18,8 +18,10 @@ from shared.jobs import note_end
 from shared.states import JobState, Phase
 from shared.tables import Job, epoch_now
 
-# Per model, this many of the first in line are looked at. Enough to fill any number of devices between two looks.
+# Per model, this many of the first in line are looked at. Enough to fill any number of devices between two looks. Where
+# several owners wait they share them, but none has fewer than this.
 _LOOK_AHEAD = 200
+_LOOK_AHEAD_OF_EACH = 20
 
 
 @dataclass(frozen=True)
@@ -82,22 +84,29 @@ _BUSY = (
 
 
 def look(database: Database) -> Queue:
-    """The first in line of each model, every bell that is out, and what runs."""
+    """The first in line of each model and owner, every bell that is out, and what runs."""
     queued = col(Job.status) == JobState.QUEUED
+    owned = col(Job.owner).is_not(None)
     with database.read() as session:
         connection = session.connection()
         now = connection.execute(select(epoch_now())).scalar_one()
         models = connection.execute(select(Job.model_id).where(queued).distinct()).scalars().all()
+        owners = connection.execute(select(Job.owner).where(queued, owned).distinct()).scalars().all()
+        # Whoever has queued many must not hide those who came after.
+        lines = [queued] if not owners else [queued & ~owned, *(queued & (col(Job.owner) == one) for one in owners)]
+        each = max(_LOOK_AHEAD // len(lines), _LOOK_AHEAD_OF_EACH)
         waiting: dict[str, Waiting] = {}
         for model_id in models:
-            first = (
-                select(*_WAITING)  # type: ignore[call-overload]
-                .where(queued, col(Job.model_id).is_(None) if model_id is None else col(Job.model_id) == model_id)
-                .order_by(col(Job.priority), col(Job.queued_at))
-                .limit(_LOOK_AHEAD)
-            )
-            waiting.update((row[0], Waiting(*row)) for row in connection.execute(first))
-        if len(waiting) >= _LOOK_AHEAD:
+            of_model = col(Job.model_id).is_(None) if model_id is None else col(Job.model_id) == model_id
+            for line in lines:
+                first = (
+                    select(*_WAITING)  # type: ignore[call-overload]
+                    .where(line, of_model)
+                    .order_by(col(Job.priority), col(Job.queued_at))
+                    .limit(each)
+                )
+                waiting.update((row[0], Waiting(*row)) for row in connection.execute(first))
+        if len(waiting) >= each:
             rung = select(*_WAITING).where(queued, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
             waiting.update((row[0], Waiting(*row)) for row in connection.execute(rung))
         running = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]
@@ -132,6 +141,14 @@ def silence(database: Database, job_ids: Collection[str] | None = None) -> int:
         return int(session.connection().execute(query).rowcount)
 
 
+def hand_back(database: Database, job_id: str, device_key: str) -> bool:
+    """Takes back the bell of a job that the worker there cannot read: it is to be rung anew. Whether it was its own."""
+    where = (col(Job.id) == job_id, col(Job.status) == JobState.QUEUED, col(Job.bell_device) == device_key)
+    with database.write() as session:
+        query = update(Job).where(*where).values(bell_device=None, bell_at=None)
+        return bool(session.connection().execute(query).rowcount)
+
+
 def mark_waiting_for_model(database: Database, held: Collection[str]) -> int:
     """Says `waiting_for_model` on queued jobs whose model no node holds, and takes it from the others."""
     queued = (col(Job.status) == JobState.QUEUED, col(Job.mock).is_(False), col(Job.type) == GENERATION)
@@ -148,12 +165,21 @@ def give_up(database: Database, job_id: str, failure: Failure) -> Job | None:
     with database.write() as session:
         query = select(Job).where(col(Job.id) == job_id, col(Job.status) == JobState.QUEUED).with_for_update()
         job = session.exec(query).one_or_none()
-        if job is None:
-            return None
-        job.status = JobState.FAILED
-        job.finished_at = clock.now()
-        job.error = failure.as_dict()
-        job.bell_device = job.bell_at = job.phase = None
-        session.add(job)
-        note_end(session, job)
-        return job
+        return _given_up(session, job, failure) if job is not None else None
+
+
+def give_up_node(session: Session, node: str, failure: Failure) -> list[Job]:
+    """Fails what waits, or is paused, for that node and no other."""
+    waiting = col(Job.status).in_((JobState.QUEUED, JobState.PAUSED))
+    query = select(Job).where(Job.target_node == node, waiting).with_for_update()
+    return [_given_up(session, job, failure) for job in session.exec(query).all()]
+
+
+def _given_up(session: Session, job: Job, failure: Failure) -> Job:
+    job.status = JobState.FAILED
+    job.finished_at = clock.now()
+    job.error = failure.as_dict()
+    job.bell_device = job.bell_at = job.phase = job.paused_by = None
+    session.add(job)
+    note_end(session, job)
+    return job

@@ -3,7 +3,9 @@
 SQL is the truth; a bell that is lost is rung again. So Celery is set up to be simple and honest rather than clever.
 """
 
+import ssl
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
 from shared.errors import ConfigurationError
 from shared.progress import FEED_CHANNEL, RestingRedis
@@ -12,12 +14,17 @@ from shared.settings import Settings
 if TYPE_CHECKING:
     from celery import Celery
 
-PROTOCOL = 1  # of a bell: raised when its arguments change, so that old and new workers can run side by side
+# Of a bell: raised when what follows its first two arguments, the job's id and the protocol, changes. A process reads
+# and rings every protocol up to its own, so that old and new ones can run side by side.
+PROTOCOL = 1
+OLDEST_PROTOCOL = 1
 NUDGE_KEY = "wanworks:nudge"
 EPOCH_KEY = "wanworks:epoch"  # gone with Redis's data: then every bell is rung again
 TICKS_QUEUE = "ticks"
+_CERTIFICATES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _QUEUE_CHANGED = '{"kind": "queue"}'
-_SOCKET_TIMEOUT_SECONDS = 10
+# A connection that is half open, or cut off, is noticed.
+SOCKET_OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 5, "socket_keepalive": True}
 # Longer than any job: a message must not come back while its job runs. Recovery comes from the lease.
 _VISIBILITY_SECONDS = 48 * 3600
 
@@ -41,6 +48,11 @@ def queue_of(key: str) -> str:
     return node_queue(key.removesuffix("/io")) if key.endswith("/io") else device_queue(key)
 
 
+def bell(job_id: str, reads: int) -> tuple[Any, ...]:
+    """A bell's arguments, in the newest protocol that the ringer and the worker both know."""
+    return (job_id, max(OLDEST_PROTOCOL, min(PROTOCOL, reads)))
+
+
 def nudge(client: RestingRedis) -> None:
     """Wakes the dispatcher, and those who watch the queue. Losing it loses nothing but a little time."""
 
@@ -62,6 +74,7 @@ def celery_app(settings: Settings, name: str) -> "Celery":
         raise ConfigurationError("WANWORKS_REDIS_URL is not set: `wanworks up` sets it, or give the server's URL")
     app = Celery(name, broker=settings.redis)
     app.conf.update(
+        broker_use_ssl=_tls(settings.redis),
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -80,12 +93,19 @@ def celery_app(settings: Settings, name: str) -> "Celery":
         broker_connection_max_retries=None,
         broker_transport_options={
             "visibility_timeout": _VISIBILITY_SECONDS,
-            "socket_timeout": _SOCKET_TIMEOUT_SECONDS,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
+            **SOCKET_OPTIONS,
             "health_check_interval": 10,
         },
         enable_utc=True,
         timezone="UTC",
     )
     return app
+
+
+def _tls(url: str) -> dict[str, Any] | None:
+    """What Celery and Flower want to be told of TLS besides the URL; None without it."""
+    address = urlsplit(url)
+    if address.scheme != "rediss":
+        return None
+    said = {name: value for name, value in parse_qsl(address.query) if name.startswith("ssl_")}
+    return {**said, "ssl_cert_reqs": _CERTIFICATES[said.get("ssl_cert_reqs", "required")]}

@@ -18,6 +18,16 @@ from sqlmodel import Session
 from shared.errors import DatabaseUnavailable, StoreFull
 
 _BUSY_TIMEOUT_SECONDS = 15
+_CUT_OFF_SECONDS = 20  # unanswered for this long, a connection counts as broken
+_READ_ONLY = "25006"  # PostgreSQL's read_only_sql_transaction
+# What the server is to do about a client that was cut off, so that its locks do not hold up the others.
+_SERVER_SIDE = {
+    "idle_in_transaction_session_timeout": 60_000,
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": _CUT_OFF_SECONDS * 1000,
+}
 _NO_TABLES = "The database has no tables yet: its migrations have not run."
 # PostgreSQL advisory lock that migrations hold: any fixed number does, this one spells "wanworks".
 _MIGRATION_LOCK = 0x77616E776F726B73
@@ -118,7 +128,7 @@ def _sqlite_engine(url: str) -> Engine:
 
 
 def _postgresql_engine(url: str) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         pool_pre_ping=True,
         pool_size=8,
@@ -129,6 +139,24 @@ def _postgresql_engine(url: str) -> Engine:
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            # Keepalives are not sent while data is unacknowledged: without this a statement that a cut network
+            # swallowed hangs for a quarter of an hour.
+            "tcp_user_timeout": _CUT_OFF_SECONDS * 1000,
             "application_name": "wanworks",
         },
     )
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, record: Any) -> None:
+        # By SET and not in the start-up packet, which a pooler in between may refuse.
+        connection.autocommit = True
+        connection.execute("; ".join(f"SET {name} = {value}" for name, value in _SERVER_SIDE.items()))
+        connection.autocommit = False
+
+    @event.listens_for(engine, "handle_error")
+    def _on_error(context: Any) -> None:
+        # The server has become a standby: its connections are of no use, the next ones find the new primary.
+        if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+            context.is_disconnect = True
+
+    return engine

@@ -5,13 +5,17 @@ WanworksError
 │   ├── MalformedRequest         not readable at all: broken JSON, broken multipart
 │   │   └── UnknownAction        a verb that the route does not know
 │   ├── InvalidField             readable, but one or more fields are wrong
+│   ├── Unauthenticated          nobody says who asks, or nobody whom we know
+│   ├── Forbidden                known, but not allowed that
+│   ├── LimitReached             allowed, but not so much of it
 │   ├── NotFound                 no such model, job or artifact
 │   ├── Conflict                 the present state forbids it
 │   ├── TooLarge                 the body is over the limit
 │   └── UnsupportedMedia         a content type that the route does not take
 ├── Unavailable                  a part that we stand on is away; worth asking again
 │   ├── DatabaseUnavailable
-│   └── HubUnavailable           no byte from the hub for long
+│   ├── HubUnavailable           no byte from the hub for long
+│   └── StoreUnavailable         the bucket, or the mount, that holds the store
 ├── StoreFull                    no room on the disk
 ├── StoreMismatch                the store under this path is not the one that the database names
 ├── ConfigurationError           settings or a catalogue file cannot be used
@@ -94,6 +98,22 @@ class InvalidField(RequestError):
         return cls(FieldError(("body", field), msg, type))
 
 
+class Unauthenticated(RequestError):
+    """An API key is needed: send `Authorization: Bearer KEY`."""
+
+    code = "unauthenticated"
+
+
+class LimitReached(RequestError):
+    """The key's limit is reached for now."""
+
+    code = "limit_reached"
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        self.retry_after_seconds = max(1, retry_after_seconds)
+        super().__init__(message)
+
+
 class Forbidden(RequestError):
     """Not allowed to the one who asks."""
 
@@ -146,6 +166,12 @@ class HubUnavailable(Unavailable):
 
     code = "hub_unavailable"
     retry_after_seconds = 60
+
+
+class StoreUnavailable(Unavailable):
+    """The store of artifacts cannot be reached."""
+
+    code = "store_unavailable"
 
 
 class StoreFull(WanworksError):

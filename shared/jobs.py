@@ -13,16 +13,18 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import delete, insert, or_, update
+from sqlalchemy import delete, func, insert, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from shared import clock, webhooks
+from shared import clock, tracing, webhooks
 from shared.database import Database
-from shared.errors import Conflict, InvalidField, NotFound
+from shared.errors import Conflict, InvalidField, LimitReached, NotFound
 from shared.job_types import DOWNLOAD, GENERATION, GenerationParams
 from shared.states import JOB_ENDS, JobState, Priority
 from shared.tables import Job, Use, epoch_now
+
+_QUEUE_RETRY_SECONDS = 10  # for who has too many queued: when one of them starts is not known
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class NewJob:
     id: str = field(default_factory=lambda: new_id())
     mock: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
-    owner: str | None = None
+    owner: str | None = None  # the API key that asks
+    owner_may_queue: int | None = None  # with this many jobs queued the owner has to wait
     idempotency_key: str | None = None
     request_hash: str | None = None
     retry_of: str | None = None
@@ -46,6 +49,7 @@ class NewJob:
     webhook_url: str | None = None
     webhook_progress: bool = False
     delay_seconds: float = 0.0  # it joins the queue that long after it was accepted
+    traceparent: str | None = field(default_factory=tracing.here)  # of the request that asks for it
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,11 @@ def new_id() -> str:
     return str(uuid.UUID(int=value))
 
 
-def accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | InvalidField]:
+def accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | InvalidField | LimitReached]:
     """Stores the jobs in one transaction; on return they are on disk.
 
-    A known idempotency key gives the old job where the body is the same, else an InvalidField in its place.
+    A known idempotency key gives the old job where the body is the same, else an InvalidField in its place; a job too
+    many for its owner gives a LimitReached.
     Raises Conflict for a download of a model that is on its way to that node already.
     """
     try:
@@ -83,10 +88,10 @@ def accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invalid
         return [_accept_alone(database, job) for job in new]
 
 
-def get(database: Database, job_id: str) -> Job:
-    """Raises NotFound, also for a job that its owner has deleted."""
+def get(database: Database, job_id: str, *, only: str | None = None) -> Job:
+    """Raises NotFound, also for a job that its owner has deleted. `only`: for this owner's eyes; None: for all."""
     with database.read() as session:
-        return _visible(session, job_id)
+        return _visible(session, job_id, only)
 
 
 def several(database: Database, job_ids: Sequence[str]) -> list[Job]:
@@ -98,6 +103,7 @@ def several(database: Database, job_ids: Sequence[str]) -> list[Job]:
 def page(
     database: Database,
     *,
+    only: str | None = None,
     limit: int,
     after: str | None = None,
     type: str | None = None,
@@ -106,10 +112,10 @@ def page(
     created_after: datetime | None = None,
     oldest_first: bool = False,
 ) -> Page:
-    """Jobs, newest first unless told otherwise; `after` is the id of the last one seen."""
+    """Jobs, newest first unless told otherwise; `after` is the id of the last one seen, `only` as in `get`."""
     order = col(Job.id).asc() if oldest_first else col(Job.id).desc()
     query = select(Job).where(col(Job.hidden).is_(False)).order_by(order).limit(limit + 1)
-    for column, value in ((Job.type, type), (Job.status, status), (Job.model_id, model_id)):
+    for column, value in ((Job.owner, only), (Job.type, type), (Job.status, status), (Job.model_id, model_id)):
         if value is not None:
             query = query.where(col(column) == value)
     if created_after is not None:
@@ -121,26 +127,26 @@ def page(
     return Page(rows[:limit], has_more=len(rows) > limit)
 
 
-def request_cancel(database: Database, job_id: str) -> Job:
-    """Cancels a waiting job at once and asks a running one to stop. Idempotent.
+def request_cancel(database: Database, job_id: str, *, only: str | None = None) -> Job:
+    """Cancels a waiting job at once and asks a running one to stop. Idempotent. `only` as in `get`.
 
     Raises NotFound, and Conflict where the job ended otherwise.
     """
     with database.write() as session:
-        job = _visible(session, job_id)
+        job = _visible(session, job_id, only)
         _cancel(session, job)
     if job.status in (JobState.SUCCEEDED, JobState.FAILED):
         raise Conflict(f"The job has already {job.status}; only a queued, paused or running job can be cancelled")
     return job
 
 
-def remove(database: Database, job_id: str) -> Job:
-    """Hides the job, cancelling it if need be, and frees its idempotency key. Raises NotFound.
+def remove(database: Database, job_id: str, *, only: str | None = None) -> Job:
+    """Hides the job, cancelling it if need be, and frees its idempotency key. Raises NotFound. `only` as in `get`.
 
     Its row goes by `purge` once it has ended.
     """
     with database.write() as session:
-        job = _visible(session, job_id)
+        job = _visible(session, job_id, only)
         _cancel(session, job)
         job.hidden = True
         job.idempotency_key = None
@@ -222,7 +228,7 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
     )
 
 
-def _accept_alone(database: Database, new: NewJob) -> Accepted | InvalidField:
+def _accept_alone(database: Database, new: NewJob) -> Accepted | InvalidField | LimitReached:
     try:
         return _accept(database, [new])[0]
     except IntegrityError:
@@ -231,7 +237,7 @@ def _accept_alone(database: Database, new: NewJob) -> Accepted | InvalidField:
         raise
 
 
-def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | InvalidField]:
+def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | InvalidField | LimitReached]:
     now = clock.now()
     with database.write() as session:
         queued_at = session.connection().execute(select(epoch_now())).scalar_one()
@@ -242,17 +248,29 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
             found = session.exec(select(Job).where(col(Job.idempotency_key).in_(keys)))
             known = {job.id: job for job in found}
             hashes = {job.idempotency_key: (job.id, job.request_hash) for job in known.values()}
-        fresh = []
+        fresh: list[dict[str, Any]] = []
+        room = _room(session, new)
+        too_many = set()
         for place, job in enumerate(new):
-            if job.idempotency_key not in hashes:
+            if job.idempotency_key in hashes:
+                continue
+            if job.owner in room:
+                room[job.owner] -= 1
+            if room.get(job.owner, 0) < 0:
+                too_many.add(job.id)
+            else:
                 fresh.append(_values(job, now, queued_at + place * 1e-6))  # one commit, but first come, first served
                 if job.idempotency_key is not None:
                     hashes[job.idempotency_key] = (job.id, job.request_hash)
         if fresh:
             query = insert(Job).returning(Job, sort_by_parameter_order=True)
             known |= {row.id: row for row in session.scalars(query, fresh)}
-    outcome: list[Accepted | InvalidField] = []
+    outcome: list[Accepted | InvalidField | LimitReached] = []
     for job in new:
+        if job.id in too_many:
+            said = f"This API key has {job.owner_may_queue} jobs queued, which is its limit"
+            outcome.append(LimitReached(said, _QUEUE_RETRY_SECONDS))
+            continue
         owner_id, request_hash = hashes.get(job.idempotency_key, (job.id, job.request_hash))
         if request_hash == job.request_hash:
             outcome.append(Accepted(known[owner_id], replayed=owner_id != job.id))
@@ -261,6 +279,23 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
                 InvalidField.of("Idempotency-Key", "this key was used with another body", "idempotency_mismatch")
             )
     return outcome
+
+
+def _room(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
+    """How many jobs each owner that has a limit may still queue."""
+    limits = {
+        job.owner: job.owner_may_queue for job in new if job.owner is not None and job.owner_may_queue is not None
+    }
+    if not limits:
+        return {}
+    if session.get_bind().dialect.name == "postgresql":
+        for owner in sorted(filter(None, limits)):  # SQLite has one writer; here two could count at once
+            session.connection().execute(select(func.pg_advisory_xact_lock(func.hashtext(owner))))
+    counting = select(Job.owner, func.count()).where(
+        col(Job.owner).in_(limits), col(Job.owner).is_not(None), Job.status == JobState.QUEUED
+    )
+    queued: dict[str | None, int] = dict(session.exec(counting.group_by(col(Job.owner))).all())
+    return {owner: limit - queued.get(owner, 0) for owner, limit in limits.items()}
 
 
 def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
@@ -289,15 +324,16 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "bandwidth_mbps": new.bandwidth_mbps,
         "webhook_url": new.webhook_url,
         "webhook_progress": new.webhook_progress,
+        "traceparent": new.traceparent,
         "created_at": now,
         "queued_at": queued_at + new.delay_seconds,
         "not_before": queued_at + new.delay_seconds if new.delay_seconds else 0.0,
     }
 
 
-def _visible(session: Session, job_id: str) -> Job:
+def _visible(session: Session, job_id: str, only: str | None) -> Job:
     job = session.get(Job, job_id)
-    if job is None or job.hidden:
+    if job is None or job.hidden or (only is not None and job.owner != only):
         raise NotFound("job", job_id)
     return job
 

@@ -1,6 +1,7 @@
 """How every process logs: one JSON object a line for machines, a readable line on a terminal.
 
-What a line is about (request, job, attempt) is bound around the work, so that no message has to carry it.
+What a line is about (request, job, attempt) is bound around the work, so that no message has to carry it; within a
+trace it names the trace too.
 """
 
 import json
@@ -12,6 +13,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
+from shared import tracing
 from shared.settings import Settings
 
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("wanworks_log", default={})  # noqa: B039  (never changed in place)
@@ -56,7 +58,7 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             **self._fields,
-            **_bound.get(),
+            **_about(),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -68,9 +70,13 @@ class _Readable(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = _bound.get()
-        about = " ".join(f"{name}={value}" for name, value in fields.items())
+        about = " ".join(f"{name}={value}" for name, value in _about().items())
         return super().format(record) + (f"  [{about}]" if about else "")
+
+
+def _about() -> Mapping[str, Any]:
+    trace_id = tracing.trace_id()
+    return _bound.get() if trace_id is None else {**_bound.get(), "trace_id": trace_id}
 
 
 def _iso(seconds: float) -> str:

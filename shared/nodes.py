@@ -11,13 +11,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, update
-from sqlmodel import col, select
+from sqlalchemy import delete, func, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlmodel import Session, col, select
 
-from shared import clock
+from shared import bells, clock, replicas
+from shared.attempts import Failure
 from shared.database import Database
+from shared.errors import Conflict, NotFound
 from shared.settings import Settings
-from shared.tables import Device, Installation, Node, Process, epoch_now
+from shared.states import JobState
+from shared.tables import Device, Installation, Job, Node, Process, epoch_now
 
 REPORT_SECONDS = 10.0  # how often a supervisor says what it runs
 
@@ -39,16 +44,28 @@ def carries(device: Device, min_vram_mb: int, min_ram_mb: int) -> bool:
 def register_device(database: Database, device: Device) -> None:
     """A worker has started on this device; what an earlier one left is overwritten."""
     with database.write() as session:
+        _ensure(session, device.node)  # its io worker comes later, or never; a drain needs the row
         session.merge(device)
         session.flush()
         session.connection().execute(_seen(device.key))
 
 
-def device_beat(database: Database, key: str, warm: Sequence[dict[str, Any]] | None = None) -> None:
-    """The worker on this device is alive; `warm`, where given, is what it has loaded."""
+def device_beat(database: Database, key: str, warm: Sequence[dict[str, Any]] | None = None) -> bool:
+    """The worker on this device is alive; `warm`, where given, is what it has loaded.
+
+    False where the device has no row any more: its node was removed.
+    """
     with database.write() as session:
         query = _seen(key)
-        session.connection().execute(query if warm is None else query.values(warm=list(warm)))
+        found = session.connection().execute(query if warm is None else query.values(warm=list(warm)))
+        return bool(found.rowcount)
+
+
+def reads_protocol(database: Database, key: str, protocol: int) -> None:
+    """The newest protocol of bells that the worker on this device reads."""
+    with database.write() as session:
+        query = update(Device).where(col(Device.key) == key).values(bell_protocol=protocol)
+        session.connection().execute(query)
 
 
 def device_goodbye(database: Database, key: str, pid: int) -> None:
@@ -75,8 +92,8 @@ def devices(database: Database) -> list[SeenDevice]:
 def node_beat(database: Database, name: str, disk_total_mb: float | None, disk_free_mb: float | None) -> None:
     """The node's io worker is alive, and this is its model storage."""
     with database.write() as session:
-        node = session.get(Node, name) or Node(name=name, version="", started_at=clock.now(), seen_at=0.0)
-        node.version = importlib.metadata.version("wanworks")
+        node = _ensure(session, name)
+        node.version = _version()
         node.disk_total_mb = disk_total_mb
         node.disk_free_mb = disk_free_mb
         session.add(node)
@@ -88,6 +105,58 @@ def node_goodbye(database: Database, name: str) -> None:
     """The node's io worker has stopped in good order."""
     with database.write() as session:
         session.connection().execute(update(Node).where(col(Node.name) == name).values(seen_at=0.0))
+
+
+def drain(database: Database, name: str) -> Node:
+    """The node is to take nothing new; since when, if it was asked before. Raises NotFound.
+
+    Claims hold the row (`attempts.claim`), so none that began earlier comes after this has returned.
+    """
+    with database.write() as session:
+        node = _locked(session, name)
+        node.drained_at = node.drained_at or clock.now()
+        session.add(node)
+        return node
+
+
+def undrain(database: Database, name: str) -> Node:
+    """The node takes jobs again. Raises NotFound."""
+    with database.write() as session:
+        node = _locked(session, name)
+        node.drained_at = None
+        session.add(node)
+        return node
+
+
+def drained(database: Database) -> frozenset[str]:
+    """The nodes that take nothing new, alive or not."""
+    with database.read() as session:
+        return frozenset(session.exec(select(Node.name).where(col(Node.drained_at).is_not(None))))
+
+
+def remove(database: Database, name: str, silence_seconds: float) -> list[Job]:
+    """Forgets a node that has gone for good, its devices, and what it held; what waited for it alone fails.
+
+    Returns the jobs that this ended. Raises NotFound; Conflict where it was heard within `silence_seconds`, or where
+    the rows show a job as running there: its lease has to run out first.
+    """
+    with database.write() as session:
+        node = _locked(session, name)
+        latest = select(epoch_now() - func.max(col(Device.seen_at))).where(Device.node == name)
+        silent = session.exec(select(epoch_now() - col(Node.seen_at)).where(Node.name == name)).one()
+        device_silent = session.exec(latest).one()
+        if min(silent, silent if device_silent is None else device_silent) <= silence_seconds:
+            raise Conflict(f"Node {name} is there; stop it first")
+        running = select(func.count()).where(Job.node == name, Job.status == JobState.RUNNING)
+        if session.exec(running).one():
+            raise Conflict(f"Jobs of node {name} count as running until their leases have run out")
+        gone = Failure("node_lost", f"Node {name} was removed", retryable=True)
+        ended = bells.give_up_node(session, name, gone)
+        replicas.forget(session, name)
+        for rows in (delete(Device).where(col(Device.node) == name), delete(Process).where(col(Process.node) == name)):
+            session.connection().execute(rows)
+        session.delete(node)
+        return ended
 
 
 def nodes(database: Database) -> list[tuple[Node, float]]:
@@ -146,6 +215,27 @@ def webhook_secret(settings: Settings, database: Database) -> str:
         return settings.webhook_secret.get_secret_value()
     key = hashlib.sha256(b"webhooks " + agreed(database, "webhook_secret").encode()).digest()
     return f"whsec_{base64.b64encode(key).decode()}"
+
+
+def _ensure(session: Session, name: str) -> Node:
+    """The node's row, made where there is none: by one of the processes of a node that start at once."""
+    if (node := session.get(Node, name)) is None:
+        insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
+        row = {"name": name, "version": _version(), "started_at": clock.now(), "seen_at": 0.0}
+        session.connection().execute(insert(Node).values(row).on_conflict_do_nothing())
+        node = session.exec(select(Node).where(Node.name == name)).one()
+    return node
+
+
+def _locked(session: Session, name: str) -> Node:
+    node = session.exec(select(Node).where(Node.name == name).with_for_update()).one_or_none()
+    if node is None:
+        raise NotFound("node", name)
+    return node
+
+
+def _version() -> str:
+    return importlib.metadata.version("wanworks")
 
 
 def _seen(key: str) -> Any:

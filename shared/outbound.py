@@ -177,6 +177,17 @@ async def _body(answer: httpx.Response, max_bytes: int) -> bytes:
     return bytes(content)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this host reaches what listens there, or is meant by that name."""
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
 def _aimed(parts: SplitResult, address: str, headers: Mapping[str, str]) -> dict[str, Any]:
     """The request to that IP address: the name stands in `Host` and in the certificate that is asked for."""
     place = f"[{address}]" if ":" in address else address

@@ -82,7 +82,7 @@ def stirred(database: Database, ended_after: datetime, limit: int = 200) -> dict
     """
     columns = (
         Job.id, Job.status, Job.attempt, Job.percent, Job.phase, Job.priority, Job.bandwidth_mbps, Job.paused_by,
-        Job.halt, col(Job.cancel_at).is_not(None),
+        Job.halt, col(Job.cancel_at).is_not(None), Job.owner,
     )  # fmt: skip
     shown = col(Job.hidden).is_(False)
     going = select(*columns).where(  # type: ignore[call-overload]

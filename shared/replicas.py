@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from shared import clock, removals
 from shared.catalogue import Catalogue, CatalogueEntry
 from shared.database import Database
 from shared.states import REPLICA_READY, ReplicaState
-from shared.tables import Pin, Replica
+from shared.tables import Blob, Pin, Replica, ReplicaFile
 
 # What a pipeline's component needs besides its weights, by the class name in model_index.json. The first that is there
 # counts: tokenizers come in a fast and a slow form.
@@ -147,6 +147,12 @@ def generations(database: Database, node: str) -> dict[str, int]:
     with database.read() as session:
         query = select(Replica.model_id, Replica.generation).where(Replica.node == node)
         return dict(session.exec(query).all())
+
+
+def forget(session: Session, node: str) -> None:
+    """A node has gone for good, and all that it held with it."""
+    for table in (Replica, ReplicaFile, Blob):
+        session.connection().execute(delete(table).where(col(table.node) == node))
 
 
 def rows(database: Database) -> list[Replica]:

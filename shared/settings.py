@@ -1,20 +1,26 @@
 """Every setting, once: a name, a default and a sentence. `wanworks settings` prints this table."""
 
+import os
 import socket
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from shared import config_file
 from shared.errors import ConfigurationError
 from shared.outbound import Allowed
 from shared.standard_webhooks import key_of
 
 
 class Settings(BaseSettings):
-    """Read from ``WANWORKS_*`` environment variables; command-line options override them."""
+    """Read from the file that ``WANWORKS_CONFIG`` names, if any; ``WANWORKS_*`` environment variables override it, and
+    command-line options override both.
+    """
 
     model_config = SettingsConfigDict(env_prefix="WANWORKS_", frozen=True, extra="ignore")
 
@@ -23,10 +29,50 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL URL (postgresql+psycopg://...). Unset: SQLite in the home folder."
     )
-    redis_url: SecretStr | None = Field(None, description="Redis URL. Unset: `wanworks up` starts one of its own.")
+    redis_url: SecretStr | None = Field(
+        None, description="Redis URL; rediss:// for TLS. Unset: `wanworks up` starts one of its own."
+    )
+    redis_ca_file: Path | None = Field(
+        None, description="Certificates that prove Redis's, in PEM; with rediss://. Unset: this machine's own."
+    )
     models_path: Path | None = Field(None, description="Model storage, a Hugging Face cache. Unset: home/models.")
     loras_path: Path | None = Field(None, description="Folder of LoRA files, by name. Unset: home/loras.")
     store_path: Path | None = Field(None, description="Artifacts and inputs, seen by every node. Unset: home/store.")
+    store_url: str | None = Field(
+        None,
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?$",
+        description="A bucket instead of the directory: s3://BUCKET or s3://BUCKET/PREFIX.",
+    )
+    store_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/@?#]+/?$",
+        description="Address of the bucket's server, where it is not Amazon's: https://HOST[:PORT].",
+    )
+    store_public_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/@?#]+/?$",
+        description="Its address as clients reach it, where that is another.",
+    )
+    store_region: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9-]{1,64}$", description="The bucket's region. Unset: as AWS settings say."
+    )
+    store_key_id: str | None = Field(None, description="Access key for the bucket. Unset: found as AWS tools find it.")
+    store_secret: SecretStr | None = Field(None, validate_default=True, description="The access key's secret.")
+    store_addressing: str = Field(
+        "auto",
+        pattern="^(auto|path|virtual)$",
+        description="Bucket in the path or in the host's name; `auto`: in the name at Amazon, else the path.",
+    )
+    store_redirect: bool = Field(
+        True, description="Clients fetch artifacts from the bucket, by signed links. False: through the API."
+    )
+    store_link_seconds: int = Field(3600, ge=1, le=604_800, description="How long such a link is good.")
+    store_part_mb: int = Field(
+        16, ge=6, le=1000, description="Files of twice this and more go to the bucket in parts of this size."
+    )
+    store_patience_seconds: float = Field(
+        300.0, ge=0, description="How long a worker tries to send a file to a bucket that is away."
+    )
     catalogue: str = Field("default", description="`default`, `demo`, or a TOML file that adds or replaces models.")
 
     # who this node is and where it listens
@@ -44,6 +90,10 @@ class Settings(BaseSettings):
         description="Origins besides its own whose pages may use the API, as https://HOST[:PORT], comma-separated.",
     )
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower; 0 takes a free one.")
+    flower_host: str = Field("127.0.0.1", description="Address that Flower binds to; the API passes its pages on.")
+    flower_url: str | None = Field(
+        None, pattern=r"^https?://[^\s]+$", description="Where the API finds Flower. Unset: on its own host."
+    )
     flower_user: str = Field("wanworks", description="User name for Flower.")
     flower_password: SecretStr | None = Field(None, description="Password for Flower. Unset: made once, in the home.")
 
@@ -62,6 +112,15 @@ class Settings(BaseSettings):
     dispatch_seconds: float = Field(2.0, gt=0, description="How often the dispatcher looks without being nudged.")
     rering_seconds: float = Field(15.0, gt=0, description="A bell out for longer at an idle device is rung again.")
     device_silence_seconds: float = Field(30.0, gt=0, description="A device unheard of for this long is not used.")
+    beat: str = Field(
+        "auto",
+        pattern="^(auto|file|redbeat)$",
+        description="What beat remembers: a `file` in the home, for one; `redbeat` in Redis, for several of which one "
+        "leads. `auto`: redbeat with PostgreSQL.",
+    )
+    beat_takeover_seconds: float = Field(
+        30.0, ge=5, description="With redbeat: another beat leads when the first was silent for this long."
+    )
     presence_seconds: float = Field(15.0, gt=0, description="How often a node looks which models it holds.")
     sample_seconds: float = Field(
         5.0, gt=0, description="How often a device's use, memory, temperature and power are recorded."
@@ -129,6 +188,19 @@ class Settings(BaseSettings):
         description="Private hosts, addresses and networks that webhooks and pictures' URLs may name, comma-separated.",
     )
 
+    # traces
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s?#]+$",
+        description="OpenTelemetry collector that traces go to by OTLP over HTTP (http://HOST:4318). Unset: no traces.",
+    )
+    otlp_headers: SecretStr | None = Field(
+        None, description="Headers for it, a key say, as NAME=VALUE, comma-separated, values percent-encoded."
+    )
+    trace_sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of traces begun here that are kept; a request's own traceparent decides."
+    )
+
     # what is kept
     retention_days: float = Field(30.0, gt=0, description="Finished jobs and their artifacts are kept this long.")
     min_free_disk_mb: int = Field(500, ge=0, description="Below this much free space no new job is accepted.")
@@ -143,16 +215,65 @@ class Settings(BaseSettings):
         "auto", pattern="^(auto|json|text)$", description="`json` lines, `text`, or `auto`: text on a terminal alone."
     )
 
-    @field_validator("home", "models_path", "loras_path", "store_path")
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, InitSettingsSource(settings_cls, config_file.values(cls.model_fields))
+
+    @field_validator("home", "models_path", "loras_path", "store_path", "redis_ca_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
+
+    @field_validator(
+        "store_path", "store_url", "store_endpoint", "store_public_endpoint", "store_key_id", mode="before"
+    )
+    @classmethod
+    def _nothing(cls, value: Any) -> Any:
+        """A container's own setting can be taken back by an empty one."""
+        return None if value == "" else value
+
+    @field_validator("store_url")
+    @classmethod
+    def _one_store(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is not None and info.data.get("store_path") is not None:
+            raise ValueError("cannot be set beside WANWORKS_STORE_PATH: the store is a directory or a bucket")
+        return url
+
+    @field_validator("store_endpoint", "store_public_endpoint", "store_key_id")
+    @classmethod
+    def _of_a_bucket(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and "store_url" in info.data and info.data["store_url"] is None:
+            raise ValueError("is for a bucket, and WANWORKS_STORE_URL names none")
+        return value
+
+    @field_validator("store_secret")
+    @classmethod
+    def _key_and_secret(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        secret = None if secret is not None and not secret.get_secret_value() else secret
+        if (secret is None) != (info.data.get("store_key_id") is None):
+            raise ValueError("and WANWORKS_STORE_KEY_ID are given together or not at all")
+        return secret
 
     @field_validator("outbound_allow")
     @classmethod
     def _places(cls, text: str) -> str:
         Allowed.of(text)
         return text
+
+    @field_validator("otlp_headers")
+    @classmethod
+    def _headers(cls, secret: SecretStr | None) -> SecretStr | None:
+        pairs = secret.get_secret_value().split(",") if secret is not None else ()
+        if not all(name.strip() and value.strip() for name, _, value in (pair.partition("=") for pair in pairs)):
+            raise ValueError("must be NAME=VALUE, comma-separated")
+        return secret
 
     @field_validator("webhook_secret")
     @classmethod
@@ -178,8 +299,22 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.home / 'wanworks.db'}"
 
     @cached_property
+    def several_beats(self) -> bool:
+        """Whether beats may run on several hosts, one of them leading."""
+        return self.beat == "redbeat" or (self.beat == "auto" and not self.database.startswith("sqlite"))
+
+    @cached_property
     def redis(self) -> str | None:
-        return self.redis_url.get_secret_value() if self.redis_url is not None else None
+        """Redis's URL as every client library takes it, with all that TLS needs to know. It holds the password."""
+        if self.redis_url is None:
+            return None
+        url = urlsplit(self.redis_url.get_secret_value())
+        if url.scheme != "rediss":
+            return url.geturl()
+        query = {"ssl_cert_reqs": "required", **dict(parse_qsl(url.query))}
+        if self.redis_ca_file is not None:
+            query["ssl_ca_certs"] = str(self.redis_ca_file)
+        return url._replace(query=urlencode(query, safe="/")).geturl()
 
     @cached_property
     def models_dir(self) -> Path:
@@ -195,14 +330,27 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: Any) -> Settings:
-    """Settings from the environment, with `overrides` (None is ignored) on top.
+    """Settings from the file and the environment, with `overrides` (None is ignored) on top.
 
-    Raises ConfigurationError naming the setting and its variable, never its value.
+    Raises ConfigurationError naming the setting and where it stands, its variable or the file, never its value.
     """
+    given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        return Settings(**given)
     except ValidationError as error:
-        problems = (
-            f"WANWORKS_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}" for item in error.errors()
-        )
+        problems = (f"{_place(str(item['loc'][0]), given)}: {item['msg']}" for item in error.errors())
         raise ConfigurationError("; ".join(problems)) from None
+
+
+def secrets() -> frozenset[str]:
+    """The names of the settings that nobody else may read."""
+    fields = Settings.model_fields.items()
+    return frozenset(name for name, field in fields if SecretStr in (field.annotation, *get_args(field.annotation)))
+
+
+def _place(name: str, given: Collection[str]) -> str:
+    """Where the value of that setting was read."""
+    variable = f"WANWORKS_{name.upper()}"
+    if name in given or variable in os.environ or name not in config_file.values(Settings.model_fields):
+        return variable
+    return f"{config_file.path()}: {name}"

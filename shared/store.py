@@ -1,149 +1,114 @@
-"""The store: where artifacts and uploaded inputs lie, readable by every node.
+"""The store: where artifacts and uploaded inputs lie, readable by every node. A directory, or a bucket by setting.
 
-    STORE/marker                       says which installation it belongs to
-    STORE/inputs/<job>/<name>          what the client sent
-    STORE/artifacts/<job>/<attempt>/   what an attempt made; only the winning attempt's is ever served
-
-Names come from the code or are checked here; a client's path never reaches the file system.
+Whoever uses one does not know which it is, but for the web process, which may send clients to a bucket themselves. The
+bucket's libraries are loaded only where there is a bucket.
 """
 
-import errno
-import os
-import re
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Protocol
 
-from shared.errors import NotFound, StoreFull, StoreMismatch
+from shared.settings import Settings
+from shared.store_directory import DirectoryStore
+from shared.store_layout import Litter
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+class InBucket(Protocol):
+    """An artifact that lies in a bucket."""
+
+    def link(self, content_type: str) -> str:
+        """A URL that gives it to whoever holds it, for `store_link_seconds`."""
+        ...
+
+    def read(self, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from `start` up to `end`. The first piece is here on return. Raises NotFound, StoreUnavailable."""
+        ...
 
 
-@dataclass(frozen=True)
-class Store:
-    """One directory. Open it with `open_store`, which checks the marker."""
-
-    root: Path
+class Store(Protocol):
+    """Open it with `open_store`, which checks the marker. Everything here may raise StoreUnavailable."""
 
     def put_input(self, job_id: str, name: str, content: bytes) -> str:
-        """Writes an input whole and to disk; returns its name in the store. Raises StoreFull and leaves nothing."""
-        folder = self.root / "inputs" / job_id
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_durably(folder / name, content)
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise _answered(error) from error
-        return f"{job_id}/{name}"
+        """Writes an input whole and durably; returns its name in the store. Raises StoreFull and leaves nothing."""
+        ...
 
     def copy_input(self, reference: str, job_id: str) -> str:
         """The same input for another job. Raises NotFound where it is gone."""
-        try:
-            content = self.input_path(reference).read_bytes()
-        except FileNotFoundError:
-            raise NotFound("input", reference) from None
-        return self.put_input(job_id, reference.rpartition("/")[2], content)
+        ...
 
-    def input_path(self, reference: str) -> Path:
-        return self.root / "inputs" / reference
+    def input_file(self, reference: str, attempt: int) -> Path:
+        """The input as a file of this machine, there as long as the attempt runs. Raises NotFound."""
+        ...
 
     def attempt_dir(self, job_id: str, attempt: int) -> Path:
-        """A fresh, empty folder for one attempt's artifacts. Raises StoreFull."""
-        folder = self.root / "artifacts" / job_id / str(attempt)
-        try:
-            if folder.exists():
-                shutil.rmtree(folder)
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise _answered(error) from error
-        return folder
+        """A fresh, empty folder of this machine for one attempt's artifacts. Raises StoreFull."""
+        ...
 
-    def artifact(self, job_id: str, attempt: int, name: str) -> Path:
-        """Raises NotFound, also for a name that is none."""
-        if _NAME.fullmatch(name) is None:
-            raise NotFound("artifact", name)
-        path = self.root / "artifacts" / job_id / str(attempt) / name
-        if not path.is_file():
-            raise NotFound("artifact", name)
-        return path
+    def keep(
+        self,
+        job_id: str,
+        attempt: int,
+        names: Collection[str],
+        check: Callable[[], None],
+        moved: Callable[[], None],
+    ) -> None:
+        """What lies in the attempt's folder under these names is in the store, whole and durably, on return.
+
+        `check` is called several times a second and may raise; `moved` says that there was headway. Then, and where
+        StoreUnavailable is raised after `store_patience_seconds` in vain, `drop_attempt` is due.
+        """
+        ...
+
+    def artifact(self, job_id: str, attempt: int, name: str) -> Path | InBucket:
+        """Raises NotFound, also for a name that is none. A bucket is not asked before it is read."""
+        ...
 
     def drop_attempt(self, job_id: str, attempt: int) -> None:
-        shutil.rmtree(self.root / "artifacts" / job_id / str(attempt), ignore_errors=True)
+        """Removes what the attempt has left, on this machine and in the store."""
+        ...
 
     def drop_job(self, job_id: str) -> None:
         """Removes the job's inputs and artifacts."""
-        for area in ("inputs", "artifacts"):
-            shutil.rmtree(self.root / area / job_id, ignore_errors=True)
+        ...
 
-    def free_mb(self) -> float:
-        """Free space in MB (10^6 bytes)."""
-        return shutil.disk_usage(self.root).free / 1e6
+    def litter(self, older_than_seconds: float) -> Iterator[Litter]:
+        """Jobs that have something here which nothing has touched for that long."""
+        ...
 
-    def job_folders(self, older_than_seconds: float) -> Iterator[str]:
-        """Ids that have a folder here which nothing has touched for that long."""
-        seen = set()
-        for area in ("inputs", "artifacts"):
-            for folder in _children(self.root / area):
-                if folder.name not in seen and time.time() - folder.stat().st_mtime > older_than_seconds:
-                    seen.add(folder.name)
-                    yield folder.name
+    def drop_unfinished(self, older_than_seconds: float) -> int:
+        """Removes uploads that were begun so long ago and never finished; how many."""
+        ...
 
     def attempts(self, job_id: str) -> list[int]:
-        """The attempts that have a folder."""
-        folders = _children(self.root / "artifacts" / job_id)
-        return sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+        """The attempts of which there is anything."""
+        ...
+
+    def allocated_bytes(self, job_id: str) -> int:
+        """What the job's inputs and artifacts take."""
+        ...
+
+    def is_beside(self, folder: Path) -> bool:
+        """Whether what is removed here makes room on that folder's disk."""
+        ...
+
+    def ask(self) -> None:
+        """Raises StoreUnavailable where the store does not answer."""
+        ...
+
+    @property
+    def link_origin(self) -> str | None:
+        """Scheme, host and port of links to artifacts; None where there are none."""
+        ...
 
 
-def open_store(root: Path, agreed: Callable[[], str], *, create: bool) -> Store:
-    """The store at `root`, if its marker is the one that the installation agreed on.
+def open_store(settings: Settings, agreed: Callable[[], str], *, create: bool) -> Store:
+    """The store that the settings name, if its marker is the one that the installation agreed on.
 
-    `create` makes it where the folder holds no marker yet; a second node must not, so that one with the wrong mount
-    refuses to start instead of filling a folder that nobody else sees. Raises StoreMismatch.
+    `create` makes it where there is no marker yet. Raises StoreMismatch, StoreUnavailable; ConfigurationError where
+    the bucket refuses us.
     """
-    marker = root / "marker"
-    installation = agreed()
-    if not marker.exists():
-        if not create:
-            raise StoreMismatch(f"{root} has no store marker: this node does not see the installation's store")
-        root.mkdir(parents=True, exist_ok=True)
-        write_durably(marker, installation.encode())
-    if marker.read_text(encoding="ascii").strip() != installation:
-        raise StoreMismatch(f"{root} belongs to another installation: its marker is not the one in the database")
-    for area in ("inputs", "artifacts"):
-        (root / area).mkdir(exist_ok=True)
-    return Store(root)
+    if settings.store_url is None:
+        return DirectoryStore.opened(settings.store_dir, agreed, create=create)
+    from shared.store_bucket import BucketStore
 
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes beside, syncs and renames, so that the file is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames within the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _answered(error: OSError) -> Exception:
-    return StoreFull() if error.errno in _FULL else error
-
-
-def _children(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    return BucketStore.opened(settings, agreed, create=create)

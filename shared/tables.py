@@ -58,7 +58,15 @@ class Job(SQLModel, table=True):
         ),
         # What a key sees, and how much of it waits.
         Index("ix_jobs_owner", "owner", "id", sqlite_where=_OWNED, postgresql_where=_OWNED),
-        Index("ix_jobs_owner_queued", "owner", sqlite_where=_OWNED_QUEUED, postgresql_where=_OWNED_QUEUED),
+        Index(
+            "ix_jobs_owner_queued",
+            "owner",
+            "model_id",
+            "priority",
+            "queued_at",
+            sqlite_where=_OWNED_QUEUED,
+            postgresql_where=_OWNED_QUEUED,
+        ),
         # One download of a model is under way to a node, never two.
         Index(
             "ix_jobs_one_download",

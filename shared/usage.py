@@ -15,8 +15,9 @@ from sqlalchemy import ColumnElement, Row, delete, func, union_all
 from sqlmodel import Session, col, select
 
 from shared.database import Database
+from shared.job_types import GENERATION
 from shared.states import JobState, Phase
-from shared.tables import Use, UseDay
+from shared.tables import Job, Use, UseDay
 
 # Medians over this many of the latest uses: enough to steady them, few enough to follow a new driver or GPU.
 _LATEST = 20
@@ -279,6 +280,20 @@ def durations(database: Database, warm_key: str) -> Durations:
             loads.append(loading)
         rates.append((sum(use.timings.values()) - loading) / work)
     return Durations(_median(loads), _median(rates), len(rates))
+
+
+def gpu_seconds(database: Database, owner: str, since: datetime, now: datetime) -> float:
+    """Seconds that this owner's generations have held devices since that moment: ended ones, and those that run."""
+    ended = select(func.coalesce(func.sum(Use.seconds), 0.0)).where(
+        Use.owner == owner, col(Use.finished_at) >= since, col(Use.mock).is_(False)
+    )
+    running = select(Job.started_at).where(
+        Job.owner == owner, Job.status == JobState.RUNNING, Job.type == GENERATION, col(Job.mock).is_(False)
+    )
+    with database.read() as session:
+        begun = [started for started in session.exec(running) if started is not None]
+        held = session.exec(ended).one() or 0.0
+    return held + sum((now - max(started, since)).total_seconds() for started in begun)
 
 
 def phase_times(

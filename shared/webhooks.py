@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import delete, update
+from sqlalchemy import ColumnElement, delete, exists, update
 from sqlmodel import Session, col, select
 
 from shared import clock
@@ -67,16 +67,17 @@ def take_due(database: Database, seconds: float, limit: int = 20) -> list[Webhoo
         .limit(limit)
     )
     with database.read() as session:
-        found = session.exec(due).all()
-    if not found:
-        return []
-    taken = (
-        update(WebhookMessage)
-        .where(col(WebhookMessage.id).in_(found), col(WebhookMessage.due_at) <= epoch_now())
-        .values(due_at=epoch_now() + seconds)
-        .returning(WebhookMessage)
-    )
+        if not session.exec(due).all():
+            return []
     with database.write() as session:
+        # What another node's sender is just taking is left to it: neither waits for the other.
+        mine = session.exec(due.with_for_update(skip_locked=True)).all()
+        taken = (
+            update(WebhookMessage)
+            .where(col(WebhookMessage.id).in_(mine))
+            .values(due_at=epoch_now() + seconds)
+            .returning(WebhookMessage)
+        )
         return list(session.scalars(taken, execution_options={"populate_existing": True}))
 
 
@@ -93,9 +94,15 @@ def failed(database: Database, message_id: str, error: str, wait_seconds: float 
 
 
 def page(
-    database: Database, *, limit: int, after: str | None, state: str | None = None, job_id: str | None = None
+    database: Database,
+    *,
+    only: str | None = None,
+    limit: int,
+    after: str | None,
+    state: str | None = None,
+    job_id: str | None = None,
 ) -> Page:
-    """Messages, newest first, behind the one of the id `after`."""
+    """Messages, newest first, behind the one of the id `after`. `only`: about this owner's jobs; None: about all."""
     query = select(WebhookMessage).order_by(col(WebhookMessage.id).desc()).limit(limit + 1)
     if after is not None:
         query = query.where(col(WebhookMessage.id) < after)
@@ -103,15 +110,23 @@ def page(
         query = query.where(WebhookMessage.state == state)
     if job_id is not None:
         query = query.where(WebhookMessage.job_id == job_id)
+    if only is not None:
+        query = query.where(_is_about_a_job_of(only))
     with database.read() as session:
         rows = list(session.exec(query))
     return Page(rows[:limit], has_more=len(rows) > limit)
 
 
-def replay(database: Database, message_id: str) -> WebhookMessage:
-    """Sends a delivered or dead message once more, under its id. Raises NotFound, and Conflict where it still waits."""
+def replay(database: Database, message_id: str, *, only: str | None = None) -> WebhookMessage:
+    """Sends a delivered or dead message once more, under its id. Raises NotFound, and Conflict where it still waits.
+
+    `only` as in `page`.
+    """
+    query = select(WebhookMessage).where(WebhookMessage.id == message_id)
+    if only is not None:
+        query = query.where(_is_about_a_job_of(only))
     with database.write() as session:
-        message = session.get(WebhookMessage, message_id)
+        message = session.exec(query).first()
         if message is None:
             raise NotFound("message", message_id)
         if message.state == WAITING:
@@ -130,6 +145,10 @@ def drop(session: Session, job_ids: Sequence[str]) -> None:
         col(WebhookMessage.job_id).in_(job_ids), col(WebhookMessage.state).in_((DELIVERED, DEAD))
     )
     session.connection().execute(over)
+
+
+def _is_about_a_job_of(owner: str) -> ColumnElement[bool]:
+    return exists().where(col(Job.id) == col(WebhookMessage.job_id), col(Job.owner) == owner)
 
 
 def _message(job: Job, message_id: str, type: str, data: dict[str, Any]) -> WebhookMessage:

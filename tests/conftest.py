@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import httpx2
@@ -22,6 +23,9 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from shared.database import Database, migrate
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
 
 _ROOT = Path(__file__).parent.parent
 
@@ -107,6 +111,16 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3Server"]:
+    """A server that speaks S3, with one bucket; each installation has a prefix of its own in it."""
+    from tests.s3_server import S3Server
+
+    server = S3Server(tmp_path_factory.mktemp("s3") / "data").start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
 def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
     migrate(f"sqlite:///{path}")
@@ -175,7 +189,7 @@ def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
     """The API, called in this process. Answers are whole: for event streams use `web`."""
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings), "http://localhost", raise_server_exceptions=False) as client:
         yield client
 
 
@@ -183,7 +197,9 @@ def client(settings: Settings) -> Iterator[TestClient]:
 def make_client() -> Iterator[Callable[[Settings], TestClient]]:
     """Like `client`, for settings of the test's own."""
     with ExitStack() as open_ones:
-        yield lambda settings: open_ones.enter_context(TestClient(create_app(settings), raise_server_exceptions=False))
+        yield lambda settings: open_ones.enter_context(
+            TestClient(create_app(settings), "http://localhost", raise_server_exceptions=False)
+        )
 
 
 class WebProcess:

@@ -66,7 +66,7 @@ class Node:
         self.key = broker.node_key(settings.node)
         self.claimant = Claimant(node=settings.node, worker=f"io@{settings.node}", device=None, device_key=self.key)
         self.redis = RestingRedis(settings.redis)
-        self.store = open_store(settings.store_dir, lambda: "test", create=True)
+        self.store = open_store(settings, lambda: "test", create=True)
         self.integrity = IntegrityWork(settings, database, DEMO, self.redis)
         self.cleanup = CleanupWork(settings, database, DEMO, self.store, self.redis)
 

@@ -32,15 +32,15 @@ FAST = {
 }
 
 
-def wait_for(what: Callable[[], T | None], seconds: float = 60.0, why: str = "") -> T:
-    """The first true answer. Fails after `seconds`."""
+def wait_for(what: Callable[[], T | None], seconds: float = 60.0, why: str = "", every: float = 0.05) -> T:
+    """The first true answer, asked for every so many seconds. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         answer = what()
         if answer:
             return answer
         assert time.monotonic() < deadline, f"waited {seconds} s in vain {why}"
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 class Stack:
@@ -59,6 +59,13 @@ class Stack:
         self.environment = {name: value for name, value in self.environment.items() if value}
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
+        self.key: str | None = None  # an API key, where one was made
+
+    def cli(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """`wanworks` on this home."""
+        known = {**self.environment, "WANWORKS_HOME": str(self.home), **environment}
+        argv = [sys.executable, "-m", "cli.main", *words]
+        return subprocess.run(argv, env=known, capture_output=True, text=True, timeout=120)
 
     def start(self, *options: str, seconds: float = 60.0) -> float:
         """Returns when the stack says that it is ready; how long that took, in seconds."""
@@ -117,6 +124,8 @@ class Stack:
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """As a patient client: a refused connection is tried again."""
+        if self.key is not None:
+            options["headers"] = {"Authorization": f"Bearer {self.key}", **(options.get("headers") or {})}
 
         def answer() -> httpx.Response | None:
             try:

@@ -58,6 +58,7 @@ def make(store: Store, job: Job, files: dict[str, bytes]) -> list[dict[str, Any]
         described.append(
             {"name": name, "kind": kind, "bytes": len(content), "sha256": digest, "content_type": content_type}
         )
+    store.keep(job.id, job.attempt, list(files), lambda: None, lambda: None)
     return described
 
 

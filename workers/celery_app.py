@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from shared import broker
+from shared import broker, tracing
 from workers import process
 
 # Beside the downloads: one for a scan, one for a cleanup, one for ticks.
@@ -26,7 +26,9 @@ _watches: list[Any] = []
 @signals.worker_ready.connect
 def _on_ready(**_: Any) -> None:
     from workers import main_process
+    from workers.child_process import set_up_traces
 
+    set_up_traces()
     _watches.append(main_process.take_over())
     if role == "io":
         from workers.node_process import NodeWatch
@@ -46,3 +48,4 @@ def _on_ready(**_: Any) -> None:
 def _on_shutting_down(**_: Any) -> None:
     for watch in _watches:
         watch.stop()
+    tracing.close()

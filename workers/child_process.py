@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import signals
 
-from shared import logs
+from shared import logs, tracing
 from workers import process
 
 _PR_SET_PDEATHSIG = 1
@@ -27,6 +27,11 @@ def set_up_logs() -> None:
     logging.getLogger("multiprocessing").setLevel(logging.WARNING)  # a line in its own format for each child otherwise
 
 
+def set_up_traces() -> None:
+    """Of the main process and of each child; they tell of themselves as one service."""
+    tracing.set_up(process.settings(), "worker" if process.role() == "gpu" else "io")
+
+
 @signals.setup_logging.connect
 def _on_setup_logging(**_: Any) -> None:
     set_up_logs()
@@ -38,9 +43,15 @@ def _on_child(**_: Any) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:
         os._exit(1)
+    set_up_traces()
     if process.role() == "gpu":
         from workers import generation
 
         generation.preload()
     else:
         os.nice(_IO_NICENESS)
+
+
+@signals.worker_process_shutdown.connect
+def _on_child_end(**_: Any) -> None:
+    tracing.close()

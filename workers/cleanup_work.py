@@ -5,7 +5,6 @@ Planning again before each removal keeps the promise of the plan while jobs come
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,15 +19,14 @@ from shared.job_types import CleanupParams
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import Phase
-from shared.store import Store, sync_folder
+from shared.store import Store
+from shared.store_directory import BLOCK_BYTES, allocated_bytes, sync_folder
 from shared.tables import Job
 from workers import inventory, presence
 from workers.hub.layout import RepoCache
 from workers.pulse import Pulse
 
 log = logging.getLogger("wanworks.cleanup")
-
-_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
 
 
 class CleanupWork:
@@ -116,7 +114,7 @@ class CleanupWork:
             params.keep_recent_days,
             settings.retention_days,
         )
-        one_disk = os.stat(settings.models_dir).st_dev == os.stat(self._store.root).st_dev
+        one_disk = self._store.is_beside(settings.models_dir)
         return replace(facts, disk_free_bytes=free_bytes, artifacts_on_this_disk=one_disk)
 
     def _carry_out(self, action: Action, facts: CleanupFacts) -> int | None:
@@ -153,10 +151,9 @@ class CleanupWork:
     def _drop_artifacts(self, job_ids: Iterable[str]) -> int:
         freed = 0
         for job_id in job_ids:
-            folders = [self._store.root / area / job_id for area in ("inputs", "artifacts")]
-            size = sum(map(_allocated, folders))
+            size = self._store.allocated_bytes(job_id)
             self._store.drop_job(job_id)
-            freed += size - sum(map(_allocated, folders))
+            freed += size - self._store.allocated_bytes(job_id)
             jobs.purge(self._database, [job_id])
         return freed
 
@@ -214,9 +211,9 @@ def _remove_tree(folder: Path) -> int:
     aside = folder.with_name(f".removed-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
-    size = _allocated(aside)
+    size = allocated_bytes(aside)
     shutil.rmtree(aside)
-    return size - _allocated(aside)
+    return size - allocated_bytes(aside)
 
 
 def _unlink(file: Path) -> int:
@@ -226,17 +223,7 @@ def _unlink(file: Path) -> int:
         file.unlink()
     except FileNotFoundError:
         return 0
-    return status.st_blocks * _BLOCK_BYTES if status.st_nlink == 1 else 0
-
-
-def _allocated(folder: Path) -> int:
-    """Bytes of the files in a folder, as the disk counts them."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            status = os.lstat(os.path.join(parent, name))
-            total += status.st_blocks * _BLOCK_BYTES if status.st_nlink == 1 else 0
-    return total
+    return status.st_blocks * BLOCK_BYTES if status.st_nlink == 1 else 0
 
 
 def _key(action: Action) -> tuple[str, str | None, str | None]:

@@ -52,6 +52,7 @@ class DownloadWork:
         self._came.clear()
         try:
             plan = self._plan(job, params, entry, pulse)
+            pulse.moved(Phase.FETCHING, pulse.percent)
             result = fetch(
                 plan,
                 report=lambda progress: self._report(job, pulse, progress),
@@ -124,7 +125,7 @@ class DownloadWork:
 
     def _check(self, pulse: Pulse) -> None:
         """The fetcher has its own patience with a hub that is away; what the pulse watches is the fetcher itself."""
-        pulse.moved(Phase.FETCHING, pulse.percent)
+        pulse.moved(pulse.phase, pulse.percent)
         pulse.check()
 
     def _report(self, job: Job, pulse: Pulse, progress: plans.Progress) -> None:

@@ -4,17 +4,19 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from shared import nodes, replicas, webhooks
 from shared.attempts import Claimant
 from shared.catalogue import Catalogue
 from shared.database import Database
-from shared.errors import ModelUnavailable, StoreFull, Unavailable
+from shared.errors import BadInput, ModelUnavailable, NotFound, StoreFull, Unavailable
 from shared.job_types import GenerationParams
 from shared.jobs import new_id
 from shared.progress import Progress
 from shared.settings import Settings
+from shared.states import Phase
 from shared.store import Store
 from shared.tables import Job
 from shared.usage import PhaseTimes, phase_times
@@ -66,6 +68,7 @@ class GenerationWork:
             measured=self._measured(job, params),
             pulse=pulse,
         )
+        output_dir = self._store.attempt_dir(job.id, job.attempt)
         context = GenerationContext(
             job_id=job.id,
             attempt=job.attempt,
@@ -74,12 +77,15 @@ class GenerationWork:
             settings=self._settings,
             mock=job.mock,
             snapshot=snapshot,
-            image=self._store.input_path(params.image) if params.image else None,
-            output_dir=self._store.attempt_dir(job.id, job.attempt),
+            image=self._image(params.image, job.attempt) if params.image else None,
+            output_dir=output_dir,
             report=reporter,
             check=pulse.check,
         )
         outcome = generation.generate(context)
+        names = [artifact.name for artifact in outcome.artifacts]
+        with pulse.span.part("storing"):
+            self._store.keep(job.id, job.attempt, names, pulse.check, lambda: reporter(Phase.MUXING))
         pulse.check()
         return _result(outcome, job.mock, self._device_name)
 
@@ -102,7 +108,10 @@ class GenerationWork:
         return tell
 
     def undo(self, job: Job) -> None:
-        self._store.drop_attempt(job.id, job.attempt)
+        try:
+            self._store.drop_attempt(job.id, job.attempt)
+        except Unavailable as error:
+            log.warning("job %s: what attempt %d left is for the sweep to take: %s", job.id, job.attempt, error)
 
     def after(self, job: Job) -> None:
         """Says what is warm now, where that has changed."""
@@ -119,6 +128,12 @@ class GenerationWork:
         if warm != self._told_warm:
             nodes.device_beat(self._database, self._claimant.device_key, warm)
             self._told_warm = warm
+
+    def _image(self, reference: str, attempt: int) -> Path:
+        try:
+            return self._store.input_file(reference, attempt)
+        except NotFound:
+            raise BadInput("The input image is not there any more.") from None
 
     def _drop_stale(self) -> None:
         """Evicts what was loaded from files that have since been found wrong, repaired or removed."""

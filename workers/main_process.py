@@ -14,7 +14,7 @@ from billiard import active_children
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
-from shared import attempts, clock, nodes, replicas
+from shared import attempt_spans, attempts, broker, clock, nodes, replicas
 from shared.errors import StoreFull, Unavailable
 from shared.meters import count_end
 from shared.tables import Device
@@ -54,6 +54,7 @@ def recover(reason: str, pid: int | None = None) -> None:
             job = attempts.crashed(process.database(), running.job_id, running.attempt, reason, backoff)
             if job is not None:
                 log.warning("job %s: %s; now %s", running.job_id, reason, job.status)
+                attempt_spans.tell_lost(job, running.attempt, "worker_lost", reason)
                 if job.finished_at is not None:
                     count_end(process.meters(), job)
                 emptied = True
@@ -76,7 +77,7 @@ class Guard(threading.Thread):
         while not self._stopping.is_set():
             try:
                 if looks % _BEAT_EVERY_LOOKS == 0 and process.role() == "gpu":
-                    nodes.device_beat(process.database(), process.claimant().device_key)
+                    _beat()
                 self._look()
                 if process.role() == "gpu":
                     self._evict_stale()
@@ -92,7 +93,9 @@ class Guard(threading.Thread):
             if process.role() == "gpu":
                 nodes.device_goodbye(process.database(), process.claimant().device_key, os.getpid())
             for running in attempts.running_on(process.database(), process.worker_name()):
-                attempts.give_back(process.database(), running.job_id, running.attempt)
+                job = attempts.give_back(process.database(), running.job_id, running.attempt)
+                if job is not None:
+                    attempt_spans.tell_given_back(job, running.attempt)
                 log.info("job %s: given back, this worker is stopping", running.job_id)
         except (Unavailable, StoreFull) as error:
             log.warning("cannot say goodbye, the lease will tell: %s", error)
@@ -142,6 +145,12 @@ def take_over() -> Guard:
     return Guard()
 
 
+def _beat() -> None:
+    if not nodes.device_beat(process.database(), process.claimant().device_key):
+        log.warning("this node had been removed; it is back")
+        _register()
+
+
 def _register() -> None:
     device = process.device()
     claimant = process.claimant()
@@ -158,6 +167,7 @@ def _register() -> None:
         visible=process.visible_devices(),
         started_at=clock.now(),
         seen_at=0.0,
+        bell_protocol=broker.PROTOCOL,
         warm=[],
     )
     nodes.register_device(process.database(), row)

@@ -68,7 +68,7 @@ def runner() -> Runner:
 
 def works() -> Mapping[str, Work]:
     """What this worker can do, by job type. A new job type is one row here."""
-    store = open_store(settings().store_dir, lambda: nodes.agreed(database(), "store"), create=False)
+    store = open_store(settings(), lambda: nodes.agreed(database(), "store"), create=False)
     models = catalogue.load(settings().catalogue)
     redis = RestingRedis(settings().redis)
     progress = Progress(redis)

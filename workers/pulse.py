@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from shared import attempts
+from shared.attempt_spans import AttemptSpan
 from shared.attempts import Fetched
 from shared.database import Database
 from shared.downloads import PAUSE, YIELD
@@ -31,7 +32,7 @@ _HALTS: dict[str, type[AttemptStopped]] = {PAUSE: Paused, YIELD: Preempted}
 class Pulse:
     """Lives as long as the attempt: ``with Pulse(...) as pulse``."""
 
-    def __init__(self, settings: Settings, database: Database, progress: Progress, job: Job) -> None:
+    def __init__(self, settings: Settings, database: Database, progress: Progress, job: Job, span: AttemptSpan) -> None:
         self._settings = settings
         self._database = database
         self._progress = progress
@@ -41,6 +42,7 @@ class Pulse:
             Phase.LOADING: settings.loading_limit_seconds,
             Phase.ENCODING: settings.encoding_limit_seconds,
         }
+        self.span = span
         self.percent = 0.0  # how far the attempt has come
         self.fetched = Fetched(job.bytes_done, job.bytes_total, job.percent)  # likewise, of a download
         self.bandwidth_mbps = job.bandwidth_mbps
@@ -61,9 +63,14 @@ class Pulse:
         self._ended.set()
         self._thread.join(timeout=5)
 
-    def moved(self, phase: Phase, percent: float) -> None:
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    def moved(self, phase: Phase, percent: float, step: int | None = None) -> None:
         """The attempt has made headway: the phase's limit counts from here."""
         self._phase = phase
+        self.span.enter(phase, step)
         self.percent = percent
         self._moved_at = time.monotonic()
 

@@ -49,7 +49,7 @@ class Reporter:
         if step is not None and self._first_step is None:
             self._first_step = (step, now)
         self._percent = round(max(self._percent, self._share(phase, step, steps)), 1)
-        self._pulse.moved(phase, self._percent)
+        self._pulse.moved(phase, self._percent, step)
         event = {
             "kind": "progress",
             "phase": phase,

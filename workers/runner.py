@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from shared import attempts, broker, logs
+from shared.attempt_spans import AttemptSpan, attempt_span
 from shared.attempts import Claimant, Failure
 from shared.database import Database
 from shared.downloads import BY_FULL_DISK, BY_OWNER
@@ -22,6 +23,7 @@ from shared.errors import (
     OutOfMemory,
     Paused,
     StoreFull,
+    StoreUnavailable,
     Unavailable,
 )
 from shared.job_types import DOWNLOAD
@@ -34,6 +36,8 @@ from workers.pulse import Pulse
 log = logging.getLogger("wanworks.runner")
 
 _RETRY_SECONDS = 1.0
+# A job that could not be stored goes back to the queue, but not to the next device at once.
+_STORE_AWAY_SECONDS = 30.0
 
 
 class Work(Protocol):
@@ -81,16 +85,17 @@ class Runner:
             return False
         if job.bell_at is not None and job.claimed_at is not None:
             self._meters.observe(BELL_SECONDS, job.type, seconds=max(0.0, job.claimed_at - job.bell_at))
-        with logs.bound(job_id=job.id, attempt=job.attempt):
-            self._carry_out(job, work)
+        with logs.bound(job_id=job.id, attempt=job.attempt), attempt_span(job) as span:
+            self._carry_out(job, work, span)
         return True
 
-    def _carry_out(self, job: Job, work: Work) -> None:
+    def _carry_out(self, job: Job, work: Work, span: AttemptSpan) -> None:
         broker.nudge(self._redis)  # the place ahead of this device is free
         self._tell(job)
-        with Pulse(self._settings, self._database, self._progress, job) as pulse:
+        with Pulse(self._settings, self._database, self._progress, job, span) as pulse:
             try:
                 result = work.run(job, pulse)
+                span.finishing()
                 ended = self._persist(lambda: attempts.succeed(self._database, job.id, job.attempt, result))
             except BaseException as error:
                 work.undo(job)
@@ -98,34 +103,38 @@ class Runner:
                 if stopped is error:
                     raise
                 raise stopped from error
-        self._after(ended, work)
+        self._after(ended, work, span)
 
     def _stopped(self, job: Job, work: Work, error: BaseException, pulse: Pulse) -> BaseException:
         """Says in the row how the attempt ended; returns what the task raises."""
         ours = (self._database, job.id, job.attempt)
-        fetched = pulse.fetched
+        fetched, span = pulse.fetched, pulse.span
         if isinstance(error, Fenced):
             log.warning("job %s: attempt %d was fenced off", job.id, job.attempt)
             self._meters.count(FENCED, self._claimant.node)
             return error
         if isinstance(error, Cancelled):
-            self._end(job, work, lambda: attempts.cancelled(*ours, pulse.percent))
+            self._end(job, work, span, lambda: attempts.cancelled(*ours, pulse.percent))
             return error
         if isinstance(error, Paused):
-            self._end(job, work, lambda: attempts.paused(*ours, BY_OWNER, fetched))
+            self._end(job, work, span, lambda: attempts.paused(*ours, BY_OWNER, fetched))
             return error
         if isinstance(error, AttemptStopped | KeyboardInterrupt | SystemExit | Unavailable):
-            self._end(job, work, lambda: attempts.give_back(*ours, fetched))
+            delay = 0.0
+            if isinstance(error, StoreUnavailable):
+                log.warning("job %s: attempt %d is given back: %s (%r)", job.id, job.attempt, error, error.__cause__)
+                delay = _STORE_AWAY_SECONDS
+            self._end(job, work, span, lambda: attempts.give_back(*ours, fetched, delay))
             return error if isinstance(error, AttemptStopped) else Draining(str(error))
         failed = _failure(error)
         if isinstance(error, StoreFull) and job.type == DOWNLOAD:
-            self._end(job, work, lambda: attempts.paused(*ours, BY_FULL_DISK, fetched, failed))
+            self._end(job, work, span, lambda: attempts.paused(*ours, BY_FULL_DISK, fetched, failed))
             return Paused(failed.message)
         log.error("job %s: attempt %d failed: %s", job.id, job.attempt, failed.message, exc_info=error)
-        self._end(job, work, lambda: attempts.fail(*ours, failed, pulse.percent))
+        self._end(job, work, span, lambda: attempts.fail(*ours, failed, pulse.percent))
         return error if isinstance(error, JobFailed) else JobFailed(failed.message)
 
-    def _end(self, job: Job, work: Work, write: Callable[[], Job | None]) -> None:
+    def _end(self, job: Job, work: Work, span: AttemptSpan, write: Callable[[], Job | None]) -> None:
         try:
             ended = self._persist(write)
         except Fenced:
@@ -133,7 +142,7 @@ class Runner:
             self._meters.count(FENCED, self._claimant.node)
             return
         if ended is not None:
-            self._after(ended, work)
+            self._after(ended, work, span)
 
     def _persist(self, write: Callable[[], Any]) -> Any:
         """Waits for a database that is away: the work is done, and the fence decides whether it still counts."""
@@ -146,8 +155,9 @@ class Runner:
                     raise
                 time.sleep(_RETRY_SECONDS)
 
-    def _after(self, job: Job, work: Work) -> None:
+    def _after(self, job: Job, work: Work, span: AttemptSpan) -> None:
         """What follows the commit. Nothing here may fail the job: its end is written."""
+        span.ended(job)
         self._tell(job)
         if job.finished_at is not None:
             count_end(self._meters, job)

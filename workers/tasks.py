@@ -1,14 +1,19 @@
 """The Celery tasks: a bell's arguments in, the runner's work, and Celery told the truth about how it ended."""
 
+import logging
+from functools import cache
 from typing import Any
 
 from celery import Task, shared_task
 from celery.exceptions import Ignore
 
-from shared import broker
+from shared import bells, broker, nodes
 from shared.errors import AttemptStopped, Cancelled, JobFailed
 from shared.job_types import JOB_TYPES, JobType
+from shared.progress import RestingRedis
 from workers import process
+
+log = logging.getLogger("wanworks.tasks")
 
 
 class JobTask(Task):  # type: ignore[misc]
@@ -22,9 +27,10 @@ def _task(job_type: JobType) -> Any:
     """The task of one job type: runs the job if the bell is still good; fails only after the row says failed."""
 
     @shared_task(name=job_type.task, bind=True, base=JobTask)
-    def answer(self: Any, job_id: str, protocol: int) -> None:
+    def answer(self: Any, job_id: str, protocol: int, *later: Any, **later_named: Any) -> None:
         if protocol > broker.PROTOCOL:
-            raise Ignore()  # for a newer worker; the dispatcher rings again
+            hand_back(job_id, protocol)
+            raise Ignore()
         try:
             if not process.runner().run(job_type.name, job_id):
                 raise Ignore()
@@ -41,6 +47,20 @@ def _task(job_type: JobType) -> Any:
             raise JobFailed(f"out_of_memory: {error}") from None
 
     return answer
+
+
+def hand_back(job_id: str, protocol: int) -> None:
+    """A bell of a newer protocol: the row says what this worker reads, and the job is rung anew in that."""
+    _say_once(protocol)
+    database, key = process.database(), process.claimant().device_key
+    nodes.reads_protocol(database, key, broker.PROTOCOL)
+    if bells.hand_back(database, job_id, key):
+        broker.nudge(RestingRedis(process.settings().redis))
+
+
+@cache
+def _say_once(protocol: int) -> None:
+    log.warning("a bell of protocol %d was handed back: this worker reads up to %d", protocol, broker.PROTOCOL)
 
 
 TASKS = {

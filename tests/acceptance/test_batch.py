@@ -163,23 +163,3 @@ def test_every_mistake_in_the_file_is_told_and_nothing_sent(tmp_path: Path) -> N
         result = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
         assert result.returncode == ExitCode.USAGE
         assert complaint in result.stderr
-
-
-def test_the_page_of_the_client_does_what_it_says(stack: Stack, tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "client.md").read_text()
-    blocks = re.findall(r"^```(\w+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "input.png")
-    env = {**os.environ, "WANWORKS_URL": stack.url, "PYTHONPATH": str(ROOT)}
-    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
-    ran = []
-    (tmp_path / "boats.jsonl").write_text(next(block for kind, block in blocks if kind == "json"))
-    for kind, block in blocks:
-        if kind in ("python", "sh"):
-            argv = [sys.executable, "-c", block] if kind == "python" else ["sh", "-ec", block]
-            ran.append(subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=90))
-    assert [done.returncode for done in ran] == [0, 0, 0, 0], [done.stderr for done in ran]
-    assert (tmp_path / "boat.mp4").exists()
-    assert (tmp_path / "take-2.mp4").exists()
-    assert "422 validation_error" in ran[2].stdout
-    assert (tmp_path / "boats" / "boat.mp4").exists()
-    assert len(list((tmp_path / "boats").glob("*.mp4"))) == 2

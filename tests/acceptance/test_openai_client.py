@@ -4,12 +4,9 @@ import asyncio
 import base64
 import hashlib
 import json
-import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -206,22 +203,3 @@ def test_curl_with_json_and_with_a_form(stack: Stack) -> None:
     for video in (by_json, by_form):
         assert wait_for(lambda video=video: ended(video["id"]), 60)["status"] == "completed"  # type: ignore[misc]
     assert curl(url, "-d", "prompt=x")["error"]["code"] == "unsupported_media_type"
-
-
-def examples(language: str) -> str:
-    page = (Path(__file__).parents[2] / "docs" / "videos.md").read_text()
-    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
-
-
-def test_the_commands_of_the_documentation(stack: Stack, tmp_path: Path) -> None:
-    script = "set -euo pipefail\n" + examples("bash").replace("http://127.0.0.1:8000", stack.url)
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert '"error": {' not in done.stdout
-    assert (tmp_path / "video.mp4").read_bytes()[4:8] == b"ftyp"
-    assert (tmp_path / "sheet.jpg").read_bytes()[:2] == b"\xff\xd8"
-    program = examples("python").replace("http://127.0.0.1:8000", stack.url)
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("completed\n")
-    assert (tmp_path / "boat.mp4").read_bytes()[4:8] == b"ftyp"

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from shared import attempts
 from shared.database import Database
 from shared.settings import Settings
-from shared.store import Store
+from shared.store_directory import DirectoryStore
 from tests import working
 from tests.conftest import WebProcess
 from tests.integration.test_api_generation import GOOD, URL
@@ -23,7 +23,7 @@ TAG = f'"{hashlib.sha256(CONTENT).hexdigest()}"'
 def video(client: TestClient, database: Database, settings: Settings) -> str:
     """The URL of a finished job's video, made by its second attempt."""
     job_id = client.post(URL, json=GOOD).json()["id"]
-    store = Store(settings.store_dir)
+    store = DirectoryStore(settings.store_dir)
     loser = working.claim(database, job_id)
     working.make(store, loser, {"video.mp4": b"of the loser", "extra.json": b"{}"})
     attempts.give_back(database, job_id, 1)
@@ -121,14 +121,14 @@ def test_no_such_artifact(client: TestClient, video: str, name: str) -> None:
 
 def test_nothing_is_served_before_the_end(client: TestClient, database: Database, settings: Settings) -> None:
     job_id = client.post(URL, json=GOOD).json()["id"]
-    store = Store(settings.store_dir)
+    store = DirectoryStore(settings.store_dir)
     job = working.claim(database, job_id)
     working.make(store, job, {"video.mp4": b"half"})
     assert client.get(f"/api/v1/jobs/{job_id}/artifacts/video.mp4").status_code == 404
 
 
 def test_a_file_that_is_gone_is_not_there(client: TestClient, video: str, settings: Settings) -> None:
-    Store(settings.store_dir).drop_job(video.split("/")[4])
+    DirectoryStore(settings.store_dir).drop_job(video.split("/")[4])
     assert client.get(video).status_code == 404
 
 
@@ -137,5 +137,5 @@ def test_a_path_that_no_client_tidied_leads_nowhere(web: WebProcess, name: str) 
     job_id = web.http.post(URL, json=GOOD).json()["id"]
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as raw:
         path = f"/api/v1/jobs/{job_id}/artifacts/{name}"
-        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode())
+        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         assert raw.recv(100).split()[1] == b"404"

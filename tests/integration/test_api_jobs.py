@@ -14,7 +14,7 @@ from shared.database import Database
 from shared.errors import NotFound
 from shared.progress import Progress, RestingRedis, stream_key
 from shared.settings import Settings
-from shared.store import Store
+from shared.store_directory import DirectoryStore
 from tests import working
 from tests.conftest import RedisServer, both_databases
 from tests.integration.test_api_generation import GOOD, URL, data_url, picture
@@ -40,7 +40,7 @@ def get(client: TestClient, job_id: str) -> dict[str, Any]:
 @both_databases
 def test_a_job_from_its_claim_to_its_end(client: TestClient, database: Database, settings: Settings) -> None:
     job_id = ask(client)["id"]
-    store = Store(settings.store_dir)
+    store = DirectoryStore(settings.store_dir)
     claimed = working.claim(database, job_id)
     running = get(client, job_id)
     assert (running["status"], running["attempt"], running["queue_position"]) == ("running", 1, None)
@@ -297,13 +297,13 @@ def test_a_retry_has_an_image_of_its_own(client: TestClient, database: Database,
     second = client.post(f"{JOBS}/{first['id']}/retry").json()
     assert client.delete(f"{JOBS}/{first['id']}").status_code == 204
     stored = jobs.get(database, second["id"]).params["image"]
-    assert Image.open(Store(settings.store_dir).input_path(stored)).size == (16, 16)
+    assert Image.open(settings.store_dir / "inputs" / stored).size == (16, 16)
 
 
 def test_a_retry_whose_image_is_gone_is_a_conflict(client: TestClient, settings: Settings) -> None:
     first = ask(client, model_id="I2V-A14B", image=data_url(picture()))
     client.post(f"{JOBS}/{first['id']}/cancel")
-    Store(settings.store_dir).drop_job(first["id"])
+    DirectoryStore(settings.store_dir).drop_job(first["id"])
     answer = client.post(f"{JOBS}/{first['id']}/retry")
     assert answer.status_code == 409
     assert "image.png" not in answer.text
@@ -334,7 +334,7 @@ def test_a_retry_with_a_key_is_made_once(client: TestClient) -> None:
 @both_databases
 def test_an_ended_job_is_deleted_with_all_it_had(client: TestClient, database: Database, settings: Settings) -> None:
     job_id = ask(client, model_id="I2V-A14B", image=data_url(picture()))["id"]
-    store = Store(settings.store_dir)
+    store = DirectoryStore(settings.store_dir)
     job = working.claim(database, job_id)
     working.report(settings.redis or "", job_id, 1, 10)
     working.finish(database, job, working.make(store, job, {"video.mp4": b"x"}))
@@ -342,7 +342,7 @@ def test_an_ended_job_is_deleted_with_all_it_had(client: TestClient, database: D
     assert client.get(f"{JOBS}/{job_id}").status_code == 404
     assert client.delete(f"{JOBS}/{job_id}").status_code == 404
     assert client.get(JOBS).json()["data"] == []
-    assert list(store.job_folders(older_than_seconds=-1)) == []
+    assert list(store.litter(older_than_seconds=-1)) == []
     assert jobs.winning_attempts(database, [job_id]) == {}
     redis = RestingRedis(settings.redis, timeout=5)
     assert redis.ask(lambda client: client.exists(stream_key(job_id))) == 0

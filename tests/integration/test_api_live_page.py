@@ -108,4 +108,4 @@ def test_an_estimate_scales_what_was_measured(client: TestClient, database: Data
 
 def test_flower_is_where_the_settings_say(client: TestClient, settings: Settings) -> None:
     body = client.get("/api/v1/dashboard/flower").json()
-    assert body == {"url": f"http://127.0.0.1:{settings.flower_port}", "user": "wanworks", "reachable": False}
+    assert body == {"url": "/flower/", "user": "wanworks", "reachable": False}

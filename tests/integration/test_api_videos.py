@@ -13,7 +13,7 @@ from shared.database import Database
 from shared.job_types import DOWNLOAD, DownloadParams
 from shared.settings import Settings
 from shared.states import Priority
-from shared.store import Store
+from shared.store_directory import DirectoryStore
 from tests import working
 from tests.conftest import both_databases, free_port
 from tests.integration.test_api_generation import data_url, picture
@@ -50,7 +50,7 @@ def refused(answer: Any, status: int) -> dict[str, Any]:
 
 
 def finish(database: Database, settings: Settings, video_id: str) -> None:
-    store = Store(settings.store_dir)
+    store = DirectoryStore(settings.store_dir)
     job = working.claim(database, video_id)
     files = {"video.mp4": b"the video", "thumbnail.jpg": b"the thumbnail", "contact-sheet.jpg": b"the sheet"}
     described = working.make(store, job, files)
@@ -213,7 +213,7 @@ def test_with_the_database_away_the_client_is_told_when_to_ask_again(
     answer = web.get(URL)
     assert refused(answer, 503)["type"] == "server_error"
     assert answer.headers["retry-after"] == "5"
-    asking = openai.OpenAI(base_url="http://testserver/v1", api_key="unused", http_client=web, max_retries=0)
+    asking = openai.OpenAI(base_url="http://localhost/v1", api_key="unused", http_client=web, max_retries=0)
     with pytest.raises(openai.InternalServerError, match="503"):
         asking.get("/videos", cast_to=object)
 

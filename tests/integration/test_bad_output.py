@@ -15,7 +15,7 @@ from shared.job_types import GENERATION
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
-from shared.store import Store
+from shared.store_directory import DirectoryStore
 from shared.tables import Use
 from tests import working
 from tests.generating import snapshots
@@ -32,7 +32,7 @@ def runner(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPat
     models = snapshots()["T2V-A14B"].parent.parent.parent
     settings = settings.model_copy(update={"models_path": models})
     progress = Progress(RestingRedis(settings.redis))
-    store = Store(settings.store_dir)
+    store = DirectoryStore(settings.store_dir)
     work = GenerationWork(settings, database, DEMO, store, progress, working.HERE, "a CPU")
     yield Runner(settings, database, working.HERE, {GENERATION: work}, UNCOUNTED)
     generation.free()

@@ -36,6 +36,7 @@ from cli.steps import Answer
 from shared.database import Database
 from shared.settings import Settings
 from shared.store import Store
+from shared.store_directory import DirectoryStore
 from tests import working
 from tests.conftest import WebProcess, free_port
 from tests.integration.test_api_generation import GOOD, picture
@@ -172,14 +173,14 @@ def client(request: pytest.FixtureRequest, meddler: Meddler) -> Iterator[Any]:
 
 @pytest.fixture
 def store(settings: Settings) -> Store:
-    return Store(settings.store_dir)
+    return DirectoryStore(settings.store_dir)
 
 
 def made(database: Database, settings: Settings, client: Any) -> Any:
     """A job that has a video."""
     asked = client.generate(**GOOD)
     job = working.claim(database, asked["id"])
-    store = Store(settings.store_dir)
+    store = DirectoryStore(settings.store_dir)
     working.finish(database, job, working.make(store, job, {"video.mp4": VIDEO, "manifest.json": b"{}"}))
     return client.job(asked["id"])
 

@@ -169,7 +169,7 @@ def test_a_silent_device_is_not_rung(settings: Settings, database: Database) -> 
 
 @pytest.fixture
 def store(database: Database, settings: Settings) -> Store:
-    return open_store(settings.store_dir, lambda: nodes.agreed(database, "store"), create=True)
+    return open_store(settings, lambda: nodes.agreed(database, "store"), create=True)
 
 
 def test_retention_drops_rows_and_files_and_keeps_the_rest(database: Database, store: Store) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from celery import Celery
+from redbeat.schedulers import RedBeatConfig
 
 from cli.main import app
 from shared.settings import Settings
@@ -86,6 +88,26 @@ def test_compose_runs_every_process_and_watches_all_that_stay():
 
     assert started == {"web", "worker", "io", "dispatcher", "beat", "flower", "migrate"}
     assert {name for name, service in SERVICES.items() if "healthcheck" not in service} == {"migrate"}
+
+
+def test_the_apis_flower_is_the_one_that_runs_and_nobody_else_reaches_it():
+    web, flower = SERVICES["web"]["environment"], SERVICES["flower"]["environment"]
+
+    assert web["WANWORKS_FLOWER_URL"] == "http://flower:5555"
+    assert web["WANWORKS_FLOWER_PASSWORD"] == flower["WANWORKS_FLOWER_PASSWORD"]
+    assert flower["WANWORKS_FLOWER_HOST"] == "0.0.0.0"
+    assert {name for name, service in SERVICES.items() if "ports" in service} == {"web"}
+
+
+def test_beats_health_is_the_lock_that_it_holds():
+    conf = RedBeatConfig(
+        Celery(
+            set_as_current=False, changes={"redbeat_key_prefix": "wanworks:redbeat:", "redbeat_redis_url": "redis://"}
+        )
+    )
+
+    assert 'redbeat_key_prefix="wanworks:redbeat:"' in (ROOT / "scheduler/app.py").read_text()
+    assert f"exists('{conf.lock_key}')" in SERVICES["beat"]["healthcheck"]["test"][3]
 
 
 def test_nothing_in_compose_runs_as_root_or_shows_a_password_on_a_command_line():

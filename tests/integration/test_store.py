@@ -1,55 +1,117 @@
-"""The store: its marker, what is written whole or not at all, and names that lead nowhere else."""
+"""The store, as a directory and as a bucket alike: its marker, what is kept whole or not at all, what is dropped."""
 
 import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shared import store
 from shared.errors import NotFound, StoreFull, StoreMismatch
-from shared.store import open_store
+from shared.settings import Settings
+from shared.store import Store, open_store
+from tests.s3_server import S3Server, in_bucket
+
+Open = Callable[..., Store]
 
 
-def opened(folder: Path) -> store.Store:
-    return open_store(folder, lambda: "this-installation", create=True)
+@pytest.fixture(params=["directory", "bucket"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """Opens the test's own store."""
+    settings = Settings(home=tmp_path / "home")
+    if request.param == "bucket":
+        server: S3Server = request.getfixturevalue("s3_server")
+        settings = in_bucket(settings, server.url)
+
+    def opened(installation: str = "this-installation", *, create: bool = True) -> Store:
+        return open_store(settings, lambda: installation, create=create)
+
+    return opened
 
 
-def test_a_node_that_does_not_see_the_marker_refuses(tmp_path: Path) -> None:
+def nothing() -> None:
+    pass
+
+
+def made(store: Store, job_id: str, attempt: int, **files: bytes) -> None:
+    folder = store.attempt_dir(job_id, attempt)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    store.keep(job_id, attempt, list(files), nothing, nothing)
+
+
+def read(store: Store, job_id: str, attempt: int, name: str, size: int = 10_000) -> bytes:
+    found = store.artifact(job_id, attempt, name)
+    return found.read_bytes() if isinstance(found, Path) else b"".join(found.read(0, size))
+
+
+def test_a_node_that_does_not_see_the_marker_refuses(opened: Open) -> None:
     with pytest.raises(StoreMismatch, match="no store marker"):
-        open_store(tmp_path / "store", lambda: "this-installation", create=False)
-    opened(tmp_path / "store")
-    open_store(tmp_path / "store", lambda: "this-installation", create=False)
+        opened(create=False)
+    opened().ask()
+    opened(create=False)
     with pytest.raises(StoreMismatch, match="another installation"):
-        open_store(tmp_path / "store", lambda: "another", create=True)
+        opened("another")
 
 
-def test_inputs_are_kept_copied_and_dropped(tmp_path: Path) -> None:
-    here = opened(tmp_path)
+def test_inputs_are_kept_copied_and_dropped(opened: Open) -> None:
+    here = opened()
     reference = here.put_input("job-1", "image.png", b"picture")
     copy = here.copy_input(reference, "job-2")
     here.drop_job("job-1")
-    assert here.input_path(copy).read_bytes() == b"picture"
-    assert not here.input_path(reference).exists()
+    assert here.input_file(copy, 1).read_bytes() == b"picture"
+    with pytest.raises(NotFound):
+        here.input_file(reference, 1)
     with pytest.raises(NotFound):
         here.copy_input(reference, "job-3")
 
 
-@pytest.mark.parametrize("name", ["..", "../x", "a/b", "", ".hidden", "x" * 101, "nothing.mp4", "/etc/passwd", "a\0b"])
-def test_an_artifacts_name_leads_nowhere_else(tmp_path: Path, name: str) -> None:
-    here = opened(tmp_path)
-    here.attempt_dir("job", 1)
-    with pytest.raises(NotFound):
-        here.artifact("job", 1, name)
+def test_an_artifacts_name_leads_nowhere_else(opened: Open) -> None:
+    here = opened()
+    made(here, "job", 1, video=b"x")
+    for name in ("..", "../x", "a/b", "", ".hidden", "x" * 101, "nothing.mp4", "/etc/passwd", "a\0b"):
+        with pytest.raises(NotFound):
+            read(here, "job", 1, name)
 
 
-def test_an_attempts_folder_is_fresh(tmp_path: Path) -> None:
-    here = opened(tmp_path)
+def test_an_attempts_folder_is_fresh(opened: Open) -> None:
+    here = opened()
     (here.attempt_dir("job", 1) / "old").write_bytes(b"x")
     assert list(here.attempt_dir("job", 1).iterdir()) == []
 
 
+def test_attempts_are_kept_apart_and_dropped_one_by_one(opened: Open) -> None:
+    here = opened()
+    loser, winner = os.urandom(10_000), os.urandom(10_000)
+    made(here, "job", 1, video=loser)
+    made(here, "job", 12, video=winner, manifest=b"{}")
+    assert here.attempts("job") == [1, 12]
+    assert read(here, "job", 12, "video") == winner
+    assert here.allocated_bytes("job") >= 20_000
+    here.drop_attempt("job", 1)
+    assert here.attempts("job") == [12]
+    assert read(here, "job", 12, "video") == winner
+    with pytest.raises(NotFound):
+        read(here, "job", 1, "video")
+    here.drop_job("job")
+    assert here.attempts("job") == []
+    assert here.allocated_bytes("job") == 0
+
+
+def test_litter_is_told_with_its_attempts_once_it_is_old(opened: Open) -> None:
+    here = opened()
+    here.put_input("a", "image.png", b"x")
+    made(here, "a", 2, video=b"x")
+    made(here, "b", 1, video=b"x")
+    here.put_input("c", "image.png", b"x")
+    told = {one.job_id: one.attempts for one in here.litter(-5.0)}
+    assert told == {"a": (2,), "b": (1,), "c": ()}
+    assert list(here.litter(3600.0)) == []
+    assert here.drop_unfinished(0.0) == 0
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = opened(tmp_path)
+    here = open_store(Settings(home=tmp_path), lambda: "this-installation", create=True)
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -57,4 +119,4 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StoreFull):
         here.put_input("job", "image.png", b"picture")
-    assert list((tmp_path / "inputs").iterdir()) == []
+    assert list((tmp_path / "store" / "inputs").iterdir()) == []

@@ -151,6 +151,34 @@ def test_owners_take_turns() -> None:
     assert outcome.starts["one"] <= 5.0 + 2 * RUN
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("load_to_run", [0.3, 3.0, 20.0])
+def test_five_hundred_jobs_of_one_owner_hold_up_nobody_elses_one(devices: int, load_to_run: float) -> None:
+    """However dear it is to load the other's model: what runs ends, what was rung before it came is served, and then
+    it is its turn."""
+    many = [job(f"{place:03}", "a", place * 0.01, owner="A") for place in range(500)]
+    one = job("one", "b", load_to_run * RUN + 5.5 * RUN, owner="B")
+    ours = simulate(
+        [*many, one],
+        [device(index, MODELS) for index in range(devices)],
+        constant(load_to_run * RUN),
+        constant(RUN),
+    )
+    assert len(ours.starts) == 501
+    assert ours.starts["one"] - one.queued_at <= 2.5 * RUN
+    last = max(start for name, start in ours.starts.items() if name != "one")
+    assert last <= 500 / devices * RUN * 1.02 + 3 * load_to_run * RUN, "the many lose no more than that one job takes"
+
+
+def test_owners_that_both_queue_many_share_alike() -> None:
+    jobs = [job(f"a{place:03}", "a", place * 0.01, owner="A") for place in range(100)]
+    jobs += [job(f"b{place:03}", "a", 5.0 + place * 0.01, owner="B") for place in range(100)]
+    ours = simulate(jobs, [device(0, MODELS)], constant(RUN), constant(RUN))
+    order = sorted(ours.starts, key=lambda name: ours.starts[name])
+    first = order[:100]
+    assert 45 <= sum(name.startswith("b") for name in first) <= 55
+
+
 def test_nothing_starves_in_300_random_traces() -> None:
     for seed in range(300):
         rng = random.Random(seed)

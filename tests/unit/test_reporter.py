@@ -12,7 +12,7 @@ class FakePulse:
     def __init__(self) -> None:
         self.cancelled = False
 
-    def moved(self, phase: Phase, percent: float) -> None: ...
+    def moved(self, phase: Phase, percent: float, step: int | None = None) -> None: ...
 
     def cancel(self) -> None:
         self.cancelled = True

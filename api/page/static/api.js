@@ -49,6 +49,7 @@ async function call(method, path, { body, key, patience = PATIENCE_MS } = {}) {
     throw new Away("The server does not answer.", { cause: error });
   }
   if (response.ok) return answer;
+  if (response.status === 401) location.assign("/login"); // the session is over, or its key was revoked
   throw new Problem(response.status, answer?.detail ?? `The server answered ${response.status}.`, fieldErrors(answer));
 }
 

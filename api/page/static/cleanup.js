@@ -20,7 +20,7 @@ export function cleanup() {
   const nodes = (state.workers?.nodes ?? []).filter((node) => node.state === "online").map((node) => node.name);
   return h(
     "section",
-    { class: "panel", "aria-labelledby": "h-cleanup" },
+    { class: "panel cleanup", "aria-labelledby": "h-cleanup" },
     h("h2", { id: "h-cleanup" }, "Clean up"),
     h(
       "p",

@@ -166,9 +166,9 @@ export function actions(job, { gone } = {}) {
   return [
     hasEnded(job)
       ? null
-      : button("Cancel", () => cancel(job), { key: "cancel", kind: "quiet", label: `Cancel: ${title}` }),
+      : button("Cancel", () => cancel(job), { key: "cancel", kind: "quiet steer", label: `Cancel: ${title}` }),
     job.status === "failed" || job.status === "cancelled"
-      ? button("Retry", () => retry(job), { key: "retry", kind: "quiet", label: `Retry: ${title}` })
+      ? button("Retry", () => retry(job), { key: "retry", kind: "quiet steer", label: `Retry: ${title}` })
       : null,
     job.type === "generation"
       ? h(
@@ -182,7 +182,7 @@ export function actions(job, { gone } = {}) {
           "Reuse",
         )
       : null,
-    button("Delete", () => erase(job, gone), { key: "delete", kind: "quiet danger", label: `Delete: ${title}` }),
+    button("Delete", () => erase(job, gone), { key: "delete", kind: "quiet danger steer", label: `Delete: ${title}` }),
   ];
 }
 

@@ -109,14 +109,12 @@ function drawCounts() {
     unseen.some((alert) => alert.severity === "critical") ? "critical" : "",
   );
   const { flower } = state;
-  if (flower) {
-    const link = byId("flower").querySelector("a");
-    link.href = flower.url;
-    link.title = `user ${flower.user}; the password is as set, or in the file flower-password of the server's home`;
-    const word = byId("flower").querySelector("small");
+  const place = byId("flower"); // there for those who administer
+  if (flower && place) {
+    const word = place.querySelector("small");
     if (flower.reachable) word?.remove();
     else if (!word)
-      byId("flower").append(Object.assign(document.createElement("small"), { textContent: "does not answer" }));
+      place.append(Object.assign(document.createElement("small"), { textContent: "does not answer" }));
   }
 }
 

@@ -30,7 +30,7 @@ export function overview() {
     h(
       "p",
       { class: "links" },
-      state.flower
+      state.flower && document.body.dataset.may.includes("admin")
         ? h("a", { href: state.flower.url }, state.flower.reachable ? "Flower" : "Flower (does not answer)")
         : null,
       h("a", { href: "/docs" }, "API docs"),
@@ -60,8 +60,8 @@ function judged() {
   const severities = [...state.alerts.values()].filter((alert) => !alert.acknowledged).map((alert) => alert.severity);
   const devices = state.workers?.devices ?? [];
   if (severities.includes("critical")) return ["bad", plural(severities.length, "alert", "alerts") + " to look at"];
-  if (state.workers && !devices.some((device) => device.state !== "offline"))
-    return ["bad", "No device is online: jobs wait"];
+  if (state.workers && !devices.some((device) => !["offline", "draining", "drained"].includes(device.state)))
+    return ["bad", "No device takes jobs: they wait"];
   if (severities.includes("warning")) return ["warn", plural(severities.length, "alert", "alerts") + " to look at"];
   if (state.notes.alerts || state.notes.metrics) return ["unknown", "Not everything could be read"];
   if (!state.workers) return ["unknown", "Looking…"];
@@ -79,7 +79,7 @@ function tiles() {
       "Running",
       number(figures.running_jobs),
       state.workers
-        ? `${live.filter((device) => device.state === "busy").length} of ${plural(live.length, "device")} busy`
+        ? `${live.filter((device) => device.job).length} of ${plural(live.length, "device")} busy`
         : "not read yet",
       "#jobs?status=running",
     ),

@@ -71,7 +71,7 @@ def upgrade() -> None:
         )
         batch_op.create_index(
             "ix_jobs_owner_queued",
-            ["owner"],
+            ["owner", "model_id", "priority", "queued_at"],
             unique=False,
             sqlite_where=sa.text("owner IS NOT NULL AND status = 'queued'"),
             postgresql_where=sa.text("owner IS NOT NULL AND status = 'queued'"),

@@ -1,0 +1,173 @@
+"""Who may come in: a key in the `Authorization` header, a session of the page, a signed link, or nobody at all.
+
+An installation that never had a key and listens on loopback alone is open to its own host: whoever reaches that port
+has the machine anyway. A page of another site must not, so there the request has to name the host as itself. As soon as
+a key was made, keys are asked for, whatever becomes of that key.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import urlsplit
+
+import anyio.to_thread
+from starlette.requests import HTTPConnection
+
+from api.caller import LINK, LOCAL, Caller
+from api.rates import Rates
+from shared import clock, keys, nodes
+from shared.database import Database
+from shared.errors import Forbidden, Unauthenticated
+from shared.keys import Scope
+from shared.outbound import is_loopback
+from shared.settings import Settings
+from shared.signing import is_signed, sign
+from shared.tables import ApiKey
+
+COOKIE = "wanworks_session"
+SESSION_SECONDS = 12 * 3600
+LINK_MAX_SECONDS = 7 * 24 * 3600
+_SIGNING_KEY = "signing_key"  # in the installation's table
+_SESSION, _LINK = "session", "artifact"
+# A revoked key is refused everywhere within this time.
+_BELIEVED_SECONDS = 2.0
+_MOST_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True)
+class _Known:
+    row: ApiKey
+    until: float
+
+
+class Access:
+    def __init__(self, settings: Settings, database: Database, rates: Rates) -> None:
+        self._settings = settings
+        self._database = database
+        self._rates = rates
+        self._known: dict[str, _Known] = {}  # by what was shown: a key, or the id in a session
+        self._keys_made = False
+        self._looked_at = float("-inf")
+        self._signing_key: str | None = None
+
+    async def admit(self, connection: HTTPConnection, scope: Scope) -> Caller:
+        """Whoever asks, if they may. Raises Unauthenticated, Forbidden, LimitReached or DatabaseUnavailable."""
+        caller = await self.caller(connection)
+        caller.require(scope)
+        if caller.key_id is not None and caller.limits.requests_per_minute is not None:
+            await anyio.to_thread.run_sync(self._rates.count, caller.key_id, caller.limits.requests_per_minute)
+        return caller
+
+    async def caller(self, connection: HTTPConnection) -> Caller:
+        """Whoever asks. Raises Unauthenticated, Forbidden or DatabaseUnavailable."""
+        if await self._is_open():
+            self._check_host(connection)
+            return LOCAL
+        secret = _bearer(connection)
+        if secret is not None:
+            return _caller(await self._believed(secret, partial(keys.find, self._database, secret)))
+        key_id = await self._session(connection.cookies.get(COOKIE, ""))
+        if key_id is not None:
+            return _caller(await self._believed(key_id, partial(keys.get, self._database, key_id)))
+        raise Unauthenticated()
+
+    async def with_key(self, secret: str) -> Caller:
+        """Whose key that is. Raises Unauthenticated or DatabaseUnavailable."""
+        return _caller(await self._believed(secret, partial(keys.find, self._database, secret)))
+
+    async def is_open(self) -> bool:
+        """Whether nobody needs a key. Raises DatabaseUnavailable."""
+        return await self._is_open()
+
+    async def session(self, caller: Caller) -> str:
+        """What the page's cookie holds: whose session it is, and until when. It is no key, and dies with the key."""
+        assert caller.key_id is not None
+        until = str(int(time.time()) + SESSION_SECONDS)
+        return ".".join((caller.key_id, until, sign(await self._signed_with(), _SESSION, caller.key_id, until)))
+
+    async def link(self, path: str, seconds: int) -> tuple[str, int]:
+        """The path with a signature that is good for so long, and until when that is, in seconds since 1970."""
+        expires = int(time.time()) + seconds
+        signature = sign(await self._signed_with(), _LINK, path, str(expires))
+        return f"{path}?expires={expires}&signature={signature}", expires
+
+    async def holder(self, path: str, expires: str, signature: str) -> Caller:
+        """Whoever holds a link to that path. Raises Forbidden where it was not made here, or is over."""
+        if not is_signed(signature, await self._signed_with(), _LINK, path, expires):
+            raise Forbidden("This link was not made here: its signature is wrong")
+        if int(expires) < time.time():
+            raise Forbidden("This link has expired; ask for a new one")
+        return LINK
+
+    async def _is_open(self) -> bool:
+        if self._keys_made or not is_loopback(self._settings.host):
+            return False
+        now = time.monotonic()
+        if now - self._looked_at > _BELIEVED_SECONDS:
+            self._keys_made = await anyio.to_thread.run_sync(keys.any_made, self._database)
+            self._looked_at = now
+        return not self._keys_made
+
+    def _check_host(self, connection: HTTPConnection) -> None:
+        """Another site's page may have its own name lead to this host; the browser then says so in `Host`."""
+        named = connection.headers.get("host", "")
+        try:
+            host = urlsplit(f"//{named}").hostname or ""
+        except ValueError:
+            host = named
+        if host and host != self._settings.host and not is_loopback(host):
+            raise Forbidden(
+                f"Without API keys only this host itself is served, not {host[:100]!r}; make one: wanworks keys create"
+            )
+
+    async def _believed(self, shown: str, look: Callable[[], ApiKey | None]) -> ApiKey:
+        """The row of what was shown, from a moment ago or from the database. Raises Unauthenticated."""
+        known = self._known.get(shown)
+        if known is None or time.monotonic() > known.until:
+            row = await anyio.to_thread.run_sync(self._look_up, look)
+            if row is None:
+                self._known.pop(shown, None)
+                raise Unauthenticated("There is no such API key")
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            known = self._known[shown] = _Known(row, time.monotonic() + _BELIEVED_SECONDS)
+        if known.row.revoked_at is not None:
+            raise Unauthenticated("This API key was revoked")
+        if not keys.is_good(known.row, clock.now()):
+            raise Unauthenticated("This API key has expired")
+        return known.row
+
+    def _look_up(self, look: Callable[[], ApiKey | None]) -> ApiKey | None:
+        row = look()
+        if row is not None and keys.is_good(row, clock.now()):
+            keys.note_use(self._database, row)
+        return row
+
+    async def _session(self, cookie: str) -> str | None:
+        """Whose session the cookie is; None where it is none, or over."""
+        key_id, _, rest = cookie.partition(".")
+        until, _, signature = rest.partition(".")
+        if not signature or not is_signed(signature, await self._signed_with(), _SESSION, key_id, until):
+            return None
+        return key_id if int(until) > time.time() else None
+
+    async def _signed_with(self) -> str:
+        if self._signing_key is None:
+            self._signing_key = await anyio.to_thread.run_sync(nodes.agreed, self._database, _SIGNING_KEY)
+        return self._signing_key
+
+
+def _caller(row: ApiKey) -> Caller:
+    return Caller(row.name, frozenset(Scope(scope) for scope in row.scopes), row.id, keys.limits(row))
+
+
+def _bearer(connection: HTTPConnection) -> str | None:
+    """Raises Unauthenticated for a header that holds no key."""
+    header = connection.headers.get("authorization")
+    if header is None:
+        return None
+    scheme, _, secret = header.strip().partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise Unauthenticated("The Authorization header is not `Bearer KEY`")
+    return secret.strip()

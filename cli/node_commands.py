@@ -1,0 +1,92 @@
+"""The commands for nodes: what is there, empty one before it is worked on, forget one that is gone."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from cli import screen
+from cli.client import Client, Node
+from cli.errors import TimedOut
+from cli.options import AsJson, Home, Url, client_of
+
+Name = Annotated[str, typer.Argument(metavar="NODE", help="A node's name.")]
+
+_LOOK_SECONDS = 0.5
+
+
+def register(app: typer.Typer) -> None:
+    for command in (nodes, drain, undrain):
+        app.command()(command)
+    app.command("remove-node")(remove_node)
+
+
+def nodes(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Show the nodes with their devices, and which are drained."""
+    with client_of(url, home) as client:
+        found = client.nodes()
+    if as_json:
+        screen.print_json(found)
+    else:
+        columns = ("node", "state", "drained since", "running", "devices", "version", "last seen")
+        screen.print_table(columns, (_row(node) for node in found))
+
+
+def drain(
+    node: Name,
+    wait: Annotated[bool, typer.Option("--wait", help="Return once nothing runs there any more.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait; it stays drained. [no limit]")] = None,
+    url: Url = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a node finish what runs and take nothing new, until `undrain`. It outlives the node's processes."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with client_of(url, home) as client:
+        found = client.drain(node)
+        while wait and found["running_jobs"]:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimedOut(f"jobs that still run on {node}: {found['running_jobs']}; it takes nothing new")
+            time.sleep(_LOOK_SECONDS)
+            found = _node(client, node)
+    _tell(found, as_json)
+
+
+def undrain(node: Name, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Let a drained node take jobs again."""
+    with client_of(url, home) as client:
+        found = client.undrain(node)
+    _tell(found, as_json)
+
+
+def remove_node(node: Name, url: Url = None, home: Home = None) -> None:
+    """Forget a node that has gone for good, with its devices and what it held."""
+    with client_of(url, home) as client:
+        client.remove_node(node)
+    print(f"{node} is forgotten")
+
+
+def _node(client: Client, name: str) -> Node:
+    """The node as it is now, or the answer to draining it anew where it was removed meanwhile (NotThere)."""
+    return next((node for node in client.nodes() if node["name"] == name), None) or client.drain(name)
+
+
+def _tell(node: Node, as_json: bool) -> None:
+    if as_json:
+        screen.print_json(node)
+    else:
+        jobs = f", running jobs: {node['running_jobs']}" if node["running_jobs"] else ""
+        since = f" since {node['drained_at']}" if node["drained_at"] else ""
+        print(f"{node['name']} {node['state']}{since}{jobs}")
+
+
+def _row(node: Node) -> tuple[Any, ...]:
+    return (
+        node["name"],
+        node["state"],
+        node["drained_at"] or "",
+        node["running_jobs"],
+        ", ".join(f"{device['index']}: {device['state']}" for device in node["devices"]),
+        node["version"],
+        node["last_seen"] or "",
+    )

@@ -1,0 +1,67 @@
+"""What was done by those who may do everything. Sole reader and writer of the `audit_entries` table.
+
+A row is written once and never changed. It names acts and subjects; no body, prompt, key or secret is in it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlmodel import col, select
+
+from shared import clock
+from shared.database import Database
+from shared.jobs import new_id
+from shared.tables import AuditEntry
+
+LOCAL = "local"  # who asked, where the API is open to its own host and asks nobody for a key
+ON_THE_HOST = "cli"  # who has the database in their hands needs no key
+
+
+@dataclass(frozen=True)
+class Act:
+    """One act. `outcome`: the HTTP status that answered it, or that its like would have answered."""
+
+    act: str
+    subject: str
+    outcome: int
+    actor: str = ON_THE_HOST
+    key_id: str | None = None
+    request_id: str | None = None
+    address: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Page:
+    entries: list[AuditEntry]
+    has_more: bool
+
+
+def record(database: Database, act: Act) -> AuditEntry:
+    row = AuditEntry(
+        id=new_id(),
+        at=clock.now(),
+        actor=act.actor,
+        key_id=act.key_id,
+        act=act.act,
+        subject=act.subject[:200],
+        outcome=act.outcome,
+        detail=act.detail,
+        request_id=act.request_id[:64] if act.request_id else None,
+        address=act.address,
+    )
+    with database.write() as session:
+        session.add(row)
+    return row
+
+
+def page(database: Database, *, limit: int, after: str | None = None, actor: str | None = None) -> Page:
+    """Newest first, behind the entry of the id `after`."""
+    query = select(AuditEntry).order_by(col(AuditEntry.id).desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(col(AuditEntry.id) < after)
+    if actor is not None:
+        query = query.where(AuditEntry.actor == actor)
+    with database.read() as session:
+        rows = list(session.exec(query))
+    return Page(rows[:limit], has_more=len(rows) > limit)

@@ -1,0 +1,83 @@
+"""A node's own folder for what is on its way to or from a bucket.
+
+Each piece is locked by the process that uses it, and the lock goes with the process: what a dead one has left is known
+as such, and goes when the next piece is begun.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared.errors import StoreFull
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Scratch:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._held: dict[str, int] = {}  # descriptors of the folders that are ours
+
+    def fresh(self, name: str) -> Path:
+        """An empty folder, ours until it is dropped or we end. Raises StoreFull."""
+        self.drop(name)
+        return self.ours(name)
+
+    def ours(self, name: str) -> Path:
+        """That folder, begun if need be. Raises StoreFull."""
+        folder = self._root / name
+        if name in self._held:
+            return folder
+        with room(), self._alone():
+            self._drop_what_the_dead_left()
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            self._held[name] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self._held[name], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return folder
+
+    def drop(self, name: str) -> None:
+        descriptor = self._held.pop(name, None)
+        if descriptor is not None:
+            shutil.rmtree(self._root / name, ignore_errors=True)
+            os.close(descriptor)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Between a folder's making and its locking nobody takes it for a dead one's."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self._root / ".lock", os.O_RDONLY | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _drop_what_the_dead_left(self) -> None:
+        for folder in self._root.iterdir():
+            if not folder.is_dir() or folder.name in self._held:
+                continue
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def room() -> Iterator[None]:
+    """Raises StoreFull where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull() from error
+        raise

@@ -112,11 +112,18 @@ def check_target(asked: CleanupRequest, rows: Sequence[Node]) -> None:
 
 
 def live_nodes(context: Context) -> list[str]:
-    """Those that take jobs. A drained one has to be named: then the job waits for it."""
+    """Those whose io workers take jobs now, at least one. Raises Conflict.
+
+    A drained one has to be named: then the job waits for it.
+    """
     silence = context.settings.device_silence_seconds
-    return [
-        node.name for node, silent in nodes.nodes(context.database) if silent <= silence and node.drained_at is None
-    ]
+    heard = [node for node, silent in nodes.nodes(context.database) if silent <= silence]
+    if not heard:
+        raise Conflict(f"No node is online: no io worker was heard in the last {silence:g} s")
+    taking = [node.name for node in heard if node.drained_at is None]
+    if not taking:
+        raise Conflict("Every node that is online is drained; name one, and the job waits for it")
+    return taking
 
 
 def check_node(context: Context, name: str) -> None:
@@ -132,8 +139,6 @@ def _one_node(context: Context, asked: str | None) -> str:
         check_node(context, asked)
         return asked
     online = live_nodes(context)
-    if not online:
-        raise Conflict("No node is online")
     if len(online) > 1:
         raise InvalidField.of("node", f"name one; online are: {', '.join(online[:20])}", "missing")
     return online[0]
@@ -143,10 +148,7 @@ def _every_node(context: Context, asked: str | None) -> list[str]:
     if asked is not None:
         check_node(context, asked)
         return [asked]
-    online = live_nodes(context)
-    if not online:
-        raise Conflict("No node is online")
-    return online
+    return live_nodes(context)
 
 
 def accepted(context: Context, asked: Sequence[NewJob], caller: Caller) -> list[Accepted]:

@@ -88,7 +88,8 @@ def seen(context: Context, caller: Caller) -> schemas.Workers:
     return schemas.Workers(
         devices=[one.model_copy(update={"job": None}) if one.job in hidden else one for one in devices],
         nodes=[
-            _node(node, silent <= silence or node.name in there, silent, counts[node.name]) for node, silent in known
+            _node(node, silent, counts[node.name], io_online=silent <= silence, devices_online=node.name in there)
+            for node, silent in known
         ],
     )
 
@@ -162,7 +163,10 @@ def _sample(sample: Sample) -> schemas.DeviceSample:
     )
 
 
-def _node(node: Node, heard: bool, silent_seconds: float, running: int) -> schemas.NodeStatus:
+def _node(
+    node: Node, silent_seconds: float, running: int, *, io_online: bool, devices_online: bool
+) -> schemas.NodeStatus:
+    heard = io_online or devices_online
     state: Literal["online", "draining", "drained", "offline"] = "online" if heard else "offline"
     if heard and node.drained_at is not None:
         state = "draining" if running else "drained"
@@ -170,6 +174,7 @@ def _node(node: Node, heard: bool, silent_seconds: float, running: int) -> schem
         name=node.name,
         version=node.version,
         state=state,
+        io_online=io_online,
         drained_at=clock.iso(node.drained_at),
         running_jobs=running,
         last_seen=None if node.seen_at == 0.0 else _ago(silent_seconds),

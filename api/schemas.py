@@ -268,9 +268,13 @@ class NodeStatus(_Public):
     name: str
     version: str
     state: Literal["online", "draining", "drained", "offline"]
+    io_online: Annotated[
+        bool,
+        Field(description="Whether its io worker is heard, which alone does downloads, checks and clean-ups there."),
+    ]
     drained_at: Annotated[Time | None, Field(description="Since when it takes nothing new, also while offline.")]
     running_jobs: Annotated[int, Field(description="Generations and the node's own jobs.")]
-    last_seen: Annotated[Time | None, Field(description="Null: it has stopped in good order.")]
+    last_seen: Annotated[Time | None, Field(description="Its io worker. Null: not yet, or stopped in good order.")]
     started_at: Time
     disk_total_mb: float | None
     disk_free_mb: float | None

@@ -9,7 +9,19 @@ from typing import Any, Literal, Unpack, cast
 from urllib.parse import quote
 
 from cli.refusals import body_of
-from cli.shapes import Alert, GenerationFields, Job, JobFilter, JobPage, Node, PriorityName, Queues, Workers
+from cli.shapes import (
+    Alert,
+    ArtifactLink,
+    GenerationFields,
+    Job,
+    JobFilter,
+    JobPage,
+    Node,
+    PriorityName,
+    Queues,
+    SharedLink,
+    Workers,
+)
 from cli.steps import Ask, Call, Step, Tell, Telling, Work
 
 _JOBS = "/api/v1/jobs"
@@ -66,6 +78,12 @@ def cancel(job_id: str) -> Call[Job]:
 def retry(job_id: str, *, idempotency_key: str | None = None) -> Call[Job]:
     """The same again, as a new job."""
     return cast(Job, (yield from _made(f"{_JOBS}/{segment(job_id)}/retry", None, idempotency_key)))
+
+
+def share(artifact: ArtifactLink, expires_in_seconds: int = 3600) -> Call[SharedLink]:
+    """A link to an artifact that needs no key and is good for so long, at most a week. Its `url` is a path."""
+    ask = Ask("POST", f"{artifact['url']}/link", json={"expires_in_seconds": expires_in_seconds})
+    return cast(SharedLink, (yield from asked(ask)))
 
 
 def delete(job_id: str) -> Call[None]:

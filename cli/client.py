@@ -98,6 +98,7 @@ class _Calls:
     download = Operation(fetching.download)
     cancel = Operation(calls.cancel)
     retry = Operation(calls.retry)
+    share = Operation(calls.share)
     delete = Operation(calls.delete)
     workers = Operation(calls.workers)
     nodes = Operation(calls.nodes)

@@ -33,6 +33,11 @@ class ArtifactLink(TypedDict):
     content_type: str
 
 
+class SharedLink(TypedDict):
+    url: str
+    expires_at: str
+
+
 class JobResult(TypedDict):
     artifacts: list[ArtifactLink]
     width: int
@@ -83,6 +88,7 @@ class DeviceRow(TypedDict):
 class NodeRow(TypedDict):
     name: str
     state: str
+    io_online: bool
     drained_at: str | None
     running_jobs: int
     version: str

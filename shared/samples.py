@@ -2,7 +2,7 @@
 and `sample_hours`.
 
 Raw rows are kept for a day. An hour that is over becomes one row for each device and model, which says sums and counts,
-so that an average over a month reads a few hundred rows. It never asks a device anything.
+so that an average over a month reads a few hundred rows; those are kept for 90 days. It never asks a device anything.
 """
 
 from collections.abc import Iterable
@@ -18,6 +18,7 @@ from shared.tables import Sample, SampleHour
 
 _HOUR = timedelta(hours=1)
 _KEPT = timedelta(days=1)
+_HOURS_KEPT = timedelta(days=90)  # as long as the minutes' snapshots
 # What was recorded this long ago has been committed, whatever the nodes' clocks say: only then is its hour rolled up.
 _SETTLED = timedelta(minutes=5)
 _NOTHING = ""  # the model of an hour's row for the samples while none ran
@@ -99,8 +100,9 @@ def averages(database: Database, since: datetime) -> dict[str, Averages]:
 
 
 def roll_up(database: Database, now: datetime) -> int:
-    """Makes rows of every hour that is over and drops raw rows older than a day. Returns how many hours.
+    """Makes rows of every hour that is over; drops raw rows older than a day and hours older than 90 days.
 
+    Returns how many hours it made rows of.
     Idempotent: an hour's rows are written in one transaction, once five minutes have passed since its end.
     """
     until = _hour_of(now - _SETTLED)
@@ -113,6 +115,7 @@ def roll_up(database: Database, now: datetime) -> int:
         written += 1
     with database.write() as session:
         session.execute(delete(Sample).where(col(Sample.at) < now - _KEPT, col(Sample.at) < until))
+        session.execute(delete(SampleHour).where(col(SampleHour.hour) < _hour_of(now - _HOURS_KEPT)))
     return written
 
 

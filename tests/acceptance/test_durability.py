@@ -26,11 +26,11 @@ def ended(stack: Stack, job_ids: list[str]) -> int:
 
 
 _SLOW = [
-    pytest.param(name, marks=pytest.mark.slow) for name in ("dispatcher", "web", "io")
+    pytest.param(name, marks=pytest.mark.slow) for name in ("gpu-1", "dispatcher", "web", "io")
 ]  # `make test-slow` kills these
 
 
-@pytest.mark.parametrize("victim", ["gpu-0-child", "gpu-1", "redis", *_SLOW])
+@pytest.mark.parametrize("victim", ["gpu-0-child", "redis", *_SLOW])
 def test_kill_9_in_the_middle_of_a_batch(stack: Stack, victim: str) -> None:
     job_ids = submit_batch(stack)
     wait_for(lambda: ended(stack, job_ids) >= 3, 60)
@@ -126,6 +126,7 @@ def test_a_second_dispatcher_does_no_harm(stack: Stack) -> None:
     assert {job["attempt"] for job in jobs} == {1}
 
 
+@pytest.mark.slow
 def test_stop_and_start_again_loses_nothing_and_leaves_nothing(own_stack: Stack) -> None:
     own_stack.start()
     job_ids = [own_stack.submit(resolution="128x128", frames=17, seed=place) for place in range(12)]
@@ -140,6 +141,7 @@ def test_stop_and_start_again_loses_nothing_and_leaves_nothing(own_stack: Stack)
     assert {job["failures"] for job in jobs} == {0}
 
 
+@pytest.mark.slow
 def test_kill_9_of_up_leaves_no_orphan_and_a_double_start_is_refused(own_stack: Stack) -> None:
     own_stack.start()
     double = Stack(own_stack.home, own_stack.home)

@@ -133,6 +133,7 @@ def redisless(demo_models: Path, tmp_path: Path, redis_server: RedisServer) -> I
     stack.stop()
 
 
+@pytest.mark.slow
 def test_with_redis_gone_accepts_go_on_and_running_jobs_neither_stall_nor_miss_a_cancel(
     redisless: Stack, redis_server: RedisServer
 ) -> None:

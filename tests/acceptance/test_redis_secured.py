@@ -42,7 +42,7 @@ class SecuredRedis:
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen([binary, *options], cwd=folder, stdout=log)
         self.admin = redis.Redis(
-            port=self.port, username="admin", password="admin", ssl=True, ssl_ca_certs=str(self.ca), protocol=2
+            host="127.0.0.1", port=self.port, username="admin", password="admin", ssl=True, ssl_ca_certs=str(self.ca)
         )
         wait_for(self._answers, 10, "for Redis")
 
@@ -93,6 +93,7 @@ def test_everything_works_by_tls_within_the_documented_rule(
     )
     stack.start()
     try:
+        wait_for(lambda: stack.sql("select 1 from replicas"), 30, "for the node's io worker")
         check = stack.request("POST", "/api/v1/jobs/integrity-check", json={"model_id": "T2V-A14B"}).json()["id"]
         stack.assert_ended_once([stack.wait_status(stack.submit())])
         assert stack.wait_status(check)["status"] == "succeeded"
@@ -105,9 +106,7 @@ def test_everything_works_by_tls_within_the_documented_rule(
         assert stack.wait_status(cancelled)["status"] == "cancelled"
         assert stack.request("GET", "/readyz").json() == {"status": "ok", "reasons": []}
         assert "wanworks_jobs_ended_total" in stack.request("GET", "/metrics").text
-        pages = flower_pages(stack)
-        assert "gpu.here.0" in pages["/broker"]
-        told = [*pages.values(), *(command_line(pid) for pid in stack.processes())]
+        told = [*flower_pages(stack), *(command_line(pid) for pid in stack.processes())]
     finally:
         assert stack.stop() == 0
     assert secured.denied() == []
@@ -115,16 +114,19 @@ def test_everything_works_by_tls_within_the_documented_rule(
     assert not [text for text in told if _PASSWORD in text or _ENCODED in text]
 
 
-def flower_pages(stack: Stack) -> dict[str, str]:
-    """As text. Flower learns of workers by asking them, which takes it a moment."""
+def flower_pages(stack: Stack) -> list[str]:
+    """As text. Flower learns of workers and their queues by asking them, which takes it a moment."""
     environment = environment_of(stack.pid("flower"))
-    address = f"http://127.0.0.1:{environment['FLOWER_PORT']}{environment.get('FLOWER_URL_PREFIX', '')}"
+    address = f"http://127.0.0.1:{environment['FLOWER_PORT']}/{environment['FLOWER_URL_PREFIX']}"
     user, _, password = environment["FLOWER_BASIC_AUTH"].partition(":")
     with httpx.Client(auth=(user, password), timeout=30) as client:
-        wait_for(
-            lambda: "gpu-0@here" in client.get(f"{address}/workers?refresh=1").text, 30, "for Flower to see a worker"
-        )
-        return {path: client.get(address + path).text for path in ("/workers", "/broker", "/tasks", "/workers?json=1")}
+
+        def asked() -> bool:
+            workers = client.get(f"{address}/workers?refresh=1").text
+            return "gpu-0@here" in workers and "gpu.here.0" in client.get(f"{address}/broker").text
+
+        wait_for(asked, 40, "for Flower to see a worker and its queue", every=0.5)
+        return [client.get(f"{address}/{page}").text for page in ("workers", "broker", "tasks", "worker/gpu-0@here")]
 
 
 def test_a_certificate_of_an_unknown_issuer_is_refused(secured: SecuredRedis) -> None:

@@ -103,6 +103,7 @@ def test_an_error_is_told_in_our_own_words(stack: Stack, collector: Collector) -
     assert run.trace in {line.get("trace_id") for line in lines if line.get("job_id") == job_id}
 
 
+@pytest.mark.slow
 def test_after_a_crash_there_is_a_second_attempt_in_the_same_trace(stack: Stack, collector: Collector) -> None:
     job_id = stack.submit(**LONG)
     stack.wait_status(job_id, ["running"])
@@ -135,6 +136,7 @@ def test_a_nodes_jobs_have_their_phases_too(type: str, phases: list[str], stack:
     assert [span.name for span in seen] == [*phases, "finishing"]
 
 
+@pytest.mark.slow
 def test_a_stop_tells_of_the_attempt_that_it_ends_and_waits_for_nobody(stack: Stack, collector: Collector) -> None:
     job_id = stack.submit(**LONG)
     stack.wait_status(job_id, ["running"])

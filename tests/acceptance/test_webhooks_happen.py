@@ -29,6 +29,7 @@ def stack(demo_models: Path, tmp_path: Path) -> Iterator[Stack]:
     stack.stop()
 
 
+@pytest.mark.slow
 def test_told_of_progress_and_of_the_end(stack: Stack) -> None:
     receiver = Receiver()
     job_id = stack.submit(webhook_url=receiver.url, webhook_progress=True, resolution="256x256", frames=17, steps=20)

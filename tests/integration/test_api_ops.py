@@ -43,6 +43,12 @@ def test_workers_show_devices_and_what_they_run(client: TestClient, database: Da
     register(database, 0)
     register(database, 1, visible="GPU-1")
     register(database, 2)
+    (node,) = client.get("/api/v1/workers").json()["nodes"]
+    assert (node["state"], node["io_online"], node["last_seen"]) == ("online", False, None), (
+        "only its devices are heard"
+    )
+    refused = client.post("/api/v1/jobs/download", json={"model_id": "T2V-A14B"})
+    assert (refused.status_code, "no io worker was heard" in refused.json()["detail"]) == (409, True)
     nodes.node_beat(database, "here", 1000.0, 400.0)
     nodes.device_beat(database, "here/1", warm=[{"model_id": "T2V-A14B", "quantization": "none"}])
     nodes.device_goodbye(database, "here/2", 102)
@@ -57,6 +63,7 @@ def test_workers_show_devices_and_what_they_run(client: TestClient, database: Da
     assert idle["last_seen"].endswith("Z")
     (node,) = body["nodes"]
     assert (node["name"], node["state"], node["disk_free_mb"]) == ("here", "online", 400.0)
+    assert (node["io_online"], node["last_seen"] is not None) == (True, True)
     client.delete(f"/api/v1/jobs/{job_id}")
     assert client.get("/api/v1/workers").json()["devices"][0]["job"] is None, "a deleted job is not shown"
 

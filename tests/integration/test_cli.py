@@ -252,6 +252,7 @@ def test_a_timeout_leaves_the_job_running_and_cancel_ends_it(stack):
     assert wait_for(lambda: wanworks("job", job_id, home=stack.home).returncode == ExitCode.REFUSED, 30)
 
 
+@pytest.mark.slow
 def test_a_second_node_must_see_the_store_and_then_joins(stack, tmp_path):
     state = stack.state()
     given = {

@@ -185,6 +185,9 @@ def test_a_check_of_every_node_leaves_drained_ones_out(client: TestClient, two: 
     assert made.json()["params"]["node"] == "n"
     named = client.post("/api/v1/jobs/integrity-check", json={"model_id": "all", "node": "m"})
     assert (named.status_code, named.json()["status"]) == (202, "queued")
+    nodes.drain(two, "n")
+    nowhere = client.post("/api/v1/jobs/integrity-check", json={"model_id": "all"})
+    assert (nowhere.status_code, "drained" in nowhere.json()["detail"]) == (409, True)
 
 
 # --- register and leave

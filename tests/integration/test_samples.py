@@ -120,6 +120,21 @@ def test_rolling_up_again_changes_nothing_and_raw_rows_go_after_a_day(database: 
     assert {model_id: averages.samples for model_id, averages in month.items()} == {"T2V-A14B": 6, "TI2V-5B": 1}
 
 
+def test_hours_go_after_90_days(database: Database) -> None:
+    for days_ago in (91, 89, 31):
+        sampled(database, NOON - timedelta(days=days_ago))
+        samples.roll_up(database, NOON - timedelta(days=days_ago - 1))
+    assert len(rows(database, SampleHour)) == 3
+    month_ago = samples.averages(database, NOON - timedelta(days=32))
+    samples.roll_up(database, NOON)
+    assert [row.hour for row in rows(database, SampleHour)] == [NOON - timedelta(days=89), NOON - timedelta(days=31)]
+    assert samples.averages(database, NOON - timedelta(days=32)) == month_ago
+    samples.roll_up(database, NOON + timedelta(days=100))
+    assert rows(database, SampleHour) == []
+    sampled(database, NOON + timedelta(days=100))
+    assert samples.roll_up(database, NOON + timedelta(days=101)) == 1, "also where none is left to go on from"
+
+
 def test_gpus_alone_count_for_a_model_that_ran_on_cpu_devices_too(database: Database) -> None:
     sampled(database, NOON, kind="cpu", device="there/0", utilization_percent=190.0)
     only_cpu = samples.averages(database, NOON - timedelta(days=1))["T2V-A14B"]
@@ -132,7 +147,7 @@ def test_gpus_alone_count_for_a_model_that_ran_on_cpu_devices_too(database: Data
 
 
 def test_the_tick_rolls_up_once_in_its_period(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ticks, "_ground", lambda: (None, database, None))
+    monkeypatch.setattr(ticks, "_ground", lambda: (None, database))
     (schedule,) = [one for one in SCHEDULES if one.name == "samples"]
     assert schedule.task == ticks.samples_tick.name
     sampled(database, clock.now() - timedelta(hours=3))

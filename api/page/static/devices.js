@@ -135,7 +135,12 @@ function node(one) {
       "p",
       { class: "muted small" },
       `wanworks ${one.version} · ${plural(devicesThere, "device")} · heard ${ago(one.last_seen)}`,
+      one.running_jobs ? ` · ${plural(one.running_jobs, "job")} running` : "",
+      one.drained_at ? ` · drained ${ago(one.drained_at)}` : "",
     ),
+    one.state !== "offline" && !one.io_online
+      ? note("Its io worker is not heard: no download, check or clean-up runs there.", "warn")
+      : null,
     used == null
       ? null
       : gauge("Model storage", used, `${megabytes(one.disk_free_mb)} free of ${megabytes(one.disk_total_mb)}`),

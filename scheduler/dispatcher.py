@@ -54,7 +54,7 @@ class Hosts:
     devices: tuple[DeviceView, ...]  # likewise
     drained: frozenset[str]  # names of nodes, alive or not
     drained_devices: tuple[DeviceView, ...]  # alive
-    reads: Mapping[str, int]  # the newest protocol of bells, by device
+    reads: Mapping[str, int]  # the newest protocol of bells, by device, and by node for its io worker
 
 
 class Dispatcher:
@@ -141,7 +141,8 @@ class Dispatcher:
             devices=tuple(view for view in views if view.node not in drained),
             drained=drained,
             drained_devices=tuple(view for view in views if view.node in drained),
-            reads={device.key: device.bell_protocol for device in seen},
+            reads={device.key: device.bell_protocol for device in seen}
+            | {broker.node_key(node.name): node.bell_protocol for node, _ in known},
         )
 
     def _take_back_from_drained(self, queue: Queue, drained: frozenset[str]) -> int:
@@ -207,7 +208,6 @@ class Dispatcher:
         rung = bells.ring(self._database, decided)
         for place, (job_id, device_key) in enumerate(rung):
             try:
-                # Of io workers no row says what they read: the oldest, which all do.
                 self._ring(by_id[job_id], device_key, reads.get(device_key, broker.OLDEST_PROTOCOL))
             except Exception as error:  # kombu raises what its transport raises
                 # The rows say rung, Redis does not have it: take the rest back, so that the next look rings again.

@@ -62,10 +62,12 @@ def device_beat(database: Database, key: str, warm: Sequence[dict[str, Any]] | N
 
 
 def reads_protocol(database: Database, key: str, protocol: int) -> None:
-    """The newest protocol of bells that the worker on this device reads."""
+    """The newest protocol of bells that the worker reads which is called by that key, a device's or a node's."""
+    node, _, place = key.rpartition("/")
+    of_device = update(Device).where(col(Device.key) == key).values(bell_protocol=protocol)
+    of_node = update(Node).where(col(Node.name) == node).values(bell_protocol=protocol)
     with database.write() as session:
-        query = update(Device).where(col(Device.key) == key).values(bell_protocol=protocol)
-        session.connection().execute(query)
+        session.connection().execute(of_node if place == "io" else of_device)
 
 
 def device_goodbye(database: Database, key: str, pid: int) -> None:
@@ -89,13 +91,16 @@ def devices(database: Database) -> list[SeenDevice]:
         return [SeenDevice(device, silent, device.seen_at == 0.0) for device, silent in session.exec(query)]
 
 
-def node_beat(database: Database, name: str, disk_total_mb: float | None, disk_free_mb: float | None) -> None:
-    """The node's io worker is alive, and this is its model storage."""
+def node_beat(
+    database: Database, name: str, disk_total_mb: float | None, disk_free_mb: float | None, bell_protocol: int = 1
+) -> None:
+    """The node's io worker is alive, this is its model storage, and the newest protocol of bells that it reads."""
     with database.write() as session:
         node = _ensure(session, name)
         node.version = _version()
         node.disk_total_mb = disk_total_mb
         node.disk_free_mb = disk_free_mb
+        node.bell_protocol = bell_protocol
         session.add(node)
         session.flush()
         session.connection().execute(update(Node).where(col(Node.name) == name).values(seen_at=epoch_now()))

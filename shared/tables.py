@@ -248,6 +248,7 @@ class Node(SQLModel, table=True):
     disk_total_mb: float | None = None
     disk_free_mb: float | None = None
     drained_at: datetime | None = None  # since when it is to take nothing new; outlives its processes
+    bell_protocol: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # as of a device, for its io worker
 
 
 class Device(SQLModel, table=True):

@@ -5,7 +5,7 @@ import shutil
 import threading
 import time
 
-from shared import catalogue, nodes
+from shared import broker, catalogue, nodes
 from shared.errors import StoreFull, Unavailable
 from shared.progress import RestingRedis
 from workers import presence, process
@@ -51,7 +51,7 @@ class NodeWatch(threading.Thread):
         folder = self._settings.models_dir
         folder.mkdir(parents=True, exist_ok=True)
         disk = shutil.disk_usage(folder)
-        nodes.node_beat(process.database(), self._settings.node, disk.total / 1e6, disk.free / 1e6)
+        nodes.node_beat(process.database(), self._settings.node, disk.total / 1e6, disk.free / 1e6, broker.PROTOCOL)
 
     def _scan(self) -> None:
         presence.look(self._settings, process.database(), self._catalogue, self._redis)

@@ -10,6 +10,10 @@ import httpx
 import pytest
 import redis
 
+from api.rates import Rates
+from shared.errors import LimitReached
+from shared.progress import RestingRedis, connect
+from shared.settings import load
 from tests.conftest import free_port, lacking
 from tests.stack import Stack, command_line, environment_of, wait_for
 
@@ -130,9 +134,6 @@ def flower_pages(stack: Stack) -> list[str]:
 
 
 def test_a_certificate_of_an_unknown_issuer_is_refused(secured: SecuredRedis) -> None:
-    from shared.progress import connect
-    from shared.settings import load
-
     url = load(redis_url=secured.url).redis
     assert url is not None
     with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -140,3 +141,14 @@ def test_a_certificate_of_an_unknown_issuer_is_refused(secured: SecuredRedis) ->
     known = load(redis_url=secured.url, redis_ca_file=secured.ca).redis
     assert known is not None
     assert connect(known, 5).ping()
+
+
+def test_limits_of_keys_are_counted_within_the_documented_rule(secured: SecuredRedis) -> None:
+    url = load(redis_url=secured.url, redis_ca_file=secured.ca).redis
+    counting = Rates(RestingRedis(url, timeout=5))
+    for _ in range(2):
+        counting.count("key", 2)
+    with pytest.raises(LimitReached):
+        counting.count("key", 2)
+    assert secured.denied() == []
+    assert secured.admin.keys("wanworks:rate*")

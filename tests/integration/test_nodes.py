@@ -167,6 +167,7 @@ def test_a_node_is_drained_and_back_over_the_api(client: TestClient, two: Databa
     assert (listed["n"]["state"], listed["n"]["drained_at"], listed["n"]["running_jobs"]) == ("online", None, 0)
     states = {device["node"]: device["state"] for device in client.get("/api/v1/workers").json()["devices"]}
     assert states == {"n": "idle", "m": "drained"}
+    assert 'wanworks_node_drained{node="m"} 1.0' in client.get("/metrics").text
     assert "drained" not in client.get("/readyz").json()["reasons"]
     client.post("/api/v1/nodes/n/drain")
     assert "drained" in client.get("/readyz").json()["reasons"]
@@ -270,6 +271,14 @@ def test_each_device_is_rung_in_the_newest_protocol_that_both_know(
     assert said == {"n/0": 2, "m/0": 1, "n/io": 1}
     assert {rung(two, job.id) for job in (first, second)} == {"n/0", "m/0"}
     assert rung(two, check.id) == "n/io"
+    bells.silence(two, [check.id])
+    nodes.node_beat(two, "n", 1000.0, 500.0, 2)
+    dispatcher.look()
+    assert said["n/io"] == 2
+    nodes.reads_protocol(two, "n/io", 1)
+    bells.silence(two, [check.id])
+    dispatcher.look()
+    assert said["n/io"] == 1
     monkeypatch.setattr(broker, "PROTOCOL", 1)
     assert broker.bell("x", 2) == ("x", 1)
 

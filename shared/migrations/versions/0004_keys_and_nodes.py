@@ -79,6 +79,7 @@ def upgrade() -> None:
 
     with op.batch_alter_table("nodes", schema=None) as batch_op:
         batch_op.add_column(sa.Column("drained_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True))
+        batch_op.add_column(sa.Column("bell_protocol", sa.Integer(), server_default="1", nullable=False))
 
     with op.batch_alter_table("uses", schema=None) as batch_op:
         batch_op.add_column(sa.Column("owner", sqlmodel.sql.sqltypes.AutoString(length=64), nullable=True))
@@ -102,6 +103,7 @@ def downgrade() -> None:
         batch_op.drop_column("owner")
 
     with op.batch_alter_table("nodes", schema=None) as batch_op:
+        batch_op.drop_column("bell_protocol")
         batch_op.drop_column("drained_at")
 
     with op.batch_alter_table("jobs", schema=None) as batch_op:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from api import ops, schemas
+from api.alerts import seen_by
 from api.caller import Caller
 from api.context import Context
 from api.jobs import shown
@@ -87,7 +88,7 @@ def paint(context: Context, caller: Caller) -> Paint:
     seen: Library | None = read(context.look, None)
     workers = read(lambda: ops.seen(context, caller), schemas.Workers(devices=[], nodes=[]))
     latest = read(lambda: shown(context, jobs.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
-    open_alerts = read(lambda: alerts.open_alerts(context.database), no_alerts)
+    open_alerts = read(lambda: seen_by(context, caller, alerts.open_alerts(context.database)), no_alerts)
     return Paint(
         at=clock.now().strftime("%H:%M:%S UTC"),
         missing=tuple(missing),
@@ -129,6 +130,7 @@ def _form(entry: CatalogueEntry) -> dict[str, Any]:
         "steps": (entry.min_steps, entry.max_steps),
         "output_formats": entry.output_formats,
         "quantizations": entry.quantizations,
+        "loras": entry.loras,
         "two_experts": entry.boundary_ratio is not None,
         "defaults": entry.defaults.model_dump(),
         "download_gb": entry.download_gb,

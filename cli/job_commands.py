@@ -10,6 +10,7 @@ from cli import screen
 from cli.client import Client, Job, succeeded, video_of, why_not
 from cli.errors import ApiRefused, ExitCode
 from cli.options import AsJson, Home, Url, client_of
+from cli.shapes import DeviceRow, NodeRow
 from shared.errors import ConfigurationError, WanworksError
 
 
@@ -151,28 +152,9 @@ def workers(url: Url = None, home: Home = None, as_json: AsJson = False) -> None
         screen.print_json(found)
         return
     columns = ("worker", "state", "job", "loaded", "device", "last seen")
-    screen.print_table(
-        columns,
-        (
-            (
-                device["worker"],
-                device["state"],
-                device["job"],
-                ", ".join(f"{warm['model_id']} ({warm['quantization']})" for warm in device["warm"]),
-                device["name"],
-                device["last_seen"] or "",
-            )
-            for device in found["devices"]
-        ),
-    )
+    screen.print_table(columns, map(_device_row, found["devices"]))
     print()
-    screen.print_table(
-        ("node", "state", "version", "free disk MB", "last seen"),
-        (
-            (node["name"], node["state"], node["version"], f"{node['disk_free_mb'] or 0:.0f}", node["last_seen"] or "")
-            for node in found["nodes"]
-        ),
-    )
+    screen.print_table(("node", "state", "version", "free disk MB", "last seen"), map(_node_row, found["nodes"]))
 
 
 def fetch_video(client: Client, job: Job, out: Path | None) -> Path:
@@ -205,6 +187,23 @@ def _row(job: Job) -> tuple[Any, ...]:
         job["device"],
         job["created_at"],
     )
+
+
+def _device_row(device: DeviceRow) -> tuple[Any, ...]:
+    loaded = (f"{warm['model_id']} ({warm['quantization']})" for warm in device["warm"])
+    return (
+        device["worker"],
+        device["state"],
+        device["job"],
+        ", ".join(loaded),
+        device["name"],
+        device["last_seen"],
+    )
+
+
+def _node_row(node: NodeRow) -> tuple[Any, ...]:
+    free = node["disk_free_mb"]
+    return node["name"], node["state"], node["version"], None if free is None else f"{free:.0f}", node["last_seen"]
 
 
 def _fields(job: Job) -> dict[str, Any]:

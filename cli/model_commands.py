@@ -168,20 +168,7 @@ def analytics(
         screen.print_json(found)
         return
     columns = ("model", "uses", "uses/day", "seconds", "success", "peak hours (UTC)")
-    screen.print_table(
-        columns,
-        (
-            (
-                model["model_id"],
-                model["total_uses"],
-                f"{model['uses_per_day']:.2f}",
-                _rounded(model["average_generation_time"]),
-                _percent(model["success_rate"]),
-                ", ".join(map(str, model["peak_usage_hours"])),
-            )
-            for model in found["model_analytics"].values()
-        ),
-    )
+    screen.print_table(columns, (_use_row(model) for model in found["model_analytics"].values()))
 
 
 def fallback(
@@ -315,6 +302,17 @@ def _model_row(model: Mapping[str, Any]) -> tuple[Any, ...]:
         (model["current_version"] or "")[:12],
         "yes" if model["update_available"] else None,
         "yes" if model["pinned"] else None,
+    )
+
+
+def _use_row(model: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        model["model_id"],
+        model["total_uses"],
+        f"{model['uses_per_day']:.2f}",
+        _rounded(model["average_generation_time"]),
+        _percent(model["success_rate"]),
+        ", ".join(map(str, model["peak_usage_hours"])),
     )
 
 

@@ -37,6 +37,10 @@ def shown(page: Page, view: str, job: str) -> None:
         expect(page.locator(f"[data-job='{job}'] img")).to_be_visible()
     else:
         expect(page.get_by_role("heading", name=HEADINGS[view])).to_be_visible()
+    if view == "new":
+        page.get_by_text("Advanced").click()
+        page.get_by_role("button", name="Add a LoRA").click()
+        expect(page.get_by_label("LoRA 1", exact=True)).to_be_focused()
 
 
 def serious(page: Page) -> list[str]:

@@ -104,6 +104,53 @@ def test_a_refusal_of_the_server_stands_at_its_field(open_page: Open, watched: W
     assert "422" in watched.complaints.pop()
 
 
+def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
+    open_page: Open, stack: Stack, watched: Watched
+) -> None:
+    loras = stack.home / "loras"
+    loras.mkdir(exist_ok=True)
+    (loras / "broken.safetensors").write_bytes(b"no LoRA")
+    page = open_page("#new")
+    page.get_by_text("Advanced").click()
+    for number, (name, scale) in enumerate((("", ""), ("broken", "-0.5"), ("nobody", "")), start=1):
+        page.get_by_role("button", name="Add a LoRA").click()
+        page.get_by_label(f"LoRA {number}", exact=True).fill(name)
+        page.get_by_label(f"Scale {number}").fill(scale)
+    page.get_by_label("Webhook").fill("ftp://somewhere")
+    page.get_by_label("Tell it of progress too").check()
+    page.get_by_text("Advanced").click()
+    ask(page, "painted")
+    hook = page.get_by_label("Webhook")
+    expect(hook).to_be_focused()
+    expect(page.locator("#e-webhook_url")).to_contain_text("must begin with http")
+    hook.fill("https://example.org/hook")
+    page.get_by_role("button", name="Make the video").click()
+    expect(page.get_by_label("LoRA 3", exact=True)).to_be_focused()
+    expect(page.locator(".lora").nth(2)).to_contain_text("there is no LoRA 'nobody'; there are: broken")
+    sent = [request.post_data_json for request in watched.requests if request.method == "POST"]
+    assert sent[-1] is not None
+    assert (sent[-1]["webhook_url"], sent[-1]["webhook_progress"]) == ("https://example.org/hook", True)
+    hook.fill("")
+    page.get_by_label("Tell it of progress too").uncheck()
+    page.get_by_role("button", name="Remove LoRA 3").click()
+    page.get_by_role("button", name="Make the video").click()
+    mine = page.locator("[data-asked]").first
+    expect(mine).to_contain_text("does not fit this model", timeout=60_000)
+    assert len(watched.complaints) == 2
+    watched.complaints.clear()
+
+    failed = mine.get_attribute("data-asked")
+    page.goto(f"{stack.url}/#jobs")
+    page.locator(f"[data-job='{failed}']").get_by_role("button", name="Retry:").click()
+    expect(page.get_by_text("Asked for again")).to_be_visible()
+    again = stack.request("GET", "/api/v1/jobs?limit=1").json()["data"][0]
+    assert (again["retry_of"], again["params"]["loras"]) == (failed, [{"name": "broken", "scale": -0.5}])
+    expect(page.locator(f"[data-job='{again['id']}']")).to_be_visible()
+    page.locator(f"[data-job='{failed}']").get_by_role("link", name="Use these settings again").click()
+    expect(page.get_by_label("LoRA 1", exact=True)).to_have_value("broken")
+    expect(page.get_by_label("Scale 1")).to_have_value("-0.5")
+
+
 def test_jobs_are_cancelled_filtered_reused_and_deleted(open_page: Open, stack: Stack) -> None:
     done = stack.submit(prompt="to be deleted")
     stack.wait_status(done)
@@ -157,6 +204,22 @@ def test_a_download_is_started_paused_limited_resumed_and_cancelled(open_page: O
     expect(card.get_by_role("button", name=f"Download {FETCHED}")).to_be_visible()
 
 
+def test_a_drained_node_is_shown_and_offered_no_download(open_page: Open, stack: Stack) -> None:
+    page = open_page("#devices")
+    shown = page.locator("#devices .badge")
+    expect(shown).to_have_text(["idle", "idle", "online"])
+    stack.request("POST", "/api/v1/nodes/here/drain")
+    try:
+        expect(shown).to_have_text(["drained", "drained", "drained"])
+        page.get_by_role("navigation").get_by_role("link", name="Models").click()
+        card = page.locator(f"[data-model='{FETCHED}']")
+        expect(card.locator(".replica")).to_contain_text("drained")
+        expect(card.get_by_role("button", name=f"Download {FETCHED}")).to_have_count(0)
+    finally:
+        stack.request("DELETE", "/api/v1/nodes/here/drain")
+    expect(card.get_by_role("button", name=f"Download {FETCHED}")).to_be_visible()
+
+
 def test_models_are_compared_recommended_and_pinned(open_page: Open, stack: Stack) -> None:
     page = open_page("#models")
     compared = page.get_by_role("region", name="Compare")
@@ -181,6 +244,25 @@ def test_models_are_compared_recommended_and_pinned(open_page: Open, stack: Stac
     assert status["models"]["T2V-A14B"]["pinned"]
     card.get_by_role("button", name="Unpin T2V-A14B").click()
     expect(card.get_by_role("button", name="Pin T2V-A14B")).to_be_visible()
+
+
+def test_a_model_is_verified_and_repaired(open_page: Open, stack: Stack) -> None:
+    cache = Path(stack.environment["WANWORKS_MODELS_PATH"]) / "models--wanworks-demo--I2V-A14B"
+    (file,) = cache.glob("snapshots/*/vae/config.json")
+    whole = file.read_bytes()
+    page = open_page("#models")
+    card = page.locator("[data-model='I2V-A14B']")
+    expect(card.get_by_role("button", name="Verify I2V-A14B")).to_be_visible()
+    expect(card.get_by_role("button", name="Repair I2V-A14B")).to_have_count(0)
+    file.resolve().write_bytes(whole[:-1] + b" ")
+    card.get_by_role("button", name="Verify I2V-A14B").click()
+    expect(card).to_contain_text("corrupted")
+    (check,) = stack.request("GET", "/api/v1/jobs?type=integrity_check&model_id=I2V-A14B").json()["data"]
+    assert (check["status"], check["params"]["repair"]) == ("succeeded", False)
+    card.get_by_role("button", name="Repair I2V-A14B").click()
+    expect(card.get_by_role("button", name="Repair I2V-A14B")).to_have_count(0)
+    expect(card.locator(".badge").first).to_have_text("available")
+    assert file.read_bytes() == whole
 
 
 def test_an_alert_is_acknowledged_by_name(open_page: Open) -> None:

@@ -53,6 +53,16 @@ def test_signing_in_and_out(page: Page, web: WebProcess, database: Database) -> 
     assert secret not in page.content()
     assert secret not in str(page.context.cookies())
 
+    page.set_viewport_size({"width": 320, "height": 640})
+    connection, way_out = (
+        one.bounding_box() for one in (page.locator("#connection"), page.get_by_role("button", name="Sign out"))
+    )
+    assert connection is not None
+    assert way_out is not None
+    assert connection["x"] + connection["width"] <= way_out["x"], "nothing in the header lies on anything else"
+    assert way_out["height"] <= 36
+    assert page.evaluate("document.querySelector('.top').scrollWidth") <= 320
+
     page.get_by_role("button", name="Sign out").click()
     expect(page).to_have_url(f"{url}/login")
     page.goto(url)

@@ -1,7 +1,7 @@
 // The one way to the server: JSON in, JSON out, problems as `Problem`, an unreachable server as `Away`.
 
 export class Problem extends Error {
-  /** `errors`: [{field, message}] of a 422. */
+  /** `errors`: [{field, place, message}] of a 422; `place`: where in the body, from the field on. */
   constructor(status, detail, errors) {
     super(detail);
     this.status = status;
@@ -62,8 +62,8 @@ function parse(text) {
 }
 
 function fieldErrors(answer) {
-  return (answer?.errors ?? []).map((error) => ({
-    field: String(error.loc.find((part) => part !== "body" && part !== "query" && part !== "header") ?? ""),
-    message: error.msg,
-  }));
+  return (answer?.errors ?? []).map(({ loc, msg }) => {
+    const place = ["body", "query", "header"].includes(loc[0]) ? loc.slice(1) : loc;
+    return { field: String(place[0] ?? ""), place, message: msg };
+  });
 }

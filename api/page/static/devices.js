@@ -134,9 +134,10 @@ function node(one) {
     h(
       "p",
       { class: "muted small" },
-      `wanworks ${one.version} · ${plural(devicesThere, "device")} · heard ${ago(one.last_seen)}`,
+      `wanworks ${one.version} · ${plural(devicesThere, "device")}`,
+      one.last_seen ? ` · heard ${ago(one.last_seen)}` : "",
       one.running_jobs ? ` · ${plural(one.running_jobs, "job")} running` : "",
-      one.drained_at ? ` · drained ${ago(one.drained_at)}` : "",
+      one.drained_at ? ` · asked to drain ${ago(one.drained_at)}` : "",
     ),
     one.state !== "offline" && !one.io_online
       ? note("Its io worker is not heard: no download, check or clean-up runs there.", "warn")

@@ -9,6 +9,7 @@ const POLL_MS = 5_000;
 const REFRESH_MS = 30_000;
 const STALE_MS = 15_000; // the server says something at least every ten seconds
 const LONGEST_WAIT_MS = 30_000;
+const DRAIN = new Set(["draining", "drained"]);
 
 /** `link`: connecting, live, polling or lost. `heard`: when the server last said something (ms), null before. */
 export const feed = { link: "connecting", heard: null, lostAt: null };
@@ -157,8 +158,10 @@ const TAKERS = {
     if (!state.workers) return;
     const same = (one) => one.node === device.node && one.index === device.index && one.kind === device.kind;
     const at = state.workers.devices.findIndex(same);
+    const before = state.workers.devices[at]?.state;
     if (at < 0) state.workers.devices.push(device);
     else state.workers.devices[at] = device;
+    if (before !== device.state && (DRAIN.has(before) || DRAIN.has(device.state))) guarded(load.essentials); // its node's
   },
   alert: learnAlert,
 };

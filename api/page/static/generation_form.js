@@ -1,7 +1,9 @@
 // The fields of a request for a video, as the chosen model allows them; each with what is wrong with it.
 
+import { advanced } from "./advanced.js";
 import { h } from "./dom.js";
 import { draft, setImage } from "./draft.js";
+import { area, choice, count, optional, problem, real, wrong } from "./form_fields.js";
 import { bytes } from "./format.js";
 import { changed, state } from "./state.js";
 
@@ -12,6 +14,7 @@ const FALLBACKS = [
   ["alternative_model", "take another model"],
   ["reduce_requirements", "make it smaller"],
   ["mock_generation", "make a test card instead"],
+  ["hybrid_approach", "take another now, fetch this one for later"],
 ];
 const IMAGE_MB = 20;
 
@@ -38,7 +41,7 @@ export function fields(entry) {
       problem("model_id"),
     ),
     area("prompt", "Prompt", { value: given.prompt, required: true, rows: 4 }),
-    area("negative_prompt", "Negative prompt", { value: given.negative_prompt, rows: 2, optional: true }),
+    area("negative_prompt", optional("Negative prompt"), { value: given.negative_prompt, rows: 2 }),
     entry.image === "refused" ? null : picture(entry),
     h(
       "div",
@@ -68,10 +71,16 @@ export function fields(entry) {
       { class: "checks" },
       h("legend", null, "If the model is not ready"),
       FALLBACKS.map(([value, text]) =>
-        h("label", { key: value, class: "check" }, h("input", { type: "checkbox", name: "fallback", value }), text),
+        h(
+          "label",
+          { key: value, class: "check" },
+          h("input", { type: "checkbox", name: "fallback", value, checked: given.fallback?.includes(value) }),
+          text,
+        ),
       ),
       problem("fallback"),
     ),
+    advanced(entry),
     draft.general ? h("p", { class: "note bad", role: "alert" }, draft.general) : null,
     h(
       "div",
@@ -102,72 +111,6 @@ function hint(entry) {
   return image + ready + (entry.notes ?? "");
 }
 
-function field(name, label, control, more) {
-  return h("div", { class: "field", key: name }, h("label", { for: `f-${name}` }, label), control, more, problem(name));
-}
-
-function problem(name) {
-  return draft.errors[name] ? h("p", { id: `e-${name}`, class: "field-error" }, draft.errors[name]) : null;
-}
-
-const wrong = (name) => (draft.errors[name] ? { "aria-invalid": "true", "aria-describedby": `e-${name}` } : {});
-
-function area(name, label, { value, rows, optional, required }) {
-  return field(
-    name,
-    optional ? [label, h("span", { class: "muted" }, " optional")] : label,
-    h("textarea", { id: `f-${name}`, name, rows, value: value ?? "", maxlength: 5000, required, ...wrong(name) }),
-  );
-}
-
-function choice(name, label, options, value, texts = {}) {
-  return field(
-    name,
-    label,
-    h(
-      "select",
-      { id: `f-${name}`, name, value, ...wrong(name) },
-      options.map((one) => h("option", { key: one, value: one }, texts[one] ?? one)),
-    ),
-  );
-}
-
-function count(name, label, [min, max], value, placeholder) {
-  return field(
-    name,
-    label,
-    h("input", {
-      id: `f-${name}`,
-      name,
-      type: "number",
-      inputmode: "numeric",
-      min,
-      max,
-      step: 1,
-      value,
-      placeholder,
-      ...wrong(name),
-    }),
-  );
-}
-
-function real(name, label, value) {
-  return field(
-    name,
-    label,
-    h("input", {
-      id: `f-${name}`,
-      name,
-      type: "number",
-      inputmode: "decimal",
-      min: 0,
-      step: "any",
-      value,
-      ...wrong(name),
-    }),
-  );
-}
-
 function picture(entry) {
   return h(
     "div",
@@ -175,8 +118,7 @@ function picture(entry) {
     h(
       "label",
       { for: "f-image" },
-      "Image",
-      entry.image === "optional" ? h("span", { class: "muted" }, " optional") : null,
+      entry.image === "optional" ? optional("Image") : "Image",
     ),
     h(
       "div",
@@ -219,7 +161,8 @@ function clearPicture() {
 function chooseModel(event) {
   const form = new FormData(event.target.form);
   draft.model_id = event.target.value;
-  draft.filled = { prompt: form.get("prompt"), negative_prompt: form.get("negative_prompt") };
+  const { loras } = draft.filled; // their rows stay
+  draft.filled = { prompt: form.get("prompt"), negative_prompt: form.get("negative_prompt"), loras };
   draft.errors = {};
   changed();
 }
@@ -227,7 +170,8 @@ function chooseModel(event) {
 /** Something was changed: another request now. */
 export function touched(event) {
   draft.key = null;
-  if (draft.errors[event.target.name]) delete draft.errors[event.target.name];
+  delete draft.errors[event.target.name];
+  if (event.target.name.startsWith("loras.")) delete draft.errors.loras;
   draft.general = null;
   changed();
 }

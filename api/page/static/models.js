@@ -8,7 +8,7 @@ import { h } from "./dom.js";
 import { ago, fraction, megabytes, NONE, number, percent, plural, seconds, words } from "./format.js";
 import * as load from "./load.js";
 import { badge, bar, button, fact, facts, note, progressWords, score } from "./parts.js";
-import { changed, learnJobs, state } from "./state.js";
+import { changed, isDrained, learnJobs, state } from "./state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const JUDGED = new Set(["healthy", "degraded", "critical"]); // more than its availability says
@@ -77,11 +77,16 @@ function card(model) {
         label: `Verify ${model.model_id}`,
         disabled: !model.replicas.length,
       }),
-      health?.can_auto_repair
+      health?.can_auto_repair && model.replicas.some(takesRepair)
         ? button("Repair", () => check(model, true), { label: `Repair ${model.model_id}` })
         : null,
     ),
   );
+}
+
+/** A repair means the nodes that take jobs: what is broken on a drained one alone waits until it is back. */
+function takesRepair(one) {
+  return (one.availability_status === "corrupted" || one.corruption_types.length > 0) && !isDrained(one.node);
 }
 
 /** A word beside a figure that nobody measured here. */
@@ -90,6 +95,8 @@ function byCatalogue(model, name) {
 }
 
 function replica(model, one) {
+  const drained = isDrained(one.node); // a download there would only wait
+  const open = one.online && !drained;
   const job = one.download_job_id ? state.jobs.get(one.download_job_id) : null;
   const active =
     ["downloading", "paused", "queued", "updating"].includes(one.availability_status) && one.download_job_id;
@@ -107,7 +114,8 @@ function replica(model, one) {
         h(
           "span",
           { class: "muted small" },
-          one.online ? "" : "offline · ",
+          one.online ? "" : "silent · ",
+          drained ? "drained · " : "",
           one.last_verified ? `verified ${ago(one.last_verified)}` : "never verified",
         ),
       ),
@@ -115,9 +123,9 @@ function replica(model, one) {
         "span",
         { class: "row" },
         badge(one.availability_status),
-        !active && !READY.has(one.availability_status) && one.online
+        !active && !READY.has(one.availability_status) && open
           ? button("Download", () => download(model, one), { label: `Download ${model.model_id} to ${one.node}` })
-          : !active && model.update_available && one.online
+          : !active && model.update_available && open
             ? button("Update", () => download(model, one), { label: `Update ${model.model_id} on ${one.node}` })
             : null,
       ),

@@ -3,12 +3,12 @@
 import { Away, newKey, post, Problem } from "./api.js";
 import { say } from "./dialogs.js";
 import { h } from "./dom.js";
-import { begin, chosen, draft, said, withImage } from "./draft.js";
+import { begin, chosen, draft, places, said, withImage } from "./draft.js";
 import { cost } from "./estimate.js";
 import { fields, touched } from "./generation_form.js";
 import * as load from "./load.js";
 import { artifactOf, badge, empty, note, progressOf, titleOf } from "./parts.js";
-import { changed, hasEnded, learnJobs, state } from "./state.js";
+import { afterDrawing, changed, hasEnded, learnJobs, state } from "./state.js";
 
 const SHOWN = 6;
 
@@ -69,6 +69,7 @@ async function send(event) {
   const form = event.target;
   const entry = chosen();
   const body = said(form, entry);
+  const fieldOf = places(form);
   draft.errors = {};
   draft.general = null;
   if (!body.prompt.trim()) draft.errors.prompt = "Say what the video shall show.";
@@ -85,7 +86,8 @@ async function send(event) {
     say("The job is queued.", "good");
   } catch (error) {
     if (error instanceof Problem && error.errors.length) {
-      for (const { field: name, message } of error.errors) {
+      for (const { place, message } of error.errors) {
+        const name = fieldOf(place);
         if (form.elements[name]) draft.errors[name] = message;
         else draft.general = `${name}: ${message}`;
       }
@@ -99,8 +101,10 @@ async function send(event) {
 }
 
 function refused(form) {
-  changed();
-  setTimeout(() => form.querySelector("[aria-invalid]")?.focus(), 100);
+  afterDrawing(() => {
+    form.querySelector(".advanced:has(.field-error)")?.setAttribute("open", "");
+    form.querySelector("[aria-invalid]")?.focus();
+  });
 }
 
 function results() {

@@ -21,6 +21,7 @@ export const state = {
 const KEPT = 1000; // jobs
 
 const drawers = new Set();
+const afterwards = [];
 let due = false;
 
 /** Calls `draw` after every change, at most once in a while for many changes together. */
@@ -34,7 +35,14 @@ export function changed() {
   setTimeout(() => {
     due = false;
     for (const draw of drawers) draw();
+    for (const act of afterwards.splice(0)) act();
   }, 40);
+}
+
+/** Draws, and then does this once: focus goes to what only now is on the page. */
+export function afterDrawing(act) {
+  afterwards.push(act);
+  changed();
 }
 
 const ENDS = new Set(["succeeded", "failed", "cancelled"]);
@@ -84,6 +92,9 @@ export function enterList(job) {
   if (!ids || after.length || ids.includes(job.id) || (ids.length && job.id < ids[0])) return;
   if (Object.entries(filters).every(([name, wanted]) => !wanted || job[name] === wanted)) ids.unshift(job.id);
 }
+
+/** Whether the node is to take nothing new. */
+export const isDrained = (node) => Boolean(state.workers?.nodes.find((one) => one.name === node)?.drained_at);
 
 export function learnAlert(alert) {
   if (alert.resolved_at) state.alerts.delete(alert.id);

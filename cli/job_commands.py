@@ -15,7 +15,7 @@ from shared.errors import ConfigurationError, WanworksError
 
 
 def register(app: typer.Typer) -> None:
-    for command in (generate, jobs, job, cancel, workers):
+    for command in (generate, jobs, job, share, cancel, workers):
         app.command()(command)
 
 
@@ -127,6 +127,30 @@ def job(
         screen.print_fields(_fields(found))
     if found["status"] in ("failed", "cancelled"):
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def share(
+    job_id: Annotated[str, typer.Argument(metavar="ID")],
+    file: Annotated[str | None, typer.Option(help="Name of the artifact. [the video]")] = None,
+    seconds: Annotated[int, typer.Option(min=1, max=604_800, help="How long the link is good.")] = 3600,
+    url: Url = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a link to a job's video that needs no key and expires."""
+    with client_of(url, home) as client:
+        found = client.job(job_id)
+        made = found["result"]["artifacts"] if found["result"] is not None else []
+        wanted = video_of(found) if file is None else next((one for one in made if one["name"] == file), None)
+        if wanted is None:
+            there = ", ".join(one["name"] for one in made) or "none"
+            raise ConfigurationError(f"job {job_id} ({found['status']}) has no such artifact; there are: {there}")
+        link = client.share(wanted, seconds)
+        address = client.url + link["url"]
+    if as_json:
+        screen.print_json({"url": address, "expires_at": link["expires_at"]})
+    else:
+        print(address)
 
 
 def cancel(

@@ -39,9 +39,11 @@ def create(
     ] = None,
     expires: Annotated[str | None, typer.Option(help="After how long it ends: 12h, 90d, 4w, 1y. [never]")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1, max=1_000_000)] = None,
-    queued_jobs: Annotated[int | None, typer.Option(min=1, help="How many of its jobs may be queued.")] = None,
+    queued_jobs: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="How many of its jobs may be queued.")
+    ] = None,
     gpu_seconds_per_day: Annotated[
-        float | None, typer.Option(min=1, help="Of its generations, per day in UTC.")
+        float | None, typer.Option(min=1, max=1e9, help="Of its generations, per day in UTC.")
     ] = None,
     max_priority: Annotated[Priority | None, typer.Option(help="The highest that its jobs may have.")] = None,
     home: Home = None,
@@ -50,11 +52,14 @@ def create(
     """Make a key and print it: it is shown this once, and only a hash of it is kept."""
     if _NAME.fullmatch(name) is None:
         raise ConfigurationError(
-            f"NAME: {name!r} is not 1 to 64 letters, digits, . _ @ - beginning with one of the first"
+            f"NAME: {name!r} is not 1 to 64 letters, digits, . _ @ - beginning with a letter or a digit"
         )
+    if name in (audit.LOCAL, audit.ON_THE_HOST):
+        raise ConfigurationError(f"NAME: {name!r} is what the audit calls those who have no key")
     limits = Limits(requests_per_minute, queued_jobs, gpu_seconds_per_day, max_priority)
+    end = _end(expires)
     with _database(home) as database:
-        row, secret = keys.make(database, name, scope or (Scope.SUBMIT, Scope.READ), limits, _end(expires))
+        row, secret = keys.make(database, name, scope or (Scope.SUBMIT, Scope.READ), limits, end)
         audit.record(database, Act("key.created", name, 201, detail={"scopes": row.scopes, "id": row.id}))
     if as_json:
         screen.print_json({**_shown(row), "key": secret})
@@ -125,7 +130,10 @@ def _end(span: str | None) -> datetime | None:
     match = _SPAN.fullmatch(span)
     if match is None:
         raise ConfigurationError(f"--expires: {span!r} is no time such as 12h, 90d, 4w or 1y")
-    return clock.now() + timedelta(hours=int(match[1]) * _HOURS[match[2]])
+    try:
+        return clock.now() + timedelta(hours=int(match[1]) * _HOURS[match[2]])
+    except OverflowError:
+        raise ConfigurationError(f"--expires: {span} is further off than the calendar goes") from None
 
 
 def _shown(row: ApiKey) -> dict[str, Any]:

@@ -219,6 +219,11 @@ def test_generate_waits_fetches_and_reports(stack, tmp_path):
     assert listed["data"][0]["id"] == job["id"]
     assert "gpu-0@here" in wanworks("workers", home=stack.home).stdout
     refused(wanworks("cancel", job["id"], home=stack.home), ExitCode.REFUSED, "already succeeded")
+    link = wanworks("share", job["id"], "--seconds", "60", home=stack.home).stdout.strip()
+    assert httpx.get(link).content == video.read_bytes()
+    refused(
+        wanworks("share", job["id"], "--file", "nothing.mp4", home=stack.home), ExitCode.USAGE, "there are: video.webm"
+    )
 
 
 def test_generate_from_an_image(stack, tmp_path):

@@ -1,10 +1,12 @@
 """Who may come in: a key in the `Authorization` header, a session of the page, a signed link, or nobody at all.
 
 An installation that never had a key and listens on loopback alone is open to its own host: whoever reaches that port
-has the machine anyway. A page of another site must not, so there the request has to name the host as itself. As soon as
-a key was made, keys are asked for, whatever becomes of that key.
+has the machine anyway. A page of another site must not, so there the request has to name the host as itself; nor must
+those who come through a proxy, whose requests only look as if this host made them. As soon as a key was made, keys are
+asked for, whatever becomes of that key.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,25 +16,29 @@ from urllib.parse import urlsplit
 import anyio.to_thread
 from starlette.requests import HTTPConnection
 
-from api.caller import LINK, LOCAL, Caller
+from api.caller import LINK, LOCAL, Caller, set_caller
+from api.origin import is_own_page
 from api.rates import Rates
 from shared import clock, keys, nodes
 from shared.database import Database
-from shared.errors import Forbidden, Unauthenticated
+from shared.errors import Forbidden, StoreFull, Unauthenticated, Unavailable
 from shared.keys import Scope
 from shared.outbound import is_loopback
 from shared.settings import Settings
 from shared.signing import is_signed, sign
 from shared.tables import ApiKey
 
+log = logging.getLogger(__name__)
+
 COOKIE = "wanworks_session"
 SESSION_SECONDS = 12 * 3600
 LINK_MAX_SECONDS = 7 * 24 * 3600
 _SIGNING_KEY = "signing_key"  # in the installation's table
-_SESSION, _LINK = "session", "artifact"
+_SESSION, _LINK, _KEY = "session", "artifact", "key"
 # A revoked key is refused everywhere within this time.
 _BELIEVED_SECONDS = 2.0
 _MOST_REMEMBERED = 10_000
+_OF_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 
 @dataclass(frozen=True)
@@ -46,35 +52,41 @@ class Access:
         self._settings = settings
         self._database = database
         self._rates = rates
-        self._known: dict[str, _Known] = {}  # by what was shown: a key, or the id in a session
+        # By what was shown, a key or the id in a session: the id alone, shown as a key, is none.
+        self._known: dict[tuple[str, str], _Known] = {}
         self._keys_made = False
         self._looked_at = float("-inf")
         self._signing_key: str | None = None
 
     async def admit(self, connection: HTTPConnection, scope: Scope) -> Caller:
-        """Whoever asks, if they may. Raises Unauthenticated, Forbidden, LimitReached or DatabaseUnavailable."""
+        """Whoever asks, if they may; noted with the request as soon as they are known.
+
+        Raises Unauthenticated, Forbidden, LimitReached or DatabaseUnavailable.
+        """
         caller = await self.caller(connection)
-        caller.require(scope)
+        set_caller(connection, caller)
         if caller.key_id is not None and caller.limits.requests_per_minute is not None:
             await anyio.to_thread.run_sync(self._rates.count, caller.key_id, caller.limits.requests_per_minute)
+        caller.require(scope)
         return caller
 
     async def caller(self, connection: HTTPConnection) -> Caller:
         """Whoever asks. Raises Unauthenticated, Forbidden or DatabaseUnavailable."""
         if await self._is_open():
-            self._check_host(connection)
+            self._check_local(connection)
             return LOCAL
         secret = _bearer(connection)
         if secret is not None:
-            return _caller(await self._believed(secret, partial(keys.find, self._database, secret)))
-        key_id = await self._session(connection.cookies.get(COOKIE, ""))
+            return await self.with_key(secret)
+        # An allowed origin may be of the same site, and its visitor's browser then sends the cookie along.
+        key_id = await self._session(connection.cookies.get(COOKIE, "")) if is_own_page(connection) else None
         if key_id is not None:
-            return _caller(await self._believed(key_id, partial(keys.get, self._database, key_id)))
+            return _caller(await self._believed((_SESSION, key_id), partial(keys.get, self._database, key_id)))
         raise Unauthenticated()
 
     async def with_key(self, secret: str) -> Caller:
         """Whose key that is. Raises Unauthenticated or DatabaseUnavailable."""
-        return _caller(await self._believed(secret, partial(keys.find, self._database, secret)))
+        return _caller(await self._believed((_KEY, secret), partial(keys.find, self._database, secret)))
 
     async def is_open(self) -> bool:
         """Whether nobody needs a key. Raises DatabaseUnavailable."""
@@ -109,8 +121,11 @@ class Access:
             self._looked_at = now
         return not self._keys_made
 
-    def _check_host(self, connection: HTTPConnection) -> None:
-        """Another site's page may have its own name lead to this host; the browser then says so in `Host`."""
+    def _check_local(self, connection: HTTPConnection) -> None:
+        """Another site's page may have its own name lead to this host; the browser then says so in `Host`. A proxy may
+        bring the whole network here; it then says for whom it asks. Raises Forbidden."""
+        if any(name in connection.headers for name in _OF_PROXIES):
+            raise Forbidden("Without API keys nobody is served through a proxy; make one: wanworks keys create")
         named = connection.headers.get("host", "")
         try:
             host = urlsplit(f"//{named}").hostname or ""
@@ -121,7 +136,7 @@ class Access:
                 f"Without API keys only this host itself is served, not {host[:100]!r}; make one: wanworks keys create"
             )
 
-    async def _believed(self, shown: str, look: Callable[[], ApiKey | None]) -> ApiKey:
+    async def _believed(self, shown: tuple[str, str], look: Callable[[], ApiKey | None]) -> ApiKey:
         """The row of what was shown, from a moment ago or from the database. Raises Unauthenticated."""
         known = self._known.get(shown)
         if known is None or time.monotonic() > known.until:
@@ -141,7 +156,11 @@ class Access:
     def _look_up(self, look: Callable[[], ApiKey | None]) -> ApiKey | None:
         row = look()
         if row is not None and keys.is_good(row, clock.now()):
-            keys.note_use(self._database, row)
+            try:
+                keys.note_use(self._database, row)
+            except (StoreFull, Unavailable) as error:
+                # Whoever comes to make room on a full disk must still get in.
+                log.warning("the use of the key %s was not written down: %s", row.name, error)
         return row
 
     async def _session(self, cookie: str) -> str | None:
@@ -159,7 +178,7 @@ class Access:
 
 
 def _caller(row: ApiKey) -> Caller:
-    return Caller(row.name, frozenset(Scope(scope) for scope in row.scopes), row.id, keys.limits(row))
+    return Caller(row.name, frozenset(Scope(scope) for scope in row.scopes), row.id, limits=keys.limits(row))
 
 
 def _bearer(connection: HTTPConnection) -> str | None:

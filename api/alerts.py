@@ -1,5 +1,7 @@
 """Alerts as people see them: listed, and acknowledged. Opening and resolving them is the rules' business."""
 
+from collections.abc import Sequence
+
 import anyio.to_thread
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -7,17 +9,26 @@ from starlette.responses import Response
 
 from api.alert_schemas import Acknowledgement, AlertsQuery, SystemAlerts, alert
 from api.body import has_body, read_json
+from api.caller import Caller, caller_of
 from api.context import Context
 from api.jobs import answered
 from api.query import JOB_ID
-from shared import alerts, clock
+from shared import alerts, clock, jobs
 from shared.errors import NotFound
+from shared.tables import Alert
 
 
 def list_alerts(context: Context, request: Request, query: AlertsQuery) -> Response:
     acknowledged = None if query.acknowledged is None else query.acknowledged == "true"
     rows = alerts.history(context.database, state=query.state, severity=query.severity, acknowledged=acknowledged)
-    return answered(SystemAlerts([alert(row) for row in rows]))
+    return answered(SystemAlerts([alert(row) for row in seen_by(context, caller_of(request), rows)]))
+
+
+def seen_by(context: Context, caller: Caller, rows: Sequence[Alert]) -> list[Alert]:
+    """Those that the caller may see: an alert about a job is for whoever sees the job."""
+    about = [] if caller.only is None else [row.subject for row in rows if JOB_ID.fullmatch(row.subject)]
+    others = set(about) - {job.id for job in jobs.several(context.database, about) if caller.sees(job.owner)}
+    return [row for row in rows if row.subject not in others]
 
 
 async def acknowledge(context: Context, request: Request, query: BaseModel) -> Response:

@@ -1,5 +1,6 @@
 """Serves what the winning attempt made, and only that: the job's result says which files there are."""
 
+import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ from starlette.types import Receive, Scope, Send
 
 from api import headers
 from api.body import has_body, read_json
-from api.caller import caller_of
+from api.caller import LINK, caller_of, note_owner
 from api.context import Context
 from api.errors import problem
 from api.jobs import answered, job_id_of
+from api.query import ArtifactQuery
 from api.schemas import ArtifactLink, LinkRequest
 from shared import clock, jobs
 from shared.errors import NotFound
@@ -24,15 +26,19 @@ from shared.store import InBucket
 from shared.tables import Job
 
 
-def get_artifact(context: Context, request: Request, query: BaseModel) -> Response:
-    job = jobs.get(context.database, job_id_of(request), only=caller_of(request).only)
-    return served(context, request, job, str(request.path_params["name"]))
+def get_artifact(context: Context, request: Request, query: ArtifactQuery) -> Response:
+    caller = caller_of(request)
+    job = jobs.get(context.database, job_id_of(request), only=caller.only)
+    # One link does not lead to another that is good for longer.
+    left = max(1, query.expires - int(time.time())) if caller is LINK and query.expires is not None else None
+    return served(context, request, job, str(request.path_params["name"]), at_most_seconds=left)
 
 
 async def make_link(context: Context, request: Request, query: BaseModel) -> Response:
     asked = await read_json(request, LinkRequest) if has_body(request) else LinkRequest()
     job_id, name = job_id_of(request), str(request.path_params["name"])
     job = await anyio.to_thread.run_sync(partial(jobs.get, context.database, job_id, only=caller_of(request).only))
+    note_owner(request, job.owner)
     if name not in _made(job):
         raise NotFound("artifact", name)
     path = f"/api/v1/jobs/{job.id}/artifacts/{name}"
@@ -40,8 +46,11 @@ async def make_link(context: Context, request: Request, query: BaseModel) -> Res
     return answered(ArtifactLink(url=url, expires_at=clock.iso(datetime.fromtimestamp(expires, UTC)) or ""))
 
 
-def served(context: Context, request: Request, job: Job, name: str) -> Response:
-    """The file of that name which the job's result lists, or the part of it that is asked for. Raises NotFound."""
+def served(context: Context, request: Request, job: Job, name: str, *, at_most_seconds: int | None = None) -> Response:
+    """The file of that name which the job's result lists, or the part of it that is asked for. Raises NotFound.
+
+    `at_most_seconds`: how long a link into the bucket may be good.
+    """
     made = _made(job)
     if name not in made:
         raise NotFound("artifact", name)
@@ -53,7 +62,8 @@ def served(context: Context, request: Request, job: Job, name: str) -> Response:
         return Response(status_code=304, headers=extra)
     if not isinstance(found, Path):
         if context.settings.store_redirect and request.method != "HEAD":
-            return RedirectResponse(found.link(artifact["content_type"]), 307, {"Cache-Control": "no-store"})
+            link = found.link(artifact["content_type"], at_most_seconds)
+            return RedirectResponse(link, 307, {"Cache-Control": "no-store"})
         return _through_us(request, found, artifact, extra)
     ranges = _ranges(request, found.stat().st_size, etag)
     if isinstance(ranges, Response):

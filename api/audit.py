@@ -11,6 +11,7 @@ from api.jobs import answered
 from api.query import JOB_ID, cursor, digits
 from api.schemas import Time
 from shared import audit, clock
+from shared.job_types import PLAIN
 from shared.tables import AuditEntry as Row
 
 
@@ -19,7 +20,9 @@ class AuditQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    actor: Annotated[str | None, Field(max_length=64, description="Only what this key did, by its name.")] = None
+    actor: Annotated[
+        Annotated[str, Field(max_length=64), PLAIN] | None, Field(description="Only what this key did, by its name.")
+    ] = None
     limit: Annotated[int, Field(ge=1, le=100, description="Entries on a page."), BeforeValidator(digits)] = 20
     after: Annotated[
         str | None,

@@ -14,6 +14,7 @@ from shared.states import Priority
 
 _MEANINGS = {Scope.READ: "read", Scope.SUBMIT: "ask for work", Scope.ADMIN: "administer"}
 UNLIMITED = Limits()
+_NO_OWNER = ""  # whoever has no key has no jobs
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,17 @@ class Caller:
     name: str
     scopes: frozenset[Scope]
     key_id: str | None = None
+    sees_everybodys: bool = False  # without being good for anything else
     limits: Limits = UNLIMITED
 
     @property
     def only(self) -> str | None:
         """The owner whose jobs alone are shown; None: everybody's."""
-        return None if Scope.ADMIN in self.scopes else self.key_id
+        return None if self.sees_all else self.key_id or _NO_OWNER
+
+    @property
+    def sees_all(self) -> bool:
+        return self.sees_everybodys or Scope.ADMIN in self.scopes
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes
@@ -69,9 +75,10 @@ class Caller:
 
 EVERYTHING = frozenset(Scope)
 LOCAL = Caller(audit.LOCAL, EVERYTHING)  # on this host, in an installation without keys
-LINK = Caller("link", frozenset({Scope.READ}))  # holds a signed link, which is good for one file
+LINK = Caller("link", frozenset({Scope.READ}), sees_everybodys=True)  # holds a signed link, good for one file
 NOBODY = Caller("nobody", frozenset())  # whose key could not be looked up
 _SCOPE_KEY = "wanworks.caller"
+_FOR_ANOTHER = "wanworks.for_another"
 
 
 def set_caller(connection: HTTPConnection, caller: Caller) -> None:
@@ -87,3 +94,14 @@ def caller_of(connection: HTTPConnection) -> Caller:
 
 def is_known(connection: HTTPConnection) -> bool:
     return _SCOPE_KEY in connection.scope
+
+
+def note_owner(connection: HTTPConnection, owner: str | None) -> None:
+    """That something is done to a job of that owner."""
+    if owner != caller_of(connection).key_id:
+        connection.scope[_FOR_ANOTHER] = True
+
+
+def is_for_another(connection: HTTPConnection) -> bool:
+    """Whether what is done, is done to somebody else's job: only those who administer can."""
+    return _FOR_ANOTHER in connection.scope

@@ -5,9 +5,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import insight_schemas as schemas
+from api.caller import caller_of
 from api.context import Context
 from api.history import figures
-from api.insight import bases, dashboard_fields
+from api.insight import bases, dashboard_fields, whole_for
 from api.insight_schemas import HistoryQuery
 from api.jobs import ready
 from api.model_status import basis_of
@@ -16,10 +17,12 @@ from shared.overview import ModelOverview, Whole, snapshot
 
 
 async def overview(context: Context, request: Request, query: BaseModel) -> Response:
-    def work() -> bytes:
-        return _overview(context.overviews.whole()).model_dump_json().encode()
+    caller = caller_of(request)
 
-    return ready(await context.together.ask("dashboard overview", work))
+    def work() -> bytes:
+        return _overview(whole_for(context, caller)).model_dump_json().encode()
+
+    return ready(await context.together.ask(("dashboard overview", caller.only), work))
 
 
 async def metrics(context: Context, request: Request, query: BaseModel) -> Response:

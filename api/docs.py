@@ -16,6 +16,7 @@ from starlette.responses import FileResponse, Response
 
 from api import headers
 from api.context import Context
+from shared.catalogue import Catalogue
 from shared.errors import NotFound
 
 _FILES = {
@@ -67,14 +68,20 @@ async def file(context: Context, request: Request, query: BaseModel) -> Response
 
 
 async def openapi(context: Context, request: Request, query: BaseModel) -> Response:
-    from api import routes
-
-    body = json.dumps(routes.document(context.catalogue))
-    etag = f'"{hashlib.sha256(body.encode()).hexdigest()}"'
+    body, etag = _document(context.catalogue)
     known = {"ETag": etag, "Cache-Control": "no-cache"}
     if headers.none_match(request.headers, etag):
         return Response(status_code=304, headers=known)
     return Response(body, headers=known, media_type="application/json")
+
+
+@cache
+def _document(catalogue: Catalogue) -> tuple[bytes, str]:
+    """With its tag. Made once: it takes long, and whoever likes may ask for it."""
+    from api import routes
+
+    body = json.dumps(routes.document(catalogue)).encode()
+    return body, f'"{hashlib.sha256(body).hexdigest()}"'
 
 
 @cache

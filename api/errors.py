@@ -76,18 +76,25 @@ def answer(request: Request, error: Exception) -> Response:
         code = _HTTP_CODES.get(error.status_code, "http_error")
         detail = _http_detail(request, error)
         return problem(request, error.status_code, code, detail, dict(error.headers or {}))
-    if isinstance(error, WanworksError):
-        status = next((status for kind, status in STATUS if isinstance(error, kind)), None)
-        if status is not None:
-            return _known(request, error, status)
+    if isinstance(error, WanworksError) and (status := _status(error)) is not None:
+        return _known(request, error, status)
     log.error("request %s failed", request_id(request), exc_info=error)
     return problem(request, 500, "internal_error", "Something went wrong on the server; its log has the request id.")
+
+
+def status_of(error: Exception) -> int:
+    """With which status that error is answered."""
+    return error.status_code if isinstance(error, HTTPException) else _status(error) or 500
 
 
 def invalid(error: ValidationError, where: Literal["body", "query"]) -> InvalidField:
     """What pydantic found, in our words: each wrong field by name."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return InvalidField(*(_field_error(where, item) for item in found[:_MAX_ERRORS]))
+
+
+def _status(error: Exception) -> int | None:
+    return next((status for kind, status in STATUS if isinstance(error, kind)), None)
 
 
 def _known(request: Request, error: WanworksError, status: int) -> Response:

@@ -2,7 +2,7 @@
 
 `snapshot` and `end` carry the whole job, `progress` and `state` what changed. An event's id is its place in the stream:
 a client that returns with `Last-Event-ID` is told what it missed. SQL is looked at all the while, so a watcher learns
-the end also where Redis is gone or has lost its data.
+the end also where Redis is gone or has lost its data, and is told nothing more once its key was revoked.
 """
 
 import json
@@ -24,7 +24,7 @@ from api.caller import caller_of
 from api.context import Context
 from api.jobs import LOOK_SECONDS, job_id_of, shown
 from shared import jobs
-from shared.errors import NotFound, Unavailable
+from shared.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from shared.states import JOB_ENDS, JobState
 from shared.tables import Job
 
@@ -37,7 +37,7 @@ async def job_events(context: Context, request: Request, query: BaseModel) -> Re
     seen = headers.last_event_id(request.headers)
     after = seen or await context.streams.last_id(job_id)  # before the row is read, so that nothing falls between
     job = await anyio.to_thread.run_sync(partial(jobs.get, context.database, job_id, only=caller_of(request).only))
-    events = _events(context, job, after, replaying=seen is not None)
+    events = _events(context, request, job, after, replaying=seen is not None)
     return _Stream(events, ping=_PING_SECONDS, sep="\n")
 
 
@@ -99,7 +99,9 @@ class _Told:
         return {"attempt": job.attempt, "status": job.status, "phase": job.phase}
 
 
-async def _events(context: Context, job: Job, after: str, *, replaying: bool) -> AsyncIterator[ServerSentEvent]:
+async def _events(
+    context: Context, request: Request, job: Job, after: str, *, replaying: bool
+) -> AsyncIterator[ServerSentEvent]:
     told = _Told(job.attempt, job.status, job.phase, 0.0)
     if replaying:
         # Told from the row alone: live progress would be ahead of what is replayed.
@@ -134,7 +136,10 @@ async def _events(context: Context, job: Job, after: str, *, replaying: bool) ->
             continue
         look_at = time.monotonic() + LOOK_SECONDS
         try:
+            await context.access.caller(request)
             job = await anyio.to_thread.run_sync(jobs.get, context.database, job.id)
+        except (Unauthenticated, Forbidden):
+            return
         except NotFound:
             # Deleted while it was watched: that is a cancel, and the row is not shown any more.
             gone = {"id": job.id, "status": JobState.CANCELLED.value, "deleted": True}

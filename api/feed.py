@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from api.caller import Caller
+from api.query import JOB_ID
 from shared import clock
 from shared.errors import Unavailable
 from shared.progress import FEED_CHANNEL
@@ -236,6 +237,11 @@ class Feed:
         message = _message(kind, data)
         if kind == "job_update":
             return Word(message, private=True, owner=self._owners.get(about))
+        if kind == "alert" and JOB_ID.fullmatch(data["subject"]):
+            # Whoever was told that it is open is told of its end, when the job has long been gone.
+            before = self._told.get((kind, about))
+            owner = before.owner if before is not None else self._owners.get(data["subject"])
+            return Word(message, private=True, owner=owner)
         running = data.get("job") if kind == "worker_update" else None
         if running is None:
             return Word(message)

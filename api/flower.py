@@ -10,16 +10,17 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from api.context import Context
 from api.jobs import answered
 from api.page_schemas import Flower
-from shared.errors import NotFound, TooLarge, Unavailable
+from shared.errors import MalformedRequest, NotFound, TooLarge, Unavailable
 from shared.settings import Settings
 
 FLOWER_PATH = "/flower/"
+FLOWER_TABLE = f"{FLOWER_PATH}tasks/datatable"  # what its page of tasks asks for by POST, every few seconds
 _OPEN_TO_ALL = frozenset({"metrics", "healthcheck"})
 _PATIENCE_SECONDS = 0.3
 _MOST_BYTES = 1 << 20
@@ -60,20 +61,23 @@ def flower_url(settings: Settings) -> str:
 
 async def proxied(context: Context, request: Request, query: BaseModel) -> Response:
     """What Flower answers. Raises NotFound, TooLarge or FlowerUnavailable."""
-    path = str(request.path_params["path"])
+    path = request.scope["path"].removeprefix(FLOWER_PATH)
     if path.strip("/") in _OPEN_TO_ALL:
         raise NotFound("page", path)
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise TooLarge("Flower takes no body that is larger than 1 MB")
+    body = await _body(request)
     password = context.settings.flower_password
     client = context.flower
+    try:
+        target = httpx.URL(flower_url(context.settings)).copy_with(raw_path=_raw_target(request))
+    except httpx.InvalidURL:  # longer than any page of Flower's
+        raise NotFound("page", path) from None
     asked = client.build_request(
         request.method,
-        httpx.URL(flower_url(context.settings)).copy_with(raw_path=_raw_target(request)),
-        headers={name: value for name in _ASKED if (value := request.headers.get(name)) is not None},
+        target,
+        headers={
+            **{name: value for name in _ASKED if (value := request.headers.get(name)) is not None},
+            "accept-encoding": "identity",  # passed on as it comes
+        },
         content=body,
     )
     auth = httpx.BasicAuth(context.settings.flower_user, password.get_secret_value() if password is not None else "")
@@ -88,6 +92,19 @@ async def proxied(context: Context, request: Request, query: BaseModel) -> Respo
     known = {name: value for name in _ANSWERED if (value := answer.headers.get(name)) is not None}
     known |= {"Content-Security-Policy": _POLICY, "Cache-Control": known.get("cache-control", "no-store")}
     return StreamingResponse(answer.aiter_raw(), answer.status_code, known, background=BackgroundTask(answer.aclose))
+
+
+async def _body(request: Request) -> bytes:
+    """Raises MalformedRequest or TooLarge."""
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MOST_BYTES:
+                raise TooLarge("Flower takes no body that is larger than 1 MB")
+    except ClientDisconnect:
+        raise MalformedRequest("The body ended early") from None
+    return body
 
 
 def _raw_target(request: Request) -> bytes:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -11,6 +12,8 @@ from starlette.responses import Response
 from api import headers
 from api import insight_schemas as schemas
 from api.alert_schemas import alert
+from api.alerts import seen_by
+from api.caller import Caller, caller_of
 from api.context import Context
 from api.insight_schemas import RecommendQuery
 from api.jobs import answered, ready
@@ -79,10 +82,12 @@ async def recommend(context: Context, request: Request, query: RecommendQuery) -
 
 
 async def dashboard(context: Context, request: Request, query: BaseModel) -> Response:
-    def work() -> bytes:
-        return schemas.InsightDashboard(**dashboard_fields(context.overviews.whole())).model_dump_json().encode()
+    caller = caller_of(request)
 
-    return ready(await context.together.ask("insight dashboard", work))
+    def work() -> bytes:
+        return schemas.InsightDashboard(**dashboard_fields(whole_for(context, caller))).model_dump_json().encode()
+
+    return ready(await context.together.ask(("insight dashboard", caller.only), work))
 
 
 async def status(context: Context, request: Request, query: BaseModel) -> Response:
@@ -194,6 +199,12 @@ def performance_of(found: Performance) -> schemas.ModelPerformance:
             "device_samples": found.samples,
         }
     )
+
+
+def whole_for(context: Context, caller: Caller) -> Whole:
+    """Everything that the caller may see. Raises DatabaseUnavailable."""
+    whole = context.overviews.whole()
+    return replace(whole, alerts=tuple(seen_by(context, caller, whole.alerts)))
 
 
 def dashboard_fields(whole: Whole) -> dict[str, object]:

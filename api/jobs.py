@@ -14,7 +14,7 @@ from starlette.responses import Response
 from api import headers, schemas
 from api.admission import Admission
 from api.body import Asked, read_generation
-from api.caller import Caller, caller_of
+from api.caller import Caller, caller_of, note_owner
 from api.commits import Committed
 from api.context import Context
 from api.query import JOB_ID, JobsQuery
@@ -44,6 +44,7 @@ async def retry(context: Context, request: Request, query: BaseModel) -> Respons
 
     def admit() -> NewJob:
         job = jobs.get(context.database, job_id, only=caller.only)
+        note_owner(request, job.owner)
         if job.type != GENERATION:
             caller.require(Scope.ADMIN)
         return context.admission.retry(job, key)
@@ -77,19 +78,22 @@ async def get_job(context: Context, request: Request, query: BaseModel) -> Respo
 
 
 def cancel(context: Context, request: Request, query: BaseModel) -> Response:
-    job = jobs.request_cancel(context.database, job_id_of(request), only=caller_of(request).only)
+    job_id, only = job_id_of(request), caller_of(request).only
+    note_owner(request, jobs.get(context.database, job_id, only=only).owner)
+    job = jobs.request_cancel(context.database, job_id, only=only)
     tell_of_cancel(context, job)
     return answered(shown(context, [job])[0], 202)
 
 
 def delete(context: Context, request: Request, query: BaseModel) -> Response:
-    remove(context, job_id_of(request), caller_of(request))
+    remove(context, request, job_id_of(request))
     return Response(status_code=204)
 
 
-def remove(context: Context, job_id: str, caller: Caller) -> None:
+def remove(context: Context, request: Request, job_id: str) -> None:
     """Cancels the job if need be and shows it no more; its files go with it. Raises NotFound."""
-    job = jobs.remove(context.database, job_id, only=caller.only)
+    job = jobs.remove(context.database, job_id, only=caller_of(request).only)
+    note_owner(request, job.owner)
     tell_of_cancel(context, job)
     if job.status in JOB_ENDS:
         context.storage.store().drop_job(job.id)
@@ -140,9 +144,11 @@ async def committed(context: Context, new: NewJob, caller: Caller) -> Committed:
 
     Raises LimitReached where the caller's key has its fill.
     """
+    owned = caller.owning(new)
     try:
-        await _check_gpu_seconds(context, caller)
-        done = await context.commits.add(caller.owning(new))
+        if caller.limits.gpu_seconds_per_day is not None:
+            await anyio.to_thread.run_sync(_check_gpu_seconds, context, owned, caller.limits.gpu_seconds_per_day)
+        done = await context.commits.add(owned)
     except (InvalidField, LimitReached, StoreFull):
         await anyio.to_thread.run_sync(context.admission.discard, new)
         raise
@@ -153,15 +159,16 @@ async def committed(context: Context, new: NewJob, caller: Caller) -> Committed:
     return done
 
 
-async def _check_gpu_seconds(context: Context, caller: Caller) -> None:
-    allowed = caller.limits.gpu_seconds_per_day
-    if allowed is None or caller.key_id is None:
-        return
+def _check_gpu_seconds(context: Context, new: NewJob, allowed: float) -> None:
+    """What waits counts as well: else a thousand jobs at once would pass. What was accepted is not refused again."""
+    assert new.owner is not None
     now = clock.now()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    used = await anyio.to_thread.run_sync(usage.gpu_seconds, context.database, caller.key_id, midnight, now)
-    if used >= allowed:
+    used = usage.gpu_seconds(context.database, new.owner, midnight, now)
+    awaited = usage.awaited_gpu_seconds(context.database, new.owner)
+    if used + awaited >= allowed and not jobs.was_accepted(context.database, new):
         said = f"This API key has used {used:.0f} of the {allowed:g} GPU-seconds that it has a day (UTC)"
+        said += f"; its queued jobs are expected to take {awaited:.0f} more" if awaited else ""
         raise LimitReached(said, ceil((midnight + timedelta(days=1) - now).total_seconds()))
 
 

@@ -19,16 +19,18 @@ from starlette.responses import Response
 from starlette.routing import Route, request_response
 from starlette.types import Receive, Scope, Send
 
-from api.caller import Caller, caller_of, set_caller
+from api.caller import Caller, caller_of, is_for_another, is_known, set_caller
 from api.context import Context, context_of
-from api.errors import request_id
+from api.errors import request_id, status_of
 from api.query import read_query
 from shared import audit
 from shared.audit import Act
-from shared.errors import Unavailable
+from shared.errors import StoreFull, Unavailable
 from shared.keys import Scope as KeyScope
 
 log = logging.getLogger(__name__)
+
+_TOO_MANY = 429  # no act: to write these down would undo what the limit is for
 
 
 class NoQuery(BaseModel):
@@ -56,7 +58,7 @@ class Operation:
     """A plain function is run in a thread; a coroutine function on the event loop.
 
     `scope`: what a key must be good for to call it; None: anybody may. What needs `admin` and changes something is
-    written into the audit.
+    written into the audit, however it ends: because the operation does, or because it is done to another key's job.
     """
 
     method: str
@@ -75,10 +77,11 @@ class Operation:
     documented: bool = True
     scope: KeyScope | None = field(kw_only=True)
     by_link: bool = False  # a signed link to the path lets its holder in as well
+    changes: bool = True  # whether it may change anything; a GET never does
 
     @property
     def audited(self) -> bool:
-        return self.scope is KeyScope.ADMIN and self.method != "GET"
+        return self.scope is KeyScope.ADMIN and self.changes and self.method != "GET"
 
 
 def router_table(operations: Sequence[Operation]) -> list[Route]:
@@ -113,17 +116,23 @@ def _call(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
     handler: Any = operation.handler
     waits = inspect.iscoroutinefunction(handler)
 
-    async def call(request: Request) -> Response:
-        context = context_of(request)
+    async def answered(context: Context, request: Request) -> Response:
         if operation.scope is not None:
             set_caller(request, await _admitted(context, request, operation, operation.scope))
         query = read_query(request, operation.query)
         if waits:
             answer: Response = await handler(context, request, query)
-        else:
-            answer = await anyio.to_thread.run_sync(partial(handler, context, request, query))
-        if operation.audited:
-            await anyio.to_thread.run_sync(_note, context, request, operation, answer.status_code)
+            return answer
+        return await anyio.to_thread.run_sync(partial(handler, context, request, query))
+
+    async def call(request: Request) -> Response:
+        context = context_of(request)
+        try:
+            answer = await answered(context, request)
+        except Exception as error:
+            await _note(context, request, operation, status_of(error))
+            raise
+        await _note(context, request, operation, answer.status_code)
         return answer
 
     return call
@@ -132,16 +141,19 @@ def _call(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
 async def _admitted(context: Context, request: Request, operation: Operation, scope: KeyScope) -> Caller:
     signature, expires = (request.query_params.get(name, "") for name in ("signature", "expires"))
     if operation.by_link and signature and expires.isascii() and expires.isdigit():
-        return await context.access.holder(request.url.path, expires, signature)
+        return await context.access.holder(request.scope["path"], expires, signature)
     return await context.access.admit(request, scope)
 
 
-def _note(context: Context, request: Request, operation: Operation, status: int) -> None:
+async def _note(context: Context, request: Request, operation: Operation, status: int) -> None:
+    """Writes it down, if it is an administrative act of somebody whom we know: others cannot fill the audit."""
+    if not (operation.audited or is_for_another(request)) or not is_known(request) or status == _TOO_MANY:
+        return
     caller = caller_of(request)
     address = request.client.host if request.client is not None else None
-    act = Act(operation.id, request.url.path, status, caller.name, caller.key_id, request_id(request), address)
+    act = Act(operation.id, request.scope["path"], status, caller.name, caller.key_id, request_id(request), address)
     try:
-        audit.record(context.database, act)
-    except Unavailable:
+        await anyio.to_thread.run_sync(audit.record, context.database, act)
+    except (StoreFull, Unavailable) as error:
         # It is done and cannot be undone; the log then is what stays of it.
-        log.error("not in the audit, since the database is away: %s", act)
+        log.error("not in the audit (%s): %s", error, act)

@@ -12,6 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.errors import answer
 from shared.errors import Forbidden
 
+_Place = tuple[str, str | None, int | None]
+"""(scheme, host, port); an origin that is none (`null`) has no host."""
+
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _POLICY_VIOLATION = 1008
@@ -35,19 +38,20 @@ class SameOrigin:
             await answer(Request(scope), refusal)(scope, receive, send)
 
     def _may(self, asked: HTTPConnection) -> bool:
-        origin = asked.headers.get("origin")
-        if origin is None:
-            return True
-        place = _place(origin)
-        # The scheme is left out: behind a proxy that ends TLS this process speaks http, and its pages https.
-        own = urlsplit(f"//{asked.headers.get('host', '')}")
-        host, port = place[1], place[2]
-        same = host is not None and host == own.hostname and port == (own.port or _PORTS.get(place[0]))
-        return same or place in self._allowed
+        return is_own_page(asked) or _place(asked.headers.get("origin", "")) in self._allowed
 
 
-def _place(origin: str) -> tuple[str, str | None, int | None]:
-    """(scheme, host, port); an origin that is none (`null`) has no host."""
+def is_own_page(asked: HTTPConnection) -> bool:
+    """Whether one of our own pages asks, or what is no page at all."""
+    origin = asked.headers.get("origin")
+    if origin is None:
+        return True
+    scheme, host, port = _place(origin)
+    # The scheme is left out: behind a proxy that ends TLS this process speaks http, and its pages https.
+    return host is not None and (scheme, host, port) == _place(f"{scheme}://{asked.headers.get('host', '')}")
+
+
+def _place(origin: str) -> _Place:
     try:
         parts = urlsplit(origin)
         return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)

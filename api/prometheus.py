@@ -102,14 +102,16 @@ def _devices(context: Context) -> Iterator[Metric]:
 
 def _nodes(context: Context) -> Iterator[Metric]:
     up = _gauge("wanworks_node_up", "Whether the node's io worker is heard of.", "node")
+    drained = _gauge("wanworks_node_drained", "Whether it takes nothing new.", "node")
     total = _gauge("wanworks_node_disk_total_bytes", "The disk of its model storage.", "node")
     free = _gauge("wanworks_node_disk_free_bytes", "What is free of it.", "node")
     for node, silent in nodes.nodes(context.database):
         up.add_metric([node.name], float(silent <= context.settings.device_silence_seconds))
+        drained.add_metric([node.name], float(node.drained_at is not None))
         if node.disk_total_mb is not None and node.disk_free_mb is not None:
             total.add_metric([node.name], node.disk_total_mb * 1e6)
             free.add_metric([node.name], node.disk_free_mb * 1e6)
-    yield from (up, total, free)
+    yield from (up, drained, total, free)
     held = _gauge("wanworks_replica_ready", "Whether the node holds the model whole.", "node", "model")
     size = _gauge("wanworks_replica_bytes", "What the model takes there.", "node", "model")
     for row in replicas.rows(context.database):

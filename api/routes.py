@@ -36,7 +36,7 @@ from api import (
     videos,
     webhooks,
 )
-from api.flower import FLOWER_PATH
+from api.flower import FLOWER_PATH, FLOWER_TABLE
 from api.operation import Answer, Operation
 from api.query import AnyQuery, ArtifactQuery, JobsQuery
 from shared.catalogue import Catalogue
@@ -382,6 +382,14 @@ OPERATIONS = (
     ),
     Operation(
         "POST", "/logout", login.sign_out, "signOut", "The session's end", answers=(), documented=False, scope=None,
+    ),
+    Operation(
+        "GET", FLOWER_TABLE, flower.proxied, "readFlowerTasks", "Flower's table of tasks", answers=(), documented=False,
+        query=AnyQuery, scope=Scope.ADMIN,
+    ),
+    Operation(
+        "POST", FLOWER_TABLE, flower.proxied, "askFlowerTasks", "Flower's table of tasks", answers=(), documented=False,
+        query=AnyQuery, scope=Scope.ADMIN, changes=False,
     ),
     Operation(
         "GET", f"{FLOWER_PATH}{{path:path}}", flower.proxied, "readFlower", "Flower's pages", answers=(),

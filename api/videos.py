@@ -13,7 +13,7 @@ from starlette.responses import Response
 from api import headers, images
 from api.artifacts import served
 from api.body import Asked, read_fields_or_form, read_json, validated
-from api.caller import Caller, caller_of
+from api.caller import Caller, caller_of, note_owner
 from api.context import Context
 from api.jobs import admitted, answered, committed, job_id_of, remove
 from api.schemas import JobProgress
@@ -65,7 +65,9 @@ async def remix(context: Context, request: Request, query: BaseModel) -> Respons
     asked = await read_json(request, RemixRequest)
 
     def admit() -> NewJob:
-        return context.admission.remix(_generation(context, job_id, caller), asked.prompt, key)
+        job = _generation(context, job_id, caller)
+        note_owner(request, job.owner)
+        return context.admission.remix(job, asked.prompt, key)
 
     return await _made(context, await anyio.to_thread.run_sync(admit), caller)
 
@@ -92,9 +94,8 @@ def retrieve(context: Context, request: Request, query: BaseModel) -> Response:
 
 
 def delete(context: Context, request: Request, query: BaseModel) -> Response:
-    caller = caller_of(request)
-    job = _generation(context, job_id_of(request), caller)
-    remove(context, job.id, caller)
+    job = _generation(context, job_id_of(request), caller_of(request))
+    remove(context, request, job.id)
     return answered(VideoDeleted(id=job.id))
 
 

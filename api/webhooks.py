@@ -8,13 +8,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.caller import caller_of
+from api.caller import caller_of, note_owner
 from api.context import Context
 from api.jobs import answered
 from api.query import JOB_ID, digits
 from api.schemas import Time
-from shared import clock, webhooks
+from shared import clock, jobs, webhooks
 from shared.errors import NotFound
+from shared.job_types import PLAIN
 from shared.tables import WebhookMessage as Row
 
 MESSAGE_ID = re.compile(rf"msg_{JOB_ID.pattern}")
@@ -35,7 +36,9 @@ class WebhookMessagesQuery(BaseModel):
         Literal["waiting", "delivered", "dead"] | None,
         Field(description="`dead`: given up after a day, or refused by the receiver for good."),
     ] = None
-    job_id: Annotated[str | None, Field(description="Only about this job.", max_length=64)] = None
+    job_id: Annotated[Annotated[str, Field(max_length=64), PLAIN] | None, Field(description="Only about this job.")] = (
+        None
+    )
     limit: Annotated[int, Field(ge=1, le=100, description="Messages on a page."), BeforeValidator(digits)] = 20
     after: Annotated[
         str | None,
@@ -88,7 +91,9 @@ def replay(context: Context, request: Request, query: BaseModel) -> Response:
     message_id = str(request.path_params["message_id"])
     if not MESSAGE_ID.fullmatch(message_id):
         raise NotFound("message", message_id)
-    return answered(_shown(webhooks.replay(context.database, message_id, only=caller_of(request).only)), 202)
+    message = webhooks.replay(context.database, message_id, only=caller_of(request).only)
+    note_owner(request, next((job.owner for job in jobs.several(context.database, [message.job_id])), None))
+    return answered(_shown(message), 202)
 
 
 def _shown(row: Row) -> WebhookMessage:

@@ -44,11 +44,11 @@ def record(database: Database, act: Act) -> AuditEntry:
         actor=act.actor,
         key_id=act.key_id,
         act=act.act,
-        subject=act.subject[:200],
+        subject=_plain(act.subject, 200),
         outcome=act.outcome,
         detail=act.detail,
-        request_id=act.request_id[:64] if act.request_id else None,
-        address=act.address,
+        request_id=_plain(act.request_id, 64) if act.request_id else None,
+        address=_plain(act.address, 64) if act.address else None,
     )
     with database.write() as session:
         session.add(row)
@@ -65,3 +65,8 @@ def page(database: Database, *, limit: int, after: str | None = None, actor: str
     with database.read() as session:
         rows = list(session.exec(query))
     return Page(rows[:limit], has_more=len(rows) > limit)
+
+
+def _plain(text: str, most: int) -> str:
+    """As it can be stored anywhere and shown on a terminal: whoever acts must not choose to stay unwritten."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:most])

@@ -100,14 +100,15 @@ class BucketFile:
     path: str
     link_seconds: int
 
-    def link(self, content_type: str) -> str:
+    def link(self, content_type: str, at_most_seconds: int | None = None) -> str:
         """Signed here: the bucket is not asked."""
         name = self.path.rpartition("/")[2]
+        seconds = self.link_seconds if at_most_seconds is None else min(self.link_seconds, at_most_seconds)
         with answers():
             return str(
                 self.linked.url(
                     self.path,
-                    expires=self.link_seconds,
+                    expires=seconds,
                     ResponseContentType=content_type,
                     ResponseContentDisposition=f'inline; filename="{name}"',
                 )

@@ -94,6 +94,15 @@ def get(database: Database, job_id: str, *, only: str | None = None) -> Job:
         return _visible(session, job_id, only)
 
 
+def was_accepted(database: Database, new: NewJob) -> bool:
+    """Whether a job under that idempotency key is there already."""
+    if new.idempotency_key is None:
+        return False
+    with database.read() as session:
+        query = select(func.count()).select_from(Job).where(Job.idempotency_key == new.idempotency_key)
+        return session.exec(query).one() > 0
+
+
 def several(database: Database, job_ids: Sequence[str]) -> list[Job]:
     """Those of the jobs that are there and are shown, in no order."""
     with database.read() as session:
@@ -291,11 +300,11 @@ def _room(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
     if session.get_bind().dialect.name == "postgresql":
         for owner in sorted(filter(None, limits)):  # SQLite has one writer; here two could count at once
             session.connection().execute(select(func.pg_advisory_xact_lock(func.hashtext(owner))))
-    counting = select(Job.owner, func.count()).where(
-        col(Job.owner).in_(limits), col(Job.owner).is_not(None), Job.status == JobState.QUEUED
-    )
-    queued: dict[str | None, int] = dict(session.exec(counting.group_by(col(Job.owner))).all())
-    return {owner: limit - queued.get(owner, 0) for owner, limit in limits.items()}
+    room: dict[str | None, int] = {}
+    for owner, limit in limits.items():  # one by one: so the index of what an owner has queued is used
+        counting = select(func.count()).select_from(Job).where(Job.owner == owner, Job.status == JobState.QUEUED)
+        room[owner] = limit - session.exec(counting).one()
+    return room
 
 
 def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def make(
         name=name,
         hash=_hash(secret),
         hint=secret[:_HINT_LENGTH],
-        scopes=sorted(scope.value for scope in scopes),
+        scopes=sorted({scope.value for scope in scopes}),
         created_at=clock.now(),
         expires_at=expires_at,
         requests_per_minute=limits.requests_per_minute,
@@ -153,4 +153,4 @@ def _live(session: Session, named: str) -> ApiKey:
 
 def _hash(secret: str) -> str:
     """SHA-256: a key has 256 random bits, so nothing slower is needed against guessing."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

@@ -27,6 +27,8 @@ def set_up(settings: Settings, process: str, **about: str | None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
+    for name in ("httpx", "httpx2", "httpcore", "httpcore2"):  # they write down addresses in full, secrets and all
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
 

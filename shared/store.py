@@ -16,8 +16,8 @@ from shared.store_layout import Litter
 class InBucket(Protocol):
     """An artifact that lies in a bucket."""
 
-    def link(self, content_type: str) -> str:
-        """A URL that gives it to whoever holds it, for `store_link_seconds`."""
+    def link(self, content_type: str, at_most_seconds: int | None = None) -> str:
+        """A URL that gives it to whoever holds it, for `store_link_seconds`, or for less."""
         ...
 
     def read(self, start: int, end: int) -> Iterator[bytes]:

@@ -287,13 +287,26 @@ def gpu_seconds(database: Database, owner: str, since: datetime, now: datetime) 
     ended = select(func.coalesce(func.sum(Use.seconds), 0.0)).where(
         Use.owner == owner, col(Use.finished_at) >= since, col(Use.mock).is_(False)
     )
-    running = select(Job.started_at).where(
-        Job.owner == owner, Job.status == JobState.RUNNING, Job.type == GENERATION, col(Job.mock).is_(False)
+    # What runs is little, whoever owns it; what an owner ever had may be much.
+    running = select(Job.owner, Job.started_at).where(
+        Job.status == JobState.RUNNING, Job.type == GENERATION, col(Job.mock).is_(False)
     )
     with database.read() as session:
-        begun = [started for started in session.exec(running) if started is not None]
+        begun = [started for one, started in session.exec(running) if one == owner and started is not None]
         held = session.exec(ended).one() or 0.0
     return held + sum((now - max(started, since)).total_seconds() for started in begun)
+
+
+def awaited_gpu_seconds(database: Database, owner: str) -> float:
+    """Seconds that this owner's queued generations will hold devices, as jobs like them did; never measured: none."""
+    waiting = (
+        select(Job.warm_key, func.sum(Job.work))
+        .where(Job.owner == owner, Job.status == JobState.QUEUED, Job.type == GENERATION, col(Job.mock).is_(False))
+        .group_by(col(Job.warm_key))
+    )
+    with database.read() as session:
+        found = session.exec(waiting).all()
+    return sum(work * (durations(database, warm_key).seconds_per_work or 0.0) for warm_key, work in found)
 
 
 def phase_times(

@@ -174,7 +174,7 @@ def test_a_secret_is_written_nowhere(stack: Stack, secrets: dict[str, str]) -> N
     for key in client.scan_iter(count=1000):
         content = client.dump(key) or b""
         assert not any(secret.encode() in key + content for secret in (*hidden, *kept.values())), key
-    for page in ("workers", "tasks", "broker"):
+    for page in ("workers", "tasks", "broker", "api/workers?refresh=1", "worker/gpu-0@here"):
         text = httpx.get(f"{stack.url}/flower/{page}", headers=stack_header(stack), timeout=20).text
         assert not any(secret in text for secret in (*hidden, *kept.values())), page
 

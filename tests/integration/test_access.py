@@ -99,6 +99,8 @@ WHO_MAY = {
     "POST /api/v1/nodes/{node}/drain": Row(ADMIN),
     "DELETE /api/v1/nodes/{node}/drain": Row(ADMIN),
     "DELETE /api/v1/nodes/{node}": Row(ADMIN),
+    "GET /flower/tasks/datatable": Row(ADMIN),
+    "POST /flower/tasks/datatable": Row(ADMIN),
     "GET /flower/{path:path}": Row(ADMIN),
     "POST /flower/{path:path}": Row(ADMIN),
     "GET /metrics": Row(READ),

@@ -199,6 +199,7 @@ def throughput(bench: Bench) -> list[Row]:
                     wait_for(lambda stack=stack: stack.request("GET", "/api/v1/queues").json()["running"] == 0, 120)
                     rates.append(400 / (time.monotonic() - began))
                     assert load.statuses == {202: 400}
+                assert stack.request("GET", "/api/v1/jobs?status=failed").json()["data"] == []
         rate = statistics.median(rates)
         bound = ">= 40" if (count, name) == (2, "SQLite") else ""
         rows.append(

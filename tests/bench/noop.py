@@ -4,11 +4,26 @@ from typing import Any
 
 from workers import generation
 from workers.context import GenerationContext, Outcome
+from workers.quality import Measures, Quality
+
+_UNSEEN = Quality(0.0, {}, Measures(0.0, 0.0, 0.0, 0.0, 0.0))
 
 
 def do_nothing(context: GenerationContext) -> Outcome:
     params = context.params
-    return Outcome((), params.width, params.height, params.frames, params.fps, params.seed, {}, True, "full", None)
+    return Outcome(
+        artifacts=(),
+        width=params.width,
+        height=params.height,
+        frames=params.frames,
+        fps=params.fps,
+        seed=params.seed,
+        timings={},
+        warm=True,
+        profile="full",
+        peak_vram_mb=None,
+        quality=_UNSEEN,
+    )
 
 
 def replace_handler() -> None:

@@ -154,7 +154,7 @@ def _path(operation: Operation) -> list[dict[str, Any]]:
     text = {"type": "string", "minLength": 1}
     models = dict.fromkeys(("model_id", "model_type", "model_a", "model_b"), text)
     message = {"type": "string", "pattern": f"^{MESSAGE_ID.pattern}$"}
-    schema = {"id": {"type": "string", "format": "uuid"}, "message_id": message, "name": text, **models}
+    schema = {"id": {"type": "string", "format": "uuid"}, "message_id": message, "name": text, "node": text, **models}
     return [
         {"name": name, "in": "path", "required": True, "schema": schema[name]}
         for name in schema

@@ -65,6 +65,7 @@ def resolved(stack: Stack, alert: dict[str, Any], seconds: float = 60.0) -> None
     wait_for(over, seconds, f"for the end of the alert {alert['rule']}")
 
 
+@pytest.mark.slow
 def test_a_worker_that_goes_silent_and_comes_back(stack: Stack) -> None:
     pid = stack.pid("gpu-0")
     os.kill(pid, signal.SIGSTOP)

@@ -50,6 +50,7 @@ def count(stack: Stack) -> int:
     return int(stack.sql("select count(*) from jobs where type = 'generation'")[0][0])
 
 
+@pytest.mark.slow
 def test_a_killed_batch_goes_on_and_makes_every_line_once(stack: Stack, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "red.png")
     asked = {"model_id": "T2V-A14B", "prompt": "a boat", **TINY}
@@ -115,7 +116,7 @@ def test_what_fails_is_told_and_asked_for_again_when_that_is_wanted(stack: Stack
 
 
 def test_ctrl_c_leaves_the_jobs_and_says_so(stack: Stack, tmp_path: Path) -> None:
-    row = {"model_id": "T2V-A14B", "prompt": "a boat", **TINY, "steps": 90}
+    row = {"model_id": "T2V-A14B", "prompt": "a boat", **TINY, "resolution": "256x256", "frames": 17, "steps": 60}
     file, out = write(tmp_path / "boats.jsonl", row), tmp_path / "out"
     process = started(stack, file, out)
     wait_for(lambda: [row for row in record(out) if row["job"]], 60)

@@ -78,6 +78,7 @@ def test_the_api_guide(stack: Stack, tmp_path: Path) -> None:
     assert re.search(r"^metrics_update \d+ queued$", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_page_of_the_videos(stack: Stack, tmp_path: Path) -> None:
     done = as_read(in_one_script(DOCS / "videos.md").replace("http://127.0.0.1:8000", stack.url), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -88,6 +89,7 @@ def test_the_page_of_the_videos(stack: Stack, tmp_path: Path) -> None:
     assert "completed\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_page_of_the_client(stack: Stack, tmp_path: Path) -> None:
     (boats,) = [code for _, code in blocks(DOCS / "client.md", "json")]
     (tmp_path / "boats.jsonl").write_text(boats)

@@ -44,6 +44,7 @@ def test_kill_9_in_the_middle_of_a_batch(stack: Stack, victim: str) -> None:
         assert sum(job["failures"] for job in jobs) <= 1
 
 
+@pytest.mark.slow
 def test_a_job_killed_midway_runs_again_under_the_same_id(stack: Stack) -> None:
     job_id = stack.submit(resolution="256x256", frames=17, steps=40)
     running = stack.wait_status(job_id, ["running"])
@@ -74,6 +75,7 @@ def test_a_worker_stopped_past_its_lease_and_continued_changes_nothing(stack: St
     stack.assert_ended_once([after])
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_worker_every_time_fails_and_says_so(stack: Stack) -> None:
     job_id = stack.submit(resolution="256x256", frames=17, steps=100)
     for attempt in (1, 2, 3):
@@ -104,6 +106,7 @@ def test_cancel_frees_the_device_within_a_step(stack: Stack) -> None:
     assert stack.wait_status(follower)["status"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_second_dispatcher_does_no_harm(stack: Stack) -> None:
     import subprocess
     import sys

@@ -88,6 +88,7 @@ def test_one_trace_from_the_request_to_the_last_phase(stack: Stack, collector: C
     assert SECRET not in str(collector.wait(bool))
 
 
+@pytest.mark.slow
 def test_an_error_is_told_in_our_own_words(stack: Stack, collector: Collector) -> None:
     (stack.home / "loras").mkdir(exist_ok=True)
     (stack.home / "loras" / "broken.safetensors").write_bytes(b"not a tensor")
@@ -128,6 +129,7 @@ def test_after_a_crash_there_is_a_second_attempt_in_the_same_trace(stack: Stack,
 @pytest.mark.parametrize(
     ("type", "phases"), [("download", ["listing", "fetching"]), ("integrity-check", ["verifying"])]
 )
+@pytest.mark.slow
 def test_a_nodes_jobs_have_their_phases_too(type: str, phases: list[str], stack: Stack, collector: Collector) -> None:
     job_id = stack.request("POST", f"/api/v1/jobs/{type}", json={"model_id": "TI2V-5B"}).json()["id"]
     assert stack.wait_status(job_id)["status"] == "succeeded"

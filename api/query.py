@@ -87,7 +87,9 @@ class ArtifactQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     expires: Annotated[
-        int | None, Field(ge=0, description="Of a signed link: its end, in seconds since 1970."), BeforeValidator(_end)
+        int | None,
+        Field(ge=0, le=999_999_999_999_999, description="Of a signed link: its end, in seconds since 1970."),
+        BeforeValidator(_end),
     ] = None
     signature: Annotated[str | None, Field(max_length=64, description="Of a signed link.")] = None
 

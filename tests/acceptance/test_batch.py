@@ -31,7 +31,13 @@ def started(stack: Stack, file: Path, out: Path, *words: str) -> "subprocess.Pop
     argv = [sys.executable, "-m", "cli.main", "generate", "--batch", str(file), "--out", str(out), *words]
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANWORKS_")}
     return subprocess.Popen(
-        argv, env={**env, "WANWORKS_URL": stack.url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        argv,
+        env={**env, "WANWORKS_URL": stack.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 COOKIE = "wanworks_session"
 SESSION_SECONDS = 12 * 3600
-LINK_MAX_SECONDS = 7 * 24 * 3600
 _SIGNING_KEY = "signing_key"  # in the installation's table
 _SESSION, _LINK, _KEY = "session", "artifact", "key"
 # A revoked key is refused everywhere within this time.
@@ -72,7 +71,7 @@ class Access:
 
     async def caller(self, connection: HTTPConnection) -> Caller:
         """Whoever asks. Raises Unauthenticated, Forbidden or DatabaseUnavailable."""
-        if await self._is_open():
+        if await self.is_open():
             self._check_local(connection)
             return LOCAL
         secret = _bearer(connection)
@@ -90,7 +89,13 @@ class Access:
 
     async def is_open(self) -> bool:
         """Whether nobody needs a key. Raises DatabaseUnavailable."""
-        return await self._is_open()
+        if self._keys_made or not is_loopback(self._settings.host):
+            return False
+        now = time.monotonic()
+        if now - self._looked_at > _BELIEVED_SECONDS:
+            self._keys_made = await anyio.to_thread.run_sync(keys.any_made, self._database)
+            self._looked_at = now
+        return not self._keys_made
 
     async def session(self, caller: Caller) -> str:
         """What the page's cookie holds: whose session it is, and until when. It is no key, and dies with the key."""
@@ -111,15 +116,6 @@ class Access:
         if int(expires) < time.time():
             raise Forbidden("This link has expired; ask for a new one")
         return LINK
-
-    async def _is_open(self) -> bool:
-        if self._keys_made or not is_loopback(self._settings.host):
-            return False
-        now = time.monotonic()
-        if now - self._looked_at > _BELIEVED_SECONDS:
-            self._keys_made = await anyio.to_thread.run_sync(keys.any_made, self._database)
-            self._looked_at = now
-        return not self._keys_made
 
     def _check_local(self, connection: HTTPConnection) -> None:
         """Another site's page may have its own name lead to this host; the browser then says so in `Host`. A proxy may

@@ -30,11 +30,7 @@ class Caller:
     @property
     def only(self) -> str | None:
         """The owner whose jobs alone are shown; None: everybody's."""
-        return None if self.sees_all else self.key_id or _NO_OWNER
-
-    @property
-    def sees_all(self) -> bool:
-        return self.sees_everybodys or Scope.ADMIN in self.scopes
+        return None if self.sees_everybodys or Scope.ADMIN in self.scopes else self.key_id or _NO_OWNER
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes

@@ -153,5 +153,5 @@ With the real ones:                make up CATALOGUE=default   (then `wanworks d
 Then:
   Live page  http://127.0.0.1:8000/
   API docs   http://127.0.0.1:8000/docs
-  Flower     http://127.0.0.1:5555   user wanworks, password in .wanworks/flower-password
+  Flower     http://127.0.0.1:8000/flower/
   A job      .venv/bin/wanworks generate --home .wanworks "a paper boat" --out boat.mp4"""

@@ -5,17 +5,20 @@ waiting. Every commit is on disk before it returns (``synchronous=FULL``).
 """
 
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
-from shared.errors import DatabaseUnavailable, StoreFull
+from shared.errors import DatabaseUnavailable, OutcomeUnknown, StoreFull
 
 _BUSY_TIMEOUT_SECONDS = 15
 _CUT_OFF_SECONDS = 20  # unanswered for this long, a connection counts as broken
@@ -28,9 +31,60 @@ _SERVER_SIDE = {
     "tcp_keepalives_count": 3,
     "tcp_user_timeout": _CUT_OFF_SECONDS * 1000,
 }
+# How long to wait before each repetition of a write whose commit was not answered: 5 s in all, enough for a server
+# that restarts or hands over to its standby.
+_REPEAT_AFTER_SECONDS = (0.05, 0.2, 0.5, 1.0, 1.5, 1.75)
 _NO_TABLES = "The database has no tables yet: its migrations have not run."
 # PostgreSQL advisory lock that migrations hold: any fixed number does, this one spells "wanworks".
 _MIGRATION_LOCK = 0x77616E776F726B73
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_repeating: ContextVar[bool] = ContextVar("repeating", default=False)
+
+
+def settled(write: Callable[P, R]) -> Callable[P, R]:
+    """Decorates a function that writes once: where its commit was not answered, it is called again until it knows.
+
+    The function must recognise what its first call may have done: by the row itself (the end it names, the attempt),
+    or, where only that tells, by `is_repetition`. Raises OutcomeUnknown where the database stays away for 5 s.
+    """
+
+    @wraps(write)
+    def settle(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return write(*args, **kwargs)
+        except OutcomeUnknown as error:
+            unknown = error
+        token = _repeating.set(True)
+        try:
+            for pause in _REPEAT_AFTER_SECONDS:
+                time.sleep(pause)
+                try:
+                    return write(*args, **kwargs)
+                except DatabaseUnavailable:
+                    continue
+            raise unknown
+        finally:
+            _repeating.reset(token)
+
+    return settle
+
+
+def is_repetition() -> bool:
+    """Whether the write under way repeats one of which nobody knows whether it happened."""
+    return _repeating.get()
+
+
+def hold(session: Session, name: str) -> None:
+    """Holds the lock of that name until the transaction ends, so that what reads and then writes does so alone.
+
+    On SQLite a writing transaction is alone anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection().execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
 
 class Database:
@@ -49,7 +103,10 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session in one transaction: committed when the block ends, rolled back when it raises."""
+        """A session in one transaction: committed when the block ends, rolled back when it raises.
+
+        Raises OutcomeUnknown where the commit was sent and not answered; any other error means that nothing was done.
+        """
         with _translated(), Session(self.engine, expire_on_commit=False) as session:
             session.connection(execution_options={"wanworks_write": True})
             try:
@@ -57,7 +114,13 @@ class Database:
             except BaseException:
                 session.rollback()
                 raise
-            session.commit()
+            session.flush()  # what fails here has surely not been committed
+            try:
+                session.commit()
+            except DBAPIError as error:
+                if _says_full(error):
+                    raise
+                raise OutcomeUnknown() from error
 
     def close(self) -> None:
         self.engine.dispose()
@@ -94,7 +157,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
-        if "disk is full" in str(error) or "No space left" in str(error):
+        if _says_full(error):
             raise StoreFull() from error
         if "no such table" in str(error):
             raise DatabaseUnavailable(_NO_TABLES) from error
@@ -105,6 +168,10 @@ def _translated() -> Iterator[None]:
         if type(error.orig).__name__ == "UndefinedTable":
             raise DatabaseUnavailable(_NO_TABLES) from error
         raise
+
+
+def _says_full(error: Exception) -> bool:
+    return "disk is full" in str(error) or "No space left" in str(error)
 
 
 def _sqlite_engine(url: str) -> Engine:

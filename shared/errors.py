@@ -14,6 +14,7 @@ WanworksError
 │   └── UnsupportedMedia         a content type that the route does not take
 ├── Unavailable                  a part that we stand on is away; worth asking again
 │   ├── DatabaseUnavailable
+│   │   └── OutcomeUnknown       a commit was sent and not answered: it happened, or it did not
 │   ├── HubUnavailable           no byte from the hub for long
 │   └── StoreUnavailable         the bucket, or the mount, that holds the store
 ├── StoreFull                    no room on the disk
@@ -159,6 +160,10 @@ class DatabaseUnavailable(Unavailable):
     """The database cannot be reached."""
 
     code = "database_unavailable"
+
+
+class OutcomeUnknown(DatabaseUnavailable):
+    """The database did not confirm a change: it may have been made or not. Look, or ask for the same again."""
 
 
 class HubUnavailable(Unavailable):

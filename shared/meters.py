@@ -53,6 +53,7 @@ FENCED = _counter("wanworks_fenced_attempts", "Attempts that found their job tak
 LOOK_SECONDS = _histogram("wanworks_dispatcher_look_seconds", "One look of the dispatcher.", _SHORT)
 BELL_SECONDS = _histogram("wanworks_bell_seconds", "From a bell to its claim.", _LONG, "type")
 MESSAGES = _counter("wanworks_webhook_tries", "Messages sent to webhooks, by what came of it.", "outcome")
+LOOP_ERRORS = _counter("wanworks_loop_errors", "Passes of background loops that failed.", "loop")
 HTTP_SECONDS = _histogram(
     "wanworks_http_request_seconds", "Requests, event streams left out.", _SHORT, "method", "route", "status"
 )
@@ -61,7 +62,7 @@ METERS: Mapping[str, Meter] = {
     meter.name: meter
     for meter in (
         JOBS_ENDED, JOB_SECONDS, PHASE_SECONDS, STEP_SECONDS, STARTS, DOWNLOADED, TAKEOVERS, FENCED, LOOK_SECONDS,
-        BELL_SECONDS, MESSAGES, HTTP_SECONDS,
+        BELL_SECONDS, MESSAGES, LOOP_ERRORS, HTTP_SECONDS,
     )
 }  # fmt: skip
 

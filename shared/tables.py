@@ -37,6 +37,7 @@ _LIVE = text("revoked_at IS NULL")
 _OWNED = text("owner IS NOT NULL")
 _OWNED_QUEUED = text("owner IS NOT NULL AND status = 'queued'")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
+_QUEUED = text("status = 'queued'")
 
 
 class Job(SQLModel, table=True):
@@ -46,6 +47,8 @@ class Job(SQLModel, table=True):
     __table_args__ = (
         Index("ix_jobs_waiting", "status", "model_id", "priority", "queued_at"),
         Index("ix_jobs_ended", "status", "finished_at"),
+        # The order of the whole queue, whatever the model.
+        Index("ix_jobs_order", "priority", "queued_at", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
         # The few jobs of nodes are found among a million generations.
         Index(
             "ix_jobs_of_nodes",
@@ -100,6 +103,7 @@ class Job(SQLModel, table=True):
     created_at: datetime
     queued_at: float
     not_before: float = 0.0  # back-off: not rung before this
+    unplaceable_since: float | None = None  # since when nothing that is there could run it; None: something could
     started_at: datetime | None = None  # the winning attempt's claim
     finished_at: datetime | None = None
 
@@ -141,7 +145,7 @@ class WebhookMessage(SQLModel, table=True):
 
     __tablename__ = "webhook_messages"
     __table_args__ = (
-        Index("ix_webhook_messages_due", "due_at"),
+        Index("ix_webhook_messages_due", "due_at", "receiver"),
         Index("ix_webhook_messages_job", "job_id", "type"),
         Index("ix_webhook_messages_state", "state", "id"),
     )
@@ -150,6 +154,8 @@ class WebhookMessage(SQLModel, table=True):
     job_id: str = Field(max_length=36)
     type: str = Field(max_length=32)  # job.succeeded, job.failed, job.cancelled or job.progress
     url: str = Field(max_length=2000)
+    # Host and port of the URL: deliveries to one receiver are limited, so that it cannot hold up the others.
+    receiver: str = Field(default="", max_length=261, sa_column_kwargs={"server_default": ""})
     data: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     state: str = Field(max_length=16)  # waiting, delivered or dead
     created_at: datetime
@@ -223,6 +229,7 @@ class AuditEntry(SQLModel, table=True):
     """One administrative act, done or refused. Written by `shared/audit.py` alone."""
 
     __tablename__ = "audit_entries"
+    __table_args__ = (Index("ix_audit_entries_actor", "actor", "id"),)
 
     id: str = Field(primary_key=True, max_length=36)  # a UUIDv7
     at: datetime
@@ -418,6 +425,18 @@ class Process(SQLModel, table=True):
     restarts: int
     since: datetime
     seen_at: float  # when its supervisor last said so
+
+
+class LoopReport(SQLModel, table=True):
+    """When a background loop of one process last finished a pass. Written by `shared/loop_reports.py` alone."""
+
+    __tablename__ = "loop_reports"
+
+    process: str = Field(primary_key=True, max_length=160)  # as `gpu-0@node`
+    loop: str = Field(primary_key=True, max_length=64)
+    node: str = Field(max_length=64, index=True)
+    every_seconds: float  # how often it is to run
+    seen_at: float
 
 
 class Replica(SQLModel, table=True):

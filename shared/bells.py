@@ -175,6 +175,12 @@ def give_up_node(session: Session, node: str, failure: Failure) -> list[Job]:
     return [_given_up(session, job, failure) for job in session.exec(query).all()]
 
 
+def given_up_with_node(session: Session, node: str) -> list[Job]:
+    """What `give_up_node` has ended, where its commit was not answered."""
+    query = select(Job).where(Job.target_node == node, Job.status == JobState.FAILED)
+    return [job for job in session.exec(query) if (job.error or {}).get("code") == "node_lost"]
+
+
 def _given_up(session: Session, job: Job, failure: Failure) -> Job:
     job.status = JobState.FAILED
     job.finished_at = clock.now()

@@ -19,12 +19,13 @@ from api.caller import Caller, caller_of, note_owner
 from api.commits import Committed
 from api.context import Context
 from api.query import JOB_ID, JobsQuery
-from shared import clock, jobs, queues, usage
+from shared import clock, jobs, queue_positions, usage
 from shared.errors import InvalidField, LimitReached, NotFound, StoreFull, Unavailable
 from shared.job_types import GENERATION
 from shared.jobs import NewJob
 from shared.keys import Scope
 from shared.meters import count_end
+from shared.queue_positions import Position
 from shared.states import JOB_ENDS, JobState
 from shared.tables import Job
 
@@ -120,7 +121,7 @@ def job_id_of(request: Request) -> str:
 
 
 def shown(context: Context, rows: Sequence[Job]) -> list[schemas.Job]:
-    positions = queues.positions(context.database, rows)
+    positions = queue_positions.positions(context.database, context.redis, rows)
     progress = context.live.of(rows)
     return [schemas.job(row, progress[row.id], positions.get(row.id)) for row in rows]
 
@@ -190,7 +191,8 @@ async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
         replayed = await anyio.to_thread.run_sync(lambda: shown(context, [job])[0])
         return answered(replayed, 200, {**location, "Idempotency-Replayed": "true"})
     progress = schemas.JobProgress(percent=job.percent, phase=job.phase)
-    return answered(schemas.job(job, progress, done.position), 202, location)
+    position = None if done.position is None else Position(done.position, approximate=done.position > 0)
+    return answered(schemas.job(job, progress, position), 202, location)
 
 
 async def _until_ended(context: Context, job_id: str, only: str | None, wait_seconds: float) -> None:

@@ -35,6 +35,10 @@ class SeenDevice:
     silent_seconds: float
     said_goodbye: bool
 
+    def alive(self, silence_seconds: float) -> bool:
+        """Whether its worker was heard within that time and has not shut down since."""
+        return not self.said_goodbye and self.silent_seconds <= silence_seconds
+
 
 def carries(device: Device, min_vram_mb: int, min_ram_mb: int) -> bool:
     """Whether the device has the memory, in MB (10^6 bytes): its own on a GPU, the host's on a CPU."""

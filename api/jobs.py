@@ -191,7 +191,7 @@ async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
         replayed = await anyio.to_thread.run_sync(lambda: shown(context, [job])[0])
         return answered(replayed, 200, {**location, "Idempotency-Replayed": "true"})
     progress = schemas.JobProgress(percent=job.percent, phase=job.phase)
-    position = None if done.position is None else Position(done.position, approximate=done.position > 0)
+    position = None if done.position is None else Position(done.position, approximate=True)
     return answered(schemas.job(job, progress, position), 202, location)
 
 

@@ -141,9 +141,11 @@ class Dispatcher:
         self._take_back_lapsed()
         self._resume_where_there_is_room()
         queue = bells.look(self._database)
-        self._tell_order(bool(queue.waiting))
-        if not queue.waiting:
-            return 0
+        rung = self._place(queue) if queue.waiting else 0
+        self._publish_order(bool(queue.waiting))
+        return rung
+
+    def _place(self, queue: Queue) -> int:
         held = replicas.ready(self._database)
         hosts = self._hosts(held)
         if self._take_back_from_drained(queue, hosts.drained):
@@ -300,8 +302,8 @@ class Dispatcher:
             if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
                 self._tell(ended)
 
-    def _tell_order(self, any_waiting: bool) -> None:
-        """Publishes in which order the queue is served; not more often than anybody can read it."""
+    def _publish_order(self, any_waiting: bool) -> None:
+        """Tells those who ask for positions in which order the queue is served; twice a second at most."""
         if time.monotonic() - self._order_told_at < _ORDER_SECONDS:
             return
         self._order_told_at = time.monotonic()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.placement import Bell, Estimates, Moment, decide, fits, in_order
+from scheduler.placement import Bell, Estimates, Moment, decide, displaced, fits, in_order, queue_order
 from shared.bells import PRIORITY_RISE_SECONDS, Busy, Queue, Waiting
 from tests.simulation import device, fifo, job, running, simulate
 
@@ -196,3 +196,127 @@ def test_nothing_starves_in_300_random_traces() -> None:
         devices = [device(0, MODELS, 16_000), device(1, ("a", "b"), 48_000), device(2, ("c",), 48_000)]
         outcome = simulate(jobs, devices, constant(rng.choice([3.0, 30.0])), constant(RUN))
         assert len(outcome.starts) == len(jobs), seed
+
+
+def recalls(waiting: list[Waiting], busy: list[Busy], devices: int = 2, now: float = 10.0) -> tuple[list, list]:
+    """(bells, what they displace) of one pass."""
+    moment = now_moment(waiting, [device(index, MODELS) for index in range(devices)], busy, now)
+    bells = decide(moment)
+    return bells, displaced(moment.queue, bells)
+
+
+BUSY = [running("r0", "n/0", "a", since=0.0), running("r1", "n/1", "a", since=5.0)]
+
+
+def ahead(priority: int = 3, **values: object) -> list[Waiting]:
+    """A job lies ahead of each of the two busy devices."""
+    return [
+        job(f"ahead-{index}", "a", 1.0, bell_device=f"n/{index}", bell_at=2.0, priority=priority, **values)
+        for index in range(2)
+    ]
+
+
+def test_an_urgent_job_takes_the_place_ahead_of_the_device_that_is_free_first() -> None:
+    low = [job(f"low-{number}", "a", 1.5, priority=3) for number in range(3)]
+    urgent = job("urgent", "a", 9.0, priority=0)
+    assert recalls([*ahead(), *low, urgent], BUSY) == ([Bell("urgent", "n/0")], [Bell("ahead-0", "n/0")])
+
+
+def test_two_urgent_jobs_take_two_places_and_a_third_takes_none() -> None:
+    urgent = [job(f"urgent-{number}", "a", 9.0 + number / 10, priority=0) for number in range(3)]
+    bells, gone = recalls([*ahead(), *urgent], BUSY)
+    assert bells == [Bell("urgent-0", "n/0"), Bell("urgent-1", "n/1")]
+    assert {bell.job_id for bell in gone} == {"ahead-0", "ahead-1"}
+
+
+def test_a_job_is_not_recalled_for_one_of_its_own_rank_or_a_lower_one() -> None:
+    for priority in (0, 1, 2):
+        waiting = [*ahead(priority=0), job("other", "a", 0.0, priority=priority)]
+        assert recalls(waiting, BUSY) == ([], [])
+
+
+def test_a_job_that_has_waited_its_way_up_is_not_recalled_for_one_of_that_rank() -> None:
+    now = 3 * PRIORITY_RISE_SECONDS + 10.0
+    waiting = [*ahead(), job("urgent", "a", now - 1.0, priority=0)]
+    busy = [replace(one, claimed_at=now - 1.0) for one in BUSY]
+    assert recalls(waiting, busy, now=now) == ([], [])
+
+
+def test_an_urgent_job_recalls_nothing_where_a_device_is_free_for_it() -> None:
+    urgent = job("urgent", "a", 9.0, priority=0)
+    assert recalls([*ahead(), urgent], BUSY, devices=3) == ([Bell("urgent", "n/2")], [])
+
+
+def test_an_urgent_job_recalls_nothing_from_a_device_that_cannot_run_it() -> None:
+    waiting = [*ahead(), job("urgent", "z", 9.0, priority=0)]
+    assert recalls(waiting, BUSY) == ([], [])
+
+
+def test_a_bell_at_an_idle_device_that_is_not_answered_yet_gives_way_too() -> None:
+    rung = job("low", "a", 1.0, bell_device="n/0", bell_at=9.9, priority=3)
+    urgent = job("urgent", "a", 9.95, priority=0)
+    assert recalls([rung, urgent], [], devices=1) == ([Bell("urgent", "n/0")], [Bell("low", "n/0")])
+
+
+def test_a_job_of_an_owner_whose_turn_it_is_takes_the_place_of_one_whose_owner_has_more() -> None:
+    busy = [replace(one, owner="many") for one in BUSY]
+    waiting = [*ahead(priority=2, owner="many"), job("one", "a", 9.0, owner="few")]
+    assert recalls(waiting, busy) == ([Bell("one", "n/0")], [Bell("ahead-0", "n/0")])
+
+
+def test_a_turn_is_taken_once_by_what_arrives_so_that_nothing_is_recalled_back_and_forth() -> None:
+    busy = [replace(one, owner="many") for one in BUSY]
+    earlier = job("one", "a", 1.5, owner="few")  # it was there when the bells were rung, and passed over on purpose
+    assert recalls([*ahead(priority=2, owner="many"), earlier], busy) == ([], [])
+
+
+def test_recalls_settle_whatever_comes() -> None:
+    """Random queues: after so many passes as there are devices nothing changes any more."""
+    for seed in range(200):
+        rng = random.Random(seed)
+        devices = [device(index, MODELS) for index in range(3)]
+        busy = [running(f"r{index}", f"n/{index}", rng.choice(MODELS), owner=rng.choice("xyz")) for index in range(3)]
+        waiting = {
+            f"{number:02}": job(
+                f"{number:02}",
+                rng.choice(MODELS),
+                rng.uniform(0, 9),
+                priority=rng.randrange(4),
+                owner=rng.choice("xyz"),
+            )
+            for number in range(12)
+        }
+        for number, key in zip(sorted(waiting)[:3], ("n/0", "n/1", "n/2"), strict=True):
+            waiting[number] = replace(waiting[number], bell_device=key, bell_at=rng.uniform(0, 9))
+        for step in range(12):
+            moment = now_moment(list(waiting.values()), devices, busy, 10.0 + step / 100)
+            bells = decide(moment)
+            if not bells:
+                break
+            for bell in displaced(moment.queue, bells):
+                waiting[bell.job_id] = replace(waiting[bell.job_id], bell_device=None, bell_at=None)
+            for bell in bells:
+                waiting[bell.job_id] = replace(
+                    waiting[bell.job_id], bell_device=bell.device_key, bell_at=moment.queue.now
+                )
+            places = [one.bell_device for one in waiting.values() if one.bell_device is not None]
+            assert len(places) == len(set(places)), "one bell ahead of each device"
+        else:
+            raise AssertionError(f"seed {seed} does not settle")
+        rung = [one.priority for one in waiting.values() if one.bell_device is not None]
+        assert max(rung) <= min(one.priority for one in waiting.values() if one.bell_device is None)
+
+
+def test_the_order_of_the_queue_is_bells_then_rank_turn_and_age_then_what_cannot_start() -> None:
+    waiting = [
+        job("held-back", "a", 0.0, not_before=100.0, priority=0),
+        job("no-model", "a", 0.1, phase="waiting_for_model", priority=0),
+        job("old", "a", 1.0),
+        job("urgent", "a", 9.0, priority=0),
+        job("mine-2", "a", 2.0, owner="me"),
+        job("mine-1", "a", 1.5, owner="me"),
+        job("rung", "a", 5.0, bell_device="n/0", bell_at=6.0),
+    ]
+    order = queue_order(Queue(10.0, tuple(waiting), ()))
+    # What nobody owns counts as one owner, who has the rung job and the urgent one.
+    assert order == ["rung", "urgent", "mine-1", "mine-2", "old", "held-back", "no-model"]

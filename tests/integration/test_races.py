@@ -1,0 +1,377 @@
+"""Two writers of the same rows, on both databases, at every point where one can meet the other."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+import pytest
+from sqlmodel import select
+
+from shared import attempts, bells, downloads, jobs, nodes, removals, replica_files
+from shared.attempts import Claimant, Failure, Fetched
+from shared.database import Database
+from shared.errors import Conflict, Fenced
+from shared.job_types import DOWNLOAD, DownloadParams
+from shared.jobs import NewJob, Stopped
+from shared.replica_files import BlobState
+from shared.states import JobState, Priority
+from shared.tables import Job, Use
+from tests import library
+from tests.conftest import both_databases
+from tests.interleaving import Met, interleavings
+from tests.jobs import CLAIMANT, accepted, claimed, hold
+
+pytestmark = both_databases
+
+Pair = tuple[Callable[[], Any], Callable[[], Any]]
+NONE = Fetched()
+IO = Claimant("n", "io@n", None, "n/io", pid=1)
+
+
+def row(database: Database, job_id: str) -> Job:
+    with database.read() as session:
+        job = session.get(Job, job_id)
+        assert job is not None
+        return job
+
+
+def uses(database: Database, job_id: str) -> int:
+    with database.read() as session:
+        return len(session.exec(select(Use).where(Use.job_id == job_id)).all())
+
+
+def is_error(result: object, *allowed: type[Exception]) -> bool:
+    """Whether a writer raised; anything but what is allowed fails the test."""
+    if isinstance(result, Exception) and not isinstance(result, allowed):
+        raise result
+    return isinstance(result, Exception)
+
+
+class Race:
+    """One pair of writers, met in both orders; `check` looks at the job of each meeting."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.job_id = ""
+        self.met = 0
+
+    def run(self, make: Callable[[], Job], one: Callable[[], Any], other: Callable[[], Any]) -> "list[tuple[Any, Any]]":
+        found = []
+        for turned in (False, True):
+
+            def pair(turned: bool = turned) -> Pair:
+                self.job_id = make().id
+                return (other, one) if turned else (one, other)
+
+            for _, met in interleavings(self.database, pair):
+                found.append(
+                    ((met.second, met.first) if turned else (met.first, met.second), row(self.database, self.job_id))
+                )
+                self.met += 1
+        assert self.met >= 2
+        return found
+
+
+@pytest.fixture
+def race(database: Database) -> Race:
+    return Race(database)
+
+
+def running(database: Database) -> Callable[[], Job]:
+    return lambda: claimed(database, accepted(database).id)
+
+
+def downloading(database: Database) -> Callable[[], Job]:
+    """A running download, each of a node of its own: a model is on its way to a node once."""
+    library.node(database)
+    numbers = count()
+
+    def make() -> Job:
+        return library.start(database, library.download(database, on=f"node-{next(numbers)}"))
+
+    return make
+
+
+def test_a_cancel_that_was_acknowledged_outlives_a_giving_back(database: Database, race: Race) -> None:
+    for (cancel, back), after in race.run(
+        running(database),
+        lambda: jobs.request_cancel(database, race.job_id),
+        lambda: attempts.give_back(database, race.job_id, 1),
+    ):
+        assert isinstance(cancel, Stopped), cancel
+        assert not is_error(back)
+        assert after.status == JobState.CANCELLED
+        assert uses(database, after.id) == 1
+
+
+def test_a_cancel_that_was_acknowledged_outlives_a_crash(database: Database, race: Race) -> None:
+    for (cancel, crash), after in race.run(
+        running(database),
+        lambda: jobs.request_cancel(database, race.job_id),
+        lambda: attempts.crashed(database, race.job_id, 1, "died", 0.0),
+    ):
+        assert isinstance(cancel, Stopped), cancel
+        assert not is_error(crash)
+        assert after.status == JobState.CANCELLED
+        assert uses(database, after.id) == 1
+
+
+def test_a_delete_and_an_end_leave_one_end(database: Database, race: Race) -> None:
+    for (deleted, end), after in race.run(
+        running(database),
+        lambda: jobs.remove(database, race.job_id),
+        lambda: attempts.succeed(database, race.job_id, 1, {}),
+    ):
+        assert isinstance(deleted, Stopped), deleted
+        assert not is_error(end)
+        assert (after.status, after.hidden) == (JobState.SUCCEEDED, True)
+        assert uses(database, after.id) == 1
+
+
+def test_a_delete_and_a_giving_back_leave_nothing_that_runs(database: Database, race: Race) -> None:
+    for (deleted, back), after in race.run(
+        running(database),
+        lambda: jobs.remove(database, race.job_id),
+        lambda: attempts.give_back(database, race.job_id, 1),
+    ):
+        assert isinstance(deleted, Stopped), deleted
+        assert not is_error(back)
+        assert (after.status, after.hidden) == (JobState.CANCELLED, True)
+
+
+def test_a_pause_that_was_acknowledged_outlives_a_crash_and_a_stop(database: Database, race: Race) -> None:
+    make = downloading(database)
+    for end in (
+        lambda: attempts.crashed(database, race.job_id, 1, "died", 0.0),
+        lambda: attempts.give_back(database, race.job_id, 1),
+    ):
+        for (pause, ended), after in race.run(make, lambda: downloads.pause(database, race.job_id), end):
+            assert not is_error(pause)
+            assert not is_error(ended)
+            assert (after.status, after.paused_by) == (JobState.PAUSED, downloads.BY_OWNER)
+
+
+def test_a_resume_that_was_acknowledged_outlives_the_end_of_the_pause(database: Database, race: Race) -> None:
+    make = downloading(database)
+
+    def pausing() -> Job:
+        return downloads.pause(database, make().id)
+
+    for (resumed, paused), after in race.run(
+        pausing,
+        lambda: downloads.resume(database, race.job_id),
+        lambda: attempts.paused(database, race.job_id, 1, downloads.BY_OWNER, NONE),
+    ):
+        assert not is_error(resumed)
+        assert not is_error(paused)
+        assert (after.status, after.halt) == (JobState.QUEUED, None)
+
+
+def test_a_job_ends_once_whoever_ends_it(database: Database, race: Race) -> None:
+    failure = Failure("no_device", "none", retryable=True)
+    ends: tuple[tuple[Callable[[], Job], Callable[[], Any], Callable[[], Any]], ...] = (
+        (
+            running(database),
+            lambda: attempts.succeed(database, race.job_id, 1, {"seed": 1}),
+            lambda: attempts.crashed(database, race.job_id, 1, "died", 0.0),
+        ),
+        (
+            running(database),
+            lambda: attempts.succeed(database, race.job_id, 1, {"seed": 1}),
+            lambda: attempts.cancelled(database, race.job_id, 1),
+        ),
+        (
+            lambda: accepted(database),
+            lambda: jobs.request_cancel(database, race.job_id),
+            lambda: bells.give_up(database, race.job_id, failure),
+        ),
+        (
+            lambda: accepted(database),
+            lambda: jobs.request_cancel(database, race.job_id),
+            lambda: jobs.request_cancel(database, race.job_id),
+        ),
+    )
+    for make, one, other in ends:
+        for results, after in race.run(make, one, other):
+            refused = [is_error(result, Fenced, Conflict) for result in results]
+            assert sum(refused) <= 1
+            if after.status == JobState.QUEUED:
+                assert (after.failures, uses(database, after.id)) == (1, 0)
+            else:
+                assert uses(database, after.id) == 1
+
+
+def test_two_claims_of_one_job_give_it_to_one(database: Database, race: Race) -> None:
+    other = Claimant("n", "gpu-1@n", "cpu-1", "n/1")
+    hold(database, "T2V-A14B")
+
+    def rung() -> Job:
+        job = accepted(database)
+        bells.ring(database, [(job.id, CLAIMANT.device_key)])
+        return job
+
+    def dispatch_and_claim() -> Job | None:
+        bells.ring(database, [(race.job_id, other.device_key)])
+        return attempts.claim(database, race.job_id, other, 60)
+
+    for (one, two), after in race.run(
+        rung, lambda: attempts.claim(database, race.job_id, CLAIMANT, 60), dispatch_and_claim
+    ):
+        assert not is_error(one)
+        assert not is_error(two)
+        assert sum(claim is not None for claim in (one, two)) == 1
+        assert (after.status, after.attempt) == (JobState.RUNNING, 1)
+
+
+def test_two_claims_never_exceed_what_a_node_may_run_at_once(database: Database) -> None:
+    for most in (1, 2):
+
+        def pair(most: int = most) -> Pair:
+            _clear(database)
+            ids = [_waiting_download(database, model).id for model in ("T2V-A14B", "TI2V-5B", "I2V-A14B")]
+            bells.ring(database, [(job_id, IO.device_key) for job_id in ids])
+            if most == 2:
+                assert attempts.claim(database, ids.pop(), IO, 60, at_most=2) is not None
+            return (
+                lambda: attempts.claim(database, ids[0], IO, 60, at_most=most),
+                lambda: attempts.claim(database, ids[1], IO, 60, at_most=most),
+            )
+
+        for _, met in interleavings(database, pair):
+            assert not is_error(met.first)
+            assert not is_error(met.second)
+            with database.read() as session:
+                rows = session.exec(select(Job).where(Job.status == JobState.RUNNING)).all()
+            assert len(rows) == most, met
+
+
+def test_no_claim_comes_after_a_drain_was_answered(database: Database) -> None:
+    hold(database, "T2V-A14B")
+    nodes.node_beat(database, "n", None, None)
+    for _, met in interleavings(database, lambda: _claim_and_drain(database)):
+        assert not is_error(met.first)
+        assert not is_error(met.second)
+        if met.second_was_through:
+            assert met.first is None, "the drain was answered while the claim was under way"
+
+
+def _claim_and_drain(database: Database) -> Pair:
+    nodes.undrain(database, "n")
+    job = accepted(database)
+    bells.ring(database, [(job.id, CLAIMANT.device_key)])
+    return lambda: attempts.claim(database, job.id, CLAIMANT, 60), lambda: nodes.drain(database, "n")
+
+
+def test_a_model_is_removed_or_used_never_both(database: Database) -> None:
+    for turned in (False, True):
+
+        def pair(turned: bool = turned) -> Pair:
+            _clear(database)
+            library.replica(database, on="n")
+            job = accepted(database)
+            bells.ring(database, [(job.id, CLAIMANT.device_key)])
+
+            def remove() -> bool:
+                return removals.begin_removal(database, "n", "T2V-A14B")
+
+            def take() -> Job | None:
+                return attempts.claim(database, job.id, CLAIMANT, 60)
+
+            return (remove, take) if turned else (take, remove)
+
+        for _, met in interleavings(database, pair):
+            claim, removed = (met.second, met.first) if turned else (met.first, met.second)
+            assert not is_error(claim)
+            assert not is_error(removed)
+            assert not (removed and claim is not None)
+
+
+def test_two_dispatchers_call_a_job_to_one_device(database: Database, race: Race) -> None:
+    for results, after in race.run(
+        lambda: accepted(database),
+        lambda: bells.ring(database, [(race.job_id, "n/0")]),
+        lambda: bells.ring(database, [(race.job_id, "n/1")]),
+    ):
+        assert not any(is_error(result) for result in results)
+        assert after.bell_device in ("n/0", "n/1")
+
+
+def test_two_processes_of_a_node_write_what_is_there_together(database: Database) -> None:
+    numbers = count()
+
+    def pair() -> Pair:
+        repo = f"org/model-{next(numbers)}"
+        blob = BlobState(repo, "a" * 40, 5, False, datetime(2026, 1, 1, tzinfo=UTC), ("r",))
+        return (
+            lambda: replica_files.record_blobs(database, "n", [blob]),
+            lambda: replica_files.record_blobs(database, "n", [blob]),
+        )
+
+    for _, met in interleavings(database, pair):
+        assert not is_error(met.first)
+        assert not is_error(met.second)
+        assert len(replica_files.blobs(database, "n")) == 1
+
+
+@pytest.mark.parametrize("what", ["files", "download", "pin", "note", "agree", "device"])
+def test_two_writers_of_a_row_that_is_not_there_yet_both_succeed(database: Database, what: str) -> None:
+    numbers = count()
+    for _, met in interleavings(database, lambda: _adding(database, what, next(numbers))):
+        assert not is_error(met.first), met
+        assert not is_error(met.second), met
+        if what == "agree":
+            assert met.first == met.second
+
+
+def _adding(database: Database, what: str, number: int) -> Pair:
+    from shared import clock, replicas
+    from shared.replica_files import FileState
+
+    now = clock.now()
+    file = FileState("a.bin", 1, "c" * 64, 1.0, 1, now)
+    node = f"node-{number}"
+    match what:
+        case "files":
+            work: Callable[[], Any] = lambda: replica_files.record_files(database, node, "m", "r", [file])  # noqa: E731
+        case "download":
+            work = lambda: replica_files.record_download(database, node, "m", "org/m", "r", [file], now)  # noqa: E731
+        case "pin":
+            work = lambda: replicas.pin(database, f"model-{number}")  # noqa: E731
+        case "note":
+            work = lambda: nodes.note(database, f"name-{number}", "value")  # noqa: E731
+        case "agree":
+            work = lambda: nodes.agreed(database, f"name-{number}")  # noqa: E731
+        case _:
+            work = lambda: library.device(database, on=node)  # noqa: E731
+    return work, work
+
+
+def _waiting_download(database: Database, model_id: str) -> Job:
+    new = NewJob(DOWNLOAD, DownloadParams(model_id=model_id, node="n"), Priority.NORMAL)
+    (outcome,) = jobs.accept(database, [new])
+    assert isinstance(outcome, jobs.Accepted)
+    return outcome.job
+
+
+def _clear(database: Database) -> None:
+    with database.write() as session:
+        for job in session.exec(select(Job)):
+            session.delete(job)
+
+
+def test_an_interleaving_is_really_forced(database: Database) -> None:
+    """Without locks a counter loses one of two additions: here it must not, and both orders are seen."""
+    job = accepted(database)
+    seen: list[Met] = [
+        met
+        for _, met in interleavings(
+            database,
+            lambda: (
+                lambda: jobs.get(database, job.id).attempt,
+                lambda: jobs.get(database, job.id).attempt,
+            ),
+        )
+    ]
+    assert seen
+    assert all(met.second_was_through for met in seen), "readers wait for nobody"

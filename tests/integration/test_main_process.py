@@ -1,0 +1,190 @@
+"""A worker's main process: what it kills, what it gives back, and what it leaves alone."""
+
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from shared import attempts, broker, jobs, nodes
+from shared.attempt_spans import attempt_span
+from shared.database import Database
+from shared.loops import LoopReporter
+from shared.progress import Progress, RestingRedis
+from shared.settings import Settings
+from shared.states import JobState, Phase
+from shared.tables import Tick
+from tests import library
+from tests.jobs import CLAIMANT, UNCOUNTED, accepted, claimed
+from tests.stack import wait_for
+from workers import main_process, process
+from workers.main_process import Guard
+from workers.pulse import Pulse
+
+_ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def guard(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> Guard:
+    """Of the worker that the tests' claims name, in this process; it has no children."""
+    for name, value in {
+        "settings": settings,
+        "database": database,
+        "meters": UNCOUNTED,
+        "reporter": LoopReporter(database, CLAIMANT.worker, CLAIMANT.node),
+        "claimant": CLAIMANT,
+        "role": "gpu",
+        "worker_name": CLAIMANT.worker,
+    }.items():
+        monkeypatch.setattr(process, name, lambda value=value: value)
+    library.device(database, on="n", kind="cpu", pid=os.getpid())
+    return Guard()
+
+
+def test_an_attempt_that_no_child_carries_is_given_back_without_blame(guard: Guard, database: Database) -> None:
+    """As after a claim whose commit nobody confirmed: the rows show it as running, and nobody runs it."""
+    job = claimed(database, accepted(database).id)
+    guard._watch()
+    guard._watch()
+    assert jobs.get(database, job.id).status == JobState.RUNNING, "its child may be just beginning"
+    guard._watch()
+    after = jobs.get(database, job.id)
+    assert (after.status, after.failures) == (JobState.QUEUED, 0)
+
+
+def test_an_attempt_that_a_child_carries_is_left_alone(
+    guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = claimed(database, accepted(database).id)
+    monkeypatch.setattr(main_process, "_job_requests", lambda: [(job.id, CLAIMANT.pid)])
+    for _ in range(6):
+        guard._watch()
+    assert jobs.get(database, job.id).status == JobState.RUNNING
+
+
+def test_a_cancelled_attempt_that_no_child_carries_ends_cancelled(guard: Guard, database: Database) -> None:
+    job = claimed(database, accepted(database).id)
+    jobs.request_cancel(database, job.id)
+    for _ in range(3):
+        guard._watch()
+    assert jobs.get(database, job.id).status == JobState.CANCELLED
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_child_is_killed_where_its_job_was_taken_from_it_and_not_after_an_end_of_its_own(
+    guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        here = attempts.Claimant("n", CLAIMANT.worker, "cpu-0", CLAIMANT.device_key, pid=child.pid)
+        job = claimed(database, accepted(database).id, here)
+        monkeypatch.setattr(main_process, "_job_requests", lambda: [(job.id, child.pid)])
+        guard._watch()
+        if ends:
+            attempts.succeed(database, job.id, 1, {})
+        else:
+            attempts.crashed(database, job.id, 1, "its lease ran out", 0.0)
+        for _ in range(5):
+            guard._watch()
+        assert (child.poll() is None) == ends or child.wait(5) == -9
+        assert (child.poll() is None) == ends
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_the_guards_loops_go_on_whatever_a_pass_raises(
+    guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    passes = threading.Semaphore(0)
+
+    def odd(*_: object) -> dict[str, object]:
+        passes.release()
+        raise KeyError("odd")
+
+    monkeypatch.setattr(main_process, "_PASS_SECONDS", 0.01)
+    monkeypatch.setattr(main_process.attempts, "held", odd)
+    again = Guard()
+    with caplog.at_level(logging.ERROR):
+        again.start()
+        for _ in range(3):
+            assert passes.acquire(timeout=10)
+        again.stop()
+    assert [record.message for record in caplog.records] == ["loop guard: KeyError: 'odd'; it goes on"]
+    (device,) = [seen for seen in nodes.devices(database) if seen.device.key == CLAIMANT.device_key]
+    assert not device.alive(30.0), "deregistered, and no heartbeat came after that"
+
+
+def test_a_phase_that_hangs_is_reported_once(
+    settings: Settings, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    hasty = settings.model_copy(update={"step_limit_seconds": 0.01, "heartbeat_seconds": 0.001})
+    job = claimed(database, accepted(database).id)
+    with attempt_span(job) as span:
+        pulse = Pulse(hasty, database, Progress(RestingRedis(None)), job, span, UNCOUNTED)
+        with caplog.at_level(logging.ERROR):
+            for phase in (Phase.DENOISING, Phase.DECODING):
+                pulse.moved(phase, 10.0)
+                time.sleep(0.02)
+                for _ in range(20):
+                    pulse._listen()
+                    pulse._renew(time.monotonic())
+    said = [record.message for record in caplog.records]
+    assert len(said) == 2
+    assert all("has outlived its 0.01 s" in line for line in said)
+
+
+@pytest.fixture
+def io_worker(settings: Settings, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """A real io worker, and its log."""
+    said = {
+        f"WANWORKS_{name.upper()}": str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        for name, value in settings.model_dump(exclude_none=True).items()
+    }
+    log = tmp_path / "io.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers.app", "io"],
+            env={**os.environ, **said},
+            cwd=_ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    yield process, log
+    process.terminate()
+    process.wait(20)
+
+
+def test_a_tick_that_takes_longer_than_any_stray_is_left_to_its_end(
+    settings: Settings, database: Database, io_worker: tuple["subprocess.Popen[bytes]", Path]
+) -> None:
+    """The tick waits for a database that somebody else holds for ten seconds; no row names it, and nobody kills it."""
+    _, log = io_worker
+    app = broker.celery_app(settings, "test")
+    wait_for(lambda: app.control.ping(timeout=1.0), 60, "for the io worker")
+    lock = sqlite3.connect(database.url.removeprefix("sqlite:///"), isolation_level=None, timeout=30)
+    try:
+        wait_for(lambda: nodes.nodes(database), 30, "for the node's first heartbeat")
+        lock.execute("BEGIN IMMEDIATE")
+        app.send_task("wanworks.tick.roll_up", args=("roll_up", 600.0), queue=broker.TICKS_QUEUE)
+        held_until = time.monotonic() + 10
+        wait_for(lambda: time.monotonic() > held_until, 11)
+        lock.execute("ROLLBACK")
+
+        def outcome() -> str | None:
+            with database.read() as session:
+                row = session.get(Tick, ("roll_up", int(time.time() // 600)))
+                row = row or session.get(Tick, ("roll_up", int(time.time() // 600) - 1))
+                return row.outcome if row is not None and row.outcome.endswith("rolled up") else None
+
+        assert wait_for(outcome, 20, "for the tick's outcome")
+    finally:
+        lock.close()
+    assert "killing process" not in log.read_text()

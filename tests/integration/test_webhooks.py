@@ -141,11 +141,11 @@ def test_what_waits_outlives_its_job(database: Database) -> None:
     _cancel_waiting(database, job)
     jobs.purge(database, [job.id])
     (message,) = messages(database)
-    webhooks.delivered(database, message.id, clock.now())
+    webhooks.delivered(database, message, clock.now())
     other = accepted(database, webhook_url=HOOK)
     _cancel_waiting(database, other)
     (waiting,) = webhooks.take_due(database, 1.0)
-    webhooks.failed(database, waiting.id, "gone", None)
+    webhooks.failed(database, waiting, "gone", None)
     jobs.purge(database, [other.id])
     assert [one.job_id for one in messages(database)] == [job.id]
 

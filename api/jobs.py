@@ -1,5 +1,6 @@
 """The job routes: each reads what it was given, asks `shared.jobs`, and shows the row as its owner sees it."""
 
+import logging
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -19,13 +20,15 @@ from api.commits import Committed
 from api.context import Context
 from api.query import JOB_ID, JobsQuery
 from shared import clock, jobs, queues, usage
-from shared.errors import InvalidField, LimitReached, NotFound, StoreFull
+from shared.errors import InvalidField, LimitReached, NotFound, StoreFull, Unavailable
 from shared.job_types import GENERATION
 from shared.jobs import NewJob
 from shared.keys import Scope
 from shared.meters import count_end
 from shared.states import JOB_ENDS, JobState
 from shared.tables import Job
+
+log = logging.getLogger("wanworks.jobs")
 
 LOOK_SECONDS = 5.0  # how often somebody who waits looks at SQL, whatever Redis says
 
@@ -96,9 +99,13 @@ def remove(context: Context, request: Request, job_id: str) -> None:
     note_owner(request, job.owner)
     tell_of_cancel(context, job)
     if job.status in JOB_ENDS:
-        context.storage.store().drop_job(job.id)
-        jobs.purge(context.database, [job.id])
         context.progress.forget(job.id)
+        try:
+            context.storage.store().drop_job(job.id)
+        except Unavailable as error:
+            log.warning("job %s is deleted, its files go later: %s", job.id, error)
+            return
+        jobs.purge(context.database, [job.id])
 
 
 def job_id_of(request: Request) -> str:

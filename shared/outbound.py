@@ -33,6 +33,7 @@ _BODY_SECONDS = 2.0  # for reading what follows a status that is known already
 # RFC 1035: what a resolver takes. Python's own refuses longer names and empty labels with a UnicodeError.
 _HOST_CHARACTERS, _LABEL_CHARACTERS = 253, 63
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
+_BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 
 
 class ForbiddenAddress(WanworksError):
@@ -94,7 +95,7 @@ def check_url(url: str) -> SplitResult:
         raise ForbiddenAddress("The host of the address must be written in ASCII (xn--...)")
     if parts.username is not None or parts.password is not None:
         raise ForbiddenAddress("The address must not hold a login")
-    _check_host(parts.hostname, bracketed="[" in parts.netloc)
+    _check_host(parts)
     return parts
 
 
@@ -252,15 +253,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _check_host(host: str, *, bracketed: bool) -> None:
+def _check_host(parts: SplitResult) -> None:
     """Raises ForbiddenAddress for what no resolver takes."""
-    if bracketed:
+    host = parts.hostname or ""
+    if "[" in parts.netloc or "]" in parts.netloc:
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
             raise ForbiddenAddress("The host of the address is no IPv6 address") from None
-        if "%" in host:
-            raise ForbiddenAddress("The host of the address must not name a zone")
+        if _BRACKETED.fullmatch(parts.netloc) is None:
+            raise ForbiddenAddress("The host of the address is more, or other, than an IPv6 address in brackets")
         return
     name = host.removesuffix(".")
     labels = name.split(".")

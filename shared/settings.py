@@ -203,6 +203,7 @@ class Settings(BaseSettings):
 
     # what is kept
     retention_days: float = Field(30.0, gt=0, description="Finished jobs and their artifacts are kept this long.")
+    audit_days: float = Field(365.0, gt=0, description="Entries of the audit are kept this long.")
     min_free_disk_mb: int = Field(500, ge=0, description="Below this much free space no new job is accepted.")
 
     # generation

@@ -130,8 +130,8 @@ def test_a_message_that_is_none_does_not_make_the_feed_deaf(
     wait_for(hears, 10)
     assert redis.publish(FEED_CHANNEL, message) == 1
     redis.publish(FEED_CHANNEL, message)  # what follows at once may be lost, and what comes later must not be
-    time_to_die = time.monotonic() + 1
-    wait_for(lambda: not hears() or time.monotonic() > time_to_die, 5)
+    died_by = time.monotonic() + 1
+    wait_for(lambda: not hears() or time.monotonic() > died_by, 5)
     wait_for(hears, 10, "for the feed to listen again")
 
 

@@ -4,6 +4,7 @@ Knows nothing of HTTP. What it lets through still has to be committed (`api/comm
 """
 
 import hashlib
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from api.fallback_admission import Fallbacks
 from api.storage import Storage
 from shared import jobs
 from shared.catalogue import Catalogue, CatalogueEntry
-from shared.errors import Conflict, FieldError, InvalidField, NotFound
+from shared.errors import Conflict, FieldError, InvalidField, NotFound, Unavailable
 from shared.job_types import GENERATION, JOB_TYPES, GenerationParams, GenerationRequest, Lora, settle
 from shared.jobs import NewJob
 from shared.settings import Settings
 from shared.states import JOB_ENDS, JobState, Priority
 from shared.tables import Job
+
+log = logging.getLogger("wanworks.admission")
 
 _INPUT_NAME = "image.png"
 _SHOWN_LORAS = 20
@@ -100,7 +103,10 @@ class Admission:
     def discard(self, new: NewJob) -> None:
         """Takes out of the store what was put there for a job that came to nothing."""
         if isinstance(new.params, GenerationParams) and new.params.image is not None:
-            self._storage.store().drop_job(new.id)
+            try:
+                self._storage.store().drop_job(new.id)
+            except Unavailable as error:
+                log.warning("the input of a request that made no job is for the sweep to remove: %s", error)
 
     def _keep(self, job_id: str, image: bytes) -> None:
         self._storage.check_room()

@@ -162,8 +162,10 @@ class Feed:
                         async for message in channel.listen():
                             if message["type"] == "message":
                                 self._hear(json.loads(message["data"]))
-                except (RedisError, OSError, ValueError) as error:
+                except (RedisError, OSError) as error:
                     log.debug("the feed is not heard: %s", error)
+                except Exception:  # a message that is none of ours, say: what comes after it is still to be heard
+                    log.exception("the feed could not be read; it is listened to again")
                 await asyncio.sleep(_REST_SECONDS)
 
     def _hear(self, event: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from shared.queue_positions import Position
 from shared.states import JOB_ENDS, JobState
 from shared.tables import Job
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wanworks.jobs")
 
 LOOK_SECONDS = 5.0  # how often somebody who waits looks at SQL, whatever Redis says
 
@@ -104,12 +104,13 @@ def remove(context: Context, request: Request, job_id: str) -> None:
     note_owner(request, job.owner)
     tell_of_cancel(context, stopped)
     if job.status in JOB_ENDS:
+        context.progress.forget(job.id)
         try:
             context.storage.store().drop_job(job.id)
-            jobs.purge(context.database, [job.id])
         except Unavailable as error:
-            log.warning("job %s: deleted; its files and its row are left to retention: %s", job.id, error)
-        context.progress.forget(job.id)
+            log.warning("job %s is deleted, its files go later: %s", job.id, error)
+            return
+        jobs.purge(context.database, [job.id])
 
 
 def job_id_of(request: Request) -> str:

@@ -1,9 +1,12 @@
 """Wakes the dispatcher without keeping anybody waiting: many nudges at once become one."""
 
+import logging
 import threading
 
 from shared import broker
 from shared.progress import RestingRedis
+
+log = logging.getLogger("wanworks.nudger")
 
 
 class Nudger:
@@ -27,4 +30,7 @@ class Nudger:
         while not self._closing:
             self._due.wait()
             self._due.clear()
-            broker.nudge(self._client)
+            try:
+                broker.nudge(self._client)
+            except Exception:  # the thread serves all requests to come
+                log.exception("the dispatcher could not be woken; it goes on")

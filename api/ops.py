@@ -68,7 +68,7 @@ def seen(context: Context, caller: Caller) -> schemas.Workers:
     running = queue_reads.running(context.database)
     on_devices = {job.device_key: job for job in running}
     silence = context.settings.device_silence_seconds
-    readings = samples.latest(context.database, clock.now() - timedelta(seconds=silence))
+    readings = samples.latest(context.database, clock.now() - timedelta(seconds=context.settings.reading_seconds))
     known = nodes.nodes(context.database)
     drained = {node.name for node, _ in known if node.drained_at is not None}
     devices = [

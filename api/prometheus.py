@@ -86,7 +86,7 @@ def _devices(context: Context) -> Iterator[Metric]:
         (_gauge("wanworks_device_power_watts", "Power drawn.", *labels), lambda one: one.power_watts),
     )  # fmt: skip
     running = queues.on_devices(context.database)
-    latest = samples.latest(context.database, clock.now() - timedelta(seconds=silence))
+    latest = samples.latest(context.database, clock.now() - timedelta(seconds=context.settings.reading_seconds))
     for seen in nodes.devices(context.database):
         device = seen.device
         values = [device.node, str(device.index), device.uuid]

@@ -3,6 +3,7 @@
 Beside the supervisor, in a thread of its own: a database that is away must never hold up a restart.
 """
 
+import logging
 import threading
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from shared.database import Database
 from shared.errors import StoreFull, Unavailable
 from shared.nodes import REPORT_SECONDS
 from shared.tables import Process
+
+log = logging.getLogger("wanworks.process_reports")
 
 
 class ProcessReports:
@@ -59,6 +62,9 @@ class ProcessReports:
                 nodes.report_processes(self._database, self._node, set(self._names), rows)
             except (Unavailable, StoreFull):
                 self._due.wait(1.0)  # the rows grow old, which says as much; it is tried again
+            except Exception:  # the supervisor must not go unheard of for the rest of its life
+                log.exception("what runs here could not be reported; it is tried again")
+                self._due.wait(1.0)
             if ended:
                 self._database.close()
                 return

@@ -51,7 +51,7 @@ def gather(ground: Ground, now: datetime) -> Facts:
     hour = [use.succeeded for use in usage.ended(database, now - timedelta(hours=1))]
     waiting = queues.waiting(database)
     lost = nodes.noted(database, REDIS_LOST)
-    recent = samples.latest(database, now - timedelta(seconds=settings.device_silence_seconds))
+    recent = samples.latest(database, now - timedelta(seconds=settings.reading_seconds))
     last_tick = ticks.last(database, besides=ALERTS)
     return Facts(
         models=tuple(_model(library, model_id) for model_id in library.models),

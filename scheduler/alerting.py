@@ -6,7 +6,6 @@ Each period is one tick, so it happens once.
 
 import json
 import logging
-import threading
 import time
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,37 +14,41 @@ from scheduler.alert_facts import ALERTS, Ground, gather
 from scheduler.alert_rules import evaluate
 from shared import alerts, catalogue, clock, library, standard_webhooks
 from shared.database import Database
-from shared.errors import StoreFull, Unavailable
 from shared.library import UseFigures, stored_progress
+from shared.loops import Loop, LoopReporter
+from shared.meters import Meters
 from shared.outbound import ANYWHERE
 from shared.progress import RestingRedis, tell_watchers
 from shared.settings import Settings
 from shared.standard_webhooks import NotTaken
-from shared.ticks import once
+from shared.tables import AlertDelivery
+from shared.ticks import Run, once
 
 log = logging.getLogger("wanworks.alerts")
 
-_DELIVERING_SECONDS = 10.0  # of one look: what is left is sent at the next
+_DELIVERING_SECONDS = 5.0  # of one look: what is left is sent at the next
+# For how long a look that has died keeps the others from looking.
+_LEASE_SECONDS = 30.0
 
 
-class AlertWatch(threading.Thread):
-    """One look after the other until `stopping` is set. Survives a missing database and a missing Redis."""
+class AlertWatch(Loop):
+    """Asks the rules once in each period."""
 
-    def __init__(self, settings: Settings, stopping: threading.Event) -> None:
-        super().__init__(name="alerts", daemon=True)
+    def __init__(self, settings: Settings, meters: Meters, reporter: LoopReporter | None = None) -> None:
+        self._ground: Ground | None = None
         self._settings = settings
-        self._stopping = stopping
+        super().__init__(
+            "alerts",
+            settings.alert_seconds,
+            self._ask,
+            meters=meters,
+            reporter=reporter,
+            first_after_seconds=settings.alert_seconds,
+        )
 
-    def run(self) -> None:
-        ground = ground_of(self._settings)
-        while not self._stopping.wait(self._settings.alert_seconds):
-            try:
-                look_once(ground)
-            except (Unavailable, StoreFull) as error:
-                log.warning("database: %s", error)
-            except Exception:
-                log.exception("the alert rules could not be asked")
-        ground.database.close()
+    def _ask(self) -> None:
+        self._ground = self._ground or ground_of(self._settings)
+        look_once(self._ground)
 
 
 def ground_of(settings: Settings) -> Ground:
@@ -59,11 +62,18 @@ def ground_of(settings: Settings) -> Ground:
 
 def look_once(ground: Ground) -> str | None:
     """None where the present tick was taken. Raises DatabaseUnavailable and StoreFull."""
-    now = clock.now()
-    return once(ground.database, ALERTS, ground.settings.alert_seconds, now.timestamp(), lambda: look(ground, now))
+    now, every = clock.now(), ground.settings.alert_seconds
+    return once(
+        ground.database,
+        ALERTS,
+        every,
+        now.timestamp(),
+        lambda run: look(ground, now, run),
+        lease_seconds=_LEASE_SECONDS,
+    )
 
 
-def look(ground: Ground, now: datetime) -> str:
+def look(ground: Ground, now: datetime, run: Run | None = None) -> str:
     """One look: what it changed, in words."""
     settings, database = ground.settings, ground.database
     changes = evaluate(gather(ground, now), settings, alerts.known(database), now)
@@ -74,30 +84,36 @@ def look(ground: Ground, now: datetime) -> str:
     if touched:
         tell_watchers(ground.redis, "alert")
     alerts.drop_older(database, now)
-    sent = _deliver(settings, database)
+    sent = _deliver(settings, database, run)
     return f"{len(changes.opened)} opened, {len(changes.resolved)} resolved, {sent} messages sent"
 
 
-def _deliver(settings: Settings, database: Database) -> int:
+def _deliver(settings: Settings, database: Database, run: Run | None) -> int:
     url, secret = settings.alert_webhook_url, settings.alert_webhook_secret
     if url is None or secret is None:
         return 0
     sent = 0
     until = time.monotonic() + _DELIVERING_SECONDS
     for delivery, alert in alerts.due_deliveries(database, clock.now()):
+        if time.monotonic() > until or not (run is None or run.goes_on()):
+            break
         now = clock.now()
         content = {"type": delivery.event, "timestamp": clock.iso(now), "data": alerts.as_dict(alert)}
         try:
             body = json.dumps(content, separators=(",", ":")).encode()
             standard_webhooks.send(url, secret.get_secret_value(), delivery.id, body, now, ANYWHERE)
         except NotTaken as error:
-            wait = standard_webhooks.wait_after(delivery.tries + 1)
-            again = now + timedelta(seconds=wait) if wait is not None and error.again else None
-            log.warning("the alert webhook %s%s", error.message, "" if again else "; the message is given up")
-            alerts.not_delivered(database, delivery.id, error.message, again)
+            _not_delivered(database, delivery, error.message, now, again=error.again)
+        except Exception as error:  # one message that cannot be sent must not keep the rules from being asked
+            log.exception("alert message %s could not be sent", delivery.id)
+            _not_delivered(database, delivery, f"could not be sent ({type(error).__name__})", now, again=True)
         else:
-            alerts.delivered(database, delivery.id, now)
+            alerts.delivered(database, delivery, now)
             sent += 1
-        if time.monotonic() > until:
-            break
     return sent
+
+
+def _not_delivered(database: Database, delivery: AlertDelivery, reason: str, now: datetime, *, again: bool) -> None:
+    wait = standard_webhooks.wait_after(delivery.tries + 1) if again else None
+    log.warning("the alert webhook %s%s", reason, "; the message is given up" if wait is None else "")
+    alerts.not_delivered(database, delivery, reason, now + timedelta(seconds=wait) if wait is not None else None)

@@ -426,10 +426,12 @@ def main() -> None:
     dispatcher = Dispatcher(settings, Database(settings.database), celery_ring(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stopping.set())
-    alerting = AlertWatch(settings, dispatcher.stopping)
+    meters = Meters(RestingRedis(settings.redis))
+    alerting = AlertWatch(settings, meters)
     alerting.start()
     dispatcher.run()
-    alerting.join(timeout=5)
+    alerting.stop(timeout=5)
+    meters.close()
     tracing.close()
 
 

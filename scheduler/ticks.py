@@ -1,10 +1,12 @@
 """What the schedules do: drop what was kept long enough, sweep what dead attempts left, count uses and samples, keep
 each minute's figures, look at the alerts, ask for checks.
 
-Loaded by the io worker by its dotted name.
+What may be much is done in batches, for as long as the tick has time; the next tick goes on where it stopped. Loaded by
+the io worker by its dotted name.
 """
 
 import logging
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import cache, partial
 from itertools import islice
@@ -13,23 +15,33 @@ from celery import shared_task
 
 from scheduler.alert_facts import Ground
 from scheduler.alerting import ground_of, look_once
-from shared import broker, catalogue, clock, jobs, library, nodes, queues, samples, snapshots, usage
+from shared import audit, broker, catalogue, clock, jobs, library, nodes, queues, samples, snapshots, usage, webhooks
 from shared.database import Database
+from shared.errors import StoreUnavailable
 from shared.job_types import INTEGRITY_CHECK, IntegrityCheckParams
 from shared.jobs import NewJob
 from shared.library import UseFigures, stored_progress
+from shared.meters import REMOVAL_ERRORS, Meters
 from shared.overview import Overviews, snapshot
 from shared.progress import RestingRedis
 from shared.settings import Settings, load
 from shared.states import JOB_ENDS, JobState, Priority
 from shared.store import Store, open_store
-from shared.ticks import once
+from shared.store_layout import Litter
+from shared.ticks import Run, once
 
 log = logging.getLogger("wanworks.ticks")
 
 # What nobody has touched for this long, and no row knows, is litter of a request or an attempt that died.
 _LITTER_SECONDS = 3600.0
-_ASKED_AT_ONCE = 500
+_LOOKED_AT_AT_ONCE = 500
+_DROPPED_AT_ONCE = 250
+# Of messages and audit entries at one tick: the rest of its time is for the jobs and their files.
+_BATCHES = 20
+# So many jobs whose files cannot be removed are passed over; with more of them the store itself is at fault.
+_MOST_FAILED = 1000
+_LOGGED_AT_ONCE = 5
+_SWEPT_UNTIL, _MESSAGES_UNTIL = "swept_until", "webhook_messages_until"  # where the next tick goes on
 # An upload to a bucket that is older than this has nobody any more who could finish it.
 _UNFINISHED_SECONDS = 24 * 3600.0
 # Over how long the nodes' scheduled checks begin.
@@ -37,36 +49,121 @@ _FULL_SPREAD_SECONDS, _QUICK_SPREAD_SECONDS = 4 * 3600.0, 900.0
 _SNAPSHOTS_KEPT = timedelta(days=90)
 
 
-def apply_retention(database: Database, store: Store, retention: timedelta) -> str:
-    """Drops ended jobs older than that, and those that their owners deleted, with their artifacts."""
-    dropped = 0
-    while job_ids := jobs.purgeable(database, clock.now() - retention):
-        for job_id in job_ids:
-            store.drop_job(job_id)
-        dropped += jobs.purge(database, job_ids)
-    return f"{dropped} jobs dropped"
+def _always() -> bool:
+    return True
 
 
-def sweep(database: Database, store: Store, older_than_seconds: float = _LITTER_SECONDS) -> str:
-    """Removes what no job owns, what attempts that did not win have left, and uploads that nobody will finish."""
-    folders = attempts = 0
-    there = store.litter(older_than_seconds)
-    while some := list(islice(there, _ASKED_AT_ONCE)):
+def apply_retention(
+    database: Database,
+    store: Store,
+    retention: timedelta,
+    goes_on: Callable[[], bool] = _always,
+    meters: Meters | None = None,
+) -> str:
+    """Drops ended jobs older than that, and those that their owners deleted, once their artifacts are gone.
+
+    A job whose files cannot be removed keeps its row, is logged and counted, and holds up no other.
+    """
+    dropped, failed = 0, set[str]()
+    before = clock.now() - retention
+    while goes_on() and len(failed) < _MOST_FAILED:
+        job_ids = jobs.purgeable(database, before, _DROPPED_AT_ONCE, failed)
+        if not job_ids:
+            break
+        store.ask()  # where the mount is missing, nothing is found to be removed, and all the files are still there
+        left = store.drop_jobs(job_ids)
+        _note_left(left, meters)
+        failed |= left.keys()
+        dropped += jobs.purge(database, [job_id for job_id in job_ids if job_id not in left])
+    return f"{dropped} jobs dropped" + (f", {len(failed)} whose files cannot be removed kept" if failed else "")
+
+
+def drop_messages(database: Database, goes_on: Callable[[], bool] = _always) -> int:
+    """Removes ended webhook messages whose jobs are gone. Returns how many went."""
+    dropped, after = 0, nodes.noted(database, _MESSAGES_UNTIL) or ""
+    for _ in range(_BATCHES):
+        if not goes_on():
+            break
+        count, until = webhooks.drop_of_gone_jobs(database, after)
+        dropped += count
+        if (until or "") != after:
+            nodes.note(database, _MESSAGES_UNTIL, until or "")
+        if until is None:
+            break
+        after = until
+    return dropped
+
+
+def drop_audit(database: Database, kept: timedelta, goes_on: Callable[[], bool] = _always) -> int:
+    """Removes audit entries older than that. Returns how many went."""
+    dropped, before = 0, clock.now() - kept
+    for _ in range(_BATCHES):
+        count = audit.drop_older(database, before) if goes_on() else 0
+        dropped += count
+        if count == 0:
+            break
+    return dropped
+
+
+def sweep(
+    database: Database,
+    store: Store,
+    older_than_seconds: float = _LITTER_SECONDS,
+    goes_on: Callable[[], bool] = _always,
+    meters: Meters | None = None,
+) -> str:
+    """Removes what no job owns, what attempts that did not win have left, and uploads that nobody will finish.
+
+    It goes through the store in the order of the jobs' ids and notes how far it has come.
+    """
+    store.ask()
+    folders = attempts = unfinished = 0
+    after = nodes.noted(database, _SWEPT_UNTIL) or ""
+    there = store.litter(older_than_seconds, after)
+    while goes_on():
+        some = list(islice(there, _LOOKED_AT_AT_ONCE))
         known = jobs.winning_attempts(database, [one.job_id for one in some])
+        orphans = [one.job_id for one in some if one.job_id not in known]
+        for first in range(0, len(orphans), _DROPPED_AT_ONCE):
+            batch = orphans[first : first + _DROPPED_AT_ONCE]
+            left = store.drop_jobs(batch)
+            _note_left(left, meters)
+            folders += len(batch) - len(left)
         for one in some:
-            if one.job_id not in known:
-                store.drop_job(one.job_id)
-                folders += 1
-                continue
-            status, winner = known[one.job_id]
-            if status not in JOB_ENDS:
-                continue
-            for attempt in one.attempts:
-                if attempt != winner or status != JobState.SUCCEEDED:
-                    store.drop_attempt(one.job_id, attempt)
-                    attempts += 1
-    unfinished = store.drop_unfinished(_UNFINISHED_SECONDS)
+            attempts += _drop_losers(store, one, known.get(one.job_id), meters)
+        if len(some) < _LOOKED_AT_AT_ONCE:
+            unfinished = store.drop_unfinished(_UNFINISHED_SECONDS)
+            if after:
+                nodes.note(database, _SWEPT_UNTIL, "")
+            break
+        after = some[-1].job_id
+        nodes.note(database, _SWEPT_UNTIL, after)
     return f"{folders} orphaned folders, {attempts} losing attempts and {unfinished} unfinished uploads removed"
+
+
+def _drop_losers(store: Store, there: Litter, job: tuple[str, int] | None, meters: Meters | None) -> int:
+    """Removes the attempts of an ended job that did not win. Returns how many went."""
+    if job is None or job[0] not in JOB_ENDS:
+        return 0
+    status, winner = job
+    dropped = 0
+    for attempt in there.attempts:
+        if attempt != winner or status != JobState.SUCCEEDED:
+            try:
+                store.drop_attempt(there.job_id, attempt)
+                dropped += 1
+            except StoreUnavailable as error:
+                _note_left({there.job_id: error}, meters)
+    return dropped
+
+
+def _note_left(left: Mapping[str, StoreUnavailable], meters: Meters | None) -> None:
+    for job_id, error in list(left.items())[:_LOGGED_AT_ONCE]:
+        log.warning("job %s: its files cannot be removed; it is tried again: %s", job_id, error)
+    if len(left) > _LOGGED_AT_ONCE:
+        log.warning("nor can those of %d other jobs", len(left) - _LOGGED_AT_ONCE)
+    if meters is not None and left:
+        meters.count(REMOVAL_ERRORS, by=len(left))
 
 
 def start_checks(database: Database, settings: Settings, *, full: bool) -> str:
@@ -109,35 +206,46 @@ def take_snapshot(database: Database, overviews: Overviews, now: datetime) -> st
 @shared_task(name="wanworks.tick.retention")
 def retention_tick(name: str, every: float) -> str | None:
     settings, database = _ground()
-    keep = timedelta(days=settings.retention_days)
-    return once(database, name, every, clock.now().timestamp(), lambda: apply_retention(database, _store(), keep))
+
+    def work(run: Run) -> str:
+        entries = drop_audit(database, timedelta(days=settings.audit_days), run.goes_on)
+        messages = drop_messages(database, run.goes_on)
+        kept = timedelta(days=settings.retention_days)
+        dropped = apply_retention(database, _store(), kept, run.goes_on, _meters())
+        return f"{dropped}, {messages} webhook messages, {entries} audit entries"
+
+    return once(database, name, every, clock.now().timestamp(), work)
 
 
 @shared_task(name="wanworks.tick.sweep")
 def sweep_tick(name: str, every: float) -> str | None:
     _, database = _ground()
-    return once(database, name, every, clock.now().timestamp(), lambda: sweep(database, _store()))
+
+    def work(run: Run) -> str:
+        return sweep(database, _store(), goes_on=run.goes_on, meters=_meters())
+
+    return once(database, name, every, clock.now().timestamp(), work)
 
 
 @shared_task(name="wanworks.tick.roll_up")
 def roll_up_tick(name: str, every: float) -> str | None:
     _, database = _ground()
     now = clock.now()
-    return once(database, name, every, now.timestamp(), lambda: f"{usage.roll_up(database, now)} days rolled up")
+    return once(database, name, every, now.timestamp(), lambda _: f"{usage.roll_up(database, now)} days rolled up")
 
 
 @shared_task(name="wanworks.tick.samples")
 def samples_tick(name: str, every: float) -> str | None:
     _, database = _ground()
     now = clock.now()
-    return once(database, name, every, now.timestamp(), lambda: f"{samples.roll_up(database, now)} hours rolled up")
+    return once(database, name, every, now.timestamp(), lambda _: f"{samples.roll_up(database, now)} hours rolled up")
 
 
 @shared_task(name="wanworks.tick.snapshot")
 def snapshot_tick(name: str, every: float) -> str | None:
     _, database = _ground()
     now = clock.now()
-    return once(database, name, every, now.timestamp(), lambda: take_snapshot(database, _overviews(), now))
+    return once(database, name, every, now.timestamp(), lambda _: take_snapshot(database, _overviews(), now))
 
 
 @shared_task(name="wanworks.tick.alerts")
@@ -150,7 +258,7 @@ def check_tick(name: str, every: float) -> str | None:
     settings, database = _ground()
     full = name == "full_check"
     now = clock.now().timestamp()
-    return once(database, name, every, now, lambda: start_checks(database, settings, full=full))
+    return once(database, name, every, now, lambda _: start_checks(database, settings, full=full))
 
 
 @cache
@@ -170,6 +278,11 @@ def _alert_ground() -> Ground:
 def _ground() -> tuple[Settings, Database]:
     settings = load()
     return settings, Database(settings.database)
+
+
+@cache
+def _meters() -> Meters:
+    return Meters(RestingRedis(_ground()[0].redis))
 
 
 @cache

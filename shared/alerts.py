@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import delete, func
+from sqlalchemy import delete, func, update
 from sqlmodel import Session, col, select
 
 from shared import clock
@@ -187,13 +187,16 @@ def due_deliveries(database: Database, now: datetime, limit: int = 20) -> list[t
         return [(delivery, alert) for delivery, alert in session.exec(query)]
 
 
-def delivered(database: Database, delivery_id: str, now: datetime) -> None:
-    _note(database, delivery_id, due_at=None, delivered_at=now, error=None)
+@settled
+def delivered(database: Database, delivery: AlertDelivery, now: datetime) -> None:
+    """The message has been delivered. Does nothing where this try is settled already."""
+    _note(database, delivery, due_at=None, delivered_at=now, error=None)
 
 
-def not_delivered(database: Database, delivery_id: str, error: str, again_at: datetime | None) -> None:
-    """`again_at` None: it is given up."""
-    _note(database, delivery_id, due_at=again_at, delivered_at=None, error=error[:200])
+@settled
+def not_delivered(database: Database, delivery: AlertDelivery, error: str, again_at: datetime | None) -> None:
+    """A try has failed. `again_at` None: no other follows. Does nothing where this try is settled already."""
+    _note(database, delivery, due_at=again_at, delivered_at=None, error=error[:200])
 
 
 _OPEN = select(Alert).where(col(Alert.resolved_at).is_(None))
@@ -243,12 +246,10 @@ def _delivery(alert: Alert, event: str, now: datetime) -> AlertDelivery:
     return AlertDelivery(id=f"msg_{new_id()}", alert_id=alert.id, event=event, due_at=now)
 
 
-def _note(
-    database: Database, delivery_id: str, *, due_at: datetime | None, delivered_at: datetime | None, error: str | None
-) -> None:
+def _note(database: Database, delivery: AlertDelivery, **values: Any) -> None:
     with database.write() as session:
-        delivery = session.get(AlertDelivery, delivery_id)
-        if delivery is not None:
-            delivery.tries += 1
-            delivery.due_at, delivery.delivered_at, delivery.error = due_at, delivered_at, error
-            session.add(delivery)
+        session.connection().execute(
+            update(AlertDelivery)
+            .where(col(AlertDelivery.id) == delivery.id, col(AlertDelivery.tries) == delivery.tries)
+            .values(tries=delivery.tries + 1, **values)
+        )

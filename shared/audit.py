@@ -1,11 +1,14 @@
 """What was done by those who may do everything. Sole reader and writer of the `audit_entries` table.
 
-A row is written once and never changed. It names acts and subjects; no body, prompt, key or secret is in it.
+A row is written once, never changed, and removed when it is older than `audit_days`. It names acts and subjects; no
+body, prompt, key or secret is in it.
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
+from sqlalchemy import delete
 from sqlmodel import col, select
 
 from shared import clock
@@ -70,6 +73,20 @@ def page(database: Database, *, limit: int, after: str | None = None, actor: str
     with database.read() as session:
         rows = list(session.exec(query))
     return Page(rows[:limit], has_more=len(rows) > limit)
+
+
+def drop_older(database: Database, before: datetime, limit: int = 1000) -> int:
+    """Removes up to `limit` entries from before that moment, oldest first. Returns how many went."""
+    oldest = select(AuditEntry.id).where(col(AuditEntry.id) < _first_id(before)).order_by(col(AuditEntry.id))
+    with database.write() as session:
+        gone = delete(AuditEntry).where(col(AuditEntry.id).in_(oldest.limit(limit)))
+        return int(session.connection().execute(gone).rowcount)
+
+
+def _first_id(moment: datetime) -> str:
+    """The lowest UUIDv7 of that millisecond: ids sort by time, so the primary key finds what is older."""
+    digits = f"{int(moment.timestamp() * 1000):012x}"
+    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
 
 
 def _plain(text: str, most: int) -> str:

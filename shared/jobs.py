@@ -8,7 +8,7 @@ Every write may be repeated: it recognises what it has done before, so a commit 
 import secrets
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -188,11 +188,12 @@ def purge(database: Database, job_ids: Sequence[str]) -> int:
         return int(result.rowcount)
 
 
-def purgeable(database: Database, ended_before: datetime, limit: int = 500) -> list[str]:
-    """Ids of ended jobs that their owner deleted, or that ended before that moment."""
+def purgeable(database: Database, ended_before: datetime, limit: int = 500, besides: Collection[str] = ()) -> list[str]:
+    """Ids of ended jobs that their owner deleted, or that ended before that moment. `besides`: these are left out."""
     query = (
         select(Job.id)
         .where(col(Job.status).in_(JOB_ENDS), or_(col(Job.hidden).is_(True), col(Job.finished_at) < ended_before))
+        .where(col(Job.id).not_in(besides))
         .limit(limit)
     )
     with database.read() as session:

@@ -6,6 +6,7 @@ its data begins at zero, as Prometheus expects of counters. Nothing waits for it
 
 import bisect
 import json
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from shared.job_types import GENERATION
 from shared.progress import RestingRedis
 from shared.states import JobState, Phase
 from shared.tables import Job
+
+log = logging.getLogger("wanworks.meters")
 
 KEY = "wanworks:meters"
 _FLUSH_SECONDS = 2.0
@@ -54,6 +57,9 @@ LOOK_SECONDS = _histogram("wanworks_dispatcher_look_seconds", "One look of the d
 BELL_SECONDS = _histogram("wanworks_bell_seconds", "From a bell to its claim.", _LONG, "type")
 MESSAGES = _counter("wanworks_webhook_tries", "Messages sent to webhooks, by what came of it.", "outcome")
 LOOP_ERRORS = _counter("wanworks_loop_errors", "Passes of background loops that failed.", "loop")
+REMOVAL_ERRORS = _counter(
+    "wanworks_store_removal_errors", "Files of jobs that could not be removed and are tried again."
+)
 HTTP_SECONDS = _histogram(
     "wanworks_http_request_seconds", "Requests, event streams left out.", _SHORT, "method", "route", "status"
 )
@@ -62,7 +68,7 @@ METERS: Mapping[str, Meter] = {
     meter.name: meter
     for meter in (
         JOBS_ENDED, JOB_SECONDS, PHASE_SECONDS, STEP_SECONDS, STARTS, DOWNLOADED, TAKEOVERS, FENCED, LOOK_SECONDS,
-        BELL_SECONDS, MESSAGES, LOOP_ERRORS, HTTP_SECONDS,
+        BELL_SECONDS, MESSAGES, LOOP_ERRORS, REMOVAL_ERRORS, HTTP_SECONDS,
     )
 }  # fmt: skip
 
@@ -121,10 +127,14 @@ class Meters:
             pipe.execute()
             return True
 
-        if self._redis.ask(send) is None:
-            with self._lock:
-                for field, amount in counts.items():
-                    self._counts[field] += amount
+        sent = None
+        try:
+            sent = self._redis.ask(send)
+        finally:
+            if sent is None:
+                with self._lock:
+                    for field, amount in counts.items():
+                        self._counts[field] += amount
 
     def close(self) -> None:
         self._closing = True
@@ -141,9 +151,13 @@ class Meters:
                 self._thread.start()
 
     def _run(self) -> None:
+        """No `Loop`, which counts with this class. Whatever a flush raises, the next one is tried."""
         while not self._closing:
             self._due.wait(_FLUSH_SECONDS)
-            self.flush()
+            try:
+                self.flush()
+            except Exception:
+                log.exception("counts could not be sent; it goes on")
 
 
 @dataclass(frozen=True)

@@ -204,11 +204,14 @@ def processes(database: Database) -> list[Process]:
 
 def note(database: Database, name: str, value: str) -> str | None:
     """Writes down something about the whole installation; what stood there before."""
+    insert = sqlite_insert if database.is_sqlite else postgresql_insert
     with database.write() as session:
-        hold(session, f"installation {name}")
-        row = session.get(Installation, name)
-        before = row.value if row is not None else None
-        session.merge(Installation(name=name, value=value))
+        before = session.exec(select(Installation.value).where(Installation.name == name)).first()
+        session.connection().execute(
+            insert(Installation)
+            .values(name=name, value=value)
+            .on_conflict_do_update(index_elements=["name"], set_={"value": value})
+        )
         return before
 
 
@@ -220,13 +223,13 @@ def noted(database: Database, name: str) -> str | None:
 
 def agreed(database: Database, name: str) -> str:
     """The installation's value of that name, drawn at random by whoever asks first."""
+    if (value := noted(database, name)) is not None:
+        return value
+    insert = sqlite_insert if database.is_sqlite else postgresql_insert
+    drawn = insert(Installation).values(name=name, value=secrets.token_hex(16)).on_conflict_do_nothing()
     with database.write() as session:
-        hold(session, f"installation {name}")
-        row = session.get(Installation, name)
-        if row is None:
-            row = Installation(name=name, value=secrets.token_hex(16))
-            session.add(row)
-        return row.value
+        session.connection().execute(drawn)
+        return session.exec(select(Installation.value).where(Installation.name == name)).one()
 
 
 def webhook_secret(settings: Settings, database: Database) -> str:

@@ -5,15 +5,18 @@ public, the connection is made to the very address that was judged (so a name th
 every redirect is judged anew or not followed at all, and the proxies of the environment are left out.
 """
 
+import asyncio
+import contextlib
 import ipaddress
+import re
 import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import anyio
-import anyio.to_thread
 import httpx
 
 from shared.errors import WanworksError
@@ -26,6 +29,11 @@ _PORTS = {"http": 80, "https": 443}
 _ANSWER_BYTES = 64 << 10  # of an answer that nobody reads for meaning
 _REDIRECTS = 3
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
+_BODY_SECONDS = 2.0  # for reading what follows a status that is known already
+# RFC 1035: what a resolver takes. Python's own refuses longer names and empty labels with a UnicodeError.
+_HOST_CHARACTERS, _LABEL_CHARACTERS = 253, 63
+_LABEL = re.compile(r"[A-Za-z0-9_-]+")
+_BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 
 
 class ForbiddenAddress(WanworksError):
@@ -73,7 +81,9 @@ ANYWHERE = Allowed(anywhere=True)  # for addresses that the operator set
 
 
 def check_url(url: str) -> SplitResult:
-    """The parts of an http(s) address with a host and no login in it. Raises ForbiddenAddress."""
+    """The parts of an http(s) address with a host and no login in it. Raises ForbiddenAddress, and nothing else."""
+    if any(ord(letter) < 32 or ord(letter) == 127 or 0xD800 <= ord(letter) <= 0xDFFF for letter in url):
+        raise ForbiddenAddress("The address must not hold control characters or lone surrogates")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -85,17 +95,30 @@ def check_url(url: str) -> SplitResult:
         raise ForbiddenAddress("The host of the address must be written in ASCII (xn--...)")
     if parts.username is not None or parts.password is not None:
         raise ForbiddenAddress("The address must not hold a login")
+    _check_host(parts)
     return parts
+
+
+def receiver_of(url: str) -> str:
+    """Host and port of the address, never empty: what deliveries are limited by. Any text will do."""
+    try:
+        parts = check_url(url)
+    except ForbiddenAddress:
+        return "nowhere"  # nothing is sent there
+    host = _host_of(parts)
+    return f"[{host}]:{_port_of(parts)}" if ":" in host else f"{host}:{_port_of(parts)}"
 
 
 def judge(url: str, allowed: Allowed, resolve: Resolve | None = None) -> tuple[SplitResult, str]:
     """The address's parts and the one IP address to connect to. Raises ForbiddenAddress, and OSError without one."""
     parts = check_url(url)
-    host = (parts.hostname or "").rstrip(".").lower()
-    port = parts.port or _PORTS[parts.scheme]
-    found = (resolve or _resolved)(host, port)
-    for text in found:
-        address = _plain(ipaddress.ip_address(text.partition("%")[0]))
+    host = _host_of(parts)
+    try:
+        found = (resolve or _resolved)(host, _port_of(parts))
+        addresses = [_plain(ipaddress.ip_address(text.partition("%")[0])) for text in found]
+    except ValueError as error:  # a UnicodeError too: the resolver's, of a name that it cannot even ask for
+        raise OSError("the host's name cannot be looked up") from error
+    for address in addresses:
         if not _is_public(address) and not allowed.covers(host, address):
             raise ForbiddenAddress(f"{host} is not a public address")
     if not found:
@@ -109,21 +132,22 @@ def post(
     headers: Mapping[str, str],
     *,
     allowed: Allowed,
-    timeout: float,
+    seconds: float,
     resolve: Resolve | None = None,
-) -> httpx.Response:
-    """One POST, redirects not followed. Raises ForbiddenAddress, OSError, and httpx.HTTPError."""
-    parts, address = judge(url, allowed, resolve)
-    with (
-        httpx.Client(trust_env=False, timeout=timeout, follow_redirects=False) as client,
-        client.stream("POST", **_aimed(parts, address, headers), content=content) as answer,
-    ):
-        read = 0
-        for chunk in answer.iter_raw():
-            read += len(chunk)
-            if read > _ANSWER_BYTES:
-                break
-        return answer
+) -> int:
+    """Posts the content, redirects not followed, within `seconds` altogether. Returns the status of the answer.
+
+    Looking up the name, connecting, sending and the answer's head all count against `seconds`. Raises ForbiddenAddress,
+    TimeoutError, OSError, ValueError, httpx.HTTPError and httpx.InvalidURL.
+    """
+
+    async def ask() -> int:
+        with anyio.fail_after(seconds):
+            parts, address = await _judged(url, allowed, resolve)
+            async with httpx.AsyncClient(trust_env=False, timeout=seconds, follow_redirects=False) as client:
+                return await _status(client, _aimed(parts, address, headers), content)
+
+    return anyio.run(ask)
 
 
 async def get(url: str, *, allowed: Allowed, max_bytes: int, seconds: float, resolve: Resolve | None = None) -> bytes:
@@ -150,8 +174,7 @@ async def _fetched(
     client: httpx.AsyncClient, url: str, allowed: Allowed, max_bytes: int, resolve: Resolve | None
 ) -> bytes:
     for _ in range(_REDIRECTS + 1):
-        # Names are looked up by the system, which cannot be interrupted; whoever waits can.
-        parts, address = await anyio.to_thread.run_sync(judge, url, allowed, resolve, abandon_on_cancel=True)
+        parts, address = await _judged(url, allowed, resolve)
         # As it is: nothing is unpacked, so that no small answer can become a large one.
         request = _aimed(parts, address, {"Accept": "image/*", "Accept-Encoding": "identity"})
         async with client.stream("GET", **request) as answer:
@@ -162,6 +185,48 @@ async def _fetched(
                 raise NotFetched(f"The address answered with status {answer.status_code}")
             return await _body(answer, max_bytes)
     raise NotFetched(f"The address redirects more than {_REDIRECTS} times")
+
+
+async def _status(client: httpx.AsyncClient, request: Mapping[str, Any], content: bytes) -> int:
+    """The answer's status. Its body is read a little, since some senders take an early end for a failure."""
+    async with client.stream("POST", **request, content=content) as answer:
+        read = 0
+        with contextlib.suppress(httpx.HTTPError), anyio.move_on_after(_BODY_SECONDS):
+            async for chunk in answer.aiter_raw():
+                read += len(chunk)
+                if read > _ANSWER_BYTES:
+                    break
+        return answer.status_code
+
+
+async def _judged(url: str, allowed: Allowed, resolve: Resolve | None) -> tuple[SplitResult, str]:
+    """Does what `judge` does, in a thread that is left behind where the caller gives up.
+
+    Names are looked up by the system, which cannot be interrupted. The thread is a daemon, so that a resolver that does
+    not answer delays no process that ends.
+    """
+    loop = asyncio.get_running_loop()
+    judged: asyncio.Future[tuple[SplitResult, str]] = loop.create_future()
+
+    def settle(answer: tuple[SplitResult, str] | None, error: Exception | None) -> None:
+        if judged.done():
+            return
+        if answer is not None:
+            judged.set_result(answer)
+        else:
+            judged.set_exception(error or OSError("the host has no address"))
+
+    def look_up() -> None:
+        answer, failed = None, None
+        try:
+            answer = judge(url, allowed, resolve)
+        except Exception as error:
+            failed = error
+        with contextlib.suppress(RuntimeError):  # whoever asked has given up, and its loop is closed
+            loop.call_soon_threadsafe(settle, answer, failed)
+
+    threading.Thread(target=look_up, name="look-up", daemon=True).start()
+    return await judged
 
 
 async def _body(answer: httpx.Response, max_bytes: int) -> bytes:
@@ -186,6 +251,37 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def _check_host(parts: SplitResult) -> None:
+    """Raises ForbiddenAddress for what no resolver takes."""
+    host = parts.hostname or ""
+    if "[" in parts.netloc or "]" in parts.netloc:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ForbiddenAddress("The host of the address is no IPv6 address") from None
+        if _BRACKETED.fullmatch(parts.netloc) is None:
+            raise ForbiddenAddress("The host of the address is more, or other, than an IPv6 address in brackets")
+        return
+    name = host.removesuffix(".")
+    labels = name.split(".")
+    if not all(labels):
+        raise ForbiddenAddress("The host of the address has an empty label: two dots, or one at its beginning")
+    if any(len(label) > _LABEL_CHARACTERS for label in labels):
+        raise ForbiddenAddress(f"The host of the address has a label of more than {_LABEL_CHARACTERS} characters")
+    if len(name) > _HOST_CHARACTERS:
+        raise ForbiddenAddress(f"The host of the address has more than {_HOST_CHARACTERS} characters")
+    if not all(_LABEL.fullmatch(label) for label in labels):
+        raise ForbiddenAddress("The host of the address may hold letters, digits, hyphens, underscores and dots only")
+
+
+def _host_of(parts: SplitResult) -> str:
+    return (parts.hostname or "").rstrip(".").lower()
+
+
+def _port_of(parts: SplitResult) -> int:
+    return parts.port or _PORTS[parts.scheme]
 
 
 def _aimed(parts: SplitResult, address: str, headers: Mapping[str, str]) -> dict[str, Any]:

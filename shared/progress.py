@@ -1,7 +1,8 @@
 """Progress through Redis: one capped stream for each job, its latest word, and the cancel key.
 
-Redis may be gone at any moment. Then reports are dropped, nothing waits, and after a failure the client rests, so that
-a missing Redis never slows a step.
+No key of a job outlives it by much. A stream is kept while somebody runs the job, however rarely it reports, and for
+ten minutes after its end, for clients that return. Redis may be gone at any moment. Then reports are dropped, nothing
+waits, and after a failure the client rests, so that a missing Redis never slows a step.
 """
 
 import json
@@ -12,8 +13,10 @@ from typing import Any, TypeVar
 import redis
 
 STREAM_LENGTH = 1000
-KEEP_SECONDS = 24 * 3600
-_CANCEL_KEEP_SECONDS = 24 * 3600
+ENDED_SECONDS = 600  # a stream is kept for so long after the job's end
+# And for so long after the last sign of life of an attempt: nobody says the end of one that died.
+LIVE_SECONDS = 1800
+_CANCEL_KEEP_SECONDS = 600  # the row is the truth, and an attempt reads it within a heartbeat
 _TIMEOUT_SECONDS = 0.2
 _REST_SECONDS = 5.0
 
@@ -71,8 +74,9 @@ class Progress:
             pipe.xadd(stream_key(job_id), entry, maxlen=STREAM_LENGTH, approximate=False)  # type: ignore[arg-type]
             pipe.exists(cancel_key(job_id))
             pipe.publish(FEED_CHANNEL, json.dumps({"job": job_id, **event}, separators=(",", ":")))
-            if ended or event.get("kind") == "state":
-                pipe.expire(stream_key(job_id), KEEP_SECONDS)
+            pipe.expire(stream_key(job_id), ENDED_SECONDS if ended else LIVE_SECONDS)
+            if ended:
+                pipe.delete(cancel_key(job_id), hint_key(job_id))
             return bool(pipe.execute()[1])
 
         return bool(self._redis.ask(question))
@@ -85,13 +89,17 @@ class Progress:
         self._redis.ask(lambda client: client.set(hint_key(job_id), 1, ex=60))
 
     def listen(self, job_id: str) -> tuple[bool, bool] | None:
-        """(a cancel has been asked for, the row should be looked at); None where Redis is away."""
+        """(a cancel has been asked for, the row should be looked at); None where Redis is away.
+
+        Asked all the time by whoever runs the job, so it keeps the job's stream.
+        """
 
         def question(client: "redis.Redis") -> tuple[bool, bool]:
             pipe = client.pipeline(transaction=False)
             pipe.exists(cancel_key(job_id))
             pipe.getdel(hint_key(job_id))
-            cancel, hint = pipe.execute()
+            pipe.expire(stream_key(job_id), LIVE_SECONDS)
+            cancel, hint, _ = pipe.execute()
             return bool(cancel), hint is not None
 
         return self._redis.ask(question)

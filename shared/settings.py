@@ -1,19 +1,21 @@
 """Every setting, once: a name, a default and a sentence. `wanworks settings` prints this table."""
 
+import math
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared import config_file
 from shared.errors import ConfigurationError
-from shared.outbound import Allowed
+from shared.outbound import Allowed, ForbiddenAddress, check_url
 from shared.standard_webhooks import key_of
 
 
@@ -71,7 +73,7 @@ class Settings(BaseSettings):
         16, ge=6, le=1000, description="Files of twice this and more go to the bucket in parts of this size."
     )
     store_patience_seconds: float = Field(
-        300.0, ge=0, description="How long a worker tries to send a file to a bucket that is away."
+        300.0, ge=0, le=86_400, description="How long a worker tries to send a file to a bucket that is away."
     )
     catalogue: str = Field("default", description="`default`, `demo`, or a TOML file that adds or replaces models.")
 
@@ -98,25 +100,45 @@ class Settings(BaseSettings):
     flower_password: SecretStr | None = Field(None, description="Password for Flower. Unset: made once, in the home.")
 
     # jobs
-    lease_seconds: float = Field(60.0, gt=0, description="How long an attempt is believed alive without a renewal.")
-    heartbeat_seconds: float = Field(10.0, gt=0, description="How often a running attempt renews its lease.")
+    lease_seconds: float = Field(
+        60.0, ge=1, le=3600, description="How long an attempt is believed alive without a renewal."
+    )
+    heartbeat_seconds: float = Field(
+        10.0, ge=0.1, description="How often a running attempt renews its lease; at most a third of it."
+    )
     max_failures: int = Field(5, ge=1, le=100, description="Crashes and lapsed leases after which a job fails.")
-    retry_backoff_seconds: float = Field(2.0, ge=0, description="Wait after the first crash; doubles with each.")
-    cancel_grace_seconds: float = Field(30.0, gt=0, description="After this, a cancelled job's process is killed.")
+    retry_backoff_seconds: float = Field(
+        2.0, ge=0, le=3600, description="Wait after the first crash; doubles with each."
+    )
+    cancel_grace_seconds: float = Field(
+        30.0, gt=0, le=3600, description="After this, a cancelled job's process is killed."
+    )
     unplaced_limit_hours: float = Field(
-        24.0, gt=0, description="A job fails once nothing that could run it was there for this long."
+        24.0, gt=0, le=87_600, description="A job fails once nothing that could run it was there for this long."
     )
     finishing_limit_seconds: float = Field(
-        120.0, gt=0, description="A process that is not done this long after its job's end is killed."
+        120.0, ge=1, le=86_400, description="A process that is not done this long after its job's end is killed."
     )
-    loading_limit_seconds: float = Field(1800.0, gt=0, description="A model that loads for longer is given up.")
-    encoding_limit_seconds: float = Field(300.0, gt=0, description="Prompt encoding that takes longer is given up.")
-    step_limit_seconds: float = Field(600.0, gt=0, description="A step, decode chunk or mux beyond this is given up.")
+    loading_limit_seconds: float = Field(
+        1800.0, ge=1, le=86_400, description="A model that loads for longer is given up."
+    )
+    encoding_limit_seconds: float = Field(
+        300.0, ge=1, le=86_400, description="Prompt encoding that takes longer is given up."
+    )
+    step_limit_seconds: float = Field(
+        600.0, ge=1, le=86_400, description="A step, decode chunk or mux beyond this is given up."
+    )
 
     # scheduling
-    dispatch_seconds: float = Field(2.0, gt=0, description="How often the dispatcher looks without being nudged.")
-    rering_seconds: float = Field(15.0, gt=0, description="A bell out for longer at an idle device is rung again.")
-    device_silence_seconds: float = Field(30.0, gt=0, description="A device unheard of for this long is not used.")
+    dispatch_seconds: float = Field(
+        2.0, ge=0.1, le=60, description="How often the dispatcher looks without being nudged."
+    )
+    rering_seconds: float = Field(
+        15.0, ge=1, le=3600, description="A bell out for longer at an idle device is rung again."
+    )
+    device_silence_seconds: float = Field(
+        30.0, ge=1, le=3600, description="A device unheard of for this long is not used."
+    )
     beat: str = Field(
         "auto",
         pattern="^(auto|file|redbeat)$",
@@ -124,11 +146,11 @@ class Settings(BaseSettings):
         "leads. `auto`: redbeat with PostgreSQL.",
     )
     beat_takeover_seconds: float = Field(
-        30.0, ge=5, description="With redbeat: another beat leads when the first was silent for this long."
+        30.0, ge=5, le=3600, description="With redbeat: another beat leads when the first was silent for this long."
     )
-    presence_seconds: float = Field(15.0, gt=0, description="How often a node looks which models it holds.")
+    presence_seconds: float = Field(15.0, ge=0.1, le=3600, description="How often a node looks which models it holds.")
     sample_seconds: float = Field(
-        5.0, gt=0, description="How often a device's use, memory, temperature and power are recorded."
+        5.0, ge=0.1, le=3600, description="How often a device's use, memory, temperature and power are recorded."
     )
 
     download_slots: int = Field(2, ge=1, le=32, description="Downloads that run at once on a node.")
@@ -152,11 +174,11 @@ class Settings(BaseSettings):
         description="Bandwidth of all downloads of this node, in 10^6 bits/s. Unset: no limit.",
     )
     quiet_socket_seconds: float = Field(
-        60.0, gt=0, description="A hub that sends nothing for this long is asked again."
+        60.0, ge=1, le=300, description="A hub that sends nothing for this long is asked again."
     )
 
     # alerts
-    alert_seconds: float = Field(15.0, gt=0, description="How often the alert rules are asked.")
+    alert_seconds: float = Field(15.0, ge=0.1, le=3600, description="How often the alert rules are asked.")
     alert_temperature_celsius: float = Field(87.0, gt=0, description="A device this hot for two minutes is too hot.")
     alert_memory_percent: float = Field(
         98.0, gt=0, le=100, description="A device's memory this full for ten minutes is nearly full."
@@ -186,7 +208,10 @@ class Settings(BaseSettings):
         None, description="Key that signs messages to jobs' webhooks: whsec_ and base64. Unset: the installation's own."
     )
     webhook_progress_seconds: float = Field(
-        10.0, gt=0, description="How often at most a webhook is told of progress, where a job asks for that."
+        10.0,
+        ge=0.1,
+        le=86_400,
+        description="How often at most a webhook is told of progress, where a job asks for that.",
     )
     outbound_allow: str = Field(
         "",
@@ -207,7 +232,10 @@ class Settings(BaseSettings):
     )
 
     # what is kept
-    retention_days: float = Field(30.0, gt=0, description="Finished jobs and their artifacts are kept this long.")
+    retention_days: float = Field(
+        30.0, gt=0, le=36_500, description="Finished jobs and their artifacts are kept this long."
+    )
+    audit_days: float = Field(365.0, gt=0, le=36_500, description="Entries of the audit are kept this long.")
     min_free_disk_mb: int = Field(500, ge=0, description="Below this much free space no new job is accepted.")
 
     # generation
@@ -230,6 +258,14 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, InitSettingsSource(settings_cls, config_file.values(cls.model_fields))
+
+    @field_validator("*")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        """No waiting, share or age may be infinite, or no number at all: comparisons with those are silently false."""
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
 
     @field_validator("home", "models_path", "loras_path", "store_path", "redis_ca_file")
     @classmethod
@@ -287,6 +323,16 @@ class Settings(BaseSettings):
             key_of(secret.get_secret_value())
         return secret
 
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        if url is not None:
+            try:
+                check_url(url)
+            except ForbiddenAddress as error:
+                raise ValueError(f"{error.message[0].lower()}{error.message[1:]}") from None
+        return url
+
     @field_validator("alert_webhook_secret")
     @classmethod
     def _webhook_key(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
@@ -296,6 +342,24 @@ class Settings(BaseSettings):
             return None
         key_of(secret.get_secret_value())
         return secret
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Refuses settings that are right by themselves and wrong together: names both, their values and the remedy."""
+        said = [sentence for wrong, sentence in _contradictions(self) if wrong]
+        if said:
+            raise ValueError("; ".join(said))
+        return self
+
+    @cached_property
+    def device_heartbeat_seconds(self) -> float:
+        """How often devices and nodes say that they are alive: three times within the silence that is believed."""
+        return min(5.0, self.device_silence_seconds / 3)
+
+    @cached_property
+    def reading_seconds(self) -> float:
+        """For how long a device's newest reading stands for the present: some samples may be late."""
+        return max(self.device_silence_seconds, 3 * self.sample_seconds)
 
     @cached_property
     def database(self) -> str:
@@ -307,11 +371,6 @@ class Settings(BaseSettings):
     def several_beats(self) -> bool:
         """Whether beats may run on several hosts, one of them leading."""
         return self.beat == "redbeat" or (self.beat == "auto" and not self.database.startswith("sqlite"))
-
-    @cached_property
-    def device_heartbeat_seconds(self) -> float:
-        """How often a device and a node say that they are alive: thrice before they count as silent."""
-        return min(5.0, self.device_silence_seconds / 3)
 
     @cached_property
     def redis(self) -> str | None:
@@ -348,7 +407,7 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        problems = (f"{_place(str(item['loc'][0]), given)}: {item['msg']}" for item in error.errors())
+        problems = (_problem(item, given) for item in error.errors())
         raise ConfigurationError("; ".join(problems)) from None
 
 
@@ -356,6 +415,47 @@ def secrets() -> frozenset[str]:
     """The names of the settings that nobody else may read."""
     fields = Settings.model_fields.items()
     return frozenset(name for name, field in fields if SecretStr in (field.annotation, *get_args(field.annotation)))
+
+
+def _contradictions(settings: Settings) -> Iterator[tuple[bool, str]]:
+    """Pairs of settings: whether they contradict each other, and what to say then."""
+
+    def said(name: str) -> str:
+        return f"WANWORKS_{name.upper()} ({getattr(settings, name):g})"
+
+    lease, heartbeat = settings.lease_seconds, settings.heartbeat_seconds
+    yield (
+        heartbeat > lease / 3,
+        f"{said('heartbeat_seconds')} must be at most a third of {said('lease_seconds')}, or one late renewal costs a "
+        f"running job its lease: set the first to {lease / 3:.3g} or less or the second to {3 * heartbeat:.3g} or more",
+    )
+    yield (
+        settings.alert_stalled_seconds < settings.quiet_socket_seconds,
+        f"{said('alert_stalled_seconds')} must not be less than {said('quiet_socket_seconds')}, or a download counts "
+        "as stalled before a quiet hub is asked again: raise the first or lower the second",
+    )
+    yield (
+        settings.store_url is not None and settings.store_patience_seconds > settings.step_limit_seconds,
+        f"{said('store_patience_seconds')} must not be more than {said('step_limit_seconds')}, or a job is given up "
+        "while it waits for the bucket: lower the first or raise the second",
+    )
+    yield (
+        settings.port == settings.flower_port != 0 and settings.flower_url is None and _meet(settings),
+        f"{said('port')} and {said('flower_port')} are one port of one host: give another to one of them, or 0, which "
+        "takes a free one",
+    )
+
+
+def _meet(settings: Settings) -> bool:
+    """Whether the API and Flower bind to the same address, or one of them to all."""
+    places = {settings.host, settings.flower_host}
+    return len(places) == 1 or not places.isdisjoint({"0.0.0.0", "::"})
+
+
+def _problem(item: ErrorDetails, given: Collection[str]) -> str:
+    """One thing that is wrong. Of settings that contradict each other the sentence names them itself."""
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{_place(str(item['loc'][0]), given)}: {item['msg']}" if item["loc"] else message
 
 
 def _place(name: str, given: Collection[str]) -> str:

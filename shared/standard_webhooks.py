@@ -16,7 +16,7 @@ from shared.outbound import Allowed, ForbiddenAddress, Resolve, post
 
 # How long to wait after each try that failed: a day in all, then the message is given up.
 WAITS_SECONDS = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800, 28800)
-_TIMEOUT_SECONDS = 10.0
+DELIVERY_SECONDS = 10.0  # for one try altogether
 _GONE = 410  # the receiver wants no more of it
 
 
@@ -56,7 +56,10 @@ def send(
     allowed: Allowed,
     resolve: Resolve | None = None,
 ) -> None:
-    """Posts the JSON, redirects not followed. Raises NotTaken unless the receiver answers 2xx within ten seconds."""
+    """Posts the JSON, redirects not followed. Raises NotTaken unless the receiver answers 2xx within ten seconds.
+
+    The ten seconds are for the whole delivery: no receiver holds up its sender for longer, however it answers.
+    """
     timestamp = int(now.timestamp())
     headers = {
         "Content-Type": "application/json",
@@ -66,13 +69,15 @@ def send(
         "webhook-signature": signature(secret, message_id, timestamp, body),
     }
     try:
-        answer = post(url, body, headers, allowed=allowed, timeout=_TIMEOUT_SECONDS, resolve=resolve)
+        status = post(url, body, headers, allowed=allowed, seconds=DELIVERY_SECONDS, resolve=resolve)
     except ForbiddenAddress as error:
         raise NotTaken(f"may not be asked: {error.message}", again=False) from None
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except TimeoutError:
+        raise NotTaken(f"did not answer within {DELIVERY_SECONDS:g} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         raise NotTaken(f"cannot be reached ({type(error).__name__})") from None  # its own text may hold the address
-    if not answer.is_success:
-        raise NotTaken(f"answered {answer.status_code}", again=answer.status_code != _GONE)
+    if not 200 <= status < 300:
+        raise NotTaken(f"answered {status}", again=status != _GONE)
 
 
 def wait_after(tries: int) -> int | None:

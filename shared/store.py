@@ -4,10 +4,11 @@ Whoever uses one does not know which it is, but for the web process, which may s
 bucket's libraries are loaded only where there is a bucket.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.store_directory import DirectoryStore
 from shared.store_layout import Litter
@@ -64,15 +65,25 @@ class Store(Protocol):
         ...
 
     def drop_attempt(self, job_id: str, attempt: int) -> None:
-        """Removes what the attempt has left, on this machine and in the store."""
+        """Removes what the attempt has left, on this machine and in the store.
+
+        What is not there is removed already. Raises StoreUnavailable where something is left.
+        """
         ...
 
     def drop_job(self, job_id: str) -> None:
-        """Removes the job's inputs and artifacts."""
+        """Removes the job's inputs and artifacts. Raises StoreUnavailable where something is left."""
         ...
 
-    def litter(self, older_than_seconds: float) -> Iterator[Litter]:
-        """Jobs that have something here which nothing has touched for that long."""
+    def drop_jobs(self, job_ids: Sequence[str]) -> dict[str, StoreUnavailable]:
+        """Removes the inputs and artifacts of many jobs. Returns those of which something is left, and why."""
+        ...
+
+    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[Litter]:
+        """Jobs that have something here which nothing has touched for that long, by id, from the one after `after`.
+
+        They are found while they are asked for: however many there are, few are in memory.
+        """
         ...
 
     def drop_unfinished(self, older_than_seconds: float) -> int:

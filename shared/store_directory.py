@@ -1,19 +1,25 @@
 """The store as a directory that every node sees: on the only node's disk, or on a shared mount."""
 
 import errno
+import heapq
+import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
 from shared.errors import NotFound, StoreFull, StoreUnavailable
 from shared.store_layout import ARTIFACTS, INPUTS, MARKER, Litter, artifact_name, must_mark
 
+log = logging.getLogger("wanworks.store")
+
 BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NAMES_AT_ONCE = 10_000  # of an area, so that a million jobs are gone through in little memory
 
 
 @dataclass(frozen=True)
@@ -86,23 +92,33 @@ class DirectoryStore:
         return path
 
     def drop_attempt(self, job_id: str, attempt: int) -> None:
-        shutil.rmtree(self.root / ARTIFACTS / job_id / str(attempt), ignore_errors=True)
+        _remove(self.root / ARTIFACTS / job_id / str(attempt))
 
     def drop_job(self, job_id: str) -> None:
         for area in (INPUTS, ARTIFACTS):
-            shutil.rmtree(self.root / area / job_id, ignore_errors=True)
+            _remove(self.root / area / job_id)
 
-    def litter(self, older_than_seconds: float) -> Iterator[Litter]:
-        seen = set()
-        for area in (INPUTS, ARTIFACTS):
-            for folder in _children(self.root / area):
+    def drop_jobs(self, job_ids: Sequence[str]) -> dict[str, StoreUnavailable]:
+        failed = {}
+        for job_id in job_ids:
+            try:
+                self.drop_job(job_id)
+            except StoreUnavailable as error:
+                failed[job_id] = error
+        return failed
+
+    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[Litter]:
+        while names := heapq.nsmallest(_NAMES_AT_ONCE, (name for name in self._job_names() if name > after)):
+            for name in dict.fromkeys(names):
                 try:
-                    age = time.time() - folder.stat().st_mtime
-                except FileNotFoundError:
-                    continue  # its owner has just deleted it
-                if folder.name not in seen and age > older_than_seconds:
-                    seen.add(folder.name)
-                    yield Litter(folder.name, tuple(self.attempts(folder.name)))
+                    old = self._oldest_seconds(name) > older_than_seconds
+                    attempts = tuple(self.attempts(name)) if old else ()
+                except OSError as error:
+                    log.warning("what is there of job %s cannot be read, and is passed over: %s", name, error)
+                    continue
+                if old:
+                    yield Litter(name, attempts)
+            after = names[-1]
 
     def drop_unfinished(self, older_than_seconds: float) -> int:
         """None here: what a write has left lies in its attempt's folder, and goes with that."""
@@ -125,6 +141,20 @@ class DirectoryStore:
     @property
     def link_origin(self) -> str | None:
         return None
+
+    def _job_names(self) -> Iterator[str]:
+        """The folders of both areas, in no order."""
+        return chain.from_iterable(map(_names, (self.root / INPUTS, self.root / ARTIFACTS)))
+
+    def _oldest_seconds(self, job_id: str) -> float:
+        """For how long nothing was added to one of the job's folders."""
+        ages = []
+        for area in (INPUTS, ARTIFACTS):
+            try:
+                ages.append(time.time() - (self.root / area / job_id).stat().st_mtime)
+            except FileNotFoundError:
+                continue  # it has none there, or its owner has just deleted it
+        return max(ages, default=float("-inf"))
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -165,5 +195,30 @@ def _answered(error: OSError) -> Exception:
     return StoreFull() if error.errno in _FULL else error
 
 
+def _names(folder: Path) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                yield entry.name
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreUnavailable() from error
+
+
 def _children(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _remove(folder: Path) -> None:
+    """Removes all of the folder that can be removed. Raises StoreUnavailable where something is left."""
+    left: list[OSError] = []
+
+    def note(function: object, path: str, raised: tuple[type[BaseException], BaseException, object]) -> None:
+        error = raised[1]
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            left.append(error)
+
+    shutil.rmtree(folder, onerror=note)
+    if left:
+        raise StoreUnavailable(f"The store does not let go of {left[0].filename}: {left[0].strerror}") from left[0]

@@ -535,7 +535,7 @@ class UseDay(SQLModel, table=True):
 
 
 class Tick(SQLModel, table=True):
-    """One run of one schedule: the row makes a tick happen once. Written by `scheduler/ticks.py` alone."""
+    """One run of one schedule: the row makes a tick happen once. Written by `shared/ticks.py` alone."""
 
     __tablename__ = "ticks"
 
@@ -543,6 +543,7 @@ class Tick(SQLModel, table=True):
     tick: int = Field(primary_key=True)
     ran_at: datetime
     outcome: str = Field(max_length=500)
+    running_until: float | None = None  # while it is worked on: until when no other tick of its schedule may begin
 
 
 class Installation(SQLModel, table=True):

@@ -15,6 +15,7 @@ from shared import broker, cleanup_facts, clock, jobs, removals
 from shared.catalogue import Catalogue
 from shared.cleanup_plan import Action, ActionKind, CleanupFacts, plan, revisions_of
 from shared.database import Database
+from shared.errors import StoreUnavailable
 from shared.job_types import CleanupParams
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings
@@ -152,7 +153,11 @@ class CleanupWork:
         freed = 0
         for job_id in job_ids:
             size = self._store.allocated_bytes(job_id)
-            self._store.drop_job(job_id)
+            try:
+                self._store.drop_job(job_id)
+            except StoreUnavailable as error:
+                log.warning("job %s: its files cannot be removed: %s", job_id, error)
+                continue
             freed += size - self._store.allocated_bytes(job_id)
             jobs.purge(self._database, [job_id])
         return freed

@@ -116,7 +116,10 @@ class GenerationWork:
     def after(self, job: Job) -> None:
         """Says what is warm now, where that has changed."""
         if job.hidden and job.finished_at is not None:
-            self._store.drop_job(job.id)
+            try:
+                self._store.drop_job(job.id)
+            except Unavailable as error:
+                log.warning("job %s: its files are for retention to remove: %s", job.id, error)
         warm = [
             {
                 **entry,

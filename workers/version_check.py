@@ -42,4 +42,4 @@ def versions_tick(name: str, every: float) -> str | None:
     hub = HubClient(settings.hub_url, token, patience_seconds=_PATIENCE_SECONDS)
     entries = catalogue.load(settings.catalogue).entries
     database = process.database()
-    return once(database, name, every, clock.now().timestamp(), lambda: check_versions(database, hub, entries))
+    return once(database, name, every, clock.now().timestamp(), lambda _: check_versions(database, hub, entries))

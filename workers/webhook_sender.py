@@ -1,17 +1,19 @@
-"""Sends what webhooks are to be told. On every node's io worker, in its main process: a message goes by one of them.
+"""Sends the messages that jobs' webhooks wait for. On every node's io worker, in its main process.
 
-A receiver that is slow holds up only its own message.
+Each delivery has a slot and a thread of its own, and a bound in time. A free slot takes the next due message at once,
+and one receiver has a few slots at most, so a slow receiver holds up nobody but itself.
 """
 
 import json
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 
 from shared import clock, standard_webhooks, webhooks
 from shared.database import Database
 from shared.errors import StoreFull, Unavailable
-from shared.meters import MESSAGES, Meters
+from shared.loops import Loop, LoopReporter
+from shared.meters import LOOP_ERRORS, MESSAGES, Meters
 from shared.nodes import webhook_secret
 from shared.outbound import Allowed
 from shared.settings import Settings
@@ -20,53 +22,84 @@ from shared.tables import WebhookMessage
 
 log = logging.getLogger("wanworks.webhooks")
 
-_LOOK_SECONDS = 1.0
-_AT_ONCE = 8
-# Longer than a try takes: ten seconds to connect, and ten for the answer. Until then it is this process's.
-_TAKEN_SECONDS = 30.0
+_NAME = "webhooks"
+_EVERY_SECONDS = 1.0
+_SLOTS = 16
+_SLOTS_PER_RECEIVER = 4
+# For how long a message that was taken is this process's: longer than a delivery and the writing of its outcome take.
+_TAKEN_SECONDS = 3 * standard_webhooks.DELIVERY_SECONDS
 
 
-class WebhookSender(threading.Thread):
-    def __init__(self, settings: Settings, database: Database, meters: Meters) -> None:
-        super().__init__(name="webhooks", daemon=True)
+class WebhookSender(Loop):
+    """Takes due messages for the slots that are free. A delivery that ends wakes it."""
+
+    def __init__(
+        self, settings: Settings, database: Database, meters: Meters, reporter: LoopReporter | None = None
+    ) -> None:
+        super().__init__(_NAME, _EVERY_SECONDS, self._fill_slots, meters=meters, reporter=reporter)
         self._settings = settings
         self._database = database
-        self._meters = meters
+        self._counts = meters
         self._allowed = Allowed.of(settings.outbound_allow)
-        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._busy: Counter[str] = Counter()  # deliveries under way, by receiver
+        self._secret: str | None = None
 
-    def run(self) -> None:
-        with ThreadPoolExecutor(_AT_ONCE, "webhook") as senders:
-            while not self._stopping.is_set():
-                try:
-                    taken = webhooks.take_due(self._database, _TAKEN_SECONDS, _AT_ONCE)
-                except (Unavailable, StoreFull) as error:
-                    log.warning("database: %s", error)
-                    taken = []
-                for result in [senders.submit(self._send, message) for message in taken]:
-                    result.result()
-                if not taken:
-                    self._stopping.wait(_LOOK_SECONDS)
+    def _fill_slots(self) -> bool:
+        with self._lock:
+            busy = +self._busy
+        free = _SLOTS - busy.total()
+        if free <= 0:
+            return False
+        taken = webhooks.take_due(self._database, _TAKEN_SECONDS, free, per_receiver=_SLOTS_PER_RECEIVER, busy=busy)
+        for message in taken:
+            with self._lock:
+                self._busy[message.receiver] += 1
+            try:
+                threading.Thread(target=self._deliver, args=(message,), name="webhook", daemon=True).start()
+            except RuntimeError:  # no thread is to be had: the message falls due again
+                self._release(message)
+                raise
+        return bool(taken)
 
-    def stop(self) -> None:
-        self._stopping.set()
-
-    def _send(self, message: WebhookMessage) -> None:
-        now = clock.now()
-        content = {"type": message.type, "timestamp": clock.iso(message.created_at), "data": message.data}
-        body = json.dumps(content, separators=(",", ":")).encode()
+    def _deliver(self, message: WebhookMessage) -> None:
         try:
             try:
-                secret = webhook_secret(self._settings, self._database)
-                standard_webhooks.send(message.url, secret, message.id, body, now, self._allowed)
+                self._send(message)
             except NotTaken as error:
-                wait = standard_webhooks.wait_after(message.tries + 1) if error.again else None
-                words = "it is given up" if wait is None else f"it is sent again in {wait} s"
-                log.warning("message %s of job %s %s; %s", message.id, message.job_id, error.message, words)
-                self._meters.count(MESSAGES, "dead" if wait is None else "failed")
-                webhooks.failed(self._database, message.id, error.message, wait)
+                self._failed(message, error.message, again=error.again)
+            except (Unavailable, StoreFull):
+                raise
+            except Exception as error:
+                log.exception("message %s of job %s could not be sent", message.id, message.job_id)
+                self._counts.count(LOOP_ERRORS, _NAME)
+                self._failed(message, f"could not be sent ({type(error).__name__})", again=True)
             else:
-                self._meters.count(MESSAGES, "delivered")
-                webhooks.delivered(self._database, message.id, now)
+                self._counts.count(MESSAGES, "delivered")
+                webhooks.delivered(self._database, message, clock.now())
         except (Unavailable, StoreFull) as error:
-            log.warning("message %s: what became of it cannot be written, it may be sent again: %s", message.id, error)
+            log.warning("message %s: its outcome cannot be written, it may be sent again: %s", message.id, error)
+        except Exception:
+            log.exception("message %s: its outcome cannot be written, it may be sent again", message.id)
+            self._counts.count(LOOP_ERRORS, _NAME)
+        finally:
+            self._release(message)
+
+    def _send(self, message: WebhookMessage) -> None:
+        if self._secret is None:
+            self._secret = webhook_secret(self._settings, self._database)
+        content = {"type": message.type, "timestamp": clock.iso(message.created_at), "data": message.data}
+        body = json.dumps(content, separators=(",", ":")).encode()
+        standard_webhooks.send(message.url, self._secret, message.id, body, clock.now(), self._allowed)
+
+    def _failed(self, message: WebhookMessage, reason: str, *, again: bool) -> None:
+        wait = standard_webhooks.wait_after(message.tries + 1) if again else None
+        words = "it is given up" if wait is None else f"it is sent again in {wait} s"
+        log.warning("message %s of job %s %s; %s", message.id, message.job_id, reason, words)
+        self._counts.count(MESSAGES, "dead" if wait is None else "failed")
+        webhooks.failed(self._database, message, reason, wait)
+
+    def _release(self, message: WebhookMessage) -> None:
+        with self._lock:
+            self._busy[message.receiver] -= 1
+        self.wake()

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from pydantic import SecretStr
+from sqlmodel import select
 from starlette.testclient import TestClient
 
 from scheduler import alerting
@@ -24,10 +26,12 @@ from shared.outbound import ANYWHERE
 from shared.progress import RestingRedis
 from shared.settings import Settings, load
 from shared.standard_webhooks import NotTaken
-from shared.tables import Alert, Process
+from shared.tables import Alert, AlertDelivery, Process
 from tests import library, working
 from tests.conftest import both_databases
-from tests.jobs import accepted
+from tests.jobs import UNCOUNTED, accepted
+from tests.lost_answers import lost_answers
+from tests.stack import wait_for
 
 URL = "/api/v1/dashboard/alerts"
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -269,6 +273,51 @@ def test_the_webhook_is_told_and_told_again(settings: Settings, database: Databa
     assert again["webhook-id"] == headers["webhook-id"]
     alerting.look(ground, clock.now())
     assert receiver.came.empty()
+
+
+@both_databases
+def test_a_delivery_is_written_once_though_the_answer_is_lost(database: Database) -> None:
+    open_one(database, deliver=True)
+    ((waiting, _),) = alerts.due_deliveries(database, clock.now())
+    with lost_answers():
+        alerts.not_delivered(database, waiting, "No", clock.now())
+    ((again, _),) = alerts.due_deliveries(database, clock.now())
+    assert again.tries == 1
+    alerts.delivered(database, waiting, clock.now())  # of the first try, which is settled
+    assert len(alerts.due_deliveries(database, clock.now())) == 1
+    alerts.delivered(database, again, clock.now())
+    assert alerts.due_deliveries(database, clock.now()) == []
+
+
+@pytest.mark.parametrize("fault", ["address", "unforeseen", "silence"])
+def test_no_webhook_keeps_the_rules_from_being_asked(
+    settings: Settings, database: Database, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(standard_webhooks, "DELIVERY_SECONDS", 0.2)
+    if fault == "unforeseen":
+        monkeypatch.setattr(standard_webhooks, "send", fail)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        url = "http://a..b/" if fault == "address" else f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        told = settings.model_copy(
+            update={"alert_webhook_url": url, "alert_webhook_secret": SecretStr(SECRET), "alert_seconds": 0.05}
+        )
+        library.node(database, total_gb=100, free_gb=5)
+        watch = alerting.AlertWatch(told, UNCOUNTED)
+        watch.start()
+        wait_for(lambda: "disk_nearly_full" in _rules(database), 10)
+        (alert,) = [one for one in alerts.open_alerts(database) if one.rule == "disk_nearly_full"]
+        wait_for(lambda: tries(database, alert.id) == 1, 10)
+        library.node(database, total_gb=100, free_gb=50)
+        wait_for(lambda: "disk_nearly_full" not in _rules(database), 10)
+        assert watch.stop(10)
+
+
+def tries(database: Database, alert_id: str) -> int:
+    with database.read() as session:
+        return session.exec(select(AlertDelivery.tries).where(AlertDelivery.alert_id == alert_id)).one()
 
 
 def test_a_webhook_that_is_gone_is_not_asked_again(database: Database, receiver: Receiver) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from shared import attempts
 from shared.database import Database
+from shared.progress import connect, stream_key
 from shared.settings import Settings
 from tests import working
 from tests.conftest import RedisServer, WebProcess
@@ -138,6 +139,24 @@ def test_a_returning_client_is_told_what_it_missed(
     late = watch(job_id, seen.id).rest()
     assert [event.data["percent"] for event in late if event.name == "progress"] == [30, 40, 50]
     assert (late[-1].name, late[-1].data["status"]) == ("end", "succeeded")
+
+
+def test_the_end_is_told_though_the_stream_is_gone(
+    web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
+) -> None:
+    job_id = ask(web)
+    job = working.claim(database, job_id)
+    working.report(redis_url, job_id, 1, 10)
+    first = watch(job_id)
+    first.next("snapshot")
+    working.report(redis_url, job_id, 1, 20)
+    seen = first.next("progress").id
+    working.finish(database, job, [])
+    connect(redis_url, 5).delete(stream_key(job_id))
+    for last in (seen, None):
+        events = watch(job_id, last).rest()
+        assert (events[-1].name, events[-1].data["status"]) == ("end", "succeeded")
+        assert not [event for event in events if event.name == "progress"]
 
 
 def test_an_ended_job_is_told_at_once(web: WebProcess, watch: Callable[..., Watcher]) -> None:

@@ -2,16 +2,18 @@
 
 import threading
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from scheduler import ticks
 from shared import attempts, jobs
 from shared.attempts import Failure
 from shared.database import Database
-from shared.errors import NotFound
+from shared.errors import NotFound, StoreUnavailable
 from shared.progress import Progress, RestingRedis, stream_key
 from shared.settings import Settings
 from shared.store_directory import DirectoryStore
@@ -346,6 +348,24 @@ def test_an_ended_job_is_deleted_with_all_it_had(client: TestClient, database: D
     assert jobs.winning_attempts(database, [job_id]) == {}
     redis = RestingRedis(settings.redis, timeout=5)
     assert redis.ask(lambda client: client.exists(stream_key(job_id))) == 0
+
+
+def test_a_job_is_deleted_though_its_files_cannot_be_removed_yet(
+    client: TestClient, database: Database, settings: Settings
+) -> None:
+    job_id = ask(client, model_id="I2V-A14B", image=data_url(picture()))["id"]
+    working.finish(database, working.claim(database, job_id), [])
+
+    def refuse(self: DirectoryStore, job_id: str) -> None:
+        raise StoreUnavailable()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(DirectoryStore, "drop_job", refuse)
+        assert client.delete(f"{JOBS}/{job_id}").status_code == 204
+    assert client.get(f"{JOBS}/{job_id}").status_code == 404
+    assert jobs.winning_attempts(database, [job_id]), "the row stays until its files are gone"
+    assert ticks.apply_retention(database, DirectoryStore(settings.store_dir), timedelta(days=30)) == "1 jobs dropped"
+    assert list(DirectoryStore(settings.store_dir).litter(older_than_seconds=-1)) == []
 
 
 @both_databases

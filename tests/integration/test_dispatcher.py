@@ -209,8 +209,8 @@ def test_the_sweep_removes_orphans_and_losing_attempts_alone(database: Database,
 def test_a_tick_that_comes_twice_is_done_once(database: Database) -> None:
     done: list[int] = []
     for _ in range(2):
-        once(database, "sweep", 300.0, 1_000_000.0, lambda: str(done.append(1)))
-    once(database, "sweep", 300.0, 1_000_400.0, lambda: str(done.append(1)))
+        once(database, "sweep", 300.0, 1_000_000.0, lambda _: str(done.append(1)))
+    once(database, "sweep", 300.0, 1_000_400.0, lambda _: str(done.append(1)))
     assert len(done) == 2
     with database.read() as session:
         assert len(list(session.exec(select(Tick)))) == 2

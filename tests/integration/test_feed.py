@@ -10,16 +10,17 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from shared import alerts, clock
+from shared import alerts, clock, progress
 from shared.alerts import Changes
 from shared.database import Database
-from shared.progress import RestingRedis, tell_watchers
+from shared.progress import FEED_CHANNEL, RestingRedis, tell_watchers
 from shared.settings import Settings
 from tests import library, working
 from tests.conftest import RedisServer, WebProcess
 from tests.integration.test_alerts import open_one
 from tests.integration.test_api_generation import GOOD, URL
 from tests.jobs import accepted
+from tests.stack import wait_for
 
 JOBS = "/api/v1/jobs"
 
@@ -114,6 +115,24 @@ def test_every_change_is_told(
     dashboard.of("alert", id=alert.id, acknowledged=True)
     alerts.apply(database, Changes(resolved=((alert.rule, alert.subject),)), clock.now(), deliver=False)
     dashboard.until(lambda one: one["type"] == "alert" and one["data"]["resolved_at"] is not None)
+
+
+@pytest.mark.parametrize("message", ["[]", "7", "no JSON", '{"kind": []}'])
+def test_a_message_that_is_none_does_not_make_the_feed_deaf(
+    watch: Callable[..., Dashboard], redis_url: str, message: str
+) -> None:
+    watch().of("metrics_update")
+    redis = progress.connect(redis_url, 5)
+
+    def hears() -> bool:
+        return bool(redis.pubsub_numsub(FEED_CHANNEL)[0][1])
+
+    wait_for(hears, 10)
+    assert redis.publish(FEED_CHANNEL, message) == 1
+    redis.publish(FEED_CHANNEL, message)  # what follows at once may be lost, and what comes later must not be
+    died_by = time.monotonic() + 1
+    wait_for(lambda: not hears() or time.monotonic() > died_by, 5)
+    wait_for(hears, 10, "for the feed to listen again")
 
 
 def test_a_deleted_job_is_told(watch: Callable[..., Dashboard], web: WebProcess) -> None:

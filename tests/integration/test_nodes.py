@@ -348,3 +348,18 @@ def test_nodes_are_drained_and_forgotten_from_the_command_line(web: WebProcess, 
     nodes.device_goodbye(two, "m/0", 1)
     assert "m is forgotten" in wanworks("remove-node", "m", *at).stdout
     assert [node.name for node, _ in nodes.nodes(two)] == ["n"]
+
+
+@both_databases
+def test_what_is_agreed_and_noted_by_many_at_once_is_one_value(database: Database) -> None:
+    for turn in range(10):
+        together = threading.Barrier(6)
+
+        def ask(place: int, name: str = f"secret-{turn}", together: threading.Barrier = together) -> str:
+            together.wait(10)
+            nodes.note(database, f"noted-{name}", str(place))
+            together.wait(10)
+            return nodes.agreed(database, name)
+
+        with ThreadPoolExecutor(6) as pool:
+            assert len(set(pool.map(ask, range(6)))) == 1

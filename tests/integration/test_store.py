@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import NotFound, StoreFull, StoreMismatch
+from shared.errors import NotFound, StoreFull, StoreMismatch, StoreUnavailable
 from shared.settings import Settings
 from shared.store import Store, open_store
 from tests.s3_server import S3Server, in_bucket
@@ -108,6 +108,59 @@ def test_litter_is_told_with_its_attempts_once_it_is_old(opened: Open) -> None:
     assert told == {"a": (2,), "b": (1,), "c": ()}
     assert list(here.litter(3600.0)) == []
     assert here.drop_unfinished(0.0) == 0
+
+
+def test_litter_is_told_in_order_and_from_where_it_was_asked(opened: Open) -> None:
+    here = opened()
+    for job_id in ("d", "a", "c", "b"):
+        here.put_input(job_id, "image.png", b"x")
+    made(here, "b", 1, video=b"x")
+    assert [one.job_id for one in here.litter(-5.0)] == ["a", "b", "c", "d"]
+    assert [(one.job_id, one.attempts) for one in here.litter(-5.0, after="a")] == [("b", (1,)), ("c", ()), ("d", ())]
+    assert [one.job_id for one in here.litter(-5.0, after="b")] == ["c", "d"]
+    assert list(here.litter(-5.0, after="d")) == []
+
+
+def test_many_folders_are_told_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.store_directory._NAMES_AT_ONCE", 7)
+    here = open_store(Settings(home=tmp_path), lambda: "this-installation", create=True)
+    names = [f"{place:03}" for place in range(50)]
+    for place, name in enumerate(names):
+        (tmp_path / "store" / "inputs" / name).mkdir()
+        if place % 3 == 0:
+            (tmp_path / "store" / "artifacts" / name / "1").mkdir(parents=True)
+    assert [one.job_id for one in here.litter(-5.0)] == names
+
+
+def test_many_jobs_are_dropped_together(opened: Open) -> None:
+    here = opened()
+    for place in range(30):
+        here.put_input(f"job-{place}", "image.png", b"x")
+        made(here, f"job-{place}", 1, video=b"x", manifest=b"{}")
+    assert here.drop_jobs([*(f"job-{place}" for place in range(29)), "of-which-there-is-nothing"]) == {}
+    assert [one.job_id for one in here.litter(-5.0)] == ["job-29"]
+    here.drop_job("job-0")
+    here.drop_attempt("job-0", 1)
+
+
+def test_what_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = open_store(Settings(home=tmp_path), lambda: "this-installation", create=True)
+    for job_id in ("a", "b"):
+        here.put_input(job_id, "image.png", b"x")
+        made(here, job_id, 1, video=b"x")
+    unlink = os.unlink
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        if path == "image.png" and "/a" in os.readlink(f"/proc/self/fd/{dir_fd}"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(StoreUnavailable, match=r"does not let go of .*: Input/output error"):
+        here.drop_job("a")
+    assert list(here.drop_jobs(["a", "b"])) == ["a"]
+    assert here.attempts("a") == [1], "the artifacts are tried once the inputs are gone"
+    assert here.attempts("b") == []
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

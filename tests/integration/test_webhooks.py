@@ -6,19 +6,22 @@ import hmac
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import update
 from starlette.testclient import TestClient
 
 from shared import attempts, bells, clock, jobs, standard_webhooks, webhooks
 from shared.attempts import Failure
 from shared.database import Database
-from shared.meters import Meters
+from shared.meters import LOOP_ERRORS, Meters
 from shared.nodes import webhook_secret
-from shared.outbound import Allowed, ForbiddenAddress, check_url, judge
+from shared.outbound import Allowed, ForbiddenAddress, check_url, judge, receiver_of
 from shared.progress import RestingRedis
 from shared.settings import Settings, load
 from shared.standard_webhooks import NotTaken
@@ -28,6 +31,7 @@ from tests.conftest import both_databases
 from tests.integration.test_alerts import SECRET, Receiver
 from tests.integration.test_api_generation import GOOD, URL
 from tests.jobs import accepted
+from tests.lost_answers import lost_answers
 from tests.stack import wait_for
 from workers.webhook_sender import WebhookSender
 
@@ -141,13 +145,88 @@ def test_what_waits_outlives_its_job(database: Database) -> None:
     _cancel_waiting(database, job)
     jobs.purge(database, [job.id])
     (message,) = messages(database)
-    webhooks.delivered(database, message.id, clock.now())
+    webhooks.delivered(database, message, clock.now())
     other = accepted(database, webhook_url=HOOK)
     _cancel_waiting(database, other)
     (waiting,) = webhooks.take_due(database, 1.0)
-    webhooks.failed(database, waiting.id, "gone", None)
+    webhooks.failed(database, waiting, "gone", None)
     jobs.purge(database, [other.id])
     assert [one.job_id for one in messages(database)] == [job.id]
+
+
+HUNDREDS = 300
+
+
+def _due(database: Database, *urls: str) -> None:
+    """Messages of ended jobs, due in that order."""
+    rows = [
+        WebhookMessage(
+            id=f"msg_{jobs.new_id()}", job_id=jobs.new_id(), type="job.succeeded", url=url, receiver=receiver_of(url),
+            data={}, state="waiting", created_at=clock.now(), due_at=1000.0 + place,
+        )
+        for place, url in enumerate(urls)
+    ]  # fmt: skip
+    with database.write() as session:
+        session.add_all(rows)
+
+
+@both_databases
+def test_hundreds_of_one_receiver_hide_nobody_elses_message(database: Database) -> None:
+    _due(database, *["http://busy.example/x"] * HUNDREDS, "http://a.example/", "http://b.example/", "http://a.example/")
+    first = webhooks.take_due(database, 60.0, limit=8, per_receiver=2)
+    assert [one.receiver for one in first] == ["busy.example:80"] * 2 + ["a.example:80", "b.example:80", "a.example:80"]
+    second = webhooks.take_due(database, 60.0, limit=8, per_receiver=2, busy={"busy.example:80": 1})
+    assert [one.receiver for one in second] == ["busy.example:80"]
+    assert webhooks.take_due(database, 60.0, limit=8, per_receiver=2, busy={"busy.example:80": 2}) == []
+
+
+@both_databases
+def test_messages_of_an_earlier_version_get_their_receiver(database: Database) -> None:
+    _due(database, *["https://Busy.example.:8443/x"] * 3, "http://[2001:db8::1]/", "http://a..b/")
+    with database.write() as session:
+        session.execute(update(WebhookMessage).values(receiver=""))
+    taken = webhooks.take_due(database, 60.0, limit=8, per_receiver=2)
+    assert [one.receiver for one in taken] == ["busy.example:8443"] * 2 + ["[2001:db8::1]:80", "nowhere"]
+
+
+def test_a_job_names_its_receiver(database: Database) -> None:
+    _cancel_waiting(database, accepted(database, webhook_url=HOOK))
+    assert [one.receiver for one in messages(database)] == ["hooks.example:443"]
+
+
+@both_databases
+@pytest.mark.parametrize("settle", ["delivered", "failed", "dead"])
+def test_what_came_of_a_try_is_written_once_though_the_answer_to_that_is_lost(database: Database, settle: str) -> None:
+    _due(database, HOOK)
+    (taken,) = webhooks.take_due(database, 60.0)
+    with lost_answers():
+        if settle == "delivered":
+            webhooks.delivered(database, taken, clock.now())
+        else:
+            webhooks.failed(database, taken, "No", 5.0 if settle == "failed" else None)
+    (after,) = messages(database)
+    assert (after.tries, after.state) == (1, "waiting" if settle == "failed" else settle)
+
+
+@both_databases
+def test_a_try_that_outlasted_its_time_does_not_undo_the_next_one(database: Database) -> None:
+    _due(database, HOOK)
+    (slow,) = webhooks.take_due(database, -1.0)
+    (quick,) = webhooks.take_due(database, 60.0)
+    webhooks.delivered(database, quick, clock.now())
+    webhooks.failed(database, slow, "It did not answer", 5.0)
+    (after,) = messages(database)
+    assert (after.state, after.tries, after.due_at) == ("delivered", 1, None)
+
+
+@both_databases
+def test_a_replay_whose_answer_is_lost_is_no_conflict(database: Database) -> None:
+    _due(database, HOOK)
+    (taken,) = webhooks.take_due(database, 60.0)
+    webhooks.delivered(database, taken, clock.now())
+    with lost_answers():
+        again = webhooks.replay(database, taken.id)
+    assert (again.state, again.tries) == ("waiting", 0)
 
 
 # --- sent
@@ -244,6 +323,177 @@ def test_a_private_address_is_refused_for_good(
     wait_for(lambda: messages(database)[0].state == "dead", 20)
     assert "not a public address" in (messages(database)[0].error or "")
     assert receiver.came.empty()
+
+
+class Dripping:
+    """A receiver that accepts and then sends one byte now and then, for ever."""
+
+    def __init__(self, start: bytes) -> None:
+        self.asked = 0
+        self._start = start
+        self._ended = threading.Event()
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=1000)
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}/"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._ended.set()
+        self._server.close()
+
+    def _accept(self) -> None:
+        while not self._ended.is_set():
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            self.asked += 1
+            threading.Thread(target=self._drip, args=(connection,), daemon=True).start()
+
+    def _drip(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                connection.recv(65536)
+                connection.sendall(self._start)
+                while not self._ended.wait(0.05):
+                    connection.sendall(b"x")
+            except OSError:
+                return
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nX-Slow: "
+
+
+@both_databases
+def test_a_slow_receiver_with_hundreds_of_messages_holds_up_nobody_else(
+    database: Database, receiver: Receiver, sender: Callable[..., WebhookSender]
+) -> None:
+    with closing(Dripping(HEAD)) as slow:
+        _due(database, *[slow.url] * HUNDREDS, *[receiver.url] * 5)
+        sender(outbound_allow="127.0.0.1")
+        for _ in range(5):
+            receiver.came.get(timeout=5)
+        wait_for(lambda: sum(one.state == "delivered" for one in messages(database)) == 5, 5)
+        assert slow.asked <= 4
+
+
+def test_a_slot_that_is_free_takes_the_next_message_though_others_are_slow(
+    database: Database, receiver: Receiver, sender: Callable[..., WebhookSender]
+) -> None:
+    """Far more messages than slots go to one receiver while another's delivery is still under way."""
+    with closing(Dripping(HEAD)) as slow:
+        _due(database, slow.url, *[receiver.url] * 40)
+        sender(outbound_allow="127.0.0.1")
+        for _ in range(40):
+            receiver.came.get(timeout=5)
+        assert slow.asked == 1
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", HEAD])
+def test_a_delivery_has_a_bound_altogether(start: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard_webhooks, "DELIVERY_SECONDS", 0.4)
+    with closing(Dripping(start)) as slow:
+        began = time.monotonic()
+        with pytest.raises(NotTaken, match=r"did not answer within 0\.4 s"):
+            standard_webhooks.send(slow.url, SECRET, "msg_1", b"{}", clock.now(), Allowed.of("127.0.0.1"))
+    assert time.monotonic() - began < 2
+
+
+def test_a_slow_body_does_not_count_against_a_receiver_that_has_taken_the_message() -> None:
+    with closing(Dripping(b"HTTP/1.1 200 OK\r\n\r\n")) as slow:
+        standard_webhooks.send(slow.url, SECRET, "msg_1", b"{}", clock.now(), Allowed.of("127.0.0.1"))
+
+
+def test_a_name_that_nobody_looks_up_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard_webhooks, "DELIVERY_SECONDS", 0.3)
+    answered = threading.Event()
+
+    def resolve(host: str, port: int) -> list[str]:
+        answered.wait(20)
+        return ["127.0.0.1"]
+
+    began = time.monotonic()
+    with pytest.raises(NotTaken, match="did not answer"):
+        standard_webhooks.send("http://x.example/", SECRET, "msg_1", b"{}", clock.now(), Allowed(), resolve)
+    assert time.monotonic() - began < 2
+    looking_up = [thread for thread in threading.enumerate() if thread.name == "look-up"]
+    assert all(thread.daemon for thread in looking_up), "or the process could not end before the resolver does"
+    answered.set()
+
+
+@pytest.mark.parametrize("error", [UnicodeError("label empty or too long"), ValueError("embedded null byte")])
+def test_what_the_resolver_cannot_even_ask_for_is_not_reached(error: Exception) -> None:
+    def resolve(host: str, port: int) -> list[str]:
+        raise error
+
+    with pytest.raises(NotTaken, match=r"cannot be reached \(OSError\)"):
+        standard_webhooks.send("http://x.example/", SECRET, "msg_1", b"{}", clock.now(), Allowed(), resolve)
+
+
+ODD_HOSTS = [
+    "a..b", ".a", "a..", ".", "x" * 64, "x" * 64 + ".example", ".".join(["abcdefghi"] * 26), "h\u00f6st.example",
+    "\u3002.example", "a b", "a%2eb", "a%b", "[::1%25eth0]", "[1.2.3.4]", "[v1.x]", "[::1]x", "a*b", "a,b", "a\x7fb",
+]  # fmt: skip
+
+
+def test_no_address_ends_the_sender(
+    database: Database, receiver: Receiver, sender: Callable[..., WebhookSender]
+) -> None:
+    _due(database, *[f"http://{host}/" for host in ODD_HOSTS], receiver.url)
+    running = sender(outbound_allow="127.0.0.1")
+    receiver.came.get(timeout=10)
+    wait_for(lambda: all(one.state != "waiting" for one in messages(database)), 10)
+    assert running.is_alive()
+    assert {one.state for one in messages(database) if one.url != receiver.url} == {"dead"}
+
+
+@pytest.mark.parametrize("host", ODD_HOSTS)
+def test_an_odd_host_is_refused_when_it_is_named(client: TestClient, host: str) -> None:
+    with pytest.raises(ForbiddenAddress, match="address"):
+        check_url(f"http://{host}/")
+    answer = client.post(URL, json={**GOOD, "webhook_url": f"http://{host}/"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["body", "webhook_url"]
+
+
+@pytest.mark.parametrize(
+    "host", ["a.example", "A-1_b.example.", "x" * 63, "[2001:db8::1]:8080", "93.184.216.34", "xn--hst-sna.example:1"]
+)
+def test_an_ordinary_host_is_not(host: str) -> None:
+    check_url(f"http://{host}/p\u00e4th?q=\u00e4")
+
+
+def test_an_unforeseen_error_costs_one_try_of_one_message(
+    settings: Settings, database: Database, receiver: Receiver, sender: Callable[..., WebhookSender],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(standard_webhooks, "WAITS_SECONDS", (0, 0))
+    send, failed = standard_webhooks.send, list[str]()
+
+    def fail_first(url: str, secret: str, message_id: str, *rest: Any) -> None:
+        if not failed:
+            failed.append(message_id)
+            raise KeyError("unforeseen")
+        send(url, secret, message_id, *rest)
+
+    monkeypatch.setattr(standard_webhooks, "send", fail_first)
+    _due(database, receiver.url, receiver.url)
+    running = sender(outbound_allow="127.0.0.1")
+    wait_for(lambda: all(one.state == "delivered" for one in messages(database)), 10)
+    assert {one.id: one.tries for one in messages(database)}[failed[0]] == 2
+    assert running._counts._counts.get((LOOP_ERRORS.name, "webhooks", "total"), 1.0) == 1.0
+
+
+def test_a_sender_that_stops_does_not_wait_for_a_slow_receiver(
+    database: Database, sender: Callable[..., WebhookSender]
+) -> None:
+    with closing(Dripping(HEAD)) as slow:
+        _due(database, slow.url)
+        running = sender(outbound_allow="127.0.0.1")
+        wait_for(lambda: slow.asked == 1, 5)
+        began = time.monotonic()
+        assert running.stop()
+        assert time.monotonic() - began < 1
+        assert all(thread.daemon for thread in threading.enumerate() if thread.name == "webhook")
 
 
 # --- the guard

@@ -1,6 +1,7 @@
 """Settings: from the environment, described, and refused by name without showing the value."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -102,9 +103,9 @@ def test_secrets_that_anybody_may_read_are_told_of(
 def test_processes_are_given_what_the_file_said_and_not_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said(tmp_path, monkeypatch, 'lease_seconds = 7\nredis_url = "redis://:hush@h/0"')
+    said(tmp_path, monkeypatch, 'lease_seconds = 70\nredis_url = "redis://:hush@h/0"')
     given = environment(load())
-    assert (given["WANWORKS_LEASE_SECONDS"], given["WANWORKS_REDIS_URL"]) == ("7.0", "redis://:hush@h/0")
+    assert (given["WANWORKS_LEASE_SECONDS"], given["WANWORKS_REDIS_URL"]) == ("70.0", "redis://:hush@h/0")
     assert "WANWORKS_CONFIG" not in given
 
 
@@ -114,3 +115,68 @@ def test_redis_by_tls_has_its_terms_in_the_url() -> None:
     secured = load(redis_url="rediss://u:p%40@h:1/2?ssl_certfile=/c.pem", redis_ca_file="/x.pem")
     assert secured.redis == "rediss://u:p%40@h:1/2?ssl_cert_reqs=required&ssl_certfile=/c.pem&ssl_ca_certs=/x.pem"
     assert load(redis_url="rediss://h:1/2").redis == "rediss://h:1/2?ssl_cert_reqs=required"
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"lease_seconds": 5}, ("HEARTBEAT_SECONDS (10)", "LEASE_SECONDS (5)", "1.67 or less", "30 or more")),
+        ({"heartbeat_seconds": 20.1}, ("HEARTBEAT_SECONDS (20.1)", "LEASE_SECONDS (60)", "20 or less")),
+        ({"alert_stalled_seconds": 30}, ("ALERT_STALLED_SECONDS (30)", "QUIET_SOCKET_SECONDS (60)", "raise the first")),
+        (
+            {"store_url": "s3://bucket", "store_patience_seconds": 700},
+            ("STORE_PATIENCE_SECONDS (700)", "STEP_LIMIT_SECONDS (600)", "lower the first"),
+        ),
+        ({"port": 5555}, ("PORT (5555)", "FLOWER_PORT (5555)", "give another")),
+        ({"port": 7000, "flower_port": 7000, "host": "0.0.0.0"}, ("PORT (7000)", "FLOWER_PORT (7000)")),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_both_by_name(
+    values: dict[str, object], named: tuple[str, ...]
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load(**values)
+    for words in named:
+        assert words in str(refused.value)
+    assert "Value error" not in str(refused.value)
+
+
+def test_settings_that_agree_are_taken() -> None:
+    load(lease_seconds=30, heartbeat_seconds=10)
+    load(lease_seconds=1, heartbeat_seconds=0.3)
+    load(port=0, flower_port=0)
+    load(port=7000, flower_port=7000, host="10.0.0.1")
+    load(port=7000, flower_port=7000, flower_url="http://flower:5555")
+    load(store_patience_seconds=700)
+
+
+NUMBERS = [
+    name for name, field in Settings.model_fields.items() if float in (field.annotation, *get_args(field.annotation))
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400"])
+def test_what_is_no_finite_number_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"WANWORKS_{name.upper()}", value)
+    with pytest.raises(ConfigurationError, match=f"WANWORKS_{name.upper()}: "):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dispatch_seconds", 61), ("dispatch_seconds", 0.01), ("device_silence_seconds", 0.5), ("lease_seconds", 0.5),
+        ("retention_days", 1e9), ("audit_days", 1e9), ("audit_days", 0), ("quiet_socket_seconds", 600),
+        ("alert_seconds", 0.001),
+        ("alert_webhook_url", "http://a..b/"), ("alert_webhook_url", "http://u:p@hooks.example/"),
+    ],
+)  # fmt: skip
+def test_what_could_not_work_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"WANWORKS_{name.upper()}: "):
+        load(**{name: value})
+
+
+@pytest.mark.parametrize(("silence", "every"), [(30, 5.0), (15, 5.0), (3, 1.0), (1, 1 / 3)])
+def test_a_heartbeat_comes_three_times_within_the_silence(silence: float, every: float) -> None:
+    assert load(device_silence_seconds=silence).device_heartbeat_seconds == every

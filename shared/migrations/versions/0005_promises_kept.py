@@ -26,6 +26,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_loop_reports_node", "loop_reports", ["node"])
     op.create_index("ix_audit_entries_actor", "audit_entries", ["actor", "id"])
+    op.add_column("ticks", sa.Column("running_until", sa.Float(), nullable=True))
     op.add_column("jobs", sa.Column("unplaceable_since", sa.Float(), nullable=True))
     op.create_index(
         "ix_jobs_order",
@@ -73,6 +74,8 @@ def downgrade() -> None:
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_column("unplaceable_since")
+    with op.batch_alter_table("ticks", schema=None) as batch_op:
+        batch_op.drop_column("running_until")
     op.drop_index("ix_audit_entries_actor", "audit_entries")
     op.drop_index("ix_loop_reports_node", "loop_reports")
     op.drop_table("loop_reports")

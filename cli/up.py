@@ -7,6 +7,7 @@ import fcntl
 import http.client
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -62,6 +63,8 @@ def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: 
     try:
         supervisor.run(board.is_ready, board.announce)
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # everything has been stopped: one more Ctrl-C has nothing to stop
         reports.stop()
         for lock in locks:
             os.close(lock)

@@ -304,6 +304,10 @@ class Settings(BaseSettings):
         return self.beat == "redbeat" or (self.beat == "auto" and not self.database.startswith("sqlite"))
 
     @cached_property
+    def device_heartbeat_seconds(self) -> float:
+        return min(5.0, self.device_silence_seconds / 3)
+
+    @cached_property
     def redis(self) -> str | None:
         """Redis's URL as every client library takes it, with all that TLS needs to know. It holds the password."""
         if self.redis_url is None:

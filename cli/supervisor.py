@@ -63,7 +63,7 @@ class Policy:
     loop_wait: float = 60.0  # between tries in a crash loop
     settle: float = 1.0  # alive for so long, a process counts as running
     answer_limit: float = 10.0  # a start turn that does not answer holds up the next one no longer than this
-    stop_limits: tuple[float, ...] = (4.0, 3.0, 1.5)  # per stop turn, then SIGKILL; 8.5 in all, of 10 promised
+    stop_limits: tuple[float, ...] = (4.5, 3.0, 1.5)  # per stop turn, then SIGKILL; 9 in all, of 10 promised
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from shared.bells import Queue, Waiting
 from shared.database import Database
 from shared.errors import DatabaseUnavailable, StoreFull
 from shared.job_types import JOB_TYPES
+from shared.loop_reports import DISPATCHER
+from shared.loops import LoopReporter
 from shared.meters import LOOK_SECONDS, TAKEOVERS, Meters, count_end
 from shared.progress import Progress, RestingRedis, connect
 from shared.settings import Settings, load
@@ -76,6 +78,7 @@ class Dispatcher:
             if self._redis is not None
             else None
         )
+        self._reporter = LoopReporter(database, f"dispatcher@{settings.node}", settings.node)
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -86,12 +89,14 @@ class Dispatcher:
                     self._check_epoch()
                     began = time.monotonic()
                     self.look()
+                    self._reporter.report(DISPATCHER, self._settings.dispatch_seconds)
                     self._meters.observe(LOOK_SECONDS, seconds=time.monotonic() - began)
             except (DatabaseUnavailable, StoreFull) as error:
                 log.warning("database: %s", error)
             except (redis.RedisError, OSError) as error:
                 log.warning("redis: %s", error)
             self._wait()
+        self._reporter.close()
         self._meters.close()
         if self._lock is not None:
             try:

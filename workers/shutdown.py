@@ -11,9 +11,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from billiard import active_children
+from billiard.process import current_process
 from billiard.util import _run_finalizers as run_finalizers
 from celery import bootsteps
 from celery.apps.worker import Worker as CeleryWorker
@@ -69,6 +70,8 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         deadline = time.monotonic() + LIMIT_SECONDS
         threading.Thread(target=_end_at, args=(deadline,), name="shutdown-limit", daemon=True).start()
         log.info("this worker is stopping")
+        if not handing_back:
+            _end_at(0.0)  # it has not come up, so it has nothing
         _call_all(handing_back, _HANDING_BACK_SECONDS)
         for call in at_last:
             _call(call)
@@ -83,16 +86,19 @@ class Worker(CeleryWorker):  # type: ignore[misc]
 def _end_at(deadline: float) -> None:
     """An interpreter that ends waits for its threads, for Celery and for its children: for so long, and no longer."""
     time.sleep(max(0.0, deadline - time.monotonic()))
-    _kill_children()
-    os._exit(0)
+    try:
+        _kill_children()
+    finally:
+        os._exit(0)
 
 
 def _kill_children() -> None:
-    for child in active_children():
-        try:
-            os.kill(child.pid, signal.SIGKILL)
-        except (ProcessLookupError, TypeError):  # it has ended, or has not begun
-            continue
+    """One that is being started this very moment is missed: it ends by itself when it finds its parent gone."""
+    for child in list(current_process()._children):  # active_children() would fail on one that is being started
+        pid = getattr(child._popen, "pid", None)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _call_all(calls: Sequence[Callable[[], Any]], seconds: float) -> None:

@@ -20,7 +20,7 @@ from tests.stack import children, wait_for
 from workers.shutdown import LIMIT_SECONDS
 
 _ROOT = Path(__file__).parents[2]
-_GRANTED_SECONDS = 4.0  # by the supervisor
+_GRANTED_SECONDS = 4.5  # by the supervisor
 
 Start = Callable[[Settings, str], "subprocess.Popen[bytes]"]
 

@@ -52,7 +52,7 @@ def told(settings: Settings) -> Flower:
 
 
 class _Asked:
-    """The last answer; one thread asks at a time, and the others take what it was told."""
+    """The last answer; one thread asks at a time, and the others take the answer before."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -60,12 +60,14 @@ class _Asked:
 
     def __call__(self, settings: Settings) -> bool:
         url = flower_process.url(settings)
-        with self._lock:
-            asked, reachable = self._known.get(url, (float("-inf"), False))
-            if time.monotonic() - asked > _KEEP_SECONDS:
+        asked, reachable = self._known.get(url, (float("-inf"), False))
+        if time.monotonic() - asked > _KEEP_SECONDS and self._lock.acquire(blocking=False):
+            try:
                 reachable = flower_process.answers(settings)
                 self._known[url] = (time.monotonic(), reachable)
-            return reachable
+            finally:
+                self._lock.release()
+        return reachable
 
 
 _reachable = _Asked()

@@ -19,6 +19,7 @@ from shared import queues as queue_reads
 from shared.errors import DatabaseUnavailable
 from shared.loop_reports import SeenLoop
 from shared.nodes import SeenDevice
+from shared.progress import answers
 from shared.states import Priority
 from shared.tables import Job, Node, Sample
 
@@ -43,7 +44,7 @@ async def readyz(context: Context, request: Request, query: BaseModel) -> Respon
     reasons = []
     if not await _store_answers(context):
         reasons.append("store_unavailable")
-    if not await context.streams.ping():
+    if not await anyio.to_thread.run_sync(answers, context.settings.redis, abandon_on_cancel=True):
         reasons.append("redis_unavailable")
     elif not loop_reports.dispatcher_heard(loops):
         reasons.append("no_dispatcher")

@@ -16,7 +16,6 @@ from shared.progress import read_event, stream_key
 _REST_SECONDS = 5.0
 _NAP_SECONDS = 1.0
 _TIMEOUT_SECONDS = 0.5
-_PATIENT_SECONDS = 1.8  # where the question is whether Redis answers at all
 _ENTRIES = 200
 
 
@@ -60,11 +59,6 @@ class Streams:
         return [
             Entry(entry_id.decode(), read_event(fields)) for _, entries in found or () for entry_id, fields in entries
         ]
-
-    async def ping(self) -> bool:
-        """Really asks, whatever came of the last question."""
-        self._resting_until = 0.0
-        return await self._ask(lambda client: client.ping(), _PATIENT_SECONDS - _TIMEOUT_SECONDS) is not None
 
     async def close(self) -> None:
         if self._client is not None:

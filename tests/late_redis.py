@@ -9,7 +9,7 @@ from tests.conftest import RedisServer
 
 
 class LateRedis:
-    """``with LateRedis(server, 0.5) as late``: the same Redis at `late.url`, whose answers come so many seconds late."""
+    """``with LateRedis(server, 0.5) as late``: the same Redis at `late.url`, answering so many seconds late."""
 
     def __init__(self, server: RedisServer, seconds: float) -> None:
         self._server = server

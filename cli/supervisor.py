@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cli.child import kill_session, session_members, spawn
 
-_STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _POLL_SECONDS = 0.1  # while something is awaited that sends no signal: a port, a settled start
 
 
@@ -101,7 +101,7 @@ class Supervisor:
         self._stopping = False
         # nohup asks for this; SIGINT counts even where a shell ignores it for its background jobs
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        self._stop_signals = _STOP_SIGNALS - {signal.SIGHUP} if ignored else _STOP_SIGNALS
+        self._stop_signals = STOP_SIGNALS - {signal.SIGHUP} if ignored else STOP_SIGNALS
 
     def run(self, ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
         """Start everything, call `on_ready` once when `ready` says so, and return when all has been stopped."""

@@ -24,7 +24,23 @@ class Started:
         self.stack = stack
         self._errors = folder / "up.err"
         with self._errors.open("w") as errors:
-            argv = [sys.executable, "-m", "cli.main", "up", "--home", str(stack.home), "--devices", "cpu:2"]
+            # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+            heeding = (
+                "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+                "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+            )
+            argv = [
+                sys.executable,
+                "-c",
+                heeding,
+                "-m",
+                "cli.main",
+                "up",
+                "--home",
+                str(stack.home),
+                "--devices",
+                "cpu:2",
+            ]
             argv += ["--catalogue", "demo", "--port", "0", "--flower-port", "0"]
             self.process = subprocess.Popen(
                 argv, env=stack.environment, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -113,3 +129,18 @@ def test_an_impatient_second_and_third_one(begin: Callable[[], Started]) -> None
     started.stop()
     assert time.monotonic() - began < PROMISED_SECONDS
     assert started.process.returncode == 0
+
+
+def test_no_thread_of_the_supervisor_lets_a_stop_through(begin: Callable[[], Started]) -> None:
+    """The kernel gives a signal to any thread that does not block it; only the main thread waits for these."""
+    started = begin()
+    started.ready()
+    masks = {
+        task.name: int((task / "status").read_text().split("SigBlk:")[1].split()[0], 16)
+        for task in Path(f"/proc/{started.process.pid}/task").iterdir()
+    }
+    assert len(masks) > 1
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        others = [mask for task, mask in masks.items() if int(task) != started.process.pid]
+        assert all(mask & (1 << (number - 1)) for mask in others), (number, masks)
+    started.stop(signal.SIGTERM)

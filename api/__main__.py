@@ -11,7 +11,7 @@ from shared import logs, tracing
 from shared import settings as settings_
 
 # Long enough for an answer that is being written; event streams are told to end at once.
-_GRACE_SECONDS = 3
+_GRACE_SECONDS = 2
 _SAID_BYTES = 64 << 10  # at most, in one message of a WebSocket client: what it says is not read for meaning
 
 

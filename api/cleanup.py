@@ -50,7 +50,7 @@ def _plans(context: Context, asked: CleanupRequest) -> list[CleanupPlan]:
     rows = [
         node
         for node, silent in nodes.nodes(context.database)
-        if (silent <= silence if asked.node is None else node.name == asked.node)
+        if (nodes.is_heard(silent, silence) if asked.node is None else node.name == asked.node)
     ]
     check_target(asked, rows)
     now = clock.now()

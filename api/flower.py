@@ -4,9 +4,10 @@ Flower itself listens on loopback, or on a network that only this server reaches
 what it shows to anybody who asks, its `/metrics`, is not passed on.
 """
 
-import socket
-from urllib.parse import urlsplit
+import threading
+import time
 
+import anyio
 import httpx
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
@@ -16,13 +17,15 @@ from starlette.responses import Response, StreamingResponse
 from api.context import Context
 from api.jobs import answered
 from api.page_schemas import Flower
+from shared import flower as flower_process
 from shared.errors import MalformedRequest, NotFound, TooLarge, Unavailable
 from shared.settings import Settings
 
 FLOWER_PATH = "/flower/"
 FLOWER_TABLE = f"{FLOWER_PATH}tasks/datatable"  # what its page of tasks asks for by POST, every few seconds
 _OPEN_TO_ALL = frozenset({"metrics", "healthcheck"})
-_PATIENCE_SECONDS = 0.3
+_KEEP_SECONDS = 5.0  # that an answer counts
+_PROXY_SECONDS = 5.0  # until Flower has begun to answer
 _MOST_BYTES = 1 << 20
 _ASKED = ("accept", "accept-language", "content-type", "if-modified-since", "if-none-match", "x-requested-with")
 _ANSWERED = ("content-type", "content-length", "cache-control", "etag", "last-modified", "location")
@@ -44,19 +47,30 @@ def flower(context: Context, request: Request, query: BaseModel) -> Response:
 
 
 def told(settings: Settings) -> Flower:
-    """The way to Flower; asks its port whether it listens."""
-    place = urlsplit(flower_url(settings))
-    try:
-        socket.create_connection((place.hostname, place.port or 80), _PATIENCE_SECONDS).close()
-        listens = True
-    except OSError:
-        listens = False
-    return Flower(url=FLOWER_PATH, user=settings.flower_user, reachable=listens)
+    """The way to Flower, and whether it has answered a request in the last seconds."""
+    return Flower(url=FLOWER_PATH, user=settings.flower_user, reachable=_reachable(settings))
 
 
-def flower_url(settings: Settings) -> str:
-    """Where this server finds it."""
-    return settings.flower_url or f"http://127.0.0.1:{settings.flower_port}"
+class _Asked:
+    """The last answer; one thread asks at a time, and the others take the answer before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, bool]] = {}
+
+    def __call__(self, settings: Settings) -> bool:
+        url = flower_process.url(settings)
+        asked, reachable = self._known.get(url, (float("-inf"), False))
+        if time.monotonic() - asked > _KEEP_SECONDS and self._lock.acquire(blocking=False):
+            try:
+                reachable = flower_process.answers(settings)
+                self._known[url] = (time.monotonic(), reachable)
+            finally:
+                self._lock.release()
+        return reachable
+
+
+_reachable = _Asked()
 
 
 async def proxied(context: Context, request: Request, query: BaseModel) -> Response:
@@ -68,7 +82,7 @@ async def proxied(context: Context, request: Request, query: BaseModel) -> Respo
     password = context.settings.flower_password
     client = context.flower
     try:
-        target = httpx.URL(flower_url(context.settings)).copy_with(raw_path=_raw_target(request))
+        target = httpx.URL(flower_process.url(context.settings)).copy_with(raw_path=_raw_target(request))
     except httpx.InvalidURL:  # longer than any page of Flower's
         raise NotFound("page", path) from None
     asked = client.build_request(
@@ -82,7 +96,10 @@ async def proxied(context: Context, request: Request, query: BaseModel) -> Respo
     )
     auth = httpx.BasicAuth(context.settings.flower_user, password.get_secret_value() if password is not None else "")
     try:
-        answer = await client.send(asked, auth=auth, stream=True, follow_redirects=False)
+        with anyio.fail_after(_PROXY_SECONDS):
+            answer = await client.send(asked, auth=auth, stream=True, follow_redirects=False)
+    except (httpx.TimeoutException, TimeoutError) as error:
+        raise FlowerUnavailable(f"Flower has not answered within {_PROXY_SECONDS:g} s") from error
     except httpx.HTTPError as error:
         raise FlowerUnavailable() from error
     if answer.status_code == httpx.codes.UNAUTHORIZED:

@@ -117,7 +117,7 @@ def live_nodes(context: Context) -> list[str]:
     A drained one has to be named: then the job waits for it.
     """
     silence = context.settings.device_silence_seconds
-    heard = [node for node, silent in nodes.nodes(context.database) if silent <= silence]
+    heard = [node for node, silent in nodes.nodes(context.database) if nodes.is_heard(silent, silence)]
     if not heard:
         raise Conflict(f"No node is online: no io worker was heard in the last {silence:g} s")
     taking = [node.name for node in heard if node.drained_at is None]

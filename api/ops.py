@@ -14,14 +14,15 @@ from api import schemas
 from api.caller import Caller, caller_of
 from api.context import Context
 from api.jobs import answered
-from shared import clock, nodes, samples
+from shared import clock, loop_reports, nodes, samples
 from shared import queues as queue_reads
 from shared.errors import DatabaseUnavailable
+from shared.loop_reports import SeenLoop
 from shared.nodes import SeenDevice
+from shared.progress import answers
 from shared.states import Priority
 from shared.tables import Job, Node, Sample
 
-DISPATCHER_KEY = "wanworks:dispatcher"  # set by the dispatcher at every look, gone 15 s after the last
 _PATIENCE_SECONDS = 0.5
 
 
@@ -33,19 +34,21 @@ async def readyz(context: Context, request: Request, query: BaseModel) -> Respon
     """Really asks. Raises DatabaseUnavailable; everything else that is missing only degrades."""
     found: list[SeenDevice] | None = None
     drained: frozenset[str] = frozenset()
+    loops: list[SeenLoop] = []
     with anyio.move_on_after(_PATIENCE_SECONDS):
         drained = await anyio.to_thread.run_sync(nodes.drained, context.database, abandon_on_cancel=True)
+        loops = await anyio.to_thread.run_sync(loop_reports.seen, context.database, abandon_on_cancel=True)
         found = await anyio.to_thread.run_sync(nodes.devices, context.database, abandon_on_cancel=True)
     if found is None:
         raise DatabaseUnavailable("The database does not answer")
     reasons = []
     if not await _store_answers(context):
         reasons.append("store_unavailable")
-    if not await context.streams.ping():
+    if not await anyio.to_thread.run_sync(answers, context.settings.redis, abandon_on_cancel=True):
         reasons.append("redis_unavailable")
-    elif not await context.streams.exists(DISPATCHER_KEY):
+    elif not loop_reports.dispatcher_heard(loops):
         reasons.append("no_dispatcher")
-    alive = [device for device in found if _alive(device, context.settings.device_silence_seconds)]
+    alive = [device for device in found if device.alive(context.settings.device_silence_seconds)]
     if not alive:
         reasons.append("no_worker")
     elif all(device.device.node in drained for device in alive):
@@ -88,7 +91,13 @@ def seen(context: Context, caller: Caller) -> schemas.Workers:
     return schemas.Workers(
         devices=[one.model_copy(update={"job": None}) if one.job in hidden else one for one in devices],
         nodes=[
-            _node(node, silent, counts[node.name], io_online=silent <= silence, devices_online=node.name in there)
+            _node(
+                node,
+                silent,
+                counts[node.name],
+                io_online=nodes.is_heard(silent, silence),
+                devices_online=node.name in there,
+            )
             for node, silent in known
         ],
     )
@@ -117,16 +126,12 @@ def queues(context: Context, request: Request, query: BaseModel) -> Response:
     )
 
 
-def _alive(seen: SeenDevice, silence_seconds: float) -> bool:
-    return not seen.said_goodbye and seen.silent_seconds <= silence_seconds
-
-
 def _device(
     seen: SeenDevice, job: Job | None, sample: Sample | None, silence_seconds: float, *, drained: bool, caller: Caller
 ) -> schemas.DeviceStatus:
     device = seen.device
     state: Literal["idle", "busy", "draining", "drained", "offline"] = "idle"
-    if not _alive(seen, silence_seconds):
+    if not seen.alive(silence_seconds):
         state = "offline"
     elif drained:
         state = "drained" if job is None else "draining"

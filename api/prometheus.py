@@ -3,8 +3,9 @@
 Any web process gives the same answer for the whole installation, so one of them is enough to scrape.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from itertools import product
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -16,11 +17,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Context
-from api.ops import DISPATCHER_KEY
-from shared import alerts, clock, downloads, meters, nodes, queues, replicas, samples
+from shared import alerts, clock, downloads, loop_reports, meters, nodes, queues, replicas, samples
+from shared.job_types import DOWNLOAD, GENERATION, JOB_TYPES
 from shared.meters import Family
+from shared.progress import RestingRedis, answers
+from shared.queues import Depth
 from shared.states import REPLICA_READY, JobState, Priority
 from shared.tables import Sample
+
+_PATIENCE_SECONDS = 2.0  # with Redis; a resting client would leave the counters out whenever one answer was late
+_EMPTY = Depth(priority=0, model_id=None, queued=0, waiting_for_model=0, oldest_seconds=None, running=0)
 
 
 def metrics(context: Context, request: Request, query: BaseModel) -> Response:
@@ -42,32 +48,50 @@ class _Now(Collector):
     def collect(self) -> Iterable[Metric]:
         if self._found is None:
             self._found = [*_queue(self._context), *_devices(self._context), *_nodes(self._context),
-                           *_state(self._context), *_counted(self._context)]  # fmt: skip
+                           *_state(self._context), *_redis(self._context)]  # fmt: skip
         return self._found
 
 
 def _queue(context: Context) -> Iterator[Metric]:
     jobs = _gauge("wanworks_jobs", "Jobs that have not ended.", "type", "model", "state")
-    for (type, model_id, status), count in queues.counts(context.database).items():
+    models = context.catalogue.model_ids
+    for (type, model_id, status), count in (_no_jobs(models) | queues.counts(context.database)).items():
         jobs.add_metric([type, model_id or "", status], count)
     yield jobs
     depth = _gauge("wanworks_queue_depth", "Queued jobs.", "model", "priority")
     waiting = _gauge("wanworks_queue_waiting_for_model", "Queued jobs whose model no node holds.", "model", "priority")
     oldest = _gauge("wanworks_queue_oldest_seconds", "Age of the oldest queued job.", "model", "priority")
-    for one in queues.depths(context.database):
-        labels = [one.model_id or "", list(Priority)[one.priority].value]
+    depths = {(one.model_id, list(Priority)[one.priority]): one for one in queues.depths(context.database)}
+    kinds: dict[tuple[str | None, Priority], None] = dict.fromkeys(product(models, Priority))
+    for model_id, priority in kinds | dict.fromkeys(depths):
+        one = depths.get((model_id, priority), _EMPTY)
+        labels = [model_id or "", priority.value]
         depth.add_metric(labels, one.queued)
         waiting.add_metric(labels, one.waiting_for_model)
-        if one.oldest_seconds is not None:
-            oldest.add_metric(labels, max(0.0, one.oldest_seconds))
+        oldest.add_metric(labels, max(0.0, one.oldest_seconds or 0.0))
     yield from (depth, waiting, oldest)
     left = _gauge("wanworks_download_left_bytes", "What running downloads have to fetch.", "node", "model")
     running = [job for job in downloads.active(context.database) if job.status == JobState.RUNNING]
-    for job, progress in ((job, context.live.of([job])[job.id]) for job in running):
-        if progress.bytes_total is not None:
-            labels = [job.target_node or "", job.model_id or ""]
-            left.add_metric(labels, progress.bytes_total - (progress.bytes_done or 0))
+    progress = context.live.of(running)
+    places = product((node.name for node, _ in nodes.nodes(context.database)), models)
+    found: dict[tuple[str, str], float | None] = dict.fromkeys(places, 0.0)
+    for job in running:
+        done, total = progress[job.id].bytes_done, progress[job.id].bytes_total
+        found[job.target_node or "", job.model_id or ""] = None if total is None else total - (done or 0)
+    for place, bytes_left in found.items():
+        if bytes_left is not None:  # it is not known before the files are listed
+            left.add_metric(place, bytes_left)
     yield left
+
+
+def _no_jobs(models: Sequence[str]) -> dict[tuple[str, str | None, str], int]:
+    """Zero for every set of labels that is to be there also while nothing waits or runs."""
+    return {
+        (job_type.name, model_id, state.value): 0
+        for job_type in JOB_TYPES.values()
+        for model_id in (models if job_type.name in (GENERATION, DOWNLOAD) else (None,))
+        for state in (JobState.QUEUED, JobState.RUNNING, *((JobState.PAUSED,) if job_type.name == DOWNLOAD else ()))
+    }
 
 
 def _devices(context: Context) -> Iterator[Metric]:
@@ -126,16 +150,20 @@ def _state(context: Context) -> Iterator[Metric]:
     for severity in ("critical", "warning", "info"):
         opened.add_metric([severity], sum(row.severity == severity for row in rows))
     yield opened
-    dispatcher = context.redis.ask(lambda client: bool(client.exists(DISPATCHER_KEY)))
-    redis = _gauge("wanworks_redis_up", "Whether Redis answers.")
-    redis.add_metric([], float(dispatcher is not None))
-    leads = _gauge("wanworks_dispatcher_up", "Whether a dispatcher has looked within 15 s.")
-    leads.add_metric([], float(bool(dispatcher)))
-    yield from (redis, leads)
+    leads = _gauge("wanworks_dispatcher_up", "Whether a dispatcher has finished a pass within 15 s.")
+    leads.add_metric([], float(loop_reports.dispatcher_heard(loop_reports.seen(context.database))))
+    yield leads
 
 
-def _counted(context: Context) -> Iterator[Metric]:
-    for family in meters.read(context.redis) or ():
+def _redis(context: Context) -> Iterator[Metric]:
+    """Redis, and what is counted in it: absent where it is not known."""
+    up = _gauge("wanworks_redis_up", "Whether Redis answers; absent while it takes longer than two seconds.")
+    there = answers(context.settings.redis)
+    if there is not None:
+        up.add_metric([], float(there))
+    yield up
+    patient = RestingRedis(context.settings.redis, timeout=_PATIENCE_SECONDS, rest=0.0)
+    for family in (meters.read(patient) if there else None) or ():
         yield _counter(family) if family.meter.kind == "counter" else _histogram(family)
 
 

@@ -60,14 +60,6 @@ class Streams:
             Entry(entry_id.decode(), read_event(fields)) for _, entries in found or () for entry_id, fields in entries
         ]
 
-    async def ping(self) -> bool:
-        """Really asks, whatever came of the last question."""
-        self._resting_until = 0.0
-        return await self._ask(lambda client: client.ping()) is not None
-
-    async def exists(self, key: str) -> bool:
-        return bool(await self._ask(lambda client: client.exists(key)))
-
     async def close(self) -> None:
         if self._client is not None:
             await self._client.aclose()

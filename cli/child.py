@@ -3,17 +3,17 @@
 Knows nothing of restarts or of what the child does. Linux only: the promise rests on PDEATHSIG and /proc.
 """
 
-import ctypes
+import errno
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: a child must not run the loader
-_prctl = _libc.prctl
+_LAUNCHER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("exec_child.py")))
 
 LOG_LIMIT_BYTES = 10 * 1000 * 1000  # a longer log is set aside, once, as NAME.log.1 when its process starts
 
@@ -86,23 +86,14 @@ def _popen(
     stderr: int | None,
     death_signal: signal.Signals,
 ) -> subprocess.Popen[bytes]:
+    if shutil.which(argv[0], path=env.get("PATH")) is None:  # of the launcher's own failures only a code is seen
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
     return subprocess.Popen(
-        argv,
+        [*_LAUNCHER, str(os.getpid()), str(int(death_signal)), *argv],
         env=dict(env),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
         start_new_session=True,
-        preexec_fn=_bound_to(os.getpid(), death_signal),
     )
-
-
-def _bound_to(parent: int, death_signal: signal.Signals) -> Callable[[], None]:
-    def bind() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the supervisor blocks the signals that it waits for
-        _prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-        if os.getppid() != parent:  # the parent died before the line above: nobody will send the signal
-            os._exit(1)
-
-    return bind

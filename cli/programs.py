@@ -34,7 +34,7 @@ _MODULES = {
 }
 # Workers first, so that they hand their jobs back while all else still runs, and the dispatcher with them, so that it
 # rings no more bells; Redis last, so that nothing that is said on the way out is lost.
-_STOP_TURNS = {"gpu": 0, "dispatcher": 0, "redis": 2}
+_STOP_TURNS = {"gpu": 0, "io": 0, "dispatcher": 0, "redis": 2}
 _OTHER_STOP_TURN = 1
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cli.child import kill_session, session_members, spawn
 
-_STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _POLL_SECONDS = 0.1  # while something is awaited that sends no signal: a port, a settled start
 
 
@@ -63,7 +63,7 @@ class Policy:
     loop_wait: float = 60.0  # between tries in a crash loop
     settle: float = 1.0  # alive for so long, a process counts as running
     answer_limit: float = 10.0  # a start turn that does not answer holds up the next one no longer than this
-    stop_limits: tuple[float, ...] = (8.0, 4.0, 2.0)  # per stop turn, then SIGKILL; 14 in all, of 15 promised
+    stop_limits: tuple[float, ...] = (4.5, 3.0, 1.5)  # per stop turn, then SIGKILL; 9 in all, of 10 promised
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Supervisor:
         self._stopping = False
         # nohup asks for this; SIGINT counts even where a shell ignores it for its background jobs
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        self._stop_signals = _STOP_SIGNALS - {signal.SIGHUP} if ignored else _STOP_SIGNALS
+        self._stop_signals = STOP_SIGNALS - {signal.SIGHUP} if ignored else STOP_SIGNALS
 
     def run(self, ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
         """Start everything, call `on_ready` once when `ready` says so, and return when all has been stopped."""

@@ -7,6 +7,7 @@ import fcntl
 import http.client
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +22,7 @@ from cli.locks import hold_device, hold_home
 from cli.ports import free_port, is_free
 from cli.process_reports import ProcessReports
 from cli.state_file import Addresses, write_state
-from cli.supervisor import ProcessState, ProcessStatus, Supervisor
+from cli.supervisor import STOP_SIGNALS, ProcessState, ProcessStatus, Supervisor
 from shared import catalogue
 from shared.errors import ConfigurationError
 from shared.outbound import is_loopback
@@ -58,6 +59,10 @@ def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: 
         reports.publish(processes)
 
     supervisor = Supervisor(programs.programs(settings, kinds, devices, redis), publish=publish, say=say)
+    # Before the first thread, which inherits it: a signal that the main thread does not wait for at that very moment
+    # goes to any thread that lets it through, and is lost there, or ends the process. It stays so to the end, since one
+    # more Ctrl-C then has nothing to stop.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *STOP_SIGNALS})
     reports.start()
     try:
         supervisor.run(board.is_ready, board.announce)

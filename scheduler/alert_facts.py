@@ -1,6 +1,6 @@
 """Gathers what the alert rules judge: rows, and what Redis alone knows. It judges nothing itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -8,24 +8,28 @@ from scheduler.alert_rules import (
     DeviceFact,
     Facts,
     FailedDownload,
+    LoopFact,
     ModelFact,
     NodeFact,
     ProcessFact,
     ReplicaFact,
     RunningFact,
+    silence_limit,
 )
-from shared import downloads, nodes, queues, samples, snapshots, ticks, usage
+from shared import downloads, flower, loop_reports, nodes, queues, samples, snapshots, ticks, usage
 from shared.catalogue import Catalogue
 from shared.database import Database
 from shared.job_types import DOWNLOAD
 from shared.library import Library
-from shared.progress import Progress, RestingRedis
+from shared.loop_reports import SeenLoop
+from shared.nodes import SeenDevice
+from shared.progress import Progress, RestingRedis, answers
 from shared.settings import Settings
 from shared.states import REPLICA_READY, JobState, Phase
-from shared.tables import Device, Job, Sample, Snapshot
+from shared.tables import Device, Job, Node, Process, Sample, Snapshot
 
-ALERTS = "alerts"  # the schedule of the alerts themselves, which says nothing of beat
 DISPATCHER_KEY = "wanworks:dispatcher"
+ALERTS = "alerts"  # the schedule of the alerts themselves, which says nothing of beat
 REDIS_LOST = "redis_lost_at"  # noted by the dispatcher when Redis was found empty: seconds since 1970
 _DOWNLOAD_FAILED_DAYS = 7
 _RATE_HOURS = 6  # over which the disk's filling is measured
@@ -47,7 +51,10 @@ def gather(ground: Ground, now: datetime) -> Facts:
     database, settings = ground.database, ground.settings
     library = ground.look()
     running = queues.running(database)
-    answers = ground.redis.ask(lambda client: bool(client.exists(DISPATCHER_KEY)))
+    redis_up = answers(settings.redis)
+    loops = loop_reports.seen(database)
+    processes = nodes.processes(database)
+    devices, known = nodes.devices(database), nodes.nodes(database)
     hour = [use.succeeded for use in usage.ended(database, now - timedelta(hours=1))]
     waiting = queues.waiting(database)
     lost = nodes.noted(database, REDIS_LOST)
@@ -57,7 +64,7 @@ def gather(ground: Ground, now: datetime) -> Facts:
         models=tuple(_model(library, model_id) for model_id in library.models),
         devices=tuple(
             _device(seen.device, seen.silent_seconds, seen.said_goodbye, recent.get(seen.device.key))
-            for seen in nodes.devices(database)
+            for seen in devices
         ),
         nodes=tuple(
             NodeFact(
@@ -67,9 +74,11 @@ def gather(ground: Ground, now: datetime) -> Facts:
                 disk_used_percent=_used_percent(node.disk_total_mb, node.disk_free_mb),
                 disk_free_gb=None if node.disk_free_mb is None else node.disk_free_mb / 1000,
             )
-            for node, silent in nodes.nodes(database)
+            for node, silent in known
         ),
-        processes=tuple(ProcessFact(one.node, one.name, one.state, one.restarts) for one in nodes.processes(database)),
+        loops=living_loops(loops, _living_processes(settings, devices, known)),
+        flower_answers=_flower_answers(settings, processes),
+        processes=tuple(ProcessFact(one.node, one.name, one.state, one.restarts) for one in processes),
         running=_running(ground, running),
         failed_downloads=_failed_downloads(database, library, now),
         queued=waiting.queued,
@@ -79,11 +88,46 @@ def gather(ground: Ground, now: datetime) -> Facts:
         disk_full_in_hours=hours_to_full(
             snapshots.history(database, now - timedelta(hours=_RATE_HOURS), now, points=_RATE_HOURS * 12)
         ),
-        redis_away=settings.redis is not None and answers is None,
+        redis_away=settings.redis is not None and redis_up is False,
         redis_lost_seconds=None if lost is None else now.timestamp() - float(lost),
-        dispatcher_silent=None if answers is None else not answers,
+        dispatcher_silent=_dispatcher_silent(loops, redis_up if settings.redis is not None else None),
         beat_silent_seconds=(now - max(last_tick or ground.began, ground.began)).total_seconds(),
     )
+
+
+def _dispatcher_silent(loops: Sequence[SeenLoop], redis_up: bool | None) -> bool | None:
+    """None where Redis is away: then no dispatcher can lead, which says nothing of the dispatcher."""
+    if loop_reports.dispatcher_heard(loops):
+        return False
+    return None if redis_up is False else True
+
+
+def _flower_answers(settings: Settings, processes: Sequence[Process]) -> bool | None:
+    """None where this process cannot know the way to Flower: its address is said to no other host."""
+    here = any(one.name == "flower" and one.node == settings.node and one.state == "running" for one in processes)
+    return flower.answers(settings) if here or settings.flower_url is not None else None
+
+
+def living_loops(loops: Sequence[SeenLoop], living: Collection[str]) -> tuple[LoopFact, ...]:
+    """The loops of processes that live: those in `living`, and those of which another loop is fresh.
+
+    A process that is dead as a whole has alerts of its own.
+    """
+    fresh = {loop.process for loop in loops if loop.silent_seconds <= silence_limit(loop.every_seconds)}
+    return tuple(
+        LoopFact(loop.process, loop.loop, loop.node, loop.every_seconds, loop.silent_seconds)
+        for loop in loops
+        if loop.process in fresh or loop.process in living
+    )
+
+
+def _living_processes(
+    settings: Settings, devices: Sequence[SeenDevice], known: Sequence[tuple[Node, float]]
+) -> frozenset[str]:
+    silence = settings.device_silence_seconds
+    workers = (seen.device.worker for seen in devices if seen.alive(silence))
+    io_workers = (f"io@{node.name}" for node, silent in known if nodes.is_heard(silent, silence))
+    return frozenset((*workers, *io_workers))
 
 
 def hours_to_full(points: Sequence[Snapshot]) -> float | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from shared.alerts import Cause, Changes, Known, Severity, Watch
+from shared.nodes import is_heard
 from shared.settings import Settings
 from shared.states import REPLICA_READY, ReplicaState
 
@@ -65,6 +66,17 @@ class ProcessFact:
 
 
 @dataclass(frozen=True)
+class LoopFact:
+    """A background loop of a process that lives."""
+
+    process: str
+    loop: str
+    node: str
+    every_seconds: float
+    silent_seconds: float
+
+
+@dataclass(frozen=True)
 class RunningFact:
     job_id: str
     type: str
@@ -90,6 +102,7 @@ class Facts:
     devices: tuple[DeviceFact, ...] = ()
     nodes: tuple[NodeFact, ...] = ()
     processes: tuple[ProcessFact, ...] = ()
+    loops: tuple[LoopFact, ...] = ()
     running: tuple[RunningFact, ...] = ()
     failed_downloads: tuple[FailedDownload, ...] = ()  # the newest of its model and node, and it failed
     queued: int = 0
@@ -100,6 +113,7 @@ class Facts:
     redis_away: bool = False
     redis_lost_seconds: float | None = None  # since its data was found gone
     dispatcher_silent: bool | None = None
+    flower_answers: bool | None = None  # asked by HTTP
     beat_silent_seconds: float | None = None
 
 
@@ -211,7 +225,7 @@ def _model_missing(facts: Facts, settings: Settings, open: Collection[str]) -> I
 
 def _worker_lost(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
     for device in facts.devices:
-        if not device.stopped and device.silent_seconds > settings.device_silence_seconds:
+        if not device.stopped and not is_heard(device.silent_seconds, settings.device_silence_seconds):
             yield Found(
                 device.key,
                 f"The worker of {device.key} is lost",
@@ -223,7 +237,7 @@ def _worker_lost(facts: Facts, settings: Settings, open: Collection[str]) -> Ite
 
 def _node_lost(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
     for node in facts.nodes:
-        if not node.stopped and node.silent_seconds > settings.device_silence_seconds:
+        if not node.stopped and not is_heard(node.silent_seconds, settings.device_silence_seconds):
             yield Found(
                 node.name,
                 f"Node {node.name} is silent",
@@ -396,7 +410,12 @@ def _dispatcher_silent(facts: Facts, settings: Settings, open: Collection[str]) 
     if not facts.dispatcher_silent:
         return ()
     return (
-        Found("", "The dispatcher is silent", "Jobs are accepted, but none is started.", "Read logs/dispatcher.log"),
+        Found(
+            "",
+            "The dispatcher is silent",
+            "Jobs are accepted, but none is started.",
+            "Read logs/dispatcher.log, and see whether Redis answers",
+        ),
     )
 
 
@@ -416,6 +435,23 @@ def _beat_silent(facts: Facts, settings: Settings, open: Collection[str]) -> Ite
     )
 
 
+def _loop_silent(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for loop in facts.loops:
+        if loop.silent_seconds > silence_limit(loop.every_seconds):
+            yield Found(
+                f"{loop.loop} of {loop.process}",
+                f"The loop {loop.loop} of {loop.process} hangs",
+                f"It has not finished a pass for {_span(loop.silent_seconds)}, and has one to do every "
+                f"{loop.every_seconds:g} s. The rest of its process goes on.",
+                f"Read the process's log on node {loop.node}; if the loop does not recover, restart the process",
+            )
+
+
+def silence_limit(every_seconds: float) -> float:
+    """Seconds without a report after which a loop of that period counts as silent."""
+    return max(_LOOP_SECONDS, _LOOP_PERIODS * every_seconds)
+
+
 def _flower_down(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
     for process in facts.processes:
         if process.name == "flower" and process.state not in ("running", "starting"):
@@ -425,6 +461,14 @@ def _flower_down(facts: Facts, settings: Settings, open: Collection[str]) -> Ite
                 f"Its state is {process.state}. Jobs are not affected.",
                 f"Read logs/flower.log in the home of node {process.node}",
             )
+            return
+    if facts.flower_answers is False:
+        yield Found(
+            "",
+            "Flower does not answer",
+            "It runs, and answers no request within two seconds. Jobs are not affected.",
+            "Read logs/flower.log; if it does not recover, kill the process, and it is started again",
+        )
 
 
 def _after(seconds: float) -> Callable[[Settings], float]:
@@ -433,6 +477,8 @@ def _after(seconds: float) -> Callable[[Settings], float]:
 
 _at_once = _after(0.0)
 _REDIS_LOST_SECONDS = 600.0  # that the news stays open
+_LOOP_SECONDS = 60.0
+_LOOP_PERIODS = 5
 _BEAT_SECONDS = 240.0  # four times the shortest of beat's periods
 
 RULES = (
@@ -455,6 +501,7 @@ RULES = (
     Rule("redis_data_lost", "warning", False, _at_once, 0.0, _redis_lost),
     Rule("dispatcher_silent", "critical", True, _after(30.0), 0.0, _dispatcher_silent),
     Rule("beat_silent", "critical", True, _at_once, 0.0, _beat_silent),
+    Rule("loop_silent", "warning", True, _at_once, 0.0, _loop_silent),
     Rule("flower_down", "info", False, _after(60.0), 0.0, _flower_down),
 )
 

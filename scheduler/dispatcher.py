@@ -50,6 +50,7 @@ from shared.bells import Queue, Waiting
 from shared.database import Database
 from shared.errors import DatabaseUnavailable, StoreFull
 from shared.job_types import JOB_TYPES
+from shared.loop_reports import DISPATCHER
 from shared.loops import LoopReporter
 from shared.meters import LOOK_SECONDS, LOOP_ERRORS, TAKEOVERS, Meters, count_end
 from shared.progress import Progress, RestingRedis, connect
@@ -58,7 +59,6 @@ from shared.tables import Node
 
 log = logging.getLogger("wanworks.dispatcher")
 
-DISPATCHER_LOOP = "dispatcher"
 _LOCK_KEY = "wanworks:dispatcher:lock"
 _LEADER_SECONDS = 6.0
 # One wait for a wake-up: well within the lock's time and the socket's patience.
@@ -100,13 +100,13 @@ class Dispatcher:
         self._progress = Progress(self._resting)
         self._meters = Meters(self._resting)
         self._redis = connect(settings.redis, timeout=5.0) if settings.redis else None
-        self._reporter = LoopReporter(database, f"dispatcher@{settings.node}", settings.node)
         self._order_told_at = float("-inf")
         self._lock = (
             self._redis.lock(_LOCK_KEY, timeout=_LEADER_SECONDS, blocking=False, thread_local=False)
             if self._redis is not None
             else None
         )
+        self._reporter = LoopReporter(database, f"dispatcher@{settings.node}", settings.node)
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -117,8 +117,8 @@ class Dispatcher:
                     self._check_epoch()
                     began = time.monotonic()
                     self.look()
+                    self._reporter.report(DISPATCHER, self._settings.dispatch_seconds)
                     self._meters.observe(LOOK_SECONDS, seconds=time.monotonic() - began)
-                    self._reporter.report(DISPATCHER_LOOP, self._settings.dispatch_seconds)
             except (DatabaseUnavailable, StoreFull) as error:
                 log.warning("database: %s", error)
             except (redis.RedisError, OSError) as error:
@@ -126,7 +126,7 @@ class Dispatcher:
             except Exception:
                 # One row that cannot be understood must not stop all the others.
                 log.exception("this pass failed; the next one follows")
-                self._meters.count(LOOP_ERRORS, DISPATCHER_LOOP)
+                self._meters.count(LOOP_ERRORS, DISPATCHER)
             self._wait()
         self._reporter.close()
         self._meters.close()

@@ -175,7 +175,7 @@ def start_checks(database: Database, settings: Settings, *, full: bool) -> str:
     alive = [
         node.name
         for node, silent in nodes.nodes(database)
-        if silent < settings.device_silence_seconds and node.drained_at is None
+        if nodes.is_heard(silent, settings.device_silence_seconds) and node.drained_at is None
     ]
     apart = (_FULL_SPREAD_SECONDS if full else _QUICK_SPREAD_SECONDS) / max(1, len(alive))
     busy = queues.nodes_with(database, INTEGRITY_CHECK)

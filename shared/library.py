@@ -13,7 +13,6 @@ from shared import availability, clock, downloads, nodes, queues, replicas, scor
 from shared.catalogue import Catalogue, CatalogueEntry
 from shared.database import Database
 from shared.model_health import Fault, ModelFacts, ReplicaFacts
-from shared.nodes import SeenDevice
 from shared.queues import Load
 from shared.settings import Settings
 from shared.states import JOB_ENDS, REPLICA_READY, JobState, ReplicaState
@@ -143,12 +142,12 @@ def look(
     now = clock.now()
     silence = settings.device_silence_seconds
     known = nodes.nodes(database)
-    online = {node.name: node for node, silent in known if silent <= silence}
+    online = {node.name: node for node, silent in known if nodes.is_heard(silent, silence)}
     rows = {(row.node, row.model_id): row for row in replicas.rows(database)}
     newest = downloads.latest(database)
     progress = progress_of(list(newest.values()))
     places = sorted({node.name for node, _ in known} | {node for node, _ in rows})
-    devices = tuple(seen.device for seen in nodes.devices(database) if is_live(seen, silence))
+    devices = tuple(seen.device for seen in nodes.devices(database) if seen.alive(silence))
     latest, month = figures.count(now)
     pinned = replicas.pins(database)
     newest_versions = versions.latest(database)
@@ -189,10 +188,6 @@ def look(
 def first_day(now: datetime, days: int) -> date:
     """The first of so many days in UTC, the present one included."""
     return (now - timedelta(days=days - 1)).date()
-
-
-def is_live(seen: SeenDevice, silence_seconds: float) -> bool:
-    return not seen.said_goodbye and seen.silent_seconds <= silence_seconds
 
 
 def holders(model: ModelView) -> set[str]:

@@ -1,5 +1,6 @@
 """When each background loop last finished a pass, so that one that hangs is noticed. Only it uses its table."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import delete
@@ -9,6 +10,9 @@ from sqlmodel import Session, col, select
 
 from shared.database import Database
 from shared.tables import LoopReport, epoch_now
+
+DISPATCHER = "dispatcher"  # the loop of a dispatcher, reported after each pass in which it led
+_DISPATCHER_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ def seen(database: Database) -> list[SeenLoop]:
             SeenLoop(row.process, row.loop, row.node, row.every_seconds, silent)
             for row, silent in session.exec(query.order_by(col(LoopReport.process), col(LoopReport.loop)))
         ]
+
+
+def dispatcher_heard(loops: Iterable[SeenLoop]) -> bool:
+    """Whether a dispatcher that leads has finished a pass lately."""
+    return any(loop.loop == DISPATCHER and loop.silent_seconds <= _DISPATCHER_SECONDS for loop in loops)
 
 
 def forget_process(database: Database, process: str) -> None:

@@ -36,8 +36,16 @@ class SeenDevice:
     said_goodbye: bool
 
     def alive(self, silence_seconds: float) -> bool:
-        """Whether its worker was heard within that time and has not shut down since."""
-        return not self.said_goodbye and self.silent_seconds <= silence_seconds
+        """Whether its worker takes jobs, as far as anybody can tell."""
+        return not self.said_goodbye and is_heard(self.silent_seconds, silence_seconds)
+
+
+def is_heard(silent_seconds: float, silence_seconds: float) -> bool:
+    """Whether a device or a node that was last heard so long ago counts as alive; the one place that says so.
+
+    One that has deregistered was last heard in 1970.
+    """
+    return silent_seconds <= silence_seconds
 
 
 def carries(device: Device, min_vram_mb: int, min_ram_mb: int) -> bool:
@@ -161,7 +169,7 @@ def remove(database: Database, name: str, silence_seconds: float) -> list[Job]:
         latest = select(epoch_now() - func.max(col(Device.seen_at))).where(Device.node == name)
         silent = session.exec(select(epoch_now() - col(Node.seen_at)).where(Node.name == name)).one()
         device_silent = session.exec(latest).one()
-        if min(silent, silent if device_silent is None else device_silent) <= silence_seconds:
+        if is_heard(min(silent, silent if device_silent is None else device_silent), silence_seconds):
             raise Conflict(f"Node {name} is there; stop it first")
         running = select(func.count()).where(Job.node == name, Job.status == JobState.RUNNING)
         if session.exec(running).one():

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 STREAM_LENGTH = 1000
 ENDED_SECONDS = 600  # a stream is kept for so long after the job's end
@@ -19,6 +21,7 @@ LIVE_SECONDS = 1800
 _CANCEL_KEEP_SECONDS = 600  # the row is the truth, and an attempt reads it within a heartbeat
 _TIMEOUT_SECONDS = 0.2
 _REST_SECONDS = 5.0
+_PATIENT_SECONDS = 2.0
 
 T = TypeVar("T")
 
@@ -139,6 +142,24 @@ class Progress:
 
     def forget(self, job_id: str) -> None:
         self._redis.ask(lambda client: client.delete(stream_key(job_id), cancel_key(job_id), hint_key(job_id)))
+
+
+def answers(url: str | None) -> bool | None:
+    """Whether Redis answers; False where it is not there, None where it has not answered within two seconds.
+
+    Asked with a connection of its own: that `RestingRedis` rests says only that one answer was late.
+    """
+    if url is None:
+        return False
+    client = connect(url, _PATIENT_SECONDS, retry=Retry(NoBackoff(), 0))
+    try:
+        return bool(client.ping())
+    except redis.TimeoutError:
+        return None
+    except (redis.RedisError, OSError):
+        return False
+    finally:
+        client.close()
 
 
 def tell_watchers(client: RestingRedis, kind: str) -> None:

@@ -4,6 +4,7 @@ This process becomes the worker's main process.
 """
 
 import os
+import signal
 import sys
 
 from shared import broker
@@ -14,7 +15,7 @@ def main() -> None:
     if sys.argv[1:] not in (["gpu"], ["io"]):
         sys.exit("usage: python -m workers.app gpu|io")
     os.environ["WANWORKS_ROLE"] = sys.argv[1]
-    os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")  # stop now: the job is given back, not waited for
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to hand back, both signals end it at once
     node = process.settings().node
     if sys.argv[1] == "gpu":
         name, queues = process.worker_name(), broker.device_queue(process.claimant().device_key)

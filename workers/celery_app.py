@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery, signals
 
 from shared import broker, tracing
-from workers import process
+from workers import process, shutdown
 
 # Beside the downloads: one for a scan, one for a cleanup, one for ticks.
 _IO_CHILDREN_BESIDE_DOWNLOADS = 3
@@ -20,7 +20,7 @@ app.conf.update(
     + ([] if role == "gpu" else ["workers.version_check", "scheduler.ticks"]),
     worker_concurrency=1 if role == "gpu" else process.settings().download_slots + _IO_CHILDREN_BESIDE_DOWNLOADS,
 )
-_watches: list[Any] = []
+app.Worker = app.subclass_with_self(shutdown.Worker)
 
 
 @signals.worker_ready.connect
@@ -29,23 +29,17 @@ def _on_ready(**_: Any) -> None:
     from workers.child_process import set_up_traces
 
     set_up_traces()
-    _watches.append(main_process.take_over())
+    watches: list[Any] = [main_process.take_over()]
     if role == "io":
         from workers.node_process import NodeWatch
         from workers.webhook_sender import WebhookSender
 
-        _watches.append(NodeWatch())
-        _watches.append(WebhookSender(process.settings(), process.database(), process.meters()))
+        watches += [NodeWatch(), WebhookSender(process.settings(), process.database(), process.meters())]
     else:
         from workers.sampler import Sampler
 
-        _watches.append(Sampler())
-    for watch in _watches:
+        watches.append(Sampler())
+    shutdown.handing_back.extend(watch.stop for watch in watches)
+    shutdown.at_last.extend((process.meters().flush, process.reporter().close, tracing.close))
+    for watch in watches:
         watch.start()
-
-
-@signals.worker_shutting_down.connect
-def _on_shutting_down(**_: Any) -> None:
-    for watch in _watches:
-        watch.stop()
-    tracing.close()

@@ -1,57 +1,72 @@
-"""A node's io worker, main process: says that the node is alive, how full its disk is, and which models it holds."""
+"""A node's io worker, main process: reports that the node is alive, how full its disk is, and which models it holds.
+
+Two loops: what touches the model storage can hang with a network disk, and the heartbeat must not hang with it.
+"""
 
 import logging
 import shutil
-import threading
 import time
 
 from shared import broker, catalogue, nodes
 from shared.errors import StoreFull, Unavailable
+from shared.loops import Loop
 from shared.progress import RestingRedis
 from workers import presence, process
 
 log = logging.getLogger("wanworks.node")
 
-_BEAT_SECONDS = 5.0
+_DISK_SECONDS = 5.0  # how often free space is measured
 
 
-class NodeWatch(threading.Thread):
-    """One beat after the other, and a presence scan whenever it is due."""
+class NodeWatch:
+    """The heartbeat, with the disk as last measured; and the loop that measures it and scans for models."""
 
     def __init__(self) -> None:
-        super().__init__(name="node-watch", daemon=True)
         self._settings = process.settings()
         self._catalogue = catalogue.load(self._settings.catalogue)
         self._redis = RestingRedis(self._settings.redis)
-        self._stopping = threading.Event()
+        self._disk_mb: tuple[float, float] | None = None  # in all, free; None until it has been measured
+        self._scanned_at = float("-inf")
+        meters, reporter = process.meters(), process.reporter()
+        self.heartbeat = Loop(
+            "node-heartbeat",
+            self._settings.device_heartbeat_seconds,
+            self._beat,
+            meters=meters,
+            reporter=reporter,
+        )
+        self.scan = Loop(
+            "model-storage",
+            min(_DISK_SECONDS, self._settings.presence_seconds),
+            self._look,
+            meters=meters,
+            reporter=reporter,
+        )
 
-    def run(self) -> None:
-        scanned_at = float("-inf")
-        while not self._stopping.is_set():
-            try:
-                self._beat()
-                if time.monotonic() - scanned_at >= self._settings.presence_seconds:
-                    self._scan()
-                    scanned_at = time.monotonic()
-            except (Unavailable, StoreFull) as error:
-                log.warning("database: %s", error)
-            except OSError as error:
-                log.error("model storage: %s", error)
-            self._stopping.wait(min(_BEAT_SECONDS, self._settings.presence_seconds))
+    def start(self) -> None:
+        self.heartbeat.start()
+        self.scan.start()
 
     def stop(self) -> None:
-        self._stopping.set()
-        self.join(timeout=2)  # its last beat must not come after the farewell
+        self.scan.stop(timeout=0.0)
+        self.heartbeat.stop()  # its last one must not come after the farewell
         try:
             nodes.node_goodbye(process.database(), self._settings.node)
         except (Unavailable, StoreFull) as error:
             log.warning("cannot say goodbye: %s", error)
 
     def _beat(self) -> None:
+        total_mb, free_mb = self._disk_mb or (None, None)
+        nodes.node_beat(process.database(), self._settings.node, total_mb, free_mb, broker.PROTOCOL)
+
+    def _look(self) -> None:
+        """Raises OSError where the model storage is away."""
         folder = self._settings.models_dir
         folder.mkdir(parents=True, exist_ok=True)
         disk = shutil.disk_usage(folder)
-        nodes.node_beat(process.database(), self._settings.node, disk.total / 1e6, disk.free / 1e6, broker.PROTOCOL)
-
-    def _scan(self) -> None:
-        presence.look(self._settings, process.database(), self._catalogue, self._redis)
+        first, self._disk_mb = self._disk_mb is None, (disk.total / 1e6, disk.free / 1e6)
+        if first:
+            self.heartbeat.wake()
+        if time.monotonic() - self._scanned_at >= self._settings.presence_seconds:
+            presence.look(self._settings, process.database(), self._catalogue, self._redis)
+            self._scanned_at = time.monotonic()

@@ -1,41 +1,38 @@
 """The sampler of a GPU worker: every few seconds, what its device reads and what runs on it, as one row.
 
-A thread of the main process, which has no part in the job: a reading that is slow, a database or a Redis that is away
+A loop of the main process, which has no part in the job: a reading that is slow, a database or a Redis that is away
 costs a sample, never a step.
 """
 
-import logging
-import threading
-
 from shared import attempts, clock, samples
-from shared.errors import StoreFull, Unavailable
+from shared.loops import Loop
 from shared.progress import Progress, RestingRedis
 from shared.samples import Doing
 from workers import process, readings
 
-log = logging.getLogger("wanworks.sampler")
 
-
-class Sampler(threading.Thread):
+class Sampler:
     """Takes the first sample one interval after its start."""
 
     def __init__(self) -> None:
-        super().__init__(name="sampler", daemon=True)
-        self._seconds = process.settings().sample_seconds
+        seconds = process.settings().sample_seconds
         self._gauge = readings.gauge(process.device())
         self._progress = Progress(RestingRedis(process.settings().redis))
-        self._stopping = threading.Event()
+        self.loop = Loop(
+            "sampler",
+            seconds,
+            self.sample,
+            meters=process.meters(),
+            reporter=process.reporter(),
+            first_after_seconds=seconds,
+        )
 
-    def run(self) -> None:
-        while not self._stopping.wait(self._seconds):
-            try:
-                self.sample()
-            except (Unavailable, StoreFull) as error:
-                log.warning("no sample: %s", error)
-        self._gauge.close()
+    def start(self) -> None:
+        self.loop.start()
 
     def stop(self) -> None:
-        self._stopping.set()
+        if self.loop.stop():  # a gauge that still reads must not be closed
+            self._gauge.close()
 
     def sample(self) -> None:
         """Raises Unavailable or StoreFull where the database does not take it."""

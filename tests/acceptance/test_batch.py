@@ -28,16 +28,19 @@ def write(path: Path, *rows: Any) -> Path:
 
 
 def started(stack: Stack, file: Path, out: Path, *words: str) -> "subprocess.Popen[str]":
+    # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+    heeding = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
     argv = [sys.executable, "-m", "cli.main", "generate", "--batch", str(file), "--out", str(out), *words]
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANWORKS_")}
     return subprocess.Popen(
-        argv,
+        [sys.executable, "-c", heeding, *argv[1:]],
         env={**env, "WANWORKS_URL": stack.url},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

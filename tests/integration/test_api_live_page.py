@@ -1,16 +1,26 @@
 """The live page as the server gives it: whole without scripts, safe, small, and there while others are away."""
 
 import re
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from starlette.testclient import TestClient
 
-from shared import alerts, clock
+from scheduler.alert_facts import gather
+from scheduler.alerting import ground_of
+from shared import alerts, clock, nodes
+from shared import flower as flower_process
 from shared.alerts import Cause, Changes
 from shared.database import Database
 from shared.settings import Settings
+from shared.tables import Process
+from tests.conftest import free_port
 from tests.jobs import accepted
+from tests.stack import wait_for
 from tests.uses import used
 
 ADDRESSES = ("/", "/api/v1/dashboard/html")
@@ -109,3 +119,51 @@ def test_an_estimate_scales_what_was_measured(client: TestClient, database: Data
 def test_flower_is_where_the_settings_say(client: TestClient, settings: Settings) -> None:
     body = client.get("/api/v1/dashboard/flower").json()
     assert body == {"url": "/flower/", "user": "wanworks", "reachable": False}
+
+
+@pytest.fixture
+def frozen_flower(settings: Settings) -> Iterator[tuple[Settings, "subprocess.Popen[bytes]"]]:
+    """A server on Flower's port, held by SIGSTOP: connections are taken, and no request is answered."""
+    port = free_port()
+    argv = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    known = settings.model_copy(update={"flower_port": port})
+    try:
+        wait_for(lambda: flower_process.answers(known), 20, "for the server")
+        process.send_signal(signal.SIGSTOP)
+        yield known, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_frozen_flower_is_not_reachable_and_holds_nobody_up(
+    frozen_flower: tuple[Settings, "subprocess.Popen[bytes]"], make_client: Callable[[Settings], TestClient]
+) -> None:
+    known, process = frozen_flower
+    client = make_client(known)
+    began = time.monotonic()
+    assert client.get("/api/v1/dashboard/flower").json()["reachable"] is False
+    assert time.monotonic() - began < 4
+    began = time.monotonic()
+    assert client.get("/api/v1/dashboard/flower").json()["reachable"] is False
+    assert time.monotonic() - began < 1, "the answer counts for some seconds"
+    began = time.monotonic()
+    answer = client.get("/flower/")
+    assert time.monotonic() - began < 7
+    assert (answer.status_code, answer.json()["code"]) == (503, "flower_unavailable")
+    assert "within 5 s" in answer.json()["detail"]
+    process.send_signal(signal.SIGCONT)
+    wait_for(lambda: client.get("/api/v1/dashboard/flower").json()["reachable"], 10, "for it to be back")
+
+
+def test_a_frozen_flower_is_a_fact_for_the_alerts(
+    frozen_flower: tuple[Settings, "subprocess.Popen[bytes]"], database: Database
+) -> None:
+    known, process = frozen_flower
+    assert gather(ground_of(known), clock.now()).flower_answers is None, "none is known to run here"
+    running = Process(node="here", name="flower", state="running", restarts=0, since=clock.now(), seen_at=0.0)
+    nodes.report_processes(database, "here", ["flower"], [running])
+    assert gather(ground_of(known), clock.now()).flower_answers is False
+    process.send_signal(signal.SIGCONT)
+    assert gather(ground_of(known), clock.now()).flower_answers is True

@@ -2,7 +2,10 @@
 
 import json
 import re
+import signal
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from shared import attempts, clock, meters, samples
+from scheduler.alert_facts import gather
+from scheduler.alert_rules import Facts
+from scheduler.alerting import ground_of
+from shared import attempts, clock, loop_reports, meters, samples
 from shared.attempts import Failure
 from shared.database import Database
 from shared.meters import METERS, Meters, count_end, families
@@ -23,6 +29,7 @@ from tests.conftest import RedisServer, both_databases
 from tests.integration.test_alerts import open_one
 from tests.integration.test_api_generation import GOOD, URL
 from tests.jobs import accepted
+from tests.late_redis import LateRedis
 
 DOCKER = Path(__file__).parents[2] / "docker"
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -57,7 +64,7 @@ def test_what_is(client: TestClient, database: Database, settings: Settings) -> 
     accepted(database)
     running = working.claim(database, accepted(database).id)
     open_one(database)
-    RestingRedis(settings.redis).ask(lambda redis: redis.set("wanworks:dispatcher", 1))
+    loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
     found = scraped(client)
     device = {"node": "here", "device": "0", "uuid": "GPU-here-0"}
     model = {"model": "T2V-A14B"}
@@ -136,6 +143,88 @@ def test_without_redis(settings: Settings, make_client: Callable[[Settings], Tes
     found = scraped(make_client(settings.model_copy(update={"redis_url": None})))
     assert value(found, "wanworks_redis_up") == 0
     assert value(found, "wanworks_dispatcher_up") == 0
+
+
+def _with_redis(settings: Settings, url: str) -> Settings:
+    return Settings(**{**settings.model_dump(), "redis_url": url})
+
+
+def test_a_redis_whose_answers_are_late_is_up_and_nothing_vanishes(
+    settings: Settings, database: Database, redis_server: RedisServer, make_client: Callable[[Settings], TestClient]
+) -> None:
+    counted = Meters(RestingRedis(redis_server.url, timeout=5.0))
+    counted.count(meters.TAKEOVERS)
+    counted.observe(meters.LOOK_SECONDS, seconds=0.1)
+    counted.flush()
+    loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
+    with LateRedis(redis_server, 0.5) as late:
+        client = make_client(_with_redis(settings, late.url))
+        with ThreadPoolExecutor(2) as pool:  # a second scrape at the same moment
+            answers = list(pool.map(lambda _: scraped(client), range(2)))
+        assert "redis_unavailable" not in client.get("/readyz").json()["reasons"]
+    for found in answers:
+        assert value(found, "wanworks_redis_up") == 1
+        assert value(found, "wanworks_dispatcher_up") == 1
+        assert value(found, "wanworks_lease_takeovers_total") == 1
+        assert value(found, f"{meters.LOOK_SECONDS.name}_count") == 1
+
+
+def test_a_redis_that_hangs_is_neither_up_nor_down(
+    settings: Settings, database: Database, redis_server: RedisServer, make_client: Callable[[Settings], TestClient]
+) -> None:
+    client = make_client(_with_redis(settings, redis_server.url))
+    loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
+    assert value(scraped(client), "wanworks_redis_up") == 1
+    assert redis_server.process is not None
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        found = scraped(client)
+        assert time.monotonic() - began < 5
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    assert value(found, "wanworks_redis_up") is None
+    assert value(found, "wanworks_dispatcher_up") == 1, "its rows say so"
+    assert value(found, "wanworks_jobs", type="cleanup", model="", state="queued") == 0
+
+
+def test_a_redis_that_is_gone_is_down_and_the_dispatcher_is_told_from_rows(
+    settings: Settings, database: Database, redis_server: RedisServer, make_client: Callable[[Settings], TestClient]
+) -> None:
+    client = make_client(_with_redis(settings, redis_server.url))
+    redis_server.kill()
+    found = scraped(client)
+    assert (value(found, "wanworks_redis_up"), value(found, "wanworks_dispatcher_up")) == (0, 0)
+    loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
+    assert value(scraped(client), "wanworks_dispatcher_up") == 1
+
+
+def test_the_alerts_tell_late_from_away(settings: Settings, database: Database, redis_server: RedisServer) -> None:
+    def facts(url: str) -> Facts:
+        return gather(ground_of(_with_redis(settings, url)), clock.now())
+
+    with LateRedis(redis_server, 0.5) as late:
+        found = facts(late.url)
+        assert (found.redis_away, found.dispatcher_silent) == (False, True)
+        loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
+        assert facts(late.url).dispatcher_silent is False
+    loop_reports.forget_process(database, "dispatcher@here")
+    redis_server.kill()
+    found = facts(redis_server.url)
+    assert (found.redis_away, found.dispatcher_silent) == (True, None), "without Redis none can lead"
+
+
+def test_an_empty_queue_says_zero(client: TestClient, database: Database) -> None:
+    library.node(database)
+    found = scraped(client)
+    for model_id in ("T2V-A14B", "I2V-A14B", "TI2V-5B"):
+        for priority in ("low", "normal", "high", "critical"):
+            labels = {"model": model_id, "priority": priority}
+            for name in ("depth", "waiting_for_model", "oldest_seconds"):
+                assert value(found, f"wanworks_queue_{name}", **labels) == 0, (name, labels)
+        for type, state in (("generation", "queued"), ("generation", "running"), ("download", "paused")):
+            assert value(found, "wanworks_jobs", type=type, model=model_id, state=state) == 0
+        assert value(found, "wanworks_download_left_bytes", node="here", model=model_id) == 0
 
 
 def test_counts_outlast_a_redis_that_is_away(redis_server: RedisServer) -> None:

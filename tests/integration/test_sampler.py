@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
+from shared import loop_reports
 from shared.database import Database, migrate
 from shared.errors import Unavailable
+from shared.loops import LoopReporter
 from shared.settings import Settings
 from shared.tables import Sample
 from tests import working
 from tests.conftest import RedisServer, both_databases
-from tests.jobs import accepted
+from tests.jobs import UNCOUNTED, accepted
 from tests.stack import wait_for
 from workers import process
 from workers.devices import Device
@@ -29,6 +31,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sampler]]:
         device = Device("cpu", 0, "", "a CPU", 16_000)
         for name, value in {
             "settings": settings, "database": database, "device": device, "claimant": working.HERE,
+            "meters": UNCOUNTED, "reporter": LoopReporter(database, "gpu-0@here", "here"),
         }.items():  # fmt: skip
             monkeypatch.setattr(process, name, lambda value=value: value)
         started.append(Sampler())
@@ -37,8 +40,6 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sampler]]:
     yield become
     for sampler in started:
         sampler.stop()
-        if sampler.is_alive():
-            sampler.join(10)
 
 
 def recorded(database: Database) -> list[Sample]:
@@ -106,10 +107,26 @@ def test_a_database_that_is_away_costs_samples_and_nothing_else(
     with pytest.raises(Unavailable):
         sampler.sample()
     sampler.start()
-    wait_for(lambda: caplog.text.count("no sample") >= 3, 20)
+    wait_for(lambda: "loop sampler: DatabaseUnavailable" in caplog.text, 20)
     migrate(url)
     wait_for(lambda: len(recorded(database)) >= 3, 20)
     sampler.stop()
-    sampler.join(10)
-    assert not sampler.is_alive()
+    assert not sampler.loop.is_alive()
     database.close()
+
+
+def test_a_gauge_that_fails_is_read_again_and_no_error_ends_the_loop(
+    settings: Settings, database: Database, worker: Callable[..., Sampler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = worker(settings.model_copy(update={"sample_seconds": 0.02}), database)
+    read, errors = sampler._gauge.read, iter([ValueError("the driver"), KeyError("power"), UnicodeError("a name")])
+
+    def reading() -> Any:
+        if (error := next(errors, None)) is not None:
+            raise error
+        return read()
+
+    monkeypatch.setattr(sampler._gauge, "read", reading)
+    sampler.start()
+    wait_for(lambda: len(recorded(database)) >= 2, 20)
+    assert [(seen.loop, seen.process) for seen in loop_reports.seen(database)] == [("sampler", "gpu-0@here")]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,54 @@ def test_a_long_log_is_set_aside_when_its_process_starts(tmp_path, monkeypatch):
         spawn([sys.executable, "-c", "print('x' * 80)"], env={}, cwd=tmp_path, log=log).wait()
 
     assert (len(log.read_text()), len((tmp_path / "logs" / "a.log.1").read_text())) == (81, 162)
+
+
+def test_a_child_starts_with_the_signals_of_a_fresh_process_whatever_its_parent_does_with_them(tmp_path):
+    held = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        child = spawn(["/bin/cat", "/proc/self/status"], env={}, cwd=tmp_path, log=tmp_path / "status.log")
+        assert child.wait(timeout=10) == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    status = dict(line.split(":\t", 1) for line in (tmp_path / "status.log").read_text().splitlines() if ":\t" in line)
+    assert int(status["SigBlk"], 16) == 0
+    assert int(status["SigIgn"], 16) & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)) == 0
+    assert int(status["Pid"]) == child.pid
+
+
+def test_what_cannot_be_started_is_an_error_and_no_process(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no-such-program"):
+        spawn([str(tmp_path / "no-such-program")], env={}, cwd=tmp_path)
+    unreadable = tmp_path / "program"
+    unreadable.write_bytes(b"\x7fELF and nothing more")
+    unreadable.chmod(0o755)
+    assert spawn([str(unreadable)], env={}, cwd=tmp_path, log=tmp_path / "log").wait(timeout=10) == 127
+    assert "cannot be executed" in (tmp_path / "log").read_text()
+
+
+def test_no_code_of_ours_runs_between_fork_and_exec():
+    """Beside threads it can hang for ever on a lock that one of them holds."""
+    root = Path(__file__).parents[2]
+    folders = ("api", "cli", "scheduler", "shared", "workers", "tests")
+    word = "preexec" + "_fn"
+    assert [file for folder in folders for file in (root / folder).rglob("*.py") if word in file.read_text()] == []
+
+
+def test_a_child_dies_with_a_parent_that_died_while_it_was_starting(tmp_path):
+    """The launcher is held by SIGSTOP before it runs; by the time it goes on, its parent is another."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from cli.child import spawn\n"
+        "child = spawn(['/bin/sleep', '600'], env={}, cwd=Path('/'), log=Path(sys.argv[1]))\n"
+        "os.kill(child.pid, signal.SIGSTOP); print(child.pid, flush=True); os._exit(0)"
+    )
+    parent = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "log")], capture_output=True, text=True, timeout=20
+    )
+    pid = int(parent.stdout)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+    assert gone([pid])
 
 
 def test_a_home_is_held_once_and_let_go_with_its_holder(tmp_path):

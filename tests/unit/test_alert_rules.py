@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from scheduler.alert_facts import hours_to_full
+from scheduler.alert_facts import hours_to_full, living_loops
 from scheduler.alert_rules import (
     RULES,
     DeviceFact,
     Facts,
     FailedDownload,
+    LoopFact,
     ModelFact,
     NodeFact,
     ProcessFact,
@@ -19,9 +20,11 @@ from scheduler.alert_rules import (
     evaluate,
 )
 from shared.alerts import Changes, Known
+from shared.loop_reports import SeenLoop, dispatcher_heard
+from shared.nodes import SeenDevice, is_heard
 from shared.settings import Settings
 from shared.states import ReplicaState
-from shared.tables import Snapshot
+from shared.tables import Device, Snapshot
 
 SETTINGS = Settings()
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -68,6 +71,10 @@ WRONG: dict[str, tuple[Facts, str]] = {
     "redis_data_lost": (replace(FINE, redis_lost_seconds=5.0), ""),
     "dispatcher_silent": (replace(FINE, dispatcher_silent=True), ""),
     "beat_silent": (replace(FINE, beat_silent_seconds=241.0), ""),
+    "loop_silent": (
+        replace(FINE, loops=(LoopFact("io@one", "model-storage", "one", 5.0, 61.0),)),
+        "model-storage of io@one",
+    ),
     "flower_down": (replace(FINE, processes=(ProcessFact("one", "flower", "backoff", 2),)), "one"),
 }
 
@@ -207,3 +214,61 @@ def test_when_the_disk_is_full() -> None:
     assert hours_to_full(_free(80, 80, 80)) is None
     assert hours_to_full(_free(100, 50, minutes=10)) is None
     assert hours_to_full([]) is None
+
+
+# --- background loops
+
+
+@pytest.mark.parametrize(
+    ("every", "silent", "wrong"), [(2.0, 60.0, False), (2.0, 60.1, True), (30.0, 150.0, False), (30.0, 150.1, True)]
+)
+def test_a_loop_is_missed_after_a_minute_or_five_periods(every: float, silent: float, wrong: bool) -> None:
+    facts = replace(FINE, loops=(LoopFact("io@one", "webhooks", "one", every, silent),))
+    assert (("loop_silent", "webhooks of io@one") in opened(Installation().look(facts))) is wrong
+
+
+def test_only_loops_of_processes_that_live_are_missed() -> None:
+    def seen(process: str, loop: str, silent: float) -> SeenLoop:
+        return SeenLoop(process, loop, "one", 2.0, silent)
+
+    loops = [
+        seen("io@one", "webhooks", 500.0),
+        seen("io@one", "node-heartbeat", 3.0),  # another loop of it is fresh
+        seen("gpu-0@one", "sampler", 500.0),  # its only loop, and its device is heard
+        seen("gpu-1@one", "sampler", 500.0),  # the whole process is gone
+        seen("gpu-1@one", "guard", 500.0),
+    ]
+    found = {(fact.process, fact.loop) for fact in living_loops(loops, {"gpu-0@one"})}
+    assert found == {("io@one", "webhooks"), ("io@one", "node-heartbeat"), ("gpu-0@one", "sampler")}
+
+
+# --- who lives, and what is not known
+
+
+def test_one_word_on_who_lives() -> None:
+    device = Device(key="one/0", node="one", index=0, kind="cpu", uuid="", name="", memory_mb=1, worker="", pid=1,
+                    visible="", started_at=START, seen_at=1.0, bell_protocol=1, warm=[])  # fmt: skip
+    assert (is_heard(30.0, 30.0), is_heard(30.1, 30.0)) == (True, False)
+    assert SeenDevice(device, 30.0, said_goodbye=False).alive(30.0)
+    assert not SeenDevice(device, 30.0, said_goodbye=True).alive(30.0)
+    on_the_line = replace(
+        FINE, devices=(replace(DEVICE, silent_seconds=30.0),), nodes=(replace(NODE, silent_seconds=30.0),)
+    )
+    assert opened(Installation().look(on_the_line)) == []
+
+
+def test_a_dispatcher_is_heard_by_its_own_loop_alone() -> None:
+    def seen(loop: str, silent: float) -> SeenLoop:
+        return SeenLoop("dispatcher@one", loop, "one", 2.0, silent)
+
+    assert dispatcher_heard([seen("dispatcher", 15.0)])
+    assert not dispatcher_heard([seen("dispatcher", 15.1), seen("alerts", 1.0)])
+    assert not dispatcher_heard([])
+
+
+def test_a_flower_that_runs_and_does_not_answer_is_down() -> None:
+    running = replace(FINE, processes=(ProcessFact("one", "flower", "running", 0),))
+    one = Installation()
+    one.look(replace(running, flower_answers=False))
+    assert opened(one.look(replace(running, flower_answers=False), 61.0)) == [("flower_down", "")]
+    assert one.look(replace(running, flower_answers=None), 1.0).resolved == (("flower_down", ""),)

@@ -35,5 +35,5 @@ def test_waits_have_a_ceiling():
     assert judge([100.0] * 50, now=100.0, looping=False, policy=patient).wait == patient.longest_wait
 
 
-def test_stopping_fits_in_fifteen_seconds():
-    assert sum(POLICY.stop_limits) < 15
+def test_stopping_fits_in_ten_seconds():
+    assert sum(POLICY.stop_limits) < 10

@@ -1,7 +1,8 @@
 """One leg: load and faults on the real stack, then the checker. `python -m tests.soak`, or `make soak`.
 
-SOAK_JOBS (400), SOAK_FAULTS (60), SOAK_SEED (drawn), SOAK_DATABASE (sqlite or postgresql), SOAK_OUT (soak). What
-happens follows from the seed. The exit code is 1 where a promise was broken; then the home is kept with its logs.
+SOAK_JOBS (400), SOAK_FAULTS (60), SOAK_SEED (drawn), SOAK_DATABASE (sqlite or postgresql), SOAK_OUT (soak), SOAK_ONLY
+(faults whose name has that in it). What happens follows from these. The exit code is 1 where a promise was broken; then
+the home is kept with its logs.
 `python -m tests.soak check FILE` holds a kept history against the promises again.
 """
 
@@ -36,7 +37,10 @@ def main() -> int:
     if database not in ("sqlite", "postgresql"):
         sys.exit(f"SOAK_DATABASE: {database!r} is neither sqlite nor postgresql")
     jobs, strikes = int(os.environ.get("SOAK_JOBS") or 400), int(os.environ.get("SOAK_FAULTS") or 60)
-    weights = {fault.name: fault.weight for fault in faults.table(database).values()}
+    only = os.environ.get("SOAK_ONLY") or ""
+    weights = {fault.name: fault.weight for fault in faults.table(database).values() if only in fault.name}
+    if not weights:
+        sys.exit(f"SOAK_ONLY: no fault's name has {only!r} in it; there are: {', '.join(faults.table(database))}")
     made = plan.draw(seed, jobs, strikes, weights)
     out = Path(os.environ.get("SOAK_OUT") or "soak") / f"{database}-{seed}"
     out.mkdir(parents=True, exist_ok=True)

@@ -393,7 +393,9 @@ def _violation(rule: Rule, history: History, job: str | None, said: str, at: Eve
 
 def _lines(history: History, job: str | None, at: Event | None) -> tuple[str, ...]:
     """What was asked and seen of the job, without what only repeats, and the faults about it."""
-    of_it: list[Event] = [event for event in history.events if event.job == job] if job is not None else []
+    of_it: list[Event] = [event for event in history.events if event.job == job and not _is_good_file(event)]
+    if job is None:
+        of_it = []
     if at is not None:
         of_it = [at]
     told = [
@@ -411,6 +413,11 @@ def _lines(history: History, job: str | None, at: Event | None) -> tuple[str, ..
     row = next((row for row in history.remains.rows if row["id"] == job), None)
     shown = [str(event) for _, event in lines[-_LINES:]]
     return (*shown, *([_row_line(row)] if row is not None else []))
+
+
+def _is_good_file(event: Event) -> bool:
+    facts = event.facts
+    return event.kind == "artifact" and facts["code"] == 200 and facts["sha256"] == facts["promised"]
 
 
 def _differs(event: Event, before: Event) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 from tests.soak.checker import RULES, Violation
 from tests.soak.history import History
 
+_SHOWN = 6  # violations of one rule on the terminal; the report has them all
+
 
 def facts(
     history: History, violations: Sequence[Violation], *, seed: int, database: str, seconds: float, commit: str
@@ -47,8 +49,11 @@ def row(said: dict[str, Any]) -> str:
 
 
 def tell(said: dict[str, Any], violations: Sequence[Violation], kept: Path) -> str:
-    lines = [""]
+    lines, told = [""], Counter[str]()
     for one in violations:
+        told[one.rule] += 1
+        if told[one.rule] > _SHOWN:
+            continue
         lines.append(f"VIOLATION {one.rule}: {one.said}" + (f" (job {one.job})" if one.job else ""))
         lines += [f"    {line}" for line in one.lines]
     lines += [

@@ -84,11 +84,13 @@ class Admission:
         return new
 
     def _node_work_again(self, job: Job) -> NewJob:
+        if (job_type := JOB_TYPES.get(job.type)) is None:
+            raise Conflict(f"A job of type {job.type} cannot be retried by this version, which does not know the type")
         # Which commit the hub names is asked anew.
         asked = {name: value for name, value in job.params.items() if name != "sha"}
         return NewJob(
             type=job.type,
-            params=JOB_TYPES[job.type].params.model_validate(asked),
+            params=job_type.params.model_validate(asked),
             priority=list(Priority)[job.priority],
             metadata=job.labels,
             max_failures=self._settings.max_failures,

@@ -1,5 +1,6 @@
 """The job routes: each reads what it was given, asks `shared.jobs`, and shows the row as its owner sees it."""
 
+import logging
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -18,14 +19,17 @@ from api.caller import Caller, caller_of, note_owner
 from api.commits import Committed
 from api.context import Context
 from api.query import JOB_ID, JobsQuery
-from shared import clock, jobs, queues, usage
-from shared.errors import InvalidField, LimitReached, NotFound, StoreFull
+from shared import clock, jobs, queue_positions, usage
+from shared.errors import InvalidField, LimitReached, NotFound, StoreFull, Unavailable
 from shared.job_types import GENERATION
 from shared.jobs import NewJob
 from shared.keys import Scope
 from shared.meters import count_end
+from shared.queue_positions import Position
 from shared.states import JOB_ENDS, JobState
 from shared.tables import Job
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0  # how often somebody who waits looks at SQL, whatever Redis says
 
@@ -80,9 +84,9 @@ async def get_job(context: Context, request: Request, query: BaseModel) -> Respo
 def cancel(context: Context, request: Request, query: BaseModel) -> Response:
     job_id, only = job_id_of(request), caller_of(request).only
     note_owner(request, jobs.get(context.database, job_id, only=only).owner)
-    job = jobs.request_cancel(context.database, job_id, only=only)
-    tell_of_cancel(context, job)
-    return answered(shown(context, [job])[0], 202)
+    stopped = jobs.request_cancel(context.database, job_id, only=only)
+    tell_of_cancel(context, stopped)
+    return answered(shown(context, [stopped.job])[0], 202)
 
 
 def delete(context: Context, request: Request, query: BaseModel) -> Response:
@@ -91,13 +95,20 @@ def delete(context: Context, request: Request, query: BaseModel) -> Response:
 
 
 def remove(context: Context, request: Request, job_id: str) -> None:
-    """Cancels the job if need be and shows it no more; its files go with it. Raises NotFound."""
-    job = jobs.remove(context.database, job_id, only=caller_of(request).only)
+    """Cancels the job if need be and shows it no more; its files go with it. Raises NotFound.
+
+    Where its files cannot be removed now, retention removes them and the row with them.
+    """
+    stopped = jobs.remove(context.database, job_id, only=caller_of(request).only)
+    job = stopped.job
     note_owner(request, job.owner)
-    tell_of_cancel(context, job)
+    tell_of_cancel(context, stopped)
     if job.status in JOB_ENDS:
-        context.storage.store().drop_job(job.id)
-        jobs.purge(context.database, [job.id])
+        try:
+            context.storage.store().drop_job(job.id)
+            jobs.purge(context.database, [job.id])
+        except Unavailable as error:
+            log.warning("job %s: deleted; its files and its row are left to retention: %s", job.id, error)
         context.progress.forget(job.id)
 
 
@@ -110,7 +121,7 @@ def job_id_of(request: Request) -> str:
 
 
 def shown(context: Context, rows: Sequence[Job]) -> list[schemas.Job]:
-    positions = queues.positions(context.database, rows)
+    positions = queue_positions.positions(context.database, context.redis, rows)
     progress = context.live.of(rows)
     return [schemas.job(row, progress[row.id], positions.get(row.id)) for row in rows]
 
@@ -180,7 +191,8 @@ async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
         replayed = await anyio.to_thread.run_sync(lambda: shown(context, [job])[0])
         return answered(replayed, 200, {**location, "Idempotency-Replayed": "true"})
     progress = schemas.JobProgress(percent=job.percent, phase=job.phase)
-    return answered(schemas.job(job, progress, done.position), 202, location)
+    position = None if done.position is None else Position(done.position, approximate=done.position > 0)
+    return answered(schemas.job(job, progress, position), 202, location)
 
 
 async def _until_ended(context: Context, job_id: str, only: str | None, wait_seconds: float) -> None:
@@ -201,9 +213,10 @@ async def _until_ended(context: Context, job_id: str, only: str | None, wait_sec
             return
 
 
-def tell_of_cancel(context: Context, job: Job) -> None:
+def tell_of_cancel(context: Context, stopped: jobs.Stopped) -> None:
     """Says it to those who watch, or to the worker that runs it."""
-    if job.status == JobState.CANCELLED:
+    job = stopped.job
+    if stopped.ended:
         event = {"kind": "state", "attempt": job.attempt, "status": JobState.CANCELLED.value}
         context.progress.report(job.id, event, ended=True)
         count_end(context.meters, job)

@@ -78,9 +78,9 @@ def _change(context: Context, asked: ManageRequest) -> list[Job]:
 def _change_one(context: Context, asked: ManageRequest, job: Job) -> Job:
     database = context.database
     if asked.action == "cancel":
-        row = jobs.request_cancel(database, job.id)
-        tell_of_cancel(context, row)
-        return row
+        stopped = jobs.request_cancel(database, job.id)
+        tell_of_cancel(context, stopped)
+        return stopped.job
     match asked.action:
         case "pause":
             row = downloads.pause(database, job.id)

@@ -22,6 +22,7 @@ from shared.job_types import (
     IntegrityCheckParams,
     Lora,
 )
+from shared.queue_positions import Position
 from shared.states import JobState, Priority
 from shared.tables import Job as JobRow
 
@@ -193,7 +194,8 @@ class Job(_Public):
     priority: Priority
     mock: Annotated[bool, Field(description="A labelled test card instead of a model's work.")]
     params: Annotated[
-        Params | DownloadParams | IntegrityCheckParams | CleanupParams, Field(description="As the job's type has it.")
+        Params | DownloadParams | IntegrityCheckParams | CleanupParams | dict[str, Any],
+        Field(description="As the job's type has it."),
     ]
     fallback_applied: Annotated[
         list[AppliedFallback], Field(description="What was changed because the model was not ready.")
@@ -201,7 +203,16 @@ class Job(_Public):
     bandwidth_limit_mbps: Annotated[float | None, Field(description="Of a download, in 10^6 bits a second.")]
     paused_by: Annotated[str | None, Field(description="`owner`, or `disk_full`: it goes on when there is room.")]
     progress: JobProgress
-    queue_position: Annotated[int | None, Field(description="Queued jobs before this one; null once it has left.")]
+    queue_position: Annotated[
+        int | None, Field(description="Queued jobs that start before this one; null once it has left.")
+    ]
+    queue_position_approximate: Annotated[
+        bool | None,
+        Field(
+            description="Whether the position is counted by priority and age, which owners' turns and waiting may "
+            "change; positions among the first thousand are exact."
+        ),
+    ]
     attempt: int
     max_attempts: Annotated[int, Field(description="Crashes and lost workers after which the job is given up.")]
     failures: Annotated[int, Field(description="Crashes and lost workers so far.")]
@@ -358,7 +369,7 @@ class ValidationProblem(Problem):
     errors: list[WrongField]
 
 
-def job(row: JobRow, progress: JobProgress, queue_position: int | None) -> Job:
+def job(row: JobRow, progress: JobProgress, position: Position | None) -> Job:
     """A row as its owner sees it."""
     return Job(
         id=row.id,
@@ -367,12 +378,13 @@ def job(row: JobRow, progress: JobProgress, queue_position: int | None) -> Job:
         model_id=row.model_id,
         priority=list(Priority)[row.priority],
         mock=row.mock,
-        params=_PARAMS[row.type](row.params),
+        params=_PARAMS.get(row.type, _unknown_params)(row.params),
         fallback_applied=[AppliedFallback.model_validate(each) for each in row.params.get("fallback_applied", ())],
         bandwidth_limit_mbps=row.bandwidth_mbps,
         paused_by=row.paused_by,
         progress=progress,
-        queue_position=queue_position,
+        queue_position=position.ahead if position is not None else None,
+        queue_position_approximate=position.approximate if position is not None else None,
         attempt=row.attempt,
         max_attempts=row.max_failures,
         failures=row.failures,
@@ -395,7 +407,14 @@ def _params(stored: dict[str, Any]) -> Params:
     return Params(**shared, image=params.image is not None, resolution=params.resolution)
 
 
-_PARAMS: dict[str, Callable[[dict[str, Any]], Params | DownloadParams | IntegrityCheckParams | CleanupParams]] = {
+def _unknown_params(stored: dict[str, Any]) -> dict[str, Any]:
+    """Of a job whose type a newer version has brought: as they are stored."""
+    return stored
+
+
+_PARAMS: dict[
+    str, Callable[[dict[str, Any]], Params | DownloadParams | IntegrityCheckParams | CleanupParams | dict[str, Any]]
+] = {
     GENERATION: _params,
     DOWNLOAD: DownloadParams.model_validate,
     INTEGRITY_CHECK: IntegrityCheckParams.model_validate,

@@ -58,7 +58,8 @@ def doing(job: Job) -> str:
     if job["status"] == "queued":
         position = job.get("queue_position")
         waiting = (phase or "queued").replace("_", " ")
-        return f"{waiting}, position {position}" if position else waiting
+        about = "about " if job.get("queue_position_approximate") else ""
+        return f"{waiting}, {about}{position} ahead" if position else waiting
     if job["status"] != "running":
         return job["status"]
     step, steps = progress.get("step"), progress.get("steps")

@@ -56,6 +56,7 @@ class Job(TypedDict):
     params: dict[str, Any]
     progress: Progress
     queue_position: int | None
+    queue_position_approximate: bool | None
     attempt: int
     node: str | None
     device: str | None

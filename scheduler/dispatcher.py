@@ -10,7 +10,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import redis
@@ -18,23 +19,51 @@ import redis
 from scheduler import node_placement, on_demand
 from scheduler.alert_facts import DISPATCHER_KEY, REDIS_LOST
 from scheduler.alerting import AlertWatch
-from scheduler.placement import Bell, DeviceView, Estimates, Moment, carries, decide, fits
+from scheduler.placement import (
+    Bell,
+    DeviceView,
+    Estimates,
+    Moment,
+    carries,
+    decide,
+    displaced,
+    fits,
+    queue_order,
+)
 from scheduler.turns import FairTurns
-from shared import attempt_spans, attempts, bells, broker, clock, downloads, logs, nodes, replicas, tracing, usage
+from shared import (
+    attempt_spans,
+    attempts,
+    bells,
+    broker,
+    clock,
+    downloads,
+    logs,
+    nodes,
+    queue_positions,
+    replicas,
+    tracing,
+    usage,
+)
 from shared.attempts import Failure
 from shared.bells import Queue, Waiting
 from shared.database import Database
 from shared.errors import DatabaseUnavailable, StoreFull
 from shared.job_types import JOB_TYPES
-from shared.meters import LOOK_SECONDS, TAKEOVERS, Meters, count_end
+from shared.loops import LoopReporter
+from shared.meters import LOOK_SECONDS, LOOP_ERRORS, TAKEOVERS, Meters, count_end
 from shared.progress import Progress, RestingRedis, connect
 from shared.settings import Settings, load
 from shared.tables import Node
 
 log = logging.getLogger("wanworks.dispatcher")
 
+DISPATCHER_LOOP = "dispatcher"
 _LOCK_KEY = "wanworks:dispatcher:lock"
 _LEADER_SECONDS = 6.0
+# One wait for a wake-up: well within the lock's time and the socket's patience.
+_WAIT_SECONDS = 2.0
+_ORDER_SECONDS = 0.5
 _ESTIMATES_KEEP_SECONDS = 20.0
 # Where nothing has been measured yet. Loading and running as long as each other; never shown to anybody.
 _UNKNOWN_SECONDS = 30.0
@@ -67,10 +96,12 @@ class Dispatcher:
         self._policy = policy
         self._turns = FairTurns()
         self._durations: dict[str, tuple[float, usage.Durations]] = {}
-        client = RestingRedis(settings.redis)
-        self._progress = Progress(client)
-        self._meters = Meters(client)
+        self._resting = RestingRedis(settings.redis)
+        self._progress = Progress(self._resting)
+        self._meters = Meters(self._resting)
         self._redis = connect(settings.redis, timeout=5.0) if settings.redis else None
+        self._reporter = LoopReporter(database, f"dispatcher@{settings.node}", settings.node)
+        self._order_told_at = float("-inf")
         self._lock = (
             self._redis.lock(_LOCK_KEY, timeout=_LEADER_SECONDS, blocking=False, thread_local=False)
             if self._redis is not None
@@ -87,11 +118,17 @@ class Dispatcher:
                     began = time.monotonic()
                     self.look()
                     self._meters.observe(LOOK_SECONDS, seconds=time.monotonic() - began)
+                    self._reporter.report(DISPATCHER_LOOP, self._settings.dispatch_seconds)
             except (DatabaseUnavailable, StoreFull) as error:
                 log.warning("database: %s", error)
             except (redis.RedisError, OSError) as error:
                 log.warning("redis: %s", error)
+            except Exception:
+                # One row that cannot be understood must not stop all the others.
+                log.exception("this pass failed; the next one follows")
+                self._meters.count(LOOP_ERRORS, DISPATCHER_LOOP)
             self._wait()
+        self._reporter.close()
         self._meters.close()
         if self._lock is not None:
             try:
@@ -104,27 +141,28 @@ class Dispatcher:
         self._take_back_lapsed()
         self._resume_where_there_is_room()
         queue = bells.look(self._database)
+        self._tell_order(bool(queue.waiting))
         if not queue.waiting:
             return 0
         held = replicas.ready(self._database)
         hosts = self._hosts(held)
         if self._take_back_from_drained(queue, hosts.drained):
             queue = bells.look(self._database)
-        decided = [
-            *self._place_on_devices(_part(queue, of_nodes=False), held, hosts),
-            *self._place_on_nodes(_part(queue, of_nodes=True), hosts),
-        ]
+        queue = _known(queue)
+        self._note_unplaceable(queue, hosts, held)
+        of_devices = _part(queue, of_nodes=False)
+        on_devices = self._place_on_devices(of_devices, held, hosts)
+        for bell in displaced(of_devices, on_devices):
+            if bells.hand_back(self._database, bell.job_id, bell.device_key):
+                log.info("job %s: recalled from %s for one that precedes it", bell.job_id, bell.device_key)
+        decided = [*on_devices, *self._place_on_nodes(_part(queue, of_nodes=True), hosts)]
         return self._ring_all(queue, [(bell.job_id, bell.device_key) for bell in decided], hosts.reads)
 
     def _hosts(self, held: dict[str, frozenset[str]]) -> Hosts:
         silence = self._settings.device_silence_seconds
         known = nodes.nodes(self._database)
         drained = frozenset(node.name for node, _ in known if node.drained_at is not None)
-        seen = [
-            item.device
-            for item in nodes.devices(self._database)
-            if item.silent_seconds < silence and not item.said_goodbye
-        ]
+        seen = [item.device for item in nodes.devices(self._database) if item.alive(silence)]
         views = [
             DeviceView(
                 key=device.key,
@@ -171,7 +209,6 @@ class Dispatcher:
         deadlines = self._turns.observe(queue, alive, estimates)
         moment = Moment(queue, alive, estimates, deadlines, self._settings.rering_seconds)
         decided: list[Bell] = self._policy(moment)
-        self._give_up_unplaced(queue, hosts, held, {bell.job_id for bell in decided})
         return decided
 
     def _place_on_nodes(self, queue: Queue, hosts: Hosts) -> tuple[Bell, ...]:
@@ -181,15 +218,8 @@ class Dispatcher:
             downloads.ask_to_yield(self._database, decision.yields)
             for job_id in decision.yields:
                 self._progress.hint(job_id)
-        limit = settings.unplaced_limit_hours * 3600
-        for job in queue.waiting:
-            if job.target_node not in alive and queue.now - job.queued_at > limit:
-                if job.target_node in hosts.drained:
-                    failure = Failure("node_drained", f"Node {job.target_node} is drained", retryable=True)
-                else:
-                    failure = Failure("node_lost", f"Node {job.target_node} has been silent", retryable=True)
-                if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
-                    self._tell(ended)
+        if decision.recalls:
+            bells.silence(self._database, decision.recalls)
         return decision.bells
 
     def _resume_where_there_is_room(self) -> None:
@@ -244,16 +274,39 @@ class Dispatcher:
         if wrong:
             bells.mark_waiting_for_model(self._database, held)
 
-    def _give_up_unplaced(self, queue: Queue, hosts: Hosts, held: dict[str, frozenset[str]], placed: set[str]) -> None:
+    def _note_unplaceable(self, queue: Queue, hosts: Hosts, held: dict[str, frozenset[str]]) -> None:
+        """Keeps since when nothing that is there could run a job, and ends jobs of which that was true for too long.
+
+        A device that is merely busy, or drained, or a model that is on its way, is worth waiting for.
+        """
         limit = self._settings.unplaced_limit_hours * 3600
-        called = {device.key for device in hosts.devices}  # a bell at a device that has gone is none
+        coming: frozenset[str] | None = None
+        reasons: dict[tuple[Any, ...], Failure | None] = {}
         for job in queue.waiting:
-            if queue.now - job.queued_at < limit or job.bell_device in called or job.job_id in placed:
+            needs = _needs(job)
+            if needs not in reasons:
+                reason = _why_unplaceable(job, hosts, held)
+                if reason is not None and reason.code == "model_unavailable":
+                    if coming is None:
+                        coming = frozenset(one.model_id or "" for one in downloads.active(self._database))
+                    reason = None if job.model_id in coming else reason
+                reasons[needs] = reason
+                noted = [one.unplaceable_since is not None for one in queue.waiting if _needs(one) == needs]
+                if (reason is not None and not all(noted)) or (reason is None and any(noted)):
+                    bells.note_unplaceable(self._database, job, reason is not None)
+            failure = reasons[needs]
+            if failure is None or job.unplaceable_since is None or queue.now - job.unplaceable_since < limit:
                 continue
-            failure = _why_unplaced(job, hosts, held)
-            ended = bells.give_up(self._database, job.job_id, failure) if failure is not None else None
-            if ended is not None:
+            if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
                 self._tell(ended)
+
+    def _tell_order(self, any_waiting: bool) -> None:
+        """Publishes in which order the queue is served; not more often than anybody can read it."""
+        if time.monotonic() - self._order_told_at < _ORDER_SECONDS:
+            return
+        self._order_told_at = time.monotonic()
+        ids = queue_order(_known(bells.foremost(self._database)))[: bells.ORDERED] if any_waiting else []
+        queue_positions.publish(self._resting, ids)
 
     def _tell(self, job: Any) -> None:
         ended = job.finished_at is not None
@@ -289,15 +342,30 @@ class Dispatcher:
             return False
 
     def _wait(self) -> None:
-        """For a nudge, or until the next look is due."""
-        seconds = self._settings.dispatch_seconds
-        if self._redis is None:
-            self.stopping.wait(seconds)
-            return
-        try:
-            self._redis.blpop([broker.NUDGE_KEY], timeout=seconds)
-        except (redis.RedisError, OSError):
-            self.stopping.wait(seconds)
+        """For a wake-up, or until the next pass is due; the leadership is kept meanwhile, however long that is."""
+        due = time.monotonic() + self._settings.dispatch_seconds
+        while not self.stopping.is_set() and (left := due - time.monotonic()) > 0:
+            if self._redis is None:
+                self.stopping.wait(left)
+                return
+            try:
+                if self._redis.blpop([broker.NUDGE_KEY], timeout=min(left, _WAIT_SECONDS)) is not None:
+                    return
+                self._leads()
+            except (redis.RedisError, OSError):
+                self.stopping.wait(min(left, _WAIT_SECONDS))
+
+
+def _known(queue: Queue) -> Queue:
+    """The queue without waiting jobs of types that this version does not know: a newer dispatcher serves them."""
+    return replace(queue, waiting=tuple(job for job in queue.waiting if _is_known(job.type)))
+
+
+@cache
+def _is_known(job_type: str) -> bool:
+    if job_type not in JOB_TYPES:
+        log.warning("jobs of type %s are left to a newer dispatcher: this one does not know it", job_type)
+    return job_type in JOB_TYPES
 
 
 def _part(queue: Queue, *, of_nodes: bool) -> Queue:
@@ -305,23 +373,30 @@ def _part(queue: Queue, *, of_nodes: bool) -> Queue:
     return Queue(
         queue.now,
         tuple(job for job in queue.waiting if (job.target_node is not None) == of_nodes),
-        tuple(job for job in queue.busy if (JOB_TYPES[job.type].runs_on == "node") == of_nodes),
+        tuple(job for job in queue.busy if (job.device_key == broker.node_key(job.node)) == of_nodes),
     )
 
 
-def _why_unplaced(job: Waiting, hosts: Hosts, held: dict[str, frozenset[str]]) -> Failure | None:
-    """The reason that a job could not be placed; None where a device exists and is merely busy."""
-    alive = hosts.devices
-    if not any(fits(job, device) for device in alive) and any(fits(job, device) for device in hosts.drained_devices):
-        return Failure("node_drained", "The nodes that could run this job are drained", retryable=True)
+def _needs(job: Waiting) -> tuple[Any, ...]:
+    """What decides whether something could run the job: alike for all jobs with the same."""
+    return (job.model_id, job.warm_key, job.target_node, job.mock, job.min_vram_mb, job.min_ram_mb)
+
+
+def _why_unplaceable(job: Waiting, hosts: Hosts, held: dict[str, frozenset[str]]) -> Failure | None:
+    """The reason that nothing could run the job; None where something could, be it busy or drained."""
+    if job.target_node is not None:
+        if job.target_node in hosts.nodes or job.target_node in hosts.drained:
+            return None
+        return Failure("node_lost", f"Node {job.target_node} has been silent", retryable=True)
+    there = (*hosts.devices, *hosts.drained_devices)
+    if any(fits(job, device) for device in there):
+        return None
     holders = {node for node, models in held.items() if job.model_id in models}
     if not holders and not job.mock:
         return Failure("model_unavailable", f"No node holds {job.model_id}", retryable=True)
-    if not any(carries(job, device) for device in alive):
+    if not any(carries(job, device) for device in there):
         return Failure("no_device", "No live device has the memory that this job needs", retryable=True)
-    if not job.mock and not any(device.node in holders and carries(job, device) for device in alive):
-        return Failure("node_lost", f"The nodes that hold {job.model_id} have been silent", retryable=True)
-    return None
+    return Failure("node_lost", f"The nodes that hold {job.model_id} have been silent", retryable=True)
 
 
 def celery_ring(settings: Settings) -> Ring:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from scheduler.placement import Bell, in_order
 from shared import broker
-from shared.bells import Busy, Queue, Waiting
+from shared.bells import Busy, Queue, Waiting, rank
 from shared.job_types import DOWNLOAD
 
 
@@ -18,12 +18,14 @@ from shared.job_types import DOWNLOAD
 class NodeDecision:
     bells: tuple[Bell, ...]
     yields: tuple[str, ...]  # running downloads that are asked to make place
+    recalls: tuple[str, ...] = ()  # bells that nobody has answered and that give way to more urgent ones
 
 
 def decide(queue: Queue, nodes: Collection[str], download_slots: int, rering_seconds: float) -> NodeDecision:
     """For the node jobs of the queue, on the live nodes."""
     bells: list[Bell] = []
     yields: list[str] = []
+    recalls: list[str] = []
     for node in sorted(nodes):
         key = broker.node_key(node)
         here = [job for job in queue.waiting if job.target_node == node]
@@ -36,10 +38,24 @@ def decide(queue: Queue, nodes: Collection[str], download_slots: int, rering_sec
             if taken[job.type] < (download_slots if job.type == DOWNLOAD else 1):
                 taken[job.type] += 1
                 bells.append(Bell(job.job_id, key))
+            elif (other := _least_urgent(job, rung, queue.now)) is not None:
+                rung.remove(other)
+                recalls.append(other.job_id)
+                bells.append(Bell(job.job_id, key))
             elif job.type == DOWNLOAD:
                 left_out.append(job)
         yields += _yields(left_out, [job for job in running if job.type == DOWNLOAD])
-    return NodeDecision(tuple(bells), tuple(yields))
+    return NodeDecision(tuple(bells), tuple(yields), tuple(recalls))
+
+
+def _least_urgent(job: Waiting, rung: list[Waiting], now: float) -> Waiting | None:
+    """Of the bells that are out and less urgent than the job, and of its type, the least urgent."""
+    behind = [other for other in rung if other.type == job.type and _rank(job, now) < _rank(other, now)]
+    return max(behind, key=lambda other: (_rank(other, now), other.queued_at), default=None)
+
+
+def _rank(job: Waiting, now: float) -> int:
+    return rank(job.priority, job.queued_at, now)
 
 
 def _yields(left_out: list[Waiting], running: list[Busy]) -> list[str]:

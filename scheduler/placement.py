@@ -4,13 +4,13 @@ It weighs, in this order: what a device can carry and its node holds whole; prio
 nothing starves; whose turn it is among the owners; the warm model, as long as that makes nobody late; age.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shared.bells import Busy, Queue, Waiting
+from shared.bells import rank as earned_rank
 
-# A job that waits this long counts as one priority higher.
-PRIORITY_RISE_SECONDS = 600.0
 # How many of the first in line the lateness test plays through. Those further back have turns too far off to be missed.
 _HORIZON = 100
 
@@ -64,7 +64,10 @@ class Moment:
 
 
 def decide(moment: Moment) -> list[Bell]:
-    """The bells to ring now. Each device gets at most one job ahead of what it runs."""
+    """The bells to ring now. Each device gets at most one job ahead of what it runs.
+
+    A bell on a device where another job's lies unanswered takes that one's place (`displaced`).
+    """
     queue = moment.queue
     devices = {device.key: device for device in moment.devices}
     busy = {job.device_key: job for job in queue.busy}
@@ -94,7 +97,73 @@ def decide(moment: Moment) -> list[Bell]:
             if key not in busy:
                 bells.extend(_moved(slot.device, rung, busy))
             del slots[key]
-    return bells
+    return [*bells, *_overtaking(moment, free, bells)]
+
+
+def displaced(queue: Queue, bells: Iterable[Bell]) -> list[Bell]:
+    """The bells that are out and have to give way to the new ones on their devices."""
+    called = {bell.device_key: bell.job_id for bell in bells}
+    moved = set(called.values())
+    return [
+        Bell(job.job_id, job.bell_device)
+        for job in queue.waiting
+        if job.bell_device in called and job.job_id not in moved
+    ]
+
+
+def queue_order(queue: Queue) -> list[str]:
+    """The ids of the queued jobs in the order in which they are to start.
+
+    First what lies at a device already, then who can start by rank, owners' turns and age, then who cannot start yet:
+    jobs in their back-off and jobs that wait for a model.
+    """
+    rung = [job for job in queue.waiting if job.bell_device is not None]
+    rest = [job for job in queue.waiting if job.bell_device is None]
+    ready = [job for job in rest if job.not_before <= queue.now and job.phase is None]
+    later = [job for job in rest if job not in set(ready)]
+    served: list[Busy | Waiting] = [*queue.busy, *rung]
+    ordered = [*in_order(rung, queue.busy, queue.now), *in_order(ready, served, queue.now)]
+    ordered += in_order(later, served, queue.now)
+    return [job.job_id for job in ordered]
+
+
+def _overtaking(moment: Moment, free: Sequence[Waiting], bells: Sequence[Bell]) -> list[Bell]:
+    """Bells for jobs that found no place, on devices whose bell nobody has answered and whose job is theirs to precede.
+
+    A job of a higher rank precedes; of the same rank one that came after the bell was rung, and whose owner's turn it
+    is. Such a job takes the place on the device that is free soonest.
+    """
+    queue, now = moment.queue, moment.queue.now
+    devices = {device.key: device for device in moment.devices}
+    busy = {job.device_key: job for job in queue.busy}
+    fresh = {bell.device_key for bell in bells}
+    out = {job.bell_device: job for job in queue.waiting if job.bell_device in devices and job.bell_device not in fresh}
+    if not out or not free:
+        return []
+    served: list[Busy | Waiting] = [*queue.busy, *out.values()]
+    taken = Counter(job.owner for job in served)
+    when = {key: _slot(devices[key], busy.get(key), moment).free_at for key in out if key is not None}
+    overtaking = []
+    for job in in_order(free, served, now):
+        behind = [
+            key
+            for key, other in out.items()
+            if key is not None and _precedes(job, other, taken, now) and fits(job, devices[key])
+        ]
+        if behind:
+            key = min(behind, key=lambda key: (when[key], key))
+            taken[out.pop(key).owner] -= 1
+            taken[job.owner] += 1
+            overtaking.append(Bell(job.job_id, key))
+    return overtaking
+
+
+def _precedes(job: Waiting, other: Waiting, taken: Mapping[str | None, int], now: float) -> bool:
+    """Whether `job` is to start before `other`, whose bell is out and counted among what its owner has."""
+    if _rank(job, now) != _rank(other, now):
+        return _rank(job, now) < _rank(other, now)
+    came_later = other.bell_at is not None and max(job.queued_at, job.not_before) > other.bell_at
+    return came_later and job.owner != other.owner and taken[job.owner] < taken[other.owner] - 1
 
 
 def fits(job: Waiting, device: DeviceView) -> bool:
@@ -108,7 +177,7 @@ def carries(job: Waiting, device: DeviceView) -> bool:
     return job.mock or need <= device.memory_mb
 
 
-def in_order(jobs: Sequence[Waiting], busy: Iterable[Busy], now: float) -> list[Waiting]:
+def in_order(jobs: Sequence[Waiting], busy: Iterable[Busy | Waiting], now: float) -> list[Waiting]:
     """First come, first served within a priority that rises with waiting, the owners taking turns."""
     taken: dict[str | None, int] = {}
     for running in busy:
@@ -123,7 +192,7 @@ def in_order(jobs: Sequence[Waiting], busy: Iterable[Busy], now: float) -> list[
 
 
 def _rank(job: Waiting, now: float) -> int:
-    return max(0, job.priority - int((now - job.queued_at) / PRIORITY_RISE_SECONDS))
+    return earned_rank(job.priority, job.queued_at, now)
 
 
 def _gone(job: Waiting, now: float, rering_seconds: float) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy import delete, func
 from sqlmodel import Session, col, select
 
 from shared import clock
-from shared.database import Database
+from shared.database import Database, hold, settled
 from shared.errors import NotFound
 from shared.jobs import new_id
 from shared.tables import Alert, AlertDelivery, AlertWatch
@@ -76,6 +76,7 @@ def known(database: Database) -> Known:
 def apply(database: Database, changes: Changes, now: datetime, *, deliver: bool) -> list[Alert]:
     """Writes the changes in one transaction; `deliver`: what opens or resolves is to be told. Returns those alerts."""
     with database.write() as session:
+        hold(session, "alerts")
         _keep_watches(session, changes.watches)
         by_cause = {(alert.rule, alert.subject): alert for alert in session.exec(_OPEN)}
         for cause in changes.still:
@@ -127,6 +128,7 @@ def history(
         return list(session.exec(query))
 
 
+@settled
 def acknowledge(database: Database, alert_id: str, by: str | None, now: datetime) -> Alert:
     """Somebody has seen it and takes care. The first to say so stands; saying it again changes nothing.
 

@@ -1,9 +1,12 @@
 """An attempt at a job, from claim to end: the worker's side of the `jobs` table.
 
 The attempt's number is the fence: every UPDATE here names it, so a worker that was given up for dead changes nothing.
-Leases compare the database's own clock only.
+It also settles a commit that was not answered: where the row names this attempt and the end that was asked for, that
+end is this attempt's. Leases compare the database's own clock only.
 """
 
+import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +14,8 @@ from sqlalchemy import ColumnElement, func, update
 from sqlmodel import Session, col, select
 
 from shared import clock
-from shared.database import Database
+from shared.database import Database, hold, is_repetition, settled
+from shared.downloads import BY_OWNER, PAUSE
 from shared.errors import Fenced
 from shared.jobs import note_end
 from shared.states import REPLICA_READY, JobState, Phase
@@ -51,6 +55,7 @@ class Failure:
         return {"code": self.code, "message": self.message, "retryable": self.retryable}
 
 
+@settled
 def claim(
     database: Database, job_id: str, claimant: Claimant, lease_seconds: float, at_most: int | None = None
 ) -> Job | None:
@@ -82,15 +87,19 @@ def claim(
             percent=0.0,
             error=None,
             paused_by=None,
+            unplaceable_since=None,
         )
         .returning(Job)
     )
     with database.write() as session:
+        if is_repetition() and (mine := _claimed_before(session, job_id, claimant)) is not None:
+            return mine
         if not _may_run(session, job_id, claimant, at_most):
             return None
         return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
 
 
+@settled
 def renew(database: Database, job_id: str, attempt: int, lease_seconds: float) -> Renewal:
     """Moves the lease forward and reads what the attempt is asked to do in the same statement."""
     query = (
@@ -130,63 +139,66 @@ class Fetched:
     percent: float = 0.0
 
 
+@settled
 def give_back(
     database: Database, job_id: str, attempt: int, fetched: Fetched | None = None, delay_seconds: float = 0.0
 ) -> Job | None:
     """Puts the job back into the queue without counting it as a failure (a stop, a drain, a place given up).
 
-    It is not to start again before `delay_seconds`. None where the job is not this attempt's any more.
+    It is not to start again before `delay_seconds`. A cancel or a pause that was asked for meanwhile is obeyed. None
+    where the job is not this attempt's any more.
     """
     with database.write() as session:
         job = _locked(session, job_id, attempt)
         if job is None:
-            return None
+            return _settled(session, job_id, attempt)
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED)
         _note(job, fetched)
-        return _queue_again(session, job, failures=job.failures, delay=delay_seconds)
+        return _put_back(session, job, failures=job.failures, delay=delay_seconds)
 
 
+@settled
 def paused(
     database: Database, job_id: str, attempt: int, by: str, fetched: Fetched, failure: Failure | None = None
 ) -> Job | None:
     """Stops the job until it is resumed: by its `owner`, or by room on the disk (`disk_full`, with the reason).
 
-    None where the job is not this attempt's any more.
+    A pause by its owner that was taken back meanwhile puts it into the queue instead. None where the job is not this
+    attempt's any more.
     """
     with database.write() as session:
         job = _locked(session, job_id, attempt)
         if job is None:
-            return None
+            return _settled(session, job_id, attempt)
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED)
         _note(job, fetched)
-        _queue_again(session, job, failures=job.failures, delay=0.0)
-        job.status = JobState.PAUSED
-        job.paused_by = by
-        job.error = failure.as_dict() if failure is not None else None
-        session.add(job)
-        return job
+        if by == BY_OWNER or job.halt == PAUSE:
+            return _put_back(session, job, failures=job.failures, delay=0.0)
+        return _pause(session, job, by, failure)
 
 
+@settled
 def crashed(database: Database, job_id: str, attempt: int, reason: str, backoff_seconds: float) -> Job | None:
     """Counts a crash or a lapsed lease: back to the queue after a while, or failed at `max_failures`.
 
-    `backoff_seconds` is the wait after the first one; it doubles with each. None where the attempt is over already.
+    `backoff_seconds` is the wait after the first one; it doubles with each. A cancel or a pause that was asked for
+    meanwhile is obeyed. None where the attempt is over already.
     """
     with database.write() as session:
         job = _locked(session, job_id, attempt)
         if job is None:
-            return None
+            return _settled(session, job_id, attempt)
         failures = job.failures + 1
         if job.cancel_at is not None:
-            return _close(session, job, JobState.CANCELLED)
+            return _close(session, job, JobState.CANCELLED, failures=failures)
         if failures >= job.max_failures:
             message = f"{reason} {failures} times; the job is given up"
             failure = Failure("worker_lost", message, retryable=True)
             job.failures = failures
             return _close(session, job, JobState.FAILED, error=failure.as_dict())
-        return _queue_again(session, job, failures=failures, delay=backoff_seconds * 2 ** (failures - 1))
+        return _put_back(session, job, failures=failures, delay=backoff_seconds * 2 ** (failures - 1))
 
 
 def lapsed(database: Database) -> list[tuple[str, int]]:
@@ -194,6 +206,31 @@ def lapsed(database: Database) -> list[tuple[str, int]]:
     query = select(Job.id, Job.attempt).where(col(Job.status) == JobState.RUNNING, col(Job.lease_until) < epoch_now())
     with database.read() as session:
         return [(job_id, attempt) for job_id, attempt in session.exec(query)]
+
+
+@dataclass(frozen=True)
+class Held:
+    """The row of a job that a worker's child has begun to answer, as its main process judges it."""
+
+    status: str
+    attempt: int
+    failures: int
+    worker: str | None
+    pid: int | None
+    lapsed: bool
+    cancel_seconds: float | None  # how long ago somebody asked to cancel
+
+
+def held(database: Database, job_ids: Collection[str]) -> dict[str, Held]:
+    """Those of the jobs that have a row."""
+    if not job_ids:
+        return {}
+    lapsed = func.coalesce(col(Job.lease_until) < epoch_now(), False)
+    asked = epoch_now() - col(Job.cancel_at)
+    columns = (Job.id, Job.status, Job.attempt, Job.failures, Job.worker, Job.pid, lapsed, asked)
+    query = select(*columns).where(col(Job.id).in_(job_ids))  # type: ignore[call-overload]
+    with database.read() as session:
+        return {row[0]: Held(*row[1:]) for row in session.exec(query)}
 
 
 @dataclass(frozen=True)
@@ -226,6 +263,7 @@ def _may_run(session: Session, job_id: str, claimant: Claimant, at_most: int | N
     if session.exec(drained).one_or_none() is not None:
         return False
     if at_most is not None:
+        hold(session, f"claims of {claimant.node}")  # two claims could count at once
         running = select(func.count()).where(
             col(Job.status) == JobState.RUNNING,
             col(Job.node) == claimant.node,
@@ -256,12 +294,35 @@ def _locked(session: Session, job_id: str, attempt: int) -> Job | None:
     return session.exec(select(Job).where(*_held(job_id, attempt)).with_for_update()).one_or_none()
 
 
+def _claimed_before(session: Session, job_id: str, claimant: Claimant) -> Job | None:
+    """The job, where an earlier call took it: a process runs one job at a time, so the row names it for this claim."""
+    job = session.get(Job, job_id)
+    mine = job is not None and job.status == JobState.RUNNING
+    return job if job and mine and (job.worker, job.pid) == (claimant.worker, claimant.pid) else None
+
+
+def _settled(session: Session, job_id: str, attempt: int) -> Job | None:
+    """The job, where an earlier call, whose commit was not answered, has ended this attempt and no other has begun."""
+    job = session.get(Job, job_id) if is_repetition() else None
+    return job if job is not None and job.attempt == attempt and job.status != JobState.RUNNING else None
+
+
+@settled
 def _end(database: Database, job_id: str, attempt: int, state: JobState, **values: Any) -> Job:
     with database.write() as session:
         job = _locked(session, job_id, attempt)
-        if job is None:
+        if job is not None:
+            return _close(session, job, state, **values)
+        job = session.get(Job, job_id)
+        if job is None or (job.attempt, job.status) != (attempt, state) or not _is_as_stored(job, values):
             raise Fenced()
-        return _close(session, job, state, **values)
+        return job
+
+
+def _is_as_stored(job: Job, values: dict[str, Any]) -> bool:
+    """Whether the row says what this end would: one that somebody else has written says something else."""
+    wanted = json.loads(json.dumps(values))
+    return all(getattr(job, name) == value for name, value in wanted.items() if name in ("result", "error"))
 
 
 def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
@@ -273,6 +334,23 @@ def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
     job.lease_until = job.bell_device = job.bell_at = job.phase = job.halt = None
     session.add(job)
     note_end(session, job)
+    return job
+
+
+def _put_back(session: Session, job: Job, failures: int, delay: float) -> Job:
+    """Into the queue, or to a pause that its owner has been promised: an attempt that dies must not lose that."""
+    if job.halt == PAUSE:
+        job.failures = failures
+        return _pause(session, job, BY_OWNER, None)
+    return _queue_again(session, job, failures, delay)
+
+
+def _pause(session: Session, job: Job, by: str, failure: Failure | None) -> Job:
+    _queue_again(session, job, failures=job.failures, delay=0.0)
+    job.status = JobState.PAUSED
+    job.paused_by = by
+    job.error = failure.as_dict() if failure is not None else None
+    session.add(job)
     return job
 
 

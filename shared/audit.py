@@ -9,7 +9,7 @@ from typing import Any
 from sqlmodel import col, select
 
 from shared import clock
-from shared.database import Database
+from shared.database import Database, settled
 from shared.jobs import new_id
 from shared.tables import AuditEntry
 
@@ -50,9 +50,14 @@ def record(database: Database, act: Act) -> AuditEntry:
         request_id=_plain(act.request_id, 64) if act.request_id else None,
         address=_plain(act.address, 64) if act.address else None,
     )
-    with database.write() as session:
-        session.add(row)
+    _store(database, row)
     return row
+
+
+@settled
+def _store(database: Database, row: AuditEntry) -> None:
+    with database.write() as session:
+        session.merge(row)  # under its id: a repetition writes no second one
 
 
 def page(database: Database, *, limit: int, after: str | None = None, actor: str | None = None) -> Page:

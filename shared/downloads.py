@@ -1,6 +1,6 @@
 """A download as its owner steers it: paused, resumed, made more or less urgent, given more or less bandwidth.
 
-Another side of the `jobs` table; like the others it changes states by UPDATEs that name the state they start from.
+Another side of the `jobs` table: it locks a row before it decides by its state.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
-from shared.database import Database
+from shared.database import Database, is_repetition, settled
 from shared.errors import Conflict
 from shared.job_types import DOWNLOAD
 from shared.states import JOB_ENDS, JobState, Priority
@@ -44,50 +44,45 @@ def latest(database: Database, model_id: str | None = None) -> dict[tuple[str, s
         return {(job.target_node or "", job.model_id or ""): job for job in found}
 
 
+@settled
 def pause(database: Database, job_id: str) -> Job:
     """Pauses a waiting download at once, asks a running one to stop. Idempotent. Raises Conflict once it has ended."""
     with database.write() as session:
-        _change(
-            session,
-            job_id,
-            [JobState.QUEUED],
-            status=JobState.PAUSED,
-            paused_by=BY_OWNER,
-            bell_device=None,
-            bell_at=None,
-        )
-        _change(session, job_id, [JobState.PAUSED], paused_by=BY_OWNER)
-        _change(session, job_id, [JobState.RUNNING], halt=PAUSE)
-        return _unended(session, job_id, "paused")
+        job = _locked(session, job_id, "paused")
+        if job.status == JobState.RUNNING:
+            job.halt = PAUSE
+        else:
+            job.status = JobState.PAUSED
+            job.paused_by = BY_OWNER
+            job.bell_device = job.bell_at = job.unplaceable_since = None
+        session.add(job)
+        return job
 
 
+@settled
 def resume(database: Database, job_id: str) -> Job:
     """Puts a paused download back into the queue; a pause that has not taken effect yet is taken back.
 
     Raises Conflict where the download is neither.
     """
     with database.write() as session:
-        changed = _change(
-            session,
-            job_id,
-            [JobState.PAUSED],
-            status=JobState.QUEUED,
-            paused_by=None,
-            halt=None,
-            error=None,
-            not_before=0.0,
-            queued_at=epoch_now(),
-        )
-        if not changed:
-            asked = update(Job).where(
-                col(Job.id) == job_id, col(Job.status) == JobState.RUNNING, col(Job.halt) == PAUSE
-            )
-            changed = int(session.connection().execute(asked.values(halt=None)).rowcount)
-        if not changed:
+        job = _locked(session, job_id, "resumed")
+        if job.status == JobState.PAUSED:
+            job.status = JobState.QUEUED
+            job.paused_by = job.halt = job.error = None
+            job.not_before = 0.0
+            job.queued_at = epoch_now()  # type: ignore[assignment]
+        elif job.status == JobState.RUNNING and job.halt == PAUSE:
+            job.halt = None
+        elif not is_repetition():
             raise Conflict("The download is not paused")
-        return _unended(session, job_id, "resumed")
+        session.add(job)
+        session.flush()
+        session.refresh(job)
+        return job
 
 
+@settled
 def set_priority(database: Database, job_id: str, priority: Priority) -> Job:
     """Raises Conflict once the download has ended."""
     with database.write() as session:
@@ -95,6 +90,7 @@ def set_priority(database: Database, job_id: str, priority: Priority) -> Job:
         return _unended(session, job_id, "given a priority")
 
 
+@settled
 def set_bandwidth(database: Database, job_id: str, mbps: float | None) -> Job:
     """In Mbps (10^6 bits a second); None lifts the limit. Raises Conflict once the download has ended."""
     with database.write() as session:
@@ -102,6 +98,7 @@ def set_bandwidth(database: Database, job_id: str, mbps: float | None) -> Job:
         return _unended(session, job_id, "limited")
 
 
+@settled
 def ask_to_yield(database: Database, job_ids: Sequence[str]) -> None:
     """Asks running downloads to make place for more urgent ones; they go back to waiting with their bytes kept."""
     with database.write() as session:
@@ -112,6 +109,7 @@ def ask_to_yield(database: Database, job_ids: Sequence[str]) -> None:
             session.connection().execute(query.values(halt=YIELD))
 
 
+@settled
 def keep_commit(database: Database, job_id: str, attempt: int, sha: str) -> None:
     """Writes the commit into the row, once the hub has said which it is, for all attempts to come."""
     with database.write() as session:
@@ -135,6 +133,15 @@ _UNENDED = [JobState.QUEUED, JobState.RUNNING, JobState.PAUSED]
 def _change(session: Session, job_id: str, states: Sequence[JobState], **values: object) -> int:
     query = update(Job).where(col(Job.id) == job_id, col(Job.type) == DOWNLOAD, col(Job.status).in_(states))
     return int(session.connection().execute(query.values(**values)).rowcount)
+
+
+def _locked(session: Session, job_id: str, what: str) -> Job:
+    """The download's row, held until the transaction ends. Raises Conflict once it has ended."""
+    query = select(Job).where(Job.id == job_id, Job.type == DOWNLOAD).with_for_update()
+    job = session.exec(query).one_or_none()
+    if job is None or job.status in JOB_ENDS:
+        raise Conflict(f"The download has ended; it cannot be {what} any more")
+    return job
 
 
 def _unended(session: Session, job_id: str, what: str) -> Job:

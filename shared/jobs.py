@@ -1,7 +1,8 @@
 """A job as its owner sees it: accepted, read, listed, cancelled, deleted.
 
 With `shared/attempts.py` (the worker's side) and `shared/bells.py` (the dispatcher's side) this is the only writer of
-the `jobs` table. Every change of state is one UPDATE that names the state it starts from.
+the `jobs` table. A change of state is one UPDATE that names the state it starts from, or begins by locking the row.
+Every write may be repeated: it recognises what it has done before, so a commit that was not answered is settled.
 """
 
 import secrets
@@ -13,12 +14,12 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import delete, func, insert, or_, update
+from sqlalchemy import delete, func, insert, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from shared import clock, tracing, webhooks
-from shared.database import Database
+from shared.database import Database, hold, is_repetition, settled
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound
 from shared.job_types import DOWNLOAD, GENERATION, GenerationParams
 from shared.states import JOB_ENDS, JobState, Priority
@@ -61,6 +62,14 @@ class Accepted:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """A job after a cancel or a delete; `ended`: this very request ended it, so that it is reported once."""
+
+    job: Job
+    ended: bool
+
+
+@dataclass(frozen=True)
 class Page:
     jobs: list[Job]
     has_more: bool
@@ -74,6 +83,7 @@ def new_id() -> str:
     return str(uuid.UUID(int=value))
 
 
+@settled
 def accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | InvalidField | LimitReached]:
     """Stores the jobs in one transaction; on return they are on disk.
 
@@ -136,31 +146,34 @@ def page(
     return Page(rows[:limit], has_more=len(rows) > limit)
 
 
-def request_cancel(database: Database, job_id: str, *, only: str | None = None) -> Job:
+@settled
+def request_cancel(database: Database, job_id: str, *, only: str | None = None) -> Stopped:
     """Cancels a waiting job at once and asks a running one to stop. Idempotent. `only` as in `get`.
 
     Raises NotFound, and Conflict where the job ended otherwise.
     """
     with database.write() as session:
-        job = _visible(session, job_id, only)
-        _cancel(session, job)
+        job = _visible(session, job_id, only, lock=True)
+        ended = _cancel(session, job) or (is_repetition() and job.status == JobState.CANCELLED)
     if job.status in (JobState.SUCCEEDED, JobState.FAILED):
         raise Conflict(f"The job has already {job.status}; only a queued, paused or running job can be cancelled")
-    return job
+    return Stopped(job, ended)
 
 
-def remove(database: Database, job_id: str, *, only: str | None = None) -> Job:
+@settled
+def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopped:
     """Hides the job, cancelling it if need be, and frees its idempotency key. Raises NotFound. `only` as in `get`.
 
     Its row goes by `purge` once it has ended.
     """
     with database.write() as session:
-        job = _visible(session, job_id, only)
-        _cancel(session, job)
+        # A repetition may find it hidden by its own first call.
+        job = _visible(session, job_id, only, lock=True, hidden_too=is_repetition())
+        ended = _cancel(session, job)
         job.hidden = True
         job.idempotency_key = None
         session.add(job)
-    return job
+    return Stopped(job, ended)
 
 
 def purge(database: Database, job_ids: Sequence[str]) -> int:
@@ -253,15 +266,22 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
         keys = [job.idempotency_key for job in new if job.idempotency_key is not None]
         hashes: dict[str | None, tuple[str, str | None]] = {}  # by key: whose it is, and the hash of what was asked
         known = {}
+        if is_repetition():
+            known = {job.id: job for job in session.exec(select(Job).where(col(Job.id).in_([job.id for job in new])))}
+        accepted_before = frozenset(known)
         if keys:
             found = session.exec(select(Job).where(col(Job.idempotency_key).in_(keys)))
-            known = {job.id: job for job in found}
-            hashes = {job.idempotency_key: (job.id, job.request_hash) for job in known.values()}
+            known |= {job.id: job for job in found}
+            hashes = {
+                job.idempotency_key: (job.id, job.request_hash)
+                for job in known.values()
+                if job.idempotency_key is not None
+            }
         fresh: list[dict[str, Any]] = []
         room = _room(session, new)
         too_many = set()
         for place, job in enumerate(new):
-            if job.idempotency_key in hashes:
+            if job.id in accepted_before or job.idempotency_key in hashes:
                 continue
             if job.owner in room:
                 room[job.owner] -= 1
@@ -297,9 +317,8 @@ def _room(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
     }
     if not limits:
         return {}
-    if session.get_bind().dialect.name == "postgresql":
-        for owner in sorted(filter(None, limits)):  # SQLite has one writer; here two could count at once
-            session.connection().execute(select(func.pg_advisory_xact_lock(func.hashtext(owner))))
+    for owner in sorted(filter(None, limits)):
+        hold(session, f"queued by {owner}")  # two could count at once
     room: dict[str | None, int] = {}
     for owner, limit in limits.items():  # one by one: so the index of what an owner has queued is used
         counting = select(func.count()).select_from(Job).where(Job.owner == owner, Job.status == JobState.QUEUED)
@@ -340,28 +359,28 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
     }
 
 
-def _visible(session: Session, job_id: str, only: str | None) -> Job:
-    job = session.get(Job, job_id)
-    if job is None or job.hidden or (only is not None and job.owner != only):
+def _visible(session: Session, job_id: str, only: str | None, *, lock: bool = False, hidden_too: bool = False) -> Job:
+    job = session.get(Job, job_id, with_for_update=lock)
+    if job is None or (job.hidden and not hidden_too) or (only is not None and job.owner != only):
         raise NotFound("job", job_id)
     return job
 
 
-def _cancel(session: Session, job: Job) -> None:
-    """Guarded by the state in SQL, so that a claim at the same moment is not overwritten."""
-    now = clock.now()
-    changed = session.connection().execute(
-        update(Job)
-        .where(col(Job.id) == job.id, col(Job.status).in_((JobState.QUEUED, JobState.PAUSED)))
-        .values(status=JobState.CANCELLED, finished_at=now, cancel_at=epoch_now(), bell_device=None, phase=None)
-    )
-    if changed.rowcount:
+def _cancel(session: Session, job: Job) -> bool:
+    """Of a job whose row is locked. Returns whether that ended it."""
+    if job.status in (JobState.QUEUED, JobState.PAUSED):
+        job.status = JobState.CANCELLED
+        job.finished_at = clock.now()
+        job.cancel_at = epoch_now()  # type: ignore[assignment]
+        job.bell_device = job.bell_at = job.phase = job.unplaceable_since = None
+        session.add(job)
+        session.flush()
         session.refresh(job)
         note_end(session, job)
-        return
-    session.connection().execute(
-        update(Job)
-        .where(col(Job.id) == job.id, col(Job.status) == JobState.RUNNING, col(Job.cancel_at).is_(None))
-        .values(cancel_at=epoch_now())
-    )
-    session.refresh(job)
+        return True
+    if job.status == JobState.RUNNING and job.cancel_at is None:
+        job.cancel_at = epoch_now()  # type: ignore[assignment]
+        session.add(job)
+        session.flush()
+        session.refresh(job)
+    return False

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from shared import clock
-from shared.database import Database
+from shared.database import Database, is_repetition, settled
 from shared.errors import Conflict, NotFound
 from shared.jobs import new_id
 from shared.states import Priority
@@ -69,11 +69,16 @@ def make(
         priority_ceiling=limits.priority_ceiling.value if limits.priority_ceiling is not None else None,
     )
     try:
-        with database.write() as session:
-            session.add(row)
+        _store(database, row)
     except IntegrityError:
         raise Conflict(f"There is a key named {name!r} already; revoke it first, or choose another name") from None
     return row, secret
+
+
+@settled
+def _store(database: Database, row: ApiKey) -> None:
+    with database.write() as session:
+        session.merge(row)  # under its id: a repetition makes no second key
 
 
 def find(database: Database, secret: str) -> ApiKey | None:
@@ -107,11 +112,12 @@ def any_good(database: Database) -> bool:
     return any(is_good(row, clock.now()) for row in every(database))
 
 
+@settled
 def revoke(database: Database, named: str) -> ApiKey:
     """Takes back the key of that name or id. Raises NotFound where there is none that is still good for anything."""
     with database.write() as session:
-        row = _live(session, named)
-        row.revoked_at = clock.now()
+        row = _live(session, named, revoked_too=is_repetition())
+        row.revoked_at = row.revoked_at or clock.now()
         session.add(row)
     return row
 
@@ -142,10 +148,12 @@ def limits(row: ApiKey) -> Limits:
     )
 
 
-def _live(session: Session, named: str) -> ApiKey:
-    found = session.exec(
-        select(ApiKey).where(or_(col(ApiKey.name) == named, col(ApiKey.id) == named), col(ApiKey.revoked_at).is_(None))
-    ).first()
+def _live(session: Session, named: str, *, revoked_too: bool) -> ApiKey:
+    query = select(ApiKey).where(or_(col(ApiKey.name) == named, col(ApiKey.id) == named))
+    if not revoked_too:
+        query = query.where(col(ApiKey.revoked_at).is_(None))
+    # A name may be given again once its key is revoked: the newest is meant.
+    found = session.exec(query.order_by(col(ApiKey.id).desc())).first()
     if found is None:
         raise NotFound("key", named)
     return found

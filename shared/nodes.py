@@ -16,9 +16,9 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, select
 
-from shared import bells, clock, replicas
+from shared import bells, clock, loop_reports, replicas
 from shared.attempts import Failure
-from shared.database import Database
+from shared.database import Database, hold, is_repetition, settled
 from shared.errors import Conflict, NotFound
 from shared.settings import Settings
 from shared.states import JobState
@@ -35,15 +35,21 @@ class SeenDevice:
     silent_seconds: float
     said_goodbye: bool
 
+    def alive(self, silence_seconds: float) -> bool:
+        """Whether its worker was heard within that time and has not shut down since."""
+        return not self.said_goodbye and self.silent_seconds <= silence_seconds
+
 
 def carries(device: Device, min_vram_mb: int, min_ram_mb: int) -> bool:
     """Whether the device has the memory, in MB (10^6 bytes): its own on a GPU, the host's on a CPU."""
     return (min_vram_mb if device.kind == "cuda" else min_ram_mb) <= device.memory_mb
 
 
+@settled
 def register_device(database: Database, device: Device) -> None:
     """A worker has started on this device; what an earlier one left is overwritten."""
     with database.write() as session:
+        hold(session, f"device {device.key}")
         _ensure(session, device.node)  # its io worker comes later, or never; a drain needs the row
         session.merge(device)
         session.flush()
@@ -112,6 +118,7 @@ def node_goodbye(database: Database, name: str) -> None:
         session.connection().execute(update(Node).where(col(Node.name) == name).values(seen_at=0.0))
 
 
+@settled
 def drain(database: Database, name: str) -> Node:
     """The node is to take nothing new; since when, if it was asked before. Raises NotFound.
 
@@ -124,6 +131,7 @@ def drain(database: Database, name: str) -> Node:
         return node
 
 
+@settled
 def undrain(database: Database, name: str) -> Node:
     """The node takes jobs again. Raises NotFound."""
     with database.write() as session:
@@ -139,6 +147,7 @@ def drained(database: Database) -> frozenset[str]:
         return frozenset(session.exec(select(Node.name).where(col(Node.drained_at).is_not(None))))
 
 
+@settled
 def remove(database: Database, name: str, silence_seconds: float) -> list[Job]:
     """Forgets a node that has gone for good, its devices, and what it held; what waited for it alone fails.
 
@@ -146,6 +155,8 @@ def remove(database: Database, name: str, silence_seconds: float) -> list[Job]:
     the rows show a job as running there: its lease has to run out first.
     """
     with database.write() as session:
+        if is_repetition() and session.get(Node, name) is None:
+            return bells.given_up_with_node(session, name)
         node = _locked(session, name)
         latest = select(epoch_now() - func.max(col(Device.seen_at))).where(Device.node == name)
         silent = session.exec(select(epoch_now() - col(Node.seen_at)).where(Node.name == name)).one()
@@ -158,6 +169,7 @@ def remove(database: Database, name: str, silence_seconds: float) -> list[Job]:
         gone = Failure("node_lost", f"Node {name} was removed", retryable=True)
         ended = bells.give_up_node(session, name, gone)
         replicas.forget(session, name)
+        loop_reports.forget_node(session, name)
         for rows in (delete(Device).where(col(Device.node) == name), delete(Process).where(col(Process.node) == name)):
             session.connection().execute(rows)
         session.delete(node)
@@ -174,6 +186,7 @@ def nodes(database: Database) -> list[tuple[Node, float]]:
 def report_processes(database: Database, node: str, names: Collection[str], processes: Sequence[Process]) -> None:
     """What a supervisor on that node runs now; `names` are all that it ever had, and no other supervisor's there."""
     with database.write() as session:
+        hold(session, f"processes of {node}")
         session.connection().execute(delete(Process).where(col(Process.node) == node, col(Process.name).in_(names)))
         session.add_all(processes)
         session.flush()
@@ -192,6 +205,7 @@ def processes(database: Database) -> list[Process]:
 def note(database: Database, name: str, value: str) -> str | None:
     """Writes down something about the whole installation; what stood there before."""
     with database.write() as session:
+        hold(session, f"installation {name}")
         row = session.get(Installation, name)
         before = row.value if row is not None else None
         session.merge(Installation(name=name, value=value))
@@ -207,6 +221,7 @@ def noted(database: Database, name: str) -> str | None:
 def agreed(database: Database, name: str) -> str:
     """The installation's value of that name, drawn at random by whoever asks first."""
     with database.write() as session:
+        hold(session, f"installation {name}")
         row = session.get(Installation, name)
         if row is None:
             row = Installation(name=name, value=secrets.token_hex(16))

@@ -43,6 +43,13 @@ def positions(database: Database, jobs: Sequence[Job]) -> dict[str, int]:
         return dict(session.exec(query).all())
 
 
+def still_queued(database: Database, job_ids: Sequence[str]) -> set[str]:
+    """Those of the jobs that wait in the queue now."""
+    with database.read() as session:
+        query = select(Job.id).where(col(Job.id).in_(job_ids), Job.status == JobState.QUEUED)
+        return set(session.exec(query))
+
+
 def queued_by_priority(database: Database) -> dict[int, int]:
     """How many jobs are queued, by the rank of their priority."""
     query = select(Job.priority, func.count()).where(Job.status == JobState.QUEUED).group_by(col(Job.priority))

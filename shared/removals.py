@@ -7,7 +7,7 @@ from sqlalchemy import delete, or_, update
 from sqlmodel import Session, col, select
 
 from shared import clock
-from shared.database import Database
+from shared.database import Database, settled
 from shared.job_types import CLEANUP, GENERATION
 from shared.states import JobState, ReplicaState
 from shared.tables import Device, Job, Replica, ReplicaFile, epoch_now
@@ -16,6 +16,7 @@ from shared.tables import Device, Job, Replica, ReplicaFile, epoch_now
 _GONE_SECONDS = 3600.0
 
 
+@settled
 def begin_removal(database: Database, node: str, model_id: str) -> bool:
     """Marks the replica as on its way out; from here on no job is claimed for it.
 
@@ -32,6 +33,7 @@ def begin_removal(database: Database, node: str, model_id: str) -> bool:
         return True
 
 
+@settled
 def abandon_removals(database: Database, node: str) -> None:
     """Takes back every mark left on that node, where one cleanup runs at a time. A presence scan must follow."""
     with database.write() as session:
@@ -39,6 +41,7 @@ def abandon_removals(database: Database, node: str) -> None:
         session.connection().execute(marked.values(state=ReplicaState.UNKNOWN))
 
 
+@settled
 def finish_removal(database: Database, node: str, model_id: str) -> None:
     """The files are gone: the replica is missing, and nothing is known of its files."""
     with database.write() as session:

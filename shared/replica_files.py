@@ -10,8 +10,9 @@ from datetime import datetime
 
 from sqlalchemy import delete
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
-from shared.database import Database
+from shared.database import Database, hold, settled
 from shared.states import REPLICA_READY, ReplicaState
 from shared.tables import Blob, Replica, ReplicaFile
 from shared.verification import Fault, FaultType, Verdict
@@ -42,6 +43,11 @@ class BlobState:
     revisions: tuple[str, ...]
 
 
+def replicas_of(node: str) -> str:
+    """The name of the lock under which rows are added to a node's replicas."""
+    return f"replicas of {node}"
+
+
 def files(database: Database, node: str, model_id: str, revision: str) -> dict[str, ReplicaFile]:
     """What is known of the files of that revision, by path."""
     query = select(ReplicaFile).where(
@@ -65,10 +71,12 @@ def record_files(database: Database, node: str, model_id: str, revision: str, fo
     rows = [_row(node, model_id, revision, state) for state in found]
     if rows:
         with database.write() as session:
+            hold(session, _files_of(node, model_id))
             for row in rows:
                 session.merge(row)
 
 
+@settled
 def take_out(database: Database, node: str, model_id: str, revision: str, faults: Sequence[Fault]) -> bool:
     """Takes a replica out of service at once: corrupted, and what was loaded from it is stale.
 
@@ -86,6 +94,7 @@ def take_out(database: Database, node: str, model_id: str, revision: str, faults
         return True
 
 
+@settled
 def record_verification(
     database: Database,
     node: str,
@@ -124,12 +133,14 @@ def record_verification(
         return row.state != before
 
 
+@settled
 def record_download(
     database: Database, node: str, model_id: str, repo: str, revision: str, found: Sequence[FileState], at: datetime
 ) -> None:
     """A revision has come whole and proven, and is the one that the node serves now."""
     size = sum(file.size for file in found)
     with database.write() as session:
+        hold(session, replicas_of(node))
         row = _locked(session, node, model_id) or Replica(
             node=node, model_id=model_id, state=ReplicaState.MISSING, repo=repo, missing_files=[], checked_at=at
         )
@@ -147,24 +158,44 @@ def record_download(
 
 
 def record_blobs(database: Database, node: str, found: Iterable[BlobState]) -> int:
-    """Writes what lies in the node's cache now. Returns how many rows changed: mostly none, and no lock is taken."""
+    """Writes what lies in the node's cache now. Returns how many rows changed: mostly none, and no lock is taken.
+
+    Several processes of a node do this at once; the second one compares with what the first has written.
+    """
     present = {(blob.repo, blob.name): _blob(node, blob) for blob in found}
-    known = {(blob.repo, blob.name): blob for blob in blobs(database, node)}
-    changed = [blob for key, blob in present.items() if key not in known or _differs(blob, known[key])]
-    gone = [blob for key, blob in known.items() if key not in present]
-    if changed or gone:
-        with database.write() as session:
-            for blob in changed:
-                session.merge(blob)
-            for blob in gone:
-                session.delete(blob)
+    changed, gone = _differences(present, blobs(database, node))
+    if not changed and not gone:
+        return 0
+    with database.write() as session:
+        hold(session, f"blobs of {node}")
+        changed, gone = _differences(present, session.exec(_blobs_of(node)).all())
+        for blob in changed:
+            session.merge(blob)
+        for blob in gone:
+            session.delete(blob)
     return len(changed) + len(gone)
 
 
 def blobs(database: Database, node: str) -> list[Blob]:
     """What lay in the node's cache when it last looked."""
     with database.read() as session:
-        return list(session.exec(select(Blob).where(Blob.node == node)))
+        return list(session.exec(_blobs_of(node)))
+
+
+def _blobs_of(node: str) -> SelectOfScalar[Blob]:
+    return select(Blob).where(Blob.node == node)
+
+
+def _differences(present: Mapping[tuple[str, str], Blob], rows: Sequence[Blob]) -> tuple[list[Blob], list[Blob]]:
+    """(blobs that are new or have changed, rows of blobs that are gone)"""
+    known = {(row.repo, row.name): row for row in rows}
+    changed = [blob for key, blob in present.items() if key not in known or _differs(blob, known[key])]
+    return changed, [row for key, row in known.items() if key not in present]
+
+
+def _files_of(node: str, model_id: str) -> str:
+    """The name of the lock on those rows: several processes of a node may write files that have no row yet."""
+    return f"files of {node} {model_id}"
 
 
 def _locked(session: Session, node: str, model_id: str) -> Replica | None:
@@ -173,6 +204,7 @@ def _locked(session: Session, node: str, model_id: str) -> Replica | None:
 
 
 def _replace(session: Session, node: str, model_id: str, revision: str, found: Iterable[FileState]) -> None:
+    hold(session, _files_of(node, model_id))
     mine = (col(ReplicaFile.node) == node, col(ReplicaFile.model_id) == model_id)
     session.connection().execute(delete(ReplicaFile).where(*mine))
     session.add_all([_row(node, model_id, revision, state) for state in found])

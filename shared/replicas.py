@@ -18,7 +18,8 @@ from sqlmodel import Session, col, select
 
 from shared import clock, removals
 from shared.catalogue import Catalogue, CatalogueEntry
-from shared.database import Database
+from shared.database import Database, hold, settled
+from shared.replica_files import replicas_of
 from shared.states import REPLICA_READY, ReplicaState
 from shared.tables import Blob, Pin, Replica, ReplicaFile
 
@@ -87,6 +88,7 @@ def record(
     now = clock.now()
     changed = False
     with database.write() as session:
+        hold(session, replicas_of(node))
         held = select(Replica).where(Replica.node == node).order_by(col(Replica.model_id)).with_for_update()
         known = {row.model_id: row for row in session.exec(held)}
         removing = removals.under_way(session, node)
@@ -161,14 +163,17 @@ def rows(database: Database) -> list[Replica]:
         return list(session.exec(select(Replica).order_by(col(Replica.node), col(Replica.model_id))))
 
 
+@settled
 def pin(database: Database, model_id: str) -> Pin:
     """Cleanup leaves the model alone from now on. Idempotent: the first moment stays."""
     with database.write() as session:
+        hold(session, f"pin of {model_id}")
         row = session.get(Pin, model_id) or Pin(model_id=model_id, pinned_at=clock.now())
         session.add(row)
         return row
 
 
+@settled
 def unpin(database: Database, model_id: str) -> None:
     """Cleanup may take the model again. Idempotent."""
     with database.write() as session:

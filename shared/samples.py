@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Float, Row, RowMapping, Select, and_, case, cast, delete, func, insert, literal, or_, select
 from sqlmodel import Session, col
 
-from shared.database import Database
+from shared.database import Database, hold
 from shared.tables import Sample, SampleHour
 
 _HOUR = timedelta(hours=1)
@@ -168,6 +168,7 @@ def _write_hour(database: Database, start: datetime, end: datetime) -> None:
             # A device that changed its kind within the hour (a restart with other settings) is what it was for longer.
             if key not in rows or rows[key]["samples"] < row["samples"]:
                 rows[key] = row
+        hold(session, "sample hours")
         session.execute(delete(SampleHour).where(col(SampleHour.hour) == start))
         if rows:
             session.execute(

@@ -103,7 +103,12 @@ class Settings(BaseSettings):
     max_failures: int = Field(5, ge=1, le=100, description="Crashes and lapsed leases after which a job fails.")
     retry_backoff_seconds: float = Field(2.0, ge=0, description="Wait after the first crash; doubles with each.")
     cancel_grace_seconds: float = Field(30.0, gt=0, description="After this, a cancelled job's process is killed.")
-    unplaced_limit_hours: float = Field(24.0, gt=0, description="A job that no device can take for this long fails.")
+    unplaced_limit_hours: float = Field(
+        24.0, gt=0, description="A job fails once nothing that could run it was there for this long."
+    )
+    finishing_limit_seconds: float = Field(
+        120.0, gt=0, description="A process that is not done this long after its job's end is killed."
+    )
     loading_limit_seconds: float = Field(1800.0, gt=0, description="A model that loads for longer is given up.")
     encoding_limit_seconds: float = Field(300.0, gt=0, description="Prompt encoding that takes longer is given up.")
     step_limit_seconds: float = Field(600.0, gt=0, description="A step, decode chunk or mux beyond this is given up.")
@@ -302,6 +307,11 @@ class Settings(BaseSettings):
     def several_beats(self) -> bool:
         """Whether beats may run on several hosts, one of them leading."""
         return self.beat == "redbeat" or (self.beat == "auto" and not self.database.startswith("sqlite"))
+
+    @cached_property
+    def device_heartbeat_seconds(self) -> float:
+        """How often a device and a node say that they are alive: thrice before they count as silent."""
+        return min(5.0, self.device_silence_seconds / 3)
 
     @cached_property
     def redis(self) -> str | None:

@@ -9,7 +9,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 from sqlmodel import col, select
 
-from shared.database import Database
+from shared.database import Database, hold
 from shared.tables import Snapshot
 
 # How several snapshots become one: counts show their height, healthy models their worst, the rest the mean.
@@ -27,6 +27,7 @@ _MEAN = (
 def record(database: Database, snapshot: Snapshot) -> None:
     """Stores it; a second one of the same moment takes the first one's place."""
     with database.write() as session:
+        hold(session, "snapshots")
         session.merge(snapshot)
 
 

@@ -35,7 +35,6 @@ _OPEN = text("resolved_at IS NULL")
 _OF_NODES = text("target_node IS NOT NULL")
 _LIVE = text("revoked_at IS NULL")
 _OWNED = text("owner IS NOT NULL")
-_OWNED_QUEUED = text("owner IS NOT NULL AND status = 'queued'")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
 _QUEUED = text("status = 'queued'")
 
@@ -45,8 +44,20 @@ class Job(SQLModel, table=True):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index("ix_jobs_waiting", "status", "model_id", "priority", "queued_at"),
         Index("ix_jobs_ended", "status", "finished_at"),
+        # The lines of the queue: jobs of one owner that the same devices or the same node can run, in order.
+        Index(
+            "ix_jobs_lines",
+            "owner",
+            "model_id",
+            "warm_key",
+            "target_node",
+            "mock",
+            "priority",
+            "queued_at",
+            sqlite_where=_QUEUED,
+            postgresql_where=_QUEUED,
+        ),
         # The order of the whole queue, whatever the model.
         Index("ix_jobs_order", "priority", "queued_at", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
         # The few jobs of nodes are found among a million generations.
@@ -59,17 +70,8 @@ class Job(SQLModel, table=True):
             sqlite_where=_OF_NODES,
             postgresql_where=_OF_NODES,
         ),
-        # What a key sees, and how much of it waits.
+        # What a key sees.
         Index("ix_jobs_owner", "owner", "id", sqlite_where=_OWNED, postgresql_where=_OWNED),
-        Index(
-            "ix_jobs_owner_queued",
-            "owner",
-            "model_id",
-            "priority",
-            "queued_at",
-            sqlite_where=_OWNED_QUEUED,
-            postgresql_where=_OWNED_QUEUED,
-        ),
         # One download of a model is under way to a node, never two.
         Index(
             "ix_jobs_one_download",

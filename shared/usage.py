@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, delete, func, union_all
 from sqlmodel import Session, col, select
 
-from shared.database import Database
+from shared.database import Database, hold
 from shared.job_types import GENERATION
 from shared.states import JobState, Phase
 from shared.tables import Job, Use, UseDay
@@ -415,6 +415,7 @@ def _next_use(database: Database, since: datetime, until: datetime) -> datetime 
 
 def _write_day(database: Database, start: datetime, until: datetime) -> None:
     with database.write() as session:
+        hold(session, "use days")
         found = _tallied(_ended(session, start, until))
         session.connection().execute(delete(UseDay).where(col(UseDay.day) == start.date()))
         for (model_id, day), tally in found.items():

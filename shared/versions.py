@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from sqlmodel import select
 
-from shared.database import Database
+from shared.database import Database, hold
 from shared.tables import ModelVersion
 
 _BACKOFF = timedelta(hours=1)
@@ -30,6 +30,7 @@ def is_due(database: Database, model_id: str, now: datetime) -> bool:
 def record(database: Database, model_id: str, sha: str | None, now: datetime) -> None:
     """What the hub answered; None: it did not."""
     with database.write() as session:
+        hold(session, f"version of {model_id}")
         row = session.get(ModelVersion, model_id) or ModelVersion(model_id=model_id, asked_at=now)
         row.asked_at = now
         row.failures = 0 if sha is not None else row.failures + 1

@@ -7,7 +7,7 @@ process puts the job's row right at once instead of leaving it to the lease.
 import logging
 import os
 import signal
-import threading
+import time
 from typing import Any
 
 from billiard import active_children
@@ -16,17 +16,18 @@ from celery.worker.request import Request
 
 from shared import attempt_spans, attempts, broker, clock, nodes, replicas
 from shared.errors import StoreFull, Unavailable
+from shared.loops import Loop
 from shared.meters import count_end
 from shared.tables import Device
 from workers import process
+from workers.kill_rule import Answering, Limits, judge
 
 log = logging.getLogger("wanworks.worker")
 
-_LOOK_SECONDS = 2.0
-_BEAT_EVERY_LOOKS = 3
-# A request whose job the rows do not show as running here, seen this many looks in a row, is a child that was fenced
-# off and does not notice: a claim or an end in between takes milliseconds.
-_STRAY_LOOKS = 3
+_PASS_SECONDS = 2.0
+# A row that this worker's children do not answer for is given back after so many passes: a child says that it has begun
+# an answer within milliseconds of its claim.
+_UNCARRIED_PASSES = 3
 
 
 class JobRequest(Request):  # type: ignore[misc]
@@ -64,56 +65,68 @@ def recover(reason: str, pid: int | None = None) -> None:
         log.warning("cannot recover at once: %s", error)
 
 
-class Guard(threading.Thread):
-    """Beats for the device, and kills a child when its job has been taken away or will not stop."""
+class Guard:
+    """Sends the device's heartbeat, and kills or recovers what its children cannot end themselves."""
 
     def __init__(self) -> None:
-        super().__init__(name="guard", daemon=True)
-        self._stopping = threading.Event()
-        self._strays: dict[str, int] = {}
+        self._answering: dict[tuple[str, int], Answering] = {}
+        self._uncarried: dict[tuple[str, int], int] = {}  # by job and attempt: passes in which no child carried it
+        settings, meters, reporter = process.settings(), process.meters(), process.reporter()
+        self._loops = [Loop("guard", _PASS_SECONDS, self._watch, meters=meters, reporter=reporter)]
+        if process.role() == "gpu":
+            every = settings.device_heartbeat_seconds
+            self._loops.append(Loop("device-heartbeat", every, _beat, meters=meters, reporter=reporter))
+        self._limits = Limits(settings.cancel_grace_seconds, settings.finishing_limit_seconds)
 
-    def run(self) -> None:
-        looks = 0
-        while not self._stopping.is_set():
-            try:
-                if looks % _BEAT_EVERY_LOOKS == 0 and process.role() == "gpu":
-                    _beat()
-                self._look()
-                if process.role() == "gpu":
-                    self._evict_stale()
-            except (Unavailable, StoreFull) as error:
-                log.warning("database: %s", error)
-            looks += 1
-            self._stopping.wait(_LOOK_SECONDS)
+    def start(self) -> None:
+        for loop in self._loops:
+            loop.start()
 
     def stop(self) -> None:
-        """Says goodbye, so that nothing more is rung here, and gives the running job back without a mark against it."""
-        self._stopping.set()
+        """Deregisters the device, so that nothing more is sent here, and gives the running job back unblamed."""
+        for loop in self._loops:
+            loop.stopping.set()
+        for loop in self._loops:
+            loop.stop()  # a heartbeat that comes later would register the device again
         try:
             if process.role() == "gpu":
                 nodes.device_goodbye(process.database(), process.claimant().device_key, os.getpid())
             for running in attempts.running_on(process.database(), process.worker_name()):
-                job = attempts.give_back(process.database(), running.job_id, running.attempt)
-                if job is not None:
-                    attempt_spans.tell_given_back(job, running.attempt)
-                log.info("job %s: given back, this worker is stopping", running.job_id)
+                _give_back(running.job_id, running.attempt, "this worker is stopping")
         except (Unavailable, StoreFull) as error:
-            log.warning("cannot say goodbye, the lease will tell: %s", error)
+            log.warning("cannot deregister, the lease will tell: %s", error)
 
-    def _look(self) -> None:
-        rows = {row.job_id: row for row in attempts.running_on(process.database(), process.worker_name())}
-        requests = {request.id: request.worker_pid for request in list(worker_state.active_requests)}
-        self._strays = {job_id: looks for job_id, looks in self._strays.items() if job_id in requests}
-        for job_id, pid in requests.items():
-            row = rows.get(job_id)
-            if row is None:
-                self._strays[job_id] = self._strays.get(job_id, 0) + 1
-                if self._strays[job_id] >= _STRAY_LOOKS:
-                    self._kill(job_id, pid, "its job is not this worker's any more")
-            elif row.lapsed:
-                self._kill(job_id, pid, "its lease has lapsed")
-            elif (row.cancel_seconds or 0.0) > process.settings().cancel_grace_seconds:
-                self._kill(job_id, pid, "it does not heed its cancel")
+    def _watch(self) -> None:
+        self._judge_requests()
+        self._give_back_what_nobody_carries()
+        if process.role() == "gpu":
+            self._evict_stale()
+
+    def _judge_requests(self) -> None:
+        requests = _job_requests()
+        rows = attempts.held(process.database(), {job_id for job_id, _ in requests})
+        now = time.monotonic()
+        judged = {}
+        for job_id, pid in requests:
+            known = self._answering.get((job_id, pid), Answering(process.worker_name(), pid))
+            judgement = judge(known, rows.get(job_id), now, self._limits)
+            judged[job_id, pid] = judgement.answering
+            if judgement.kill is not None:
+                self._kill(job_id, pid, judgement.kill)
+        self._answering = judged
+
+    def _give_back_what_nobody_carries(self) -> None:
+        """An attempt that the rows show as running here and no child answers: its claim was never confirmed to it."""
+        carried = set(_job_requests())
+        rows = attempts.running_on(process.database(), process.worker_name())
+        seen = {}
+        for row in rows:
+            if (row.job_id, row.pid) in carried:
+                continue
+            passes = seen[row.job_id, row.attempt] = self._uncarried.get((row.job_id, row.attempt), 0) + 1
+            if passes >= _UNCARRIED_PASSES:
+                _give_back(row.job_id, row.attempt, "no process here carries it")
+        self._uncarried = seen
 
     def _evict_stale(self) -> None:
         """Ends an idle child that holds a model whose files were found wrong or were removed; the next one is fresh."""
@@ -128,13 +141,12 @@ class Guard(threading.Thread):
         for child in active_children():
             os.kill(child.pid, signal.SIGKILL)
 
-    def _kill(self, job_id: str, pid: int | None, reason: str) -> None:
-        if pid:
-            log.error("job %s: killing process %d: %s", job_id, pid, reason)
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                log.info("process %d was gone already", pid)
+    def _kill(self, job_id: str, pid: int, reason: str) -> None:
+        log.error("job %s: killing process %d: %s", job_id, pid, reason)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            log.info("process %d was gone already", pid)
 
 
 def take_over() -> Guard:
@@ -143,6 +155,21 @@ def take_over() -> Guard:
     if process.role() == "gpu":
         _register()
     return Guard()
+
+
+def _job_requests() -> list[tuple[str, int]]:
+    """(job id, process) of the jobs that children are answering; ticks and other tasks are none."""
+    active = [request for request in list(worker_state.active_requests) if isinstance(request, JobRequest)]
+    return [(request.id, request.worker_pid) for request in active if request.worker_pid]
+
+
+def _give_back(job_id: str, attempt: int, reason: str) -> None:
+    job = attempts.give_back(process.database(), job_id, attempt)
+    if job is not None:
+        attempt_spans.tell_given_back(job, attempt)
+        if job.finished_at is not None:
+            count_end(process.meters(), job)
+        log.info("job %s: given back: %s", job_id, reason)
 
 
 def _beat() -> None:

@@ -8,6 +8,7 @@ from shared import broker, catalogue, nodes
 from shared.attempts import Claimant
 from shared.database import Database
 from shared.job_types import CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK
+from shared.loops import LoopReporter
 from shared.meters import Meters
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings, load
@@ -58,6 +59,12 @@ def claimant() -> Claimant:
 @cache
 def meters() -> Meters:
     return Meters(RestingRedis(settings().redis))
+
+
+@cache
+def reporter() -> LoopReporter:
+    """Of this process's background loops."""
+    return LoopReporter(database(), worker_name(), settings().node)
 
 
 @cache

@@ -1,10 +1,9 @@
-"""The pulse of a running attempt: a thread that renews the lease and listens for a cancel.
+"""The heartbeat of a running attempt: a loop that renews the lease and listens for a cancel.
 
 It stops renewing once a phase has outlived its limit, so that an attempt which hangs loses its job like one that died.
 """
 
 import logging
-import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -15,6 +14,8 @@ from shared.attempts import Fetched
 from shared.database import Database
 from shared.downloads import PAUSE, YIELD
 from shared.errors import AttemptStopped, Cancelled, Fenced, Paused, Preempted, StoreFull, Unavailable
+from shared.loops import Loop
+from shared.meters import Meters
 from shared.progress import Progress
 from shared.settings import Settings
 from shared.states import Phase
@@ -32,7 +33,15 @@ _HALTS: dict[str, type[AttemptStopped]] = {PAUSE: Paused, YIELD: Preempted}
 class Pulse:
     """Lives as long as the attempt: ``with Pulse(...) as pulse``."""
 
-    def __init__(self, settings: Settings, database: Database, progress: Progress, job: Job, span: AttemptSpan) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        progress: Progress,
+        job: Job,
+        span: AttemptSpan,
+        meters: Meters,
+    ) -> None:
         self._settings = settings
         self._database = database
         self._progress = progress
@@ -50,18 +59,18 @@ class Pulse:
         self._moved_at = time.monotonic()
         self._renewed_at = time.monotonic()
         self._stop: type[AttemptStopped] | None = None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"pulse-{job.id}", daemon=True)
+        self._asked_sql_at = 0.0
+        self._overdue: tuple[Phase, float] | None = None  # the phase that outlived its limit, and its last headway
+        self._loop = Loop("attempt", _LISTEN_SECONDS, self._listen, meters=meters, first_after_seconds=_LISTEN_SECONDS)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._loop.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended.set()
-        self._thread.join(timeout=5)
+        self._loop.stop(timeout=5)
 
     @property
     def phase(self) -> Phase:
@@ -82,23 +91,19 @@ class Pulse:
         if self._stop is not None:
             raise self._stop()
 
-    def _beat(self) -> None:
-        asked_sql = 0.0
-        while not self._ended.wait(_LISTEN_SECONDS):
-            now = time.monotonic()
-            heard = self._progress.listen(self._job_id)
-            cancel, hint = heard or (False, False)
-            if cancel:
-                self.cancel()
-            due = now - self._renewed_at >= self._settings.heartbeat_seconds
-            if due or hint or (heard is None and now - asked_sql >= _LISTEN_IN_SQL_SECONDS):
-                asked_sql = now
-                self._renew(now)
+    def _listen(self) -> None:
+        now = time.monotonic()
+        heard = self._progress.listen(self._job_id)
+        cancel, hint = heard or (False, False)
+        if cancel:
+            self.cancel()
+        due = now - self._renewed_at >= self._settings.heartbeat_seconds
+        if due or hint or (heard is None and now - self._asked_sql_at >= _LISTEN_IN_SQL_SECONDS):
+            self._asked_sql_at = now
+            self._renew(now)
 
     def _renew(self, now: float) -> None:
-        limit = self._limits.get(self._phase, self._settings.step_limit_seconds)
-        if now - self._moved_at > limit:
-            log.error("job %s: %s has outlived its %.0f s; no more renewals", self._job_id, self._phase, limit)
+        if self._is_overdue(now):
             return
         try:
             renewal = attempts.renew(self._database, self._job_id, self._attempt, self._settings.lease_seconds)
@@ -113,4 +118,17 @@ class Pulse:
         if renewal.cancel:
             self.cancel()
         elif renewal.halt is not None:
-            self._stop = self._stop or _HALTS[renewal.halt]
+            self._stop = self._stop or _HALTS.get(renewal.halt)
+
+    def _is_overdue(self, now: float) -> bool:
+        """Whether the present phase has outlived its limit; says so once."""
+        limit = self._limits.get(self._phase, self._settings.step_limit_seconds)
+        if now - self._moved_at <= limit:
+            return False
+        overdue = (self._phase, self._moved_at)
+        if self._overdue != overdue:
+            self._overdue = overdue
+            log.error(
+                "job %s: %s has outlived its %g s; the lease is not renewed any more", self._job_id, self._phase, limit
+            )
+        return True

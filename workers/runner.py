@@ -38,6 +38,8 @@ log = logging.getLogger("wanworks.runner")
 _RETRY_SECONDS = 1.0
 # A job that could not be stored goes back to the queue, but not to the next device at once.
 _STORE_AWAY_SECONDS = 30.0
+# What may be raised while the end is being written without telling whether it was.
+_UNKNOWN_END = (Unavailable, StoreFull, KeyboardInterrupt, SystemExit)
 
 
 class Work(Protocol):
@@ -55,7 +57,7 @@ class Work(Protocol):
         ...
 
     def after(self, job: Job) -> None:
-        """What follows the commit of the job's end. May raise Unavailable, which is logged."""
+        """What follows the commit of the job's end. Whatever it raises is logged."""
         ...
 
 
@@ -92,13 +94,18 @@ class Runner:
     def _carry_out(self, job: Job, work: Work, span: AttemptSpan) -> None:
         broker.nudge(self._redis)  # the place ahead of this device is free
         self._tell(job)
-        with Pulse(self._settings, self._database, self._progress, job, span) as pulse:
+        with Pulse(self._settings, self._database, self._progress, job, span, self._meters) as pulse:
+            made = False
             try:
                 result = work.run(job, pulse)
                 span.finishing()
+                made = True
                 ended = self._persist(lambda: attempts.succeed(self._database, job.id, job.attempt, result))
             except BaseException as error:
-                work.undo(job)
+                # The row may name this attempt as the winner although nobody has confirmed it: then its files stay,
+                # and the sweep removes them where the row does not.
+                if not (made and isinstance(error, _UNKNOWN_END)):
+                    work.undo(job)
                 stopped = self._stopped(job, work, error, pulse)
                 if stopped is error:
                     raise
@@ -156,15 +163,20 @@ class Runner:
                 time.sleep(_RETRY_SECONDS)
 
     def _after(self, job: Job, work: Work, span: AttemptSpan) -> None:
-        """What follows the commit. Nothing here may fail the job: its end is written."""
+        """What follows the commit. Nothing here may fail the job: its end is written.
+
+        The main process allows it `finishing_limit_seconds`.
+        """
         span.ended(job)
         self._tell(job)
         if job.finished_at is not None:
             count_end(self._meters, job)
         try:
             work.after(job)
-        except Unavailable as error:
+        except (Unavailable, StoreFull) as error:
             log.warning("job %s: after its end: %s", job.id, error)
+        except Exception:
+            log.exception("job %s: after its end", job.id)
         broker.nudge(self._redis)
 
     def _tell(self, job: Job) -> None:

@@ -8,7 +8,7 @@ from celery import Task, shared_task
 from celery.exceptions import Ignore
 
 from shared import bells, broker, nodes
-from shared.errors import AttemptStopped, Cancelled, JobFailed
+from shared.errors import AttemptStopped, Cancelled, JobFailed, Unavailable
 from shared.job_types import JOB_TYPES, JobType
 from shared.progress import RestingRedis
 from workers import process
@@ -39,6 +39,10 @@ def _task(job_type: JobType) -> Any:
             self.send_event("task-revoked", terminated=False, signum=None, expired=False)
             raise Ignore() from None
         except AttemptStopped:
+            raise Ignore() from None
+        except Unavailable as error:
+            # Nothing was begun, or nobody knows whether it was: the main process gives back what no child carries.
+            log.warning("job %s: %s", job_id, error)
             raise Ignore() from None
         except JobFailed as error:
             raise JobFailed(f"{error.code}: {error}") from None

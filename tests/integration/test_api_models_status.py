@@ -144,6 +144,7 @@ def test_a_download_from_its_queue_to_its_end(client: TestClient, database: Data
     assert running["basis"]["estimated_download_time"] == "measured"
     assert status(client)["system_statistics"]["downloading_models"] == 1
     assert running["replicas"][0]["download_job_id"] == job.id
+    downloads.pause(database, job.id)
     attempts.paused(database, job.id, 1, "owner", Fetched(5_000, 10_000, 50.0))
     paused = model(client)
     assert (paused["availability_status"], paused["download_progress"]) == ("paused", 50.0)

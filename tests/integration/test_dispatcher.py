@@ -152,8 +152,10 @@ def test_what_no_device_can_carry_fails_with_no_device(settings: Settings, datab
     register(database, memory_mb=10)
     hold(database, *DEMO.model_ids)
     job = accepted(database)
-    impatient = settings.model_copy(update={"unplaced_limit_hours": 1e-9})
-    Dispatcher(impatient, database, celery_ring(settings)).look()
+    impatient = Dispatcher(settings.model_copy(update={"unplaced_limit_hours": 1e-9}), database, celery_ring(settings))
+    impatient.look()
+    assert jobs.get(database, job.id).status == JobState.QUEUED, "the time counts from here"
+    impatient.look()
     after = jobs.get(database, job.id)
     assert after.error is not None
     assert after.error["code"] == "no_device"

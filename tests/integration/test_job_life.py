@@ -175,9 +175,9 @@ def test_a_node_runs_no_more_downloads_than_it_has_slots(database: Database) -> 
 def test_cancel_ends_a_waiting_job_and_asks_a_running_one(database: Database) -> None:
     waiting, running = accepted(database), accepted(database)
     claimed(database, running.id)
-    assert jobs.request_cancel(database, waiting.id).status == JobState.CANCELLED
-    assert jobs.request_cancel(database, waiting.id).status == JobState.CANCELLED
-    assert jobs.request_cancel(database, running.id).status == JobState.RUNNING
+    assert jobs.request_cancel(database, waiting.id).job.status == JobState.CANCELLED
+    assert jobs.request_cancel(database, waiting.id).job.status == JobState.CANCELLED
+    assert jobs.request_cancel(database, running.id).job.status == JobState.RUNNING
     assert attempts.renew(database, running.id, 1, 60).cancel
     assert attempts.cancelled(database, running.id, 1).status == JobState.CANCELLED
     assert sorted(use.outcome for use in uses(database)) == ["cancelled", "cancelled"]

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.placement import PRIORITY_RISE_SECONDS, Bell, Estimates, Moment, decide, fits, in_order
-from shared.bells import Busy, Queue, Waiting
+from scheduler.placement import Bell, Estimates, Moment, decide, fits, in_order
+from shared.bells import PRIORITY_RISE_SECONDS, Busy, Queue, Waiting
 from tests.simulation import device, fifo, job, running, simulate
 
 MODELS = ("a", "b", "c")

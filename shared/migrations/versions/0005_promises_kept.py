@@ -34,6 +34,15 @@ def upgrade() -> None:
         sqlite_where=sa.text("status = 'queued'"),
         postgresql_where=sa.text("status = 'queued'"),
     )
+    op.create_index(
+        "ix_jobs_lines",
+        "jobs",
+        ["owner", "model_id", "warm_key", "target_node", "mock", "priority", "queued_at"],
+        sqlite_where=sa.text("status = 'queued'"),
+        postgresql_where=sa.text("status = 'queued'"),
+    )
+    op.drop_index("ix_jobs_owner_queued", "jobs")
+    op.drop_index("ix_jobs_waiting", "jobs")
     op.add_column(
         "webhook_messages",
         sa.Column("receiver", sqlmodel.sql.sqltypes.AutoString(length=261), server_default="", nullable=False),
@@ -47,6 +56,15 @@ def downgrade() -> None:
     op.create_index("ix_webhook_messages_due", "webhook_messages", ["due_at"])
     with op.batch_alter_table("webhook_messages", schema=None) as batch_op:
         batch_op.drop_column("receiver")
+    op.create_index("ix_jobs_waiting", "jobs", ["status", "model_id", "priority", "queued_at"])
+    op.create_index(
+        "ix_jobs_owner_queued",
+        "jobs",
+        ["owner", "model_id", "priority", "queued_at"],
+        sqlite_where=sa.text("owner IS NOT NULL AND status = 'queued'"),
+        postgresql_where=sa.text("owner IS NOT NULL AND status = 'queued'"),
+    )
+    op.drop_index("ix_jobs_lines", "jobs")
     op.drop_index(
         "ix_jobs_order",
         "jobs",

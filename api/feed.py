@@ -162,7 +162,7 @@ class Feed:
                         async for message in channel.listen():
                             if message["type"] == "message":
                                 self._hear(json.loads(message["data"]))
-                except (RedisError, OSError, ValueError) as error:
+                except (RedisError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: as in `Streams._ask`
                     log.debug("the feed is not heard: %s", error)
                 await asyncio.sleep(_REST_SECONDS)
 

@@ -97,6 +97,7 @@ def _strike() -> None:
 
 
 def _webhooks(module: Any) -> None:
+    assert module.WAITS_SECONDS, "the waits have another name now"
     module.WAITS_SECONDS = _WAITS_SECONDS
 
 

@@ -127,7 +127,7 @@ def _end(stack: Installation, load: Load, recorder: Recorder) -> Remains:
     code = stack.stop(60)
     recorder.note("stopped", code=code, seconds=round(time.monotonic() - began, 1))
     time.sleep(0.5)
-    outlived = tuple(str(pid) for pid in stack.processes())
+    outlived = (*stack.outlived, *(f"{pid} (at the end)" for pid in stack.processes()))
     return Remains(**{**vars(left), "left_after_stop": outlived})
 
 

@@ -143,8 +143,8 @@ def _victim(ground: Ground, name: str, choose: random.Random) -> int:
 
 def _start_again(sign: signal.Signals) -> Callable[[Ground, random.Random], tuple[str, Undo]]:
     def strike(ground: Ground, choose: random.Random) -> tuple[str, Undo]:
-        took = ground.stack.start_again(sign)
-        return f"{sign.name}, ready again after {took:.1f} s", _nothing
+        ended, ready = ground.stack.start_again(sign)
+        return f"{sign.name}, ended after {ended:.1f} s, ready again after {ready:.1f} s", _nothing
 
     return strike
 

@@ -28,6 +28,7 @@ from tests.stack import FAST, Stack, children, command_line
 
 _STARTS = 8  # tries to start it again after it was killed
 _READY_SECONDS = 90.0
+_GONE_SECONDS = 10.0  # by when nothing of a stack is left whose supervisor has ended
 _EXTRA_BYTES = 1_500_000
 _ENVIRONMENT = {
     **FAST,
@@ -94,6 +95,7 @@ class Installation(Stack):
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._changing = threading.Lock()
+        self.outlived: list[str] = []  # processes that were still there long after their supervisor had ended
 
     @property
     def orders(self) -> Path:
@@ -133,17 +135,18 @@ class Installation(Stack):
             time.sleep(0.5 * (attempt + 1))
         raise RuntimeError(f"the stack did not start: it said {said!r}")
 
-    def start_again(self, sign: signal.Signals) -> float:
-        """Ends the supervisor by that signal and starts it again; how long that took, in seconds."""
+    def start_again(self, sign: signal.Signals) -> tuple[float, float]:
+        """Ends the supervisor by that signal and starts it again; how long each took, in seconds."""
         with self._changing:
             assert self.process is not None
             began = time.monotonic()
             self.process.send_signal(sign)
             self.process.wait(60)
-            while self.processes() and time.monotonic() - began < 20:
+            ended = time.monotonic()
+            while (left := self.processes()) and time.monotonic() - ended < _GONE_SECONDS:
                 time.sleep(0.1)
-            self.start()
-            return time.monotonic() - began
+            self.outlived += [f"{pid} {command_line(pid)[:120]} ({sign.name})" for pid in left]
+            return ended - began, self.start()
 
     def is_up(self) -> bool:
         with suppress(httpx.HTTPError):

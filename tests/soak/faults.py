@@ -298,7 +298,7 @@ _FAULTS: tuple[Fault, ...] = (
     Fault("empty Redis", _flush_redis),
     Fault("lock SQLite for long", _lock_sqlite, (18.0, 20.0), weight=1, only="sqlite"),
     Fault("lock SQLite", _lock_sqlite, (2.0, 4.0), only="sqlite"),
-    Fault("lose commits' answers", _order("commit-lost", "0.2"), (2.0, 6.0), weight=4, only="sqlite"),
+    Fault("lose commits' answers", _order("commit-lost", "0.5"), (3.0, 8.0), weight=4, only="sqlite"),
     Fault("restart PostgreSQL", _restart_postgresql, only="postgresql"),
     Fault("end PostgreSQL's backends", _end_backends, only="postgresql"),
     Fault("lose commits' answers", _cut_commits("after"), (3.0, 10.0), weight=6, only="postgresql"),

@@ -4,6 +4,7 @@
 # make check      format, lint, strict types, import contracts
 # make test       the tests; test-slow those that take minutes, test-cluster those of several hosts (as root),
 #                 gpu-check those that need a CUDA device
+# make soak       random faults under load, and a checker: SOAK_JOBS, SOAK_FAULTS, SOAK_SEED, SOAK_DATABASE
 # make bench      measures, and writes docs/measurements.md
 # make docs       the pages of docs/, as a site
 # make lock       pins what is installed now
@@ -21,7 +22,7 @@ DEVICES ?= auto
 PORT ?= 8000
 FLOWER_PORT ?= 5555
 
-.PHONY: docs setup demo up check test test-slow test-cluster gpu-check bench lock
+.PHONY: docs setup demo up check test test-slow test-cluster gpu-check soak bench lock
 
 setup: $(STAMP)
 
@@ -62,6 +63,9 @@ test-cluster: $(STAMP)
 
 gpu-check: $(STAMP)
 	$(BIN)/python -m tests.gpu
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench

@@ -162,7 +162,7 @@ class Feed:
                         async for message in channel.listen():
                             if message["type"] == "message":
                                 self._hear(json.loads(message["data"]))
-                except (RedisError, OSError) as error:
+                except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: as in `Streams._ask`
                     log.debug("the feed is not heard: %s", error)
                 except Exception:  # a message that is none of ours, say: what comes after it is still to be heard
                     log.exception("the feed could not be read; it is listened to again")

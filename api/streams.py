@@ -71,6 +71,7 @@ class Streams:
         try:
             async with asyncio.timeout(wait_seconds + _TIMEOUT_SECONDS):
                 return await question(self._client)
-        except (RedisError, OSError, TimeoutError):
+        except (RedisError, OSError, TimeoutError, RuntimeError):
+            # RuntimeError: uvloop's word for a connection that was closed meanwhile.
             self._resting_until = time.monotonic() + _REST_SECONDS
             return None

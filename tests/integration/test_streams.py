@@ -1,0 +1,32 @@
+"""The reader of event streams where its connection to Redis was closed behind its back."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import uvloop
+
+from api.streams import Streams
+
+
+async def _read_over_a_closed_connection(url: str) -> tuple[object, bool]:
+    streams = Streams(url)
+    assert await streams.ping()
+    connection = await streams._client.connection_pool.get_connection()
+    await streams._client.connection_pool.release(connection)
+    connection._writer.transport.abort()  # as where Redis was killed: uvloop closes it in its next turn
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    connection._reader._eof = False  # the pool has not noticed yet
+    found = await streams.read("job", "0-0", 0.05)
+    away = streams.away
+    await streams.close()
+    return found, away
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_a_connection_that_was_closed_counts_as_a_redis_that_is_away(redis_url: str, loop: Any) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        found, away = runner.run(_read_over_a_closed_connection(redis_url))
+    assert found == []
+    assert away

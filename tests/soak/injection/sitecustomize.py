@@ -1,0 +1,132 @@
+"""Faults that only code within a process can bring about. Python imports this at its start: the stack of a leg has
+this folder on its PYTHONPATH; the harness then orders faults by files in `HOME/soak/`.
+
+commit-lost          SQLite: of the commits, so many (a share from 0 to 1) are carried out and then reported as failed
+disk-full            nothing can be written into the store
+pipeline-KIND-N      the next step of a generation takes the file away and ends in KIND: memory, error, exit or segv
+"""
+
+import errno
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_FOLDER = Path(os.environ.get("WANWORKS_HOME", "")) / "soak"
+# So that a leg sees what takes a day in life: seconds before each repetition of a webhook's message.
+_WAITS_SECONDS = (1, 1, 2, 2, 3, 3, 5, 5, *[10] * 30)
+
+
+def _sqlite(module: ModuleType) -> None:
+    import sqlite3
+
+    flag = _FOLDER / "commit-lost"
+    dialect: Any = module.SQLiteDialect_pysqlite
+    commit = dialect.do_commit
+
+    def do_commit(self: Any, connection: Any) -> None:
+        was_open = connection.in_transaction
+        commit(self, connection)
+        if was_open and flag.exists():
+            try:
+                share = float(flag.read_text() or 0)
+            except (OSError, ValueError):
+                return
+            if random.random() < share:
+                raise sqlite3.OperationalError("disk I/O error")
+
+    dialect.do_commit = do_commit
+
+
+def _full(real: Callable[..., Any]) -> Callable[..., Any]:
+    flag = _FOLDER / "disk-full"
+
+    def write(*args: Any, **options: Any) -> Any:
+        if flag.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*args, **options)
+
+    return write
+
+
+def _store(module: Any) -> None:
+    module.write_durably = _full(module.write_durably)
+
+
+def _outputs(module: Any) -> None:
+    module._sync = _full(module._sync)
+
+
+def _pipeline(module: Any) -> None:
+    run = module.run
+
+    def faulty(*args: Any) -> Any:
+        *others, signals = args
+
+        def check() -> None:
+            _strike()
+            signals.check()
+
+        return run(*others, module.Signals(signals.enter, check))
+
+    module.run = faulty
+
+
+def _strike() -> None:
+    for flag in _FOLDER.glob("pipeline-*"):
+        try:
+            flag.unlink()
+        except FileNotFoundError:
+            continue  # another process has taken it
+        match flag.name.split("-")[1]:
+            case "memory":
+                raise MemoryError
+            case "error":
+                raise RuntimeError("a fault of the harness")
+            case "exit":
+                os._exit(1)
+            case "segv":
+                os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _webhooks(module: Any) -> None:
+    assert module.WAITS_SECONDS, "the waits have another name now"
+    module.WAITS_SECONDS = _WAITS_SECONDS
+
+
+_PATCHES: dict[str, Callable[[Any], None]] = {
+    "sqlalchemy.dialects.sqlite.pysqlite": _sqlite,
+    "shared.store_directory": _store,
+    "workers.outputs": _outputs,
+    "workers.pipelines.running": _pipeline,
+    "shared.standard_webhooks": _webhooks,
+}
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds those modules as usual and patches each once it is loaded."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name not in _PATCHES:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                load(module)
+                _PATCHES[name](module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if "WANWORKS_HOME" in os.environ:
+    sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,124 @@
+"""What the installation holds at the end of a leg, once retention and sweep have run: read beside the running stack."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from scheduler.ticks import apply_retention, sweep
+from shared.database import Database
+from shared.nodes import agreed
+from shared.settings import Settings
+from shared.store import open_store
+from tests.soak.history import Recorder, Remains
+from tests.soak.installation import Installation
+from tests.soak.plan import EXTRA
+from workers.hub.partials import partials
+
+_RETENTION = timedelta(days=30)  # the default: so only what was deleted goes
+_COLUMNS = (
+    "id, type, status, attempt, failures, hidden, mock, model_id, worker, params, result, error, "
+    "started_at, finished_at, lease_until, cancel_at, webhook_url"
+)
+_SETTLED_SECONDS = 6.0  # a process that was just born or is just ending is no stranger
+
+
+def tidy(stack: Installation) -> str:
+    """Does at once what retention and sweep do by the clock, with the sweep's age at nothing."""
+    settings = Settings(home=stack.home, node="here", catalogue=str(stack.catalogue))
+    database = Database(stack.database_url())
+    try:
+        store = open_store(settings, lambda: agreed(database, "store"), create=False)
+        said = [apply_retention(database, store, _RETENTION)]
+        # Twice: the first may go on from where the last tick came to, and so miss what lies before that.
+        said += [sweep(database, store, 0.0) for _ in range(2)]
+        return "; ".join(said)
+    finally:
+        database.close()
+
+
+def waiting_messages(stack: Installation) -> int:
+    """How many webhook messages are still to be sent."""
+    return len(_rows(stack, "SELECT id FROM webhook_messages WHERE state = 'waiting'"))
+
+
+def collect(stack: Installation, recorder: Recorder) -> Remains:
+    rows = [_readable(row, recorder) for row in _rows(stack, f"SELECT {_COLUMNS} FROM jobs")]
+    messages = _rows(stack, "SELECT id, job_id, type, state, tries, error FROM webhook_messages")
+    uses = _rows(stack, "SELECT job_id, outcome FROM uses")
+    return Remains(
+        rows=tuple(rows),
+        uses=tuple((use["job_id"], use["outcome"]) for use in uses),
+        messages=tuple(messages),
+        files=tuple(_files(stack.home / "store")),
+        partials=tuple(
+            (found.repo.replace("soak/extra-", f"{EXTRA}-"), str(found.path))
+            for found in partials(stack.home.parent / "models")
+        ),
+        redis_keys=tuple(_redis_keys(stack)),
+        strangers=_strangers(stack),
+    )
+
+
+def _rows(stack: Installation, query: str) -> list[dict[str, Any]]:
+    engine = stack.database()
+    try:
+        with engine.connect() as connection:
+            return [dict(row) for row in connection.execute(text(query)).mappings()]
+    finally:
+        engine.dispose()
+
+
+def _readable(row: Mapping[str, Any], recorder: Recorder) -> dict[str, Any]:
+    """Alike from both databases: JSON read, flags as such, moments on the leg's clock."""
+    read = dict(row)
+    for name in ("params", "result", "error"):
+        if isinstance(read[name], str):
+            read[name] = json.loads(read[name])
+    for name in ("hidden", "mock"):
+        read[name] = bool(read[name])
+    for name in ("started_at", "finished_at"):
+        read[name] = _moment(read[name], recorder)
+    for name in ("lease_until", "cancel_at"):
+        read[name] = recorder.of_wall(read[name]) if read[name] is not None else None
+    return read
+
+
+def _moment(value: Any, recorder: Recorder) -> float | None:
+    if value is None:
+        return None
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return recorder.of_wall(moment.timestamp())
+
+
+def _files(store: Path) -> Iterator[tuple[str, str, int, str]]:
+    for path in sorted((store / "inputs").glob("*/*")):
+        yield "inputs", path.parent.name, 0, path.name
+    for folder in sorted((store / "artifacts").iterdir()):
+        attempts = sorted(folder.iterdir())
+        if not attempts:
+            yield "artifacts", folder.name, 0, ""
+        for attempt in attempts:
+            number = int(attempt.name) if attempt.name.isdigit() else 0
+            names = sorted(file.name for file in attempt.iterdir()) if attempt.is_dir() else [attempt.name]
+            for name in names or [""]:
+                yield "artifacts", folder.name, number, name
+
+
+def _redis_keys(stack: Installation) -> Iterator[tuple[str, int]]:
+    client = stack.redis()
+    for key in client.scan_iter(count=1000):
+        yield key.decode(errors="replace"), client.ttl(key)
+
+
+def _strangers(stack: Installation) -> tuple[str, ...]:
+    before = set(stack.strangers())
+    if before:
+        time.sleep(_SETTLED_SECONDS)
+    return tuple(sorted(before & set(stack.strangers())))

@@ -49,7 +49,7 @@ export function progressWords(job) {
     if (progress.phase === "waiting_for_model") return "waits for its model";
     return job.queue_position === null || job.queue_position === 0
       ? "next in the queue"
-      : `${job.queue_position} before it`;
+      : `${job.queue_position_approximate ? "about " : ""}${job.queue_position} ahead`;
   }
   if (job.status === "paused")
     return `paused${job.paused_by === "disk_full" ? ": the disk is full" : ""} at ${percent(progress.percent)}`;

@@ -34,10 +34,10 @@ def test_told_of_progress_and_of_the_end(stack: Stack) -> None:
     receiver = Receiver()
     job_id = stack.submit(webhook_url=receiver.url, webhook_progress=True, resolution="256x256", frames=17, steps=20)
     told: list[dict[str, object]] = []
+    key = key_of(wanworks("webhook-secret", "--home", str(stack.home)).stdout.strip())
 
     def ended() -> bool:
         headers, body = receiver.came.get(timeout=60)
-        key = key_of(wanworks("webhook-secret", "--home", str(stack.home)).stdout.strip())
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
         assert headers["webhook-signature"] == f"v1,{expected}"

@@ -25,6 +25,11 @@ app.Worker = app.subclass_with_self(shutdown.Worker)
 
 @signals.worker_ready.connect
 def _on_ready(**_: Any) -> None:
+    with shutdown.coming_up:
+        _come_up()
+
+
+def _come_up() -> None:
     from workers import main_process
     from workers.child_process import set_up_traces
 

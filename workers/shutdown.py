@@ -27,6 +27,8 @@ LIMIT_SECONDS = 3.0  # from the signal to the end of the process; the supervisor
 _HANDING_BACK_SECONDS = 2.0  # of them, for what the loops and the database need
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
+coming_up = threading.Lock()
+"""Held while the worker registers and says how to undo it: a stop comes before that or after it."""
 handing_back: list[Callable[[], Any]] = []
 """What is to be called when the process stops, all at once, each in a thread of its own."""
 at_last: list[Callable[[], Any]] = []
@@ -70,6 +72,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         deadline = time.monotonic() + LIMIT_SECONDS
         threading.Thread(target=_end_at, args=(deadline,), name="shutdown-limit", daemon=True).start()
         log.info("this worker is stopping")
+        coming_up.acquire(timeout=_HANDING_BACK_SECONDS)
         if not handing_back:
             _end_at(0.0)  # it has not come up, so it has nothing
         _call_all(handing_back, _HANDING_BACK_SECONDS)

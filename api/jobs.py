@@ -9,6 +9,7 @@ from math import ceil
 
 import anyio.to_thread
 from pydantic import BaseModel
+from sse_starlette.sse import AppStatus
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,6 +32,7 @@ from shared.tables import Job
 
 log = logging.getLogger("wanworks.jobs")
 
+_STOP_HEEDED_SECONDS = 0.5  # how soon somebody who waits is answered when this process stops
 LOOK_SECONDS = 5.0  # how often somebody who waits looks at SQL, whatever Redis says
 
 
@@ -206,7 +208,9 @@ async def _until_ended(context: Context, job_id: str, only: str | None, wait_sec
             return
         look_at = min(deadline, time.monotonic() + LOOK_SECONDS)
         while (left := look_at - time.monotonic()) > 0:
-            entries = await context.streams.read(job_id, after, left)
+            if AppStatus.should_exit:
+                return  # this process is stopping: what is known now is a better answer than none
+            entries = await context.streams.read(job_id, after, min(left, _STOP_HEEDED_SECONDS))
             after = entries[-1].id if entries else after
             if context.streams.away or any(entry.event.get("status") in JOB_ENDS for entry in entries):
                 break

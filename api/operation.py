@@ -4,6 +4,7 @@ The table in `api/routes.py` is made of these; the router and `/openapi.json` bo
 know a route that the other does not.
 """
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import anyio.to_thread
 from pydantic import BaseModel, ConfigDict
+from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -129,6 +131,11 @@ def _call(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         context = context_of(request)
         try:
             answer = await answered(context, request)
+        except asyncio.CancelledError:
+            if not AppStatus.should_exit:
+                raise
+            # The process is stopping and has waited for this one long enough.
+            raise Unavailable("The server is stopping; ask again.") from None
         except Exception as error:
             await _note(context, request, operation, status_of(error))
             raise

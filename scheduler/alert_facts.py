@@ -28,7 +28,6 @@ from shared.settings import Settings
 from shared.states import REPLICA_READY, JobState, Phase
 from shared.tables import Device, Job, Node, Process, Sample, Snapshot
 
-DISPATCHER_KEY = "wanworks:dispatcher"
 ALERTS = "alerts"  # the schedule of the alerts themselves, which says nothing of beat
 REDIS_LOST = "redis_lost_at"  # noted by the dispatcher when Redis was found empty: seconds since 1970
 _DOWNLOAD_FAILED_DAYS = 7

@@ -17,7 +17,7 @@ from typing import Any
 import redis
 
 from scheduler import node_placement, on_demand
-from scheduler.alert_facts import DISPATCHER_KEY, REDIS_LOST
+from scheduler.alert_facts import REDIS_LOST
 from scheduler.alerting import AlertWatch
 from scheduler.placement import (
     Bell,
@@ -62,7 +62,7 @@ log = logging.getLogger("wanworks.dispatcher")
 _LOCK_KEY = "wanworks:dispatcher:lock"
 _LEADER_SECONDS = 6.0
 # One wait for a wake-up: well within the lock's time and the socket's patience.
-_WAIT_SECONDS = 2.0
+_WAIT_SECONDS = 0.5  # and short enough for a stop
 _ORDER_SECONDS = 0.5
 _ESTIMATES_KEEP_SECONDS = 20.0
 # Where nothing has been measured yet. Loading and running as long as each other; never shown to anybody.
@@ -98,15 +98,16 @@ class Dispatcher:
         self._durations: dict[str, tuple[float, usage.Durations]] = {}
         self._resting = RestingRedis(settings.redis)
         self._progress = Progress(self._resting)
-        self._meters = Meters(self._resting)
+        self.meters = Meters(self._resting)
         self._redis = connect(settings.redis, timeout=5.0) if settings.redis else None
         self._order_told_at = float("-inf")
+        self._led_at = float("-inf")  # when the leadership was last asked for
         self._lock = (
             self._redis.lock(_LOCK_KEY, timeout=_LEADER_SECONDS, blocking=False, thread_local=False)
             if self._redis is not None
             else None
         )
-        self._reporter = LoopReporter(database, f"dispatcher@{settings.node}", settings.node)
+        self.reporter = LoopReporter(database, f"dispatcher@{settings.node}", settings.node)
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -117,8 +118,8 @@ class Dispatcher:
                     self._check_epoch()
                     began = time.monotonic()
                     self.look()
-                    self._reporter.report(DISPATCHER, self._settings.dispatch_seconds)
-                    self._meters.observe(LOOK_SECONDS, seconds=time.monotonic() - began)
+                    self.reporter.report(DISPATCHER, self._settings.dispatch_seconds)
+                    self.meters.observe(LOOK_SECONDS, seconds=time.monotonic() - began)
             except (DatabaseUnavailable, StoreFull) as error:
                 log.warning("database: %s", error)
             except (redis.RedisError, OSError) as error:
@@ -126,10 +127,8 @@ class Dispatcher:
             except Exception:
                 # One row that cannot be understood must not stop all the others.
                 log.exception("this pass failed; the next one follows")
-                self._meters.count(LOOP_ERRORS, DISPATCHER)
+                self.meters.count(LOOP_ERRORS, DISPATCHER)
             self._wait()
-        self._reporter.close()
-        self._meters.close()
         if self._lock is not None:
             try:
                 self._lock.release()
@@ -254,7 +253,7 @@ class Dispatcher:
             job = attempts.crashed(self._database, job_id, attempt, "The worker died or went silent", backoff)
             if job is not None:
                 log.warning("job %s: the lease of attempt %d ran out; now %s", job_id, attempt, job.status)
-                self._meters.count(TAKEOVERS)
+                self.meters.count(TAKEOVERS)
                 attempt_spans.tell_lost(job, attempt, "worker_lost", "Its lease ran out")
                 self._tell(job)
 
@@ -314,7 +313,7 @@ class Dispatcher:
         ended = job.finished_at is not None
         self._progress.report(job.id, {"kind": "state", "attempt": job.attempt, "status": job.status}, ended=ended)
         if ended:
-            count_end(self._meters, job)
+            count_end(self.meters, job)
 
     def _load_seconds(self, warm_key: str) -> float:
         measured = self._measured(warm_key).load_seconds
@@ -334,7 +333,7 @@ class Dispatcher:
     def _leads(self) -> bool:
         if self._redis is None or self._lock is None:
             return True
-        self._redis.set(DISPATCHER_KEY, 1, ex=15)
+        self._led_at = time.monotonic()
         try:
             if self._lock.owned():
                 self._lock.extend(_LEADER_SECONDS, replace_ttl=True)
@@ -353,7 +352,8 @@ class Dispatcher:
             try:
                 if self._redis.blpop([broker.NUDGE_KEY], timeout=min(left, _WAIT_SECONDS)) is not None:
                     return
-                self._leads()
+                if time.monotonic() - self._led_at > _LEADER_SECONDS / 3:
+                    self._leads()
             except (redis.RedisError, OSError):
                 self.stopping.wait(min(left, _WAIT_SECONDS))
 
@@ -426,12 +426,12 @@ def main() -> None:
     dispatcher = Dispatcher(settings, Database(settings.database), celery_ring(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stopping.set())
-    meters = Meters(RestingRedis(settings.redis))
-    alerting = AlertWatch(settings, meters)
+    alerting = AlertWatch(settings, dispatcher.meters, dispatcher.reporter)
     alerting.start()
     dispatcher.run()
-    alerting.stop(timeout=5)
-    meters.close()
+    alerting.stop(timeout=1.5)
+    dispatcher.reporter.close()
+    dispatcher.meters.close()
     tracing.close()
 
 

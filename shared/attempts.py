@@ -17,7 +17,7 @@ from shared import clock
 from shared.database import Database, hold, is_repetition, settled
 from shared.downloads import BY_OWNER, PAUSE
 from shared.errors import Fenced
-from shared.jobs import note_end
+from shared.jobs import mark_partials, note_end
 from shared.states import REPLICA_READY, JobState, Phase
 from shared.tables import Job, Node, Replica, epoch_now
 
@@ -116,12 +116,15 @@ def renew(database: Database, job_id: str, attempt: int, lease_seconds: float) -
 
 
 def succeed(database: Database, job_id: str, attempt: int, result: dict[str, Any]) -> Job:
-    """Raises Fenced where the job is not this attempt's any more."""
+    """Ends the job as succeeded; as cancelled, where somebody was promised that meanwhile.
+
+    Raises Fenced where the job is not this attempt's any more.
+    """
     return _end(database, job_id, attempt, JobState.SUCCEEDED, result=result, percent=100.0)
 
 
 def fail(database: Database, job_id: str, attempt: int, failure: Failure, percent: float = 0.0) -> Job:
-    """Ends the job as failed, that far. Raises Fenced."""
+    """Ends the job as failed, that far; as cancelled, where somebody was promised that meanwhile. Raises Fenced."""
     return _end(database, job_id, attempt, JobState.FAILED, error=failure.as_dict(), percent=percent)
 
 
@@ -312,17 +315,22 @@ def _end(database: Database, job_id: str, attempt: int, state: JobState, **value
     with database.write() as session:
         job = _locked(session, job_id, attempt)
         if job is not None:
+            if job.cancel_at is not None:
+                return _close(session, job, JobState.CANCELLED, percent=values["percent"])
             return _close(session, job, state, **values)
         job = session.get(Job, job_id)
-        if job is None or (job.attempt, job.status) != (attempt, state) or not _is_as_stored(job, values):
+        if job is None or job.attempt != attempt or not _is_as_asked(job, state, values):
             raise Fenced()
         return job
 
 
-def _is_as_stored(job: Job, values: dict[str, Any]) -> bool:
+def _is_as_asked(job: Job, state: JobState, values: dict[str, Any]) -> bool:
     """Whether the row says what this end would: one that somebody else has written says something else."""
+    if job.status == JobState.CANCELLED:
+        return job.cancel_at is not None
     wanted = json.loads(json.dumps(values))
-    return all(getattr(job, name) == value for name, value in wanted.items() if name in ("result", "error"))
+    stored = all(getattr(job, name) == value for name, value in wanted.items() if name in ("result", "error"))
+    return job.status == state and stored
 
 
 def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
@@ -332,6 +340,7 @@ def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
     job.status = state
     job.finished_at = clock.now()
     job.lease_until = job.bell_device = job.bell_at = job.phase = job.halt = None
+    mark_partials(job)
     session.add(job)
     note_end(session, job)
     return job

@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 from shared.database import Database, is_repetition, settled
 from shared.errors import Conflict
 from shared.job_types import DOWNLOAD
-from shared.states import JOB_ENDS, JobState, Priority
+from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.tables import Job, epoch_now
 
 PAUSE = "pause"
@@ -125,6 +125,30 @@ def stopped_by_full_disk(database: Database) -> list[Job]:
     query = select(Job).where(Job.status == JobState.PAUSED, Job.paused_by == BY_FULL_DISK)
     with database.read() as session:
         return list(session.exec(query))
+
+
+def with_partials(database: Database, node: str) -> list[Job]:
+    """Downloads to the node that were cancelled and whose partial files are still to be removed; deleted ones too."""
+    query = select(Job).where(
+        Job.type == DOWNLOAD, Job.target_node == node, Job.status == JobState.CANCELLED, Job.phase == Phase.REMOVING
+    )
+    with database.read() as session:
+        return list(session.exec(query))
+
+
+def unended(database: Database, node: str) -> list[Job]:
+    """Downloads to the node that have not ended, also those that were deleted and are about to stop."""
+    query = select(Job).where(Job.type == DOWNLOAD, Job.target_node == node, col(Job.status).not_in(JOB_ENDS))
+    with database.read() as session:
+        return list(session.exec(query))
+
+
+@settled
+def partials_removed(database: Database, job_ids: Sequence[str]) -> None:
+    """Their partial files are gone, or another download's."""
+    with database.write() as session:
+        done = update(Job).where(col(Job.id).in_(job_ids), col(Job.phase) == Phase.REMOVING)
+        session.connection().execute(done.values(phase=None))
 
 
 _UNENDED = [JobState.QUEUED, JobState.RUNNING, JobState.PAUSED]

@@ -10,11 +10,11 @@ import time
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import delete, func, insert, or_
+from sqlalchemy import ColumnElement, delete, func, insert, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
@@ -22,9 +22,10 @@ from shared import clock, tracing, webhooks
 from shared.database import Database, hold, is_repetition, settled
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound
 from shared.job_types import DOWNLOAD, GENERATION, GenerationParams
-from shared.states import JOB_ENDS, JobState, Priority
+from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.tables import Job, Use, epoch_now
 
+_REMOVED_WITHIN = timedelta(days=1)  # a node that is away for longer may never come back
 _QUEUE_RETRY_SECONDS = 10  # for who has too many queued: when one of them starts is not known
 
 
@@ -177,13 +178,16 @@ def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopp
 
 
 def purge(database: Database, job_ids: Sequence[str]) -> int:
-    """Drops the rows of ended jobs (their uses stay). Returns how many went."""
+    """Drops the rows of ended jobs (their uses stay). Returns how many went.
+
+    A cancelled download stays until its node has removed the partial files that only its row names, a day at most.
+    """
     if not job_ids:
         return 0
     with database.write() as session:
         webhooks.drop(session, job_ids)
         result = session.connection().execute(
-            delete(Job).where(col(Job.id).in_(job_ids), col(Job.status).in_(JOB_ENDS))
+            delete(Job).where(col(Job.id).in_(job_ids), col(Job.status).in_(JOB_ENDS), _is_tidy())
         )
         return int(result.rowcount)
 
@@ -193,7 +197,7 @@ def purgeable(database: Database, ended_before: datetime, limit: int = 500, besi
     query = (
         select(Job.id)
         .where(col(Job.status).in_(JOB_ENDS), or_(col(Job.hidden).is_(True), col(Job.finished_at) < ended_before))
-        .where(col(Job.id).not_in(besides))
+        .where(col(Job.id).not_in(besides), _is_tidy())
         .limit(limit)
     )
     with database.read() as session:
@@ -205,6 +209,12 @@ def winning_attempts(database: Database, job_ids: Sequence[str]) -> dict[str, tu
     query = select(Job.id, Job.status, Job.attempt).where(col(Job.id).in_(job_ids))
     with database.read() as session:
         return {job_id: (status, attempt) for job_id, status, attempt in session.exec(query)}
+
+
+def mark_partials(job: Job) -> None:
+    """In the transaction that ends the job: of a cancelled download, that its node has partial files to remove."""
+    if job.type == DOWNLOAD and job.status == JobState.CANCELLED and job.attempt > 0:
+        job.phase = Phase.REMOVING
 
 
 def is_generation(job: Job) -> bool:
@@ -248,6 +258,13 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
         quality=(made.get("quality") or {}).get("score"),
         profile=made.get("profile"),
         error_code=(job.error or {}).get("code"),
+    )
+
+
+def _is_tidy() -> ColumnElement[bool]:
+    """Of an ended job: nothing of it waits on a node to be removed."""
+    return or_(
+        col(Job.phase).is_(None), col(Job.phase) != Phase.REMOVING, col(Job.finished_at) < clock.now() - _REMOVED_WITHIN
     )
 
 
@@ -374,6 +391,7 @@ def _cancel(session: Session, job: Job) -> bool:
         job.finished_at = clock.now()
         job.cancel_at = epoch_now()  # type: ignore[assignment]
         job.bell_device = job.bell_at = job.phase = job.unplaceable_since = None
+        mark_partials(job)
         session.add(job)
         session.flush()
         session.refresh(job)

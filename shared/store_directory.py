@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -92,7 +93,10 @@ class DirectoryStore:
         return path
 
     def drop_attempt(self, job_id: str, attempt: int) -> None:
-        _remove(self.root / ARTIFACTS / job_id / str(attempt))
+        folder = self.root / ARTIFACTS / job_id
+        _remove(folder / str(attempt))
+        with suppress(OSError):  # another attempt's is there, or it is gone already
+            folder.rmdir()
 
     def drop_job(self, job_id: str) -> None:
         for area in (INPUTS, ARTIFACTS):

@@ -39,7 +39,8 @@ def _come_up() -> None:
         from workers.node_process import NodeWatch
         from workers.webhook_sender import WebhookSender
 
-        watches += [NodeWatch(), WebhookSender(process.settings(), process.database(), process.meters())]
+        sender = WebhookSender(process.settings(), process.database(), process.meters(), process.reporter())
+        watches += [NodeWatch(), sender]
     else:
         from workers.sampler import Sampler
 

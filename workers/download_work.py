@@ -24,7 +24,6 @@ from workers.hub import plan as plans
 from workers.hub.client import HubClient
 from workers.hub.fetcher import fetch
 from workers.hub.layout import RepoCache
-from workers.hub.partials import Needs, delete_orphans
 from workers.hub.plan import FetchPlan, Limits
 from workers.pulse import Pulse
 
@@ -77,8 +76,8 @@ class DownloadWork:
 
     def after(self, job: Job) -> None:
         """Takes the partial files of a cancelled download away, and says what is here now."""
-        if job.status == JobState.CANCELLED and job.model_id is not None:
-            self._drop_partials(self._catalogue.get(job.model_id))
+        if job.status == JobState.CANCELLED:
+            presence.drop_cancelled_partials(self._settings, self._database, self._catalogue)
         presence.look(self._settings, self._database, self._catalogue, self._redis)
 
     def _plan(self, job: Job, params: DownloadParams, entry: CatalogueEntry, pulse: Pulse) -> FetchPlan:
@@ -114,14 +113,6 @@ class DownloadWork:
             files.append(FileState(file.path, file.size, file.oid, state.st_mtime, state.st_ino, now))
         node = self._settings.node
         replica_files.record_download(self._database, node, entry.model_id, plan.repo, plan.sha, files, now)
-
-    def _drop_partials(self, entry: CatalogueEntry) -> None:
-        """What the cancelled download has begun and no other download of this node needs."""
-        others = downloads.active(self._database, node=self._settings.node)
-        repos = {job.id: self._catalogue.get(job.model_id).repo for job in others if job.model_id is not None}
-        needs = [Needs(job_id, repo, None) for job_id, repo in repos.items()]
-        freed = delete_orphans(self._settings.models_dir, needs, entry.repo)
-        log.info("%s: %.0f MB of partial files removed", entry.model_id, freed / 1e6)
 
     def _check(self, pulse: Pulse) -> None:
         """The fetcher has its own patience with a hub that is away; what the pulse watches is the fetcher itself."""

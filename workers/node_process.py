@@ -68,5 +68,6 @@ class NodeWatch:
         if first:
             self.heartbeat.wake()
         if time.monotonic() - self._scanned_at >= self._settings.presence_seconds:
+            presence.drop_cancelled_partials(self._settings, process.database(), self._catalogue)
             presence.look(self._settings, process.database(), self._catalogue, self._redis)
             self._scanned_at = time.monotonic()

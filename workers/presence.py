@@ -1,11 +1,19 @@
-"""Which models and blobs are on this node: looked at, recorded, and the dispatcher woken where models have changed."""
+"""Which models and blobs are on this node: looked at, recorded, and the dispatcher woken where models have changed.
 
-from shared import broker, clock, replicas
+Partial files of downloads that were cancelled are removed here too: no attempt may be there to do it.
+"""
+
+import logging
+
+from shared import broker, clock, downloads, replicas
 from shared.catalogue import Catalogue
 from shared.database import Database
 from shared.progress import RestingRedis
 from shared.settings import Settings
 from workers import inventory
+from workers.hub.partials import Needs, delete_orphans
+
+log = logging.getLogger("wanworks.presence")
 
 
 def look(settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis) -> None:
@@ -15,3 +23,23 @@ def look(settings: Settings, database: Database, catalogue: Catalogue, redis: Re
     if replicas.record(database, settings.node, catalogue, found, began):
         broker.nudge(redis)
     inventory.record(database, settings.node, settings.models_dir, catalogue)
+
+
+def drop_cancelled_partials(settings: Settings, database: Database, catalogue: Catalogue) -> None:
+    """Removes what cancelled downloads to this node have begun and no other download of it needs.
+
+    Raises OSError where the model storage is away.
+    """
+    cancelled = downloads.with_partials(database, settings.node)
+    if not cancelled:
+        return
+    repos = {entry.model_id: entry.repo for entry in catalogue.entries}
+    needs = [
+        Needs(job.id, repos[job.model_id], None)
+        for job in downloads.unended(database, settings.node)
+        if job.model_id in repos
+    ]
+    for repo in {repos[job.model_id] for job in cancelled if job.model_id in repos}:
+        freed = delete_orphans(settings.models_dir, needs, repo)
+        log.info("%s: %.0f MB of partial files of cancelled downloads removed", repo, freed / 1e6)
+    downloads.partials_removed(database, [job.id for job in cancelled])

@@ -30,6 +30,7 @@ from shared.job_types import DOWNLOAD
 from shared.meters import BELL_SECONDS, FENCED, Meters, count_end
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings
+from shared.states import JobState
 from shared.tables import Job
 from workers.pulse import Pulse
 
@@ -110,6 +111,10 @@ class Runner:
                 if stopped is error:
                     raise
                 raise stopped from error
+        if ended.status == JobState.CANCELLED:  # it was promised while the last of the work was done
+            work.undo(job)
+            self._after(ended, work, span)
+            raise Cancelled()
         self._after(ended, work, span)
 
     def _stopped(self, job: Job, work: Work, error: BaseException, pulse: Pulse) -> BaseException:
@@ -138,18 +143,22 @@ class Runner:
             self._end(job, work, span, lambda: attempts.paused(*ours, BY_FULL_DISK, fetched, failed))
             return Paused(failed.message)
         log.error("job %s: attempt %d failed: %s", job.id, job.attempt, failed.message, exc_info=error)
-        self._end(job, work, span, lambda: attempts.fail(*ours, failed, pulse.percent))
+        ended = self._end(job, work, span, lambda: attempts.fail(*ours, failed, pulse.percent))
+        if ended is not None and ended.status == JobState.CANCELLED:
+            return Cancelled()
         return error if isinstance(error, JobFailed) else JobFailed(failed.message)
 
-    def _end(self, job: Job, work: Work, span: AttemptSpan, write: Callable[[], Job | None]) -> None:
+    def _end(self, job: Job, work: Work, span: AttemptSpan, write: Callable[[], Job | None]) -> Job | None:
+        """Writes the end; the row after it, or None where the job is not this attempt's any more."""
         try:
-            ended = self._persist(write)
+            ended: Job | None = self._persist(write)
         except Fenced:
             log.warning("job %s: attempt %d was fenced off at its end", job.id, job.attempt)
             self._meters.count(FENCED, self._claimant.node)
-            return
+            return None
         if ended is not None:
             self._after(ended, work, span)
+        return ended
 
     def _persist(self, write: Callable[[], Any]) -> Any:
         """Waits for a database that is away: the work is done, and the fence decides whether it still counts."""

@@ -125,8 +125,23 @@ def test_a_delete_and_an_end_leave_one_end(database: Database, race: Race) -> No
     ):
         assert isinstance(deleted, Stopped), deleted
         assert not is_error(end)
-        assert (after.status, after.hidden) == (JobState.SUCCEEDED, True)
+        assert after.status == end.status, "what the worker was told"
+        assert (after.status in (JobState.SUCCEEDED, JobState.CANCELLED), after.hidden) == (True, True)
         assert uses(database, after.id) == 1
+
+
+def test_a_cancel_that_was_acknowledged_outlives_an_end(database: Database, race: Race) -> None:
+    for end in (
+        lambda: attempts.succeed(database, race.job_id, 1, {}),
+        lambda: attempts.fail(database, race.job_id, 1, Failure("x", "why", retryable=True)),
+    ):
+        for (cancel, ended), after in race.run(
+            running(database), lambda: jobs.request_cancel(database, race.job_id), end
+        ):
+            assert not is_error(ended)
+            assert after.status == ended.status
+            assert (after.status == JobState.CANCELLED) != is_error(cancel, Conflict), "202, or 409 as it had ended"
+            assert uses(database, after.id) == 1
 
 
 def test_a_delete_and_a_giving_back_leave_nothing_that_runs(database: Database, race: Race) -> None:

@@ -352,8 +352,8 @@ class Dispatcher:
             try:
                 if self._redis.blpop([broker.NUDGE_KEY], timeout=min(left, _WAIT_SECONDS)) is not None:
                     return
-                if time.monotonic() - self._led_at > _LEADER_SECONDS / 3:
-                    self._leads()
+                if time.monotonic() - self._led_at > _LEADER_SECONDS / 3 and self._leads():
+                    self.reporter.report(DISPATCHER, self._settings.dispatch_seconds)  # alive, with nothing to do
             except (redis.RedisError, OSError):
                 self.stopping.wait(min(left, _WAIT_SECONDS))
 

@@ -327,7 +327,7 @@ def _end(database: Database, job_id: str, attempt: int, state: JobState, **value
 def _is_as_asked(job: Job, state: JobState, values: dict[str, Any]) -> bool:
     """Whether the row says what this end would: one that somebody else has written says something else."""
     if job.status == JobState.CANCELLED:
-        return job.cancel_at is not None
+        return state == JobState.CANCELLED or job.cancel_at is not None
     wanted = json.loads(json.dumps(values))
     stored = all(getattr(job, name) == value for name, value in wanted.items() if name in ("result", "error"))
     return job.status == state and stored

@@ -12,7 +12,7 @@ from sqlalchemy import event, text
 from shared.database import Database
 
 _PATIENCE_SECONDS = 20.0
-_BLOCKED_AFTER_SECONDS = 0.1  # a second writer that has said nothing for this long waits for a lock
+_BLOCKED_AFTER_SECONDS = 0.03  # a second writer that has said nothing for this long waits for a lock
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from sqlmodel import select
+from sqlmodel import SQLModel, select
 
 from shared import attempts, audit, bells, downloads, jobs, keys, nodes, replica_files
 from shared.attempts import Claimant, Failure, Fetched
@@ -379,13 +379,21 @@ WRITES: dict[str, Callable[[Database], Written]] = {
 
 
 @pytest.mark.parametrize("when", ["after", "before"])
-@pytest.mark.parametrize("name", WRITES)
-def test_a_commit_without_an_answer_is_settled(losing: Losing, name: str, when: When) -> None:
-    written = WRITES[name](losing.database)
-    losing.lose(1, when)
-    outcome = written.write()
-    assert losing.count() == 1
-    written.check(outcome)
+def test_a_commit_without_an_answer_is_settled(losing: Losing, when: When, subtests: pytest.Subtests) -> None:
+    for place, (name, make) in enumerate(WRITES.items(), 1):
+        with subtests.test(name):
+            _empty(losing.database)
+            written = make(losing.database)
+            losing.lose(1, when)
+            outcome = written.write()
+            assert losing.count() == place
+            written.check(outcome)
+
+
+def _empty(database: Database) -> None:
+    with database.write() as session:
+        for table in reversed(SQLModel.metadata.sorted_tables):
+            session.connection().execute(table.delete())
 
 
 def test_a_repetition_that_gets_no_answer_either_is_repeated_too(losing: Losing) -> None:

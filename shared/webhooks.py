@@ -200,7 +200,9 @@ _NAMED_AT_ONCE = 500
 def _name_receivers(session: Session) -> None:
     """Names the receivers of due messages that an earlier version wrote without."""
     nameless = select(WebhookMessage.id, WebhookMessage.url).where(_IS_DUE, WebhookMessage.receiver == "")
-    for message_id, url in session.exec(nameless.limit(_NAMED_AT_ONCE)).all():
+    # What another is just taking is named by that one.
+    nameless = nameless.limit(_NAMED_AT_ONCE).with_for_update(skip_locked=True)
+    for message_id, url in session.exec(nameless).all():
         session.connection().execute(
             update(WebhookMessage).where(col(WebhookMessage.id) == message_id).values(receiver=receiver_of(url))
         )

@@ -334,7 +334,7 @@ def test_what_is_done_to_anothers_job_is_in_the_audit(
     done = working.claim(database, accepted(database, owner=owner, webhook_url="https://receiver.example/h").id)
     working.finish(database, done, working.make(store, done, {"video.mp4": b"x"}))
     (message,) = webhooks.page(database, limit=1, after=None).messages
-    webhooks.delivered(database, message.id, clock.now())
+    webhooks.delivered(database, message, clock.now())
     job = f"/api/v1/jobs/{done.id}"
     acts = [
         ("linkArtifact", "POST", f"{job}/artifacts/video.mp4/link", 200),
@@ -347,7 +347,7 @@ def test_what_is_done_to_anothers_job_is_in_the_audit(
     for header in (owners, admins):
         for act, method, path, status in acts[:-1] if header is owners else acts:
             if act == "replayWebhookMessage":
-                webhooks.delivered(database, message.id, clock.now())
+                webhooks.delivered(database, message, clock.now())
             body = {"prompt": "a dog"} if act == "remixVideo" else None
             answer = client.request(method, path, json=body, headers=header)
             assert answer.status_code == status, (act, answer.text)

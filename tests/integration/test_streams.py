@@ -11,7 +11,7 @@ from api.streams import Streams
 
 async def _read_over_a_closed_connection(url: str) -> tuple[object, bool]:
     streams = Streams(url)
-    assert await streams.ping()
+    assert await streams.last_id("job") == "0-0"
     connection = await streams._client.connection_pool.get_connection()
     await streams._client.connection_pool.release(connection)
     connection._writer.transport.abort()  # as where Redis was killed: uvloop closes it in its next turn

@@ -51,7 +51,7 @@ from shared.database import Database
 from shared.errors import DatabaseUnavailable, StoreFull
 from shared.job_types import JOB_TYPES
 from shared.loop_reports import DISPATCHER
-from shared.loops import LoopReporter
+from shared.loops import LoopReporter, RepeatedErrors
 from shared.meters import LOOK_SECONDS, LOOP_ERRORS, TAKEOVERS, Meters, count_end
 from shared.progress import Progress, RestingRedis, connect
 from shared.settings import Settings, load
@@ -112,6 +112,7 @@ class Dispatcher:
 
     def run(self) -> None:
         """Until `stopping` is set. Survives a missing Redis and a missing database."""
+        errors = RepeatedErrors()
         while not self.stopping.is_set():
             try:
                 if self._leads():
@@ -121,13 +122,16 @@ class Dispatcher:
                     self.reporter.report(DISPATCHER, self._settings.dispatch_seconds)
                     self.meters.observe(LOOK_SECONDS, seconds=time.monotonic() - began)
             except (DatabaseUnavailable, StoreFull) as error:
-                log.warning("database: %s", error)
+                if errors.is_news(error):
+                    log.warning("database: %s", error)
             except (redis.RedisError, OSError) as error:
-                log.warning("redis: %s", error)
-            except Exception:
+                if errors.is_news(error):
+                    log.warning("redis: %s", error)
+            except Exception as error:
                 # One row that cannot be understood must not stop all the others.
-                log.exception("this pass failed; the next one follows")
                 self.meters.count(LOOP_ERRORS, DISPATCHER)
+                if errors.is_news(error):
+                    log.exception("this pass failed; the next one follows")
             self._wait()
         if self._lock is not None:
             try:

@@ -20,6 +20,20 @@ _REPORT_SECONDS = 10.0
 _SAME_ERROR_SECONDS = 60.0
 
 
+class RepeatedErrors:
+    """Tells an error that is worth a line from one that has just been logged: the same again counts once a minute."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, float] = ("", float("-inf"))
+
+    def is_news(self, error: Exception) -> bool:
+        said, now = f"{type(error).__name__}: {error}", time.monotonic()
+        if said == self._last[0] and now - self._last[1] < _SAME_ERROR_SECONDS:
+            return False
+        self._last = (said, now)
+        return True
+
+
 class LoopReporter:
     """Reports the loops of one process: each at most every ten seconds. Never raises."""
 
@@ -71,7 +85,7 @@ class Loop(threading.Thread):
         self._reporter = reporter
         self._wait_seconds = first_after_seconds
         self._woken = threading.Event()
-        self._last_error: tuple[str, float] = ("", float("-inf"))
+        self._errors = RepeatedErrors()
 
     def run(self) -> None:
         self._woken.wait(self._wait_seconds)
@@ -104,16 +118,15 @@ class Loop(threading.Thread):
             return False
 
     def _log(self, error: Exception) -> None:
-        """Once a minute for the same error: a database that is away for an hour is not worth a line every second."""
-        said, now = f"{type(error).__name__}: {error}", time.monotonic()
-        if said == self._last_error[0] and now - self._last_error[1] < _SAME_ERROR_SECONDS:
+        """A database that is away for an hour is not worth a line every second."""
+        if not self._errors.is_news(error):
             return
-        self._last_error = (said, now)
         expected = isinstance(error, Unavailable | StoreFull)
         log.log(
             logging.WARNING if expected else logging.ERROR,
-            "loop %s: %s; it goes on",
+            "loop %s: %s: %s; it goes on",
             self.name,
-            said,
+            type(error).__name__,
+            error,
             exc_info=None if expected else error,
         )

@@ -14,7 +14,7 @@ from shared.attempts import Fetched
 from shared.database import Database
 from shared.downloads import PAUSE, YIELD
 from shared.errors import AttemptStopped, Cancelled, Fenced, Paused, Preempted, StoreFull, Unavailable
-from shared.loops import Loop
+from shared.loops import Loop, RepeatedErrors
 from shared.meters import Meters
 from shared.progress import Progress
 from shared.settings import Settings
@@ -60,6 +60,7 @@ class Pulse:
         self._renewed_at = time.monotonic()
         self._stop: type[AttemptStopped] | None = None
         self._asked_sql_at = 0.0
+        self._errors = RepeatedErrors()
         self._overdue: tuple[Phase, float] | None = None  # the phase that outlived its limit, and its last headway
         self._loop = Loop("attempt", _LISTEN_SECONDS, self._listen, meters=meters, first_after_seconds=_LISTEN_SECONDS)
 
@@ -108,7 +109,8 @@ class Pulse:
         try:
             renewal = attempts.renew(self._database, self._job_id, self._attempt, self._settings.lease_seconds)
         except (Unavailable, StoreFull) as error:
-            log.warning("job %s: the lease could not be renewed: %s", self._job_id, error)
+            if self._errors.is_news(error):
+                log.warning("job %s: the lease could not be renewed: %s", self._job_id, error)
             return
         self._renewed_at = now
         if not renewal.ours:

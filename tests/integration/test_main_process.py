@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from shared import attempts, broker, jobs, nodes
 from shared.attempt_spans import attempt_span
 from shared.database import Database
+from shared.errors import DatabaseUnavailable
 from shared.loops import LoopReporter
 from shared.progress import Progress, RestingRedis
 from shared.settings import Settings
@@ -136,9 +137,25 @@ def test_a_phase_that_hangs_is_reported_once(
                 for _ in range(20):
                     pulse._listen()
                     pulse._renew(time.monotonic())
-    said = [record.message for record in caplog.records]
+    said = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(said) == 2
     assert all("has outlived its 0.01 s" in line for line in said)
+
+
+def test_a_lease_that_cannot_be_renewed_is_reported_once_while_the_database_stays_away(
+    settings: Settings, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise DatabaseUnavailable()
+
+    job = claimed(database, accepted(database).id)
+    hasty = settings.model_copy(update={"heartbeat_seconds": 0.001})
+    monkeypatch.setattr(attempts, "renew", away)
+    with attempt_span(job) as span, caplog.at_level(logging.WARNING):
+        pulse = Pulse(hasty, database, Progress(RestingRedis(None)), job, span, UNCOUNTED)
+        for _ in range(20):
+            pulse._renew(time.monotonic())
+    assert sum("could not be renewed" in record.message for record in caplog.records) == 1
 
 
 @pytest.fixture

@@ -81,7 +81,9 @@ class Load:
 
     @asynccontextmanager
     async def _clients(self) -> AsyncIterator[None]:
-        limits = httpx.Limits(max_connections=_AT_ONCE * 4, max_keepalive_connections=20)
+        # The pool counts a connection that was given up while it was being made for ever: with a limit, and a server that
+        # is killed again and again, nobody gets one in the end. How much is asked at once is limited by the scripts.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         timeout = httpx.Timeout(_ANSWER_SECONDS, connect=5.0, pool=None)
         async with httpx.AsyncClient(base_url=self._url, timeout=timeout, limits=limits, trust_env=False) as http:
             self._http = http

@@ -27,7 +27,6 @@ _ANSWER_SECONDS = 20.0
 _POLL_SECONDS = 2.0
 _LIST_SECONDS = 4.0
 _PAUSED_SECONDS = 40.0  # by when an acknowledged pause has to be seen
-_AT_ONCE = 40
 
 
 class Load:
@@ -81,8 +80,8 @@ class Load:
 
     @asynccontextmanager
     async def _clients(self) -> AsyncIterator[None]:
-        # The pool counts a connection that was given up while it was being made for ever: with a limit, and a server that
-        # is killed again and again, nobody gets one in the end. How much is asked at once is limited by the scripts.
+        # The pool counts a connection that was given up while it was being made for ever: with a limit, and a server
+        # that is killed again and again, nobody gets one in the end. The scripts limit how much is asked at once.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         timeout = httpx.Timeout(_ANSWER_SECONDS, connect=5.0, pool=None)
         async with httpx.AsyncClient(base_url=self._url, timeout=timeout, limits=limits, trust_env=False) as http:

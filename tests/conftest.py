@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).parent.parent
 
+# Two test processes and what they start share two cores: a second thread only waits for the first, and doubles the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def lacking(what: str) -> None:
     """Skips the test; under CI, and wherever everything has to be there, fails it."""

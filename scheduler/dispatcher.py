@@ -315,7 +315,9 @@ class Dispatcher:
                 failure = None if one.model_id in coming else failure
             if any((job.unplaceable_since is None) == (failure is not None) for job in group):
                 bells.note_unplaceable(self._database, one, failure is not None)
-            for job in group if failure is not None else ():
+            if failure is None:
+                continue
+            for job in group:
                 if job.unplaceable_since is None or queue.now - job.unplaceable_since < limit:
                     continue
                 if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:

@@ -95,7 +95,8 @@ def queue_order(queue: Queue) -> list[str]:
     """
     rung = [job for job in queue.waiting if job.bell_device is not None]
     rest = [job for job in queue.waiting if job.bell_device is None]
-    ready, later = [], []
+    ready: list[Waiting] = []
+    later: list[Waiting] = []
     for job in rest:
         (ready if job.not_before <= queue.now and job.phase is None else later).append(job)
     served: list[Busy | Waiting] = [*queue.busy, *rung]
@@ -294,7 +295,8 @@ def _overtaking(
         return
     queue, now = moment.queue, moment.queue.now
     devices = {device.key: device for device in moment.devices}
-    taken = Counter(job.owner for job in (*queue.busy, *out.values()))
+    served: list[Busy | Waiting] = [*queue.busy, *out.values()]
+    taken = Counter(job.owner for job in served)
     # Alike for all in a bucket: which jobs fit there, and whom they precede but for when their bell was rung.
     buckets: dict[tuple[Hashable, int, str | None], list[tuple[float, str, Waiting]]] = defaultdict(list)
     for key, job in out.items():

@@ -198,7 +198,8 @@ def _heads(connection: Connection, lines: list[str], each: int, ready_at: float 
             first = first.where(inner.not_before <= ready_at)
         first = first.order_by(inner.queued_at).limit(each).correlate(names)
         # An outer join, for it settles which of the two is the outer loop.
-        query = select(*_WAITING).select_from(names.outerjoin(Job, literal_column("jobs.rowid").in_(first)))
+        both = names.outerjoin(Job, literal_column("jobs.rowid").in_(first))
+        query = select(*_WAITING).select_from(both)  # type: ignore[call-overload]
     return [Waiting(*row) for row in connection.execute(query) if row[0] is not None]
 
 

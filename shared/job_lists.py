@@ -42,7 +42,7 @@ class _Filter:
     oldest_first: bool
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        found = [col(Job.hidden).is_(False)]
+        found: list[ColumnElement[bool]] = [col(Job.hidden).is_(False)]
         if self.owner is not None:
             found.append(col(Job.owner) == self.owner)
         if self.created_after is not None:

@@ -316,7 +316,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
     """The row as plain values: under load, constructing it as an object costs more than storing it."""
     params = new.params
     warm_key, work = ("", 0.0) if not isinstance(params, GenerationParams) else (params.warm_key, params.work)
-    needs = {
+    needs: dict[str, Any] = {
         "owner": new.owner,
         "priority": new.priority.rank,
         "model_id": getattr(params, "model_id", None),

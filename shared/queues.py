@@ -46,13 +46,13 @@ def positions(database: Database, jobs: Sequence[Job]) -> dict[str, int]:
     steps = []
     before: tuple[int, float] | None = None
     for priority, queued_at in waiting:
-        of_priority, ahead = Job.priority == priority, col(Job.queued_at) < queued_at
+        of_priority, ahead = col(Job.priority) == priority, col(Job.queued_at) < queued_at
         if before is None:
             steps += [count(col(Job.priority) < priority) + count(of_priority, ahead)]
         elif before[0] == priority:
             steps += [count(of_priority, ahead, col(Job.queued_at) >= before[1])]
         else:
-            rest = count(Job.priority == before[0], col(Job.queued_at) >= before[1])
+            rest = count(col(Job.priority) == before[0], col(Job.queued_at) >= before[1])
             between = count(col(Job.priority) > before[0], col(Job.priority) < priority)
             steps += [rest + between + count(of_priority, ahead)]
         before = (priority, queued_at)

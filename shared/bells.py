@@ -4,14 +4,11 @@ A bell is a Celery message; the row says on which device's queue it lies and sin
 stale: the row decides, and only the device that it names may claim.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from sqlalchemy import JSON, Connection, cast, func, literal, literal_column, true, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from shared import clock
@@ -19,6 +16,7 @@ from shared.attempts import Failure
 from shared.database import Database, is_repetition, settled
 from shared.job_types import GENERATION
 from shared.jobs import note_end
+from shared.line_heads import QUEUED, first_of_each, lines_there
 from shared.lines import owner_part
 from shared.states import JobState, Phase
 from shared.tables import Job, epoch_now
@@ -106,10 +104,6 @@ _BUSY = (
 )  # fmt: skip
 
 
-# The value stands in the statement, so that every planner sees that the indexes of queued jobs serve it.
-_QUEUED = col(Job.status) == literal("queued", literal_execute=True)
-
-
 def rank(priority: int, queued_at: float, now: float) -> int:
     """The priority that a job has earned: it rises by one for each ten minutes of waiting. 0 is served first."""
     return max(0, priority - int((now - queued_at) / PRIORITY_RISE_SECONDS))
@@ -124,17 +118,18 @@ def look(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
     with database.read() as session:
         connection = session.connection()
         now = connection.execute(select(epoch_now())).scalar_one()
-        lines = _lines(connection)
+        lines = lines_there(connection)
         # Whoever has queued many must not hide those who came after.
         each = max(ahead // max(1, len({owner_part(line) for line in lines})), _LOOK_AHEAD_OF_EACH)
-        found = _heads(connection, lines, each)
+        found = [Waiting(*row) for row in first_of_each(connection, _WAITING, lines, each)]
         cuts = _cuts(found, each)
         # Jobs that may not start yet do not take the places of those that may.
         held_back = {job.line for job in found if job.not_before > now} & {cut.line for cut in cuts}
-        ready = _heads(connection, sorted(held_back), each, ready_at=now)
+        heads = first_of_each(connection, _WAITING, sorted(held_back), each, ready_at=now)
+        ready = [Waiting(*row) for row in heads]
         found += ready
         cuts += _cuts(ready, each, ready_at=now)
-        rung = select(*_WAITING).where(_QUEUED, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
+        rung = select(*_WAITING).where(QUEUED, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
         found += [Waiting(*row) for row in connection.execute(rung)] if cuts else []
         running = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]
         busy = tuple(Busy(*row) for row in connection.execute(running))
@@ -148,7 +143,7 @@ def look_further(database: Database, queue: Queue, cuts: Collection[Cut], more: 
     with database.read() as session:
         connection = session.connection()
         for cut in cuts:
-            where = [_QUEUED, col(Job.line) == cut.line, col(Job.queued_at) >= cut.queued_at]
+            where = [QUEUED, col(Job.line) == cut.line, col(Job.queued_at) >= cut.queued_at]
             if cut.ready_at is not None:
                 where.append(col(Job.not_before) <= cut.ready_at)
             behind = select(*_WAITING).where(*where, col(Job.id) != cut.job_id)  # type: ignore[call-overload]
@@ -166,41 +161,6 @@ def _cuts(jobs: Sequence[Waiting], each: int, ready_at: float | None = None) -> 
         found[job.line].append(job)
     last = [max(many, key=lambda job: (job.queued_at, job.job_id)) for many in found.values() if len(many) >= each]
     return [Cut(job.line, job.job_id, job.queued_at, ready_at) for job in last]
-
-
-def _lines(connection: Connection) -> list[str]:
-    """The lines in which anybody waits, found by stepping from one to the next in their index."""
-    first: Any = select(func.min(Job.line).label("line")).where(_QUEUED)
-    lines = first.cte("lines", recursive=True)
-    following = select(func.min(Job.line)).where(_QUEUED, col(Job.line) > lines.c.line).scalar_subquery()
-    lines = lines.union_all(select(following).where(lines.c.line.is_not(None)))
-    return list(connection.execute(select(lines.c.line).where(lines.c.line.is_not(None))).scalars())
-
-
-def _heads(connection: Connection, lines: list[str], each: int, ready_at: float | None = None) -> list[Waiting]:
-    """The first jobs of those lines, in the order of each; only those that may start by then, where that is given."""
-    if not lines:
-        return []
-    where = [_QUEUED] if ready_at is None else [_QUEUED, col(Job.not_before) <= ready_at]
-    first: Any
-    query: Any
-    if connection.dialect.name == "postgresql":
-        names = func.json_array_elements_text(cast(lines, JSON)).table_valued("value")
-        first = select(*_WAITING).where(*where, Job.line == names.c.value)  # type: ignore[call-overload]
-        head = first.order_by(col(Job.queued_at)).limit(each).correlate(names).lateral()
-        query = select(head).select_from(names.join(head, true()))
-    else:  # which has no LATERAL
-        names = func.json_each(json.dumps(lines)).table_valued("value")
-        inner = aliased(Job, name="inner_jobs")
-        first = select(literal_column("inner_jobs.rowid")).select_from(inner)
-        first = first.where(inner.status == literal("queued", literal_execute=True), inner.line == names.c.value)
-        if ready_at is not None:
-            first = first.where(inner.not_before <= ready_at)
-        first = first.order_by(inner.queued_at).limit(each).correlate(names)
-        # An outer join, for it settles which of the two is the outer loop.
-        both = names.outerjoin(Job, literal_column("jobs.rowid").in_(first))
-        query = select(*_WAITING).select_from(both)  # type: ignore[call-overload]
-    return [Waiting(*row) for row in connection.execute(query) if row[0] is not None]
 
 
 @settled
@@ -224,7 +184,7 @@ def ring(database: Database, bells: Sequence[tuple[str, str]]) -> list[tuple[str
 @settled
 def silence(database: Database, job_ids: Collection[str] | None = None) -> int:
     """Takes bells back (all of them, or those of these jobs): the jobs wait to be placed again."""
-    where = [_QUEUED, col(Job.bell_device).is_not(None)]
+    where = [QUEUED, col(Job.bell_device).is_not(None)]
     if job_ids is not None:
         where.append(col(Job.id).in_(job_ids))
     with database.write() as session:
@@ -255,13 +215,13 @@ def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> in
     since = col(Job.unplaceable_since)
     where.append(since.is_(None) if unplaceable else since.is_not(None))
     with database.write() as session:
-        query = update(Job).where(_QUEUED, *where).values(unplaceable_since=epoch_now() if unplaceable else None)
+        query = update(Job).where(QUEUED, *where).values(unplaceable_since=epoch_now() if unplaceable else None)
         return int(session.connection().execute(query).rowcount)
 
 
 def mark_waiting_for_model(database: Database, held: Collection[str]) -> int:
     """Says `waiting_for_model` on queued jobs whose model no node holds, and takes it from the others."""
-    queued = (_QUEUED, col(Job.mock).is_(False), col(Job.type) == GENERATION)
+    queued = (QUEUED, col(Job.mock).is_(False), col(Job.type) == GENERATION)
     absent = update(Job).where(*queued, col(Job.model_id).not_in(held), col(Job.phase).is_(None))
     present = update(Job).where(*queued, col(Job.model_id).in_(held), col(Job.phase) == Phase.WAITING_FOR_MODEL)
     with database.write() as session:

@@ -75,16 +75,25 @@ def page(
         if type is None and status is None and model_id is None:
             ids = list(session.exec(which.ids(limit + 1)))
         else:
-            ids = []
-            kinds = _kinds(session, only, type, status, model_id)
-            for some in (kinds[at : at + _TERMS] for at in range(0, len(kinds), _TERMS)):
-                firsts = [which.ids(limit + 1, *_is(kind)).subquery() for kind in some]
-                ids += session.connection().execute(union_all(*(select(first.c.id) for first in firsts))).scalars()
-            ids = sorted(ids, reverse=not oldest_first)[: limit + 1]
+            ids = _first_of(session, which, _kinds(session, only, type, status, model_id), limit + 1)
         shown = {job.id: job for job in session.exec(select(Job).where(col(Job.id).in_(ids[:limit])))}
     found = [shown[job_id] for job_id in ids[:limit] if job_id in shown]
     # One that has changed its state since is not told under the old one.
     return Page([job for job in found if status is None or job.status == status], has_more=len(ids) > limit)
+
+
+def newest(session: Session, status: JobState, limit: int) -> list[str]:
+    """The ids of the newest jobs in that state, newest first."""
+    return _first_of(session, _Filter(None, None, None, False), _kinds(session, None, None, status, None), limit)
+
+
+def _first_of(session: Session, which: _Filter, kinds: Sequence[Kind], limit: int) -> list[str]:
+    """The ids of the first jobs of these kinds, in order."""
+    ids: list[str] = []
+    for some in (kinds[at : at + _TERMS] for at in range(0, len(kinds), _TERMS)):
+        firsts = [which.ids(limit, *_is(kind)).subquery() for kind in some]
+        ids += session.connection().execute(union_all(*(select(first.c.id) for first in firsts))).scalars()
+    return sorted(ids, reverse=not which.oldest_first)[:limit]
 
 
 def _is(kind: Kind) -> tuple[ColumnElement[bool], ...]:

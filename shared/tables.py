@@ -47,7 +47,7 @@ class Job(SQLModel, table=True):
     __table_args__ = (
         Index("ix_jobs_ended", "status", "finished_at"),
         # The lines of the queue (`shared/lines.py`), each in order.
-        Index("ix_jobs_line", "line", "queued_at", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
+        Index("ix_jobs_line", "line", "queued_at", "phase", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
         # What each device is called to.
         Index("ix_jobs_bell", "bell_device", sqlite_where=_RUNG, postgresql_where=_RUNG),
         # The order of the whole queue, whatever the model.
@@ -62,6 +62,8 @@ class Job(SQLModel, table=True):
             sqlite_where=_OF_NODES,
             postgresql_where=_OF_NODES,
         ),
+        # What is to be dropped.
+        Index("ix_jobs_hidden", "id", sqlite_where=text("hidden IS 1"), postgresql_where=text("hidden IS true")),
         # What a key sees.
         Index("ix_jobs_owner", "owner", "id", sqlite_where=_OWNED, postgresql_where=_OWNED),
         # Those of one kind, in order: what lists are made of.

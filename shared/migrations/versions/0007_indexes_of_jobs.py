@@ -14,9 +14,10 @@ depends_on = None
 
 _QUEUED = "status = 'queued'"
 _NEW = {
-    "ix_jobs_line": (["line", "queued_at"], _QUEUED),
+    "ix_jobs_line": (["line", "queued_at", "phase"], _QUEUED),
     "ix_jobs_bell": (["bell_device"], f"{_QUEUED} AND bell_device IS NOT NULL"),
     "ix_jobs_kind": (["status", "type", "model_id", "id"], None),
+    "ix_jobs_hidden": (["id"], "hidden IS {true}"),
     "ix_jobs_owner_kind": (["owner", "status", "type", "model_id", "id"], "owner IS NOT NULL"),
 }
 _OLD = {
@@ -53,7 +54,8 @@ def _replace(old: dict[str, tuple[list[str], str | None]], new: dict[str, tuple[
 
 def _build(indexes: dict[str, tuple[list[str], str | None]], **options: bool) -> None:
     for name, (columns, where) in indexes.items():
-        condition = None if where is None else sa.text(where)
+        true = "true" if op.get_bind().dialect.name == "postgresql" else "1"  # as the queries say it
+        condition = None if where is None else sa.text(where.format(true=true))
         op.create_index(name, "jobs", columns, sqlite_where=condition, postgresql_where=condition, **options)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import JSON, Connection, Row, cast, func, literal, literal_column, true
+from sqlalchemy import JSON, Connection, cast, func, literal, literal_column, true
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
@@ -25,7 +25,7 @@ def lines_there(connection: Connection) -> list[str]:
 
 def first_of_each(
     connection: Connection, columns: Sequence[Any], lines: list[str], each: int, ready_at: float | None = None
-) -> list[Row[Any]]:
+) -> list[Any]:
     """These columns of the first jobs of those lines; only of those that may start by then, where that is given.
 
     The first of the columns has to be the id.

@@ -106,13 +106,13 @@ def _line_depths(session: Session) -> list[_LineDepth]:
         func.min(case((awaits, None), else_=col(Job.queued_at))),
     )
     connection = session.connection()
-    of_lines: Any = select(Job.line, *figures).where(QUEUED, Job.line != "").group_by(Job.line)
-    lines = {row[0]: row[1:] for row in connection.execute(of_lines)}
+    of_lines = select(Job.line, *figures).where(QUEUED, Job.line != "")  # type: ignore[call-overload]
+    lines = {row[0]: row[1:] for row in connection.execute(of_lines.group_by(Job.line))}
     first = first_of_each(connection, (Job.id, Job.line, *alike), list(lines), 1)
     found = [_LineDepth(*row[2:], *lines[row[1]]) for row in first]
     # Those that a process of an older version has accepted are in no line.
-    others: Any = select(*alike, *figures).where(QUEUED, Job.line == "").group_by(*alike)
-    return found + [_LineDepth(*row) for row in connection.execute(others)]
+    others = select(*alike, *figures).where(QUEUED, Job.line == "")  # type: ignore[call-overload]
+    return found + [_LineDepth(*row) for row in connection.execute(others.group_by(*alike))]
 
 
 def depths(database: Database) -> list[Depth]:

@@ -12,7 +12,7 @@ from api.alerts import seen_by
 from api.caller import Caller
 from api.context import Context
 from api.jobs import shown
-from shared import alerts, clock, jobs, library, queues
+from shared import alerts, clock, job_lists, library, queues
 from shared.catalogue import CatalogueEntry
 from shared.errors import Unavailable
 from shared.keys import Scope
@@ -87,7 +87,7 @@ def paint(context: Context, caller: Caller) -> Paint:
     depths = read(lambda: queues.depths(context.database), no_depths)
     seen: Library | None = read(context.look, None)
     workers = read(lambda: ops.seen(context, caller), schemas.Workers(devices=[], nodes=[]))
-    latest = read(lambda: shown(context, jobs.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
+    latest = read(lambda: shown(context, job_lists.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
     open_alerts = read(lambda: seen_by(context, caller, alerts.open_alerts(context.database)), no_alerts)
     return Paint(
         at=clock.now().strftime("%H:%M:%S UTC"),

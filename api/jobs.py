@@ -20,7 +20,7 @@ from api.caller import Caller, caller_of, note_owner
 from api.commits import Committed
 from api.context import Context
 from api.query import JOB_ID, JobsQuery
-from shared import clock, jobs, queue_positions, usage
+from shared import clock, job_lists, jobs, queue_positions, usage
 from shared.errors import InvalidField, LimitReached, NotFound, StoreFull, Unavailable
 from shared.job_types import GENERATION
 from shared.jobs import NewJob
@@ -59,7 +59,7 @@ async def retry(context: Context, request: Request, query: BaseModel) -> Respons
 
 
 def list_jobs(context: Context, request: Request, query: JobsQuery) -> Response:
-    page = jobs.page(
+    page = job_lists.page(
         context.database,
         only=caller_of(request).only,
         limit=query.limit,

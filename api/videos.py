@@ -30,7 +30,7 @@ from api.video_schemas import (
     poll_after_ms,
     video,
 )
-from shared import jobs, outbound, usage
+from shared import job_lists, jobs, outbound, usage
 from shared.errors import Conflict, InvalidField, NotFound
 from shared.job_types import GENERATION
 from shared.jobs import NewJob
@@ -73,7 +73,7 @@ async def remix(context: Context, request: Request, query: BaseModel) -> Respons
 
 
 def list_videos(context: Context, request: Request, query: VideosQuery) -> Response:
-    found = jobs.page(
+    found = job_lists.page(
         context.database,
         only=caller_of(request).only,
         limit=query.limit,

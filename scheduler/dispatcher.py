@@ -9,9 +9,12 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain, islice, repeat
 from typing import Any
 
 import redis
@@ -21,15 +24,12 @@ from scheduler.alert_facts import REDIS_LOST
 from scheduler.alerting import AlertWatch
 from scheduler.placement import (
     Bell,
-    DeviceView,
-    Estimates,
     Moment,
-    carries,
     decide,
     displaced,
-    fits,
     queue_order,
 )
+from scheduler.slots import DeviceView, Estimates, carries, fits
 from scheduler.turns import FairTurns
 from shared import (
     attempt_spans,
@@ -51,7 +51,7 @@ from shared.database import Database
 from shared.errors import DatabaseUnavailable, StoreFull
 from shared.job_types import JOB_TYPES
 from shared.loop_reports import DISPATCHER
-from shared.loops import LoopReporter, RepeatedErrors
+from shared.loops import Loop, LoopReporter, RepeatedErrors
 from shared.meters import LOOK_SECONDS, LOOP_ERRORS, TAKEOVERS, Meters, count_end
 from shared.progress import Progress, RestingRedis, connect
 from shared.settings import Settings, load
@@ -61,9 +61,13 @@ log = logging.getLogger("wanworks.dispatcher")
 
 _LOCK_KEY = "wanworks:dispatcher:lock"
 _LEADER_SECONDS = 6.0
+_LONGEST_PASS_SECONDS = 120.0
 # One wait for a wake-up: well within the lock's time and the socket's patience.
 _WAIT_SECONDS = 0.5  # and short enough for a stop
 _ORDER_SECONDS = 0.5
+# Bells that are noted in one transaction and then sent.
+_FIRST_BATCH = 16
+_BATCH = 128
 _ESTIMATES_KEEP_SECONDS = 20.0
 # Where nothing has been measured yet. Loading and running as long as each other; never shown to anybody.
 _UNKNOWN_SECONDS = 30.0
@@ -100,6 +104,7 @@ class Dispatcher:
         self._progress = Progress(self._resting)
         self.meters = Meters(self._resting)
         self._redis = connect(settings.redis, timeout=5.0) if settings.redis else None
+        self._ahead = bells.LOOK_AHEAD  # how many of the first are looked at: enough for every device
         self._order_told_at = float("-inf")
         self._led_at = float("-inf")  # when the leadership was last asked for
         self._lock = (
@@ -108,11 +113,13 @@ class Dispatcher:
             else None
         )
         self.reporter = LoopReporter(database, f"dispatcher@{settings.node}", settings.node)
+        self._keeping = Loop("dispatcher-lock", _LEADER_SECONDS / 3, self._keep_leading, meters=self.meters)
         self.stopping = threading.Event()
 
     def run(self) -> None:
         """Until `stopping` is set. Survives a missing Redis and a missing database."""
         errors = RepeatedErrors()
+        self._keeping.start()
         while not self.stopping.is_set():
             try:
                 if self._leads():
@@ -133,6 +140,7 @@ class Dispatcher:
                 if errors.is_news(error):
                     log.exception("this pass failed; the next one follows")
             self._wait()
+        self._keeping.stop()
         if self._lock is not None:
             try:
                 self._lock.release()
@@ -143,25 +151,32 @@ class Dispatcher:
         """One look: heal, place, ring. Returns how many bells were rung. Raises DatabaseUnavailable."""
         self._take_back_lapsed()
         self._resume_where_there_is_room()
-        queue = bells.look(self._database)
+        queue = bells.look(self._database, self._ahead)
         rung = self._place(queue) if queue.waiting else 0
-        self._publish_order(bool(queue.waiting))
+        self._publish_order(None if rung else queue)
         return rung
 
     def _place(self, queue: Queue) -> int:
         held = replicas.ready(self._database)
         hosts = self._hosts(held)
-        if self._take_back_from_drained(queue, hosts.drained):
-            queue = bells.look(self._database)
+        looked, self._ahead = self._ahead, max(bells.LOOK_AHEAD, len(hosts.devices))
+        if self._take_back_from_drained(queue, hosts.drained) or self._ahead > looked:
+            queue = bells.look(self._database, self._ahead)
         queue = _known(queue)
         self._note_unplaceable(queue, hosts, held)
         of_devices = _part(queue, of_nodes=False)
-        on_devices = self._place_on_devices(of_devices, held, hosts)
-        for bell in displaced(of_devices, on_devices):
-            if bells.hand_back(self._database, bell.job_id, bell.device_key):
-                log.info("job %s: recalled from %s for one that precedes it", bell.job_id, bell.device_key)
-        decided = [*on_devices, *self._place_on_nodes(_part(queue, of_nodes=True), hosts)]
-        return self._ring_all(queue, [(bell.job_id, bell.device_key) for bell in decided], hosts.reads)
+        by_id = {job.job_id: job for job in queue.waiting}
+        rung = 0
+        for some in _batches(self._place_on_devices(of_devices, held, hosts)):
+            for bell in displaced(of_devices, some):
+                if bells.hand_back(self._database, bell.job_id, bell.device_key):
+                    log.info("job %s: recalled from %s for one that precedes it", bell.job_id, bell.device_key)
+            sent, redis_takes = self._ring_all(by_id, some, hosts.reads)
+            rung += sent
+            if not redis_takes:
+                return rung
+        sent, _ = self._ring_all(by_id, self._place_on_nodes(_part(queue, of_nodes=True), hosts), hosts.reads)
+        return rung + sent
 
     def _hosts(self, held: dict[str, frozenset[str]]) -> Hosts:
         silence = self._settings.device_silence_seconds
@@ -197,9 +212,9 @@ class Dispatcher:
         ]
         return bells.silence(self._database, there) if there else 0
 
-    def _place_on_devices(self, queue: Queue, held: dict[str, frozenset[str]], hosts: Hosts) -> list[Bell]:
+    def _place_on_devices(self, queue: Queue, held: dict[str, frozenset[str]], hosts: Hosts) -> Iterable[Bell]:
         if not queue.waiting:
-            return []
+            return ()
         alive = hosts.devices
         anywhere = frozenset().union(*held.values()) if held else frozenset()
         self._say_what_is_missing(queue, anywhere)
@@ -210,10 +225,10 @@ class Dispatcher:
             real = [job for job in queue.waiting if not job.mock]
             for job_id in on_demand.start(self._database, self._settings, real, anywhere, with_devices):
                 log.info("job %s: a download that waiting jobs need", job_id)
-        estimates = Estimates(self._load_seconds, self._run_seconds)
+        estimates = Estimates(cache(self._load_seconds), cache(self._run_seconds))
         deadlines = self._turns.observe(queue, alive, estimates)
         moment = Moment(queue, alive, estimates, deadlines, self._settings.rering_seconds)
-        decided: list[Bell] = self._policy(moment)
+        decided: Iterable[Bell] = self._policy(moment)
         return decided
 
     def _place_on_nodes(self, queue: Queue, hosts: Hosts) -> tuple[Bell, ...]:
@@ -238,18 +253,20 @@ class Dispatcher:
                 downloads.resume(self._database, job.id)
                 log.info("job %s: there is room again", job.id)
 
-    def _ring_all(self, queue: Queue, decided: list[tuple[str, str]], reads: Mapping[str, int]) -> int:
-        by_id = {job.job_id: job for job in queue.waiting}
-        rung = bells.ring(self._database, decided)
+    def _ring_all(
+        self, waiting: Mapping[str, Waiting], decided: Sequence[Bell], reads: Mapping[str, int]
+    ) -> tuple[int, bool]:
+        """Rings them; returns how many were sent, and whether Redis takes more."""
+        rung = bells.ring(self._database, [(bell.job_id, bell.device_key) for bell in decided])
         for place, (job_id, device_key) in enumerate(rung):
             try:
-                self._ring(by_id[job_id], device_key, reads.get(device_key, broker.OLDEST_PROTOCOL))
+                self._ring(waiting[job_id], device_key, reads.get(device_key, broker.OLDEST_PROTOCOL))
             except Exception as error:  # kombu raises what its transport raises
                 # The rows say rung, Redis does not have it: take the rest back, so that the next look rings again.
                 log.warning("cannot ring: %s", error)
                 bells.silence(self._database, [job for job, _ in rung[place:]])
-                return place
-        return len(rung)
+                return place, False
+        return len(rung), True
 
     def _take_back_lapsed(self) -> None:
         for job_id, attempt in attempts.lapsed(self._database):
@@ -285,32 +302,43 @@ class Dispatcher:
         A device that is merely busy, or drained, or a model that is on its way, is worth waiting for.
         """
         limit = self._settings.unplaced_limit_hours * 3600
-        coming: frozenset[str] | None = None
-        reasons: dict[tuple[Any, ...], Failure | None] = {}
+        alike: dict[tuple[Any, ...], list[Waiting]] = defaultdict(list)
         for job in queue.waiting:
-            needs = _needs(job)
-            if needs not in reasons:
-                reason = _why_unplaceable(job, hosts, held)
-                if reason is not None and reason.code == "model_unavailable":
-                    if coming is None:
-                        coming = frozenset(one.model_id or "" for one in downloads.active(self._database))
-                    reason = None if job.model_id in coming else reason
-                reasons[needs] = reason
-                noted = [one.unplaceable_since is not None for one in queue.waiting if _needs(one) == needs]
-                if (reason is not None and not all(noted)) or (reason is None and any(noted)):
-                    bells.note_unplaceable(self._database, job, reason is not None)
-            failure = reasons[needs]
-            if failure is None or job.unplaceable_since is None or queue.now - job.unplaceable_since < limit:
+            alike[_needs(job)].append(job)
+        coming: frozenset[str] | None = None
+        for group in alike.values():
+            one = group[0]
+            failure = _why_unplaceable(one, hosts, held)
+            if failure is not None and failure.code == "model_unavailable":
+                if coming is None:
+                    coming = frozenset(download.model_id or "" for download in downloads.active(self._database))
+                failure = None if one.model_id in coming else failure
+            if any((job.unplaceable_since is None) == (failure is not None) for job in group):
+                bells.note_unplaceable(self._database, one, failure is not None)
+            if failure is None:
                 continue
-            if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
-                self._tell(ended)
+            for job in group:
+                if job.unplaceable_since is None or queue.now - job.unplaceable_since < limit:
+                    continue
+                if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
+                    self._tell(ended)
 
-    def _publish_order(self, any_waiting: bool) -> None:
-        """Tells those who ask for positions in which order the queue is served; twice a second at most."""
+    def _publish_order(self, queue: Queue | None) -> None:
+        """Tells those who ask for positions in which order the queue is served; twice a second at most.
+
+        ``queue``: as it stands now; None where the pass has changed it.
+        """
         if time.monotonic() - self._order_told_at < _ORDER_SECONDS:
             return
         self._order_told_at = time.monotonic()
-        ids = queue_order(_known(bells.foremost(self._database)))[: bells.ORDERED] if any_waiting else []
+        queue = bells.look(self._database, self._ahead) if queue is None else queue
+        while True:
+            ids = queue_order(_known(queue))[: bells.ORDERED]
+            places = {job_id: place for place, job_id in enumerate(ids)}
+            cuts = [cut for cut in queue.cuts if cut.job_id in places]
+            if not cuts:
+                break
+            queue = bells.look_further(self._database, queue, cuts, max(8, bells.ORDERED // len(cuts)))
         queue_positions.publish(self._resting, ids)
 
     def _tell(self, job: Any) -> None:
@@ -346,6 +374,13 @@ class Dispatcher:
         except redis.exceptions.LockError:
             return False
 
+    def _keep_leading(self) -> None:
+        """Keeps the leadership beside a long pass; not beside one that will never end."""
+        since = time.monotonic() - self._led_at
+        if self._lock is not None and _LEADER_SECONDS / 3 < since < _LONGEST_PASS_SECONDS:
+            with suppress(redis.RedisError, OSError):
+                self._lock.extend(_LEADER_SECONDS, replace_ttl=True)
+
     def _wait(self) -> None:
         """For a wake-up, or until the next pass is due; the leadership is kept meanwhile, however long that is."""
         due = time.monotonic() + self._settings.dispatch_seconds
@@ -360,6 +395,15 @@ class Dispatcher:
                     self.reporter.report(DISPATCHER, self._settings.dispatch_seconds)  # alive, with nothing to do
             except (redis.RedisError, OSError):
                 self.stopping.wait(min(left, _WAIT_SECONDS))
+
+
+def _batches(decided: Iterable[Bell]) -> Iterator[list[Bell]]:
+    """Yields what is decided in batches, the first of them small: a device is called while others are still weighed."""
+    rest = iter(decided)
+    for size in chain((_FIRST_BATCH,), repeat(_BATCH)):
+        if not (batch := list(islice(rest, size))):
+            return
+        yield batch
 
 
 def _known(queue: Queue) -> Queue:

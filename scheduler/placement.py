@@ -4,10 +4,13 @@ It weighs, in this order: what a device can carry and its node holds whole; prio
 nothing starves; whose turn it is among the owners; the warm model, as long as that makes nobody late; age.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
+from scheduler.slots import DeviceView, Estimates, Slot, Slots, fits, need, shape
 from shared.bells import Busy, Queue, Waiting
 from shared.bells import rank as earned_rank
 
@@ -16,40 +19,11 @@ _HORIZON = 100
 
 
 @dataclass(frozen=True)
-class DeviceView:
-    """A live device as placement sees it."""
-
-    key: str
-    node: str
-    kind: str  # cuda or cpu
-    memory_mb: int
-    warm: frozenset[str]  # warm keys of what is loaded
-    holds: frozenset[str]  # model ids that its node holds whole
-
-
-@dataclass(frozen=True)
-class Estimates:
-    """Seconds that loading and running are expected to take; never shown to anybody."""
-
-    load: Callable[[str], float]  # by warm key
-    run: Callable[[str, float], float]  # by warm key and work
-
-
-@dataclass(frozen=True)
 class Bell:
     """Ring this job on that device's queue."""
 
     job_id: str
     device_key: str
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """The next place on one device: when it is free, and what will be warm there then."""
-
-    device: DeviceView
-    free_at: float
-    warm: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -63,41 +37,43 @@ class Moment:
     rering_seconds: float = 15.0
 
 
-def decide(moment: Moment) -> list[Bell]:
-    """The bells to ring now. Each device gets at most one job ahead of what it runs.
+def decide(moment: Moment) -> Iterator[Bell]:
+    """Yields the bells to ring now, each as soon as it is decided. Each device has at most one job ahead.
 
-    A bell on a device where another job's lies unanswered takes that one's place (`displaced`).
+    A bell on a device where another job's lies unanswered takes that one's place (`displaced`). The cost grows with the
+    number of devices and with that of jobs, not with their product.
     """
     queue = moment.queue
     devices = {device.key: device for device in moment.devices}
     busy = {job.device_key: job for job in queue.busy}
     rung = {job.bell_device: job for job in queue.waiting if job.bell_device is not None and job.bell_device in devices}
-    bells = [
-        Bell(job.job_id, key)
-        for key, job in rung.items()
-        if key not in busy and _gone(job, queue.now, moment.rering_seconds)
-    ]
+    fresh = set()  # devices that a bell of this pass goes to
+    for key, job in rung.items():
+        if key not in busy and _gone(job, queue.now, moment.rering_seconds):
+            fresh.add(key)
+            yield Bell(job.job_id, key)
     free = [job for job in queue.waiting if job.bell_device not in devices and job.not_before <= queue.now]
+    backlog = _Backlog(in_order(free, [*queue.busy, *rung.values()], queue.now), queue.now)
     slots = {key: _slot(device, busy.get(key), moment) for key, device in devices.items()}
     for key, job in rung.items():
-        slots[key] = _after(slots[key], job, moment.estimates)
+        slots[key] = slots[key].after(job, moment.estimates)
+    choice = _Choice(moment, backlog, slots.values())
     placed = set(rung)
-    while True:
-        slot = min(slots.values(), key=lambda slot: (slot.free_at, slot.device.key), default=None)
-        if slot is None or slot.device.key in placed:
-            break  # what comes after that bell is free sooner than the rest: the first in line may belong there
-        key = slot.device.key
-        chosen = _choose(slot, free, slots, moment)
+    while (slot := choice.slots.soonest()) is not None and slot.key not in placed:
+        # The loop ends at a bell that is out: what comes after it is free sooner than all that is left, so the first in
+        # line may belong there.
+        chosen = choice.choose(slot)
         if chosen is not None:
-            bells.append(Bell(chosen.job_id, key))
-            free.remove(chosen)
-            placed.add(key)
-            slots[key] = _after(slot, chosen, moment.estimates)
-        else:
-            if key not in busy:
-                bells.extend(_moved(slot.device, rung, busy))
-            del slots[key]
-    return [*bells, *_overtaking(moment, free, bells)]
+            choice.place(chosen, slot)
+            placed.add(slot.key)
+            fresh.add(slot.key)
+            yield Bell(chosen.job_id, slot.key)
+            continue
+        choice.drop(slot)
+        if slot.key not in busy and (moved := _moved(slot.device, rung, busy)) is not None:
+            fresh.add(slot.key)
+            yield Bell(moved.job_id, slot.key)
+    yield from _overtaking(moment, choice, {key: job for key, job in rung.items() if key not in fresh}, busy)
 
 
 def displaced(queue: Queue, bells: Iterable[Bell]) -> list[Bell]:
@@ -119,76 +95,27 @@ def queue_order(queue: Queue) -> list[str]:
     """
     rung = [job for job in queue.waiting if job.bell_device is not None]
     rest = [job for job in queue.waiting if job.bell_device is None]
-    ready = [job for job in rest if job.not_before <= queue.now and job.phase is None]
-    later = [job for job in rest if job not in set(ready)]
+    ready: list[Waiting] = []
+    later: list[Waiting] = []
+    for job in rest:
+        (ready if job.not_before <= queue.now and job.phase is None else later).append(job)
     served: list[Busy | Waiting] = [*queue.busy, *rung]
     ordered = [*in_order(rung, queue.busy, queue.now), *in_order(ready, served, queue.now)]
     ordered += in_order(later, served, queue.now)
     return [job.job_id for job in ordered]
 
 
-def _overtaking(moment: Moment, free: Sequence[Waiting], bells: Sequence[Bell]) -> list[Bell]:
-    """Bells for jobs that found no place, on devices whose bell nobody has answered and whose job is theirs to precede.
+def in_order(jobs: Iterable[Waiting], served: Iterable[Busy | Waiting], now: float) -> list[Waiting]:
+    """First come, first served within a priority that rises with waiting, the owners taking turns.
 
-    A job of a higher rank precedes; of the same rank one that came after the bell was rung, and whose owner's turn it
-    is. Such a job takes the place on the device that is free soonest.
+    What each owner has in ``served`` counts as turns already taken.
     """
-    queue, now = moment.queue, moment.queue.now
-    devices = {device.key: device for device in moment.devices}
-    busy = {job.device_key: job for job in queue.busy}
-    fresh = {bell.device_key for bell in bells}
-    out = {job.bell_device: job for job in queue.waiting if job.bell_device in devices and job.bell_device not in fresh}
-    if not out or not free:
-        return []
-    served: list[Busy | Waiting] = [*queue.busy, *out.values()]
     taken = Counter(job.owner for job in served)
-    when = {key: _slot(devices[key], busy.get(key), moment).free_at for key in out if key is not None}
-    overtaking = []
-    for job in in_order(free, served, now):
-        behind = [
-            key
-            for key, other in out.items()
-            if key is not None and _precedes(job, other, taken, now) and fits(job, devices[key])
-        ]
-        if behind:
-            key = min(behind, key=lambda key: (when[key], key))
-            taken[out.pop(key).owner] -= 1
-            taken[job.owner] += 1
-            overtaking.append(Bell(job.job_id, key))
-    return overtaking
-
-
-def _precedes(job: Waiting, other: Waiting, taken: Mapping[str | None, int], now: float) -> bool:
-    """Whether `job` is to start before `other`, whose bell is out and counted among what its owner has."""
-    if _rank(job, now) != _rank(other, now):
-        return _rank(job, now) < _rank(other, now)
-    came_later = other.bell_at is not None and max(job.queued_at, job.not_before) > other.bell_at
-    return came_later and job.owner != other.owner and taken[job.owner] < taken[other.owner] - 1
-
-
-def fits(job: Waiting, device: DeviceView) -> bool:
-    """Whether the device can carry the job and its node holds the model."""
-    return carries(job, device) and (job.mock or job.model_id in device.holds)
-
-
-def carries(job: Waiting, device: DeviceView) -> bool:
-    """Whether the device has the memory, whatever its node holds."""
-    need = job.min_vram_mb if device.kind == "cuda" else job.min_ram_mb
-    return job.mock or need <= device.memory_mb
-
-
-def in_order(jobs: Sequence[Waiting], busy: Iterable[Busy | Waiting], now: float) -> list[Waiting]:
-    """First come, first served within a priority that rises with waiting, the owners taking turns."""
-    taken: dict[str | None, int] = {}
-    for running in busy:
-        taken[running.owner] = taken.get(running.owner, 0) + 1
-    ranked = sorted(jobs, key=lambda job: (_rank(job, now), job.queued_at, job.job_id))
     keyed = []
-    for job in ranked:
-        turn = taken.get(job.owner, 0)
-        taken[job.owner] = turn + 1
-        keyed.append((_rank(job, now), turn, job.queued_at, job.job_id, job))
-    return [item[-1] for item in sorted(keyed, key=lambda item: item[:-1])]
+    for rank, queued_at, job_id, job in sorted((_rank(job, now), job.queued_at, job.job_id, job) for job in jobs):
+        keyed.append((rank, taken[job.owner], queued_at, job_id, job))
+        taken[job.owner] += 1
+    return [item[-1] for item in sorted(keyed)]
 
 
 def _rank(job: Waiting, now: float) -> int:
@@ -200,73 +127,232 @@ def _gone(job: Waiting, now: float, rering_seconds: float) -> bool:
     return job.bell_at is None or now - job.bell_at > rering_seconds
 
 
-def _slot(device: DeviceView, running: Busy | None, moment: Moment) -> _Slot:
+def _slot(device: DeviceView, running: Busy | None, moment: Moment) -> Slot:
     now = moment.queue.now
     if running is None:
-        return _Slot(device, now, device.warm)
+        return Slot(now, device.key, device, device.warm)
     expected = moment.estimates.run(running.warm_key, running.work)
     if running.warm_key not in device.warm and not running.mock:
         expected += moment.estimates.load(running.warm_key)
     warm = device.warm if running.mock else frozenset({running.warm_key})
     # One that has outrun its estimate may end at any moment.
-    return _Slot(device, max(now + 0.001, running.claimed_at + expected), warm)
+    return Slot(max(now + 0.001, running.claimed_at + expected), device.key, device, warm)
 
 
-def _choose(slot: _Slot, free: Sequence[Waiting], slots: Mapping[str, _Slot], moment: Moment) -> Waiting | None:
-    queue = moment.queue
-    ordered = in_order([job for job in free if fits(job, slot.device)], queue.busy, queue.now)
-    if not ordered:
-        return None
-    head = ordered[0]
-    if head.mock or head.warm_key in slot.warm:
+def _moved(device: DeviceView, rung: dict[str, Waiting], busy: Mapping[str, Busy]) -> Waiting | None:
+    """The job that an idle device with nothing else to do takes over: its bell waits behind a running job."""
+    waiting = [(job.queued_at, key) for key, job in rung.items() if key in busy and fits(job, device)]
+    return rung.pop(min(waiting)[1]) if waiting else None
+
+
+class _Line:
+    """Waiting jobs that fit the same devices and need the same model loaded. Only the first is ever chosen."""
+
+    def __init__(self, warm_key: str) -> None:
+        self.warm_key = warm_key
+        self.jobs: list[Waiting] = []
+        self.places: list[int] = []  # in the whole order
+        self.ranks: list[int] = []
+        self.at = 0  # how many have been chosen
+
+    @property
+    def place(self) -> int:
+        return self.places[self.at]
+
+    @property
+    def rank(self) -> int:
+        return self.ranks[self.at]
+
+
+class _Backlog:
+    """The jobs that have no place yet, in the order of their turns, and as lines."""
+
+    def __init__(self, ordered: Sequence[Waiting], now: float) -> None:
+        self.lines: dict[tuple[Hashable, str], _Line] = {}
+        self._ordered = ordered
+        self._placed = bytearray(len(ordered))
+        self._first = 0
+        for place, job in enumerate(ordered):
+            key = (need(job), job.warm_key)
+            line = self.lines.get(key)
+            if line is None:
+                line = self.lines[key] = _Line(job.warm_key)
+            line.jobs.append(job)
+            line.places.append(place)
+            line.ranks.append(_rank(job, now))
+
+    def left(self) -> Iterator[Waiting]:
+        """Yields what has no place yet, in order."""
+        while self._first < len(self._ordered) and self._placed[self._first]:
+            self._first += 1
+        for place in range(self._first, len(self._ordered)):
+            if not self._placed[place]:
+                yield self._ordered[place]
+
+    def take(self, job: Waiting) -> None:
+        """Takes out the first of a line."""
+        line = self.lines[(need(job), job.warm_key)]
+        self._placed[line.place] = True
+        line.at += 1
+
+
+class _Choice:
+    """Weighs, device by device, which job goes there."""
+
+    def __init__(self, moment: Moment, backlog: _Backlog, slots: Iterable[Slot]) -> None:
+        self.backlog = backlog
+        self._moment = moment
+        self._kinds = {key: line.jobs[0] for key, line in backlog.lines.items()}
+        self._groups: dict[Hashable, frozenset[int]] = {}
+        self._samples = list({key[0]: job for key, job in self._kinds.items()}.values())
+        found = list(slots)
+        self.slots = Slots(found, self._group)
+        self._lines: dict[Hashable, list[_Line]] = {}
+        self._warm = Counter(warm for slot in found for warm in slot.warm)
+
+    def _group(self, device: DeviceView) -> frozenset[int]:
+        """Which of the jobs' needs the device meets: few groups, however many kinds of devices there are."""
+        what = shape(device)
+        if what not in self._groups:
+            self._groups[what] = frozenset(at for at, job in enumerate(self._samples) if fits(job, device))
+        return self._groups[what]
+
+    def lines(self, slot: Slot) -> list[_Line]:
+        """The lines whose jobs fit the slot's device, without those that have been served."""
+        group = self.slots.group(slot.key)
+        lines = self._lines.get(group)
+        if lines is None:
+            lines = [self.backlog.lines[key] for key, job in self._kinds.items() if fits(job, slot.device)]
+        lines = self._lines[group] = [line for line in lines if line.at < len(line.jobs)]
+        return lines
+
+    def choose(self, slot: Slot) -> Waiting | None:
+        """The first in line, or another of its rank whose model is warm here and makes nobody late."""
+        lines = self.lines(slot)
+        if not lines:
+            return None
+        first = min(lines, key=lambda line: line.place)
+        head = first.jobs[first.at]
+        if head.mock or head.warm_key in slot.warm:
+            return head
+        peers = [line for line in lines if line.rank == first.rank]
+        here = min((line for line in peers if line.warm_key in slot.warm), key=lambda line: line.place, default=None)
+        nowhere = min(
+            (line for line in peers if self._warm[line.warm_key] <= (line.warm_key in slot.warm)),
+            key=lambda line: line.place,
+            default=None,
+        )
+        late: frozenset[str] | None = None
+        for line in (here, nowhere):
+            if line is None or line is first:
+                continue
+            if late is None:
+                late = self._late_if(head, slot)
+            candidate = line.jobs[line.at]
+            if self._late_if(candidate, slot) <= late:
+                return candidate
         return head
-    peers = [job for job in ordered if _rank(job, queue.now) == _rank(head, queue.now)]
-    elsewhere = {warm for key, other in slots.items() if key != slot.device.key for warm in other.warm}
-    here = next((job for job in peers if job.warm_key in slot.warm), None)
-    nowhere = next((job for job in peers if job.warm_key not in elsewhere), None)
-    late: frozenset[str] | None = None
-    for candidate in (here, nowhere):
-        if candidate is None or candidate is head:
+
+    def place(self, job: Waiting, slot: Slot) -> None:
+        """Gives the slot to the job."""
+        self.backlog.take(job)
+        after = slot.after(job, self._moment.estimates)
+        self.slots.replace(slot, after)
+        self._warm.subtract(slot.warm)
+        self._warm.update(after.warm)
+
+    def drop(self, slot: Slot) -> None:
+        """Leaves the device out: nothing is for it."""
+        self.slots.drop(slot)
+        self._warm.subtract(slot.warm)
+
+    def _late_if(self, first: Waiting, slot: Slot) -> frozenset[str]:
+        """Who would miss their deadline if `first` went here now and everybody else followed in plain order."""
+        deadlines, estimates = self._moment.deadlines, self._moment.estimates
+        slots = self.slots.copy()
+        slots.replace(slot, slot.after(first, estimates))
+        late = set()
+        others = (job for job in self.backlog.left() if job is not first)
+        for job in islice(others, _HORIZON):
+            theirs = slots.soonest_for(job)
+            if theirs is None:
+                continue
+            if theirs.free_at > deadlines.get(job.job_id, math.inf):
+                late.add(job.job_id)
+            slots.replace(theirs, theirs.after(job, estimates))
+        return frozenset(late)
+
+
+def _overtaking(
+    moment: Moment, choice: _Choice, out: Mapping[str, Waiting], busy: Mapping[str, Busy]
+) -> Iterator[Bell]:
+    """Bells for jobs that found no place, on devices whose bell nobody has answered and whose job is theirs to precede.
+
+    A job of a higher rank precedes; of the same rank one that came after the bell was rung, and whose owner's turn it
+    is. Such a job takes the place on the device that is free soonest.
+    """
+    if not out:
+        return
+    queue, now = moment.queue, moment.queue.now
+    devices = {device.key: device for device in moment.devices}
+    served: list[Busy | Waiting] = [*queue.busy, *out.values()]
+    taken = Counter(job.owner for job in served)
+    # Alike for all in a bucket: which jobs fit there, and whom they precede but for when their bell was rung.
+    buckets: dict[tuple[Hashable, int, str | None], list[tuple[float, str, Waiting]]] = defaultdict(list)
+    for key, job in out.items():
+        when = _slot(devices[key], busy.get(key), moment).free_at
+        buckets[(choice.slots.group(key), _rank(job, now), job.owner)].append((when, key, job))
+    for bucket in buckets.values():
+        bucket.sort(key=lambda item: item[:2])
+    last, most = _last_and_most(buckets, taken)
+    for job in choice.backlog.left():
+        rank = _rank(job, now)
+        if rank > last:
+            return  # and so are all that follow
+        if rank == last and taken[job.owner] >= most - 1:
             continue
-        if late is None:
-            late = _late_if(head, slot, free, slots, moment)
-        if _late_if(candidate, slot, free, slots, moment) <= late:
-            return candidate
-    return head
-
-
-def _late_if(
-    first: Waiting, slot: _Slot, free: Sequence[Waiting], slots: Mapping[str, _Slot], moment: Moment
-) -> frozenset[str]:
-    """Who would miss their deadline if `first` went here now and everybody else followed in plain order."""
-    now = moment.queue.now
-    lanes = {**slots, slot.device.key: _after(slot, first, moment.estimates)}
-    late = set()
-    for job in in_order([job for job in free if job is not first], moment.queue.busy, now)[:_HORIZON]:
-        open_lanes = [lane for lane in lanes.values() if fits(job, lane.device)]
-        if not open_lanes:
+        behind = _soonest_behind(job, rank, buckets, taken, choice.slots.fitting(job))
+        if behind is None:
             continue
-        lane = min(open_lanes, key=lambda lane: (lane.free_at, lane.device.key))
-        if lane.free_at > moment.deadlines.get(job.job_id, float("inf")):
-            late.add(job.job_id)
-        lanes[lane.device.key] = _after(lane, job, moment.estimates)
-    return frozenset(late)
+        bucket_key, item = behind
+        buckets[bucket_key].remove(item)
+        if not buckets[bucket_key]:
+            del buckets[bucket_key]
+        taken[item[2].owner] -= 1
+        taken[job.owner] += 1
+        last, most = _last_and_most(buckets, taken)
+        yield Bell(job.job_id, item[1])
 
 
-def _after(slot: _Slot, job: Waiting, estimates: Estimates) -> _Slot:
-    if job.mock:
-        return replace(slot, free_at=slot.free_at + 1.0)
-    seconds = estimates.run(job.warm_key, job.work)
-    if job.warm_key not in slot.warm:
-        seconds += estimates.load(job.warm_key)
-    return replace(slot, free_at=slot.free_at + seconds, warm=frozenset({job.warm_key}))
+def _last_and_most(
+    buckets: Iterable[tuple[Hashable, int, str | None]], taken: Mapping[str | None, int]
+) -> tuple[int, int]:
+    """The lowest rank among the bells that are out, and how many of those served the owner with the most has."""
+    last = max((rank for _, rank, _ in buckets), default=-1)
+    return last, max((taken[owner] for _, _, owner in buckets), default=0)
 
 
-def _moved(device: DeviceView, rung: dict[str, Waiting], busy: Mapping[str, Busy]) -> list[Bell]:
-    """An idle device with nothing else to do takes a bell that waits behind a running job."""
-    waiting = [(job.queued_at, key, job) for key, job in rung.items() if key in busy and fits(job, device)]
-    if not waiting:
-        return []
-    _, key, job = min(waiting, key=lambda item: item[:2])
-    del rung[key]
-    return [Bell(job.job_id, device.key)]
+def _soonest_behind(
+    job: Waiting,
+    rank: int,
+    buckets: Mapping[tuple[Hashable, int, str | None], list[tuple[float, str, Waiting]]],
+    taken: Mapping[str | None, int],
+    fitting: Sequence[Hashable],
+) -> tuple[tuple[Hashable, int, str | None], tuple[float, str, Waiting]] | None:
+    """Of the bells that are out and that the job precedes, the one on the device that is free first, and its bucket."""
+    came = max(job.queued_at, job.not_before)
+    found = []
+    for key, bucket in buckets.items():
+        group, its_rank, owner = key
+        if group not in fitting or rank > its_rank:
+            continue
+        if rank < its_rank:
+            found.append((bucket[0][:2], key, bucket[0]))
+        elif job.owner != owner and taken[job.owner] < taken[owner] - 1:
+            later = (item for item in bucket if item[2].bell_at is not None and came > item[2].bell_at)
+            if (item := next(later, None)) is not None:
+                found.append((item[:2], key, item))
+    if not found:
+        return None
+    _, key, item = min(found, key=lambda one: one[0])
+    return key, item

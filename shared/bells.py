@@ -4,11 +4,11 @@ A bell is a Celery message; the row says on which device's queue it lies and sin
 stale: the row decides, and only the device that it names may claim.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, Connection, literal, update
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from shared import clock
@@ -16,15 +16,17 @@ from shared.attempts import Failure
 from shared.database import Database, is_repetition, settled
 from shared.job_types import GENERATION
 from shared.jobs import note_end
-from shared.states import JobState, Phase, Priority
+from shared.line_heads import QUEUED, first_of_each, lines_there
+from shared.lines import owner_part
+from shared.states import JobState, Phase
 from shared.tables import Job, epoch_now
 
 # A job that waits this long counts as one priority higher.
 PRIORITY_RISE_SECONDS = 600.0
-# Of each line this many of the first are looked at. Enough to fill any number of devices between two looks. Where
-# several owners wait they share them, but none has fewer than this.
-_LOOK_AHEAD = 200
-_LOOK_AHEAD_OF_EACH = 20
+# So many of the first are looked at, enough to fill any usual number of devices between two looks. Where several owners
+# wait they share them, but none has fewer of a line than this.
+LOOK_AHEAD = 200
+_LOOK_AHEAD_OF_EACH = 4
 # Of the whole queue the order of this many is told exactly.
 ORDERED = 1000
 
@@ -50,6 +52,7 @@ class Waiting:
     bell_device: str | None
     bell_at: float | None
     unplaceable_since: float | None = None
+    line: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,29 @@ class Busy:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Where a line goes on that was not read to its end: behind this job. What is to follow it is not all known."""
+
+    line: str
+    job_id: str
+    queued_at: float
+    ready_at: float | None  # where only those were read that may start by then
+
+
+@dataclass(frozen=True)
 class Queue:
     """The moment that placement decides on."""
 
     now: float
     waiting: tuple[Waiting, ...]
     busy: tuple[Busy, ...]
+    cuts: tuple[Cut, ...] = ()
 
 
 _WAITING = (
     Job.id, Job.type, Job.model_id, Job.warm_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
     Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.bell_device, Job.bell_at,
-    Job.unplaceable_since,
+    Job.unplaceable_since, Job.line,
 )  # fmt: skip
 _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.warm_key, Job.node, Job.priority, Job.halt, Job.owner, Job.work,
@@ -90,71 +104,63 @@ _BUSY = (
 )  # fmt: skip
 
 
-# The value stands in the statement, so that every planner sees that the indexes of queued jobs serve it.
-_QUEUED = col(Job.status) == literal("queued", literal_execute=True)
-# Jobs of one line can run on the same devices, or on the same node: those at its head cannot hide another line.
-_LINE = (Job.owner, Job.model_id, Job.warm_key, Job.target_node, Job.mock)
-
-
 def rank(priority: int, queued_at: float, now: float) -> int:
     """The priority that a job has earned: it rises by one for each ten minutes of waiting. 0 is served first."""
     return max(0, priority - int((now - queued_at) / PRIORITY_RISE_SECONDS))
 
 
-def look(database: Database) -> Queue:
-    """The first in each line by the rank that they have earned, every bell that is out, and what runs."""
+def look(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
+    """The first in each line, every bell that is out, and what runs.
+
+    ``ahead``: how many jobs are wanted of the owners together. It costs as much with a hundred thousand jobs queued as
+    with as many as there are lines.
+    """
     with database.read() as session:
         connection = session.connection()
         now = connection.execute(select(epoch_now())).scalar_one()
-        lines: dict[tuple[Any, ...], list[int]] = {}
-        heads = select(*_LINE, Job.priority).where(_QUEUED).distinct()  # type: ignore[call-overload]
-        for head in connection.execute(heads):
-            lines.setdefault(tuple(head[:-1]), []).append(head[-1])
+        lines = lines_there(connection)
         # Whoever has queued many must not hide those who came after.
-        each = max(_LOOK_AHEAD // max(1, len({line[0] for line in lines})), _LOOK_AHEAD_OF_EACH)
-        waiting: dict[str, Waiting] = {}
-        for line, priorities in lines.items():
-            # Within one priority those who came first rank highest, so the first of each hold the first of all.
-            found = [job for priority in priorities for job in _first(connection, line, priority, each, now)]
-            found.sort(key=lambda job: (rank(job.priority, job.queued_at, now), job.queued_at, job.job_id))
-            ready = [job for job in found if job.not_before <= now][:each]
-            later = [job for job in found if job.not_before > now][:each]
-            waiting.update((job.job_id, job) for job in (*ready, *later))
-        if len(waiting) >= each:
-            rung = select(*_WAITING).where(_QUEUED, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
-            waiting.update((row[0], Waiting(*row)) for row in connection.execute(rung))
+        each = max(ahead // max(1, len({owner_part(line) for line in lines})), _LOOK_AHEAD_OF_EACH)
+        found = [Waiting(*row) for row in first_of_each(connection, _WAITING, lines, each)]
+        cuts = _cuts(found, each)
+        # Jobs that may not start yet do not take the places of those that may.
+        held_back = {job.line for job in found if job.not_before > now} & {cut.line for cut in cuts}
+        heads = first_of_each(connection, _WAITING, sorted(held_back), each, ready_at=now)
+        ready = [Waiting(*row) for row in heads]
+        found += ready
+        cuts += _cuts(ready, each, ready_at=now)
+        rung = select(*_WAITING).where(QUEUED, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
+        found += [Waiting(*row) for row in connection.execute(rung)] if cuts else []
         running = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]
         busy = tuple(Busy(*row) for row in connection.execute(running))
-    return Queue(now, tuple(waiting.values()), busy)
+    return Queue(now, tuple({job.job_id: job for job in found}.values()), busy, tuple(cuts))
 
 
-def foremost(database: Database, limit: int = ORDERED) -> Queue:
-    """Of the whole queue the first of each priority, enough to hold the first `limit`; and what runs."""
+def look_further(database: Database, queue: Queue, cuts: Collection[Cut], more: int) -> Queue:
+    """The queue with so many more jobs behind each of these of its cuts."""
+    known = {job.job_id: job for job in queue.waiting}
+    left = [cut for cut in queue.cuts if cut not in cuts]
     with database.read() as session:
         connection = session.connection()
-        now = connection.execute(select(epoch_now())).scalar_one()
-        waiting: list[Waiting] = []
-        for priority in range(len(Priority)):
-            first = select(*_WAITING).where(_QUEUED, Job.priority == priority)  # type: ignore[call-overload]
-            rows = connection.execute(first.order_by(col(Job.queued_at), col(Job.id)).limit(limit))
-            waiting += (Waiting(*row) for row in rows)
-        running = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]
-        busy = tuple(Busy(*row) for row in connection.execute(running))
-    return Queue(now, tuple(waiting), busy)
+        for cut in cuts:
+            where = [QUEUED, col(Job.line) == cut.line, col(Job.queued_at) >= cut.queued_at]
+            if cut.ready_at is not None:
+                where.append(col(Job.not_before) <= cut.ready_at)
+            behind = select(*_WAITING).where(*where, col(Job.id) != cut.job_id)  # type: ignore[call-overload]
+            behind = behind.order_by(col(Job.queued_at)).limit(more)
+            found = [Waiting(*row) for row in connection.execute(behind)]
+            known |= {job.job_id: job for job in found}
+            left += _cuts(found, more, ready_at=cut.ready_at)
+    return replace(queue, waiting=tuple(known.values()), cuts=tuple(left))
 
 
-def _first(connection: Connection, line: Sequence[Any], priority: int, limit: int, now: float) -> list[Waiting]:
-    """The first of a line and priority; jobs that may not start yet do not take the places of those that may."""
-    where: list[ColumnElement[bool]] = [
-        col(column).is_(None) if value is None else col(column) == value
-        for column, value in zip(_LINE, line, strict=True)
-    ]
-    query = select(*_WAITING).where(_QUEUED, *where, Job.priority == priority)  # type: ignore[call-overload]
-    query = query.order_by(col(Job.queued_at)).limit(limit)
-    found = [Waiting(*row) for row in connection.execute(query)]
-    if len(found) == limit and any(job.not_before > now for job in found):
-        found += [Waiting(*row) for row in connection.execute(query.where(col(Job.not_before) <= now))]
-    return found
+def _cuts(jobs: Sequence[Waiting], each: int, ready_at: float | None = None) -> list[Cut]:
+    """Where lines were cut off: those of which as many jobs were read as were asked for."""
+    found: dict[str, list[Waiting]] = defaultdict(list)
+    for job in jobs:
+        found[job.line].append(job)
+    last = [max(many, key=lambda job: (job.queued_at, job.job_id)) for many in found.values() if len(many) >= each]
+    return [Cut(job.line, job.job_id, job.queued_at, ready_at) for job in last]
 
 
 @settled
@@ -178,7 +184,7 @@ def ring(database: Database, bells: Sequence[tuple[str, str]]) -> list[tuple[str
 @settled
 def silence(database: Database, job_ids: Collection[str] | None = None) -> int:
     """Takes bells back (all of them, or those of these jobs): the jobs wait to be placed again."""
-    where = [_QUEUED, col(Job.bell_device).is_not(None)]
+    where = [QUEUED, col(Job.bell_device).is_not(None)]
     if job_ids is not None:
         where.append(col(Job.id).in_(job_ids))
     with database.write() as session:
@@ -209,13 +215,13 @@ def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> in
     since = col(Job.unplaceable_since)
     where.append(since.is_(None) if unplaceable else since.is_not(None))
     with database.write() as session:
-        query = update(Job).where(_QUEUED, *where).values(unplaceable_since=epoch_now() if unplaceable else None)
+        query = update(Job).where(QUEUED, *where).values(unplaceable_since=epoch_now() if unplaceable else None)
         return int(session.connection().execute(query).rowcount)
 
 
 def mark_waiting_for_model(database: Database, held: Collection[str]) -> int:
     """Says `waiting_for_model` on queued jobs whose model no node holds, and takes it from the others."""
-    queued = (_QUEUED, col(Job.mock).is_(False), col(Job.type) == GENERATION)
+    queued = (QUEUED, col(Job.mock).is_(False), col(Job.type) == GENERATION)
     absent = update(Job).where(*queued, col(Job.model_id).not_in(held), col(Job.phase).is_(None))
     present = update(Job).where(*queued, col(Job.model_id).in_(held), col(Job.phase) == Phase.WAITING_FOR_MODEL)
     with database.write() as session:

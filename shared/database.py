@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, func, make_url, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
@@ -37,6 +37,7 @@ _REPEAT_AFTER_SECONDS = (0.05, 0.2, 0.5, 1.0, 1.5, 1.75)
 _NO_TABLES = "The database has no tables yet: its migrations have not run."
 # PostgreSQL advisory lock that migrations hold: any fixed number does, this one spells "wanworks".
 _MIGRATION_LOCK = 0x77616E776F726B73
+_MIGRATION_POLL_SECONDS = 0.1
 
 
 P = ParamSpec("P")
@@ -137,8 +138,7 @@ def migrate(url: str, revision: str = "head") -> None:
     try:
         with _translated(), database.engine.connect() as connection:
             if not database.is_sqlite:
-                connection.exec_driver_sql(f"SELECT pg_advisory_lock({_MIGRATION_LOCK})")
-                connection.commit()
+                _wait_for_migrations(connection)
             config.attributes["connection"] = connection
             if revision == "base":
                 command.downgrade(config, revision)
@@ -150,6 +150,18 @@ def migrate(url: str, revision: str = "head") -> None:
                 connection.commit()
     finally:
         database.close()
+
+
+def _wait_for_migrations(connection: Connection) -> None:
+    """Takes the lock that migrations hold.
+
+    By asking again and again: who waits inside a statement is waited for in turn by an index that is built beside
+    writers.
+    """
+    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})").scalar():
+        connection.commit()
+        time.sleep(_MIGRATION_POLL_SECONDS)
+    connection.commit()
 
 
 @contextmanager

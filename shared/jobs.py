@@ -22,6 +22,7 @@ from shared import clock, tracing, webhooks
 from shared.database import Database, hold, is_repetition, settled
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound
 from shared.job_types import DOWNLOAD, GENERATION, GenerationParams
+from shared.lines import line_of
 from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.tables import Job, Use, epoch_now
 
@@ -70,12 +71,6 @@ class Stopped:
     ended: bool
 
 
-@dataclass(frozen=True)
-class Page:
-    jobs: list[Job]
-    has_more: bool
-
-
 def new_id() -> str:
     """A UUIDv7 (RFC 9562, method 3): milliseconds, then the fraction of one, then random, so ids sort by creation."""
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
@@ -118,33 +113,6 @@ def several(database: Database, job_ids: Sequence[str]) -> list[Job]:
     """Those of the jobs that are there and are shown, in no order."""
     with database.read() as session:
         return list(session.exec(select(Job).where(col(Job.id).in_(job_ids), col(Job.hidden).is_(False))))
-
-
-def page(
-    database: Database,
-    *,
-    only: str | None = None,
-    limit: int,
-    after: str | None = None,
-    type: str | None = None,
-    status: str | None = None,
-    model_id: str | None = None,
-    created_after: datetime | None = None,
-    oldest_first: bool = False,
-) -> Page:
-    """Jobs, newest first unless told otherwise; `after` is the id of the last one seen, `only` as in `get`."""
-    order = col(Job.id).asc() if oldest_first else col(Job.id).desc()
-    query = select(Job).where(col(Job.hidden).is_(False)).order_by(order).limit(limit + 1)
-    for column, value in ((Job.owner, only), (Job.type, type), (Job.status, status), (Job.model_id, model_id)):
-        if value is not None:
-            query = query.where(col(column) == value)
-    if created_after is not None:
-        query = query.where(col(Job.created_at) > created_after)
-    if after is not None:
-        query = query.where(col(Job.id) > after if oldest_first else col(Job.id) < after)
-    with database.read() as session:
-        rows = list(session.exec(query))
-    return Page(rows[:limit], has_more=len(rows) > limit)
 
 
 @settled
@@ -194,14 +162,14 @@ def purge(database: Database, job_ids: Sequence[str]) -> int:
 
 def purgeable(database: Database, ended_before: datetime, limit: int = 500, besides: Collection[str] = ()) -> list[str]:
     """Ids of ended jobs that their owner deleted, or that ended before that moment. `besides`: these are left out."""
-    query = (
-        select(Job.id)
-        .where(col(Job.status).in_(JOB_ENDS), or_(col(Job.hidden).is_(True), col(Job.finished_at) < ended_before))
-        .where(col(Job.id).not_in(besides), _is_tidy())
-        .limit(limit)
-    )
+    ended = (col(Job.status).in_(JOB_ENDS), col(Job.id).not_in(besides), _is_tidy())
     with database.read() as session:
-        return list(session.exec(query))
+        found = list(session.exec(select(Job.id).where(*ended, col(Job.hidden).is_(True)).limit(limit)))
+        for status in JOB_ENDS:  # one by one, and apart from the hidden ones: so each is a range of an index
+            if len(found) < limit:
+                old = select(Job.id).where(col(Job.status) == status, *ended[1:], col(Job.finished_at) < ended_before)
+                found += session.exec(old.limit(limit - len(found)))
+    return list(dict.fromkeys(found))
 
 
 def winning_attempts(database: Database, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
@@ -348,18 +316,22 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
     """The row as plain values: under load, constructing it as an object costs more than storing it."""
     params = new.params
     warm_key, work = ("", 0.0) if not isinstance(params, GenerationParams) else (params.warm_key, params.work)
-    return {
-        "id": new.id,
-        "type": new.type,
-        "status": JobState.QUEUED,
+    needs: dict[str, Any] = {
+        "owner": new.owner,
+        "priority": new.priority.rank,
         "model_id": getattr(params, "model_id", None),
         "warm_key": warm_key,
         "target_node": getattr(params, "node", None),
-        "priority": new.priority.rank,
-        "owner": new.owner,
         "mock": new.mock,
         "min_vram_mb": new.min_vram_mb,
         "min_ram_mb": new.min_ram_mb,
+    }
+    return {
+        **needs,
+        "id": new.id,
+        "type": new.type,
+        "status": JobState.QUEUED,
+        "line": line_of(**needs),
         "work": work,
         "params": params.model_dump(mode="json"),
         "labels": new.metadata,

@@ -1,18 +1,24 @@
 """How much waits, where each job stands, and what runs: reads of the `jobs` table for those who watch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_
-from sqlalchemy.orm import aliased
-from sqlmodel import col, select
+from sqlalchemy import ColumnElement, ScalarSelect, case, func
+from sqlmodel import Session, col, select
 
+from shared import job_lists
 from shared.database import Database
 from shared.job_types import GENERATION
+from shared.line_heads import QUEUED, first_of_each
 from shared.states import JOB_ENDS, JobState, Phase
 from shared.tables import Job, epoch_now
+
+# Counts in one statement: SQLite takes 500 terms of a compound, and a page has 200 jobs.
+_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -28,19 +34,37 @@ class Depth:
 
 
 def positions(database: Database, jobs: Sequence[Job]) -> dict[str, int]:
-    """For each of these jobs that is queued: how many queued jobs stand before it by priority and age."""
-    waiting = [job.id for job in jobs if job.status == JobState.QUEUED]
+    """For each of these jobs that is queued: how many queued jobs stand before it by priority and age.
+
+    The rows between one of them and the next are counted once, so a page of jobs costs as much as its last job.
+    """
+    waiting = sorted({(job.priority, job.queued_at) for job in jobs if job.status == JobState.QUEUED})
     if not waiting:
         return {}
-    other = aliased(Job)
-    ahead = or_(
-        col(other.priority) < Job.priority,
-        and_(col(other.priority) == Job.priority, col(other.queued_at) < Job.queued_at),
-    )
-    count = select(func.count()).select_from(other).where(other.status == JobState.QUEUED, ahead).scalar_subquery()
-    query = select(Job.id, count).where(col(Job.id).in_(waiting), Job.status == JobState.QUEUED)
+
+    def count(*between: ColumnElement[bool]) -> ScalarSelect[int]:
+        return select(func.count()).select_from(Job).where(QUEUED, *between).scalar_subquery()
+
+    steps = []
+    before: tuple[int, float] | None = None
+    for priority, queued_at in waiting:
+        of_priority, ahead = col(Job.priority) == priority, col(Job.queued_at) < queued_at
+        if before is None:
+            steps += [count(col(Job.priority) < priority) + count(of_priority, ahead)]
+        elif before[0] == priority:
+            steps += [count(of_priority, ahead, col(Job.queued_at) >= before[1])]
+        else:
+            rest = count(col(Job.priority) == before[0], col(Job.queued_at) >= before[1])
+            between = count(col(Job.priority) > before[0], col(Job.priority) < priority)
+            steps += [rest + between + count(of_priority, ahead)]
+        before = (priority, queued_at)
     with database.read() as session:
-        return dict(session.exec(query).all())
+        counted: list[int] = []
+        for some in (steps[at : at + _STEPS] for at in range(0, len(steps), _STEPS)):
+            counted += session.connection().execute(select(*some)).one()
+        still = set(session.exec(select(Job.id).where(col(Job.id).in_([job.id for job in jobs]), QUEUED)))
+    ahead_of = dict(zip(waiting, accumulate(counted), strict=True))
+    return {job.id: ahead_of[(job.priority, job.queued_at)] for job in jobs if job.id in still}
 
 
 def still_queued(database: Database, job_ids: Sequence[str]) -> set[str]:
@@ -57,29 +81,72 @@ def queued_by_priority(database: Database) -> dict[int, int]:
         return dict(session.exec(query).all())
 
 
+@dataclass(frozen=True)
+class _LineDepth:
+    """How much waits in one line of the queue, and what its jobs are alike in."""
+
+    type: str
+    model_id: str | None
+    mock: bool
+    priority: int
+    queued: int
+    waiting_for_model: int
+    oldest_at: float | None  # when the first of them came
+    oldest_ready_at: float | None  # of those that do not wait for a model
+
+
+def _line_depths(session: Session) -> list[_LineDepth]:
+    """Of every line, counted in its index; of its first job what all of them are alike in."""
+    awaits = col(Job.phase).is_not_distinct_from(Phase.WAITING_FOR_MODEL)
+    alike = (Job.type, Job.model_id, Job.mock, Job.priority)
+    figures = (
+        func.count(),
+        func.sum(case((awaits, 1), else_=0)),
+        func.min(Job.queued_at),
+        func.min(case((awaits, None), else_=col(Job.queued_at))),
+    )
+    connection = session.connection()
+    of_lines = select(Job.line, *figures).where(QUEUED, Job.line != "")  # type: ignore[call-overload]
+    lines = {row[0]: row[1:] for row in connection.execute(of_lines.group_by(Job.line))}
+    first = first_of_each(connection, (Job.id, Job.line, *alike), list(lines), 1)
+    found = [_LineDepth(*row[2:], *lines[row[1]]) for row in first]
+    # Those that a process of an older version has accepted are in no line.
+    others = select(*alike, *figures).where(QUEUED, Job.line == "")  # type: ignore[call-overload]
+    return found + [_LineDepth(*row) for row in connection.execute(others.group_by(*alike))]
+
+
 def depths(database: Database) -> list[Depth]:
     """What waits and runs, by priority and model, most urgent first."""
-
-    def among(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
-        return func.coalesce(func.sum(case((and_(*conditions), 1), else_=0)), 0)
-
-    queued = col(Job.status) == JobState.QUEUED
-    oldest = epoch_now() - func.min(case((queued, col(Job.queued_at)), else_=None))
-    query = (
-        select(  # type: ignore[call-overload]
-            Job.priority,
-            Job.model_id,
-            among(queued),
-            among(queued, col(Job.phase) == Phase.WAITING_FOR_MODEL),
-            oldest,
-            among(col(Job.status) == JobState.RUNNING),
-        )
-        .where(col(Job.status).in_((JobState.QUEUED, JobState.RUNNING)))
+    running: Any = (
+        select(Job.priority, Job.model_id, func.count())
+        .where(Job.status == JobState.RUNNING)
         .group_by(col(Job.priority), col(Job.model_id))
-        .order_by(col(Job.priority), col(Job.model_id))
     )
     with database.read() as session:
-        return [Depth(*row) for row in session.exec(query)]
+        now = session.connection().execute(select(epoch_now())).scalar_one()
+        lines: dict[tuple[int, str | None], list[_LineDepth]] = defaultdict(list)
+        for line in _line_depths(session):
+            lines[(line.priority, line.model_id)].append(line)
+        runs = {(priority, model_id): count for priority, model_id, count in session.exec(running)}
+    found = []
+    for priority, model_id in sorted(lines.keys() | runs.keys(), key=lambda key: (key[0], key[1] or "")):
+        of_these = lines.get((priority, model_id), [])
+        oldest = _first(line.oldest_at for line in of_these)
+        found.append(
+            Depth(
+                priority,
+                model_id,
+                sum(line.queued for line in of_these),
+                sum(line.waiting_for_model for line in of_these),
+                None if oldest is None else now - oldest,
+                runs.get((priority, model_id), 0),
+            )
+        )
+    return found
+
+
+def _first(moments: Iterable[float | None]) -> float | None:
+    return min((moment for moment in moments if moment is not None), default=None)
 
 
 def stirred(database: Database, ended_after: datetime, limit: int = 200) -> dict[str, tuple[Any, ...]]:
@@ -95,12 +162,13 @@ def stirred(database: Database, ended_after: datetime, limit: int = 200) -> dict
     going = select(*columns).where(  # type: ignore[call-overload]
         shown, col(Job.status).in_((JobState.RUNNING, JobState.PAUSED))
     )
-    queued = select(*columns).where(shown, Job.status == JobState.QUEUED)  # type: ignore[call-overload]
     ended = select(*columns).where(  # type: ignore[call-overload]
         shown, col(Job.status).in_(JOB_ENDS), col(Job.finished_at) > ended_after
     )
     found: dict[str, tuple[Any, ...]] = {}
     with database.read() as session:
+        newest = job_lists.newest(session, JobState.QUEUED, limit)
+        queued = select(*columns).where(col(Job.id).in_(newest), QUEUED)  # type: ignore[call-overload]
         for query in (going, queued.order_by(col(Job.id).desc()), ended.order_by(col(Job.finished_at).desc())):
             found |= {row[0]: tuple(row) for row in session.exec(query.limit(limit))}
     return found
@@ -127,10 +195,11 @@ class Wait:
 
 
 def waiting(database: Database) -> Wait:
-    could_run = col(Job.phase).is_distinct_from(Phase.WAITING_FOR_MODEL)
-    query = select(func.count(), epoch_now() - func.min(Job.queued_at)).where(Job.status == JobState.QUEUED, could_run)
     with database.read() as session:
-        return Wait(*session.exec(query).one())
+        now = session.connection().execute(select(epoch_now())).scalar_one()
+        lines = _line_depths(session)
+    oldest = _first(line.oldest_ready_at for line in lines)
+    return Wait(sum(line.queued - line.waiting_for_model for line in lines), None if oldest is None else now - oldest)
 
 
 def running(database: Database) -> list[Job]:
@@ -165,17 +234,15 @@ class Load:
 
 def generations(database: Database) -> dict[str, Load]:
     """By model, of those that have any."""
-    query = (
-        select(Job.model_id, Job.status, func.count())
-        .where(
-            col(Job.status).in_((JobState.QUEUED, JobState.RUNNING)), Job.type == GENERATION, col(Job.mock).is_(False)
-        )
-        .group_by(col(Job.model_id), col(Job.status))
+    running = (
+        select(Job.model_id, func.count())
+        .where(Job.status == JobState.RUNNING, Job.type == GENERATION, col(Job.mock).is_(False))
+        .group_by(col(Job.model_id))
     )
-    found: dict[str, Load] = {}
+    queued: Counter[str] = Counter()
     with database.read() as session:
-        for model_id, status, count in session.exec(query):
-            known = found.get(model_id or "", Load())
-            grown = {"queued": count} if status == JobState.QUEUED else {"running": count}
-            found[model_id or ""] = replace(known, **grown)
-    return found
+        for line in _line_depths(session):
+            if line.type == GENERATION and not line.mock:
+                queued[line.model_id or ""] += line.queued
+        runs = {model_id or "": count for model_id, count in session.exec(running)}
+    return {model_id: Load(queued[model_id], runs.get(model_id, 0)) for model_id in queued.keys() | runs.keys()}

@@ -37,6 +37,7 @@ _LIVE = text("revoked_at IS NULL")
 _OWNED = text("owner IS NOT NULL")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
 _QUEUED = text("status = 'queued'")
+_RUNG = text("status = 'queued' AND bell_device IS NOT NULL")
 
 
 class Job(SQLModel, table=True):
@@ -45,19 +46,10 @@ class Job(SQLModel, table=True):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_ended", "status", "finished_at"),
-        # The lines of the queue: jobs of one owner that the same devices or the same node can run, in order.
-        Index(
-            "ix_jobs_lines",
-            "owner",
-            "model_id",
-            "warm_key",
-            "target_node",
-            "mock",
-            "priority",
-            "queued_at",
-            sqlite_where=_QUEUED,
-            postgresql_where=_QUEUED,
-        ),
+        # The lines of the queue (`shared/lines.py`), each in order.
+        Index("ix_jobs_line", "line", "queued_at", "phase", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
+        # What each device is called to.
+        Index("ix_jobs_bell", "bell_device", sqlite_where=_RUNG, postgresql_where=_RUNG),
         # The order of the whole queue, whatever the model.
         Index("ix_jobs_order", "priority", "queued_at", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
         # The few jobs of nodes are found among a million generations.
@@ -70,8 +62,22 @@ class Job(SQLModel, table=True):
             sqlite_where=_OF_NODES,
             postgresql_where=_OF_NODES,
         ),
+        # What is to be dropped.
+        Index("ix_jobs_hidden", "id", sqlite_where=text("hidden IS 1"), postgresql_where=text("hidden IS true")),
         # What a key sees.
         Index("ix_jobs_owner", "owner", "id", sqlite_where=_OWNED, postgresql_where=_OWNED),
+        # Those of one kind, in order: what lists are made of.
+        Index("ix_jobs_kind", "status", "type", "model_id", "id"),
+        Index(
+            "ix_jobs_owner_kind",
+            "owner",
+            "status",
+            "type",
+            "model_id",
+            "id",
+            sqlite_where=_OWNED,
+            postgresql_where=_OWNED,
+        ),
         # One download of a model is under way to a node, never two.
         Index(
             "ix_jobs_one_download",
@@ -86,7 +92,7 @@ class Job(SQLModel, table=True):
     id: str = Field(primary_key=True, max_length=36)  # a UUIDv7: sorts by creation
     type: str = Field(max_length=32)
     status: str = Field(max_length=16)
-    model_id: str | None = Field(default=None, max_length=64, index=True)  # None: every model
+    model_id: str | None = Field(default=None, max_length=64)  # None: every model
     warm_key: str = Field(default="", max_length=80)  # what must be loaded: model and quantization
     target_node: str | None = Field(default=None, max_length=64)  # where a node's job has to run
     priority: int  # rank; 0 is served first
@@ -94,6 +100,7 @@ class Job(SQLModel, table=True):
     mock: bool = False
     min_vram_mb: int = 0
     min_ram_mb: int = 0
+    line: str = Field(default="", max_length=24, sa_column_kwargs={"server_default": ""})  # of `shared/lines.py`
     work: float = 0.0  # megapixels x frames x steps: what run-time estimates scale with
     params: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     labels: dict[str, str] = Field(sa_column=Column("metadata", JSON, nullable=False))

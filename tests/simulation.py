@@ -1,10 +1,11 @@
 """A discrete-event simulation of the dispatcher's decisions: real placement code, simulated devices and time."""
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from scheduler.placement import Bell, DeviceView, Estimates, Moment, decide, fits
+from scheduler.placement import Bell, Moment, decide
+from scheduler.slots import DeviceView, Estimates, fits
 from scheduler.turns import FairTurns
 from shared.bells import Busy, Queue, Waiting
 
@@ -20,7 +21,7 @@ class Outcome:
     deadlines: dict[str, float] = field(default_factory=dict)
 
 
-Policy = Callable[[Moment], list[Bell]]
+Policy = Callable[[Moment], Iterable[Bell]]
 
 
 def job(job_id: str, model: str, at: float = 0.0, **values: object) -> Waiting:
@@ -107,7 +108,7 @@ def simulate(
             queue = Queue(now, tuple(waiting.values()), tuple(busy.values()))
             deadlines = turns.observe(queue, tuple(views.values()), estimates)
             outcome.deadlines.update(deadlines)
-            bells = policy(Moment(queue, tuple(views.values()), estimates, deadlines))
+            bells = list(policy(Moment(queue, tuple(views.values()), estimates, deadlines)))
             if not bells:
                 break
             for bell in bells:

@@ -9,6 +9,8 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=SQLModel.metadata,
     render_as_batch=True,
+    # Each on its own: one that builds indexes beside writers cannot be part of a transaction.
+    transaction_per_migration=True,
 )
 with context.begin_transaction():
     context.run_migrations()

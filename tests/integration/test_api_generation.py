@@ -14,7 +14,7 @@ from PIL import Image
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from shared import broker, catalogue, jobs, nodes, replicas
+from shared import broker, catalogue, job_lists, jobs, nodes, replicas
 from shared.database import Database
 from shared.replicas import Presence
 from shared.settings import Settings
@@ -39,7 +39,7 @@ def data_url(content: bytes) -> str:
 def nothing_stored(database: Database, settings: Settings) -> Any:
     """After the test: no job in the database, no input in the store."""
     yield
-    assert jobs.page(database, limit=100).jobs == []
+    assert job_lists.page(database, limit=100).jobs == []
     inputs = settings.store_dir / "inputs"
     assert not inputs.exists() or list(inputs.iterdir()) == []
 
@@ -305,7 +305,7 @@ def test_the_same_key_and_body_give_the_same_job(client: TestClient, database: D
     other = client.post(URL, json={**GOOD, "prompt": "a dog"}, headers=key)
     assert other.status_code == 422
     assert "Idempotency-Key" in other.json()["detail"]
-    assert len(jobs.page(database, limit=10).jobs) == 1
+    assert len(job_lists.page(database, limit=10).jobs) == 1
 
 
 @both_databases
@@ -314,7 +314,7 @@ def test_the_same_key_at_the_same_moment_makes_one_job(client: TestClient, datab
         answers = list(pool.map(lambda _: client.post(URL, json=GOOD, headers={"Idempotency-Key": "k"}), range(16)))
     assert sorted(answer.status_code for answer in answers) == [200] * 15 + [202]
     assert len({answer.json()["id"] for answer in answers}) == 1
-    assert len(jobs.page(database, limit=10).jobs) == 1
+    assert len(job_lists.page(database, limit=10).jobs) == 1
 
 
 def test_a_replay_leaves_no_second_image(client: TestClient, settings: Settings) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from shared import attempts, clock, downloads, jobs, usage
+from shared import attempts, clock, downloads, job_lists, jobs, usage
 from shared.database import Database
 from shared.tables import Blob
 from tests import library
@@ -76,7 +76,7 @@ def test_the_plan_in_every_field(client: TestClient, database: Database) -> None
         "total_space_freed_gb": 0.0,
         "job_ids": [],
     }  # fmt: skip
-    assert jobs.page(database, limit=10).jobs == [], "a dry run makes no job"
+    assert job_lists.page(database, limit=10).jobs == [], "a dry run makes no job"
 
 
 @both_databases
@@ -113,7 +113,7 @@ def test_an_execution_answers_with_what_was_done(client: TestClient, database: D
 
     def worker() -> None:
         deadline = time.monotonic() + 20
-        while not (found := jobs.page(database, limit=1, type="cleanup").jobs) and time.monotonic() < deadline:
+        while not (found := job_lists.page(database, limit=1, type="cleanup").jobs) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert found[0].params["dry_run"] is False
         job = library.start(database, found[0])
@@ -141,7 +141,7 @@ def test_a_key_executes_once(client: TestClient, database: Database) -> None:
 
     def worker() -> None:
         deadline = time.monotonic() + 20
-        while not (found := jobs.page(database, limit=1).jobs) and time.monotonic() < deadline:
+        while not (found := job_lists.page(database, limit=1).jobs) and time.monotonic() < deadline:
             time.sleep(0.02)
         attempts.succeed(database, library.start(database, found[0]).id, 1, {})
 

@@ -7,7 +7,7 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from shared import attempts, jobs
+from shared import attempts, job_lists, jobs
 from shared.attempts import Failure
 from shared.database import Database
 from shared.job_types import DOWNLOAD, DownloadParams
@@ -179,7 +179,7 @@ def test_a_wrong_field_is_a_400_that_names_it(
     error = refused(client.post(URL, json={**ASKED, **fields}), 400)
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
     assert error["message"].startswith(f"{param}: ")
-    assert jobs.page(database, limit=1).jobs == []
+    assert job_lists.page(database, limit=1).jobs == []
 
 
 def test_other_errors_come_in_the_envelope_too(client: TestClient) -> None:

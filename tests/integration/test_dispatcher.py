@@ -9,7 +9,7 @@ from sqlmodel import select
 
 from scheduler import ticks
 from scheduler.dispatcher import Dispatcher, celery_ring
-from shared import attempts, bells, broker, clock, jobs, nodes, queues
+from shared import attempts, bells, broker, clock, job_lists, jobs, nodes, queues
 from shared.database import Database
 from shared.progress import connect
 from shared.settings import Settings
@@ -186,7 +186,7 @@ def test_retention_drops_rows_and_files_and_keeps_the_rest(database: Database, s
         row.finished_at = clock.now() - timedelta(days=31)
         session.add(row)
     assert ticks.apply_retention(database, store, timedelta(days=30)) == "1 jobs dropped"
-    assert [job.id for job in jobs.page(database, limit=10).jobs] == [fresh.id]
+    assert [job.id for job in job_lists.page(database, limit=10).jobs] == [fresh.id]
     assert store.attempts(old.id) == []
     assert store.attempts(fresh.id) == [1]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from shared import attempts, bells, downloads, jobs
+from shared import attempts, bells, downloads, job_lists, jobs
 from shared.attempts import Claimant, Failure
 from shared.database import Database
 from shared.errors import Conflict, Fenced, InvalidField, NotFound
@@ -258,9 +258,9 @@ def test_deleting_hides_at_once_and_purges_what_has_ended(database: Database) ->
 
 def test_pages_go_newest_first_and_never_repeat(database: Database) -> None:
     ids = [accepted(database).id for _ in range(7)]
-    first = jobs.page(database, limit=3)
-    second = jobs.page(database, limit=3, after=first.jobs[-1].id)
-    third = jobs.page(database, limit=3, after=second.jobs[-1].id)
+    first = job_lists.page(database, limit=3)
+    second = job_lists.page(database, limit=3, after=first.jobs[-1].id)
+    third = job_lists.page(database, limit=3, after=second.jobs[-1].id)
     seen = [job.id for page in (first, second, third) for job in page.jobs]
     assert seen == ids[::-1]
     assert (first.has_more, third.has_more) == (True, False)

@@ -7,12 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.placement import Bell, Estimates, Moment, decide, displaced, fits, in_order, queue_order
+from scheduler import placement
+from scheduler.placement import Bell, Moment, displaced, in_order, queue_order
+from scheduler.slots import Estimates, fits
 from shared.bells import PRIORITY_RISE_SECONDS, Busy, Queue, Waiting
 from tests.simulation import device, fifo, job, running, simulate
 
 MODELS = ("a", "b", "c")
 RUN = 10.0
+
+
+def decide(moment: Moment) -> list[Bell]:
+    return list(placement.decide(moment))
 
 
 def shuffled(seed: int, count: int = 60) -> list[Waiting]:

@@ -1,0 +1,141 @@
+"""Pages of jobs, newest or oldest first, under any filter, from a table of any size.
+
+Jobs of one kind (state, type, model) stand in order in one index. A filtered page is the first of each kind that passes
+the filter, merged; so what it costs depends on the kinds that there are, never on how many jobs the filter leaves out.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, literal, union_all
+from sqlmodel import Session, col, select
+
+from shared.database import Database
+from shared.states import JobState
+from shared.tables import Job
+
+# A job's id is made before its row says when it was created: at most so much earlier.
+_ID_IS_OLDER = timedelta(minutes=5)
+# SQLite takes 500 terms in a compound SELECT.
+_TERMS = 200
+
+Kind = tuple[str, str, str | None]
+"""State, type and model of a job."""
+
+
+@dataclass(frozen=True)
+class Page:
+    jobs: list[Job]
+    has_more: bool
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """What decides whether a job is on the page, besides its kind."""
+
+    owner: str | None
+    created_after: datetime | None
+    after: str | None
+    oldest_first: bool
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        found: list[ColumnElement[bool]] = [col(Job.hidden).is_(False)]
+        if self.owner is not None:
+            found.append(col(Job.owner) == self.owner)
+        if self.created_after is not None:
+            found.append(col(Job.created_at) > self.created_after)
+            found.append(col(Job.id) >= _first_id(self.created_after - _ID_IS_OLDER))
+        if self.after is not None:
+            found.append(col(Job.id) > self.after if self.oldest_first else col(Job.id) < self.after)
+        return found
+
+    def ids(self, limit: int, *more: ColumnElement[bool]) -> Any:
+        order = col(Job.id).asc() if self.oldest_first else col(Job.id).desc()
+        return select(Job.id).where(*self.conditions(), *more).order_by(order).limit(limit)
+
+
+def page(
+    database: Database,
+    *,
+    only: str | None = None,
+    limit: int,
+    after: str | None = None,
+    type: str | None = None,
+    status: str | None = None,
+    model_id: str | None = None,
+    created_after: datetime | None = None,
+    oldest_first: bool = False,
+) -> Page:
+    """Jobs, newest first unless told otherwise; `after` is the id of the last one seen, `only` as in `jobs.get`."""
+    which = _Filter(only, created_after, after, oldest_first)
+    with database.read() as session:
+        if type is None and status is None and model_id is None:
+            ids = list(session.exec(which.ids(limit + 1)))
+        else:
+            ids = _first_of(session, which, _kinds(session, only, type, status, model_id), limit + 1)
+        shown = {job.id: job for job in session.exec(select(Job).where(col(Job.id).in_(ids[:limit])))}
+    found = [shown[job_id] for job_id in ids[:limit] if job_id in shown]
+    # One that has changed its state since is not told under the old one.
+    return Page([job for job in found if status is None or job.status == status], has_more=len(ids) > limit)
+
+
+def newest(session: Session, status: JobState, limit: int) -> list[str]:
+    """The ids of the newest jobs in that state, newest first."""
+    return _first_of(session, _Filter(None, None, None, False), _kinds(session, None, None, status, None), limit)
+
+
+def _first_of(session: Session, which: _Filter, kinds: Sequence[Kind], limit: int) -> list[str]:
+    """The ids of the first jobs of these kinds, in order."""
+    ids: list[str] = []
+    for some in (kinds[at : at + _TERMS] for at in range(0, len(kinds), _TERMS)):
+        firsts = [which.ids(limit, *_is(kind)).subquery() for kind in some]
+        ids += session.connection().execute(union_all(*(select(first.c.id) for first in firsts))).scalars()
+    return sorted(ids, reverse=not which.oldest_first)[:limit]
+
+
+def _is(kind: Kind) -> tuple[ColumnElement[bool], ...]:
+    status, type, model_id = kind
+    model = col(Job.model_id)
+    return col(Job.status) == status, col(Job.type) == type, model.is_(None) if model_id is None else model == model_id
+
+
+def _kinds(
+    session: Session, owner: str | None, type: str | None, status: str | None, model_id: str | None
+) -> Sequence[Kind]:
+    """The kinds that there are and that pass, found by stepping from one to the next in their index."""
+    of_owner = [] if owner is None else [col(Job.owner) == owner]
+    states = union_all(*(select(literal(str(one)).label("status")) for one in ([status] if status else JobState)))
+    of_states = states.subquery()
+
+    def next_type(status: Any, *beyond: ColumnElement[bool]) -> Any:
+        wanted = [] if type is None else [col(Job.type) == type]
+        return select(func.min(Job.type)).where(*of_owner, Job.status == status, *wanted, *beyond).scalar_subquery()
+
+    first: Any = select(of_states.c.status, next_type(of_states.c.status).label("type"))
+    types = first.cte("types", recursive=True)
+    following = next_type(types.c.status, col(Job.type) > types.c.type)
+    types = types.union_all(select(types.c.status, following).where(types.c.type.is_not(None)))
+    found = select(types.c.status, types.c.type).where(types.c.type.is_not(None))
+    if model_id is not None:
+        return [(*row, model_id) for row in session.connection().execute(found)]
+
+    def next_model(of: Any, *beyond: ColumnElement[bool]) -> Any:
+        same = (Job.status == of.c.status, Job.type == of.c.type, col(Job.model_id).is_not(None))
+        return select(func.min(Job.model_id)).where(*of_owner, *same, *beyond).scalar_subquery()
+
+    first = select(types.c.status, types.c.type, next_model(types).label("model_id")).where(types.c.type.is_not(None))
+    models = first.cte("models", recursive=True)
+    following = next_model(models, col(Job.model_id) > models.c.model_id)
+    step = select(models.c.status, models.c.type, following).where(models.c.model_id.is_not(None))
+    models = models.union_all(step)
+    # Each list of models ends with a NULL, which stands for the jobs of every model.
+    return [(*row,) for row in session.connection().execute(select(models))]
+
+
+def _first_id(moment: datetime) -> str:
+    """The smallest UUIDv7 of that moment."""
+    milliseconds = max(0, int(moment.timestamp() * 1000))
+    return str(uuid.UUID(int=(milliseconds << 80) | (0x7 << 76) | (0b10 << 62)))

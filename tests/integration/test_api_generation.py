@@ -416,7 +416,7 @@ def test_an_error_nobody_foresaw_tells_nothing(client: TestClient, monkeypatch: 
     def broken(*arguments: Any, **options: Any) -> Any:
         raise RuntimeError("secret /path/of/mine")
 
-    monkeypatch.setattr(jobs, "page", broken)
+    monkeypatch.setattr(job_lists, "page", broken)
     answer = client.get("/api/v1/jobs", headers={"X-Request-ID": "my-request"})
     assert answer.status_code == 500
     assert answer.json()["request_id"] == answer.headers["x-request-id"] == "my-request"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from shared import jobs, tracing
+from shared import job_lists, tracing
 from shared.database import Database
 from shared.settings import Settings
 from tests.collector import Collector
@@ -68,7 +68,7 @@ def test_each_request_without_a_parent_has_a_trace_of_its_own(traced: TestClient
 def test_what_the_server_could_not_do_is_an_error(
     traced: TestClient, collector: Collector, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "page", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(job_lists, "page", lambda *_, **__: 1 / 0)
     assert traced.get("/api/v1/jobs").status_code == 500
     (span,) = collector.named("GET /api/v1/jobs")
     assert (span.error, span.about["error.type"]) == ("500", "500")

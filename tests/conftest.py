@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).parent.parent
 
-# Two test processes and what they start share two cores: a second thread only waits for the first, and doubles the time.
+# Two test processes and what they start share two cores: a second thread only waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

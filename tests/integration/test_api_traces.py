@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from shared import job_lists, tracing
+from shared import job_lists, jobs, tracing
 from shared.database import Database
 from shared.settings import Settings
 from tests.collector import Collector

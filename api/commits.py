@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from shared import jobs, queues
 from shared.database import Database
-from shared.errors import Conflict, InvalidField, LimitReached, Unavailable, WanworksError
+from shared.errors import Unavailable, WanworksError
 from shared.jobs import NewJob
 from shared.tables import Job
 
@@ -90,15 +90,13 @@ class Commits:
             outcome = jobs.accept(self._database, new)
             places = self._places([one.job for one in outcome if isinstance(one, jobs.Accepted) and not one.replayed])
         except Exception as error:
-            if len(new) > 1 and (isinstance(error, Conflict) or not isinstance(error, WanworksError)):
-                # One of them cannot be written; the others shall not suffer for it.
+            if len(new) > 1 and not isinstance(error, WanworksError):
+                # One of them cannot be written, so none was; the others shall not suffer for it.
                 return [self._commit([one])[0] for one in new]
             return [error] * len(new)
         self._accepted()
         return [
-            one
-            if isinstance(one, InvalidField | LimitReached)
-            else Committed(one.job, one.replayed, places.get(one.job.id))
+            Committed(one.job, one.replayed, places.get(one.job.id)) if isinstance(one, jobs.Accepted) else one
             for one in outcome
         ]
 

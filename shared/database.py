@@ -64,7 +64,7 @@ def settled(write: Callable[P, R]) -> Callable[P, R]:
                 time.sleep(pause)
                 try:
                     return write(*args, **kwargs)
-                except DatabaseUnavailable:
+                except (DatabaseUnavailable, StoreFull):  # of the repetition; the first may have been made
                     continue
             raise unknown
         finally:

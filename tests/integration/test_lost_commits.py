@@ -17,8 +17,9 @@ from sqlmodel import SQLModel, select
 from shared import attempts, audit, bells, downloads, jobs, keys, nodes, replica_files
 from shared.attempts import Claimant, Failure, Fetched
 from shared.audit import Act
-from shared.database import Database
-from shared.errors import DatabaseUnavailable, Draining, OutcomeUnknown
+from shared.database import Database, is_repetition
+from shared.errors import Conflict, DatabaseUnavailable, Draining, OutcomeUnknown, StoreFull
+from shared.job_types import DOWNLOAD, DownloadParams
 from shared.keys import Limits, Scope
 from shared.settings import Settings
 from shared.states import JobState, Priority
@@ -523,3 +524,77 @@ def test_a_request_that_was_accepted_is_answered_so(losing: Losing) -> None:
     assert {one.job.id for one in done} == {job.id for job in rows(losing.database, Job)}
     assert [one.replayed for one in done] == [False] * 3
     assert told.is_set()
+
+
+def test_a_disk_that_is_full_at_the_repetition_says_nothing_of_the_first_commit(
+    losing: Losing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job is on disk: an answer that it is not would have its image removed."""
+    monkeypatch.setattr("shared.database._REPEAT_AFTER_SECONDS", (0.0, 0.0))
+    written = _accept(losing.database)
+    losing.lose(1, "after")
+
+    def full(*_: Any) -> Any:
+        raise StoreFull()
+
+    known = jobs._room
+    monkeypatch.setattr(jobs, "_room", lambda *args: full() if is_repetition() else known(*args))
+    with pytest.raises(OutcomeUnknown):
+        written.write()
+    assert len(rows(losing.database, Job)) == 2
+
+
+class Together:
+    """Commits of which the first batch holds all that is asked."""
+
+    def __init__(self, database: Database) -> None:
+        from api.commits import Commits
+
+        self._commits = Commits(database, lambda: None, lambda: None)
+
+    def add(self, *new: jobs.NewJob) -> list[Any]:
+        try:
+            return self._commits._commit(new)
+        finally:
+            self._commits.close()
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_that_conflicts_leaves_the_others_of_its_batch_accepted(losing: Losing, place: int) -> None:
+    """The retry of a download that is under way, beside generations: each is told what has become of it."""
+    database = losing.database
+    library.node(database)
+    library.download(database)
+    again = jobs.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)
+    new = [new_job(), new_job()]
+    new.insert(place, again)
+    outcome = Together(database).add(*new)
+    assert isinstance(outcome.pop(place), Conflict)
+    new.pop(place)
+    assert [one.job.id for one in outcome] == [job.id for job in new]
+    assert {job.id for job in new} < {job.id for job in rows(database, Job)}
+
+
+def test_one_that_cannot_be_stored_leaves_those_before_it_accepted(
+    losing: Losing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch holds a key that somebody else takes, so they are stored one by one; then the disk is full."""
+    database = losing.database
+    library.node(database)
+    library.download(database)
+    again = jobs.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)
+    new = [new_job(), again, new_job()]
+    accept, calls = jobs._accept, list[int]()
+
+    def until_full(database: Database, some: Any) -> Any:
+        calls.append(len(some))
+        if len(calls) == 4:
+            raise StoreFull()
+        return accept(database, some)
+
+    monkeypatch.setattr(jobs, "_accept", until_full)
+    first, second, third = Together(database).add(*new)
+    assert first.job.id == new[0].id
+    assert isinstance(second, Conflict)
+    assert isinstance(third, StoreFull)
+    assert calls == [3, 1, 1, 1]

@@ -120,7 +120,7 @@ def queue_order(queue: Queue) -> list[str]:
     rung = [job for job in queue.waiting if job.bell_device is not None]
     rest = [job for job in queue.waiting if job.bell_device is None]
     ready = [job for job in rest if job.not_before <= queue.now and job.phase is None]
-    later = [job for job in rest if job not in set(ready)]
+    later = [job for job in rest if job.not_before > queue.now or job.phase is not None]
     served: list[Busy | Waiting] = [*queue.busy, *rung]
     ordered = [*in_order(rung, queue.busy, queue.now), *in_order(ready, served, queue.now)]
     ordered += in_order(later, served, queue.now)

@@ -9,7 +9,8 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -104,6 +105,9 @@ class Dispatcher:
         self._led_at = float("-inf")  # when the leadership was last asked for
         self._lock = (
             self._redis.lock(_LOCK_KEY, timeout=_LEADER_SECONDS, blocking=False, thread_local=False)
+        # By the database's clock: the last pass of this process, and when that was last noted for the others.
+        self._watched_at = self._watch_noted_at = 0.0
+        self._row_errors = RepeatedErrors()
             if self._redis is not None
             else None
         )
@@ -234,8 +238,8 @@ class Dispatcher:
         for job in stopped:
             node = alive.get(job.target_node or "")
             left_mb = ((job.bytes_total or 0) - (job.bytes_done or 0)) / 1e6
-            if node is not None and (node.disk_free_mb or 0.0) > left_mb + self._settings.min_free_disk_mb:
-                downloads.resume(self._database, job.id)
+            there_is_room = node is not None and (node.disk_free_mb or 0.0) > left_mb + self._settings.min_free_disk_mb
+            if there_is_room and downloads.resume_with_room(self._database, job.id):
                 log.info("job %s: there is room again", job.id)
 
     def _ring_all(self, queue: Queue, decided: list[tuple[str, str]], reads: Mapping[str, int]) -> int:
@@ -253,13 +257,29 @@ class Dispatcher:
 
     def _take_back_lapsed(self) -> None:
         for job_id, attempt in attempts.lapsed(self._database):
-            backoff = self._settings.retry_backoff_seconds
-            job = attempts.crashed(self._database, job_id, attempt, "The worker died or went silent", backoff)
-            if job is not None:
-                log.warning("job %s: the lease of attempt %d ran out; now %s", job_id, attempt, job.status)
-                self.meters.count(TAKEOVERS)
-                attempt_spans.tell_lost(job, attempt, "worker_lost", "Its lease ran out")
-                self._tell(job)
+            with self._apart(job_id):
+                self._take_back(job_id, attempt)
+
+    def _take_back(self, job_id: str, attempt: int) -> None:
+        backoff, reason = self._settings.retry_backoff_seconds, "The worker died or went silent"
+        job = attempts.crashed(self._database, job_id, attempt, reason, backoff, lapsed=True)
+        if job is not None:
+            log.warning("job %s: the lease of attempt %d ran out; now %s", job_id, attempt, job.status)
+            self.meters.count(TAKEOVERS)
+            attempt_spans.tell_lost(job, attempt, "worker_lost", "Its lease ran out")
+            self._tell(job)
+
+    @contextmanager
+    def _apart(self, job_id: str) -> Iterator[None]:
+        """Logs and counts what one job's row raises, so that it stops neither the other jobs nor the pass."""
+        try:
+            yield
+        except (DatabaseUnavailable, StoreFull):
+            raise
+        except Exception as error:
+            self.meters.count(LOOP_ERRORS, DISPATCHER)
+            if self._row_errors.is_news(error):
+                log.exception("job %s is left out of this pass", job_id)
 
     def _check_epoch(self) -> None:
         """A missing epoch means that Redis lost its data, and with it every bell."""

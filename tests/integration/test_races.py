@@ -183,6 +183,44 @@ def test_a_resume_that_was_acknowledged_outlives_the_end_of_the_pause(database: 
         assert (after.status, after.halt) == (JobState.QUEUED, None)
 
 
+def test_a_pause_that_was_acknowledged_outlives_room_on_the_disk(database: Database, race: Race) -> None:
+    make = downloading(database)
+
+    def stopped() -> Job:
+        job = make()
+        attempts.paused(database, job.id, 1, downloads.BY_FULL_DISK, NONE, Failure("disk_full", "full", retryable=True))
+        assert [one.id for one in downloads.stopped_by_full_disk(database)][-1:] == [job.id]
+        return job
+
+    for (pause, room), after in race.run(
+        stopped,
+        lambda: downloads.pause(database, race.job_id),
+        lambda: downloads.resume_with_room(database, race.job_id),
+    ):
+        assert not is_error(pause)
+        assert not is_error(room)
+        assert (after.status, after.paused_by) == (JobState.PAUSED, downloads.BY_OWNER)
+
+
+def test_a_lease_that_was_renewed_meanwhile_is_not_taken_back(database: Database, race: Race) -> None:
+    """As where the database was away for a minute: all leases have lapsed, and their attempts live."""
+
+    def lapsed() -> Job:
+        job = claimed(database, accepted(database).id, lease_seconds=-1.0)
+        assert (job.id, 1) in attempts.lapsed(database)
+        return job
+
+    for (renewal, crash), after in race.run(
+        lapsed,
+        lambda: attempts.renew(database, race.job_id, 1, 60.0),
+        lambda: attempts.crashed(database, race.job_id, 1, "went silent", 0.0, lapsed=True),
+    ):
+        assert not is_error(renewal)
+        assert not is_error(crash)
+        assert renewal.ours == (crash is None)
+        assert (after.status, after.failures) == ((JobState.RUNNING, 0) if renewal.ours else (JobState.QUEUED, 1))
+
+
 def test_a_job_ends_once_whoever_ends_it(database: Database, race: Race) -> None:
     failure = Failure("no_device", "none", retryable=True)
     ends: tuple[tuple[Callable[[], Job], Callable[[], Any], Callable[[], Any]], ...] = (

@@ -17,7 +17,7 @@ from api.context import Context
 from api.jobs import answered, shown
 from api.model_schemas import CleanupRequest, DownloadRequest, IntegrityCheckRequest
 from shared import downloads, jobs, nodes
-from shared.errors import Conflict, InvalidField, LimitReached
+from shared.errors import Conflict, InvalidField
 from shared.job_types import (
     CLEANUP,
     DOWNLOAD,

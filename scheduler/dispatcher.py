@@ -66,6 +66,9 @@ _LEADER_SECONDS = 6.0
 _WAIT_SECONDS = 0.5  # and short enough for a stop
 _ORDER_SECONDS = 0.5
 _ESTIMATES_KEEP_SECONDS = 20.0
+# How often it is noted that jobs are watched that nothing could run; a longer pause than the second one is left out.
+_WATCH_NOTED_SECONDS, _WATCH_PAUSE_SECONDS = 10.0, 60.0
+_WATCHED_AT = "unplaceable_watched_at"
 # Where nothing has been measured yet. Loading and running as long as each other; never shown to anybody.
 _UNKNOWN_SECONDS = 30.0
 
@@ -102,12 +105,12 @@ class Dispatcher:
         self.meters = Meters(self._resting)
         self._redis = connect(settings.redis, timeout=5.0) if settings.redis else None
         self._order_told_at = float("-inf")
-        self._led_at = float("-inf")  # when the leadership was last asked for
-        self._lock = (
-            self._redis.lock(_LOCK_KEY, timeout=_LEADER_SECONDS, blocking=False, thread_local=False)
         # By the database's clock: the last pass of this process, and when that was last noted for the others.
         self._watched_at = self._watch_noted_at = 0.0
         self._row_errors = RepeatedErrors()
+        self._led_at = float("-inf")  # when the leadership was last asked for
+        self._lock = (
+            self._redis.lock(_LOCK_KEY, timeout=_LEADER_SECONDS, blocking=False, thread_local=False)
             if self._redis is not None
             else None
         )
@@ -149,6 +152,7 @@ class Dispatcher:
         self._resume_where_there_is_room()
         queue = bells.look(self._database)
         rung = self._place(queue) if queue.waiting else 0
+        self._watched_at = queue.now
         self._publish_order(bool(queue.waiting))
         return rung
 
@@ -283,13 +287,16 @@ class Dispatcher:
 
     def _check_epoch(self) -> None:
         """A missing epoch means that Redis lost its data, and with it every bell."""
+        if self._redis is None or self._redis.exists(broker.EPOCH_KEY):
+            return
         epoch = secrets.token_hex(8)
-        if self._redis is not None and self._redis.set(broker.EPOCH_KEY, epoch, nx=True):
-            if nodes.note(self._database, "redis_epoch", epoch) is not None:
-                nodes.note(self._database, REDIS_LOST, str(clock.now().timestamp()))
-            lost = bells.silence(self._database)
-            if lost:
-                log.warning("Redis has lost its data: %d bells are rung again", lost)
+        lost = bells.silence(self._database)
+        if nodes.note(self._database, "redis_epoch", epoch) is not None:
+            nodes.note(self._database, REDIS_LOST, str(clock.now().timestamp()))
+        # Only once the rows say so: where the database is away, the next pass finds the key missing again.
+        self._redis.set(broker.EPOCH_KEY, epoch)
+        if lost:
+            log.warning("Redis has lost its data: %d bells are rung again", lost)
 
     def _say_what_is_missing(self, queue: Queue, held: frozenset[str]) -> None:
         wrong = any(
@@ -302,8 +309,11 @@ class Dispatcher:
     def _note_unplaceable(self, queue: Queue, hosts: Hosts, held: dict[str, frozenset[str]]) -> None:
         """Keeps since when nothing that is there could run a job, and ends jobs of which that was true for too long.
 
-        A device that is merely busy, or drained, or a model that is on its way, is worth waiting for.
+        A device that is merely busy, or drained, or a model that is on its way, is worth waiting for. Time in which no
+        dispatcher looked does not count: the whole installation may have been off.
         """
+        if self._leave_out_pause(queue):
+            queue = _known(bells.look(self._database))
         limit = self._settings.unplaced_limit_hours * 3600
         coming: frozenset[str] | None = None
         reasons: dict[tuple[Any, ...], Failure | None] = {}
@@ -322,8 +332,24 @@ class Dispatcher:
             failure = reasons[needs]
             if failure is None or job.unplaceable_since is None or queue.now - job.unplaceable_since < limit:
                 continue
-            if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
-                self._tell(ended)
+            with self._apart(job.job_id):
+                if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
+                    self._tell(ended)
+
+    def _leave_out_pause(self, queue: Queue) -> bool:
+        """Moves the time of unplaceable jobs on by the pause since somebody last watched them; whether it did."""
+        if all(job.unplaceable_since is None for job in queue.waiting):
+            return False
+        last, moved = self._watched_at, False
+        if queue.now - last > _WATCH_PAUSE_SECONDS:
+            noted = nodes.noted(self._database, _WATCHED_AT)  # by another dispatcher, or an earlier process
+            last = max(last, float(noted or 0.0))
+            if queue.now - last > _WATCH_PAUSE_SECONDS:
+                moved = bells.put_off_unplaceable(self._database, last) > 0
+        if queue.now - self._watch_noted_at > _WATCH_NOTED_SECONDS:
+            nodes.note(self._database, _WATCHED_AT, str(queue.now))
+            self._watch_noted_at = queue.now
+        return moved
 
     def _publish_order(self, any_waiting: bool) -> None:
         """Tells those who ask for positions in which order the queue is served; twice a second at most."""

@@ -118,6 +118,8 @@ class Database:
             try:
                 session.commit()
             except DBAPIError as error:
+                # Back in the pool, the connection would keep the transaction open, and with it SQLite's one lock.
+                session.invalidate()
                 if _says_full(error):
                     raise
                 raise OutcomeUnknown() from error

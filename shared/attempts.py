@@ -324,7 +324,8 @@ def _end(database: Database, job_id: str, attempt: int, state: JobState, **value
                 return _close(session, job, JobState.CANCELLED, percent=values["percent"])
             return _close(session, job, state, **values)
         job = session.get(Job, job_id)
-        if job is None or job.attempt != attempt or not _is_as_asked(job, state, values):
+        # Without a worker it was put back since, and ended in the queue.
+        if job is None or job.attempt != attempt or job.worker is None or not _is_as_asked(job, state, values):
             raise Fenced()
         return job
 

@@ -18,7 +18,7 @@ from shared import attempts, audit, bells, downloads, jobs, keys, nodes, replica
 from shared.attempts import Claimant, Failure, Fetched
 from shared.audit import Act
 from shared.database import Database, is_repetition
-from shared.errors import Conflict, DatabaseUnavailable, Draining, OutcomeUnknown, StoreFull
+from shared.errors import Conflict, DatabaseUnavailable, Draining, Fenced, OutcomeUnknown, StoreFull
 from shared.job_types import DOWNLOAD, DownloadParams
 from shared.keys import Limits, Scope
 from shared.settings import Settings
@@ -411,6 +411,47 @@ def test_a_database_that_stays_away_is_said_not_to_be_known(losing: Losing, monk
     losing.lose(3, "after")
     with pytest.raises(OutcomeUnknown, match="may have been made or not"):
         written.write()
+
+
+def test_a_disk_that_is_full_at_the_commit_is_reported_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that nothing was done, so there is nothing to find out."""
+    new, dialect = new_job(), database.engine.dialect
+
+    def full(connection: Any) -> None:
+        raise dialect.dbapi.OperationalError("database or disk is full")  # type: ignore[union-attr]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dialect, "do_commit", full)
+        with pytest.raises(StoreFull):
+            jobs.accept(database, [new])
+    other = Database(database.url)
+    assert [one.job.id for one in jobs.accept(other, [new])] == [new.id], "the lock has been given back"
+    assert [job.id for job in rows(database, Job)] == [new.id]
+    other.close()
+
+
+@pytest.mark.parametrize("other", ["given up", "put back", "made by another", "cancelled in the queue"])
+def test_an_attempt_does_not_take_anothers_end_for_its_own(database: Database, other: str) -> None:
+    """The row names this attempt still, and says what it would not have said."""
+    job = claimed(database, accepted(database, max_failures=1 if other == "given up" else 5).id)
+    if other == "made by another":
+        attempts.succeed(database, job.id, 1, {"seed": 1})
+    else:
+        attempts.crashed(database, job.id, 1, "went silent", 0.0)
+    if other == "cancelled in the queue":
+        jobs.request_cancel(database, job.id)
+    ends: list[Callable[[], Any]] = [
+        lambda: attempts.succeed(database, job.id, 1, {"seed": 2}),
+        lambda: attempts.fail(database, job.id, 1, Failure("x", "why", True)),
+        lambda: attempts.cancelled(database, job.id, 1),
+    ]
+    before = row(database, job.id)
+    for end in ends:
+        with pytest.raises(Fenced):
+            end()
+    assert row(database, job.id) == before
 
 
 class Making:

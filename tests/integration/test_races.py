@@ -113,7 +113,7 @@ def test_a_cancel_that_was_acknowledged_outlives_a_crash(database: Database, rac
     ):
         assert isinstance(cancel, Stopped), cancel
         assert not is_error(crash)
-        assert after.status == JobState.CANCELLED
+        assert (after.status, after.failures) == (JobState.CANCELLED, 1), "its main process tells it by the count"
         assert uses(database, after.id) == 1
 
 
@@ -165,6 +165,31 @@ def test_a_pause_that_was_acknowledged_outlives_a_crash_and_a_stop(database: Dat
             assert not is_error(pause)
             assert not is_error(ended)
             assert (after.status, after.paused_by) == (JobState.PAUSED, downloads.BY_OWNER)
+
+
+@pytest.mark.parametrize("by", [downloads.BY_OWNER, downloads.BY_FULL_DISK])
+def test_a_cancel_that_was_acknowledged_outlives_a_pause(database: Database, race: Race, by: str) -> None:
+    for (cancel, paused), after in race.run(
+        downloading(database),
+        lambda: jobs.request_cancel(database, race.job_id),
+        lambda: attempts.paused(database, race.job_id, 1, by, NONE),
+    ):
+        assert isinstance(cancel, Stopped), cancel
+        assert not is_error(paused)
+        assert after.status == JobState.CANCELLED
+
+
+def test_a_pause_that_was_acknowledged_outlives_a_full_disk(database: Database, race: Race) -> None:
+    """Else it would go on by itself once there is room."""
+    full = Failure("store_full", "full", retryable=True)
+    for (pause, stopped), after in race.run(
+        downloading(database),
+        lambda: downloads.pause(database, race.job_id),
+        lambda: attempts.paused(database, race.job_id, 1, downloads.BY_FULL_DISK, NONE, full),
+    ):
+        assert not is_error(pause)
+        assert not is_error(stopped)
+        assert (after.status, after.paused_by) == (JobState.PAUSED, downloads.BY_OWNER)
 
 
 def test_a_resume_that_was_acknowledged_outlives_the_end_of_the_pause(database: Database, race: Race) -> None:

@@ -639,3 +639,30 @@ def test_one_that_cannot_be_stored_leaves_those_before_it_accepted(
     assert isinstance(second, Conflict)
     assert isinstance(third, StoreFull)
     assert calls == [3, 1, 1, 1]
+
+
+@pytest.mark.parametrize("failing", ["the dispatcher cannot be woken", "the queue cannot be counted", "it is away"])
+def test_what_fails_after_the_commit_costs_nobody_the_answer(
+    database: Database, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    import asyncio
+
+    from api.commits import Commits
+    from shared import queues
+
+    def fail(*_: Any) -> None:
+        raise DatabaseUnavailable() if failing == "it is away" else RuntimeError("can't start new thread")
+
+    woken = failing == "the dispatcher cannot be woken"
+    if not woken:
+        monkeypatch.setattr(queues, "queued_by_priority", fail)
+    commits = Commits(database, lambda: None, fail if woken else lambda: None)
+
+    async def ask() -> list[Any]:
+        async with asyncio.timeout(10):
+            return [(await commits.add(new_job())).job.id for _ in range(2)]
+
+    try:
+        assert asyncio.run(ask()) == sorted(job.id for job in rows(database, Job))
+    finally:
+        commits.close()

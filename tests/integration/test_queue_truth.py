@@ -162,6 +162,19 @@ def test_a_recalled_job_is_not_claimed_by_the_device_that_still_has_its_message(
     assert {claim(database, 0).id, claim(database, 1).id} == {urgent, other}
 
 
+def test_an_urgent_download_takes_the_place_of_one_that_was_sent_ahead(database: Database, settings: Settings) -> None:
+    library.node(database)
+    sent = Sent(settings.model_copy(update={"download_slots": 1}), database)
+    low = library.download(database, "T2V-A14B", priority=Priority.LOW)
+    sent.dispatcher.look()
+    urgent = library.download(database, "TI2V-5B", priority=Priority.CRITICAL)
+    sent.dispatcher.look()
+    assert [job_id for job_id, _ in sent.jobs] == [low.id, urgent.id]
+    io = Claimant("here", "io@here", None, "here/io")
+    assert attempts.claim(database, low.id, io, 60, at_most=1) is None, "its message still lies there"
+    assert attempts.claim(database, urgent.id, io, 60, at_most=1) is not None
+
+
 def test_positions_are_those_in_which_jobs_really_start(database: Database, sent: Sent, client: TestClient) -> None:
     ranks = (Priority.LOW, Priority.NORMAL, Priority.CRITICAL, Priority.HIGH)
     ids = [many(database, 1, priority=ranks[number % 4])[0] for number in range(12)]
@@ -241,9 +254,12 @@ def test_what_nothing_could_run_for_the_whole_limit_fails_with_its_reason(databa
     aged(database, 23 * HOUR, *batch, column="unplaceable_since")
     sent.dispatcher.look()
     assert states(database, batch) == {JobState.QUEUED}
-    aged(database, 1.1 * HOUR, *batch, column="unplaceable_since")
+    later = many(database, 1)
+    sent.dispatcher.look()
+    aged(database, 1.1 * HOUR, *batch, *later, column="unplaceable_since")
     sent.dispatcher.look()
     assert states(database, batch) == {JobState.FAILED}
+    assert states(database, later) == {JobState.QUEUED}, "its time began later, and did not begin theirs anew"
     assert {(jobs.get(database, job_id).error or {})["code"] for job_id in batch} == {"no_device"}
 
 

@@ -375,6 +375,16 @@ def test_two_dispatchers_call_a_job_to_one_device(database: Database, race: Race
         assert after.bell_device in ("n/0", "n/1")
 
 
+def test_two_dispatchers_that_call_the_same_jobs_do_not_lock_each_other_out(database: Database) -> None:
+    def pair() -> Pair:
+        calls = [(accepted(database).id, f"n/{index}") for index in range(2)]
+        return lambda: bells.ring(database, calls), lambda: bells.ring(database, calls[::-1])
+
+    for _, met in interleavings(database, pair):
+        assert not is_error(met.first)
+        assert not is_error(met.second)
+
+
 def test_two_processes_of_a_node_write_what_is_there_together(database: Database) -> None:
     numbers = count()
 

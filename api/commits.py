@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from shared import jobs, queues
 from shared.database import Database
-from shared.errors import Conflict, InvalidField, LimitReached, Unavailable, WanworksError
+from shared.errors import Unavailable, WanworksError
 from shared.jobs import NewJob
 from shared.tables import Job
 
@@ -88,28 +88,29 @@ class Commits:
         try:
             self._check_room()
             outcome = jobs.accept(self._database, new)
-            places = self._places([one.job for one in outcome if isinstance(one, jobs.Accepted) and not one.replayed])
         except Exception as error:
-            if len(new) > 1 and (isinstance(error, Conflict) or not isinstance(error, WanworksError)):
-                # One of them cannot be written; the others shall not suffer for it.
+            if len(new) > 1 and not isinstance(error, WanworksError):
+                # One of them cannot be written, so none was; the others shall not suffer for it.
                 return [self._commit([one])[0] for one in new]
             return [error] * len(new)
-        self._accepted()
+        places: dict[str, int] = {}
+        try:
+            self._accepted()
+            places = self._places([one.job for one in outcome if isinstance(one, jobs.Accepted) and not one.replayed])
+        except Unavailable as error:
+            log.info("jobs are accepted without their positions: %s", error)
+        except Exception:  # they are on disk, and this thread serves all requests to come
+            log.exception("jobs are accepted; what follows that has failed")
         return [
-            one
-            if isinstance(one, InvalidField | LimitReached)
-            else Committed(one.job, one.replayed, places.get(one.job.id))
+            Committed(one.job, one.replayed, places.get(one.job.id)) if isinstance(one, jobs.Accepted) else one
             for one in outcome
         ]
 
     def _places(self, fresh: Sequence[Job]) -> dict[str, int]:
-        """How many stand before each of the jobs just committed."""
+        """How many stand before each of the jobs just committed. Raises DatabaseUnavailable."""
         started = time.monotonic()
         if started >= self._count_at:
-            try:
-                self._queued = queues.queued_by_priority(self._database)
-            except Unavailable:
-                return {}  # the jobs are on disk all the same
+            self._queued = queues.queued_by_priority(self._database)
             took = time.monotonic() - started
             self._count_at = started + took * _COUNT_EVERY
         else:

@@ -151,9 +151,8 @@ class Fallbacks:
             metadata={"started_by": "fallback"},
             max_failures=self._settings.max_failures,
         )
-        try:
-            (made,) = jobs.accept(self._database, [new])
-        except Conflict:  # somebody else has just started it
+        (made,) = jobs.accept(self._database, [new])
+        if isinstance(made, Conflict):  # somebody else has just started it
             return _Outcome(case.params, f"The job waits for the download of {model_id}", job_id=self._active(model_id))
         started = made.job.id if isinstance(made, Accepted) else None
         return _Outcome(case.params, f"The download of {model_id} to node {node.name} was started", job_id=started)

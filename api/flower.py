@@ -52,7 +52,7 @@ def told(settings: Settings) -> Flower:
 
 
 class _Asked:
-    """The last answer; one thread asks at a time, and the others take the answer before."""
+    """The last answer; one thread asks at a time. The others take the answer before, and wait where there is none."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -60,14 +60,17 @@ class _Asked:
 
     def __call__(self, settings: Settings) -> bool:
         url = flower_process.url(settings)
-        asked, reachable = self._known.get(url, (float("-inf"), False))
-        if time.monotonic() - asked > _KEEP_SECONDS and self._lock.acquire(blocking=False):
-            try:
-                reachable = flower_process.answers(settings)
-                self._known[url] = (time.monotonic(), reachable)
-            finally:
-                self._lock.release()
-        return reachable
+        if self._is_fresh(url) or not self._lock.acquire(blocking=url not in self._known):
+            return self._known[url][1]
+        try:
+            if not self._is_fresh(url):
+                self._known[url] = (time.monotonic(), flower_process.answers(settings))
+        finally:
+            self._lock.release()
+        return self._known[url][1]
+
+    def _is_fresh(self, url: str) -> bool:
+        return url in self._known and time.monotonic() - self._known[url][0] <= _KEEP_SECONDS
 
 
 _reachable = _Asked()

@@ -17,7 +17,7 @@ from api.context import Context
 from api.jobs import answered, shown
 from api.model_schemas import CleanupRequest, DownloadRequest, IntegrityCheckRequest
 from shared import downloads, jobs, nodes
-from shared.errors import Conflict, InvalidField, LimitReached
+from shared.errors import Conflict, InvalidField
 from shared.job_types import (
     CLEANUP,
     DOWNLOAD,
@@ -157,18 +157,17 @@ def accepted(context: Context, asked: Sequence[NewJob], caller: Caller) -> list[
     Raises InvalidField (the key), LimitReached, or Conflict naming the other download.
     """
     new = [caller.owning(one) for one in asked]
-    outcomes = []
-    try:
-        # The first carries the client's own key: where that means something else, no other job may come of it.
-        for some in (new[:1], new[1:]):
-            outcomes += jobs.accept(context.database, some) if some else []
-            for one in outcomes:
-                if isinstance(one, InvalidField | LimitReached):
-                    raise one
-    except Conflict:
-        raise _under_way(context, new[0]) from None
+    made: list[Accepted] = []
+    # The first carries the client's own key: where that means something else, no other job may come of it.
+    for some in (new[:1], new[1:]):
+        for job, outcome in zip(some, jobs.accept(context.database, some) if some else (), strict=True):
+            if isinstance(outcome, Conflict):
+                raise _under_way(context, job)
+            if not isinstance(outcome, Accepted):
+                raise outcome
+            made.append(outcome)
     context.nudger.nudge()
-    return [one for one in outcomes if isinstance(one, Accepted)]
+    return made
 
 
 def _under_way(context: Context, new: NewJob) -> Conflict:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, islice, repeat
@@ -69,6 +69,9 @@ _ORDER_SECONDS = 0.5
 _FIRST_BATCH = 16
 _BATCH = 128
 _ESTIMATES_KEEP_SECONDS = 20.0
+# How often it is noted that jobs are watched that nothing could run; a longer pause than the second one is left out.
+_WATCH_NOTED_SECONDS, _WATCH_PAUSE_SECONDS = 10.0, 60.0
+_WATCHED_AT = "unplaceable_watched_at"
 # Where nothing has been measured yet. Loading and running as long as each other; never shown to anybody.
 _UNKNOWN_SECONDS = 30.0
 
@@ -106,6 +109,9 @@ class Dispatcher:
         self._redis = connect(settings.redis, timeout=5.0) if settings.redis else None
         self._ahead = bells.LOOK_AHEAD  # how many of the first are looked at: enough for every device
         self._order_told_at = float("-inf")
+        # By the database's clock: the last pass of this process, and when that was last noted for the others.
+        self._watched_at = self._watch_noted_at = 0.0
+        self._row_errors = RepeatedErrors()
         self._led_at = float("-inf")  # when the leadership was last asked for
         self._lock = (
             self._redis.lock(_LOCK_KEY, timeout=_LEADER_SECONDS, blocking=False, thread_local=False)
@@ -153,6 +159,7 @@ class Dispatcher:
         self._resume_where_there_is_room()
         queue = bells.look(self._database, self._ahead)
         rung = self._place(queue) if queue.waiting else 0
+        self._watched_at = queue.now
         self._publish_order(None if rung else queue)
         return rung
 
@@ -249,8 +256,8 @@ class Dispatcher:
         for job in stopped:
             node = alive.get(job.target_node or "")
             left_mb = ((job.bytes_total or 0) - (job.bytes_done or 0)) / 1e6
-            if node is not None and (node.disk_free_mb or 0.0) > left_mb + self._settings.min_free_disk_mb:
-                downloads.resume(self._database, job.id)
+            there_is_room = node is not None and (node.disk_free_mb or 0.0) > left_mb + self._settings.min_free_disk_mb
+            if there_is_room and downloads.resume_with_room(self._database, job.id):
                 log.info("job %s: there is room again", job.id)
 
     def _ring_all(
@@ -270,23 +277,42 @@ class Dispatcher:
 
     def _take_back_lapsed(self) -> None:
         for job_id, attempt in attempts.lapsed(self._database):
-            backoff = self._settings.retry_backoff_seconds
-            job = attempts.crashed(self._database, job_id, attempt, "The worker died or went silent", backoff)
-            if job is not None:
-                log.warning("job %s: the lease of attempt %d ran out; now %s", job_id, attempt, job.status)
-                self.meters.count(TAKEOVERS)
-                attempt_spans.tell_lost(job, attempt, "worker_lost", "Its lease ran out")
-                self._tell(job)
+            with self._apart(job_id):
+                self._take_back(job_id, attempt)
+
+    def _take_back(self, job_id: str, attempt: int) -> None:
+        backoff, reason = self._settings.retry_backoff_seconds, "The worker died or went silent"
+        job = attempts.crashed(self._database, job_id, attempt, reason, backoff, lapsed=True)
+        if job is not None:
+            log.warning("job %s: the lease of attempt %d ran out; now %s", job_id, attempt, job.status)
+            self.meters.count(TAKEOVERS)
+            attempt_spans.tell_lost(job, attempt, "worker_lost", "Its lease ran out")
+            self._tell(job)
+
+    @contextmanager
+    def _apart(self, job_id: str) -> Iterator[None]:
+        """Logs and counts what one job's row raises, so that it stops neither the other jobs nor the pass."""
+        try:
+            yield
+        except (DatabaseUnavailable, StoreFull):
+            raise
+        except Exception as error:
+            self.meters.count(LOOP_ERRORS, DISPATCHER)
+            if self._row_errors.is_news(error):
+                log.exception("job %s is left out of this pass", job_id)
 
     def _check_epoch(self) -> None:
         """A missing epoch means that Redis lost its data, and with it every bell."""
+        if self._redis is None or self._redis.exists(broker.EPOCH_KEY):
+            return
         epoch = secrets.token_hex(8)
-        if self._redis is not None and self._redis.set(broker.EPOCH_KEY, epoch, nx=True):
-            if nodes.note(self._database, "redis_epoch", epoch) is not None:
-                nodes.note(self._database, REDIS_LOST, str(clock.now().timestamp()))
-            lost = bells.silence(self._database)
-            if lost:
-                log.warning("Redis has lost its data: %d bells are rung again", lost)
+        lost = bells.silence(self._database)
+        if nodes.note(self._database, "redis_epoch", epoch) is not None:
+            nodes.note(self._database, REDIS_LOST, str(clock.now().timestamp()))
+        # Only once the rows say so: where the database is away, the next pass finds the key missing again.
+        self._redis.set(broker.EPOCH_KEY, epoch)
+        if lost:
+            log.warning("Redis has lost its data: %d bells are rung again", lost)
 
     def _say_what_is_missing(self, queue: Queue, held: frozenset[str]) -> None:
         wrong = any(
@@ -299,8 +325,11 @@ class Dispatcher:
     def _note_unplaceable(self, queue: Queue, hosts: Hosts, held: dict[str, frozenset[str]]) -> None:
         """Keeps since when nothing that is there could run a job, and ends jobs of which that was true for too long.
 
-        A device that is merely busy, or drained, or a model that is on its way, is worth waiting for.
+        A device that is merely busy, or drained, or a model that is on its way, is worth waiting for. Time in which no
+        dispatcher looked does not count: the whole installation may have been off.
         """
+        if self._leave_out_pause(queue):
+            queue = _known(bells.look(self._database, self._ahead))
         limit = self._settings.unplaced_limit_hours * 3600
         alike: dict[tuple[Any, ...], list[Waiting]] = defaultdict(list)
         for job in queue.waiting:
@@ -320,8 +349,24 @@ class Dispatcher:
             for job in group:
                 if job.unplaceable_since is None or queue.now - job.unplaceable_since < limit:
                     continue
-                if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
-                    self._tell(ended)
+                with self._apart(job.job_id):
+                    if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
+                        self._tell(ended)
+
+    def _leave_out_pause(self, queue: Queue) -> bool:
+        """Moves the time of unplaceable jobs on by the pause since somebody last watched them; whether it did."""
+        if all(job.unplaceable_since is None for job in queue.waiting):
+            return False
+        last, moved = self._watched_at, False
+        if queue.now - last > _WATCH_PAUSE_SECONDS:
+            noted = nodes.noted(self._database, _WATCHED_AT)  # by another dispatcher, or an earlier process
+            last = max(last, float(noted or 0.0))
+            if queue.now - last > _WATCH_PAUSE_SECONDS:
+                moved = bells.put_off_unplaceable(self._database, last) > 0
+        if queue.now - self._watch_noted_at > _WATCH_NOTED_SECONDS:
+            nodes.note(self._database, _WATCHED_AT, str(queue.now))
+            self._watch_noted_at = queue.now
+        return moved
 
     def _publish_order(self, queue: Queue | None) -> None:
         """Tells those who ask for positions in which order the queue is served; twice a second at most.

@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping
 from shared import downloads, jobs, replicas
 from shared.bells import Waiting
 from shared.database import Database
-from shared.errors import Conflict
 from shared.job_types import DOWNLOAD, DownloadParams
 from shared.jobs import NewJob
 from shared.settings import Settings
@@ -52,8 +51,5 @@ def start(
 
 def _accepted(database: Database, new: NewJob) -> str | None:
     """None where somebody has started the same download at this moment."""
-    try:
-        (outcome,) = jobs.accept(database, [new])
-    except Conflict:
-        return None
+    (outcome,) = jobs.accept(database, [new])
     return outcome.job.id if isinstance(outcome, jobs.Accepted) else None

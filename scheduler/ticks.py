@@ -191,10 +191,10 @@ def start_checks(database: Database, settings: Settings, *, full: bool) -> str:
         for place, name in enumerate(alive)
         if name not in busy
     ]
-    if new:
-        jobs.accept(database, new)
+    queued = sum(isinstance(one, jobs.Accepted) for one in jobs.accept(database, new)) if new else 0
+    if queued:
         broker.nudge(RestingRedis(settings.redis))
-    return f"{len(new)} {'full' if full else 'quick'} checks queued"
+    return f"{queued} {'full' if full else 'quick'} checks queued"
 
 
 def take_snapshot(database: Database, overviews: Overviews, now: datetime) -> str:

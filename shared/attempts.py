@@ -183,14 +183,16 @@ def paused(
 
 
 @settled
-def crashed(database: Database, job_id: str, attempt: int, reason: str, backoff_seconds: float) -> Job | None:
+def crashed(
+    database: Database, job_id: str, attempt: int, reason: str, backoff_seconds: float, *, lapsed: bool = False
+) -> Job | None:
     """Counts a crash or a lapsed lease: back to the queue after a while, or failed at `max_failures`.
 
     `backoff_seconds` is the wait after the first one; it doubles with each. A cancel or a pause that was asked for
-    meanwhile is obeyed. None where the attempt is over already.
+    meanwhile is obeyed. None where the attempt is over already, or, with `lapsed`, where it has renewed its lease.
     """
     with database.write() as session:
-        job = _locked(session, job_id, attempt)
+        job = _locked(session, job_id, attempt, *((_LAPSED,) if lapsed else ()))
         if job is None:
             return _settled(session, job_id, attempt)
         failures = job.failures + 1
@@ -204,9 +206,12 @@ def crashed(database: Database, job_id: str, attempt: int, reason: str, backoff_
         return _put_back(session, job, failures=failures, delay=backoff_seconds * 2 ** (failures - 1))
 
 
+_LAPSED = col(Job.lease_until) < epoch_now()
+
+
 def lapsed(database: Database) -> list[tuple[str, int]]:
     """(id, attempt) of running jobs whose lease has run out by the database's clock."""
-    query = select(Job.id, Job.attempt).where(col(Job.status) == JobState.RUNNING, col(Job.lease_until) < epoch_now())
+    query = select(Job.id, Job.attempt).where(col(Job.status) == JobState.RUNNING, _LAPSED)
     with database.read() as session:
         return [(job_id, attempt) for job_id, attempt in session.exec(query)]
 
@@ -293,8 +298,8 @@ def _held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
     return (col(Job.id) == job_id, col(Job.attempt) == attempt, col(Job.status) == JobState.RUNNING)
 
 
-def _locked(session: Session, job_id: str, attempt: int) -> Job | None:
-    return session.exec(select(Job).where(*_held(job_id, attempt)).with_for_update()).one_or_none()
+def _locked(session: Session, job_id: str, attempt: int, *besides: ColumnElement[bool]) -> Job | None:
+    return session.exec(select(Job).where(*_held(job_id, attempt), *besides).with_for_update()).one_or_none()
 
 
 def _claimed_before(session: Session, job_id: str, claimant: Claimant) -> Job | None:
@@ -319,7 +324,8 @@ def _end(database: Database, job_id: str, attempt: int, state: JobState, **value
                 return _close(session, job, JobState.CANCELLED, percent=values["percent"])
             return _close(session, job, state, **values)
         job = session.get(Job, job_id)
-        if job is None or job.attempt != attempt or not _is_as_asked(job, state, values):
+        # Without a worker it was put back since, and ended in the queue.
+        if job is None or job.attempt != attempt or job.worker is None or not _is_as_asked(job, state, values):
             raise Fenced()
         return job
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import update
+from sqlalchemy import case, update
 from sqlmodel import Session, col, select
 
 from shared import clock
@@ -216,6 +216,19 @@ def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> in
     where.append(since.is_(None) if unplaceable else since.is_not(None))
     with database.write() as session:
         query = update(Job).where(QUEUED, *where).values(unplaceable_since=epoch_now() if unplaceable else None)
+        return int(session.connection().execute(query).rowcount)
+
+
+def put_off_unplaceable(database: Database, watched_until: float) -> int:
+    """Leaves the time from that moment to now out of the time in which nothing could run the jobs.
+
+    Returns how many rows changed.
+    """
+    since = col(Job.unplaceable_since)
+    # Those noted after that moment begin anew; of the others the time until then is kept.
+    kept = case((since < watched_until, watched_until - since), else_=0.0)
+    with database.write() as session:
+        query = update(Job).where(QUEUED, since.is_not(None)).values(unplaceable_since=epoch_now() - kept)
         return int(session.connection().execute(query).rowcount)
 
 

@@ -65,7 +65,7 @@ def settled(write: Callable[P, R]) -> Callable[P, R]:
                 time.sleep(pause)
                 try:
                     return write(*args, **kwargs)
-                except DatabaseUnavailable:
+                except (DatabaseUnavailable, StoreFull):  # of the repetition; the first may have been made
                     continue
             raise unknown
         finally:
@@ -119,6 +119,8 @@ class Database:
             try:
                 session.commit()
             except DBAPIError as error:
+                # Back in the pool, the connection would keep the transaction open, and with it SQLite's one lock.
+                session.invalidate()
                 if _says_full(error):
                     raise
                 raise OutcomeUnknown() from error

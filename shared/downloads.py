@@ -83,6 +83,22 @@ def resume(database: Database, job_id: str) -> Job:
 
 
 @settled
+def resume_with_room(database: Database, job_id: str) -> bool:
+    """Puts a download that a full disk stopped back into the queue; one that its owner has paused since stays paused.
+
+    Returns whether this call did it.
+    """
+    with database.write() as session:
+        query = update(Job).where(
+            col(Job.id) == job_id, col(Job.status) == JobState.PAUSED, col(Job.paused_by) == BY_FULL_DISK
+        )
+        back = query.values(
+            status=JobState.QUEUED, paused_by=None, halt=None, error=None, not_before=0.0, queued_at=epoch_now()
+        )
+        return bool(session.connection().execute(back).rowcount)
+
+
+@settled
 def set_priority(database: Database, job_id: str, priority: Priority) -> Job:
     """Raises Conflict once the download has ended."""
     with database.write() as session:

@@ -20,7 +20,7 @@ from sqlmodel import Session, col, select
 
 from shared import clock, tracing, webhooks
 from shared.database import Database, hold, is_repetition, settled
-from shared.errors import Conflict, InvalidField, LimitReached, NotFound
+from shared.errors import Conflict, InvalidField, LimitReached, NotFound, OutcomeUnknown
 from shared.job_types import DOWNLOAD, GENERATION, GenerationParams
 from shared.lines import line_of
 from shared.states import JOB_ENDS, JobState, Phase, Priority
@@ -80,15 +80,15 @@ def new_id() -> str:
 
 
 @settled
-def accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | InvalidField | LimitReached]:
-    """Stores the jobs in one transaction; on return they are on disk.
+def accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Exception]:
+    """Stores the jobs in one transaction; on return they are on disk. For each, its row or why it was not stored.
 
-    A known idempotency key gives the old job where the body is the same, else an InvalidField in its place; a job too
-    many for its owner gives a LimitReached.
-    Raises Conflict for a download of a model that is on its way to that node already.
+    A known idempotency key gives the old job where the body is the same, else an InvalidField; a job too many for its
+    owner gives a LimitReached, a download of a model that is on its way to that node already a Conflict.
+    Raises StoreFull and DatabaseUnavailable where none of them was stored, and OutcomeUnknown.
     """
     try:
-        return _accept(database, new)
+        return list(_accept(database, new))
     except IntegrityError:
         # Somebody else took one of the keys between our look and our insert. One by one, each sees the truth.
         return [_accept_alone(database, job) for job in new]
@@ -236,13 +236,18 @@ def _is_tidy() -> ColumnElement[bool]:
     )
 
 
-def _accept_alone(database: Database, new: NewJob) -> Accepted | InvalidField | LimitReached:
+def _accept_alone(database: Database, new: NewJob) -> Accepted | Exception:
+    """Returns an error instead of raising it: the jobs before this one are stored, and must not be reported as lost."""
     try:
         return _accept(database, [new])[0]
-    except IntegrityError:
+    except OutcomeUnknown:
+        raise  # all of them are repeated, and those that were stored are recognised
+    except IntegrityError as error:
         if new.type == DOWNLOAD:
-            raise Conflict("A download of this model to this node is under way already") from None
-        raise
+            return Conflict("A download of this model to this node is under way already")
+        return error
+    except Exception as error:
+        return error
 
 
 def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | InvalidField | LimitReached]:

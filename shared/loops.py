@@ -35,7 +35,7 @@ class RepeatedErrors:
 
 
 class LoopReporter:
-    """Reports the loops of one process: each at most every ten seconds. Never raises."""
+    """Reports the loops of one process: each at most every ten seconds. Never raises: no loop ends of its report."""
 
     def __init__(self, database: Database, process: str, node: str) -> None:
         self._database = database
@@ -52,6 +52,8 @@ class LoopReporter:
             loop_reports.record(self._database, self._process, self._node, loop, every_seconds)
         except (Unavailable, StoreFull) as error:
             log.warning("loop %s: cannot be reported: %s", loop, error)
+        except Exception:
+            log.exception("loop %s: cannot be reported", loop)
 
     def close(self) -> None:
         """The process shuts down in good order. Call it once its loops have ended."""
@@ -59,6 +61,8 @@ class LoopReporter:
             loop_reports.forget_process(self._database, self._process)
         except (Unavailable, StoreFull) as error:
             log.warning("cannot deregister the loops: %s", error)
+        except Exception:
+            log.exception("cannot deregister the loops")
 
 
 class Loop(threading.Thread):

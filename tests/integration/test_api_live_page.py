@@ -4,12 +4,15 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.testclient import TestClient
 
+from api.flower import _Asked
 from scheduler.alert_facts import gather
 from scheduler.alerting import ground_of
 from shared import alerts, clock, nodes
@@ -155,6 +158,32 @@ def test_a_frozen_flower_is_not_reachable_and_holds_nobody_up(
     assert "within 5 s" in answer.json()["detail"]
     process.send_signal(signal.SIGCONT)
     wait_for(lambda: client.get("/api/v1/dashboard/flower").json()["reachable"], 10, "for it to be back")
+
+
+def test_nobody_is_told_that_flower_is_down_while_it_is_asked_for_the_first_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several open the page at once; the first asks, and the others have no earlier answer."""
+    asking, answer = threading.Event(), threading.Event()
+    asked: list[object] = []
+
+    def answers(known: Settings) -> bool:
+        asked.append(known)
+        asking.set()
+        return answer.wait(10)
+
+    monkeypatch.setattr(flower_process, "answers", answers)
+    known = settings.model_copy(update={"flower_port": free_port()})
+    reachable = _Asked()
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(reachable, known)
+        assert asking.wait(10)
+        others = [pool.submit(reachable, known) for _ in range(2)]
+        with pytest.raises(TimeoutError):
+            others[0].result(0.1)
+        answer.set()
+        assert [one.result(10) for one in (first, *others)] == [True] * 3
+    assert len(asked) == 1
 
 
 def test_a_frozen_flower_is_a_fact_for_the_alerts(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared import loop_reports, nodes
+from shared import loop_reports, nodes, replicas
 from shared.database import Database
 from shared.loops import LoopReporter
 from shared.settings import Settings
@@ -111,6 +111,24 @@ def test_no_error_of_a_scan_ends_it(
     monkeypatch.setattr("workers.presence.look", scan)
     watch(settings, database).start()
     wait_for(lambda: len(scans) >= 3, 10, "for scans")
+
+
+@pytest.mark.parametrize("error", [PermissionError("a partial file"), OSError("read-only file system")])
+def test_a_partial_file_that_cannot_be_removed_hides_no_model(
+    settings: Settings,
+    database: Database,
+    watch: Callable[..., NodeWatch],
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+) -> None:
+    make_model(settings.models_dir)
+
+    def refuse(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("workers.presence.drop_cancelled_partials", refuse)
+    watch(settings, database).start()
+    wait_for(lambda: replicas.ready(database).get("here"), 10, "for the node's models")
 
 
 def test_a_node_that_has_stopped_is_not_heard_again(

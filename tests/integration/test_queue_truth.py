@@ -15,13 +15,14 @@ from shared import attempts, bells, clock, downloads, jobs, nodes, queue_positio
 from shared.attempts import Claimant
 from shared.bells import Waiting
 from shared.database import Database
-from shared.progress import RestingRedis
+from shared.errors import DatabaseUnavailable
+from shared.progress import RestingRedis, connect
 from shared.settings import Settings
 from shared.states import JobState, Priority
 from shared.tables import Job
 from tests import library
 from tests.conftest import both_databases
-from tests.jobs import DEMO, accepted, hold, new_job
+from tests.jobs import DEMO, accepted, claimed, hold, new_job
 
 pytestmark = both_databases
 
@@ -161,6 +162,19 @@ def test_a_recalled_job_is_not_claimed_by_the_device_that_still_has_its_message(
     assert {claim(database, 0).id, claim(database, 1).id} == {urgent, other}
 
 
+def test_an_urgent_download_takes_the_place_of_one_that_was_sent_ahead(database: Database, settings: Settings) -> None:
+    library.node(database)
+    sent = Sent(settings.model_copy(update={"download_slots": 1}), database)
+    low = library.download(database, "T2V-A14B", priority=Priority.LOW)
+    sent.dispatcher.look()
+    urgent = library.download(database, "TI2V-5B", priority=Priority.CRITICAL)
+    sent.dispatcher.look()
+    assert [job_id for job_id, _ in sent.jobs] == [low.id, urgent.id]
+    io = Claimant("here", "io@here", None, "here/io")
+    assert attempts.claim(database, low.id, io, 60, at_most=1) is None, "its message still lies there"
+    assert attempts.claim(database, urgent.id, io, 60, at_most=1) is not None
+
+
 def test_positions_are_those_in_which_jobs_really_start(database: Database, sent: Sent, client: TestClient) -> None:
     ranks = (Priority.LOW, Priority.NORMAL, Priority.CRITICAL, Priority.HIGH)
     ids = [many(database, 1, priority=ranks[number % 4])[0] for number in range(12)]
@@ -240,9 +254,12 @@ def test_what_nothing_could_run_for_the_whole_limit_fails_with_its_reason(databa
     aged(database, 23 * HOUR, *batch, column="unplaceable_since")
     sent.dispatcher.look()
     assert states(database, batch) == {JobState.QUEUED}
-    aged(database, 1.1 * HOUR, *batch, column="unplaceable_since")
+    later = many(database, 1)
+    sent.dispatcher.look()
+    aged(database, 1.1 * HOUR, *batch, *later, column="unplaceable_since")
     sent.dispatcher.look()
     assert states(database, batch) == {JobState.FAILED}
+    assert states(database, later) == {JobState.QUEUED}, "its time began later, and did not begin theirs anew"
     assert {(jobs.get(database, job_id).error or {})["code"] for job_id in batch} == {"no_device"}
 
 
@@ -284,6 +301,92 @@ def test_a_model_that_is_on_its_way_is_waited_for(database: Database, settings: 
         sent.dispatcher.look()
     after = jobs.get(database, waiting)
     assert (after.status, (after.error or {})["code"]) == (JobState.FAILED, "model_unavailable")
+
+
+WATCHED_AT = "unplaceable_watched_at"
+
+
+@pytest.mark.parametrize("watched", ["for an hour, noted", "not noted before it ended", "by itself, before an outage"])
+def test_time_in_which_no_dispatcher_looked_does_not_count_as_unplaceable(
+    database: Database, sent: Sent, settings: Settings, watched: str
+) -> None:
+    """The whole installation is off over a weekend; its dispatcher comes up before its devices."""
+    batch = many(database, 3)
+    for index in range(2):
+        nodes.device_goodbye(database, f"n/{index}", 1)
+    sent.dispatcher.look()
+    aged(database, 62 * HOUR, *batch, column="unplaceable_since")
+    later = sent.dispatcher if watched.startswith("by itself") else Sent(settings, database).dispatcher
+    later._watched_at = max(0.0, later._watched_at - 61 * HOUR)
+    if watched.endswith(", noted"):
+        nodes.note(database, WATCHED_AT, str(clock.now().timestamp() - 61 * HOUR))
+    later.look()
+    assert states(database, batch) == {JobState.QUEUED}
+    waited = clock.now().timestamp() - float(jobs.get(database, batch[0]).unplaceable_since or 0)
+    assert waited == pytest.approx(0 if watched.startswith("not noted") else HOUR, abs=60)
+    aged(database, 24 * HOUR, *batch, column="unplaceable_since")
+    later.look()
+    assert states(database, batch) == {JobState.FAILED}, "what was watched counts"
+
+
+def test_time_in_which_another_dispatcher_looked_counts_as_unplaceable(
+    database: Database, sent: Sent, settings: Settings
+) -> None:
+    batch = many(database, 3)
+    for index in range(2):
+        nodes.device_goodbye(database, f"n/{index}", 1)
+    for _ in range(2):
+        sent.dispatcher.look()
+    aged(database, 25 * HOUR, *batch, column="unplaceable_since")
+    Sent(settings, database).dispatcher.look()
+    assert states(database, batch) == {JobState.FAILED}
+
+
+@pytest.mark.parametrize("which", ["runs without its lease", "waits for what is not there"])
+def test_a_row_that_cannot_be_understood_stops_no_other(
+    database: Database, sent: Sent, which: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (odd,) = many(database, 1, max_failures=1)
+    values: dict[str, Any] = {"params": {}}  # its use cannot be counted, so its end cannot be written
+    if which.startswith("runs"):
+        claimed(database, odd, claimant(0))
+        values |= {"lease_until": 1.0}
+    else:
+        values |= {"min_ram_mb": 10**9, "unplaceable_since": 1.0}
+        nodes.note(database, WATCHED_AT, str(clock.now().timestamp()))
+    with database.write() as session:
+        session.connection().execute(update(Job).where(col(Job.id) == odd).values(**values))
+    known = many(database, 2)
+    for _ in range(3):
+        sent.dispatcher.look()
+    assert {job_id for job_id, _ in sent.jobs} >= {known[0]}
+    assert [record.message for record in caplog.records if record.exc_info] == [f"job {odd} is left out of this pass"]
+
+
+def test_bells_are_rung_again_after_redis_has_lost_its_data_also_where_the_database_was_away_then(
+    database: Database, sent: Sent, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job_id,) = many(database, 1)
+    sent.dispatcher._check_epoch()
+    sent.dispatcher.look()
+    assert sent.jobs == [(job_id, "n/0")]
+    connect(str(settings.redis), timeout=5).flushall()
+    with monkeypatch.context() as patched:
+        for write in ("silence", "note"):
+            patched.setattr(bells if write == "silence" else nodes, write, _away)
+        with pytest.raises(DatabaseUnavailable):
+            sent.dispatcher._check_epoch()
+    assert bells.look(database).waiting[0].bell_device == "n/0"
+    sent.dispatcher._check_epoch()
+    assert bells.look(database).waiting[0].bell_device is None
+    assert nodes.noted(database, "redis_lost_at") is not None
+    bells.ring(database, [(job_id, "n/0")])
+    sent.dispatcher._check_epoch()
+    assert bells.look(database).waiting[0].bell_device == "n/0", "once"
+
+
+def _away(*_: object) -> None:
+    raise DatabaseUnavailable()
 
 
 def of_unknown_type(database: Database, status: JobState) -> str:

@@ -113,7 +113,7 @@ def test_a_cancel_that_was_acknowledged_outlives_a_crash(database: Database, rac
     ):
         assert isinstance(cancel, Stopped), cancel
         assert not is_error(crash)
-        assert after.status == JobState.CANCELLED
+        assert (after.status, after.failures) == (JobState.CANCELLED, 1), "its main process tells it by the count"
         assert uses(database, after.id) == 1
 
 
@@ -167,6 +167,31 @@ def test_a_pause_that_was_acknowledged_outlives_a_crash_and_a_stop(database: Dat
             assert (after.status, after.paused_by) == (JobState.PAUSED, downloads.BY_OWNER)
 
 
+@pytest.mark.parametrize("by", [downloads.BY_OWNER, downloads.BY_FULL_DISK])
+def test_a_cancel_that_was_acknowledged_outlives_a_pause(database: Database, race: Race, by: str) -> None:
+    for (cancel, paused), after in race.run(
+        downloading(database),
+        lambda: jobs.request_cancel(database, race.job_id),
+        lambda: attempts.paused(database, race.job_id, 1, by, NONE),
+    ):
+        assert isinstance(cancel, Stopped), cancel
+        assert not is_error(paused)
+        assert after.status == JobState.CANCELLED
+
+
+def test_a_pause_that_was_acknowledged_outlives_a_full_disk(database: Database, race: Race) -> None:
+    """Else it would go on by itself once there is room."""
+    full = Failure("store_full", "full", retryable=True)
+    for (pause, stopped), after in race.run(
+        downloading(database),
+        lambda: downloads.pause(database, race.job_id),
+        lambda: attempts.paused(database, race.job_id, 1, downloads.BY_FULL_DISK, NONE, full),
+    ):
+        assert not is_error(pause)
+        assert not is_error(stopped)
+        assert (after.status, after.paused_by) == (JobState.PAUSED, downloads.BY_OWNER)
+
+
 def test_a_resume_that_was_acknowledged_outlives_the_end_of_the_pause(database: Database, race: Race) -> None:
     make = downloading(database)
 
@@ -181,6 +206,44 @@ def test_a_resume_that_was_acknowledged_outlives_the_end_of_the_pause(database: 
         assert not is_error(resumed)
         assert not is_error(paused)
         assert (after.status, after.halt) == (JobState.QUEUED, None)
+
+
+def test_a_pause_that_was_acknowledged_outlives_room_on_the_disk(database: Database, race: Race) -> None:
+    make = downloading(database)
+
+    def stopped() -> Job:
+        job = make()
+        attempts.paused(database, job.id, 1, downloads.BY_FULL_DISK, NONE, Failure("disk_full", "full", retryable=True))
+        assert [one.id for one in downloads.stopped_by_full_disk(database)][-1:] == [job.id]
+        return job
+
+    for (pause, room), after in race.run(
+        stopped,
+        lambda: downloads.pause(database, race.job_id),
+        lambda: downloads.resume_with_room(database, race.job_id),
+    ):
+        assert not is_error(pause)
+        assert not is_error(room)
+        assert (after.status, after.paused_by) == (JobState.PAUSED, downloads.BY_OWNER)
+
+
+def test_a_lease_that_was_renewed_meanwhile_is_not_taken_back(database: Database, race: Race) -> None:
+    """As where the database was away for a minute: all leases have lapsed, and their attempts live."""
+
+    def lapsed() -> Job:
+        job = claimed(database, accepted(database).id, lease_seconds=-1.0)
+        assert (job.id, 1) in attempts.lapsed(database)
+        return job
+
+    for (renewal, crash), after in race.run(
+        lapsed,
+        lambda: attempts.renew(database, race.job_id, 1, 60.0),
+        lambda: attempts.crashed(database, race.job_id, 1, "went silent", 0.0, lapsed=True),
+    ):
+        assert not is_error(renewal)
+        assert not is_error(crash)
+        assert renewal.ours == (crash is None)
+        assert (after.status, after.failures) == ((JobState.RUNNING, 0) if renewal.ours else (JobState.QUEUED, 1))
 
 
 def test_a_job_ends_once_whoever_ends_it(database: Database, race: Race) -> None:
@@ -310,6 +373,16 @@ def test_two_dispatchers_call_a_job_to_one_device(database: Database, race: Race
     ):
         assert not any(is_error(result) for result in results)
         assert after.bell_device in ("n/0", "n/1")
+
+
+def test_two_dispatchers_that_call_the_same_jobs_do_not_lock_each_other_out(database: Database) -> None:
+    def pair() -> Pair:
+        calls = [(accepted(database).id, f"n/{index}") for index in range(2)]
+        return lambda: bells.ring(database, calls), lambda: bells.ring(database, calls[::-1])
+
+    for _, met in interleavings(database, pair):
+        assert not is_error(met.first)
+        assert not is_error(met.second)
 
 
 def test_two_processes_of_a_node_write_what_is_there_together(database: Database) -> None:

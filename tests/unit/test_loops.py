@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from shared import loop_reports
+from shared.database import Database
 from shared.errors import DatabaseUnavailable
-from shared.loops import Loop
+from shared.loops import Loop, LoopReporter
 from shared.meters import LOOP_ERRORS, Meters
 from shared.progress import RestingRedis
 
@@ -96,3 +98,22 @@ def test_a_loop_that_is_stopped_before_its_first_pass_makes_none() -> None:
     loop.start()
     assert loop.stop(10)
     assert work.made == 0
+
+
+@pytest.mark.parametrize("error", [KeyError("odd"), DatabaseUnavailable(), RuntimeError("odd")])
+def test_a_report_that_cannot_be_written_ends_no_loop(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what is foreseen nor, while two versions run side by side, a table that is not as it is expected."""
+
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(loop_reports, "record", failing)
+    monkeypatch.setattr(loop_reports, "forget_process", failing)
+    monkeypatch.setattr("shared.loops._REPORT_SECONDS", 0.0)
+    reporter = LoopReporter(Database("sqlite://"), "gpu-0@n", "n")
+    work = Passes(None, None, None)
+    loop = Loop("tested", 0.001, work, meters=Counted(), reporter=reporter)
+    loop.start()
+    assert work.done.wait(10)
+    assert loop.stop(10)
+    reporter.close()

@@ -65,3 +65,28 @@ def test_waiting_long_does_not_make_two_downloads_swap_for_ever() -> None:
 
 def test_a_node_that_is_not_alive_gets_nothing() -> None:
     assert decide(Queue(1.0, (waits("1"),), ()), ["other"], 2, 15.0).bells == ()
+
+
+def recalls(waiting: list[Waiting], slots: int = 2) -> tuple[tuple[str, ...], list[str]]:
+    """(bells that are taken back, bells)"""
+    decision = decide(Queue(1.0, tuple(waiting), ()), ["n"], slots, 15.0)
+    return decision.recalls, [bell.job_id for bell in decision.bells]
+
+
+def sent(job_id: str, **values: object) -> Waiting:
+    return waits(job_id, bell_device="n/io", bell_at=0.5, **values)
+
+
+def test_a_more_urgent_download_takes_the_place_of_the_least_urgent_that_was_sent_ahead() -> None:
+    ahead = [sent("low", priority=3), sent("lowest", priority=3, queued_at=0.4)]
+    assert recalls([*ahead, waits("high", priority=1)]) == (("lowest",), ["high"])
+    both = [*ahead, waits("critical", priority=0), waits("high", priority=1)]
+    assert recalls(both) == (("lowest", "low"), ["critical", "high"])
+    assert recalls([*ahead, waits("as low", priority=3)]) == ((), [])
+    assert recalls([*ahead, waits("high", priority=1)], slots=3) == ((), ["high"])
+
+
+def test_a_node_job_takes_the_place_of_its_own_type_alone() -> None:
+    check = sent("check", type=INTEGRITY_CHECK, priority=3)
+    assert recalls([check, waits("cleanup", type=CLEANUP, priority=0)]) == ((), ["cleanup"])
+    assert recalls([check, waits("now", type=INTEGRITY_CHECK, priority=1)]) == (("check",), ["now"])

@@ -83,6 +83,7 @@ def test_a_worker_that_goes_silent_and_comes_back(stack: Stack) -> None:
     resolved(stack, alert)
 
 
+@pytest.mark.slow
 def test_a_corrupted_file(stack: Stack) -> None:
     models = Path(stack.environment["WANWORKS_MODELS_PATH"])
     (snapshot,) = models.glob("models--*T2V-A14B*/snapshots/*")
@@ -100,6 +101,7 @@ def test_a_corrupted_file(stack: Stack) -> None:
     resolved(stack, alert)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills(stack: Stack) -> None:
     home = ["--home", str(stack.home)]
     filler = Path(stack.environment["WANWORKS_MODELS_PATH"]) / "filler"

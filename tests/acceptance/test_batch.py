@@ -103,6 +103,7 @@ def test_a_killed_batch_goes_on_and_makes_every_line_once(stack: Stack, tmp_path
     assert count(stack) - before == 4, "lines that were moved are the same lines"
 
 
+@pytest.mark.slow
 def test_what_fails_is_told_and_asked_for_again_when_that_is_wanted(stack: Stack, tmp_path: Path) -> None:
     asked = {"model_id": "T2V-A14B", "prompt": "a boat", **TINY}
     file = write(tmp_path / "boats.jsonl", {**asked, "fps": 23, "name": "odd"}, "", {**asked, "name": "gone"})

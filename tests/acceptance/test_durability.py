@@ -26,11 +26,11 @@ def ended(stack: Stack, job_ids: list[str]) -> int:
 
 
 _SLOW = [
-    pytest.param(name, marks=pytest.mark.slow) for name in ("gpu-1", "dispatcher", "web", "io")
+    pytest.param(name, marks=pytest.mark.slow) for name in ("redis", "gpu-1", "dispatcher", "web", "io")
 ]  # `make test-slow` kills these
 
 
-@pytest.mark.parametrize("victim", ["gpu-0-child", "redis", *_SLOW])
+@pytest.mark.parametrize("victim", ["gpu-0-child", *_SLOW])
 def test_kill_9_in_the_middle_of_a_batch(stack: Stack, victim: str) -> None:
     job_ids = submit_batch(stack)
     wait_for(lambda: ended(stack, job_ids) >= 3, 60)

@@ -32,6 +32,7 @@ from tests.bench.integrity import integrity
 from tests.bench.load import closed_loop, open_loop
 from tests.bench.management import management
 from tests.bench.row import Row
+from tests.bench.scale import scale
 from tests.simulation import device, fifo, job, simulate
 from tests.stack import QUICK, Stack, wait_for
 
@@ -235,6 +236,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "management": management,
     "insight": insight,
     "feed": feed,
+    "scale": scale,
 }
 
 

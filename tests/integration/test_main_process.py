@@ -7,8 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import SecretStr
@@ -25,7 +26,8 @@ from shared.tables import Tick
 from tests import library
 from tests.jobs import CLAIMANT, UNCOUNTED, accepted, claimed
 from tests.stack import wait_for
-from workers import main_process, process
+from workers import main_loop, main_process, process
+from workers.kill_rule import Limits
 from workers.main_process import Guard
 from workers.pulse import Pulse
 
@@ -99,6 +101,62 @@ def test_a_child_is_killed_where_its_job_was_taken_from_it_and_not_after_an_end_
     finally:
         child.kill()
         child.wait()
+
+
+def test_what_follows_an_end_is_judged_only_while_the_ends_of_children_are_heard_of(
+    guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child has ended long ago and keeps its model; the main process waits for Redis and does not know it."""
+    killed: list[int] = []
+    monkeypatch.setattr(guard, "_kill", lambda job_id, pid, reason: killed.append(pid))
+    monkeypatch.setattr(guard, "_limits", Limits(cancel_grace=30.0, finishing=0.02))
+    monkeypatch.setattr(main_loop, "turns", lambda: False)
+    job = claimed(database, accepted(database).id)
+    monkeypatch.setattr(main_process, "_job_requests", lambda: [(job.id, CLAIMANT.pid)])
+    guard._watch()
+    attempts.succeed(database, job.id, 1, {})
+    for _ in range(3):
+        guard._watch()
+        time.sleep(0.03)
+    assert killed == []
+    monkeypatch.setattr(main_loop, "turns", lambda: True)
+    guard._watch()
+    time.sleep(0.03)
+    guard._watch()
+    assert killed != [], "heard of again, and still not done"
+
+
+def test_nothing_is_given_back_while_the_beginnings_of_answers_are_not_heard_of(
+    guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main_loop, "turns", lambda: False)
+    job = claimed(database, accepted(database).id)
+    for _ in range(5):
+        guard._watch()
+    assert jobs.get(database, job.id).status == JobState.RUNNING
+    monkeypatch.setattr(main_loop, "turns", lambda: True)
+    for _ in range(3):
+        guard._watch()
+    assert jobs.get(database, job.id).status == JobState.QUEUED
+
+
+def test_a_loop_that_does_not_turn_is_told_from_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[Callable[[], None]] = []
+
+    class Hub:
+        def call_repeatedly(self, seconds: float, call: Callable[[], None]) -> None:
+            timers.append(call)
+
+    now = [100.0]
+    monkeypatch.setattr(main_loop, "_turned_at", None)
+    monkeypatch.setattr(main_loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert main_loop.turns(), "nobody has watched it"
+    main_loop.watch(Hub())
+    for seconds, turns in ((2.0, True), (2.0, False)):
+        now[0] += seconds
+        assert main_loop.turns() == turns
+    timers[0]()
+    assert main_loop.turns()
 
 
 def test_the_guards_loops_go_on_whatever_a_pass_raises(

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ from tests.jobs import CLAIMANT, UNCOUNTED, accepted, claimed
 from tests.stack import wait_for
 from workers import main_loop, main_process, process
 from workers.kill_rule import Limits
-from workers.main_process import Guard
+from workers.main_process import Guard, JobRequest
 from workers.pulse import Pulse
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -78,6 +79,32 @@ def test_a_cancelled_attempt_that_no_child_carries_ends_cancelled(guard: Guard, 
     for _ in range(3):
         guard._watch()
     assert jobs.get(database, job.id).status == JobState.CANCELLED
+
+
+def test_only_requests_that_carry_a_job_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick has no job, and may take longer than anything that follows a job's end."""
+
+    class Bell(JobRequest):
+        id, worker_pid = "job", 7
+
+        def __init__(self) -> None: ...
+
+    class Waiting(Bell):
+        worker_pid = None  # it lies in the pool's queue
+
+    tick = SimpleNamespace(id="tick", worker_pid=8)
+    monkeypatch.setattr(main_process.worker_state, "active_requests", [Bell(), Waiting(), tick])
+    assert main_process._job_requests() == [("job", 7)]
+
+
+def test_a_child_that_dies_costs_no_other_child_its_job(guard: Guard, database: Database) -> None:
+    """An io worker has several children."""
+    held = {}
+    for pid in (7, 8):
+        held[pid] = claimed(database, accepted(database).id, replace(CLAIMANT, pid=pid)).id
+    main_process.recover("The worker process died", 7)
+    assert (jobs.get(database, held[7]).status, jobs.get(database, held[7]).failures) == (JobState.QUEUED, 1)
+    assert (jobs.get(database, held[8]).status, jobs.get(database, held[8]).failures) == (JobState.RUNNING, 0)
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -195,6 +222,7 @@ def test_a_phase_that_hangs_is_reported_once(
                 for _ in range(20):
                     pulse._listen()
                     pulse._renew(time.monotonic())
+    assert jobs.get(database, job.id).lease_until == job.lease_until, "it loses its job like one that died"
     said = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(said) == 2
     assert all("has outlived its 0.01 s" in line for line in said)

@@ -19,7 +19,7 @@ from shared.errors import StoreFull, Unavailable
 from shared.loops import Loop
 from shared.meters import count_end
 from shared.tables import Device
-from workers import process
+from workers import main_loop, process
 from workers.kill_rule import Answering, Limits, judge
 
 log = logging.getLogger("wanworks.worker")
@@ -71,6 +71,8 @@ class Guard:
     def __init__(self) -> None:
         self._answering: dict[tuple[str, int], Answering] = {}
         self._uncarried: dict[tuple[str, int], int] = {}  # by job and attempt: passes in which no child carried it
+        # Seconds in which the ends of children were heard of: what hangs after its job's end is judged by them.
+        self._heard_seconds, self._judged_at = 0.0, time.monotonic()
         settings, meters, reporter = process.settings(), process.meters(), process.reporter()
         self._loops = [Loop("guard", _PASS_SECONDS, self._watch, meters=meters, reporter=reporter)]
         if process.role() == "gpu":
@@ -103,13 +105,16 @@ class Guard:
             self._evict_stale()
 
     def _judge_requests(self) -> None:
+        now = time.monotonic()
+        if main_loop.turns():
+            self._heard_seconds += now - self._judged_at
+        self._judged_at = now
         requests = _job_requests()
         rows = attempts.held(process.database(), {job_id for job_id, _ in requests})
-        now = time.monotonic()
         judged = {}
         for job_id, pid in requests:
             known = self._answering.get((job_id, pid), Answering(process.worker_name(), pid))
-            judgement = judge(known, rows.get(job_id), now, self._limits)
+            judgement = judge(known, rows.get(job_id), self._heard_seconds, self._limits)
             judged[job_id, pid] = judgement.answering
             if judgement.kill is not None:
                 self._kill(job_id, pid, judgement.kill)
@@ -117,6 +122,8 @@ class Guard:
 
     def _give_back_what_nobody_carries(self) -> None:
         """An attempt that the rows show as running here and no child answers: its claim was never confirmed to it."""
+        if not main_loop.turns():
+            return  # a child may have begun an answer that is not known of yet
         carried = set(_job_requests())
         rows = attempts.running_on(process.database(), process.worker_name())
         seen = {}

@@ -21,6 +21,8 @@ from celery.apps.worker import Worker as CeleryWorker
 from celery.platforms import EX_FAILURE
 from celery.worker import state
 
+from workers import main_loop
+
 log = logging.getLogger("wanworks.worker")
 
 LIMIT_SECONDS = 3.0  # from the signal to the end of the process; the supervisor grants a little more
@@ -52,6 +54,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
 
     def register_with_event_loop(self, hub: Any) -> None:
         super().register_with_event_loop(hub)
+        main_loop.watch(hub)
         hub.add_reader(self._told_hub, self._terminate_celery)
 
     def start(self) -> None:

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from pydantic import SecretStr
-from sqlmodel import select
+from sqlmodel import col, select
 from starlette.testclient import TestClient
 
 from scheduler import alerting
@@ -26,7 +26,7 @@ from shared.outbound import ANYWHERE
 from shared.progress import RestingRedis
 from shared.settings import Settings, load
 from shared.standard_webhooks import NotTaken
-from shared.tables import Alert, AlertDelivery, Process
+from shared.tables import Alert, AlertDelivery, Process, Tick, epoch_now
 from tests import library, working
 from tests.conftest import both_databases
 from tests.jobs import UNCOUNTED, accepted
@@ -215,6 +215,22 @@ def test_a_silent_job_is_stuck_by_rediss_clock(settings: Settings, database: Dat
 def test_one_look_in_a_period(ground: Ground) -> None:
     first, second = alerting.look_once(ground), alerting.look_once(ground)
     assert None in (first, second) or first != second  # the second unless a period began between
+
+
+def test_a_look_that_dies_holds_up_the_next_for_half_a_minute_at_most(
+    ground: Ground, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[float] = []
+
+    def looking(*_: object) -> str:
+        with database.read() as session:
+            query = select(col(Tick.running_until) - epoch_now()).where(Tick.schedule == alerting.ALERTS)
+            held.append(session.exec(query).one())
+        return ""
+
+    monkeypatch.setattr(alerting, "look", looking)
+    alerting.look_once(ground)
+    assert 20 < held[0] <= 30
 
 
 class Receiver:

@@ -14,7 +14,7 @@ from shared import attempts, jobs
 from shared.attempts import Failure
 from shared.database import Database
 from shared.errors import NotFound, StoreUnavailable
-from shared.progress import Progress, RestingRedis, stream_key
+from shared.progress import Progress, RestingRedis, connect, stream_key
 from shared.settings import Settings
 from shared.store_directory import DirectoryStore
 from tests import working
@@ -248,13 +248,14 @@ def test_a_long_poll_without_redis(settings: Settings, database: Database, make_
 
 
 @both_databases
-def test_a_queued_job_is_cancelled_at_once(client: TestClient) -> None:
+def test_a_queued_job_is_cancelled_at_once(client: TestClient, redis_url: str) -> None:
     job_id = ask(client)["id"]
     answer = client.post(f"{JOBS}/{job_id}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
     assert answer.json()["finished_at"] is not None
     again = client.post(f"{JOBS}/{job_id}/cancel")
     assert (again.status_code, again.json()["finished_at"]) == (202, answer.json()["finished_at"])
+    assert connect(redis_url, timeout=5).xlen(stream_key(job_id)) == 1, "one end is reported, once"
 
 
 @both_databases

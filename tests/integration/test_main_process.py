@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import SecretStr
@@ -25,8 +27,9 @@ from shared.tables import Tick
 from tests import library
 from tests.jobs import CLAIMANT, UNCOUNTED, accepted, claimed
 from tests.stack import wait_for
-from workers import main_process, process
-from workers.main_process import Guard
+from workers import main_loop, main_process, process
+from workers.kill_rule import Limits
+from workers.main_process import Guard, JobRequest
 from workers.pulse import Pulse
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -78,6 +81,32 @@ def test_a_cancelled_attempt_that_no_child_carries_ends_cancelled(guard: Guard, 
     assert jobs.get(database, job.id).status == JobState.CANCELLED
 
 
+def test_only_requests_that_carry_a_job_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick has no job, and may take longer than anything that follows a job's end."""
+
+    class Bell(JobRequest):
+        id, worker_pid = "job", 7
+
+        def __init__(self) -> None: ...
+
+    class Waiting(Bell):
+        worker_pid = None  # it lies in the pool's queue
+
+    tick = SimpleNamespace(id="tick", worker_pid=8)
+    monkeypatch.setattr(main_process.worker_state, "active_requests", [Bell(), Waiting(), tick])
+    assert main_process._job_requests() == [("job", 7)]
+
+
+def test_a_child_that_dies_costs_no_other_child_its_job(guard: Guard, database: Database) -> None:
+    """An io worker has several children."""
+    held = {}
+    for pid in (7, 8):
+        held[pid] = claimed(database, accepted(database).id, replace(CLAIMANT, pid=pid)).id
+    main_process.recover("The worker process died", 7)
+    assert (jobs.get(database, held[7]).status, jobs.get(database, held[7]).failures) == (JobState.QUEUED, 1)
+    assert (jobs.get(database, held[8]).status, jobs.get(database, held[8]).failures) == (JobState.RUNNING, 0)
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_child_is_killed_where_its_job_was_taken_from_it_and_not_after_an_end_of_its_own(
     guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch, ends: bool
@@ -99,6 +128,62 @@ def test_a_child_is_killed_where_its_job_was_taken_from_it_and_not_after_an_end_
     finally:
         child.kill()
         child.wait()
+
+
+def test_what_follows_an_end_is_judged_only_while_the_ends_of_children_are_heard_of(
+    guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child has ended long ago and keeps its model; the main process waits for Redis and does not know it."""
+    killed: list[int] = []
+    monkeypatch.setattr(guard, "_kill", lambda job_id, pid, reason: killed.append(pid))
+    monkeypatch.setattr(guard, "_limits", Limits(cancel_grace=30.0, finishing=0.02))
+    monkeypatch.setattr(main_loop, "turns", lambda: False)
+    job = claimed(database, accepted(database).id)
+    monkeypatch.setattr(main_process, "_job_requests", lambda: [(job.id, CLAIMANT.pid)])
+    guard._watch()
+    attempts.succeed(database, job.id, 1, {})
+    for _ in range(3):
+        guard._watch()
+        time.sleep(0.03)
+    assert killed == []
+    monkeypatch.setattr(main_loop, "turns", lambda: True)
+    guard._watch()
+    time.sleep(0.03)
+    guard._watch()
+    assert killed != [], "heard of again, and still not done"
+
+
+def test_nothing_is_given_back_while_the_beginnings_of_answers_are_not_heard_of(
+    guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main_loop, "turns", lambda: False)
+    job = claimed(database, accepted(database).id)
+    for _ in range(5):
+        guard._watch()
+    assert jobs.get(database, job.id).status == JobState.RUNNING
+    monkeypatch.setattr(main_loop, "turns", lambda: True)
+    for _ in range(3):
+        guard._watch()
+    assert jobs.get(database, job.id).status == JobState.QUEUED
+
+
+def test_a_loop_that_does_not_turn_is_told_from_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[Callable[[], None]] = []
+
+    class Hub:
+        def call_repeatedly(self, seconds: float, call: Callable[[], None]) -> None:
+            timers.append(call)
+
+    now = [100.0]
+    monkeypatch.setattr(main_loop, "_turned_at", None)
+    monkeypatch.setattr(main_loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert main_loop.turns(), "nobody has watched it"
+    main_loop.watch(Hub())
+    for seconds, turns in ((2.0, True), (2.0, False)):
+        now[0] += seconds
+        assert main_loop.turns() == turns
+    timers[0]()
+    assert main_loop.turns()
 
 
 def test_the_guards_loops_go_on_whatever_a_pass_raises(
@@ -137,6 +222,7 @@ def test_a_phase_that_hangs_is_reported_once(
                 for _ in range(20):
                     pulse._listen()
                     pulse._renew(time.monotonic())
+    assert jobs.get(database, job.id).lease_until == job.lease_until, "it loses its job like one that died"
     said = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(said) == 2
     assert all("has outlived its 0.01 s" in line for line in said)

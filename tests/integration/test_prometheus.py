@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from scheduler.alert_facts import gather
@@ -24,6 +25,7 @@ from shared.meters import METERS, Meters, count_end, families
 from shared.progress import RestingRedis
 from shared.samples import Doing, Reading
 from shared.settings import Settings
+from shared.tables import Device
 from tests import library, working
 from tests.conftest import RedisServer, both_databases
 from tests.integration.test_alerts import open_one
@@ -83,6 +85,24 @@ def test_what_is(client: TestClient, database: Database, settings: Settings) -> 
     assert value(found, "wanworks_replica_ready", node="here", **model) == 1
     assert value(found, "wanworks_alerts_open", severity="critical") == 1
     assert (value(found, "wanworks_redis_up"), value(found, "wanworks_dispatcher_up")) == (1, 1)
+
+
+def test_what_nobody_reads_any_more_is_left_out(client: TestClient, database: Database) -> None:
+    """The last reading of a device that is gone is not its present one, and a download says nothing before its list."""
+    library.node(database)
+    library.device(database, "T2V-A14B")
+    reading = Reading(73.0, 40_000.0, 80_000.0, 61.0, 350.0)
+    samples.record(database, "here/0", "cuda", reading, Doing(None, None, None), clock.now())
+    library.start(database, library.download(database))
+    with database.write() as session:
+        session.connection().execute(update(Device).values(seen_at=0.0))
+    found = scraped(client)
+    device = {"node": "here", "device": "0", "uuid": "GPU-here-0"}
+    assert (value(found, "wanworks_device_up", **device), value(found, "wanworks_device_busy", **device)) == (0, 0)
+    for name in ("utilization_ratio", "memory_used_bytes", "temperature_celsius", "power_watts"):
+        assert value(found, f"wanworks_device_{name}", **device) is None
+    assert value(found, "wanworks_download_left_bytes", node="here", model="T2V-A14B") is None
+    assert value(found, "wanworks_download_left_bytes", node="here", model="TI2V-5B") == 0
 
 
 def test_what_happened(client: TestClient, database: Database, settings: Settings) -> None:

@@ -11,7 +11,7 @@ from sqlmodel import col
 from starlette.testclient import TestClient
 
 from scheduler.dispatcher import Dispatcher
-from shared import attempts, bells, clock, downloads, jobs, nodes, queue_positions
+from shared import attempts, bells, clock, downloads, jobs, loop_reports, nodes, queue_positions
 from shared.attempts import Claimant
 from shared.bells import Waiting
 from shared.database import Database
@@ -486,6 +486,7 @@ def test_a_wake_is_heeded_at_once_however_rarely_the_dispatcher_looks_by_itself(
         thread.join(6.5)  # longer than the leader's lock, and than one answer of Redis may take
         assert thread.is_alive()
         assert not Dispatcher(settings, database, lambda *_: None)._leads(), "the first still leads"
+        assert loop_reports.dispatcher_heard(loop_reports.seen(database)), "alive, with no pass to make"
     broker.nudge(RestingRedis(settings.redis, timeout=5))
     thread.join(3)
     assert not thread.is_alive()

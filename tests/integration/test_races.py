@@ -402,7 +402,10 @@ def test_two_processes_of_a_node_write_what_is_there_together(database: Database
         assert len(replica_files.blobs(database, "n")) == 1
 
 
-@pytest.mark.parametrize("what", ["files", "download", "pin", "note", "agree", "device"])
+_ROWS = ["files", "download", "pin", "note", "agree", "device", "snapshot", "version", "processes", "alert", "day"]
+
+
+@pytest.mark.parametrize("what", _ROWS)
 def test_two_writers_of_a_row_that_is_not_there_yet_both_succeed(database: Database, what: str) -> None:
     numbers = count()
     for _, met in interleavings(database, lambda: _adding(database, what, next(numbers))):
@@ -410,11 +413,16 @@ def test_two_writers_of_a_row_that_is_not_there_yet_both_succeed(database: Datab
         assert not is_error(met.second), met
         if what == "agree":
             assert met.first == met.second
+        if what == "alert":
+            assert len([*met.first, *met.second]) == 1, "one opens it"
 
 
 def _adding(database: Database, what: str, number: int) -> Pair:
-    from shared import clock, replicas
+    from shared import alerts, clock, replicas, snapshots, usage, versions
+    from shared.alerts import Cause, Changes
     from shared.replica_files import FileState
+    from shared.tables import Process, Snapshot
+    from tests.uses import used
 
     now = clock.now()
     file = FileState("a.bin", 1, "c" * 64, 1.0, 1, now)
@@ -430,9 +438,29 @@ def _adding(database: Database, what: str, number: int) -> Pair:
             work = lambda: nodes.note(database, f"name-{number}", "value")  # noqa: E731
         case "agree":
             work = lambda: nodes.agreed(database, f"name-{number}")  # noqa: E731
-        case _:
+        case "device":
             work = lambda: library.device(database, on=node)  # noqa: E731
+        case "snapshot":
+            counts = dict.fromkeys(_COUNTS, number)
+            work = lambda: snapshots.record(database, Snapshot(at=now, **counts))  # noqa: E731
+        case "version":
+            work = lambda: versions.record(database, f"model-{number}", "a" * 40, now)  # noqa: E731
+        case "processes":
+            web = {"name": "web", "state": "running", "restarts": 0, "since": now, "seen_at": 0.0}
+            work = lambda: nodes.report_processes(database, node, {"web"}, [Process(node=node, **web)])  # noqa: E731
+        case "alert":
+            cause = Cause("worker_lost", node, "critical", "A worker is lost", "Silent", "Look", action_required=True)
+            work = lambda: alerts.apply(database, Changes(opened=(cause,)), now, deliver=False)  # noqa: E731
+        case _:
+            used(database, f"model-{number}", days_ago=30 - number)
+            work = lambda: usage.roll_up(database, now)  # noqa: E731
     return work, work
+
+
+_COUNTS = (
+    "total_models", "healthy_models", "active_models", "total_generations_24h", "alerts_count", "recommendations_count",
+    "queued_jobs", "running_jobs", "succeeded_1h", "failed_1h",
+)  # fmt: skip
 
 
 def _waiting_download(database: Database, model_id: str) -> Job:

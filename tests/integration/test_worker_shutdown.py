@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from shared import nodes
+from scheduler.dispatcher import celery_ring
+from shared import bells, jobs, nodes
 from shared.database import Database
 from shared.settings import Settings
+from shared.states import JobState
+from shared.store import open_store
 from tests.conftest import RedisServer
+from tests.jobs import accepted
 from tests.stack import children, wait_for
 from workers.shutdown import LIMIT_SECONDS
 
@@ -112,3 +116,27 @@ def test_a_worker_ends_beside_a_database_that_is_locked(start: Start, settings: 
     finally:
         lock.close()
     assert heard(database)
+
+
+@pytest.mark.slow
+def test_a_child_that_has_ended_its_job_is_not_killed_while_redis_is_away(
+    start: Start, settings: Settings, database: Database, redis_server: RedisServer
+) -> None:
+    """Celery waits for Redis and hears of no end; the child is idle, and its model is loaded."""
+    known = settings.model_copy(
+        update={"redis_url": SecretStr(redis_server.url), "finishing_limit_seconds": 6.0, "catalogue": "demo"}
+    )
+    open_store(known, lambda: nodes.agreed(database, "store"), create=True)
+    process = start(known, "gpu")
+    wait_for(lambda: heard(database), 60, "for the worker")
+    job = accepted(database, mock=True, request={"frames": 81, "resolution": "128x128", "steps": 20})
+    key = nodes.devices(database)[0].device.key
+    bells.ring(database, [(job.id, key)])
+    celery_ring(known)(bells.look(database).waiting[0], key, 1)
+    wait_for(lambda: jobs.get(database, job.id).status == JobState.RUNNING, 60, "for the claim", every=0.002)
+    born = children(process.pid)
+    redis_server.kill()
+    wait_for(lambda: jobs.get(database, job.id).status == JobState.SUCCEEDED, 60, "for the end")
+    until = time.monotonic() + 12
+    wait_for(lambda: time.monotonic() > until or not all(alive(pid) for pid in born), 15)
+    assert all(alive(pid) for pid in born)

@@ -22,6 +22,7 @@ from cli.errors import ApiUnreachable
 from cli.retries import Contact, Retry, patient
 from cli.shapes import Alert, ArtifactLink, GenerationFields, Job, JobPage, Node, ended, succeeded, video_of, why_not
 from cli.steps import Answer, Ask, Call, Close, Course, Open, Pause, Read, Step, Tell, Telling, Work
+from shared import proxies
 
 __all__ = [
     "Alert",
@@ -151,7 +152,7 @@ class Client(_Calls):
     """Speaks to the API at `url`. Use as a context manager, or `close` it."""
 
     def _open(self, **options: Any) -> None:
-        self._http = httpx.Client(**options)
+        self._http = httpx.Client(transport=proxies.Transport(), **options)
 
     def __enter__(self) -> Self:
         return self
@@ -211,7 +212,7 @@ class AsyncClient(_Calls):
     """As `Client`, its methods to be awaited, its iterators asynchronous."""
 
     def _open(self, **options: Any) -> None:
-        self._http = httpx.AsyncClient(**options)
+        self._http = httpx.AsyncClient(transport=proxies.AsyncTransport(), **options)
 
     async def __aenter__(self) -> Self:
         return self

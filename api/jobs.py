@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from math import ceil
@@ -144,7 +145,10 @@ def _show_one(context: Context, job_id: str, only: str | None) -> schemas.Job:
 
 async def admitted(context: Context, asked: Asked, key: str | None, caller: Caller) -> NewJob:
     """The job that is asked for, settled where that holds up nobody else. Raises as `Admission.generation`."""
-    caller.check_priority(asked.request)
+    try:
+        caller.check_priority(asked.request)
+    except InvalidField as error:
+        asked = replace(asked, wrong=(*asked.wrong, *error.errors))
     admit = partial(context.admission.generation, asked, key)
     if Admission.is_quick(asked):
         return admit()

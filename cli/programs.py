@@ -32,8 +32,8 @@ _MODULES = {
     "beat": ("-m", "scheduler.app"),
     "flower": ("-m", "celery", "-A", "scheduler.app", "flower"),
 }
-# What huggingface_hub reads by itself and we do not: logins, another hub, waits, debug output. Where some of them cannot
-# be read, the import of the library ends the process. docs/compatibility.md has the whole table.
+# What huggingface_hub reads by itself and we do not: logins, another hub, waits, debug output. A wait that cannot be
+# read ends the process at the import of the library. docs/compatibility.md has the whole table.
 _NOT_PASSED_ON = frozenset(
     {
         "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "HUGGINGFACE_CO_STAGING", "HF_DEBUG",

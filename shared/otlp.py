@@ -173,7 +173,7 @@ class _Ids(RandomIdGenerator):
         return _digest(keys[1], 8) if keys is not None and keys[1] is not None else super().generate_span_id()
 
 
-class _Adapter(HTTPAdapter):
+class _Adapter(HTTPAdapter):  # type: ignore[misc]
     """Sends through the environment's proxies as all else here does, in place of the library's own reading of them."""
 
     def send(self, request: Any, *args: Any, **options: Any) -> Any:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -27,12 +26,11 @@ EMPTY_PAGE = b'{"data": [], "has_more": false, "next": null}'
 
 
 @pytest.fixture(autouse=True)
-def _dead_proxies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _dead_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a desk in a company whose proxy is away, with an exception that client libraries stumble over."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(name.upper(), DEAD if name != "no_proxy" else "::1/128")
-    yield
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -1,7 +1,6 @@
 """Which requests go through the environment's proxies, in every spelling that environments have."""
 
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,11 +13,10 @@ NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 @pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    yield
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
@@ -123,9 +121,7 @@ def test_an_exception_that_cannot_be_read_is_told_and_passed_over(monkeypatch: p
 
 def test_what_speaks_to_http_proxies_alone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks://proxy:1080")
-    with pytest.raises(
-        ConfigurationError, match=r"^ALL_PROXY: traces cannot go through a SOCKS proxy; set HTTPS_PROXY"
-    ):
+    with pytest.raises(ConfigurationError, match=r"^ALL_PROXY: traces cannot go through a SOCKS proxy; set"):
         http_proxy_for("https://collector.example", "traces")
     assert http_proxy_for("http://localhost:4318", "traces") is None
 

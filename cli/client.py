@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import update_wrapper
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
+from urllib.parse import urljoin
 
 import anyio
 import anyio.to_thread
@@ -140,6 +141,10 @@ class _Calls:
             self._open(base_url=self.url, timeout=limit, headers=headers)
         except httpx.InvalidURL as error:
             raise ApiUnreachable(f"the API at {self.url} cannot be reached: {error}") from None
+
+    def address(self, path: str) -> str:
+        """The whole address of what the API names by its path alone: an artifact's `url`, or a link's."""
+        return urljoin(f"{self.url}/", path)
 
     def _open(self, **options: Any) -> None:
         raise NotImplementedError

@@ -73,8 +73,8 @@ _RESPONSE_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
 _ALWAYS = frozenset({"Location", "Retry-After"})
 
 
-def document(operations: Sequence[Operation], catalogue: Catalogue) -> dict[str, Any]:
-    """The whole document for this installation's catalogue."""
+def document(operations: Sequence[Operation], catalogue: Catalogue, public_path: str) -> dict[str, Any]:
+    """The whole document for this installation's catalogue, at its public path."""
     shown = [operation for operation in operations if operation.documented]
     answers = {answer.schema for operation in shown for answer in operation.answers if answer.schema is not None}
     bodies = {operation.body for operation in shown if operation.body is not None}
@@ -107,6 +107,7 @@ def document(operations: Sequence[Operation], catalogue: Catalogue) -> dict[str,
             "description": "A durable, GPU-pinned job queue for WAN2.2 video models. Times are ISO 8601 in UTC. "
             "Errors are RFC 9457 problem documents whose `code` is stable. Send `X-Request-ID` and it comes back.",
         },
+        "servers": [{"url": public_path or "/"}],
         "paths": paths,
         "components": {
             "schemas": components,

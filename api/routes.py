@@ -394,6 +394,10 @@ OPERATIONS = (
         "POST", "/logout", login.sign_out, "signOut", "The session's end", answers=(), documented=False, scope=None,
     ),
     Operation(
+        "GET", FLOWER_PATH.rstrip("/"), flower.with_slash, "flowerWithoutSlash", "The way to Flower", answers=(),
+        documented=False, query=AnyQuery, scope=None,
+    ),
+    Operation(
         "GET", FLOWER_TABLE, flower.proxied, "readFlowerTasks", "Flower's table of tasks", answers=(), documented=False,
         query=AnyQuery, scope=Scope.ADMIN,
     ),
@@ -448,6 +452,6 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-def document(catalogue: Catalogue) -> dict[str, Any]:
+def document(catalogue: Catalogue, public_path: str = "") -> dict[str, Any]:
     """The OpenAPI document of this table."""
-    return openapi.document(OPERATIONS, catalogue)
+    return openapi.document(OPERATIONS, catalogue, public_path)

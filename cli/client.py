@@ -24,6 +24,7 @@ from cli.retries import Contact, Retry, patient
 from cli.shapes import Alert, ArtifactLink, GenerationFields, Job, JobPage, Node, ended, succeeded, video_of, why_not
 from cli.steps import Answer, Ask, Call, Close, Course, Open, Pause, Read, Step, Tell, Telling, Work
 from shared import proxies
+from shared.public_path import within
 
 __all__ = [
     "Alert",
@@ -284,13 +285,15 @@ class _Body:
 
 
 def _request(http: httpx.Client | httpx.AsyncClient, step: Ask | Open) -> httpx.Request:
+    # An address that the API named begins with its public path, which the client's own address may hold already.
+    path = within(step.path, http.base_url.path.rstrip("/")) or step.path
     usual = http.timeout.as_dict()
     if isinstance(step, Open):
         timeout = httpx.Timeout(**{**usual, "read": step.quiet_seconds or usual["read"]})
-        return http.build_request("GET", step.path, headers=step.headers, timeout=timeout)
+        return http.build_request("GET", path, headers=step.headers, timeout=timeout)
     timeout = httpx.Timeout(**{**usual, "read": step.timeout_seconds or usual["read"]})
     return http.build_request(
-        step.method, step.path, params=step.query or None, json=step.json, headers=step.headers, timeout=timeout
+        step.method, path, params=step.query or None, json=step.json, headers=step.headers, timeout=timeout
     )
 
 

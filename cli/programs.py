@@ -245,6 +245,7 @@ def _flower_environment(settings: Settings, environ: Mapping[str, str]) -> dict[
         **{name: value for name, value in wanted.items() if name not in environ},
         "FLOWER_BASIC_AUTH": f"{settings.flower_user}:{password}",
         "FLOWER_ADDRESS": settings.flower_host,
-        "FLOWER_URL_PREFIX": "flower",  # the API passes it on from under that path
+        # The API passes it on from under that path, and its pages name their own links.
+        "FLOWER_URL_PREFIX": f"{settings.public_path}/flower".strip("/"),
         "FLOWER_PORT": str(settings.flower_port),
     }

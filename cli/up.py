@@ -290,7 +290,7 @@ def _reachable(host: str) -> str:
 
 
 def _flower_url(settings: Settings) -> str:
-    return f"http://{_reachable(settings.flower_host)}:{settings.flower_port}/flower"
+    return f"http://{_reachable(settings.flower_host)}:{settings.flower_port}{settings.public_path}/flower"
 
 
 def _readyz(settings: Settings) -> tuple[int, dict[str, Any]]:

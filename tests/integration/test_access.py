@@ -58,6 +58,7 @@ WHO_MAY = {
     "GET /api/v1/jobs/{id}/artifacts/{name}": Row(READ, own=True),
     "POST /api/v1/jobs/{id}/artifacts/{name}/link": Row(READ, own=True),
     "POST /v1/videos": Row(SUBMIT, body=VIDEO),
+    "GET /flower": Row(ALL),
     "GET /v1/models": Row(READ),
     "GET /v1/models/{model:path}": Row(READ),
     "GET /v1/videos": Row(READ),

@@ -179,7 +179,8 @@ def test_a_model_by_its_name_on_the_hub(client: TestClient, name: str) -> None:
 NEVER = [
     "169.254.169.254", "127.0.0.1:8000", "10.0.0.7", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001",
     "127.1", "0", "0xa9fea9fe", "[::1]", "[::ffff:169.254.169.254]", "[::ffff:7f00:1]", "[64:ff9b::a9fe:a9fe]",
-    "[fe80::1]", "[fd00::1]", "[2002:7f00:1::]", "127.0.0.1.", "localhost", "LOCALHOST.", "a.localhost", "ip6-localhost", "metadata.google.internal", "224.0.0.1", "100.64.0.1", "255.255.255.255", "localhost.localdomain",
+    "[fe80::1]", "[fd00::1]", "[2002:7f00:1::]", "127.0.0.1.", "localhost", "LOCALHOST.", "a.localhost", "224.0.0.1",
+    "ip6-localhost", "metadata.google.internal", "100.64.0.1", "255.255.255.255", "localhost.localdomain",
 ]  # fmt: skip
 
 

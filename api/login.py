@@ -19,7 +19,8 @@ from shared.keys import Scope
 
 _TEMPLATE = Path(__file__).parent / "page" / "login.html"
 _POLICY = (
-    "default-src 'none'; style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; img-src data:; style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
 )
 _HOME = "/"
 _MOST_BYTES = 4096

@@ -67,8 +67,8 @@ def read_batch(path: Path) -> list[Line]:
         name = asked.get("name") or f"{number:04d}-{key[:8]}"
         if (same := _same_file(name)) in names:
             other, there = names[same]
-            alike = "is" if other == name else f"is the same file on many disks as {other!r}, which is"
-            wrong.append(f"line {number}: name: {name!r} {alike} line {there}'s already")
+            how = "is" if other == name else f"is the same file on many disks as {other!r}, which is"
+            wrong.append(f"line {number}: name: {name!r} {how} line {there}'s already")
             continue
         names[same] = (name, number)
         fields = {field: value for field, value in asked.items() if field not in _OURS}

@@ -115,6 +115,12 @@ def test_names_that_are_one_file_on_some_disks_are_refused(tmp_path: Path, one: 
     assert f"line 2: name: {other!r} is the same file on many disks as {one!r}, which is line 1's already" in told
 
 
+def test_every_line_after_a_doubled_name_is_still_read(tmp_path: Path) -> None:
+    told = refused(tmp_path, f"{A}\n{A}\n{B}\nnot json\n")
+    assert "line 2: name: 'a' is line 1's already" in told
+    assert "line 4: is not JSON" in told
+
+
 def test_names_that_differ_are_taken(tmp_path: Path) -> None:
     rows = [json.dumps({**json.loads(A), "name": name}) for name in ("a", "b", "\xe4", "\u0131", "CON", "a.b")]
     assert len(read(tmp_path, "\n".join(rows))) == 6

@@ -20,10 +20,10 @@ from api.caller import LINK, LOCAL, Caller, set_caller
 from api.origin import is_own_page
 from api.rates import Rates
 from shared import clock, keys, nodes
+from shared.addresses import is_loopback
 from shared.database import Database
 from shared.errors import Forbidden, StoreFull, Unauthenticated, Unavailable
 from shared.keys import Scope
-from shared.outbound import is_loopback
 from shared.settings import Settings
 from shared.signing import is_signed, sign
 from shared.tables import ApiKey

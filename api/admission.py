@@ -12,11 +12,12 @@ from api import images
 from api.body import Asked
 from api.fallback_admission import Fallbacks
 from api.storage import Storage
-from shared import jobs
+from shared import jobs, outbound
 from shared.catalogue import Catalogue, CatalogueEntry
 from shared.errors import Conflict, FieldError, InvalidField, NotFound, Unavailable
 from shared.job_types import GENERATION, JOB_TYPES, GenerationParams, GenerationRequest, Lora, settle
 from shared.jobs import NewJob
+from shared.outbound import Allowed, ForbiddenAddress
 from shared.settings import Settings
 from shared.states import JOB_ENDS, JobState, Priority
 from shared.tables import Job
@@ -45,9 +46,12 @@ class Admission:
         Raises InvalidField naming each field that cannot be, StoreFull, StoreMismatch, DatabaseUnavailable.
         """
         request = asked.request
-        entry = self._entry(request.model_id)
         job_id = jobs.new_id()
-        params = self._settled(request, entry, f"{job_id}/{_INPUT_NAME}" if asked.image is not None else None)
+        try:
+            params = self._checked(asked, f"{job_id}/{_INPUT_NAME}")
+        except InvalidField as error:
+            known = any(one.loc[1:2] == ("image",) for one in error.errors)
+            raise InvalidField(*error.errors, *(() if known else _of_the_image(asked))) from None
         new = self._new_job(job_id, request, params, request.priority, request.metadata)
         if asked.image is not None:
             try:
@@ -121,12 +125,20 @@ class Admission:
                 "model_id", f"there is no model {model_id!r}; offered: {offered}", "unknown"
             ) from None
 
-    def _settled(self, request: GenerationRequest, entry: CatalogueEntry, image: str | None) -> GenerationParams:
-        wrong = unknown_loras(self._settings.loras_dir, request.loras) if request.loras else ()
+    def _checked(self, asked: Asked, image: str) -> GenerationParams:
+        """The request settled. `image`: what its input is to be called. Raises InvalidField with all that is wrong."""
+        request = asked.request
+        wrong = [*asked.wrong]
+        if request.loras:
+            wrong += unknown_loras(self._settings.loras_dir, request.loras)
+        if request.webhook_url is not None:
+            wrong += _never_sent(request.webhook_url, self._settings)
+        named = {one.loc[1:2] for one in asked.wrong}
         try:
-            params = settle(request, entry, image)
+            entry = self._entry(request.model_id)
+            params = settle(request, entry, image if asked.image is not None or asked.image_left_out else None)
         except InvalidField as error:
-            raise InvalidField(*error.errors, *wrong) from None
+            raise InvalidField(*wrong, *(one for one in error.errors if one.loc[1:2] not in named)) from None
         if wrong:
             raise InvalidField(*wrong)
         return params
@@ -154,6 +166,29 @@ class Admission:
             webhook_url=asked.webhook_url if asked is not None else None,
             webhook_progress=asked is not None and asked.webhook_progress,
         )
+
+
+def _of_the_image(asked: Asked) -> tuple[FieldError, ...]:
+    """What is wrong with the image of a request that is refused in any case: it is told with the rest."""
+    if asked.image is None:
+        return ()
+    try:
+        images.normalise(asked.image)
+    except InvalidField as error:
+        return error.errors
+    finally:
+        images.give_memory_back()
+    return ()
+
+
+def _never_sent(url: str, settings: Settings) -> tuple[FieldError, ...]:
+    """An error for an address that the guard of what goes out will never let through."""
+    try:
+        outbound.check_askable(url, Allowed.of(settings.outbound_allow))
+    except ForbiddenAddress as error:
+        msg = f"{error.message}, so nothing would ever be sent there; name a public one"
+        return (FieldError(("body", "webhook_url"), msg, error.code),)
+    return ()
 
 
 def unknown_loras(folder: Path, loras: list[Lora]) -> tuple[FieldError, ...]:

@@ -23,6 +23,7 @@ from api.request_id import RequestId
 from api.routes import OPERATIONS
 from api.secure_headers import SecureHeaders
 from api.stopwatch import Stopwatch
+from api.sub_path import SubPath
 from api.tracing import Traces
 from shared.errors import WanworksError
 from shared.settings import Settings
@@ -55,6 +56,7 @@ def create_app(settings: Settings) -> Starlette:
     app = Starlette(
         routes=[*router_table(OPERATIONS), WebSocketRoute(DASHBOARD_WS, dashboard)],
         middleware=[
+            *([Middleware(SubPath, public_path=settings.public_path)] if settings.public_path else []),
             *([Middleware(Traces)] if settings.otlp_endpoint is not None else []),
             Middleware(SecureHeaders, other_origins=bool(origins)),
             Middleware(RequestId),

@@ -43,7 +43,11 @@ async def make_link(context: Context, request: Request, query: BaseModel) -> Res
         raise NotFound("artifact", name)
     path = f"/api/v1/jobs/{job.id}/artifacts/{name}"
     url, expires = await context.access.link(path, asked.expires_in_seconds)
-    return answered(ArtifactLink(url=url, expires_at=clock.iso(datetime.fromtimestamp(expires, UTC)) or ""))
+    return answered(
+        ArtifactLink(
+            url=f"{context.settings.public_path}{url}", expires_at=clock.iso(datetime.fromtimestamp(expires, UTC)) or ""
+        )
+    )
 
 
 def served(context: Context, request: Request, job: Job, name: str, *, at_most_seconds: int | None = None) -> Response:

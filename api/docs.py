@@ -25,7 +25,7 @@ _FILES = {
     "swagger.css": ("swagger_style.css", "text/css"),
 }
 _START = """window.ui = SwaggerUIBundle({
-  url: "/openapi.json", dom_id: "#swagger-ui", validatorUrl: null, deepLinking: true,
+  url: "{base}/openapi.json", dom_id: "#swagger-ui", validatorUrl: null, deepLinking: true,
   presets: [SwaggerUIBundle.presets.apis, SwaggerUIStandalonePreset], layout: "BaseLayout"
 });
 """
@@ -36,13 +36,13 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>wanworks API</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="/docs/swagger.css">
+<link rel="stylesheet" href="{base}/docs/swagger.css">
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="/docs/swagger.js"></script>
-<script src="/docs/preset.js"></script>
-<script src="/docs/start.js"></script>
+<script src="{base}/docs/swagger.js"></script>
+<script src="{base}/docs/preset.js"></script>
+<script src="{base}/docs/start.js"></script>
 </body>
 </html>
 """
@@ -54,13 +54,17 @@ _POLICY = (
 
 
 async def page(context: Context, request: Request, query: BaseModel) -> Response:
-    return Response(_PAGE, headers={"Content-Security-Policy": _POLICY}, media_type="text/html")
+    return Response(
+        _PAGE.replace("{base}", context.settings.public_path),
+        headers={"Content-Security-Policy": _POLICY},
+        media_type="text/html",
+    )
 
 
 async def file(context: Context, request: Request, query: BaseModel) -> Response:
     name = str(request.path_params["file"])
     if name == "start.js":
-        return Response(_START, media_type="text/javascript")
+        return Response(_START.replace("{base}", context.settings.public_path), media_type="text/javascript")
     if name not in _FILES:
         raise NotFound("file", name)
     source, media_type = _FILES[name]
@@ -68,7 +72,7 @@ async def file(context: Context, request: Request, query: BaseModel) -> Response
 
 
 async def openapi(context: Context, request: Request, query: BaseModel) -> Response:
-    body, etag = _document(context.catalogue)
+    body, etag = _document(context.catalogue, context.settings.public_path)
     known = {"ETag": etag, "Cache-Control": "no-cache"}
     if headers.none_match(request.headers, etag):
         return Response(status_code=304, headers=known)
@@ -76,11 +80,11 @@ async def openapi(context: Context, request: Request, query: BaseModel) -> Respo
 
 
 @cache
-def _document(catalogue: Catalogue) -> tuple[bytes, str]:
+def _document(catalogue: Catalogue, public_path: str) -> tuple[bytes, str]:
     """With its tag. Made once: it takes long, and whoever likes may ask for it."""
     from api import routes
 
-    body = json.dumps(routes.document(catalogue)).encode()
+    body = json.dumps(routes.document(catalogue, public_path)).encode()
     return body, f'"{hashlib.sha256(body).hexdigest()}"'
 
 

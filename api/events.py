@@ -107,7 +107,7 @@ async def _events(
         # Told from the row alone: live progress would be ahead of what is replayed.
         told = _Told(0, "", None, 0.0)
         if job.status not in JOB_ENDS:
-            first = schemas.job(job, live.stored(job), None)
+            first = schemas.job(job, live.stored(job), None, context.settings.public_path)
             yield _event("snapshot", first.model_dump_json())
     else:
         first = await _shown(context, job)

@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from api.context import Context
 from api.jobs import answered
@@ -48,7 +48,7 @@ def flower(context: Context, request: Request, query: BaseModel) -> Response:
 
 def told(settings: Settings) -> Flower:
     """The way to Flower, and whether it has answered a request in the last seconds."""
-    return Flower(url=FLOWER_PATH, user=settings.flower_user, reachable=_reachable(settings))
+    return Flower(url=f"{settings.public_path}{FLOWER_PATH}", user=settings.flower_user, reachable=_reachable(settings))
 
 
 class _Asked:
@@ -76,6 +76,11 @@ class _Asked:
 _reachable = _Asked()
 
 
+async def with_slash(context: Context, request: Request, query: BaseModel) -> Response:
+    asked = f"?{request.url.query}" if request.url.query else ""
+    return RedirectResponse(f"{FLOWER_PATH}{asked}", 308)
+
+
 async def proxied(context: Context, request: Request, query: BaseModel) -> Response:
     """What Flower answers. Raises NotFound, TooLarge or FlowerUnavailable."""
     path = request.scope["path"].removeprefix(FLOWER_PATH)
@@ -85,7 +90,9 @@ async def proxied(context: Context, request: Request, query: BaseModel) -> Respo
     password = context.settings.flower_password
     client = context.flower
     try:
-        target = httpx.URL(flower_process.url(context.settings)).copy_with(raw_path=_raw_target(request))
+        target = httpx.URL(flower_process.url(context.settings)).copy_with(
+            raw_path=context.settings.public_path.encode() + _raw_target(request)
+        )
     except httpx.InvalidURL:  # longer than any page of Flower's
         raise NotFound("page", path) from None
     asked = client.build_request(
@@ -110,6 +117,8 @@ async def proxied(context: Context, request: Request, query: BaseModel) -> Respo
         await answer.aclose()
         raise FlowerUnavailable("Flower does not accept this server's password: WANWORKS_FLOWER_PASSWORD differs")
     known = {name: value for name in _ANSWERED if (value := answer.headers.get(name)) is not None}
+    if "location" in known:  # Flower knows the public path, which is put before every path that leaves
+        known["location"] = known["location"].removeprefix(context.settings.public_path)
     known |= {"Content-Security-Policy": _POLICY, "Cache-Control": known.get("cache-control", "no-store")}
     return StreamingResponse(answer.aiter_raw(), answer.status_code, known, background=BackgroundTask(answer.aclose))
 

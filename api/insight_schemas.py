@@ -7,7 +7,7 @@ Beside each group of figures stands a `basis`: for each of them `measured` (coun
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 from api.alert_schemas import SystemAlert
 from api.model_schemas import Availability, Basis, Recommendation, Score
@@ -16,7 +16,7 @@ from api.schemas import Time
 from shared.catalogue import OutputFormat, Quantization
 from shared.fallback import Level, Speed
 from shared.insight import Status
-from shared.job_types import PLAIN
+from shared.job_types import PLAIN, SAID
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -39,12 +39,6 @@ def _decimal(value: Any) -> Any:
     return value
 
 
-def _said(value: str) -> str:
-    if not value.strip():
-        raise ValueError("must not be blank")
-    return value
-
-
 class RecommendQuery(_Asked):
     """What somebody wants to make, and what matters to them."""
 
@@ -55,10 +49,9 @@ class RecommendQuery(_Asked):
             max_length=500,
             description="In your own words.",
             examples=["animate product photos"],
-            json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"},
         ),
         PLAIN,
-        AfterValidator(_said),
+        SAID,
     ]
     quality_priority: Annotated[Level, Field(description="How much quality matters.")] = "medium"
     speed_priority: Annotated[Speed, Field(description="How much speed matters.")] = "medium"

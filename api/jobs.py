@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from math import ceil
@@ -126,7 +127,8 @@ def job_id_of(request: Request) -> str:
 def shown(context: Context, rows: Sequence[Job]) -> list[schemas.Job]:
     positions = queue_positions.positions(context.database, context.redis, rows)
     progress = context.live.of(rows)
-    return [schemas.job(row, progress[row.id], positions.get(row.id)) for row in rows]
+    public_path = context.settings.public_path
+    return [schemas.job(row, progress[row.id], positions.get(row.id), public_path) for row in rows]
 
 
 def answered(body: BaseModel, status: int = 200, extra: dict[str, str] | None = None) -> Response:
@@ -144,7 +146,10 @@ def _show_one(context: Context, job_id: str, only: str | None) -> schemas.Job:
 
 async def admitted(context: Context, asked: Asked, key: str | None, caller: Caller) -> NewJob:
     """The job that is asked for, settled where that holds up nobody else. Raises as `Admission.generation`."""
-    caller.check_priority(asked.request)
+    try:
+        caller.check_priority(asked.request)
+    except InvalidField as error:
+        asked = replace(asked, wrong=(*asked.wrong, *error.errors))
     admit = partial(context.admission.generation, asked, key)
     if Admission.is_quick(asked):
         return admit()
@@ -195,7 +200,7 @@ async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
         return answered(replayed, 200, {**location, "Idempotency-Replayed": "true"})
     progress = schemas.JobProgress(percent=job.percent, phase=job.phase)
     position = None if done.position is None else Position(done.position, approximate=True)
-    return answered(schemas.job(job, progress, position), 202, location)
+    return answered(schemas.job(job, progress, position, context.settings.public_path), 202, location)
 
 
 async def _until_ended(context: Context, job_id: str, only: str | None, wait_seconds: float) -> None:

@@ -64,6 +64,7 @@ def _page(context: Context, request: Request, caller: Caller) -> Response:
     text = _template().render(
         paint=paint(context, caller),
         files=_version(),
+        base=context.settings.public_path,
         scripts=sorted(name for name in _files() if name.endswith(".js")),
         flower=flower.told(context.settings) if caller.may(KeyScope.ADMIN) else None,
         caller=caller,

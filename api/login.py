@@ -19,7 +19,8 @@ from shared.keys import Scope
 
 _TEMPLATE = Path(__file__).parent / "page" / "login.html"
 _POLICY = (
-    "default-src 'none'; style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; img-src data:; style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
 )
 _HOME = "/"
 _MOST_BYTES = 4096
@@ -28,7 +29,7 @@ _MOST_BYTES = 4096
 async def page(context: Context, request: Request, query: BaseModel) -> Response:
     if await context.access.is_open():
         return _to(_HOME)
-    return _form("")
+    return _form(context, "")
 
 
 async def sign_in(context: Context, request: Request, query: BaseModel) -> Response:
@@ -37,13 +38,13 @@ async def sign_in(context: Context, request: Request, query: BaseModel) -> Respo
         caller = await context.access.with_key(secret)
         caller.require(Scope.READ)
     except (Unauthenticated, Forbidden) as error:
-        return _form(error.message, 403)
+        return _form(context, error.message, 403)
     answer = _to(_HOME)
     answer.set_cookie(
         COOKIE,
         await context.access.session(caller),
         max_age=SESSION_SECONDS,
-        path="/",
+        path=f"{context.settings.public_path}/",
         secure=request.url.scheme == "https",
         httponly=True,
         samesite="strict",
@@ -53,7 +54,7 @@ async def sign_in(context: Context, request: Request, query: BaseModel) -> Respo
 
 async def sign_out(context: Context, request: Request, query: BaseModel) -> Response:
     answer = _to("/login")
-    answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    answer.delete_cookie(COOKIE, path=f"{context.settings.public_path}/", httponly=True, samesite="strict")
     return answer
 
 
@@ -69,9 +70,11 @@ async def _key(request: Request) -> str:
     return sent.strip()
 
 
-def _form(wrong: str, status: int = 200) -> Response:
+def _form(context: Context, wrong: str, status: int = 200) -> Response:
     known = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"}
-    return Response(_template().render(wrong=wrong), status, known, "text/html; charset=utf-8")
+    return Response(
+        _template().render(wrong=wrong, base=context.settings.public_path), status, known, "text/html; charset=utf-8"
+    )
 
 
 def _to(path: str) -> RedirectResponse:

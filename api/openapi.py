@@ -73,8 +73,8 @@ _RESPONSE_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
 _ALWAYS = frozenset({"Location", "Retry-After"})
 
 
-def document(operations: Sequence[Operation], catalogue: Catalogue) -> dict[str, Any]:
-    """The whole document for this installation's catalogue."""
+def document(operations: Sequence[Operation], catalogue: Catalogue, public_path: str) -> dict[str, Any]:
+    """The whole document for this installation's catalogue, at its public path."""
     shown = [operation for operation in operations if operation.documented]
     answers = {answer.schema for operation in shown for answer in operation.answers if answer.schema is not None}
     bodies = {operation.body for operation in shown if operation.body is not None}
@@ -95,7 +95,10 @@ def document(operations: Sequence[Operation], catalogue: Catalogue) -> dict[str,
             components[name] = _form_of(names[body].rpartition("/")[2], components, name, picture)
     paths: dict[str, dict[str, Any]] = {}
     for operation in shown:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, names)
+        # A path's last parameter may hold slashes, which OpenAPI has no word for.
+        paths.setdefault(operation.path.replace(":path}", "}"), {})[operation.method.lower()] = _operation(
+            operation, names
+        )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -104,6 +107,7 @@ def document(operations: Sequence[Operation], catalogue: Catalogue) -> dict[str,
             "description": "A durable, GPU-pinned job queue for WAN2.2 video models. Times are ISO 8601 in UTC. "
             "Errors are RFC 9457 problem documents whose `code` is stable. Send `X-Request-ID` and it comes back.",
         },
+        "servers": [{"url": public_path or "/"}],
         "paths": paths,
         "components": {
             "schemas": components,
@@ -152,13 +156,20 @@ def _operation(operation: Operation, names: dict[Any, str]) -> dict[str, Any]:
 
 def _path(operation: Operation) -> list[dict[str, Any]]:
     text = {"type": "string", "minLength": 1}
-    models = dict.fromkeys(("model_id", "model_type", "model_a", "model_b"), text)
+    models = dict.fromkeys(("model_id", "model_type", "model_a", "model_b", "model"), text)
     message = {"type": "string", "pattern": f"^{MESSAGE_ID.pattern}$"}
-    schema = {"id": {"type": "string", "format": "uuid"}, "message_id": message, "name": text, "node": text, **models}
+    schema = {
+        "id": {"type": "string", "format": "uuid"},
+        "message_id": message,
+        "name": text,
+        "node": text,
+        "model": text,
+        **models,
+    }
     return [
         {"name": name, "in": "path", "required": True, "schema": schema[name]}
         for name in schema
-        if f"{{{name}}}" in operation.path
+        if f"{{{name}}}" in operation.path or f"{{{name}:path}}" in operation.path
     ]
 
 
@@ -240,7 +251,7 @@ def _name_the_catalogue(components: dict[str, Any], catalogue: Catalogue) -> Non
         if component.get("additionalProperties") is False:  # what is asked, not what is answered
             for name in ("model_id", "requested_model"):
                 _offer(component["properties"].get(name, {}), catalogue.model_ids)
-            names = [name for entry in catalogue.entries for name in (entry.model_id, *entry.aliases)]
+            names = [name for entry in catalogue.entries for name in entry.names]
             _offer(component["properties"].get("model", {}), names)
     sizes = dict.fromkeys(size for entry in catalogue.entries for size in entry.resolutions)
     for model, field in ((GenerationRequest, "resolution"), (video_schemas.VideoRequest, "size")):

@@ -181,6 +181,16 @@ OPERATIONS = (
         tag="videos", description="Its model, size, length, seed and picture stay.", scope=Scope.SUBMIT,
     ),
     Operation(
+        "GET", "/v1/models", videos.list_models, "listOfferedModels", "Which models can be asked for",
+        answers=(Answer(200, "Every model of the catalogue.", video_schemas.OfferedModels),), tag="videos",
+        scope=Scope.READ,
+    ),
+    Operation(
+        "GET", "/v1/models/{model:path}", videos.retrieve_model, "retrieveOfferedModel", "One of them, by any name",
+        answers=(Answer(200, "The model.", video_schemas.OfferedModel),), problems=(404,), tag="videos",
+        scope=Scope.READ,
+    ),
+    Operation(
         "GET", f"{_MODELS}/status/detailed", model_status.detailed_status, "detailedStatus",
         "Availability, downloads, versions and use of every model",
         answers=(Answer(200, "Every model of the catalogue.", model_schemas.DetailedStatus),), problems=(503,),
@@ -384,6 +394,10 @@ OPERATIONS = (
         "POST", "/logout", login.sign_out, "signOut", "The session's end", answers=(), documented=False, scope=None,
     ),
     Operation(
+        "GET", FLOWER_PATH.rstrip("/"), flower.with_slash, "flowerWithoutSlash", "The way to Flower", answers=(),
+        documented=False, query=AnyQuery, scope=None,
+    ),
+    Operation(
         "GET", FLOWER_TABLE, flower.proxied, "readFlowerTasks", "Flower's table of tasks", answers=(), documented=False,
         query=AnyQuery, scope=Scope.ADMIN,
     ),
@@ -438,6 +452,6 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-def document(catalogue: Catalogue) -> dict[str, Any]:
+def document(catalogue: Catalogue, public_path: str = "") -> dict[str, Any]:
     """The OpenAPI document of this table."""
-    return openapi.document(OPERATIONS, catalogue)
+    return openapi.document(OPERATIONS, catalogue, public_path)

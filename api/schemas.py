@@ -369,8 +369,8 @@ class ValidationProblem(Problem):
     errors: list[WrongField]
 
 
-def job(row: JobRow, progress: JobProgress, position: Position | None) -> Job:
-    """A row as its owner sees it."""
+def job(row: JobRow, progress: JobProgress, position: Position | None, public_path: str) -> Job:
+    """A row as its owner sees it; addresses in it begin with the public path."""
     return Job(
         id=row.id,
         type=row.type,
@@ -395,7 +395,7 @@ def job(row: JobRow, progress: JobProgress, position: Position | None) -> Job:
         started_at=clock.iso(row.started_at),
         finished_at=clock.iso(row.finished_at),
         error=JobError.model_validate(row.error) if row.error else None,
-        result=_result(row) if row.result else None,
+        result=_result(row, public_path) if row.result else None,
         retry_of=row.retry_of,
         metadata=row.labels,
     )
@@ -422,20 +422,20 @@ _PARAMS: dict[
 }
 
 
-def _result(row: JobRow) -> GenerationResult | DownloadResult | dict[str, Any]:
+def _result(row: JobRow, public_path: str) -> GenerationResult | DownloadResult | dict[str, Any]:
     result = row.result or {}
     if row.type == GENERATION:
-        return _generation_result(row.id, result)
+        return _generation_result(row.id, result, public_path)
     return DownloadResult.model_validate(result) if row.type == DOWNLOAD else result
 
 
-def _generation_result(job_id: str, result: dict[str, Any]) -> GenerationResult:
+def _generation_result(job_id: str, result: dict[str, Any], public_path: str) -> GenerationResult:
     """Figures that the worker did not measure are null."""
     artifacts = [
         Artifact(
             name=item["name"],
             kind=item.get("kind"),
-            url=f"/api/v1/jobs/{job_id}/artifacts/{item['name']}",
+            url=f"{public_path}/api/v1/jobs/{job_id}/artifacts/{item['name']}",
             bytes=item["bytes"],
             sha256=item["sha256"],
             content_type=item["content_type"],

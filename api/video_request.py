@@ -5,15 +5,16 @@ The convention speaks of seconds; the models make frames, one first and then fou
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from pydantic import ValidationError
-
-from api.errors import invalid
+from api.body import what_is_right
 from api.video_schemas import ImageReference, VideoRequest
 from shared.catalogue import Catalogue, CatalogueEntry
 from shared.errors import FieldError, InvalidField, NotFound
 from shared.job_types import GenerationRequest
 
+_NO = "not_supported"
 _GRID = 4  # frames that the models' video encoder takes together, after the first
 _RENAMED = {"num_frames": "frames", "num_inference_steps": "steps"}
 _TAKEN_OVER = frozenset(GenerationRequest.model_fields) & frozenset(VideoRequest.model_fields)
@@ -26,30 +27,48 @@ _WORDS = {
 }
 
 
-def generation_request(asked: VideoRequest, catalogue: Catalogue, *, with_image: bool) -> GenerationRequest:
-    """What is asked of the model, not yet held against all that it can do.
+@dataclass(frozen=True)
+class Translation:
+    """The request as far as it is right, and what is wrong with the rest of it."""
 
-    Raises InvalidField in the convention's words: an unknown model, a picture that the model does not take, a length
-    that it cannot make, or the same thing said twice.
+    request: GenerationRequest
+    wrong: tuple[FieldError, ...]
+
+
+def generation_request(
+    asked: VideoRequest, catalogue: Catalogue, *, with_image: bool, wrong: Sequence[FieldError] = ()
+) -> Translation:
+    """What is asked of the model, not yet held against all that it can do. `wrong`: what is known to be wrong already.
+
+    What is wrong beside that: a picture that the model does not take, a length that it cannot make, or the same thing
+    said twice in two ways. Raises InvalidField with all of it where there is no such model.
     """
-    entry = _entry(asked.model, catalogue, with_image)
+    found = list(wrong)
+    try:
+        entry = _entry(asked.model, catalogue, with_image)
+    except InvalidField as error:
+        raise InvalidField(*found, *error.errors) from None
     wanted = asked.model_dump(include=set(_TAKEN_OVER), exclude_none=True)
     wanted |= {ours: value for theirs, ours in _RENAMED.items() if (value := getattr(asked, theirs)) is not None}
     wanted["model_id"] = entry.model_id
-    if (size := _size(asked)) is not None:
-        wanted["resolution"] = size
     if with_image and entry.image == "refused":
-        raise _wrong("input_reference", f"{entry.model_id} makes video from text alone, without an image")
-    if asked.seconds is not None:
-        if asked.num_frames is not None:
-            raise _wrong("seconds", "says the same as num_frames; give one of them", "duplicate")
-        fps = asked.fps or entry.defaults.fps
-        if fps in entry.fps:  # else that is what is wrong, and admission says so
-            wanted["frames"] = frames_of(asked.seconds, fps, entry)
+        found.append(
+            FieldError(("body", "image"), f"{entry.model_id} makes video from text alone, without an image", _NO)
+        )
     try:
-        return GenerationRequest.model_validate(wanted)
-    except ValidationError as error:
-        raise in_their_words(invalid(error, "body")) from None
+        if (size := _size(asked)) is not None:
+            wanted["resolution"] = size
+    except InvalidField as error:
+        found += error.errors
+    try:
+        if asked.seconds is not None and asked.num_frames is None:  # frames are the more exact of the two
+            fps = asked.fps or entry.defaults.fps
+            if fps in entry.fps:  # else that is what is wrong, and admission says so
+                wanted["frames"] = frames_of(asked.seconds, fps, entry)
+    except InvalidField as error:
+        found += error.errors
+    request, others = what_is_right(wanted, GenerationRequest)
+    return Translation(request, (*found, *others))
 
 
 def reference(asked: VideoRequest) -> str | None:
@@ -107,13 +126,13 @@ def _offered(catalogue: Catalogue) -> str:
 def _size(asked: VideoRequest) -> str | None:
     if asked.width is None and asked.height is None:
         return asked.size
-    if asked.size is not None:
-        raise _wrong("size", "says the same as width and height; give one of them", "duplicate")
+    if asked.size is not None and asked.size != f"{asked.width}x{asked.height}":
+        raise _wrong("size", "says another size than width and height; give one of them", "duplicate")
     if asked.width is None or asked.height is None:
         missing = "width" if asked.width is None else "height"
         raise _wrong(missing, "is needed: width and height go together", "missing")
     return f"{asked.width}x{asked.height}"
 
 
-def _wrong(field: str, msg: str, type: str = "not_supported") -> InvalidField:
+def _wrong(field: str, msg: str, type: str = _NO) -> InvalidField:
     return InvalidField(FieldError(("body", *field.split(".")), msg, type))

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from api.query import JOB_ID, digits
 from api.schemas import JobProgress
 from shared.catalogue import OutputFormat, Quantization
-from shared.job_types import MAX_SEED, PLAIN, SAID, FallbackStrategy, GenerationParams, Lora
+from shared.job_types import PLAIN, SAID, FallbackStrategy, GenerationParams, Lora, Number, Seed
 from shared.states import JobState, Priority
 from shared.tables import Job
 
@@ -57,7 +57,7 @@ Seconds = Annotated[
     ),
 ]
 Prompt = Annotated[str, Field(min_length=1, max_length=5000), PLAIN, SAID]
-Scale = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)]
+Scale = Annotated[Number, Field(ge=0, le=30)]
 
 
 class ImageReference(BaseModel):
@@ -78,7 +78,7 @@ class VideoRequest(BaseModel):
 
     model: Annotated[
         Annotated[str, Field(min_length=1, max_length=128), PLAIN] | None,
-        Field(description="A model's id or alias. Left out: the first of the catalogue that suits the request."),
+        Field(description="A model's id, alias, or name on the Hub. Left out: the first one that suits the request."),
     ] = None
     prompt: Prompt
     input_reference: Annotated[
@@ -88,7 +88,11 @@ class VideoRequest(BaseModel):
         str | ImageReference | None, Field(description="The same by its other name; one of the two.")
     ] = None
     seconds: Annotated[
-        Seconds | None, Field(description="Length, at `fps` or the model's own; becomes the nearest 4k+1 frames.")
+        Seconds | None,
+        Field(
+            description="Length, at `fps` or the model's own; becomes the nearest 4k+1 frames. Not looked at beside "
+            "`num_frames`."
+        ),
     ] = None
     size: Annotated[str, Field(max_length=32, examples=["1280x720"])] | None = None
     width: Annotated[int, Field(strict=True, ge=1, le=99_999)] | None = None
@@ -100,9 +104,9 @@ class VideoRequest(BaseModel):
         Scale | None, Field(description="As in diffusers: of the high-noise expert, where there are two.")
     ] = None
     guidance_scale_2: Annotated[Scale | None, Field(description="As in diffusers: of the low-noise expert.")] = None
-    flow_shift: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
+    flow_shift: Annotated[Number, Field(gt=0, le=100)] | None = None
     negative_prompt: Annotated[str, Field(max_length=5000), PLAIN] | None = None
-    seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | None = None
+    seed: Seed = None
     output_format: OutputFormat | None = None
     quantization: Quantization | None = None
     loras: Annotated[list[Lora], Field(max_length=8)] | None = None
@@ -205,6 +209,23 @@ class VideoDeleted(_Public):
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: Literal[True] = True
+
+
+class OfferedModel(_Public):
+    """A model that can be asked for, as the convention lists models."""
+
+    id: Annotated[str, Field(description="The `model_id`.")]
+    object: Literal["model"] = "model"
+    created: Annotated[int, Field(description="Unix seconds: since when this server process offers it.")]
+    owned_by: str = "wanworks"
+    aliases: Annotated[tuple[str, ...], Field(description="Its other names; a request may use any of them.")]
+
+
+class OfferedModels(_Public):
+    """Every model of the catalogue."""
+
+    object: Literal["list"] = "list"
+    data: list[OfferedModel]
 
 
 class ConventionError(_Public):

@@ -3,6 +3,7 @@
 The same rows as under `/api/v1/jobs`, admitted and committed by the same code; only the words differ.
 """
 
+import time
 from typing import Any
 
 import anyio.to_thread
@@ -12,7 +13,7 @@ from starlette.responses import Response
 
 from api import headers, images
 from api.artifacts import served
-from api.body import Asked, read_fields_or_form, read_json, validated
+from api.body import Asked, read_fields_or_form, read_json, what_is_right
 from api.caller import Caller, caller_of, note_owner
 from api.context import Context
 from api.jobs import admitted, answered, committed, job_id_of, remove
@@ -21,6 +22,8 @@ from api.video_request import generation_request, in_their_words, reference
 from api.video_schemas import (
     TEXTS,
     ContentQuery,
+    OfferedModel,
+    OfferedModels,
     RemixRequest,
     Video,
     VideoDeleted,
@@ -31,6 +34,7 @@ from api.video_schemas import (
     video,
 )
 from shared import job_lists, jobs, outbound, usage
+from shared.catalogue import CatalogueEntry
 from shared.errors import Conflict, InvalidField, NotFound
 from shared.job_types import GENERATION
 from shared.jobs import NewJob
@@ -39,21 +43,34 @@ from shared.states import JOB_ENDS, JobState
 from shared.tables import Job
 
 _FETCH_SECONDS = 20.0
+_BEGAN = int(time.time())
 _KINDS = {"video": "video", "thumbnail": "thumbnail", "spritesheet": "contact_sheet"}
 
 
 async def create(context: Context, request: Request, query: BaseModel) -> Response:
     key, caller = headers.idempotency_key(request.headers), caller_of(request)
-    fields, sent = await read_fields_or_form(request, "input_reference", TEXTS)
-    asked = validated(fields, VideoRequest)
-    named = reference(asked)
-    if named is not None and sent is not None:
-        raise InvalidField.of("image_reference", "says the same as input_reference; give one of them", "duplicate")
-    with_image = sent is not None or named is not None
-    generation = generation_request(asked, context.catalogue, with_image=with_image)
+    fields, sent, wrong = await read_fields_or_form(request, "input_reference", TEXTS)
+    asked, wrong = what_is_right(fields, VideoRequest, wrong)
     try:
-        image = await _picture(context, named) if named is not None else sent
-        new = await admitted(context, Asked(generation, image), key, caller)
+        named = reference(asked)
+        if named is not None and sent is not None:
+            raise InvalidField.of("image_reference", "says the same as input_reference; give one of them", "duplicate")
+    except InvalidField as error:
+        named, wrong = None, (*wrong, *error.errors)
+    left_out = any(one.loc[1:2] in (("input_reference",), ("image_reference",)) for one in wrong)
+    with_image = sent is not None or named is not None or left_out
+    try:
+        translation = generation_request(asked, context.catalogue, with_image=with_image, wrong=wrong)
+        wrong, image = translation.wrong, sent
+        if named is not None and wrong:
+            left_out = True  # nothing is fetched for a request that is refused
+        elif named is not None:
+            try:
+                image = await _picture(context, named)
+            except InvalidField as error:
+                wrong, left_out = error.errors, True
+        given = Asked(translation.request, image, wrong, left_out and image is None)
+        new = await admitted(context, given, key, caller)
         return await _made(context, new, caller)
     except InvalidField as error:
         raise in_their_words(error) from None
@@ -108,6 +125,18 @@ def content(context: Context, request: Request, query: ContentQuery) -> Response
     if job.status != JobState.SUCCEEDED or name is None:
         raise NotFound(query.variant, job.id)
     return served(context, request, job, name)
+
+
+def list_models(context: Context, request: Request, query: BaseModel) -> Response:
+    return answered(OfferedModels(data=[_offered(entry) for entry in context.catalogue.entries]))
+
+
+def retrieve_model(context: Context, request: Request, query: BaseModel) -> Response:
+    return answered(_offered(context.catalogue.named(str(request.path_params["model"]))))
+
+
+def _offered(entry: CatalogueEntry) -> OfferedModel:
+    return OfferedModel(id=entry.model_id, created=_BEGAN, aliases=entry.names[1:])
 
 
 async def _made(context: Context, new: NewJob, caller: Caller) -> Response:

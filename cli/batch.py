@@ -20,6 +20,7 @@ from cli.client import AsyncClient, Retry, succeeded, video_of, why_not
 from cli.errors import BadRequest, ExitCode, NotThere, TimedOut, TransferBroken
 from cli.fetching import is_whole
 from cli.options import find_url
+from cli.targets import check_target
 from shared.errors import WanworksError
 
 # Longer than a single command's: a batch runs on its own, and a queue that is full for now will have room again.
@@ -53,6 +54,9 @@ def run(
     lines = read_batch(path)
     address = find_url(url, home)
     with BatchRecord(folder) as record, screen.ProgressBars(whole=len(lines)) as bars:
+        for line in lines:
+            name = f"{line.name}.{line.fields.get('output_format') or 'mp4'}"
+            check_target(folder / name, f"--batch {path}: line {line.number}:")
         batch = _Batch(lines, folder, record, bars, retry_failed=retry_failed, quiet=as_json)
         try:
             asyncio.run(batch.run(address, concurrency, timeout))

@@ -3,9 +3,14 @@
 Judged is the shape of each line. What a model can do, the API knows, and says it of the line when that is sent.
 """
 
+import codecs
+import contextlib
 import hashlib
 import json
+import re
+import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,11 @@ from shared.errors import ConfigurationError
 from shared.job_types import GenerationRequest
 
 _SHOWN = 20  # mistakes, of a file that is full of them
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_ENDS = re.compile(rb"\r\n|\n|\r")
+# What stands around a line and says nothing: blanks, page breaks, the zeros and the Ctrl-Z at the end of some systems'
+# files, and byte order marks of files that were joined.
+_EDGES = " \t\r\n\x0b\x0c\x00\x1a\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029\u3000\ufeff"
 _OURS = ("image", "name")  # the fields that the API does not see as they stand in the file
 
 
@@ -35,23 +45,18 @@ class Line:
 
 
 def read_batch(path: Path) -> list[Line]:
-    """The lines of a file; empty ones are passed over. Images are found from the file's own folder.
+    """The lines of a file, in UTF-8, or in UTF-16 or UTF-32 that says so; blank ones are passed over.
+
+    Images are found from the file's own folder.
 
     Raises ConfigurationError that names the line and the field of each mistake.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"--batch {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"--batch {path}: is not UTF-8 at byte {error.start}") from None
+    text = _text(path)
     lines: list[Line] = []
     wrong: list[str] = []
     alike: Counter[str] = Counter()
-    names: dict[str, int] = {}
-    for number, row in enumerate(text.splitlines(), 1):
-        if not row.strip():
-            continue
+    names: dict[str, tuple[str, int]] = {}
+    for number, row in _rows(text):
         asked, image, mistakes = _read(row, path.parent)
         if mistakes:
             wrong += (f"line {number}: {mistake}" for mistake in mistakes)
@@ -60,10 +65,12 @@ def read_batch(path: Path) -> list[Line]:
         key = hashlib.sha256(f"{content} {alike[content]}".encode()).hexdigest()
         alike[content] += 1
         name = asked.get("name") or f"{number:04d}-{key[:8]}"
-        if name in names:
-            wrong.append(f"line {number}: name: {name!r} is line {names[name]}'s already")
+        if (same := _same_file(name)) in names:
+            other, there = names[same]
+            how = "is" if other == name else f"is the same file on many disks as {other!r}, which is"
+            wrong.append(f"line {number}: name: {name!r} {how} line {there}'s already")
             continue
-        names[name] = number
+        names[same] = (name, number)
         fields = {field: value for field, value in asked.items() if field not in _OURS}
         lines.append(Line(number, key, name, fields, image))
     if wrong:
@@ -74,12 +81,70 @@ def read_batch(path: Path) -> list[Line]:
     return lines
 
 
+def _text(path: Path) -> str:
+    """Raises ConfigurationError, which names the line where the text cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"--batch {path}: {error.strerror}") from None
+    encoding = json.detect_encoding(content)  # by a byte order mark, else by where the zeros of the first letters are
+    if not encoding.startswith("utf-8"):
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(encoding)
+            if content.startswith(_MARKS) or text.lstrip().startswith("{"):
+                return text
+        if content.startswith(_MARKS):
+            raise ConfigurationError(f"--batch {path}: is not {encoding.upper()}, as its first bytes say")
+        encoding = "utf-8"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = len(_ENDS.findall(content, 0, error.start)) + 1
+        byte = f"0x{content[error.start]:02x} at byte {error.start}"
+        raise ConfigurationError(
+            f"--batch {path}: line {line}: is not UTF-8 ({byte}); save the file as UTF-8"
+        ) from None
+
+
+def _rows(text: str) -> Iterator[tuple[int, str]]:
+    """What is not blank, with its number as editors count lines.
+
+    A line ends at a line feed. JSON may hold a carriage return between its words, but where that leaves no JSON, it
+    ends a line as it did on old systems. No other character ends one: U+2028 may stand in a prompt.
+    """
+    number = 1
+    for piece in text.split("\n"):
+        parts = piece.removesuffix("\r").split("\r")
+        rows = [piece] if len(parts) == 1 or _is_json(piece) else parts
+        for place, row in enumerate(rows):
+            if bare := row.strip(_EDGES):
+                yield number + place, bare
+        number += len(parts)
+
+
+def _is_json(row: str) -> bool:
+    try:
+        json.loads(row.strip(_EDGES), strict=False)
+        return True
+    except (ValueError, RecursionError):
+        return False
+
+
+def _same_file(name: str) -> str:
+    """The same for all names that are one file where a disk knows no upper case, or no two ways to write a letter."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
 def _read(row: str, folder: Path) -> tuple[dict[str, Any], Path | None, list[str]]:
     """What one line asks for, its image, and what is wrong with it."""
     try:
-        asked = json.loads(row)
-    except ValueError as error:
-        return {}, None, [f"is not JSON: {error}"]
+        asked = json.loads(row, strict=False)  # a tab or a form feed in a prompt is as good as its escape
+    except json.JSONDecodeError as error:
+        found = row[error.pos : error.pos + 1]
+        odd = f", where U+{ord(found):04X} stands" if found and not " " < found < "\x7f" else ""
+        return {}, None, [f"is not JSON: {error.msg} at column {error.pos + 1}{odd}"]
+    except (ValueError, RecursionError):
+        return {}, None, ["is JSON that cannot be read: nested too deep, or a number too long"]
     if not isinstance(asked, dict):
         return {}, None, ["is not a JSON object"]
     mistakes = []
@@ -104,13 +169,16 @@ def _image(value: object, folder: Path) -> tuple[Path | None, str | None]:
     if not isinstance(value, str) or not value:
         return None, "image: must be the path of a file"
     path = folder / value
-    return (path, None) if path.is_file() else (None, f"image: there is no file {path}")
+    try:
+        return (path, None) if path.is_file() else (None, f"image: there is no file {path}")
+    except OSError as error:
+        return None, f"image: {path}: {error.strerror}"
 
 
 def _wrong_name(name: object) -> str | None:
     if name is None:
         return None
-    if not isinstance(name, str) or not 0 < len(name.encode()) <= 200:
+    if not isinstance(name, str) or not 0 < len(name.encode(errors="surrogatepass")) <= 200:
         return "name: must be a text of 1 to 200 bytes"
     if name.startswith(".") or "/" in name or not name.isprintable():
         return "name: must be a file's name, without a folder and not hidden"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import update_wrapper
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
+from urllib.parse import urljoin
 
 import anyio
 import anyio.to_thread
@@ -22,6 +23,8 @@ from cli.errors import ApiUnreachable
 from cli.retries import Contact, Retry, patient
 from cli.shapes import Alert, ArtifactLink, GenerationFields, Job, JobPage, Node, ended, succeeded, video_of, why_not
 from cli.steps import Answer, Ask, Call, Close, Course, Open, Pause, Read, Step, Tell, Telling, Work
+from shared import proxies
+from shared.public_path import within
 
 __all__ = [
     "Alert",
@@ -140,6 +143,10 @@ class _Calls:
         except httpx.InvalidURL as error:
             raise ApiUnreachable(f"the API at {self.url} cannot be reached: {error}") from None
 
+    def address(self, path: str) -> str:
+        """The whole address of what the API names by its path alone: an artifact's `url`, or a link's."""
+        return urljoin(f"{self.url}/", path)
+
     def _open(self, **options: Any) -> None:
         raise NotImplementedError
 
@@ -151,7 +158,7 @@ class Client(_Calls):
     """Speaks to the API at `url`. Use as a context manager, or `close` it."""
 
     def _open(self, **options: Any) -> None:
-        self._http = httpx.Client(**options)
+        self._http = httpx.Client(transport=proxies.Transport(), **options)
 
     def __enter__(self) -> Self:
         return self
@@ -211,7 +218,7 @@ class AsyncClient(_Calls):
     """As `Client`, its methods to be awaited, its iterators asynchronous."""
 
     def _open(self, **options: Any) -> None:
-        self._http = httpx.AsyncClient(**options)
+        self._http = httpx.AsyncClient(transport=proxies.AsyncTransport(), **options)
 
     async def __aenter__(self) -> Self:
         return self
@@ -278,13 +285,15 @@ class _Body:
 
 
 def _request(http: httpx.Client | httpx.AsyncClient, step: Ask | Open) -> httpx.Request:
+    # An address that the API named begins with its public path, which the client's own address may hold already.
+    path = within(step.path, http.base_url.path.rstrip("/")) or step.path
     usual = http.timeout.as_dict()
     if isinstance(step, Open):
         timeout = httpx.Timeout(**{**usual, "read": step.quiet_seconds or usual["read"]})
-        return http.build_request("GET", step.path, headers=step.headers, timeout=timeout)
+        return http.build_request("GET", path, headers=step.headers, timeout=timeout)
     timeout = httpx.Timeout(**{**usual, "read": step.timeout_seconds or usual["read"]})
     return http.build_request(
-        step.method, step.path, params=step.query or None, json=step.json, headers=step.headers, timeout=timeout
+        step.method, path, params=step.query or None, json=step.json, headers=step.headers, timeout=timeout
     )
 
 

@@ -17,7 +17,8 @@ from cli.child import spawn
 from cli.client import Client, GenerationFields, Job, succeeded, why_not
 from cli.errors import ApiRefused, TimedOut
 from cli.job_commands import fetch_video
-from shared.errors import WanworksError
+from cli.programs import inherited
+from shared.errors import ConfigurationError, WanworksError
 
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 20.0
@@ -27,7 +28,10 @@ _SIZE, _FRAMES, _FPS, _STEPS = "256x256", 17, 8, 4
 def run(directory: Path) -> None:
     """Leaves text-to-video.mp4 and image-to-video.mp4 in `directory`. Raises WanworksError where that fails."""
     home = directory / ".home"
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--out {directory}: {error.strerror}") from None
     print("wanworks demo: three tiny models with RANDOM weights, so the picture will be noise; the machinery is real.")
     print("1. making the models", flush=True)
     _make_models(home / "hub")
@@ -53,7 +57,7 @@ def run(directory: Path) -> None:
 def _make_models(folder: Path) -> None:
     made = subprocess.run(
         [sys.executable, "-m", "workers.demo_models", str(folder)],
-        env={**os.environ, "PYTHONSAFEPATH": "1"},
+        env=inherited(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         check=False,
@@ -65,11 +69,11 @@ def _make_models(folder: Path) -> None:
 @contextmanager
 def _stack(home: Path) -> Iterator[str]:
     """A whole `wanworks up` on free ports, whatever the environment says; stopped at the end."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("WANWORKS_")}
+    env = {name: value for name, value in inherited().items() if not name.startswith("WANWORKS_")}
     options = ("--home", str(home), "--catalogue", "demo", "--port", "0", "--flower-port", "0")
     process = spawn(
         [sys.executable, "-m", "cli.main", "up", *options],
-        env={**env, "PYTHONSAFEPATH": "1"},
+        env=env,
         cwd=home,
         stdout=subprocess.PIPE,
         death_signal=signal.SIGTERM,  # so that it can stop its own in order

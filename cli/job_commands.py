@@ -11,6 +11,7 @@ from cli.client import Client, Job, succeeded, video_of, why_not
 from cli.errors import ApiRefused, ExitCode
 from cli.options import AsJson, Home, Url, client_of
 from cli.shapes import DeviceRow, NodeRow
+from cli.targets import check_target
 from shared.errors import ConfigurationError, WanworksError
 
 
@@ -73,6 +74,7 @@ def generate(
         "priority": priority,
     }
     request = {name: value for name, value in request.items() if value is not None}
+    check_target(out)
     with client_of(url, home) as client, screen.ProgressBars() as bars:
         job = submitted = client.generate(**request)
         try:
@@ -146,7 +148,7 @@ def share(
             there = ", ".join(one["name"] for one in made) or "none"
             raise ConfigurationError(f"job {job_id} ({found['status']}) has no such artifact; there are: {there}")
         link = client.share(wanted, seconds)
-        address = client.url + link["url"]
+        address = client.address(link["url"])
     if as_json:
         screen.print_json({"url": address, "expires_at": link["expires_at"]})
     else:

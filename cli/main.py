@@ -1,5 +1,7 @@
 """The `wanworks` command: its table of commands, and the one place where an error becomes a line and an exit code."""
 
+import codecs
+import io
 import os
 import sys
 from pathlib import Path
@@ -35,11 +37,26 @@ _MASK = "********"
 
 def main() -> None:
     """Entry point. Ends the process with one of `cli.errors.ExitCode`."""
+    _speak_utf8()
     try:
         app()
     except WanworksError as error:
         print(f"wanworks: {error.message}", file=sys.stderr)
         sys.exit(exit_code(error))
+
+
+def _speak_utf8() -> None:
+    """Makes every letter printable, whatever the locale and PYTHONIOENCODING say.
+
+    Under an ASCII locale Python would misread the words of the command line, so the process begins anew in UTF-8 mode;
+    an output that takes ASCII alone gets an escape in place of any other letter.
+    """
+    ascii_only = codecs.lookup(sys.getfilesystemencoding()).name == "ascii"
+    if ascii_only and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @app.callback()
@@ -176,9 +193,11 @@ def webhook_secret(home: Home = None) -> None:
 @app.command("demo-models")
 def demo_models(directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     """Make the three tiny random-weight models of the demo catalogue in DIR; what is there already stays."""
+    from cli.programs import inherited
+
     command = [sys.executable, "-m", "workers.demo_models", str(directory.expanduser().absolute())]
     sys.stdout.flush()
-    os.execve(command[0], command, {**os.environ, "PYTHONSAFEPATH": "1"})
+    os.execve(command[0], command, inherited())
 
 
 @app.command()

@@ -222,9 +222,11 @@ def hub(
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
 ) -> None:
     """Serve a folder of models over the hub's protocol, as a mirror. Prints `ready URL`."""
+    from cli.programs import inherited
+
     command = [sys.executable, "-m", "api.hub", "--root", str(root.absolute()), "--port", str(port), "--host", host]
     sys.stdout.flush()
-    os.execve(command[0], command, {**os.environ, "PYTHONSAFEPATH": "1"})
+    os.execve(command[0], command, inherited())
 
 
 def _manage(asked: Mapping[str, Any], url: str | None, home: Path | None, as_json: bool) -> None:

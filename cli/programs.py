@@ -32,6 +32,14 @@ _MODULES = {
     "beat": ("-m", "scheduler.app"),
     "flower": ("-m", "celery", "-A", "scheduler.app", "flower"),
 }
+# What huggingface_hub reads by itself and we do not: logins, another hub, waits, debug output. A wait that cannot be
+# read ends the process at the import of the library. docs/compatibility.md has the whole table.
+_NOT_PASSED_ON = frozenset(
+    {
+        "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "HUGGINGFACE_CO_STAGING", "HF_DEBUG",
+        "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ENABLE_HF_TRANSFER", "HF_HUB_USER_AGENT_ORIGIN",
+    }
+)  # fmt: skip
 # Workers first, so that they hand their jobs back while all else still runs, and the dispatcher with them, so that it
 # rings no more bells; Redis last, so that nothing that is said on the way out is lost.
 _STOP_TURNS = {"gpu": 0, "io": 0, "dispatcher": 0, "redis": 2}
@@ -125,11 +133,9 @@ def environment(
     settings: Settings, kind: str = "", device: NodeDevice | None = None, environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """What a process finds in its environment: ours, every setting, and what its kind needs besides."""
-    result = {**environ, **_settings_environment(settings), "PYTHONUNBUFFERED": "1"}
+    result = {**inherited(environ), **_settings_environment(settings)}
     # All that the file said is among them: a file that changes meanwhile must not reach some processes and not others.
     result.pop(config_file.VARIABLE, None)
-    # A process must not take its modules from whatever folder somebody happened to stand in.
-    result["PYTHONSAFEPATH"] = "1"
     if device is not None:
         result["WANWORKS_DEVICE"] = device.label
         result["CUDA_VISIBLE_DEVICES"] = device.cuda_visible_devices
@@ -139,6 +145,18 @@ def environment(
     if kind == "flower":
         result |= _flower_environment(settings, environ)
     return result
+
+
+def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What any Python process of ours takes over from the environment, whatever the locale there."""
+    return {
+        **{name: value for name, value in environ.items() if name not in _NOT_PASSED_ON},
+        "PYTHONUNBUFFERED": "1",
+        # A process must not take its modules from whatever folder somebody happened to stand in.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
+    }
 
 
 def flower_password(settings: Settings) -> str:
@@ -180,7 +198,7 @@ def _hub_program(settings: Settings) -> Program:
     return Program(
         name="hub",
         argv=(sys.executable, "-m", "cli.demo_hub", str(settings.home / "hub"), port),
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**inherited(), "CUDA_VISIBLE_DEVICES": ""},
         cwd=settings.home,
         log=settings.home / "logs" / "hub.log",
         start_turn=1,
@@ -227,6 +245,7 @@ def _flower_environment(settings: Settings, environ: Mapping[str, str]) -> dict[
         **{name: value for name, value in wanted.items() if name not in environ},
         "FLOWER_BASIC_AUTH": f"{settings.flower_user}:{password}",
         "FLOWER_ADDRESS": settings.flower_host,
-        "FLOWER_URL_PREFIX": "flower",  # the API passes it on from under that path
+        # The API passes it on from under that path, and its pages name their own links.
+        "FLOWER_URL_PREFIX": f"{settings.public_path}/flower".strip("/"),
         "FLOWER_PORT": str(settings.flower_port),
     }

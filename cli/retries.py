@@ -12,6 +12,7 @@ import httpx
 
 from cli.errors import ApiUnreachable
 from cli.steps import Answer, Ask, Open, Pause, Step, T, Tell, relayed
+from shared import proxies
 
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 8.0
@@ -104,4 +105,6 @@ def _sent(step: Ask | Open, retry: Retry, contact: Contact) -> Generator[Step, A
 def _unreachable(error: Exception, contact: Contact) -> ApiUnreachable:
     if isinstance(error, httpx.TimeoutException):
         return ApiUnreachable(f"the API at {contact.url} does not answer in time")
-    return ApiUnreachable(f"the API at {contact.url} cannot be reached: {error}")
+    variable = proxies.variable_for(contact.url)
+    through = f" through the proxy that {variable} names" if variable is not None else ""
+    return ApiUnreachable(f"the API at {contact.url} cannot be reached{through}: {error}")

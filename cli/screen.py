@@ -21,8 +21,9 @@ err = Console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """For scripts: JSON alone on stdout, never coloured or wrapped."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """For scripts: JSON alone on stdout, never coloured or wrapped; escaped where stdout is not Unicode."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    print(json.dumps(value, indent=2, ensure_ascii=not unicode))
 
 
 def say(line: str) -> None:

@@ -23,9 +23,9 @@ from cli.ports import free_port, is_free
 from cli.process_reports import ProcessReports
 from cli.state_file import Addresses, write_state
 from cli.supervisor import STOP_SIGNALS, ProcessState, ProcessStatus, Supervisor
-from shared import catalogue
+from shared import catalogue, proxies
+from shared.addresses import is_loopback
 from shared.errors import ConfigurationError
-from shared.outbound import is_loopback
 from shared.settings import Settings, load
 
 _READY_COMPLAINT_SECONDS = 60.0
@@ -40,6 +40,8 @@ def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: 
     Raises ConfigurationError, AlreadyRunning, DatabaseUnavailable or StoreMismatch before anything is started.
     """
     settings = _settings(overrides)
+    for complaint in proxies.complaints():
+        say(complaint)
     settings, kinds = _with_hub(settings, chosen_kinds(only))
     alone = [kind for kind in kinds if kind not in ("gpu", "redis")]  # those have locks of their own, below
     locks = [hold_home(settings.home, name) for name in ("up", *alone)]
@@ -288,7 +290,7 @@ def _reachable(host: str) -> str:
 
 
 def _flower_url(settings: Settings) -> str:
-    return f"http://{_reachable(settings.flower_host)}:{settings.flower_port}/flower"
+    return f"http://{_reachable(settings.flower_host)}:{settings.flower_port}{settings.public_path}/flower"
 
 
 def _readyz(settings: Settings) -> tuple[int, dict[str, Any]]:

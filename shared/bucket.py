@@ -6,17 +6,20 @@ It knows nothing of jobs.
 import base64
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
+from urllib.parse import urlsplit
 
 import s3fs
 from aiobotocore.session import AioSession
 from aiohttp import ClientError as HttpError
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
+from shared import proxies
 from shared.errors import ConfigurationError, NotFound, StoreUnavailable
 from shared.settings import Settings
 
@@ -31,10 +34,16 @@ for _name in ("botocore", "aiobotocore", "s3fs"):
 
 
 def files(settings: Settings, endpoint: str | None) -> s3fs.S3FileSystem:
-    """The bucket's server as fsspec sees it, at that address. Connects to nothing yet."""
+    """The bucket's server as fsspec sees it, at that address. Connects to nothing yet.
+
+    Raises ConfigurationError for a proxy of the environment that cannot be used.
+    """
     addressing = settings.store_addressing
     if addressing == "auto":
         addressing = "virtual" if endpoint is None else "path"
+    region = settings.store_region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    place = endpoint or f"https://{_bucket(settings)}.s3.{region or 'us-east-1'}.amazonaws.com"
+    proxy = proxies.http_proxy_for(place, "the bucket")
     session = AioSession()
     session.register("before-call.s3", _with_checksum)
     opened = s3fs.S3FileSystem(
@@ -46,6 +55,8 @@ def files(settings: Settings, endpoint: str | None) -> s3fs.S3FileSystem:
         client_kwargs={"region_name": settings.store_region or ("us-east-1" if endpoint is not None else None)},
         config_kwargs={
             "signature_version": "s3v4",
+            # Also where there is none: botocore would read the environment by itself, and ask loopback through a proxy.
+            "proxies": {urlsplit(place).scheme: proxy} if proxy is not None else {},
             "s3": {"addressing_style": addressing, "payload_signing_enabled": True},
             # Newer checksums, sent unasked, are refused by other servers than Amazon's; Content-MD5 by none.
             "request_checksum_calculation": "when_required",
@@ -137,6 +148,10 @@ class BucketFile:
         if not piece:
             raise StoreUnavailable("The bucket has less of a file than it should")
         return piece
+
+
+def _bucket(settings: Settings) -> str:
+    return urlsplit(settings.store_url or "").hostname or ""
 
 
 def _with_checksum(params: dict[str, Any], **_known: Any) -> None:

@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from shared.errors import ConfigurationError, NotFound
 
@@ -42,6 +51,13 @@ Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
 
 
 class Defaults(_Frozen):
@@ -125,6 +141,12 @@ class CatalogueEntry(_Frozen):
                 raise ValueError(f"defaults.{name} is not among what the entry allows")
         return self
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `/v1/videos` takes for it: its id, its aliases, and its repository with and without `-Diffusers`."""
+        plain = self.repo.removesuffix("-Diffusers")
+        return tuple(dict.fromkeys((self.model_id, *self.aliases, self.repo, plain)))
+
     def needs_mb(self, quantization: Quantization) -> tuple[int, int]:
         """(device memory, host memory when the device is a CPU) in MB (10^6 bytes), under the leanest profile."""
         profiles = self.hardware.fitting(quantization)
@@ -146,13 +168,17 @@ class Catalogue(_Frozen):
         raise NotFound("model", model_id)
 
     def named(self, name: str) -> CatalogueEntry:
-        """By `model_id` or alias. Raises NotFound.
+        """By `model_id`, alias, or name on the Hub. Raises NotFound.
 
         Aliases are for those who ask for a video in words of their own. `get` does not know them: what is stored,
         pinned or counted is under the `model_id` alone.
         """
         for entry in self.entries:
             if name == entry.model_id or name in entry.aliases:
+                return entry
+        # Several entries may share a repository: the first is meant.
+        for entry in self.entries:
+            if name in entry.names:
                 return entry
         raise NotFound("model", name)
 
@@ -213,7 +239,7 @@ DEFAULT = (
     CatalogueEntry(
         model_id="T2V-A14B",
         model_type="T2V-A14B",
-        aliases=("wan2.2-t2v-a14b", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"),
+        aliases=("wan2.2-t2v-a14b", "Wan-AI/Wan2.2-T2V-A14B", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"),
         repo="Wan-AI/Wan2.2-T2V-A14B-Diffusers",
         pipeline="wan-t2v",
         image="refused",
@@ -236,7 +262,7 @@ DEFAULT = (
     CatalogueEntry(
         model_id="I2V-A14B",
         model_type="I2V-A14B",
-        aliases=("wan2.2-i2v-a14b", "Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
+        aliases=("wan2.2-i2v-a14b", "Wan-AI/Wan2.2-I2V-A14B", "Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
         repo="Wan-AI/Wan2.2-I2V-A14B-Diffusers",
         pipeline="wan-i2v",
         image="required",
@@ -259,7 +285,7 @@ DEFAULT = (
     CatalogueEntry(
         model_id="TI2V-5B",
         model_type="TI2V-5B",
-        aliases=("wan2.2-ti2v-5b", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"),
+        aliases=("wan2.2-ti2v-5b", "Wan-AI/Wan2.2-TI2V-5B", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"),
         repo="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
         pipeline="wan-ti2v",
         image="optional",

@@ -19,7 +19,7 @@ def answers(settings: Settings) -> bool:
     kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
     connection = kind(place.hostname or "", place.port, timeout=PATIENCE_SECONDS)
     try:
-        connection.request("GET", "/flower/healthcheck")
+        connection.request("GET", f"{settings.public_path}/flower/healthcheck")
         connection.getresponse()
         return True
     except (OSError, http.client.HTTPException):

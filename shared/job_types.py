@@ -5,11 +5,13 @@ A new job type is one row in `JOB_TYPES` and one handler and task in `workers/`.
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from shared.catalogue import CatalogueEntry, OutputFormat, Quantization, parse_resolution
 from shared.errors import FieldError, InvalidField
@@ -18,6 +20,7 @@ from shared.states import Priority
 
 LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_SEED = 2**32 - 1
+_ANY_SEED = -1  # what many clients send for a seed that is to be drawn
 
 
 def _text(value: str) -> str:
@@ -47,18 +50,47 @@ def _webhook(value: str | None) -> str | None:
     return value
 
 
-# Limits stand before these in each field: only then do they appear in the JSON Schema too.
-PLAIN = AfterValidator(_text)
-SAID = AfterValidator(_said)
+def _drawn(seed: int | None) -> int | None:
+    return None if seed == _ANY_SEED else seed
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule for a text: a function that raises ValueError, and the same as a pattern for the JSON Schema."""
+
+    check: Callable[[str], str]
+    pattern: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": self.pattern}
+
+
+# Limits stand before these in each field: only then do they appear in the JSON Schema too. SAID stands after PLAIN and
+# its pattern says both; blanks are spelled out, since `\s` is not the same in every language's patterns.
+_BLANK = r"\x09-\x0d\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+PLAIN = Rule(_text, r"^[^\x00]*$")
+SAID = Rule(_said, rf"^[^\x00]*[^\x00{_BLANK}][^\x00]*$")
+
+# Strict: a boolean is no number, and neither is a text. A whole number is taken where a fraction may stand.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Whole = Annotated[int, Field(strict=True)]
 
 
 class Lora(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(max_length=128), AfterValidator(_lora_name)]
-    scale: Annotated[float, Field(ge=-4, le=4, allow_inf_nan=False)] = 1.0
+    name: Annotated[str, Field(max_length=128), Rule(_lora_name, f"^{LORA_NAME.pattern}$")]
+    scale: Annotated[Number, Field(ge=-4, le=4)] = 1.0
 
 
+Seed = Annotated[
+    Annotated[Whole, Field(ge=_ANY_SEED, le=MAX_SEED)] | None,
+    AfterValidator(_drawn),
+    Field(description="Left out, or -1: one is drawn and recorded."),
+]
 FallbackStrategy = Literal[
     "alternative_model",
     "queue_and_wait",
@@ -104,10 +136,10 @@ class GenerationRequest(BaseModel):
     fps: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
     output_format: OutputFormat = "mp4"
     steps: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
-    guidance_scale: Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)] | None = None
-    guidance_scale_2: Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)] | None = None
-    flow_shift: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
-    seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | None = None
+    guidance_scale: Annotated[Number, Field(ge=0, le=30)] | None = None
+    guidance_scale_2: Annotated[Number, Field(ge=0, le=30)] | None = None
+    flow_shift: Annotated[Number, Field(gt=0, le=100)] | None = None
+    seed: Seed = None
     quantization: Quantization = "none"
     loras: Annotated[list[Lora], Field(max_length=8)] = []
     priority: Priority = Priority.NORMAL
@@ -138,16 +170,16 @@ class GenerationParams(BaseModel):
     prompt: str
     negative_prompt: str | None = None
     image: str | None = None  # the input's name in the store; never the client's path
-    width: int
-    height: int
-    frames: int
-    fps: int
+    width: Whole
+    height: Whole
+    frames: Whole
+    fps: Whole
     output_format: OutputFormat
-    steps: int
-    guidance_scale: float
-    guidance_scale_2: float | None = None
-    flow_shift: float
-    seed: int
+    steps: Whole
+    guidance_scale: Number
+    guidance_scale_2: Number | None = None
+    flow_shift: Number
+    seed: Whole
     quantization: Quantization
     loras: tuple[Lora, ...] = ()
     fallback: tuple[str, ...] = ()
@@ -262,8 +294,8 @@ class CleanupParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     node: str
-    target_space_gb: float | None = None  # wanted free, in 10^9 bytes; None: what is of no use is removed
-    keep_recent_days: int = 30
+    target_space_gb: Number | None = None  # wanted free, in 10^9 bytes; None: what is of no use is removed
+    keep_recent_days: Whole = 30
     dry_run: bool = True
 
 

@@ -12,7 +12,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
 
+import requests
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -24,7 +27,10 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.re import parse_env_headers
+from requests.adapters import HTTPAdapter
 
+from shared import proxies
+from shared.errors import ConfigurationError
 from shared.settings import Settings
 from shared.span import Attributes, Kind, Span
 
@@ -64,10 +70,16 @@ class OtlpTracer:
         )
         endpoint = settings.otlp_endpoint.rstrip("/")
         headers = settings.otlp_headers.get_secret_value() if settings.otlp_headers is not None else ""
+        endpoint = endpoint if endpoint.endswith(_PATH) else endpoint + _PATH
+        try:
+            proxies.http_proxy_for(endpoint, "traces")
+        except ConfigurationError as error:
+            log.warning("traces cannot be sent: %s", error)
         exporter = OTLPSpanExporter(
-            endpoint=endpoint if endpoint.endswith(_PATH) else endpoint + _PATH,
+            endpoint=endpoint,
             headers=parse_env_headers(headers, liberal=True),
             timeout=_TRY_SECONDS,
+            session=_session(),
         )
         self._provider.add_span_processor(
             BatchSpanProcessor(
@@ -159,6 +171,22 @@ class _Ids(RandomIdGenerator):
     def generate_span_id(self) -> int:
         keys = getattr(self._thread, "keys", None)
         return _digest(keys[1], 8) if keys is not None and keys[1] is not None else super().generate_span_id()
+
+
+class _Adapter(HTTPAdapter):  # type: ignore[misc]
+    """Sends through the environment's proxies as all else here does, in place of the library's own reading of them."""
+
+    def send(self, request: Any, *args: Any, **options: Any) -> Any:
+        proxy = proxies.http_proxy_for(request.url, "traces")
+        named = {urlsplit(request.url).scheme: proxy} if proxy is not None else {}
+        return super().send(request, *args, **{**options, "proxies": named})
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Adapter())
+    return session
 
 
 class _Told(SpanExporter):

@@ -2,7 +2,8 @@
 
 The guard against being used to reach what only this host can reach: every address that a name stands for must be
 public, the connection is made to the very address that was judged (so a name that changes its mind gains nothing),
-every redirect is judged anew or not followed at all, and the proxies of the environment are left out.
+and every redirect is judged anew or not followed at all. Where the environment names a proxy for an address, the proxy
+connects: what is not public is refused here before it is asked, and what it may reach is for the proxy to limit.
 """
 
 import asyncio
@@ -19,9 +20,10 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import anyio
 import httpx
 
-from shared.errors import WanworksError
+from shared import addresses, proxies
+from shared.addresses import Address
+from shared.errors import ConfigurationError, WanworksError
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Sequence[str]]
 """The addresses that a host's name stands for. Raises OSError."""
 
@@ -29,6 +31,7 @@ _PORTS = {"http": 80, "https": 443}
 _ANSWER_BYTES = 64 << 10  # of an answer that nobody reads for meaning
 _REDIRECTS = 3
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
+_LOOK_UP_SECONDS = 2.0  # for a name that a proxy looks up again: behind one, many hosts have no resolver of their own
 _BODY_SECONDS = 2.0  # for reading what follows a status that is known already
 # RFC 1035: what a resolver takes. Python's own refuses longer names and empty labels with a UnicodeError.
 _HOST_CHARACTERS, _LABEL_CHARACTERS = 253, 63
@@ -99,6 +102,19 @@ def check_url(url: str) -> SplitResult:
     return parts
 
 
+def check_askable(url: str, allowed: Allowed) -> None:
+    """Raises ForbiddenAddress for a URL that `post` and `get` will never ask, as far as that shows without a resolver.
+
+    That is: what `check_url` refuses; an address that is not public, however it is spelled; and names that never stand
+    for a public address, such as localhost.
+    """
+    host = _host_of(check_url(url))
+    address = addresses.literal(host)
+    stands_for = (addresses.plain(address),) if address is not None else addresses.known(host)
+    if stands_for and not any(addresses.is_public(one) or allowed.covers(host, one) for one in stands_for):
+        raise ForbiddenAddress(f"{host} is not a public address")
+
+
 def receiver_of(url: str) -> str:
     """Host and port of the address, never empty: what deliveries are limited by. Any text will do."""
     try:
@@ -115,12 +131,11 @@ def judge(url: str, allowed: Allowed, resolve: Resolve | None = None) -> tuple[S
     host = _host_of(parts)
     try:
         found = (resolve or _resolved)(host, _port_of(parts))
-        addresses = [_plain(ipaddress.ip_address(text.partition("%")[0])) for text in found]
+        named = [addresses.plain(ipaddress.ip_address(text.partition("%")[0])) for text in found]
     except ValueError as error:  # a UnicodeError too: the resolver's, of a name that it cannot even ask for
         raise OSError("the host's name cannot be looked up") from error
-    for address in addresses:
-        if not _is_public(address) and not allowed.covers(host, address):
-            raise ForbiddenAddress(f"{host} is not a public address")
+    for address in named:
+        _check_public(host, address, allowed)
     if not found:
         raise OSError("the host has no address")
     return parts, found[0]
@@ -138,14 +153,15 @@ def post(
     """Posts the content, redirects not followed, within `seconds` altogether. Returns the status of the answer.
 
     Looking up the name, connecting, sending and the answer's head all count against `seconds`. Raises ForbiddenAddress,
-    TimeoutError, OSError, ValueError, httpx.HTTPError and httpx.InvalidURL.
+    ConfigurationError for a proxy that cannot be used, TimeoutError, OSError, ValueError, httpx.HTTPError and
+    httpx.InvalidURL.
     """
 
     async def ask() -> int:
         with anyio.fail_after(seconds):
-            parts, address = await _judged(url, allowed, resolve)
-            async with httpx.AsyncClient(trust_env=False, timeout=seconds, follow_redirects=False) as client:
-                return await _status(client, _aimed(parts, address, headers), content)
+            way = await _way(url, allowed, resolve)
+            async with _client(way, seconds) as client:
+                return await _status(client, way.request(headers), content)
 
     return anyio.run(ask)
 
@@ -158,8 +174,9 @@ async def get(url: str, *, allowed: Allowed, max_bytes: int, seconds: float, res
     """
     try:
         with anyio.fail_after(seconds):
-            async with httpx.AsyncClient(trust_env=False, timeout=seconds, follow_redirects=False) as client:
-                return await _fetched(client, url, allowed, max_bytes, resolve)
+            return await _fetched(url, allowed, max_bytes, seconds, resolve)
+    except ConfigurationError as error:
+        raise NotFetched(f"The server cannot ask the address: {error.message}") from None
     except TimeoutError:
         raise NotFetched(f"The address did not deliver within {seconds:g} s") from None
     except httpx.TimeoutException:
@@ -170,14 +187,12 @@ async def get(url: str, *, allowed: Allowed, max_bytes: int, seconds: float, res
         raise NotFetched("The host of the address could not be asked") from None
 
 
-async def _fetched(
-    client: httpx.AsyncClient, url: str, allowed: Allowed, max_bytes: int, resolve: Resolve | None
-) -> bytes:
+async def _fetched(url: str, allowed: Allowed, max_bytes: int, seconds: float, resolve: Resolve | None) -> bytes:
     for _ in range(_REDIRECTS + 1):
-        parts, address = await _judged(url, allowed, resolve)
+        way = await _way(url, allowed, resolve)
         # As it is: nothing is unpacked, so that no small answer can become a large one.
-        request = _aimed(parts, address, {"Accept": "image/*", "Accept-Encoding": "identity"})
-        async with client.stream("GET", **request) as answer:
+        request = way.request({"Accept": "image/*", "Accept-Encoding": "identity"})
+        async with _client(way, seconds) as client, client.stream("GET", **request) as answer:
             if answer.status_code in _REDIRECT and "location" in answer.headers:
                 url = urljoin(url, answer.headers["location"])
                 continue
@@ -197,6 +212,35 @@ async def _status(client: httpx.AsyncClient, request: Mapping[str, Any], content
                 if read > _ANSWER_BYTES:
                     break
         return answer.status_code
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How an address is asked: at the IP address that was judged, or, where `address` is None, through the proxy."""
+
+    parts: SplitResult
+    address: str | None
+    proxy: str | None
+
+    def request(self, headers: Mapping[str, str]) -> dict[str, Any]:
+        return _aimed(self.parts, self.address, headers)
+
+
+async def _way(url: str, allowed: Allowed, resolve: Resolve | None) -> _Way:
+    """Raises ForbiddenAddress, ConfigurationError and OSError."""
+    check_askable(url, allowed)
+    proxy = proxies.proxy_for(url)
+    if proxy is None:
+        return _Way(*await _judged(url, allowed, resolve), None)
+    with anyio.move_on_after(_LOOK_UP_SECONDS), contextlib.suppress(OSError):
+        parts, address = await _judged(url, allowed, resolve)
+        if addresses.is_this_host(address):
+            return _Way(parts, address, None)
+    return _Way(check_url(url), None, proxy)
+
+
+def _client(way: _Way, seconds: float) -> httpx.AsyncClient:
+    return httpx.AsyncClient(trust_env=False, proxy=way.proxy, timeout=seconds, follow_redirects=False)
 
 
 async def _judged(url: str, allowed: Allowed, resolve: Resolve | None) -> tuple[SplitResult, str]:
@@ -242,17 +286,6 @@ async def _body(answer: httpx.Response, max_bytes: int) -> bytes:
     return bytes(content)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this host reaches what listens there, or is meant by that name."""
-    name = host.strip("[]").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
 def _check_host(parts: SplitResult) -> None:
     """Raises ForbiddenAddress for what no resolver takes."""
     host = parts.hostname or ""
@@ -284,9 +317,15 @@ def _port_of(parts: SplitResult) -> int:
     return parts.port or _PORTS[parts.scheme]
 
 
-def _aimed(parts: SplitResult, address: str, headers: Mapping[str, str]) -> dict[str, Any]:
+def _check_public(host: str, address: Address, allowed: Allowed) -> None:
+    if not addresses.is_public(address) and not allowed.covers(host, address):
+        raise ForbiddenAddress(f"{host} is not a public address")
+
+
+def _aimed(parts: SplitResult, address: str | None, headers: Mapping[str, str]) -> dict[str, Any]:
     """The request to that IP address: the name stands in `Host` and in the certificate that is asked for."""
-    place = f"[{address}]" if ":" in address else address
+    place = address if address is not None else _host_of(parts)
+    place = f"[{place}]" if ":" in place else place
     port = f":{parts.port}" if parts.port else ""
     url = httpx.URL(f"{parts.scheme}://{place}{port}{parts.path or '/'}{'?' + parts.query if parts.query else ''}")
     return {
@@ -298,22 +337,3 @@ def _aimed(parts: SplitResult, address: str, headers: Mapping[str, str]) -> dict
 
 def _resolved(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
-
-
-def _plain(address: Address) -> Address:
-    """An IPv4 address that wears IPv6 clothes is judged as what it is."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped
-        if address.sixtofour is not None:
-            return address.sixtofour
-        if address in _NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address
-
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-
-
-def _is_public(address: Address) -> bool:
-    return address.is_global and not address.is_multicast and not address.is_reserved

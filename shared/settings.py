@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from shared import config_file
 from shared.errors import ConfigurationError
 from shared.outbound import Allowed, ForbiddenAddress, check_url
+from shared.public_path import normalised
 from shared.standard_webhooks import key_of
 
 
@@ -90,6 +91,10 @@ class Settings(BaseSettings):
         "",
         pattern=r"^(https?://[^\s,/]+(,\s*https?://[^\s,/]+)*)?$",
         description="Origins besides its own whose pages may use the API, as https://HOST[:PORT], comma-separated.",
+    )
+    public_path: str = Field(
+        "",
+        description="Path under which a proxy shows the API to clients, such as /wan; it may take it off or leave it.",
     )
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower; 0 takes a free one.")
     flower_host: str = Field("127.0.0.1", description="Address that Flower binds to; the API passes its pages on.")
@@ -259,6 +264,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, InitSettingsSource(settings_cls, config_file.values(cls.model_fields))
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """A file of settings has booleans, and pydantic would take them for 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
+
     @field_validator("*")
     @classmethod
     def _finite(cls, value: Any) -> Any:
@@ -301,6 +314,11 @@ class Settings(BaseSettings):
         if (secret is None) != (info.data.get("store_key_id") is None):
             raise ValueError("and WANWORKS_STORE_KEY_ID are given together or not at all")
         return secret
+
+    @field_validator("public_path")
+    @classmethod
+    def _sub_path(cls, text: str) -> str:
+        return normalised(text)
 
     @field_validator("outbound_allow")
     @classmethod

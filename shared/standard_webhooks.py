@@ -11,7 +11,7 @@ from datetime import datetime
 
 import httpx
 
-from shared.errors import WanworksError
+from shared.errors import ConfigurationError, WanworksError
 from shared.outbound import Allowed, ForbiddenAddress, Resolve, post
 
 # How long to wait after each try that failed: a day in all, then the message is given up.
@@ -72,6 +72,8 @@ def send(
         status = post(url, body, headers, allowed=allowed, seconds=DELIVERY_SECONDS, resolve=resolve)
     except ForbiddenAddress as error:
         raise NotTaken(f"may not be asked: {error.message}", again=False) from None
+    except ConfigurationError as error:
+        raise NotTaken(f"cannot be sent: {error.message}") from None
     except TimeoutError:
         raise NotTaken(f"did not answer within {DELIVERY_SECONDS:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from shared.loops import Loop, LoopReporter
 from shared.meters import LOOP_ERRORS, MESSAGES, Meters
 from shared.nodes import webhook_secret
 from shared.outbound import Allowed
+from shared.public_path import with_public_path
 from shared.settings import Settings
 from shared.standard_webhooks import NotTaken
 from shared.tables import WebhookMessage
@@ -88,7 +89,11 @@ class WebhookSender(Loop):
     def _send(self, message: WebhookMessage) -> None:
         if self._secret is None:
             self._secret = webhook_secret(self._settings, self._database)
-        content = {"type": message.type, "timestamp": clock.iso(message.created_at), "data": message.data}
+        content = {
+            "type": message.type,
+            "timestamp": clock.iso(message.created_at),
+            "data": with_public_path(message.data, self._settings.public_path),
+        }
         body = json.dumps(content, separators=(",", ":")).encode()
         standard_webhooks.send(message.url, self._secret, message.id, body, clock.now(), self._allowed)
 

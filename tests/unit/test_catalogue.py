@@ -88,7 +88,7 @@ def test_a_model_has_other_names(tmp_path: Path) -> None:
         models.get("wan2.2-t2v-a14b")
     for name in ("default", "demo"):
         names = [one for entry in catalogue.load(name).entries for one in (entry.model_id, *entry.aliases)]
-        assert len(names) == len(set(names)) == 9
+        assert len(names) == len(set(names)) == 12
 
 
 def test_a_file_gives_other_names(tmp_path: Path) -> None:

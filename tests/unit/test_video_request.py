@@ -1,6 +1,7 @@
 """The convention's words as a generation: lengths on the models' grid, names, and what is refused."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,10 @@ T2V, I2V, TI2V = MODELS.entries
 
 
 def translated(with_image: bool = False, **asked: Any) -> GenerationRequest:
-    return generation_request(VideoRequest.model_validate({"prompt": "a cat", **asked}), MODELS, with_image=with_image)
+    made = generation_request(VideoRequest.model_validate({"prompt": "a cat", **asked}), MODELS, with_image=with_image)
+    if made.wrong:
+        raise in_their_words(InvalidField(*made.wrong))
+    return made.request
 
 
 def refused(with_image: bool = False, **asked: Any) -> FieldError:
@@ -102,17 +106,46 @@ def test_without_a_model_the_first_that_suits_is_taken() -> None:
     assert translated(with_image=True).model_id == "I2V-A14B"
 
 
+@pytest.mark.parametrize("seconds", ["4", "5", 3600])
+def test_frames_win_over_seconds(seconds: Any) -> None:
+    assert translated(seconds=seconds, num_frames=33).frames == 33
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["T2V-A14B", "wan2.2-t2v-a14b", "Wan-AI/Wan2.2-T2V-A14B", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"],
+)
+@pytest.mark.parametrize("source", ["default", "demo"])
+def test_models_by_all_their_names(name: str, source: str) -> None:
+    assert catalogue.load(source).named(name).model_id == "T2V-A14B"
+
+
+def test_a_model_of_a_file_has_its_repository_s_names(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text('[models.Mine]\nextends = "T2V-A14B"\nrepo = "house/wan-mine-Diffusers"\n')
+    models = catalogue.load(str(path))
+    assert {models.named(name).model_id for name in ("house/wan-mine-Diffusers", "house/wan-mine")} == {"Mine"}
+    assert models.named("Wan-AI/Wan2.2-T2V-A14B").model_id == "T2V-A14B"
+
+
+@pytest.mark.parametrize("seed", [-1, None])
+def test_a_seed_that_is_to_be_drawn(seed: int | None) -> None:
+    request = translated(model="T2V-A14B", seed=seed)
+    assert request.seed is None
+    assert 0 <= settle(request, T2V, None).seed < 2**32
+
+
 def test_width_and_height_are_a_size() -> None:
     assert translated(width=1280, height=720).resolution == "1280x720"
     assert refused(width=1280).loc == ("body", "height")
-    assert refused(width=1280, height=720, size="1280x720").loc == ("body", "size")
+    assert refused(width=1280, height=720, size="832x480").loc == ("body", "size")
+    assert translated(width=1280, height=720, size="1280x720").resolution == "1280x720"
 
 
 @pytest.mark.parametrize(
     ("asked", "field", "said"),
     [
         ({"model": "sora-9"}, "model", "there is no model 'sora-9'; offered: T2V-A14B or wan2.2-t2v-a14b"),
-        ({"seconds": "4", "num_frames": 65}, "seconds", "give one of them"),
         ({"webhook_url": "ftp://example.com"}, "webhook_url", "must begin with http"),
     ],
 )

@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import httpx2
 from huggingface_hub import HfApi, RepoFile, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils._http import default_client_factory, hf_request_event_hook
+from huggingface_hub.utils._http import hf_request_event_hook
 
 from shared.errors import (
     FileNotOnHub,
@@ -37,6 +37,7 @@ from shared.errors import (
     RevisionNotFound,
     WanworksError,
 )
+from shared.proxies import Routes, variable_for
 from workers.hub.plan import RemoteFile
 
 T = TypeVar("T")
@@ -45,13 +46,25 @@ T = TypeVar("T")
 PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.msgpack", "*.h5", "*.npz", "*.npy")
 
-OFFLINE = "HF_HUB_OFFLINE is set: the hub may not be asked"
 
+_OTHER_LOGINS = " (HF_TOKEN and saved logins are not read)"
 _SHA = re.compile(r"[0-9a-f]{40}")
 _OID = {True: re.compile(r"[0-9a-f]{64}"), False: _SHA}
 _QUIET_SECONDS = 10.0  # in a metadata call
 _WHOLE_SECONDS = 60.0  # for all of one metadata call
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524})
+
+
+def offline() -> str:
+    """Says which variable forbids to ask the hub. The library reads the second where the first is unset or empty."""
+    variable = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
+    return f"{variable} is set: the hub may not be asked; unset it, or take the models from elsewhere"
+
+
+def through(endpoint: str) -> str:
+    """Says by which variable's proxy the hub is asked; nothing where it is asked straight."""
+    variable = variable_for(endpoint)
+    return f" through the proxy that {variable} names" if variable is not None else ""
 
 
 def nothing() -> None:
@@ -119,7 +132,9 @@ class HubClient:
             left = self.patience_seconds - (time.monotonic() - began)
             pause = max(wait, asked or 0.0)
             if pause > left:
-                raise HubUnavailable(f"the hub {reason}; it was asked for {self.patience_seconds:.0f} s")
+                raise HubUnavailable(
+                    f"the hub {reason}{through(self.endpoint)}; it was asked for {self.patience_seconds:.0f} s"
+                )
             _rest(pause, check)
             wait = min(2 * wait, 8.0)
 
@@ -138,11 +153,13 @@ def refusal(status: int, headers: Mapping[str, str], repo: str, with_token: bool
     if code == "GatedRepo":
         if with_token:
             return HubGated(f"the hub's token has no access to {repo}; ask for it on the model's page")
-        return HubAuthRequired(f"{repo} is gated: set WANWORKS_HUB_TOKEN to a token that has access")
+        return HubAuthRequired(f"{repo} is gated: set WANWORKS_HUB_TOKEN to a token that has access{_OTHER_LOGINS}")
     if status == 401:
         if with_token:
             return HubAuthRequired(f"the hub does not accept the token for {repo}")
-        return HubAuthRequired(f"the hub does not show {repo} without a token: it is private, or does not exist")
+        return HubAuthRequired(
+            f"the hub does not show {repo} without a token: it is private, or does not exist{_OTHER_LOGINS}"
+        )
     if code == "RevisionNotFound":
         return RevisionNotFound(f"{repo} has no such revision on the hub")
     if code == "EntryNotFound":
@@ -188,24 +205,41 @@ def said(error: BaseException) -> str:
 @cache
 def bytes_client() -> httpx2.Client:
     """For file bodies. Every request has a connection of its own, so that it can be cut off at any moment."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     return httpx2.Client(
         event_hooks={"request": [hf_request_event_hook]},
         follow_redirects=True,
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
+        transport=_Routed(lambda proxy: httpx2.HTTPTransport(proxy=proxy, limits=limits)),
     )
 
 
 @cache
 def _prepare() -> None:
-    """Gives the library its client: its own, with transports that do not wait for ever."""
+    """Gives the library a client as it makes its own, with a transport that does not wait for ever."""
 
     def patient() -> httpx2.Client:
-        client = default_client_factory()
-        client._transport = _Timed(client._transport)
-        client._mounts = {pattern: _Timed(inner) if inner else None for pattern, inner in client._mounts.items()}
-        return client
+        return httpx2.Client(
+            event_hooks={"request": [hf_request_event_hook]},
+            follow_redirects=True,
+            timeout=None,
+            transport=_Timed(_Routed(lambda proxy: httpx2.HTTPTransport(proxy=proxy))),
+        )
 
     set_client_factory(patient)
+
+
+class _Routed(httpx2.BaseTransport):
+    """Sends each request straight or through the environment's proxy, as `shared.proxies` says."""
+
+    def __init__(self, make: Callable[[str | None], httpx2.BaseTransport]) -> None:
+        self._routes = Routes(make)
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        return self._routes.to(str(request.url)).handle_request(request)
+
+    def close(self) -> None:
+        for route in self._routes.made():
+            route.close()
 
 
 class _Timed(httpx2.BaseTransport):
@@ -257,7 +291,7 @@ def _remote(repo: str, item: RepoFile) -> RemoteFile:
 def _unusable(error: Exception, repo: str) -> WanworksError:
     match error:
         case OfflineModeIsEnabled():
-            return HubUnavailable(OFFLINE)
+            return HubUnavailable(offline())
         case HFValidationError():
             return RepoNotFound(f"{repo[:200]!r} is no name of a repository")
         case _:

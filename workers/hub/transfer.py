@@ -19,7 +19,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 
 from shared.errors import ChecksumMismatch, HubUnavailable
 from workers.hub.body import Body, Broken, Wire
-from workers.hub.client import OFFLINE, refusal, retry_after, said
+from workers.hub.client import offline, refusal, retry_after, said, through
 from workers.hub.digest import Digest
 from workers.hub.layout import RepoCache, answering_full
 from workers.hub.limiter import Bucket, piece_bytes
@@ -150,7 +150,7 @@ def _fill(shared: Shared, file: RemoteFile, partial: int) -> str:
             except Broken as error:
                 reason = str(error)
             except OfflineModeIsEnabled:
-                raise HubUnavailable(OFFLINE) from None
+                raise HubUnavailable(offline()) from None
             except (httpx2.HTTPError, OSError) as error:
                 shared.wire.check()
                 if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
@@ -233,5 +233,6 @@ def _rest(shared: Shared, seconds: float, reason: str) -> None:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if time.monotonic() - shared.last_byte > shared.plan.patience_seconds:
-            raise HubUnavailable(f"the hub {reason}; no byte came for {shared.plan.patience_seconds:.0f} s")
+            asked = through(shared.plan.endpoint)
+            raise HubUnavailable(f"the hub {reason}{asked}; no byte came for {shared.plan.patience_seconds:.0f} s")
         shared.wire.rest(min(left, 0.2))

@@ -11,6 +11,9 @@ export class Problem extends Error {
 
 export class Away extends Error {}
 
+/** The public path before every address of the server's: empty at the root of its host. */
+export const base = document.querySelector("meta[name=wanworks-base]").content;
+
 const PATIENCE_MS = 20_000;
 
 export const get = (path, query = {}) => call("GET", path + queryString(query));
@@ -36,7 +39,7 @@ async function call(method, path, { body, key, patience = PATIENCE_MS } = {}) {
   let response;
   let answer = null;
   try {
-    response = await fetch(path, {
+    response = await fetch(base + path, {
       method,
       headers,
       body: body === undefined || form ? body : JSON.stringify(body),
@@ -49,7 +52,7 @@ async function call(method, path, { body, key, patience = PATIENCE_MS } = {}) {
     throw new Away("The server does not answer.", { cause: error });
   }
   if (response.ok) return answer;
-  if (response.status === 401) location.assign("/login"); // the session is over, or its key was revoked
+  if (response.status === 401) location.assign(`${base}/login`); // the session is over, or its key was revoked
   throw new Problem(response.status, answer?.detail ?? `The server answered ${response.status}.`, fieldErrors(answer));
 }
 

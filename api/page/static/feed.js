@@ -1,7 +1,7 @@
 // Keeps the state live: by WebSocket, else by asking every five seconds; says at any time how fresh the page is.
 // Whatever happens, everything is read anew every thirty seconds.
 
-import { Away, get } from "./api.js";
+import { Away, base, get } from "./api.js";
 import * as load from "./load.js";
 import { changed, enterList, hasEnded, learnAlert, learnJobs, state } from "./state.js";
 
@@ -105,7 +105,7 @@ async function tick() {
 function connect() {
   if (socket && socket.readyState <= WebSocket.OPEN) return;
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  const mine = new WebSocket(`${scheme}//${location.host}/api/v1/dashboard/ws`);
+  const mine = new WebSocket(`${scheme}//${location.host}${base}/api/v1/dashboard/ws`);
   socket = mine;
   spokeAt = Date.now();
   mine.addEventListener("message", ({ data }) => {

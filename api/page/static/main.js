@@ -1,6 +1,7 @@
 // Where the page begins: addresses to views, the state to what is drawn, the feed to how fresh it is.
 
 import { alerts } from "./alerts.js";
+import { base } from "./api.js";
 import { devices } from "./devices.js";
 import { say } from "./dialogs.js";
 import { h, render } from "./dom.js";
@@ -155,7 +156,7 @@ async function told(what) {
   drawNotice();
   if (what !== "regained") return;
   say("The server is back.", "good");
-  const answer = await fetch("/", { method: "HEAD", cache: "no-store" }).catch(() => null); // lost again: nothing new
+  const answer = await fetch(`${base}/`, { method: "HEAD", cache: "no-store" }).catch(() => null); // lost again: nothing new
   const served = answer?.headers.get("X-Wanworks-Page");
   newer = Boolean(served) && served !== document.querySelector("meta[name=wanworks-page]").content;
   changed();

@@ -1,5 +1,6 @@
 // The farm at a glance: is all well, what runs, how it went over time.
 
+import { base } from "./api.js";
 import { chart } from "./chart.js";
 import { h } from "./dom.js";
 import { ago, fraction, NONE, number, percent, plural, seconds } from "./format.js";
@@ -33,7 +34,7 @@ export function overview() {
       state.flower && document.body.dataset.may.includes("admin")
         ? h("a", { href: state.flower.url }, state.flower.reachable ? "Flower" : "Flower (does not answer)")
         : null,
-      h("a", { href: "/docs" }, "API docs"),
+      h("a", { href: `${base}/docs` }, "API docs"),
     ),
   ];
 }

@@ -7,7 +7,9 @@ Importing it loads no torch: the process that supervises the pool stays small.
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -163,9 +165,11 @@ def _run(
         context.check,
         lambda: clock.enter(Phase.LOADING),
     )
-    signals = running.Signals(enter=clock.enter, check=context.check)
+    facts: dict[str, Any] = {}
+    signals = running.Signals(enter=clock.enter, check=context.check, tell=facts.__setitem__)
     frames = running.run(model, params, steps, image, found, models.prompts, signals)
     peak = models.peak_mb()
+    notes += _remarks(facts)
     described = manifest.of_run(
         context,
         steps,
@@ -177,7 +181,25 @@ def _run(
         loras=[lora.described() for lora in found],
         notes=notes,
     )
-    return _finish(context, frames, clock, described, was_warm, profile.name, peak, notes)
+    return _finish(context, frames, clock, described, was_warm, profile.name, peak, notes, facts)
+
+
+def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:
+    """What of the request did not reach the model, in sentences."""
+    names = {"prompt": "prompt", "negative_prompt": "negative prompt"}
+    counts = [(names[name], count) for name, count in facts.get("prompt_tokens", {}).items() if count and count["cut"]]
+    cut = [
+        f"The {name} has {count['tokens']} tokens, and the model reads {count['limit']}: the last {count['cut']} "
+        "were cut."
+        for name, count in counts
+    ]
+    partly = [
+        f"The LoRA {lora['name']!r} was applied in part: {lora['keys_not_applied']} of {lora['keys']} keys of "
+        f"{lora['file']} did not apply ({lora['expert']} expert). Result.loras lists them."
+        for lora in facts.get("loras", ())
+        if lora["keys_not_applied"]
+    ]
+    return (*cut, *partly)
 
 
 def _mock(context: GenerationContext) -> Outcome:
@@ -200,6 +222,7 @@ def _finish(
     profile: str | None,
     peak: float | None,
     notes: tuple[str, ...],
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> Outcome:
     params = context.params
     clock.enter(Phase.MUXING)
@@ -222,6 +245,8 @@ def _finish(
         peak_vram_mb=peak,
         quality=quality,
         manifest=described,
+        loras=tuple(facts.get("loras", ())),
+        prompt_tokens=facts.get("prompt_tokens"),
         notes=notes,
     )
 

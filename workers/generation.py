@@ -5,6 +5,8 @@ Importing it loads no torch: the process that supervises the pool stays small.
 """
 
 import logging
+import os
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from shared.catalogue import MemoryProfile
-from shared.errors import BadInput, ModelUnavailable, OutOfMemory
+from shared.errors import BadInput, ConfigurationError, ModelUnavailable, OutOfMemory
 from shared.settings import Settings
 from shared.states import Phase
 from workers import devices, manifest, outputs, playback, testcard
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LIBRARY_VARIABLE = re.compile(r"(DIFFUSERS|TRANSFORMERS|HF|TORCH|PYTORCH|USE)_")
 _one_at_a_time = threading.Lock()
 _warm_models: "WarmModels | None" = None
 
@@ -50,13 +53,26 @@ def generate(context: GenerationContext) -> Outcome:
 
 
 def preload() -> None:
-    """Import what a generation needs, so that the first job does not pay for it. Idempotent."""
-    from workers.pipelines.chatter import hush
+    """Import what a generation needs, so that the first job does not pay for it. Idempotent.
 
-    hush()
-    from workers.pipelines import running, warm
+    Raises ConfigurationError where the libraries refuse to load, as they do for some values of the environment
+    variables that they read.
+    """
+    try:
+        from workers.pipelines.chatter import hush
 
-    _ = running, warm
+        hush()
+        from workers.pipelines import running, warm
+
+        _ = running, warm
+    except (ImportError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        log.error("the libraries that run models do not load", exc_info=error)
+        set_here = ", ".join(sorted(name for name in os.environ if _LIBRARY_VARIABLE.match(name))) or "none"
+        raise ConfigurationError(
+            "The libraries that run models do not load on this worker; its log says why. The usual cause is an "
+            "environment variable with a value that they do not take. Of those that they read, these are set: "
+            f"{set_here}."
+        ) from error
 
 
 def warm() -> list[dict[str, Any]]:
@@ -98,6 +114,7 @@ class _Clock:
 
 
 def _generated(context: GenerationContext) -> Outcome:
+    preload()
     from workers.pipelines import loras
     from workers.pipelines.memory import ran_out
 
@@ -255,7 +272,6 @@ def _models(settings: Settings) -> "WarmModels":
     """This process's one set of loaded models, made at the first job."""
     global _warm_models
     if _warm_models is None:
-        preload()
         from workers.pipelines.warm import WarmModels
 
         _warm_models = WarmModels(devices.this_device(), settings)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -417,6 +418,35 @@ def test_any_omp_num_threads_is_openmps_own_business(
     before = torch.get_num_threads()
     WarmModels(devices.this_device(), studio.settings)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    "variable", ["DIFFUSERS_ATTN_BACKEND=nonsense", "HF_HUB_DOWNLOAD_TIMEOUT=soon", "TORCH_LOGS=nonsense"]
+)
+def test_a_variable_that_a_library_does_not_take_is_named(tmp_path: Path, variable: str) -> None:
+    """Each fails an import. In a process of its own, with what the runner makes of it."""
+    script = """
+import sys
+from pathlib import Path
+from tests.generating import Studio
+from workers import runner
+try:
+    Studio(Path(sys.argv[1])).generate("T2V-A14B", snapshot=Path(sys.argv[1]))
+except Exception as error:
+    print(runner._failure(error))
+"""
+    name, _, value = variable.partition("=")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, name: value, "WANWORKS_DEVICE": "cpu:0"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "configuration_error" in done.stdout, done.stderr
+    assert "an environment variable with a value that they do not take" in done.stdout
+    assert name in done.stdout
 
 
 def test_int8_is_another_warm_entry_of_the_same_model(tmp_path: Path, studio: Studio) -> None:

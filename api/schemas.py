@@ -130,6 +130,43 @@ class Quality(_Public):
     measures: QualityMeasures
 
 
+class UnappliedKey(_Public):
+    """One key of a LoRA file that changed nothing, and why."""
+
+    key: str
+    reason: str
+
+
+class AppliedLora(_Public):
+    """What one file of a LoRA changed in one transformer of the model."""
+
+    name: str
+    scale: float
+    file: str
+    format: Annotated[str, Field(description="The naming that the file's keys follow.")]
+    alpha: Annotated[str, Field(description="Where the alpha stands that the pairs are scaled by.")]
+    expert: Annotated[str, Field(description="`high_noise`, `low_noise`, or `only` of a model with one transformer.")]
+    keys: Annotated[int, Field(description="The file's keys for this transformer.")]
+    keys_applied: int
+    keys_not_applied: int
+    not_applied: Annotated[list[UnappliedKey], Field(description="The first 100 of those that did not apply.")]
+
+
+class PromptTokens(_Public):
+    """How much of a prompt the model reads."""
+
+    tokens: Annotated[int, Field(description="Of the whole prompt, its end mark included.")]
+    limit: Annotated[int, Field(description="How many the model reads.")]
+    cut: Annotated[int, Field(description="How many at the end it did not read.")]
+
+
+class PromptsTokens(_Public):
+    """The tokens of both prompts."""
+
+    prompt: PromptTokens
+    negative_prompt: Annotated[PromptTokens | None, Field(description="Null: not used, since there is no guidance.")]
+
+
 class GenerationResult(_Public):
     """What a generation made, how long each phase took in seconds, and all that it takes to make it again."""
 
@@ -147,6 +184,8 @@ class GenerationResult(_Public):
     profile: str | None
     device_name: str | None
     mock: bool
+    loras: Annotated[list[AppliedLora], Field(description="For each LoRA file and transformer, what of it applied.")]
+    prompt_tokens: Annotated[PromptsTokens | None, Field(description="Null: not counted, as for a mock.")]
     notes: list[str]
     manifest: dict[str, Any] | None
 
@@ -443,5 +482,9 @@ def _generation_result(job_id: str, result: dict[str, Any], public_path: str) ->
         for item in result.get("artifacts", [])
     ]
     figures = {name: result.get(name) for name in GenerationResult.model_fields}
-    lists = {"timings": result.get("timings") or {}, "notes": result.get("notes") or []}
+    lists: dict[str, Any] = {
+        "timings": result.get("timings") or {},
+        "loras": result.get("loras") or [],
+        "notes": result.get("notes") or [],
+    }
     return GenerationResult(**{**figures, **lists, "artifacts": artifacts, "mock": bool(result.get("mock"))})

@@ -180,7 +180,8 @@ def _program(settings: Settings, kind: str, device: NodeDevice | None = None, th
     name = device.name if device else kind
     env = environment(settings, kind, device)
     if device is not None and device.kind == "cpu":
-        env.setdefault("OMP_NUM_THREADS", str(threads))
+        # Set but empty, OpenMP would take every core in each of the workers.
+        env["OMP_NUM_THREADS"] = env.get("OMP_NUM_THREADS", "").strip() or str(threads)
     return Program(
         name=name,
         argv=command(kind),

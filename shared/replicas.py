@@ -7,6 +7,7 @@ there. It reads the Hugging Face cache layout (``models--ORG--NAME/{blobs,refs,s
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from shared.catalogue import Catalogue, CatalogueEntry
 from shared.database import Database, hold, settled
 from shared.replica_files import replicas_of
 from shared.states import REPLICA_READY, ReplicaState
+from shared.stored_files import has_content, is_cut_off
 from shared.tables import Blob, Pin, Replica, ReplicaFile
 
 # What a pipeline's component needs besides its weights, by the class name in model_index.json. The first that is there
@@ -29,6 +31,8 @@ _COMPONENT_FILES = {
     "scheduler": (("scheduler_config.json",),),
     "tokenizer": (("tokenizer.json", "spiece.model", "vocab.json"), ("tokenizer_config.json",)),
 }
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SNAPSHOT_NAME = re.compile(r"\w[\w.-]*")  # a folder of that place, not a path out of it
 # How the library that wrote a component names its weights.
 _WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 
@@ -44,15 +48,20 @@ class Presence:
 
 
 def snapshot_dir(models_dir: Path, entry: CatalogueEntry) -> Path | None:
-    """The folder of the model's files at its catalogue revision; None where the cache knows no such revision."""
+    """The folder of the model's files at its catalogue revision; None where the cache knows no such revision.
+
+    `refs/REVISION` names the folder. Copied and pruned caches may lack it, or the folder that it names: then it is the
+    newest whole one that no other reference names, or where none is whole, the newest.
+    """
     repo = models_dir / f"models--{entry.repo.replace('/', '--')}"
-    reference = repo / "refs" / entry.revision
-    try:
-        revision = reference.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        revision = entry.revision
-    snapshot = repo / "snapshots" / revision
-    return snapshot if snapshot.is_dir() else None
+    snapshots = repo / "snapshots"
+    for name in (_reference(repo / "refs" / entry.revision), entry.revision):
+        if name is not None and "/" not in name and (snapshots / name).is_dir():
+            return snapshots / name
+    if _COMMIT.fullmatch(entry.revision):  # another commit is another model
+        return None
+    unnamed = _unnamed_snapshots(repo, entry.revision)
+    return max(unnamed, key=lambda each: (_is_whole(each), each.stat().st_mtime_ns, each.name), default=None)
 
 
 def indexed_files(snapshot: Path) -> frozenset[str]:
@@ -66,10 +75,12 @@ def scan(models_dir: Path, entry: CatalogueEntry) -> Presence:
     if snapshot is None:
         return Presence(ReplicaState.MISSING, None, 0, ())
     wanted, unreadable = _wanted_files(snapshot)
-    missing = tuple(sorted(name for name in wanted if not (snapshot / name).is_file()))
-    size = sum((snapshot / name).stat().st_size for name in wanted if name not in missing)
-    if unreadable:
-        return Presence(ReplicaState.CORRUPTED, snapshot.name, size, (*missing, *unreadable))
+    missing = tuple(sorted(name for name in wanted if not has_content(snapshot / name)))
+    there = sorted(wanted - set(missing))
+    size = sum((snapshot / name).stat().st_size for name in there)
+    damaged = (*unreadable, *(name for name in there if _is_damaged(snapshot / name)))
+    if damaged:
+        return Presence(ReplicaState.CORRUPTED, snapshot.name, size, (*missing, *damaged))
     state = ReplicaState.MISSING if missing else ReplicaState.AVAILABLE
     return Presence(state, snapshot.name, size, missing)
 
@@ -199,7 +210,7 @@ def _wanted_files(snapshot: Path) -> tuple[set[str], tuple[str, ...]]:
             return {}
         return content if isinstance(content, dict) else {}
 
-    if not (snapshot / "model_index.json").is_file():
+    if not has_content(snapshot / "model_index.json"):
         return wanted, ()
     for component, value in read("model_index.json").items():
         if component.startswith("_") or not isinstance(value, list) or len(value) != 2 or value[0] is None:
@@ -222,7 +233,45 @@ def _component_files(snapshot: Path, component: str, library: str, read: Any) ->
     files = {f"{component}/config.json"}
     weights = f"{component}/{_WEIGHTS.get(library, _WEIGHTS['diffusers'])}.safetensors"
     index = f"{weights}.index.json"
-    if not (snapshot / index).exists():
+    if not (snapshot / index).is_symlink() and not (snapshot / index).exists():
         return files | {weights}
-    shards = set(read(index).get("weight_map", {}).values())
-    return files | {index} | {f"{component}/{shard}" for shard in shards}
+    if not has_content(snapshot / index):  # a dangling link, a pointer, an empty file: the shards are not known
+        return files | {index}
+    shards = read(index).get("weight_map")
+    named = set(shards.values()) if isinstance(shards, dict) else set()
+    return files | {index} | {f"{component}/{shard}" for shard in named if isinstance(shard, str)}
+
+
+def _is_damaged(place: Path) -> bool:
+    """Whether a file of weights is cut off, as a copy that was interrupted leaves it."""
+    try:
+        return place.suffix == ".safetensors" and is_cut_off(place)
+    except OSError:
+        return True
+
+
+def _reference(place: Path) -> str | None:
+    """The commit that a file under `refs` names; None where it names none."""
+    try:
+        name = place.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return name if _SNAPSHOT_NAME.fullmatch(name) else None
+
+
+def _unnamed_snapshots(repo: Path, revision: str) -> list[Path]:
+    """The snapshots that no branch or tag other than `revision` stands for."""
+    refs, snapshots = repo / "refs", repo / "snapshots"
+    others = {place for place in refs.rglob("*") if place.is_file() and place != refs / revision}
+    named = {_reference(place) for place in others}
+    return [place for place in _folders(snapshots) if _SNAPSHOT_NAME.fullmatch(place.name) and place.name not in named]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [place for place in folder.iterdir() if place.is_dir()] if folder.is_dir() else []
+
+
+def _is_whole(snapshot: Path) -> bool:
+    wanted, unreadable = _wanted_files(snapshot)
+    names = (snapshot / name for name in wanted)
+    return not unreadable and all(has_content(place) and not _is_damaged(place) for place in names)

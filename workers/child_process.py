@@ -3,6 +3,7 @@
 Named among the modules that Celery imports, since a spawned child imports nothing else of ours before its first task.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -12,6 +13,7 @@ from typing import Any
 from celery import signals
 
 from shared import logs, tracing
+from shared.errors import ConfigurationError
 from workers import process
 
 _PR_SET_PDEATHSIG = 1
@@ -47,7 +49,9 @@ def _on_child(**_: Any) -> None:
     if process.role() == "gpu":
         from workers import generation
 
-        generation.preload()
+        # What is wrong is logged, and told by each job: a child that died of it would only be started again.
+        with contextlib.suppress(ConfigurationError):
+            generation.preload()
     else:
         os.nice(_IO_NICENESS)
 

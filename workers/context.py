@@ -65,4 +65,6 @@ class Outcome:
     peak_vram_mb: float | None  # None where the device does not measure it
     quality: Quality  # technical, of the frames and the file
     manifest: dict[str, Any] = field(default_factory=dict)
+    loras: tuple[dict[str, Any], ...] = ()  # for each file and expert: how many keys applied, and which did not
+    prompt_tokens: dict[str, Any] | None = None  # of both prompts: tokens, limit, cut; None for a mock
     notes: tuple[str, ...] = ()  # for people: a leaner profile after running out of memory, and the like

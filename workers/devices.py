@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,28 +40,44 @@ class Device:
         return self.uuid
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A GPU or a slice of one, and how ``CUDA_VISIBLE_DEVICES`` may name it."""
+
+    device: Device
+    number: int  # of the whole GPU, as nvidia-smi counts
+    names: tuple[str, ...]
+    sliced: bool
+
+
+_HIDDEN = ("", "-1", "none", "void", "nodevfiles")
+
+
 def enumerate_devices(spec: str, environ: Mapping[str, str] = os.environ) -> list[Device]:
     """The devices that `spec` names.
 
-    ``auto``: every GPU that the driver shows (and ``CUDA_VISIBLE_DEVICES`` leaves), else one CPU device.
-    ``cpu:N``: N CPU devices. ``cuda:0,1``: those GPUs, by their index in the driver's order.
-    Raises ConfigurationError for a spec that cannot be read or a device that is not there.
+    ``auto``: every GPU that the driver shows and ``CUDA_VISIBLE_DEVICES`` leaves, else one CPU device.
+    ``cpu:N``: N CPU devices. ``cuda:0,1``: those of the GPUs that are left, counted as CUDA counts them.
+    Raises ConfigurationError for a spec that cannot be read, a device that is not there, and a
+    ``CUDA_VISIBLE_DEVICES`` that names what the driver does not show.
     """
     if spec == "auto":
-        return _visible(_gpus(), environ.get("CUDA_VISIBLE_DEVICES")) or [_cpu(0)]
-    if match := re.fullmatch(r"cpu:(\d{1,3})", spec):
+        return _visible(_gpus(), environ) or [_cpu(0)]
+    if match := re.fullmatch(r"cpu:([0-9]{1,3})", spec):
         if int(match[1]) == 0:
             raise ConfigurationError("devices: cpu:0 is no device at all; cpu:1 is one CPU device")
         return [_cpu(index) for index in range(int(match[1]))]
-    if match := re.fullmatch(r"cuda:(\d{1,3}(?:,\d{1,3})*)", spec):
+    if match := re.fullmatch(r"cuda:([0-9]{1,3}(?:,[0-9]{1,3})*)", spec):
         indices = [int(index) for index in match[1].split(",")]
         if len(set(indices)) != len(indices):
             raise ConfigurationError(f"devices: {spec} names a GPU twice")
-        gpus = {device.index: device for device in _gpus()}
-        missing = [str(index) for index in indices if index not in gpus]
+        gpus = _visible(_gpus(), environ)
+        missing = [str(index) for index in indices if index >= len(gpus)]
         if missing:
-            there = ", ".join(map(str, sorted(gpus))) if gpus else "none"
-            raise ConfigurationError(f"devices: {spec} names GPU {', '.join(missing)}, but the driver shows: {there}")
+            there = ", ".join(map(str, range(len(gpus)))) if gpus else "none"
+            variable = environ.get("CUDA_VISIBLE_DEVICES")
+            where = "the driver shows" if variable is None else f"CUDA_VISIBLE_DEVICES={variable[:200]!r} leaves"
+            raise ConfigurationError(f"devices: {spec} names GPU {', '.join(missing)}, but {where}: {there}")
         return [gpus[index] for index in indices]
     raise ConfigurationError(f"devices: {spec[:80]!r} is not auto, cpu:N or cuda:0,1,...")
 
@@ -69,20 +85,28 @@ def enumerate_devices(spec: str, environ: Mapping[str, str] = os.environ) -> lis
 def this_device(environ: Mapping[str, str] = os.environ) -> Device:
     """The device of this process, from ``WANWORKS_DEVICE`` (``cpu:0``, ``cuda:1``) and ``CUDA_VISIBLE_DEVICES``.
 
+    Where ``CUDA_VISIBLE_DEVICES`` is set, it leaves the one GPU of this process.
     Raises ConfigurationError where they are missing, unreadable, or name a GPU that is not there.
     """
     label = environ.get("WANWORKS_DEVICE", "cpu:0")
-    match = re.fullmatch(r"(cpu|cuda):(\d{1,3})", label)
+    match = re.fullmatch(r"(cpu|cuda):([0-9]{1,3})", label)
     if match is None:
         raise ConfigurationError(f"WANWORKS_DEVICE: {label[:80]!r} is not cpu:N or cuda:N")
     index = int(match[2])
     if match[1] == "cpu":
         return _cpu(index)
-    uuid = environ.get("CUDA_VISIBLE_DEVICES", "")
-    for device in _gpus():
-        if device.uuid == uuid or (not uuid and device.index == index):
-            return device
-    raise ConfigurationError(f"WANWORKS_DEVICE: the driver shows no GPU {uuid or index}")
+    variable = environ.get("CUDA_VISIBLE_DEVICES", "")
+    visible = _visible(_gpus(), environ if variable else {})
+    if variable and len(visible) != 1:
+        raise ConfigurationError(
+            f"WANWORKS_DEVICE: {label} is one GPU, but CUDA_VISIBLE_DEVICES={variable[:200]!r} leaves {len(visible)}; "
+            "name this worker's GPU alone"
+        )
+    if variable:
+        return visible[0]
+    if index >= len(visible):
+        raise ConfigurationError(f"WANWORKS_DEVICE: the driver shows no GPU {index}")
+    return visible[index]
 
 
 def free_memory_mb(device: Device) -> int:
@@ -123,29 +147,33 @@ def asked(nvml: Any, question: Callable[..., Any], *about: Any) -> Any:
         return None
 
 
-def _gpus() -> list[Device]:
+def _gpus() -> list[_Place]:
     """Every GPU, or in its place its MIG slices where it is cut up, in the driver's order."""
     with driver() as nvml:
         if nvml is None:
             return []
-        devices: list[Device] = []
+        found: list[_Place] = []
         for number in range(nvml.nvmlDeviceGetCount()):
             whole = asked(nvml, nvml.nvmlDeviceGetHandleByIndex, number)
             if whole is None:  # fallen off the bus, or not ours to see
                 continue
-            for handle in _slices(nvml, whole):
+            slices = _slices(nvml, whole)
+            for handle in [whole] if slices is None else slices:
                 memory = asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
                 if memory is None:
                     continue
                 uuid, name = _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))
-                devices.append(Device("cuda", len(devices), uuid, name, int(memory.total) // MB))
-        return devices
+                device = Device("cuda", len(found), uuid, name, int(memory.total) // MB)
+                names = (uuid, *([] if slices is None else _older_names(nvml, whole, handle)))
+                found.append(_Place(device, number, names, slices is not None))
+        return found
 
 
-def _slices(nvml: Any, whole: Any) -> list[Any]:
+def _slices(nvml: Any, whole: Any) -> list[Any] | None:
+    """The MIG slices of a GPU; None where it is not cut up."""
     mode = asked(nvml, nvml.nvmlDeviceGetMigMode, whole)
     if mode is None or mode[0] != nvml.NVML_DEVICE_MIG_ENABLE:
-        return [whole]
+        return None
     found = (
         asked(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, whole, number)
         for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(whole))
@@ -153,18 +181,65 @@ def _slices(nvml: Any, whole: Any) -> list[Any]:
     return [handle for handle in found if handle is not None]
 
 
-def _visible(gpus: list[Device], variable: str | None) -> list[Device]:
-    """Those that ``CUDA_VISIBLE_DEVICES`` leaves: indices, or (the beginnings of) UUIDs; up to the first unknown."""
+def _older_names(nvml: Any, whole: Any, part: Any) -> list[str]:
+    """A slice under its name of before 470, which CUDA still reads: ``MIG-<GPU>/<instance>/<compute instance>``."""
+    instances = [
+        asked(nvml, question, part)
+        for question in (nvml.nvmlDeviceGetGpuInstanceId, nvml.nvmlDeviceGetComputeInstanceId)
+    ]
+    uuid = asked(nvml, nvml.nvmlDeviceGetUUID, whole)
+    return [] if uuid is None or None in instances else [f"MIG-{_text(uuid)}/{instances[0]}/{instances[1]}"]
+
+
+def _visible(places: Sequence[_Place], environ: Mapping[str, str]) -> list[Device]:
+    """Those that ``CUDA_VISIBLE_DEVICES`` leaves, in its order: GPUs by number, or by UUID or its beginning.
+
+    CUDA itself stops at the first name that it cannot read, and then runs on fewer GPUs or on none. Here that is an
+    error; what hides every GPU on purpose is not. Raises ConfigurationError.
+    """
+    variable = environ.get("CUDA_VISIBLE_DEVICES")
     if variable is None:
-        return gpus
+        return [place.device for place in places]
     chosen: list[Device] = []
-    for word in (part.strip() for part in variable.split(",")):
-        match = [gpu for gpu in gpus if (word.isdigit() and gpu.index == int(word)) or (word and gpu.uuid == word)]
-        match = match or [gpu for gpu in gpus if len(word) >= 8 and gpu.uuid.startswith(word)]
-        if len(match) != 1:
-            break
-        chosen += match
+    for word in (part.strip() for part in variable.strip().removesuffix(",").split(",")):
+        if word.casefold() in _HIDDEN and (word == "-1" or variable.count(",") == 0):
+            break  # -1 hides what comes after it
+        device = _named(word, places, environ)
+        if device in chosen:
+            raise _not_visible(environ, f"{word!r} names {device.uuid} a second time", places)
+        chosen.append(device)
     return chosen
+
+
+def _named(word: str, places: Sequence[_Place], environ: Mapping[str, str]) -> Device:
+    if re.fullmatch(r"[0-9]{1,4}", word):
+        found = [place for place in places if place.number == int(word)]
+        kinds = {place.device.name for place in places}
+        if found and environ.get("CUDA_DEVICE_ORDER") == "FASTEST_FIRST" and len(kinds) > 1:
+            reason = (
+                f"{word!r} is a number, and CUDA_DEVICE_ORDER=FASTEST_FIRST numbers unlike GPUs in an unknown order"
+            )
+            raise _not_visible(environ, f"{reason}; set it to PCI_BUS_ID, the order of nvidia-smi", places)
+        if any(place.sliced for place in found):
+            raise _not_visible(environ, f"GPU {word} is cut into MIG slices, which are named by UUID", places)
+    else:
+        lower = word.casefold()
+        found = [place for place in places if lower in (name.casefold() for name in place.names)]
+        if not found and re.match(r"(?:gpu|mig)-.", lower):
+            found = [place for place in places if place.device.uuid.casefold().startswith(lower)]
+    if not found:
+        raise _not_visible(environ, f"{word!r} is none of them", places)
+    if len(found) > 1:
+        raise _not_visible(environ, f"{word!r} is the beginning of {len(found)} of them", places)
+    return found[0].device
+
+
+def _not_visible(environ: Mapping[str, str], reason: str, places: Sequence[_Place]) -> ConfigurationError:
+    there = ", ".join(f"{place.number} ({place.device.uuid})" for place in places) or "none"
+    return ConfigurationError(
+        f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES'][:200]!r}: {reason}. The driver shows: {there}. "
+        "Name GPUs by number or UUID, unset it for all of them, or set it empty to run on the CPU."
+    )
 
 
 def _text(value: str | bytes) -> str:

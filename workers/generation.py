@@ -5,15 +5,19 @@ Importing it loads no torch: the process that supervises the pool stays small.
 """
 
 import logging
+import os
+import re
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from shared.catalogue import MemoryProfile
-from shared.errors import BadInput, ModelUnavailable, OutOfMemory
+from shared.errors import BadInput, ConfigurationError, ModelUnavailable, OutOfMemory
 from shared.settings import Settings
 from shared.states import Phase
 from workers import devices, manifest, outputs, playback, testcard
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LIBRARY_VARIABLE = re.compile(r"(DIFFUSERS|TRANSFORMERS|HF|TORCH|PYTORCH|USE)_")
 _one_at_a_time = threading.Lock()
 _warm_models: "WarmModels | None" = None
 
@@ -48,13 +53,26 @@ def generate(context: GenerationContext) -> Outcome:
 
 
 def preload() -> None:
-    """Import what a generation needs, so that the first job does not pay for it. Idempotent."""
-    from workers.pipelines.chatter import hush
+    """Import what a generation needs, so that the first job does not pay for it. Idempotent.
 
-    hush()
-    from workers.pipelines import running, warm
+    Raises ConfigurationError where the libraries refuse to load, as they do for some values of the environment
+    variables that they read.
+    """
+    try:
+        from workers.pipelines.chatter import hush
 
-    _ = running, warm
+        hush()
+        from workers.pipelines import running, warm
+
+        _ = running, warm
+    except (ImportError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        log.error("the libraries that run models do not load", exc_info=error)
+        set_here = ", ".join(sorted(name for name in os.environ if _LIBRARY_VARIABLE.match(name))) or "none"
+        raise ConfigurationError(
+            "The libraries that run models do not load on this worker; its log says why. The usual cause is an "
+            "environment variable with a value that they do not take. Of those that they read, these are set: "
+            f"{set_here}."
+        ) from error
 
 
 def warm() -> list[dict[str, Any]]:
@@ -96,6 +114,7 @@ class _Clock:
 
 
 def _generated(context: GenerationContext) -> Outcome:
+    preload()
     from workers.pipelines import loras
     from workers.pipelines.memory import ran_out
 
@@ -163,9 +182,11 @@ def _run(
         context.check,
         lambda: clock.enter(Phase.LOADING),
     )
-    signals = running.Signals(enter=clock.enter, check=context.check)
+    facts: dict[str, Any] = {}
+    signals = running.Signals(enter=clock.enter, check=context.check, tell=facts.__setitem__)
     frames = running.run(model, params, steps, image, found, models.prompts, signals)
     peak = models.peak_mb()
+    notes += _remarks(facts)
     described = manifest.of_run(
         context,
         steps,
@@ -177,7 +198,25 @@ def _run(
         loras=[lora.described() for lora in found],
         notes=notes,
     )
-    return _finish(context, frames, clock, described, was_warm, profile.name, peak, notes)
+    return _finish(context, frames, clock, described, was_warm, profile.name, peak, notes, facts)
+
+
+def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:
+    """What of the request did not reach the model, in sentences."""
+    names = {"prompt": "prompt", "negative_prompt": "negative prompt"}
+    counts = [(names[name], count) for name, count in facts.get("prompt_tokens", {}).items() if count and count["cut"]]
+    cut = [
+        f"The {name} has {count['tokens']} tokens, and the model reads {count['limit']}: the last {count['cut']} "
+        "were cut."
+        for name, count in counts
+    ]
+    partly = [
+        f"The LoRA {lora['name']!r} was applied in part: {lora['keys_not_applied']} of {lora['keys']} keys of "
+        f"{lora['file']} did not apply ({lora['expert']} expert). Result.loras lists them."
+        for lora in facts.get("loras", ())
+        if lora["keys_not_applied"]
+    ]
+    return (*cut, *partly)
 
 
 def _mock(context: GenerationContext) -> Outcome:
@@ -200,6 +239,7 @@ def _finish(
     profile: str | None,
     peak: float | None,
     notes: tuple[str, ...],
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> Outcome:
     params = context.params
     clock.enter(Phase.MUXING)
@@ -222,6 +262,8 @@ def _finish(
         peak_vram_mb=peak,
         quality=quality,
         manifest=described,
+        loras=tuple(facts.get("loras", ())),
+        prompt_tokens=facts.get("prompt_tokens"),
         notes=notes,
     )
 
@@ -230,7 +272,6 @@ def _models(settings: Settings) -> "WarmModels":
     """This process's one set of loaded models, made at the first job."""
     global _warm_models
     if _warm_models is None:
-        preload()
         from workers.pipelines.warm import WarmModels
 
         _warm_models = WarmModels(devices.this_device(), settings)

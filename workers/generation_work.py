@@ -171,6 +171,8 @@ def _result(outcome: Outcome, mock: bool, device_name: str) -> dict[str, Any]:
         "profile": outcome.profile,
         "device_name": device_name,
         "mock": mock,
+        "loras": list(outcome.loras),
+        "prompt_tokens": outcome.prompt_tokens,
         "notes": list(outcome.notes),
         "manifest": outcome.manifest,
     }

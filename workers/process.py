@@ -96,5 +96,5 @@ def works() -> Mapping[str, Work]:
 
 
 def visible_devices() -> str:
-    """CUDA_VISIBLE_DEVICES as this process sees it."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    """CUDA_VISIBLE_DEVICES as this process sees it, as far as its column holds it."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")[:96]

@@ -16,6 +16,7 @@ from shared.downloads import BY_FULL_DISK, BY_OWNER
 from shared.errors import (
     AttemptStopped,
     Cancelled,
+    ConfigurationError,
     DatabaseUnavailable,
     Draining,
     Fenced,
@@ -200,5 +201,7 @@ def _failure(error: BaseException) -> Failure:
         return Failure(error.code, error.message, retryable=True)
     if isinstance(error, JobFailed):
         return Failure(error.code, error.message, error.retryable)
+    if isinstance(error, ConfigurationError):  # of this worker's; another may do better
+        return Failure(error.code, error.message, retryable=True)
     # The text of an unforeseen error may hold paths; the log has it.
     return Failure("internal_error", f"The attempt stopped with an unforeseen {type(error).__name__}", retryable=True)

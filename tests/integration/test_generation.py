@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,16 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from shared.catalogue import Offload
 from shared.errors import BadInput, BadOutput, Cancelled, JobFailed, ModelUnavailable, OutOfMemory
 from shared.states import Phase
 from tests.generating import CATALOGUE, Studio, decoded, snapshots
-from workers import generation
+from workers import devices, generation
 from workers.pipelines import loading
 from workers.pipelines.loading import load
 from workers.pipelines.placement import place
+from workers.pipelines.warm import WarmModels
 
 
 @pytest.fixture
@@ -331,6 +333,122 @@ def test_a_lora_that_does_not_fit_fails_the_job_and_nothing_else(studio: Studio)
     assert again.sha256 == plain.sha256
 
 
+def test_the_result_says_what_of_a_lora_applied(studio: Studio) -> None:
+    """A file as DiffSynth saves it, with differences and with keys that the model has no place for."""
+    random = torch.Generator().manual_seed(5)
+    file = {f"blocks.0.self_attn.q.lora_{half}.default.weight": torch.ones(1) for half in "AB"}
+    file = {key: torch.randn(*((4, 96) if "_A" in key else (96, 4)), generator=random) for key in file}
+    file |= {"blocks.0.diff_m": torch.randn(1, 6, 96, generator=random), "blocks.1.ffn.0.diff_b": torch.ones(256)}
+    save_file({**file, "blocks.9.ffn.0.diff_b": torch.ones(256)}, studio.settings.loras_dir / "synth.safetensors")
+    plain = studio.generate("T2V-A14B")
+    before = weights_digest("T2V-A14B")
+    outcome = studio.generate("T2V-A14B", loras=[{"name": "synth"}]).outcome
+    assert outcome.artifacts[0].sha256 != plain.sha256
+    told = [(each["expert"], each["keys_applied"], each["keys"], each["format"]) for each in outcome.loras]
+    assert told == [("high_noise", 4, 5, "DiffSynth"), ("low_noise", 4, 5, "DiffSynth")]
+    assert outcome.loras[0]["not_applied"] == [
+        {"key": "blocks.9.ffn.0.diff_b", "reason": "the model has no such module"}
+    ]
+    assert "1 of 5 keys of synth.safetensors did not apply (high_noise expert)" in outcome.notes[0]
+    assert weights_digest("T2V-A14B") == before
+    assert studio.generate("T2V-A14B").sha256 == plain.sha256
+
+
+def write_differences(path: Path) -> None:
+    """A LoRA in lightx2v's manner: a pair, and differences of a weight, a bias, a norm and the modulation."""
+    write_lora(path)
+    name = "diffusion_model.blocks.0"
+    random = torch.Generator().manual_seed(6)
+    shapes = {"self_attn.q.diff": (96, 96), "self_attn.k.diff": (96, 96), "ffn.2.diff_b": (96,), "norm3.diff": (96,)}
+    shapes["diff_m"] = (1, 6, 96)
+    added = {f"{name}.{key}": torch.randn(*shape, generator=random) * 0.2 for key, shape in shapes.items()}
+    save_file({**load_file(path), **added}, path)
+
+
+def test_differences_on_an_int8_model(studio: Studio) -> None:
+    write_differences(studio.settings.loras_dir / "style.safetensors")
+    plain = studio.generate("TI2V-5B", quantization="int8")
+    styled = studio.generate("TI2V-5B", quantization="int8", loras=[{"name": "style"}])
+    assert styled.sha256 != plain.sha256
+    assert [(each["expert"], each["keys_applied"], each["keys"]) for each in styled.outcome.loras] == [("only", 7, 7)]
+    assert studio.generate("TI2V-5B", quantization="int8").sha256 == plain.sha256
+
+
+@pytest.mark.parametrize(("words", "cut"), [(30, 0), (511, 0), (512, 1), (700, 189)])
+def test_the_tokens_that_the_model_does_not_read_are_told(studio: Studio, words: int, cut: int) -> None:
+    """A token is a word of the demo's vocabulary here; the end mark takes one more."""
+    prompt = " ".join(["cat"] * words)
+    outcome = studio.generate("TI2V-5B", prompt=prompt, negative_prompt="rain " * 515).outcome
+    assert outcome.prompt_tokens == {
+        "prompt": {"tokens": words + 1, "limit": 512, "cut": cut},
+        "negative_prompt": {"tokens": 516, "limit": 512, "cut": 4},
+    }
+    notes = "\n".join(outcome.notes)
+    assert ("The prompt has" in notes) == bool(cut)
+    assert "The negative prompt has 516 tokens, and the model reads 512: the last 4 were cut." in notes
+
+
+def test_what_is_cut_is_what_changes_nothing(studio: Studio) -> None:
+    """Cleaned as the pipeline cleans it: entities and spaces are no tokens."""
+    long = "a cat &amp;amp;   a dog " + "fast " * 600
+    one, other = studio.generate("TI2V-5B", prompt=long + "red"), studio.generate("TI2V-5B", prompt=long + "blue")
+    assert one.sha256 == other.sha256
+    tokens = one.outcome.prompt_tokens
+    assert tokens is not None
+    assert tokens["prompt"]["cut"] > 90
+    kept = "fast " * (tokens["prompt"]["tokens"] - tokens["prompt"]["cut"] - 20)
+    again = studio.generate("TI2V-5B", prompt=kept + "red").outcome.prompt_tokens
+    assert again is not None
+    assert again["prompt"]["cut"] == 0
+
+
+def test_a_negative_prompt_that_is_not_used_has_no_tokens(studio: Studio) -> None:
+    outcome = studio.generate("TI2V-5B", guidance_scale=1.0, negative_prompt="rain " * 600).outcome
+    assert outcome.prompt_tokens is not None
+    assert outcome.prompt_tokens["negative_prompt"] is None
+    assert outcome.notes == ()
+
+
+@pytest.mark.parametrize("threads", ["4,2", "1,1,1", " 2 ", "", "many", "0", "-1", "99999999999999"])
+def test_any_omp_num_threads_is_openmps_own_business(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    """A list is for nested levels; what is no number of threads, OpenMP itself ignores."""
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    before = torch.get_num_threads()
+    WarmModels(devices.this_device(), studio.settings)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    "variable", ["DIFFUSERS_ATTN_BACKEND=nonsense", "HF_HUB_DOWNLOAD_TIMEOUT=soon", "TORCH_LOGS=nonsense"]
+)
+def test_a_variable_that_a_library_does_not_take_is_named(tmp_path: Path, variable: str) -> None:
+    """Each fails an import. In a process of its own, with what the runner makes of it."""
+    script = """
+import sys
+from pathlib import Path
+from tests.generating import Studio
+from workers import runner
+try:
+    Studio(Path(sys.argv[1])).generate("T2V-A14B", snapshot=Path(sys.argv[1]))
+except Exception as error:
+    print(runner._failure(error))
+"""
+    name, _, value = variable.partition("=")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, name: value, "WANWORKS_DEVICE": "cpu:0"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "configuration_error" in done.stdout, done.stderr
+    assert "an environment variable with a value that they do not take" in done.stdout
+    assert name in done.stdout
+
+
 def test_int8_is_another_warm_entry_of_the_same_model(tmp_path: Path, studio: Studio) -> None:
     from torchao.utils import TorchAOBaseTensor
 
@@ -445,7 +563,7 @@ def test_components_that_take_turns_make_the_same_picture(
     studio: Studio, monkeypatch: pytest.MonkeyPatch, offload: Offload, quantization: str
 ) -> None:
     """The hooks of the offloading profiles, between the CPU and itself; that memory is saved only a GPU can show."""
-    write_lora(studio.settings.loras_dir / "style.safetensors")
+    write_differences(studio.settings.loras_dir / "style.safetensors")
     picture = studio.picture()
 
     def make() -> list[str]:

@@ -123,3 +123,42 @@ def test_a_cpu_device_is_read_by_its_workers_processes() -> None:
     idle = gauge.read()
     assert idle.utilization_percent is not None
     assert idle.utilization_percent < 30, "a process that has ended counts no more"
+
+
+def listed(library: Path, spec: str, **environment: str) -> list[str] | str:
+    """The UUIDs that `python -m workers.devices` lists, through the real NVML bindings; or what it complains of."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.devices", spec],
+        env={**plain, "LD_LIBRARY_PATH": str(library), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if done.returncode:
+        return done.stderr.strip()
+    return [one["uuid"] or one["kind"] for one in json.loads(done.stdout)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "variables", "expected"),
+    [
+        ("auto", {}, ["GPU-whole", "MIG-slice", "MIG-second", "GPU-quiet"]),
+        ("cuda:0", {"CUDA_VISIBLE_DEVICES": "2"}, ["GPU-quiet"]),
+        ("cuda:1,0", {"CUDA_VISIBLE_DEVICES": "2,0"}, ["GPU-whole", "GPU-quiet"]),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "GPU-qui"}, ["GPU-quiet"]),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "MIG-GPU-parted/2/0,MIG-slice"}, ["MIG-second", "MIG-slice"]),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "2", "NVIDIA_VISIBLE_DEVICES": "0"}, ["GPU-quiet"]),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, ["GPU-quiet"]),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, ["cpu"]),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "MIG-unknown"}, "'MIG-unknown' is none of them. The driver shows"),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "1"}, "GPU 1 is cut into MIG slices"),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "0,0"}, "names GPU-whole a second time"),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "FASTEST_FIRST", "STUB_UNLIKE": "1"}, "PCI_BUS_ID"),
+        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "2"}, "names GPU 1, but CUDA_VISIBLE_DEVICES='2' leaves: 0"),
+    ],
+)  # fmt: skip
+def test_which_gpus_are_listed(library: Path, spec: str, variables: dict[str, str], expected: list[str] | str) -> None:
+    found = listed(library, spec, **variables)
+    assert found == expected if isinstance(expected, list) else expected in found

@@ -57,6 +57,11 @@ class Driver:
                     return one
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
 
+    def nvmlDeviceGetGpuInstanceId(self, gpu: Gpu) -> int:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    nvmlDeviceGetComputeInstanceId = nvmlDeviceGetGpuInstanceId
+
     def nvmlDeviceGetMigMode(self, gpu: Gpu) -> tuple[int, int]:
         if gpu.name == "NVIDIA GeForce RTX 4090":
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
@@ -159,7 +164,10 @@ def test_a_gpu_that_is_cut_up_is_its_slices(driver: Callable[..., None]) -> None
         ("1,0", ["GPU-bbbbbbbb", "GPU-aaaaaaaa"]),
         ("GPU-bbbbbbbb", ["GPU-bbbbbbbb"]),
         ("GPU-bbbb", ["GPU-bbbbbbbb"]),
-        ("0,9,1", ["GPU-aaaaaaaa"]),
+        ("gpu-B", ["GPU-bbbbbbbb"]),
+        (" 0 , GPU-b ", ["GPU-aaaaaaaa", "GPU-bbbbbbbb"]),
+        ("1,", ["GPU-bbbbbbbb"]),
+        ("0,-1,1", ["GPU-aaaaaaaa"]),
     ],
 )
 def test_what_is_hidden_from_us_is_not_taken(driver: Callable[..., None], variable: str, expected: list[str]) -> None:
@@ -168,7 +176,7 @@ def test_what_is_hidden_from_us_is_not_taken(driver: Callable[..., None], variab
     assert [gpu.uuid for gpu in found] == expected
 
 
-@pytest.mark.parametrize("variable", ["", "-1", "7"])
+@pytest.mark.parametrize("variable", ["", " ", "-1", "-1,0", "none", "void", "NoDevFiles"])
 def test_with_every_gpu_hidden_the_cpu_is_left(driver: Callable[..., None], variable: str) -> None:
     driver(Gpu("GPU-a"))
     assert [one.label for one in devices.enumerate_devices("auto", {"CUDA_VISIBLE_DEVICES": variable})] == ["cpu:0"]
@@ -178,6 +186,7 @@ def test_with_every_gpu_hidden_the_cpu_is_left(driver: Callable[..., None], vari
     ("spec", "reason"),
     [
         ("cuda:1", "names GPU 1, but the driver shows: 0"),
+        ("cuda:\u0661", "is not auto"),
         ("cuda:0,0", "names a GPU twice"),
         ("cpu:0", "no device at all"),
         ("gpu:0", "is not auto, cpu:N or cuda"),
@@ -212,7 +221,7 @@ def test_this_process_knows_its_device_by_uuid(driver: Callable[..., None]) -> N
     device = devices.this_device({"WANWORKS_DEVICE": "cuda:1", "CUDA_VISIBLE_DEVICES": "GPU-b"})
     assert (device.label, device.uuid) == ("cuda:1", "GPU-b")
     assert devices.free_memory_mb(device) == 60_000
-    with pytest.raises(ConfigurationError, match="no GPU GPU-z"):
+    with pytest.raises(ConfigurationError, match="'GPU-z' is none of them"):
         devices.this_device({"WANWORKS_DEVICE": "cuda:1", "CUDA_VISIBLE_DEVICES": "GPU-z"})
 
 
@@ -228,6 +237,63 @@ def test_readings_of_a_gpu(driver: Callable[..., None]) -> None:
     driver(Gpu("GPU-a", total=100 * 10**9))
     read = readings.gauge(devices.enumerate_devices("auto", {})[0]).read()
     assert read == Reading(83.0, 25_000.0, 100_000.0, 61.0, 512.3)
+
+
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        ("7", "'7' is none of them"),
+        ("0,9,1", "'9' is none of them"),
+        ("MIG-00000000-0000", "'MIG-00000000-0000' is none of them"),
+        ("GPU-", "'GPU-' is none of them"),
+        ("GPU-a", "'GPU-a' is the beginning of 2 of them"),
+        ("0,0", "'0' names GPU-aaaaaaaa a second time"),
+        ("0,GPU-aaaaaaaa", "'GPU-aaaaaaaa' names GPU-aaaaaaaa a second time"),
+        ("all", "'all' is none of them"),
+        ("0;1", "'0;1' is none of them"),
+        ("0,,1", "'' is none of them"),
+        ("\u00b2", "is none of them"),
+        ("2", "GPU 2 is cut into MIG slices, which are named by UUID"),
+    ],
+)
+@pytest.mark.parametrize("spec", ["auto", "cuda:0"])
+def test_names_that_the_driver_does_not_show_are_an_error_not_the_cpu(
+    driver: Callable[..., None], spec: str, variable: str, reason: str
+) -> None:
+    driver(Gpu("GPU-aaaaaaaa"), Gpu("GPU-aabbbbbb"), Gpu("GPU-cccccccc", slices=[Gpu("MIG-1")]))
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        devices.enumerate_devices(spec, {"CUDA_VISIBLE_DEVICES": variable})
+    assert "The driver shows: 0 (GPU-aaaaaaaa), 1 (GPU-aabbbbbb), 2 (MIG-1)." in caught.value.message
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_a_gpu_that_is_named_where_there_is_no_driver_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="The driver shows: none"):
+        devices.enumerate_devices("auto", {"CUDA_VISIBLE_DEVICES": "GPU-a"})
+
+
+def test_indices_count_what_is_left_to_us(driver: Callable[..., None]) -> None:
+    driver(Gpu("GPU-a"), Gpu("GPU-b"), Gpu("GPU-c"))
+    left = {"CUDA_VISIBLE_DEVICES": "2,GPU-a"}
+    assert [gpu.uuid for gpu in devices.enumerate_devices("cuda:0", left)] == ["GPU-c"]
+    assert [gpu.uuid for gpu in devices.enumerate_devices("cuda:1,0", left)] == ["GPU-a", "GPU-c"]
+    assert [gpu.label for gpu in devices.enumerate_devices("cuda:0", left)] == ["cuda:2"], "workers keep their names"
+    with pytest.raises(ConfigurationError, match="names GPU 2, but CUDA_VISIBLE_DEVICES='2,GPU-a' leaves: 0, 1"):
+        devices.enumerate_devices("cuda:2", left)
+    with pytest.raises(ConfigurationError, match="CUDA_VISIBLE_DEVICES='' leaves: none"):
+        devices.enumerate_devices("cuda:0", {"CUDA_VISIBLE_DEVICES": ""})
+
+
+@pytest.mark.parametrize("variable", ["1", "GPU-b", "GPU-bb"])
+def test_a_worker_started_by_hand_may_name_its_gpu_in_any_way(driver: Callable[..., None], variable: str) -> None:
+    driver(Gpu("GPU-aa"), Gpu("GPU-bb"))
+    assert devices.this_device({"WANWORKS_DEVICE": "cuda:0", "CUDA_VISIBLE_DEVICES": variable}).uuid == "GPU-bb"
+
+
+def test_a_worker_that_sees_two_gpus_is_refused(driver: Callable[..., None]) -> None:
+    driver(Gpu("GPU-aa"), Gpu("GPU-bb"))
+    with pytest.raises(ConfigurationError, match="leaves 2; name this worker's GPU alone"):
+        devices.this_device({"WANWORKS_DEVICE": "cuda:0", "CUDA_VISIBLE_DEVICES": "0,1"})
 
 
 def test_the_command_prints_json() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy
 import torch
 from diffusers import UniPCMultistepScheduler
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from PIL import Image
 
 from shared.errors import BadOutput
@@ -27,6 +28,7 @@ class Signals:
 
     enter: Callable[[Phase, int | None, int | None], None]  # a phase or a step in it begins
     check: Callable[[], None]  # raises to stop
+    tell: Callable[[str, Any], None] = lambda _name, _fact: None  # a fact for the job's result
 
 
 def run(
@@ -46,7 +48,8 @@ def run(
     pipeline: Any = model.image_pipeline if image is not None else model.pipeline
     model.stops.check = signals.check
     try:
-        with torch.no_grad(), loras.applied(pipeline, found):
+        with torch.no_grad(), loras.applied(pipeline, model.dtype, found) as reports:
+            signals.tell("loras", reports)
             latents = _latents(model, pipeline, params, plan, image, prompts, signals)
             if not bool(torch.isfinite(latents).all()):
                 raise BadOutput("the model produced values that are not numbers")
@@ -72,6 +75,13 @@ def _latents(
     guided = params.guidance_scale > 1  # below, the pipelines use the prompt alone
     positive = _embedding(model, pipeline, params.prompt, prompts)
     negative = _embedding(model, pipeline, params.negative_prompt or "", prompts) if guided else None
+    signals.tell(
+        "prompt_tokens",
+        {
+            "prompt": count_tokens(pipeline.tokenizer, params.prompt),
+            "negative_prompt": count_tokens(pipeline.tokenizer, params.negative_prompt or "") if guided else None,
+        },
+    )
     pipeline.scheduler = UniPCMultistepScheduler.from_config(model.scheduler_config, flow_shift=params.flow_shift)
 
     def denoising() -> None:
@@ -117,6 +127,15 @@ def _embedding(model: LoadedModel, pipeline: Any, text: str, prompts: PromptCach
 
     key = (str(model.snapshot), str(model.dtype), text)
     return prompts.embedding(key, encode).to(model.device)
+
+
+def count_tokens(tokenizer: Any, text: str) -> dict[str, int]:
+    """How many tokens the text has, its end mark included, and how many the model does not read.
+
+    Counted as the pipelines do it: they clean the text first, and cut it off at `MAX_TOKENS`.
+    """
+    count = len(tokenizer(prompt_clean(text), add_special_tokens=True, truncation=False, verbose=False).input_ids)
+    return {"tokens": count, "limit": MAX_TOKENS, "cut": max(0, count - MAX_TOKENS)}
 
 
 def _frames(model: LoadedModel, latents: torch.Tensor, plan: Plan, signals: Signals) -> list[numpy.ndarray]:

@@ -1,6 +1,5 @@
 """The models kept loaded on this process's device: got when asked for, kept warm, evicted by memory need."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +27,6 @@ class WarmModels:
                 f"{device.label}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; a worker "
                 "must see its own alone (CUDA_VISIBLE_DEVICES)"
             )
-        if threads := os.environ.get("OMP_NUM_THREADS", ""):
-            torch.set_num_threads(int(threads))
         self.device = device
         self.torch_device = torch.device(device.kind, 0) if device.kind == "cuda" else torch.device("cpu")
         self.prompts = PromptCache(settings.prompt_cache_mb * devices.MB)

@@ -335,3 +335,58 @@ def test_the_order_of_thousands_is_found_in_no_time() -> None:
     began = time.thread_time()
     assert queue_order(Queue(5000.0, tuple(waiting), ())) == [one.job_id for one in waiting]
     assert time.thread_time() - began < 1.0
+
+
+def test_a_farm_in_which_no_two_devices_are_alike_is_filled_once() -> None:
+    devices = [device(index, MODELS, memory_mb=10_000 + index) for index in range(500)]
+    needs = [8_000, 10_100, 10_250]
+    waiting = [job(f"{place:04}", "a", float(place), min_vram_mb=needs[place % 3]) for place in range(1_500)]
+    bells = decide(now_moment(waiting, devices, now=1000.0))
+    by_key = {view.key: view for view in devices}
+    by_id = {one.job_id: one for one in waiting}
+    assert len({bell.device_key for bell in bells}) == len({bell.job_id for bell in bells}) == len(bells) == 500
+    assert all(fits(by_id[bell.job_id], by_key[bell.device_key]) for bell in bells)
+
+
+def test_the_first_bells_are_told_before_the_others_are_decided() -> None:
+    asked = []
+
+    def run(warm_key: str, work: float) -> float:
+        asked.append(warm_key)
+        return RUN
+
+    waiting = [job(f"{place:04}", MODELS[place % 3], float(place)) for place in range(600)]
+    queue = Queue(1000.0, tuple(waiting), ())
+    moment = Moment(queue, tuple(device(index, MODELS) for index in range(500)), Estimates(constant(10.0), run))
+    bells = placement.decide(moment)
+    assert next(bells).job_id == "0000"
+    before = len(asked)
+    assert len(list(bells)) == 499
+    assert before <= len(asked) / 100
+
+
+def test_owners_share_the_devices_that_are_free_at_one_moment() -> None:
+    many = [job(f"m{place:03}", "a", float(place), owner="many") for place in range(50)]
+    few = [job(f"f{place:03}", "a", 100.0 + place, owner="few") for place in range(5)]
+    bells = decide(now_moment([*many, *few], [device(index, MODELS) for index in range(10)], now=200.0))
+    assert sum(bell.job_id.startswith("f") for bell in bells) == 5
+
+
+def test_an_old_job_of_low_priority_precedes_fresh_ones_however_many_there_are() -> None:
+    fresh = [job(f"{place:05}", "a", 2_000.0 + place / 1000) for place in range(5_000)]
+    old = job("old", "b", 0.0, priority=3)
+    (first, *_) = decide(now_moment([*fresh, old], [device(0, MODELS)], now=2_010.0))
+    assert first.job_id == "old"
+
+
+def test_an_urgent_job_recalls_the_right_one_of_hundreds() -> None:
+    """Only two devices can carry it, and one of them is free sooner."""
+    devices = [device(index, MODELS, memory_mb=80_000 if index in (40, 300) else 20_000) for index in range(500)]
+    since = {40: 3.0, 300: 1.0}
+    busy = [running(f"r{index}", f"n/{index}", "a", since=since.get(index, 0.0)) for index in range(500)]
+    lying = [job(f"l{index}", "a", 1.0, bell_device=f"n/{index}", bell_at=2.0, priority=3) for index in range(500)]
+    urgent = job("urgent", "a", 4.0, priority=0, min_vram_mb=60_000)
+    moment = now_moment([*lying, urgent], devices, busy, 5.0)
+    bells = decide(moment)
+    assert bells == [Bell("urgent", "n/300")]
+    assert displaced(moment.queue, bells) == [Bell("l300", "n/300")]

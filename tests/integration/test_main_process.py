@@ -208,6 +208,31 @@ def test_the_guards_loops_go_on_whatever_a_pass_raises(
     assert not device.alive(30.0), "deregistered, and no heartbeat came after that"
 
 
+def test_no_heartbeat_comes_after_the_goodbye(
+    guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is being sent when the worker is stopped."""
+    sending, go_on, beat = threading.Event(), threading.Event(), nodes.device_beat
+
+    def slow(*args: object) -> bool:
+        sending.set()
+        assert go_on.wait(10)
+        return beat(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(nodes, "device_beat", slow)
+    guard.start()
+    assert sending.wait(10)
+    stopping = threading.Thread(target=guard.stop)
+    stopping.start()
+    stopping.join(0.2)
+    go_on.set()
+    stopping.join(10)
+    for loop in guard._loops:
+        loop.join(10)
+    (device,) = [seen for seen in nodes.devices(database) if seen.device.key == CLAIMANT.device_key]
+    assert device.said_goodbye
+
+
 def test_a_phase_that_hangs_is_reported_once(
     settings: Settings, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -92,6 +92,21 @@ def test_there_is_no_wait_while_there_is_more_to_do_and_a_wake_ends_one() -> Non
     assert loop.stop(10)
 
 
+def test_a_stop_waits_for_the_pass_that_is_being_made() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work() -> bool:
+        begun.set()
+        return not go_on.wait(10)
+
+    loop = Loop("tested", 3600.0, work, meters=Counted())
+    loop.start()
+    assert begun.wait(10)
+    assert not loop.stop(0.05), "it has not ended"
+    threading.Timer(0.1, go_on.set).start()
+    assert loop.stop(10)
+
+
 def test_a_loop_that_is_stopped_before_its_first_pass_makes_none() -> None:
     work = Passes(None)
     loop = Loop("tested", 1.0, work, meters=Counted(), first_after_seconds=3600.0)

@@ -23,9 +23,9 @@ from shared import clock, keys, nodes
 from shared.addresses import is_loopback
 from shared.database import Database
 from shared.errors import Forbidden, StoreFull, Unauthenticated, Unavailable
-from shared.keys import Scope
 from shared.settings import Settings
 from shared.signing import is_signed, sign
+from shared.states import Scope
 from shared.tables import ApiKey
 
 log = logging.getLogger(__name__)

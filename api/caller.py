@@ -9,8 +9,8 @@ from shared import audit
 from shared.errors import FieldError, Forbidden, InvalidField
 from shared.job_types import GenerationRequest
 from shared.jobs import NewJob
-from shared.keys import Limits, Scope
-from shared.states import Priority
+from shared.keys import Limits
+from shared.states import Priority, Scope
 
 _MEANINGS = {Scope.READ: "read", Scope.SUBMIT: "ask for work", Scope.ADMIN: "administer"}
 UNLIMITED = Limits()

@@ -13,7 +13,7 @@ from api.access import Access
 from api.context import Context
 from api.feed import Feed, Watcher
 from shared.errors import RequestError, Unavailable
-from shared.keys import Scope
+from shared.states import Scope
 
 DASHBOARD_WS = "/api/v1/dashboard/ws"
 SCOPE = Scope.READ

@@ -15,9 +15,9 @@ from api.jobs import shown
 from shared import alerts, clock, job_lists, library, queues
 from shared.catalogue import CatalogueEntry
 from shared.errors import Unavailable
-from shared.keys import Scope
 from shared.library import Library, ModelView
 from shared.queues import Depth
+from shared.states import Scope
 from shared.tables import Alert
 
 _JOBS = 12

@@ -25,10 +25,9 @@ from shared import clock, job_lists, jobs, queue_positions, usage
 from shared.errors import InvalidField, LimitReached, NotFound, StoreFull, Unavailable
 from shared.job_types import GENERATION
 from shared.jobs import NewJob
-from shared.keys import Scope
 from shared.meters import count_end
 from shared.queue_positions import Position
-from shared.states import JOB_ENDS, JobState
+from shared.states import JOB_ENDS, JobState, Scope
 from shared.tables import Job
 
 log = logging.getLogger("wanworks.jobs")

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from api.access import COOKIE, SESSION_SECONDS
 from api.context import Context
 from shared.errors import Forbidden, MalformedRequest, Unauthenticated
-from shared.keys import Scope
+from shared.states import Scope
 
 _TEMPLATE = Path(__file__).parent / "page" / "login.html"
 _POLICY = (

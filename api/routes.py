@@ -41,7 +41,7 @@ from api.operation import Answer, Operation
 from api.query import AnyQuery, ArtifactQuery, JobsQuery
 from shared.catalogue import Catalogue
 from shared.job_types import GenerationRequest
-from shared.keys import Scope
+from shared.states import Scope
 
 _JOBS = "/api/v1/jobs"
 _MODELS = "/api/v1/models"

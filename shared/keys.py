@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from sqlalchemy import func, or_, update
 from sqlalchemy.exc import IntegrityError
@@ -20,21 +19,13 @@ from shared import clock
 from shared.database import Database, is_repetition, settled
 from shared.errors import Conflict, NotFound
 from shared.jobs import new_id
-from shared.states import Priority
+from shared.states import Priority, Scope
 from shared.tables import ApiKey
 
 PREFIX = "wan_"  # so that a key that has leaked is found by whoever scans for them
 _RANDOM_BYTES = 32
 _HINT_LENGTH = 10
 _USED_EVERY = timedelta(minutes=1)
-
-
-class Scope(StrEnum):
-    """What a key may be good for. A key has one or more of them; `admin` holds the others."""
-
-    READ = "read"  # see its own jobs, and everything that is about the installation
-    SUBMIT = "submit"  # ask for videos; cancel, retry and delete its own jobs
-    ADMIN = "admin"  # all jobs, the models, the nodes, the alerts, Flower and the audit
 
 
 @dataclass(frozen=True)

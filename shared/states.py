@@ -1,4 +1,4 @@
-"""The states of a job and of a replica, and which of them are ends."""
+"""The words that rows and requests say: states of jobs and replicas, phases, priorities, and what a key is good for."""
 
 from enum import StrEnum
 
@@ -59,3 +59,11 @@ class ReplicaState(StrEnum):
 
 # A replica in one of these can serve a generation now.
 REPLICA_READY = frozenset({ReplicaState.AVAILABLE, ReplicaState.UPDATING})
+
+
+class Scope(StrEnum):
+    """What a key may be good for. A key has one or more of them; `admin` holds the others."""
+
+    READ = "read"  # see its own jobs, and everything that is about the installation
+    SUBMIT = "submit"  # ask for videos; cancel, retry and delete its own jobs
+    ADMIN = "admin"  # all jobs, the models, the nodes, the alerts, Flower and the audit

@@ -8,7 +8,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from shared import keys
 from shared.database import Database
-from shared.keys import Limits, Scope
+from shared.keys import Limits
+from shared.states import Scope
 from tests.conftest import WebProcess
 from tests.jobs import accepted
 

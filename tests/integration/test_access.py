@@ -17,9 +17,9 @@ from api.routes import OPERATIONS
 from shared import audit, clock, jobs, keys, usage, webhooks
 from shared.database import Database
 from shared.jobs import new_id
-from shared.keys import Limits, Scope
+from shared.keys import Limits
 from shared.settings import Settings
-from shared.states import Priority
+from shared.states import Priority, Scope
 from shared.store_directory import DirectoryStore
 from tests import working
 from tests.conftest import WebProcess, both_databases

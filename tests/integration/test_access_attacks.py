@@ -21,9 +21,9 @@ from shared.alerts import Cause, Changes
 from shared.database import Database
 from shared.errors import DatabaseUnavailable, StoreFull
 from shared.jobs import new_id
-from shared.keys import Limits, Scope
+from shared.keys import Limits
 from shared.settings import Settings
-from shared.states import JobState, Priority
+from shared.states import JobState, Priority, Scope
 from shared.store import open_store
 from shared.store_directory import DirectoryStore
 from shared.tables import Job, Use

@@ -20,9 +20,9 @@ from shared.audit import Act
 from shared.database import Database, is_repetition
 from shared.errors import Conflict, DatabaseUnavailable, Draining, Fenced, OutcomeUnknown, StoreFull
 from shared.job_types import DOWNLOAD, DownloadParams
-from shared.keys import Limits, Scope
+from shared.keys import Limits
 from shared.settings import Settings
-from shared.states import JobState, Priority
+from shared.states import JobState, Priority, Scope
 from shared.tables import ApiKey, AuditEntry, Job, Use, WebhookMessage
 from shared.verification import Verdict
 from tests import library

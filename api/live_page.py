@@ -23,7 +23,7 @@ from api.caller import NOBODY, Caller
 from api.context import Context
 from api.first_paint import paint
 from shared.errors import DatabaseUnavailable, NotFound, Unauthenticated
-from shared.keys import Scope as KeyScope
+from shared.states import Scope as KeyScope
 
 _FOLDER = Path(__file__).parent / "page"
 _TYPES = {

@@ -28,7 +28,7 @@ from api.query import read_query
 from shared import audit
 from shared.audit import Act
 from shared.errors import StoreFull, Unavailable
-from shared.keys import Scope as KeyScope
+from shared.states import Scope as KeyScope
 
 log = logging.getLogger(__name__)
 

@@ -108,6 +108,7 @@ class Dispatcher:
         self.meters = Meters(self._resting)
         self._redis = connect(settings.redis, timeout=5.0) if settings.redis else None
         self._ahead = bells.LOOK_AHEAD  # how many of the first are looked at: enough for every device
+        self._marked = False  # whether this pass has said of jobs that they wait for a model, or do no more
         self._order_told_at = float("-inf")
         # By the database's clock: the last pass of this process, and when that was last noted for the others.
         self._watched_at = self._watch_noted_at = 0.0
@@ -158,9 +159,10 @@ class Dispatcher:
         self._take_back_lapsed()
         self._resume_where_there_is_room()
         queue = bells.look(self._database, self._ahead)
+        self._marked = False
         rung = self._place(queue) if queue.waiting else 0
         self._watched_at = queue.now
-        self._publish_order(None if rung else queue)
+        self._publish_order(None if rung or self._marked else queue)
         return rung
 
     def _place(self, queue: Queue) -> int:
@@ -320,7 +322,7 @@ class Dispatcher:
             for job in queue.waiting
         )
         if wrong:
-            bells.mark_waiting_for_model(self._database, held)
+            self._marked = bells.mark_waiting_for_model(self._database, held) > 0
 
     def _note_unplaceable(self, queue: Queue, hosts: Hosts, held: dict[str, frozenset[str]]) -> None:
         """Keeps since when nothing that is there could run a job, and ends jobs of which that was true for too long.

@@ -142,7 +142,7 @@ def test_the_document_lists_every_route_and_each_of_its_problems(client: TestCli
     document = answer.json()
     assert document["openapi"] == "3.1.0"
     shown = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert shown == {(row.method, row.path) for row in routes.OPERATIONS if row.documented}
+    assert shown == {(row.method, row.path.replace(":path}", "}")) for row in routes.OPERATIONS if row.documented}
     create = document["paths"][URL]["post"]
     assert set(create["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
     assert {"200", "202", "400", "413", "415", "422", "503", "507"} <= set(create["responses"])

@@ -23,6 +23,7 @@ from tests.stack import FAST, QUICK, wait_for
 
 # Long enough that something runs whenever a process is stopped, in steps that are short.
 WORK = {**QUICK, "steps": 12}
+_SWEEP = "from scheduler import ticks; print(ticks.sweep(ticks._ground()[1], ticks._store(), 0.0))"
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,11 @@ class Cluster:
         rows = self.postgresql.rows("select id from jobs where status = 'running' and node = %s", node)
         return [job_id for (job_id,) in rows]
 
-    def assert_ended_once(self, ids: Sequence[str]) -> list[Ended]:
-        """Each accepted job succeeded, has one use, and of its attempts only the winner's files are left."""
+    def assert_ended_once(self, ids: Sequence[str], *, swept: bool = False) -> list[Ended]:
+        """Each accepted job succeeded, has one use, and of its attempts only the winner's files are left.
+
+        ``swept``: after a sweep. Where the database was away, an attempt may never learn whether it has won.
+        """
         mine = list(ids)
         unended = "select id from jobs where id = any(%s) and status in ('queued', 'running')"
         wait_for(lambda: not self.postgresql.rows(unended, mine), 240, "for every job's end", every=0.5)
@@ -110,6 +114,8 @@ class Cluster:
         assert [job for job in jobs if job.status != "succeeded"] == []
         uses = self.postgresql.rows("select job_id, count(*) from uses where job_id = any(%s) group by job_id", mine)
         assert dict(uses) == dict.fromkeys(mine, 1)
+        if swept:
+            print(self.core_host.run([sys.executable, "-c", _SWEEP], self.environment))
         for job in jobs:
             folder = self.store / "artifacts" / job.id
             wait_for(partial(_holds_only, folder, str(job.attempt)), 30, f"for what others left at {job.id} to go")

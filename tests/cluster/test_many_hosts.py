@@ -79,5 +79,5 @@ def test_a_restart_of_every_process_under_load_loses_nothing(cluster: Cluster) -
         for up in (*cluster.nodes.values(), cluster.core):  # whole hosts, as for a new version
             up.stop()
             up.start()
-    jobs = cluster.assert_ended_once(load.ids)
+    jobs = cluster.assert_ended_once(load.ids, swept=True)
     print(f"{len(jobs)} jobs, attempts {Counter(job.attempt for job in jobs)}")

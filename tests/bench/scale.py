@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from scheduler import ticks
 from scheduler.dispatcher import Dispatcher, Ring, celery_ring
+from shared import nodes as nodes_table
 from shared import queues, replicas
 from shared.bells import Waiting
 from shared.database import Database, migrate
@@ -222,7 +223,10 @@ def _devices(database: Database, count: int, nodes: int) -> None:
     rng = random.Random(1)
     for index in range(count):
         model = rng.choice(_MODELS)
-        library.device(database, model, on=f"n{index % nodes}", index=index // nodes, kind="cpu", memory_mb=200_000)
+        node, place = f"n{index % nodes}", index // nodes
+        library.device(database, on=node, index=place, kind="cpu", memory_mb=200_000)
+        warm = {"model_id": model, "quantization": "none", "warm_key": f"{model}:none"}
+        nodes_table.device_beat(database, f"{node}/{place}", [warm])
     for node in range(nodes):
         library.node(database, f"n{node}")
         hold(database, *_MODELS, node=f"n{node}")

@@ -402,7 +402,21 @@ def test_two_processes_of_a_node_write_what_is_there_together(database: Database
         assert len(replica_files.blobs(database, "n")) == 1
 
 
-_ROWS = ["files", "download", "pin", "note", "agree", "device", "snapshot", "version", "processes", "alert", "day"]
+_ROWS = [
+    "files",
+    "download",
+    "pin",
+    "note",
+    "agree",
+    "device",
+    "snapshot",
+    "version",
+    "processes",
+    "alert",
+    "day",
+    "known node",
+    "node",
+]
 
 
 @pytest.mark.parametrize("what", _ROWS)
@@ -440,6 +454,11 @@ def _adding(database: Database, what: str, number: int) -> Pair:
             work = lambda: nodes.agreed(database, f"name-{number}")  # noqa: E731
         case "device":
             work = lambda: library.device(database, on=node)  # noqa: E731
+        case "known node":
+            nodes.node_beat(database, node, None, None)
+            work = lambda: library.device(database, on=node)  # noqa: E731
+        case "node":
+            return lambda: nodes.node_beat(database, node, None, None), lambda: library.device(database, on=node)
         case "snapshot":
             counts = dict.fromkeys(_COUNTS, number)
             work = lambda: snapshots.record(database, Snapshot(at=now, **counts))  # noqa: E731

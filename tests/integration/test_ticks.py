@@ -346,6 +346,31 @@ def test_the_sweep_goes_on_where_it_was(database: Database, store: Store, monkey
     assert late not in [one.job_id for one in store.litter(-5.0)]
 
 
+def test_what_stays_does_not_hide_what_lies_behind_it_from_the_sweep(
+    database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store holds more of jobs that are there than one tick has time for."""
+    monkeypatch.setattr(ticks, "_LOOKED_AT_AT_ONCE", 4)
+    for _ in range(8):
+        store.put_input(accepted(database).id, "image.png", b"x")
+    (orphan,) = orphans(store, 1)
+    for _ in range(3):
+        assert orphan in [one.job_id for one in store.litter(-5.0)]
+        ticks.sweep(database, store, -5.0, batches(1))
+    assert [one.job_id for one in store.litter(-5.0, orphan[:-1])] == []
+
+
+def test_a_sweep_of_a_store_that_is_not_mounted_fails_and_forgets_nothing(
+    database: Database, directory: Store, settings: Settings
+) -> None:
+    nodes.note(database, "swept_until", "so far")
+    settings.store_dir.rename(settings.home / "away")
+    settings.store_dir.mkdir()
+    with pytest.raises(StoreUnavailable):
+        ticks.sweep(database, directory)
+    assert nodes.noted(database, "swept_until") == "so far"
+
+
 def test_what_the_sweep_cannot_remove_holds_up_nothing(
     database: Database, directory: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from tests.stack import Stack, wait_for
 URL = "/api/v1/dashboard/alerts"
 SLOW: dict[str, Any] = {"resolution": "256x256", "frames": 17, "steps": 60}
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
@@ -65,7 +67,6 @@ def resolved(stack: Stack, alert: dict[str, Any], seconds: float = 60.0) -> None
     wait_for(over, seconds, f"for the end of the alert {alert['rule']}")
 
 
-@pytest.mark.slow
 def test_a_worker_that_goes_silent_and_comes_back(stack: Stack) -> None:
     pid = stack.pid("gpu-0")
     os.kill(pid, signal.SIGSTOP)
@@ -83,7 +84,6 @@ def test_a_worker_that_goes_silent_and_comes_back(stack: Stack) -> None:
     resolved(stack, alert)
 
 
-@pytest.mark.slow
 def test_a_corrupted_file(stack: Stack) -> None:
     models = Path(stack.environment["WANWORKS_MODELS_PATH"])
     (snapshot,) = models.glob("models--*T2V-A14B*/snapshots/*")
@@ -101,7 +101,6 @@ def test_a_corrupted_file(stack: Stack) -> None:
     resolved(stack, alert)
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills(stack: Stack) -> None:
     home = ["--home", str(stack.home)]
     filler = Path(stack.environment["WANWORKS_MODELS_PATH"]) / "filler"

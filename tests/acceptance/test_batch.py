@@ -125,6 +125,7 @@ def test_what_fails_is_told_and_asked_for_again_when_that_is_wanted(stack: Stack
     assert count(stack) == before + 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_jobs_and_says_so(stack: Stack, tmp_path: Path) -> None:
     row = {"model_id": "T2V-A14B", "prompt": "a boat", **TINY, "resolution": "256x256", "frames": 17, "steps": 60}
     file, out = write(tmp_path / "boats.jsonl", row), tmp_path / "out"

@@ -47,6 +47,7 @@ def of_job(collector: Collector, job_id: str, attempt: int = 1) -> tuple[Seen, S
     return wait, run, sorted(phases, key=lambda span: span.began)
 
 
+@pytest.mark.slow
 def test_one_trace_from_the_request_to_the_last_phase(stack: Stack, collector: Collector) -> None:
     body = {"model_id": "T2V-A14B", "prompt": SECRET, "resolution": "64x64", "frames": 9, "steps": 2}
     answer = stack.request("POST", "/api/v1/jobs/generation", json=body, headers={"traceparent": PARENT})

@@ -204,7 +204,7 @@ class _FormParser(MultiPartParser):
         if disposition is not None and b"*" in disposition and b"filename" not in parse_options_header(disposition)[1]:
             headers = Message()
             headers["Content-Disposition"] = disposition.decode("latin-1")
-            if headers.get_filename() is not None:  # which name it is, nobody asks
+            if headers.get_filename() is not None:  # any name will do: it is not read
                 self._current_part.content_disposition = disposition + b'; filename="file"'
         super().on_headers_finished()
 
@@ -232,7 +232,7 @@ async def _read_form(request: Request, picture: str, texts: frozenset[str]) -> F
 
 
 async def _read_parts(form: FormData, picture: str, texts: frozenset[str]) -> Form:
-    """What is empty is not given: so browsers send the inputs of a form that nobody has filled in."""
+    """Reads the parts of a form. An empty part counts as not given: browsers send one for each input left empty."""
     fields: dict[str, Any] = {}
     image: bytes | None = None
     wrong: list[FieldError] = []

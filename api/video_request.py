@@ -63,7 +63,7 @@ def generation_request(
     try:
         if asked.seconds is not None and asked.num_frames is None:  # frames are the more exact of the two
             fps = asked.fps or entry.defaults.fps
-            if fps in entry.fps:  # else that is what is wrong, and admission says so
+            if fps in entry.fps:  # a wrong rate is reported by admission
                 wanted["frames"] = frames_of(asked.seconds, fps, entry)
     except InvalidField as error:
         found += error.errors

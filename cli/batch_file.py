@@ -45,7 +45,7 @@ class Line:
 
 
 def read_batch(path: Path) -> list[Line]:
-    """The lines of a file, in UTF-8, or in UTF-16 or UTF-32 that says so; blank ones are passed over.
+    """Reads the lines of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; skips blank ones.
 
     Images are found from the file's own folder.
 

@@ -69,7 +69,7 @@ _ORDER_SECONDS = 0.5
 _FIRST_BATCH = 16
 _BATCH = 128
 _ESTIMATES_KEEP_SECONDS = 20.0
-# How often it is noted that jobs are watched that nothing could run; a longer pause than the second one is left out.
+# How often the dispatcher notes that it watches unplaceable jobs; and from what length on a pause in watching is left out.
 _WATCH_NOTED_SECONDS, _WATCH_PAUSE_SECONDS = 10.0, 60.0
 _WATCHED_AT = "unplaceable_watched_at"
 # Where nothing has been measured yet. Loading and running as long as each other; never shown to anybody.
@@ -108,7 +108,7 @@ class Dispatcher:
         self.meters = Meters(self._resting)
         self._redis = connect(settings.redis, timeout=5.0) if settings.redis else None
         self._ahead = bells.LOOK_AHEAD  # how many of the first are looked at: enough for every device
-        self._marked = False  # whether this pass has said of jobs that they wait for a model, or do no more
+        self._marked = False  # whether this pass has changed which jobs are said to wait for a model
         self._order_told_at = float("-inf")
         # By the database's clock: the last pass of this process, and when that was last noted for the others.
         self._watched_at = self._watch_noted_at = 0.0
@@ -265,7 +265,7 @@ class Dispatcher:
     def _ring_all(
         self, waiting: Mapping[str, Waiting], decided: Sequence[Bell], reads: Mapping[str, int]
     ) -> tuple[int, bool]:
-        """Rings them; returns how many were sent, and whether Redis takes more."""
+        """Sends the bells. Returns how many were sent, and whether Redis still takes messages."""
         rung = bells.ring(self._database, [(bell.job_id, bell.device_key) for bell in decided])
         for place, (job_id, device_key) in enumerate(rung):
             try:

@@ -69,7 +69,8 @@ _ORDER_SECONDS = 0.5
 _FIRST_BATCH = 16
 _BATCH = 128
 _ESTIMATES_KEEP_SECONDS = 20.0
-# How often the dispatcher notes that it watches unplaceable jobs; a longer pause in watching than the second is left out.
+# How often the dispatcher notes that it watches unplaceable jobs. A pause in watching that is longer than the second
+# figure is left out of the time that counts.
 _WATCH_NOTED_SECONDS, _WATCH_PAUSE_SECONDS = 10.0, 60.0
 _WATCHED_AT = "unplaceable_watched_at"
 # Where nothing has been measured yet. Loading and running as long as each other; never shown to anybody.

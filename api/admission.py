@@ -192,12 +192,9 @@ def _never_sent(url: str, settings: Settings) -> tuple[FieldError, ...]:
 
 
 def unknown_loras(folder: Path, loras: list[Lora]) -> tuple[FieldError, ...]:
-    """An error for each LoRA that is neither one file nor a pair of them (`.high`, `.low`) in the folder."""
-    files = {path.name for path in folder.glob("*.safetensors")} if folder.is_dir() else set()
-    stems = {name.removesuffix(".safetensors") for name in files}
-    pairs = {stem.removesuffix(".high") for stem in stems if stem.endswith(".high")}
-    there = {stem for stem in stems if not stem.endswith((".high", ".low"))}
-    there |= {pair for pair in pairs if f"{pair}.low" in stems}
+    """An error for each LoRA of which the folder has neither a file nor one for high or low noise (`.high`, `.low`)."""
+    stems = {path.stem for path in folder.glob("*.safetensors")} if folder.is_dir() else set()
+    there = {stem.removesuffix(".high").removesuffix(".low") for stem in stems}
     shown = ", ".join(sorted(there)[:_SHOWN_LORAS]) or "none"
     return tuple(
         FieldError(("body", "loras", place, "name"), f"there is no LoRA {lora.name!r}; there are: {shown}", "unknown")

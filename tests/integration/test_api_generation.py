@@ -130,17 +130,17 @@ def test_an_image_is_optional_for_ti2v(client: TestClient) -> None:
     assert client.post(URL, json={**GOOD, "model_id": "TI2V-5B"}).status_code == 202
 
 
-def test_a_lora_by_name_alone_or_as_a_pair(client: TestClient, settings: Settings) -> None:
+def test_a_lora_is_a_file_a_pair_or_half_of_one(client: TestClient, settings: Settings) -> None:
     settings.loras_dir.mkdir(parents=True)
     for name in ("style", "fast.high", "fast.low", "half.high"):
         (settings.loras_dir / f"{name}.safetensors").touch()
-    loras = [{"name": "style", "scale": 0.5}, {"name": "fast"}]
+    loras = [{"name": "style", "scale": 0.5}, {"name": "fast"}, {"name": "half"}]
     assert client.post(URL, json={**GOOD, "loras": loras}).json()["params"]["loras"][0]["scale"] == 0.5
-    answer = client.post(URL, json={**GOOD, "loras": [{"name": "style"}, {"name": "half"}]})
+    answer = client.post(URL, json={**GOOD, "loras": [{"name": "style"}, {"name": "half.high"}]})
     assert answer.status_code == 422
     (error,) = answer.json()["errors"]
     assert error["loc"] == ["body", "loras", 1, "name"]
-    assert "there are: fast, style" in error["msg"]
+    assert "there are: fast, half, style" in error["msg"]
 
 
 # one bad request: the field that must be named, and what replaces the good values

@@ -7,6 +7,7 @@ stale: the row decides, and only the device that it names may claim.
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sqlalchemy import case, update
 from sqlmodel import Session, col, select
@@ -31,9 +32,11 @@ _LOOK_AHEAD_OF_EACH = 4
 ORDERED = 1000
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """A queued job as placement sees it. Times are seconds by the database's clock."""
+class Waiting(NamedTuple):
+    """A queued job as placement sees it. Times are seconds by the database's clock.
+
+    A tuple, for tens of thousands are made of rows in one look.
+    """
 
     job_id: str
     type: str
@@ -55,8 +58,7 @@ class Waiting:
     line: str = ""
 
 
-@dataclass(frozen=True)
-class Busy:
+class Busy(NamedTuple):
     """A running job as placement sees it."""
 
     job_id: str
@@ -121,18 +123,18 @@ def look(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
         lines = lines_there(connection)
         # Whoever has queued many must not hide those who came after.
         each = max(ahead // max(1, len({owner_part(line) for line in lines})), _LOOK_AHEAD_OF_EACH)
-        found = [Waiting(*row) for row in first_of_each(connection, _WAITING, lines, each)]
+        found = [Waiting._make(row) for row in first_of_each(connection, _WAITING, lines, each)]
         cuts = _cuts(found, each)
         # Jobs that may not start yet do not take the places of those that may.
         held_back = {job.line for job in found if job.not_before > now} & {cut.line for cut in cuts}
         heads = first_of_each(connection, _WAITING, sorted(held_back), each, ready_at=now)
-        ready = [Waiting(*row) for row in heads]
+        ready = [Waiting._make(row) for row in heads]
         found += ready
         cuts += _cuts(ready, each, ready_at=now)
         rung = select(*_WAITING).where(QUEUED, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
-        found += [Waiting(*row) for row in connection.execute(rung)] if cuts else []
+        found += [Waiting._make(row) for row in connection.execute(rung)] if cuts else []
         running = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]
-        busy = tuple(Busy(*row) for row in connection.execute(running))
+        busy = tuple(Busy._make(row) for row in connection.execute(running))
     return Queue(now, tuple({job.job_id: job for job in found}.values()), busy, tuple(cuts))
 
 
@@ -148,7 +150,7 @@ def look_further(database: Database, queue: Queue, cuts: Collection[Cut], more: 
                 where.append(col(Job.not_before) <= cut.ready_at)
             behind = select(*_WAITING).where(*where, col(Job.id) != cut.job_id)  # type: ignore[call-overload]
             behind = behind.order_by(col(Job.queued_at)).limit(more)
-            found = [Waiting(*row) for row in connection.execute(behind)]
+            found = [Waiting._make(row) for row in connection.execute(behind)]
             known |= {job.job_id: job for job in found}
             left += _cuts(found, more, ready_at=cut.ready_at)
     return replace(queue, waiting=tuple(known.values()), cuts=tuple(left))

@@ -29,14 +29,14 @@ def job(job_id: str, model: str, at: float = 0.0, **values: object) -> Waiting:
     base = Waiting(
         job_id, "generation", model, f"{model}:none", None, 2, None, at, 0.0, 1.0, False, 1000, 1000, None, None, None
     )
-    return replace(base, **values)  # type: ignore[arg-type]
+    return base._replace(**values)  # type: ignore[arg-type]
 
 
 def running(job_id: str, key: str, model: str, since: float = 0.0, **values: object) -> Busy:
     """What a device runs."""
     node = key.partition("/")[0]
     base = Busy(job_id, "generation", model, key, f"{model}:none", node, 2, None, None, 1.0, since, False)
-    return replace(base, **values)  # type: ignore[arg-type]
+    return base._replace(**values)  # type: ignore[arg-type]
 
 
 def device(index: int, models: Sequence[str], memory_mb: int = 80_000, node: str = "n") -> DeviceView:
@@ -112,6 +112,6 @@ def simulate(
             if not bells:
                 break
             for bell in bells:
-                waiting[bell.job_id] = replace(waiting[bell.job_id], bell_device=bell.device_key, bell_at=now)
+                waiting[bell.job_id] = waiting[bell.job_id]._replace(bell_device=bell.device_key, bell_at=now)
             claim(now)
     return outcome

@@ -1,7 +1,5 @@
 """Node jobs: downloads share slots and give way to more urgent ones; of the other types one runs at a time."""
 
-from dataclasses import replace
-
 from scheduler.node_placement import decide
 from shared.bells import Busy, Queue, Waiting
 from shared.job_types import CLEANUP, DOWNLOAD, INTEGRITY_CHECK
@@ -11,11 +9,11 @@ RUNNING = Busy("", DOWNLOAD, "a", "n/io", "", "n", 2, None, None, 0.0, 0.0, Fals
 
 
 def waits(job_id: str, **values: object) -> Waiting:
-    return replace(BASE, job_id=job_id, **values)  # type: ignore[arg-type]
+    return BASE._replace(job_id=job_id, **values)  # type: ignore[arg-type]
 
 
 def runs(job_id: str, **values: object) -> Busy:
-    return replace(RUNNING, job_id=job_id, **values)  # type: ignore[arg-type]
+    return RUNNING._replace(job_id=job_id, **values)  # type: ignore[arg-type]
 
 
 def bells(waiting: list[Waiting], busy: list[Busy] | None = None, slots: int = 2, now: float = 1.0) -> list[str]:

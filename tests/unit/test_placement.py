@@ -245,7 +245,7 @@ def test_a_job_is_not_recalled_for_one_of_its_own_rank_or_a_lower_one() -> None:
 def test_a_job_that_has_waited_its_way_up_is_not_recalled_for_one_of_that_rank() -> None:
     now = 3 * PRIORITY_RISE_SECONDS + 10.0
     waiting = [*ahead(), job("urgent", "a", now - 1.0, priority=0)]
-    busy = [replace(one, claimed_at=now - 1.0) for one in BUSY]
+    busy = [one._replace(claimed_at=now - 1.0) for one in BUSY]
     assert recalls(waiting, busy, now=now) == ([], [])
 
 
@@ -266,13 +266,13 @@ def test_a_bell_at_an_idle_device_that_is_not_answered_yet_gives_way_too() -> No
 
 
 def test_a_job_of_an_owner_whose_turn_it_is_takes_the_place_of_one_whose_owner_has_more() -> None:
-    busy = [replace(one, owner="many") for one in BUSY]
+    busy = [one._replace(owner="many") for one in BUSY]
     waiting = [*ahead(priority=2, owner="many"), job("one", "a", 9.0, owner="few")]
     assert recalls(waiting, busy) == ([Bell("one", "n/0")], [Bell("ahead-0", "n/0")])
 
 
 def test_a_turn_is_taken_once_by_what_arrives_so_that_nothing_is_recalled_back_and_forth() -> None:
-    busy = [replace(one, owner="many") for one in BUSY]
+    busy = [one._replace(owner="many") for one in BUSY]
     earlier = job("one", "a", 1.5, owner="few")  # it was there when the bells were rung, and passed over on purpose
     assert recalls([*ahead(priority=2, owner="many"), earlier], busy) == ([], [])
 
@@ -294,17 +294,17 @@ def test_recalls_settle_whatever_comes() -> None:
             for number in range(12)
         }
         for number, key in zip(sorted(waiting)[:3], ("n/0", "n/1", "n/2"), strict=True):
-            waiting[number] = replace(waiting[number], bell_device=key, bell_at=rng.uniform(0, 9))
+            waiting[number] = waiting[number]._replace(bell_device=key, bell_at=rng.uniform(0, 9))
         for step in range(12):
             moment = now_moment(list(waiting.values()), devices, busy, 10.0 + step / 100)
             bells = decide(moment)
             if not bells:
                 break
             for bell in displaced(moment.queue, bells):
-                waiting[bell.job_id] = replace(waiting[bell.job_id], bell_device=None, bell_at=None)
+                waiting[bell.job_id] = waiting[bell.job_id]._replace(bell_device=None, bell_at=None)
             for bell in bells:
-                waiting[bell.job_id] = replace(
-                    waiting[bell.job_id], bell_device=bell.device_key, bell_at=moment.queue.now
+                waiting[bell.job_id] = waiting[bell.job_id]._replace(
+                    bell_device=bell.device_key, bell_at=moment.queue.now
                 )
             places = [one.bell_device for one in waiting.values() if one.bell_device is not None]
             assert len(places) == len(set(places)), "one bell ahead of each device"
@@ -331,7 +331,7 @@ def test_the_order_of_the_queue_is_bells_then_rank_turn_and_age_then_what_cannot
 
 def test_the_order_of_thousands_is_found_in_no_time() -> None:
     """It is published twice a second while the dispatcher has other things to do."""
-    waiting = [replace(job("1", "a"), job_id=str(number), queued_at=float(number)) for number in range(4000)]
+    waiting = [job("1", "a")._replace(job_id=str(number), queued_at=float(number)) for number in range(4000)]
     began = time.thread_time()
     assert queue_order(Queue(5000.0, tuple(waiting), ())) == [one.job_id for one in waiting]
     assert time.thread_time() - began < 1.0

@@ -25,12 +25,14 @@ from scheduler.placement import decide
 from shared.database import Database
 from shared.progress import stream_key
 from shared.settings import load
+from tests.bench.claims import claims
 from tests.bench.downloads import downloads
 from tests.bench.feed import feed
 from tests.bench.insight import insight
 from tests.bench.integrity import integrity
 from tests.bench.load import closed_loop, open_loop
 from tests.bench.management import management
+from tests.bench.retention import retention
 from tests.bench.row import Row
 from tests.bench.scale import scale
 from tests.simulation import device, fifo, job, simulate
@@ -229,6 +231,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "readiness": readiness,
     "overhead": overhead,
     "accepts": accepts,
+    "claims": claims,
     "throughput": throughput,
     "loads": loads,
     "downloads": downloads,
@@ -237,6 +240,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "insight": insight,
     "feed": feed,
     "scale": scale,
+    "retention": retention,
 }
 
 

@@ -11,18 +11,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx2
 import pytest
 import redis
+from filelock import FileLock
 from pydantic import SecretStr
 from starlette.testclient import TestClient
+from xdist.scheduler import LoadFileScheduling
 
 from api.app import create_app
 from shared.database import Database, migrate
 from shared.settings import Settings
+from tests.preloaded import Preloaded
 
 if TYPE_CHECKING:
     from tests.s3_server import S3Server
@@ -31,6 +34,14 @@ _ROOT = Path(__file__).parent.parent
 
 # Two test processes and what they start share two cores: a second thread only waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Of these files each group has one stack, whose start is most of what a short test costs.
+_ONE_STACK = {
+    "acceptance": [
+        f"tests/acceptance/test_{name}.py" for name in ("documentation", "durability", "openai_client", "operation")
+    ],
+    "browser": [f"tests/browser/test_{name}.py" for name in ("accessibility", "live_page")],
+}
 
 
 def lacking(what: str) -> None:
@@ -87,6 +98,18 @@ class RedisServer:
             self.process = None
 
 
+class _ByStack(LoadFileScheduling):  # type: ignore[misc]
+    """Gives a test process a whole file at a time, or all the files that share one stack."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return next((group for group, files in _ONE_STACK.items() if file in files), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByStack:
+    return _ByStack(config, log)
+
+
 @pytest.fixture(scope="session")
 def _redis_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path_factory.mktemp("redis"))
@@ -114,6 +137,20 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
+def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hub cache with the tiny random-weight models: made once for all test processes, and each has its copy."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "demo-models"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".unfinished")
+            argv = [sys.executable, "-m", "cli.main", "demo-models", str(unfinished)]
+            subprocess.run(argv, check=True, capture_output=True, cwd=_ROOT)
+            unfinished.rename(folder)
+    return Path(shutil.copytree(folder, tmp_path_factory.mktemp("demo") / "models", symlinks=True))
+
+
+@pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3Server"]:
     """A server that speaks S3, with one bucket; each installation has a prefix of its own in it."""
     from tests.s3_server import S3Server
@@ -137,6 +174,7 @@ def postgresql_server() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="wanworks-pg-"))
     folder.chmod(0o755)  # run as root, it drops to an ordinary user who must get here
     server = pgserver.get_server(folder / "data")
+    server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")  # its data ends with the tests
     yield f"postgresql+psycopg://postgres@/postgres?host={quote(str(folder / 'data'), safe='')}"
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
@@ -206,7 +244,7 @@ def make_client() -> Iterator[Callable[[Settings], TestClient]]:
 
 
 class WebProcess:
-    """`python -m api`, and an HTTP client of it."""
+    """A process that does as `python -m api`, and an HTTP client of it."""
 
     def __init__(self, settings: Settings) -> None:
         self.port = free_port()
@@ -220,7 +258,7 @@ class WebProcess:
 
     def start(self) -> "WebProcess":
         """Returns when the process answers."""
-        self.process = subprocess.Popen([sys.executable, "-m", "api"], env=self._environment, cwd=_ROOT)
+        self.process = Preloaded(self._environment)
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -229,7 +267,7 @@ class WebProcess:
             except httpx2.TransportError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
                     raise
-                time.sleep(0.05)
+                time.sleep(0.02)
 
     def stop(self, wait_seconds: float = 10) -> int:
         """As the supervisor does it: SIGTERM. Returns the exit code."""

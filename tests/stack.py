@@ -28,6 +28,7 @@ FAST = {
     "WANWORKS_RERING_SECONDS": "4",
     "WANWORKS_MAX_FAILURES": "3",
     "WANWORKS_MIN_FREE_DISK_MB": "0",
+    "WANWORKS_DOWNLOAD_SLOTS": "1",  # a process each, in every stack
     "WANWORKS_HUB_URL": "http://127.0.0.1:9",  # nobody there: most tests have their models already
 }
 
@@ -46,7 +47,7 @@ def wait_for(what: Callable[[], T | None], seconds: float = 60.0, why: str = "",
 class Stack:
     """One installation in one folder."""
 
-    def __init__(self, home: Path, models: Path, devices: str = "cpu:2", **environment: str) -> None:
+    def __init__(self, home: Path, models: Path, devices: str = "cpu:1", **environment: str) -> None:
         self.home = home
         self.devices = devices
         self.environment = {

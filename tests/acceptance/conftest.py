@@ -1,7 +1,5 @@
-"""One stack for a module's tests: two CPU devices, the tiny random-weight models."""
+"""One stack for the tests of several modules: two CPU devices, the tiny random-weight models."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,15 +9,9 @@ from tests.stack import Stack
 
 
 @pytest.fixture(scope="session")
-def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    subprocess.run([sys.executable, "-m", "workers.demo_models", str(folder)], check=True, capture_output=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("stack") / "home", demo_models)
+    """Shared by all modules that have none of their own: what a test finds there, others may have made."""
+    stack = Stack(tmp_path_factory.mktemp("stack") / "home", demo_models, devices="cpu:2")
     stack.start()
     yield stack
     stack.stop()
@@ -28,7 +20,7 @@ def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def own_stack(demo_models: Path, tmp_path: Path) -> Iterator[Stack]:
     """Not started; for tests that stop and start."""
-    stack = Stack(tmp_path / "home", demo_models)
+    stack = Stack(tmp_path / "home", demo_models, devices="cpu:2")
     yield stack
     if stack.process is not None:
         stack.stop()

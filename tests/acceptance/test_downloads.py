@@ -129,7 +129,8 @@ def test_pause_stops_within_a_second_frees_the_slot_and_resume_fetches_nothing_t
     assert job["failures"] == 0
 
 
-@pytest.mark.parametrize("victim", [pytest.param("child", marks=pytest.mark.slow), "worker"])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["child", "worker"])
 def test_kill_9_in_the_middle_goes_on_from_the_bytes_that_are_there(empty: Stack, victim: str) -> None:
     job_id = download(empty, bandwidth_limit_mbps=4)
     before = under_way(empty, job_id)["progress"]["bytes_done"]

@@ -2,12 +2,23 @@
 
 import math
 import statistics
+from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.stack import Stack, wait_for
+
+
+@pytest.fixture(scope="module")
+def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Of its own: the figures count every job."""
+    stack = Stack(tmp_path_factory.mktemp("insight") / "home", demo_models)
+    stack.start()
+    yield stack
+    stack.stop()
 
 
 def ask(stack: Stack, path: str) -> Any:
@@ -20,6 +31,7 @@ def moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+@pytest.mark.slow
 def test_three_videos_and_a_failure(stack: Stack) -> None:
     before = ask(stack, "wan-models/performance/TI2V-5B")
     assert set(before["basis"].values()) == {"none"}

@@ -127,7 +127,7 @@ def test_progress_never_goes_back_and_the_event_stream_ends_with_the_final_state
 
 @pytest.fixture
 def redisless(demo_models: Path, tmp_path: Path, redis_server: RedisServer) -> Iterator[Stack]:
-    stack = Stack(tmp_path / "home", demo_models, WANWORKS_REDIS_URL=redis_server.url)
+    stack = Stack(tmp_path / "home", demo_models, "cpu:2", WANWORKS_REDIS_URL=redis_server.url)
     stack.start()
     yield stack
     stack.stop()
@@ -167,7 +167,7 @@ def test_the_same_on_postgresql(demo_models: Path, tmp_path: Path, postgresql_se
     with psycopg.connect(postgresql_server.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute("CREATE DATABASE whole_stack")
     url = postgresql_server.replace("/postgres?", "/whole_stack?")
-    stack = Stack(tmp_path / "home", demo_models, WANWORKS_DATABASE_URL=url)
+    stack = Stack(tmp_path / "home", demo_models, "cpu:2", WANWORKS_DATABASE_URL=url)
     stack.start()
     try:
         with ThreadPoolExecutor(6) as pool:

@@ -1,10 +1,9 @@
 """A real browser before a real stack. The stack serves its own hub, so that a model can be fetched while one looks."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -27,7 +26,7 @@ _AWAY = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
@@ -38,16 +37,17 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+@pytest.fixture(scope="package")
+def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two CPU devices; a slow line to the hub; and an alert that stays open, because any disk is fuller than 0.1 %."""
     folder = tmp_path_factory.mktemp("browser")
     hub = folder / "home" / "hub"
-    subprocess.run([sys.executable, "-m", "workers.demo_models", str(hub)], check=True, capture_output=True)
+    shutil.copytree(demo_models, hub, symlinks=True)
     shutil.copytree(hub, folder / "models", symlinks=True, ignore=shutil.ignore_patterns(f"*{FETCHED}"))
     stack = Stack(
         folder / "home",
         folder / "models",
+        devices="cpu:2",
         WANWORKS_HUB_URL="",
         WANWORKS_DOWNLOAD_LIMIT_MBPS="2",
         WANWORKS_PRESENCE_SECONDS="2",

@@ -1,8 +1,6 @@
 """Everything under a path of a reverse proxy: the page in a real browser, links, documents, the client, Flower."""
 
 import hashlib
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,14 +14,12 @@ from tests.browser.conftest import Watched
 from tests.reverse_proxy import PATH, reverse_proxy
 from tests.stack import QUICK, Stack
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("sub-path")
-    subprocess.run(
-        [sys.executable, "-m", "workers.demo_models", str(folder / "models")], check=True, capture_output=True
-    )
-    stack = Stack(folder / "home", folder / "models", devices="cpu:1", WANWORKS_PUBLIC_PATH=f"{PATH}/")
+def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("sub-path") / "home", demo_models, WANWORKS_PUBLIC_PATH=f"{PATH}/")
     stack.start()
     made = stack.cli("keys", "create", "boss", "--scope", "admin")
     stack.key = made.stdout.strip()

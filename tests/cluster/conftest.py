@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import uuid
@@ -160,13 +159,6 @@ class Load:
                     return
                 with self._lock:
                     self.ids.append(job["id"])
-
-
-@pytest.fixture(scope="session")
-def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    subprocess.run([sys.executable, "-m", "workers.demo_models", str(folder)], check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture(scope="session")

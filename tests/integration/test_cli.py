@@ -144,11 +144,8 @@ def test_watching_goes_on_without_the_event_stream(events):
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    models = tmp_path_factory.mktemp("models")
-    made = wanworks("demo-models", str(models))
-    assert made.returncode == 0, made.stderr
-    stack = Stack(tmp_path_factory.mktemp("cli") / "home", models, devices="cpu:1")
+def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("cli") / "home", demo_models)
     stack.start()
     yield stack
     stack.kill()

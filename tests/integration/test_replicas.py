@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,16 +14,9 @@ from tests.conftest import both_databases
 from tests.jobs import DEMO
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    subprocess.run([sys.executable, "-m", "workers.demo_models", str(folder)], check=True, capture_output=True)
-    return folder
-
-
 @pytest.fixture
-def models(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made, tmp_path / "models", symlinks=True)
+def models(demo_models: Path, tmp_path: Path) -> Path:
+    shutil.copytree(demo_models, tmp_path / "models", symlinks=True)
     return tmp_path / "models"
 
 

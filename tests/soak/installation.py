@@ -32,6 +32,7 @@ _GONE_SECONDS = 10.0  # by when nothing of a stack is left whose supervisor has 
 _EXTRA_BYTES = 1_500_000
 _ENVIRONMENT = {
     **FAST,
+    "WANWORKS_DOWNLOAD_SLOTS": "2",
     "WANWORKS_MAX_FAILURES": "8",  # so many faults are nobody's bad luck
     "WANWORKS_PRESENCE_SECONDS": "2",
     "WANWORKS_QUIET_SOCKET_SECONDS": "5",
@@ -84,7 +85,7 @@ class Installation(Stack):
         self.hub = HubProcess(hub).start()
         self.catalogue = folder / "catalogue.toml"
         self.catalogue.write_text(_catalogue(made.extra_models), encoding="utf-8")
-        super().__init__(folder / "home", models)
+        super().__init__(folder / "home", models, devices="cpu:2")
         self.environment |= _ENVIRONMENT | {
             "WANWORKS_HUB_URL": self.hub.url,
             "PYTHONPATH": str(Path(__file__).parent / "injection"),

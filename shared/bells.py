@@ -108,7 +108,8 @@ _BUSY = (
 
 def rank(priority: int, queued_at: float, now: float) -> int:
     """The priority that a job has earned: it rises by one for each ten minutes of waiting. 0 is served first."""
-    return max(0, priority - int((now - queued_at) / PRIORITY_RISE_SECONDS))
+    earned = priority - int((now - queued_at) / PRIORITY_RISE_SECONDS)
+    return earned if earned > 0 else 0
 
 
 def look(database: Database, ahead: int = LOOK_AHEAD) -> Queue:

@@ -51,4 +51,4 @@ def first_of_each(
         first = first.order_by(inner.queued_at).limit(each).correlate(names)
         # An outer join, for it settles which of the two is the outer loop.
         query = select(*columns).select_from(names.outerjoin(Job, literal_column("jobs.rowid").in_(first)))
-    return [row for row in connection.execute(query) if row[0] is not None]
+    return [row for row in connection.execute(query).all() if row[0] is not None]

@@ -108,6 +108,19 @@ def test_counts_go_on_after_an_error_and_none_is_lost(redis_url: str, monkeypatc
     counts.close()
 
 
+@pytest.mark.parametrize(("rest_seconds", "asked_again"), [(60.0, False), (0.0, True)])
+def test_a_redis_that_did_not_answer_is_left_alone_for_a_while(
+    redis_url: str, rest_seconds: float, asked_again: bool
+) -> None:
+    client = RestingRedis(redis_url, rest=rest_seconds)
+
+    def no_answer(server: "redis.Redis") -> bool:
+        raise redis.TimeoutError
+
+    assert client.ask(no_answer) is None
+    assert client.ask(lambda server: server.ping()) is (True if asked_again else None)
+
+
 def test_the_dispatcher_is_woken_after_an_error(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nudge, failed = once_wrong(broker.nudge)
     monkeypatch.setattr(broker, "nudge", nudge)

@@ -269,7 +269,8 @@ def test_buckets_are_cumulated() -> None:
 
 
 def test_what_another_version_counted_is_left_out() -> None:
-    assert all(not family.totals for family in families({'["wanworks_of_tomorrow", "x", "total"]': 1.0}))
+    unknown = {'["wanworks_of_tomorrow", "x", "total"]': 1.0, json.dumps([meters.FENCED.name, "n", "new", "total"]): 1.0}
+    assert all(not family.totals for family in families(unknown))
 
 
 def _names(client: TestClient) -> set[str]:

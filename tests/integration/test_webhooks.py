@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,16 @@ def test_only_the_newest_progress_waits_and_none_after_the_end(database: Databas
     assert [one.type for one in messages(database)] == ["job.succeeded"]
 
 
+def test_what_may_have_been_told_is_not_changed(database: Database) -> None:
+    """A receiver that has taken a message, but whose answer was lost, gets the same words under its id."""
+    running = working.claim(database, accepted(database, webhook_url=HOOK, webhook_progress=True).id)
+    webhooks.add_progress(database, running, "msg_1", {"percent": 10.0})
+    (tried,) = webhooks.take_due(database, 1.0)
+    webhooks.failed(database, tried, "no answer", 0.0)
+    webhooks.add_progress(database, running, "msg_2", {"percent": 20.0})
+    assert {one.id: one.data["progress"]["percent"] for one in messages(database)} == {"msg_1": 10.0, "msg_2": 20.0}
+
+
 def test_what_waits_outlives_its_job(database: Database) -> None:
     job = accepted(database, webhook_url=HOOK)
     _cancel_waiting(database, job)
@@ -217,6 +227,20 @@ def test_a_try_that_outlasted_its_time_does_not_undo_the_next_one(database: Data
     webhooks.failed(database, slow, "It did not answer", 5.0)
     (after,) = messages(database)
     assert (after.state, after.tries, after.due_at) == ("delivered", 1, None)
+
+
+@both_databases
+def test_a_try_of_before_does_not_touch_a_replayed_message(database: Database) -> None:
+    _cancel_waiting(database, accepted(database, webhook_url=HOOK))
+    with database.write() as session:
+        session.connection().execute(update(WebhookMessage).values(tries=5))
+    (outlasted,) = webhooks.take_due(database, 0.0)
+    (last,) = webhooks.take_due(database, 60.0)
+    webhooks.failed(database, last, "gone", None)
+    webhooks.replay(database, last.id)
+    webhooks.failed(database, outlasted, "late", None)
+    (message,) = messages(database)
+    assert (message.state, message.tries, message.error) == ("waiting", 0, None)
 
 
 @both_databases
@@ -383,9 +407,22 @@ def test_a_slot_that_is_free_takes_the_next_message_though_others_are_slow(
     with closing(Dripping(HEAD)) as slow:
         _due(database, slow.url, *[receiver.url] * 40)
         sender(outbound_allow="127.0.0.1")
+        deadline = time.monotonic() + 5  # by its own passes a sender would take ten seconds
         for _ in range(40):
-            receiver.came.get(timeout=5)
+            receiver.came.get(timeout=max(0.0, deadline - time.monotonic()))
         assert slow.asked == 1
+
+
+def test_no_more_deliveries_are_under_way_than_there_are_slots(
+    database: Database, sender: Callable[..., WebhookSender]
+) -> None:
+    with ExitStack() as open_ones:
+        slow = [open_ones.enter_context(closing(Dripping(HEAD))) for _ in range(20)]
+        _due(database, *[one.url for one in slow])
+        started = sender(outbound_allow="127.0.0.1")
+        wait_for(lambda: sum(one.asked for one in slow) == 16, 5)
+        assert not started._fill_slots()
+        assert sum(one.asked for one in slow) == 16
 
 
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", HEAD])

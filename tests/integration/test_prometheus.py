@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from scheduler.alert_facts import gather
 from scheduler.alert_rules import Facts
 from scheduler.alerting import ground_of
-from shared import attempts, clock, loop_reports, meters, samples
+from shared import attempts, clock, loop_reports, meters, samples, ticks
 from shared.attempts import Failure
 from shared.database import Database
 from shared.meters import METERS, Meters, count_end, families
@@ -229,9 +229,18 @@ def test_the_alerts_tell_late_from_away(settings: Settings, database: Database, 
         loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
         assert facts(late.url).dispatcher_silent is False
     loop_reports.forget_process(database, "dispatcher@here")
+    assert redis_server.process is not None
+    redis_server.process.send_signal(signal.SIGSTOP)
+    assert facts(redis_server.url).redis_away is False, "it may only be slow"
     redis_server.kill()
     found = facts(redis_server.url)
     assert (found.redis_away, found.dispatcher_silent) == (True, None), "without Redis none can lead"
+
+
+def test_a_process_that_has_just_begun_has_missed_no_tick(settings: Settings, database: Database) -> None:
+    an_hour_ago = clock.now().timestamp() - 3600
+    assert ticks.once(database, "retention", 60.0, an_hour_ago, lambda _: "done") == "done"
+    assert gather(ground_of(settings), clock.now()).beat_silent_seconds < 60
 
 
 def test_an_empty_queue_says_zero(client: TestClient, database: Database) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from scheduler.dispatcher import celery_ring
-from shared import bells, jobs, nodes
+from shared import bells, jobs, loop_reports, nodes
 from shared.database import Database
 from shared.settings import Settings
 from shared.states import JobState
@@ -21,6 +21,7 @@ from shared.store import open_store
 from tests.conftest import RedisServer
 from tests.jobs import accepted
 from tests.stack import children, wait_for
+from workers import shutdown
 from workers.shutdown import LIMIT_SECONDS
 
 _ROOT = Path(__file__).parents[2]
@@ -83,6 +84,19 @@ def test_a_worker_ends_while_its_child_still_imports(
     assert stopped(process, number) < _GRANTED_SECONDS
     assert process.returncode == 0
     assert all(seen.said_goodbye for seen in nodes.devices(database))
+    assert not loop_reports.seen(database), "its loops are not missed"
+
+
+def test_an_error_keeps_nothing_else_from_being_done(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> None:
+        raise RuntimeError("broken")
+
+    done: list[str] = []
+    shutdown._call_all([broken, lambda: done.append("beside")], 5.0)
+    for call in (broken, lambda: done.append("after")):
+        shutdown._call(call)
+    assert done == ["beside", "after"]
+    assert caplog.text.count("an error while this worker stops") == 2
 
 
 def test_a_worker_ends_before_it_has_come_up(start: Start, settings: Settings, tmp_path: Path) -> None:

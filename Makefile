@@ -56,7 +56,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not gpu and not cluster" -n 2 --no-loadscope-reorder
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --no-loadscope-reorder
 
 test-cluster: $(STAMP)
 	$(BIN)/python -m pytest -m cluster -s tests/cluster

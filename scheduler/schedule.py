@@ -15,7 +15,7 @@ class Schedule:
 _HOUR = 3600.0
 
 SCHEDULES = (
-    # Half of the time while there is much to remove: what a hundred thousand jobs left in a bucket takes 15 minutes.
+    # A tick works for 30 s at most: where there is much to remove, that is half of the time.
     Schedule("retention", "wanworks.tick.retention", 60.0),
     Schedule("sweep", "wanworks.tick.sweep", 300.0),
     Schedule("roll_up", "wanworks.tick.roll_up", 600.0),

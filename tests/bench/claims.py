@@ -32,7 +32,7 @@ def claims(bench: Any) -> list[Row]:
             ((claimed,),) = stack.sql("select claimed_at from jobs where id = ?", job_id)
             waits.append(1000 * (claimed - asked))
             time.sleep(0.05)  # the device says that it is idle
-        # What Celery still tells of the last job has been told.
+        # Celery publishes its last events after the job's end.
         time.sleep(2)
         each = (_bytes_in_an_hour(server) - before) / _REQUESTS
     waits.sort()

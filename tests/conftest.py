@@ -244,7 +244,7 @@ def make_client() -> Iterator[Callable[[Settings], TestClient]]:
 
 
 class WebProcess:
-    """A process that does as `python -m api`, and an HTTP client of it."""
+    """A web process, started by the same `main` as `python -m api`, and an HTTP client of it."""
 
     def __init__(self, settings: Settings) -> None:
         self.port = free_port()

@@ -62,6 +62,8 @@ log = logging.getLogger("wanworks.dispatcher")
 _LOCK_KEY = "wanworks:dispatcher:lock"
 _LEADER_SECONDS = 6.0
 _LONGEST_PASS_SECONDS = 120.0
+# For so long the leadership, and that Redis has its data, are taken for granted: a wake-up is answered at once.
+_CERTAIN_SECONDS = 1.0
 # One wait for a wake-up: well within the lock's time and the socket's patience.
 _WAIT_SECONDS = 0.5  # and short enough for a stop
 _ORDER_SECONDS = 0.5
@@ -115,6 +117,7 @@ class Dispatcher:
         self._watched_at = self._watch_noted_at = 0.0
         self._row_errors = RepeatedErrors()
         self._led_at = float("-inf")  # when the leadership was last asked for
+        self._certain_at = float("-inf")  # when it was last known to be ours, and Redis to have its data
         self._lock = (
             self._redis.lock(_LOCK_KEY, timeout=_LEADER_SECONDS, blocking=False, thread_local=False)
             if self._redis is not None
@@ -127,13 +130,16 @@ class Dispatcher:
     def run(self) -> None:
         """Until `stopping` is set. Survives a missing Redis and a missing database."""
         errors = RepeatedErrors()
+        heal_at = float("-inf")
         self._keeping.start()
         while not self.stopping.is_set():
             try:
-                if self._leads():
-                    self._check_epoch()
+                if self._may_look():
                     began = time.monotonic()
-                    self.look()
+                    # A job that comes before healing is due again does not wait for it.
+                    heal = began >= heal_at
+                    self.look(heal=heal)
+                    heal_at = began + self._settings.dispatch_seconds if heal else heal_at
                     self.reporter.report(DISPATCHER, self._settings.dispatch_seconds)
                     self.meters.observe(LOOK_SECONDS, seconds=time.monotonic() - began)
             except (DatabaseUnavailable, StoreFull) as error:
@@ -155,10 +161,11 @@ class Dispatcher:
             except redis.RedisError as error:
                 log.info("leadership was not ours to give back: %s", error)
 
-    def look(self) -> int:
-        """One look: heal, place, ring. Returns how many bells were rung. Raises DatabaseUnavailable."""
-        self._take_back_lapsed()
-        self._resume_where_there_is_room()
+    def look(self, *, heal: bool = True) -> int:
+        """One look: heal where asked to, place, ring. Returns how many bells were rung. Raises DatabaseUnavailable."""
+        if heal:
+            self._take_back_lapsed()
+            self._resume_where_there_is_room()
         queue = bells.look(self._database, self._ahead)
         self._marked = False
         rung = self._place(queue) if queue.waiting else 0
@@ -410,17 +417,30 @@ class Dispatcher:
             self._durations[warm_key] = (time.monotonic(), durations)
         return durations
 
+    def _may_look(self) -> bool:
+        """Whether this process leads; where it does, the bells that Redis has lost are known to be lost."""
+        if time.monotonic() - self._certain_at < _CERTAIN_SECONDS:
+            return True
+        if not self._leads():
+            return False
+        self._check_epoch()
+        self._certain_at = self._led_at
+        return True
+
     def _leads(self) -> bool:
         if self._redis is None or self._lock is None:
             return True
         self._led_at = time.monotonic()
-        try:
+        leads = False
+        with suppress(redis.exceptions.LockError):
             if self._lock.owned():
                 self._lock.extend(_LEADER_SECONDS, replace_ttl=True)
-                return True
-            return bool(self._lock.acquire())
-        except redis.exceptions.LockError:
-            return False
+                leads = True
+            else:
+                leads = bool(self._lock.acquire())
+        if not leads:
+            self._certain_at = float("-inf")
+        return leads
 
     def _keep_leading(self) -> None:
         """Keeps the leadership beside a long pass; not beside one that will never end."""

@@ -29,10 +29,11 @@ def start(
     A model that a download was started for before is left to a person, for trying again for ever helps nobody; so is
     one whose files were found wrong, which a repair makes whole by fetching far less.
     """
-    held = {*held, *replicas.corrupted(database)}
     missing = {job.model_id: job for job in waiting if job.model_id is not None and job.model_id not in held}
     if not missing or not nodes:
         return []
+    wrong = replicas.corrupted(database)
+    missing = {model_id: job for model_id, job in missing.items() if model_id not in wrong}
     node = max(nodes.values(), key=lambda node: (node.disk_free_mb or 0.0, node.name)).name
     tried = {model_id for _, model_id in downloads.latest(database)}
     new = [

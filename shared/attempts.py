@@ -7,10 +7,10 @@ end is this attempt's. Leases compare the database's own clock only.
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, update
+from sqlalchemy import ColumnElement, Float, bindparam, func, update
 from sqlmodel import Session, col, select
 
 from shared import clock
@@ -55,6 +55,37 @@ class Failure:
         return {"code": self.code, "message": self.message, "retryable": self.retryable}
 
 
+# Made once, as the statements of `_may_run`: a device waits for its claim.
+_CLAIM = (
+    update(Job)
+    .where(
+        col(Job.id) == bindparam("its_job_id"),
+        col(Job.status) == JobState.QUEUED,
+        col(Job.bell_device) == bindparam("its_device_key"),
+        col(Job.not_before) <= epoch_now(),
+    )
+    .values(
+        status=JobState.RUNNING,
+        attempt=Job.attempt + 1,
+        lease_until=epoch_now() + bindparam("its_lease_seconds", type_=Float),
+        claimed_at=epoch_now(),
+        started_at=bindparam("its_now"),
+        node=bindparam("its_node"),
+        worker=bindparam("its_worker"),
+        pid=bindparam("its_pid"),
+        device=bindparam("its_device"),
+        device_key=bindparam("its_device_key"),
+        phase=bindparam("its_first_phase"),
+        percent=0.0,
+        error=None,
+        paused_by=None,
+        unplaceable_since=None,
+    )
+    .returning(Job)
+    .execution_options(synchronize_session=False, populate_existing=True)
+)
+
+
 @settled
 def claim(
     database: Database, job_id: str, claimant: Claimant, lease_seconds: float, at_most: int | None = None
@@ -64,39 +95,14 @@ def claim(
     None if not; nor where the node is drained, nor where it does not hold the model (neither a drain nor a removal can
     come while a claim is looking), nor where `at_most` jobs of its type run on the node already.
     """
-    query = (
-        update(Job)
-        .where(
-            col(Job.id) == job_id,
-            col(Job.status) == JobState.QUEUED,
-            col(Job.bell_device) == claimant.device_key,
-            col(Job.not_before) <= epoch_now(),
-        )
-        .values(
-            status=JobState.RUNNING,
-            attempt=Job.attempt + 1,
-            lease_until=epoch_now() + lease_seconds,
-            claimed_at=epoch_now(),
-            started_at=clock.now(),
-            node=claimant.node,
-            worker=claimant.worker,
-            pid=claimant.pid,
-            device=claimant.device,
-            device_key=claimant.device_key,
-            phase=Phase.LOADING if claimant.device is not None else None,
-            percent=0.0,
-            error=None,
-            paused_by=None,
-            unplaceable_since=None,
-        )
-        .returning(Job)
-    )
     with database.write() as session:
         if is_repetition() and (mine := _claimed_before(session, job_id, claimant)) is not None:
             return mine
         if not _may_run(session, job_id, claimant, at_most):
             return None
-        return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+        claim_of = {**asdict(claimant), "job_id": job_id, "lease_seconds": lease_seconds, "now": clock.now()}
+        claim_of["first_phase"] = Phase.LOADING if claimant.device is not None else None
+        return session.scalars(_CLAIM, {f"its_{name}": value for name, value in claim_of.items()}).one_or_none()
 
 
 @settled
@@ -267,8 +273,7 @@ def running_on(database: Database, worker: str) -> list[Running]:
 
 def _may_run(session: Session, job_id: str, claimant: Claimant, at_most: int | None) -> bool:
     """Whether the node takes jobs and has what this one needs: its model's files, held against removal, or a place."""
-    drained = select(Node.drained_at).where(Node.name == claimant.node).with_for_update(read=True)
-    if session.exec(drained).one_or_none() is not None:
+    if session.execute(_DRAINED, {"its_node": claimant.node}).scalar_one_or_none() is not None:
         return False
     if at_most is not None:
         hold(session, f"claims of {claimant.node}")  # two claims could count at once
@@ -278,15 +283,20 @@ def _may_run(session: Session, job_id: str, claimant: Claimant, at_most: int | N
             col(Job.type) == select(Job.type).where(col(Job.id) == job_id).scalar_subquery(),
         )
         return session.exec(running).one() < at_most
-    job = session.get(Job, job_id)
-    if job is None or job.mock or job.target_node is not None:
-        return job is not None
-    held = (
-        select(Replica.state)
-        .where(Replica.node == claimant.node, Replica.model_id == job.model_id)
-        .with_for_update(read=True)
-    )
-    return session.exec(held).one_or_none() in REPLICA_READY
+    needs = session.execute(_NEEDS, {"its_job_id": job_id}).one_or_none()
+    if needs is None or needs.mock or needs.target_node is not None:
+        return needs is not None
+    held = session.execute(_HELD, {"its_node": claimant.node, "its_model_id": needs.model_id})
+    return held.scalar_one_or_none() in REPLICA_READY
+
+
+_DRAINED = select(Node.drained_at).where(Node.name == bindparam("its_node")).with_for_update(read=True)
+_NEEDS = select(Job.mock, Job.target_node, Job.model_id).where(Job.id == bindparam("its_job_id"))
+_HELD = (
+    select(Replica.state)
+    .where(Replica.node == bindparam("its_node"), Replica.model_id == bindparam("its_model_id"))
+    .with_for_update(read=True)
+)
 
 
 def _note(job: Job, fetched: Fetched | None) -> None:

@@ -104,6 +104,10 @@ _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.warm_key, Job.node, Job.priority, Job.halt, Job.owner, Job.work,
     Job.claimed_at, Job.mock,
 )  # fmt: skip
+# Made once: they are part of every pass.
+_NOW = select(epoch_now())
+_RUNG = select(*_WAITING).where(QUEUED, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
+_RUNNING = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]
 
 
 def rank(priority: int, queued_at: float, now: float) -> int:
@@ -120,7 +124,7 @@ def look(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
     """
     with database.read() as session:
         connection = session.connection()
-        now = connection.execute(select(epoch_now())).scalar_one()
+        now = connection.execute(_NOW).scalar_one()
         lines = lines_there(connection)
         # Whoever has queued many must not hide those who came after.
         each = max(ahead // max(1, len({owner_part(line) for line in lines})), _LOOK_AHEAD_OF_EACH)
@@ -132,10 +136,8 @@ def look(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
         ready = [Waiting._make(row) for row in heads]
         found += ready
         cuts += _cuts(ready, each, ready_at=now)
-        rung = select(*_WAITING).where(QUEUED, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
-        found += [Waiting._make(row) for row in connection.execute(rung)] if cuts else []
-        running = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]
-        busy = tuple(Busy._make(row) for row in connection.execute(running))
+        found += [Waiting._make(row) for row in connection.execute(_RUNG)] if cuts else []
+        busy = tuple(Busy._make(row) for row in connection.execute(_RUNNING))
     return Queue(now, tuple({job.job_id: job for job in found}.values()), busy, tuple(cuts))
 
 

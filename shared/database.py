@@ -202,8 +202,10 @@ def _sqlite_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Any) -> None:
-        writing = connection.get_execution_options().get("wanworks_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+        if connection.get_execution_options().get("wanworks_write"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # which may fail, so that its error has to be translated
+        else:
+            connection.connection.driver_connection.execute("BEGIN")
 
     return engine
 

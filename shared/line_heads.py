@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import JSON, Connection, cast, func, literal, literal_column, true
+from sqlalchemy import JSON, Connection, Float, Integer, Text, bindparam, cast, func, literal, literal_column, true
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
@@ -16,11 +17,7 @@ QUEUED = col(Job.status) == literal("queued", literal_execute=True)
 
 def lines_there(connection: Connection) -> list[str]:
     """The lines in which anybody waits, found by stepping from one to the next in their index."""
-    first: Any = select(func.min(Job.line).label("line")).where(QUEUED)
-    lines = first.cte("lines", recursive=True)
-    following = select(func.min(Job.line)).where(QUEUED, col(Job.line) > lines.c.line).scalar_subquery()
-    lines = lines.union_all(select(following).where(lines.c.line.is_not(None)))
-    return list(connection.execute(select(lines.c.line).where(lines.c.line.is_not(None))).scalars())
+    return list(connection.execute(_lines()).scalars())
 
 
 def first_of_each(
@@ -32,23 +29,42 @@ def first_of_each(
     """
     if not lines:
         return []
+    given: dict[str, Any] = {"each": each}
+    given |= {"lines": lines if connection.dialect.name == "postgresql" else json.dumps(lines)}
+    given |= {} if ready_at is None else {"ready_at": ready_at}
+    query = _heads(tuple(columns), connection.dialect.name, ready=ready_at is not None)
+    return [row for row in connection.execute(query, given).all() if row[0] is not None]
+
+
+@cache
+def _lines() -> Any:
+    first: Any = select(func.min(Job.line).label("line")).where(QUEUED)
+    lines = first.cte("lines", recursive=True)
+    following = select(func.min(Job.line)).where(QUEUED, col(Job.line) > lines.c.line).scalar_subquery()
+    lines = lines.union_all(select(following).where(lines.c.line.is_not(None)))
+    return select(lines.c.line).where(lines.c.line.is_not(None))
+
+
+@cache
+def _heads(columns: tuple[Any, ...], dialect: str, *, ready: bool) -> Any:
+    """The statement, made once: it is part of every pass of the dispatcher."""
     first: Any
-    query: Any
-    if connection.dialect.name == "postgresql":
-        names = func.json_array_elements_text(cast(lines, JSON)).table_valued("value")
+    each = bindparam("each", type_=Integer)
+    ready_at = bindparam("ready_at", type_=Float)
+    if dialect == "postgresql":
+        names = func.json_array_elements_text(cast(bindparam("lines", type_=JSON), JSON)).table_valued("value")
         first = select(*columns).where(QUEUED, Job.line == names.c.value)
-        if ready_at is not None:
+        if ready:
             first = first.where(col(Job.not_before) <= ready_at)
         head = first.order_by(col(Job.queued_at)).limit(each).correlate(names).lateral()
-        query = select(head).select_from(names.join(head, true()))
-    else:  # which has no LATERAL
-        names = func.json_each(json.dumps(lines)).table_valued("value")
-        inner = aliased(Job, name="inner_jobs")
-        first = select(literal_column("inner_jobs.rowid")).select_from(inner)
-        first = first.where(inner.status == literal("queued", literal_execute=True), inner.line == names.c.value)
-        if ready_at is not None:
-            first = first.where(inner.not_before <= ready_at)
-        first = first.order_by(inner.queued_at).limit(each).correlate(names)
-        # An outer join, for it settles which of the two is the outer loop.
-        query = select(*columns).select_from(names.outerjoin(Job, literal_column("jobs.rowid").in_(first)))
-    return [row for row in connection.execute(query).all() if row[0] is not None]
+        return select(head).select_from(names.join(head, true()))
+    # SQLite has no LATERAL.
+    names = func.json_each(bindparam("lines", type_=Text)).table_valued("value")
+    inner = aliased(Job, name="inner_jobs")
+    first = select(literal_column("inner_jobs.rowid")).select_from(inner)
+    first = first.where(inner.status == literal("queued", literal_execute=True), inner.line == names.c.value)
+    if ready:
+        first = first.where(inner.not_before <= ready_at)
+    first = first.order_by(inner.queued_at).limit(each).correlate(names)
+    # An outer join, for it settles which of the two is the outer loop.
+    return select(*columns).select_from(names.outerjoin(Job, literal_column("jobs.rowid").in_(first)))

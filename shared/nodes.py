@@ -27,6 +27,11 @@ from shared.tables import Device, Installation, Job, Node, Process, epoch_now
 REPORT_SECONDS = 10.0  # how often a supervisor says what it runs
 
 
+# Made once: the dispatcher asks them in every pass.
+_DEVICES = select(Device, epoch_now() - col(Device.seen_at)).order_by(col(Device.node), col(Device.index))
+_NODES = select(Node, epoch_now() - col(Node.seen_at)).order_by(col(Node.name))
+
+
 @dataclass(frozen=True)
 class SeenDevice:
     """A device's row and how long ago its worker was heard, in seconds by the database's clock."""
@@ -100,9 +105,8 @@ def warm(database: Database, key: str) -> list[dict[str, Any]]:
 
 def devices(database: Database) -> list[SeenDevice]:
     """Every device that ever registered, by node and index."""
-    query = select(Device, epoch_now() - col(Device.seen_at)).order_by(col(Device.node), col(Device.index))
     with database.read() as session:
-        return [SeenDevice(device, silent, device.seen_at == 0.0) for device, silent in session.exec(query)]
+        return [SeenDevice(device, silent, device.seen_at == 0.0) for device, silent in session.execute(_DEVICES)]
 
 
 def node_beat(
@@ -186,9 +190,8 @@ def remove(database: Database, name: str, silence_seconds: float) -> list[Job]:
 
 def nodes(database: Database) -> list[tuple[Node, float]]:
     """Every node and how long ago its io worker was heard, in seconds."""
-    query = select(Node, epoch_now() - col(Node.seen_at)).order_by(col(Node.name))
     with database.read() as session:
-        return [(node, silent) for node, silent in session.exec(query)]
+        return [(node, silent) for node, silent in session.execute(_NODES)]
 
 
 def report_processes(database: Database, node: str, names: Collection[str], processes: Sequence[Process]) -> None:

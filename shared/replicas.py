@@ -136,11 +136,12 @@ def _see(row: Replica, presence: Presence, removing: bool) -> None:
     row.missing_files = list(presence.missing_files)
 
 
+_READY = select(Replica.node, Replica.model_id).where(col(Replica.state).in_(REPLICA_READY))
+
+
 def ready(database: Database, nodes: Iterable[str] | None = None) -> dict[str, frozenset[str]]:
     """By node, the models that it holds whole. `nodes` narrows it to those."""
-    query = select(Replica.node, Replica.model_id).where(col(Replica.state).in_(REPLICA_READY))
-    if nodes is not None:
-        query = query.where(col(Replica.node).in_(list(nodes)))
+    query = _READY if nodes is None else _READY.where(col(Replica.node).in_(list(nodes)))
     held: dict[str, set[str]] = {}
     with database.read() as session:
         for node, model_id in session.exec(query):

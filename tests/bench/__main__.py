@@ -397,7 +397,7 @@ def _dispatcher(stack: Stack, policy: Any) -> Iterator[None]:
 def _paused(stack: Stack) -> Iterator[None]:
     """No bell is rung meanwhile, so that the whole trace is there at once."""
     dispatcher: Any = stack.__dict__["dispatcher"]
-    look, dispatcher.look = dispatcher.look, lambda: 0
+    look, dispatcher.look = dispatcher.look, lambda **_: 0
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from shared.store import Store, open_store
 from shared.tables import Device, Job, Tick
 from shared.ticks import once
 from tests.jobs import DEMO, accepted, claimed, hold, new_job
+from tests.stack import wait_for
 
 
 def register(database: Database, index: int = 0, *, node: str = "n", memory_mb: int = 24_000) -> None:
@@ -62,6 +63,32 @@ def test_a_lapsed_lease_is_taken_back_and_rung_again(dispatcher: Dispatcher, dat
     after = jobs.get(database, job.id)
     assert (after.status, after.failures, after.bell_device) == (JobState.QUEUED, 1, None)
     assert after.not_before > after.queued_at
+
+
+def test_a_dispatcher_that_is_woken_all_the_time_heals_and_knows_what_redis_has_lost(
+    dispatcher: Dispatcher, settings: Settings, database: Database
+) -> None:
+    """Neither is asked for with every wake-up: a job does not wait for them."""
+    job = accepted(database)
+    lapsed = accepted(database)
+    claimed(database, lapsed.id, lease_seconds=-1.0)
+    assert settings.redis is not None
+    redis = connect(settings.redis, 5)
+    dispatcher._wait = lambda: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=dispatcher.run)
+    thread.start()
+    try:
+        wait_for(lambda: jobs.get(database, lapsed.id).failures == 1, 10, "for the lapsed lease")
+        wait_for(lambda: queue_length(settings) == 1, 10, "for the bell")
+        again = accepted(database)
+        claimed(database, again.id, lease_seconds=-1.0)
+        wait_for(lambda: jobs.get(database, again.id).failures == 1, 10, "for the second")
+        redis.flushall()
+        wait_for(lambda: queue_length(settings) == 1, 10, "for the bell that was lost")
+    finally:
+        dispatcher.stopping.set()
+        thread.join(10)
+    assert jobs.get(database, job.id).bell_device is not None
 
 
 def test_after_redis_has_lost_its_data_every_bell_is_rung_again(

@@ -445,12 +445,12 @@ def test_one_pass_that_fails_does_not_end_the_dispatcher(
     failures = iter([KeyError("odd"), ValueError("odd")])
     look = sent.dispatcher.look
 
-    def failing() -> int:
+    def failing(*, heal: bool) -> int:
         error = next(failures, None)
         if error is not None:
             raise error
         try:
-            return look()
+            return look(heal=heal)
         finally:
             sent.dispatcher.stopping.set()
 

@@ -2,8 +2,8 @@
 # make up         the stack in the foreground, with the demo's tiny models; CATALOGUE=default for the real ones
 # make setup      the environment alone; every other target makes it and skips it when nothing changed
 # make check      format, lint, strict types, import contracts
-# make test       the tests; test-slow those that take minutes, test-cluster those of several hosts (as root),
-#                 gpu-check those that need a CUDA device
+# make test       the tests; test-slow those that take minutes, test-fuzz the API with 3,000 examples an operation,
+#                 test-cluster those of several hosts (as root), gpu-check those that need a CUDA device
 # make soak       random faults under load, and a checker: SOAK_JOBS, SOAK_FAULTS, SOAK_SEED, SOAK_DATABASE
 # make bench      measures, and writes docs/measurements.md
 # make docs       the pages of docs/, as a site
@@ -22,7 +22,7 @@ DEVICES ?= auto
 PORT ?= 8000
 FLOWER_PORT ?= 5555
 
-.PHONY: docs setup demo up check test test-slow test-cluster gpu-check soak bench lock
+.PHONY: docs setup demo up check test test-slow test-fuzz test-cluster gpu-check soak bench lock
 
 setup: $(STAMP)
 
@@ -53,10 +53,13 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not cluster" -n 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not fuzz and not gpu and not cluster" -n 2 --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow -n 2 --no-loadscope-reorder
+
+test-fuzz: $(STAMP)
+	$(BIN)/python -m pytest -m fuzz -s tests/integration/test_schemathesis.py
 
 test-cluster: $(STAMP)
 	$(BIN)/python -m pytest -m cluster -s tests/cluster

@@ -33,6 +33,7 @@ from shared.settings import Settings
 
 _FLOWER_SECONDS = 30.0
 _PICTURES_AT_ONCE = 2  # a picture at the limit takes some hundred MB while it is decoded
+_READS_AT_ONCE = 8  # beside the 40 threads for all else, and out of the 32 connections to PostgreSQL
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Context:
     commits: Commits
     nudger: Nudger
     pictures: anyio.CapacityLimiter
+    reads: anyio.CapacityLimiter
     together: Together
     redis: RestingRedis
     meters: Meters
@@ -88,6 +90,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             commits=commits,
             nudger=nudger,
             pictures=anyio.CapacityLimiter(_PICTURES_AT_ONCE),
+            reads=anyio.CapacityLimiter(_READS_AT_ONCE),
             together=Together(),
             redis=client,
             meters=meters,

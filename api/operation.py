@@ -125,7 +125,9 @@ def _call(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         if waits:
             answer: Response = await handler(context, request, query)
             return answer
-        return await anyio.to_thread.run_sync(partial(handler, context, request, query))
+        # Reads that take long leave the threads that submitting and signing in need.
+        limiter = context.reads if operation.method == "GET" else None
+        return await anyio.to_thread.run_sync(partial(handler, context, request, query), limiter=limiter)
 
     async def call(request: Request) -> Response:
         context = context_of(request)

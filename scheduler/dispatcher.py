@@ -529,6 +529,7 @@ def celery_ring(settings: Settings) -> Ring:
             kwargsrepr="",
             task_id=job.job_id,
             queue=broker.queue_of(device_key),
+            declare=[],  # the worker declares its queue; a message may come before
             retry=False,
         )
 

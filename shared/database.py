@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
+from shared import sqlite_plans
 from shared.errors import DatabaseUnavailable, OutcomeUnknown, StoreFull
 
 _BUSY_TIMEOUT_SECONDS = 15
@@ -146,6 +147,8 @@ def migrate(url: str, revision: str = "head") -> None:
                 command.downgrade(config, revision)
             else:
                 command.upgrade(config, revision)
+            if database.is_sqlite:
+                sqlite_plans.settle(connection)
             connection.commit()
             if not database.is_sqlite:
                 connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_MIGRATION_LOCK})")

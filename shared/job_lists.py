@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, literal, union_all
+from sqlalchemy import ColumnElement, func, literal, tuple_, union_all
 from sqlmodel import Session, col, select
 
 from shared.database import Database
@@ -21,6 +21,7 @@ from shared.tables import Job
 _ID_IS_OLDER = timedelta(minutes=5)
 # SQLite takes 500 terms in a compound SELECT.
 _TERMS = 200
+_LOWEST, _HIGHEST = (str(uuid.UUID(int=value)) for value in (0, 2**128 - 1))
 
 Kind = tuple[str, str, str | None]
 """State, type and model of a job."""
@@ -41,20 +42,43 @@ class _Filter:
     after: str | None
     oldest_first: bool
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        found: list[ColumnElement[bool]] = [col(Job.hidden).is_(False)]
+    def ids(self, limit: int, kind: Kind | None = None) -> Any:
+        """Selects the first of them; of that kind, if one is given."""
+        where: list[ColumnElement[bool]] = [col(Job.hidden).is_(False)]
         if self.owner is not None:
-            found.append(col(Job.owner) == self.owner)
+            where.append(col(Job.owner) == self.owner)
         if self.created_after is not None:
-            found.append(col(Job.created_at) > self.created_after)
-            found.append(col(Job.id) >= _first_id(self.created_after - _ID_IS_OLDER))
-        if self.after is not None:
-            found.append(col(Job.id) > self.after if self.oldest_first else col(Job.id) < self.after)
-        return found
+            where.append(col(Job.created_at) > self.created_after)
+        key: list[Any] = [col(Job.id)]
+        value: list[str] = []
+        if kind is not None:
+            status, type, model_id = kind
+            where += [col(Job.status) == status, col(Job.type) == type]
+            # The model is compared and sorted by although it is one and the same: only the index of kinds has this
+            # order, and PostgreSQL would take another index, or none, for a kind that it knows to be common.
+            key.insert(0, col(Job.model_id))
+            if model_id is None:
+                where.append(col(Job.model_id).is_(None))
+            else:
+                value.append(model_id)
+        place: Any = tuple_(*key) if value else col(Job.id)
+        low, high = self._bounds()
+        lowest: Any = tuple_(*value, low) if value else low
+        highest: Any = tuple_(*value, high) if value else high
+        # The last one seen is not on the page.
+        where.append(place > lowest if self.after == low else place >= lowest)
+        where.append(place < highest if self.after == high else place <= highest)
+        order = [column.asc() if self.oldest_first else column.desc() for column in key]
+        return select(Job.id).where(*where).order_by(*order).limit(limit)
 
-    def ids(self, limit: int, *more: ColumnElement[bool]) -> Any:
-        order = col(Job.id).asc() if self.oldest_first else col(Job.id).desc()
-        return select(Job.id).where(*self.conditions(), *more).order_by(order).limit(limit)
+    def _bounds(self) -> tuple[str, str]:
+        """The ids between which the page lies."""
+        low, high = _LOWEST, _HIGHEST
+        if self.created_after is not None:
+            low = _first_id(self.created_after - _ID_IS_OLDER)
+        if self.after is not None:
+            low, high = (max(low, self.after), high) if self.oldest_first else (low, self.after)
+        return low, high
 
 
 def page(
@@ -91,15 +115,9 @@ def _first_of(session: Session, which: _Filter, kinds: Sequence[Kind], limit: in
     """The ids of the first jobs of these kinds, in order."""
     ids: list[str] = []
     for some in (kinds[at : at + _TERMS] for at in range(0, len(kinds), _TERMS)):
-        firsts = [which.ids(limit, *_is(kind)).subquery() for kind in some]
+        firsts = [which.ids(limit, kind).subquery() for kind in some]
         ids += session.connection().execute(union_all(*(select(first.c.id) for first in firsts))).scalars()
     return sorted(ids, reverse=not which.oldest_first)[:limit]
-
-
-def _is(kind: Kind) -> tuple[ColumnElement[bool], ...]:
-    status, type, model_id = kind
-    model = col(Job.model_id)
-    return col(Job.status) == status, col(Job.type) == type, model.is_(None) if model_id is None else model == model_id
 
 
 def _kinds(
@@ -110,15 +128,17 @@ def _kinds(
     states = union_all(*(select(literal(str(one)).label("status")) for one in ([status] if status else JobState)))
     of_states = states.subquery()
 
-    def next_type(status: Any, *beyond: ColumnElement[bool]) -> Any:
-        wanted = [] if type is None else [col(Job.type) == type]
-        return select(func.min(Job.type)).where(*of_owner, Job.status == status, *wanted, *beyond).scalar_subquery()
+    def next_type(status: Any, beyond: ColumnElement[bool]) -> Any:
+        return select(func.min(Job.type)).where(*of_owner, Job.status == status, beyond).scalar_subquery()
 
-    first: Any = select(of_states.c.status, next_type(of_states.c.status).label("type"))
+    # Looked for from the type that is wanted on, in order: asked for that type alone PostgreSQL reads the whole table.
+    first: Any = select(of_states.c.status, next_type(of_states.c.status, col(Job.type) >= (type or "")).label("type"))
     types = first.cte("types", recursive=True)
-    following = next_type(types.c.status, col(Job.type) > types.c.type)
-    types = types.union_all(select(types.c.status, following).where(types.c.type.is_not(None)))
-    found = select(types.c.status, types.c.type).where(types.c.type.is_not(None))
+    if type is None:
+        following = next_type(types.c.status, col(Job.type) > types.c.type)
+        types = types.union_all(select(types.c.status, following).where(types.c.type.is_not(None)))
+    there = types.c.type.is_not(None) if type is None else types.c.type == type
+    found = select(types.c.status, types.c.type).where(there)
     if model_id is not None:
         return [(*row, model_id) for row in session.connection().execute(found)]
 
@@ -126,7 +146,7 @@ def _kinds(
         same = (Job.status == of.c.status, Job.type == of.c.type, col(Job.model_id).is_not(None))
         return select(func.min(Job.model_id)).where(*of_owner, *same, *beyond).scalar_subquery()
 
-    first = select(types.c.status, types.c.type, next_model(types).label("model_id")).where(types.c.type.is_not(None))
+    first = select(types.c.status, types.c.type, next_model(types).label("model_id")).where(there)
     models = first.cte("models", recursive=True)
     following = next_model(models, col(Job.model_id) > models.c.model_id)
     step = select(models.c.status, models.c.type, following).where(models.c.model_id.is_not(None))

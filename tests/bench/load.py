@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ class Load:
         return len(self.latencies) / self.seconds
 
     def percentile(self, share: float) -> float:
-        return sorted(self.latencies)[min(len(self.latencies) - 1, int(share * len(self.latencies)))]
+        return sorted(self.latencies)[max(0, math.ceil(share * len(self.latencies)) - 1)]
 
 
 def closed_loop(url: str, path: str, body: dict[str, object], connections: int, requests: int) -> Load:

@@ -31,7 +31,7 @@ from tests.jobs import DEMO, hold, new_job
 
 STORED, QUEUED = 1_000_000, 100_000
 DEVICES, NODES = 500, 50
-_RATE, _SECONDS = 20.0, 2.0
+_RATE, _SECONDS = 20.0, 5.0
 _LIST_MS, _LOOK_MS = 50.0, 100.0
 _MODELS = DEMO.model_ids
 _COLUMNS = (
@@ -139,19 +139,22 @@ def _passes(bench: Any, name: str, url_of: Callable[[str], str]) -> list[Row]:
     rows = []
     with bench.stack("--only", "redis") as stack:
         redis_url = stack.state()["redis_url"]
+        with _farm(url_of("farm"), QUEUED, DEVICES, owners=1) as database:
+            settings = _settings(redis_url, database)
+            whole, first = _first_pass(settings, database)
+            what = f"a pass, {QUEUED:,} queued, {DEVICES} devices, all idle"
+            rows.append(_within(what, whole, 1000.0))
+            rows.append(_within(f"{what}: the first dispatch is sent", first, 200.0))
+            rows.append(_within("the same in the steady state", _steady(settings, database), 100.0))
         steady = {}
-        for queued in (1_000, QUEUED):
-            with _farm(url_of(f"farm_{queued}"), queued, DEVICES, owners=1) as database:
+        for queued in (1_000, QUEUED):  # with few devices, so that of the thousand most are still waiting
+            with _farm(url_of(f"growth_{queued}"), queued, 50, owners=1) as database:
                 settings = _settings(redis_url, database)
-                whole, first = _first_pass(settings, database)
+                _first_pass(settings, database)
                 steady[queued] = _steady(settings, database)
-            if queued == QUEUED:
-                what = f"a pass, {queued:,} queued, {DEVICES} devices, all idle"
-                rows.append(_within(what, whole, 1000.0))
-                rows.append(_within(f"{what}: the first dispatch is sent", first, 200.0))
-        rows.append(_within(f"the same in the steady state, {QUEUED:,} queued", steady[QUEUED], 100.0))
         growth = steady[QUEUED] / steady[1_000]
-        rows.append(Row(f"a steady pass with {QUEUED:,} over 1,000 queued", f"{growth:.2f}", "<= 1.5", growth <= 1.5))
+        what = f"a steady pass with {QUEUED:,} over one with 1,000 queued, 50 devices"
+        rows.append(Row(what, f"{growth:.2f}", "<= 1.5", growth <= 1.5))
         with _farm(url_of("owners"), 10_000, 50, owners=1_000) as database:
             settings = _settings(redis_url, database)
             _first_pass(settings, database)
@@ -243,7 +246,6 @@ def store(database: Database, *, ended: int, queued: int, owners: int = 100) -> 
             connection.executemany(
                 f"INSERT INTO jobs ({_COLUMNS}) VALUES ({marks})", _rows(ended, queued, owners, as_text=True)
             )
-            connection.execute("ANALYZE")
         return
     import psycopg
 

@@ -10,10 +10,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from scheduler import ticks
-from shared import attempts, jobs
+from shared import attempts, job_lists, jobs
 from shared.attempts import Failure
 from shared.database import Database
-from shared.errors import NotFound, StoreUnavailable
+from shared.errors import DatabaseUnavailable, NotFound, StoreUnavailable
 from shared.progress import Progress, RestingRedis, connect, stream_key
 from shared.settings import Settings
 from shared.store_directory import DirectoryStore
@@ -391,3 +391,31 @@ def test_a_deleted_jobs_key_is_free_again(client: TestClient, database: Database
     second = client.post(URL, json={**GOOD, "prompt": "another"}, headers=key)
     assert second.status_code == 202
     assert second.json()["id"] != first["id"]
+
+
+def test_slow_lists_leave_the_threads_that_submitting_needs(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: Any, **__: Any) -> Any:
+        begun.release()
+        go_on.wait(60)
+        raise DatabaseUnavailable()
+
+    monkeypatch.setattr(job_lists, "page", slow)
+    lists = [threading.Thread(target=client.get, args=(JOBS,)) for _ in range(60)]  # more than there are threads
+    for one in lists:
+        one.start()
+    try:
+        assert begun.acquire(timeout=30)
+        accepted: list[dict[str, Any]] = []
+        asking = threading.Thread(target=lambda: accepted.append(ask(client)), daemon=True)
+        asking.start()
+        asking.join(20)
+        assert accepted, "a job could not be submitted"
+        assert any(one.is_alive() for one in lists)
+    finally:
+        go_on.set()
+        for one in lists:
+            one.join(60)

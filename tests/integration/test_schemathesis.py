@@ -32,3 +32,10 @@ def test_the_api_does_as_its_document_says(web: WebProcess, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_the_api_does_as_its_document_says_in_two_thousand_cases(web: WebProcess, tmp_path: Path) -> None:
     assert run(web, tmp_path, examples=300, seed=2026) >= 2000
+
+
+@pytest.mark.fuzz
+def test_the_api_does_as_its_document_says_in_a_hundred_thousand_cases(web: WebProcess, tmp_path: Path) -> None:
+    cases = run(web, tmp_path, examples=3000, seed=2027)
+    print(f"{cases} cases")
+    assert cases >= 20_000

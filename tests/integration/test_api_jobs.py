@@ -409,6 +409,8 @@ def test_slow_lists_leave_the_threads_that_submitting_needs(
         one.start()
     try:
         assert begun.acquire(timeout=30)
+        while begun.acquire(timeout=1):  # until no more of them get a thread
+            pass
         accepted: list[dict[str, Any]] = []
         asking = threading.Thread(target=lambda: accepted.append(ask(client)), daemon=True)
         asking.start()

@@ -26,7 +26,7 @@ from shared.tables import Job, epoch_now
 PRIORITY_RISE_SECONDS = 600.0
 # So many of the first are looked at, enough to fill any usual number of devices between two looks. Where several owners
 # wait they share them, but none has fewer of a line than this.
-LOOK_AHEAD = 200
+LOOK_AHEAD = 100
 _LOOK_AHEAD_OF_EACH = 4
 # Of the whole queue the order of this many is told exactly.
 ORDERED = 1000

@@ -1,13 +1,12 @@
 """`python -m api`: the web process, one of it, on uvicorn."""
 
-import gc
 import signal
 import sys
 
 import uvicorn
 
 from api.app import create_app
-from shared import logs, tracing
+from shared import garbage, logs, tracing
 from shared import settings as settings_
 
 # Long enough for an answer that is being written; event streams are told to end at once.
@@ -34,9 +33,7 @@ def main() -> None:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    # What was made until here stays: a collection then looks at what requests leave, and takes no milliseconds.
-    gc.collect()
-    gc.freeze()
+    garbage.settle()
     # When it has stopped, uvicorn raises the signal once more; having been asked to stop is no failure.
     for asked in (signal.SIGTERM, signal.SIGINT):
         signal.signal(asked, lambda *_: sys.exit(0))

@@ -38,6 +38,7 @@ from shared import (
     broker,
     clock,
     downloads,
+    garbage,
     logs,
     nodes,
     queue_positions,
@@ -545,6 +546,7 @@ def main() -> None:
         signal.signal(number, lambda *_: dispatcher.stopping.set())
     alerting = AlertWatch(settings, dispatcher.meters, dispatcher.reporter)
     alerting.start()
+    garbage.settle()
     dispatcher.run()
     alerting.stop(timeout=1.5)
     dispatcher.reporter.close()

@@ -8,9 +8,10 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, literal, tuple_, union_all
+from sqlalchemy import ColumnElement, Integer, String, bindparam, func, literal, tuple_, union_all
 from sqlmodel import Session, col, select
 
 from shared.database import Database
@@ -19,8 +20,6 @@ from shared.tables import Job
 
 # A job's id is made before its row says when it was created: at most so much earlier.
 _ID_IS_OLDER = timedelta(minutes=5)
-# SQLite takes 500 terms in a compound SELECT.
-_TERMS = 200
 _LOWEST, _HIGHEST = (str(uuid.UUID(int=value)) for value in (0, 2**128 - 1))
 
 Kind = tuple[str, str, str | None]
@@ -42,43 +41,67 @@ class _Filter:
     after: str | None
     oldest_first: bool
 
-    def ids(self, limit: int, kind: Kind | None = None) -> Any:
-        """Selects the first of them; of that kind, if one is given."""
-        where: list[ColumnElement[bool]] = [col(Job.hidden).is_(False)]
-        if self.owner is not None:
-            where.append(col(Job.owner) == self.owner)
-        if self.created_after is not None:
-            where.append(col(Job.created_at) > self.created_after)
-        key: list[Any] = [col(Job.id)]
-        value: list[str] = []
-        if kind is not None:
-            status, type, model_id = kind
-            where += [col(Job.status) == status, col(Job.type) == type]
-            # The model is compared and sorted by although it is one and the same: only the index of kinds has this
-            # order, and PostgreSQL would take another index, or none, for a kind that it knows to be common.
-            key.insert(0, col(Job.model_id))
-            if model_id is None:
-                where.append(col(Job.model_id).is_(None))
-            else:
-                value.append(model_id)
-        place: Any = tuple_(*key) if value else col(Job.id)
-        low, high = self._bounds()
-        lowest: Any = tuple_(*value, low) if value else low
-        highest: Any = tuple_(*value, high) if value else high
-        # The last one seen is not on the page.
-        where.append(place > lowest if self.after == low else place >= lowest)
-        where.append(place < highest if self.after == high else place <= highest)
-        order = [column.asc() if self.oldest_first else column.desc() for column in key]
-        return select(Job.id).where(*where).order_by(*order).limit(limit)
-
-    def _bounds(self) -> tuple[str, str]:
-        """The ids between which the page lies."""
+    def ids(self, session: Session, limit: int, kind: Kind | None = None) -> list[str]:
+        """The first of them, in order; of that kind, if one is given."""
         low, high = _LOWEST, _HIGHEST
         if self.created_after is not None:
             low = _first_id(self.created_after - _ID_IS_OLDER)
         if self.after is not None:
             low, high = (max(low, self.after), high) if self.oldest_first else (low, self.after)
-        return low, high
+        which = _Which(
+            owned=self.owner is not None,
+            since=self.created_after is not None,
+            of_kind=kind is not None,
+            of_model=kind is not None and kind[2] is not None,
+            oldest_first=self.oldest_first,
+            beyond=self.after is not None and self.after == (low if self.oldest_first else high),
+        )
+        status, type, model_id = kind or ("", "", None)
+        values = {
+            "its_owner": self.owner, "its_since": self.created_after, "its_status": status, "its_type": type,
+            "its_model": model_id, "its_low": low, "its_high": high, "its_limit": limit,
+        }  # fmt: skip
+        return list(session.connection().execute(_first(which), values).scalars())
+
+
+@dataclass(frozen=True)
+class _Which:
+    """What a statement that finds the first jobs compares."""
+
+    owned: bool
+    since: bool
+    of_kind: bool
+    of_model: bool
+    oldest_first: bool
+    beyond: bool  # the last one seen is not on the page
+
+
+@cache
+def _first(which: _Which) -> Any:
+    """Made once for all lists that compare the same: to make it takes longer than to carry it out."""
+    where: list[ColumnElement[bool]] = [col(Job.hidden).is_(False)]
+    if which.owned:
+        where.append(col(Job.owner) == bindparam("its_owner"))
+    if which.since:
+        where.append(col(Job.created_at) > bindparam("its_since"))
+    key: list[Any] = [col(Job.id)]
+    low: Any = bindparam("its_low", type_=String)
+    high: Any = bindparam("its_high", type_=String)
+    place: Any = col(Job.id)
+    if which.of_kind:
+        where += [col(Job.status) == bindparam("its_status"), col(Job.type) == bindparam("its_type")]
+        # The model is compared and sorted by although it is one and the same: only the index of kinds has this order,
+        # and PostgreSQL would take another index, or none, for a kind that it knows to be common.
+        key.insert(0, col(Job.model_id))
+        if which.of_model:
+            model = bindparam("its_model", type_=String)
+            place, low, high = tuple_(*key), tuple_(model, low), tuple_(model, high)
+        else:
+            where.append(col(Job.model_id).is_(None))
+    where.append(place > low if which.beyond and which.oldest_first else place >= low)
+    where.append(place < high if which.beyond and not which.oldest_first else place <= high)
+    order = [column.asc() if which.oldest_first else column.desc() for column in key]
+    return select(Job.id).where(*where).order_by(*order).limit(bindparam("its_limit", type_=Integer))
 
 
 def page(
@@ -97,7 +120,7 @@ def page(
     which = _Filter(only, created_after, after, oldest_first)
     with database.read() as session:
         if type is None and status is None and model_id is None:
-            ids = list(session.exec(which.ids(limit + 1)))
+            ids = which.ids(session, limit + 1)
         else:
             ids = _first_of(session, which, _kinds(session, only, type, status, model_id), limit + 1)
         shown = {job.id: job for job in session.exec(select(Job).where(col(Job.id).in_(ids[:limit])))}
@@ -113,34 +136,38 @@ def newest(session: Session, status: JobState, limit: int) -> list[str]:
 
 def _first_of(session: Session, which: _Filter, kinds: Sequence[Kind], limit: int) -> list[str]:
     """The ids of the first jobs of these kinds, in order."""
-    ids: list[str] = []
-    for some in (kinds[at : at + _TERMS] for at in range(0, len(kinds), _TERMS)):
-        firsts = [which.ids(limit, kind).subquery() for kind in some]
-        ids += session.connection().execute(union_all(*(select(first.c.id) for first in firsts))).scalars()
-    return sorted(ids, reverse=not which.oldest_first)[:limit]
+    found = [job_id for kind in kinds for job_id in which.ids(session, limit, kind)]
+    return sorted(found, reverse=not which.oldest_first)[:limit]
 
 
 def _kinds(
     session: Session, owner: str | None, type: str | None, status: str | None, model_id: str | None
 ) -> Sequence[Kind]:
     """The kinds that there are and that pass, found by stepping from one to the next in their index."""
-    of_owner = [] if owner is None else [col(Job.owner) == owner]
-    states = union_all(*(select(literal(str(one)).label("status")) for one in ([status] if status else JobState)))
-    of_states = states.subquery()
+    states = tuple(JobState) if status is None else (status,)
+    query = _stepping(states, owned=owner is not None, of_type=type is not None, of_model=model_id is not None)
+    rows = session.connection().execute(query, {"its_owner": owner, "its_type": type or ""})
+    return [(*row, model_id) for row in rows] if model_id is not None else [(*row,) for row in rows]
+
+
+@cache
+def _stepping(states: tuple[str, ...], *, owned: bool, of_type: bool, of_model: bool) -> Any:
+    of_owner = [col(Job.owner) == bindparam("its_owner")] if owned else []
+    wanted: Any = bindparam("its_type", type_=String)
+    of_states = union_all(*(select(literal(str(one)).label("status")) for one in states)).subquery()
 
     def next_type(status: Any, beyond: ColumnElement[bool]) -> Any:
         return select(func.min(Job.type)).where(*of_owner, Job.status == status, beyond).scalar_subquery()
 
     # Looked for from the type that is wanted on, in order: asked for that type alone PostgreSQL reads the whole table.
-    first: Any = select(of_states.c.status, next_type(of_states.c.status, col(Job.type) >= (type or "")).label("type"))
+    first: Any = select(of_states.c.status, next_type(of_states.c.status, col(Job.type) >= wanted).label("type"))
     types = first.cte("types", recursive=True)
-    if type is None:
+    if not of_type:
         following = next_type(types.c.status, col(Job.type) > types.c.type)
         types = types.union_all(select(types.c.status, following).where(types.c.type.is_not(None)))
-    there = types.c.type.is_not(None) if type is None else types.c.type == type
-    found = select(types.c.status, types.c.type).where(there)
-    if model_id is not None:
-        return [(*row, model_id) for row in session.connection().execute(found)]
+    there = types.c.type == wanted if of_type else types.c.type.is_not(None)
+    if of_model:
+        return select(types.c.status, types.c.type).where(there)
 
     def next_model(of: Any, *beyond: ColumnElement[bool]) -> Any:
         same = (Job.status == of.c.status, Job.type == of.c.type, col(Job.model_id).is_not(None))
@@ -151,8 +178,8 @@ def _kinds(
     following = next_model(models, col(Job.model_id) > models.c.model_id)
     step = select(models.c.status, models.c.type, following).where(models.c.model_id.is_not(None))
     models = models.union_all(step)
-    # Each list of models ends with a NULL, which stands for the jobs of every model.
-    return [(*row,) for row in session.connection().execute(select(models))]
+    # Each list of models ends with a NULL, which stands for jobs that name no model.
+    return select(models)
 
 
 def _first_id(moment: datetime) -> str:

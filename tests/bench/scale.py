@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 
 from scheduler import ticks
 from scheduler.dispatcher import Dispatcher, Ring, celery_ring
+from shared import garbage, queues, replicas
 from shared import nodes as nodes_table
-from shared import queues, replicas
 from shared.bells import Waiting
 from shared.database import Database, migrate
 from shared.job_types import DownloadParams, IntegrityCheckParams
@@ -44,6 +44,7 @@ _COLUMNS = (
 def scale(bench: Any) -> list[Row]:
     """Takes the bench, which starts a stack of which only the web process and Redis run."""
     rows = []
+    garbage.settle()  # as a dispatcher does at its start
     for name in ("SQLite", "PostgreSQL"):
         with _server(bench, name) as (url, environment):
             rows += [_named(row, name) for row in _stored(bench, url, environment)]

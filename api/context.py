@@ -33,7 +33,7 @@ from shared.settings import Settings
 
 _FLOWER_SECONDS = 30.0
 _PICTURES_AT_ONCE = 2  # a picture at the limit takes some hundred MB while it is decoded
-_READS_AT_ONCE = 8  # beside the 40 threads for all else, and out of the 32 connections to PostgreSQL
+_READS_AT_ONCE = 8  # of the 32 connections to PostgreSQL; all else has 40 threads of its own
 
 
 @dataclass(frozen=True)

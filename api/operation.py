@@ -125,7 +125,7 @@ def _call(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         if waits:
             answer: Response = await handler(context, request, query)
             return answer
-        # Reads that take long leave the threads that submitting and signing in need.
+        # Slow reads must not take the threads that submitting and signing in need.
         limiter = context.reads if operation.method == "GET" else None
         return await anyio.to_thread.run_sync(partial(handler, context, request, query), limiter=limiter)
 

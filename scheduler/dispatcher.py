@@ -63,7 +63,7 @@ log = logging.getLogger("wanworks.dispatcher")
 _LOCK_KEY = "wanworks:dispatcher:lock"
 _LEADER_SECONDS = 6.0
 _LONGEST_PASS_SECONDS = 120.0
-# For so long the leadership, and that Redis has its data, are taken for granted: a wake-up is answered at once.
+# Who leads and whether Redis has its data is asked at most this often: a wake-up does not wait for the answers.
 _CERTAIN_SECONDS = 1.0
 # One wait for a wake-up: well within the lock's time and the socket's patience.
 _WAIT_SECONDS = 0.5  # and short enough for a stop
@@ -118,7 +118,7 @@ class Dispatcher:
         self._watched_at = self._watch_noted_at = 0.0
         self._row_errors = RepeatedErrors()
         self._led_at = float("-inf")  # when the leadership was last asked for
-        self._certain_at = float("-inf")  # when it was last known to be ours, and Redis to have its data
+        self._certain_at = float("-inf")  # when both were last asked: who leads, and whether Redis has its data
         self._lock = (
             self._redis.lock(_LOCK_KEY, timeout=_LEADER_SECONDS, blocking=False, thread_local=False)
             if self._redis is not None
@@ -137,7 +137,7 @@ class Dispatcher:
             try:
                 if self._may_look():
                     began = time.monotonic()
-                    # A job that comes before healing is due again does not wait for it.
+                    # Not with every wake-up: a job would wait for it.
                     heal = began >= heal_at
                     self.look(heal=heal)
                     heal_at = began + self._settings.dispatch_seconds if heal else heal_at
@@ -163,7 +163,10 @@ class Dispatcher:
                 log.info("leadership was not ours to give back: %s", error)
 
     def look(self, *, heal: bool = True) -> int:
-        """One look: heal where asked to, place, ring. Returns how many bells were rung. Raises DatabaseUnavailable."""
+        """Make one pass: heal unless told otherwise, place, ring. Returns the number of bells rung.
+
+        Raises DatabaseUnavailable.
+        """
         if heal:
             self._take_back_lapsed()
             self._resume_where_there_is_room()
@@ -419,7 +422,7 @@ class Dispatcher:
         return durations
 
     def _may_look(self) -> bool:
-        """Whether this process leads; where it does, the bells that Redis has lost are known to be lost."""
+        """Return whether this process leads. If it does, bells that Redis has lost have been taken back."""
         if time.monotonic() - self._certain_at < _CERTAIN_SECONDS:
             return True
         if not self._leads():

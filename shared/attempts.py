@@ -55,7 +55,7 @@ class Failure:
         return {"code": self.code, "message": self.message, "retryable": self.retryable}
 
 
-# Made once, as the statements of `_may_run`: a device waits for its claim.
+# Built once, like the statements of `_may_run`: a device waits for its claim.
 _CLAIM = (
     update(Job)
     .where(

@@ -104,7 +104,7 @@ _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.warm_key, Job.node, Job.priority, Job.halt, Job.owner, Job.work,
     Job.claimed_at, Job.mock,
 )  # fmt: skip
-# Made once: they are part of every pass.
+# Built once, for every pass executes them.
 _NOW = select(epoch_now())
 _RUNG = select(*_WAITING).where(QUEUED, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
 _RUNNING = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]

@@ -98,9 +98,14 @@ class Database:
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
-        """A session that changes nothing."""
+    def read(self, *, snapshot: bool = False) -> Iterator[Session]:
+        """A session that changes nothing. `snapshot`: all of its statements see the rows as at the first of them.
+
+        SQLite's always do.
+        """
         with _translated(), Session(self.engine, expire_on_commit=False) as session:
+            if snapshot and not self.is_sqlite:
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             yield session
 
     @contextmanager
@@ -140,6 +145,8 @@ def migrate(url: str, revision: str = "head") -> None:
     database = Database(url)
     try:
         with _translated(), database.engine.connect() as connection:
+            # Each transaction takes SQLite's one lock at its beginning: one that has read already cannot wait for it.
+            connection.execution_options(wanworks_write=True)
             if not database.is_sqlite:
                 _wait_for_migrations(connection)
             config.attributes["connection"] = connection

@@ -2,15 +2,19 @@
 
 import gc
 
-_YOUNG_OBJECTS = 20_000  # so many more made than dropped, and the collector looks at them
+_YOUNG_OBJECTS = 20_000  # a collection starts when so many more objects were made than freed
+
+
+def freeze() -> None:
+    """Leave all objects that exist now out of later collections. Call it when a process has loaded what it keeps."""
+    gc.collect()
+    gc.freeze()
 
 
 def settle() -> None:
-    """Call it at the end of the start: what was made until then stays, and later collections do not look at it.
+    """Freeze, and collect less often from then on. Call it at the end of the start of a process that answers requests.
 
-    They come less often, too: a page of jobs, or a pass of the dispatcher, is tens of thousands of objects that are
-    gone at once and need no collection.
+    A page of jobs, or a pass of the dispatcher, makes tens of thousands of objects that are freed without a collection.
     """
-    gc.collect()
-    gc.freeze()
+    freeze()
     gc.set_threshold(_YOUNG_OBJECTS)

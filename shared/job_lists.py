@@ -66,7 +66,7 @@ class _Filter:
 
 @dataclass(frozen=True)
 class _Which:
-    """What a statement that finds the first jobs compares."""
+    """The conditions of the statement that finds the first jobs."""
 
     owned: bool
     since: bool
@@ -78,7 +78,7 @@ class _Which:
 
 @cache
 def _first(which: _Which) -> Any:
-    """Made once for all lists that compare the same: to make it takes longer than to carry it out."""
+    """Build the statement once for all lists that compare the same: building it takes longer than executing it."""
     where: list[ColumnElement[bool]] = [col(Job.hidden).is_(False)]
     if which.owned:
         where.append(col(Job.owner) == bindparam("its_owner"))
@@ -118,7 +118,8 @@ def page(
 ) -> Page:
     """Jobs, newest first unless told otherwise; `after` is the id of the last one seen, `only` as in `jobs.get`."""
     which = _Filter(only, created_after, after, oldest_first)
-    with database.read() as session:
+    # A job that changes its state between two statements would be on the page twice, or not at all.
+    with database.read(snapshot=True) as session:
         if type is None and status is None and model_id is None:
             ids = which.ids(session, limit + 1)
         else:
@@ -159,7 +160,7 @@ def _stepping(states: tuple[str, ...], *, owned: bool, of_type: bool, of_model: 
     def next_type(status: Any, beyond: ColumnElement[bool]) -> Any:
         return select(func.min(Job.type)).where(*of_owner, Job.status == status, beyond).scalar_subquery()
 
-    # Looked for from the type that is wanted on, in order: asked for that type alone PostgreSQL reads the whole table.
+    # The first type from the wanted one on: for that type alone PostgreSQL would read the whole table.
     first: Any = select(of_states.c.status, next_type(of_states.c.status, col(Job.type) >= wanted).label("type"))
     types = first.cte("types", recursive=True)
     if not of_type:

@@ -47,7 +47,7 @@ def _lines() -> Any:
 
 @cache
 def _heads(columns: tuple[Any, ...], dialect: str, *, ready: bool) -> Any:
-    """The statement, made once: it is part of every pass of the dispatcher."""
+    """Build the statement once, for every pass of the dispatcher executes it."""
     first: Any
     each = bindparam("each", type_=Integer)
     ready_at = bindparam("ready_at", type_=Float)

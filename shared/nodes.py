@@ -25,9 +25,7 @@ from shared.states import JobState
 from shared.tables import Device, Installation, Job, Node, Process, epoch_now
 
 REPORT_SECONDS = 10.0  # how often a supervisor says what it runs
-
-
-# Made once: the dispatcher asks them in every pass.
+# Built once, for every pass of the dispatcher executes them.
 _DEVICES = select(Device, epoch_now() - col(Device.seen_at)).order_by(col(Device.node), col(Device.index))
 _NODES = select(Node, epoch_now() - col(Node.seen_at)).order_by(col(Node.name))
 

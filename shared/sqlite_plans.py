@@ -1,17 +1,17 @@
-"""What SQLite's planner is told of the table of jobs, so that it plans alike in every installation and at every time.
+"""Statistics of the table of jobs for SQLite's planner, so that a query has the same plan in every installation.
 
-SQLite counts nothing by itself. Without figures it takes all jobs of a state for few, and reads a hundred thousand that
-are queued where ten are asked for; figures that were counted at one moment (`ANALYZE`) mislead it at another. SQLite's
-manual gives figures written by hand as the way to plans that stay: <https://sqlite.org/queryplanner-ng.html>.
+SQLite collects no statistics by itself. Without them it expects few jobs in each state, and reads a hundred thousand
+queued jobs where ten are wanted. Statistics that `ANALYZE` collects at one moment mislead it at another. SQLite's manual
+recommends statistics written by hand for plans that must not change: <https://sqlite.org/queryplanner-ng.html>.
 """
 
 from typing import Any
 
 from sqlalchemy import Connection, inspect, text
 
-# Rows in the index, then for the first column, the first two and so on: rows that share one value. As counted in an
-# installation of a million jobs of a hundred owners, a tenth of them queued, with five hundred devices.
-_FIGURES = {
+# The number of rows in the index, then the number of rows with the same value of its first column, of its first two,
+# and so on. Rounded from an installation with a million jobs of a hundred owners, a tenth of them queued.
+_STATISTICS = {
     "ix_jobs_ended": "1000000 200000 2",
     "ix_jobs_kind": "1000000 200000 70000 25000 1",
     "ix_jobs_owner": "1000000 10000 1",
@@ -26,23 +26,23 @@ _FIGURES = {
 
 
 def settle(connection: Connection) -> None:
-    """Writes the figures, where they do not stand there yet. A connection reads them when it is opened."""
+    """Write the statistics unless they are there already. A connection reads them when it is opened."""
     if not inspect(connection).has_table("jobs"):
         return
-    wanted = _FIGURES | dict.fromkeys(_of_constraints(connection), "1000000 1")
+    wanted = _STATISTICS | dict.fromkeys(_of_constraints(connection), "1000000 1")
     there: dict[str, str] = {}
     if connection.scalar(text("SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1'")):
         rows = connection.execute(text("SELECT idx, stat FROM sqlite_stat1 WHERE tbl = 'jobs'"))
         there = {row.idx: row.stat for row in rows}
     if there == wanted:
         return
-    connection.execute(text("ANALYZE alembic_version"))  # which makes the table of figures
+    connection.execute(text("ANALYZE alembic_version"))  # creates the table of statistics
     connection.execute(text("DELETE FROM sqlite_stat1 WHERE tbl = 'jobs'"))
-    values: list[dict[str, Any]] = [{"index": index, "figures": figures} for index, figures in wanted.items()]
-    connection.execute(text("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('jobs', :index, :figures)"), values)
+    values: list[dict[str, Any]] = [{"index": index, "statistics": statistics} for index, statistics in wanted.items()]
+    connection.execute(text("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('jobs', :index, :statistics)"), values)
 
 
 def _of_constraints(connection: Connection) -> list[str]:
-    """The indexes that SQLite makes for keys: each row has a value of its own."""
+    """Return the indexes that SQLite makes for keys, in which each row has a value of its own."""
     names = connection.execute(text("SELECT name FROM pragma_index_list('jobs') WHERE origin <> 'c'")).scalars()
     return list(names)

@@ -4,7 +4,6 @@ Knows no database, no Redis and no Celery; what it needs comes with the context,
 Importing it loads no torch: the process that supervises the pool stays small.
 """
 
-import gc
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from shared import garbage
 from shared.catalogue import MemoryProfile
 from shared.errors import BadInput, ConfigurationError, ModelUnavailable, OutOfMemory
 from shared.settings import Settings
@@ -68,9 +68,7 @@ def preload() -> None:
         from workers.pipelines import running, warm
 
         _ = running, warm
-        # The libraries stay: a collection then looks at what jobs leave, and not at their million objects each time.
-        gc.collect()
-        gc.freeze()
+        garbage.freeze()  # the libraries are a million objects, and they stay
     except (ImportError, ValueError, RuntimeError, KeyError, TypeError) as error:
         log.error("the libraries that run models do not load", exc_info=error)
         set_here = ", ".join(sorted(name for name in os.environ if _LIBRARY_VARIABLE.match(name))) or "none"

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 from sqlmodel import col, select
 
 from scheduler.dispatcher import Dispatcher
@@ -21,7 +21,7 @@ from shared.settings import Settings
 from shared.states import JobState, Phase, Priority
 from shared.tables import Job
 from tests.conftest import both_databases
-from tests.jobs import new_job
+from tests.jobs import accepted, new_job
 
 pytestmark = both_databases
 
@@ -97,6 +97,33 @@ def test_every_filter_and_all_pages(database: Database, mixed: list[Job]) -> Non
                 created_after=created_after, oldest_first=oldest_first,
             )  # fmt: skip
             assert [job.id for job in second.jobs] == wanted[7:107]
+
+
+def test_a_job_that_changes_its_state_meanwhile_is_on_the_page_once(database: Database) -> None:
+    """It is claimed, or given back, after the first of the statements that make the page."""
+    before, after = JobState.QUEUED, JobState.RUNNING
+    changed(database, [accepted(database).id], status=after)
+    accepted(database)  # so that jobs of both states are looked for
+    for first, second in ((before, after), (after, before)):
+        job = accepted(database)
+        changed(database, [job.id], status=first)
+        statements = 0
+
+        def between(*_: Any, job_id: str = job.id, second: JobState = second) -> None:
+            nonlocal statements
+            statements += 1
+            if statements == 2:
+                other = Database(database.url)
+                changed(other, [job_id], status=second)
+                other.close()
+
+        event.listen(database.engine, "after_cursor_execute", between)
+        try:
+            page = job_lists.page(database, limit=10, type=GENERATION)
+        finally:
+            event.remove(database.engine, "after_cursor_execute", between)
+        assert statements > 3
+        assert [one.id for one in page.jobs].count(job.id) == 1
 
 
 def test_figures_are_those_of_the_rows(database: Database, mixed: list[Job]) -> None:

@@ -1,7 +1,10 @@
 """The schema goes up, down and up again, and is then exactly what the tables say."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from alembic import command
@@ -63,13 +66,41 @@ def test_an_index_whose_building_was_cut_off_is_built_again(database: Database) 
         assert connection.execute(text(valid)).scalar_one()
 
 
-@on_postgresql
-def test_processes_that_start_together_migrate_once(database: Database) -> None:
-    _to(database, "0005")
-    with ThreadPoolExecutor(4) as starting:
-        for one in [starting.submit(migrate, database.url) for _ in range(4)]:
-            one.result(60)
+@both_databases
+@pytest.mark.parametrize("was", ["base", "0005", "head"])
+def test_processes_that_start_together_migrate_once(database: Database, was: str) -> None:
+    if was == "base":
+        migrate(database.url, was)
+    elif was != "head":
+        _to(database, was)
+    if database.is_sqlite and was == "head":  # as a version before left it
+        with database.write() as session:
+            session.connection().execute(text("DELETE FROM sqlite_stat1"))
+    starting = [
+        subprocess.Popen(
+            [sys.executable, "-c", _MIGRATE, database.url], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    for one in starting:  # all are ready before the first may begin
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    for one in starting:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+    said = [one.communicate(timeout=60) for one in starting]
+    assert [one.returncode for one in starting] == [0, 0, 0, 0], said
     accepted(database)
+
+
+_MIGRATE = """
+import sys, alembic.command, alembic.config
+from shared.database import migrate
+print("ready", flush=True)
+sys.stdin.readline()
+migrate(sys.argv[1])
+"""
 
 
 @both_databases

@@ -1,4 +1,4 @@
-"""The planners of both databases read by the indexes that are there for it, whatever the table holds."""
+"""Both databases read by the indexes that are there for it, whatever the table holds."""
 
 import re
 from collections.abc import Callable
@@ -54,34 +54,29 @@ def all_of(database: Database, ask: Callable[[], object]) -> set[str]:
     return set().union(*plans(database, ask))
 
 
-@pytest.fixture
-def sqlite(database_url: str) -> Database:
-    return Database(database_url)
-
-
 @pytest.mark.parametrize("counted", [False, True], ids=["as it is", "after ANALYZE and a start"])
 @pytest.mark.parametrize(("ended", "queued"), [(0, 1), (0, 3000), (3000, 0), (3000, 300)])
-def test_sqlite_finds_what_the_dispatcher_asks_for(sqlite: Database, ended: int, queued: int, counted: bool) -> None:
-    store(sqlite, ended=ended, queued=queued)
+def test_sqlite_finds_what_the_dispatcher_asks_for(database: Database, ended: int, queued: int, counted: bool) -> None:
+    store(database, ended=ended, queued=queued)
     if counted:
-        with sqlite.write() as session:
+        with database.write() as session:
             session.connection().execute(text("ANALYZE"))
-        sqlite.close()
-        migrate(sqlite.url)
+        database.close()
+        migrate(database.url)
     of_states = {"ix_jobs_ended", "ix_jobs_kind"}
-    queue = bells.look(sqlite)
-    look = all_of(sqlite, lambda: bells.look(sqlite))
+    queue = bells.look(database)
+    look = all_of(database, lambda: bells.look(database))
     assert {"ix_jobs_line"} <= look <= {"ix_jobs_line", "ix_jobs_bell"} | of_states
     assert len(look & of_states) == 1, "those that run"
     if queue.cuts:
         assert "ix_jobs_bell" in look
-        further = all_of(sqlite, lambda: bells.look_further(sqlite, queue, queue.cuts[:1], 8))
+        further = all_of(database, lambda: bells.look_further(database, queue, queue.cuts[:1], 8))
         assert further == {"ix_jobs_line"}
-    assert all_of(sqlite, lambda: queues.queued_by_priority(sqlite)) == {"ix_jobs_order"}
-    assert all_of(sqlite, lambda: queues.waiting(sqlite)) == {"ix_jobs_line"}
-    assert all_of(sqlite, lambda: attempts.lapsed(sqlite)) <= of_states
-    assert all_of(sqlite, lambda: downloads.stopped_by_full_disk(sqlite)) <= of_states
-    assert "whole table" not in all_of(sqlite, lambda: queues.depths(sqlite))
+    assert all_of(database, lambda: queues.queued_by_priority(database)) == {"ix_jobs_order"}
+    assert all_of(database, lambda: queues.waiting(database)) == {"ix_jobs_line"}
+    assert all_of(database, lambda: attempts.lapsed(database)) <= of_states
+    assert all_of(database, lambda: downloads.stopped_by_full_disk(database)) <= of_states
+    assert "whole table" not in all_of(database, lambda: queues.depths(database))
 
 
 @both_databases

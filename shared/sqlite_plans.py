@@ -1,7 +1,7 @@
 """Statistics of the table of jobs for SQLite's planner, so that a query has the same plan in every installation.
 
 SQLite collects no statistics by itself. Without them it expects few jobs in each state, and reads a hundred thousand
-queued jobs where ten are wanted. Statistics that `ANALYZE` collects at one moment mislead it at another. SQLite's manual
+queued jobs where ten are wanted. What `ANALYZE` counts at one moment misleads it at another. SQLite's manual
 recommends statistics written by hand for plans that must not change: <https://sqlite.org/queryplanner-ng.html>.
 """
 

@@ -1,13 +1,25 @@
 """How much waits, where each job stands, and what runs: reads of the `jobs` table for those who watch."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import ColumnElement, ScalarSelect, case, func
+from sqlalchemy import (
+    JSON,
+    Float,
+    Integer,
+    Text,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+)  # fmt: skip
 from sqlmodel import Session, col, select
 
 from shared import job_lists
@@ -17,8 +29,7 @@ from shared.line_heads import QUEUED, first_of_each
 from shared.states import JOB_ENDS, JobState, Phase
 from shared.tables import Job, epoch_now
 
-# Counts in one statement: SQLite takes 500 terms of a compound, and a page has 200 jobs.
-_STEPS = 50
+_NEVER = 1e15  # later than any job is queued, in seconds
 
 
 @dataclass(frozen=True)
@@ -38,33 +49,48 @@ def positions(database: Database, jobs: Sequence[Job]) -> dict[str, int]:
 
     The rows between one of them and the next are counted once, so a page of jobs costs as much as its last job.
     """
-    waiting = sorted({(job.priority, job.queued_at) for job in jobs if job.status == JobState.QUEUED})
+    waiting = {(job.priority, job.queued_at) for job in jobs if job.status == JobState.QUEUED}
     if not waiting:
         return {}
-
-    def count(*between: ColumnElement[bool]) -> ScalarSelect[int]:
-        return select(func.count()).select_from(Job).where(QUEUED, *between).scalar_subquery()
-
-    steps = []
-    before: tuple[int, float] | None = None
-    for priority, queued_at in waiting:
-        of_priority, ahead = col(Job.priority) == priority, col(Job.queued_at) < queued_at
-        if before is None:
-            steps += [count(col(Job.priority) < priority) + count(of_priority, ahead)]
-        elif before[0] == priority:
-            steps += [count(of_priority, ahead, col(Job.queued_at) >= before[1])]
-        else:
-            rest = count(col(Job.priority) == before[0], col(Job.queued_at) >= before[1])
-            between = count(col(Job.priority) > before[0], col(Job.priority) < priority)
-            steps += [rest + between + count(of_priority, ahead)]
-        before = (priority, queued_at)
+    last = max(priority for priority, _ in waiting)
+    # The queue in its order, cut at each of the jobs: (priority, from, to).
+    stretches: list[tuple[int, float, float]] = []
+    stretches_before: dict[tuple[int, float], int] = {}
+    for priority in range(last + 1):
+        begin = 0.0
+        for queued_at in sorted(at for rank, at in waiting if rank == priority):
+            stretches.append((priority, begin, queued_at))
+            stretches_before[priority, queued_at] = len(stretches)
+            begin = queued_at
+        if priority != last:
+            stretches.append((priority, begin, _NEVER))
     with database.read() as session:
-        counted: list[int] = []
-        for some in (steps[at : at + _STEPS] for at in range(0, len(steps), _STEPS)):
-            counted += session.connection().execute(select(*some)).one()
+        connection = session.connection()
+        rows = connection.execute(_counting(connection.dialect.name), {"stretches": json.dumps(stretches)})
+        ahead: list[int] = [0, *accumulate(count for _, count in sorted((row.place, row.jobs) for row in rows))]
         still = set(session.exec(select(Job.id).where(col(Job.id).in_([job.id for job in jobs]), QUEUED)))
-    ahead_of = dict(zip(waiting, accumulate(counted), strict=True))
-    return {job.id: ahead_of[(job.priority, job.queued_at)] for job in jobs if job.id in still}
+    return {job.id: ahead[stretches_before[job.priority, job.queued_at]] for job in jobs if job.id in still}
+
+
+@cache
+def _counting(dialect: str) -> Any:
+    """Build the statement that counts the queued jobs in each stretch: once, for it takes longer than executing it."""
+    given = bindparam("stretches", type_=Text)
+    stretch: Any
+    if dialect == "postgresql":
+        stretch = (
+            func.json_array_elements(cast(given, JSON)).table_valued("value", with_ordinality="place").render_derived()
+        )
+        priority, begin, end = (stretch.c.value.op("->>")(literal_column(str(at))) for at in range(3))
+        priority, begin, end = cast(priority, Integer), cast(begin, Float(53)), cast(end, Float(53))
+        place = stretch.c.place
+    else:
+        stretch = func.json_each(given).table_valued("key", "value")
+        priority, begin, end = (func.json_extract(stretch.c.value, f"$[{at}]") for at in range(3))
+        place = stretch.c.key
+    inside = (QUEUED, Job.priority == priority, col(Job.queued_at) >= begin, col(Job.queued_at) < end)
+    count = select(func.count()).select_from(Job).where(*inside).correlate(stretch).scalar_subquery()
+    return select(place.label("place"), count.label("jobs"))
 
 
 def still_queued(database: Database, job_ids: Sequence[str]) -> set[str]:

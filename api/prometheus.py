@@ -55,13 +55,14 @@ class _Now(Collector):
 def _queue(context: Context) -> Iterator[Metric]:
     jobs = _gauge("wanworks_jobs", "Jobs that have not ended.", "type", "model", "state")
     models = context.catalogue.model_ids
-    for (type, model_id, status), count in (_no_jobs(models) | queues.counts(context.database)).items():
+    all_depths, counts = queues.depths_and_counts(context.database)
+    for (type, model_id, status), count in (_no_jobs(models) | counts).items():
         jobs.add_metric([type, model_id or "", status], count)
     yield jobs
     depth = _gauge("wanworks_queue_depth", "Queued jobs.", "model", "priority")
     waiting = _gauge("wanworks_queue_waiting_for_model", "Queued jobs whose model no node holds.", "model", "priority")
     oldest = _gauge("wanworks_queue_oldest_seconds", "Age of the oldest queued job.", "model", "priority")
-    depths = {(one.model_id, list(Priority)[one.priority]): one for one in queues.depths(context.database)}
+    depths = {(one.model_id, list(Priority)[one.priority]): one for one in all_depths}
     kinds: dict[tuple[str | None, Priority], None] = dict.fromkeys(product(models, Priority))
     for model_id, priority in kinds | dict.fromkeys(depths):
         one = depths.get((model_id, priority), _EMPTY)

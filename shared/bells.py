@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from sqlalchemy import case, update
+from sqlalchemy import bindparam, case, update
 from sqlmodel import Session, col, select
 
 from shared import clock
@@ -107,6 +107,11 @@ _BUSY = (
 # Built once, for every pass executes them.
 _NOW = select(epoch_now())
 _RUNG = select(*_WAITING).where(QUEUED, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
+_RING = (
+    update(Job)
+    .where(col(Job.id) == bindparam("to_ring"), QUEUED)
+    .values(bell_device=bindparam("at_device"), bell_at=epoch_now(), phase=None, unplaceable_since=None)
+)
 _RUNNING = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]
 
 
@@ -175,13 +180,9 @@ def ring(database: Database, bells: Sequence[tuple[str, str]]) -> list[tuple[str
         return []
     rung = set()
     with database.write() as session:
+        connection = session.connection()
         for job_id, device_key in sorted(bells):  # in one order everywhere: two dispatchers wait for each other's rows
-            changed = session.connection().execute(
-                update(Job)
-                .where(col(Job.id) == job_id, col(Job.status) == JobState.QUEUED)
-                .values(bell_device=device_key, bell_at=epoch_now(), phase=None, unplaceable_since=None)
-            )
-            if changed.rowcount:
+            if connection.execute(_RING, {"to_ring": job_id, "at_device": device_key}).rowcount:
                 rung.add((job_id, device_key))
     return [bell for bell in bells if bell in rung]
 

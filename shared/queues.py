@@ -143,19 +143,33 @@ def _line_depths(session: Session) -> list[_LineDepth]:
 
 def depths(database: Database) -> list[Depth]:
     """What waits and runs, by priority and model, most urgent first."""
-    running: Any = (
-        select(Job.priority, Job.model_id, func.count())
-        .where(Job.status == JobState.RUNNING)
-        .group_by(col(Job.priority), col(Job.model_id))
+    return depths_and_counts(database)[0]
+
+
+def depths_and_counts(database: Database) -> tuple[list[Depth], dict[tuple[str, str | None, str], int]]:
+    """What waits and runs as `depths` gives it, and how many jobs have not ended, by (type, model, state).
+
+    In one, for both count the same rows of the queue.
+    """
+    going: Any = (
+        select(Job.type, Job.model_id, Job.priority, Job.status, func.count())  # type: ignore[call-overload]
+        .where(col(Job.status).in_((JobState.RUNNING, JobState.PAUSED)))
+        .group_by(col(Job.type), col(Job.model_id), col(Job.priority), col(Job.status))
     )
+    lines: dict[tuple[int, str | None], list[_LineDepth]] = defaultdict(list)
+    running: Counter[tuple[int, str | None]] = Counter()
+    counts: Counter[tuple[str, str | None, str]] = Counter()
     with database.read() as session:
         now = session.connection().execute(select(epoch_now())).scalar_one()
-        lines: dict[tuple[int, str | None], list[_LineDepth]] = defaultdict(list)
         for line in _line_depths(session):
-            lines[(line.priority, line.model_id)].append(line)
-        runs = {(priority, model_id): count for priority, model_id, count in session.exec(running)}
+            lines[line.priority, line.model_id].append(line)
+            counts[line.type, line.model_id, JobState.QUEUED] += line.queued
+        for type, model_id, priority, status, count in session.exec(going):
+            counts[type, model_id, status] += count
+            if status == JobState.RUNNING:
+                running[priority, model_id] += count
     found = []
-    for priority, model_id in sorted(lines.keys() | runs.keys(), key=lambda key: (key[0], key[1] or "")):
+    for priority, model_id in sorted(lines.keys() | running.keys(), key=lambda key: (key[0], key[1] or "")):
         of_these = lines.get((priority, model_id), [])
         oldest = _first(line.oldest_at for line in of_these)
         found.append(
@@ -165,10 +179,10 @@ def depths(database: Database) -> list[Depth]:
                 sum(line.queued for line in of_these),
                 sum(line.waiting_for_model for line in of_these),
                 None if oldest is None else now - oldest,
-                runs.get((priority, model_id), 0),
+                running[priority, model_id],
             )
         )
-    return found
+    return found, dict(counts)
 
 
 def _first(moments: Iterable[float | None]) -> float | None:
@@ -198,18 +212,6 @@ def stirred(database: Database, ended_after: datetime, limit: int = 200) -> dict
         for query in (going, queued.order_by(col(Job.id).desc()), ended.order_by(col(Job.finished_at).desc())):
             found |= {row[0]: tuple(row) for row in session.exec(query.limit(limit))}
     return found
-
-
-def counts(database: Database) -> dict[tuple[str, str | None, str], int]:
-    """How many jobs have not ended, by (type, model, state)."""
-    going = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
-    query = (
-        select(Job.type, Job.model_id, Job.status, func.count())
-        .where(col(Job.status).in_(going))
-        .group_by(col(Job.type), col(Job.model_id), col(Job.status))
-    )
-    with database.read() as session:
-        return {(type, model_id, status): count for type, model_id, status, count in session.exec(query)}
 
 
 @dataclass(frozen=True)

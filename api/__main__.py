@@ -6,8 +6,9 @@ import sys
 import uvicorn
 
 from api.app import create_app
-from shared import garbage, logs, tracing
+from shared import garbage
 from shared import settings as settings_
+from shared.telemetry import logs, tracing
 
 # Long enough for an answer that is being written; event streams are told to end at once.
 _GRACE_SECONDS = 2

@@ -19,14 +19,16 @@ from starlette.requests import HTTPConnection
 from api.caller import LINK, LOCAL, Caller, set_caller
 from api.origin import is_own_page
 from api.rates import Rates
-from shared import clock, keys, nodes
-from shared.addresses import is_loopback
-from shared.database import Database
+from shared import clock
+from shared.access import keys
+from shared.access.signing import is_signed, sign
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import ApiKey
 from shared.errors import Forbidden, StoreFull, Unauthenticated, Unavailable
+from shared.net.addresses import is_loopback
 from shared.settings import Settings
-from shared.signing import is_signed, sign
 from shared.states import Scope
-from shared.tables import ApiKey
 
 log = logging.getLogger(__name__)
 

@@ -12,15 +12,16 @@ from api import images
 from api.body import Asked
 from api.fallback_admission import Fallbacks
 from api.storage import Storage
-from shared import jobs, outbound
-from shared.catalogue import Catalogue, CatalogueEntry
+from shared.catalogue.job_types import GENERATION, JOB_TYPES, GenerationParams, GenerationRequest, Lora, settle
+from shared.catalogue.models import Catalogue, CatalogueEntry
+from shared.database.tables import Job
 from shared.errors import Conflict, FieldError, InvalidField, NotFound, Unavailable
-from shared.job_types import GENERATION, JOB_TYPES, GenerationParams, GenerationRequest, Lora, settle
-from shared.jobs import NewJob
-from shared.outbound import Allowed, ForbiddenAddress
+from shared.jobs import records
+from shared.jobs.records import NewJob
+from shared.net import outbound
+from shared.net.outbound import Allowed, ForbiddenAddress
 from shared.settings import Settings
 from shared.states import JOB_ENDS, JobState, Priority
-from shared.tables import Job
 
 log = logging.getLogger("wanworks.admission")
 
@@ -46,7 +47,7 @@ class Admission:
         Raises InvalidField naming each field that cannot be, StoreFull, StoreMismatch, DatabaseUnavailable.
         """
         request = asked.request
-        job_id = jobs.new_id()
+        job_id = records.new_id()
         try:
             params = self._checked(asked, f"{job_id}/{_INPUT_NAME}")
         except InvalidField as error:
@@ -78,7 +79,7 @@ class Admission:
 
     def _generation_again(self, job: Job) -> NewJob:
         params = GenerationParams.model_validate(job.params)
-        job_id = jobs.new_id()
+        job_id = records.new_id()
         try:
             new = self._new_job(job_id, None, params, list(Priority)[job.priority], job.labels)
             new = replace(new, webhook_url=job.webhook_url, webhook_progress=job.webhook_progress)

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from api.schemas import Time
-from shared import alerts
-from shared.job_types import PLAIN
-from shared.tables import Alert as Row
+from shared.catalogue.job_types import PLAIN
+from shared.cluster import alerts
+from shared.database.tables import Alert as Row
 
 
 class AlertsQuery(BaseModel):

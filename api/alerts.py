@@ -13,9 +13,11 @@ from api.caller import Caller, caller_of
 from api.context import Context
 from api.jobs import answered
 from api.query import JOB_ID
-from shared import alerts, clock, jobs
+from shared import clock
+from shared.cluster import alerts
+from shared.database.tables import Alert
 from shared.errors import NotFound
-from shared.tables import Alert
+from shared.jobs import records
 
 
 def list_alerts(context: Context, request: Request, query: AlertsQuery) -> Response:
@@ -27,7 +29,7 @@ def list_alerts(context: Context, request: Request, query: AlertsQuery) -> Respo
 def seen_by(context: Context, caller: Caller, rows: Sequence[Alert]) -> list[Alert]:
     """Those that the caller may see: an alert about a job is for whoever sees the job."""
     about = [] if caller.only is None else [row.subject for row in rows if JOB_ID.fullmatch(row.subject)]
-    others = set(about) - {job.id for job in jobs.several(context.database, about) if caller.sees(job.owner)}
+    others = set(about) - {job.id for job in records.several(context.database, about) if caller.sees(job.owner)}
     return [row for row in rows if row.subject not in others]
 
 

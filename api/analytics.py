@@ -10,9 +10,11 @@ from api import model_schemas as schemas
 from api.context import Context
 from api.jobs import ready
 from api.model_schemas import AnalyticsQuery
-from shared import clock, scoring, usage
-from shared.library import FREQUENCY_DAYS, first_day
-from shared.usage import Day, Totals
+from shared import clock
+from shared.catalogue import scoring
+from shared.jobs import usage
+from shared.jobs.usage import Day, Totals
+from shared.management.library import FREQUENCY_DAYS, first_day
 
 _PEAKS = 3
 

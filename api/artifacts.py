@@ -20,15 +20,16 @@ from api.errors import problem
 from api.jobs import answered, job_id_of
 from api.query import ArtifactQuery
 from api.schemas import ArtifactLink, LinkRequest
-from shared import clock, jobs
+from shared import clock
+from shared.database.tables import Job
 from shared.errors import NotFound
-from shared.store import InBucket
-from shared.tables import Job
+from shared.jobs import records
+from shared.storage.store import InBucket
 
 
 def get_artifact(context: Context, request: Request, query: ArtifactQuery) -> Response:
     caller = caller_of(request)
-    job = jobs.get(context.database, job_id_of(request), only=caller.only)
+    job = records.get(context.database, job_id_of(request), only=caller.only)
     # One link does not lead to another that is good for longer.
     left = max(1, query.expires - int(time.time())) if caller is LINK and query.expires is not None else None
     return served(context, request, job, str(request.path_params["name"]), at_most_seconds=left)
@@ -37,7 +38,7 @@ def get_artifact(context: Context, request: Request, query: ArtifactQuery) -> Re
 async def make_link(context: Context, request: Request, query: BaseModel) -> Response:
     asked = await read_json(request, LinkRequest) if has_body(request) else LinkRequest()
     job_id, name = job_id_of(request), str(request.path_params["name"])
-    job = await anyio.to_thread.run_sync(partial(jobs.get, context.database, job_id, only=caller_of(request).only))
+    job = await anyio.to_thread.run_sync(partial(records.get, context.database, job_id, only=caller_of(request).only))
     note_owner(request, job.owner)
     if name not in _made(job):
         raise NotFound("artifact", name)

@@ -10,9 +10,10 @@ from api.context import Context
 from api.jobs import answered
 from api.query import JOB_ID, cursor, digits
 from api.schemas import Time
-from shared import audit, clock
-from shared.job_types import PLAIN
-from shared.tables import AuditEntry as Row
+from shared import clock
+from shared.access import audit
+from shared.catalogue.job_types import PLAIN
+from shared.database.tables import AuditEntry as Row
 
 
 class AuditQuery(BaseModel):

@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from api import images
 from api.errors import invalid
+from shared.catalogue.job_types import GenerationRequest
 from shared.errors import FieldError, InvalidField, MalformedRequest, TooLarge, UnsupportedMedia
-from shared.job_types import GenerationRequest
 
 Body = TypeVar("Body", bound=BaseModel)
 

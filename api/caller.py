@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 from starlette.requests import HTTPConnection
 
-from shared import audit
+from shared.access import audit
+from shared.access.keys import Limits
+from shared.catalogue.job_types import GenerationRequest
 from shared.errors import FieldError, Forbidden, InvalidField
-from shared.job_types import GenerationRequest
-from shared.jobs import NewJob
-from shared.keys import Limits
+from shared.jobs.records import NewJob
 from shared.states import Priority, Scope
 
 _MEANINGS = {Scope.READ: "read", Scope.SUBMIT: "ask for work", Scope.ADMIN: "administer"}

@@ -17,11 +17,14 @@ from api.context import Context
 from api.jobs import answered
 from api.model_schemas import CleanupRequest
 from api.node_jobs import accepted, check_node, check_target, cleanups, keyed
-from shared import cleanup_facts, cleanup_plan, clock, jobs, nodes
-from shared.cleanup_plan import Action, CleanupPlan
+from shared import clock
+from shared.cluster import nodes
+from shared.database.tables import Job
 from shared.errors import NotFound
+from shared.jobs import records
+from shared.management import cleanup_facts, cleanup_plan
+from shared.management.cleanup_plan import Action, CleanupPlan
 from shared.states import JOB_ENDS
-from shared.tables import Job
 
 _PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
@@ -84,7 +87,7 @@ def _again(context: Context, rows: Sequence[Job]) -> list[Job]:
     found = []
     for row in rows:
         try:
-            found.append(jobs.get(context.database, row.id))
+            found.append(records.get(context.database, row.id))
         except NotFound:  # deleted meanwhile
             continue
     return found

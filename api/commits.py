@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shared import jobs, queues
-from shared.database import Database
+from shared.database.engine import Database
+from shared.database.tables import Job
 from shared.errors import Unavailable, WanworksError
-from shared.jobs import NewJob
-from shared.tables import Job
+from shared.jobs import queues, records
+from shared.jobs.records import NewJob
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Commits:
     def _commit(self, new: Sequence[NewJob]) -> list[Committed | Exception]:
         try:
             self._check_room()
-            outcome = jobs.accept(self._database, new)
+            outcome = records.accept(self._database, new)
         except Exception as error:
             if len(new) > 1 and not isinstance(error, WanworksError):
                 # One of them cannot be written, so none was; the others shall not suffer for it.
@@ -96,13 +96,15 @@ class Commits:
         places: dict[str, int] = {}
         try:
             self._accepted()
-            places = self._places([one.job for one in outcome if isinstance(one, jobs.Accepted) and not one.replayed])
+            places = self._places(
+                [one.job for one in outcome if isinstance(one, records.Accepted) and not one.replayed]
+            )
         except Unavailable as error:
             log.info("jobs are accepted without their positions: %s", error)
         except Exception:  # they are on disk, and this thread serves all requests to come
             log.exception("jobs are accepted; what follows that has failed")
         return [
-            Committed(one.job, one.replayed, places.get(one.job.id)) if isinstance(one, jobs.Accepted) else one
+            Committed(one.job, one.replayed, places.get(one.job.id)) if isinstance(one, records.Accepted) else one
             for one in outcome
         ]
 

@@ -21,15 +21,15 @@ from api.rates import Rates
 from api.storage import Storage
 from api.streams import Streams
 from api.together import Together
-from shared import catalogue as catalogues
-from shared import library
-from shared.catalogue import Catalogue
-from shared.database import Database
-from shared.library import Library, UseFigures
-from shared.meters import Meters
-from shared.overview import Overviews
-from shared.progress import Progress, RestingRedis
+from shared.catalogue import models as catalogues
+from shared.catalogue.models import Catalogue
+from shared.database.engine import Database
+from shared.management import library
+from shared.management.library import Library, UseFigures
+from shared.management.summary import Overviews
+from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
+from shared.telemetry.metrics import Meters
 
 _FLOWER_SECONDS = 30.0
 _PICTURES_AT_ONCE = 2  # a picture at the limit takes some hundred MB while it is decoded

@@ -13,7 +13,7 @@ from api.insight_schemas import HistoryQuery
 from api.jobs import ready
 from api.model_status import basis_of
 from shared import clock
-from shared.overview import ModelOverview, Whole, snapshot
+from shared.management.summary import ModelOverview, Whole, snapshot
 
 
 async def overview(context: Context, request: Request, query: BaseModel) -> Response:

@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, Response
 
 from api import headers
 from api.context import Context
-from shared.catalogue import Catalogue
+from shared.catalogue.models import Catalogue
 from shared.errors import NotFound
 
 _FILES = {

@@ -7,8 +7,8 @@ from api.context import Context
 from api.fallback_facts import queue_seconds
 from api.jobs import answered
 from api.page_schemas import Estimate, EstimateQuery
-from shared import usage
-from shared.catalogue import parse_resolution
+from shared.catalogue.models import parse_resolution
+from shared.jobs import usage
 
 
 def estimate(context: Context, request: Request, query: EstimateQuery) -> Response:

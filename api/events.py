@@ -23,10 +23,10 @@ from api import headers, live, schemas
 from api.caller import caller_of
 from api.context import Context
 from api.jobs import LOOK_SECONDS, job_id_of, shown
-from shared import jobs
+from shared.database.tables import Job
 from shared.errors import Forbidden, NotFound, Unauthenticated, Unavailable
+from shared.jobs import records
 from shared.states import JOB_ENDS, JobState
-from shared.tables import Job
 
 _RETRY_MILLISECONDS = 2000
 _PING_SECONDS = 15
@@ -36,7 +36,7 @@ async def job_events(context: Context, request: Request, query: BaseModel) -> Re
     job_id = job_id_of(request)
     seen = headers.last_event_id(request.headers)
     after = seen or await context.streams.last_id(job_id)  # before the row is read, so that nothing falls between
-    job = await anyio.to_thread.run_sync(partial(jobs.get, context.database, job_id, only=caller_of(request).only))
+    job = await anyio.to_thread.run_sync(partial(records.get, context.database, job_id, only=caller_of(request).only))
     events = _events(context, request, job, after, replaying=seen is not None)
     return _Stream(events, ping=_PING_SECONDS, sep="\n")
 
@@ -137,7 +137,7 @@ async def _events(
         look_at = time.monotonic() + LOOK_SECONDS
         try:
             await context.access.caller(request)
-            job = await anyio.to_thread.run_sync(jobs.get, context.database, job.id)
+            job = await anyio.to_thread.run_sync(records.get, context.database, job.id)
         except (Unauthenticated, Forbidden):
             return
         except NotFound:

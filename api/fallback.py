@@ -1,4 +1,4 @@
-"""What to do when a model cannot serve at once: the question over HTTP, answered by `shared.fallback`."""
+"""What to do when a model cannot serve at once: the question over HTTP, answered by `shared.management.fallback`."""
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -12,7 +12,7 @@ from api.jobs import answered
 from api.model_schemas import FallbackRequest
 from api.model_status import basis_of
 from shared import clock
-from shared.fallback import Alternative, Choice, ModelFacts, Suggestion, Wish, suggest
+from shared.management.fallback import Alternative, Choice, ModelFacts, Suggestion, Wish, suggest
 
 
 async def suggest_fallback(context: Context, request: Request, query: BaseModel) -> Response:

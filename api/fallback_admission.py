@@ -7,12 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from api import fallback_facts
-from shared import downloads, jobs
-from shared.catalogue import Catalogue
-from shared.database import Database
-from shared.errors import Conflict, InvalidField
-from shared.fallback import ModelFacts, Strategy, Wish, alternatives_to
-from shared.job_types import (
+from shared.catalogue.job_types import (
     DOWNLOAD,
     AppliedFallback,
     Change,
@@ -21,8 +16,13 @@ from shared.job_types import (
     GenerationRequest,
     settle,
 )
-from shared.jobs import Accepted, NewJob
-from shared.library import Library
+from shared.catalogue.models import Catalogue
+from shared.database.engine import Database
+from shared.errors import Conflict, InvalidField
+from shared.jobs import download_control, records
+from shared.jobs.records import Accepted, NewJob
+from shared.management.fallback import ModelFacts, Strategy, Wish, alternatives_to
+from shared.management.library import Library
 from shared.settings import Settings
 from shared.states import Priority
 
@@ -151,7 +151,7 @@ class Fallbacks:
             metadata={"started_by": "fallback"},
             max_failures=self._settings.max_failures,
         )
-        (made,) = jobs.accept(self._database, [new])
+        (made,) = records.accept(self._database, [new])
         if isinstance(made, Conflict):  # somebody else has just started it
             return _Outcome(case.params, f"The job waits for the download of {model_id}", job_id=self._active(model_id))
         started = made.job.id if isinstance(made, Accepted) else None
@@ -166,7 +166,7 @@ class Fallbacks:
         return None
 
     def _active(self, model_id: str) -> str | None:
-        found = downloads.active(self._database, model_id)
+        found = download_control.active(self._database, model_id)
         return found[0].id if found else None
 
     def _request_of(self, params: GenerationParams) -> GenerationRequest:

@@ -1,14 +1,15 @@
-"""The library as `shared.fallback` weighs it: what is ready, carried and fetchable, and how long one would wait."""
+"""The library as `fallback` weighs it: what is ready, carried and fetchable, and how long one would wait."""
 
 from collections.abc import Iterable
 
-from shared import nodes, scoring
-from shared.catalogue import CatalogueEntry, Quantization
-from shared.fallback import ModelFacts
-from shared.library import Library, ModelView, bytes_left, holders
+from shared.catalogue import scoring
+from shared.catalogue.models import CatalogueEntry, Quantization
+from shared.cluster import nodes
+from shared.database.tables import Device, Node
+from shared.management.fallback import ModelFacts
+from shared.management.library import Library, ModelView, bytes_left, holders
 from shared.settings import Settings
 from shared.states import JobState, ReplicaState
-from shared.tables import Device, Node
 
 
 def facts(settings: Settings, library: Library) -> dict[str, ModelFacts]:

@@ -24,7 +24,7 @@ from api.caller import Caller
 from api.query import JOB_ID
 from shared import clock
 from shared.errors import Unavailable
-from shared.progress import FEED_CHANNEL
+from shared.messaging.progress import FEED_CHANNEL
 from shared.states import JOB_ENDS
 
 log = logging.getLogger(__name__)

@@ -12,14 +12,15 @@ from api.context import Context
 from api.dashboard import metrics_now
 from api.feed import Source
 from api.jobs import shown
-from shared import alerts, jobs, queues
+from shared.cluster import alerts
+from shared.jobs import queues, records
 
 
 def feed_source(context: Context) -> Source:
     database = context.database
 
     def several(job_ids: list[str]) -> dict[str, Any]:
-        rows = jobs.several(database, job_ids)
+        rows = records.several(database, job_ids)
         return {job.id: job.model_dump(mode="json") for job in shown(context, rows)}
 
     def devices() -> dict[str, Any]:

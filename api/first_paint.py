@@ -12,13 +12,16 @@ from api.alerts import seen_by
 from api.caller import Caller
 from api.context import Context
 from api.jobs import shown
-from shared import alerts, clock, job_lists, library, queues
-from shared.catalogue import CatalogueEntry
+from shared import clock
+from shared.catalogue.models import CatalogueEntry
+from shared.cluster import alerts
+from shared.database.tables import Alert
 from shared.errors import Unavailable
-from shared.library import Library, ModelView
-from shared.queues import Depth
+from shared.jobs import lists, queues
+from shared.jobs.queues import Depth
+from shared.management import library
+from shared.management.library import Library, ModelView
 from shared.states import Scope
-from shared.tables import Alert
 
 _JOBS = 12
 
@@ -87,7 +90,7 @@ def paint(context: Context, caller: Caller) -> Paint:
     depths = read(lambda: queues.depths(context.database), no_depths)
     seen: Library | None = read(context.look, None)
     workers = read(lambda: ops.seen(context, caller), schemas.Workers(devices=[], nodes=[]))
-    latest = read(lambda: shown(context, job_lists.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
+    latest = read(lambda: shown(context, lists.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
     open_alerts = read(lambda: seen_by(context, caller, alerts.open_alerts(context.database)), no_alerts)
     return Paint(
         at=clock.now().strftime("%H:%M:%S UTC"),

@@ -17,8 +17,8 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from api.context import Context
 from api.jobs import answered
 from api.page_schemas import Flower
-from shared import flower as flower_process
 from shared.errors import MalformedRequest, NotFound, TooLarge, Unavailable
+from shared.messaging import flower as flower_process
 from shared.settings import Settings
 
 FLOWER_PATH = "/flower/"

@@ -5,9 +5,10 @@ from collections import OrderedDict
 from datetime import datetime, timedelta
 
 from api import insight_schemas as schemas
-from shared import clock, snapshots
-from shared.database import Database
-from shared.tables import Snapshot
+from shared import clock
+from shared.database.engine import Database
+from shared.database.tables import Snapshot
+from shared.insight import snapshots
 
 _STAND = timedelta(minutes=1)
 _REMEMBERED = 8  # lengths of time; the body of one is up to 250 kB

@@ -20,13 +20,17 @@ from api.jobs import answered, ready
 from api.model_schemas import Basis
 from api.model_schemas import Recommendation as RecommendationSchema
 from api.model_status import basis_of
-from shared import clock, insight, model_health, recommendation, scoring
-from shared.catalogue import CatalogueEntry
-from shared.insight import Performance
-from shared.library import last_check
-from shared.model_health import HealthStatus, Recommendation
-from shared.overview import ModelOverview, Overview, Whole, health_counts
-from shared.recommendation import Advice, Candidate, Wish
+from shared import clock
+from shared.catalogue import scoring
+from shared.catalogue.models import CatalogueEntry
+from shared.insight import assessment
+from shared.insight import health as model_health
+from shared.insight.assessment import Performance
+from shared.insight.health import HealthStatus, Recommendation
+from shared.management import recommendation
+from shared.management.library import last_check
+from shared.management.recommendation import Advice, Candidate, Wish
+from shared.management.summary import ModelOverview, Overview, Whole, health_counts
 
 
 async def capabilities(context: Context, request: Request, query: BaseModel) -> Response:
@@ -254,7 +258,7 @@ def _hardware(entry: CatalogueEntry) -> schemas.HardwareRequirements:
 
 def _comparison(overview: Overview, a: CatalogueEntry, b: CatalogueEntry) -> schemas.ModelComparison:
     of_a, of_b = (overview.models[entry.model_id].performance for entry in (a, b))
-    found = insight.compare(of_a, of_b, a, b)
+    found = assessment.compare(of_a, of_b, a, b)
     figures = {
         "performance_difference_percent": found.performance_difference_percent,
         "quality_difference_score": found.quality_difference_score,

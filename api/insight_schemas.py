@@ -13,10 +13,10 @@ from api.alert_schemas import SystemAlert
 from api.model_schemas import Availability, Basis, Recommendation, Score
 from api.query import digits
 from api.schemas import Time
-from shared.catalogue import OutputFormat, Quantization
-from shared.fallback import Level, Speed
-from shared.insight import Status
-from shared.job_types import PLAIN, SAID
+from shared.catalogue.job_types import PLAIN, SAID
+from shared.catalogue.models import OutputFormat, Quantization
+from shared.insight.assessment import Status
+from shared.management.fallback import Level, Speed
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 

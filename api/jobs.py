@@ -1,4 +1,4 @@
-"""The job routes: each reads what it was given, asks `shared.jobs`, and shows the row as its owner sees it."""
+"""The job routes: each reads what it was given, asks `shared.jobs.records`, and shows the row as its owner sees it."""
 
 import logging
 import time
@@ -21,14 +21,15 @@ from api.caller import Caller, caller_of, note_owner
 from api.commits import Committed
 from api.context import Context
 from api.query import JOB_ID, JobsQuery
-from shared import clock, job_lists, jobs, queue_positions, usage
+from shared import clock
+from shared.catalogue.job_types import GENERATION
+from shared.database.tables import Job
 from shared.errors import InvalidField, LimitReached, NotFound, StoreFull, Unavailable
-from shared.job_types import GENERATION
-from shared.jobs import NewJob
-from shared.meters import count_end
-from shared.queue_positions import Position
+from shared.jobs import lists, queue_positions, records, usage
+from shared.jobs.queue_positions import Position
+from shared.jobs.records import NewJob
 from shared.states import JOB_ENDS, JobState, Scope
-from shared.tables import Job
+from shared.telemetry.metrics import count_end
 
 log = logging.getLogger("wanworks.jobs")
 
@@ -49,7 +50,7 @@ async def retry(context: Context, request: Request, query: BaseModel) -> Respons
     job_id = job_id_of(request)
 
     def admit() -> NewJob:
-        job = jobs.get(context.database, job_id, only=caller.only)
+        job = records.get(context.database, job_id, only=caller.only)
         note_owner(request, job.owner)
         if job.type != GENERATION:
             caller.require(Scope.ADMIN)
@@ -59,7 +60,7 @@ async def retry(context: Context, request: Request, query: BaseModel) -> Respons
 
 
 def list_jobs(context: Context, request: Request, query: JobsQuery) -> Response:
-    page = job_lists.page(
+    page = lists.page(
         context.database,
         only=caller_of(request).only,
         limit=query.limit,
@@ -85,8 +86,8 @@ async def get_job(context: Context, request: Request, query: BaseModel) -> Respo
 
 def cancel(context: Context, request: Request, query: BaseModel) -> Response:
     job_id, only = job_id_of(request), caller_of(request).only
-    note_owner(request, jobs.get(context.database, job_id, only=only).owner)
-    stopped = jobs.request_cancel(context.database, job_id, only=only)
+    note_owner(request, records.get(context.database, job_id, only=only).owner)
+    stopped = records.request_cancel(context.database, job_id, only=only)
     tell_of_cancel(context, stopped)
     return answered(shown(context, [stopped.job])[0], 202)
 
@@ -101,7 +102,7 @@ def remove(context: Context, request: Request, job_id: str) -> None:
 
     Where its files cannot be removed now, retention removes them and the row with them.
     """
-    stopped = jobs.remove(context.database, job_id, only=caller_of(request).only)
+    stopped = records.remove(context.database, job_id, only=caller_of(request).only)
     job = stopped.job
     note_owner(request, job.owner)
     tell_of_cancel(context, stopped)
@@ -112,7 +113,7 @@ def remove(context: Context, request: Request, job_id: str) -> None:
         except Unavailable as error:
             log.warning("job %s is deleted, its files go later: %s", job.id, error)
             return
-        jobs.purge(context.database, [job.id])
+        records.purge(context.database, [job.id])
 
 
 def job_id_of(request: Request) -> str:
@@ -140,7 +141,7 @@ def ready(content: bytes, status: int = 200, extra: dict[str, str] | None = None
 
 
 def _show_one(context: Context, job_id: str, only: str | None) -> schemas.Job:
-    return shown(context, [jobs.get(context.database, job_id, only=only)])[0]
+    return shown(context, [records.get(context.database, job_id, only=only)])[0]
 
 
 async def admitted(context: Context, asked: Asked, key: str | None, caller: Caller) -> NewJob:
@@ -184,7 +185,7 @@ def _check_gpu_seconds(context: Context, new: NewJob, allowed: float) -> None:
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     used = usage.gpu_seconds(context.database, new.owner, midnight, now)
     awaited = usage.awaited_gpu_seconds(context.database, new.owner)
-    if used + awaited >= allowed and not jobs.was_accepted(context.database, new):
+    if used + awaited >= allowed and not records.was_accepted(context.database, new):
         said = f"This API key has used {used:.0f} of the {allowed:g} GPU-seconds that it has a day (UTC)"
         said += f"; its queued jobs are expected to take {awaited:.0f} more" if awaited else ""
         raise LimitReached(said, ceil((midnight + timedelta(days=1) - now).total_seconds()))
@@ -207,7 +208,7 @@ async def _until_ended(context: Context, job_id: str, only: str | None, wait_sec
     deadline = time.monotonic() + wait_seconds
     after = await context.streams.last_id(job_id)
     while True:
-        job = await anyio.to_thread.run_sync(partial(jobs.get, context.database, job_id, only=only))
+        job = await anyio.to_thread.run_sync(partial(records.get, context.database, job_id, only=only))
         if job.status in JOB_ENDS:
             return
         look_at = min(deadline, time.monotonic() + LOOK_SECONDS)
@@ -222,7 +223,7 @@ async def _until_ended(context: Context, job_id: str, only: str | None, wait_sec
             return
 
 
-def tell_of_cancel(context: Context, stopped: jobs.Stopped) -> None:
+def tell_of_cancel(context: Context, stopped: records.Stopped) -> None:
     """Says it to those who watch, or to the worker that runs it."""
     job = stopped.job
     if stopped.ended:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.schemas import JobProgress
-from shared.progress import Progress
+from shared.database.tables import Job
+from shared.messaging.progress import Progress
 from shared.states import JobState
-from shared.tables import Job
 
 _REMEMBERED = 4096
 

@@ -15,10 +15,12 @@ from api.context import Context
 from api.jobs import answered, tell_of_cancel
 from api.model_schemas import ManageRequest
 from api.node_jobs import check_node
-from shared import availability, clock, downloads, jobs, replicas
+from shared import clock
+from shared.database.tables import Job
 from shared.errors import Conflict, InvalidField, NotFound, UnknownAction
+from shared.jobs import download_control, records
+from shared.models import availability, replicas
 from shared.states import JOB_ENDS, JobState, Priority, ReplicaState
-from shared.tables import Job
 
 _PATIENCE_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
@@ -60,7 +62,7 @@ def _change(context: Context, asked: ManageRequest) -> list[Job]:
     context.catalogue.get(asked.model_id)
     if asked.node is not None:
         check_node(context, asked.node)
-    found = downloads.active(context.database, asked.model_id, asked.node)
+    found = download_control.active(context.database, asked.model_id, asked.node)
     if not found:
         raise Conflict(_why_none(context, asked))
     changed, refused = [], Conflict()
@@ -78,18 +80,18 @@ def _change(context: Context, asked: ManageRequest) -> list[Job]:
 def _change_one(context: Context, asked: ManageRequest, job: Job) -> Job:
     database = context.database
     if asked.action == "cancel":
-        stopped = jobs.request_cancel(database, job.id)
+        stopped = records.request_cancel(database, job.id)
         tell_of_cancel(context, stopped)
         return stopped.job
     match asked.action:
         case "pause":
-            row = downloads.pause(database, job.id)
+            row = download_control.pause(database, job.id)
         case "resume":
-            row = downloads.resume(database, job.id)
+            row = download_control.resume(database, job.id)
         case "priority":
-            row = downloads.set_priority(database, job.id, asked.priority or Priority.NORMAL)
+            row = download_control.set_priority(database, job.id, asked.priority or Priority.NORMAL)
         case "bandwidth":
-            row = downloads.set_bandwidth(database, job.id, asked.bandwidth_limit_mbps)
+            row = download_control.set_bandwidth(database, job.id, asked.bandwidth_limit_mbps)
     context.progress.hint(job.id)
     return row
 
@@ -97,7 +99,7 @@ def _change_one(context: Context, asked: ManageRequest, job: Job) -> Job:
 def _why_none(context: Context, asked: ManageRequest) -> str:
     where = f" to node {asked.node}" if asked.node is not None else ""
     none = f"No download of {asked.model_id}{where} is under way"
-    newest = downloads.latest(context.database, asked.model_id)
+    newest = download_control.latest(context.database, asked.model_id)
     ended = max((job for (node, _), job in newest.items() if asked.node in (None, node)), key=_by_id, default=None)
     if ended is None or asked.action != "resume":
         return none
@@ -118,7 +120,7 @@ def _again(context: Context, rows: Sequence[Job]) -> list[Job]:
     found = []
     for row in rows:
         try:
-            found.append(jobs.get(context.database, row.id))
+            found.append(records.get(context.database, row.id))
         except NotFound:  # deleted meanwhile: that cancels it
             found.append(Job(**{**row.model_dump(), "status": JobState.CANCELLED}))
     return found

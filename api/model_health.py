@@ -1,4 +1,4 @@
-"""The health of every model: one read of the library, judged by `shared.model_health`."""
+"""The health of every model: one read of the library, judged by `shared.insight.health`."""
 
 from collections import Counter
 
@@ -10,9 +10,11 @@ from api import model_schemas as schemas
 from api.context import Context
 from api.jobs import ready
 from api.model_status import basis_of
-from shared import clock, model_health, scoring
-from shared.library import Library, ModelView, facts_of, integrity_of, last_check, storage_usage_percent
-from shared.model_health import HealthStatus, ModelFacts
+from shared import clock
+from shared.catalogue import scoring
+from shared.insight import health as model_health
+from shared.insight.health import HealthStatus, ModelFacts
+from shared.management.library import Library, ModelView, facts_of, integrity_of, last_check, storage_usage_percent
 
 
 async def health(context: Context, request: Request, query: BaseModel) -> Response:

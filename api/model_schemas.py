@@ -10,10 +10,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from api.query import digits
 from api.schemas import Job, Time
-from shared.catalogue import parse_resolution
-from shared.fallback import Level, Speed, Strategy
-from shared.job_types import PLAIN
-from shared.model_health import HealthStatus
+from shared.catalogue.job_types import PLAIN
+from shared.catalogue.models import parse_resolution
+from shared.insight.health import HealthStatus
+from shared.management.fallback import Level, Speed, Strategy
 from shared.states import Priority
 
 Availability = Literal[

@@ -7,8 +7,9 @@ from starlette.responses import Response
 from api import model_schemas as schemas
 from api.context import Context
 from api.jobs import ready
-from shared import clock, scoring
-from shared.library import (
+from shared import clock
+from shared.catalogue import scoring
+from shared.management.library import (
     FREQUENCY_DAYS,
     Library,
     ModelView,

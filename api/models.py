@@ -7,7 +7,8 @@ from starlette.responses import Response
 from api import model_schemas as schemas
 from api.context import Context
 from api.jobs import answered
-from shared import clock, replicas
+from shared import clock
+from shared.models import replicas
 
 
 def pin(context: Context, request: Request, query: BaseModel) -> Response:

@@ -16,9 +16,7 @@ from api.caller import Caller, caller_of
 from api.context import Context
 from api.jobs import answered, shown
 from api.model_schemas import CleanupRequest, DownloadRequest, IntegrityCheckRequest
-from shared import downloads, jobs, nodes
-from shared.errors import Conflict, InvalidField
-from shared.job_types import (
+from shared.catalogue.job_types import (
     CLEANUP,
     DOWNLOAD,
     INTEGRITY_CHECK,
@@ -26,9 +24,12 @@ from shared.job_types import (
     DownloadParams,
     IntegrityCheckParams,
 )
-from shared.jobs import Accepted, NewJob
+from shared.cluster import nodes
+from shared.database.tables import Job, Node
+from shared.errors import Conflict, InvalidField
+from shared.jobs import download_control, records
+from shared.jobs.records import Accepted, NewJob
 from shared.states import Priority
-from shared.tables import Job, Node
 
 _EVERY_MODEL = "all"
 
@@ -160,7 +161,7 @@ def accepted(context: Context, asked: Sequence[NewJob], caller: Caller) -> list[
     made: list[Accepted] = []
     # The first carries the client's own key: where that means something else, no other job may come of it.
     for some in (new[:1], new[1:]):
-        for job, outcome in zip(some, jobs.accept(context.database, some) if some else (), strict=True):
+        for job, outcome in zip(some, records.accept(context.database, some) if some else (), strict=True):
             if isinstance(outcome, Conflict):
                 raise _under_way(context, job)
             if not isinstance(outcome, Accepted):
@@ -172,7 +173,7 @@ def accepted(context: Context, asked: Sequence[NewJob], caller: Caller) -> list[
 
 def _under_way(context: Context, new: NewJob) -> Conflict:
     model_id, node = getattr(new.params, "model_id", None), getattr(new.params, "node", None)
-    others = downloads.active(context.database, model_id, node)
+    others = download_control.active(context.database, model_id, node)
     which = f"job {others[0].id}" if others else "a job that is just being cancelled"
     return Conflict(f"A download of {model_id} to node {node} is under way already: {which}")
 

@@ -8,9 +8,9 @@ from api import ops, schemas
 from api.caller import Caller, caller_of
 from api.context import Context
 from api.jobs import answered
-from shared import nodes
+from shared.cluster import nodes
 from shared.errors import NotFound
-from shared.meters import count_end
+from shared.telemetry.metrics import count_end
 
 
 def list_nodes(context: Context, request: Request, query: BaseModel) -> Response:

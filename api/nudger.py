@@ -3,8 +3,8 @@
 import logging
 import threading
 
-from shared import broker
-from shared.progress import RestingRedis
+from shared.messaging import celery
+from shared.messaging.progress import RestingRedis
 
 log = logging.getLogger("wanworks.nudger")
 
@@ -31,6 +31,6 @@ class Nudger:
             self._due.wait()
             self._due.clear()
             try:
-                broker.nudge(self._client)
+                celery.nudge(self._client)
             except Exception:  # the thread serves all requests to come
                 log.exception("the dispatcher could not be woken; it goes on")

@@ -11,8 +11,8 @@ from api import schemas, video_schemas
 from api.errors import CONVENTION, PROBLEM_TYPE
 from api.operation import Answer, Operation
 from api.webhooks import MESSAGE_ID
-from shared.catalogue import Catalogue
-from shared.job_types import GenerationRequest
+from shared.catalogue.job_types import GenerationRequest
+from shared.catalogue.models import Catalogue
 
 _REF = "#/components/schemas/{model}"
 

@@ -25,8 +25,8 @@ from api.caller import Caller, caller_of, is_for_another, is_known, set_caller
 from api.context import Context, context_of
 from api.errors import request_id, status_of
 from api.query import read_query
-from shared import audit
-from shared.audit import Act
+from shared.access import audit
+from shared.access.audit import Act
 from shared.errors import StoreFull, Unavailable
 from shared.states import Scope as KeyScope
 

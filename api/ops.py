@@ -14,14 +14,17 @@ from api import schemas
 from api.caller import Caller, caller_of
 from api.context import Context
 from api.jobs import answered
-from shared import clock, loop_reports, nodes, samples
-from shared import queues as queue_reads
+from shared import clock
+from shared.cluster import nodes
+from shared.cluster.nodes import SeenDevice
+from shared.database.tables import Job, Node, Sample
 from shared.errors import DatabaseUnavailable
-from shared.loop_reports import SeenLoop
-from shared.nodes import SeenDevice
-from shared.progress import answers
+from shared.insight import samples
+from shared.jobs import queues as queue_reads
+from shared.messaging.progress import answers
 from shared.states import Priority
-from shared.tables import Job, Node, Sample
+from shared.telemetry import loop_reports
+from shared.telemetry.loop_reports import SeenLoop
 
 _PATIENCE_SECONDS = 0.5
 

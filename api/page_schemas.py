@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.model_schemas import Basis, Name
 from api.query import digits
-from shared.catalogue import Quantization
+from shared.catalogue.models import Quantization
 
 
 class Flower(BaseModel):

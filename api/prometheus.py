@@ -17,13 +17,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Context
-from shared import alerts, clock, downloads, loop_reports, meters, nodes, queues, replicas, samples
-from shared.job_types import DOWNLOAD, GENERATION, JOB_TYPES
-from shared.meters import Family
-from shared.progress import RestingRedis, answers
-from shared.queues import Depth
+from shared import clock
+from shared.catalogue.job_types import DOWNLOAD, GENERATION, JOB_TYPES
+from shared.cluster import alerts, nodes
+from shared.database.tables import Sample
+from shared.insight import samples
+from shared.jobs import download_control, queues
+from shared.jobs.queues import Depth
+from shared.messaging.progress import RestingRedis, answers
+from shared.models import replicas
 from shared.states import REPLICA_READY, JobState, Priority
-from shared.tables import Sample
+from shared.telemetry import loop_reports
+from shared.telemetry import metrics as meters
+from shared.telemetry.metrics import Family
 
 _PATIENCE_SECONDS = 2.0  # with Redis; a resting client would leave the counters out whenever one answer was late
 _EMPTY = Depth(priority=0, model_id=None, queued=0, waiting_for_model=0, oldest_seconds=None, running=0)
@@ -72,7 +78,7 @@ def _queue(context: Context) -> Iterator[Metric]:
         oldest.add_metric(labels, max(0.0, one.oldest_seconds or 0.0))
     yield from (depth, waiting, oldest)
     left = _gauge("wanworks_download_left_bytes", "What running downloads have to fetch.", "node", "model")
-    running = [job for job in downloads.active(context.database) if job.status == JobState.RUNNING]
+    running = [job for job in download_control.active(context.database) if job.status == JobState.RUNNING]
     progress = context.live.of(running)
     places = product((node.name for node, _ in nodes.nodes(context.database)), models)
     found: dict[tuple[str, str], float | None] = dict.fromkeys(places, 0.0)

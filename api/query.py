@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from starlette.requests import Request
 
 from api.errors import invalid
+from shared.catalogue.job_types import JOB_TYPES, PLAIN
 from shared.errors import FieldError, InvalidField
-from shared.job_types import JOB_TYPES, PLAIN
 from shared.states import JobState
 
 Query = TypeVar("Query", bound=BaseModel)

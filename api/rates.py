@@ -12,7 +12,7 @@ from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import RateLimiter, SlidingWindowCounterRateLimiter
 
 from shared.errors import LimitReached
-from shared.progress import RestingRedis
+from shared.messaging.progress import RestingRedis
 
 
 class Rates:

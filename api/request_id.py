@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import answer
-from shared import logs
+from shared.telemetry import logs
 
 HEADER = "X-Request-ID"
 _DECENT = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

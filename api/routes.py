@@ -39,8 +39,8 @@ from api import (
 from api.flower import FLOWER_PATH, FLOWER_TABLE
 from api.operation import Answer, Operation
 from api.query import AnyQuery, ArtifactQuery, JobsQuery
-from shared.catalogue import Catalogue
-from shared.job_types import GenerationRequest
+from shared.catalogue.job_types import GenerationRequest
+from shared.catalogue.models import Catalogue
 from shared.states import Scope
 
 _JOBS = "/api/v1/jobs"

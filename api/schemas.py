@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared import clock
-from shared.catalogue import OutputFormat, Quantization
-from shared.job_types import (
+from shared.catalogue.job_types import (
     CLEANUP,
     DOWNLOAD,
     GENERATION,
@@ -22,9 +21,10 @@ from shared.job_types import (
     IntegrityCheckParams,
     Lora,
 )
-from shared.queue_positions import Position
+from shared.catalogue.models import OutputFormat, Quantization
+from shared.database.tables import Job as JobRow
+from shared.jobs.queue_positions import Position
 from shared.states import JobState, Priority
-from shared.tables import Job as JobRow
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T12:00:00.000Z"])]
 

@@ -5,7 +5,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.context import Context
-from shared.meters import HTTP_SECONDS
+from shared.telemetry.metrics import HTTP_SECONDS
 
 
 class Stopwatch:

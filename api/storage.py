@@ -7,11 +7,11 @@ import shutil
 import threading
 import time
 
-from shared import nodes
-from shared.database import Database
+from shared.cluster import nodes
+from shared.database.engine import Database
 from shared.errors import ConfigurationError, StoreFull, StoreMismatch, StoreUnavailable, Unavailable
 from shared.settings import Settings
-from shared.store import Store, open_store
+from shared.storage.store import Store, open_store
 
 _LOOK_SECONDS = 1.0
 _AWAY_SECONDS = 2.0  # a store that could not be reached is not asked again for that long

@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from shared.progress import read_event, stream_key
+from shared.messaging.progress import read_event, stream_key
 
 _REST_SECONDS = 5.0
 _NAP_SECONDS = 1.0

@@ -11,10 +11,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from api.query import JOB_ID, digits
 from api.schemas import JobProgress
-from shared.catalogue import OutputFormat, Quantization
-from shared.job_types import PLAIN, SAID, FallbackStrategy, GenerationParams, Lora, Number, Seed
+from shared.catalogue.job_types import PLAIN, SAID, FallbackStrategy, GenerationParams, Lora, Number, Seed
+from shared.catalogue.models import OutputFormat, Quantization
+from shared.database.tables import Job
 from shared.states import JobState, Priority
-from shared.tables import Job
 
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
 _POLL_SECONDS = 1.0  # what the client does where it is told nothing

@@ -33,14 +33,15 @@ from api.video_schemas import (
     poll_after_ms,
     video,
 )
-from shared import job_lists, jobs, outbound, usage
-from shared.catalogue import CatalogueEntry
+from shared.catalogue.job_types import GENERATION
+from shared.catalogue.models import CatalogueEntry
+from shared.database.tables import Job
 from shared.errors import Conflict, InvalidField, NotFound
-from shared.job_types import GENERATION
-from shared.jobs import NewJob
-from shared.outbound import Allowed, ForbiddenAddress, NotFetched
+from shared.jobs import lists, records, usage
+from shared.jobs.records import NewJob
+from shared.net import outbound
+from shared.net.outbound import Allowed, ForbiddenAddress, NotFetched
 from shared.states import JOB_ENDS, JobState
-from shared.tables import Job
 
 _FETCH_SECONDS = 20.0
 _BEGAN = int(time.time())
@@ -90,7 +91,7 @@ async def remix(context: Context, request: Request, query: BaseModel) -> Respons
 
 
 def list_videos(context: Context, request: Request, query: VideosQuery) -> Response:
-    found = job_lists.page(
+    found = lists.page(
         context.database,
         only=caller_of(request).only,
         limit=query.limit,
@@ -148,7 +149,7 @@ async def _made(context: Context, new: NewJob, caller: Caller) -> Response:
 
 def _generation(context: Context, job_id: str, caller: Caller) -> Job:
     """Raises NotFound, also for a job of another type."""
-    job = jobs.get(context.database, job_id, only=caller.only)
+    job = records.get(context.database, job_id, only=caller.only)
     if job.type != GENERATION:
         raise NotFound("video", job_id)
     return job

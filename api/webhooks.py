@@ -13,10 +13,11 @@ from api.context import Context
 from api.jobs import answered
 from api.query import JOB_ID, digits
 from api.schemas import Time
-from shared import clock, jobs, webhooks
+from shared import clock
+from shared.catalogue.job_types import PLAIN
+from shared.database.tables import WebhookMessage as Row
 from shared.errors import NotFound
-from shared.job_types import PLAIN
-from shared.tables import WebhookMessage as Row
+from shared.jobs import records, webhooks
 
 MESSAGE_ID = re.compile(rf"msg_{JOB_ID.pattern}")
 
@@ -92,7 +93,7 @@ def replay(context: Context, request: Request, query: BaseModel) -> Response:
     if not MESSAGE_ID.fullmatch(message_id):
         raise NotFound("message", message_id)
     message = webhooks.replay(context.database, message_id, only=caller_of(request).only)
-    note_owner(request, next((job.owner for job in jobs.several(context.database, [message.job_id])), None))
+    note_owner(request, next((job.owner for job in records.several(context.database, [message.job_id])), None))
     return answered(_shown(message), 202)
 
 

@@ -23,7 +23,7 @@ from cli.errors import ApiUnreachable
 from cli.retries import Contact, Retry, patient
 from cli.shapes import Alert, ArtifactLink, GenerationFields, Job, JobPage, Node, ended, succeeded, video_of, why_not
 from cli.steps import Answer, Ask, Call, Close, Course, Open, Pause, Read, Step, Tell, Telling, Work
-from shared import proxies
+from shared.net import proxies
 from shared.public_path import within
 
 __all__ = [

@@ -21,8 +21,8 @@ from shared.settings import load
 from shared.states import Priority, Scope
 
 if TYPE_CHECKING:
-    from shared.database import Database
-    from shared.tables import ApiKey
+    from shared.database.engine import Database
+    from shared.database.tables import ApiKey
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _SPAN = re.compile(r"([1-9][0-9]{0,4})([hdwy])")
@@ -50,7 +50,10 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it: it is shown this once, and only a hash of it is kept."""
-    from shared import audit, keys  # here and below: every other command starts in half the time without the database
+    from shared.access import (  # here and below: every other command starts in half the time without the database
+        audit,
+        keys,
+    )
 
     if _NAME.fullmatch(name) is None:
         raise ConfigurationError(
@@ -73,7 +76,7 @@ def create(
 @app.command("list")
 def list_keys(home: Home = None, as_json: AsJson = False) -> None:
     """Show every key that was ever made, by name; never the key itself."""
-    from shared import keys
+    from shared.access import keys
 
     with _database(home) as database:
         rows = [_shown(row) for row in keys.every(database)]
@@ -87,7 +90,7 @@ def list_keys(home: Home = None, as_json: AsJson = False) -> None:
 @app.command("revoke")
 def revoke(name: Annotated[str, typer.Argument(help="The key's name or id.")], home: Home = None) -> None:
     """Take a key back: within two seconds nobody comes in with it. Its jobs stay."""
-    from shared import audit, keys
+    from shared.access import audit, keys
 
     with _database(home) as database:
         row = keys.revoke(database, name)
@@ -102,7 +105,7 @@ def show_audit(
     as_json: AsJson = False,
 ) -> None:
     """Show what was administered: when, by whom, what, and how it was answered."""
-    from shared import audit
+    from shared.access import audit
 
     with _database(home) as database:
         entries = audit.page(database, limit=limit, actor=actor).entries
@@ -121,7 +124,7 @@ def register(root: typer.Typer) -> None:
 
 @contextmanager
 def _database(home: Path | None) -> Iterator["Database"]:
-    from shared.database import Database, migrate
+    from shared.database.engine import Database, migrate
 
     settings = load(home=home)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -147,7 +150,7 @@ def _end(span: str | None) -> datetime | None:
 
 
 def _shown(row: "ApiKey") -> dict[str, Any]:
-    from shared import keys
+    from shared.access import keys
 
     now = clock.now()
     state = "revoked" if row.revoked_at is not None else "good" if keys.is_good(row, now) else "expired"

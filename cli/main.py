@@ -179,8 +179,8 @@ def settings(as_json: AsJson = False) -> None:
 @app.command("webhook-secret")
 def webhook_secret(home: Home = None) -> None:
     """Print the key with which receivers prove messages to jobs' webhooks (Standard Webhooks)."""
-    from shared.database import Database
-    from shared.nodes import webhook_secret as secret_of
+    from shared.cluster.nodes import webhook_secret as secret_of
+    from shared.database.engine import Database
 
     settings = load(home=home)
     database = Database(settings.database)

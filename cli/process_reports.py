@@ -8,11 +8,11 @@ import threading
 from collections.abc import Sequence
 
 from cli.supervisor import ProcessStatus
-from shared import nodes
-from shared.database import Database
+from shared.cluster import nodes
+from shared.cluster.nodes import REPORT_SECONDS
+from shared.database.engine import Database
+from shared.database.tables import Process
 from shared.errors import StoreFull, Unavailable
-from shared.nodes import REPORT_SECONDS
-from shared.tables import Process
 
 log = logging.getLogger("wanworks.process_reports")
 

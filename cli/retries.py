@@ -12,7 +12,7 @@ import httpx
 
 from cli.errors import ApiUnreachable
 from cli.steps import Answer, Ask, Open, Pause, Step, T, Tell, relayed
-from shared import proxies
+from shared.net import proxies
 
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 8.0

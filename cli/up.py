@@ -23,9 +23,10 @@ from cli.ports import free_port, is_free
 from cli.process_reports import ProcessReports
 from cli.state_file import Addresses, write_state
 from cli.supervisor import STOP_SIGNALS, ProcessState, ProcessStatus, Supervisor
-from shared import catalogue, proxies
-from shared.addresses import is_loopback
+from shared.catalogue import models
 from shared.errors import ConfigurationError
+from shared.net import proxies
+from shared.net.addresses import is_loopback
 from shared.settings import Settings, load
 
 _READY_COMPLAINT_SECONDS = 60.0
@@ -95,9 +96,9 @@ def bring_up_to_date(settings: Settings, *, create_store: bool) -> None:
 
     Raises DatabaseUnavailable, StoreUnavailable, StoreMismatch; ConfigurationError where a bucket refuses us.
     """
-    from shared.database import Database, migrate
-    from shared.nodes import agreed
-    from shared.store import open_store
+    from shared.cluster.nodes import agreed
+    from shared.database.engine import Database, migrate
+    from shared.storage.store import open_store
 
     lock = os.open(settings.home / "run" / "migrate.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -114,8 +115,8 @@ def bring_up_to_date(settings: Settings, *, create_store: bool) -> None:
 
 def check_guarded(settings: Settings, kinds: Collection[str]) -> None:
     """Raises ConfigurationError where the API would listen to a network and there is no key that lets anybody in."""
-    from shared.database import Database
-    from shared.keys import any_good
+    from shared.access.keys import any_good
+    from shared.database.engine import Database
 
     if "web" not in kinds or is_loopback(settings.host):
         return
@@ -209,7 +210,7 @@ def _settings(overrides: Mapping[str, Any]) -> Settings:
     settings = load(**overrides)
     if settings.catalogue not in ("default", "demo"):
         settings = load(**{**overrides, "catalogue": str(Path(settings.catalogue).expanduser().absolute())})
-    catalogue.load(settings.catalogue)  # a bad file is refused here, with its line, and not by every process
+    models.load(settings.catalogue)  # a bad file is refused here, with its line, and not by every process
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     programs.flower_password(settings)
     return settings

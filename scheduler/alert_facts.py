@@ -16,17 +16,21 @@ from scheduler.alert_rules import (
     RunningFact,
     silence_limit,
 )
-from shared import downloads, flower, loop_reports, nodes, queues, samples, snapshots, ticks, usage
-from shared.catalogue import Catalogue
-from shared.database import Database
-from shared.job_types import DOWNLOAD
-from shared.library import Library
-from shared.loop_reports import SeenLoop
-from shared.nodes import SeenDevice
-from shared.progress import Progress, RestingRedis, answers
+from shared.catalogue.job_types import DOWNLOAD
+from shared.catalogue.models import Catalogue
+from shared.cluster import nodes
+from shared.cluster.nodes import SeenDevice
+from shared.database.engine import Database
+from shared.database.tables import Device, Job, Node, Process, Sample, Snapshot
+from shared.insight import samples, snapshots
+from shared.jobs import download_control, queues, usage
+from shared.management.library import Library
+from shared.messaging import flower, ticks
+from shared.messaging.progress import Progress, RestingRedis, answers
 from shared.settings import Settings
 from shared.states import REPLICA_READY, JobState, Phase
-from shared.tables import Device, Job, Node, Process, Sample, Snapshot
+from shared.telemetry import loop_reports
+from shared.telemetry.loop_reports import SeenLoop
 
 ALERTS = "alerts"  # the schedule of the alerts themselves, which says nothing of beat
 REDIS_LOST = "redis_lost_at"  # noted by the dispatcher when Redis was found empty: seconds since 1970
@@ -207,7 +211,7 @@ def _failed_downloads(database: Database, library: Library, now: datetime) -> tu
     since = now - timedelta(days=_DOWNLOAD_FAILED_DAYS)
     return tuple(
         FailedDownload(job.id, model_id, node, str((job.error or {}).get("message", "")))
-        for (node, model_id), job in downloads.latest(database).items()
+        for (node, model_id), job in download_control.latest(database).items()
         if job.status == JobState.FAILED
         and (node, model_id) not in served
         and job.finished_at is not None

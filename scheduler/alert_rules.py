@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from shared.alerts import Cause, Changes, Known, Severity, Watch
-from shared.nodes import is_heard
+from shared.cluster.alerts import Cause, Changes, Known, Severity, Watch
+from shared.cluster.nodes import is_heard
 from shared.settings import Settings
 from shared.states import REPLICA_READY, ReplicaState
 

@@ -12,17 +12,21 @@ from functools import partial
 
 from scheduler.alert_facts import ALERTS, Ground, gather
 from scheduler.alert_rules import evaluate
-from shared import alerts, catalogue, clock, library, standard_webhooks
-from shared.database import Database
-from shared.library import UseFigures, stored_progress
-from shared.loops import Loop, LoopReporter
-from shared.meters import Meters
-from shared.outbound import ANYWHERE
-from shared.progress import RestingRedis, tell_watchers
+from shared import clock
+from shared.catalogue import models as catalogue
+from shared.cluster import alerts
+from shared.database.engine import Database
+from shared.database.tables import AlertDelivery
+from shared.management import library
+from shared.management.library import UseFigures, stored_progress
+from shared.messaging.progress import RestingRedis, tell_watchers
+from shared.messaging.ticks import Run, once
+from shared.net import standard_webhooks
+from shared.net.outbound import ANYWHERE
+from shared.net.standard_webhooks import NotTaken
 from shared.settings import Settings
-from shared.standard_webhooks import NotTaken
-from shared.tables import AlertDelivery
-from shared.ticks import Run, once
+from shared.telemetry.loops import Loop, LoopReporter
+from shared.telemetry.metrics import Meters
 
 log = logging.getLogger("wanworks.alerts")
 

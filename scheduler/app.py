@@ -10,20 +10,21 @@ from typing import Any
 from celery import Celery, signals
 
 from scheduler.schedule import SCHEDULES
-from shared import broker, logs
+from shared.messaging import celery
 from shared.settings import load
+from shared.telemetry import logs
 
 _LOOKS_WITHIN_THE_LOCK = 5  # so that one that is late does not lose it
 
 settings = load()
-app: Celery = broker.celery_app(settings, "wanworks.scheduler")
+app: Celery = celery.celery_app(settings, "wanworks.scheduler")
 app.conf.beat_schedule = {
     schedule.name: {
         "task": schedule.task,
         "schedule": schedule.every_seconds,
         "args": (schedule.name, schedule.every_seconds),
         # A tick that nobody heard within its period is not worth carrying out any more.
-        "options": {"queue": broker.TICKS_QUEUE, "expires": schedule.every_seconds},
+        "options": {"queue": celery.TICKS_QUEUE, "expires": schedule.every_seconds},
     }
     for schedule in SCHEDULES
 }
@@ -36,7 +37,7 @@ if settings.several_beats:
         redbeat_key_prefix="wanworks:redbeat:",
         redbeat_redis_url=settings.redis,
         # A negative period: beat waits for a Redis that is away instead of dying of it.
-        redbeat_redis_options={**broker.SOCKET_OPTIONS, "retry_period": -1},
+        redbeat_redis_options={**celery.SOCKET_OPTIONS, "retry_period": -1},
     )
 
 

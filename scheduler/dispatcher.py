@@ -31,32 +31,23 @@ from scheduler.placement import (
 )
 from scheduler.slots import DeviceView, Estimates, carries, fits
 from scheduler.turns import FairTurns
-from shared import (
-    attempt_spans,
-    attempts,
-    bells,
-    broker,
-    clock,
-    downloads,
-    garbage,
-    logs,
-    nodes,
-    queue_positions,
-    replicas,
-    tracing,
-    usage,
-)
-from shared.attempts import Failure
-from shared.bells import Queue, Waiting
-from shared.database import Database
+from shared import clock, garbage
+from shared.catalogue.job_types import JOB_TYPES
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Node
 from shared.errors import DatabaseUnavailable, StoreFull
-from shared.job_types import JOB_TYPES
-from shared.loop_reports import DISPATCHER
-from shared.loops import Loop, LoopReporter, RepeatedErrors
-from shared.meters import LOOK_SECONDS, LOOP_ERRORS, TAKEOVERS, Meters, count_end
-from shared.progress import Progress, RestingRedis, connect
+from shared.jobs import attempt_spans, attempts, dispatch, download_control, queue_positions, usage
+from shared.jobs.attempts import Failure
+from shared.jobs.dispatch import Queue, Waiting
+from shared.messaging import celery
+from shared.messaging.progress import Progress, RestingRedis, connect
+from shared.models import replicas
 from shared.settings import Settings, load
-from shared.tables import Node
+from shared.telemetry import logs, tracing
+from shared.telemetry.loop_reports import DISPATCHER
+from shared.telemetry.loops import Loop, LoopReporter, RepeatedErrors
+from shared.telemetry.metrics import LOOK_SECONDS, LOOP_ERRORS, TAKEOVERS, Meters, count_end
 
 log = logging.getLogger("wanworks.dispatcher")
 
@@ -111,7 +102,7 @@ class Dispatcher:
         self._progress = Progress(self._resting)
         self.meters = Meters(self._resting)
         self._redis = connect(settings.redis, timeout=5.0) if settings.redis else None
-        self._ahead = bells.LOOK_AHEAD  # how many of the first are looked at: enough for every device
+        self._ahead = dispatch.LOOK_AHEAD  # how many of the first are looked at: enough for every device
         self._marked = False  # whether this pass has changed which jobs are said to wait for a model
         self._order_told_at = float("-inf")
         # By the database's clock: the last pass of this process, and when that was last noted for the others.
@@ -170,7 +161,7 @@ class Dispatcher:
         if heal:
             self._take_back_lapsed()
             self._resume_where_there_is_room()
-        queue = bells.look(self._database, self._ahead)
+        queue = dispatch.look(self._database, self._ahead)
         self._marked = False
         rung = self._place(queue) if queue.waiting else 0
         self._watched_at = queue.now
@@ -180,9 +171,9 @@ class Dispatcher:
     def _place(self, queue: Queue) -> int:
         held = replicas.ready(self._database)
         hosts = self._hosts(held)
-        looked, self._ahead = self._ahead, max(bells.LOOK_AHEAD, len(hosts.devices))
+        looked, self._ahead = self._ahead, max(dispatch.LOOK_AHEAD, len(hosts.devices))
         if self._take_back_from_drained(queue, hosts.drained) or self._ahead > looked:
-            queue = bells.look(self._database, self._ahead)
+            queue = dispatch.look(self._database, self._ahead)
         queue = _known(queue)
         self._note_unplaceable(queue, hosts, held)
         of_devices = _part(queue, of_nodes=False)
@@ -190,7 +181,7 @@ class Dispatcher:
         rung = 0
         for some in _batches(self._place_on_devices(of_devices, held, hosts)):
             for bell in displaced(of_devices, some):
-                if bells.hand_back(self._database, bell.job_id, bell.device_key):
+                if dispatch.hand_back(self._database, bell.job_id, bell.device_key):
                     log.info("job %s: recalled from %s for one that precedes it", bell.job_id, bell.device_key)
             sent, redis_takes = self._ring_all(by_id, some, hosts.reads)
             rung += sent
@@ -221,7 +212,7 @@ class Dispatcher:
             drained=drained,
             drained_devices=tuple(view for view in views if view.node in drained),
             reads={device.key: device.bell_protocol for device in seen}
-            | {broker.node_key(node.name): node.bell_protocol for node, _ in known},
+            | {celery.node_key(node.name): node.bell_protocol for node, _ in known},
         )
 
     def _take_back_from_drained(self, queue: Queue, drained: frozenset[str]) -> int:
@@ -231,7 +222,7 @@ class Dispatcher:
             for job in queue.waiting
             if job.bell_device is not None and job.bell_device.rpartition("/")[0] in drained
         ]
-        return bells.silence(self._database, there) if there else 0
+        return dispatch.silence(self._database, there) if there else 0
 
     def _place_on_devices(self, queue: Queue, held: dict[str, frozenset[str]], hosts: Hosts) -> Iterable[Bell]:
         if not queue.waiting:
@@ -256,36 +247,36 @@ class Dispatcher:
         settings, alive = self._settings, hosts.nodes
         decision = node_placement.decide(queue, alive, settings.download_slots, settings.rering_seconds)
         if decision.yields:
-            downloads.ask_to_yield(self._database, decision.yields)
+            download_control.ask_to_yield(self._database, decision.yields)
             for job_id in decision.yields:
                 self._progress.hint(job_id)
         if decision.recalls:
-            bells.silence(self._database, decision.recalls)
+            dispatch.silence(self._database, decision.recalls)
         return decision.bells
 
     def _resume_where_there_is_room(self) -> None:
         """Downloads that a full disk stopped go on once their node says that what is left of them fits."""
-        stopped = downloads.stopped_by_full_disk(self._database)
+        stopped = download_control.stopped_by_full_disk(self._database)
         alive = self._hosts({}).nodes if stopped else {}
         for job in stopped:
             node = alive.get(job.target_node or "")
             left_mb = ((job.bytes_total or 0) - (job.bytes_done or 0)) / 1e6
             there_is_room = node is not None and (node.disk_free_mb or 0.0) > left_mb + self._settings.min_free_disk_mb
-            if there_is_room and downloads.resume_with_room(self._database, job.id):
+            if there_is_room and download_control.resume_with_room(self._database, job.id):
                 log.info("job %s: there is room again", job.id)
 
     def _ring_all(
         self, waiting: Mapping[str, Waiting], decided: Sequence[Bell], reads: Mapping[str, int]
     ) -> tuple[int, bool]:
         """Sends the bells. Returns how many were sent, and whether Redis still takes messages."""
-        rung = bells.ring(self._database, [(bell.job_id, bell.device_key) for bell in decided])
+        rung = dispatch.ring(self._database, [(bell.job_id, bell.device_key) for bell in decided])
         for place, (job_id, device_key) in enumerate(rung):
             try:
-                self._ring(waiting[job_id], device_key, reads.get(device_key, broker.OLDEST_PROTOCOL))
+                self._ring(waiting[job_id], device_key, reads.get(device_key, celery.OLDEST_PROTOCOL))
             except Exception as error:  # kombu raises what its transport raises
                 # The rows say rung, Redis does not have it: take the rest back, so that the next look rings again.
                 log.warning("cannot ring: %s", error)
-                bells.silence(self._database, [job for job, _ in rung[place:]])
+                dispatch.silence(self._database, [job for job, _ in rung[place:]])
                 return place, False
         return len(rung), True
 
@@ -317,14 +308,14 @@ class Dispatcher:
 
     def _check_epoch(self) -> None:
         """A missing epoch means that Redis lost its data, and with it every bell."""
-        if self._redis is None or self._redis.exists(broker.EPOCH_KEY):
+        if self._redis is None or self._redis.exists(celery.EPOCH_KEY):
             return
         epoch = secrets.token_hex(8)
-        lost = bells.silence(self._database)
+        lost = dispatch.silence(self._database)
         if nodes.note(self._database, "redis_epoch", epoch) is not None:
             nodes.note(self._database, REDIS_LOST, str(clock.now().timestamp()))
         # Only once the rows say so: where the database is away, the next pass finds the key missing again.
-        self._redis.set(broker.EPOCH_KEY, epoch)
+        self._redis.set(celery.EPOCH_KEY, epoch)
         if lost:
             log.warning("Redis has lost its data: %d bells are rung again", lost)
 
@@ -334,7 +325,7 @@ class Dispatcher:
             for job in queue.waiting
         )
         if wrong:
-            self._marked = bells.mark_waiting_for_model(self._database, held) > 0
+            self._marked = dispatch.mark_waiting_for_model(self._database, held) > 0
 
     def _note_unplaceable(self, queue: Queue, hosts: Hosts, held: dict[str, frozenset[str]]) -> None:
         """Keeps since when nothing that is there could run a job, and ends jobs of which that was true for too long.
@@ -343,7 +334,7 @@ class Dispatcher:
         dispatcher looked does not count: the whole installation may have been off.
         """
         if self._leave_out_pause(queue):
-            queue = _known(bells.look(self._database, self._ahead))
+            queue = _known(dispatch.look(self._database, self._ahead))
         limit = self._settings.unplaced_limit_hours * 3600
         alike: dict[tuple[Any, ...], list[Waiting]] = defaultdict(list)
         for job in queue.waiting:
@@ -354,17 +345,17 @@ class Dispatcher:
             failure = _why_unplaceable(one, hosts, held)
             if failure is not None and failure.code == "model_unavailable":
                 if coming is None:
-                    coming = frozenset(download.model_id or "" for download in downloads.active(self._database))
+                    coming = frozenset(download.model_id or "" for download in download_control.active(self._database))
                 failure = None if one.model_id in coming else failure
             if any((job.unplaceable_since is None) == (failure is not None) for job in group):
-                bells.note_unplaceable(self._database, one, failure is not None)
+                dispatch.note_unplaceable(self._database, one, failure is not None)
             if failure is None:
                 continue
             for job in group:
                 if job.unplaceable_since is None or queue.now - job.unplaceable_since < limit:
                     continue
                 with self._apart(job.job_id):
-                    if (ended := bells.give_up(self._database, job.job_id, failure)) is not None:
+                    if (ended := dispatch.give_up(self._database, job.job_id, failure)) is not None:
                         self._tell(ended)
 
     def _leave_out_pause(self, queue: Queue) -> bool:
@@ -376,7 +367,7 @@ class Dispatcher:
             noted = nodes.noted(self._database, _WATCHED_AT)  # by another dispatcher, or an earlier process
             last = max(last, float(noted or 0.0))
             if queue.now - last > _WATCH_PAUSE_SECONDS:
-                moved = bells.put_off_unplaceable(self._database, last) > 0
+                moved = dispatch.put_off_unplaceable(self._database, last) > 0
         if queue.now - self._watch_noted_at > _WATCH_NOTED_SECONDS:
             nodes.note(self._database, _WATCHED_AT, str(queue.now))
             self._watch_noted_at = queue.now
@@ -390,14 +381,14 @@ class Dispatcher:
         if time.monotonic() - self._order_told_at < _ORDER_SECONDS:
             return
         self._order_told_at = time.monotonic()
-        queue = bells.look(self._database, self._ahead) if queue is None else queue
+        queue = dispatch.look(self._database, self._ahead) if queue is None else queue
         while True:
-            ids = queue_order(_known(queue))[: bells.ORDERED]
+            ids = queue_order(_known(queue))[: dispatch.ORDERED]
             places = {job_id: place for place, job_id in enumerate(ids)}
             cuts = [cut for cut in queue.cuts if cut.job_id in places]
             if not cuts:
                 break
-            queue = bells.look_further(self._database, queue, cuts, max(8, bells.ORDERED // len(cuts)))
+            queue = dispatch.look_further(self._database, queue, cuts, max(8, dispatch.ORDERED // len(cuts)))
         queue_positions.publish(self._resting, ids)
 
     def _tell(self, job: Any) -> None:
@@ -461,7 +452,7 @@ class Dispatcher:
                 self.stopping.wait(left)
                 return
             try:
-                if self._redis.blpop([broker.NUDGE_KEY], timeout=min(left, _WAIT_SECONDS)) is not None:
+                if self._redis.blpop([celery.NUDGE_KEY], timeout=min(left, _WAIT_SECONDS)) is not None:
                     return
                 if time.monotonic() - self._led_at > _LEADER_SECONDS / 3 and self._leads():
                     self.reporter.report(DISPATCHER, self._settings.dispatch_seconds)  # alive, with nothing to do
@@ -495,7 +486,7 @@ def _part(queue: Queue, *, of_nodes: bool) -> Queue:
     return Queue(
         queue.now,
         tuple(job for job in queue.waiting if (job.target_node is not None) == of_nodes),
-        tuple(job for job in queue.busy if (job.device_key == broker.node_key(job.node)) == of_nodes),
+        tuple(job for job in queue.busy if (job.device_key == celery.node_key(job.node)) == of_nodes),
     )
 
 
@@ -523,16 +514,16 @@ def _why_unplaceable(job: Waiting, hosts: Hosts, held: dict[str, frozenset[str]]
 
 def celery_ring(settings: Settings) -> Ring:
     """Rings by Celery: task id = job id, on the device's own queue."""
-    app = broker.celery_app(settings, "wanworks.dispatcher")
+    app = celery.celery_app(settings, "wanworks.dispatcher")
 
     def ring(job: Waiting, device_key: str, reads: int) -> None:
         app.send_task(
             JOB_TYPES[job.type].task,
-            args=broker.bell(job.job_id, reads),
+            args=celery.bell(job.job_id, reads),
             argsrepr=f"({job.type} {job.model_id})",
             kwargsrepr="",
             task_id=job.job_id,
-            queue=broker.queue_of(device_key),
+            queue=celery.queue_of(device_key),
             declare=[],  # the worker declares its queue; a message may come before
             retry=False,
         )

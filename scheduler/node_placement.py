@@ -9,9 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from scheduler.placement import Bell, in_order
-from shared import broker
-from shared.bells import Busy, Queue, Waiting, rank
-from shared.job_types import DOWNLOAD
+from shared.catalogue.job_types import DOWNLOAD
+from shared.jobs.dispatch import Busy, Queue, Waiting, rank
+from shared.messaging import celery
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def decide(queue: Queue, nodes: Collection[str], download_slots: int, rering_sec
     yields: list[str] = []
     recalls: list[str] = []
     for node in sorted(nodes):
-        key = broker.node_key(node)
+        key = celery.node_key(node)
         here = [job for job in queue.waiting if job.target_node == node]
         running = [job for job in queue.busy if job.device_key == key]
         rung = [job for job in here if job.bell_device == key and not _lost(job, queue.now, rering_seconds)]

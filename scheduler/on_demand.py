@@ -2,14 +2,15 @@
 
 from collections.abc import Collection, Mapping
 
-from shared import downloads, jobs, replicas
-from shared.bells import Waiting
-from shared.database import Database
-from shared.job_types import DOWNLOAD, DownloadParams
-from shared.jobs import NewJob
+from shared.catalogue.job_types import DOWNLOAD, DownloadParams
+from shared.database.engine import Database
+from shared.database.tables import Node
+from shared.jobs import download_control, records
+from shared.jobs.dispatch import Waiting
+from shared.jobs.records import NewJob
+from shared.models import replicas
 from shared.settings import Settings
 from shared.states import Priority
-from shared.tables import Node
 
 
 def allowed(settings: Settings) -> bool:
@@ -35,7 +36,7 @@ def start(
     wrong = replicas.corrupted(database)
     missing = {model_id: job for model_id, job in missing.items() if model_id not in wrong}
     node = max(nodes.values(), key=lambda node: (node.disk_free_mb or 0.0, node.name)).name
-    tried = {model_id for _, model_id in downloads.latest(database)}
+    tried = {model_id for _, model_id in download_control.latest(database)}
     new = [
         NewJob(
             DOWNLOAD,
@@ -52,5 +53,5 @@ def start(
 
 def _accepted(database: Database, new: NewJob) -> str | None:
     """None where somebody has started the same download at this moment."""
-    (outcome,) = jobs.accept(database, [new])
-    return outcome.job.id if isinstance(outcome, jobs.Accepted) else None
+    (outcome,) = records.accept(database, [new])
+    return outcome.job.id if isinstance(outcome, records.Accepted) else None

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from scheduler.slots import DeviceView, Estimates, Slot, Slots, fits, need, shape
-from shared.bells import Busy, Queue, Waiting
-from shared.bells import rank as earned_rank
+from shared.jobs.dispatch import Busy, Queue, Waiting
+from shared.jobs.dispatch import rank as earned_rank
 
 # How many of the first in line the lateness test plays through. Those further back have turns too far off to be missed.
 _HORIZON = 100

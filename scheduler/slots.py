@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
-from shared.bells import Waiting
+from shared.jobs.dispatch import Waiting
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,27 @@ from celery import shared_task
 
 from scheduler.alert_facts import Ground
 from scheduler.alerting import ground_of, look_once
-from shared import audit, broker, catalogue, clock, jobs, library, nodes, queues, samples, snapshots, usage, webhooks
-from shared.database import Database
+from shared import clock
+from shared.access import audit
+from shared.catalogue import models as catalogue
+from shared.catalogue.job_types import INTEGRITY_CHECK, IntegrityCheckParams
+from shared.cluster import nodes
+from shared.database.engine import Database
 from shared.errors import StoreUnavailable
-from shared.job_types import INTEGRITY_CHECK, IntegrityCheckParams
-from shared.jobs import NewJob
-from shared.library import UseFigures, stored_progress
-from shared.meters import REMOVAL_ERRORS, Meters
-from shared.overview import Overviews, snapshot
-from shared.progress import RestingRedis
+from shared.insight import samples, snapshots
+from shared.jobs import queues, records, usage, webhooks
+from shared.jobs.records import NewJob
+from shared.management import library
+from shared.management.library import UseFigures, stored_progress
+from shared.management.summary import Overviews, snapshot
+from shared.messaging import celery
+from shared.messaging.progress import RestingRedis
+from shared.messaging.ticks import Run, once
 from shared.settings import Settings, load
 from shared.states import JOB_ENDS, JobState, Priority
-from shared.store import Store, open_store
-from shared.store_layout import Litter
-from shared.ticks import Run, once
+from shared.storage.layout import Litter
+from shared.storage.store import Store, open_store
+from shared.telemetry.metrics import REMOVAL_ERRORS, Meters
 
 log = logging.getLogger("wanworks.ticks")
 
@@ -67,14 +74,14 @@ def apply_retention(
     dropped, failed = 0, set[str]()
     before = clock.now() - retention
     while goes_on() and len(failed) < _MOST_FAILED:
-        job_ids = jobs.purgeable(database, before, _DROPPED_AT_ONCE, failed)
+        job_ids = records.purgeable(database, before, _DROPPED_AT_ONCE, failed)
         if not job_ids:
             break
         store.ask()  # where the mount is missing, nothing is found to be removed, and all the files are still there
         left = store.drop_jobs(job_ids)
         _note_left(left, meters)
         failed |= left.keys()
-        dropped += jobs.purge(database, [job_id for job_id in job_ids if job_id not in left])
+        dropped += records.purge(database, [job_id for job_id in job_ids if job_id not in left])
     return f"{dropped} jobs dropped" + (f", {len(failed)} whose files cannot be removed kept" if failed else "")
 
 
@@ -122,7 +129,7 @@ def sweep(
     there = store.litter(older_than_seconds, after)
     while goes_on():
         some = list(islice(there, _LOOKED_AT_AT_ONCE))
-        known = jobs.winning_attempts(database, [one.job_id for one in some])
+        known = records.winning_attempts(database, [one.job_id for one in some])
         orphans = [one.job_id for one in some if one.job_id not in known]
         for first in range(0, len(orphans), _DROPPED_AT_ONCE):
             batch = orphans[first : first + _DROPPED_AT_ONCE]
@@ -191,9 +198,9 @@ def start_checks(database: Database, settings: Settings, *, full: bool) -> str:
         for place, name in enumerate(alive)
         if name not in busy
     ]
-    queued = sum(isinstance(one, jobs.Accepted) for one in jobs.accept(database, new)) if new else 0
+    queued = sum(isinstance(one, records.Accepted) for one in records.accept(database, new)) if new else 0
     if queued:
-        broker.nudge(RestingRedis(settings.redis))
+        celery.nudge(RestingRedis(settings.redis))
     return f"{queued} {'full' if full else 'quick'} checks queued"
 
 

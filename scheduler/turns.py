@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from scheduler.slots import DeviceView, Estimates, Slot, Slots
-from shared.bells import Queue, Waiting
+from shared.jobs.dispatch import Queue, Waiting
 
 # Nobody is to wait for more than twice their turn. The aim is lower, since real durations vary about their estimates.
 _AIM = 1.75

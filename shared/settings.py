@@ -15,9 +15,9 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from shared import config_file
 from shared.errors import ConfigurationError
-from shared.outbound import Allowed, ForbiddenAddress, check_url
+from shared.net.outbound import Allowed, ForbiddenAddress, check_url
+from shared.net.standard_webhooks import key_of
 from shared.public_path import normalised
-from shared.standard_webhooks import key_of
 
 
 class Settings(BaseSettings):

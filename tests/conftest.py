@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from xdist.scheduler import LoadFileScheduling
 
 from api.app import create_app
-from shared.database import Database, migrate
+from shared.database.engine import Database, migrate
 from shared.settings import Settings
 from tests.preloaded import Preloaded
 

@@ -11,13 +11,14 @@ import av
 import numpy
 from PIL import Image
 
-from shared import catalogue, settings
-from shared.catalogue import CatalogueEntry
-from shared.job_types import GenerationRequest, settle
+from shared import settings
+from shared.catalogue import models
+from shared.catalogue.job_types import GenerationRequest, settle
+from shared.catalogue.models import CatalogueEntry
 from workers import demo_models, generation
 from workers.context import GenerationContext, Outcome, Report
 
-CATALOGUE = catalogue.load("demo")
+CATALOGUE = models.load("demo")
 
 
 @cache

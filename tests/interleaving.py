@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import event, text
 
-from shared.database import Database
+from shared.database.engine import Database
 
 _PATIENCE_SECONDS = 20.0
 _BLOCKED_AFTER_SECONDS = 0.03  # a second writer that has said nothing for this long waits for a lock

@@ -6,17 +6,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from shared import bells, broker, jobs, replicas
-from shared.attempts import Claimant
-from shared.database import Database
+from shared.catalogue.job_types import CLEANUP, INTEGRITY_CHECK, CleanupParams, IntegrityCheckParams
+from shared.database.engine import Database
+from shared.database.tables import Job, Replica
 from shared.errors import JobFailed
-from shared.job_types import CLEANUP, INTEGRITY_CHECK, CleanupParams, IntegrityCheckParams
-from shared.jobs import NewJob
-from shared.progress import RestingRedis
+from shared.jobs import dispatch, records
+from shared.jobs.attempts import Claimant
+from shared.jobs.records import NewJob
+from shared.messaging import celery
+from shared.messaging.progress import RestingRedis
+from shared.models import replicas
 from shared.settings import Settings
 from shared.states import Priority
-from shared.store import open_store
-from shared.tables import Job, Replica
+from shared.storage.store import open_store
 from tests.jobs import DEMO, UNCOUNTED
 from tests.repos import make_repo
 from workers import presence
@@ -63,7 +65,7 @@ class Node:
         self.database = database
         self.models = settings.models_dir
         self.models.mkdir(parents=True, exist_ok=True)
-        self.key = broker.node_key(settings.node)
+        self.key = celery.node_key(settings.node)
         self.claimant = Claimant(node=settings.node, worker=f"io@{settings.node}", device=None, device_key=self.key)
         self.redis = RestingRedis(settings.redis)
         self.store = open_store(settings, lambda: "test", create=True)
@@ -88,16 +90,16 @@ class Node:
         return job.result
 
     def accept(self, type: str, params: Any) -> Job:
-        (outcome,) = jobs.accept(self.database, [NewJob(type, params, Priority.NORMAL)])
-        assert isinstance(outcome, jobs.Accepted)
+        (outcome,) = records.accept(self.database, [NewJob(type, params, Priority.NORMAL)])
+        assert isinstance(outcome, records.Accepted)
         return outcome.job
 
     def run(self, job: Job) -> Job:
         works = {INTEGRITY_CHECK: self.integrity, CLEANUP: self.cleanup}
-        bells.ring(self.database, [(job.id, self.key)])
+        dispatch.ring(self.database, [(job.id, self.key)])
         with contextlib.suppress(JobFailed):  # the row says it
             assert Runner(self.settings, self.database, self.claimant, works, UNCOUNTED).run(job.type, job.id)
-        return jobs.get(self.database, job.id)
+        return records.get(self.database, job.id)
 
     def replica(self, model_id: str = "T2V-A14B") -> Replica:
         with self.database.read() as session:

@@ -2,16 +2,18 @@
 
 from typing import Any
 
-from shared import attempts, bells, catalogue, jobs, replicas
-from shared.attempts import Claimant
-from shared.database import Database
-from shared.job_types import GenerationRequest, settle
-from shared.jobs import NewJob
-from shared.meters import Meters
-from shared.progress import RestingRedis
-from shared.replicas import Presence
+from shared.catalogue import models as catalogue
+from shared.catalogue.job_types import GenerationRequest, settle
+from shared.database.engine import Database
+from shared.database.tables import Job
+from shared.jobs import attempts, dispatch, records
+from shared.jobs.attempts import Claimant
+from shared.jobs.records import NewJob
+from shared.messaging.progress import RestingRedis
+from shared.models import replicas
+from shared.models.replicas import Presence
 from shared.states import Priority, ReplicaState
-from shared.tables import Job
+from shared.telemetry.metrics import Meters
 
 CLAIMANT = Claimant(node="n", worker="gpu-0@n", device="cpu-0", device_key="n/0")
 DEMO = catalogue.load("demo")
@@ -36,15 +38,15 @@ def hold(database: Database, *models: str, node: str = CLAIMANT.node) -> None:
 
 
 def accepted(database: Database, **values: Any) -> Job:
-    (outcome,) = jobs.accept(database, [new_job(**values)])
-    assert isinstance(outcome, jobs.Accepted)
+    (outcome,) = records.accept(database, [new_job(**values)])
+    assert isinstance(outcome, records.Accepted)
     return outcome.job
 
 
 def claimed(database: Database, job_id: str, claimant: Claimant = CLAIMANT, lease_seconds: float = 60.0) -> Job:
     """Rings and claims, on a node that holds every model."""
     hold(database, *DEMO.model_ids, node=claimant.node)
-    bells.ring(database, [(job_id, claimant.device_key)])
+    dispatch.ring(database, [(job_id, claimant.device_key)])
     job = attempts.claim(database, job_id, claimant, lease_seconds)
     assert job is not None
     return job

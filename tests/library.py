@@ -3,13 +3,17 @@
 from datetime import datetime
 from typing import Any
 
-from shared import attempts, bells, broker, clock, jobs, nodes, versions
-from shared.attempts import Claimant
-from shared.database import Database
-from shared.job_types import DOWNLOAD, DownloadParams
-from shared.jobs import NewJob
+from shared import clock
+from shared.catalogue.job_types import DOWNLOAD, DownloadParams
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Device, Job, Replica
+from shared.jobs import attempts, dispatch, records
+from shared.jobs.attempts import Claimant
+from shared.jobs.records import NewJob
+from shared.messaging import celery
+from shared.models import versions
 from shared.states import Priority, ReplicaState
-from shared.tables import Device, Job, Replica
 from tests.jobs import DEMO
 
 COMMIT = "a" * 40
@@ -55,20 +59,20 @@ def hub_says(database: Database, model_id: str, commit: str | None) -> datetime:
 def download(database: Database, model_id: str = "T2V-A14B", on: str = "here", **more: Any) -> Job:
     """A download that waits."""
     params = DownloadParams(model_id=model_id, node=on)
-    (made,) = jobs.accept(database, [NewJob(DOWNLOAD, params, more.pop("priority", Priority.NORMAL), **more)])
-    assert isinstance(made, jobs.Accepted)
+    (made,) = records.accept(database, [NewJob(DOWNLOAD, params, more.pop("priority", Priority.NORMAL), **more)])
+    assert isinstance(made, records.Accepted)
     return made.job
 
 
 def start(database: Database, job: Job) -> Job:
     """As the node's io worker claims it."""
     name = job.target_node or ""
-    key = broker.node_key(name)
-    bells.ring(database, [(job.id, key)])
+    key = celery.node_key(name)
+    dispatch.ring(database, [(job.id, key)])
     claimed = attempts.claim(database, job.id, Claimant(name, f"io@{name}", None, key), 60.0, at_most=9)
     assert claimed is not None
     return claimed
 
 
 def state_of(database: Database, job: Job) -> str:
-    return jobs.get(database, job.id).status
+    return records.get(database, job.id).status

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
-from shared import database
+from shared.database import engine
 
 
 @contextmanager
@@ -23,6 +23,6 @@ def lost_answers(count: int = 1) -> Iterator[list[int]]:
                 raise OperationalError("COMMIT", {}, Exception("the connection was lost"))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(database, "Session", Losing)
+        patched.setattr(engine, "Session", Losing)
         yield lost
     assert len(lost) == count, "fewer commits were made"

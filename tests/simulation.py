@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from scheduler.placement import Bell, Moment, decide
 from scheduler.slots import DeviceView, Estimates, fits
 from scheduler.turns import FairTurns
-from shared.bells import Busy, Queue, Waiting
+from shared.jobs.dispatch import Busy, Queue, Waiting
 
 
 @dataclass

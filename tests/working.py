@@ -3,12 +3,12 @@
 import hashlib
 from typing import Any
 
-from shared import attempts, bells
-from shared.attempts import Claimant
-from shared.database import Database
-from shared.progress import Progress, RestingRedis
-from shared.store import Store
-from shared.tables import Job
+from shared.database.engine import Database
+from shared.database.tables import Job
+from shared.jobs import attempts, dispatch
+from shared.jobs.attempts import Claimant
+from shared.messaging.progress import Progress, RestingRedis
+from shared.storage.store import Store
 from tests.jobs import DEMO, hold
 
 QUALITY: dict[str, Any] = {
@@ -25,7 +25,7 @@ HERE = Claimant(node="here", worker="gpu-0@here", device="cpu-0", device_key="he
 def claim(database: Database, job_id: str) -> Job:
     """Rings the job's bell and answers it, on a node that holds every model."""
     hold(database, *DEMO.model_ids, node=HERE.node)
-    bells.ring(database, [(job_id, HERE.device_key)])
+    dispatch.ring(database, [(job_id, HERE.device_key)])
     job = attempts.claim(database, job_id, HERE, lease_seconds=60)
     assert job is not None
     return job

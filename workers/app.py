@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from shared import broker
+from shared.messaging import celery
 from workers import process
 
 
@@ -18,9 +18,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to hand back, both signals end it at once
     node = process.settings().node
     if sys.argv[1] == "gpu":
-        name, queues = process.worker_name(), broker.device_queue(process.claimant().device_key)
+        name, queues = process.worker_name(), celery.device_queue(process.claimant().device_key)
     else:
-        name, queues = f"io@{node}", f"{broker.node_queue(node)},{broker.TICKS_QUEUE}"
+        name, queues = f"io@{node}", f"{celery.node_queue(node)},{celery.TICKS_QUEUE}"
     from workers.celery_app import app  # reads the role
     from workers.child_process import set_up_logs
 

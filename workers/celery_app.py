@@ -7,14 +7,15 @@ from typing import Any
 
 from celery import Celery, signals
 
-from shared import broker, tracing
+from shared.messaging import celery
+from shared.telemetry import tracing
 from workers import process, shutdown
 
 # Beside the downloads: one for a scan, one for a cleanup, one for ticks.
 _IO_CHILDREN_BESIDE_DOWNLOADS = 3
 
 role = process.role()
-app: Celery = broker.celery_app(process.settings(), "wanworks.worker")
+app: Celery = celery.celery_app(process.settings(), "wanworks.worker")
 app.conf.update(
     include=["workers.child_process", "workers.tasks"]
     + ([] if role == "gpu" else ["workers.version_check", "scheduler.ticks"]),

@@ -12,8 +12,8 @@ from typing import Any
 
 from celery import signals
 
-from shared import logs, tracing
 from shared.errors import ConfigurationError
+from shared.telemetry import logs, tracing
 from workers import process
 
 _PR_SET_PDEATHSIG = 1

@@ -1,7 +1,7 @@
 """A cleanup as a job: plan on fresh facts, do the first action, look again, until there is nothing left to do.
 
 Planning again before each removal keeps the promise of the plan while jobs come and go; the lock in
-`shared/removals.py` keeps it at the last moment. What was freed is measured on the disk.
+`shared/models/removals.py` keeps it at the last moment. What was freed is measured on the disk.
 """
 
 import logging
@@ -11,18 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shared import broker, cleanup_facts, clock, jobs, removals
-from shared.catalogue import Catalogue
-from shared.cleanup_plan import Action, ActionKind, CleanupFacts, plan, revisions_of
-from shared.database import Database
+from shared import clock
+from shared.catalogue.job_types import CleanupParams
+from shared.catalogue.models import Catalogue
+from shared.database.engine import Database
+from shared.database.tables import Job
 from shared.errors import StoreUnavailable
-from shared.job_types import CleanupParams
-from shared.progress import Progress, RestingRedis
+from shared.jobs import records
+from shared.management import cleanup_facts
+from shared.management.cleanup_plan import Action, ActionKind, CleanupFacts, plan, revisions_of
+from shared.messaging import celery
+from shared.messaging.progress import Progress, RestingRedis
+from shared.models import removals
 from shared.settings import Settings
 from shared.states import Phase
-from shared.store import Store
-from shared.store_directory import BLOCK_BYTES, allocated_bytes, sync_folder
-from shared.tables import Job
+from shared.storage.directory import BLOCK_BYTES, allocated_bytes, sync_folder
+from shared.storage.store import Store
 from workers import inventory, presence
 from workers.hub.layout import RepoCache
 from workers.pulse import Pulse
@@ -141,7 +145,7 @@ class CleanupWork:
                     self._look()
                 return None
             begun.append(name)
-        broker.nudge(self._redis)
+        celery.nudge(self._redis)
         model = next(model for model in facts.models if model.model_id == action.model_id)
         try:
             return _drop_revisions(cache, sorted(revisions_of(facts, model)))
@@ -159,7 +163,7 @@ class CleanupWork:
                 log.warning("job %s: its files cannot be removed: %s", job_id, error)
                 continue
             freed += size - self._store.allocated_bytes(job_id)
-            jobs.purge(self._database, [job_id])
+            records.purge(self._database, [job_id])
         return freed
 
     def _look(self) -> None:

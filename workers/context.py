@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from shared.catalogue import CatalogueEntry
-from shared.job_types import GenerationParams
+from shared.catalogue.job_types import GenerationParams
+from shared.catalogue.models import CatalogueEntry
 from shared.settings import Settings
 from shared.states import Phase
 from workers.quality import Quality

@@ -7,18 +7,20 @@ whatever has happened to the branch meanwhile.
 import logging
 from typing import Any
 
-from shared import clock, downloads, replica_files
-from shared.attempts import Fetched
-from shared.catalogue import Catalogue, CatalogueEntry
-from shared.database import Database
+from shared import clock
+from shared.catalogue.job_types import DownloadParams
+from shared.catalogue.models import Catalogue, CatalogueEntry
+from shared.database.engine import Database
+from shared.database.tables import Job
 from shared.errors import HubUnavailable, HubUnreachable
-from shared.job_types import DownloadParams
-from shared.meters import DOWNLOADED, Meters
-from shared.progress import Progress, RestingRedis
-from shared.replica_files import FileState
+from shared.jobs import download_control
+from shared.jobs.attempts import Fetched
+from shared.messaging.progress import Progress, RestingRedis
+from shared.models import replica_files
+from shared.models.replica_files import FileState
 from shared.settings import Settings
 from shared.states import JobState, Phase
-from shared.tables import Job
+from shared.telemetry.metrics import DOWNLOADED, Meters
 from workers import presence
 from workers.hub import plan as plans
 from workers.hub.client import HubClient
@@ -87,7 +89,7 @@ class DownloadWork:
         pulse.moved(Phase.LISTING, pulse.percent)
         asked = params.sha or params.revision or entry.revision
         sha = hub.resolve(entry.repo, asked, check=lambda: self._check(pulse))
-        downloads.keep_commit(self._database, job.id, job.attempt, sha)
+        download_control.keep_commit(self._database, job.id, job.attempt, sha)
         return FetchPlan(
             repo=entry.repo,
             # A commit that somebody asked for by name is kept, but does not become what the node serves.

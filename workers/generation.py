@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from shared import garbage
-from shared.catalogue import MemoryProfile
+from shared.catalogue.models import MemoryProfile
 from shared.errors import BadInput, ConfigurationError, ModelUnavailable, OutOfMemory
 from shared.settings import Settings
 from shared.states import Phase

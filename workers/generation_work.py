@@ -7,19 +7,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shared import nodes, replicas, webhooks
-from shared.attempts import Claimant
-from shared.catalogue import Catalogue
-from shared.database import Database
+from shared.catalogue.job_types import GenerationParams
+from shared.catalogue.models import Catalogue
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Job
 from shared.errors import BadInput, ModelUnavailable, NotFound, StoreFull, Unavailable
-from shared.job_types import GenerationParams
-from shared.jobs import new_id
-from shared.progress import Progress
+from shared.jobs import webhooks
+from shared.jobs.attempts import Claimant
+from shared.jobs.records import new_id
+from shared.jobs.usage import PhaseTimes, phase_times
+from shared.messaging.progress import Progress
+from shared.models import replicas
 from shared.settings import Settings
 from shared.states import Phase
-from shared.store import Store
-from shared.tables import Job
-from shared.usage import PhaseTimes, phase_times
+from shared.storage.store import Store
 from workers import generation
 from workers.context import GenerationContext, Outcome
 from workers.pulse import Pulse

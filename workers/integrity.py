@@ -1,7 +1,7 @@
 """Reads a snapshot's files and says what they are: their checksums, computed offline and side by side.
 
 It takes the disk and the processor only when nobody else wants them, and can be stopped between two pieces. It knows no
-jobs and no database; whether what it finds is right is `shared/verification.py`'s to say.
+jobs and no database; whether what it finds is right is `shared/models/verification.py`'s to say.
 """
 
 import ctypes
@@ -19,8 +19,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from shared import replicas
-from shared.verification import MAX_HEADER_BYTES, Expected, FaultType, Found, is_oid, promised_size
+from shared.models import replicas
+from shared.models.verification import MAX_HEADER_BYTES, Expected, FaultType, Found, is_oid, promised_size
 
 _LOOK_SECONDS = 0.1  # between two calls of `check`
 _PIECE_BYTES = 1 << 20

@@ -10,17 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared import broker, clock, replica_files, replicas
-from shared.catalogue import Catalogue, CatalogueEntry
-from shared.database import Database
+from shared import clock
+from shared.catalogue.job_types import IntegrityCheckParams
+from shared.catalogue.models import Catalogue, CatalogueEntry
+from shared.database.engine import Database
+from shared.database.tables import Job, ReplicaFile
 from shared.errors import CannotRepair, ModelUnavailable
-from shared.job_types import IntegrityCheckParams
-from shared.progress import Progress, RestingRedis
-from shared.replica_files import FileState
+from shared.messaging import celery
+from shared.messaging.progress import Progress, RestingRedis
+from shared.models import replica_files, replicas
+from shared.models.replica_files import FileState
+from shared.models.verification import Expected, Fault, Verdict, fault_of, judge
 from shared.settings import Settings
 from shared.states import Phase
-from shared.tables import Job, ReplicaFile
-from shared.verification import Expected, Fault, Verdict, fault_of, judge
 from workers import integrity, presence, repair
 from workers.hub import plan as plans
 from workers.integrity import Known, Read
@@ -159,7 +161,7 @@ class IntegrityWork:
         log.error("%s: %s is broken: %s", subject.model_id, fault.path, fault.type)
         node, model_id = self._settings.node, subject.model_id
         if replica_files.take_out(self._database, node, model_id, subject.revision, [fault]):
-            broker.nudge(self._redis)  # what waits for the model is told so
+            celery.nudge(self._redis)  # what waits for the model is told so
 
     def _record(self, subject: _Subject, verdict: Verdict, full: bool) -> None:
         reads = subject.reads.values()
@@ -176,7 +178,7 @@ class IntegrityWork:
             at=clock.now(),
         )
         if changed:
-            broker.nudge(self._redis)
+            celery.nudge(self._redis)
 
     def _repair(self, subject: _Subject, faults: Sequence[Fault], pulse: Pulse, report: "_Report") -> None:
         """Fetches the broken files again and reads them. Raises CannotRepair."""

@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared import clock, replica_files
-from shared.catalogue import Catalogue
-from shared.database import Database
-from shared.replica_files import BlobState
+from shared import clock
+from shared.catalogue.models import Catalogue
+from shared.database.engine import Database
+from shared.models import replica_files
+from shared.models.replica_files import BlobState
 from workers.hub.layout import folder_name
 
 _PARTIAL = ".incomplete"

@@ -7,7 +7,7 @@ else that a child does, a tick above all, is not judged here. Pure: no clock, no
 
 from dataclasses import dataclass, replace
 
-from shared.attempts import Held
+from shared.jobs.attempts import Held
 from shared.states import JobState
 
 # So many passes in a row an attempt is seen as lost before its process is killed: the child may be noticing it itself.

@@ -14,11 +14,15 @@ from billiard import active_children
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
-from shared import attempt_spans, attempts, broker, clock, nodes, replicas
+from shared import clock
+from shared.cluster import nodes
+from shared.database.tables import Device
 from shared.errors import StoreFull, Unavailable
-from shared.loops import Loop
-from shared.meters import count_end
-from shared.tables import Device
+from shared.jobs import attempt_spans, attempts
+from shared.messaging import celery
+from shared.models import replicas
+from shared.telemetry.loops import Loop
+from shared.telemetry.metrics import count_end
 from workers import main_loop, process
 from workers.kill_rule import Answering, Limits, judge
 
@@ -201,7 +205,7 @@ def _register() -> None:
         visible=process.visible_devices(),
         started_at=clock.now(),
         seen_at=0.0,
-        bell_protocol=broker.PROTOCOL,
+        bell_protocol=celery.PROTOCOL,
         warm=[],
     )
     nodes.register_device(process.database(), row)

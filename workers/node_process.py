@@ -7,10 +7,12 @@ import logging
 import shutil
 import time
 
-from shared import broker, catalogue, nodes
+from shared.catalogue import models
+from shared.cluster import nodes
 from shared.errors import StoreFull, Unavailable
-from shared.loops import Loop
-from shared.progress import RestingRedis
+from shared.messaging import celery
+from shared.messaging.progress import RestingRedis
+from shared.telemetry.loops import Loop
 from workers import presence, process
 
 log = logging.getLogger("wanworks.node")
@@ -23,7 +25,7 @@ class NodeWatch:
 
     def __init__(self) -> None:
         self._settings = process.settings()
-        self._catalogue = catalogue.load(self._settings.catalogue)
+        self._catalogue = models.load(self._settings.catalogue)
         self._redis = RestingRedis(self._settings.redis)
         self._disk_mb: tuple[float, float] | None = None  # in all, free; None until it has been measured
         self._scanned_at = float("-inf")
@@ -57,7 +59,7 @@ class NodeWatch:
 
     def _beat(self) -> None:
         total_mb, free_mb = self._disk_mb or (None, None)
-        nodes.node_beat(process.database(), self._settings.node, total_mb, free_mb, broker.PROTOCOL)
+        nodes.node_beat(process.database(), self._settings.node, total_mb, free_mb, celery.PROTOCOL)
 
     def _look(self) -> None:
         """Raises OSError where the model storage is away."""

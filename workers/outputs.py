@@ -21,7 +21,7 @@ import numpy
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
-from shared.catalogue import OutputFormat
+from shared.catalogue.models import OutputFormat
 from shared.errors import StoreFull
 from workers.context import Artifact
 

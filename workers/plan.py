@@ -6,8 +6,8 @@ asked: the grid is rounded up, never down, and the surplus is cut off evenly at 
 
 from dataclasses import dataclass
 
-from shared.catalogue import CatalogueEntry
-from shared.job_types import GenerationParams
+from shared.catalogue.job_types import GenerationParams
+from shared.catalogue.models import CatalogueEntry
 
 TEMPORAL_STEP = 4  # frames per latent frame after the first, in every WAN VAE
 

@@ -5,10 +5,13 @@ Partial files of downloads that were cancelled are removed here too: no attempt 
 
 import logging
 
-from shared import broker, clock, downloads, replicas
-from shared.catalogue import Catalogue
-from shared.database import Database
-from shared.progress import RestingRedis
+from shared import clock
+from shared.catalogue.models import Catalogue
+from shared.database.engine import Database
+from shared.jobs import download_control
+from shared.messaging import celery
+from shared.messaging.progress import RestingRedis
+from shared.models import replicas
 from shared.settings import Settings
 from workers import inventory
 from workers.hub.partials import Needs, delete_orphans
@@ -21,7 +24,7 @@ def look(settings: Settings, database: Database, catalogue: Catalogue, redis: Re
     began = clock.now()
     found = {entry.model_id: replicas.scan(settings.models_dir, entry) for entry in catalogue.entries}
     if replicas.record(database, settings.node, catalogue, found, began):
-        broker.nudge(redis)
+        celery.nudge(redis)
     inventory.record(database, settings.node, settings.models_dir, catalogue)
 
 
@@ -30,16 +33,16 @@ def drop_cancelled_partials(settings: Settings, database: Database, catalogue: C
 
     Raises OSError where the model storage is away.
     """
-    cancelled = downloads.with_partials(database, settings.node)
+    cancelled = download_control.with_partials(database, settings.node)
     if not cancelled:
         return
     repos = {entry.model_id: entry.repo for entry in catalogue.entries}
     needs = [
         Needs(job.id, repos[job.model_id], None)
-        for job in downloads.unended(database, settings.node)
+        for job in download_control.unended(database, settings.node)
         if job.model_id in repos
     ]
     for repo in {repos[job.model_id] for job in cancelled if job.model_id in repos}:
         freed = delete_orphans(settings.models_dir, needs, repo)
         log.info("%s: %.0f MB of partial files of cancelled downloads removed", repo, freed / 1e6)
-    downloads.partials_removed(database, [job.id for job in cancelled])
+    download_control.partials_removed(database, [job.id for job in cancelled])

@@ -4,15 +4,17 @@ import os
 from collections.abc import Mapping
 from functools import cache
 
-from shared import broker, catalogue, nodes
-from shared.attempts import Claimant
-from shared.database import Database
-from shared.job_types import CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK
-from shared.loops import LoopReporter
-from shared.meters import Meters
-from shared.progress import Progress, RestingRedis
+from shared.catalogue import models as catalogue
+from shared.catalogue.job_types import CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.jobs.attempts import Claimant
+from shared.messaging import celery
+from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings, load
-from shared.store import open_store
+from shared.storage.store import open_store
+from shared.telemetry.loops import LoopReporter
+from shared.telemetry.metrics import Meters
 from workers.devices import Device, this_device
 from workers.runner import Runner, Work
 
@@ -51,7 +53,7 @@ def device_id() -> str:
 def claimant() -> Claimant:
     node = settings().node
     if role() == "io":
-        return Claimant(node, worker_name(), device=None, device_key=broker.node_key(node), pid=os.getpid())
+        return Claimant(node, worker_name(), device=None, device_key=celery.node_key(node), pid=os.getpid())
     key = f"{node}/{device().index}"
     return Claimant(node, worker_name(), device=device_id(), device_key=key, pid=os.getpid())
 

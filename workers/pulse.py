@@ -8,18 +8,18 @@ import time
 from types import TracebackType
 from typing import Self
 
-from shared import attempts
-from shared.attempt_spans import AttemptSpan
-from shared.attempts import Fetched
-from shared.database import Database
-from shared.downloads import PAUSE, YIELD
+from shared.database.engine import Database
+from shared.database.tables import Job
 from shared.errors import AttemptStopped, Cancelled, Fenced, Paused, Preempted, StoreFull, Unavailable
-from shared.loops import Loop, RepeatedErrors
-from shared.meters import Meters
-from shared.progress import Progress
+from shared.jobs import attempts
+from shared.jobs.attempt_spans import AttemptSpan
+from shared.jobs.attempts import Fetched
+from shared.jobs.download_control import PAUSE, YIELD
+from shared.messaging.progress import Progress
 from shared.settings import Settings
 from shared.states import Phase
-from shared.tables import Job
+from shared.telemetry.loops import Loop, RepeatedErrors
+from shared.telemetry.metrics import Meters
 
 log = logging.getLogger("wanworks.pulse")
 

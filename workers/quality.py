@@ -3,15 +3,15 @@
 It measures a signal and says nothing of taste: noise is sharp to it, and a hand with six fingers is as good as any. It
 is pure and knows numpy alone: no file, no model, no job. Most measures are taken on a part of the pixels, so that
 watching costs next to nothing beside encoding. The thresholds, and what the figures mean for the score, stand in
-`shared/scoring.py`.
+`shared/catalogue/scoring.py`.
 """
 
 from dataclasses import dataclass
 
 import numpy
 
+from shared.catalogue.scoring import BLACK_LUMA, FLAT_RANGE, FROZEN_CHANGE, quality_score
 from shared.errors import BadOutput
-from shared.scoring import BLACK_LUMA, FLAT_RANGE, FROZEN_CHANGE, quality_score
 
 _SAMPLED = 96  # rows and columns of a frame that are looked at, about
 _DETAIL_ROWS = 32  # rows in which detail is measured, each beside its neighbours

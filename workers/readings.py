@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import psutil
 
 from shared.errors import ConfigurationError
-from shared.samples import Reading
+from shared.insight.samples import Reading
 from workers import devices
 from workers.devices import MB, Device
 

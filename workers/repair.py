@@ -6,10 +6,10 @@ The files keep their commit; no branch is moved. A blob is only ever replaced by
 import re
 from collections.abc import Callable, Collection, Iterable
 
-from shared.catalogue import CatalogueEntry
+from shared.catalogue.models import CatalogueEntry
 from shared.errors import CannotRepair, ChecksumMismatch, HubRefused, HubUnavailable
+from shared.models.verification import Expected, fault_of
 from shared.settings import Settings
-from shared.verification import Expected, fault_of
 from workers import integrity
 from workers.hub.client import HubClient
 from workers.hub.fetcher import fetch

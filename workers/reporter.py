@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from shared.jobs.usage import PhaseTimes
 from shared.states import Phase
-from shared.usage import PhaseTimes
 from workers.pulse import Pulse
 
 _ORDER = (Phase.LOADING, Phase.ENCODING, Phase.DENOISING, Phase.DECODING, Phase.MUXING)

@@ -8,11 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from shared import attempts, broker, logs
-from shared.attempt_spans import AttemptSpan, attempt_span
-from shared.attempts import Claimant, Failure
-from shared.database import Database
-from shared.downloads import BY_FULL_DISK, BY_OWNER
+from shared.catalogue.job_types import DOWNLOAD
+from shared.database.engine import Database
+from shared.database.tables import Job
 from shared.errors import (
     AttemptStopped,
     Cancelled,
@@ -27,12 +25,16 @@ from shared.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from shared.job_types import DOWNLOAD
-from shared.meters import BELL_SECONDS, FENCED, Meters, count_end
-from shared.progress import Progress, RestingRedis
+from shared.jobs import attempts
+from shared.jobs.attempt_spans import AttemptSpan, attempt_span
+from shared.jobs.attempts import Claimant, Failure
+from shared.jobs.download_control import BY_FULL_DISK, BY_OWNER
+from shared.messaging import celery
+from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
-from shared.tables import Job
+from shared.telemetry import logs
+from shared.telemetry.metrics import BELL_SECONDS, FENCED, Meters, count_end
 from workers.pulse import Pulse
 
 log = logging.getLogger("wanworks.runner")
@@ -94,7 +96,7 @@ class Runner:
         return True
 
     def _carry_out(self, job: Job, work: Work, span: AttemptSpan) -> None:
-        broker.nudge(self._redis)  # the place ahead of this device is free
+        celery.nudge(self._redis)  # the place ahead of this device is free
         self._tell(job)
         with Pulse(self._settings, self._database, self._progress, job, span, self._meters) as pulse:
             made = False
@@ -187,7 +189,7 @@ class Runner:
             log.warning("job %s: after its end: %s", job.id, error)
         except Exception:
             log.exception("job %s: after its end", job.id)
-        broker.nudge(self._redis)
+        celery.nudge(self._redis)
 
     def _tell(self, job: Job) -> None:
         event = {"kind": "state", "attempt": job.attempt, "status": job.status}

@@ -4,10 +4,12 @@ A loop of the main process, which has no part in the job: a reading that is slow
 costs a sample, never a step.
 """
 
-from shared import attempts, clock, samples
-from shared.loops import Loop
-from shared.progress import Progress, RestingRedis
-from shared.samples import Doing
+from shared import clock
+from shared.insight import samples
+from shared.insight.samples import Doing
+from shared.jobs import attempts
+from shared.messaging.progress import Progress, RestingRedis
+from shared.telemetry.loops import Loop
 from workers import process, readings
 
 

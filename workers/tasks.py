@@ -7,10 +7,12 @@ from typing import Any
 from celery import Task, shared_task
 from celery.exceptions import Ignore
 
-from shared import bells, broker, nodes
+from shared.catalogue.job_types import JOB_TYPES, JobType
+from shared.cluster import nodes
 from shared.errors import AttemptStopped, Cancelled, JobFailed, Unavailable
-from shared.job_types import JOB_TYPES, JobType
-from shared.progress import RestingRedis
+from shared.jobs import dispatch
+from shared.messaging import celery
+from shared.messaging.progress import RestingRedis
 from workers import process
 
 log = logging.getLogger("wanworks.tasks")
@@ -28,7 +30,7 @@ def _task(job_type: JobType) -> Any:
 
     @shared_task(name=job_type.task, bind=True, base=JobTask)
     def answer(self: Any, job_id: str, protocol: int, *later: Any, **later_named: Any) -> None:
-        if protocol > broker.PROTOCOL:
+        if protocol > celery.PROTOCOL:
             hand_back(job_id, protocol)
             raise Ignore()
         try:
@@ -57,14 +59,14 @@ def hand_back(job_id: str, protocol: int) -> None:
     """A bell of a newer protocol: the row says what this worker reads, and the job is rung anew in that."""
     _say_once(protocol)
     database, key = process.database(), process.claimant().device_key
-    nodes.reads_protocol(database, key, broker.PROTOCOL)
-    if bells.hand_back(database, job_id, key):
-        broker.nudge(RestingRedis(process.settings().redis))
+    nodes.reads_protocol(database, key, celery.PROTOCOL)
+    if dispatch.hand_back(database, job_id, key):
+        celery.nudge(RestingRedis(process.settings().redis))
 
 
 @cache
 def _say_once(protocol: int) -> None:
-    log.warning("a bell of protocol %d was handed back: this worker reads up to %d", protocol, broker.PROTOCOL)
+    log.warning("a bell of protocol %d was handed back: this worker reads up to %d", protocol, celery.PROTOCOL)
 
 
 TASKS = {

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy
 from PIL import Image, ImageDraw, ImageFont
 
-from shared.job_types import GenerationParams
+from shared.catalogue.job_types import GenerationParams
 
 TITLE = "MOCK - no model was run"
 _BARS = ((192, 192, 192), (192, 192, 0), (0, 192, 192), (0, 192, 0), (192, 0, 192), (192, 0, 0), (0, 0, 192))

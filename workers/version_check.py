@@ -5,11 +5,13 @@ from collections.abc import Iterable
 
 from celery import shared_task
 
-from shared import catalogue, clock, versions
-from shared.catalogue import CatalogueEntry
-from shared.database import Database
+from shared import clock
+from shared.catalogue import models
+from shared.catalogue.models import CatalogueEntry
+from shared.database.engine import Database
 from shared.errors import HubRefused, HubUnavailable
-from shared.ticks import once
+from shared.messaging.ticks import once
+from shared.models import versions
 from workers import process
 from workers.hub.client import HubClient
 
@@ -40,6 +42,6 @@ def versions_tick(name: str, every: float) -> str | None:
     settings = process.settings()
     token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
     hub = HubClient(settings.hub_url, token, patience_seconds=_PATIENCE_SECONDS)
-    entries = catalogue.load(settings.catalogue).entries
+    entries = models.load(settings.catalogue).entries
     database = process.database()
     return once(database, name, every, clock.now().timestamp(), lambda _: check_versions(database, hub, entries))

@@ -9,17 +9,19 @@ import logging
 import threading
 from collections import Counter
 
-from shared import clock, standard_webhooks, webhooks
-from shared.database import Database
+from shared import clock
+from shared.cluster.nodes import webhook_secret
+from shared.database.engine import Database
+from shared.database.tables import WebhookMessage
 from shared.errors import StoreFull, Unavailable
-from shared.loops import Loop, LoopReporter
-from shared.meters import LOOP_ERRORS, MESSAGES, Meters
-from shared.nodes import webhook_secret
-from shared.outbound import Allowed
+from shared.jobs import webhooks
+from shared.net import standard_webhooks
+from shared.net.outbound import Allowed
+from shared.net.standard_webhooks import NotTaken
 from shared.public_path import with_public_path
 from shared.settings import Settings
-from shared.standard_webhooks import NotTaken
-from shared.tables import WebhookMessage
+from shared.telemetry.loops import Loop, LoopReporter
+from shared.telemetry.metrics import LOOP_ERRORS, MESSAGES, Meters
 
 log = logging.getLogger("wanworks.webhooks")
 

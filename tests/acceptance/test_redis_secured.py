@@ -12,7 +12,7 @@ import redis
 
 from api.rates import Rates
 from shared.errors import LimitReached
-from shared.progress import RestingRedis, connect
+from shared.messaging.progress import RestingRedis, connect
 from shared.settings import load
 from tests.conftest import free_port, lacking
 from tests.stack import Stack, command_line, environment_of, wait_for

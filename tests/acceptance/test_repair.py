@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared import replicas
+from shared.models import replicas
 from tests.faulty_hub import HubProcess
 from tests.io_node import weights
 from tests.jobs import DEMO

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.standard_webhooks import key_of
+from shared.net.standard_webhooks import key_of
 from tests.integration.test_alerts import Receiver
 from tests.integration.test_cli import wanworks
 from tests.stack import Stack, wait_for

@@ -22,8 +22,8 @@ import redis
 
 from scheduler.dispatcher import Dispatcher, celery_ring
 from scheduler.placement import decide
-from shared.database import Database
-from shared.progress import stream_key
+from shared.database.engine import Database
+from shared.messaging.progress import stream_key
 from shared.settings import load
 from tests.bench.claims import claims
 from tests.bench.downloads import downloads

@@ -9,8 +9,8 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from shared.database import Database
-from shared.progress import Progress, RestingRedis
+from shared.database.engine import Database
+from shared.messaging.progress import Progress, RestingRedis
 from tests import library, working
 from tests.bench.row import Row
 from tests.jobs import accepted

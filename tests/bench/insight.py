@@ -9,9 +9,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from shared import clock, samples, usage
-from shared.database import Database
-from shared.samples import Doing, Reading
+from shared import clock
+from shared.database.engine import Database
+from shared.insight import samples
+from shared.insight.samples import Doing, Reading
+from shared.jobs import usage
 from tests import library
 from tests.bench.load import Load, open_loop
 from tests.bench.management import store_jobs

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from shared import usage
-from shared.database import Database
+from shared.database.engine import Database
+from shared.jobs import usage
 from tests import library
 from tests.bench.load import Load, open_loop
 from tests.bench.row import Row

@@ -5,13 +5,13 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from shared import broker
+from shared.messaging import celery
 from shared.settings import load
 
 
 def main() -> None:
     threads, count = int(sys.argv[1]), int(sys.argv[2])
-    app = broker.celery_app(load(), "wanworks.bench")
+    app = celery.celery_app(load(), "wanworks.bench")
 
     @app.task(name="wanworks.bench.nothing")  # type: ignore[untyped-decorator]
     def task(job_id: str, protocol: int) -> None: ...

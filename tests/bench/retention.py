@@ -9,11 +9,11 @@ from typing import Any
 
 from scheduler import ticks
 from scheduler.schedule import SCHEDULES
-from shared import ticks as ticks_
-from shared.database import Database, migrate
+from shared.database.engine import Database, migrate
+from shared.messaging import ticks as ticks_
 from shared.settings import load
-from shared.store import Store, open_store
-from shared.store_directory import DirectoryStore
+from shared.storage.directory import DirectoryStore
+from shared.storage.store import Store, open_store
 from tests.bench.row import Row
 from tests.bench.scale import store as store_jobs
 from tests.s3_server import BUCKET, S3Server, in_bucket

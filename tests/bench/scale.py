@@ -15,15 +15,17 @@ from urllib.parse import urlencode
 
 from scheduler import ticks
 from scheduler.dispatcher import Dispatcher, Ring, celery_ring
-from shared import garbage, queues, replicas
-from shared import nodes as nodes_table
-from shared.bells import Waiting
-from shared.database import Database, migrate
-from shared.job_types import DownloadParams, IntegrityCheckParams
-from shared.lines import line_of
+from shared import garbage
+from shared.catalogue.job_types import DownloadParams, IntegrityCheckParams
+from shared.cluster import nodes as nodes_table
+from shared.database.engine import Database, migrate
+from shared.jobs import queues
+from shared.jobs.dispatch import Waiting
+from shared.jobs.lines import line_of
+from shared.models import replicas
 from shared.settings import Settings, load
 from shared.states import JobState
-from shared.store_directory import DirectoryStore
+from shared.storage.directory import DirectoryStore
 from tests import library
 from tests.bench.load import open_loop
 from tests.bench.row import Row

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
-from shared import clock, snapshots
-from shared.database import Database
-from shared.tables import Snapshot
+from shared import clock
+from shared.database.engine import Database
+from shared.database.tables import Snapshot
+from shared.insight import snapshots
 from tests.conftest import lacking
 from tests.stack import Stack
 

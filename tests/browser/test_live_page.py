@@ -9,9 +9,10 @@ from pathlib import Path
 
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from shared import alerts, clock
-from shared.alerts import Cause, Changes
-from shared.database import Database
+from shared import clock
+from shared.cluster import alerts
+from shared.cluster.alerts import Cause, Changes
+from shared.database.engine import Database
 from tests.browser.conftest import FETCHED, Watched
 from tests.stack import Stack, wait_for
 

@@ -6,9 +6,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from shared import keys
-from shared.database import Database
-from shared.keys import Limits
+from shared.access import keys
+from shared.access.keys import Limits
+from shared.database.engine import Database
 from shared.states import Scope
 from tests.conftest import WebProcess
 from tests.jobs import accepted

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared import catalogue
-from shared.catalogue import CatalogueEntry, MemoryProfile
+from shared.catalogue import models
+from shared.catalogue.models import CatalogueEntry, MemoryProfile
 from tests.generating import Studio
 from workers import demo_models, devices, generation
 from workers.devices import Device
@@ -82,7 +82,7 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reduced(model_id: str, device: Device, folder: Path) -> Reduced:
     """As deep as the card allows; made once per session."""
-    entry = catalogue.load("default").get(model_id)
+    entry = models.load("default").get(model_id)
     experts = 1 if entry.boundary_ratio is None else 2
     layers = max(1, min(6, int(device.memory_mb / 1000 * WEIGHTS_SHARE / experts / BLOCK_GB[model_id])))
     shape = demo_models.reduced(

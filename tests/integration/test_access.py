@@ -14,13 +14,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from api.app import create_app
 from api.dashboard_ws import DASHBOARD_WS
 from api.routes import OPERATIONS
-from shared import audit, clock, jobs, keys, usage, webhooks
-from shared.database import Database
-from shared.jobs import new_id
-from shared.keys import Limits
+from shared import clock
+from shared.access import audit, keys
+from shared.access.keys import Limits
+from shared.database.engine import Database
+from shared.jobs import records, usage, webhooks
+from shared.jobs.records import new_id
 from shared.settings import Settings
 from shared.states import Priority, Scope
-from shared.store_directory import DirectoryStore
+from shared.storage.directory import DirectoryStore
 from tests import working
 from tests.conftest import WebProcess, both_databases
 from tests.integration.test_alerts import open_one
@@ -158,7 +160,7 @@ class House:
         return re.sub(r"\{([\w:]+)\}", lambda match: given.get(match[1], "T2V-A14B"), path)
 
     def _owner(self) -> str | None:
-        return jobs.get(self.database, self.job).owner
+        return records.get(self.database, self.job).owner
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +269,7 @@ def test_another_keys_idempotency_key_is_another_key(house: House) -> None:
 
 def test_the_workers_show_nobody_elses_job(house: House) -> None:
     device(house.database, on="n")
-    owner = jobs.get(house.database, house.job).owner
+    owner = records.get(house.database, house.job).owner
     job = claimed(house.database, accepted(house.database, owner=owner).id)
 
     def shown(who: str) -> set[str | None]:
@@ -276,7 +278,7 @@ def test_the_workers_show_nobody_elses_job(house: House) -> None:
 
     assert shown("owner") == shown("admin") == {job.id}
     assert shown("other") == {None}
-    jobs.request_cancel(house.database, job.id)
+    records.request_cancel(house.database, job.id)
 
 
 def test_a_signed_link_is_good_for_one_file_and_for_its_time(house: House) -> None:
@@ -489,8 +491,8 @@ def test_queued_jobs(client: TestClient, with_limits: Callable[..., dict[str, st
 @both_databases
 def test_many_at_once_do_not_pass_the_limit(database: Database) -> None:
     row, _ = keys.make(database, "k", (SUBMIT,), Limits(queued_jobs=5))
-    outcome = jobs.accept(database, [new_job(owner=row.id, owner_may_queue=5) for _ in range(9)])
-    assert sum(isinstance(one, jobs.Accepted) for one in outcome) == 5
+    outcome = records.accept(database, [new_job(owner=row.id, owner_may_queue=5) for _ in range(9)])
+    assert sum(isinstance(one, records.Accepted) for one in outcome) == 5
 
 
 def test_gpu_seconds_a_day(

@@ -16,17 +16,21 @@ from starlette.websockets import WebSocketDisconnect
 from typer.testing import CliRunner
 
 from cli.main import app as command_line
-from shared import alerts, audit, clock, jobs, keys, logs, nodes, usage, webhooks
-from shared.alerts import Cause, Changes
-from shared.database import Database
+from shared import clock
+from shared.access import audit, keys
+from shared.access.keys import Limits
+from shared.cluster import alerts, nodes
+from shared.cluster.alerts import Cause, Changes
+from shared.database.engine import Database
+from shared.database.tables import Job, Use
 from shared.errors import DatabaseUnavailable, StoreFull
-from shared.jobs import new_id
-from shared.keys import Limits
+from shared.jobs import records, usage, webhooks
+from shared.jobs.records import new_id
 from shared.settings import Settings
 from shared.states import JobState, Priority, Scope
-from shared.store import open_store
-from shared.store_directory import DirectoryStore
-from shared.tables import Job, Use
+from shared.storage.directory import DirectoryStore
+from shared.storage.store import open_store
+from shared.telemetry import logs
 from tests import working
 from tests.conftest import WebProcess, both_databases
 from tests.integration.test_api_generation import GOOD, URL
@@ -165,7 +169,7 @@ def test_a_watcher_is_not_told_of_alerts_about_anothers_job(web: WebProcess, dat
         watching.of("job_update", id=job.id)
         open_about(database, job.id)
         told = watching.of("alert", subject=job.id)["data"]
-        jobs.remove(database, job.id)
+        records.remove(database, job.id)
         watching.of("job_update", id=job.id, deleted=True)
         alerts.apply(database, Changes(resolved=(("job_stuck", job.id),)), clock.now(), deliver=False)
         watching.until(lambda said: said["type"] == "alert" and said["data"]["resolved_at"] is not None)
@@ -244,7 +248,7 @@ def test_addresses_that_are_asked_stand_in_no_log(
 def measured(database: Database, job: Job) -> None:
     """That a job like it took five seconds."""
     now = clock.now()
-    use = jobs.use_of(job, JobState.SUCCEEDED, now, {"timings": {"denoising": 5.0}, "warm": True})
+    use = records.use_of(job, JobState.SUCCEEDED, now, {"timings": {"denoising": 5.0}, "warm": True})
     with database.write() as session:
         session.add(Use(**{**use.model_dump(), "job_id": new_id(), "seconds": 5.0, "started_at": now, "owner": None}))
 
@@ -255,7 +259,7 @@ def test_what_waits_counts_among_the_gpu_seconds(client: TestClient, database: D
     said = {**header, "Idempotency-Key": "the first"}
     first = client.post(URL, json=GOOD, headers=said)
     assert first.status_code == 202
-    measured(database, jobs.get(database, first.json()["id"]))
+    measured(database, records.get(database, first.json()["id"]))
     assert usage.awaited_gpu_seconds(database, owner) == pytest.approx(5.0)
     assert [client.post(URL, json=GOOD, headers=header).status_code for _ in range(3)] == [202, 202, 429]
     refused = client.post(URL, json=GOOD, headers=header)
@@ -289,7 +293,7 @@ def test_what_a_key_may_not_do_counts_as_asking(client: TestClient, key: Key) ->
 def test_a_retry_does_not_pass_the_priority_ceiling(client: TestClient, database: Database, key: Key) -> None:
     owner, header = key(priority_ceiling=Priority.LOW)
     job = accepted(database, owner=owner, priority=Priority.CRITICAL)
-    jobs.request_cancel(database, job.id)
+    records.request_cancel(database, job.id)
     assert client.post(f"/api/v1/jobs/{job.id}/retry", headers=header).json()["priority"] == "low"
 
 

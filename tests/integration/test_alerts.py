@@ -18,15 +18,17 @@ from starlette.testclient import TestClient
 
 from scheduler import alerting
 from scheduler.alert_facts import Ground
-from shared import alerts, clock, nodes, standard_webhooks
-from shared.alerts import Cause, Changes, Watch
-from shared.database import Database
+from shared import clock
+from shared.cluster import alerts, nodes
+from shared.cluster.alerts import Cause, Changes, Watch
+from shared.database.engine import Database
+from shared.database.tables import Alert, AlertDelivery, Process, Tick, epoch_now
 from shared.errors import ConfigurationError, NotFound
-from shared.outbound import ANYWHERE
-from shared.progress import RestingRedis
+from shared.messaging.progress import RestingRedis
+from shared.net import standard_webhooks
+from shared.net.outbound import ANYWHERE
+from shared.net.standard_webhooks import NotTaken
 from shared.settings import Settings, load
-from shared.standard_webhooks import NotTaken
-from shared.tables import Alert, AlertDelivery, Process, Tick, epoch_now
 from tests import library, working
 from tests.conftest import both_databases
 from tests.jobs import UNCOUNTED, accepted

@@ -7,10 +7,10 @@ import socket
 import pytest
 from starlette.testclient import TestClient
 
-from shared import attempts
-from shared.database import Database
+from shared.database.engine import Database
+from shared.jobs import attempts
 from shared.settings import Settings
-from shared.store_directory import DirectoryStore
+from shared.storage.directory import DirectoryStore
 from tests import working
 from tests.conftest import WebProcess
 from tests.integration.test_api_generation import GOOD, URL

@@ -9,13 +9,16 @@ import pytest
 from starlette.testclient import TestClient
 
 from scheduler import ticks
-from shared import alerts, clock, library, snapshots
-from shared.alerts import Cause, Changes
-from shared.database import Database
-from shared.library import UseFigures, stored_progress
-from shared.overview import Overviews
+from shared import clock
+from shared.cluster import alerts
+from shared.cluster.alerts import Cause, Changes
+from shared.database.engine import Database
+from shared.database.tables import Snapshot
+from shared.insight import snapshots
+from shared.management import library
+from shared.management.library import UseFigures, stored_progress
+from shared.management.summary import Overviews
 from shared.settings import Settings
-from shared.tables import Snapshot
 from tests import library as furnish
 from tests.conftest import both_databases
 from tests.integration.test_api_insight import ask, measured, sampled

@@ -12,9 +12,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from shared import attempts
-from shared.database import Database
-from shared.progress import connect, stream_key
+from shared.database.engine import Database
+from shared.jobs import attempts
+from shared.messaging.progress import connect, stream_key
 from shared.settings import Settings
 from tests import working
 from tests.conftest import RedisServer, WebProcess

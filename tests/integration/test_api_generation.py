@@ -14,12 +14,16 @@ from PIL import Image
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from shared import broker, catalogue, job_lists, jobs, nodes, replicas
-from shared.database import Database
-from shared.replicas import Presence
+from shared.catalogue import models
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Node, epoch_now
+from shared.jobs import lists, records
+from shared.messaging import celery
+from shared.models import replicas
+from shared.models.replicas import Presence
 from shared.settings import Settings
 from shared.states import ReplicaState
-from shared.tables import Node, epoch_now
 from tests.conftest import both_databases
 from tests.unit.test_api_images import png_claiming, written
 
@@ -39,7 +43,7 @@ def data_url(content: bytes) -> str:
 def nothing_stored(database: Database, settings: Settings) -> Any:
     """After the test: no job in the database, no input in the store."""
     yield
-    assert job_lists.page(database, limit=100).jobs == []
+    assert lists.page(database, limit=100).jobs == []
     inputs = settings.store_dir / "inputs"
     assert not inputs.exists() or list(inputs.iterdir()) == []
 
@@ -60,7 +64,7 @@ def test_a_job_is_answered_as_the_contract_says(client: TestClient, database: Da
     assert job["created_at"].endswith("Z")
     assert job["progress"]["percent"] == 0
     assert (job["error"], job["result"], job["started_at"], job["node"]) == (None, None, None, None)
-    row = jobs.get(database, job["id"])
+    row = records.get(database, job["id"])
     assert row.min_vram_mb == 1000
     assert client.get(answer.headers["location"]).json() == job
 
@@ -77,7 +81,7 @@ def test_the_accepted_job_knows_its_place(client: TestClient) -> None:
 def test_the_dispatcher_is_nudged(client: TestClient, settings: Settings) -> None:
     client.post(URL, json=GOOD)
     assert settings.redis is not None
-    assert redis.Redis.from_url(settings.redis).blpop([broker.NUDGE_KEY], timeout=5) is not None
+    assert redis.Redis.from_url(settings.redis).blpop([celery.NUDGE_KEY], timeout=5) is not None
 
 
 def test_many_at_once_are_each_answered_with_their_own_job(client: TestClient, database: Database) -> None:
@@ -88,7 +92,7 @@ def test_many_at_once_are_each_answered_with_their_own_job(client: TestClient, d
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(ask, range(64)))
     assert [answer["params"]["prompt"] for answer in answers] == [f"scene {place}" for place in range(64)]
-    assert len({jobs.get(database, answer["id"]).queued_at for answer in answers}) == 64
+    assert len({records.get(database, answer["id"]).queued_at for answer in answers}) == 64
 
 
 def test_json_with_a_charset_works(client: TestClient) -> None:
@@ -103,7 +107,7 @@ def test_an_image_as_a_data_url(client: TestClient, database: Database, settings
     answer = client.post(URL, json={**GOOD, "model_id": "I2V-A14B", "image": data_url(picture(format))})
     assert answer.status_code == 202
     assert answer.json()["params"]["image"] is True
-    stored = jobs.get(database, answer.json()["id"]).params["image"]
+    stored = records.get(database, answer.json()["id"]).params["image"]
     assert Image.open(settings.store_dir / "inputs" / stored).format == "PNG"
     assert stored not in answer.text
 
@@ -118,7 +122,7 @@ def test_an_image_as_a_part_with_fields_as_form_values(client: TestClient, datab
     params = answer.json()["params"]
     assert (params["prompt"], params["frames"], params["seed"], params["image"]) == ("12", 9, 7, True)
     assert answer.json()["metadata"] == {"a": "b"}
-    assert (jobs.get(database, answer.json()["id"]).params["image"] or "").endswith("/image.png")
+    assert (records.get(database, answer.json()["id"]).params["image"] or "").endswith("/image.png")
 
 
 def test_a_form_without_an_image(client: TestClient) -> None:
@@ -305,7 +309,7 @@ def test_the_same_key_and_body_give_the_same_job(client: TestClient, database: D
     other = client.post(URL, json={**GOOD, "prompt": "a dog"}, headers=key)
     assert other.status_code == 422
     assert "Idempotency-Key" in other.json()["detail"]
-    assert len(job_lists.page(database, limit=10).jobs) == 1
+    assert len(lists.page(database, limit=10).jobs) == 1
 
 
 @both_databases
@@ -314,7 +318,7 @@ def test_the_same_key_at_the_same_moment_makes_one_job(client: TestClient, datab
         answers = list(pool.map(lambda _: client.post(URL, json=GOOD, headers={"Idempotency-Key": "k"}), range(16)))
     assert sorted(answer.status_code for answer in answers) == [200] * 15 + [202]
     assert len({answer.json()["id"] for answer in answers}) == 1
-    assert len(job_lists.page(database, limit=10).jobs) == 1
+    assert len(lists.page(database, limit=10).jobs) == 1
 
 
 def test_a_replay_leaves_no_second_image(client: TestClient, settings: Settings) -> None:
@@ -341,7 +345,7 @@ def test_a_malformed_key_is_named(client: TestClient, key: str) -> None:
 def has_model(database: Database, settings: Settings, node: str) -> None:
     nodes.node_beat(database, node, None, None)
     whole = Presence(ReplicaState.AVAILABLE, "main", 1, ())
-    replicas.record(database, node, catalogue.load(settings.catalogue), {"T2V-A14B": whole})
+    replicas.record(database, node, models.load(settings.catalogue), {"T2V-A14B": whole})
 
 
 def test_a_mock_only_where_it_is_named_and_the_model_is_not_ready(
@@ -351,7 +355,7 @@ def test_a_mock_only_where_it_is_named_and_the_model_is_not_ready(
     assert client.post(URL, json=GOOD).json()["mock"] is False
     mock = client.post(URL, json=allowed).json()
     assert mock["mock"] is True
-    assert jobs.get(database, mock["id"]).min_vram_mb == 0
+    assert records.get(database, mock["id"]).min_vram_mb == 0
 
 
 def test_a_real_job_where_the_model_is_ready(client: TestClient, database: Database, settings: Settings) -> None:
@@ -416,7 +420,7 @@ def test_an_error_nobody_foresaw_tells_nothing(client: TestClient, monkeypatch: 
     def broken(*arguments: Any, **options: Any) -> Any:
         raise RuntimeError("secret /path/of/mine")
 
-    monkeypatch.setattr(job_lists, "page", broken)
+    monkeypatch.setattr(lists, "page", broken)
     answer = client.get("/api/v1/jobs", headers={"X-Request-ID": "my-request"})
     assert answer.status_code == 500
     assert answer.json()["request_id"] == answer.headers["x-request-id"] == "my-request"

@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from shared import alerts, attempts, clock, samples, usage
-from shared.alerts import Cause, Changes
-from shared.attempts import Failure
-from shared.catalogue import DEFAULT
-from shared.database import Database
-from shared.samples import Doing, Reading
+from shared import clock
+from shared.catalogue.models import DEFAULT
+from shared.cluster import alerts
+from shared.cluster.alerts import Cause, Changes
+from shared.database.engine import Database
+from shared.insight import samples
+from shared.insight.samples import Doing, Reading
+from shared.jobs import attempts, usage
+from shared.jobs.attempts import Failure
 from tests import library
 from tests.conftest import both_databases
 from tests.jobs import CLAIMANT, accepted, claimed

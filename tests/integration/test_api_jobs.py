@@ -10,13 +10,14 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from scheduler import ticks
-from shared import attempts, job_lists, jobs
-from shared.attempts import Failure
-from shared.database import Database
+from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable, NotFound, StoreUnavailable
-from shared.progress import Progress, RestingRedis, connect, stream_key
+from shared.jobs import attempts, records
+from shared.jobs import lists as job_lists
+from shared.jobs.attempts import Failure
+from shared.messaging.progress import Progress, RestingRedis, connect, stream_key
 from shared.settings import Settings
-from shared.store_directory import DirectoryStore
+from shared.storage.directory import DirectoryStore
 from tests import working
 from tests.conftest import RedisServer, both_databases
 from tests.integration.test_api_generation import GOOD, URL, data_url, picture
@@ -299,7 +300,7 @@ def test_a_retry_has_an_image_of_its_own(client: TestClient, database: Database,
     client.post(f"{JOBS}/{first['id']}/cancel")
     second = client.post(f"{JOBS}/{first['id']}/retry").json()
     assert client.delete(f"{JOBS}/{first['id']}").status_code == 204
-    stored = jobs.get(database, second["id"]).params["image"]
+    stored = records.get(database, second["id"]).params["image"]
     assert Image.open(settings.store_dir / "inputs" / stored).size == (16, 16)
 
 
@@ -346,7 +347,7 @@ def test_an_ended_job_is_deleted_with_all_it_had(client: TestClient, database: D
     assert client.delete(f"{JOBS}/{job_id}").status_code == 404
     assert client.get(JOBS).json()["data"] == []
     assert list(store.litter(older_than_seconds=-1)) == []
-    assert jobs.winning_attempts(database, [job_id]) == {}
+    assert records.winning_attempts(database, [job_id]) == {}
     redis = RestingRedis(settings.redis, timeout=5)
     assert redis.ask(lambda client: client.exists(stream_key(job_id))) == 0
 
@@ -364,7 +365,7 @@ def test_a_job_is_deleted_though_its_files_cannot_be_removed_yet(
         patched.setattr(DirectoryStore, "drop_job", refuse)
         assert client.delete(f"{JOBS}/{job_id}").status_code == 204
     assert client.get(f"{JOBS}/{job_id}").status_code == 404
-    assert jobs.winning_attempts(database, [job_id]), "the row stays until its files are gone"
+    assert records.winning_attempts(database, [job_id]), "the row stays until its files are gone"
     assert ticks.apply_retention(database, DirectoryStore(settings.store_dir), timedelta(days=30)) == "1 jobs dropped"
     assert list(DirectoryStore(settings.store_dir).litter(older_than_seconds=-1)) == []
 
@@ -378,9 +379,9 @@ def test_a_running_job_is_hidden_and_asked_to_stop(client: TestClient, database:
     assert client.post(f"{JOBS}/{job_id}/cancel").status_code == 404
     assert attempts.renew(database, job_id, 1, 60).cancel
     with pytest.raises(NotFound):
-        jobs.get(database, job_id)
+        records.get(database, job_id)
     attempts.cancelled(database, job_id, 1)
-    assert jobs.winning_attempts(database, [job_id]) == {job_id: ("cancelled", 1)}, "purged by a later sweep"
+    assert records.winning_attempts(database, [job_id]) == {job_id: ("cancelled", 1)}, "purged by a later sweep"
 
 
 def test_a_deleted_jobs_key_is_free_again(client: TestClient, database: Database) -> None:

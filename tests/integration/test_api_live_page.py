@@ -15,12 +15,13 @@ from starlette.testclient import TestClient
 from api.flower import _Asked
 from scheduler.alert_facts import gather
 from scheduler.alerting import ground_of
-from shared import alerts, clock, nodes
-from shared import flower as flower_process
-from shared.alerts import Cause, Changes
-from shared.database import Database
+from shared import clock
+from shared.cluster import alerts, nodes
+from shared.cluster.alerts import Cause, Changes
+from shared.database.engine import Database
+from shared.database.tables import Process
+from shared.messaging import flower as flower_process
 from shared.settings import Settings
-from shared.tables import Process
 from tests.conftest import free_port
 from tests.jobs import accepted
 from tests.stack import wait_for

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from shared import clock, usage
-from shared.database import Database
+from shared import clock
+from shared.database.engine import Database
+from shared.jobs import usage
 from shared.settings import Settings
 from tests.conftest import both_databases
 from tests.jobs import DEMO

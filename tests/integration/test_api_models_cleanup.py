@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from shared import attempts, clock, downloads, job_lists, jobs, usage
-from shared.database import Database
-from shared.tables import Blob
+from shared import clock
+from shared.database.engine import Database
+from shared.database.tables import Blob
+from shared.jobs import attempts, download_control, lists, records, usage
 from tests import library
 from tests.conftest import both_databases
 from tests.integration.test_api_generation import GOOD
@@ -76,7 +77,7 @@ def test_the_plan_in_every_field(client: TestClient, database: Database) -> None
         "total_space_freed_gb": 0.0,
         "job_ids": [],
     }  # fmt: skip
-    assert job_lists.page(database, limit=10).jobs == [], "a dry run makes no job"
+    assert lists.page(database, limit=10).jobs == [], "a dry run makes no job"
 
 
 @both_databases
@@ -98,7 +99,7 @@ def test_what_is_never_proposed(client: TestClient, database: Database) -> None:
     assert proposed(client) == ["TI2V-5B"]
     library.download(database, "TI2V-5B")
     assert proposed(client) == []
-    assert downloads.active(database)
+    assert download_control.active(database)
 
 
 @both_databases
@@ -113,7 +114,7 @@ def test_an_execution_answers_with_what_was_done(client: TestClient, database: D
 
     def worker() -> None:
         deadline = time.monotonic() + 20
-        while not (found := job_lists.page(database, limit=1, type="cleanup").jobs) and time.monotonic() < deadline:
+        while not (found := lists.page(database, limit=1, type="cleanup").jobs) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert found[0].params["dry_run"] is False
         job = library.start(database, found[0])
@@ -124,7 +125,7 @@ def test_an_execution_answers_with_what_was_done(client: TestClient, database: D
     body = clean(client, dry_run=False, keep_recent_days=30)
     thread.join()
     (job_id,) = body["job_ids"]
-    assert jobs.get(database, job_id).status == "succeeded"
+    assert records.get(database, job_id).status == "succeeded"
     assert body["executed_actions"] == [
         {
             "action_type": "remove_model", "model_id": "TI2V-5B", "space_freed_gb": 5.9, "reason": "Unused for 60 days",
@@ -141,7 +142,7 @@ def test_a_key_executes_once(client: TestClient, database: Database) -> None:
 
     def worker() -> None:
         deadline = time.monotonic() + 20
-        while not (found := job_lists.page(database, limit=1).jobs) and time.monotonic() < deadline:
+        while not (found := lists.page(database, limit=1).jobs) and time.monotonic() < deadline:
             time.sleep(0.02)
         attempts.succeed(database, library.start(database, found[0]).id, 1, {})
 

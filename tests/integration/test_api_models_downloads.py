@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from shared import attempts, downloads, jobs
-from shared.attempts import Failure, Fetched
-from shared.database import Database
-from shared.progress import Progress, RestingRedis
+from shared.database.engine import Database
+from shared.jobs import attempts, download_control, records
+from shared.jobs.attempts import Failure, Fetched
+from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState, ReplicaState
 from tests import library, working
@@ -52,7 +52,7 @@ def test_a_download_is_a_job(client: TestClient, database: Database, settings: S
     )  # fmt: skip
     assert made["params"] == {"model_id": "T2V-A14B", "node": "here", "revision": "v1", "sha": None}
     assert (made["bandwidth_limit_mbps"], made["paused_by"], made["fallback_applied"]) == (80.0, None, [])
-    job = library.start(database, jobs.get(database, made["id"]))
+    job = library.start(database, records.get(database, made["id"]))
     files = [{"path": "vae/x.safetensors", "done": 5, "total": 10}]
     working.report(
         settings.redis or "", job.id, 1, 50.0, phase="fetching", bytes_done=5, bytes_total=10, bytes_per_second=2.5,
@@ -104,7 +104,7 @@ def test_of_many_at_once_one_download_is_made(client: TestClient, database: Data
     for thread in threads:
         thread.join()
     assert sorted(codes) == [202] + [409] * 7
-    assert len(downloads.active(database)) == 1
+    assert len(download_control.active(database)) == 1
 
 
 def test_a_key_makes_a_download_once(client: TestClient, database: Database) -> None:
@@ -250,7 +250,7 @@ def test_cancel_priority_and_bandwidth(client: TestClient, database: Database, s
     limited = manage(client, "bandwidth", bandwidth_limit_mbps=24)
     assert limited["current_status"] == "downloading"
     assert limited["downloads"][0]["bandwidth_limit_mbps"] == 24.0
-    row = jobs.get(database, job.id)
+    row = records.get(database, job.id)
     assert (row.priority, row.bandwidth_mbps) == (0, 24.0)
     assert Progress(RestingRedis(settings.redis, timeout=5)).listen(job.id) == (False, True), "the worker is told"
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from shared import attempts, downloads, jobs
-from shared.database import Database
+from shared.database.engine import Database
+from shared.jobs import attempts, download_control, records
 from shared.settings import Settings
 from tests import library, working
 from tests.conftest import both_databases
@@ -43,7 +43,7 @@ def test_an_alternative_in_every_field(client: TestClient, database: Database) -
         for each in seconds:
             used(database, model_id, seconds=each)
     library.download(database, "T2V-A14B")
-    downloads.pause(database, downloads.active(database)[0].id)
+    download_control.pause(database, download_control.active(database)[0].id)
     body = suggest(client, quality="medium", speed="medium", resolution="1280x720", max_wait_minutes=30)
     assert body.pop("timestamp").endswith("Z")
     strategy = body.pop("fallback_strategy")
@@ -161,7 +161,7 @@ def test_another_model_serves(client: TestClient, database: Database) -> None:
     assert {"field": "model_id", "asked": "T2V-A14B", "used": "TI2V-5B"} in applied["changes"]
     assert job["params"]["guidance_scale"] == 5.0, "the other model's own value: none was asked for"
     assert client.get(f"/api/v1/jobs/{job['id']}").json()["fallback_applied"] == [applied]
-    assert jobs.get(database, job["id"]).warm_key == "TI2V-5B:none"
+    assert records.get(database, job["id"]).warm_key == "TI2V-5B:none"
 
 
 def test_an_alternative_must_take_the_same_inputs(client: TestClient, database: Database) -> None:
@@ -181,7 +181,7 @@ def test_an_alternative_must_take_the_same_inputs(client: TestClient, database: 
 def test_a_download_is_started_once(client: TestClient, database: Database) -> None:
     library.node(database)
     first, second = generate(client, "download_and_retry"), generate(client, "download_and_retry")
-    (download,) = downloads.active(database)
+    (download,) = download_control.active(database)
     assert (download.model_id, download.target_node, download.labels) == (
         "T2V-A14B",
         "here",
@@ -202,7 +202,7 @@ def test_less_is_asked_where_no_device_carries_the_whole(
     job = generate(client, "reduce_requirements", **asked)
     assert job["params"]["quantization"] == "int8"
     assert job["fallback_applied"][0]["changes"] == [{"field": "quantization", "asked": "none", "used": "int8"}]
-    assert jobs.get(database, job["id"]).min_vram_mb == 10_000
+    assert records.get(database, job["id"]).min_vram_mb == 10_000
     assert generate(client, "reduce_requirements", **asked, quantization="int8")["fallback_applied"] == []
     body = suggest(client)
     assert body["fallback_strategy"]["strategy_type"] == "reduce_requirements"
@@ -216,7 +216,7 @@ def test_a_hybrid_serves_now_and_fetches(client: TestClient, database: Database)
     library.device(database)
     library.replica(database, "TI2V-5B")
     job = generate(client, "hybrid_approach")
-    (download,) = downloads.active(database)
+    (download,) = download_control.active(database)
     assert (job["model_id"], download.model_id) == ("TI2V-5B", "T2V-A14B")
     (applied,) = job["fallback_applied"]
     assert (applied["strategy"], applied["job_id"]) == ("hybrid_approach", download.id)

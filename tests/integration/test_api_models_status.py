@@ -7,9 +7,11 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from shared import attempts, bells, clock, downloads, replicas, usage
-from shared.attempts import Failure, Fetched
-from shared.database import Database
+from shared import clock
+from shared.database.engine import Database
+from shared.jobs import attempts, dispatch, download_control, usage
+from shared.jobs.attempts import Failure, Fetched
+from shared.models import replicas
 from shared.settings import Settings
 from tests import library, working
 from tests.conftest import both_databases
@@ -144,13 +146,13 @@ def test_a_download_from_its_queue_to_its_end(client: TestClient, database: Data
     assert running["basis"]["estimated_download_time"] == "measured"
     assert status(client)["system_statistics"]["downloading_models"] == 1
     assert running["replicas"][0]["download_job_id"] == job.id
-    downloads.pause(database, job.id)
+    download_control.pause(database, job.id)
     attempts.paused(database, job.id, 1, "owner", Fetched(5_000, 10_000, 50.0))
     paused = model(client)
     assert (paused["availability_status"], paused["download_progress"]) == ("paused", 50.0)
     assert (paused["can_pause_download"], paused["can_resume_download"]) == (False, True)
     assert paused["estimated_download_time"] is None, "nothing moves"
-    downloads.resume(database, job.id)
+    download_control.resume(database, job.id)
     library.start(database, job)
     attempts.fail(database, job.id, 2, Failure("hub_gated", "no access", retryable=False))
     failed = model(client)
@@ -281,7 +283,7 @@ def test_a_model_that_mostly_fails_is_degraded_and_jobs_that_wait_are_counted(
     for _ in range(2):
         used(database, outcome="failed")
     client.post(URL, json={**GOOD, "model_id": "TI2V-5B"})
-    bells.mark_waiting_for_model(database, {"T2V-A14B"})
+    dispatch.mark_waiting_for_model(database, {"T2V-A14B"})
     body = health(client)
     found = body["model_health"]["T2V-A14B"]
     assert (found["health_status"], found["success_rate"], found["samples"]) == ("degraded", 0.3333, 3)

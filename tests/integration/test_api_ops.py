@@ -14,12 +14,16 @@ import pytest
 from starlette.testclient import TestClient
 
 from api import errors, routes
-from shared import bells, catalogue, clock, loop_reports, nodes
+from shared import clock
 from shared import errors as shared_errors
-from shared.database import Database
+from shared.catalogue import models
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Device
 from shared.errors import WanworksError
+from shared.jobs import dispatch
 from shared.settings import Settings
-from shared.tables import Device
+from shared.telemetry import loop_reports
 from tests import working
 from tests.conftest import RedisServer, WebProcess, both_databases
 from tests.integration.test_api_generation import GOOD, URL
@@ -74,7 +78,7 @@ def test_queues_count_by_priority_and_model(client: TestClient, database: Databa
     client.post(URL, json={**GOOD, "priority": "high"})
     client.post(URL, json={**GOOD, "model_id": "TI2V-5B"})
     working.claim(database, first)
-    bells.mark_waiting_for_model(database, {"T2V-A14B"})
+    dispatch.mark_waiting_for_model(database, {"T2V-A14B"})
     body = client.get("/api/v1/queues").json()
     assert (body["queued"], body["running"], body["waiting_for_model"]) == (2, 1, 1)
     high, running, waiting = body["queues"]
@@ -147,7 +151,7 @@ def test_the_document_lists_every_route_and_each_of_its_problems(client: TestCli
     assert set(create["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
     assert {"200", "202", "400", "413", "415", "422", "503", "507"} <= set(create["responses"])
     request = document["components"]["schemas"]["GenerationRequest"]
-    assert request["properties"]["model_id"]["enum"] == list(catalogue.load("demo").model_ids)
+    assert request["properties"]["model_id"]["enum"] == list(models.load("demo").model_ids)
     references = set(re.findall(r'"#/components/schemas/([^"]+)"', answer.text))
     assert references <= set(document["components"]["schemas"])
     assert client.get("/openapi.json", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
@@ -200,7 +204,7 @@ def test_the_process_is_small_and_stops_cleanly(web: WebProcess) -> None:
 def test_it_starts_without_database_and_redis_and_recovers(
     settings: Settings, tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    from shared.database import migrate
+    from shared.database.engine import migrate
 
     url = f"sqlite:///{tmp_path}/later/wanworks.db"
     redis_server.kill()

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from shared import job_lists, jobs, tracing
-from shared.database import Database
+from shared.database.engine import Database
+from shared.jobs import lists, records
 from shared.settings import Settings
+from shared.telemetry import tracing
 from tests.collector import Collector
 from tests.integration.test_api_generation import GOOD, URL
 
@@ -49,7 +50,7 @@ def test_a_job_goes_on_from_the_request_that_asked_for_it(
         "wanworks.request.id": "mine",
     }
     assert span.about == said
-    assert jobs.get(database, answer.json()["id"]).traceparent == f"00-{span.trace}-{span.id}-01"
+    assert records.get(database, answer.json()["id"]).traceparent == f"00-{span.trace}-{span.id}-01"
 
 
 def test_each_request_without_a_parent_has_a_trace_of_its_own(traced: TestClient, collector: Collector) -> None:
@@ -68,7 +69,7 @@ def test_each_request_without_a_parent_has_a_trace_of_its_own(traced: TestClient
 def test_what_the_server_could_not_do_is_an_error(
     traced: TestClient, collector: Collector, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_lists, "page", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(lists, "page", lambda *_, **__: 1 / 0)
     assert traced.get("/api/v1/jobs").status_code == 500
     (span,) = collector.named("GET /api/v1/jobs")
     assert (span.error, span.about["error.type"]) == ("500", "500")
@@ -85,4 +86,4 @@ def test_probes_and_scrapes_are_left_out(traced: TestClient, collector: Collecto
 
 def test_without_a_collector_a_job_has_no_trace(client: TestClient, database: Database) -> None:
     answer = client.post(URL, json=GOOD, headers={"traceparent": PARENT})
-    assert jobs.get(database, answer.json()["id"]).traceparent is None
+    assert records.get(database, answer.json()["id"]).traceparent is None

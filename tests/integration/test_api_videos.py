@@ -7,13 +7,13 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from shared import attempts, job_lists, jobs
-from shared.attempts import Failure
-from shared.database import Database
-from shared.job_types import DOWNLOAD, DownloadParams
+from shared.catalogue.job_types import DOWNLOAD, DownloadParams
+from shared.database.engine import Database
+from shared.jobs import attempts, lists, records
+from shared.jobs.attempts import Failure
 from shared.settings import Settings
 from shared.states import Priority
-from shared.store_directory import DirectoryStore
+from shared.storage.directory import DirectoryStore
 from tests import working
 from tests.conftest import both_databases, free_port
 from tests.integration.test_api_generation import data_url, picture
@@ -74,7 +74,7 @@ def test_a_video_is_a_job_in_other_words(client: TestClient, database: Database)
     params = job["params"]
     assert (params["frames"], params["fps"], params["steps"], params["seed"]) == (9, 8, 3, 7)
     assert (params["guidance_scale"], params["guidance_scale_2"]) == (4.0, 2.5)
-    assert jobs.get(database, shown["id"]).created_at.timestamp() // 1 == shown["created_at"]
+    assert records.get(database, shown["id"]).created_at.timestamp() // 1 == shown["created_at"]
 
 
 def test_a_form_as_generated_clients_write_it(client: TestClient) -> None:
@@ -179,7 +179,7 @@ def test_a_wrong_field_is_a_400_that_names_it(
     error = refused(client.post(URL, json={**ASKED, **fields}), 400)
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
     assert error["message"].startswith(f"{param}: ")
-    assert job_lists.page(database, limit=1).jobs == []
+    assert lists.page(database, limit=1).jobs == []
 
 
 def test_other_errors_come_in_the_envelope_too(client: TestClient) -> None:
@@ -230,7 +230,9 @@ def test_with_a_full_disk_the_client_does_not_ask_again(
 @both_databases
 def test_pages_in_both_orders(client: TestClient, database: Database) -> None:
     ids = [made(client)["id"] for _ in range(5)]
-    jobs.accept(database, [jobs.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)])
+    records.accept(
+        database, [records.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)]
+    )
     for order, expected in (("asc", ids), ("desc", ids[::-1])):
         seen: list[str] = []
         pages = []
@@ -250,10 +252,10 @@ def test_pages_in_both_orders(client: TestClient, database: Database) -> None:
 
 
 def test_only_videos_are_videos(client: TestClient, database: Database) -> None:
-    (download,) = jobs.accept(
-        database, [jobs.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)]
+    (download,) = records.accept(
+        database, [records.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)]
     )
-    assert isinstance(download, jobs.Accepted)
+    assert isinstance(download, records.Accepted)
     path = f"{URL}/{download.job.id}"
     for answer in (client.get(path), client.delete(path), client.get(f"{path}/content")):
         assert refused(answer, 404)["message"].startswith("Video not found")

@@ -8,15 +8,15 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from sqlmodel import select
 
-from shared import bells, jobs
-from shared.database import Database
+from shared.catalogue.job_types import GENERATION
+from shared.database.engine import Database
+from shared.database.tables import Use
 from shared.errors import BadOutput
-from shared.job_types import GENERATION
-from shared.progress import Progress, RestingRedis
+from shared.jobs import dispatch, records
+from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
-from shared.store_directory import DirectoryStore
-from shared.tables import Use
+from shared.storage.directory import DirectoryStore
 from tests import working
 from tests.generating import snapshots
 from tests.jobs import DEMO, UNCOUNTED, accepted, hold
@@ -41,7 +41,7 @@ def runner(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPat
 def ring(database: Database, **values: object) -> str:
     job = accepted(database, **values)
     hold(database, *DEMO.model_ids, node=working.HERE.node)
-    bells.ring(database, [(job.id, working.HERE.device_key)])
+    dispatch.ring(database, [(job.id, working.HERE.device_key)])
     return job.id
 
 
@@ -69,7 +69,7 @@ def test_black_frames_and_frames_of_nan_fail_the_job(
     job_id = ring(database)
     with pytest.raises(BadOutput):
         runner.run(GENERATION, job_id)
-    job = jobs.get(database, job_id)
+    job = records.get(database, job_id)
     assert job.status == JobState.FAILED
     assert job.error is not None
     assert (job.error["code"], job.error["retryable"]) == ("bad_output", False)
@@ -83,7 +83,7 @@ def test_black_frames_and_frames_of_nan_fail_the_job(
 def test_what_is_delivered_carries_its_quality(runner: Runner, settings: Settings, database: Database) -> None:
     job_id = ring(database)
     assert runner.run(GENERATION, job_id)
-    result = jobs.get(database, job_id).result
+    result = records.get(database, job_id).result
     assert result is not None
     quality = result["quality"]
     assert set(quality) == {"score", "checks", "measures"}

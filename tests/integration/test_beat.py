@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import broker
+from shared.messaging import celery
 from shared.settings import load
 from tests.conftest import RedisServer
 from tests.stack import wait_for
@@ -67,14 +67,14 @@ def test_one_of_two_beats_sends_and_the_other_takes_over_from_a_killed_one(
     wait_for(second.stored, 20, "for the second beat")
     leader = client.get(_LOCK)
     make_due(redis_server, "snapshot")
-    wait_for(lambda: client.llen(broker.TICKS_QUEUE) == 1, 10, "for a tick")
+    wait_for(lambda: client.llen(celery.TICKS_QUEUE) == 1, 10, "for a tick")
     make_due(redis_server, "retention")
-    wait_for(lambda: client.llen(broker.TICKS_QUEUE) == 2, 10, "for another")
+    wait_for(lambda: client.llen(celery.TICKS_QUEUE) == 2, 10, "for another")
     assert (first.sent(), second.sent()) == (2, 0)
     first.kill()
     make_due(redis_server, "sweep")
     wait_for(lambda: client.get(_LOCK) not in (leader, None), 15, "for the second beat to lead")
-    wait_for(lambda: client.llen(broker.TICKS_QUEUE) == 3, 10, "for its tick")
+    wait_for(lambda: client.llen(celery.TICKS_QUEUE) == 3, 10, "for its tick")
     assert second.sent() == 1
 
 

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from shared import attempts, bells, catalogue, downloads, jobs
-from shared.attempts import Fetched
-from shared.database import Database
+from shared.catalogue import models
+from shared.database.engine import Database
+from shared.database.tables import Job
 from shared.errors import Cancelled, JobFailed
+from shared.jobs import attempts, dispatch, download_control, records
+from shared.jobs.attempts import Fetched
 from shared.settings import Settings
 from shared.states import JobState
-from shared.store import open_store
-from shared.tables import Job
+from shared.storage.store import open_store
 from tests import library
 from tests.conftest import both_databases
 from tests.jobs import CLAIMANT, DEMO, UNCOUNTED, accepted, claimed
@@ -31,7 +32,7 @@ class LateCancel:
 
     def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
         (self._store.attempt_dir(job.id, job.attempt) / "video.mp4").write_bytes(b"x")
-        assert jobs.request_cancel(self._database, job.id).job.status == JobState.RUNNING
+        assert records.request_cancel(self._database, job.id).job.status == JobState.RUNNING
         if self._fails:
             raise JobFailed("after all")
         return {"artifacts": []}
@@ -50,17 +51,17 @@ def test_a_cancel_that_comes_while_the_end_is_written_is_obeyed(
     store = open_store(settings, lambda: "test", create=True)
     claimed(database, accepted(database).id)  # the node holds the model
     job = accepted(database)
-    bells.ring(database, [(job.id, CLAIMANT.device_key)])
+    dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
     work = LateCancel(database, store, fails)
     with pytest.raises(Cancelled):
         Runner(settings, database, CLAIMANT, {"generation": work}, UNCOUNTED).run("generation", job.id)
-    assert jobs.get(database, job.id).status == JobState.CANCELLED
+    assert records.get(database, job.id).status == JobState.CANCELLED
     assert not (Path(store.root) / "artifacts" / job.id).exists(), "not even an empty folder"
 
 
 def partial(settings: Settings, model_id: str, oid: str = "a" * 64) -> Path:
     """What a download has begun of a file of that model."""
-    repo = catalogue.load("demo").get(model_id).repo
+    repo = models.load("demo").get(model_id).repo
     path = settings.models_dir / f"models--{repo.replace('/', '--')}" / "blobs" / f"{oid}.incomplete"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"begun")
@@ -69,8 +70,8 @@ def partial(settings: Settings, model_id: str, oid: str = "a" * 64) -> Path:
 
 def paused(database: Database, model_id: str = "T2V-A14B") -> Job:
     job = library.start(database, library.download(database, model_id))
-    downloads.pause(database, job.id)
-    found = attempts.paused(database, job.id, job.attempt, downloads.BY_OWNER, Fetched(5, 10, 50.0))
+    download_control.pause(database, job.id)
+    found = attempts.paused(database, job.id, job.attempt, download_control.BY_OWNER, Fetched(5, 10, 50.0))
     assert found is not None
     return found
 
@@ -88,30 +89,30 @@ def test_the_partial_files_of_a_download_that_was_cancelled_go_whoever_ended_it(
     assert begun.exists(), "a paused download goes on from there"
     match ended:
         case "cancelled while paused":
-            jobs.request_cancel(database, job.id)
+            records.request_cancel(database, job.id)
         case "cancelled in the queue":
-            downloads.resume(database, job.id)
-            jobs.request_cancel(database, job.id)
+            download_control.resume(database, job.id)
+            records.request_cancel(database, job.id)
         case "deleted":
-            jobs.remove(database, job.id)
-            assert jobs.purge(database, [job.id]) == 0, "its row names what is to be removed"
+            records.remove(database, job.id)
+            assert records.purge(database, [job.id]) == 0, "its row names what is to be removed"
         case _:
-            downloads.resume(database, job.id)
+            download_control.resume(database, job.id)
             again = library.start(database, job)
-            jobs.request_cancel(database, job.id)
+            records.request_cancel(database, job.id)
             attempts.crashed(database, job.id, again.attempt, "died", 0.0)
     presence.drop_cancelled_partials(settings, database, DEMO)
     assert not begun.exists()
     assert kept.exists(), "another download needs that"
-    assert downloads.with_partials(database, "here") == []
-    assert jobs.purge(database, [job.id]) == 1
+    assert download_control.with_partials(database, "here") == []
+    assert records.purge(database, [job.id]) == 1
 
 
 def test_partial_files_that_another_download_of_the_model_needs_stay(database: Database, settings: Settings) -> None:
     library.node(database)
     begun = partial(settings, "T2V-A14B")
-    jobs.request_cancel(database, paused(database).id)
+    records.request_cancel(database, paused(database).id)
     library.download(database)
     presence.drop_cancelled_partials(settings, database, DEMO)
     assert begun.exists()
-    assert downloads.with_partials(database, "here") == []
+    assert download_control.with_partials(database, "here") == []

@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 
-from shared import attempts, bells, cleanup_facts, clock, jobs, nodes, removals, replica_files, replicas
-from shared.attempts import Claimant
-from shared.cleanup_plan import CleanupPlan, plan
-from shared.database import Database
-from shared.job_types import CLEANUP, DOWNLOAD, CleanupParams, DownloadParams
+from shared import clock
+from shared.catalogue.job_types import CLEANUP, DOWNLOAD, CleanupParams, DownloadParams
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Device, Job
+from shared.jobs import attempts, dispatch, records
+from shared.jobs.attempts import Claimant
+from shared.management import cleanup_facts
+from shared.management.cleanup_plan import CleanupPlan, plan
+from shared.models import removals, replica_files, replicas
 from shared.settings import Settings
 from shared.states import JobState
-from shared.tables import Device, Job
 from tests.conftest import both_databases
 from tests.io_node import WEIGHTS, Node, make_model
 from tests.jobs import DEMO, accepted
@@ -165,7 +169,7 @@ def test_what_a_job_waits_for_or_runs_on_stays(node: Node) -> None:
     job = accepted(node.database)
     assert why_kept(node, "T2V-A14B") == "A queued job needs it"
     assert not removals.begin_removal(node.database, "here", "T2V-A14B")
-    bells.ring(node.database, [(job.id, HERE.device_key)])
+    dispatch.ring(node.database, [(job.id, HERE.device_key)])
     running = attempts.claim(node.database, job.id, HERE, 60)
     assert running is not None
     assert why_kept(node, "T2V-A14B") == "It is in use"
@@ -182,7 +186,7 @@ def test_a_mock_needs_no_model(node: Node) -> None:
 def test_what_is_being_fetched_stays(node: Node) -> None:
     job = node.accept(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"))
     assert why_kept(node, "T2V-A14B") == "A download of it has not ended"
-    jobs.request_cancel(node.database, job.id)
+    records.request_cancel(node.database, job.id)
     node.accept(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="elsewhere"))
     assert len(proposed(node)) == 2
 
@@ -220,7 +224,7 @@ def test_what_a_download_left_goes_once_none_needs_it(node: Node) -> None:
     assert proposed(node)[0] == ("remove_partial", "I2V-A14B")
     job = node.accept(DOWNLOAD, DownloadParams(model_id="I2V-A14B", node="here"))
     assert ("remove_partial", "I2V-A14B") not in proposed(node)
-    jobs.request_cancel(node.database, job.id)
+    records.request_cancel(node.database, job.id)
     node.clean()
     assert not partial.exists()
 
@@ -263,7 +267,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(node: Node) -> None:
 
 def test_a_look_does_not_bring_back_what_is_being_removed(node: Node) -> None:
     job = node.accept(CLEANUP, CleanupParams(node="here"))
-    bells.ring(node.database, [(job.id, node.key)])
+    dispatch.ring(node.database, [(job.id, node.key)])
     assert attempts.claim(node.database, job.id, node.claimant, 60, at_most=1) is not None
     assert removals.begin_removal(node.database, "here", "T2V-A14B")
     node.look()
@@ -291,7 +295,7 @@ def test_removal_and_claim_at_the_same_moment(node: Node) -> None:
             session.add(row)
         job = accepted(node.database, mock=False)
         claimant = Claimant("here", f"w{place}", "cpu-0", HERE.device_key)
-        bells.ring(node.database, [(job.id, HERE.device_key)])
+        dispatch.ring(node.database, [(job.id, HERE.device_key)])
         gate = threading.Barrier(2)
 
         def claim(job_id: str = job.id, claimant: Claimant = claimant, gate: threading.Barrier = gate) -> bool:
@@ -308,7 +312,7 @@ def test_removal_and_claim_at_the_same_moment(node: Node) -> None:
         assert claimed != gone
         claims += claimed
         removed += gone
-        jobs.request_cancel(node.database, job.id)
+        records.request_cancel(node.database, job.id)
         if claimed:
             attempts.cancelled(node.database, job.id, 1)
     assert claims + removed == rounds

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cli.errors import ExitCode
-from shared import replicas
+from shared.models import replicas
 from tests.integration.test_cli import refused, wanworks
 from tests.io_node import WEIGHTS, make_model
 from tests.jobs import DEMO

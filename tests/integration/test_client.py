@@ -33,10 +33,10 @@ from cli.errors import (
 from cli.event_stream import Event, EventStream
 from cli.retries import pause_seconds, retry_after
 from cli.steps import Answer
-from shared.database import Database
+from shared.database.engine import Database
 from shared.settings import Settings
-from shared.store import Store
-from shared.store_directory import DirectoryStore
+from shared.storage.directory import DirectoryStore
+from shared.storage.store import Store
 from tests import working
 from tests.conftest import WebProcess, free_port
 from tests.integration.test_api_generation import GOOD, picture

@@ -9,14 +9,18 @@ from sqlmodel import select
 
 from scheduler import ticks
 from scheduler.dispatcher import Dispatcher, celery_ring
-from shared import attempts, bells, broker, clock, job_lists, jobs, nodes, queues
-from shared.database import Database
-from shared.progress import connect
+from shared import clock
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Device, Job, Tick
+from shared.jobs import attempts, lists, queues, records
+from shared.jobs import dispatch as bells
+from shared.messaging import celery
+from shared.messaging.progress import connect
+from shared.messaging.ticks import once
 from shared.settings import Settings
 from shared.states import JobState
-from shared.store import Store, open_store
-from shared.tables import Device, Job, Tick
-from shared.ticks import once
+from shared.storage.store import Store, open_store
 from tests.jobs import DEMO, accepted, claimed, hold, new_job
 from tests.stack import wait_for
 
@@ -38,7 +42,7 @@ def dispatcher(settings: Settings, database: Database) -> Dispatcher:
 
 def queue_length(settings: Settings, device_key: str = "n/0") -> int:
     assert settings.redis is not None
-    length = connect(settings.redis, 5).llen(broker.device_queue(device_key))
+    length = connect(settings.redis, 5).llen(celery.device_queue(device_key))
     assert isinstance(length, int)
     return length
 
@@ -49,10 +53,10 @@ def test_a_bell_lies_on_the_devices_own_queue_under_the_jobs_id(
     job = accepted(database)
     assert dispatcher.look() == 1
     assert settings.redis is not None
-    message = connect(settings.redis, 5).lindex(broker.device_queue("n/0"), 0)
+    message = connect(settings.redis, 5).lindex(celery.device_queue("n/0"), 0)
     assert isinstance(message, bytes)
     assert job.id.encode() in message
-    assert jobs.get(database, job.id).bell_device == "n/0"
+    assert records.get(database, job.id).bell_device == "n/0"
     assert dispatcher.look() == 0
 
 
@@ -60,7 +64,7 @@ def test_a_lapsed_lease_is_taken_back_and_rung_again(dispatcher: Dispatcher, dat
     job = accepted(database)
     claimed(database, job.id, lease_seconds=-1.0)
     dispatcher.look()
-    after = jobs.get(database, job.id)
+    after = records.get(database, job.id)
     assert (after.status, after.failures, after.bell_device) == (JobState.QUEUED, 1, None)
     assert after.not_before > after.queued_at
 
@@ -78,17 +82,17 @@ def test_a_dispatcher_that_is_woken_all_the_time_heals_and_knows_what_redis_has_
     thread = threading.Thread(target=dispatcher.run)
     thread.start()
     try:
-        wait_for(lambda: jobs.get(database, lapsed.id).failures == 1, 10, "for the lapsed lease")
+        wait_for(lambda: records.get(database, lapsed.id).failures == 1, 10, "for the lapsed lease")
         wait_for(lambda: queue_length(settings) == 1, 10, "for the bell")
         again = accepted(database)
         claimed(database, again.id, lease_seconds=-1.0)
-        wait_for(lambda: jobs.get(database, again.id).failures == 1, 10, "for the second")
+        wait_for(lambda: records.get(database, again.id).failures == 1, 10, "for the second")
         redis.flushall()
         wait_for(lambda: queue_length(settings) == 1, 10, "for the bell that was lost")
     finally:
         dispatcher.stopping.set()
         thread.join(10)
-    assert jobs.get(database, job.id).bell_device is not None
+    assert records.get(database, job.id).bell_device is not None
 
 
 def test_after_redis_has_lost_its_data_every_bell_is_rung_again(
@@ -115,7 +119,7 @@ def test_a_bell_that_redis_does_not_take_is_taken_back(settings: Settings, datab
     dispatcher = Dispatcher(settings, database, broken)
     job = accepted(database)
     assert dispatcher.look() == 0
-    assert jobs.get(database, job.id).bell_device is None
+    assert records.get(database, job.id).bell_device is None
 
 
 def test_two_dispatchers_at_once_do_no_harm(settings: Settings, database: Database) -> None:
@@ -148,7 +152,7 @@ def test_two_dispatchers_at_once_do_no_harm(settings: Settings, database: Databa
         working = [pool.submit(work, index) for index in range(3)]
         try:
             deadline = clock.now() + timedelta(seconds=60)
-            while {state for state, _ in jobs.winning_attempts(database, ids).values()} != {"succeeded"}:
+            while {state for state, _ in records.winning_attempts(database, ids).values()} != {"succeeded"}:
                 assert clock.now() < deadline
         finally:
             done.set()
@@ -156,7 +160,7 @@ def test_two_dispatchers_at_once_do_no_harm(settings: Settings, database: Databa
             future.result()
         taken = [job_id for future in working for job_id in future.result()]
     assert sorted(taken) == sorted(ids)
-    assert {attempt for _, attempt in jobs.winning_attempts(database, ids).values()} == {1}
+    assert {attempt for _, attempt in records.winning_attempts(database, ids).values()} == {1}
 
 
 def test_a_model_that_no_node_holds_is_waited_for_and_given_up_in_the_end(
@@ -167,10 +171,10 @@ def test_a_model_that_no_node_holds_is_waited_for_and_given_up_in_the_end(
     dispatcher = Dispatcher(settings, database, celery_ring(settings))
     job = accepted(database)
     assert dispatcher.look() == 0
-    assert jobs.get(database, job.id).phase == "waiting_for_model"
+    assert records.get(database, job.id).phase == "waiting_for_model"
     impatient = settings.model_copy(update={"unplaced_limit_hours": 1e-9})
     Dispatcher(impatient, database, celery_ring(settings)).look()
-    after = jobs.get(database, job.id)
+    after = records.get(database, job.id)
     assert after.error is not None
     assert (after.status, after.error["code"]) == (JobState.FAILED, "model_unavailable")
 
@@ -181,9 +185,9 @@ def test_what_no_device_can_carry_fails_with_no_device(settings: Settings, datab
     job = accepted(database)
     impatient = Dispatcher(settings.model_copy(update={"unplaced_limit_hours": 1e-9}), database, celery_ring(settings))
     impatient.look()
-    assert jobs.get(database, job.id).status == JobState.QUEUED, "the time counts from here"
+    assert records.get(database, job.id).status == JobState.QUEUED, "the time counts from here"
     impatient.look()
-    after = jobs.get(database, job.id)
+    after = records.get(database, job.id)
     assert after.error is not None
     assert after.error["code"] == "no_device"
 
@@ -213,7 +217,7 @@ def test_retention_drops_rows_and_files_and_keeps_the_rest(database: Database, s
         row.finished_at = clock.now() - timedelta(days=31)
         session.add(row)
     assert ticks.apply_retention(database, store, timedelta(days=30)) == "1 jobs dropped"
-    assert [job.id for job in job_lists.page(database, limit=10).jobs] == [fresh.id]
+    assert [job.id for job in lists.page(database, limit=10).jobs] == [fresh.id]
     assert store.attempts(old.id) == []
     assert store.attempts(fresh.id) == [1]
 

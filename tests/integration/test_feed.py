@@ -10,10 +10,12 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from shared import alerts, clock, progress
-from shared.alerts import Changes
-from shared.database import Database
-from shared.progress import FEED_CHANNEL, RestingRedis, tell_watchers
+from shared import clock
+from shared.cluster import alerts
+from shared.cluster.alerts import Changes
+from shared.database.engine import Database
+from shared.messaging import progress
+from shared.messaging.progress import FEED_CHANNEL, RestingRedis, tell_watchers
 from shared.settings import Settings
 from tests import library, working
 from tests.conftest import RedisServer, WebProcess

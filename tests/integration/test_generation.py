@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shared.catalogue import Offload
+from shared.catalogue.models import Offload
 from shared.errors import BadInput, BadOutput, Cancelled, JobFailed, ModelUnavailable, OutOfMemory
 from shared.states import Phase
 from tests.generating import CATALOGUE, Studio, decoded, snapshots
@@ -124,7 +124,7 @@ def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
     ).frames[0]
     expected = (bare * 255).round().astype("uint8")
 
-    from shared.job_types import GenerationRequest, settle
+    from shared.catalogue.job_types import GenerationRequest, settle
 
     params = settle(
         GenerationRequest(

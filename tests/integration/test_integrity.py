@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import redis
 
-from shared import attempts, bells, jobs, replica_files, replicas
-from shared.database import Database
+from shared.catalogue.job_types import INTEGRITY_CHECK, IntegrityCheckParams
+from shared.database.engine import Database
 from shared.errors import Cancelled, Draining
-from shared.job_types import INTEGRITY_CHECK, IntegrityCheckParams
-from shared.progress import read_event, stream_key
+from shared.jobs import attempts, dispatch, records
+from shared.messaging.progress import read_event, stream_key
+from shared.models import replica_files, replicas
+from shared.models.verification import Expected
 from shared.settings import Settings
-from shared.verification import Expected
 from tests.conftest import both_databases
 from tests.faulty_hub import HubProcess
 from tests.io_node import WEIGHTS, Node, make_model
@@ -168,7 +169,7 @@ def test_no_job_runs_on_a_corrupted_model(node: Node) -> None:
     rewrite(snapshot(node) / WEIGHTS, flip)
     node.check()
     job = accepted(node.database)
-    bells.ring(node.database, [(job.id, HERE.device_key)])
+    dispatch.ring(node.database, [(job.id, HERE.device_key)])
     assert attempts.claim(node.database, job.id, HERE, lease_seconds=60) is None
 
 
@@ -289,13 +290,13 @@ def test_a_check_that_was_stopped_goes_on_where_it_was(node: Node, monkeypatch: 
         yield from read_files(*args, **{**options, "came": first})
 
     monkeypatch.setattr(integrity, "read_files", stopped)
-    bells.ring(node.database, [(job.id, node.key)])
+    dispatch.ring(node.database, [(job.id, node.key)])
     runner = Runner(node.settings, node.database, node.claimant, {INTEGRITY_CHECK: node.integrity}, UNCOUNTED)
     with pytest.raises(Draining):
         runner.run(INTEGRITY_CHECK, job.id)
     monkeypatch.setattr(integrity, "read_files", read_files)
     counting.bytes = 0
-    ended = node.run(jobs.get(node.database, job.id))
+    ended = node.run(records.get(node.database, job.id))
     whole = result_of(ended)["expected_bytes"]
     largest = (snapshot(node) / WEIGHTS).stat().st_size
     assert counting.bytes < whole - largest + 1000
@@ -315,19 +316,19 @@ def test_a_cancel_takes_effect_within_a_second(settings: Settings, database: Dat
 
     def cancel() -> None:
         asked.append(time.monotonic())
-        jobs.request_cancel(database, job.id)
+        records.request_cancel(database, job.id)
         node.integrity._progress.ask_to_cancel(job.id)
 
     timer = threading.Timer(0.4, cancel)
     timer.start()
-    bells.ring(database, [(job.id, node.key)])
+    dispatch.ring(database, [(job.id, node.key)])
     with pytest.raises(Cancelled):
         Runner(settings, database, node.claimant, {INTEGRITY_CHECK: node.integrity}, UNCOUNTED).run(
             INTEGRITY_CHECK, job.id
         )
     timer.join()
     assert time.monotonic() - asked[0] < 1.0
-    assert jobs.get(database, job.id).status == "cancelled"
+    assert records.get(database, job.id).status == "cancelled"
 
 
 def test_progress_is_told_in_bytes(node: Node, redis_url: str) -> None:

@@ -19,7 +19,7 @@ import yaml
 from starlette.testclient import TestClient
 
 from cli.main import app
-from shared import catalogue
+from shared.catalogue import models as catalogue
 from shared.settings import Settings
 from tests.conftest import lacking
 from tests.integration.test_prometheus import _names

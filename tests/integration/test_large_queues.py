@@ -11,15 +11,16 @@ from sqlmodel import col, select
 
 from scheduler.dispatcher import Dispatcher
 from scheduler.placement import queue_order
-from shared import bells, clock, job_lists, jobs, queue_positions, queues
-from shared.bells import Queue, Waiting
-from shared.database import Database
-from shared.job_types import DOWNLOAD, GENERATION, DownloadParams, IntegrityCheckParams
-from shared.jobs import NewJob
-from shared.progress import RestingRedis
+from shared import clock
+from shared.catalogue.job_types import DOWNLOAD, GENERATION, DownloadParams, IntegrityCheckParams
+from shared.database.engine import Database
+from shared.database.tables import Job
+from shared.jobs import dispatch, lists, queue_positions, queues, records
+from shared.jobs.dispatch import Queue, Waiting
+from shared.jobs.records import NewJob
+from shared.messaging.progress import RestingRedis
 from shared.settings import Settings
 from shared.states import JobState, Phase, Priority
-from shared.tables import Job
 from tests.conftest import both_databases
 from tests.jobs import accepted, new_job
 
@@ -52,7 +53,7 @@ def mixed(database: Database) -> list[Job]:
         else:
             model_id = rng.choice(("T2V-A14B", "TI2V-5B"))
             new.append(new_job(model_id, owner=owner, priority=priority, mock=place % 11 == 0))
-    made = [one.job for one in jobs.accept(database, new) if isinstance(one, jobs.Accepted)]
+    made = [one.job for one in records.accept(database, new) if isinstance(one, records.Accepted)]
     for job in made:
         values: dict[str, Any] = {}
         state = rng.choice([JobState.QUEUED, JobState.QUEUED, JobState.RUNNING, *JobState])
@@ -85,14 +86,14 @@ def test_every_filter_and_all_pages(database: Database, mixed: list[Job]) -> Non
             and (created_after is None or job.created_at > created_after)
         )
         wanted = wanted if oldest_first else wanted[::-1]
-        first = job_lists.page(
+        first = lists.page(
             database, limit=7, type=type, status=status, model_id=model_id, only=only, created_after=created_after,
             oldest_first=oldest_first,
         )  # fmt: skip
         assert [job.id for job in first.jobs] == wanted[:7], (type, status, model_id, only, created_after)
         assert first.has_more == (len(wanted) > 7)
         if first.has_more and status is not None:
-            second = job_lists.page(
+            second = lists.page(
                 database, limit=100, after=wanted[6], type=type, status=status, model_id=model_id, only=only,
                 created_after=created_after, oldest_first=oldest_first,
             )  # fmt: skip
@@ -119,7 +120,7 @@ def test_a_job_that_changes_its_state_meanwhile_is_on_the_page_once(database: Da
 
         event.listen(database.engine, "after_cursor_execute", between)
         try:
-            page = job_lists.page(database, limit=10, type=GENERATION)
+            page = lists.page(database, limit=10, type=GENERATION)
         finally:
             event.remove(database.engine, "after_cursor_execute", between)
         assert statements > 3
@@ -166,8 +167,8 @@ def long_queue(database: Database) -> list[str]:
         )
         for _ in range(3_000)
     ]
-    outcomes = [one for first in range(0, 3_000, 500) for one in jobs.accept(database, new[first : first + 500])]
-    return [one.job.id for one in outcomes if isinstance(one, jobs.Accepted)]
+    outcomes = [one for first in range(0, 3_000, 500) for one in records.accept(database, new[first : first + 500])]
+    return [one.job.id for one in outcomes if isinstance(one, records.Accepted)]
 
 
 def test_the_order_that_is_published_is_that_of_the_whole_queue(
@@ -175,8 +176,8 @@ def test_the_order_that_is_published_is_that_of_the_whole_queue(
 ) -> None:
     Dispatcher(settings, database, lambda *_: None).look()
     rows = stored(database)
-    whole = Queue(bells.look(database).now, tuple(_waiting(job) for job in rows), ())
-    wanted = queue_order(whole)[: bells.ORDERED]
+    whole = Queue(dispatch.look(database).now, tuple(_waiting(job) for job in rows), ())
+    wanted = queue_order(whole)[: dispatch.ORDERED]
     told = queue_positions.positions(database, RestingRedis(settings.redis), rows)
     exact = [job_id for job_id, position in told.items() if not position.approximate]
     assert sorted(exact, key=lambda job_id: told[job_id].ahead) == wanted
@@ -185,7 +186,7 @@ def test_the_order_that_is_published_is_that_of_the_whole_queue(
 def test_a_look_sees_the_first_of_every_line_and_no_more_than_it_needs(
     database: Database, long_queue: list[str]
 ) -> None:
-    queue = bells.look(database)
+    queue = dispatch.look(database)
     rows = stored(database)
     seen = {job.job_id for job in queue.waiting}
     for line in {job.line for job in rows}:

@@ -14,17 +14,20 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from sqlmodel import SQLModel, select
 
-from shared import attempts, audit, bells, downloads, jobs, keys, nodes, replica_files
-from shared.attempts import Claimant, Failure, Fetched
-from shared.audit import Act
-from shared.database import Database, is_repetition
+from shared.access import audit, keys
+from shared.access.audit import Act
+from shared.access.keys import Limits
+from shared.catalogue.job_types import DOWNLOAD, DownloadParams
+from shared.cluster import nodes
+from shared.database.engine import Database, is_repetition
+from shared.database.tables import ApiKey, AuditEntry, Job, Use, WebhookMessage
 from shared.errors import Conflict, DatabaseUnavailable, Draining, Fenced, OutcomeUnknown, StoreFull
-from shared.job_types import DOWNLOAD, DownloadParams
-from shared.keys import Limits
+from shared.jobs import attempts, dispatch, download_control, records
+from shared.jobs.attempts import Claimant, Failure, Fetched
+from shared.models import replica_files
+from shared.models.verification import Verdict
 from shared.settings import Settings
 from shared.states import JobState, Priority, Scope
-from shared.tables import ApiKey, AuditEntry, Job, Use, WebhookMessage
-from shared.verification import Verdict
 from tests import library
 from tests.commit_cutter import CommitCutter
 from tests.conftest import both_databases
@@ -111,13 +114,13 @@ def _accept(database: Database) -> Written:
         assert [(one.job.id, one.replayed) for one in outcome] == [(job.id, False) for job in new]
         assert {job.id for job in rows(database, Job)} == {job.id for job in new}
 
-    return Written(lambda: jobs.accept(database, new), check)
+    return Written(lambda: records.accept(database, new), check)
 
 
 def _claim(database: Database) -> Written:
     job = accepted(database)
     claimed(database, accepted(database).id)  # the node holds the model
-    bells.ring(database, [(job.id, "n/1")])
+    dispatch.ring(database, [(job.id, "n/1")])
     me = Claimant("n", "gpu-1@n", "cpu-1", "n/1", pid=42)
 
     def check(claim: Job | None) -> None:
@@ -170,34 +173,34 @@ def _crashed(database: Database) -> Written:
 def _cancel_waiting(database: Database) -> Written:
     job = accepted(database, webhook_url=WEBHOOK)
 
-    def check(stopped: jobs.Stopped) -> None:
+    def check(stopped: records.Stopped) -> None:
         assert (stopped.job.status, stopped.ended) == (JobState.CANCELLED, True)
         assert [use.outcome for use in rows(database, Use)] == ["cancelled"]
         assert len(rows(database, WebhookMessage)) == 1
 
-    return Written(lambda: jobs.request_cancel(database, job.id), check)
+    return Written(lambda: records.request_cancel(database, job.id), check)
 
 
 def _cancel_running(database: Database) -> Written:
     job = claimed(database, accepted(database).id)
 
-    def check(stopped: jobs.Stopped) -> None:
+    def check(stopped: records.Stopped) -> None:
         assert stopped.job.status == JobState.RUNNING
         assert attempts.renew(database, job.id, 1, 60).cancel
 
-    return Written(lambda: jobs.request_cancel(database, job.id), check)
+    return Written(lambda: records.request_cancel(database, job.id), check)
 
 
 def _delete(database: Database) -> Written:
     job = accepted(database, idempotency_key="k", request_hash="h")
 
-    def check(stopped: jobs.Stopped) -> None:
+    def check(stopped: records.Stopped) -> None:
         assert stopped.job.id == job.id
         after = row(database, job.id)
         assert (after.hidden, after.status, after.idempotency_key) == (True, JobState.CANCELLED, None)
         assert len(rows(database, Use)) == 1
 
-    return Written(lambda: jobs.remove(database, job.id), check)
+    return Written(lambda: records.remove(database, job.id), check)
 
 
 def _pause_running(database: Database) -> Written:
@@ -206,35 +209,39 @@ def _pause_running(database: Database) -> Written:
     def check(after: Job) -> None:
         assert (after.status, row(database, job.id).halt) == (JobState.RUNNING, "pause")
 
-    return Written(lambda: downloads.pause(database, job.id), check)
+    return Written(lambda: download_control.pause(database, job.id), check)
 
 
 def _pause_waiting(database: Database) -> Written:
     job = library.download(database)
-    return Written(lambda: downloads.pause(database, job.id), lambda after: _is(database, job, after, JobState.PAUSED))
+    return Written(
+        lambda: download_control.pause(database, job.id), lambda after: _is(database, job, after, JobState.PAUSED)
+    )
 
 
 def _resume(database: Database) -> Written:
     job = library.download(database)
-    downloads.pause(database, job.id)
-    return Written(lambda: downloads.resume(database, job.id), lambda after: _is(database, job, after, JobState.QUEUED))
+    download_control.pause(database, job.id)
+    return Written(
+        lambda: download_control.resume(database, job.id), lambda after: _is(database, job, after, JobState.QUEUED)
+    )
 
 
 def _take_pause_back(database: Database) -> Written:
     job = library.start(database, library.download(database))
-    downloads.pause(database, job.id)
+    download_control.pause(database, job.id)
 
     def check(after: Job) -> None:
         assert (after.status, row(database, job.id).halt) == (JobState.RUNNING, None)
 
-    return Written(lambda: downloads.resume(database, job.id), check)
+    return Written(lambda: download_control.resume(database, job.id), check)
 
 
 def _paused(database: Database) -> Written:
     job = library.start(database, library.download(database))
-    downloads.pause(database, job.id)
+    download_control.pause(database, job.id)
     return Written(
-        lambda: attempts.paused(database, job.id, 1, downloads.BY_OWNER, Fetched(1, 2, 50.0)),
+        lambda: attempts.paused(database, job.id, 1, download_control.BY_OWNER, Fetched(1, 2, 50.0)),
         lambda after: _is(database, job, after, JobState.PAUSED),
     )
 
@@ -247,7 +254,7 @@ def _is(database: Database, job: Job, after: Job | None, state: JobState) -> Non
 def _commit_of_a_download(database: Database) -> Written:
     job = library.start(database, library.download(database))
     return Written(
-        lambda: downloads.keep_commit(database, job.id, 1, "c" * 40),
+        lambda: download_control.keep_commit(database, job.id, 1, "c" * 40),
         lambda _: None if row(database, job.id).params["sha"] == "c" * 40 else pytest.fail("not kept"),
     )
 
@@ -292,7 +299,7 @@ def _dispatch(database: Database) -> Written:
         assert rung == [(job.id, "n/0")]
         assert row(database, job.id).bell_device == "n/0"
 
-    return Written(lambda: bells.ring(database, [(job.id, "n/0")]), check)
+    return Written(lambda: dispatch.ring(database, [(job.id, "n/0")]), check)
 
 
 def _give_up(database: Database) -> Written:
@@ -303,7 +310,7 @@ def _give_up(database: Database) -> Written:
         assert row(database, job.id).status == JobState.FAILED
         assert (len(rows(database, Use)), len(rows(database, WebhookMessage))) == (1, 1)
 
-    return Written(lambda: bells.give_up(database, job.id, Failure("no_device", "none", True)), check)
+    return Written(lambda: dispatch.give_up(database, job.id, Failure("no_device", "none", True)), check)
 
 
 def _key(database: Database) -> Written:
@@ -406,7 +413,7 @@ def test_a_repetition_that_gets_no_answer_either_is_repeated_too(losing: Losing)
 
 
 def test_a_database_that_stays_away_is_said_not_to_be_known(losing: Losing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.database._REPEAT_AFTER_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("shared.database.engine._REPEAT_AFTER_SECONDS", (0.0, 0.0))
     written = _accept(losing.database)
     losing.lose(3, "after")
     with pytest.raises(OutcomeUnknown, match="may have been made or not"):
@@ -425,9 +432,9 @@ def test_a_disk_that_is_full_at_the_commit_is_reported_at_once(
     with monkeypatch.context() as patched:
         patched.setattr(dialect, "do_commit", full)
         with pytest.raises(StoreFull):
-            jobs.accept(database, [new])
+            records.accept(database, [new])
     other = Database(database.url)
-    assert [one.job.id for one in jobs.accept(other, [new])] == [new.id], "the lock has been given back"
+    assert [one.job.id for one in records.accept(other, [new])] == [new.id], "the lock has been given back"
     assert [job.id for job in rows(database, Job)] == [new.id]
     other.close()
 
@@ -441,7 +448,7 @@ def test_an_attempt_does_not_take_anothers_end_for_its_own(database: Database, o
     else:
         attempts.crashed(database, job.id, 1, "went silent", 0.0)
     if other == "cancelled in the queue":
-        jobs.request_cancel(database, job.id)
+        records.request_cancel(database, job.id)
     ends: list[Callable[[], Any]] = [
         lambda: attempts.succeed(database, job.id, 1, {"seed": 2}),
         lambda: attempts.fail(database, job.id, 1, Failure("x", "why", True)),
@@ -489,7 +496,7 @@ def test_a_winner_keeps_its_files_whichever_commit_is_not_answered(
     database = losing.database
     claimed(database, accepted(database).id)  # the node holds the model
     job = accepted(database)
-    bells.ring(database, [(job.id, CLAIMANT.device_key)])
+    dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
     work = Making(tmp_path)
     if commit == 1:
         losing.lose(1, when)
@@ -517,8 +524,8 @@ def test_files_stay_where_nobody_can_say_whether_their_attempt_has_won(
     database = losing.database
     claimed(database, accepted(database).id)
     job = accepted(database)
-    bells.ring(database, [(job.id, CLAIMANT.device_key)])
-    monkeypatch.setattr("shared.database._REPEAT_AFTER_SECONDS", (0.0,))
+    dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
+    monkeypatch.setattr("shared.database.engine._REPEAT_AFTER_SECONDS", (0.0,))
     impatient = settings.model_copy(update={"lease_seconds": 1e-6})
     work = Making(tmp_path)
     run = work.run
@@ -571,15 +578,15 @@ def test_a_disk_that_is_full_at_the_repetition_says_nothing_of_the_first_commit(
     losing: Losing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The job is on disk: an answer that it is not would have its image removed."""
-    monkeypatch.setattr("shared.database._REPEAT_AFTER_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("shared.database.engine._REPEAT_AFTER_SECONDS", (0.0, 0.0))
     written = _accept(losing.database)
     losing.lose(1, "after")
 
     def full(*_: Any) -> Any:
         raise StoreFull()
 
-    known = jobs._room
-    monkeypatch.setattr(jobs, "_room", lambda *args: full() if is_repetition() else known(*args))
+    known = records._room
+    monkeypatch.setattr(records, "_room", lambda *args: full() if is_repetition() else known(*args))
     with pytest.raises(OutcomeUnknown):
         written.write()
     assert len(rows(losing.database, Job)) == 2
@@ -593,7 +600,7 @@ class Together:
 
         self._commits = Commits(database, lambda: None, lambda: None)
 
-    def add(self, *new: jobs.NewJob) -> list[Any]:
+    def add(self, *new: records.NewJob) -> list[Any]:
         try:
             return self._commits._commit(new)
         finally:
@@ -606,7 +613,7 @@ def test_one_that_conflicts_leaves_the_others_of_its_batch_accepted(losing: Losi
     database = losing.database
     library.node(database)
     library.download(database)
-    again = jobs.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)
+    again = records.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)
     new = [new_job(), new_job()]
     new.insert(place, again)
     outcome = Together(database).add(*new)
@@ -623,9 +630,9 @@ def test_one_that_cannot_be_stored_leaves_those_before_it_accepted(
     database = losing.database
     library.node(database)
     library.download(database)
-    again = jobs.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)
+    again = records.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)
     new = [new_job(), again, new_job()]
-    accept, calls = jobs._accept, list[int]()
+    accept, calls = records._accept, list[int]()
 
     def until_full(database: Database, some: Any) -> Any:
         calls.append(len(some))
@@ -633,7 +640,7 @@ def test_one_that_cannot_be_stored_leaves_those_before_it_accepted(
             raise StoreFull()
         return accept(database, some)
 
-    monkeypatch.setattr(jobs, "_accept", until_full)
+    monkeypatch.setattr(records, "_accept", until_full)
     first, second, third = Together(database).add(*new)
     assert first.job.id == new[0].id
     assert isinstance(second, Conflict)
@@ -648,7 +655,7 @@ def test_what_fails_after_the_commit_costs_nobody_the_answer(
     import asyncio
 
     from api.commits import Commits
-    from shared import queues
+    from shared.jobs import queues
 
     def fail(*_: Any) -> None:
         raise DatabaseUnavailable() if failing == "it is away" else RuntimeError("can't start new thread")

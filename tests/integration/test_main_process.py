@@ -15,15 +15,17 @@ from types import SimpleNamespace
 import pytest
 from pydantic import SecretStr
 
-from shared import attempts, broker, jobs, nodes
-from shared.attempt_spans import attempt_span
-from shared.database import Database
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Tick
 from shared.errors import DatabaseUnavailable
-from shared.loops import LoopReporter
-from shared.progress import Progress, RestingRedis
+from shared.jobs import attempts, records
+from shared.jobs.attempt_spans import attempt_span
+from shared.messaging import celery
+from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState, Phase
-from shared.tables import Tick
+from shared.telemetry.loops import LoopReporter
 from tests import library
 from tests.jobs import CLAIMANT, UNCOUNTED, accepted, claimed
 from tests.stack import wait_for
@@ -57,9 +59,9 @@ def test_an_attempt_that_no_child_carries_is_given_back_without_blame(guard: Gua
     job = claimed(database, accepted(database).id)
     guard._watch()
     guard._watch()
-    assert jobs.get(database, job.id).status == JobState.RUNNING, "its child may be just beginning"
+    assert records.get(database, job.id).status == JobState.RUNNING, "its child may be just beginning"
     guard._watch()
-    after = jobs.get(database, job.id)
+    after = records.get(database, job.id)
     assert (after.status, after.failures) == (JobState.QUEUED, 0)
 
 
@@ -70,15 +72,15 @@ def test_an_attempt_that_a_child_carries_is_left_alone(
     monkeypatch.setattr(main_process, "_job_requests", lambda: [(job.id, CLAIMANT.pid)])
     for _ in range(6):
         guard._watch()
-    assert jobs.get(database, job.id).status == JobState.RUNNING
+    assert records.get(database, job.id).status == JobState.RUNNING
 
 
 def test_a_cancelled_attempt_that_no_child_carries_ends_cancelled(guard: Guard, database: Database) -> None:
     job = claimed(database, accepted(database).id)
-    jobs.request_cancel(database, job.id)
+    records.request_cancel(database, job.id)
     for _ in range(3):
         guard._watch()
-    assert jobs.get(database, job.id).status == JobState.CANCELLED
+    assert records.get(database, job.id).status == JobState.CANCELLED
 
 
 def test_only_requests_that_carry_a_job_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +105,8 @@ def test_a_child_that_dies_costs_no_other_child_its_job(guard: Guard, database: 
     for pid in (7, 8):
         held[pid] = claimed(database, accepted(database).id, replace(CLAIMANT, pid=pid)).id
     main_process.recover("The worker process died", 7)
-    assert (jobs.get(database, held[7]).status, jobs.get(database, held[7]).failures) == (JobState.QUEUED, 1)
-    assert (jobs.get(database, held[8]).status, jobs.get(database, held[8]).failures) == (JobState.RUNNING, 0)
+    assert (records.get(database, held[7]).status, records.get(database, held[7]).failures) == (JobState.QUEUED, 1)
+    assert (records.get(database, held[8]).status, records.get(database, held[8]).failures) == (JobState.RUNNING, 0)
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -160,11 +162,11 @@ def test_nothing_is_given_back_while_the_beginnings_of_answers_are_not_heard_of(
     job = claimed(database, accepted(database).id)
     for _ in range(5):
         guard._watch()
-    assert jobs.get(database, job.id).status == JobState.RUNNING
+    assert records.get(database, job.id).status == JobState.RUNNING
     monkeypatch.setattr(main_loop, "turns", lambda: True)
     for _ in range(3):
         guard._watch()
-    assert jobs.get(database, job.id).status == JobState.QUEUED
+    assert records.get(database, job.id).status == JobState.QUEUED
 
 
 def test_a_loop_that_does_not_turn_is_told_from_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +249,7 @@ def test_a_phase_that_hangs_is_reported_once(
                 for _ in range(20):
                     pulse._listen()
                     pulse._renew(time.monotonic())
-    assert jobs.get(database, job.id).lease_until == job.lease_until, "it loses its job like one that died"
+    assert records.get(database, job.id).lease_until == job.lease_until, "it loses its job like one that died"
     said = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(said) == 2
     assert all("has outlived its 0.01 s" in line for line in said)
@@ -295,13 +297,13 @@ def test_a_tick_that_takes_longer_than_any_stray_is_left_to_its_end(
 ) -> None:
     """The tick waits for a database that somebody else holds for ten seconds; no row names it, and nobody kills it."""
     _, log = io_worker
-    app = broker.celery_app(settings, "test")
+    app = celery.celery_app(settings, "test")
     wait_for(lambda: app.control.ping(timeout=1.0), 60, "for the io worker")
     lock = sqlite3.connect(database.url.removeprefix("sqlite:///"), isolation_level=None, timeout=30)
     try:
         wait_for(lambda: nodes.nodes(database), 30, "for the node's first heartbeat")
         lock.execute("BEGIN IMMEDIATE")
-        app.send_task("wanworks.tick.roll_up", args=("roll_up", 600.0), queue=broker.TICKS_QUEUE)
+        app.send_task("wanworks.tick.roll_up", args=("roll_up", 600.0), queue=celery.TICKS_QUEUE)
         held_until = time.monotonic() + 10
         wait_for(lambda: time.monotonic() > held_until, 11)
         lock.execute("ROLLBACK")

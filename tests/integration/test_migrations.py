@@ -15,8 +15,8 @@ from sqlalchemy import inspect, text
 from sqlmodel import SQLModel, select
 
 import shared
-from shared import tables
-from shared.database import Database, migrate
+from shared.database import tables
+from shared.database.engine import Database, migrate
 from tests.conftest import both_databases
 from tests.jobs import accepted
 from tests.stack import wait_for
@@ -96,7 +96,7 @@ def test_processes_that_start_together_migrate_once(database: Database, was: str
 
 _MIGRATE = """
 import sys, alembic.command, alembic.config
-from shared.database import migrate
+from shared.database.engine import migrate
 print("ready", flush=True)
 sys.stdin.readline()
 migrate(sys.argv[1])

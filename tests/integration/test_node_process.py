@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from shared import loop_reports, nodes, replicas
-from shared.database import Database
-from shared.loops import LoopReporter
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Node
+from shared.models import replicas
 from shared.settings import Settings
-from shared.tables import Node
+from shared.telemetry import loop_reports
+from shared.telemetry.loops import LoopReporter
 from tests.conftest import both_databases
 from tests.io_node import make_model
 from tests.jobs import UNCOUNTED

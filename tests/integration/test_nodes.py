@@ -16,16 +16,20 @@ from scheduler import ticks
 from scheduler.alert_facts import gather
 from scheduler.alerting import ground_of
 from scheduler.dispatcher import Dispatcher, celery_ring
-from shared import attempts, bells, broker, clock, jobs, nodes, replicas
-from shared.attempts import Claimant
-from shared.database import Database
+from shared import clock
+from shared.catalogue.job_types import DOWNLOAD, INTEGRITY_CHECK, DownloadParams, IntegrityCheckParams
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Job, Replica
 from shared.errors import Conflict, NotFound
-from shared.job_types import DOWNLOAD, INTEGRITY_CHECK, DownloadParams, IntegrityCheckParams
-from shared.jobs import Accepted, NewJob
-from shared.progress import connect
+from shared.jobs import attempts, dispatch, records
+from shared.jobs.attempts import Claimant
+from shared.jobs.records import Accepted, NewJob
+from shared.messaging import celery
+from shared.messaging.progress import connect
+from shared.models import replicas
 from shared.settings import Settings
 from shared.states import JobState, Priority
-from shared.tables import Job, Replica
 from tests.conftest import WebProcess, both_databases
 from tests.integration.test_cli import refused, wanworks
 from tests.integration.test_dispatcher import register
@@ -46,14 +50,14 @@ def two(database: Database) -> Database:
 
 
 def rung(database: Database, job_id: str) -> str | None:
-    return jobs.get(database, job_id).bell_device
+    return records.get(database, job_id).bell_device
 
 
 def for_node(database: Database, node: str, job_type: str = INTEGRITY_CHECK) -> Job:
     params: Any = IntegrityCheckParams(node=node)
     if job_type == DOWNLOAD:
         params = DownloadParams(model_id="T2V-A14B", node=node)
-    (outcome,) = jobs.accept(database, [NewJob(job_type, params, Priority.NORMAL)])
+    (outcome,) = records.accept(database, [NewJob(job_type, params, Priority.NORMAL)])
     assert isinstance(outcome, Accepted)
     return outcome.job
 
@@ -65,12 +69,12 @@ def for_node(database: Database, node: str, job_type: str = INTEGRITY_CHECK) -> 
 def test_a_drained_node_claims_nothing_and_finishes_what_it_has(two: Database) -> None:
     running, waiting = accepted(two), accepted(two)
     claimed(two, running.id, ON_M)
-    bells.ring(two, [(waiting.id, "m/0")])
+    dispatch.ring(two, [(waiting.id, "m/0")])
     since = nodes.drain(two, "m").drained_at
     assert since is not None
     assert nodes.drain(two, "m").drained_at == since
     assert attempts.claim(two, waiting.id, ON_M, 60.0) is None
-    after = jobs.get(two, waiting.id)
+    after = records.get(two, waiting.id)
     assert (after.status, after.attempt, after.failures) == (JobState.QUEUED, 0, 0)
     assert attempts.renew(two, running.id, 1, 60.0).ours
     assert attempts.succeed(two, running.id, 1, {}).status == JobState.SUCCEEDED
@@ -85,7 +89,7 @@ def test_no_claim_comes_after_a_drain_has_returned(two: Database) -> None:
     """Claims and a drain at once, again and again: what was claimed, was claimed before the drain's answer."""
     for _ in range(15):
         ids = [accepted(two).id for _ in range(4)]
-        bells.ring(two, [(job_id, "m/0") for job_id in ids])
+        dispatch.ring(two, [(job_id, "m/0") for job_id in ids])
         together = threading.Barrier(5)
 
         def claim(job_id: str, together: threading.Barrier = together) -> bool:
@@ -96,7 +100,7 @@ def test_no_claim_comes_after_a_drain_has_returned(two: Database) -> None:
             claims = [pool.submit(claim, job_id) for job_id in ids]
             together.wait()
             nodes.drain(two, "m")
-            at_drain = {one.job_id for one in bells.look(two).busy}
+            at_drain = {one.job_id for one in dispatch.look(two).busy}
             taken = {job_id for job_id, future in zip(ids, claims, strict=True) if future.result()}
         assert taken <= at_drain
         for job_id in taken:
@@ -106,7 +110,7 @@ def test_no_claim_comes_after_a_drain_has_returned(two: Database) -> None:
 
 def test_a_bell_at_a_drained_node_is_rung_elsewhere(two: Database, settings: Settings) -> None:
     job = accepted(two)
-    bells.ring(two, [(job.id, "m/0")])
+    dispatch.ring(two, [(job.id, "m/0")])
     nodes.drain(two, "m")
     assert Dispatcher(settings, two, celery_ring(settings)).look() == 1
     assert rung(two, job.id) == "n/0"
@@ -127,29 +131,29 @@ def test_what_only_a_drained_node_can_run_waits_for_as_long_as_it_is_drained(two
     impatient = settings.model_copy(update={"unplaced_limit_hours": 1e-9})
     for _ in range(2):
         Dispatcher(impatient, two, celery_ring(settings)).look()
-    for waiting in (jobs.get(two, job.id), jobs.get(two, check.id)):
+    for waiting in (records.get(two, job.id), records.get(two, check.id)):
         assert (waiting.status, waiting.unplaceable_since) == (JobState.QUEUED, None)
 
 
 def test_a_bell_at_a_device_that_has_gone_is_no_place(two: Database, settings: Settings) -> None:
     hold(two, "TI2V-5B", node="n")
     job = accepted(two)
-    bells.ring(two, [(job.id, "m/0")])
+    dispatch.ring(two, [(job.id, "m/0")])
     nodes.device_goodbye(two, "m/0", 1)
     impatient = settings.model_copy(update={"unplaced_limit_hours": 1e-9})
     for _ in range(2):
         Dispatcher(impatient, two, celery_ring(settings)).look()
-    assert jobs.get(two, job.id).status == JobState.FAILED
+    assert records.get(two, job.id).status == JobState.FAILED
 
 
 def test_a_drained_nodes_own_jobs_run_out_and_scheduled_checks_leave_it_out(two: Database, settings: Settings) -> None:
     running = for_node(two, "m")
     io = Claimant("m", "io@m", None, "m/io")
-    bells.ring(two, [(running.id, "m/io")])
+    dispatch.ring(two, [(running.id, "m/io")])
     assert attempts.claim(two, running.id, io, 60.0, at_most=1) is not None
     nodes.drain(two, "m")
     download = for_node(two, "m", DOWNLOAD)
-    bells.ring(two, [(download.id, "m/io")])
+    dispatch.ring(two, [(download.id, "m/io")])
     assert attempts.claim(two, download.id, io, 60.0, at_most=2) is None
     assert attempts.succeed(two, running.id, 1, {}).status == JobState.SUCCEEDED
     assert ticks.start_checks(two, settings, full=False) == "1 quick checks queued"
@@ -232,7 +236,7 @@ def test_a_node_that_has_gone_is_forgotten_with_what_waited_for_it(two: Database
     attempts.give_back(two, job.id, 1)
     assert {one.id for one in nodes.remove(two, "m", 30.0)} == {check.id, paused.id}
     for job_id in (check.id, paused.id):
-        error = jobs.get(two, job_id).error
+        error = records.get(two, job_id).error
         assert error is not None
         assert (error["code"], error["message"]) == ("node_lost", "Node m was removed")
     assert [node.name for node, _ in nodes.nodes(two)] == ["n"]
@@ -261,27 +265,27 @@ def test_a_node_is_removed_over_the_api(client: TestClient, two: Database) -> No
 def test_each_device_is_rung_in_the_newest_protocol_that_both_know(
     two: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker, "PROTOCOL", 2)
+    monkeypatch.setattr(celery, "PROTOCOL", 2)
     nodes.reads_protocol(two, "n/0", 2)
     first, second, check = accepted(two), accepted(two), for_node(two, "n")
     said: dict[str, int] = {}
     dispatcher = Dispatcher(
-        settings, two, lambda job, device, reads: said.update({device: broker.bell(job.job_id, reads)[1]})
+        settings, two, lambda job, device, reads: said.update({device: celery.bell(job.job_id, reads)[1]})
     )
     assert dispatcher.look() == 3
     assert said == {"n/0": 2, "m/0": 1, "n/io": 1}
     assert {rung(two, job.id) for job in (first, second)} == {"n/0", "m/0"}
     assert rung(two, check.id) == "n/io"
-    bells.silence(two, [check.id])
+    dispatch.silence(two, [check.id])
     nodes.node_beat(two, "n", 1000.0, 500.0, 2)
     dispatcher.look()
     assert said["n/io"] == 2
     nodes.reads_protocol(two, "n/io", 1)
-    bells.silence(two, [check.id])
+    dispatch.silence(two, [check.id])
     dispatcher.look()
     assert said["n/io"] == 1
-    monkeypatch.setattr(broker, "PROTOCOL", 1)
-    assert broker.bell("x", 2) == ("x", 1)
+    monkeypatch.setattr(celery, "PROTOCOL", 1)
+    assert celery.bell("x", 2) == ("x", 1)
 
 
 def test_a_worker_hands_a_newer_bell_back_and_gets_it_in_its_own_words(
@@ -300,15 +304,15 @@ def test_a_worker_hands_a_newer_bell_back_and_gets_it_in_its_own_words(
     assert settings.redis is not None
     for _ in range(2):
         job = accepted(two)
-        bells.ring(two, [(job.id, "m/0")])
+        dispatch.ring(two, [(job.id, "m/0")])
         with pytest.raises(Ignore):
             tasks.TASKS["generation"](job.id, 9, {"what": "nobody knows yet"}, later=True)
-        after = jobs.get(two, job.id)
+        after = records.get(two, job.id)
         assert (after.status, after.bell_device, after.attempt, after.failures) == (JobState.QUEUED, None, 0, 0)
-        assert connect(settings.redis, 5).llen(broker.NUDGE_KEY) == 1
+        assert connect(settings.redis, 5).llen(celery.NUDGE_KEY) == 1
     assert [record.levelname for record in caplog.records if "protocol 9" in record.message] == ["WARNING"]
     (seen,) = (one for one in nodes.devices(two) if one.device.node == "m")
-    assert seen.device.bell_protocol == broker.PROTOCOL
+    assert seen.device.bell_protocol == celery.PROTOCOL
     assert Dispatcher(settings, two, celery_ring(settings)).look() == 1
 
 

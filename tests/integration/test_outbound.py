@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from shared import outbound
-from shared.outbound import Allowed, ForbiddenAddress, NotFetched, Resolve
+from shared.net import outbound
+from shared.net.outbound import Allowed, ForbiddenAddress, NotFetched, Resolve
 from tests.conftest import free_port
 
 LOOPBACK = Allowed.of("127.0.0.1/32")

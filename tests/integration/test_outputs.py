@@ -10,8 +10,8 @@ import numpy
 import pytest
 from PIL import Image
 
+from shared.catalogue.job_types import GenerationParams
 from shared.errors import Cancelled, StoreFull
-from shared.job_types import GenerationParams
 from tests.generating import decoded
 from workers import outputs, playback, testcard
 from workers.context import Artifact

@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared import usage
-from shared.database import Database
-from shared.overview import Period, RecentUses
+from shared.database.engine import Database
+from shared.jobs import usage
+from shared.management.summary import Period, RecentUses
 from tests.conftest import both_databases
 from tests.uses import used
 

@@ -9,8 +9,9 @@ from itertools import product
 import pytest
 from sqlalchemy import event, text
 
-from shared import attempts, bells, clock, downloads, job_lists, jobs, queues
-from shared.database import Database, migrate
+from shared import clock
+from shared.database.engine import Database, migrate
+from shared.jobs import attempts, dispatch, download_control, lists, queues, records
 from shared.states import JobState
 from tests.bench.scale import store
 from tests.conftest import both_databases
@@ -64,25 +65,25 @@ def test_sqlite_finds_what_the_dispatcher_asks_for(database: Database, ended: in
         database.close()
         migrate(database.url)
     of_states = {"ix_jobs_ended", "ix_jobs_kind"}
-    queue = bells.look(database)
-    look = all_of(database, lambda: bells.look(database))
+    queue = dispatch.look(database)
+    look = all_of(database, lambda: dispatch.look(database))
     assert {"ix_jobs_line"} <= look <= {"ix_jobs_line", "ix_jobs_bell"} | of_states
     assert len(look & of_states) == 1, "those that run"
     if queue.cuts:
         assert "ix_jobs_bell" in look
-        further = all_of(database, lambda: bells.look_further(database, queue, queue.cuts[:1], 8))
+        further = all_of(database, lambda: dispatch.look_further(database, queue, queue.cuts[:1], 8))
         assert further == {"ix_jobs_line"}
     assert all_of(database, lambda: queues.queued_by_priority(database)) == {"ix_jobs_order"}
     assert all_of(database, lambda: queues.waiting(database)) == {"ix_jobs_line"}
     assert all_of(database, lambda: attempts.lapsed(database)) <= of_states
-    assert all_of(database, lambda: downloads.stopped_by_full_disk(database)) <= of_states
+    assert all_of(database, lambda: download_control.stopped_by_full_disk(database)) <= of_states
     assert "whole table" not in all_of(database, lambda: queues.depths(database))
 
 
 @both_databases
 def test_what_is_kept_is_not_read_to_find_what_is_to_be_dropped(database: Database) -> None:
     store(database, ended=3000, queued=300)
-    read = all_of(database, lambda: jobs.purgeable(database, clock.now() - _LONG_AGO))
+    read = all_of(database, lambda: records.purgeable(database, clock.now() - _LONG_AGO))
     assert {"ix_jobs_hidden", "ix_jobs_ended"} == read
 
 
@@ -101,7 +102,7 @@ def test_a_list_is_read_from_the_index_of_its_kinds(database: Database) -> None:
             continue
 
         ask = partial(
-            job_lists.page, database, limit=50, status=status, type=type, model_id=model_id,
+            lists.page, database, limit=50, status=status, type=type, model_id=model_id,
             oldest_first=oldest_first, after=after, created_after=created_after,
         )  # fmt: skip
         *finding, showing = plans(database, ask)

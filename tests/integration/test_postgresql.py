@@ -4,10 +4,12 @@ import psycopg
 import pytest
 from sqlmodel import select
 
-from shared import clock, nodes, webhooks
-from shared.database import Database
+from shared import clock
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import WebhookMessage
 from shared.errors import DatabaseUnavailable
-from shared.tables import WebhookMessage
+from shared.jobs import webhooks
 from tests.jobs import accepted
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -8,9 +8,10 @@ import pytest
 import redis
 
 from api.nudger import Nudger
-from shared import broker, meters, progress
-from shared.meters import FENCED, Meters
-from shared.progress import Progress, RestingRedis, cancel_key, hint_key, stream_key
+from shared.messaging import celery, progress
+from shared.messaging.progress import Progress, RestingRedis, cancel_key, hint_key, stream_key
+from shared.telemetry import metrics
+from shared.telemetry.metrics import FENCED, Meters
 from tests.stack import wait_for
 
 JOB = "01900000-0000-7000-8000-000000000000"
@@ -92,7 +93,7 @@ def once_wrong(right: Callable[..., Any]) -> tuple[Callable[..., Any], threading
 
 
 def test_counts_go_on_after_an_error_and_none_is_lost(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meters, "_FLUSH_SECONDS", 0.02)
+    monkeypatch.setattr(metrics, "_FLUSH_SECONDS", 0.02)
     client = RestingRedis(redis_url, timeout=5)
     counts = Meters(client)
     ask, failed = once_wrong(client.ask)
@@ -102,7 +103,7 @@ def test_counts_go_on_after_an_error_and_none_is_lost(redis_url: str, monkeypatc
     counts.count(FENCED, "here")
 
     def sum() -> float:
-        return next(one.totals.get(("here",), 0.0) for one in meters.read(client) or () if one.meter == FENCED)
+        return next(one.totals.get(("here",), 0.0) for one in metrics.read(client) or () if one.meter == FENCED)
 
     wait_for(lambda: sum() == 2.0, 5)
     counts.close()
@@ -122,11 +123,11 @@ def test_a_redis_that_did_not_answer_is_left_alone_for_a_while(
 
 
 def test_the_dispatcher_is_woken_after_an_error(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    nudge, failed = once_wrong(broker.nudge)
-    monkeypatch.setattr(broker, "nudge", nudge)
+    nudge, failed = once_wrong(celery.nudge)
+    monkeypatch.setattr(celery, "nudge", nudge)
     nudger = Nudger(RestingRedis(redis_url, timeout=5))
     nudger.nudge()
     assert failed.wait(5)
     nudger.nudge()
-    wait_for(lambda: progress.connect(redis_url, 5).exists(broker.NUDGE_KEY), 5)
+    wait_for(lambda: progress.connect(redis_url, 5).exists(celery.NUDGE_KEY), 5)
     nudger.close()

@@ -18,14 +18,18 @@ from starlette.testclient import TestClient
 from scheduler.alert_facts import gather
 from scheduler.alert_rules import Facts
 from scheduler.alerting import ground_of
-from shared import attempts, clock, loop_reports, meters, samples, ticks
-from shared.attempts import Failure
-from shared.database import Database
-from shared.meters import METERS, Meters, count_end, families
-from shared.progress import RestingRedis
-from shared.samples import Doing, Reading
+from shared import clock
+from shared.database.engine import Database
+from shared.database.tables import Device
+from shared.insight import samples
+from shared.insight.samples import Doing, Reading
+from shared.jobs import attempts
+from shared.jobs.attempts import Failure
+from shared.messaging import ticks
+from shared.messaging.progress import RestingRedis
 from shared.settings import Settings
-from shared.tables import Device
+from shared.telemetry import loop_reports, metrics
+from shared.telemetry.metrics import METERS, Meters, count_end, families
 from tests import library, working
 from tests.conftest import RedisServer, both_databases
 from tests.integration.test_alerts import open_one
@@ -148,7 +152,7 @@ def test_two_web_processes_say_the_same(
     one, other = make_client(settings), make_client(settings)
     one.post(URL, json=GOOD)
     counted = Meters(RestingRedis(settings.redis))
-    counted.count(meters.TAKEOVERS)
+    counted.count(metrics.TAKEOVERS)
     counted.flush()
     still = {"wanworks_queue_oldest_seconds"}
     answers = [
@@ -173,8 +177,8 @@ def test_a_redis_whose_answers_are_late_is_up_and_nothing_vanishes(
     settings: Settings, database: Database, redis_server: RedisServer, make_client: Callable[[Settings], TestClient]
 ) -> None:
     counted = Meters(RestingRedis(redis_server.url, timeout=5.0))
-    counted.count(meters.TAKEOVERS)
-    counted.observe(meters.LOOK_SECONDS, seconds=0.1)
+    counted.count(metrics.TAKEOVERS)
+    counted.observe(metrics.LOOK_SECONDS, seconds=0.1)
     counted.flush()
     loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
     with LateRedis(redis_server, 0.5) as late:
@@ -186,7 +190,7 @@ def test_a_redis_whose_answers_are_late_is_up_and_nothing_vanishes(
         assert value(found, "wanworks_redis_up") == 1
         assert value(found, "wanworks_dispatcher_up") == 1
         assert value(found, "wanworks_lease_takeovers_total") == 1
-        assert value(found, f"{meters.LOOK_SECONDS.name}_count") == 1
+        assert value(found, f"{metrics.LOOK_SECONDS.name}_count") == 1
 
 
 def test_a_redis_that_hangs_is_neither_up_nor_down(
@@ -258,27 +262,27 @@ def test_an_empty_queue_says_zero(client: TestClient, database: Database) -> Non
 
 def test_counts_outlast_a_redis_that_is_away(redis_server: RedisServer) -> None:
     counted = Meters(RestingRedis(redis_server.url, timeout=1.0, rest=0.0))
-    counted.count(meters.TAKEOVERS)
+    counted.count(metrics.TAKEOVERS)
     redis_server.kill()
     counted.flush()
     redis_server.start()
-    counted.count(meters.TAKEOVERS)
+    counted.count(metrics.TAKEOVERS)
     counted.flush()
-    (family,) = [one for one in meters.read(RestingRedis(redis_server.url)) or () if one.meter is meters.TAKEOVERS]
+    (family,) = [one for one in metrics.read(RestingRedis(redis_server.url)) or () if one.meter is metrics.TAKEOVERS]
     assert family.totals == {(): 2.0}
 
 
 def test_buckets_are_cumulated() -> None:
-    name = meters.LOOK_SECONDS.name
+    name = metrics.LOOK_SECONDS.name
     fields = {json.dumps([name, "0.01"]): 2.0, json.dumps([name, "+Inf"]): 1.0, json.dumps([name, "sum"]): 20.1}
-    (family,) = [one for one in families(fields) if one.meter is meters.LOOK_SECONDS]
+    (family,) = [one for one in families(fields) if one.meter is metrics.LOOK_SECONDS]
     buckets = dict(family.buckets[()])
     assert (buckets["0.005"], buckets["0.01"], buckets["10.0"], buckets["+Inf"]) == (0.0, 2.0, 2.0, 3.0)
     assert family.sums == {(): 20.1}
 
 
 def test_what_another_version_counted_is_left_out() -> None:
-    for field in (["wanworks_of_tomorrow", "x", "total"], [meters.FENCED.name, "node", "a new label", "total"]):
+    for field in (["wanworks_of_tomorrow", "x", "total"], [metrics.FENCED.name, "node", "a new label", "total"]):
         assert all(not family.totals for family in families({json.dumps(field): 1.0}))
 
 

@@ -9,10 +9,12 @@ import anyio
 import pytest
 
 from cli.client import Client, Retry
-from shared import bucket, outbound, tracing
 from shared.errors import ConfigurationError
-from shared.outbound import Allowed, ForbiddenAddress, NotFetched
+from shared.net import outbound
+from shared.net.outbound import Allowed, ForbiddenAddress, NotFetched
 from shared.settings import Settings
+from shared.storage import s3
+from shared.telemetry import tracing
 from tests.collector import Collector
 from tests.conftest import free_port
 from tests.faulty_hub import HubProcess
@@ -145,7 +147,7 @@ def test_a_bucket_on_this_host_is_asked_straight_and_another_through_the_proxy(
 ) -> None:
     def proxies_of(endpoint: str | None) -> object:
         settings = Settings(home=tmp_path, store_url="s3://videos", store_key_id="id", store_secret="secret")
-        return bucket.files(settings, endpoint).config_kwargs["proxies"]
+        return s3.files(settings, endpoint).config_kwargs["proxies"]
 
     assert proxies_of(f"http://127.0.0.1:{free_port()}") == {}
     assert proxies_of("https://s3.example") == {"https": DEAD}

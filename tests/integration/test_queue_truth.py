@@ -11,15 +11,18 @@ from sqlmodel import col
 from starlette.testclient import TestClient
 
 from scheduler.dispatcher import Dispatcher
-from shared import attempts, bells, clock, downloads, jobs, loop_reports, nodes, queue_positions
-from shared.attempts import Claimant
-from shared.bells import Waiting
-from shared.database import Database
+from shared import clock
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Job
 from shared.errors import DatabaseUnavailable
-from shared.progress import RestingRedis, connect
+from shared.jobs import attempts, dispatch, download_control, queue_positions, records
+from shared.jobs.attempts import Claimant
+from shared.jobs.dispatch import Waiting
+from shared.messaging.progress import RestingRedis, connect
 from shared.settings import Settings
 from shared.states import JobState, Priority
-from shared.tables import Job
+from shared.telemetry import loop_reports
 from tests import library
 from tests.conftest import both_databases
 from tests.jobs import DEMO, accepted, claimed, hold, new_job
@@ -38,8 +41,8 @@ def aged(database: Database, seconds: float, *job_ids: str, column: str = "queue
 
 
 def many(database: Database, count: int, **values: Any) -> list[str]:
-    made = jobs.accept(database, [new_job(**values) for _ in range(count)])
-    return [one.job.id for one in made if isinstance(one, jobs.Accepted)]
+    made = records.accept(database, [new_job(**values) for _ in range(count)])
+    return [one.job.id for one in made if isinstance(one, records.Accepted)]
 
 
 class Sent:
@@ -68,7 +71,7 @@ def sent(settings: Settings, database: Database) -> Sent:
 
 def claim(database: Database, index: int) -> Job:
     """As the device's worker answers the bell that lies there."""
-    (job_id,) = [job.job_id for job in bells.look(database).waiting if job.bell_device == f"n/{index}"]
+    (job_id,) = [job.job_id for job in dispatch.look(database).waiting if job.bell_device == f"n/{index}"]
     job = attempts.claim(database, job_id, claimant(index), 60)
     assert job is not None
     return job
@@ -84,9 +87,9 @@ def test_a_low_job_that_has_waited_half_a_day_is_not_hidden_by_fresh_ones(databa
 
 def test_jobs_that_no_device_can_carry_hide_none_that_one_can(database: Database, sent: Sent) -> None:
     """The same model in another type, first in line and many: they need more memory than there is."""
-    huge = jobs.accept(database, [new_job(request={"quantization": "int8"}) for _ in range(220)])
+    huge = records.accept(database, [new_job(request={"quantization": "int8"}) for _ in range(220)])
     with database.write() as session:
-        ids = [one.job.id for one in huge if isinstance(one, jobs.Accepted)]
+        ids = [one.job.id for one in huge if isinstance(one, records.Accepted)]
         session.connection().execute(update(Job).where(col(Job.id).in_(ids)).values(min_ram_mb=10**9))
     (small,) = many(database, 1)
     assert sent.dispatcher.look() == 1
@@ -104,16 +107,16 @@ def test_jobs_in_their_back_off_hide_none_that_may_start(database: Database, sen
 
 
 def test_jobs_of_a_silent_node_hide_none_of_a_live_one(database: Database, settings: Settings) -> None:
-    from shared.job_types import INTEGRITY_CHECK, IntegrityCheckParams
+    from shared.catalogue.job_types import INTEGRITY_CHECK, IntegrityCheckParams
 
     nodes.node_beat(database, "live", None, None)
 
     def checks(node: str, count: int) -> list[str]:
         new = [
-            jobs.NewJob(INTEGRITY_CHECK, IntegrityCheckParams(model_id="T2V-A14B", node=node), Priority.NORMAL)
+            records.NewJob(INTEGRITY_CHECK, IntegrityCheckParams(model_id="T2V-A14B", node=node), Priority.NORMAL)
             for _ in range(count)
         ]
-        return [one.job.id for one in jobs.accept(database, new) if isinstance(one, jobs.Accepted)]
+        return [one.job.id for one in records.accept(database, new) if isinstance(one, records.Accepted)]
 
     checks("gone", 220)
     (here,) = checks("live", 1)
@@ -133,12 +136,14 @@ def test_an_urgent_job_starts_before_what_was_sent_ahead_and_its_position_says_s
     sent.dispatcher._order_told_at = float("-inf")
     assert sent.dispatcher.look() == 1
     assert position(client, urgent) == 0
-    lies_at = int(str(jobs.get(database, urgent).bell_device).rpartition("/")[2])
+    lies_at = int(str(records.get(database, urgent).bell_device).rpartition("/")[2])
     (ended,) = [job for job in running if job.device_key == f"n/{lies_at}"]
     attempts.succeed(database, ended.id, 1, {})
     assert claim(database, lies_at).id == urgent
-    still = [job_id for job_id in low if jobs.get(database, job_id).status == JobState.QUEUED]
-    assert len([job_id for job_id in still if jobs.get(database, job_id).bell_device is None]) == 2, "one was recalled"
+    still = [job_id for job_id in low if records.get(database, job_id).status == JobState.QUEUED]
+    assert len([job_id for job_id in still if records.get(database, job_id).bell_device is None]) == 2, (
+        "one was recalled"
+    )
 
 
 def position(client: TestClient, job_id: str) -> int:
@@ -152,7 +157,7 @@ def test_a_recalled_job_is_not_claimed_by_the_device_that_still_has_its_message(
     for index in range(2):
         claim(database, index)
     sent.dispatcher.look()
-    lying = {job.bell_device: job.job_id for job in bells.look(database).waiting if job.bell_device is not None}
+    lying = {job.bell_device: job.job_id for job in dispatch.look(database).waiting if job.bell_device is not None}
     ((key, stale),) = lying.items()
     (urgent,) = many(database, 1, priority=Priority.CRITICAL)
     (other,) = many(database, 1, priority=Priority.CRITICAL)
@@ -193,7 +198,7 @@ def test_positions_are_those_in_which_jobs_really_start(database: Database, sent
     started: list[str] = []
     while len(started) < 12:
         for index in range(2):
-            if any(job.bell_device == f"n/{index}" for job in bells.look(database).waiting):
+            if any(job.bell_device == f"n/{index}" for job in dispatch.look(database).waiting):
                 job = claim(database, index)
                 started.append(job.id)
                 attempts.succeed(database, job.id, 1, {})
@@ -206,8 +211,8 @@ def test_a_position_counts_only_those_that_still_wait(database: Database, sent: 
     sent.dispatcher._order_told_at = float("-inf")
     sent.dispatcher.look()
     assert position(client, ids[4]) == 4
-    jobs.request_cancel(database, ids[3])
-    jobs.request_cancel(database, ids[2])
+    records.request_cancel(database, ids[3])
+    records.request_cancel(database, ids[2])
     assert position(client, ids[4]) == 2, "without waiting for the next pass"
 
 
@@ -220,7 +225,7 @@ def test_a_position_without_a_published_order_says_that_it_is_approximate(
     queue_positions.publish(RestingRedis(settings.redis, timeout=5), [second, first])
     job = client.get(f"/api/v1/jobs/{second}").json()
     assert (job["queue_position"], job["queue_position_approximate"]) == (0, False)
-    jobs.request_cancel(database, second)
+    records.request_cancel(database, second)
     job = client.get(f"/api/v1/jobs/{second}").json()
     assert (job["queue_position"], job["queue_position_approximate"]) == (None, None)
 
@@ -230,7 +235,7 @@ def impatient(settings: Settings, database: Database, hours: float = 24.0) -> Se
 
 
 def states(database: Database, job_ids: list[str]) -> set[str]:
-    return {jobs.get(database, job_id).status for job_id in job_ids}
+    return {records.get(database, job_id).status for job_id in job_ids}
 
 
 def test_a_weekends_batch_survives_an_upgrade_on_monday(database: Database, sent: Sent, settings: Settings) -> None:
@@ -243,7 +248,7 @@ def test_a_weekends_batch_survives_an_upgrade_on_monday(database: Database, sent
     assert states(database, batch) == {JobState.QUEUED}
     library.device(database, on="n", index=0, kind="cpu")
     assert sent.dispatcher.look() == 1
-    assert {jobs.get(database, job_id).unplaceable_since for job_id in batch} == {None}, "the time is forgotten"
+    assert {records.get(database, job_id).unplaceable_since for job_id in batch} == {None}, "the time is forgotten"
 
 
 def test_what_nothing_could_run_for_the_whole_limit_fails_with_its_reason(database: Database, sent: Sent) -> None:
@@ -260,7 +265,7 @@ def test_what_nothing_could_run_for_the_whole_limit_fails_with_its_reason(databa
     sent.dispatcher.look()
     assert states(database, batch) == {JobState.FAILED}
     assert states(database, later) == {JobState.QUEUED}, "its time began later, and did not begin theirs anew"
-    assert {(jobs.get(database, job_id).error or {})["code"] for job_id in batch} == {"no_device"}
+    assert {(records.get(database, job_id).error or {})["code"] for job_id in batch} == {"no_device"}
 
 
 def test_a_node_that_comes_back_in_between_starts_the_time_anew(database: Database, settings: Settings) -> None:
@@ -276,10 +281,10 @@ def test_a_node_that_comes_back_in_between_starts_the_time_anew(database: Databa
     sent.dispatcher.look()
     aged(database, 2 * HOUR, job.id, column="unplaceable_since")
     sent.dispatcher.look()
-    assert jobs.get(database, job.id).status == JobState.QUEUED
+    assert records.get(database, job.id).status == JobState.QUEUED
     aged(database, 23 * HOUR, job.id, column="unplaceable_since")
     sent.dispatcher.look()
-    after = jobs.get(database, job.id)
+    after = records.get(database, job.id)
     assert (after.status, (after.error or {})["code"]) == (JobState.FAILED, "node_lost")
 
 
@@ -291,15 +296,15 @@ def test_a_model_that_is_on_its_way_is_waited_for(database: Database, settings: 
     sent = impatient(settings, database, hours=1e-9)
     for _ in range(3):
         sent.dispatcher.look()
-    assert jobs.get(database, waiting).status == JobState.QUEUED
-    downloads.pause(database, fetching.id)
-    attempts.paused(database, fetching.id, 1, downloads.BY_OWNER, attempts.Fetched())
+    assert records.get(database, waiting).status == JobState.QUEUED
+    download_control.pause(database, fetching.id)
+    attempts.paused(database, fetching.id, 1, download_control.BY_OWNER, attempts.Fetched())
     sent.dispatcher.look()
-    assert jobs.get(database, waiting).status == JobState.QUEUED
-    jobs.request_cancel(database, fetching.id)
+    assert records.get(database, waiting).status == JobState.QUEUED
+    records.request_cancel(database, fetching.id)
     for _ in range(2):
         sent.dispatcher.look()
-    after = jobs.get(database, waiting)
+    after = records.get(database, waiting)
     assert (after.status, (after.error or {})["code"]) == (JobState.FAILED, "model_unavailable")
 
 
@@ -322,7 +327,7 @@ def test_time_in_which_no_dispatcher_looked_does_not_count_as_unplaceable(
         nodes.note(database, WATCHED_AT, str(clock.now().timestamp() - 61 * HOUR))
     later.look()
     assert states(database, batch) == {JobState.QUEUED}
-    waited = clock.now().timestamp() - float(jobs.get(database, batch[0]).unplaceable_since or 0)
+    waited = clock.now().timestamp() - float(records.get(database, batch[0]).unplaceable_since or 0)
     assert waited == pytest.approx(0 if watched.startswith("not noted") else HOUR, abs=60)
     aged(database, 24 * HOUR, *batch, column="unplaceable_since")
     later.look()
@@ -373,16 +378,16 @@ def test_bells_are_rung_again_after_redis_has_lost_its_data_also_where_the_datab
     connect(str(settings.redis), timeout=5).flushall()
     with monkeypatch.context() as patched:
         for write in ("silence", "note"):
-            patched.setattr(bells if write == "silence" else nodes, write, _away)
+            patched.setattr(dispatch if write == "silence" else nodes, write, _away)
         with pytest.raises(DatabaseUnavailable):
             sent.dispatcher._check_epoch()
-    assert bells.look(database).waiting[0].bell_device == "n/0"
+    assert dispatch.look(database).waiting[0].bell_device == "n/0"
     sent.dispatcher._check_epoch()
-    assert bells.look(database).waiting[0].bell_device is None
+    assert dispatch.look(database).waiting[0].bell_device is None
     assert nodes.noted(database, "redis_lost_at") is not None
-    bells.ring(database, [(job_id, "n/0")])
+    dispatch.ring(database, [(job_id, "n/0")])
     sent.dispatcher._check_epoch()
-    assert bells.look(database).waiting[0].bell_device == "n/0", "once"
+    assert dispatch.look(database).waiting[0].bell_device == "n/0", "once"
 
 
 def _away(*_: object) -> None:
@@ -411,7 +416,7 @@ def test_a_job_of_a_type_that_this_version_does_not_know_stops_nothing(
         sent.dispatcher.look()
     assert [job_id for job_id, _ in sent.jobs] == (known if status == JobState.QUEUED else [known[0], known[1]])
     assert {key for _, key in sent.jobs[:1]} == ({"n/0"} if status == JobState.QUEUED else {"n/1"})
-    assert jobs.get(database, unknown).status == status
+    assert records.get(database, unknown).status == status
     for path in (
         f"/api/v1/jobs/{unknown}",
         "/api/v1/jobs",
@@ -431,7 +436,7 @@ def test_a_job_of_an_unknown_type_cannot_be_retried_here_and_the_answer_says_why
     database: Database, client: TestClient
 ) -> None:
     unknown = of_unknown_type(database, JobState.QUEUED)
-    jobs.request_cancel(database, unknown)
+    records.request_cancel(database, unknown)
     answer = client.post(f"/api/v1/jobs/{unknown}/retry")
     assert answer.status_code == 409
     assert "type upscale" in answer.json()["detail"]
@@ -469,7 +474,7 @@ def test_a_wake_is_heeded_at_once_however_rarely_the_dispatcher_looks_by_itself(
     import threading
     import time
 
-    from shared import broker
+    from shared.messaging import celery
 
     slow = Dispatcher(settings.model_copy(update={"dispatch_seconds": seconds}), database, lambda *_: None)
     assert slow._leads()
@@ -487,7 +492,7 @@ def test_a_wake_is_heeded_at_once_however_rarely_the_dispatcher_looks_by_itself(
         assert thread.is_alive()
         assert not Dispatcher(settings, database, lambda *_: None)._leads(), "the first still leads"
         assert loop_reports.dispatcher_heard(loop_reports.seen(database)), "alive, with no pass to make"
-    broker.nudge(RestingRedis(settings.redis, timeout=5))
+    celery.nudge(RestingRedis(settings.redis, timeout=5))
     thread.join(3)
     assert not thread.is_alive()
     assert waited[0] < seconds + 0.3

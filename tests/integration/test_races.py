@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from shared import attempts, bells, downloads, jobs, nodes, removals, replica_files
-from shared.attempts import Claimant, Failure, Fetched
-from shared.database import Database
+from shared.catalogue.job_types import DOWNLOAD, DownloadParams
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Job, Use
 from shared.errors import Conflict, Fenced
-from shared.job_types import DOWNLOAD, DownloadParams
-from shared.jobs import NewJob, Stopped
-from shared.replica_files import BlobState
+from shared.jobs import attempts, dispatch, download_control, records
+from shared.jobs.attempts import Claimant, Failure, Fetched
+from shared.jobs.records import NewJob, Stopped
+from shared.models import removals, replica_files
+from shared.models.replica_files import BlobState
 from shared.states import JobState, Priority
-from shared.tables import Job, Use
 from tests import library
 from tests.conftest import both_databases
 from tests.interleaving import Met, interleavings
@@ -96,7 +98,7 @@ def downloading(database: Database) -> Callable[[], Job]:
 def test_a_cancel_that_was_acknowledged_outlives_a_giving_back(database: Database, race: Race) -> None:
     for (cancel, back), after in race.run(
         running(database),
-        lambda: jobs.request_cancel(database, race.job_id),
+        lambda: records.request_cancel(database, race.job_id),
         lambda: attempts.give_back(database, race.job_id, 1),
     ):
         assert isinstance(cancel, Stopped), cancel
@@ -108,7 +110,7 @@ def test_a_cancel_that_was_acknowledged_outlives_a_giving_back(database: Databas
 def test_a_cancel_that_was_acknowledged_outlives_a_crash(database: Database, race: Race) -> None:
     for (cancel, crash), after in race.run(
         running(database),
-        lambda: jobs.request_cancel(database, race.job_id),
+        lambda: records.request_cancel(database, race.job_id),
         lambda: attempts.crashed(database, race.job_id, 1, "died", 0.0),
     ):
         assert isinstance(cancel, Stopped), cancel
@@ -120,7 +122,7 @@ def test_a_cancel_that_was_acknowledged_outlives_a_crash(database: Database, rac
 def test_a_delete_and_an_end_leave_one_end(database: Database, race: Race) -> None:
     for (deleted, end), after in race.run(
         running(database),
-        lambda: jobs.remove(database, race.job_id),
+        lambda: records.remove(database, race.job_id),
         lambda: attempts.succeed(database, race.job_id, 1, {}),
     ):
         assert isinstance(deleted, Stopped), deleted
@@ -136,7 +138,7 @@ def test_a_cancel_that_was_acknowledged_outlives_an_end(database: Database, race
         lambda: attempts.fail(database, race.job_id, 1, Failure("x", "why", retryable=True)),
     ):
         for (cancel, ended), after in race.run(
-            running(database), lambda: jobs.request_cancel(database, race.job_id), end
+            running(database), lambda: records.request_cancel(database, race.job_id), end
         ):
             assert not is_error(ended)
             assert after.status == ended.status
@@ -147,7 +149,7 @@ def test_a_cancel_that_was_acknowledged_outlives_an_end(database: Database, race
 def test_a_delete_and_a_giving_back_leave_nothing_that_runs(database: Database, race: Race) -> None:
     for (deleted, back), after in race.run(
         running(database),
-        lambda: jobs.remove(database, race.job_id),
+        lambda: records.remove(database, race.job_id),
         lambda: attempts.give_back(database, race.job_id, 1),
     ):
         assert isinstance(deleted, Stopped), deleted
@@ -161,17 +163,17 @@ def test_a_pause_that_was_acknowledged_outlives_a_crash_and_a_stop(database: Dat
         lambda: attempts.crashed(database, race.job_id, 1, "died", 0.0),
         lambda: attempts.give_back(database, race.job_id, 1),
     ):
-        for (pause, ended), after in race.run(make, lambda: downloads.pause(database, race.job_id), end):
+        for (pause, ended), after in race.run(make, lambda: download_control.pause(database, race.job_id), end):
             assert not is_error(pause)
             assert not is_error(ended)
-            assert (after.status, after.paused_by) == (JobState.PAUSED, downloads.BY_OWNER)
+            assert (after.status, after.paused_by) == (JobState.PAUSED, download_control.BY_OWNER)
 
 
-@pytest.mark.parametrize("by", [downloads.BY_OWNER, downloads.BY_FULL_DISK])
+@pytest.mark.parametrize("by", [download_control.BY_OWNER, download_control.BY_FULL_DISK])
 def test_a_cancel_that_was_acknowledged_outlives_a_pause(database: Database, race: Race, by: str) -> None:
     for (cancel, paused), after in race.run(
         downloading(database),
-        lambda: jobs.request_cancel(database, race.job_id),
+        lambda: records.request_cancel(database, race.job_id),
         lambda: attempts.paused(database, race.job_id, 1, by, NONE),
     ):
         assert isinstance(cancel, Stopped), cancel
@@ -184,24 +186,24 @@ def test_a_pause_that_was_acknowledged_outlives_a_full_disk(database: Database, 
     full = Failure("store_full", "full", retryable=True)
     for (pause, stopped), after in race.run(
         downloading(database),
-        lambda: downloads.pause(database, race.job_id),
-        lambda: attempts.paused(database, race.job_id, 1, downloads.BY_FULL_DISK, NONE, full),
+        lambda: download_control.pause(database, race.job_id),
+        lambda: attempts.paused(database, race.job_id, 1, download_control.BY_FULL_DISK, NONE, full),
     ):
         assert not is_error(pause)
         assert not is_error(stopped)
-        assert (after.status, after.paused_by) == (JobState.PAUSED, downloads.BY_OWNER)
+        assert (after.status, after.paused_by) == (JobState.PAUSED, download_control.BY_OWNER)
 
 
 def test_a_resume_that_was_acknowledged_outlives_the_end_of_the_pause(database: Database, race: Race) -> None:
     make = downloading(database)
 
     def pausing() -> Job:
-        return downloads.pause(database, make().id)
+        return download_control.pause(database, make().id)
 
     for (resumed, paused), after in race.run(
         pausing,
-        lambda: downloads.resume(database, race.job_id),
-        lambda: attempts.paused(database, race.job_id, 1, downloads.BY_OWNER, NONE),
+        lambda: download_control.resume(database, race.job_id),
+        lambda: attempts.paused(database, race.job_id, 1, download_control.BY_OWNER, NONE),
     ):
         assert not is_error(resumed)
         assert not is_error(paused)
@@ -213,18 +215,20 @@ def test_a_pause_that_was_acknowledged_outlives_room_on_the_disk(database: Datab
 
     def stopped() -> Job:
         job = make()
-        attempts.paused(database, job.id, 1, downloads.BY_FULL_DISK, NONE, Failure("disk_full", "full", retryable=True))
-        assert [one.id for one in downloads.stopped_by_full_disk(database)][-1:] == [job.id]
+        attempts.paused(
+            database, job.id, 1, download_control.BY_FULL_DISK, NONE, Failure("disk_full", "full", retryable=True)
+        )
+        assert [one.id for one in download_control.stopped_by_full_disk(database)][-1:] == [job.id]
         return job
 
     for (pause, room), after in race.run(
         stopped,
-        lambda: downloads.pause(database, race.job_id),
-        lambda: downloads.resume_with_room(database, race.job_id),
+        lambda: download_control.pause(database, race.job_id),
+        lambda: download_control.resume_with_room(database, race.job_id),
     ):
         assert not is_error(pause)
         assert not is_error(room)
-        assert (after.status, after.paused_by) == (JobState.PAUSED, downloads.BY_OWNER)
+        assert (after.status, after.paused_by) == (JobState.PAUSED, download_control.BY_OWNER)
 
 
 def test_a_lease_that_was_renewed_meanwhile_is_not_taken_back(database: Database, race: Race) -> None:
@@ -261,13 +265,13 @@ def test_a_job_ends_once_whoever_ends_it(database: Database, race: Race) -> None
         ),
         (
             lambda: accepted(database),
-            lambda: jobs.request_cancel(database, race.job_id),
-            lambda: bells.give_up(database, race.job_id, failure),
+            lambda: records.request_cancel(database, race.job_id),
+            lambda: dispatch.give_up(database, race.job_id, failure),
         ),
         (
             lambda: accepted(database),
-            lambda: jobs.request_cancel(database, race.job_id),
-            lambda: jobs.request_cancel(database, race.job_id),
+            lambda: records.request_cancel(database, race.job_id),
+            lambda: records.request_cancel(database, race.job_id),
         ),
     )
     for make, one, other in ends:
@@ -286,11 +290,11 @@ def test_two_claims_of_one_job_give_it_to_one(database: Database, race: Race) ->
 
     def rung() -> Job:
         job = accepted(database)
-        bells.ring(database, [(job.id, CLAIMANT.device_key)])
+        dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
         return job
 
     def dispatch_and_claim() -> Job | None:
-        bells.ring(database, [(race.job_id, other.device_key)])
+        dispatch.ring(database, [(race.job_id, other.device_key)])
         return attempts.claim(database, race.job_id, other, 60)
 
     for (one, two), after in race.run(
@@ -308,7 +312,7 @@ def test_two_claims_never_exceed_what_a_node_may_run_at_once(database: Database)
         def pair(most: int = most) -> Pair:
             _clear(database)
             ids = [_waiting_download(database, model).id for model in ("T2V-A14B", "TI2V-5B", "I2V-A14B")]
-            bells.ring(database, [(job_id, IO.device_key) for job_id in ids])
+            dispatch.ring(database, [(job_id, IO.device_key) for job_id in ids])
             if most == 2:
                 assert attempts.claim(database, ids.pop(), IO, 60, at_most=2) is not None
             return (
@@ -337,7 +341,7 @@ def test_no_claim_comes_after_a_drain_was_answered(database: Database) -> None:
 def _claim_and_drain(database: Database) -> Pair:
     nodes.undrain(database, "n")
     job = accepted(database)
-    bells.ring(database, [(job.id, CLAIMANT.device_key)])
+    dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
     return lambda: attempts.claim(database, job.id, CLAIMANT, 60), lambda: nodes.drain(database, "n")
 
 
@@ -348,7 +352,7 @@ def test_a_model_is_removed_or_used_never_both(database: Database) -> None:
             _clear(database)
             library.replica(database, on="n")
             job = accepted(database)
-            bells.ring(database, [(job.id, CLAIMANT.device_key)])
+            dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
 
             def remove() -> bool:
                 return removals.begin_removal(database, "n", "T2V-A14B")
@@ -368,8 +372,8 @@ def test_a_model_is_removed_or_used_never_both(database: Database) -> None:
 def test_two_dispatchers_call_a_job_to_one_device(database: Database, race: Race) -> None:
     for results, after in race.run(
         lambda: accepted(database),
-        lambda: bells.ring(database, [(race.job_id, "n/0")]),
-        lambda: bells.ring(database, [(race.job_id, "n/1")]),
+        lambda: dispatch.ring(database, [(race.job_id, "n/0")]),
+        lambda: dispatch.ring(database, [(race.job_id, "n/1")]),
     ):
         assert not any(is_error(result) for result in results)
         assert after.bell_device in ("n/0", "n/1")
@@ -378,7 +382,7 @@ def test_two_dispatchers_call_a_job_to_one_device(database: Database, race: Race
 def test_two_dispatchers_that_call_the_same_jobs_do_not_lock_each_other_out(database: Database) -> None:
     def pair() -> Pair:
         calls = [(accepted(database).id, f"n/{index}") for index in range(2)]
-        return lambda: bells.ring(database, calls), lambda: bells.ring(database, calls[::-1])
+        return lambda: dispatch.ring(database, calls), lambda: dispatch.ring(database, calls[::-1])
 
     for _, met in interleavings(database, pair):
         assert not is_error(met.first)
@@ -432,10 +436,14 @@ def test_two_writers_of_a_row_that_is_not_there_yet_both_succeed(database: Datab
 
 
 def _adding(database: Database, what: str, number: int) -> Pair:
-    from shared import alerts, clock, replicas, snapshots, usage, versions
-    from shared.alerts import Cause, Changes
-    from shared.replica_files import FileState
-    from shared.tables import Process, Snapshot
+    from shared import clock
+    from shared.cluster import alerts
+    from shared.cluster.alerts import Cause, Changes
+    from shared.database.tables import Process, Snapshot
+    from shared.insight import snapshots
+    from shared.jobs import usage
+    from shared.models import replicas, versions
+    from shared.models.replica_files import FileState
     from tests.uses import used
 
     now = clock.now()
@@ -484,8 +492,8 @@ _COUNTS = (
 
 def _waiting_download(database: Database, model_id: str) -> Job:
     new = NewJob(DOWNLOAD, DownloadParams(model_id=model_id, node="n"), Priority.NORMAL)
-    (outcome,) = jobs.accept(database, [new])
-    assert isinstance(outcome, jobs.Accepted)
+    (outcome,) = records.accept(database, [new])
+    assert isinstance(outcome, records.Accepted)
     return outcome.job
 
 
@@ -503,8 +511,8 @@ def test_an_interleaving_is_really_forced(database: Database) -> None:
         for _, met in interleavings(
             database,
             lambda: (
-                lambda: jobs.get(database, job.id).attempt,
-                lambda: jobs.get(database, job.id).attempt,
+                lambda: records.get(database, job.id).attempt,
+                lambda: records.get(database, job.id).attempt,
             ),
         )
     ]

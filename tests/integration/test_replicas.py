@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shared import catalogue, replicas
-from shared.database import Database
+from shared.catalogue import models as catalogue
+from shared.database.engine import Database
+from shared.models import replicas
 from shared.states import ReplicaState
 from tests.conftest import both_databases
 from tests.jobs import DEMO

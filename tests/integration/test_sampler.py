@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from shared import loop_reports
-from shared.database import Database, migrate
+from shared.database.engine import Database, migrate
+from shared.database.tables import Sample
 from shared.errors import Unavailable
-from shared.loops import LoopReporter
 from shared.settings import Settings
-from shared.tables import Sample
+from shared.telemetry import loop_reports
+from shared.telemetry.loops import LoopReporter
 from tests import working
 from tests.conftest import RedisServer, both_databases
 from tests.jobs import UNCOUNTED, accepted

@@ -8,10 +8,11 @@ from sqlmodel import select
 
 from scheduler import ticks
 from scheduler.schedule import SCHEDULES
-from shared import clock, samples
-from shared.database import Database
-from shared.samples import Averages, Doing, Reading
-from shared.tables import Sample, SampleHour
+from shared import clock
+from shared.database.engine import Database
+from shared.database.tables import Sample, SampleHour
+from shared.insight import samples
+from shared.insight.samples import Averages, Doing, Reading
 from tests.conftest import both_databases
 
 pytestmark = both_databases

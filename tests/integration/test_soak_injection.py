@@ -12,7 +12,7 @@ import tests.soak
 _INJECTION = Path(tests.soak.__file__).parent / "injection"
 _COMMIT = """
 import os, sqlalchemy
-from shared.database import Database
+from shared.database.engine import Database
 from shared.errors import OutcomeUnknown
 database = Database(f"sqlite:///{os.environ['WANWORKS_HOME']}/x.db")
 try:
@@ -29,7 +29,7 @@ _STORE = """
 import os
 from pathlib import Path
 from shared.errors import StoreFull
-from shared.store_directory import DirectoryStore
+from shared.storage.directory import DirectoryStore
 try:
     print(DirectoryStore(Path(os.environ["WANWORKS_HOME"]) / "store").put_input("job", "x", b"1"))
 except StoreFull:
@@ -47,7 +47,7 @@ try:
 except StoreFull:
     print("full")
 """
-_WAITS = "from shared.standard_webhooks import WAITS_SECONDS; print(WAITS_SECONDS[0])"
+_WAITS = "from shared.net.standard_webhooks import WAITS_SECONDS; print(WAITS_SECONDS[0])"
 _STEP = """
 import sitecustomize
 from types import SimpleNamespace

@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import NotFound, StoreFull, StoreMismatch, StoreUnavailable
 from shared.settings import Settings
-from shared.store import Store, open_store
+from shared.storage.store import Store, open_store
 from tests.s3_server import S3Server, in_bucket
 
 Open = Callable[..., Store]
@@ -122,7 +122,7 @@ def test_litter_is_told_in_order_and_from_where_it_was_asked(opened: Open) -> No
 
 
 def test_many_folders_are_told_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.store_directory._NAMES_AT_ONCE", 7)
+    monkeypatch.setattr("shared.storage.directory._NAMES_AT_ONCE", 7)
     here = open_store(Settings(home=tmp_path), lambda: "this-installation", create=True)
     names = [f"{place:03}" for place in range(50)]
     for place, name in enumerate(names):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from shared.errors import Cancelled, ConfigurationError, NotFound, StoreUnavailable
-from shared.scratch import Scratch
 from shared.settings import Settings
-from shared.store_bucket import BucketStore
+from shared.storage.bucket import BucketStore
+from shared.storage.scratch import Scratch
 from tests.conftest import free_port
 from tests.s3_server import BUCKET, KEY_ID, SECRET, Line, S3Server, in_bucket
 from tests.stack import wait_for
@@ -198,7 +198,7 @@ def test_more_than_one_page_of_objects(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_process_left_on_the_disk_goes_with_the_next_attempt(tmp_path: Path) -> None:
-    said = "from pathlib import Path; import sys, time; from shared.scratch import Scratch\n"
+    said = "from pathlib import Path; import sys, time; from shared.storage.scratch import Scratch\n"
     said += "(Scratch(Path(sys.argv[1])).fresh('job.1') / 'video.mp4').write_bytes(b'x'); print('there', flush=True)\n"
     said += "time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", said, str(tmp_path)], stdout=subprocess.PIPE)

@@ -18,10 +18,11 @@ from starlette.testclient import TestClient
 
 from cli.client import Client
 from scheduler import ticks
-from shared import attempts, jobs, nodes
-from shared.database import Database
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.jobs import attempts, records
 from shared.settings import Settings
-from shared.store import Store, open_store
+from shared.storage.store import Store, open_store
 from tests import working
 from tests.conftest import WebProcess
 from tests.integration.test_api_generation import GOOD, URL
@@ -172,14 +173,14 @@ def test_pictures_go_to_the_bucket_and_are_copied_there(
     first = client.post(URL, json=asked)
     assert first.status_code == 202, first.text
     job_id = first.json()["id"]
-    reference = jobs.get(database, job_id).params["image"]
+    reference = records.get(database, job_id).params["image"]
     file = store.input_file(reference, 1)
     assert file.is_relative_to(settings.home / "scratch")
     assert Image.open(file).size == (64, 64)
     client.post(f"/api/v1/jobs/{job_id}/cancel")
     again = client.post(f"/api/v1/jobs/{job_id}/retry").json()["id"]
     assert client.delete(f"/api/v1/jobs/{job_id}").status_code == 204
-    assert store.input_file(jobs.get(database, again).params["image"], 2).read_bytes() == file.read_bytes()
+    assert store.input_file(records.get(database, again).params["image"], 2).read_bytes() == file.read_bytes()
     prefix = str(settings.store_url).rpartition("/")[2]
     assert s3_server.objects(prefix) == [f"{prefix}/inputs/{again}/image.png", f"{prefix}/marker"]
 

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlmodel import select, update
 
-from shared import attempts, bells, jobs, nodes
-from shared.database import Database
+from shared.catalogue.job_types import GENERATION
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Job, Use, epoch_now
 from shared.errors import Cancelled, Draining
-from shared.job_types import GENERATION
-from shared.progress import Progress, RestingRedis
+from shared.jobs import attempts, dispatch, records
+from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
-from shared.store import Store, open_store
-from shared.tables import Job, Use, epoch_now
+from shared.storage.store import Store, open_store
 from tests import working
 from tests.jobs import DEMO, UNCOUNTED, accepted, hold
 from tests.s3_server import Line, S3Server, in_bucket
@@ -54,7 +55,7 @@ def run(settings: Settings, database: Database, store: Store, monkeypatch: pytes
 
     def run(job_id: str) -> bool:
         hold(database, *DEMO.model_ids, node=working.HERE.node)
-        bells.ring(database, [(job_id, working.HERE.device_key)])
+        dispatch.ring(database, [(job_id, working.HERE.device_key)])
         return runner.run(GENERATION, job_id)
 
     return run
@@ -74,7 +75,7 @@ def test_a_bucket_that_goes_away_gives_the_job_back(
         run(job_id)
     with database.read() as session:
         waits = session.exec(select(Job.not_before - epoch_now()).where(Job.id == job_id)).one()
-    job = jobs.get(database, job_id)
+    job = records.get(database, job_id)
     assert (job.status, job.attempt, job.failures, job.result) == (JobState.QUEUED, 1, 0, None)
     assert 20 < waits <= 30
     assert list((settings.home / "scratch").glob("job*")) == []
@@ -82,7 +83,7 @@ def test_a_bucket_that_goes_away_gives_the_job_back(
     with database.write() as session:
         session.connection().execute(update(Job).values(not_before=0.0))
     assert run(job_id)
-    job = jobs.get(database, job_id)
+    job = records.get(database, job_id)
     assert (job.status, job.attempt) == (JobState.SUCCEEDED, 2)
     assert len(files(s3_server, settings)) == 4
     assert all(f"/{job_id}/2/" in key for key in files(s3_server, settings))
@@ -120,7 +121,7 @@ def test_the_lease_is_kept_while_files_are_sent(run: Callable[[str], bool], data
         watching.join()
     assert began[1] - began[0] > 2.2, "it was not long enough to tell"
     assert lapsed == []
-    assert jobs.get(database, job_id).status == JobState.SUCCEEDED
+    assert records.get(database, job_id).status == JobState.SUCCEEDED
 
 
 def test_a_cancel_stops_the_sending(
@@ -137,13 +138,13 @@ def test_a_cancel_stops_the_sending(
     def cancel() -> None:
         line.hold = True
         asked_at.append(time.monotonic())
-        threading.Thread(target=jobs.request_cancel, args=(database, job_id)).start()
+        threading.Thread(target=records.request_cancel, args=(database, job_id)).start()
 
     line.when["/thumbnail.jpg"] = cancel
     with pytest.raises(Cancelled):
         run(job_id)
     assert time.monotonic() - asked_at[0] < 6, "the bucket's silence held up the cancel"
-    job = jobs.get(database, job_id)
+    job = records.get(database, job_id)
     assert (job.status, job.result) == (JobState.CANCELLED, None)
     line.hold = False
     store.drop_attempt(job_id, 1)  # as the sweep does, since the bucket did not answer the worker

@@ -11,16 +11,19 @@ from sqlalchemy import event
 from sqlmodel import col, select, update
 
 from scheduler import ticks
-from shared import attempts, audit, clock, jobs, nodes, webhooks
-from shared.audit import Act
-from shared.database import Database
+from shared import clock
+from shared.access import audit
+from shared.access.audit import Act
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import AuditEntry, Job, Tick, WebhookMessage
 from shared.errors import StoreUnavailable
-from shared.meters import REMOVAL_ERRORS, Meters
-from shared.progress import RestingRedis
+from shared.jobs import attempts, records, webhooks
+from shared.messaging.progress import RestingRedis
+from shared.messaging.ticks import Run, once
 from shared.settings import Settings
-from shared.store import Store, open_store
-from shared.tables import AuditEntry, Job, Tick, WebhookMessage
-from shared.ticks import Run, once
+from shared.storage.store import Store, open_store
+from shared.telemetry.metrics import REMOVAL_ERRORS, Meters
 from tests.conftest import both_databases
 from tests.jobs import accepted, claimed
 from tests.lost_answers import lost_answers
@@ -230,9 +233,9 @@ def test_nothing_is_purged_where_the_store_is_not_mounted(
 def gone_and_there(database: Database) -> tuple[str, str]:
     """A message of a job that was deleted right after its end, and one of a job that is there."""
     for _ in range(2):
-        jobs.request_cancel(database, accepted(database, webhook_url=HOOK).id)
+        records.request_cancel(database, accepted(database, webhook_url=HOOK).id)
     there, gone = webhooks.page(database, limit=10, after=None).messages
-    jobs.purge(database, [gone.job_id])
+    records.purge(database, [gone.job_id])
     return gone.id, there.id
 
 
@@ -268,7 +271,7 @@ def test_messages_are_gone_through_in_pages_and_from_tick_to_tick(
     with database.write() as session:
         session.add_all(
             WebhookMessage(
-                id=f"msg_{jobs.new_id()}", job_id=jobs.new_id(), type="job.succeeded", url=HOOK, data={},
+                id=f"msg_{records.new_id()}", job_id=records.new_id(), type="job.succeeded", url=HOOK, data={},
                 state="delivered", created_at=clock.now(),
             )
             for _ in range(2500)
@@ -329,7 +332,7 @@ def test_entries_of_one_actor_are_found_by_the_index(database: Database) -> None
 
 
 def orphans(store: Store, count: int) -> list[str]:
-    made = sorted(jobs.new_id() for _ in range(count))
+    made = sorted(records.new_id() for _ in range(count))
     for job_id in made:
         store.put_input(job_id, "image.png", b"x")
     return made
@@ -387,7 +390,7 @@ def test_sixty_thousand_orphaned_folders(database: Database, directory: Store, s
     """More than one tick has time for: each goes on where the one before stopped, until nothing is left."""
     inputs = settings.store_dir / "inputs"
     for _ in range(60_000):
-        folder = inputs / jobs.new_id()
+        folder = inputs / records.new_id()
         folder.mkdir()
         (folder / "image.png").write_bytes(b"x")
     for tick in range(100):

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from sqlmodel import select
 
-from shared import usage
-from shared.database import Database
-from shared.tables import Use, UseDay
+from shared.database.engine import Database
+from shared.database.tables import Use, UseDay
+from shared.jobs import usage
 from tests.conftest import both_databases
 from tests.uses import used
 

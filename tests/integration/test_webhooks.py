@@ -16,16 +16,18 @@ import pytest
 from sqlmodel import update
 from starlette.testclient import TestClient
 
-from shared import attempts, bells, clock, jobs, standard_webhooks, webhooks
-from shared.attempts import Failure
-from shared.database import Database
-from shared.meters import LOOP_ERRORS, Meters
-from shared.nodes import webhook_secret
-from shared.outbound import Allowed, ForbiddenAddress, check_url, judge, receiver_of
-from shared.progress import RestingRedis
+from shared import clock
+from shared.cluster.nodes import webhook_secret
+from shared.database.engine import Database
+from shared.database.tables import Job, WebhookMessage
+from shared.jobs import attempts, dispatch, records, webhooks
+from shared.jobs.attempts import Failure
+from shared.messaging.progress import RestingRedis
+from shared.net import standard_webhooks
+from shared.net.outbound import Allowed, ForbiddenAddress, check_url, judge, receiver_of
+from shared.net.standard_webhooks import NotTaken
 from shared.settings import Settings, load
-from shared.standard_webhooks import NotTaken
-from shared.tables import Job, WebhookMessage
+from shared.telemetry.metrics import LOOP_ERRORS, Meters
 from tests import working
 from tests.conftest import both_databases
 from tests.integration.test_alerts import SECRET, Receiver
@@ -63,7 +65,7 @@ def _fail(database: Database, job: Job) -> None:
 
 
 def _cancel_waiting(database: Database, job: Job) -> None:
-    jobs.request_cancel(database, job.id)
+    records.request_cancel(database, job.id)
 
 
 def _cancel_running(database: Database, job: Job) -> None:
@@ -72,7 +74,7 @@ def _cancel_running(database: Database, job: Job) -> None:
 
 
 def _give_up(database: Database, job: Job) -> None:
-    assert bells.give_up(database, job.id, Failure("no_device", "None", retryable=True)) is not None
+    assert dispatch.give_up(database, job.id, Failure("no_device", "None", retryable=True)) is not None
 
 
 def _crash_for_good(database: Database, job: Job) -> None:
@@ -133,7 +135,7 @@ def test_a_message_is_taken_by_one(database: Database) -> None:
 def test_only_the_newest_progress_waits_and_none_after_the_end(database: Database) -> None:
     running = working.claim(database, accepted(database, webhook_url=HOOK, webhook_progress=True).id)
     for percent in (10.0, 20.0):
-        webhooks.add_progress(database, running, f"msg_{jobs.new_id()}", {"percent": percent})
+        webhooks.add_progress(database, running, f"msg_{records.new_id()}", {"percent": percent})
     (message,) = messages(database)
     assert (message.type, message.data["progress"]) == ("job.progress", {"percent": 20.0})
     working.finish(database, running, [])
@@ -153,14 +155,14 @@ def test_what_may_have_been_told_is_not_changed(database: Database) -> None:
 def test_what_waits_outlives_its_job(database: Database) -> None:
     job = accepted(database, webhook_url=HOOK)
     _cancel_waiting(database, job)
-    jobs.purge(database, [job.id])
+    records.purge(database, [job.id])
     (message,) = messages(database)
     webhooks.delivered(database, message, clock.now())
     other = accepted(database, webhook_url=HOOK)
     _cancel_waiting(database, other)
     (waiting,) = webhooks.take_due(database, 1.0)
     webhooks.failed(database, waiting, "gone", None)
-    jobs.purge(database, [other.id])
+    records.purge(database, [other.id])
     assert [one.job_id for one in messages(database)] == [job.id]
 
 
@@ -171,8 +173,8 @@ def _due(database: Database, *urls: str) -> None:
     """Messages of ended jobs, due in that order."""
     rows = [
         WebhookMessage(
-            id=f"msg_{jobs.new_id()}", job_id=jobs.new_id(), type="job.succeeded", url=url, receiver=receiver_of(url),
-            data={}, state="waiting", created_at=clock.now(), due_at=1000.0 + place,
+            id=f"msg_{records.new_id()}", job_id=records.new_id(), type="job.succeeded", url=url,
+            receiver=receiver_of(url), data={}, state="waiting", created_at=clock.now(), due_at=1000.0 + place,
         )
         for place, url in enumerate(urls)
     ]  # fmt: skip
@@ -314,7 +316,7 @@ def test_given_up_and_sent_again_by_hand(
     answer = client.post(f"{path}/{dead['id']}/replay")
     assert (answer.status_code, answer.json()["state"]) == (202, "waiting")
     wait_for(lambda: messages(database)[0].state == "delivered", 20)
-    assert client.post(f"{path}/msg_{jobs.new_id()}/replay").status_code == 404
+    assert client.post(f"{path}/msg_{records.new_id()}/replay").status_code == 404
     assert client.post(f"{path}/nothing/replay").status_code == 404
 
 
@@ -622,12 +624,12 @@ def test_a_receiver_that_never_ends_its_answer() -> None:
 
 def test_a_request_names_its_webhook(client: TestClient, database: Database) -> None:
     made = client.post(URL, json={**GOOD, "webhook_url": HOOK, "webhook_progress": True}).json()
-    row = jobs.get(database, made["id"])
+    row = records.get(database, made["id"])
     assert (row.webhook_url, row.webhook_progress) == (HOOK, True)
     assert "hooks.example" not in json.dumps(client.get(f"/api/v1/jobs/{made['id']}").json())
     client.post(f"/api/v1/jobs/{made['id']}/cancel")
     again = client.post(f"/api/v1/jobs/{made['id']}/retry").json()
-    assert jobs.get(database, again["id"]).webhook_url == HOOK
+    assert records.get(database, again["id"]).webhook_url == HOOK
 
 
 @pytest.mark.parametrize(

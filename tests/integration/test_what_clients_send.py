@@ -8,8 +8,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.testclient import TestClient
 
 from api.routes import OPERATIONS, document
-from shared import catalogue
-from shared.job_types import JOB_TYPES
+from shared.catalogue import models
+from shared.catalogue.job_types import JOB_TYPES
 from shared.settings import Settings
 from tests.integration.test_api_generation import GOOD, URL, picture
 
@@ -262,7 +262,7 @@ def _field(document: dict[str, Any], schema: str, name: str) -> dict[str, Any]:
 
 
 def test_texts_say_in_the_schema_what_they_refuse() -> None:
-    described = document(catalogue.load("default"))
+    described = document(models.load("default"))
     plain = r"^[^\x00]*$"
     for schema, name in (
         ("Acknowledgement", "by"),
@@ -283,7 +283,7 @@ def test_texts_say_in_the_schema_what_they_refuse() -> None:
 def test_a_blank_prompt_fits_neither_the_schema_nor_the_server(client: TestClient, blank: str) -> None:
     import re
 
-    pattern = _field(document(catalogue.load("default")), "GenerationRequest", "prompt")["pattern"]
+    pattern = _field(document(models.load("default")), "GenerationRequest", "prompt")["pattern"]
     assert re.search(pattern, blank) is None
     assert re.search(pattern, f"{blank}a{blank}") is not None
     assert named(client.post(URL, json={**GOOD, "prompt": blank})) == ["prompt"]

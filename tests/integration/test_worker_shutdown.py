@@ -13,11 +13,13 @@ import pytest
 from pydantic import SecretStr
 
 from scheduler.dispatcher import celery_ring
-from shared import bells, jobs, loop_reports, nodes
-from shared.database import Database
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.jobs import dispatch, records
 from shared.settings import Settings
 from shared.states import JobState
-from shared.store import open_store
+from shared.storage.store import open_store
+from shared.telemetry import loop_reports
 from tests.conftest import RedisServer
 from tests.jobs import accepted
 from tests.stack import children, wait_for
@@ -145,12 +147,12 @@ def test_a_child_that_has_ended_its_job_is_not_killed_while_redis_is_away(
     wait_for(lambda: heard(database), 60, "for the worker")
     job = accepted(database, mock=True, request={"frames": 81, "resolution": "128x128", "steps": 20})
     key = nodes.devices(database)[0].device.key
-    bells.ring(database, [(job.id, key)])
-    celery_ring(known)(bells.look(database).waiting[0], key, 1)
-    wait_for(lambda: jobs.get(database, job.id).status == JobState.RUNNING, 60, "for the claim", every=0.002)
+    dispatch.ring(database, [(job.id, key)])
+    celery_ring(known)(dispatch.look(database).waiting[0], key, 1)
+    wait_for(lambda: records.get(database, job.id).status == JobState.RUNNING, 60, "for the claim", every=0.002)
     born = children(process.pid)
     redis_server.kill()
-    wait_for(lambda: jobs.get(database, job.id).status == JobState.SUCCEEDED, 60, "for the end")
+    wait_for(lambda: records.get(database, job.id).status == JobState.SUCCEEDED, 60, "for the end")
     until = time.monotonic() + 12
     wait_for(lambda: time.monotonic() > until or not all(alive(pid) for pid in born), 15)
     assert all(alive(pid) for pid in born)

@@ -17,7 +17,7 @@ import httpx
 import redis
 from sqlalchemy import Engine, create_engine
 
-from shared import catalogue
+from shared.catalogue import models as catalogue
 from tests.commit_cutter import CommitCutter
 from tests.conftest import free_port
 from tests.faulty_hub import HubProcess

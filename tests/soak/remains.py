@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import text
 
 from scheduler.ticks import apply_retention, sweep
-from shared.database import Database
-from shared.nodes import agreed
+from shared.cluster.nodes import agreed
+from shared.database.engine import Database
 from shared.settings import Settings
-from shared.store import open_store
+from shared.storage.store import open_store
 from tests.soak.history import Recorder, Remains
 from tests.soak.installation import Installation
 from tests.soak.plan import EXTRA

@@ -19,12 +19,12 @@ from scheduler.alert_rules import (
     RunningFact,
     evaluate,
 )
-from shared.alerts import Changes, Known
-from shared.loop_reports import SeenLoop, dispatcher_heard
-from shared.nodes import SeenDevice, is_heard
+from shared.cluster.alerts import Changes, Known
+from shared.cluster.nodes import SeenDevice, is_heard
+from shared.database.tables import Device, Snapshot
 from shared.settings import Settings
 from shared.states import ReplicaState
-from shared.tables import Device, Snapshot
+from shared.telemetry.loop_reports import SeenLoop, dispatcher_heard
 
 SETTINGS = Settings()
 START = datetime(2026, 1, 1, tzinfo=UTC)

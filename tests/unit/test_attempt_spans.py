@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared import clock, tracing
-from shared.attempt_spans import attempt_span, tell_given_back, tell_lost
+from shared import clock
+from shared.database.tables import Job
 from shared.errors import StoreFull
+from shared.jobs.attempt_spans import attempt_span, tell_given_back, tell_lost
 from shared.settings import Settings
 from shared.states import JobState, Phase
-from shared.tables import Job
+from shared.telemetry import tracing
 from tests.collector import Collector
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shared import availability
-from shared.availability import BEST_FIRST
+from shared.models import availability
+from shared.models.availability import BEST_FIRST
 from shared.states import JobState, ReplicaState
 
 J, R = JobState, ReplicaState

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import catalogue
+from shared.catalogue import models as catalogue
 from shared.errors import ConfigurationError, NotFound
 
 

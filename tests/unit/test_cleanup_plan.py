@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared.cleanup_plan import Action, ActionKind, ArtifactFact, BlobFact, CleanupFacts, ModelFact, plan
+from shared.management.cleanup_plan import Action, ActionKind, ArtifactFact, BlobFact, CleanupFacts, ModelFact, plan
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 GB = 10**9

@@ -11,7 +11,7 @@ import pynvml
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.samples import Reading
+from shared.insight.samples import Reading
 from workers import devices, readings
 
 GIB = 2**30

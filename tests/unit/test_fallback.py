@@ -5,11 +5,19 @@ from typing import Any
 
 import pytest
 
-from shared import catalogue
-from shared.fallback import ModelFacts, Strategy, Suggestion, Wish, compatibility, nearest_resolution, suggest
+from shared.catalogue import models
+from shared.management.fallback import (
+    ModelFacts,
+    Strategy,
+    Suggestion,
+    Wish,
+    compatibility,
+    nearest_resolution,
+    suggest,
+)
 from shared.states import ReplicaState
 
-ENTRIES = {entry.model_id: entry for entry in catalogue.load("default").entries}
+ENTRIES = {entry.model_id: entry for entry in models.load("default").entries}
 READY: dict[str, Any] = {
     "availability": ReplicaState.AVAILABLE, "carried": True, "carried_int8": True, "queue_seconds": 0.0, "bytes_left": 0
 }  # fmt: skip

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from shared import catalogue, insight
-from shared.insight import Performance, Status
-from shared.model_health import HealthStatus
+from shared.catalogue import models
+from shared.insight import assessment
+from shared.insight.assessment import Performance, Status
+from shared.insight.health import HealthStatus
 
-T2V, I2V, TI2V = catalogue.load("default").entries
+T2V, I2V, TI2V = models.load("default").entries
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ T2V, I2V, TI2V = catalogue.load("default").entries
     ],
 )
 def test_a_models_status(health: HealthStatus, rate: float | None, status: Status) -> None:
-    assert insight.status(health, rate) == status
+    assert assessment.status(health, rate) == status
 
 
 @pytest.mark.parametrize(
@@ -43,12 +44,12 @@ def test_a_models_status(health: HealthStatus, rate: float | None, status: Statu
     ],
 )
 def test_the_status_of_the_whole(statuses: list[str], devices: int, alerts: int, whole: str) -> None:
-    found = insight.system_status(map(Status, statuses), devices=devices, critical_alerts=alerts)
+    found = assessment.system_status(map(Status, statuses), devices=devices, critical_alerts=alerts)
     assert found == whole
 
 
 def test_a_device_is_no_more_than_busy() -> None:
-    assert [insight.load_percent(each) for each in (None, 0.0, 40.04, 380.0)] == [None, 0.0, 40.0, 100.0]
+    assert [assessment.load_percent(each) for each in (None, 0.0, 40.04, 380.0)] == [None, 0.0, 40.0, 100.0]
 
 
 A = Performance(
@@ -62,7 +63,7 @@ B = Performance(
 
 
 def test_differences_are_of_b_relative_to_a() -> None:
-    found = insight.compare(A, B, T2V, TI2V)
+    found = assessment.compare(A, B, T2V, TI2V)
     assert found.performance_difference_percent == 150.0
     assert found.speed_difference_percent == 50.0
     assert found.quality_difference_score == -0.05
@@ -81,7 +82,7 @@ def test_differences_are_of_b_relative_to_a() -> None:
         "TI2V-5B": "Videos from text, or from an image and text, up to 5.0 s at 24 fps, on devices from 6 GB "
         "(10 advised)",
     }
-    back = insight.compare(B, A, TI2V, T2V)
+    back = assessment.compare(B, A, TI2V, T2V)
     assert (back.performance_difference_percent, back.speed_difference_percent) == (-60.0, -33.33)
     assert back.recommendation == found.recommendation
 
@@ -95,20 +96,20 @@ def test_differences_are_of_b_relative_to_a() -> None:
     ],
 )
 def test_the_recommendation_follows_the_figures(quality: float | None, said: str) -> None:
-    assert insight.compare(A, replace(B, quality_score=quality), T2V, TI2V).recommendation == said
+    assert assessment.compare(A, replace(B, quality_score=quality), T2V, TI2V).recommendation == said
 
 
 def test_what_was_not_measured_is_no_difference() -> None:
-    found = insight.compare(Performance("T2V-A14B"), B, T2V, TI2V)
+    found = assessment.compare(Performance("T2V-A14B"), B, T2V, TI2V)
     assert found.performance_difference_percent is None
     assert found.speed_difference_percent is None
     assert found.quality_difference_score is None
     assert found.memory_usage_difference_mb is None
     assert found.recommendation.startswith("Not measured yet which is faster; by the catalogue TI2V-5B is the smaller")
-    alike = insight.compare(Performance("T2V-A14B"), Performance("I2V-A14B"), T2V, I2V)
+    alike = assessment.compare(Performance("T2V-A14B"), Performance("I2V-A14B"), T2V, I2V)
     assert alike.recommendation.endswith("T2V-A14B takes text only; I2V-A14B needs an image")
     assert alike.trade_offs == ("T2V-A14B takes text only; I2V-A14B needs an image",)
-    same = insight.compare(A, A, T2V, T2V)
+    same = assessment.compare(A, A, T2V, T2V)
     assert (same.speed_difference_percent, same.recommendation, same.trade_offs) == (0.0, "It is the same model", ())
-    close = insight.compare(A, replace(A, model_id="I2V-A14B", work_per_second=4.1), T2V, I2V)
+    close = assessment.compare(A, replace(A, model_id="I2V-A14B", work_per_second=4.1), T2V, I2V)
     assert close.recommendation.startswith("Both are about as fast")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.attempts import Held
+from shared.jobs.attempts import Held
 from shared.states import JobState
 from workers.kill_rule import Answering, Judgement, Limits, judge
 

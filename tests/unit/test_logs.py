@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared import logs
 from shared.settings import Settings
+from shared.telemetry import logs
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from shared import loop_reports
-from shared.database import Database
+from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable
-from shared.loops import Loop, LoopReporter
-from shared.meters import LOOP_ERRORS, Meters
-from shared.progress import RestingRedis
+from shared.messaging.progress import RestingRedis
+from shared.telemetry import loop_reports
+from shared.telemetry.loops import Loop, LoopReporter
+from shared.telemetry.metrics import LOOP_ERRORS, Meters
 
 
 class Counted(Meters):
@@ -124,7 +124,7 @@ def test_a_report_that_cannot_be_written_ends_no_loop(error: Exception, monkeypa
 
     monkeypatch.setattr(loop_reports, "record", failing)
     monkeypatch.setattr(loop_reports, "forget_process", failing)
-    monkeypatch.setattr("shared.loops._REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("shared.telemetry.loops._REPORT_SECONDS", 0.0)
     reporter = LoopReporter(Database("sqlite://"), "gpu-0@n", "n")
     work = Passes(None, None, None)
     loop = Loop("tested", 0.001, work, meters=Counted(), reporter=reporter)

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from shared.model_health import Fault, HealthStatus, ModelFacts, ReplicaFacts, health, recommendations
+from shared.insight.health import Fault, HealthStatus, ModelFacts, ReplicaFacts, health, recommendations
 from shared.states import ReplicaState
 
 NOW = datetime(2026, 3, 10, tzinfo=UTC)

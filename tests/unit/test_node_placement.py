@@ -1,8 +1,8 @@
 """Node jobs: downloads share slots and give way to more urgent ones; of the other types one runs at a time."""
 
 from scheduler.node_placement import decide
-from shared.bells import Busy, Queue, Waiting
-from shared.job_types import CLEANUP, DOWNLOAD, INTEGRITY_CHECK
+from shared.catalogue.job_types import CLEANUP, DOWNLOAD, INTEGRITY_CHECK
+from shared.jobs.dispatch import Busy, Queue, Waiting
 
 BASE = Waiting("", DOWNLOAD, "a", "", "n", 2, None, 0.0, 0.0, 0.0, False, 0, 0, None, None, None)
 RUNNING = Busy("", DOWNLOAD, "a", "n/io", "", "n", 2, None, None, 0.0, 0.0, False)

@@ -11,7 +11,7 @@ import pytest
 from scheduler import placement
 from scheduler.placement import Bell, Moment, displaced, in_order, queue_order
 from scheduler.slots import Estimates, fits
-from shared.bells import PRIORITY_RISE_SECONDS, Busy, Queue, Waiting
+from shared.jobs.dispatch import PRIORITY_RISE_SECONDS, Busy, Queue, Waiting
 from tests.simulation import device, fifo, job, running, simulate
 
 MODELS = ("a", "b", "c")

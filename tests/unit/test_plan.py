@@ -2,11 +2,11 @@
 
 import pytest
 
-from shared import catalogue
-from shared.job_types import GenerationRequest, settle
+from shared.catalogue import models
+from shared.catalogue.job_types import GenerationRequest, settle
 from workers.plan import Plan, cover, plan
 
-CATALOGUE = catalogue.load("default")
+CATALOGUE = models.load("default")
 
 
 def planned(model_id: str, resolution: str, frames: int) -> Plan:
@@ -33,7 +33,7 @@ def test_the_grid_is_rounded_up(model_id: str, resolution: str, frames: int, gri
 
 
 @pytest.mark.parametrize("entry", CATALOGUE.entries, ids=lambda entry: entry.model_id)
-def test_every_size_and_length_on_offer_fits_its_grid(entry: catalogue.CatalogueEntry) -> None:
+def test_every_size_and_length_on_offer_fits_its_grid(entry: models.CatalogueEntry) -> None:
     for resolution in entry.resolutions:
         for frames in range(entry.min_frames, entry.max_frames + 1):
             made = planned(entry.model_id, resolution, frames)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from shared import catalogue
+from shared.catalogue import models
 from shared.errors import ConfigurationError, OutOfMemory
 from workers.pipelines.profiles import choose, leaner
 
-HARDWARE = catalogue.load("default").get("T2V-A14B").hardware
+HARDWARE = models.load("default").get("T2V-A14B").hardware
 WIDE = HARDWARE.fitting("bf16")
 INT8 = HARDWARE.fitting("int8")
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from shared import catalogue
-from shared.insight import Performance, Status
-from shared.recommendation import Advice, Candidate, Reading, Wish, read, recommend
+from shared.catalogue import models
+from shared.insight.assessment import Performance, Status
+from shared.management.recommendation import Advice, Candidate, Reading, Wish, read, recommend
 from shared.states import ReplicaState
 
-DEFAULT = catalogue.load("default")
+DEFAULT = models.load("default")
 
 
 def candidates(**performances: Performance) -> list[Candidate]:

@@ -2,8 +2,8 @@
 
 from typing import Any, cast
 
+from shared.jobs.usage import PhaseTimes
 from shared.states import Phase
-from shared.usage import PhaseTimes
 from workers.pulse import Pulse
 from workers.reporter import Reporter
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared import scoring
+from shared.catalogue import scoring
 
 
 @pytest.mark.parametrize(

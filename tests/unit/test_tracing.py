@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from shared import logs, tracing
 from shared.settings import Settings
+from shared.telemetry import logs, tracing
 from tests.collector import Collector
 from tests.conftest import free_port
 
@@ -39,9 +39,10 @@ def on(url: str, **more: object) -> Settings:
 def test_where_it_is_off_nothing_of_it_is_imported() -> None:
     code = (
         "import sys\n"
-        "from shared import settings, tracing\n"
+        "from shared import settings\n"
+        "from shared.telemetry import tracing\n"
         "from api.app import create_app\n"
-        "import workers.runner, workers.main_process, shared.attempt_spans\n"
+        "import workers.runner, workers.main_process, shared.jobs.attempt_spans\n"
         "loaded = settings.load()\n"
         "tracing.set_up(loaded, 'web')\n"
         "create_app(loaded)\n"

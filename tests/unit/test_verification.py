@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from shared.verification import Expected, Fault, FaultType, Found, fault_of, is_oid, judge, promised_size
+from shared.models.verification import Expected, Fault, FaultType, Found, fault_of, is_oid, judge, promised_size
 
 SHA256, GIT = "a" * 64, "b" * 40
 FILE = Expected("x.safetensors", 100, SHA256)

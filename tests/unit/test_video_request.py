@@ -9,10 +9,10 @@ import pytest
 from api.schemas import JobProgress
 from api.video_request import frames_of, generation_request, in_their_words, reference
 from api.video_schemas import VideoRequest, poll_after_ms, video
-from shared import catalogue
+from shared.catalogue import models as catalogue
+from shared.catalogue.job_types import GenerationRequest, settle
+from shared.database.tables import Job
 from shared.errors import FieldError, InvalidField
-from shared.job_types import GenerationRequest, settle
-from shared.tables import Job
 
 MODELS = catalogue.load("default")
 T2V, I2V, TI2V = MODELS.entries

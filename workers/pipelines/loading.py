@@ -22,7 +22,7 @@ from diffusers import (
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, UMT5EncoderModel
 
-from shared.catalogue import CatalogueEntry, MemoryProfile, Quantization
+from shared.catalogue.models import CatalogueEntry, MemoryProfile, Quantization
 from shared.errors import ModelUnavailable
 from workers.pipelines.memory import ran_out
 from workers.pipelines.placement import Placement, place

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from shared.catalogue.job_types import LORA_NAME, Lora
 from shared.errors import BadInput
-from shared.job_types import LORA_NAME, Lora
-from shared.stored_files import is_pointer
+from shared.models.stored_files import is_pointer
 from workers.pipelines import lora_formats
 from workers.pipelines.lora_formats import HIGH, LOW, Reading, Scaling, Targets
 from workers.pipelines.memory import ran_out

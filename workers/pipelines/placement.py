@@ -10,7 +10,7 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers.hooks import apply_group_offloading
 
-from shared.catalogue import Offload
+from shared.catalogue.models import Offload
 
 CPU = torch.device("cpu")
 

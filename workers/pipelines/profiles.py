@@ -7,7 +7,7 @@ same there as holding everything, and are passed over.
 from collections.abc import Sequence
 from typing import Literal
 
-from shared.catalogue import MemoryProfile
+from shared.catalogue.models import MemoryProfile
 from shared.errors import ConfigurationError, OutOfMemory
 
 

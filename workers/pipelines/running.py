@@ -10,8 +10,8 @@ from diffusers import UniPCMultistepScheduler
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from PIL import Image
 
+from shared.catalogue.job_types import GenerationParams
 from shared.errors import BadOutput
-from shared.job_types import GenerationParams
 from shared.states import Phase
 from workers.pipelines import decoding, loras
 from workers.pipelines.loading import LoadedModel

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from shared.catalogue import CatalogueEntry, MemoryProfile, Quantization
+from shared.catalogue.models import CatalogueEntry, MemoryProfile, Quantization
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from workers import devices

@@ -103,10 +103,10 @@ def _webhooks(module: Any) -> None:
 
 _PATCHES: dict[str, Callable[[Any], None]] = {
     "sqlalchemy.dialects.sqlite.pysqlite": _sqlite,
-    "shared.store_directory": _store,
+    "shared.storage.directory": _store,
     "workers.outputs": _outputs,
     "workers.pipelines.running": _pipeline,
-    "shared.standard_webhooks": _webhooks,
+    "shared.net.standard_webhooks": _webhooks,
 }
 
 

@@ -1,0 +1,1 @@
+"""API keys, signatures and the audit log. It never knows HTTP."""

@@ -1,0 +1,327 @@
+"""The kinds of job: for each, what a request may say, which Celery task carries it out, and where it runs.
+
+A new job type is one row in `JOB_TYPES` and one handler and task in `workers/`.
+"""
+
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from shared.catalogue.models import CatalogueEntry, OutputFormat, Quantization, parse_resolution
+from shared.errors import FieldError, InvalidField
+from shared.net.outbound import ForbiddenAddress, check_url
+from shared.states import Priority
+
+LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MAX_SEED = 2**32 - 1
+_ANY_SEED = -1  # what many clients send for a seed that is to be drawn
+
+
+def _text(value: str) -> str:
+    if "\x00" in value or any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+        raise ValueError("text must not contain NUL or lone surrogate characters")
+    return value
+
+
+def _said(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    return value
+
+
+def _lora_name(value: str) -> str:
+    if LORA_NAME.fullmatch(value) is None:
+        raise ValueError("a LoRA is named without path, letters, digits, '.', '_' and '-' only")
+    return value
+
+
+def _webhook(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            check_url(value)
+        except ForbiddenAddress as error:
+            raise ValueError(error.message[0].lower() + error.message[1:]) from None
+    return value
+
+
+def _drawn(seed: int | None) -> int | None:
+    return None if seed == _ANY_SEED else seed
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule for a text: a function that raises ValueError, and the same as a pattern for the JSON Schema."""
+
+    check: Callable[[str], str]
+    pattern: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": self.pattern}
+
+
+# Limits stand before these in each field: only then do they appear in the JSON Schema too. SAID stands after PLAIN and
+# its pattern says both; blanks are spelled out, since `\s` is not the same in every language's patterns.
+_BLANK = r"\x09-\x0d\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+PLAIN = Rule(_text, r"^[^\x00]*$")
+SAID = Rule(_said, rf"^[^\x00]*[^\x00{_BLANK}][^\x00]*$")
+
+# Strict: a boolean is no number, and neither is a text. A whole number is taken where a fraction may stand.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Whole = Annotated[int, Field(strict=True)]
+
+
+class Lora(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=128), Rule(_lora_name, f"^{LORA_NAME.pattern}$")]
+    scale: Annotated[Number, Field(ge=-4, le=4)] = 1.0
+
+
+Seed = Annotated[
+    Annotated[Whole, Field(ge=_ANY_SEED, le=MAX_SEED)] | None,
+    AfterValidator(_drawn),
+    Field(description="Left out, or -1: one is drawn and recorded."),
+]
+FallbackStrategy = Literal[
+    "alternative_model",
+    "queue_and_wait",
+    "mock_generation",
+    "download_and_retry",
+    "reduce_requirements",
+    "hybrid_approach",
+]
+
+
+class Change(BaseModel):
+    """A field that is not what was asked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str
+    asked: str | None
+    used: str | None
+
+
+class AppliedFallback(BaseModel):
+    """A fallback strategy that was applied when the job was accepted, and what it changed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    strategy: FallbackStrategy
+    message: str
+    changes: tuple[Change, ...] = ()
+    job_id: str | None = None  # of the download that was started, or found under way
+
+
+class GenerationRequest(BaseModel):
+    """A generation as a client asks for it, before the catalogue has its say. `image` is read by the API."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model_id: Annotated[str, Field(min_length=1, max_length=64), PLAIN]
+    prompt: Annotated[str, Field(min_length=1, max_length=5000), PLAIN, SAID]
+    negative_prompt: Annotated[str, Field(max_length=5000), PLAIN] | None = None
+    image: Annotated[str, Field(description="A data URL: data:image/png;base64,...")] | None = None
+    resolution: Annotated[str, Field(max_length=32, examples=["1280x720"])] | None = None
+    frames: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None
+    fps: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
+    output_format: OutputFormat = "mp4"
+    steps: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
+    guidance_scale: Annotated[Number, Field(ge=0, le=30)] | None = None
+    guidance_scale_2: Annotated[Number, Field(ge=0, le=30)] | None = None
+    flow_shift: Annotated[Number, Field(gt=0, le=100)] | None = None
+    seed: Seed = None
+    quantization: Quantization = "none"
+    loras: Annotated[list[Lora], Field(max_length=8)] = []
+    priority: Priority = Priority.NORMAL
+    fallback: Annotated[
+        list[FallbackStrategy],
+        Field(max_length=6, description="What may be done without asking while the model is not ready, in this order."),
+    ] = []
+    webhook_url: Annotated[
+        str | None,
+        Field(max_length=2000, description="Told of the job's end: an http(s) address, signed by Standard Webhooks."),
+        AfterValidator(_webhook),
+    ] = None
+    webhook_progress: Annotated[
+        bool, Field(strict=True, description="The webhook is told of progress as well, every ten seconds or so.")
+    ] = False
+    metadata: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=64), PLAIN], Annotated[str, Field(max_length=512), PLAIN]],
+        Field(max_length=16),
+    ] = {}
+
+
+class GenerationParams(BaseModel):
+    """A generation as it is stored and carried out: every value settled, the seed drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model_id: str
+    prompt: str
+    negative_prompt: str | None = None
+    image: str | None = None  # the input's name in the store; never the client's path
+    width: Whole
+    height: Whole
+    frames: Whole
+    fps: Whole
+    output_format: OutputFormat
+    steps: Whole
+    guidance_scale: Number
+    guidance_scale_2: Number | None = None
+    flow_shift: Number
+    seed: Whole
+    quantization: Quantization
+    loras: tuple[Lora, ...] = ()
+    fallback: tuple[str, ...] = ()
+    fallback_applied: tuple[AppliedFallback, ...] = ()
+    remixed_from: str | None = None  # the job whose settings these are, with another prompt
+
+    @property
+    def resolution(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def work(self) -> float:
+        """Megapixels x frames x steps: what run-time estimates scale with."""
+        return self.width * self.height * self.frames * self.steps / 1e6
+
+    @property
+    def warm_key(self) -> str:
+        """What must be loaded to run this: a model under one quantization."""
+        return f"{self.model_id}:{self.quantization}"
+
+
+def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None) -> GenerationParams:
+    """The request with the catalogue's defaults filled in and its limits applied.
+
+    `image` is the stored input's name, or None. Raises InvalidField naming each field that the model cannot do, the
+    value asked for and what is allowed.
+    """
+    defaults = entry.defaults
+    resolution = request.resolution or defaults.resolution
+    frames = request.frames if request.frames is not None else defaults.frames
+    fps = request.fps if request.fps is not None else defaults.fps
+    steps = request.steps if request.steps is not None else defaults.steps
+    model = entry.model_id
+    wrong: list[FieldError] = []
+
+    def expect(good: bool, field: str, msg: str, type: str = "not_supported") -> None:
+        if not good:
+            wrong.append(FieldError(("body", field), msg, type))
+
+    def one_of(field: str, value: object, allowed: tuple[object, ...]) -> None:
+        expect(value in allowed, field, f"{value!r} is not offered by {model}; allowed: {', '.join(map(str, allowed))}")
+
+    one_of("resolution", resolution, entry.resolutions)
+    one_of("fps", fps, entry.fps)
+    one_of("output_format", request.output_format, entry.output_formats)
+    one_of("quantization", request.quantization, entry.quantizations)
+    low, high = entry.min_frames, entry.max_frames
+    expect(low <= frames <= high, "frames", f"{frames} is outside what {model} makes; allowed: {low} to {high}")
+    low, high = entry.min_steps, entry.max_steps
+    expect(low <= steps <= high, "steps", f"{steps} is outside what {model} takes; allowed: {low} to {high}")
+    expect(entry.loras or not request.loras, "loras", f"{model} takes no LoRA")
+    names = [lora.name for lora in request.loras]
+    expect(len(names) == len(set(names)), "loras", "the same LoRA is named twice", "duplicate")
+    two_experts = entry.boundary_ratio is not None
+    expect(
+        two_experts or request.guidance_scale_2 is None,
+        "guidance_scale_2",
+        f"{model} has one transformer, so only guidance_scale applies",
+    )
+    expect(entry.image != "refused" or image is None, "image", f"{model} makes video from text alone, without an image")
+    expect(entry.image != "required" or image is not None, "image", f"{model} needs an image", "missing")
+    if wrong:
+        raise InvalidField(*wrong)
+
+    width, height = parse_resolution(resolution)
+    return GenerationParams(
+        model_id=model,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        image=image,
+        width=width,
+        height=height,
+        frames=frames,
+        fps=fps,
+        output_format=request.output_format,
+        steps=steps,
+        guidance_scale=_or(request.guidance_scale, defaults.guidance_scale),
+        guidance_scale_2=_or(request.guidance_scale_2, defaults.guidance_scale_2),
+        flow_shift=_or(request.flow_shift, defaults.flow_shift),
+        seed=request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1),
+        quantization=request.quantization,
+        loras=tuple(request.loras),
+        fallback=tuple(request.fallback),
+    )
+
+
+class DownloadParams(BaseModel):
+    """Fetch a model, or one revision of it, to a node."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_id: str
+    node: str
+    revision: str | None = None  # None: the catalogue's, which the node then serves
+    sha: str | None = None  # the commit that the hub named when the job first ran
+
+
+class IntegrityCheckParams(BaseModel):
+    """Verify one model on a node, or all that it holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_id: str | None = None
+    node: str
+    full: bool = True  # False: files that have not been touched since they were last verified are trusted
+    repair: bool = False  # fetch again what is broken, and only that
+
+
+class CleanupParams(BaseModel):
+    """Free space on a node, by the plan that the cleanup route shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node: str
+    target_space_gb: Number | None = None  # wanted free, in 10^9 bytes; None: what is of no use is removed
+    keep_recent_days: Whole = 30
+    dry_run: bool = True
+
+
+GENERATION = "generation"
+DOWNLOAD = "download"
+INTEGRITY_CHECK = "integrity_check"
+CLEANUP = "cleanup"
+
+
+@dataclass(frozen=True)
+class JobType:
+    """One kind of job."""
+
+    name: str
+    task: str  # the Celery task's name
+    runs_on: Literal["device", "node"]
+    params: type[BaseModel]  # as they are stored
+
+
+JOB_TYPES: Mapping[str, JobType] = {
+    GENERATION: JobType(GENERATION, "wanworks.generation", "device", GenerationParams),
+    DOWNLOAD: JobType(DOWNLOAD, "wanworks.download", "node", DownloadParams),
+    INTEGRITY_CHECK: JobType(INTEGRITY_CHECK, "wanworks.integrity_check", "node", IntegrityCheckParams),
+    CLEANUP: JobType(CLEANUP, "wanworks.cleanup", "node", CleanupParams),
+}
+
+
+def _or(value: float | None, default: Any) -> Any:
+    return default if value is None else value

@@ -1,0 +1,277 @@
+"""Nodes, their devices and supervised processes, and what the whole installation agrees on.
+
+Sole reader and writer of those four tables.
+"""
+
+import base64
+import hashlib
+import importlib.metadata
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlmodel import Session, col, select
+
+from shared import clock
+from shared.database.engine import Database, hold, is_repetition, settled
+from shared.database.tables import Device, Installation, Job, Node, Process, epoch_now
+from shared.errors import Conflict, NotFound
+from shared.jobs import dispatch
+from shared.jobs.attempts import Failure
+from shared.models import replicas
+from shared.settings import Settings
+from shared.states import JobState
+from shared.telemetry import loop_reports
+
+REPORT_SECONDS = 10.0  # how often a supervisor says what it runs
+# Built once, for every pass of the dispatcher executes them.
+_DEVICES = select(Device, epoch_now() - col(Device.seen_at)).order_by(col(Device.node), col(Device.index))
+_NODES = select(Node, epoch_now() - col(Node.seen_at)).order_by(col(Node.name))
+
+
+@dataclass(frozen=True)
+class SeenDevice:
+    """A device's row and how long ago its worker was heard, in seconds by the database's clock."""
+
+    device: Device
+    silent_seconds: float
+    said_goodbye: bool
+
+    def alive(self, silence_seconds: float) -> bool:
+        """Whether its worker takes jobs, as far as anybody can tell."""
+        return not self.said_goodbye and is_heard(self.silent_seconds, silence_seconds)
+
+
+def is_heard(silent_seconds: float, silence_seconds: float) -> bool:
+    """Whether a device or a node that was last heard so long ago counts as alive; the one place that says so.
+
+    One that has deregistered was last heard in 1970.
+    """
+    return silent_seconds <= silence_seconds
+
+
+def carries(device: Device, min_vram_mb: int, min_ram_mb: int) -> bool:
+    """Whether the device has the memory, in MB (10^6 bytes): its own on a GPU, the host's on a CPU."""
+    return (min_vram_mb if device.kind == "cuda" else min_ram_mb) <= device.memory_mb
+
+
+@settled
+def register_device(database: Database, device: Device) -> None:
+    """A worker has started on this device; what an earlier one left is overwritten."""
+    with database.write() as session:
+        hold(session, f"device {device.key}")
+        _ensure(session, device.node)  # its io worker comes later, or never; a drain needs the row
+        session.merge(device)
+        session.flush()
+        session.connection().execute(_seen(device.key))
+
+
+def device_beat(database: Database, key: str, warm: Sequence[dict[str, Any]] | None = None) -> bool:
+    """The worker on this device is alive; `warm`, where given, is what it has loaded.
+
+    False where the device has no row any more: its node was removed.
+    """
+    with database.write() as session:
+        query = _seen(key)
+        found = session.connection().execute(query if warm is None else query.values(warm=list(warm)))
+        return bool(found.rowcount)
+
+
+def reads_protocol(database: Database, key: str, protocol: int) -> None:
+    """The newest protocol of bells that the worker reads which is called by that key, a device's or a node's."""
+    node, _, place = key.rpartition("/")
+    of_device = update(Device).where(col(Device.key) == key).values(bell_protocol=protocol)
+    of_node = update(Node).where(col(Node.name) == node).values(bell_protocol=protocol)
+    with database.write() as session:
+        session.connection().execute(of_node if place == "io" else of_device)
+
+
+def device_goodbye(database: Database, key: str, pid: int) -> None:
+    """The worker on this device has stopped, unless another has taken its place."""
+    with database.write() as session:
+        query = update(Device).where(col(Device.key) == key, col(Device.pid) == pid).values(seen_at=0.0, warm=[])
+        session.connection().execute(query)
+
+
+def warm(database: Database, key: str) -> list[dict[str, Any]]:
+    """What the worker on this device last said that it has loaded."""
+    with database.read() as session:
+        device = session.get(Device, key)
+        return list(device.warm) if device is not None else []
+
+
+def devices(database: Database) -> list[SeenDevice]:
+    """Every device that ever registered, by node and index."""
+    with database.read() as session:
+        return [SeenDevice(device, silent, device.seen_at == 0.0) for device, silent in session.execute(_DEVICES)]
+
+
+def node_beat(
+    database: Database, name: str, disk_total_mb: float | None, disk_free_mb: float | None, bell_protocol: int = 1
+) -> None:
+    """The node's io worker is alive, this is its model storage, and the newest protocol of bells that it reads."""
+    with database.write() as session:
+        node = _ensure(session, name)
+        node.version = _version()
+        node.disk_total_mb = disk_total_mb
+        node.disk_free_mb = disk_free_mb
+        node.bell_protocol = bell_protocol
+        session.add(node)
+        session.flush()
+        session.connection().execute(update(Node).where(col(Node.name) == name).values(seen_at=epoch_now()))
+
+
+def node_goodbye(database: Database, name: str) -> None:
+    """The node's io worker has stopped in good order."""
+    with database.write() as session:
+        session.connection().execute(update(Node).where(col(Node.name) == name).values(seen_at=0.0))
+
+
+@settled
+def drain(database: Database, name: str) -> Node:
+    """The node is to take nothing new; since when, if it was asked before. Raises NotFound.
+
+    Claims hold the row (`attempts.claim`), so none that began earlier comes after this has returned.
+    """
+    with database.write() as session:
+        node = _locked(session, name)
+        node.drained_at = node.drained_at or clock.now()
+        session.add(node)
+        return node
+
+
+@settled
+def undrain(database: Database, name: str) -> Node:
+    """The node takes jobs again. Raises NotFound."""
+    with database.write() as session:
+        node = _locked(session, name)
+        node.drained_at = None
+        session.add(node)
+        return node
+
+
+def drained(database: Database) -> frozenset[str]:
+    """The nodes that take nothing new, alive or not."""
+    with database.read() as session:
+        return frozenset(session.exec(select(Node.name).where(col(Node.drained_at).is_not(None))))
+
+
+@settled
+def remove(database: Database, name: str, silence_seconds: float) -> list[Job]:
+    """Forgets a node that has gone for good, its devices, and what it held; what waited for it alone fails.
+
+    Returns the jobs that this ended. Raises NotFound; Conflict where it was heard within `silence_seconds`, or where
+    the rows show a job as running there: its lease has to run out first.
+    """
+    with database.write() as session:
+        if is_repetition() and session.get(Node, name) is None:
+            return dispatch.given_up_with_node(session, name)
+        node = _locked(session, name)
+        latest = select(epoch_now() - func.max(col(Device.seen_at))).where(Device.node == name)
+        silent = session.exec(select(epoch_now() - col(Node.seen_at)).where(Node.name == name)).one()
+        device_silent = session.exec(latest).one()
+        if is_heard(min(silent, silent if device_silent is None else device_silent), silence_seconds):
+            raise Conflict(f"Node {name} is there; stop it first")
+        running = select(func.count()).where(Job.node == name, Job.status == JobState.RUNNING)
+        if session.exec(running).one():
+            raise Conflict(f"Jobs of node {name} count as running until their leases have run out")
+        gone = Failure("node_lost", f"Node {name} was removed", retryable=True)
+        ended = dispatch.give_up_node(session, name, gone)
+        replicas.forget(session, name)
+        loop_reports.forget_node(session, name)
+        for rows in (delete(Device).where(col(Device.node) == name), delete(Process).where(col(Process.node) == name)):
+            session.connection().execute(rows)
+        session.delete(node)
+        return ended
+
+
+def nodes(database: Database) -> list[tuple[Node, float]]:
+    """Every node and how long ago its io worker was heard, in seconds."""
+    with database.read() as session:
+        return [(node, silent) for node, silent in session.execute(_NODES)]
+
+
+def report_processes(database: Database, node: str, names: Collection[str], processes: Sequence[Process]) -> None:
+    """What a supervisor on that node runs now; `names` are all that it ever had, and no other supervisor's there."""
+    with database.write() as session:
+        hold(session, f"processes of {node}")
+        session.connection().execute(delete(Process).where(col(Process.node) == node, col(Process.name).in_(names)))
+        session.add_all(processes)
+        session.flush()
+        session.connection().execute(
+            update(Process).where(col(Process.node) == node, col(Process.name).in_(names)).values(seen_at=epoch_now())
+        )
+
+
+def processes(database: Database) -> list[Process]:
+    """Of the supervisors that were heard lately."""
+    query = select(Process).where(epoch_now() - col(Process.seen_at) <= 3 * REPORT_SECONDS)
+    with database.read() as session:
+        return list(session.exec(query.order_by(col(Process.node), col(Process.name))))
+
+
+def note(database: Database, name: str, value: str) -> str | None:
+    """Writes down something about the whole installation; what stood there before."""
+    insert = sqlite_insert if database.is_sqlite else postgresql_insert
+    with database.write() as session:
+        before = session.exec(select(Installation.value).where(Installation.name == name)).first()
+        session.connection().execute(
+            insert(Installation)
+            .values(name=name, value=value)
+            .on_conflict_do_update(index_elements=["name"], set_={"value": value})
+        )
+        return before
+
+
+def noted(database: Database, name: str) -> str | None:
+    with database.read() as session:
+        row = session.get(Installation, name)
+        return row.value if row is not None else None
+
+
+def agreed(database: Database, name: str) -> str:
+    """The installation's value of that name, drawn at random by whoever asks first."""
+    if (value := noted(database, name)) is not None:
+        return value
+    insert = sqlite_insert if database.is_sqlite else postgresql_insert
+    drawn = insert(Installation).values(name=name, value=secrets.token_hex(16)).on_conflict_do_nothing()
+    with database.write() as session:
+        session.connection().execute(drawn)
+        return session.exec(select(Installation.value).where(Installation.name == name)).one()
+
+
+def webhook_secret(settings: Settings, database: Database) -> str:
+    """What signs the messages to jobs' webhooks: as set, or the installation's own, drawn by whoever asks first."""
+    if settings.webhook_secret is not None:
+        return settings.webhook_secret.get_secret_value()
+    key = hashlib.sha256(b"webhooks " + agreed(database, "webhook_secret").encode()).digest()
+    return f"whsec_{base64.b64encode(key).decode()}"
+
+
+def _ensure(session: Session, name: str) -> Node:
+    """The node's row, made where there is none: by one of the processes of a node that start at once."""
+    if (node := session.get(Node, name)) is None:
+        insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
+        row = {"name": name, "version": _version(), "started_at": clock.now(), "seen_at": 0.0}
+        session.connection().execute(insert(Node).values(row).on_conflict_do_nothing())
+        node = session.exec(select(Node).where(Node.name == name)).one()
+    return node
+
+
+def _locked(session: Session, name: str) -> Node:
+    node = session.exec(select(Node).where(Node.name == name).with_for_update()).one_or_none()
+    if node is None:
+        raise NotFound("node", name)
+    return node
+
+
+def _version() -> str:
+    return importlib.metadata.version("wanworks")
+
+
+def _seen(key: str) -> Any:
+    return update(Device).where(col(Device.key) == key).values(seen_at=epoch_now())

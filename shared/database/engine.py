@@ -1,0 +1,255 @@
+"""The database: connections, transactions and migrations, alike on SQLite and PostgreSQL.
+
+SQLite writes with ``BEGIN IMMEDIATE``: a deferred transaction that reads and then writes fails under load instead of
+waiting. Every commit is on disk before it returns (``synchronous=FULL``).
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlmodel import Session
+
+from shared.database import sqlite_plans
+from shared.errors import DatabaseUnavailable, OutcomeUnknown, StoreFull
+
+_BUSY_TIMEOUT_SECONDS = 15
+_CUT_OFF_SECONDS = 20  # unanswered for this long, a connection counts as broken
+_READ_ONLY = "25006"  # PostgreSQL's read_only_sql_transaction
+# What the server is to do about a client that was cut off, so that its locks do not hold up the others.
+_SERVER_SIDE = {
+    "idle_in_transaction_session_timeout": 60_000,
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": _CUT_OFF_SECONDS * 1000,
+}
+# How long to wait before each repetition of a write whose commit was not answered: 5 s in all, enough for a server
+# that restarts or hands over to its standby.
+_REPEAT_AFTER_SECONDS = (0.05, 0.2, 0.5, 1.0, 1.5, 1.75)
+_NO_TABLES = "The database has no tables yet: its migrations have not run."
+# PostgreSQL advisory lock that migrations hold: any fixed number does, this one spells "wanworks".
+_MIGRATION_LOCK = 0x77616E776F726B73
+_MIGRATION_POLL_SECONDS = 0.1
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_repeating: ContextVar[bool] = ContextVar("repeating", default=False)
+
+
+def settled(write: Callable[P, R]) -> Callable[P, R]:
+    """Decorates a function that writes once: where its commit was not answered, it is called again until it knows.
+
+    The function must recognise what its first call may have done: by the row itself (the end it names, the attempt),
+    or, where only that tells, by `is_repetition`. Raises OutcomeUnknown where the database stays away for 5 s.
+    """
+
+    @wraps(write)
+    def settle(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return write(*args, **kwargs)
+        except OutcomeUnknown as error:
+            unknown = error
+        token = _repeating.set(True)
+        try:
+            for pause in _REPEAT_AFTER_SECONDS:
+                time.sleep(pause)
+                try:
+                    return write(*args, **kwargs)
+                except (DatabaseUnavailable, StoreFull):  # of the repetition; the first may have been made
+                    continue
+            raise unknown
+        finally:
+            _repeating.reset(token)
+
+    return settle
+
+
+def is_repetition() -> bool:
+    """Whether the write under way repeats one of which nobody knows whether it happened."""
+    return _repeating.get()
+
+
+def hold(session: Session, name: str) -> None:
+    """Holds the lock of that name until the transaction ends, so that what reads and then writes does so alone.
+
+    On SQLite a writing transaction is alone anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection().execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+
+class Database:
+    """One engine. `read()` and `write()` give sessions; both raise DatabaseUnavailable when it is away."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self.engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
+
+    @contextmanager
+    def read(self, *, snapshot: bool = False) -> Iterator[Session]:
+        """A session that changes nothing. `snapshot`: all of its statements see the rows as at the first of them.
+
+        SQLite's always do.
+        """
+        with _translated(), Session(self.engine, expire_on_commit=False) as session:
+            if snapshot and not self.is_sqlite:
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session in one transaction: committed when the block ends, rolled back when it raises.
+
+        Raises OutcomeUnknown where the commit was sent and not answered; any other error means that nothing was done.
+        """
+        with _translated(), Session(self.engine, expire_on_commit=False) as session:
+            session.connection(execution_options={"wanworks_write": True})
+            try:
+                yield session
+            except BaseException:
+                session.rollback()
+                raise
+            session.flush()  # what fails here has surely not been committed
+            try:
+                session.commit()
+            except DBAPIError as error:
+                # Back in the pool, the connection would keep the transaction open, and with it SQLite's one lock.
+                session.invalidate()
+                if _says_full(error):
+                    raise
+                raise OutcomeUnknown() from error
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Brings the schema to `revision`; several processes may try at once. Raises DatabaseUnavailable."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    database = Database(url)
+    try:
+        with _translated(), database.engine.connect() as connection:
+            # Each transaction takes SQLite's one lock at its beginning: one that has read already cannot wait for it.
+            connection.execution_options(wanworks_write=True)
+            if not database.is_sqlite:
+                _wait_for_migrations(connection)
+            config.attributes["connection"] = connection
+            if revision == "base":
+                command.downgrade(config, revision)
+            else:
+                command.upgrade(config, revision)
+            if database.is_sqlite:
+                sqlite_plans.settle(connection)
+            connection.commit()
+            if not database.is_sqlite:
+                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_MIGRATION_LOCK})")
+                connection.commit()
+    finally:
+        database.close()
+
+
+def _wait_for_migrations(connection: Connection) -> None:
+    """Takes the lock that migrations hold.
+
+    By asking again and again: who waits inside a statement is waited for in turn by an index that is built beside
+    writers.
+    """
+    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})").scalar():
+        connection.commit()
+        time.sleep(_MIGRATION_POLL_SECONDS)
+    connection.commit()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        if _says_full(error):
+            raise StoreFull() from error
+        if "no such table" in str(error):
+            raise DatabaseUnavailable(_NO_TABLES) from error
+        raise DatabaseUnavailable() from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseUnavailable() from error
+        if type(error.orig).__name__ == "UndefinedTable":
+            raise DatabaseUnavailable(_NO_TABLES) from error
+        raise
+
+
+def _says_full(error: Exception) -> bool:
+    return "disk is full" in str(error) or "No space left" in str(error)
+
+
+def _sqlite_engine(url: str) -> Engine:
+    path = make_url(url).database
+    if path and path != ":memory:":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: sqlite3.Connection, record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Any) -> None:
+        if connection.get_execution_options().get("wanworks_write"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # which may fail, so that its error has to be translated
+        else:
+            connection.connection.driver_connection.execute("BEGIN")
+
+    return engine
+
+
+def _postgresql_engine(url: str) -> Engine:
+    engine = create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=8,
+        max_overflow=24,
+        pool_timeout=10,
+        connect_args={
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            # Keepalives are not sent while data is unacknowledged: without this a statement that a cut network
+            # swallowed hangs for a quarter of an hour.
+            "tcp_user_timeout": _CUT_OFF_SECONDS * 1000,
+            "application_name": "wanworks",
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, record: Any) -> None:
+        # By SET and not in the start-up packet, which a pooler in between may refuse.
+        connection.autocommit = True
+        connection.execute("; ".join(f"SET {name} = {value}" for name, value in _SERVER_SIDE.items()))
+        connection.autocommit = False
+
+    @event.listens_for(engine, "handle_error")
+    def _on_error(context: Any) -> None:
+        # The server has become a standby: its connections are of no use, the next ones find the new primary.
+        if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+            context.is_disconnect = True
+
+    return engine

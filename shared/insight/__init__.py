@@ -1,0 +1,1 @@
+"""Measured figures: device samples, snapshots, model health. It never changes what it measures."""

@@ -1,0 +1,193 @@
+"""What the figures of a model mean: its status in one word, and how two models differ. Pure.
+
+It judges what others have measured; formulas and worked examples are in docs/scores.md.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from shared.catalogue import scoring
+from shared.catalogue.models import CatalogueEntry
+from shared.insight.health import LOWEST_SUCCESS_RATE, HealthStatus
+
+# A CPU device's processes may use several cores; it counts as busy from one core on.
+_FULL_PERCENT = 100.0
+_ALIKE_PERCENT = 5.0  # measured speeds that differ by less are called alike
+_ALIKE_SCORE = 0.02
+
+
+class Status(StrEnum):
+    """How well a model, or the whole, is."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    CRITICAL = "critical"  # its files are broken, or most of its latest uses failed
+    MISSING = "missing"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What a model has shown over 30 days of real successes. None: never measured."""
+
+    model_id: str
+    newest: datetime | None = None  # when the newest success ended
+    successes: int = 0
+    uses: int = 0
+    average_seconds: float | None = None
+    p95_seconds: float | None = None
+    videos_per_hour: float | None = None  # of one device
+    work_per_second: float | None = None  # megapixels x frames x steps, loading left out; the median of the latest uses
+    performance_score: float | None = None
+    quality_score: float | None = None  # technical: the mean of the latest successes that have one
+    qualities: int = 0  # how many those are
+    stability_score: float | None = None
+    samples: int = 0  # of devices, while it ran
+    load_percent: float | None = None
+    memory_used_mb: float | None = None
+    memory_peak_mb: float | None = None
+    memory_total_mb: float | None = None
+    power_watts: float | None = None
+    devices: tuple[str, ...] = ()  # names, of the latest successes
+    profiles: tuple[str, ...] = ()  # memory profiles, likewise
+
+    @property
+    def memory_efficiency_score(self) -> float | None:
+        return scoring.memory_efficiency_score(self.memory_peak_mb, self.memory_total_mb)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every difference is b relative to a; None where either was not measured."""
+
+    performance_difference_percent: float | None  # of the videos an hour
+    quality_difference_score: float | None
+    memory_usage_difference_mb: float | None  # of the peaks
+    speed_difference_percent: float | None  # of the work done in a second
+    recommendation: str
+    use_cases: dict[str, str]
+    trade_offs: tuple[str, ...]
+
+
+def status(health: HealthStatus, success_rate: float | None) -> Status:
+    """`shared.insight.health`'s word in this document's: broken files, and a model that mostly fails, are critical."""
+    failing = success_rate is not None and success_rate < LOWEST_SUCCESS_RATE
+    if health == HealthStatus.CORRUPTED or (health == HealthStatus.DEGRADED and failing):
+        return Status.CRITICAL
+    return Status(health.value)
+
+
+def system_status(statuses: Iterable[Status], *, devices: int, critical_alerts: int) -> Status:
+    """Of the models that some node holds: critical where all are, degraded where any is not healthy.
+
+    Where none is held: missing, or unknown where no node has looked. Healthy models without a live device, or beside
+    an open critical alert, make a degraded whole.
+    """
+    found = list(statuses)
+    held = [one for one in found if one not in (Status.MISSING, Status.UNKNOWN)]
+    if not held:
+        return Status.MISSING if Status.MISSING in found else Status.UNKNOWN
+    if all(one == Status.CRITICAL for one in held):
+        return Status.CRITICAL
+    well = all(one == Status.HEALTHY for one in held) and devices > 0 and critical_alerts == 0
+    return Status.HEALTHY if well else Status.DEGRADED
+
+
+def load_percent(utilization_percent: float | None) -> float | None:
+    """How busy a device is, 0 to 100, from what its samples say."""
+    return None if utilization_percent is None else round(min(_FULL_PERCENT, utilization_percent), 1)
+
+
+def compare(a: Performance, b: Performance, entry_a: CatalogueEntry, entry_b: CatalogueEntry) -> Comparison:
+    """Every difference is b relative to a."""
+    speed = scoring.difference_percent(b.work_per_second, a.work_per_second)
+    quality = _minus(b.quality_score, a.quality_score, 4)
+    memory = _minus(b.memory_peak_mb, a.memory_peak_mb, 1)
+    return Comparison(
+        performance_difference_percent=scoring.difference_percent(b.videos_per_hour, a.videos_per_hour),
+        quality_difference_score=quality,
+        memory_usage_difference_mb=memory,
+        speed_difference_percent=speed,
+        recommendation=_recommendation(entry_a, entry_b, speed, quality),
+        use_cases={entry.model_id: use_case(entry) for entry in (entry_a, entry_b)},
+        trade_offs=tuple(_trade_offs(entry_a, entry_b, speed, quality, memory)),
+    )
+
+
+def use_case(entry: CatalogueEntry) -> str:
+    """What a model is for, from the catalogue alone."""
+    made = {
+        "refused": "Videos from text alone",
+        "optional": "Videos from text, or from an image and text",
+        "required": "Videos that start from a given image",
+    }[entry.image]
+    seconds = entry.max_frames / entry.defaults.fps
+    least, most = entry.hardware.min_vram_gb, entry.hardware.recommended_vram_gb
+    return f"{made}, up to {seconds:.1f} s at {entry.defaults.fps} fps, on devices from {least:g} GB ({most:g} advised)"
+
+
+def _recommendation(a: CatalogueEntry, b: CatalogueEntry, speed: float | None, quality: float | None) -> str:
+    if a.model_id == b.model_id:
+        return "It is the same model"
+    if speed is None:
+        lean, rich = sorted((a, b), key=lambda entry: entry.download_gb)
+        if lean.download_gb == rich.download_gb:
+            return f"Not measured yet which is faster; choose by input: {_inputs(a)}; {_inputs(b)}"
+        return (
+            f"Not measured yet which is faster; by the catalogue {lean.model_id} is the smaller model and "
+            f"{rich.model_id} the larger one"
+        )
+    if abs(speed) < _ALIKE_PERCENT:
+        return f"Both are about as fast; choose by input: {_inputs(a)}; {_inputs(b)}"
+    fast, slow = (b, a) if speed > 0 else (a, b)
+    better = 0.0 if quality is None else (quality if fast is b else -quality)
+    if quality is None or abs(quality) < _ALIKE_SCORE:
+        said = "" if quality is None else " at the same technical quality"
+        return f"{fast.model_id} is the faster one{said}"
+    if better > 0:
+        return f"{fast.model_id} is faster, and its technical quality is higher"
+    return f"{fast.model_id} where speed matters, {slow.model_id} where technical quality does"
+
+
+def _trade_offs(
+    a: CatalogueEntry, b: CatalogueEntry, speed: float | None, quality: float | None, memory: float | None
+) -> Sequence[str]:
+    if a.model_id == b.model_id:
+        return []
+    said = []
+    if speed is not None:
+        word = "faster" if speed > 0 else "slower"
+        said.append(f"{b.model_id} is {abs(speed):.0f} % {word} than {a.model_id} at the same work")
+    if quality is not None:
+        word = "above" if quality > 0 else "below"
+        said.append(f"{b.model_id}'s technical quality score is {abs(quality):.2f} {word} {a.model_id}'s")
+    if memory is not None:
+        word = "more" if memory > 0 else "less"
+        said.append(f"{b.model_id} takes {abs(memory) / 1e3:.1f} GB {word} memory at its peak than {a.model_id}")
+    least_a, least_b = a.hardware.min_vram_gb, b.hardware.min_vram_gb
+    if least_a != least_b:
+        said.append(f"{b.model_id} needs a device of at least {least_b:g} GB, {a.model_id} one of {least_a:g} GB")
+    if a.image != b.image:
+        said.append(f"{_inputs(a)}; {_inputs(b)}")
+    long_a, long_b = a.max_frames / a.defaults.fps, b.max_frames / b.defaults.fps
+    if long_a != long_b or a.max_frames != b.max_frames:
+        said.append(
+            f"{a.model_id} makes up to {a.max_frames} frames ({long_a:.1f} s), {b.model_id} {b.max_frames} "
+            f"({long_b:.1f} s)"
+        )
+    return said
+
+
+def _inputs(entry: CatalogueEntry) -> str:
+    takes = {
+        "refused": "takes text only",
+        "optional": "takes text, with or without an image",
+        "required": "needs an image",
+    }
+    return f"{entry.model_id} {takes[entry.image]}"
+
+
+def _minus(b: float | None, a: float | None, digits: int) -> float | None:
+    return None if a is None or b is None else round(b - a, digits)

@@ -1,0 +1,230 @@
+"""What devices did from moment to moment, and how much of it fell to each model. Sole reader and writer of `samples`
+and `sample_hours`.
+
+Raw rows are kept for a day. An hour that is over becomes one row for each device and model, which says sums and counts,
+so that an average over a month reads a few hundred rows; those are kept for 90 days. It never asks a device anything.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Float, Row, RowMapping, Select, and_, case, cast, delete, func, insert, literal, or_, select
+from sqlmodel import Session, col
+
+from shared.database.engine import Database, hold
+from shared.database.tables import Sample, SampleHour
+
+_HOUR = timedelta(hours=1)
+_KEPT = timedelta(days=1)
+_HOURS_KEPT = timedelta(days=90)  # as long as the minutes' snapshots
+# What was recorded this long ago has been committed, whatever the nodes' clocks say: only then is its hour rolled up.
+_SETTLED = timedelta(minutes=5)
+_NOTHING = ""  # the model of an hour's row for the samples while none ran
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a device says of itself at one moment. None where it does not measure that. 1 MB = 10^6 bytes."""
+
+    utilization_percent: float | None  # of the GPU; of one core for a CPU device's processes, so it may pass 100
+    memory_used_mb: float | None
+    memory_total_mb: float | None
+    temperature_celsius: float | None
+    power_watts: float | None
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What ran on a device at one moment: all None where it was idle."""
+
+    job_id: str | None
+    model_id: str | None  # None also beside a mock, which runs no model
+    phase: str | None  # None also where Redis is away
+
+
+@dataclass(frozen=True)
+class Averages:
+    """A model's samples over some time. A figure is the mean of the samples that have it; None where none has."""
+
+    samples: int
+    utilization_percent: float | None
+    memory_used_mb: float | None
+    memory_peak_mb: float | None  # the largest one
+    memory_total_mb: float | None  # of the devices that it ran on, weighted as memory_used_mb is
+    temperature_celsius: float | None
+    power_watts: float | None
+    kind: str = "cuda"  # what was sampled: GPUs, or (`cpu`) the processes of CPU devices
+
+
+def record(database: Database, device_key: str, kind: str, reading: Reading, doing: Doing, at: datetime) -> None:
+    """Stores one sample. `kind` is the device's, ``cuda`` or ``cpu``."""
+    with database.write() as session:
+        session.add(Sample(device_key=device_key, kind=kind, at=at, **vars(reading), **vars(doing)))
+
+
+def latest(database: Database, since: datetime) -> dict[str, Sample]:
+    """The newest sample of each device that has one not older than `since`, by device key."""
+    # Grouped by no column: SQLite would else read a day of each device in the order of that index, for a minute of it.
+    key = col(Sample.device_key).concat("")
+    newest = (
+        select(key.label("device_key"), func.max(Sample.at).label("at"))
+        .where(col(Sample.at) >= since)
+        .group_by(key)
+        .subquery()
+    )
+    query = select(Sample).join(
+        newest, (col(Sample.device_key) == newest.c.device_key) & (col(Sample.at) == newest.c.at)
+    )
+    with database.read() as session:
+        return {sample.device_key: sample for sample in session.scalars(query)}
+
+
+def averages(database: Database, since: datetime) -> dict[str, Averages]:
+    """By model, over the samples that were taken while a job of it ran.
+
+    Reads the hours that are rolled up, and raw rows only for what is not: since the newest of those hours, and of the
+    hour that `since` falls into, as long as they are kept. Where a model ran on GPUs and on CPU devices, only the GPUs
+    count: percent of a GPU and percent of a core do not add up.
+    """
+    first_whole = _hour_of(since) if since == _hour_of(since) else _hour_of(since) + _HOUR
+    with database.read() as session:
+        # Asked first: an hour that is rolled up meanwhile is still counted from its raw rows, and so once.
+        rolled_up_to = _rolled_up_to(session) or since
+        hours = session.execute(_hours(first_whole, rolled_up_to)).all()
+        head = and_(col(Sample.at) >= since, col(Sample.at) < min(first_whole, rolled_up_to))
+        tail = col(Sample.at) >= max(since, rolled_up_to)
+        raw = session.execute(_raw().where(or_(head, tail), col(Sample.model_id).is_not(None))).all()
+    return _averaged([*hours, *raw])
+
+
+def roll_up(database: Database, now: datetime) -> int:
+    """Makes rows of every hour that is over; drops raw rows older than a day and hours older than 90 days.
+
+    Returns how many hours it made rows of.
+    Idempotent: an hour's rows are written in one transaction, once five minutes have passed since its end.
+    """
+    until = _hour_of(now - _SETTLED)
+    with database.read() as session:
+        cursor = _rolled_up_to(session)
+    written = 0
+    while (start := _next_hour(database, cursor, until)) is not None:
+        cursor = start + _HOUR
+        _write_hour(database, start, cursor)
+        written += 1
+    with database.write() as session:
+        session.execute(delete(Sample).where(col(Sample.at) < now - _KEPT, col(Sample.at) < until))
+        session.execute(delete(SampleHour).where(col(SampleHour.hour) < _hour_of(now - _HOURS_KEPT)))
+    return written
+
+
+def _hour_of(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def _rolled_up_to(session: Session) -> datetime | None:
+    newest = session.execute(select(func.max(SampleHour.hour))).scalar_one()
+    return newest + _HOUR if newest is not None else None
+
+
+def _next_hour(database: Database, since: datetime | None, until: datetime) -> datetime | None:
+    """The first hour from `since` on that is over by `until` and has samples."""
+    query = select(col(Sample.at)).where(col(Sample.at) < until).order_by(col(Sample.at)).limit(1)
+    with database.read() as session:
+        found = session.execute(query if since is None else query.where(col(Sample.at) >= since)).scalar_one_or_none()
+    return _hour_of(found) if found is not None else None
+
+
+def _raw(*by: Any) -> Select[Any]:
+    """Raw rows summed up by model, kind and what else is named."""
+    total = case((col(Sample.memory_used_mb).is_not(None), col(Sample.memory_total_mb)))
+    columns: list[Any] = [
+        *by,
+        col(Sample.model_id).label("model_id"),
+        col(Sample.kind).label("kind"),
+        func.count().label("samples"),
+        func.coalesce(func.sum(Sample.utilization_percent), 0.0).label("utilization_sum"),
+        func.count(col(Sample.utilization_percent)).label("utilization_count"),
+        func.coalesce(func.sum(Sample.memory_used_mb), 0.0).label("memory_sum_mb"),
+        func.coalesce(func.max(Sample.memory_used_mb), 0.0).label("memory_max_mb"),
+        func.count(col(Sample.memory_used_mb)).label("memory_count"),
+        func.avg(total).label("memory_total_mb"),
+        func.coalesce(func.sum(Sample.temperature_celsius), 0.0).label("temperature_sum"),
+        func.coalesce(func.max(Sample.temperature_celsius), 0.0).label("temperature_max"),
+        func.count(col(Sample.temperature_celsius)).label("temperature_count"),
+        func.coalesce(func.sum(Sample.power_watts), 0.0).label("power_sum"),
+        func.count(col(Sample.power_watts)).label("power_count"),
+    ]
+    return select(*columns).group_by(*by, col(Sample.model_id), col(Sample.kind))
+
+
+def _write_hour(database: Database, start: datetime, end: datetime) -> None:
+    query = _raw(col(Sample.device_key).label("device_key")).where(col(Sample.at) >= start, col(Sample.at) < end)
+    with database.write() as session:
+        rows: dict[tuple[str, str], RowMapping] = {}
+        for row in session.execute(query).mappings():
+            key = (row["device_key"], row["model_id"] or _NOTHING)
+            # A device that changed its kind within the hour (a restart with other settings) is what it was for longer.
+            if key not in rows or rows[key]["samples"] < row["samples"]:
+                rows[key] = row
+        hold(session, "sample hours")
+        session.execute(delete(SampleHour).where(col(SampleHour.hour) == start))
+        if rows:
+            session.execute(
+                insert(SampleHour),
+                [{**row, "hour": start, "model_id": model_id} for (_, model_id), row in rows.items()],
+            )
+
+
+_SUMMED = (
+    "samples", "utilization_sum", "utilization_count", "memory_sum_mb", "memory_count", "temperature_sum",
+    "temperature_count", "power_sum", "power_count",
+)  # fmt: skip
+
+
+def _hours(since: datetime, until: datetime) -> Select[Any]:
+    """The hours that began then summed up by model and kind, with the columns of `_raw`."""
+    total = func.sum(col(SampleHour.memory_total_mb) * col(SampleHour.memory_count))
+    named = case((col(SampleHour.memory_total_mb).is_not(None), col(SampleHour.memory_count)), else_=literal(0))
+    columns: list[Any] = [
+        col(SampleHour.model_id).label("model_id"),
+        col(SampleHour.kind).label("kind"),
+        *(func.sum(col(getattr(SampleHour, name))).label(name) for name in _SUMMED),
+        func.max(SampleHour.memory_max_mb).label("memory_max_mb"),
+        (total / func.nullif(cast(func.sum(named), Float), 0.0)).label("memory_total_mb"),
+    ]
+    return (
+        select(*columns)
+        .where(col(SampleHour.hour) >= since, col(SampleHour.hour) < until, col(SampleHour.model_id) != _NOTHING)
+        .group_by(col(SampleHour.model_id), col(SampleHour.kind))
+    )
+
+
+def _averaged(rows: Iterable[Row[Any]]) -> dict[str, Averages]:
+    """Rows of `_raw` and `_hours`, put together by model."""
+    by_model: dict[str, list[Row[Any]]] = {}
+    for row in rows:
+        by_model.setdefault(row.model_id, []).append(row)
+    found = {}
+    for model_id, all_of_it in by_model.items():
+        kind = "cuda" if any(row.kind == "cuda" for row in all_of_it) else "cpu"
+        parts = [row for row in all_of_it if row.kind == kind]
+        totals = [(row.memory_total_mb, row.memory_count) for row in parts if row.memory_total_mb is not None]
+        found[model_id] = Averages(
+            samples=sum(row.samples for row in parts),
+            utilization_percent=_mean((row.utilization_sum, row.utilization_count) for row in parts),
+            memory_used_mb=_mean((row.memory_sum_mb, row.memory_count) for row in parts),
+            memory_peak_mb=max((row.memory_max_mb for row in parts if row.memory_count), default=None),
+            memory_total_mb=_mean((total * count, count) for total, count in totals),
+            temperature_celsius=_mean((row.temperature_sum, row.temperature_count) for row in parts),
+            power_watts=_mean((row.power_sum, row.power_count) for row in parts),
+            kind=kind,
+        )
+    return found
+
+
+def _mean(sums: Iterable[tuple[float, int]]) -> float | None:
+    pairs = list(sums)
+    count = sum(count for _, count in pairs)
+    return round(sum(total for total, _ in pairs) / count, 2) if count else None

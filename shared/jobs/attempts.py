@@ -1,0 +1,391 @@
+"""An attempt at a job, from claim to end: the worker's side of the `jobs` table.
+
+The attempt's number is the fence: every UPDATE here names it, so a worker that was given up for dead changes nothing.
+It also settles a commit that was not answered: where the row names this attempt and the end that was asked for, that
+end is this attempt's. Leases compare the database's own clock only.
+"""
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Float, bindparam, func, update
+from sqlmodel import Session, col, select
+
+from shared import clock
+from shared.database.engine import Database, hold, is_repetition, settled
+from shared.database.tables import Job, Node, Replica, epoch_now
+from shared.errors import Fenced
+from shared.jobs.download_control import BY_OWNER, PAUSE
+from shared.jobs.records import mark_partials, note_end
+from shared.states import REPLICA_READY, JobState, Phase
+
+
+@dataclass(frozen=True)
+class Claimant:
+    """Who claims: one device and the worker that is pinned to it, or a node's io worker."""
+
+    node: str
+    worker: str
+    device: str | None  # UUID, or cpu-0; None for a node
+    device_key: str  # node/index; a node's own key for its io worker
+    pid: int = 0  # of the process that will run the job
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What a running attempt learns when it renews its lease."""
+
+    ours: bool  # False: another attempt owns the job, or it has ended
+    cancel: bool
+    halt: str | None = None  # pause, or yield
+    bandwidth_mbps: float | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed, as its owner reads it."""
+
+    code: str
+    message: str
+    retryable: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "retryable": self.retryable}
+
+
+# Built once, like the statements of `_may_run`: a device waits for its claim.
+_CLAIM = (
+    update(Job)
+    .where(
+        col(Job.id) == bindparam("its_job_id"),
+        col(Job.status) == JobState.QUEUED,
+        col(Job.bell_device) == bindparam("its_device_key"),
+        col(Job.not_before) <= epoch_now(),
+    )
+    .values(
+        status=JobState.RUNNING,
+        attempt=Job.attempt + 1,
+        lease_until=epoch_now() + bindparam("its_lease_seconds", type_=Float),
+        claimed_at=epoch_now(),
+        started_at=bindparam("its_now"),
+        node=bindparam("its_node"),
+        worker=bindparam("its_worker"),
+        pid=bindparam("its_pid"),
+        device=bindparam("its_device"),
+        device_key=bindparam("its_device_key"),
+        phase=bindparam("its_first_phase"),
+        percent=0.0,
+        error=None,
+        paused_by=None,
+        unplaceable_since=None,
+    )
+    .returning(Job)
+    .execution_options(synchronize_session=False, populate_existing=True)
+)
+
+
+@settled
+def claim(
+    database: Database, job_id: str, claimant: Claimant, lease_seconds: float, at_most: int | None = None
+) -> Job | None:
+    """Takes the job if its bell rang for this device or node and it is still waiting. Raises the fence by one.
+
+    None if not; nor where the node is drained, nor where it does not hold the model (neither a drain nor a removal can
+    come while a claim is looking), nor where `at_most` jobs of its type run on the node already.
+    """
+    with database.write() as session:
+        if is_repetition() and (mine := _claimed_before(session, job_id, claimant)) is not None:
+            return mine
+        if not _may_run(session, job_id, claimant, at_most):
+            return None
+        claim_of = {**asdict(claimant), "job_id": job_id, "lease_seconds": lease_seconds, "now": clock.now()}
+        claim_of["first_phase"] = Phase.LOADING if claimant.device is not None else None
+        return session.scalars(_CLAIM, {f"its_{name}": value for name, value in claim_of.items()}).one_or_none()
+
+
+@settled
+def renew(database: Database, job_id: str, attempt: int, lease_seconds: float) -> Renewal:
+    """Moves the lease forward and reads what the attempt is asked to do in the same statement."""
+    query = (
+        update(Job)
+        .where(*_held(job_id, attempt))
+        .values(lease_until=epoch_now() + lease_seconds)
+        .returning(col(Job.cancel_at), col(Job.halt), col(Job.bandwidth_mbps))
+    )
+    with database.write() as session:
+        row = session.connection().execute(query).one_or_none()
+    if row is None:
+        return Renewal(ours=False, cancel=False)
+    return Renewal(ours=True, cancel=row[0] is not None, halt=row[1], bandwidth_mbps=row[2])
+
+
+def succeed(database: Database, job_id: str, attempt: int, result: dict[str, Any]) -> Job:
+    """Ends the job as succeeded; as cancelled, where somebody was promised that meanwhile.
+
+    Raises Fenced where the job is not this attempt's any more.
+    """
+    return _end(database, job_id, attempt, JobState.SUCCEEDED, result=result, percent=100.0)
+
+
+def fail(database: Database, job_id: str, attempt: int, failure: Failure, percent: float = 0.0) -> Job:
+    """Ends the job as failed, that far; as cancelled, where somebody was promised that meanwhile. Raises Fenced."""
+    return _end(database, job_id, attempt, JobState.FAILED, error=failure.as_dict(), percent=percent)
+
+
+def cancelled(database: Database, job_id: str, attempt: int, percent: float = 0.0) -> Job:
+    """Ends the job as cancelled, that far. Raises Fenced."""
+    return _end(database, job_id, attempt, JobState.CANCELLED, percent=percent)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """How far a download has come."""
+
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+    percent: float = 0.0
+
+
+@settled
+def give_back(
+    database: Database, job_id: str, attempt: int, fetched: Fetched | None = None, delay_seconds: float = 0.0
+) -> Job | None:
+    """Puts the job back into the queue without counting it as a failure (a stop, a drain, a place given up).
+
+    It is not to start again before `delay_seconds`. A cancel or a pause that was asked for meanwhile is obeyed. None
+    where the job is not this attempt's any more.
+    """
+    with database.write() as session:
+        job = _locked(session, job_id, attempt)
+        if job is None:
+            return _settled(session, job_id, attempt)
+        if job.cancel_at is not None:
+            return _close(session, job, JobState.CANCELLED)
+        _note(job, fetched)
+        return _put_back(session, job, failures=job.failures, delay=delay_seconds)
+
+
+@settled
+def paused(
+    database: Database, job_id: str, attempt: int, by: str, fetched: Fetched, failure: Failure | None = None
+) -> Job | None:
+    """Stops the job until it is resumed: by its `owner`, or by room on the disk (`disk_full`, with the reason).
+
+    A pause by its owner that was taken back meanwhile puts it into the queue instead. None where the job is not this
+    attempt's any more.
+    """
+    with database.write() as session:
+        job = _locked(session, job_id, attempt)
+        if job is None:
+            return _settled(session, job_id, attempt)
+        if job.cancel_at is not None:
+            return _close(session, job, JobState.CANCELLED)
+        _note(job, fetched)
+        if by == BY_OWNER or job.halt == PAUSE:
+            return _put_back(session, job, failures=job.failures, delay=0.0)
+        return _pause(session, job, by, failure)
+
+
+@settled
+def crashed(
+    database: Database, job_id: str, attempt: int, reason: str, backoff_seconds: float, *, lapsed: bool = False
+) -> Job | None:
+    """Counts a crash or a lapsed lease: back to the queue after a while, or failed at `max_failures`.
+
+    `backoff_seconds` is the wait after the first one; it doubles with each. A cancel or a pause that was asked for
+    meanwhile is obeyed. None where the attempt is over already, or, with `lapsed`, where it has renewed its lease.
+    """
+    with database.write() as session:
+        job = _locked(session, job_id, attempt, *((_LAPSED,) if lapsed else ()))
+        if job is None:
+            return _settled(session, job_id, attempt)
+        failures = job.failures + 1
+        if job.cancel_at is not None:
+            return _close(session, job, JobState.CANCELLED, failures=failures)
+        if failures >= job.max_failures:
+            message = f"{reason} {failures} times; the job is given up"
+            failure = Failure("worker_lost", message, retryable=True)
+            job.failures = failures
+            return _close(session, job, JobState.FAILED, error=failure.as_dict())
+        return _put_back(session, job, failures=failures, delay=backoff_seconds * 2 ** (failures - 1))
+
+
+_LAPSED = col(Job.lease_until) < epoch_now()
+
+
+def lapsed(database: Database) -> list[tuple[str, int]]:
+    """(id, attempt) of running jobs whose lease has run out by the database's clock."""
+    query = select(Job.id, Job.attempt).where(col(Job.status) == JobState.RUNNING, _LAPSED)
+    with database.read() as session:
+        return [(job_id, attempt) for job_id, attempt in session.exec(query)]
+
+
+@dataclass(frozen=True)
+class Held:
+    """The row of a job that a worker's child has begun to answer, as its main process judges it."""
+
+    status: str
+    attempt: int
+    failures: int
+    worker: str | None
+    pid: int | None
+    lapsed: bool
+    cancel_seconds: float | None  # how long ago somebody asked to cancel
+
+
+def held(database: Database, job_ids: Collection[str]) -> dict[str, Held]:
+    """Those of the jobs that have a row."""
+    if not job_ids:
+        return {}
+    lapsed = func.coalesce(col(Job.lease_until) < epoch_now(), False)
+    asked = epoch_now() - col(Job.cancel_at)
+    columns = (Job.id, Job.status, Job.attempt, Job.failures, Job.worker, Job.pid, lapsed, asked)
+    query = select(*columns).where(col(Job.id).in_(job_ids))  # type: ignore[call-overload]
+    with database.read() as session:
+        return {row[0]: Held(*row[1:]) for row in session.exec(query)}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running attempt as the processes around it need to know it."""
+
+    job_id: str
+    attempt: int
+    lapsed: bool
+    cancel_seconds: float | None  # how long ago somebody asked to cancel
+    pid: int | None
+    model_id: str | None
+    mock: bool
+
+
+def running_on(database: Database, worker: str) -> list[Running]:
+    """What the rows say this worker runs."""
+    lapsed, asked = col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)
+    columns = (Job.id, Job.attempt, lapsed, asked, Job.pid, Job.model_id, Job.mock)
+    query = select(*columns).where(  # type: ignore[call-overload]
+        col(Job.worker) == worker, col(Job.status) == JobState.RUNNING
+    )
+    with database.read() as session:
+        return [Running(*row) for row in session.exec(query)]
+
+
+def _may_run(session: Session, job_id: str, claimant: Claimant, at_most: int | None) -> bool:
+    """Whether the node takes jobs and has what this one needs: its model's files, held against removal, or a place."""
+    if session.execute(_DRAINED, {"its_node": claimant.node}).scalar_one_or_none() is not None:
+        return False
+    if at_most is not None:
+        hold(session, f"claims of {claimant.node}")  # two claims could count at once
+        running = select(func.count()).where(
+            col(Job.status) == JobState.RUNNING,
+            col(Job.node) == claimant.node,
+            col(Job.type) == select(Job.type).where(col(Job.id) == job_id).scalar_subquery(),
+        )
+        return session.exec(running).one() < at_most
+    needs = session.execute(_NEEDS, {"its_job_id": job_id}).one_or_none()
+    if needs is None or needs.mock or needs.target_node is not None:
+        return needs is not None
+    held = session.execute(_HELD, {"its_node": claimant.node, "its_model_id": needs.model_id})
+    return held.scalar_one_or_none() in REPLICA_READY
+
+
+_DRAINED = select(Node.drained_at).where(Node.name == bindparam("its_node")).with_for_update(read=True)
+_NEEDS = select(Job.mock, Job.target_node, Job.model_id).where(Job.id == bindparam("its_job_id"))
+_HELD = (
+    select(Replica.state)
+    .where(Replica.node == bindparam("its_node"), Replica.model_id == bindparam("its_model_id"))
+    .with_for_update(read=True)
+)
+
+
+def _note(job: Job, fetched: Fetched | None) -> None:
+    if fetched is not None:
+        job.bytes_done, job.bytes_total, job.percent = fetched.bytes_done, fetched.bytes_total, fetched.percent
+
+
+def _held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
+    return (col(Job.id) == job_id, col(Job.attempt) == attempt, col(Job.status) == JobState.RUNNING)
+
+
+def _locked(session: Session, job_id: str, attempt: int, *besides: ColumnElement[bool]) -> Job | None:
+    return session.exec(select(Job).where(*_held(job_id, attempt), *besides).with_for_update()).one_or_none()
+
+
+def _claimed_before(session: Session, job_id: str, claimant: Claimant) -> Job | None:
+    """The job, where an earlier call took it: a process runs one job at a time, so the row names it for this claim."""
+    job = session.get(Job, job_id)
+    mine = job is not None and job.status == JobState.RUNNING
+    return job if job and mine and (job.worker, job.pid) == (claimant.worker, claimant.pid) else None
+
+
+def _settled(session: Session, job_id: str, attempt: int) -> Job | None:
+    """The job, where an earlier call, whose commit was not answered, has ended this attempt and no other has begun."""
+    job = session.get(Job, job_id) if is_repetition() else None
+    return job if job is not None and job.attempt == attempt and job.status != JobState.RUNNING else None
+
+
+@settled
+def _end(database: Database, job_id: str, attempt: int, state: JobState, **values: Any) -> Job:
+    with database.write() as session:
+        job = _locked(session, job_id, attempt)
+        if job is not None:
+            if job.cancel_at is not None:
+                return _close(session, job, JobState.CANCELLED, percent=values["percent"])
+            return _close(session, job, state, **values)
+        job = session.get(Job, job_id)
+        # Without a worker it was put back since, and ended in the queue.
+        if job is None or job.attempt != attempt or job.worker is None or not _is_as_asked(job, state, values):
+            raise Fenced()
+        return job
+
+
+def _is_as_asked(job: Job, state: JobState, values: dict[str, Any]) -> bool:
+    """Whether the row says what this end would: one that somebody else has written says something else."""
+    if job.status == JobState.CANCELLED:
+        return state == JobState.CANCELLED or job.cancel_at is not None
+    wanted = json.loads(json.dumps(values))
+    stored = all(getattr(job, name) == value for name, value in wanted.items() if name in ("result", "error"))
+    return job.status == state and stored
+
+
+def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
+    """The one way to an end: the state, what came of it, and what is to be kept and told of it."""
+    for name, value in values.items():
+        setattr(job, name, value)
+    job.status = state
+    job.finished_at = clock.now()
+    job.lease_until = job.bell_device = job.bell_at = job.phase = job.halt = None
+    mark_partials(job)
+    session.add(job)
+    note_end(session, job)
+    return job
+
+
+def _put_back(session: Session, job: Job, failures: int, delay: float) -> Job:
+    """Into the queue, or to a pause that its owner has been promised: an attempt that dies must not lose that."""
+    if job.halt == PAUSE:
+        job.failures = failures
+        return _pause(session, job, BY_OWNER, None)
+    return _queue_again(session, job, failures, delay)
+
+
+def _pause(session: Session, job: Job, by: str, failure: Failure | None) -> Job:
+    _queue_again(session, job, failures=job.failures, delay=0.0)
+    job.status = JobState.PAUSED
+    job.paused_by = by
+    job.error = failure.as_dict() if failure is not None else None
+    session.add(job)
+    return job
+
+
+def _queue_again(session: Session, job: Job, failures: int, delay: float) -> Job:
+    job.status = JobState.QUEUED
+    job.failures = failures
+    job.not_before = epoch_now() + delay  # type: ignore[assignment]
+    job.started_at = job.lease_until = job.bell_device = job.bell_at = job.phase = job.halt = None
+    job.node = job.worker = job.pid = job.device = job.device_key = None
+    session.add(job)
+    session.flush()
+    session.refresh(job)
+    return job

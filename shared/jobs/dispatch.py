@@ -1,0 +1,283 @@
+"""Which waiting job is called to which device: the dispatcher's side of the `jobs` table.
+
+A bell is a Celery message; the row says on which device's queue it lies and since when. A bell may be lost, doubled or
+stale: the row decides, and only the device that it names may claim.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from sqlalchemy import bindparam, case, update
+from sqlmodel import Session, col, select
+
+from shared import clock
+from shared.catalogue.job_types import GENERATION
+from shared.database.engine import Database, is_repetition, settled
+from shared.database.tables import Job, epoch_now
+from shared.jobs.attempts import Failure
+from shared.jobs.line_heads import QUEUED, first_of_each, lines_there
+from shared.jobs.lines import owner_part
+from shared.jobs.records import note_end
+from shared.states import JobState, Phase
+
+# A job that waits this long counts as one priority higher.
+PRIORITY_RISE_SECONDS = 600.0
+# So many of the first are looked at, enough to fill any usual number of devices between two looks. Where several owners
+# wait they share them, but none has fewer of a line than this.
+LOOK_AHEAD = 100
+_LOOK_AHEAD_OF_EACH = 4
+# Of the whole queue the order of this many is told exactly.
+ORDERED = 1000
+
+
+class Waiting(NamedTuple):
+    """A queued job as placement sees it. Times are seconds by the database's clock.
+
+    A tuple, for tens of thousands are made of rows in one look.
+    """
+
+    job_id: str
+    type: str
+    model_id: str | None
+    warm_key: str
+    target_node: str | None
+    priority: int
+    owner: str | None
+    queued_at: float
+    not_before: float
+    work: float
+    mock: bool
+    min_vram_mb: int
+    min_ram_mb: int
+    phase: str | None
+    bell_device: str | None
+    bell_at: float | None
+    unplaceable_since: float | None = None
+    line: str = ""
+
+
+class Busy(NamedTuple):
+    """A running job as placement sees it."""
+
+    job_id: str
+    type: str
+    model_id: str | None
+    device_key: str
+    warm_key: str
+    node: str
+    priority: int
+    halt: str | None
+    owner: str | None
+    work: float
+    claimed_at: float
+    mock: bool
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a line goes on that was not read to its end: behind this job. What is to follow it is not all known."""
+
+    line: str
+    job_id: str
+    queued_at: float
+    ready_at: float | None  # where only those were read that may start by then
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The moment that placement decides on."""
+
+    now: float
+    waiting: tuple[Waiting, ...]
+    busy: tuple[Busy, ...]
+    cuts: tuple[Cut, ...] = ()
+
+
+_WAITING = (
+    Job.id, Job.type, Job.model_id, Job.warm_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
+    Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.bell_device, Job.bell_at,
+    Job.unplaceable_since, Job.line,
+)  # fmt: skip
+_BUSY = (
+    Job.id, Job.type, Job.model_id, Job.device_key, Job.warm_key, Job.node, Job.priority, Job.halt, Job.owner, Job.work,
+    Job.claimed_at, Job.mock,
+)  # fmt: skip
+# Built once, for every pass executes them.
+_NOW = select(epoch_now())
+_RUNG = select(*_WAITING).where(QUEUED, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
+_RING = (
+    update(Job)
+    .where(col(Job.id) == bindparam("to_ring"), QUEUED)
+    .values(bell_device=bindparam("at_device"), bell_at=epoch_now(), phase=None, unplaceable_since=None)
+)
+_RUNNING = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]
+
+
+def rank(priority: int, queued_at: float, now: float) -> int:
+    """The priority that a job has earned: it rises by one for each ten minutes of waiting. 0 is served first."""
+    earned = priority - int((now - queued_at) / PRIORITY_RISE_SECONDS)
+    return earned if earned > 0 else 0
+
+
+def look(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
+    """The first in each line, every bell that is out, and what runs.
+
+    ``ahead``: how many jobs are wanted of the owners together. It costs as much with a hundred thousand jobs queued as
+    with as many as there are lines.
+    """
+    with database.read() as session:
+        connection = session.connection()
+        now = connection.execute(_NOW).scalar_one()
+        lines = lines_there(connection)
+        # Whoever has queued many must not hide those who came after.
+        each = max(ahead // max(1, len({owner_part(line) for line in lines})), _LOOK_AHEAD_OF_EACH)
+        found = [Waiting._make(row) for row in first_of_each(connection, _WAITING, lines, each)]
+        cuts = _cuts(found, each)
+        # Jobs that may not start yet do not take the places of those that may.
+        held_back = {job.line for job in found if job.not_before > now} & {cut.line for cut in cuts}
+        heads = first_of_each(connection, _WAITING, sorted(held_back), each, ready_at=now)
+        ready = [Waiting._make(row) for row in heads]
+        found += ready
+        cuts += _cuts(ready, each, ready_at=now)
+        found += [Waiting._make(row) for row in connection.execute(_RUNG)] if cuts else []
+        busy = tuple(Busy._make(row) for row in connection.execute(_RUNNING))
+    return Queue(now, tuple({job.job_id: job for job in found}.values()), busy, tuple(cuts))
+
+
+def look_further(database: Database, queue: Queue, cuts: Collection[Cut], more: int) -> Queue:
+    """The queue with so many more jobs behind each of these of its cuts."""
+    known = {job.job_id: job for job in queue.waiting}
+    left = [cut for cut in queue.cuts if cut not in cuts]
+    with database.read() as session:
+        connection = session.connection()
+        for cut in cuts:
+            where = [QUEUED, col(Job.line) == cut.line, col(Job.queued_at) >= cut.queued_at]
+            if cut.ready_at is not None:
+                where.append(col(Job.not_before) <= cut.ready_at)
+            behind = select(*_WAITING).where(*where, col(Job.id) != cut.job_id)  # type: ignore[call-overload]
+            behind = behind.order_by(col(Job.queued_at)).limit(more)
+            found = [Waiting._make(row) for row in connection.execute(behind)]
+            known |= {job.job_id: job for job in found}
+            left += _cuts(found, more, ready_at=cut.ready_at)
+    return replace(queue, waiting=tuple(known.values()), cuts=tuple(left))
+
+
+def _cuts(jobs: Sequence[Waiting], each: int, ready_at: float | None = None) -> list[Cut]:
+    """Where lines were cut off: those of which as many jobs were read as were asked for."""
+    found: dict[str, list[Waiting]] = defaultdict(list)
+    for job in jobs:
+        found[job.line].append(job)
+    last = [max(many, key=lambda job: (job.queued_at, job.job_id)) for many in found.values() if len(many) >= each]
+    return [Cut(job.line, job.job_id, job.queued_at, ready_at) for job in last]
+
+
+@settled
+def ring(database: Database, bells: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Notes each (job id, device key) as rung now. Returns those that were still waiting."""
+    if not bells:
+        return []
+    rung = set()
+    with database.write() as session:
+        connection = session.connection()
+        for job_id, device_key in sorted(bells):  # in one order everywhere: two dispatchers wait for each other's rows
+            if connection.execute(_RING, {"to_ring": job_id, "at_device": device_key}).rowcount:
+                rung.add((job_id, device_key))
+    return [bell for bell in bells if bell in rung]
+
+
+@settled
+def silence(database: Database, job_ids: Collection[str] | None = None) -> int:
+    """Takes bells back (all of them, or those of these jobs): the jobs wait to be placed again."""
+    where = [QUEUED, col(Job.bell_device).is_not(None)]
+    if job_ids is not None:
+        where.append(col(Job.id).in_(job_ids))
+    with database.write() as session:
+        query = update(Job).where(*where).values(bell_device=None, bell_at=None)
+        return int(session.connection().execute(query).rowcount)
+
+
+@settled
+def hand_back(database: Database, job_id: str, device_key: str) -> bool:
+    """Takes back the bell of a job that lies at that device: it is to be rung anew. Whether it still lay there."""
+    where = (col(Job.id) == job_id, col(Job.status) == JobState.QUEUED, col(Job.bell_device) == device_key)
+    with database.write() as session:
+        query = update(Job).where(*where).values(bell_device=None, bell_at=None)
+        return bool(session.connection().execute(query).rowcount)
+
+
+def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> int:
+    """Notes since when nothing could run this job, and those that need the same; or that something could now.
+
+    Returns how many rows changed.
+    """
+    needs = (Job.model_id, Job.warm_key, Job.target_node, Job.mock, Job.min_vram_mb, Job.min_ram_mb)
+    values = (like.model_id, like.warm_key, like.target_node, like.mock, like.min_vram_mb, like.min_ram_mb)
+    where = [
+        col(column).is_(None) if value is None else col(column) == value
+        for column, value in zip(needs, values, strict=True)
+    ]
+    since = col(Job.unplaceable_since)
+    where.append(since.is_(None) if unplaceable else since.is_not(None))
+    with database.write() as session:
+        query = update(Job).where(QUEUED, *where).values(unplaceable_since=epoch_now() if unplaceable else None)
+        return int(session.connection().execute(query).rowcount)
+
+
+def put_off_unplaceable(database: Database, watched_until: float) -> int:
+    """Leaves the time from that moment to now out of the time in which nothing could run the jobs.
+
+    Returns how many rows changed.
+    """
+    since = col(Job.unplaceable_since)
+    # Those noted after that moment begin anew; of the others the time until then is kept.
+    kept = case((since < watched_until, watched_until - since), else_=0.0)
+    with database.write() as session:
+        query = update(Job).where(QUEUED, since.is_not(None)).values(unplaceable_since=epoch_now() - kept)
+        return int(session.connection().execute(query).rowcount)
+
+
+def mark_waiting_for_model(database: Database, held: Collection[str]) -> int:
+    """Says `waiting_for_model` on queued jobs whose model no node holds, and takes it from the others."""
+    queued = (QUEUED, col(Job.mock).is_(False), col(Job.type) == GENERATION)
+    absent = update(Job).where(*queued, col(Job.model_id).not_in(held), col(Job.phase).is_(None))
+    present = update(Job).where(*queued, col(Job.model_id).in_(held), col(Job.phase) == Phase.WAITING_FOR_MODEL)
+    with database.write() as session:
+        connection = session.connection()
+        changed = connection.execute(absent.values(phase=Phase.WAITING_FOR_MODEL)).rowcount
+        return int(changed + connection.execute(present.values(phase=None)).rowcount)
+
+
+@settled
+def give_up(database: Database, job_id: str, failure: Failure) -> Job | None:
+    """Fails a job that still waits; None where it does not any more."""
+    with database.write() as session:
+        job = session.get(Job, job_id, with_for_update=True)
+        if job is None or job.status != JobState.QUEUED:
+            settled_before = is_repetition() and job is not None and job.error == failure.as_dict()
+            return job if settled_before else None
+        return _given_up(session, job, failure)
+
+
+def give_up_node(session: Session, node: str, failure: Failure) -> list[Job]:
+    """Fails what waits, or is paused, for that node and no other."""
+    waiting = col(Job.status).in_((JobState.QUEUED, JobState.PAUSED))
+    query = select(Job).where(Job.target_node == node, waiting).with_for_update()
+    return [_given_up(session, job, failure) for job in session.exec(query).all()]
+
+
+def given_up_with_node(session: Session, node: str) -> list[Job]:
+    """What `give_up_node` has ended, where its commit was not answered."""
+    query = select(Job).where(Job.target_node == node, Job.status == JobState.FAILED)
+    return [job for job in session.exec(query) if (job.error or {}).get("code") == "node_lost"]
+
+
+def _given_up(session: Session, job: Job, failure: Failure) -> Job:
+    job.status = JobState.FAILED
+    job.finished_at = clock.now()
+    job.error = failure.as_dict()
+    job.bell_device = job.bell_at = job.phase = job.paused_by = job.unplaceable_since = None
+    session.add(job)
+    note_end(session, job)
+    return job

@@ -1,0 +1,70 @@
+"""Which lines of the queue there are, and the first jobs of each: read in as many steps as there are lines."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import JSON, Connection, Float, Integer, Text, bindparam, cast, func, literal, literal_column, true
+from sqlalchemy.orm import aliased
+from sqlmodel import col, select
+
+from shared.database.tables import Job
+
+# The value stands in the statement, so that every planner sees that the indexes of queued jobs serve it.
+QUEUED = col(Job.status) == literal("queued", literal_execute=True)
+
+
+def lines_there(connection: Connection) -> list[str]:
+    """The lines in which anybody waits, found by stepping from one to the next in their index."""
+    return list(connection.execute(_lines()).scalars())
+
+
+def first_of_each(
+    connection: Connection, columns: Sequence[Any], lines: list[str], each: int, ready_at: float | None = None
+) -> list[Any]:
+    """These columns of the first jobs of those lines; only of those that may start by then, where that is given.
+
+    The first of the columns has to be the id.
+    """
+    if not lines:
+        return []
+    given: dict[str, Any] = {"each": each}
+    given |= {"lines": lines if connection.dialect.name == "postgresql" else json.dumps(lines)}
+    given |= {} if ready_at is None else {"ready_at": ready_at}
+    query = _heads(tuple(columns), connection.dialect.name, ready=ready_at is not None)
+    return [row for row in connection.execute(query, given).all() if row[0] is not None]
+
+
+@cache
+def _lines() -> Any:
+    first: Any = select(func.min(Job.line).label("line")).where(QUEUED)
+    lines = first.cte("lines", recursive=True)
+    following = select(func.min(Job.line)).where(QUEUED, col(Job.line) > lines.c.line).scalar_subquery()
+    lines = lines.union_all(select(following).where(lines.c.line.is_not(None)))
+    return select(lines.c.line).where(lines.c.line.is_not(None))
+
+
+@cache
+def _heads(columns: tuple[Any, ...], dialect: str, *, ready: bool) -> Any:
+    """Build the statement once, for every pass of the dispatcher executes it."""
+    first: Any
+    each = bindparam("each", type_=Integer)
+    ready_at = bindparam("ready_at", type_=Float)
+    if dialect == "postgresql":
+        names = func.json_array_elements_text(cast(bindparam("lines", type_=JSON), JSON)).table_valued("value")
+        first = select(*columns).where(QUEUED, Job.line == names.c.value)
+        if ready:
+            first = first.where(col(Job.not_before) <= ready_at)
+        head = first.order_by(col(Job.queued_at)).limit(each).correlate(names).lateral()
+        return select(head).select_from(names.join(head, true()))
+    # SQLite has no LATERAL.
+    names = func.json_each(bindparam("lines", type_=Text)).table_valued("value")
+    inner = aliased(Job, name="inner_jobs")
+    first = select(literal_column("inner_jobs.rowid")).select_from(inner)
+    first = first.where(inner.status == literal("queued", literal_execute=True), inner.line == names.c.value)
+    if ready:
+        first = first.where(inner.not_before <= ready_at)
+    first = first.order_by(inner.queued_at).limit(each).correlate(names)
+    # An outer join, for it settles which of the two is the outer loop.
+    return select(*columns).select_from(names.outerjoin(Job, literal_column("jobs.rowid").in_(first)))

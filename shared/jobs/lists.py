@@ -1,0 +1,189 @@
+"""Pages of jobs, newest or oldest first, under any filter, from a table of any size.
+
+Jobs of one kind (state, type, model) stand in order in one index. A filtered page is the first of each kind that passes
+the filter, merged; so what it costs depends on the kinds that there are, never on how many jobs the filter leaves out.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Integer, String, bindparam, func, literal, tuple_, union_all
+from sqlmodel import Session, col, select
+
+from shared.database.engine import Database
+from shared.database.tables import Job
+from shared.states import JobState
+
+# A job's id is made before its row says when it was created: at most so much earlier.
+_ID_IS_OLDER = timedelta(minutes=5)
+_LOWEST, _HIGHEST = (str(uuid.UUID(int=value)) for value in (0, 2**128 - 1))
+
+Kind = tuple[str, str, str | None]
+"""State, type and model of a job."""
+
+
+@dataclass(frozen=True)
+class Page:
+    jobs: list[Job]
+    has_more: bool
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """What decides whether a job is on the page, besides its kind."""
+
+    owner: str | None
+    created_after: datetime | None
+    after: str | None
+    oldest_first: bool
+
+    def ids(self, session: Session, limit: int, kind: Kind | None = None) -> list[str]:
+        """The first of them, in order; of that kind, if one is given."""
+        low, high = _LOWEST, _HIGHEST
+        if self.created_after is not None:
+            low = _first_id(self.created_after - _ID_IS_OLDER)
+        if self.after is not None:
+            low, high = (max(low, self.after), high) if self.oldest_first else (low, self.after)
+        which = _Which(
+            owned=self.owner is not None,
+            since=self.created_after is not None,
+            of_kind=kind is not None,
+            of_model=kind is not None and kind[2] is not None,
+            oldest_first=self.oldest_first,
+            beyond=self.after is not None and self.after == (low if self.oldest_first else high),
+        )
+        status, type, model_id = kind or ("", "", None)
+        values = {
+            "its_owner": self.owner, "its_since": self.created_after, "its_status": status, "its_type": type,
+            "its_model": model_id, "its_low": low, "its_high": high, "its_limit": limit,
+        }  # fmt: skip
+        return list(session.connection().execute(_first(which), values).scalars())
+
+
+@dataclass(frozen=True)
+class _Which:
+    """The conditions of the statement that finds the first jobs."""
+
+    owned: bool
+    since: bool
+    of_kind: bool
+    of_model: bool
+    oldest_first: bool
+    beyond: bool  # the last one seen is not on the page
+
+
+@cache
+def _first(which: _Which) -> Any:
+    """Build the statement once for all lists that compare the same: building it takes longer than executing it."""
+    where: list[ColumnElement[bool]] = [col(Job.hidden).is_(False)]
+    if which.owned:
+        where.append(col(Job.owner) == bindparam("its_owner"))
+    if which.since:
+        where.append(col(Job.created_at) > bindparam("its_since"))
+    key: list[Any] = [col(Job.id)]
+    low: Any = bindparam("its_low", type_=String)
+    high: Any = bindparam("its_high", type_=String)
+    place: Any = col(Job.id)
+    if which.of_kind:
+        where += [col(Job.status) == bindparam("its_status"), col(Job.type) == bindparam("its_type")]
+        # The model is compared and sorted by although it is one and the same: only the index of kinds has this order,
+        # and PostgreSQL would take another index, or none, for a kind that it knows to be common.
+        key.insert(0, col(Job.model_id))
+        if which.of_model:
+            model = bindparam("its_model", type_=String)
+            place, low, high = tuple_(*key), tuple_(model, low), tuple_(model, high)
+        else:
+            where.append(col(Job.model_id).is_(None))
+    where.append(place > low if which.beyond and which.oldest_first else place >= low)
+    where.append(place < high if which.beyond and not which.oldest_first else place <= high)
+    order = [column.asc() if which.oldest_first else column.desc() for column in key]
+    return select(Job.id).where(*where).order_by(*order).limit(bindparam("its_limit", type_=Integer))
+
+
+def page(
+    database: Database,
+    *,
+    only: str | None = None,
+    limit: int,
+    after: str | None = None,
+    type: str | None = None,
+    status: str | None = None,
+    model_id: str | None = None,
+    created_after: datetime | None = None,
+    oldest_first: bool = False,
+) -> Page:
+    """Jobs, newest first unless told otherwise; `after` is the id of the last one seen, `only` as in `jobs.get`."""
+    which = _Filter(only, created_after, after, oldest_first)
+    # A job that changes its state between two statements would be on the page twice, or not at all.
+    with database.read(snapshot=True) as session:
+        if type is None and status is None and model_id is None:
+            ids = which.ids(session, limit + 1)
+        else:
+            ids = _first_of(session, which, _kinds(session, only, type, status, model_id), limit + 1)
+        shown = {job.id: job for job in session.exec(select(Job).where(col(Job.id).in_(ids[:limit])))}
+    found = [shown[job_id] for job_id in ids[:limit] if job_id in shown]
+    # One that has changed its state since is not told under the old one.
+    return Page([job for job in found if status is None or job.status == status], has_more=len(ids) > limit)
+
+
+def newest(session: Session, status: JobState, limit: int) -> list[str]:
+    """The ids of the newest jobs in that state, newest first."""
+    return _first_of(session, _Filter(None, None, None, False), _kinds(session, None, None, status, None), limit)
+
+
+def _first_of(session: Session, which: _Filter, kinds: Sequence[Kind], limit: int) -> list[str]:
+    """The ids of the first jobs of these kinds, in order."""
+    found = [job_id for kind in kinds for job_id in which.ids(session, limit, kind)]
+    return sorted(found, reverse=not which.oldest_first)[:limit]
+
+
+def _kinds(
+    session: Session, owner: str | None, type: str | None, status: str | None, model_id: str | None
+) -> Sequence[Kind]:
+    """The kinds that there are and that pass, found by stepping from one to the next in their index."""
+    states = tuple(JobState) if status is None else (status,)
+    query = _stepping(states, owned=owner is not None, of_type=type is not None, of_model=model_id is not None)
+    rows = session.connection().execute(query, {"its_owner": owner, "its_type": type or ""})
+    return [(*row, model_id) for row in rows] if model_id is not None else [(*row,) for row in rows]
+
+
+@cache
+def _stepping(states: tuple[str, ...], *, owned: bool, of_type: bool, of_model: bool) -> Any:
+    of_owner = [col(Job.owner) == bindparam("its_owner")] if owned else []
+    wanted: Any = bindparam("its_type", type_=String)
+    of_states = union_all(*(select(literal(str(one)).label("status")) for one in states)).subquery()
+
+    def next_type(status: Any, beyond: ColumnElement[bool]) -> Any:
+        return select(func.min(Job.type)).where(*of_owner, Job.status == status, beyond).scalar_subquery()
+
+    # The first type from the wanted one on: for that type alone PostgreSQL would read the whole table.
+    first: Any = select(of_states.c.status, next_type(of_states.c.status, col(Job.type) >= wanted).label("type"))
+    types = first.cte("types", recursive=True)
+    if not of_type:
+        following = next_type(types.c.status, col(Job.type) > types.c.type)
+        types = types.union_all(select(types.c.status, following).where(types.c.type.is_not(None)))
+    there = types.c.type == wanted if of_type else types.c.type.is_not(None)
+    if of_model:
+        return select(types.c.status, types.c.type).where(there)
+
+    def next_model(of: Any, *beyond: ColumnElement[bool]) -> Any:
+        same = (Job.status == of.c.status, Job.type == of.c.type, col(Job.model_id).is_not(None))
+        return select(func.min(Job.model_id)).where(*of_owner, *same, *beyond).scalar_subquery()
+
+    first = select(types.c.status, types.c.type, next_model(types).label("model_id")).where(there)
+    models = first.cte("models", recursive=True)
+    following = next_model(models, col(Job.model_id) > models.c.model_id)
+    step = select(models.c.status, models.c.type, following).where(models.c.model_id.is_not(None))
+    models = models.union_all(step)
+    # Each list of models ends with a NULL, which stands for jobs that name no model.
+    return select(models)
+
+
+def _first_id(moment: datetime) -> str:
+    """The smallest UUIDv7 of that moment."""
+    milliseconds = max(0, int(moment.timestamp() * 1000))
+    return str(uuid.UUID(int=(milliseconds << 80) | (0x7 << 76) | (0b10 << 62)))

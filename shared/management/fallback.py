@@ -1,0 +1,400 @@
+"""What to do when a model cannot serve at once: alternatives, waits and compromises, weighed. Pure.
+
+It knows the catalogue and plain facts; it starts nothing and reads no table. Formulas and worked examples are in
+docs/fallback.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from shared.catalogue import scoring
+from shared.catalogue.models import CatalogueEntry, parse_resolution
+from shared.states import REPLICA_READY, ReplicaState
+
+Level = Literal["low", "medium", "high"]
+Speed = Literal["fast", "medium", "slow"]
+
+
+class Strategy(StrEnum):
+    ALTERNATIVE_MODEL = "alternative_model"
+    QUEUE_AND_WAIT = "queue_and_wait"
+    MOCK_GENERATION = "mock_generation"
+    DOWNLOAD_AND_RETRY = "download_and_retry"
+    REDUCE_REQUIREMENTS = "reduce_requirements"
+    HYBRID_APPROACH = "hybrid_approach"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody wants, and how much quality and speed weigh."""
+
+    model_id: str
+    quality: Level = "medium"
+    speed: Speed = "medium"
+    resolution: str = "1280x720"
+    max_wait_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One model now. None: not known, because it was never measured or cannot be."""
+
+    entry: CatalogueEntry
+    availability: ReplicaState
+    carried: bool | None = None  # whether a live device has the memory for its native type; None: no live device
+    carried_int8: bool | None = None  # the same for int8 weights
+    fetching: bool = False  # a download of it is under way and not paused
+    fetchable: bool = False  # some live node has room for it
+    bytes_left: int | None = None  # until it is there
+    bytes_per_second: float | None = None  # measured
+    queue_seconds: float | None = None  # until a job that is queued now would start; 0.0: at once
+    performance: float | None = None  # its performance score
+
+    @property
+    def ready(self) -> bool:
+        return self.availability in REPLICA_READY
+
+    @property
+    def usable(self) -> bool:
+        """Ready, and some device can run it as it is."""
+        return self.ready and self.carried is not False
+
+    @property
+    def download_seconds(self) -> float | None:
+        """Bytes left over the measured rate."""
+        if self.bytes_left is None or not self.bytes_per_second:
+            return None
+        return self.bytes_left / self.bytes_per_second
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another model that could do the work."""
+
+    model_id: str
+    compatibility: float  # 0.0 to 1.0
+    performance_difference: float | None
+    availability: ReplicaState
+    reason: str
+    quality_difference: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One strategy, with what it means here. Waits are in seconds."""
+
+    strategy: Strategy
+    action: str
+    message: str
+    score: float
+    alternative: str | None = None
+    wait_seconds: float | None = None
+    can_queue: bool = False
+    parts: tuple[Strategy, ...] = ()  # of a hybrid
+    quantization: str | None = None  # where less is asked
+    resolution: str | None = None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Until the requested model would start. None: not measurable."""
+
+    download_seconds: float | None  # 0.0: nothing to fetch
+    queue_seconds: float | None
+
+    @property
+    def seconds(self) -> float | None:
+        if self.download_seconds is None or self.queue_seconds is None:
+            return None
+        return self.download_seconds + self.queue_seconds
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    alternative: Alternative | None  # the most compatible one, whether it is there or not
+    choice: Choice
+    others: tuple[Choice, ...]  # best first
+    wait: Wait
+
+
+# What quality and speed weigh in a choice.
+_QUALITY: Mapping[Level, float] = {"low": 0.3, "medium": 0.5, "high": 0.8}
+_SPEED: Mapping[Speed, float] = {"slow": 0.2, "medium": 0.5, "fast": 0.8}
+# What of the request is still met.
+_INT8_FIDELITY = 0.9
+_HYBRID_BONUS: Mapping[Level, float] = {"low": -0.2, "medium": -0.05, "high": 0.1}  # the wanted model comes later
+# A wait of this long counts half where no limit was given.
+_PATIENCE_SECONDS = 1800.0
+_UNKNOWN_PROMPTNESS = 0.4  # a wait that cannot be measured is taken for a little longer than that
+_LEAST_COMPATIBLE = 0.5
+# How well the inputs of one pipeline stand in for another's: (requested, alternative), by what each does with an image.
+_INPUTS = {
+    ("refused", "refused"): 1.0,
+    ("refused", "optional"): 1.0,
+    ("refused", "required"): 0.5,
+    ("optional", "optional"): 1.0,
+    ("optional", "refused"): 0.7,
+    ("optional", "required"): 0.7,
+    ("required", "required"): 1.0,
+    ("required", "optional"): 1.0,
+    ("required", "refused"): 0.2,
+}
+
+
+def suggest(wish: Wish, models: Mapping[str, ModelFacts]) -> Suggestion:
+    """The best choice for the wish. `models` holds every entry of the catalogue, the wished one included."""
+    wanted = models[wish.model_id]
+    alternatives = alternatives_to(wish, models)
+    choices = [choice for choice in _choices(wish, wanted, alternatives, models) if _in_time(choice, wish)]
+    ranked = sorted(choices, key=lambda choice: -choice.score)
+    if not ranked:
+        ranked = [_mock(wish, wanted)]
+    return Suggestion(
+        alternative=alternatives[0] if alternatives else None,
+        choice=ranked[0],
+        others=tuple(ranked[1:]),
+        wait=Wait(0.0 if wanted.ready else wanted.download_seconds, wanted.queue_seconds),
+    )
+
+
+def alternatives_to(wish: Wish, models: Mapping[str, ModelFacts]) -> list[Alternative]:
+    """Every other model: first those that are ready, each group by compatibility."""
+    wanted = models[wish.model_id]
+    found = [
+        Alternative(
+            model_id=model_id,
+            compatibility=compatibility(wanted.entry, facts.entry, wish.resolution),
+            performance_difference=scoring.performance_difference(wanted.performance, facts.performance),
+            availability=facts.availability,
+            reason=_reason(wanted.entry, facts.entry),
+            quality_difference=quality_difference(wanted.entry, facts.entry),
+        )
+        for model_id, facts in models.items()
+        if model_id != wish.model_id
+    ]
+    return sorted(found, key=lambda one: (not models[one.model_id].usable, -one.compatibility, one.model_id))
+
+
+def compatibility(wanted: CatalogueEntry, other: CatalogueEntry, resolution: str) -> float:
+    """``0.5 x inputs + 0.3 x size + 0.2 x length``, 0.0 to 1.0, from the catalogue alone.
+
+    Inputs: how well what the other takes stands in (a table). Size: 1 where it makes the resolution, else the smaller
+    area over the larger of the nearest one. Length: its most seconds of video over the wanted model's, at most 1.
+    """
+    inputs = _INPUTS[wanted.image, other.image]
+    area = _area(resolution)
+    size = max(min(area, each) / max(area, each) for each in map(_area, other.resolutions))
+    if resolution in other.resolutions:
+        size = 1.0
+    length = min(1.0, _longest_seconds(other) / _longest_seconds(wanted))
+    return round(0.5 * inputs + 0.3 * size + 0.2 * length, 4)
+
+
+def quality_difference(wanted: CatalogueEntry, other: CatalogueEntry) -> str:
+    """By the weights' sizes in the catalogue: at most half is `lower`, 0.8 to 1.25 `similar`, twice is `higher`.
+
+    It says which model is the larger one, nothing of taste.
+    """
+    ratio = other.download_gb / wanted.download_gb
+    if ratio <= 0.5:
+        return "lower"
+    if ratio < 0.8:
+        return "slightly_lower"
+    if ratio <= 1.25:
+        return "similar"
+    return "slightly_higher" if ratio < 2 else "higher"
+
+
+def nearest_resolution(entry: CatalogueEntry, resolution: str) -> str:
+    """What the model makes that comes nearest in area, in the same orientation where there is one."""
+    width, height = parse_resolution(resolution)
+
+    def distance(offered: str) -> tuple[bool, float]:
+        w, h = parse_resolution(offered)
+        return (w > h) != (width > height), abs(w * h - width * height)
+
+    return min(entry.resolutions, key=distance)
+
+
+def _choices(
+    wish: Wish, wanted: ModelFacts, alternatives: Sequence[Alternative], models: Mapping[str, ModelFacts]
+) -> list[Choice]:
+    reduced = _reduced(wish, wanted)
+    served = next(
+        (one for one in alternatives if models[one.model_id].usable and one.compatibility >= _LEAST_COMPATIBLE), None
+    )
+    found: list[Choice] = []
+    if reduced is None and wanted.usable:
+        found.append(_queue(wish, wanted, 0.0))
+    elif reduced is None and wanted.fetching:
+        found.append(_queue(wish, wanted, wanted.download_seconds))
+    elif reduced is None and not wanted.ready and wanted.fetchable:
+        found.append(_download(wish, wanted))
+    if reduced is not None and wanted.ready:
+        found.append(reduced)
+    elif reduced is not None and (wanted.fetching or wanted.fetchable):
+        found.append(_reduced_later(wish, wanted, reduced))
+    if served is not None:
+        found.append(_alternative(wish, served, models[served.model_id]))
+        if not wanted.ready and (wanted.fetching or wanted.fetchable):
+            found.append(_alternative_meanwhile(wish, wanted, served, models[served.model_id]))
+    return found
+
+
+def _queue(wish: Wish, wanted: ModelFacts, download: float | None) -> Choice:
+    wait = _plus(download, wanted.queue_seconds)
+    ready = wanted.usable
+    what = "It is ready" if ready else "Its download is under way"
+    return Choice(
+        Strategy.QUEUE_AND_WAIT,
+        action=f"Queue the request for {wish.model_id}",
+        message=f"{what}; the request starts {_in(wait)}",
+        score=_score(wish, 1.0, wait),
+        wait_seconds=wait,
+        can_queue=True,
+    )
+
+
+def _download(wish: Wish, wanted: ModelFacts) -> Choice:
+    wait = _plus(wanted.download_seconds, wanted.queue_seconds)
+    return Choice(
+        Strategy.DOWNLOAD_AND_RETRY,
+        action=f"Start the download of {wish.model_id} and queue the request",
+        message=f"{wish.model_id} is {wanted.availability}; once it is fetched the request starts, {_in(wait)}",
+        score=_score(wish, 1.0, wait),
+        wait_seconds=wait,
+        can_queue=True,
+    )
+
+
+def _reduced(wish: Wish, wanted: ModelFacts) -> Choice | None:
+    """None where the model can make what is wished as it is."""
+    resolution = None
+    if wish.resolution not in wanted.entry.resolutions:
+        resolution = nearest_resolution(wanted.entry, wish.resolution)
+    quantization = "int8" if wanted.carried is False and wanted.carried_int8 else None
+    if resolution is None and quantization is None:
+        return None
+    areas = sorted((_area(wish.resolution), _area(resolution or wish.resolution)))
+    fidelity = (areas[0] / areas[1]) * (_INT8_FIDELITY if quantization else 1.0)
+    less = " and ".join(each for each in (resolution, f"quantization {quantization}" if quantization else None) if each)
+    why = "no device has the memory for its native type" if quantization else "it does not make the size asked for"
+    return Choice(
+        Strategy.REDUCE_REQUIREMENTS,
+        action=f"Ask {wish.model_id} for {less}",
+        message=f"{wish.model_id} can serve with {less}: {why}",
+        score=_score(wish, fidelity, wanted.queue_seconds),
+        wait_seconds=wanted.queue_seconds,
+        can_queue=True,
+        quantization=quantization,
+        resolution=resolution,
+    )
+
+
+def _reduced_later(wish: Wish, wanted: ModelFacts, reduced: Choice) -> Choice:
+    wait = _plus(wanted.download_seconds, wanted.queue_seconds)
+    part = Strategy.QUEUE_AND_WAIT if wanted.fetching else Strategy.DOWNLOAD_AND_RETRY
+    begin = "Wait for the download" if wanted.fetching else f"Start the download of {wish.model_id}"
+    return Choice(
+        Strategy.HYBRID_APPROACH,
+        action=f"{begin} and ask for less: {reduced.action[0].lower()}{reduced.action[1:]}",
+        message=f"{reduced.message}, once it is there; that is {_in(wait)}",
+        score=_score(wish, _INT8_FIDELITY, wait),
+        wait_seconds=wait,
+        can_queue=True,
+        parts=(part, Strategy.REDUCE_REQUIREMENTS),
+        quantization=reduced.quantization,
+        resolution=reduced.resolution,
+    )
+
+
+def _alternative(wish: Wish, other: Alternative, facts: ModelFacts) -> Choice:
+    return Choice(
+        Strategy.ALTERNATIVE_MODEL,
+        action=f"Use {other.model_id} as alternative",
+        message=f"{other.model_id} is {other.availability}. {other.reason}",
+        score=_score(wish, other.compatibility, facts.queue_seconds),
+        alternative=other.model_id,
+        wait_seconds=facts.queue_seconds,
+    )
+
+
+def _alternative_meanwhile(wish: Wish, wanted: ModelFacts, other: Alternative, facts: ModelFacts) -> Choice:
+    part = Strategy.QUEUE_AND_WAIT if wanted.fetching else Strategy.DOWNLOAD_AND_RETRY
+    later = "its download goes on" if wanted.fetching else "start its download"
+    return Choice(
+        Strategy.HYBRID_APPROACH,
+        action=f"Use {other.model_id} now; for later requests for {wish.model_id}, {later}",
+        message=f"{other.model_id} is {other.availability} and serves until {wish.model_id} is there",
+        score=_score(wish, other.compatibility + _HYBRID_BONUS[wish.quality], facts.queue_seconds),
+        alternative=other.model_id,
+        wait_seconds=facts.queue_seconds,
+        can_queue=True,
+        parts=(Strategy.ALTERNATIVE_MODEL, part),
+    )
+
+
+def _mock(wish: Wish, wanted: ModelFacts) -> Choice:
+    """The last resort: a labelled test card, at once."""
+    why = "nothing can serve within the wait allowed" if wish.max_wait_seconds is not None else "no model can serve"
+    return Choice(
+        Strategy.MOCK_GENERATION,
+        action='Send the request with fallback ["mock_generation"]',
+        message=f"{wish.model_id} is {wanted.availability} and {why}; a labelled test card can stand in",
+        score=0.0,
+        wait_seconds=0.0,
+    )
+
+
+def _score(wish: Wish, fidelity: float, wait: float | None) -> float:
+    """``(q x fidelity + s x promptness) / (q + s)``; promptness is ``patience / (patience + wait)``."""
+    patience = _PATIENCE_SECONDS if wish.max_wait_seconds is None else max(1.0, wish.max_wait_seconds)
+    promptness = _UNKNOWN_PROMPTNESS if wait is None else patience / (patience + wait)
+    quality, speed = _QUALITY[wish.quality], _SPEED[wish.speed]
+    return round((quality * fidelity + speed * promptness) / (quality + speed), 4)
+
+
+def _in_time(choice: Choice, wish: Wish) -> bool:
+    if wish.max_wait_seconds is None or choice.wait_seconds is None:
+        return True
+    return choice.wait_seconds <= wish.max_wait_seconds
+
+
+def _reason(wanted: CatalogueEntry, other: CatalogueEntry) -> str:
+    match wanted.image, other.image:
+        case ("refused", "required"):
+            return "Similar capabilities, but it needs an image to start from"
+        case ("refused", "optional"):
+            return "It makes video from text too, and may start from an image"
+        case ("required", "refused"):
+            return "It makes video from text alone: the image would be left out"
+        case ("required", "optional"):
+            return "It starts from an image too"
+        case ("optional", "required"):
+            return "It serves requests with an image"
+        case ("optional", "refused"):
+            return "It serves requests without an image"
+    return "It takes the same inputs"
+
+
+def _in(seconds: float | None) -> str:
+    if seconds is None:
+        return "after a wait that cannot be measured yet"
+    if seconds < 1:
+        return "at once"
+    return f"in about {seconds:.0f} s" if seconds < 120 else f"in about {seconds / 60:.0f} min"
+
+
+def _plus(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
+
+
+def _area(resolution: str) -> int:
+    width, height = parse_resolution(resolution)
+    return width * height
+
+
+def _longest_seconds(entry: CatalogueEntry) -> float:
+    return entry.max_frames / entry.defaults.fps

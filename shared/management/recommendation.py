@@ -1,0 +1,287 @@
+"""Which model suits a purpose: a weighted score for each, from the words of the use case, the catalogue and what was
+measured. Pure.
+
+It reads words, not meaning. Formula, weights and worked examples are in docs/scores.md.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.catalogue.models import CatalogueEntry
+from shared.insight.assessment import Performance, Status, use_case
+from shared.management.fallback import Level, Speed
+from shared.states import REPLICA_READY, ReplicaState
+
+Source = Literal["measured", "catalogue"]
+
+# What each part weighs. Quality and speed weigh what is asked; a word of the use case raises them to the most.
+_INPUT, _READY = 0.40, 0.15
+_QUALITY: Mapping[Level, float] = {"low": 0.10, "medium": 0.20, "high": 0.35}
+_SPEED: Mapping[Speed, float] = {"slow": 0.10, "medium": 0.20, "fast": 0.35}
+
+# Words are known by how they begin.
+_IMAGE = ("image", "imaging", "i2v", "img", "photo", "picture", "portrait", "product", "logo", "drawing", "painting",
+          "sketch", "still", "screenshot", "animat", "selfie", "artwork")  # fmt: skip
+_TEXT = ("text", "t2v", "prompt", "story", "stories", "storyt", "narrat", "script", "describ", "descript", "written",
+         "scenario", "poem", "idea")  # fmt: skip
+_FAST = ("fast", "quick", "draft", "preview", "prototyp", "rapid", "iterat", "experiment", "instant")
+_FINE = ("quality", "cinema", "final", "detail", "film", "movie", "profession", "commercial", "broadcast", "sharp",
+         "beautiful", "realis", "photorealis")  # fmt: skip
+_NOT = frozenset({"no", "not", "without", "never", "any", "a", "an", "the", "input"})
+_DENIES = frozenset({"no", "not", "without", "never"})
+
+# How well what a model does with an image fits what is asked for: by (the words speak of images, of text).
+_FIT: Mapping[tuple[bool, bool], Mapping[str, float]] = {
+    (True, False): {"required": 1.0, "optional": 0.9, "refused": 0.1},
+    (False, True): {"refused": 1.0, "optional": 0.9, "required": 0.1},
+    (True, True): {"optional": 1.0, "required": 0.7, "refused": 0.5},
+    (False, False): {"optional": 0.9, "refused": 0.9, "required": 0.5},
+}
+_MARGIN = 0.2  # a lead this large over the next one leaves no doubt
+_ENOUGH = 20  # jobs after which more of them say little new
+
+
+@dataclass(frozen=True)
+class Wish:
+    use_case: str
+    quality: Level = "medium"
+    speed: Speed = "medium"
+    memory_gb: float | None = None  # a device with more there is not
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model now."""
+
+    entry: CatalogueEntry
+    availability: ReplicaState
+    status: Status
+    performance: Performance
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the words of a use case speak of."""
+
+    image: bool = False
+    text: bool = False
+    fast: bool = False
+    fine: bool = False
+    words: tuple[str, ...] = ()  # those that were understood
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model that fits: each part from 0 to 1, and their weighted mean."""
+
+    model_id: str
+    score: float
+    input: float
+    quality: float
+    speed: float
+    readiness: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """`best` None: nothing fits."""
+
+    best: Scored | None
+    others: tuple[Scored, ...]  # best first
+    confidence: float | None
+    reasons: tuple[str, ...]
+    limitations: tuple[str, ...]
+    quality_source: Source
+    speed_source: Source
+
+
+def recommend(wish: Wish, candidates: Sequence[Candidate]) -> Advice:
+    """``(0.40 input + q quality + s speed + 0.15 readiness) / (0.55 + q + s)`` for each that the memory holds.
+
+    q and s are 0.10, 0.20 or 0.35 by the priorities. The highest score is recommended; of equals, the catalogue's
+    first.
+    """
+    reading = read(wish.use_case)
+    fitting = [one for one in candidates if _fits(one.entry, wish.memory_gb)]
+    quality, quality_source = _qualities(fitting)
+    speed, speed_source = _speeds(fitting)
+    scored = sorted(
+        (_scored(wish, reading, one, quality[one.entry.model_id], speed[one.entry.model_id]) for one in fitting),
+        key=lambda one: -one.score,
+    )
+    if not scored:
+        return Advice(None, (), None, _why_none(wish, candidates), (), quality_source, speed_source)
+    best = scored[0]
+    chosen = next(one for one in fitting if one.entry.model_id == best.model_id)
+    return Advice(
+        best=best,
+        others=tuple(scored[1:]),
+        confidence=_confidence(reading, scored, chosen),
+        reasons=tuple(_reasons(wish, reading, chosen, best, scored, quality_source, speed_source)),
+        limitations=tuple(_limitations(wish, reading, chosen)),
+        quality_source=quality_source,
+        speed_source=speed_source,
+    )
+
+
+def read(text: str) -> Reading:
+    """A word after "no", "not", "without" or "never" is denied: "without an image" speaks of text alone."""
+    words = re.findall(r"[a-z0-9]+", text.casefold())
+    spoken: dict[str, bool] = {}
+    understood: list[str] = []
+    denied_image = False
+    for place, word in enumerate(words):
+        denied = _is_denied(words, place)
+        for kind, stems in (("image", _IMAGE), ("text", _TEXT), ("fast", _FAST), ("fine", _FINE)):
+            if not word.startswith(stems):
+                continue
+            understood.append(word)
+            if denied:
+                denied_image = denied_image or kind == "image"
+            else:
+                spoken[kind] = True
+    return Reading(
+        image=spoken.get("image", False),
+        text=spoken.get("text", False) or denied_image,
+        fast=spoken.get("fast", False),
+        fine=spoken.get("fine", False),
+        words=tuple(dict.fromkeys(understood)),
+    )
+
+
+def _is_denied(words: Sequence[str], place: int) -> bool:
+    """Whether only small words lie between it and one that denies."""
+    for word in reversed(words[:place]):
+        if word in _DENIES:
+            return True
+        if word not in _NOT:
+            return False
+    return False
+
+
+def _fits(entry: CatalogueEntry, memory_gb: float | None) -> bool:
+    return memory_gb is None or entry.hardware.min_vram_gb <= memory_gb
+
+
+def _qualities(candidates: Sequence[Candidate]) -> tuple[dict[str, float], Source]:
+    """The measured technical scores where all have one; else each one's weights over the largest one's."""
+    measured = {one.entry.model_id: one.performance.quality_score for one in candidates}
+    known = {model_id: score for model_id, score in measured.items() if score is not None}
+    if known and len(known) == len(measured):
+        return known, "measured"
+    most = max((one.entry.download_gb for one in candidates), default=1.0)
+    return {one.entry.model_id: one.entry.download_gb / most for one in candidates}, "catalogue"
+
+
+def _speeds(candidates: Sequence[Candidate]) -> tuple[dict[str, float], Source]:
+    """The work done in a second over the fastest one's, where all were measured; else least over own weights."""
+    measured = {one.entry.model_id: one.performance.work_per_second for one in candidates}
+    known = {model_id: rate for model_id, rate in measured.items() if rate is not None}
+    if known and len(known) == len(measured):
+        fastest = max(known.values())
+        return {model_id: rate / fastest for model_id, rate in known.items()}, "measured"
+    least = min((one.entry.download_gb for one in candidates), default=1.0)
+    return {one.entry.model_id: least / one.entry.download_gb for one in candidates}, "catalogue"
+
+
+def _scored(wish: Wish, reading: Reading, one: Candidate, quality: float, speed: float) -> Scored:
+    fit = _FIT[reading.image, reading.text][one.entry.image]
+    ready = _readiness(one)
+    q, s = _weights(wish, reading)
+    score = (_INPUT * fit + q * quality + s * speed + _READY * ready) / (_INPUT + q + s + _READY)
+    return Scored(one.entry.model_id, round(score, 4), fit, round(quality, 4), round(speed, 4), ready)
+
+
+def _weights(wish: Wish, reading: Reading) -> tuple[float, float]:
+    """Of quality and speed. What was asked outright stands against a word where it says the least."""
+    quality = max(_QUALITY.values()) if reading.fine and wish.quality != "low" else _QUALITY[wish.quality]
+    speed = max(_SPEED.values()) if reading.fast and wish.speed != "slow" else _SPEED[wish.speed]
+    return quality, speed
+
+
+def _readiness(one: Candidate) -> float:
+    """1: it can serve now; 0.5: it is being fetched; 0.2: it would have to be; 0: it mostly fails, or is broken."""
+    if one.status == Status.CRITICAL:
+        return 0.0
+    if one.availability in REPLICA_READY:
+        return 1.0
+    return 0.5 if one.availability in (ReplicaState.DOWNLOADING, ReplicaState.QUEUED) else 0.2
+
+
+def _confidence(reading: Reading, scored: Sequence[Scored], chosen: Candidate) -> float:
+    """``(margin + evidence) / 2``.
+
+    Margin: the lead over the next one, over 0.2, at most 1; 1 where there is no other. Evidence: the mean of whether
+    any word was understood, and of how many of 20 successes were timed, and how many scored for quality.
+    """
+    margin = min(1.0, (scored[0].score - scored[1].score) / _MARGIN) if len(scored) > 1 else 1.0
+    timed, judged = chosen.performance.successes, chosen.performance.qualities
+    evidence = (float(bool(reading.words)) + min(1.0, timed / _ENOUGH) + min(1.0, judged / _ENOUGH)) / 3
+    return round((margin + evidence) / 2, 4)
+
+
+def _reasons(
+    wish: Wish,
+    reading: Reading,
+    chosen: Candidate,
+    best: Scored,
+    scored: Sequence[Scored],
+    quality_source: Source,
+    speed_source: Source,
+) -> Sequence[str]:
+    entry = chosen.entry
+    said = [f"{entry.model_id}: {use_case(entry)}"]
+    if reading.words:
+        spoken = [name for name, is_so in (("an input image", reading.image), ("text", reading.text)) if is_so]
+        words = ", ".join(reading.words)
+        said.append(f"Understood of the use case: {words}" + (f" ({' and '.join(spoken)})" if spoken else ""))
+    else:
+        said.append("No word of the use case is one that tells the models apart; the priorities decide")
+    if wish.memory_gb is not None:
+        said.append(
+            f"It runs on a device of {wish.memory_gb:g} GB: it needs {entry.hardware.min_vram_gb:g} GB at least"
+        )
+    q, s = _weights(wish, reading)
+    by = {"measured": "as measured", "catalogue": "by the size of its weights, for want of measurements"}
+    said.append(f"Quality weighs {q:g}; it has {best.quality:.2f} of 1, {by[quality_source]}")
+    said.append(f"Speed weighs {s:g}; it has {best.speed:.2f} of 1, {by[speed_source]}")
+    if best.readiness == 1.0:
+        said.append("It can serve now")
+    if len(scored) > 1:
+        said.append(f"Its score is {best.score:.2f}; next comes {scored[1].model_id} with {scored[1].score:.2f}")
+    return said
+
+
+def _limitations(wish: Wish, reading: Reading, chosen: Candidate) -> Sequence[str]:
+    entry, said = chosen.entry, []
+    if entry.image == "required":
+        said.append("It needs an input image")
+    if entry.image == "refused":
+        said.append("It takes no input image" + (", of which the use case speaks" if reading.image else ""))
+    seconds = entry.max_frames / entry.defaults.fps
+    said.append(f"At most {entry.max_frames} frames: {seconds:.1f} s at {entry.defaults.fps} fps")
+    if wish.memory_gb is not None:
+        full = min((one.min_vram_gb for one in entry.hardware.fitting("none")), default=None)
+        if full is not None and full > wish.memory_gb:
+            said.append(f"With {wish.memory_gb:g} GB it runs with int8 weights only; its native type needs {full:g} GB")
+    if wish.memory_gb is not None and wish.memory_gb < entry.hardware.recommended_vram_gb:
+        said.append(f"{entry.hardware.recommended_vram_gb:g} GB of device memory are advised")
+    if chosen.status == Status.CRITICAL:
+        said.append("It is not well now: see its health")
+    elif chosen.availability not in REPLICA_READY:
+        said.append(f"No node can serve it now ({chosen.availability.value}); its files are {entry.download_gb:g} GB")
+    if chosen.performance.average_seconds is None:
+        said.append("How long it takes here was never measured")
+    return said
+
+
+def _why_none(wish: Wish, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    if not candidates:
+        return ("The catalogue is empty",)
+    return tuple(
+        f"{one.entry.model_id} needs {one.entry.hardware.min_vram_gb:g} GB of device memory at least; "
+        f"there are {wish.memory_gb:g} GB"
+        for one in candidates
+    )

@@ -1,0 +1,89 @@
+"""Taking a replica away without racing a load: marked first, under the lock that a claim shares, then its files go.
+
+With `shared/models/replicas.py` and `shared/models/replica_files.py` the only writer of `replicas`. It reads no disk.
+"""
+
+from sqlalchemy import delete, or_, update
+from sqlmodel import Session, col, select
+
+from shared import clock
+from shared.catalogue.job_types import CLEANUP, GENERATION
+from shared.database.engine import Database, settled
+from shared.database.tables import Device, Job, Replica, ReplicaFile, epoch_now
+from shared.states import JobState, ReplicaState
+
+# A device silent for longer than this has gone for good, whatever its row still calls loaded.
+_GONE_SECONDS = 3600.0
+
+
+@settled
+def begin_removal(database: Database, node: str, model_id: str) -> bool:
+    """Marks the replica as on its way out; from here on no job is claimed for it.
+
+    False where a job uses it on that node or waits for it, or a device there has it loaded. A claim holds a share lock
+    on the replica's row until it is committed, so that the one sees the other: the job, or the mark.
+    """
+    with database.write() as session:
+        row = _locked(session, node, model_id)
+        if row is None or _needed(session, node, model_id) or model_id in loaded(session, node):
+            return False
+        row.state = ReplicaState.REMOVING
+        row.generation += 1
+        session.add(row)
+        return True
+
+
+@settled
+def abandon_removals(database: Database, node: str) -> None:
+    """Takes back every mark left on that node, where one cleanup runs at a time. A presence scan must follow."""
+    with database.write() as session:
+        marked = update(Replica).where(col(Replica.node) == node, col(Replica.state) == ReplicaState.REMOVING)
+        session.connection().execute(marked.values(state=ReplicaState.UNKNOWN))
+
+
+@settled
+def finish_removal(database: Database, node: str, model_id: str) -> None:
+    """The files are gone: the replica is missing, and nothing is known of its files."""
+    with database.write() as session:
+        row = _locked(session, node, model_id)
+        if row is None or row.state != ReplicaState.REMOVING:
+            return
+        row.state = ReplicaState.MISSING
+        row.revision = None
+        row.bytes = row.verified_bytes = row.expected_bytes = 0
+        row.missing_files = []
+        row.faults = []
+        row.verified_at = None
+        row.verified_full = False
+        row.checked_at = clock.now()
+        session.add(row)
+        mine = (col(ReplicaFile.node) == node, col(ReplicaFile.model_id) == model_id)
+        session.connection().execute(delete(ReplicaFile).where(*mine))
+
+
+def under_way(session: Session, node: str) -> bool:
+    """Whether a cleanup runs on that node: without one, a replica marked as on its way out was left so by a crash."""
+    query = select(Job.id).where(Job.type == CLEANUP, Job.status == JobState.RUNNING, Job.node == node).limit(1)
+    return session.exec(query).first() is not None
+
+
+def loaded(session: Session, node: str) -> set[str]:
+    """The models that devices of the node hold in memory."""
+    query = select(Device.warm).where(Device.node == node, epoch_now() - col(Device.seen_at) < _GONE_SECONDS)
+    return {entry["model_id"] for warm in session.exec(query) for entry in warm}
+
+
+def _needed(session: Session, node: str, model_id: str) -> bool:
+    every_model = col(Job.model_id).is_(None) & (col(Job.type) != CLEANUP)
+    of_it = or_(col(Job.model_id) == model_id, every_model)
+    running = (col(Job.status) == JobState.RUNNING, col(Job.node) == node, of_it)
+    waiting = (col(Job.status) == JobState.QUEUED, col(Job.type) == GENERATION, col(Job.model_id) == model_id)
+    return any(
+        session.exec(select(Job.id).where(*where, col(Job.mock).is_(False)).limit(1)).first() is not None
+        for where in (running, waiting)
+    )
+
+
+def _locked(session: Session, node: str, model_id: str) -> Replica | None:
+    query = select(Replica).where(Replica.node == node, Replica.model_id == model_id).with_for_update()
+    return session.exec(query).one_or_none()

@@ -1,0 +1,242 @@
+"""The files of the replicas as they were last verified, and the blobs of each node's cache, as rows.
+
+Writes `replicas`, as do `replicas.py` and `removals.py` alone; sole writer of `replica_files` (removals
+empty it) and of `blobs`. It reads no disk.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from shared.database.engine import Database, hold, settled
+from shared.database.tables import Blob, Replica, ReplicaFile
+from shared.models.verification import Fault, FaultType, Verdict
+from shared.states import REPLICA_READY, ReplicaState
+
+
+@dataclass(frozen=True)
+class FileState:
+    """One file as it was found. With `mtime` and `inode` unchanged it need not be read again."""
+
+    path: str
+    size: int  # expected, in bytes
+    oid: str  # expected
+    mtime: float | None
+    inode: int | None
+    verified_at: datetime | None  # when it was last read and found right
+    fault: FaultType | None = None
+
+
+@dataclass(frozen=True)
+class BlobState:
+    """One blob or partial blob in a node's cache."""
+
+    repo: str
+    name: str
+    bytes: int
+    partial: bool
+    modified_at: datetime
+    revisions: tuple[str, ...]
+
+
+def replicas_of(node: str) -> str:
+    """The name of the lock under which rows are added to a node's replicas."""
+    return f"replicas of {node}"
+
+
+def files(database: Database, node: str, model_id: str, revision: str) -> dict[str, ReplicaFile]:
+    """What is known of the files of that revision, by path."""
+    query = select(ReplicaFile).where(
+        ReplicaFile.node == node, ReplicaFile.model_id == model_id, ReplicaFile.revision == revision
+    )
+    with database.read() as session:
+        return {row.path: row for row in session.exec(query)}
+
+
+def suspects(database: Database, node: str, model_id: str) -> frozenset[str]:
+    """Checksums of the files that were last found wrong: a blob of that name is not to be trusted."""
+    query = select(ReplicaFile.oid).where(
+        ReplicaFile.node == node, ReplicaFile.model_id == model_id, col(ReplicaFile.fault).is_not(None)
+    )
+    with database.read() as session:
+        return frozenset(session.exec(query))
+
+
+def record_files(database: Database, node: str, model_id: str, revision: str, found: Iterable[FileState]) -> None:
+    """Notes files as they are verified, so that an attempt that is stopped has not read them in vain."""
+    rows = [_row(node, model_id, revision, state) for state in found]
+    if rows:
+        with database.write() as session:
+            hold(session, _files_of(node, model_id))
+            for row in rows:
+                session.merge(row)
+
+
+@settled
+def take_out(database: Database, node: str, model_id: str, revision: str, faults: Sequence[Fault]) -> bool:
+    """Takes a replica out of service at once: corrupted, and what was loaded from it is stale.
+
+    False where it is not that revision any more, or on its way out: then its files are nobody's concern.
+    """
+    with database.write() as session:
+        row = _locked(session, node, model_id)
+        if row is None or row.revision != revision or row.state == ReplicaState.REMOVING:
+            return False
+        row.generation += row.state in REPLICA_READY
+        row.state = ReplicaState.CORRUPTED
+        known = {fault["path"]: fault for fault in row.faults}
+        row.faults = list((known | {fault.path: fault.as_dict() for fault in faults}).values())
+        session.add(row)
+        return True
+
+
+@settled
+def record_verification(
+    database: Database,
+    node: str,
+    model_id: str,
+    revision: str,
+    verdict: Verdict,
+    found: Sequence[FileState],
+    *,
+    full: bool,
+    at: datetime,
+) -> bool:
+    """Writes the outcome of a check or a download of all of a revision's files. Returns whether it can serve or not
+    has changed.
+
+    A replica that was corrupted and has no fault left serves again, as a new generation. Nothing is written where the
+    replica is another revision by now, or on its way out.
+    """
+    with database.write() as session:
+        row = _locked(session, node, model_id)
+        if row is None or row.revision != revision or row.state == ReplicaState.REMOVING:
+            return False
+        before = row.state
+        if verdict.faults:
+            row.state = ReplicaState.CORRUPTED
+        elif row.state == ReplicaState.CORRUPTED:
+            row.state = ReplicaState.AVAILABLE
+        row.generation += row.state != before
+        row.faults = [fault.as_dict() for fault in verdict.faults]
+        row.missing_files = [fault.path for fault in verdict.faults if fault.type == FaultType.MISSING_FILE]
+        row.verified_at = at
+        row.verified_full = full
+        row.verified_bytes = verdict.verified_bytes
+        row.expected_bytes = verdict.expected_bytes
+        session.add(row)
+        _replace(session, node, model_id, revision, found)
+        return row.state != before
+
+
+@settled
+def record_download(
+    database: Database, node: str, model_id: str, repo: str, revision: str, found: Sequence[FileState], at: datetime
+) -> None:
+    """A revision has come whole and proven, and is the one that the node serves now."""
+    size = sum(file.size for file in found)
+    with database.write() as session:
+        hold(session, replicas_of(node))
+        row = _locked(session, node, model_id) or Replica(
+            node=node, model_id=model_id, state=ReplicaState.MISSING, repo=repo, missing_files=[], checked_at=at
+        )
+        row.generation += row.state != ReplicaState.AVAILABLE or row.revision != revision
+        row.state = ReplicaState.AVAILABLE
+        row.repo = repo
+        row.revision = revision
+        row.bytes = row.verified_bytes = row.expected_bytes = size
+        row.faults = []
+        row.missing_files = []
+        row.checked_at = row.verified_at = at
+        row.verified_full = True
+        session.add(row)
+        _replace(session, node, model_id, revision, found)
+
+
+def record_blobs(database: Database, node: str, found: Iterable[BlobState]) -> int:
+    """Writes what lies in the node's cache now. Returns how many rows changed: mostly none, and no lock is taken.
+
+    Several processes of a node do this at once; the second one compares with what the first has written.
+    """
+    present = {(blob.repo, blob.name): _blob(node, blob) for blob in found}
+    changed, gone = _differences(present, blobs(database, node))
+    if not changed and not gone:
+        return 0
+    with database.write() as session:
+        hold(session, f"blobs of {node}")
+        changed, gone = _differences(present, session.exec(_blobs_of(node)).all())
+        for blob in changed:
+            session.merge(blob)
+        for blob in gone:
+            session.delete(blob)
+    return len(changed) + len(gone)
+
+
+def blobs(database: Database, node: str) -> list[Blob]:
+    """What lay in the node's cache when it last looked."""
+    with database.read() as session:
+        return list(session.exec(_blobs_of(node)))
+
+
+def _blobs_of(node: str) -> SelectOfScalar[Blob]:
+    return select(Blob).where(Blob.node == node)
+
+
+def _differences(present: Mapping[tuple[str, str], Blob], rows: Sequence[Blob]) -> tuple[list[Blob], list[Blob]]:
+    """(blobs that are new or have changed, rows of blobs that are gone)"""
+    known = {(row.repo, row.name): row for row in rows}
+    changed = [blob for key, blob in present.items() if key not in known or _differs(blob, known[key])]
+    return changed, [row for key, row in known.items() if key not in present]
+
+
+def _files_of(node: str, model_id: str) -> str:
+    """The name of the lock on those rows: several processes of a node may write files that have no row yet."""
+    return f"files of {node} {model_id}"
+
+
+def _locked(session: Session, node: str, model_id: str) -> Replica | None:
+    query = select(Replica).where(Replica.node == node, Replica.model_id == model_id).with_for_update()
+    return session.exec(query).one_or_none()
+
+
+def _replace(session: Session, node: str, model_id: str, revision: str, found: Iterable[FileState]) -> None:
+    hold(session, _files_of(node, model_id))
+    mine = (col(ReplicaFile.node) == node, col(ReplicaFile.model_id) == model_id)
+    session.connection().execute(delete(ReplicaFile).where(*mine))
+    session.add_all([_row(node, model_id, revision, state) for state in found])
+
+
+def _row(node: str, model_id: str, revision: str, state: FileState) -> ReplicaFile:
+    return ReplicaFile(
+        node=node,
+        model_id=model_id,
+        path=state.path,
+        revision=revision,
+        size=state.size,
+        oid=state.oid,
+        mtime=state.mtime,
+        inode=state.inode,
+        verified_at=state.verified_at,
+        fault=state.fault,
+    )
+
+
+def _blob(node: str, blob: BlobState) -> Blob:
+    return Blob(
+        node=node,
+        repo=blob.repo,
+        name=blob.name,
+        bytes=blob.bytes,
+        partial=blob.partial,
+        modified_at=blob.modified_at,
+        revisions=list(blob.revisions),
+    )
+
+
+def _differs(blob: Blob, known: Blob) -> bool:
+    fields: Mapping[str, object] = blob.model_dump()
+    return fields != known.model_dump()

@@ -1,0 +1,279 @@
+"""Which model's files lie on which node, and whether they are all there.
+
+Writes `replicas`, as do `replica_files.py` (whether the files are right) and `removals.py` alone.
+
+A presence scan is quick and offline: it follows the model's own index files and asks of each file only whether it is
+there. It reads the Hugging Face cache layout (``models--ORG--NAME/{blobs,refs,snapshots}``).
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete
+from sqlmodel import Session, col, select
+
+from shared import clock
+from shared.catalogue.models import Catalogue, CatalogueEntry
+from shared.database.engine import Database, hold, settled
+from shared.database.tables import Blob, Pin, Replica, ReplicaFile
+from shared.models import removals
+from shared.models.replica_files import replicas_of
+from shared.models.stored_files import has_content, is_cut_off
+from shared.states import REPLICA_READY, ReplicaState
+
+# What a pipeline's component needs besides its weights, by the class name in model_index.json. The first that is there
+# counts: tokenizers come in a fast and a slow form.
+_COMPONENT_FILES = {
+    "scheduler": (("scheduler_config.json",),),
+    "tokenizer": (("tokenizer.json", "spiece.model", "vocab.json"), ("tokenizer_config.json",)),
+}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SNAPSHOT_NAME = re.compile(r"\w[\w.-]*")  # a folder of that place, not a path out of it
+# How the library that wrote a component names its weights.
+_WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
+
+
+@dataclass(frozen=True)
+class Presence:
+    """What a scan found of one model."""
+
+    state: ReplicaState
+    revision: str | None
+    bytes: int
+    missing_files: tuple[str, ...]
+
+
+def snapshot_dir(models_dir: Path, entry: CatalogueEntry) -> Path | None:
+    """The folder of the model's files at its catalogue revision; None where the cache knows no such revision.
+
+    `refs/REVISION` names the folder. Copied and pruned caches may lack it, or the folder that it names: then it is the
+    newest whole one that no other reference names, or where none is whole, the newest.
+    """
+    repo = models_dir / f"models--{entry.repo.replace('/', '--')}"
+    snapshots = repo / "snapshots"
+    for name in (_reference(repo / "refs" / entry.revision), entry.revision):
+        if name is not None and "/" not in name and (snapshots / name).is_dir():
+            return snapshots / name
+    if _COMMIT.fullmatch(entry.revision):  # another commit is another model
+        return None
+    unnamed = _unnamed_snapshots(repo, entry.revision)
+    return max(unnamed, key=lambda each: (_is_whole(each), each.stat().st_mtime_ns, each.name), default=None)
+
+
+def indexed_files(snapshot: Path) -> frozenset[str]:
+    """The files that the model's own indexes name, as far as they can be read."""
+    return frozenset(_wanted_files(snapshot)[0])
+
+
+def scan(models_dir: Path, entry: CatalogueEntry) -> Presence:
+    """What of the model is there, without reading the weights."""
+    snapshot = snapshot_dir(models_dir, entry)
+    if snapshot is None:
+        return Presence(ReplicaState.MISSING, None, 0, ())
+    wanted, unreadable = _wanted_files(snapshot)
+    missing = tuple(sorted(name for name in wanted if not has_content(snapshot / name)))
+    there = sorted(wanted - set(missing))
+    size = sum((snapshot / name).stat().st_size for name in there)
+    damaged = (*unreadable, *(name for name in there if _is_damaged(snapshot / name)))
+    if damaged:
+        return Presence(ReplicaState.CORRUPTED, snapshot.name, size, (*missing, *damaged))
+    state = ReplicaState.MISSING if missing else ReplicaState.AVAILABLE
+    return Presence(state, snapshot.name, size, missing)
+
+
+def record(
+    database: Database,
+    node: str,
+    catalogue: Catalogue,
+    found: dict[str, Presence],
+    looked_at: datetime | None = None,
+) -> bool:
+    """Writes what a node's scan found. Returns whether any state changed.
+
+    `looked_at` is when the scan began: what has been removed or fetched since then, it does not speak of.
+    """
+    now = clock.now()
+    changed = False
+    with database.write() as session:
+        hold(session, replicas_of(node))
+        held = select(Replica).where(Replica.node == node).order_by(col(Replica.model_id)).with_for_update()
+        known = {row.model_id: row for row in session.exec(held)}
+        removing = removals.under_way(session, node)
+        for model_id in set(known) - set(catalogue.model_ids):
+            session.delete(known[model_id])
+        for model_id, presence in found.items():
+            row = known.get(model_id)
+            if row is not None and looked_at is not None and row.checked_at > looked_at:
+                continue
+            row = row or Replica(node=node, model_id=model_id, state="", repo="", missing_files=[], checked_at=now)
+            before = row.state
+            _see(row, presence, removing)
+            row.repo = catalogue.get(model_id).repo
+            row.checked_at = now
+            session.add(row)
+            changed |= row.state != before
+    return changed
+
+
+def _see(row: Replica, presence: Presence, removing: bool) -> None:
+    """What a look at which files are there can say, and no more: it does not know whether they are right."""
+    if row.state == ReplicaState.REMOVING and removing:
+        return
+    before = row.state
+    if presence.revision != row.revision:
+        row.faults = []
+        row.verified_at = None
+        row.verified_full = False
+        row.verified_bytes = row.expected_bytes = 0
+    row.state = ReplicaState.CORRUPTED if row.faults else presence.state
+    row.generation += before in REPLICA_READY and row.state not in REPLICA_READY
+    row.revision = presence.revision
+    row.bytes = presence.bytes
+    row.missing_files = list(presence.missing_files)
+
+
+_READY = select(Replica.node, Replica.model_id).where(col(Replica.state).in_(REPLICA_READY))
+
+
+def ready(database: Database, nodes: Iterable[str] | None = None) -> dict[str, frozenset[str]]:
+    """By node, the models that it holds whole. `nodes` narrows it to those."""
+    query = _READY if nodes is None else _READY.where(col(Replica.node).in_(list(nodes)))
+    held: dict[str, set[str]] = {}
+    with database.read() as session:
+        for node, model_id in session.exec(query):
+            held.setdefault(node, set()).add(model_id)
+    return {node: frozenset(models) for node, models in held.items()}
+
+
+def corrupted(database: Database) -> frozenset[str]:
+    """Models whose files were found wrong on some node."""
+    query = select(Replica.model_id).where(Replica.state == ReplicaState.CORRUPTED)
+    with database.read() as session:
+        return frozenset(session.exec(query))
+
+
+def generations(database: Database, node: str) -> dict[str, int]:
+    """By model, the generation of its files on the node: what was loaded from an earlier one is stale."""
+    with database.read() as session:
+        query = select(Replica.model_id, Replica.generation).where(Replica.node == node)
+        return dict(session.exec(query).all())
+
+
+def forget(session: Session, node: str) -> None:
+    """A node has gone for good, and all that it held with it."""
+    for table in (Replica, ReplicaFile, Blob):
+        session.connection().execute(delete(table).where(col(table.node) == node))
+
+
+def rows(database: Database) -> list[Replica]:
+    """Every replica of every node, as it was last looked at."""
+    with database.read() as session:
+        return list(session.exec(select(Replica).order_by(col(Replica.node), col(Replica.model_id))))
+
+
+@settled
+def pin(database: Database, model_id: str) -> Pin:
+    """Cleanup leaves the model alone from now on. Idempotent: the first moment stays."""
+    with database.write() as session:
+        hold(session, f"pin of {model_id}")
+        row = session.get(Pin, model_id) or Pin(model_id=model_id, pinned_at=clock.now())
+        session.add(row)
+        return row
+
+
+@settled
+def unpin(database: Database, model_id: str) -> None:
+    """Cleanup may take the model again. Idempotent."""
+    with database.write() as session:
+        session.connection().execute(delete(Pin).where(col(Pin.model_id) == model_id))
+
+
+def pins(database: Database) -> dict[str, datetime]:
+    """Since when each pinned model is."""
+    with database.read() as session:
+        return {row.model_id: row.pinned_at for row in session.exec(select(Pin))}
+
+
+def _wanted_files(snapshot: Path) -> tuple[set[str], tuple[str, ...]]:
+    """(files that the model's own indexes name, indexes that cannot be read)."""
+    wanted = {"model_index.json"}
+    unreadable: list[str] = []
+
+    def read(name: str) -> dict[str, Any]:
+        try:
+            content = json.loads((snapshot / name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+            unreadable.append(name)
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    if not has_content(snapshot / "model_index.json"):
+        return wanted, ()
+    for component, value in read("model_index.json").items():
+        if component.startswith("_") or not isinstance(value, list) or len(value) != 2 or value[0] is None:
+            continue
+        wanted |= _component_files(snapshot, component, str(value[0]), read)
+    return wanted, tuple(unreadable)
+
+
+def _component_files(snapshot: Path, component: str, library: str, read: Any) -> set[str]:
+    kind = "tokenizer" if component.startswith("tokenizer") else component
+    if kind in _COMPONENT_FILES:
+        choices = _COMPONENT_FILES[kind]
+        return {
+            next(
+                (f"{component}/{name}" for name in names if (snapshot / component / name).exists()),
+                f"{component}/{names[0]}",
+            )
+            for names in choices
+        }
+    files = {f"{component}/config.json"}
+    weights = f"{component}/{_WEIGHTS.get(library, _WEIGHTS['diffusers'])}.safetensors"
+    index = f"{weights}.index.json"
+    if not (snapshot / index).is_symlink() and not (snapshot / index).exists():
+        return files | {weights}
+    if not has_content(snapshot / index):  # a dangling link, a pointer, an empty file: the shards are not known
+        return files | {index}
+    shards = read(index).get("weight_map")
+    named = set(shards.values()) if isinstance(shards, dict) else set()
+    return files | {index} | {f"{component}/{shard}" for shard in named if isinstance(shard, str)}
+
+
+def _is_damaged(place: Path) -> bool:
+    """Whether a file of weights is cut off, as a copy that was interrupted leaves it."""
+    try:
+        return place.suffix == ".safetensors" and is_cut_off(place)
+    except OSError:
+        return True
+
+
+def _reference(place: Path) -> str | None:
+    """The commit that a file under `refs` names; None where it names none."""
+    try:
+        name = place.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return name if _SNAPSHOT_NAME.fullmatch(name) else None
+
+
+def _unnamed_snapshots(repo: Path, revision: str) -> list[Path]:
+    """The snapshots that no branch or tag other than `revision` stands for."""
+    refs, snapshots = repo / "refs", repo / "snapshots"
+    others = {place for place in refs.rglob("*") if place.is_file() and place != refs / revision}
+    named = {_reference(place) for place in others}
+    return [place for place in _folders(snapshots) if _SNAPSHOT_NAME.fullmatch(place.name) and place.name not in named]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [place for place in folder.iterdir() if place.is_dir()] if folder.is_dir() else []
+
+
+def _is_whole(snapshot: Path) -> bool:
+    wanted, unreadable = _wanted_files(snapshot)
+    names = (snapshot / name for name in wanted)
+    return not unreadable and all(has_content(place) and not _is_damaged(place) for place in names)

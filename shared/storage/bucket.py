@@ -1,0 +1,351 @@
+"""The store as a bucket: S3, or a server that speaks like it, through fsspec's file system for that.
+
+An attempt writes on this machine's own disk, and what it made is sent before it may succeed. The server proves the
+bytes: each request carries a checksum of its body and is signed over it, and a file's length is asked for afterwards.
+What an attempt that did not win has sent is named by no row; the sweep takes it, and uploads that were never finished.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from heapq import merge
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from fsspec.callbacks import Callback
+
+from shared.errors import NotFound, StoreUnavailable
+from shared.settings import Settings
+from shared.storage import s3
+from shared.storage.layout import ARTIFACTS, INPUTS, MARKER, Litter, artifact_name, must_mark
+from shared.storage.s3 import BucketFile, answers, refusals
+from shared.storage.scratch import Scratch, room
+
+log = logging.getLogger("wanworks.store")
+
+_ANSWER_SECONDS = 10  # for what carries no file
+_FAREWELL_SECONDS = 3  # for what an attempt that has to stop still says; the sweep takes what is left
+_PARTS_AT_ONCE = 4
+_LOOK_SECONDS = 0.2  # how often somebody who sends a file looks whether to stop
+_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.5, 15.0
+_DELETED_AT_ONCE = 1000  # S3's own limit
+_LISTED_AT_ONCE = 16  # listings under way, where many jobs are dropped
+
+
+class BucketStore:
+    """One prefix of one bucket."""
+
+    def __init__(self, settings: Settings) -> None:
+        place = urlsplit(settings.store_url or "")
+        self._bucket = place.netloc
+        self._prefix = f"{place.path.strip('/')}/" if place.path.strip("/") else ""
+        self._settings = settings
+        self._part_bytes = settings.store_part_mb * 1_000_000
+        self._scratch = Scratch(settings.home / "scratch")
+        self._files = s3.files(settings, settings.store_endpoint)
+        self._linked = s3.files(settings, settings.store_public_endpoint) if settings.store_public_endpoint else None
+
+    @classmethod
+    def opened(cls, settings: Settings, agreed: Callable[[], str], *, create: bool) -> Self:
+        """Raises StoreMismatch, StoreUnavailable; ConfigurationError where the bucket refuses us or is not there."""
+        store = cls(settings)
+        place = str(settings.store_url)
+        installation = agreed()
+        with refusals(place):
+            store._call("head_bucket")
+            if must_mark(store._marker(), installation, place, create=create):
+                with answers():
+                    store._files.pipe_file(store._path(MARKER), installation.encode())
+                must_mark(store._marker() or "", installation, place, create=False)
+        return store
+
+    def put_input(self, job_id: str, name: str, content: bytes) -> str:
+        try:
+            with answers():
+                self._files.pipe_file(self._path(INPUTS, job_id, name), content)
+        except FileNotFoundError as error:
+            raise StoreUnavailable("The bucket is not there any more") from error
+        return f"{job_id}/{name}"
+
+    def copy_input(self, reference: str, job_id: str) -> str:
+        """The bucket copies; nothing comes here."""
+        name = reference.rpartition("/")[2]
+        try:
+            with answers():
+                self._files.cp_file(self._path(INPUTS, reference), self._path(INPUTS, job_id, name))
+        except FileNotFoundError:
+            raise NotFound("input", reference) from None
+        return f"{job_id}/{name}"
+
+    def input_file(self, reference: str, attempt: int) -> Path:
+        job_id, _, name = reference.rpartition("/")
+        try:
+            with answers():
+                content = self._files.cat_file(self._path(INPUTS, reference))
+        except FileNotFoundError:
+            raise NotFound("input", reference) from None
+        folder = self._scratch.ours(_piece(job_id, attempt)) / "inputs"
+        with room():
+            folder.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        return folder / name
+
+    def attempt_dir(self, job_id: str, attempt: int) -> Path:
+        """Asks the bucket first: no video is made that could not be sent."""
+        self.ask()
+        folder = self._scratch.fresh(_piece(job_id, attempt)) / "made"
+        with room():
+            folder.mkdir()
+        return folder
+
+    def keep(
+        self,
+        job_id: str,
+        attempt: int,
+        names: Collection[str],
+        check: Callable[[], None],
+        moved: Callable[[], None],
+    ) -> None:
+        folder = self._scratch.ours(_piece(job_id, attempt)) / "made"
+        for name in names:
+            self._send(folder / name, self._key(ARTIFACTS, job_id, str(attempt), name), check, moved)
+        self._scratch.drop(_piece(job_id, attempt))
+
+    def artifact(self, job_id: str, attempt: int, name: str) -> BucketFile:
+        path = self._path(ARTIFACTS, job_id, str(attempt), artifact_name(name))
+        return BucketFile(self._files, self._linked or self._files, path, self._settings.store_link_seconds)
+
+    def drop_attempt(self, job_id: str, attempt: int) -> None:
+        self._scratch.drop(_piece(job_id, attempt))
+        prefix = self._key(ARTIFACTS, job_id, str(attempt), "")
+        self._drop(prefix, _FAREWELL_SECONDS)
+        self._abort(prefix, 0.0, _FAREWELL_SECONDS)
+
+    def drop_job(self, job_id: str) -> None:
+        for area in (INPUTS, ARTIFACTS):
+            self._drop(self._key(area, job_id, ""))
+
+    def drop_jobs(self, job_ids: Sequence[str]) -> dict[str, StoreUnavailable]:
+        """Lists side by side and deletes a thousand objects with one request."""
+        failed: dict[str, StoreUnavailable] = {}
+        owners: dict[str, str] = {}
+
+        def keys_of(job_id: str) -> list[str] | StoreUnavailable:
+            try:
+                both = (self._listed(self._key(area, job_id, "")) for area in (INPUTS, ARTIFACTS))
+                return [one["Key"] for area in both for one in area]
+            except StoreUnavailable as error:
+                return error
+
+        with ThreadPoolExecutor(_LISTED_AT_ONCE, "listing") as pool:
+            for job_id, keys in zip(job_ids, pool.map(keys_of, job_ids), strict=True):
+                if isinstance(keys, StoreUnavailable):
+                    failed[job_id] = keys
+                else:
+                    owners |= dict.fromkeys(keys, job_id)
+        for key, error in self._delete(list(owners)).items():
+            failed.setdefault(owners[key], error)
+        return failed
+
+    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[Litter]:
+        """One listing of everything behind `after`, a page at a time."""
+        both = merge(self._owned(INPUTS, after), self._owned(ARTIFACTS, after), key=lambda one: one.job_id)
+        for job_id, group in groupby(both, key=lambda one: one.job_id):
+            objects = list(group)
+            if _age_seconds(max(one.modified for one in objects)) > older_than_seconds:
+                yield Litter(job_id, tuple(sorted({one.attempt for one in objects if one.attempt is not None})))
+
+    def drop_unfinished(self, older_than_seconds: float) -> int:
+        return self._abort(self._prefix, older_than_seconds)
+
+    def attempts(self, job_id: str) -> list[int]:
+        parts = (one["Key"].split("/")[-2] for one in self._listed(self._key(ARTIFACTS, job_id, "")))
+        return sorted({int(part) for part in parts if part.isdigit()})
+
+    def allocated_bytes(self, job_id: str) -> int:
+        areas = (self._listed(self._key(area, job_id, "")) for area in (INPUTS, ARTIFACTS))
+        return sum(one["Size"] for area in areas for one in area)
+
+    def is_beside(self, folder: Path) -> bool:
+        return False
+
+    def ask(self) -> None:
+        try:
+            self._call("head_object", Key=self._key(MARKER))
+        except FileNotFoundError:
+            raise StoreUnavailable("The bucket has lost the store's marker") from None
+
+    @cached_property
+    def link_origin(self) -> str | None:
+        if not self._settings.store_redirect:
+            return None
+        link = urlsplit(BucketFile(self._files, self._linked or self._files, self._path(MARKER), 1).link("text/plain"))
+        return f"{link.scheme}://{link.netloc}"
+
+    def _send(self, file: Path, key: str, check: Callable[[], None], moved: Callable[[], None]) -> None:
+        """Raises StoreUnavailable after `store_patience_seconds` of trying again."""
+        deadline, pause = None, _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                self._send_once(file, key, check, moved)
+                return
+            except StoreUnavailable as error:
+                now = time.monotonic()
+                deadline = deadline or now + self._settings.store_patience_seconds
+                if now + pause > deadline:
+                    raise
+                log.warning("%s could not be sent, and is again in %.1f s: %r", key, pause, error.__cause__ or error)
+            go_on_at = time.monotonic() + pause
+            while time.monotonic() < go_on_at:
+                check()
+                time.sleep(_LOOK_SECONDS)
+            pause = min(2 * pause, _LAST_PAUSE_SECONDS)
+
+    def _send_once(self, file: Path, key: str, check: Callable[[], None], moved: Callable[[], None]) -> None:
+        """In parts where it is large. Whatever stops it leaves no unfinished upload that we can reach."""
+        sent, length = Callback(), file.stat().st_size
+        sending = self._files._put_file(  # the asynchronous side of fsspec's `put_file`, which can be stopped
+            str(file),
+            self._at(key),
+            callback=sent,
+            chunksize=self._part_bytes,
+            max_concurrency=_PARTS_AT_ONCE,
+        )
+        check()
+        future = asyncio.run_coroutine_threadsafe(sending, self._files.loop)
+        told = 0
+        try:
+            while not wait([future], timeout=_LOOK_SECONDS).done:
+                check()
+                if sent.value != told:
+                    told = sent.value
+                    moved()
+            with answers():
+                future.result()
+                size = self._files.info(self._at(key), refresh=True)["size"]
+        except BaseException as error:
+            future.cancel()
+            self._forget(key, length)
+            if isinstance(error, FileNotFoundError):  # the upload was forgotten there, or the bucket is gone
+                raise StoreUnavailable() from error
+            raise
+        if size != length:
+            raise StoreUnavailable(f"The bucket has {size} bytes of a file of {length}")
+        moved()
+
+    def _forget(self, key: str, length: int) -> None:
+        """Parts of an upload that was stopped are paid for and never seen."""
+        if length < 2 * self._part_bytes:
+            return
+        try:
+            self._abort(key, 0.0, _FAREWELL_SECONDS)
+        except StoreUnavailable as error:
+            log.warning("parts of %s may be left, for the sweep to take: %s", key, error)
+
+    def _abort(self, prefix: str, older_than_seconds: float, patience_seconds: float = _ANSWER_SECONDS) -> int:
+        count = 0
+        more: dict[str, str] = {}
+        while True:
+            try:
+                page = self._call("list_multipart_uploads", patience_seconds, Prefix=prefix, **more)
+            except FileNotFoundError:
+                return count  # so says rclone where there are none
+            for upload in page.get("Uploads", ()):
+                if upload["Key"].startswith(prefix) and _age_seconds(upload["Initiated"]) >= older_than_seconds:
+                    try:
+                        known = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                        self._call("abort_multipart_upload", patience_seconds, **known)
+                    except FileNotFoundError:
+                        continue  # finished or aborted since
+                    count += 1
+            if not page.get("IsTruncated"):
+                return count
+            more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def _drop(self, prefix: str, patience_seconds: float = _ANSWER_SECONDS) -> None:
+        keys = [one["Key"] for one in self._listed(prefix, patience_seconds)]
+        if left := self._delete(keys, patience_seconds):
+            raise next(iter(left.values()))
+
+    def _delete(self, keys: Sequence[str], patience_seconds: float = _ANSWER_SECONDS) -> dict[str, StoreUnavailable]:
+        """Returns the objects that are left, and why."""
+        left: dict[str, StoreUnavailable] = {}
+        for first in range(0, len(keys), _DELETED_AT_ONCE):
+            some = keys[first : first + _DELETED_AT_ONCE]
+            batch = {"Objects": [{"Key": key} for key in some], "Quiet": True}
+            try:
+                errors = self._call("delete_objects", patience_seconds, Delete=batch).get("Errors", ())
+            except StoreUnavailable as error:
+                left |= dict.fromkeys(some, error)
+                continue
+            for one in errors:
+                said = f"The bucket did not delete {one.get('Key')}: {one.get('Code')}"
+                left[str(one.get("Key"))] = StoreUnavailable(said)
+        return left
+
+    def _owned(self, area: str, after: str) -> "Iterator[_Object]":
+        start = f"{self._key(area, after)}0" if after else ""  # "0" follows "/": behind all that is the job's
+        for one in self._listed(self._key(area, ""), after=start):
+            job_id, _, rest = one["Key"].removeprefix(self._key(area, "")).partition("/")
+            attempt, inside, _ = rest.partition("/")
+            yield _Object(job_id, int(attempt) if inside and attempt.isdigit() else None, one["LastModified"])
+
+    def _listed(
+        self, prefix: str, patience_seconds: float = _ANSWER_SECONDS, after: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """The objects under a prefix, behind the key `after`, in the order of their keys."""
+        more: dict[str, str] = {"StartAfter": after} if after else {}
+        while True:
+            try:
+                page = self._call("list_objects_v2", patience_seconds, Prefix=prefix, **more)
+            except FileNotFoundError as error:
+                raise StoreUnavailable("The bucket is not there any more") from error
+            yield from (one for one in page.get("Contents", ()) if one["Key"] > after)
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _marker(self) -> str | None:
+        try:
+            with answers():
+                content: bytes = self._files.cat_file(self._path(MARKER))
+        except FileNotFoundError:
+            return None
+        return content.decode("ascii", "replace")
+
+    def _call(self, method: str, patience_seconds: float = _ANSWER_SECONDS, **given: Any) -> dict[str, Any]:
+        """One request of S3's own. Raises StoreUnavailable; FileNotFoundError for what is not there."""
+        with answers():
+            answer: dict[str, Any] = self._files.call_s3(method, Bucket=self._bucket, timeout=patience_seconds, **given)
+        return answer
+
+    def _key(self, *parts: str) -> str:
+        return self._prefix + "/".join(parts)
+
+    def _path(self, *parts: str) -> str:
+        return self._at(self._key(*parts))
+
+    def _at(self, key: str) -> str:
+        return f"{self._bucket}/{key}"
+
+
+@dataclass(frozen=True)
+class _Object:
+    job_id: str
+    attempt: int | None  # None of an input
+    modified: datetime
+
+
+def _piece(job_id: str, attempt: int) -> str:
+    return f"{job_id}.{attempt}"
+
+
+def _age_seconds(moment: datetime) -> float:
+    return (datetime.now(UTC) - moment).total_seconds()

@@ -1,0 +1,228 @@
+"""The store as a directory that every node sees: on the only node's disk, or on a shared mount."""
+
+import errno
+import heapq
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Self
+
+from shared.errors import NotFound, StoreFull, StoreUnavailable
+from shared.storage.layout import ARTIFACTS, INPUTS, MARKER, Litter, artifact_name, must_mark
+
+log = logging.getLogger("wanworks.store")
+
+BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NAMES_AT_ONCE = 10_000  # of an area, so that a million jobs are gone through in little memory
+
+
+@dataclass(frozen=True)
+class DirectoryStore:
+    """One directory. An attempt writes into its place in it."""
+
+    root: Path
+
+    @classmethod
+    def opened(cls, root: Path, agreed: Callable[[], str], *, create: bool) -> Self:
+        """Raises StoreMismatch."""
+        marker = root / MARKER
+        installation = agreed()
+        found = marker.read_text(encoding="ascii", errors="replace") if marker.exists() else None
+        if must_mark(found, installation, str(root), create=create):
+            root.mkdir(parents=True, exist_ok=True)
+            write_durably(marker, installation.encode())
+            must_mark(marker.read_text(encoding="ascii"), installation, str(root), create=False)
+        for area in (INPUTS, ARTIFACTS):
+            (root / area).mkdir(exist_ok=True)
+        return cls(root)
+
+    def put_input(self, job_id: str, name: str, content: bytes) -> str:
+        folder = self.root / INPUTS / job_id
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_durably(folder / name, content)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise _answered(error) from error
+        return f"{job_id}/{name}"
+
+    def copy_input(self, reference: str, job_id: str) -> str:
+        try:
+            content = (self.root / INPUTS / reference).read_bytes()
+        except FileNotFoundError:
+            raise NotFound("input", reference) from None
+        return self.put_input(job_id, reference.rpartition("/")[2], content)
+
+    def input_file(self, reference: str, attempt: int) -> Path:
+        path = self.root / INPUTS / reference
+        if not path.is_file():
+            raise NotFound("input", reference)
+        return path
+
+    def attempt_dir(self, job_id: str, attempt: int) -> Path:
+        folder = self.root / ARTIFACTS / job_id / str(attempt)
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise _answered(error) from error
+        return folder
+
+    def keep(
+        self,
+        job_id: str,
+        attempt: int,
+        names: Collection[str],
+        check: Callable[[], None],
+        moved: Callable[[], None],
+    ) -> None:
+        """Nothing is left to do: the files were synced and renamed where they lie."""
+
+    def artifact(self, job_id: str, attempt: int, name: str) -> Path:
+        path = self.root / ARTIFACTS / job_id / str(attempt) / artifact_name(name)
+        if not path.is_file():
+            raise NotFound("artifact", name)
+        return path
+
+    def drop_attempt(self, job_id: str, attempt: int) -> None:
+        folder = self.root / ARTIFACTS / job_id
+        _remove(folder / str(attempt))
+        with suppress(OSError):  # another attempt's is there, or it is gone already
+            folder.rmdir()
+
+    def drop_job(self, job_id: str) -> None:
+        for area in (INPUTS, ARTIFACTS):
+            _remove(self.root / area / job_id)
+
+    def drop_jobs(self, job_ids: Sequence[str]) -> dict[str, StoreUnavailable]:
+        failed = {}
+        for job_id in job_ids:
+            try:
+                self.drop_job(job_id)
+            except StoreUnavailable as error:
+                failed[job_id] = error
+        return failed
+
+    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[Litter]:
+        while names := heapq.nsmallest(_NAMES_AT_ONCE, (name for name in self._job_names() if name > after)):
+            for name in dict.fromkeys(names):
+                try:
+                    old = self._oldest_seconds(name) > older_than_seconds
+                    attempts = tuple(self.attempts(name)) if old else ()
+                except OSError as error:
+                    log.warning("what is there of job %s cannot be read, and is passed over: %s", name, error)
+                    continue
+                if old:
+                    yield Litter(name, attempts)
+            after = names[-1]
+
+    def drop_unfinished(self, older_than_seconds: float) -> int:
+        """None here: what a write has left lies in its attempt's folder, and goes with that."""
+        return 0
+
+    def attempts(self, job_id: str) -> list[int]:
+        folders = _children(self.root / ARTIFACTS / job_id)
+        return sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+
+    def allocated_bytes(self, job_id: str) -> int:
+        return sum(allocated_bytes(self.root / area / job_id) for area in (INPUTS, ARTIFACTS))
+
+    def is_beside(self, folder: Path) -> bool:
+        return os.stat(folder).st_dev == os.stat(self.root).st_dev
+
+    def ask(self) -> None:
+        if not (self.root / MARKER).is_file():
+            raise StoreUnavailable()
+
+    @property
+    def link_origin(self) -> str | None:
+        return None
+
+    def _job_names(self) -> Iterator[str]:
+        """The folders of both areas, in no order."""
+        return chain.from_iterable(map(_names, (self.root / INPUTS, self.root / ARTIFACTS)))
+
+    def _oldest_seconds(self, job_id: str) -> float:
+        """For how long nothing was added to one of the job's folders."""
+        ages = []
+        for area in (INPUTS, ARTIFACTS):
+            try:
+                ages.append(time.time() - (self.root / area / job_id).stat().st_mtime)
+            except FileNotFoundError:
+                continue  # it has none there, or its owner has just deleted it
+        return max(ages, default=float("-inf"))
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes beside, syncs and renames, so that the file is there whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames within the folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def allocated_bytes(folder: Path) -> int:
+    """Bytes of the files in a folder, as the disk counts them; those that have other names too are not counted."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            status = os.lstat(os.path.join(parent, name))
+            total += status.st_blocks * BLOCK_BYTES if status.st_nlink == 1 else 0
+    return total
+
+
+def _answered(error: OSError) -> Exception:
+    return StoreFull() if error.errno in _FULL else error
+
+
+def _names(folder: Path) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                yield entry.name
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreUnavailable() from error
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _remove(folder: Path) -> None:
+    """Removes all of the folder that can be removed. Raises StoreUnavailable where something is left."""
+    left: list[OSError] = []
+
+    def note(function: object, path: str, raised: tuple[type[BaseException], BaseException, object]) -> None:
+        error = raised[1]
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            left.append(error)
+
+    shutil.rmtree(folder, onerror=note)
+    if left:
+        raise StoreUnavailable(f"The store does not let go of {left[0].filename}: {left[0].strerror}") from left[0]

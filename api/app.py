@@ -12,19 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 
-from api import errors
 from api.context import load_catalogue, open_context
-from api.dashboard_ws import DASHBOARD_WS, dashboard
-from api.feed import Feed
-from api.feed_source import feed_source
+from api.dashboard.feed import Feed
+from api.dashboard.feed_source import feed_source
+from api.dashboard.websocket import DASHBOARD_WS, dashboard
+from api.http import errors
+from api.middleware.origin import SameOrigin
+from api.middleware.request_id import RequestId
+from api.middleware.security_headers import SecureHeaders
+from api.middleware.sub_path import SubPath
+from api.middleware.timing import Stopwatch
+from api.middleware.tracing import Traces
 from api.operation import router_table
-from api.origin import SameOrigin
-from api.request_id import RequestId
 from api.routes import OPERATIONS
-from api.secure_headers import SecureHeaders
-from api.stopwatch import Stopwatch
-from api.sub_path import SubPath
-from api.tracing import Traces
 from shared.errors import WanworksError
 from shared.settings import Settings
 
@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> Starlette:
         async with open_context(settings, catalogue) as context:
             feed = Feed(settings.redis, feed_source(context))
             try:
-                yield {"context": context, "feed": feed}
+                yield {"context": context, "feed": feed, "meters": context.meters}
             finally:
                 await feed.close()
 
@@ -67,6 +67,7 @@ def create_app(settings: Settings) -> Starlette:
         exception_handlers=handlers,
         lifespan=lifespan,
     )
+    app.state.operations = OPERATIONS  # what the documentation shows
     app.router.redirect_slashes = False  # a path with one slash too many is another path: 404
     return app
 

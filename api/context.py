@@ -10,17 +10,17 @@ import anyio.to_thread
 import httpx
 from starlette.requests import Request
 
-from api.access import Access
-from api.admission import Admission
-from api.commits import Commits
-from api.fallback_admission import Fallbacks
-from api.history import Histories
-from api.live import Live
-from api.nudger import Nudger
-from api.rates import Rates
-from api.storage import Storage
-from api.streams import Streams
-from api.together import Together
+from api.access.authentication import Access
+from api.access.rates import Rates
+from api.services.admission import Admission
+from api.services.coalescing import Together
+from api.services.fallbacks import Fallbacks
+from api.services.group_commit import Commits
+from api.services.histories import Histories
+from api.services.live import Live
+from api.services.storage import Storage
+from api.services.streams import Streams
+from api.services.waker import Nudger
 from shared.catalogue import models as catalogues
 from shared.catalogue.models import Catalogue
 from shared.database.engine import Database

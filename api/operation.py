@@ -21,10 +21,10 @@ from starlette.responses import Response
 from starlette.routing import Route, request_response
 from starlette.types import Receive, Scope, Send
 
-from api.caller import Caller, caller_of, is_for_another, is_known, set_caller
+from api.access.caller import Caller, caller_of, is_for_another, is_known, set_caller
 from api.context import Context, context_of
-from api.errors import request_id, status_of
-from api.query import read_query
+from api.http.errors import request_id, status_of
+from api.http.query import read_query
 from shared.access import audit
 from shared.access.audit import Act
 from shared.errors import StoreFull, Unavailable
@@ -49,7 +49,7 @@ class Answer:
     description: str
     schema: type[BaseModel] | None = None
     media_type: str | None = "application/json"
-    headers: tuple[str, ...] = ()  # names in `api/openapi.py`
+    headers: tuple[str, ...] = ()  # names in `api/documentation/openapi.py`
 
 
 Handler = Callable[[Context, Request, Any], Response | Awaitable[Response]]
@@ -73,7 +73,7 @@ class Operation:
     tag: str = "jobs"
     description: str = ""
     query: type[BaseModel] = NoQuery
-    headers: tuple[str, ...] = ()  # request headers, by their names in `api/openapi.py`
+    headers: tuple[str, ...] = ()  # request headers, by their names in `api/documentation/openapi.py`
     body: type[BaseModel] | None = None
     body_required: bool = True
     documented: bool = True
@@ -87,11 +87,19 @@ class Operation:
 
 
 def router_table(operations: Sequence[Operation]) -> list[Route]:
-    """One Route for each path, whatever the number of its methods: only then is `Allow` right."""
+    """One Route for each path, whatever the number of its methods: only then is `Allow` right.
+
+    Where two paths fit a request, the one with the literal word comes first, in whatever order the packages are joined.
+    """
     by_path: dict[str, dict[str, Operation]] = {}
     for operation in operations:
         by_path.setdefault(operation.path, {})[operation.method] = operation
-    return [Route(path, _Endpoint(path, methods)) for path, methods in by_path.items()]
+    return [Route(path, _Endpoint(path, methods)) for path, methods in sorted(by_path.items(), key=_literal_first)]
+
+
+def _literal_first(item: tuple[str, Any]) -> list[tuple[int, str]]:
+    """A sort key: at each part of the path a literal word precedes a parameter, and that one the rest of a path."""
+    return [(2 if ":path}" in part else 1 if "{" in part else 0, part) for part in item[0].split("/")]
 
 
 class _Endpoint:

@@ -1,4 +1,4 @@
-"""Every error that wanworks raises on purpose. HTTP is not known here; `api/errors.py` maps this tree once.
+"""Every error that wanworks raises on purpose. HTTP is not known here; `api/http/errors.py` maps this tree once.
 
 WanworksError
 ├── RequestError                 somebody asked for what cannot be

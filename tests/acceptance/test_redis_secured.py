@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis
 
-from api.rates import Rates
+from api.access.rates import Rates
 from shared.errors import LimitReached
 from shared.messaging.progress import RestingRedis, connect
 from shared.settings import load

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.app import create_app
-from api.dashboard_ws import DASHBOARD_WS
+from api.dashboard.websocket import DASHBOARD_WS
 from api.routes import OPERATIONS
 from shared import clock
 from shared.access import audit, keys

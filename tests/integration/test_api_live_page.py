@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from starlette.testclient import TestClient
 
-from api.flower import _Asked
+from api.ops.flower import _Asked
 from scheduler.alert_facts import gather
 from scheduler.alerting import ground_of
 from shared import clock

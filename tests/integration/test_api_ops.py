@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from api import errors, routes
+from api import routes
+from api.http import errors
 from shared import clock
 from shared import errors as shared_errors
 from shared.catalogue import models

@@ -558,7 +558,7 @@ def test_a_request_that_was_accepted_is_answered_so(losing: Losing) -> None:
     """Through the thread that commits for the API: nobody is told of an error, and nothing is stored twice."""
     import asyncio
 
-    from api.commits import Commits
+    from api.services.group_commit import Commits
 
     told = threading.Event()
     commits = Commits(losing.database, lambda: None, told.set)
@@ -596,7 +596,7 @@ class Together:
     """Commits of which the first batch holds all that is asked."""
 
     def __init__(self, database: Database) -> None:
-        from api.commits import Commits
+        from api.services.group_commit import Commits
 
         self._commits = Commits(database, lambda: None, lambda: None)
 
@@ -654,7 +654,7 @@ def test_what_fails_after_the_commit_costs_nobody_the_answer(
 ) -> None:
     import asyncio
 
-    from api.commits import Commits
+    from api.services.group_commit import Commits
     from shared.jobs import queues
 
     def fail(*_: Any) -> None:

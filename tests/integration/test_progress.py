@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from api.nudger import Nudger
+from api.services.waker import Nudger
 from shared.messaging import celery, progress
 from shared.messaging.progress import Progress, RestingRedis, cancel_key, hint_key, stream_key
 from shared.telemetry import metrics

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from api.streams import Streams
+from api.services.streams import Streams
 
 
 async def _read_over_a_closed_connection(url: str) -> tuple[object, bool]:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from api import headers
-from api.headers import Unsatisfiable
+from api.http import headers
+from api.http.headers import Unsatisfiable
 from shared.errors import InvalidField
 
 

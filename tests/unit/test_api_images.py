@@ -11,7 +11,7 @@ import numpy
 import pytest
 from PIL import Image, PngImagePlugin
 
-from api import images
+from api.http import images
 from shared.errors import InvalidField
 from tests import profiles
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from api.together import Together
+from api.services.coalescing import Together
 
 
 def test_who_asks_during_a_round_shares_the_next_one() -> None:

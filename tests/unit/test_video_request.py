@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from api.schemas import JobProgress
-from api.video_request import frames_of, generation_request, in_their_words, reference
-from api.video_schemas import VideoRequest, poll_after_ms, video
+from api.schemas.jobs import JobProgress
+from api.schemas.videos import VideoRequest, poll_after_ms, video
+from api.videos.request import frames_of, generation_request, in_their_words, reference
 from shared.catalogue import models as catalogue
 from shared.catalogue.job_types import GenerationRequest, settle
 from shared.database.tables import Job

@@ -1,0 +1,1 @@
+"""The live page, its data, its WebSocket and its sign-in."""

@@ -1,0 +1,42 @@
+"""What the feed looks at: the same bodies that the routes give, so that a watcher and a poller read the same.
+
+All of it: which of it each watcher is told, the feed knows.
+"""
+
+from typing import Any
+
+from api.access.caller import LOCAL
+from api.context import Context
+from api.dashboard.feed import Source
+from api.dashboard.handlers import metrics_now
+from api.jobs.handlers import shown
+from api.ops import health
+from api.schemas.alerts import alert
+from shared.cluster import alerts
+from shared.jobs import queues, records
+
+
+def feed_source(context: Context) -> Source:
+    database = context.database
+
+    def several(job_ids: list[str]) -> dict[str, Any]:
+        rows = records.several(database, job_ids)
+        return {job.id: job.model_dump(mode="json") for job in shown(context, rows)}
+
+    def devices() -> dict[str, Any]:
+        seen = health.seen(context, LOCAL)
+        return {f"{one.node}/{one.index}": one.model_dump(mode="json") for one in seen.devices}
+
+    def known_alerts(alert_ids: list[str]) -> dict[str, Any]:
+        rows = {row.id: row for row in alerts.open_alerts(database)}
+        closed = [alert_id for alert_id in alert_ids if alert_id not in rows]
+        rows |= {row.id: row for row in (alerts.several(database, closed) if closed else ())}
+        return {row.id: alert(row).model_dump(mode="json") for row in rows.values()}
+
+    return Source(
+        stirred=lambda since: queues.stirred(database, since),
+        jobs=several,
+        workers=devices,
+        alerts=known_alerts,
+        metrics=lambda: metrics_now(context).model_dump(mode="json"),
+    )

@@ -1,0 +1,124 @@
+"""The dashboard's figures: everything at once, the whole in numbers now and over time, each model in a line."""
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.access.caller import caller_of
+from api.context import Context
+from api.http.responses import ready
+from api.models.information import bases, dashboard_fields, whole_for
+from api.models.status import basis_of
+from api.operation import Answer, Operation
+from api.schemas import information as schemas
+from api.schemas.information import HistoryQuery
+from api.services.histories import figures
+from shared import clock
+from shared.management.summary import ModelOverview, Whole, snapshot
+from shared.states import Scope
+
+
+async def overview(context: Context, request: Request, query: BaseModel) -> Response:
+    caller = caller_of(request)
+
+    def work() -> bytes:
+        return _overview(whole_for(context, caller)).model_dump_json().encode()
+
+    return ready(await context.together.ask(("dashboard overview", caller.only), work))
+
+
+async def metrics(context: Context, request: Request, query: BaseModel) -> Response:
+    return ready(
+        await context.together.ask("dashboard metrics", lambda: metrics_now(context).model_dump_json().encode())
+    )
+
+
+async def metrics_history(context: Context, request: Request, query: HistoryQuery) -> Response:
+    hours = query.hours
+    key = ("dashboard history", hours)
+    return ready(await context.together.ask(key, lambda: context.histories.body(hours, clock.now())))
+
+
+async def models(context: Context, request: Request, query: BaseModel) -> Response:
+    def work() -> bytes:
+        found = context.overviews.models()
+        return schemas.ModelSummaries([_summary(model) for model in found.models.values()]).model_dump_json().encode()
+
+    return ready(await context.together.ask("dashboard models", work))
+
+
+def metrics_now(context: Context) -> schemas.DashboardMetrics:
+    """The whole in figures now. Raises DatabaseUnavailable."""
+    whole = context.overviews.whole()
+    row = snapshot(whole)
+    basis = bases(row.model_dump(exclude={"at"}))
+    return schemas.DashboardMetrics.model_validate(
+        {**figures(row), "basis": basis, "samples": row.total_generations_24h}
+    )
+
+
+def _overview(whole: Whole) -> schemas.DashboardOverview:
+    percentage = None if whole.health_score is None else round(100 * whole.health_score, 2)
+    return schemas.DashboardOverview.model_validate(
+        {
+            **dashboard_fields(whole),
+            "system_health": schemas.OverallHealth(
+                overall_status=whole.status,
+                health_percentage=percentage,
+                basis={"health_percentage": basis_of(percentage)},
+            ),
+        }
+    )
+
+
+def _summary(model: ModelOverview) -> schemas.ModelSummary:
+    entry, day, now = model.view.entry, model.day, model.readings
+    average = model.performance.average_seconds
+    figures = {
+        "health_score": model.health_score,
+        "performance_score": model.performance.performance_score,
+        "generations_24h": day.uses,
+        "average_generation_time": average,
+        "memory_usage_mb": now.memory_used_mb,
+        "gpu_utilization_percent": now.load_percent,
+    }
+    return schemas.ModelSummary.model_validate(
+        {
+            **figures,
+            "model_id": entry.model_id,
+            "model_type": entry.model_type,
+            "status": model.status,
+            "availability_status": model.view.availability.value,
+            "last_used": clock.iso(model.view.latest.last_used),
+            "issues_count": len(model.health.issues),
+            "basis": bases(figures),
+            "samples": day.uses,
+        }
+    )
+
+
+OPERATIONS = (
+    Operation(
+        "GET", "/api/v1/dashboard/overview", overview, "dashboardOverview", "Everything, and how well it is",
+        answers=(Answer(200, "The dashboard's body with the system's health.", schemas.DashboardOverview),),
+        problems=(503,), tag="dashboard", scope=Scope.READ,
+    ),
+    Operation(
+        "GET", "/api/v1/dashboard/metrics", metrics, "dashboardMetrics", "The whole in figures now",
+        answers=(Answer(200, "Counts and means.", schemas.DashboardMetrics),), problems=(503,),
+        tag="dashboard", scope=Scope.READ,
+    ),
+    Operation(
+        "GET", "/api/v1/dashboard/metrics/history", metrics_history, "dashboardMetricsHistory",
+        "The same over time",
+        answers=(Answer(200, "At most 500, oldest first.", schemas.MetricsHistory),), problems=(503,),
+        query=schemas.HistoryQuery, tag="dashboard",
+        description="From snapshots of every minute, kept for 90 days. Of several that become one, counts are the "
+        "highest, healthy models the fewest, and the rest means.", scope=Scope.READ,
+    ),
+    Operation(
+        "GET", "/api/v1/dashboard/models", models, "dashboardModels", "Each model in a line",
+        answers=(Answer(200, "In the catalogue's order.", schemas.ModelSummaries),), problems=(503,),
+        tag="dashboard", scope=Scope.READ,
+    ),
+)  # fmt: skip

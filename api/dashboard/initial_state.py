@@ -1,0 +1,142 @@
+"""What the live page says before any script has run: the figures of this moment, from rows, as plain values.
+
+Everything here may be away: what could not be read is left out and named in `missing`, and the page says so.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from api.access.caller import Caller
+from api.context import Context
+from api.jobs.handlers import shown
+from api.ops import health
+from api.ops.alerts import seen_by
+from api.schemas import jobs as schemas
+from shared import clock
+from shared.catalogue.models import CatalogueEntry
+from shared.cluster import alerts
+from shared.database.tables import Alert
+from shared.errors import Unavailable
+from shared.jobs import lists, queues
+from shared.jobs.queues import Depth
+from shared.management import library
+from shared.management.library import Library, ModelView
+from shared.states import Scope
+
+_JOBS = 12
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class ModelLine:
+    """One model in a word."""
+
+    model_id: str
+    availability: str
+    loaded: bool
+    pinned: bool
+    size_gb: float
+    uses: int  # over 30 days
+    average_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Paint:
+    """The page's first figures. Sizes in GB of 10^9 bytes, times in seconds; None: not known."""
+
+    at: str
+    missing: tuple[str, ...]
+    queued: int | None
+    running: int | None
+    oldest_seconds: float | None
+    devices: Sequence[schemas.DeviceStatus]
+    nodes: Sequence[schemas.NodeStatus]
+    models: tuple[ModelLine, ...]
+    jobs: Sequence[schemas.Job]
+    alerts: Sequence[Alert]
+    disk_used_percent: float | None
+    form: tuple[dict[str, Any], ...]
+
+    @property
+    def available(self) -> int:
+        return sum(model.availability in ("available", "updating") for model in self.models)
+
+    @property
+    def live(self) -> int:
+        return sum(device.state != "offline" for device in self.devices)
+
+    @property
+    def busy(self) -> int:
+        return sum(device.state in ("busy", "draining") for device in self.devices)
+
+
+def paint(context: Context, caller: Caller) -> Paint:
+    """Reads all that it can and the caller may see; raises nothing for what is away."""
+    missing: list[str] = [] if caller.may(Scope.READ) else ["the database"]  # which could not say who asks
+
+    def read(from_rows: Callable[[], Read], otherwise: Read) -> Read:
+        if "the database" in missing:
+            return otherwise
+        try:
+            return from_rows()
+        except Unavailable:
+            missing.append("the database")
+            return otherwise
+
+    no_depths: list[Depth] = []
+    no_jobs: list[schemas.Job] = []
+    no_alerts: list[Alert] = []
+    depths = read(lambda: queues.depths(context.database), no_depths)
+    seen: Library | None = read(context.look, None)
+    workers = read(lambda: health.seen(context, caller), schemas.Workers(devices=[], nodes=[]))
+    latest = read(lambda: shown(context, lists.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
+    open_alerts = read(lambda: seen_by(context, caller, alerts.open_alerts(context.database)), no_alerts)
+    return Paint(
+        at=clock.now().strftime("%H:%M:%S UTC"),
+        missing=tuple(missing),
+        queued=sum(depth.queued for depth in depths) if depths is not None else None,
+        running=sum(depth.running for depth in depths) if depths is not None else None,
+        oldest_seconds=max(
+            (one.oldest_seconds for one in depths or () if one.oldest_seconds is not None), default=None
+        ),
+        devices=workers.devices,
+        nodes=workers.nodes,
+        models=tuple(_line(model) for model in seen.models.values()) if seen is not None else (),
+        jobs=latest,
+        alerts=open_alerts,
+        disk_used_percent=library.storage_usage_percent(seen) if seen is not None else None,
+        form=tuple(_form(entry) for entry in context.catalogue.entries),
+    )
+
+
+def _line(model: ModelView) -> ModelLine:
+    return ModelLine(
+        model_id=model.entry.model_id,
+        availability=model.availability.value,
+        loaded=bool(model.loaded),
+        pinned=model.pinned,
+        size_gb=max((one.row.bytes for one in model.replicas if one.row is not None), default=0) / 1e9,
+        uses=model.month.uses,
+        average_seconds=model.month.average_seconds,
+    )
+
+
+def _form(entry: CatalogueEntry) -> dict[str, Any]:
+    """What the form for a new job may offer of this model."""
+    return {
+        "model_id": entry.model_id,
+        "image": entry.image,
+        "resolutions": entry.resolutions,
+        "frames": (entry.min_frames, entry.max_frames),
+        "fps": entry.fps,
+        "steps": (entry.min_steps, entry.max_steps),
+        "output_formats": entry.output_formats,
+        "quantizations": entry.quantizations,
+        "loras": entry.loras,
+        "two_experts": entry.boundary_ratio is not None,
+        "defaults": entry.defaults.model_dump(),
+        "download_gb": entry.download_gb,
+        "notes": entry.notes,
+    }

@@ -1,0 +1,173 @@
+"""The live page: one document with the figures of this moment in it, and the files that keep it live.
+
+It knows the library's, queues', nodes', jobs' and alerts' public reads; what it shows after the first paint comes to
+the browser through the same routes that everybody uses. Nothing is loaded from another host, and no script is inline.
+"""
+
+import gzip
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import anyio.to_thread
+import jinja2
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from api.access.caller import NOBODY, Caller
+from api.context import Context
+from api.dashboard.initial_state import paint
+from api.http import headers
+from api.operation import Answer, Operation
+from api.ops import flower
+from shared.errors import DatabaseUnavailable, NotFound, Unauthenticated
+from shared.states import Scope as KeyScope
+
+_FOLDER = Path(__file__).parent / "page"
+_TYPES = {
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_UNKNOWN = "\N{EN DASH}"
+# `{bucket}` is where artifacts lie, if pages are sent there for them.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{bucket}; "
+    "media-src 'self'{bucket}; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+# The browser's own rule for a page under `same-origin`: other hosts never learn which job somebody looks at.
+_SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+
+
+@dataclass(frozen=True)
+class _File:
+    content: bytes
+    packed: bytes  # gzip
+    media_type: str
+    etag: str
+
+
+async def page(context: Context, request: Request, query: BaseModel) -> Response:
+    """The document, or the way to sign in. It is whole, if poorer, while the database or Redis is away."""
+    try:
+        caller = await context.access.admit(request, KeyScope.READ)
+    except Unauthenticated:
+        return RedirectResponse("/login", 303, {"Cache-Control": "no-store"})
+    except DatabaseUnavailable:
+        caller = NOBODY
+    return await anyio.to_thread.run_sync(_page, context, request, caller)
+
+
+def _page(context: Context, request: Request, caller: Caller) -> Response:
+    text = _template().render(
+        paint=paint(context, caller),
+        files=_version(),
+        base=context.settings.public_path,
+        scripts=sorted(name for name in _files() if name.endswith(".js")),
+        flower=flower.told(context.settings) if caller.may(KeyScope.ADMIN) else None,
+        caller=caller,
+        may=[scope.value for scope in KeyScope if caller.may(scope)],
+    )
+    origin = context.storage.link_origin()
+    policy = _POLICY.format(bucket=f" {origin}" if origin is not None else "")
+    known = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Wanworks-Page": _version(), **_SAFE}
+    return _packed(request, text.encode(), None, "text/html; charset=utf-8", known)
+
+
+def file(context: Context, request: Request, query: BaseModel) -> Response:
+    """A script, the style or the icon. Under the present version's path it never changes. Raises NotFound."""
+    name = str(request.path_params["file"])
+    found = _files().get(name)
+    if found is None:
+        raise NotFound("file", name)
+    current = request.path_params["version"] == _version()
+    known = {
+        "ETag": found.etag,
+        "Cache-Control": "public, max-age=31536000, immutable" if current else "no-cache",
+        **_SAFE,
+    }
+    if headers.none_match(request.headers, found.etag):
+        return Response(status_code=304, headers=known)
+    return _packed(request, found.content, found.packed, found.media_type, known)
+
+
+def _packed(
+    request: Request, content: bytes, packed: bytes | None, media_type: str, known: Mapping[str, str]
+) -> Response:
+    """Compressed for a client that takes gzip."""
+    if not _takes_gzip(request.headers.get("accept-encoding", "")):
+        return Response(content, headers={**known, "Vary": "Accept-Encoding"}, media_type=media_type)
+    small = packed if packed is not None else gzip.compress(content, 5, mtime=0)
+    return Response(
+        small, headers={**known, "Vary": "Accept-Encoding", "Content-Encoding": "gzip"}, media_type=media_type
+    )
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Whether an ``Accept-Encoding`` header names gzip, and not with a weight of nought."""
+    for part in accepted.lower().split(","):
+        coding, _, weight = part.partition(";")
+        if coding.strip() == "gzip":
+            return re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", weight) is None
+    return False
+
+
+@cache
+def _files() -> Mapping[str, _File]:
+    """The page's own files by name, read and packed once."""
+    found = {}
+    for path in sorted((_FOLDER / "static").iterdir()):
+        if path.suffix in _TYPES:
+            content = path.read_bytes()
+            etag = f'"{hashlib.sha256(content).hexdigest()}"'
+            found[path.name] = _File(content, gzip.compress(content, 9, mtime=0), _TYPES[path.suffix], etag)
+    return found
+
+
+@cache
+def _version() -> str:
+    """Of all files together: part of their path, so that a browser never mixes two versions."""
+    together = hashlib.sha256("".join(name + item.etag for name, item in _files().items()).encode())
+    return together.hexdigest()[:16]
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = lambda count: _UNKNOWN if count is None else str(count)
+    environment.filters["seconds"] = _seconds
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
+    return environment.get_template("page.html")
+
+
+def _seconds(value: float) -> str:
+    """As the page's own script writes it."""
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+OPERATIONS = (
+    Operation(
+        "GET", "/api/v1/dashboard/html", page, "livePage", "The live page",
+        answers=(Answer(200, "A page that loads nothing from another host.", media_type="text/html"),),
+        tag="dashboard", scope=None,
+    ),
+    Operation("GET", "/", page, "home", "The live page", answers=(), documented=False, scope=None),
+    Operation(
+        "GET", "/static/{version}/{file}", file, "pageFile", "A file of the live page", answers=(),
+        documented=False, scope=None,
+    ),
+)  # fmt: skip

@@ -1,0 +1,297 @@
+"""A request's body: read within its limit, told by its content type, and validated field by field."""
+
+import hashlib
+import json
+import re
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from email.message import Message
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from api.http import images
+from api.http.errors import invalid
+from shared.catalogue.job_types import GenerationRequest
+from shared.errors import FieldError, InvalidField, MalformedRequest, TooLarge, UnsupportedMedia
+
+Body = TypeVar("Body", bound=BaseModel)
+
+LIMIT_BYTES = 30 * 10**6
+_INLINE_BYTES = 64 * 1024  # what is longer is parsed in a thread, so that it holds up nobody else
+_MAX_PARTS = 64
+# Form values are text. These fields stay text; in the others JSON is read (a number, a list, an object).
+_TEXTS = frozenset({"model_id", "prompt", "negative_prompt", "image", "resolution", "output_format", "quantization"})
+_TEXTS |= {"priority", "webhook_url"}
+_BRACKETS = re.compile(r"(\w{1,64})\[(?:([^\[\]]{1,64})\]|\](?:\[([^\[\]]{1,64})\])?)")  # a[b], a[], a[][b]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A well-formed request. `image`: the bytes as they were sent, not looked at yet.
+
+    `wrong`: what is wrong with it already. `request` is then what is left without that, so that the catalogue can say
+    what else is wrong, and nothing may be made of it.
+    """
+
+    request: GenerationRequest
+    image: bytes | None
+    wrong: tuple[FieldError, ...] = ()
+    image_left_out: bool = False  # there is one, but it was not read
+
+    def digest(self) -> str:
+        """SHA-256 of what was asked: the same for the same body, however it was written."""
+        said = self.request.model_dump(mode="json", exclude={"image"}, exclude_unset=True)
+        image = hashlib.sha256(self.image).hexdigest() if self.image is not None else None
+        canonical = json.dumps({"request": said, "image": image}, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+async def read_generation(request: Request) -> Asked:
+    """Raises MalformedRequest, UnsupportedMedia, TooLarge, or InvalidField naming each wrong field."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    match media_type.strip().lower():
+        case "application/json":
+            _check_charset(parameters)
+            raw = b"".join([chunk async for chunk in _limited(request)])
+            work = partial(_from_json, raw)
+            return work() if len(raw) <= _INLINE_BYTES else await anyio.to_thread.run_sync(work)
+        case "multipart/form-data":
+            form = await _read_form(request, "image", _TEXTS)
+            return await anyio.to_thread.run_sync(partial(_asked, *form))
+    raise UnsupportedMedia("Send application/json (UTF-8), or multipart/form-data with an `image` part")
+
+
+async def read_fields_or_form(
+    request: Request, picture: str, texts: frozenset[str]
+) -> tuple[dict[str, Any], bytes | None, tuple[FieldError, ...]]:
+    """A JSON object or a form, not looked into, the bytes of the file part named `picture`, and which parts are wrong.
+
+    In a form, what is not among `texts` is read as JSON where it is JSON. Raises as `read_generation` does.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data":
+        return await _read_form(request, picture, texts)
+    return await read_fields(request), None, ()
+
+
+async def read_json(request: Request, model: type[Body]) -> Body:
+    """A JSON body as `model`. Raises as `read_generation` does."""
+    return validated(await read_fields(request), model)
+
+
+def has_body(request: Request) -> bool:
+    """Whether the client says that it sends one."""
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+
+
+async def read_fields(request: Request) -> dict[str, Any]:
+    """A JSON object, not looked into. Raises MalformedRequest, UnsupportedMedia, TooLarge or InvalidField."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    if media_type.strip().lower() != "application/json":
+        raise UnsupportedMedia("Send application/json (UTF-8)")
+    _check_charset(parameters)
+    raw = b"".join([chunk async for chunk in _limited(request)])
+    fields = await anyio.to_thread.run_sync(_json, raw) if len(raw) > _INLINE_BYTES else _json(raw)
+    if not isinstance(fields, dict):
+        raise InvalidField(FieldError(("body",), "must be a JSON object", "dict_type"))
+    return fields
+
+
+def validated(fields: dict[str, Any], model: type[Body]) -> Body:
+    """Raises InvalidField naming each wrong field."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise invalid(error, "body") from None
+
+
+def what_is_right(
+    fields: dict[str, Any], model: type[Body], wrong: tuple[FieldError, ...] = ()
+) -> tuple[Body, tuple[FieldError, ...]]:
+    """The fields that are right, as `model`, and an error for each that is not, those of `wrong` included.
+
+    Raises InvalidField where what is right is not enough to go on with.
+    """
+    try:
+        return model.model_validate(fields), wrong
+    except ValidationError as error:
+        found = invalid(error, "body").errors
+    named = {one.loc[1] for one in found if len(one.loc) > 1}
+    kept = {name: value for name, value in fields.items() if name not in named}
+    if "prompt" in named:
+        kept["prompt"] = "-"  # nothing else depends on what it says
+    try:
+        return model.model_validate(kept), (*found, *wrong)
+    except ValidationError:
+        raise InvalidField(*found, *wrong) from None
+
+
+def _from_json(raw: bytes) -> Asked:
+    return _asked(_json(raw), None, ())
+
+
+def _asked(fields: Any, image: bytes | None, wrong: tuple[FieldError, ...]) -> Asked:
+    if not isinstance(fields, dict):
+        raise InvalidField(FieldError(("body",), "must be a JSON object", "dict_type"))
+    request, wrong = what_is_right(fields, GenerationRequest, wrong)
+    if image is None and request.image is not None:
+        try:
+            image = images.from_data_url(request.image)
+        except InvalidField as error:
+            return Asked(request, None, (*wrong, *error.errors), image_left_out=True)
+    left_out = image is None and any(one.loc[1:2] == ("image",) for one in wrong)
+    return Asked(request, image, wrong, left_out)
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+    except UnicodeDecodeError:
+        raise MalformedRequest("The body is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise MalformedRequest(f"The body is not JSON: {error.msg} at {where}") from None
+    except (ValueError, RecursionError):
+        raise MalformedRequest("The body is JSON that nobody can read: nested too deep, or a number too long") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise MalformedRequest("The body gives a field twice")
+    return result
+
+
+def _check_charset(parameters: str) -> None:
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
+            raise UnsupportedMedia("JSON is read as UTF-8 only")
+
+
+async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
+    """The body in chunks; raises TooLarge as soon as it is known to be."""
+    declared = request.headers.get("content-length", "")
+    size = int(declared) if declared.isascii() and declared.isdigit() else 0
+    too_large = TooLarge(f"The body is larger than {LIMIT_BYTES // 10**6} MB")
+    if size > LIMIT_BYTES:
+        raise too_large
+    total = 0
+    try:
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > LIMIT_BYTES:
+                raise too_large
+            yield chunk
+    except ClientDisconnect:
+        raise MalformedRequest("The body ended early") from None
+
+
+class _FormParser(MultiPartParser):
+    """Starlette's, which takes a body that breaks off for a whole one, and a file that is named as RFC 5987 does it
+    alone (`filename*=utf-8''...`, as some clients name it in other letters) for a field."""
+
+    ended = False
+
+    def on_headers_finished(self) -> None:
+        disposition = self._current_part.content_disposition
+        if disposition is not None and b"*" in disposition and b"filename" not in parse_options_header(disposition)[1]:
+            headers = Message()
+            headers["Content-Disposition"] = disposition.decode("latin-1")
+            if headers.get_filename() is not None:  # any name will do: it is not read
+                self._current_part.content_disposition = disposition + b'; filename="file"'
+        super().on_headers_finished()
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+Form = tuple[dict[str, Any], bytes | None, tuple[FieldError, ...]]
+
+
+async def _read_form(request: Request, picture: str, texts: frozenset[str]) -> Form:
+    parser = _FormParser(
+        request.headers, _limited(request), max_files=_MAX_PARTS, max_fields=_MAX_PARTS, max_part_size=LIMIT_BYTES
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest(f"The multipart body cannot be read: {error.message}") from None
+    try:
+        if not parser.ended:
+            raise MalformedRequest("The multipart body ended early")
+        return await _read_parts(form, picture, texts)
+    finally:
+        await form.close()
+
+
+async def _read_parts(form: FormData, picture: str, texts: frozenset[str]) -> Form:
+    """Reads the parts of a form. An empty part counts as not given: browsers send one for each input left empty."""
+    fields: dict[str, Any] = {}
+    image: bytes | None = None
+    wrong: list[FieldError] = []
+    for name, value in form.multi_items():
+        try:
+            if isinstance(value, UploadFile):
+                if not value.filename and not value.size:
+                    continue
+                if name != picture:
+                    raise InvalidField(_no_file_part(name, picture))
+                if name in fields or image is not None:
+                    raise _twice(name)
+                image = await value.read()
+            elif (brackets := _BRACKETS.fullmatch(name)) is not None:
+                _put_inside(fields, brackets, value)
+            elif value == "":
+                continue
+            elif name in fields or (name == picture and image is not None):
+                raise _twice(name)
+            else:
+                fields[name] = value if name in texts else _form_value(value)
+        except InvalidField as error:
+            wrong += error.errors
+    return fields, image, tuple(wrong)
+
+
+def _no_file_part(name: str, picture: str) -> FieldError:
+    msg = f"there is no such file part; a file goes into `{picture}`, all other parts are values without a filename"
+    return FieldError(("body", name[:100]), msg, "extra_forbidden")
+
+
+def _put_inside(fields: dict[str, Any], name: "re.Match[str]", text: str) -> None:
+    """An object or a list that comes in parts, as generated clients write them; its values stay text, but for those of
+    an object in a list (a LoRA's scale)."""
+    field, key, inner = name.groups()
+    held = fields.setdefault(field, {} if key is not None else [])
+    if isinstance(held, dict) and key is not None and key not in held:
+        held[key] = text
+    elif not isinstance(held, list) or key is not None:
+        raise _twice(field)
+    elif inner is None:
+        if text:  # an empty list, as forms write it
+            held.append(text)
+    else:
+        value = text if inner == "name" else _form_value(text)
+        if held and isinstance(held[-1], dict) and inner not in held[-1]:
+            held[-1][inner] = value
+        else:
+            held.append({inner: value})
+
+
+def _twice(name: str) -> InvalidField:
+    return InvalidField(FieldError(("body", name[:100]), "is given twice", "duplicate"))
+
+
+def _form_value(text: str) -> Any:
+    """What is no JSON stays text, and validation says what is wrong with it. So does `null`: a form has none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text if value is None else value

@@ -1,0 +1,162 @@
+"""Serves what the winning attempt made, and only that: the job's result says which files there are."""
+
+import time
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from api.access.caller import LINK, caller_of, note_owner
+from api.context import Context
+from api.http import headers
+from api.http.body import has_body, read_json
+from api.http.errors import problem
+from api.http.query import job_id_of
+from api.http.responses import answered
+from api.operation import Answer, Operation
+from api.schemas import jobs as job_schemas
+from api.schemas.jobs import ArtifactLink, ArtifactQuery, LinkRequest
+from shared import clock
+from shared.database.tables import Job
+from shared.errors import NotFound
+from shared.jobs import records
+from shared.states import Scope as KeyScope
+from shared.storage.store import InBucket
+
+
+def get_artifact(context: Context, request: Request, query: ArtifactQuery) -> Response:
+    caller = caller_of(request)
+    job = records.get(context.database, job_id_of(request), only=caller.only)
+    # One link does not lead to another that is good for longer.
+    left = max(1, query.expires - int(time.time())) if caller is LINK and query.expires is not None else None
+    return served(context, request, job, str(request.path_params["name"]), at_most_seconds=left)
+
+
+async def make_link(context: Context, request: Request, query: BaseModel) -> Response:
+    asked = await read_json(request, LinkRequest) if has_body(request) else LinkRequest()
+    job_id, name = job_id_of(request), str(request.path_params["name"])
+    job = await anyio.to_thread.run_sync(partial(records.get, context.database, job_id, only=caller_of(request).only))
+    note_owner(request, job.owner)
+    if name not in _made(job):
+        raise NotFound("artifact", name)
+    path = f"/api/v1/jobs/{job.id}/artifacts/{name}"
+    url, expires = await context.access.link(path, asked.expires_in_seconds)
+    return answered(
+        ArtifactLink(
+            url=f"{context.settings.public_path}{url}", expires_at=clock.iso(datetime.fromtimestamp(expires, UTC)) or ""
+        )
+    )
+
+
+def served(context: Context, request: Request, job: Job, name: str, *, at_most_seconds: int | None = None) -> Response:
+    """The file of that name which the job's result lists, or the part of it that is asked for. Raises NotFound.
+
+    `at_most_seconds`: how long a link into the bucket may be good.
+    """
+    made = _made(job)
+    if name not in made:
+        raise NotFound("artifact", name)
+    artifact = made[name]
+    found = context.storage.store().artifact(job.id, job.attempt, name)
+    etag = f'"{artifact["sha256"]}"'
+    extra = {"ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes"}
+    if headers.none_match(request.headers, etag):
+        return Response(status_code=304, headers=extra)
+    if not isinstance(found, Path):
+        if context.settings.store_redirect and request.method != "HEAD":
+            link = found.link(artifact["content_type"], at_most_seconds)
+            return RedirectResponse(link, 307, {"Cache-Control": "no-store"})
+        return _through_us(request, found, artifact, extra)
+    ranges = _ranges(request, found.stat().st_size, etag)
+    if isinstance(ranges, Response):
+        return ranges
+    file = _File(
+        found, headers=extra, media_type=artifact["content_type"], filename=name, content_disposition_type="inline"
+    )
+    file.ranges = ranges
+    return file
+
+
+def _ranges(request: Request, size: int, etag: str) -> str | Response | None:
+    """The ranges to serve, None for the whole, or the refusal of what cannot be served."""
+    wanted = request.headers.get("range")
+    ranges = headers.byte_ranges(wanted, size) if wanted is not None else None
+    if not isinstance(ranges, headers.Unsatisfiable):
+        return ranges
+    if _range_is_void(request, etag):
+        return None
+    detail = f"The artifact has {size} bytes; the range asks for others"
+    return problem(request, 416, "range_not_satisfiable", detail, {"Content-Range": f"bytes */{size}"})
+
+
+def _through_us(request: Request, found: InBucket, artifact: dict[str, Any], extra: dict[str, str]) -> Response:
+    """From the bucket, a piece at a time. Several ranges at once are answered with the whole, as a server may."""
+    size: int = artifact["bytes"]
+    start, end, status = 0, size, 200
+    ranges = _ranges(request, size, extra["ETag"])
+    if isinstance(ranges, Response):
+        return ranges
+    if ranges is not None and "," not in ranges and not _range_is_void(request, extra["ETag"]):
+        first, _, last = ranges.removeprefix("bytes=").partition("-")
+        start = int(first) if first else max(0, size - int(last))
+        end = min(size, int(last) + 1) if first and last else size
+        status = 206
+        extra = {**extra, "Content-Range": f"bytes {start}-{end - 1}/{size}"}
+    extra = {
+        **extra,
+        "Content-Length": str(end - start),
+        "Content-Type": artifact["content_type"],
+        "Content-Disposition": f'inline; filename="{artifact["name"]}"',
+    }
+    if request.method == "HEAD":  # the row knows it all: the bucket is not asked
+        return Response(status_code=status, headers=extra)
+    return StreamingResponse(found.read(start, end), status, extra)
+
+
+def _made(job: Job) -> dict[str, Any]:
+    return {item["name"]: item for item in (job.result or {}).get("artifacts", [])}
+
+
+class _File(FileResponse):
+    """Starlette's, told which ranges to serve: it answers 400 to headers that are to be ignored."""
+
+    ranges: str | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kept = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        if self.ranges is not None:
+            kept.append((b"range", self.ranges.encode()))
+        await super().__call__({**scope, "headers": kept}, receive, send)
+
+
+def _range_is_void(request: Request, etag: str) -> bool:
+    """``If-Range`` names another version, so the whole file is due whatever the range says."""
+    condition = request.headers.get("if-range")
+    return condition is not None and condition != etag
+
+
+OPERATIONS = (
+    Operation(
+        "GET", "/api/v1/jobs/{id}/artifacts/{name}", get_artifact, "getArtifact", "A file that the job made",
+        answers=(
+            Answer(200, "The whole file.", media_type="*/*", headers=("ETag", "Accept-Ranges")),
+            Answer(206, "Parts of it.", media_type="*/*", headers=("ETag", "Content-Range")),
+            Answer(304, "The client has it.", media_type=None, headers=("ETag",)),
+            Answer(307, "It lies in a bucket, at this signed address.", media_type=None, headers=("Location",)),
+        ),
+        problems=(404, 416, 503), headers=("Range", "If-Range", "If-None-Match"), query=ArtifactQuery,
+        scope=KeyScope.READ, by_link=True,
+    ),
+    Operation(
+        "POST", "/api/v1/jobs/{id}/artifacts/{name}/link", make_link, "linkArtifact",
+        "A link to a file that needs no key and expires",
+        answers=(Answer(200, "The link.", job_schemas.ArtifactLink),), problems=(400, 404, 413, 415, 503),
+        body=job_schemas.LinkRequest, body_required=False, scope=KeyScope.READ,
+    ),
+)  # fmt: skip

@@ -1,0 +1,261 @@
+"""The job routes: each reads what it was given, asks `shared.jobs.records`, and shows the row as its owner sees it."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from math import ceil
+
+import anyio.to_thread
+from pydantic import BaseModel
+from sse_starlette.sse import AppStatus
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.access.caller import Caller, caller_of, note_owner
+from api.context import Context
+from api.http import headers
+from api.http.body import Asked, read_generation
+from api.http.query import job_id_of
+from api.http.responses import answered
+from api.operation import Answer, Operation
+from api.schemas import jobs
+from api.schemas.jobs import JobsQuery
+from api.services.admission import Admission
+from api.services.group_commit import Committed
+from shared import clock
+from shared.catalogue.job_types import GENERATION, GenerationRequest
+from shared.database.tables import Job
+from shared.errors import InvalidField, LimitReached, StoreFull, Unavailable
+from shared.jobs import lists, queue_positions, records, usage
+from shared.jobs.queue_positions import Position
+from shared.jobs.records import NewJob
+from shared.states import JOB_ENDS, JobState, Scope
+from shared.telemetry.metrics import count_end
+
+log = logging.getLogger("wanworks.jobs")
+
+_STOP_HEEDED_SECONDS = 0.5  # how soon somebody who waits is answered when this process stops
+LOOK_SECONDS = 5.0  # how often somebody who waits looks at SQL, whatever Redis says
+
+
+async def create_generation(context: Context, request: Request, query: BaseModel) -> Response:
+    key = headers.idempotency_key(request.headers)
+    asked = await read_generation(request)
+    caller = caller_of(request)
+    return await _accept(context, await admitted(context, asked, key, caller), caller)
+
+
+async def retry(context: Context, request: Request, query: BaseModel) -> Response:
+    key = headers.idempotency_key(request.headers)
+    caller = caller_of(request)
+    job_id = job_id_of(request)
+
+    def admit() -> NewJob:
+        job = records.get(context.database, job_id, only=caller.only)
+        note_owner(request, job.owner)
+        if job.type != GENERATION:
+            caller.require(Scope.ADMIN)
+        return context.admission.retry(job, key)
+
+    return await _accept(context, await anyio.to_thread.run_sync(admit), caller)
+
+
+def list_jobs(context: Context, request: Request, query: JobsQuery) -> Response:
+    page = lists.page(
+        context.database,
+        only=caller_of(request).only,
+        limit=query.limit,
+        after=query.after,
+        type=query.type,
+        status=query.status,
+        model_id=query.model_id,
+        created_after=query.created_after,
+    )
+    last = page.jobs[-1].id if page.has_more else None
+    return answered(jobs.JobPage(data=shown(context, page.jobs), has_more=page.has_more, next=last))
+
+
+async def get_job(context: Context, request: Request, query: BaseModel) -> Response:
+    job_id, only = job_id_of(request), caller_of(request).only
+    wait = headers.wait_seconds(request.headers)
+    if wait is None:
+        return answered(await anyio.to_thread.run_sync(_show_one, context, job_id, only))
+    await _until_ended(context, job_id, only, wait)
+    job = await anyio.to_thread.run_sync(_show_one, context, job_id, only)
+    return answered(job, extra={"Preference-Applied": f"wait={wait}"})
+
+
+def cancel(context: Context, request: Request, query: BaseModel) -> Response:
+    job_id, only = job_id_of(request), caller_of(request).only
+    note_owner(request, records.get(context.database, job_id, only=only).owner)
+    stopped = records.request_cancel(context.database, job_id, only=only)
+    tell_of_cancel(context, stopped)
+    return answered(shown(context, [stopped.job])[0], 202)
+
+
+def delete(context: Context, request: Request, query: BaseModel) -> Response:
+    remove(context, request, job_id_of(request))
+    return Response(status_code=204)
+
+
+def remove(context: Context, request: Request, job_id: str) -> None:
+    """Cancels the job if need be and shows it no more; its files go with it. Raises NotFound.
+
+    Where its files cannot be removed now, retention removes them and the row with them.
+    """
+    stopped = records.remove(context.database, job_id, only=caller_of(request).only)
+    job = stopped.job
+    note_owner(request, job.owner)
+    tell_of_cancel(context, stopped)
+    if job.status in JOB_ENDS:
+        context.progress.forget(job.id)
+        try:
+            context.storage.store().drop_job(job.id)
+        except Unavailable as error:
+            log.warning("job %s is deleted, its files go later: %s", job.id, error)
+            return
+        records.purge(context.database, [job.id])
+
+
+def shown(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
+    positions = queue_positions.positions(context.database, context.redis, rows)
+    progress = context.live.of(rows)
+    public_path = context.settings.public_path
+    return [jobs.job(row, progress[row.id], positions.get(row.id), public_path) for row in rows]
+
+
+def _show_one(context: Context, job_id: str, only: str | None) -> jobs.Job:
+    return shown(context, [records.get(context.database, job_id, only=only)])[0]
+
+
+async def admitted(context: Context, asked: Asked, key: str | None, caller: Caller) -> NewJob:
+    """The job that is asked for, settled where that holds up nobody else. Raises as `Admission.generation`."""
+    try:
+        caller.check_priority(asked.request)
+    except InvalidField as error:
+        asked = replace(asked, wrong=(*asked.wrong, *error.errors))
+    admit = partial(context.admission.generation, asked, key)
+    if Admission.is_quick(asked):
+        return admit()
+    if asked.image is None:
+        return await anyio.to_thread.run_sync(admit)
+    return await anyio.to_thread.run_sync(admit, limiter=context.pictures)
+
+
+async def committed(context: Context, new: NewJob, caller: Caller) -> Committed:
+    """Returns once the job is on disk as the caller's; leaves nothing in the store for one that was refused.
+
+    Raises LimitReached where the caller's key has its fill.
+    """
+    owned = caller.owning(new)
+    try:
+        if caller.limits.gpu_seconds_per_day is not None:
+            await anyio.to_thread.run_sync(_check_gpu_seconds, context, owned, caller.limits.gpu_seconds_per_day)
+        done = await context.commits.add(owned)
+    except (InvalidField, LimitReached, StoreFull):
+        await anyio.to_thread.run_sync(context.admission.discard, new)
+        raise
+    # After any other error the job may be on disk all the same (a connection lost during the commit), so its image
+    # stays: the sweep of the store takes it where there is no such job.
+    if done.replayed:
+        await anyio.to_thread.run_sync(context.admission.discard, new)
+    return done
+
+
+def _check_gpu_seconds(context: Context, new: NewJob, allowed: float) -> None:
+    """What waits counts as well: else a thousand jobs at once would pass. What was accepted is not refused again."""
+    assert new.owner is not None
+    now = clock.now()
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    used = usage.gpu_seconds(context.database, new.owner, midnight, now)
+    awaited = usage.awaited_gpu_seconds(context.database, new.owner)
+    if used + awaited >= allowed and not records.was_accepted(context.database, new):
+        said = f"This API key has used {used:.0f} of the {allowed:g} GPU-seconds that it has a day (UTC)"
+        said += f"; its queued jobs are expected to take {awaited:.0f} more" if awaited else ""
+        raise LimitReached(said, ceil((midnight + timedelta(days=1) - now).total_seconds()))
+
+
+async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
+    done = await committed(context, new, caller)
+    job = done.job
+    location = {"Location": f"/api/v1/jobs/{job.id}"}
+    if done.replayed:
+        replayed = await anyio.to_thread.run_sync(lambda: shown(context, [job])[0])
+        return answered(replayed, 200, {**location, "Idempotency-Replayed": "true"})
+    progress = jobs.JobProgress(percent=job.percent, phase=job.phase)
+    position = None if done.position is None else Position(done.position, approximate=True)
+    return answered(jobs.job(job, progress, position, context.settings.public_path), 202, location)
+
+
+async def _until_ended(context: Context, job_id: str, only: str | None, wait_seconds: float) -> None:
+    """Returns when the job has ended or the time is up. Its stream tells at once, SQL in a while. Raises NotFound."""
+    deadline = time.monotonic() + wait_seconds
+    after = await context.streams.last_id(job_id)
+    while True:
+        job = await anyio.to_thread.run_sync(partial(records.get, context.database, job_id, only=only))
+        if job.status in JOB_ENDS:
+            return
+        look_at = min(deadline, time.monotonic() + LOOK_SECONDS)
+        while (left := look_at - time.monotonic()) > 0:
+            if AppStatus.should_exit:
+                return  # this process is stopping: what is known now is a better answer than none
+            entries = await context.streams.read(job_id, after, min(left, _STOP_HEEDED_SECONDS))
+            after = entries[-1].id if entries else after
+            if context.streams.away or any(entry.event.get("status") in JOB_ENDS for entry in entries):
+                break
+        if time.monotonic() >= deadline:
+            return
+
+
+def tell_of_cancel(context: Context, stopped: records.Stopped) -> None:
+    """Says it to those who watch, or to the worker that runs it."""
+    job = stopped.job
+    if stopped.ended:
+        event = {"kind": "state", "attempt": job.attempt, "status": JobState.CANCELLED.value}
+        context.progress.report(job.id, event, ended=True)
+        count_end(context.meters, job)
+    elif job.status == JobState.RUNNING:
+        context.progress.ask_to_cancel(job.id)
+    context.nudger.nudge()
+
+
+ACCEPTED = (
+    Answer(202, "The job, on disk and queued.", jobs.Job, headers=("Location",)),
+    Answer(200, "The job that this key made before.", jobs.Job, headers=("Location", "Idempotency-Replayed")),
+)
+
+OPERATIONS = (
+    Operation(
+        "POST", "/api/v1/jobs/generation", create_generation, "createGeneration", "Ask for a video",
+        answers=ACCEPTED, problems=(400, 413, 415, 503, 507), headers=("Idempotency-Key",), body=GenerationRequest,
+        description="JSON, or a form with the image as a file part `image`; there, `loras`, `fallback` and `metadata` "
+        "are JSON texts. What is left out takes the model's native value.", scope=Scope.SUBMIT,
+    ),
+    Operation(
+        "GET", "/api/v1/jobs", list_jobs, "listJobs", "List jobs, newest first",
+        answers=(Answer(200, "A page of jobs.", jobs.JobPage),), problems=(503,), query=JobsQuery, scope=Scope.READ,
+    ),
+    Operation(
+        "GET", "/api/v1/jobs/{id}", get_job, "getJob", "One job",
+        answers=(Answer(200, "The job.", jobs.Job, headers=("Preference-Applied",)),),
+        problems=(404, 503), headers=("Prefer",), scope=Scope.READ,
+    ),
+    Operation(
+        "DELETE", "/api/v1/jobs/{id}", delete, "deleteJob", "Cancel a job if need be, and remove it",
+        answers=(Answer(204, "It is not shown any more; its artifacts go with it.", media_type=None),),
+        problems=(404, 503), scope=Scope.SUBMIT,
+    ),
+    Operation(
+        "POST", "/api/v1/jobs/{id}/cancel", cancel, "cancelJob", "Cancel a job",
+        answers=(Answer(202, "The job: cancelled, or still running and asked to stop.", jobs.Job),),
+        problems=(404, 409, 503), description="Asking again for a job that is already cancelled changes nothing.",
+        scope=Scope.SUBMIT,
+    ),
+    Operation(
+        "POST", "/api/v1/jobs/{id}/retry", retry, "retryJob", "The same again, as a new job",
+        answers=ACCEPTED, problems=(404, 409, 503, 507), headers=("Idempotency-Key",), scope=Scope.SUBMIT,
+    ),
+)  # fmt: skip

@@ -1,0 +1,130 @@
+"""Messages to jobs' webhooks, for those who look why one did not come, and send it again."""
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.access.caller import caller_of, note_owner
+from api.context import Context
+from api.http.query import JOB_ID, digits
+from api.http.responses import answered
+from api.operation import Answer, Operation
+from api.schemas.jobs import Time
+from shared import clock
+from shared.catalogue.job_types import PLAIN
+from shared.database.tables import WebhookMessage as Row
+from shared.errors import NotFound
+from shared.jobs import records, webhooks
+from shared.states import Scope
+
+MESSAGE_ID = re.compile(rf"msg_{JOB_ID.pattern}")
+
+
+def _cursor(value: str | None) -> str | None:
+    if value is not None and not MESSAGE_ID.fullmatch(value):
+        raise ValueError("is no cursor; give the `next` of an earlier page")
+    return value
+
+
+class WebhookMessagesQuery(BaseModel):
+    """Which messages to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Annotated[
+        Literal["waiting", "delivered", "dead"] | None,
+        Field(description="`dead`: given up after a day, or refused by the receiver for good."),
+    ] = None
+    job_id: Annotated[Annotated[str, Field(max_length=64), PLAIN] | None, Field(description="Only about this job.")] = (
+        None
+    )
+    limit: Annotated[int, Field(ge=1, le=100, description="Messages on a page."), BeforeValidator(digits)] = 20
+    after: Annotated[
+        str | None,
+        AfterValidator(_cursor),
+        Field(description="The `next` of the page before.", json_schema_extra={"pattern": f"^{MESSAGE_ID.pattern}$"}),
+    ] = None
+
+
+class WebhookMessage(BaseModel):
+    """One message about a job. The receiver sees `id` as `webhook-id`, the same at every try."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    job_id: str
+    type: Annotated[str, Field(description="job.succeeded, job.failed, job.cancelled or job.progress.")]
+    host: Annotated[str, Field(description="Of the webhook; the rest of its address may be a secret.")]
+    state: Literal["waiting", "delivered", "dead"]
+    tries: int
+    created_at: Time
+    delivered_at: Time | None
+    error: Annotated[str | None, Field(description="Of the last try.")]
+    data: dict[str, Any]
+
+
+class WebhookMessagePage(BaseModel):
+    """Messages, newest first. `next` goes into `after` to read on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    data: list[WebhookMessage]
+    has_more: bool
+    next: str | None
+
+
+def list_messages(context: Context, request: Request, query: WebhookMessagesQuery) -> Response:
+    page = webhooks.page(
+        context.database,
+        only=caller_of(request).only,
+        limit=query.limit,
+        after=query.after,
+        state=query.state,
+        job_id=query.job_id,
+    )
+    last = page.messages[-1].id if page.has_more else None
+    return answered(WebhookMessagePage(data=[_shown(row) for row in page.messages], has_more=page.has_more, next=last))
+
+
+def replay(context: Context, request: Request, query: BaseModel) -> Response:
+    message_id = str(request.path_params["message_id"])
+    if not MESSAGE_ID.fullmatch(message_id):
+        raise NotFound("message", message_id)
+    message = webhooks.replay(context.database, message_id, only=caller_of(request).only)
+    note_owner(request, next((job.owner for job in records.several(context.database, [message.job_id])), None))
+    return answered(_shown(message), 202)
+
+
+def _shown(row: Row) -> WebhookMessage:
+    return WebhookMessage(
+        id=row.id,
+        job_id=row.job_id,
+        type=row.type,
+        host=urlsplit(row.url).hostname or "",
+        state=row.state,
+        tries=row.tries,
+        created_at=clock.iso(row.created_at) or "",
+        delivered_at=clock.iso(row.delivered_at),
+        error=row.error,
+        data=row.data,
+    )
+
+
+OPERATIONS = (
+    Operation(
+        "GET", "/api/v1/webhooks/messages", list_messages, "listWebhookMessages",
+        "What jobs' webhooks were and are to be told",
+        answers=(Answer(200, "A page of messages.", WebhookMessagePage),), problems=(503,),
+        query=WebhookMessagesQuery, tag="operations", scope=Scope.READ,
+    ),
+    Operation(
+        "POST", "/api/v1/webhooks/messages/{message_id}/replay", replay, "replayWebhookMessage",
+        "Send a message once more",
+        answers=(Answer(202, "It waits to be sent.", WebhookMessage),), problems=(404, 409, 503),
+        tag="operations", scope=Scope.SUBMIT,
+    ),
+)  # fmt: skip

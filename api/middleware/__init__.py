@@ -1,0 +1,1 @@
+"""What surrounds every request: ids, security headers, timing, origins, traces, the public path."""

@@ -1,0 +1,47 @@
+"""Every request has an id: the client's own where it sent a decent one. It comes back in a header and in every problem.
+
+The outermost layer, so it is also the last to catch what nobody answered.
+"""
+
+import re
+import secrets
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.http.errors import answer
+from shared.telemetry import logs
+
+HEADER = "X-Request-ID"
+_DECENT = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class RequestId:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = sent.decode() if _DECENT.fullmatch(sent) else secrets.token_hex(12)
+        scope["wanworks.request_id"] = request_id
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(raw=message["headers"])
+                headers[HEADER] = request_id
+            await send(message)
+
+        with logs.bound(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            except Exception as error:
+                if started:  # too late for another answer: the server cuts the connection
+                    raise
+                await answer(Request(scope), error)(scope, receive, send_with_id)

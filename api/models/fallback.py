@@ -1,0 +1,95 @@
+"""What to do when a model cannot serve at once: the question over HTTP, answered by `shared.management.fallback`."""
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.context import Context
+from api.http.body import read_json
+from api.http.responses import answered
+from api.models.status import basis_of
+from api.operation import Answer, Operation
+from api.schemas import models as schemas
+from api.schemas.models import FallbackRequest
+from api.services import fallback_facts
+from shared import clock
+from shared.management.fallback import Alternative, Choice, ModelFacts, Suggestion, Wish, suggest
+from shared.states import Scope
+
+
+async def suggest_fallback(context: Context, request: Request, query: BaseModel) -> Response:
+    asked = await read_json(request, FallbackRequest)
+    context.catalogue.get(asked.requested_model)
+
+    def work() -> dict[str, ModelFacts]:
+        return fallback_facts.facts(context.settings, context.look())
+
+    models = await context.together.ask("fallback", work)
+    limit = asked.max_wait_minutes
+    wish = Wish(
+        asked.requested_model, asked.quality, asked.speed, asked.resolution, None if limit is None else limit * 60
+    )
+    return answered(_answer(wish, suggest(wish, models)))
+
+
+def _answer(wish: Wish, found: Suggestion) -> schemas.FallbackSuggestion:
+    wait = found.wait
+    estimate = None
+    if wait.seconds is not None and wait.download_seconds is not None and wait.queue_seconds is not None:
+        estimate = schemas.WaitEstimate(
+            seconds=round(wait.seconds, 1),
+            download_seconds=round(wait.download_seconds, 1),
+            queue_seconds=round(wait.queue_seconds, 1),
+        )
+    difference = found.alternative.performance_difference if found.alternative is not None else None
+    return schemas.FallbackSuggestion(
+        requested_model=wish.model_id,
+        alternative_suggestion=_alternative(found.alternative) if found.alternative is not None else None,
+        fallback_strategy=_strategy(found.choice),
+        other_strategies=[_strategy(choice) for choice in found.others],
+        wait_time_estimate=estimate,
+        basis={
+            "compatibility_score": "catalogue" if found.alternative is not None else "none",
+            "estimated_quality_difference": "catalogue" if found.alternative is not None else "none",
+            "performance_difference": basis_of(difference),
+            "estimated_wait_time": basis_of(found.choice.wait_seconds),
+            "wait_time_estimate": basis_of(estimate),
+        },
+        timestamp=clock.iso(clock.now()) or "",
+    )
+
+
+def _alternative(one: Alternative) -> schemas.AlternativeSuggestion:
+    return schemas.AlternativeSuggestion(
+        suggested_model=one.model_id,
+        compatibility_score=one.compatibility,
+        performance_difference=one.performance_difference,
+        availability_status=one.availability.value,
+        reason=one.reason,
+        estimated_quality_difference=one.quality_difference,
+    )
+
+
+def _strategy(choice: Choice) -> schemas.FallbackStrategy:
+    return schemas.FallbackStrategy(
+        strategy_type=choice.strategy,
+        recommended_action=choice.action,
+        alternative_model=choice.alternative,
+        estimated_wait_time=None if choice.wait_seconds is None else round(choice.wait_seconds, 1),
+        user_message=choice.message,
+        can_queue_request=choice.can_queue,
+        combines=list(choice.parts),
+        quantization=choice.quantization,
+        resolution=choice.resolution,
+        score=min(1.0, max(0.0, choice.score)),
+    )
+
+
+OPERATIONS = (
+    Operation(
+        "POST", "/api/v1/models/fallback/suggest", suggest_fallback, "suggestFallback",
+        "What to do when a model cannot serve at once",
+        answers=(Answer(200, "The best strategy and the others.", schemas.FallbackSuggestion),),
+        problems=(400, 404, 413, 415, 503), body=schemas.FallbackRequest, tag="models", scope=Scope.READ,
+    ),
+)  # fmt: skip

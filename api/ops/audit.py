@@ -1,0 +1,93 @@
+"""The audit, for those who may administer: what was done, by whom, and how it was answered."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.context import Context
+from api.http.query import JOB_ID, cursor, digits
+from api.http.responses import answered
+from api.operation import Answer, Operation
+from api.schemas.jobs import Time
+from shared import clock
+from shared.access import audit
+from shared.catalogue.job_types import PLAIN
+from shared.database.tables import AuditEntry as Row
+from shared.states import Scope
+
+
+class AuditQuery(BaseModel):
+    """Which entries to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    actor: Annotated[
+        Annotated[str, Field(max_length=64), PLAIN] | None, Field(description="Only what this key did, by its name.")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=100, description="Entries on a page."), BeforeValidator(digits)] = 20
+    after: Annotated[
+        str | None,
+        AfterValidator(cursor),
+        Field(description="The `next` of the page before.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
+    ] = None
+
+
+class AuditEntry(BaseModel):
+    """One administrative act."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    timestamp: Time
+    actor: Annotated[
+        str, Field(description="The key's name; `local` where no key is asked for; `cli` on the host itself.")
+    ]
+    key_id: str | None
+    act: Annotated[str, Field(description="The operation's id in this document, or `key.created` and the like.")]
+    subject: Annotated[str, Field(description="The path, or the name of what it was done to.")]
+    outcome: Annotated[int, Field(description="The HTTP status of the answer.")]
+    detail: dict[str, Any]
+    request_id: str | None
+    address: str | None
+
+
+class AuditPage(BaseModel):
+    """Entries, newest first. `next` goes into `after` to read on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    data: list[AuditEntry]
+    has_more: bool
+    next: str | None
+
+
+def list_entries(context: Context, request: Request, query: AuditQuery) -> Response:
+    page = audit.page(context.database, limit=query.limit, after=query.after, actor=query.actor)
+    last = page.entries[-1].id if page.has_more else None
+    return answered(AuditPage(data=[_shown(row) for row in page.entries], has_more=page.has_more, next=last))
+
+
+def _shown(row: Row) -> AuditEntry:
+    return AuditEntry(
+        id=row.id,
+        timestamp=clock.iso(row.at) or "",
+        actor=row.actor,
+        key_id=row.key_id,
+        act=row.act,
+        subject=row.subject,
+        outcome=row.outcome,
+        detail=row.detail,
+        request_id=row.request_id,
+        address=row.address,
+    )
+
+
+OPERATIONS = (
+    Operation(
+        "GET", "/api/v1/audit", list_entries, "listAudit", "What was administered, and by whom",
+        answers=(Answer(200, "A page of entries.", AuditPage),), problems=(503,), query=AuditQuery,
+        tag="operations", scope=Scope.ADMIN,
+    ),
+)  # fmt: skip

@@ -1,0 +1,202 @@
+"""`/metrics` for Prometheus: what is, read from rows at the moment of asking, and what happened, counted in Redis.
+
+Any web process gives the same answer for the whole installation, so one of them is enough to scrape.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from itertools import product
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.context import Context
+from api.operation import Answer, Operation
+from shared import clock
+from shared.catalogue.job_types import DOWNLOAD, GENERATION, JOB_TYPES
+from shared.cluster import alerts, nodes
+from shared.database.tables import Sample
+from shared.insight import samples
+from shared.jobs import download_control, queues
+from shared.jobs.queues import Depth
+from shared.messaging.progress import RestingRedis, answers
+from shared.models import replicas
+from shared.states import REPLICA_READY, JobState, Priority, Scope
+from shared.telemetry import loop_reports
+from shared.telemetry import metrics as meters
+from shared.telemetry.metrics import Family
+
+_PATIENCE_SECONDS = 2.0  # with Redis; a resting client would leave the counters out whenever one answer was late
+_EMPTY = Depth(priority=0, model_id=None, queued=0, waiting_for_model=0, oldest_seconds=None, running=0)
+
+
+def metrics(context: Context, request: Request, query: BaseModel) -> Response:
+    """Raises DatabaseUnavailable."""
+    registry = CollectorRegistry()
+    registry.register(_Now(context))
+    return Response(
+        generate_latest(registry), headers={"Cache-Control": "no-store"}, media_type=CONTENT_TYPE_PLAIN_0_0_4
+    )
+
+
+class _Now(Collector):
+    """One answer's figures, read once."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._found: list[Metric] | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        if self._found is None:
+            self._found = [*_queue(self._context), *_devices(self._context), *_nodes(self._context),
+                           *_state(self._context), *_redis(self._context)]  # fmt: skip
+        return self._found
+
+
+def _queue(context: Context) -> Iterator[Metric]:
+    jobs = _gauge("wanworks_jobs", "Jobs that have not ended.", "type", "model", "state")
+    models = context.catalogue.model_ids
+    all_depths, counts = queues.depths_and_counts(context.database)
+    for (type, model_id, status), count in (_no_jobs(models) | counts).items():
+        jobs.add_metric([type, model_id or "", status], count)
+    yield jobs
+    depth = _gauge("wanworks_queue_depth", "Queued jobs.", "model", "priority")
+    waiting = _gauge("wanworks_queue_waiting_for_model", "Queued jobs whose model no node holds.", "model", "priority")
+    oldest = _gauge("wanworks_queue_oldest_seconds", "Age of the oldest queued job.", "model", "priority")
+    depths = {(one.model_id, list(Priority)[one.priority]): one for one in all_depths}
+    kinds: dict[tuple[str | None, Priority], None] = dict.fromkeys(product(models, Priority))
+    for model_id, priority in kinds | dict.fromkeys(depths):
+        one = depths.get((model_id, priority), _EMPTY)
+        labels = [model_id or "", priority.value]
+        depth.add_metric(labels, one.queued)
+        waiting.add_metric(labels, one.waiting_for_model)
+        oldest.add_metric(labels, max(0.0, one.oldest_seconds or 0.0))
+    yield from (depth, waiting, oldest)
+    left = _gauge("wanworks_download_left_bytes", "What running downloads have to fetch.", "node", "model")
+    running = [job for job in download_control.active(context.database) if job.status == JobState.RUNNING]
+    progress = context.live.of(running)
+    places = product((node.name for node, _ in nodes.nodes(context.database)), models)
+    found: dict[tuple[str, str], float | None] = dict.fromkeys(places, 0.0)
+    for job in running:
+        done, total = progress[job.id].bytes_done, progress[job.id].bytes_total
+        found[job.target_node or "", job.model_id or ""] = None if total is None else total - (done or 0)
+    for place, bytes_left in found.items():
+        if bytes_left is not None:  # it is not known before the files are listed
+            left.add_metric(place, bytes_left)
+    yield left
+
+
+def _no_jobs(models: Sequence[str]) -> dict[tuple[str, str | None, str], int]:
+    """Zero for every set of labels that is to be there also while nothing waits or runs."""
+    return {
+        (job_type.name, model_id, state.value): 0
+        for job_type in JOB_TYPES.values()
+        for model_id in (models if job_type.name in (GENERATION, DOWNLOAD) else (None,))
+        for state in (JobState.QUEUED, JobState.RUNNING, *((JobState.PAUSED,) if job_type.name == DOWNLOAD else ()))
+    }
+
+
+def _devices(context: Context) -> Iterator[Metric]:
+    silence = context.settings.device_silence_seconds
+    labels = ("node", "device", "uuid")
+    up = _gauge("wanworks_device_up", "Whether the device's worker is heard of.", *labels)
+    busy = _gauge("wanworks_device_busy", "Whether a job runs on it.", *labels)
+    figures: tuple[tuple[GaugeMetricFamily, Callable[[Sample], float | None]], ...] = (
+        (_gauge("wanworks_device_utilization_ratio", "Of the GPU; of one core on a CPU.", *labels),
+         lambda one: None if one.utilization_percent is None else one.utilization_percent / 100),
+        (_gauge("wanworks_device_memory_used_bytes", "Memory in use.", *labels),
+         lambda one: None if one.memory_used_mb is None else one.memory_used_mb * 1e6),
+        (_gauge("wanworks_device_memory_total_bytes", "Memory.", *labels),
+         lambda one: None if one.memory_total_mb is None else one.memory_total_mb * 1e6),
+        (_gauge("wanworks_device_temperature_celsius", "Temperature.", *labels), lambda one: one.temperature_celsius),
+        (_gauge("wanworks_device_power_watts", "Power drawn.", *labels), lambda one: one.power_watts),
+    )  # fmt: skip
+    running = queues.on_devices(context.database)
+    latest = samples.latest(context.database, clock.now() - timedelta(seconds=context.settings.reading_seconds))
+    for seen in nodes.devices(context.database):
+        device = seen.device
+        values = [device.node, str(device.index), device.uuid]
+        alive = not seen.said_goodbye and seen.silent_seconds <= silence
+        up.add_metric(values, float(alive))
+        busy.add_metric(values, float(alive and device.key in running))
+        if alive and device.key in latest:
+            for gauge, read in figures:
+                if (figure := read(latest[device.key])) is not None:
+                    gauge.add_metric(values, figure)
+    yield from (up, busy, *(gauge for gauge, _ in figures))
+
+
+def _nodes(context: Context) -> Iterator[Metric]:
+    up = _gauge("wanworks_node_up", "Whether the node's io worker is heard of.", "node")
+    drained = _gauge("wanworks_node_drained", "Whether it takes nothing new.", "node")
+    total = _gauge("wanworks_node_disk_total_bytes", "The disk of its model storage.", "node")
+    free = _gauge("wanworks_node_disk_free_bytes", "What is free of it.", "node")
+    for node, silent in nodes.nodes(context.database):
+        up.add_metric([node.name], float(silent <= context.settings.device_silence_seconds))
+        drained.add_metric([node.name], float(node.drained_at is not None))
+        if node.disk_total_mb is not None and node.disk_free_mb is not None:
+            total.add_metric([node.name], node.disk_total_mb * 1e6)
+            free.add_metric([node.name], node.disk_free_mb * 1e6)
+    yield from (up, drained, total, free)
+    held = _gauge("wanworks_replica_ready", "Whether the node holds the model whole.", "node", "model")
+    size = _gauge("wanworks_replica_bytes", "What the model takes there.", "node", "model")
+    for row in replicas.rows(context.database):
+        held.add_metric([row.node, row.model_id], float(row.state in REPLICA_READY))
+        size.add_metric([row.node, row.model_id], row.bytes)
+    yield from (held, size)
+
+
+def _state(context: Context) -> Iterator[Metric]:
+    opened = _gauge("wanworks_alerts_open", "Open alerts.", "severity")
+    rows = alerts.open_alerts(context.database)
+    for severity in ("critical", "warning", "info"):
+        opened.add_metric([severity], sum(row.severity == severity for row in rows))
+    yield opened
+    leads = _gauge("wanworks_dispatcher_up", "Whether a dispatcher has finished a pass within 15 s.")
+    leads.add_metric([], float(loop_reports.dispatcher_heard(loop_reports.seen(context.database))))
+    yield leads
+
+
+def _redis(context: Context) -> Iterator[Metric]:
+    """Redis, and what is counted in it: absent where it is not known."""
+    up = _gauge("wanworks_redis_up", "Whether Redis answers; absent while it takes longer than two seconds.")
+    there = answers(context.settings.redis)
+    if there is not None:
+        up.add_metric([], float(there))
+    yield up
+    patient = RestingRedis(context.settings.redis, timeout=_PATIENCE_SECONDS, rest=0.0)
+    for family in (meters.read(patient) if there else None) or ():
+        yield _counter(family) if family.meter.kind == "counter" else _histogram(family)
+
+
+def _counter(family: Family) -> Metric:
+    metric = CounterMetricFamily(family.meter.name, family.meter.help, labels=family.meter.labels)
+    for labels, total in sorted(family.totals.items()):
+        metric.add_metric(list(labels), total)
+    return metric
+
+
+def _histogram(family: Family) -> Metric:
+    metric = HistogramMetricFamily(family.meter.name, family.meter.help, labels=family.meter.labels)
+    for labels, buckets in sorted(family.buckets.items()):
+        metric.add_metric(list(labels), buckets, sum_value=family.sums.get(labels, 0.0))
+    return metric
+
+
+def _gauge(name: str, help: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, help, labels=labels)
+
+
+OPERATIONS = (
+    Operation(
+        "GET", "/metrics", metrics, "metrics", "Figures for Prometheus",
+        answers=(Answer(200, "Of the whole installation, whichever web process answers.", media_type="text/plain"),),
+        problems=(503,), tag="operations", scope=Scope.READ,
+    ),
+)  # fmt: skip

@@ -1,0 +1,63 @@
+"""What the alert routes take and answer with."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+from api.schemas.jobs import Time
+from shared.catalogue.job_types import PLAIN
+from shared.cluster import alerts
+from shared.database.tables import Alert as Row
+
+
+class AlertsQuery(BaseModel):
+    """Which alerts to list. Without `state`: those that are open."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    severity: Annotated[Literal["critical", "warning", "info"] | None, Field(description="Only of this severity.")] = (
+        None
+    )
+    acknowledged: Annotated[
+        Literal["true", "false"] | None, Field(description="Only those that somebody has, or nobody has, acknowledged.")
+    ] = None
+    state: Annotated[
+        Literal["open", "resolved", "all"], Field(description="`resolved` and `all` list the newest 500.")
+    ] = "open"
+
+
+class Acknowledgement(BaseModel):
+    """Who takes care."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    by: Annotated[str, Field(min_length=1, max_length=64, description="The person's name."), PLAIN] | None = None
+
+
+class SystemAlert(BaseModel):
+    """One cause for concern. It is resolved by itself when the cause is gone."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    id: str
+    severity: Literal["critical", "warning", "info"]
+    model_id: str | None
+    title: str
+    message: str
+    timestamp: Annotated[Time, Field(description="When it was opened.")]
+    acknowledged: bool
+    action_required: bool
+    suggested_action: str
+    rule: Annotated[str, Field(description="Which rule found it: stable words for machines.")]
+    subject: Annotated[str, Field(description="The model, node, device, job or process; empty: the installation.")]
+    last_seen: Annotated[Time, Field(description="When its cause was last there.")]
+    acknowledged_at: Time | None
+    acknowledged_by: str | None
+    resolved_at: Time | None
+
+
+SystemAlerts = RootModel[list[SystemAlert]]
+
+
+def alert(row: Row) -> SystemAlert:
+    return SystemAlert.model_validate(alerts.as_dict(row))

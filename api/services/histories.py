@@ -1,0 +1,45 @@
+"""The dashboard's figures over time, as they are answered: made anew once another snapshot is there."""
+
+import threading
+from collections import OrderedDict
+from datetime import datetime, timedelta
+
+from api.schemas import information as schemas
+from shared import clock
+from shared.database.engine import Database
+from shared.database.tables import Snapshot
+from shared.insight import snapshots
+
+_STAND = timedelta(minutes=1)
+_REMEMBERED = 8  # lengths of time; the body of one is up to 250 kB
+
+
+class Histories:
+    """Bodies by the hours that they go back. A new snapshot enters at once, an old one leaves within a minute."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._known: OrderedDict[int, tuple[datetime | None, datetime, bytes]] = OrderedDict()
+
+    def body(self, hours: int, now: datetime) -> bytes:
+        """Raises DatabaseUnavailable."""
+        newest = snapshots.newest(self._database)
+        with self._lock:
+            known = self._known.get(hours)
+        if known is not None and known[0] == newest and timedelta() <= now - known[1] < _STAND:
+            return known[2]
+        found = snapshots.history(self._database, now - timedelta(hours=hours), now)
+        body = schemas.MetricsHistory([schemas.SnapshotFigures.model_validate(figures(one)) for one in found])
+        content = body.model_dump_json().encode()
+        with self._lock:
+            self._known[hours] = (newest, now, content)
+            self._known.move_to_end(hours)
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        return content
+
+
+def figures(row: Snapshot) -> dict[str, object]:
+    """A snapshot in the words of the API."""
+    return {"timestamp": clock.iso(row.at), **row.model_dump(exclude={"at"})}

@@ -10,7 +10,7 @@ from api.jobs import artifacts, events, node_jobs, webhooks
 from api.jobs import handlers as jobs
 from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status
 from api.models import health as model_health
-from api.ops import alerts, audit, flower, health, nodes, prometheus
+from api.ops import alerts, audit, flower, health, nodes, prometheus, queues, workers
 from api.videos import handlers as videos
 from shared.catalogue.models import Catalogue
 
@@ -32,6 +32,8 @@ OPERATIONS = (
     *dashboard.OPERATIONS,
     *webhooks.OPERATIONS,
     *audit.OPERATIONS,
+    *workers.OPERATIONS,
+    *queues.OPERATIONS,
     *health.OPERATIONS,
     *nodes.OPERATIONS,
     *estimate.OPERATIONS,

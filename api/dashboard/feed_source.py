@@ -10,7 +10,7 @@ from api.context import Context
 from api.dashboard.feed import Source
 from api.dashboard.handlers import metrics_now
 from api.jobs.handlers import shown
-from api.ops import health
+from api.ops import workers
 from api.schemas.alerts import alert
 from shared.cluster import alerts
 from shared.jobs import queues, records
@@ -24,7 +24,7 @@ def feed_source(context: Context) -> Source:
         return {job.id: job.model_dump(mode="json") for job in shown(context, rows)}
 
     def devices() -> dict[str, Any]:
-        seen = health.seen(context, LOCAL)
+        seen = workers.seen(context, LOCAL)
         return {f"{one.node}/{one.index}": one.model_dump(mode="json") for one in seen.devices}
 
     def known_alerts(alert_ids: list[str]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from api.http.responses import ready
 from api.models.information import bases, dashboard_fields, whole_for
 from api.models.status import basis_of
 from api.operation import Answer, Operation
-from api.schemas import information as schemas
-from api.schemas.information import HistoryQuery
+from api.schemas import dashboard as dashboard_schemas
+from api.schemas.dashboard import HistoryQuery
 from api.services.histories import figures
 from shared import clock
 from shared.management.summary import ModelOverview, Whole, snapshot
@@ -42,27 +42,31 @@ async def metrics_history(context: Context, request: Request, query: HistoryQuer
 async def models(context: Context, request: Request, query: BaseModel) -> Response:
     def work() -> bytes:
         found = context.overviews.models()
-        return schemas.ModelSummaries([_summary(model) for model in found.models.values()]).model_dump_json().encode()
+        return (
+            dashboard_schemas.ModelSummaries([_summary(model) for model in found.models.values()])
+            .model_dump_json()
+            .encode()
+        )
 
     return ready(await context.together.ask("dashboard models", work))
 
 
-def metrics_now(context: Context) -> schemas.DashboardMetrics:
+def metrics_now(context: Context) -> dashboard_schemas.DashboardMetrics:
     """The whole in figures now. Raises DatabaseUnavailable."""
     whole = context.overviews.whole()
     row = snapshot(whole)
     basis = bases(row.model_dump(exclude={"at"}))
-    return schemas.DashboardMetrics.model_validate(
+    return dashboard_schemas.DashboardMetrics.model_validate(
         {**figures(row), "basis": basis, "samples": row.total_generations_24h}
     )
 
 
-def _overview(whole: Whole) -> schemas.DashboardOverview:
+def _overview(whole: Whole) -> dashboard_schemas.DashboardOverview:
     percentage = None if whole.health_score is None else round(100 * whole.health_score, 2)
-    return schemas.DashboardOverview.model_validate(
+    return dashboard_schemas.DashboardOverview.model_validate(
         {
             **dashboard_fields(whole),
-            "system_health": schemas.OverallHealth(
+            "system_health": dashboard_schemas.OverallHealth(
                 overall_status=whole.status,
                 health_percentage=percentage,
                 basis={"health_percentage": basis_of(percentage)},
@@ -71,7 +75,7 @@ def _overview(whole: Whole) -> schemas.DashboardOverview:
     )
 
 
-def _summary(model: ModelOverview) -> schemas.ModelSummary:
+def _summary(model: ModelOverview) -> dashboard_schemas.ModelSummary:
     entry, day, now = model.view.entry, model.day, model.readings
     average = model.performance.average_seconds
     figures = {
@@ -82,7 +86,7 @@ def _summary(model: ModelOverview) -> schemas.ModelSummary:
         "memory_usage_mb": now.memory_used_mb,
         "gpu_utilization_percent": now.load_percent,
     }
-    return schemas.ModelSummary.model_validate(
+    return dashboard_schemas.ModelSummary.model_validate(
         {
             **figures,
             "model_id": entry.model_id,
@@ -100,25 +104,25 @@ def _summary(model: ModelOverview) -> schemas.ModelSummary:
 OPERATIONS = (
     Operation(
         "GET", "/api/v1/dashboard/overview", overview, "dashboardOverview", "Everything, and how well it is",
-        answers=(Answer(200, "The dashboard's body with the system's health.", schemas.DashboardOverview),),
+        answers=(Answer(200, "The dashboard's body with the system's health.", dashboard_schemas.DashboardOverview),),
         problems=(503,), tag="dashboard", scope=Scope.READ,
     ),
     Operation(
         "GET", "/api/v1/dashboard/metrics", metrics, "dashboardMetrics", "The whole in figures now",
-        answers=(Answer(200, "Counts and means.", schemas.DashboardMetrics),), problems=(503,),
+        answers=(Answer(200, "Counts and means.", dashboard_schemas.DashboardMetrics),), problems=(503,),
         tag="dashboard", scope=Scope.READ,
     ),
     Operation(
         "GET", "/api/v1/dashboard/metrics/history", metrics_history, "dashboardMetricsHistory",
         "The same over time",
-        answers=(Answer(200, "At most 500, oldest first.", schemas.MetricsHistory),), problems=(503,),
-        query=schemas.HistoryQuery, tag="dashboard",
+        answers=(Answer(200, "At most 500, oldest first.", dashboard_schemas.MetricsHistory),), problems=(503,),
+        query=dashboard_schemas.HistoryQuery, tag="dashboard",
         description="From snapshots of every minute, kept for 90 days. Of several that become one, counts are the "
         "highest, healthy models the fewest, and the rest means.", scope=Scope.READ,
     ),
     Operation(
         "GET", "/api/v1/dashboard/models", models, "dashboardModels", "Each model in a line",
-        answers=(Answer(200, "In the catalogue's order.", schemas.ModelSummaries),), problems=(503,),
+        answers=(Answer(200, "In the catalogue's order.", dashboard_schemas.ModelSummaries),), problems=(503,),
         tag="dashboard", scope=Scope.READ,
     ),
 )  # fmt: skip

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from api.access.caller import Caller
 from api.context import Context
 from api.jobs.handlers import shown
-from api.ops import health
+from api.ops import workers as op_workers
 from api.ops.alerts import seen_by
 from api.schemas import jobs as schemas
+from api.schemas import nodes as node_schemas
 from shared import clock
 from shared.catalogue.models import CatalogueEntry
 from shared.cluster import alerts
@@ -51,8 +52,8 @@ class Paint:
     queued: int | None
     running: int | None
     oldest_seconds: float | None
-    devices: Sequence[schemas.DeviceStatus]
-    nodes: Sequence[schemas.NodeStatus]
+    devices: Sequence[node_schemas.DeviceStatus]
+    nodes: Sequence[node_schemas.NodeStatus]
     models: tuple[ModelLine, ...]
     jobs: Sequence[schemas.Job]
     alerts: Sequence[Alert]
@@ -90,7 +91,7 @@ def paint(context: Context, caller: Caller) -> Paint:
     no_alerts: list[Alert] = []
     depths = read(lambda: queues.depths(context.database), no_depths)
     seen: Library | None = read(context.look, None)
-    workers = read(lambda: health.seen(context, caller), schemas.Workers(devices=[], nodes=[]))
+    workers = read(lambda: op_workers.seen(context, caller), node_schemas.Workers(devices=[], nodes=[]))
     latest = read(lambda: shown(context, lists.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
     open_alerts = read(lambda: seen_by(context, caller, alerts.open_alerts(context.database)), no_alerts)
     return Paint(

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 from api.http.errors import CONVENTION, PROBLEM_TYPE
 from api.jobs.webhooks import MESSAGE_ID
 from api.operation import Answer, Operation
-from api.schemas import jobs, videos
+from api.schemas import problems, videos
 from shared.catalogue.job_types import GenerationRequest
 from shared.catalogue.models import Catalogue
 
@@ -80,8 +80,8 @@ def document(operations: Sequence[Operation], catalogue: Catalogue, public_path:
     bodies = {operation.body for operation in shown if operation.body is not None}
     outward: list[type[BaseModel]] = [
         *sorted(answers, key=lambda model: model.__name__),
-        jobs.Problem,
-        jobs.ValidationProblem,
+        problems.Problem,
+        problems.ValidationProblem,
         videos.ConventionProblem,
     ]
     inward = sorted(bodies, key=lambda model: model.__name__)
@@ -219,7 +219,7 @@ def _statuses(operation: Operation) -> list[int]:
 
 
 def _problem(operation: Operation, status: int, names: dict[Any, str]) -> dict[str, Any]:
-    model: type[BaseModel] = jobs.ValidationProblem if status == 422 else jobs.Problem
+    model: type[BaseModel] = problems.ValidationProblem if status == 422 else problems.Problem
     described: dict[str, Any] = {
         "description": _PROBLEMS[status],
         "content": {PROBLEM_TYPE: {"schema": {"$ref": names[model]}}},

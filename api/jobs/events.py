@@ -23,6 +23,7 @@ from api.access.caller import caller_of
 from api.context import Context
 from api.http import headers
 from api.http.query import job_id_of
+from api.jobs import views
 from api.jobs.handlers import LOOK_SECONDS, shown
 from api.operation import Answer, Operation
 from api.schemas import jobs
@@ -112,7 +113,7 @@ async def _events(
         # Told from the row alone: live progress would be ahead of what is replayed.
         told = _Told(0, "", None, 0.0)
         if job.status not in JOB_ENDS:
-            first = jobs.job(job, live.stored(job), None, context.settings.public_path)
+            first = views.job(job, live.stored(job), None, context.settings.public_path)
             yield _event("snapshot", first.model_dump_json())
     else:
         first = await _shown(context, job)

@@ -20,6 +20,7 @@ from api.http import headers
 from api.http.body import Asked, read_generation
 from api.http.query import job_id_of
 from api.http.responses import answered
+from api.jobs import views
 from api.operation import Answer, Operation
 from api.schemas import jobs
 from api.schemas.jobs import JobsQuery
@@ -124,7 +125,7 @@ def shown(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
     positions = queue_positions.positions(context.database, context.redis, rows)
     progress = context.live.of(rows)
     public_path = context.settings.public_path
-    return [jobs.job(row, progress[row.id], positions.get(row.id), public_path) for row in rows]
+    return [views.job(row, progress[row.id], positions.get(row.id), public_path) for row in rows]
 
 
 def _show_one(context: Context, job_id: str, only: str | None) -> jobs.Job:
@@ -187,7 +188,7 @@ async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
         return answered(replayed, 200, {**location, "Idempotency-Replayed": "true"})
     progress = jobs.JobProgress(percent=job.percent, phase=job.phase)
     position = None if done.position is None else Position(done.position, approximate=True)
-    return answered(jobs.job(job, progress, position, context.settings.public_path), 202, location)
+    return answered(views.job(job, progress, position, context.settings.public_path), 202, location)
 
 
 async def _until_ended(context: Context, job_id: str, only: str | None, wait_seconds: float) -> None:

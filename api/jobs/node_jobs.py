@@ -17,8 +17,10 @@ from api.http.body import read_json
 from api.http.responses import answered
 from api.jobs.handlers import ACCEPTED, shown
 from api.operation import Answer, Operation
-from api.schemas import models
-from api.schemas.models import CleanupRequest, DownloadRequest, IntegrityCheckRequest
+from api.schemas import cleanup as cleanup_schemas
+from api.schemas import node_jobs as node_job_schemas
+from api.schemas.cleanup import CleanupRequest
+from api.schemas.node_jobs import DownloadRequest, IntegrityCheckRequest
 from shared.catalogue.job_types import (
     CLEANUP,
     DOWNLOAD,
@@ -198,7 +200,7 @@ def _made(context: Context, asked: BaseModel, new: Sequence[NewJob], key: str | 
     where = f"/api/v1/jobs/{rows[0].id}" if len(rows) == 1 else f"/api/v1/jobs?type={rows[0].type}"
     extra = {"Location": where, **({"Idempotency-Replayed": "true"} if replayed else {})}
     jobs_shown = shown(context, rows)
-    body = jobs_shown[0] if len(rows) == 1 else models.Jobs(data=jobs_shown)
+    body = jobs_shown[0] if len(rows) == 1 else node_job_schemas.Jobs(data=jobs_shown)
     return answered(body, 200 if replayed else 202, extra)
 
 
@@ -207,26 +209,28 @@ def _node(new: NewJob) -> str:
 
 
 _ACCEPTED_ON_NODES = (
-    Answer(202, "The job, or one for each node, on disk and queued.", models.JobOrJobs, headers=("Location",)),
-    Answer(200, "What this key made before.", models.JobOrJobs, headers=("Location", "Idempotency-Replayed")),
+    Answer(
+        202, "The job, or one for each node, on disk and queued.", node_job_schemas.JobOrJobs, headers=("Location",)
+    ),
+    Answer(200, "What this key made before.", node_job_schemas.JobOrJobs, headers=("Location", "Idempotency-Replayed")),
 )
 
 OPERATIONS = (
     Operation(
         "POST", "/api/v1/jobs/download", create_download, "createDownload", "Fetch a model to a node",
         answers=ACCEPTED, problems=(400, 404, 409, 413, 415, 503, 507), headers=("Idempotency-Key",),
-        body=models.DownloadRequest,
+        body=node_job_schemas.DownloadRequest,
         description="409 where one of that model to that node is under way already.", scope=Scope.ADMIN,
     ),
     Operation(
         "POST", "/api/v1/jobs/integrity-check", create_integrity_check, "createIntegrityCheck",
         "Verify models, and repair them on request",
         answers=_ACCEPTED_ON_NODES, problems=(400, 404, 409, 413, 415, 503, 507), headers=("Idempotency-Key",),
-        body=models.IntegrityCheckRequest, scope=Scope.ADMIN,
+        body=node_job_schemas.IntegrityCheckRequest, scope=Scope.ADMIN,
     ),
     Operation(
         "POST", "/api/v1/jobs/cleanup", create_cleanup, "createCleanup", "Cleanup as a job",
         answers=_ACCEPTED_ON_NODES, problems=(400, 409, 413, 415, 503, 507), headers=("Idempotency-Key",),
-        body=models.CleanupRequest, scope=Scope.ADMIN,
+        body=cleanup_schemas.CleanupRequest, scope=Scope.ADMIN,
     ),
 )  # fmt: skip

@@ -13,7 +13,7 @@ from api.context import Context
 from api.http.query import JOB_ID, digits
 from api.http.responses import answered
 from api.operation import Answer, Operation
-from api.schemas.jobs import Time
+from api.schemas.fields import Time
 from shared import clock
 from shared.catalogue.job_types import PLAIN
 from shared.database.tables import WebhookMessage as Row

@@ -9,8 +9,9 @@ from starlette.responses import Response
 from api.context import Context
 from api.http.responses import ready
 from api.operation import Answer, Operation
-from api.schemas import models as schemas
-from api.schemas.models import AnalyticsQuery
+from api.schemas import analytics as analytics_schemas
+from api.schemas import fields
+from api.schemas.analytics import AnalyticsQuery
 from shared import clock
 from shared.catalogue import scoring
 from shared.jobs import usage
@@ -30,7 +31,7 @@ async def analytics(context: Context, request: Request, query: AnalyticsQuery) -
     return ready(await context.together.ask(("analytics", days), work))
 
 
-def _analytics(context: Context, period: int) -> schemas.Analytics:
+def _analytics(context: Context, period: int) -> analytics_schemas.Analytics:
     now = clock.now()
     first, month = first_day(now, period), first_day(now, FREQUENCY_DAYS)
     found = usage.days(context.database, min(first, month))
@@ -46,13 +47,13 @@ def _analytics(context: Context, period: int) -> schemas.Analytics:
         if day.day >= month and day.model_id in recent:
             recent[day.model_id].append(day)
     uses = sum(total.uses for total in totals.values())
-    return schemas.Analytics(
-        time_period=schemas.TimePeriod(
+    return analytics_schemas.Analytics(
+        time_period=analytics_schemas.TimePeriod(
             start_date=clock.iso(datetime.combine(first, time(), UTC)) or "",
             end_date=clock.iso(now) or "",
             days=period,
         ),
-        system_analytics=schemas.SystemAnalytics(
+        system_analytics=analytics_schemas.SystemAnalytics(
             total_uses=uses,
             average_uses_per_day=round(uses / period, 4),
             most_used_model=max(totals, key=lambda name: (totals[name].uses, name), default=None),
@@ -67,18 +68,18 @@ def _analytics(context: Context, period: int) -> schemas.Analytics:
 
 def _model(
     name: str, total: Totals, asked: Sequence[Day], recent: Sequence[Day], period: int
-) -> schemas.ModelAnalytics:
+) -> analytics_schemas.ModelAnalytics:
     average = _rounded(total.average_seconds)
     rate = scoring.success_rate(total.successes, total.uses)
-    some: schemas.Basis = "measured" if total.uses else "none"
-    return schemas.ModelAnalytics(
+    some: fields.Basis = "measured" if total.uses else "none"
+    return analytics_schemas.ModelAnalytics(
         model_id=name,
         total_uses=total.uses,
         uses_per_day=round(total.uses / period, 4),
         average_generation_time=average,
         success_rate=rate,
         last_30_days_usage=[
-            schemas.DayUsage(
+            analytics_schemas.DayUsage(
                 date=day.day.isoformat(),
                 uses=day.uses,
                 avg_time=_rounded(day.seconds / day.successes if day.successes else None),
@@ -112,7 +113,7 @@ def _rounded(seconds: float | None) -> float | None:
 OPERATIONS = (
     Operation(
         "GET", "/api/v1/models/analytics", analytics, "modelsAnalytics", "How much the models are used",
-        answers=(Answer(200, "Over the days asked.", schemas.Analytics),), problems=(503,),
-        query=schemas.AnalyticsQuery, tag="models", scope=Scope.READ,
+        answers=(Answer(200, "Over the days asked.", analytics_schemas.Analytics),), problems=(503,),
+        query=analytics_schemas.AnalyticsQuery, tag="models", scope=Scope.READ,
     ),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from api.context import Context
 from api.http.responses import answered
 from api.operation import Answer, Operation
-from api.schemas import models as schemas
+from api.schemas import downloads as download_schemas
 from shared import clock
 from shared.models import replicas
 from shared.states import Scope
@@ -17,14 +17,14 @@ def pin(context: Context, request: Request, query: BaseModel) -> Response:
     """Idempotent. Raises NotFound."""
     model_id = _model_id(context, request)
     row = replicas.pin(context.database, model_id)
-    return answered(schemas.Pinned(model_id=model_id, pinned=True, pinned_at=clock.iso(row.pinned_at)))
+    return answered(download_schemas.Pinned(model_id=model_id, pinned=True, pinned_at=clock.iso(row.pinned_at)))
 
 
 def unpin(context: Context, request: Request, query: BaseModel) -> Response:
     """Idempotent. Raises NotFound."""
     model_id = _model_id(context, request)
     replicas.unpin(context.database, model_id)
-    return answered(schemas.Pinned(model_id=model_id, pinned=False, pinned_at=None))
+    return answered(download_schemas.Pinned(model_id=model_id, pinned=False, pinned_at=None))
 
 
 def _model_id(context: Context, request: Request) -> str:
@@ -34,12 +34,12 @@ def _model_id(context: Context, request: Request) -> str:
 OPERATIONS = (
     Operation(
         "POST", "/api/v1/models/{model_id}/pin", pin, "pinModel", "Keep a model whatever cleanup wants",
-        answers=(Answer(200, "It is pinned.", schemas.Pinned),), problems=(404, 503), tag="models",
+        answers=(Answer(200, "It is pinned.", download_schemas.Pinned),), problems=(404, 503), tag="models",
         scope=Scope.ADMIN,
     ),
     Operation(
         "DELETE", "/api/v1/models/{model_id}/pin", unpin, "unpinModel", "Let cleanup take a model again",
-        answers=(Answer(200, "It is not pinned.", schemas.Pinned),), problems=(404, 503), tag="models",
+        answers=(Answer(200, "It is not pinned.", download_schemas.Pinned),), problems=(404, 503), tag="models",
         scope=Scope.ADMIN,
     ),
 )  # fmt: skip

@@ -16,8 +16,8 @@ from api.http.body import read_json
 from api.http.responses import answered
 from api.jobs.node_jobs import accepted, check_node, check_target, cleanups, keyed
 from api.operation import Answer, Operation
-from api.schemas import models as schemas
-from api.schemas.models import CleanupRequest
+from api.schemas import cleanup as cleanup_schemas
+from api.schemas.cleanup import CleanupRequest
 from shared import clock
 from shared.cluster import nodes
 from shared.database.tables import Job
@@ -94,19 +94,19 @@ def _again(context: Context, rows: Sequence[Job]) -> list[Job]:
     return found
 
 
-def _answer(asked: CleanupRequest, plans: Sequence[CleanupPlan], rows: Sequence[Job]) -> schemas.Cleanup:
+def _answer(asked: CleanupRequest, plans: Sequence[CleanupPlan], rows: Sequence[Job]) -> cleanup_schemas.Cleanup:
     free = [plan.free_bytes for plan in plans if plan.free_bytes is not None]
     executed = [action for row in rows for action in _executed(row)]
-    return schemas.Cleanup(
+    return cleanup_schemas.Cleanup(
         dry_run=asked.dry_run,
-        recommendations=schemas.CleanupPlan(
+        recommendations=cleanup_schemas.CleanupPlan(
             total_space_available_gb=_gb(sum(free)) if free else None,
             target_space_gb=asked.target_space_gb,
             space_to_free_gb=_gb(sum(plan.to_free_bytes for plan in plans)),
             cleanup_actions=[_action(plan.node, action) for plan in plans for action in plan.actions],
             reaches_target=all(plan.reaches_target for plan in plans),
             kept=[
-                schemas.KeptModel(model_id=kept.model_id, node=plan.node, reason=kept.reason)
+                cleanup_schemas.KeptModel(model_id=kept.model_id, node=plan.node, reason=kept.reason)
                 for plan in plans
                 for kept in plan.kept
             ],
@@ -118,8 +118,8 @@ def _answer(asked: CleanupRequest, plans: Sequence[CleanupPlan], rows: Sequence[
     )
 
 
-def _action(node: str, action: Action) -> schemas.CleanupAction:
-    return schemas.CleanupAction(
+def _action(node: str, action: Action) -> cleanup_schemas.CleanupAction:
+    return cleanup_schemas.CleanupAction(
         action_type=action.kind.value,
         model_id=action.model_id,
         space_freed_gb=_gb(action.bytes),
@@ -129,10 +129,10 @@ def _action(node: str, action: Action) -> schemas.CleanupAction:
     )
 
 
-def _executed(row: Job) -> list[schemas.CleanupAction]:
+def _executed(row: Job) -> list[cleanup_schemas.CleanupAction]:
     """What the job did; the sizes are those that the disk gave back."""
     return [
-        schemas.CleanupAction(
+        cleanup_schemas.CleanupAction(
             action_type=action["action_type"],
             model_id=action["model_id"],
             space_freed_gb=_gb(action["freed_bytes"]),
@@ -153,11 +153,11 @@ OPERATIONS = (
         "POST", "/api/v1/models/cleanup", cleanup, "cleanup", "Make room in the model storage",
         answers=(
             Answer(
-                200, "The plan, and what was done within 30 seconds.", schemas.Cleanup,
+                200, "The plan, and what was done within 30 seconds.", cleanup_schemas.Cleanup,
                 headers=("Idempotency-Replayed",),
             ),
         ),
-        problems=(400, 409, 413, 415, 503), headers=("Idempotency-Key",), body=schemas.CleanupRequest,
+        problems=(400, 409, 413, 415, 503), headers=("Idempotency-Key",), body=cleanup_schemas.CleanupRequest,
         tag="models", description="Nothing is removed unless `dry_run` is false.", scope=Scope.ADMIN,
     ),
 )  # fmt: skip

@@ -15,8 +15,8 @@ from api.http.responses import answered
 from api.jobs.handlers import tell_of_cancel
 from api.jobs.node_jobs import check_node
 from api.operation import Answer, Operation
-from api.schemas import models as schemas
-from api.schemas.models import ManageRequest
+from api.schemas import downloads as download_schemas
+from api.schemas.downloads import ManageRequest
 from shared import clock
 from shared.database.tables import Job
 from shared.errors import Conflict, InvalidField, NotFound, UnknownAction
@@ -134,7 +134,7 @@ def _is_reached(action: str, row: Job) -> bool:
     return row.status in JOB_ENDS if action == "cancel" else True
 
 
-def _answer(context: Context, asked: ManageRequest, rows: Sequence[Job]) -> schemas.Managed:
+def _answer(context: Context, asked: ManageRequest, rows: Sequence[Job]) -> download_schemas.Managed:
     files = {
         row.node: ReplicaState(row.state) for row in replicas.rows(context.database) if row.model_id == asked.model_id
     }
@@ -144,7 +144,7 @@ def _answer(context: Context, asked: ManageRequest, rows: Sequence[Job]) -> sche
     speaking = next(row for row in rows if words[row.id] == status)
     reached = all(_is_reached(asked.action, row) for row in rows)
     message = _DONE[asked.action] if reached else _ASKED[asked.action]
-    return schemas.Managed(
+    return download_schemas.Managed(
         success=reached,
         message=message.format(asked.model_id),
         model_id=asked.model_id,
@@ -152,7 +152,7 @@ def _answer(context: Context, asked: ManageRequest, rows: Sequence[Job]) -> sche
         current_status=status.value,
         progress_percent=progress[speaking.id].percent,
         downloads=[
-            schemas.ManagedDownload(
+            download_schemas.ManagedDownload(
                 node=row.target_node or "",
                 job_id=row.id,
                 current_status=words[row.id].value,
@@ -173,7 +173,7 @@ def _by_id(job: Job) -> str:
 OPERATIONS = (
     Operation(
         "POST", "/api/v1/models/download/manage", manage, "manageDownload", "Steer a download",
-        answers=(Answer(200, "What was reached within two seconds.", schemas.Managed),),
-        problems=(400, 404, 409, 413, 415, 503), body=schemas.ManageRequest, tag="models", scope=Scope.ADMIN,
+        answers=(Answer(200, "What was reached within two seconds.", download_schemas.Managed),),
+        problems=(400, 404, 409, 413, 415, 503), body=download_schemas.ManageRequest, tag="models", scope=Scope.ADMIN,
     ),
 )  # fmt: skip

@@ -9,8 +9,8 @@ from api.http.body import read_json
 from api.http.responses import answered
 from api.models.status import basis_of
 from api.operation import Answer, Operation
-from api.schemas import models as schemas
-from api.schemas.models import FallbackRequest
+from api.schemas import fallback as fallback_schemas
+from api.schemas.fallback import FallbackRequest
 from api.services import fallback_facts
 from shared import clock
 from shared.management.fallback import Alternative, Choice, ModelFacts, Suggestion, Wish, suggest
@@ -32,17 +32,17 @@ async def suggest_fallback(context: Context, request: Request, query: BaseModel)
     return answered(_answer(wish, suggest(wish, models)))
 
 
-def _answer(wish: Wish, found: Suggestion) -> schemas.FallbackSuggestion:
+def _answer(wish: Wish, found: Suggestion) -> fallback_schemas.FallbackSuggestion:
     wait = found.wait
     estimate = None
     if wait.seconds is not None and wait.download_seconds is not None and wait.queue_seconds is not None:
-        estimate = schemas.WaitEstimate(
+        estimate = fallback_schemas.WaitEstimate(
             seconds=round(wait.seconds, 1),
             download_seconds=round(wait.download_seconds, 1),
             queue_seconds=round(wait.queue_seconds, 1),
         )
     difference = found.alternative.performance_difference if found.alternative is not None else None
-    return schemas.FallbackSuggestion(
+    return fallback_schemas.FallbackSuggestion(
         requested_model=wish.model_id,
         alternative_suggestion=_alternative(found.alternative) if found.alternative is not None else None,
         fallback_strategy=_strategy(found.choice),
@@ -59,8 +59,8 @@ def _answer(wish: Wish, found: Suggestion) -> schemas.FallbackSuggestion:
     )
 
 
-def _alternative(one: Alternative) -> schemas.AlternativeSuggestion:
-    return schemas.AlternativeSuggestion(
+def _alternative(one: Alternative) -> fallback_schemas.AlternativeSuggestion:
+    return fallback_schemas.AlternativeSuggestion(
         suggested_model=one.model_id,
         compatibility_score=one.compatibility,
         performance_difference=one.performance_difference,
@@ -70,8 +70,8 @@ def _alternative(one: Alternative) -> schemas.AlternativeSuggestion:
     )
 
 
-def _strategy(choice: Choice) -> schemas.FallbackStrategy:
-    return schemas.FallbackStrategy(
+def _strategy(choice: Choice) -> fallback_schemas.FallbackStrategy:
+    return fallback_schemas.FallbackStrategy(
         strategy_type=choice.strategy,
         recommended_action=choice.action,
         alternative_model=choice.alternative,
@@ -89,7 +89,7 @@ OPERATIONS = (
     Operation(
         "POST", "/api/v1/models/fallback/suggest", suggest_fallback, "suggestFallback",
         "What to do when a model cannot serve at once",
-        answers=(Answer(200, "The best strategy and the others.", schemas.FallbackSuggestion),),
-        problems=(400, 404, 413, 415, 503), body=schemas.FallbackRequest, tag="models", scope=Scope.READ,
+        answers=(Answer(200, "The best strategy and the others.", fallback_schemas.FallbackSuggestion),),
+        problems=(400, 404, 413, 415, 503), body=fallback_schemas.FallbackRequest, tag="models", scope=Scope.READ,
     ),
 )  # fmt: skip

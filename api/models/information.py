@@ -18,8 +18,8 @@ from api.operation import Answer, Operation
 from api.ops.alerts import seen_by
 from api.schemas import information as schemas
 from api.schemas.alerts import alert
+from api.schemas.fields import Basis
 from api.schemas.information import RecommendQuery
-from api.schemas.models import Basis
 from api.schemas.models import Recommendation as RecommendationSchema
 from shared import clock
 from shared.catalogue import scoring

@@ -7,6 +7,7 @@ from starlette.responses import Response
 from api.context import Context
 from api.http.responses import ready
 from api.operation import Answer, Operation
+from api.schemas import fields
 from api.schemas import models as schemas
 from shared import clock
 from shared.catalogue import scoring
@@ -134,7 +135,7 @@ def _status_of(one: ReplicaView) -> str | None:
     return one.download.status if one.download is not None else None
 
 
-def basis_of(value: object) -> schemas.Basis:
+def basis_of(value: object) -> fields.Basis:
     return "none" if value is None else "measured"
 
 

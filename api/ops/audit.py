@@ -10,7 +10,7 @@ from api.context import Context
 from api.http.query import JOB_ID, cursor, digits
 from api.http.responses import answered
 from api.operation import Answer, Operation
-from api.schemas.jobs import Time
+from api.schemas.fields import Time
 from shared import clock
 from shared.access import audit
 from shared.catalogue.job_types import PLAIN

@@ -8,8 +8,8 @@ from api.access.caller import Caller, caller_of
 from api.context import Context
 from api.http.responses import answered
 from api.operation import Answer, Operation
-from api.ops import health
-from api.schemas import jobs
+from api.ops import workers
+from api.schemas import nodes as node_schemas
 from shared.cluster import nodes
 from shared.errors import NotFound
 from shared.states import Scope
@@ -17,7 +17,7 @@ from shared.telemetry.metrics import count_end
 
 
 def list_nodes(context: Context, request: Request, query: BaseModel) -> Response:
-    return answered(jobs.Nodes(nodes=_shown(context, caller_of(request))))
+    return answered(node_schemas.Nodes(nodes=_shown(context, caller_of(request))))
 
 
 def drain(context: Context, request: Request, query: BaseModel) -> Response:
@@ -47,17 +47,17 @@ def _asked(request: Request) -> str:
     return str(request.path_params["node"])
 
 
-def _one(context: Context, request: Request, name: str) -> jobs.Node:
+def _one(context: Context, request: Request, name: str) -> node_schemas.Node:
     for node in _shown(context, caller_of(request)):
         if node.name == name:
             return node
     raise NotFound("node", name)  # removed by somebody else in this moment
 
 
-def _shown(context: Context, caller: Caller) -> list[jobs.Node]:
-    seen = health.seen(context, caller)
+def _shown(context: Context, caller: Caller) -> list[node_schemas.Node]:
+    seen = workers.seen(context, caller)
     return [
-        jobs.Node(**node.model_dump(), devices=[device for device in seen.devices if device.node == node.name])
+        node_schemas.Node(**node.model_dump(), devices=[device for device in seen.devices if device.node == node.name])
         for node in seen.nodes
     ]
 
@@ -65,19 +65,20 @@ def _shown(context: Context, caller: Caller) -> list[jobs.Node]:
 OPERATIONS = (
     Operation(
         "GET", "/api/v1/nodes", list_nodes, "listNodes", "Nodes with their devices, and what is drained",
-        answers=(Answer(200, "All that registered and were not removed.", jobs.Nodes),), problems=(503,),
+        answers=(Answer(200, "All that registered and were not removed.", node_schemas.Nodes),), problems=(503,),
         tag="operations", scope=Scope.READ,
     ),
     Operation(
         "POST", "/api/v1/nodes/{node}/drain", drain, "drainNode",
         "Let a node finish what runs and take nothing new",
-        answers=(Answer(200, "The node; `drained` once nothing runs there.", jobs.Node),), problems=(404, 503),
+        answers=(Answer(200, "The node; `drained` once nothing runs there.", node_schemas.Node),), problems=(404, 503),
         tag="operations", description="It stays so until it is undone, whatever becomes of the node's processes.",
         scope=Scope.ADMIN,
     ),
     Operation(
         "DELETE", "/api/v1/nodes/{node}/drain", undrain, "undrainNode", "Let a node take jobs again",
-        answers=(Answer(200, "The node.", jobs.Node),), problems=(404, 503), tag="operations", scope=Scope.ADMIN,
+        answers=(Answer(200, "The node.", node_schemas.Node),), problems=(404, 503), tag="operations",
+        scope=Scope.ADMIN,
     ),
     Operation(
         "DELETE", "/api/v1/nodes/{node}", remove, "removeNode", "Forget a node that has gone for good",

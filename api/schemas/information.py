@@ -7,27 +7,15 @@ Beside each group of figures stands a `basis`: for each of them `measured` (coun
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
+from pydantic import BeforeValidator, Field
 
-from api.http.query import digits
 from api.schemas.alerts import SystemAlert
-from api.schemas.jobs import Time
-from api.schemas.models import Availability, Basis, Recommendation, Score
+from api.schemas.fields import Asked, Basis, Percent, Public, Score, Time
+from api.schemas.models import Recommendation
 from shared.catalogue.job_types import PLAIN, SAID
 from shared.catalogue.models import OutputFormat, Quantization
 from shared.insight.assessment import Status
 from shared.management.fallback import Level, Speed
-
-Percent = Annotated[float, Field(ge=0, le=100)]
-
-
-class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Public(BaseModel):
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
-
 
 # --- requests
 
@@ -39,7 +27,7 @@ def _decimal(value: Any) -> Any:
     return value
 
 
-class RecommendQuery(_Asked):
+class RecommendQuery(Asked):
     """What somebody wants to make, and what matters to them."""
 
     use_case: Annotated[
@@ -62,16 +50,10 @@ class RecommendQuery(_Asked):
     ] = None
 
 
-class HistoryQuery(_Asked):
-    """How far back."""
-
-    hours: Annotated[int, Field(ge=1, le=2160, description="Hours until now."), BeforeValidator(digits)] = 24
-
-
 # --- capabilities
 
 
-class HardwareRequirements(_Public):
+class HardwareRequirements(Public):
     """From the catalogue, in GB of 10^9 bytes. The least: under the leanest memory profile."""
 
     min_vram_gb: float
@@ -80,7 +62,7 @@ class HardwareRequirements(_Public):
     cuda_compute_capability: str
 
 
-class Defaults(_Public):
+class Defaults(Public):
     """What a request that leaves these out gets."""
 
     resolution: str
@@ -92,7 +74,7 @@ class Defaults(_Public):
     flow_shift: float
 
 
-class ModelCapabilities(_Public):
+class ModelCapabilities(Public):
     """What a model can be asked for here, from the catalogue. A feature that is `true` is one that is delivered."""
 
     model_id: str
@@ -130,7 +112,7 @@ class ModelCapabilities(_Public):
 # --- health
 
 
-class ModelHealthMetrics(_Public):
+class ModelHealthMetrics(Public):
     """How well a model is now, and over 24 hours. `samples`: uses in these."""
 
     model_id: str
@@ -163,7 +145,7 @@ class ModelHealthMetrics(_Public):
 # --- performance
 
 
-class ModelPerformance(_Public):
+class ModelPerformance(Public):
     """What a model has shown over 30 days; mocks and cancelled jobs count for nothing. `samples`: successes."""
 
     model_id: str
@@ -192,7 +174,7 @@ class ModelPerformance(_Public):
     device_samples: Annotated[int, Field(description="Readings of devices behind memory, utilisation and power.")]
 
 
-class ModelComparison(_Public):
+class ModelComparison(Public):
     """Every difference is b relative to a; null where either was not measured. `samples`: successes by model."""
 
     model_a: str
@@ -214,7 +196,7 @@ class ModelComparison(_Public):
 # --- recommendation
 
 
-class ExpectedPerformance(_Public):
+class ExpectedPerformance(Public):
     """What the model has shown; null where it was never measured."""
 
     generation_time_seconds: float | None
@@ -225,7 +207,7 @@ class ExpectedPerformance(_Public):
     samples: int
 
 
-class ScoredModel(_Public):
+class ScoredModel(Public):
     """How one model was weighed: each part from 0 to 1, and their weighted mean."""
 
     score: Score
@@ -235,7 +217,7 @@ class ScoredModel(_Public):
     readiness: Score
 
 
-class ModelRecommendation(_Public):
+class ModelRecommendation(Public):
     """Which model to take. `recommended_model` null: none fits, and `reasoning` says why."""
 
     recommended_model: str | None
@@ -252,7 +234,7 @@ class ModelRecommendation(_Public):
 # --- the whole
 
 
-class ModelInsight(_Public):
+class ModelInsight(Public):
     """One model, all in all."""
 
     capabilities: ModelCapabilities
@@ -260,7 +242,7 @@ class ModelInsight(_Public):
     performance: ModelPerformance
 
 
-class SystemOverview(_Public):
+class SystemOverview(Public):
     """Over the catalogue. `samples`: models that have a performance score."""
 
     total_models: int
@@ -271,7 +253,7 @@ class SystemOverview(_Public):
     samples: int
 
 
-class InsightDashboard(_Public):
+class InsightDashboard(Public):
     """Everything at once."""
 
     timestamp: Time
@@ -281,86 +263,10 @@ class InsightDashboard(_Public):
     recommendations: list[Recommendation]
 
 
-class OverallHealth(_Public):
-    """`health_percentage` is 100 x the `overall_health_score` of `/api/v1/models/health`."""
-
-    overall_status: Status
-    health_percentage: Percent | None
-    basis: dict[str, Basis]
-
-
-class DashboardOverview(InsightDashboard):
-    """Everything at once, and how well it is."""
-
-    system_health: OverallHealth
-
-
-class InsightStatus(_Public):
+class InsightStatus(Public):
     """Whether videos can be made, and with which models."""
 
     status: Status
     available_models: list[str]
     api_version: str
     timestamp: Time
-
-
-# --- dashboard
-
-
-class SnapshotFigures(_Public):
-    """The whole in figures at one moment. Times in seconds, sizes in 10^9 bytes."""
-
-    timestamp: Time
-    total_models: int
-    healthy_models: int
-    active_models: Annotated[int, Field(description="Loaded on a live device, or running.")]
-    total_generations_24h: Annotated[int, Field(description="Uses: they succeeded or failed.")]
-    average_quality_score: Score | None
-    average_performance_score: Score | None
-    system_load_percent: Annotated[Percent | None, Field(description="Mean over the live devices.")]
-    memory_usage_percent: Annotated[Percent | None, Field(description="Used over total of the live devices.")]
-    alerts_count: Annotated[int, Field(description="Open ones.")]
-    recommendations_count: int
-    queued_jobs: Annotated[int, Field(description="Of all types.")]
-    running_jobs: Annotated[int, Field(description="Of all types.")]
-    oldest_queued_seconds: float | None
-    succeeded_1h: Annotated[int, Field(description="Generations.")]
-    failed_1h: Annotated[int, Field(description="Generations.")]
-    average_generation_seconds: Annotated[float | None, Field(description="Of the successes of the last hour.")]
-    disk_used_percent: Annotated[Percent | None, Field(description="Of all live nodes' model storage.")]
-    disk_free_gb: float | None
-
-
-class DashboardMetrics(SnapshotFigures):
-    """The whole in figures now. `samples`: uses in 24 hours."""
-
-    basis: dict[str, Basis]
-    samples: int
-
-
-class MetricsHistory(RootModel[list[SnapshotFigures]]):
-    """Oldest first, at most 500: of several snapshots counts are the highest (healthy models the fewest), the rest
-    means."""
-
-
-class ModelSummary(_Public):
-    """One model in a line. `samples`: uses in 24 hours."""
-
-    model_id: str
-    model_type: str
-    status: Status
-    availability_status: Availability
-    health_score: Score | None
-    performance_score: Score | None
-    last_used: Time | None
-    generations_24h: int
-    average_generation_time: Annotated[float | None, Field(description="Seconds, over 30 days.")]
-    memory_usage_mb: float | None
-    gpu_utilization_percent: Percent | None
-    issues_count: int
-    basis: dict[str, Basis]
-    samples: int
-
-
-class ModelSummaries(RootModel[list[ModelSummary]]):
-    """Every model of the catalogue, in its order."""

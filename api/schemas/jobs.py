@@ -4,39 +4,24 @@ Times are ISO 8601 in UTC with a trailing ``Z``. Null stands where nothing has b
 """
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.http.query import JOB_ID, cursor, digits
-from shared import clock
+from api.schemas.fields import Public, Time
 from shared.catalogue.job_types import (
-    CLEANUP,
-    DOWNLOAD,
-    GENERATION,
-    INTEGRITY_CHECK,
     JOB_TYPES,
     PLAIN,
     AppliedFallback,
     CleanupParams,
     DownloadParams,
-    GenerationParams,
     IntegrityCheckParams,
     Lora,
 )
 from shared.catalogue.models import OutputFormat, Quantization
-from shared.database.tables import Job as JobRow
-from shared.jobs.queue_positions import Position
 from shared.states import JobState, Priority
-
-Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T12:00:00.000Z"])]
-
-
-class _Public(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -103,7 +88,7 @@ class ArtifactQuery(BaseModel):
     signature: Annotated[str | None, Field(max_length=64, description="Of a signed link.")] = None
 
 
-class FileProgress(_Public):
+class FileProgress(Public):
     """How far one file of a download is, in bytes."""
 
     path: str
@@ -111,7 +96,7 @@ class FileProgress(_Public):
     total: int
 
 
-class JobProgress(_Public):
+class JobProgress(Public):
     """How far a job is. `percent` never goes back within one attempt."""
 
     percent: Annotated[float, Field(ge=0, le=100)]
@@ -125,7 +110,7 @@ class JobProgress(_Public):
     files: Annotated[list[FileProgress], Field(description="Of a download: those that are under way.")] = []
 
 
-class JobError(_Public):
+class JobError(Public):
     """Why a job failed; `code` is stable."""
 
     code: str
@@ -133,7 +118,7 @@ class JobError(_Public):
     retryable: bool
 
 
-class Artifact(_Public):
+class Artifact(Public):
     """A file that a job made."""
 
     name: str
@@ -154,14 +139,14 @@ class LinkRequest(BaseModel):
     ] = 3600
 
 
-class ArtifactLink(_Public):
+class ArtifactLink(Public):
     """A link that lets whoever has it fetch one file, and nothing else, without a key."""
 
     url: str
     expires_at: Time
 
 
-class QualityChecks(_Public):
+class QualityChecks(Public):
     """What a video is tested for. One that fails any but the last is not delivered: its job fails as `bad_output`."""
 
     decodable: Annotated[
@@ -176,7 +161,7 @@ class QualityChecks(_Public):
     not_frozen: Annotated[bool, Field(description="Some frame differs from the one before it.")]
 
 
-class QualityMeasures(_Public):
+class QualityMeasures(Public):
     """What was measured over all frames. Luma counts from 0 to 255. Null: too few frames to measure that on."""
 
     luma: float
@@ -192,7 +177,7 @@ class QualityMeasures(_Public):
     ]
 
 
-class Quality(_Public):
+class Quality(Public):
     """The technical quality of the video, measured on the frames that were made. It says nothing of taste."""
 
     score: Annotated[float, Field(ge=0.0, le=1.0)]
@@ -200,14 +185,14 @@ class Quality(_Public):
     measures: QualityMeasures
 
 
-class UnappliedKey(_Public):
+class UnappliedKey(Public):
     """One key of a LoRA file that changed nothing, and why."""
 
     key: str
     reason: str
 
 
-class AppliedLora(_Public):
+class AppliedLora(Public):
     """What one file of a LoRA changed in one transformer of the model."""
 
     name: str
@@ -222,7 +207,7 @@ class AppliedLora(_Public):
     not_applied: Annotated[list[UnappliedKey], Field(description="The first 100 of those that did not apply.")]
 
 
-class PromptTokens(_Public):
+class PromptTokens(Public):
     """How much of a prompt the model reads."""
 
     tokens: Annotated[int, Field(description="Of the whole prompt, its end mark included.")]
@@ -230,14 +215,14 @@ class PromptTokens(_Public):
     cut: Annotated[int, Field(description="How many at the end it did not read.")]
 
 
-class PromptsTokens(_Public):
+class PromptsTokens(Public):
     """The tokens of both prompts."""
 
     prompt: PromptTokens
     negative_prompt: Annotated[PromptTokens | None, Field(description="Null: not used, since there is no guidance.")]
 
 
-class GenerationResult(_Public):
+class GenerationResult(Public):
     """What a generation made, how long each phase took in seconds, and all that it takes to make it again."""
 
     artifacts: list[Artifact]
@@ -260,7 +245,7 @@ class GenerationResult(_Public):
     manifest: dict[str, Any] | None
 
 
-class Params(_Public):
+class Params(Public):
     """A generation as it is carried out: every value settled, the seed drawn."""
 
     model_id: str
@@ -282,7 +267,7 @@ class Params(_Public):
     remixed_from: Annotated[str | None, Field(description="The job whose settings these are, with another prompt.")]
 
 
-class DownloadResult(_Public):
+class DownloadResult(Public):
     """What a download fetched. `bytes_total`: the revision's; `bytes_fetched`: what came over the wire."""
 
     revision: str
@@ -293,7 +278,7 @@ class DownloadResult(_Public):
     refetched: Annotated[list[str], Field(description="Files that came wrong and were fetched again.")]
 
 
-class Job(_Public):
+class Job(Public):
     """A durable piece of work that somebody asked for."""
 
     id: Annotated[str, Field(description="Also the Celery task id.")]
@@ -339,222 +324,9 @@ class Job(_Public):
     metadata: dict[str, str]
 
 
-class JobPage(_Public):
+class JobPage(Public):
     """Jobs, newest first. `next` goes into `after` to read on."""
 
     data: list[Job]
     has_more: bool
     next: str | None
-
-
-class DeviceSample(_Public):
-    """What was last read from the device, or of the worker's processes on a CPU; null where it does not tell."""
-
-    timestamp: Time
-    utilization_percent: Annotated[float | None, Field(description="On a CPU of one core, so it may pass 100.")]
-    memory_used_mb: float | None
-    memory_total_mb: float | None
-    temperature_celsius: float | None
-    power_watts: float | None
-    phase: Annotated[str | None, Field(description="Of the job that ran there.")]
-
-
-class DeviceStatus(_Public):
-    """One GPU, or CPU stand-in, and the worker that is pinned to it."""
-
-    node: str
-    index: int
-    kind: Literal["cuda", "cpu"]
-    uuid: str
-    name: str
-    memory_mb: int
-    worker: str
-    pid: int
-    visible: Annotated[str, Field(description="CUDA_VISIBLE_DEVICES as the worker process sees it.")]
-    state: Annotated[
-        Literal["idle", "busy", "draining", "drained", "offline"],
-        Field(description="`draining`: finishes its job and takes no other; `drained`: has done so."),
-    ]
-    job: Annotated[str | None, Field(description="Id of the job that runs there.")]
-    warm: list[dict[str, Any]]
-    sample: Annotated[DeviceSample | None, Field(description="Null where nothing was read lately.")] = None
-    last_seen: Time | None
-    started_at: Time
-
-
-class NodeStatus(_Public):
-    """One host with its model storage. Disk sizes are in MB of 10^6 bytes."""
-
-    name: str
-    version: str
-    state: Literal["online", "draining", "drained", "offline"]
-    io_online: Annotated[
-        bool,
-        Field(description="Whether its io worker is heard, which alone does downloads, checks and clean-ups there."),
-    ]
-    drained_at: Annotated[Time | None, Field(description="Since when it takes nothing new, also while offline.")]
-    running_jobs: Annotated[int, Field(description="Generations and the node's own jobs.")]
-    last_seen: Annotated[Time | None, Field(description="Its io worker. Null: not yet, or stopped in good order.")]
-    started_at: Time
-    disk_total_mb: float | None
-    disk_free_mb: float | None
-
-
-class Workers(_Public):
-    """Every device and node that has ever registered."""
-
-    devices: list[DeviceStatus]
-    nodes: list[NodeStatus]
-
-
-class Node(NodeStatus):
-    """A node with its devices."""
-
-    devices: list[DeviceStatus]
-
-
-class Nodes(_Public):
-    """Every node that has registered and was not removed."""
-
-    nodes: list[Node]
-
-
-class QueueDepth(_Public):
-    """What waits and runs for one model at one priority."""
-
-    priority: Priority
-    model_id: Annotated[str | None, Field(description="Null: jobs for every model.")]
-    queued: int
-    waiting_for_model: Annotated[int, Field(description="Of the queued ones: no node holds the model.")]
-    running: int
-    oldest_age_seconds: Annotated[float | None, Field(description="How long the first of the queued ones has waited.")]
-
-
-class Queues(_Public):
-    """Queue depths, most urgent first; an empty list where nothing waits or runs."""
-
-    queued: int
-    running: int
-    waiting_for_model: int
-    oldest_age_seconds: float | None
-    queues: list[QueueDepth]
-
-
-class Health(_Public):
-    """The process answers."""
-
-    status: Literal["ok"] = "ok"
-
-
-class Readiness(_Public):
-    """Whether jobs are accepted and worked on. `reasons` says what is missing where it is degraded."""
-
-    status: Literal["ok", "degraded"]
-    reasons: list[str]
-
-
-class WrongField(_Public):
-    """One wrong field: where it is, what is wrong, and the kind of mistake."""
-
-    loc: list[str | int]
-    msg: str
-    type: str
-
-
-class Problem(_Public):
-    """RFC 9457. `code` is stable, `detail` is for people."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    request_id: str
-
-
-class ValidationProblem(Problem):
-    """A problem that names each wrong field."""
-
-    errors: list[WrongField]
-
-
-def job(row: JobRow, progress: JobProgress, position: Position | None, public_path: str) -> Job:
-    """A row as its owner sees it; addresses in it begin with the public path."""
-    return Job(
-        id=row.id,
-        type=row.type,
-        status=JobState(row.status),
-        model_id=row.model_id,
-        priority=list(Priority)[row.priority],
-        mock=row.mock,
-        params=_PARAMS.get(row.type, _unknown_params)(row.params),
-        fallback_applied=[AppliedFallback.model_validate(each) for each in row.params.get("fallback_applied", ())],
-        bandwidth_limit_mbps=row.bandwidth_mbps,
-        paused_by=row.paused_by,
-        progress=progress,
-        queue_position=position.ahead if position is not None else None,
-        queue_position_approximate=position.approximate if position is not None else None,
-        attempt=row.attempt,
-        max_attempts=row.max_failures,
-        failures=row.failures,
-        node=row.node,
-        worker=row.worker,
-        device=row.device,
-        created_at=clock.iso(row.created_at) or "",
-        started_at=clock.iso(row.started_at),
-        finished_at=clock.iso(row.finished_at),
-        error=JobError.model_validate(row.error) if row.error else None,
-        result=_result(row, public_path) if row.result else None,
-        retry_of=row.retry_of,
-        metadata=row.labels,
-    )
-
-
-def _params(stored: dict[str, Any]) -> Params:
-    params = GenerationParams.model_validate(stored)
-    shared = params.model_dump(include=set(Params.model_fields) - {"image", "resolution"})
-    return Params(**shared, image=params.image is not None, resolution=params.resolution)
-
-
-def _unknown_params(stored: dict[str, Any]) -> dict[str, Any]:
-    """Of a job whose type a newer version has brought: as they are stored."""
-    return stored
-
-
-_PARAMS: dict[
-    str, Callable[[dict[str, Any]], Params | DownloadParams | IntegrityCheckParams | CleanupParams | dict[str, Any]]
-] = {
-    GENERATION: _params,
-    DOWNLOAD: DownloadParams.model_validate,
-    INTEGRITY_CHECK: IntegrityCheckParams.model_validate,
-    CLEANUP: CleanupParams.model_validate,
-}
-
-
-def _result(row: JobRow, public_path: str) -> GenerationResult | DownloadResult | dict[str, Any]:
-    result = row.result or {}
-    if row.type == GENERATION:
-        return _generation_result(row.id, result, public_path)
-    return DownloadResult.model_validate(result) if row.type == DOWNLOAD else result
-
-
-def _generation_result(job_id: str, result: dict[str, Any], public_path: str) -> GenerationResult:
-    """Figures that the worker did not measure are null."""
-    artifacts = [
-        Artifact(
-            name=item["name"],
-            kind=item.get("kind"),
-            url=f"{public_path}/api/v1/jobs/{job_id}/artifacts/{item['name']}",
-            bytes=item["bytes"],
-            sha256=item["sha256"],
-            content_type=item["content_type"],
-        )
-        for item in result.get("artifacts", [])
-    ]
-    figures = {name: result.get(name) for name in GenerationResult.model_fields}
-    lists: dict[str, Any] = {
-        "timings": result.get("timings") or {},
-        "loras": result.get("loras") or [],
-        "notes": result.get("notes") or [],
-    }
-    return GenerationResult(**{**figures, **lists, "artifacts": artifacts, "mock": bool(result.get("mock"))})

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.http.query import digits
-from api.schemas.models import Basis, Name
+from api.schemas.fields import Basis, Name
 from shared.catalogue.models import Quantization
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from api.http.query import JOB_ID, digits
+from api.schemas.fields import Public
 from api.schemas.jobs import JobProgress
 from shared.catalogue.job_types import PLAIN, SAID, FallbackStrategy, GenerationParams, Lora, Number, Seed
 from shared.catalogue.models import OutputFormat, Quantization
@@ -164,18 +165,14 @@ class ContentQuery(BaseModel):
     ] = "video"
 
 
-class _Public(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class VideoFailure(_Public):
+class VideoFailure(Public):
     """Why there is no video; `code` is stable, and `cancelled` where somebody asked for that."""
 
     code: str
     message: str
 
 
-class Video(_Public):
+class Video(Public):
     """A generation in the convention's words. All else about it is at `/api/v1/jobs/{id}`."""
 
     id: Annotated[str, Field(description="Also the job's id.")]
@@ -193,7 +190,7 @@ class Video(_Public):
     error: VideoFailure | None
 
 
-class VideoPage(_Public):
+class VideoPage(Public):
     """Videos in the order asked for."""
 
     object: Literal["list"] = "list"
@@ -203,7 +200,7 @@ class VideoPage(_Public):
     last_id: Annotated[str | None, Field(description="Goes into `after` to read on.")]
 
 
-class VideoDeleted(_Public):
+class VideoDeleted(Public):
     """It is gone, its files with it."""
 
     id: str
@@ -211,7 +208,7 @@ class VideoDeleted(_Public):
     deleted: Literal[True] = True
 
 
-class OfferedModel(_Public):
+class OfferedModel(Public):
     """A model that can be asked for, as the convention lists models."""
 
     id: Annotated[str, Field(description="The `model_id`.")]
@@ -221,14 +218,14 @@ class OfferedModel(_Public):
     aliases: Annotated[tuple[str, ...], Field(description="Its other names; a request may use any of them.")]
 
 
-class OfferedModels(_Public):
+class OfferedModels(Public):
     """Every model of the catalogue."""
 
     object: Literal["list"] = "list"
     data: list[OfferedModel]
 
 
-class ConventionError(_Public):
+class ConventionError(Public):
     """What went wrong; `param` names the field, `code` is stable."""
 
     message: str
@@ -237,7 +234,7 @@ class ConventionError(_Public):
     code: str | None
 
 
-class ConventionProblem(_Public):
+class ConventionProblem(Public):
     """The envelope that every error of these routes comes in."""
 
     error: ConventionError

@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from datetime import datetime, timedelta
 
-from api.schemas import information as schemas
+from api.schemas import dashboard as dashboard_schemas
 from shared import clock
 from shared.database.engine import Database
 from shared.database.tables import Snapshot
@@ -30,7 +30,9 @@ class Histories:
         if known is not None and known[0] == newest and timedelta() <= now - known[1] < _STAND:
             return known[2]
         found = snapshots.history(self._database, now - timedelta(hours=hours), now)
-        body = schemas.MetricsHistory([schemas.SnapshotFigures.model_validate(figures(one)) for one in found])
+        body = dashboard_schemas.MetricsHistory(
+            [dashboard_schemas.SnapshotFigures.model_validate(figures(one)) for one in found]
+        )
         content = body.model_dump_json().encode()
         with self._lock:
             self._known[hours] = (newest, now, content)

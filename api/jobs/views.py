@@ -1,0 +1,103 @@
+"""A job's row as its owner sees it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from api.schemas.jobs import Artifact, DownloadResult, GenerationResult, Job, JobError, JobProgress, Params
+from shared import clock
+from shared.catalogue.job_types import (
+    CLEANUP,
+    DOWNLOAD,
+    GENERATION,
+    INTEGRITY_CHECK,
+    AppliedFallback,
+    CleanupParams,
+    DownloadParams,
+    GenerationParams,
+    IntegrityCheckParams,
+)
+from shared.database.tables import Job as JobRow
+from shared.jobs.queue_positions import Position
+from shared.states import JobState, Priority
+
+
+def job(row: JobRow, progress: JobProgress, position: Position | None, public_path: str) -> Job:
+    """A row as its owner sees it; addresses in it begin with the public path."""
+    return Job(
+        id=row.id,
+        type=row.type,
+        status=JobState(row.status),
+        model_id=row.model_id,
+        priority=list(Priority)[row.priority],
+        mock=row.mock,
+        params=_PARAMS.get(row.type, _unknown_params)(row.params),
+        fallback_applied=[AppliedFallback.model_validate(each) for each in row.params.get("fallback_applied", ())],
+        bandwidth_limit_mbps=row.bandwidth_mbps,
+        paused_by=row.paused_by,
+        progress=progress,
+        queue_position=position.ahead if position is not None else None,
+        queue_position_approximate=position.approximate if position is not None else None,
+        attempt=row.attempt,
+        max_attempts=row.max_failures,
+        failures=row.failures,
+        node=row.node,
+        worker=row.worker,
+        device=row.device,
+        created_at=clock.iso(row.created_at) or "",
+        started_at=clock.iso(row.started_at),
+        finished_at=clock.iso(row.finished_at),
+        error=JobError.model_validate(row.error) if row.error else None,
+        result=_result(row, public_path) if row.result else None,
+        retry_of=row.retry_of,
+        metadata=row.labels,
+    )
+
+
+def _params(stored: dict[str, Any]) -> Params:
+    params = GenerationParams.model_validate(stored)
+    shared = params.model_dump(include=set(Params.model_fields) - {"image", "resolution"})
+    return Params(**shared, image=params.image is not None, resolution=params.resolution)
+
+
+def _unknown_params(stored: dict[str, Any]) -> dict[str, Any]:
+    """Of a job whose type a newer version has brought: as they are stored."""
+    return stored
+
+
+def _result(row: JobRow, public_path: str) -> GenerationResult | DownloadResult | dict[str, Any]:
+    result = row.result or {}
+    if row.type == GENERATION:
+        return _generation_result(row.id, result, public_path)
+    return DownloadResult.model_validate(result) if row.type == DOWNLOAD else result
+
+
+def _generation_result(job_id: str, result: dict[str, Any], public_path: str) -> GenerationResult:
+    """Figures that the worker did not measure are null."""
+    artifacts = [
+        Artifact(
+            name=item["name"],
+            kind=item.get("kind"),
+            url=f"{public_path}/api/v1/jobs/{job_id}/artifacts/{item['name']}",
+            bytes=item["bytes"],
+            sha256=item["sha256"],
+            content_type=item["content_type"],
+        )
+        for item in result.get("artifacts", [])
+    ]
+    figures = {name: result.get(name) for name in GenerationResult.model_fields}
+    lists: dict[str, Any] = {
+        "timings": result.get("timings") or {},
+        "loras": result.get("loras") or [],
+        "notes": result.get("notes") or [],
+    }
+    return GenerationResult(**{**figures, **lists, "artifacts": artifacts, "mock": bool(result.get("mock"))})
+
+
+_PARAMS: dict[
+    str, Callable[[dict[str, Any]], Params | DownloadParams | IntegrityCheckParams | CleanupParams | dict[str, Any]]
+] = {
+    GENERATION: _params,
+    DOWNLOAD: DownloadParams.model_validate,
+    INTEGRITY_CHECK: IntegrityCheckParams.model_validate,
+    CLEANUP: CleanupParams.model_validate,
+}

@@ -1,0 +1,140 @@
+"""Devices and nodes, and what runs on them."""
+
+from collections import Counter
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.access.caller import Caller, caller_of
+from api.context import Context
+from api.http.responses import answered
+from api.operation import Answer, Operation
+from api.schemas import nodes as node_schemas
+from shared import clock
+from shared.cluster import nodes
+from shared.cluster.nodes import SeenDevice
+from shared.database.tables import Job, Node, Sample
+from shared.insight import samples
+from shared.jobs import queues as queue_reads
+from shared.states import Scope
+
+
+def workers(context: Context, request: Request, query: BaseModel) -> Response:
+    return answered(seen(context, caller_of(request)))
+
+
+def seen(context: Context, caller: Caller) -> node_schemas.Workers:
+    """Every device and node; of what runs, what the caller sees. Raises DatabaseUnavailable."""
+    running = queue_reads.running(context.database)
+    on_devices = {job.device_key: job for job in running}
+    silence = context.settings.device_silence_seconds
+    readings = samples.latest(context.database, clock.now() - timedelta(seconds=context.settings.reading_seconds))
+    known = nodes.nodes(context.database)
+    drained = {node.name for node, _ in known if node.drained_at is not None}
+    devices = [
+        _device(
+            one,
+            on_devices.get(one.device.key),
+            readings.get(one.device.key),
+            silence,
+            drained=one.device.node in drained,
+            caller=caller,
+        )
+        for one in nodes.devices(context.database)
+    ]
+    there = {device.node for device in devices if device.state != "offline"}
+    counts = Counter(job.node for job in running)
+    hidden = {job.id for job in running if not caller.sees(job.owner)}
+    return node_schemas.Workers(
+        devices=[one.model_copy(update={"job": None}) if one.job in hidden else one for one in devices],
+        nodes=[
+            _node(
+                node,
+                silent,
+                counts[node.name],
+                io_online=nodes.is_heard(silent, silence),
+                devices_online=node.name in there,
+            )
+            for node, silent in known
+        ],
+    )
+
+
+def _device(
+    seen: SeenDevice, job: Job | None, sample: Sample | None, silence_seconds: float, *, drained: bool, caller: Caller
+) -> node_schemas.DeviceStatus:
+    device = seen.device
+    state: Literal["idle", "busy", "draining", "drained", "offline"] = "idle"
+    if not seen.alive(silence_seconds):
+        state = "offline"
+    elif drained:
+        state = "drained" if job is None else "draining"
+    elif job is not None:
+        state = "busy"
+    return node_schemas.DeviceStatus(
+        node=device.node,
+        index=device.index,
+        kind="cuda" if device.kind == "cuda" else "cpu",
+        uuid=device.uuid,
+        name=device.name,
+        memory_mb=device.memory_mb,
+        worker=device.worker,
+        pid=device.pid,
+        visible=device.visible,
+        state=state,
+        job=job.id if job is not None and not job.hidden else None,
+        warm=device.warm,
+        sample=_sample(sample) if sample is not None and state != "offline" else None,
+        last_seen=None if seen.said_goodbye else _ago(seen.silent_seconds),
+        started_at=clock.iso(device.started_at) or "",
+    )
+
+
+def _sample(sample: Sample) -> node_schemas.DeviceSample:
+    return node_schemas.DeviceSample(
+        timestamp=clock.iso(sample.at) or "",
+        utilization_percent=sample.utilization_percent,
+        memory_used_mb=sample.memory_used_mb,
+        memory_total_mb=sample.memory_total_mb,
+        temperature_celsius=sample.temperature_celsius,
+        power_watts=sample.power_watts,
+        phase=sample.phase,
+    )
+
+
+def _node(
+    node: Node, silent_seconds: float, running: int, *, io_online: bool, devices_online: bool
+) -> node_schemas.NodeStatus:
+    heard = io_online or devices_online
+    state: Literal["online", "draining", "drained", "offline"] = "online" if heard else "offline"
+    if heard and node.drained_at is not None:
+        state = "draining" if running else "drained"
+    return node_schemas.NodeStatus(
+        name=node.name,
+        version=node.version,
+        state=state,
+        io_online=io_online,
+        drained_at=clock.iso(node.drained_at),
+        running_jobs=running,
+        last_seen=None if node.seen_at == 0.0 else _ago(silent_seconds),
+        started_at=clock.iso(node.started_at) or "",
+        disk_total_mb=node.disk_total_mb,
+        disk_free_mb=node.disk_free_mb,
+    )
+
+
+def _ago(seconds: float) -> str:
+    """That long before now, by this process's clock: the database's own only measures the silence."""
+    return clock.iso(clock.now() - timedelta(seconds=max(0.0, seconds))) or ""
+
+
+OPERATIONS = (
+    Operation(
+        "GET", "/api/v1/workers", workers, "listWorkers", "Devices and nodes, and what runs where",
+        answers=(Answer(200, "All that ever registered.", node_schemas.Workers),), problems=(503,), tag="operations",
+        scope=Scope.READ,
+    ),
+)  # fmt: skip

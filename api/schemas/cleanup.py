@@ -1,0 +1,63 @@
+"""Bodies of cleanups."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from api.schemas.fields import Asked, NodeName, Public, Time
+
+
+class CleanupRequest(Asked):
+    """Make room in the nodes' model storage. Nothing is removed unless `dry_run` is false."""
+
+    target_space_gb: (
+        Annotated[
+            float,
+            Field(strict=True, ge=0, le=1e9, allow_inf_nan=False, description="Free space wanted, in 10^9 bytes."),
+        ]
+        | None
+    ) = None
+    keep_recent_days: Annotated[int, Field(strict=True, ge=0, le=36500, description="Models used since stay.")] = 30
+    dry_run: Annotated[bool, Field(strict=True)] = True
+    node: NodeName | None = None
+
+
+class CleanupAction(Public):
+    """One removal, planned or carried out. `space_freed_gb` in 10^9 bytes."""
+
+    action_type: Literal["remove_revision", "remove_partial", "remove_artifacts", "remove_model"]
+    model_id: str | None
+    space_freed_gb: float
+    reason: str
+    last_used: Time | None
+    node: str
+
+
+class KeptModel(Public):
+    """A model that stays, and the first reason for it."""
+
+    model_id: str
+    node: str
+    reason: str
+
+
+class CleanupPlan(Public):
+    """Sizes in GB of 10^9 bytes, over all nodes asked."""
+
+    total_space_available_gb: Annotated[float | None, Field(description="Free now.")]
+    target_space_gb: Annotated[float | None, Field(description="Wanted free on each node.")]
+    space_to_free_gb: float
+    cleanup_actions: list[CleanupAction]
+    reaches_target: bool
+    kept: list[KeptModel]
+
+
+class Cleanup(Public):
+    """What cleanup would do, or did. The freed space is measured."""
+
+    dry_run: bool
+    recommendations: CleanupPlan
+    executed_actions: list[CleanupAction]
+    total_space_freed_gb: float
+    job_ids: list[str]
+    timestamp: Time

@@ -1,0 +1,26 @@
+"""What several bodies share: their base classes, and fields that mean the same everywhere."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.catalogue.job_types import PLAIN
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T12:00:00.000Z"])]
+Basis = Literal["measured", "catalogue", "none"]
+Score = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Name = Annotated[str, Field(min_length=1, max_length=64), PLAIN]
+NodeName = Annotated[str, Field(min_length=1, max_length=64, description="A node's name."), PLAIN]
+
+
+class Asked(BaseModel):
+    """A request's body or query: fields that it does not have are refused."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Public(BaseModel):
+    """A response's body."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())

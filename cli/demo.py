@@ -56,7 +56,7 @@ def run(directory: Path) -> None:
 
 def _make_models(folder: Path) -> None:
     made = subprocess.run(
-        [sys.executable, "-m", "workers.demo_models", str(folder)],
+        [sys.executable, "-m", "workers.generation.demo_models", str(folder)],
         env=inherited(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ from pathlib import Path
 def main() -> None:
     root, port = Path(sys.argv[1]), sys.argv[2]
     root.mkdir(parents=True, exist_ok=True)
-    made = subprocess.run([sys.executable, "-m", "workers.demo_models", str(root)], check=False)
+    made = subprocess.run([sys.executable, "-m", "workers.generation.demo_models", str(root)], check=False)
     if made.returncode != 0:
         sys.exit("the demo models could not be made")
     os.execv(sys.executable, [sys.executable, "-m", "api.hub", "--root", str(root), "--port", port])

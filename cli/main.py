@@ -195,7 +195,7 @@ def demo_models(directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> No
     """Make the three tiny random-weight models of the demo catalogue in DIR; what is there already stays."""
     from cli.programs import inherited
 
-    command = [sys.executable, "-m", "workers.demo_models", str(directory.expanduser().absolute())]
+    command = [sys.executable, "-m", "workers.generation.demo_models", str(directory.expanduser().absolute())]
     sys.stdout.flush()
     os.execve(command[0], command, inherited())
 

@@ -48,7 +48,7 @@ _OTHER_STOP_TURN = 1
 
 @dataclass(frozen=True)
 class NodeDevice:
-    """One device, as `python -m workers.devices` tells of it."""
+    """One device, as `python -m workers.devices.discovery` tells of it."""
 
     kind: str
     index: int
@@ -71,7 +71,7 @@ class NodeDevice:
 def start_listing_devices(settings: Settings) -> "subprocess.Popen[str]":
     """Ask for the devices in a process of its own; the answer is for `listed_devices`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "workers.devices", settings.devices],
+        [sys.executable, "-m", "workers.devices.discovery", settings.devices],
         env=environment(settings),
         cwd=settings.home,
         stdin=subprocess.DEVNULL,

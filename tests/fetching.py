@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workers.hub.client import HubClient, nothing
-from workers.hub.fetcher import fetch
-from workers.hub.plan import FetchPlan, FetchResult, Limits, Progress
+from workers.models.fetch.client import HubClient, nothing
+from workers.models.fetch.fetcher import fetch
+from workers.models.fetch.plan import FetchPlan, FetchResult, Limits, Progress
 
 
 def plan_of(url: str, repo: str, models: Path, token: str | None = None, **others: Any) -> FetchPlan:

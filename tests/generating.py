@@ -15,8 +15,8 @@ from shared import settings
 from shared.catalogue import models
 from shared.catalogue.job_types import GenerationRequest, settle
 from shared.catalogue.models import CatalogueEntry
-from workers import demo_models, generation
-from workers.context import GenerationContext, Outcome, Report
+from workers.generation import demo_models, run
+from workers.generation.context import GenerationContext, Outcome, Report
 
 CATALOGUE = models.load("demo")
 
@@ -78,7 +78,7 @@ class Studio:
         context = GenerationContext(
             "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check
         )
-        return Made(generation.generate(context), folder)
+        return Made(run.generate(context), folder)
 
     def picture(self, width: int = 100, height: int = 70) -> Path:
         path = self.home / f"input-{width}x{height}.png"

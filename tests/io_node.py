@@ -21,10 +21,10 @@ from shared.states import Priority
 from shared.storage.store import open_store
 from tests.jobs import DEMO, UNCOUNTED
 from tests.repos import make_repo
-from workers import presence
-from workers.cleanup_work import CleanupWork
-from workers.integrity_work import IntegrityWork
-from workers.runner import Runner
+from workers.attempts.runner import Runner
+from workers.models import presence
+from workers.models.cleanup import CleanupWork
+from workers.models.integrity import IntegrityWork
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 

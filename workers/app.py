@@ -8,7 +8,7 @@ import signal
 import sys
 
 from shared.messaging import celery
-from workers import process
+from workers.processes import process
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     else:
         name, queues = f"io@{node}", f"{celery.node_queue(node)},{celery.TICKS_QUEUE}"
     from workers.celery_app import app  # reads the role
-    from workers.child_process import set_up_logs
+    from workers.processes.child_process import set_up_logs
 
     level = process.settings().log_level
     argv = ["--quiet", "worker", "--hostname", name, "--queues", queues, "--pool", "prefork", "--loglevel", level, "-E"]

@@ -9,7 +9,7 @@ from celery import Celery, signals
 
 from shared.messaging import celery
 from shared.telemetry import tracing
-from workers import process, shutdown
+from workers.processes import process, shutdown
 
 # Beside the downloads: one for a scan, one for a cleanup, one for ticks.
 _IO_CHILDREN_BESIDE_DOWNLOADS = 3
@@ -17,8 +17,8 @@ _IO_CHILDREN_BESIDE_DOWNLOADS = 3
 role = process.role()
 app: Celery = celery.celery_app(process.settings(), "wanworks.worker")
 app.conf.update(
-    include=["workers.child_process", "workers.tasks"]
-    + ([] if role == "gpu" else ["workers.version_check", "scheduler.ticks"]),
+    include=["workers.processes.child_process", "workers.tasks"]
+    + ([] if role == "gpu" else ["workers.processes.version_check", "scheduler.ticks"]),
     worker_concurrency=1 if role == "gpu" else process.settings().download_slots + _IO_CHILDREN_BESIDE_DOWNLOADS,
 )
 app.Worker = app.subclass_with_self(shutdown.Worker)
@@ -31,19 +31,19 @@ def _on_ready(**_: Any) -> None:
 
 
 def _come_up() -> None:
-    from workers import main_process
-    from workers.child_process import set_up_traces
+    from workers.processes import main_process
+    from workers.processes.child_process import set_up_traces
 
     set_up_traces()
     watches: list[Any] = [main_process.take_over()]
     if role == "io":
-        from workers.node_process import NodeWatch
-        from workers.webhook_sender import WebhookSender
+        from workers.processes.node_process import NodeWatch
+        from workers.processes.webhook_sender import WebhookSender
 
         sender = WebhookSender(process.settings(), process.database(), process.meters(), process.reporter())
         watches += [NodeWatch(), sender]
     else:
-        from workers.sampler import Sampler
+        from workers.processes.sampler import Sampler
 
         watches.append(Sampler())
     shutdown.handing_back.extend(watch.stop for watch in watches)

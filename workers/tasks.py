@@ -13,7 +13,7 @@ from shared.errors import AttemptStopped, Cancelled, JobFailed, Unavailable
 from shared.jobs import dispatch
 from shared.messaging import celery
 from shared.messaging.progress import RestingRedis
-from workers import process
+from workers.processes import process
 
 log = logging.getLogger("wanworks.tasks")
 
@@ -21,7 +21,7 @@ log = logging.getLogger("wanworks.tasks")
 class JobTask(Task):  # type: ignore[misc]
     """A bell. The main process recovers its job when the child dies."""
 
-    Request = "workers.main_process:JobRequest"
+    Request = "workers.processes.main_process:JobRequest"
     ignore_result = True
 
 

@@ -50,7 +50,9 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.models = folder / "models"
-        subprocess.run([sys.executable, "-m", "workers.demo_models", str(self.models)], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "workers.generation.demo_models", str(self.models)], check=True, capture_output=True
+        )
         self._stacks = 0
 
     @contextlib.contextmanager

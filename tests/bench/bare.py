@@ -10,7 +10,7 @@ import numpy
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
-from workers import outputs
+from workers.generation import outputs
 
 
 def main() -> None:

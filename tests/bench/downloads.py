@@ -14,8 +14,8 @@ from tests.bench.row import Row
 from tests.faulty_hub import HubProcess
 from tests.fetching import FetchProcess, download, plan_of
 from tests.repos import make_repo
-from workers.hub.partials import partials
-from workers.hub.plan import FetchPlan, Limits
+from workers.models.fetch.partials import partials
+from workers.models.fetch.plan import FetchPlan, Limits
 
 REPO, SMALL = "bench/weights", "bench/small"
 WEIGHTS = {f"transformer/model-{place}.safetensors": 50_000_000 for place in range(6)}

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workers.integrity import expected_files, read_files
+from workers.models.checksums import expected_files, read_files
 
 if TYPE_CHECKING:
     from tests.bench.__main__ import Bench, Row

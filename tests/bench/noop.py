@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from workers import generation
-from workers.context import GenerationContext, Outcome
-from workers.quality import Measures, Quality
+from workers.generation import run
+from workers.generation.context import GenerationContext, Outcome
+from workers.generation.quality import Measures, Quality
 
 _UNSEEN = Quality(0.0, {}, Measures(0.0, 0.0, 0.0, 0.0, 0.0))
 
@@ -27,7 +27,7 @@ def do_nothing(context: GenerationContext) -> Outcome:
 
 
 def replace_handler() -> None:
-    module: Any = generation
+    module: Any = run
     module.generate = do_nothing
     module.warm = list
     module.preload = lambda: None

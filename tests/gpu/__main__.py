@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError
-from workers import devices
+from workers.devices import discovery
 
 HERE = Path(__file__).parent
 
 
 def main(arguments: list[str]) -> int:
     try:
-        device = devices.enumerate_devices("auto")[0]
+        device = discovery.enumerate_devices("auto")[0]
     except ConfigurationError as error:
         print(error.message)
         return 1

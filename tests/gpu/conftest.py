@@ -11,8 +11,9 @@ import pytest
 from shared.catalogue import models
 from shared.catalogue.models import CatalogueEntry, MemoryProfile
 from tests.generating import Studio
-from workers import demo_models, devices, generation
-from workers.devices import Device
+from workers.devices import discovery
+from workers.devices.discovery import Device
+from workers.generation import demo_models, run
 
 WEIGHTS_SHARE = 0.12  # of the card, for one reduced model: several profiles and the bare pipeline must fit beside it
 BLOCK_GB = {"T2V-A14B": 0.70, "TI2V-5B": 0.33}  # one transformer block in bfloat16, at the real width
@@ -50,7 +51,7 @@ class Recorder:
 
 @pytest.fixture(scope="session")
 def device() -> Device:
-    found = devices.enumerate_devices("auto")[0]
+    found = discovery.enumerate_devices("auto")[0]
     if found.kind != "cuda":
         pytest.skip("no CUDA device")
     return found
@@ -108,17 +109,17 @@ def studio(tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch) -> I
 
     monkeypatch.setenv("WANWORKS_DEVICE", device.label)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", device.uuid)
-    monkeypatch.setattr(generation, "_warm_models", None)
+    monkeypatch.setattr(run, "_warm_models", None)
     yield Studio(tmp_path)
     torch.cuda.set_per_process_memory_fraction(1.0)
-    generation.free()
+    run.free()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _figures:
         terminalreporter.write_line("Not measured: no CUDA device.")
         return
-    found = devices.enumerate_devices("auto")[0]
+    found = discovery.enumerate_devices("auto")[0]
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "torchao"))
     terminalreporter.write_line(f"\nDevice: {found.name}, {found.memory_mb / 1000:.0f} GB")
     terminalreporter.write_line(f"Python {platform.python_version()}, {versions}\n")

@@ -14,8 +14,9 @@ from shared.errors import Cancelled, OutOfMemory
 from shared.states import Phase
 from tests.generating import Studio, decoded
 from tests.gpu.conftest import SIZE, Recorder, Reduced, only
-from workers import devices, generation, readings
-from workers.devices import Device
+from workers.devices import discovery, readings
+from workers.devices.discovery import Device
+from workers.generation import run
 
 pytestmark = pytest.mark.gpu
 
@@ -42,7 +43,7 @@ def test_warm_against_cold(studio: Studio, model: Reduced, record: Recorder) -> 
     name = f"{model.entry.model_id}, {model.layers} layers, 832x480, 17 frames, 4 steps"
     record(f"cold job, {name}", cold[1], "s")
     record(f"warm job, {name}", warm[1], "s", at_most=cold[1])
-    generation.free()
+    run.free()
     assert _timed(studio, model)[0].sha256 == cold[0].sha256, "also after a fresh load"
 
 
@@ -57,7 +58,7 @@ def test_step_overhead_over_the_bare_pipeline(studio: Studio, model: Reduced, re
     import torch
     from diffusers import UniPCMultistepScheduler, WanPipeline
 
-    generation.preload()
+    run.preload()
     types = {"default": torch.bfloat16, "vae": torch.float32}
     bare = WanPipeline.from_pretrained(model.snapshot, dtype=types, local_files_only=True).to("cuda")
     bare.set_progress_bar_config(disable=True)
@@ -145,8 +146,8 @@ def test_out_of_memory_is_answered_with_a_leaner_profile(
     lean = Reduced(entry, two_experts.snapshot, two_experts.layers)
     # Room for the weights and a little: everything resident cannot run in it, streaming can.
     _timed(studio, lean)
-    weights = generation.warm()[0]["memory_mb"] * 1e6
-    generation.free()
+    weights = run.warm()[0]["memory_mb"] * 1e6
+    run.free()
     cap = (weights + 0.3e9) / torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(cap)
     made, seconds = _timed(studio, lean)
@@ -154,7 +155,7 @@ def test_out_of_memory_is_answered_with_a_leaner_profile(
     assert "Ran out of memory under the profile full" in made.outcome.notes[0]
     record(f"out of memory (capped at {weights / 1e9 + 0.3:.1f} GB): job made under `stream`, the failed try included",
            seconds, "s")  # fmt: skip
-    generation.free()
+    run.free()
     torch.cuda.set_per_process_memory_fraction(0.3e9 / torch.cuda.mem_get_info()[1])
     with pytest.raises(OutOfMemory):
         _timed(studio, lean)
@@ -170,8 +171,8 @@ def test_every_profile_and_its_peak_memory(
     peaks: dict[str, float] = {}
     for quantization, prefix in (("none", ""), ("int8", "int8-")):
         for profile in ("full", "offload", "stream"):
-            generation.free()
-            monkeypatch.setattr(generation, "_warm_models", None)
+            run.free()
+            monkeypatch.setattr(run, "_warm_models", None)
             chosen = Studio(tmp_path / f"{quantization}-{profile}", memory_profile=profile)
             first = _timed(chosen, model, quantization=quantization)[0]
             made, seconds = _timed(chosen, model, quantization=quantization)
@@ -194,7 +195,7 @@ def test_a_lora_comes_and_goes_under_every_profile(
     import torch
     from safetensors.torch import save_file
 
-    monkeypatch.setattr(generation, "_warm_models", None)
+    monkeypatch.setattr(run, "_warm_models", None)
     chosen = Studio(tmp_path / profile, memory_profile=profile)
     name = "diffusion_model.blocks.0.self_attn.q"
     random = torch.Generator().manual_seed(5)
@@ -213,7 +214,7 @@ def test_a_lora_comes_and_goes_under_every_profile(
 def test_a_cancelled_job_leaves_a_streaming_model_whole(
     tmp_path: Path, studio: Studio, two_experts: Reduced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "_warm_models", None)
+    monkeypatch.setattr(run, "_warm_models", None)
     chosen = Studio(tmp_path / "stream", memory_profile="stream")
     plain = _timed(chosen, two_experts)[0]
     stopped = threading.Event()
@@ -245,9 +246,9 @@ def test_the_driver_reads_what_a_job_does(
     studio.generate("T2V-A14B", entry=two_experts.entry, snapshot=two_experts.snapshot, report=report, **SIZE)
     last = read[-1]
     assert last.memory_used_mb is not None
-    assert last.memory_used_mb >= generation.warm()[0]["memory_mb"]
+    assert last.memory_used_mb >= run.warm()[0]["memory_mb"]
     assert last.temperature_celsius is None or 0 < last.temperature_celsius < 120
-    assert devices.free_memory_mb(device) < device.memory_mb
+    assert discovery.free_memory_mb(device) < device.memory_mb
     for name, unit in (
         ("utilization_percent", "%"),
         ("memory_used_mb", "MB"),

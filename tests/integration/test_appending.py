@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import StoreFull
-from workers.hub.digest import Digest
-from workers.hub.writing import BUFFER_BYTES, Appender
+from workers.models.fetch.digest import Digest
+from workers.models.fetch.writing import BUFFER_BYTES, Appender
 
 CONTENT = random.Random(7).randbytes(1_700_003)
 
@@ -57,7 +57,7 @@ def test_every_byte_stands_in_its_place(
 
 def test_without_direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a file system opens for direct writes and then refuses them."""
-    monkeypatch.setattr("workers.hub.writing._BLOCK_BYTES", 100)  # of no disk: EINVAL each time
+    monkeypatch.setattr("workers.models.fetch.writing._BLOCK_BYTES", 100)  # of no disk: EINVAL each time
     path = tmp_path / "partial"
     assert _append(path, 5, [70_001], {3}) == hashlib.sha256(CONTENT).hexdigest()
     assert path.read_bytes() == CONTENT

@@ -20,22 +20,22 @@ from shared.storage.directory import DirectoryStore
 from tests import working
 from tests.generating import snapshots
 from tests.jobs import DEMO, UNCOUNTED, accepted, hold
-from workers import generation
-from workers.generation_work import GenerationWork
-from workers.runner import Runner
+from workers.attempts.runner import Runner
+from workers.generation import run
+from workers.generation.job import GenerationWork
 
 
 @pytest.fixture
 def runner(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     monkeypatch.setenv("WANWORKS_DEVICE", "cpu:0")
-    monkeypatch.setattr(generation, "_warm_models", None)
+    monkeypatch.setattr(run, "_warm_models", None)
     models = snapshots()["T2V-A14B"].parent.parent.parent
     settings = settings.model_copy(update={"models_path": models})
     progress = Progress(RestingRedis(settings.redis))
     store = DirectoryStore(settings.store_dir)
     work = GenerationWork(settings, database, DEMO, store, progress, working.HERE, "a CPU")
     yield Runner(settings, database, working.HERE, {GENERATION: work}, UNCOUNTED)
-    generation.free()
+    run.free()
 
 
 def ring(database: Database, **values: object) -> str:

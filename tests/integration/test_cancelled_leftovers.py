@@ -17,9 +17,9 @@ from shared.storage.store import open_store
 from tests import library
 from tests.conftest import both_databases
 from tests.jobs import CLAIMANT, DEMO, UNCOUNTED, accepted, claimed
-from workers import presence
-from workers.pulse import Pulse
-from workers.runner import Runner
+from workers.attempts.heartbeat import Pulse
+from workers.attempts.runner import Runner
+from workers.models import presence
 
 
 class LateCancel:

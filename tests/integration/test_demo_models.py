@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import scan_cache_dir
 
 from tests.generating import CATALOGUE, snapshots
-from workers import demo_models
+from workers.generation import demo_models
 
 
 def tree(folder: Path) -> dict[str, str]:

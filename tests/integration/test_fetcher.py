@@ -19,9 +19,9 @@ from tests.faulty_hub import HubProcess
 from tests.fetching import FetchProcess, download, plan_of
 from tests.repos import checksum, make_repo
 from tests.stack import wait_for
-from workers.hub.client import HubClient
-from workers.hub.partials import Needs, delete_orphans, owners, partials
-from workers.hub.plan import FetchPlan, Limits, Progress
+from workers.models.fetch.client import HubClient
+from workers.models.fetch.partials import Needs, delete_orphans, owners, partials
+from workers.models.fetch.plan import FetchPlan, Limits, Progress
 
 REPO = "maker/model"
 WEIGHTS = "transformer/model-1.safetensors"
@@ -428,8 +428,8 @@ def test_a_repo_that_is_not_there(hub: HubProcess, repo: str) -> None:
 def test_offline_mode_and_a_wrong_address_are_said_at_once(hub: HubProcess, plan: FetchPlan) -> None:
     code = (
         "import sys; from pathlib import Path; from shared.errors import HubUnavailable\n"
-        "from tests.fetching import download; from workers.hub.client import HubClient\n"
-        "from workers.hub.plan import FetchPlan, RemoteFile\n"
+        "from tests.fetching import download; from workers.models.fetch.client import HubClient\n"
+        "from workers.models.fetch.plan import FetchPlan, RemoteFile\n"
         "file = RemoteFile('a.json', 2, 'a' * 40, False)\n"
         "plan = FetchPlan('a/b', 'main', 'a' * 40, (file,), Path(sys.argv[2]), sys.argv[1])\n"
         "for ask in (lambda: HubClient(sys.argv[1]).resolve('a/b'), lambda: download(plan)):\n"

@@ -18,19 +18,20 @@ from shared.catalogue.models import Offload
 from shared.errors import BadInput, BadOutput, Cancelled, JobFailed, ModelUnavailable, OutOfMemory
 from shared.states import Phase
 from tests.generating import CATALOGUE, Studio, decoded, snapshots
-from workers import devices, generation
-from workers.pipelines import loading
-from workers.pipelines.loading import load
-from workers.pipelines.placement import place
-from workers.pipelines.warm import WarmModels
+from workers.devices import discovery
+from workers.generation import run
+from workers.generation.pipelines import loading
+from workers.generation.pipelines.loading import load
+from workers.generation.pipelines.placement import place
+from workers.generation.pipelines.warm import WarmModels
 
 
 @pytest.fixture
 def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
     monkeypatch.setenv("WANWORKS_DEVICE", "cpu:0")
-    monkeypatch.setattr(generation, "_warm_models", None)
+    monkeypatch.setattr(run, "_warm_models", None)
     yield Studio(tmp_path)
-    generation.free()
+    run.free()
 
 
 @pytest.mark.parametrize("output_format", ["mp4", "webm"])
@@ -102,9 +103,9 @@ def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
     import numpy
     from diffusers import UniPCMultistepScheduler, WanPipeline
 
-    from workers.pipelines import running
-    from workers.pipelines.prompts import PromptCache
-    from workers.plan import plan
+    from workers.generation.geometry import plan
+    from workers.generation.pipelines import running
+    from workers.generation.pipelines.prompts import PromptCache
 
     entry = CATALOGUE.get("T2V-A14B")
     pipe = WanPipeline.from_pretrained(snapshots()["T2V-A14B"], local_files_only=True)
@@ -152,7 +153,7 @@ def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
 def test_a_seed_gives_the_same_bytes_warm_and_after_a_fresh_load(studio: Studio) -> None:
     first = studio.generate("T2V-A14B")
     warm = studio.generate("T2V-A14B")
-    generation.free()
+    run.free()
     fresh = studio.generate("T2V-A14B")
     other = studio.generate("T2V-A14B", seed=8)
     assert warm.outcome.warm
@@ -273,7 +274,7 @@ def write_lora(path: Path, width: int = 96, scale: float = 0.5) -> None:
 
 
 def weights_digest(model_id: str) -> str:
-    models = generation._warm_models
+    models = run._warm_models
     assert models is not None
     digest = hashlib.sha256()
     for model in models._models.values():
@@ -416,7 +417,7 @@ def test_any_omp_num_threads_is_openmps_own_business(
     """A list is for nested levels; what is no number of threads, OpenMP itself ignores."""
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     before = torch.get_num_threads()
-    WarmModels(devices.this_device(), studio.settings)
+    WarmModels(discovery.this_device(), studio.settings)
     assert torch.get_num_threads() == before
 
 
@@ -429,7 +430,7 @@ def test_a_variable_that_a_library_does_not_take_is_named(tmp_path: Path, variab
 import sys
 from pathlib import Path
 from tests.generating import Studio
-from workers import runner
+from workers.attempts import runner
 try:
     Studio(Path(sys.argv[1])).generate("T2V-A14B", snapshot=Path(sys.argv[1]))
 except Exception as error:
@@ -459,10 +460,10 @@ def test_int8_is_another_warm_entry_of_the_same_model(tmp_path: Path, studio: St
     assert wide.generate("T2V-A14B", quantization="int8").outcome.warm
     assert exact.sha256 != quantized.sha256
     assert quantized.outcome.profile == "int8-full"
-    listed = {(entry["quantization"], entry["profile"]): entry["memory_mb"] for entry in generation.warm()}
+    listed = {(entry["quantization"], entry["profile"]): entry["memory_mb"] for entry in run.warm()}
     assert set(listed) == {("none", "full"), ("int8", "int8-full")}
     assert listed["int8", "int8-full"] < listed["none", "full"]
-    models = generation._warm_models
+    models = run._warm_models
     assert models is not None
     weight = next(iter(models._models.values())).transformers[0].blocks[0].attn1.to_q.weight
     assert not isinstance(weight, TorchAOBaseTensor)
@@ -482,7 +483,7 @@ def test_a_lora_on_an_int8_model(studio: Studio) -> None:
 def test_sixteen_bit_types_run_with_the_vae_in_thirty_two(studio: Studio, quantization: str) -> None:
     made = studio.generate("TI2V-5B", quantization=quantization)
     assert made.outcome.manifest["dtype"] == {"fp16": "float16", "bf16": "bfloat16"}[quantization]
-    models = generation._warm_models
+    models = run._warm_models
     assert models is not None
     assert next(iter(models._models.values())).pipeline.vae.dtype is torch.float32
 
@@ -490,7 +491,7 @@ def test_sixteen_bit_types_run_with_the_vae_in_thirty_two(studio: Studio, quanti
 def test_one_model_is_kept_where_there_is_room_for_one(studio: Studio) -> None:
     studio.generate("TI2V-5B")
     studio.generate("T2V-A14B")
-    assert [entry["model_id"] for entry in generation.warm()] == ["T2V-A14B"]
+    assert [entry["model_id"] for entry in run.warm()] == ["T2V-A14B"]
     assert not studio.generate("TI2V-5B").outcome.warm
 
 
@@ -519,7 +520,7 @@ def test_out_of_memory_is_retried_under_a_leaner_profile(studio: Studio, monkeyp
     assert made.outcome.manifest["vae_tiled"]
     video = decoded(made.video)
     assert (video.width, video.height, len(video.frames)) == (416, 240, 9)
-    assert [entry["profile"] for entry in generation.warm()] == ["stream"]
+    assert [entry["profile"] for entry in run.warm()] == ["stream"]
 
 
 @pytest.mark.parametrize(
@@ -538,7 +539,7 @@ def test_out_of_memory_twice_fails_clearly_and_frees_everything(
         with pytest.raises(OutOfMemory, match="TI2V-5B at 64x64 with 9 frames"):
             studio.generate("TI2V-5B")
         assert calls["refused"] == 2
-    assert generation.warm() == []
+    assert run.warm() == []
     assert studio.generate("TI2V-5B").outcome.profile == "full"
 
 
@@ -547,8 +548,8 @@ def test_tiles_show_the_same_picture(tmp_path: Path, studio: Studio) -> None:
     import numpy
 
     whole = studio.generate("TI2V-5B", resolution="416x240", frames=9)
-    generation.free()
-    generation._warm_models = None
+    run.free()
+    run._warm_models = None
     tiled = Studio(tmp_path / "tiled", memory_profile="stream").generate("TI2V-5B", resolution="416x240", frames=9)
     assert tiled.outcome.profile == "stream"
     one, other = (numpy.stack(decoded(made.video).frames).astype(float) for made in (whole, tiled))
@@ -571,7 +572,7 @@ def test_components_that_take_turns_make_the_same_picture(
         return [studio.generate("TI2V-5B", quantization=quantization, **job).sha256 for job in jobs]
 
     resident = make()
-    generation.free()
+    run.free()
     monkeypatch.setattr(loading, "place", lambda _offload, *components: place(offload, *components))
     assert make() == resident
     stop = Stop(Phase.DENOISING, 1)
@@ -593,7 +594,7 @@ def test_files_that_cannot_be_loaded_are_named_as_such(studio: Studio, tmp_path:
     (copy / broken).unlink()
     with pytest.raises(ModelUnavailable):
         studio.generate("TI2V-5B", snapshot=copy)
-    assert generation.warm() == []
+    assert run.warm() == []
 
 
 def test_another_revision_replaces_the_warm_one(studio: Studio, tmp_path: Path) -> None:
@@ -602,7 +603,7 @@ def test_another_revision_replaces_the_warm_one(studio: Studio, tmp_path: Path) 
     studio.generate("TI2V-5B")
     made = studio.generate("TI2V-5B", snapshot=copy)
     assert not made.outcome.warm
-    assert len(generation.warm()) == 1
+    assert len(run.warm()) == 1
 
 
 def test_values_that_are_no_numbers_fail_the_job(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

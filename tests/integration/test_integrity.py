@@ -26,8 +26,8 @@ from tests.faulty_hub import HubProcess
 from tests.io_node import WEIGHTS, Node, make_model
 from tests.jobs import UNCOUNTED, accepted
 from tests.working import HERE
-from workers import integrity
-from workers.runner import Runner
+from workers.attempts.runner import Runner
+from workers.models import checksums
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_where_the_hub_says_no_the_job_says_so_and_what_was_found_stays_written(
 
 @pytest.mark.slow
 def test_so_it_is_without_a_hub(node: Node, monkeypatch: Any) -> None:
-    monkeypatch.setattr("workers.repair._HUB_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("workers.models.repair._HUB_PATIENCE_SECONDS", 0.5)
     rewrite(snapshot(node) / WEIGHTS, flip)
     job = with_hub(node, "http://127.0.0.1:9").check(repair=True)
     assert (job.error["code"], node.replica().state) == ("cannot_repair", "corrupted")
@@ -262,21 +262,21 @@ class _Counting:
 
     def __init__(self, monkeypatch: Any) -> None:
         self.bytes = 0
-        count = integrity._Reading.count
+        count = checksums._Reading.count
 
         def counted(reading: Any, size: int) -> None:
             self.bytes += size
             count(reading, size)
 
-        monkeypatch.setattr(integrity._Reading, "count", counted)
+        monkeypatch.setattr(checksums._Reading, "count", counted)
 
 
 def test_a_check_that_was_stopped_goes_on_where_it_was(node: Node, monkeypatch: Any) -> None:
     """What the first attempt has proven, the second does not read again; another job's does."""
-    monkeypatch.setattr("workers.integrity.os.sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr("workers.models.checksums.os.sched_getaffinity", lambda pid: {0})
     counting = _Counting(monkeypatch)
     job = node.accept(INTEGRITY_CHECK, IntegrityCheckParams(model_id="T2V-A14B", node="here"))
-    read_files = integrity.read_files
+    read_files = checksums.read_files
 
     def stopped(*args: Any, **options: Any) -> Iterator[int]:
         """As a worker that is told to stop once the largest file has been read."""
@@ -289,12 +289,12 @@ def test_a_check_that_was_stopped_goes_on_where_it_was(node: Node, monkeypatch: 
 
         yield from read_files(*args, **{**options, "came": first})
 
-    monkeypatch.setattr(integrity, "read_files", stopped)
+    monkeypatch.setattr(checksums, "read_files", stopped)
     dispatch.ring(node.database, [(job.id, node.key)])
     runner = Runner(node.settings, node.database, node.claimant, {INTEGRITY_CHECK: node.integrity}, UNCOUNTED)
     with pytest.raises(Draining):
         runner.run(INTEGRITY_CHECK, job.id)
-    monkeypatch.setattr(integrity, "read_files", read_files)
+    monkeypatch.setattr(checksums, "read_files", read_files)
     counting.bytes = 0
     ended = node.run(records.get(node.database, job.id))
     whole = result_of(ended)["expected_bytes"]
@@ -361,15 +361,15 @@ def test_the_reading_stands_back(node: Node, monkeypatch: Any) -> None:
     libc = ctypes.CDLL(None)
     ioprio_get = {"x86_64": 252, "aarch64": 31}[platform.machine()]
     seen: list[tuple[int, int]] = []
-    read = integrity._read
+    read = checksums._read
 
-    def observed(*args: Any) -> integrity.Read:
+    def observed(*args: Any) -> checksums.Read:
         thread = threading.get_native_id()
         seen.append((os.getpriority(os.PRIO_PROCESS, thread), libc.syscall(ioprio_get, 1, 0) >> 13))
         return read(*args)
 
-    monkeypatch.setattr(integrity, "_read", observed)
+    monkeypatch.setattr(checksums, "_read", observed)
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    list(integrity.read_files(snapshot(node), [Expected(WEIGHTS, None, None)], {}, check=lambda: None, came=print))
+    list(checksums.read_files(snapshot(node), [Expected(WEIGHTS, None, None)], {}, check=lambda: None, came=print))
     assert seen == [(19, 3)]
     assert (os.getpriority(os.PRIO_PROCESS, 0), libc.syscall(ioprio_get, 1, 0) >> 13) == (before, 0)

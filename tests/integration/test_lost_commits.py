@@ -32,8 +32,8 @@ from tests import library
 from tests.commit_cutter import CommitCutter
 from tests.conftest import both_databases
 from tests.jobs import CLAIMANT, UNCOUNTED, accepted, claimed, new_job
-from workers.pulse import Pulse
-from workers.runner import Runner
+from workers.attempts.heartbeat import Pulse
+from workers.attempts.runner import Runner
 
 pytestmark = both_databases
 

@@ -29,10 +29,10 @@ from shared.telemetry.loops import LoopReporter
 from tests import library
 from tests.jobs import CLAIMANT, UNCOUNTED, accepted, claimed
 from tests.stack import wait_for
-from workers import main_loop, main_process, process
-from workers.kill_rule import Limits
-from workers.main_process import Guard, JobRequest
-from workers.pulse import Pulse
+from workers.attempts.heartbeat import Pulse
+from workers.processes import main_loop, main_process, process
+from workers.processes.kill_rule import Limits
+from workers.processes.main_process import Guard, JobRequest
 
 _ROOT = Path(__file__).parent.parent.parent
 

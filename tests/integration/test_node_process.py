@@ -18,8 +18,8 @@ from tests.conftest import both_databases
 from tests.io_node import make_model
 from tests.jobs import UNCOUNTED
 from tests.stack import wait_for
-from workers import process
-from workers.node_process import NodeWatch
+from workers.processes import process
+from workers.processes.node_process import NodeWatch
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_no_error_of_a_scan_ends_it(
             raise error
         scans.append(1)
 
-    monkeypatch.setattr("workers.presence.look", scan)
+    monkeypatch.setattr("workers.models.presence.look", scan)
     watch(settings, database).start()
     wait_for(lambda: len(scans) >= 3, 10, "for scans")
 
@@ -128,7 +128,7 @@ def test_a_partial_file_that_cannot_be_removed_hides_no_model(
     def refuse(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("workers.presence.drop_cancelled_partials", refuse)
+    monkeypatch.setattr("workers.models.presence.drop_cancelled_partials", refuse)
     watch(settings, database).start()
     wait_for(lambda: replicas.ready(database).get("here"), 10, "for the node's models")
 

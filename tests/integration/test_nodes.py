@@ -293,7 +293,8 @@ def test_a_worker_hands_a_newer_bell_back_and_gets_it_in_its_own_words(
 ) -> None:
     from celery.exceptions import Ignore
 
-    from workers import process, tasks
+    from workers import tasks
+    from workers.processes import process
 
     monkeypatch.setattr(process, "database", lambda: two)
     monkeypatch.setattr(process, "settings", lambda: settings)

@@ -13,8 +13,8 @@ from PIL import Image
 from shared.catalogue.job_types import GenerationParams
 from shared.errors import Cancelled, StoreFull
 from tests.generating import decoded
-from workers import outputs, playback, testcard
-from workers.context import Artifact
+from workers.generation import outputs, placeholder, playback
+from workers.generation.context import Artifact
 
 
 def moving(width: int, height: int, count: int) -> list[numpy.ndarray]:
@@ -172,10 +172,10 @@ def params(prompt: str, width: int = 256, height: int = 144, frames: int = 8) ->
 
 
 def test_the_test_card_differs_from_frame_to_frame_and_by_prompt_only() -> None:
-    first = [frame.tobytes() for frame in testcard.frames(params("a cat"))]
+    first = [frame.tobytes() for frame in placeholder.frames(params("a cat"))]
     assert len(first) == len(set(first)) == 8
-    assert first == [frame.tobytes() for frame in testcard.frames(params("a cat"))]
-    assert first != [frame.tobytes() for frame in testcard.frames(params("a dog"))]
+    assert first == [frame.tobytes() for frame in placeholder.frames(params("a cat"))]
+    assert first != [frame.tobytes() for frame in placeholder.frames(params("a dog"))]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,6 @@ def test_the_test_card_differs_from_frame_to_frame_and_by_prompt_only() -> None:
 )
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (1920, 1080)])
 def test_any_text_is_drawn_as_text(prompt: str, width: int, height: int) -> None:
-    card = next(iter(testcard.frames(params(prompt, width, height, frames=1))))
+    card = next(iter(placeholder.frames(params(prompt, width, height, frames=1))))
     assert card.shape == (height, width, 3)
     assert card.std() > 20

@@ -21,7 +21,7 @@ from tests.faulty_hub import HubProcess
 from tests.integration.test_outbound import LOOPBACK, PUBLIC, Place, content, get, names, place, redirect  # noqa: F401
 from tests.proxy import proxy
 from tests.repos import make_repo
-from workers.hub.client import HubClient
+from workers.models.fetch.client import HubClient
 
 DEAD = "http://user:hidden-word@127.0.0.1:9"
 EMPTY_PAGE = b'{"data": [], "has_more": false, "next": null}'
@@ -162,7 +162,7 @@ def test_a_bucket_on_this_host_is_asked_straight_and_another_through_the_proxy(
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_the_variable_that_forbids_the_hub_is_the_one_that_is_named(variable: str) -> None:
     code = (
-        "from shared.errors import HubUnavailable; from workers.hub.client import HubClient\n"
+        "from shared.errors import HubUnavailable; from workers.models.fetch.client import HubClient\n"
         "try: HubClient('http://127.0.0.1:9').resolve('a/b')\n"
         "except HubUnavailable as error: print(error)\n"
     )

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from tests.conftest import lacking
-from workers import readings
-from workers.devices import Device
+from workers.devices import readings
+from workers.devices.discovery import Device
 
 SOURCE = Path(__file__).parent.parent / "nvml.c"
 CPU = Device("cpu", 0, "", "a CPU", 16_000)
@@ -33,8 +33,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def asked(script: str, library: Path | None, **environment: str) -> Any:
     """What the script prints as JSON, in a process that finds that library."""
-    head = "import ctypes, json, os; from dataclasses import asdict\nfrom workers import readings\n"
-    head += "from workers.devices import Device\n"
+    head = "import ctypes, json, os; from dataclasses import asdict\nfrom workers.devices import readings\n"
+    head += "from workers.devices.discovery import Device\n"
     head += "gpu = lambda uuid: readings.gauge(Device('cuda', 0, uuid, 'GPU', 80_000))\n"
     path = {"LD_LIBRARY_PATH": str(library)} if library is not None else {}
     done = subprocess.run(
@@ -126,10 +126,10 @@ def test_a_cpu_device_is_read_by_its_workers_processes() -> None:
 
 
 def listed(library: Path, spec: str, **environment: str) -> list[str] | str:
-    """The UUIDs that `python -m workers.devices` lists, through the real NVML bindings; or what it complains of."""
+    """The UUIDs that the discovery lists, through the real NVML bindings; or what it complains of."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
     done = subprocess.run(
-        [sys.executable, "-m", "workers.devices", spec],
+        [sys.executable, "-m", "workers.devices.discovery", spec],
         env={**plain, "LD_LIBRARY_PATH": str(library), **environment},
         capture_output=True,
         text=True,

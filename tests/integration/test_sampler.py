@@ -17,9 +17,9 @@ from tests import working
 from tests.conftest import RedisServer, both_databases
 from tests.jobs import UNCOUNTED, accepted
 from tests.stack import wait_for
-from workers import process
-from workers.devices import Device
-from workers.sampler import Sampler
+from workers.devices.discovery import Device
+from workers.processes import process
+from workers.processes.sampler import Sampler
 
 
 @pytest.fixture

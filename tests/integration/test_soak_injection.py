@@ -40,7 +40,7 @@ import os
 from pathlib import Path
 import numpy
 from shared.errors import StoreFull
-from workers import outputs
+from workers.generation import outputs
 try:
     made = outputs.write(Path(os.environ["WANWORKS_HOME"]), [numpy.zeros((16, 16, 3), numpy.uint8)] * 3, 8, "mp4", {})
     print(len(made))
@@ -61,7 +61,7 @@ try:
 except (MemoryError, RuntimeError) as error:
     print(type(error).__name__)
 """
-_PIPELINE = "from workers.pipelines import running; print(running.run.__name__)"
+_PIPELINE = "from workers.generation.pipelines import running; print(running.run.__name__)"
 
 
 def run(home: Path, program: str) -> "subprocess.CompletedProcess[str]":

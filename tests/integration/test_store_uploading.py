@@ -23,8 +23,8 @@ from tests import working
 from tests.jobs import DEMO, UNCOUNTED, accepted, hold
 from tests.s3_server import Line, S3Server, in_bucket
 from tests.stack import wait_for
-from workers.generation_work import GenerationWork
-from workers.runner import Runner
+from workers.attempts.runner import Runner
+from workers.generation.job import GenerationWork
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from tests.integration.test_api_generation import GOOD, URL
 from tests.jobs import accepted
 from tests.lost_answers import lost_answers
 from tests.stack import wait_for
-from workers.webhook_sender import WebhookSender
+from workers.processes.webhook_sender import WebhookSender
 
 HOOK = "https://hooks.example/x?token=secret"
 

@@ -23,8 +23,8 @@ from shared.telemetry import loop_reports
 from tests.conftest import RedisServer
 from tests.jobs import accepted
 from tests.stack import children, wait_for
-from workers import shutdown
-from workers.shutdown import LIMIT_SECONDS
+from workers.processes import shutdown
+from workers.processes.shutdown import LIMIT_SECONDS
 
 _ROOT = Path(__file__).parents[2]
 _GRANTED_SECONDS = 4.5  # by the supervisor

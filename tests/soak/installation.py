@@ -78,7 +78,7 @@ class Installation(Stack):
         self.plan = made
         self.postgresql = PostgreSQL(folder / "postgresql") if kind == "postgresql" else None
         models, hub = folder / "models", folder / "hub"
-        make_models = [sys.executable, "-m", "workers.demo_models", str(models)]
+        make_models = [sys.executable, "-m", "workers.generation.demo_models", str(models)]
         subprocess.run(make_models, check=True, capture_output=True)
         for place in range(made.extra_models):
             make_repo(hub, f"soak/extra-{place}", files(_EXTRA_BYTES))

@@ -17,7 +17,7 @@ from shared.storage.store import open_store
 from tests.soak.history import Recorder, Remains
 from tests.soak.installation import Installation
 from tests.soak.plan import EXTRA
-from workers.hub.partials import partials
+from workers.models.fetch.partials import partials
 
 _RETENTION = timedelta(days=30)  # the default: so only what was deleted goes
 _COLUMNS = (

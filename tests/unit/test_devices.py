@@ -12,7 +12,7 @@ import pytest
 
 from shared.errors import ConfigurationError
 from shared.insight.samples import Reading
-from workers import devices, readings
+from workers.devices import discovery, readings
 
 GIB = 2**30
 
@@ -122,19 +122,19 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_driver")
 def test_without_a_gpu_there_is_one_cpu_device() -> None:
-    (device,) = devices.enumerate_devices("auto")
+    (device,) = discovery.enumerate_devices("auto")
     assert (device.kind, device.index, device.uuid, device.label) == ("cpu", 0, "", "cpu:0")
     assert device.memory_mb > 100
     assert device.name
 
 
 def test_as_many_cpu_devices_as_asked() -> None:
-    assert [device.label for device in devices.enumerate_devices("cpu:3")] == ["cpu:0", "cpu:1", "cpu:2"]
+    assert [device.label for device in discovery.enumerate_devices("cpu:3")] == ["cpu:0", "cpu:1", "cpu:2"]
 
 
 def test_every_gpu_by_default(driver: Callable[..., None]) -> None:
     driver(Gpu("GPU-aaaaaaaa-1"), Gpu("GPU-bbbbbbbb-2", "NVIDIA GeForce RTX 4090", 24 * GIB))
-    found = devices.enumerate_devices("auto", {})
+    found = discovery.enumerate_devices("auto", {})
     assert [(gpu.label, gpu.uuid, gpu.memory_mb) for gpu in found] == [
         ("cuda:0", "GPU-aaaaaaaa-1", 141_000),
         ("cuda:1", "GPU-bbbbbbbb-2", 25_769),
@@ -144,13 +144,13 @@ def test_every_gpu_by_default(driver: Callable[..., None]) -> None:
 
 def test_chosen_gpus_keep_their_index(driver: Callable[..., None]) -> None:
     driver(Gpu("GPU-a"), Gpu("GPU-b"), Gpu("GPU-c"))
-    assert [gpu.uuid for gpu in devices.enumerate_devices("cuda:2,0")] == ["GPU-c", "GPU-a"]
+    assert [gpu.uuid for gpu in discovery.enumerate_devices("cuda:2,0")] == ["GPU-c", "GPU-a"]
 
 
 def test_a_gpu_that_is_cut_up_is_its_slices(driver: Callable[..., None]) -> None:
     cut = Gpu("GPU-a", slices=[Gpu("MIG-1", "NVIDIA H200 MIG 3g.71gb", 70 * 10**9), Gpu("MIG-2", total=70 * 10**9)])
     driver(cut, Gpu("GPU-b"))
-    found = devices.enumerate_devices("auto", {})
+    found = discovery.enumerate_devices("auto", {})
     assert [(gpu.index, gpu.uuid) for gpu in found] == [(0, "MIG-1"), (1, "MIG-2"), (2, "GPU-b")]
     read = readings.gauge(found[0]).read()
     assert read.utilization_percent is None
@@ -172,14 +172,14 @@ def test_a_gpu_that_is_cut_up_is_its_slices(driver: Callable[..., None]) -> None
 )
 def test_what_is_hidden_from_us_is_not_taken(driver: Callable[..., None], variable: str, expected: list[str]) -> None:
     driver(Gpu("GPU-aaaaaaaa"), Gpu("GPU-bbbbbbbb"))
-    found = devices.enumerate_devices("auto", {"CUDA_VISIBLE_DEVICES": variable})
+    found = discovery.enumerate_devices("auto", {"CUDA_VISIBLE_DEVICES": variable})
     assert [gpu.uuid for gpu in found] == expected
 
 
 @pytest.mark.parametrize("variable", ["", " ", "-1", "-1,0", "none", "void", "NoDevFiles"])
 def test_with_every_gpu_hidden_the_cpu_is_left(driver: Callable[..., None], variable: str) -> None:
     driver(Gpu("GPU-a"))
-    assert [one.label for one in devices.enumerate_devices("auto", {"CUDA_VISIBLE_DEVICES": variable})] == ["cpu:0"]
+    assert [one.label for one in discovery.enumerate_devices("auto", {"CUDA_VISIBLE_DEVICES": variable})] == ["cpu:0"]
 
 
 @pytest.mark.parametrize(
@@ -198,13 +198,13 @@ def test_with_every_gpu_hidden_the_cpu_is_left(driver: Callable[..., None], vari
 def test_what_cannot_be_had_is_refused_with_the_reason(driver: Callable[..., None], spec: str, reason: str) -> None:
     driver(Gpu("GPU-a"))
     with pytest.raises(ConfigurationError, match=reason):
-        devices.enumerate_devices(spec)
+        discovery.enumerate_devices(spec)
 
 
 @pytest.mark.usefixtures("no_driver")
 def test_a_gpu_without_a_driver_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="the driver shows: none"):
-        devices.enumerate_devices("cuda:0")
+        discovery.enumerate_devices("cuda:0")
 
 
 def test_a_driver_that_is_ill_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,29 +213,29 @@ def test_a_driver_that_is_ill_is_not_taken_for_none(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(pynvml, "nvmlInit", init)
     with pytest.raises(ConfigurationError, match="driver does not answer"):
-        devices.enumerate_devices("auto")
+        discovery.enumerate_devices("auto")
 
 
 def test_this_process_knows_its_device_by_uuid(driver: Callable[..., None]) -> None:
     driver(Gpu("GPU-a"), Gpu("GPU-b", total=80 * 10**9))
-    device = devices.this_device({"WANWORKS_DEVICE": "cuda:1", "CUDA_VISIBLE_DEVICES": "GPU-b"})
+    device = discovery.this_device({"WANWORKS_DEVICE": "cuda:1", "CUDA_VISIBLE_DEVICES": "GPU-b"})
     assert (device.label, device.uuid) == ("cuda:1", "GPU-b")
-    assert devices.free_memory_mb(device) == 60_000
+    assert discovery.free_memory_mb(device) == 60_000
     with pytest.raises(ConfigurationError, match="'GPU-z' is none of them"):
-        devices.this_device({"WANWORKS_DEVICE": "cuda:1", "CUDA_VISIBLE_DEVICES": "GPU-z"})
+        discovery.this_device({"WANWORKS_DEVICE": "cuda:1", "CUDA_VISIBLE_DEVICES": "GPU-z"})
 
 
 def test_this_process_on_a_cpu_device() -> None:
-    device = devices.this_device({"WANWORKS_DEVICE": "cpu:1", "CUDA_VISIBLE_DEVICES": ""})
+    device = discovery.this_device({"WANWORKS_DEVICE": "cpu:1", "CUDA_VISIBLE_DEVICES": ""})
     assert device.label == "cpu:1"
-    assert 0 < devices.free_memory_mb(device) <= device.memory_mb
+    assert 0 < discovery.free_memory_mb(device) <= device.memory_mb
     with pytest.raises(ConfigurationError, match="WANWORKS_DEVICE"):
-        devices.this_device({"WANWORKS_DEVICE": "tpu"})
+        discovery.this_device({"WANWORKS_DEVICE": "tpu"})
 
 
 def test_readings_of_a_gpu(driver: Callable[..., None]) -> None:
     driver(Gpu("GPU-a", total=100 * 10**9))
-    read = readings.gauge(devices.enumerate_devices("auto", {})[0]).read()
+    read = readings.gauge(discovery.enumerate_devices("auto", {})[0]).read()
     assert read == Reading(83.0, 25_000.0, 100_000.0, 61.0, 512.3)
 
 
@@ -262,43 +262,47 @@ def test_names_that_the_driver_does_not_show_are_an_error_not_the_cpu(
 ) -> None:
     driver(Gpu("GPU-aaaaaaaa"), Gpu("GPU-aabbbbbb"), Gpu("GPU-cccccccc", slices=[Gpu("MIG-1")]))
     with pytest.raises(ConfigurationError, match=reason) as caught:
-        devices.enumerate_devices(spec, {"CUDA_VISIBLE_DEVICES": variable})
+        discovery.enumerate_devices(spec, {"CUDA_VISIBLE_DEVICES": variable})
     assert "The driver shows: 0 (GPU-aaaaaaaa), 1 (GPU-aabbbbbb), 2 (MIG-1)." in caught.value.message
 
 
 @pytest.mark.usefixtures("no_driver")
 def test_a_gpu_that_is_named_where_there_is_no_driver_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="The driver shows: none"):
-        devices.enumerate_devices("auto", {"CUDA_VISIBLE_DEVICES": "GPU-a"})
+        discovery.enumerate_devices("auto", {"CUDA_VISIBLE_DEVICES": "GPU-a"})
 
 
 def test_indices_count_what_is_left_to_us(driver: Callable[..., None]) -> None:
     driver(Gpu("GPU-a"), Gpu("GPU-b"), Gpu("GPU-c"))
     left = {"CUDA_VISIBLE_DEVICES": "2,GPU-a"}
-    assert [gpu.uuid for gpu in devices.enumerate_devices("cuda:0", left)] == ["GPU-c"]
-    assert [gpu.uuid for gpu in devices.enumerate_devices("cuda:1,0", left)] == ["GPU-a", "GPU-c"]
-    assert [gpu.label for gpu in devices.enumerate_devices("cuda:0", left)] == ["cuda:2"], "workers keep their names"
+    assert [gpu.uuid for gpu in discovery.enumerate_devices("cuda:0", left)] == ["GPU-c"]
+    assert [gpu.uuid for gpu in discovery.enumerate_devices("cuda:1,0", left)] == ["GPU-a", "GPU-c"]
+    assert [gpu.label for gpu in discovery.enumerate_devices("cuda:0", left)] == ["cuda:2"], "workers keep their names"
     with pytest.raises(ConfigurationError, match="names GPU 2, but CUDA_VISIBLE_DEVICES='2,GPU-a' leaves: 0, 1"):
-        devices.enumerate_devices("cuda:2", left)
+        discovery.enumerate_devices("cuda:2", left)
     with pytest.raises(ConfigurationError, match="CUDA_VISIBLE_DEVICES='' leaves: none"):
-        devices.enumerate_devices("cuda:0", {"CUDA_VISIBLE_DEVICES": ""})
+        discovery.enumerate_devices("cuda:0", {"CUDA_VISIBLE_DEVICES": ""})
 
 
 @pytest.mark.parametrize("variable", ["1", "GPU-b", "GPU-bb"])
 def test_a_worker_started_by_hand_may_name_its_gpu_in_any_way(driver: Callable[..., None], variable: str) -> None:
     driver(Gpu("GPU-aa"), Gpu("GPU-bb"))
-    assert devices.this_device({"WANWORKS_DEVICE": "cuda:0", "CUDA_VISIBLE_DEVICES": variable}).uuid == "GPU-bb"
+    assert discovery.this_device({"WANWORKS_DEVICE": "cuda:0", "CUDA_VISIBLE_DEVICES": variable}).uuid == "GPU-bb"
 
 
 def test_a_worker_that_sees_two_gpus_is_refused(driver: Callable[..., None]) -> None:
     driver(Gpu("GPU-aa"), Gpu("GPU-bb"))
     with pytest.raises(ConfigurationError, match="leaves 2; name this worker's GPU alone"):
-        devices.this_device({"WANWORKS_DEVICE": "cuda:0", "CUDA_VISIBLE_DEVICES": "0,1"})
+        discovery.this_device({"WANWORKS_DEVICE": "cuda:0", "CUDA_VISIBLE_DEVICES": "0,1"})
 
 
 def test_the_command_prints_json() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "workers.devices", "cpu:2"], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-m", "workers.devices.discovery", "cpu:2"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
     )
     listed = json.loads(done.stdout)
     assert [(one["kind"], one["index"], one["cuda_visible_devices"]) for one in listed] == [
@@ -306,7 +310,11 @@ def test_the_command_prints_json() -> None:
         ("cpu", 1, ""),
     ]
     refused = subprocess.run(
-        [sys.executable, "-m", "workers.devices", "tpu:1"], capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-m", "workers.devices.discovery", "tpu:1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
     )
     assert refused.returncode == 1
     assert "'tpu:1' is not auto" in refused.stderr

@@ -6,7 +6,7 @@ import pytest
 
 from shared.jobs.attempts import Held
 from shared.states import JobState
-from workers.kill_rule import Answering, Judgement, Limits, judge
+from workers.processes.kill_rule import Answering, Judgement, Limits, judge
 
 LIMITS = Limits(cancel_grace=30.0, finishing=120.0)
 NEW = Answering("gpu-0@n", 42)

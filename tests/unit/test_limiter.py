@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.hub.limiter import OwnBucket, SharedBucket, paid_at, piece_bytes
+from workers.models.fetch.limiter import OwnBucket, SharedBucket, paid_at, piece_bytes
 
 MBPS = 80.0  # 10^7 bytes a second
 
@@ -65,7 +65,7 @@ def test_threads_share_one_bucket(tmp_path: Path) -> None:
 
 def test_processes_share_one_bucket(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from workers.hub.limiter import SharedBucket\n"
+        "import sys, time; from pathlib import Path; from workers.models.fetch.limiter import SharedBucket\n"
         "bucket, taken = SharedBucket(Path(sys.argv[1])), 0; sys.stdin.readline(); until = time.monotonic() + 2\n"
         "while time.monotonic() < until:\n    taken += 40_000; time.sleep(bucket.take(40_000, 80.0))\n"
         "print(taken)"

@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 
 from shared.catalogue.job_types import Lora
 from shared.errors import BadInput, Cancelled
-from workers.pipelines import lora_formats, loras
-from workers.pipelines.lora_formats import Targets
+from workers.generation.pipelines import lora_formats, loras
+from workers.generation.pipelines.lora_formats import Targets
 
 RANK = 4
 LINEAR = (

@@ -4,7 +4,7 @@ import pytest
 
 from shared.catalogue import models
 from shared.catalogue.job_types import GenerationRequest, settle
-from workers.plan import Plan, cover, plan
+from workers.generation.geometry import Plan, cover, plan
 
 CATALOGUE = models.load("default")
 

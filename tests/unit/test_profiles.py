@@ -4,7 +4,7 @@ import pytest
 
 from shared.catalogue import models
 from shared.errors import ConfigurationError, OutOfMemory
-from workers.pipelines.profiles import choose, leaner
+from workers.generation.pipelines.profiles import choose, leaner
 
 HARDWARE = models.load("default").get("T2V-A14B").hardware
 WIDE = HARDWARE.fitting("bf16")

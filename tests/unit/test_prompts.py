@@ -2,7 +2,7 @@
 
 import torch
 
-from workers.pipelines.prompts import PromptCache
+from workers.generation.pipelines.prompts import PromptCache
 
 ROWS, WIDTH = 16, 8
 ROW_BYTES = WIDTH * 4

@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from shared.errors import BadOutput
-from workers.quality import Quality, Shape, Watch, judge
+from workers.generation.quality import Quality, Shape, Watch, judge
 
 ASKED = Shape(320, 192, 8, 16)
 NOISE = numpy.random.default_rng(3)

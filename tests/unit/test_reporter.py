@@ -4,8 +4,8 @@ from typing import Any, cast
 
 from shared.jobs.usage import PhaseTimes
 from shared.states import Phase
-from workers.pulse import Pulse
-from workers.reporter import Reporter
+from workers.attempts.heartbeat import Pulse
+from workers.generation.reporter import Reporter
 
 
 class FakePulse:

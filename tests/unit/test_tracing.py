@@ -42,7 +42,7 @@ def test_where_it_is_off_nothing_of_it_is_imported() -> None:
         "from shared import settings\n"
         "from shared.telemetry import tracing\n"
         "from api.app import create_app\n"
-        "import workers.runner, workers.main_process, shared.jobs.attempt_spans\n"
+        "import workers.attempts.runner, workers.processes.main_process, shared.jobs.attempt_spans\n"
         "loaded = settings.load()\n"
         "tracing.set_up(loaded, 'web')\n"
         "create_app(loaded)\n"

@@ -104,8 +104,8 @@ def _webhooks(module: Any) -> None:
 _PATCHES: dict[str, Callable[[Any], None]] = {
     "sqlalchemy.dialects.sqlite.pysqlite": _sqlite,
     "shared.storage.directory": _store,
-    "workers.outputs": _outputs,
-    "workers.pipelines.running": _pipeline,
+    "workers.generation.outputs": _outputs,
+    "workers.generation.pipelines.running": _pipeline,
     "shared.net.standard_webhooks": _webhooks,
 }
 

@@ -1,0 +1,126 @@
+"""What a device reads at this moment: a GPU through NVML, a CPU device by the processes of its worker.
+
+It measures and says None where there is nothing to measure. It knows no job, no database and no torch.
+"""
+
+import logging
+import os
+import time
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import psutil
+
+from shared.errors import ConfigurationError
+from shared.insight.samples import Reading
+from workers.devices import discovery
+from workers.devices.discovery import MB, Device
+
+log = logging.getLogger("wanworks.readings")
+
+UNKNOWN = Reading(None, None, None, None, None)
+
+
+class Gauge(Protocol):
+    """Reads one device, again and again."""
+
+    def read(self) -> Reading: ...
+
+    def close(self) -> None: ...
+
+
+def gauge(device: Device) -> Gauge:
+    """The one for this kind of device."""
+    return GpuGauge(device) if device.kind == "cuda" else ProcessGauge(device)
+
+
+class GpuGauge:
+    """A GPU, or a MIG slice of one, by its UUID.
+
+    NVML stays open between readings: where nothing else holds the driver open (no persistence daemon, nothing loaded
+    yet), opening it wakes the GPU for a second or two each time.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._open = ExitStack()
+        self._nvml: Any = None
+
+    def read(self) -> Reading:
+        """Memory, utilisation, temperature and power; each None where the driver does not tell it."""
+        try:
+            if self._nvml is None:
+                self._nvml = self._open.enter_context(discovery.driver())
+        except ConfigurationError as error:
+            log.warning("%s: %s", self._device.label, error)
+        found = _read(self._nvml, self._device.uuid) if self._nvml is not None else UNKNOWN
+        if found == UNKNOWN:
+            self.close()  # the driver may have been restarted; the next reading opens it anew
+        return found
+
+    def close(self) -> None:
+        self._open.close()
+        self._nvml = None
+
+
+class ProcessGauge:
+    """A CPU device: the processes of its worker, this one and its children.
+
+    `utilization_percent` is their CPU time since the last reading, of one core (two cores at work are 200);
+    `memory_used_mb` the sum of their resident sets, in which pages that they share count for each;
+    `memory_total_mb` what the device may use. No temperature and no power: those of the host say nothing of the job.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._total = float(device.memory_mb)
+        self._main = psutil.Process(os.getpid())
+        self._read_at = time.monotonic()
+        self._spent = {key: seconds for key, (seconds, _) in self._look().items()}
+
+    def read(self) -> Reading:
+        now, found = time.monotonic(), self._look()
+        # A process that is new began after the last reading: all its time falls into this one.
+        worked = sum(max(0.0, seconds - self._spent.get(key, 0.0)) for key, (seconds, _) in found.items())
+        elapsed = now - self._read_at
+        self._read_at, self._spent = now, {key: seconds for key, (seconds, _) in found.items()}
+        return Reading(
+            utilization_percent=round(100 * worked / elapsed, 1) if elapsed > 0 else None,
+            memory_used_mb=round(sum(resident for _, resident in found.values()) / MB, 1),
+            memory_total_mb=self._total,
+            temperature_celsius=None,
+            power_watts=None,
+        )
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _look(self) -> dict[tuple[int, float], tuple[float, int]]:
+        """(CPU seconds, resident bytes) of each process, by what identifies it even when its number is used again."""
+        found = {}
+        for one in [self._main, *self._main.children(recursive=True)]:
+            try:
+                with one.oneshot():
+                    times = one.cpu_times()
+                    found[one.pid, one.create_time()] = (times.user + times.system, one.memory_info().rss)
+            except psutil.Error:  # it has just ended
+                continue
+        return found
+
+
+def _read(nvml: Any, uuid: str) -> Reading:
+    handle = discovery.asked(nvml, nvml.nvmlDeviceGetHandleByUUID, uuid)
+    if handle is None:
+        return UNKNOWN
+    memory = discovery.asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
+    # A MIG slice has no sensors of its own; those of the GPU that it lies on are its too. Its utilisation nobody tells.
+    whole = discovery.asked(nvml, nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, handle) or handle
+    utilization = discovery.asked(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
+    temperature = discovery.asked(nvml, nvml.nvmlDeviceGetTemperature, whole, nvml.NVML_TEMPERATURE_GPU)
+    power = discovery.asked(nvml, nvml.nvmlDeviceGetPowerUsage, whole)
+    return Reading(
+        utilization_percent=None if utilization is None else float(utilization.gpu),
+        memory_used_mb=None if memory is None else round(memory.used / MB, 1),
+        memory_total_mb=None if memory is None else round(memory.total / MB, 1),
+        temperature_celsius=None if temperature is None else float(temperature),
+        power_watts=None if power is None else round(power / 1000, 1),
+    )

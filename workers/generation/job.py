@@ -1,0 +1,180 @@
+"""A generation as a job: from the row to the handler's context, and from what was made to the row's result."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shared.catalogue.job_types import GenerationParams
+from shared.catalogue.models import Catalogue
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Job
+from shared.errors import BadInput, ModelUnavailable, NotFound, StoreFull, Unavailable
+from shared.jobs import webhooks
+from shared.jobs.attempts import Claimant
+from shared.jobs.records import new_id
+from shared.jobs.usage import PhaseTimes, phase_times
+from shared.messaging.progress import Progress
+from shared.models import replicas
+from shared.settings import Settings
+from shared.states import Phase
+from shared.storage.store import Store
+from workers.attempts.heartbeat import Pulse
+from workers.generation import run as generation
+from workers.generation.context import GenerationContext, Outcome
+from workers.generation.reporter import Reporter
+
+log = logging.getLogger("wanworks.generation")
+
+_MEASURED_KEEP_SECONDS = 30.0
+
+
+class GenerationWork:
+    """The generations of one device."""
+
+    at_most: int | None = None
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        catalogue: Catalogue,
+        store: Store,
+        progress: Progress,
+        claimant: Claimant,
+        device_name: str,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._catalogue = catalogue
+        self._store = store
+        self._progress = progress
+        self._claimant = claimant
+        self._device_name = device_name
+        self._generations: dict[str, int] = {}  # of the files that what is warm was loaded from
+        self._told_warm: list[dict[str, Any]] = []
+        self._phase_times: dict[tuple[str, str, int, int, int], tuple[float, PhaseTimes]] = {}
+
+    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+        params = GenerationParams.model_validate(job.params)
+        entry = self._catalogue.get(params.model_id)
+        snapshot = None if job.mock else replicas.snapshot_dir(self._settings.models_dir, entry)
+        if snapshot is None and not job.mock:
+            raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
+        self._drop_stale()
+        reporter = Reporter(
+            send=self._teller(job),
+            measured=self._measured(job, params),
+            pulse=pulse,
+        )
+        output_dir = self._store.attempt_dir(job.id, job.attempt)
+        context = GenerationContext(
+            job_id=job.id,
+            attempt=job.attempt,
+            params=params,
+            entry=entry,
+            settings=self._settings,
+            mock=job.mock,
+            snapshot=snapshot,
+            image=self._image(params.image, job.attempt) if params.image else None,
+            output_dir=output_dir,
+            report=reporter,
+            check=pulse.check,
+        )
+        outcome = generation.generate(context)
+        names = [artifact.name for artifact in outcome.artifacts]
+        with pulse.span.part("storing"):
+            self._store.keep(job.id, job.attempt, names, pulse.check, lambda: reporter(Phase.MUXING))
+        pulse.check()
+        return _result(outcome, job.mock, self._device_name)
+
+    def _teller(self, job: Job) -> Callable[[dict[str, Any]], bool]:
+        """Says each event to those who watch, and now and then one to a webhook that asked for it."""
+        told_at = time.monotonic()
+
+        def tell(event: dict[str, Any]) -> bool:
+            nonlocal told_at
+            event = {**event, "attempt": job.attempt}
+            if job.webhook_progress and time.monotonic() - told_at > self._settings.webhook_progress_seconds:
+                told_at = time.monotonic()
+                progress = {name: event[name] for name in ("percent", "phase", "step", "steps", "eta_seconds")}
+                try:
+                    webhooks.add_progress(self._database, job, f"msg_{new_id()}", progress)
+                except (Unavailable, StoreFull) as error:
+                    log.warning("job %s: its webhook cannot be told of progress: %s", job.id, error)
+            return self._progress.report(job.id, event)
+
+        return tell
+
+    def undo(self, job: Job) -> None:
+        try:
+            self._store.drop_attempt(job.id, job.attempt)
+        except Unavailable as error:
+            log.warning("job %s: what attempt %d left is for the sweep to take: %s", job.id, job.attempt, error)
+
+    def after(self, job: Job) -> None:
+        """Says what is warm now, where that has changed."""
+        if job.hidden and job.finished_at is not None:
+            try:
+                self._store.drop_job(job.id)
+            except Unavailable as error:
+                log.warning("job %s: its files are for retention to remove: %s", job.id, error)
+        warm = [
+            {
+                **entry,
+                "warm_key": f"{entry['model_id']}:{entry['quantization']}",
+                "generation": self._generations.get(entry["model_id"]),
+            }
+            for entry in generation.warm()
+        ]
+        if warm != self._told_warm:
+            nodes.device_beat(self._database, self._claimant.device_key, warm)
+            self._told_warm = warm
+
+    def _image(self, reference: str, attempt: int) -> Path:
+        try:
+            return self._store.input_file(reference, attempt)
+        except NotFound:
+            raise BadInput("The input image is not there any more.") from None
+
+    def _drop_stale(self) -> None:
+        """Evicts what was loaded from files that have since been found wrong, repaired or removed."""
+        now = replicas.generations(self._database, self._settings.node)
+        loaded = {entry["model_id"] for entry in generation.warm()}
+        if any(self._generations.get(model_id) != now.get(model_id) for model_id in loaded):
+            generation.free()
+        self._generations = now
+
+    def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
+        key = (job.warm_key, self._device_name, params.width, params.height, params.frames)
+        asked, times = self._phase_times.get(key, (float("-inf"), None))
+        if times is None or time.monotonic() - asked > _MEASURED_KEEP_SECONDS:
+            times = phase_times(self._database, *key)
+            self._phase_times[key] = (time.monotonic(), times)
+        return times
+
+
+def _result(outcome: Outcome, mock: bool, device_name: str) -> dict[str, Any]:
+    return {
+        "artifacts": [asdict(artifact) for artifact in outcome.artifacts],
+        "width": outcome.width,
+        "height": outcome.height,
+        "frames": outcome.frames,
+        "fps": outcome.fps,
+        "duration_seconds": outcome.frames / outcome.fps,
+        "seed": outcome.seed,
+        "timings": outcome.timings,
+        "peak_vram_mb": outcome.peak_vram_mb,
+        "quality": asdict(outcome.quality),
+        "warm": outcome.warm,
+        "profile": outcome.profile,
+        "device_name": device_name,
+        "mock": mock,
+        "loras": list(outcome.loras),
+        "prompt_tokens": outcome.prompt_tokens,
+        "notes": list(outcome.notes),
+        "manifest": outcome.manifest,
+    }

@@ -1,0 +1,88 @@
+"""The reproducibility manifest: everything that decided the frames, so that they can be made again.
+
+Plain data in, plain data out. It loads no library; it asks the installation which versions are there.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from workers.devices.discovery import Device
+from workers.generation.context import GenerationContext
+from workers.generation.geometry import Plan
+
+LIBRARIES = (
+    "wanworks", "torch", "diffusers", "transformers", "accelerate", "peft", "torchao", "safetensors", "tokenizers",
+    "av", "pillow", "numpy",
+)  # fmt: skip
+
+
+def of_run(
+    context: GenerationContext,
+    plan: Plan,
+    device: Device,
+    *,
+    dtype: str,
+    profile: str,
+    vae_tiled: bool,
+    scheduler: Mapping[str, Any],
+    loras: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """The manifest of frames that a model made."""
+    return {
+        **_asked(context),
+        "dtype": dtype,
+        "grid": {"width": plan.grid_width, "height": plan.grid_height, "frames": plan.grid_frames},
+        "profile": profile,
+        "vae_tiled": vae_tiled,
+        "scheduler": {**scheduler, "flow_shift": context.params.flow_shift},
+        "boundary_ratio": context.entry.boundary_ratio,
+        "loras": list(loras),
+        "device": {"kind": device.kind, "name": device.name, "memory_mb": device.memory_mb},
+        "mock": False,
+        "notes": list(notes),
+    }
+
+
+def of_test_card(context: GenerationContext, notes: Sequence[str]) -> dict[str, Any]:
+    """The manifest of a mock, which says that no model was run."""
+    return {**_asked(context), "mock": True, "notes": list(notes)}
+
+
+def _asked(context: GenerationContext) -> dict[str, Any]:
+    params, entry = context.params, context.entry
+    chosen = params.model_dump(
+        include={
+            "prompt", "negative_prompt", "width", "height", "frames", "fps", "output_format", "steps",
+            "guidance_scale", "guidance_scale_2", "flow_shift", "seed", "quantization",
+        }
+    )  # fmt: skip
+    return {
+        "model_id": entry.model_id,
+        "repo": entry.repo,
+        "revision": context.snapshot.name if context.snapshot is not None else None,
+        "pipeline": entry.pipeline,
+        "image_sha256": _sha256(context.image) if context.image is not None else None,
+        "libraries": dict(_versions()),
+        **chosen,
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = []
+    for name in LIBRARIES:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:  # a node may lack what its jobs never use
+            continue
+    return tuple(found)

@@ -1,0 +1,206 @@
+"""Writes what a job made: the video, a thumbnail, a contact sheet and the manifest, each whole or not at all.
+
+A file is written under another name, flushed to the disk and renamed; the same frames give the same bytes. Knows no
+model: frames are arrays.
+"""
+
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy
+from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image
+
+from shared.catalogue.models import OutputFormat
+from shared.errors import StoreFull
+from workers.generation.context import Artifact
+
+CONTENT_TYPES: Mapping[str, str] = {
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+}
+THUMBNAIL_PIXELS = 320  # the longer edge, at most; a contact sheet's cells too
+SHEET_CELLS = 9
+
+_BT709 = 1  # for matrix, primaries and transfer alike (ITU-T H.273)
+_THREADS = 4  # fixed: the number of threads is among what decides an encoder's bytes
+
+_CODECS: Mapping[OutputFormat, tuple[str, dict[str, str], dict[str, str]]] = {
+    # codec, its options, the container's
+    "mp4": (
+        "libx264",
+        # Without cpu-independent, x264's rate control differs in the last bits from run to run on the same machine.
+        {"preset": "veryfast", "crf": "18", "x264-params": "cpu-independent=1"},
+        {"movflags": "+faststart", "fflags": "+bitexact"},
+    ),
+    "webm": (
+        "libvpx-vp9",
+        {"deadline": "realtime", "cpu-used": "8", "crf": "24", "row-mt": "1"},
+        {"fflags": "+bitexact"},
+    ),
+}
+
+
+def write(
+    folder: Path,
+    frames: Sequence[numpy.ndarray],
+    fps: int,
+    output_format: OutputFormat,
+    manifest: Mapping[str, Any],
+    check: Callable[[], None] = lambda: None,
+    watch: Callable[..., None] = lambda *_planes: None,
+) -> tuple[Artifact, ...]:
+    """Write all of a generation's files into `folder`.
+
+    `frames` are (height, width, 3) uint8, all of one size, with even edges (4:2:0 has no odd ones). `check` is called
+    between frames and may raise; then, as after any failure, nothing stays behind. `watch` sees each frame as the
+    encoder takes it: its planes (Y, U, V) of uint8 in the video range. Raises StoreFull where the disk has no room.
+    """
+    made: list[Artifact] = []
+    with _room():
+        try:
+            made.append(_video(folder / f"video.{output_format}", frames, fps, output_format, check, watch))
+            made.append(_picture(folder / "thumbnail.jpg", "thumbnail", thumbnail(frames)))
+            made.append(_picture(folder / "contact-sheet.jpg", "contact_sheet", contact_sheet(frames)))
+            made.append(_bytes(folder / "manifest.json", "manifest", _json(manifest)))
+            _sync(folder)
+        except BaseException:
+            for artifact in made:
+                (folder / artifact.name).unlink(missing_ok=True)
+            raise
+    return tuple(made)
+
+
+def thumbnail(frames: Sequence[numpy.ndarray]) -> Image.Image:
+    """The frame in the middle, scaled down."""
+    return _small(frames[len(frames) // 2])
+
+
+def contact_sheet(frames: Sequence[numpy.ndarray]) -> Image.Image:
+    """Up to nine frames, evenly spread from the first to the last, in reading order."""
+    count = min(SHEET_CELLS, len(frames))
+    chosen = [frames[round(index * (len(frames) - 1) / max(1, count - 1))] for index in range(count)]
+    cells = [_small(frame) for frame in chosen]
+    columns = math.ceil(math.sqrt(count))
+    width, height = cells[0].size
+    sheet = Image.new("RGB", (columns * width, math.ceil(count / columns) * height))
+    for index, cell in enumerate(cells):
+        sheet.paste(cell, (index % columns * width, index // columns * height))
+    return sheet
+
+
+def _small(frame: numpy.ndarray) -> Image.Image:
+    image = Image.fromarray(frame)
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.BOX)
+    return image
+
+
+def _video(
+    path: Path,
+    frames: Sequence[numpy.ndarray],
+    fps: int,
+    output_format: OutputFormat,
+    check: Callable[[], None],
+    watch: Callable[..., None],
+) -> Artifact:
+    with _whole(path) as temporary:
+        _encode(temporary, frames, fps, output_format, check, watch)
+    with path.open("rb") as stream:  # faststart rewrites the file at the end, so it is hashed after
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Artifact(path.name, "video", path.stat().st_size, digest, CONTENT_TYPES[path.suffix])
+
+
+def _encode(
+    path: Path,
+    frames: Sequence[numpy.ndarray],
+    fps: int,
+    output_format: OutputFormat,
+    check: Callable[[], None],
+    watch: Callable[..., None],
+) -> None:
+    codec, options, container_options = _CODECS[output_format]
+    height, width, _ = frames[0].shape
+    with av.open(str(path), "w", format=output_format, options=container_options) as container:
+        stream = container.add_stream(codec, rate=Fraction(fps), options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        context = stream.codec_context
+        context.thread_count = _THREADS
+        context.flags |= av.codec.context.Flags.bitexact
+        context.bit_rate = 0
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = ColorRange.MPEG
+        for index, pixels in enumerate(frames):
+            check()
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            frame.pts = index
+            frame.time_base = Fraction(1, fps)
+            watch(*(_pixels(plane) for plane in frame.planes))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _pixels(plane: "av.video.plane.VideoPlane") -> numpy.ndarray:
+    """A plane without the padding of its lines; it lives no longer than its frame."""
+    lines: numpy.ndarray = numpy.frombuffer(plane, numpy.uint8)  # type: ignore[call-overload]
+    return lines.reshape(plane.height, plane.line_size)[:, : plane.width]
+
+
+def _picture(path: Path, kind: str, image: Image.Image) -> Artifact:
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return _bytes(path, kind, buffer.getvalue())
+
+
+def _bytes(path: Path, kind: str, content: bytes) -> Artifact:
+    with _whole(path) as temporary:
+        temporary.write_bytes(content)
+    return Artifact(path.name, kind, len(content), hashlib.sha256(content).hexdigest(), CONTENT_TYPES[path.suffix])
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name to write under; the file takes its own name once it is whole and on the disk."""
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreFull from error
+        raise

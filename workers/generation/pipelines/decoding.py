@@ -1,0 +1,101 @@
+"""From latents to frames, a chunk at a time: floats of four frames lie on the device, never those of the whole video.
+
+The arithmetic is that of the pipelines' own decode and post-processing, so an untiled frame is bit for bit theirs.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d, unpatchify
+
+from shared.errors import BadOutput
+from workers.generation.geometry import Box
+
+TILE_PIXELS = 256  # a tile's edge, and how far apart tiles begin: the values that the pipelines use
+STRIDE_PIXELS = 192
+
+
+def frames(
+    vae: AutoencoderKLWan, latents: torch.Tensor, crop: Box, tiled: bool, on_chunk: Callable[[int, int], None]
+) -> Iterator[numpy.ndarray]:
+    """Frames as arrays (height, width, 3) of uint8, cut to `crop`.
+
+    `latents` is (1, channels, chunks, height, width), normalised, on the VAE's device. `on_chunk` hears (done, of all)
+    after each chunk and may raise. Tiled takes less memory and differs a little at the seams.
+    Raises BadOutput where a value is not a finite number.
+    """
+    latents = _denormalised(vae, latents)
+    decoded = _tiled(vae, latents, on_chunk) if tiled else _whole(vae, latents, on_chunk)
+    for chunk in decoded:
+        part = chunk[0, :, :, crop.top : crop.bottom, crop.left : crop.right]
+        if not bool(torch.isfinite(part).all()):
+            raise BadOutput("the decoded frames hold values that are not numbers")
+        pixels = ((part.clamp(-1, 1) * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        yield from pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+
+
+def _denormalised(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    latents = latents.to(vae.dtype)
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)
+    deviation = torch.tensor(vae.config.latents_std).view(shape).to(latents.device, latents.dtype)
+    return latents / (1.0 / deviation) + mean
+
+
+def _whole(
+    vae: AutoencoderKLWan, latents: torch.Tensor, on_chunk: Callable[[int, int], None]
+) -> Iterator[torch.Tensor]:
+    count = latents.shape[2]
+    for index, chunk in enumerate(_chunks(vae, latents)):
+        yield chunk
+        on_chunk(index + 1, count)
+
+
+def _chunks(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Decode one latent frame after another, with what the causal convolutions remember of those before."""
+    memory: list[torch.Tensor | None] = [None] * sum(isinstance(m, WanCausalConv3d) for m in vae.decoder.modules())
+    hidden = vae.post_quant_conv(latents)
+    for index in range(latents.shape[2]):
+        chunk = vae.decoder(hidden[:, :, index : index + 1], feat_cache=memory, feat_idx=[0], first_chunk=index == 0)
+        yield unpatchify(chunk, patch_size=vae.config.patch_size) if vae.config.patch_size else chunk
+
+
+def _tiled(
+    vae: AutoencoderKLWan, latents: torch.Tensor, on_chunk: Callable[[int, int], None]
+) -> Iterator[torch.Tensor]:
+    """Decode overlapping tiles, each through all time, and blend them in host memory."""
+    scale = vae.config.scale_factor_spatial
+    tile, stride = TILE_PIXELS // scale, STRIDE_PIXELS // scale
+    height, width = latents.shape[3:]
+    corners = [(top, left) for top in _starts(height, tile, stride) for left in _starts(width, tile, stride)]
+    video: torch.Tensor | None = None
+    weight = torch.zeros(height * scale, width * scale)
+    for number, (top, left) in enumerate(corners):
+        parts = []
+        for index, chunk in enumerate(_chunks(vae, latents[:, :, :, top : top + tile, left : left + tile])):
+            parts.append(chunk.cpu())
+            on_chunk(number * latents.shape[2] + index + 1, len(corners) * latents.shape[2])
+        made = torch.cat(parts, dim=2)
+        if video is None:
+            video = made.new_zeros(1, made.shape[1], made.shape[2], height * scale, width * scale)
+        rows, columns = made.shape[3:]
+        mask = _ramp(rows)[:, None] * _ramp(columns)[None, :]
+        area = (..., slice(top * scale, top * scale + rows), slice(left * scale, left * scale + columns))
+        video[area] += made.clamp_(-1, 1) * mask
+        weight[area] += mask
+    assert video is not None
+    for index in range(video.shape[2]):
+        yield video[:, :, index : index + 1] / weight
+
+
+def _starts(length: int, tile: int, stride: int) -> range:
+    """Where tiles begin, so that the last one reaches the end."""
+    return range(0, max(1, length - tile + stride), stride)
+
+
+def _ramp(length: int) -> torch.Tensor:
+    """Weights that rise from the edges over the overlap; where no tile overlaps, dividing by their sum undoes them."""
+    position = torch.arange(length, dtype=torch.float32)
+    overlap = TILE_PIXELS - STRIDE_PIXELS
+    return torch.minimum(position + 1, length - position).clamp(max=overlap) / overlap

@@ -1,0 +1,202 @@
+"""From a folder of weights to a model that can run: its components, laid out on the device, with hooks to stop it.
+
+Components are read one after another, and each is put in its place before the next is read, so that host memory holds
+one of them at a time where the device holds them all. Never reaches for the network.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    TorchAoConfig,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from shared.catalogue.models import CatalogueEntry, MemoryProfile, Quantization
+from shared.errors import ModelUnavailable
+from workers.generation.pipelines.memory import ran_out
+from workers.generation.pipelines.placement import Placement, place
+from workers.generation.pipelines.stopping import Stops
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What makes one loaded model another than the next."""
+
+    model_id: str
+    quantization: Quantization
+    profile: str
+
+
+@dataclass
+class LoadedModel:
+    """One model under one quantization and profile, ready to run on one device."""
+
+    key: Key
+    snapshot: Path
+    entry: CatalogueEntry
+    profile: MemoryProfile
+    device: torch.device
+    dtype: torch.dtype
+    pipeline: Any  # WanPipeline, or WanImageToVideoPipeline for a model that always starts from an image
+    image_pipeline: Any | None  # over the same components, where the model can start from an image
+    scheduler_config: dict[str, Any]  # as published; each job builds its own from it
+    placement: Placement
+    stops: Stops
+    memory_mb: float  # weights that lie on the device between jobs, 10^6 bytes
+
+    @property
+    def transformers(self) -> list[torch.nn.Module]:
+        both = (self.pipeline.transformer, self.pipeline.transformer_2)
+        return [module for module in both if module is not None]
+
+    @property
+    def tiled(self) -> bool:
+        """Whether the VAE works in tiles, as it must where memory is scarce."""
+        return self.profile.offload == "group"
+
+
+def load(
+    snapshot: Path,
+    entry: CatalogueEntry,
+    quantization: Quantization,
+    profile: MemoryProfile,
+    device: torch.device,
+    check: Callable[[], None],
+) -> LoadedModel:
+    """Read a model from its snapshot folder. `check` is called between components and may raise.
+
+    Raises ModelUnavailable where the files are not those of such a model.
+    """
+    dtype = compute_dtype(quantization, device.type)
+    try:
+        scheduler_config, tokenizer = _small_parts(snapshot)
+        parts: dict[str, Any] = {}
+        for name, part in _parts(snapshot, entry, quantization, dtype):
+            parts[name] = part.eval()
+            if profile.offload == "none":
+                part.to(device)  # now, so that the host never holds two
+            check()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if ran_out(error) or (isinstance(error, RuntimeError) and "shape" not in str(error)):
+            raise
+        log.warning("cannot load %s from %s: %s", entry.model_id, snapshot, error)
+        raise ModelUnavailable(f"The files of {entry.model_id} on this node cannot be loaded.") from error
+
+    transformers = [parts[name] for name in ("transformer", "transformer_2") if name in parts]
+    offload = profile.offload if device.type == "cuda" else "none"  # a CPU has nowhere to offload to
+    placement = place(offload, device, parts["text_encoder"], transformers, parts["vae"])
+    if profile.offload == "group":
+        parts["vae"].enable_tiling()
+    pipeline, image_pipeline = _pipelines(entry, parts, tokenizer, scheduler_config)
+    return LoadedModel(
+        key=Key(entry.model_id, quantization, profile.name),
+        snapshot=snapshot,
+        entry=entry,
+        profile=profile,
+        device=device,
+        dtype=dtype,
+        pipeline=pipeline,
+        image_pipeline=image_pipeline,
+        scheduler_config=scheduler_config,
+        placement=placement,
+        stops=_stops(parts["text_encoder"], transformers, parts["vae"], streamed=placement.streams),
+        memory_mb=round(sum(_bytes_on(device.type, part) for part in parts.values()) / 1e6, 1),
+    )
+
+
+def compute_dtype(quantization: Quantization, device_kind: str) -> torch.dtype:
+    """The type that transformers and text encoder compute in; the VAE's is always float32.
+
+    ``none`` is the type the models were published for: bfloat16, and float32 on a CPU, which has no fast 16-bit path.
+    """
+    if quantization == "fp16":
+        return torch.float16
+    if quantization == "none" and device_kind == "cpu":
+        return torch.float32
+    return torch.bfloat16
+
+
+def _small_parts(snapshot: Path) -> tuple[dict[str, Any], Any]:
+    config = UniPCMultistepScheduler.load_config(snapshot / "scheduler", local_files_only=True)
+    return dict(config), AutoTokenizer.from_pretrained(snapshot / "tokenizer", local_files_only=True)
+
+
+def _parts(
+    snapshot: Path, entry: CatalogueEntry, quantization: Quantization, dtype: torch.dtype
+) -> Iterator[tuple[str, Any]]:
+    """Each component with weights, read when it is asked for."""
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    # The text encoder stays in 16 bits under int8: every profile has room for it, and the prompt is kept exact.
+    yield "text_encoder", UMT5EncoderModel.from_pretrained(snapshot / "text_encoder", dtype=dtype, **options)
+    for name in ("transformer", "transformer_2")[: 1 if entry.boundary_ratio is None else 2]:
+        quantized = {"quantization_config": _int8()} if quantization == "int8" else {}
+        yield name, WanTransformer3DModel.from_pretrained(snapshot / name, dtype=dtype, **quantized, **options)
+    yield "vae", AutoencoderKLWan.from_pretrained(snapshot / "vae", dtype=torch.float32, **options)
+
+
+def _pipelines(
+    entry: CatalogueEntry, parts: dict[str, Any], tokenizer: Any, scheduler_config: dict[str, Any]
+) -> tuple[Any, Any | None]:
+    """The pipeline that starts from text (or from an image, where the model always does), and the one for an image.
+
+    Both over the same components: the libraries' from_pipe() would cast the weights that they share.
+    """
+    common = {
+        **parts,
+        "transformer_2": parts.get("transformer_2"),
+        "tokenizer": tokenizer,
+        "scheduler": UniPCMultistepScheduler.from_config(scheduler_config),
+        "boundary_ratio": entry.boundary_ratio,
+        "expand_timesteps": entry.pipeline == "wan-ti2v",
+    }
+    image_pipeline = WanImageToVideoPipeline(**common) if entry.image != "refused" else None
+    pipeline = image_pipeline if entry.pipeline == "wan-i2v" else WanPipeline(**common)
+    for made in (pipeline, image_pipeline):
+        if made is not None:
+            made.set_progress_bar_config(disable=True)
+    return pipeline, image_pipeline
+
+
+def _stops(text_encoder: Any, transformers: list[Any], vae: Any, streamed: bool) -> Stops:
+    """Hooks at text layers, transformer blocks and the VAE's blocks."""
+    stops = Stops()
+    stops.watch(text_encoder.encoder.block)
+    stops.watch((vae.encoder, *vae.encoder.down_blocks, vae.encoder.mid_block))
+    stops.watch((vae.decoder, *vae.decoder.up_blocks, vae.decoder.mid_block))
+    for transformer in transformers:
+        stops.watch_transformer(transformer)
+        # A pass that streams its blocks in must run to its end: left half way, its order of prefetching is lost.
+        if not streamed:
+            stops.watch(transformer.blocks)
+    return stops
+
+
+def _int8() -> TorchAoConfig:
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
+
+
+def _bytes_on(kind: str, module: torch.nn.Module) -> int:
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(_tensor_bytes(tensor) for tensor in tensors if tensor.device.type == kind)
+
+
+def _tensor_bytes(tensor: torch.Tensor) -> int:
+    if hasattr(tensor, "__tensor_flatten__"):  # a quantized weight: several tensors behind one face
+        names, _ = tensor.__tensor_flatten__()
+        return sum(_tensor_bytes(getattr(tensor, name)) for name in names)
+    return tensor.nbytes

@@ -1,0 +1,161 @@
+"""One generation on a loaded model: prompt, denoising, decode. Knows nothing of jobs, files or other models."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+from diffusers import UniPCMultistepScheduler
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from PIL import Image
+
+from shared.catalogue.job_types import GenerationParams
+from shared.errors import BadOutput
+from shared.states import Phase
+from workers.generation.geometry import Plan, cover
+from workers.generation.pipelines import decoding, loras
+from workers.generation.pipelines.loading import LoadedModel
+from workers.generation.pipelines.loras import FoundLora
+from workers.generation.pipelines.prompts import PromptCache
+
+MAX_TOKENS = 512  # the length that the models were trained with
+
+
+@dataclass(frozen=True)
+class Signals:
+    """How a run speaks to the job."""
+
+    enter: Callable[[Phase, int | None, int | None], None]  # a phase or a step in it begins
+    check: Callable[[], None]  # raises to stop
+    tell: Callable[[str, Any], None] = lambda _name, _fact: None  # a fact for the job's result
+
+
+def run(
+    model: LoadedModel,
+    params: GenerationParams,
+    plan: Plan,
+    image: Image.Image | None,
+    found: Sequence[FoundLora],
+    prompts: PromptCache,
+    signals: Signals,
+) -> list[numpy.ndarray]:
+    """The frames, each (height, width, 3) uint8, exactly as many and as large as asked.
+
+    Raises what `signals.check` raises, BadInput for a LoRA that does not fit, BadOutput for frames that are no picture,
+    and whatever torch raises when memory runs out.
+    """
+    pipeline: Any = model.image_pipeline if image is not None else model.pipeline
+    model.stops.check = signals.check
+    try:
+        with torch.no_grad(), loras.applied(pipeline, model.dtype, found) as reports:
+            signals.tell("loras", reports)
+            latents = _latents(model, pipeline, params, plan, image, prompts, signals)
+            if not bool(torch.isfinite(latents).all()):
+                raise BadOutput("the model produced values that are not numbers")
+        with torch.no_grad():
+            return _frames(model, latents, plan, signals)
+    finally:
+        model.stops.clear()
+        pipeline.maybe_free_model_hooks()
+        pipeline.vae.clear_cache()
+        model.placement.bring(None)
+
+
+def _latents(
+    model: LoadedModel,
+    pipeline: Any,
+    params: GenerationParams,
+    plan: Plan,
+    image: Image.Image | None,
+    prompts: PromptCache,
+    signals: Signals,
+) -> torch.Tensor:
+    signals.enter(Phase.ENCODING, None, None)
+    guided = params.guidance_scale > 1  # below, the pipelines use the prompt alone
+    positive = _embedding(model, pipeline, params.prompt, prompts)
+    negative = _embedding(model, pipeline, params.negative_prompt or "", prompts) if guided else None
+    signals.tell(
+        "prompt_tokens",
+        {
+            "prompt": count_tokens(pipeline.tokenizer, params.prompt),
+            "negative_prompt": count_tokens(pipeline.tokenizer, params.negative_prompt or "") if guided else None,
+        },
+    )
+    pipeline.scheduler = UniPCMultistepScheduler.from_config(model.scheduler_config, flow_shift=params.flow_shift)
+
+    def denoising() -> None:
+        model.stops.denoising = lambda: None  # the first pass only
+        if model.placement.streams:
+            model.placement.bring(None)  # the VAE, which has encoded the image
+        signals.enter(Phase.DENOISING, 0, params.steps)
+
+    def step_ended(_pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if model.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # so that a step reported is a step done
+        signals.enter(Phase.DENOISING, index + 1, params.steps)
+        signals.check()
+        return tensors
+
+    model.stops.denoising = denoising
+    picture = {"image": fit(image, plan)} if image is not None else {}
+    result = pipeline(
+        **picture,
+        prompt_embeds=positive,
+        negative_prompt_embeds=negative,
+        width=plan.grid_width,
+        height=plan.grid_height,
+        num_frames=plan.grid_frames,
+        num_inference_steps=params.steps,
+        guidance_scale=params.guidance_scale,
+        guidance_scale_2=params.guidance_scale_2,
+        generator=torch.Generator("cpu").manual_seed(params.seed),
+        callback_on_step_end=step_ended,
+        max_sequence_length=MAX_TOKENS,
+        output_type="latent",
+    )
+    latents: torch.Tensor = result.frames
+    return latents
+
+
+def _embedding(model: LoadedModel, pipeline: Any, text: str, prompts: PromptCache) -> torch.Tensor:
+    def encode() -> torch.Tensor:
+        made: torch.Tensor = pipeline.encode_prompt(
+            prompt=text, do_classifier_free_guidance=False, max_sequence_length=MAX_TOKENS
+        )[0]
+        return made
+
+    key = (str(model.snapshot), str(model.dtype), text)
+    return prompts.embedding(key, encode).to(model.device)
+
+
+def count_tokens(tokenizer: Any, text: str) -> dict[str, int]:
+    """How many tokens the text has, its end mark included, and how many the model does not read.
+
+    Counted as the pipelines do it: they clean the text first, and cut it off at `MAX_TOKENS`.
+    """
+    count = len(tokenizer(prompt_clean(text), add_special_tokens=True, truncation=False, verbose=False).input_ids)
+    return {"tokens": count, "limit": MAX_TOKENS, "cut": max(0, count - MAX_TOKENS)}
+
+
+def _frames(model: LoadedModel, latents: torch.Tensor, plan: Plan, signals: Signals) -> list[numpy.ndarray]:
+    signals.enter(Phase.DECODING, None, None)
+    vae = model.pipeline.vae
+    model.placement.bring(vae)
+
+    def on_chunk(done: int, count: int) -> None:
+        signals.enter(Phase.DECODING, done, count)
+        signals.check()
+
+    made: list[numpy.ndarray] = []
+    for frame in decoding.frames(vae, latents.to(model.device), plan.crop, model.tiled, on_chunk):
+        if len(made) < plan.frames:
+            made.append(frame)
+    return made
+
+
+def fit(image: Image.Image, plan: Plan) -> Image.Image:
+    """The image cut to the grid's aspect around its centre and scaled to it, as RGB."""
+    box = cover(image.width, image.height, plan.grid_width, plan.grid_height)
+    part = image.convert("RGB").crop((box.left, box.top, box.right, box.bottom))
+    return part.resize((plan.grid_width, plan.grid_height), Image.Resampling.LANCZOS)

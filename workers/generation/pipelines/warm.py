@@ -1,0 +1,134 @@
+"""The models kept loaded on this process's device: got when asked for, kept warm, evicted by memory need."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.catalogue.models import CatalogueEntry, MemoryProfile, Quantization
+from shared.errors import ConfigurationError
+from shared.settings import Settings
+from workers.devices import discovery
+from workers.devices.discovery import Device
+from workers.generation.pipelines import profiles
+from workers.generation.pipelines.loading import Key, LoadedModel, load
+from workers.generation.pipelines.memory import give_back
+from workers.generation.pipelines.prompts import PromptCache
+
+
+class WarmModels:
+    """What is loaded on one device. One thread only: two on one model's pipeline fail."""
+
+    def __init__(self, device: Device, settings: Settings) -> None:
+        if device.kind == "cuda" and torch.cuda.device_count() != 1:
+            raise ConfigurationError(
+                f"{device.label}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; a worker "
+                "must see its own alone (CUDA_VISIBLE_DEVICES)"
+            )
+        self.device = device
+        self.torch_device = torch.device(device.kind, 0) if device.kind == "cuda" else torch.device("cpu")
+        self.prompts = PromptCache(settings.prompt_cache_mb * discovery.MB)
+        self._settings = settings
+        self._models: OrderedDict[Key, LoadedModel] = OrderedDict()  # least recently used first
+        self._listing: tuple[dict[str, Any], ...] = ()  # replaced whole, so that any thread may read it
+
+    def choose(self, entry: CatalogueEntry, quantization: Quantization) -> MemoryProfile:
+        """The profile to run under, as if nothing of ours were loaded. Raises OutOfMemory, ConfigurationError."""
+        fitting = entry.hardware.fitting(quantization)
+        return profiles.choose(fitting, self.device.kind, self._reachable_mb(), self._settings.memory_profile)
+
+    def get(
+        self,
+        entry: CatalogueEntry,
+        snapshot: Path,
+        quantization: Quantization,
+        profile: MemoryProfile,
+        check: Callable[[], None],
+        loading: Callable[[], None],
+    ) -> tuple[LoadedModel, bool]:
+        """The model under that profile, and whether it was warm; `loading` is called where it has to be loaded.
+
+        Raises ModelUnavailable, and what `check` raises between two components.
+        """
+        key = Key(entry.model_id, quantization, profile.name)
+        model = self._models.get(key)
+        if model is not None and (model.snapshot != snapshot or model.entry != entry):
+            del self._models[key], model  # another revision by now
+            give_back()
+            model = None
+        if model is not None:
+            self._models.move_to_end(key)
+            self._make_room(profile, keep=key)
+            self._list()
+            return model, True
+        loading()
+        self._make_room(profile, keep=key)
+        self._list()
+        model = load(snapshot, entry, quantization, profile, self.torch_device, check)
+        self._models[key] = model
+        self._list()
+        return model, False
+
+    def loaded(self) -> list[dict[str, Any]]:
+        """What is warm, most recently used last: model_id, quantization, profile, memory_mb (10^6 bytes).
+
+        Any thread may ask.
+        """
+        return list(self._listing)
+
+    def measure_peak(self) -> None:
+        """Begin to measure the most memory in use."""
+        if self.device.kind == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.torch_device)
+
+    def peak_mb(self) -> float | None:
+        """The most device memory in use since then, in MB; None on a CPU, which does not measure it."""
+        if self.device.kind == "cpu":
+            return None
+        return round(torch.cuda.max_memory_allocated(self.torch_device) / discovery.MB, 1)
+
+    def free(self) -> None:
+        """Let everything go and give the memory back."""
+        self._models.clear()
+        self.prompts.clear()
+        self._list()
+        give_back()
+
+    def _list(self) -> None:
+        self._listing = tuple(
+            {
+                "model_id": key.model_id,
+                "quantization": key.quantization,
+                "profile": key.profile,
+                "memory_mb": model.memory_mb,
+            }
+            for key, model in self._models.items()
+        )
+
+    def _make_room(self, profile: MemoryProfile, keep: Key) -> None:
+        """Evict the least recently used until `profile` fits beside the rest; never `keep`."""
+        others = [key for key in self._models if key != keep]
+        while others and not self._fits(profile, keep, len(others)):
+            del self._models[others.pop(0)]
+            give_back()
+
+    def _fits(self, profile: MemoryProfile, keep: Key, others: int) -> bool:
+        if self.device.kind == "cpu":
+            return others < self._settings.warm_models
+        here = self._models[keep].memory_mb if keep in self._models else 0.0
+        return profile.min_vram_gb * 1000 - here <= self._free_mb()
+
+    def _free_mb(self) -> float:
+        """What this process could still allocate, in MB."""
+        if self.device.kind == "cpu":
+            return discovery.free_memory_mb(self.device)
+        free, _ = torch.cuda.mem_get_info(self.torch_device)
+        cached = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
+        return (free + cached) / discovery.MB
+
+    def _reachable_mb(self) -> float:
+        """What this process could allocate with nothing loaded, in MB."""
+        ours = torch.cuda.memory_allocated(self.torch_device) if self.device.kind == "cuda" else 0
+        return self._free_mb() + ours / discovery.MB

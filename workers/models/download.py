@@ -1,0 +1,144 @@
+"""A download as a job: which commit, which files, then the fetcher; what came is recorded as verified.
+
+The commit is asked of the hub once and kept in the row, so that every later attempt goes on with the same files,
+whatever has happened to the branch meanwhile.
+"""
+
+import logging
+from typing import Any
+
+from shared import clock
+from shared.catalogue.job_types import DownloadParams
+from shared.catalogue.models import Catalogue, CatalogueEntry
+from shared.database.engine import Database
+from shared.database.tables import Job
+from shared.errors import HubUnavailable, HubUnreachable
+from shared.jobs import download_control
+from shared.jobs.attempts import Fetched
+from shared.messaging.progress import Progress, RestingRedis
+from shared.models import replica_files
+from shared.models.replica_files import FileState
+from shared.settings import Settings
+from shared.states import JobState, Phase
+from shared.telemetry.metrics import DOWNLOADED, Meters
+from workers.attempts.heartbeat import Pulse
+from workers.models import presence
+from workers.models.fetch import plan as plans
+from workers.models.fetch.client import HubClient
+from workers.models.fetch.fetcher import fetch
+from workers.models.fetch.layout import RepoCache
+from workers.models.fetch.plan import FetchPlan, Limits
+
+log = logging.getLogger("wanworks.download")
+
+
+class DownloadWork:
+    """The downloads of one node."""
+
+    def __init__(
+        self, settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis, meters: Meters
+    ) -> None:
+        self.at_most: int | None = settings.download_slots
+        self._settings = settings
+        self._database = database
+        self._catalogue = catalogue
+        self._redis = redis
+        self._progress = Progress(redis)
+        self._meters = meters
+        self._came: dict[str, int] = {}  # bytes that were counted of the attempt that runs, by job
+
+    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+        params = DownloadParams.model_validate(job.params)
+        entry = self._catalogue.get(params.model_id)
+        self._came.clear()
+        try:
+            plan = self._plan(job, params, entry, pulse)
+            pulse.moved(Phase.FETCHING, pulse.percent)
+            result = fetch(
+                plan,
+                report=lambda progress: self._report(job, pulse, progress),
+                check=lambda: self._check(pulse),
+                limit=lambda: Limits(pulse.bandwidth_mbps, self._settings.download_limit_mbps),
+            )
+        except HubUnavailable as error:
+            raise HubUnreachable(error.message) from error
+        if params.revision is None:
+            self._record(entry, plan)
+        return {
+            "revision": plan.sha,
+            "bytes_total": result.bytes_total,
+            "bytes_fetched": result.bytes_fetched,
+            "seconds": round(result.seconds, 3),
+            "files": len(plan.files),
+            "refetched": list(result.refetched),
+        }
+
+    def undo(self, job: Job) -> None:
+        """Nothing: the bytes that came are what the next attempt goes on from."""
+
+    def after(self, job: Job) -> None:
+        """Takes the partial files of a cancelled download away, and says what is here now."""
+        if job.status == JobState.CANCELLED:
+            presence.drop_cancelled_partials(self._settings, self._database, self._catalogue)
+        presence.look(self._settings, self._database, self._catalogue, self._redis)
+
+    def _plan(self, job: Job, params: DownloadParams, entry: CatalogueEntry, pulse: Pulse) -> FetchPlan:
+        settings = self._settings
+        token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
+        hub = HubClient(settings.hub_url, token)
+        pulse.moved(Phase.LISTING, pulse.percent)
+        asked = params.sha or params.revision or entry.revision
+        sha = hub.resolve(entry.repo, asked, check=lambda: self._check(pulse))
+        download_control.keep_commit(self._database, job.id, job.attempt, sha)
+        return FetchPlan(
+            repo=entry.repo,
+            # A commit that somebody asked for by name is kept, but does not become what the node serves.
+            revision=entry.revision if params.revision is None else sha,
+            sha=sha,
+            files=tuple(hub.list_files(entry.repo, sha, check=lambda: self._check(pulse))),
+            models_dir=settings.models_dir,
+            endpoint=settings.hub_url,
+            token=token,
+            bandwidth_file=settings.home / "run" / "bandwidth",
+            min_free_bytes=settings.min_free_disk_mb * 1_000_000,
+            quiet_seconds=settings.quiet_socket_seconds,
+            suspect=replica_files.suspects(self._database, settings.node, entry.model_id),
+        )
+
+    def _record(self, entry: CatalogueEntry, plan: FetchPlan) -> None:
+        """Every file's hash was proven as it came: the replica is whole, and is what the node serves."""
+        snapshot = RepoCache(plan.models_dir, plan.repo).snapshot(plan.sha)
+        now = clock.now()
+        files = []
+        for file in plan.files:
+            state = (snapshot / file.path).stat()
+            files.append(FileState(file.path, file.size, file.oid, state.st_mtime, state.st_ino, now))
+        node = self._settings.node
+        replica_files.record_download(self._database, node, entry.model_id, plan.repo, plan.sha, files, now)
+
+    def _check(self, pulse: Pulse) -> None:
+        """The fetcher has its own patience with a hub that is away; what the pulse watches is the fetcher itself."""
+        pulse.moved(pulse.phase, pulse.percent)
+        pulse.check()
+
+    def _report(self, job: Job, pulse: Pulse, progress: plans.Progress) -> None:
+        percent = round(100 * progress.bytes_done / progress.bytes_total, 1) if progress.bytes_total else 0.0
+        pulse.moved(Phase.FETCHING, percent)
+        came, self._came[job.id] = progress.received - self._came.get(job.id, 0), progress.received
+        self._meters.count(DOWNLOADED, self._settings.node, job.model_id or "", by=came)
+        pulse.fetched = Fetched(progress.bytes_done, progress.bytes_total, percent)
+        rate = progress.bytes_per_second
+        left = progress.bytes_total - progress.bytes_done
+        event = {
+            "kind": "progress",
+            "attempt": job.attempt,
+            "phase": Phase.FETCHING,
+            "percent": percent,
+            "bytes_done": progress.bytes_done,
+            "bytes_total": progress.bytes_total,
+            "bytes_per_second": round(rate),
+            "eta_seconds": round(left / rate, 1) if rate > 0 else None,
+            "files": [{"path": file.path, "done": file.done, "total": file.total} for file in progress.files],
+        }
+        if self._progress.report(job.id, event):
+            pulse.cancel()

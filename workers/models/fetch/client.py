@@ -1,0 +1,326 @@
+"""What huggingface_hub is used for: which commit a revision is, which files it has, and why the hub says no.
+
+The library's settings are made here, before it is imported: its Rust transport (Xet) knows no limit and no pause, and
+saved logins must not be used unasked. Its metadata calls wait without end by default; here every one has its time.
+No message or exception that leaves this module carries the token, or an address with a signature in it.
+"""
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from fnmatch import fnmatch
+from functools import cache
+from typing import TypeVar
+
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import httpx2
+from huggingface_hub import HfApi, RepoFile, set_client_factory
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils._http import hf_request_event_hook
+
+from shared.errors import (
+    FileNotOnHub,
+    HubAuthRequired,
+    HubGated,
+    HubRefused,
+    HubUnavailable,
+    RepoNotFound,
+    RevisionNotFound,
+    WanworksError,
+)
+from shared.net.proxies import Routes, variable_for
+from workers.models.fetch.plan import RemoteFile
+
+T = TypeVar("T")
+
+# What a diffusers pipeline needs. Never pickles: loading one runs code.
+PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.msgpack", "*.h5", "*.npz", "*.npy")
+
+
+_OTHER_LOGINS = " (HF_TOKEN and saved logins are not read)"
+_SHA = re.compile(r"[0-9a-f]{40}")
+_OID = {True: re.compile(r"[0-9a-f]{64}"), False: _SHA}
+_QUIET_SECONDS = 10.0  # in a metadata call
+_WHOLE_SECONDS = 60.0  # for all of one metadata call
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524})
+
+
+def offline() -> str:
+    """Says which variable forbids to ask the hub. The library reads the second where the first is unset or empty."""
+    variable = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
+    return f"{variable} is set: the hub may not be asked; unset it, or take the models from elsewhere"
+
+
+def through(endpoint: str) -> str:
+    """Says by which variable's proxy the hub is asked; nothing where it is asked straight."""
+    variable = variable_for(endpoint)
+    return f" through the proxy that {variable} names" if variable is not None else ""
+
+
+def nothing() -> None:
+    """A check that never stops."""
+
+
+@dataclass(frozen=True)
+class HubClient:
+    """A hub, and who asks it. `check` of each call raises in order to stop, and is asked five times a second."""
+
+    endpoint: str
+    token: str | None = field(default=None, repr=False)
+    patience_seconds: float = 600.0  # that a hub may be away
+
+    def resolve(self, repo: str, revision: str = "main", *, check: Callable[[], None] = nothing) -> str:
+        """The commit sha that a branch, tag or sha stands for now.
+
+        Raises HubRefused's leaves, and HubUnavailable after `patience_seconds`.
+        """
+        if _SHA.fullmatch(revision):
+            return revision
+        info = self._ask(repo, check, lambda api: api.model_info(repo, revision=revision, timeout=_QUIET_SECONDS))
+        if info.sha is None or not _SHA.fullmatch(info.sha):
+            raise HubRefused(f"the hub gives no commit for {repo} at {revision}")
+        return info.sha
+
+    def list_files(
+        self,
+        repo: str,
+        sha: str,
+        patterns: Iterable[str] = PATTERNS,
+        *,
+        check: Callable[[], None] = nothing,
+    ) -> list[RemoteFile]:
+        """The commit's files that match a pattern and are no pickles, by path. Raises as `resolve` does."""
+
+        def listed(api: HfApi) -> list[RepoFile]:
+            tree = api.list_repo_tree(repo, recursive=True, revision=sha)
+            return [item for item in tree if isinstance(item, RepoFile)]
+
+        found = (_remote(repo, item) for item in self._ask(repo, check, listed) if wanted(item.path, patterns))
+        return sorted(found, key=lambda file: file.path)
+
+    def _ask(self, repo: str, check: Callable[[], None], question: Callable[[HfApi], T]) -> T:
+        _prepare()
+        api = HfApi(endpoint=self.endpoint, token=self.token or False, library_name="wanworks")
+        began = time.monotonic()
+        wait = 0.5
+        while True:
+            reason: str
+            try:
+                return _stoppably(lambda: question(api), check)
+            except HfHubHTTPError as error:
+                status, headers = error.response.status_code, error.response.headers
+                refused = refusal(status, headers, repo, self.token is not None)
+                if refused is not None:
+                    raise refused from None
+                reason, asked = f"answers {status}", retry_after(headers)
+            except (HFValidationError, OfflineModeIsEnabled) as error:
+                raise _unusable(error, repo) from None
+            except (httpx2.HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError) as error:
+                reason, asked = said(error), None
+            except (httpx2.InvalidURL, KeyError, TypeError, ValueError) as error:
+                raise _unusable(error, repo) from None
+            left = self.patience_seconds - (time.monotonic() - began)
+            pause = max(wait, asked or 0.0)
+            if pause > left:
+                raise HubUnavailable(
+                    f"the hub {reason}{through(self.endpoint)}; it was asked for {self.patience_seconds:.0f} s"
+                )
+            _rest(pause, check)
+            wait = min(2 * wait, 8.0)
+
+
+def wanted(path: str, patterns: Iterable[str]) -> bool:
+    """Whether a file is to be fetched: it matches one of the patterns, and is no pickle."""
+    name = path.lower()
+    return any(fnmatch(name, pattern) for pattern in patterns) and not any(fnmatch(name, each) for each in PICKLES)
+
+
+def refusal(status: int, headers: Mapping[str, str], repo: str, with_token: bool) -> WanworksError | None:
+    """What an answer of the hub itself means; None for one that is worth asking again."""
+    code = headers.get("X-Error-Code", "")
+    if status in _TRANSIENT or status < 400:
+        return None
+    if code == "GatedRepo":
+        if with_token:
+            return HubGated(f"the hub's token has no access to {repo}; ask for it on the model's page")
+        return HubAuthRequired(f"{repo} is gated: set WANWORKS_HUB_TOKEN to a token that has access{_OTHER_LOGINS}")
+    if status == 401:
+        if with_token:
+            return HubAuthRequired(f"the hub does not accept the token for {repo}")
+        return HubAuthRequired(
+            f"the hub does not show {repo} without a token: it is private, or does not exist{_OTHER_LOGINS}"
+        )
+    if code == "RevisionNotFound":
+        return RevisionNotFound(f"{repo} has no such revision on the hub")
+    if code == "EntryNotFound":
+        return FileNotOnHub(f"a file of {repo} is not on the hub")
+    if status == 404:
+        return RepoNotFound(f"the hub has no {repo}, or does not show it to this token")
+    if status == 403:
+        return HubGated(f"the hub forbids access to {repo}")
+    return HubRefused(f"the hub answers {status} for {repo}")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to be left alone: ``Retry-After`` in either form, or ``RateLimit``'s reset."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdigit():
+        return float(value)
+    if value:
+        try:
+            then = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        then = then if then.tzinfo else then.replace(tzinfo=UTC)
+        return max(0.0, (then - datetime.now(UTC)).total_seconds())
+    limit = re.search(r"\br\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("RateLimit", ""))
+    return float(limit[1]) if limit else None
+
+
+def said(error: BaseException) -> str:
+    """An error of the connection in words that show no address."""
+    match error:
+        case httpx2.ConnectError() | ConnectionRefusedError():
+            return "cannot be reached"
+        case httpx2.TimeoutException() | TimeoutError():
+            return "does not answer"
+        case httpx2.RemoteProtocolError() | json.JSONDecodeError():
+            return "breaks off or answers nonsense"
+        case httpx2.NetworkError() | ConnectionError():
+            return "breaks the connection"
+        case _:
+            return f"cannot be used ({type(error).__name__})"
+
+
+@cache
+def bytes_client() -> httpx2.Client:
+    """For file bodies. Every request has a connection of its own, so that it can be cut off at any moment."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx2.Client(
+        event_hooks={"request": [hf_request_event_hook]},
+        follow_redirects=True,
+        transport=_Routed(lambda proxy: httpx2.HTTPTransport(proxy=proxy, limits=limits)),
+    )
+
+
+@cache
+def _prepare() -> None:
+    """Gives the library a client as it makes its own, with a transport that does not wait for ever."""
+
+    def patient() -> httpx2.Client:
+        return httpx2.Client(
+            event_hooks={"request": [hf_request_event_hook]},
+            follow_redirects=True,
+            timeout=None,
+            transport=_Timed(_Routed(lambda proxy: httpx2.HTTPTransport(proxy=proxy))),
+        )
+
+    set_client_factory(patient)
+
+
+class _Routed(httpx2.BaseTransport):
+    """Sends each request straight or through the environment's proxy, as `shared.net.proxies` says."""
+
+    def __init__(self, make: Callable[[str | None], httpx2.BaseTransport]) -> None:
+        self._routes = Routes(make)
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        return self._routes.to(str(request.url)).handle_request(request)
+
+    def close(self) -> None:
+        for route in self._routes.made():
+            route.close()
+
+
+class _Timed(httpx2.BaseTransport):
+    """The library passes ``timeout=None`` in its metadata calls, which overrides whatever its client was built with."""
+
+    def __init__(self, inner: httpx2.BaseTransport) -> None:
+        self._inner = inner
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        given = request.extensions.get("timeout") or {}
+        names = ("connect", "read", "write", "pool")
+        request.extensions["timeout"] = {name: given.get(name) or _QUIET_SECONDS for name in names}
+        deadline = time.monotonic() + _WHOLE_SECONDS
+        response = self._inner.handle_request(request)
+        assert isinstance(response.stream, httpx2.SyncByteStream)
+        response.stream = _Whole(response.stream, deadline)
+        return response
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _Whole(httpx2.SyncByteStream):
+    """A body that must end in time, however steadily it trickles."""
+
+    def __init__(self, inner: httpx2.SyncByteStream, deadline: float) -> None:
+        self._inner, self._deadline = inner, deadline
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._inner:
+            if time.monotonic() > self._deadline:
+                raise httpx2.ReadTimeout("the answer takes too long")
+            yield piece
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _remote(repo: str, item: RepoFile) -> RemoteFile:
+    lfs = item.lfs is not None
+    oid, size = (item.lfs.sha256, item.lfs.size) if item.lfs is not None else (item.blob_id, item.size)
+    parts = item.path.split("/")
+    unsafe = item.path.startswith("/") or "\\" in item.path or any(part in ("", ".", "..") for part in parts)
+    if unsafe or not _OID[lfs].fullmatch(oid) or size < 0:
+        raise HubRefused(f"the hub describes a file of {repo} that no repository can have")
+    return RemoteFile(item.path, size, oid, lfs)
+
+
+def _unusable(error: Exception, repo: str) -> WanworksError:
+    match error:
+        case OfflineModeIsEnabled():
+            return HubUnavailable(offline())
+        case HFValidationError():
+            return RepoNotFound(f"{repo[:200]!r} is no name of a repository")
+        case _:
+            return HubRefused("the hub's address cannot be used, or what answers there is no hub")
+
+
+def _stoppably(question: Callable[[], T], check: Callable[[], None]) -> T:
+    """The answer, or what `check` raises, whichever comes first. A question that is given up ends by its timeouts."""
+    answers: list[T] = []
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, name="hub question", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+        check()
+    if errors:
+        raise errors[0]
+    return answers[0]
+
+
+def _rest(seconds: float, check: Callable[[], None]) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        check()
+        time.sleep(min(left, 0.2))

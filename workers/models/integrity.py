@@ -1,0 +1,296 @@
+"""An integrity check as a job: read what is there, take a broken model out of service at once, fetch what is broken.
+
+What is found is written file by file, so that an attempt that is stopped has read nothing in vain.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shared import clock
+from shared.catalogue.job_types import IntegrityCheckParams
+from shared.catalogue.models import Catalogue, CatalogueEntry
+from shared.database.engine import Database
+from shared.database.tables import Job, ReplicaFile
+from shared.errors import CannotRepair, ModelUnavailable
+from shared.messaging import celery
+from shared.messaging.progress import Progress, RestingRedis
+from shared.models import replica_files, replicas
+from shared.models.replica_files import FileState
+from shared.models.verification import Expected, Fault, Verdict, fault_of, judge
+from shared.settings import Settings
+from shared.states import Phase
+from workers.attempts.heartbeat import Pulse
+from workers.models import checksums, presence, repair
+from workers.models.checksums import Known, Read
+from workers.models.fetch import plan as plans
+
+log = logging.getLogger("wanworks.integrity")
+
+_REPORT_SECONDS = 0.25
+_RECORD_SECONDS = 1.0
+
+
+@dataclass
+class _Subject:
+    """One model's snapshot under examination."""
+
+    entry: CatalogueEntry
+    snapshot: Path
+    expected: dict[str, Expected]
+    rows: Mapping[str, ReplicaFile]
+    reads: dict[str, Read] = field(default_factory=dict)
+
+    @property
+    def model_id(self) -> str:
+        return self.entry.model_id
+
+    @property
+    def revision(self) -> str:
+        return self.snapshot.name
+
+    def verdict(self) -> Verdict:
+        found = {path: read.found for path, read in self.reads.items() if read.found is not None}
+        return judge(list(self.expected.values()), found)
+
+    def bytes_on_disk(self) -> int:
+        places = (self.snapshot / path for path in self.expected)
+        return sum(place.stat().st_size for place in places if place.is_file())
+
+
+class IntegrityWork:
+    """The integrity checks of one node."""
+
+    at_most: int | None = 1
+
+    def __init__(self, settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis) -> None:
+        self._settings = settings
+        self._database = database
+        self._catalogue = catalogue
+        self._redis = redis
+        self._progress = Progress(redis)
+
+    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+        """Raises ModelUnavailable where the one model is not here, and CannotRepair once all has been recorded."""
+        params = IntegrityCheckParams.model_validate(job.params)
+        began = time.monotonic()
+        presence.look(self._settings, self._database, self._catalogue, self._redis)
+        subjects = self._subjects(params)
+        report = _Report(job, pulse, self._progress, sum(subject.bytes_on_disk() for subject in subjects))
+        models: dict[str, Any] = {}
+        failures: list[CannotRepair] = []
+        for subject in subjects:
+            self._verify(subject, job, params.full, pulse, report)
+            found = verdict = subject.verdict()
+            self._record(subject, verdict, params.full)
+            if found.faults and params.repair:
+                try:
+                    self._repair(subject, found.faults, pulse, report)
+                    verdict = subject.verdict()
+                    self._record(subject, verdict, params.full)
+                    if verdict.faults:
+                        raise CannotRepair(f"{subject.model_id} is still wrong after its files were fetched again")
+                except CannotRepair as error:
+                    failures.append(error)
+            models[subject.model_id] = _result(verdict, found)
+        if failures:
+            raise failures[0]
+        return {"models": models, "seconds": round(time.monotonic() - began, 3)}
+
+    def undo(self, job: Job) -> None:
+        """Nothing: what was read has been noted, and the next attempt goes on from there."""
+
+    def after(self, job: Job) -> None:
+        """Nothing: what was found was told at once."""
+
+    def _subjects(self, params: IntegrityCheckParams) -> list[_Subject]:
+        ids = self._catalogue.model_ids if params.model_id is None else (params.model_id,)
+        subjects = []
+        for entry in map(self._catalogue.get, ids):
+            snapshot = replicas.snapshot_dir(self._settings.models_dir, entry)
+            if snapshot is None:
+                continue
+            rows = replica_files.files(self._database, self._settings.node, entry.model_id, snapshot.name)
+            recorded = {path: _expected(row) for path, row in rows.items()}
+            expected = {file.path: file for file in checksums.expected_files(snapshot, recorded)}
+            subjects.append(_Subject(entry, snapshot, expected, rows))
+        if params.model_id is not None and not subjects:
+            raise ModelUnavailable(f"{params.model_id} is not on node {self._settings.node}")
+        return subjects
+
+    def _verify(self, subject: _Subject, job: Job, full: bool, pulse: Pulse, report: "_Report") -> None:
+        """Reads what has to be read; a fault takes the model out of service before anything else is looked at."""
+        trusted = {path: _trusted(row, job, full) for path, row in subject.rows.items()}
+        known = {path: file for path, file in trusted.items() if file is not None}
+        unwritten: list[FileState] = []
+        written_at = time.monotonic()
+
+        def came(read: Read) -> None:
+            subject.reads[read.path] = read
+            fault = fault_of(subject.expected[read.path], read.found)
+            if fault is not None:
+                self._take_out(subject, Fault(read.path, fault))
+            elif read.found is not None and read.found.trusted:
+                report.skip(read.found.size)
+                return
+            state = _state(subject, read)
+            if state is not None:
+                unwritten.append(state)
+
+        try:
+            for size in checksums.read_files(
+                subject.snapshot, list(subject.expected.values()), known, check=pulse.check, came=came
+            ):
+                report.verified(size)
+                if time.monotonic() - written_at >= _RECORD_SECONDS:
+                    self._note(subject, unwritten)
+                    written_at = time.monotonic()
+        finally:
+            self._note(subject, unwritten)
+        report.close()
+
+    def _note(self, subject: _Subject, states: list[FileState]) -> None:
+        node, model_id = self._settings.node, subject.model_id
+        replica_files.record_files(self._database, node, model_id, subject.revision, states)
+        states.clear()
+
+    def _take_out(self, subject: _Subject, fault: Fault) -> None:
+        log.error("%s: %s is broken: %s", subject.model_id, fault.path, fault.type)
+        node, model_id = self._settings.node, subject.model_id
+        if replica_files.take_out(self._database, node, model_id, subject.revision, [fault]):
+            celery.nudge(self._redis)  # what waits for the model is told so
+
+    def _record(self, subject: _Subject, verdict: Verdict, full: bool) -> None:
+        reads = subject.reads.values()
+        states = [state for read in reads if (state := _state(subject, read)) is not None]
+        every_byte = full or not any(read.found is not None and read.found.trusted for read in reads)
+        changed = replica_files.record_verification(
+            self._database,
+            self._settings.node,
+            subject.model_id,
+            subject.revision,
+            verdict,
+            states,
+            full=every_byte,
+            at=clock.now(),
+        )
+        if changed:
+            celery.nudge(self._redis)
+
+    def _repair(self, subject: _Subject, faults: Sequence[Fault], pulse: Pulse, report: "_Report") -> None:
+        """Fetches the broken files again and reads them. Raises CannotRepair."""
+
+        def check() -> None:
+            pulse.moved(Phase.FETCHING, pulse.percent)
+            pulse.check()
+
+        def came(read: Read) -> None:
+            subject.reads[read.path] = read
+
+        paths = [fault.path for fault in faults]
+        again = repair.fetch_again(
+            self._settings, subject.entry, subject.revision, paths, report=report.fetched, check=check
+        )
+        subject.expected.update({file.path: file for file in again})
+        for _ in checksums.read_files(subject.snapshot, again, {}, check=pulse.check, came=came):
+            pulse.moved(Phase.VERIFYING, pulse.percent)
+
+
+class _Report:
+    """Tells how far the check has come, at most four times a second."""
+
+    def __init__(self, job: Job, pulse: Pulse, progress: Progress, total: int) -> None:
+        self._job = job
+        self._pulse = pulse
+        self._progress = progress
+        self._total = total
+        self._before = 0  # bytes of what is done with
+        self._reading = 0
+        self._read = 0  # bytes really read, for the rate
+        self._began = time.monotonic()
+        self._next = 0.0
+
+    def skip(self, size: int) -> None:
+        self._before += size
+
+    def verified(self, size: int) -> None:
+        """`size` bytes of the present model have been read. A disk that hangs is no headway."""
+        if size == self._reading and self._pulse.percent > 0:
+            return
+        self._read += size - self._reading
+        self._reading = size
+        done = self._before + size
+        percent = round(min(100.0, 100 * done / self._total), 1) if self._total else 100.0
+        self._pulse.moved(Phase.VERIFYING, percent)
+        rate = self._read / max(time.monotonic() - self._began, 0.001)
+        self._tell(Phase.VERIFYING, done, self._total, rate)
+
+    def close(self) -> None:
+        """The present model has been read."""
+        self._before += self._reading
+        self._reading = 0
+
+    def fetched(self, progress: plans.Progress) -> None:
+        """Of the files that are fetched again. The percentage is the check's and stands still meanwhile."""
+        self._tell(Phase.FETCHING, progress.bytes_done, progress.bytes_total, progress.bytes_per_second)
+
+    def _tell(self, phase: Phase, done: int, total: int, rate: float) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _REPORT_SECONDS
+        event = {
+            "kind": "progress",
+            "attempt": self._job.attempt,
+            "phase": phase,
+            "percent": self._pulse.percent,
+            "bytes_done": min(done, total),
+            "bytes_total": total,
+            "bytes_per_second": round(rate),
+            "eta_seconds": round(max(0, total - done) / rate, 1) if rate > 0 else None,
+        }
+        if self._progress.report(self._job.id, event):
+            self._pulse.cancel()
+
+
+def _expected(row: ReplicaFile) -> Expected:
+    """A broken file of which nobody has said the size was noted with 0."""
+    return Expected(row.path, None if row.fault is not None and row.size == 0 else row.size, row.oid)
+
+
+def _trusted(row: ReplicaFile, job: Job, full: bool) -> Known | None:
+    """The file as it need not be read again. A full check believes only what its own earlier attempts have read."""
+    if row.fault is not None or row.verified_at is None or row.mtime is None or row.inode is None:
+        return None
+    if full and row.verified_at < job.created_at:
+        return None
+    return Known(row.size, row.oid, row.mtime, row.inode)
+
+
+def _state(subject: _Subject, read: Read) -> FileState | None:
+    """The file as it is noted; None where nobody has said what it should be."""
+    expected, found = subject.expected[read.path], read.found
+    fault = fault_of(expected, found)
+    oid = expected.oid or (found.oid if found is not None else None)
+    if oid is None:
+        return None
+    size = found.size if fault is None and found is not None else expected.size or 0
+    verified_at = None
+    if fault is None and found is not None:
+        verified_at = subject.rows[read.path].verified_at if found.trusted else clock.now()
+    return FileState(read.path, size, oid, read.mtime, read.inode, verified_at, fault)
+
+
+def _result(verdict: Verdict, found: Verdict) -> dict[str, Any]:
+    """`faults` are those that were found; the figures are as they are now, after what was `repaired`."""
+    left = {fault.path for fault in verdict.faults}
+    return {
+        "integrity_score": verdict.integrity_score,
+        "verified_bytes": verdict.verified_bytes,
+        "expected_bytes": verdict.expected_bytes,
+        "faults": [fault.as_dict() for fault in found.faults],
+        "repaired": [fault.path for fault in found.faults if fault.path not in left],
+    }

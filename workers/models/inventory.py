@@ -1,0 +1,65 @@
+"""What lies in this node's model storage, blob by blob, so that cleanup can be planned without asking the node.
+
+Only the repos of the catalogue are looked at: a cache may be shared with other programs.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from shared import clock
+from shared.catalogue.models import Catalogue
+from shared.database.engine import Database
+from shared.models import replica_files
+from shared.models.replica_files import BlobState
+from workers.models.fetch.layout import folder_name
+
+_PARTIAL = ".incomplete"
+
+
+def record(database: Database, node: str, models_dir: Path, catalogue: Catalogue) -> None:
+    """Looks and writes down what has changed. Raises OSError where the model storage is away."""
+    repos = dict.fromkeys(entry.repo for entry in catalogue.entries)
+    replica_files.record_blobs(database, node, (blob for repo in repos for blob in look(models_dir, repo)))
+
+
+def look(models_dir: Path, repo: str) -> list[BlobState]:
+    """The repo's blobs, whole and partial, with the snapshots that point to each. Sizes are the files' own, in bytes.
+
+    Files that lie in a snapshot itself, as a cache without links has them, count as one blob of that revision.
+    """
+    folder = models_dir / folder_name(repo)
+    pointed, plain = _snapshots(folder / "snapshots")
+    found = []
+    for entry in _files(folder / "blobs"):
+        status = entry.stat()
+        moment = clock.from_epoch(status.st_mtime)
+        revisions = tuple(sorted(pointed.get(entry.name, ())))
+        partial = entry.name.endswith(_PARTIAL)
+        found.append(BlobState(repo, entry.name, status.st_size, partial, moment, revisions))
+    for revision, (size, touched) in plain.items():
+        found.append(BlobState(repo, f"{revision}.files", size, False, clock.from_epoch(touched), (revision,)))
+    return found
+
+
+def _snapshots(folder: Path) -> tuple[dict[str, set[str]], dict[str, tuple[int, float]]]:
+    """(revisions by the blob that they point to, (bytes, newest mtime) of files that lie in a revision itself)"""
+    pointed: dict[str, set[str]] = {}
+    plain: dict[str, tuple[int, float]] = {}
+    for revision in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        for parent, _, names in os.walk(folder / revision):
+            for name in names:
+                place = Path(parent, name)
+                if place.is_symlink():
+                    pointed.setdefault(place.readlink().name, set()).add(revision)
+                    continue
+                status = place.stat()
+                size, touched = plain.get(revision, (0, 0.0))
+                plain[revision] = size + status.st_size, max(touched, status.st_mtime)
+    return pointed, plain
+
+
+def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if entry.is_file(follow_symlinks=False))

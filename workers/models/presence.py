@@ -1,0 +1,48 @@
+"""Which models and blobs are on this node: looked at, recorded, and the dispatcher woken where models have changed.
+
+Partial files of downloads that were cancelled are removed here too: no attempt may be there to do it.
+"""
+
+import logging
+
+from shared import clock
+from shared.catalogue.models import Catalogue
+from shared.database.engine import Database
+from shared.jobs import download_control
+from shared.messaging import celery
+from shared.messaging.progress import RestingRedis
+from shared.models import replicas
+from shared.settings import Settings
+from workers.models import inventory
+from workers.models.fetch.partials import Needs, delete_orphans
+
+log = logging.getLogger("wanworks.presence")
+
+
+def look(settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis) -> None:
+    """One quick, offline scan of every model of the catalogue. Raises OSError where the model storage is away."""
+    began = clock.now()
+    found = {entry.model_id: replicas.scan(settings.models_dir, entry) for entry in catalogue.entries}
+    if replicas.record(database, settings.node, catalogue, found, began):
+        celery.nudge(redis)
+    inventory.record(database, settings.node, settings.models_dir, catalogue)
+
+
+def drop_cancelled_partials(settings: Settings, database: Database, catalogue: Catalogue) -> None:
+    """Removes what cancelled downloads to this node have begun and no other download of it needs.
+
+    Raises OSError where the model storage is away.
+    """
+    cancelled = download_control.with_partials(database, settings.node)
+    if not cancelled:
+        return
+    repos = {entry.model_id: entry.repo for entry in catalogue.entries}
+    needs = [
+        Needs(job.id, repos[job.model_id], None)
+        for job in download_control.unended(database, settings.node)
+        if job.model_id in repos
+    ]
+    for repo in {repos[job.model_id] for job in cancelled if job.model_id in repos}:
+        freed = delete_orphans(settings.models_dir, needs, repo)
+        log.info("%s: %.0f MB of partial files of cancelled downloads removed", repo, freed / 1e6)
+    download_control.partials_removed(database, [job.id for job in cancelled])

@@ -1,0 +1,211 @@
+"""A worker's main process: says that its device is alive, and kills and recovers what its children cannot.
+
+It holds no torch, so it answers ping and inspect during a long step. Its children run the jobs; when one dies, this
+process puts the job's row right at once instead of leaving it to the lease.
+"""
+
+import logging
+import os
+import signal
+import time
+from typing import Any
+
+from billiard import active_children
+from celery.worker import state as worker_state
+from celery.worker.request import Request
+
+from shared import clock
+from shared.cluster import nodes
+from shared.database.tables import Device
+from shared.errors import StoreFull, Unavailable
+from shared.jobs import attempt_spans, attempts
+from shared.messaging import celery
+from shared.models import replicas
+from shared.telemetry.loops import Loop
+from shared.telemetry.metrics import count_end
+from workers.processes import main_loop, process
+from workers.processes.kill_rule import Answering, Limits, judge
+
+log = logging.getLogger("wanworks.worker")
+
+_PASS_SECONDS = 2.0
+# A row that this worker's children do not answer for is given back after so many passes: a child says that it has begun
+# an answer within milliseconds of its claim.
+_UNCARRIED_PASSES = 3
+
+
+class JobRequest(Request):  # type: ignore[misc]
+    """A bell being answered. Recovers the job when the child that ran it has died."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        # A job that failed in the ordinary way is over by now; if the rows still show it as running here, it died.
+        recover("The worker process died", self.worker_pid or 0)
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+
+def recover(reason: str, pid: int | None = None) -> None:
+    """Counts a crash against what the rows say that child runs, or against all that runs here.
+
+    By process, not by job: a bell that came twice may have died beside an attempt that is well.
+
+    A missing database leaves it to the lease.
+    """
+    backoff = process.settings().retry_backoff_seconds
+    emptied = pid is None
+    try:
+        for running in attempts.running_on(process.database(), process.worker_name()):
+            if pid not in (None, running.pid):
+                continue
+            job = attempts.crashed(process.database(), running.job_id, running.attempt, reason, backoff)
+            if job is not None:
+                log.warning("job %s: %s; now %s", running.job_id, reason, job.status)
+                attempt_spans.tell_lost(job, running.attempt, "worker_lost", reason)
+                if job.finished_at is not None:
+                    count_end(process.meters(), job)
+                emptied = True
+        if emptied and process.role() == "gpu":
+            nodes.device_beat(process.database(), process.claimant().device_key, warm=[])
+    except (Unavailable, StoreFull) as error:
+        log.warning("cannot recover at once: %s", error)
+
+
+class Guard:
+    """Sends the device's heartbeat, and kills or recovers what its children cannot end themselves."""
+
+    def __init__(self) -> None:
+        self._answering: dict[tuple[str, int], Answering] = {}
+        self._uncarried: dict[tuple[str, int], int] = {}  # by job and attempt: passes in which no child carried it
+        # Seconds in which the ends of children were heard of: what hangs after its job's end is judged by them.
+        self._heard_seconds, self._judged_at = 0.0, time.monotonic()
+        settings, meters, reporter = process.settings(), process.meters(), process.reporter()
+        self._loops = [Loop("guard", _PASS_SECONDS, self._watch, meters=meters, reporter=reporter)]
+        if process.role() == "gpu":
+            every = settings.device_heartbeat_seconds
+            self._loops.append(Loop("device-heartbeat", every, _beat, meters=meters, reporter=reporter))
+        self._limits = Limits(settings.cancel_grace_seconds, settings.finishing_limit_seconds)
+
+    def start(self) -> None:
+        for loop in self._loops:
+            loop.start()
+
+    def stop(self) -> None:
+        """Deregisters the device, so that nothing more is sent here, and gives the running job back unblamed."""
+        for loop in self._loops:
+            loop.stopping.set()
+        for loop in self._loops:
+            loop.stop()  # a heartbeat that comes later would register the device again
+        try:
+            if process.role() == "gpu":
+                nodes.device_goodbye(process.database(), process.claimant().device_key, os.getpid())
+            for running in attempts.running_on(process.database(), process.worker_name()):
+                _give_back(running.job_id, running.attempt, "this worker is stopping")
+        except (Unavailable, StoreFull) as error:
+            log.warning("cannot deregister, the lease will tell: %s", error)
+
+    def _watch(self) -> None:
+        self._judge_requests()
+        self._give_back_what_nobody_carries()
+        if process.role() == "gpu":
+            self._evict_stale()
+
+    def _judge_requests(self) -> None:
+        now = time.monotonic()
+        if main_loop.turns():
+            self._heard_seconds += now - self._judged_at
+        self._judged_at = now
+        requests = _job_requests()
+        rows = attempts.held(process.database(), {job_id for job_id, _ in requests})
+        judged = {}
+        for job_id, pid in requests:
+            known = self._answering.get((job_id, pid), Answering(process.worker_name(), pid))
+            judgement = judge(known, rows.get(job_id), self._heard_seconds, self._limits)
+            judged[job_id, pid] = judgement.answering
+            if judgement.kill is not None:
+                self._kill(job_id, pid, judgement.kill)
+        self._answering = judged
+
+    def _give_back_what_nobody_carries(self) -> None:
+        """An attempt that the rows show as running here and no child answers: its claim was never confirmed to it."""
+        if not main_loop.turns():
+            return  # a child may have begun an answer that is not known of yet
+        carried = set(_job_requests())
+        rows = attempts.running_on(process.database(), process.worker_name())
+        seen = {}
+        for row in rows:
+            if (row.job_id, row.pid) in carried:
+                continue
+            passes = seen[row.job_id, row.attempt] = self._uncarried.get((row.job_id, row.attempt), 0) + 1
+            if passes >= _UNCARRIED_PASSES:
+                _give_back(row.job_id, row.attempt, "no process here carries it")
+        self._uncarried = seen
+
+    def _evict_stale(self) -> None:
+        """Ends an idle child that holds a model whose files were found wrong or were removed; the next one is fresh."""
+        database, claimant = process.database(), process.claimant()
+        now = replicas.generations(database, claimant.node)
+        warm = nodes.warm(database, claimant.device_key)
+        stale = [entry["model_id"] for entry in warm if entry.get("generation") != now.get(entry["model_id"])]
+        if not stale or worker_state.active_requests or worker_state.reserved_requests:
+            return
+        log.warning("%s: the files it was loaded from are not what is there now", ", ".join(stale))
+        nodes.device_beat(database, claimant.device_key, warm=[])
+        for child in active_children():
+            os.kill(child.pid, signal.SIGKILL)
+
+    def _kill(self, job_id: str, pid: int, reason: str) -> None:
+        log.error("job %s: killing process %d: %s", job_id, pid, reason)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            log.info("process %d was gone already", pid)
+
+
+def take_over() -> Guard:
+    """Recovers what an earlier worker of this name left and registers the device, if there is one."""
+    recover("The worker died")
+    if process.role() == "gpu":
+        _register()
+    return Guard()
+
+
+def _job_requests() -> list[tuple[str, int]]:
+    """(job id, process) of the jobs that children are answering; ticks and other tasks are none."""
+    active = [request for request in list(worker_state.active_requests) if isinstance(request, JobRequest)]
+    return [(request.id, request.worker_pid) for request in active if request.worker_pid]
+
+
+def _give_back(job_id: str, attempt: int, reason: str) -> None:
+    job = attempts.give_back(process.database(), job_id, attempt)
+    if job is not None:
+        attempt_spans.tell_given_back(job, attempt)
+        if job.finished_at is not None:
+            count_end(process.meters(), job)
+        log.info("job %s: given back: %s", job_id, reason)
+
+
+def _beat() -> None:
+    if not nodes.device_beat(process.database(), process.claimant().device_key):
+        log.warning("this node had been removed; it is back")
+        _register()
+
+
+def _register() -> None:
+    device = process.device()
+    claimant = process.claimant()
+    row = Device(
+        key=claimant.device_key,
+        node=claimant.node,
+        index=device.index,
+        kind=device.kind,
+        uuid=process.device_id(),
+        name=device.name,
+        memory_mb=device.memory_mb,
+        worker=claimant.worker,
+        pid=os.getpid(),
+        visible=process.visible_devices(),
+        started_at=clock.now(),
+        seen_at=0.0,
+        bell_protocol=celery.PROTOCOL,
+        warm=[],
+    )
+    nodes.register_device(process.database(), row)

@@ -1,0 +1,77 @@
+"""A node's io worker, main process: reports that the node is alive, how full its disk is, and which models it holds.
+
+Two loops: what touches the model storage can hang with a network disk, and the heartbeat must not hang with it.
+"""
+
+import logging
+import shutil
+import time
+
+from shared.catalogue import models
+from shared.cluster import nodes
+from shared.errors import StoreFull, Unavailable
+from shared.messaging import celery
+from shared.messaging.progress import RestingRedis
+from shared.telemetry.loops import Loop
+from workers.models import presence
+from workers.processes import process
+
+log = logging.getLogger("wanworks.node")
+
+_DISK_SECONDS = 5.0  # how often free space is measured
+
+
+class NodeWatch:
+    """The heartbeat, with the disk as last measured; and the loop that measures it and scans for models."""
+
+    def __init__(self) -> None:
+        self._settings = process.settings()
+        self._catalogue = models.load(self._settings.catalogue)
+        self._redis = RestingRedis(self._settings.redis)
+        self._disk_mb: tuple[float, float] | None = None  # in all, free; None until it has been measured
+        self._scanned_at = float("-inf")
+        meters, reporter = process.meters(), process.reporter()
+        self.heartbeat = Loop(
+            "node-heartbeat",
+            self._settings.device_heartbeat_seconds,
+            self._beat,
+            meters=meters,
+            reporter=reporter,
+        )
+        self.scan = Loop(
+            "model-storage",
+            min(_DISK_SECONDS, self._settings.presence_seconds),
+            self._look,
+            meters=meters,
+            reporter=reporter,
+        )
+
+    def start(self) -> None:
+        self.heartbeat.start()
+        self.scan.start()
+
+    def stop(self) -> None:
+        self.scan.stop(timeout=0.0)
+        self.heartbeat.stop()  # its last one must not come after the farewell
+        try:
+            nodes.node_goodbye(process.database(), self._settings.node)
+        except (Unavailable, StoreFull) as error:
+            log.warning("cannot say goodbye: %s", error)
+
+    def _beat(self) -> None:
+        total_mb, free_mb = self._disk_mb or (None, None)
+        nodes.node_beat(process.database(), self._settings.node, total_mb, free_mb, celery.PROTOCOL)
+
+    def _look(self) -> None:
+        """Raises OSError where the model storage is away."""
+        folder = self._settings.models_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        disk = shutil.disk_usage(folder)
+        first, self._disk_mb = self._disk_mb is None, (disk.total / 1e6, disk.free / 1e6)
+        if first:
+            self.heartbeat.wake()
+        if time.monotonic() - self._scanned_at >= self._settings.presence_seconds:
+            presence.look(self._settings, process.database(), self._catalogue, self._redis)
+            self._scanned_at = time.monotonic()
+            # Last: a file that cannot be removed must not keep the node from saying which models it holds.
+            presence.drop_cancelled_partials(self._settings, process.database(), self._catalogue)

@@ -1,0 +1,47 @@
+"""Asks the hub which commit each model is at, once in a while; offline, the last answer and its age stay."""
+
+import logging
+from collections.abc import Iterable
+
+from celery import shared_task
+
+from shared import clock
+from shared.catalogue import models
+from shared.catalogue.models import CatalogueEntry
+from shared.database.engine import Database
+from shared.errors import HubRefused, HubUnavailable
+from shared.messaging.ticks import once
+from shared.models import versions
+from workers.models.fetch.client import HubClient
+from workers.processes import process
+
+log = logging.getLogger("wanworks.versions")
+
+_PATIENCE_SECONDS = 20.0
+
+
+def check_versions(database: Database, hub: HubClient, entries: Iterable[CatalogueEntry]) -> str:
+    """Asks about each model whose turn it is; one that fails is asked less and less often."""
+    asked = answered = 0
+    for entry in entries:
+        if not versions.is_due(database, entry.model_id, clock.now()):
+            continue
+        asked += 1
+        latest = None
+        try:
+            latest = hub.resolve(entry.repo, entry.revision)
+            answered += 1
+        except (HubUnavailable, HubRefused) as error:
+            log.warning("%s: %s", entry.model_id, error)
+        versions.record(database, entry.model_id, latest, clock.now())
+    return f"{answered} of {asked} answered"
+
+
+@shared_task(name="wanworks.tick.versions")
+def versions_tick(name: str, every: float) -> str | None:
+    settings = process.settings()
+    token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
+    hub = HubClient(settings.hub_url, token, patience_seconds=_PATIENCE_SECONDS)
+    entries = models.load(settings.catalogue).entries
+    database = process.database()
+    return once(database, name, every, clock.now().timestamp(), lambda _: check_versions(database, hub, entries))

@@ -20,8 +20,9 @@ from typing import Any
 import redis
 
 from scheduler import node_placement, on_demand
-from scheduler.alert_facts import REDIS_LOST
-from scheduler.alerting import AlertWatch
+from scheduler.alerts.facts import REDIS_LOST
+from scheduler.alerts.watch import AlertWatch
+from scheduler.fairness import FairTurns
 from scheduler.placement import (
     Bell,
     Moment,
@@ -30,7 +31,6 @@ from scheduler.placement import (
     queue_order,
 )
 from scheduler.slots import DeviceView, Estimates, carries, fits
-from scheduler.turns import FairTurns
 from shared import clock, garbage
 from shared.catalogue.job_types import JOB_TYPES
 from shared.cluster import nodes

@@ -13,8 +13,8 @@ from itertools import islice
 
 from celery import shared_task
 
-from scheduler.alert_facts import Ground
-from scheduler.alerting import ground_of, look_once
+from scheduler.alerts.facts import Ground
+from scheduler.alerts.watch import ground_of, look_once
 from shared import clock
 from shared.access import audit
 from shared.catalogue import models as catalogue

@@ -4,9 +4,9 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from scheduler.fairness import FairTurns
 from scheduler.placement import Bell, Moment, decide
 from scheduler.slots import DeviceView, Estimates, fits
-from scheduler.turns import FairTurns
 from shared.jobs.dispatch import Busy, Queue, Waiting
 
 

@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from sqlmodel import col, select
 from starlette.testclient import TestClient
 
-from scheduler import alerting
-from scheduler.alert_facts import Ground
+from scheduler.alerts import watch as alerting
+from scheduler.alerts.facts import Ground
 from shared import clock
 from shared.cluster import alerts, nodes
 from shared.cluster.alerts import Cause, Changes, Watch

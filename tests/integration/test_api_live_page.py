@@ -13,8 +13,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.ops.flower import _Asked
-from scheduler.alert_facts import gather
-from scheduler.alerting import ground_of
+from scheduler.alerts.facts import gather
+from scheduler.alerts.watch import ground_of
 from shared import clock
 from shared.cluster import alerts, nodes
 from shared.cluster.alerts import Cause, Changes

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 
 from cli.errors import ExitCode
 from scheduler import ticks
-from scheduler.alert_facts import gather
-from scheduler.alerting import ground_of
+from scheduler.alerts.facts import gather
+from scheduler.alerts.watch import ground_of
 from scheduler.dispatcher import Dispatcher, celery_ring
 from shared import clock
 from shared.catalogue.job_types import DOWNLOAD, INTEGRITY_CHECK, DownloadParams, IntegrityCheckParams

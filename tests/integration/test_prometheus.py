@@ -15,9 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from scheduler.alert_facts import gather
-from scheduler.alert_rules import Facts
-from scheduler.alerting import ground_of
+from scheduler.alerts.facts import gather
+from scheduler.alerts.rules import Facts
+from scheduler.alerts.watch import ground_of
 from shared import clock
 from shared.database.engine import Database
 from shared.database.tables import Device

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from scheduler.alert_facts import hours_to_full, living_loops
-from scheduler.alert_rules import (
+from scheduler.alerts.facts import hours_to_full, living_loops
+from scheduler.alerts.rules import (
     RULES,
     DeviceFact,
     Facts,

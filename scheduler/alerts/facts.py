@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from scheduler.alert_rules import (
+from scheduler.alerts.rules import (
     DeviceFact,
     Facts,
     FailedDownload,

@@ -1,0 +1,1 @@
+"""Alert rules, the facts that they judge, and the loop that does."""

@@ -8,7 +8,7 @@ RUN python -m venv /opt/wanworks
 RUN /opt/wanworks/bin/pip install --no-cache-dir -r requirements/runtime.txt
 COPY pyproject.toml README.md ./
 COPY api api
-COPY cli cli
+COPY wanworks wanworks
 COPY scheduler scheduler
 COPY shared shared
 COPY workers workers

@@ -13,7 +13,7 @@ RUN /opt/wanworks/bin/pip install --no-cache-dir -r requirements/torch.txt
 RUN /opt/wanworks/bin/pip install --no-cache-dir -r requirements/worker.txt
 COPY pyproject.toml README.md ./
 COPY api api
-COPY cli cli
+COPY wanworks wanworks
 COPY scheduler scheduler
 COPY shared shared
 COPY workers workers

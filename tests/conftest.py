@@ -144,7 +144,7 @@ def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             unfinished = folder.with_suffix(".unfinished")
-            argv = [sys.executable, "-m", "cli.main", "demo-models", str(unfinished)]
+            argv = [sys.executable, "-m", "wanworks.cli.main", "demo-models", str(unfinished)]
             subprocess.run(argv, check=True, capture_output=True, cwd=_ROOT)
             unfinished.rename(folder)
     return Path(shutil.copytree(folder, tmp_path_factory.mktemp("demo") / "models", symlinks=True))

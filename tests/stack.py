@@ -65,13 +65,13 @@ class Stack:
     def cli(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """`wanworks` on this home."""
         known = {**self.environment, "WANWORKS_HOME": str(self.home), **environment}
-        argv = [sys.executable, "-m", "cli.main", *words]
+        argv = [sys.executable, "-m", "wanworks.cli.main", *words]
         return subprocess.run(argv, env=known, capture_output=True, text=True, timeout=120)
 
     def start(self, *options: str, seconds: float = 60.0) -> float:
         """Returns when the stack says that it is ready; how long that took, in seconds."""
         began = time.monotonic()
-        argv = [sys.executable, "-m", "cli.main", "up", "--home", str(self.home), "--devices", self.devices]
+        argv = [sys.executable, "-m", "wanworks.cli.main", "up", "--home", str(self.home), "--devices", self.devices]
         argv += ["--catalogue", "demo", "--port", "0", "--flower-port", "0", *options]
         self.process = subprocess.Popen(argv, env=self.environment, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None

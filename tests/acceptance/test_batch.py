@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cli.batch_file import read_batch
-from cli.batch_record import NAME
-from cli.errors import ExitCode
 from shared.errors import ConfigurationError
 from tests.stack import Stack, wait_for
+from wanworks.cli.batch_file import read_batch
+from wanworks.cli.batch_record import NAME
+from wanworks.errors import ExitCode
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = {"resolution": "64x64", "frames": 9, "steps": 2}
@@ -33,7 +33,7 @@ def started(stack: Stack, file: Path, out: Path, *words: str) -> "subprocess.Pop
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
-    argv = [sys.executable, "-m", "cli.main", "generate", "--batch", str(file), "--out", str(out), *words]
+    argv = [sys.executable, "-m", "wanworks.cli.main", "generate", "--batch", str(file), "--out", str(out), *words]
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANWORKS_")}
     return subprocess.Popen(
         [sys.executable, "-c", heeding, *argv[1:]],
@@ -171,7 +171,7 @@ def test_every_mistake_in_the_file_is_told_and_nothing_sent(tmp_path: Path) -> N
         (("--batch", str(file)), "--out"),
         ((), "PROMPT"),
     ):
-        argv = [sys.executable, "-m", "cli.main", "generate", *words]
+        argv = [sys.executable, "-m", "wanworks.cli.main", "generate", *words]
         result = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
         assert result.returncode == ExitCode.USAGE
         assert complaint in result.stderr

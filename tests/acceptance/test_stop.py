@@ -34,7 +34,7 @@ class Started:
                 "-c",
                 heeding,
                 "-m",
-                "cli.main",
+                "wanworks.cli.main",
                 "up",
                 "--home",
                 str(stack.home),

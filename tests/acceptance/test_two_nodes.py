@@ -30,7 +30,16 @@ def pair(
         shutil.copytree(demo_models / folder, tmp_path / node / "models" / folder, symlinks=True)
     first = Stack(tmp_path / "one" / "home", tmp_path / "one" / "models", "cpu:1", WANWORKS_NODE="one", **common)
     first.start()
-    argv = [sys.executable, "-m", "cli.main", "up", "--home", str(tmp_path / "two" / "home"), "--only", "gpu,io"]
+    argv = [
+        sys.executable,
+        "-m",
+        "wanworks.cli.main",
+        "up",
+        "--home",
+        str(tmp_path / "two" / "home"),
+        "--only",
+        "gpu,io",
+    ]
     argv += ["--node", "two", "--devices", "cpu:1", "--catalogue", "demo"]
     environment = {**first.environment, "WANWORKS_MODELS_PATH": str(tmp_path / "two" / "models")}
     del environment["WANWORKS_NODE"]

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
-from cli.client import Client, video_of
 from tests.browser.conftest import Watched
 from tests.reverse_proxy import PATH, reverse_proxy
 from tests.stack import QUICK, Stack
+from wanworks.client.client import Client, video_of
 
 pytestmark = pytest.mark.slow
 

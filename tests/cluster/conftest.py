@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from cli.client import Client, Retry
 from tests.cluster.hosts import Host, Network, PostgreSQL, Redis, Up, lacking
 from tests.conftest import _carried_redis
 from tests.conftest import lacking as skip
 from tests.stack import FAST, QUICK, wait_for
+from wanworks.client.client import Client, Retry
 
 # Long enough that something runs whenever a process is stopped, in steps that are short.
 WORK = {**QUICK, "steps": 12}
@@ -90,7 +90,7 @@ class Cluster:
         environment = {**self.environment, "WANWORKS_HOME": str(self.core.home), "WANWORKS_URL": self.url}
         if hasattr(self, "key"):
             environment["WANWORKS_API_KEY"] = self.key
-        return self.core_host.run([sys.executable, "-m", "cli.main", *words], environment)
+        return self.core_host.run([sys.executable, "-m", "wanworks.cli.main", *words], environment)
 
     def submit(self, **fields: Any) -> str:
         return self.client.generate(**{**WORK, **fields})["id"]

@@ -184,7 +184,7 @@ class Up:
         self.host = host
         self.home = home
         self.environment = {**environment, "WANWORKS_HOME": str(home), "WANWORKS_NODE": host.name}
-        self._argv = [sys.executable, "-m", "cli.main", "up", "--only", only]
+        self._argv = [sys.executable, "-m", "wanworks.cli.main", "up", "--only", only]
         self._argv += ["--catalogue", "demo", "--devices", "cpu:1"]
 
     def start(self) -> None:

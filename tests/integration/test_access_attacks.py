@@ -15,7 +15,6 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from typer.testing import CliRunner
 
-from cli.main import app as command_line
 from shared import clock
 from shared.access import audit, keys
 from shared.access.keys import Limits
@@ -37,6 +36,7 @@ from tests.integration.test_api_generation import GOOD, URL
 from tests.integration.test_feed import Dashboard
 from tests.jobs import accepted, claimed
 from tests.s3_server import S3Server, in_bucket
+from wanworks.cli.main import app as command_line
 
 READ, SUBMIT, ADMIN = Scope.READ, Scope.SUBMIT, Scope.ADMIN
 PIN = "/api/v1/models/T2V-A14B/pin"

@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.child import started_ticks
-from cli.client import Client
-from cli.errors import ExitCode
-from cli.locks import hold_home
 from tests.stack import Stack, command_line, wait_for
+from wanworks.client.client import Client
+from wanworks.errors import ExitCode
+from wanworks.supervise.child import started_ticks
+from wanworks.supervise.locks import hold_home
 
 
 def wanworks(*words: str, home: Path | None = None, seconds: float = 60, **extra: str) -> Any:
@@ -26,7 +26,7 @@ def wanworks(*words: str, home: Path | None = None, seconds: float = 60, **extra
     if home is not None:
         env["WANWORKS_HOME"] = str(home)
     return subprocess.run(
-        [sys.executable, "-m", "cli.main", *words],
+        [sys.executable, "-m", "wanworks.cli.main", *words],
         env={**env, **extra},
         capture_output=True,
         text=True,
@@ -266,7 +266,7 @@ def test_a_second_node_must_see_the_store_and_then_joins(stack, tmp_path):
     refused(wanworks(*words, **given), ExitCode.USAGE, "this node does not see the installation's store")
 
     second = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *words],
+        [sys.executable, "-m", "wanworks.cli.main", *words],
         env={**stack.environment, **given, "WANWORKS_STORE_PATH": str(stack.home / "store")},
         stdout=subprocess.PIPE,
         text=True,

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from cli.errors import ExitCode
 from shared.models import replicas
 from tests.integration.test_cli import refused, wanworks
 from tests.io_node import WEIGHTS, make_model
 from tests.jobs import DEMO
 from tests.stack import Stack, wait_for
+from wanworks.errors import ExitCode
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     root = tmp_path_factory.mktemp("hub")
     make_model(root, "T2V-A14B", size=20_000_000)
     make_model(root, "TI2V-5B")
-    argv = [sys.executable, "-m", "cli.main", "hub", "--root", str(root), "--port", "0"]
+    argv = [sys.executable, "-m", "wanworks.cli.main", "hub", "--root", str(root), "--port", "0"]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -96,7 +96,7 @@ def test_what_cannot_be_fetched_is_refused(stack: Stack) -> None:
 def test_a_download_is_steered_from_another_terminal(stack: Stack) -> None:
     words = ("download", "T2V-A14B", "--limit", "8", "--json")
     environment = {**os.environ, "WANWORKS_HOME": str(stack.home)}
-    argv = [sys.executable, "-m", "cli.main", *words]
+    argv = [sys.executable, "-m", "wanworks.cli.main", *words]
     process = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     running = "select 1 from jobs where type = 'download' and model_id = 'T2V-A14B' and status = 'running'"
     wait_for(lambda: stack.sql(running), 40, "for the download")
@@ -116,7 +116,7 @@ def test_a_download_is_steered_from_another_terminal(stack: Stack) -> None:
 def test_cancel_download(stack: Stack) -> None:
     wanworks("cleanup", "--execute", "--keep-days", "0", home=stack.home)
     environment = {**os.environ, "WANWORKS_HOME": str(stack.home)}
-    argv = [sys.executable, "-m", "cli.main", "download", "T2V-A14B", "--limit", "1"]
+    argv = [sys.executable, "-m", "wanworks.cli.main", "download", "T2V-A14B", "--limit", "1"]
     process = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     running = "select 1 from jobs where type = 'download' and model_id = 'T2V-A14B' and status = 'running'"
     wait_for(lambda: stack.sql(running), 40, "for the download")

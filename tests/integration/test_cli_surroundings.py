@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cli.errors import ExitCode
+from wanworks.errors import ExitCode
 
 NAME = "M\xf6dell \u65e5\u672c \U0001f600"
 JOB = {"id": NAME, "type": "generation", "model_id": NAME, "status": "queued", "progress": {"percent": 0},
@@ -68,7 +68,7 @@ def wanworks(
 ) -> "subprocess.CompletedProcess[bytes]":
     known = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))}
     root = str(Path(__file__).parents[2])
-    argv = [sys.executable, "-m", "cli.main", *words, "--url", api.url]
+    argv = [sys.executable, "-m", "wanworks.cli.main", *words, "--url", api.url]
     env = {**known, "PYTHONPATH": root, **environment}
     return subprocess.run(argv, capture_output=True, timeout=60, env=env, cwd=cwd or root)
 

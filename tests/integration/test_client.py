@@ -18,21 +18,6 @@ import httpx
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from cli import calls
-from cli.client import AsyncClient, Client, Retry
-from cli.errors import (
-    AccessRefused,
-    ApiUnreachable,
-    BadRequest,
-    NotThere,
-    StateForbids,
-    TimedOut,
-    TooBusy,
-    TransferBroken,
-)
-from cli.event_stream import Event, EventStream
-from cli.retries import pause_seconds, retry_after
-from cli.steps import Answer
 from shared.database.engine import Database
 from shared.settings import Settings
 from shared.storage.directory import DirectoryStore
@@ -42,6 +27,21 @@ from tests.conftest import WebProcess, free_port
 from tests.integration.test_api_generation import GOOD, picture
 from tests.jobs import accepted
 from tests.stack import wait_for
+from wanworks.client import calls
+from wanworks.client.client import AsyncClient, Client, Retry
+from wanworks.client.event_stream import Event, EventStream
+from wanworks.client.retries import pause_seconds, retry_after
+from wanworks.client.steps import Answer
+from wanworks.errors import (
+    AccessRefused,
+    ApiUnreachable,
+    BadRequest,
+    NotThere,
+    StateForbids,
+    TimedOut,
+    TooBusy,
+    TransferBroken,
+)
 
 VIDEO = bytes(range(256)) * 4000  # 1.02 MB
 NOBODY = "00000000-0000-0000-0000-000000000000"

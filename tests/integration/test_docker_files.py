@@ -21,8 +21,8 @@ import yaml
 from celery import Celery
 from redbeat.schedulers import RedBeatConfig
 
-from cli.main import app
 from shared.settings import Settings
+from wanworks.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = ("docker/api.Dockerfile", "docker/worker.Dockerfile")
@@ -188,12 +188,18 @@ def test_what_the_image_copies_installs_and_brings_every_module_and_page(tmp_pat
     command = [sys.executable, "-m", "pip", *install[1:], "--target", str(target), "--no-index", "--quiet"]
     subprocess.run(command, cwd=context, check=True, capture_output=True, timeout=120)
 
-    packages = ("api", "cli", "scheduler", "shared", "workers")
+    packages = ("api", "scheduler", "shared", "wanworks", "workers")
     wanted = {path.relative_to(ROOT) for name in packages for path in (ROOT / name).rglob("*") if path.is_file()}
     brought = {path.relative_to(target) for name in packages for path in (target / name).rglob("*")}
     assert {path for path in wanted - brought if "__pycache__" not in path.parts} == set()
     entry = subprocess.run(
-        [sys.executable, "-P", "-c", "import cli.main; print(cli.main.__file__); cli.main.main()", "--help"],
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            "import wanworks.cli.main; print(wanworks.cli.main.__file__); wanworks.cli.main.main()",
+            "--help",
+        ],
         env={"PYTHONPATH": str(target)},
         cwd=tmp_path,
         capture_output=True,
@@ -215,7 +221,7 @@ def test_the_api_image_needs_nothing_that_it_does_not_install():
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({foreign!r}))\n"  # None there makes an import fail
         "import api.app, api.__main__, scheduler.app, scheduler.dispatcher, flower.command\n"
-        "import cli.main, cli.up, cli.client"
+        "import wanworks.cli.main, wanworks.supervise.up, wanworks.client.client"
     )
     env = {"WANWORKS_REDIS_URL": "redis://127.0.0.1:1/0", "PATH": "/usr/bin:/bin"}
     result = subprocess.run([sys.executable, "-P", "-c", code], env=env, capture_output=True, text=True, timeout=60)

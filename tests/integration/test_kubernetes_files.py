@@ -18,11 +18,11 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from cli.main import app
 from shared.catalogue import models as catalogue
 from shared.settings import Settings
 from tests.conftest import lacking
 from tests.integration.test_prometheus import _names
+from wanworks.cli.main import app
 
 FOLDER = Path(__file__).parents[2] / "docker/kubernetes"
 # The oldest that knows sidecars, and the newest that the schemas know.

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from cli.errors import ExitCode
 from scheduler import ticks
 from scheduler.alerts.facts import gather
 from scheduler.alerts.watch import ground_of
@@ -34,6 +33,7 @@ from tests.conftest import WebProcess, both_databases
 from tests.integration.test_cli import refused, wanworks
 from tests.integration.test_dispatcher import register
 from tests.jobs import CLAIMANT, DEMO, accepted, claimed, hold
+from wanworks.errors import ExitCode
 
 M = "/api/v1/nodes/m"
 ON_M = Claimant(node="m", worker="gpu-0@m", device="cpu-0", device_key="m/0")
@@ -340,7 +340,7 @@ def test_nodes_are_drained_and_forgotten_from_the_command_line(web: WebProcess, 
     claimed(two, job.id, ON_M)
     refused(wanworks("drain", "m", "--wait", "--timeout", "1", *at), ExitCode.TIMED_OUT, "jobs that still run on m: 1")
     waiting = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "drain", "m", "--wait", *at], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "wanworks.cli.main", "drain", "m", "--wait", *at], stdout=subprocess.PIPE, text=True
     )
     attempts.succeed(two, job.id, 1, {})
     out, _ = waiting.communicate(timeout=20)

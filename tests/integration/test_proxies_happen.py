@@ -8,7 +8,6 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cli.client import Client, Retry
 from shared.errors import ConfigurationError
 from shared.net import outbound
 from shared.net.outbound import Allowed, ForbiddenAddress, NotFetched
@@ -21,6 +20,7 @@ from tests.faulty_hub import HubProcess
 from tests.integration.test_outbound import LOOPBACK, PUBLIC, Place, content, get, names, place, redirect  # noqa: F401
 from tests.proxy import proxy
 from tests.repos import make_repo
+from wanworks.client.client import Client, Retry
 from workers.models.fetch.client import HubClient
 
 DEAD = "http://user:hidden-word@127.0.0.1:9"
@@ -39,7 +39,7 @@ def _dead_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_line_asks_its_own_api_straight(place: Place, host: str) -> None:  # noqa: F811
     place.answers["/api/v1/jobs?limit=20"] = content(EMPTY_PAGE, Content_Type="application/json")
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", "jobs", "--json", "--url", place.url(host, "")],
+        [sys.executable, "-m", "wanworks.cli.main", "jobs", "--json", "--url", place.url(host, "")],
         capture_output=True,
         text=True,
         timeout=60,
@@ -50,7 +50,7 @@ def test_the_command_line_asks_its_own_api_straight(place: Place, host: str) -> 
 
 def test_a_proxy_that_is_away_is_named_by_its_variable_alone() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", "jobs", "--url", "http://api.example"],
+        [sys.executable, "-m", "wanworks.cli.main", "jobs", "--url", "http://api.example"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -251,7 +251,7 @@ def test_a_process_does_not_start_without_its_bucket(
     said = {"URL": f"s3://{BUCKET}/start", "ENDPOINT": s3_server.url, "KEY_ID": KEY_ID, "SECRET": SECRET}
     said[wrong] = wrongly[wrong]
     environment = {**os.environ, **{f"WANWORKS_STORE_{name}": value for name, value in said.items()}}
-    argv = [sys.executable, "-m", "cli.main", "migrate", "--home", str(tmp_path / "home")]
+    argv = [sys.executable, "-m", "wanworks.cli.main", "migrate", "--home", str(tmp_path / "home")]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr
     assert message in done.stderr.replace("\n", " ")

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from cli.client import Client
 from scheduler import ticks
 from shared.cluster import nodes
 from shared.database.engine import Database
@@ -28,6 +27,7 @@ from tests.conftest import WebProcess
 from tests.integration.test_api_generation import GOOD, URL
 from tests.s3_server import SECRET, Line, S3Server, in_bucket
 from tests.stack import wait_for
+from wanworks.client.client import Client
 
 CONTENT = os.urandom(5_000_000)
 TAG = f'"{hashlib.sha256(CONTENT).hexdigest()}"'

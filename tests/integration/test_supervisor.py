@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from cli.child import session_members, spawn, started_ticks
-from cli.embedded_redis import answers, embedded_redis
-from cli.errors import AlreadyRunning
-from cli.locks import hold_device, hold_home
+from wanworks.errors import AlreadyRunning
+from wanworks.supervise.child import session_members, spawn, started_ticks
+from wanworks.supervise.embedded_redis import answers, embedded_redis
+from wanworks.supervise.locks import hold_device, hold_home
 
 # A supervisor in a process of its own, so that the test can kill it. Tells every change as a line of JSON.
 DRIVER = """
 import json, sys
 from pathlib import Path
-from cli.supervisor import Policy, Program, Supervisor
+from wanworks.supervise.supervisor import Policy, Program, Supervisor
 
 wanted = json.loads(sys.argv[1])
 folder = Path(wanted["folder"])
@@ -165,7 +165,7 @@ def test_a_dead_process_leaves_no_grandchildren_to_its_successor(tmp_path):
 
 
 def test_a_long_log_is_set_aside_when_its_process_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr("cli.child.LOG_LIMIT_BYTES", 100)
+    monkeypatch.setattr("wanworks.supervise.child.LOG_LIMIT_BYTES", 100)
     log = tmp_path / "logs" / "a.log"
     for _ in range(3):
         spawn([sys.executable, "-c", "print('x' * 80)"], env={}, cwd=tmp_path, log=log).wait()
@@ -200,7 +200,7 @@ def test_what_cannot_be_started_is_an_error_and_no_process(tmp_path):
 def test_no_code_of_ours_runs_between_fork_and_exec():
     """Beside threads it can hang for ever on a lock that one of them holds."""
     root = Path(__file__).parents[2]
-    folders = ("api", "cli", "scheduler", "shared", "workers", "tests")
+    folders = ("api", "scheduler", "shared", "wanworks", "workers", "tests")
     word = "preexec" + "_fn"
     assert [file for folder in folders for file in (root / folder).rglob("*.py") if word in file.read_text()] == []
 
@@ -208,7 +208,7 @@ def test_no_code_of_ours_runs_between_fork_and_exec():
 def test_a_child_dies_with_a_parent_that_died_while_it_was_starting(tmp_path):
     """The launcher is held by SIGSTOP before it runs; by the time it goes on, its parent is another."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from cli.child import spawn\n"
+        "import os, signal, sys; from pathlib import Path; from wanworks.supervise.child import spawn\n"
         "child = spawn(['/bin/sleep', '600'], env={}, cwd=Path('/'), log=Path(sys.argv[1]))\n"
         "os.kill(child.pid, signal.SIGSTOP); print(child.pid, flush=True); os._exit(0)"
     )
@@ -226,7 +226,7 @@ def test_a_home_is_held_once_and_let_go_with_its_holder(tmp_path):
         [
             sys.executable,
             "-c",
-            "import sys, time; from pathlib import Path; from cli.locks import hold_home\n"
+            "import sys, time; from pathlib import Path; from wanworks.supervise.locks import hold_home\n"
             "hold_home(Path(sys.argv[1]), 'up'); print('held', flush=True); time.sleep(600)",
             str(tmp_path),
         ],

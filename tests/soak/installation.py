@@ -118,7 +118,7 @@ class Installation(Stack):
     def start(self, *options: str, seconds: float = _READY_SECONDS) -> float:
         """Starts it, as often as it takes. Raises RuntimeError where it does not become ready."""
         began = time.monotonic()
-        argv = [sys.executable, "-m", "cli.main", "up", "--home", str(self.home), "--devices", self.devices]
+        argv = [sys.executable, "-m", "wanworks.cli.main", "up", "--home", str(self.home), "--devices", self.devices]
         argv += ["--catalogue", str(self.catalogue), "--port", str(self._port), "--flower-port", "0", *options]
         said = ""
         for attempt in range(_STARTS):

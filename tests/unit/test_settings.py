@@ -5,11 +5,11 @@ from typing import get_args
 
 import pytest
 
-from cli.main import configured
-from cli.programs import environment
 from shared import config_file
 from shared.errors import ConfigurationError
 from shared.settings import Settings, load, secrets
+from wanworks.cli.main import configured
+from wanworks.supervise.programs import environment
 
 
 def test_every_setting_is_described() -> None:

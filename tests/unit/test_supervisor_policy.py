@@ -2,7 +2,7 @@
 
 import pytest
 
-from cli.supervisor import Policy, Verdict, judge
+from wanworks.supervise.supervisor import Policy, Verdict, judge
 
 POLICY = Policy()
 

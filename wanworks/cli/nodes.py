@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import screen
-from cli.client import Client, Node
-from cli.errors import TimedOut
-from cli.options import AsJson, Home, Url, client_of
+from wanworks.cli import screen
+from wanworks.cli.options import AsJson, Home, Url, client_of
+from wanworks.client.client import Client, Node
+from wanworks.errors import TimedOut
 
 Name = Annotated[str, typer.Argument(metavar="NODE", help="A node's name.")]
 

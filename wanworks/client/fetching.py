@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx
 
-from cli.errors import TransferBroken
-from cli.refusals import refusal
-from cli.retries import pause_seconds
-from cli.shapes import ArtifactLink
-from cli.steps import Answer, Call, Open, Pause, Read, Step, Work
+from wanworks.client.refusals import refusal
+from wanworks.client.retries import pause_seconds
+from wanworks.client.shapes import ArtifactLink
+from wanworks.client.steps import Answer, Call, Open, Pause, Read, Step, Work
+from wanworks.errors import TransferBroken
 
 _QUIET_SECONDS = 60.0
 _FRUITLESS = 5  # so many times in a row without a new byte

@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import screen
-from cli.client import Alert
-from cli.options import AsJson, Home, Url, client_of
+from wanworks.cli import screen
+from wanworks.cli.options import AsJson, Home, Url, client_of
+from wanworks.client.client import Alert
 
 
 def register(app: typer.Typer) -> None:

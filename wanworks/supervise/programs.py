@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from cli.embedded_redis import EmbeddedRedis, answers, private_password
-from cli.supervisor import Program
 from shared import config_file
 from shared.errors import ConfigurationError
 from shared.settings import Settings
+from wanworks.supervise.embedded_redis import EmbeddedRedis, answers, private_password
+from wanworks.supervise.supervisor import Program
 
 # As `--only` names them; a `gpu` process is one of gpu-0, gpu-1, ...
 KINDS = ("web", "gpu", "io", "dispatcher", "beat", "flower", "hub", "redis")
@@ -198,7 +198,7 @@ def _hub_program(settings: Settings) -> Program:
     port = str(urlsplit(settings.hub_url).port)
     return Program(
         name="hub",
-        argv=(sys.executable, "-m", "cli.demo_hub", str(settings.home / "hub"), port),
+        argv=(sys.executable, "-m", "wanworks.supervise.demo_hub", str(settings.home / "hub"), port),
         env={**inherited(), "CUDA_VISIBLE_DEVICES": ""},
         cwd=settings.home,
         log=settings.home / "logs" / "hub.log",

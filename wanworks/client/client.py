@@ -1,7 +1,7 @@
 """A client of the HTTP API: `Client`, and `AsyncClient` for asyncio and trio. The commands speak through it too.
 
-Each call is described once (`cli.calls`, `cli.watching`, `cli.fetching`); the two classes here only carry out its
-steps. Refusals raise the errors of `cli.errors`; nothing of httpx gets out.
+Each call is described once (`calls.py`, `following.py`, `fetching.py`); the two classes here only carry out its steps.
+Refusals raise the errors of `wanworks.errors`; nothing of httpx gets out.
 """
 
 import os
@@ -18,13 +18,24 @@ import anyio
 import anyio.to_thread
 import httpx
 
-from cli import calls, fetching, watching
-from cli.errors import ApiUnreachable
-from cli.retries import Contact, Retry, patient
-from cli.shapes import Alert, ArtifactLink, GenerationFields, Job, JobPage, Node, ended, succeeded, video_of, why_not
-from cli.steps import Answer, Ask, Call, Close, Course, Open, Pause, Read, Step, Tell, Telling, Work
 from shared.net import proxies
 from shared.public_path import within
+from wanworks.client import calls, fetching, following
+from wanworks.client.retries import Contact, Retry, patient
+from wanworks.client.shapes import (
+    Alert,
+    ArtifactLink,
+    GenerationFields,
+    Job,
+    JobPage,
+    Node,
+    ended,
+    succeeded,
+    video_of,
+    why_not,
+)
+from wanworks.client.steps import Answer, Ask, Call, Close, Course, Open, Pause, Read, Step, Tell, Telling, Work
+from wanworks.errors import ApiUnreachable
 
 __all__ = [
     "Alert",
@@ -96,8 +107,8 @@ class _Calls:
     job = Operation(calls.job)
     jobs = Iteration(calls.jobs)
     jobs_page = Operation(calls.jobs_page)
-    progress = Iteration(watching.progress)
-    wait = Operation(watching.wait)
+    progress = Iteration(following.progress)
+    wait = Operation(following.wait)
     download = Operation(fetching.download)
     cancel = Operation(calls.cancel)
     retry = Operation(calls.retry)

@@ -15,19 +15,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cli import programs
-from cli.embedded_redis import EmbeddedRedis, embedded_redis, running_redis
-from cli.errors import AlreadyRunning
-from cli.locks import hold_device, hold_home
-from cli.ports import free_port, is_free
-from cli.process_reports import ProcessReports
-from cli.state_file import Addresses, write_state
-from cli.supervisor import STOP_SIGNALS, ProcessState, ProcessStatus, Supervisor
 from shared.catalogue import models
 from shared.errors import ConfigurationError
 from shared.net import proxies
 from shared.net.addresses import is_loopback
 from shared.settings import Settings, load
+from wanworks.errors import AlreadyRunning
+from wanworks.supervise import programs
+from wanworks.supervise.embedded_redis import EmbeddedRedis, embedded_redis, running_redis
+from wanworks.supervise.locks import hold_device, hold_home
+from wanworks.supervise.ports import free_port, is_free
+from wanworks.supervise.process_reports import ProcessReports
+from wanworks.supervise.state_file import Addresses, write_state
+from wanworks.supervise.supervisor import STOP_SIGNALS, ProcessState, ProcessStatus, Supervisor
 
 _READY_COMPLAINT_SECONDS = 60.0
 REDIS_WAIT_SECONDS = 15.0  # for a process that was started on its own, beside a Redis that is just starting

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from cli import alert_commands, job_commands, key_commands, model_commands, node_commands, screen
-from cli.errors import ExitCode, exit_code
 from shared import config_file
 from shared.errors import WanworksError
 from shared.settings import load, secrets
+from wanworks.cli import alerts, jobs, keys, nodes, screen
+from wanworks.cli import models as model_commands
+from wanworks.errors import ExitCode, exit_code
 
 app = typer.Typer(
     name="wanworks",
@@ -36,7 +37,7 @@ _MASK = "********"
 
 
 def main() -> None:
-    """Entry point. Ends the process with one of `cli.errors.ExitCode`."""
+    """Entry point. Ends the process with one of `wanworks.errors.ExitCode`."""
     _speak_utf8()
     try:
         app()
@@ -91,7 +92,7 @@ def up(
     node: Node = None,
 ) -> None:
     """Run the stack in the foreground and keep it running. Prints `ready URL` when it can take a job."""
-    from cli.up import up as run
+    from wanworks.supervise.up import up as run
 
     overrides = {
         "home": home,
@@ -107,8 +108,8 @@ def up(
 @app.command()
 def worker(home: Home = None, node: Node = None, devices: Devices = None, models: Models = None) -> None:
     """Run the GPU workers of this node alone: `up --only gpu`."""
-    from cli.up import REDIS_WAIT_SECONDS
-    from cli.up import up as run
+    from wanworks.supervise.up import REDIS_WAIT_SECONDS
+    from wanworks.supervise.up import up as run
 
     overrides = {"home": home, "node": node, "devices": devices, "catalogue": models}
     run(_given(overrides), ("gpu",), redis_wait=REDIS_WAIT_SECONDS)
@@ -116,7 +117,7 @@ def worker(home: Home = None, node: Node = None, devices: Devices = None, models
 
 def _one_process(kind: str, sentence: str) -> None:
     def command(home: Home = None, node: Node = None, models: Models = None) -> None:
-        from cli.up import alone
+        from wanworks.supervise.up import alone
 
         alone(kind, _given({"home": home, "node": node, "catalogue": models}))
 
@@ -135,7 +136,7 @@ _one_process("redis", "Run the embedded Redis of this home alone.")
 @app.command()
 def migrate(home: Home = None) -> None:
     """Bring the database schema to this version and make the store, then end. Every start does this too."""
-    from cli.up import bring_up_to_date
+    from wanworks.supervise.up import bring_up_to_date
 
     settings = load(home=home)
     (settings.home / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -145,7 +146,7 @@ def migrate(home: Home = None) -> None:
 @app.command()
 def status(home: Home = None, as_json: AsJson = False) -> None:
     """Show the processes of the stack on this home, and its addresses."""
-    from cli.state_file import read_state
+    from wanworks.supervise.state_file import read_state
 
     settings = load(home=home)
     state = read_state(settings.home)
@@ -193,7 +194,7 @@ def webhook_secret(home: Home = None) -> None:
 @app.command("demo-models")
 def demo_models(directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     """Make the three tiny random-weight models of the demo catalogue in DIR; what is there already stays."""
-    from cli.programs import inherited
+    from wanworks.supervise.programs import inherited
 
     command = [sys.executable, "-m", "workers.generation.demo_models", str(directory.expanduser().absolute())]
     sys.stdout.flush()
@@ -205,16 +206,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the videos go; its folder .home is the demo's home.")] = Path("demo"),
 ) -> None:
     """From nothing to two videos: make tiny models, start the stack, run two jobs through the API, stop."""
-    from cli.demo import run
+    from wanworks.cli.demo import run
 
     run(out.absolute())
 
 
-job_commands.register(app)
+jobs.register(app)
 model_commands.register(app)
-alert_commands.register(app)
-key_commands.register(app)
-node_commands.register(app)
+alerts.register(app)
+keys.register(app)
+nodes.register(app)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,9 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from cli.errors import (
+from wanworks.client.retries import retry_after
+from wanworks.client.steps import Answer
+from wanworks.errors import (
     AccessRefused,
     ApiRefused,
     ApiUnreachable,
@@ -15,8 +17,6 @@ from cli.errors import (
     TooBusy,
     WrongField,
 )
-from cli.retries import retry_after
-from cli.steps import Answer
 
 _KINDS: dict[int, type[ApiRefused]] = {
     400: BadRequest,

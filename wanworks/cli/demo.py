@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli import screen
-from cli.child import spawn
-from cli.client import Client, GenerationFields, Job, succeeded, why_not
-from cli.errors import ApiRefused, TimedOut
-from cli.job_commands import fetch_video
-from cli.programs import inherited
 from shared.errors import ConfigurationError, WanworksError
+from wanworks.cli import screen
+from wanworks.cli.jobs import fetch_video
+from wanworks.client.client import Client, GenerationFields, Job, succeeded, why_not
+from wanworks.errors import ApiRefused, TimedOut
+from wanworks.supervise.child import spawn
+from wanworks.supervise.programs import inherited
 
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 20.0
@@ -72,7 +72,7 @@ def _stack(home: Path) -> Iterator[str]:
     env = {name: value for name, value in inherited().items() if not name.startswith("WANWORKS_")}
     options = ("--home", str(home), "--catalogue", "demo", "--port", "0", "--flower-port", "0")
     process = spawn(
-        [sys.executable, "-m", "cli.main", "up", *options],
+        [sys.executable, "-m", "wanworks.cli.main", "up", *options],
         env=env,
         cwd=home,
         stdout=subprocess.PIPE,

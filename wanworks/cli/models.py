@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import screen
-from cli.client import Client, Job, succeeded, why_not
-from cli.errors import ApiRefused, ExitCode
-from cli.options import AsJson, Home, Url, client_of
+from wanworks.cli import screen
+from wanworks.cli.options import AsJson, Home, Url, client_of
+from wanworks.client.client import Client, Job, succeeded, why_not
+from wanworks.errors import ApiRefused, ExitCode
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model_id.")]
 Node = Annotated[str | None, typer.Option(help="Name of a node. [every node that is online]")]
@@ -222,7 +222,7 @@ def hub(
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
 ) -> None:
     """Serve a folder of models over the hub's protocol, as a mirror. Prints `ready URL`."""
-    from cli.programs import inherited
+    from wanworks.supervise.programs import inherited
 
     command = [sys.executable, "-m", "api.hub", "--root", str(root.absolute()), "--port", str(port), "--host", host]
     sys.stdout.flush()

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cli.ports import free_port
 from shared.errors import ConfigurationError
+from wanworks.supervise.ports import free_port
 
 _HOST = "127.0.0.1"
 _SERVERS = ("valkey-server", "redis-server")

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from cli.client import Client, Retry
-from cli.errors import ApiUnreachable
-from cli.state_file import read_state
 from shared.settings import load
+from wanworks.client.client import Client, Retry
+from wanworks.errors import ApiUnreachable
+from wanworks.supervise.state_file import read_state
 
 Url = Annotated[str | None, typer.Option(help="The API. [WANWORKS_URL, else the stack on the home]", metavar="URL")]
 Home = Annotated[Path | None, typer.Option(help="Home of the stack to speak to. [WANWORKS_HOME, ~/.wanworks]")]

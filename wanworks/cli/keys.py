@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import screen
-from cli.options import AsJson, Home
 from shared import clock
 from shared.errors import ConfigurationError
 from shared.settings import load
 from shared.states import Priority, Scope
+from wanworks.cli import screen
+from wanworks.cli.options import AsJson, Home
 
 if TYPE_CHECKING:
     from shared.database.engine import Database

@@ -7,12 +7,12 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from cli.supervisor import ProcessStatus
 from shared.cluster import nodes
 from shared.cluster.nodes import REPORT_SECONDS
 from shared.database.engine import Database
 from shared.database.tables import Process
 from shared.errors import StoreFull, Unavailable
+from wanworks.supervise.supervisor import ProcessStatus
 
 log = logging.getLogger("wanworks.process_reports")
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from cli.errors import AlreadyRunning
+from wanworks.errors import AlreadyRunning
 
 # Not TMPDIR, which differs between users: a device is locked for the whole host.
 _HOST_FOLDER = Path("/tmp")

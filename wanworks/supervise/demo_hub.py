@@ -1,6 +1,6 @@
 """The demo's own hub: makes the tiny random-weight models if they are not there, then becomes the hub that serves them.
 
-python -m cli.demo_hub ROOT PORT
+python -m wanworks.supervise.demo_hub ROOT PORT
 """
 
 import os

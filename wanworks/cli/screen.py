@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cli.client import Job
-from cli.errors import ExitCode
+from wanworks.client.client import Job
+from wanworks.errors import ExitCode
 
 out = Console()
 if not out.is_terminal:

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cli.errors import AlreadyRunning
 from shared.errors import ConfigurationError
+from wanworks.errors import AlreadyRunning
 
 NAME = ".wanworks-batch.jsonl"
 

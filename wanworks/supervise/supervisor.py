@@ -1,7 +1,7 @@
 """The one class that starts, restarts and stops processes. It does not know what they do.
 
 One thread, one loop: signals are blocked and waited for, so that a death, a Ctrl-C and a timer are the same kind of
-event, and so that every child is started by the main thread (see `cli.child`).
+event, and so that every child is started by the main thread (see `wanworks.supervise.child`).
 """
 
 import signal
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from cli.child import kill_session, session_members, spawn
+from wanworks.supervise.child import kill_session, session_members, spawn
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _POLL_SECONDS = 0.1  # while something is awaited that sends no signal: a port, a settled start

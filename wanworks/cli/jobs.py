@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import screen
-from cli.client import Client, Job, succeeded, video_of, why_not
-from cli.errors import ApiRefused, ExitCode
-from cli.options import AsJson, Home, Url, client_of
-from cli.shapes import DeviceRow, NodeRow
-from cli.targets import check_target
 from shared.errors import ConfigurationError, WanworksError
+from wanworks.cli import screen
+from wanworks.cli.options import AsJson, Home, Url, client_of
+from wanworks.cli.targets import check_target
+from wanworks.client.client import Client, Job, succeeded, video_of, why_not
+from wanworks.client.shapes import DeviceRow, NodeRow
+from wanworks.errors import ApiRefused, ExitCode
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +52,7 @@ def generate(
             raise typer.BadParameter("with --batch, the lines of the file say what is made")
         if out is None:
             raise typer.BadParameter("--batch needs --out, the folder for its videos")
-        from cli.batch import run
+        from wanworks.cli.batch import run
 
         run(batch, out, url=url, home=home, concurrency=concurrency or 4, retry_failed=retry_failed, timeout=timeout,
             as_json=as_json)  # fmt: skip

@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cli.child import started_ticks
-from cli.embedded_redis import write_private
-from cli.supervisor import ProcessState, ProcessStatus
+from wanworks.supervise.child import started_ticks
+from wanworks.supervise.embedded_redis import write_private
+from wanworks.supervise.supervisor import ProcessState, ProcessStatus
 
 
 @dataclass(frozen=True)

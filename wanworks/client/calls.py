@@ -1,4 +1,4 @@
-"""Every call of the API, described once: what is asked, and what the answer is. Carried out by `cli.client`."""
+"""Every call of the API, described once: what is asked, and what the answer is. Carried out by `client.py`."""
 
 import base64
 import uuid
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, cast
 from urllib.parse import quote
 
-from cli.refusals import body_of
-from cli.shapes import (
+from wanworks.client.refusals import body_of
+from wanworks.client.shapes import (
     Alert,
     ArtifactLink,
     GenerationFields,
@@ -22,7 +22,7 @@ from cli.shapes import (
     SharedLink,
     Workers,
 )
-from cli.steps import Ask, Call, Step, Tell, Telling, Work
+from wanworks.client.steps import Ask, Call, Step, Tell, Telling, Work
 
 _JOBS = "/api/v1/jobs"
 _MODELS = "/api/v1/models"

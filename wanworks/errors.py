@@ -1,5 +1,5 @@
 """What ends a command early, each with its exit code; `wanworks --help` lists the codes from here. Callers of
-`cli.client` catch the same errors.
+`wanworks.client.client` catch the same errors.
 
 WanworksError
 ├── ApiRefused            1   the API answered, and its answer is no; or the job did not succeed

@@ -37,6 +37,8 @@ $(STAMP): pyproject.toml requirements/torch.txt requirements/runtime.txt require
 	@echo "installing everything else"
 	@$(PIP) -r requirements/dev.txt
 	@$(PIP) --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c 'import pathlib, sysconfig; \
+		pathlib.Path(sysconfig.get_path("purelib"), "wanworks-server.pth").write_text("$(CURDIR)\n")'
 	@touch $@
 
 demo: $(STAMP)

@@ -13,6 +13,7 @@ COPY scheduler scheduler
 COPY shared shared
 COPY workers workers
 RUN /opt/wanworks/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+RUN cp -r api scheduler shared workers "$(/opt/wanworks/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 FROM python:3.11-slim-bookworm
 # The volumes take their owner from these folders when they are first used.

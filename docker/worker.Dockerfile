@@ -18,6 +18,7 @@ COPY scheduler scheduler
 COPY shared shared
 COPY workers workers
 RUN /opt/wanworks/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+RUN cp -r api scheduler shared workers "$(/opt/wanworks/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 FROM nvidia/cuda:13.0.1-base-ubuntu24.04
 RUN apt-get update \

@@ -55,7 +55,7 @@ def main() -> None:
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     build = project["build-system"]["requires"]
-    runtime = closure([*project["project"]["dependencies"], *build])
+    runtime = closure([*project["project"]["dependencies"], *extras["server"], *build])
     worker = closure(extras["worker"]) - runtime
     dev = closure(extras["dev"]) - runtime - worker
     (HERE / "torch.txt").write_text(f"{HEADER}{TORCH}=={version(TORCH).partition('+')[0]}\n", encoding="ascii")

@@ -45,6 +45,10 @@ WanworksError
 from dataclasses import dataclass
 from typing import ClassVar
 
+from wanworks.errors import ConfigurationError as ConfigurationError
+from wanworks.errors import ExitCode
+from wanworks.errors import WanworksError as WanworksError
+
 
 @dataclass(frozen=True)
 class FieldError:
@@ -53,19 +57,6 @@ class FieldError:
     loc: tuple[str | int, ...]
     msg: str
     type: str
-
-
-class WanworksError(Exception):
-    """Something went wrong in wanworks."""
-
-    code: ClassVar[str] = "internal_error"
-
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (type(self).__doc__ or "").splitlines()[0])
-
-    @property
-    def message(self) -> str:
-        return str(self)
 
 
 class RequestError(WanworksError):
@@ -152,6 +143,7 @@ class UnsupportedMedia(RequestError):
 class Unavailable(WanworksError):
     """A part that this needs is away for the moment."""
 
+    exit_code = ExitCode.UNREACHABLE
     code = "unavailable"
     retry_after_seconds: ClassVar[int] = 5
 
@@ -188,13 +180,8 @@ class StoreFull(WanworksError):
 class StoreMismatch(WanworksError):
     """The store at this path is not the one that this installation uses."""
 
+    exit_code = ExitCode.USAGE
     code = "store_mismatch"
-
-
-class ConfigurationError(WanworksError):
-    """The configuration cannot be used."""
-
-    code = "configuration_error"
 
 
 class JobFailed(WanworksError):

@@ -21,13 +21,6 @@ def normalised(text: str) -> str:
     return path
 
 
-def within(path: str, public_path: str) -> str | None:
-    """The path as the API knows it, where it lies under the public one; None where it does not."""
-    if path == public_path:
-        return "/"
-    return path[len(public_path) :] if path.startswith(f"{public_path}/") else None
-
-
 def with_public_path(value: Any, public_path: str) -> Any:
     """The value with that path before each `url` in it that is a path."""
     if isinstance(value, dict):

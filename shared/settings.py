@@ -13,11 +13,12 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from shared import config_file
 from shared.errors import ConfigurationError
-from shared.net.outbound import Allowed, ForbiddenAddress, check_url
+from shared.net.outbound import Allowed
 from shared.net.standard_webhooks import key_of
 from shared.public_path import normalised
+from wanworks import config_file
+from wanworks.net.urls import ForbiddenAddress, check_url
 
 
 class Settings(BaseSettings):

@@ -1,18 +1,11 @@
-"""The words that rows and requests say: states of jobs and replicas, phases, priorities, and what a key is good for."""
+"""The words that rows say: states of jobs and replicas, and phases; with those that clients know as well."""
 
 from enum import StrEnum
 
-
-class JobState(StrEnum):
-    QUEUED = "queued"  # stored and waiting: for a device, for its model, or for its back-off to pass
-    RUNNING = "running"  # one attempt holds the lease
-    PAUSED = "paused"  # a download that somebody stopped; its bytes are kept
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-JOB_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+from wanworks.states import JOB_ENDS as JOB_ENDS
+from wanworks.states import JobState as JobState
+from wanworks.states import Priority as Priority
+from wanworks.states import Scope as Scope
 
 
 class Phase(StrEnum):
@@ -28,18 +21,6 @@ class Phase(StrEnum):
     FETCHING = "fetching"
     VERIFYING = "verifying"
     REMOVING = "removing"
-
-
-class Priority(StrEnum):
-    CRITICAL = "critical"
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
-
-    @property
-    def rank(self) -> int:
-        """0 is served first."""
-        return list(Priority).index(self)
 
 
 class ReplicaState(StrEnum):
@@ -59,11 +40,3 @@ class ReplicaState(StrEnum):
 
 # A replica in one of these can serve a generation now.
 REPLICA_READY = frozenset({ReplicaState.AVAILABLE, ReplicaState.UPDATING})
-
-
-class Scope(StrEnum):
-    """What a key may be good for. A key has one or more of them; `admin` holds the others."""
-
-    READ = "read"  # see its own jobs, and everything that is about the installation
-    SUBMIT = "submit"  # ask for videos; cancel, retry and delete its own jobs
-    ADMIN = "admin"  # all jobs, the models, the nodes, the alerts, Flower and the audit

@@ -13,8 +13,9 @@ from PIL import Image
 
 from shared import settings
 from shared.catalogue import models
-from shared.catalogue.job_types import GenerationRequest, settle
+from shared.catalogue.job_types import settle
 from shared.catalogue.models import CatalogueEntry
+from wanworks.requests import GenerationRequest
 from workers.generation import demo_models, run
 from workers.generation.context import GenerationContext, Outcome, Report
 

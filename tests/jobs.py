@@ -3,7 +3,7 @@
 from typing import Any
 
 from shared.catalogue import models as catalogue
-from shared.catalogue.job_types import GenerationRequest, settle
+from shared.catalogue.job_types import settle
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.jobs import attempts, dispatch, records
@@ -14,6 +14,7 @@ from shared.models import replicas
 from shared.models.replicas import Presence
 from shared.states import Priority, ReplicaState
 from shared.telemetry.metrics import Meters
+from wanworks.requests import GenerationRequest
 
 CLAIMANT = Claimant(node="n", worker="gpu-0@n", device="cpu-0", device_key="n/0")
 DEMO = catalogue.load("demo")

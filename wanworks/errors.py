@@ -18,8 +18,7 @@ WanworksError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-
-from shared.errors import ConfigurationError, StoreMismatch, Unavailable, WanworksError
+from typing import ClassVar
 
 
 class ExitCode(IntEnum):
@@ -45,6 +44,27 @@ _MEANING = {
     ExitCode.ALREADY_RUNNING: "another process holds this home, device or port",
     ExitCode.INTERRUPTED: "interrupted from the keyboard; the job goes on",
 }
+
+
+class WanworksError(Exception):
+    """Something went wrong in wanworks."""
+
+    code: ClassVar[str] = "internal_error"
+    exit_code: ClassVar[ExitCode] = ExitCode.REFUSED  # tells a script what went wrong
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").splitlines()[0])
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class ConfigurationError(WanworksError):
+    """The configuration cannot be used."""
+
+    code = "configuration_error"
+    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True)
@@ -111,36 +131,25 @@ class ApiUnreachable(WanworksError):
     """The API cannot be reached."""
 
     code = "api_unreachable"
+    exit_code = ExitCode.UNREACHABLE
 
 
 class TransferBroken(WanworksError):
     """A file could not be fetched whole."""
 
     code = "transfer_broken"
+    exit_code = ExitCode.UNREACHABLE
 
 
 class TimedOut(WanworksError):
     """It did not happen in the time allowed."""
 
     code = "timed_out"
+    exit_code = ExitCode.TIMED_OUT
 
 
 class AlreadyRunning(WanworksError):
     """Another process holds this home, device or port."""
 
     code = "already_running"
-
-
-def exit_code(error: WanworksError) -> ExitCode:
-    """The exit code that tells a script what went wrong."""
-    match error:
-        case ConfigurationError() | StoreMismatch():
-            return ExitCode.USAGE
-        case ApiUnreachable() | TransferBroken() | Unavailable():
-            return ExitCode.UNREACHABLE
-        case TimedOut():
-            return ExitCode.TIMED_OUT
-        case AlreadyRunning():
-            return ExitCode.ALREADY_RUNNING
-        case _:
-            return ExitCode.REFUSED
+    exit_code = ExitCode.ALREADY_RUNNING

@@ -26,9 +26,9 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import ApiKey
 from shared.errors import Forbidden, StoreFull, Unauthenticated, Unavailable
-from shared.net.addresses import is_loopback
 from shared.settings import Settings
 from shared.states import Scope
+from wanworks.net.addresses import is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from starlette.requests import HTTPConnection
 
 from shared.access import audit
 from shared.access.keys import Limits
-from shared.catalogue.job_types import GenerationRequest
 from shared.errors import FieldError, Forbidden, InvalidField
 from shared.jobs.records import NewJob
 from shared.states import Priority, Scope
+from wanworks.requests import GenerationRequest
 
 _MEANINGS = {Scope.READ: "read", Scope.SUBMIT: "ask for work", Scope.ADMIN: "administer"}
 UNLIMITED = Limits()

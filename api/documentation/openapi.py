@@ -11,8 +11,8 @@ from api.http.errors import CONVENTION, PROBLEM_TYPE
 from api.jobs.webhooks import MESSAGE_ID
 from api.operation import Answer, Operation
 from api.schemas import problems, videos
-from shared.catalogue.job_types import GenerationRequest
 from shared.catalogue.models import Catalogue
+from wanworks.requests import GenerationRequest
 
 _REF = "#/components/schemas/{model}"
 

@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from api.http import images
 from api.http.errors import invalid
-from shared.catalogue.job_types import GenerationRequest
 from shared.errors import FieldError, InvalidField, MalformedRequest, TooLarge, UnsupportedMedia
+from wanworks.requests import GenerationRequest
 
 Body = TypeVar("Body", bound=BaseModel)
 

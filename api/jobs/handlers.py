@@ -27,7 +27,7 @@ from api.schemas.jobs import JobsQuery
 from api.services.admission import Admission
 from api.services.group_commit import Committed
 from shared import clock
-from shared.catalogue.job_types import GENERATION, GenerationRequest
+from shared.catalogue.job_types import GENERATION
 from shared.database.tables import Job
 from shared.errors import InvalidField, LimitReached, StoreFull, Unavailable
 from shared.jobs import lists, queue_positions, records, usage
@@ -35,6 +35,7 @@ from shared.jobs.queue_positions import Position
 from shared.jobs.records import NewJob
 from shared.states import JOB_ENDS, JobState, Scope
 from shared.telemetry.metrics import count_end
+from wanworks.requests import GenerationRequest
 
 log = logging.getLogger("wanworks.jobs")
 

@@ -15,11 +15,11 @@ from api.http.responses import answered
 from api.operation import Answer, Operation
 from api.schemas.fields import Time
 from shared import clock
-from shared.catalogue.job_types import PLAIN
 from shared.database.tables import WebhookMessage as Row
 from shared.errors import NotFound
 from shared.jobs import records, webhooks
 from shared.states import Scope
+from wanworks.requests import PLAIN
 
 MESSAGE_ID = re.compile(rf"msg_{JOB_ID.pattern}")
 

@@ -9,7 +9,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.public_path import within
+from wanworks.net.paths import within
 
 _REDIRECTED = frozenset({"GET", "HEAD"})
 

@@ -13,9 +13,9 @@ from api.operation import Answer, Operation
 from api.schemas.fields import Time
 from shared import clock
 from shared.access import audit
-from shared.catalogue.job_types import PLAIN
 from shared.database.tables import AuditEntry as Row
 from shared.states import Scope
+from wanworks.requests import PLAIN
 
 
 class AuditQuery(BaseModel):

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from api.schemas.fields import Time
-from shared.catalogue.job_types import PLAIN
 from shared.cluster import alerts
 from shared.database.tables import Alert as Row
+from wanworks.requests import PLAIN
 
 
 class AlertsQuery(BaseModel):

@@ -12,10 +12,9 @@ from pydantic import BeforeValidator, Field
 from api.schemas.alerts import SystemAlert
 from api.schemas.fields import Asked, Basis, Percent, Public, Score, Time
 from api.schemas.models import Recommendation
-from shared.catalogue.job_types import PLAIN, SAID
-from shared.catalogue.models import OutputFormat, Quantization
 from shared.insight.assessment import Status
 from shared.management.fallback import Level, Speed
+from wanworks.requests import PLAIN, SAID, OutputFormat, Quantization
 
 # --- requests
 

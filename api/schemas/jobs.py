@@ -11,17 +11,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from api.http.query import JOB_ID, cursor, digits
 from api.schemas.fields import Public, Time
-from shared.catalogue.job_types import (
-    JOB_TYPES,
-    PLAIN,
-    AppliedFallback,
-    CleanupParams,
-    DownloadParams,
-    IntegrityCheckParams,
-    Lora,
-)
-from shared.catalogue.models import OutputFormat, Quantization
+from shared.catalogue.job_types import JOB_TYPES, AppliedFallback, CleanupParams, DownloadParams, IntegrityCheckParams
 from shared.states import JobState, Priority
+from wanworks.requests import PLAIN, Lora, OutputFormat, Quantization
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.http.query import digits
 from api.schemas.fields import Basis, Name
-from shared.catalogue.models import Quantization
+from wanworks.requests import Quantization
 
 
 class Flower(BaseModel):

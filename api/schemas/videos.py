@@ -12,10 +12,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from api.http.query import JOB_ID, digits
 from api.schemas.fields import Public
 from api.schemas.jobs import JobProgress
-from shared.catalogue.job_types import PLAIN, SAID, FallbackStrategy, GenerationParams, Lora, Number, Seed
-from shared.catalogue.models import OutputFormat, Quantization
+from shared.catalogue.job_types import GenerationParams
 from shared.database.tables import Job
 from shared.states import JobState, Priority
+from wanworks.requests import PLAIN, SAID, FallbackStrategy, Lora, Number, OutputFormat, Quantization, Seed
 
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
 _POLL_SECONDS = 1.0  # what the client does where it is told nothing

@@ -12,16 +12,18 @@ from api.http import images
 from api.http.body import Asked
 from api.services.fallbacks import Fallbacks
 from api.services.storage import Storage
-from shared.catalogue.job_types import GENERATION, JOB_TYPES, GenerationParams, GenerationRequest, Lora, settle
+from shared.catalogue.job_types import GENERATION, JOB_TYPES, GenerationParams, settle
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.database.tables import Job
 from shared.errors import Conflict, FieldError, InvalidField, NotFound, Unavailable
 from shared.jobs import records
 from shared.jobs.records import NewJob
 from shared.net import outbound
-from shared.net.outbound import Allowed, ForbiddenAddress
+from shared.net.outbound import Allowed
 from shared.settings import Settings
 from shared.states import JOB_ENDS, JobState, Priority
+from wanworks.net.urls import ForbiddenAddress
+from wanworks.requests import GenerationRequest, Lora
 
 log = logging.getLogger("wanworks.admission")
 

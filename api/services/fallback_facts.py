@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 
 from shared.catalogue import scoring
-from shared.catalogue.models import CatalogueEntry, Quantization
+from shared.catalogue.models import CatalogueEntry
 from shared.cluster import nodes
 from shared.database.tables import Device, Node
 from shared.management.fallback import ModelFacts
 from shared.management.library import Library, ModelView, bytes_left, holders
 from shared.settings import Settings
 from shared.states import JobState, ReplicaState
+from wanworks.requests import Quantization
 
 
 def facts(settings: Settings, library: Library) -> dict[str, ModelFacts]:

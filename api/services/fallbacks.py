@@ -7,15 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from api.services import fallback_facts
-from shared.catalogue.job_types import (
-    DOWNLOAD,
-    AppliedFallback,
-    Change,
-    DownloadParams,
-    GenerationParams,
-    GenerationRequest,
-    settle,
-)
+from shared.catalogue.job_types import DOWNLOAD, AppliedFallback, Change, DownloadParams, GenerationParams, settle
 from shared.catalogue.models import Catalogue
 from shared.database.engine import Database
 from shared.errors import Conflict, InvalidField
@@ -25,6 +17,7 @@ from shared.management.fallback import ModelFacts, Strategy, Wish, alternatives_
 from shared.management.library import Library
 from shared.settings import Settings
 from shared.states import Priority
+from wanworks.requests import GenerationRequest
 
 # What `hybrid_approach` may stand for: the first pair of which both apply.
 _HYBRIDS = (

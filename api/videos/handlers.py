@@ -44,8 +44,9 @@ from shared.errors import Conflict, InvalidField, NotFound
 from shared.jobs import lists, records, usage
 from shared.jobs.records import NewJob
 from shared.net import outbound
-from shared.net.outbound import Allowed, ForbiddenAddress, NotFetched
+from shared.net.outbound import Allowed, NotFetched
 from shared.states import JOB_ENDS, JobState, Scope
+from wanworks.net.urls import ForbiddenAddress
 
 _FETCH_SECONDS = 20.0
 _BEGAN = int(time.time())

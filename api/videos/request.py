@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from api.http.body import what_is_right
 from api.schemas.videos import ImageReference, VideoRequest
-from shared.catalogue.job_types import GenerationRequest
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.errors import FieldError, InvalidField, NotFound
+from wanworks.requests import GenerationRequest
 
 _NO = "not_supported"
 _GRID = 4  # frames that the models' video encoder takes together, after the first

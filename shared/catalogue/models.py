@@ -23,9 +23,8 @@ from pydantic import (
 )
 
 from shared.errors import ConfigurationError, NotFound
+from wanworks.requests import OutputFormat, Quantization
 
-Quantization = Literal["none", "fp16", "bf16", "int8"]
-OutputFormat = Literal["mp4", "webm"]
 Offload = Literal["none", "model", "group"]
 
 

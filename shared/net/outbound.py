@@ -9,40 +9,29 @@ connects: what is not public is refused here before it is asked, and what it may
 import asyncio
 import contextlib
 import ipaddress
-import re
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin
 
 import anyio
 import httpx
 
 from shared.errors import ConfigurationError, WanworksError
-from shared.net import addresses, proxies
-from shared.net.addresses import Address
+from wanworks.net import addresses, proxies
+from wanworks.net.addresses import Address
+from wanworks.net.urls import PORTS, ForbiddenAddress, check_url
 
 Resolve = Callable[[str, int], Sequence[str]]
 """The addresses that a host's name stands for. Raises OSError."""
 
-_PORTS = {"http": 80, "https": 443}
 _ANSWER_BYTES = 64 << 10  # of an answer that nobody reads for meaning
 _REDIRECTS = 3
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
 _LOOK_UP_SECONDS = 2.0  # for a name that a proxy looks up again: behind one, many hosts have no resolver of their own
 _BODY_SECONDS = 2.0  # for reading what follows a status that is known already
-# RFC 1035: what a resolver takes. Python's own refuses longer names and empty labels with a UnicodeError.
-_HOST_CHARACTERS, _LABEL_CHARACTERS = 253, 63
-_LABEL = re.compile(r"[A-Za-z0-9_-]+")
-_BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
-
-
-class ForbiddenAddress(WanworksError):
-    """An address that this server may not be made to ask."""
-
-    code = "forbidden_address"
 
 
 class NotFetched(WanworksError):
@@ -81,25 +70,6 @@ class Allowed:
 
 
 ANYWHERE = Allowed(anywhere=True)  # for addresses that the operator set
-
-
-def check_url(url: str) -> SplitResult:
-    """The parts of an http(s) address with a host and no login in it. Raises ForbiddenAddress, and nothing else."""
-    if any(ord(letter) < 32 or ord(letter) == 127 or 0xD800 <= ord(letter) <= 0xDFFF for letter in url):
-        raise ForbiddenAddress("The address must not hold control characters or lone surrogates")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ForbiddenAddress("The address cannot be read") from None
-    if parts.scheme not in _PORTS or not parts.hostname or port == 0:
-        raise ForbiddenAddress("The address must begin with http:// or https:// and name a host")
-    if not parts.hostname.isascii():
-        raise ForbiddenAddress("The host of the address must be written in ASCII (xn--...)")
-    if parts.username is not None or parts.password is not None:
-        raise ForbiddenAddress("The address must not hold a login")
-    _check_host(parts)
-    return parts
 
 
 def check_askable(url: str, allowed: Allowed) -> None:
@@ -286,35 +256,12 @@ async def _body(answer: httpx.Response, max_bytes: int) -> bytes:
     return bytes(content)
 
 
-def _check_host(parts: SplitResult) -> None:
-    """Raises ForbiddenAddress for what no resolver takes."""
-    host = parts.hostname or ""
-    if "[" in parts.netloc or "]" in parts.netloc:
-        try:
-            ipaddress.IPv6Address(host)
-        except ValueError:
-            raise ForbiddenAddress("The host of the address is no IPv6 address") from None
-        if _BRACKETED.fullmatch(parts.netloc) is None:
-            raise ForbiddenAddress("The host of the address is more, or other, than an IPv6 address in brackets")
-        return
-    name = host.removesuffix(".")
-    labels = name.split(".")
-    if not all(labels):
-        raise ForbiddenAddress("The host of the address has an empty label: two dots, or one at its beginning")
-    if any(len(label) > _LABEL_CHARACTERS for label in labels):
-        raise ForbiddenAddress(f"The host of the address has a label of more than {_LABEL_CHARACTERS} characters")
-    if len(name) > _HOST_CHARACTERS:
-        raise ForbiddenAddress(f"The host of the address has more than {_HOST_CHARACTERS} characters")
-    if not all(_LABEL.fullmatch(label) for label in labels):
-        raise ForbiddenAddress("The host of the address may hold letters, digits, hyphens, underscores and dots only")
-
-
 def _host_of(parts: SplitResult) -> str:
     return (parts.hostname or "").rstrip(".").lower()
 
 
 def _port_of(parts: SplitResult) -> int:
-    return parts.port or _PORTS[parts.scheme]
+    return parts.port or PORTS[parts.scheme]
 
 
 def _check_public(host: str, address: Address, allowed: Allowed) -> None:

@@ -12,7 +12,8 @@ from datetime import datetime
 import httpx
 
 from shared.errors import ConfigurationError, WanworksError
-from shared.net.outbound import Allowed, ForbiddenAddress, Resolve, post
+from shared.net.outbound import Allowed, Resolve, post
+from wanworks.net.urls import ForbiddenAddress
 
 # How long to wait after each try that failed: a day in all, then the message is given up.
 WAITS_SECONDS = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800, 28800)

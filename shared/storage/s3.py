@@ -20,8 +20,8 @@ from aiohttp import ClientError as HttpError
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from shared.errors import ConfigurationError, NotFound, StoreUnavailable
-from shared.net import proxies
 from shared.settings import Settings
+from wanworks.net import proxies
 
 _CONNECT_SECONDS = 5
 _QUIET_SECONDS = 20

@@ -30,9 +30,9 @@ from opentelemetry.util.re import parse_env_headers
 from requests.adapters import HTTPAdapter
 
 from shared.errors import ConfigurationError
-from shared.net import proxies
 from shared.settings import Settings
 from shared.telemetry.span import Attributes, Kind, Span
+from wanworks.net import proxies
 
 log = logging.getLogger("wanworks.tracing")
 

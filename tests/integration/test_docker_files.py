@@ -188,6 +188,10 @@ def test_what_the_image_copies_installs_and_brings_every_module_and_page(tmp_pat
     command = [sys.executable, "-m", "pip", *install[1:], "--target", str(target), "--no-index", "--quiet"]
     subprocess.run(command, cwd=context, check=True, capture_output=True, timeout=120)
 
+    beside = next(shlex.split(text)[2:-1] for text in runs if text.startswith("cp -r "))
+    for name in beside:
+        shutil.copytree(context / name, target / name)
+
     packages = ("api", "scheduler", "shared", "wanworks", "workers")
     wanted = {path.relative_to(ROOT) for name in packages for path in (ROOT / name).rglob("*") if path.is_file()}
     brought = {path.relative_to(target) for name in packages for path in (target / name).rglob("*")}

@@ -125,7 +125,8 @@ def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
     ).frames[0]
     expected = (bare * 255).round().astype("uint8")
 
-    from shared.catalogue.job_types import GenerationRequest, settle
+    from shared.catalogue.job_types import settle
+    from wanworks.requests import GenerationRequest
 
     params = settle(
         GenerationRequest(

@@ -11,8 +11,9 @@ import anyio
 import pytest
 
 from shared.net import outbound
-from shared.net.outbound import Allowed, ForbiddenAddress, NotFetched, Resolve
+from shared.net.outbound import Allowed, NotFetched, Resolve
 from tests.conftest import free_port
+from wanworks.net.urls import ForbiddenAddress
 
 LOOPBACK = Allowed.of("127.0.0.1/32")
 PUBLIC = "93.184.215.14"

@@ -10,7 +10,7 @@ import pytest
 
 from shared.errors import ConfigurationError
 from shared.net import outbound
-from shared.net.outbound import Allowed, ForbiddenAddress, NotFetched
+from shared.net.outbound import Allowed, NotFetched
 from shared.settings import Settings
 from shared.storage import s3
 from shared.telemetry import tracing
@@ -21,6 +21,7 @@ from tests.integration.test_outbound import LOOPBACK, PUBLIC, Place, content, ge
 from tests.proxy import proxy
 from tests.repos import make_repo
 from wanworks.client.client import Client, Retry
+from wanworks.net.urls import ForbiddenAddress
 from workers.models.fetch.client import HubClient
 
 DEAD = "http://user:hidden-word@127.0.0.1:9"

@@ -24,7 +24,7 @@ from shared.jobs import attempts, dispatch, records, webhooks
 from shared.jobs.attempts import Failure
 from shared.messaging.progress import RestingRedis
 from shared.net import standard_webhooks
-from shared.net.outbound import Allowed, ForbiddenAddress, check_url, judge, receiver_of
+from shared.net.outbound import Allowed, judge, receiver_of
 from shared.net.standard_webhooks import NotTaken
 from shared.settings import Settings, load
 from shared.telemetry.metrics import LOOP_ERRORS, Meters
@@ -35,6 +35,7 @@ from tests.integration.test_api_generation import GOOD, URL
 from tests.jobs import accepted
 from tests.lost_answers import lost_answers
 from tests.stack import wait_for
+from wanworks.net.urls import ForbiddenAddress, check_url
 from workers.processes.webhook_sender import WebhookSender
 
 HOOK = "https://hooks.example/x?token=secret"

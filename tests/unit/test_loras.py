@@ -22,8 +22,8 @@ from diffusers.loaders.lora_conversion_utils import (
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from safetensors.torch import save_file
 
-from shared.catalogue.job_types import Lora
 from shared.errors import BadInput, Cancelled
+from wanworks.requests import Lora
 from workers.generation.pipelines import lora_formats, loras
 from workers.generation.pipelines.lora_formats import Targets
 

@@ -3,7 +3,8 @@
 import pytest
 
 from shared.catalogue import models
-from shared.catalogue.job_types import GenerationRequest, settle
+from shared.catalogue.job_types import settle
+from wanworks.requests import GenerationRequest
 from workers.generation.geometry import Plan, cover, plan
 
 CATALOGUE = models.load("default")

@@ -5,8 +5,8 @@ import socket
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.net import proxies
-from shared.net.proxies import complaints, http_proxy_for, proxy_for, variable_for
+from wanworks.net import proxies
+from wanworks.net.proxies import complaints, http_proxy_for, proxy_for, variable_for
 
 DEAD = "http://proxy.example:3128"
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

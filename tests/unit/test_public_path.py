@@ -3,8 +3,9 @@
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.public_path import with_public_path, within
+from shared.public_path import with_public_path
 from shared.settings import load
+from wanworks.net.paths import within
 
 
 @pytest.mark.parametrize(

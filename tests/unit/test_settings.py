@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 
-from shared import config_file
 from shared.errors import ConfigurationError
 from shared.settings import Settings, load, secrets
+from wanworks import config_file
 from wanworks.cli.main import configured
 from wanworks.supervise.programs import environment
 

@@ -10,9 +10,10 @@ from api.schemas.jobs import JobProgress
 from api.schemas.videos import VideoRequest, poll_after_ms, video
 from api.videos.request import frames_of, generation_request, in_their_words, reference
 from shared.catalogue import models as catalogue
-from shared.catalogue.job_types import GenerationRequest, settle
+from shared.catalogue.job_types import settle
 from shared.database.tables import Job
 from shared.errors import FieldError, InvalidField
+from wanworks.requests import GenerationRequest
 
 MODELS = catalogue.load("default")
 T2V, I2V, TI2V = MODELS.entries

@@ -13,7 +13,6 @@ from pathlib import Path
 import anyio.to_thread
 import typer
 
-from shared.errors import WanworksError
 from wanworks.cli import screen
 from wanworks.cli.batch_file import Line, read_batch
 from wanworks.cli.batch_record import BatchRecord, Standing
@@ -21,7 +20,7 @@ from wanworks.cli.options import find_url
 from wanworks.cli.targets import check_target
 from wanworks.client.client import AsyncClient, Retry, succeeded, video_of, why_not
 from wanworks.client.fetching import is_whole
-from wanworks.errors import BadRequest, ExitCode, NotThere, TimedOut, TransferBroken
+from wanworks.errors import BadRequest, ExitCode, NotThere, TimedOut, TransferBroken, WanworksError
 
 # Longer than a single command's: a batch runs on its own, and a queue that is full for now will have room again.
 _PATIENCE = Retry(seconds=300.0, at_first=False)

@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shared.catalogue.job_types import GenerationRequest
-from shared.errors import ConfigurationError
+from wanworks.errors import ConfigurationError
+from wanworks.requests import GenerationRequest
 
 _SHOWN = 20  # mistakes, of a file that is full of them
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)

@@ -14,8 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from shared.errors import ConfigurationError
-from wanworks.errors import AlreadyRunning
+from wanworks.errors import AlreadyRunning, ConfigurationError
 
 NAME = ".wanworks-batch.jsonl"
 

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.errors import ConfigurationError, WanworksError
 from wanworks.cli import screen
 from wanworks.cli.jobs import fetch_video
 from wanworks.client.client import Client, GenerationFields, Job, succeeded, why_not
-from wanworks.errors import ApiRefused, TimedOut
+from wanworks.errors import ApiRefused, ConfigurationError, TimedOut, WanworksError
 from wanworks.supervise.child import spawn
 from wanworks.supervise.programs import inherited
 

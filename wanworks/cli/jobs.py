@@ -6,13 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.errors import ConfigurationError, WanworksError
 from wanworks.cli import screen
 from wanworks.cli.options import AsJson, Home, Url, client_of
 from wanworks.cli.targets import check_target
 from wanworks.client.client import Client, Job, succeeded, video_of, why_not
 from wanworks.client.shapes import DeviceRow, NodeRow
-from wanworks.errors import ApiRefused, ExitCode
+from wanworks.errors import ApiRefused, ConfigurationError, ExitCode, WanworksError
 
 
 def register(app: typer.Typer) -> None:

@@ -7,18 +7,17 @@ host's settings has the whole installation in their hands anyway.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared import clock
-from shared.errors import ConfigurationError
-from shared.settings import load
-from shared.states import Priority, Scope
 from wanworks.cli import screen
 from wanworks.cli.options import AsJson, Home
+from wanworks.errors import ConfigurationError
+from wanworks.home import needs_server
+from wanworks.states import Priority, Scope
 
 if TYPE_CHECKING:
     from shared.database.engine import Database
@@ -32,6 +31,7 @@ app = typer.Typer(help="API keys: who may use the API, what for, and how much.",
 
 
 @app.command("create")
+@needs_server
 def create(
     name: Annotated[str, typer.Argument(help="What the key is called; letters, digits and . _ @ -.")],
     scope: Annotated[
@@ -50,10 +50,8 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it: it is shown this once, and only a hash of it is kept."""
-    from shared.access import (  # here and below: every other command starts in half the time without the database
-        audit,
-        keys,
-    )
+    # Here and below: the server may not be installed, and every other command starts in half the time without it.
+    from shared.access import audit, keys
 
     if _NAME.fullmatch(name) is None:
         raise ConfigurationError(
@@ -74,6 +72,7 @@ def create(
 
 
 @app.command("list")
+@needs_server
 def list_keys(home: Home = None, as_json: AsJson = False) -> None:
     """Show every key that was ever made, by name; never the key itself."""
     from shared.access import keys
@@ -88,6 +87,7 @@ def list_keys(home: Home = None, as_json: AsJson = False) -> None:
 
 
 @app.command("revoke")
+@needs_server
 def revoke(name: Annotated[str, typer.Argument(help="The key's name or id.")], home: Home = None) -> None:
     """Take a key back: within two seconds nobody comes in with it. Its jobs stay."""
     from shared.access import audit, keys
@@ -98,6 +98,7 @@ def revoke(name: Annotated[str, typer.Argument(help="The key's name or id.")], h
     print(f"revoked {row.name} ({row.hint}...)")
 
 
+@needs_server
 def show_audit(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries, newest first.")] = 50,
     actor: Annotated[str | None, typer.Option(help="Only what this key did, by its name.")] = None,
@@ -105,6 +106,7 @@ def show_audit(
     as_json: AsJson = False,
 ) -> None:
     """Show what was administered: when, by whom, what, and how it was answered."""
+    from shared import clock
     from shared.access import audit
 
     with _database(home) as database:
@@ -125,6 +127,7 @@ def register(root: typer.Typer) -> None:
 @contextmanager
 def _database(home: Path | None) -> Iterator["Database"]:
     from shared.database.engine import Database, migrate
+    from shared.settings import load
 
     settings = load(home=home)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -144,12 +147,13 @@ def _end(span: str | None) -> datetime | None:
     if match is None:
         raise ConfigurationError(f"--expires: {span!r} is no time such as 12h, 90d, 4w or 1y")
     try:
-        return clock.now() + timedelta(hours=int(match[1]) * _HOURS[match[2]])
+        return datetime.now(UTC) + timedelta(hours=int(match[1]) * _HOURS[match[2]])
     except OverflowError:
         raise ConfigurationError(f"--expires: {span} is further off than the calendar goes") from None
 
 
 def _shown(row: "ApiKey") -> dict[str, Any]:
+    from shared import clock
     from shared.access import keys
 
     now = clock.now()

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from shared import config_file
-from shared.errors import WanworksError
-from shared.settings import load, secrets
+from wanworks import config_file
 from wanworks.cli import alerts, jobs, keys, nodes, screen
 from wanworks.cli import models as model_commands
-from wanworks.errors import ExitCode, exit_code
+from wanworks.errors import ExitCode, WanworksError
+from wanworks.home import has_server, home_folder, needs_server
 
 app = typer.Typer(
     name="wanworks",
@@ -43,7 +42,7 @@ def main() -> None:
         app()
     except WanworksError as error:
         print(f"wanworks: {error.message}", file=sys.stderr)
-        sys.exit(exit_code(error))
+        sys.exit(error.exit_code)
 
 
 def _speak_utf8() -> None:
@@ -72,12 +71,17 @@ def configured(
         os.environ[config_file.VARIABLE] = str(config.expanduser().absolute())
     if config_file.path() is None:
         return
+    if not has_server():
+        return
+    from shared.settings import load, secrets
+
     load()  # a wrong file is refused whatever the command
     if (file := config_file.exposed(secrets())) is not None:
         screen.say(f"wanworks: {file} holds secrets and anybody may read it: chmod 600 {file}")
 
 
 @app.command()
+@needs_server
 def up(
     home: Home = None,
     port: Annotated[int | None, typer.Option(help="Port of the API; 0 takes a free one. [WANWORKS_PORT, 8000]")] = None,
@@ -106,6 +110,7 @@ def up(
 
 
 @app.command()
+@needs_server
 def worker(home: Home = None, node: Node = None, devices: Devices = None, models: Models = None) -> None:
     """Run the GPU workers of this node alone: `up --only gpu`."""
     from wanworks.supervise.up import REDIS_WAIT_SECONDS
@@ -116,6 +121,7 @@ def worker(home: Home = None, node: Node = None, devices: Devices = None, models
 
 
 def _one_process(kind: str, sentence: str) -> None:
+    @needs_server
     def command(home: Home = None, node: Node = None, models: Models = None) -> None:
         from wanworks.supervise.up import alone
 
@@ -134,8 +140,10 @@ _one_process("redis", "Run the embedded Redis of this home alone.")
 
 
 @app.command()
+@needs_server
 def migrate(home: Home = None) -> None:
     """Bring the database schema to this version and make the store, then end. Every start does this too."""
+    from shared.settings import load
     from wanworks.supervise.up import bring_up_to_date
 
     settings = load(home=home)
@@ -148,12 +156,12 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
     """Show the processes of the stack on this home, and its addresses."""
     from wanworks.supervise.state_file import read_state
 
-    settings = load(home=home)
-    state = read_state(settings.home)
+    folder = home_folder(home)
+    state = read_state(folder)
     if as_json:
-        screen.print_json(state or {"home": str(settings.home), "running": False, "ready": False, "processes": []})
+        screen.print_json(state or {"home": str(folder), "running": False, "ready": False, "processes": []})
     elif state is None:
-        print(f"nothing has been started on the home {settings.home}")
+        print(f"nothing has been started on the home {folder}")
     else:
         columns = ("name", "pid", "state", "restarts", "since")
         screen.print_table(columns, ([process[column] for column in columns] for process in state["processes"]))
@@ -163,8 +171,11 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+@needs_server
 def settings(as_json: AsJson = False) -> None:
     """Print every setting: its variable, its value here, and what it is for. Secrets are masked."""
+    from shared.settings import load
+
     present = load()
     rows: list[dict[str, Any]] = []
     for name, field in type(present).model_fields.items():
@@ -178,10 +189,12 @@ def settings(as_json: AsJson = False) -> None:
 
 
 @app.command("webhook-secret")
+@needs_server
 def webhook_secret(home: Home = None) -> None:
     """Print the key with which receivers prove messages to jobs' webhooks (Standard Webhooks)."""
     from shared.cluster.nodes import webhook_secret as secret_of
     from shared.database.engine import Database
+    from shared.settings import load
 
     settings = load(home=home)
     database = Database(settings.database)
@@ -192,6 +205,7 @@ def webhook_secret(home: Home = None) -> None:
 
 
 @app.command("demo-models")
+@needs_server
 def demo_models(directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     """Make the three tiny random-weight models of the demo catalogue in DIR; what is there already stays."""
     from wanworks.supervise.programs import inherited
@@ -202,6 +216,7 @@ def demo_models(directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> No
 
 
 @app.command()
+@needs_server
 def demo(
     out: Annotated[Path, typer.Option(help="Where the videos go; its folder .home is the demo's home.")] = Path("demo"),
 ) -> None:

@@ -12,6 +12,7 @@ from wanworks.cli import screen
 from wanworks.cli.options import AsJson, Home, Url, client_of
 from wanworks.client.client import Client, Job, succeeded, why_not
 from wanworks.errors import ApiRefused, ExitCode
+from wanworks.home import needs_server
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model_id.")]
 Node = Annotated[str | None, typer.Option(help="Name of a node. [every node that is online]")]
@@ -216,6 +217,7 @@ def unpin(model: Model, url: Url = None, home: Home = None, as_json: AsJson = Fa
     _pin(model, False, url, home, as_json)
 
 
+@needs_server
 def hub(
     root: Annotated[Path, typer.Option(help="Folder of models: a Hugging Face cache.", exists=True, file_okay=False)],
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8080,

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from shared.settings import load
 from wanworks.client.client import Client, Retry
 from wanworks.errors import ApiUnreachable
+from wanworks.home import home_folder
 from wanworks.supervise.state_file import read_state
 
 Url = Annotated[str | None, typer.Option(help="The API. [WANWORKS_URL, else the stack on the home]", metavar="URL")]
@@ -28,7 +28,7 @@ def find_url(given: str | None, home: Path | None) -> str:
     """The API's address: as given, from WANWORKS_URL, or of the stack that runs on `home`. Raises ApiUnreachable."""
     if url := given or os.environ.get("WANWORKS_URL"):
         return url
-    folder = load(home=home).home
+    folder = home_folder(home)
     state = read_state(folder)
     if state is None or not state["running"] or not state["api_url"]:
         raise ApiUnreachable(f"no stack runs on the home {folder}: start `wanworks up`, or give --url")

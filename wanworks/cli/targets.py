@@ -4,7 +4,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from shared.errors import ConfigurationError
+from wanworks.errors import ConfigurationError
 
 
 def check_target(out: Path | None, option: str = "--out") -> None:

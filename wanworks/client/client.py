@@ -18,8 +18,6 @@ import anyio
 import anyio.to_thread
 import httpx
 
-from shared.net import proxies
-from shared.public_path import within
 from wanworks.client import calls, fetching, following
 from wanworks.client.retries import Contact, Retry, patient
 from wanworks.client.shapes import (
@@ -36,6 +34,8 @@ from wanworks.client.shapes import (
 )
 from wanworks.client.steps import Answer, Ask, Call, Close, Course, Open, Pause, Read, Step, Tell, Telling, Work
 from wanworks.errors import ApiUnreachable
+from wanworks.net import proxies
+from wanworks.net.paths import within
 
 __all__ = [
     "Alert",

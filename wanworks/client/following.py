@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import httpx
 
-from shared.states import JOB_ENDS, JobState
 from wanworks.client import calls
 from wanworks.client.event_stream import Event, EventStream
 from wanworks.client.shapes import Job, ended
 from wanworks.client.steps import Answer, Call, Close, Open, Pause, Read, Step, Tell, Telling, relayed
 from wanworks.errors import TimedOut
+from wanworks.states import JOB_ENDS, JobState
 
 _ASK_SECONDS = 0.5  # between two questions
 _ASK_SLOWLY_SECONDS = 1.0  # of a job that waits for long

@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 
-from shared.net import proxies
 from wanworks.client.steps import Answer, Ask, Open, Pause, Step, T, Tell, relayed
 from wanworks.errors import ApiUnreachable
+from wanworks.net import proxies
 
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 8.0

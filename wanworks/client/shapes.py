@@ -5,7 +5,7 @@ Times are ISO 8601 in UTC. Figures that were not measured are None.
 
 from typing import Any, Literal, Required, TypedDict
 
-from shared.states import JOB_ENDS, JobState
+from wanworks.states import JOB_ENDS, JobState
 
 
 class Progress(TypedDict):

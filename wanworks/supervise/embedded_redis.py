@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shared.errors import ConfigurationError
+from wanworks.errors import ConfigurationError
 from wanworks.supervise.ports import free_port
 
 _HOST = "127.0.0.1"

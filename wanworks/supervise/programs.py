@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from shared import config_file
-from shared.errors import ConfigurationError
 from shared.settings import Settings
+from wanworks import config_file
+from wanworks.errors import ConfigurationError
 from wanworks.supervise.embedded_redis import EmbeddedRedis, answers, private_password
 from wanworks.supervise.supervisor import Program
 

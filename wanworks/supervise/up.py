@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from shared.catalogue import models
-from shared.errors import ConfigurationError
-from shared.net import proxies
-from shared.net.addresses import is_loopback
 from shared.settings import Settings, load
-from wanworks.errors import AlreadyRunning
+from wanworks.errors import AlreadyRunning, ConfigurationError
+from wanworks.net import proxies
+from wanworks.net.addresses import is_loopback
 from wanworks.supervise import programs
 from wanworks.supervise.embedded_redis import EmbeddedRedis, embedded_redis, running_redis
 from wanworks.supervise.locks import hold_device, hold_home

@@ -21,8 +21,8 @@ import numpy
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
-from shared.catalogue.models import OutputFormat
 from shared.errors import StoreFull
+from wanworks.requests import OutputFormat
 from workers.generation.context import Artifact
 
 CONTENT_TYPES: Mapping[str, str] = {

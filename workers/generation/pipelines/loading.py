@@ -22,8 +22,9 @@ from diffusers import (
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, UMT5EncoderModel
 
-from shared.catalogue.models import CatalogueEntry, MemoryProfile, Quantization
+from shared.catalogue.models import CatalogueEntry, MemoryProfile
 from shared.errors import ModelUnavailable
+from wanworks.requests import Quantization
 from workers.generation.pipelines.memory import ran_out
 from workers.generation.pipelines.placement import Placement, place
 from workers.generation.pipelines.stopping import Stops

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from shared.catalogue.job_types import LORA_NAME, Lora
 from shared.errors import BadInput
 from shared.models.stored_files import is_pointer
+from wanworks.requests import LORA_NAME, Lora
 from workers.generation.pipelines import lora_formats
 from workers.generation.pipelines.lora_formats import HIGH, LOW, Reading, Scaling, Targets
 from workers.generation.pipelines.memory import ran_out

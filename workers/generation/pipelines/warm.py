@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from shared.catalogue.models import CatalogueEntry, MemoryProfile, Quantization
+from shared.catalogue.models import CatalogueEntry, MemoryProfile
 from shared.errors import ConfigurationError
 from shared.settings import Settings
+from wanworks.requests import Quantization
 from workers.devices import discovery
 from workers.devices.discovery import Device
 from workers.generation.pipelines import profiles

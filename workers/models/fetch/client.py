@@ -37,7 +37,7 @@ from shared.errors import (
     RevisionNotFound,
     WanworksError,
 )
-from shared.net.proxies import Routes, variable_for
+from wanworks.net.proxies import Routes, variable_for
 from workers.models.fetch.plan import RemoteFile
 
 T = TypeVar("T")
@@ -229,7 +229,7 @@ def _prepare() -> None:
 
 
 class _Routed(httpx2.BaseTransport):
-    """Sends each request straight or through the environment's proxy, as `shared.net.proxies` says."""
+    """Sends each request straight or through the environment's proxy, as `wanworks.net.proxies` says."""
 
     def __init__(self, make: Callable[[str | None], httpx2.BaseTransport]) -> None:
         self._routes = Routes(make)

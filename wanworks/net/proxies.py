@@ -15,8 +15,8 @@ from urllib.request import getproxies_environment
 
 import httpx
 
-from shared.errors import ConfigurationError
-from shared.net import addresses
+from wanworks.errors import ConfigurationError
+from wanworks.net import addresses
 
 _PORTS = {"http": 80, "https": 443}
 _KINDS = {"http": "http", "https": "https", "socks": "socks5h", "socks5": "socks5", "socks5h": "socks5h"}

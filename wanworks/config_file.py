@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from shared.errors import ConfigurationError
+from wanworks.errors import ConfigurationError
 
 VARIABLE = "WANWORKS_CONFIG"
 
@@ -20,21 +20,26 @@ def path() -> Path | None:
 
 def values(known: Collection[str]) -> dict[str, Any]:
     """What the file says, by setting. Raises ConfigurationError naming the file, and the line or the unknown name."""
+    said = read()
+    unknown = sorted(set(said) - set(known))
+    if unknown:
+        names = ", ".join(unknown)
+        raise ConfigurationError(f"{path()}: no such setting: {names}; `wanworks settings` lists them all")
+    return said
+
+
+def read() -> dict[str, Any]:
+    """What the file says, known or not; empty where there is none. Raises ConfigurationError naming the file."""
     file = path()
     if file is None:
         return {}
     try:
-        said = tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{VARIABLE}: {file} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "it is not UTF-8"
         raise ConfigurationError(f"{file} is no TOML: {reason}") from None
-    unknown = sorted(set(said) - set(known))
-    if unknown:
-        names = ", ".join(unknown)
-        raise ConfigurationError(f"{file}: no such setting: {names}; `wanworks settings` lists them all")
-    return said
 
 
 def exposed(secrets: Collection[str]) -> Path | None:

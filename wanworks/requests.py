@@ -1,0 +1,152 @@
+"""A request for a generation. The API accepts it by these rules, and the batch command checks files by them."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from wanworks.net.urls import ForbiddenAddress, check_url
+from wanworks.states import Priority
+
+Quantization = Literal["none", "fp16", "bf16", "int8"]
+OutputFormat = Literal["mp4", "webm"]
+LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MAX_SEED = 2**32 - 1
+_ANY_SEED = -1  # what many clients send for a seed that is to be drawn
+
+
+def _text(value: str) -> str:
+    if "\x00" in value or any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+        raise ValueError("text must not contain NUL or lone surrogate characters")
+    return value
+
+
+def _said(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    return value
+
+
+def _lora_name(value: str) -> str:
+    if LORA_NAME.fullmatch(value) is None:
+        raise ValueError("a LoRA is named without path, letters, digits, '.', '_' and '-' only")
+    return value
+
+
+def _webhook(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            check_url(value)
+        except ForbiddenAddress as error:
+            raise ValueError(error.message[0].lower() + error.message[1:]) from None
+    return value
+
+
+def _drawn(seed: int | None) -> int | None:
+    return None if seed == _ANY_SEED else seed
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule for a text: a function that raises ValueError, and the same as a pattern for the JSON Schema."""
+
+    check: Callable[[str], str]
+    pattern: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": self.pattern}
+
+
+# Limits stand before these in each field: only then do they appear in the JSON Schema too. SAID stands after PLAIN and
+# its pattern says both; blanks are spelled out, since `\s` is not the same in every language's patterns.
+_BLANK = r"\x09-\x0d\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+
+
+PLAIN = Rule(_text, r"^[^\x00]*$")
+
+
+SAID = Rule(_said, rf"^[^\x00]*[^\x00{_BLANK}][^\x00]*$")
+
+
+# Strict: a boolean is no number, and neither is a text. A whole number is taken where a fraction may stand.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+Whole = Annotated[int, Field(strict=True)]
+
+
+class Lora(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=128), Rule(_lora_name, f"^{LORA_NAME.pattern}$")]
+    scale: Annotated[Number, Field(ge=-4, le=4)] = 1.0
+
+
+Seed = Annotated[
+    Annotated[Whole, Field(ge=_ANY_SEED, le=MAX_SEED)] | None,
+    AfterValidator(_drawn),
+    Field(description="Left out, or -1: one is drawn and recorded."),
+]
+
+
+FallbackStrategy = Literal[
+    "alternative_model",
+    "queue_and_wait",
+    "mock_generation",
+    "download_and_retry",
+    "reduce_requirements",
+    "hybrid_approach",
+]
+
+
+class GenerationRequest(BaseModel):
+    """A generation as a client asks for it, before the catalogue has its say. `image` is read by the API."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model_id: Annotated[str, Field(min_length=1, max_length=64), PLAIN]
+    prompt: Annotated[str, Field(min_length=1, max_length=5000), PLAIN, SAID]
+    negative_prompt: Annotated[str, Field(max_length=5000), PLAIN] | None = None
+    image: Annotated[str, Field(description="A data URL: data:image/png;base64,...")] | None = None
+    resolution: Annotated[str, Field(max_length=32, examples=["1280x720"])] | None = None
+    frames: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None
+    fps: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
+    output_format: OutputFormat = "mp4"
+    steps: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
+    guidance_scale: Annotated[Number, Field(ge=0, le=30)] | None = None
+    guidance_scale_2: Annotated[Number, Field(ge=0, le=30)] | None = None
+    flow_shift: Annotated[Number, Field(gt=0, le=100)] | None = None
+    seed: Seed = None
+    quantization: Quantization = "none"
+    loras: Annotated[list[Lora], Field(max_length=8)] = []
+    priority: Priority = Priority.NORMAL
+    fallback: Annotated[
+        list[FallbackStrategy],
+        Field(max_length=6, description="What may be done without asking while the model is not ready, in this order."),
+    ] = []
+    webhook_url: Annotated[
+        str | None,
+        Field(max_length=2000, description="Told of the job's end: an http(s) address, signed by Standard Webhooks."),
+        AfterValidator(_webhook),
+    ] = None
+    webhook_progress: Annotated[
+        bool, Field(strict=True, description="The webhook is told of progress as well, every ten seconds or so.")
+    ] = False
+    metadata: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=64), PLAIN], Annotated[str, Field(max_length=512), PLAIN]],
+        Field(max_length=16),
+    ] = {}

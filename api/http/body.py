@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Set
 from dataclasses import dataclass
 from email.message import Message
 from functools import partial
@@ -197,7 +197,10 @@ class _FormParser(MultiPartParser):
     """Starlette's, which takes a body that breaks off for a whole one, and a file that is named as RFC 5987 does it
     alone (`filename*=utf-8''...`, as some clients name it in other letters) for a field."""
 
-    ended = False
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.ended = False
+        self.json_fields: set[str] = set()  # whose part says that it is JSON: no browser says so
 
     def on_headers_finished(self) -> None:
         disposition = self._current_part.content_disposition
@@ -207,6 +210,9 @@ class _FormParser(MultiPartParser):
             if headers.get_filename() is not None:  # any name will do: it is not read
                 self._current_part.content_disposition = disposition + b'; filename="file"'
         super().on_headers_finished()
+        declared = dict(self._current_part.item_headers).get(b"content-type", b"")
+        if declared.partition(b";")[0].strip().lower() == b"application/json":
+            self.json_fields.add(self._current_part.field_name)
 
     def on_end(self) -> None:
         self.ended = True
@@ -226,13 +232,16 @@ async def _read_form(request: Request, picture: str, texts: frozenset[str]) -> F
     try:
         if not parser.ended:
             raise MalformedRequest("The multipart body ended early")
-        return await _read_parts(form, picture, texts)
+        return await _read_parts(form, picture, texts, parser.json_fields)
     finally:
         await form.close()
 
 
-async def _read_parts(form: FormData, picture: str, texts: frozenset[str]) -> Form:
-    """Reads the parts of a form. An empty part counts as not given: browsers send one for each input left empty."""
+async def _read_parts(form: FormData, picture: str, texts: frozenset[str], json_fields: Set[str]) -> Form:
+    """Reads the parts of a form. An empty part counts as not given: browsers send one for each input left empty.
+
+    One that says of itself that it is JSON is no browser's, and empty it is not JSON.
+    """
     fields: dict[str, Any] = {}
     image: bytes | None = None
     wrong: list[FieldError] = []
@@ -248,7 +257,7 @@ async def _read_parts(form: FormData, picture: str, texts: frozenset[str]) -> Fo
                 image = await value.read()
             elif (brackets := _BRACKETS.fullmatch(name)) is not None:
                 _put_inside(fields, brackets, value)
-            elif value == "":
+            elif value == "" and name not in json_fields:
                 continue
             elif name in fields or (name == picture and image is not None):
                 raise _twice(name)

@@ -81,6 +81,18 @@ def test_inputs_that_nobody_filled_in_are_not_given(client: TestClient) -> None:
     assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.parametrize("url", [URL, VIDEOS])
+@pytest.mark.parametrize("field", ["fallback", "loras", "metadata"])
+@pytest.mark.parametrize("type", ["application/json", "Application/JSON; charset=utf-8"])
+def test_a_part_that_says_that_it_is_json_is_not_empty(client: TestClient, url: str, field: str, type: str) -> None:
+    fields = GOOD if url == URL else {"prompt": "a cat"}
+    answer = form(client, url, (f'name="{field}"\r\nContent-Type: {type}', b""), **fields)
+    assert answer.status_code == (422 if url == URL else 400), answer.text
+    assert field in answer.text
+    answer = form(client, url, (f'name="{field}"\r\nContent-Type: text/plain', b""), **fields)
+    assert answer.status_code == (202 if url == URL else 200), answer.text
+
+
 def test_what_is_needed_is_missing_where_it_is_empty(client: TestClient) -> None:
     answer = form(client, URL, ('name="prompt"', b""), ('name="steps"', b""), model_id="T2V-A14B")
     assert (answer.status_code, named(answer)) == (422, ["prompt"])

@@ -74,18 +74,12 @@ class Rule:
 # Limits stand before these in each field: only then do they appear in the JSON Schema too. SAID stands after PLAIN and
 # its pattern says both; blanks are spelled out, since `\s` is not the same in every language's patterns.
 _BLANK = r"\x09-\x0d\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-
-
 PLAIN = Rule(_text, r"^[^\x00]*$")
-
-
 SAID = Rule(_said, rf"^[^\x00]*[^\x00{_BLANK}][^\x00]*$")
 
 
 # Strict: a boolean is no number, and neither is a text. A whole number is taken where a fraction may stand.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-
-
 Whole = Annotated[int, Field(strict=True)]
 
 

@@ -7,18 +7,10 @@ from urllib.parse import SplitResult, urlsplit
 from wanworks.errors import WanworksError
 
 PORTS = {"http": 80, "https": 443}
-
-
 # RFC 1035: what a resolver takes. Python's own refuses longer names and empty labels with a UnicodeError.
 _HOST_CHARACTERS = 253
-
-
 _LABEL_CHARACTERS = 63
-
-
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
-
-
 _BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 
 

@@ -154,8 +154,9 @@ class Dispatcher:
                 log.info("leadership was not ours to give back: %s", error)
 
     def look(self, *, heal: bool = True) -> int:
-        """Make one pass: heal unless told otherwise, place, ring. Returns the number of bells rung.
+        """Make one pass: place jobs on devices and send their bells. Return how many bells were sent.
 
+        `heal`: first return jobs whose lease has expired, and resume downloads that have room again.
         Raises DatabaseUnavailable.
         """
         if heal:

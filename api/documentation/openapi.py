@@ -90,9 +90,9 @@ def document(operations: Sequence[Operation], catalogue: Catalogue, public_path:
     names = {model: refs[model, mode]["$ref"] for model, mode in models}
     components = definitions["$defs"]
     _name_the_catalogue(components, catalogue)
-    for body, (name, picture, _) in _FORMS.items():
+    for body, (name, picture, parts) in _FORMS.items():
         if body in names:
-            components[name] = _form_of(names[body].rpartition("/")[2], components, name, picture)
+            components[name] = _form_of(names[body].rpartition("/")[2], components, name, picture, parts)
     paths: dict[str, dict[str, Any]] = {}
     for operation in shown:
         # A path's last parameter may hold slashes, which OpenAPI has no word for.
@@ -265,12 +265,25 @@ def _offer(field: dict[str, Any], offered: Sequence[str]) -> None:
             text["enum"] = list(offered)
 
 
-def _form_of(body: str, components: dict[str, Any], title: str, picture: str) -> dict[str, Any]:
-    """The same fields as form values; the picture is a file part."""
+def _form_of(
+    body: str, components: dict[str, Any], title: str, picture: str, json_parts: Sequence[str]
+) -> dict[str, Any]:
+    """Return the schema of the same fields as parts of a form; the picture is a file part.
+
+    A part that may be left out may also be empty, as browsers send it, unless it is JSON.
+    """
     schema = components[body]
     image = {"type": "string", "format": "binary", "description": "A PNG, JPEG or WebP file of at most 20 MB."}
     properties = {name: _without_null(field) for name, field in schema["properties"].items()}
+    for name in properties.keys() - set(json_parts) - set(schema.get("required", ())):
+        properties[name] = _or_empty(properties[name])
     return {**schema, "title": title, "properties": {**properties, picture: image}}
+
+
+def _or_empty(field: dict[str, Any]) -> dict[str, Any]:
+    about = {key: value for key, value in field.items() if key in ("title", "description", "default", "examples")}
+    values = {key: value for key, value in field.items() if key not in about}
+    return {**about, "anyOf": [values, {"const": "", "description": "Not given."}]}
 
 
 def _without_null(field: dict[str, Any]) -> dict[str, Any]:

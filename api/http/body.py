@@ -200,7 +200,7 @@ class _FormParser(MultiPartParser):
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
         self.ended = False
-        self.json_fields: set[str] = set()  # whose part says that it is JSON: no browser says so
+        self.json_fields: set[str] = set()  # the fields whose part has the content type JSON
 
     def on_headers_finished(self) -> None:
         disposition = self._current_part.content_disposition
@@ -238,9 +238,9 @@ async def _read_form(request: Request, picture: str, texts: frozenset[str]) -> F
 
 
 async def _read_parts(form: FormData, picture: str, texts: frozenset[str], json_fields: Set[str]) -> Form:
-    """Reads the parts of a form. An empty part counts as not given: browsers send one for each input left empty.
+    """Read the parts of a form. An empty part counts as not given: browsers send one for each input left empty.
 
-    One that says of itself that it is JSON is no browser's, and empty it is not JSON.
+    An empty part with the content type JSON is refused: browsers never send that type, and an empty text is not JSON.
     """
     fields: dict[str, Any] = {}
     image: bytes | None = None

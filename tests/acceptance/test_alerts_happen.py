@@ -69,6 +69,7 @@ def resolved(stack: Stack, alert: dict[str, Any], seconds: float = 60.0) -> None
 
 def test_a_worker_that_goes_silent_and_comes_back(stack: Stack) -> None:
     pid = stack.pid("gpu-0")
+    wait_for(lambda: stack.request("GET", "/api/v1/workers").json()["devices"], 30, "for the worker to register")
     os.kill(pid, signal.SIGSTOP)
     try:
         alert = opened(stack, "worker_lost")

@@ -32,11 +32,6 @@ def hub(root: Path, port: int | None = None) -> Iterator[str]:
         process.wait(10)
 
 
-def io_worker_is_heard(stack: Stack) -> bool:
-    """A device's worker makes the node's row too, but only the io worker does the node's jobs."""
-    return any(node["io_online"] for node in stack.request("GET", "/api/v1/workers").json()["nodes"])
-
-
 @pytest.fixture(scope="module")
 def fetching(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack whose node holds nothing yet, with one slot for downloads."""
@@ -51,7 +46,7 @@ def fetching(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
             WANWORKS_PRESENCE_SECONDS="2",
         )
         stack.start()
-        wait_for(lambda: io_worker_is_heard(stack), 30, "for the node's io worker")
+        stack.wait_io_worker()
         yield stack
         stack.stop()
 
@@ -189,7 +184,7 @@ def test_a_full_disk_pauses_the_download_and_room_lets_it_go_on(demo_models: Pat
             stack = Stack(tmp_path / "home", models, devices="cpu:1", WANWORKS_HUB_URL=url)
             stack.start()
             try:
-                wait_for(lambda: io_worker_is_heard(stack), 30, "for the node's io worker")
+                stack.wait_io_worker()
                 job_id = download(stack)
                 job = stack.wait_status(job_id, ["paused"])
                 assert (job["error"]["code"], job["paused_by"]) == ("disk_full", "disk_full")

@@ -141,6 +141,22 @@ def test_stop_and_start_again_loses_nothing_and_leaves_nothing(own_stack: Stack)
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_redis_file_that_the_server_cannot_read_stops_nothing(own_stack: Stack) -> None:
+    """As after a change of the server: an older one cannot read what a newer one wrote."""
+    stack = own_stack
+    stack.start()
+    jobs = [stack.submit() for _ in range(4)]
+    stack.kill()
+    data = stack.home / "redis" / "appendonlydir"
+    [base] = data.glob("*.base.rdb")
+    base.write_bytes(b"REDIS0999" + bytes(100))
+    stack.start()
+    stack.assert_ended_once(stack.wait_all(jobs))
+    assert (data.with_name("appendonlydir.unreadable") / base.name).exists()
+
+
+@pytest.mark.slow
 def test_kill_9_of_up_leaves_no_orphan_and_a_double_start_is_refused(own_stack: Stack) -> None:
     own_stack.start()
     double = Stack(own_stack.home, own_stack.home)

@@ -97,8 +97,10 @@ def test_everything_works_by_tls_within_the_documented_rule(
     )
     stack.start()
     try:
-        wait_for(lambda: stack.sql("select 1 from replicas"), 30, "for the node's io worker")
-        check = stack.request("POST", "/api/v1/jobs/integrity-check", json={"model_id": "T2V-A14B"}).json()["id"]
+        stack.wait_io_worker()
+        answer = stack.request("POST", "/api/v1/jobs/integrity-check", json={"model_id": "T2V-A14B"})
+        assert answer.status_code == 202, answer.text
+        check = answer.json()["id"]
         stack.assert_ended_once([stack.wait_status(stack.submit())])
         assert stack.wait_status(check)["status"] == "succeeded"
         with httpx.stream("GET", f"{stack.url}/api/v1/jobs/{stack.submit()}/events", timeout=60) as events:

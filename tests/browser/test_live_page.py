@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import Page, WebSocketRoute, expect
+from playwright.sync_api import APIResponse, Page, Route, WebSocketRoute, expect
 
 from shared import clock
 from shared.cluster import alerts
@@ -142,11 +142,18 @@ def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
 
     failed = mine.get_attribute("data-asked")
     page.goto(f"{stack.url}/#jobs")
+    held: list[tuple[Route, APIResponse]] = []
+    page.route("**/retry", lambda route: held.append((route, route.fetch())))
     page.locator(f"[data-job='{failed}']").get_by_role("button", name="Retry:").click()
+    # The feed tells of the new job before the answer to the request is there: it is one row all the same.
+    expect(page.locator("[data-job]").first).not_to_have_attribute("data-job", failed or "")
+    route, response = held.pop()
+    route.fulfill(response=response)
     expect(page.get_by_text("Asked for again")).to_be_visible()
     again = stack.request("GET", "/api/v1/jobs?limit=1").json()["data"][0]
     assert (again["retry_of"], again["params"]["loras"]) == (failed, [{"name": "broken", "scale": -0.5}])
-    expect(page.locator(f"[data-job='{again['id']}']")).to_be_visible()
+    expect(page.locator(f"[data-job='{again['id']}']")).to_have_count(1)
+    page.unroute("**/retry")
     page.locator(f"[data-job='{failed}']").get_by_role("link", name="Use these settings again").click()
     expect(page.get_by_label("LoRA 1", exact=True)).to_have_value("broken")
     expect(page.get_by_label("Scale 1")).to_have_value("-0.5")

@@ -214,7 +214,7 @@ def test_a_bucket_that_is_away(
     store = open_store(near, lambda: nodes.agreed(database, "store"), create=True)
     client = make_client(near)
     made = make(client, database, store)
-    assert "store_unavailable" not in client.get("/readyz").json()["reasons"]
+    assert wait_for(lambda: "store_unavailable" not in client.get("/readyz").json()["reasons"], 15)
     line.cut_after = 0
     away = client.get(made.url)
     assert (away.status_code, away.json()["code"]) == (503, "store_unavailable")

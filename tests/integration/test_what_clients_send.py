@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jsonschema
 import pytest
 from pydantic import BaseModel, ValidationError
 from starlette.testclient import TestClient
@@ -91,6 +92,25 @@ def test_a_part_that_says_that_it_is_json_is_not_empty(client: TestClient, url: 
     assert field in answer.text
     answer = form(client, url, (f'name="{field}"\r\nContent-Type: text/plain', b""), **fields)
     assert answer.status_code == (202 if url == URL else 200), answer.text
+
+
+@pytest.mark.parametrize(("url", "name"), [(URL, "GenerationForm"), (VIDEOS, "VideoForm")])
+def test_the_document_says_which_parts_may_be_empty(client: TestClient, url: str, name: str) -> None:
+    components = document(catalogue.load("default"))["components"]
+    fields = GOOD if url == URL else {"prompt": "a cat", "model": "T2V-A14B"}
+    json_parts = {"loras", "fallback", "metadata"}
+    said, done = {}, {}
+    for field, schema in components["schemas"][name]["properties"].items():
+        if schema.get("format") == "binary":
+            continue
+        type = "\r\nContent-Type: application/json" if field in json_parts else ""
+        others = {key: value for key, value in fields.items() if key != field}
+        answer = form(client, url, (f'name="{field}"{type}', b""), **others)
+        done[field] = answer.status_code < 300
+        said[field] = jsonschema.Draft202012Validator({**schema, "components": components}).is_valid("")
+    assert done == said
+    assert not done["prompt"]
+    assert done["seed"]
 
 
 def test_what_is_needed_is_missing_where_it_is_empty(client: TestClient) -> None:

@@ -17,6 +17,7 @@ from wanworks.errors import ConfigurationError
 from wanworks.supervise.ports import free_port
 
 _HOST = "127.0.0.1"
+_DATA = "appendonlydir"
 _SERVERS = ("valkey-server", "redis-server")
 
 
@@ -27,6 +28,7 @@ class EmbeddedRedis:
     url: str
     argv: tuple[str, ...]
     prepare: Callable[[], None]  # writes the configuration anew, so that a lost folder does not stop a restart
+    set_data_aside: Callable[[], str | None]  # for a file that the server cannot read; says what it did
 
 
 def embedded_redis(home: Path) -> EmbeddedRedis:
@@ -46,7 +48,15 @@ def embedded_redis(home: Path) -> EmbeddedRedis:
         write_private(config, _config(folder, port, password))
         write_private(_url_file(home), url + "\n")
 
-    return EmbeddedRedis(url, (str(_server()), str(config)), prepare)
+    def set_data_aside() -> str | None:
+        data, aside = folder / _DATA, folder / f"{_DATA}.unreadable"
+        if not data.exists() or free_port(_HOST, port) != port:
+            return None  # something else keeps it from starting
+        shutil.rmtree(aside, ignore_errors=True)
+        data.rename(aside)
+        return f"cannot start on its data, which is now in {aside}; every job is in the database and is sent out again"
+
+    return EmbeddedRedis(url, (str(_server()), str(config)), prepare, set_data_aside)
 
 
 def running_redis(home: Path) -> str | None:
@@ -119,6 +129,7 @@ def _config(folder: Path, port: int, password: str) -> str:
         f'dir "{quoted}"',
         "daemonize no",
         "appendonly yes",
+        f"appenddirname {_DATA}",
         "appendfsync everysec",
         'save ""',
         "maxmemory-policy noeviction",  # a full Redis must refuse, never forget a bell

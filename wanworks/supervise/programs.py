@@ -217,6 +217,7 @@ def _redis_program(settings: Settings, redis: EmbeddedRedis) -> Program:
         start_turn=0,
         stop_turn=_STOP_TURNS["redis"],
         prepare=redis.prepare,
+        repair=redis.set_data_aside,
         answers=lambda: answers(redis.url),
     )
 

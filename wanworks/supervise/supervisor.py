@@ -17,6 +17,7 @@ from pathlib import Path
 from wanworks.supervise.child import kill_session, session_members, spawn
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_FAILED_STARTS = 2  # running, before a program is repaired
 _POLL_SECONDS = 0.1  # while something is awaited that sends no signal: a port, a settled start
 
 
@@ -40,6 +41,7 @@ class Program:
     stop_turn: int  # 0 is stopped first; a turn begins when the one before it has ended
     start_turn: int = 0  # 0 is started first; a turn begins when those before it answer
     prepare: Callable[[], None] | None = None  # run before every start; may raise OSError
+    repair: Callable[[], str | None] | None = None  # run when it fails to start twice running; says what it did
     answers: Callable[[], bool] | None = None  # asked before the next turn starts
 
 
@@ -186,12 +188,15 @@ class _Child:
         self._deaths: list[float] = []
         self._looping = False
         self._starts = 0
+        self._failed_starts = 0  # one after the other, each ended by the program itself before it counted as running
 
     def step(self, now: float) -> bool:
         """Bring this child up to date; True where its status changed."""
         before = self.status
         if self._process is not None and self._process.poll() is not None:
-            self._died(now, _ending(self._process.returncode))
+            code = self._process.returncode
+            self._died(now, _ending(code))
+            self._repair(failed=code > 0 and now - self._started_at < self._policy.settle)
         if self._process is None and self.wanted_at is not None and now >= self.wanted_at:
             self._start(now)
         if self._process is not None:
@@ -260,6 +265,18 @@ class _Child:
         self._become(ProcessState.CRASH_LOOP if verdict.crash_loop else ProcessState.BACKOFF, None)
         loop = " (crash loop)" if verdict.crash_loop else ""
         self._say(f"{self.program.name} {ending}; next start in {verdict.wait:g} s{loop}; see {self.program.log}")
+
+    def _repair(self, *, failed: bool) -> None:
+        self._failed_starts = self._failed_starts + 1 if failed else 0
+        if self._failed_starts < _FAILED_STARTS or self.program.repair is None:
+            return
+        self._failed_starts = 0
+        try:
+            done = self.program.repair()
+        except OSError as error:
+            done = f"cannot be repaired: {error}"
+        if done:
+            self._say(f"{self.program.name} {done}")
 
     def _become(self, state: ProcessState, pid: int | None) -> None:
         same = self.status.state is state

@@ -6,7 +6,7 @@ import { h, icon } from "./dom.js";
 import { ago, moment, number, seconds, words } from "./format.js";
 import * as load from "./load.js";
 import { artifactOf, badge, button, durationOf, empty, note, progressOf, select, titleOf } from "./parts.js";
-import { forgetJob, hasEnded, learnJobs, state } from "./state.js";
+import { enterList, forgetJob, hasEnded, learnJobs, state } from "./state.js";
 
 const TYPES = ["generation", "download", "integrity_check", "cleanup"];
 const STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled"];
@@ -194,7 +194,7 @@ function retry(job) {
   return attempt(async () => {
     const made = await post(`/api/v1/jobs/${job.id}/retry`, undefined, { key: newKey() });
     learnJobs([made]);
-    if (state.list.ids && !state.list.after.length) state.list.ids.unshift(made.id);
+    enterList(made); // the feed may have told of it already
     if (location.hash.startsWith("#job/")) location.hash = `job/${made.id}`;
   }, "Asked for again");
 }

@@ -96,7 +96,7 @@ def test_a_part_that_says_that_it_is_json_is_not_empty(client: TestClient, url: 
 
 @pytest.mark.parametrize(("url", "name"), [(URL, "GenerationForm"), (VIDEOS, "VideoForm")])
 def test_the_document_says_which_parts_may_be_empty(client: TestClient, url: str, name: str) -> None:
-    components = document(catalogue.load("default"))["components"]
+    components = document(models.load("default"))["components"]
     fields = GOOD if url == URL else {"prompt": "a cat", "model": "T2V-A14B"}
     json_parts = {"loras", "fallback", "metadata"}
     said, done = {}, {}

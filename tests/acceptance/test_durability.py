@@ -50,6 +50,7 @@ def test_a_job_killed_midway_runs_again_under_the_same_id(stack: Stack) -> None:
     stack.assert_ended_once([job])
 
 
+@pytest.mark.slow
 def test_a_worker_stopped_past_its_lease_and_continued_changes_nothing(stack: Stack) -> None:
     job_id = stack.submit(resolution="256x256", frames=17, steps=20)
     running = stack.wait_status(job_id, ["running"])

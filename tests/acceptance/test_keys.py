@@ -67,6 +67,7 @@ def test_the_command_line_uses_its_key(stack: Stack, secrets: dict[str, str], tm
     assert next(item for item in listed if item["name"] == "one")["used"]
 
 
+@pytest.mark.slow
 def test_one_keys_five_hundred_jobs_do_not_hold_up_anothers_one(stack: Stack, secrets: dict[str, str]) -> None:
     """On the real queue: what runs ends, and what was rung before may start; then it is the other's turn."""
     many, one = bearer(secrets["many"]), bearer(secrets["one"])

@@ -292,6 +292,7 @@ def io_worker(settings: Settings, tmp_path: Path) -> Iterator[tuple["subprocess.
     process.wait(20)
 
 
+@pytest.mark.slow
 def test_a_tick_that_takes_longer_than_any_stray_is_left_to_its_end(
     settings: Settings, database: Database, io_worker: tuple["subprocess.Popen[bytes]", Path]
 ) -> None:

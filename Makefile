@@ -61,7 +61,7 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow -n 2 --no-loadscope-reorder
 
 test-fuzz: $(STAMP)
-	$(BIN)/python -m pytest -m fuzz -s tests/integration/test_schemathesis.py
+	$(BIN)/python -m pytest -m fuzz -s tests/integration/api/documentation/test_schemathesis.py
 
 test-cluster: $(STAMP)
 	$(BIN)/python -m pytest -m cluster -s tests/cluster

@@ -25,12 +25,12 @@ from xdist.scheduler import LoadFileScheduling
 from api.app import create_app
 from shared.database.engine import Database, migrate
 from shared.settings import Settings
-from tests.preloaded import Preloaded
+from tests.support.places import ROOT
+from tests.support.preloaded import Preloaded
 
 if TYPE_CHECKING:
-    from tests.s3_server import S3Server
+    from tests.support.s3_server import S3Server
 
-_ROOT = Path(__file__).parent.parent
 
 # Two test processes and what they start share two cores: a second thread only waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,7 +38,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Of these files each group has one stack, whose start is most of what a short test costs.
 _ONE_STACK = {
     "acceptance": [
-        f"tests/acceptance/test_{name}.py" for name in ("documentation", "durability", "openai_client", "operation")
+        f"tests/acceptance/{name}.py"
+        for name in (
+            "documentation/test_documentation",
+            "jobs/test_durability",
+            "jobs/test_openai_client",
+            "operation/test_operation",
+        )
     ],
     "browser": [f"tests/browser/test_{name}.py" for name in ("accessibility", "live_page")],
 }
@@ -145,7 +151,7 @@ def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not folder.exists():
             unfinished = folder.with_suffix(".unfinished")
             argv = [sys.executable, "-m", "wanworks.cli.main", "demo-models", str(unfinished)]
-            subprocess.run(argv, check=True, capture_output=True, cwd=_ROOT)
+            subprocess.run(argv, check=True, capture_output=True, cwd=ROOT)
             unfinished.rename(folder)
     return Path(shutil.copytree(folder, tmp_path_factory.mktemp("demo") / "models", symlinks=True))
 
@@ -153,7 +159,7 @@ def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3Server"]:
     """A server that speaks S3, with one bucket; each installation has a prefix of its own in it."""
-    from tests.s3_server import S3Server
+    from tests.support.s3_server import S3Server
 
     server = S3Server(tmp_path_factory.mktemp("s3") / "data").start()
     yield server

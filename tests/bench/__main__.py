@@ -35,10 +35,11 @@ from tests.bench.management import management
 from tests.bench.retention import retention
 from tests.bench.row import Row
 from tests.bench.scale import scale
-from tests.simulation import device, fifo, job, simulate
-from tests.stack import QUICK, Stack, wait_for
+from tests.support.places import ROOT
+from tests.support.simulation import device, fifo, job, simulate
+from tests.support.stack import QUICK, Stack, wait_for
 
-PAGE = Path(__file__).parents[2] / "docs" / "measurements.md"
+PAGE = ROOT / "docs" / "measurements.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 POST = "/api/v1/jobs/generation"
 SMALL = {"model_id": "T2V-A14B", "prompt": "a cat", "resolution": "256x256", "frames": 17, "steps": 2}

@@ -8,7 +8,7 @@ import httpx
 import redis
 
 from tests.bench.row import Row
-from tests.stack import QUICK, wait_for
+from tests.support.stack import QUICK, wait_for
 
 _REQUESTS = 200
 _HOUR_SECONDS = 3600

@@ -11,9 +11,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from shared.database.engine import Database
 from shared.messaging.progress import Progress, RestingRedis
-from tests import library, working
 from tests.bench.row import Row
-from tests.jobs import accepted
+from tests.support import library, working
+from tests.support.jobs import accepted
 
 CLIENTS = 500
 MINUTES = 10.0

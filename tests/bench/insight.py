@@ -14,12 +14,12 @@ from shared.database.engine import Database
 from shared.insight import samples
 from shared.insight.samples import Doing, Reading
 from shared.jobs import usage
-from tests import library
 from tests.bench.load import Load, open_loop
 from tests.bench.management import store_jobs
 from tests.bench.row import Row
-from tests.jobs import DEMO
-from tests.uses import store_uses
+from tests.support import library
+from tests.support.jobs import DEMO
+from tests.support.uses import store_uses
 
 MANY, FEW = 1_000_000, 1_000
 RATE, CONNECTIONS, SECONDS = 200.0, 32, 10.0

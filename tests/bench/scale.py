@@ -26,10 +26,10 @@ from shared.models import replicas
 from shared.settings import Settings, load
 from shared.states import JobState
 from shared.storage.directory import DirectoryStore
-from tests import library
 from tests.bench.load import open_loop
 from tests.bench.row import Row
-from tests.jobs import DEMO, hold, new_job
+from tests.support import library
+from tests.support.jobs import DEMO, hold, new_job
 
 STORED, QUEUED = 1_000_000, 100_000
 DEVICES, NODES = 500, 50

@@ -14,7 +14,7 @@ from shared.database.engine import Database
 from shared.database.tables import Snapshot
 from shared.insight import snapshots
 from tests.conftest import lacking
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 FETCHED = "TI2V-5B"  # the one model that the stack does not hold at first
 _WAIT_MS = 20_000

@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 VIEWS = ("overview", "jobs", "new", "models", "devices", "alerts")
 HEADINGS = {

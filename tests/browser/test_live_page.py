@@ -14,7 +14,7 @@ from shared.cluster import alerts
 from shared.cluster.alerts import Cause, Changes
 from shared.database.engine import Database
 from tests.browser.conftest import FETCHED, Watched
-from tests.stack import Stack, wait_for
+from tests.support.stack import Stack, wait_for
 
 Open = Callable[..., Page]
 

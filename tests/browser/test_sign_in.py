@@ -11,7 +11,7 @@ from shared.access.keys import Limits
 from shared.database.engine import Database
 from shared.states import Scope
 from tests.conftest import WebProcess
-from tests.jobs import accepted
+from tests.support.jobs import accepted
 
 _WAIT_MS = 20_000
 

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Watched
-from tests.reverse_proxy import PATH, reverse_proxy
-from tests.stack import QUICK, Stack
+from tests.support.reverse_proxy import PATH, reverse_proxy
+from tests.support.stack import QUICK, Stack
 from wanworks.client.client import Client, video_of
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ import pytest
 from tests.cluster.hosts import Host, Network, PostgreSQL, Redis, Up, lacking
 from tests.conftest import _carried_redis
 from tests.conftest import lacking as skip
-from tests.stack import FAST, QUICK, wait_for
+from tests.support.stack import FAST, QUICK, wait_for
 from wanworks.client.client import Client, Retry
 
 # Long enough that something runs whenever a process is stopped, in steps that are short.

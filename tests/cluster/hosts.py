@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 import redis
 
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 _SUBNET = f"10.213.{os.getpid() % 250}"  # two runs at once do not meet
 _PASSWORD = "hush-cluster"

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.cluster.conftest import Cluster, Load, host_of
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -12,8 +12,8 @@ import pytest
 
 from shared.errors import Cancelled, OutOfMemory
 from shared.states import Phase
-from tests.generating import Studio, decoded
 from tests.gpu.conftest import SIZE, Recorder, Reduced, only
+from tests.support.generating import Studio, decoded
 from workers.devices import discovery, readings
 from workers.devices.discovery import Device
 from workers.generation import run

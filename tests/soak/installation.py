@@ -18,13 +18,13 @@ import redis
 from sqlalchemy import Engine, create_engine
 
 from shared.catalogue import models as catalogue
-from tests.commit_cutter import CommitCutter
 from tests.conftest import free_port
-from tests.faulty_hub import HubProcess
-from tests.io_node import files
-from tests.repos import make_repo
 from tests.soak import plan
-from tests.stack import FAST, Stack, children, command_line
+from tests.support.commit_cutter import CommitCutter
+from tests.support.faulty_hub import HubProcess
+from tests.support.io_node import files
+from tests.support.repos import make_repo
+from tests.support.stack import FAST, Stack, children, command_line
 
 _STARTS = 8  # tries to start it again after it was killed
 _READY_SECONDS = 90.0

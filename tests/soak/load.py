@@ -17,7 +17,7 @@ import httpx
 from tests.soak.history import Recorder
 from tests.soak.plan import Drain, Pause, Plan, Script
 from tests.soak.receiver import Receiver
-from tests.stack import ENDS
+from tests.support.stack import ENDS
 
 _JOBS = "/api/v1/jobs"
 _NODE = "/api/v1/nodes/here/drain"

@@ -1,0 +1,160 @@
+"""The documentation does what it says: each command and program on its pages, run from top to bottom."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import RedisServer, free_port, lacking
+from tests.support.places import ROOT
+from tests.support.stack import Stack, wait_for
+
+DOCS = ROOT / "docs"
+
+
+def blocks(page: Path, *languages: str) -> list[tuple[str, str]]:
+    """(language, code) of the page's fenced blocks."""
+    found = re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [(language, code) for language, code in found if not languages or language in languages]
+
+
+def as_read(script: str, cwd: Path, *, seconds: float = 150, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Runs it all in one shell, and leaves nothing running."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("WANWORKS_")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    known |= {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(cwd), **environment}
+    process = subprocess.Popen(
+        ["bash", "-c", "set -euo pipefail\ntrap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n" + script],
+        cwd=cwd, env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        _end(process)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        if number == signal.SIGTERM:
+            wait_for(lambda: not _alive(process.pid), 30)
+
+
+def _alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def in_one_script(page: Path) -> str:
+    return "\n".join(
+        code if language in ("bash", "sh") else f"python - <<'END_OF_PROGRAM'\n{code}END_OF_PROGRAM"
+        for language, code in blocks(page, "bash", "sh", "python")
+    )
+
+
+def test_the_api_guide(stack: Stack, tmp_path: Path) -> None:
+    if shutil.which("jq") is None:
+        lacking("no jq on PATH")
+    done = as_read(in_one_script(DOCS / "api.md").replace("http://127.0.0.1:8000", stack.url), tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout[-3000:]
+    for name in ("boat.mp4", "shared.mp4", "from-python.mp4"):
+        assert (tmp_path / name).read_bytes()[4:8] == b"ftyp", name
+    assert (tmp_path / "start.bin").stat().st_size == 1024
+    assert (tmp_path / "key.curl").stat().st_mode & 0o077 == 0
+    assert '{"loc":["body","colour"],"msg":"there is no such field"}' in done.stdout
+    assert re.search(r"^metrics_update \d+ queued$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_page_of_the_videos(stack: Stack, tmp_path: Path) -> None:
+    done = as_read(in_one_script(DOCS / "videos.md").replace("http://127.0.0.1:8000", stack.url), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '"error": {' not in done.stdout
+    assert (tmp_path / "sheet.jpg").read_bytes()[:2] == b"\xff\xd8"
+    for name in ("video.mp4", "boat.mp4"):
+        assert (tmp_path / name).read_bytes()[4:8] == b"ftyp", name
+    assert "completed\n" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_page_of_the_client(stack: Stack, tmp_path: Path) -> None:
+    (boats,) = [code for _, code in blocks(DOCS / "client.md", "json")]
+    (tmp_path / "boats.jsonl").write_text(boats)
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "input.png")
+    done = as_read(in_one_script(DOCS / "client.md"), tmp_path, WANWORKS_URL=stack.url)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "boat.mp4").exists()
+    assert (tmp_path / "take-2.mp4").exists()
+    assert "422 validation_error" in done.stdout
+    assert len(list((tmp_path / "boats").glob("*.mp4"))) == 2
+
+
+@pytest.mark.slow
+def test_the_tutorial(tmp_path: Path, postgresql_server: str, redis_server: RedisServer) -> None:
+    import psycopg
+
+    with psycopg.connect(postgresql_server.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE tutorial")
+    script = in_one_script(DOCS / "tutorial.md").replace("8000", str(free_port()))
+    assert script.startswith("make setup\n")
+    done = as_read(
+        f"cd {ROOT}\n{script}", tmp_path, seconds=280,
+        DATABASE=postgresql_server.replace("/postgres?", "/tutorial?"), REDIS=redis_server.url,
+        WANWORKS_FLOWER_PORT="0", WANWORKS_MIN_FREE_DISK_MB="0",
+    )  # fmt: skip
+    home = tmp_path / "wan"
+    logs = "\n".join(file.read_text()[-800:] for file in sorted(home.glob("*.log")))
+    assert done.returncode == 0, done.stderr + done.stdout[-2000:] + logs
+    assert len(list((home / "shots").glob("*.mp4"))) == 6
+    assert (home / "kite.mp4").read_bytes()[4:8] == b"ftyp"
+    assert re.search(r"^beta\s+drained", done.stdout, re.MULTILINE)
+    assert "wanworks_jobs" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_readme_and_the_quick_start(tmp_path: Path) -> None:
+    """`make demo`, `make up` and what is asked of it. `make test` is what runs this."""
+    port = free_port()
+    told = [code for page in (ROOT / "README.md", DOCS / "index.md") for _, code in blocks(page, "sh")]
+    made = [line.split("#")[0].strip() for code in told for line in code.splitlines() if line.startswith("make")]
+    assert set(made) == {"make demo", "make test", "make up"}
+    make_a_job, *rest = [code for code in told if not code.startswith("make")]
+    home, url = tmp_path / "home", f"http://127.0.0.1:{port}"
+    asked = "\n".join((make_a_job, f"ID=$(curl -s '{url}/api/v1/jobs?limit=1' | jq -r '.data[0].id')", *rest))
+    asked = asked.replace("http://127.0.0.1:8000", url).replace("/jobs/ID", "/jobs/$ID")
+    asked = asked.replace(".venv/bin/wanworks", str(ROOT / ".venv/bin/wanworks")).replace(".wanworks", str(home))
+    whole = f"""(cd {ROOT} && make demo)
+        (cd {ROOT} && exec make up STACK_HOME={home} PORT={port} FLOWER_PORT=0 DEVICES=cpu:1) > up.log 2>&1 &
+        until grep -q ^ready up.log; do sleep 0.2; done
+        {asked}
+        kill %1
+        wait || true"""
+    done = as_read(whole, tmp_path, seconds=280)
+    assert done.returncode == 0, done.stderr + done.stdout[-2000:]
+    assert (tmp_path / "boat.mp4").read_bytes()[4:8] == b"ftyp"
+    assert (tmp_path / "video.mp4").read_bytes()[4:8] == b"ftyp"
+    assert sorted(path.suffix for path in (ROOT / "demo").glob("*.mp4")) == [".mp4", ".mp4"]
+
+
+def test_the_pages_build_strictly(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(
+        argv, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for page in (tmp_path / "site").rglob("*.html"):
+        loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', page.read_text())
+        assert not loaded, f"{page.name} loads {loaded} from another host"

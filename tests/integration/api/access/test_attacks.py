@@ -1,0 +1,417 @@
+"""Ways past keys, scopes, limits and the audit that were tried once, and must stay shut."""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+from sqlalchemy import update
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+from typer.testing import CliRunner
+
+from shared import clock
+from shared.access import audit, keys
+from shared.access.keys import Limits
+from shared.cluster import alerts, nodes
+from shared.cluster.alerts import Cause, Changes
+from shared.database.engine import Database
+from shared.database.tables import Job, Use
+from shared.errors import DatabaseUnavailable, StoreFull
+from shared.jobs import records, usage, webhooks
+from shared.jobs.records import new_id
+from shared.settings import Settings
+from shared.states import JobState, Priority, Scope
+from shared.storage.directory import DirectoryStore
+from shared.storage.store import open_store
+from shared.telemetry import logs
+from tests.conftest import WebProcess, both_databases
+from tests.integration.api.dashboard.test_feed import Dashboard
+from tests.integration.api.jobs.test_generation import GOOD, URL
+from tests.support import working
+from tests.support.jobs import accepted, claimed
+from tests.support.s3_server import S3Server, in_bucket
+from wanworks.cli.main import app as command_line
+
+READ, SUBMIT, ADMIN = Scope.READ, Scope.SUBMIT, Scope.ADMIN
+PIN = "/api/v1/models/T2V-A14B/pin"
+
+
+@pytest.fixture
+def key(database: Database) -> Callable[..., tuple[str, dict[str, str]]]:
+    """A key's id, and the header that shows the key."""
+
+    def make(*scopes: Scope, **limits: Any) -> tuple[str, dict[str, str]]:
+        row, secret = keys.make(database, f"k{new_id()}", scopes or (READ, SUBMIT), Limits(**limits))
+        return row.id, {"Authorization": f"Bearer {secret}"}
+
+    return make
+
+
+Key = Callable[..., tuple[str, dict[str, str]]]
+
+
+def sign_in(client: TestClient, header: dict[str, str]) -> None:
+    secret = header["Authorization"].removeprefix("Bearer ")
+    assert client.post("/login", data={"key": secret}, follow_redirects=False).status_code == 303
+
+
+# --- ways in ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_id_of_a_key_is_no_key_though_a_session_of_it_is_open(client: TestClient, key: Key) -> None:
+    key_id, header = key(ADMIN)
+    sign_in(client, header)
+    assert client.get("/api/v1/audit").status_code == 200
+    client.cookies.clear()
+    assert client.get("/api/v1/audit", headers={"Authorization": f"Bearer {key_id}"}).status_code == 401
+    assert client.post("/login", data={"key": key_id}).status_code == 403
+
+
+def test_the_session_is_not_lent_to_pages_of_an_allowed_origin(
+    settings: Settings, key: Key, make_client: Callable[[Settings], TestClient]
+) -> None:
+    """One of the same site, say: the browser sends the cookie along, and a form needs nobody's leave."""
+    client = make_client(settings.model_copy(update={"allowed_origins": "http://app.localhost"}))
+    _, header = key(ADMIN)
+    sign_in(client, header)
+    assert client.post(PIN, headers={"Origin": "http://localhost"}).status_code == 200
+    assert client.post(PIN, headers={"Origin": "http://app.localhost"}).status_code == 401
+    assert client.post(PIN, headers={"Origin": "http://app.localhost", **header}).status_code == 200
+    theirs = {"Origin": "http://app.localhost"}
+    with (
+        pytest.raises(WebSocketDisconnect) as refused,
+        client.websocket_connect("/api/v1/dashboard/ws", headers=theirs),
+    ):
+        pass
+    assert refused.value.code == 1008
+
+
+@pytest.mark.parametrize("said", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+def test_without_keys_nobody_comes_in_through_a_proxy(client: TestClient, said: str) -> None:
+    refused = client.get("/api/v1/jobs", headers={said: "203.0.113.7"})
+    assert refused.status_code == 403
+    assert "wanworks keys create" in refused.json()["detail"]
+    assert client.get("/api/v1/jobs").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["[", "localhost:99999999", "localhost:x", ""])
+def test_a_host_that_is_none_is_no_error_of_ours(client: TestClient, host: str) -> None:
+    answer = client.post(PIN, headers={"Host": host, "Origin": "http://localhost"})
+    assert answer.status_code == 403
+
+
+def test_a_key_that_no_encoding_takes_is_a_wrong_key(client: TestClient, key: Key) -> None:
+    key()
+    form = b'--x\r\nContent-Disposition: form-data; name="key"\r\n\r\n\\ud800\r\n--x--\r\n'
+    said = {"Content-Type": "multipart/form-data; boundary=x; charset=unicode_escape"}
+    assert client.post("/login", content=form, headers=said).status_code == 403
+
+
+def test_a_full_disk_or_a_busy_database_keeps_nobody_out(
+    client: TestClient, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes to make room has a key as well."""
+    for error in (StoreFull, DatabaseUnavailable):
+        _, header = key(ADMIN)
+
+        def fail(*_: Any, error: type[Exception] = error) -> None:
+            raise error()
+
+        monkeypatch.setattr(keys, "note_use", fail)
+        assert client.get("/api/v1/jobs", headers=header).status_code == 200
+
+
+def test_odd_paths_lead_nowhere(client: TestClient, key: Key) -> None:
+    key()
+    for path in (
+        "//api/v1/jobs", "/api//v1/jobs", "/api/v1/jobs/", "/api/v1/jobs%2f", "/API/v1/jobs", "/api/v1/./jobs",
+        "/api/v1/jobs;x", "/%61pi/v1/jobs", "/v1//videos", "/static/../api/v1/jobs", "/docs/%2e%2e/api/v1/jobs",
+    ):  # fmt: skip
+        for method in ("GET", "HEAD", "OPTIONS", "PUT", "TRACE", "PROPFIND", "POST"):
+            assert client.request(method, path).status_code in (401, 404, 405), (method, path)
+
+
+# --- what one key learns of another's ---------------------------------------------------------------------------------
+
+
+def open_about(database: Database, job_id: str) -> None:
+    stuck = Cause("job_stuck", job_id, "warning", "A job makes no progress", f"{job_id} is still", "Wait", False)
+    alerts.apply(database, Changes(opened=(stuck,)), clock.now(), deliver=False)
+
+
+def test_an_alert_about_a_job_is_for_those_who_see_the_job(client: TestClient, database: Database, key: Key) -> None:
+    (owner, owners), (_, others), (_, admins) = key(), key(), key(ADMIN)
+    job = accepted(database, owner=owner)
+    open_about(database, job.id)
+    node = Cause("disk_full", "here", "warning", "Full", "Full", "Clean up", True)
+    alerts.apply(database, Changes(opened=(node,)), clock.now(), deliver=False)
+    for path in ("/api/v1/dashboard/alerts", "/api/v1/wan-models/dashboard", "/api/v1/dashboard/overview"):
+        seen = {who["Authorization"]: client.get(path, headers=who).text for who in (owners, others, admins)}
+        assert job.id in seen[owners["Authorization"]], path
+        assert job.id in seen[admins["Authorization"]], path
+        assert job.id not in seen[others["Authorization"]], path
+        assert "disk_full" in seen[others["Authorization"]], path
+    sign_in(client, others)
+    assert job.id not in client.get("/").text
+
+
+def test_a_watcher_is_not_told_of_alerts_about_anothers_job(web: WebProcess, database: Database, key: Key) -> None:
+    (owner, owners), (_, others) = key(), key()
+    job = claimed(database, accepted(database, owner=owner).id)
+    watching, stranger = (Dashboard(web, additional_headers=header) for header in (owners, others))
+    try:
+        watching.of("job_update", id=job.id)
+        open_about(database, job.id)
+        told = watching.of("alert", subject=job.id)["data"]
+        records.remove(database, job.id)
+        watching.of("job_update", id=job.id, deleted=True)
+        alerts.apply(database, Changes(resolved=(("job_stuck", job.id),)), clock.now(), deliver=False)
+        watching.until(lambda said: said["type"] == "alert" and said["data"]["resolved_at"] is not None)
+        alerts.apply(
+            database, Changes(opened=(Cause("x", "here", "info", "t", "m", "", False),)), clock.now(), deliver=False
+        )
+        stranger.of("alert", subject="here")
+        assert told["id"] not in str(stranger.told)
+    finally:
+        watching.close()
+        stranger.close()
+
+
+def test_an_event_stream_ends_with_its_key(web: WebProcess, database: Database) -> None:
+    row, secret = keys.make(database, "mine", (READ,), Limits())
+    job = accepted(database, owner=row.id)
+    header = {"Authorization": f"Bearer {secret}"}
+    with httpx.stream(
+        "GET", f"http://127.0.0.1:{web.port}/api/v1/jobs/{job.id}/events", headers=header, timeout=20
+    ) as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "event: snapshot" or "snapshot" in next(lines)
+        keys.revoke(database, "mine")
+        assert not [line for line in lines if line.startswith("event: end")], "it ends without the job's end"
+
+
+def test_a_short_link_does_not_lead_to_a_longer_one(
+    settings: Settings, database: Database, key: Key, s3_server: S3Server,
+    make_client: Callable[[Settings], TestClient],
+) -> None:  # fmt: skip
+    client = make_client(in_bucket(settings, s3_server.url))
+    store = open_store(in_bucket(settings, s3_server.url), lambda: nodes.agreed(database, "store"), create=True)
+    owner, header = key()
+    job = working.claim(database, accepted(database, owner=owner).id)
+    working.finish(database, job, working.make(store, job, {"video.mp4": b"frames"}))
+    path = f"/api/v1/jobs/{job.id}/artifacts/video.mp4"
+
+    def seconds(url: str, said: dict[str, str]) -> int:
+        answer = client.get(url, headers=said, follow_redirects=False)
+        assert answer.status_code == 307, answer.text
+        location = answer.headers["location"]
+        found = re.search(r"X-Amz-Expires=(\d+)", location)
+        if found is not None:
+            return int(found[1])
+        ends = re.search(r"Expires=(\d+)", location)
+        assert ends is not None, location
+        return int(ends[1]) - int(time.time())
+
+    made = client.post(f"{path}/link", json={"expires_in_seconds": 60}, headers=header).json()
+    assert seconds(made["url"], {}) <= 60
+    assert seconds(path, header) > 3000
+
+
+def test_addresses_that_are_asked_stand_in_no_log(
+    settings: Settings, web: WebProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A webhook's address may hold a secret, and httpx writes down each in full."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        logs.set_up(settings, "test")
+        for library in (httpx, httpx2):
+            library.get(f"http://127.0.0.1:{web.port}/healthz?token=hidden")  # type: ignore[attr-defined]
+        logging.getLogger("x").info("something")
+    finally:
+        root.handlers[:], _ = before
+        root.setLevel(before[1])
+    said = capsys.readouterr().err
+    assert "something" in said
+    assert "hidden" not in said
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def measured(database: Database, job: Job) -> None:
+    """That a job like it took five seconds."""
+    now = clock.now()
+    use = records.use_of(job, JobState.SUCCEEDED, now, {"timings": {"denoising": 5.0}, "warm": True})
+    with database.write() as session:
+        session.add(Use(**{**use.model_dump(), "job_id": new_id(), "seconds": 5.0, "started_at": now, "owner": None}))
+
+
+@both_databases
+def test_what_waits_counts_among_the_gpu_seconds(client: TestClient, database: Database, key: Key) -> None:
+    owner, header = key(gpu_seconds_per_day=12.0)
+    said = {**header, "Idempotency-Key": "the first"}
+    first = client.post(URL, json=GOOD, headers=said)
+    assert first.status_code == 202
+    measured(database, records.get(database, first.json()["id"]))
+    assert usage.awaited_gpu_seconds(database, owner) == pytest.approx(5.0)
+    assert [client.post(URL, json=GOOD, headers=header).status_code for _ in range(3)] == [202, 202, 429]
+    refused = client.post(URL, json=GOOD, headers=header)
+    assert "queued jobs are expected to take 15 more" in refused.json()["detail"]
+    again = client.post(URL, json=GOOD, headers=said)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"]), "what was accepted is not refused"
+    client.delete(f"/api/v1/jobs/{first.json()['id']}", headers=header)
+    assert client.post(URL, json=GOOD, headers=header).status_code == 202
+
+
+@both_databases
+def test_no_way_of_asking_passes_the_limit_of_queued_jobs(
+    client: TestClient, database: Database, settings: Settings, key: Key
+) -> None:
+    owner, header = key(queued_jobs=1)
+    store = DirectoryStore(settings.store_dir)
+    done = working.claim(database, accepted(database, owner=owner).id)
+    working.finish(database, done, working.make(store, done, {"video.mp4": b"x"}))
+    assert client.post(URL, json=GOOD, headers=header).status_code == 202
+    assert client.post(f"/api/v1/jobs/{done.id}/retry", headers=header).status_code == 429
+    assert client.post(f"/v1/videos/{done.id}/remix", json={"prompt": "a dog"}, headers=header).status_code == 429
+    words = {"prompt": "a dog", "model": "T2V-A14B", "size": "64x64"}
+    assert client.post("/v1/videos", json=words, headers=header).status_code == 429
+
+
+def test_what_a_key_may_not_do_counts_as_asking(client: TestClient, key: Key) -> None:
+    _, header = key(READ, requests_per_minute=2)
+    assert [client.post(PIN, headers=header).status_code for _ in range(3)] == [403, 403, 429]
+
+
+def test_a_retry_does_not_pass_the_priority_ceiling(client: TestClient, database: Database, key: Key) -> None:
+    owner, header = key(priority_ceiling=Priority.LOW)
+    job = accepted(database, owner=owner, priority=Priority.CRITICAL)
+    records.request_cancel(database, job.id)
+    assert client.post(f"/api/v1/jobs/{job.id}/retry", headers=header).json()["priority"] == "low"
+
+
+# --- the audit --------------------------------------------------------------------------------------------------------
+
+
+def test_refused_and_failed_acts_are_in_the_audit_too(client: TestClient, database: Database, key: Key) -> None:
+    (admin, admins), (reader, readers) = key(ADMIN), key(READ)
+    client.post("/api/v1/models/NO-SUCH/pin", headers=admins)
+    client.post("/api/v1/jobs/download", content=b"{", headers={**admins, "Content-Type": "application/json"})
+    client.post(PIN, headers=readers)
+    client.post(PIN)  # nobody knows who that was
+    client.get("/api/v1/audit", headers=readers)
+    entries = audit.page(database, limit=10).entries
+    assert [(entry.act, entry.outcome, entry.key_id) for entry in entries] == [
+        ("pinModel", 403, reader), ("createDownload", 400, admin), ("pinModel", 404, admin),
+    ]  # fmt: skip
+
+
+@both_databases
+def test_no_path_or_address_keeps_an_act_out_of_the_audit(client: TestClient, database: Database, key: Key) -> None:
+    reader, header = key(READ)
+    answer = client.post("/api/v1/models/%00%1b[2J" + "x" * 300 + "/pin", headers=header)
+    assert answer.status_code == 403
+    (entry,) = audit.page(database, limit=5).entries
+    assert (entry.key_id, entry.outcome) == (reader, 403)
+    assert entry.subject.isprintable()
+    audit.record(database, audit.Act("x", "x", 200, address="1" * 9000 + "\0", request_id="\0"))
+
+
+@both_databases
+@pytest.mark.parametrize("asked", ["/api/v1/audit?actor=%00", "/api/v1/webhooks/messages?job_id=%00"])
+def test_what_no_database_stores_is_a_wrong_field(client: TestClient, key: Key, asked: str) -> None:
+    assert client.get(asked, headers=key(ADMIN)[1]).status_code == 422
+
+
+def test_what_is_done_to_anothers_job_is_in_the_audit(
+    client: TestClient, database: Database, settings: Settings, key: Key
+) -> None:
+    (owner, owners), (admin, admins) = key(), key(ADMIN)
+    store = DirectoryStore(settings.store_dir)
+    done = working.claim(database, accepted(database, owner=owner, webhook_url="https://receiver.example/h").id)
+    working.finish(database, done, working.make(store, done, {"video.mp4": b"x"}))
+    (message,) = webhooks.page(database, limit=1, after=None).messages
+    webhooks.delivered(database, message, clock.now())
+    job = f"/api/v1/jobs/{done.id}"
+    acts = [
+        ("linkArtifact", "POST", f"{job}/artifacts/video.mp4/link", 200),
+        ("replayWebhookMessage", "POST", f"/api/v1/webhooks/messages/{message.id}/replay", 202),
+        ("cancelJob", "POST", f"{job}/cancel", 409),
+        ("retryJob", "POST", f"{job}/retry", 202),
+        ("remixVideo", "POST", f"/v1/videos/{done.id}/remix", 200),
+        ("deleteJob", "DELETE", job, 204),
+    ]
+    for header in (owners, admins):
+        for act, method, path, status in acts[:-1] if header is owners else acts:
+            if act == "replayWebhookMessage":
+                webhooks.delivered(database, message, clock.now())
+            body = {"prompt": "a dog"} if act == "remixVideo" else None
+            answer = client.request(method, path, json=body, headers=header)
+            assert answer.status_code == status, (act, answer.text)
+    entries = audit.page(database, limit=20).entries
+    assert [(one.act, one.outcome, one.key_id) for one in reversed(entries)] == [
+        (act, status, admin) for act, _, _, status in acts
+    ]
+
+
+def test_reading_flowers_table_is_no_act(client: TestClient, database: Database, key: Key) -> None:
+    _, header = key(ADMIN)
+    asked = {path: client.post(path, headers=header) for path in ("/flower/tasks/datatable", "/flower/api/x")}
+    assert {answer.status_code for answer in asked.values()} == {503}, "Flower does not run here"
+    assert [one.act for one in audit.page(database, limit=5).entries] == ["askFlower"]
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("local",), "audit"),
+        (("cli",), "audit"),
+        (("a b",), "letters"),
+        (("k", "--expires", "99999y"), "calendar"),
+        (("k", "--expires", "0d"), "no time"),
+        (("k", "--gpu-seconds-per-day", "nan"), "less than"),
+        (("k", "--gpu-seconds-per-day", "inf"), "less than"),
+        (("k", "--queued-jobs", "0"), "greater than"),
+        (("k", "--queued-jobs", str(10**30)), "less than"),
+    ],
+)
+def test_keys_that_cannot_be_made(settings: Settings, words: tuple[str, ...], complaint: str) -> None:
+    environment = {"WANWORKS_HOME": str(settings.home), "WANWORKS_DATABASE_URL": settings.database, "COLUMNS": "200"}
+    made = CliRunner().invoke(command_line, ["keys", "create", *words], env=environment)
+    assert made.exit_code != 0
+    assert complaint in made.output + str(made.exception)
+    database = Database(settings.database)
+    assert not keys.any_made(database)
+    database.close()
+
+
+def test_a_scope_that_is_given_twice_is_one(database: Database) -> None:
+    assert keys.make(database, "k", (READ, READ), Limits())[0].scopes == ["read"]
+
+
+def test_a_key_of_long_ago_is_written_down_once_a_minute(database: Database) -> None:
+    row, secret = keys.make(database, "k", (READ,), Limits())
+    keys.note_use(database, row)
+    first = keys.get(database, row.id)
+    assert first is not None and first.used_at is not None  # noqa: PT018
+    keys.note_use(database, row)  # another process that has not seen it yet
+    assert keys.get(database, row.id) == first
+    with database.write() as session:
+        session.connection().execute(
+            update(type(row)).values(used_at=clock.now() - timedelta(minutes=2))  # type: ignore[arg-type]
+        )
+    found = keys.find(database, secret)
+    assert found is not None
+    keys.note_use(database, found)
+    again = keys.get(database, row.id)
+    assert again is not None and again.used_at is not None and again.used_at >= first.used_at  # noqa: PT018

@@ -1,0 +1,435 @@
+"""Asking for a video: what is taken, what is answered, and every kind of bad input named, with nothing stored."""
+
+import base64
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import redis
+from PIL import Image
+from sqlalchemy import update
+from starlette.testclient import TestClient
+
+from shared.catalogue import models
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Node, epoch_now
+from shared.jobs import lists, records
+from shared.messaging import celery
+from shared.models import replicas
+from shared.models.replicas import Presence
+from shared.settings import Settings
+from shared.states import ReplicaState
+from tests.conftest import both_databases
+from tests.unit.api.http.test_images import png_claiming, written
+
+URL = "/api/v1/jobs/generation"
+GOOD: dict[str, Any] = {"model_id": "T2V-A14B", "prompt": "a cat walks", "resolution": "64x64", "frames": 9, "steps": 2}
+
+
+def picture(format: str = "PNG") -> bytes:
+    return written(Image.new("RGB", (16, 16), "green"), format)
+
+
+def data_url(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+@pytest.fixture
+def nothing_stored(database: Database, settings: Settings) -> Any:
+    """After the test: no job in the database, no input in the store."""
+    yield
+    assert lists.page(database, limit=100).jobs == []
+    inputs = settings.store_dir / "inputs"
+    assert not inputs.exists() or list(inputs.iterdir()) == []
+
+
+@both_databases
+def test_a_job_is_answered_as_the_contract_says(client: TestClient, database: Database) -> None:
+    answer = client.post(URL, json={**GOOD, "metadata": {"shot": "12"}, "priority": "high"})
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["location"] == f"/api/v1/jobs/{job['id']}"
+    assert (job["type"], job["status"], job["priority"]) == ("generation", "queued", "high")
+    assert (job["attempt"], job["max_attempts"], job["queue_position"], job["mock"]) == (0, 5, 0, False)
+    assert job["params"]["resolution"] == "64x64"
+    assert job["params"]["image"] is False
+    assert job["params"]["guidance_scale"] == 4.0, "the model's native value"
+    assert isinstance(job["params"]["seed"], int), "drawn and told"
+    assert job["metadata"] == {"shot": "12"}
+    assert job["created_at"].endswith("Z")
+    assert job["progress"]["percent"] == 0
+    assert (job["error"], job["result"], job["started_at"], job["node"]) == (None, None, None, None)
+    row = records.get(database, job["id"])
+    assert row.min_vram_mb == 1000
+    assert client.get(answer.headers["location"]).json() == job
+
+
+def test_the_accepted_job_knows_its_place(client: TestClient) -> None:
+    assert client.post(URL, json=GOOD).json()["queue_position"] == 0
+    assert client.post(URL, json=GOOD).json()["queue_position"] == 1
+    first = client.post(URL, json={**GOOD, "priority": "critical"}).json()
+    assert first["queue_position"] == 0
+    listed = client.get("/api/v1/jobs").json()["data"]
+    assert [job["queue_position"] for job in listed] == [0, 2, 1]
+
+
+def test_the_dispatcher_is_nudged(client: TestClient, settings: Settings) -> None:
+    client.post(URL, json=GOOD)
+    assert settings.redis is not None
+    assert redis.Redis.from_url(settings.redis).blpop([celery.NUDGE_KEY], timeout=5) is not None
+
+
+def test_many_at_once_are_each_answered_with_their_own_job(client: TestClient, database: Database) -> None:
+    def ask(place: int) -> dict[str, Any]:
+        answer: dict[str, Any] = client.post(URL, json={**GOOD, "prompt": f"scene {place}"}).json()
+        return answer
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(64)))
+    assert [answer["params"]["prompt"] for answer in answers] == [f"scene {place}" for place in range(64)]
+    assert len({records.get(database, answer["id"]).queued_at for answer in answers}) == 64
+
+
+def test_json_with_a_charset_works(client: TestClient) -> None:
+    body = json.dumps({**GOOD, "prompt": "ein Kätzchen"}, ensure_ascii=False).encode()
+    answer = client.post(URL, content=body, headers={"Content-Type": "application/json; charset=utf-8"})
+    assert answer.status_code == 202
+    assert answer.json()["params"]["prompt"] == "ein Kätzchen"
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_an_image_as_a_data_url(client: TestClient, database: Database, settings: Settings, format: str) -> None:
+    answer = client.post(URL, json={**GOOD, "model_id": "I2V-A14B", "image": data_url(picture(format))})
+    assert answer.status_code == 202
+    assert answer.json()["params"]["image"] is True
+    stored = records.get(database, answer.json()["id"]).params["image"]
+    assert Image.open(settings.store_dir / "inputs" / stored).format == "PNG"
+    assert stored not in answer.text
+
+
+def test_an_image_as_a_part_with_fields_as_form_values(client: TestClient, database: Database) -> None:
+    fields = {
+        "model_id": "TI2V-5B", "prompt": "12", "resolution": "64x64", "frames": "9", "guidance_scale": "3.5",
+        "seed": "7", "metadata": '{"a": "b"}', "fallback": "[]", "loras": "[]",
+    }  # fmt: skip
+    answer = client.post(URL, data=fields, files={"image": ("anything.txt", picture("JPEG"), "text/plain")})
+    assert answer.status_code == 202, answer.text
+    params = answer.json()["params"]
+    assert (params["prompt"], params["frames"], params["seed"], params["image"]) == ("12", 9, 7, True)
+    assert answer.json()["metadata"] == {"a": "b"}
+    assert (records.get(database, answer.json()["id"]).params["image"] or "").endswith("/image.png")
+
+
+def test_a_form_without_an_image(client: TestClient) -> None:
+    answer = client.post(URL, files={"model_id": (None, "T2V-A14B"), "prompt": (None, "a cat")})
+    assert answer.status_code == 202, answer.text
+
+
+def test_an_image_is_optional_for_ti2v(client: TestClient) -> None:
+    assert client.post(URL, json={**GOOD, "model_id": "TI2V-5B"}).status_code == 202
+
+
+def test_a_lora_is_a_file_a_pair_or_half_of_one(client: TestClient, settings: Settings) -> None:
+    settings.loras_dir.mkdir(parents=True)
+    for name in ("style", "fast.high", "fast.low", "half.high"):
+        (settings.loras_dir / f"{name}.safetensors").touch()
+    loras = [{"name": "style", "scale": 0.5}, {"name": "fast"}, {"name": "half"}]
+    assert client.post(URL, json={**GOOD, "loras": loras}).json()["params"]["loras"][0]["scale"] == 0.5
+    answer = client.post(URL, json={**GOOD, "loras": [{"name": "style"}, {"name": "half.high"}]})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["loc"] == ["body", "loras", 1, "name"]
+    assert "there are: fast, half, style" in error["msg"]
+
+
+# one bad request: the field that must be named, and what replaces the good values
+BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
+    ("model_id", {"model_id": "nonesuch"}),
+    ("model_id", {"model_id": None}),
+    ("model_id", {"model_id": ""}),
+    ("image", {"image": data_url(picture())}),
+    ("image", {"model_id": "I2V-A14B"}),
+    ("image", {"model_id": "I2V-A14B", "image": "http://example.com/cat.png"}),
+    ("image", {"model_id": "I2V-A14B", "image": "/etc/passwd"}),
+    ("image", {"model_id": "I2V-A14B", "image": data_url(written(Image.new("P", (4, 4)), "GIF"))}),
+    ("image", {"model_id": "I2V-A14B", "image": data_url(picture()[:60])}),
+    ("image", {"model_id": "I2V-A14B", "image": data_url(png_claiming(60_000, 60_000))}),
+    ("resolution", {"resolution": "123x456"}),
+    ("resolution", {"resolution": "big"}),
+    ("resolution", {"resolution": "\ud800"}),
+    ("frames", {"frames": 7}),
+    ("frames", {"frames": 500}),
+    ("frames", {"frames": "ten"}),
+    ("frames", {"frames": 9.5}),
+    ("frames", {"frames": True}),
+    ("fps", {"fps": 23}),
+    ("guidance_scale", {"guidance_scale": -1}),
+    ("guidance_scale", {"guidance_scale": float("nan")}),
+    ("guidance_scale", {"guidance_scale": float("inf")}),
+    ("guidance_scale_2", {"model_id": "TI2V-5B", "guidance_scale_2": 3}),
+    ("flow_shift", {"flow_shift": 0}),
+    ("steps", {"steps": 0}),
+    ("steps", {"steps": 10_000}),
+    ("prompt", {"prompt": "x" * 10**6}),
+    ("prompt", {"prompt": ""}),
+    ("prompt", {"prompt": "  \n"}),
+    ("prompt", {"prompt": "a\x00b"}),
+    ("negative_prompt", {"negative_prompt": "x" * 5001}),
+    ("colour", {"colour": "red"}),
+    ("webhook_url", {"webhook_url": "example.com/hook"}),
+    ("seed", {"seed": -2}),
+    ("seed", {"seed": 2**32}),
+    ("output_format", {"output_format": "gif"}),
+    ("quantization", {"quantization": "fp4"}),
+    ("priority", {"priority": "urgent"}),
+    ("fallback", {"fallback": ["anything"]}),
+    ("loras", {"loras": [{"name": "nonesuch"}]}),
+    ("loras", {"loras": [{"name": "../../etc/passwd"}]}),
+    ("loras", {"loras": [{"name": "a/b"}]}),
+    ("loras", {"loras": [{"name": "x", "scale": 100}]}),
+    ("metadata", {"metadata": {str(place): "x" for place in range(17)}}),
+    ("metadata", {"metadata": {"a": 1}}),
+    ("metadata", {"metadata": {"a": "x" * 513}}),
+]
+
+
+@pytest.mark.usefixtures("nothing_stored")
+@pytest.mark.parametrize(("field", "wrong"), BAD_FIELDS, ids=lambda value: str(value)[:40])
+def test_a_wrong_field_is_named(client: TestClient, field: str, wrong: dict[str, Any]) -> None:
+    body = json.dumps({**GOOD, **wrong})
+    answer = client.post(URL, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["code"] == "validation_error"
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert field in {error["loc"][1] for error in problem["errors"]}
+    assert field in problem["detail"]
+    assert len(answer.content) < 10_000, "what was sent is not sent back"
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_the_same_fields_are_named_in_a_form(client: TestClient) -> None:
+    fields = {**GOOD, "frames": "ten", "fps": "23.5", "guidance_scale": "nan", "metadata": "{", "loras": "x"}
+    answer = client.post(URL, data=fields, files={"image": ("a.png", picture(), "image/png")})
+    assert answer.status_code == 422
+    named = {error["loc"][1] for error in answer.json()["errors"]}
+    assert named == {"frames", "fps", "guidance_scale", "metadata", "loras", "image"}, "T2V takes no picture"
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_all_wrong_fields_are_named_at_once(client: TestClient) -> None:
+    answer = client.post(URL, json={**GOOD, "frames": 500, "fps": 23, "resolution": "1x1"})
+    assert {error["loc"][1] for error in answer.json()["errors"]} == {"frames", "fps", "resolution"}
+    assert "8, 12, 16, 24" in answer.json()["detail"], "what is allowed is told"
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_a_gif_renamed_png_is_refused(client: TestClient) -> None:
+    gif = written(Image.new("P", (4, 4)), "GIF")
+    answer = client.post(URL, data={**GOOD, "model_id": "I2V-A14B"}, files={"image": ("cat.png", gif, "image/png")})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["body", "image"]
+
+
+@pytest.mark.usefixtures("nothing_stored")
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        ("text/plain", b"hello", 415),
+        ("", b"{}", 415),
+        ("application/xml", b"<a/>", 415),
+        ("application/x-www-form-urlencoded", b"model_id=T2V-A14B&prompt=x", 415),
+        ("application/json; charset=latin-1", b"{}", 415),
+        ("application/json", b'{"model_id": "T2V-A14B", "prom', 400),
+        ("application/json", b"", 400),
+        ("application/json", b"\xff\xfe", 400),
+        ("application/json", b"[" * 100_000, 400),
+        ("application/json", b'{"frames": ' + b"9" * 10_000 + b"}", 400),
+        ("application/json", b'{"prompt": "a", "prompt": "b"}', 400),
+        ("application/json", b"[]", 422),
+        ("application/json", b"null", 422),
+        ("application/json", b'"text"', 422),
+        ("multipart/form-data", b"", 400),
+        ("multipart/form-data; boundary=x", b"--x\r\nbroken", 400),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\nv\r\n--x--\r\n", 400),
+    ],
+)
+def test_a_body_that_cannot_be_read(client: TestClient, content_type: str, body: bytes, status: int) -> None:
+    answer = client.post(URL, content=body, headers={"Content-Type": content_type})
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_a_part_given_twice_or_unknown_is_refused(client: TestClient) -> None:
+    def ask(*parts: tuple[str, Any]) -> httpx2.Response:
+        return client.post(URL, files=[("model_id", (None, "TI2V-5B")), ("prompt", (None, "x")), *parts])
+
+    assert ask(("prompt", (None, "y"))).status_code == 422
+    assert ask(("image", (None, data_url(picture()))), ("image", (None, data_url(picture())))).status_code == 422
+    assert ask(("video", ("a.mp4", b"x", "video/mp4"))).status_code == 422
+
+
+@pytest.mark.usefixtures("nothing_stored")
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_over_thirty_megabytes(client: TestClient, declared: bool) -> None:
+    big = b" " * 30_000_001
+    content: Any = big if declared else (big[start : start + 10**6] for start in range(0, len(big), 10**6))
+    answer = client.post(URL, content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    form = {"image": ("a.png", big, "image/png")}
+    assert client.post(URL, data=GOOD, files=form).status_code == 413
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_an_unknown_query_parameter_is_named(client: TestClient) -> None:
+    answer = client.post(f"{URL}?dry_run=1", json=GOOD)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["query", "dry_run"]
+
+
+# --- idempotency
+
+
+@both_databases
+def test_the_same_key_and_body_give_the_same_job(client: TestClient, database: Database) -> None:
+    key = {"Idempotency-Key": "order 17"}
+    first = client.post(URL, json=GOOD, headers=key)
+    again = client.post(URL, content=json.dumps(GOOD, indent=3), headers={**key, "Content-Type": "application/json"})
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.json()["id"] == first.json()["id"]
+    assert "idempotency-replayed" not in first.headers
+    other = client.post(URL, json={**GOOD, "prompt": "a dog"}, headers=key)
+    assert other.status_code == 422
+    assert "Idempotency-Key" in other.json()["detail"]
+    assert len(lists.page(database, limit=10).jobs) == 1
+
+
+@both_databases
+def test_the_same_key_at_the_same_moment_makes_one_job(client: TestClient, database: Database) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post(URL, json=GOOD, headers={"Idempotency-Key": "k"}), range(16)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 15 + [202]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(lists.page(database, limit=10).jobs) == 1
+
+
+def test_a_replay_leaves_no_second_image(client: TestClient, settings: Settings) -> None:
+    body = {**GOOD, "model_id": "I2V-A14B", "image": data_url(picture())}
+    key = {"Idempotency-Key": "k"}
+    first = client.post(URL, json=body, headers=key)
+    assert client.post(URL, json=body, headers=key).status_code == 200
+    other = {**body, "image": data_url(picture("JPEG"))}
+    assert client.post(URL, json=other, headers=key).status_code == 422, "another image is another body"
+    assert [folder.name for folder in (settings.store_dir / "inputs").iterdir()] == [first.json()["id"]]
+
+
+@pytest.mark.usefixtures("nothing_stored")
+@pytest.mark.parametrize("key", ["", "x" * 256, "caf\u00e9", "a\tb"])
+def test_a_malformed_key_is_named(client: TestClient, key: str) -> None:
+    answer = client.post(URL, json=GOOD, headers={"Idempotency-Key": key.encode("latin-1")})  # type: ignore[dict-item]
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["header", "Idempotency-Key"]
+
+
+# --- the mock
+
+
+def has_model(database: Database, settings: Settings, node: str) -> None:
+    nodes.node_beat(database, node, None, None)
+    whole = Presence(ReplicaState.AVAILABLE, "main", 1, ())
+    replicas.record(database, node, models.load(settings.catalogue), {"T2V-A14B": whole})
+
+
+def test_a_mock_only_where_it_is_named_and_the_model_is_not_ready(
+    client: TestClient, database: Database, settings: Settings
+) -> None:
+    allowed = {**GOOD, "fallback": ["mock_generation"]}
+    assert client.post(URL, json=GOOD).json()["mock"] is False
+    mock = client.post(URL, json=allowed).json()
+    assert mock["mock"] is True
+    assert records.get(database, mock["id"]).min_vram_mb == 0
+
+
+def test_a_real_job_where_the_model_is_ready(client: TestClient, database: Database, settings: Settings) -> None:
+    has_model(database, settings, "here")
+    assert client.post(URL, json={**GOOD, "fallback": ["mock_generation"]}).json()["mock"] is False
+
+
+def test_a_node_that_fell_silent_holds_nothing(client: TestClient, database: Database, settings: Settings) -> None:
+    has_model(database, settings, "here")
+    with database.write() as session:
+        session.connection().execute(update(Node).values(seen_at=epoch_now() - 3600))
+    assert client.post(URL, json={**GOOD, "fallback": ["mock_generation"]}).json()["mock"] is True
+
+
+# --- a part is away
+
+
+def test_without_redis_jobs_are_accepted_all_the_same(
+    settings: Settings, database: Database, make_client: Callable[[Settings], TestClient]
+) -> None:
+    for url in (None, "redis://127.0.0.1:1/0"):
+        client = make_client(Settings(**{**settings.model_dump(), "redis_url": url}))
+        assert client.post(URL, json=GOOD).status_code == 202
+
+
+def test_a_full_disk_is_507_and_leaves_nothing(
+    settings: Settings, database: Database, make_client: Callable[[Settings], TestClient], nothing_stored: None
+) -> None:
+    client = make_client(Settings(**{**settings.model_dump(), "min_free_disk_mb": 10**9}))
+    for body in (GOOD, {**GOOD, "model_id": "I2V-A14B", "image": data_url(picture())}):
+        answer = client.post(URL, json=body)
+        assert answer.status_code == 507
+        assert answer.json()["code"] == "disk_full"
+
+
+def test_without_tables_it_says_so(
+    settings: Settings, tmp_path: Path, make_client: Callable[[Settings], TestClient]
+) -> None:
+    bare = f"sqlite:///{tmp_path}/bare.db"
+    client = make_client(Settings(**{**settings.model_dump(), "database_url": bare}))
+    for answer in (client.post(URL, json=GOOD), client.get("/api/v1/jobs"), client.get("/readyz")):
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert "migrations" in answer.json()["detail"]
+
+
+def test_a_database_that_cannot_be_reached_is_503(
+    settings: Settings, make_client: Callable[[Settings], TestClient]
+) -> None:
+    away = "postgresql+psycopg://somebody:secretword@127.0.0.1:1/wanworks"
+    client = make_client(Settings(**{**settings.model_dump(), "database_url": away}))
+    image = {**GOOD, "model_id": "I2V-A14B", "image": data_url(picture())}
+    for answer in (client.post(URL, json=GOOD), client.post(URL, json=image), client.get("/api/v1/jobs")):
+        assert answer.status_code == 503
+        assert answer.json()["code"] == "database_unavailable"
+        assert "secretword" not in answer.text
+        assert "127.0.0.1" not in answer.text
+    assert client.get("/healthz").status_code == 200
+
+
+def test_an_error_nobody_foresaw_tells_nothing(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("secret /path/of/mine")
+
+    monkeypatch.setattr(lists, "page", broken)
+    answer = client.get("/api/v1/jobs", headers={"X-Request-ID": "my-request"})
+    assert answer.status_code == 500
+    assert answer.json()["request_id"] == answer.headers["x-request-id"] == "my-request"
+    assert "secret" not in answer.text
+
+
+def test_a_store_of_another_installation_is_not_written_to(client: TestClient, settings: Settings) -> None:
+    settings.store_dir.mkdir(parents=True)
+    (settings.store_dir / "marker").write_text("somebody else")
+    answer = client.post(URL, json={**GOOD, "model_id": "I2V-A14B", "image": data_url(picture())})
+    assert answer.status_code == 500
+    assert str(settings.store_dir) not in answer.text

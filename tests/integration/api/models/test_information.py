@@ -1,0 +1,451 @@
+"""The information routes: every field, against state that the test made."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from shared import clock
+from shared.catalogue.models import DEFAULT
+from shared.cluster import alerts
+from shared.cluster.alerts import Cause, Changes
+from shared.database.engine import Database
+from shared.insight import samples
+from shared.insight.samples import Doing, Reading
+from shared.jobs import attempts, usage
+from shared.jobs.attempts import Failure
+from tests.conftest import both_databases
+from tests.support import library
+from tests.support.jobs import CLAIMANT, accepted, claimed
+from tests.support.uses import used
+
+BASE = "/api/v1/wan-models"
+MODELS = ("T2V-A14B", "I2V-A14B", "TI2V-5B")
+
+
+def ask(client: TestClient, path: str, **query: Any) -> dict[str, Any]:
+    answer = client.get(f"{BASE}/{path}", params=query)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def sampled(database: Database, device: str = "here/0", ago: float = 1.0, **more: Any) -> None:
+    """One sample of a GPU at work on T2V-A14B."""
+    doing = Doing("job", more.pop("model_id", "T2V-A14B"), "denoising")
+    kind = more.pop("kind", "cuda")
+    figures: dict[str, float | None] = {
+        "utilization_percent": 80.0, "memory_used_mb": 20_000.0, "memory_total_mb": 80_000.0,
+        "temperature_celsius": 60.0, "power_watts": 300.0, **more,
+    }  # fmt: skip
+    samples.record(database, device, kind, Reading(**figures), doing, clock.now() - timedelta(seconds=ago))
+
+
+def measured(database: Database, model_id: str = "T2V-A14B") -> None:
+    """Three successes of 10, 11 and 14 s, asked for 5 s before they began, and a failure after 5 s; older ones."""
+    now = clock.now()
+    for seconds, quality in ((10.0, 0.9), (11.0, None), (14.0, 0.8)):
+        end = now - timedelta(minutes=30)
+        used(
+            database, model_id, finished_at=end, seconds=seconds, created_at=end - timedelta(seconds=seconds + 5),
+            quality=quality, device_name="H200", profile="full",
+        )  # fmt: skip
+    used(database, model_id, finished_at=now - timedelta(minutes=20), outcome="failed", seconds=5.0)
+    used(database, model_id, finished_at=now - timedelta(minutes=10), outcome="cancelled")
+    used(database, model_id, finished_at=now - timedelta(minutes=10), mock=True)
+    used(
+        database, model_id, finished_at=now - timedelta(hours=25), seconds=20.0, device_name="L4",
+        profile="int8-stream", quality=0.7,
+    )  # fmt: skip
+    used(database, model_id, days_ago=40, seconds=1000.0, quality=0.0, device_name="old")
+
+
+# --- capabilities
+
+
+def test_capabilities_come_from_the_catalogue(client: TestClient) -> None:
+    for model_id, image in zip(MODELS, ("refused", "required", "optional"), strict=True):
+        body = ask(client, f"capabilities/{model_id}")
+        assert (body["model_id"], body["model_type"], body["image"]) == (model_id, model_id, image)
+        assert body["input_types"] == (["text"] if image == "refused" else ["text", "image"])
+        assert body["img2img_support"] == (image != "refused")
+        assert body["text2img_support"] == (image != "required")
+        assert body["lora_support"] is True
+        promised = ("controlnet_support", "inpainting_support", "batch_processing", "streaming_support")
+        assert {name: body[name] for name in promised} == dict.fromkeys(promised, False)
+        (entry,) = (entry for entry in DEFAULT if entry.model_id == model_id)
+        assert {"854x480", "1024x576", "1280x720", "1920x1080"} <= set(body["supported_resolutions"])
+        assert (body["min_frames"], body["max_frames"]) == (entry.min_frames, entry.max_frames)
+        assert body["supported_fps"] == [8, 12, 16, 24]
+        assert body["output_formats"] == ["mp4", "webm"]
+        assert body["quantization_support"] == ["none", "fp16", "bf16", "int8"]
+        assert body["hardware_requirements"] == {
+            "min_vram_gb": 1.0, "recommended_vram_gb": 1.0, "min_ram_gb": 1.0, "cuda_compute_capability": "7.0",
+        }  # fmt: skip
+        assert body["defaults"]["resolution"] == "256x256"
+        assert (body["min_steps"], body["max_steps"], body["download_size_gb"]) == (2, 100, 0.01)
+        assert set(body["basis"].values()) == {"catalogue"}
+        assert body["samples"] == 0
+
+
+def test_who_has_the_capabilities_is_told_so(client: TestClient) -> None:
+    first = client.get(f"{BASE}/capabilities/TI2V-5B")
+    again = client.get(f"{BASE}/capabilities/TI2V-5B", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.get(f"{BASE}/capabilities/T2V-A14B").headers["etag"] != first.headers["etag"]
+
+
+# --- health
+
+
+@both_databases
+def test_health_in_every_field(client: TestClient, database: Database) -> None:
+    library.node(database)
+    library.node(database, "there")
+    verified = clock.now()
+    library.replica(
+        database, verified_at=verified, verified_bytes=500, expected_bytes=500, checked_at=verified - timedelta(hours=1)
+    )
+    library.replica(database, on="there", state="corrupted", faults=[{"path": "x", "type": "truncated"}])
+    for index in range(2):
+        library.device(database, "T2V-A14B", index=index)
+    library.device(database, index=2)
+    library.device(database, index=3)
+    measured(database)
+    sampled(database, "here/0", ago=30, utilization_percent=1.0)
+    sampled(database, "here/0")
+    sampled(database, "here/1", utilization_percent=40.0, memory_used_mb=30_000.0, temperature_celsius=70.0)
+    sampled(database, "here/2", utilization_percent=60.0, memory_used_mb=10_000.0, temperature_celsius=None)
+    sampled(database, "here/3", model_id="TI2V-5B")
+    sampled(database, "gone/0", temperature_celsius=99.0)
+    body = ask(client, "health/T2V-A14B")
+    assert body == {
+        "model_id": "T2V-A14B",
+        "health_status": "degraded",
+        "last_check": clock.iso(verified),
+        "integrity_score": 1.0,
+        "performance_score": body["performance_score"],
+        "availability_score": 0.5,
+        "health_score": round(0.5 * 1.0 * 5 / 6, 4),
+        "error_count_24h": 1,
+        "success_rate_24h": 0.75,
+        "average_response_time_ms": round(1000 * (15 + 16 + 19) / 3, 1),
+        "memory_usage_mb": 60_000.0,
+        "gpu_utilization_percent": 60.0,
+        "temperature_celsius": 70.0,
+        "issues": ["x on node there: truncated"],
+        "recommendations": ["Repair the broken files of T2V-A14B"],
+        "devices": ["here/0", "here/1", "here/2"],
+        "device_kinds": ["cuda"],
+        "basis": dict.fromkeys(body["basis"], "measured"),
+        "samples": 4,
+    }
+    assert set(body["basis"]) == {
+        "integrity_score", "performance_score", "availability_score", "health_score", "error_count_24h",
+        "success_rate_24h", "average_response_time_ms", "memory_usage_mb", "gpu_utilization_percent",
+        "temperature_celsius",
+    }  # fmt: skip
+    fastest, median = 9.0, (10.0 + 13.0) / 2
+    median = sorted([9.0, 10.0, 13.0, 19.0, 999.0])[2]
+    assert body["performance_score"] == round(5 / 6 * fastest / median, 4)
+
+
+@both_databases
+def test_with_nothing_there_nothing_is_said(client: TestClient, database: Database) -> None:
+    body = ask(client, "health/TI2V-5B")
+    nulls = [name for name, basis in body["basis"].items() if basis == "none"]
+    assert {name: body[name] for name in nulls} == dict.fromkeys(nulls)
+    assert set(nulls) == set(body["basis"]) - {"error_count_24h"}
+    assert (body["health_status"], body["last_check"], body["samples"]) == ("unknown", None, 0)
+    assert (body["error_count_24h"], body["devices"], body["device_kinds"]) == (0, [], [])
+    assert body["issues"] == ["No node has looked for it yet"]
+    body = ask(client, "performance/TI2V-5B")
+    assert set(body["basis"].values()) == {"none"}
+    assert {name: body[name] for name in body["basis"]} == dict.fromkeys(body["basis"])
+    assert (body["benchmark_date"], body["samples"], body["device_samples"]) == (None, 0, 0)
+    body = ask(client, "compare/T2V-A14B/TI2V-5B")
+    assert set(body["basis"].values()) == {"none"}
+    assert {name: body[name] for name in body["basis"]} == dict.fromkeys(body["basis"])
+    assert body["samples"] == {"T2V-A14B": 0, "TI2V-5B": 0}
+    body = ask(client, "dashboard")
+    assert body["system_overview"] == {
+        "total_models": 3, "healthy_models": 0, "average_performance_score": None, "system_status": "unknown",
+        "basis": {"average_performance_score": "none"}, "samples": 0,
+    }  # fmt: skip
+
+
+def test_every_status_of_a_model(client: TestClient, database: Database) -> None:
+    def status() -> str:
+        found: str = ask(client, "health/T2V-A14B")["health_status"]
+        return found
+
+    assert status() == "unknown"
+    library.node(database)
+    library.replica(database, state="missing", bytes=0, revision=None)
+    assert status() == "missing"
+    assert ask(client, "health/T2V-A14B")["availability_score"] == 0.0
+    library.replica(database)
+    assert status() == "healthy"
+    library.replica(database, faults=[{"path": "x", "type": "truncated"}])
+    assert status() == "degraded"
+    library.replica(database, state="corrupted", faults=[{"path": "x", "type": "truncated"}])
+    assert status() == "critical"
+    library.replica(database, faults=[])
+    used(database)
+    for _ in range(2):
+        used(database, outcome="failed")
+    assert status() == "critical", "most of its latest uses failed"
+    assert ask(client, "health/T2V-A14B")["success_rate_24h"] == 0.3333
+
+
+def test_a_cpu_device_says_that_it_is_one(client: TestClient, database: Database) -> None:
+    library.device(database, "T2V-A14B", kind="cpu")
+    sampled(database, kind="cpu", utilization_percent=380.0, temperature_celsius=None, power_watts=None)
+    body = ask(client, "health/T2V-A14B")
+    assert (body["gpu_utilization_percent"], body["device_kinds"]) == (100.0, ["cpu"])
+    assert (body["temperature_celsius"], body["basis"]["temperature_celsius"]) == (None, "none")
+
+
+def test_a_day_moves_on(client: TestClient, database: Database) -> None:
+    used(database, days_ago=1 - 1 / 86_400 * 0.5)
+    used(database, days_ago=0.5, outcome="failed")
+    assert ask(client, "health/T2V-A14B")["samples"] == 2
+    deadline = clock.now() + timedelta(seconds=10)
+    while ask(client, "health/T2V-A14B")["samples"] == 2:
+        assert clock.now() < deadline
+    body = ask(client, "health/T2V-A14B")
+    assert (body["samples"], body["success_rate_24h"], body["average_response_time_ms"]) == (1, 0.0, None)
+
+
+# --- performance
+
+
+@both_databases
+@pytest.mark.parametrize("rolled_up", [False, True])
+def test_performance_in_every_field(client: TestClient, database: Database, rolled_up: bool) -> None:
+    measured(database)
+    if rolled_up:
+        usage.roll_up(database, clock.now())
+    for utilization, memory, power in ((90.0, 30_000.0, 400.0), (70.0, 60_000.0, 300.0)):
+        sampled(database, utilization_percent=utilization, memory_used_mb=memory, power_watts=power)
+    body = ask(client, "performance/T2V-A14B")
+    assert body == {
+        "model_id": "T2V-A14B",
+        "benchmark_date": body["benchmark_date"],
+        "generation_time_avg_seconds": round((10 + 11 + 14 + 20) / 4, 3),
+        "generation_time_p95_seconds": 20.0,
+        "throughput_videos_per_hour": round(3600 * 4 / (10 + 11 + 14 + 20 + 5), 3),
+        "memory_efficiency_score": 0.25,
+        "gpu_utilization_avg_percent": 80.0,
+        "power_consumption_watts": 350.0,
+        "quality_score": round((0.9 + 0.8 + 0.7) / 3, 4),
+        "stability_score": body["stability_score"],
+        "performance_score": body["performance_score"],
+        "memory_average_mb": 45_000.0,
+        "memory_peak_mb": 60_000.0,
+        "hardware_profile": "H200, L4",
+        "optimization_level": "full, int8-stream",
+        "basis": dict.fromkeys(body["basis"], "measured"),
+        "samples": 4,
+        "device_samples": 2,
+    }
+    newest = clock.now().timestamp() - 1800
+    assert abs(_seconds(body["benchmark_date"]) - newest) < 60, "when the newest success ended, not the failure"
+    times = sorted([9.0, 10.0, 13.0, 19.0, 999.0])  # the latest 20 uses reach back 40 days here
+    assert body["stability_score"] == round(5 / 6 * times[2] / times[4], 4)
+
+
+@both_databases
+def test_run_three_and_fail_one(client: TestClient, database: Database) -> None:
+    """Through the functions that workers call: what is shown follows from the rows by arithmetic."""
+    library.node(database, CLAIMANT.node)
+    rows = []
+    for place in range(4):
+        job = claimed(database, accepted(database).id)
+        if place < 3:
+            result: dict[str, Any] = {
+                "timings": {"denoising": 1.0 + place},
+                "quality": {"score": 0.5},
+                "profile": "full",
+            }
+            result["device_name"] = "CPU"
+            rows.append(attempts.succeed(database, job.id, job.attempt, result))
+        else:
+            attempts.fail(database, job.id, job.attempt, Failure("out_of_memory", "no room", retryable=False))
+    seconds = [(row.finished_at - row.started_at).total_seconds() for row in rows if row.finished_at and row.started_at]
+    waits = [(row.finished_at - row.created_at).total_seconds() for row in rows if row.finished_at]
+    health = ask(client, "health/T2V-A14B")
+    assert (health["success_rate_24h"], health["error_count_24h"], health["samples"]) == (0.75, 1, 4)
+    assert health["average_response_time_ms"] == pytest.approx(1000 * sum(waits) / 3, abs=0.2)
+    found = ask(client, "performance/T2V-A14B")
+    assert found["generation_time_avg_seconds"] == pytest.approx(sum(seconds) / 3, abs=0.001)
+    assert found["generation_time_p95_seconds"] == pytest.approx(max(seconds), abs=0.001)
+    assert found["benchmark_date"] == clock.iso(rows[-1].finished_at)
+    assert (found["hardware_profile"], found["optimization_level"]) == ("CPU", "full")
+    assert found["quality_score"] == 0.5
+    assert found["stability_score"] == round(0.75 * 2.0 / 3.0, 4)
+    assert found["performance_score"] == round(0.75 * 1.0 / 2.0, 4)
+    assert ask(client, "health/T2V-A14B")["performance_score"] == found["performance_score"]
+
+
+# --- comparison
+
+
+def test_a_comparison_in_every_field(client: TestClient, database: Database) -> None:
+    for seconds in (10.0, 12.0):
+        used(database, seconds=seconds, quality=0.9)
+    for seconds in (5.0, 6.0):
+        used(database, "TI2V-5B", seconds=seconds, quality=0.8)
+    used(database, "TI2V-5B", outcome="failed", seconds=1.0)
+    sampled(database, memory_used_mb=60_000.0)
+    sampled(database, "here/1", model_id="TI2V-5B", memory_used_mb=35_000.0)
+    body = ask(client, "compare/T2V-A14B/TI2V-5B")
+    per_hour_a, per_hour_b = round(7200 / 22, 3), round(7200 / 12, 3)
+    assert body == {
+        "model_a": "T2V-A14B",
+        "model_b": "TI2V-5B",
+        "comparison_date": body["comparison_date"],
+        "performance_difference_percent": round(100 * (per_hour_b - per_hour_a) / per_hour_a, 2),
+        "quality_difference_score": -0.1,
+        "memory_usage_difference_mb": -25_000.0,
+        "speed_difference_percent": round(100 * (10.0 / 4.5 - 1), 2),
+        "recommendation": "TI2V-5B where speed matters, T2V-A14B where technical quality does",
+        "use_cases": body["use_cases"],
+        "trade_offs": body["trade_offs"],
+        "basis": dict.fromkeys(body["basis"], "measured"),
+        "samples": {"T2V-A14B": 2, "TI2V-5B": 2},
+    }
+    assert set(body["use_cases"]) == {"T2V-A14B", "TI2V-5B"}
+    assert "TI2V-5B takes 25.0 GB less memory at its peak than T2V-A14B" in body["trade_offs"]
+    assert ask(client, "compare/T2V-A14B/T2V-A14B")["speed_difference_percent"] == 0.0
+
+
+# --- recommendation
+
+
+def test_a_recommendation_in_every_field(client: TestClient, database: Database) -> None:
+    library.node(database)
+    library.replica(database, "I2V-A14B")
+    for seconds in (10.0, 12.0):
+        used(database, "I2V-A14B", seconds=seconds, quality=0.9)
+    body = ask(client, "recommend", use_case="Animate product photos", memory_constraint_gb="12.5")
+    assert body["recommended_model"] == "I2V-A14B"
+    assert body["alternative_models"] == ["TI2V-5B", "T2V-A14B"]
+    assert body["hardware_requirements"]["min_vram_gb"] == 1.0
+    assert body["expected_performance"] == {
+        "generation_time_seconds": 11.0,
+        "quality_score": 0.9,
+        "throughput_videos_per_hour": round(7200 / 22, 3),
+        "memory_efficiency": None,
+        "basis": {
+            "generation_time_seconds": "measured", "quality_score": "measured",
+            "throughput_videos_per_hour": "measured", "memory_efficiency": "none",
+        },
+        "samples": 2,
+    }  # fmt: skip
+    assert list(body["scores"]) == ["I2V-A14B", "TI2V-5B", "T2V-A14B"]
+    first = body["scores"]["I2V-A14B"]
+    assert first == {"score": first["score"], "input": 1.0, "quality": 1.0, "speed": 1.0, "readiness": 1.0}
+    assert 0 < body["confidence_score"] < 1
+    assert "It can serve now" in body["reasoning"]
+    assert "It needs an input image" in body["limitations"]
+    assert body["basis"] == {"quality": "catalogue", "speed": "catalogue"}
+
+
+def test_nothing_that_fits_is_an_answer(client: TestClient) -> None:
+    body = ask(client, "recommend", use_case="anything", memory_constraint_gb="0.5")
+    assert (body["recommended_model"], body["confidence_score"], body["hardware_requirements"]) == (None, None, None)
+    assert (body["alternative_models"], body["limitations"], body["scores"]) == ([], [], {})
+    assert len(body["reasoning"]) == 3
+    assert set(body["expected_performance"]["basis"].values()) == {"none"}
+
+
+# --- the whole
+
+
+def test_the_dashboard_in_every_field(client: TestClient, database: Database) -> None:
+    library.node(database)
+    library.device(database)
+    library.replica(database)
+    measured(database)
+    cause = Cause(
+        rule="disk_full", subject="here", severity="warning", title="The disk is nearly full", message="90 %",
+        suggested_action="clean up", action_required=True,
+    )  # fmt: skip
+    alerts.apply(database, Changes(opened=(cause,)), clock.now(), deliver=False)
+    body = ask(client, "dashboard")
+    assert list(body["models"]) == list(MODELS)
+    for model_id in MODELS:
+        assert body["models"][model_id] == {
+            part: ask(client, f"{part}/{model_id}") for part in ("capabilities", "health", "performance")
+        }
+    score = body["models"]["T2V-A14B"]["performance"]["performance_score"]
+    assert body["system_overview"] == {
+        "total_models": 3,
+        "healthy_models": 1,
+        "average_performance_score": score,
+        "system_status": "healthy",
+        "basis": {"average_performance_score": "measured"},
+        "samples": 1,
+    }
+    (alert,) = body["alerts"]
+    assert (alert["severity"], alert["title"], alert["acknowledged"]) == ("warning", "The disk is nearly full", False)
+    assert [one["action"] for one in body["recommendations"]] == ["check_integrity"]
+    status = ask(client, "status")
+    assert status == {
+        "status": "healthy", "available_models": ["T2V-A14B"], "api_version": "0.1.0", "timestamp": status["timestamp"],
+    }  # fmt: skip
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["capabilities/none-such", "health/none-such", "performance/..", "compare/none-such/TI2V-5B", "compare/T2V-A14B/x",
+     "health/t2v-a14b", "performance/%00"],
+)  # fmt: skip
+def test_an_unknown_model_is_not_found(client: TestClient, path: str) -> None:
+    answer = client.get(f"{BASE}/{path}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["capabilities/T2V-A14B", "health/T2V-A14B", "performance/T2V-A14B", "compare/T2V-A14B/TI2V-5B", "dashboard",
+     "status", "recommend?use_case=x"],
+)  # fmt: skip
+def test_an_unknown_parameter_is_named(client: TestClient, path: str) -> None:
+    answer = client.get(f"{BASE}/{path}{'&' if '?' in path else '?'}verbose=1")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["query", "verbose"]
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("", "use_case"),
+        ("use_case=", "use_case"),
+        ("use_case=%20", "use_case"),
+        ("use_case=%00", "use_case"),
+        ("use_case=" + "x" * 501, "use_case"),
+        ("use_case=x&use_case=y", "use_case"),
+        ("use_case=x&quality_priority=x", "quality_priority"),
+        ("use_case=x&speed_priority=high", "speed_priority"),
+        *(
+            (f"use_case=x&memory_constraint_gb={value}", "memory_constraint_gb")
+            for value in ("0", "0.0", "-1", "NaN", "inf", "x", "", "1e6", "1_0", "100001", "1e999")
+        ),
+    ],
+)
+def test_a_wish_that_is_none_is_named(client: TestClient, query: str, name: str) -> None:
+    answer = client.get(f"{BASE}/recommend?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["query", name]
+
+
+def _seconds(text: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(text).timestamp()

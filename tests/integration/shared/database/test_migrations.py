@@ -1,0 +1,129 @@
+"""The schema goes up, down and up again, and is then exactly what the tables say."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+from sqlmodel import SQLModel, select
+
+import shared
+from shared.database import tables
+from shared.database.engine import Database, migrate
+from tests.conftest import both_databases
+from tests.support.jobs import accepted
+from tests.support.stack import wait_for
+
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+@both_databases
+def test_up_down_and_up_again(database: Database) -> None:
+    assert tables.Job.__tablename__ in inspect(database.engine).get_table_names()
+    migrate(database.url, "base")
+    assert inspect(database.engine).get_table_names() == ["alembic_version"]
+    migrate(database.url)
+    accepted(database)
+
+
+@both_databases
+def test_the_migrations_make_what_the_tables_say(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+@on_postgresql
+def test_indexes_are_built_while_jobs_are_accepted(database: Database) -> None:
+    _to(database, "0006")
+    with database.write() as session, ThreadPoolExecutor(1) as beside:
+        session.connection().execute(text("LOCK TABLE jobs IN ROW EXCLUSIVE MODE"))  # as an accept that is under way
+        migrating = beside.submit(migrate, database.url)
+        wait_for(lambda: _under_way(database, "CREATE INDEX CONCURRENTLY"), 20, "for an index to be built")
+        accepted(database)
+        assert not migrating.done()
+        session.commit()
+        migrating.result(30)
+    assert "ix_jobs_kind" in {index["name"] for index in inspect(database.engine).get_indexes("jobs")}
+
+
+@on_postgresql
+def test_an_index_whose_building_was_cut_off_is_built_again(database: Database) -> None:
+    _to(database, "0006")
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CREATE INDEX ix_jobs_kind ON jobs (status, type, model_id, id)"))
+        connection.execute(text("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_jobs_kind'::regclass"))
+    migrate(database.url)
+    with database.engine.connect() as connection:
+        valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_jobs_kind'::regclass"
+        assert connection.execute(text(valid)).scalar_one()
+
+
+@both_databases
+@pytest.mark.parametrize("was", ["base", "0005", "head"])
+def test_processes_that_start_together_migrate_once(database: Database, was: str) -> None:
+    if was == "base":
+        migrate(database.url, was)
+    elif was != "head":
+        _to(database, was)
+    if database.is_sqlite and was == "head":  # as a version before left it
+        with database.write() as session:
+            session.connection().execute(text("DELETE FROM sqlite_stat1"))
+    starting = [
+        subprocess.Popen(
+            [sys.executable, "-c", _MIGRATE, database.url], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    for one in starting:  # all are ready before the first may begin
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    for one in starting:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+    said = [one.communicate(timeout=60) for one in starting]
+    assert [one.returncode for one in starting] == [0, 0, 0, 0], said
+    accepted(database)
+
+
+_MIGRATE = """
+import sys, alembic.command, alembic.config
+from shared.database.engine import migrate
+print("ready", flush=True)
+sys.stdin.readline()
+migrate(sys.argv[1])
+"""
+
+
+@both_databases
+def test_jobs_that_wait_are_given_their_lines(database: Database) -> None:
+    mine = accepted(database, owner="me")
+    other = accepted(database)
+    named = {job.id: job.line for job in (mine, other)}
+    _to(database, "0005")
+    migrate(database.url)
+    with database.read() as session:
+        assert {job.id: job.line for job in session.exec(select(tables.Job))} == named
+
+
+def _to(database: Database, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(shared.__file__).parent / "migrations"))
+    with database.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
+        connection.commit()
+
+
+def _under_way(database: Database, statement: str) -> bool:
+    with database.engine.connect() as connection:
+        query = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE :what AND pid <> pg_backend_pid()")
+        return bool(connection.execute(query, {"what": f"{statement}%"}).scalar_one())

@@ -1,0 +1,111 @@
+"""Both databases read by the indexes that are there for it, whatever the table holds."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from itertools import product
+
+import pytest
+from sqlalchemy import event, text
+
+from shared import clock
+from shared.database.engine import Database, migrate
+from shared.jobs import attempts, dispatch, download_control, lists, queues, records
+from shared.states import JobState
+from tests.bench.scale import store
+from tests.conftest import both_databases
+from tests.support.jobs import DEMO
+
+_LONG_AGO = timedelta(days=3650)
+
+
+def plans(database: Database, ask: Callable[[], object]) -> list[set[str]]:
+    """The indexes of the table of jobs by which each statement is carried out that `ask` makes."""
+    asked = []
+
+    def note(_: object, __: object, statement: str, values: object, *___: object) -> None:
+        asked.append((statement, values))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        ask()
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+    explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+    found = []
+    with database.read() as session:
+        for statement, values in asked:
+            if "jobs" in statement:
+                rows = session.connection().exec_driver_sql(explain + statement, values)  # type: ignore[arg-type]
+                found.append(_indexes("\n".join(str(row[-1]) for row in rows)))
+    assert found
+    return found
+
+
+def _indexes(plan: str) -> set[str]:
+    """The indexes that a plan reads; also `whole table` where it reads that."""
+    found = set(re.findall(r"ix_jobs_\w+|jobs_pkey|sqlite_autoindex_jobs_\d", plan))
+    if re.search(r"Seq Scan on jobs|SCAN (inner_)?jobs$", plan, re.MULTILINE):
+        found.add("whole table")
+    return found
+
+
+def all_of(database: Database, ask: Callable[[], object]) -> set[str]:
+    return set().union(*plans(database, ask))
+
+
+@pytest.mark.parametrize("counted", [False, True], ids=["as it is", "after ANALYZE and a start"])
+@pytest.mark.parametrize(("ended", "queued"), [(0, 1), (0, 3000), (3000, 0), (3000, 300)])
+def test_sqlite_finds_what_the_dispatcher_asks_for(database: Database, ended: int, queued: int, counted: bool) -> None:
+    store(database, ended=ended, queued=queued)
+    if counted:
+        with database.write() as session:
+            session.connection().execute(text("ANALYZE"))
+        database.close()
+        migrate(database.url)
+    of_states = {"ix_jobs_ended", "ix_jobs_kind"}
+    queue = dispatch.look(database)
+    look = all_of(database, lambda: dispatch.look(database))
+    assert {"ix_jobs_line"} <= look <= {"ix_jobs_line", "ix_jobs_bell"} | of_states
+    assert len(look & of_states) == 1, "those that run"
+    if queue.cuts:
+        assert "ix_jobs_bell" in look
+        further = all_of(database, lambda: dispatch.look_further(database, queue, queue.cuts[:1], 8))
+        assert further == {"ix_jobs_line"}
+    assert all_of(database, lambda: queues.queued_by_priority(database)) == {"ix_jobs_order"}
+    assert all_of(database, lambda: queues.waiting(database)) == {"ix_jobs_line"}
+    assert all_of(database, lambda: attempts.lapsed(database)) <= of_states
+    assert all_of(database, lambda: download_control.stopped_by_full_disk(database)) <= of_states
+    assert "whole table" not in all_of(database, lambda: queues.depths(database))
+
+
+@both_databases
+def test_what_is_kept_is_not_read_to_find_what_is_to_be_dropped(database: Database) -> None:
+    store(database, ended=3000, queued=300)
+    read = all_of(database, lambda: records.purgeable(database, clock.now() - _LONG_AGO))
+    assert {"ix_jobs_hidden", "ix_jobs_ended"} == read
+
+
+@both_databases
+def test_a_list_is_read_from_the_index_of_its_kinds(database: Database) -> None:
+    """Also of a kind that most jobs are of, which a planner would look for in the order of the ids, or anywhere."""
+    store(database, ended=8000, queued=2000)
+    with database.read() as session:
+        middle = session.connection().exec_driver_sql("SELECT id FROM jobs ORDER BY id LIMIT 1 OFFSET 500").scalar_one()
+    since = clock.now() - timedelta(days=29)
+    for status, type, model_id, oldest_first, after, created_after in product(
+        (None, *JobState), (None, "generation", "download"), (None, DEMO.model_ids[0]), (False, True),
+        (None, middle), (None, since),
+    ):  # fmt: skip
+        if (status, type, model_id) == (None, None, None):
+            continue
+
+        ask = partial(
+            lists.page, database, limit=50, status=status, type=type, model_id=model_id,
+            oldest_first=oldest_first, after=after, created_after=created_after,
+        )  # fmt: skip
+        *finding, showing = plans(database, ask)
+        # A state that few jobs are in may be read as a whole.
+        assert set().union(*finding) <= {"ix_jobs_kind", "ix_jobs_ended"}, (finding, ask.keywords)
+        assert "whole table" not in showing

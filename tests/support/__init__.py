@@ -1,0 +1,1 @@
+"""What tests share: stacks, servers, clients and rows, none of them a test."""

@@ -20,7 +20,7 @@ from api.services.histories import Histories
 from api.services.live import Live
 from api.services.storage import Storage
 from api.services.streams import Streams
-from api.services.waker import Nudger
+from api.services.waker import Waker
 from shared.catalogue import models as catalogues
 from shared.catalogue.models import Catalogue
 from shared.database.engine import Database
@@ -48,7 +48,7 @@ class Context:
     streams: Streams
     admission: Admission
     commits: Commits
-    nudger: Nudger
+    waker: Waker
     pictures: anyio.CapacityLimiter
     reads: anyio.CapacityLimiter
     together: Together
@@ -67,9 +67,9 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     storage = Storage(settings, database)
     client = RestingRedis(settings.redis)
     progress = Progress(client)
-    nudger = Nudger(client)
+    waker = Waker(client)
     meters = Meters(client)
-    commits = Commits(database, storage.check_room, nudger.nudge)
+    commits = Commits(database, storage.check_room, waker.nudge)
     streams = Streams(settings.redis)
     live = Live(progress)
     figures = UseFigures(catalogue, database)
@@ -88,7 +88,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             streams=streams,
             admission=Admission(settings, catalogue, storage, fallbacks),
             commits=commits,
-            nudger=nudger,
+            waker=waker,
             pictures=anyio.CapacityLimiter(_PICTURES_AT_ONCE),
             reads=anyio.CapacityLimiter(_READS_AT_ONCE),
             together=Together(),
@@ -101,7 +101,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
         )
     finally:
         await anyio.to_thread.run_sync(commits.close)
-        await anyio.to_thread.run_sync(nudger.close)
+        await anyio.to_thread.run_sync(waker.close)
         await anyio.to_thread.run_sync(meters.close)
         await streams.close()
         await flower.aclose()

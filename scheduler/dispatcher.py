@@ -22,7 +22,7 @@ import redis
 from scheduler import node_placement, on_demand
 from scheduler.alerts.facts import REDIS_LOST
 from scheduler.alerts.watch import AlertWatch
-from scheduler.fairness import FairTurns
+from scheduler.fairness import FairStarts
 from scheduler.placement import (
     Bell,
     Moment,
@@ -44,10 +44,11 @@ from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis, connect
 from shared.models import replicas
 from shared.settings import Settings, load
+from shared.stored_names import LOADED_MODEL_KEY, WAKE_KEY
 from shared.telemetry import logs, tracing
 from shared.telemetry.loop_reports import DISPATCHER
 from shared.telemetry.loops import Loop, LoopReporter, RepeatedErrors
-from shared.telemetry.metrics import LOOK_SECONDS, LOOP_ERRORS, TAKEOVERS, Meters, count_end
+from shared.telemetry.metrics import LOOP_ERRORS, PASS_SECONDS, TAKEOVERS, Meters, count_end
 
 log = logging.getLogger("wanworks.dispatcher")
 
@@ -96,7 +97,7 @@ class Dispatcher:
         self._database = database
         self._ring = ring
         self._policy = policy
-        self._turns = FairTurns()
+        self._turns = FairStarts()
         self._durations: dict[str, tuple[float, usage.Durations]] = {}
         self._resting = RestingRedis(settings.redis)
         self._progress = Progress(self._resting)
@@ -133,7 +134,7 @@ class Dispatcher:
                     self.look(heal=heal)
                     heal_at = began + self._settings.dispatch_seconds if heal else heal_at
                     self.reporter.report(DISPATCHER, self._settings.dispatch_seconds)
-                    self.meters.observe(LOOK_SECONDS, seconds=time.monotonic() - began)
+                    self.meters.observe(PASS_SECONDS, seconds=time.monotonic() - began)
             except (DatabaseUnavailable, StoreFull) as error:
                 if errors.is_news(error):
                     log.warning("database: %s", error)
@@ -184,11 +185,11 @@ class Dispatcher:
             for bell in displaced(of_devices, some):
                 if dispatch.hand_back(self._database, bell.job_id, bell.device_key):
                     log.info("job %s: recalled from %s for one that precedes it", bell.job_id, bell.device_key)
-            sent, redis_takes = self._ring_all(by_id, some, hosts.reads)
+            sent, redis_takes = self._dispatch_all(by_id, some, hosts.reads)
             rung += sent
             if not redis_takes:
                 return rung
-        sent, _ = self._ring_all(by_id, self._place_on_nodes(_part(queue, of_nodes=True), hosts), hosts.reads)
+        sent, _ = self._dispatch_all(by_id, self._place_on_nodes(_part(queue, of_nodes=True), hosts), hosts.reads)
         return rung + sent
 
     def _hosts(self, held: dict[str, frozenset[str]]) -> Hosts:
@@ -202,7 +203,7 @@ class Dispatcher:
                 node=device.node,
                 kind=device.kind,
                 memory_mb=device.memory_mb,
-                warm=frozenset(entry["warm_key"] for entry in device.warm),
+                warm=frozenset(entry[LOADED_MODEL_KEY] for entry in device.warm),
                 holds=held.get(device.node, frozenset()),
             )
             for device in seen
@@ -212,8 +213,8 @@ class Dispatcher:
             devices=tuple(view for view in views if view.node not in drained),
             drained=drained,
             drained_devices=tuple(view for view in views if view.node in drained),
-            reads={device.key: device.bell_protocol for device in seen}
-            | {celery.node_key(node.name): node.bell_protocol for node, _ in known},
+            reads={device.key: device.message_protocol for device in seen}
+            | {celery.node_key(node.name): node.message_protocol for node, _ in known},
         )
 
     def _take_back_from_drained(self, queue: Queue, drained: frozenset[str]) -> int:
@@ -221,7 +222,7 @@ class Dispatcher:
         there = [
             job.job_id
             for job in queue.waiting
-            if job.bell_device is not None and job.bell_device.rpartition("/")[0] in drained
+            if job.dispatched_to is not None and job.dispatched_to.rpartition("/")[0] in drained
         ]
         return dispatch.silence(self._database, there) if there else 0
 
@@ -240,13 +241,13 @@ class Dispatcher:
                 log.info("job %s: a download that waiting jobs need", job_id)
         estimates = Estimates(cache(self._load_seconds), cache(self._run_seconds))
         deadlines = self._turns.observe(queue, alive, estimates)
-        moment = Moment(queue, alive, estimates, deadlines, self._settings.rering_seconds)
+        moment = Moment(queue, alive, estimates, deadlines, self._settings.redispatch_seconds)
         decided: Iterable[Bell] = self._policy(moment)
         return decided
 
     def _place_on_nodes(self, queue: Queue, hosts: Hosts) -> tuple[Bell, ...]:
         settings, alive = self._settings, hosts.nodes
-        decision = node_placement.decide(queue, alive, settings.download_slots, settings.rering_seconds)
+        decision = node_placement.decide(queue, alive, settings.download_slots, settings.redispatch_seconds)
         if decision.yields:
             download_control.ask_to_yield(self._database, decision.yields)
             for job_id in decision.yields:
@@ -266,7 +267,7 @@ class Dispatcher:
             if there_is_room and download_control.resume_with_room(self._database, job.id):
                 log.info("job %s: there is room again", job.id)
 
-    def _ring_all(
+    def _dispatch_all(
         self, waiting: Mapping[str, Waiting], decided: Sequence[Bell], reads: Mapping[str, int]
     ) -> tuple[int, bool]:
         """Sends the bells. Returns how many were sent, and whether Redis still takes messages."""
@@ -322,7 +323,7 @@ class Dispatcher:
 
     def _say_what_is_missing(self, queue: Queue, held: frozenset[str]) -> None:
         wrong = any(
-            (job.phase is None) != (job.model_id in held) and not job.mock and job.bell_device is None
+            (job.phase is None) != (job.model_id in held) and not job.mock and job.dispatched_to is None
             for job in queue.waiting
         )
         if wrong:
@@ -398,19 +399,19 @@ class Dispatcher:
         if ended:
             count_end(self.meters, job)
 
-    def _load_seconds(self, warm_key: str) -> float:
-        measured = self._measured(warm_key).load_seconds
+    def _load_seconds(self, model_cache_key: str) -> float:
+        measured = self._measured(model_cache_key).load_seconds
         return _UNKNOWN_SECONDS if measured is None else measured
 
-    def _run_seconds(self, warm_key: str, work: float) -> float:
-        measured = self._measured(warm_key).seconds_per_work
+    def _run_seconds(self, model_cache_key: str, work: float) -> float:
+        measured = self._measured(model_cache_key).seconds_per_work
         return _UNKNOWN_SECONDS if measured is None else measured * work
 
-    def _measured(self, warm_key: str) -> usage.Durations:
-        asked, durations = self._durations.get(warm_key, (float("-inf"), None))
+    def _measured(self, model_cache_key: str) -> usage.Durations:
+        asked, durations = self._durations.get(model_cache_key, (float("-inf"), None))
         if durations is None or time.monotonic() - asked > _ESTIMATES_KEEP_SECONDS:
-            durations = usage.durations(self._database, warm_key)
-            self._durations[warm_key] = (time.monotonic(), durations)
+            durations = usage.durations(self._database, model_cache_key)
+            self._durations[model_cache_key] = (time.monotonic(), durations)
         return durations
 
     def _may_look(self) -> bool:
@@ -453,7 +454,7 @@ class Dispatcher:
                 self.stopping.wait(left)
                 return
             try:
-                if self._redis.blpop([celery.NUDGE_KEY], timeout=min(left, _WAIT_SECONDS)) is not None:
+                if self._redis.blpop([WAKE_KEY], timeout=min(left, _WAIT_SECONDS)) is not None:
                     return
                 if time.monotonic() - self._led_at > _LEADER_SECONDS / 3 and self._leads():
                     self.reporter.report(DISPATCHER, self._settings.dispatch_seconds)  # alive, with nothing to do
@@ -493,7 +494,7 @@ def _part(queue: Queue, *, of_nodes: bool) -> Queue:
 
 def _needs(job: Waiting) -> tuple[Any, ...]:
     """What decides whether something could run the job: alike for all jobs with the same."""
-    return (job.model_id, job.warm_key, job.target_node, job.mock, job.min_vram_mb, job.min_ram_mb)
+    return (job.model_id, job.model_cache_key, job.target_node, job.mock, job.min_vram_mb, job.min_ram_mb)
 
 
 def _why_unplaceable(job: Waiting, hosts: Hosts, held: dict[str, frozenset[str]]) -> Failure | None:
@@ -513,7 +514,7 @@ def _why_unplaceable(job: Waiting, hosts: Hosts, held: dict[str, frozenset[str]]
     return Failure("node_lost", f"The nodes that hold {job.model_id} have been silent", retryable=True)
 
 
-def celery_ring(settings: Settings) -> Ring:
+def celery_sender(settings: Settings) -> Ring:
     """Rings by Celery: task id = job id, on the device's own queue."""
     app = celery.celery_app(settings, "wanworks.dispatcher")
 
@@ -536,7 +537,7 @@ def main() -> None:
     settings = load()
     logs.set_up(settings, "dispatcher")
     tracing.set_up(settings, "dispatcher")
-    dispatcher = Dispatcher(settings, Database(settings.database), celery_ring(settings))
+    dispatcher = Dispatcher(settings, Database(settings.database), celery_sender(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stopping.set())
     alerting = AlertWatch(settings, dispatcher.meters, dispatcher.reporter)

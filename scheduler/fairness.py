@@ -32,7 +32,7 @@ class _Share:
         return for_all + owners * (alone - for_all) if alone < math.inf else alone
 
 
-class FairTurns:
+class FairStarts:
     """Remembers the fair turn of every waiting job that it has seen."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ def _real(queue: Queue, devices: Sequence[DeviceView], estimates: Estimates) -> 
         if running is None:
             slots.append(Slot(0.0, device.key, device, frozenset(sorted(device.warm)[:1])))
         else:
-            load = 0.0 if running.warm_key in device.warm else estimates.load(running.warm_key)
-            ends = running.claimed_at + load + estimates.run(running.warm_key, running.work)
-            slots.append(Slot(max(ends, queue.now), device.key, device, frozenset((running.warm_key,))))
+            load = 0.0 if running.model_cache_key in device.warm else estimates.load(running.model_cache_key)
+            ends = running.claimed_at + load + estimates.run(running.model_cache_key, running.work)
+            slots.append(Slot(max(ends, queue.now), device.key, device, frozenset((running.model_cache_key,))))
     return Slots(slots)

@@ -21,7 +21,7 @@ class NodeDecision:
     recalls: tuple[str, ...] = ()  # bells that nobody has answered and that give way to more urgent ones
 
 
-def decide(queue: Queue, nodes: Collection[str], download_slots: int, rering_seconds: float) -> NodeDecision:
+def decide(queue: Queue, nodes: Collection[str], download_slots: int, redispatch_seconds: float) -> NodeDecision:
     """For the node jobs of the queue, on the live nodes."""
     bells: list[Bell] = []
     yields: list[str] = []
@@ -30,7 +30,7 @@ def decide(queue: Queue, nodes: Collection[str], download_slots: int, rering_sec
         key = celery.node_key(node)
         here = [job for job in queue.waiting if job.target_node == node]
         running = [job for job in queue.busy if job.device_key == key]
-        rung = [job for job in here if job.bell_device == key and not _lost(job, queue.now, rering_seconds)]
+        rung = [job for job in here if job.dispatched_to == key and not _lost(job, queue.now, redispatch_seconds)]
         taken = Counter([job.type for job in running] + [job.type for job in rung])
         left_out: list[Waiting] = []
         ready = [job for job in here if job not in rung and job.not_before <= queue.now]
@@ -60,11 +60,13 @@ def _rank(job: Waiting, now: float) -> int:
 
 def _yields(left_out: list[Waiting], running: list[Busy]) -> list[str]:
     """By the priority that was asked for, not the one that waiting has earned: else two would swap for ever."""
-    asked = sum(job.halt is not None for job in running)
-    givers = sorted((job for job in running if job.halt is None), key=lambda job: (job.priority, job.claimed_at))
+    asked = sum(job.requested_action is not None for job in running)
+    givers = sorted(
+        (job for job in running if job.requested_action is None), key=lambda job: (job.priority, job.claimed_at)
+    )
     urgent = sorted(left_out, key=lambda job: (job.priority, job.queued_at))[asked:]
     return [giver.job_id for giver, job in zip(reversed(givers), urgent, strict=False) if giver.priority > job.priority]
 
 
-def _lost(job: Waiting, now: float, rering_seconds: float) -> bool:
-    return job.bell_at is None or now - job.bell_at > rering_seconds
+def _lost(job: Waiting, now: float, redispatch_seconds: float) -> bool:
+    return job.dispatched_at is None or now - job.dispatched_at > redispatch_seconds

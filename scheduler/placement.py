@@ -34,7 +34,7 @@ class Moment:
     devices: tuple[DeviceView, ...]
     estimates: Estimates
     deadlines: Mapping[str, float] = field(default_factory=dict)  # by job id, from its fair turn
-    rering_seconds: float = 15.0
+    redispatch_seconds: float = 15.0
 
 
 def decide(moment: Moment) -> Iterator[Bell]:
@@ -46,13 +46,17 @@ def decide(moment: Moment) -> Iterator[Bell]:
     queue = moment.queue
     devices = {device.key: device for device in moment.devices}
     busy = {job.device_key: job for job in queue.busy}
-    rung = {job.bell_device: job for job in queue.waiting if job.bell_device is not None and job.bell_device in devices}
+    rung = {
+        job.dispatched_to: job
+        for job in queue.waiting
+        if job.dispatched_to is not None and job.dispatched_to in devices
+    }
     fresh = set()  # devices that a bell of this pass goes to
     for key, job in rung.items():
-        if key not in busy and _gone(job, queue.now, moment.rering_seconds):
+        if key not in busy and _gone(job, queue.now, moment.redispatch_seconds):
             fresh.add(key)
             yield Bell(job.job_id, key)
-    free = [job for job in queue.waiting if job.bell_device not in devices and job.not_before <= queue.now]
+    free = [job for job in queue.waiting if job.dispatched_to not in devices and job.not_before <= queue.now]
     backlog = _Backlog(in_order(free, [*queue.busy, *rung.values()], queue.now), queue.now)
     slots = {key: _slot(device, busy.get(key), moment) for key, device in devices.items()}
     for key, job in rung.items():
@@ -81,9 +85,9 @@ def displaced(queue: Queue, bells: Iterable[Bell]) -> list[Bell]:
     called = {bell.device_key: bell.job_id for bell in bells}
     moved = set(called.values())
     return [
-        Bell(job.job_id, job.bell_device)
+        Bell(job.job_id, job.dispatched_to)
         for job in queue.waiting
-        if job.bell_device in called and job.job_id not in moved
+        if job.dispatched_to in called and job.job_id not in moved
     ]
 
 
@@ -93,8 +97,8 @@ def queue_order(queue: Queue) -> list[str]:
     First what lies at a device already, then who can start by rank, owners' turns and age, then who cannot start yet:
     jobs in their back-off and jobs that wait for a model.
     """
-    rung = [job for job in queue.waiting if job.bell_device is not None]
-    rest = [job for job in queue.waiting if job.bell_device is None]
+    rung = [job for job in queue.waiting if job.dispatched_to is not None]
+    rest = [job for job in queue.waiting if job.dispatched_to is None]
     ready: list[Waiting] = []
     later: list[Waiting] = []
     for job in rest:
@@ -122,19 +126,19 @@ def _rank(job: Waiting, now: float) -> int:
     return earned_rank(job.priority, job.queued_at, now)
 
 
-def _gone(job: Waiting, now: float, rering_seconds: float) -> bool:
+def _gone(job: Waiting, now: float, redispatch_seconds: float) -> bool:
     """A bell that has been out too long at an idle device: lost, so ring it again."""
-    return job.bell_at is None or now - job.bell_at > rering_seconds
+    return job.dispatched_at is None or now - job.dispatched_at > redispatch_seconds
 
 
 def _slot(device: DeviceView, running: Busy | None, moment: Moment) -> Slot:
     now = moment.queue.now
     if running is None:
         return Slot(now, device.key, device, device.warm)
-    expected = moment.estimates.run(running.warm_key, running.work)
-    if running.warm_key not in device.warm and not running.mock:
-        expected += moment.estimates.load(running.warm_key)
-    warm = device.warm if running.mock else frozenset({running.warm_key})
+    expected = moment.estimates.run(running.model_cache_key, running.work)
+    if running.model_cache_key not in device.warm and not running.mock:
+        expected += moment.estimates.load(running.model_cache_key)
+    warm = device.warm if running.mock else frozenset({running.model_cache_key})
     # One that has outrun its estimate may end at any moment.
     return Slot(max(now + 0.001, running.claimed_at + expected), device.key, device, warm)
 
@@ -148,8 +152,8 @@ def _moved(device: DeviceView, rung: dict[str, Waiting], busy: Mapping[str, Busy
 class _Line:
     """Waiting jobs that fit the same devices and need the same model loaded. Only the first is ever chosen."""
 
-    def __init__(self, warm_key: str) -> None:
-        self.warm_key = warm_key
+    def __init__(self, model_cache_key: str) -> None:
+        self.model_cache_key = model_cache_key
         self.jobs: list[Waiting] = []
         self.places: list[int] = []  # in the whole order
         self.ranks: list[int] = []
@@ -173,10 +177,10 @@ class _Backlog:
         self._placed = bytearray(len(ordered))
         self._first = 0
         for place, job in enumerate(ordered):
-            key = (need(job), job.warm_key)
+            key = (need(job), job.model_cache_key)
             line = self.lines.get(key)
             if line is None:
-                line = self.lines[key] = _Line(job.warm_key)
+                line = self.lines[key] = _Line(job.model_cache_key)
             line.jobs.append(job)
             line.places.append(place)
             line.ranks.append(_rank(job, now))
@@ -191,7 +195,7 @@ class _Backlog:
 
     def take(self, job: Waiting) -> None:
         """Takes out the first of a line."""
-        line = self.lines[(need(job), job.warm_key)]
+        line = self.lines[(need(job), job.model_cache_key)]
         self._placed[line.place] = True
         line.at += 1
 
@@ -233,12 +237,14 @@ class _Choice:
             return None
         first = min(lines, key=lambda line: line.place)
         head = first.jobs[first.at]
-        if head.mock or head.warm_key in slot.warm:
+        if head.mock or head.model_cache_key in slot.warm:
             return head
         peers = [line for line in lines if line.rank == first.rank]
-        here = min((line for line in peers if line.warm_key in slot.warm), key=lambda line: line.place, default=None)
+        here = min(
+            (line for line in peers if line.model_cache_key in slot.warm), key=lambda line: line.place, default=None
+        )
         nowhere = min(
-            (line for line in peers if self._warm[line.warm_key] <= (line.warm_key in slot.warm)),
+            (line for line in peers if self._warm[line.model_cache_key] <= (line.model_cache_key in slot.warm)),
             key=lambda line: line.place,
             default=None,
         )
@@ -349,7 +355,7 @@ def _soonest_behind(
         if rank < its_rank:
             found.append((bucket[0][:2], key, bucket[0]))
         elif job.owner != owner and taken[job.owner] < taken[owner] - 1:
-            later = (item for item in bucket if item[2].bell_at is not None and came > item[2].bell_at)
+            later = (item for item in bucket if item[2].dispatched_at is not None and came > item[2].dispatched_at)
             if (item := next(later, None)) is not None:
                 found.append((item[:2], key, item))
     if not found:

@@ -45,10 +45,10 @@ class Slot(NamedTuple):
         """The place behind that job, once it has run here."""
         if job.mock:
             return self._replace(free_at=self.free_at + 1.0)
-        seconds = estimates.run(job.warm_key, job.work)
-        if job.warm_key not in self.warm:
-            seconds += estimates.load(job.warm_key)
-        return Slot(self.free_at + seconds, self.key, self.device, frozenset((job.warm_key,)))
+        seconds = estimates.run(job.model_cache_key, job.work)
+        if job.model_cache_key not in self.warm:
+            seconds += estimates.load(job.model_cache_key)
+        return Slot(self.free_at + seconds, self.key, self.device, frozenset((job.model_cache_key,)))
 
 
 def fits(job: Waiting, device: DeviceView) -> bool:

@@ -33,14 +33,14 @@ from shared.messaging.progress import RestingRedis
 from shared.messaging.ticks import Run, once
 from shared.settings import Settings, load
 from shared.states import JOB_ENDS, JobState, Priority
-from shared.storage.layout import Litter
+from shared.storage.layout import OrphanedFiles
 from shared.storage.store import Store, open_store
 from shared.telemetry.metrics import REMOVAL_ERRORS, Meters
 
 log = logging.getLogger("wanworks.ticks")
 
 # What nobody has touched for this long, and no row knows, is litter of a request or an attempt that died.
-_LITTER_SECONDS = 3600.0
+_ORPHANED_SECONDS = 3600.0
 _LOOKED_AT_AT_ONCE = 500
 _DROPPED_AT_ONCE = 250
 # Of messages and audit entries at one tick: the rest of its time is for the jobs and their files.
@@ -115,7 +115,7 @@ def drop_audit(database: Database, kept: timedelta, goes_on: Callable[[], bool] 
 def sweep(
     database: Database,
     store: Store,
-    older_than_seconds: float = _LITTER_SECONDS,
+    older_than_seconds: float = _ORPHANED_SECONDS,
     goes_on: Callable[[], bool] = _always,
     meters: Meters | None = None,
 ) -> str:
@@ -148,7 +148,7 @@ def sweep(
     return f"{folders} orphaned folders, {attempts} losing attempts and {unfinished} unfinished uploads removed"
 
 
-def _drop_losers(store: Store, there: Litter, job: tuple[str, int] | None, meters: Meters | None) -> int:
+def _drop_losers(store: Store, there: OrphanedFiles, job: tuple[str, int] | None, meters: Meters | None) -> int:
     """Removes the attempts of an ended job that did not win. Returns how many went."""
     if job is None or job[0] not in JOB_ENDS:
         return 0

@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     dispatch_seconds: float = Field(
         2.0, ge=0.1, le=60, description="How often the dispatcher looks without being nudged."
     )
-    rering_seconds: float = Field(
+    redispatch_seconds: float = Field(
         15.0, ge=1, le=3600, description="A bell out for longer at an idle device is rung again."
     )
     device_silence_seconds: float = Field(

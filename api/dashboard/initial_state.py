@@ -44,7 +44,7 @@ class ModelLine:
 
 
 @dataclass(frozen=True)
-class Paint:
+class InitialState:
     """The page's first figures. Sizes in GB of 10^9 bytes, times in seconds; None: not known."""
 
     at: str
@@ -73,7 +73,7 @@ class Paint:
         return sum(device.state in ("busy", "draining") for device in self.devices)
 
 
-def paint(context: Context, caller: Caller) -> Paint:
+def paint(context: Context, caller: Caller) -> InitialState:
     """Reads all that it can and the caller may see; raises nothing for what is away."""
     missing: list[str] = [] if caller.may(Scope.READ) else ["the database"]  # which could not say who asks
 
@@ -94,7 +94,7 @@ def paint(context: Context, caller: Caller) -> Paint:
     workers = read(lambda: op_workers.seen(context, caller), node_schemas.Workers(devices=[], nodes=[]))
     latest = read(lambda: shown(context, lists.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
     open_alerts = read(lambda: seen_by(context, caller, alerts.open_alerts(context.database)), no_alerts)
-    return Paint(
+    return InitialState(
         at=clock.now().strftime("%H:%M:%S UTC"),
         missing=tuple(missing),
         queued=sum(depth.queued for depth in depths) if depths is not None else None,

@@ -24,7 +24,7 @@ from api.context import Context
 from api.http import headers
 from api.http.query import job_id_of
 from api.jobs import views
-from api.jobs.handlers import LOOK_SECONDS, shown
+from api.jobs.handlers import PASS_SECONDS, shown
 from api.operation import Answer, Operation
 from api.schemas import jobs
 from api.services import live
@@ -129,7 +129,7 @@ async def _events(
         yield await _end(context, job)
         return
 
-    look_at = time.monotonic() + LOOK_SECONDS
+    look_at = time.monotonic() + PASS_SECONDS
     while True:
         entries = await context.streams.read(job.id, after, max(0.05, look_at - time.monotonic()))
         ended = False
@@ -140,7 +140,7 @@ async def _events(
                 yield _event(event[0], json.dumps(event[1]), entry.id)
         if not ended and time.monotonic() < look_at and not context.streams.away:
             continue
-        look_at = time.monotonic() + LOOK_SECONDS
+        look_at = time.monotonic() + PASS_SECONDS
         try:
             await context.access.caller(request)
             job = await anyio.to_thread.run_sync(records.get, context.database, job.id)

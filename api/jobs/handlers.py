@@ -40,7 +40,7 @@ from wanworks.requests import GenerationRequest
 log = logging.getLogger("wanworks.jobs")
 
 _STOP_HEEDED_SECONDS = 0.5  # how soon somebody who waits is answered when this process stops
-LOOK_SECONDS = 5.0  # how often somebody who waits looks at SQL, whatever Redis says
+PASS_SECONDS = 5.0  # how often somebody who waits looks at SQL, whatever Redis says
 
 
 async def create_generation(context: Context, request: Request, query: BaseModel) -> Response:
@@ -200,7 +200,7 @@ async def _until_ended(context: Context, job_id: str, only: str | None, wait_sec
         job = await anyio.to_thread.run_sync(partial(records.get, context.database, job_id, only=only))
         if job.status in JOB_ENDS:
             return
-        look_at = min(deadline, time.monotonic() + LOOK_SECONDS)
+        look_at = min(deadline, time.monotonic() + PASS_SECONDS)
         while (left := look_at - time.monotonic()) > 0:
             if AppStatus.should_exit:
                 return  # this process is stopping: what is known now is a better answer than none
@@ -221,7 +221,7 @@ def tell_of_cancel(context: Context, stopped: records.Stopped) -> None:
         count_end(context.meters, job)
     elif job.status == JobState.RUNNING:
         context.progress.ask_to_cancel(job.id)
-    context.nudger.nudge()
+    context.waker.nudge()
 
 
 ACCEPTED = (

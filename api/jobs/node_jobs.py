@@ -172,7 +172,7 @@ def accepted(context: Context, asked: Sequence[NewJob], caller: Caller) -> list[
             if not isinstance(outcome, Accepted):
                 raise outcome
             made.append(outcome)
-    context.nudger.nudge()
+    context.waker.nudge()
     return made
 
 

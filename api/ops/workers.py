@@ -85,10 +85,10 @@ def _device(
         pid=device.pid,
         visible=device.visible,
         state=state,
-        job=job.id if job is not None and not job.hidden else None,
+        job=job.id if job is not None and not job.deleted else None,
         warm=device.warm,
         sample=_sample(sample) if sample is not None and state != "offline" else None,
-        last_seen=None if seen.said_goodbye else _ago(seen.silent_seconds),
+        last_seen=None if seen.deregistered else _ago(seen.silent_seconds),
         started_at=clock.iso(device.started_at) or "",
     )
 

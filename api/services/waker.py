@@ -6,15 +6,15 @@ import threading
 from shared.messaging import celery
 from shared.messaging.progress import RestingRedis
 
-log = logging.getLogger("wanworks.nudger")
+log = logging.getLogger("wanworks.waker")
 
 
-class Nudger:
+class Waker:
     def __init__(self, client: RestingRedis) -> None:
         self._client = client
         self._due = threading.Event()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="nudger", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
         self._thread.start()
 
     def nudge(self) -> None:

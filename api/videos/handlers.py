@@ -169,7 +169,7 @@ def _seconds_left(context: Context, job: Job, progress: JobProgress) -> float | 
     """As the worker reckons it; before that, what jobs like it took. None where nothing was measured."""
     if progress.eta_seconds is not None or job.mock:
         return progress.eta_seconds
-    rate = usage.durations(context.database, job.warm_key).seconds_per_work
+    rate = usage.durations(context.database, job.model_cache_key).seconds_per_work
     return rate * job.work if rate is not None else None
 
 

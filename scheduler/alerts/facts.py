@@ -66,7 +66,7 @@ def gather(ground: Ground, now: datetime) -> Facts:
     return Facts(
         models=tuple(_model(library, model_id) for model_id in library.models),
         devices=tuple(
-            _device(seen.device, seen.silent_seconds, seen.said_goodbye, recent.get(seen.device.key))
+            _device(seen.device, seen.silent_seconds, seen.deregistered, recent.get(seen.device.key))
             for seen in devices
         ),
         nodes=tuple(

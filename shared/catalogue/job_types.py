@@ -80,7 +80,7 @@ class GenerationParams(BaseModel):
         return self.width * self.height * self.frames * self.steps / 1e6
 
     @property
-    def warm_key(self) -> str:
+    def model_cache_key(self) -> str:
         """What must be loaded to run this: a model under one quantization."""
         return f"{self.model_id}:{self.quantization}"
 

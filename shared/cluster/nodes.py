@@ -39,11 +39,11 @@ class SeenDevice:
 
     device: Device
     silent_seconds: float
-    said_goodbye: bool
+    deregistered: bool
 
     def alive(self, silence_seconds: float) -> bool:
         """Whether its worker takes jobs, as far as anybody can tell."""
-        return not self.said_goodbye and is_heard(self.silent_seconds, silence_seconds)
+        return not self.deregistered and is_heard(self.silent_seconds, silence_seconds)
 
 
 def is_heard(silent_seconds: float, silence_seconds: float) -> bool:
@@ -84,13 +84,13 @@ def device_beat(database: Database, key: str, warm: Sequence[dict[str, Any]] | N
 def reads_protocol(database: Database, key: str, protocol: int) -> None:
     """The newest protocol of bells that the worker reads which is called by that key, a device's or a node's."""
     node, _, place = key.rpartition("/")
-    of_device = update(Device).where(col(Device.key) == key).values(bell_protocol=protocol)
-    of_node = update(Node).where(col(Node.name) == node).values(bell_protocol=protocol)
+    of_device = update(Device).where(col(Device.key) == key).values(message_protocol=protocol)
+    of_node = update(Node).where(col(Node.name) == node).values(message_protocol=protocol)
     with database.write() as session:
         session.connection().execute(of_node if place == "io" else of_device)
 
 
-def device_goodbye(database: Database, key: str, pid: int) -> None:
+def deregister_device(database: Database, key: str, pid: int) -> None:
     """The worker on this device has stopped, unless another has taken its place."""
     with database.write() as session:
         query = update(Device).where(col(Device.key) == key, col(Device.pid) == pid).values(seen_at=0.0, warm=[])
@@ -111,7 +111,7 @@ def devices(database: Database) -> list[SeenDevice]:
 
 
 def node_beat(
-    database: Database, name: str, disk_total_mb: float | None, disk_free_mb: float | None, bell_protocol: int = 1
+    database: Database, name: str, disk_total_mb: float | None, disk_free_mb: float | None, message_protocol: int = 1
 ) -> None:
     """The node's io worker is alive, this is its model storage, and the newest protocol of bells that it reads."""
     with database.write() as session:
@@ -119,13 +119,13 @@ def node_beat(
         node.version = _version()
         node.disk_total_mb = disk_total_mb
         node.disk_free_mb = disk_free_mb
-        node.bell_protocol = bell_protocol
+        node.message_protocol = message_protocol
         session.add(node)
         session.flush()
         session.connection().execute(update(Node).where(col(Node.name) == name).values(seen_at=epoch_now()))
 
 
-def node_goodbye(database: Database, name: str) -> None:
+def deregister_node(database: Database, name: str) -> None:
     """The node's io worker has stopped in good order."""
     with database.write() as session:
         session.connection().execute(update(Node).where(col(Node.name) == name).values(seen_at=0.0))

@@ -13,6 +13,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 from sqlmodel import Field, SQLModel
 
+from shared.stored_names import COLUMNS, stored
+
 
 class epoch_now(FunctionElement[float]):
     """The database's own clock: seconds since 1970 as a double."""
@@ -37,7 +39,7 @@ _LIVE = text("revoked_at IS NULL")
 _OWNED = text("owner IS NOT NULL")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
 _QUEUED = text("status = 'queued'")
-_RUNG = text("status = 'queued' AND bell_device IS NOT NULL")
+_DISPATCHED = text(f"status = 'queued' AND {COLUMNS['dispatched_to']} IS NOT NULL")
 
 
 class Job(SQLModel, table=True):
@@ -49,7 +51,7 @@ class Job(SQLModel, table=True):
         # The lines of the queue (`shared/jobs/lines.py`), each in order.
         Index("ix_jobs_line", "line", "queued_at", "phase", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
         # What each device is called to.
-        Index("ix_jobs_bell", "bell_device", sqlite_where=_RUNG, postgresql_where=_RUNG),
+        Index("ix_jobs_bell", "dispatched_to", sqlite_where=_DISPATCHED, postgresql_where=_DISPATCHED),
         # The order of the whole queue, whatever the model.
         Index("ix_jobs_order", "priority", "queued_at", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
         # The few jobs of nodes are found among a million generations.
@@ -63,7 +65,12 @@ class Job(SQLModel, table=True):
             postgresql_where=_OF_NODES,
         ),
         # What is to be dropped.
-        Index("ix_jobs_hidden", "id", sqlite_where=text("hidden IS 1"), postgresql_where=text("hidden IS true")),
+        Index(
+            "ix_jobs_hidden",
+            "id",
+            sqlite_where=text(f"{COLUMNS['deleted']} IS 1"),
+            postgresql_where=text(f"{COLUMNS['deleted']} IS true"),
+        ),
         # What a key sees.
         Index("ix_jobs_owner", "owner", "id", sqlite_where=_OWNED, postgresql_where=_OWNED),
         # Those of one kind, in order: what lists are made of.
@@ -93,7 +100,9 @@ class Job(SQLModel, table=True):
     type: str = Field(max_length=32)
     status: str = Field(max_length=16)
     model_id: str | None = Field(default=None, max_length=64)  # None: every model
-    warm_key: str = Field(default="", max_length=80)  # what must be loaded: model and quantization
+    model_cache_key: str = Field(
+        default="", max_length=80, sa_column_kwargs=stored("model_cache_key")
+    )  # what must be loaded: model and quantization
     target_node: str | None = Field(default=None, max_length=64)  # where a node's job has to run
     priority: int  # rank; 0 is served first
     owner: str | None = Field(default=None, max_length=64)  # the API key that asked: who sees it, and whose turn it is
@@ -132,12 +141,15 @@ class Job(SQLModel, table=True):
     device_key: str | None = Field(default=None, max_length=96)
     claimed_at: float | None = None
 
-    bell_device: str | None = Field(default=None, max_length=96)  # the device whose queue the bell lies on
-    bell_at: float | None = None
+    # The device or node whose queue the dispatch message is on.
+    dispatched_to: str | None = Field(default=None, max_length=96, sa_column_kwargs=stored("dispatched_to"))
+    dispatched_at: float | None = Field(default=None, sa_column_kwargs=stored("dispatched_at"))
     cancel_at: float | None = None  # when somebody asked to cancel
-    halt: str | None = Field(default=None, max_length=16)  # asked of a running download: pause, or yield its place
+    # Of a running download: to pause, or to yield its slot.
+    requested_action: str | None = Field(default=None, max_length=16, sa_column_kwargs=stored("requested_action"))
     paused_by: str | None = Field(default=None, max_length=16)  # owner, or disk_full
-    hidden: bool = False  # deleted by its owner; purged once it has ended
+    # By its owner: the row is removed once the job has ended.
+    deleted: bool = Field(default=False, sa_column_kwargs=stored("deleted"))
 
     error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
     result: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
@@ -187,7 +199,7 @@ class Use(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     job_id: str = Field(max_length=36, unique=True)
     model_id: str = Field(max_length=64)
-    warm_key: str = Field(max_length=80)
+    model_cache_key: str = Field(max_length=80, sa_column_kwargs=stored("model_cache_key"))
     outcome: str = Field(max_length=16)  # succeeded, failed or cancelled
     owner: str | None = Field(default=None, max_length=64)  # the API key that asked
     mock: bool = False
@@ -264,7 +276,9 @@ class Node(SQLModel, table=True):
     disk_total_mb: float | None = None
     disk_free_mb: float | None = None
     drained_at: datetime | None = None  # since when it is to take nothing new; outlives its processes
-    bell_protocol: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # as of a device, for its io worker
+    message_protocol: int = Field(
+        default=1, sa_column_kwargs={"server_default": "1"}
+    )  # as of a device, for its io worker
 
 
 class Device(SQLModel, table=True):
@@ -284,7 +298,9 @@ class Device(SQLModel, table=True):
     visible: str = Field(default="", max_length=96)  # CUDA_VISIBLE_DEVICES as the worker process sees it
     started_at: datetime
     seen_at: float  # 0 once the worker has said goodbye
-    bell_protocol: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # the newest that its worker reads
+    message_protocol: int = Field(
+        default=1, sa_column_kwargs={"server_default": "1"}
+    )  # the newest that its worker reads
     warm: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
 
 

@@ -107,8 +107,8 @@ def _tell_wait(job: Job) -> None:
     waited = max(0.0, job.claimed_at - max(job.queued_at, job.not_before))
     about: Attributes = {"wanworks.job.id": job.id, "wanworks.attempt": job.attempt, "wanworks.priority": job.priority}
     span = tracing.begin("queue", about, parent=job.traceparent, began=now - waited, keys=(job.id, None))
-    if job.bell_at is not None:
-        span.event("bell", {}, at=now - min(waited, max(0.0, job.claimed_at - job.bell_at)))
+    if job.dispatched_at is not None:
+        span.event("bell", {}, at=now - min(waited, max(0.0, job.claimed_at - job.dispatched_at)))
     span.end(now)
 
 

@@ -39,7 +39,7 @@ class Renewal:
 
     ours: bool  # False: another attempt owns the job, or it has ended
     cancel: bool
-    halt: str | None = None  # pause, or yield
+    requested_action: str | None = None  # pause, or yield
     bandwidth_mbps: float | None = None
 
 
@@ -61,7 +61,7 @@ _CLAIM = (
     .where(
         col(Job.id) == bindparam("its_job_id"),
         col(Job.status) == JobState.QUEUED,
-        col(Job.bell_device) == bindparam("its_device_key"),
+        col(Job.dispatched_to) == bindparam("its_device_key"),
         col(Job.not_before) <= epoch_now(),
     )
     .values(
@@ -112,13 +112,13 @@ def renew(database: Database, job_id: str, attempt: int, lease_seconds: float) -
         update(Job)
         .where(*_held(job_id, attempt))
         .values(lease_until=epoch_now() + lease_seconds)
-        .returning(col(Job.cancel_at), col(Job.halt), col(Job.bandwidth_mbps))
+        .returning(col(Job.cancel_at), col(Job.requested_action), col(Job.bandwidth_mbps))
     )
     with database.write() as session:
         row = session.connection().execute(query).one_or_none()
     if row is None:
         return Renewal(ours=False, cancel=False)
-    return Renewal(ours=True, cancel=row[0] is not None, halt=row[1], bandwidth_mbps=row[2])
+    return Renewal(ours=True, cancel=row[0] is not None, requested_action=row[1], bandwidth_mbps=row[2])
 
 
 def succeed(database: Database, job_id: str, attempt: int, result: dict[str, Any]) -> Job:
@@ -183,7 +183,7 @@ def paused(
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED)
         _note(job, fetched)
-        if by == BY_OWNER or job.halt == PAUSE:
+        if by == BY_OWNER or job.requested_action == PAUSE:
             return _put_back(session, job, failures=job.failures, delay=0.0)
         return _pause(session, job, by, failure)
 
@@ -355,7 +355,7 @@ def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
         setattr(job, name, value)
     job.status = state
     job.finished_at = clock.now()
-    job.lease_until = job.bell_device = job.bell_at = job.phase = job.halt = None
+    job.lease_until = job.dispatched_to = job.dispatched_at = job.phase = job.requested_action = None
     mark_partials(job)
     session.add(job)
     note_end(session, job)
@@ -364,7 +364,7 @@ def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
 
 def _put_back(session: Session, job: Job, failures: int, delay: float) -> Job:
     """Into the queue, or to a pause that its owner has been promised: an attempt that dies must not lose that."""
-    if job.halt == PAUSE:
+    if job.requested_action == PAUSE:
         job.failures = failures
         return _pause(session, job, BY_OWNER, None)
     return _queue_again(session, job, failures, delay)
@@ -383,7 +383,7 @@ def _queue_again(session: Session, job: Job, failures: int, delay: float) -> Job
     job.status = JobState.QUEUED
     job.failures = failures
     job.not_before = epoch_now() + delay  # type: ignore[assignment]
-    job.started_at = job.lease_until = job.bell_device = job.bell_at = job.phase = job.halt = None
+    job.started_at = job.lease_until = job.dispatched_to = job.dispatched_at = job.phase = job.requested_action = None
     job.node = job.worker = job.pid = job.device = job.device_key = None
     session.add(job)
     session.flush()

@@ -41,7 +41,7 @@ class Waiting(NamedTuple):
     job_id: str
     type: str
     model_id: str | None
-    warm_key: str
+    model_cache_key: str
     target_node: str | None
     priority: int
     owner: str | None
@@ -52,8 +52,8 @@ class Waiting(NamedTuple):
     min_vram_mb: int
     min_ram_mb: int
     phase: str | None
-    bell_device: str | None
-    bell_at: float | None
+    dispatched_to: str | None
+    dispatched_at: float | None
     unplaceable_since: float | None = None
     line: str = ""
 
@@ -65,10 +65,10 @@ class Busy(NamedTuple):
     type: str
     model_id: str | None
     device_key: str
-    warm_key: str
+    model_cache_key: str
     node: str
     priority: int
-    halt: str | None
+    requested_action: str | None
     owner: str | None
     work: float
     claimed_at: float
@@ -96,21 +96,21 @@ class Queue:
 
 
 _WAITING = (
-    Job.id, Job.type, Job.model_id, Job.warm_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
-    Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.bell_device, Job.bell_at,
+    Job.id, Job.type, Job.model_id, Job.model_cache_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
+    Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.dispatched_to, Job.dispatched_at,
     Job.unplaceable_since, Job.line,
 )  # fmt: skip
 _BUSY = (
-    Job.id, Job.type, Job.model_id, Job.device_key, Job.warm_key, Job.node, Job.priority, Job.halt, Job.owner, Job.work,
+    Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action, Job.owner, Job.work,
     Job.claimed_at, Job.mock,
 )  # fmt: skip
 # Built once, for every pass executes them.
 _NOW = select(epoch_now())
-_RUNG = select(*_WAITING).where(QUEUED, col(Job.bell_device).is_not(None))  # type: ignore[call-overload]
-_RING = (
+_DISPATCHED = select(*_WAITING).where(QUEUED, col(Job.dispatched_to).is_not(None))  # type: ignore[call-overload]
+_MARK_DISPATCHED = (
     update(Job)
-    .where(col(Job.id) == bindparam("to_ring"), QUEUED)
-    .values(bell_device=bindparam("at_device"), bell_at=epoch_now(), phase=None, unplaceable_since=None)
+    .where(col(Job.id) == bindparam("of_job"), QUEUED)
+    .values(dispatched_to=bindparam("at_device"), dispatched_at=epoch_now(), phase=None, unplaceable_since=None)
 )
 _RUNNING = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]
 
@@ -141,7 +141,7 @@ def look(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
         ready = [Waiting._make(row) for row in heads]
         found += ready
         cuts += _cuts(ready, each, ready_at=now)
-        found += [Waiting._make(row) for row in connection.execute(_RUNG)] if cuts else []
+        found += [Waiting._make(row) for row in connection.execute(_DISPATCHED)] if cuts else []
         busy = tuple(Busy._make(row) for row in connection.execute(_RUNNING))
     return Queue(now, tuple({job.job_id: job for job in found}.values()), busy, tuple(cuts))
 
@@ -182,7 +182,7 @@ def ring(database: Database, bells: Sequence[tuple[str, str]]) -> list[tuple[str
     with database.write() as session:
         connection = session.connection()
         for job_id, device_key in sorted(bells):  # in one order everywhere: two dispatchers wait for each other's rows
-            if connection.execute(_RING, {"to_ring": job_id, "at_device": device_key}).rowcount:
+            if connection.execute(_MARK_DISPATCHED, {"of_job": job_id, "at_device": device_key}).rowcount:
                 rung.add((job_id, device_key))
     return [bell for bell in bells if bell in rung]
 
@@ -190,20 +190,20 @@ def ring(database: Database, bells: Sequence[tuple[str, str]]) -> list[tuple[str
 @settled
 def silence(database: Database, job_ids: Collection[str] | None = None) -> int:
     """Takes bells back (all of them, or those of these jobs): the jobs wait to be placed again."""
-    where = [QUEUED, col(Job.bell_device).is_not(None)]
+    where = [QUEUED, col(Job.dispatched_to).is_not(None)]
     if job_ids is not None:
         where.append(col(Job.id).in_(job_ids))
     with database.write() as session:
-        query = update(Job).where(*where).values(bell_device=None, bell_at=None)
+        query = update(Job).where(*where).values(dispatched_to=None, dispatched_at=None)
         return int(session.connection().execute(query).rowcount)
 
 
 @settled
 def hand_back(database: Database, job_id: str, device_key: str) -> bool:
     """Takes back the bell of a job that lies at that device: it is to be rung anew. Whether it still lay there."""
-    where = (col(Job.id) == job_id, col(Job.status) == JobState.QUEUED, col(Job.bell_device) == device_key)
+    where = (col(Job.id) == job_id, col(Job.status) == JobState.QUEUED, col(Job.dispatched_to) == device_key)
     with database.write() as session:
-        query = update(Job).where(*where).values(bell_device=None, bell_at=None)
+        query = update(Job).where(*where).values(dispatched_to=None, dispatched_at=None)
         return bool(session.connection().execute(query).rowcount)
 
 
@@ -212,8 +212,8 @@ def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> in
 
     Returns how many rows changed.
     """
-    needs = (Job.model_id, Job.warm_key, Job.target_node, Job.mock, Job.min_vram_mb, Job.min_ram_mb)
-    values = (like.model_id, like.warm_key, like.target_node, like.mock, like.min_vram_mb, like.min_ram_mb)
+    needs = (Job.model_id, Job.model_cache_key, Job.target_node, Job.mock, Job.min_vram_mb, Job.min_ram_mb)
+    values = (like.model_id, like.model_cache_key, like.target_node, like.mock, like.min_vram_mb, like.min_ram_mb)
     where = [
         col(column).is_(None) if value is None else col(column) == value
         for column, value in zip(needs, values, strict=True)
@@ -277,7 +277,7 @@ def _given_up(session: Session, job: Job, failure: Failure) -> Job:
     job.status = JobState.FAILED
     job.finished_at = clock.now()
     job.error = failure.as_dict()
-    job.bell_device = job.bell_at = job.phase = job.paused_by = job.unplaceable_since = None
+    job.dispatched_to = job.dispatched_at = job.phase = job.paused_by = job.unplaceable_since = None
     session.add(job)
     note_end(session, job)
     return job

@@ -20,7 +20,7 @@ BY_OWNER = "owner"
 BY_FULL_DISK = "disk_full"
 
 # That the node is known says nothing new: it lets the database use the index of such jobs alone.
-_SHOWN = (col(Job.type) == DOWNLOAD, col(Job.target_node).is_not(None), col(Job.hidden).is_(False))
+_SHOWN = (col(Job.type) == DOWNLOAD, col(Job.target_node).is_not(None), col(Job.deleted).is_(False))
 
 
 def active(database: Database, model_id: str | None = None, node: str | None = None) -> list[Job]:
@@ -50,11 +50,11 @@ def pause(database: Database, job_id: str) -> Job:
     with database.write() as session:
         job = _locked(session, job_id, "paused")
         if job.status == JobState.RUNNING:
-            job.halt = PAUSE
+            job.requested_action = PAUSE
         else:
             job.status = JobState.PAUSED
             job.paused_by = BY_OWNER
-            job.bell_device = job.bell_at = job.unplaceable_since = None
+            job.dispatched_to = job.dispatched_at = job.unplaceable_since = None
         session.add(job)
         return job
 
@@ -69,11 +69,11 @@ def resume(database: Database, job_id: str) -> Job:
         job = _locked(session, job_id, "resumed")
         if job.status == JobState.PAUSED:
             job.status = JobState.QUEUED
-            job.paused_by = job.halt = job.error = None
+            job.paused_by = job.requested_action = job.error = None
             job.not_before = 0.0
             job.queued_at = epoch_now()  # type: ignore[assignment]
-        elif job.status == JobState.RUNNING and job.halt == PAUSE:
-            job.halt = None
+        elif job.status == JobState.RUNNING and job.requested_action == PAUSE:
+            job.requested_action = None
         elif not is_repetition():
             raise Conflict("The download is not paused")
         session.add(job)
@@ -93,7 +93,12 @@ def resume_with_room(database: Database, job_id: str) -> bool:
             col(Job.id) == job_id, col(Job.status) == JobState.PAUSED, col(Job.paused_by) == BY_FULL_DISK
         )
         back = query.values(
-            status=JobState.QUEUED, paused_by=None, halt=None, error=None, not_before=0.0, queued_at=epoch_now()
+            status=JobState.QUEUED,
+            paused_by=None,
+            requested_action=None,
+            error=None,
+            not_before=0.0,
+            queued_at=epoch_now(),
         )
         return bool(session.connection().execute(back).rowcount)
 
@@ -120,9 +125,9 @@ def ask_to_yield(database: Database, job_ids: Sequence[str]) -> None:
     with database.write() as session:
         for job_id in job_ids:
             query = update(Job).where(
-                col(Job.id) == job_id, col(Job.status) == JobState.RUNNING, col(Job.halt).is_(None)
+                col(Job.id) == job_id, col(Job.status) == JobState.RUNNING, col(Job.requested_action).is_(None)
             )
-            session.connection().execute(query.values(halt=YIELD))
+            session.connection().execute(query.values(requested_action=YIELD))
 
 
 @settled

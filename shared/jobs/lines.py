@@ -14,7 +14,7 @@ def line_of(
     owner: str | None,
     priority: int,
     model_id: str | None,
-    warm_key: str,
+    model_cache_key: str,
     target_node: str | None,
     mock: bool,
     min_vram_mb: int,
@@ -24,7 +24,7 @@ def line_of(
 
     Two lines under one name would do no harm: their jobs would be looked at together.
     """
-    needs = json.dumps((priority, model_id, warm_key, target_node, mock, min_vram_mb, min_ram_mb))
+    needs = json.dumps((priority, model_id, model_cache_key, target_node, mock, min_vram_mb, min_ram_mb))
     return _digest("" if owner is None else f"={owner}", _OWNER_DIGITS) + _digest(needs, 12)
 
 

@@ -79,7 +79,7 @@ class _Which:
 @cache
 def _first(which: _Which) -> Any:
     """Build the statement once for all lists that compare the same: building it takes longer than executing it."""
-    where: list[ColumnElement[bool]] = [col(Job.hidden).is_(False)]
+    where: list[ColumnElement[bool]] = [col(Job.deleted).is_(False)]
     if which.owned:
         where.append(col(Job.owner) == bindparam("its_owner"))
     if which.since:

@@ -196,9 +196,9 @@ def stirred(database: Database, ended_after: datetime, limit: int = 200) -> dict
     """
     columns = (
         Job.id, Job.status, Job.attempt, Job.percent, Job.phase, Job.priority, Job.bandwidth_mbps, Job.paused_by,
-        Job.halt, col(Job.cancel_at).is_not(None), Job.owner,
+        Job.requested_action, col(Job.cancel_at).is_not(None), Job.owner,
     )  # fmt: skip
-    shown = col(Job.hidden).is_(False)
+    shown = col(Job.deleted).is_(False)
     going = select(*columns).where(  # type: ignore[call-overload]
         shown, col(Job.status).in_((JobState.RUNNING, JobState.PAUSED))
     )

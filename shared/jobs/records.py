@@ -114,7 +114,7 @@ def was_accepted(database: Database, new: NewJob) -> bool:
 def several(database: Database, job_ids: Sequence[str]) -> list[Job]:
     """Those of the jobs that are there and are shown, in no order."""
     with database.read() as session:
-        return list(session.exec(select(Job).where(col(Job.id).in_(job_ids), col(Job.hidden).is_(False))))
+        return list(session.exec(select(Job).where(col(Job.id).in_(job_ids), col(Job.deleted).is_(False))))
 
 
 @settled
@@ -139,9 +139,9 @@ def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopp
     """
     with database.write() as session:
         # A repetition may find it hidden by its own first call.
-        job = _visible(session, job_id, only, lock=True, hidden_too=is_repetition())
+        job = _visible(session, job_id, only, lock=True, deleted_too=is_repetition())
         ended = _cancel(session, job)
-        job.hidden = True
+        job.deleted = True
         job.idempotency_key = None
         session.add(job)
     return Stopped(job, ended)
@@ -168,7 +168,7 @@ def purgeable(database: Database, ended_before: datetime, limit: int = 500, besi
     with database.read() as session:
         # The state as an expression: SQLite would read the index of all ended jobs for the few that are hidden.
         ended = col(Job.status).concat("").in_(JOB_ENDS)
-        found = list(session.exec(select(Job.id).where(*wanted, ended, col(Job.hidden).is_(True)).limit(limit)))
+        found = list(session.exec(select(Job.id).where(*wanted, ended, col(Job.deleted).is_(True)).limit(limit)))
         for status in JOB_ENDS:  # one by one, and apart from the hidden ones: so each is a range of an index
             if len(found) < limit:
                 old = select(Job.id).where(col(Job.status) == status, *wanted, col(Job.finished_at) < ended_before)
@@ -209,7 +209,7 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
     return Use(
         job_id=job.id,
         model_id=job.model_id,
-        warm_key=job.warm_key,
+        model_cache_key=job.model_cache_key,
         outcome=outcome,
         owner=job.owner,
         mock=job.mock,
@@ -324,12 +324,14 @@ def _room(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
 def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
     """The row as plain values: under load, constructing it as an object costs more than storing it."""
     params = new.params
-    warm_key, work = ("", 0.0) if not isinstance(params, GenerationParams) else (params.warm_key, params.work)
+    model_cache_key, work = (
+        ("", 0.0) if not isinstance(params, GenerationParams) else (params.model_cache_key, params.work)
+    )
     needs: dict[str, Any] = {
         "owner": new.owner,
         "priority": new.priority.rank,
         "model_id": getattr(params, "model_id", None),
-        "warm_key": warm_key,
+        "model_cache_key": model_cache_key,
         "target_node": getattr(params, "node", None),
         "mock": new.mock,
         "min_vram_mb": new.min_vram_mb,
@@ -358,9 +360,9 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
     }
 
 
-def _visible(session: Session, job_id: str, only: str | None, *, lock: bool = False, hidden_too: bool = False) -> Job:
+def _visible(session: Session, job_id: str, only: str | None, *, lock: bool = False, deleted_too: bool = False) -> Job:
     job = session.get(Job, job_id, with_for_update=lock)
-    if job is None or (job.hidden and not hidden_too) or (only is not None and job.owner != only):
+    if job is None or (job.deleted and not deleted_too) or (only is not None and job.owner != only):
         raise NotFound("job", job_id)
     return job
 
@@ -371,7 +373,7 @@ def _cancel(session: Session, job: Job) -> bool:
         job.status = JobState.CANCELLED
         job.finished_at = clock.now()
         job.cancel_at = epoch_now()  # type: ignore[assignment]
-        job.bell_device = job.bell_at = job.phase = job.unplaceable_since = None
+        job.dispatched_to = job.dispatched_at = job.phase = job.unplaceable_since = None
         mark_partials(job)
         session.add(job)
         session.flush()

@@ -270,10 +270,10 @@ def roll_up(database: Database, now: datetime) -> int:
     return written
 
 
-def durations(database: Database, warm_key: str) -> Durations:
+def durations(database: Database, model_cache_key: str) -> Durations:
     """From the latest real successes under that warm key, on any device."""
     loads, rates = [], []
-    for use in _latest(database, warm_key):
+    for use in _latest(database, model_cache_key):
         work = use.width * use.height * use.frames * use.steps / 1e6
         loading = use.timings.get(Phase.LOADING, 0.0)
         if use.warm is False:
@@ -300,22 +300,22 @@ def gpu_seconds(database: Database, owner: str, since: datetime, now: datetime) 
 def awaited_gpu_seconds(database: Database, owner: str) -> float:
     """Seconds that this owner's queued generations will hold devices, as jobs like them did; never measured: none."""
     waiting = (
-        select(Job.warm_key, func.sum(Job.work))
+        select(Job.model_cache_key, func.sum(Job.work))
         .where(Job.owner == owner, Job.status == JobState.QUEUED, Job.type == GENERATION, col(Job.mock).is_(False))
-        .group_by(col(Job.warm_key))
+        .group_by(col(Job.model_cache_key))
     )
     with database.read() as session:
         found = session.exec(waiting).all()
-    return sum(work * (durations(database, warm_key).seconds_per_work or 0.0) for warm_key, work in found)
+    return sum(work * (durations(database, model_cache_key).seconds_per_work or 0.0) for model_cache_key, work in found)
 
 
 def phase_times(
-    database: Database, warm_key: str, device_name: str, width: int, height: int, frames: int
+    database: Database, model_cache_key: str, device_name: str, width: int, height: int, frames: int
 ) -> PhaseTimes:
     """From the latest real successes of exactly that size on that kind of device."""
     uses = [
         use
-        for use in _latest(database, warm_key)
+        for use in _latest(database, model_cache_key)
         if (use.width, use.height, use.frames, use.device_name) == (width, height, frames, device_name)
     ]
     by_phase: dict[str, list[float]] = {}
@@ -326,13 +326,13 @@ def phase_times(
     return PhaseTimes({phase: statistics.median(values) for phase, values in by_phase.items()}, _median(steps))
 
 
-def _latest(database: Database, warm_key: str) -> list[Use]:
-    model_id = warm_key.partition(":")[0]
+def _latest(database: Database, model_cache_key: str) -> list[Use]:
+    model_id = model_cache_key.partition(":")[0]
     query = (
         select(Use)
         .where(
             Use.model_id == model_id,
-            Use.warm_key == warm_key,
+            Use.model_cache_key == model_cache_key,
             Use.outcome == JobState.SUCCEEDED,
             col(Use.mock).is_(False),
         )

@@ -1,6 +1,6 @@
 """What to remove from a node's model storage to make room, and why. Pure: it touches no disk and no database.
 
-Litter comes first (superseded revisions, blobs that no download needs, expired artifacts), then whole models, the
+OrphanedFiles comes first (superseded revisions, blobs that no download needs, expired artifacts), then whole models, the
 longest unused first. What is in use, loaded, waited for, pinned or recently used is never touched.
 """
 

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 from shared.errors import ConfigurationError
 from shared.messaging.progress import FEED_CHANNEL, RestingRedis
 from shared.settings import Settings
+from shared.stored_names import WAKE_KEY
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 # and rings every protocol up to its own, so that old and new ones can run side by side.
 PROTOCOL = 1
 OLDEST_PROTOCOL = 1
-NUDGE_KEY = "wanworks:nudge"
 EPOCH_KEY = "wanworks:epoch"  # gone with Redis's data: then every bell is rung again
 TICKS_QUEUE = "ticks"
 _CERTIFICATES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
@@ -58,8 +58,8 @@ def nudge(client: RestingRedis) -> None:
 
     def question(redis: Any) -> None:
         pipe = redis.pipeline(transaction=False)
-        pipe.lpush(NUDGE_KEY, 1)
-        pipe.ltrim(NUDGE_KEY, 0, 0)
+        pipe.lpush(WAKE_KEY, 1)
+        pipe.ltrim(WAKE_KEY, 0, 0)
         pipe.publish(FEED_CHANNEL, _QUEUE_CHANGED)
         pipe.execute()
 

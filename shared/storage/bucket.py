@@ -24,14 +24,14 @@ from fsspec.callbacks import Callback
 from shared.errors import NotFound, StoreUnavailable
 from shared.settings import Settings
 from shared.storage import s3
-from shared.storage.layout import ARTIFACTS, INPUTS, MARKER, Litter, artifact_name, must_mark
+from shared.storage.layout import ARTIFACTS, INPUTS, MARKER, OrphanedFiles, artifact_name, must_mark
 from shared.storage.s3 import BucketFile, answers, refusals
 from shared.storage.scratch import Scratch, room
 
 log = logging.getLogger("wanworks.store")
 
 _ANSWER_SECONDS = 10  # for what carries no file
-_FAREWELL_SECONDS = 3  # for what an attempt that has to stop still says; the sweep takes what is left
+_SHUTDOWN_SECONDS = 3  # for what an attempt that has to stop still says; the sweep takes what is left
 _PARTS_AT_ONCE = 4
 _LOOK_SECONDS = 0.2  # how often somebody who sends a file looks whether to stop
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.5, 15.0
@@ -125,8 +125,8 @@ class BucketStore:
     def drop_attempt(self, job_id: str, attempt: int) -> None:
         self._scratch.drop(_piece(job_id, attempt))
         prefix = self._key(ARTIFACTS, job_id, str(attempt), "")
-        self._drop(prefix, _FAREWELL_SECONDS)
-        self._abort(prefix, 0.0, _FAREWELL_SECONDS)
+        self._drop(prefix, _SHUTDOWN_SECONDS)
+        self._abort(prefix, 0.0, _SHUTDOWN_SECONDS)
 
     def drop_job(self, job_id: str) -> None:
         for area in (INPUTS, ARTIFACTS):
@@ -154,13 +154,13 @@ class BucketStore:
             failed.setdefault(owners[key], error)
         return failed
 
-    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[Litter]:
+    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[OrphanedFiles]:
         """One listing of everything behind `after`, a page at a time."""
         both = merge(self._owned(INPUTS, after), self._owned(ARTIFACTS, after), key=lambda one: one.job_id)
         for job_id, group in groupby(both, key=lambda one: one.job_id):
             objects = list(group)
             if _age_seconds(max(one.modified for one in objects)) > older_than_seconds:
-                yield Litter(job_id, tuple(sorted({one.attempt for one in objects if one.attempt is not None})))
+                yield OrphanedFiles(job_id, tuple(sorted({one.attempt for one in objects if one.attempt is not None})))
 
     def drop_unfinished(self, older_than_seconds: float) -> int:
         return self._abort(self._prefix, older_than_seconds)
@@ -245,7 +245,7 @@ class BucketStore:
         if length < 2 * self._part_bytes:
             return
         try:
-            self._abort(key, 0.0, _FAREWELL_SECONDS)
+            self._abort(key, 0.0, _SHUTDOWN_SECONDS)
         except StoreUnavailable as error:
             log.warning("parts of %s may be left, for the sweep to take: %s", key, error)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from shared.errors import NotFound, StoreFull, StoreUnavailable
-from shared.storage.layout import ARTIFACTS, INPUTS, MARKER, Litter, artifact_name, must_mark
+from shared.storage.layout import ARTIFACTS, INPUTS, MARKER, OrphanedFiles, artifact_name, must_mark
 
 log = logging.getLogger("wanworks.store")
 
@@ -111,7 +111,7 @@ class DirectoryStore:
                 failed[job_id] = error
         return failed
 
-    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[Litter]:
+    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[OrphanedFiles]:
         while names := heapq.nsmallest(_NAMES_AT_ONCE, (name for name in self._job_names() if name > after)):
             for name in dict.fromkeys(names):
                 try:
@@ -121,7 +121,7 @@ class DirectoryStore:
                     log.warning("what is there of job %s cannot be read, and is passed over: %s", name, error)
                     continue
                 if old:
-                    yield Litter(name, attempts)
+                    yield OrphanedFiles(name, attempts)
             after = names[-1]
 
     def drop_unfinished(self, older_than_seconds: float) -> int:

@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
-class Litter:
+class OrphanedFiles:
     """A job that has files here which nothing has touched for a while, and which attempts of it have some."""
 
     job_id: str

@@ -11,7 +11,7 @@ from typing import Protocol
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.storage.directory import DirectoryStore
-from shared.storage.layout import Litter
+from shared.storage.layout import OrphanedFiles
 
 
 class InBucket(Protocol):
@@ -79,7 +79,7 @@ class Store(Protocol):
         """Removes the inputs and artifacts of many jobs. Returns those of which something is left, and why."""
         ...
 
-    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[Litter]:
+    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[OrphanedFiles]:
         """Jobs that have something here which nothing has touched for that long, by id, from the one after `after`.
 
         They are found while they are asked for: however many there are, few are in memory.

@@ -53,8 +53,8 @@ STARTS = _counter("wanworks_generation_starts", "Generations, by whether the mod
 DOWNLOADED = _counter("wanworks_download_bytes", "Bytes that came to a node's disk.", "node", "model")
 TAKEOVERS = _counter("wanworks_lease_takeovers", "Leases that ran out: the job went to another attempt.")
 FENCED = _counter("wanworks_fenced_attempts", "Attempts that found their job taken by another.", "node")
-LOOK_SECONDS = _histogram("wanworks_dispatcher_look_seconds", "One look of the dispatcher.", _SHORT)
-BELL_SECONDS = _histogram("wanworks_bell_seconds", "From a bell to its claim.", _LONG, "type")
+PASS_SECONDS = _histogram("wanworks_dispatcher_look_seconds", "One look of the dispatcher.", _SHORT)
+CLAIM_SECONDS = _histogram("wanworks_bell_seconds", "From a bell to its claim.", _LONG, "type")
 MESSAGES = _counter("wanworks_webhook_tries", "Messages sent to webhooks, by what came of it.", "outcome")
 LOOP_ERRORS = _counter("wanworks_loop_errors", "Passes of background loops that failed.", "loop")
 REMOVAL_ERRORS = _counter(
@@ -67,8 +67,8 @@ HTTP_SECONDS = _histogram(
 METERS: Mapping[str, Meter] = {
     meter.name: meter
     for meter in (
-        JOBS_ENDED, JOB_SECONDS, PHASE_SECONDS, STEP_SECONDS, STARTS, DOWNLOADED, TAKEOVERS, FENCED, LOOK_SECONDS,
-        BELL_SECONDS, MESSAGES, LOOP_ERRORS, REMOVAL_ERRORS, HTTP_SECONDS,
+        JOBS_ENDED, JOB_SECONDS, PHASE_SECONDS, STEP_SECONDS, STARTS, DOWNLOADED, TAKEOVERS, FENCED, PASS_SECONDS,
+        CLAIM_SECONDS, MESSAGES, LOOP_ERRORS, REMOVAL_ERRORS, HTTP_SECONDS,
     )
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import redis
 
-from scheduler.dispatcher import Dispatcher, celery_ring
+from scheduler.dispatcher import Dispatcher, celery_sender
 from scheduler.placement import decide
 from shared.database.engine import Database
 from shared.messaging.progress import stream_key
@@ -385,7 +385,7 @@ def _dispatcher(stack: Stack, policy: Any) -> Iterator[None]:
         node="here",
         catalogue="demo",
     )
-    dispatcher = Dispatcher(settings, Database(settings.database), celery_ring(settings), policy)
+    dispatcher = Dispatcher(settings, Database(settings.database), celery_sender(settings), policy)
     thread = threading.Thread(target=dispatcher.run, daemon=True)
     thread.start()
     stack.__dict__["dispatcher"] = dispatcher

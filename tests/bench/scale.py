@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from scheduler import ticks
-from scheduler.dispatcher import Dispatcher, Ring, celery_ring
+from scheduler.dispatcher import Dispatcher, Ring, celery_sender
 from shared import garbage
 from shared.catalogue.job_types import DownloadParams, IntegrityCheckParams
 from shared.cluster import nodes as nodes_table
@@ -186,7 +186,7 @@ def _farm(url: str, queued: int, devices: int, owners: int) -> Iterator[Database
 def _first_pass(settings: Settings, database: Database) -> tuple[float, float]:
     """Seconds of a pass in which every device is idle, and until the first dispatch was sent."""
     sent: list[float] = []
-    send = celery_ring(settings)
+    send = celery_sender(settings)
 
     def ring(job: Waiting, device_key: str, reads: int) -> None:
         send(job, device_key, reads)

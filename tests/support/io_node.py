@@ -23,8 +23,8 @@ from tests.support.jobs import DEMO, UNCOUNTED
 from tests.support.repos import make_repo
 from workers.attempts.runner import Runner
 from workers.models import presence
-from workers.models.cleanup import CleanupWork
-from workers.models.integrity import IntegrityWork
+from workers.models.cleanup import CleanupHandler
+from workers.models.integrity import IntegrityHandler
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -69,8 +69,8 @@ class Node:
         self.claimant = Claimant(node=settings.node, worker=f"io@{settings.node}", device=None, device_key=self.key)
         self.redis = RestingRedis(settings.redis)
         self.store = open_store(settings, lambda: "test", create=True)
-        self.integrity = IntegrityWork(settings, database, DEMO, self.redis)
-        self.cleanup = CleanupWork(settings, database, DEMO, self.store, self.redis)
+        self.integrity = IntegrityHandler(settings, database, DEMO, self.redis)
+        self.cleanup = CleanupHandler(settings, database, DEMO, self.store, self.redis)
 
     def look(self) -> None:
         """The presence scan."""

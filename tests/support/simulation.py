@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from scheduler.fairness import FairTurns
+from scheduler.fairness import FairStarts
 from scheduler.placement import Bell, Moment, decide
 from scheduler.slots import DeviceView, Estimates, fits
 from shared.jobs.dispatch import Busy, Queue, Waiting
@@ -46,13 +46,13 @@ def device(index: int, models: Sequence[str], memory_mb: int = 80_000, node: str
 def fifo(moment: Moment) -> list[Bell]:
     """Strictly in order of arrival, blind to what is warm; one job ahead of a device only when it is idle."""
     busy = {busy.device_key for busy in moment.queue.busy}
-    rung = {waiting.bell_device for waiting in moment.queue.waiting}
+    rung = {waiting.dispatched_to for waiting in moment.queue.waiting}
     bells, taken = [], set()
     for view in moment.devices:
         if view.key in busy or view.key in rung:
             continue
         for waiting in sorted(moment.queue.waiting, key=lambda item: (item.queued_at, item.job_id)):
-            if waiting.bell_device is None and waiting.job_id not in taken and fits(waiting, view):
+            if waiting.dispatched_to is None and waiting.job_id not in taken and fits(waiting, view):
                 bells.append(Bell(waiting.job_id, view.key))
                 taken.add(waiting.job_id)
                 break
@@ -68,7 +68,7 @@ def simulate(
 ) -> Outcome:
     """Plays the trace to its end. Each device has room for one warm model."""
     estimates = Estimates(load_seconds, run_seconds)
-    turns = FairTurns()
+    turns = FairStarts()
     views = {view.key: view for view in devices}
     waiting: dict[str, Waiting] = {}
     busy: dict[str, Busy] = {}
@@ -79,14 +79,14 @@ def simulate(
 
     def claim(now: float) -> None:
         for item in list(waiting.values()):
-            key = item.bell_device
+            key = item.dispatched_to
             if key is None or key in busy:
                 continue
             del waiting[item.job_id]
             view = views[key]
-            seconds = run_seconds(item.warm_key, item.work)
-            if item.warm_key not in view.warm:
-                seconds += load_seconds(item.warm_key)
+            seconds = run_seconds(item.model_cache_key, item.work)
+            if item.model_cache_key not in view.warm:
+                seconds += load_seconds(item.model_cache_key)
                 outcome.loads += 1
             busy[key] = running(item.job_id, key, item.model_id or "", now, owner=item.owner, work=item.work)
             outcome.starts[item.job_id] = now
@@ -102,7 +102,7 @@ def simulate(
                 waiting[name] = by_id[name]
             else:
                 ended = busy.pop(name)
-                views[name] = replace(views[name], warm=frozenset({ended.warm_key}))
+                views[name] = replace(views[name], warm=frozenset({ended.model_cache_key}))
         claim(now)
         for _ in range(len(views) + 1):  # a claim frees the place ahead, as its nudge does
             queue = Queue(now, tuple(waiting.values()), tuple(busy.values()))
@@ -112,6 +112,6 @@ def simulate(
             if not bells:
                 break
             for bell in bells:
-                waiting[bell.job_id] = waiting[bell.job_id]._replace(bell_device=bell.device_key, bell_at=now)
+                waiting[bell.job_id] = waiting[bell.job_id]._replace(dispatched_to=bell.device_key, dispatched_at=now)
             claim(now)
     return outcome

@@ -27,11 +27,11 @@ log = logging.getLogger("wanworks.pulse")
 _LISTEN_SECONDS = 0.3
 # How often the row is asked instead while Redis does not answer.
 _LISTEN_IN_SQL_SECONDS = 2.0
-_HALTS: dict[str, type[AttemptStopped]] = {PAUSE: Paused, YIELD: Preempted}
+_STOPS: dict[str, type[AttemptStopped]] = {PAUSE: Paused, YIELD: Preempted}
 
 
-class Pulse:
-    """Lives as long as the attempt: ``with Pulse(...) as pulse``."""
+class Heartbeat:
+    """Lives as long as the attempt: ``with Heartbeat(...) as pulse``."""
 
     def __init__(
         self,
@@ -119,8 +119,8 @@ class Pulse:
         self.bandwidth_mbps = renewal.bandwidth_mbps
         if renewal.cancel:
             self.cancel()
-        elif renewal.halt is not None:
-            self._stop = self._stop or _HALTS.get(renewal.halt)
+        elif renewal.requested_action is not None:
+            self._stop = self._stop or _STOPS.get(renewal.requested_action)
 
     def _is_overdue(self, now: float) -> bool:
         """Whether the present phase has outlived its limit; says so once."""

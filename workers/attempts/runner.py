@@ -34,8 +34,8 @@ from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
 from shared.telemetry import logs
-from shared.telemetry.metrics import BELL_SECONDS, FENCED, Meters, count_end
-from workers.attempts.heartbeat import Pulse
+from shared.telemetry.metrics import CLAIM_SECONDS, FENCED, Meters, count_end
+from workers.attempts.heartbeat import Heartbeat
 
 log = logging.getLogger("wanworks.runner")
 
@@ -52,7 +52,7 @@ class Work(Protocol):
     at_most: int | None
     """How many of its type may run on a node at once; None where devices set the limit."""
 
-    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
         """The job's result. Raises JobFailed to fail it, and what `pulse.check` raises."""
         ...
 
@@ -89,8 +89,8 @@ class Runner:
         job = attempts.claim(self._database, job_id, self._claimant, self._settings.lease_seconds, work.at_most)
         if job is None:
             return False
-        if job.bell_at is not None and job.claimed_at is not None:
-            self._meters.observe(BELL_SECONDS, job.type, seconds=max(0.0, job.claimed_at - job.bell_at))
+        if job.dispatched_at is not None and job.claimed_at is not None:
+            self._meters.observe(CLAIM_SECONDS, job.type, seconds=max(0.0, job.claimed_at - job.dispatched_at))
         with logs.bound(job_id=job.id, attempt=job.attempt), attempt_span(job) as span:
             self._carry_out(job, work, span)
         return True
@@ -98,7 +98,7 @@ class Runner:
     def _carry_out(self, job: Job, work: Work, span: AttemptSpan) -> None:
         celery.nudge(self._redis)  # the place ahead of this device is free
         self._tell(job)
-        with Pulse(self._settings, self._database, self._progress, job, span, self._meters) as pulse:
+        with Heartbeat(self._settings, self._database, self._progress, job, span, self._meters) as pulse:
             made = False
             try:
                 result = work.run(job, pulse)
@@ -120,7 +120,7 @@ class Runner:
             raise Cancelled()
         self._after(ended, work, span)
 
-    def _stopped(self, job: Job, work: Work, error: BaseException, pulse: Pulse) -> BaseException:
+    def _stopped(self, job: Job, work: Work, error: BaseException, pulse: Heartbeat) -> BaseException:
         """Says in the row how the attempt ended; returns what the task raises."""
         ours = (self._database, job.id, job.attempt)
         fetched, span = pulse.fetched, pulse.span

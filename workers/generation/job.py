@@ -22,7 +22,8 @@ from shared.models import replicas
 from shared.settings import Settings
 from shared.states import Phase
 from shared.storage.store import Store
-from workers.attempts.heartbeat import Pulse
+from shared.stored_names import LOADED_MODEL_KEY
+from workers.attempts.heartbeat import Heartbeat
 from workers.generation import run as generation
 from workers.generation.context import GenerationContext, Outcome
 from workers.generation.reporter import Reporter
@@ -32,7 +33,7 @@ log = logging.getLogger("wanworks.generation")
 _MEASURED_KEEP_SECONDS = 30.0
 
 
-class GenerationWork:
+class GenerationHandler:
     """The generations of one device."""
 
     at_most: int | None = None
@@ -58,7 +59,7 @@ class GenerationWork:
         self._told_warm: list[dict[str, Any]] = []
         self._phase_times: dict[tuple[str, str, int, int, int], tuple[float, PhaseTimes]] = {}
 
-    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
         params = GenerationParams.model_validate(job.params)
         entry = self._catalogue.get(params.model_id)
         snapshot = None if job.mock else replicas.snapshot_dir(self._settings.models_dir, entry)
@@ -117,7 +118,7 @@ class GenerationWork:
 
     def after(self, job: Job) -> None:
         """Says what is warm now, where that has changed."""
-        if job.hidden and job.finished_at is not None:
+        if job.deleted and job.finished_at is not None:
             try:
                 self._store.drop_job(job.id)
             except Unavailable as error:
@@ -125,7 +126,7 @@ class GenerationWork:
         warm = [
             {
                 **entry,
-                "warm_key": f"{entry['model_id']}:{entry['quantization']}",
+                LOADED_MODEL_KEY: f"{entry['model_id']}:{entry['quantization']}",
                 "generation": self._generations.get(entry["model_id"]),
             }
             for entry in generation.warm()
@@ -149,7 +150,7 @@ class GenerationWork:
         self._generations = now
 
     def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
-        key = (job.warm_key, self._device_name, params.width, params.height, params.frames)
+        key = (job.model_cache_key, self._device_name, params.width, params.height, params.frames)
         asked, times = self._phase_times.get(key, (float("-inf"), None))
         if times is None or time.monotonic() - asked > _MEASURED_KEEP_SECONDS:
             times = phase_times(self._database, *key)

@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.jobs.usage import PhaseTimes
 from shared.states import Phase
-from workers.attempts.heartbeat import Pulse
+from workers.attempts.heartbeat import Heartbeat
 
 _ORDER = (Phase.LOADING, Phase.ENCODING, Phase.DENOISING, Phase.DECODING, Phase.MUXING)
 _WEIGHTS: Mapping[str, float] = {
@@ -30,7 +30,7 @@ class Reporter:
         self,
         send: Callable[[dict[str, Any]], bool],
         measured: PhaseTimes,
-        pulse: Pulse,
+        pulse: Heartbeat,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = send

@@ -27,14 +27,14 @@ from shared.settings import Settings
 from shared.states import Phase
 from shared.storage.directory import BLOCK_BYTES, allocated_bytes, sync_folder
 from shared.storage.store import Store
-from workers.attempts.heartbeat import Pulse
+from workers.attempts.heartbeat import Heartbeat
 from workers.models import inventory, presence
 from workers.models.fetch.layout import RepoCache
 
 log = logging.getLogger("wanworks.cleanup")
 
 
-class CleanupWork:
+class CleanupHandler:
     """The cleanups of one node."""
 
     at_most: int | None = 1
@@ -49,7 +49,7 @@ class CleanupWork:
         self._redis = redis
         self._progress = Progress(redis)
 
-    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
         params = CleanupParams.model_validate(job.params)
         removals.abandon_removals(self._database, self._settings.node)  # an attempt that died may have left some
         self._look()
@@ -83,7 +83,7 @@ class CleanupWork:
         self,
         job: Job,
         params: CleanupParams,
-        pulse: Pulse,
+        pulse: Heartbeat,
         executed: list[dict[str, Any]],
         skipped: list[dict[str, Any]],
     ) -> None:
@@ -172,7 +172,7 @@ class CleanupWork:
     def _free_bytes(self) -> int:
         return shutil.disk_usage(self._settings.models_dir).free
 
-    def _report(self, job: Job, pulse: Pulse, done: int, left: int) -> None:
+    def _report(self, job: Job, pulse: Heartbeat, done: int, left: int) -> None:
         percent = max(pulse.percent, round(100 * done / (done + left), 1))
         pulse.moved(Phase.REMOVING, percent)
         event = {"kind": "progress", "attempt": job.attempt, "phase": Phase.REMOVING, "percent": percent}

@@ -21,7 +21,7 @@ from shared.models.replica_files import FileState
 from shared.settings import Settings
 from shared.states import JobState, Phase
 from shared.telemetry.metrics import DOWNLOADED, Meters
-from workers.attempts.heartbeat import Pulse
+from workers.attempts.heartbeat import Heartbeat
 from workers.models import presence
 from workers.models.fetch import plan as plans
 from workers.models.fetch.client import HubClient
@@ -32,7 +32,7 @@ from workers.models.fetch.plan import FetchPlan, Limits
 log = logging.getLogger("wanworks.download")
 
 
-class DownloadWork:
+class DownloadHandler:
     """The downloads of one node."""
 
     def __init__(
@@ -47,7 +47,7 @@ class DownloadWork:
         self._meters = meters
         self._came: dict[str, int] = {}  # bytes that were counted of the attempt that runs, by job
 
-    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
         params = DownloadParams.model_validate(job.params)
         entry = self._catalogue.get(params.model_id)
         self._came.clear()
@@ -82,7 +82,7 @@ class DownloadWork:
             presence.drop_cancelled_partials(self._settings, self._database, self._catalogue)
         presence.look(self._settings, self._database, self._catalogue, self._redis)
 
-    def _plan(self, job: Job, params: DownloadParams, entry: CatalogueEntry, pulse: Pulse) -> FetchPlan:
+    def _plan(self, job: Job, params: DownloadParams, entry: CatalogueEntry, pulse: Heartbeat) -> FetchPlan:
         settings = self._settings
         token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
         hub = HubClient(settings.hub_url, token)
@@ -116,12 +116,12 @@ class DownloadWork:
         node = self._settings.node
         replica_files.record_download(self._database, node, entry.model_id, plan.repo, plan.sha, files, now)
 
-    def _check(self, pulse: Pulse) -> None:
+    def _check(self, pulse: Heartbeat) -> None:
         """The fetcher has its own patience with a hub that is away; what the pulse watches is the fetcher itself."""
         pulse.moved(pulse.phase, pulse.percent)
         pulse.check()
 
-    def _report(self, job: Job, pulse: Pulse, progress: plans.Progress) -> None:
+    def _report(self, job: Job, pulse: Heartbeat, progress: plans.Progress) -> None:
         percent = round(100 * progress.bytes_done / progress.bytes_total, 1) if progress.bytes_total else 0.0
         pulse.moved(Phase.FETCHING, percent)
         came, self._came[job.id] = progress.received - self._came.get(job.id, 0), progress.received

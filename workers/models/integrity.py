@@ -23,7 +23,7 @@ from shared.models.replica_files import FileState
 from shared.models.verification import Expected, Fault, Verdict, fault_of, judge
 from shared.settings import Settings
 from shared.states import Phase
-from workers.attempts.heartbeat import Pulse
+from workers.attempts.heartbeat import Heartbeat
 from workers.models import checksums, presence, repair
 from workers.models.checksums import Known, Read
 from workers.models.fetch import plan as plans
@@ -61,7 +61,7 @@ class _Subject:
         return sum(place.stat().st_size for place in places if place.is_file())
 
 
-class IntegrityWork:
+class IntegrityHandler:
     """The integrity checks of one node."""
 
     at_most: int | None = 1
@@ -73,7 +73,7 @@ class IntegrityWork:
         self._redis = redis
         self._progress = Progress(redis)
 
-    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
         """Raises ModelUnavailable where the one model is not here, and CannotRepair once all has been recorded."""
         params = IntegrityCheckParams.model_validate(job.params)
         began = time.monotonic()
@@ -121,7 +121,7 @@ class IntegrityWork:
             raise ModelUnavailable(f"{params.model_id} is not on node {self._settings.node}")
         return subjects
 
-    def _verify(self, subject: _Subject, job: Job, full: bool, pulse: Pulse, report: "_Report") -> None:
+    def _verify(self, subject: _Subject, job: Job, full: bool, pulse: Heartbeat, report: "_Report") -> None:
         """Reads what has to be read; a fault takes the model out of service before anything else is looked at."""
         trusted = {path: _trusted(row, job, full) for path, row in subject.rows.items()}
         known = {path: file for path, file in trusted.items() if file is not None}
@@ -180,7 +180,7 @@ class IntegrityWork:
         if changed:
             celery.nudge(self._redis)
 
-    def _repair(self, subject: _Subject, faults: Sequence[Fault], pulse: Pulse, report: "_Report") -> None:
+    def _repair(self, subject: _Subject, faults: Sequence[Fault], pulse: Heartbeat, report: "_Report") -> None:
         """Fetches the broken files again and reads them. Raises CannotRepair."""
 
         def check() -> None:
@@ -202,7 +202,7 @@ class IntegrityWork:
 class _Report:
     """Tells how far the check has come, at most four times a second."""
 
-    def __init__(self, job: Job, pulse: Pulse, progress: Progress, total: int) -> None:
+    def __init__(self, job: Job, pulse: Heartbeat, progress: Progress, total: int) -> None:
         self._job = job
         self._pulse = pulse
         self._progress = progress

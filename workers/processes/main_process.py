@@ -96,7 +96,7 @@ class Guard:
             loop.stop()  # a heartbeat that comes later would register the device again
         try:
             if process.role() == "gpu":
-                nodes.device_goodbye(process.database(), process.claimant().device_key, os.getpid())
+                nodes.deregister_device(process.database(), process.claimant().device_key, os.getpid())
             for running in attempts.running_on(process.database(), process.worker_name()):
                 _give_back(running.job_id, running.attempt, "this worker is stopping")
         except (Unavailable, StoreFull) as error:
@@ -205,7 +205,7 @@ def _register() -> None:
         visible=process.visible_devices(),
         started_at=clock.now(),
         seen_at=0.0,
-        bell_protocol=celery.PROTOCOL,
+        message_protocol=celery.PROTOCOL,
         warm=[],
     )
     nodes.register_device(process.database(), row)

@@ -54,7 +54,7 @@ class NodeWatch:
         self.scan.stop(timeout=0.0)
         self.heartbeat.stop()  # its last one must not come after the farewell
         try:
-            nodes.node_goodbye(process.database(), self._settings.node)
+            nodes.deregister_node(process.database(), self._settings.node)
         except (Unavailable, StoreFull) as error:
             log.warning("cannot say goodbye: %s", error)
 

@@ -82,18 +82,18 @@ def works() -> Mapping[str, Work]:
     redis = RestingRedis(settings().redis)
     progress = Progress(redis)
     if role() == "gpu":
-        from workers.generation.job import GenerationWork
+        from workers.generation.job import GenerationHandler
 
         name = device().name
-        return {GENERATION: GenerationWork(settings(), database(), models, store, progress, claimant(), name)}
-    from workers.models.cleanup import CleanupWork
-    from workers.models.download import DownloadWork
-    from workers.models.integrity import IntegrityWork
+        return {GENERATION: GenerationHandler(settings(), database(), models, store, progress, claimant(), name)}
+    from workers.models.cleanup import CleanupHandler
+    from workers.models.download import DownloadHandler
+    from workers.models.integrity import IntegrityHandler
 
     return {
-        DOWNLOAD: DownloadWork(settings(), database(), models, redis, meters()),
-        INTEGRITY_CHECK: IntegrityWork(settings(), database(), models, redis),
-        CLEANUP: CleanupWork(settings(), database(), models, store, redis),
+        DOWNLOAD: DownloadHandler(settings(), database(), models, redis, meters()),
+        INTEGRITY_CHECK: IntegrityHandler(settings(), database(), models, redis),
+        CLEANUP: CleanupHandler(settings(), database(), models, store, redis),
     }
 
 

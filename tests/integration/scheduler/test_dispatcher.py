@@ -8,7 +8,7 @@ import pytest
 from sqlmodel import select
 
 from scheduler import ticks
-from scheduler.dispatcher import Dispatcher, celery_ring
+from scheduler.dispatcher import Dispatcher, celery_sender
 from shared import clock
 from shared.cluster import nodes
 from shared.database.engine import Database
@@ -37,7 +37,7 @@ def register(database: Database, index: int = 0, *, node: str = "n", memory_mb: 
 def dispatcher(settings: Settings, database: Database) -> Dispatcher:
     register(database)
     hold(database, *DEMO.model_ids)
-    return Dispatcher(settings, database, celery_ring(settings))
+    return Dispatcher(settings, database, celery_sender(settings))
 
 
 def queue_length(settings: Settings, device_key: str = "n/0") -> int:
@@ -56,7 +56,7 @@ def test_a_bell_lies_on_the_devices_own_queue_under_the_jobs_id(
     message = connect(settings.redis, 5).lindex(celery.device_queue("n/0"), 0)
     assert isinstance(message, bytes)
     assert job.id.encode() in message
-    assert records.get(database, job.id).bell_device == "n/0"
+    assert records.get(database, job.id).dispatched_to == "n/0"
     assert dispatcher.look() == 0
 
 
@@ -65,7 +65,7 @@ def test_a_lapsed_lease_is_taken_back_and_rung_again(dispatcher: Dispatcher, dat
     claimed(database, job.id, lease_seconds=-1.0)
     dispatcher.look()
     after = records.get(database, job.id)
-    assert (after.status, after.failures, after.bell_device) == (JobState.QUEUED, 1, None)
+    assert (after.status, after.failures, after.dispatched_to) == (JobState.QUEUED, 1, None)
     assert after.not_before > after.queued_at
 
 
@@ -92,7 +92,7 @@ def test_a_dispatcher_that_is_woken_all_the_time_heals_and_knows_what_redis_has_
     finally:
         dispatcher.stopping.set()
         thread.join(10)
-    assert records.get(database, job.id).bell_device is not None
+    assert records.get(database, job.id).dispatched_to is not None
 
 
 def test_after_redis_has_lost_its_data_every_bell_is_rung_again(
@@ -119,7 +119,7 @@ def test_a_bell_that_redis_does_not_take_is_taken_back(settings: Settings, datab
     dispatcher = Dispatcher(settings, database, broken)
     job = accepted(database)
     assert dispatcher.look() == 0
-    assert records.get(database, job.id).bell_device is None
+    assert records.get(database, job.id).dispatched_to is None
 
 
 def test_two_dispatchers_at_once_do_no_harm(settings: Settings, database: Database) -> None:
@@ -140,7 +140,7 @@ def test_two_dispatchers_at_once_do_no_harm(settings: Settings, database: Databa
         taken = []
         while not done.is_set():
             for waiting in bells.look(database).waiting:
-                if waiting.bell_device == claimant.device_key:
+                if waiting.dispatched_to == claimant.device_key:
                     job = attempts.claim(database, waiting.job_id, claimant, 60)
                     if job is not None:
                         attempts.succeed(database, job.id, job.attempt, {})
@@ -168,12 +168,12 @@ def test_a_model_that_no_node_holds_is_waited_for_and_given_up_in_the_end(
 ) -> None:
     register(database)
     hold(database, "TI2V-5B")
-    dispatcher = Dispatcher(settings, database, celery_ring(settings))
+    dispatcher = Dispatcher(settings, database, celery_sender(settings))
     job = accepted(database)
     assert dispatcher.look() == 0
     assert records.get(database, job.id).phase == "waiting_for_model"
     impatient = settings.model_copy(update={"unplaced_limit_hours": 1e-9})
-    Dispatcher(impatient, database, celery_ring(settings)).look()
+    Dispatcher(impatient, database, celery_sender(settings)).look()
     after = records.get(database, job.id)
     assert after.error is not None
     assert (after.status, after.error["code"]) == (JobState.FAILED, "model_unavailable")
@@ -183,7 +183,9 @@ def test_what_no_device_can_carry_fails_with_no_device(settings: Settings, datab
     register(database, memory_mb=10)
     hold(database, *DEMO.model_ids)
     job = accepted(database)
-    impatient = Dispatcher(settings.model_copy(update={"unplaced_limit_hours": 1e-9}), database, celery_ring(settings))
+    impatient = Dispatcher(
+        settings.model_copy(update={"unplaced_limit_hours": 1e-9}), database, celery_sender(settings)
+    )
     impatient.look()
     assert records.get(database, job.id).status == JobState.QUEUED, "the time counts from here"
     impatient.look()
@@ -195,9 +197,9 @@ def test_what_no_device_can_carry_fails_with_no_device(settings: Settings, datab
 def test_a_silent_device_is_not_rung(settings: Settings, database: Database) -> None:
     register(database)
     hold(database, *DEMO.model_ids)
-    nodes.device_goodbye(database, "n/0", 1)
+    nodes.deregister_device(database, "n/0", 1)
     accepted(database)
-    assert Dispatcher(settings, database, celery_ring(settings)).look() == 0
+    assert Dispatcher(settings, database, celery_sender(settings)).look() == 0
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def sent(settings: Settings, database: Database) -> Sent:
 
 def claim(database: Database, index: int) -> Job:
     """As the device's worker answers the bell that lies there."""
-    (job_id,) = [job.job_id for job in dispatch.look(database).waiting if job.bell_device == f"n/{index}"]
+    (job_id,) = [job.job_id for job in dispatch.look(database).waiting if job.dispatched_to == f"n/{index}"]
     job = attempts.claim(database, job_id, claimant(index), 60)
     assert job is not None
     return job
@@ -136,12 +136,12 @@ def test_an_urgent_job_starts_before_what_was_sent_ahead_and_its_position_says_s
     sent.dispatcher._order_told_at = float("-inf")
     assert sent.dispatcher.look() == 1
     assert position(client, urgent) == 0
-    lies_at = int(str(records.get(database, urgent).bell_device).rpartition("/")[2])
+    lies_at = int(str(records.get(database, urgent).dispatched_to).rpartition("/")[2])
     (ended,) = [job for job in running if job.device_key == f"n/{lies_at}"]
     attempts.succeed(database, ended.id, 1, {})
     assert claim(database, lies_at).id == urgent
     still = [job_id for job_id in low if records.get(database, job_id).status == JobState.QUEUED]
-    assert len([job_id for job_id in still if records.get(database, job_id).bell_device is None]) == 2, (
+    assert len([job_id for job_id in still if records.get(database, job_id).dispatched_to is None]) == 2, (
         "one was recalled"
     )
 
@@ -157,7 +157,7 @@ def test_a_recalled_job_is_not_claimed_by_the_device_that_still_has_its_message(
     for index in range(2):
         claim(database, index)
     sent.dispatcher.look()
-    lying = {job.bell_device: job.job_id for job in dispatch.look(database).waiting if job.bell_device is not None}
+    lying = {job.dispatched_to: job.job_id for job in dispatch.look(database).waiting if job.dispatched_to is not None}
     ((key, stale),) = lying.items()
     (urgent,) = many(database, 1, priority=Priority.CRITICAL)
     (other,) = many(database, 1, priority=Priority.CRITICAL)
@@ -198,7 +198,7 @@ def test_positions_are_those_in_which_jobs_really_start(database: Database, sent
     started: list[str] = []
     while len(started) < 12:
         for index in range(2):
-            if any(job.bell_device == f"n/{index}" for job in dispatch.look(database).waiting):
+            if any(job.dispatched_to == f"n/{index}" for job in dispatch.look(database).waiting):
                 job = claim(database, index)
                 started.append(job.id)
                 attempts.succeed(database, job.id, 1, {})
@@ -242,7 +242,7 @@ def test_a_weekends_batch_survives_an_upgrade_on_monday(database: Database, sent
     batch = many(database, 30)
     aged(database, 60 * HOUR, *batch)
     for index in range(2):
-        nodes.device_goodbye(database, f"n/{index}", 1)
+        nodes.deregister_device(database, f"n/{index}", 1)
     for _ in range(3):
         sent.dispatcher.look()
     assert states(database, batch) == {JobState.QUEUED}
@@ -254,7 +254,7 @@ def test_a_weekends_batch_survives_an_upgrade_on_monday(database: Database, sent
 def test_what_nothing_could_run_for_the_whole_limit_fails_with_its_reason(database: Database, sent: Sent) -> None:
     batch = many(database, 30)
     for index in range(2):
-        nodes.device_goodbye(database, f"n/{index}", 1)
+        nodes.deregister_device(database, f"n/{index}", 1)
     sent.dispatcher.look()
     aged(database, 23 * HOUR, *batch, column="unplaceable_since")
     sent.dispatcher.look()
@@ -272,12 +272,12 @@ def test_a_node_that_comes_back_in_between_starts_the_time_anew(database: Databa
     library.node(database)
     job = library.download(database)
     sent = impatient(settings, database)
-    nodes.node_goodbye(database, "here")
+    nodes.deregister_node(database, "here")
     sent.dispatcher.look()
     aged(database, 23 * HOUR, job.id, column="unplaceable_since")
     library.node(database)
     sent.dispatcher.look()
-    nodes.node_goodbye(database, "here")
+    nodes.deregister_node(database, "here")
     sent.dispatcher.look()
     aged(database, 2 * HOUR, job.id, column="unplaceable_since")
     sent.dispatcher.look()
@@ -318,7 +318,7 @@ def test_time_in_which_no_dispatcher_looked_does_not_count_as_unplaceable(
     """The whole installation is off over a weekend; its dispatcher comes up before its devices."""
     batch = many(database, 3)
     for index in range(2):
-        nodes.device_goodbye(database, f"n/{index}", 1)
+        nodes.deregister_device(database, f"n/{index}", 1)
     sent.dispatcher.look()
     aged(database, 62 * HOUR, *batch, column="unplaceable_since")
     later = sent.dispatcher if watched.startswith("by itself") else Sent(settings, database).dispatcher
@@ -339,7 +339,7 @@ def test_time_in_which_another_dispatcher_looked_counts_as_unplaceable(
 ) -> None:
     batch = many(database, 3)
     for index in range(2):
-        nodes.device_goodbye(database, f"n/{index}", 1)
+        nodes.deregister_device(database, f"n/{index}", 1)
     for _ in range(2):
         sent.dispatcher.look()
     aged(database, 25 * HOUR, *batch, column="unplaceable_since")
@@ -381,13 +381,13 @@ def test_bells_are_rung_again_after_redis_has_lost_its_data_also_where_the_datab
             patched.setattr(dispatch if write == "silence" else nodes, write, _away)
         with pytest.raises(DatabaseUnavailable):
             sent.dispatcher._check_epoch()
-    assert dispatch.look(database).waiting[0].bell_device == "n/0"
+    assert dispatch.look(database).waiting[0].dispatched_to == "n/0"
     sent.dispatcher._check_epoch()
-    assert dispatch.look(database).waiting[0].bell_device is None
+    assert dispatch.look(database).waiting[0].dispatched_to is None
     assert nodes.noted(database, "redis_lost_at") is not None
     dispatch.ring(database, [(job_id, "n/0")])
     sent.dispatcher._check_epoch()
-    assert dispatch.look(database).waiting[0].bell_device == "n/0", "once"
+    assert dispatch.look(database).waiting[0].dispatched_to == "n/0", "once"
 
 
 def _away(*_: object) -> None:

@@ -34,7 +34,7 @@ def test_downloads_share_the_nodes_slots_the_most_urgent_first() -> None:
 
 
 def test_a_bell_that_is_out_holds_its_slot_until_it_is_lost() -> None:
-    rung = waits("1", bell_device="n/io", bell_at=0.0)
+    rung = waits("1", dispatched_to="n/io", dispatched_at=0.0)
     assert bells([rung, waits("2")], slots=1) == []
     assert bells([rung], slots=1, now=16.0) == ["1"]
 
@@ -53,7 +53,7 @@ def test_a_more_urgent_download_takes_the_slot_of_the_least_urgent() -> None:
 
 
 def test_one_place_is_asked_for_once() -> None:
-    busy = [runs("normal", priority=2), runs("low", priority=3, halt="yield")]
+    busy = [runs("normal", priority=2), runs("low", priority=3, requested_action="yield")]
     assert yields([waits("high", priority=1)], busy) == ()
 
 
@@ -72,7 +72,7 @@ def recalls(waiting: list[Waiting], slots: int = 2) -> tuple[tuple[str, ...], li
 
 
 def sent(job_id: str, **values: object) -> Waiting:
-    return waits(job_id, bell_device="n/io", bell_at=0.5, **values)
+    return waits(job_id, dispatched_to="n/io", dispatched_at=0.5, **values)
 
 
 def test_a_more_urgent_download_takes_the_place_of_the_least_urgent_that_was_sent_ahead() -> None:

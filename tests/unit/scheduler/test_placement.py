@@ -82,25 +82,25 @@ def test_an_idle_device_takes_the_first_in_line() -> None:
 
 def test_a_device_has_at_most_one_bell_ahead_of_what_it_runs() -> None:
     busy = [running("r", "n/0", "a")]
-    rung = job("1", "a", bell_device="n/0", bell_at=0.0)
+    rung = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
     assert decide(now_moment([rung, job("2", "a")], [device(0, MODELS)], busy)) == []
     assert decide(now_moment([job("2", "a")], [device(0, MODELS)], busy)) == [Bell("2", "n/0")]
 
 
 def test_a_lost_bell_is_rung_again_once_its_device_has_been_idle_for_long() -> None:
-    rung = job("1", "a", bell_device="n/0", bell_at=0.0)
+    rung = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
     assert decide(now_moment([rung], [device(0, MODELS)], now=14.0)) == []
     assert decide(now_moment([rung], [device(0, MODELS)], now=16.0)) == [Bell("1", "n/0")]
 
 
 def test_a_bell_at_a_dead_device_is_placed_anew() -> None:
-    rung = job("1", "a", bell_device="gone/0", bell_at=0.0)
+    rung = job("1", "a", dispatched_to="gone/0", dispatched_at=0.0)
     assert decide(now_moment([rung], [device(0, MODELS)])) == [Bell("1", "n/0")]
 
 
 def test_a_bell_that_waits_behind_a_running_job_moves_to_an_idle_device() -> None:
     busy = [running("r", "n/0", "a")]
-    rung = job("1", "a", bell_device="n/0", bell_at=0.0)
+    rung = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
     bells = decide(now_moment([rung], [device(0, MODELS), device(1, MODELS)], busy, now=1.0))
     assert bells == [Bell("1", "n/1")]
 
@@ -218,7 +218,7 @@ BUSY = [running("r0", "n/0", "a", since=0.0), running("r1", "n/1", "a", since=5.
 def ahead(priority: int = 3, **values: object) -> list[Waiting]:
     """A job lies ahead of each of the two busy devices."""
     return [
-        job(f"ahead-{index}", "a", 1.0, bell_device=f"n/{index}", bell_at=2.0, priority=priority, **values)
+        job(f"ahead-{index}", "a", 1.0, dispatched_to=f"n/{index}", dispatched_at=2.0, priority=priority, **values)
         for index in range(2)
     ]
 
@@ -260,7 +260,7 @@ def test_an_urgent_job_recalls_nothing_from_a_device_that_cannot_run_it() -> Non
 
 
 def test_a_bell_at_an_idle_device_that_is_not_answered_yet_gives_way_too() -> None:
-    rung = job("low", "a", 1.0, bell_device="n/0", bell_at=9.9, priority=3)
+    rung = job("low", "a", 1.0, dispatched_to="n/0", dispatched_at=9.9, priority=3)
     urgent = job("urgent", "a", 9.95, priority=0)
     assert recalls([rung, urgent], [], devices=1) == ([Bell("urgent", "n/0")], [Bell("low", "n/0")])
 
@@ -294,24 +294,24 @@ def test_recalls_settle_whatever_comes() -> None:
             for number in range(12)
         }
         for number, key in zip(sorted(waiting)[:3], ("n/0", "n/1", "n/2"), strict=True):
-            waiting[number] = waiting[number]._replace(bell_device=key, bell_at=rng.uniform(0, 9))
+            waiting[number] = waiting[number]._replace(dispatched_to=key, dispatched_at=rng.uniform(0, 9))
         for step in range(12):
             moment = now_moment(list(waiting.values()), devices, busy, 10.0 + step / 100)
             bells = decide(moment)
             if not bells:
                 break
             for bell in displaced(moment.queue, bells):
-                waiting[bell.job_id] = waiting[bell.job_id]._replace(bell_device=None, bell_at=None)
+                waiting[bell.job_id] = waiting[bell.job_id]._replace(dispatched_to=None, dispatched_at=None)
             for bell in bells:
                 waiting[bell.job_id] = waiting[bell.job_id]._replace(
-                    bell_device=bell.device_key, bell_at=moment.queue.now
+                    dispatched_to=bell.device_key, dispatched_at=moment.queue.now
                 )
-            places = [one.bell_device for one in waiting.values() if one.bell_device is not None]
+            places = [one.dispatched_to for one in waiting.values() if one.dispatched_to is not None]
             assert len(places) == len(set(places)), "one bell ahead of each device"
         else:
             raise AssertionError(f"seed {seed} does not settle")
-        rung = [one.priority for one in waiting.values() if one.bell_device is not None]
-        assert max(rung) <= min(one.priority for one in waiting.values() if one.bell_device is None)
+        rung = [one.priority for one in waiting.values() if one.dispatched_to is not None]
+        assert max(rung) <= min(one.priority for one in waiting.values() if one.dispatched_to is None)
 
 
 def test_the_order_of_the_queue_is_bells_then_rank_turn_and_age_then_what_cannot_start() -> None:
@@ -322,7 +322,7 @@ def test_the_order_of_the_queue_is_bells_then_rank_turn_and_age_then_what_cannot
         job("urgent", "a", 9.0, priority=0),
         job("mine-2", "a", 2.0, owner="me"),
         job("mine-1", "a", 1.5, owner="me"),
-        job("rung", "a", 5.0, bell_device="n/0", bell_at=6.0),
+        job("rung", "a", 5.0, dispatched_to="n/0", dispatched_at=6.0),
     ]
     order = queue_order(Queue(10.0, tuple(waiting), ()))
     # What nobody owns counts as one owner, who has the rung job and the urgent one.
@@ -351,8 +351,8 @@ def test_a_farm_in_which_no_two_devices_are_alike_is_filled_once() -> None:
 def test_the_first_bells_are_told_before_the_others_are_decided() -> None:
     asked = []
 
-    def run(warm_key: str, work: float) -> float:
-        asked.append(warm_key)
+    def run(model_cache_key: str, work: float) -> float:
+        asked.append(model_cache_key)
         return RUN
 
     waiting = [job(f"{place:04}", MODELS[place % 3], float(place)) for place in range(600)]
@@ -384,7 +384,9 @@ def test_an_urgent_job_recalls_the_right_one_of_hundreds() -> None:
     devices = [device(index, MODELS, memory_mb=80_000 if index in (40, 300) else 20_000) for index in range(500)]
     since = {40: 3.0, 300: 1.0}
     busy = [running(f"r{index}", f"n/{index}", "a", since=since.get(index, 0.0)) for index in range(500)]
-    lying = [job(f"l{index}", "a", 1.0, bell_device=f"n/{index}", bell_at=2.0, priority=3) for index in range(500)]
+    lying = [
+        job(f"l{index}", "a", 1.0, dispatched_to=f"n/{index}", dispatched_at=2.0, priority=3) for index in range(500)
+    ]
     urgent = job("urgent", "a", 4.0, priority=0, min_vram_mb=60_000)
     moment = now_moment([*lying, urgent], devices, busy, 5.0)
     bells = decide(moment)

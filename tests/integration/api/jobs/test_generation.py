@@ -19,11 +19,11 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Node, epoch_now
 from shared.jobs import lists, records
-from shared.messaging import celery
 from shared.models import replicas
 from shared.models.replicas import Presence
 from shared.settings import Settings
 from shared.states import ReplicaState
+from shared.stored_names import WAKE_KEY
 from tests.conftest import both_databases
 from tests.unit.api.http.test_images import png_claiming, written
 
@@ -81,7 +81,7 @@ def test_the_accepted_job_knows_its_place(client: TestClient) -> None:
 def test_the_dispatcher_is_nudged(client: TestClient, settings: Settings) -> None:
     client.post(URL, json=GOOD)
     assert settings.redis is not None
-    assert redis.Redis.from_url(settings.redis).blpop([celery.NUDGE_KEY], timeout=5) is not None
+    assert redis.Redis.from_url(settings.redis).blpop([WAKE_KEY], timeout=5) is not None
 
 
 def test_many_at_once_are_each_answered_with_their_own_job(client: TestClient, database: Database) -> None:

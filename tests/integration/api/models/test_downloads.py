@@ -219,7 +219,7 @@ def test_a_running_download_stops_and_says_how_far_it_came(
         deadline = time.monotonic() + 5
         while (listened.listen(job.id) or (False, False))[1] is False and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert attempts.renew(database, job.id, 1, 60).halt == "pause"
+        assert attempts.renew(database, job.id, 1, 60).requested_action == "pause"
         attempts.paused(database, job.id, 1, "owner", Fetched(455, 1000, 45.5))
 
     thread = threading.Thread(target=worker)
@@ -239,7 +239,7 @@ def test_what_is_not_reached_within_two_seconds_is_told_so(client: TestClient, d
     assert 1.9 < time.monotonic() - began < 4
     assert (found["success"], found["current_status"]) == (False, "downloading")
     assert "still runs" in found["message"]
-    assert attempts.renew(database, job.id, 1, 60).halt == "pause", "it is asked for all the same"
+    assert attempts.renew(database, job.id, 1, 60).requested_action == "pause", "it is asked for all the same"
 
 
 @both_databases

@@ -161,7 +161,7 @@ def test_another_model_serves(client: TestClient, database: Database) -> None:
     assert {"field": "model_id", "asked": "T2V-A14B", "used": "TI2V-5B"} in applied["changes"]
     assert job["params"]["guidance_scale"] == 5.0, "the other model's own value: none was asked for"
     assert client.get(f"/api/v1/jobs/{job['id']}").json()["fallback_applied"] == [applied]
-    assert records.get(database, job["id"]).warm_key == "TI2V-5B:none"
+    assert records.get(database, job["id"]).model_cache_key == "TI2V-5B:none"
 
 
 def test_an_alternative_must_take_the_same_inputs(client: TestClient, database: Database) -> None:

@@ -54,7 +54,7 @@ def test_workers_show_devices_and_what_they_run(client: TestClient, database: Da
     assert (refused.status_code, "no io worker was heard" in refused.json()["detail"]) == (409, True)
     nodes.node_beat(database, "here", 1000.0, 400.0)
     nodes.device_beat(database, "here/1", warm=[{"model_id": "T2V-A14B", "quantization": "none"}])
-    nodes.device_goodbye(database, "here/2", 102)
+    nodes.deregister_device(database, "here/2", 102)
     job_id = client.post(URL, json=GOOD).json()["id"]
     working.claim(database, job_id)
     body = client.get("/api/v1/workers").json()
@@ -105,7 +105,7 @@ def test_ready_when_all_are_there(client: TestClient, database: Database, settin
     assert reasons() == ["no_dispatcher"]
     loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
     assert reasons() == []
-    nodes.device_goodbye(database, "here/0", 100)
+    nodes.deregister_device(database, "here/0", 100)
     assert reasons() == ["no_worker"]
 
 

@@ -178,7 +178,7 @@ def test_a_redis_whose_answers_are_late_is_up_and_nothing_vanishes(
 ) -> None:
     counted = Meters(RestingRedis(redis_server.url, timeout=5.0))
     counted.count(metrics.TAKEOVERS)
-    counted.observe(metrics.LOOK_SECONDS, seconds=0.1)
+    counted.observe(metrics.PASS_SECONDS, seconds=0.1)
     counted.flush()
     loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
     with LateRedis(redis_server, 0.5) as late:
@@ -190,7 +190,7 @@ def test_a_redis_whose_answers_are_late_is_up_and_nothing_vanishes(
         assert value(found, "wanworks_redis_up") == 1
         assert value(found, "wanworks_dispatcher_up") == 1
         assert value(found, "wanworks_lease_takeovers_total") == 1
-        assert value(found, f"{metrics.LOOK_SECONDS.name}_count") == 1
+        assert value(found, f"{metrics.PASS_SECONDS.name}_count") == 1
 
 
 def test_a_redis_that_hangs_is_neither_up_nor_down(
@@ -273,9 +273,9 @@ def test_counts_outlast_a_redis_that_is_away(redis_server: RedisServer) -> None:
 
 
 def test_buckets_are_cumulated() -> None:
-    name = metrics.LOOK_SECONDS.name
+    name = metrics.PASS_SECONDS.name
     fields = {json.dumps([name, "0.01"]): 2.0, json.dumps([name, "+Inf"]): 1.0, json.dumps([name, "sum"]): 20.1}
-    (family,) = [one for one in families(fields) if one.meter is metrics.LOOK_SECONDS]
+    (family,) = [one for one in families(fields) if one.meter is metrics.PASS_SECONDS]
     buckets = dict(family.buckets[()])
     assert (buckets["0.005"], buckets["0.01"], buckets["10.0"], buckets["+Inf"]) == (0.0, 2.0, 2.0, 3.0)
     assert family.sums == {(): 20.1}

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from scheduler import ticks
 from scheduler.alerts.facts import gather
 from scheduler.alerts.watch import ground_of
-from scheduler.dispatcher import Dispatcher, celery_ring
+from scheduler.dispatcher import Dispatcher, celery_sender
 from shared import clock
 from shared.catalogue.job_types import DOWNLOAD, INTEGRITY_CHECK, DownloadParams, IntegrityCheckParams
 from shared.cluster import nodes
@@ -29,6 +29,7 @@ from shared.messaging.progress import connect
 from shared.models import replicas
 from shared.settings import Settings
 from shared.states import JobState, Priority
+from shared.stored_names import WAKE_KEY
 from tests.conftest import WebProcess, both_databases
 from tests.integration.scheduler.test_dispatcher import register
 from tests.integration.wanworks.cli.test_cli import refused, wanworks
@@ -50,7 +51,7 @@ def two(database: Database) -> Database:
 
 
 def rung(database: Database, job_id: str) -> str | None:
-    return records.get(database, job_id).bell_device
+    return records.get(database, job_id).dispatched_to
 
 
 def for_node(database: Database, node: str, job_type: str = INTEGRITY_CHECK) -> Job:
@@ -112,14 +113,14 @@ def test_a_bell_at_a_drained_node_is_rung_elsewhere(two: Database, settings: Set
     job = accepted(two)
     dispatch.ring(two, [(job.id, "m/0")])
     nodes.drain(two, "m")
-    assert Dispatcher(settings, two, celery_ring(settings)).look() == 1
+    assert Dispatcher(settings, two, celery_sender(settings)).look() == 1
     assert rung(two, job.id) == "n/0"
 
 
 def test_what_only_a_drained_node_can_run_waits_for_as_long_as_it_is_drained(two: Database, settings: Settings) -> None:
     hold(two, "TI2V-5B", node="n")
     job, check = accepted(two), for_node(two, "m")
-    dispatcher = Dispatcher(settings, two, celery_ring(settings))
+    dispatcher = Dispatcher(settings, two, celery_sender(settings))
     assert dispatcher.look() == 2
     assert (rung(two, job.id), rung(two, check.id)) == ("m/0", "m/io")
     nodes.drain(two, "m")
@@ -130,7 +131,7 @@ def test_what_only_a_drained_node_can_run_waits_for_as_long_as_it_is_drained(two
     nodes.drain(two, "m")
     impatient = settings.model_copy(update={"unplaced_limit_hours": 1e-9})
     for _ in range(2):
-        Dispatcher(impatient, two, celery_ring(settings)).look()
+        Dispatcher(impatient, two, celery_sender(settings)).look()
     for waiting in (records.get(two, job.id), records.get(two, check.id)):
         assert (waiting.status, waiting.unplaceable_since) == (JobState.QUEUED, None)
 
@@ -139,10 +140,10 @@ def test_a_bell_at_a_device_that_has_gone_is_no_place(two: Database, settings: S
     hold(two, "TI2V-5B", node="n")
     job = accepted(two)
     dispatch.ring(two, [(job.id, "m/0")])
-    nodes.device_goodbye(two, "m/0", 1)
+    nodes.deregister_device(two, "m/0", 1)
     impatient = settings.model_copy(update={"unplaced_limit_hours": 1e-9})
     for _ in range(2):
-        Dispatcher(impatient, two, celery_ring(settings)).look()
+        Dispatcher(impatient, two, celery_sender(settings)).look()
     assert records.get(two, job.id).status == JobState.FAILED
 
 
@@ -176,8 +177,8 @@ def test_a_node_is_drained_and_back_over_the_api(client: TestClient, two: Databa
     assert "drained" not in client.get("/readyz").json()["reasons"]
     client.post("/api/v1/nodes/n/drain")
     assert "drained" in client.get("/readyz").json()["reasons"]
-    nodes.node_goodbye(two, "m")
-    nodes.device_goodbye(two, "m/0", 1)
+    nodes.deregister_node(two, "m")
+    nodes.deregister_device(two, "m/0", 1)
     gone = client.delete(f"{M}/drain").json()
     assert (gone["state"], gone["drained_at"]) == ("offline", None)
     for method in ("POST", "DELETE"):
@@ -227,10 +228,10 @@ def test_a_node_that_has_gone_is_forgotten_with_what_waited_for_it(two: Database
         row.status, row.paused_by = JobState.PAUSED, "owner"
         session.add(row)
     claimed(two, job.id, ON_M)
-    nodes.node_goodbye(two, "m")
+    nodes.deregister_node(two, "m")
     with pytest.raises(Conflict, match="stop it first"):
         nodes.remove(two, "m", 30.0)
-    nodes.device_goodbye(two, "m/0", 1)
+    nodes.deregister_device(two, "m/0", 1)
     with pytest.raises(Conflict, match="leases"):
         nodes.remove(two, "m", 30.0)
     attempts.give_back(two, job.id, 1)
@@ -251,8 +252,8 @@ def test_a_node_that_has_gone_is_forgotten_with_what_waited_for_it(two: Database
 
 def test_a_node_is_removed_over_the_api(client: TestClient, two: Database) -> None:
     assert client.delete(M).status_code == 409
-    nodes.node_goodbye(two, "m")
-    nodes.device_goodbye(two, "m/0", 1)
+    nodes.deregister_node(two, "m")
+    nodes.deregister_device(two, "m/0", 1)
     check = for_node(two, "m")
     assert client.delete(M).status_code == 204
     assert client.get(f"/api/v1/jobs/{check.id}").json()["error"]["code"] == "node_lost"
@@ -309,18 +310,18 @@ def test_a_worker_hands_a_newer_bell_back_and_gets_it_in_its_own_words(
         with pytest.raises(Ignore):
             tasks.TASKS["generation"](job.id, 9, {"what": "nobody knows yet"}, later=True)
         after = records.get(two, job.id)
-        assert (after.status, after.bell_device, after.attempt, after.failures) == (JobState.QUEUED, None, 0, 0)
-        assert connect(settings.redis, 5).llen(celery.NUDGE_KEY) == 1
+        assert (after.status, after.dispatched_to, after.attempt, after.failures) == (JobState.QUEUED, None, 0, 0)
+        assert connect(settings.redis, 5).llen(WAKE_KEY) == 1
     assert [record.levelname for record in caplog.records if "protocol 9" in record.message] == ["WARNING"]
     (seen,) = (one for one in nodes.devices(two) if one.device.node == "m")
-    assert seen.device.bell_protocol == celery.PROTOCOL
-    assert Dispatcher(settings, two, celery_ring(settings)).look() == 1
+    assert seen.device.message_protocol == celery.PROTOCOL
+    assert Dispatcher(settings, two, celery_sender(settings)).look() == 1
 
 
 def test_a_drained_node_that_leaves_raises_no_alert(two: Database, settings: Settings) -> None:
     nodes.drain(two, "m")
-    nodes.node_goodbye(two, "m")
-    nodes.device_goodbye(two, "m/0", 1)
+    nodes.deregister_node(two, "m")
+    nodes.deregister_device(two, "m/0", 1)
     facts = gather(ground_of(settings), clock.now() + timedelta(minutes=5))
     assert [node.stopped for node in facts.nodes] == [True, False]
 
@@ -349,8 +350,8 @@ def test_nodes_are_drained_and_forgotten_from_the_command_line(web: WebProcess, 
     assert json.loads(wanworks("undrain", "m", *at, "--json").stdout)["drained_at"] is None
     refused(wanworks("drain", "nobody", *at), ExitCode.REFUSED, "Node not found: nobody")
     refused(wanworks("remove-node", "m", *at), ExitCode.REFUSED, "stop it first")
-    nodes.node_goodbye(two, "m")
-    nodes.device_goodbye(two, "m/0", 1)
+    nodes.deregister_node(two, "m")
+    nodes.deregister_device(two, "m/0", 1)
     assert "m is forgotten" in wanworks("remove-node", "m", *at).stdout
     assert [node.name for node, _ in nodes.nodes(two)] == ["n"]
 

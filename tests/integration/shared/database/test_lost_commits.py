@@ -32,7 +32,7 @@ from tests.conftest import both_databases
 from tests.support import library
 from tests.support.commit_cutter import CommitCutter
 from tests.support.jobs import CLAIMANT, UNCOUNTED, accepted, claimed, new_job
-from workers.attempts.heartbeat import Pulse
+from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.runner import Runner
 
 pytestmark = both_databases
@@ -197,7 +197,7 @@ def _delete(database: Database) -> Written:
     def check(stopped: records.Stopped) -> None:
         assert stopped.job.id == job.id
         after = row(database, job.id)
-        assert (after.hidden, after.status, after.idempotency_key) == (True, JobState.CANCELLED, None)
+        assert (after.deleted, after.status, after.idempotency_key) == (True, JobState.CANCELLED, None)
         assert len(rows(database, Use)) == 1
 
     return Written(lambda: records.remove(database, job.id), check)
@@ -207,7 +207,7 @@ def _pause_running(database: Database) -> Written:
     job = library.start(database, library.download(database))
 
     def check(after: Job) -> None:
-        assert (after.status, row(database, job.id).halt) == (JobState.RUNNING, "pause")
+        assert (after.status, row(database, job.id).requested_action) == (JobState.RUNNING, "pause")
 
     return Written(lambda: download_control.pause(database, job.id), check)
 
@@ -232,7 +232,7 @@ def _take_pause_back(database: Database) -> Written:
     download_control.pause(database, job.id)
 
     def check(after: Job) -> None:
-        assert (after.status, row(database, job.id).halt) == (JobState.RUNNING, None)
+        assert (after.status, row(database, job.id).requested_action) == (JobState.RUNNING, None)
 
     return Written(lambda: download_control.resume(database, job.id), check)
 
@@ -282,7 +282,7 @@ def _undrain(database: Database) -> Written:
 def _remove_node(database: Database) -> Written:
     library.node(database)
     job = library.download(database)
-    nodes.node_goodbye(database, "here")
+    nodes.deregister_node(database, "here")
 
     def check(ended: list[Job]) -> None:
         assert [one.id for one in ended] == [job.id]
@@ -297,7 +297,7 @@ def _dispatch(database: Database) -> Written:
 
     def check(rung: list[tuple[str, str]]) -> None:
         assert rung == [(job.id, "n/0")]
-        assert row(database, job.id).bell_device == "n/0"
+        assert row(database, job.id).dispatched_to == "n/0"
 
     return Written(lambda: dispatch.ring(database, [(job.id, "n/0")]), check)
 
@@ -473,7 +473,7 @@ class Making:
     def file(self, job: Job) -> Path:
         return self.folder / f"{job.id}-{job.attempt}"
 
-    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
         self.file(job).write_text("video")
         return {"artifacts": [self.file(job).name]}
 
@@ -503,7 +503,7 @@ def test_a_winner_keeps_its_files_whichever_commit_is_not_answered(
     else:
         run = work.run
 
-        def then_lose(job: Job, pulse: Pulse) -> dict[str, Any]:
+        def then_lose(job: Job, pulse: Heartbeat) -> dict[str, Any]:
             made = run(job, pulse)
             losing.lose(1, when)
             return made
@@ -530,7 +530,7 @@ def test_files_stay_where_nobody_can_say_whether_their_attempt_has_won(
     work = Making(tmp_path)
     run = work.run
 
-    def then_lose(job: Job, pulse: Pulse) -> dict[str, Any]:
+    def then_lose(job: Job, pulse: Heartbeat) -> dict[str, Any]:
         made = run(job, pulse)
         losing.lose(1, "after")  # the end
         losing.lose(3, "before")  # its repetition, and the giving back

@@ -151,7 +151,7 @@ def test_twenty_pauses_do_not_count_as_failures_and_keep_the_bytes(database: Dat
         dispatch.ring(database, [(job_id, io.device_key)])
         assert attempts.claim(database, job_id, io, 60, at_most=1) is not None
         download_control.pause(database, job_id)
-        assert attempts.renew(database, job_id, attempt, 60).halt == "pause"
+        assert attempts.renew(database, job_id, attempt, 60).requested_action == "pause"
         fetched = attempts.Fetched(attempt * 100, 5000, attempt * 2.0)
         paused = attempts.paused(database, job_id, attempt, download_control.BY_OWNER, fetched)
         assert paused is not None
@@ -276,7 +276,7 @@ def test_the_dispatcher_sees_every_models_first_in_line_and_every_bell(database:
     dispatch.ring(database, [(low.id, "n/1")])
     queue = dispatch.look(database)
     assert {job.job_id for job in queue.waiting} == {low.id, high.id}
-    assert {job.bell_device for job in queue.waiting} == {None, "n/1"}
+    assert {job.dispatched_to for job in queue.waiting} == {None, "n/1"}
     assert [(job.job_id, job.device_key) for job in queue.busy] == [(other.id, "n/0")]
     assert abs(queue.now - high.queued_at) < 30
     assert dispatch.silence(database) == 1

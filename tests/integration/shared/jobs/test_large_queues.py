@@ -63,7 +63,7 @@ def mixed(database: Database) -> list[Job]:
         if state == JobState.QUEUED and rng.random() < 0.3:
             values["phase"] = Phase.WAITING_FOR_MODEL
         if rng.random() < 0.1:
-            values["hidden"] = True
+            values["deleted"] = True
         if rng.random() < 0.1:
             values["line"] = ""  # as a process of an older version stores it
         changed(database, [job.id], **values)
@@ -78,7 +78,7 @@ def test_every_filter_and_all_pages(database: Database, mixed: list[Job]) -> Non
         wanted = sorted(
             job.id
             for job in mixed
-            if not job.hidden
+            if not job.deleted
             and (type is None or job.type == type)
             and (status is None or job.status == status)
             and (model_id is None or job.model_id == model_id)
@@ -150,7 +150,7 @@ def test_figures_are_those_of_the_rows(database: Database, mixed: list[Job]) -> 
         job.id: sum((other.priority, other.queued_at) < (job.priority, job.queued_at) for other in queued)
         for job in queued
     }
-    newest = sorted((job.id for job in queued if not job.hidden), reverse=True)[:20]
+    newest = sorted((job.id for job in queued if not job.deleted), reverse=True)[:20]
     seen = queues.stirred(database, clock.now() + timedelta(hours=1), limit=20)
     assert {job_id for job_id, row in seen.items() if row[1] == JobState.QUEUED} == set(newest)
 
@@ -199,7 +199,7 @@ def test_a_look_sees_the_first_of_every_line_and_no_more_than_it_needs(
 
 def _waiting(job: Job) -> Waiting:
     return Waiting(
-        job.id, job.type, job.model_id, job.warm_key, job.target_node, job.priority, job.owner, job.queued_at,
-        job.not_before, job.work, job.mock, job.min_vram_mb, job.min_ram_mb, job.phase, job.bell_device, job.bell_at,
+        job.id, job.type, job.model_id, job.model_cache_key, job.target_node, job.priority, job.owner, job.queued_at,
+        job.not_before, job.work, job.mock, job.min_vram_mb, job.min_ram_mb, job.phase, job.dispatched_to, job.dispatched_at,
         job.unplaceable_since, job.line,
     )  # fmt: skip

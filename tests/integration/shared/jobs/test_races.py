@@ -128,7 +128,7 @@ def test_a_delete_and_an_end_leave_one_end(database: Database, race: Race) -> No
         assert isinstance(deleted, Stopped), deleted
         assert not is_error(end)
         assert after.status == end.status, "what the worker was told"
-        assert (after.status in (JobState.SUCCEEDED, JobState.CANCELLED), after.hidden) == (True, True)
+        assert (after.status in (JobState.SUCCEEDED, JobState.CANCELLED), after.deleted) == (True, True)
         assert uses(database, after.id) == 1
 
 
@@ -154,7 +154,7 @@ def test_a_delete_and_a_giving_back_leave_nothing_that_runs(database: Database, 
     ):
         assert isinstance(deleted, Stopped), deleted
         assert not is_error(back)
-        assert (after.status, after.hidden) == (JobState.CANCELLED, True)
+        assert (after.status, after.deleted) == (JobState.CANCELLED, True)
 
 
 def test_a_pause_that_was_acknowledged_outlives_a_crash_and_a_stop(database: Database, race: Race) -> None:
@@ -207,7 +207,7 @@ def test_a_resume_that_was_acknowledged_outlives_the_end_of_the_pause(database: 
     ):
         assert not is_error(resumed)
         assert not is_error(paused)
-        assert (after.status, after.halt) == (JobState.QUEUED, None)
+        assert (after.status, after.requested_action) == (JobState.QUEUED, None)
 
 
 def test_a_pause_that_was_acknowledged_outlives_room_on_the_disk(database: Database, race: Race) -> None:
@@ -376,7 +376,7 @@ def test_two_dispatchers_call_a_job_to_one_device(database: Database, race: Race
         lambda: dispatch.ring(database, [(race.job_id, "n/1")]),
     ):
         assert not any(is_error(result) for result in results)
-        assert after.bell_device in ("n/0", "n/1")
+        assert after.dispatched_to in ("n/0", "n/1")
 
 
 def test_two_dispatchers_that_call_the_same_jobs_do_not_lock_each_other_out(database: Database) -> None:

@@ -109,7 +109,7 @@ def test_the_95th_percentile_of_many_comes_from_the_histogram_within_its_bound(d
             end = NOON - timedelta(days=1, seconds=place)
             session.add(
                 Use(
-                    job_id=f"{place}", model_id="T2V-A14B", warm_key="T2V-A14B:none", outcome="succeeded",
+                    job_id=f"{place}", model_id="T2V-A14B", model_cache_key="T2V-A14B:none", outcome="succeeded",
                     created_at=end, finished_at=end, seconds=each, width=64, height=64, frames=9, steps=2, timings={},
                 )
             )  # fmt: skip

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import redis
 
-from api.services.waker import Nudger
+from api.services.waker import Waker
 from shared.messaging import celery, progress
 from shared.messaging.progress import Progress, RestingRedis, cancel_key, hint_key, stream_key
+from shared.stored_names import WAKE_KEY
 from shared.telemetry import metrics
 from shared.telemetry.metrics import FENCED, Meters
 from tests.support.stack import wait_for
@@ -125,9 +126,9 @@ def test_a_redis_that_did_not_answer_is_left_alone_for_a_while(
 def test_the_dispatcher_is_woken_after_an_error(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nudge, failed = once_wrong(celery.nudge)
     monkeypatch.setattr(celery, "nudge", nudge)
-    nudger = Nudger(RestingRedis(redis_url, timeout=5))
-    nudger.nudge()
+    waker = Waker(RestingRedis(redis_url, timeout=5))
+    waker.nudge()
     assert failed.wait(5)
-    nudger.nudge()
-    wait_for(lambda: progress.connect(redis_url, 5).exists(celery.NUDGE_KEY), 5)
-    nudger.close()
+    waker.nudge()
+    wait_for(lambda: progress.connect(redis_url, 5).exists(WAKE_KEY), 5)
+    waker.close()

@@ -22,7 +22,7 @@ from tests.support.generating import snapshots
 from tests.support.jobs import DEMO, UNCOUNTED, accepted, hold
 from workers.attempts.runner import Runner
 from workers.generation import run
-from workers.generation.job import GenerationWork
+from workers.generation.job import GenerationHandler
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def runner(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPat
     settings = settings.model_copy(update={"models_path": models})
     progress = Progress(RestingRedis(settings.redis))
     store = DirectoryStore(settings.store_dir)
-    work = GenerationWork(settings, database, DEMO, store, progress, working.HERE, "a CPU")
+    work = GenerationHandler(settings, database, DEMO, store, progress, working.HERE, "a CPU")
     yield Runner(settings, database, working.HERE, {GENERATION: work}, UNCOUNTED)
     run.free()
 

@@ -17,7 +17,7 @@ from shared.storage.store import open_store
 from tests.conftest import both_databases
 from tests.support import library
 from tests.support.jobs import CLAIMANT, DEMO, UNCOUNTED, accepted, claimed
-from workers.attempts.heartbeat import Pulse
+from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.runner import Runner
 from workers.models import presence
 
@@ -30,7 +30,7 @@ class LateCancel:
     def __init__(self, database: Database, store: Any, fails: bool) -> None:
         self._database, self._store, self._fails = database, store, fails
 
-    def run(self, job: Job, pulse: Pulse) -> dict[str, Any]:
+    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
         (self._store.attempt_dir(job.id, job.attempt) / "video.mp4").write_bytes(b"x")
         assert records.request_cancel(self._database, job.id).job.status == JobState.RUNNING
         if self._fails:

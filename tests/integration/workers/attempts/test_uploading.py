@@ -24,7 +24,7 @@ from tests.support.jobs import DEMO, UNCOUNTED, accepted, hold
 from tests.support.s3_server import Line, S3Server, in_bucket
 from tests.support.stack import wait_for
 from workers.attempts.runner import Runner
-from workers.generation.job import GenerationWork
+from workers.generation.job import GenerationHandler
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def run(settings: Settings, database: Database, store: Store, monkeypatch: pytes
     """Carries the job out, as this device's worker does."""
     monkeypatch.setenv("WANWORKS_DEVICE", "cpu:0")
     progress = Progress(RestingRedis(settings.redis))
-    work = GenerationWork(settings, database, DEMO, store, progress, working.HERE, "a CPU")
+    work = GenerationHandler(settings, database, DEMO, store, progress, working.HERE, "a CPU")
     runner = Runner(settings, database, working.HERE, {GENERATION: work}, UNCOUNTED)
 
     def run(job_id: str) -> bool:

@@ -30,7 +30,7 @@ from tests.support import library
 from tests.support.jobs import CLAIMANT, UNCOUNTED, accepted, claimed
 from tests.support.places import ROOT
 from tests.support.stack import wait_for
-from workers.attempts.heartbeat import Pulse
+from workers.attempts.heartbeat import Heartbeat
 from workers.processes import main_loop, main_process, process
 from workers.processes.kill_rule import Limits
 from workers.processes.main_process import Guard, JobRequest
@@ -231,7 +231,7 @@ def test_no_heartbeat_comes_after_the_goodbye(
     for loop in guard._loops:
         loop.join(10)
     (device,) = [seen for seen in nodes.devices(database) if seen.device.key == CLAIMANT.device_key]
-    assert device.said_goodbye
+    assert device.deregistered
 
 
 def test_a_phase_that_hangs_is_reported_once(
@@ -240,7 +240,7 @@ def test_a_phase_that_hangs_is_reported_once(
     hasty = settings.model_copy(update={"step_limit_seconds": 0.01, "heartbeat_seconds": 0.001})
     job = claimed(database, accepted(database).id)
     with attempt_span(job) as span:
-        pulse = Pulse(hasty, database, Progress(RestingRedis(None)), job, span, UNCOUNTED)
+        pulse = Heartbeat(hasty, database, Progress(RestingRedis(None)), job, span, UNCOUNTED)
         with caplog.at_level(logging.ERROR):
             for phase in (Phase.DENOISING, Phase.DECODING):
                 pulse.moved(phase, 10.0)
@@ -264,7 +264,7 @@ def test_a_lease_that_cannot_be_renewed_is_reported_once_while_the_database_stay
     hasty = settings.model_copy(update={"heartbeat_seconds": 0.001})
     monkeypatch.setattr(attempts, "renew", away)
     with attempt_span(job) as span, caplog.at_level(logging.WARNING):
-        pulse = Pulse(hasty, database, Progress(RestingRedis(None)), job, span, UNCOUNTED)
+        pulse = Heartbeat(hasty, database, Progress(RestingRedis(None)), job, span, UNCOUNTED)
         for _ in range(20):
             pulse._renew(time.monotonic())
     assert sum("could not be renewed" in record.message for record in caplog.records) == 1

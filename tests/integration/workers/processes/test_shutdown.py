@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from scheduler.dispatcher import celery_ring
+from scheduler.dispatcher import celery_sender
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.jobs import dispatch, records
@@ -56,7 +56,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def heard(database: Database) -> bool:
-    return any(not seen.said_goodbye for seen in nodes.devices(database))
+    return any(not seen.deregistered for seen in nodes.devices(database))
 
 
 def stopped(process: "subprocess.Popen[bytes]", number: signal.Signals = signal.SIGTERM) -> float:
@@ -85,7 +85,7 @@ def test_a_worker_ends_while_its_child_still_imports(
     wait_for(lambda: heard(database), 60, "for the worker")
     assert stopped(process, number) < _GRANTED_SECONDS
     assert process.returncode == 0
-    assert all(seen.said_goodbye for seen in nodes.devices(database))
+    assert all(seen.deregistered for seen in nodes.devices(database))
     assert not loop_reports.seen(database), "its loops are not missed"
 
 
@@ -148,7 +148,7 @@ def test_a_child_that_has_ended_its_job_is_not_killed_while_redis_is_away(
     job = accepted(database, mock=True, request={"frames": 81, "resolution": "128x128", "steps": 20})
     key = nodes.devices(database)[0].device.key
     dispatch.ring(database, [(job.id, key)])
-    celery_ring(known)(dispatch.look(database).waiting[0], key, 1)
+    celery_sender(known)(dispatch.look(database).waiting[0], key, 1)
     wait_for(lambda: records.get(database, job.id).status == JobState.RUNNING, 60, "for the claim", every=0.002)
     born = children(process.pid)
     redis_server.kill()

@@ -247,10 +247,10 @@ def test_only_loops_of_processes_that_live_are_missed() -> None:
 
 def test_one_word_on_who_lives() -> None:
     device = Device(key="one/0", node="one", index=0, kind="cpu", uuid="", name="", memory_mb=1, worker="", pid=1,
-                    visible="", started_at=START, seen_at=1.0, bell_protocol=1, warm=[])  # fmt: skip
+                    visible="", started_at=START, seen_at=1.0, message_protocol=1, warm=[])  # fmt: skip
     assert (is_heard(30.0, 30.0), is_heard(30.1, 30.0)) == (True, False)
-    assert SeenDevice(device, 30.0, said_goodbye=False).alive(30.0)
-    assert not SeenDevice(device, 30.0, said_goodbye=True).alive(30.0)
+    assert SeenDevice(device, 30.0, deregistered=False).alive(30.0)
+    assert not SeenDevice(device, 30.0, deregistered=True).alive(30.0)
     on_the_line = replace(
         FINE, devices=(replace(DEVICE, silent_seconds=30.0),), nodes=(replace(NODE, silent_seconds=30.0),)
     )

@@ -31,7 +31,7 @@ def claimed(**values: object) -> Job:
     now = time.time() + 86_400
     row = {
         "queued_at": now - 30,
-        "bell_at": now - 2,
+        "dispatched_at": now - 2,
         "claimed_at": now,
         "attempt": 1,
         "node": "here",

@@ -4,11 +4,11 @@ from typing import Any, cast
 
 from shared.jobs.usage import PhaseTimes
 from shared.states import Phase
-from workers.attempts.heartbeat import Pulse
+from workers.attempts.heartbeat import Heartbeat
 from workers.generation.reporter import Reporter
 
 
-class FakePulse:
+class FakeHeartbeat:
     def __init__(self) -> None:
         self.cancelled = False
 
@@ -24,13 +24,13 @@ class Life:
     def __init__(self, measured: PhaseTimes, cancel: bool = False) -> None:
         self.now = 0.0
         self.events: list[dict[str, Any]] = []
-        self.pulse = FakePulse()
+        self.pulse = FakeHeartbeat()
 
         def send(event: dict[str, Any]) -> bool:
             self.events.append(event)
             return cancel
 
-        self.report = Reporter(send, measured, cast(Pulse, self.pulse), clock=lambda: self.now)
+        self.report = Reporter(send, measured, cast(Heartbeat, self.pulse), clock=lambda: self.now)
 
     def at(self, seconds: float, phase: Phase, step: int | None = None, steps: int | None = None) -> dict[str, Any]:
         self.now = seconds

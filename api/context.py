@@ -54,7 +54,7 @@ class Context:
     together: Together
     redis: RestingRedis
     meters: Meters
-    look: Callable[[], Library]  # the model library now; raises DatabaseUnavailable
+    library: Callable[[], Library]  # the model library now; raises DatabaseUnavailable
     overviews: Overviews
     histories: Histories
     flower: httpx.AsyncClient  # asks Flower, which is another process
@@ -69,12 +69,12 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     progress = Progress(client)
     waker = Waker(client)
     meters = Meters(client)
-    commits = Commits(database, storage.check_room, waker.nudge)
+    commits = Commits(database, storage.check_room, waker.wake)
     streams = Streams(settings.redis)
     live = Live(progress)
     figures = UseFigures(catalogue, database)
-    look = partial(library.look, settings, catalogue, database, live.of, figures)
-    fallbacks = Fallbacks(settings, catalogue, database, look)
+    read_library = partial(library.read, settings, catalogue, database, live.of, figures)
+    fallbacks = Fallbacks(settings, catalogue, database, read_library)
     flower = httpx.AsyncClient(timeout=_FLOWER_SECONDS, trust_env=False)
     try:
         yield Context(
@@ -94,8 +94,8 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             together=Together(),
             redis=client,
             meters=meters,
-            look=look,
-            overviews=Overviews(settings, database, look),
+            library=read_library,
+            overviews=Overviews(settings, database, read_library),
             histories=Histories(database),
             flower=flower,
         )

@@ -24,7 +24,7 @@ from scheduler.alerts.facts import REDIS_LOST
 from scheduler.alerts.watch import AlertWatch
 from scheduler.fairness import FairStarts
 from scheduler.placement import (
-    Bell,
+    Assignment,
     Moment,
     decide,
     displaced,
@@ -71,7 +71,7 @@ _WATCHED_AT = "unplaceable_watched_at"
 # Where nothing has been measured yet. Loading and running as long as each other; never shown to anybody.
 _UNKNOWN_SECONDS = 30.0
 
-Ring = Callable[[Waiting, str, int], None]
+Send = Callable[[Waiting, str, int], None]
 """Sends the bell of a job to a device's queue, in a protocol that the worker there reads (its newest is given).
 
 Raises where Redis is away; the bell is then rung again later.
@@ -92,10 +92,10 @@ class Hosts:
 class Dispatcher:
     """One look after the other, at every nudge and every `dispatch_seconds`."""
 
-    def __init__(self, settings: Settings, database: Database, ring: Ring, policy: Any = decide) -> None:
+    def __init__(self, settings: Settings, database: Database, send: Send, policy: Any = decide) -> None:
         self._settings = settings
         self._database = database
-        self._ring = ring
+        self._send = send
         self._policy = policy
         self._turns = FairStarts()
         self._durations: dict[str, tuple[float, usage.Durations]] = {}
@@ -127,11 +127,11 @@ class Dispatcher:
         self._keeping.start()
         while not self.stopping.is_set():
             try:
-                if self._may_look():
+                if self._may_run():
                     began = time.monotonic()
                     # Not with every wake-up: a job would wait for it.
                     heal = began >= heal_at
-                    self.look(heal=heal)
+                    self.run_pass(heal=heal)
                     heal_at = began + self._settings.dispatch_seconds if heal else heal_at
                     self.reporter.report(DISPATCHER, self._settings.dispatch_seconds)
                     self.meters.observe(PASS_SECONDS, seconds=time.monotonic() - began)
@@ -154,7 +154,7 @@ class Dispatcher:
             except redis.RedisError as error:
                 log.info("leadership was not ours to give back: %s", error)
 
-    def look(self, *, heal: bool = True) -> int:
+    def run_pass(self, *, heal: bool = True) -> int:
         """Make one pass: place jobs on devices and send their bells. Return how many bells were sent.
 
         `heal`: first return jobs whose lease has expired, and resume downloads that have room again.
@@ -163,34 +163,34 @@ class Dispatcher:
         if heal:
             self._take_back_lapsed()
             self._resume_where_there_is_room()
-        queue = dispatch.look(self._database, self._ahead)
+        queue = dispatch.read_queue(self._database, self._ahead)
         self._marked = False
-        rung = self._place(queue) if queue.waiting else 0
+        dispatched = self._place(queue) if queue.waiting else 0
         self._watched_at = queue.now
-        self._publish_order(None if rung or self._marked else queue)
-        return rung
+        self._publish_order(None if dispatched or self._marked else queue)
+        return dispatched
 
     def _place(self, queue: Queue) -> int:
         held = replicas.ready(self._database)
         hosts = self._hosts(held)
         looked, self._ahead = self._ahead, max(dispatch.LOOK_AHEAD, len(hosts.devices))
         if self._take_back_from_drained(queue, hosts.drained) or self._ahead > looked:
-            queue = dispatch.look(self._database, self._ahead)
+            queue = dispatch.read_queue(self._database, self._ahead)
         queue = _known(queue)
         self._note_unplaceable(queue, hosts, held)
         of_devices = _part(queue, of_nodes=False)
         by_id = {job.job_id: job for job in queue.waiting}
-        rung = 0
+        dispatched = 0
         for some in _batches(self._place_on_devices(of_devices, held, hosts)):
-            for bell in displaced(of_devices, some):
-                if dispatch.hand_back(self._database, bell.job_id, bell.device_key):
-                    log.info("job %s: recalled from %s for one that precedes it", bell.job_id, bell.device_key)
+            for assignment in displaced(of_devices, some):
+                if dispatch.hand_back(self._database, assignment.job_id, assignment.device_key):
+                    log.info("job %s: recalled from %s: another goes first", assignment.job_id, assignment.device_key)
             sent, redis_takes = self._dispatch_all(by_id, some, hosts.reads)
-            rung += sent
+            dispatched += sent
             if not redis_takes:
-                return rung
+                return dispatched
         sent, _ = self._dispatch_all(by_id, self._place_on_nodes(_part(queue, of_nodes=True), hosts), hosts.reads)
-        return rung + sent
+        return dispatched + sent
 
     def _hosts(self, held: dict[str, frozenset[str]]) -> Hosts:
         silence = self._settings.device_silence_seconds
@@ -224,9 +224,9 @@ class Dispatcher:
             for job in queue.waiting
             if job.dispatched_to is not None and job.dispatched_to.rpartition("/")[0] in drained
         ]
-        return dispatch.silence(self._database, there) if there else 0
+        return dispatch.recall(self._database, there) if there else 0
 
-    def _place_on_devices(self, queue: Queue, held: dict[str, frozenset[str]], hosts: Hosts) -> Iterable[Bell]:
+    def _place_on_devices(self, queue: Queue, held: dict[str, frozenset[str]], hosts: Hosts) -> Iterable[Assignment]:
         if not queue.waiting:
             return ()
         alive = hosts.devices
@@ -242,10 +242,10 @@ class Dispatcher:
         estimates = Estimates(cache(self._load_seconds), cache(self._run_seconds))
         deadlines = self._turns.observe(queue, alive, estimates)
         moment = Moment(queue, alive, estimates, deadlines, self._settings.redispatch_seconds)
-        decided: Iterable[Bell] = self._policy(moment)
+        decided: Iterable[Assignment] = self._policy(moment)
         return decided
 
-    def _place_on_nodes(self, queue: Queue, hosts: Hosts) -> tuple[Bell, ...]:
+    def _place_on_nodes(self, queue: Queue, hosts: Hosts) -> tuple[Assignment, ...]:
         settings, alive = self._settings, hosts.nodes
         decision = node_placement.decide(queue, alive, settings.download_slots, settings.redispatch_seconds)
         if decision.yields:
@@ -253,8 +253,8 @@ class Dispatcher:
             for job_id in decision.yields:
                 self._progress.hint(job_id)
         if decision.recalls:
-            dispatch.silence(self._database, decision.recalls)
-        return decision.bells
+            dispatch.recall(self._database, decision.recalls)
+        return decision.assignments
 
     def _resume_where_there_is_room(self) -> None:
         """Downloads that a full disk stopped go on once their node says that what is left of them fits."""
@@ -268,19 +268,19 @@ class Dispatcher:
                 log.info("job %s: there is room again", job.id)
 
     def _dispatch_all(
-        self, waiting: Mapping[str, Waiting], decided: Sequence[Bell], reads: Mapping[str, int]
+        self, waiting: Mapping[str, Waiting], decided: Sequence[Assignment], reads: Mapping[str, int]
     ) -> tuple[int, bool]:
         """Sends the bells. Returns how many were sent, and whether Redis still takes messages."""
-        rung = dispatch.ring(self._database, [(bell.job_id, bell.device_key) for bell in decided])
-        for place, (job_id, device_key) in enumerate(rung):
+        dispatched = dispatch.mark_dispatched(self._database, [(one.job_id, one.device_key) for one in decided])
+        for place, (job_id, device_key) in enumerate(dispatched):
             try:
-                self._ring(waiting[job_id], device_key, reads.get(device_key, celery.OLDEST_PROTOCOL))
+                self._send(waiting[job_id], device_key, reads.get(device_key, celery.OLDEST_PROTOCOL))
             except Exception as error:  # kombu raises what its transport raises
                 # The rows say rung, Redis does not have it: take the rest back, so that the next look rings again.
                 log.warning("cannot ring: %s", error)
-                dispatch.silence(self._database, [job for job, _ in rung[place:]])
+                dispatch.recall(self._database, [job for job, _ in dispatched[place:]])
                 return place, False
-        return len(rung), True
+        return len(dispatched), True
 
     def _take_back_lapsed(self) -> None:
         for job_id, attempt in attempts.lapsed(self._database):
@@ -313,7 +313,7 @@ class Dispatcher:
         if self._redis is None or self._redis.exists(celery.EPOCH_KEY):
             return
         epoch = secrets.token_hex(8)
-        lost = dispatch.silence(self._database)
+        lost = dispatch.recall(self._database)
         if nodes.note(self._database, "redis_epoch", epoch) is not None:
             nodes.note(self._database, REDIS_LOST, str(clock.now().timestamp()))
         # Only once the rows say so: where the database is away, the next pass finds the key missing again.
@@ -336,7 +336,7 @@ class Dispatcher:
         dispatcher looked does not count: the whole installation may have been off.
         """
         if self._leave_out_pause(queue):
-            queue = _known(dispatch.look(self._database, self._ahead))
+            queue = _known(dispatch.read_queue(self._database, self._ahead))
         limit = self._settings.unplaced_limit_hours * 3600
         alike: dict[tuple[Any, ...], list[Waiting]] = defaultdict(list)
         for job in queue.waiting:
@@ -383,14 +383,14 @@ class Dispatcher:
         if time.monotonic() - self._order_told_at < _ORDER_SECONDS:
             return
         self._order_told_at = time.monotonic()
-        queue = dispatch.look(self._database, self._ahead) if queue is None else queue
+        queue = dispatch.read_queue(self._database, self._ahead) if queue is None else queue
         while True:
             ids = queue_order(_known(queue))[: dispatch.ORDERED]
             places = {job_id: place for place, job_id in enumerate(ids)}
             cuts = [cut for cut in queue.cuts if cut.job_id in places]
             if not cuts:
                 break
-            queue = dispatch.look_further(self._database, queue, cuts, max(8, dispatch.ORDERED // len(cuts)))
+            queue = dispatch.read_further(self._database, queue, cuts, max(8, dispatch.ORDERED // len(cuts)))
         queue_positions.publish(self._resting, ids)
 
     def _tell(self, job: Any) -> None:
@@ -414,7 +414,7 @@ class Dispatcher:
             self._durations[model_cache_key] = (time.monotonic(), durations)
         return durations
 
-    def _may_look(self) -> bool:
+    def _may_run(self) -> bool:
         """Return whether this process leads. If it does, bells that Redis has lost have been taken back."""
         if time.monotonic() - self._certain_at < _CERTAIN_SECONDS:
             return True
@@ -462,7 +462,7 @@ class Dispatcher:
                 self.stopping.wait(min(left, _WAIT_SECONDS))
 
 
-def _batches(decided: Iterable[Bell]) -> Iterator[list[Bell]]:
+def _batches(decided: Iterable[Assignment]) -> Iterator[list[Assignment]]:
     """Yields what is decided in batches, the first of them small: a device is called while others are still weighed."""
     rest = iter(decided)
     for size in chain((_FIRST_BATCH,), repeat(_BATCH)):
@@ -514,14 +514,14 @@ def _why_unplaceable(job: Waiting, hosts: Hosts, held: dict[str, frozenset[str]]
     return Failure("node_lost", f"The nodes that hold {job.model_id} have been silent", retryable=True)
 
 
-def celery_sender(settings: Settings) -> Ring:
+def celery_sender(settings: Settings) -> Send:
     """Rings by Celery: task id = job id, on the device's own queue."""
     app = celery.celery_app(settings, "wanworks.dispatcher")
 
-    def ring(job: Waiting, device_key: str, reads: int) -> None:
+    def send(job: Waiting, device_key: str, reads: int) -> None:
         app.send_task(
             JOB_TYPES[job.type].task,
-            args=celery.bell(job.job_id, reads),
+            args=celery.dispatch_message(job.job_id, reads),
             argsrepr=f"({job.type} {job.model_id})",
             kwargsrepr="",
             task_id=job.job_id,
@@ -530,7 +530,7 @@ def celery_sender(settings: Settings) -> Ring:
             retry=False,
         )
 
-    return ring
+    return send
 
 
 def main() -> None:

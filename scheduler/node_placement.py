@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from scheduler.placement import Bell, in_order
+from scheduler.placement import Assignment, in_order
 from shared.catalogue.job_types import DOWNLOAD
 from shared.jobs.dispatch import Busy, Queue, Waiting, rank
 from shared.messaging import celery
@@ -16,41 +16,41 @@ from shared.messaging import celery
 
 @dataclass(frozen=True)
 class NodeDecision:
-    bells: tuple[Bell, ...]
+    assignments: tuple[Assignment, ...]
     yields: tuple[str, ...]  # running downloads that are asked to make place
     recalls: tuple[str, ...] = ()  # bells that nobody has answered and that give way to more urgent ones
 
 
 def decide(queue: Queue, nodes: Collection[str], download_slots: int, redispatch_seconds: float) -> NodeDecision:
     """For the node jobs of the queue, on the live nodes."""
-    bells: list[Bell] = []
+    assignments: list[Assignment] = []
     yields: list[str] = []
     recalls: list[str] = []
     for node in sorted(nodes):
         key = celery.node_key(node)
         here = [job for job in queue.waiting if job.target_node == node]
         running = [job for job in queue.busy if job.device_key == key]
-        rung = [job for job in here if job.dispatched_to == key and not _lost(job, queue.now, redispatch_seconds)]
-        taken = Counter([job.type for job in running] + [job.type for job in rung])
+        dispatched = [job for job in here if job.dispatched_to == key and not _lost(job, queue.now, redispatch_seconds)]
+        taken = Counter([job.type for job in running] + [job.type for job in dispatched])
         left_out: list[Waiting] = []
-        ready = [job for job in here if job not in rung and job.not_before <= queue.now]
+        ready = [job for job in here if job not in dispatched and job.not_before <= queue.now]
         for job in in_order(ready, running, queue.now):
             if taken[job.type] < (download_slots if job.type == DOWNLOAD else 1):
                 taken[job.type] += 1
-                bells.append(Bell(job.job_id, key))
-            elif (other := _least_urgent(job, rung, queue.now)) is not None:
-                rung.remove(other)
+                assignments.append(Assignment(job.job_id, key))
+            elif (other := _least_urgent(job, dispatched, queue.now)) is not None:
+                dispatched.remove(other)
                 recalls.append(other.job_id)
-                bells.append(Bell(job.job_id, key))
+                assignments.append(Assignment(job.job_id, key))
             elif job.type == DOWNLOAD:
                 left_out.append(job)
         yields += _yields(left_out, [job for job in running if job.type == DOWNLOAD])
-    return NodeDecision(tuple(bells), tuple(yields), tuple(recalls))
+    return NodeDecision(tuple(assignments), tuple(yields), tuple(recalls))
 
 
-def _least_urgent(job: Waiting, rung: list[Waiting], now: float) -> Waiting | None:
+def _least_urgent(job: Waiting, dispatched: list[Waiting], now: float) -> Waiting | None:
     """Of the bells that are out and less urgent than the job, and of its type, the least urgent."""
-    behind = [other for other in rung if other.type == job.type and _rank(job, now) < _rank(other, now)]
+    behind = [other for other in dispatched if other.type == job.type and _rank(job, now) < _rank(other, now)]
     return max(behind, key=lambda other: (_rank(other, now), other.queued_at), default=None)
 
 

@@ -19,7 +19,7 @@ _HORIZON = 100
 
 
 @dataclass(frozen=True)
-class Bell:
+class Assignment:
     """Ring this job on that device's queue."""
 
     job_id: str
@@ -37,7 +37,7 @@ class Moment:
     redispatch_seconds: float = 15.0
 
 
-def decide(moment: Moment) -> Iterator[Bell]:
+def decide(moment: Moment) -> Iterator[Assignment]:
     """Yields the bells to ring now, each as soon as it is decided. Each device has at most one job ahead.
 
     A bell on a device where another job's lies unanswered takes that one's place (`displaced`). The cost grows with the
@@ -46,23 +46,23 @@ def decide(moment: Moment) -> Iterator[Bell]:
     queue = moment.queue
     devices = {device.key: device for device in moment.devices}
     busy = {job.device_key: job for job in queue.busy}
-    rung = {
+    dispatched = {
         job.dispatched_to: job
         for job in queue.waiting
         if job.dispatched_to is not None and job.dispatched_to in devices
     }
     fresh = set()  # devices that a bell of this pass goes to
-    for key, job in rung.items():
+    for key, job in dispatched.items():
         if key not in busy and _gone(job, queue.now, moment.redispatch_seconds):
             fresh.add(key)
-            yield Bell(job.job_id, key)
+            yield Assignment(job.job_id, key)
     free = [job for job in queue.waiting if job.dispatched_to not in devices and job.not_before <= queue.now]
-    backlog = _Backlog(in_order(free, [*queue.busy, *rung.values()], queue.now), queue.now)
+    backlog = _Backlog(in_order(free, [*queue.busy, *dispatched.values()], queue.now), queue.now)
     slots = {key: _slot(device, busy.get(key), moment) for key, device in devices.items()}
-    for key, job in rung.items():
+    for key, job in dispatched.items():
         slots[key] = slots[key].after(job, moment.estimates)
     choice = _Choice(moment, backlog, slots.values())
-    placed = set(rung)
+    placed = set(dispatched)
     while (slot := choice.slots.soonest()) is not None and slot.key not in placed:
         # The loop ends at a bell that is out: what comes after it is free sooner than all that is left, so the first in
         # line may belong there.
@@ -71,21 +71,21 @@ def decide(moment: Moment) -> Iterator[Bell]:
             choice.place(chosen, slot)
             placed.add(slot.key)
             fresh.add(slot.key)
-            yield Bell(chosen.job_id, slot.key)
+            yield Assignment(chosen.job_id, slot.key)
             continue
         choice.drop(slot)
-        if slot.key not in busy and (moved := _moved(slot.device, rung, busy)) is not None:
+        if slot.key not in busy and (moved := _moved(slot.device, dispatched, busy)) is not None:
             fresh.add(slot.key)
-            yield Bell(moved.job_id, slot.key)
-    yield from _overtaking(moment, choice, {key: job for key, job in rung.items() if key not in fresh}, busy)
+            yield Assignment(moved.job_id, slot.key)
+    yield from _overtaking(moment, choice, {key: job for key, job in dispatched.items() if key not in fresh}, busy)
 
 
-def displaced(queue: Queue, bells: Iterable[Bell]) -> list[Bell]:
+def displaced(queue: Queue, assignments: Iterable[Assignment]) -> list[Assignment]:
     """The bells that are out and have to give way to the new ones on their devices."""
-    called = {bell.device_key: bell.job_id for bell in bells}
+    called = {assignment.device_key: assignment.job_id for assignment in assignments}
     moved = set(called.values())
     return [
-        Bell(job.job_id, job.dispatched_to)
+        Assignment(job.job_id, job.dispatched_to)
         for job in queue.waiting
         if job.dispatched_to in called and job.job_id not in moved
     ]
@@ -97,14 +97,14 @@ def queue_order(queue: Queue) -> list[str]:
     First what lies at a device already, then who can start by rank, owners' turns and age, then who cannot start yet:
     jobs in their back-off and jobs that wait for a model.
     """
-    rung = [job for job in queue.waiting if job.dispatched_to is not None]
+    dispatched = [job for job in queue.waiting if job.dispatched_to is not None]
     rest = [job for job in queue.waiting if job.dispatched_to is None]
     ready: list[Waiting] = []
     later: list[Waiting] = []
     for job in rest:
         (ready if job.not_before <= queue.now and job.phase is None else later).append(job)
-    served: list[Busy | Waiting] = [*queue.busy, *rung]
-    ordered = [*in_order(rung, queue.busy, queue.now), *in_order(ready, served, queue.now)]
+    served: list[Busy | Waiting] = [*queue.busy, *dispatched]
+    ordered = [*in_order(dispatched, queue.busy, queue.now), *in_order(ready, served, queue.now)]
     ordered += in_order(later, served, queue.now)
     return [job.job_id for job in ordered]
 
@@ -143,10 +143,10 @@ def _slot(device: DeviceView, running: Busy | None, moment: Moment) -> Slot:
     return Slot(max(now + 0.001, running.claimed_at + expected), device.key, device, warm)
 
 
-def _moved(device: DeviceView, rung: dict[str, Waiting], busy: Mapping[str, Busy]) -> Waiting | None:
+def _moved(device: DeviceView, dispatched: dict[str, Waiting], busy: Mapping[str, Busy]) -> Waiting | None:
     """The job that an idle device with nothing else to do takes over: its bell waits behind a running job."""
-    waiting = [(job.queued_at, key) for key, job in rung.items() if key in busy and fits(job, device)]
-    return rung.pop(min(waiting)[1]) if waiting else None
+    waiting = [(job.queued_at, key) for key, job in dispatched.items() if key in busy and fits(job, device)]
+    return dispatched.pop(min(waiting)[1]) if waiting else None
 
 
 class _Line:
@@ -291,7 +291,7 @@ class _Choice:
 
 def _overtaking(
     moment: Moment, choice: _Choice, out: Mapping[str, Waiting], busy: Mapping[str, Busy]
-) -> Iterator[Bell]:
+) -> Iterator[Assignment]:
     """Bells for jobs that found no place, on devices whose bell nobody has answered and whose job is theirs to precede.
 
     A job of a higher rank precedes; of the same rank one that came after the bell was rung, and whose owner's turn it
@@ -327,7 +327,7 @@ def _overtaking(
         taken[item[2].owner] -= 1
         taken[job.owner] += 1
         last, most = _last_and_most(buckets, taken)
-        yield Bell(job.job_id, item[1])
+        yield Assignment(job.job_id, item[1])
 
 
 def _last_and_most(

@@ -14,7 +14,7 @@ from itertools import islice
 from celery import shared_task
 
 from scheduler.alerts.facts import Ground
-from scheduler.alerts.watch import ground_of, look_once
+from scheduler.alerts.watch import ground_of, run_once
 from shared import clock
 from shared.access import audit
 from shared.catalogue import models as catalogue
@@ -126,7 +126,7 @@ def sweep(
     store.ask()
     folders = attempts = unfinished = 0
     after = nodes.noted(database, _SWEPT_UNTIL) or ""
-    there = store.litter(older_than_seconds, after)
+    there = store.orphaned_files(older_than_seconds, after)
     while goes_on():
         some = list(islice(there, _LOOKED_AT_AT_ONCE))
         known = records.winning_attempts(database, [one.job_id for one in some])
@@ -200,7 +200,7 @@ def start_checks(database: Database, settings: Settings, *, full: bool) -> str:
     ]
     queued = sum(isinstance(one, records.Accepted) for one in records.accept(database, new)) if new else 0
     if queued:
-        celery.nudge(RestingRedis(settings.redis))
+        celery.wake(RestingRedis(settings.redis))
     return f"{queued} {'full' if full else 'quick'} checks queued"
 
 
@@ -257,7 +257,7 @@ def snapshot_tick(name: str, every: float) -> str | None:
 
 @shared_task(name="wanworks.tick.alerts")
 def alerts_tick(name: str, every: float) -> str | None:
-    return look_once(_alert_ground())
+    return run_once(_alert_ground())
 
 
 @shared_task(name="wanworks.tick.check")
@@ -272,8 +272,8 @@ def check_tick(name: str, every: float) -> str | None:
 def _overviews() -> Overviews:
     settings, database = _ground()
     models = catalogue.load(settings.catalogue)
-    look = partial(library.look, settings, models, database, stored_progress, UseFigures(models, database))
-    return Overviews(settings, database, look)
+    read_library = partial(library.read, settings, models, database, stored_progress, UseFigures(models, database))
+    return Overviews(settings, database, read_library)
 
 
 @cache

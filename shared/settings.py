@@ -21,6 +21,10 @@ from wanworks import config_file
 from wanworks.net.urls import ForbiddenAddress, check_url
 
 
+_RENAMED = {"rering_seconds": "redispatch_seconds"}
+"""Settings that had another name in an earlier release, and their names now."""
+
+
 class Settings(BaseSettings):
     """Read from the file that ``WANWORKS_CONFIG`` names, if any; ``WANWORKS_*`` environment variables override it, and
     command-line options override both.
@@ -423,11 +427,22 @@ def load(**overrides: Any) -> Settings:
     Raises ConfigurationError naming the setting and where it stands, its variable or the file, never its value.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
+    _refuse_old_names()
     try:
         return Settings(**given)
     except ValidationError as error:
         problems = (_problem(item, given) for item in error.errors())
         raise ConfigurationError("; ".join(problems)) from None
+
+
+def _refuse_old_names() -> None:
+    """Raise ConfigurationError if a setting is given under the name that it had in an earlier release."""
+    variables = {f"WANWORKS_{old.upper()}": f"WANWORKS_{new.upper()}" for old, new in _RENAMED.items()}
+    found = [f"{old} is now {new}" for old, new in variables.items() if old in os.environ]
+    in_file = config_file.read()
+    found += [f"{config_file.path()}: {old} is now {new}" for old, new in _RENAMED.items() if old in in_file]
+    if found:
+        raise ConfigurationError(f"{'; '.join(found)}: rename it")
 
 
 def secrets() -> frozenset[str]:

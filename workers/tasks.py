@@ -61,7 +61,7 @@ def hand_back(job_id: str, protocol: int) -> None:
     database, key = process.database(), process.claimant().device_key
     nodes.reads_protocol(database, key, celery.PROTOCOL)
     if dispatch.hand_back(database, job_id, key):
-        celery.nudge(RestingRedis(process.settings().redis))
+        celery.wake(RestingRedis(process.settings().redis))
 
 
 @cache

@@ -20,7 +20,7 @@ def estimate(context: Context, request: Request, query: EstimateQuery) -> Respon
     width, height = parse_resolution(query.resolution or entry.defaults.resolution)
     work = width * height * (query.frames or entry.defaults.frames) * (query.steps or entry.defaults.steps) / 1e6
     measured = usage.durations(context.database, f"{entry.model_id}:{query.quantization}")
-    library = context.look()
+    library = context.library()
     rate = measured.seconds_per_work
     figures = {
         "generation_seconds": round(rate * work, 1) if rate is not None else None,

@@ -90,7 +90,7 @@ def paint(context: Context, caller: Caller) -> InitialState:
     no_jobs: list[schemas.Job] = []
     no_alerts: list[Alert] = []
     depths = read(lambda: queues.depths(context.database), no_depths)
-    seen: Library | None = read(context.look, None)
+    seen: Library | None = read(context.library, None)
     workers = read(lambda: op_workers.seen(context, caller), node_schemas.Workers(devices=[], nodes=[]))
     latest = read(lambda: shown(context, lists.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
     open_alerts = read(lambda: seen_by(context, caller, alerts.open_alerts(context.database)), no_alerts)

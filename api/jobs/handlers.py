@@ -221,7 +221,7 @@ def tell_of_cancel(context: Context, stopped: records.Stopped) -> None:
         count_end(context.meters, job)
     elif job.status == JobState.RUNNING:
         context.progress.ask_to_cancel(job.id)
-    context.waker.nudge()
+    context.waker.wake()
 
 
 ACCEPTED = (

@@ -172,7 +172,7 @@ def accepted(context: Context, asked: Sequence[NewJob], caller: Caller) -> list[
             if not isinstance(outcome, Accepted):
                 raise outcome
             made.append(outcome)
-    context.waker.nudge()
+    context.waker.wake()
     return made
 
 

@@ -75,7 +75,7 @@ def _change(context: Context, asked: ManageRequest) -> list[Job]:
             refused = error
     if not changed:
         raise refused
-    context.waker.nudge()
+    context.waker.wake()
     return changed
 
 

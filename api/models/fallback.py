@@ -22,7 +22,7 @@ async def suggest_fallback(context: Context, request: Request, query: BaseModel)
     context.catalogue.get(asked.requested_model)
 
     def work() -> dict[str, ModelFacts]:
-        return fallback_facts.facts(context.settings, context.look())
+        return fallback_facts.facts(context.settings, context.library())
 
     models = await context.together.ask("fallback", work)
     limit = asked.max_wait_minutes

@@ -21,7 +21,7 @@ from shared.states import Scope
 
 async def health(context: Context, request: Request, query: BaseModel) -> Response:
     def work() -> bytes:
-        return _health(context.look()).model_dump_json().encode()
+        return _health(context.library()).model_dump_json().encode()
 
     return ready(await context.together.ask("health", work))
 

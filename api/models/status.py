@@ -26,7 +26,7 @@ from shared.states import REPLICA_READY, JobState, ReplicaState, Scope
 
 async def detailed_status(context: Context, request: Request, query: BaseModel) -> Response:
     def work() -> bytes:
-        return _status(context.look()).model_dump_json().encode()
+        return _status(context.library()).model_dump_json().encode()
 
     return ready(await context.together.ask("status", work))
 

@@ -45,7 +45,7 @@ async def acknowledge(context: Context, request: Request, query: BaseModel) -> R
 
     def work() -> Response:
         row = alerts.acknowledge(context.database, alert_id, asked.by, clock.now())
-        context.waker.nudge()
+        context.waker.wake()
         return answered(alert(row))
 
     return await anyio.to_thread.run_sync(work)

@@ -23,14 +23,14 @@ def list_nodes(context: Context, request: Request, query: BaseModel) -> Response
 def drain(context: Context, request: Request, query: BaseModel) -> Response:
     name = _asked(request)
     nodes.drain(context.database, name)
-    context.waker.nudge()  # bells that lie there are to ring elsewhere
+    context.waker.wake()  # bells that lie there are to ring elsewhere
     return answered(_one(context, request, name))
 
 
 def undrain(context: Context, request: Request, query: BaseModel) -> Response:
     name = _asked(request)
     nodes.undrain(context.database, name)
-    context.waker.nudge()
+    context.waker.wake()
     return answered(_one(context, request, name))
 
 

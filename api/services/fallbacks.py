@@ -53,12 +53,12 @@ class _Case:
 
 class Fallbacks:
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, database: Database, look: Callable[[], Library]
+        self, settings: Settings, catalogue: Catalogue, database: Database, library: Callable[[], Library]
     ) -> None:
         self._settings = settings
         self._catalogue = catalogue
         self._database = database
-        self._look = look
+        self._library = library
 
     def apply(
         self, asked: GenerationRequest | None, params: GenerationParams, priority: Priority
@@ -72,7 +72,7 @@ class Fallbacks:
         # Of an earlier try only what it changed still holds; whether to wait or to mock is decided anew.
         earlier = tuple(applied for applied in params.fallback_applied if applied.changes)
         params = params.model_copy(update={"fallback_applied": earlier})
-        library = self._look()
+        library = self._library()
         models = fallback_facts.facts(self._settings, library)
         wanted = models[params.model_id]
         if wanted.ready and _carried(wanted, params) is not False:

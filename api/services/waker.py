@@ -17,7 +17,7 @@ class Waker:
         self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
         self._thread.start()
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         self._due.set()
 
     def close(self) -> None:
@@ -31,6 +31,6 @@ class Waker:
             self._due.wait()
             self._due.clear()
             try:
-                celery.nudge(self._client)
+                celery.wake(self._client)
             except Exception:  # the thread serves all requests to come
                 log.exception("the dispatcher could not be woken; it goes on")

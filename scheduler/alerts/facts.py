@@ -45,14 +45,14 @@ class Ground:
     catalogue: Catalogue
     database: Database
     redis: RestingRedis
-    look: Callable[[], Library]
+    library: Callable[[], Library]
     began: datetime  # of this process: it cannot have missed a tick before
 
 
 def gather(ground: Ground, now: datetime) -> Facts:
     """Raises DatabaseUnavailable."""
     database, settings = ground.database, ground.settings
-    library = ground.look()
+    library = ground.library()
     running = queues.running(database)
     redis_up = answers(settings.redis)
     loops = loop_reports.seen(database)

@@ -52,7 +52,7 @@ class AlertWatch(Loop):
 
     def _ask(self) -> None:
         self._ground = self._ground or ground_of(self._settings)
-        look_once(self._ground)
+        run_once(self._ground)
 
 
 def ground_of(settings: Settings) -> Ground:
@@ -60,11 +60,11 @@ def ground_of(settings: Settings) -> Ground:
     redis = RestingRedis(settings.redis)
     models = catalogue.load(settings.catalogue)
     figures = UseFigures(models, database)
-    look = partial(library.look, settings, models, database, stored_progress, figures)
-    return Ground(settings, models, database, redis, look, clock.now())
+    read_library = partial(library.read, settings, models, database, stored_progress, figures)
+    return Ground(settings, models, database, redis, read_library, clock.now())
 
 
-def look_once(ground: Ground) -> str | None:
+def run_once(ground: Ground) -> str | None:
     """None where the present tick was taken. Raises DatabaseUnavailable and StoreFull."""
     now, every = clock.now(), ground.settings.alert_seconds
     return once(
@@ -72,12 +72,12 @@ def look_once(ground: Ground) -> str | None:
         ALERTS,
         every,
         now.timestamp(),
-        lambda run: look(ground, now, run),
+        lambda run: run_pass(ground, now, run),
         lease_seconds=_LEASE_SECONDS,
     )
 
 
-def look(ground: Ground, now: datetime, run: Run | None = None) -> str:
+def run_pass(ground: Ground, now: datetime, run: Run | None = None) -> str:
     """One look: what it changed, in words."""
     settings, database = ground.settings, ground.database
     changes = evaluate(gather(ground, now), settings, alerts.known(database), now)

@@ -100,9 +100,8 @@ class Job(SQLModel, table=True):
     type: str = Field(max_length=32)
     status: str = Field(max_length=16)
     model_id: str | None = Field(default=None, max_length=64)  # None: every model
-    model_cache_key: str = Field(
-        default="", max_length=80, sa_column_kwargs=stored("model_cache_key")
-    )  # what must be loaded: model and quantization
+    # What must be loaded: model and quantization.
+    model_cache_key: str = Field(default="", max_length=80, sa_column_kwargs=stored("model_cache_key"))
     target_node: str | None = Field(default=None, max_length=64)  # where a node's job has to run
     priority: int  # rank; 0 is served first
     owner: str | None = Field(default=None, max_length=64)  # the API key that asked: who sees it, and whose turn it is

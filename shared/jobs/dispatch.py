@@ -97,12 +97,12 @@ class Queue:
 
 _WAITING = (
     Job.id, Job.type, Job.model_id, Job.model_cache_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
-    Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.dispatched_to, Job.dispatched_at,
-    Job.unplaceable_since, Job.line,
+    Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.dispatched_to,
+    Job.dispatched_at, Job.unplaceable_since, Job.line,
 )  # fmt: skip
 _BUSY = (
-    Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action, Job.owner, Job.work,
-    Job.claimed_at, Job.mock,
+    Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action,
+    Job.owner, Job.work, Job.claimed_at, Job.mock,
 )  # fmt: skip
 # Built once, for every pass executes them.
 _NOW = select(epoch_now())
@@ -121,7 +121,7 @@ def rank(priority: int, queued_at: float, now: float) -> int:
     return earned if earned > 0 else 0
 
 
-def look(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
+def read_queue(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
     """The first in each line, every bell that is out, and what runs.
 
     ``ahead``: how many jobs are wanted of the owners together. It costs as much with a hundred thousand jobs queued as
@@ -146,7 +146,7 @@ def look(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
     return Queue(now, tuple({job.job_id: job for job in found}.values()), busy, tuple(cuts))
 
 
-def look_further(database: Database, queue: Queue, cuts: Collection[Cut], more: int) -> Queue:
+def read_further(database: Database, queue: Queue, cuts: Collection[Cut], more: int) -> Queue:
     """The queue with so many more jobs behind each of these of its cuts."""
     known = {job.job_id: job for job in queue.waiting}
     left = [cut for cut in queue.cuts if cut not in cuts]
@@ -174,21 +174,22 @@ def _cuts(jobs: Sequence[Waiting], each: int, ready_at: float | None = None) -> 
 
 
 @settled
-def ring(database: Database, bells: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def mark_dispatched(database: Database, assignments: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Notes each (job id, device key) as rung now. Returns those that were still waiting."""
-    if not bells:
+    if not assignments:
         return []
-    rung = set()
+    dispatched = set()
     with database.write() as session:
         connection = session.connection()
-        for job_id, device_key in sorted(bells):  # in one order everywhere: two dispatchers wait for each other's rows
+        # Sorted, so that two dispatchers lock the rows in the same order.
+        for job_id, device_key in sorted(assignments):
             if connection.execute(_MARK_DISPATCHED, {"of_job": job_id, "at_device": device_key}).rowcount:
-                rung.add((job_id, device_key))
-    return [bell for bell in bells if bell in rung]
+                dispatched.add((job_id, device_key))
+    return [assignment for assignment in assignments if assignment in dispatched]
 
 
 @settled
-def silence(database: Database, job_ids: Collection[str] | None = None) -> int:
+def recall(database: Database, job_ids: Collection[str] | None = None) -> int:
     """Takes bells back (all of them, or those of these jobs): the jobs wait to be placed again."""
     where = [QUEUED, col(Job.dispatched_to).is_not(None)]
     if job_ids is not None:

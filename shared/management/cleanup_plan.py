@@ -1,7 +1,7 @@
 """What to remove from a node's model storage to make room, and why. Pure: it touches no disk and no database.
 
-OrphanedFiles comes first (superseded revisions, blobs that no download needs, expired artifacts), then whole models, the
-longest unused first. What is in use, loaded, waited for, pinned or recently used is never touched.
+Orphaned files come first (superseded revisions, blobs that no download needs, expired artifacts), then whole models,
+the longest unused first. What is in use, loaded, waited for, pinned or recently used is never touched.
 """
 
 from collections.abc import Mapping

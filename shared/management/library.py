@@ -139,7 +139,7 @@ class UseFigures:
         return self._known[2], self._known[3]
 
 
-def look(
+def read(
     settings: Settings, catalogue: Catalogue, database: Database, progress_of: ProgressOf, figures: UseFigures
 ) -> Library:
     """Raises DatabaseUnavailable."""

@@ -134,16 +134,16 @@ class Whole:
 class Overviews:
     """Takes overviews. Keeps in memory what the uses have said, and reads of them only what is new."""
 
-    def __init__(self, settings: Settings, database: Database, look: Callable[[], Library]) -> None:
+    def __init__(self, settings: Settings, database: Database, library: Callable[[], Library]) -> None:
         self._settings = settings
         self._database = database
-        self._look = look
+        self._library = library
         self._recent = RecentUses(database)
         self._month = _Month(database)
 
     def models(self) -> Overview:
         """Raises DatabaseUnavailable."""
-        library = self._look()
+        library = self._library()
         day = self._recent.periods(library.now, library.newest_use)
         fresh = max(_FRESH_SECONDS, _FRESH_SAMPLES * self._settings.sample_seconds)
         since = library.now - timedelta(seconds=fresh)

@@ -48,12 +48,12 @@ def queue_of(key: str) -> str:
     return node_queue(key.removesuffix("/io")) if key.endswith("/io") else device_queue(key)
 
 
-def bell(job_id: str, reads: int) -> tuple[Any, ...]:
+def dispatch_message(job_id: str, reads: int) -> tuple[Any, ...]:
     """A bell's arguments, in the newest protocol that the ringer and the worker both know."""
     return (job_id, max(OLDEST_PROTOCOL, min(PROTOCOL, reads)))
 
 
-def nudge(client: RestingRedis) -> None:
+def wake(client: RestingRedis) -> None:
     """Wakes the dispatcher, and those who watch the queue. Losing it loses nothing but a little time."""
 
     def question(redis: Any) -> None:

@@ -154,7 +154,7 @@ class BucketStore:
             failed.setdefault(owners[key], error)
         return failed
 
-    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[OrphanedFiles]:
+    def orphaned_files(self, older_than_seconds: float, after: str = "") -> Iterator[OrphanedFiles]:
         """One listing of everything behind `after`, a page at a time."""
         both = merge(self._owned(INPUTS, after), self._owned(ARTIFACTS, after), key=lambda one: one.job_id)
         for job_id, group in groupby(both, key=lambda one: one.job_id):

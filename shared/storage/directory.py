@@ -111,7 +111,7 @@ class DirectoryStore:
                 failed[job_id] = error
         return failed
 
-    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[OrphanedFiles]:
+    def orphaned_files(self, older_than_seconds: float, after: str = "") -> Iterator[OrphanedFiles]:
         while names := heapq.nsmallest(_NAMES_AT_ONCE, (name for name in self._job_names() if name > after)):
             for name in dict.fromkeys(names):
                 try:

@@ -79,7 +79,7 @@ class Store(Protocol):
         """Removes the inputs and artifacts of many jobs. Returns those of which something is left, and why."""
         ...
 
-    def litter(self, older_than_seconds: float, after: str = "") -> Iterator[OrphanedFiles]:
+    def orphaned_files(self, older_than_seconds: float, after: str = "") -> Iterator[OrphanedFiles]:
         """Jobs that have something here which nothing has touched for that long, by id, from the one after `after`.
 
         They are found while they are asked for: however many there are, few are in memory.

@@ -400,11 +400,11 @@ def _dispatcher(stack: Stack, policy: Any) -> Iterator[None]:
 def _paused(stack: Stack) -> Iterator[None]:
     """No bell is rung meanwhile, so that the whole trace is there at once."""
     dispatcher: Any = stack.__dict__["dispatcher"]
-    look, dispatcher.look = dispatcher.look, lambda **_: 0
+    run_pass, dispatcher.run_pass = dispatcher.run_pass, lambda **_: 0
     try:
         yield
     finally:
-        dispatcher.look = look
+        dispatcher.run_pass = run_pass
 
 
 @contextlib.contextmanager

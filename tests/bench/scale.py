@@ -186,14 +186,14 @@ def _farm(url: str, queued: int, devices: int, owners: int) -> Iterator[Database
 def _first_pass(settings: Settings, database: Database) -> tuple[float, float]:
     """Seconds of a pass in which every device is idle, and until the first dispatch was sent."""
     sent: list[float] = []
-    send = celery_sender(settings)
+    really_send = celery_sender(settings)
 
-    def ring(job: Waiting, device_key: str, reads: int) -> None:
-        send(job, device_key, reads)
+    def send(job: Waiting, device_key: str, reads: int) -> None:
+        really_send(job, device_key, reads)
         sent.append(time.perf_counter())
 
     began = time.perf_counter()
-    Dispatcher(settings, database, ring).look()
+    Dispatcher(settings, database, send).run_pass()
     whole = time.perf_counter() - began
     return whole, sent[0] - began
 
@@ -208,8 +208,8 @@ def _steady(settings: Settings, database: Database) -> float:
             f" bell_device = NULL, lease_until = {time.time() + 86400}, claimed_at = {time.time()}"
             " WHERE bell_device IS NOT NULL"
         )
-    dispatcher.look()
-    return _median(lambda: dispatcher.look())
+    dispatcher.run_pass()
+    return _median(lambda: dispatcher.run_pass())
 
 
 def _median(what: Callable[[], object], times: int = 7) -> float:

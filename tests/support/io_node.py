@@ -72,9 +72,9 @@ class Node:
         self.integrity = IntegrityHandler(settings, database, DEMO, self.redis)
         self.cleanup = CleanupHandler(settings, database, DEMO, self.store, self.redis)
 
-    def look(self) -> None:
+    def scan(self) -> None:
         """The presence scan."""
-        presence.look(self.settings, self.database, DEMO, self.redis)
+        presence.scan(self.settings, self.database, DEMO, self.redis)
 
     def check(self, model_id: str | None = "T2V-A14B", **params: Any) -> Job:
         """An integrity check, to its end."""
@@ -96,7 +96,7 @@ class Node:
 
     def run(self, job: Job) -> Job:
         works = {INTEGRITY_CHECK: self.integrity, CLEANUP: self.cleanup}
-        dispatch.ring(self.database, [(job.id, self.key)])
+        dispatch.mark_dispatched(self.database, [(job.id, self.key)])
         with contextlib.suppress(JobFailed):  # the row says it
             assert Runner(self.settings, self.database, self.claimant, works, UNCOUNTED).run(job.type, job.id)
         return records.get(self.database, job.id)

@@ -47,7 +47,7 @@ def accepted(database: Database, **values: Any) -> Job:
 def claimed(database: Database, job_id: str, claimant: Claimant = CLAIMANT, lease_seconds: float = 60.0) -> Job:
     """Rings and claims, on a node that holds every model."""
     hold(database, *DEMO.model_ids, node=claimant.node)
-    dispatch.ring(database, [(job_id, claimant.device_key)])
+    dispatch.mark_dispatched(database, [(job_id, claimant.device_key)])
     job = attempts.claim(database, job_id, claimant, lease_seconds)
     assert job is not None
     return job

@@ -68,7 +68,7 @@ def start(database: Database, job: Job) -> Job:
     """As the node's io worker claims it."""
     name = job.target_node or ""
     key = celery.node_key(name)
-    dispatch.ring(database, [(job.id, key)])
+    dispatch.mark_dispatched(database, [(job.id, key)])
     claimed = attempts.claim(database, job.id, Claimant(name, f"io@{name}", None, key), 60.0, at_most=9)
     assert claimed is not None
     return claimed

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from scheduler.fairness import FairStarts
-from scheduler.placement import Bell, Moment, decide
+from scheduler.placement import Assignment, Moment, decide
 from scheduler.slots import DeviceView, Estimates, fits
 from shared.jobs.dispatch import Busy, Queue, Waiting
 
@@ -21,7 +21,7 @@ class Outcome:
     deadlines: dict[str, float] = field(default_factory=dict)
 
 
-Policy = Callable[[Moment], Iterable[Bell]]
+Policy = Callable[[Moment], Iterable[Assignment]]
 
 
 def job(job_id: str, model: str, at: float = 0.0, **values: object) -> Waiting:
@@ -43,20 +43,20 @@ def device(index: int, models: Sequence[str], memory_mb: int = 80_000, node: str
     return DeviceView(f"{node}/{index}", node, "cuda", memory_mb, frozenset(), frozenset(models))
 
 
-def fifo(moment: Moment) -> list[Bell]:
+def fifo(moment: Moment) -> list[Assignment]:
     """Strictly in order of arrival, blind to what is warm; one job ahead of a device only when it is idle."""
     busy = {busy.device_key for busy in moment.queue.busy}
-    rung = {waiting.dispatched_to for waiting in moment.queue.waiting}
-    bells, taken = [], set()
+    dispatched = {waiting.dispatched_to for waiting in moment.queue.waiting}
+    assignments, taken = [], set()
     for view in moment.devices:
-        if view.key in busy or view.key in rung:
+        if view.key in busy or view.key in dispatched:
             continue
         for waiting in sorted(moment.queue.waiting, key=lambda item: (item.queued_at, item.job_id)):
             if waiting.dispatched_to is None and waiting.job_id not in taken and fits(waiting, view):
-                bells.append(Bell(waiting.job_id, view.key))
+                assignments.append(Assignment(waiting.job_id, view.key))
                 taken.add(waiting.job_id)
                 break
-    return bells
+    return assignments
 
 
 def simulate(
@@ -108,10 +108,11 @@ def simulate(
             queue = Queue(now, tuple(waiting.values()), tuple(busy.values()))
             deadlines = turns.observe(queue, tuple(views.values()), estimates)
             outcome.deadlines.update(deadlines)
-            bells = list(policy(Moment(queue, tuple(views.values()), estimates, deadlines)))
-            if not bells:
+            assignments = list(policy(Moment(queue, tuple(views.values()), estimates, deadlines)))
+            if not assignments:
                 break
-            for bell in bells:
-                waiting[bell.job_id] = waiting[bell.job_id]._replace(dispatched_to=bell.device_key, dispatched_at=now)
+            for assignment in assignments:
+                job = waiting[assignment.job_id]
+                waiting[job.job_id] = job._replace(dispatched_to=assignment.device_key, dispatched_at=now)
             claim(now)
     return outcome

@@ -25,7 +25,7 @@ HERE = Claimant(node="here", worker="gpu-0@here", device="cpu-0", device_key="he
 def claim(database: Database, job_id: str) -> Job:
     """Rings the job's bell and answers it, on a node that holds every model."""
     hold(database, *DEMO.model_ids, node=HERE.node)
-    dispatch.ring(database, [(job_id, HERE.device_key)])
+    dispatch.mark_dispatched(database, [(job_id, HERE.device_key)])
     job = attempts.claim(database, job_id, HERE, lease_seconds=60)
     assert job is not None
     return job

@@ -52,7 +52,7 @@ class Work(Protocol):
     at_most: int | None
     """How many of its type may run on a node at once; None where devices set the limit."""
 
-    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
+    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         """The job's result. Raises JobFailed to fail it, and what `pulse.check` raises."""
         ...
 
@@ -96,12 +96,12 @@ class Runner:
         return True
 
     def _carry_out(self, job: Job, work: Work, span: AttemptSpan) -> None:
-        celery.nudge(self._redis)  # the place ahead of this device is free
+        celery.wake(self._redis)  # the place ahead of this device is free
         self._tell(job)
-        with Heartbeat(self._settings, self._database, self._progress, job, span, self._meters) as pulse:
+        with Heartbeat(self._settings, self._database, self._progress, job, span, self._meters) as heartbeat:
             made = False
             try:
-                result = work.run(job, pulse)
+                result = work.run(job, heartbeat)
                 span.finishing()
                 made = True
                 ended = self._persist(lambda: attempts.succeed(self._database, job.id, job.attempt, result))
@@ -110,7 +110,7 @@ class Runner:
                 # and the sweep removes them where the row does not.
                 if not (made and isinstance(error, _UNKNOWN_END)):
                     work.undo(job)
-                stopped = self._stopped(job, work, error, pulse)
+                stopped = self._stopped(job, work, error, heartbeat)
                 if stopped is error:
                     raise
                 raise stopped from error
@@ -120,16 +120,16 @@ class Runner:
             raise Cancelled()
         self._after(ended, work, span)
 
-    def _stopped(self, job: Job, work: Work, error: BaseException, pulse: Heartbeat) -> BaseException:
+    def _stopped(self, job: Job, work: Work, error: BaseException, heartbeat: Heartbeat) -> BaseException:
         """Says in the row how the attempt ended; returns what the task raises."""
         ours = (self._database, job.id, job.attempt)
-        fetched, span = pulse.fetched, pulse.span
+        fetched, span = heartbeat.fetched, heartbeat.span
         if isinstance(error, Fenced):
             log.warning("job %s: attempt %d was fenced off", job.id, job.attempt)
             self._meters.count(FENCED, self._claimant.node)
             return error
         if isinstance(error, Cancelled):
-            self._end(job, work, span, lambda: attempts.cancelled(*ours, pulse.percent))
+            self._end(job, work, span, lambda: attempts.cancelled(*ours, heartbeat.percent))
             return error
         if isinstance(error, Paused):
             self._end(job, work, span, lambda: attempts.paused(*ours, BY_OWNER, fetched))
@@ -146,7 +146,7 @@ class Runner:
             self._end(job, work, span, lambda: attempts.paused(*ours, BY_FULL_DISK, fetched, failed))
             return Paused(failed.message)
         log.error("job %s: attempt %d failed: %s", job.id, job.attempt, failed.message, exc_info=error)
-        ended = self._end(job, work, span, lambda: attempts.fail(*ours, failed, pulse.percent))
+        ended = self._end(job, work, span, lambda: attempts.fail(*ours, failed, heartbeat.percent))
         if ended is not None and ended.status == JobState.CANCELLED:
             return Cancelled()
         return error if isinstance(error, JobFailed) else JobFailed(failed.message)
@@ -189,7 +189,7 @@ class Runner:
             log.warning("job %s: after its end: %s", job.id, error)
         except Exception:
             log.exception("job %s: after its end", job.id)
-        celery.nudge(self._redis)
+        celery.wake(self._redis)
 
     def _tell(self, job: Job) -> None:
         event = {"kind": "state", "attempt": job.attempt, "status": job.status}

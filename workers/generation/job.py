@@ -59,7 +59,7 @@ class GenerationHandler:
         self._told_warm: list[dict[str, Any]] = []
         self._phase_times: dict[tuple[str, str, int, int, int], tuple[float, PhaseTimes]] = {}
 
-    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
+    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         params = GenerationParams.model_validate(job.params)
         entry = self._catalogue.get(params.model_id)
         snapshot = None if job.mock else replicas.snapshot_dir(self._settings.models_dir, entry)
@@ -69,7 +69,7 @@ class GenerationHandler:
         reporter = Reporter(
             send=self._teller(job),
             measured=self._measured(job, params),
-            pulse=pulse,
+            heartbeat=heartbeat,
         )
         output_dir = self._store.attempt_dir(job.id, job.attempt)
         context = GenerationContext(
@@ -83,13 +83,13 @@ class GenerationHandler:
             image=self._image(params.image, job.attempt) if params.image else None,
             output_dir=output_dir,
             report=reporter,
-            check=pulse.check,
+            check=heartbeat.check,
         )
         outcome = generation.generate(context)
         names = [artifact.name for artifact in outcome.artifacts]
-        with pulse.span.part("storing"):
-            self._store.keep(job.id, job.attempt, names, pulse.check, lambda: reporter(Phase.MUXING))
-        pulse.check()
+        with heartbeat.span.part("storing"):
+            self._store.keep(job.id, job.attempt, names, heartbeat.check, lambda: reporter(Phase.MUXING))
+        heartbeat.check()
         return _result(outcome, job.mock, self._device_name)
 
     def _teller(self, job: Job) -> Callable[[dict[str, Any]], bool]:

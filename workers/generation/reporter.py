@@ -30,12 +30,12 @@ class Reporter:
         self,
         send: Callable[[dict[str, Any]], bool],
         measured: PhaseTimes,
-        pulse: Heartbeat,
+        heartbeat: Heartbeat,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = send
         self._measured = measured
-        self._pulse = pulse
+        self._heartbeat = heartbeat
         self._clock = clock
         self._phase: Phase | None = None
         self._phase_began = 0.0
@@ -49,7 +49,7 @@ class Reporter:
         if step is not None and self._first_step is None:
             self._first_step = (step, now)
         self._percent = round(max(self._percent, self._share(phase, step, steps)), 1)
-        self._pulse.moved(phase, self._percent, step)
+        self._heartbeat.moved(phase, self._percent, step)
         event = {
             "kind": "progress",
             "phase": phase,
@@ -59,7 +59,7 @@ class Reporter:
             "eta_seconds": self._eta(phase, step, steps, now),
         }
         if self._send(event):
-            self._pulse.cancel()
+            self._heartbeat.cancel()
 
     def _share(self, phase: Phase, step: int | None, steps: int | None) -> float:
         measured = self._measured.phases

@@ -49,7 +49,7 @@ class CleanupHandler:
         self._redis = redis
         self._progress = Progress(redis)
 
-    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
+    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         params = CleanupParams.model_validate(job.params)
         removals.abandon_removals(self._database, self._settings.node)  # an attempt that died may have left some
         self._look()
@@ -57,7 +57,7 @@ class CleanupHandler:
         executed: list[dict[str, Any]] = []
         skipped: list[dict[str, Any]] = []
         if not params.dry_run:
-            self._execute(job, params, pulse, executed, skipped)
+            self._execute(job, params, heartbeat, executed, skipped)
         proposed = plan(self._facts(params, self._free_bytes()))
         after = self._free_bytes()
         return {
@@ -83,20 +83,20 @@ class CleanupHandler:
         self,
         job: Job,
         params: CleanupParams,
-        pulse: Heartbeat,
+        heartbeat: Heartbeat,
         executed: list[dict[str, Any]],
         skipped: list[dict[str, Any]],
     ) -> None:
         tried: set[tuple[str, str | None, str | None]] = set()
         begun_with, freed = self._free_bytes(), 0
         while True:
-            pulse.check()
+            heartbeat.check()
             # What was freed counts even where the file system gives it back later, so that no more goes than planned.
             facts = self._facts(params, max(self._free_bytes(), begun_with + freed))
             actions = [action for action in plan(facts).actions if _key(action) not in tried]
             if not actions:
                 return
-            self._report(job, pulse, len(executed), len(actions))
+            self._report(job, heartbeat, len(executed), len(actions))
             action = actions[0]
             tried.add(_key(action))
             size = self._carry_out(action, facts)
@@ -145,7 +145,7 @@ class CleanupHandler:
                     self._look()
                 return None
             begun.append(name)
-        celery.nudge(self._redis)
+        celery.wake(self._redis)
         model = next(model for model in facts.models if model.model_id == action.model_id)
         try:
             return _drop_revisions(cache, sorted(revisions_of(facts, model)))
@@ -167,17 +167,17 @@ class CleanupHandler:
         return freed
 
     def _look(self) -> None:
-        presence.look(self._settings, self._database, self._catalogue, self._redis)
+        presence.scan(self._settings, self._database, self._catalogue, self._redis)
 
     def _free_bytes(self) -> int:
         return shutil.disk_usage(self._settings.models_dir).free
 
-    def _report(self, job: Job, pulse: Heartbeat, done: int, left: int) -> None:
-        percent = max(pulse.percent, round(100 * done / (done + left), 1))
-        pulse.moved(Phase.REMOVING, percent)
+    def _report(self, job: Job, heartbeat: Heartbeat, done: int, left: int) -> None:
+        percent = max(heartbeat.percent, round(100 * done / (done + left), 1))
+        heartbeat.moved(Phase.REMOVING, percent)
         event = {"kind": "progress", "attempt": job.attempt, "phase": Phase.REMOVING, "percent": percent}
         if self._progress.report(job.id, event):
-            pulse.cancel()
+            heartbeat.cancel()
 
 
 def _drop_blob(cache: RepoCache, name: str) -> int | None:
@@ -203,7 +203,7 @@ def _drop_revisions(cache: RepoCache, revisions: Iterable[str]) -> int:
     for reference in sorted(references.rglob("*")) if references.is_dir() else ():
         if reference.is_file() and reference.read_text(encoding="ascii", errors="replace").strip() in gone:
             freed += _unlink(reference)
-    before = inventory.look(cache.models_dir, cache.repo)
+    before = inventory.blobs_on_disk(cache.models_dir, cache.repo)
     for revision in sorted(gone):
         freed += _remove_tree(cache.snapshot(revision))
     for blob in before:

@@ -47,18 +47,18 @@ class DownloadHandler:
         self._meters = meters
         self._came: dict[str, int] = {}  # bytes that were counted of the attempt that runs, by job
 
-    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
+    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         params = DownloadParams.model_validate(job.params)
         entry = self._catalogue.get(params.model_id)
         self._came.clear()
         try:
-            plan = self._plan(job, params, entry, pulse)
-            pulse.moved(Phase.FETCHING, pulse.percent)
+            plan = self._plan(job, params, entry, heartbeat)
+            heartbeat.moved(Phase.FETCHING, heartbeat.percent)
             result = fetch(
                 plan,
-                report=lambda progress: self._report(job, pulse, progress),
-                check=lambda: self._check(pulse),
-                limit=lambda: Limits(pulse.bandwidth_mbps, self._settings.download_limit_mbps),
+                report=lambda progress: self._report(job, heartbeat, progress),
+                check=lambda: self._check(heartbeat),
+                limit=lambda: Limits(heartbeat.bandwidth_mbps, self._settings.download_limit_mbps),
             )
         except HubUnavailable as error:
             raise HubUnreachable(error.message) from error
@@ -80,22 +80,22 @@ class DownloadHandler:
         """Takes the partial files of a cancelled download away, and says what is here now."""
         if job.status == JobState.CANCELLED:
             presence.drop_cancelled_partials(self._settings, self._database, self._catalogue)
-        presence.look(self._settings, self._database, self._catalogue, self._redis)
+        presence.scan(self._settings, self._database, self._catalogue, self._redis)
 
-    def _plan(self, job: Job, params: DownloadParams, entry: CatalogueEntry, pulse: Heartbeat) -> FetchPlan:
+    def _plan(self, job: Job, params: DownloadParams, entry: CatalogueEntry, heartbeat: Heartbeat) -> FetchPlan:
         settings = self._settings
         token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
         hub = HubClient(settings.hub_url, token)
-        pulse.moved(Phase.LISTING, pulse.percent)
+        heartbeat.moved(Phase.LISTING, heartbeat.percent)
         asked = params.sha or params.revision or entry.revision
-        sha = hub.resolve(entry.repo, asked, check=lambda: self._check(pulse))
+        sha = hub.resolve(entry.repo, asked, check=lambda: self._check(heartbeat))
         download_control.keep_commit(self._database, job.id, job.attempt, sha)
         return FetchPlan(
             repo=entry.repo,
             # A commit that somebody asked for by name is kept, but does not become what the node serves.
             revision=entry.revision if params.revision is None else sha,
             sha=sha,
-            files=tuple(hub.list_files(entry.repo, sha, check=lambda: self._check(pulse))),
+            files=tuple(hub.list_files(entry.repo, sha, check=lambda: self._check(heartbeat))),
             models_dir=settings.models_dir,
             endpoint=settings.hub_url,
             token=token,
@@ -116,17 +116,17 @@ class DownloadHandler:
         node = self._settings.node
         replica_files.record_download(self._database, node, entry.model_id, plan.repo, plan.sha, files, now)
 
-    def _check(self, pulse: Heartbeat) -> None:
+    def _check(self, heartbeat: Heartbeat) -> None:
         """The fetcher has its own patience with a hub that is away; what the pulse watches is the fetcher itself."""
-        pulse.moved(pulse.phase, pulse.percent)
-        pulse.check()
+        heartbeat.moved(heartbeat.phase, heartbeat.percent)
+        heartbeat.check()
 
-    def _report(self, job: Job, pulse: Heartbeat, progress: plans.Progress) -> None:
+    def _report(self, job: Job, heartbeat: Heartbeat, progress: plans.Progress) -> None:
         percent = round(100 * progress.bytes_done / progress.bytes_total, 1) if progress.bytes_total else 0.0
-        pulse.moved(Phase.FETCHING, percent)
+        heartbeat.moved(Phase.FETCHING, percent)
         came, self._came[job.id] = progress.received - self._came.get(job.id, 0), progress.received
         self._meters.count(DOWNLOADED, self._settings.node, job.model_id or "", by=came)
-        pulse.fetched = Fetched(progress.bytes_done, progress.bytes_total, percent)
+        heartbeat.fetched = Fetched(progress.bytes_done, progress.bytes_total, percent)
         rate = progress.bytes_per_second
         left = progress.bytes_total - progress.bytes_done
         event = {
@@ -141,4 +141,4 @@ class DownloadHandler:
             "files": [{"path": file.path, "done": file.done, "total": file.total} for file in progress.files],
         }
         if self._progress.report(job.id, event):
-            pulse.cancel()
+            heartbeat.cancel()

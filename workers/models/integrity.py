@@ -73,22 +73,22 @@ class IntegrityHandler:
         self._redis = redis
         self._progress = Progress(redis)
 
-    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
+    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         """Raises ModelUnavailable where the one model is not here, and CannotRepair once all has been recorded."""
         params = IntegrityCheckParams.model_validate(job.params)
         began = time.monotonic()
-        presence.look(self._settings, self._database, self._catalogue, self._redis)
+        presence.scan(self._settings, self._database, self._catalogue, self._redis)
         subjects = self._subjects(params)
-        report = _Report(job, pulse, self._progress, sum(subject.bytes_on_disk() for subject in subjects))
+        report = _Report(job, heartbeat, self._progress, sum(subject.bytes_on_disk() for subject in subjects))
         models: dict[str, Any] = {}
         failures: list[CannotRepair] = []
         for subject in subjects:
-            self._verify(subject, job, params.full, pulse, report)
+            self._verify(subject, job, params.full, heartbeat, report)
             found = verdict = subject.verdict()
             self._record(subject, verdict, params.full)
             if found.faults and params.repair:
                 try:
-                    self._repair(subject, found.faults, pulse, report)
+                    self._repair(subject, found.faults, heartbeat, report)
                     verdict = subject.verdict()
                     self._record(subject, verdict, params.full)
                     if verdict.faults:
@@ -121,7 +121,7 @@ class IntegrityHandler:
             raise ModelUnavailable(f"{params.model_id} is not on node {self._settings.node}")
         return subjects
 
-    def _verify(self, subject: _Subject, job: Job, full: bool, pulse: Heartbeat, report: "_Report") -> None:
+    def _verify(self, subject: _Subject, job: Job, full: bool, heartbeat: Heartbeat, report: "_Report") -> None:
         """Reads what has to be read; a fault takes the model out of service before anything else is looked at."""
         trusted = {path: _trusted(row, job, full) for path, row in subject.rows.items()}
         known = {path: file for path, file in trusted.items() if file is not None}
@@ -142,7 +142,7 @@ class IntegrityHandler:
 
         try:
             for size in checksums.read_files(
-                subject.snapshot, list(subject.expected.values()), known, check=pulse.check, came=came
+                subject.snapshot, list(subject.expected.values()), known, check=heartbeat.check, came=came
             ):
                 report.verified(size)
                 if time.monotonic() - written_at >= _RECORD_SECONDS:
@@ -161,7 +161,7 @@ class IntegrityHandler:
         log.error("%s: %s is broken: %s", subject.model_id, fault.path, fault.type)
         node, model_id = self._settings.node, subject.model_id
         if replica_files.take_out(self._database, node, model_id, subject.revision, [fault]):
-            celery.nudge(self._redis)  # what waits for the model is told so
+            celery.wake(self._redis)  # what waits for the model is told so
 
     def _record(self, subject: _Subject, verdict: Verdict, full: bool) -> None:
         reads = subject.reads.values()
@@ -178,14 +178,14 @@ class IntegrityHandler:
             at=clock.now(),
         )
         if changed:
-            celery.nudge(self._redis)
+            celery.wake(self._redis)
 
-    def _repair(self, subject: _Subject, faults: Sequence[Fault], pulse: Heartbeat, report: "_Report") -> None:
+    def _repair(self, subject: _Subject, faults: Sequence[Fault], heartbeat: Heartbeat, report: "_Report") -> None:
         """Fetches the broken files again and reads them. Raises CannotRepair."""
 
         def check() -> None:
-            pulse.moved(Phase.FETCHING, pulse.percent)
-            pulse.check()
+            heartbeat.moved(Phase.FETCHING, heartbeat.percent)
+            heartbeat.check()
 
         def came(read: Read) -> None:
             subject.reads[read.path] = read
@@ -195,16 +195,16 @@ class IntegrityHandler:
             self._settings, subject.entry, subject.revision, paths, report=report.fetched, check=check
         )
         subject.expected.update({file.path: file for file in again})
-        for _ in checksums.read_files(subject.snapshot, again, {}, check=pulse.check, came=came):
-            pulse.moved(Phase.VERIFYING, pulse.percent)
+        for _ in checksums.read_files(subject.snapshot, again, {}, check=heartbeat.check, came=came):
+            heartbeat.moved(Phase.VERIFYING, heartbeat.percent)
 
 
 class _Report:
     """Tells how far the check has come, at most four times a second."""
 
-    def __init__(self, job: Job, pulse: Heartbeat, progress: Progress, total: int) -> None:
+    def __init__(self, job: Job, heartbeat: Heartbeat, progress: Progress, total: int) -> None:
         self._job = job
-        self._pulse = pulse
+        self._heartbeat = heartbeat
         self._progress = progress
         self._total = total
         self._before = 0  # bytes of what is done with
@@ -218,13 +218,13 @@ class _Report:
 
     def verified(self, size: int) -> None:
         """`size` bytes of the present model have been read. A disk that hangs is no headway."""
-        if size == self._reading and self._pulse.percent > 0:
+        if size == self._reading and self._heartbeat.percent > 0:
             return
         self._read += size - self._reading
         self._reading = size
         done = self._before + size
         percent = round(min(100.0, 100 * done / self._total), 1) if self._total else 100.0
-        self._pulse.moved(Phase.VERIFYING, percent)
+        self._heartbeat.moved(Phase.VERIFYING, percent)
         rate = self._read / max(time.monotonic() - self._began, 0.001)
         self._tell(Phase.VERIFYING, done, self._total, rate)
 
@@ -246,14 +246,14 @@ class _Report:
             "kind": "progress",
             "attempt": self._job.attempt,
             "phase": phase,
-            "percent": self._pulse.percent,
+            "percent": self._heartbeat.percent,
             "bytes_done": min(done, total),
             "bytes_total": total,
             "bytes_per_second": round(rate),
             "eta_seconds": round(max(0, total - done) / rate, 1) if rate > 0 else None,
         }
         if self._progress.report(self._job.id, event):
-            self._pulse.cancel()
+            self._heartbeat.cancel()
 
 
 def _expected(row: ReplicaFile) -> Expected:

@@ -20,10 +20,10 @@ _PARTIAL = ".incomplete"
 def record(database: Database, node: str, models_dir: Path, catalogue: Catalogue) -> None:
     """Looks and writes down what has changed. Raises OSError where the model storage is away."""
     repos = dict.fromkeys(entry.repo for entry in catalogue.entries)
-    replica_files.record_blobs(database, node, (blob for repo in repos for blob in look(models_dir, repo)))
+    replica_files.record_blobs(database, node, (blob for repo in repos for blob in blobs_on_disk(models_dir, repo)))
 
 
-def look(models_dir: Path, repo: str) -> list[BlobState]:
+def blobs_on_disk(models_dir: Path, repo: str) -> list[BlobState]:
     """The repo's blobs, whole and partial, with the snapshots that point to each. Sizes are the files' own, in bytes.
 
     Files that lie in a snapshot itself, as a cache without links has them, count as one blob of that revision.

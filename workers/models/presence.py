@@ -19,12 +19,12 @@ from workers.models.fetch.partials import Needs, delete_orphans
 log = logging.getLogger("wanworks.presence")
 
 
-def look(settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis) -> None:
+def scan(settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis) -> None:
     """One quick, offline scan of every model of the catalogue. Raises OSError where the model storage is away."""
     began = clock.now()
     found = {entry.model_id: replicas.scan(settings.models_dir, entry) for entry in catalogue.entries}
     if replicas.record(database, settings.node, catalogue, found, began):
-        celery.nudge(redis)
+        celery.wake(redis)
     inventory.record(database, settings.node, settings.models_dir, catalogue)
 
 

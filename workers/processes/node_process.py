@@ -71,7 +71,7 @@ class NodeWatch:
         if first:
             self.heartbeat.wake()
         if time.monotonic() - self._scanned_at >= self._settings.presence_seconds:
-            presence.look(self._settings, process.database(), self._catalogue, self._redis)
+            presence.scan(self._settings, process.database(), self._catalogue, self._redis)
             self._scanned_at = time.monotonic()
             # Last: a file that cannot be removed must not keep the node from saying which models it holds.
             presence.drop_cancelled_partials(self._settings, process.database(), self._catalogue)

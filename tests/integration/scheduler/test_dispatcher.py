@@ -13,8 +13,7 @@ from shared import clock
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Device, Job, Tick
-from shared.jobs import attempts, lists, queues, records
-from shared.jobs import dispatch as bells
+from shared.jobs import attempts, dispatch, lists, queues, records
 from shared.messaging import celery
 from shared.messaging.progress import connect
 from shared.messaging.ticks import once
@@ -51,19 +50,19 @@ def test_a_bell_lies_on_the_devices_own_queue_under_the_jobs_id(
     dispatcher: Dispatcher, settings: Settings, database: Database
 ) -> None:
     job = accepted(database)
-    assert dispatcher.look() == 1
+    assert dispatcher.run_pass() == 1
     assert settings.redis is not None
     message = connect(settings.redis, 5).lindex(celery.device_queue("n/0"), 0)
     assert isinstance(message, bytes)
     assert job.id.encode() in message
     assert records.get(database, job.id).dispatched_to == "n/0"
-    assert dispatcher.look() == 0
+    assert dispatcher.run_pass() == 0
 
 
 def test_a_lapsed_lease_is_taken_back_and_rung_again(dispatcher: Dispatcher, database: Database) -> None:
     job = accepted(database)
     claimed(database, job.id, lease_seconds=-1.0)
-    dispatcher.look()
+    dispatcher.run_pass()
     after = records.get(database, job.id)
     assert (after.status, after.failures, after.dispatched_to) == (JobState.QUEUED, 1, None)
     assert after.not_before > after.queued_at
@@ -100,12 +99,12 @@ def test_after_redis_has_lost_its_data_every_bell_is_rung_again(
 ) -> None:
     accepted(database)
     dispatcher._check_epoch()
-    dispatcher.look()
+    dispatcher.run_pass()
     assert settings.redis is not None
     connect(settings.redis, 5).flushall()
     assert queue_length(settings) == 0
     dispatcher._check_epoch()
-    assert dispatcher.look() == 1
+    assert dispatcher.run_pass() == 1
     assert queue_length(settings) == 1
 
 
@@ -118,7 +117,7 @@ def test_a_bell_that_redis_does_not_take_is_taken_back(settings: Settings, datab
 
     dispatcher = Dispatcher(settings, database, broken)
     job = accepted(database)
-    assert dispatcher.look() == 0
+    assert dispatcher.run_pass() == 0
     assert records.get(database, job.id).dispatched_to is None
 
 
@@ -133,13 +132,13 @@ def test_two_dispatchers_at_once_do_no_harm(settings: Settings, database: Databa
 
     def dispatch(dispatcher: Dispatcher) -> None:
         while not done.is_set():
-            dispatcher.look()
+            dispatcher.run_pass()
 
     def work(index: int) -> list[str]:
         claimant = attempts.Claimant("n", f"gpu-{index}@n", f"cpu-{index}", f"n/{index}")
         taken = []
         while not done.is_set():
-            for waiting in bells.look(database).waiting:
+            for waiting in dispatch.read_queue(database).waiting:
                 if waiting.dispatched_to == claimant.device_key:
                     job = attempts.claim(database, waiting.job_id, claimant, 60)
                     if job is not None:
@@ -170,10 +169,10 @@ def test_a_model_that_no_node_holds_is_waited_for_and_given_up_in_the_end(
     hold(database, "TI2V-5B")
     dispatcher = Dispatcher(settings, database, celery_sender(settings))
     job = accepted(database)
-    assert dispatcher.look() == 0
+    assert dispatcher.run_pass() == 0
     assert records.get(database, job.id).phase == "waiting_for_model"
     impatient = settings.model_copy(update={"unplaced_limit_hours": 1e-9})
-    Dispatcher(impatient, database, celery_sender(settings)).look()
+    Dispatcher(impatient, database, celery_sender(settings)).run_pass()
     after = records.get(database, job.id)
     assert after.error is not None
     assert (after.status, after.error["code"]) == (JobState.FAILED, "model_unavailable")
@@ -186,9 +185,9 @@ def test_what_no_device_can_carry_fails_with_no_device(settings: Settings, datab
     impatient = Dispatcher(
         settings.model_copy(update={"unplaced_limit_hours": 1e-9}), database, celery_sender(settings)
     )
-    impatient.look()
+    impatient.run_pass()
     assert records.get(database, job.id).status == JobState.QUEUED, "the time counts from here"
-    impatient.look()
+    impatient.run_pass()
     after = records.get(database, job.id)
     assert after.error is not None
     assert after.error["code"] == "no_device"
@@ -199,7 +198,7 @@ def test_a_silent_device_is_not_rung(settings: Settings, database: Database) -> 
     hold(database, *DEMO.model_ids)
     nodes.deregister_device(database, "n/0", 1)
     accepted(database)
-    assert Dispatcher(settings, database, celery_sender(settings)).look() == 0
+    assert Dispatcher(settings, database, celery_sender(settings)).run_pass() == 0
 
 
 @pytest.fixture
@@ -258,7 +257,7 @@ def test_scheduled_checks_of_the_nodes_begin_one_after_the_other(
     kind = "full" if full else "quick"
     assert ticks.start_checks(database, settings, full=full) == f"4 {kind} checks queued"
     assert ticks.start_checks(database, settings, full=full) == f"0 {kind} checks queued", "one on each node"
-    queue = bells.look(database)
+    queue = dispatch.read_queue(database)
     starts = {job.target_node: max(0.0, job.not_before - queue.now) for job in queue.waiting}
     assert starts["a"] == 0.0
     assert {name: round(start / 3600 / hours, 2) for name, start in starts.items()} == {

@@ -71,7 +71,7 @@ def sent(settings: Settings, database: Database) -> Sent:
 
 def claim(database: Database, index: int) -> Job:
     """As the device's worker answers the bell that lies there."""
-    (job_id,) = [job.job_id for job in dispatch.look(database).waiting if job.dispatched_to == f"n/{index}"]
+    (job_id,) = [job.job_id for job in dispatch.read_queue(database).waiting if job.dispatched_to == f"n/{index}"]
     job = attempts.claim(database, job_id, claimant(index), 60)
     assert job is not None
     return job
@@ -81,7 +81,7 @@ def test_a_low_job_that_has_waited_half_a_day_is_not_hidden_by_fresh_ones(databa
     (old,) = many(database, 1, priority=Priority.LOW)
     aged(database, 12 * HOUR, old)
     many(database, 220)
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     assert sent.jobs[0][0] == old
 
 
@@ -92,7 +92,7 @@ def test_jobs_that_no_device_can_carry_hide_none_that_one_can(database: Database
         ids = [one.job.id for one in huge if isinstance(one, records.Accepted)]
         session.connection().execute(update(Job).where(col(Job.id).in_(ids)).values(min_ram_mb=10**9))
     (small,) = many(database, 1)
-    assert sent.dispatcher.look() == 1
+    assert sent.dispatcher.run_pass() == 1
     assert sent.jobs == [(small, "n/0")]
 
 
@@ -102,7 +102,7 @@ def test_jobs_in_their_back_off_hide_none_that_may_start(database: Database, sen
     with database.write() as session:
         session.connection().execute(update(Job).values(not_before=Job.queued_at + HOUR))
     (ready,) = many(database, 1)
-    assert sent.dispatcher.look() == 1
+    assert sent.dispatcher.run_pass() == 1
     assert sent.jobs == [(ready, "n/0")]
 
 
@@ -121,7 +121,7 @@ def test_jobs_of_a_silent_node_hide_none_of_a_live_one(database: Database, setti
     checks("gone", 220)
     (here,) = checks("live", 1)
     sent = Sent(settings, database)
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     assert sent.jobs == [(here, "live/io")]
 
 
@@ -129,12 +129,12 @@ def test_an_urgent_job_starts_before_what_was_sent_ahead_and_its_position_says_s
     database: Database, sent: Sent, client: TestClient
 ) -> None:
     low = many(database, 5, priority=Priority.LOW)
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     running = [claim(database, index) for index in range(2)]
-    assert sent.dispatcher.look() == 2, "one ahead of each device"
+    assert sent.dispatcher.run_pass() == 2, "one ahead of each device"
     (urgent,) = many(database, 1, priority=Priority.CRITICAL)
     sent.dispatcher._order_told_at = float("-inf")
-    assert sent.dispatcher.look() == 1
+    assert sent.dispatcher.run_pass() == 1
     assert position(client, urgent) == 0
     lies_at = int(str(records.get(database, urgent).dispatched_to).rpartition("/")[2])
     (ended,) = [job for job in running if job.device_key == f"n/{lies_at}"]
@@ -153,15 +153,16 @@ def position(client: TestClient, job_id: str) -> int:
 
 def test_a_recalled_job_is_not_claimed_by_the_device_that_still_has_its_message(database: Database, sent: Sent) -> None:
     many(database, 3, priority=Priority.LOW)
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     for index in range(2):
         claim(database, index)
-    sent.dispatcher.look()
-    lying = {job.dispatched_to: job.job_id for job in dispatch.look(database).waiting if job.dispatched_to is not None}
+    sent.dispatcher.run_pass()
+    waiting = dispatch.read_queue(database).waiting
+    lying = {job.dispatched_to: job.job_id for job in waiting if job.dispatched_to is not None}
     ((key, stale),) = lying.items()
     (urgent,) = many(database, 1, priority=Priority.CRITICAL)
     (other,) = many(database, 1, priority=Priority.CRITICAL)
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     index = int(str(key).rpartition("/")[2])
     assert attempts.claim(database, stale, claimant(index), 60) is None
     assert {claim(database, 0).id, claim(database, 1).id} == {urgent, other}
@@ -171,9 +172,9 @@ def test_an_urgent_download_takes_the_place_of_one_that_was_sent_ahead(database:
     library.node(database)
     sent = Sent(settings.model_copy(update={"download_slots": 1}), database)
     low = library.download(database, "T2V-A14B", priority=Priority.LOW)
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     urgent = library.download(database, "TI2V-5B", priority=Priority.CRITICAL)
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     assert [job_id for job_id, _ in sent.jobs] == [low.id, urgent.id]
     io = Claimant("here", "io@here", None, "here/io")
     assert attempts.claim(database, low.id, io, 60, at_most=1) is None, "its message still lies there"
@@ -187,7 +188,7 @@ def test_positions_are_those_in_which_jobs_really_start(database: Database, sent
 
     def tell() -> None:
         sent.dispatcher._order_told_at = float("-inf")
-        sent.dispatcher.look()
+        sent.dispatcher.run_pass()
 
     tell()
     tell()
@@ -198,7 +199,7 @@ def test_positions_are_those_in_which_jobs_really_start(database: Database, sent
     started: list[str] = []
     while len(started) < 12:
         for index in range(2):
-            if any(job.dispatched_to == f"n/{index}" for job in dispatch.look(database).waiting):
+            if any(job.dispatched_to == f"n/{index}" for job in dispatch.read_queue(database).waiting):
                 job = claim(database, index)
                 started.append(job.id)
                 attempts.succeed(database, job.id, 1, {})
@@ -209,7 +210,7 @@ def test_positions_are_those_in_which_jobs_really_start(database: Database, sent
 def test_a_position_counts_only_those_that_still_wait(database: Database, sent: Sent, client: TestClient) -> None:
     ids = many(database, 5)
     sent.dispatcher._order_told_at = float("-inf")
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     assert position(client, ids[4]) == 4
     records.request_cancel(database, ids[3])
     records.request_cancel(database, ids[2])
@@ -244,10 +245,10 @@ def test_a_weekends_batch_survives_an_upgrade_on_monday(database: Database, sent
     for index in range(2):
         nodes.deregister_device(database, f"n/{index}", 1)
     for _ in range(3):
-        sent.dispatcher.look()
+        sent.dispatcher.run_pass()
     assert states(database, batch) == {JobState.QUEUED}
     library.device(database, on="n", index=0, kind="cpu")
-    assert sent.dispatcher.look() == 1
+    assert sent.dispatcher.run_pass() == 1
     assert {records.get(database, job_id).unplaceable_since for job_id in batch} == {None}, "the time is forgotten"
 
 
@@ -255,14 +256,14 @@ def test_what_nothing_could_run_for_the_whole_limit_fails_with_its_reason(databa
     batch = many(database, 30)
     for index in range(2):
         nodes.deregister_device(database, f"n/{index}", 1)
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     aged(database, 23 * HOUR, *batch, column="unplaceable_since")
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     assert states(database, batch) == {JobState.QUEUED}
     later = many(database, 1)
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     aged(database, 1.1 * HOUR, *batch, *later, column="unplaceable_since")
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     assert states(database, batch) == {JobState.FAILED}
     assert states(database, later) == {JobState.QUEUED}, "its time began later, and did not begin theirs anew"
     assert {(records.get(database, job_id).error or {})["code"] for job_id in batch} == {"no_device"}
@@ -273,17 +274,17 @@ def test_a_node_that_comes_back_in_between_starts_the_time_anew(database: Databa
     job = library.download(database)
     sent = impatient(settings, database)
     nodes.deregister_node(database, "here")
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     aged(database, 23 * HOUR, job.id, column="unplaceable_since")
     library.node(database)
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     nodes.deregister_node(database, "here")
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     aged(database, 2 * HOUR, job.id, column="unplaceable_since")
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     assert records.get(database, job.id).status == JobState.QUEUED
     aged(database, 23 * HOUR, job.id, column="unplaceable_since")
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     after = records.get(database, job.id)
     assert (after.status, (after.error or {})["code"]) == (JobState.FAILED, "node_lost")
 
@@ -295,15 +296,15 @@ def test_a_model_that_is_on_its_way_is_waited_for(database: Database, settings: 
     fetching = library.start(database, library.download(database))
     sent = impatient(settings, database, hours=1e-9)
     for _ in range(3):
-        sent.dispatcher.look()
+        sent.dispatcher.run_pass()
     assert records.get(database, waiting).status == JobState.QUEUED
     download_control.pause(database, fetching.id)
     attempts.paused(database, fetching.id, 1, download_control.BY_OWNER, attempts.Fetched())
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     assert records.get(database, waiting).status == JobState.QUEUED
     records.request_cancel(database, fetching.id)
     for _ in range(2):
-        sent.dispatcher.look()
+        sent.dispatcher.run_pass()
     after = records.get(database, waiting)
     assert (after.status, (after.error or {})["code"]) == (JobState.FAILED, "model_unavailable")
 
@@ -319,18 +320,18 @@ def test_time_in_which_no_dispatcher_looked_does_not_count_as_unplaceable(
     batch = many(database, 3)
     for index in range(2):
         nodes.deregister_device(database, f"n/{index}", 1)
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     aged(database, 62 * HOUR, *batch, column="unplaceable_since")
     later = sent.dispatcher if watched.startswith("by itself") else Sent(settings, database).dispatcher
     later._watched_at = max(0.0, later._watched_at - 61 * HOUR)
     if watched.endswith(", noted"):
         nodes.note(database, WATCHED_AT, str(clock.now().timestamp() - 61 * HOUR))
-    later.look()
+    later.run_pass()
     assert states(database, batch) == {JobState.QUEUED}
     waited = clock.now().timestamp() - float(records.get(database, batch[0]).unplaceable_since or 0)
     assert waited == pytest.approx(0 if watched.startswith("not noted") else HOUR, abs=60)
     aged(database, 24 * HOUR, *batch, column="unplaceable_since")
-    later.look()
+    later.run_pass()
     assert states(database, batch) == {JobState.FAILED}, "what was watched counts"
 
 
@@ -341,9 +342,9 @@ def test_time_in_which_another_dispatcher_looked_counts_as_unplaceable(
     for index in range(2):
         nodes.deregister_device(database, f"n/{index}", 1)
     for _ in range(2):
-        sent.dispatcher.look()
+        sent.dispatcher.run_pass()
     aged(database, 25 * HOUR, *batch, column="unplaceable_since")
-    Sent(settings, database).dispatcher.look()
+    Sent(settings, database).dispatcher.run_pass()
     assert states(database, batch) == {JobState.FAILED}
 
 
@@ -363,7 +364,7 @@ def test_a_row_that_cannot_be_understood_stops_no_other(
         session.connection().execute(update(Job).where(col(Job.id) == odd).values(**values))
     known = many(database, 2)
     for _ in range(3):
-        sent.dispatcher.look()
+        sent.dispatcher.run_pass()
     assert {job_id for job_id, _ in sent.jobs} >= {known[0]}
     assert [record.message for record in caplog.records if record.exc_info] == [f"job {odd} is left out of this pass"]
 
@@ -373,7 +374,7 @@ def test_bells_are_rung_again_after_redis_has_lost_its_data_also_where_the_datab
 ) -> None:
     (job_id,) = many(database, 1)
     sent.dispatcher._check_epoch()
-    sent.dispatcher.look()
+    sent.dispatcher.run_pass()
     assert sent.jobs == [(job_id, "n/0")]
     connect(str(settings.redis), timeout=5).flushall()
     with monkeypatch.context() as patched:
@@ -381,13 +382,13 @@ def test_bells_are_rung_again_after_redis_has_lost_its_data_also_where_the_datab
             patched.setattr(dispatch if write == "silence" else nodes, write, _away)
         with pytest.raises(DatabaseUnavailable):
             sent.dispatcher._check_epoch()
-    assert dispatch.look(database).waiting[0].dispatched_to == "n/0"
+    assert dispatch.read_queue(database).waiting[0].dispatched_to == "n/0"
     sent.dispatcher._check_epoch()
-    assert dispatch.look(database).waiting[0].dispatched_to is None
+    assert dispatch.read_queue(database).waiting[0].dispatched_to is None
     assert nodes.noted(database, "redis_lost_at") is not None
-    dispatch.ring(database, [(job_id, "n/0")])
+    dispatch.mark_dispatched(database, [(job_id, "n/0")])
     sent.dispatcher._check_epoch()
-    assert dispatch.look(database).waiting[0].dispatched_to == "n/0", "once"
+    assert dispatch.read_queue(database).waiting[0].dispatched_to == "n/0", "once"
 
 
 def _away(*_: object) -> None:
@@ -413,7 +414,7 @@ def test_a_job_of_a_type_that_this_version_does_not_know_stops_nothing(
     unknown = of_unknown_type(database, status)
     known = many(database, 2)
     with caplog.at_level(logging.ERROR):
-        sent.dispatcher.look()
+        sent.dispatcher.run_pass()
     assert [job_id for job_id, _ in sent.jobs] == (known if status == JobState.QUEUED else [known[0], known[1]])
     assert {key for _, key in sent.jobs[:1]} == ({"n/0"} if status == JobState.QUEUED else {"n/1"})
     assert records.get(database, unknown).status == status
@@ -448,18 +449,18 @@ def test_one_pass_that_fails_does_not_end_the_dispatcher(
 ) -> None:
     (job_id,) = many(database, 1)
     failures = iter([KeyError("odd"), ValueError("odd")])
-    look = sent.dispatcher.look
+    run_pass = sent.dispatcher.run_pass
 
     def failing(*, heal: bool) -> int:
         error = next(failures, None)
         if error is not None:
             raise error
         try:
-            return look(heal=heal)
+            return run_pass(heal=heal)
         finally:
             sent.dispatcher.stopping.set()
 
-    sent.dispatcher.look = failing  # type: ignore[method-assign]
+    sent.dispatcher.run_pass = failing  # type: ignore[method-assign]
     quick: Callable[[], None] = lambda: None  # noqa: E731
     sent.dispatcher._wait = quick  # type: ignore[method-assign]
     sent.dispatcher.run()
@@ -492,7 +493,7 @@ def test_a_wake_is_heeded_at_once_however_rarely_the_dispatcher_looks_by_itself(
         assert thread.is_alive()
         assert not Dispatcher(settings, database, lambda *_: None)._leads(), "the first still leads"
         assert loop_reports.dispatcher_heard(loop_reports.seen(database)), "alive, with no pass to make"
-    celery.nudge(RestingRedis(settings.redis, timeout=5))
+    celery.wake(RestingRedis(settings.redis, timeout=5))
     thread.join(3)
     assert not thread.is_alive()
     assert waited[0] < seconds + 0.3

@@ -16,10 +16,10 @@ def runs(job_id: str, **values: object) -> Busy:
     return RUNNING._replace(job_id=job_id, **values)  # type: ignore[arg-type]
 
 
-def bells(waiting: list[Waiting], busy: list[Busy] | None = None, slots: int = 2, now: float = 1.0) -> list[str]:
+def assignments(waiting: list[Waiting], busy: list[Busy] | None = None, slots: int = 2, now: float = 1.0) -> list[str]:
     decision = decide(Queue(now, tuple(waiting), tuple(busy or [])), ["n"], slots, 15.0)
-    assert {bell.device_key for bell in decision.bells} <= {"n/io"}
-    return [bell.job_id for bell in decision.bells]
+    assert {assignment.device_key for assignment in decision.assignments} <= {"n/io"}
+    return [assignment.job_id for assignment in decision.assignments]
 
 
 def yields(waiting: list[Waiting], busy: list[Busy], slots: int = 2) -> tuple[str, ...]:
@@ -28,20 +28,20 @@ def yields(waiting: list[Waiting], busy: list[Busy], slots: int = 2) -> tuple[st
 
 def test_downloads_share_the_nodes_slots_the_most_urgent_first() -> None:
     queue = [waits("1"), waits("2", queued_at=0.5), waits("urgent", priority=0, queued_at=0.9)]
-    assert bells(queue) == ["urgent", "1"]
-    assert bells(queue, [runs("r")]) == ["urgent"]
-    assert bells(queue, [runs("r"), runs("s")]) == []
+    assert assignments(queue) == ["urgent", "1"]
+    assert assignments(queue, [runs("r")]) == ["urgent"]
+    assert assignments(queue, [runs("r"), runs("s")]) == []
 
 
 def test_a_bell_that_is_out_holds_its_slot_until_it_is_lost() -> None:
-    rung = waits("1", dispatched_to="n/io", dispatched_at=0.0)
-    assert bells([rung, waits("2")], slots=1) == []
-    assert bells([rung], slots=1, now=16.0) == ["1"]
+    dispatched = waits("1", dispatched_to="n/io", dispatched_at=0.0)
+    assert assignments([dispatched, waits("2")], slots=1) == []
+    assert assignments([dispatched], slots=1, now=16.0) == ["1"]
 
 
 def test_of_the_other_types_one_runs_at_a_time_beside_any_download() -> None:
     queue = [waits("i1", type=INTEGRITY_CHECK), waits("i2", type=INTEGRITY_CHECK), waits("c", type=CLEANUP)]
-    assert bells(queue, [runs("r"), runs("s")]) == ["c", "i1"]
+    assert assignments(queue, [runs("r"), runs("s")]) == ["c", "i1"]
 
 
 def test_a_more_urgent_download_takes_the_slot_of_the_least_urgent() -> None:
@@ -62,13 +62,13 @@ def test_waiting_long_does_not_make_two_downloads_swap_for_ever() -> None:
 
 
 def test_a_node_that_is_not_alive_gets_nothing() -> None:
-    assert decide(Queue(1.0, (waits("1"),), ()), ["other"], 2, 15.0).bells == ()
+    assert decide(Queue(1.0, (waits("1"),), ()), ["other"], 2, 15.0).assignments == ()
 
 
 def recalls(waiting: list[Waiting], slots: int = 2) -> tuple[tuple[str, ...], list[str]]:
     """(bells that are taken back, bells)"""
     decision = decide(Queue(1.0, tuple(waiting), ()), ["n"], slots, 15.0)
-    return decision.recalls, [bell.job_id for bell in decision.bells]
+    return decision.recalls, [assignment.job_id for assignment in decision.assignments]
 
 
 def sent(job_id: str, **values: object) -> Waiting:

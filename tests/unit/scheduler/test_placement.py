@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler import placement
-from scheduler.placement import Bell, Moment, displaced, in_order, queue_order
+from scheduler.placement import Assignment, Moment, displaced, in_order, queue_order
 from scheduler.slots import Estimates, fits
 from shared.jobs.dispatch import PRIORITY_RISE_SECONDS, Busy, Queue, Waiting
 from tests.support.simulation import device, fifo, job, running, simulate
@@ -18,7 +18,7 @@ MODELS = ("a", "b", "c")
 RUN = 10.0
 
 
-def decide(moment: Moment) -> list[Bell]:
+def decide(moment: Moment) -> list[Assignment]:
     return list(placement.decide(moment))
 
 
@@ -77,37 +77,37 @@ def test_with_random_arrivals_and_lengths_hardly_anybody_is_late(utilisation: fl
 
 def test_an_idle_device_takes_the_first_in_line() -> None:
     waiting = [job("1", "a", 1.0), job("0", "a", 0.0)]
-    assert decide(now_moment(waiting, [device(0, MODELS)])) == [Bell("0", "n/0")]
+    assert decide(now_moment(waiting, [device(0, MODELS)])) == [Assignment("0", "n/0")]
 
 
 def test_a_device_has_at_most_one_bell_ahead_of_what_it_runs() -> None:
     busy = [running("r", "n/0", "a")]
-    rung = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
-    assert decide(now_moment([rung, job("2", "a")], [device(0, MODELS)], busy)) == []
-    assert decide(now_moment([job("2", "a")], [device(0, MODELS)], busy)) == [Bell("2", "n/0")]
+    dispatched = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
+    assert decide(now_moment([dispatched, job("2", "a")], [device(0, MODELS)], busy)) == []
+    assert decide(now_moment([job("2", "a")], [device(0, MODELS)], busy)) == [Assignment("2", "n/0")]
 
 
 def test_a_lost_bell_is_rung_again_once_its_device_has_been_idle_for_long() -> None:
-    rung = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
-    assert decide(now_moment([rung], [device(0, MODELS)], now=14.0)) == []
-    assert decide(now_moment([rung], [device(0, MODELS)], now=16.0)) == [Bell("1", "n/0")]
+    dispatched = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
+    assert decide(now_moment([dispatched], [device(0, MODELS)], now=14.0)) == []
+    assert decide(now_moment([dispatched], [device(0, MODELS)], now=16.0)) == [Assignment("1", "n/0")]
 
 
 def test_a_bell_at_a_dead_device_is_placed_anew() -> None:
-    rung = job("1", "a", dispatched_to="gone/0", dispatched_at=0.0)
-    assert decide(now_moment([rung], [device(0, MODELS)])) == [Bell("1", "n/0")]
+    dispatched = job("1", "a", dispatched_to="gone/0", dispatched_at=0.0)
+    assert decide(now_moment([dispatched], [device(0, MODELS)])) == [Assignment("1", "n/0")]
 
 
 def test_a_bell_that_waits_behind_a_running_job_moves_to_an_idle_device() -> None:
     busy = [running("r", "n/0", "a")]
-    rung = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
-    bells = decide(now_moment([rung], [device(0, MODELS), device(1, MODELS)], busy, now=1.0))
-    assert bells == [Bell("1", "n/1")]
+    dispatched = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
+    assignments = decide(now_moment([dispatched], [device(0, MODELS), device(1, MODELS)], busy, now=1.0))
+    assert assignments == [Assignment("1", "n/1")]
 
 
 def test_a_job_in_its_back_off_is_left_alone() -> None:
     assert decide(now_moment([job("1", "a", not_before=5.0)], [device(0, MODELS)])) == []
-    assert decide(now_moment([job("1", "a", not_before=5.0)], [device(0, MODELS)], now=6.0)) == [Bell("1", "n/0")]
+    assert decide(now_moment([job("1", "a", not_before=5.0)], [device(0, MODELS)], now=6.0)) == [Assignment("1", "n/0")]
 
 
 def test_no_device_is_given_what_it_cannot_carry_or_its_node_does_not_hold() -> None:
@@ -208,8 +208,8 @@ def test_nothing_starves_in_300_random_traces() -> None:
 def recalls(waiting: list[Waiting], busy: list[Busy], devices: int = 2, now: float = 10.0) -> tuple[list, list]:
     """(bells, what they displace) of one pass."""
     moment = now_moment(waiting, [device(index, MODELS) for index in range(devices)], busy, now)
-    bells = decide(moment)
-    return bells, displaced(moment.queue, bells)
+    assignments = decide(moment)
+    return assignments, displaced(moment.queue, assignments)
 
 
 BUSY = [running("r0", "n/0", "a", since=0.0), running("r1", "n/1", "a", since=5.0)]
@@ -226,14 +226,14 @@ def ahead(priority: int = 3, **values: object) -> list[Waiting]:
 def test_an_urgent_job_takes_the_place_ahead_of_the_device_that_is_free_first() -> None:
     low = [job(f"low-{number}", "a", 1.5, priority=3) for number in range(3)]
     urgent = job("urgent", "a", 9.0, priority=0)
-    assert recalls([*ahead(), *low, urgent], BUSY) == ([Bell("urgent", "n/0")], [Bell("ahead-0", "n/0")])
+    assert recalls([*ahead(), *low, urgent], BUSY) == ([Assignment("urgent", "n/0")], [Assignment("ahead-0", "n/0")])
 
 
 def test_two_urgent_jobs_take_two_places_and_a_third_takes_none() -> None:
     urgent = [job(f"urgent-{number}", "a", 9.0 + number / 10, priority=0) for number in range(3)]
-    bells, gone = recalls([*ahead(), *urgent], BUSY)
-    assert bells == [Bell("urgent-0", "n/0"), Bell("urgent-1", "n/1")]
-    assert {bell.job_id for bell in gone} == {"ahead-0", "ahead-1"}
+    assignments, gone = recalls([*ahead(), *urgent], BUSY)
+    assert assignments == [Assignment("urgent-0", "n/0"), Assignment("urgent-1", "n/1")]
+    assert {assignment.job_id for assignment in gone} == {"ahead-0", "ahead-1"}
 
 
 def test_a_job_is_not_recalled_for_one_of_its_own_rank_or_a_lower_one() -> None:
@@ -251,7 +251,7 @@ def test_a_job_that_has_waited_its_way_up_is_not_recalled_for_one_of_that_rank()
 
 def test_an_urgent_job_recalls_nothing_where_a_device_is_free_for_it() -> None:
     urgent = job("urgent", "a", 9.0, priority=0)
-    assert recalls([*ahead(), urgent], BUSY, devices=3) == ([Bell("urgent", "n/2")], [])
+    assert recalls([*ahead(), urgent], BUSY, devices=3) == ([Assignment("urgent", "n/2")], [])
 
 
 def test_an_urgent_job_recalls_nothing_from_a_device_that_cannot_run_it() -> None:
@@ -260,15 +260,15 @@ def test_an_urgent_job_recalls_nothing_from_a_device_that_cannot_run_it() -> Non
 
 
 def test_a_bell_at_an_idle_device_that_is_not_answered_yet_gives_way_too() -> None:
-    rung = job("low", "a", 1.0, dispatched_to="n/0", dispatched_at=9.9, priority=3)
+    dispatched = job("low", "a", 1.0, dispatched_to="n/0", dispatched_at=9.9, priority=3)
     urgent = job("urgent", "a", 9.95, priority=0)
-    assert recalls([rung, urgent], [], devices=1) == ([Bell("urgent", "n/0")], [Bell("low", "n/0")])
+    assert recalls([dispatched, urgent], [], devices=1) == ([Assignment("urgent", "n/0")], [Assignment("low", "n/0")])
 
 
 def test_a_job_of_an_owner_whose_turn_it_is_takes_the_place_of_one_whose_owner_has_more() -> None:
     busy = [one._replace(owner="many") for one in BUSY]
     waiting = [*ahead(priority=2, owner="many"), job("one", "a", 9.0, owner="few")]
-    assert recalls(waiting, busy) == ([Bell("one", "n/0")], [Bell("ahead-0", "n/0")])
+    assert recalls(waiting, busy) == ([Assignment("one", "n/0")], [Assignment("ahead-0", "n/0")])
 
 
 def test_a_turn_is_taken_once_by_what_arrives_so_that_nothing_is_recalled_back_and_forth() -> None:
@@ -297,21 +297,21 @@ def test_recalls_settle_whatever_comes() -> None:
             waiting[number] = waiting[number]._replace(dispatched_to=key, dispatched_at=rng.uniform(0, 9))
         for step in range(12):
             moment = now_moment(list(waiting.values()), devices, busy, 10.0 + step / 100)
-            bells = decide(moment)
-            if not bells:
+            assignments = decide(moment)
+            if not assignments:
                 break
-            for bell in displaced(moment.queue, bells):
-                waiting[bell.job_id] = waiting[bell.job_id]._replace(dispatched_to=None, dispatched_at=None)
-            for bell in bells:
-                waiting[bell.job_id] = waiting[bell.job_id]._replace(
-                    dispatched_to=bell.device_key, dispatched_at=moment.queue.now
+            for assignment in displaced(moment.queue, assignments):
+                waiting[assignment.job_id] = waiting[assignment.job_id]._replace(dispatched_to=None, dispatched_at=None)
+            for assignment in assignments:
+                waiting[assignment.job_id] = waiting[assignment.job_id]._replace(
+                    dispatched_to=assignment.device_key, dispatched_at=moment.queue.now
                 )
             places = [one.dispatched_to for one in waiting.values() if one.dispatched_to is not None]
             assert len(places) == len(set(places)), "one bell ahead of each device"
         else:
             raise AssertionError(f"seed {seed} does not settle")
-        rung = [one.priority for one in waiting.values() if one.dispatched_to is not None]
-        assert max(rung) <= min(one.priority for one in waiting.values() if one.dispatched_to is None)
+        dispatched = [one.priority for one in waiting.values() if one.dispatched_to is not None]
+        assert max(dispatched) <= min(one.priority for one in waiting.values() if one.dispatched_to is None)
 
 
 def test_the_order_of_the_queue_is_bells_then_rank_turn_and_age_then_what_cannot_start() -> None:
@@ -341,11 +341,12 @@ def test_a_farm_in_which_no_two_devices_are_alike_is_filled_once() -> None:
     devices = [device(index, MODELS, memory_mb=10_000 + index) for index in range(500)]
     needs = [8_000, 10_100, 10_250]
     waiting = [job(f"{place:04}", "a", float(place), min_vram_mb=needs[place % 3]) for place in range(1_500)]
-    bells = decide(now_moment(waiting, devices, now=1000.0))
+    assignments = decide(now_moment(waiting, devices, now=1000.0))
     by_key = {view.key: view for view in devices}
     by_id = {one.job_id: one for one in waiting}
-    assert len({bell.device_key for bell in bells}) == len({bell.job_id for bell in bells}) == len(bells) == 500
-    assert all(fits(by_id[bell.job_id], by_key[bell.device_key]) for bell in bells)
+    assert len({one.device_key for one in assignments}) == 500
+    assert len({one.job_id for one in assignments}) == len(assignments) == 500
+    assert all(fits(by_id[assignment.job_id], by_key[assignment.device_key]) for assignment in assignments)
 
 
 def test_the_first_bells_are_told_before_the_others_are_decided() -> None:
@@ -358,18 +359,18 @@ def test_the_first_bells_are_told_before_the_others_are_decided() -> None:
     waiting = [job(f"{place:04}", MODELS[place % 3], float(place)) for place in range(600)]
     queue = Queue(1000.0, tuple(waiting), ())
     moment = Moment(queue, tuple(device(index, MODELS) for index in range(500)), Estimates(constant(10.0), run))
-    bells = placement.decide(moment)
-    assert next(bells).job_id == "0000"
+    assignments = placement.decide(moment)
+    assert next(assignments).job_id == "0000"
     before = len(asked)
-    assert len(list(bells)) == 499
+    assert len(list(assignments)) == 499
     assert before <= len(asked) / 100
 
 
 def test_owners_share_the_devices_that_are_free_at_one_moment() -> None:
     many = [job(f"m{place:03}", "a", float(place), owner="many") for place in range(50)]
     few = [job(f"f{place:03}", "a", 100.0 + place, owner="few") for place in range(5)]
-    bells = decide(now_moment([*many, *few], [device(index, MODELS) for index in range(10)], now=200.0))
-    assert sum(bell.job_id.startswith("f") for bell in bells) == 5
+    assignments = decide(now_moment([*many, *few], [device(index, MODELS) for index in range(10)], now=200.0))
+    assert sum(assignment.job_id.startswith("f") for assignment in assignments) == 5
 
 
 def test_an_old_job_of_low_priority_precedes_fresh_ones_however_many_there_are() -> None:
@@ -389,6 +390,6 @@ def test_an_urgent_job_recalls_the_right_one_of_hundreds() -> None:
     ]
     urgent = job("urgent", "a", 4.0, priority=0, min_vram_mb=60_000)
     moment = now_moment([*lying, urgent], devices, busy, 5.0)
-    bells = decide(moment)
-    assert bells == [Bell("urgent", "n/300")]
-    assert displaced(moment.queue, bells) == [Bell("l300", "n/300")]
+    assignments = decide(moment)
+    assert assignments == [Assignment("urgent", "n/300")]
+    assert displaced(moment.queue, assignments) == [Assignment("l300", "n/300")]

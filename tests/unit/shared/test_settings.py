@@ -86,6 +86,18 @@ def test_a_wrong_file_is_refused_by_its_name_and_never_shows_a_value(
         load()
 
 
+def test_an_old_name_is_refused_with_the_new_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "wanworks.toml"
+    file.write_text("rering_seconds = 60\n")
+    monkeypatch.setenv("WANWORKS_CONFIG", str(file))
+    with pytest.raises(ConfigurationError, match=f"{file}: rering_seconds is now redispatch_seconds"):
+        load()
+    monkeypatch.delenv("WANWORKS_CONFIG")
+    monkeypatch.setenv("WANWORKS_RERING_SECONDS", "60")
+    with pytest.raises(ConfigurationError, match="WANWORKS_RERING_SECONDS is now WANWORKS_REDISPATCH_SECONDS: rename"):
+        load()
+
+
 def test_secrets_that_anybody_may_read_are_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,7 +119,7 @@ def _run(
             if now >= next_disk:
                 _check_room(shared.plan, shared.cache, 0)
                 next_disk = now + _DISK_SECONDS
-            meter.look(now)
+            meter.update(now)
     finally:
         shared.wire.stop()
         until = time.monotonic() + _STOP_SECONDS
@@ -139,7 +139,7 @@ class _Meter:
         self._next = 0.0
         self.total = sum(file.size for file in plan.files)
 
-    def look(self, now: float) -> None:
+    def update(self, now: float) -> None:
         """Reports if it is time."""
         if now >= self._next:
             self._next = now + _REPORT_SECONDS

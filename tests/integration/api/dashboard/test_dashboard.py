@@ -42,7 +42,7 @@ def look_at(client: TestClient, path: str) -> Any:
 def overviews(settings: Settings, database: Database) -> Overviews:
     """As a tick's process has them."""
     figures = UseFigures(DEMO, database)
-    return Overviews(settings, database, lambda: library.look(settings, DEMO, database, stored_progress, figures))
+    return Overviews(settings, database, lambda: library.read(settings, DEMO, database, stored_progress, figures))
 
 
 def furnished(database: Database) -> None:

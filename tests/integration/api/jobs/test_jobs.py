@@ -346,7 +346,7 @@ def test_an_ended_job_is_deleted_with_all_it_had(client: TestClient, database: D
     assert client.get(f"{JOBS}/{job_id}").status_code == 404
     assert client.delete(f"{JOBS}/{job_id}").status_code == 404
     assert client.get(JOBS).json()["data"] == []
-    assert list(store.litter(older_than_seconds=-1)) == []
+    assert list(store.orphaned_files(older_than_seconds=-1)) == []
     assert records.winning_attempts(database, [job_id]) == {}
     redis = RestingRedis(settings.redis, timeout=5)
     assert redis.ask(lambda client: client.exists(stream_key(job_id))) == 0
@@ -367,7 +367,7 @@ def test_a_job_is_deleted_though_its_files_cannot_be_removed_yet(
     assert client.get(f"{JOBS}/{job_id}").status_code == 404
     assert records.winning_attempts(database, [job_id]), "the row stays until its files are gone"
     assert ticks.apply_retention(database, DirectoryStore(settings.store_dir), timedelta(days=30)) == "1 jobs dropped"
-    assert list(DirectoryStore(settings.store_dir).litter(older_than_seconds=-1)) == []
+    assert list(DirectoryStore(settings.store_dir).orphaned_files(older_than_seconds=-1)) == []
 
 
 @both_databases

@@ -188,7 +188,7 @@ def test_the_rows_become_alerts_and_alerts_resolve(ground: Ground, database: Dat
     library.replica(database, state="corrupted", faults=[fault])
     process = Process(node="here", name="beat", state="crash_loop", restarts=9, since=clock.now(), seen_at=0.0)
     nodes.report_processes(database, "here", ["beat"], [process])
-    alerting.look(ground, clock.now())
+    alerting.run_pass(ground, clock.now())
     assert _rules(database) == {
         "model_corrupted": "T2V-A14B on here", "crash_loop": "beat on here", "disk_nearly_full": "here"
     }  # fmt: skip
@@ -198,7 +198,7 @@ def test_the_rows_become_alerts_and_alerts_resolve(ground: Ground, database: Dat
     library.node(database, total_gb=100, free_gb=50)
     library.replica(database)
     nodes.report_processes(database, "here", ["beat"], [])
-    alerting.look(ground, clock.now())
+    alerting.run_pass(ground, clock.now())
     assert _rules(database) == {}
     (over,) = [one for one in alerts.history(database) if one.rule == "crash_loop"]
     assert over.resolved_at is not None
@@ -210,12 +210,12 @@ def test_a_silent_job_is_stuck_by_rediss_clock(settings: Settings, database: Dat
     job = working.claim(database, accepted(database).id)
     client = RestingRedis(quick.redis)
     client.ask(lambda redis: redis.xadd(f"wanworks:events:{job.id}", {"event": "{}"}, id="1000-1"))
-    alerting.look(ground, clock.now())
+    alerting.run_pass(ground, clock.now())
     assert _rules(database)["job_stuck"] == job.id
 
 
 def test_one_look_in_a_period(ground: Ground) -> None:
-    first, second = alerting.look_once(ground), alerting.look_once(ground)
+    first, second = alerting.run_once(ground), alerting.run_once(ground)
     assert None in (first, second) or first != second  # the second unless a period began between
 
 
@@ -231,7 +231,7 @@ def test_a_look_that_dies_holds_up_the_next_for_half_a_minute_at_most(
         return ""
 
     monkeypatch.setattr(alerting, "look", looking)
-    alerting.look_once(ground)
+    alerting.run_once(ground)
     assert 20 < held[0] <= 30
 
 
@@ -272,7 +272,7 @@ def test_the_webhook_is_told_and_told_again(settings: Settings, database: Databa
     ground = alerting.ground_of(told)
     library.node(database, total_gb=100, free_gb=5)
     receiver.status = 503
-    alerting.look(ground, clock.now())
+    alerting.run_pass(ground, clock.now())
     headers, body = receiver.came.get(timeout=5)
     content = json.loads(body)
     assert (content["type"], content["data"]["rule"]) == ("alert.opened", "disk_nearly_full")
@@ -286,10 +286,10 @@ def test_the_webhook_is_told_and_told_again(settings: Settings, database: Databa
     with database.write() as session:
         waiting.due_at = clock.now()
         session.merge(waiting)
-    alerting.look(ground, clock.now())
+    alerting.run_pass(ground, clock.now())
     again, _ = receiver.came.get(timeout=5)
     assert again["webhook-id"] == headers["webhook-id"]
-    alerting.look(ground, clock.now())
+    alerting.run_pass(ground, clock.now())
     assert receiver.came.empty()
 
 

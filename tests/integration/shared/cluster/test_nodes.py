@@ -50,7 +50,7 @@ def two(database: Database) -> Database:
     return database
 
 
-def rung(database: Database, job_id: str) -> str | None:
+def dispatched(database: Database, job_id: str) -> str | None:
     return records.get(database, job_id).dispatched_to
 
 
@@ -70,7 +70,7 @@ def for_node(database: Database, node: str, job_type: str = INTEGRITY_CHECK) -> 
 def test_a_drained_node_claims_nothing_and_finishes_what_it_has(two: Database) -> None:
     running, waiting = accepted(two), accepted(two)
     claimed(two, running.id, ON_M)
-    dispatch.ring(two, [(waiting.id, "m/0")])
+    dispatch.mark_dispatched(two, [(waiting.id, "m/0")])
     since = nodes.drain(two, "m").drained_at
     assert since is not None
     assert nodes.drain(two, "m").drained_at == since
@@ -90,7 +90,7 @@ def test_no_claim_comes_after_a_drain_has_returned(two: Database) -> None:
     """Claims and a drain at once, again and again: what was claimed, was claimed before the drain's answer."""
     for _ in range(15):
         ids = [accepted(two).id for _ in range(4)]
-        dispatch.ring(two, [(job_id, "m/0") for job_id in ids])
+        dispatch.mark_dispatched(two, [(job_id, "m/0") for job_id in ids])
         together = threading.Barrier(5)
 
         def claim(job_id: str, together: threading.Barrier = together) -> bool:
@@ -101,7 +101,7 @@ def test_no_claim_comes_after_a_drain_has_returned(two: Database) -> None:
             claims = [pool.submit(claim, job_id) for job_id in ids]
             together.wait()
             nodes.drain(two, "m")
-            at_drain = {one.job_id for one in dispatch.look(two).busy}
+            at_drain = {one.job_id for one in dispatch.read_queue(two).busy}
             taken = {job_id for job_id, future in zip(ids, claims, strict=True) if future.result()}
         assert taken <= at_drain
         for job_id in taken:
@@ -111,27 +111,27 @@ def test_no_claim_comes_after_a_drain_has_returned(two: Database) -> None:
 
 def test_a_bell_at_a_drained_node_is_rung_elsewhere(two: Database, settings: Settings) -> None:
     job = accepted(two)
-    dispatch.ring(two, [(job.id, "m/0")])
+    dispatch.mark_dispatched(two, [(job.id, "m/0")])
     nodes.drain(two, "m")
-    assert Dispatcher(settings, two, celery_sender(settings)).look() == 1
-    assert rung(two, job.id) == "n/0"
+    assert Dispatcher(settings, two, celery_sender(settings)).run_pass() == 1
+    assert dispatched(two, job.id) == "n/0"
 
 
 def test_what_only_a_drained_node_can_run_waits_for_as_long_as_it_is_drained(two: Database, settings: Settings) -> None:
     hold(two, "TI2V-5B", node="n")
     job, check = accepted(two), for_node(two, "m")
     dispatcher = Dispatcher(settings, two, celery_sender(settings))
-    assert dispatcher.look() == 2
-    assert (rung(two, job.id), rung(two, check.id)) == ("m/0", "m/io")
+    assert dispatcher.run_pass() == 2
+    assert (dispatched(two, job.id), dispatched(two, check.id)) == ("m/0", "m/io")
     nodes.drain(two, "m")
-    assert dispatcher.look() == 0
-    assert (rung(two, job.id), rung(two, check.id)) == (None, None)
+    assert dispatcher.run_pass() == 0
+    assert (dispatched(two, job.id), dispatched(two, check.id)) == (None, None)
     nodes.undrain(two, "m")
-    assert dispatcher.look() == 2
+    assert dispatcher.run_pass() == 2
     nodes.drain(two, "m")
     impatient = settings.model_copy(update={"unplaced_limit_hours": 1e-9})
     for _ in range(2):
-        Dispatcher(impatient, two, celery_sender(settings)).look()
+        Dispatcher(impatient, two, celery_sender(settings)).run_pass()
     for waiting in (records.get(two, job.id), records.get(two, check.id)):
         assert (waiting.status, waiting.unplaceable_since) == (JobState.QUEUED, None)
 
@@ -139,22 +139,22 @@ def test_what_only_a_drained_node_can_run_waits_for_as_long_as_it_is_drained(two
 def test_a_bell_at_a_device_that_has_gone_is_no_place(two: Database, settings: Settings) -> None:
     hold(two, "TI2V-5B", node="n")
     job = accepted(two)
-    dispatch.ring(two, [(job.id, "m/0")])
+    dispatch.mark_dispatched(two, [(job.id, "m/0")])
     nodes.deregister_device(two, "m/0", 1)
     impatient = settings.model_copy(update={"unplaced_limit_hours": 1e-9})
     for _ in range(2):
-        Dispatcher(impatient, two, celery_sender(settings)).look()
+        Dispatcher(impatient, two, celery_sender(settings)).run_pass()
     assert records.get(two, job.id).status == JobState.FAILED
 
 
 def test_a_drained_nodes_own_jobs_run_out_and_scheduled_checks_leave_it_out(two: Database, settings: Settings) -> None:
     running = for_node(two, "m")
     io = Claimant("m", "io@m", None, "m/io")
-    dispatch.ring(two, [(running.id, "m/io")])
+    dispatch.mark_dispatched(two, [(running.id, "m/io")])
     assert attempts.claim(two, running.id, io, 60.0, at_most=1) is not None
     nodes.drain(two, "m")
     download = for_node(two, "m", DOWNLOAD)
-    dispatch.ring(two, [(download.id, "m/io")])
+    dispatch.mark_dispatched(two, [(download.id, "m/io")])
     assert attempts.claim(two, download.id, io, 60.0, at_most=2) is None
     assert attempts.succeed(two, running.id, 1, {}).status == JobState.SUCCEEDED
     assert ticks.start_checks(two, settings, full=False) == "1 quick checks queued"
@@ -271,22 +271,22 @@ def test_each_device_is_rung_in_the_newest_protocol_that_both_know(
     first, second, check = accepted(two), accepted(two), for_node(two, "n")
     said: dict[str, int] = {}
     dispatcher = Dispatcher(
-        settings, two, lambda job, device, reads: said.update({device: celery.bell(job.job_id, reads)[1]})
+        settings, two, lambda job, device, reads: said.update({device: celery.dispatch_message(job.job_id, reads)[1]})
     )
-    assert dispatcher.look() == 3
+    assert dispatcher.run_pass() == 3
     assert said == {"n/0": 2, "m/0": 1, "n/io": 1}
-    assert {rung(two, job.id) for job in (first, second)} == {"n/0", "m/0"}
-    assert rung(two, check.id) == "n/io"
-    dispatch.silence(two, [check.id])
+    assert {dispatched(two, job.id) for job in (first, second)} == {"n/0", "m/0"}
+    assert dispatched(two, check.id) == "n/io"
+    dispatch.recall(two, [check.id])
     nodes.node_beat(two, "n", 1000.0, 500.0, 2)
-    dispatcher.look()
+    dispatcher.run_pass()
     assert said["n/io"] == 2
     nodes.reads_protocol(two, "n/io", 1)
-    dispatch.silence(two, [check.id])
-    dispatcher.look()
+    dispatch.recall(two, [check.id])
+    dispatcher.run_pass()
     assert said["n/io"] == 1
     monkeypatch.setattr(celery, "PROTOCOL", 1)
-    assert celery.bell("x", 2) == ("x", 1)
+    assert celery.dispatch_message("x", 2) == ("x", 1)
 
 
 def test_a_worker_hands_a_newer_bell_back_and_gets_it_in_its_own_words(
@@ -306,7 +306,7 @@ def test_a_worker_hands_a_newer_bell_back_and_gets_it_in_its_own_words(
     assert settings.redis is not None
     for _ in range(2):
         job = accepted(two)
-        dispatch.ring(two, [(job.id, "m/0")])
+        dispatch.mark_dispatched(two, [(job.id, "m/0")])
         with pytest.raises(Ignore):
             tasks.TASKS["generation"](job.id, 9, {"what": "nobody knows yet"}, later=True)
         after = records.get(two, job.id)
@@ -315,7 +315,7 @@ def test_a_worker_hands_a_newer_bell_back_and_gets_it_in_its_own_words(
     assert [record.levelname for record in caplog.records if "protocol 9" in record.message] == ["WARNING"]
     (seen,) = (one for one in nodes.devices(two) if one.device.node == "m")
     assert seen.device.message_protocol == celery.PROTOCOL
-    assert Dispatcher(settings, two, celery_sender(settings)).look() == 1
+    assert Dispatcher(settings, two, celery_sender(settings)).run_pass() == 1
 
 
 def test_a_drained_node_that_leaves_raises_no_alert(two: Database, settings: Settings) -> None:

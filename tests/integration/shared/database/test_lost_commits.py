@@ -120,7 +120,7 @@ def _accept(database: Database) -> Written:
 def _claim(database: Database) -> Written:
     job = accepted(database)
     claimed(database, accepted(database).id)  # the node holds the model
-    dispatch.ring(database, [(job.id, "n/1")])
+    dispatch.mark_dispatched(database, [(job.id, "n/1")])
     me = Claimant("n", "gpu-1@n", "cpu-1", "n/1", pid=42)
 
     def check(claim: Job | None) -> None:
@@ -295,11 +295,11 @@ def _remove_node(database: Database) -> Written:
 def _dispatch(database: Database) -> Written:
     job = accepted(database)
 
-    def check(rung: list[tuple[str, str]]) -> None:
-        assert rung == [(job.id, "n/0")]
+    def check(dispatched: list[tuple[str, str]]) -> None:
+        assert dispatched == [(job.id, "n/0")]
         assert row(database, job.id).dispatched_to == "n/0"
 
-    return Written(lambda: dispatch.ring(database, [(job.id, "n/0")]), check)
+    return Written(lambda: dispatch.mark_dispatched(database, [(job.id, "n/0")]), check)
 
 
 def _give_up(database: Database) -> Written:
@@ -473,7 +473,7 @@ class Making:
     def file(self, job: Job) -> Path:
         return self.folder / f"{job.id}-{job.attempt}"
 
-    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
+    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         self.file(job).write_text("video")
         return {"artifacts": [self.file(job).name]}
 
@@ -496,15 +496,15 @@ def test_a_winner_keeps_its_files_whichever_commit_is_not_answered(
     database = losing.database
     claimed(database, accepted(database).id)  # the node holds the model
     job = accepted(database)
-    dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
+    dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
     work = Making(tmp_path)
     if commit == 1:
         losing.lose(1, when)
     else:
         run = work.run
 
-        def then_lose(job: Job, pulse: Heartbeat) -> dict[str, Any]:
-            made = run(job, pulse)
+        def then_lose(job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
+            made = run(job, heartbeat)
             losing.lose(1, when)
             return made
 
@@ -524,14 +524,14 @@ def test_files_stay_where_nobody_can_say_whether_their_attempt_has_won(
     database = losing.database
     claimed(database, accepted(database).id)
     job = accepted(database)
-    dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
+    dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
     monkeypatch.setattr("shared.database.engine._REPEAT_AFTER_SECONDS", (0.0,))
     impatient = settings.model_copy(update={"lease_seconds": 1e-6})
     work = Making(tmp_path)
     run = work.run
 
-    def then_lose(job: Job, pulse: Heartbeat) -> dict[str, Any]:
-        made = run(job, pulse)
+    def then_lose(job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
+        made = run(job, heartbeat)
         losing.lose(1, "after")  # the end
         losing.lose(3, "before")  # its repetition, and the giving back
         return made

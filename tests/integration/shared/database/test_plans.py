@@ -65,13 +65,13 @@ def test_sqlite_finds_what_the_dispatcher_asks_for(database: Database, ended: in
         database.close()
         migrate(database.url)
     of_states = {"ix_jobs_ended", "ix_jobs_kind"}
-    queue = dispatch.look(database)
-    look = all_of(database, lambda: dispatch.look(database))
-    assert {"ix_jobs_line"} <= look <= {"ix_jobs_line", "ix_jobs_bell"} | of_states
-    assert len(look & of_states) == 1, "those that run"
+    queue = dispatch.read_queue(database)
+    read_queue = all_of(database, lambda: dispatch.read_queue(database))
+    assert {"ix_jobs_line"} <= read_queue <= {"ix_jobs_line", "ix_jobs_bell"} | of_states
+    assert len(read_queue & of_states) == 1, "those that run"
     if queue.cuts:
-        assert "ix_jobs_bell" in look
-        further = all_of(database, lambda: dispatch.look_further(database, queue, queue.cuts[:1], 8))
+        assert "ix_jobs_bell" in read_queue
+        further = all_of(database, lambda: dispatch.read_further(database, queue, queue.cuts[:1], 8))
         assert further == {"ix_jobs_line"}
     assert all_of(database, lambda: queues.queued_by_priority(database)) == {"ix_jobs_order"}
     assert all_of(database, lambda: queues.waiting(database)) == {"ix_jobs_line"}

@@ -59,7 +59,7 @@ def test_only_the_device_that_the_bell_names_may_claim_and_only_once(database: D
     hold(database, "T2V-A14B")
     job = accepted(database)
     assert attempts.claim(database, job.id, CLAIMANT, 60) is None
-    dispatch.ring(database, [(job.id, OTHER.device_key)])
+    dispatch.mark_dispatched(database, [(job.id, OTHER.device_key)])
     assert attempts.claim(database, job.id, CLAIMANT, 60) is None
     assert attempts.claim(database, job.id, OTHER, 60) is not None
     assert attempts.claim(database, job.id, OTHER, 60) is None
@@ -67,7 +67,7 @@ def test_only_the_device_that_the_bell_names_may_claim_and_only_once(database: D
 
 def test_a_claim_needs_the_models_files_on_the_node(database: Database) -> None:
     job = accepted(database)
-    dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
+    dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
     assert attempts.claim(database, job.id, CLAIMANT, 60) is None
     hold(database, "T2V-A14B", node="another")
     assert attempts.claim(database, job.id, CLAIMANT, 60) is None
@@ -78,7 +78,7 @@ def test_a_claim_needs_the_models_files_on_the_node(database: Database) -> None:
 def test_of_many_claims_at_once_one_wins(database: Database) -> None:
     hold(database, "T2V-A14B")
     job = accepted(database)
-    dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
+    dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
     claims = at_once(6, lambda _: attempts.claim(database, job.id, CLAIMANT, 60))
     assert sum(claim is not None for claim in claims) == 1
 
@@ -117,18 +117,18 @@ def test_back_off_doubles_and_holds_the_claim_back(database: Database) -> None:
     waits = []
     for attempt in (1, 2, 3):
         claimed(database, job.id) if attempt == 1 else None
-        before = dispatch.look(database).now
+        before = dispatch.read_queue(database).now
         back = attempts.crashed(database, job.id, attempt, "died", backoff_seconds=0.05 if attempt < 3 else 50.0)
         assert back is not None
         # It counts from a moment between these two.
-        waits.append((back.not_before - dispatch.look(database).now, back.not_before - before))
+        waits.append((back.not_before - dispatch.read_queue(database).now, back.not_before - before))
         if attempt < 3:
-            while dispatch.look(database).now < back.not_before:
+            while dispatch.read_queue(database).now < back.not_before:
                 pass
             claimed(database, job.id)
     for expected, (least, most) in zip((0.05, 0.1, 200.0), waits, strict=True):
         assert least - 0.001 <= expected <= most + 0.001
-    dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
+    dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
     assert attempts.claim(database, job.id, CLAIMANT, 60) is None
 
 
@@ -148,7 +148,7 @@ def test_twenty_pauses_do_not_count_as_failures_and_keep_the_bytes(database: Dat
     assert isinstance(outcome, records.Accepted)
     job_id, io = outcome.job.id, Claimant("n", "io@n", None, "n/io")
     for attempt in range(1, 21):
-        dispatch.ring(database, [(job_id, io.device_key)])
+        dispatch.mark_dispatched(database, [(job_id, io.device_key)])
         assert attempts.claim(database, job_id, io, 60, at_most=1) is not None
         download_control.pause(database, job_id)
         assert attempts.renew(database, job_id, attempt, 60).requested_action == "pause"
@@ -168,7 +168,7 @@ def test_a_node_runs_no_more_downloads_than_it_has_slots(database: Database) -> 
         (outcome,) = records.accept(database, [new])
         assert isinstance(outcome, records.Accepted)
         ids.append(outcome.job.id)
-    dispatch.ring(database, [(job_id, io.device_key) for job_id in ids])
+    dispatch.mark_dispatched(database, [(job_id, io.device_key) for job_id in ids])
     assert attempts.claim(database, ids[0], io, 60, at_most=1) is not None
     assert attempts.claim(database, ids[1], io, 60, at_most=1) is None
     assert attempts.claim(database, ids[1], io, 60, at_most=2) is not None
@@ -210,7 +210,7 @@ def test_claim_and_cancel_at_the_same_moment_leave_one_truth(database: Database)
     hold(database, "T2V-A14B")
     for _ in range(15):
         job = accepted(database)
-        dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
+        dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
         claim, _ = at_once(
             2,
             lambda place, job_id=job.id: (
@@ -273,13 +273,13 @@ def test_the_dispatcher_sees_every_models_first_in_line_and_every_bell(database:
     high = accepted(database, priority=Priority.HIGH)
     other = accepted(database, model_id="TI2V-5B")
     claimed(database, other.id)
-    dispatch.ring(database, [(low.id, "n/1")])
-    queue = dispatch.look(database)
+    dispatch.mark_dispatched(database, [(low.id, "n/1")])
+    queue = dispatch.read_queue(database)
     assert {job.job_id for job in queue.waiting} == {low.id, high.id}
     assert {job.dispatched_to for job in queue.waiting} == {None, "n/1"}
     assert [(job.job_id, job.device_key) for job in queue.busy] == [(other.id, "n/0")]
     assert abs(queue.now - high.queued_at) < 30
-    assert dispatch.silence(database) == 1
+    assert dispatch.recall(database) == 1
 
 
 def test_jobs_whose_model_no_node_holds_say_so_until_it_arrives(database: Database) -> None:

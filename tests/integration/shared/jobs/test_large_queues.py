@@ -174,9 +174,9 @@ def long_queue(database: Database) -> list[str]:
 def test_the_order_that_is_published_is_that_of_the_whole_queue(
     database: Database, settings: Settings, long_queue: list[str]
 ) -> None:
-    Dispatcher(settings, database, lambda *_: None).look()
+    Dispatcher(settings, database, lambda *_: None).run_pass()
     rows = stored(database)
-    whole = Queue(dispatch.look(database).now, tuple(_waiting(job) for job in rows), ())
+    whole = Queue(dispatch.read_queue(database).now, tuple(_waiting(job) for job in rows), ())
     wanted = queue_order(whole)[: dispatch.ORDERED]
     told = queue_positions.positions(database, RestingRedis(settings.redis), rows)
     exact = [job_id for job_id, position in told.items() if not position.approximate]
@@ -186,7 +186,7 @@ def test_the_order_that_is_published_is_that_of_the_whole_queue(
 def test_a_look_sees_the_first_of_every_line_and_no_more_than_it_needs(
     database: Database, long_queue: list[str]
 ) -> None:
-    queue = dispatch.look(database)
+    queue = dispatch.read_queue(database)
     rows = stored(database)
     seen = {job.job_id for job in queue.waiting}
     for line in {job.line for job in rows}:
@@ -200,6 +200,6 @@ def test_a_look_sees_the_first_of_every_line_and_no_more_than_it_needs(
 def _waiting(job: Job) -> Waiting:
     return Waiting(
         job.id, job.type, job.model_id, job.model_cache_key, job.target_node, job.priority, job.owner, job.queued_at,
-        job.not_before, job.work, job.mock, job.min_vram_mb, job.min_ram_mb, job.phase, job.dispatched_to, job.dispatched_at,
-        job.unplaceable_since, job.line,
+        job.not_before, job.work, job.mock, job.min_vram_mb, job.min_ram_mb, job.phase, job.dispatched_to,
+        job.dispatched_at, job.unplaceable_since, job.line,
     )  # fmt: skip

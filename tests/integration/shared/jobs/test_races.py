@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -288,17 +289,17 @@ def test_two_claims_of_one_job_give_it_to_one(database: Database, race: Race) ->
     other = Claimant("n", "gpu-1@n", "cpu-1", "n/1")
     hold(database, "T2V-A14B")
 
-    def rung() -> Job:
+    def dispatched() -> Job:
         job = accepted(database)
-        dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
+        dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
         return job
 
     def dispatch_and_claim() -> Job | None:
-        dispatch.ring(database, [(race.job_id, other.device_key)])
+        dispatch.mark_dispatched(database, [(race.job_id, other.device_key)])
         return attempts.claim(database, race.job_id, other, 60)
 
     for (one, two), after in race.run(
-        rung, lambda: attempts.claim(database, race.job_id, CLAIMANT, 60), dispatch_and_claim
+        dispatched, lambda: attempts.claim(database, race.job_id, CLAIMANT, 60), dispatch_and_claim
     ):
         assert not is_error(one)
         assert not is_error(two)
@@ -312,7 +313,7 @@ def test_two_claims_never_exceed_what_a_node_may_run_at_once(database: Database)
         def pair(most: int = most) -> Pair:
             _clear(database)
             ids = [_waiting_download(database, model).id for model in ("T2V-A14B", "TI2V-5B", "I2V-A14B")]
-            dispatch.ring(database, [(job_id, IO.device_key) for job_id in ids])
+            dispatch.mark_dispatched(database, [(job_id, IO.device_key) for job_id in ids])
             if most == 2:
                 assert attempts.claim(database, ids.pop(), IO, 60, at_most=2) is not None
             return (
@@ -341,7 +342,7 @@ def test_no_claim_comes_after_a_drain_was_answered(database: Database) -> None:
 def _claim_and_drain(database: Database) -> Pair:
     nodes.undrain(database, "n")
     job = accepted(database)
-    dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
+    dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
     return lambda: attempts.claim(database, job.id, CLAIMANT, 60), lambda: nodes.drain(database, "n")
 
 
@@ -352,7 +353,7 @@ def test_a_model_is_removed_or_used_never_both(database: Database) -> None:
             _clear(database)
             library.replica(database, on="n")
             job = accepted(database)
-            dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
+            dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
 
             def remove() -> bool:
                 return removals.begin_removal(database, "n", "T2V-A14B")
@@ -372,8 +373,8 @@ def test_a_model_is_removed_or_used_never_both(database: Database) -> None:
 def test_two_dispatchers_call_a_job_to_one_device(database: Database, race: Race) -> None:
     for results, after in race.run(
         lambda: accepted(database),
-        lambda: dispatch.ring(database, [(race.job_id, "n/0")]),
-        lambda: dispatch.ring(database, [(race.job_id, "n/1")]),
+        lambda: dispatch.mark_dispatched(database, [(race.job_id, "n/0")]),
+        lambda: dispatch.mark_dispatched(database, [(race.job_id, "n/1")]),
     ):
         assert not any(is_error(result) for result in results)
         assert after.dispatched_to in ("n/0", "n/1")
@@ -382,7 +383,8 @@ def test_two_dispatchers_call_a_job_to_one_device(database: Database, race: Race
 def test_two_dispatchers_that_call_the_same_jobs_do_not_lock_each_other_out(database: Database) -> None:
     def pair() -> Pair:
         calls = [(accepted(database).id, f"n/{index}") for index in range(2)]
-        return lambda: dispatch.ring(database, calls), lambda: dispatch.ring(database, calls[::-1])
+        mark = partial(dispatch.mark_dispatched, database)
+        return lambda: mark(calls), lambda: mark(calls[::-1])
 
     for _, met in interleavings(database, pair):
         assert not is_error(met.first)

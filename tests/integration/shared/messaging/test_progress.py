@@ -124,11 +124,11 @@ def test_a_redis_that_did_not_answer_is_left_alone_for_a_while(
 
 
 def test_the_dispatcher_is_woken_after_an_error(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    nudge, failed = once_wrong(celery.nudge)
-    monkeypatch.setattr(celery, "nudge", nudge)
+    wake, failed = once_wrong(celery.wake)
+    monkeypatch.setattr(celery, "nudge", wake)
     waker = Waker(RestingRedis(redis_url, timeout=5))
-    waker.nudge()
+    waker.wake()
     assert failed.wait(5)
-    waker.nudge()
+    waker.wake()
     wait_for(lambda: progress.connect(redis_url, 5).exists(WAKE_KEY), 5)
     waker.close()

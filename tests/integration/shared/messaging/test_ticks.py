@@ -343,10 +343,10 @@ def test_the_sweep_goes_on_where_it_was(database: Database, store: Store, monkey
     made = orphans(store, 10)
     for left in (made[4:], made[8:], []):
         ticks.sweep(database, store, -5.0, batches(1))
-        assert [one.job_id for one in store.litter(-5.0)] == left
+        assert [one.job_id for one in store.orphaned_files(-5.0)] == left
     (late,) = orphans(store, 1)
     assert ticks.sweep(database, store, -5.0).startswith("1 orphaned"), "it begins anew once it was at the end"
-    assert late not in [one.job_id for one in store.litter(-5.0)]
+    assert late not in [one.job_id for one in store.orphaned_files(-5.0)]
 
 
 def test_what_stays_does_not_hide_what_lies_behind_it_from_the_sweep(
@@ -358,9 +358,9 @@ def test_what_stays_does_not_hide_what_lies_behind_it_from_the_sweep(
         store.put_input(accepted(database).id, "image.png", b"x")
     (orphan,) = orphans(store, 1)
     for _ in range(3):
-        assert orphan in [one.job_id for one in store.litter(-5.0)]
+        assert orphan in [one.job_id for one in store.orphaned_files(-5.0)]
         ticks.sweep(database, store, -5.0, batches(1))
-    assert [one.job_id for one in store.litter(-5.0, orphan[:-1])] == []
+    assert [one.job_id for one in store.orphaned_files(-5.0, orphan[:-1])] == []
 
 
 def test_a_sweep_of_a_store_that_is_not_mounted_fails_and_forgets_nothing(
@@ -381,7 +381,7 @@ def test_what_the_sweep_cannot_remove_holds_up_nothing(
     made = orphans(directory, 5)
     with refusing(made[0]):
         assert ticks.sweep(database, directory, -5.0).startswith("4 orphaned folders")
-    assert [one.job_id for one in directory.litter(-5.0)] == made[:1]
+    assert [one.job_id for one in directory.orphaned_files(-5.0)] == made[:1]
     assert ticks.sweep(database, directory, -5.0).startswith("1 orphaned folders")
 
 

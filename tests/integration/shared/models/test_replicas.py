@@ -88,7 +88,7 @@ def replaced(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
 
 
-def look(models: Path) -> tuple[ReplicaState, tuple[str, ...]]:
+def scanned(models: Path) -> tuple[ReplicaState, tuple[str, ...]]:
     presence = replicas.scan(models, DEMO.get("T2V-A14B"))
     return presence.state, presence.missing_files
 
@@ -101,18 +101,18 @@ def test_a_file_that_was_never_fetched_is_missing(models: Path, name: str, conte
     folder = snapshot(models)
     name = weights(folder) if name == "weights" else name
     replaced(folder, name, content)
-    assert look(models) == (ReplicaState.MISSING, (name,))
+    assert scanned(models) == (ReplicaState.MISSING, (name,))
 
 
 def test_an_index_of_shards_that_was_never_fetched_is_missing(models: Path) -> None:
     folder = snapshot(models)
     (index,) = folder.glob("transformer/*.index.json")
     replaced(folder, f"transformer/{index.name}", POINTER)
-    assert look(models) == (ReplicaState.MISSING, (f"transformer/{index.name}",))
+    assert scanned(models) == (ReplicaState.MISSING, (f"transformer/{index.name}",))
     replaced(folder, f"transformer/{index.name}", b"{}")
     index.unlink()
     index.symlink_to("../../../blobs/gone")
-    assert look(models) == (ReplicaState.MISSING, (f"transformer/{index.name}",))
+    assert scanned(models) == (ReplicaState.MISSING, (f"transformer/{index.name}",))
 
 
 @pytest.mark.parametrize("kept", [-1, 5000, 4, 30], ids=["last-byte", "half", "no-header", "half-header"])
@@ -120,11 +120,11 @@ def test_weights_that_are_cut_off_are_corrupted(models: Path, kept: int) -> None
     folder = snapshot(models)
     name = weights(folder)
     replaced(folder, name, (folder / name).read_bytes()[:kept])
-    assert look(models) == (ReplicaState.CORRUPTED, (name,))
+    assert scanned(models) == (ReplicaState.CORRUPTED, (name,))
     whole = snapshot(models) / name
     whole.unlink()
     whole.symlink_to("../../../blobs/gone")
-    assert look(models) == (ReplicaState.MISSING, (name,))
+    assert scanned(models) == (ReplicaState.MISSING, (name,))
 
 
 def storage(models: Path) -> Path:
@@ -165,7 +165,7 @@ def test_copies_without_links(models: Path, tmp_path: Path) -> None:
     shutil.rmtree(storage(tmp_path / "copied") / "refs")
     assert whole(tmp_path / "copied", revision)
     shutil.rmtree(storage(models) / "blobs")
-    state, missing = look(models)
+    state, missing = scanned(models)
     assert state == ReplicaState.MISSING
     assert missing == ("model_index.json",)
 
@@ -186,7 +186,7 @@ def test_partial_files_do_not_count(models: Path) -> None:
     name = weights(folder)
     blob = (folder / name).resolve()
     blob.rename(blob.with_name(blob.name + ".incomplete"))
-    assert look(models) == (ReplicaState.MISSING, (name,))
+    assert scanned(models) == (ReplicaState.MISSING, (name,))
 
 
 def copied(models: Path, revision: str, age: float) -> Path:
@@ -225,7 +225,7 @@ def test_a_part_of_the_referenced_snapshot_is_not_replaced_by_an_older_one(model
     copied(models, "a" * 40, 100)
     name = weights(snapshot(models))
     (snapshot(models) / name).unlink()
-    assert look(models) == (ReplicaState.MISSING, (name,))
+    assert scanned(models) == (ReplicaState.MISSING, (name,))
 
 
 def test_a_flat_download_is_found_once_it_is_moved_into_a_snapshot(models: Path, tmp_path: Path) -> None:

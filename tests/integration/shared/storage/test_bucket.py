@@ -189,10 +189,10 @@ def test_more_than_one_page_of_objects(tmp_path: Path) -> None:
         settings = in_bucket(Settings(home=tmp_path), server.url, "many")
         store = BucketStore.opened(settings, lambda: "this-installation", create=True)
         assert store.allocated_bytes("job-x") == 1100
-        assert [one.job_id for one in store.litter(-5.0)] == ["job-1", "job-x", "job-y"]
+        assert [one.job_id for one in store.orphaned_files(-5.0)] == ["job-1", "job-x", "job-y"]
         store.drop_job("job-x")
         assert store.attempts("job-x") == []
-        assert [one.job_id for one in store.litter(-5.0)] == ["job-1", "job-y"]
+        assert [one.job_id for one in store.orphaned_files(-5.0)] == ["job-1", "job-y"]
     finally:
         server.kill()
 

@@ -104,9 +104,9 @@ def test_litter_is_told_with_its_attempts_once_it_is_old(opened: Open) -> None:
     made(here, "a", 2, video=b"x")
     made(here, "b", 1, video=b"x")
     here.put_input("c", "image.png", b"x")
-    told = {one.job_id: one.attempts for one in here.litter(-5.0)}
+    told = {one.job_id: one.attempts for one in here.orphaned_files(-5.0)}
     assert told == {"a": (2,), "b": (1,), "c": ()}
-    assert list(here.litter(3600.0)) == []
+    assert list(here.orphaned_files(3600.0)) == []
     assert here.drop_unfinished(0.0) == 0
 
 
@@ -115,10 +115,11 @@ def test_litter_is_told_in_order_and_from_where_it_was_asked(opened: Open) -> No
     for job_id in ("d", "a", "c", "b"):
         here.put_input(job_id, "image.png", b"x")
     made(here, "b", 1, video=b"x")
-    assert [one.job_id for one in here.litter(-5.0)] == ["a", "b", "c", "d"]
-    assert [(one.job_id, one.attempts) for one in here.litter(-5.0, after="a")] == [("b", (1,)), ("c", ()), ("d", ())]
-    assert [one.job_id for one in here.litter(-5.0, after="b")] == ["c", "d"]
-    assert list(here.litter(-5.0, after="d")) == []
+    assert [one.job_id for one in here.orphaned_files(-5.0)] == ["a", "b", "c", "d"]
+    found = here.orphaned_files(-5.0, after="a")
+    assert [(one.job_id, one.attempts) for one in found] == [("b", (1,)), ("c", ()), ("d", ())]
+    assert [one.job_id for one in here.orphaned_files(-5.0, after="b")] == ["c", "d"]
+    assert list(here.orphaned_files(-5.0, after="d")) == []
 
 
 def test_many_folders_are_told_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +130,7 @@ def test_many_folders_are_told_in_little_memory(tmp_path: Path, monkeypatch: pyt
         (tmp_path / "store" / "inputs" / name).mkdir()
         if place % 3 == 0:
             (tmp_path / "store" / "artifacts" / name / "1").mkdir(parents=True)
-    assert [one.job_id for one in here.litter(-5.0)] == names
+    assert [one.job_id for one in here.orphaned_files(-5.0)] == names
 
 
 def test_many_jobs_are_dropped_together(opened: Open) -> None:
@@ -138,7 +139,7 @@ def test_many_jobs_are_dropped_together(opened: Open) -> None:
         here.put_input(f"job-{place}", "image.png", b"x")
         made(here, f"job-{place}", 1, video=b"x", manifest=b"{}")
     assert here.drop_jobs([*(f"job-{place}" for place in range(29)), "of-which-there-is-nothing"]) == {}
-    assert [one.job_id for one in here.litter(-5.0)] == ["job-29"]
+    assert [one.job_id for one in here.orphaned_files(-5.0)] == ["job-29"]
     here.drop_job("job-0")
     here.drop_attempt("job-0", 1)
 

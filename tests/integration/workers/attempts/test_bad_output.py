@@ -38,10 +38,10 @@ def runner(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPat
     run.free()
 
 
-def ring(database: Database, **values: object) -> str:
+def dispatched(database: Database, **values: object) -> str:
     job = accepted(database, **values)
     hold(database, *DEMO.model_ids, node=working.HERE.node)
-    dispatch.ring(database, [(job.id, working.HERE.device_key)])
+    dispatch.mark_dispatched(database, [(job.id, working.HERE.device_key)])
     return job.id
 
 
@@ -66,7 +66,7 @@ def test_black_frames_and_frames_of_nan_fail_the_job(
     monkeypatch.setattr(
         WanDecoder3d, "forward", lambda self, *args, **kwargs: torch.full_like(forward(self, *args, **kwargs), value)
     )
-    job_id = ring(database)
+    job_id = dispatched(database)
     with pytest.raises(BadOutput):
         runner.run(GENERATION, job_id)
     job = records.get(database, job_id)
@@ -81,7 +81,7 @@ def test_black_frames_and_frames_of_nan_fail_the_job(
 
 
 def test_what_is_delivered_carries_its_quality(runner: Runner, settings: Settings, database: Database) -> None:
-    job_id = ring(database)
+    job_id = dispatched(database)
     assert runner.run(GENERATION, job_id)
     result = records.get(database, job_id).result
     assert result is not None
@@ -94,7 +94,7 @@ def test_what_is_delivered_carries_its_quality(runner: Runner, settings: Setting
 
 
 def test_a_mock_has_a_quality_and_is_marked(runner: Runner, database: Database) -> None:
-    job_id = ring(database, mock=True)
+    job_id = dispatched(database, mock=True)
     assert runner.run(GENERATION, job_id)
     counted = use(database, job_id)
     assert counted.mock

@@ -30,7 +30,7 @@ class LateCancel:
     def __init__(self, database: Database, store: Any, fails: bool) -> None:
         self._database, self._store, self._fails = database, store, fails
 
-    def run(self, job: Job, pulse: Heartbeat) -> dict[str, Any]:
+    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         (self._store.attempt_dir(job.id, job.attempt) / "video.mp4").write_bytes(b"x")
         assert records.request_cancel(self._database, job.id).job.status == JobState.RUNNING
         if self._fails:
@@ -51,7 +51,7 @@ def test_a_cancel_that_comes_while_the_end_is_written_is_obeyed(
     store = open_store(settings, lambda: "test", create=True)
     claimed(database, accepted(database).id)  # the node holds the model
     job = accepted(database)
-    dispatch.ring(database, [(job.id, CLAIMANT.device_key)])
+    dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
     work = LateCancel(database, store, fails)
     with pytest.raises(Cancelled):
         Runner(settings, database, CLAIMANT, {"generation": work}, UNCOUNTED).run("generation", job.id)

@@ -55,7 +55,7 @@ def run(settings: Settings, database: Database, store: Store, monkeypatch: pytes
 
     def run(job_id: str) -> bool:
         hold(database, *DEMO.model_ids, node=working.HERE.node)
-        dispatch.ring(database, [(job_id, working.HERE.device_key)])
+        dispatch.mark_dispatched(database, [(job_id, working.HERE.device_key)])
         return runner.run(GENERATION, job_id)
 
     return run

@@ -40,7 +40,7 @@ def node(settings: Settings, database: Database) -> Node:
     age(node.models, 90)
     used(database, "T2V-A14B", days_ago=60)
     used(database, "I2V-A14B", days_ago=1)
-    node.look()
+    node.scan()
     beat(node)
     return node
 
@@ -169,7 +169,7 @@ def test_what_a_job_waits_for_or_runs_on_stays(node: Node) -> None:
     job = accepted(node.database)
     assert why_kept(node, "T2V-A14B") == "A queued job needs it"
     assert not removals.begin_removal(node.database, "here", "T2V-A14B")
-    dispatch.ring(node.database, [(job.id, HERE.device_key)])
+    dispatch.mark_dispatched(node.database, [(job.id, HERE.device_key)])
     running = attempts.claim(node.database, job.id, HERE, 60)
     assert running is not None
     assert why_kept(node, "T2V-A14B") == "It is in use"
@@ -201,7 +201,7 @@ def test_old_revisions_go_first_and_shared_blobs_stay(node: Node) -> None:
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(place.readlink())
     (repo(node, "I2V-A14B") / "refs" / "main").write_text(new.name)
-    node.look()
+    node.scan()
     first = planned(node).actions[0]
     assert (str(first.kind), first.name, first.model_id) == ("remove_revision", old.name, "I2V-A14B")
     own = (old / WEIGHTS).resolve()
@@ -217,10 +217,10 @@ def test_what_a_download_left_goes_once_none_needs_it(node: Node) -> None:
     replicas.pin(node.database, "TI2V-5B")
     partial = repo(node, "I2V-A14B") / "blobs" / f"{'c' * 64}.incomplete"
     partial.write_bytes(b"x" * 50_000)
-    node.look()
+    node.scan()
     assert ("remove_partial", "I2V-A14B") not in proposed(node), "it has just been written"
     age(repo(node, "I2V-A14B") / "blobs", 2)
-    node.look()
+    node.scan()
     assert proposed(node)[0] == ("remove_partial", "I2V-A14B")
     job = node.accept(DOWNLOAD, DownloadParams(model_id="I2V-A14B", node="here"))
     assert ("remove_partial", "I2V-A14B") not in proposed(node)
@@ -250,7 +250,7 @@ def test_expired_artifacts_go_with_their_jobs(node: Node) -> None:
 def test_a_corrupted_cache_can_be_removed(node: Node) -> None:
     """A dangling link, where the library's own removal gives up."""
     (next((repo(node) / "snapshots").iterdir()) / WEIGHTS).resolve().unlink()
-    node.look()
+    node.scan()
     assert ("T2V-A14B") in [each["model_id"] for each in node.clean()["executed_actions"]]
     assert blobs(node) == set()
 
@@ -259,7 +259,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(node: Node) -> None:
     assert removals.begin_removal(node.database, "here", "T2V-A14B")
     next((repo(node) / "refs").iterdir()).unlink()
     assert node.replica().state == "removing"
-    node.look()
+    node.scan()
     assert node.replica().state == "available", "no cleanup runs: the mark was left by a crash, and every file is there"
     node.clean()
     assert blobs(node) == set()
@@ -267,10 +267,10 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(node: Node) -> None:
 
 def test_a_look_does_not_bring_back_what_is_being_removed(node: Node) -> None:
     job = node.accept(CLEANUP, CleanupParams(node="here"))
-    dispatch.ring(node.database, [(job.id, node.key)])
+    dispatch.mark_dispatched(node.database, [(job.id, node.key)])
     assert attempts.claim(node.database, job.id, node.claimant, 60, at_most=1) is not None
     assert removals.begin_removal(node.database, "here", "T2V-A14B")
-    node.look()
+    node.scan()
     assert node.replica().state == "removing"
 
 
@@ -295,7 +295,7 @@ def test_removal_and_claim_at_the_same_moment(node: Node) -> None:
             session.add(row)
         job = accepted(node.database, mock=False)
         claimant = Claimant("here", f"w{place}", "cpu-0", HERE.device_key)
-        dispatch.ring(node.database, [(job.id, HERE.device_key)])
+        dispatch.mark_dispatched(node.database, [(job.id, HERE.device_key)])
         gate = threading.Barrier(2)
 
         def claim(job_id: str = job.id, claimant: Claimant = claimant, gate: threading.Barrier = gate) -> bool:

@@ -35,7 +35,7 @@ def node(settings: Settings, database: Database) -> Node:
     """A node that holds one whole model and has looked."""
     node = Node(settings, database)
     make_model(node.models)
-    node.look()
+    node.scan()
     return node
 
 
@@ -147,7 +147,7 @@ def test_each_fault_is_found_and_takes_the_model_out_of_service(node: Node, how:
     row = node.replica()
     assert (row.state, row.generation) == ("corrupted", 1)
     assert row.faults == [{"path": WEIGHTS, "type": how}]
-    node.look()
+    node.scan()
     assert node.replica().state == "corrupted", "a look at which files are there does not clear it"
     assert result_of(node.check())["faults"] == [{"path": WEIGHTS, "type": how}]
     assert node.replica().generation == 1, "it was out of service already"
@@ -169,7 +169,7 @@ def test_no_job_runs_on_a_corrupted_model(node: Node) -> None:
     rewrite(snapshot(node) / WEIGHTS, flip)
     node.check()
     job = accepted(node.database)
-    dispatch.ring(node.database, [(job.id, HERE.device_key)])
+    dispatch.mark_dispatched(node.database, [(job.id, HERE.device_key)])
     assert attempts.claim(node.database, job.id, HERE, lease_seconds=60) is None
 
 
@@ -199,7 +199,7 @@ def test_a_file_without_a_checksum_in_its_name_is_taken_as_it_is_first_found(nod
 
 def test_all_models_of_the_node_are_checked(node: Node) -> None:
     other = make_model(node.models, "TI2V-5B")
-    node.look()
+    node.scan()
     rewrite(other / WEIGHTS, flip)
     job = node.check(None)
     assert set(job.result["models"]) == {"T2V-A14B", "TI2V-5B"}
@@ -290,7 +290,7 @@ def test_a_check_that_was_stopped_goes_on_where_it_was(node: Node, monkeypatch: 
         yield from read_files(*args, **{**options, "came": first})
 
     monkeypatch.setattr(checksums, "read_files", stopped)
-    dispatch.ring(node.database, [(job.id, node.key)])
+    dispatch.mark_dispatched(node.database, [(job.id, node.key)])
     runner = Runner(node.settings, node.database, node.claimant, {INTEGRITY_CHECK: node.integrity}, UNCOUNTED)
     with pytest.raises(Draining):
         runner.run(INTEGRITY_CHECK, job.id)
@@ -310,7 +310,7 @@ def test_a_cancel_takes_effect_within_a_second(settings: Settings, database: Dat
     node = Node(settings, database)
     with (make_model(node.models) / "large.bin").open("wb") as file:
         file.truncate(30_000_000_000)  # half a minute of reading, and no byte on the disk
-    node.look()
+    node.scan()
     job = node.accept(INTEGRITY_CHECK, IntegrityCheckParams(model_id="T2V-A14B", node="here"))
     asked: list[float] = []
 
@@ -321,7 +321,7 @@ def test_a_cancel_takes_effect_within_a_second(settings: Settings, database: Dat
 
     timer = threading.Timer(0.4, cancel)
     timer.start()
-    dispatch.ring(database, [(job.id, node.key)])
+    dispatch.mark_dispatched(database, [(job.id, node.key)])
     with pytest.raises(Cancelled):
         Runner(settings, database, node.claimant, {INTEGRITY_CHECK: node.integrity}, UNCOUNTED).run(
             INTEGRITY_CHECK, job.id
@@ -350,7 +350,7 @@ def test_a_download_that_replaces_the_revision_is_not_undone(node: Node) -> None
     node.check()
     assert node.replica().state == "corrupted"
     make_model(node.models)
-    node.look()
+    node.scan()
     row = node.replica()
     assert (row.state, row.faults, row.verified_at) == ("available", [], None)
     assert not replica_files.take_out(node.database, "here", "T2V-A14B", old.name, [])

@@ -85,16 +85,16 @@ def test_a_cancelled_attempt_that_no_child_carries_ends_cancelled(guard: Guard, 
 def test_only_requests_that_carry_a_job_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tick has no job, and may take longer than anything that follows a job's end."""
 
-    class Bell(JobRequest):
+    class Assignment(JobRequest):
         id, worker_pid = "job", 7
 
         def __init__(self) -> None: ...
 
-    class Waiting(Bell):
+    class Waiting(Assignment):
         worker_pid = None  # it lies in the pool's queue
 
     tick = SimpleNamespace(id="tick", worker_pid=8)
-    monkeypatch.setattr(main_process.worker_state, "active_requests", [Bell(), Waiting(), tick])
+    monkeypatch.setattr(main_process.worker_state, "active_requests", [Assignment(), Waiting(), tick])
     assert main_process._job_requests() == [("job", 7)]
 
 
@@ -240,14 +240,14 @@ def test_a_phase_that_hangs_is_reported_once(
     hasty = settings.model_copy(update={"step_limit_seconds": 0.01, "heartbeat_seconds": 0.001})
     job = claimed(database, accepted(database).id)
     with attempt_span(job) as span:
-        pulse = Heartbeat(hasty, database, Progress(RestingRedis(None)), job, span, UNCOUNTED)
+        heartbeat = Heartbeat(hasty, database, Progress(RestingRedis(None)), job, span, UNCOUNTED)
         with caplog.at_level(logging.ERROR):
             for phase in (Phase.DENOISING, Phase.DECODING):
-                pulse.moved(phase, 10.0)
+                heartbeat.moved(phase, 10.0)
                 time.sleep(0.02)
                 for _ in range(20):
-                    pulse._listen()
-                    pulse._renew(time.monotonic())
+                    heartbeat._listen()
+                    heartbeat._renew(time.monotonic())
     assert records.get(database, job.id).lease_until == job.lease_until, "it loses its job like one that died"
     said = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(said) == 2
@@ -264,9 +264,9 @@ def test_a_lease_that_cannot_be_renewed_is_reported_once_while_the_database_stay
     hasty = settings.model_copy(update={"heartbeat_seconds": 0.001})
     monkeypatch.setattr(attempts, "renew", away)
     with attempt_span(job) as span, caplog.at_level(logging.WARNING):
-        pulse = Heartbeat(hasty, database, Progress(RestingRedis(None)), job, span, UNCOUNTED)
+        heartbeat = Heartbeat(hasty, database, Progress(RestingRedis(None)), job, span, UNCOUNTED)
         for _ in range(20):
-            pulse._renew(time.monotonic())
+            heartbeat._renew(time.monotonic())
     assert sum("could not be renewed" in record.message for record in caplog.records) == 1
 
 

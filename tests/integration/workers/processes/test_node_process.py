@@ -110,7 +110,7 @@ def test_no_error_of_a_scan_ends_it(
             raise error
         scans.append(1)
 
-    monkeypatch.setattr("workers.models.presence.look", scan)
+    monkeypatch.setattr("workers.models.presence.scan", scan)
     watch(settings, database).start()
     wait_for(lambda: len(scans) >= 3, 10, "for scans")
 

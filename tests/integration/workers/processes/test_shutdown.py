@@ -147,8 +147,8 @@ def test_a_child_that_has_ended_its_job_is_not_killed_while_redis_is_away(
     wait_for(lambda: heard(database), 60, "for the worker")
     job = accepted(database, mock=True, request={"frames": 81, "resolution": "128x128", "steps": 20})
     key = nodes.devices(database)[0].device.key
-    dispatch.ring(database, [(job.id, key)])
-    celery_sender(known)(dispatch.look(database).waiting[0], key, 1)
+    dispatch.mark_dispatched(database, [(job.id, key)])
+    celery_sender(known)(dispatch.read_queue(database).waiting[0], key, 1)
     wait_for(lambda: records.get(database, job.id).status == JobState.RUNNING, 60, "for the claim", every=0.002)
     born = children(process.pid)
     redis_server.kill()

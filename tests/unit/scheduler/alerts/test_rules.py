@@ -86,7 +86,7 @@ class Installation:
         self.now = START
         self.known = Known()
 
-    def look(self, facts: Facts, after_seconds: float = 0.0) -> Changes:
+    def run_pass(self, facts: Facts, after_seconds: float = 0.0) -> Changes:
         self.now += timedelta(seconds=after_seconds)
         changes = evaluate(facts, SETTINGS, self.known, self.now)
         opened = {(cause.rule, cause.subject) for cause in changes.opened}
@@ -103,8 +103,8 @@ def test_every_rule_is_tried() -> None:
 
 
 def test_nothing_is_wrong_with_what_is_fine() -> None:
-    assert Installation().look(FINE) == Changes()
-    assert Installation().look(Facts()) == Changes()
+    assert Installation().run_pass(FINE) == Changes()
+    assert Installation().run_pass(Facts()) == Changes()
 
 
 @pytest.mark.parametrize("name", list(WRONG))
@@ -114,12 +114,12 @@ def test_it_opens_once_stays_single_and_resolves(name: str) -> None:
     here = Installation()
     lasting, gone = rule.for_seconds(SETTINGS), rule.gone_seconds
     if lasting:
-        assert opened(here.look(wrong)) == []
-        assert opened(here.look(wrong, lasting - 1)) == []
-        assert opened(here.look(wrong, 1)) == [(name, subject)]
+        assert opened(here.run_pass(wrong)) == []
+        assert opened(here.run_pass(wrong, lasting - 1)) == []
+        assert opened(here.run_pass(wrong, 1)) == [(name, subject)]
     else:
-        assert opened(here.look(wrong)) == [(name, subject)]
-    again = here.look(wrong, 15)
+        assert opened(here.run_pass(wrong)) == [(name, subject)]
+    again = here.run_pass(wrong, 15)
     assert opened(again) == []
     assert [(cause.rule, cause.subject) for cause in again.still] == [(name, subject)]
     for cause in again.still:
@@ -127,72 +127,72 @@ def test_it_opens_once_stays_single_and_resolves(name: str) -> None:
         assert cause.message
         assert cause.suggested_action
     if gone:
-        assert here.look(FINE, 15).resolved == ()
-        assert here.look(FINE, gone - 1).resolved == ()
-        assert here.look(FINE, 1).resolved == ((name, subject),)
+        assert here.run_pass(FINE, 15).resolved == ()
+        assert here.run_pass(FINE, gone - 1).resolved == ()
+        assert here.run_pass(FINE, 1).resolved == ((name, subject),)
     else:
-        assert here.look(FINE, 15).resolved == ((name, subject),)
+        assert here.run_pass(FINE, 15).resolved == ((name, subject),)
     assert here.known == Known()
-    assert here.look(FINE, 15) == Changes()
+    assert here.run_pass(FINE, 15) == Changes()
 
 
 def test_a_cause_that_comes_and_goes_must_last_anew() -> None:
     here, (hot, _) = Installation(), WRONG["device_too_hot"]
     for _ in range(5):
-        assert opened(here.look(hot, 100)) == []
-        here.look(FINE, 15)
-    here.look(hot, 15)
-    assert opened(here.look(hot, 120)) == [("device_too_hot", "one/0")]
+        assert opened(here.run_pass(hot, 100)) == []
+        here.run_pass(FINE, 15)
+    here.run_pass(hot, 15)
+    assert opened(here.run_pass(hot, 120)) == [("device_too_hot", "one/0")]
 
 
 def test_an_alert_is_not_resolved_by_a_short_lull() -> None:
     here, (hot, _) = Installation(), WRONG["device_too_hot"]
-    here.look(hot)
-    here.look(hot, 120)
+    here.run_pass(hot)
+    here.run_pass(hot, 120)
     for _ in range(5):
-        assert here.look(FINE, 100).resolved == ()
-        assert opened(here.look(hot, 15)) == []
+        assert here.run_pass(FINE, 100).resolved == ()
+        assert opened(here.run_pass(hot, 15)) == []
 
 
 def test_between_the_thresholds_what_is_open_stays_open() -> None:
     warm = replace(FINE, devices=(replace(DEVICE, temperature_celsius=84.0),))
-    assert Installation().look(warm, 0).watches == ()
+    assert Installation().run_pass(warm, 0).watches == ()
     here, (hot, _) = Installation(), WRONG["device_too_hot"]
-    here.look(hot)
-    here.look(hot, 120)
-    assert here.look(warm, 600).resolved == ()
-    assert here.look(warm, 600).resolved == ()
+    here.run_pass(hot)
+    here.run_pass(hot, 120)
+    assert here.run_pass(warm, 600).resolved == ()
+    assert here.run_pass(warm, 600).resolved == ()
 
 
 def test_what_cannot_be_told_changes_nothing() -> None:
     here, (silent, _) = Installation(), WRONG["dispatcher_silent"]
-    here.look(silent)
-    here.look(silent, 30)
-    unknown = here.look(replace(FINE, dispatcher_silent=None), 600)
+    here.run_pass(silent)
+    here.run_pass(silent, 30)
+    unknown = here.run_pass(replace(FINE, dispatcher_silent=None), 600)
     assert (unknown.opened, unknown.still, unknown.resolved) == ((), (), ())
-    assert here.look(FINE, 15).resolved == (("dispatcher_silent", ""),)
+    assert here.run_pass(FINE, 15).resolved == (("dispatcher_silent", ""),)
 
 
 def test_two_subjects_are_two_alerts() -> None:
     other = replace(DEVICE, key="one/1", silent_seconds=50.0)
     both = replace(FINE, devices=(replace(DEVICE, silent_seconds=50.0), other))
     here = Installation()
-    assert opened(here.look(both)) == [("worker_lost", "one/0"), ("worker_lost", "one/1")]
-    assert here.look(replace(FINE, devices=(DEVICE, other)), 15).resolved == (("worker_lost", "one/0"),)
+    assert opened(here.run_pass(both)) == [("worker_lost", "one/0"), ("worker_lost", "one/1")]
+    assert here.run_pass(replace(FINE, devices=(DEVICE, other)), 15).resolved == (("worker_lost", "one/0"),)
 
 
 def test_who_said_goodbye_is_not_lost() -> None:
     gone = replace(FINE, devices=(replace(DEVICE, silent_seconds=1e9, stopped=True),))
-    assert Installation().look(gone) == Changes()
+    assert Installation().run_pass(gone) == Changes()
 
 
 def test_few_failures_are_no_rate() -> None:
-    assert Installation().look(replace(FINE, succeeded_1h=0, failed_1h=3)) == Changes()
+    assert Installation().run_pass(replace(FINE, succeeded_1h=0, failed_1h=3)) == Changes()
 
 
 def test_corrupted_files_that_nothing_depends_on_are_a_warning() -> None:
     replicas = (ReplicaFact("one", ReplicaState.AVAILABLE), ReplicaFact("two", ReplicaState.CORRUPTED, ("a",)))
-    (cause,) = Installation().look(replace(FINE, models=(replace(MODEL, replicas=replicas),))).opened
+    (cause,) = Installation().run_pass(replace(FINE, models=(replace(MODEL, replicas=replicas),))).opened
     assert (cause.severity, cause.subject) == ("warning", "T2V-A14B on two")
 
 
@@ -224,7 +224,7 @@ def test_when_the_disk_is_full() -> None:
 )
 def test_a_loop_is_missed_after_a_minute_or_five_periods(every: float, silent: float, wrong: bool) -> None:
     facts = replace(FINE, loops=(LoopFact("io@one", "webhooks", "one", every, silent),))
-    assert (("loop_silent", "webhooks of io@one") in opened(Installation().look(facts))) is wrong
+    assert (("loop_silent", "webhooks of io@one") in opened(Installation().run_pass(facts))) is wrong
 
 
 def test_only_loops_of_processes_that_live_are_missed() -> None:
@@ -254,7 +254,7 @@ def test_one_word_on_who_lives() -> None:
     on_the_line = replace(
         FINE, devices=(replace(DEVICE, silent_seconds=30.0),), nodes=(replace(NODE, silent_seconds=30.0),)
     )
-    assert opened(Installation().look(on_the_line)) == []
+    assert opened(Installation().run_pass(on_the_line)) == []
 
 
 def test_a_dispatcher_is_heard_by_its_own_loop_alone() -> None:
@@ -269,6 +269,6 @@ def test_a_dispatcher_is_heard_by_its_own_loop_alone() -> None:
 def test_a_flower_that_runs_and_does_not_answer_is_down() -> None:
     running = replace(FINE, processes=(ProcessFact("one", "flower", "running", 0),))
     one = Installation()
-    one.look(replace(running, flower_answers=False))
-    assert opened(one.look(replace(running, flower_answers=False), 61.0)) == [("flower_down", "")]
-    assert one.look(replace(running, flower_answers=None), 1.0).resolved == (("flower_down", ""),)
+    one.run_pass(replace(running, flower_answers=False))
+    assert opened(one.run_pass(replace(running, flower_answers=False), 61.0)) == [("flower_down", "")]
+    assert one.run_pass(replace(running, flower_answers=None), 1.0).resolved == (("flower_down", ""),)

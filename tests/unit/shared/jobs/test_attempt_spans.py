@@ -56,8 +56,8 @@ def test_the_wait_ends_where_the_attempt_begins_whatever_the_databases_clock_say
     (run,) = collector.named("attempt", job_id="a-job", warm=True, profile="full", outcome="succeeded")
     assert 29.9 < (wait.ended - wait.began) / SECONDS < 30.1
     assert 0 <= run.began - wait.ended < SECONDS
-    ((bell, at, _),) = wait.events
-    assert bell == "bell"
+    ((assignment, at, _),) = wait.events
+    assert assignment == "bell"
     assert 1.9 < (wait.ended - at) / SECONDS < 2.1
     assert {wait.parent, run.parent} == {PARENT.split("-")[2]}
 

@@ -24,13 +24,13 @@ class Life:
     def __init__(self, measured: PhaseTimes, cancel: bool = False) -> None:
         self.now = 0.0
         self.events: list[dict[str, Any]] = []
-        self.pulse = FakeHeartbeat()
+        self.heartbeat = FakeHeartbeat()
 
         def send(event: dict[str, Any]) -> bool:
             self.events.append(event)
             return cancel
 
-        self.report = Reporter(send, measured, cast(Heartbeat, self.pulse), clock=lambda: self.now)
+        self.report = Reporter(send, measured, cast(Heartbeat, self.heartbeat), clock=lambda: self.now)
 
     def at(self, seconds: float, phase: Phase, step: int | None = None, steps: int | None = None) -> dict[str, Any]:
         self.now = seconds
@@ -81,4 +81,4 @@ def test_the_eta_follows_this_attempts_own_pace() -> None:
 def test_a_cancel_that_the_round_trip_brings_reaches_the_pulse() -> None:
     life = Life(UNKNOWN, cancel=True)
     life.at(0, Phase.LOADING)
-    assert life.pulse.cancelled
+    assert life.heartbeat.cancelled

@@ -454,13 +454,13 @@ def test_partials_belong_to_those_who_need_them(hub: HubProcess, plan: FetchPlan
     with pytest.raises(Stop):
         download(plan, limit=lambda: Limits(download_mbps=40), check=_after_bytes(plan, 2_000_000))
     first, *others = sorted(partials(plan.models_dir), key=lambda item: -item.bytes)
-    litter = first.path.with_name(f"{first.oid}.1a2b3c4d.incomplete")
-    litter.write_bytes(b"left by the library")
+    orphaned_files = first.path.with_name(f"{first.oid}.1a2b3c4d.incomplete")
+    orphaned_files.write_bytes(b"left by the library")
     needs = [Needs("job-1", REPO, frozenset({first.oid})), Needs("job-2", "maker/another", None)]
     found = owners(partials(plan.models_dir), needs)
     assert {item.path: of for item, of in found.items()} == {
         first.path: ("job-1",),
-        litter: (),
+        orphaned_files: (),
         **{item.path: () for item in others},
     }
     assert delete_orphans(plan.models_dir, needs, "maker/another") == 0

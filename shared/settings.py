@@ -20,7 +20,6 @@ from shared.public_path import normalised
 from wanworks import config_file
 from wanworks.net.urls import ForbiddenAddress, check_url
 
-
 _RENAMED = {"rering_seconds": "redispatch_seconds"}
 """Settings that had another name in an earlier release, and their names now."""
 

@@ -23,11 +23,12 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.errors import StoreUnavailable
 from shared.insight import samples, snapshots
-from shared.jobs import queues, records, usage, webhooks
+from shared.jobs import queues, records, usage_days, webhooks
 from shared.jobs.records import NewJob
 from shared.management import library
 from shared.management.library import UseFigures, stored_progress
-from shared.management.summary import Overviews, snapshot
+from shared.management.snapshot import snapshot
+from shared.management.summary import Overviews
 from shared.messaging import celery
 from shared.messaging.progress import RestingRedis
 from shared.messaging.ticks import Run, once
@@ -238,7 +239,7 @@ def sweep_tick(name: str, every: float) -> str | None:
 def roll_up_tick(name: str, every: float) -> str | None:
     _, database = _ground()
     now = clock.now()
-    return once(database, name, every, now.timestamp(), lambda _: f"{usage.roll_up(database, now)} days rolled up")
+    return once(database, name, every, now.timestamp(), lambda _: f"{usage_days.roll_up(database, now)} days rolled up")
 
 
 @shared_task(name="wanworks.tick.samples")

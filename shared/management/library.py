@@ -16,9 +16,10 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Device, Job, ModelVersion, Node, Replica
 from shared.insight.health import Fault, ModelFacts, ReplicaFacts
-from shared.jobs import download_control, queues, usage
+from shared.jobs import download_control, queues, usage, usage_days
 from shared.jobs.queues import Load
-from shared.jobs.usage import Latest, Totals
+from shared.jobs.usage import Latest
+from shared.jobs.usage_days import Totals
 from shared.models import availability, replicas, versions
 from shared.settings import Settings
 from shared.states import JOB_ENDS, REPLICA_READY, JobState, ReplicaState
@@ -134,7 +135,7 @@ class UseFigures:
         """(the latest uses, those over `FREQUENCY_DAYS`), by model. Raises DatabaseUnavailable."""
         newest, moment = usage.newest(self._database), time.monotonic()
         if newest != self._known[0] or moment - self._known[1] > _STAND_SECONDS:
-            month = usage.totals(usage.days(self._database, first_day(now, FREQUENCY_DAYS)))
+            month = usage_days.totals(usage_days.days(self._database, first_day(now, FREQUENCY_DAYS)))
             self._known = (newest, moment, usage.latest(self._database, self._catalogue.model_ids), month)
         return self._known[2], self._known[3]
 

@@ -13,7 +13,7 @@ from shared.cluster.alerts import Cause, Changes
 from shared.database.engine import Database
 from shared.insight import samples
 from shared.insight.samples import Doing, Reading
-from shared.jobs import attempts, usage
+from shared.jobs import attempts, usage_days
 from shared.jobs.attempts import Failure
 from tests.conftest import both_databases
 from tests.support import library
@@ -226,7 +226,7 @@ def test_a_day_moves_on(client: TestClient, database: Database) -> None:
 def test_performance_in_every_field(client: TestClient, database: Database, rolled_up: bool) -> None:
     measured(database)
     if rolled_up:
-        usage.roll_up(database, clock.now())
+        usage_days.roll_up(database, clock.now())
     for utilization, memory, power in ((90.0, 30_000.0, 400.0), (70.0, 60_000.0, 300.0)):
         sampled(database, utilization_percent=utilization, memory_used_mb=memory, power_watts=power)
     body = ask(client, "performance/T2V-A14B")

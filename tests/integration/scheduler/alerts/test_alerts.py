@@ -230,7 +230,7 @@ def test_a_look_that_dies_holds_up_the_next_for_half_a_minute_at_most(
             held.append(session.exec(query).one())
         return ""
 
-    monkeypatch.setattr(alerting, "look", looking)
+    monkeypatch.setattr(alerting, "run_pass", looking)
     alerting.run_once(ground)
     assert 20 < held[0] <= 30
 

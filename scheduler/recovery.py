@@ -37,7 +37,7 @@ class Recovery:
         if job is not None:
             log.warning("job %s: the lease of attempt %d expired; the job is now %s", job_id, attempt, job.status)
             self._meters.count(TAKEOVERS)
-            attempt_spans.tell_lost(job, attempt, "worker_lost", "Its lease expired")
+            attempt_spans.report_lost(job, attempt, "worker_lost", "Its lease expired")
             self._reports.publish_state(job)
 
     def _resume_downloads(self) -> None:

@@ -218,7 +218,7 @@ def test_retention_drops_rows_and_files_and_keeps_the_rest(database: Database, s
         assert row is not None
         row.finished_at = clock.now() - timedelta(days=31)
         session.add(row)
-    assert ticks.apply_retention(database, store, timedelta(days=30)) == "1 jobs dropped"
+    assert ticks.apply_retention(database, store, timedelta(days=30)) == "1 jobs removed"
     assert [job.id for job in lists.page(database, limit=10).jobs] == [fresh.id]
     assert store.attempts(old.id) == []
     assert store.attempts(fresh.id) == [1]

@@ -159,7 +159,7 @@ def test_with_nothing_there_nothing_is_said(client: TestClient, database: Databa
     assert set(nulls) == set(body["basis"]) - {"error_count_24h"}
     assert (body["health_status"], body["last_check"], body["samples"]) == ("unknown", None, 0)
     assert (body["error_count_24h"], body["devices"], body["device_kinds"]) == (0, [], [])
-    assert body["issues"] == ["No node has looked for it yet"]
+    assert body["issues"] == ["No node has scanned for it yet"]
     body = ask(client, "performance/TI2V-5B")
     assert set(body["basis"].values()) == {"none"}
     assert {name: body[name] for name in body["basis"]} == dict.fromkeys(body["basis"])

@@ -112,7 +112,7 @@ def test_memory_is_a_hard_limit() -> None:
     )
     lean = recommend(Wish("storytelling", memory_gb=12), candidates())
     assert "With 12 GB it runs with int8 weights only; its native type needs 16 GB" in lean.limitations
-    assert "16 GB of device memory are advised" in lean.limitations
+    assert "16 GB of device memory is recommended" in lean.limitations
 
 
 def test_what_cannot_serve_comes_later_and_says_so() -> None:

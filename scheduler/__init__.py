@@ -1,1 +1,1 @@
-"""What decides when: the dispatcher and its placement, the beat table and its ticks."""
+"""The dispatcher with placement, and beat with its schedules and their tasks."""

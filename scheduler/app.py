@@ -1,7 +1,7 @@
-"""Celery beat: sends each schedule's tick. A tick that comes twice is carried out once.
+"""Celery beat: sends the ticks of each schedule. A tick that is received twice runs once.
 
-On one host it remembers in a file. On several each may run one: redbeat keeps the schedule in Redis behind a lock, so
-that one sends and the others wait to take over.
+On one host beat keeps its schedule in a file. With several beats, redbeat keeps it in Redis behind a lock: one beat
+sends, and the others stand by.
 """
 
 import sys
@@ -14,7 +14,7 @@ from shared.messaging import celery
 from shared.settings import load
 from shared.telemetry import logs
 
-_LOOKS_WITHIN_THE_LOCK = 5  # so that one that is late does not lose it
+_PASSES_PER_LOCK = 5  # so that a late pass does not lose the lock
 
 settings = load()
 app: Celery = celery.celery_app(settings, "wanworks.scheduler")
@@ -23,20 +23,20 @@ app.conf.beat_schedule = {
         "task": schedule.task,
         "schedule": schedule.every_seconds,
         "args": (schedule.name, schedule.every_seconds),
-        # A tick that nobody heard within its period is not worth carrying out any more.
+        # A tick that no worker has received within its period is obsolete.
         "options": {"queue": celery.TICKS_QUEUE, "expires": schedule.every_seconds},
     }
     for schedule in SCHEDULES
 }
-app.conf.result_expires = None  # else Celery adds a schedule of its own, for a queue that nobody hears
+app.conf.result_expires = None  # otherwise Celery adds its own schedule, for a queue without a consumer
 if settings.several_beats:
     app.conf.update(
         beat_scheduler="redbeat.RedBeatScheduler",
-        beat_max_loop_interval=settings.beat_takeover_seconds / _LOOKS_WITHIN_THE_LOCK,
+        beat_max_loop_interval=settings.beat_takeover_seconds / _PASSES_PER_LOCK,
         redbeat_lock_timeout=settings.beat_takeover_seconds,
         redbeat_key_prefix="wanworks:redbeat:",
         redbeat_redis_url=settings.redis,
-        # A negative period: beat waits for a Redis that is away instead of dying of it.
+        # A negative period makes beat wait for an unavailable Redis instead of exiting.
         redbeat_redis_options={**celery.SOCKET_OPTIONS, "retry_period": -1},
     )
 
@@ -47,7 +47,7 @@ def _on_setup_logging(**_: Any) -> None:
 
 
 def main() -> None:
-    logs.set_up(settings, "beat")  # for what Celery warns of before it sets up its own
+    logs.set_up(settings, "beat")  # for warnings that Celery logs before it sets up logging
     argv = ["--quiet", "beat", "--loglevel", settings.log_level, "--pidfile", ""]
     if not settings.several_beats:
         folder = settings.home / "run"

@@ -1,10 +1,10 @@
-"""When would each job's turn have come, had everybody been served in order and the owners alike? Its deadline follows.
+"""The fair start of each job, from simulations of first-in-first-out order, and the deadline that follows from it.
 
-Shadows of the installation are kept in memory: the same devices, each with room for one warm model, serving strictly in
-order of arrival. One serves everybody. Where several owners wait, each has one more that, once what runs has ended,
-serves it alone, as often slower as there are owners: a share of the whole. A job's fair turn is the earlier of the two,
-so that a thousand jobs of one owner hold up nobody else's one. It costs an addition or two for each new job. After a
-restart all is built anew from the jobs that wait.
+A simulation has the same devices, each with room for one loaded model, and serves jobs strictly in order of arrival.
+One simulation serves all jobs. If several owners have jobs waiting, each owner has one more that serves only its jobs,
+once the running jobs have ended, and is as many times slower as there are owners. A job's fair start is the earlier of
+the two, so that a thousand jobs of one owner do not delay another owner's job. Each new job costs one or two additions.
+After a restart the simulations are rebuilt from the waiting jobs.
 """
 
 import math
@@ -14,26 +14,26 @@ from dataclasses import dataclass
 from scheduler.slots import DeviceView, Estimates, Slot, Slots
 from shared.jobs.dispatch import Queue, Waiting
 
-# Nobody is to wait for more than twice their turn. The aim is lower, since real durations vary about their estimates.
-_AIM = 1.75
+# No job should wait for more than twice its fair wait. The factor is lower, because real durations vary.
+_DEADLINE_FACTOR = 1.75
 
 
 @dataclass(frozen=True)
 class _Share:
-    """The shadow that serves one owner alone, and when what ran at its beginning has first left a device free."""
+    """The simulation of one owner, and when a job that ran at its start first leaves a device free."""
 
     slots: Slots
     free_at: float
 
     def wait(self, job: Waiting, owners: int, estimates: Estimates) -> float:
-        """Seconds until the job's turn comes in a share of one in so many."""
+        """Return the seconds until the job starts if its owner has one of `owners` equal shares."""
         alone = _wait(self.slots, job, estimates)
         for_all = min(alone, max(0.0, self.free_at - job.queued_at))
         return for_all + owners * (alone - for_all) if alone < math.inf else alone
 
 
 class FairStarts:
-    """Remembers the fair turn of every waiting job that it has seen."""
+    """Remembers the deadline of each waiting job."""
 
     def __init__(self) -> None:
         self._slots = Slots(())
@@ -42,7 +42,7 @@ class FairStarts:
         self._deadlines: dict[str, float] = {}
 
     def observe(self, queue: Queue, devices: Sequence[DeviceView], estimates: Estimates) -> dict[str, float]:
-        """Takes in new arrivals; returns each waiting job's deadline in seconds by the database's clock."""
+        """Add new arrivals. Return the deadline of each waiting job, in seconds by the database's clock."""
         known = self._deadlines
         self._deadlines = {job.job_id: known[job.job_id] for job in queue.waiting if job.job_id in known}
         keys = frozenset(device.key for device in devices)
@@ -61,13 +61,13 @@ class FairStarts:
             if job.owner in self._shares:
                 wait = min(wait, self._shares[job.owner].wait(job, len(owners), estimates))
             if wait < math.inf:
-                self._deadlines[job.job_id] = job.queued_at + _AIM * wait
+                self._deadlines[job.job_id] = job.queued_at + _DEADLINE_FACTOR * wait
         return self._deadlines
 
     def _begin_shares(
         self, owners: Collection[str | None], queue: Queue, devices: Sequence[DeviceView], estimates: Estimates
     ) -> None:
-        """Begins the shadows of these owners with what they have waiting already."""
+        """Start the simulations of these owners with their waiting jobs."""
         real = _real(queue, devices, estimates)
         first = real.soonest()
         for owner in owners:
@@ -78,13 +78,13 @@ class FairStarts:
 
 
 def _wait(slots: Slots, job: Waiting, estimates: Estimates) -> float:
-    """Seconds until its turn comes there; infinite where no device can carry it."""
+    """Return the seconds until the job starts in this simulation; infinite if no device can run it."""
     start = _serve(slots, job, estimates)
     return math.inf if start is None else max(0.0, start - job.queued_at)
 
 
 def _serve(slots: Slots, job: Waiting, estimates: Estimates) -> float | None:
-    """When the job starts in this shadow; what comes after it comes later by as much as it takes."""
+    """Add the job to this simulation. Return when it starts; None if no device can run it."""
     slot = slots.soonest_for(job)
     if slot is None:
         return None
@@ -94,7 +94,7 @@ def _serve(slots: Slots, job: Waiting, estimates: Estimates) -> float | None:
 
 
 def _real(queue: Queue, devices: Sequence[DeviceView], estimates: Estimates) -> Slots:
-    """The shadow as the installation stands: nobody waits, so first-in-first-out would stand there too."""
+    """Return a simulation in the installation's present state, in which no job waits."""
     busy = {job.device_key: job for job in queue.busy}
     slots = []
     for device in devices:

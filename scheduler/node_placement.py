@@ -1,7 +1,7 @@
-"""Which node job starts next, and which download has to make place. Pure, like placement on devices.
+"""Decides which node job starts next, and which download yields its slot. Pure, like placement on devices.
 
-Downloads share a node's slots; a more urgent one takes the slot of a less urgent one, which goes back to waiting with
-its bytes kept. Of every other type one runs on a node at a time, so that they do not crowd each other out.
+Downloads share a node's slots. A more urgent one takes the slot of a less urgent one, which waits again and keeps its
+bytes. Of every other type one job runs on a node at a time.
 """
 
 from collections import Counter
@@ -17,12 +17,12 @@ from shared.messaging import celery
 @dataclass(frozen=True)
 class NodeDecision:
     assignments: tuple[Assignment, ...]
-    yields: tuple[str, ...]  # running downloads that are asked to make place
-    recalls: tuple[str, ...] = ()  # bells that nobody has answered and that give way to more urgent ones
+    yields: tuple[str, ...]  # running downloads that are asked to yield their slots
+    recalls: tuple[str, ...] = ()  # unanswered dispatches that are replaced by more urgent ones
 
 
 def decide(queue: Queue, nodes: Collection[str], download_slots: int, redispatch_seconds: float) -> NodeDecision:
-    """For the node jobs of the queue, on the live nodes."""
+    """Decide for the node jobs of the queue. `nodes`: names of the live nodes."""
     assignments: list[Assignment] = []
     yields: list[str] = []
     recalls: list[str] = []
@@ -49,7 +49,7 @@ def decide(queue: Queue, nodes: Collection[str], download_slots: int, redispatch
 
 
 def _least_urgent(job: Waiting, dispatched: list[Waiting], now: float) -> Waiting | None:
-    """Of the bells that are out and less urgent than the job, and of its type, the least urgent."""
+    """Return the least urgent of the dispatched jobs of the same type that are less urgent than the job."""
     behind = [other for other in dispatched if other.type == job.type and _rank(job, now) < _rank(other, now)]
     return max(behind, key=lambda other: (_rank(other, now), other.queued_at), default=None)
 
@@ -59,7 +59,7 @@ def _rank(job: Waiting, now: float) -> int:
 
 
 def _yields(left_out: list[Waiting], running: list[Busy]) -> list[str]:
-    """By the priority that was asked for, not the one that waiting has earned: else two would swap for ever."""
+    """Choose by the requested priority, not the one risen by waiting: otherwise two would swap forever."""
     asked = sum(job.requested_action is not None for job in running)
     givers = sorted(
         (job for job in running if job.requested_action is None), key=lambda job: (job.priority, job.claimed_at)

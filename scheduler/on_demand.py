@@ -1,4 +1,4 @@
-"""Starts the download of a model that jobs wait for and no node holds, where that is allowed."""
+"""Starts downloads of models that jobs wait for and no node holds, if the settings allow it."""
 
 from collections.abc import Collection, Mapping
 
@@ -14,7 +14,7 @@ from shared.states import Priority
 
 
 def allowed(settings: Settings) -> bool:
-    """The demo's models are tiny and come from this machine's own hub."""
+    """Return whether it is allowed. In the demo it always is: its models are tiny and come from a local hub."""
     return settings.download_on_demand or settings.catalogue == "demo"
 
 
@@ -25,10 +25,10 @@ def start(
     held: Collection[str],
     nodes: Mapping[str, Node],
 ) -> list[str]:
-    """Downloads what is missing to the node of those given that has most room. Returns the ids of the new jobs.
+    """Start downloads of missing models to the given node with the most free space. Return the ids of the new jobs.
 
-    A model that a download was started for before is left to a person, for trying again for ever helps nobody; so is
-    one whose files were found wrong, which a repair makes whole by fetching far less.
+    It skips models for which a download was started before, so that failed downloads are not repeated forever, and
+    models with corrupted files, for which a repair has to fetch far less.
     """
     missing = {job.model_id: job for job in waiting if job.model_id is not None and job.model_id not in held}
     if not missing or not nodes:
@@ -52,6 +52,6 @@ def start(
 
 
 def _accepted(database: Database, new: NewJob) -> str | None:
-    """None where somebody has started the same download at this moment."""
+    """Return the id of the new job; None if the same download was started concurrently."""
     (outcome,) = records.accept(database, [new])
     return outcome.job.id if isinstance(outcome, records.Accepted) else None

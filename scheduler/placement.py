@@ -1,7 +1,7 @@
-"""Which queued job goes to which device next. Pure: the queue, the devices, the turns and the time in, bells out.
+"""Decides which queued job goes to which device next. Pure: from the queue, devices, deadlines and time to assignments.
 
-It weighs, in this order: what a device can carry and its node holds whole; priority, which rises with waiting so that
-nothing starves; whose turn it is among the owners; the warm model, as long as that makes nobody late; age.
+It considers, in this order: what a device has memory for and its node holds completely; priority, which rises with
+waiting so that nothing starves; fairness between owners; the loaded model, as long as no job becomes late; age.
 """
 
 import math
@@ -14,13 +14,13 @@ from scheduler.slots import DeviceView, Estimates, Slot, Slots, fits, need, shap
 from shared.jobs.dispatch import Busy, Queue, Waiting
 from shared.jobs.dispatch import rank as earned_rank
 
-# How many of the first in line the lateness test plays through. Those further back have turns too far off to be missed.
+# How many of the first jobs the lateness test simulates. The deadlines of later jobs are too far off to be missed.
 _HORIZON = 100
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Ring this job on that device's queue."""
+    """Dispatch this job to that device."""
 
     job_id: str
     device_key: str
@@ -28,20 +28,20 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Moment:
-    """All that a decision rests on."""
+    """The input of a decision."""
 
     queue: Queue
     devices: tuple[DeviceView, ...]
     estimates: Estimates
-    deadlines: Mapping[str, float] = field(default_factory=dict)  # by job id, from its fair turn
+    deadlines: Mapping[str, float] = field(default_factory=dict)  # by job id
     redispatch_seconds: float = 15.0
 
 
 def decide(moment: Moment) -> Iterator[Assignment]:
-    """Yields the bells to ring now, each as soon as it is decided. Each device has at most one job ahead.
+    """Yield the jobs to dispatch now, each as soon as it is decided. Each device has at most one job ahead.
 
-    A bell on a device where another job's lies unanswered takes that one's place (`displaced`). The cost grows with the
-    number of devices and with that of jobs, not with their product.
+    An assignment to a device with an unanswered dispatch replaces it (`displaced`). The cost grows with the number of
+    devices plus the number of jobs, not with their product.
     """
     queue = moment.queue
     devices = {device.key: device for device in moment.devices}
@@ -51,7 +51,7 @@ def decide(moment: Moment) -> Iterator[Assignment]:
         for job in queue.waiting
         if job.dispatched_to is not None and job.dispatched_to in devices
     }
-    fresh = set()  # devices that a bell of this pass goes to
+    fresh = set()  # devices that receive a message in this pass
     for key, job in dispatched.items():
         if key not in busy and _gone(job, queue.now, moment.redispatch_seconds):
             fresh.add(key)
@@ -64,8 +64,8 @@ def decide(moment: Moment) -> Iterator[Assignment]:
     choice = _Choice(moment, backlog, slots.values())
     placed = set(dispatched)
     while (slot := choice.slots.soonest()) is not None and slot.key not in placed:
-        # The loop ends at a bell that is out: what comes after it is free sooner than all that is left, so the first in
-        # line may belong there.
+        # The loop ends at a dispatched job: the slot after it is free earlier than all remaining ones, so the first
+        # job may belong there.
         chosen = choice.choose(slot)
         if chosen is not None:
             choice.place(chosen, slot)
@@ -81,7 +81,7 @@ def decide(moment: Moment) -> Iterator[Assignment]:
 
 
 def displaced(queue: Queue, assignments: Iterable[Assignment]) -> list[Assignment]:
-    """The bells that are out and have to give way to the new ones on their devices."""
+    """Return the unanswered dispatches that the new assignments to their devices replace."""
     called = {assignment.device_key: assignment.job_id for assignment in assignments}
     moved = set(called.values())
     return [
@@ -92,10 +92,10 @@ def displaced(queue: Queue, assignments: Iterable[Assignment]) -> list[Assignmen
 
 
 def queue_order(queue: Queue) -> list[str]:
-    """The ids of the queued jobs in the order in which they are to start.
+    """Return the ids of the queued jobs in the order in which they should start.
 
-    First what lies at a device already, then who can start by rank, owners' turns and age, then who cannot start yet:
-    jobs in their back-off and jobs that wait for a model.
+    Dispatched jobs are first, then jobs that can start, by rank, fairness and age, then jobs that cannot start yet:
+    those in their back-off and those that wait for a model.
     """
     dispatched = [job for job in queue.waiting if job.dispatched_to is not None]
     rest = [job for job in queue.waiting if job.dispatched_to is None]
@@ -110,9 +110,9 @@ def queue_order(queue: Queue) -> list[str]:
 
 
 def in_order(jobs: Iterable[Waiting], served: Iterable[Busy | Waiting], now: float) -> list[Waiting]:
-    """First come, first served within a priority that rises with waiting, the owners taking turns.
+    """Sort by rank, then alternate between owners, then by age.
 
-    What each owner has in ``served`` counts as turns already taken.
+    Jobs of an owner in ``served`` count as turns already taken.
     """
     taken = Counter(job.owner for job in served)
     keyed = []
@@ -127,7 +127,7 @@ def _rank(job: Waiting, now: float) -> int:
 
 
 def _gone(job: Waiting, now: float, redispatch_seconds: float) -> bool:
-    """A bell that has been out too long at an idle device: lost, so ring it again."""
+    """Return whether a message that an idle device has not answered counts as lost."""
     return job.dispatched_at is None or now - job.dispatched_at > redispatch_seconds
 
 
@@ -139,18 +139,18 @@ def _slot(device: DeviceView, running: Busy | None, moment: Moment) -> Slot:
     if running.model_cache_key not in device.warm and not running.mock:
         expected += moment.estimates.load(running.model_cache_key)
     warm = device.warm if running.mock else frozenset({running.model_cache_key})
-    # One that has outrun its estimate may end at any moment.
+    # A job that has exceeded its estimate may end at any moment.
     return Slot(max(now + 0.001, running.claimed_at + expected), device.key, device, warm)
 
 
 def _moved(device: DeviceView, dispatched: dict[str, Waiting], busy: Mapping[str, Busy]) -> Waiting | None:
-    """The job that an idle device with nothing else to do takes over: its bell waits behind a running job."""
+    """Return the job that an idle device takes over from a device where it waits behind a running job."""
     waiting = [(job.queued_at, key) for key, job in dispatched.items() if key in busy and fits(job, device)]
     return dispatched.pop(min(waiting)[1]) if waiting else None
 
 
 class _Line:
-    """Waiting jobs that fit the same devices and need the same model loaded. Only the first is ever chosen."""
+    """Waiting jobs that fit the same devices and need the same loaded model. Only the first can be chosen."""
 
     def __init__(self, model_cache_key: str) -> None:
         self.model_cache_key = model_cache_key
@@ -169,7 +169,7 @@ class _Line:
 
 
 class _Backlog:
-    """The jobs that have no place yet, in the order of their turns, and as lines."""
+    """The jobs that are not assigned yet, in order and by line."""
 
     def __init__(self, ordered: Sequence[Waiting], now: float) -> None:
         self.lines: dict[tuple[Hashable, str], _Line] = {}
@@ -186,7 +186,7 @@ class _Backlog:
             line.ranks.append(_rank(job, now))
 
     def left(self) -> Iterator[Waiting]:
-        """Yields what has no place yet, in order."""
+        """Yield the jobs that are not assigned yet, in order."""
         while self._first < len(self._ordered) and self._placed[self._first]:
             self._first += 1
         for place in range(self._first, len(self._ordered)):
@@ -194,14 +194,14 @@ class _Backlog:
                 yield self._ordered[place]
 
     def take(self, job: Waiting) -> None:
-        """Takes out the first of a line."""
+        """Remove the first job of a line."""
         line = self.lines[(need(job), job.model_cache_key)]
         self._placed[line.place] = True
         line.at += 1
 
 
 class _Choice:
-    """Weighs, device by device, which job goes there."""
+    """Chooses a job for one device after the other."""
 
     def __init__(self, moment: Moment, backlog: _Backlog, slots: Iterable[Slot]) -> None:
         self.backlog = backlog
@@ -215,14 +215,14 @@ class _Choice:
         self._warm = Counter(warm for slot in found for warm in slot.warm)
 
     def _group(self, device: DeviceView) -> frozenset[int]:
-        """Which of the jobs' needs the device meets: few groups, however many kinds of devices there are."""
+        """Return which needs of jobs the device meets. This gives few groups, however many kinds of devices exist."""
         what = shape(device)
         if what not in self._groups:
             self._groups[what] = frozenset(at for at, job in enumerate(self._samples) if fits(job, device))
         return self._groups[what]
 
     def lines(self, slot: Slot) -> list[_Line]:
-        """The lines whose jobs fit the slot's device, without those that have been served."""
+        """Return the lines with jobs left that fit the slot's device."""
         group = self.slots.group(slot.key)
         lines = self._lines.get(group)
         if lines is None:
@@ -231,7 +231,7 @@ class _Choice:
         return lines
 
     def choose(self, slot: Slot) -> Waiting | None:
-        """The first in line, or another of its rank whose model is warm here and makes nobody late."""
+        """Return the first job, or one of the same rank whose model is loaded here if that makes no other job late."""
         lines = self.lines(slot)
         if not lines:
             return None
@@ -260,7 +260,7 @@ class _Choice:
         return head
 
     def place(self, job: Waiting, slot: Slot) -> None:
-        """Gives the slot to the job."""
+        """Assign the slot to the job."""
         self.backlog.take(job)
         after = slot.after(job, self._moment.estimates)
         self.slots.replace(slot, after)
@@ -268,34 +268,34 @@ class _Choice:
         self._warm.update(after.warm)
 
     def drop(self, slot: Slot) -> None:
-        """Leaves the device out: nothing is for it."""
+        """Remove the device, because no job fits it."""
         self.slots.drop(slot)
         self._warm.subtract(slot.warm)
 
     def _late_if(self, first: Waiting, slot: Slot) -> frozenset[str]:
-        """Who would miss their deadline if `first` went here now and everybody else followed in plain order."""
+        """Return the jobs that would miss their deadlines if `first` ran here now and all others followed in order."""
         deadlines, estimates = self._moment.deadlines, self._moment.estimates
         slots = self.slots.copy()
         slots.replace(slot, slot.after(first, estimates))
         late = set()
         others = (job for job in self.backlog.left() if job is not first)
         for job in islice(others, _HORIZON):
-            theirs = slots.soonest_for(job)
-            if theirs is None:
+            next_slot = slots.soonest_for(job)
+            if next_slot is None:
                 continue
-            if theirs.free_at > deadlines.get(job.job_id, math.inf):
+            if next_slot.free_at > deadlines.get(job.job_id, math.inf):
                 late.add(job.job_id)
-            slots.replace(theirs, theirs.after(job, estimates))
+            slots.replace(next_slot, next_slot.after(job, estimates))
         return frozenset(late)
 
 
 def _overtaking(
     moment: Moment, choice: _Choice, out: Mapping[str, Waiting], busy: Mapping[str, Busy]
 ) -> Iterator[Assignment]:
-    """Bells for jobs that found no place, on devices whose bell nobody has answered and whose job is theirs to precede.
+    """Yield assignments of remaining jobs to devices whose dispatched job has not started and should run later.
 
-    A job of a higher rank precedes; of the same rank one that came after the bell was rung, and whose owner's turn it
-    is. Such a job takes the place on the device that is free soonest.
+    A job precedes one of a less urgent rank, and one of the same rank if it arrived after that was dispatched and its
+    owner has been served less. It takes the device that is free first.
     """
     if not out:
         return
@@ -303,7 +303,7 @@ def _overtaking(
     devices = {device.key: device for device in moment.devices}
     served: list[Busy | Waiting] = [*queue.busy, *out.values()]
     taken = Counter(job.owner for job in served)
-    # Alike for all in a bucket: which jobs fit there, and whom they precede but for when their bell was rung.
+    # Within a bucket, the same jobs fit and precede the dispatched job, except for when it was dispatched.
     buckets: dict[tuple[Hashable, int, str | None], list[tuple[float, str, Waiting]]] = defaultdict(list)
     for key, job in out.items():
         when = _slot(devices[key], busy.get(key), moment).free_at
@@ -314,7 +314,7 @@ def _overtaking(
     for job in choice.backlog.left():
         rank = _rank(job, now)
         if rank > last:
-            return  # and so are all that follow
+            return  # and none of those that follow can precede
         if rank == last and taken[job.owner] >= most - 1:
             continue
         behind = _soonest_behind(job, rank, buckets, taken, choice.slots.fitting(job))
@@ -333,7 +333,7 @@ def _overtaking(
 def _last_and_most(
     buckets: Iterable[tuple[Hashable, int, str | None]], taken: Mapping[str | None, int]
 ) -> tuple[int, int]:
-    """The lowest rank among the bells that are out, and how many of those served the owner with the most has."""
+    """Return the least urgent rank of the dispatched jobs, and the highest number of served jobs of one owner."""
     last = max((rank for _, rank, _ in buckets), default=-1)
     return last, max((taken[owner] for _, _, owner in buckets), default=0)
 
@@ -345,8 +345,8 @@ def _soonest_behind(
     taken: Mapping[str | None, int],
     fitting: Sequence[Hashable],
 ) -> tuple[tuple[Hashable, int, str | None], tuple[float, str, Waiting]] | None:
-    """Of the bells that are out and that the job precedes, the one on the device that is free first, and its bucket."""
-    came = max(job.queued_at, job.not_before)
+    """Return the dispatched job that the job precedes on the device that is free first, with its bucket."""
+    arrived = max(job.queued_at, job.not_before)
     found = []
     for key, bucket in buckets.items():
         group, its_rank, owner = key
@@ -355,7 +355,7 @@ def _soonest_behind(
         if rank < its_rank:
             found.append((bucket[0][:2], key, bucket[0]))
         elif job.owner != owner and taken[job.owner] < taken[owner] - 1:
-            later = (item for item in bucket if item[2].dispatched_at is not None and came > item[2].dispatched_at)
+            later = (item for item in bucket if item[2].dispatched_at is not None and arrived > item[2].dispatched_at)
             if (item := next(later, None)) is not None:
                 found.append((item[:2], key, item))
     if not found:

@@ -1,11 +1,11 @@
-"""The beat table: what happens by the clock, and how often. One row is one schedule."""
+"""The schedules of beat. One row is one schedule."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A tick every so many seconds, carried out by the named task on whichever io worker hears it first."""
+    """A tick every `every_seconds`, for which the first free io worker runs the named task."""
 
     name: str
     task: str
@@ -15,7 +15,7 @@ class Schedule:
 _HOUR = 3600.0
 
 SCHEDULES = (
-    # A tick works for 30 s at most: where there is much to remove, that is half of the time.
+    # A tick runs for 30 s at most, so even a large removal leaves the worker free half of the time.
     Schedule("retention", "wanworks.tick.retention", 60.0),
     Schedule("sweep", "wanworks.tick.sweep", 300.0),
     Schedule("roll_up", "wanworks.tick.roll_up", 600.0),

@@ -1,7 +1,7 @@
-"""The next place on each device: when it is free, what will be warm there then, and which job it can take.
+"""The next slot of each device: when it is free, which model will be loaded then, and which jobs it can run.
 
-Devices that take the same jobs stand in one heap, the one that is free first on top. So it costs next to nothing to ask
-which device a job would start on, however many there are.
+Devices that can run the same jobs share one heap, with the first free one on top. So finding the device on which a job
+would start is cheap, however many devices there are.
 """
 
 from collections import defaultdict
@@ -21,20 +21,20 @@ class DeviceView:
     node: str
     kind: str  # cuda or cpu
     memory_mb: int
-    warm: frozenset[str]  # warm keys of what is loaded
-    holds: frozenset[str]  # model ids that its node holds whole
+    warm: frozenset[str]  # model cache keys of the loaded models
+    holds: frozenset[str]  # ids of the models that its node holds completely
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """Seconds that loading and running are expected to take; never shown to anybody."""
+    """Expected seconds of loading and running. They are never shown to users."""
 
-    load: Callable[[str], float]  # by warm key
-    run: Callable[[str, float], float]  # by warm key and work
+    load: Callable[[str], float]  # by model cache key
+    run: Callable[[str, float], float]  # by model cache key and work
 
 
 class Slot(NamedTuple):
-    """The next place on one device. The smaller is free sooner."""
+    """The next slot of one device. Smaller slots are free earlier."""
 
     free_at: float
     key: str
@@ -42,7 +42,7 @@ class Slot(NamedTuple):
     warm: frozenset[str]
 
     def after(self, job: Waiting, estimates: Estimates) -> "Slot":
-        """The place behind that job, once it has run here."""
+        """Return the slot after that job has run here."""
         if job.mock:
             return self._replace(free_at=self.free_at + 1.0)
         seconds = estimates.run(job.model_cache_key, job.work)
@@ -52,23 +52,23 @@ class Slot(NamedTuple):
 
 
 def fits(job: Waiting, device: DeviceView) -> bool:
-    """Whether the device can carry the job and its node holds the model."""
+    """Return whether the device has the memory for the job and its node holds the model."""
     return carries(job, device) and (job.mock or job.model_id in device.holds)
 
 
 def carries(job: Waiting, device: DeviceView) -> bool:
-    """Whether the device has the memory, whatever its node holds."""
+    """Return whether the device has the memory for the job, whatever its node holds."""
     need = job.min_vram_mb if device.kind == "cuda" else job.min_ram_mb
     return job.mock or need <= device.memory_mb
 
 
 def need(job: Waiting) -> Hashable:
-    """What decides which devices a job fits: alike for all jobs that fit the same."""
+    """Return what determines which devices a job fits. It is equal for jobs that fit the same devices."""
     return None if job.mock else (job.model_id, job.min_vram_mb, job.min_ram_mb)
 
 
 def shape(device: DeviceView) -> Hashable:
-    """What decides which jobs fit a device: alike for all devices that take the same."""
+    """Return what determines which jobs fit a device. It is equal for devices that can run the same jobs."""
     return (device.kind, device.memory_mb, device.holds)
 
 
@@ -76,7 +76,7 @@ class Slots:
     """The slots of many devices."""
 
     def __init__(self, slots: Iterable[Slot], group: Callable[[DeviceView], Hashable] = shape) -> None:
-        """``group`` is alike for all devices that take the same of the jobs that will be asked about."""
+        """``group`` returns equal values for devices that can run the same jobs among those considered."""
         self._heaps: dict[Hashable, list[Slot]] = defaultdict(list)
         self._groups: dict[str, Hashable] = {}
         self._fitting: dict[Hashable, list[Hashable]] = {}
@@ -90,22 +90,22 @@ class Slots:
             heapify(heap)
 
     def copy(self) -> "Slots":
-        """The same slots, to play on with."""
+        """Return a copy for a simulation."""
         other = Slots(())
         other._heaps = {key: heap.copy() for key, heap in self._heaps.items()}
         other._groups, other._fitting, other._kinds = self._groups, self._fitting, self._kinds
         return other
 
     def group(self, device_key: str) -> Hashable:
-        """The group of that device."""
+        """Return the group of that device."""
         return self._groups[device_key]
 
     def soonest(self) -> Slot | None:
-        """The slot that is free first; None where there is none left."""
+        """Return the slot that is free first; None if none is left."""
         return min((heap[0] for heap in self._heaps.values() if heap), default=None)
 
     def soonest_for(self, job: Waiting) -> Slot | None:
-        """Of the devices that the job fits, the slot that is free first."""
+        """Return the first free slot among the devices that the job fits; None if there is none."""
         fitting = self.fitting(job)
         if len(fitting) == 1:
             heap = self._heaps[fitting[0]]
@@ -113,7 +113,7 @@ class Slots:
         return min((heap[0] for key in fitting if (heap := self._heaps[key])), default=None)
 
     def fitting(self, job: Waiting) -> list[Hashable]:
-        """The groups of devices that the job fits."""
+        """Return the groups of devices that the job fits."""
         what = need(job)
         found = self._fitting.get(what)
         if found is None:
@@ -121,9 +121,9 @@ class Slots:
         return found
 
     def replace(self, slot: Slot, new: Slot) -> None:
-        """Puts a slot's successor in its place. The slot has to be the first of its group."""
+        """Replace a slot by its successor. The slot must be the first of its group."""
         heapreplace(self._heaps[self._groups[slot.key]], new)
 
     def drop(self, slot: Slot) -> None:
-        """Takes a device out. The slot has to be the first of its group."""
+        """Remove a device. The slot must be the first of its group."""
         heappop(self._heaps[self._groups[slot.key]])

@@ -1,8 +1,7 @@
-"""What the schedules do: drop what was kept long enough, sweep what dead attempts left, count uses and samples, keep
-each minute's figures, look at the alerts, ask for checks.
+"""The scheduled tasks: retention, the sweep of orphaned files, roll-ups, snapshots, alerts, and integrity checks.
 
-What may be much is done in batches, for as long as the tick has time; the next tick goes on where it stopped. Loaded by
-the io worker by its dotted name.
+Long tasks work in batches for as long as the tick has time, and the next tick continues. The io worker loads this
+module by its dotted name.
 """
 
 import logging
@@ -23,11 +22,12 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.errors import StoreUnavailable
 from shared.insight import samples, snapshots
-from shared.jobs import queues, records, usage, webhooks
+from shared.jobs import queues, records, usage_days, webhooks
 from shared.jobs.records import NewJob
 from shared.management import library
 from shared.management.library import UseFigures, stored_progress
-from shared.management.summary import Overviews, snapshot
+from shared.management.snapshot import snapshot
+from shared.management.summary import Overviews
 from shared.messaging import celery
 from shared.messaging.progress import RestingRedis
 from shared.messaging.ticks import Run, once
@@ -39,19 +39,19 @@ from shared.telemetry.metrics import REMOVAL_ERRORS, Meters
 
 log = logging.getLogger("wanworks.ticks")
 
-# What nobody has touched for this long, and no row knows, is litter of a request or an attempt that died.
+# Files unchanged for this long and without a row are orphans of a request or an attempt that has died.
 _ORPHANED_SECONDS = 3600.0
-_LOOKED_AT_AT_ONCE = 500
+_CHECKED_AT_ONCE = 500
 _DROPPED_AT_ONCE = 250
-# Of messages and audit entries at one tick: the rest of its time is for the jobs and their files.
+# Batches of messages and audit entries in one tick: the rest of its time is for jobs and their files.
 _BATCHES = 20
-# So many jobs whose files cannot be removed are passed over; with more of them the store itself is at fault.
+# Up to this many jobs whose files cannot be removed are skipped; with more, the store itself has failed.
 _MOST_FAILED = 1000
 _LOGGED_AT_ONCE = 5
-_SWEPT_UNTIL, _MESSAGES_UNTIL = "swept_until", "webhook_messages_until"  # where the next tick goes on
-# An upload to a bucket that is older than this has nobody any more who could finish it.
+_SWEPT_UNTIL, _MESSAGES_UNTIL = "swept_until", "webhook_messages_until"  # where the next tick continues
+# No process can still finish an upload to a bucket that is older than this.
 _UNFINISHED_SECONDS = 24 * 3600.0
-# Over how long the nodes' scheduled checks begin.
+# The period over which the starts of the nodes' scheduled checks are spread.
 _FULL_SPREAD_SECONDS, _QUICK_SPREAD_SECONDS = 4 * 3600.0, 900.0
 _SNAPSHOTS_KEPT = timedelta(days=90)
 
@@ -64,32 +64,34 @@ def apply_retention(
     database: Database,
     store: Store,
     retention: timedelta,
-    goes_on: Callable[[], bool] = _always,
+    has_time: Callable[[], bool] = _always,
     meters: Meters | None = None,
 ) -> str:
-    """Drops ended jobs older than that, and those that their owners deleted, once their artifacts are gone.
+    """Remove ended jobs older than `retention` and deleted jobs, after their artifacts. Return a summary.
 
-    A job whose files cannot be removed keeps its row, is logged and counted, and holds up no other.
+    A job whose files cannot be removed keeps its row and is logged and counted; other jobs are not delayed.
     """
     dropped, failed = 0, set[str]()
     before = clock.now() - retention
-    while goes_on() and len(failed) < _MOST_FAILED:
+    while has_time() and len(failed) < _MOST_FAILED:
         job_ids = records.purgeable(database, before, _DROPPED_AT_ONCE, failed)
         if not job_ids:
             break
-        store.ask()  # where the mount is missing, nothing is found to be removed, and all the files are still there
+        store.ask()  # with a missing mount no files would be found, although all still exist
         left = store.drop_jobs(job_ids)
-        _note_left(left, meters)
+        _report_left(left, meters)
         failed |= left.keys()
         dropped += records.purge(database, [job_id for job_id in job_ids if job_id not in left])
-    return f"{dropped} jobs dropped" + (f", {len(failed)} whose files cannot be removed kept" if failed else "")
+    return f"{dropped} jobs removed" + (
+        f", {len(failed)} kept because of files that cannot be removed" if failed else ""
+    )
 
 
-def drop_messages(database: Database, goes_on: Callable[[], bool] = _always) -> int:
-    """Removes ended webhook messages whose jobs are gone. Returns how many went."""
+def drop_messages(database: Database, has_time: Callable[[], bool] = _always) -> int:
+    """Remove ended webhook messages whose jobs no longer exist. Return how many were removed."""
     dropped, after = 0, nodes.noted(database, _MESSAGES_UNTIL) or ""
     for _ in range(_BATCHES):
-        if not goes_on():
+        if not has_time():
             break
         count, until = webhooks.drop_of_gone_jobs(database, after)
         dropped += count
@@ -101,11 +103,11 @@ def drop_messages(database: Database, goes_on: Callable[[], bool] = _always) -> 
     return dropped
 
 
-def drop_audit(database: Database, kept: timedelta, goes_on: Callable[[], bool] = _always) -> int:
-    """Removes audit entries older than that. Returns how many went."""
+def drop_audit(database: Database, kept: timedelta, has_time: Callable[[], bool] = _always) -> int:
+    """Remove audit entries older than `kept`. Return how many were removed."""
     dropped, before = 0, clock.now() - kept
     for _ in range(_BATCHES):
-        count = audit.drop_older(database, before) if goes_on() else 0
+        count = audit.drop_older(database, before) if has_time() else 0
         dropped += count
         if count == 0:
             break
@@ -116,68 +118,68 @@ def sweep(
     database: Database,
     store: Store,
     older_than_seconds: float = _ORPHANED_SECONDS,
-    goes_on: Callable[[], bool] = _always,
+    has_time: Callable[[], bool] = _always,
     meters: Meters | None = None,
 ) -> str:
-    """Removes what no job owns, what attempts that did not win have left, and uploads that nobody will finish.
+    """Remove files that no job owns, files of attempts that did not win, and abandoned uploads. Return a summary.
 
-    It goes through the store in the order of the jobs' ids and notes how far it has come.
+    It reads the store in the order of job ids, and stores its position for the next tick.
     """
     store.ask()
     folders = attempts = unfinished = 0
     after = nodes.noted(database, _SWEPT_UNTIL) or ""
-    there = store.orphaned_files(older_than_seconds, after)
-    while goes_on():
-        some = list(islice(there, _LOOKED_AT_AT_ONCE))
-        known = records.winning_attempts(database, [one.job_id for one in some])
-        orphans = [one.job_id for one in some if one.job_id not in known]
+    found = store.orphaned_files(older_than_seconds, after)
+    while has_time():
+        batch = list(islice(found, _CHECKED_AT_ONCE))
+        known = records.winning_attempts(database, [one.job_id for one in batch])
+        orphans = [one.job_id for one in batch if one.job_id not in known]
         for first in range(0, len(orphans), _DROPPED_AT_ONCE):
-            batch = orphans[first : first + _DROPPED_AT_ONCE]
-            left = store.drop_jobs(batch)
-            _note_left(left, meters)
-            folders += len(batch) - len(left)
-        for one in some:
+            job_ids = orphans[first : first + _DROPPED_AT_ONCE]
+            left = store.drop_jobs(job_ids)
+            _report_left(left, meters)
+            folders += len(job_ids) - len(left)
+        for one in batch:
             attempts += _drop_losers(store, one, known.get(one.job_id), meters)
-        if len(some) < _LOOKED_AT_AT_ONCE:
+        if len(batch) < _CHECKED_AT_ONCE:
             unfinished = store.drop_unfinished(_UNFINISHED_SECONDS)
             if after:
                 nodes.note(database, _SWEPT_UNTIL, "")
             break
-        after = some[-1].job_id
+        after = batch[-1].job_id
         nodes.note(database, _SWEPT_UNTIL, after)
     return f"{folders} orphaned folders, {attempts} losing attempts and {unfinished} unfinished uploads removed"
 
 
-def _drop_losers(store: Store, there: OrphanedFiles, job: tuple[str, int] | None, meters: Meters | None) -> int:
-    """Removes the attempts of an ended job that did not win. Returns how many went."""
+def _drop_losers(store: Store, files: OrphanedFiles, job: tuple[str, int] | None, meters: Meters | None) -> int:
+    """Remove the files of an ended job's attempts that did not win. Return how many attempts were removed."""
     if job is None or job[0] not in JOB_ENDS:
         return 0
     status, winner = job
     dropped = 0
-    for attempt in there.attempts:
+    for attempt in files.attempts:
         if attempt != winner or status != JobState.SUCCEEDED:
             try:
-                store.drop_attempt(there.job_id, attempt)
+                store.drop_attempt(files.job_id, attempt)
                 dropped += 1
             except StoreUnavailable as error:
-                _note_left({there.job_id: error}, meters)
+                _report_left({files.job_id: error}, meters)
     return dropped
 
 
-def _note_left(left: Mapping[str, StoreUnavailable], meters: Meters | None) -> None:
+def _report_left(left: Mapping[str, StoreUnavailable], meters: Meters | None) -> None:
     for job_id, error in list(left.items())[:_LOGGED_AT_ONCE]:
-        log.warning("job %s: its files cannot be removed; it is tried again: %s", job_id, error)
+        log.warning("job %s: its files cannot be removed and will be tried again: %s", job_id, error)
     if len(left) > _LOGGED_AT_ONCE:
-        log.warning("nor can those of %d other jobs", len(left) - _LOGGED_AT_ONCE)
+        log.warning("the files of %d other jobs cannot be removed either", len(left) - _LOGGED_AT_ONCE)
     if meters is not None and left:
         meters.count(REMOVAL_ERRORS, by=len(left))
 
 
 def start_checks(database: Database, settings: Settings, *, full: bool) -> str:
-    """One integrity check of everything for each live node that has none waiting or running, and is not drained.
+    """Queue an integrity check of all models on each live, undrained node without an unfinished check.
 
-    Their starts are spread evenly, in the order of the nodes' names: nodes that share a disk or a network do not all
-    read at once.
+    The starts are spread evenly, in the order of the nodes' names, so that nodes that share a disk or a network do not
+    all read at once.
     """
     alive = [
         node.name
@@ -205,40 +207,40 @@ def start_checks(database: Database, settings: Settings, *, full: bool) -> str:
 
 
 def take_snapshot(database: Database, overviews: Overviews, now: datetime) -> str:
-    """Keeps what the metrics route would tell now, for 90 days."""
+    """Store the present figures of the metrics route. They are kept for 90 days."""
     snapshots.record(database, snapshot(overviews.whole()))
-    return f"taken; {snapshots.drop_older(database, now - _SNAPSHOTS_KEPT)} dropped"
+    return f"taken; {snapshots.drop_older(database, now - _SNAPSHOTS_KEPT)} removed"
 
 
 @shared_task(name="wanworks.tick.retention")
 def retention_tick(name: str, every: float) -> str | None:
     settings, database = _ground()
 
-    def work(run: Run) -> str:
-        entries = drop_audit(database, timedelta(days=settings.audit_days), run.goes_on)
-        messages = drop_messages(database, run.goes_on)
+    def run_tick(run: Run) -> str:
+        entries = drop_audit(database, timedelta(days=settings.audit_days), run.has_time)
+        messages = drop_messages(database, run.has_time)
         kept = timedelta(days=settings.retention_days)
-        dropped = apply_retention(database, _store(), kept, run.goes_on, _meters())
+        dropped = apply_retention(database, _store(), kept, run.has_time, _meters())
         return f"{dropped}, {messages} webhook messages, {entries} audit entries"
 
-    return once(database, name, every, clock.now().timestamp(), work)
+    return once(database, name, every, clock.now().timestamp(), run_tick)
 
 
 @shared_task(name="wanworks.tick.sweep")
 def sweep_tick(name: str, every: float) -> str | None:
     _, database = _ground()
 
-    def work(run: Run) -> str:
-        return sweep(database, _store(), goes_on=run.goes_on, meters=_meters())
+    def run_tick(run: Run) -> str:
+        return sweep(database, _store(), has_time=run.has_time, meters=_meters())
 
-    return once(database, name, every, clock.now().timestamp(), work)
+    return once(database, name, every, clock.now().timestamp(), run_tick)
 
 
 @shared_task(name="wanworks.tick.roll_up")
 def roll_up_tick(name: str, every: float) -> str | None:
     _, database = _ground()
     now = clock.now()
-    return once(database, name, every, now.timestamp(), lambda _: f"{usage.roll_up(database, now)} days rolled up")
+    return once(database, name, every, now.timestamp(), lambda _: f"{usage_days.roll_up(database, now)} days rolled up")
 
 
 @shared_task(name="wanworks.tick.samples")
@@ -294,6 +296,6 @@ def _meters() -> Meters:
 
 @cache
 def _store() -> Store:
-    """Opened by what needs it alone: a store that is away holds up no other tick."""
+    """Open the store only for the ticks that need it, so that an unavailable store does not stop the others."""
     settings, database = _ground()
     return open_store(settings, lambda: nodes.agreed(database, "store"), create=False)

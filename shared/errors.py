@@ -1,45 +1,45 @@
-"""Every error that wanworks raises on purpose. HTTP is not known here; `api/http/errors.py` maps this tree once.
+"""The errors that wanworks raises on purpose. `api/http/errors.py` maps them to HTTP.
 
 WanworksError
-├── RequestError                 somebody asked for what cannot be
-│   ├── MalformedRequest         not readable at all: broken JSON, broken multipart
-│   │   └── UnknownAction        a verb that the route does not know
-│   ├── InvalidField             readable, but one or more fields are wrong
-│   ├── Unauthenticated          nobody says who asks, or nobody whom we know
-│   ├── Forbidden                known, but not allowed that
-│   ├── LimitReached             allowed, but not so much of it
+├── RequestError                 the request cannot be carried out
+│   ├── MalformedRequest         the body cannot be parsed: broken JSON or multipart
+│   │   └── UnknownAction        an action that the route does not know
+│   ├── InvalidField             one or more fields are wrong
+│   ├── Unauthenticated          the API key is missing or unknown
+│   ├── Forbidden                the key may not do this
+│   ├── LimitReached             the key has reached a limit
 │   ├── NotFound                 no such model, job or artifact
-│   ├── Conflict                 the present state forbids it
+│   ├── Conflict                 the current state does not allow it
 │   ├── TooLarge                 the body is over the limit
-│   └── UnsupportedMedia         a content type that the route does not take
-├── Unavailable                  a part that we stand on is away; worth asking again
+│   └── UnsupportedMedia         a content type that the route does not accept
+├── Unavailable                  a required service is unavailable; worth a retry
 │   ├── DatabaseUnavailable
-│   │   └── OutcomeUnknown       a commit was sent and not answered: it happened, or it did not
-│   ├── HubUnavailable           no byte from the hub for long
+│   │   └── OutcomeUnknown       a commit was not answered: it may have been made or not
+│   ├── HubUnavailable           the hub has sent nothing for long
 │   └── StoreUnavailable         the bucket, or the mount, that holds the store
-├── StoreFull                    no room on the disk
+├── StoreFull                    the disk is full
 ├── StoreMismatch                the store under this path is not the one that the database names
 ├── ConfigurationError           settings or a catalogue file cannot be used
 ├── JobFailed                    ends a job as failed, with a code that clients may rely on
 │   ├── OutOfMemory
 │   ├── ModelUnavailable
 │   ├── BadInput
-│   ├── BadOutput                what was made is no picture, or not the video that was asked for
+│   ├── BadOutput                the output is not a picture, or not the requested video
 │   ├── CannotRepair
-│   ├── HubUnreachable           a download's patience with the hub is over
-│   ├── HubRefused               the hub says no, and would again
-│   │   ├── HubAuthRequired      without a token, or with one that it does not know
-│   │   ├── HubGated             the token is known, but not for this repo
+│   ├── HubUnreachable           the hub was unavailable for too long
+│   ├── HubRefused               the hub refuses the request permanently
+│   │   ├── HubAuthRequired      the token is missing or unknown
+│   │   ├── HubGated             the token has no access to the repository
 │   │   ├── RepoNotFound
 │   │   ├── RevisionNotFound
 │   │   └── FileNotOnHub
-│   └── ChecksumMismatch         a file came twice with the wrong content
+│   └── ChecksumMismatch         a file had the wrong content twice
 └── AttemptStopped               ends an attempt without failing the job
-    ├── Cancelled                somebody asked for it
-    ├── Fenced                   another attempt owns the job now; nothing of ours may be kept
+    ├── Cancelled                the job was cancelled
+    ├── Fenced                   another attempt owns the job now; this one's files are removed
     ├── Paused                   a download stops until it is resumed; its bytes are kept
-    ├── Preempted                a download makes place for a more urgent one and waits its turn
-    └── Draining                 the worker is stopping; the job goes back to the queue
+    ├── Preempted                a download yields its slot to a more urgent one
+    └── Draining                 the worker is stopping; the job returns to the queue
 """
 
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class UnknownAction(MalformedRequest):
 
 
 class InvalidField(RequestError):
-    """One or more fields are wrong; `errors` names each."""
+    """One or more fields are wrong; `errors` lists each."""
 
     code = "validation_error"
 
@@ -86,7 +86,7 @@ class InvalidField(RequestError):
 
     @classmethod
     def of(cls, field: str, msg: str, type: str = "value_error") -> "InvalidField":
-        """One wrong field of the body."""
+        """Return the error for one wrong field of the body."""
         return cls(FieldError(("body", field), msg, type))
 
 
@@ -107,7 +107,7 @@ class LimitReached(RequestError):
 
 
 class Forbidden(RequestError):
-    """Not allowed to the one who asks."""
+    """This API key may not do that."""
 
     code = "forbidden"
 
@@ -135,13 +135,13 @@ class TooLarge(RequestError):
 
 
 class UnsupportedMedia(RequestError):
-    """The content type is not one that this route takes."""
+    """The content type is not one that this route accepts."""
 
     code = "unsupported_media_type"
 
 
 class Unavailable(WanworksError):
-    """A part that this needs is away for the moment."""
+    """A required service is temporarily unavailable."""
 
     exit_code = ExitCode.UNREACHABLE
     code = "unavailable"
@@ -155,7 +155,7 @@ class DatabaseUnavailable(Unavailable):
 
 
 class OutcomeUnknown(DatabaseUnavailable):
-    """The database did not confirm a change: it may have been made or not. Look, or ask for the same again."""
+    """The database did not confirm a change: it may have been made or not. Check, or repeat the request."""
 
 
 class HubUnavailable(Unavailable):
@@ -269,7 +269,7 @@ class FileNotOnHub(HubRefused):
 
 
 class ChecksumMismatch(JobFailed):
-    """A file came twice with content that is not what its checksum says."""
+    """A file was received twice with a wrong checksum."""
 
     code = "checksum_mismatch"
     retryable = True
@@ -298,13 +298,13 @@ class Paused(AttemptStopped):
 
 
 class Preempted(AttemptStopped):
-    """The download made place for a more urgent one."""
+    """The download yielded its slot to a more urgent one."""
 
     code = "preempted"
 
 
 class Draining(AttemptStopped):
-    """The worker is stopping; the job goes back to the queue."""
+    """The worker is stopping; the job returns to the queue."""
 
     code = "draining"
 

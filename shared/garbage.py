@@ -1,20 +1,20 @@
-"""Python's garbage collector, in processes that live long and have to answer quickly."""
+"""Tuning of Python's garbage collector for long-lived processes that must respond quickly."""
 
 import gc
 
-_YOUNG_OBJECTS = 20_000  # a collection starts when so many more objects were made than freed
+_YOUNG_OBJECTS = 20_000  # a collection starts when this many more objects were created than freed
 
 
 def freeze() -> None:
-    """Leave all objects that exist now out of later collections. Call it when a process has loaded what it keeps."""
+    """Exclude all existing objects from later collections. Call it when a process has loaded what it keeps."""
     gc.collect()
     gc.freeze()
 
 
 def settle() -> None:
-    """Freeze, and collect less often from then on. Call it at the end of the start of a process that answers requests.
+    """Freeze, and collect less often from then on. Call it at the end of the start of a process.
 
-    A page of jobs, or a pass of the dispatcher, makes tens of thousands of objects that are freed without a collection.
+    A page of jobs or a pass of the dispatcher creates tens of thousands of objects, which need no collection.
     """
     freeze()
     gc.set_threshold(_YOUNG_OBJECTS)

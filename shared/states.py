@@ -1,4 +1,4 @@
-"""The words that rows say: states of jobs and replicas, and phases; with those that clients know as well."""
+"""The stored states of jobs and replicas, and phases. Those that clients use are in `wanworks.states`."""
 
 from enum import StrEnum
 
@@ -9,7 +9,7 @@ from wanworks.states import Scope as Scope
 
 
 class Phase(StrEnum):
-    """What a job is doing. `WAITING_FOR_MODEL` is the only one a queued job can be in."""
+    """The phase of a job. A queued job can only be in `WAITING_FOR_MODEL`."""
 
     WAITING_FOR_MODEL = "waiting_for_model"
     LOADING = "loading"
@@ -17,14 +17,14 @@ class Phase(StrEnum):
     DENOISING = "denoising"
     DECODING = "decoding"
     MUXING = "muxing"
-    LISTING = "listing"  # a download asks the hub what there is
+    LISTING = "listing"  # a download lists the files on the hub
     FETCHING = "fetching"
     VERIFYING = "verifying"
     REMOVING = "removing"
 
 
 class ReplicaState(StrEnum):
-    """The nine availability values of a model's files on one node, and the one on the way out."""
+    """The nine availability values of a model's files on one node, and `REMOVING`."""
 
     AVAILABLE = "available"
     UPDATING = "updating"
@@ -35,7 +35,7 @@ class ReplicaState(StrEnum):
     FAILED = "failed"
     MISSING = "missing"
     UNKNOWN = "unknown"
-    REMOVING = "removing"  # within the house: shown as missing
+    REMOVING = "removing"  # internal; shown as missing
 
 
 # A replica in one of these can serve a generation now.

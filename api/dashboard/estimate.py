@@ -10,7 +10,7 @@ from api.schemas import page as page_schemas
 from api.schemas.page import Estimate, EstimateQuery
 from api.services.fallback_facts import queue_seconds
 from shared.catalogue.models import parse_resolution
-from shared.jobs import usage
+from shared.jobs import durations
 from shared.states import Scope
 
 
@@ -19,7 +19,7 @@ def estimate(context: Context, request: Request, query: EstimateQuery) -> Respon
     entry = context.catalogue.get(query.model_id)
     width, height = parse_resolution(query.resolution or entry.defaults.resolution)
     work = width * height * (query.frames or entry.defaults.frames) * (query.steps or entry.defaults.steps) / 1e6
-    measured = usage.durations(context.database, f"{entry.model_id}:{query.quantization}")
+    measured = durations.measured(context.database, f"{entry.model_id}:{query.quantization}")
     library = context.library()
     rate = measured.seconds_per_work
     figures = {

@@ -14,7 +14,9 @@ from api.schemas import dashboard as dashboard_schemas
 from api.schemas.dashboard import HistoryQuery
 from api.services.histories import figures
 from shared import clock
-from shared.management.summary import ModelOverview, Whole, snapshot
+from shared.management.model_summary import ModelOverview
+from shared.management.snapshot import snapshot
+from shared.management.summary import Whole
 from shared.states import Scope
 
 

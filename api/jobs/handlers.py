@@ -30,7 +30,7 @@ from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.tables import Job
 from shared.errors import InvalidField, LimitReached, StoreFull, Unavailable
-from shared.jobs import lists, queue_positions, records, usage
+from shared.jobs import gpu_time, lists, queue_positions, records
 from shared.jobs.queue_positions import Position
 from shared.jobs.records import NewJob
 from shared.states import JOB_ENDS, JobState, Scope
@@ -172,8 +172,8 @@ def _check_gpu_seconds(context: Context, new: NewJob, allowed: float) -> None:
     assert new.owner is not None
     now = clock.now()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    used = usage.gpu_seconds(context.database, new.owner, midnight, now)
-    awaited = usage.awaited_gpu_seconds(context.database, new.owner)
+    used = gpu_time.gpu_seconds(context.database, new.owner, midnight, now)
+    awaited = gpu_time.awaited_gpu_seconds(context.database, new.owner)
     if used + awaited >= allowed and not records.was_accepted(context.database, new):
         said = f"This API key has used {used:.0f} of the {allowed:g} GPU-seconds that it has a day (UTC)"
         said += f"; its queued jobs are expected to take {awaited:.0f} more" if awaited else ""

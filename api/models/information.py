@@ -30,8 +30,9 @@ from shared.insight.assessment import Performance
 from shared.insight.health import HealthStatus, Recommendation
 from shared.management import recommendation
 from shared.management.library import last_check
+from shared.management.model_summary import ModelOverview
 from shared.management.recommendation import Advice, Candidate, Wish
-from shared.management.summary import ModelOverview, Overview, Whole, health_counts
+from shared.management.summary import Overview, Whole, health_counts
 from shared.states import Scope
 
 

@@ -41,7 +41,7 @@ from shared.catalogue.job_types import GENERATION
 from shared.catalogue.models import CatalogueEntry
 from shared.database.tables import Job
 from shared.errors import Conflict, InvalidField, NotFound
-from shared.jobs import lists, records, usage
+from shared.jobs import durations, lists, records
 from shared.jobs.records import NewJob
 from shared.net import outbound
 from shared.net.outbound import Allowed, NotFetched
@@ -169,7 +169,7 @@ def _seconds_left(context: Context, job: Job, progress: JobProgress) -> float | 
     """As the worker reckons it; before that, what jobs like it took. None where nothing was measured."""
     if progress.eta_seconds is not None or job.mock:
         return progress.eta_seconds
-    rate = usage.durations(context.database, job.model_cache_key).seconds_per_work
+    rate = durations.measured(context.database, job.model_cache_key).seconds_per_work
     return rate * job.work if rate is not None else None
 
 

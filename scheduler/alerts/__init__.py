@@ -1,1 +1,1 @@
-"""Alert rules, the facts that they judge, and the loop that does."""
+"""Alert rules, the facts that they evaluate, and the loop that runs them."""

@@ -1,4 +1,4 @@
-"""Gathers what the alert rules judge: rows, and what Redis alone knows. It judges nothing itself."""
+"""Gathers the facts for the alert rules from rows and from Redis. It does not judge them."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -32,25 +32,27 @@ from shared.states import REPLICA_READY, JobState, Phase
 from shared.telemetry import loop_reports
 from shared.telemetry.loop_reports import SeenLoop
 
-ALERTS = "alerts"  # the schedule of the alerts themselves, which says nothing of beat
-REDIS_LOST = "redis_lost_at"  # noted by the dispatcher when Redis was found empty: seconds since 1970
+ALERTS = "alerts"  # the alerts' own schedule, which does not show whether beat runs
+REDIS_LOST = "redis_lost_at"  # when the dispatcher found Redis empty: seconds since 1970
 _DOWNLOAD_FAILED_DAYS = 7
-_RATE_HOURS = 6  # over which the disk's filling is measured
+_RATE_HOURS = 6  # over which the growth of the used disk space is measured
 _LEAST_RATE_HOURS = 0.5
 
 
 @dataclass(frozen=True)
 class Ground:
+    """What facts are gathered from."""
+
     settings: Settings
     catalogue: Catalogue
     database: Database
     redis: RestingRedis
     library: Callable[[], Library]
-    began: datetime  # of this process: it cannot have missed a tick before
+    began: datetime  # start of this process, which cannot have missed earlier ticks
 
 
 def gather(ground: Ground, now: datetime) -> Facts:
-    """Raises DatabaseUnavailable."""
+    """Return the current facts. Raises DatabaseUnavailable."""
     database, settings = ground.database, ground.settings
     library = ground.library()
     running = queues.running(database)
@@ -99,22 +101,22 @@ def gather(ground: Ground, now: datetime) -> Facts:
 
 
 def _dispatcher_silent(loops: Sequence[SeenLoop], redis_up: bool | None) -> bool | None:
-    """None where Redis is away: then no dispatcher can lead, which says nothing of the dispatcher."""
+    """Return whether no dispatcher reports; None if Redis is unavailable, because then none can lead."""
     if loop_reports.dispatcher_heard(loops):
         return False
     return None if redis_up is False else True
 
 
 def _flower_answers(settings: Settings, processes: Sequence[Process]) -> bool | None:
-    """None where this process cannot know the way to Flower: its address is said to no other host."""
+    """Return whether Flower responds; None if this process does not know Flower's address."""
     here = any(one.name == "flower" and one.node == settings.node and one.state == "running" for one in processes)
     return flower.answers(settings) if here or settings.flower_url is not None else None
 
 
 def living_loops(loops: Sequence[SeenLoop], living: Collection[str]) -> tuple[LoopFact, ...]:
-    """The loops of processes that live: those in `living`, and those of which another loop is fresh.
+    """Return the loops of live processes: those in `living`, and those of which another loop has reported recently.
 
-    A process that is dead as a whole has alerts of its own.
+    Dead processes have their own alerts.
     """
     fresh = {loop.process for loop in loops if loop.silent_seconds <= silence_limit(loop.every_seconds)}
     return tuple(
@@ -134,9 +136,9 @@ def _living_processes(
 
 
 def hours_to_full(points: Sequence[Snapshot]) -> float | None:
-    """When the disks are full at the rate of these points: their least-squares line, from the last one's free space.
+    """Return the hours until the disks are full, by the least-squares slope of these points.
 
-    None where they do not fill, or the points span less than half an hour.
+    Return None if they are not filling up, or the points span less than half an hour.
     """
     known = [(one.at.timestamp() / 3600, one.disk_free_gb) for one in points if one.disk_free_gb is not None]
     if not known or known[-1][0] - known[0][0] < _LEAST_RATE_HOURS:
@@ -157,7 +159,7 @@ def _model(library: Library, model_id: str) -> ModelFact:
             for one in model.replicas
         ),
         waiting=model.load.queued,
-        on_the_way=any(one.fetching for one in model.replicas),
+        downloading=any(one.fetching for one in model.replicas),
         seconds_per_work=model.latest.seconds_per_work,
     )
 
@@ -188,7 +190,7 @@ def _running(ground: Ground, jobs: Sequence[Job]) -> tuple[RunningFact, ...]:
             type=job.type,
             model_id=job.model_id,
             node=job.node,
-            still_seconds=silence.get(job.id) if silence is not None else None,
+            idle_seconds=silence.get(job.id) if silence is not None else None,
             no_bytes=_no_bytes(events.get(job.id)),
         )
         for job in jobs

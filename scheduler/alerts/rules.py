@@ -1,8 +1,8 @@
-"""The alert rules: a table of pure functions from what is known now to what is wrong. One row is one alert.
+"""The alert rules: a table of pure functions from the current facts to what is wrong. One row is one kind of alert.
 
-A rule gets the subjects for which its alert is open, so that it may ask for less to keep one than to open it
-(hysteresis); how long a cause must last, and how long it must be gone, stand in the row. Nothing here reads a clock, a
-table or a setting.
+A rule receives the subjects of its open alerts, so that the threshold to keep an alert can be lower than the one to
+open it (hysteresis). The row says how long a cause must last, and how long it must be gone. Nothing here reads a clock
+or a table.
 """
 
 import statistics
@@ -16,10 +16,10 @@ from shared.settings import Settings
 from shared.states import REPLICA_READY, ReplicaState
 
 _MINUTE = 60.0
-_HYSTERESIS = 0.95  # of a threshold: an open alert stays until the figure is below that share of it
-_LEAST_USES = 4  # of which a share of failures is formed
+_HYSTERESIS = 0.95  # an open alert stays until the figure is below this share of the threshold
+_LEAST_USES = 4  # for a share of failures
 _LATEST, _BEFORE = 5, 10  # generations compared with those before them
-_SHOWN = 3  # names in one message
+_SHOWN = 3  # file names in one message
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ModelFact:
     model_id: str
     replicas: tuple[ReplicaFact, ...] = ()
     waiting: int = 0  # queued generations
-    on_the_way: bool = False  # a download of it is under way
+    downloading: bool = False
     seconds_per_work: tuple[float, ...] = ()  # of the latest successes, newest first
 
 
@@ -43,7 +43,7 @@ class DeviceFact:
     key: str
     name: str
     silent_seconds: float
-    stopped: bool  # it said goodbye
+    stopped: bool  # it has deregistered
     temperature_celsius: float | None = None
     memory_percent: float | None = None
 
@@ -67,7 +67,7 @@ class ProcessFact:
 
 @dataclass(frozen=True)
 class LoopFact:
-    """A background loop of a process that lives."""
+    """A background loop of a live process."""
 
     process: str
     loop: str
@@ -82,8 +82,8 @@ class RunningFact:
     type: str
     model_id: str | None
     node: str | None
-    still_seconds: float | None  # without a word of progress; None where it cannot be told
-    no_bytes: bool = False  # of a download: none comes at present
+    idle_seconds: float | None  # without progress; None if unknown
+    no_bytes: bool = False  # of a download: it receives none at present
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class FailedDownload:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known now. None: it cannot be told at present, and changes nothing."""
+    """The current facts. None: unknown at present, which changes no alert."""
 
     models: tuple[ModelFact, ...] = ()
     devices: tuple[DeviceFact, ...] = ()
@@ -104,33 +104,35 @@ class Facts:
     processes: tuple[ProcessFact, ...] = ()
     loops: tuple[LoopFact, ...] = ()
     running: tuple[RunningFact, ...] = ()
-    failed_downloads: tuple[FailedDownload, ...] = ()  # the newest of its model and node, and it failed
+    failed_downloads: tuple[FailedDownload, ...] = ()  # those that are the newest of their model and node
     queued: int = 0
-    oldest_queued_seconds: float | None = None  # of what could run: jobs that wait for a model have their own rule
+    oldest_queued_seconds: float | None = (
+        None  # of jobs that could run; those that wait for a model have their own rule
+    )
     succeeded_1h: int = 0
     failed_1h: int = 0
-    disk_full_in_hours: float | None = None  # at the rate of the last hours; None: it does not fill
+    disk_full_in_hours: float | None = None  # at the rate of the last hours; None: not filling up
     redis_away: bool = False
-    redis_lost_seconds: float | None = None  # since its data was found gone
+    redis_lost_seconds: float | None = None  # since its data was found missing
     dispatcher_silent: bool | None = None
-    flower_answers: bool | None = None  # asked by HTTP
+    flower_answers: bool | None = None  # to HTTP requests
     beat_silent_seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a rule says of one subject."""
+    """One subject for which a rule finds a cause."""
 
     subject: str
     title: str
     message: str
     suggested_action: str
     model_id: str | None = None
-    severity: Severity | None = None  # where it differs from the rule's
+    severity: Severity | None = None  # if it differs from the rule's
 
 
 Find = Callable[[Facts, Settings, Collection[str]], Iterable[Found] | None]
-"""(facts, thresholds, subjects with an open alert) -> what is wrong; None: it cannot be told now."""
+"""(facts, thresholds, subjects with an open alert) -> the causes; None: unknown at present."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,13 @@ class Rule:
     name: str
     severity: Severity
     action_required: bool
-    for_seconds: Callable[[Settings], float]  # that the cause must last before the alert opens
-    gone_seconds: float  # that it must be gone before the alert is resolved
+    for_seconds: Callable[[Settings], float]  # how long the cause must last before the alert opens
+    gone_seconds: float  # how long it must be gone before the alert is resolved
     find: Find
 
 
 def evaluate(facts: Facts, settings: Settings, known: Known, now: datetime) -> Changes:
-    """What changes: the causes that are watched, and the alerts that open, go on and resolve."""
+    """Return the changes: watched causes, and alerts that open, continue and resolve."""
     since = {(watch.rule, watch.subject): watch for watch in known.watches}
     watches: list[Watch] = []
     opened: list[Cause] = []
@@ -152,11 +154,11 @@ def evaluate(facts: Facts, settings: Settings, known: Known, now: datetime) -> C
     resolved: list[tuple[str, str]] = []
     for rule in RULES:
         own = {subject for name, subject in known.open if name == rule.name}
-        answer = rule.find(facts, settings, own)
-        if answer is None:
+        causes = rule.find(facts, settings, own)
+        if causes is None:
             watches += [watch for watch in known.watches if watch.rule == rule.name]
             continue
-        found = {one.subject: one for one in answer}
+        found = {one.subject: one for one in causes}
         for subject, one in found.items():
             watch = since.get((rule.name, subject))
             began = watch.since if watch is not None else now
@@ -173,7 +175,7 @@ def evaluate(facts: Facts, settings: Settings, known: Known, now: datetime) -> C
             else:
                 watches.append(Watch(rule.name, subject, watch.since if watch is not None else now, gone))
     names = {rule.name for rule in RULES}
-    resolved += [key for key in known.open if key[0] not in names]  # of a rule that is no more
+    resolved += [key for key in known.open if key[0] not in names]  # of a rule that no longer exists
     return Changes(tuple(watches), tuple(opened), tuple(still), tuple(sorted(resolved)))
 
 
@@ -200,9 +202,9 @@ def _model_corrupted(facts: Facts, settings: Settings, open: Collection[str]) ->
             yield Found(
                 f"{model.model_id} on {one.node}",
                 f"{model.model_id} is corrupted on node {one.node}",
-                f"{len(one.faults) or 'Some'} files are not as they should be{files}. "
-                + ("Other files or nodes still serve it." if served else "No generation runs on it."),
-                f"Repair it: verify {model.model_id} on {one.node} with repair, which fetches only what is broken",
+                f"{len(one.faults) or 'Some'} files are missing or wrong{files}. "
+                + ("Other files or nodes still serve it." if served else "No generation uses it."),
+                f"Repair it: verify {model.model_id} on {one.node} with repair, which fetches only the broken files",
                 model.model_id,
                 "warning" if served else "critical",
             )
@@ -212,14 +214,14 @@ def _model_missing(facts: Facts, settings: Settings, open: Collection[str]) -> I
     for model in facts.models:
         served = any(one.availability in REPLICA_READY for one in model.replicas)
         if model.waiting and not served:
-            rest = "Its download is under way." if model.on_the_way else "Nothing fetches it."
+            rest = "It is being downloaded." if model.downloading else "No download is running."
             yield Found(
                 model.model_id,
                 f"Jobs wait for {model.model_id}, which no node can serve",
                 f"{model.waiting} generations wait. {rest}",
-                "Wait for the download" if model.on_the_way else f"Start a download of {model.model_id}",
+                "Wait for the download" if model.downloading else f"Start a download of {model.model_id}",
                 model.model_id,
-                "info" if model.on_the_way else "critical",
+                "info" if model.downloading else "critical",
             )
 
 
@@ -229,9 +231,9 @@ def _worker_lost(facts: Facts, settings: Settings, open: Collection[str]) -> Ite
             yield Found(
                 device.key,
                 f"The worker of {device.key} is lost",
-                f"Nothing was heard from {device.key} ({device.name}) for {_span(device.silent_seconds)}. "
-                "What it ran is given to another device.",
-                "See whether the host is up, and the worker's log",
+                f"{device.key} ({device.name}) has not sent a heartbeat for {_span(device.silent_seconds)}. "
+                "Its job is given to another device.",
+                "Check whether the host is up, and read the worker's log",
             )
 
 
@@ -241,9 +243,9 @@ def _node_lost(facts: Facts, settings: Settings, open: Collection[str]) -> Itera
             yield Found(
                 node.name,
                 f"Node {node.name} is silent",
-                f"Its io worker was last heard {_span(node.silent_seconds)} ago: its models count as unknown, and its "
-                "downloads and checks stand still.",
-                "See whether the host is up, and the log of its io worker",
+                f"Its io worker sent its last heartbeat {_span(node.silent_seconds)} ago. Its models count as unknown, "
+                "and its downloads and checks do not run.",
+                "Check whether the host is up, and read the log of its io worker",
             )
 
 
@@ -253,7 +255,7 @@ def _crash_loop(facts: Facts, settings: Settings, open: Collection[str]) -> Iter
             yield Found(
                 f"{process.name} on {process.node}",
                 f"{process.name} on node {process.node} keeps crashing",
-                f"It was started {process.restarts + 1} times and is tried once a minute now.",
+                f"It was started {process.restarts + 1} times and is now restarted once a minute.",
                 f"Read logs/{process.name}.log in the home of node {process.node}",
             )
 
@@ -267,7 +269,7 @@ def _too_hot(facts: Facts, settings: Settings, open: Collection[str]) -> Iterabl
                 f"{device.key} is too hot",
                 f"{device.name} is at {device.temperature_celsius:.0f} degrees Celsius; "
                 f"the limit is {settings.alert_temperature_celsius:g}.",
-                "Look at its fans and at the air around it; a hot GPU slows itself down",
+                "Check its fans and the air flow; a hot GPU reduces its clock rate",
             )
 
 
@@ -279,7 +281,8 @@ def _memory_full(facts: Facts, settings: Settings, open: Collection[str]) -> Ite
                 device.key,
                 f"The memory of {device.key} is nearly full",
                 f"{device.memory_percent:.0f} % of the memory of {device.name} is in use.",
-                "Something else may use this device; a leaner WANWORKS_MEMORY_PROFILE or fewer warm models need less",
+                "Check whether another program uses this device; a leaner WANWORKS_MEMORY_PROFILE or fewer loaded "
+                "models need less",
             )
 
 
@@ -290,19 +293,19 @@ def _queue_age(facts: Facts, settings: Settings, open: Collection[str]) -> Itera
             "",
             "Jobs wait too long",
             f"The oldest of {facts.queued} waiting jobs has waited {_span(oldest)}.",
-            "Add devices, or look whether those that are there work",
+            "Add devices, or check whether the existing ones work",
         )
 
 
 def _job_stuck(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
     for job in facts.running:
         limit = settings.alert_stuck_minutes * _MINUTE
-        if job.type != "download" and job.still_seconds is not None and job.still_seconds > limit:
+        if job.type != "download" and job.idle_seconds is not None and job.idle_seconds > limit:
             yield Found(
                 job.job_id,
                 "A job makes no progress",
-                f"The {job.type} {job.job_id}{_of(job.model_id)} has said nothing for {_span(job.still_seconds)}.",
-                "Cancel it, or wait: past its limit it is given to another attempt by itself",
+                f"The {job.type} {job.job_id}{_of(job.model_id)} has reported nothing for {_span(job.idle_seconds)}.",
+                "Cancel it, or wait: after its time limit another attempt starts automatically",
                 job.model_id,
             )
 
@@ -315,7 +318,7 @@ def _failure_rate(facts: Facts, settings: Settings, open: Collection[str]) -> It
             "",
             "Many generations fail",
             f"{facts.failed_1h} of the {uses} generations of the last hour failed.",
-            "Look at the errors of the failed jobs",
+            "Check the errors of the failed jobs",
         )
 
 
@@ -331,7 +334,7 @@ def _slower(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable
                 f"{model.model_id} has become slower",
                 f"Its latest {_LATEST} generations took {now / before:.1f} times as long, for the same amount of work, "
                 f"as the {len(times) - _LATEST} before them.",
-                "Look for another load on the devices, heat, or a leaner memory profile",
+                "Check for other load on the devices, heat, or a leaner memory profile",
                 model.model_id,
             )
 
@@ -341,12 +344,12 @@ def _disk_full(facts: Facts, settings: Settings, open: Collection[str]) -> Itera
         used = node.disk_used_percent
         if node.stopped or used is None or used < _limit(settings.alert_disk_percent, node.name in open):
             continue
-        free = f"{node.disk_free_gb:.1f} GB are free" if node.disk_free_gb is not None else "little is free"
+        free = f"{node.disk_free_gb:.1f} GB is free" if node.disk_free_gb is not None else "little is free"
         yield Found(
             node.name,
             f"The model storage of node {node.name} is nearly full",
-            f"{used:.0f} % are used; {free}.",
-            "See what cleanup would remove",
+            f"{used:.0f} % is used; {free}.",
+            "Check what a cleanup would remove",
         )
 
 
@@ -355,9 +358,9 @@ def _disk_fills(facts: Facts, settings: Settings, open: Collection[str]) -> Iter
     if hours is not None and hours * (_HYSTERESIS if open else 1.0) < settings.alert_disk_hours:
         yield Found(
             "",
-            "The model storage fills up",
-            f"At the rate of the last hours it is full in {_span(hours * 3600)}.",
-            "See what cleanup would remove",
+            "The model storage is filling up",
+            f"At the rate of the last hours it will be full in {_span(hours * 3600)}.",
+            "Check what a cleanup would remove",
         )
 
 
@@ -366,9 +369,9 @@ def _download_stalled(facts: Facts, settings: Settings, open: Collection[str]) -
         if job.type == "download" and job.no_bytes:
             yield Found(
                 job.job_id,
-                f"The download of {job.model_id} stalls",
-                f"No byte has come to node {job.node} for {_span(settings.alert_stalled_seconds)} or longer.",
-                "See whether the hub can be reached from that node",
+                f"The download of {job.model_id} has stalled",
+                f"Node {job.node} has received no data for {_span(settings.alert_stalled_seconds)} or longer.",
+                "Check whether that node can reach the hub",
                 job.model_id,
             )
 
@@ -379,7 +382,7 @@ def _download_failed(facts: Facts, settings: Settings, open: Collection[str]) ->
             f"{one.model_id} to {one.node}",
             f"The download of {one.model_id} to node {one.node} failed",
             one.reason,
-            "Mend the reason and start it again; what came is kept",
+            "Fix the cause and start it again; the data received so far is kept",
             one.model_id,
         )
 
@@ -388,9 +391,9 @@ def _redis_away(facts: Facts, settings: Settings, open: Collection[str]) -> Iter
     if facts.redis_away:
         yield Found(
             "",
-            "Redis is away",
+            "Redis is unavailable",
             "Jobs are accepted and kept, but none is started; progress is not shown.",
-            "Start Redis; everything waiting is rung again",
+            "Start Redis; waiting jobs are then dispatched again",
         )
 
 
@@ -399,8 +402,9 @@ def _redis_lost(facts: Facts, settings: Settings, open: Collection[str]) -> Iter
         yield Found(
             "",
             "Redis has lost its data",
-            f"It was found empty {_span(facts.redis_lost_seconds)} ago. No job was lost: every bell was rung again.",
-            "Find out why; with appendonly on it keeps its data over a restart",
+            f"It was found empty {_span(facts.redis_lost_seconds)} ago. "
+            "No job was lost: all waiting jobs were dispatched again.",
+            "Find the cause; with appendonly on, Redis keeps its data across restarts",
         )
 
 
@@ -414,7 +418,7 @@ def _dispatcher_silent(facts: Facts, settings: Settings, open: Collection[str]) 
             "",
             "The dispatcher is silent",
             "Jobs are accepted, but none is started.",
-            "Read logs/dispatcher.log, and see whether Redis answers",
+            "Read logs/dispatcher.log, and check whether Redis responds",
         ),
     )
 
@@ -427,9 +431,8 @@ def _beat_silent(facts: Facts, settings: Settings, open: Collection[str]) -> Ite
     return (
         Found(
             "",
-            "What happens by the clock does not happen",
-            f"Nothing that beat plans was carried out for {_span(facts.beat_silent_seconds)}: no checks, no retention, "
-            "no history.",
+            "Scheduled work does not run",
+            f"No scheduled task has run for {_span(facts.beat_silent_seconds)}: no checks, no retention, no history.",
             "Read logs/beat.log and logs/io.log",
         ),
     )
@@ -441,14 +444,14 @@ def _loop_silent(facts: Facts, settings: Settings, open: Collection[str]) -> Ite
             yield Found(
                 f"{loop.loop} of {loop.process}",
                 f"The loop {loop.loop} of {loop.process} hangs",
-                f"It has not finished a pass for {_span(loop.silent_seconds)}, and has one to do every "
-                f"{loop.every_seconds:g} s. The rest of its process goes on.",
+                f"It has not finished a pass for {_span(loop.silent_seconds)}, although one is due every "
+                f"{loop.every_seconds:g} s. The rest of its process continues.",
                 f"Read the process's log on node {loop.node}; if the loop does not recover, restart the process",
             )
 
 
 def silence_limit(every_seconds: float) -> float:
-    """Seconds without a report after which a loop of that period counts as silent."""
+    """Return the seconds without a report after which a loop of that period counts as silent."""
     return max(_LOOP_SECONDS, _LOOP_PERIODS * every_seconds)
 
 
@@ -465,9 +468,9 @@ def _flower_down(facts: Facts, settings: Settings, open: Collection[str]) -> Ite
     if facts.flower_answers is False:
         yield Found(
             "",
-            "Flower does not answer",
-            "It runs, and answers no request within two seconds. Jobs are not affected.",
-            "Read logs/flower.log; if it does not recover, kill the process, and it is started again",
+            "Flower does not respond",
+            "It runs, but does not respond within two seconds. Jobs are not affected.",
+            "Read logs/flower.log; if it does not recover, kill the process, which is then restarted",
         )
 
 
@@ -476,7 +479,7 @@ def _after(seconds: float) -> Callable[[Settings], float]:
 
 
 _at_once = _after(0.0)
-_REDIS_LOST_SECONDS = 600.0  # that the news stays open
+_REDIS_LOST_SECONDS = 600.0  # for which the alert stays open
 _LOOP_SECONDS = 60.0
 _LOOP_PERIODS = 5
 _BEAT_SECONDS = 240.0  # four times the shortest of beat's periods

@@ -1,7 +1,7 @@
-"""Asks the alert rules, writes what changes, and tells the webhook.
+"""Evaluates the alert rules, writes the changes, and sends them to the alert webhook.
 
-The dispatcher's process does it in a thread and beat's ticks do it too: whichever of them is silent, the other says so.
-Each period is one tick, so it happens once.
+Both a thread of the dispatcher and beat's ticks do it, so that each can report that the other is silent. Each period is
+one tick, so it happens once.
 """
 
 import json
@@ -19,7 +19,7 @@ from shared.database.engine import Database
 from shared.database.tables import AlertDelivery
 from shared.management import library
 from shared.management.library import UseFigures, stored_progress
-from shared.messaging.progress import RestingRedis, tell_watchers
+from shared.messaging.progress import RestingRedis, publish_change
 from shared.messaging.ticks import Run, once
 from shared.net import standard_webhooks
 from shared.net.outbound import ANYWHERE
@@ -30,13 +30,13 @@ from shared.telemetry.metrics import Meters
 
 log = logging.getLogger("wanworks.alerts")
 
-_DELIVERING_SECONDS = 5.0  # of one look: what is left is sent at the next
-# For how long a look that has died keeps the others from looking.
+_DELIVERING_SECONDS = 5.0  # in one pass: remaining messages are sent in the next
+# How long a pass that has crashed prevents others.
 _LEASE_SECONDS = 30.0
 
 
 class AlertWatch(Loop):
-    """Asks the rules once in each period."""
+    """Evaluates the rules once in each period."""
 
     def __init__(self, settings: Settings, meters: Meters, reporter: LoopReporter | None = None) -> None:
         self._ground: Ground | None = None
@@ -44,18 +44,19 @@ class AlertWatch(Loop):
         super().__init__(
             "alerts",
             settings.alert_seconds,
-            self._ask,
+            self._evaluate,
             meters=meters,
             reporter=reporter,
             first_after_seconds=settings.alert_seconds,
         )
 
-    def _ask(self) -> None:
+    def _evaluate(self) -> None:
         self._ground = self._ground or ground_of(self._settings)
         run_once(self._ground)
 
 
 def ground_of(settings: Settings) -> Ground:
+    """Return what the rules are evaluated on, opened by these settings."""
     database = Database(settings.database)
     redis = RestingRedis(settings.redis)
     models = catalogue.load(settings.catalogue)
@@ -65,7 +66,10 @@ def ground_of(settings: Settings) -> Ground:
 
 
 def run_once(ground: Ground) -> str | None:
-    """None where the present tick was taken. Raises DatabaseUnavailable and StoreFull."""
+    """Run a pass unless this tick has run. Return what it changed; None if it has run.
+
+    Raises DatabaseUnavailable and StoreFull.
+    """
     now, every = clock.now(), ground.settings.alert_seconds
     return once(
         ground.database,
@@ -78,15 +82,15 @@ def run_once(ground: Ground) -> str | None:
 
 
 def run_pass(ground: Ground, now: datetime, run: Run | None = None) -> str:
-    """One look: what it changed, in words."""
+    """Make one pass. Return a summary of what it changed."""
     settings, database = ground.settings, ground.database
     changes = evaluate(gather(ground, now), settings, alerts.known(database), now)
     touched = alerts.apply(database, changes, now, deliver=settings.alert_webhook_url is not None)
     for alert in touched:
-        word = "resolved" if alert.resolved_at is not None else "opened"
-        log.warning("alert %s (%s): %s", word, alert.rule, alert.title)
+        change = "resolved" if alert.resolved_at is not None else "opened"
+        log.warning("alert %s (%s): %s", change, alert.rule, alert.title)
     if touched:
-        tell_watchers(ground.redis, "alert")
+        publish_change(ground.redis, "alert")
     alerts.drop_older(database, now)
     sent = _deliver(settings, database, run)
     return f"{len(changes.opened)} opened, {len(changes.resolved)} resolved, {sent} messages sent"
@@ -99,7 +103,7 @@ def _deliver(settings: Settings, database: Database, run: Run | None) -> int:
     sent = 0
     until = time.monotonic() + _DELIVERING_SECONDS
     for delivery, alert in alerts.due_deliveries(database, clock.now()):
-        if time.monotonic() > until or not (run is None or run.goes_on()):
+        if time.monotonic() > until or not (run is None or run.has_time()):
             break
         now = clock.now()
         content = {"type": delivery.event, "timestamp": clock.iso(now), "data": alerts.as_dict(alert)}
@@ -108,7 +112,7 @@ def _deliver(settings: Settings, database: Database, run: Run | None) -> int:
             standard_webhooks.send(url, secret.get_secret_value(), delivery.id, body, now, ANYWHERE)
         except NotTaken as error:
             _not_delivered(database, delivery, error.message, now, again=error.again)
-        except Exception as error:  # one message that cannot be sent must not keep the rules from being asked
+        except Exception as error:  # one message that cannot be sent must not prevent the next pass
             log.exception("alert message %s could not be sent", delivery.id)
             _not_delivered(database, delivery, f"could not be sent ({type(error).__name__})", now, again=True)
         else:
@@ -119,5 +123,5 @@ def _deliver(settings: Settings, database: Database, run: Run | None) -> int:
 
 def _not_delivered(database: Database, delivery: AlertDelivery, reason: str, now: datetime, *, again: bool) -> None:
     wait = standard_webhooks.wait_after(delivery.tries + 1) if again else None
-    log.warning("the alert webhook %s%s", reason, "; the message is given up" if wait is None else "")
+    log.warning("the alert webhook %s%s", reason, "; the message is dropped" if wait is None else "")
     alerts.not_delivered(database, delivery, reason, now + timedelta(seconds=wait) if wait is not None else None)

@@ -1,7 +1,7 @@
-"""What was done by those who may do everything. Sole reader and writer of the `audit_entries` table.
+"""The audit of administrative operations. Sole reader and writer of the `audit_entries` table.
 
-A row is written once, never changed, and removed when it is older than `audit_days`. It names acts and subjects; no
-body, prompt, key or secret is in it.
+A row is written once, never changed, and removed when it is older than `audit_days`. It contains no body, prompt, key
+or secret.
 """
 
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from shared.database.engine import Database, settled
 from shared.database.tables import AuditEntry
 from shared.jobs.records import new_id
 
-LOCAL = "local"  # who asked, where the API is open to its own host and asks nobody for a key
-ON_THE_HOST = "cli"  # who has the database in their hands needs no key
+LOCAL = "local"  # the actor where the API is open to its own host and requires no key
+ON_THE_HOST = "cli"  # the actor of commands on the host, which need no key
 
 
 @dataclass(frozen=True)
 class Act:
-    """One act. `outcome`: the HTTP status that answered it, or that its like would have answered."""
+    """One operation. `outcome`: the HTTP status of its response; of a command, the corresponding status."""
 
     act: str
     subject: str
@@ -41,6 +41,7 @@ class Page:
 
 
 def record(database: Database, act: Act) -> AuditEntry:
+    """Store an entry. Raises DatabaseUnavailable."""
     row = AuditEntry(
         id=new_id(),
         at=clock.now(),
@@ -60,11 +61,11 @@ def record(database: Database, act: Act) -> AuditEntry:
 @settled
 def _store(database: Database, row: AuditEntry) -> None:
     with database.write() as session:
-        session.merge(row)  # under its id: a repetition writes no second one
+        session.merge(row)  # by its id, so that a repetition writes no second entry
 
 
 def page(database: Database, *, limit: int, after: str | None = None, actor: str | None = None) -> Page:
-    """Newest first, behind the entry of the id `after`."""
+    """Return entries, newest first, after the one with id `after`."""
     query = select(AuditEntry).order_by(col(AuditEntry.id).desc()).limit(limit + 1)
     if after is not None:
         query = query.where(col(AuditEntry.id) < after)
@@ -76,7 +77,7 @@ def page(database: Database, *, limit: int, after: str | None = None, actor: str
 
 
 def drop_older(database: Database, before: datetime, limit: int = 1000) -> int:
-    """Removes up to `limit` entries from before that moment, oldest first. Returns how many went."""
+    """Remove up to `limit` entries from before that time, oldest first. Return how many."""
     oldest = select(AuditEntry.id).where(col(AuditEntry.id) < _first_id(before)).order_by(col(AuditEntry.id))
     with database.write() as session:
         gone = delete(AuditEntry).where(col(AuditEntry.id).in_(oldest.limit(limit)))
@@ -84,11 +85,11 @@ def drop_older(database: Database, before: datetime, limit: int = 1000) -> int:
 
 
 def _first_id(moment: datetime) -> str:
-    """The lowest UUIDv7 of that millisecond: ids sort by time, so the primary key finds what is older."""
+    """Return the lowest UUIDv7 of that millisecond. Ids sort by time, so the primary key finds older entries."""
     digits = f"{int(moment.timestamp() * 1000):012x}"
     return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
 
 
 def _plain(text: str, most: int) -> str:
-    """As it can be stored anywhere and shown on a terminal: whoever acts must not choose to stay unwritten."""
+    """Return printable text, so that no input can prevent its entry from being stored or shown."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:most])

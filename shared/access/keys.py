@@ -1,7 +1,7 @@
-"""API keys: who they are, what they may do, and how much of it. Of a key itself only a hash is kept.
+"""API keys, their scopes and their limits. Only the hash of a key is stored.
 
-Sole reader and writer of the `api_keys` table. Rows stay when a key is revoked, since jobs and the audit name them, and
-because an installation that once had a key is never open again.
+Sole reader and writer of the `api_keys` table. Rows of revoked keys are kept, because jobs and the audit name them, and
+because an installation that once had a key never becomes open again.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from shared.errors import Conflict, NotFound
 from shared.jobs.records import new_id
 from shared.states import Priority, Scope
 
-PREFIX = "wan_"  # so that a key that has leaked is found by whoever scans for them
+PREFIX = "wan_"  # so that scanners can find leaked keys
 _RANDOM_BYTES = 32
 _HINT_LENGTH = 10
 _USED_EVERY = timedelta(minutes=1)
@@ -30,7 +30,7 @@ _USED_EVERY = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one key may ask for; None: as much as it likes."""
+    """The limits of one key. None: unlimited."""
 
     requests_per_minute: int | None = None
     queued_jobs: int | None = None
@@ -41,9 +41,9 @@ class Limits:
 def make(
     database: Database, name: str, scopes: Collection[Scope], limits: Limits, expires_at: datetime | None = None
 ) -> tuple[ApiKey, str]:
-    """A new key's row, and the key itself: the only time that anybody sees it.
+    """Create a key. Return its row, and the key itself, which is not stored.
 
-    Raises Conflict where a key that is not revoked has that name.
+    Raises Conflict if a key that is not revoked has that name.
     """
     secret = PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
     row = ApiKey(
@@ -69,7 +69,7 @@ def make(
 @settled
 def _store(database: Database, row: ApiKey) -> None:
     with database.write() as session:
-        session.merge(row)  # under its id: a repetition makes no second key
+        session.merge(row)  # by its id, so that a repetition creates no second key
 
 
 def find(database: Database, secret: str) -> ApiKey | None:
@@ -77,7 +77,7 @@ def find(database: Database, secret: str) -> ApiKey | None:
     hashed = _hash(secret)
     with database.read() as session:
         row = session.exec(select(ApiKey).where(ApiKey.hash == hashed)).first()
-    # The look-up is by a hash, so its time tells nothing of the key; this holds it in constant time all the same.
+    # The look-up by hash already reveals nothing of the key by its time; this comparison is constant-time as well.
     return row if row is not None and hmac.compare_digest(row.hash, hashed) else None
 
 
@@ -87,25 +87,25 @@ def get(database: Database, key_id: str) -> ApiKey | None:
 
 
 def every(database: Database) -> list[ApiKey]:
-    """All keys that were ever made, oldest first."""
+    """Return all keys, including revoked ones, oldest first."""
     with database.read() as session:
         return list(session.exec(select(ApiKey).order_by(col(ApiKey.id))))
 
 
 def any_made(database: Database) -> bool:
-    """Whether there ever was a key."""
+    """Return whether any key was ever created."""
     with database.read() as session:
         return session.exec(select(func.count()).select_from(ApiKey)).one() > 0
 
 
 def any_good(database: Database) -> bool:
-    """Whether there is a key that lets somebody in now."""
+    """Return whether any key is valid now."""
     return any(is_good(row, clock.now()) for row in every(database))
 
 
 @settled
 def revoke(database: Database, named: str) -> ApiKey:
-    """Takes back the key of that name or id. Raises NotFound where there is none that is still good for anything."""
+    """Revoke the key of that name or id. Raises NotFound if there is none that is not revoked."""
     with database.write() as session:
         row = _live(session, named, revoked_too=is_repetition())
         row.revoked_at = row.revoked_at or clock.now()
@@ -114,7 +114,7 @@ def revoke(database: Database, named: str) -> ApiKey:
 
 
 def note_use(database: Database, row: ApiKey) -> None:
-    """Writes down that the key was used, to the minute."""
+    """Record when the key was used, at most once a minute."""
     now = clock.now()
     if row.used_at is not None and now - row.used_at < _USED_EVERY:
         return
@@ -126,7 +126,7 @@ def note_use(database: Database, row: ApiKey) -> None:
 
 
 def is_good(row: ApiKey, now: datetime) -> bool:
-    """Neither revoked nor past its time."""
+    """Return whether the key is neither revoked nor expired."""
     return row.revoked_at is None and (row.expires_at is None or now < row.expires_at)
 
 
@@ -143,7 +143,7 @@ def _live(session: Session, named: str, *, revoked_too: bool) -> ApiKey:
     query = select(ApiKey).where(or_(col(ApiKey.name) == named, col(ApiKey.id) == named))
     if not revoked_too:
         query = query.where(col(ApiKey.revoked_at).is_(None))
-    # A name may be given again once its key is revoked: the newest is meant.
+    # The name of a revoked key may be used again, so the newest key is meant.
     found = session.exec(query.order_by(col(ApiKey.id).desc())).first()
     if found is None:
         raise NotFound("key", named)
@@ -151,5 +151,5 @@ def _live(session: Session, named: str, *, revoked_too: bool) -> ApiKey:
 
 
 def _hash(secret: str) -> str:
-    """SHA-256: a key has 256 random bits, so nothing slower is needed against guessing."""
+    """Return the SHA-256. A key has 256 random bits, so no slower hash is needed."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

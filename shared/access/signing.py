@@ -1,6 +1,6 @@
-"""Words that only this installation can have written: links to artifacts that expire, and sessions of the page.
+"""Signatures for expiring links to artifacts and for sessions of the page. Pure.
 
-Pure: the key is the installation's own, drawn once and kept in its database.
+The installation's key is generated once and kept in its database.
 """
 
 import hashlib
@@ -8,11 +8,11 @@ import hmac
 
 
 def sign(key: str, purpose: str, *parts: str) -> str:
-    """HMAC-SHA256 in hex. `purpose` keeps what was signed for one thing from being good for another."""
-    said = "\n".join((purpose, *parts)).encode()
-    return hmac.new(key.encode(), said, hashlib.sha256).hexdigest()
+    """Return the HMAC-SHA256 in hex. A signature for one `purpose` is not valid for another."""
+    text = "\n".join((purpose, *parts)).encode()
+    return hmac.new(key.encode(), text, hashlib.sha256).hexdigest()
 
 
 def is_signed(signature: str, key: str, purpose: str, *parts: str) -> bool:
-    """In constant time, whatever was sent."""
+    """Return whether the signature is valid, in constant time."""
     return hmac.compare_digest(sign(key, purpose, *parts).encode(), signature.encode("utf-8", "surrogateescape"))

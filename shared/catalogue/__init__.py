@@ -1,1 +1,1 @@
-"""What can be requested: the models, the job types and their parameters. It never knows what is stored or running."""
+"""What can be requested: models, job types and their parameters. It does not know what is stored or running."""

@@ -1,4 +1,4 @@
-"""The kinds of job: for each, what a request may say, which Celery task carries it out, and where it runs.
+"""The job types: for each, its parameters, its Celery task, and where it runs.
 
 A new job type is one row in `JOB_TYPES` and one handler and task in `workers/`.
 """
@@ -25,7 +25,7 @@ from wanworks.requests import (
 
 
 class Change(BaseModel):
-    """A field that is not what was asked."""
+    """A field whose value differs from the request."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,18 +42,18 @@ class AppliedFallback(BaseModel):
     strategy: FallbackStrategy
     message: str
     changes: tuple[Change, ...] = ()
-    job_id: str | None = None  # of the download that was started, or found under way
+    job_id: str | None = None  # of the download that was started or is already running
 
 
 class GenerationParams(BaseModel):
-    """A generation as it is stored and carried out: every value settled, the seed drawn."""
+    """The stored parameters of a generation, with all defaults and the seed filled in."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     model_id: str
     prompt: str
     negative_prompt: str | None = None
-    image: str | None = None  # the input's name in the store; never the client's path
+    image: str | None = None  # the input's name in the store, not the client's path
     width: Whole
     height: Whole
     frames: Whole
@@ -68,7 +68,7 @@ class GenerationParams(BaseModel):
     loras: tuple[Lora, ...] = ()
     fallback: tuple[str, ...] = ()
     fallback_applied: tuple[AppliedFallback, ...] = ()
-    remixed_from: str | None = None  # the job whose settings these are, with another prompt
+    remixed_from: str | None = None  # the job whose parameters were taken, with another prompt
 
     @property
     def resolution(self) -> str:
@@ -76,20 +76,20 @@ class GenerationParams(BaseModel):
 
     @property
     def work(self) -> float:
-        """Megapixels x frames x steps: what run-time estimates scale with."""
+        """Megapixels x frames x steps. Estimated run times are proportional to it."""
         return self.width * self.height * self.frames * self.steps / 1e6
 
     @property
     def model_cache_key(self) -> str:
-        """What must be loaded to run this: a model under one quantization."""
+        """What must be loaded to run this: the model and its quantization."""
         return f"{self.model_id}:{self.quantization}"
 
 
 def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None) -> GenerationParams:
-    """The request with the catalogue's defaults filled in and its limits applied.
+    """Return the request's parameters, with the catalogue's defaults filled in and its limits applied.
 
-    `image` is the stored input's name, or None. Raises InvalidField naming each field that the model cannot do, the
-    value asked for and what is allowed.
+    `image`: the stored input's name, or None. Raises InvalidField with each field that the model does not support, the
+    requested value and the allowed values.
     """
     defaults = entry.defaults
     resolution = request.resolution or defaults.resolution
@@ -104,17 +104,19 @@ def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None)
             wrong.append(FieldError(("body", field), msg, type))
 
     def one_of(field: str, value: object, allowed: tuple[object, ...]) -> None:
-        expect(value in allowed, field, f"{value!r} is not offered by {model}; allowed: {', '.join(map(str, allowed))}")
+        expect(
+            value in allowed, field, f"{value!r} is not supported by {model}; allowed: {', '.join(map(str, allowed))}"
+        )
 
     one_of("resolution", resolution, entry.resolutions)
     one_of("fps", fps, entry.fps)
     one_of("output_format", request.output_format, entry.output_formats)
     one_of("quantization", request.quantization, entry.quantizations)
     low, high = entry.min_frames, entry.max_frames
-    expect(low <= frames <= high, "frames", f"{frames} is outside what {model} makes; allowed: {low} to {high}")
+    expect(low <= frames <= high, "frames", f"{frames} is not supported by {model}; allowed: {low} to {high}")
     low, high = entry.min_steps, entry.max_steps
-    expect(low <= steps <= high, "steps", f"{steps} is outside what {model} takes; allowed: {low} to {high}")
-    expect(entry.loras or not request.loras, "loras", f"{model} takes no LoRA")
+    expect(low <= steps <= high, "steps", f"{steps} is not supported by {model}; allowed: {low} to {high}")
+    expect(entry.loras or not request.loras, "loras", f"{model} does not support LoRAs")
     names = [lora.name for lora in request.loras]
     expect(len(names) == len(set(names)), "loras", "the same LoRA is named twice", "duplicate")
     two_experts = entry.boundary_ratio is not None
@@ -151,34 +153,34 @@ def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None)
 
 
 class DownloadParams(BaseModel):
-    """Fetch a model, or one revision of it, to a node."""
+    """Download a model, or one revision of it, to a node."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_id: str
     node: str
-    revision: str | None = None  # None: the catalogue's, which the node then serves
-    sha: str | None = None  # the commit that the hub named when the job first ran
+    revision: str | None = None  # None: the catalogue's, which the node then uses
+    sha: str | None = None  # the commit that the hub returned when the job first ran
 
 
 class IntegrityCheckParams(BaseModel):
-    """Verify one model on a node, or all that it holds."""
+    """Verify one model on a node, or all of its models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_id: str | None = None
     node: str
-    full: bool = True  # False: files that have not been touched since they were last verified are trusted
-    repair: bool = False  # fetch again what is broken, and only that
+    full: bool = True  # False: files that are unchanged since they were last verified are not read
+    repair: bool = False  # download broken files again, and only these
 
 
 class CleanupParams(BaseModel):
-    """Free space on a node, by the plan that the cleanup route shows."""
+    """Free space on a node, by the plan that the cleanup route returns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     node: str
-    target_space_gb: Number | None = None  # wanted free, in 10^9 bytes; None: what is of no use is removed
+    target_space_gb: Number | None = None  # free space to reach, in 10^9 bytes; None: remove all unneeded files
     keep_recent_days: Whole = 30
     dry_run: bool = True
 
@@ -191,7 +193,7 @@ CLEANUP = "cleanup"
 
 @dataclass(frozen=True)
 class JobType:
-    """One kind of job."""
+    """One job type."""
 
     name: str
     task: str  # the Celery task's name

@@ -1,7 +1,7 @@
-"""The catalogue: which models this installation offers, as typed data.
+"""The catalogue: the models that this installation offers, as typed data.
 
-Figures come from three places, named where they stand: the models' own configuration files (Wan-Video/Wan2.2,
-`wan/configs`), the published weights' sizes, and the hardware needs that wanworks promises. Sizes in GB are 10^9 bytes.
+Figures come from the models' configuration files (Wan-Video/Wan2.2, `wan/configs`), the sizes of the published weights,
+and the hardware requirements that wanworks documents. Sizes in GB are 10^9 bytes.
 """
 
 import math
@@ -29,16 +29,16 @@ Offload = Literal["none", "model", "group"]
 
 
 def parse_resolution(text: str) -> tuple[int, int]:
-    """``"1280x720"`` as (width, height) in pixels. Raises ValueError."""
+    """Return (width, height) in pixels from a text such as ``"1280x720"``. Raises ValueError."""
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if match is None:
-        raise ValueError("a resolution is written WIDTHxHEIGHT, for example 1280x720")
+        raise ValueError("a resolution must be WIDTHxHEIGHT, for example 1280x720")
     return int(match[1]), int(match[2])
 
 
 def _check_resolution(text: str) -> str:
     if any(edge % 2 for edge in parse_resolution(text)):
-        raise ValueError("width and height must be even: the videos' colour has half their resolution")
+        raise ValueError("width and height must be even, because colour is stored at half the resolution")
     return text
 
 
@@ -60,19 +60,19 @@ class _Frozen(BaseModel):
 
 
 class Defaults(_Frozen):
-    """What a request that leaves these out gets: the model's native values."""
+    """The values for fields that a request omits: the model's native ones."""
 
     resolution: Resolution
     frames: int = Field(ge=1)
     fps: int = Field(ge=1)
     steps: int = Field(ge=1)
-    guidance_scale: float = Field(ge=0)  # the high-noise expert's, where there are two
+    guidance_scale: float = Field(ge=0)  # the high-noise expert's, if there are two
     guidance_scale_2: float | None = Field(None, ge=0)  # the low-noise expert's
     flow_shift: float = Field(gt=0)
 
 
 class MemoryProfile(_Frozen):
-    """One way of placing a model on a device, and what it needs there."""
+    """One way to place a model on a device, and the memory that it needs."""
 
     name: str
     quantized: bool  # True: for int8 weights; False: for the 16-bit (on a CPU 32-bit) types
@@ -83,12 +83,12 @@ class MemoryProfile(_Frozen):
 
 class Hardware(_Frozen):
     recommended_vram_gb: float = Field(gt=0)
-    cpu_ram_gb: float = Field(gt=0)  # to run on a CPU device, everything resident in 32-bit floats
+    cpu_ram_gb: float = Field(gt=0)  # to run on a CPU device, with all weights in 32-bit floats
     cuda_compute_capability: str = Field("7.0", pattern=r"^\d+\.\d+$")
     profiles: tuple[MemoryProfile, ...] = Field(min_length=1)
 
     def fitting(self, quantization: Quantization) -> tuple[MemoryProfile, ...]:
-        """Profiles for that quantization, richest first."""
+        """Return the profiles for that quantization, richest first."""
         quantized = quantization == "int8"
         return tuple(profile for profile in self.profiles if profile.quantized == quantized)
 
@@ -102,11 +102,11 @@ class Hardware(_Frozen):
 
 
 class CatalogueEntry(_Frozen):
-    """One model that can be asked for."""
+    """One model that can be requested."""
 
     model_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     model_type: str
-    aliases: tuple[Alias, ...] = ()  # other names that /v1/videos takes for it; see `Catalogue.named`
+    aliases: tuple[Alias, ...] = ()  # other names that /v1/videos accepts; see `Catalogue.named`
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str = "main"
     pipeline: Literal["wan-t2v", "wan-i2v", "wan-ti2v"]
@@ -120,8 +120,8 @@ class CatalogueEntry(_Frozen):
     loras: bool = True
     min_steps: int = Field(2, ge=1)  # with one step the low-noise expert would never run
     max_steps: int = Field(100, ge=1)
-    size_multiple: int = Field(ge=1)  # width and height of the model's own grid, in pixels
-    boundary_ratio: float | None = Field(None, gt=0, lt=1)  # where the low-noise expert takes over
+    size_multiple: int = Field(ge=1)  # the model's grid in pixels
+    boundary_ratio: float | None = Field(None, gt=0, lt=1)  # from where the low-noise expert is used
     defaults: Defaults
     hardware: Hardware
     download_gb: float = Field(gt=0)
@@ -137,45 +137,44 @@ class CatalogueEntry(_Frozen):
         }
         for name, good in allowed.items():
             if not good:
-                raise ValueError(f"defaults.{name} is not among what the entry allows")
+                raise ValueError(f"defaults.{name} is not among the values that the entry allows")
         return self
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What `/v1/videos` takes for it: its id, its aliases, and its repository with and without `-Diffusers`."""
+        """The names that `/v1/videos` accepts: id, aliases, and repository with and without `-Diffusers`."""
         plain = self.repo.removesuffix("-Diffusers")
         return tuple(dict.fromkeys((self.model_id, *self.aliases, self.repo, plain)))
 
     def needs_mb(self, quantization: Quantization) -> tuple[int, int]:
-        """(device memory, host memory when the device is a CPU) in MB (10^6 bytes), under the leanest profile."""
+        """Return (device memory, host memory on a CPU device) in MB (10^6 bytes), for the leanest profile."""
         profiles = self.hardware.fitting(quantization)
         vram = min((profile.min_vram_gb for profile in profiles), default=math.inf)
         return round(min(vram, 1e6) * 1000), round(self.hardware.cpu_ram_gb * 1000)
 
 
 class Catalogue(_Frozen):
-    """The models on offer, by `model_id`."""
+    """The offered models."""
 
     name: str
     entries: tuple[CatalogueEntry, ...]
 
     def get(self, model_id: str) -> CatalogueEntry:
-        """Raises NotFound."""
+        """Return the entry of that id. Raises NotFound."""
         for entry in self.entries:
             if entry.model_id == model_id:
                 return entry
         raise NotFound("model", model_id)
 
     def named(self, name: str) -> CatalogueEntry:
-        """By `model_id`, alias, or name on the Hub. Raises NotFound.
+        """Return the entry by `model_id`, alias, or name on the hub. Raises NotFound.
 
-        Aliases are for those who ask for a video in words of their own. `get` does not know them: what is stored,
-        pinned or counted is under the `model_id` alone.
+        Aliases are accepted by `/v1/videos` only. Everything that is stored uses the `model_id`.
         """
         for entry in self.entries:
             if name == entry.model_id or name in entry.aliases:
                 return entry
-        # Several entries may share a repository: the first is meant.
+        # Several entries may share a repository: the first one counts.
         for entry in self.entries:
             if name in entry.names:
                 return entry
@@ -187,9 +186,10 @@ class Catalogue(_Frozen):
 
 
 def load(source: str) -> Catalogue:
-    """`default`, `demo`, or the path of a TOML file whose ``[models.ID]`` tables add to or replace the default ones.
+    """Return the catalogue. `source`: `default`, `demo`, or a TOML file.
 
-    A table may name another entry in ``extends`` and give only what differs. Raises ConfigurationError with the line.
+    The file's ``[models.ID]`` tables add to or replace the default entries. A table may name another entry in
+    ``extends`` and give only what differs. Raises ConfigurationError with the line.
     """
     if source == "default":
         return Catalogue(name="default", entries=DEFAULT)
@@ -203,12 +203,12 @@ def _both_ways(*landscape: str) -> tuple[str, ...]:
     return (*landscape, *portrait)
 
 
-# The four sizes of the product's promise; each model adds its native one.
+# The four documented sizes; each model adds its native one.
 _SIZES = ("854x480", "1024x576", "1280x720", "1920x1080")
 
 # Weights in bf16: each A14B expert 28.6 GB, the 5B transformer 10 GB, the UMT5 text encoder 11.4 GB; the VAE stays in
-# fp32 (0.5 GB, and 2.8 GB for 5B). "offload" is what the models' authors measured with one component on the card
-# (41.3 GB at 480p; 22.9 GB for 5B). "int8-stream" carries the product's promise of 10 and 6 GB.
+# fp32 (0.5 GB, and 2.8 GB for 5B). "offload" is what the models' authors measured with one component on the GPU
+# (41.3 GB at 480p; 22.9 GB for 5B). "int8-stream" has the documented minimum of 10 and 6 GB.
 _A14B_HARDWARE = Hardware(
     recommended_vram_gb=16,
     cpu_ram_gb=140,
@@ -301,7 +301,7 @@ _DEMO_SIZES = ("64x64", "96x64", "128x128", "256x256", "256x144", "416x240", *_S
 
 
 def _demo(entry: CatalogueEntry) -> CatalogueEntry:
-    """The same id on a tiny random-weight repo (`wanworks demo-models`): every picture is noise."""
+    """Return the entry with a tiny repository of random weights (`wanworks demo-models`): every picture is noise."""
     profiles = tuple(
         profile.model_copy(update={"min_vram_gb": 1.0, "min_ram_gb": 1.0}) for profile in entry.hardware.profiles
     )
@@ -339,7 +339,7 @@ def _from_file(path: Path) -> Catalogue:
         for alias in entry.aliases:
             if alias in taken:
                 where = f"catalogue {path}, line {_line(text, entry.model_id, 'aliases')}: [models.{entry.model_id}]"
-                raise ConfigurationError(f"{where} aliases: {alias!r} is another model's name, or stands there twice")
+                raise ConfigurationError(f"{where} aliases: {alias!r} is already the name or alias of a model")
             taken.add(alias)
     return Catalogue(name=str(path), entries=tuple(entries.values()))
 
@@ -354,10 +354,10 @@ def _entry(path: Path, text: str, model_id: str, table: Any, entries: Mapping[st
     values = dict(table)
     base = values.pop("extends", None)
     if base is not None and base not in entries:
-        raise refuse(f"extends {base!r}, which is no entry", "extends")
+        raise refuse(f"extends {base!r}, which is not an entry", "extends")
     if base is not None:
-        alone = {"aliases"} if base != model_id else set()  # a name is one model's
-        values = _merged(entries[base].model_dump(exclude=alone), values)
+        own = {"aliases"} if base != model_id else set()  # an alias belongs to one model
+        values = _merged(entries[base].model_dump(exclude=own), values)
     try:
         return CatalogueEntry.model_validate({**values, "model_id": model_id})
     except ValidationError as error:
@@ -367,7 +367,7 @@ def _entry(path: Path, text: str, model_id: str, table: Any, entries: Mapping[st
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on `base`, table by table, so that one default can be changed alone."""
+    """Return `base` updated by `over`, table by table, so that a single default can be changed."""
     result = dict(base)
     for key, value in over.items():
         both_tables = isinstance(value, dict) and isinstance(base.get(key), dict)
@@ -376,7 +376,7 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(text: str, *keys: str) -> int:
-    """The line that the innermost of `keys` stands on; the last one found where an inner key is absent."""
+    """Return the line of the innermost of `keys`; of the last one found if an inner key is absent."""
     lines = text.splitlines()
     found = 0
     for key in keys:

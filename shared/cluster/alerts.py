@@ -1,6 +1,6 @@
-"""Alerts: what is wrong, since when, who has seen it, and to whom it was told. Sole reader and writer of their tables.
+"""Alerts, their acknowledgements and their messages to the webhook. Sole reader and writer of their tables.
 
-An alert is opened once for a rule and its subject, stays open while its cause does, and is kept when it is over.
+An alert is opened once for a rule and its subject, stays open while its cause lasts, and is kept after it is resolved.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _SHOWN = 500
 
 @dataclass(frozen=True)
 class Watch:
-    """A cause that was seen the last time that somebody looked."""
+    """A cause that was observed in the last pass."""
 
     rule: str
     subject: str
@@ -37,7 +37,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Cause:
-    """What a rule says of one subject now."""
+    """What a rule currently finds for one subject."""
 
     rule: str
     subject: str
@@ -51,9 +51,9 @@ class Cause:
 
 @dataclass(frozen=True)
 class Changes:
-    """What one look at the causes changes."""
+    """The changes of one pass."""
 
-    watches: tuple[Watch, ...] = ()  # all that are kept, in place of those before
+    watches: tuple[Watch, ...] = ()  # all current ones, which replace the earlier ones
     opened: tuple[Cause, ...] = ()
     still: tuple[Cause, ...] = ()  # of open alerts
     resolved: tuple[tuple[str, str], ...] = ()  # (rule, subject)
@@ -61,27 +61,31 @@ class Changes:
 
 @dataclass(frozen=True)
 class Known:
-    """What the look before has left."""
+    """The state after the previous pass."""
 
     watches: tuple[Watch, ...] = ()
     open: frozenset[tuple[str, str]] = field(default_factory=frozenset)  # (rule, subject)
 
 
 def known(database: Database) -> Known:
+    """Return the state after the previous pass."""
     with database.read() as session:
         watches = tuple(Watch(row.rule, row.subject, row.since, row.gone_since) for row in session.exec(_WATCHES))
         return Known(watches, frozenset((alert.rule, alert.subject) for alert in session.exec(_OPEN)))
 
 
 def apply(database: Database, changes: Changes, now: datetime, *, deliver: bool) -> list[Alert]:
-    """Writes the changes in one transaction; `deliver`: what opens or resolves is to be told. Returns those alerts."""
+    """Write the changes in one transaction. Return the opened and resolved alerts.
+
+    `deliver`: also add their messages to the webhook.
+    """
     with database.write() as session:
         hold(session, "alerts")
         _keep_watches(session, changes.watches)
         by_cause = {(alert.rule, alert.subject): alert for alert in session.exec(_OPEN)}
         for cause in changes.still:
             if (alert := by_cause.get((cause.rule, cause.subject))) is not None:
-                _say(alert, cause, now)
+                _update(alert, cause, now)
                 session.add(alert)
         opened = [_open(cause, now) for cause in changes.opened if (cause.rule, cause.subject) not in by_cause]
         resolved = [by_cause[key] for key in changes.resolved if key in by_cause]
@@ -96,7 +100,7 @@ def apply(database: Database, changes: Changes, now: datetime, *, deliver: bool)
 
 
 def open_alerts(database: Database) -> list[Alert]:
-    """Most severe first, then newest first."""
+    """Return the open alerts, most severe first, then newest first."""
     with database.read() as session:
         rank = {"critical": 0, "warning": 1, "info": 2}
         alerts = session.exec(_OPEN.order_by(col(Alert.opened_at).desc())).all()
@@ -116,7 +120,7 @@ def several(database: Database, alert_ids: Sequence[str]) -> list[Alert]:
 def history(
     database: Database, *, state: State = "all", severity: str | None = None, acknowledged: bool | None = None
 ) -> list[Alert]:
-    """The newest 500 that fit, newest first."""
+    """Return the newest 500 matching alerts, newest first."""
     query = select(Alert).order_by(col(Alert.opened_at).desc()).limit(_SHOWN)
     if state != "all":
         query = query.where(col(Alert.resolved_at).is_(None) == (state == "open"))
@@ -130,7 +134,7 @@ def history(
 
 @settled
 def acknowledge(database: Database, alert_id: str, by: str | None, now: datetime) -> Alert:
-    """Somebody has seen it and takes care. The first to say so stands; saying it again changes nothing.
+    """Record who has acknowledged the alert. Later acknowledgements change nothing.
 
     Raises NotFound.
     """
@@ -147,7 +151,7 @@ def acknowledge(database: Database, alert_id: str, by: str | None, now: datetime
 
 
 def drop_older(database: Database, now: datetime) -> int:
-    """Forgets what was resolved 90 days ago. Returns how many alerts."""
+    """Remove alerts that were resolved more than 90 days ago. Return how many."""
     old = select(Alert.id).where(col(Alert.resolved_at) < now - _KEPT)
     with database.write() as session:
         session.connection().execute(delete(AlertDelivery).where(col(AlertDelivery.alert_id).in_(old)))
@@ -155,7 +159,7 @@ def drop_older(database: Database, now: datetime) -> int:
 
 
 def as_dict(alert: Alert) -> dict[str, Any]:
-    """The alert as people and webhooks read it."""
+    """Return the alert as the API and the webhook show it."""
     return {
         "id": alert.id,
         "severity": alert.severity,
@@ -176,7 +180,7 @@ def as_dict(alert: Alert) -> dict[str, Any]:
 
 
 def due_deliveries(database: Database, now: datetime, limit: int = 20) -> list[tuple[AlertDelivery, Alert]]:
-    """What is to be told now, oldest first."""
+    """Return the messages to send now, oldest first."""
     query = (
         select(AlertDelivery, Alert)
         .where(col(AlertDelivery.due_at) <= now, AlertDelivery.alert_id == Alert.id)
@@ -189,13 +193,13 @@ def due_deliveries(database: Database, now: datetime, limit: int = 20) -> list[t
 
 @settled
 def delivered(database: Database, delivery: AlertDelivery, now: datetime) -> None:
-    """The message has been delivered. Does nothing where this try is settled already."""
+    """Record that the message was delivered. Do nothing if the outcome of this try is recorded already."""
     _note(database, delivery, due_at=None, delivered_at=now, error=None)
 
 
 @settled
 def not_delivered(database: Database, delivery: AlertDelivery, error: str, again_at: datetime | None) -> None:
-    """A try has failed. `again_at` None: no other follows. Does nothing where this try is settled already."""
+    """Record a failed try. `again_at` None: no further try. Do nothing if its outcome is recorded already."""
     _note(database, delivery, due_at=again_at, delivered_at=None, error=error[:200])
 
 
@@ -230,11 +234,11 @@ def _open(cause: Cause, now: datetime) -> Alert:
         opened_at=now,
         seen_at=now,
     )
-    _say(alert, cause, now)
+    _update(alert, cause, now)
     return alert
 
 
-def _say(alert: Alert, cause: Cause, now: datetime) -> None:
+def _update(alert: Alert, cause: Cause, now: datetime) -> None:
     alert.severity = cause.severity
     alert.title = cause.title[:200]
     alert.message = cause.message[:1000]

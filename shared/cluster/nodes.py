@@ -1,4 +1,4 @@
-"""Nodes, their devices and supervised processes, and what the whole installation agrees on.
+"""Nodes, their devices and supervised processes, and values that the whole installation shares.
 
 Sole reader and writer of those four tables.
 """
@@ -27,53 +27,53 @@ from shared.settings import Settings
 from shared.states import JobState
 from shared.telemetry import loop_reports
 
-REPORT_SECONDS = 10.0  # how often a supervisor says what it runs
-# Built once, for every pass of the dispatcher executes them.
+REPORT_SECONDS = 10.0  # how often a supervisor reports its processes
+# Built once, because every pass of the dispatcher executes them.
 _DEVICES = select(Device, epoch_now() - col(Device.seen_at)).order_by(col(Device.node), col(Device.index))
 _NODES = select(Node, epoch_now() - col(Node.seen_at)).order_by(col(Node.name))
 
 
 @dataclass(frozen=True)
 class SeenDevice:
-    """A device's row and how long ago its worker was heard, in seconds by the database's clock."""
+    """A device's row, and the seconds since its last heartbeat by the database's clock."""
 
     device: Device
     silent_seconds: float
     deregistered: bool
 
     def alive(self, silence_seconds: float) -> bool:
-        """Whether its worker takes jobs, as far as anybody can tell."""
+        """Return whether its worker is believed to accept jobs."""
         return not self.deregistered and is_heard(self.silent_seconds, silence_seconds)
 
 
 def is_heard(silent_seconds: float, silence_seconds: float) -> bool:
-    """Whether a device or a node that was last heard so long ago counts as alive; the one place that says so.
+    """Return whether a device or node counts as alive after this many seconds without a heartbeat.
 
-    One that has deregistered was last heard in 1970.
+    One that has deregistered sent its last heartbeat in 1970.
     """
     return silent_seconds <= silence_seconds
 
 
 def carries(device: Device, min_vram_mb: int, min_ram_mb: int) -> bool:
-    """Whether the device has the memory, in MB (10^6 bytes): its own on a GPU, the host's on a CPU."""
+    """Return whether the device has the memory, in MB (10^6 bytes): its own on a GPU, the host's on a CPU."""
     return (min_vram_mb if device.kind == "cuda" else min_ram_mb) <= device.memory_mb
 
 
 @settled
 def register_device(database: Database, device: Device) -> None:
-    """A worker has started on this device; what an earlier one left is overwritten."""
+    """Record that a worker has started on this device. It overwrites an earlier worker's row."""
     with database.write() as session:
         hold(session, f"device {device.key}")
-        _ensure(session, device.node)  # its io worker comes later, or never; a drain needs the row
+        _ensure(session, device.node)  # its io worker may start later or never, but a drain needs the row
         session.merge(device)
         session.flush()
         session.connection().execute(_seen(device.key))
 
 
 def device_beat(database: Database, key: str, warm: Sequence[dict[str, Any]] | None = None) -> bool:
-    """The worker on this device is alive; `warm`, where given, is what it has loaded.
+    """Record a heartbeat of the worker on this device, and the models that it has loaded, if given.
 
-    False where the device has no row any more: its node was removed.
+    Return False if the device no longer has a row, because its node was removed.
     """
     with database.write() as session:
         query = _seen(key)
@@ -82,7 +82,7 @@ def device_beat(database: Database, key: str, warm: Sequence[dict[str, Any]] | N
 
 
 def reads_protocol(database: Database, key: str, protocol: int) -> None:
-    """The newest protocol of bells that the worker reads which is called by that key, a device's or a node's."""
+    """Record the newest message protocol that the worker reads. `key`: of its device or node."""
     node, _, place = key.rpartition("/")
     of_device = update(Device).where(col(Device.key) == key).values(message_protocol=protocol)
     of_node = update(Node).where(col(Node.name) == node).values(message_protocol=protocol)
@@ -91,21 +91,21 @@ def reads_protocol(database: Database, key: str, protocol: int) -> None:
 
 
 def deregister_device(database: Database, key: str, pid: int) -> None:
-    """The worker on this device has stopped, unless another has taken its place."""
+    """Record that the worker on this device has stopped, unless another has replaced it."""
     with database.write() as session:
         query = update(Device).where(col(Device.key) == key, col(Device.pid) == pid).values(seen_at=0.0, warm=[])
         session.connection().execute(query)
 
 
 def warm(database: Database, key: str) -> list[dict[str, Any]]:
-    """What the worker on this device last said that it has loaded."""
+    """Return what the worker on this device has loaded, by its last report."""
     with database.read() as session:
         device = session.get(Device, key)
         return list(device.warm) if device is not None else []
 
 
 def devices(database: Database) -> list[SeenDevice]:
-    """Every device that ever registered, by node and index."""
+    """Return all registered devices, by node and index."""
     with database.read() as session:
         return [SeenDevice(device, silent, device.seen_at == 0.0) for device, silent in session.execute(_DEVICES)]
 
@@ -113,7 +113,7 @@ def devices(database: Database) -> list[SeenDevice]:
 def node_beat(
     database: Database, name: str, disk_total_mb: float | None, disk_free_mb: float | None, message_protocol: int = 1
 ) -> None:
-    """The node's io worker is alive, this is its model storage, and the newest protocol of bells that it reads."""
+    """Record a heartbeat of the node's io worker, its model storage, and the newest message protocol that it reads."""
     with database.write() as session:
         node = _ensure(session, name)
         node.version = _version()
@@ -126,16 +126,16 @@ def node_beat(
 
 
 def deregister_node(database: Database, name: str) -> None:
-    """The node's io worker has stopped in good order."""
+    """Record that the node's io worker has shut down."""
     with database.write() as session:
         session.connection().execute(update(Node).where(col(Node.name) == name).values(seen_at=0.0))
 
 
 @settled
 def drain(database: Database, name: str) -> Node:
-    """The node is to take nothing new; since when, if it was asked before. Raises NotFound.
+    """Stop the node from accepting new jobs. Idempotent. Raises NotFound.
 
-    Claims hold the row (`attempts.claim`), so none that began earlier comes after this has returned.
+    Claims lock the row (`attempts.claim`), so no claim that began earlier is committed after this returns.
     """
     with database.write() as session:
         node = _locked(session, name)
@@ -146,7 +146,7 @@ def drain(database: Database, name: str) -> Node:
 
 @settled
 def undrain(database: Database, name: str) -> Node:
-    """The node takes jobs again. Raises NotFound."""
+    """Let the node accept jobs again. Raises NotFound."""
     with database.write() as session:
         node = _locked(session, name)
         node.drained_at = None
@@ -155,17 +155,17 @@ def undrain(database: Database, name: str) -> Node:
 
 
 def drained(database: Database) -> frozenset[str]:
-    """The nodes that take nothing new, alive or not."""
+    """Return the names of drained nodes, alive or not."""
     with database.read() as session:
         return frozenset(session.exec(select(Node.name).where(col(Node.drained_at).is_not(None))))
 
 
 @settled
 def remove(database: Database, name: str, silence_seconds: float) -> list[Job]:
-    """Forgets a node that has gone for good, its devices, and what it held; what waited for it alone fails.
+    """Remove a dead node, its devices and its replicas, and fail the jobs that wait for it. Return those jobs.
 
-    Returns the jobs that this ended. Raises NotFound; Conflict where it was heard within `silence_seconds`, or where
-    the rows show a job as running there: its lease has to run out first.
+    Raises NotFound, and Conflict if it sent a heartbeat within `silence_seconds`, or a job counts as running there
+    because its lease has not expired.
     """
     with database.write() as session:
         if is_repetition() and session.get(Node, name) is None:
@@ -175,10 +175,10 @@ def remove(database: Database, name: str, silence_seconds: float) -> list[Job]:
         silent = session.exec(select(epoch_now() - col(Node.seen_at)).where(Node.name == name)).one()
         device_silent = session.exec(latest).one()
         if is_heard(min(silent, silent if device_silent is None else device_silent), silence_seconds):
-            raise Conflict(f"Node {name} is there; stop it first")
+            raise Conflict(f"Node {name} is running; stop it first")
         running = select(func.count()).where(Job.node == name, Job.status == JobState.RUNNING)
         if session.exec(running).one():
-            raise Conflict(f"Jobs of node {name} count as running until their leases have run out")
+            raise Conflict(f"Jobs of node {name} count as running until their leases have expired")
         gone = Failure("node_lost", f"Node {name} was removed", retryable=True)
         ended = dispatch.give_up_node(session, name, gone)
         replicas.forget(session, name)
@@ -190,13 +190,13 @@ def remove(database: Database, name: str, silence_seconds: float) -> list[Job]:
 
 
 def nodes(database: Database) -> list[tuple[Node, float]]:
-    """Every node and how long ago its io worker was heard, in seconds."""
+    """Return every node, with the seconds since its io worker's last heartbeat."""
     with database.read() as session:
         return [(node, silent) for node, silent in session.execute(_NODES)]
 
 
 def report_processes(database: Database, node: str, names: Collection[str], processes: Sequence[Process]) -> None:
-    """What a supervisor on that node runs now; `names` are all that it ever had, and no other supervisor's there."""
+    """Store what a supervisor on that node runs now. `names`: all processes that it has ever run."""
     with database.write() as session:
         hold(session, f"processes of {node}")
         session.connection().execute(delete(Process).where(col(Process.node) == node, col(Process.name).in_(names)))
@@ -208,14 +208,14 @@ def report_processes(database: Database, node: str, names: Collection[str], proc
 
 
 def processes(database: Database) -> list[Process]:
-    """Of the supervisors that were heard lately."""
+    """Return the processes of supervisors that have reported recently."""
     query = select(Process).where(epoch_now() - col(Process.seen_at) <= 3 * REPORT_SECONDS)
     with database.read() as session:
         return list(session.exec(query.order_by(col(Process.node), col(Process.name))))
 
 
 def note(database: Database, name: str, value: str) -> str | None:
-    """Writes down something about the whole installation; what stood there before."""
+    """Store a value of the whole installation. Return the previous value."""
     insert = sqlite_insert if database.is_sqlite else postgresql_insert
     with database.write() as session:
         before = session.exec(select(Installation.value).where(Installation.name == name)).first()
@@ -228,24 +228,25 @@ def note(database: Database, name: str, value: str) -> str | None:
 
 
 def noted(database: Database, name: str) -> str | None:
+    """Return a value stored by `note`."""
     with database.read() as session:
         row = session.get(Installation, name)
         return row.value if row is not None else None
 
 
 def agreed(database: Database, name: str) -> str:
-    """The installation's value of that name, drawn at random by whoever asks first."""
+    """Return the installation's value of that name. The first call generates it at random."""
     if (value := noted(database, name)) is not None:
         return value
     insert = sqlite_insert if database.is_sqlite else postgresql_insert
-    drawn = insert(Installation).values(name=name, value=secrets.token_hex(16)).on_conflict_do_nothing()
+    generated = insert(Installation).values(name=name, value=secrets.token_hex(16)).on_conflict_do_nothing()
     with database.write() as session:
-        session.connection().execute(drawn)
+        session.connection().execute(generated)
         return session.exec(select(Installation.value).where(Installation.name == name)).one()
 
 
 def webhook_secret(settings: Settings, database: Database) -> str:
-    """What signs the messages to jobs' webhooks: as set, or the installation's own, drawn by whoever asks first."""
+    """Return the key that signs messages to jobs' webhooks: the setting, or a generated one of the installation."""
     if settings.webhook_secret is not None:
         return settings.webhook_secret.get_secret_value()
     key = hashlib.sha256(b"webhooks " + agreed(database, "webhook_secret").encode()).digest()
@@ -253,7 +254,7 @@ def webhook_secret(settings: Settings, database: Database) -> str:
 
 
 def _ensure(session: Session, name: str) -> Node:
-    """The node's row, made where there is none: by one of the processes of a node that start at once."""
+    """Return the node's row. Insert it if it is missing; several processes of a node may do so at once."""
     if (node := session.get(Node, name)) is None:
         insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
         row = {"name": name, "version": _version(), "started_at": clock.now(), "seen_at": 0.0}

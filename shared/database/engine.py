@@ -1,4 +1,4 @@
-"""The database: connections, transactions and migrations, alike on SQLite and PostgreSQL.
+"""The database: connections, transactions and migrations, with the same interface for SQLite and PostgreSQL.
 
 SQLite writes with ``BEGIN IMMEDIATE``: a deferred transaction that reads and then writes fails under load instead of
 waiting. Every commit is on disk before it returns (``synchronous=FULL``).
@@ -22,9 +22,9 @@ from shared.database import sqlite_plans
 from shared.errors import DatabaseUnavailable, OutcomeUnknown, StoreFull
 
 _BUSY_TIMEOUT_SECONDS = 15
-_CUT_OFF_SECONDS = 20  # unanswered for this long, a connection counts as broken
+_CUT_OFF_SECONDS = 20  # a connection without a reply for this long counts as broken
 _READ_ONLY = "25006"  # PostgreSQL's read_only_sql_transaction
-# What the server is to do about a client that was cut off, so that its locks do not hold up the others.
+# How the server drops a disconnected client, so that its locks do not block others.
 _SERVER_SIDE = {
     "idle_in_transaction_session_timeout": 60_000,
     "tcp_keepalives_idle": 10,
@@ -32,11 +32,11 @@ _SERVER_SIDE = {
     "tcp_keepalives_count": 3,
     "tcp_user_timeout": _CUT_OFF_SECONDS * 1000,
 }
-# How long to wait before each repetition of a write whose commit was not answered: 5 s in all, enough for a server
-# that restarts or hands over to its standby.
+# Delays before each repetition of a write whose commit was not answered: 5 s in total, enough for a server to restart
+# or fail over.
 _REPEAT_AFTER_SECONDS = (0.05, 0.2, 0.5, 1.0, 1.5, 1.75)
 _NO_TABLES = "The database has no tables yet: its migrations have not run."
-# PostgreSQL advisory lock that migrations hold: any fixed number does, this one spells "wanworks".
+# PostgreSQL advisory lock of migrations: any fixed number; this one spells "wanworks".
 _MIGRATION_LOCK = 0x77616E776F726B73
 _MIGRATION_POLL_SECONDS = 0.1
 
@@ -48,10 +48,10 @@ _repeating: ContextVar[bool] = ContextVar("repeating", default=False)
 
 
 def settled(write: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a function that writes once: where its commit was not answered, it is called again until it knows.
+    """Decorate a function that writes once: if its commit is not answered, call it again until the outcome is known.
 
-    The function must recognise what its first call may have done: by the row itself (the end it names, the attempt),
-    or, where only that tells, by `is_repetition`. Raises OutcomeUnknown where the database stays away for 5 s.
+    The function must recognise what its first call may have written: by the row itself (its end, its attempt) or, if
+    the row does not show it, by `is_repetition`. Raises OutcomeUnknown if the database stays unavailable for 5 s.
     """
 
     @wraps(write)
@@ -66,7 +66,7 @@ def settled(write: Callable[P, R]) -> Callable[P, R]:
                 time.sleep(pause)
                 try:
                     return write(*args, **kwargs)
-                except (DatabaseUnavailable, StoreFull):  # of the repetition; the first may have been made
+                except (DatabaseUnavailable, StoreFull):  # of the repetition; the first call may have succeeded
                     continue
             raise unknown
         finally:
@@ -76,21 +76,21 @@ def settled(write: Callable[P, R]) -> Callable[P, R]:
 
 
 def is_repetition() -> bool:
-    """Whether the write under way repeats one of which nobody knows whether it happened."""
+    """Return whether the current write repeats one whose outcome is unknown."""
     return _repeating.get()
 
 
 def hold(session: Session, name: str) -> None:
-    """Holds the lock of that name until the transaction ends, so that what reads and then writes does so alone.
+    """Hold a named lock until the transaction ends, so that no other transaction writes between its reads and writes.
 
-    On SQLite a writing transaction is alone anyway.
+    On SQLite only one transaction writes at a time anyway.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.connection().execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
 
 class Database:
-    """One engine. `read()` and `write()` give sessions; both raise DatabaseUnavailable when it is away."""
+    """One engine. `read()` and `write()` yield sessions, and raise DatabaseUnavailable if it cannot be reached."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -99,9 +99,9 @@ class Database:
 
     @contextmanager
     def read(self, *, snapshot: bool = False) -> Iterator[Session]:
-        """A session that changes nothing. `snapshot`: all of its statements see the rows as at the first of them.
+        """Yield a session that only reads. `snapshot`: all its statements see the rows as of the first statement.
 
-        SQLite's always do.
+        On SQLite they always do.
         """
         with _translated(), Session(self.engine, expire_on_commit=False) as session:
             if snapshot and not self.is_sqlite:
@@ -110,9 +110,9 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session in one transaction: committed when the block ends, rolled back when it raises.
+        """Yield a session in one transaction: committed when the block ends, rolled back when it raises.
 
-        Raises OutcomeUnknown where the commit was sent and not answered; any other error means that nothing was done.
+        Raises OutcomeUnknown if the commit was sent and not answered. After any other error nothing was written.
         """
         with _translated(), Session(self.engine, expire_on_commit=False) as session:
             session.connection(execution_options={"wanworks_write": True})
@@ -121,13 +121,13 @@ class Database:
             except BaseException:
                 session.rollback()
                 raise
-            session.flush()  # what fails here has surely not been committed
+            session.flush()  # an error here means that nothing was committed
             try:
                 session.commit()
             except DBAPIError as error:
-                # Back in the pool, the connection would keep the transaction open, and with it SQLite's one lock.
+                # In the pool, the connection would keep the transaction open, and with it SQLite's only lock.
                 session.invalidate()
-                if _says_full(error):
+                if _is_disk_full(error):
                     raise
                 raise OutcomeUnknown() from error
 
@@ -136,7 +136,7 @@ class Database:
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Brings the schema to `revision`; several processes may try at once. Raises DatabaseUnavailable."""
+    """Migrate the schema to `revision`. Several processes may call it at once. Raises DatabaseUnavailable."""
     from alembic import command
     from alembic.config import Config
 
@@ -145,7 +145,7 @@ def migrate(url: str, revision: str = "head") -> None:
     database = Database(url)
     try:
         with _translated(), database.engine.connect() as connection:
-            # Each transaction takes SQLite's one lock at its beginning: one that has read already cannot wait for it.
+            # Each transaction takes SQLite's only lock at its start: after a read it could not wait for the lock.
             connection.execution_options(wanworks_write=True)
             if not database.is_sqlite:
                 _wait_for_migrations(connection)
@@ -165,10 +165,9 @@ def migrate(url: str, revision: str = "head") -> None:
 
 
 def _wait_for_migrations(connection: Connection) -> None:
-    """Takes the lock that migrations hold.
+    """Take the lock of migrations.
 
-    By asking again and again: who waits inside a statement is waited for in turn by an index that is built beside
-    writers.
+    It polls, because a concurrent index build would wait for a statement that waits for the lock.
     """
     while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})").scalar():
         connection.commit()
@@ -181,7 +180,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
-        if _says_full(error):
+        if _is_disk_full(error):
             raise StoreFull() from error
         if "no such table" in str(error):
             raise DatabaseUnavailable(_NO_TABLES) from error
@@ -194,7 +193,7 @@ def _translated() -> Iterator[None]:
         raise
 
 
-def _says_full(error: Exception) -> bool:
+def _is_disk_full(error: Exception) -> bool:
     return "disk is full" in str(error) or "No space left" in str(error)
 
 
@@ -206,14 +205,14 @@ def _sqlite_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: sqlite3.Connection, record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions of its own
+        connection.isolation_level = None  # the driver must not begin transactions itself
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Any) -> None:
         if connection.get_execution_options().get("wanworks_write"):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # which may fail, so that its error has to be translated
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # may fail, and its error has to be translated
         else:
             connection.connection.driver_connection.execute("BEGIN")
 
@@ -232,8 +231,8 @@ def _postgresql_engine(url: str) -> Engine:
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
-            # Keepalives are not sent while data is unacknowledged: without this a statement that a cut network
-            # swallowed hangs for a quarter of an hour.
+            # Keepalives are not sent while data is unacknowledged. Without this, a statement that the network has lost
+            # hangs for 15 minutes.
             "tcp_user_timeout": _CUT_OFF_SECONDS * 1000,
             "application_name": "wanworks",
         },
@@ -241,14 +240,14 @@ def _postgresql_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, record: Any) -> None:
-        # By SET and not in the start-up packet, which a pooler in between may refuse.
+        # Use SET, because a pooler may refuse these in the start-up packet.
         connection.autocommit = True
         connection.execute("; ".join(f"SET {name} = {value}" for name, value in _SERVER_SIDE.items()))
         connection.autocommit = False
 
     @event.listens_for(engine, "handle_error")
     def _on_error(context: Any) -> None:
-        # The server has become a standby: its connections are of no use, the next ones find the new primary.
+        # The server has become a standby: drop its connections, so that new ones find the primary.
         if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
             context.is_disconnect = True
 

@@ -1,7 +1,7 @@
 """Statistics of the table of jobs for SQLite's planner, so that a query has the same plan in every installation.
 
 SQLite collects no statistics by itself. Without them it expects few jobs in each state, and reads a hundred thousand
-queued jobs where ten are wanted. What `ANALYZE` counts at one moment misleads it at another. SQLite's manual
+queued jobs to find ten. What `ANALYZE` counts at one time misleads the planner later. SQLite's manual
 recommends statistics written by hand for plans that must not change: <https://sqlite.org/queryplanner-ng.html>.
 """
 
@@ -26,15 +26,15 @@ _STATISTICS = {
 
 
 def settle(connection: Connection) -> None:
-    """Write the statistics unless they are there already. A connection reads them when it is opened."""
+    """Write the statistics unless they exist already. A connection reads them when it is opened."""
     if not inspect(connection).has_table("jobs"):
         return
     wanted = _STATISTICS | dict.fromkeys(_of_constraints(connection), "1000000 1")
-    there: dict[str, str] = {}
+    stored: dict[str, str] = {}
     if connection.scalar(text("SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1'")):
         rows = connection.execute(text("SELECT idx, stat FROM sqlite_stat1 WHERE tbl = 'jobs'"))
-        there = {row.idx: row.stat for row in rows}
-    if there == wanted:
+        stored = {row.idx: row.stat for row in rows}
+    if stored == wanted:
         return
     connection.execute(text("ANALYZE alembic_version"))  # creates the table of statistics
     connection.execute(text("DELETE FROM sqlite_stat1 WHERE tbl = 'jobs'"))
@@ -43,6 +43,6 @@ def settle(connection: Connection) -> None:
 
 
 def _of_constraints(connection: Connection) -> list[str]:
-    """Return the indexes that SQLite makes for keys, in which each row has a value of its own."""
+    """Return the indexes that SQLite makes for keys, in which each row has its own value."""
     names = connection.execute(text("SELECT name FROM pragma_index_list('jobs') WHERE origin <> 'c'")).scalars()
     return list(names)

@@ -1,6 +1,6 @@
-"""What the figures of a model mean: its status in one word, and how two models differ. Pure.
+"""The status of a model, and comparisons of two models. Pure.
 
-It judges what others have measured; formulas and worked examples are in docs/scores.md.
+Formulas and worked examples are in docs/scores.md.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,12 +14,12 @@ from shared.insight.health import LOWEST_SUCCESS_RATE, HealthStatus
 
 # A CPU device's processes may use several cores; it counts as busy from one core on.
 _FULL_PERCENT = 100.0
-_ALIKE_PERCENT = 5.0  # measured speeds that differ by less are called alike
+_ALIKE_PERCENT = 5.0  # speeds that differ by less count as equal
 _ALIKE_SCORE = 0.02
 
 
 class Status(StrEnum):
-    """How well a model, or the whole, is."""
+    """The status of a model or of the installation."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
@@ -30,7 +30,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Performance:
-    """What a model has shown over 30 days of real successes. None: never measured."""
+    """A model's performance over 30 days of real successes. None: never measured."""
 
     model_id: str
     newest: datetime | None = None  # when the newest success ended
@@ -39,7 +39,7 @@ class Performance:
     average_seconds: float | None = None
     p95_seconds: float | None = None
     videos_per_hour: float | None = None  # of one device
-    work_per_second: float | None = None  # megapixels x frames x steps, loading left out; the median of the latest uses
+    work_per_second: float | None = None  # megapixels x frames x steps, without loading; median of the latest uses
     performance_score: float | None = None
     quality_score: float | None = None  # technical: the mean of the latest successes that have one
     qualities: int = 0  # how many those are
@@ -60,7 +60,7 @@ class Performance:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every difference is b relative to a; None where either was not measured."""
+    """Differences of b relative to a; None if either was not measured."""
 
     performance_difference_percent: float | None  # of the videos an hour
     quality_difference_score: float | None
@@ -72,7 +72,7 @@ class Comparison:
 
 
 def status(health: HealthStatus, success_rate: float | None) -> Status:
-    """`shared.insight.health`'s word in this document's: broken files, and a model that mostly fails, are critical."""
+    """Return the status of a model. Corrupted files or a low success rate are critical."""
     failing = success_rate is not None and success_rate < LOWEST_SUCCESS_RATE
     if health == HealthStatus.CORRUPTED or (health == HealthStatus.DEGRADED and failing):
         return Status.CRITICAL
@@ -80,10 +80,10 @@ def status(health: HealthStatus, success_rate: float | None) -> Status:
 
 
 def system_status(statuses: Iterable[Status], *, devices: int, critical_alerts: int) -> Status:
-    """Of the models that some node holds: critical where all are, degraded where any is not healthy.
+    """Return the status of the installation, from the models that some node holds.
 
-    Where none is held: missing, or unknown where no node has looked. Healthy models without a live device, or beside
-    an open critical alert, make a degraded whole.
+    It is critical if all are critical, and degraded if any is not healthy, no device is alive, or a critical alert is
+    open. If no node holds a model, it is missing, or unknown before the first scan.
     """
     found = list(statuses)
     held = [one for one in found if one not in (Status.MISSING, Status.UNKNOWN)]
@@ -96,12 +96,12 @@ def system_status(statuses: Iterable[Status], *, devices: int, critical_alerts: 
 
 
 def load_percent(utilization_percent: float | None) -> float | None:
-    """How busy a device is, 0 to 100, from what its samples say."""
+    """Return the load of a device, 0 to 100, from the utilization in its samples."""
     return None if utilization_percent is None else round(min(_FULL_PERCENT, utilization_percent), 1)
 
 
 def compare(a: Performance, b: Performance, entry_a: CatalogueEntry, entry_b: CatalogueEntry) -> Comparison:
-    """Every difference is b relative to a."""
+    """Compare two models. Differences are b relative to a."""
     speed = scoring.difference_percent(b.work_per_second, a.work_per_second)
     quality = _minus(b.quality_score, a.quality_score, 4)
     memory = _minus(b.memory_peak_mb, a.memory_peak_mb, 1)
@@ -117,7 +117,7 @@ def compare(a: Performance, b: Performance, entry_a: CatalogueEntry, entry_b: Ca
 
 
 def use_case(entry: CatalogueEntry) -> str:
-    """What a model is for, from the catalogue alone."""
+    """Return what a model is suited for, from the catalogue alone."""
     made = {
         "refused": "Videos from text alone",
         "optional": "Videos from text, or from an image and text",
@@ -125,30 +125,31 @@ def use_case(entry: CatalogueEntry) -> str:
     }[entry.image]
     seconds = entry.max_frames / entry.defaults.fps
     least, most = entry.hardware.min_vram_gb, entry.hardware.recommended_vram_gb
-    return f"{made}, up to {seconds:.1f} s at {entry.defaults.fps} fps, on devices from {least:g} GB ({most:g} advised)"
+    length = f"up to {seconds:.1f} s at {entry.defaults.fps} fps"
+    return f"{made}, {length}, on devices from {least:g} GB ({most:g} recommended)"
 
 
 def _recommendation(a: CatalogueEntry, b: CatalogueEntry, speed: float | None, quality: float | None) -> str:
     if a.model_id == b.model_id:
-        return "It is the same model"
+        return "Both are the same model"
     if speed is None:
         lean, rich = sorted((a, b), key=lambda entry: entry.download_gb)
         if lean.download_gb == rich.download_gb:
-            return f"Not measured yet which is faster; choose by input: {_inputs(a)}; {_inputs(b)}"
+            return f"Their speeds are not measured yet; choose by input: {_inputs(a)}; {_inputs(b)}"
         return (
-            f"Not measured yet which is faster; by the catalogue {lean.model_id} is the smaller model and "
+            f"Their speeds are not measured yet; by the catalogue {lean.model_id} is the smaller model and "
             f"{rich.model_id} the larger one"
         )
     if abs(speed) < _ALIKE_PERCENT:
-        return f"Both are about as fast; choose by input: {_inputs(a)}; {_inputs(b)}"
+        return f"Both are about equally fast; choose by input: {_inputs(a)}; {_inputs(b)}"
     fast, slow = (b, a) if speed > 0 else (a, b)
     better = 0.0 if quality is None else (quality if fast is b else -quality)
     if quality is None or abs(quality) < _ALIKE_SCORE:
-        said = "" if quality is None else " at the same technical quality"
-        return f"{fast.model_id} is the faster one{said}"
+        suffix = "" if quality is None else " at the same technical quality"
+        return f"{fast.model_id} is faster{suffix}"
     if better > 0:
         return f"{fast.model_id} is faster, and its technical quality is higher"
-    return f"{fast.model_id} where speed matters, {slow.model_id} where technical quality does"
+    return f"Choose {fast.model_id} for speed, {slow.model_id} for technical quality"
 
 
 def _trade_offs(
@@ -156,28 +157,28 @@ def _trade_offs(
 ) -> Sequence[str]:
     if a.model_id == b.model_id:
         return []
-    said = []
+    found = []
     if speed is not None:
-        word = "faster" if speed > 0 else "slower"
-        said.append(f"{b.model_id} is {abs(speed):.0f} % {word} than {a.model_id} at the same work")
+        direction = "faster" if speed > 0 else "slower"
+        found.append(f"{b.model_id} is {abs(speed):.0f} % {direction} than {a.model_id} for the same amount of work")
     if quality is not None:
-        word = "above" if quality > 0 else "below"
-        said.append(f"{b.model_id}'s technical quality score is {abs(quality):.2f} {word} {a.model_id}'s")
+        direction = "above" if quality > 0 else "below"
+        found.append(f"{b.model_id}'s technical quality score is {abs(quality):.2f} {direction} {a.model_id}'s")
     if memory is not None:
-        word = "more" if memory > 0 else "less"
-        said.append(f"{b.model_id} takes {abs(memory) / 1e3:.1f} GB {word} memory at its peak than {a.model_id}")
+        direction = "more" if memory > 0 else "less"
+        found.append(f"{b.model_id} takes {abs(memory) / 1e3:.1f} GB {direction} memory at its peak than {a.model_id}")
     least_a, least_b = a.hardware.min_vram_gb, b.hardware.min_vram_gb
     if least_a != least_b:
-        said.append(f"{b.model_id} needs a device of at least {least_b:g} GB, {a.model_id} one of {least_a:g} GB")
+        found.append(f"{b.model_id} needs a device of at least {least_b:g} GB, {a.model_id} one of {least_a:g} GB")
     if a.image != b.image:
-        said.append(f"{_inputs(a)}; {_inputs(b)}")
+        found.append(f"{_inputs(a)}; {_inputs(b)}")
     long_a, long_b = a.max_frames / a.defaults.fps, b.max_frames / b.defaults.fps
     if long_a != long_b or a.max_frames != b.max_frames:
-        said.append(
+        found.append(
             f"{a.model_id} makes up to {a.max_frames} frames ({long_a:.1f} s), {b.model_id} {b.max_frames} "
             f"({long_b:.1f} s)"
         )
-    return said
+    return found
 
 
 def _inputs(entry: CatalogueEntry) -> str:

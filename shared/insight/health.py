@@ -1,6 +1,6 @@
-"""How well a model is, and what should be done about it. Pure: from facts about its replicas and uses to words.
+"""The health of a model, its problems, and the requests that repair them. Pure.
 
-It says what is wrong and which request repairs it; it carries nothing out.
+It works on facts about replicas and uses, and starts nothing.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from enum import StrEnum
 
 from shared.states import REPLICA_READY, ReplicaState
 
-# Below this share of successes among its latest uses a whole model is `degraded`.
+# With a lower share of successes among its latest uses, a model is `degraded`.
 LOWEST_SUCCESS_RATE = 0.5
-# A full check of everything is due once a week; one that is this old has been forgotten.
+# A full check is due once a week. Older results than this are reported.
 _CHECK_AGE = timedelta(days=30)
 _DISK_HIGH, _DISK_FULL = 80.0, 90.0  # percent
 _SHOWN_FILES = 3
@@ -20,7 +20,7 @@ _SHOWN_FILES = 3
 
 class HealthStatus(StrEnum):
     HEALTHY = "healthy"
-    DEGRADED = "degraded"  # it works, but some replica does not, or more than half of its latest uses failed
+    DEGRADED = "degraded"  # it works, but a replica is broken, or more than half of its latest uses failed
     CORRUPTED = "corrupted"
     MISSING = "missing"
     UNKNOWN = "unknown"
@@ -28,7 +28,7 @@ class HealthStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """One file that is not as it should be."""
+    """One missing or wrong file."""
 
     path: str
     type: str
@@ -40,9 +40,9 @@ class ReplicaFacts:
     availability: ReplicaState
     faults: tuple[Fault, ...] = ()
     missing_files: tuple[str, ...] = ()
-    refetchable: bool = False  # its commit is known, and the catalogue still names its repo
+    refetchable: bool = False  # its commit is known, and its repository is still the catalogue's
     verified_at: datetime | None = None
-    download_error: str | None = None  # of its newest download, where that failed
+    download_error: str | None = None  # of its newest download, if that failed
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Recommendation:
 
 
 def health(model: ModelFacts) -> Health:
-    """The model's status is its best replica's; a fault elsewhere makes it `degraded`."""
+    """Return the health of a model. Its status is that of its best replica; other faults make it `degraded`."""
     broken = [replica for replica in model.replicas if _is_broken(replica)]
     states = {replica.availability for replica in model.replicas}
     failing = model.success_rate is not None and model.success_rate < LOWEST_SUCCESS_RATE
@@ -88,7 +88,7 @@ def health(model: ModelFacts) -> Health:
         status = HealthStatus.UNKNOWN
     issues = [issue for replica in model.replicas for issue in _issues(replica)]
     if not model.replicas:
-        issues.append("No node has looked for it yet")
+        issues.append("No node has scanned for it yet")
     if failing and model.success_rate is not None:
         issues.append(f"{model.success_rate:.0%} of its {model.uses} latest uses succeeded")
     suggestions = [_suggestion(model.model_id, replica) for replica in broken]
@@ -104,11 +104,11 @@ def health(model: ModelFacts) -> Health:
 
 
 def recommendations(models: Sequence[ModelFacts], disk_percent: float | None, now: datetime) -> list[Recommendation]:
-    """What an operator should do, most urgent first."""
+    """Return what an operator should do, most urgent first."""
     found = [rule for model in models for rule in _of_model(model, now)]
     if disk_percent is not None and disk_percent >= _DISK_HIGH:
         priority = "high" if disk_percent >= _DISK_FULL else "medium"
-        message = f"The model storage is {disk_percent:.0f} % full; see what cleanup would remove"
+        message = f"The model storage is {disk_percent:.0f} % full; check what a cleanup would remove"
         found.append(Recommendation("storage", priority, message, "cleanup"))
     return sorted(found, key=lambda one: ("critical", "high", "medium", "low").index(one.priority))
 
@@ -116,26 +116,26 @@ def recommendations(models: Sequence[ModelFacts], disk_percent: float | None, no
 def _of_model(model: ModelFacts, now: datetime) -> list[Recommendation]:
     found = []
 
-    def say(type: str, priority: str, message: str, action: str) -> None:
+    def recommend(type: str, priority: str, message: str, action: str) -> None:
         found.append(Recommendation(type, priority, message, action, model.model_id))
 
     name = model.model_id
     state = health(model)
     if state.corruption_types or state.status == HealthStatus.CORRUPTED:
         served = state.status == HealthStatus.DEGRADED
-        say("repair", "high" if served else "critical", f"Repair the broken files of {name}", "repair")
+        recommend("repair", "high" if served else "critical", f"Repair the broken files of {name}", "repair")
     if any(replica.availability == ReplicaState.FAILED for replica in model.replicas):
-        say("download", "medium", f"The download of {name} failed; start it again", "download")
+        recommend("download", "medium", f"The download of {name} failed; start it again", "download")
     elif state.status == HealthStatus.MISSING and model.queued:
-        say("download", "high", f"Jobs wait for {name}, which no node holds: {model.queued}", "download")
+        recommend("download", "high", f"Jobs wait for {name}, which no node holds: {model.queued}", "download")
     if model.success_rate is not None and model.success_rate < LOWEST_SUCCESS_RATE:
-        message = f"Most of the latest uses of {name} failed; look at the errors of its jobs"
-        say("reliability", "high", message, "review_failures")
+        message = f"Most of the latest uses of {name} failed; check the errors of its jobs"
+        recommend("reliability", "high", message, "review_failures")
     held = [replica for replica in model.replicas if replica.availability in REPLICA_READY]
     if any(replica.verified_at is None or now - replica.verified_at > _CHECK_AGE for replica in held):
-        say("maintenance", "low", f"Consider running integrity check on {name}", "check_integrity")
+        recommend("maintenance", "low", f"Consider running integrity check on {name}", "check_integrity")
     if model.update_available:
-        say("update", "low", f"A newer version of {name} is on the hub", "update")
+        recommend("update", "low", f"A newer version of {name} is on the hub", "update")
     return found
 
 
@@ -151,17 +151,19 @@ def _issues(replica: ReplicaFacts) -> list[str]:
         issues.append(f"Files on node {replica.node} cannot be used")
     if replica.availability == ReplicaState.MISSING:
         lacking = len(replica.missing_files)
-        issues.append(f"{lacking} files are missing" if lacking else "It is not there")
+        issues.append(f"{lacking} files are missing" if lacking else "It is missing")
         issues[-1] += f" on node {replica.node}"
     if replica.availability == ReplicaState.FAILED:
-        issues.append(f"Its download to node {replica.node} failed: {replica.download_error or 'no reason was kept'}")
+        issues.append(
+            f"Its download to node {replica.node} failed: {replica.download_error or 'the reason is unknown'}"
+        )
     if replica.availability == ReplicaState.UNKNOWN:
-        issues.append(f"Node {replica.node} is silent, or has not looked yet")
+        issues.append(f"Node {replica.node} is silent, or has not scanned yet")
     return issues
 
 
 def _suggestion(model_id: str, replica: ReplicaFacts) -> str:
     if replica.refetchable:
-        asked = f"model_id {model_id}, node {replica.node} and repair true"
-        return f"Fetch the broken files again: POST /api/v1/jobs/integrity-check with {asked}"
-    return f"Its commit on node {replica.node} is not known: fetch it whole with POST /api/v1/jobs/download"
+        fields = f"model_id {model_id}, node {replica.node} and repair true"
+        return f"Fetch the broken files again: POST /api/v1/jobs/integrity-check with {fields}"
+    return f"Its commit on node {replica.node} is unknown: download it again with POST /api/v1/jobs/download"

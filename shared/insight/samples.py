@@ -1,8 +1,7 @@
-"""What devices did from moment to moment, and how much of it fell to each model. Sole reader and writer of `samples`
-and `sample_hours`.
+"""Samples of devices, and their averages by model. Sole reader and writer of `samples` and `sample_hours`.
 
-Raw rows are kept for a day. An hour that is over becomes one row for each device and model, which says sums and counts,
-so that an average over a month reads a few hundred rows; those are kept for 90 days. It never asks a device anything.
+Raw rows are kept for a day. Each past hour becomes one row for each device and model, with sums and counts, so that an
+average over a month reads a few hundred rows. These are kept for 90 days.
 """
 
 from collections.abc import Iterable
@@ -19,14 +18,14 @@ from shared.database.tables import Sample, SampleHour
 _HOUR = timedelta(hours=1)
 _KEPT = timedelta(days=1)
 _HOURS_KEPT = timedelta(days=90)  # as long as the minutes' snapshots
-# What was recorded this long ago has been committed, whatever the nodes' clocks say: only then is its hour rolled up.
+# Samples this old are committed, whatever the nodes' clocks say. Only then is their hour rolled up.
 _SETTLED = timedelta(minutes=5)
-_NOTHING = ""  # the model of an hour's row for the samples while none ran
+_NOTHING = ""  # the model of rows for samples without a running job
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a device says of itself at one moment. None where it does not measure that. 1 MB = 10^6 bytes."""
+    """The measurements of a device at one moment. None: not measured. 1 MB = 10^6 bytes."""
 
     utilization_percent: float | None  # of the GPU; of one core for a CPU device's processes, so it may pass 100
     memory_used_mb: float | None
@@ -37,36 +36,36 @@ class Reading:
 
 @dataclass(frozen=True)
 class Doing:
-    """What ran on a device at one moment: all None where it was idle."""
+    """The job on a device at one moment. All fields are None if it was idle."""
 
     job_id: str | None
-    model_id: str | None  # None also beside a mock, which runs no model
-    phase: str | None  # None also where Redis is away
+    model_id: str | None  # None also for a placeholder, which runs no model
+    phase: str | None  # None also if Redis is unavailable
 
 
 @dataclass(frozen=True)
 class Averages:
-    """A model's samples over some time. A figure is the mean of the samples that have it; None where none has."""
+    """A model's samples over some time. A figure is the mean of the samples that have it; None if none has."""
 
     samples: int
     utilization_percent: float | None
     memory_used_mb: float | None
-    memory_peak_mb: float | None  # the largest one
+    memory_peak_mb: float | None  # the largest sample
     memory_total_mb: float | None  # of the devices that it ran on, weighted as memory_used_mb is
     temperature_celsius: float | None
     power_watts: float | None
-    kind: str = "cuda"  # what was sampled: GPUs, or (`cpu`) the processes of CPU devices
+    kind: str = "cuda"  # cuda: of GPUs; cpu: of the processes of CPU devices
 
 
 def record(database: Database, device_key: str, kind: str, reading: Reading, doing: Doing, at: datetime) -> None:
-    """Stores one sample. `kind` is the device's, ``cuda`` or ``cpu``."""
+    """Store one sample. `kind`: of the device, ``cuda`` or ``cpu``."""
     with database.write() as session:
         session.add(Sample(device_key=device_key, kind=kind, at=at, **vars(reading), **vars(doing)))
 
 
 def latest(database: Database, since: datetime) -> dict[str, Sample]:
-    """The newest sample of each device that has one not older than `since`, by device key."""
-    # Grouped by no column: SQLite would else read a day of each device in the order of that index, for a minute of it.
+    """Return the newest sample of each device since then, by device key."""
+    # Grouped by an expression, because SQLite would otherwise read a whole day of each device by the column's index.
     key = col(Sample.device_key).concat("")
     newest = (
         select(key.label("device_key"), func.max(Sample.at).label("at"))
@@ -82,15 +81,14 @@ def latest(database: Database, since: datetime) -> dict[str, Sample]:
 
 
 def averages(database: Database, since: datetime) -> dict[str, Averages]:
-    """By model, over the samples that were taken while a job of it ran.
+    """Return the averages by model, over the samples that were taken while its jobs ran.
 
-    Reads the hours that are rolled up, and raw rows only for what is not: since the newest of those hours, and of the
-    hour that `since` falls into, as long as they are kept. Where a model ran on GPUs and on CPU devices, only the GPUs
-    count: percent of a GPU and percent of a core do not add up.
+    It reads rolled-up hours, and raw rows for the time after the last of these and for the partial hour of `since`, if
+    they still exist. If a model ran on GPUs and on CPU devices, only GPUs count, because their percentages differ.
     """
     first_whole = _hour_of(since) if since == _hour_of(since) else _hour_of(since) + _HOUR
     with database.read() as session:
-        # Asked first: an hour that is rolled up meanwhile is still counted from its raw rows, and so once.
+        # Read first: an hour that is rolled up meanwhile is still counted from its raw rows, and so only once.
         rolled_up_to = _rolled_up_to(session) or since
         hours = session.execute(_hours(first_whole, rolled_up_to)).all()
         head = and_(col(Sample.at) >= since, col(Sample.at) < min(first_whole, rolled_up_to))
@@ -100,10 +98,10 @@ def averages(database: Database, since: datetime) -> dict[str, Averages]:
 
 
 def roll_up(database: Database, now: datetime) -> int:
-    """Makes rows of every hour that is over; drops raw rows older than a day and hours older than 90 days.
+    """Roll up every past hour; remove raw rows older than a day and hours older than 90 days.
 
-    Returns how many hours it made rows of.
-    Idempotent: an hour's rows are written in one transaction, once five minutes have passed since its end.
+    Return how many hours were rolled up. It is idempotent: an hour's rows are written in one transaction, once five
+    minutes have passed since its end.
     """
     until = _hour_of(now - _SETTLED)
     with database.read() as session:
@@ -129,7 +127,7 @@ def _rolled_up_to(session: Session) -> datetime | None:
 
 
 def _next_hour(database: Database, since: datetime | None, until: datetime) -> datetime | None:
-    """The first hour from `since` on that is over by `until` and has samples."""
+    """Return the first hour from `since` on that ended by `until` and has samples."""
     query = select(col(Sample.at)).where(col(Sample.at) < until).order_by(col(Sample.at)).limit(1)
     with database.read() as session:
         found = session.execute(query if since is None else query.where(col(Sample.at) >= since)).scalar_one_or_none()
@@ -137,7 +135,7 @@ def _next_hour(database: Database, since: datetime | None, until: datetime) -> d
 
 
 def _raw(*by: Any) -> Select[Any]:
-    """Raw rows summed up by model, kind and what else is named."""
+    """Return the query of raw rows summed up by model, kind and `by`."""
     total = case((col(Sample.memory_used_mb).is_not(None), col(Sample.memory_total_mb)))
     columns: list[Any] = [
         *by,
@@ -165,7 +163,7 @@ def _write_hour(database: Database, start: datetime, end: datetime) -> None:
         rows: dict[tuple[str, str], RowMapping] = {}
         for row in session.execute(query).mappings():
             key = (row["device_key"], row["model_id"] or _NOTHING)
-            # A device that changed its kind within the hour (a restart with other settings) is what it was for longer.
+            # A device that changed its kind within the hour, by a restart, counts as the kind with more samples.
             if key not in rows or rows[key]["samples"] < row["samples"]:
                 rows[key] = row
         hold(session, "sample hours")
@@ -184,7 +182,7 @@ _SUMMED = (
 
 
 def _hours(since: datetime, until: datetime) -> Select[Any]:
-    """The hours that began then summed up by model and kind, with the columns of `_raw`."""
+    """Return the query of hours in that time summed up by model and kind, with the columns of `_raw`."""
     total = func.sum(col(SampleHour.memory_total_mb) * col(SampleHour.memory_count))
     named = case((col(SampleHour.memory_total_mb).is_not(None), col(SampleHour.memory_count)), else_=literal(0))
     columns: list[Any] = [
@@ -202,7 +200,7 @@ def _hours(since: datetime, until: datetime) -> Select[Any]:
 
 
 def _averaged(rows: Iterable[Row[Any]]) -> dict[str, Averages]:
-    """Rows of `_raw` and `_hours`, put together by model."""
+    """Return the averages of rows of `_raw` and `_hours`, by model."""
     by_model: dict[str, list[Row[Any]]] = {}
     for row in rows:
         by_model.setdefault(row.model_id, []).append(row)

@@ -1,4 +1,4 @@
-"""The whole installation's figures, minute by minute. Sole reader and writer of `snapshots`."""
+"""The installation's figures of each minute. Sole reader and writer of `snapshots`."""
 
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from sqlmodel import col, select
 from shared.database.engine import Database, hold
 from shared.database.tables import Snapshot
 
-# How several snapshots become one: counts show their height, healthy models their worst, the rest the mean.
+# How several snapshots are combined: maximum of counts, minimum of healthy models, mean of the rest.
 _HIGHEST = (
     "total_models", "active_models", "total_generations_24h", "alerts_count", "recommendations_count", "queued_jobs",
     "running_jobs", "succeeded_1h", "failed_1h", "oldest_queued_seconds",
@@ -25,18 +25,18 @@ _MEAN = (
 
 
 def record(database: Database, snapshot: Snapshot) -> None:
-    """Stores it; a second one of the same moment takes the first one's place."""
+    """Store a snapshot. It replaces one of the same time."""
     with database.write() as session:
         hold(session, "snapshots")
         session.merge(snapshot)
 
 
 def history(database: Database, since: datetime, until: datetime, points: int = 500) -> list[Snapshot]:
-    """Oldest first, at most `points`: the time is cut into so many equal parts, and each that has any gives one.
+    """Return at most `points` snapshots, oldest first: the time is divided into equal parts, which give one each.
 
-    Its moment is that of the newest one in it, so that few snapshots come back as they were stored.
+    Its time is that of the newest snapshot in the part, so that a few snapshots are returned as stored.
     """
-    # SQLite reads moments to a millisecond: a little room keeps the last one within the last part.
+    # SQLite reads times to a millisecond: a small margin keeps the last one within the last part.
     width = ((until - since).total_seconds() + 0.01) / points
     part = _whole_part((_seconds_of(col(Snapshot.at)) - since.timestamp()) / width)
     columns: list[Any] = [func.max(Snapshot.at).label("at")]
@@ -54,19 +54,19 @@ def history(database: Database, since: datetime, until: datetime, points: int = 
 
 
 def newest(database: Database) -> datetime | None:
-    """The moment of the newest one."""
+    """Return the time of the newest snapshot; None if there is none."""
     with database.read() as session:
         return session.exec(select(func.max(Snapshot.at))).one()
 
 
 def drop_older(database: Database, before: datetime) -> int:
-    """Returns how many."""
+    """Remove older snapshots. Return how many."""
     with database.write() as session:
         return session.connection().execute(delete(Snapshot).where(col(Snapshot.at) < before)).rowcount
 
 
 class _seconds_of(FunctionElement[float]):
-    """A stored moment as seconds since 1970."""
+    """A stored time as seconds since 1970."""
 
     type = Float()
     inherit_cache = True
@@ -83,7 +83,7 @@ def _seconds_of_postgresql(element: Any, compiler: SQLCompiler, **kwargs: Any) -
 
 
 class _whole_part(FunctionElement[int]):
-    """Of a number that is not negative."""
+    """The integer part of a number that is not negative."""
 
     type = Integer()
     inherit_cache = True
@@ -91,7 +91,7 @@ class _whole_part(FunctionElement[int]):
 
 @compiles(_whole_part, "sqlite")
 def _whole_part_sqlite(element: Any, compiler: SQLCompiler, **kwargs: Any) -> str:
-    return f"CAST({compiler.process(element.clauses, **kwargs)} AS INTEGER)"  # it cuts off
+    return f"CAST({compiler.process(element.clauses, **kwargs)} AS INTEGER)"  # truncates
 
 
 @compiles(_whole_part, "postgresql")

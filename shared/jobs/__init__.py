@@ -1,1 +1,1 @@
-"""Job rows, from acceptance to removal. Only this package writes the table of jobs. It never knows HTTP or Celery."""
+"""Job rows, from acceptance to removal. Only this package writes their table. It knows neither HTTP nor Celery."""

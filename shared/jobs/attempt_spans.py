@@ -1,7 +1,7 @@
-"""A job's attempts as its trace shows them: the wait before each, the attempt, and its phases.
+"""A job's attempts in its trace: the wait before each attempt, the attempt, and its phases.
 
-Who writes an attempt's end into its row tells of the attempt, and nobody else. So an attempt that died is told of once
-as well, by who noticed; its phases find it, since an attempt's span has the id that follows from its job and number.
+Only the process that writes an attempt's end to its row reports the attempt's span. So each is reported once, also when
+the worker died. The spans of phases find their parent, because its id is derived from the job and the attempt number.
 """
 
 import threading
@@ -15,7 +15,7 @@ from shared.states import JobState
 from shared.telemetry import tracing
 from shared.telemetry.span import Attributes, Span
 
-_FINISHING = "finishing"  # after the last phase: the end is being written
+_FINISHING = "finishing"  # after the last phase, while the end is written
 
 
 class AttemptSpan:
@@ -29,7 +29,7 @@ class AttemptSpan:
         self._span.note(_place(job))
 
     def enter(self, phase: str, step: int | None = None) -> None:
-        """The attempt is in that phase now, and has done that many of its steps."""
+        """Record that the attempt has entered this phase, or finished this step of it."""
         with self._lock:
             if phase != self._phase_name:
                 self._leave()
@@ -39,7 +39,7 @@ class AttemptSpan:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Something worth its own name within the phase that the attempt is in."""
+        """Measure a named part of the current phase."""
         with self._lock:
             span = (self._phase or self._span).child(name)
         try:
@@ -51,11 +51,11 @@ class AttemptSpan:
             span.end()
 
     def finishing(self) -> None:
-        """What the job is for is done; its end is being written."""
+        """Record that the work is done and the end is being written."""
         self.enter(_FINISHING)
 
     def ended(self, job: Job) -> None:
-        """The row says how: ended, or back in the queue. An attempt that was fenced off is not told of here."""
+        """Report the attempt with the outcome in the row. Do not call it for a fenced attempt."""
         failure = job.error or {}
         with self._lock:
             if failure and self._phase is not None:
@@ -64,7 +64,7 @@ class AttemptSpan:
             _end(self._span, job)
 
     def leave(self) -> None:
-        """Whatever became of it, its last phase is over."""
+        """End the current phase, whatever the outcome."""
         with self._lock:
             self._leave()
 
@@ -76,8 +76,8 @@ class AttemptSpan:
 
 @contextmanager
 def attempt_span(job: Job) -> Iterator[AttemptSpan]:
-    """Of the attempt that has just been claimed. The wait that is over is told of at once."""
-    _tell_wait(job)
+    """Report the wait of a claimed attempt, and yield its span."""
+    _report_wait(job)
     span = AttemptSpan(job)
     with span._span.current():
         try:
@@ -86,29 +86,29 @@ def attempt_span(job: Job) -> Iterator[AttemptSpan]:
             span.leave()
 
 
-def tell_lost(job: Job, attempt: int, code: str, reason: str) -> None:
-    """Of an attempt that died or was taken away, told by who put its row right: the row as it is now."""
+def report_lost(job: Job, attempt: int, code: str, reason: str) -> None:
+    """Report an attempt that died or lost its job. `job`: the row after it was corrected."""
     span = _begin_at_claim(job, attempt)
     if job.error is None:
         span.failed(code, reason)
     _end(span, job)
 
 
-def tell_given_back(job: Job, attempt: int) -> None:
-    """Of an attempt whose job was put back by the worker that stops."""
+def report_returned(job: Job, attempt: int) -> None:
+    """Report an attempt whose job a stopping worker has returned to the queue."""
     _end(_begin_at_claim(job, attempt), job)
 
 
-def _tell_wait(job: Job) -> None:
+def _report_wait(job: Job) -> None:
     if job.claimed_at is None:
         return
-    # How long is measured by the database's clock; when it ended, by this node's, like all that follows.
+    # The duration is measured by the database's clock; the end, like all later spans, by this node's clock.
     now = time.time()
     waited = max(0.0, job.claimed_at - max(job.queued_at, job.not_before))
     about: Attributes = {"wanworks.job.id": job.id, "wanworks.attempt": job.attempt, "wanworks.priority": job.priority}
     span = tracing.begin("queue", about, parent=job.traceparent, began=now - waited, keys=(job.id, None))
     if job.dispatched_at is not None:
-        span.event("bell", {}, at=now - min(waited, max(0.0, job.claimed_at - job.dispatched_at)))
+        span.event("dispatched", {}, at=now - min(waited, max(0.0, job.claimed_at - job.dispatched_at)))
     span.end(now)
 
 
@@ -125,7 +125,7 @@ def _begin(job: Job, attempt: int, began: float | None) -> Span:
 
 
 def _begin_at_claim(job: Job, attempt: int) -> Span:
-    """The claim's time is of the database's clock, and must not be after the end, which is of ours."""
+    """Begin at the time of the claim. That is by the database's clock, and must not be after the present here."""
     now = time.time()
     return _begin(job, attempt, min(now, job.claimed_at or now))
 

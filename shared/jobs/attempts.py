@@ -1,8 +1,8 @@
 """An attempt at a job, from claim to end: the worker's side of the `jobs` table.
 
-The attempt's number is the fence: every UPDATE here names it, so a worker that was given up for dead changes nothing.
-It also settles a commit that was not answered: where the row names this attempt and the end that was asked for, that
-end is this attempt's. Leases compare the database's own clock only.
+Every UPDATE here names the attempt's number, so a worker whose job was given to another attempt changes nothing. The
+number also settles a commit that was not answered: if the row has this attempt and the requested end, this attempt
+wrote it. Leases are compared with the database's clock only.
 """
 
 import json
@@ -24,7 +24,7 @@ from shared.states import REPLICA_READY, JobState, Phase
 
 @dataclass(frozen=True)
 class Claimant:
-    """Who claims: one device and the worker that is pinned to it, or a node's io worker."""
+    """The claiming worker: one that is pinned to a device, or a node's io worker."""
 
     node: str
     worker: str
@@ -35,17 +35,17 @@ class Claimant:
 
 @dataclass(frozen=True)
 class Renewal:
-    """What a running attempt learns when it renews its lease."""
+    """What a running attempt reads when it renews its lease."""
 
     ours: bool  # False: another attempt owns the job, or it has ended
     cancel: bool
-    requested_action: str | None = None  # pause, or yield
+    requested_action: str | None = None  # pause or yield
     bandwidth_mbps: float | None = None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job failed, as its owner reads it."""
+    """Why a job failed, as shown to its owner."""
 
     code: str
     message: str
@@ -55,7 +55,7 @@ class Failure:
         return {"code": self.code, "message": self.message, "retryable": self.retryable}
 
 
-# Built once, like the statements of `_may_run`: a device waits for its claim.
+# Built once, like the statements of `_may_run`, because a device waits for its claim.
 _CLAIM = (
     update(Job)
     .where(
@@ -90,10 +90,10 @@ _CLAIM = (
 def claim(
     database: Database, job_id: str, claimant: Claimant, lease_seconds: float, at_most: int | None = None
 ) -> Job | None:
-    """Takes the job if its bell rang for this device or node and it is still waiting. Raises the fence by one.
+    """Claim the job if it is queued and dispatched to this device or node, and raise its attempt number by one.
 
-    None if not; nor where the node is drained, nor where it does not hold the model (neither a drain nor a removal can
-    come while a claim is looking), nor where `at_most` jobs of its type run on the node already.
+    Return None otherwise, and if the node is drained, does not hold the model, or runs `at_most` jobs of this type
+    already. No drain or removal can happen during a claim.
     """
     with database.write() as session:
         if is_repetition() and (mine := _claimed_before(session, job_id, claimant)) is not None:
@@ -107,7 +107,7 @@ def claim(
 
 @settled
 def renew(database: Database, job_id: str, attempt: int, lease_seconds: float) -> Renewal:
-    """Moves the lease forward and reads what the attempt is asked to do in the same statement."""
+    """Renew the lease, and read the requests to the attempt in the same statement."""
     query = (
         update(Job)
         .where(*_held(job_id, attempt))
@@ -122,26 +122,26 @@ def renew(database: Database, job_id: str, attempt: int, lease_seconds: float) -
 
 
 def succeed(database: Database, job_id: str, attempt: int, result: dict[str, Any]) -> Job:
-    """Ends the job as succeeded; as cancelled, where somebody was promised that meanwhile.
+    """End the job as succeeded, or as cancelled if that was requested meanwhile.
 
-    Raises Fenced where the job is not this attempt's any more.
+    Raises Fenced if the job no longer belongs to this attempt.
     """
     return _end(database, job_id, attempt, JobState.SUCCEEDED, result=result, percent=100.0)
 
 
 def fail(database: Database, job_id: str, attempt: int, failure: Failure, percent: float = 0.0) -> Job:
-    """Ends the job as failed, that far; as cancelled, where somebody was promised that meanwhile. Raises Fenced."""
+    """End the job as failed at `percent`, or as cancelled if that was requested meanwhile. Raises Fenced."""
     return _end(database, job_id, attempt, JobState.FAILED, error=failure.as_dict(), percent=percent)
 
 
 def cancelled(database: Database, job_id: str, attempt: int, percent: float = 0.0) -> Job:
-    """Ends the job as cancelled, that far. Raises Fenced."""
+    """End the job as cancelled at `percent`. Raises Fenced."""
     return _end(database, job_id, attempt, JobState.CANCELLED, percent=percent)
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """How far a download has come."""
+    """The progress of a download."""
 
     bytes_done: int | None = None
     bytes_total: int | None = None
@@ -152,10 +152,10 @@ class Fetched:
 def give_back(
     database: Database, job_id: str, attempt: int, fetched: Fetched | None = None, delay_seconds: float = 0.0
 ) -> Job | None:
-    """Puts the job back into the queue without counting it as a failure (a stop, a drain, a place given up).
+    """Return the job to the queue without counting a failure (after a stop, a drain or a yielded slot).
 
-    It is not to start again before `delay_seconds`. A cancel or a pause that was asked for meanwhile is obeyed. None
-    where the job is not this attempt's any more.
+    It does not start again before `delay_seconds`. A cancel or pause that was requested meanwhile takes effect. Return
+    None if the job no longer belongs to this attempt.
     """
     with database.write() as session:
         job = _locked(session, job_id, attempt)
@@ -171,10 +171,10 @@ def give_back(
 def paused(
     database: Database, job_id: str, attempt: int, by: str, fetched: Fetched, failure: Failure | None = None
 ) -> Job | None:
-    """Stops the job until it is resumed: by its `owner`, or by room on the disk (`disk_full`, with the reason).
+    """Pause the job until it is resumed: by its `owner`, or once the disk has room (`disk_full`, with the reason).
 
-    A pause by its owner that was taken back meanwhile puts it into the queue instead. None where the job is not this
-    attempt's any more.
+    If the owner has withdrawn the pause meanwhile, the job returns to the queue instead. Return None if the job no
+    longer belongs to this attempt.
     """
     with database.write() as session:
         job = _locked(session, job_id, attempt)
@@ -192,10 +192,10 @@ def paused(
 def crashed(
     database: Database, job_id: str, attempt: int, reason: str, backoff_seconds: float, *, lapsed: bool = False
 ) -> Job | None:
-    """Counts a crash or a lapsed lease: back to the queue after a while, or failed at `max_failures`.
+    """Count a crash or an expired lease: return the job to the queue after a delay, or fail it at `max_failures`.
 
-    `backoff_seconds` is the wait after the first one; it doubles with each. A cancel or a pause that was asked for
-    meanwhile is obeyed. None where the attempt is over already, or, with `lapsed`, where it has renewed its lease.
+    `backoff_seconds` is the delay after the first one; it doubles with each. A cancel or pause that was requested
+    meanwhile takes effect. Return None if the attempt has ended already or, with `lapsed`, has renewed its lease.
     """
     with database.write() as session:
         job = _locked(session, job_id, attempt, *((_LAPSED,) if lapsed else ()))
@@ -205,7 +205,7 @@ def crashed(
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED, failures=failures)
         if failures >= job.max_failures:
-            message = f"{reason} {failures} times; the job is given up"
+            message = f"{reason} {failures} times, so the job has failed"
             failure = Failure("worker_lost", message, retryable=True)
             job.failures = failures
             return _close(session, job, JobState.FAILED, error=failure.as_dict())
@@ -216,7 +216,7 @@ _LAPSED = col(Job.lease_until) < epoch_now()
 
 
 def lapsed(database: Database) -> list[tuple[str, int]]:
-    """(id, attempt) of running jobs whose lease has run out by the database's clock."""
+    """Return (id, attempt) of the running jobs whose lease has expired by the database's clock."""
     query = select(Job.id, Job.attempt).where(col(Job.status) == JobState.RUNNING, _LAPSED)
     with database.read() as session:
         return [(job_id, attempt) for job_id, attempt in session.exec(query)]
@@ -224,7 +224,7 @@ def lapsed(database: Database) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class Held:
-    """The row of a job that a worker's child has begun to answer, as its main process judges it."""
+    """The row of a job that a worker's child runs, as its main process reads it."""
 
     status: str
     attempt: int
@@ -232,16 +232,16 @@ class Held:
     worker: str | None
     pid: int | None
     lapsed: bool
-    cancel_seconds: float | None  # how long ago somebody asked to cancel
+    cancel_seconds: float | None  # seconds since a cancel was requested
 
 
 def held(database: Database, job_ids: Collection[str]) -> dict[str, Held]:
-    """Those of the jobs that have a row."""
+    """Return the rows of these jobs by id, for jobs that exist."""
     if not job_ids:
         return {}
     lapsed = func.coalesce(col(Job.lease_until) < epoch_now(), False)
-    asked = epoch_now() - col(Job.cancel_at)
-    columns = (Job.id, Job.status, Job.attempt, Job.failures, Job.worker, Job.pid, lapsed, asked)
+    cancelled_for = epoch_now() - col(Job.cancel_at)
+    columns = (Job.id, Job.status, Job.attempt, Job.failures, Job.worker, Job.pid, lapsed, cancelled_for)
     query = select(*columns).where(col(Job.id).in_(job_ids))  # type: ignore[call-overload]
     with database.read() as session:
         return {row[0]: Held(*row[1:]) for row in session.exec(query)}
@@ -249,21 +249,21 @@ def held(database: Database, job_ids: Collection[str]) -> dict[str, Held]:
 
 @dataclass(frozen=True)
 class Running:
-    """A running attempt as the processes around it need to know it."""
+    """A running attempt, as other processes of its node read it."""
 
     job_id: str
     attempt: int
     lapsed: bool
-    cancel_seconds: float | None  # how long ago somebody asked to cancel
+    cancel_seconds: float | None  # seconds since a cancel was requested
     pid: int | None
     model_id: str | None
     mock: bool
 
 
 def running_on(database: Database, worker: str) -> list[Running]:
-    """What the rows say this worker runs."""
-    lapsed, asked = col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)
-    columns = (Job.id, Job.attempt, lapsed, asked, Job.pid, Job.model_id, Job.mock)
+    """Return the attempts that run on this worker, by the rows."""
+    lapsed, cancelled_for = col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)
+    columns = (Job.id, Job.attempt, lapsed, cancelled_for, Job.pid, Job.model_id, Job.mock)
     query = select(*columns).where(  # type: ignore[call-overload]
         col(Job.worker) == worker, col(Job.status) == JobState.RUNNING
     )
@@ -272,11 +272,11 @@ def running_on(database: Database, worker: str) -> list[Running]:
 
 
 def _may_run(session: Session, job_id: str, claimant: Claimant, at_most: int | None) -> bool:
-    """Whether the node takes jobs and has what this one needs: its model's files, held against removal, or a place."""
+    """Return whether the node accepts jobs and has the model's files, locked against removal, or a free slot."""
     if session.execute(_DRAINED, {"its_node": claimant.node}).scalar_one_or_none() is not None:
         return False
     if at_most is not None:
-        hold(session, f"claims of {claimant.node}")  # two claims could count at once
+        hold(session, f"claims of {claimant.node}")  # otherwise two claims could count at the same time
         running = select(func.count()).where(
             col(Job.status) == JobState.RUNNING,
             col(Job.node) == claimant.node,
@@ -313,14 +313,14 @@ def _locked(session: Session, job_id: str, attempt: int, *besides: ColumnElement
 
 
 def _claimed_before(session: Session, job_id: str, claimant: Claimant) -> Job | None:
-    """The job, where an earlier call took it: a process runs one job at a time, so the row names it for this claim."""
+    """Return the job if an earlier call claimed it. A process runs one job at a time, so its pid suffices."""
     job = session.get(Job, job_id)
     mine = job is not None and job.status == JobState.RUNNING
     return job if job and mine and (job.worker, job.pid) == (claimant.worker, claimant.pid) else None
 
 
 def _settled(session: Session, job_id: str, attempt: int) -> Job | None:
-    """The job, where an earlier call, whose commit was not answered, has ended this attempt and no other has begun."""
+    """Return the job if an earlier call with an unanswered commit ended this attempt, and no other attempt began."""
     job = session.get(Job, job_id) if is_repetition() else None
     return job if job is not None and job.attempt == attempt and job.status != JobState.RUNNING else None
 
@@ -334,14 +334,14 @@ def _end(database: Database, job_id: str, attempt: int, state: JobState, **value
                 return _close(session, job, JobState.CANCELLED, percent=values["percent"])
             return _close(session, job, state, **values)
         job = session.get(Job, job_id)
-        # Without a worker it was put back since, and ended in the queue.
-        if job is None or job.attempt != attempt or job.worker is None or not _is_as_asked(job, state, values):
+        # Without a worker it was returned since, and ended in the queue.
+        if job is None or job.attempt != attempt or job.worker is None or not _is_as_requested(job, state, values):
             raise Fenced()
         return job
 
 
-def _is_as_asked(job: Job, state: JobState, values: dict[str, Any]) -> bool:
-    """Whether the row says what this end would: one that somebody else has written says something else."""
+def _is_as_requested(job: Job, state: JobState, values: dict[str, Any]) -> bool:
+    """Return whether the row has the requested end. An end that another writer has written differs."""
     if job.status == JobState.CANCELLED:
         return state == JobState.CANCELLED or job.cancel_at is not None
     wanted = json.loads(json.dumps(values))
@@ -350,7 +350,7 @@ def _is_as_asked(job: Job, state: JobState, values: dict[str, Any]) -> bool:
 
 
 def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
-    """The one way to an end: the state, what came of it, and what is to be kept and told of it."""
+    """End the job: set its state and result, store its use, and add its webhook message."""
     for name, value in values.items():
         setattr(job, name, value)
     job.status = state
@@ -363,7 +363,7 @@ def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
 
 
 def _put_back(session: Session, job: Job, failures: int, delay: float) -> Job:
-    """Into the queue, or to a pause that its owner has been promised: an attempt that dies must not lose that."""
+    """Return the job to the queue, or pause it if its owner has requested that: a crash must not lose the request."""
     if job.requested_action == PAUSE:
         job.failures = failures
         return _pause(session, job, BY_OWNER, None)

@@ -1,7 +1,7 @@
-"""Which waiting job is called to which device: the dispatcher's side of the `jobs` table.
+"""Which waiting job is dispatched to which device: the dispatcher's side of the `jobs` table.
 
-A bell is a Celery message; the row says on which device's queue it lies and since when. A bell may be lost, doubled or
-stale: the row decides, and only the device that it names may claim.
+The row says to which device's queue a dispatch message was sent, and when. A message may be lost, duplicated or stale:
+the row decides, and only the device that it names may claim the job.
 """
 
 from collections import defaultdict
@@ -24,18 +24,18 @@ from shared.states import JobState, Phase
 
 # A job that waits this long counts as one priority higher.
 PRIORITY_RISE_SECONDS = 600.0
-# So many of the first are looked at, enough to fill any usual number of devices between two looks. Where several owners
-# wait they share them, but none has fewer of a line than this.
+# How many of the first jobs are read: enough to fill any usual number of devices between two passes. Several owners
+# share this number, but at least the second number of each line is read.
 LOOK_AHEAD = 100
 _LOOK_AHEAD_OF_EACH = 4
-# Of the whole queue the order of this many is told exactly.
+# The exact order of this many queued jobs is published.
 ORDERED = 1000
 
 
 class Waiting(NamedTuple):
     """A queued job as placement sees it. Times are seconds by the database's clock.
 
-    A tuple, for tens of thousands are made of rows in one look.
+    A tuple, because one pass creates tens of thousands.
     """
 
     job_id: str
@@ -77,17 +77,17 @@ class Busy(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a line goes on that was not read to its end: behind this job. What is to follow it is not all known."""
+    """The last job that was read of a line that was not read to its end."""
 
     line: str
     job_id: str
     queued_at: float
-    ready_at: float | None  # where only those were read that may start by then
+    ready_at: float | None  # if only jobs that may start by then were read
 
 
 @dataclass(frozen=True)
 class Queue:
-    """The moment that placement decides on."""
+    """The queue at one moment, as placement reads it."""
 
     now: float
     waiting: tuple[Waiting, ...]
@@ -104,7 +104,7 @@ _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action,
     Job.owner, Job.work, Job.claimed_at, Job.mock,
 )  # fmt: skip
-# Built once, for every pass executes them.
+# Built once, because every pass executes them.
 _NOW = select(epoch_now())
 _DISPATCHED = select(*_WAITING).where(QUEUED, col(Job.dispatched_to).is_not(None))  # type: ignore[call-overload]
 _MARK_DISPATCHED = (
@@ -116,26 +116,26 @@ _RUNNING = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ig
 
 
 def rank(priority: int, queued_at: float, now: float) -> int:
-    """The priority that a job has earned: it rises by one for each ten minutes of waiting. 0 is served first."""
+    """Return the job's rank: its priority, raised by one for each ten minutes of waiting. 0 is served first."""
     earned = priority - int((now - queued_at) / PRIORITY_RISE_SECONDS)
     return earned if earned > 0 else 0
 
 
 def read_queue(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
-    """The first in each line, every bell that is out, and what runs.
+    """Return the first jobs of each line, all dispatched jobs, and the running jobs.
 
-    ``ahead``: how many jobs are wanted of the owners together. It costs as much with a hundred thousand jobs queued as
-    with as many as there are lines.
+    ``ahead``: how many jobs to read for all owners together. The cost depends on the number of lines, not on the
+    number of queued jobs.
     """
     with database.read() as session:
         connection = session.connection()
         now = connection.execute(_NOW).scalar_one()
         lines = lines_there(connection)
-        # Whoever has queued many must not hide those who came after.
+        # An owner with many queued jobs must not hide the owners after it.
         each = max(ahead // max(1, len({owner_part(line) for line in lines})), _LOOK_AHEAD_OF_EACH)
         found = [Waiting._make(row) for row in first_of_each(connection, _WAITING, lines, each)]
         cuts = _cuts(found, each)
-        # Jobs that may not start yet do not take the places of those that may.
+        # Jobs that may not start yet must not displace those that may.
         held_back = {job.line for job in found if job.not_before > now} & {cut.line for cut in cuts}
         heads = first_of_each(connection, _WAITING, sorted(held_back), each, ready_at=now)
         ready = [Waiting._make(row) for row in heads]
@@ -147,7 +147,7 @@ def read_queue(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
 
 
 def read_further(database: Database, queue: Queue, cuts: Collection[Cut], more: int) -> Queue:
-    """The queue with so many more jobs behind each of these of its cuts."""
+    """Return the queue with up to `more` further jobs behind each of these cuts."""
     known = {job.job_id: job for job in queue.waiting}
     left = [cut for cut in queue.cuts if cut not in cuts]
     with database.read() as session:
@@ -165,7 +165,7 @@ def read_further(database: Database, queue: Queue, cuts: Collection[Cut], more: 
 
 
 def _cuts(jobs: Sequence[Waiting], each: int, ready_at: float | None = None) -> list[Cut]:
-    """Where lines were cut off: those of which as many jobs were read as were asked for."""
+    """Return where lines were cut off: those of which `each` jobs were read."""
     found: dict[str, list[Waiting]] = defaultdict(list)
     for job in jobs:
         found[job.line].append(job)
@@ -175,7 +175,7 @@ def _cuts(jobs: Sequence[Waiting], each: int, ready_at: float | None = None) -> 
 
 @settled
 def mark_dispatched(database: Database, assignments: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Notes each (job id, device key) as rung now. Returns those that were still waiting."""
+    """Mark each (job id, device key) as dispatched now. Return those that were still queued."""
     if not assignments:
         return []
     dispatched = set()
@@ -190,7 +190,7 @@ def mark_dispatched(database: Database, assignments: Sequence[tuple[str, str]]) 
 
 @settled
 def recall(database: Database, job_ids: Collection[str] | None = None) -> int:
-    """Takes bells back (all of them, or those of these jobs): the jobs wait to be placed again."""
+    """Recall all dispatches, or those of these jobs, so that the jobs are placed again. Return how many."""
     where = [QUEUED, col(Job.dispatched_to).is_not(None)]
     if job_ids is not None:
         where.append(col(Job.id).in_(job_ids))
@@ -201,7 +201,7 @@ def recall(database: Database, job_ids: Collection[str] | None = None) -> int:
 
 @settled
 def hand_back(database: Database, job_id: str, device_key: str) -> bool:
-    """Takes back the bell of a job that lies at that device: it is to be rung anew. Whether it still lay there."""
+    """Recall the dispatch of a job to that device. Return whether the job was still dispatched there."""
     where = (col(Job.id) == job_id, col(Job.status) == JobState.QUEUED, col(Job.dispatched_to) == device_key)
     with database.write() as session:
         query = update(Job).where(*where).values(dispatched_to=None, dispatched_at=None)
@@ -209,9 +209,9 @@ def hand_back(database: Database, job_id: str, device_key: str) -> bool:
 
 
 def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> int:
-    """Notes since when nothing could run this job, and those that need the same; or that something could now.
+    """Record that nothing can run this job and those with equal needs since now, or that something can again.
 
-    Returns how many rows changed.
+    Return how many rows changed.
     """
     needs = (Job.model_id, Job.model_cache_key, Job.target_node, Job.mock, Job.min_vram_mb, Job.min_ram_mb)
     values = (like.model_id, like.model_cache_key, like.target_node, like.mock, like.min_vram_mb, like.min_ram_mb)
@@ -227,12 +227,12 @@ def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> in
 
 
 def put_off_unplaceable(database: Database, watched_until: float) -> int:
-    """Leaves the time from that moment to now out of the time in which nothing could run the jobs.
+    """Exclude the time since `watched_until` from the time in which nothing could run the jobs.
 
-    Returns how many rows changed.
+    Return how many rows changed.
     """
     since = col(Job.unplaceable_since)
-    # Those noted after that moment begin anew; of the others the time until then is kept.
+    # Jobs marked after that moment start anew; for the others, the time until then is kept.
     kept = case((since < watched_until, watched_until - since), else_=0.0)
     with database.write() as session:
         query = update(Job).where(QUEUED, since.is_not(None)).values(unplaceable_since=epoch_now() - kept)
@@ -240,7 +240,7 @@ def put_off_unplaceable(database: Database, watched_until: float) -> int:
 
 
 def mark_waiting_for_model(database: Database, held: Collection[str]) -> int:
-    """Says `waiting_for_model` on queued jobs whose model no node holds, and takes it from the others."""
+    """Set the phase `waiting_for_model` on queued jobs whose model no node holds, and clear it on the others."""
     queued = (QUEUED, col(Job.mock).is_(False), col(Job.type) == GENERATION)
     absent = update(Job).where(*queued, col(Job.model_id).not_in(held), col(Job.phase).is_(None))
     present = update(Job).where(*queued, col(Job.model_id).in_(held), col(Job.phase) == Phase.WAITING_FOR_MODEL)
@@ -252,7 +252,7 @@ def mark_waiting_for_model(database: Database, held: Collection[str]) -> int:
 
 @settled
 def give_up(database: Database, job_id: str, failure: Failure) -> Job | None:
-    """Fails a job that still waits; None where it does not any more."""
+    """Fail a queued job. Return it; None if it is no longer queued."""
     with database.write() as session:
         job = session.get(Job, job_id, with_for_update=True)
         if job is None or job.status != JobState.QUEUED:
@@ -262,14 +262,14 @@ def give_up(database: Database, job_id: str, failure: Failure) -> Job | None:
 
 
 def give_up_node(session: Session, node: str, failure: Failure) -> list[Job]:
-    """Fails what waits, or is paused, for that node and no other."""
+    """Fail the queued and paused jobs of that node. Return them."""
     waiting = col(Job.status).in_((JobState.QUEUED, JobState.PAUSED))
     query = select(Job).where(Job.target_node == node, waiting).with_for_update()
     return [_given_up(session, job, failure) for job in session.exec(query).all()]
 
 
 def given_up_with_node(session: Session, node: str) -> list[Job]:
-    """What `give_up_node` has ended, where its commit was not answered."""
+    """Return what an earlier call of `give_up_node` has failed whose commit was not answered."""
     query = select(Job).where(Job.target_node == node, Job.status == JobState.FAILED)
     return [job for job in session.exec(query) if (job.error or {}).get("code") == "node_lost"]
 

@@ -1,6 +1,6 @@
-"""A download as its owner steers it: paused, resumed, made more or less urgent, given more or less bandwidth.
+"""Control of downloads by their owners: pause, resume, priority and bandwidth.
 
-Another side of the `jobs` table: it locks a row before it decides by its state.
+It writes to the `jobs` table, and locks a row before it decides by its state.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ YIELD = "yield"
 BY_OWNER = "owner"
 BY_FULL_DISK = "disk_full"
 
-# That the node is known says nothing new: it lets the database use the index of such jobs alone.
+# The condition on the node is always true for downloads. It lets the database use the index of node jobs.
 _SHOWN = (col(Job.type) == DOWNLOAD, col(Job.target_node).is_not(None), col(Job.deleted).is_(False))
 
 
 def active(database: Database, model_id: str | None = None, node: str | None = None) -> list[Job]:
-    """Downloads that have not ended, oldest first."""
+    """Return the downloads that have not ended, oldest first."""
     query = select(Job).where(*_SHOWN, col(Job.status).not_in(JOB_ENDS))
     if model_id is not None:
         query = query.where(Job.model_id == model_id)
@@ -35,7 +35,7 @@ def active(database: Database, model_id: str | None = None, node: str | None = N
 
 
 def latest(database: Database, model_id: str | None = None) -> dict[tuple[str, str], Job]:
-    """The newest download of each (node, model), ended or not."""
+    """Return the newest download of each (node, model), ended or not."""
     newest = select(func.max(Job.id)).where(*_SHOWN).group_by(col(Job.target_node), col(Job.model_id))
     if model_id is not None:
         newest = newest.where(Job.model_id == model_id)
@@ -46,7 +46,7 @@ def latest(database: Database, model_id: str | None = None) -> dict[tuple[str, s
 
 @settled
 def pause(database: Database, job_id: str) -> Job:
-    """Pauses a waiting download at once, asks a running one to stop. Idempotent. Raises Conflict once it has ended."""
+    """Pause a waiting download, or request that a running one stops. Idempotent. Raises Conflict if it has ended."""
     with database.write() as session:
         job = _locked(session, job_id, "paused")
         if job.status == JobState.RUNNING:
@@ -61,9 +61,9 @@ def pause(database: Database, job_id: str) -> Job:
 
 @settled
 def resume(database: Database, job_id: str) -> Job:
-    """Puts a paused download back into the queue; a pause that has not taken effect yet is taken back.
+    """Return a paused download to the queue, or withdraw a pause that has not taken effect yet.
 
-    Raises Conflict where the download is neither.
+    Raises Conflict if the download is neither.
     """
     with database.write() as session:
         job = _locked(session, job_id, "resumed")
@@ -84,9 +84,9 @@ def resume(database: Database, job_id: str) -> Job:
 
 @settled
 def resume_with_room(database: Database, job_id: str) -> bool:
-    """Puts a download that a full disk stopped back into the queue; one that its owner has paused since stays paused.
+    """Return a download that a full disk stopped to the queue, unless its owner has paused it since.
 
-    Returns whether this call did it.
+    Return whether this call did it.
     """
     with database.write() as session:
         query = update(Job).where(
@@ -105,7 +105,7 @@ def resume_with_room(database: Database, job_id: str) -> bool:
 
 @settled
 def set_priority(database: Database, job_id: str, priority: Priority) -> Job:
-    """Raises Conflict once the download has ended."""
+    """Set the priority. Raises Conflict if the download has ended."""
     with database.write() as session:
         _change(session, job_id, _UNENDED, priority=priority.rank)
         return _unended(session, job_id, "given a priority")
@@ -113,7 +113,7 @@ def set_priority(database: Database, job_id: str, priority: Priority) -> Job:
 
 @settled
 def set_bandwidth(database: Database, job_id: str, mbps: float | None) -> Job:
-    """In Mbps (10^6 bits a second); None lifts the limit. Raises Conflict once the download has ended."""
+    """Set the limit in Mbps (10^6 bits/s); None removes it. Raises Conflict if the download has ended."""
     with database.write() as session:
         _change(session, job_id, _UNENDED, bandwidth_mbps=mbps)
         return _unended(session, job_id, "limited")
@@ -121,7 +121,7 @@ def set_bandwidth(database: Database, job_id: str, mbps: float | None) -> Job:
 
 @settled
 def ask_to_yield(database: Database, job_ids: Sequence[str]) -> None:
-    """Asks running downloads to make place for more urgent ones; they go back to waiting with their bytes kept."""
+    """Request that running downloads yield their slots. They wait again and keep their bytes."""
     with database.write() as session:
         for job_id in job_ids:
             query = update(Job).where(
@@ -132,7 +132,7 @@ def ask_to_yield(database: Database, job_ids: Sequence[str]) -> None:
 
 @settled
 def keep_commit(database: Database, job_id: str, attempt: int, sha: str) -> None:
-    """Writes the commit into the row, once the hub has said which it is, for all attempts to come."""
+    """Store the commit that the hub has named in the row, for all later attempts."""
     with database.write() as session:
         query = select(Job).where(Job.id == job_id, Job.attempt == attempt).with_for_update()
         job = session.exec(query).one_or_none()
@@ -142,14 +142,14 @@ def keep_commit(database: Database, job_id: str, attempt: int, sha: str) -> None
 
 
 def stopped_by_full_disk(database: Database) -> list[Job]:
-    """Downloads that wait for room on their node's disk."""
+    """Return the downloads that wait for free space on their node's disk."""
     query = select(Job).where(Job.status == JobState.PAUSED, Job.paused_by == BY_FULL_DISK)
     with database.read() as session:
         return list(session.exec(query))
 
 
 def with_partials(database: Database, node: str) -> list[Job]:
-    """Downloads to the node that were cancelled and whose partial files are still to be removed; deleted ones too."""
+    """Return the node's cancelled downloads whose partial files remain to be removed, including deleted ones."""
     query = select(Job).where(
         Job.type == DOWNLOAD, Job.target_node == node, Job.status == JobState.CANCELLED, Job.phase == Phase.REMOVING
     )
@@ -158,7 +158,7 @@ def with_partials(database: Database, node: str) -> list[Job]:
 
 
 def unended(database: Database, node: str) -> list[Job]:
-    """Downloads to the node that have not ended, also those that were deleted and are about to stop."""
+    """Return the node's downloads that have not ended, including deleted ones that are about to stop."""
     query = select(Job).where(Job.type == DOWNLOAD, Job.target_node == node, col(Job.status).not_in(JOB_ENDS))
     with database.read() as session:
         return list(session.exec(query))
@@ -166,7 +166,7 @@ def unended(database: Database, node: str) -> list[Job]:
 
 @settled
 def partials_removed(database: Database, job_ids: Sequence[str]) -> None:
-    """Their partial files are gone, or another download's."""
+    """Record that their partial files are removed, or belong to another download."""
     with database.write() as session:
         done = update(Job).where(col(Job.id).in_(job_ids), col(Job.phase) == Phase.REMOVING)
         session.connection().execute(done.values(phase=None))
@@ -181,16 +181,16 @@ def _change(session: Session, job_id: str, states: Sequence[JobState], **values:
 
 
 def _locked(session: Session, job_id: str, what: str) -> Job:
-    """The download's row, held until the transaction ends. Raises Conflict once it has ended."""
+    """Return the download's row, locked until the transaction ends. Raises Conflict if the download has ended."""
     query = select(Job).where(Job.id == job_id, Job.type == DOWNLOAD).with_for_update()
     job = session.exec(query).one_or_none()
     if job is None or job.status in JOB_ENDS:
-        raise Conflict(f"The download has ended; it cannot be {what} any more")
+        raise Conflict(f"The download has ended; it can no longer be {what}")
     return job
 
 
 def _unended(session: Session, job_id: str, what: str) -> Job:
     job = session.get(Job, job_id, populate_existing=True)
     if job is None or job.status in JOB_ENDS:
-        raise Conflict(f"The download has ended; it cannot be {what} any more")
+        raise Conflict(f"The download has ended; it can no longer be {what}")
     return job

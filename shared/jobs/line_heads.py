@@ -1,4 +1,4 @@
-"""Which lines of the queue there are, and the first jobs of each: read in as many steps as there are lines."""
+"""The lines of the queue and the first jobs of each, read in as many steps as there are lines."""
 
 import json
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from sqlmodel import col, select
 
 from shared.database.tables import Job
 
-# The value stands in the statement, so that every planner sees that the indexes of queued jobs serve it.
+# The value is part of the statement, so that every planner can use the indexes of queued jobs.
 QUEUED = col(Job.status) == literal("queued", literal_execute=True)
 
 
 def lines_there(connection: Connection) -> list[str]:
-    """The lines in which anybody waits, found by stepping from one to the next in their index."""
+    """Return the lines with waiting jobs, by stepping from one to the next in their index."""
     return list(connection.execute(_lines()).scalars())
 
 
 def first_of_each(
     connection: Connection, columns: Sequence[Any], lines: list[str], each: int, ready_at: float | None = None
 ) -> list[Any]:
-    """These columns of the first jobs of those lines; only of those that may start by then, where that is given.
+    """Return these columns of the first `each` jobs of those lines; with `ready_at`, of jobs that may start by then.
 
-    The first of the columns has to be the id.
+    The first column must be the id.
     """
     if not lines:
         return []
@@ -47,7 +47,7 @@ def _lines() -> Any:
 
 @cache
 def _heads(columns: tuple[Any, ...], dialect: str, *, ready: bool) -> Any:
-    """Build the statement once, for every pass of the dispatcher executes it."""
+    """Build the statement once, because every pass of the dispatcher executes it."""
     first: Any
     each = bindparam("each", type_=Integer)
     ready_at = bindparam("ready_at", type_=Float)
@@ -66,5 +66,5 @@ def _heads(columns: tuple[Any, ...], dialect: str, *, ready: bool) -> Any:
     if ready:
         first = first.where(inner.not_before <= ready_at)
     first = first.order_by(inner.queued_at).limit(each).correlate(names)
-    # An outer join, for it settles which of the two is the outer loop.
+    # An outer join, because it determines the outer loop.
     return select(*columns).select_from(names.outerjoin(Job, literal_column("jobs.rowid").in_(first)))

@@ -1,7 +1,7 @@
-"""The lines of the queue: jobs of one owner, with the same priority and needs, stand in one, in order of their coming.
+"""The lines of the queue. A line has the jobs of one owner with the same priority and needs, in order of arrival.
 
-Jobs of one line can run on the same devices, or on the same node. Whoever has seen the first of each line has seen all
-that can come next, so a queue of a hundred thousand jobs is looked at as fast as one of a hundred.
+Jobs of one line can run on the same devices, or on the same node. Only the first job of a line can be next, so a queue
+of a hundred thousand jobs is read as fast as one of a hundred.
 """
 
 import json
@@ -20,16 +20,16 @@ def line_of(
     min_vram_mb: int,
     min_ram_mb: int,
 ) -> str:
-    """The name of the line: a digest of the owner, then one of the rest. 20 hexadecimal digits.
+    """Return the line's name: a digest of the owner, then one of the other values. 20 hexadecimal digits.
 
-    Two lines under one name would do no harm: their jobs would be looked at together.
+    A collision would do no harm: the jobs of both lines would be read together.
     """
     needs = json.dumps((priority, model_id, model_cache_key, target_node, mock, min_vram_mb, min_ram_mb))
     return _digest("" if owner is None else f"={owner}", _OWNER_DIGITS) + _digest(needs, 12)
 
 
 def owner_part(line: str) -> str:
-    """What the lines of one owner begin with."""
+    """Return the prefix that all lines of one owner share."""
     return line[:_OWNER_DIGITS]
 
 

@@ -1,7 +1,7 @@
 """Pages of jobs, newest or oldest first, under any filter, from a table of any size.
 
-Jobs of one kind (state, type, model) stand in order in one index. A filtered page is the first of each kind that passes
-the filter, merged; so what it costs depends on the kinds that there are, never on how many jobs the filter leaves out.
+Jobs of one kind (state, type, model) are in order in one index. A filtered page merges the first jobs of each matching
+kind, so its cost depends on the number of kinds, not on how many jobs the filter excludes.
 """
 
 import uuid
@@ -18,7 +18,7 @@ from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.states import JobState
 
-# A job's id is made before its row says when it was created: at most so much earlier.
+# A job's id is created before its row's creation time, by at most this much.
 _ID_IS_OLDER = timedelta(minutes=5)
 _LOWEST, _HIGHEST = (str(uuid.UUID(int=value)) for value in (0, 2**128 - 1))
 
@@ -34,7 +34,7 @@ class Page:
 
 @dataclass(frozen=True)
 class _Filter:
-    """What decides whether a job is on the page, besides its kind."""
+    """The conditions for a job to be on the page, except its kind."""
 
     owner: str | None
     created_after: datetime | None
@@ -42,7 +42,7 @@ class _Filter:
     oldest_first: bool
 
     def ids(self, session: Session, limit: int, kind: Kind | None = None) -> list[str]:
-        """The first of them, in order; of that kind, if one is given."""
+        """Return the ids of the first matching jobs in order; of that kind, if given."""
         low, high = _LOWEST, _HIGHEST
         if self.created_after is not None:
             low = _first_id(self.created_after - _ID_IS_OLDER)
@@ -73,12 +73,12 @@ class _Which:
     of_kind: bool
     of_model: bool
     oldest_first: bool
-    beyond: bool  # the last one seen is not on the page
+    beyond: bool  # whether the page begins after a given job
 
 
 @cache
 def _first(which: _Which) -> Any:
-    """Build the statement once for all lists that compare the same: building it takes longer than executing it."""
+    """Build the statement once for all lists with the same conditions: building it takes longer than executing it."""
     where: list[ColumnElement[bool]] = [col(Job.deleted).is_(False)]
     if which.owned:
         where.append(col(Job.owner) == bindparam("its_owner"))
@@ -90,8 +90,8 @@ def _first(which: _Which) -> Any:
     place: Any = col(Job.id)
     if which.of_kind:
         where += [col(Job.status) == bindparam("its_status"), col(Job.type) == bindparam("its_type")]
-        # The model is compared and sorted by although it is one and the same: only the index of kinds has this order,
-        # and PostgreSQL would take another index, or none, for a kind that it knows to be common.
+        # The model is compared and sorted by although it is constant: only the index of kinds has this order, and
+        # PostgreSQL would use another index, or none, for a kind that it knows to be common.
         key.insert(0, col(Job.model_id))
         if which.of_model:
             model = bindparam("its_model", type_=String)
@@ -116,7 +116,7 @@ def page(
     created_after: datetime | None = None,
     oldest_first: bool = False,
 ) -> Page:
-    """Jobs, newest first unless told otherwise; `after` is the id of the last one seen, `only` as in `jobs.get`."""
+    """Return a page of jobs, newest first by default. `after`: id of the last job seen. `only` as in `records.get`."""
     which = _Filter(only, created_after, after, oldest_first)
     # A job that changes its state between two statements would be on the page twice, or not at all.
     with database.read(snapshot=True) as session:
@@ -126,17 +126,17 @@ def page(
             ids = _first_of(session, which, _kinds(session, only, type, status, model_id), limit + 1)
         shown = {job.id: job for job in session.exec(select(Job).where(col(Job.id).in_(ids[:limit])))}
     found = [shown[job_id] for job_id in ids[:limit] if job_id in shown]
-    # One that has changed its state since is not told under the old one.
+    # A job that has changed its state since is not listed under the old state.
     return Page([job for job in found if status is None or job.status == status], has_more=len(ids) > limit)
 
 
 def newest(session: Session, status: JobState, limit: int) -> list[str]:
-    """The ids of the newest jobs in that state, newest first."""
+    """Return the ids of the newest jobs in that state, newest first."""
     return _first_of(session, _Filter(None, None, None, False), _kinds(session, None, None, status, None), limit)
 
 
 def _first_of(session: Session, which: _Filter, kinds: Sequence[Kind], limit: int) -> list[str]:
-    """The ids of the first jobs of these kinds, in order."""
+    """Return the ids of the first jobs of these kinds, in order."""
     found = [job_id for kind in kinds for job_id in which.ids(session, limit, kind)]
     return sorted(found, reverse=not which.oldest_first)[:limit]
 
@@ -144,7 +144,7 @@ def _first_of(session: Session, which: _Filter, kinds: Sequence[Kind], limit: in
 def _kinds(
     session: Session, owner: str | None, type: str | None, status: str | None, model_id: str | None
 ) -> Sequence[Kind]:
-    """The kinds that there are and that pass, found by stepping from one to the next in their index."""
+    """Return the existing kinds that match, by stepping from one to the next in their index."""
     states = tuple(JobState) if status is None else (status,)
     query = _stepping(states, owned=owner is not None, of_type=type is not None, of_model=model_id is not None)
     rows = session.connection().execute(query, {"its_owner": owner, "its_type": type or ""})
@@ -160,30 +160,30 @@ def _stepping(states: tuple[str, ...], *, owned: bool, of_type: bool, of_model: 
     def next_type(status: Any, beyond: ColumnElement[bool]) -> Any:
         return select(func.min(Job.type)).where(*of_owner, Job.status == status, beyond).scalar_subquery()
 
-    # The first type from the wanted one on: for that type alone PostgreSQL would read the whole table.
+    # The first type from the requested one on: for that type alone PostgreSQL would read the whole table.
     first: Any = select(of_states.c.status, next_type(of_states.c.status, col(Job.type) >= wanted).label("type"))
     types = first.cte("types", recursive=True)
     if not of_type:
         following = next_type(types.c.status, col(Job.type) > types.c.type)
         types = types.union_all(select(types.c.status, following).where(types.c.type.is_not(None)))
-    there = types.c.type == wanted if of_type else types.c.type.is_not(None)
+    exists = types.c.type == wanted if of_type else types.c.type.is_not(None)
     if of_model:
-        return select(types.c.status, types.c.type).where(there)
+        return select(types.c.status, types.c.type).where(exists)
 
     def next_model(of: Any, *beyond: ColumnElement[bool]) -> Any:
         same = (Job.status == of.c.status, Job.type == of.c.type, col(Job.model_id).is_not(None))
         return select(func.min(Job.model_id)).where(*of_owner, *same, *beyond).scalar_subquery()
 
-    first = select(types.c.status, types.c.type, next_model(types).label("model_id")).where(there)
+    first = select(types.c.status, types.c.type, next_model(types).label("model_id")).where(exists)
     models = first.cte("models", recursive=True)
     following = next_model(models, col(Job.model_id) > models.c.model_id)
     step = select(models.c.status, models.c.type, following).where(models.c.model_id.is_not(None))
     models = models.union_all(step)
-    # Each list of models ends with a NULL, which stands for jobs that name no model.
+    # Each list of models ends with NULL, for jobs without a model.
     return select(models)
 
 
 def _first_id(moment: datetime) -> str:
-    """The smallest UUIDv7 of that moment."""
+    """Return the smallest UUIDv7 of that moment."""
     milliseconds = max(0, int(moment.timestamp() * 1000))
     return str(uuid.UUID(int=(milliseconds << 80) | (0x7 << 76) | (0b10 << 62)))

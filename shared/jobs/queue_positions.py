@@ -1,8 +1,8 @@
-"""Where queued jobs stand: by the order that the leading dispatcher publishes, else by counting rows.
+"""Positions in the queue: by the order that the leading dispatcher publishes, else by counting rows.
 
-The order lies in Redis for as long as it is fresh. It is exact for the first thousand: a job's position is the number
-of jobs before it that are still queued. What stands further back, or has come since, is counted by stored priority and
-age and said to be approximate.
+The order is kept in Redis while it is fresh. It is exact for the first thousand jobs: a job's position is the number of
+jobs before it that are still queued. Later and newer jobs are counted by stored priority and age, and their positions
+are marked as approximate.
 """
 
 import json
@@ -28,13 +28,13 @@ class Position:
 
 
 def publish(client: RestingRedis, job_ids: Sequence[str]) -> None:
-    """Says in which order the first of the queue are served. Losing it makes positions approximate."""
+    """Publish the order in which the first queued jobs are served. If it is lost, positions are approximate."""
     text = json.dumps(list(job_ids), separators=(",", ":"))
     client.ask(lambda redis: redis.set(_KEY, text, ex=_FRESH_SECONDS))
 
 
 def positions(database: Database, client: RestingRedis, jobs: Sequence[Job]) -> dict[str, Position]:
-    """By id, of those of the jobs that are queued."""
+    """Return the positions by id, for those of the jobs that are queued."""
     waiting = [job for job in jobs if job.status == JobState.QUEUED]
     if not waiting:
         return {}

@@ -1,4 +1,4 @@
-"""How much waits, where each job stands, and what runs: reads of the `jobs` table for those who watch."""
+"""Reads of the `jobs` table for monitoring: how much waits, positions in the queue, and what runs."""
 
 import json
 from collections import Counter, defaultdict
@@ -34,18 +34,18 @@ _NEVER = 1e15  # later than any job is queued, in seconds
 
 @dataclass(frozen=True)
 class Depth:
-    """How much waits and runs for one model at one priority."""
+    """The number of waiting and running jobs of one model and priority."""
 
     priority: int  # rank
     model_id: str | None
     queued: int
     waiting_for_model: int  # of the queued ones
-    oldest_seconds: float | None  # how long the first of the queued ones has waited
+    oldest_seconds: float | None  # waiting time of the oldest queued job
     running: int
 
 
 def positions(database: Database, jobs: Sequence[Job]) -> dict[str, int]:
-    """For each of these jobs that is queued: how many queued jobs stand before it by priority and age.
+    """Return for each queued job of these how many queued jobs are before it by priority and age.
 
     The rows between one of them and the next are counted once, so a page of jobs costs as much as its last job.
     """
@@ -53,7 +53,7 @@ def positions(database: Database, jobs: Sequence[Job]) -> dict[str, int]:
     if not waiting:
         return {}
     last = max(priority for priority, _ in waiting)
-    # The queue in its order, cut at each of the jobs: (priority, from, to).
+    # The ordered queue, divided at each of the jobs: (priority, from, to).
     stretches: list[tuple[int, float, float]] = []
     stretches_before: dict[tuple[int, float], int] = {}
     for priority in range(last + 1):
@@ -74,7 +74,7 @@ def positions(database: Database, jobs: Sequence[Job]) -> dict[str, int]:
 
 @cache
 def _counting(dialect: str) -> Any:
-    """Build the statement that counts the queued jobs in each stretch: once, for it takes longer than executing it."""
+    """Build the statement that counts the queued jobs in each stretch once: building takes longer than executing."""
     given = bindparam("stretches", type_=Text)
     stretch: Any
     if dialect == "postgresql":
@@ -94,14 +94,14 @@ def _counting(dialect: str) -> Any:
 
 
 def still_queued(database: Database, job_ids: Sequence[str]) -> set[str]:
-    """Those of the jobs that wait in the queue now."""
+    """Return those of the jobs that are queued now."""
     with database.read() as session:
         query = select(Job.id).where(col(Job.id).in_(job_ids), Job.status == JobState.QUEUED)
         return set(session.exec(query))
 
 
 def queued_by_priority(database: Database) -> dict[int, int]:
-    """How many jobs are queued, by the rank of their priority."""
+    """Return the number of queued jobs by priority."""
     query = select(Job.priority, func.count()).where(Job.status == JobState.QUEUED).group_by(col(Job.priority))
     with database.read() as session:
         return dict(session.exec(query).all())
@@ -109,7 +109,7 @@ def queued_by_priority(database: Database) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class _LineDepth:
-    """How much waits in one line of the queue, and what its jobs are alike in."""
+    """The number of waiting jobs of one line, and the values that its jobs share."""
 
     type: str
     model_id: str | None
@@ -117,12 +117,12 @@ class _LineDepth:
     priority: int
     queued: int
     waiting_for_model: int
-    oldest_at: float | None  # when the first of them came
+    oldest_at: float | None  # when the first of them was queued
     oldest_ready_at: float | None  # of those that do not wait for a model
 
 
 def _line_depths(session: Session) -> list[_LineDepth]:
-    """Of every line, counted in its index; of its first job what all of them are alike in."""
+    """Return every line, counted in its index. The shared values are read from its first job."""
     awaits = col(Job.phase).is_not_distinct_from(Phase.WAITING_FOR_MODEL)
     alike = (Job.type, Job.model_id, Job.mock, Job.priority)
     figures = (
@@ -136,20 +136,20 @@ def _line_depths(session: Session) -> list[_LineDepth]:
     lines = {row[0]: row[1:] for row in connection.execute(of_lines.group_by(Job.line))}
     first = first_of_each(connection, (Job.id, Job.line, *alike), list(lines), 1)
     found = [_LineDepth(*row[2:], *lines[row[1]]) for row in first]
-    # Those that a process of an older version has accepted are in no line.
+    # Jobs that a process of an older version has accepted have no line.
     others = select(*alike, *figures).where(QUEUED, Job.line == "")  # type: ignore[call-overload]
     return found + [_LineDepth(*row) for row in connection.execute(others.group_by(*alike))]
 
 
 def depths(database: Database) -> list[Depth]:
-    """What waits and runs, by priority and model, most urgent first."""
+    """Return what waits and runs, by priority and model, most urgent first."""
     return depths_and_counts(database)[0]
 
 
 def depths_and_counts(database: Database) -> tuple[list[Depth], dict[tuple[str, str | None, str], int]]:
-    """What waits and runs as `depths` gives it, and how many jobs have not ended, by (type, model, state).
+    """Return what `depths` returns, and the number of jobs that have not ended by (type, model, state).
 
-    In one, for both count the same rows of the queue.
+    Both count the same rows of the queue.
     """
     going: Any = (
         select(Job.type, Job.model_id, Job.priority, Job.status, func.count())  # type: ignore[call-overload]
@@ -190,9 +190,9 @@ def _first(moments: Iterable[float | None]) -> float | None:
 
 
 def stirred(database: Database, ended_after: datetime, limit: int = 200) -> dict[str, tuple[Any, ...]]:
-    """What watchers look at: by id, what can change of a job in its row.
+    """Return the changeable columns of the jobs on live pages, by id.
 
-    All that run or are paused, the newest that are queued (`limit` at most), and what has ended since then.
+    These are running and paused jobs, the newest `limit` queued jobs, and jobs that ended after `ended_after`.
     """
     columns = (
         Job.id, Job.status, Job.attempt, Job.percent, Job.phase, Job.priority, Job.bandwidth_mbps, Job.paused_by,
@@ -216,13 +216,14 @@ def stirred(database: Database, ended_after: datetime, limit: int = 200) -> dict
 
 @dataclass(frozen=True)
 class Wait:
-    """What waits for a device or a node although it could run: not what waits for a model."""
+    """Queued jobs that wait for a device or node, without those that wait for a model."""
 
     queued: int
     oldest_seconds: float | None
 
 
 def waiting(database: Database) -> Wait:
+    """Return how many jobs wait, and for how long the oldest has waited."""
     with database.read() as session:
         now = session.connection().execute(select(epoch_now())).scalar_one()
         lines = _line_depths(session)
@@ -231,20 +232,20 @@ def waiting(database: Database) -> Wait:
 
 
 def running(database: Database) -> list[Job]:
-    """Every job that an attempt holds."""
+    """Return all running jobs."""
     with database.read() as session:
         return list(session.exec(select(Job).where(Job.status == JobState.RUNNING)))
 
 
 def on_devices(database: Database) -> dict[str, Job]:
-    """What runs on each device, by the device's key."""
+    """Return the running job of each device, by device key."""
     query = select(Job).where(Job.status == JobState.RUNNING)
     with database.read() as session:
         return {job.device_key: job for job in session.exec(query) if job.device_key is not None}
 
 
 def nodes_with(database: Database, job_type: str) -> set[str]:
-    """The nodes for which a job of that type waits or runs."""
+    """Return the nodes with a queued or running job of that type."""
     query = select(Job.target_node).where(
         Job.type == job_type, col(Job.status).in_((JobState.QUEUED, JobState.RUNNING))
     )
@@ -254,14 +255,14 @@ def nodes_with(database: Database, job_type: str) -> set[str]:
 
 @dataclass(frozen=True)
 class Load:
-    """How many generations wait and run; mocks, which need no model, are none."""
+    """The number of queued and running generations, without placeholders, which need no model."""
 
     queued: int = 0
     running: int = 0
 
 
 def generations(database: Database) -> dict[str, Load]:
-    """By model, of those that have any."""
+    """Return the load by model, for models that have any."""
     running = (
         select(Job.model_id, func.count())
         .where(Job.status == JobState.RUNNING, Job.type == GENERATION, col(Job.mock).is_(False))

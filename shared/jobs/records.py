@@ -1,8 +1,8 @@
 """A job as its owner sees it: accepted, read, listed, cancelled, deleted.
 
-With `attempts.py` (the worker's side) and `dispatch.py` (the dispatcher's side) this is the only writer of
-the `jobs` table. A change of state is one UPDATE that names the state it starts from, or begins by locking the row.
-Every write may be repeated: it recognises what it has done before, so a commit that was not answered is settled.
+With `attempts.py` (the worker's side) and `dispatch.py` (the dispatcher's side) this is the only writer of the `jobs`
+table. Each change of state is one UPDATE that names the previous state, or locks the row first. Every write may be
+repeated: it recognises its earlier effect, so a commit that was not answered is settled.
 """
 
 import secrets
@@ -28,13 +28,13 @@ from shared.jobs.lines import line_of
 from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.telemetry import tracing
 
-_REMOVED_WITHIN = timedelta(days=1)  # a node that is away for longer may never come back
-_QUEUE_RETRY_SECONDS = 10  # for who has too many queued: when one of them starts is not known
+_REMOVED_WITHIN = timedelta(days=1)  # a node that is absent for longer may never return
+_QUEUE_RETRY_SECONDS = 10  # for owners at their limit: when one of their jobs will start is unknown
 
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job about to be accepted: all that admission settled."""
+    """A validated job that is about to be stored."""
 
     type: str
     params: BaseModel
@@ -44,8 +44,8 @@ class NewJob:
     id: str = field(default_factory=lambda: new_id())
     mock: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
-    owner: str | None = None  # the API key that asks
-    owner_may_queue: int | None = None  # with this many jobs queued the owner has to wait
+    owner: str | None = None  # id of the API key
+    owner_may_queue: int | None = None  # with this many jobs queued, further ones are refused
     idempotency_key: str | None = None
     request_hash: str | None = None
     retry_of: str | None = None
@@ -53,13 +53,13 @@ class NewJob:
     bandwidth_mbps: float | None = None  # of a download, in 10^6 bits a second
     webhook_url: str | None = None
     webhook_progress: bool = False
-    delay_seconds: float = 0.0  # it joins the queue that long after it was accepted
-    traceparent: str | None = field(default_factory=tracing.here)  # of the request that asks for it
+    delay_seconds: float = 0.0  # it joins the queue this long after it was accepted
+    traceparent: str | None = field(default_factory=tracing.here)  # of the request
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """What became of a `NewJob`: its row, and whether the row was there before (same key, same body)."""
+    """The result for a `NewJob`: its row, and whether it existed before (same idempotency key, same body)."""
 
     job: Job
     replayed: bool
@@ -67,14 +67,14 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A job after a cancel or a delete; `ended`: this very request ended it, so that it is reported once."""
+    """A job after a cancel or delete. `ended`: this request ended it, so that the end is reported once."""
 
     job: Job
     ended: bool
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562, method 3): milliseconds, then the fraction of one, then random, so ids sort by creation."""
+    """Return a UUIDv7 (RFC 9562, method 3): milliseconds, their fraction, random bits. Ids sort by creation."""
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     fraction = rest * 4096 // 1_000_000
     value = (milliseconds << 80) | (0x7 << 76) | (fraction << 64) | (0b10 << 62) | secrets.randbits(62)
@@ -83,27 +83,28 @@ def new_id() -> str:
 
 @settled
 def accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Exception]:
-    """Stores the jobs in one transaction; on return they are on disk. For each, its row or why it was not stored.
+    """Store the jobs in one transaction. Return for each its row, now on disk, or the error why it was not stored.
 
-    A known idempotency key gives the old job where the body is the same, else an InvalidField; a job too many for its
-    owner gives a LimitReached, a download of a model that is on its way to that node already a Conflict.
-    Raises StoreFull and DatabaseUnavailable where none of them was stored, and OutcomeUnknown.
+    A known idempotency key returns the earlier job if the body is the same, else an InvalidField. A job over its
+    owner's limit returns a LimitReached, and a download that is already running to that node a Conflict.
+
+    Raises StoreFull and DatabaseUnavailable if none was stored, and OutcomeUnknown.
     """
     try:
         return list(_accept(database, new))
     except IntegrityError:
-        # Somebody else took one of the keys between our look and our insert. One by one, each sees the truth.
+        # Another transaction used one of the keys between our read and our insert. Stored one by one, each sees it.
         return [_accept_alone(database, job) for job in new]
 
 
 def get(database: Database, job_id: str, *, only: str | None = None) -> Job:
-    """Raises NotFound, also for a job that its owner has deleted. `only`: for this owner's eyes; None: for all."""
+    """Return the job. `only`: the owner that may see it; None: any. Raises NotFound, also for deleted jobs."""
     with database.read() as session:
         return _visible(session, job_id, only)
 
 
 def was_accepted(database: Database, new: NewJob) -> bool:
-    """Whether a job under that idempotency key is there already."""
+    """Return whether a job with that idempotency key exists."""
     if new.idempotency_key is None:
         return False
     with database.read() as session:
@@ -112,16 +113,16 @@ def was_accepted(database: Database, new: NewJob) -> bool:
 
 
 def several(database: Database, job_ids: Sequence[str]) -> list[Job]:
-    """Those of the jobs that are there and are shown, in no order."""
+    """Return those of the jobs that exist and are not deleted, in no particular order."""
     with database.read() as session:
         return list(session.exec(select(Job).where(col(Job.id).in_(job_ids), col(Job.deleted).is_(False))))
 
 
 @settled
 def request_cancel(database: Database, job_id: str, *, only: str | None = None) -> Stopped:
-    """Cancels a waiting job at once and asks a running one to stop. Idempotent. `only` as in `get`.
+    """Cancel a waiting job, or request that a running one stops. Idempotent. `only` as in `get`.
 
-    Raises NotFound, and Conflict where the job ended otherwise.
+    Raises NotFound, and Conflict if the job has succeeded or failed.
     """
     with database.write() as session:
         job = _visible(session, job_id, only, lock=True)
@@ -133,12 +134,12 @@ def request_cancel(database: Database, job_id: str, *, only: str | None = None) 
 
 @settled
 def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopped:
-    """Hides the job, cancelling it if need be, and frees its idempotency key. Raises NotFound. `only` as in `get`.
+    """Mark the job as deleted, cancel it if necessary, and free its idempotency key. `only` as in `get`.
 
-    Its row goes by `purge` once it has ended.
+    `purge` removes its row once it has ended. Raises NotFound.
     """
     with database.write() as session:
-        # A repetition may find it hidden by its own first call.
+        # A repetition may find it already deleted by its first call.
         job = _visible(session, job_id, only, lock=True, deleted_too=is_repetition())
         ended = _cancel(session, job)
         job.deleted = True
@@ -148,9 +149,9 @@ def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopp
 
 
 def purge(database: Database, job_ids: Sequence[str]) -> int:
-    """Drops the rows of ended jobs (their uses stay). Returns how many went.
+    """Remove the rows of ended jobs, but not their uses. Return how many were removed.
 
-    A cancelled download stays until its node has removed the partial files that only its row names, a day at most.
+    A cancelled download stays, for a day at most, until its node has removed the partial files that only it names.
     """
     if not job_ids:
         return 0
@@ -163,13 +164,15 @@ def purge(database: Database, job_ids: Sequence[str]) -> int:
 
 
 def purgeable(database: Database, ended_before: datetime, limit: int = 500, besides: Collection[str] = ()) -> list[str]:
-    """Ids of ended jobs that their owner deleted, or that ended before that moment. `besides`: these are left out."""
+    """Return the ids of ended jobs that were deleted or ended before that time, without those in `besides`."""
     wanted = (col(Job.id).not_in(besides), _is_tidy())
     with database.read() as session:
-        # The state as an expression: SQLite would read the index of all ended jobs for the few that are hidden.
+        # An expression, because SQLite would read the index of all ended jobs to find the few deleted ones.
         ended = col(Job.status).concat("").in_(JOB_ENDS)
         found = list(session.exec(select(Job.id).where(*wanted, ended, col(Job.deleted).is_(True)).limit(limit)))
-        for status in JOB_ENDS:  # one by one, and apart from the hidden ones: so each is a range of an index
+        for (
+            status
+        ) in JOB_ENDS:  # one query for each state, without the deleted ones, so that each reads a range of an index
             if len(found) < limit:
                 old = select(Job.id).where(col(Job.status) == status, *wanted, col(Job.finished_at) < ended_before)
                 found += session.exec(old.limit(limit - len(found)))
@@ -177,25 +180,25 @@ def purgeable(database: Database, ended_before: datetime, limit: int = 500, besi
 
 
 def winning_attempts(database: Database, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """(status, attempt) of those of the jobs that exist."""
+    """Return (status, attempt) by id, for jobs that exist."""
     query = select(Job.id, Job.status, Job.attempt).where(col(Job.id).in_(job_ids))
     with database.read() as session:
         return {job_id: (status, attempt) for job_id, status, attempt in session.exec(query)}
 
 
 def mark_partials(job: Job) -> None:
-    """In the transaction that ends the job: of a cancelled download, that its node has partial files to remove."""
+    """Mark a cancelled download whose node has partial files to remove, in the transaction that ends the job."""
     if job.type == DOWNLOAD and job.status == JobState.CANCELLED and job.attempt > 0:
         job.phase = Phase.REMOVING
 
 
 def is_generation(job: Job) -> bool:
-    """Only generations are uses."""
+    """Return whether the job is a generation. Only generations have uses."""
     return job.type == GENERATION
 
 
 def note_end(session: Session, job: Job) -> None:
-    """In the transaction that ends the job: the use that stays, and the word to its webhook."""
+    """Store the use and the webhook message. Call it in the transaction that ends the job."""
     assert job.finished_at is not None
     if is_generation(job):
         session.add(use_of(job, JobState(job.status), job.finished_at, job.result))
@@ -203,7 +206,7 @@ def note_end(session: Session, job: Job) -> None:
 
 
 def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str, Any] | None) -> Use:
-    """The row that stays for ever: what this job asked of the installation and how it ended."""
+    """Return the use of an ended generation, which is kept forever."""
     made = result or {}
     assert job.model_id is not None, "a generation names its model"
     return Use(
@@ -234,21 +237,21 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
 
 
 def _is_tidy() -> ColumnElement[bool]:
-    """Of an ended job: nothing of it waits on a node to be removed."""
+    """The condition that no files of an ended job remain to be removed on a node."""
     return or_(
         col(Job.phase).is_(None), col(Job.phase) != Phase.REMOVING, col(Job.finished_at) < clock.now() - _REMOVED_WITHIN
     )
 
 
 def _accept_alone(database: Database, new: NewJob) -> Accepted | Exception:
-    """Returns an error instead of raising it: the jobs before this one are stored, and must not be reported as lost."""
+    """Return an error instead of raising it, because earlier jobs are stored and must not be reported as lost."""
     try:
         return _accept(database, [new])[0]
     except OutcomeUnknown:
-        raise  # all of them are repeated, and those that were stored are recognised
+        raise  # all are repeated, and those that were stored are recognised
     except IntegrityError as error:
         if new.type == DOWNLOAD:
-            return Conflict("A download of this model to this node is under way already")
+            return Conflict("A download of this model to this node exists already and has not ended")
         return error
     except Exception as error:
         return error
@@ -259,7 +262,7 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
     with database.write() as session:
         queued_at = session.connection().execute(select(epoch_now())).scalar_one()
         keys = [job.idempotency_key for job in new if job.idempotency_key is not None]
-        hashes: dict[str | None, tuple[str, str | None]] = {}  # by key: whose it is, and the hash of what was asked
+        hashes: dict[str | None, tuple[str, str | None]] = {}  # by key: the job's id and the hash of its request
         known = {}
         if is_repetition():
             known = {job.id: job for job in session.exec(select(Job).where(col(Job.id).in_([job.id for job in new])))}
@@ -283,7 +286,7 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
             if room.get(job.owner, 0) < 0:
                 too_many.add(job.id)
             else:
-                fresh.append(_values(job, now, queued_at + place * 1e-6))  # one commit, but first come, first served
+                fresh.append(_values(job, now, queued_at + place * 1e-6))  # one commit, but in order of arrival
                 if job.idempotency_key is not None:
                     hashes[job.idempotency_key] = (job.id, job.request_hash)
         if fresh:
@@ -292,8 +295,8 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
     outcome: list[Accepted | InvalidField | LimitReached] = []
     for job in new:
         if job.id in too_many:
-            said = f"This API key has {job.owner_may_queue} jobs queued, which is its limit"
-            outcome.append(LimitReached(said, _QUEUE_RETRY_SECONDS))
+            message = f"This API key has {job.owner_may_queue} jobs queued, which is its limit"
+            outcome.append(LimitReached(message, _QUEUE_RETRY_SECONDS))
             continue
         owner_id, request_hash = hashes.get(job.idempotency_key, (job.id, job.request_hash))
         if request_hash == job.request_hash:
@@ -306,23 +309,23 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
 
 
 def _room(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
-    """How many jobs each owner that has a limit may still queue."""
+    """Return how many jobs each owner with a limit may still queue."""
     limits = {
         job.owner: job.owner_may_queue for job in new if job.owner is not None and job.owner_may_queue is not None
     }
     if not limits:
         return {}
     for owner in sorted(filter(None, limits)):
-        hold(session, f"queued by {owner}")  # two could count at once
+        hold(session, f"queued by {owner}")  # otherwise two transactions could count at the same time
     room: dict[str | None, int] = {}
-    for owner, limit in limits.items():  # one by one: so the index of what an owner has queued is used
+    for owner, limit in limits.items():  # one query for each, so that the index of the owner's queued jobs is used
         counting = select(func.count()).select_from(Job).where(Job.owner == owner, Job.status == JobState.QUEUED)
         room[owner] = limit - session.exec(counting).one()
     return room
 
 
 def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
-    """The row as plain values: under load, constructing it as an object costs more than storing it."""
+    """Return the row as plain values: under load, constructing an object costs more than storing it."""
     params = new.params
     model_cache_key, work = (
         ("", 0.0) if not isinstance(params, GenerationParams) else (params.model_cache_key, params.work)
@@ -368,7 +371,7 @@ def _visible(session: Session, job_id: str, only: str | None, *, lock: bool = Fa
 
 
 def _cancel(session: Session, job: Job) -> bool:
-    """Of a job whose row is locked. Returns whether that ended it."""
+    """Cancel a job whose row is locked. Return whether that ended it."""
     if job.status in (JobState.QUEUED, JobState.PAUSED):
         job.status = JobState.CANCELLED
         job.finished_at = clock.now()

@@ -1,6 +1,6 @@
-"""Messages to the webhooks that jobs name: made with the job's end, sent until they are taken, kept to be sent again.
+"""Messages to the webhooks of jobs. They are stored with the job's end, sent until accepted, and kept for replays.
 
-Sole reader and writer of `webhook_messages`. It sends nothing itself.
+Sole reader and writer of `webhook_messages`. It does not send messages itself.
 """
 
 from collections import Counter
@@ -34,20 +34,20 @@ class Page:
 
 
 def add_end(session: Session, job: Job, message_id: str) -> None:
-    """In the transaction that ends the job: the message that says so, where the job names a webhook."""
+    """Add the message about the end, if the job has a webhook. Call it in the transaction that ends the job."""
     if job.webhook_url is None:
         return
-    # What was to be said on the way is of no use to anybody now.
+    # Unsent progress is obsolete now.
     stale = delete(WebhookMessage).where(
         col(WebhookMessage.job_id) == job.id, col(WebhookMessage.type) == PROGRESS, col(WebhookMessage.state) == WAITING
     )
     session.connection().execute(stale)
-    session.add(_message(job, message_id, f"job.{JobState(job.status).value}", _told(job)))
+    session.add(_message(job, message_id, f"job.{JobState(job.status).value}", _summary(job)))
 
 
 def add_progress(database: Database, job: Job, message_id: str, progress: dict[str, Any]) -> None:
-    """How far the job is, in place of what still waits to be said of that."""
-    told = {**_told(job), "progress": progress}
+    """Add a message about the job's progress, or replace one that is still waiting."""
+    data = {**_summary(job), "progress": progress}
     waiting = update(WebhookMessage).where(
         col(WebhookMessage.job_id) == job.id,
         col(WebhookMessage.type) == PROGRESS,
@@ -56,8 +56,8 @@ def add_progress(database: Database, job: Job, message_id: str, progress: dict[s
         col(WebhookMessage.due_at) <= epoch_now(),
     )
     with database.write() as session:
-        if not session.connection().execute(waiting.values(data=told)).rowcount:
-            session.add(_message(job, message_id, PROGRESS, told))
+        if not session.connection().execute(waiting.values(data=data)).rowcount:
+            session.add(_message(job, message_id, PROGRESS, data))
 
 
 def take_due(
@@ -68,10 +68,10 @@ def take_due(
     per_receiver: int | None = None,
     busy: Mapping[str, int] | None = None,
 ) -> list[WebhookMessage]:
-    """Messages to be sent now, earliest first. They are the caller's for that long; then another may take them.
+    """Return messages to send now, earliest first. They are reserved for the caller for `seconds`.
 
-    At most `per_receiver` of one receiver, less what is `busy` with it already: those of others are found however many
-    of its messages are due before them.
+    At most `per_receiver` are of one receiver, less its `busy` deliveries. Messages to other receivers are found
+    however many of its messages are due before them.
     """
     with database.read() as session:
         if session.exec(select(WebhookMessage.id).where(_IS_DUE).limit(1)).first() is None:
@@ -93,15 +93,15 @@ def take_due(
 
 @settled
 def delivered(database: Database, message: WebhookMessage, now: datetime) -> None:
-    """The message that was taken has been delivered. Does nothing where it is settled already."""
+    """Record that a taken message was delivered. Do nothing if its outcome is recorded already."""
     _settle(database, message, state=DELIVERED, due_at=None, delivered_at=now, error=None)
 
 
 @settled
 def failed(database: Database, message: WebhookMessage, error: str, wait_seconds: float | None) -> None:
-    """A try has failed. `wait_seconds` None: no other follows, and the message can be sent again by hand.
+    """Record a failed try. `wait_seconds` None: no further try follows, but the message can be replayed.
 
-    Does nothing where this try is settled already.
+    Do nothing if the outcome of this try is recorded already.
     """
     if wait_seconds is None:
         _settle(database, message, state=DEAD, due_at=None, error=error[:200])
@@ -118,7 +118,7 @@ def page(
     state: str | None = None,
     job_id: str | None = None,
 ) -> Page:
-    """Messages, newest first, behind the one of the id `after`. `only`: about this owner's jobs; None: about all."""
+    """Return messages, newest first, after the one with id `after`. `only`: of this owner's jobs; None: of all."""
     query = select(WebhookMessage).order_by(col(WebhookMessage.id).desc()).limit(limit + 1)
     if after is not None:
         query = query.where(col(WebhookMessage.id) < after)
@@ -135,7 +135,7 @@ def page(
 
 @settled
 def replay(database: Database, message_id: str, *, only: str | None = None) -> WebhookMessage:
-    """Sends a delivered or dead message once more, under its id. Raises NotFound, and Conflict where it still waits.
+    """Send a delivered or dead message again under its id. Raises NotFound, and Conflict if it is still waiting.
 
     `only` as in `page`.
     """
@@ -159,7 +159,7 @@ def replay(database: Database, message_id: str, *, only: str | None = None) -> W
 
 
 def drop(session: Session, job_ids: Sequence[str]) -> None:
-    """Removes the messages of these jobs that have ended, together with the jobs. What still waits is sent first."""
+    """Remove these jobs' delivered and dead messages, together with the jobs. Waiting messages are kept."""
     over = delete(WebhookMessage).where(
         col(WebhookMessage.job_id).in_(job_ids), col(WebhookMessage.state).in_((DELIVERED, DEAD))
     )
@@ -167,10 +167,9 @@ def drop(session: Session, job_ids: Sequence[str]) -> None:
 
 
 def drop_of_gone_jobs(database: Database, after: str, limit: int = 1000) -> tuple[int, str | None]:
-    """Removes ended messages whose job is gone, among the `limit` that follow the message of the id `after`.
+    """Remove ended messages without a job, among the `limit` messages after the one with id `after`.
 
-    Returns how many went, and the id to go on after; None at the end. Each call reads one page of an index, however
-    many messages there are.
+    Return how many were removed, and the id to continue after; None at the end. Each call reads one page of an index.
     """
     page = (
         select(WebhookMessage.id, WebhookMessage.job_id)
@@ -181,8 +180,8 @@ def drop_of_gone_jobs(database: Database, after: str, limit: int = 1000) -> tupl
     with database.read() as session:
         seen = session.exec(page).all()
         job_ids = {job_id for _, job_id in seen}
-        there = set(session.exec(select(Job.id).where(col(Job.id).in_(job_ids))))
-    gone = [message_id for message_id, job_id in seen if job_id not in there]
+        existing = set(session.exec(select(Job.id).where(col(Job.id).in_(job_ids))))
+    gone = [message_id for message_id, job_id in seen if job_id not in existing]
     dropped = 0
     if gone:
         with database.write() as session:
@@ -198,9 +197,9 @@ _NAMED_AT_ONCE = 500
 
 
 def _name_receivers(session: Session) -> None:
-    """Names the receivers of due messages that an earlier version wrote without."""
+    """Set the receivers of due messages that an earlier version stored without one."""
     nameless = select(WebhookMessage.id, WebhookMessage.url).where(_IS_DUE, WebhookMessage.receiver == "")
-    # What another is just taking is named by that one.
+    # Rows that another sender is taking are set by it.
     nameless = nameless.limit(_NAMED_AT_ONCE).with_for_update(skip_locked=True)
     for message_id, url in session.exec(nameless).all():
         session.connection().execute(
@@ -209,7 +208,7 @@ def _name_receivers(session: Session) -> None:
 
 
 def _chosen(session: Session, limit: int, per_receiver: int | None, busy: Mapping[str, int]) -> list[str]:
-    """Ids of due messages. Each round leaves out one more receiver at least, so the rounds are few."""
+    """Return the ids of due messages. Each round excludes at least one more receiver, so there are few rounds."""
     most = limit if per_receiver is None else per_receiver
     taken, chosen = Counter(busy), list[str]()
     while len(chosen) < limit:
@@ -220,7 +219,7 @@ def _chosen(session: Session, limit: int, per_receiver: int | None, busy: Mappin
             .order_by(col(WebhookMessage.due_at))
             .limit(limit - len(chosen))
         )
-        # What another node's sender is just taking is left to it: neither waits for the other.
+        # Skip rows that another node's sender is taking, so that neither waits for the other.
         found = session.exec(due.with_for_update(skip_locked=True)).all()
         before = len(chosen)
         for message_id, receiver in found:
@@ -251,8 +250,8 @@ def _message(job: Job, message_id: str, type: str, data: dict[str, Any]) -> Webh
     )
 
 
-def _told(job: Job) -> dict[str, Any]:
-    """The job in brief: no prompt, and no path. The whole of it is at its own address."""
+def _summary(job: Job) -> dict[str, Any]:
+    """Return a summary of the job, without prompt and paths. Its URL has the complete job."""
     made = job.result or {}
     return {
         "id": job.id,
@@ -275,7 +274,7 @@ def _told(job: Job) -> dict[str, Any]:
 
 
 def _settle(database: Database, message: WebhookMessage, **values: Any) -> None:
-    """Writes what came of one try, once: a row whose count of tries has moved on belongs to another try."""
+    """Record the outcome of one try, once: a row with another count of tries belongs to another try."""
     with database.write() as session:
         session.connection().execute(
             update(WebhookMessage)

@@ -1,7 +1,4 @@
-"""What cleanup plans from: one node at one moment, read from rows alone, so that a dry run asks no node.
-
-It decides nothing and changes nothing.
-"""
+"""The facts for cleanup plans: one node at one moment, read from rows, so that a dry run does not involve the node."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -16,7 +13,7 @@ from shared.management.cleanup_plan import ArtifactFact, BlobFact, CleanupFacts,
 from shared.models import removals
 from shared.states import JOB_ENDS, JobState, ReplicaState
 
-# Expired jobs taken in one plan; retention goes on with the rest.
+# Expired jobs in one plan; retention removes the rest.
 _MOST_ARTIFACTS = 1000
 
 
@@ -29,7 +26,10 @@ def gather(
     keep_recent_days: int = 30,
     retention_days: float = 30.0,
 ) -> CleanupFacts:
-    """`target_space_gb` is wanted free, in 10^9 bytes; `retention_days` is the installation's setting."""
+    """Return the facts. Raises DatabaseUnavailable.
+
+    `target_space_gb`: free space to reach, in 10^9 bytes. `retention_days`: the installation's setting.
+    """
     with database.read() as session:
         disk = session.get(Node, node)
         replicas = {row.model_id: row for row in session.exec(select(Replica).where(Replica.node == node))}
@@ -48,7 +48,7 @@ def gather(
         blobs=tuple(
             BlobFact(blob.repo, blob.name, blob.bytes, blob.partial, blob.modified_at, tuple(blob.revisions))
             for blob in blobs
-            if blob.repo in repos  # what else lies in a shared cache is nobody's business here
+            if blob.repo in repos  # ignore other files in a shared cache
         ),
         artifacts=artifacts,
     )
@@ -95,7 +95,7 @@ def _models(
 
 
 def _needed(session: Session, node: str) -> tuple[set[str | None], set[str | None], set[str | None]]:
-    """Models that jobs work on here, that jobs wait for anywhere, and that are being fetched to here. None: all."""
+    """Return the models of jobs running here, of jobs queued anywhere, and of downloads to here. None: all models."""
     query = (
         select(Job.type, Job.status, Job.model_id, Job.node, Job.target_node)  # type: ignore[call-overload]
         .where(col(Job.status).in_([state for state in JobState if state not in JOB_ENDS]), col(Job.mock).is_(False))

@@ -1,7 +1,7 @@
-"""What to remove from a node's model storage to make room, and why. Pure: it touches no disk and no database.
+"""What to remove from a node's model storage to free space, and why. Pure: it uses neither disk nor database.
 
 Orphaned files come first (superseded revisions, blobs that no download needs, expired artifacts), then whole models,
-the longest unused first. What is in use, loaded, waited for, pinned or recently used is never touched.
+the longest unused first. Models that are in use, loaded, needed by queued jobs, pinned or recently used are kept.
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-# A blob that belongs to no download of ours may be one that another program is just writing.
+# Another program may be writing a blob that belongs to no download.
 _QUIET = timedelta(hours=1)
 
 
 class ActionKind(StrEnum):
     REMOVE_REVISION = "remove_revision"
-    REMOVE_PARTIAL = "remove_partial"  # a blob, whole or begun, that no revision and no download needs
+    REMOVE_PARTIAL = "remove_partial"  # a complete or partial blob that no revision and no download needs
     REMOVE_ARTIFACTS = "remove_artifacts"
     REMOVE_MODEL = "remove_model"
 
@@ -29,18 +29,18 @@ class BlobFact:
     bytes: int
     partial: bool
     modified_at: datetime
-    revisions: tuple[str, ...] = ()  # the snapshots that point to it
+    revisions: tuple[str, ...] = ()  # the snapshots that link to it
 
 
 @dataclass(frozen=True)
 class ModelFact:
-    """One model's replica on the node, and everything that speaks against removing it."""
+    """One model's replica on the node, and the reasons against removing it."""
 
     model_id: str
     repo: str
-    revision: str | None  # the snapshot in use; None: not known
-    bytes: int  # of its files, as the last presence scan counted them
-    present: bool = True  # there are files, or may be
+    revision: str | None  # the snapshot in use; None: unknown
+    bytes: int  # of its files, by the last presence scan
+    present: bool = True  # whether files exist or may exist
     last_used: datetime | None = None
     pinned: bool = False
     loaded: bool = False  # on a device of the node
@@ -51,7 +51,7 @@ class ModelFact:
 
 @dataclass(frozen=True)
 class ArtifactFact:
-    """The artifacts of a job that has been kept for long enough, or that its owner deleted."""
+    """The artifacts of an expired or deleted job."""
 
     job_id: str
     bytes: int
@@ -59,7 +59,7 @@ class ArtifactFact:
 
 @dataclass(frozen=True)
 class CleanupFacts:
-    """One node at one moment. `target_free_bytes` None: everything that is of no use is removed."""
+    """One node at one moment. `target_free_bytes` None: all unneeded files are removed."""
 
     node: str
     now: datetime
@@ -70,18 +70,18 @@ class CleanupFacts:
     models: tuple[ModelFact, ...]
     blobs: tuple[BlobFact, ...] = ()
     artifacts: tuple[ArtifactFact, ...] = ()
-    artifacts_on_this_disk: bool = True  # whether removing artifacts makes room for models
+    artifacts_on_this_disk: bool = True  # whether removing artifacts frees space for models
 
 
 @dataclass(frozen=True)
 class Action:
-    """One removal. `bytes` is what it frees once all actions before it have been carried out."""
+    """One removal. `bytes`: what it frees after all earlier actions."""
 
     kind: ActionKind
     bytes: int
     reason: str
     model_id: str | None = None
-    also: tuple[str, ...] = ()  # models that are the same files under another name
+    also: tuple[str, ...] = ()  # models with the same files under another name
     repo: str | None = None
     name: str | None = None  # a revision's commit, or a blob's name
     last_used: datetime | None = None
@@ -90,7 +90,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Kept:
-    """A model with files that the plan leaves alone, and the first reason for it."""
+    """A model that the plan keeps, and the first reason."""
 
     model_id: str
     reason: str
@@ -98,14 +98,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class CleanupPlan:
-    """Sizes in bytes. None: the node has not said yet how large its disk is."""
+    """The plan. Sizes in bytes. None: the node has not reported the size of its disk yet."""
 
     node: str
     actions: tuple[Action, ...]
     kept: tuple[Kept, ...]
     free_bytes: int | None
     target_free_bytes: int | None
-    to_free_bytes: int  # what the target lacks now; 0 without a target
+    to_free_bytes: int  # what is missing to the target now; 0 without a target
     planned_bytes: int  # what the actions free on this disk
     reaches_target: bool
 
@@ -113,10 +113,10 @@ class CleanupPlan:
 @dataclass
 class _Draft:
     facts: CleanupFacts
-    lacking: int | None  # bytes until the target; None: there is no target
+    lacking: int | None  # bytes missing to the target; None: no target
     actions: list[Action] = field(default_factory=list)
     freed: int = 0
-    gone: dict[str, set[str]] = field(default_factory=dict)  # revisions planned away, by repo
+    gone: dict[str, set[str]] = field(default_factory=dict)  # revisions to be removed, by repo
 
     def full(self) -> bool:
         return self.lacking is not None and self.freed >= self.lacking
@@ -126,7 +126,7 @@ class _Draft:
         self.freed += action.bytes if counts else 0
 
     def take_revisions(self, repo: str, revisions: set[str]) -> int:
-        """Plans them away; the bytes of the blobs that no revision is left to need."""
+        """Plan to remove revisions. Return the bytes of blobs that no remaining revision needs."""
         before = frozenset(self.gone.get(repo, set()))
         after = self.gone.setdefault(repo, set()) | revisions
         self.gone[repo] = after
@@ -135,7 +135,7 @@ class _Draft:
 
 
 def plan(facts: CleanupFacts) -> CleanupPlan:
-    """With a target: only as much as it needs, in order. Without one: everything that is of no use."""
+    """Return the plan: with a target only the removals that reach it, in order; without one all unneeded files."""
     lacking = None
     if facts.target_free_bytes is not None:
         lacking = max(0, facts.target_free_bytes - (facts.disk_free_bytes or 0))
@@ -157,17 +157,17 @@ def plan(facts: CleanupFacts) -> CleanupPlan:
 
 
 def recently_used(model: ModelFact, arrived: datetime | None, now: datetime, keep_recent_days: int) -> bool:
-    """Never used counts from when its files arrived; where that is not known either, it counts as recent."""
+    """Return whether the model was used in the last days. An unused one counts from its download; unknown is recent."""
     since = model.last_used or arrived
     return since is None or now - since < timedelta(days=keep_recent_days)
 
 
 def _old_revisions(draft: _Draft) -> None:
-    """Snapshots that no model uses, the oldest first."""
+    """Plan to remove snapshots that no model uses, oldest first."""
     facts = draft.facts
     for repo, models in _by_repo(facts).items():
         if any(_busy(model) or model.pinned or model.loaded or model.revision is None for model in models):
-            continue  # loaded weights are mapped from whichever revision they were loaded from
+            continue  # loaded weights are mapped from the revision that they were loaded from
         current = {model.revision for model in models}
         last: dict[str, datetime] = {}
         for blob in facts.blobs:
@@ -183,7 +183,7 @@ def _old_revisions(draft: _Draft) -> None:
 
 
 def _loose_blobs(draft: _Draft) -> None:
-    """Blobs without a revision that no download will go on with, the largest first."""
+    """Plan to remove blobs without a revision that no download will continue, largest first."""
     facts = draft.facts
     models = _by_repo(facts)
     for blob in sorted(facts.blobs, key=lambda each: (-each.bytes, each.name)):
@@ -200,18 +200,18 @@ def _loose_blobs(draft: _Draft) -> None:
 
 
 def _artifacts(draft: _Draft) -> None:
-    """All at once: retention would remove them too."""
+    """Plan to remove all expired artifacts, which retention would remove too."""
     facts = draft.facts
     if not facts.artifacts or draft.full():
         return
     size = sum(artifact.bytes for artifact in facts.artifacts)
     job_ids = tuple(artifact.job_id for artifact in facts.artifacts)
-    reason = f"Artifacts of {len(job_ids)} jobs that are kept no longer"
+    reason = f"Artifacts of {len(job_ids)} expired or deleted jobs"
     draft.add(Action(ActionKind.REMOVE_ARTIFACTS, size, reason, job_ids=job_ids), facts.artifacts_on_this_disk)
 
 
 def _models(draft: _Draft) -> tuple[Kept, ...]:
-    """Whole models, the longest unused first. Models that are the same files under two names go together or stay."""
+    """Plan to remove models, the longest unused first. Models with the same files are removed together or kept."""
     facts = draft.facts
     arrived = _arrivals(facts)
     kept: list[Kept] = []
@@ -233,7 +233,7 @@ def _models(draft: _Draft) -> tuple[Kept, ...]:
             Action(
                 kind=ActionKind.REMOVE_MODEL,
                 bytes=_take_model(draft, first),
-                reason=f"Unused for {days} days" if last_used else f"Never used since it arrived {days} days ago",
+                reason=f"Unused for {days} days" if last_used else f"Never used since its download {days} days ago",
                 model_id=first.model_id,
                 also=tuple(model.model_id for model in models[1:]),
                 repo=first.repo,
@@ -257,13 +257,13 @@ def _why_kept(model: ModelFact, arrived: datetime | None, facts: CleanupFacts) -
         return "A download of it has not ended"
     if recently_used(model, arrived, facts.now, facts.keep_recent_days):
         if model.last_used is None and arrived is None:
-            return "It is not known when it arrived"
-        return f"It was {'used' if model.last_used else 'fetched'} in the last {facts.keep_recent_days} days"
+            return "The time of its download is unknown"
+        return f"It was {'used' if model.last_used else 'downloaded'} in the last {facts.keep_recent_days} days"
     return None
 
 
 def revisions_of(facts: CleanupFacts, model: ModelFact) -> set[str]:
-    """The snapshots that go with a model: its own, or where no other model lives in its repo, all that are there."""
+    """Return the snapshots to remove with a model: its own, or all if no other model shares its repository."""
     others = {other.revision for other in facts.models if other.repo == model.repo} - {model.revision}
     if others:
         return {model.revision} if model.revision is not None else set()
@@ -277,7 +277,7 @@ def _take_model(draft: _Draft, model: ModelFact) -> int:
 
 
 def _arrivals(facts: CleanupFacts) -> Mapping[str, datetime]:
-    """When the newest file of each model's revision came."""
+    """Return when the newest file of each model's revision was written."""
     found: dict[str, datetime] = {}
     for model in facts.models:
         mine = [

@@ -1,6 +1,6 @@
-"""What to do when a model cannot serve at once: alternatives, waits and compromises, weighed. Pure.
+"""What to do if a model cannot serve immediately: alternatives, waits and reductions, with scores. Pure.
 
-It knows the catalogue and plain facts; it starts nothing and reads no table. Formulas and worked examples are in
+It uses the catalogue and given facts, starts nothing and reads no table. Formulas and worked examples are in
 docs/fallback.md.
 """
 
@@ -28,7 +28,7 @@ class Strategy(StrEnum):
 
 @dataclass(frozen=True)
 class Wish:
-    """What somebody wants, and how much quality and speed weigh."""
+    """The request, and the weights of quality and speed."""
 
     model_id: str
     quality: Level = "medium"
@@ -39,17 +39,17 @@ class Wish:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """One model now. None: not known, because it was never measured or cannot be."""
+    """One model now. None: unknown, because it was never or cannot be measured."""
 
     entry: CatalogueEntry
     availability: ReplicaState
-    carried: bool | None = None  # whether a live device has the memory for its native type; None: no live device
+    carried: bool | None = None  # whether a live device has memory for its native type; None: no live device
     carried_int8: bool | None = None  # the same for int8 weights
-    fetching: bool = False  # a download of it is under way and not paused
-    fetchable: bool = False  # some live node has room for it
-    bytes_left: int | None = None  # until it is there
+    fetching: bool = False  # a download is running or queued
+    fetchable: bool = False  # a live node has space for it
+    bytes_left: int | None = None  # left to download
     bytes_per_second: float | None = None  # measured
-    queue_seconds: float | None = None  # until a job that is queued now would start; 0.0: at once
+    queue_seconds: float | None = None  # until a job queued now would start; 0.0: immediately
     performance: float | None = None  # its performance score
 
     @property
@@ -58,12 +58,12 @@ class ModelFacts:
 
     @property
     def usable(self) -> bool:
-        """Ready, and some device can run it as it is."""
+        """Ready, and a device can run it in its native type."""
         return self.ready and self.carried is not False
 
     @property
     def download_seconds(self) -> float | None:
-        """Bytes left over the measured rate."""
+        """Remaining bytes over the measured rate; None if either is unknown."""
         if self.bytes_left is None or not self.bytes_per_second:
             return None
         return self.bytes_left / self.bytes_per_second
@@ -71,7 +71,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another model that could do the work."""
+    """Another model that could serve the request."""
 
     model_id: str
     compatibility: float  # 0.0 to 1.0
@@ -83,7 +83,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Choice:
-    """One strategy, with what it means here. Waits are in seconds."""
+    """One strategy with its details. Waits are in seconds."""
 
     strategy: Strategy
     action: str
@@ -93,15 +93,15 @@ class Choice:
     wait_seconds: float | None = None
     can_queue: bool = False
     parts: tuple[Strategy, ...] = ()  # of a hybrid
-    quantization: str | None = None  # where less is asked
+    quantization: str | None = None  # if the request is reduced
     resolution: str | None = None
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Until the requested model would start. None: not measurable."""
+    """The wait until the requested model would start. None: not measurable."""
 
-    download_seconds: float | None  # 0.0: nothing to fetch
+    download_seconds: float | None  # 0.0: nothing to download
     queue_seconds: float | None
 
     @property
@@ -113,23 +113,23 @@ class Wait:
 
 @dataclass(frozen=True)
 class Suggestion:
-    alternative: Alternative | None  # the most compatible one, whether it is there or not
+    alternative: Alternative | None  # the most compatible one, available or not
     choice: Choice
     others: tuple[Choice, ...]  # best first
     wait: Wait
 
 
-# What quality and speed weigh in a choice.
+# The weights of quality and speed.
 _QUALITY: Mapping[Level, float] = {"low": 0.3, "medium": 0.5, "high": 0.8}
 _SPEED: Mapping[Speed, float] = {"slow": 0.2, "medium": 0.5, "fast": 0.8}
-# What of the request is still met.
+# How much of the request is still met.
 _INT8_FIDELITY = 0.9
-_HYBRID_BONUS: Mapping[Level, float] = {"low": -0.2, "medium": -0.05, "high": 0.1}  # the wanted model comes later
-# A wait of this long counts half where no limit was given.
-_PATIENCE_SECONDS = 1800.0
-_UNKNOWN_PROMPTNESS = 0.4  # a wait that cannot be measured is taken for a little longer than that
+_HYBRID_BONUS: Mapping[Level, float] = {"low": -0.2, "medium": -0.05, "high": 0.1}  # the requested model serves later
+# Without a limit, a wait of this length halves the promptness.
+_HALF_SCORE_SECONDS = 1800.0
+_UNKNOWN_PROMPTNESS = 0.4  # a wait that cannot be measured counts as slightly longer
 _LEAST_COMPATIBLE = 0.5
-# How well the inputs of one pipeline stand in for another's: (requested, alternative), by what each does with an image.
+# How well the inputs of an alternative replace those of the request: (requested, alternative), by their use of images.
 _INPUTS = {
     ("refused", "refused"): 1.0,
     ("refused", "optional"): 1.0,
@@ -144,7 +144,7 @@ _INPUTS = {
 
 
 def suggest(wish: Wish, models: Mapping[str, ModelFacts]) -> Suggestion:
-    """The best choice for the wish. `models` holds every entry of the catalogue, the wished one included."""
+    """Return the best choice for the request. `models`: all entries of the catalogue."""
     wanted = models[wish.model_id]
     alternatives = alternatives_to(wish, models)
     choices = [choice for choice in _choices(wish, wanted, alternatives, models) if _in_time(choice, wish)]
@@ -160,7 +160,7 @@ def suggest(wish: Wish, models: Mapping[str, ModelFacts]) -> Suggestion:
 
 
 def alternatives_to(wish: Wish, models: Mapping[str, ModelFacts]) -> list[Alternative]:
-    """Every other model: first those that are ready, each group by compatibility."""
+    """Return all other models, usable ones first, each group by compatibility."""
     wanted = models[wish.model_id]
     found = [
         Alternative(
@@ -178,10 +178,10 @@ def alternatives_to(wish: Wish, models: Mapping[str, ModelFacts]) -> list[Altern
 
 
 def compatibility(wanted: CatalogueEntry, other: CatalogueEntry, resolution: str) -> float:
-    """``0.5 x inputs + 0.3 x size + 0.2 x length``, 0.0 to 1.0, from the catalogue alone.
+    """Return ``0.5 x inputs + 0.3 x size + 0.2 x length``, 0.0 to 1.0, from the catalogue alone.
 
-    Inputs: how well what the other takes stands in (a table). Size: 1 where it makes the resolution, else the smaller
-    area over the larger of the nearest one. Length: its most seconds of video over the wanted model's, at most 1.
+    Inputs: how well the alternative's inputs fit, by a table. Size: 1 if it supports the resolution, else the ratio of
+    areas of the nearest one. Length: the ratio of the longest videos, at most 1.
     """
     inputs = _INPUTS[wanted.image, other.image]
     area = _area(resolution)
@@ -193,9 +193,9 @@ def compatibility(wanted: CatalogueEntry, other: CatalogueEntry, resolution: str
 
 
 def quality_difference(wanted: CatalogueEntry, other: CatalogueEntry) -> str:
-    """By the weights' sizes in the catalogue: at most half is `lower`, 0.8 to 1.25 `similar`, twice is `higher`.
+    """Return the ratio of the weights' sizes in words: up to half is `lower`, 0.8 to 1.25 `similar`, twice `higher`.
 
-    It says which model is the larger one, nothing of taste.
+    It compares sizes, not results.
     """
     ratio = other.download_gb / wanted.download_gb
     if ratio <= 0.5:
@@ -208,7 +208,7 @@ def quality_difference(wanted: CatalogueEntry, other: CatalogueEntry) -> str:
 
 
 def nearest_resolution(entry: CatalogueEntry, resolution: str) -> str:
-    """What the model makes that comes nearest in area, in the same orientation where there is one."""
+    """Return the supported resolution with the nearest area, in the same orientation if possible."""
     width, height = parse_resolution(resolution)
 
     def distance(offered: str) -> tuple[bool, float]:
@@ -246,7 +246,7 @@ def _choices(
 def _queue(wish: Wish, wanted: ModelFacts, download: float | None) -> Choice:
     wait = _plus(download, wanted.queue_seconds)
     ready = wanted.usable
-    what = "It is ready" if ready else "Its download is under way"
+    what = "It is ready" if ready else "It is being downloaded"
     return Choice(
         Strategy.QUEUE_AND_WAIT,
         action=f"Queue the request for {wish.model_id}",
@@ -262,7 +262,7 @@ def _download(wish: Wish, wanted: ModelFacts) -> Choice:
     return Choice(
         Strategy.DOWNLOAD_AND_RETRY,
         action=f"Start the download of {wish.model_id} and queue the request",
-        message=f"{wish.model_id} is {wanted.availability}; once it is fetched the request starts, {_in(wait)}",
+        message=f"{wish.model_id} is {wanted.availability}; once it is downloaded the request starts, {_in(wait)}",
         score=_score(wish, 1.0, wait),
         wait_seconds=wait,
         can_queue=True,
@@ -270,7 +270,7 @@ def _download(wish: Wish, wanted: ModelFacts) -> Choice:
 
 
 def _reduced(wish: Wish, wanted: ModelFacts) -> Choice | None:
-    """None where the model can make what is wished as it is."""
+    """Return the reduced request; None if the model can serve the request unchanged."""
     resolution = None
     if wish.resolution not in wanted.entry.resolutions:
         resolution = nearest_resolution(wanted.entry, wish.resolution)
@@ -280,10 +280,10 @@ def _reduced(wish: Wish, wanted: ModelFacts) -> Choice | None:
     areas = sorted((_area(wish.resolution), _area(resolution or wish.resolution)))
     fidelity = (areas[0] / areas[1]) * (_INT8_FIDELITY if quantization else 1.0)
     less = " and ".join(each for each in (resolution, f"quantization {quantization}" if quantization else None) if each)
-    why = "no device has the memory for its native type" if quantization else "it does not make the size asked for"
+    why = "no device has the memory for its native type" if quantization else "it does not support the requested size"
     return Choice(
         Strategy.REDUCE_REQUIREMENTS,
-        action=f"Ask {wish.model_id} for {less}",
+        action=f"Request {wish.model_id} with {less}",
         message=f"{wish.model_id} can serve with {less}: {why}",
         score=_score(wish, fidelity, wanted.queue_seconds),
         wait_seconds=wanted.queue_seconds,
@@ -299,8 +299,8 @@ def _reduced_later(wish: Wish, wanted: ModelFacts, reduced: Choice) -> Choice:
     begin = "Wait for the download" if wanted.fetching else f"Start the download of {wish.model_id}"
     return Choice(
         Strategy.HYBRID_APPROACH,
-        action=f"{begin} and ask for less: {reduced.action[0].lower()}{reduced.action[1:]}",
-        message=f"{reduced.message}, once it is there; that is {_in(wait)}",
+        action=f"{begin} and reduce the request: {reduced.action[0].lower()}{reduced.action[1:]}",
+        message=f"{reduced.message}, once it is downloaded, {_in(wait)}",
         score=_score(wish, _INT8_FIDELITY, wait),
         wait_seconds=wait,
         can_queue=True,
@@ -323,11 +323,11 @@ def _alternative(wish: Wish, other: Alternative, facts: ModelFacts) -> Choice:
 
 def _alternative_meanwhile(wish: Wish, wanted: ModelFacts, other: Alternative, facts: ModelFacts) -> Choice:
     part = Strategy.QUEUE_AND_WAIT if wanted.fetching else Strategy.DOWNLOAD_AND_RETRY
-    later = "its download goes on" if wanted.fetching else "start its download"
+    later = "its download continues" if wanted.fetching else "start its download"
     return Choice(
         Strategy.HYBRID_APPROACH,
         action=f"Use {other.model_id} now; for later requests for {wish.model_id}, {later}",
-        message=f"{other.model_id} is {other.availability} and serves until {wish.model_id} is there",
+        message=f"{other.model_id} is {other.availability} and serves until {wish.model_id} is available",
         score=_score(wish, other.compatibility + _HYBRID_BONUS[wish.quality], facts.queue_seconds),
         alternative=other.model_id,
         wait_seconds=facts.queue_seconds,
@@ -337,21 +337,21 @@ def _alternative_meanwhile(wish: Wish, wanted: ModelFacts, other: Alternative, f
 
 
 def _mock(wish: Wish, wanted: ModelFacts) -> Choice:
-    """The last resort: a labelled test card, at once."""
-    why = "nothing can serve within the wait allowed" if wish.max_wait_seconds is not None else "no model can serve"
+    """Return the last resort: labelled placeholder output, immediately."""
+    why = "nothing can serve within the maximum wait" if wish.max_wait_seconds is not None else "no model can serve"
     return Choice(
         Strategy.MOCK_GENERATION,
         action='Send the request with fallback ["mock_generation"]',
-        message=f"{wish.model_id} is {wanted.availability} and {why}; a labelled test card can stand in",
+        message=f"{wish.model_id} is {wanted.availability} and {why}; labelled placeholder output is possible",
         score=0.0,
         wait_seconds=0.0,
     )
 
 
 def _score(wish: Wish, fidelity: float, wait: float | None) -> float:
-    """``(q x fidelity + s x promptness) / (q + s)``; promptness is ``patience / (patience + wait)``."""
-    patience = _PATIENCE_SECONDS if wish.max_wait_seconds is None else max(1.0, wish.max_wait_seconds)
-    promptness = _UNKNOWN_PROMPTNESS if wait is None else patience / (patience + wait)
+    """Return ``(q x fidelity + s x promptness) / (q + s)``; promptness is ``half / (half + wait)``."""
+    half = _HALF_SCORE_SECONDS if wish.max_wait_seconds is None else max(1.0, wish.max_wait_seconds)
+    promptness = _UNKNOWN_PROMPTNESS if wait is None else half / (half + wait)
     quality, speed = _QUALITY[wish.quality], _SPEED[wish.speed]
     return round((quality * fidelity + speed * promptness) / (quality + speed), 4)
 
@@ -367,23 +367,23 @@ def _reason(wanted: CatalogueEntry, other: CatalogueEntry) -> str:
         case ("refused", "required"):
             return "Similar capabilities, but it needs an image to start from"
         case ("refused", "optional"):
-            return "It makes video from text too, and may start from an image"
+            return "It also generates video from text, optionally with an image"
         case ("required", "refused"):
-            return "It makes video from text alone: the image would be left out"
+            return "It generates video from text alone; the image would be ignored"
         case ("required", "optional"):
-            return "It starts from an image too"
+            return "It also starts from an image"
         case ("optional", "required"):
             return "It serves requests with an image"
         case ("optional", "refused"):
             return "It serves requests without an image"
-    return "It takes the same inputs"
+    return "It accepts the same inputs"
 
 
 def _in(seconds: float | None) -> str:
     if seconds is None:
         return "after a wait that cannot be measured yet"
     if seconds < 1:
-        return "at once"
+        return "immediately"
     return f"in about {seconds:.0f} s" if seconds < 120 else f"in about {seconds / 60:.0f} min"
 
 

@@ -1,6 +1,6 @@
-"""The model library at one moment: every model with its replicas, downloads, uses and what waits for it, from rows.
+"""The model library at one moment: every model with its replicas, downloads, uses and load, read from rows.
 
-What status, health, fallback, the information routes and the alerts stand on. It looks at no disk and asks no node.
+Status, health, fallback, the information routes and the alerts use it. It neither reads disks nor asks nodes.
 """
 
 import time
@@ -16,19 +16,20 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Device, Job, ModelVersion, Node, Replica
 from shared.insight.health import Fault, ModelFacts, ReplicaFacts
-from shared.jobs import download_control, queues, usage
+from shared.jobs import download_control, queues, usage, usage_days
 from shared.jobs.queues import Load
-from shared.jobs.usage import Latest, Totals
+from shared.jobs.usage import Latest
+from shared.jobs.usage_days import Totals
 from shared.models import availability, replicas, versions
 from shared.settings import Settings
 from shared.states import JOB_ENDS, REPLICA_READY, JobState, ReplicaState
 
 FREQUENCY_DAYS = 30
-_STAND_SECONDS = 2.0
+_KEEP_SECONDS = 2.0
 
 
-class Moved(Protocol):
-    """How far a download is, live."""
+class LiveProgress(Protocol):
+    """The current progress of a download."""
 
     @property
     def percent(self) -> float: ...
@@ -42,13 +43,13 @@ class Moved(Protocol):
     def phase(self) -> str | None: ...
 
 
-ProgressOf = Callable[[Sequence[Job]], Mapping[str, Moved]]
-"""The progress of each of the jobs, by id."""
+ProgressOf = Callable[[Sequence[Job]], Mapping[str, LiveProgress]]
+"""Returns the progress of each of the jobs, by id."""
 
 
 @dataclass(frozen=True)
 class StoredProgress:
-    """How far a download is by its row alone, for those who need no better."""
+    """The progress of a download by its row alone."""
 
     percent: float
     bytes_done: int | None
@@ -58,6 +59,7 @@ class StoredProgress:
 
 
 def stored_progress(jobs: Sequence[Job]) -> dict[str, StoredProgress]:
+    """Return the progress in the jobs' rows, by id."""
     return {job.id: StoredProgress(job.percent, job.bytes_done, job.bytes_total, job.phase) for job in jobs}
 
 
@@ -67,9 +69,9 @@ class ReplicaView:
 
     node: str
     online: bool
-    row: Replica | None  # None: the node has not looked yet
+    row: Replica | None  # None: not scanned yet
     download: Job | None  # the newest of this model to this node
-    progress: Moved | None  # of that download
+    progress: LiveProgress | None  # of that download
     availability: ReplicaState
 
     @property
@@ -83,7 +85,7 @@ class ReplicaView:
 
 @dataclass(frozen=True)
 class ModelView:
-    """One entry of the catalogue and all that is known of it here."""
+    """One entry of the catalogue, with its state in this installation."""
 
     entry: CatalogueEntry
     replicas: tuple[ReplicaView, ...]  # by node
@@ -100,7 +102,7 @@ class ModelView:
 
     @property
     def best(self) -> ReplicaView | None:
-        """The replica that speaks for the model."""
+        """The replica that determines the model's availability."""
         return min(self.replicas, key=lambda one: availability.BEST_FIRST.index(one.availability), default=None)
 
 
@@ -111,13 +113,13 @@ class Library:
     nodes: tuple[Node, ...]  # live ones
     devices: tuple[Device, ...]  # live ones
     rates: Mapping[str, float]  # measured download rates in bytes a second, by node
-    newest_use: int = 0  # the number of the newest row that the uses were counted up to
+    newest_use: int = 0  # the number of the newest counted row of uses
 
 
 class UseFigures:
-    """What the uses say of each model, counted again only after one has ended.
+    """Figures from the uses of each model. They are counted again after a use has ended, or after two seconds.
 
-    PostgreSQL may commit two uses in the other order than it numbered them, and days pass: so nothing stands for long.
+    The time limit is needed because days pass, and PostgreSQL may commit rows in another order than their numbers.
     """
 
     def __init__(self, catalogue: Catalogue, database: Database) -> None:
@@ -131,10 +133,10 @@ class UseFigures:
         return max(0, self._known[0])
 
     def count(self, now: datetime) -> tuple[dict[str, Latest], dict[str, Totals]]:
-        """(the latest uses, those over `FREQUENCY_DAYS`), by model. Raises DatabaseUnavailable."""
+        """Return (latest uses, totals over `FREQUENCY_DAYS`), each by model. Raises DatabaseUnavailable."""
         newest, moment = usage.newest(self._database), time.monotonic()
-        if newest != self._known[0] or moment - self._known[1] > _STAND_SECONDS:
-            month = usage.totals(usage.days(self._database, first_day(now, FREQUENCY_DAYS)))
+        if newest != self._known[0] or moment - self._known[1] > _KEEP_SECONDS:
+            month = usage_days.totals(usage_days.days(self._database, first_day(now, FREQUENCY_DAYS)))
             self._known = (newest, moment, usage.latest(self._database, self._catalogue.model_ids), month)
         return self._known[2], self._known[3]
 
@@ -142,7 +144,7 @@ class UseFigures:
 def read(
     settings: Settings, catalogue: Catalogue, database: Database, progress_of: ProgressOf, figures: UseFigures
 ) -> Library:
-    """Raises DatabaseUnavailable."""
+    """Return the library. Raises DatabaseUnavailable."""
     now = clock.now()
     silence = settings.device_silence_seconds
     known = nodes.nodes(database)
@@ -150,7 +152,7 @@ def read(
     rows = {(row.node, row.model_id): row for row in replicas.rows(database)}
     newest = download_control.latest(database)
     progress = progress_of(list(newest.values()))
-    places = sorted({node.name for node, _ in known} | {node for node, _ in rows})
+    names = sorted({node.name for node, _ in known} | {node for node, _ in rows})
     devices = tuple(seen.device for seen in nodes.devices(database) if seen.alive(silence))
     latest, month = figures.count(now)
     pinned = replicas.pins(database)
@@ -172,7 +174,7 @@ def read(
         models={
             entry.model_id: ModelView(
                 entry=entry,
-                replicas=tuple(replica(node, entry.model_id) for node in places),
+                replicas=tuple(replica(node, entry.model_id) for node in names),
                 loaded=tuple(device.key for device in devices if _has_loaded(device, entry.model_id)),
                 version=newest_versions.get(entry.model_id),
                 pinned=entry.model_id in pinned,
@@ -190,30 +192,30 @@ def read(
 
 
 def first_day(now: datetime, days: int) -> date:
-    """The first of so many days in UTC, the present one included."""
+    """Return the first of the last `days` days in UTC, including today."""
     return (now - timedelta(days=days - 1)).date()
 
 
 def holders(model: ModelView) -> set[str]:
-    """The live nodes that can serve it now."""
+    """Return the live nodes that can serve the model now."""
     return {replica.node for replica in model.replicas if replica.availability in REPLICA_READY}
 
 
 def bytes_left(entry: CatalogueEntry, replica: ReplicaView | None) -> int:
-    """What a download still has to fetch; by the catalogue's size where nothing better is known."""
+    """Return the bytes that remain to be downloaded, by the catalogue's size if nothing better is known."""
     if replica is not None and replica.availability in REPLICA_READY and not replica.fetching:
         return 0
     progress = replica.progress if replica is not None and replica.fetching else None
     if progress is not None and progress.bytes_total is not None:
         return max(0, progress.bytes_total - (progress.bytes_done or 0))
     row = replica.row if replica is not None else None
-    there = (row.verified_bytes if row.faults else row.bytes) if row is not None else 0
+    present = (row.verified_bytes if row.faults else row.bytes) if row is not None else 0
     expected = row.expected_bytes if row is not None and row.expected_bytes else round(entry.download_gb * 1e9)
-    return max(0, expected - there)
+    return max(0, expected - present)
 
 
 def update_available(model: ModelView) -> bool:
-    """Only where both commits are known and differ."""
+    """Return whether the hub has another commit than the model's best replica."""
     best = model.best
     current = best.row.revision if best is not None and best.row is not None else None
     newest = model.version.latest if model.version is not None else None
@@ -221,21 +223,21 @@ def update_available(model: ModelView) -> bool:
 
 
 def integrity_of(row: Replica | None) -> float | None:
-    """None where no checksum was ever compared."""
+    """Return the integrity score; None if no checksum was ever verified."""
     if row is None or row.verified_at is None:
         return None
     return scoring.integrity_score(row.verified_bytes, row.expected_bytes)
 
 
 def last_check(row: Replica | None) -> datetime | None:
-    """The last look at the files, by name or by checksum."""
+    """Return when the files were last scanned or verified."""
     if row is None:
         return None
     return max(row.checked_at, row.verified_at or row.checked_at)
 
 
 def storage_usage_percent(library: Library) -> float | None:
-    """Of all live nodes that have told the size of their model storage."""
+    """Return the used share of all live nodes' model storage, for nodes that report its size."""
     known = [(node.disk_total_mb, node.disk_free_mb) for node in library.nodes]
     sizes = [(total, free) for total, free in known if total and free is not None]
     total = sum(size for size, _ in sizes)
@@ -243,7 +245,7 @@ def storage_usage_percent(library: Library) -> float | None:
 
 
 def facts_of(model: ModelView) -> ModelFacts:
-    """The model as `shared.insight.health` judges it."""
+    """Return the facts for `shared.insight.health`."""
     rate = model.latest.success_rate
     return ModelFacts(
         model_id=model.entry.model_id,
@@ -272,8 +274,8 @@ def _has_loaded(device: Device, model_id: str) -> bool:
     return any(entry.get("model_id") == model_id for entry in device.warm)
 
 
-def _rates(newest: Iterable[Job], progress: Mapping[str, Moved]) -> dict[str, float]:
-    """By node: of the download that runs, else of the last one that fetched something."""
+def _rates(newest: Iterable[Job], progress: Mapping[str, LiveProgress]) -> dict[str, float]:
+    """Return the download rate by node: of the running download, else of the last one that received data."""
     rates: dict[str, float] = {}
     for job in sorted(newest, key=lambda job: (job.status == JobState.RUNNING, job.id)):
         rate = progress[job.id].bytes_per_second if job.status == JobState.RUNNING else _past_rate(job)

@@ -1,7 +1,7 @@
-"""Which model suits a purpose: a weighted score for each, from the words of the use case, the catalogue and what was
-measured. Pure.
+"""Which model suits a use case: a weighted score for each model from the use case's words, the catalogue and
+measurements. Pure.
 
-It reads words, not meaning. Formula, weights and worked examples are in docs/scores.md.
+It matches words, without understanding them. Formula, weights and worked examples are in docs/scores.md.
 """
 
 import re
@@ -16,12 +16,12 @@ from shared.states import REPLICA_READY, ReplicaState
 
 Source = Literal["measured", "catalogue"]
 
-# What each part weighs. Quality and speed weigh what is asked; a word of the use case raises them to the most.
+# The weight of each part. Those of quality and speed depend on the priorities; a word of the use case maximises them.
 _INPUT, _READY = 0.40, 0.15
 _QUALITY: Mapping[Level, float] = {"low": 0.10, "medium": 0.20, "high": 0.35}
 _SPEED: Mapping[Speed, float] = {"slow": 0.10, "medium": 0.20, "fast": 0.35}
 
-# Words are known by how they begin.
+# Words are recognised by their beginnings.
 _IMAGE = ("image", "imaging", "i2v", "img", "photo", "picture", "portrait", "product", "logo", "drawing", "painting",
           "sketch", "still", "screenshot", "animat", "selfie", "artwork")  # fmt: skip
 _TEXT = ("text", "t2v", "prompt", "story", "stories", "storyt", "narrat", "script", "describ", "descript", "written",
@@ -32,15 +32,15 @@ _FINE = ("quality", "cinema", "final", "detail", "film", "movie", "profession", 
 _NOT = frozenset({"no", "not", "without", "never", "any", "a", "an", "the", "input"})
 _DENIES = frozenset({"no", "not", "without", "never"})
 
-# How well what a model does with an image fits what is asked for: by (the words speak of images, of text).
+# How well a model's use of images fits the use case, by (the words mention images, the words mention text).
 _FIT: Mapping[tuple[bool, bool], Mapping[str, float]] = {
     (True, False): {"required": 1.0, "optional": 0.9, "refused": 0.1},
     (False, True): {"refused": 1.0, "optional": 0.9, "required": 0.1},
     (True, True): {"optional": 1.0, "required": 0.7, "refused": 0.5},
     (False, False): {"optional": 0.9, "refused": 0.9, "required": 0.5},
 }
-_MARGIN = 0.2  # a lead this large over the next one leaves no doubt
-_ENOUGH = 20  # jobs after which more of them say little new
+_MARGIN = 0.2  # a lead of this size over the next model gives full confidence
+_ENOUGH = 20  # more jobs than this add little information
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Wish:
     use_case: str
     quality: Level = "medium"
     speed: Speed = "medium"
-    memory_gb: float | None = None  # a device with more there is not
+    memory_gb: float | None = None  # of the largest device
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model now."""
+    """One model with its present state."""
 
     entry: CatalogueEntry
     availability: ReplicaState
@@ -63,18 +63,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the words of a use case speak of."""
+    """What the words of a use case mention."""
 
     image: bool = False
     text: bool = False
     fast: bool = False
     fine: bool = False
-    words: tuple[str, ...] = ()  # those that were understood
+    words: tuple[str, ...] = ()  # the recognised words
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One model that fits: each part from 0 to 1, and their weighted mean."""
+    """One fitting model: its parts, from 0 to 1, and their weighted mean."""
 
     model_id: str
     score: float
@@ -86,7 +86,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Advice:
-    """`best` None: nothing fits."""
+    """The recommendation. `best` None: no model fits."""
 
     best: Scored | None
     others: tuple[Scored, ...]  # best first
@@ -98,10 +98,10 @@ class Advice:
 
 
 def recommend(wish: Wish, candidates: Sequence[Candidate]) -> Advice:
-    """``(0.40 input + q quality + s speed + 0.15 readiness) / (0.55 + q + s)`` for each that the memory holds.
+    """Return the model with the highest ``(0.40 input + q quality + s speed + 0.15 readiness) / (0.55 + q + s)``.
 
-    q and s are 0.10, 0.20 or 0.35 by the priorities. The highest score is recommended; of equals, the catalogue's
-    first.
+    Only models that fit the memory count. q and s are 0.10, 0.20 or 0.35 by the priorities. Of equal scores, the
+    catalogue's first wins.
     """
     reading = read(wish.use_case)
     fitting = [one for one in candidates if _fits(one.entry, wish.memory_gb)]
@@ -127,7 +127,7 @@ def recommend(wish: Wish, candidates: Sequence[Candidate]) -> Advice:
 
 
 def read(text: str) -> Reading:
-    """A word after "no", "not", "without" or "never" is denied: "without an image" speaks of text alone."""
+    """Return what the text mentions. Negations count: "without an image" means text alone."""
     words = re.findall(r"[a-z0-9]+", text.casefold())
     spoken: dict[str, bool] = {}
     understood: list[str] = []
@@ -152,7 +152,7 @@ def read(text: str) -> Reading:
 
 
 def _is_denied(words: Sequence[str], place: int) -> bool:
-    """Whether only small words lie between it and one that denies."""
+    """Return whether a negation precedes the word, with only filler words between."""
     for word in reversed(words[:place]):
         if word in _DENIES:
             return True
@@ -166,7 +166,7 @@ def _fits(entry: CatalogueEntry, memory_gb: float | None) -> bool:
 
 
 def _qualities(candidates: Sequence[Candidate]) -> tuple[dict[str, float], Source]:
-    """The measured technical scores where all have one; else each one's weights over the largest one's."""
+    """Return the measured technical scores if all models have one; else the sizes relative to the largest."""
     measured = {one.entry.model_id: one.performance.quality_score for one in candidates}
     known = {model_id: score for model_id, score in measured.items() if score is not None}
     if known and len(known) == len(measured):
@@ -176,7 +176,7 @@ def _qualities(candidates: Sequence[Candidate]) -> tuple[dict[str, float], Sourc
 
 
 def _speeds(candidates: Sequence[Candidate]) -> tuple[dict[str, float], Source]:
-    """The work done in a second over the fastest one's, where all were measured; else least over own weights."""
+    """Return the speeds relative to the fastest, if all were measured; else the smallest size over each size."""
     measured = {one.entry.model_id: one.performance.work_per_second for one in candidates}
     known = {model_id: rate for model_id, rate in measured.items() if rate is not None}
     if known and len(known) == len(measured):
@@ -195,14 +195,14 @@ def _scored(wish: Wish, reading: Reading, one: Candidate, quality: float, speed:
 
 
 def _weights(wish: Wish, reading: Reading) -> tuple[float, float]:
-    """Of quality and speed. What was asked outright stands against a word where it says the least."""
+    """Return the weights of quality and speed. The lowest priority overrides words of the use case."""
     quality = max(_QUALITY.values()) if reading.fine and wish.quality != "low" else _QUALITY[wish.quality]
     speed = max(_SPEED.values()) if reading.fast and wish.speed != "slow" else _SPEED[wish.speed]
     return quality, speed
 
 
 def _readiness(one: Candidate) -> float:
-    """1: it can serve now; 0.5: it is being fetched; 0.2: it would have to be; 0: it mostly fails, or is broken."""
+    """Return 1 if it can serve now, 0.5 if it is being downloaded, 0.2 if it must be, and 0 if it is critical."""
     if one.status == Status.CRITICAL:
         return 0.0
     if one.availability in REPLICA_READY:
@@ -211,10 +211,10 @@ def _readiness(one: Candidate) -> float:
 
 
 def _confidence(reading: Reading, scored: Sequence[Scored], chosen: Candidate) -> float:
-    """``(margin + evidence) / 2``.
+    """Return ``(margin + evidence) / 2``.
 
-    Margin: the lead over the next one, over 0.2, at most 1; 1 where there is no other. Evidence: the mean of whether
-    any word was understood, and of how many of 20 successes were timed, and how many scored for quality.
+    Margin: the lead over the next model, divided by 0.2, at most 1; 1 without another model. Evidence: the mean of
+    whether any word was recognised, and of the shares of 20 successes that were timed and that have a quality score.
     """
     margin = min(1.0, (scored[0].score - scored[1].score) / _MARGIN) if len(scored) > 1 else 1.0
     timed, judged = chosen.performance.successes, chosen.performance.qualities
@@ -232,56 +232,58 @@ def _reasons(
     speed_source: Source,
 ) -> Sequence[str]:
     entry = chosen.entry
-    said = [f"{entry.model_id}: {use_case(entry)}"]
+    found = [f"{entry.model_id}: {use_case(entry)}"]
     if reading.words:
         spoken = [name for name, is_so in (("an input image", reading.image), ("text", reading.text)) if is_so]
         words = ", ".join(reading.words)
-        said.append(f"Understood of the use case: {words}" + (f" ({' and '.join(spoken)})" if spoken else ""))
+        found.append(f"Recognised in the use case: {words}" + (f" ({' and '.join(spoken)})" if spoken else ""))
     else:
-        said.append("No word of the use case is one that tells the models apart; the priorities decide")
+        found.append("No word of the use case distinguishes the models; the priorities decide")
     if wish.memory_gb is not None:
-        said.append(
-            f"It runs on a device of {wish.memory_gb:g} GB: it needs {entry.hardware.min_vram_gb:g} GB at least"
+        found.append(
+            f"It runs on a device of {wish.memory_gb:g} GB: it needs at least {entry.hardware.min_vram_gb:g} GB"
         )
     q, s = _weights(wish, reading)
-    by = {"measured": "as measured", "catalogue": "by the size of its weights, for want of measurements"}
-    said.append(f"Quality weighs {q:g}; it has {best.quality:.2f} of 1, {by[quality_source]}")
-    said.append(f"Speed weighs {s:g}; it has {best.speed:.2f} of 1, {by[speed_source]}")
+    by = {"measured": "as measured", "catalogue": "by the size of its weights, without measurements"}
+    found.append(f"Quality weighs {q:g}; it has {best.quality:.2f} of 1, {by[quality_source]}")
+    found.append(f"Speed weighs {s:g}; it has {best.speed:.2f} of 1, {by[speed_source]}")
     if best.readiness == 1.0:
-        said.append("It can serve now")
+        found.append("It can serve now")
     if len(scored) > 1:
-        said.append(f"Its score is {best.score:.2f}; next comes {scored[1].model_id} with {scored[1].score:.2f}")
-    return said
+        found.append(f"Its score is {best.score:.2f}; the next is {scored[1].model_id} with {scored[1].score:.2f}")
+    return found
 
 
 def _limitations(wish: Wish, reading: Reading, chosen: Candidate) -> Sequence[str]:
-    entry, said = chosen.entry, []
+    entry, found = chosen.entry, []
     if entry.image == "required":
-        said.append("It needs an input image")
+        found.append("It needs an input image")
     if entry.image == "refused":
-        said.append("It takes no input image" + (", of which the use case speaks" if reading.image else ""))
+        found.append("It accepts no input image" + (", which the use case mentions" if reading.image else ""))
     seconds = entry.max_frames / entry.defaults.fps
-    said.append(f"At most {entry.max_frames} frames: {seconds:.1f} s at {entry.defaults.fps} fps")
+    found.append(f"At most {entry.max_frames} frames: {seconds:.1f} s at {entry.defaults.fps} fps")
     if wish.memory_gb is not None:
         full = min((one.min_vram_gb for one in entry.hardware.fitting("none")), default=None)
         if full is not None and full > wish.memory_gb:
-            said.append(f"With {wish.memory_gb:g} GB it runs with int8 weights only; its native type needs {full:g} GB")
+            found.append(
+                f"With {wish.memory_gb:g} GB it runs with int8 weights only; its native type needs {full:g} GB"
+            )
     if wish.memory_gb is not None and wish.memory_gb < entry.hardware.recommended_vram_gb:
-        said.append(f"{entry.hardware.recommended_vram_gb:g} GB of device memory are advised")
+        found.append(f"{entry.hardware.recommended_vram_gb:g} GB of device memory is recommended")
     if chosen.status == Status.CRITICAL:
-        said.append("It is not well now: see its health")
+        found.append("Its status is critical now: check its health")
     elif chosen.availability not in REPLICA_READY:
-        said.append(f"No node can serve it now ({chosen.availability.value}); its files are {entry.download_gb:g} GB")
+        found.append(f"No node can serve it now ({chosen.availability.value}); its files are {entry.download_gb:g} GB")
     if chosen.performance.average_seconds is None:
-        said.append("How long it takes here was never measured")
-    return said
+        found.append("Its duration was never measured here")
+    return found
 
 
 def _why_none(wish: Wish, candidates: Sequence[Candidate]) -> tuple[str, ...]:
     if not candidates:
         return ("The catalogue is empty",)
     return tuple(
-        f"{one.entry.model_id} needs {one.entry.hardware.min_vram_gb:g} GB of device memory at least; "
-        f"there are {wish.memory_gb:g} GB"
+        f"{one.entry.model_id} needs {one.entry.hardware.min_vram_gb:g} GB of device memory; "
+        f"the device has {wish.memory_gb:g} GB"
         for one in candidates
     )

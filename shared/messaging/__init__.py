@@ -1,1 +1,1 @@
-"""Everything that passes through Redis: Celery messages, progress, schedules. Nothing in Redis decides about a job."""
+"""What passes through Redis: Celery messages, progress and ticks. Nothing in Redis decides about a job."""

@@ -1,6 +1,6 @@
-"""Bells: Celery messages that carry a job's id and nothing else, and the nudge that wakes the dispatcher.
+"""Dispatch messages, which are Celery messages with a job's id, and the wake-up of the dispatcher.
 
-SQL is the truth; a bell that is lost is rung again. So Celery is set up to be simple and honest rather than clever.
+The database decides about jobs, and a lost message is sent again, so Celery is configured for simplicity.
 """
 
 import ssl
@@ -15,22 +15,22 @@ from shared.stored_names import WAKE_KEY
 if TYPE_CHECKING:
     from celery import Celery
 
-# Of a bell: raised when what follows its first two arguments, the job's id and the protocol, changes. A process reads
-# and rings every protocol up to its own, so that old and new ones can run side by side.
+# The version of dispatch messages. Raise it when arguments after the job's id and the protocol change. A process reads
+# and sends every protocol up to its own, so that old and new processes can run together.
 PROTOCOL = 1
 OLDEST_PROTOCOL = 1
-EPOCH_KEY = "wanworks:epoch"  # gone with Redis's data: then every bell is rung again
+EPOCH_KEY = "wanworks:epoch"  # lost with Redis's data: then all messages are sent again
 TICKS_QUEUE = "ticks"
 _CERTIFICATES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _QUEUE_CHANGED = '{"kind": "queue"}'
-# A connection that is half open, or cut off, is noticed.
+# These detect connections that are half open or cut off.
 SOCKET_OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 5, "socket_keepalive": True}
-# Longer than any job: a message must not come back while its job runs. Recovery comes from the lease.
+# Longer than any job, so that no message is redelivered while its job runs. The lease provides recovery.
 _VISIBILITY_SECONDS = 48 * 3600
 
 
 def device_queue(device_key: str) -> str:
-    """``gpu.<node>.<index>``: each device has a queue of its own."""
+    """Return the device's queue, ``gpu.<node>.<index>``."""
     return f"gpu.{device_key.replace('/', '.')}"
 
 
@@ -39,39 +39,41 @@ def node_queue(node: str) -> str:
 
 
 def node_key(node: str) -> str:
-    """What a bell for a node's own work names in place of a device."""
+    """Return the key that dispatches to a node's io worker use instead of a device key."""
     return f"{node}/io"
 
 
 def queue_of(key: str) -> str:
-    """The queue of a device's key or a node's."""
+    """Return the queue for the key of a device or node."""
     return node_queue(key.removesuffix("/io")) if key.endswith("/io") else device_queue(key)
 
 
 def dispatch_message(job_id: str, reads: int) -> tuple[Any, ...]:
-    """A bell's arguments, in the newest protocol that the ringer and the worker both know."""
+    """Return a message's arguments, in the newest protocol that both this process and the worker know."""
     return (job_id, max(OLDEST_PROTOCOL, min(PROTOCOL, reads)))
 
 
 def wake(client: RestingRedis) -> None:
-    """Wakes the dispatcher, and those who watch the queue. Losing it loses nothing but a little time."""
+    """Wake the dispatcher, and notify watchers of the queue. A lost wake-up costs at most one period of waiting."""
 
-    def question(redis: Any) -> None:
+    def send(redis: Any) -> None:
         pipe = redis.pipeline(transaction=False)
         pipe.lpush(WAKE_KEY, 1)
         pipe.ltrim(WAKE_KEY, 0, 0)
         pipe.publish(FEED_CHANNEL, _QUEUE_CHANGED)
         pipe.execute()
 
-    client.ask(question)
+    client.ask(send)
 
 
 def celery_app(settings: Settings, name: str) -> "Celery":
-    """A Celery application on this installation's Redis. Raises ConfigurationError without one."""
+    """Return a Celery application that uses this installation's Redis. Raises ConfigurationError without one."""
     from celery import Celery
 
     if settings.redis is None:
-        raise ConfigurationError("WANWORKS_REDIS_URL is not set: `wanworks up` sets it, or give the server's URL")
+        raise ConfigurationError(
+            "WANWORKS_REDIS_URL is not set: start with `wanworks up`, which sets it, or set it to the URL of a Redis"
+        )
     app = Celery(name, broker=settings.redis)
     app.conf.update(
         broker_use_ssl=_tls(settings.redis),
@@ -103,9 +105,9 @@ def celery_app(settings: Settings, name: str) -> "Celery":
 
 
 def _tls(url: str) -> dict[str, Any] | None:
-    """What Celery and Flower want to be told of TLS besides the URL; None without it."""
+    """Return the TLS options that Celery and Flower need besides the URL; None without TLS."""
     address = urlsplit(url)
     if address.scheme != "rediss":
         return None
-    said = {name: value for name, value in parse_qsl(address.query) if name.startswith("ssl_")}
-    return {**said, "ssl_cert_reqs": _CERTIFICATES[said.get("ssl_cert_reqs", "required")]}
+    options = {name: value for name, value in parse_qsl(address.query) if name.startswith("ssl_")}
+    return {**options, "ssl_cert_reqs": _CERTIFICATES[options.get("ssl_cert_reqs", "required")]}

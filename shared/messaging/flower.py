@@ -1,23 +1,23 @@
-"""Where Flower is, and whether it answers. A process that is frozen keeps its port open, so the port is not asked."""
+"""Flower's address, and whether it responds. It is asked by HTTP, because a frozen process keeps its port open."""
 
 import http.client
 from urllib.parse import urlsplit
 
 from shared.settings import Settings
 
-PATIENCE_SECONDS = 2.0
+TIMEOUT_SECONDS = 2.0
 
 
 def url(settings: Settings) -> str:
-    """Where the processes of this host find it, without the path that it serves under."""
+    """Return Flower's URL for processes of this host, without the path."""
     return settings.flower_url or f"http://127.0.0.1:{settings.flower_port}"
 
 
 def answers(settings: Settings) -> bool:
-    """Whether it answers a request, whatever the answer, within two seconds."""
-    place = urlsplit(url(settings))
-    kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
-    connection = kind(place.hostname or "", place.port, timeout=PATIENCE_SECONDS)
+    """Return whether Flower responds to a request within two seconds, with any status."""
+    address = urlsplit(url(settings))
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = kind(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", f"{settings.public_path}/flower/healthcheck")
         connection.getresponse()

@@ -1,8 +1,8 @@
-"""Progress through Redis: one capped stream for each job, its latest word, and the cancel key.
+"""Progress through Redis: one capped stream for each job, the cancel key, and hints.
 
-No key of a job outlives it by much. A stream is kept while somebody runs the job, however rarely it reports, and for
-ten minutes after its end, for clients that return. Redis may be gone at any moment. Then reports are dropped, nothing
-waits, and after a failure the client rests, so that a missing Redis never slows a step.
+A stream is kept while the job runs, however rarely it reports, and for ten minutes after its end, for clients that
+reconnect. Redis may be lost at any time. Then reports are dropped, nothing waits, and after a failure the client
+pauses, so that a missing Redis never slows a step.
 """
 
 import json
@@ -15,13 +15,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 STREAM_LENGTH = 1000
-ENDED_SECONDS = 600  # a stream is kept for so long after the job's end
-# And for so long after the last sign of life of an attempt: nobody says the end of one that died.
+ENDED_SECONDS = 600  # how long a stream is kept after the job's end
+# And after the last sign of life of an attempt, because nothing reports the end of one that died.
 LIVE_SECONDS = 1800
-_CANCEL_KEEP_SECONDS = 600  # the row is the truth, and an attempt reads it within a heartbeat
+_CANCEL_KEEP_SECONDS = 600  # the row decides, and an attempt reads it at each heartbeat
 _TIMEOUT_SECONDS = 0.2
 _REST_SECONDS = 5.0
-_PATIENT_SECONDS = 2.0
+_LONG_TIMEOUT_SECONDS = 2.0
 
 T = TypeVar("T")
 
@@ -30,8 +30,8 @@ def stream_key(job_id: str) -> str:
     return f"wanworks:events:{job_id}"
 
 
-# What watchers of everything listen to: {"job": id, **event} of each report, {"kind": "queue"} where rows have changed,
-# {"kind": "alert"} where alerts have. A word that is lost is made up for by the next look at SQL.
+# The channel for live pages: {"job": id, **event} of each report, {"kind": "queue"} when rows have changed, and
+# {"kind": "alert"} when alerts have. The next read of SQL makes up for a lost message.
 FEED_CHANNEL = "wanworks:feed"
 
 
@@ -44,7 +44,7 @@ def hint_key(job_id: str) -> str:
 
 
 class RestingRedis:
-    """A Redis client that gives up within 0.2 s and then asks nothing for 5 s."""
+    """A Redis client that gives up after 0.2 s and then pauses for 5 s."""
 
     def __init__(self, url: str | None, timeout: float = _TIMEOUT_SECONDS, rest: float = _REST_SECONDS) -> None:
         self._client = connect(url, timeout) if url else None
@@ -52,7 +52,7 @@ class RestingRedis:
         self._resting_until = 0.0
 
     def ask(self, question: Callable[["redis.Redis"], T]) -> T | None:
-        """The answer; None where Redis is away or resting."""
+        """Call `question` with the client and return its result; None if Redis is unavailable or the client pauses."""
         if self._client is None or time.monotonic() < self._resting_until:
             return None
         try:
@@ -63,13 +63,13 @@ class RestingRedis:
 
 
 class Progress:
-    """Reports and reads progress. Never raises on a missing Redis."""
+    """Reports and reads progress. It never raises for a missing Redis."""
 
     def __init__(self, client: RestingRedis) -> None:
         self._redis = client
 
     def report(self, job_id: str, event: dict[str, Any], *, ended: bool = False) -> bool:
-        """Appends to the job's stream and, in the same round trip, says whether a cancel has been asked for."""
+        """Append to the job's stream. Return, from the same round trip, whether a cancel was requested."""
 
         def question(client: "redis.Redis") -> bool:
             pipe = client.pipeline(transaction=False)
@@ -88,13 +88,13 @@ class Progress:
         self._redis.ask(lambda client: client.set(cancel_key(job_id), 1, ex=_CANCEL_KEEP_SECONDS))
 
     def hint(self, job_id: str) -> None:
-        """Tells whoever runs the job to look at its row now: something is asked of it there."""
+        """Make the job's attempt read its row now, because the row has a new request."""
         self._redis.ask(lambda client: client.set(hint_key(job_id), 1, ex=60))
 
     def listen(self, job_id: str) -> tuple[bool, bool] | None:
-        """(a cancel has been asked for, the row should be looked at); None where Redis is away.
+        """Return (whether a cancel was requested, whether the row should be read); None if Redis is unavailable.
 
-        Asked all the time by whoever runs the job, so it keeps the job's stream.
+        Running attempts call it all the time, so it also extends the life of the job's stream.
         """
 
         def question(client: "redis.Redis") -> tuple[bool, bool]:
@@ -108,7 +108,7 @@ class Progress:
         return self._redis.ask(question)
 
     def latest(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The last progress event of each of the jobs that has one."""
+        """Return the last progress event by job id, for jobs that have one."""
 
         def question(client: "redis.Redis") -> list[Any]:
             pipe = client.pipeline(transaction=False)
@@ -120,7 +120,7 @@ class Progress:
         return {job_id: read_event(entries[0][1]) for job_id, entries in zip(job_ids, answers, strict=False) if entries}
 
     def silence(self, job_ids: Sequence[str]) -> dict[str, float] | None:
-        """Seconds since the last word of each of the jobs that has said one, by Redis's clock; None: Redis is away."""
+        """Return the seconds since each job's last report, by Redis's clock; None if Redis is unavailable."""
 
         def question(client: "redis.Redis") -> list[Any]:
             pipe = client.pipeline(transaction=False)
@@ -145,13 +145,13 @@ class Progress:
 
 
 def answers(url: str | None) -> bool | None:
-    """Whether Redis answers; False where it is not there, None where it has not answered within two seconds.
+    """Return whether Redis responds: False if it cannot be reached, None if it does not respond within two seconds.
 
-    Asked with a connection of its own: that `RestingRedis` rests says only that one answer was late.
+    It opens a new connection, because a pause of `RestingRedis` only means that one reply was late.
     """
     if url is None:
         return False
-    client = connect(url, _PATIENT_SECONDS, retry=Retry(NoBackoff(), 0))
+    client = connect(url, _LONG_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0))
     try:
         return bool(client.ping())
     except redis.TimeoutError:
@@ -162,19 +162,19 @@ def answers(url: str | None) -> bool | None:
         client.close()
 
 
-def tell_watchers(client: RestingRedis, kind: str) -> None:
-    """Says on the feed that rows of that kind have changed."""
+def publish_change(client: RestingRedis, kind: str) -> None:
+    """Publish on the feed that rows of that kind have changed."""
     client.ask(lambda redis: redis.publish(FEED_CHANNEL, json.dumps({"kind": kind})))
 
 
 def read_event(fields: dict[Any, Any]) -> dict[str, Any]:
-    """A stream entry's fields as the event that was reported."""
+    """Return the reported event from a stream entry's fields."""
     event: dict[str, Any] = json.loads(fields[b"event"])
     return event
 
 
 def connect(url: str, timeout: float, **options: Any) -> "redis.Redis":
-    """A client that cannot hang: connects and answers within `timeout` seconds or raises."""
+    """Return a client that cannot hang: each call completes within `timeout` seconds or raises."""
     return redis.Redis.from_url(
         url, socket_timeout=timeout, socket_connect_timeout=timeout, socket_keepalive=True, **options
     )

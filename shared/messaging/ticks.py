@@ -1,4 +1,4 @@
-"""Ticks: what happens by the clock happens once, however often beat says it, and never twice at a time.
+"""Ticks: scheduled work runs once for each period, however often beat sends it, and never twice at the same time.
 
 Sole reader and writer of `ticks`.
 """
@@ -18,12 +18,12 @@ from shared.database.tables import Tick, epoch_now
 
 _KEPT = timedelta(days=7)
 _BUDGET_SECONDS = 30.0
-# Longer than work takes between two calls of `goes_on`. A run that has died holds up its schedule for so long.
+# Longer than a batch between two calls of `has_time`. A crashed run blocks its schedule for this long.
 _LEASE_SECONDS = 120.0
 
 
 class Run:
-    """One run of one schedule. Nobody else runs that schedule as long as `goes_on` is asked often enough."""
+    """One run of one schedule. No other run of it starts while `has_time` is called often enough."""
 
     def __init__(
         self, database: Database, schedule: str, tick: int, token: str, budget_seconds: float, lease_seconds: float
@@ -34,8 +34,8 @@ class Run:
         self._renewed_at = time.monotonic()
         self._until = self._renewed_at + budget_seconds
 
-    def goes_on(self) -> bool:
-        """Whether to begin another batch: there is time left, and the schedule is still this run's."""
+    def has_time(self) -> bool:
+        """Return whether to begin another batch: time is left, and this run still holds the schedule."""
         now = time.monotonic()
         if now >= self._until:
             return False
@@ -61,9 +61,9 @@ def once(
     budget_seconds: float = _BUDGET_SECONDS,
     lease_seconds: float = _LEASE_SECONDS,
 ) -> str | None:
-    """Does the work and returns its outcome; None where this tick was taken, or another of its schedule still runs.
+    """Call `work` and return its outcome; None if this tick was taken, or another of its schedule still runs.
 
-    `now` is in seconds since 1970. Ticks are numbered by the period that they fall in, so beats that double share one.
+    `now`: seconds since 1970. Ticks are numbered by period, so duplicate ticks of several beats share a number.
     """
     number, token = int(now // every_seconds), secrets.token_hex(8)
     if not _take(database, schedule, number, now, token, lease_seconds):
@@ -77,14 +77,14 @@ def once(
 
 
 def last(database: Database, besides: str) -> datetime | None:
-    """When any schedule but that one was last carried out."""
+    """Return when any schedule except `besides` last ran."""
     with database.read() as session:
         return session.exec(select(func.max(Tick.ran_at)).where(Tick.schedule != besides)).one()
 
 
 @settled
 def _take(database: Database, schedule: str, number: int, now: float, token: str, lease_seconds: float) -> bool:
-    """Whether the tick is ours. Where the answer was lost, the token tells whose the row is."""
+    """Insert the tick's row. Return whether this run has it. After a lost reply the token identifies the row."""
     row = insert(Tick).values(
         schedule=schedule,
         tick=number,
@@ -100,13 +100,13 @@ def _take(database: Database, schedule: str, number: int, now: float, token: str
             session.connection().execute(row)
     except IntegrityError:
         with database.read() as session:
-            there = session.get(Tick, (schedule, number))
-            return there is not None and there.outcome == _started(token)
+            existing = session.get(Tick, (schedule, number))
+            return existing is not None and existing.outcome == _started(token)
     return True
 
 
 def _runs(session: Session, schedule: str, besides: int) -> bool:
-    """Whether another tick of this schedule is being worked on."""
+    """Return whether another tick of this schedule is running."""
     running = select(Tick.tick).where(
         Tick.schedule == schedule, Tick.tick != besides, col(Tick.running_until) > epoch_now()
     )

@@ -1,1 +1,1 @@
-"""Model files on the nodes: which are there, whole and verified. It never knows which jobs use them."""
+"""Model files on the nodes: which are present, complete and verified."""

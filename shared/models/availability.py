@@ -1,13 +1,10 @@
-"""What a model's availability is: the state of its files with the state of its download laid over it. Pure.
-
-It knows no table: files and downloads come as states, and words go out.
-"""
+"""A model's availability, from the state of its files and of its newest download. Pure: it reads no table."""
 
 from collections.abc import Iterable
 
 from shared.states import REPLICA_READY, JobState, ReplicaState
 
-# The best replica speaks for the model.
+# A model has the availability of its best replica.
 BEST_FIRST = (
     ReplicaState.AVAILABLE,
     ReplicaState.UPDATING,
@@ -22,10 +19,10 @@ BEST_FIRST = (
 
 
 def of_replica(files: ReplicaState | None, download: JobState | None, *, online: bool = True) -> ReplicaState:
-    """`files`: what a scan found, None where none has looked; `download`: the newest one of that model to that node.
+    """Return the availability of one model on one node; unknown if the node is not `online`.
 
-    A model that can be used stays `available` while its update waits or is paused. Nothing can be said of files on a
-    node that is silent.
+    `files`: the result of the last scan, None before the first. `download`: the newest one of the model to the node. A
+    usable model stays `available` while its update waits or is paused.
     """
     if not online:
         return ReplicaState.UNKNOWN
@@ -44,12 +41,12 @@ def of_replica(files: ReplicaState | None, download: JobState | None, *, online:
 
 
 def of_download(download: JobState, files: ReplicaState | None) -> ReplicaState:
-    """The word for a download that somebody steers; for one that has ended, the word for what it left."""
+    """Return the availability as shown with a download; for one that has ended, that of the files."""
     if download in (JobState.QUEUED, JobState.PAUSED):
         return ReplicaState(download.value)
     return of_replica(files, download)
 
 
 def best(states: Iterable[ReplicaState]) -> ReplicaState:
-    """The one that comes first in `BEST_FIRST`; unknown where there is none."""
+    """Return the state that is first in `BEST_FIRST`; unknown if there are none."""
     return min(states, key=BEST_FIRST.index, default=ReplicaState.UNKNOWN)

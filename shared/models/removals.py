@@ -1,4 +1,4 @@
-"""Taking a replica away without racing a load: marked first, under the lock that a claim shares, then its files go.
+"""Removal of replicas without races: the row is marked first, under a lock shared with claims, then files are removed.
 
 With `shared/models/replicas.py` and `shared/models/replica_files.py` the only writer of `replicas`. It reads no disk.
 """
@@ -12,16 +12,16 @@ from shared.database.engine import Database, settled
 from shared.database.tables import Device, Job, Replica, ReplicaFile, epoch_now
 from shared.states import JobState, ReplicaState
 
-# A device silent for longer than this has gone for good, whatever its row still calls loaded.
+# The loaded models of a device that is silent for longer than this do not count.
 _GONE_SECONDS = 3600.0
 
 
 @settled
 def begin_removal(database: Database, node: str, model_id: str) -> bool:
-    """Marks the replica as on its way out; from here on no job is claimed for it.
+    """Mark the replica as being removed, so that no further job is claimed for it.
 
-    False where a job uses it on that node or waits for it, or a device there has it loaded. A claim holds a share lock
-    on the replica's row until it is committed, so that the one sees the other: the job, or the mark.
+    Return False if a job uses it on that node or waits for it, or a device there has it loaded. A claim holds a share
+    lock on the replica's row until its commit, so either the claim sees the mark or the removal sees the job.
     """
     with database.write() as session:
         row = _locked(session, node, model_id)
@@ -35,7 +35,7 @@ def begin_removal(database: Database, node: str, model_id: str) -> bool:
 
 @settled
 def abandon_removals(database: Database, node: str) -> None:
-    """Takes back every mark left on that node, where one cleanup runs at a time. A presence scan must follow."""
+    """Remove all marks on that node, on which one cleanup runs at a time. A presence scan must follow."""
     with database.write() as session:
         marked = update(Replica).where(col(Replica.node) == node, col(Replica.state) == ReplicaState.REMOVING)
         session.connection().execute(marked.values(state=ReplicaState.UNKNOWN))
@@ -43,7 +43,7 @@ def abandon_removals(database: Database, node: str) -> None:
 
 @settled
 def finish_removal(database: Database, node: str, model_id: str) -> None:
-    """The files are gone: the replica is missing, and nothing is known of its files."""
+    """Record that the files were removed: the replica is missing, and its file rows are removed."""
     with database.write() as session:
         row = _locked(session, node, model_id)
         if row is None or row.state != ReplicaState.REMOVING:
@@ -62,13 +62,13 @@ def finish_removal(database: Database, node: str, model_id: str) -> None:
 
 
 def under_way(session: Session, node: str) -> bool:
-    """Whether a cleanup runs on that node: without one, a replica marked as on its way out was left so by a crash."""
+    """Return whether a cleanup runs on that node. Without one, marks are left over from a crash."""
     query = select(Job.id).where(Job.type == CLEANUP, Job.status == JobState.RUNNING, Job.node == node).limit(1)
     return session.exec(query).first() is not None
 
 
 def loaded(session: Session, node: str) -> set[str]:
-    """The models that devices of the node hold in memory."""
+    """Return the models that devices of the node have loaded."""
     query = select(Device.warm).where(Device.node == node, epoch_now() - col(Device.seen_at) < _GONE_SECONDS)
     return {entry["model_id"] for warm in session.exec(query) for entry in warm}
 

@@ -1,7 +1,7 @@
-"""The files of the replicas as they were last verified, and the blobs of each node's cache, as rows.
+"""The files of replicas as last verified, and the blobs of each node's cache, as rows. It does not read the disk.
 
-Writes `replicas`, as do `replicas.py` and `removals.py` alone; sole writer of `replica_files` (removals
-empty it) and of `blobs`. It reads no disk.
+With `replicas.py` and `removals.py` the only writer of `replicas`. Sole writer of `blobs` and, except for removals, of
+`replica_files`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,14 +20,14 @@ from shared.states import REPLICA_READY, ReplicaState
 
 @dataclass(frozen=True)
 class FileState:
-    """One file as it was found. With `mtime` and `inode` unchanged it need not be read again."""
+    """One file as it was found. While `mtime` and `inode` are unchanged it need not be read again."""
 
     path: str
     size: int  # expected, in bytes
     oid: str  # expected
     mtime: float | None
     inode: int | None
-    verified_at: datetime | None  # when it was last read and found right
+    verified_at: datetime | None  # when it was last read and found correct
     fault: FaultType | None = None
 
 
@@ -44,12 +44,12 @@ class BlobState:
 
 
 def replicas_of(node: str) -> str:
-    """The name of the lock under which rows are added to a node's replicas."""
+    """Return the name of the lock for adding rows to a node's replicas."""
     return f"replicas of {node}"
 
 
 def files(database: Database, node: str, model_id: str, revision: str) -> dict[str, ReplicaFile]:
-    """What is known of the files of that revision, by path."""
+    """Return the rows of that revision's files, by path."""
     query = select(ReplicaFile).where(
         ReplicaFile.node == node, ReplicaFile.model_id == model_id, ReplicaFile.revision == revision
     )
@@ -58,7 +58,7 @@ def files(database: Database, node: str, model_id: str, revision: str) -> dict[s
 
 
 def suspects(database: Database, node: str, model_id: str) -> frozenset[str]:
-    """Checksums of the files that were last found wrong: a blob of that name is not to be trusted."""
+    """Return the checksums of files that were last found wrong. Blobs of these names must not be trusted."""
     query = select(ReplicaFile.oid).where(
         ReplicaFile.node == node, ReplicaFile.model_id == model_id, col(ReplicaFile.fault).is_not(None)
     )
@@ -67,7 +67,7 @@ def suspects(database: Database, node: str, model_id: str) -> frozenset[str]:
 
 
 def record_files(database: Database, node: str, model_id: str, revision: str, found: Iterable[FileState]) -> None:
-    """Notes files as they are verified, so that an attempt that is stopped has not read them in vain."""
+    """Store files as they are verified, so that a stopped attempt need not read them again."""
     rows = [_row(node, model_id, revision, state) for state in found]
     if rows:
         with database.write() as session:
@@ -78,9 +78,9 @@ def record_files(database: Database, node: str, model_id: str, revision: str, fo
 
 @settled
 def take_out(database: Database, node: str, model_id: str, revision: str, faults: Sequence[Fault]) -> bool:
-    """Takes a replica out of service at once: corrupted, and what was loaded from it is stale.
+    """Take a replica out of service: mark it as corrupted, and loaded models as stale.
 
-    False where it is not that revision any more, or on its way out: then its files are nobody's concern.
+    Return False if it has another revision by now or is being removed.
     """
     with database.write() as session:
         row = _locked(session, node, model_id)
@@ -106,11 +106,10 @@ def record_verification(
     full: bool,
     at: datetime,
 ) -> bool:
-    """Writes the outcome of a check or a download of all of a revision's files. Returns whether it can serve or not
-    has changed.
+    """Store the result of verifying all files of a revision. Return whether the replica's state has changed.
 
-    A replica that was corrupted and has no fault left serves again, as a new generation. Nothing is written where the
-    replica is another revision by now, or on its way out.
+    A corrupted replica without remaining faults is available again, with a new generation number. Nothing is written if
+    the replica has another revision by now or is being removed.
     """
     with database.write() as session:
         row = _locked(session, node, model_id)
@@ -137,7 +136,7 @@ def record_verification(
 def record_download(
     database: Database, node: str, model_id: str, repo: str, revision: str, found: Sequence[FileState], at: datetime
 ) -> None:
-    """A revision has come whole and proven, and is the one that the node serves now."""
+    """Record that a revision was downloaded and verified, and is now used by the node."""
     size = sum(file.size for file in found)
     with database.write() as session:
         hold(session, replicas_of(node))
@@ -158,9 +157,9 @@ def record_download(
 
 
 def record_blobs(database: Database, node: str, found: Iterable[BlobState]) -> int:
-    """Writes what lies in the node's cache now. Returns how many rows changed: mostly none, and no lock is taken.
+    """Store the blobs of the node's cache. Return how many rows changed. Without changes, no lock is taken.
 
-    Several processes of a node do this at once; the second one compares with what the first has written.
+    Several processes of a node may do this at once; the second compares with what the first has written.
     """
     present = {(blob.repo, blob.name): _blob(node, blob) for blob in found}
     changed, gone = _differences(present, blobs(database, node))
@@ -177,7 +176,7 @@ def record_blobs(database: Database, node: str, found: Iterable[BlobState]) -> i
 
 
 def blobs(database: Database, node: str) -> list[Blob]:
-    """What lay in the node's cache when it last looked."""
+    """Return the blobs of the node's cache by its last scan."""
     with database.read() as session:
         return list(session.exec(_blobs_of(node)))
 
@@ -187,14 +186,14 @@ def _blobs_of(node: str) -> SelectOfScalar[Blob]:
 
 
 def _differences(present: Mapping[tuple[str, str], Blob], rows: Sequence[Blob]) -> tuple[list[Blob], list[Blob]]:
-    """(blobs that are new or have changed, rows of blobs that are gone)"""
+    """Return (new or changed blobs, rows of blobs that no longer exist)."""
     known = {(row.repo, row.name): row for row in rows}
     changed = [blob for key, blob in present.items() if key not in known or _differs(blob, known[key])]
     return changed, [row for key, row in known.items() if key not in present]
 
 
 def _files_of(node: str, model_id: str) -> str:
-    """The name of the lock on those rows: several processes of a node may write files that have no row yet."""
+    """Return the name of the lock on those rows. Several processes of a node may insert the same files."""
     return f"files of {node} {model_id}"
 
 

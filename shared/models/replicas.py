@@ -1,9 +1,9 @@
-"""Which model's files lie on which node, and whether they are all there.
+"""Which models' files are on which node, and whether they are complete.
 
-Writes `replicas`, as do `replica_files.py` (whether the files are right) and `removals.py` alone.
+With `replica_files.py` (which checks contents) and `removals.py` the only writer of `replicas`.
 
-A presence scan is quick and offline: it follows the model's own index files and asks of each file only whether it is
-there. It reads the Hugging Face cache layout (``models--ORG--NAME/{blobs,refs,snapshots}``).
+A presence scan is fast and offline: it reads the model's index files and checks only whether each file exists. It reads
+the Hugging Face cache layout (``models--ORG--NAME/{blobs,refs,snapshots}``).
 """
 
 import json
@@ -26,21 +26,21 @@ from shared.models.replica_files import replicas_of
 from shared.models.stored_files import has_content, is_cut_off
 from shared.states import REPLICA_READY, ReplicaState
 
-# What a pipeline's component needs besides its weights, by the class name in model_index.json. The first that is there
-# counts: tokenizers come in a fast and a slow form.
+# The files that a component of a pipeline needs besides weights, by its name in model_index.json. The first existing
+# one counts: tokenizers have a fast and a slow form.
 _COMPONENT_FILES = {
     "scheduler": (("scheduler_config.json",),),
     "tokenizer": (("tokenizer.json", "spiece.model", "vocab.json"), ("tokenizer_config.json",)),
 }
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SNAPSHOT_NAME = re.compile(r"\w[\w.-]*")  # a folder of that place, not a path out of it
-# How the library that wrote a component names its weights.
+_SNAPSHOT_NAME = re.compile(r"\w[\w.-]*")  # a folder name, not a path
+# The file names of weights, by the library that wrote them.
 _WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 
 
 @dataclass(frozen=True)
 class Presence:
-    """What a scan found of one model."""
+    """The result of a scan for one model."""
 
     state: ReplicaState
     revision: str | None
@@ -49,29 +49,29 @@ class Presence:
 
 
 def snapshot_dir(models_dir: Path, entry: CatalogueEntry) -> Path | None:
-    """The folder of the model's files at its catalogue revision; None where the cache knows no such revision.
+    """Return the folder of the model's files at its catalogue revision; None if the cache does not have it.
 
-    `refs/REVISION` names the folder. Copied and pruned caches may lack it, or the folder that it names: then it is the
-    newest whole one that no other reference names, or where none is whole, the newest.
+    `refs/REVISION` names the folder. Copied and pruned caches may lack the reference or its folder. Then it is the
+    newest complete folder that no other reference names or, if none is complete, the newest.
     """
     repo = models_dir / f"models--{entry.repo.replace('/', '--')}"
     snapshots = repo / "snapshots"
     for name in (_reference(repo / "refs" / entry.revision), entry.revision):
         if name is not None and "/" not in name and (snapshots / name).is_dir():
             return snapshots / name
-    if _COMMIT.fullmatch(entry.revision):  # another commit is another model
+    if _COMMIT.fullmatch(entry.revision):  # other commits do not count
         return None
     unnamed = _unnamed_snapshots(repo, entry.revision)
     return max(unnamed, key=lambda each: (_is_whole(each), each.stat().st_mtime_ns, each.name), default=None)
 
 
 def indexed_files(snapshot: Path) -> frozenset[str]:
-    """The files that the model's own indexes name, as far as they can be read."""
+    """Return the files that the model's index files list, as far as these can be read."""
     return frozenset(_wanted_files(snapshot)[0])
 
 
 def scan(models_dir: Path, entry: CatalogueEntry) -> Presence:
-    """What of the model is there, without reading the weights."""
+    """Return which of the model's files exist, without reading the weights."""
     snapshot = snapshot_dir(models_dir, entry)
     if snapshot is None:
         return Presence(ReplicaState.MISSING, None, 0, ())
@@ -93,9 +93,9 @@ def record(
     found: dict[str, Presence],
     looked_at: datetime | None = None,
 ) -> bool:
-    """Writes what a node's scan found. Returns whether any state changed.
+    """Store the result of a node's scan. Return whether any state changed.
 
-    `looked_at` is when the scan began: what has been removed or fetched since then, it does not speak of.
+    `looked_at`: when the scan began. Replicas that were removed or fetched since then are skipped.
     """
     now = clock.now()
     changed = False
@@ -112,7 +112,7 @@ def record(
                 continue
             row = row or Replica(node=node, model_id=model_id, state="", repo="", missing_files=[], checked_at=now)
             before = row.state
-            _see(row, presence, removing)
+            _update(row, presence, removing)
             row.repo = catalogue.get(model_id).repo
             row.checked_at = now
             session.add(row)
@@ -120,8 +120,8 @@ def record(
     return changed
 
 
-def _see(row: Replica, presence: Presence, removing: bool) -> None:
-    """What a look at which files are there can say, and no more: it does not know whether they are right."""
+def _update(row: Replica, presence: Presence, removing: bool) -> None:
+    """Update the row by a presence scan, which does not know whether the contents are correct."""
     if row.state == ReplicaState.REMOVING and removing:
         return
     before = row.state
@@ -141,7 +141,7 @@ _READY = select(Replica.node, Replica.model_id).where(col(Replica.state).in_(REP
 
 
 def ready(database: Database, nodes: Iterable[str] | None = None) -> dict[str, frozenset[str]]:
-    """By node, the models that it holds whole. `nodes` narrows it to those."""
+    """Return the models that each node holds completely, by node. `nodes`: only these nodes."""
     query = _READY if nodes is None else _READY.where(col(Replica.node).in_(list(nodes)))
     held: dict[str, set[str]] = {}
     with database.read() as session:
@@ -151,34 +151,34 @@ def ready(database: Database, nodes: Iterable[str] | None = None) -> dict[str, f
 
 
 def corrupted(database: Database) -> frozenset[str]:
-    """Models whose files were found wrong on some node."""
+    """Return the models whose files were found wrong on some node."""
     query = select(Replica.model_id).where(Replica.state == ReplicaState.CORRUPTED)
     with database.read() as session:
         return frozenset(session.exec(query))
 
 
 def generations(database: Database, node: str) -> dict[str, int]:
-    """By model, the generation of its files on the node: what was loaded from an earlier one is stale."""
+    """Return the generation of each model's files on the node. Models loaded from an earlier one are stale."""
     with database.read() as session:
         query = select(Replica.model_id, Replica.generation).where(Replica.node == node)
         return dict(session.exec(query).all())
 
 
 def forget(session: Session, node: str) -> None:
-    """A node has gone for good, and all that it held with it."""
+    """Remove all rows of a removed node."""
     for table in (Replica, ReplicaFile, Blob):
         session.connection().execute(delete(table).where(col(table.node) == node))
 
 
 def rows(database: Database) -> list[Replica]:
-    """Every replica of every node, as it was last looked at."""
+    """Return all replicas of all nodes, as last scanned."""
     with database.read() as session:
         return list(session.exec(select(Replica).order_by(col(Replica.node), col(Replica.model_id))))
 
 
 @settled
 def pin(database: Database, model_id: str) -> Pin:
-    """Cleanup leaves the model alone from now on. Idempotent: the first moment stays."""
+    """Exclude the model from cleanups. Idempotent: the time of the first call is kept."""
     with database.write() as session:
         hold(session, f"pin of {model_id}")
         row = session.get(Pin, model_id) or Pin(model_id=model_id, pinned_at=clock.now())
@@ -188,19 +188,19 @@ def pin(database: Database, model_id: str) -> Pin:
 
 @settled
 def unpin(database: Database, model_id: str) -> None:
-    """Cleanup may take the model again. Idempotent."""
+    """Let cleanups remove the model again. Idempotent."""
     with database.write() as session:
         session.connection().execute(delete(Pin).where(col(Pin.model_id) == model_id))
 
 
 def pins(database: Database) -> dict[str, datetime]:
-    """Since when each pinned model is."""
+    """Return since when each pinned model has been pinned."""
     with database.read() as session:
         return {row.model_id: row.pinned_at for row in session.exec(select(Pin))}
 
 
 def _wanted_files(snapshot: Path) -> tuple[set[str], tuple[str, ...]]:
-    """(files that the model's own indexes name, indexes that cannot be read)."""
+    """Return (files that the model's index files list, index files that cannot be read)."""
     wanted = {"model_index.json"}
     unreadable: list[str] = []
 
@@ -237,7 +237,7 @@ def _component_files(snapshot: Path, component: str, library: str, read: Any) ->
     index = f"{weights}.index.json"
     if not (snapshot / index).is_symlink() and not (snapshot / index).exists():
         return files | {weights}
-    if not has_content(snapshot / index):  # a dangling link, a pointer, an empty file: the shards are not known
+    if not has_content(snapshot / index):  # a dangling link, a pointer or an empty file: the shards are unknown
         return files | {index}
     shards = read(index).get("weight_map")
     named = set(shards.values()) if isinstance(shards, dict) else set()
@@ -245,7 +245,7 @@ def _component_files(snapshot: Path, component: str, library: str, read: Any) ->
 
 
 def _is_damaged(place: Path) -> bool:
-    """Whether a file of weights is cut off, as a copy that was interrupted leaves it."""
+    """Return whether a file of weights is truncated, as after an interrupted copy."""
     try:
         return place.suffix == ".safetensors" and is_cut_off(place)
     except OSError:
@@ -253,7 +253,7 @@ def _is_damaged(place: Path) -> bool:
 
 
 def _reference(place: Path) -> str | None:
-    """The commit that a file under `refs` names; None where it names none."""
+    """Return the commit that a file under `refs` names; None if it names none."""
     try:
         name = place.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
@@ -262,7 +262,7 @@ def _reference(place: Path) -> str | None:
 
 
 def _unnamed_snapshots(repo: Path, revision: str) -> list[Path]:
-    """The snapshots that no branch or tag other than `revision` stands for."""
+    """Return the snapshots that no branch or tag other than `revision` names."""
     refs, snapshots = repo / "refs", repo / "snapshots"
     others = {place for place in refs.rglob("*") if place.is_file() and place != refs / revision}
     named = {_reference(place) for place in others}

@@ -1,6 +1,6 @@
-"""Says of a file, without reading it to the end, whether it can be what its name promises.
+"""Checks whether a file can be complete, without reading all of it.
 
-A copy that was interrupted, a git-LFS pointer and an empty file are all there by name. It knows no model and no cache.
+It detects interrupted copies, git-LFS pointers and empty files. It knows neither models nor the cache.
 """
 
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from shared.models.verification import MAX_HEADER_BYTES, promised_size
 
-# The first line of the small text file that git leaves in the place of one that git-LFS has not fetched.
+# The first line of the text file that stands for a file that git-LFS has not fetched.
 _POINTER = (b"version https://git-lfs.github.com/spec/v1", b"version https://hawser.github.com/spec/v1")
 _MAX_POINTER_BYTES = 1024
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether it is a git-LFS pointer. False for a file that cannot be read."""
+    """Return whether the file is a git-LFS pointer; False if it cannot be read."""
     try:
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_size <= _MAX_POINTER_BYTES and file.read(64).startswith(_POINTER)
@@ -24,14 +24,14 @@ def is_pointer(path: Path) -> bool:
 
 
 def has_content(path: Path) -> bool:
-    """Whether it is a file that is neither empty nor a git-LFS pointer. Raises OSError where the disk does."""
+    """Return whether it is a file that is neither empty nor a git-LFS pointer. Raises OSError."""
     return path.is_file() and path.stat().st_size > 0 and not is_pointer(path)
 
 
 def is_cut_off(path: Path) -> bool:
-    """Whether a safetensors file has another length than its own header promises, or no header.
+    """Return whether a safetensors file has another length than its header gives, or no header.
 
-    The answer is kept as long as the file is the same one. Raises OSError where the disk does.
+    The result is cached while the file is unchanged. Raises OSError.
     """
     status = path.stat()
     return _is_cut_off(str(path), status.st_ino, status.st_size, status.st_mtime_ns)

@@ -1,4 +1,4 @@
-"""Whether files are what they should be: what was expected, what was found, and the verdict. Pure: it reads nothing.
+"""Compares the expected files with those found. Pure: it reads nothing.
 
 A file's checksum is the name of its blob: SHA-256, or for small files git's blob SHA-1.
 """
@@ -16,18 +16,18 @@ MAX_HEADER_BYTES = 100_000_000
 
 
 class FaultType(StrEnum):
-    MISSING_FILE = "missing_file"  # not in the snapshot at all
+    MISSING_FILE = "missing_file"  # not in the snapshot
     TRUNCATED = "truncated"  # shorter than it should be
     SIZE_MISMATCH = "size_mismatch"  # longer than it should be
     CHECKSUM_MISMATCH = "checksum_mismatch"
-    UNREADABLE = "unreadable"  # the disk or the permissions refuse it, or it is no file
+    UNREADABLE = "unreadable"  # because of the disk or permissions, or it is not a file
     BAD_SAFETENSORS_HEADER = "bad_safetensors_header"
-    BROKEN_LINK = "broken_link"  # the snapshot points to a blob that is not there
+    BROKEN_LINK = "broken_link"  # the snapshot links to a missing blob
 
 
 @dataclass(frozen=True)
 class Expected:
-    """One file that a model should have. None: nobody has said."""
+    """One file that a model should have. None: unknown."""
 
     path: str
     size: int | None
@@ -36,14 +36,14 @@ class Expected:
 
 @dataclass(frozen=True)
 class Found:
-    """What reading it showed. `oid` is None where it was not read to the end."""
+    """What was found on reading the file. `oid` is None if it was not read completely."""
 
-    fault: FaultType | None = None  # what kept it from being read
+    fault: FaultType | None = None  # why it could not be read
     size: int = 0
     oid: str | None = None
-    header_size: int | None = None  # of a safetensors file: the size that its header promises
+    header_size: int | None = None  # of a safetensors file: the size given by its header
     header_valid: bool = True
-    trusted: bool = False  # not read: unchanged since it was last found right
+    trusted: bool = False  # not read: unchanged since it was last verified
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Verdict:
 
     @property
     def integrity_score(self) -> float:
-        """Verified bytes over expected bytes, 0 to 1; 1 where nothing is expected."""
+        """Verified bytes over expected bytes, 0 to 1; 1 if nothing is expected."""
         return self.verified_bytes / self.expected_bytes if self.expected_bytes else 1.0
 
 
 def fault_of(expected: Expected, found: Found | None) -> FaultType | None:
-    """What is wrong with the file, the most telling thing first; None: nothing. `found` None: it is not there."""
+    """Return the file's most significant fault; None if it has none. `found` None: the file is missing."""
     if found is None:
         return FaultType.MISSING_FILE
     if found.trusted or found.fault is not None:
@@ -88,13 +88,13 @@ def fault_of(expected: Expected, found: Found | None) -> FaultType | None:
 
 
 def judge(expected: Sequence[Expected], found: Mapping[str, Found]) -> Verdict:
-    """`found` by path; a path that it lacks is a file that is not there."""
+    """Return the verdict on all files. `found`: by path; files without an entry are missing."""
     faults = []
     expected_bytes = verified_bytes = 0
     for file in expected:
         seen = found.get(file.path)
         fault = fault_of(file, seen)
-        # A lost file of unknown size counts as one byte, so that the score cannot claim that all is there.
+        # A missing file of unknown size counts as one byte, so that the score is below 1.
         size = file.size if file.size is not None else (seen.size if seen is not None else 0) or 1
         if fault is None and seen is not None:
             size = seen.size
@@ -107,12 +107,12 @@ def judge(expected: Sequence[Expected], found: Mapping[str, Found]) -> Verdict:
 
 
 def is_oid(name: str) -> bool:
-    """Whether a blob's name says its checksum."""
+    """Return whether a blob's name is a checksum."""
     return _OID.fullmatch(name) is not None
 
 
 def promised_size(header: bytes) -> int | None:
-    """The size of a whole safetensors file, from its header without the 8 bytes of length before it; None: invalid."""
+    """Return the size of a safetensors file by its header (without the 8 bytes of length); None if it is invalid."""
     try:
         content: Any = json.loads(header)
         ends = [tensor["data_offsets"][1] for name, tensor in content.items() if name != "__metadata__"]

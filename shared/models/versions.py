@@ -1,4 +1,4 @@
-"""The newest commit of each model, as the hub last said. Sole reader and writer of `model_versions`."""
+"""The newest commit of each model, as last reported by the hub. Sole reader and writer of `model_versions`."""
 
 from datetime import datetime, timedelta
 
@@ -12,13 +12,13 @@ _MOST_BACKOFF = timedelta(days=1)
 
 
 def latest(database: Database) -> dict[str, ModelVersion]:
-    """By model id."""
+    """Return the versions by model id."""
     with database.read() as session:
         return {row.model_id: row for row in session.exec(select(ModelVersion))}
 
 
 def is_due(database: Database, model_id: str, now: datetime) -> bool:
-    """Whether the hub may be asked again: after n failures in a row not within 2^(n-1) hours, a day at most."""
+    """Return whether to ask the hub again: after n failures in a row not within 2^(n-1) hours, at most a day."""
     with database.read() as session:
         row = session.get(ModelVersion, model_id)
     if row is None or row.failures == 0:
@@ -28,7 +28,7 @@ def is_due(database: Database, model_id: str, now: datetime) -> bool:
 
 
 def record(database: Database, model_id: str, sha: str | None, now: datetime) -> None:
-    """What the hub answered; None: it did not."""
+    """Store the commit that the hub reported. `sha` None: it did not respond."""
     with database.write() as session:
         hold(session, f"version of {model_id}")
         row = session.get(ModelVersion, model_id) or ModelVersion(model_id=model_id, asked_at=now)

@@ -1,1 +1,1 @@
-"""Connections that leave this host: allowed addresses, proxies, signed webhooks. It knows no settings and no jobs."""
+"""Outbound connections: allowed addresses, proxies, signed webhooks. It knows neither settings nor jobs."""

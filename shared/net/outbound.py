@@ -1,9 +1,9 @@
-"""Requests to addresses that somebody else named: webhooks, and pictures to be fetched.
+"""Requests to URLs that clients provide: webhooks, and images to fetch.
 
-The guard against being used to reach what only this host can reach: every address that a name stands for must be
-public, the connection is made to the very address that was judged (so a name that changes its mind gains nothing),
-and every redirect is judged anew or not followed at all. Where the environment names a proxy for an address, the proxy
-connects: what is not public is refused here before it is asked, and what it may reach is for the proxy to limit.
+It prevents access to addresses that only this host can reach (SSRF): every address of a host name must be public, the
+connection is made to the address that was checked (so that a changed name has no effect), and every redirect is checked
+again or not followed. If the environment names a proxy for a URL, the proxy connects: URLs with addresses that are not
+public are refused here, and the proxy must restrict the rest.
 """
 
 import asyncio
@@ -25,24 +25,24 @@ from wanworks.net.addresses import Address
 from wanworks.net.urls import PORTS, ForbiddenAddress, check_url
 
 Resolve = Callable[[str, int], Sequence[str]]
-"""The addresses that a host's name stands for. Raises OSError."""
+"""(host name, port) -> its addresses. Raises OSError."""
 
-_ANSWER_BYTES = 64 << 10  # of an answer that nobody reads for meaning
+_ANSWER_BYTES = 64 << 10  # of a response whose body is ignored
 _REDIRECTS = 3
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
-_LOOK_UP_SECONDS = 2.0  # for a name that a proxy looks up again: behind one, many hosts have no resolver of their own
-_BODY_SECONDS = 2.0  # for reading what follows a status that is known already
+_LOOK_UP_SECONDS = 2.0  # for a name that the proxy looks up again: behind a proxy, many hosts have no resolver
+_BODY_SECONDS = 2.0  # for reading the body after the status
 
 
 class NotFetched(WanworksError):
-    """What lies at an address could not be fetched."""
+    """The URL could not be fetched."""
 
     code = "not_fetched"
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """Private places that may be reached all the same: host names, addresses and networks."""
+    """Private hosts, addresses and networks that are allowed."""
 
     anywhere: bool = False
     hosts: frozenset[str] = frozenset()
@@ -50,14 +50,14 @@ class Allowed:
 
     @classmethod
     def of(cls, text: str) -> "Allowed":
-        """From a comma-separated list. Raises ValueError."""
+        """Parse a comma-separated list. Raises ValueError."""
         hosts, networks = set(), []
         for one in filter(None, (part.strip().lower() for part in text.split(","))):
             try:
                 networks.append(ipaddress.ip_network(one))
             except ValueError:
                 if "/" in one or ":" in one:
-                    raise ValueError(f"{one!r} is neither a host's name nor a network") from None
+                    raise ValueError(f"{one!r} is not a host name, address or network") from None
                 hosts.add(one)
         return cls(hosts=frozenset(hosts), networks=tuple(networks))
 
@@ -73,10 +73,10 @@ ANYWHERE = Allowed(anywhere=True)  # for addresses that the operator set
 
 
 def check_askable(url: str, allowed: Allowed) -> None:
-    """Raises ForbiddenAddress for a URL that `post` and `get` will never ask, as far as that shows without a resolver.
+    """Raise ForbiddenAddress for a URL that `post` and `get` refuse, as far as that is known without a resolver.
 
-    That is: what `check_url` refuses; an address that is not public, however it is spelled; and names that never stand
-    for a public address, such as localhost.
+    These are URLs that `check_url` refuses, addresses that are not public in any notation, and names that never have a
+    public address, such as localhost.
     """
     host = _host_of(check_url(url))
     address = addresses.literal(host)
@@ -86,23 +86,23 @@ def check_askable(url: str, allowed: Allowed) -> None:
 
 
 def receiver_of(url: str) -> str:
-    """Host and port of the address, never empty: what deliveries are limited by. Any text will do."""
+    """Return host and port of the URL, by which deliveries are limited. It accepts any text and is never empty."""
     try:
         parts = check_url(url)
     except ForbiddenAddress:
-        return "nowhere"  # nothing is sent there
+        return "nowhere"  # no request is sent there
     host = _host_of(parts)
     return f"[{host}]:{_port_of(parts)}" if ":" in host else f"{host}:{_port_of(parts)}"
 
 
 def judge(url: str, allowed: Allowed, resolve: Resolve | None = None) -> tuple[SplitResult, str]:
-    """The address's parts and the one IP address to connect to. Raises ForbiddenAddress, and OSError without one."""
+    """Return the URL's parts and the IP address to connect to. Raises ForbiddenAddress, and OSError without one."""
     parts = check_url(url)
     host = _host_of(parts)
     try:
         found = (resolve or _resolved)(host, _port_of(parts))
         named = [addresses.plain(ipaddress.ip_address(text.partition("%")[0])) for text in found]
-    except ValueError as error:  # a UnicodeError too: the resolver's, of a name that it cannot even ask for
+    except ValueError as error:  # including the resolver's UnicodeError for a name that it cannot encode
         raise OSError("the host's name cannot be looked up") from error
     for address in named:
         _check_public(host, address, allowed)
@@ -120,60 +120,60 @@ def post(
     seconds: float,
     resolve: Resolve | None = None,
 ) -> int:
-    """Posts the content, redirects not followed, within `seconds` altogether. Returns the status of the answer.
+    """Post the content without following redirects. Return the status of the response.
 
-    Looking up the name, connecting, sending and the answer's head all count against `seconds`. Raises ForbiddenAddress,
+    `seconds` limits name lookup, connecting, sending and the response's headers together. Raises ForbiddenAddress,
     ConfigurationError for a proxy that cannot be used, TimeoutError, OSError, ValueError, httpx.HTTPError and
     httpx.InvalidURL.
     """
 
     async def ask() -> int:
         with anyio.fail_after(seconds):
-            way = await _way(url, allowed, resolve)
-            async with _client(way, seconds) as client:
-                return await _status(client, way.request(headers), content)
+            route = await _route(url, allowed, resolve)
+            async with _client(route, seconds) as client:
+                return await _status(client, route.request(headers), content)
 
     return anyio.run(ask)
 
 
 async def get(url: str, *, allowed: Allowed, max_bytes: int, seconds: float, resolve: Resolve | None = None) -> bytes:
-    """What lies there, after at most three redirects, within `seconds` altogether.
+    """Return the content of a URL, after at most three redirects, within `seconds` in total.
 
-    Raises ForbiddenAddress for an address or a redirect that this server may not follow, and NotFetched, which says
-    why in words that tell nothing of this host's network.
+    Raises ForbiddenAddress for a URL or redirect that is not allowed, and NotFetched, whose message reveals nothing of
+    this host's network.
     """
     try:
         with anyio.fail_after(seconds):
             return await _fetched(url, allowed, max_bytes, seconds, resolve)
     except ConfigurationError as error:
-        raise NotFetched(f"The server cannot ask the address: {error.message}") from None
+        raise NotFetched(f"The server cannot request the URL: {error.message}") from None
     except TimeoutError:
-        raise NotFetched(f"The address did not deliver within {seconds:g} s") from None
+        raise NotFetched(f"The URL did not respond within {seconds:g} s") from None
     except httpx.TimeoutException:
-        raise NotFetched(f"The address did not deliver within {seconds:g} s") from None
-    except (OSError, ValueError):  # the resolver's: there is no such name, or there cannot be
-        raise NotFetched("The host of the address was not found") from None
+        raise NotFetched(f"The URL did not respond within {seconds:g} s") from None
+    except (OSError, ValueError):  # of the resolver: the name does not exist or is invalid
+        raise NotFetched("The host of the URL was not found") from None
     except (httpx.HTTPError, httpx.InvalidURL):
-        raise NotFetched("The host of the address could not be asked") from None
+        raise NotFetched("The host of the URL could not be reached") from None
 
 
 async def _fetched(url: str, allowed: Allowed, max_bytes: int, seconds: float, resolve: Resolve | None) -> bytes:
     for _ in range(_REDIRECTS + 1):
-        way = await _way(url, allowed, resolve)
-        # As it is: nothing is unpacked, so that no small answer can become a large one.
-        request = way.request({"Accept": "image/*", "Accept-Encoding": "identity"})
-        async with _client(way, seconds) as client, client.stream("GET", **request) as answer:
+        route = await _route(url, allowed, resolve)
+        # Not compressed, so that no small response can expand to a large one.
+        request = route.request({"Accept": "image/*", "Accept-Encoding": "identity"})
+        async with _client(route, seconds) as client, client.stream("GET", **request) as answer:
             if answer.status_code in _REDIRECT and "location" in answer.headers:
                 url = urljoin(url, answer.headers["location"])
                 continue
             if answer.status_code != 200:
-                raise NotFetched(f"The address answered with status {answer.status_code}")
+                raise NotFetched(f"The URL responded with status {answer.status_code}")
             return await _body(answer, max_bytes)
-    raise NotFetched(f"The address redirects more than {_REDIRECTS} times")
+    raise NotFetched(f"The URL redirects more than {_REDIRECTS} times")
 
 
 async def _status(client: httpx.AsyncClient, request: Mapping[str, Any], content: bytes) -> int:
-    """The answer's status. Its body is read a little, since some senders take an early end for a failure."""
+    """Return the response's status. Read some of its body, because some servers report an early close as a failure."""
     async with client.stream("POST", **request, content=content) as answer:
         read = 0
         with contextlib.suppress(httpx.HTTPError), anyio.move_on_after(_BODY_SECONDS):
@@ -185,8 +185,8 @@ async def _status(client: httpx.AsyncClient, request: Mapping[str, Any], content
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How an address is asked: at the IP address that was judged, or, where `address` is None, through the proxy."""
+class _Route:
+    """How a URL is requested: at the checked IP address or, if `address` is None, through the proxy."""
 
     parts: SplitResult
     address: str | None
@@ -196,28 +196,28 @@ class _Way:
         return _aimed(self.parts, self.address, headers)
 
 
-async def _way(url: str, allowed: Allowed, resolve: Resolve | None) -> _Way:
-    """Raises ForbiddenAddress, ConfigurationError and OSError."""
+async def _route(url: str, allowed: Allowed, resolve: Resolve | None) -> _Route:
+    """Return the route to a URL. Raises ForbiddenAddress, ConfigurationError and OSError."""
     check_askable(url, allowed)
     proxy = proxies.proxy_for(url)
     if proxy is None:
-        return _Way(*await _judged(url, allowed, resolve), None)
+        return _Route(*await _judged(url, allowed, resolve), None)
     with anyio.move_on_after(_LOOK_UP_SECONDS), contextlib.suppress(OSError):
         parts, address = await _judged(url, allowed, resolve)
         if addresses.is_this_host(address):
-            return _Way(parts, address, None)
-    return _Way(check_url(url), None, proxy)
+            return _Route(parts, address, None)
+    return _Route(check_url(url), None, proxy)
 
 
-def _client(way: _Way, seconds: float) -> httpx.AsyncClient:
-    return httpx.AsyncClient(trust_env=False, proxy=way.proxy, timeout=seconds, follow_redirects=False)
+def _client(route: _Route, seconds: float) -> httpx.AsyncClient:
+    return httpx.AsyncClient(trust_env=False, proxy=route.proxy, timeout=seconds, follow_redirects=False)
 
 
 async def _judged(url: str, allowed: Allowed, resolve: Resolve | None) -> tuple[SplitResult, str]:
-    """Does what `judge` does, in a thread that is left behind where the caller gives up.
+    """Call `judge` in a thread that is abandoned if the caller gives up.
 
-    Names are looked up by the system, which cannot be interrupted. The thread is a daemon, so that a resolver that does
-    not answer delays no process that ends.
+    The system's name lookup cannot be interrupted. The thread is a daemon, so that a resolver that does not respond
+    does not delay the end of the process.
     """
     loop = asyncio.get_running_loop()
     judged: asyncio.Future[tuple[SplitResult, str]] = loop.create_future()
@@ -236,7 +236,7 @@ async def _judged(url: str, allowed: Allowed, resolve: Resolve | None) -> tuple[
             answer = judge(url, allowed, resolve)
         except Exception as error:
             failed = error
-        with contextlib.suppress(RuntimeError):  # whoever asked has given up, and its loop is closed
+        with contextlib.suppress(RuntimeError):  # the caller has given up, and its loop is closed
             loop.call_soon_threadsafe(settle, answer, failed)
 
     threading.Thread(target=look_up, name="look-up", daemon=True).start()
@@ -245,7 +245,7 @@ async def _judged(url: str, allowed: Allowed, resolve: Resolve | None) -> tuple[
 
 async def _body(answer: httpx.Response, max_bytes: int) -> bytes:
     declared = answer.headers.get("content-length", "")
-    too_large = NotFetched(f"What lies at the address is larger than {max_bytes / 10**6:g} MB")
+    too_large = NotFetched(f"The content of the URL is larger than {max_bytes / 10**6:g} MB")
     if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
         raise too_large
     content = bytearray()
@@ -270,7 +270,7 @@ def _check_public(host: str, address: Address, allowed: Allowed) -> None:
 
 
 def _aimed(parts: SplitResult, address: str | None, headers: Mapping[str, str]) -> dict[str, Any]:
-    """The request to that IP address: the name stands in `Host` and in the certificate that is asked for."""
+    """Return the request to that IP address, with the name in `Host` and in the TLS handshake."""
     place = address if address is not None else _host_of(parts)
     place = f"[{place}]" if ":" in place else place
     port = f":{parts.port}" if parts.port else ""

@@ -1,6 +1,6 @@
 """Messages to webhooks by the Standard Webhooks scheme (standardwebhooks.com, version 1 of its signature).
 
-The receiver finds the message's id in `webhook-id`, the same at every try, and can so tell a message that comes twice.
+The header `webhook-id` has the message's id, the same at each try, so that receivers can recognise duplicates.
 """
 
 import base64
@@ -14,14 +14,14 @@ from shared.errors import ConfigurationError, WanworksError
 from shared.net.outbound import Allowed, Resolve, post
 from wanworks.net.urls import ForbiddenAddress
 
-# How long to wait after each try that failed: a day in all, then the message is given up.
+# Delays after each failed try: a day in total, then the message is dropped.
 WAITS_SECONDS = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800, 28800)
-DELIVERY_SECONDS = 10.0  # for one try altogether
-_GONE = 410  # the receiver wants no more of it
+DELIVERY_SECONDS = 10.0  # for one complete try
+_GONE = 410  # the receiver refuses further messages
 
 
 class NotTaken(WanworksError):
-    """The receiver did not take the message; `again`: it is worth another try."""
+    """The receiver did not accept the message. `again`: another try may succeed."""
 
     code = "not_taken"
 
@@ -31,13 +31,13 @@ class NotTaken(WanworksError):
 
 
 def key_of(secret: str) -> bytes:
-    """The key that ``whsec_`` and base64 stand for. Raises ValueError where it is no such text, or too short."""
+    """Return the key from ``whsec_`` and base64. Raises ValueError for another format or length."""
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except binascii.Error:
         raise ValueError("must be base64, after whsec_") from None
     if not 24 <= len(key) <= 64:
-        raise ValueError("must stand for 24 to 64 bytes")
+        raise ValueError("must encode 24 to 64 bytes")
     return key
 
 
@@ -56,9 +56,9 @@ def send(
     allowed: Allowed,
     resolve: Resolve | None = None,
 ) -> None:
-    """Posts the JSON, redirects not followed. Raises NotTaken unless the receiver answers 2xx within ten seconds.
+    """Post the JSON without following redirects. Raises NotTaken unless the receiver responds with 2xx.
 
-    The ten seconds are for the whole delivery: no receiver holds up its sender for longer, however it answers.
+    The whole delivery has ten seconds, so that no receiver delays its sender for longer.
     """
     timestamp = int(now.timestamp())
     headers = {
@@ -71,17 +71,17 @@ def send(
     try:
         status = post(url, body, headers, allowed=allowed, seconds=DELIVERY_SECONDS, resolve=resolve)
     except ForbiddenAddress as error:
-        raise NotTaken(f"may not be asked: {error.message}", again=False) from None
+        raise NotTaken(f"is not allowed: {error.message}", again=False) from None
     except ConfigurationError as error:
         raise NotTaken(f"cannot be sent: {error.message}") from None
     except TimeoutError:
-        raise NotTaken(f"did not answer within {DELIVERY_SECONDS:g} s") from None
+        raise NotTaken(f"did not respond within {DELIVERY_SECONDS:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        raise NotTaken(f"cannot be reached ({type(error).__name__})") from None  # its own text may hold the address
+        raise NotTaken(f"cannot be reached ({type(error).__name__})") from None  # the error's text may contain the URL
     if not 200 <= status < 300:
-        raise NotTaken(f"answered {status}", again=status != _GONE)
+        raise NotTaken(f"responded with status {status}", again=status != _GONE)
 
 
 def wait_after(tries: int) -> int | None:
-    """Seconds until the next try, when so many have failed; None: it is given up."""
+    """Return the seconds until the next try after this many failed ones; None: no further try."""
     return WAITS_SECONDS[tries - 1] if tries <= len(WAITS_SECONDS) else None

@@ -1,1 +1,1 @@
-"""Artifacts, kept in a directory or a bucket. It knows job ids and file names, never what a job is."""
+"""Storage of artifacts and inputs in a directory or a bucket. It knows job ids and file names, but not jobs."""

@@ -1,8 +1,8 @@
-"""The store as a bucket: S3, or a server that speaks like it, through fsspec's file system for that.
+"""The store as a bucket: S3, or a compatible server, through fsspec's s3fs.
 
-An attempt writes on this machine's own disk, and what it made is sent before it may succeed. The server proves the
-bytes: each request carries a checksum of its body and is signed over it, and a file's length is asked for afterwards.
-What an attempt that did not win has sent is named by no row; the sweep takes it, and uploads that were never finished.
+An attempt writes to the local disk, and its files are uploaded before it may succeed. The server verifies the bytes:
+each request is signed and carries a checksum of its body, and a file's length is checked afterwards. The sweep removes
+files of attempts that did not win, which no row names, and unfinished uploads.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ from shared.storage.scratch import Scratch, room
 
 log = logging.getLogger("wanworks.store")
 
-_ANSWER_SECONDS = 10  # for what carries no file
-_SHUTDOWN_SECONDS = 3  # for what an attempt that has to stop still says; the sweep takes what is left
+_REQUEST_SECONDS = 10  # for requests without a file
+_SHUTDOWN_SECONDS = 3  # for the requests of a stopping attempt; the sweep removes the rest
 _PARTS_AT_ONCE = 4
-_LOOK_SECONDS = 0.2  # how often somebody who sends a file looks whether to stop
+_CHECK_SECONDS = 0.2  # how often an upload checks whether to stop
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.5, 15.0
-_DELETED_AT_ONCE = 1000  # S3's own limit
-_LISTED_AT_ONCE = 16  # listings under way, where many jobs are dropped
+_DELETED_AT_ONCE = 1000  # the limit of S3
+_LISTED_AT_ONCE = 16  # parallel listings when many jobs are removed
 
 
 class BucketStore:
@@ -54,7 +54,7 @@ class BucketStore:
 
     @classmethod
     def opened(cls, settings: Settings, agreed: Callable[[], str], *, create: bool) -> Self:
-        """Raises StoreMismatch, StoreUnavailable; ConfigurationError where the bucket refuses us or is not there."""
+        """Open the store. Raises StoreMismatch, StoreUnavailable, and ConfigurationError if access is impossible."""
         store = cls(settings)
         place = str(settings.store_url)
         installation = agreed()
@@ -71,11 +71,11 @@ class BucketStore:
             with answers():
                 self._files.pipe_file(self._path(INPUTS, job_id, name), content)
         except FileNotFoundError as error:
-            raise StoreUnavailable("The bucket is not there any more") from error
+            raise StoreUnavailable("The bucket no longer exists") from error
         return f"{job_id}/{name}"
 
     def copy_input(self, reference: str, job_id: str) -> str:
-        """The bucket copies; nothing comes here."""
+        """Copy the input within the bucket."""
         name = reference.rpartition("/")[2]
         try:
             with answers():
@@ -98,7 +98,7 @@ class BucketStore:
         return folder / name
 
     def attempt_dir(self, job_id: str, attempt: int) -> Path:
-        """Asks the bucket first: no video is made that could not be sent."""
+        """Return the folder. Check the bucket first, so that no video is made that could not be uploaded."""
         self.ask()
         folder = self._scratch.fresh(_piece(job_id, attempt)) / "made"
         with room():
@@ -133,7 +133,7 @@ class BucketStore:
             self._drop(self._key(area, job_id, ""))
 
     def drop_jobs(self, job_ids: Sequence[str]) -> dict[str, StoreUnavailable]:
-        """Lists side by side and deletes a thousand objects with one request."""
+        """List in parallel, and delete a thousand objects with each request."""
         failed: dict[str, StoreUnavailable] = {}
         owners: dict[str, str] = {}
 
@@ -155,7 +155,7 @@ class BucketStore:
         return failed
 
     def orphaned_files(self, older_than_seconds: float, after: str = "") -> Iterator[OrphanedFiles]:
-        """One listing of everything behind `after`, a page at a time."""
+        """Read one listing of everything after `after`, page by page."""
         both = merge(self._owned(INPUTS, after), self._owned(ARTIFACTS, after), key=lambda one: one.job_id)
         for job_id, group in groupby(both, key=lambda one: one.job_id):
             objects = list(group)
@@ -180,7 +180,7 @@ class BucketStore:
         try:
             self._call("head_object", Key=self._key(MARKER))
         except FileNotFoundError:
-            raise StoreUnavailable("The bucket has lost the store's marker") from None
+            raise StoreUnavailable("The store's marker is missing in the bucket") from None
 
     @cached_property
     def link_origin(self) -> str | None:
@@ -190,7 +190,7 @@ class BucketStore:
         return f"{link.scheme}://{link.netloc}"
 
     def _send(self, file: Path, key: str, check: Callable[[], None], moved: Callable[[], None]) -> None:
-        """Raises StoreUnavailable after `store_patience_seconds` of trying again."""
+        """Upload a file. Raises StoreUnavailable after `store_patience_seconds` of retries."""
         deadline, pause = None, _FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -201,15 +201,17 @@ class BucketStore:
                 deadline = deadline or now + self._settings.store_patience_seconds
                 if now + pause > deadline:
                     raise
-                log.warning("%s could not be sent, and is again in %.1f s: %r", key, pause, error.__cause__ or error)
-            go_on_at = time.monotonic() + pause
-            while time.monotonic() < go_on_at:
+                log.warning(
+                    "%s could not be uploaded; the next try is in %.1f s: %r", key, pause, error.__cause__ or error
+                )
+            retry_at = time.monotonic() + pause
+            while time.monotonic() < retry_at:
                 check()
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_CHECK_SECONDS)
             pause = min(2 * pause, _LAST_PAUSE_SECONDS)
 
     def _send_once(self, file: Path, key: str, check: Callable[[], None], moved: Callable[[], None]) -> None:
-        """In parts where it is large. Whatever stops it leaves no unfinished upload that we can reach."""
+        """Upload a file, in parts if it is large. If it is stopped, abort the upload if the bucket can be reached."""
         sent, length = Callback(), file.stat().st_size
         sending = self._files._put_file(  # the asynchronous side of fsspec's `put_file`, which can be stopped
             str(file),
@@ -220,12 +222,12 @@ class BucketStore:
         )
         check()
         future = asyncio.run_coroutine_threadsafe(sending, self._files.loop)
-        told = 0
+        reported = 0
         try:
-            while not wait([future], timeout=_LOOK_SECONDS).done:
+            while not wait([future], timeout=_CHECK_SECONDS).done:
                 check()
-                if sent.value != told:
-                    told = sent.value
+                if sent.value != reported:
+                    reported = sent.value
                     moved()
             with answers():
                 future.result()
@@ -233,30 +235,30 @@ class BucketStore:
         except BaseException as error:
             future.cancel()
             self._forget(key, length)
-            if isinstance(error, FileNotFoundError):  # the upload was forgotten there, or the bucket is gone
+            if isinstance(error, FileNotFoundError):  # the bucket no longer has the upload, or is gone
                 raise StoreUnavailable() from error
             raise
         if size != length:
-            raise StoreUnavailable(f"The bucket has {size} bytes of a file of {length}")
+            raise StoreUnavailable(f"The bucket has {size} of the file's {length} bytes")
         moved()
 
     def _forget(self, key: str, length: int) -> None:
-        """Parts of an upload that was stopped are paid for and never seen."""
+        """Abort a stopped upload, because its parts are invisible but cost money."""
         if length < 2 * self._part_bytes:
             return
         try:
             self._abort(key, 0.0, _SHUTDOWN_SECONDS)
         except StoreUnavailable as error:
-            log.warning("parts of %s may be left, for the sweep to take: %s", key, error)
+            log.warning("parts of %s may remain until the sweep removes them: %s", key, error)
 
-    def _abort(self, prefix: str, older_than_seconds: float, patience_seconds: float = _ANSWER_SECONDS) -> int:
+    def _abort(self, prefix: str, older_than_seconds: float, patience_seconds: float = _REQUEST_SECONDS) -> int:
         count = 0
         more: dict[str, str] = {}
         while True:
             try:
                 page = self._call("list_multipart_uploads", patience_seconds, Prefix=prefix, **more)
             except FileNotFoundError:
-                return count  # so says rclone where there are none
+                return count  # rclone's reply if there are none
             for upload in page.get("Uploads", ()):
                 if upload["Key"].startswith(prefix) and _age_seconds(upload["Initiated"]) >= older_than_seconds:
                     try:
@@ -269,44 +271,44 @@ class BucketStore:
                 return count
             more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
-    def _drop(self, prefix: str, patience_seconds: float = _ANSWER_SECONDS) -> None:
+    def _drop(self, prefix: str, patience_seconds: float = _REQUEST_SECONDS) -> None:
         keys = [one["Key"] for one in self._listed(prefix, patience_seconds)]
         if left := self._delete(keys, patience_seconds):
             raise next(iter(left.values()))
 
-    def _delete(self, keys: Sequence[str], patience_seconds: float = _ANSWER_SECONDS) -> dict[str, StoreUnavailable]:
-        """Returns the objects that are left, and why."""
+    def _delete(self, keys: Sequence[str], patience_seconds: float = _REQUEST_SECONDS) -> dict[str, StoreUnavailable]:
+        """Delete objects. Return those that remain, and why."""
         left: dict[str, StoreUnavailable] = {}
         for first in range(0, len(keys), _DELETED_AT_ONCE):
-            some = keys[first : first + _DELETED_AT_ONCE]
-            batch = {"Objects": [{"Key": key} for key in some], "Quiet": True}
+            batch_keys = keys[first : first + _DELETED_AT_ONCE]
+            batch = {"Objects": [{"Key": key} for key in batch_keys], "Quiet": True}
             try:
                 errors = self._call("delete_objects", patience_seconds, Delete=batch).get("Errors", ())
             except StoreUnavailable as error:
-                left |= dict.fromkeys(some, error)
+                left |= dict.fromkeys(batch_keys, error)
                 continue
             for one in errors:
-                said = f"The bucket did not delete {one.get('Key')}: {one.get('Code')}"
-                left[str(one.get("Key"))] = StoreUnavailable(said)
+                message = f"The bucket did not delete {one.get('Key')}: {one.get('Code')}"
+                left[str(one.get("Key"))] = StoreUnavailable(message)
         return left
 
     def _owned(self, area: str, after: str) -> "Iterator[_Object]":
-        start = f"{self._key(area, after)}0" if after else ""  # "0" follows "/": behind all that is the job's
+        start = f"{self._key(area, after)}0" if after else ""  # "0" follows "/", so this is after all keys of the job
         for one in self._listed(self._key(area, ""), after=start):
             job_id, _, rest = one["Key"].removeprefix(self._key(area, "")).partition("/")
             attempt, inside, _ = rest.partition("/")
             yield _Object(job_id, int(attempt) if inside and attempt.isdigit() else None, one["LastModified"])
 
     def _listed(
-        self, prefix: str, patience_seconds: float = _ANSWER_SECONDS, after: str = ""
+        self, prefix: str, patience_seconds: float = _REQUEST_SECONDS, after: str = ""
     ) -> Iterator[dict[str, Any]]:
-        """The objects under a prefix, behind the key `after`, in the order of their keys."""
+        """Yield the objects under a prefix after the key `after`, in the order of keys."""
         more: dict[str, str] = {"StartAfter": after} if after else {}
         while True:
             try:
                 page = self._call("list_objects_v2", patience_seconds, Prefix=prefix, **more)
             except FileNotFoundError as error:
-                raise StoreUnavailable("The bucket is not there any more") from error
+                raise StoreUnavailable("The bucket no longer exists") from error
             yield from (one for one in page.get("Contents", ()) if one["Key"] > after)
             if not page.get("IsTruncated"):
                 return
@@ -320,8 +322,8 @@ class BucketStore:
             return None
         return content.decode("ascii", "replace")
 
-    def _call(self, method: str, patience_seconds: float = _ANSWER_SECONDS, **given: Any) -> dict[str, Any]:
-        """One request of S3's own. Raises StoreUnavailable; FileNotFoundError for what is not there."""
+    def _call(self, method: str, patience_seconds: float = _REQUEST_SECONDS, **given: Any) -> dict[str, Any]:
+        """Make one S3 request. Raises StoreUnavailable, and FileNotFoundError for a missing object or bucket."""
         with answers():
             answer: dict[str, Any] = self._files.call_s3(method, Bucket=self._bucket, timeout=patience_seconds, **given)
         return answer
@@ -339,7 +341,7 @@ class BucketStore:
 @dataclass(frozen=True)
 class _Object:
     job_id: str
-    attempt: int | None  # None of an input
+    attempt: int | None  # None for an input
     modified: datetime
 
 

@@ -1,4 +1,4 @@
-"""The store as a directory that every node sees: on the only node's disk, or on a shared mount."""
+"""The store as a directory: on the disk of the only node, or on a mount that all nodes share."""
 
 import errno
 import heapq
@@ -18,20 +18,20 @@ from shared.storage.layout import ARTIFACTS, INPUTS, MARKER, OrphanedFiles, arti
 
 log = logging.getLogger("wanworks.store")
 
-BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
+BLOCK_BYTES = 512  # the unit of st_blocks, on every file system
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NAMES_AT_ONCE = 10_000  # of an area, so that a million jobs are gone through in little memory
+_NAMES_AT_ONCE = 10_000  # of an area, so that a million jobs need little memory
 
 
 @dataclass(frozen=True)
 class DirectoryStore:
-    """One directory. An attempt writes into its place in it."""
+    """One directory. An attempt writes to its final place."""
 
     root: Path
 
     @classmethod
     def opened(cls, root: Path, agreed: Callable[[], str], *, create: bool) -> Self:
-        """Raises StoreMismatch."""
+        """Open the store. Raises StoreMismatch."""
         marker = root / MARKER
         installation = agreed()
         found = marker.read_text(encoding="ascii", errors="replace") if marker.exists() else None
@@ -50,7 +50,7 @@ class DirectoryStore:
             write_durably(folder / name, content)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise _answered(error) from error
+            raise _translated(error) from error
         return f"{job_id}/{name}"
 
     def copy_input(self, reference: str, job_id: str) -> str:
@@ -73,7 +73,7 @@ class DirectoryStore:
                 shutil.rmtree(folder)
             folder.mkdir(parents=True)
         except OSError as error:
-            raise _answered(error) from error
+            raise _translated(error) from error
         return folder
 
     def keep(
@@ -84,7 +84,7 @@ class DirectoryStore:
         check: Callable[[], None],
         moved: Callable[[], None],
     ) -> None:
-        """Nothing is left to do: the files were synced and renamed where they lie."""
+        """Do nothing: the files were already synced and renamed in place."""
 
     def artifact(self, job_id: str, attempt: int, name: str) -> Path:
         path = self.root / ARTIFACTS / job_id / str(attempt) / artifact_name(name)
@@ -95,7 +95,7 @@ class DirectoryStore:
     def drop_attempt(self, job_id: str, attempt: int) -> None:
         folder = self.root / ARTIFACTS / job_id
         _remove(folder / str(attempt))
-        with suppress(OSError):  # another attempt's is there, or it is gone already
+        with suppress(OSError):  # it contains another attempt, or is removed already
             folder.rmdir()
 
     def drop_job(self, job_id: str) -> None:
@@ -118,14 +118,14 @@ class DirectoryStore:
                     old = self._oldest_seconds(name) > older_than_seconds
                     attempts = tuple(self.attempts(name)) if old else ()
                 except OSError as error:
-                    log.warning("what is there of job %s cannot be read, and is passed over: %s", name, error)
+                    log.warning("the files of job %s cannot be read and are skipped: %s", name, error)
                     continue
                 if old:
                     yield OrphanedFiles(name, attempts)
             after = names[-1]
 
     def drop_unfinished(self, older_than_seconds: float) -> int:
-        """None here: what a write has left lies in its attempt's folder, and goes with that."""
+        """Return 0: incomplete files are in their attempt's folder, and are removed with it."""
         return 0
 
     def attempts(self, job_id: str) -> list[int]:
@@ -147,37 +147,37 @@ class DirectoryStore:
         return None
 
     def _job_names(self) -> Iterator[str]:
-        """The folders of both areas, in no order."""
+        """Yield the folders of both areas, in no particular order."""
         return chain.from_iterable(map(_names, (self.root / INPUTS, self.root / ARTIFACTS)))
 
     def _oldest_seconds(self, job_id: str) -> float:
-        """For how long nothing was added to one of the job's folders."""
+        """Return the seconds since a file was added to the job's folder that is unchanged for the longest time."""
         ages = []
         for area in (INPUTS, ARTIFACTS):
             try:
                 ages.append(time.time() - (self.root / area / job_id).stat().st_mtime)
             except FileNotFoundError:
-                continue  # it has none there, or its owner has just deleted it
+                continue  # it has none there, or its owner has just deleted the job
         return max(ages, default=float("-inf"))
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Writes beside, syncs and renames, so that the file is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write to a temporary file, sync and rename it, so that the file is complete or missing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames within the folder survive a power cut."""
+    """Sync the folder, so that renames within it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -186,7 +186,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def allocated_bytes(folder: Path) -> int:
-    """Bytes of the files in a folder, as the disk counts them; those that have other names too are not counted."""
+    """Return the allocated bytes of the files in a folder, without files that have further hard links."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -195,7 +195,7 @@ def allocated_bytes(folder: Path) -> int:
     return total
 
 
-def _answered(error: OSError) -> Exception:
+def _translated(error: OSError) -> Exception:
     return StoreFull() if error.errno in _FULL else error
 
 
@@ -215,7 +215,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """Removes all of the folder that can be removed. Raises StoreUnavailable where something is left."""
+    """Remove as much of the folder as possible. Raises StoreUnavailable if files remain."""
     left: list[OSError] = []
 
     def note(function: object, path: str, raised: tuple[type[BaseException], BaseException, object]) -> None:
@@ -225,4 +225,4 @@ def _remove(folder: Path) -> None:
 
     shutil.rmtree(folder, onerror=note)
     if left:
-        raise StoreUnavailable(f"The store does not let go of {left[0].filename}: {left[0].strerror}") from left[0]
+        raise StoreUnavailable(f"{left[0].filename} cannot be removed from the store: {left[0].strerror}") from left[0]

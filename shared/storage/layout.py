@@ -1,10 +1,10 @@
-"""Where things lie in a store, whether that is a directory or a bucket, and whose store it is. Pure.
+"""The layout of a store, the same in a directory and a bucket, and the check of its marker. Pure.
 
-    marker                                 says which installation it belongs to
-    inputs/<job>/<name>                    what the client sent
-    artifacts/<job>/<attempt>/<name>       what an attempt made; only the winning attempt's is ever served
+    marker                                 the id of the installation that the store belongs to
+    inputs/<job>/<name>                    sent by the client
+    artifacts/<job>/<attempt>/<name>       written by an attempt; only the winning attempt's are served
 
-Both kinds lie alike, so that the one can be copied into the other. Names come from the code or are checked here.
+A directory can thus be copied to a bucket and back. Names come from the code or are checked here.
 """
 
 import re
@@ -21,29 +21,31 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class OrphanedFiles:
-    """A job that has files here which nothing has touched for a while, and which attempts of it have some."""
+    """A job with files that were not changed for a while, and the attempts that have some."""
 
     job_id: str
     attempts: tuple[int, ...]
 
 
 def artifact_name(name: str) -> str:
-    """The name, if it can be one. Raises NotFound."""
+    """Return the name if it is valid. Raises NotFound."""
     if _NAME.fullmatch(name) is None:
         raise NotFound("artifact", name)
     return name
 
 
 def must_mark(found: str | None, installation: str, place: str, *, create: bool) -> bool:
-    """Whether the marker is still to be written; `found` is what the one that is there says.
+    """Return whether the marker must be written. `found`: the existing marker's content; None if there is none.
 
-    Only who may `create` marks a store: a node with the wrong mount or bucket refuses to start instead of filling what
-    nobody else sees. Raises StoreMismatch.
+    A missing marker is accepted only with `create`, so that a node with the wrong mount or bucket refuses to start.
+    Raises StoreMismatch.
     """
     if found is None:
         if not create:
-            raise StoreMismatch(f"{place} has no store marker: this node does not see the installation's store")
+            raise StoreMismatch(
+                f"{place} has no store marker, so it is not the store of this installation: check the mount or bucket"
+            )
         return True
     if found.strip() != installation:
-        raise StoreMismatch(f"{place} belongs to another installation: its marker is not the one in the database")
+        raise StoreMismatch(f"{place} belongs to another installation: its marker differs from the one in the database")
     return False

@@ -1,7 +1,4 @@
-"""The way to a bucket: its file system, what its silence and refusals are called here, and one file in it.
-
-It knows nothing of jobs.
-"""
+"""Access to a bucket: its file system, the translation of its errors, and one file. It knows nothing of jobs."""
 
 import base64
 import hashlib
@@ -25,18 +22,18 @@ from wanworks.net import proxies
 
 _CONNECT_SECONDS = 5
 _QUIET_SECONDS = 20
-_TRIES = 2  # of one request, beside the patience of a whole upload
-_PIECE_BYTES = 4 * 2**20  # of what is read for a client
+_TRIES = 2  # of one request; a whole upload has further retries
+_PIECE_BYTES = 4 * 2**20  # of each read for a client
 
-# These say in full what they sign, at the lowest level.
+# These log what they sign at the lowest level.
 for _name in ("botocore", "aiobotocore", "s3fs"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 def files(settings: Settings, endpoint: str | None) -> s3fs.S3FileSystem:
-    """The bucket's server as fsspec sees it, at that address. Connects to nothing yet.
+    """Return a file system for the bucket at that endpoint. It does not connect yet.
 
-    Raises ConfigurationError for a proxy of the environment that cannot be used.
+    Raises ConfigurationError if the environment's proxy cannot be used.
     """
     addressing = settings.store_addressing
     if addressing == "auto":
@@ -51,14 +48,14 @@ def files(settings: Settings, endpoint: str | None) -> s3fs.S3FileSystem:
         key=settings.store_key_id,
         secret=settings.store_secret.get_secret_value() if settings.store_secret is not None else None,
         endpoint_url=endpoint,
-        # A server that is not Amazon's has no regions as a rule, and still signs with the name of one.
+        # Servers other than Amazon's usually have no regions, but a signature needs the name of one.
         client_kwargs={"region_name": settings.store_region or ("us-east-1" if endpoint is not None else None)},
         config_kwargs={
             "signature_version": "s3v4",
-            # Also where there is none: botocore would read the environment by itself, and ask loopback through a proxy.
+            # Also set without a proxy: botocore would otherwise read the environment, and use a proxy for loopback.
             "proxies": {urlsplit(place).scheme: proxy} if proxy is not None else {},
             "s3": {"addressing_style": addressing, "payload_signing_enabled": True},
-            # Newer checksums, sent unasked, are refused by other servers than Amazon's; Content-MD5 by none.
+            # Many servers other than Amazon's refuse newer checksums; all accept Content-MD5.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
             "connect_timeout": _CONNECT_SECONDS,
@@ -68,43 +65,47 @@ def files(settings: Settings, endpoint: str | None) -> s3fs.S3FileSystem:
         use_listings_cache=False,
         skip_instance_cache=True,
     )
-    opened.retries = 1  # botocore's own are enough
+    opened.retries = 1  # botocore's retries are enough
     return opened
 
 
 @contextmanager
 def answers() -> Iterator[None]:
-    """Makes StoreUnavailable of what may be better soon; lets FileNotFoundError through."""
+    """Translate temporary errors to StoreUnavailable. FileNotFoundError passes through."""
     try:
         yield
     except FileNotFoundError:
         raise
     except PermissionError as error:
-        raise StoreUnavailable("The bucket refuses us") from error
+        raise StoreUnavailable("The bucket refuses access") from error
     except (OSError, BotoCoreError, ClientError, HttpError) as error:
         raise StoreUnavailable() from error
 
 
 @contextmanager
 def refusals(place: str) -> Iterator[None]:
-    """At the start, what only an operator can put right is said as that."""
+    """Translate errors that only an operator can fix to ConfigurationError."""
     try:
         yield
     except FileNotFoundError as error:
-        raise ConfigurationError(f"WANWORKS_STORE_URL: there is no bucket at {place}") from error
+        raise ConfigurationError(
+            f"WANWORKS_STORE_URL: there is no bucket at {place}; create it or correct the URL"
+        ) from error
     except StoreUnavailable as error:
         if isinstance(error.__cause__, PermissionError):
-            message = f"WANWORKS_STORE_URL: {place} refuses us: the key, its secret, the region or the rights are wrong"
+            message = (
+                f"WANWORKS_STORE_URL: {place} refuses access: check the key, its secret, the region and the permissions"
+            )
             raise ConfigurationError(message) from error
         if isinstance(error.__cause__, NoCredentialsError):
-            message = "WANWORKS_STORE_KEY_ID is not set, and no credentials are found in the usual places of AWS"
+            message = "WANWORKS_STORE_KEY_ID is not set, and no credentials are found in the AWS configuration"
             raise ConfigurationError(message) from error
         raise
 
 
 @dataclass(frozen=True)
 class BucketFile:
-    """One object, and two ways to it: ours, and the one that clients are sent."""
+    """One object, with the file systems for reading it here and for links to clients."""
 
     files: s3fs.S3FileSystem
     linked: s3fs.S3FileSystem
@@ -112,7 +113,7 @@ class BucketFile:
     link_seconds: int
 
     def link(self, content_type: str, at_most_seconds: int | None = None) -> str:
-        """Signed here: the bucket is not asked."""
+        """Return a signed URL, without a request to the bucket."""
         name = self.path.rpartition("/")[2]
         seconds = self.link_seconds if at_most_seconds is None else min(self.link_seconds, at_most_seconds)
         with answers():
@@ -146,7 +147,7 @@ class BucketFile:
         except FileNotFoundError:
             raise NotFound("artifact", self.path.rpartition("/")[2]) from None
         if not piece:
-            raise StoreUnavailable("The bucket has less of a file than it should")
+            raise StoreUnavailable("The bucket has only a part of the file")
         return piece
 
 
@@ -155,7 +156,7 @@ def _bucket(settings: Settings) -> str:
 
 
 def _with_checksum(params: dict[str, Any], **_known: Any) -> None:
-    """Every server compares this one, if it compares any."""
+    """Add Content-MD5, the checksum that all servers support."""
     body = params.get("body")
     if isinstance(body, BytesIO):
         body = body.getbuffer()

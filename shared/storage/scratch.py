@@ -1,7 +1,7 @@
-"""A node's own folder for what is on its way to or from a bucket.
+"""A local folder for files on their way to or from a bucket.
 
-Each piece is locked by the process that uses it, and the lock goes with the process: what a dead one has left is known
-as such, and goes when the next piece is begun.
+Each subfolder is locked by the process that uses it. The lock ends with the process, so that folders of dead processes
+are recognised, and removed when the next folder is created.
 """
 
 import errno
@@ -18,22 +18,24 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Scratch:
+    """The locked subfolders of one process."""
+
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._held: dict[str, int] = {}  # descriptors of the folders that are ours
+        self._held: dict[str, int] = {}  # descriptors of this process's folders
 
     def fresh(self, name: str) -> Path:
-        """An empty folder, ours until it is dropped or we end. Raises StoreFull."""
+        """Return an empty folder, locked until it is dropped or the process ends. Raises StoreFull."""
         self.drop(name)
         return self.ours(name)
 
     def ours(self, name: str) -> Path:
-        """That folder, begun if need be. Raises StoreFull."""
+        """Return that folder, created if necessary. Raises StoreFull."""
         folder = self._root / name
         if name in self._held:
             return folder
         with room(), self._alone():
-            self._drop_what_the_dead_left()
+            self._drop_folders_of_dead_processes()
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             self._held[name] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -48,7 +50,7 @@ class Scratch:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Between a folder's making and its locking nobody takes it for a dead one's."""
+        """Hold a lock, so that a folder is not taken for a dead process's between its creation and its locking."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._root / ".lock", os.O_RDONLY | os.O_CREAT, 0o600)
         try:
@@ -57,7 +59,7 @@ class Scratch:
         finally:
             os.close(descriptor)
 
-    def _drop_what_the_dead_left(self) -> None:
+    def _drop_folders_of_dead_processes(self) -> None:
         for folder in self._root.iterdir():
             if not folder.is_dir() or folder.name in self._held:
                 continue
@@ -74,7 +76,7 @@ class Scratch:
 
 @contextmanager
 def room() -> Iterator[None]:
-    """Raises StoreFull where the disk is full."""
+    """Raise StoreFull if the disk is full."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The store: where artifacts and uploaded inputs lie, readable by every node. A directory, or a bucket by setting.
+"""The store of artifacts and inputs, readable by every node: a directory or a bucket, by setting.
 
-Whoever uses one does not know which it is, but for the web process, which may send clients to a bucket themselves. The
-bucket's libraries are loaded only where there is a bucket.
+Its users do not know which it is, except the web process, which may redirect clients to a bucket. The bucket's
+libraries are loaded only if a bucket is set.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -15,34 +15,37 @@ from shared.storage.layout import OrphanedFiles
 
 
 class InBucket(Protocol):
-    """An artifact that lies in a bucket."""
+    """An artifact in a bucket."""
 
     def link(self, content_type: str, at_most_seconds: int | None = None) -> str:
-        """A URL that gives it to whoever holds it, for `store_link_seconds`, or for less."""
+        """Return a URL that serves it without further authentication, for `store_link_seconds` or less."""
         ...
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from `start` up to `end`. The first piece is here on return. Raises NotFound, StoreUnavailable."""
+        """Yield the bytes from `start` up to `end`. The first piece is read before the return.
+
+        Raises NotFound and StoreUnavailable.
+        """
         ...
 
 
 class Store(Protocol):
-    """Open it with `open_store`, which checks the marker. Everything here may raise StoreUnavailable."""
+    """A store. Open it with `open_store`, which checks the marker. Every method may raise StoreUnavailable."""
 
     def put_input(self, job_id: str, name: str, content: bytes) -> str:
-        """Writes an input whole and durably; returns its name in the store. Raises StoreFull and leaves nothing."""
+        """Write an input durably. Return its name in the store. Raises StoreFull, and then leaves nothing."""
         ...
 
     def copy_input(self, reference: str, job_id: str) -> str:
-        """The same input for another job. Raises NotFound where it is gone."""
+        """Copy an input for another job. Return its name. Raises NotFound."""
         ...
 
     def input_file(self, reference: str, attempt: int) -> Path:
-        """The input as a file of this machine, there as long as the attempt runs. Raises NotFound."""
+        """Return the input as a local file, which exists while the attempt runs. Raises NotFound."""
         ...
 
     def attempt_dir(self, job_id: str, attempt: int) -> Path:
-        """A fresh, empty folder of this machine for one attempt's artifacts. Raises StoreFull."""
+        """Return a new, empty local folder for one attempt's artifacts. Raises StoreFull."""
         ...
 
     def keep(
@@ -53,70 +56,70 @@ class Store(Protocol):
         check: Callable[[], None],
         moved: Callable[[], None],
     ) -> None:
-        """What lies in the attempt's folder under these names is in the store, whole and durably, on return.
+        """Store these files of the attempt's folder durably.
 
-        `check` is called several times a second and may raise; `moved` says that there was headway. Then, and where
-        StoreUnavailable is raised after `store_patience_seconds` in vain, `drop_attempt` is due.
+        `check` is called several times a second and may raise; `moved` is called on progress. If `check` raises, or
+        StoreUnavailable is raised after `store_patience_seconds`, the caller must call `drop_attempt`.
         """
         ...
 
     def artifact(self, job_id: str, attempt: int, name: str) -> Path | InBucket:
-        """Raises NotFound, also for a name that is none. A bucket is not asked before it is read."""
+        """Return the artifact. Raises NotFound, also for an invalid name. A bucket is first asked on reading."""
         ...
 
     def drop_attempt(self, job_id: str, attempt: int) -> None:
-        """Removes what the attempt has left, on this machine and in the store.
+        """Remove the attempt's files, on this machine and in the store. Missing files are ignored.
 
-        What is not there is removed already. Raises StoreUnavailable where something is left.
+        Raises StoreUnavailable if files remain.
         """
         ...
 
     def drop_job(self, job_id: str) -> None:
-        """Removes the job's inputs and artifacts. Raises StoreUnavailable where something is left."""
+        """Remove the job's inputs and artifacts. Raises StoreUnavailable if files remain."""
         ...
 
     def drop_jobs(self, job_ids: Sequence[str]) -> dict[str, StoreUnavailable]:
-        """Removes the inputs and artifacts of many jobs. Returns those of which something is left, and why."""
+        """Remove the inputs and artifacts of many jobs. Return the jobs with remaining files, and why."""
         ...
 
     def orphaned_files(self, older_than_seconds: float, after: str = "") -> Iterator[OrphanedFiles]:
-        """Jobs that have something here which nothing has touched for that long, by id, from the one after `after`.
+        """Yield jobs with files that were not changed for that long, in the order of ids, after the id `after`.
 
-        They are found while they are asked for: however many there are, few are in memory.
+        They are read lazily, so that only a few are in memory.
         """
         ...
 
     def drop_unfinished(self, older_than_seconds: float) -> int:
-        """Removes uploads that were begun so long ago and never finished; how many."""
+        """Remove unfinished uploads that began that long ago. Return how many."""
         ...
 
     def attempts(self, job_id: str) -> list[int]:
-        """The attempts of which there is anything."""
+        """Return the attempts that have files."""
         ...
 
     def allocated_bytes(self, job_id: str) -> int:
-        """What the job's inputs and artifacts take."""
+        """Return the size of the job's inputs and artifacts in bytes."""
         ...
 
     def is_beside(self, folder: Path) -> bool:
-        """Whether what is removed here makes room on that folder's disk."""
+        """Return whether files removed from the store free space on that folder's disk."""
         ...
 
     def ask(self) -> None:
-        """Raises StoreUnavailable where the store does not answer."""
+        """Check that the store responds. Raises StoreUnavailable."""
         ...
 
     @property
     def link_origin(self) -> str | None:
-        """Scheme, host and port of links to artifacts; None where there are none."""
+        """Scheme, host and port of links to artifacts; None if there are no links."""
         ...
 
 
 def open_store(settings: Settings, agreed: Callable[[], str], *, create: bool) -> Store:
-    """The store that the settings name, if its marker is the one that the installation agreed on.
+    """Open the store that the settings name, and check its marker.
 
-    `create` makes it where there is no marker yet. Raises StoreMismatch, StoreUnavailable; ConfigurationError where
-    the bucket refuses us.
+    `agreed` returns the installation's marker. `create`: write it if there is none. Raises StoreMismatch and
+    StoreUnavailable, and ConfigurationError if the bucket refuses access.
     """
     if settings.store_url is None:
         return DirectoryStore.opened(settings.store_dir, agreed, create=create)

@@ -1,7 +1,7 @@
-"""How every process logs: one JSON object a line for machines, a readable line on a terminal.
+"""Logging: one JSON object on each line, or readable lines on a terminal.
 
-What a line is about (request, job, attempt) is bound around the work, so that no message has to carry it; within a
-trace it names the trace too.
+The request, job and attempt are bound to the context, so that messages need not repeat them. Within a trace each line
+also has the trace's id.
 """
 
 import json
@@ -20,14 +20,14 @@ _bound: ContextVar[Mapping[str, Any]] = ContextVar("wanworks_log", default={})  
 
 
 def set_up(settings: Settings, process: str, **about: str | None) -> None:
-    """Root logging to stderr. `about` stands in every line of this process: its device, say."""
+    """Log to stderr. `about`: fields of every line of this process, such as its device."""
     handler = logging.StreamHandler()
     fields = {"node": settings.node, "process": process, **{name: value for name, value in about.items() if value}}
     handler.setFormatter(_Json(fields) if is_json(settings) else _Readable())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
-    for name in ("httpx", "httpx2", "httpcore", "httpcore2"):  # they write down addresses in full, secrets and all
+    for name in ("httpx", "httpx2", "httpcore", "httpcore2"):  # they log complete URLs, including secrets
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
@@ -40,7 +40,7 @@ def is_json(settings: Settings) -> bool:
 
 @contextmanager
 def bound(**fields: Any) -> Iterator[None]:
-    """What is logged within is about this."""
+    """Add these fields to all lines that are logged within the block."""
     token = _bound.set({**_bound.get(), **fields})
     try:
         yield

@@ -1,4 +1,4 @@
-"""When each background loop last finished a pass, so that one that hangs is noticed. Only it uses its table."""
+"""When each background loop last finished a pass, to detect hanging loops. Sole reader and writer of `loop_reports`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class SeenLoop:
 
 
 def record(database: Database, process: str, node: str, loop: str, every_seconds: float) -> None:
-    """Notes that the loop has just finished a pass."""
+    """Record that the loop has just finished a pass."""
     row = {"process": process, "loop": loop, "node": node, "every_seconds": every_seconds, "seen_at": epoch_now()}
     insert = sqlite_insert if database.is_sqlite else postgresql_insert
     with database.write() as session:
@@ -42,7 +42,7 @@ def record(database: Database, process: str, node: str, loop: str, every_seconds
 
 
 def seen(database: Database) -> list[SeenLoop]:
-    """Every loop that has reported and whose process has not shut down in good order."""
+    """Return the loops that have reported and whose process has not shut down regularly."""
     query = select(LoopReport, epoch_now() - col(LoopReport.seen_at))
     with database.read() as session:
         return [
@@ -52,16 +52,16 @@ def seen(database: Database) -> list[SeenLoop]:
 
 
 def dispatcher_heard(loops: Iterable[SeenLoop]) -> bool:
-    """Whether a dispatcher that leads has finished a pass lately."""
+    """Return whether a leading dispatcher has finished a pass recently."""
     return any(loop.loop == DISPATCHER and loop.silent_seconds <= _DISPATCHER_SECONDS for loop in loops)
 
 
 def forget_process(database: Database, process: str) -> None:
-    """The process shuts down: its loops are not missed."""
+    """Remove the reports of a process that shuts down."""
     with database.write() as session:
         session.connection().execute(delete(LoopReport).where(col(LoopReport.process) == process))
 
 
 def forget_node(session: Session, node: str) -> None:
-    """A node was removed, and its loops with it."""
+    """Remove the reports of a removed node."""
     session.connection().execute(delete(LoopReport).where(col(LoopReport.node) == node))

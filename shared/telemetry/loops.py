@@ -1,7 +1,7 @@
-"""The one class of background threads: pass after pass, whatever a pass raises, until it is stopped.
+"""The class of all background threads: it makes pass after pass until it is stopped.
 
-A loop that fails is logged and counted and goes on. A loop that hangs is noticed by its missing reports, which other
-processes read (`shared/telemetry/loop_reports.py`).
+A pass that raises is logged and counted, and the next one follows. A loop that hangs stops reporting, which other
+processes detect (`shared/telemetry/loop_reports.py`).
 """
 
 import logging
@@ -21,21 +21,21 @@ _SAME_ERROR_SECONDS = 60.0
 
 
 class RepeatedErrors:
-    """Tells an error that is worth a line from one that has just been logged: the same again counts once a minute."""
+    """Decides whether to log an error. The same error in a row is logged once a minute."""
 
     def __init__(self) -> None:
         self._last: tuple[str, float] = ("", float("-inf"))
 
     def is_news(self, error: Exception) -> bool:
-        said, now = f"{type(error).__name__}: {error}", time.monotonic()
-        if said == self._last[0] and now - self._last[1] < _SAME_ERROR_SECONDS:
+        text, now = f"{type(error).__name__}: {error}", time.monotonic()
+        if text == self._last[0] and now - self._last[1] < _SAME_ERROR_SECONDS:
             return False
-        self._last = (said, now)
+        self._last = (text, now)
         return True
 
 
 class LoopReporter:
-    """Reports the loops of one process: each at most every ten seconds. Never raises: no loop ends of its report."""
+    """Reports the loops of one process, each at most every ten seconds. It never raises."""
 
     def __init__(self, database: Database, process: str, node: str) -> None:
         self._database = database
@@ -47,7 +47,7 @@ class LoopReporter:
         now = time.monotonic()
         if now - self._reported_at.get(loop, float("-inf")) < _REPORT_SECONDS:
             return
-        self._reported_at[loop] = now  # also where it fails: a missing database must not be asked at each pass
+        self._reported_at[loop] = now  # also if it fails: a missing database must not be tried in each pass
         try:
             loop_reports.record(self._database, self._process, self._node, loop, every_seconds)
         except (Unavailable, StoreFull) as error:
@@ -56,7 +56,7 @@ class LoopReporter:
             log.exception("loop %s: cannot be reported", loop)
 
     def close(self) -> None:
-        """The process shuts down in good order. Call it once its loops have ended."""
+        """Remove the process's reports. Call it during shutdown, once its loops have ended."""
         try:
             loop_reports.forget_process(self._database, self._process)
         except (Unavailable, StoreFull) as error:
@@ -68,7 +68,7 @@ class LoopReporter:
 class Loop(threading.Thread):
     """Calls `work` every `every_seconds`, the first time after `first_after_seconds`, until `stop`.
 
-    Where `work` returns True there is more to do, and the next pass begins at once.
+    If `work` returns True there is more to do, and the next pass begins immediately.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class Loop(threading.Thread):
                 self._woken.wait(self._every_seconds)
 
     def wake(self) -> None:
-        """Begins the next pass now, or as soon as the present one has ended."""
+        """Begin the next pass now, or as soon as the current one has ended."""
         self._woken.set()
 
     def stop(self, timeout: float = 2.0) -> bool:
-        """Ends the loop after its present pass; waits that long for it. Returns whether it has ended."""
+        """End the loop after its current pass, and wait up to `timeout` seconds. Return whether it has ended."""
         self.stopping.set()
         self._woken.set()
         if self.is_alive() and threading.current_thread() is not self:
@@ -122,13 +122,13 @@ class Loop(threading.Thread):
             return False
 
     def _log(self, error: Exception) -> None:
-        """A database that is away for an hour is not worth a line every second."""
+        """Log the error unless it repeats, so that a long outage does not fill the log."""
         if not self._errors.is_news(error):
             return
         expected = isinstance(error, Unavailable | StoreFull)
         log.log(
             logging.WARNING if expected else logging.ERROR,
-            "loop %s: %s: %s; it goes on",
+            "loop %s: %s: %s; the loop continues",
             self.name,
             type(error).__name__,
             error,

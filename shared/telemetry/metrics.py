@@ -1,7 +1,7 @@
-"""What happened, counted: by every process into one hash in Redis, so that any web process can show the sum.
+"""Counters and histograms: every process adds to one hash in Redis, from which any web process exports the sums.
 
-Counts are kept in memory and sent every two seconds; a process that dies loses the last ones, and a Redis that loses
-its data begins at zero, as Prometheus expects of counters. Nothing waits for it, and nothing is decided by it.
+Counts are kept in memory and sent every two seconds. A process that dies loses the last ones, and a Redis that loses
+its data restarts at zero, which Prometheus allows for counters. Nothing waits for them or depends on them.
 """
 
 import bisect
@@ -28,7 +28,7 @@ _LONG = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1
 
 @dataclass(frozen=True)
 class Meter:
-    """One family of counters or histograms, as Prometheus has them. Times are in seconds."""
+    """One Prometheus family of counters or histograms. Times are in seconds."""
 
     name: str
     kind: Literal["counter", "histogram"]
@@ -50,18 +50,18 @@ JOB_SECONDS = _histogram("wanworks_job_seconds", "Jobs that succeeded, from clai
 PHASE_SECONDS = _histogram("wanworks_phase_seconds", "Phases of generations.", _LONG, "model", "phase")
 STEP_SECONDS = _histogram("wanworks_step_seconds", "One step, the mean of each generation.", _LONG, "model")
 STARTS = _counter("wanworks_generation_starts", "Generations, by whether the model was warm.", "model", "warm")
-DOWNLOADED = _counter("wanworks_download_bytes", "Bytes that came to a node's disk.", "node", "model")
-TAKEOVERS = _counter("wanworks_lease_takeovers", "Leases that ran out: the job went to another attempt.")
-FENCED = _counter("wanworks_fenced_attempts", "Attempts that found their job taken by another.", "node")
+DOWNLOADED = _counter("wanworks_download_bytes", "Bytes downloaded to a node's disk.", "node", "model")
+TAKEOVERS = _counter("wanworks_lease_takeovers", "Expired leases, after which the job was given to another attempt.")
+FENCED = _counter("wanworks_fenced_attempts", "Attempts whose job was taken by another attempt.", "node")
 PASS_SECONDS = _histogram("wanworks_dispatcher_pass_seconds", "One pass of the dispatcher.", _SHORT)
 CLAIM_SECONDS = _histogram("wanworks_claim_seconds", "From sending a dispatch message to its claim.", _LONG, "type")
-MESSAGES = _counter("wanworks_webhook_tries", "Messages sent to webhooks, by what came of it.", "outcome")
+MESSAGES = _counter("wanworks_webhook_tries", "Messages sent to webhooks, by outcome.", "outcome")
 LOOP_ERRORS = _counter("wanworks_loop_errors", "Passes of background loops that failed.", "loop")
 REMOVAL_ERRORS = _counter(
-    "wanworks_store_removal_errors", "Files of jobs that could not be removed and are tried again."
+    "wanworks_store_removal_errors", "Files of jobs that could not be removed and will be tried again."
 )
 HTTP_SECONDS = _histogram(
-    "wanworks_http_request_seconds", "Requests, event streams left out.", _SHORT, "method", "route", "status"
+    "wanworks_http_request_seconds", "Requests, without event streams.", _SHORT, "method", "route", "status"
 )
 
 METERS: Mapping[str, Meter] = {
@@ -74,7 +74,7 @@ METERS: Mapping[str, Meter] = {
 
 
 def count_end(meters: "Meters", job: Job) -> None:
-    """A job has ended: which, how, and where its time went."""
+    """Count the end of a job, with its duration and phases."""
     model = job.model_id or ""
     meters.count(JOBS_ENDED, job.type, model, str(JobState(job.status)))
     if job.status != JobState.SUCCEEDED or job.started_at is None or job.finished_at is None:
@@ -95,7 +95,7 @@ Field = tuple[str, ...]
 
 
 class Meters:
-    """One process's counts. Safe to call from any thread."""
+    """The counts of one process. Thread-safe."""
 
     def __init__(self, client: RestingRedis) -> None:
         self._redis = client
@@ -114,7 +114,7 @@ class Meters:
         self._add({(meter.name, *labels, bound): 1.0, (meter.name, *labels, "sum"): seconds})
 
     def flush(self) -> None:
-        """Sends what was counted. Where Redis is away it is kept for the next time."""
+        """Send the counts. If Redis is unavailable, they are kept for the next flush."""
         with self._lock:
             counts, self._counts = self._counts, defaultdict(float)
         if not counts:
@@ -151,18 +151,18 @@ class Meters:
                 self._thread.start()
 
     def _run(self) -> None:
-        """No `Loop`, which counts with this class. Whatever a flush raises, the next one is tried."""
+        """Flush periodically. This is not a `Loop`, because that class counts with this one."""
         while not self._closing:
             self._due.wait(_FLUSH_SECONDS)
             try:
                 self.flush()
             except Exception:
-                log.exception("counts could not be sent; it goes on")
+                log.exception("counts could not be sent; the next flush follows")
 
 
 @dataclass(frozen=True)
 class Family:
-    """One meter as it stands: for a counter the total of each set of labels, for a histogram its buckets and sum."""
+    """The present values of one meter: totals of a counter, or buckets and sums of a histogram, by labels."""
 
     meter: Meter
     totals: Mapping[tuple[str, ...], float]
@@ -171,13 +171,13 @@ class Family:
 
 
 def read(client: RestingRedis) -> list[Family] | None:
-    """Every meter, those that nothing was counted in as well; None where Redis is away."""
+    """Return all meters, including unused ones; None if Redis is unavailable."""
     fields = client.ask(lambda redis: redis.hgetall(KEY))
     return None if fields is None else families({text: float(amount) for text, amount in fields.items()})
 
 
 def families(fields: Mapping[bytes | str, float]) -> list[Family]:
-    """What the hash's fields say. Of meters that this version does not know nothing is said."""
+    """Return the families from the hash's fields, without meters that this version does not know."""
     totals: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in METERS}
     sums: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in METERS}
     counts: dict[str, dict[tuple[str, ...], dict[str, float]]] = {name: {} for name in METERS}

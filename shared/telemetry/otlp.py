@@ -1,6 +1,6 @@
-"""Spans by OpenTelemetry, sent by OTLP over HTTP. Imported only where WANWORKS_OTLP_ENDPOINT is set.
+"""Spans by OpenTelemetry, sent by OTLP over HTTP. Imported only if WANWORKS_OTLP_ENDPOINT is set.
 
-A collector that is away or slow costs spans, never time: they wait in a bounded queue that a thread of its own empties.
+A slow or unavailable collector loses spans but never delays work: a separate thread sends them from a bounded queue.
 """
 
 import hashlib
@@ -46,11 +46,13 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class OtlpTracer:
-    """One process's spans. The settings name an endpoint."""
+    """The spans of one process. `settings.otlp_endpoint` must be set."""
 
     def __init__(self, settings: Settings, process: str) -> None:
         assert settings.otlp_endpoint is not None
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # of a collector that is away we tell once, below
+        logging.getLogger("opentelemetry").setLevel(
+            logging.CRITICAL
+        )  # `_LoggingExporter` logs an unavailable collector once
         version = importlib.metadata.version("wanworks")
         self._ids = _Ids()
         self._provider = TracerProvider(
@@ -66,7 +68,7 @@ class OtlpTracer:
                 }
             ),
             id_generator=self._ids,
-            shutdown_on_exit=False,  # `close` does it, and gives up in time
+            shutdown_on_exit=False,  # `close` does it, with a time limit
         )
         endpoint = settings.otlp_endpoint.rstrip("/")
         headers = settings.otlp_headers.get_secret_value() if settings.otlp_headers is not None else ""
@@ -83,7 +85,7 @@ class OtlpTracer:
         )
         self._provider.add_span_processor(
             BatchSpanProcessor(
-                _Told(exporter),
+                _LoggingExporter(exporter),
                 max_queue_size=_QUEUE_LENGTH,
                 max_export_batch_size=_BATCH,
                 schedule_delay_millis=_SEND_EVERY_SECONDS * 1000,
@@ -145,13 +147,13 @@ class _Recorded(Span):
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        # How it ended is for its owner to say: an exception's text may hold what no trace shall.
+        # The span's owner reports errors, because an exception's text may contain what traces must not.
         with trace.use_span(self._span, record_exception=False, set_status_on_exception=False):
             yield
 
 
 class _Ids(RandomIdGenerator):
-    """Random ids, or those that follow from a key, so that several processes come to the same."""
+    """Random ids, or ids derived from keys, so that several processes find the same ids."""
 
     def __init__(self) -> None:
         self._thread = threading.local()
@@ -174,7 +176,7 @@ class _Ids(RandomIdGenerator):
 
 
 class _Adapter(HTTPAdapter):  # type: ignore[misc]
-    """Sends through the environment's proxies as all else here does, in place of the library's own reading of them."""
+    """Uses the environment's proxies by the same rules as the rest of wanworks, instead of the library's."""
 
     def send(self, request: Any, *args: Any, **options: Any) -> Any:
         proxy = proxies.http_proxy_for(request.url, "traces")
@@ -189,22 +191,22 @@ def _session() -> requests.Session:
     return session
 
 
-class _Told(SpanExporter):
-    """The exporter, and one line in the log when what it sends stops arriving, and one when it arrives again."""
+class _LoggingExporter(SpanExporter):
+    """An exporter that logs when spans stop reaching the collector, and when they reach it again."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._arrives = True
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result, reason = SpanExportResult.FAILURE, "it refused them or did not answer"
+        result, reason = SpanExportResult.FAILURE, "it refused them or did not respond"
         try:
             result = self._exporter.export(spans)
-        except Exception as error:  # what its HTTP library raises; the thread that sends must outlive it
+        except Exception as error:  # what its HTTP library raises; the sending thread must survive it
             reason = type(error).__name__
         arrives = result is SpanExportResult.SUCCESS
         if self._arrives and not arrives:
-            log.warning("traces do not reach the collector (%s): they are dropped until it answers", reason)
+            log.warning("traces do not reach the collector (%s): they are dropped until it responds", reason)
         elif arrives and not self._arrives:
             log.info("traces reach the collector again")
         self._arrives = arrives

@@ -1,4 +1,4 @@
-"""A stretch of time in a trace, as those who live through it speak to it. Knows nothing of how it is recorded."""
+"""The interface of a span in a trace, independent of how it is recorded."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,26 +9,26 @@ Kind = Literal["internal", "server", "consumer"]
 
 
 class Span:
-    """One that has begun. This one is recorded nowhere; `shared/telemetry/otlp.py` has the one that is."""
+    """A span that has begun. This class records nothing; the one of `shared/telemetry/otlp.py` does."""
 
     def rename(self, name: str) -> None: ...
 
     def note(self, attributes: Attributes) -> None:
-        """Adds to what it says of itself."""
+        """Add attributes."""
 
     def event(self, name: str, attributes: Attributes, at: float | None = None) -> None:
-        """Something that happened within it, now or at that time (seconds since 1970)."""
+        """Add an event, now or at that time (seconds since 1970)."""
 
     def failed(self, code: str, message: str) -> None:
-        """It did not do what it was for: the error's code in our own words, and its message for people."""
+        """Mark the span as failed, with an error code and a message."""
 
     def child(self, name: str) -> "Span":
         return self
 
     def end(self, at: float | None = None) -> None:
-        """Nothing of it is told before; a span that is never ended is never told of."""
+        """End the span. A span that is never ended is never exported."""
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """What is logged or asked for within belongs to it."""
+        """Make it the current span of log lines and outgoing requests within the block."""
         yield

@@ -1,7 +1,7 @@
-"""Traces: one for each request, going on in the job that it asked for, to the end of its last attempt.
+"""Traces: one for each request. It continues in the submitted job until the end of its last attempt.
 
-Off unless WANWORKS_OTLP_ENDPOINT is set, and then nothing of OpenTelemetry is imported and a span costs a comparison.
-What a span says is which job, model, device, phase and error: never a prompt, an address, a key, or a query string.
+Without WANWORKS_OTLP_ENDPOINT tracing is off, nothing of OpenTelemetry is imported, and a span costs a comparison.
+Spans name the job, model, device, phase and error, but never a prompt, an address, a key or a query string.
 """
 
 import sys
@@ -20,7 +20,7 @@ _tracer: "OtlpTracer | None" = None
 
 
 def set_up(settings: Settings, process: str) -> None:
-    """Makes this process tell of itself as the service ``wanworks-<process>``. Each child has to do it for itself."""
+    """Start tracing in this process, as the service ``wanworks-<process>``. Each child process must call it."""
     global _tracer
     if settings.otlp_endpoint is not None and _tracer is None:
         for name in shared.KEPT_FROM_REDIS:
@@ -32,7 +32,7 @@ def set_up(settings: Settings, process: str) -> None:
 
 
 def close() -> None:
-    """Sends what is left, for two seconds at most."""
+    """Send the remaining spans, for at most two seconds."""
     global _tracer
     if _tracer is not None:
         tracer, _tracer = _tracer, None
@@ -48,20 +48,20 @@ def begin(
     began: float | None = None,
     keys: tuple[str, str | None] | None = None,
 ) -> Span:
-    """A span under the one that `parent` names (a W3C traceparent), else one of a trace that begins here.
+    """Return a span below `parent` (a W3C traceparent), or the first span of a new trace.
 
-    `began` is in seconds since 1970; now where it is not given. `keys` makes ids that others come to as well: all
-    without a parent under the first key share a trace, and the second one is the span's own.
+    `began`: seconds since 1970, by default now. `keys`: ids are derived from these, so that several processes find the
+    same ids. Spans without a parent and with an equal first key share a trace; the second key gives the span's id.
     """
     return _UNRECORDED if _tracer is None else _tracer.begin(name, attributes, kind, parent, began, keys)
 
 
 def here() -> str | None:
-    """The traceparent of the span that is current; None where there is none."""
+    """Return the traceparent of the current span; None if there is none."""
     return None if _tracer is None else _tracer.here()
 
 
 def trace_id() -> str | None:
-    """Of the trace that is current, in 32 hexadecimal digits."""
+    """Return the id of the current trace, as 32 hexadecimal digits; None if there is none."""
     found = here()
     return None if found is None else found.split("-")[1]

@@ -20,8 +20,9 @@ from typing import Any
 
 import redis
 
-from scheduler.dispatcher import Dispatcher, celery_sender
+from scheduler.dispatcher import Dispatcher
 from scheduler.placement import decide
+from scheduler.sender import celery_sender
 from shared.database.engine import Database
 from shared.messaging.progress import stream_key
 from shared.settings import load

@@ -89,4 +89,4 @@ def _removed(database: Database, store: Store, where: str) -> Row:
 
 
 def _work(database: Database, store: Store, run: ticks_.Run) -> str:
-    return ticks.apply_retention(database, store, timedelta(0), run.goes_on)
+    return ticks.apply_retention(database, store, timedelta(0), run.has_time)

@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from scheduler import ticks
-from scheduler.dispatcher import Dispatcher, Ring, celery_sender
+from scheduler.dispatcher import Dispatcher
+from scheduler.sender import Send, celery_sender
 from shared import garbage
 from shared.catalogue.job_types import DownloadParams, IntegrityCheckParams
 from shared.cluster import nodes as nodes_table
@@ -200,8 +201,8 @@ def _first_pass(settings: Settings, database: Database) -> tuple[float, float]:
 
 def _steady(settings: Settings, database: Database) -> float:
     """Seconds of a pass in which every device runs a job and has one ahead, median."""
-    nobody: Ring = lambda *_: None  # noqa: E731
-    dispatcher = Dispatcher(settings, database, nobody)
+    discard: Send = lambda *_: None  # noqa: E731
+    dispatcher = Dispatcher(settings, database, discard)
     with database.write() as session:
         session.connection().exec_driver_sql(
             "UPDATE jobs SET status = 'running', attempt = 1, device_key = bell_device, node = 'here',"

@@ -98,7 +98,7 @@ def test_a_refusal_of_the_server_stands_at_its_field(open_page: Open, watched: W
     frames = page.get_by_label("Frames", exact=True)
     expect(frames).to_have_attribute("aria-invalid", "true")
     expect(frames).to_be_focused()
-    expect(page.locator("#e-frames")).to_contain_text("9999 is outside what T2V-A14B makes")
+    expect(page.locator("#e-frames")).to_contain_text("9999 is not supported by T2V-A14B")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("too long")
     # The browser itself reports every answer of 400 and above on the console.
     assert len(watched.complaints) == 1

@@ -15,8 +15,8 @@ from shared.database.tables import Job
 from shared.errors import BadInput, ModelUnavailable, NotFound, StoreFull, Unavailable
 from shared.jobs import webhooks
 from shared.jobs.attempts import Claimant
+from shared.jobs.durations import PhaseTimes, phase_times
 from shared.jobs.records import new_id
-from shared.jobs.usage import PhaseTimes, phase_times
 from shared.messaging.progress import Progress
 from shared.models import replicas
 from shared.settings import Settings

@@ -59,7 +59,7 @@ def recover(reason: str, pid: int | None = None) -> None:
             job = attempts.crashed(process.database(), running.job_id, running.attempt, reason, backoff)
             if job is not None:
                 log.warning("job %s: %s; now %s", running.job_id, reason, job.status)
-                attempt_spans.tell_lost(job, running.attempt, "worker_lost", reason)
+                attempt_spans.report_lost(job, running.attempt, "worker_lost", reason)
                 if job.finished_at is not None:
                     count_end(process.meters(), job)
                 emptied = True
@@ -177,7 +177,7 @@ def _job_requests() -> list[tuple[str, int]]:
 def _give_back(job_id: str, attempt: int, reason: str) -> None:
     job = attempts.give_back(process.database(), job_id, attempt)
     if job is not None:
-        attempt_spans.tell_given_back(job, attempt)
+        attempt_spans.report_returned(job, attempt)
         if job.finished_at is not None:
             count_end(process.meters(), job)
         log.info("job %s: given back: %s", job_id, reason)

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that `shared.database.engine.migrate` hands over."""
+"""Alembic's entry point. It runs on the connection that `shared.database.engine.migrate` passes."""
 
 from alembic import context
 from sqlmodel import SQLModel
@@ -9,7 +9,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=SQLModel.metadata,
     render_as_batch=True,
-    # Each on its own: one that builds indexes beside writers cannot be part of a transaction.
+    # One transaction each: a concurrent index build cannot be part of a transaction.
     transaction_per_migration=True,
 )
 with context.begin_transaction():

@@ -109,7 +109,7 @@ def test_what_fails_is_told_and_asked_for_again_when_that_is_wanted(stack: Stack
     out = tmp_path / "out"
     result = run(stack, file, out)
     assert result.returncode == ExitCode.REFUSED
-    assert "line 1 (odd): fps: 23 is not offered by T2V-A14B" in result.stderr
+    assert "line 1 (odd): fps: 23 is not supported by T2V-A14B" in result.stderr
     assert "1 of 2 made" in result.stderr
     (job_id,) = {row["job"] for row in record(out) if row["file"]}
     stack.request("DELETE", f"/api/v1/jobs/{job_id}")

@@ -68,7 +68,7 @@ def test_one_trace_from_the_request_to_the_last_phase(stack: Stack, collector: C
     (storing,) = [span for span in collector.named("storing") if span.trace == run.trace]
     assert storing.parent == phases[-2].id
     assert within(storing, phases[-2])
-    assert [name for name, _, _ in wait.events] == ["bell"]
+    assert [name for name, _, _ in wait.events] == ["dispatched"]
     steps = [about["wanworks.step"] for name, _, about in phases[2].events if name == "step"]
     assert steps == sorted(steps)
     assert steps[-1] == 2

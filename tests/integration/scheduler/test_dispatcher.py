@@ -8,7 +8,8 @@ import pytest
 from sqlmodel import select
 
 from scheduler import ticks
-from scheduler.dispatcher import Dispatcher, celery_sender
+from scheduler.dispatcher import Dispatcher
+from scheduler.sender import celery_sender
 from shared import clock
 from shared.cluster import nodes
 from shared.database.engine import Database
@@ -77,7 +78,7 @@ def test_a_dispatcher_that_is_woken_all_the_time_heals_and_knows_what_redis_has_
     claimed(database, lapsed.id, lease_seconds=-1.0)
     assert settings.redis is not None
     redis = connect(settings.redis, 5)
-    dispatcher._wait = lambda: None  # type: ignore[method-assign]
+    dispatcher.leadership.wait = lambda stopping: None  # type: ignore[method-assign]
     thread = threading.Thread(target=dispatcher.run)
     thread.start()
     try:
@@ -98,12 +99,12 @@ def test_after_redis_has_lost_its_data_every_bell_is_rung_again(
     dispatcher: Dispatcher, settings: Settings, database: Database
 ) -> None:
     accepted(database)
-    dispatcher._check_epoch()
+    dispatcher.leadership.check_epoch()
     dispatcher.run_pass()
     assert settings.redis is not None
     connect(settings.redis, 5).flushall()
     assert queue_length(settings) == 0
-    dispatcher._check_epoch()
+    dispatcher.leadership.check_epoch()
     assert dispatcher.run_pass() == 1
     assert queue_length(settings) == 1
 
@@ -130,11 +131,11 @@ def test_two_dispatchers_at_once_do_no_harm(settings: Settings, database: Databa
     done = threading.Event()
     pair = [Dispatcher(settings, database, lambda *_: None) for _ in range(2)]
 
-    def run_passes(dispatcher: Dispatcher) -> None:
+    def make_passes(dispatcher: Dispatcher) -> None:
         while not done.is_set():
             dispatcher.run_pass()
 
-    def work(index: int) -> list[str]:
+    def claim_and_finish(index: int) -> list[str]:
         claimant = attempts.Claimant("n", f"gpu-{index}@n", f"cpu-{index}", f"n/{index}")
         taken = []
         while not done.is_set():
@@ -147,15 +148,15 @@ def test_two_dispatchers_at_once_do_no_harm(settings: Settings, database: Databa
         return taken
 
     with ThreadPoolExecutor(5) as pool:
-        looking = [pool.submit(run_passes, dispatcher) for dispatcher in pair]
-        working = [pool.submit(work, index) for index in range(3)]
+        passing = [pool.submit(make_passes, dispatcher) for dispatcher in pair]
+        working = [pool.submit(claim_and_finish, index) for index in range(3)]
         try:
             deadline = clock.now() + timedelta(seconds=60)
             while {state for state, _ in records.winning_attempts(database, ids).values()} != {"succeeded"}:
                 assert clock.now() < deadline
         finally:
             done.set()
-        for future in looking:
+        for future in passing:
             future.result()
         taken = [job_id for future in working for job_id in future.result()]
     assert sorted(taken) == sorted(ids)
@@ -217,7 +218,7 @@ def test_retention_drops_rows_and_files_and_keeps_the_rest(database: Database, s
         assert row is not None
         row.finished_at = clock.now() - timedelta(days=31)
         session.add(row)
-    assert ticks.apply_retention(database, store, timedelta(days=30)) == "1 jobs dropped"
+    assert ticks.apply_retention(database, store, timedelta(days=30)) == "1 jobs removed"
     assert [job.id for job in lists.page(database, limit=10).jobs] == [fresh.id]
     assert store.attempts(old.id) == []
     assert store.attempts(fresh.id) == [1]

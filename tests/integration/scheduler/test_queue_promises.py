@@ -1,6 +1,7 @@
 """What the queue promises: nobody starves, the urgent come first, positions are true, and only hopeless jobs fail."""
 
 import logging
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -133,7 +134,7 @@ def test_an_urgent_job_starts_before_what_was_sent_ahead_and_its_position_says_s
     running = [claim(database, index) for index in range(2)]
     assert sent.dispatcher.run_pass() == 2, "one ahead of each device"
     (urgent,) = many(database, 1, priority=Priority.CRITICAL)
-    sent.dispatcher._order_told_at = float("-inf")
+    sent.dispatcher.published_order._published_at = float("-inf")
     assert sent.dispatcher.run_pass() == 1
     assert position(client, urgent) == 0
     lies_at = int(str(records.get(database, urgent).dispatched_to).rpartition("/")[2])
@@ -187,7 +188,7 @@ def test_positions_are_those_in_which_jobs_really_start(database: Database, sent
     aged(database, HOUR, ids[0])  # a low one that has waited its way to the front
 
     def tell() -> None:
-        sent.dispatcher._order_told_at = float("-inf")
+        sent.dispatcher.published_order._published_at = float("-inf")
         sent.dispatcher.run_pass()
 
     tell()
@@ -209,7 +210,7 @@ def test_positions_are_those_in_which_jobs_really_start(database: Database, sent
 
 def test_a_position_counts_only_those_that_still_wait(database: Database, sent: Sent, client: TestClient) -> None:
     ids = many(database, 5)
-    sent.dispatcher._order_told_at = float("-inf")
+    sent.dispatcher.published_order._published_at = float("-inf")
     sent.dispatcher.run_pass()
     assert position(client, ids[4]) == 4
     records.request_cancel(database, ids[3])
@@ -323,7 +324,7 @@ def test_time_in_which_no_dispatcher_looked_does_not_count_as_unplaceable(
     sent.dispatcher.run_pass()
     aged(database, 62 * HOUR, *batch, column="unplaceable_since")
     later = sent.dispatcher if watched.startswith("by itself") else Sent(settings, database).dispatcher
-    later._watched_at = max(0.0, later._watched_at - 61 * HOUR)
+    later._unplaceable._watched_at = max(0.0, later._unplaceable._watched_at - 61 * HOUR)
     if watched.endswith(", noted"):
         nodes.note(database, WATCHED_AT, str(clock.now().timestamp() - 61 * HOUR))
     later.run_pass()
@@ -373,21 +374,21 @@ def test_bells_are_rung_again_after_redis_has_lost_its_data_also_where_the_datab
     database: Database, sent: Sent, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (job_id,) = many(database, 1)
-    sent.dispatcher._check_epoch()
+    sent.dispatcher.leadership.check_epoch()
     sent.dispatcher.run_pass()
     assert sent.jobs == [(job_id, "n/0")]
     connect(str(settings.redis), timeout=5).flushall()
     with monkeypatch.context() as patched:
-        for write in ("silence", "note"):
-            patched.setattr(dispatch if write == "silence" else nodes, write, _away)
+        for write in ("recall", "note"):
+            patched.setattr(dispatch if write == "recall" else nodes, write, _away)
         with pytest.raises(DatabaseUnavailable):
-            sent.dispatcher._check_epoch()
+            sent.dispatcher.leadership.check_epoch()
     assert dispatch.read_queue(database).waiting[0].dispatched_to == "n/0"
-    sent.dispatcher._check_epoch()
+    sent.dispatcher.leadership.check_epoch()
     assert dispatch.read_queue(database).waiting[0].dispatched_to is None
     assert nodes.noted(database, "redis_lost_at") is not None
     dispatch.mark_dispatched(database, [(job_id, "n/0")])
-    sent.dispatcher._check_epoch()
+    sent.dispatcher.leadership.check_epoch()
     assert dispatch.read_queue(database).waiting[0].dispatched_to == "n/0", "once"
 
 
@@ -451,18 +452,18 @@ def test_one_pass_that_fails_does_not_end_the_dispatcher(
     failures = iter([KeyError("odd"), ValueError("odd")])
     run_pass = sent.dispatcher.run_pass
 
-    def failing(*, heal: bool) -> int:
+    def failing(*, recover: bool) -> int:
         error = next(failures, None)
         if error is not None:
             raise error
         try:
-            return run_pass(heal=heal)
+            return run_pass(recover=recover)
         finally:
             sent.dispatcher.stopping.set()
 
     sent.dispatcher.run_pass = failing  # type: ignore[method-assign]
-    quick: Callable[[], None] = lambda: None  # noqa: E731
-    sent.dispatcher._wait = quick  # type: ignore[method-assign]
+    quick: Callable[[threading.Event], None] = lambda stopping: None  # noqa: E731
+    sent.dispatcher.leadership.wait = quick  # type: ignore[method-assign]
     sent.dispatcher.run()
     assert [sent_id for sent_id, _ in sent.jobs] == [job_id]
     assert sum("this pass failed" in record.message for record in caplog.records) == 2
@@ -472,18 +473,17 @@ def test_one_pass_that_fails_does_not_end_the_dispatcher(
 def test_a_wake_is_heeded_at_once_however_rarely_the_dispatcher_looks_by_itself(
     database: Database, settings: Settings, seconds: float
 ) -> None:
-    import threading
     import time
 
     from shared.messaging import celery
 
     slow = Dispatcher(settings.model_copy(update={"dispatch_seconds": seconds}), database, lambda *_: None)
-    assert slow._leads()
+    assert slow.leadership.leads()
     waited: list[float] = []
 
     def wait() -> None:
         began = time.monotonic()
-        slow._wait()
+        slow.leadership.wait(slow.stopping)
         waited.append(time.monotonic() - began)
 
     thread = threading.Thread(target=wait)
@@ -491,7 +491,7 @@ def test_a_wake_is_heeded_at_once_however_rarely_the_dispatcher_looks_by_itself(
     if seconds > 1:
         thread.join(6.5)  # longer than the leader's lock, and than one answer of Redis may take
         assert thread.is_alive()
-        assert not Dispatcher(settings, database, lambda *_: None)._leads(), "the first still leads"
+        assert not Dispatcher(settings, database, lambda *_: None).leadership.leads(), "the first still leads"
         assert loop_reports.dispatcher_heard(loop_reports.seen(database)), "alive, with no pass to make"
     celery.wake(RestingRedis(settings.redis, timeout=5))
     thread.join(3)

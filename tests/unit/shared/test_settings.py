@@ -139,7 +139,7 @@ def test_redis_by_tls_has_its_terms_in_the_url() -> None:
             {"store_url": "s3://bucket", "store_patience_seconds": 700},
             ("STORE_PATIENCE_SECONDS (700)", "STEP_LIMIT_SECONDS (600)", "lower the first"),
         ),
-        ({"port": 5555}, ("PORT (5555)", "FLOWER_PORT (5555)", "give another")),
+        ({"port": 5555}, ("PORT (5555)", "FLOWER_PORT (5555)", "change one of them")),
         ({"port": 7000, "flower_port": 7000, "host": "0.0.0.0"}, ("PORT (7000)", "FLOWER_PORT (7000)")),
     ],
 )

@@ -18,7 +18,7 @@ from shared import clock
 from shared.access import audit, keys
 from shared.access.keys import Limits
 from shared.database.engine import Database
-from shared.jobs import records, usage, webhooks
+from shared.jobs import gpu_time, records, webhooks
 from shared.jobs.records import new_id
 from shared.settings import Settings
 from shared.states import Priority, Scope
@@ -508,7 +508,7 @@ def test_gpu_seconds_a_day(
     owner = job.owner
     assert owner is not None
     now = clock.now()
-    assert 29 < usage.gpu_seconds(database, owner, now - timedelta(hours=1), now) < 40, "what runs counts too"
+    assert 29 < gpu_time.gpu_seconds(database, owner, now - timedelta(hours=1), now) < 40, "what runs counts too"
     assert client.post(URL, json=GOOD, headers=header).status_code == 429
     working.finish(database, job, working.make(store, job, {"video.mp4": b"x"}))
     answer = client.post(URL, json=GOOD, headers=header)

@@ -23,7 +23,7 @@ from shared.cluster.alerts import Cause, Changes
 from shared.database.engine import Database
 from shared.database.tables import Job, Use
 from shared.errors import DatabaseUnavailable, StoreFull
-from shared.jobs import records, usage, webhooks
+from shared.jobs import gpu_time, records, webhooks
 from shared.jobs.records import new_id
 from shared.settings import Settings
 from shared.states import JobState, Priority, Scope
@@ -260,7 +260,7 @@ def test_what_waits_counts_among_the_gpu_seconds(client: TestClient, database: D
     first = client.post(URL, json=GOOD, headers=said)
     assert first.status_code == 202
     measured(database, records.get(database, first.json()["id"]))
-    assert usage.awaited_gpu_seconds(database, owner) == pytest.approx(5.0)
+    assert gpu_time.awaited_gpu_seconds(database, owner) == pytest.approx(5.0)
     assert [client.post(URL, json=GOOD, headers=header).status_code for _ in range(3)] == [202, 202, 429]
     refused = client.post(URL, json=GOOD, headers=header)
     assert "queued jobs are expected to take 15 more" in refused.json()["detail"]

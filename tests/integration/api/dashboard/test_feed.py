@@ -15,7 +15,7 @@ from shared.cluster import alerts
 from shared.cluster.alerts import Changes
 from shared.database.engine import Database
 from shared.messaging import progress
-from shared.messaging.progress import FEED_CHANNEL, RestingRedis, tell_watchers
+from shared.messaging.progress import FEED_CHANNEL, RestingRedis, publish_change
 from shared.settings import Settings
 from tests.conftest import RedisServer, WebProcess
 from tests.integration.api.jobs.test_generation import GOOD, URL
@@ -111,7 +111,7 @@ def test_every_change_is_told(
         one.of("job_update", id=job_id, status="succeeded")
     web.http.delete(f"{JOBS}/{accepted(database).id}")
     (alert,) = open_one(database)
-    tell_watchers(RestingRedis(redis_url), "alert")
+    publish_change(RestingRedis(redis_url), "alert")
     dashboard.of("alert", id=alert.id, acknowledged=False)
     web.http.post(f"/api/v1/dashboard/alerts/{alert.id}/acknowledge", json={"by": "Ada"})
     dashboard.of("alert", id=alert.id, acknowledged=True)

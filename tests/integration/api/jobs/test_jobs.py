@@ -366,7 +366,7 @@ def test_a_job_is_deleted_though_its_files_cannot_be_removed_yet(
         assert client.delete(f"{JOBS}/{job_id}").status_code == 204
     assert client.get(f"{JOBS}/{job_id}").status_code == 404
     assert records.winning_attempts(database, [job_id]), "the row stays until its files are gone"
-    assert ticks.apply_retention(database, DirectoryStore(settings.store_dir), timedelta(days=30)) == "1 jobs dropped"
+    assert ticks.apply_retention(database, DirectoryStore(settings.store_dir), timedelta(days=30)) == "1 jobs removed"
     assert list(DirectoryStore(settings.store_dir).orphaned_files(older_than_seconds=-1)) == []
 
 

@@ -13,7 +13,7 @@ from shared.cluster.alerts import Cause, Changes
 from shared.database.engine import Database
 from shared.insight import samples
 from shared.insight.samples import Doing, Reading
-from shared.jobs import attempts, usage
+from shared.jobs import attempts, usage_days
 from shared.jobs.attempts import Failure
 from tests.conftest import both_databases
 from tests.support import library
@@ -159,7 +159,7 @@ def test_with_nothing_there_nothing_is_said(client: TestClient, database: Databa
     assert set(nulls) == set(body["basis"]) - {"error_count_24h"}
     assert (body["health_status"], body["last_check"], body["samples"]) == ("unknown", None, 0)
     assert (body["error_count_24h"], body["devices"], body["device_kinds"]) == (0, [], [])
-    assert body["issues"] == ["No node has looked for it yet"]
+    assert body["issues"] == ["No node has scanned for it yet"]
     body = ask(client, "performance/TI2V-5B")
     assert set(body["basis"].values()) == {"none"}
     assert {name: body[name] for name in body["basis"]} == dict.fromkeys(body["basis"])
@@ -226,7 +226,7 @@ def test_a_day_moves_on(client: TestClient, database: Database) -> None:
 def test_performance_in_every_field(client: TestClient, database: Database, rolled_up: bool) -> None:
     measured(database)
     if rolled_up:
-        usage.roll_up(database, clock.now())
+        usage_days.roll_up(database, clock.now())
     for utilization, memory, power in ((90.0, 30_000.0, 400.0), (70.0, 60_000.0, 300.0)):
         sampled(database, utilization_percent=utilization, memory_used_mb=memory, power_watts=power)
     body = ask(client, "performance/T2V-A14B")
@@ -310,7 +310,7 @@ def test_a_comparison_in_every_field(client: TestClient, database: Database) -> 
         "quality_difference_score": -0.1,
         "memory_usage_difference_mb": -25_000.0,
         "speed_difference_percent": round(100 * (10.0 / 4.5 - 1), 2),
-        "recommendation": "TI2V-5B where speed matters, T2V-A14B where technical quality does",
+        "recommendation": "Choose TI2V-5B for speed, T2V-A14B for technical quality",
         "use_cases": body["use_cases"],
         "trade_offs": body["trade_offs"],
         "basis": dict.fromkeys(body["basis"], "measured"),

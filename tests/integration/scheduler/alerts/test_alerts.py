@@ -230,7 +230,7 @@ def test_a_look_that_dies_holds_up_the_next_for_half_a_minute_at_most(
             held.append(session.exec(query).one())
         return ""
 
-    monkeypatch.setattr(alerting, "look", looking)
+    monkeypatch.setattr(alerting, "run_pass", looking)
     alerting.run_once(ground)
     assert 20 < held[0] <= 30
 
@@ -281,7 +281,7 @@ def test_the_webhook_is_told_and_told_again(settings: Settings, database: Databa
     assert headers["webhook-signature"] == f"v1,{expected}"
     assert alerts.due_deliveries(database, clock.now()) == []
     ((waiting, _),) = alerts.due_deliveries(database, clock.now() + timedelta(seconds=6))
-    assert (waiting.tries, waiting.error) == (1, "answered 503")
+    assert (waiting.tries, waiting.error) == (1, "responded with status 503")
     receiver.status = 204
     with database.write() as session:
         waiting.due_at = clock.now()
@@ -344,7 +344,7 @@ def test_a_webhook_that_is_gone_is_not_asked_again(database: Database, receiver:
         standard_webhooks.send(receiver.url, SECRET, "msg_1", b"{}", clock.now(), ANYWHERE)
     assert not gone.value.again
     receiver.status = 302  # is not followed
-    with pytest.raises(NotTaken, match="answered 302"):
+    with pytest.raises(NotTaken, match="responded with status 302"):
         standard_webhooks.send(receiver.url, SECRET, "msg_1", b"{}", clock.now(), ANYWHERE)
 
 

@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 from scheduler import ticks
 from scheduler.alerts.facts import gather
 from scheduler.alerts.watch import ground_of
-from scheduler.dispatcher import Dispatcher, celery_sender
+from scheduler.dispatcher import Dispatcher
+from scheduler.sender import celery_sender
 from shared import clock
 from shared.catalogue.job_types import DOWNLOAD, INTEGRITY_CHECK, DownloadParams, IntegrityCheckParams
 from shared.cluster import nodes

@@ -8,7 +8,7 @@ from sqlmodel import select
 
 from shared.database.engine import Database
 from shared.database.tables import Use, UseDay
-from shared.jobs import usage
+from shared.jobs import usage, usage_days
 from tests.conftest import both_databases
 from tests.support.uses import used
 
@@ -31,9 +31,9 @@ def some_uses(database: Database) -> None:
 
 def test_days_are_the_same_before_and_after_they_are_rolled_up(database: Database) -> None:
     some_uses(database)
-    before = usage.days(database, MARCH_1)
-    assert usage.roll_up(database, NOON) == 3
-    assert usage.days(database, MARCH_1) == before
+    before = usage_days.days(database, MARCH_1)
+    assert usage_days.roll_up(database, NOON) == 3
+    assert usage_days.days(database, MARCH_1) == before
     assert [(day.model_id, day.day.day, day.uses, day.successes, day.seconds) for day in before] == [
         ("T2V-A14B", 7, 3, 2, 40.0), ("TI2V-5B", 9, 1, 1, 10.0), ("T2V-A14B", 10, 2, 2, 12.0),
     ]  # fmt: skip
@@ -42,15 +42,15 @@ def test_days_are_the_same_before_and_after_they_are_rolled_up(database: Databas
 
 def test_rolling_up_again_changes_nothing_and_the_current_day_grows(database: Database) -> None:
     some_uses(database)
-    usage.roll_up(database, NOON)
-    assert usage.roll_up(database, NOON) == 0
+    usage_days.roll_up(database, NOON)
+    assert usage_days.roll_up(database, NOON) == 0
     used(database, finished_at=NOON + timedelta(minutes=30))
     used(database, finished_at=NOON - timedelta(minutes=3))  # committed late, by a clock that is behind
-    whole = [day.uses for day in usage.days(database, MARCH_1)]
+    whole = [day.uses for day in usage_days.days(database, MARCH_1)]
     assert whole == [3, 1, 4]
-    assert usage.roll_up(database, NOON + timedelta(hours=1)) == 1
-    assert [day.uses for day in usage.days(database, MARCH_1)] == whole
-    assert usage.roll_up(database, NOON + timedelta(days=2)) == 0, "nothing has ended since"
+    assert usage_days.roll_up(database, NOON + timedelta(hours=1)) == 1
+    assert [day.uses for day in usage_days.days(database, MARCH_1)] == whole
+    assert usage_days.roll_up(database, NOON + timedelta(days=2)) == 0, "nothing has ended since"
     with database.read() as session:
         rows = session.exec(select(UseDay)).all()
     assert sum(row.uses for row in rows) == 8
@@ -62,14 +62,14 @@ def test_rolling_up_again_changes_nothing_and_the_current_day_grows(database: Da
 
 def test_totals_and_the_latest(database: Database) -> None:
     assert usage.latest(database, ["T2V-A14B"]) == {}
-    assert usage.days(database, MARCH_1) == []
+    assert usage_days.days(database, MARCH_1) == []
     some_uses(database)
-    totals = usage.totals(usage.days(database, MARCH_1))
+    totals = usage_days.totals(usage_days.days(database, MARCH_1))
     month = totals["T2V-A14B"]
     assert (month.uses, month.successes, month.seconds, month.busy_seconds) == (5, 4, 52.0, 62.0)
     assert sum(month.histogram.values()) == 4
     assert totals["T2V-A14B"].average_seconds == 13.0
-    assert usage.Totals(1, 0, 0.0).average_seconds is None
+    assert usage_days.Totals(1, 0, 0.0).average_seconds is None
     latest = usage.latest(database, ["T2V-A14B", "TI2V-5B", "I2V-A14B"])
     assert set(latest) == {"T2V-A14B", "TI2V-5B"}
     assert (latest["T2V-A14B"].uses, latest["T2V-A14B"].success_rate) == (5, 0.8)
@@ -84,8 +84,8 @@ def successes_of(database: Database, seconds: list[float]) -> None:
 
 
 def p95(database: Database) -> float | None:
-    totals = usage.totals(usage.days(database, MARCH_1))
-    return usage.p95_seconds(database, "T2V-A14B", MARCH_1, totals.get("T2V-A14B", usage.Totals()))
+    totals = usage_days.totals(usage_days.days(database, MARCH_1))
+    return usage_days.p95_seconds(database, "T2V-A14B", MARCH_1, totals.get("T2V-A14B", usage_days.Totals()))
 
 
 def test_the_95th_percentile_is_exact_by_nearest_rank(database: Database) -> None:
@@ -119,7 +119,7 @@ def test_the_95th_percentile_of_many_comes_from_the_histogram_within_its_bound(d
         assert found is not None
         assert found != exact
         assert 2 ** (-1 / 16) < found / exact < 2 ** (1 / 16)
-        usage.roll_up(database, NOON)
+        usage_days.roll_up(database, NOON)
 
 
 def test_the_latest_successes_and_what_they_ran_on(database: Database) -> None:

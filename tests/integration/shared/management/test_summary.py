@@ -6,7 +6,7 @@ import pytest
 
 from shared.database.engine import Database
 from shared.jobs import usage
-from shared.management.summary import Period, RecentUses
+from shared.management.recent_uses import Period, RecentUses
 from tests.conftest import both_databases
 from tests.support.uses import used
 

@@ -125,7 +125,7 @@ def test_a_redis_that_did_not_answer_is_left_alone_for_a_while(
 
 def test_the_dispatcher_is_woken_after_an_error(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wake, failed = once_wrong(celery.wake)
-    monkeypatch.setattr(celery, "nudge", wake)
+    monkeypatch.setattr(celery, "wake", wake)
     waker = Waker(RestingRedis(redis_url, timeout=5))
     waker.wake()
     assert failed.wait(5)

@@ -167,17 +167,17 @@ def test_a_run_that_has_failed_does_not_hold_up_the_next(database: Database) -> 
 @both_databases
 def test_a_run_goes_on_within_its_time_and_as_long_as_the_schedule_is_its_own(database: Database) -> None:
     def in_time(run: Run) -> str:
-        assert run.goes_on()
+        assert run.has_time()
         return "in time"
 
     def late(run: Run) -> str:
-        assert not run.goes_on()
+        assert not run.has_time()
         return "late"
 
     def lapsed(run: Run) -> str:
         with database.write() as session:
             session.connection().execute(update(Tick).values(running_until=1.0))
-        assert not run.goes_on()
+        assert not run.has_time()
         return "lapsed"
 
     assert once(database, "sweep", 1.0, 1.0, in_time, lease_seconds=0.5)
@@ -193,9 +193,9 @@ def test_retention_does_as_much_as_there_is_time_for(
 ) -> None:
     monkeypatch.setattr(ticks, "_DROPPED_AT_ONCE", 2)
     old = ended(database, store, 5)
-    assert ticks.apply_retention(database, store, timedelta(days=30), batches(2)) == "4 jobs dropped"
+    assert ticks.apply_retention(database, store, timedelta(days=30), batches(2)) == "4 jobs removed"
     assert len(rows(database)) == 1
-    assert ticks.apply_retention(database, store, timedelta(days=30), batches(2)) == "1 jobs dropped"
+    assert ticks.apply_retention(database, store, timedelta(days=30), batches(2)) == "1 jobs removed"
     assert [store.attempts(job_id) for job_id in old] == [[]] * 5
 
 
@@ -207,11 +207,11 @@ def test_a_job_whose_files_stay_keeps_its_row_and_holds_up_no_other(
     meters = Meters(RestingRedis(None))
     with refusing(stuck):
         said = ticks.apply_retention(database, directory, timedelta(days=30), meters=meters)
-        assert said == "2 jobs dropped, 1 whose files cannot be removed kept"
+        assert said == "2 jobs removed, 1 kept because of files that cannot be removed"
     assert rows(database) == {stuck}
     assert stuck in caplog.text
     assert meters._counts[(REMOVAL_ERRORS.name, "total")] == 1.0
-    assert ticks.apply_retention(database, directory, timedelta(days=30)) == "1 jobs dropped"
+    assert ticks.apply_retention(database, directory, timedelta(days=30)) == "1 jobs removed"
     assert directory.attempts(stuck) == []
 
 
@@ -226,7 +226,7 @@ def test_nothing_is_purged_where_the_store_is_not_mounted(
     assert rows(database) == {old}
     settings.store_dir.rmdir()
     away.rename(settings.store_dir)
-    assert ticks.apply_retention(database, directory, timedelta(days=30)) == "1 jobs dropped"
+    assert ticks.apply_retention(database, directory, timedelta(days=30)) == "1 jobs removed"
 
 
 @pytest.fixture
@@ -339,7 +339,7 @@ def orphans(store: Store, count: int) -> list[str]:
 
 
 def test_the_sweep_goes_on_where_it_was(database: Database, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ticks, "_LOOKED_AT_AT_ONCE", 4)
+    monkeypatch.setattr(ticks, "_CHECKED_AT_ONCE", 4)
     made = orphans(store, 10)
     for left in (made[4:], made[8:], []):
         ticks.sweep(database, store, -5.0, batches(1))
@@ -353,7 +353,7 @@ def test_what_stays_does_not_hide_what_lies_behind_it_from_the_sweep(
     database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store holds more of jobs that are there than one tick has time for."""
-    monkeypatch.setattr(ticks, "_LOOKED_AT_AT_ONCE", 4)
+    monkeypatch.setattr(ticks, "_CHECKED_AT_ONCE", 4)
     for _ in range(8):
         store.put_input(accepted(database).id, "image.png", b"x")
     (orphan,) = orphans(store, 1)
@@ -377,7 +377,7 @@ def test_a_sweep_of_a_store_that_is_not_mounted_fails_and_forgets_nothing(
 def test_what_the_sweep_cannot_remove_holds_up_nothing(
     database: Database, directory: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ticks, "_LOOKED_AT_AT_ONCE", 2)
+    monkeypatch.setattr(ticks, "_CHECKED_AT_ONCE", 2)
     made = orphans(directory, 5)
     with refusing(made[0]):
         assert ticks.sweep(database, directory, -5.0).startswith("4 orphaned folders")
@@ -395,7 +395,7 @@ def test_sixty_thousand_orphaned_folders(database: Database, directory: Store, s
         (folder / "image.png").write_bytes(b"x")
     for tick in range(100):
         outcome = once(
-            database, "sweep", 1.0, float(tick), lambda run: ticks.sweep(database, directory, -5.0, run.goes_on),
+            database, "sweep", 1.0, float(tick), lambda run: ticks.sweep(database, directory, -5.0, run.has_time),
             budget_seconds=2.0,
         )  # fmt: skip
         assert outcome is not None

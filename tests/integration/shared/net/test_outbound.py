@@ -247,7 +247,7 @@ def test_the_time_is_limited_altogether(place: Place, slow: str) -> None:
 
     place.answers["/"] = drip
     started = time.monotonic()
-    with pytest.raises(NotFetched, match=r"did not deliver within 0\.5 s"):
+    with pytest.raises(NotFetched, match=r"did not respond within 0\.5 s"):
         get(place.url("a", "/"), resolve=names(a=["127.0.0.1"]), seconds=0.5, max_bytes=10**6)
     done.set()
     assert time.monotonic() - started < 3
@@ -262,7 +262,7 @@ def test_a_resolver_that_does_not_answer(place: Place) -> None:
 
     async def ask() -> float:
         started = time.monotonic()
-        with pytest.raises(NotFetched, match="did not deliver"):
+        with pytest.raises(NotFetched, match="did not respond"):
             await outbound.get("http://a/", allowed=LOOPBACK, max_bytes=10, seconds=0.3, resolve=resolve)
         waited = time.monotonic() - started
         answered.set()
@@ -276,9 +276,9 @@ def test_what_else_goes_wrong_is_said_plainly(place: Place) -> None:
         raise OSError("no such name")
 
     place.answers["/none"] = lambda handler: handler.send_error(404)
-    with pytest.raises(NotFetched, match="host of the address was not found"):
+    with pytest.raises(NotFetched, match="host of the URL was not found"):
         get("http://nowhere.example/", resolve=unknown)
     with pytest.raises(NotFetched, match="status 404"):
         get(place.url("a", "/none"), resolve=names(a=["127.0.0.1"]))
-    with pytest.raises(NotFetched, match="could not be asked"):
+    with pytest.raises(NotFetched, match="could not be reached"):
         get(f"http://a:{free_port()}/", resolve=names(a=["127.0.0.1"]))

@@ -216,8 +216,8 @@ def test_what_a_dead_process_left_on_the_disk_goes_with_the_next_attempt(tmp_pat
 @pytest.mark.parametrize(
     ("wrong", "kind", "message"),
     [
-        ({"store_secret": "wrong-secret"}, ConfigurationError, "refuses us"),
-        ({"store_key_id": "nobody"}, ConfigurationError, "refuses us"),
+        ({"store_secret": "wrong-secret"}, ConfigurationError, "refuses access"),
+        ({"store_key_id": "nobody"}, ConfigurationError, "refuses access"),
         ({"store_url": "s3://no-such-bucket"}, ConfigurationError, "there is no bucket"),
         ({"store_endpoint": f"http://127.0.0.1:{free_port()}"}, StoreUnavailable, "cannot be reached"),
     ],
@@ -242,7 +242,7 @@ def test_a_start_that_cannot_be_says_why_and_never_the_secret(
 
 @pytest.mark.parametrize(
     ("wrong", "code", "message"),
-    [("SECRET", 2, "refuses us"), ("ENDPOINT", 3, "store of artifacts cannot be reached")],
+    [("SECRET", 2, "refuses access"), ("ENDPOINT", 3, "store of artifacts cannot be reached")],
 )
 def test_a_process_does_not_start_without_its_bucket(
     tmp_path: Path, s3_server: S3Server, wrong: str, code: int, message: str

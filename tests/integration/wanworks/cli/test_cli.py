@@ -239,7 +239,7 @@ def test_generate_from_an_image(stack, tmp_path):
 def test_what_the_api_refuses_is_one_line_that_names_the_field(stack):
     result = wanworks("generate", "a boat", "--fps", "23", "--frames", "7", home=stack.home)
 
-    refused(result, ExitCode.REFUSED, "fps: 23 is not offered by T2V-A14B")
+    refused(result, ExitCode.REFUSED, "fps: 23 is not supported by T2V-A14B")
     assert "frames: 7" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
@@ -263,7 +263,7 @@ def test_a_second_node_must_see_the_store_and_then_joins(stack, tmp_path):
         "WANWORKS_CATALOGUE": "demo",
     }
     words = ("up", "--only", "gpu,io", "--node", "two", "--devices", "cpu:1", "--home", str(tmp_path / "two"))
-    refused(wanworks(*words, **given), ExitCode.USAGE, "this node does not see the installation's store")
+    refused(wanworks(*words, **given), ExitCode.USAGE, "it is not the store of this installation")
 
     second = subprocess.Popen(
         [sys.executable, "-m", "wanworks.cli.main", *words],

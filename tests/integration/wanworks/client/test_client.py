@@ -272,7 +272,7 @@ def test_a_refusal_says_all_that_the_server_said(client: Any) -> None:
     error = wrong.value
     assert (error.status, error.problem_code) == (422, "validation_error")
     assert {each.name for each in error.fields} == {"fps", "frames"}
-    assert "fps: 23 is not offered" in str(error)
+    assert "fps: 23 is not supported" in str(error)
     assert error.request_id
     job = client.generate(**GOOD)
     client.cancel(job["id"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from scheduler.dispatcher import celery_sender
+from scheduler.sender import celery_sender
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.jobs import dispatch, records

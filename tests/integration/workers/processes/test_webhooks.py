@@ -311,7 +311,7 @@ def test_given_up_and_sent_again_by_hand(
     wait_for(lambda: messages(database)[0].state == "dead", 20)
     path = "/api/v1/webhooks/messages"
     (dead,) = client.get(path, params={"state": "dead"}).json()["data"]
-    assert (dead["tries"], dead["error"], dead["host"]) == (2, "answered 500", "127.0.0.1")
+    assert (dead["tries"], dead["error"], dead["host"]) == (2, "responded with status 500", "127.0.0.1")
     assert "hook" not in json.dumps(dead).replace("webhook", ""), "an address may hold a secret"
     receiver.status = 200
     answer = client.post(f"{path}/{dead['id']}/replay")
@@ -433,7 +433,7 @@ def test_a_delivery_has_a_bound_altogether(start: bytes, monkeypatch: pytest.Mon
     monkeypatch.setattr(standard_webhooks, "DELIVERY_SECONDS", 0.4)
     with closing(Dripping(start)) as slow:
         began = time.monotonic()
-        with pytest.raises(NotTaken, match=r"did not answer within 0\.4 s"):
+        with pytest.raises(NotTaken, match=r"did not respond within 0\.4 s"):
             standard_webhooks.send(slow.url, SECRET, "msg_1", b"{}", clock.now(), Allowed.of("127.0.0.1"))
     assert time.monotonic() - began < 2
 
@@ -589,7 +589,7 @@ def test_a_name_that_changes_its_mind_gains_nothing(receiver: Receiver) -> None:
 
 def test_a_redirect_is_a_refusal(receiver: Receiver) -> None:
     receiver.status = 302
-    with pytest.raises(NotTaken, match="answered 302"):
+    with pytest.raises(NotTaken, match="responded with status 302"):
         standard_webhooks.send(receiver.url, SECRET, "msg_1", b"{}", clock.now(), Allowed.of("127.0.0.1"))
 
 

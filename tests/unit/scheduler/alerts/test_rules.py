@@ -34,7 +34,7 @@ NODE = NodeFact("one", 1.0, False, disk_used_percent=50.0, disk_free_gb=100.0)
 FINE = Facts(
     models=(MODEL,), devices=(DEVICE,), nodes=(NODE,), dispatcher_silent=False, beat_silent_seconds=3.0, succeeded_1h=9
 )
-JOB = RunningFact("job-1", "generation", "T2V-A14B", "one", still_seconds=700.0)
+JOB = RunningFact("job-1", "generation", "T2V-A14B", "one", idle_seconds=700.0)
 
 WRONG: dict[str, tuple[Facts, str]] = {
     "model_corrupted": (

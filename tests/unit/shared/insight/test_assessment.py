@@ -68,9 +68,9 @@ def test_differences_are_of_b_relative_to_a() -> None:
     assert found.speed_difference_percent == 50.0
     assert found.quality_difference_score == -0.05
     assert found.memory_usage_difference_mb == -30_000.0
-    assert found.recommendation == "TI2V-5B where speed matters, T2V-A14B where technical quality does"
+    assert found.recommendation == "Choose TI2V-5B for speed, T2V-A14B for technical quality"
     assert found.trade_offs == (
-        "TI2V-5B is 50 % faster than T2V-A14B at the same work",
+        "TI2V-5B is 50 % faster than T2V-A14B for the same amount of work",
         "TI2V-5B's technical quality score is 0.05 below T2V-A14B's",
         "TI2V-5B takes 30.0 GB less memory at its peak than T2V-A14B",
         "TI2V-5B needs a device of at least 6 GB, T2V-A14B one of 10 GB",
@@ -78,9 +78,9 @@ def test_differences_are_of_b_relative_to_a() -> None:
         "T2V-A14B makes up to 81 frames (5.1 s), TI2V-5B 121 (5.0 s)",
     )
     assert found.use_cases == {
-        "T2V-A14B": "Videos from text alone, up to 5.1 s at 16 fps, on devices from 10 GB (16 advised)",
+        "T2V-A14B": "Videos from text alone, up to 5.1 s at 16 fps, on devices from 10 GB (16 recommended)",
         "TI2V-5B": "Videos from text, or from an image and text, up to 5.0 s at 24 fps, on devices from 6 GB "
-        "(10 advised)",
+        "(10 recommended)",
     }
     back = assessment.compare(B, A, TI2V, T2V)
     assert (back.performance_difference_percent, back.speed_difference_percent) == (-60.0, -33.33)
@@ -90,8 +90,8 @@ def test_differences_are_of_b_relative_to_a() -> None:
 @pytest.mark.parametrize(
     ("quality", "said"),
     [
-        (None, "TI2V-5B is the faster one"),
-        (0.91, "TI2V-5B is the faster one at the same technical quality"),
+        (None, "TI2V-5B is faster"),
+        (0.91, "TI2V-5B is faster at the same technical quality"),
         (0.95, "TI2V-5B is faster, and its technical quality is higher"),
     ],
 )
@@ -105,11 +105,11 @@ def test_what_was_not_measured_is_no_difference() -> None:
     assert found.speed_difference_percent is None
     assert found.quality_difference_score is None
     assert found.memory_usage_difference_mb is None
-    assert found.recommendation.startswith("Not measured yet which is faster; by the catalogue TI2V-5B is the smaller")
+    assert found.recommendation.startswith("Their speeds are not measured yet; by the catalogue TI2V-5B is the smaller")
     alike = assessment.compare(Performance("T2V-A14B"), Performance("I2V-A14B"), T2V, I2V)
     assert alike.recommendation.endswith("T2V-A14B takes text only; I2V-A14B needs an image")
     assert alike.trade_offs == ("T2V-A14B takes text only; I2V-A14B needs an image",)
     same = assessment.compare(A, A, T2V, T2V)
-    assert (same.speed_difference_percent, same.recommendation, same.trade_offs) == (0.0, "It is the same model", ())
+    assert (same.speed_difference_percent, same.recommendation, same.trade_offs) == (0.0, "Both are the same model", ())
     close = assessment.compare(A, replace(A, model_id="I2V-A14B", work_per_second=4.1), T2V, I2V)
-    assert close.recommendation.startswith("Both are about as fast")
+    assert close.recommendation.startswith("Both are about equally fast")

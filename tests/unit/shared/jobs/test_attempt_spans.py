@@ -8,7 +8,7 @@ import pytest
 from shared import clock
 from shared.database.tables import Job
 from shared.errors import StoreFull
-from shared.jobs.attempt_spans import attempt_span, tell_given_back, tell_lost
+from shared.jobs.attempt_spans import attempt_span, report_lost, report_returned
 from shared.settings import Settings
 from shared.states import JobState, Phase
 from shared.telemetry import tracing
@@ -57,7 +57,7 @@ def test_the_wait_ends_where_the_attempt_begins_whatever_the_databases_clock_say
     assert 29.9 < (wait.ended - wait.began) / SECONDS < 30.1
     assert 0 <= run.began - wait.ended < SECONDS
     ((assignment, at, _),) = wait.events
-    assert assignment == "bell"
+    assert assignment == "dispatched"
     assert 1.9 < (wait.ended - at) / SECONDS < 2.1
     assert {wait.parent, run.parent} == {PARENT.split("-")[2]}
 
@@ -103,7 +103,7 @@ def test_an_attempt_that_was_fenced_off_is_left_to_who_took_over(collector: Coll
         span.enter(Phase.DENOISING)
     (denoising,) = collector.named("denoising")
     job.status = JobState.QUEUED
-    tell_lost(job, 1, "worker_lost", "Its lease ran out")
+    report_lost(job, 1, "worker_lost", "Its lease ran out")
     (run,) = collector.named("attempt", outcome="queued")
     assert (run.id, run.error) == (denoising.parent, "worker_lost")
     assert run.began <= run.ended
@@ -111,6 +111,6 @@ def test_an_attempt_that_was_fenced_off_is_left_to_who_took_over(collector: Coll
 
 def test_an_attempt_that_was_given_back_is_no_error(collector: Collector) -> None:
     job = claimed(status=JobState.QUEUED, traceparent=None)
-    tell_given_back(job, 1)
+    report_returned(job, 1)
     (run,) = collector.named("attempt", outcome="queued")
     assert (run.error, run.parent) == (None, "")

@@ -84,10 +84,10 @@ def test_keep_recent_days_is_a_limit_to_the_second() -> None:
 def test_never_used_counts_from_when_its_files_arrived() -> None:
     old = facts(model("m"), blobs=(blob("m", "b", GB, "rev-m", age=40),))
     (action,) = plan(old).actions
-    assert (action.reason, action.last_used) == ("Never used since it arrived 40 days ago", None)
+    assert (action.reason, action.last_used) == ("Never used since its download 40 days ago", None)
     assert removed(facts(model("m"), blobs=(blob("m", "b", GB, "rev-m", age=4),))) == []
     (kept,) = plan(facts(model("m"), blobs=())).kept
-    assert kept.reason == "It is not known when it arrived"
+    assert kept.reason == "The time of its download is unknown"
 
 
 def test_the_longest_unused_go_first_and_only_until_the_target() -> None:

@@ -60,7 +60,7 @@ def test_queue_and_wait_for_a_download() -> None:
 def test_queue_and_wait_where_the_model_is_ready() -> None:
     found = ask(Wish("T2V-A14B"), T2V_A14B=READY, TI2V_5B=READY)
     assert found.choice.strategy == Strategy.QUEUE_AND_WAIT
-    assert found.choice.message == "It is ready; the request starts at once"
+    assert found.choice.message == "It is ready; the request starts immediately"
 
 
 def test_download_and_retry() -> None:

@@ -106,13 +106,13 @@ def test_memory_is_a_hard_limit() -> None:
     found = recommend(Wish("anything", memory_gb=5.9), candidates())
     assert (found.best, found.others, found.confidence) == (None, (), None)
     assert found.reasons == (
-        "T2V-A14B needs 10 GB of device memory at least; there are 5.9 GB",
-        "I2V-A14B needs 10 GB of device memory at least; there are 5.9 GB",
-        "TI2V-5B needs 6 GB of device memory at least; there are 5.9 GB",
+        "T2V-A14B needs 10 GB of device memory; the device has 5.9 GB",
+        "I2V-A14B needs 10 GB of device memory; the device has 5.9 GB",
+        "TI2V-5B needs 6 GB of device memory; the device has 5.9 GB",
     )
     lean = recommend(Wish("storytelling", memory_gb=12), candidates())
     assert "With 12 GB it runs with int8 weights only; its native type needs 16 GB" in lean.limitations
-    assert "16 GB of device memory are advised" in lean.limitations
+    assert "16 GB of device memory is recommended" in lean.limitations
 
 
 def test_what_cannot_serve_comes_later_and_says_so() -> None:
@@ -133,7 +133,7 @@ def test_what_cannot_serve_comes_later_and_says_so() -> None:
         "It needs an input image",
         "At most 81 frames: 5.1 s at 16 fps",
         "No node can serve it now (missing); its files are 126 GB",
-        "How long it takes here was never measured",
+        "Its duration was never measured here",
     )
 
 

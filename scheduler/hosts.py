@@ -1,0 +1,51 @@
+"""Reads the nodes and devices that placement may use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scheduler.slots import DeviceView
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Node
+from shared.messaging import celery
+from shared.stored_names import LOADED_MODEL_KEY
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The nodes and devices during one pass. A drained node finishes what it runs, so placement leaves it out."""
+
+    nodes: Mapping[str, Node]  # alive and accepting jobs
+    devices: tuple[DeviceView, ...]  # likewise
+    drained: frozenset[str]  # names of nodes, alive or not
+    drained_devices: tuple[DeviceView, ...]  # alive
+    protocols: Mapping[str, int]  # the newest message protocol that is read, by device key and by io worker's key
+
+
+def read_hosts(database: Database, held: Mapping[str, frozenset[str]], silence_seconds: float) -> Hosts:
+    """Return the hosts. Raises DatabaseUnavailable.
+
+    `held`: ids of the models that each node holds completely. `silence_seconds`: hosts silent for longer are dead.
+    """
+    known = nodes.nodes(database)
+    drained = frozenset(node.name for node, _ in known if node.drained_at is not None)
+    seen = [item.device for item in nodes.devices(database) if item.alive(silence_seconds)]
+    views = [
+        DeviceView(
+            key=device.key,
+            node=device.node,
+            kind=device.kind,
+            memory_mb=device.memory_mb,
+            warm=frozenset(entry[LOADED_MODEL_KEY] for entry in device.warm),
+            holds=held.get(device.node, frozenset()),
+        )
+        for device in seen
+    ]
+    return Hosts(
+        nodes={node.name: node for node, silent in known if silent < silence_seconds and node.name not in drained},
+        devices=tuple(view for view in views if view.node not in drained),
+        drained=drained,
+        drained_devices=tuple(view for view in views if view.node in drained),
+        protocols={device.key: device.message_protocol for device in seen}
+        | {celery.node_key(node.name): node.message_protocol for node, _ in known},
+    )

@@ -1,0 +1,53 @@
+"""Returns jobs of dead workers to the queue, and resumes downloads that a full disk has stopped."""
+
+import logging
+
+from scheduler.hosts import read_hosts
+from scheduler.job_reports import JobReports
+from shared.database.engine import Database
+from shared.jobs import attempt_spans, attempts, download_control
+from shared.settings import Settings
+from shared.telemetry.metrics import TAKEOVERS, Meters
+
+log = logging.getLogger("wanworks.dispatcher")
+
+
+class Recovery:
+    """Recovers jobs that cannot continue without help."""
+
+    def __init__(self, settings: Settings, database: Database, reports: JobReports, meters: Meters) -> None:
+        self._settings = settings
+        self._database = database
+        self._reports = reports
+        self._meters = meters
+
+    def run(self) -> None:
+        """Return jobs whose lease has expired, and resume downloads that have room again.
+
+        Raises DatabaseUnavailable and StoreFull.
+        """
+        for job_id, attempt in attempts.lapsed(self._database):
+            with self._reports.contained(job_id):
+                self._return(job_id, attempt)
+        self._resume_downloads()
+
+    def _return(self, job_id: str, attempt: int) -> None:
+        backoff, reason = self._settings.retry_backoff_seconds, "The worker died or went silent"
+        job = attempts.crashed(self._database, job_id, attempt, reason, backoff, lapsed=True)
+        if job is not None:
+            log.warning("job %s: the lease of attempt %d expired; the job is now %s", job_id, attempt, job.status)
+            self._meters.count(TAKEOVERS)
+            attempt_spans.report_lost(job, attempt, "worker_lost", "Its lease expired")
+            self._reports.publish_state(job)
+
+    def _resume_downloads(self) -> None:
+        """Resume downloads stopped by a full disk whose node reports enough free space for the rest."""
+        stopped = download_control.stopped_by_full_disk(self._database)
+        silence = self._settings.device_silence_seconds
+        alive = read_hosts(self._database, {}, silence).nodes if stopped else {}
+        for job in stopped:
+            node = alive.get(job.target_node or "")
+            left_mb = ((job.bytes_total or 0) - (job.bytes_done or 0)) / 1e6
+            has_room = node is not None and (node.disk_free_mb or 0.0) > left_mb + self._settings.min_free_disk_mb
+            if has_room and download_control.resume_with_room(self._database, job.id):
+                log.info("job %s: resumed, its node has enough free space again", job.id)

@@ -1,0 +1,44 @@
+"""The device time of an owner's generations, which the limits of API keys count."""
+
+from datetime import datetime
+
+from sqlmodel import col, func, select
+
+from shared.catalogue.job_types import GENERATION
+from shared.database.engine import Database
+from shared.database.tables import Job, Use
+from shared.jobs import durations
+from shared.states import JobState
+
+
+def gpu_seconds(database: Database, owner: str, since: datetime, now: datetime) -> float:
+    """Return the seconds for which the owner's ended and running generations have held devices since then."""
+    ended = select(func.coalesce(func.sum(Use.seconds), 0.0)).where(
+        Use.owner == owner, col(Use.finished_at) >= since, col(Use.mock).is_(False)
+    )
+    # Few jobs run, so those of all owners are read; one owner may have had very many jobs.
+    running = select(Job.owner, Job.started_at).where(
+        Job.status == JobState.RUNNING, Job.type == GENERATION, col(Job.mock).is_(False)
+    )
+    with database.read() as session:
+        begun = [started for one, started in session.exec(running) if one == owner and started is not None]
+        held = session.exec(ended).one() or 0.0
+    return held + sum((now - max(started, since)).total_seconds() for started in begun)
+
+
+def awaited_gpu_seconds(database: Database, owner: str) -> float:
+    """Return the seconds for which the owner's queued generations are expected to hold devices.
+
+    The estimate uses measured durations; a model cache key that was never measured counts as 0.
+    """
+    waiting = (
+        select(Job.model_cache_key, func.sum(Job.work))
+        .where(Job.owner == owner, Job.status == JobState.QUEUED, Job.type == GENERATION, col(Job.mock).is_(False))
+        .group_by(col(Job.model_cache_key))
+    )
+    with database.read() as session:
+        found = session.exec(waiting).all()
+    return sum(
+        work * (durations.measured(database, model_cache_key).seconds_per_work or 0.0)
+        for model_cache_key, work in found
+    )

@@ -1,6 +1,6 @@
-"""What the feed looks at: the same bodies that the routes give, so that a watcher and a poller read the same.
+"""Read what the feed sends: the same bodies that the routes return, so that watching and polling agree.
 
-All of it: which of it each watcher is told, the feed knows.
+It reads the data of all owners; the feed decides what each watcher receives.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The dashboard's figures: everything at once, the whole in numbers now and over time, each model in a line."""
+"""Serve the dashboard's data: an overview, current metrics, their history, and a summary of each model."""
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -52,7 +52,7 @@ async def models(context: Context, request: Request, query: BaseModel) -> Respon
 
 
 def metrics_now(context: Context) -> dashboard_schemas.DashboardMetrics:
-    """The whole in figures now. Raises DatabaseUnavailable."""
+    """Return the current metrics. Raises DatabaseUnavailable."""
     whole = context.overviews.whole()
     row = snapshot(whole)
     basis = bases(row.model_dump(exclude={"at"}))
@@ -103,25 +103,25 @@ def _summary(model: ModelOverview) -> dashboard_schemas.ModelSummary:
 
 OPERATIONS = (
     Operation(
-        "GET", "/api/v1/dashboard/overview", overview, "dashboardOverview", "Everything, and how well it is",
-        answers=(Answer(200, "The dashboard's body with the system's health.", dashboard_schemas.DashboardOverview),),
+        "GET", "/api/v1/dashboard/overview", overview, "dashboardOverview", "Get the dashboard's overview",
+        answers=(Answer(200, "The overview, with the system's health.", dashboard_schemas.DashboardOverview),),
         problems=(503,), tag="dashboard", scope=Scope.READ,
     ),
     Operation(
-        "GET", "/api/v1/dashboard/metrics", metrics, "dashboardMetrics", "The whole in figures now",
-        answers=(Answer(200, "Counts and means.", dashboard_schemas.DashboardMetrics),), problems=(503,),
+        "GET", "/api/v1/dashboard/metrics", metrics, "dashboardMetrics", "Get the current metrics",
+        answers=(Answer(200, "Counts and averages.", dashboard_schemas.DashboardMetrics),), problems=(503,),
         tag="dashboard", scope=Scope.READ,
     ),
     Operation(
         "GET", "/api/v1/dashboard/metrics/history", metrics_history, "dashboardMetricsHistory",
-        "The same over time",
-        answers=(Answer(200, "At most 500, oldest first.", dashboard_schemas.MetricsHistory),), problems=(503,),
+        "Get the history of the metrics",
+        answers=(Answer(200, "At most 500 points, oldest first.", dashboard_schemas.MetricsHistory),), problems=(503,),
         query=dashboard_schemas.HistoryQuery, tag="dashboard",
-        description="From snapshots of every minute, kept for 90 days. Of several that become one, counts are the "
-        "highest, healthy models the fewest, and the rest means.", scope=Scope.READ,
+        description="From snapshots taken each minute and kept for 90 days. Where several are merged into one point, "
+        "counts are maxima, `healthy_models` is the minimum, and other values are averages.", scope=Scope.READ,
     ),
     Operation(
-        "GET", "/api/v1/dashboard/models", models, "dashboardModels", "Each model in a line",
+        "GET", "/api/v1/dashboard/models", models, "dashboardModels", "List summaries of the models",
         answers=(Answer(200, "In the catalogue's order.", dashboard_schemas.ModelSummaries),), problems=(503,),
         tag="dashboard", scope=Scope.READ,
     ),

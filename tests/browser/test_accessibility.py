@@ -11,7 +11,7 @@ from tests.support.stack import Stack
 VIEWS = ("overview", "jobs", "new", "models", "devices", "alerts")
 HEADINGS = {
     "overview": "Over time",
-    "new": "What it will take",
+    "new": "Estimated time",
     "models": "Clean up",
     "devices": "Nodes",
     "alerts": "History",

@@ -28,17 +28,20 @@ def ask(page: Page, prompt: str, resolution: str = "64x64", **fields: str) -> No
     page.get_by_label("Resolution").select_option(resolution)
     for label, value in small.items():
         page.get_by_label(label, exact=True).fill(value)
-    page.get_by_role("button", name="Make the video").click()
+    page.get_by_role("button", name="Create video").click()
 
 
 def test_a_video_is_asked_for_watched_and_played(open_page: Open, watched: Watched) -> None:
     page = open_page("#new")
-    seen = "window.seen = []; new MutationObserver(() => { const bar = document.querySelector('[data-asked] progress');"
-    page.evaluate(
-        seen + " if (bar) seen.push(bar.value); }).observe(document.body, {subtree: true, attributes: true});"
-    )
+    page.evaluate("""
+        window.seen = [];
+        new MutationObserver(() => {
+            const bar = document.querySelector('[data-submitted] progress');
+            if (bar) seen.push(bar.value);
+        }).observe(document.body, {subtree: true, attributes: true});
+    """)
     ask(page, "a paper boat in the rain", "128x128", Frames="17", Steps="40")
-    mine = page.locator("[data-asked]").first
+    mine = page.locator("[data-submitted]").first
     expect(mine).to_contain_text("a paper boat in the rain")
     expect(mine).to_contain_text("succeeded", timeout=60_000)
     values = page.evaluate("[...new Set(seen)]")
@@ -47,7 +50,7 @@ def test_a_video_is_asked_for_watched_and_played(open_page: Open, watched: Watch
 
     mine.get_by_role("link", name="a paper boat in the rain").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_role("heading", name="Where the time went")).to_be_visible()
+    expect(dialog.get_by_role("heading", name="Time by phase")).to_be_visible()
     expect(dialog.get_by_text("128x128", exact=True)).to_be_visible()
     video = dialog.locator("video")
     assert video.evaluate("video => video.play().then(() => true)")
@@ -77,7 +80,7 @@ def test_the_form_follows_the_model_and_shows_what_is_wrong_at_its_field(open_pa
     expect(page.get_by_label("Guidance, low")).to_be_hidden()
     page.get_by_label("Model", exact=True).select_option("I2V-A14B")
     ask(page, "it moves")
-    expect(page.get_by_text("I2V-A14B starts from an image.")).to_be_visible()
+    expect(page.get_by_text("I2V-A14B needs an image to start from.")).to_be_visible()
     expect(page.get_by_label("Image", exact=True)).to_be_focused()
 
     picture = bytes.fromhex(
@@ -88,8 +91,8 @@ def test_the_form_follows_the_model_and_shows_what_is_wrong_at_its_field(open_pa
         {"name": "dot.png", "mimeType": "image/png", "buffer": picture}
     )
     expect(page.get_by_alt_text("The chosen image")).to_be_visible()
-    page.get_by_role("button", name="Make the video").click()
-    expect(page.locator("[data-asked]").first).to_contain_text("succeeded", timeout=60_000)
+    page.get_by_role("button", name="Create video").click()
+    expect(page.locator("[data-submitted]").first).to_contain_text("succeeded", timeout=60_000)
 
 
 def test_a_refusal_of_the_server_stands_at_its_field(open_page: Open, watched: Watched) -> None:
@@ -118,7 +121,7 @@ def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
         page.get_by_label(f"LoRA {number}", exact=True).fill(name)
         page.get_by_label(f"Scale {number}").fill(scale)
     page.get_by_label("Webhook").fill("ftp://somewhere")
-    page.get_by_label("Tell it of progress too").check()
+    page.get_by_label("Send progress to the webhook too").check()
     page.get_by_text("Advanced").click()
     ask(page, "painted")
     hook = page.get_by_label("Webhook")
@@ -126,21 +129,21 @@ def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
     expect(page.get_by_label("LoRA 3", exact=True)).to_be_focused()
     expect(page.locator(".lora").nth(2)).to_contain_text("there is no LoRA 'nobody'; there are: broken")
     hook.fill("https://example.org/hook")
-    page.get_by_role("button", name="Make the video").click()
+    page.get_by_role("button", name="Create video").click()
     expect(page.locator("#e-webhook_url")).to_be_hidden()
     sent = [request.post_data_json for request in watched.requests if request.method == "POST"]
     assert sent[-1] is not None
     assert (sent[-1]["webhook_url"], sent[-1]["webhook_progress"]) == ("https://example.org/hook", True)
     hook.fill("")
-    page.get_by_label("Tell it of progress too").uncheck()
+    page.get_by_label("Send progress to the webhook too").uncheck()
     page.get_by_role("button", name="Remove LoRA 3").click()
-    page.get_by_role("button", name="Make the video").click()
-    mine = page.locator("[data-asked]").first
+    page.get_by_role("button", name="Create video").click()
+    mine = page.locator("[data-submitted]").first
     expect(mine).to_contain_text("is no whole safetensors file", timeout=60_000)
     assert len(watched.complaints) == 2
     watched.complaints.clear()
 
-    failed = mine.get_attribute("data-asked")
+    failed = mine.get_attribute("data-submitted")
     page.goto(f"{stack.url}/#jobs")
     held: list[tuple[Route, APIResponse]] = []
     page.route("**/retry", lambda route: held.append((route, route.fetch())))
@@ -149,7 +152,7 @@ def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
     expect(page.locator("[data-job]").first).not_to_have_attribute("data-job", failed or "")
     route, response = held.pop()
     route.fulfill(response=response)
-    expect(page.get_by_text("Asked for again")).to_be_visible()
+    expect(page.get_by_text("The job is queued again.")).to_be_visible()
     again = stack.request("GET", "/api/v1/jobs?limit=1").json()["data"][0]
     assert (again["retry_of"], again["params"]["loras"]) == (failed, [{"name": "broken", "scale": -0.5}])
     expect(page.locator(f"[data-job='{again['id']}']")).to_have_count(1)
@@ -236,11 +239,11 @@ def test_models_are_compared_recommended_and_pinned(open_page: Open, stack: Stac
     expect(compared.get_by_role("row", name=re.compile("^Average time"))).to_be_visible()
     expect(compared.get_by_role("columnheader", name="TI2V-5B")).to_be_visible()
 
-    advised = page.get_by_role("region", name="Which one for")
+    advised = page.get_by_role("region", name="Recommend a model")
     advised.get_by_label("Use").fill("a story told in text")
     advised.get_by_label("Memory, GB").fill("0.1")
     advised.get_by_role("button", name="Recommend").click()
-    expect(advised).to_contain_text("none fits")
+    expect(advised).to_contain_text("no model fits")
     advised.get_by_label("Memory, GB").fill("")
     advised.get_by_role("button", name="Recommend").click()
     expect(advised).to_contain_text("confidence")
@@ -276,12 +279,12 @@ def test_a_model_is_verified_and_repaired(open_page: Open, stack: Stack) -> None
 def test_an_alert_is_acknowledged_by_name(open_page: Open) -> None:
     page = open_page("#alerts")
     alert = page.locator("[data-alert]").filter(has_text="nearly full").first
-    page.get_by_label("You are").fill("Ada")
+    page.get_by_label("Your name").fill("Ada")
     alert.get_by_role("button", name="Acknowledge").click()
-    expect(alert).to_contain_text("Ada takes care")
+    expect(alert).to_contain_text("Acknowledged by Ada")
     page.reload()
-    expect(page.get_by_label("You are")).to_have_value("Ada")
-    expect(page.locator("[data-alert]").filter(has_text="Ada takes care")).to_have_count(1)
+    expect(page.get_by_label("Your name")).to_have_value("Ada")
+    expect(page.locator("[data-alert]").filter(has_text="Acknowledged by Ada")).to_have_count(1)
 
 
 def test_a_cleanup_is_previewed_and_then_carried_out(open_page: Open, stack: Stack, watched: Watched) -> None:
@@ -293,7 +296,7 @@ def test_a_cleanup_is_previewed_and_then_carried_out(open_page: Open, stack: Sta
     wait_for(lambda: stack.sql("select 1 from blobs where name = ?", orphan.name), 20, "for the node to see it")
 
     page = open_page("#models")
-    target = page.get_by_label("Wanted free, GB")
+    target = page.get_by_label("Target free space, GB")
     target.fill("99999999")
     page.get_by_role("button", name="Preview").click()
     expect(page.get_by_text(re.compile("is more than the disk of node here has"))).to_be_visible()
@@ -338,8 +341,8 @@ def test_a_server_that_has_frozen_is_told_from_one_that_is_well(
     try:
         page.clock.fast_forward(20_000)
         # Silent for long, or, where a question to it has just failed, lost: never live.
-        expect(page.locator("#connection")).to_contain_text(re.compile("stale: last word|server lost"))
-        old = re.compile("Unknown: the last word of the server is old|The server is lost")
+        expect(page.locator("#connection")).to_contain_text(re.compile("stale: last update|disconnected"))
+        old = re.compile("Unknown: the data is out of date|The server is unreachable")
         expect(page.get_by_text(old).first).to_be_visible()
     finally:
         os.kill(frozen, signal.SIGCONT)
@@ -352,14 +355,14 @@ def test_the_server_is_lost_and_regained(open_page: Open, stack: Stack, watched:
     page.get_by_label("Prompt", exact=True).fill("typed before")
     watched.away = True
     stack.kill_process("web")
-    expect(page.locator("#connection")).to_contain_text("server lost")
-    expect(page.get_by_text("The server is lost.")).to_be_visible()
+    expect(page.locator("#connection")).to_contain_text("disconnected")
+    expect(page.get_by_text("The server is unreachable.")).to_be_visible()
     expect(page.locator("#connection")).to_contain_text("live", timeout=40_000)
-    expect(page.get_by_text("The server is lost.")).to_be_hidden()
+    expect(page.get_by_text("The server is unreachable.")).to_be_hidden()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("typed before")
     watched.away = False
     ask(page, "after it came back")
-    expect(page.locator("[data-asked]").first).to_contain_text("succeeded", timeout=60_000)
+    expect(page.locator("[data-submitted]").first).to_contain_text("succeeded", timeout=60_000)
 
 
 def test_without_a_websocket_it_asks_every_five_seconds(open_page: Open, stack: Stack) -> None:

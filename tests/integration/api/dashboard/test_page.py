@@ -96,7 +96,7 @@ def test_it_is_there_while_the_database_is_away(
     client = make_client(settings.model_copy(update={"database_url": None, "home": settings.home / "nowhere"}))
     response = client.get("/")
     assert response.status_code == 200
-    assert "The database does not answer" in response.text
+    assert "Not reachable: the database" in response.text
     assert "T2V-A14B" in response.text, "the form still knows the catalogue"
 
 

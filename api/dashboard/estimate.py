@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Context
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas import page as page_schemas
 from api.schemas.page import Estimate, EstimateQuery
@@ -27,7 +27,7 @@ def estimate(context: Context, request: Request, query: EstimateQuery) -> Respon
         "loading_seconds": round(measured.load_seconds, 1) if measured.load_seconds is not None else None,
         "queue_seconds": queue_seconds(library),
     }
-    return answered(
+    return json_response(
         Estimate(
             model_id=entry.model_id,
             warm=any(

@@ -9,7 +9,7 @@ from api.access.caller import LOCAL
 from api.context import Context
 from api.dashboard.feed import Source
 from api.dashboard.handlers import metrics_now
-from api.jobs.handlers import shown
+from api.jobs.handlers import job_objects
 from api.ops import workers
 from api.schemas.alerts import alert
 from shared.cluster import alerts
@@ -21,7 +21,7 @@ def feed_source(context: Context) -> Source:
 
     def several(job_ids: list[str]) -> dict[str, Any]:
         rows = records.several(database, job_ids)
-        return {job.id: job.model_dump(mode="json") for job in shown(context, rows)}
+        return {job.id: job.model_dump(mode="json") for job in job_objects(context, rows)}
 
     def devices() -> dict[str, Any]:
         seen = workers.seen(context, LOCAL)

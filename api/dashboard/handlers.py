@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from api.access.caller import caller_of
 from api.context import Context
-from api.http.responses import ready
+from api.http.responses import serialized_response
 from api.models.information import bases, dashboard_fields, whole_for
 from api.models.status import basis_of
 from api.operation import Answer, Operation
@@ -24,19 +24,19 @@ async def overview(context: Context, request: Request, query: BaseModel) -> Resp
     def work() -> bytes:
         return _overview(whole_for(context, caller)).model_dump_json().encode()
 
-    return ready(await context.together.ask(("dashboard overview", caller.only), work))
+    return serialized_response(await context.coalescer.run(("dashboard overview", caller.only), work))
 
 
 async def metrics(context: Context, request: Request, query: BaseModel) -> Response:
-    return ready(
-        await context.together.ask("dashboard metrics", lambda: metrics_now(context).model_dump_json().encode())
+    return serialized_response(
+        await context.coalescer.run("dashboard metrics", lambda: metrics_now(context).model_dump_json().encode())
     )
 
 
 async def metrics_history(context: Context, request: Request, query: HistoryQuery) -> Response:
     hours = query.hours
     key = ("dashboard history", hours)
-    return ready(await context.together.ask(key, lambda: context.histories.body(hours, clock.now())))
+    return serialized_response(await context.coalescer.run(key, lambda: context.histories.body(hours, clock.now())))
 
 
 async def models(context: Context, request: Request, query: BaseModel) -> Response:
@@ -48,7 +48,7 @@ async def models(context: Context, request: Request, query: BaseModel) -> Respon
             .encode()
         )
 
-    return ready(await context.together.ask("dashboard models", work))
+    return serialized_response(await context.coalescer.run("dashboard models", work))
 
 
 def metrics_now(context: Context) -> dashboard_schemas.DashboardMetrics:

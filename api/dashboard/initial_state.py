@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from api.access.caller import Caller
 from api.context import Context
-from api.jobs.handlers import shown
+from api.jobs.handlers import job_objects
 from api.ops import workers as op_workers
 from api.ops.alerts import seen_by
 from api.schemas import jobs as schemas
@@ -93,7 +93,9 @@ def initial_state(context: Context, caller: Caller) -> InitialState:
     depths = read(lambda: queues.depths(context.database), no_depths)
     seen: Library | None = read(context.library, None)
     workers = read(lambda: op_workers.seen(context, caller), node_schemas.Workers(devices=[], nodes=[]))
-    latest = read(lambda: shown(context, lists.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
+    latest = read(
+        lambda: job_objects(context, lists.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs
+    )
     open_alerts = read(lambda: seen_by(context, caller, alerts.open_alerts(context.database)), no_alerts)
     return InitialState(
         at=clock.now().strftime("%H:%M:%S UTC"),

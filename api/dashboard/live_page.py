@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from api.access.caller import NOBODY, Caller
+from api.access.caller import UNKNOWN, Caller
 from api.context import Context
 from api.dashboard.initial_state import initial_state
 from api.http import headers
@@ -58,7 +58,7 @@ async def page(context: Context, request: Request, query: BaseModel) -> Response
     except Unauthenticated:
         return RedirectResponse("/login", 303, {"Cache-Control": "no-store"})
     except DatabaseUnavailable:
-        caller = NOBODY
+        caller = UNKNOWN
     return await anyio.to_thread.run_sync(_page, context, request, caller)
 
 
@@ -68,7 +68,7 @@ def _page(context: Context, request: Request, caller: Caller) -> Response:
         files=_version(),
         base=context.settings.public_path,
         scripts=sorted(name for name in _files() if name.endswith(".js")),
-        flower=flower.told(context.settings) if caller.may(KeyScope.ADMIN) else None,
+        flower=flower.flower_status(context.settings) if caller.may(KeyScope.ADMIN) else None,
         caller=caller,
         scopes=[scope.value for scope in KeyScope if caller.may(scope)],
     )

@@ -1,4 +1,4 @@
-"""How long requests take, by route and status. Streams are left out: they last as long as somebody listens."""
+"""Measure the duration of requests, by route and status, without streams, which last as long as clients listen."""
 
 import time
 
@@ -8,7 +8,7 @@ from shared.telemetry.metrics import HTTP_SECONDS, Meters
 
 
 class Stopwatch:
-    """Counts a request when its answer has begun; one that no route takes counts under no route."""
+    """Observe each request when its response starts. Requests without a matching route have an empty label."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""What somebody does on the live page, from asking for a video to losing the server."""
+"""Use the live page in a real browser, from creating a video to losing the server."""
 
 import os
 import re
@@ -21,8 +21,8 @@ Open = Callable[..., Page]
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
-def ask(page: Page, prompt: str, resolution: str = "64x64", **fields: str) -> None:
-    """Fills the form and sends it; small unless told otherwise."""
+def submit(page: Page, prompt: str, resolution: str = "64x64", **fields: str) -> None:
+    """Fill the form and send it, with small values by default."""
     small = {"Frames": "9", "Steps": "2", **fields}
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.get_by_label("Resolution").select_option(resolution)
@@ -31,7 +31,7 @@ def ask(page: Page, prompt: str, resolution: str = "64x64", **fields: str) -> No
     page.get_by_role("button", name="Create video").click()
 
 
-def test_a_video_is_asked_for_watched_and_played(open_page: Open, watched: Watched) -> None:
+def test_a_video_is_created_watched_and_played(open_page: Open, watched: Watched) -> None:
     page = open_page("#new")
     page.evaluate("""
         window.seen = [];
@@ -40,7 +40,7 @@ def test_a_video_is_asked_for_watched_and_played(open_page: Open, watched: Watch
             if (bar) seen.push(bar.value);
         }).observe(document.body, {subtree: true, attributes: true});
     """)
-    ask(page, "a paper boat in the rain", "128x128", Frames="17", Steps="40")
+    submit(page, "a paper boat in the rain", "128x128", Frames="17", Steps="40")
     mine = page.locator("[data-submitted]").first
     expect(mine).to_contain_text("a paper boat in the rain")
     expect(mine).to_contain_text("succeeded", timeout=60_000)
@@ -71,7 +71,7 @@ def test_a_video_is_asked_for_watched_and_played(open_page: Open, watched: Watch
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a paper boat in the rain")
 
 
-def test_the_form_follows_the_model_and_shows_what_is_wrong_at_its_field(open_page: Open) -> None:
+def test_the_form_adapts_to_the_model_and_shows_errors_at_fields(open_page: Open) -> None:
     page = open_page("#new")
     page.get_by_label("Model", exact=True).select_option("T2V-A14B")
     expect(page.get_by_label("Image", exact=True)).to_be_hidden()
@@ -79,7 +79,7 @@ def test_the_form_follows_the_model_and_shows_what_is_wrong_at_its_field(open_pa
     page.get_by_label("Model", exact=True).select_option("TI2V-5B")
     expect(page.get_by_label("Guidance, low")).to_be_hidden()
     page.get_by_label("Model", exact=True).select_option("I2V-A14B")
-    ask(page, "it moves")
+    submit(page, "it moves")
     expect(page.get_by_text("I2V-A14B needs an image to start from.")).to_be_visible()
     expect(page.get_by_label("Image", exact=True)).to_be_focused()
 
@@ -95,20 +95,20 @@ def test_the_form_follows_the_model_and_shows_what_is_wrong_at_its_field(open_pa
     expect(page.locator("[data-submitted]").first).to_contain_text("succeeded", timeout=60_000)
 
 
-def test_a_refusal_of_the_server_stands_at_its_field(open_page: Open, watched: Watched) -> None:
+def test_an_error_of_the_server_is_shown_at_its_field(open_page: Open, watched: Watched) -> None:
     page = open_page("#new")
-    ask(page, "too long", Frames="9999")
+    submit(page, "too long", Frames="9999")
     frames = page.get_by_label("Frames", exact=True)
     expect(frames).to_have_attribute("aria-invalid", "true")
     expect(frames).to_be_focused()
     expect(page.locator("#e-frames")).to_contain_text("9999 is outside what T2V-A14B makes")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("too long")
-    # The browser itself reports every answer of 400 and above on the console.
+    # The browser reports every response of 400 and above on the console.
     assert len(watched.complaints) == 1
     assert "422" in watched.complaints.pop()
 
 
-def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
+def test_loras_and_a_webhook_are_sent_and_a_failed_job_is_retried(
     open_page: Open, stack: Stack, watched: Watched
 ) -> None:
     loras = stack.home / "loras"
@@ -121,13 +121,13 @@ def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
         page.get_by_label(f"LoRA {number}", exact=True).fill(name)
         page.get_by_label(f"Scale {number}").fill(scale)
     page.get_by_label("Webhook").fill("ftp://somewhere")
-    page.get_by_label("Send progress to the webhook too").check()
+    page.get_by_label("Also send progress").check()
     page.get_by_text("Advanced").click()
-    ask(page, "painted")
+    submit(page, "painted")
     hook = page.get_by_label("Webhook")
     expect(page.locator("#e-webhook_url")).to_contain_text("must begin with http")
     expect(page.get_by_label("LoRA 3", exact=True)).to_be_focused()
-    expect(page.locator(".lora").nth(2)).to_contain_text("there is no LoRA 'nobody'; there are: broken")
+    expect(page.locator(".lora").nth(2)).to_contain_text("there is no LoRA 'nobody'; available: broken")
     hook.fill("https://example.org/hook")
     page.get_by_role("button", name="Create video").click()
     expect(page.locator("#e-webhook_url")).to_be_hidden()
@@ -135,7 +135,7 @@ def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
     assert sent[-1] is not None
     assert (sent[-1]["webhook_url"], sent[-1]["webhook_progress"]) == ("https://example.org/hook", True)
     hook.fill("")
-    page.get_by_label("Send progress to the webhook too").uncheck()
+    page.get_by_label("Also send progress").uncheck()
     page.get_by_role("button", name="Remove LoRA 3").click()
     page.get_by_role("button", name="Create video").click()
     mine = page.locator("[data-submitted]").first
@@ -148,7 +148,7 @@ def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
     held: list[tuple[Route, APIResponse]] = []
     page.route("**/retry", lambda route: held.append((route, route.fetch())))
     page.locator(f"[data-job='{failed}']").get_by_role("button", name="Retry:").click()
-    # The feed tells of the new job before the answer to the request is there: it is one row all the same.
+    # The feed sends the new job before the response to the request arrives: it must still be one row.
     expect(page.locator("[data-job]").first).not_to_have_attribute("data-job", failed or "")
     route, response = held.pop()
     route.fulfill(response=response)
@@ -186,11 +186,11 @@ def test_jobs_are_cancelled_filtered_reused_and_deleted(open_page: Open, stack: 
 
     erase = page.locator(f"[data-job='{done}']")
     erase.get_by_role("button", name="Delete:").click()
-    asked = page.get_by_role("dialog", name="Delete this job?")
-    asked.get_by_role("button", name="Cancel").click()
+    dialog = page.get_by_role("dialog", name="Delete this job?")
+    dialog.get_by_role("button", name="Cancel").click()
     expect(erase).to_be_visible()
     erase.get_by_role("button", name="Delete:").click()
-    asked.get_by_role("button", name="Delete").click()
+    dialog.get_by_role("button", name="Delete").click()
     expect(erase).to_be_hidden()
     assert stack.request("GET", f"/api/v1/jobs/{done}").status_code == 404
 
@@ -308,9 +308,9 @@ def test_a_cleanup_is_previewed_and_then_carried_out(open_page: Open, stack: Sta
     assert orphan.exists(), "a preview removes nothing"
 
     page.get_by_role("button", name="Clean up now").click()
-    asked = page.get_by_role("dialog")
-    expect(asked).to_contain_text("remove partial T2V-A14B on here: 5 MB")
-    asked.get_by_role("button", name="Remove").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("remove partial T2V-A14B on here: 5 MB")
+    dialog.get_by_role("button", name="Remove").click()
     expect(page.get_by_text(re.compile("5 MB freed by 1 removal"))).to_be_visible(timeout=40_000)
     assert not orphan.exists()
 
@@ -330,9 +330,7 @@ def test_the_theme_is_switched_and_remembered(open_page: Open) -> None:
     assert page.evaluate(ground) == light
 
 
-def test_a_server_that_has_frozen_is_told_from_one_that_is_well(
-    open_page: Open, stack: Stack, watched: Watched
-) -> None:
+def test_a_frozen_server_is_shown_as_stale(open_page: Open, stack: Stack, watched: Watched) -> None:
     page = open_page("#overview")
     expect(page.locator("#connection")).to_contain_text("live")
     page.clock.install()
@@ -340,7 +338,7 @@ def test_a_server_that_has_frozen_is_told_from_one_that_is_well(
     os.kill(frozen, signal.SIGSTOP)
     try:
         page.clock.fast_forward(20_000)
-        # Silent for long, or, where a question to it has just failed, lost: never live.
+        # Silent for long or, if a request has just failed, disconnected: never live.
         expect(page.locator("#connection")).to_contain_text(re.compile("stale: last update|disconnected"))
         old = re.compile("Unknown: the data is out of date|The server is unreachable")
         expect(page.get_by_text(old).first).to_be_visible()
@@ -361,11 +359,11 @@ def test_the_server_is_lost_and_regained(open_page: Open, stack: Stack, watched:
     expect(page.get_by_text("The server is unreachable.")).to_be_hidden()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("typed before")
     watched.away = False
-    ask(page, "after it came back")
+    submit(page, "after it came back")
     expect(page.locator("[data-submitted]").first).to_contain_text("succeeded", timeout=60_000)
 
 
-def test_without_a_websocket_it_asks_every_five_seconds(open_page: Open, stack: Stack) -> None:
+def test_without_a_websocket_it_polls_every_five_seconds(open_page: Open, stack: Stack) -> None:
     page = open_page("#devices")
     page.route_web_socket(re.compile("/dashboard/ws$"), lambda socket: _refuse(socket))
     page.reload()
@@ -379,14 +377,14 @@ def _refuse(socket: WebSocketRoute) -> None:
     socket.close(code=1011)
 
 
-def test_hostile_text_is_text(open_page: Open, stack: Stack) -> None:
+def test_hostile_text_is_escaped(open_page: Open, stack: Stack) -> None:
     database = Database(f"sqlite:///{stack.home / 'wanworks.db'}")
     cause = Cause("test", HOSTILE[:200], "info", HOSTILE[:200], HOSTILE, HOSTILE, False)
     alerts.apply(database, Changes(opened=(cause,)), clock.now(), deliver=False)
     database.close()
     job = stack.submit(prompt=HOSTILE, metadata={"name": HOSTILE})
     stack.wait_status(job)
-    # First as the server writes it, every view at once, then as the page's scripts do.
+    # First the server-rendered page, then the one drawn by the scripts.
     page = open_page(java_script_enabled=False)
     expect(page.locator("#jobs")).to_contain_text("<img src=x")
     expect(page.locator("#devices")).to_contain_text("here/1")

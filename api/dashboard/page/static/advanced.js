@@ -26,7 +26,7 @@ export function advanced(entry) {
         "label",
         { class: "check" },
         h("input", { type: "checkbox", name: "webhook_progress", value: "true" }),
-        "Send progress to the webhook too",
+        "Also send progress",
       ),
       problem("webhook_progress"),
     ),

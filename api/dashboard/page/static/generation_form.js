@@ -12,7 +12,7 @@ const FALLBACKS = [
   ["queue_and_wait", "wait for the model"],
   ["download_and_retry", "download the model first"],
   ["alternative_model", "use another model"],
-  ["reduce_requirements", "reduce resolution, frames or steps"],
+  ["reduce_requirements", "reduce memory requirements"],
   ["mock_generation", "create placeholder output"],
   ["hybrid_approach", "use another model now, download this one for later"],
 ];

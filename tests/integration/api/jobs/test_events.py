@@ -1,4 +1,4 @@
-"""Watching a job: a snapshot, every change, what was missed, and always the end; with Redis and without."""
+"""Event streams of jobs: a snapshot, changes, missed events, and always the end, with and without Redis."""
 
 import json
 import queue
@@ -29,7 +29,7 @@ class Event:
 
 
 class Watcher:
-    """An event stream, read as it comes. `closed` is set when the server has ended it."""
+    """Reads an event stream. `closed` is set when the server has ended it."""
 
     def __init__(self, http: httpx2.Client, job_id: str, last_event_id: str | None = None) -> None:
         self.closed = threading.Event()
@@ -40,7 +40,7 @@ class Watcher:
         self._thread.start()
 
     def next(self, name: str | None = None, timeout: float = 15) -> Event:
-        """The next event (of that name, where one is given)."""
+        """Return the next event, or the next one with this name."""
         deadline = time.monotonic() + timeout
         while True:
             event = self._events.get(timeout=max(0.01, deadline - time.monotonic()))
@@ -48,7 +48,7 @@ class Watcher:
                 return event
 
     def rest(self) -> list[Event]:
-        """All that came until the server ended the stream."""
+        """Return all events until the server ended the stream."""
         assert self.closed.wait(15)
         return [self._events.get() for _ in range(self._events.qsize())]
 
@@ -66,7 +66,7 @@ class Watcher:
                         self._events.put(Event(fields["event"], json.loads(fields["data"]), fields.get("id")))
                         fields = {}
         except httpx2.TransportError:
-            pass  # the server went away; what came until then is what was asked about
+            pass  # the server was stopped; the events until then are kept
         finally:
             self.closed.set()
 
@@ -111,7 +111,7 @@ def test_a_job_is_watched_from_queue_to_end(
     assert last.data["result"]["frames"] == 9
 
 
-def test_a_snapshot_shows_how_far_it_is(
+def test_a_snapshot_contains_the_progress(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
     job_id = ask(web)
@@ -120,7 +120,7 @@ def test_a_snapshot_shows_how_far_it_is(
     assert watch(job_id).next().data["progress"]["percent"] == 55
 
 
-def test_a_returning_client_is_told_what_it_missed(
+def test_a_reconnecting_client_receives_missed_events(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
     job_id = ask(web)
@@ -141,7 +141,7 @@ def test_a_returning_client_is_told_what_it_missed(
     assert (late[-1].name, late[-1].data["status"]) == ("end", "succeeded")
 
 
-def test_the_end_is_told_though_the_stream_is_gone(
+def test_the_end_is_sent_without_the_stream(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
     job_id = ask(web)
@@ -159,7 +159,7 @@ def test_the_end_is_told_though_the_stream_is_gone(
         assert not [event for event in events if event.name == "progress"]
 
 
-def test_an_ended_job_is_told_at_once(web: WebProcess, watch: Callable[..., Watcher]) -> None:
+def test_an_ended_job_is_sent_at_once(web: WebProcess, watch: Callable[..., Watcher]) -> None:
     job_id = ask(web)
     web.http.post(f"/api/v1/jobs/{job_id}/cancel")
     events = watch(job_id).rest()
@@ -186,7 +186,7 @@ def test_a_watched_job_is_deleted(web: WebProcess, watch: Callable[..., Watcher]
     assert watcher.next("end").data == {"id": job_id, "status": "cancelled", "deleted": True}
 
 
-def test_another_attempt_begins_at_nothing(
+def test_another_attempt_starts_at_zero(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
     job_id = ask(web)
@@ -197,14 +197,14 @@ def test_another_attempt_begins_at_nothing(
     attempts.give_back(database, job_id, 1)
     working.claim(database, job_id)
     working.report(redis_url, job_id, 2, 5)
-    working.report(redis_url, job_id, 1, 95)  # the first one, believed dead, speaks once more
+    working.report(redis_url, job_id, 1, 95)  # the first attempt, which counts as lost, reports again
     working.report(redis_url, job_id, 2, 10)
     shown = [watcher.next("progress").data for _ in range(2)]
     assert [(data["attempt"], data["percent"]) for data in shown] == [(2, 5), (2, 10)]
 
 
 @pytest.mark.parametrize("url", [None, "redis://127.0.0.1:1/0"])
-def test_without_redis_sql_tells_every_state(settings: Settings, database: Database, url: str | None) -> None:
+def test_without_redis_every_state_is_read_from_sql(settings: Settings, database: Database, url: str | None) -> None:
     with started(Settings(**{**settings.model_dump(), "redis_url": url})) as web:
         job_id = ask(web)
         watcher = Watcher(web.http, job_id)
@@ -228,7 +228,7 @@ def test_redis_dies_under_a_watcher(settings: Settings, database: Database, redi
         assert watcher.next("end").data["status"] == "succeeded"
 
 
-def test_the_end_comes_though_the_stream_never_told(
+def test_the_end_is_sent_if_the_stream_did_not_report_it(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, settings: Settings
 ) -> None:
     job_id = ask(web)

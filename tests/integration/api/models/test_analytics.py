@@ -1,4 +1,4 @@
-"""Usage analytics: every field, against uses that the test stored."""
+"""Usage analytics: every field against stored usage."""
 
 import re
 import statistics
@@ -28,7 +28,7 @@ def ask(client: TestClient, query: str = "") -> dict[str, Any]:
 
 
 def on(days_ago: int, hour: int) -> datetime:
-    """That hour, so many days ago in UTC."""
+    """Return that hour of the day in UTC, `days_ago` days ago."""
     midnight = clock.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight - timedelta(days=days_ago) + timedelta(hours=hour, minutes=10)
 
@@ -91,12 +91,12 @@ def test_every_field(client: TestClient, database: Database, rolled_up: bool) ->
     assert len(short["model_analytics"]["T2V-A14B"]["last_30_days_usage"]) == 2, "whatever the period"
 
 
-def test_without_uses_there_is_no_most_used_model(client: TestClient) -> None:
+def test_without_usage_there_is_no_most_used_model(client: TestClient) -> None:
     system = ask(client)["system_analytics"]
     assert system == {"total_uses": 0, "average_uses_per_day": 0.0, "most_used_model": None, "active_models": 0}
 
 
-def test_a_use_counts_as_soon_as_it_ended(client: TestClient, database: Database) -> None:
+def test_usage_counts_as_soon_as_a_job_has_ended(client: TestClient, database: Database) -> None:
     usage.roll_up(database, clock.now())
     used(database)
     assert ask(client, "?time_period_days=1")["system_analytics"]["total_uses"] == 1
@@ -104,20 +104,20 @@ def test_a_use_counts_as_soon_as_it_ended(client: TestClient, database: Database
     assert ask(client, "?time_period_days=1")["system_analytics"]["total_uses"] == 2
 
 
-def test_a_model_that_has_left_the_catalogue_keeps_its_uses(client: TestClient, database: Database) -> None:
+def test_a_model_that_left_the_catalogue_is_included(client: TestClient, database: Database) -> None:
     used(database, "old-one")
     assert ask(client)["model_analytics"]["old-one"]["total_uses"] == 1
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "1e9", "x", "3651", "", "1.5", "NaN", "30&time_period_days=31"])
-def test_a_period_that_is_none_is_named(client: TestClient, days: str) -> None:
+def test_an_invalid_period_is_reported(client: TestClient, days: str) -> None:
     answer = client.get(f"{URL}?time_period_days={days}")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["query", "time_period_days"]
     assert client.get(f"{URL}?days=1").json()["errors"][0]["loc"] == ["query", "days"]
 
 
-def test_many_uses_cost_no_more_than_few(client: TestClient, database: Database, settings: Settings) -> None:
+def test_the_query_time_does_not_grow_with_usage(client: TestClient, database: Database, settings: Settings) -> None:
     def median() -> float:
         took = []
         for _ in range(40):

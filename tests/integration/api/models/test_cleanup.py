@@ -1,4 +1,4 @@
-"""Cleanup over HTTP: the plan from rows in every field, and what an execution answers."""
+"""Cleanups over HTTP: every field of the plan, and the response to an execution."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ def clean(client: TestClient, expect: int = 200, **body: Any) -> dict[str, Any]:
 
 
 def hold(database: Database, model_id: str, arrived_days_ago: float = 90.0) -> None:
-    """The model whole on the node, with one blob of 6 GB."""
+    """Store a complete replica on the node, with one blob of 6 GB."""
     library.replica(database, model_id, bytes=SIX_GB)
     when = clock.now() - timedelta(days=arrived_days_ago)
     with database.write() as session:
@@ -81,7 +81,7 @@ def test_the_plan_in_every_field(client: TestClient, database: Database) -> None
 
 
 @both_databases
-def test_what_is_never_proposed(client: TestClient, database: Database) -> None:
+def test_what_is_never_removed(client: TestClient, database: Database) -> None:
     library.node(database)
     hold(database, "TI2V-5B")
     used(database, "TI2V-5B", days_ago=60)
@@ -103,7 +103,7 @@ def test_what_is_never_proposed(client: TestClient, database: Database) -> None:
 
 
 @both_databases
-def test_an_execution_answers_with_what_was_done(client: TestClient, database: Database) -> None:
+def test_an_execution_returns_what_was_done(client: TestClient, database: Database) -> None:
     library.node(database)
     hold(database, "TI2V-5B")
     used(database, "TI2V-5B", days_ago=60)
@@ -157,7 +157,7 @@ def test_a_key_executes_once(client: TestClient, database: Database) -> None:
     assert client.post(URL, json={"dry_run": False, "keep_recent_days": 1}, headers=key).status_code == 422
 
 
-def test_without_nodes_there_is_nothing_to_plan_and_nobody_to_do_it(client: TestClient) -> None:
+def test_without_nodes_there_is_no_plan_and_no_execution(client: TestClient) -> None:
     plan = clean(client)["recommendations"]
     assert (plan["total_space_available_gb"], plan["cleanup_actions"]) == (None, [])
     clean(client, 409, dry_run=False)
@@ -172,6 +172,6 @@ def test_without_nodes_there_is_nothing_to_plan_and_nobody_to_do_it(client: Test
         ({"dry_run": "no"}, "dry_run"), ({"colour": "red"}, "colour"), ({"node": "nowhere"}, "node"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_named(client: TestClient, database: Database, body: dict[str, Any], field: str) -> None:
+def test_an_invalid_field_is_reported(client: TestClient, database: Database, body: dict[str, Any], field: str) -> None:
     library.node(database, total_gb=1000)
     assert [error["loc"][-1] for error in clean(client, 422, **body)["errors"]] == [field]

@@ -1,4 +1,4 @@
-"""The information routes: every field, against state that the test made."""
+"""The information routes: every field against prepared state."""
 
 from datetime import timedelta
 from typing import Any
@@ -32,7 +32,7 @@ def ask(client: TestClient, path: str, **query: Any) -> dict[str, Any]:
 
 
 def sampled(database: Database, device: str = "here/0", ago: float = 1.0, **more: Any) -> None:
-    """One sample of a GPU at work on T2V-A14B."""
+    """Store a sample of a GPU that runs T2V-A14B."""
     doing = Doing("job", more.pop("model_id", "T2V-A14B"), "denoising")
     kind = more.pop("kind", "cuda")
     figures: dict[str, float | None] = {
@@ -43,7 +43,7 @@ def sampled(database: Database, device: str = "here/0", ago: float = 1.0, **more
 
 
 def measured(database: Database, model_id: str = "T2V-A14B") -> None:
-    """Three successes of 10, 11 and 14 s, asked for 5 s before they began, and a failure after 5 s; older ones."""
+    """Store successes of 10, 11 and 14 s with a wait of 5 s each, a failure after 5 s, and older usage."""
     now = clock.now()
     for seconds, quality in ((10.0, 0.9), (11.0, None), (14.0, 0.8)):
         end = now - timedelta(minutes=30)
@@ -89,7 +89,7 @@ def test_capabilities_come_from_the_catalogue(client: TestClient) -> None:
         assert body["samples"] == 0
 
 
-def test_who_has_the_capabilities_is_told_so(client: TestClient) -> None:
+def test_unchanged_capabilities_are_not_sent_again(client: TestClient) -> None:
     first = client.get(f"{BASE}/capabilities/TI2V-5B")
     again = client.get(f"{BASE}/capabilities/TI2V-5B", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -152,7 +152,7 @@ def test_health_in_every_field(client: TestClient, database: Database) -> None:
 
 
 @both_databases
-def test_with_nothing_there_nothing_is_said(client: TestClient, database: Database) -> None:
+def test_without_data_nothing_is_reported(client: TestClient, database: Database) -> None:
     body = ask(client, "health/TI2V-5B")
     nulls = [name for name, basis in body["basis"].items() if basis == "none"]
     assert {name: body[name] for name in nulls} == dict.fromkeys(nulls)
@@ -199,7 +199,7 @@ def test_every_status_of_a_model(client: TestClient, database: Database) -> None
     assert ask(client, "health/T2V-A14B")["success_rate_24h"] == 0.3333
 
 
-def test_a_cpu_device_says_that_it_is_one(client: TestClient, database: Database) -> None:
+def test_a_cpu_device_is_reported_as_one(client: TestClient, database: Database) -> None:
     library.device(database, "T2V-A14B", kind="cpu")
     sampled(database, kind="cpu", utilization_percent=380.0, temperature_celsius=None, power_watts=None)
     body = ask(client, "health/T2V-A14B")
@@ -207,7 +207,7 @@ def test_a_cpu_device_says_that_it_is_one(client: TestClient, database: Database
     assert (body["temperature_celsius"], body["basis"]["temperature_celsius"]) == (None, "none")
 
 
-def test_a_day_moves_on(client: TestClient, database: Database) -> None:
+def test_the_period_of_a_day_moves(client: TestClient, database: Database) -> None:
     used(database, days_ago=1 - 1 / 86_400 * 0.5)
     used(database, days_ago=0.5, outcome="failed")
     assert ask(client, "health/T2V-A14B")["samples"] == 2
@@ -258,7 +258,7 @@ def test_performance_in_every_field(client: TestClient, database: Database, roll
 
 @both_databases
 def test_run_three_and_fail_one(client: TestClient, database: Database) -> None:
-    """Through the functions that workers call: what is shown follows from the rows by arithmetic."""
+    """Use the functions that workers call, and compare the result with the arithmetic."""
     library.node(database, CLAIMANT.node)
     rows = []
     for place in range(4):
@@ -353,7 +353,7 @@ def test_a_recommendation_in_every_field(client: TestClient, database: Database)
     assert body["basis"] == {"quality": "catalogue", "speed": "catalogue"}
 
 
-def test_nothing_that_fits_is_an_answer(client: TestClient) -> None:
+def test_no_fitting_model_is_a_valid_answer(client: TestClient) -> None:
     body = ask(client, "recommend", use_case="anything", memory_constraint_gb="0.5")
     assert (body["recommended_model"], body["confidence_score"], body["hardware_requirements"]) == (None, None, None)
     assert (body["alternative_models"], body["limitations"], body["scores"]) == ([], [], {})
@@ -416,7 +416,7 @@ def test_an_unknown_model_is_not_found(client: TestClient, path: str) -> None:
     ["capabilities/T2V-A14B", "health/T2V-A14B", "performance/T2V-A14B", "compare/T2V-A14B/TI2V-5B", "dashboard",
      "status", "recommend?use_case=x"],
 )  # fmt: skip
-def test_an_unknown_parameter_is_named(client: TestClient, path: str) -> None:
+def test_an_unknown_parameter_is_reported(client: TestClient, path: str) -> None:
     answer = client.get(f"{BASE}/{path}{'&' if '?' in path else '?'}verbose=1")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["query", "verbose"]
@@ -439,7 +439,7 @@ def test_an_unknown_parameter_is_named(client: TestClient, path: str) -> None:
         ),
     ],
 )
-def test_a_wish_that_is_none_is_named(client: TestClient, query: str, name: str) -> None:
+def test_an_invalid_parameter_is_reported(client: TestClient, query: str, name: str) -> None:
     answer = client.get(f"{BASE}/recommend?{query}")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["query", name]

@@ -1,4 +1,4 @@
-"""Detailed status and health: every field, against rows that the test wrote."""
+"""Detailed status and health: every field against prepared rows."""
 
 import re
 import time
@@ -177,7 +177,7 @@ def test_an_update_keeps_a_model_available(client: TestClient, database: Databas
 
 
 @both_databases
-def test_the_best_replica_speaks_for_the_model(client: TestClient, database: Database, settings: Settings) -> None:
+def test_the_best_replica_determines_the_status(client: TestClient, database: Database, settings: Settings) -> None:
     library.node(database, "here")
     library.node(database, "there")
     library.replica(database, state="corrupted", on="here", faults=[FAULT])

@@ -1,4 +1,4 @@
-"""Images: only what decodes is believed, and what is kept is an upright RGB PNG without metadata."""
+"""Images: must be decodable, and are converted to upright RGB PNGs without metadata."""
 
 import base64
 import struct
@@ -39,7 +39,7 @@ def png_of(width: int, height: int, depth: int, kind: int, rows: bytes, *chunks:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it is that large."""
+    """Return a PNG of a few bytes whose header claims these dimensions."""
     return png_of(width, height, 8, 2, b"\0" * 1000)
 
 
@@ -71,7 +71,7 @@ SRGB = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06
 
 
 def by_hand(colour: tuple[int, int, int], columns: Any, light: Callable[[float], float]) -> tuple[int, int, int]:
-    """Through XYZ to sRGB, which cuts off at its edge what it has not."""
+    """Convert through XYZ to sRGB, and clip colours outside of it."""
     xyz = numpy.array(columns).T @ [light(value / 255) for value in colour]
     linear = (numpy.linalg.inv(numpy.array(SRGB).T) @ xyz).clip(0, 1)
     red, green, blue = (12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in linear)
@@ -114,18 +114,18 @@ def test_a_palette_with_transparent_entries_and_a_profile() -> None:
 
 @pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
 def test_grey_with_a_profile_of_grey(mode: str) -> None:
-    """Half of the light is 188 in sRGB."""
+    """Half of the linear light is 188 in sRGB."""
     value: Any = {"L": 128, "LA": (128, 255), "I;16": 0x8000}[mode]
     assert near(pixel(written(Image.new(mode, (4, 4), value), "PNG", icc_profile=profiles.grey(1.0))), (188, 188, 188))
 
 
 def test_grey_with_a_profile_of_colours() -> None:
-    """As scanners write it: grey is the same amount of all three."""
+    """Scanners write such files: grey has equal parts of all three colours."""
     content = written(Image.new("L", (4, 4), 128), "PNG", icc_profile=profiles.rgb(profiles.DISPLAY_P3, (1.0,)))
     assert near(pixel(content), (188, 188, 188))
 
 
-def test_inks_by_their_profile_and_without_one() -> None:
+def test_cmyk_with_and_without_a_profile() -> None:
     cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
     assert near(pixel(written(cyan, "JPEG", quality=100, icc_profile=profiles.cmyk())), (119, 119, 119), by=6)
     assert near(pixel(written(cyan, "JPEG", quality=100)), (0, 255, 255), by=4)
@@ -173,12 +173,12 @@ def test_transparency_at_every_depth(content: bytes, expected: tuple[int, int, i
 def test_an_animation_is_refused(format: str) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "green", "blue")]
     content = written(frames[0], format, save_all=True, append_images=frames[1:])
-    with pytest.raises(InvalidField, match="image: is animated, with 3 frames; send a still picture"):
+    with pytest.raises(InvalidField, match="image: is animated, with 3 frames; send a still image"):
         images.normalise(content)
 
 
-def test_a_photo_with_a_second_picture_inside_is_taken() -> None:
-    """As telephones write it: the second one is a preview or a map of depths."""
+def test_a_photo_with_an_embedded_preview_is_accepted() -> None:
+    """Phones write such files: the second image is a preview or a depth map."""
     content = written(Image.new("RGB", (8, 8), "red"), "MPO", save_all=True, append_images=[Image.new("RGB", (4, 4))])
     assert near(pixel(content), (255, 0, 0), by=4)
 
@@ -186,7 +186,7 @@ def test_a_photo_with_a_second_picture_inside_is_taken() -> None:
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_broken_metadata_does_not_damage_a_picture(format: str, exif: bytes) -> None:
+def test_broken_metadata_does_not_damage_an_image(format: str, exif: bytes) -> None:
     assert near(pixel(written(Image.new("RGB", (8, 8), "red"), format, exif=exif)), (255, 0, 0), by=4)
 
 
@@ -217,7 +217,7 @@ def test_what_is_transparent_becomes_white() -> None:
 def test_exif_orientation_is_applied_and_metadata_dropped() -> None:
     photo = Image.new("RGB", (40, 20), "blue")
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn a quarter clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     exif[0x010E] = "taken at home"
     content = images.normalise(written(photo, "JPEG", exif=exif))
     assert read(content).size == (20, 40)
@@ -233,7 +233,7 @@ def test_text_chunks_are_dropped() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"not an image", written(Image.new("P", (4, 4)), "GIF"), written(Image.new("RGB", (4, 4)), "BMP")]
 )
-def test_other_formats_are_refused_whatever_they_are_called(content: bytes) -> None:
+def test_other_formats_are_refused(content: bytes) -> None:
     with pytest.raises(InvalidField, match="image: is not a PNG, JPEG or WebP"):
         images.normalise(content)
 
@@ -247,18 +247,18 @@ def test_a_truncated_image_is_refused(format: str) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(10_000, 5_001), (60_000, 60_000), (2**31 - 1, 1)])
-def test_a_decompression_bomb_is_refused_before_it_is_unpacked(width: int, height: int) -> None:
+def test_a_decompression_bomb_is_refused_before_it_is_decompressed(width: int, height: int) -> None:
     with pytest.raises(InvalidField, match="megapixels"):
         images.normalise(png_claiming(width, height))
 
 
-def test_fifty_megapixels_are_taken() -> None:
+def test_fifty_megapixels_are_accepted() -> None:
     flat = written(Image.new("L", (10_000, 5_000)), "PNG")
     assert read(images.normalise(flat)).size == (10_000, 5_000)
 
 
 def test_more_than_twenty_megabytes_are_refused() -> None:
-    with pytest.raises(InvalidField, match="image: is larger than 20 MB"):
+    with pytest.raises(InvalidField, match="image: is larger than 20 MB, the maximum"):
         images.normalise(b"\x89PNG" + bytes(images.MAX_BYTES))
 
 
@@ -272,11 +272,11 @@ def test_a_data_url() -> None:
     "url", ["", "http://example.com/x.png", "file:///etc/passwd", "/etc/passwd", "data:image/png,abc",
             "data:image/png;base64,@@@", "data:image/png;base64,abc", "data:image/png;base64,\u20ac\u20ac\u20ac="],
 )  # fmt: skip
-def test_what_is_no_data_url_is_refused(url: str) -> None:
+def test_an_invalid_data_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidField, match="image: "):
         images.from_data_url(url)
 
 
 def test_a_data_url_over_the_limit_is_refused_before_it_is_decoded() -> None:
-    with pytest.raises(InvalidField, match="image: is larger than 20 MB"):
+    with pytest.raises(InvalidField, match="image: is larger than 20 MB, the maximum"):
         images.from_data_url("data:image/png;base64," + "A" * 28_000_000)

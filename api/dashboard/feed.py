@@ -120,7 +120,7 @@ class Feed:
         watcher = Watcher(caller)
         self._watchers.add(watcher)
         if not self._tasks:
-            self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._pump())]
+            self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._run())]
         watcher.wake()
         try:
             yield watcher
@@ -162,7 +162,7 @@ class Feed:
                         async for message in channel.listen():
                             if message["type"] == "message":
                                 self._receive(json.loads(message["data"]))
-                except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: as in `Streams._ask`
+                except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: as in `Streams._run`
                     log.debug("the feed is not subscribed to Redis: %s", error)
                 except Exception:  # for example a malformed message, which must not end the subscription
                     log.exception("the feed could not read a message from Redis; subscribing again")
@@ -173,7 +173,7 @@ class Feed:
             self._moved.add(str(event.get("job")))
         self._wake.set()
 
-    async def _pump(self) -> None:
+    async def _run(self) -> None:
         while True:
             try:
                 await self._pass()

@@ -21,10 +21,10 @@ from shared.states import Scope
 async def overview(context: Context, request: Request, query: BaseModel) -> Response:
     caller = caller_of(request)
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return _overview(whole_for(context, caller)).model_dump_json().encode()
 
-    return serialized_response(await context.coalescer.run(("dashboard overview", caller.only), work))
+    return serialized_response(await context.coalescer.run(("dashboard overview", caller.only), compute))
 
 
 async def metrics(context: Context, request: Request, query: BaseModel) -> Response:
@@ -40,7 +40,7 @@ async def metrics_history(context: Context, request: Request, query: HistoryQuer
 
 
 async def models(context: Context, request: Request, query: BaseModel) -> Response:
-    def work() -> bytes:
+    def compute() -> bytes:
         found = context.overviews.models()
         return (
             dashboard_schemas.ModelSummaries([_summary(model) for model in found.models.values()])
@@ -48,7 +48,7 @@ async def models(context: Context, request: Request, query: BaseModel) -> Respon
             .encode()
         )
 
-    return serialized_response(await context.coalescer.run("dashboard models", work))
+    return serialized_response(await context.coalescer.run("dashboard models", compute))
 
 
 def metrics_now(context: Context) -> dashboard_schemas.DashboardMetrics:

@@ -160,7 +160,7 @@ def _received(fields: Any, image: bytes | None, wrong: tuple[FieldError, ...]) -
 
 def _json(raw: bytes) -> Any:
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_fields)
     except UnicodeDecodeError:
         raise MalformedRequest("The body is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -172,7 +172,7 @@ def _json(raw: bytes) -> Any:
         ) from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise MalformedRequest("The JSON body has a field twice. Give each field once.")
@@ -264,14 +264,14 @@ async def _read_parts(form: FormData, file_part: str, texts: frozenset[str], jso
                 if name != file_part:
                     raise InvalidField(_no_file_part(name, file_part))
                 if name in fields or image is not None:
-                    raise _twice(name)
+                    raise _duplicate(name)
                 image = await value.read()
             elif (brackets := _BRACKETS.fullmatch(name)) is not None:
                 _put_inside(fields, brackets, value)
             elif value == "" and name not in json_fields:
                 continue
             elif name in fields or (name == file_part and image is not None):
-                raise _twice(name)
+                raise _duplicate(name)
             else:
                 fields[name] = value if name in texts else _form_value(value)
         except InvalidField as error:
@@ -294,7 +294,7 @@ def _put_inside(fields: dict[str, Any], name: "re.Match[str]", text: str) -> Non
     if isinstance(held, dict) and key is not None and key not in held:
         held[key] = text
     elif not isinstance(held, list) or key is not None:
-        raise _twice(field)
+        raise _duplicate(field)
     elif inner is None:
         if text:  # an empty text means an empty list
             held.append(text)
@@ -306,7 +306,7 @@ def _put_inside(fields: dict[str, Any], name: "re.Match[str]", text: str) -> Non
             held.append({inner: value})
 
 
-def _twice(name: str) -> InvalidField:
+def _duplicate(name: str) -> InvalidField:
     return InvalidField(FieldError(("body", name[:100]), "is given twice", "duplicate"))
 
 

@@ -43,7 +43,7 @@ _HTTP_CODES = {400: "malformed_request", 403: "forbidden", 404: "not_found", 405
 
 
 _CONVENTION_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_NOT_AGAIN = frozenset({409, 507})  # the client retries these unless a header forbids it
+_NO_RETRY = frozenset({409, 507})  # the client retries these unless a header forbids it
 
 
 def problem(
@@ -130,7 +130,7 @@ def _envelope(
         "code": wrong[0]["type"] if wrong else code,
     }
     extra = {"Cache-Control": "no-store", **headers}
-    if status in _NOT_AGAIN:
+    if status in _NO_RETRY:
         extra["x-should-retry"] = "false"
     return Response(json.dumps({"error": error}), status, extra, "application/json")
 

@@ -33,7 +33,7 @@ def from_data_url(url: str) -> bytes:
     if head is None:
         raise InvalidField.of("image", "must be a data URL: data:image/png;base64,...", "data_url")
     if (len(url) - head.end()) * 3 // 4 > MAX_BYTES + 2:
-        raise _too_big()
+        raise _too_large()
     try:
         return base64.b64decode(url[head.end() :].encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
@@ -48,7 +48,7 @@ def normalise(content: bytes) -> bytes:
     from PIL import Image, UnidentifiedImageError
 
     if len(content) > MAX_BYTES:
-        raise _too_big()
+        raise _too_large()
     Image.MAX_IMAGE_PIXELS = None  # Pillow's limit only warns; ours, below, refuses
     try:
         with Image.open(BytesIO(content), formats=_FORMATS) as image:
@@ -108,10 +108,10 @@ def _opaque(image: "Image.Image") -> "Image.Image":
     from PIL import Image
 
     colours, alpha = _parts(image)
-    made = _in_srgb(colours, image.info.get("icc_profile"))
+    converted = _in_srgb(colours, image.info.get("icc_profile"))
     if alpha is not None:
-        made = Image.composite(made, Image.new("RGB", made.size, "white"), alpha)
-    return Image.frombytes("RGB", made.size, made.tobytes())  # drops all metadata
+        converted = Image.composite(converted, Image.new("RGB", converted.size, "white"), alpha)
+    return Image.frombytes("RGB", converted.size, converted.tobytes())  # drops all metadata
 
 
 def _parts(image: "Image.Image") -> tuple["Image.Image", "Image.Image | None"]:
@@ -140,18 +140,18 @@ def _in_srgb(colours: "Image.Image", profile: bytes | None) -> "Image.Image":
             if space == "RGB" and colours.mode == "L":
                 colours = colours.convert("RGB")
             if {"GRAY": "L"}.get(space, space) == colours.mode:
-                made = ImageCms.profileToProfile(
+                converted = ImageCms.profileToProfile(
                     colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB",
                     flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
                 )  # fmt: skip
-                if made is not None:
-                    return made
+                if converted is not None:
+                    return converted
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass
     return colours.convert("RGB")
 
 
-def _too_big() -> InvalidField:
+def _too_large() -> InvalidField:
     return InvalidField.of("image", f"is larger than {MAX_BYTES // 10**6} MB, the maximum", "image_bytes")
 
 

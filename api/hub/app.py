@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from api.hub.errors import Refused, no_entry, no_repo, no_revision, no_token, wrong_token
+from api.hub.errors import HubError, no_entry, no_repo, no_revision, no_token, wrong_token
 from api.hub.mirror import Entry, Mirror, Repo, folders
 
 _PAGE = 1000  # entries of a tree in one response, as on the Hub
@@ -39,7 +39,7 @@ def create_app(root: Path, token: str | None = None) -> Starlette:
         Route("/api/models/{rest:path}", hub.api, methods=["GET", "POST"]),
         Route("/{rest:path}", hub.resolve, methods=["GET", "HEAD"]),
     ]
-    return Starlette(routes=routes, exception_handlers={Refused: _refuse})
+    return Starlette(routes=routes, exception_handlers={HubError: _refuse})
 
 
 class Hub:
@@ -230,5 +230,5 @@ def _number(text: str | None, default: int) -> int:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
+    assert isinstance(error, HubError)
     return error.response()

@@ -3,7 +3,7 @@
 from starlette.responses import JSONResponse
 
 
-class Refused(Exception):
+class HubError(Exception):
     """An error response."""
 
     def __init__(self, status: int, code: str, message: str, commit: str | None = None) -> None:
@@ -19,22 +19,22 @@ class Refused(Exception):
         return JSONResponse({"error": str(self)}, self.status, headers)
 
 
-def no_repo() -> Refused:
-    return Refused(404, "RepoNotFound", "Repository not found")
+def no_repo() -> HubError:
+    return HubError(404, "RepoNotFound", "Repository not found")
 
 
-def no_revision() -> Refused:
-    return Refused(404, "RevisionNotFound", "Revision not found")
+def no_revision() -> HubError:
+    return HubError(404, "RevisionNotFound", "Revision not found")
 
 
-def no_entry(commit: str) -> Refused:
+def no_entry(commit: str) -> HubError:
     # The commit header tells the client that the revision exists and only the file does not.
-    return Refused(404, "EntryNotFound", "Entry not found", commit)
+    return HubError(404, "EntryNotFound", "Entry not found", commit)
 
 
-def no_token() -> Refused:
-    return Refused(401, "GatedRepo", "Access to this hub requires a token")
+def no_token() -> HubError:
+    return HubError(401, "GatedRepo", "Access to this hub requires a token")
 
 
-def wrong_token() -> Refused:
-    return Refused(403, "GatedRepo", "The token is not valid for this hub")
+def wrong_token() -> HubError:
+    return HubError(403, "GatedRepo", "The token is not valid for this hub")

@@ -43,7 +43,7 @@ async def make_link(context: Context, request: Request, query: BaseModel) -> Res
     job_id, name = job_id_of(request), str(request.path_params["name"])
     job = await anyio.to_thread.run_sync(partial(records.get, context.database, job_id, only=caller_of(request).only))
     note_owner(request, job.owner)
-    if name not in _made(job):
+    if name not in _artifacts(job):
         raise NotFound("artifact", name)
     path = f"/api/v1/jobs/{job.id}/artifacts/{name}"
     url, expires = await context.access.link(path, body.expires_in_seconds)
@@ -59,10 +59,10 @@ def served(context: Context, request: Request, job: Job, name: str, *, at_most_s
 
     `at_most_seconds`: the maximum validity of a signed URL of the bucket.
     """
-    made = _made(job)
-    if name not in made:
+    artifacts = _artifacts(job)
+    if name not in artifacts:
         raise NotFound("artifact", name)
-    artifact = made[name]
+    artifact = artifacts[name]
     found = context.storage.store().artifact(job.id, job.attempt, name)
     etag = f'"{artifact["sha256"]}"'
     extra = {"ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes"}
@@ -72,7 +72,7 @@ def served(context: Context, request: Request, job: Job, name: str, *, at_most_s
         if context.settings.store_redirect and request.method != "HEAD":
             link = found.link(artifact["content_type"], at_most_seconds)
             return RedirectResponse(link, 307, {"Cache-Control": "no-store"})
-        return _through_us(request, found, artifact, extra)
+        return _streamed(request, found, artifact, extra)
     ranges = _ranges(request, found.stat().st_size, etag)
     if isinstance(ranges, Response):
         return ranges
@@ -95,7 +95,7 @@ def _ranges(request: Request, size: int, etag: str) -> str | Response | None:
     return problem(request, 416, "range_not_satisfiable", detail, {"Content-Range": f"bytes */{size}"})
 
 
-def _through_us(request: Request, found: InBucket, artifact: dict[str, Any], extra: dict[str, str]) -> Response:
+def _streamed(request: Request, found: InBucket, artifact: dict[str, Any], extra: dict[str, str]) -> Response:
     """Stream from the bucket. Requests for several ranges get the whole file, as the standard permits."""
     size: int = artifact["bytes"]
     start, end, status = 0, size, 200
@@ -119,7 +119,7 @@ def _through_us(request: Request, found: InBucket, artifact: dict[str, Any], ext
     return StreamingResponse(found.read(start, end), status, extra)
 
 
-def _made(job: Job) -> dict[str, Any]:
+def _artifacts(job: Job) -> dict[str, Any]:
     return {item["name"]: item for item in (job.result or {}).get("artifacts", [])}
 
 

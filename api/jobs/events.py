@@ -53,12 +53,12 @@ class _Stream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         open_body = False
 
-        async def noting(message: Message) -> None:
+        async def observe(message: Message) -> None:
             nonlocal open_body
             await send(message)
             open_body = message["type"] == "http.response.start" or bool(message.get("more_body"))
 
-        await super().__call__(scope, receive, noting)
+        await super().__call__(scope, receive, observe)
         if open_body:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -43,21 +43,21 @@ async def create_download(context: Context, request: Request, query: BaseModel) 
     key, caller = headers.idempotency_key(request.headers), caller_of(request)
     body = await read_json(request, DownloadRequest)
 
-    def work() -> Response:
+    def create() -> Response:
         context.catalogue.get(body.model_id)
         new = download(context, body.model_id, _one_node(context, body.node), body.priority)
         params = new.params.model_copy(update={"revision": body.revision})
         new = replace(new, params=params, bandwidth_mbps=body.bandwidth_limit_mbps)
-        return _made(context, body, [new], key, caller)
+        return _create(context, body, [new], key, caller)
 
-    return await anyio.to_thread.run_sync(work)
+    return await anyio.to_thread.run_sync(create)
 
 
 async def create_integrity_check(context: Context, request: Request, query: BaseModel) -> Response:
     key, caller = headers.idempotency_key(request.headers), caller_of(request)
     body = await read_json(request, IntegrityCheckRequest)
 
-    def work() -> Response:
+    def create() -> Response:
         model_id = None if body.model_id == _EVERY_MODEL else body.model_id
         if model_id is not None:
             context.catalogue.get(model_id)
@@ -70,15 +70,15 @@ async def create_integrity_check(context: Context, request: Request, query: Base
             )
             for node in _every_node(context, body.node)
         ]
-        return _made(context, body, new, key, caller)
+        return _create(context, body, new, key, caller)
 
-    return await anyio.to_thread.run_sync(work)
+    return await anyio.to_thread.run_sync(create)
 
 
 async def create_cleanup(context: Context, request: Request, query: BaseModel) -> Response:
     key, caller = headers.idempotency_key(request.headers), caller_of(request)
     body = await read_json(request, CleanupRequest)
-    return await anyio.to_thread.run_sync(lambda: _made(context, body, cleanups(context, body), key, caller))
+    return await anyio.to_thread.run_sync(lambda: _create(context, body, cleanups(context, body), key, caller))
 
 
 def download(context: Context, model_id: str, node: str, priority: Priority) -> NewJob:
@@ -165,7 +165,7 @@ def accepted(context: Context, jobs: Sequence[NewJob], caller: Caller) -> list[A
     Raises InvalidField (the Idempotency-Key), LimitReached, or Conflict with the id of the other download.
     """
     new = [caller.owning(one) for one in jobs]
-    made: list[Accepted] = []
+    accepted_jobs: list[Accepted] = []
     # The first job has the client's own key. If that key was used for another request, no job may be created.
     for some in (new[:1], new[1:]):
         for job, outcome in zip(some, records.accept(context.database, some) if some else (), strict=True):
@@ -173,9 +173,9 @@ def accepted(context: Context, jobs: Sequence[NewJob], caller: Caller) -> list[A
                 raise _under_way(context, job)
             if not isinstance(outcome, Accepted):
                 raise outcome
-            made.append(outcome)
+            accepted_jobs.append(outcome)
     context.waker.wake()
-    return made
+    return accepted_jobs
 
 
 def _under_way(context: Context, new: NewJob) -> Conflict:
@@ -195,14 +195,14 @@ def keyed(body: BaseModel, new: Sequence[NewJob], key: str | None) -> list[NewJo
     return [replace(one, idempotency_key=each, request_hash=digest) for one, each in zip(new, keys, strict=True)]
 
 
-def _made(context: Context, body: BaseModel, new: Sequence[NewJob], key: str | None, caller: Caller) -> Response:
-    made = accepted(context, keyed(body, new, key), caller)
-    replayed = all(one.replayed for one in made)
-    rows: list[Job] = [one.job for one in made]
+def _create(context: Context, body: BaseModel, new: Sequence[NewJob], key: str | None, caller: Caller) -> Response:
+    accepted_jobs = accepted(context, keyed(body, new, key), caller)
+    replayed = all(one.replayed for one in accepted_jobs)
+    rows: list[Job] = [one.job for one in accepted_jobs]
     where = f"/api/v1/jobs/{rows[0].id}" if len(rows) == 1 else f"/api/v1/jobs?type={rows[0].type}"
     extra = {"Location": where, **({"Idempotency-Replayed": "true"} if replayed else {})}
-    jobs_shown = job_objects(context, rows)
-    body = jobs_shown[0] if len(rows) == 1 else node_job_schemas.Jobs(data=jobs_shown)
+    created = job_objects(context, rows)
+    body = created[0] if len(rows) == 1 else node_job_schemas.Jobs(data=created)
     return json_response(body, 200 if replayed else 202, extra)
 
 

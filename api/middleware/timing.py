@@ -19,7 +19,7 @@ class Stopwatch:
             return
         began = time.perf_counter()
 
-        async def noting(message: Message) -> None:
+        async def observe(message: Message) -> None:
             if message["type"] == "http.response.start" and not _is_stream(message):
                 meters: Meters = scope["state"]["meters"]
                 route, method = scope.get("wanworks.route", ""), scope["method"] if "wanworks.route" in scope else ""
@@ -27,7 +27,7 @@ class Stopwatch:
                 meters.observe(HTTP_SECONDS, method, route, str(message["status"]), seconds=seconds)
             await send(message)
 
-        await self.app(scope, receive, noting)
+        await self.app(scope, receive, observe)
 
 
 def _is_stream(message: Message) -> bool:

@@ -28,7 +28,7 @@ class Traces:
         about = {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope.get("scheme", "http")}
         span = tracing.begin(method, about, kind="server", parent=_traceparent(scope))
 
-        async def noting(message: Message) -> None:
+        async def observe(message: Message) -> None:
             if message["type"] == "http.response.start":
                 status: int = message["status"]
                 span.note({"http.response.status_code": status})
@@ -38,7 +38,7 @@ class Traces:
 
         try:
             with span.current():
-                await self.app(scope, receive, noting)
+                await self.app(scope, receive, observe)
         finally:
             if "wanworks.route" in scope:
                 span.rename(f"{method} {scope['wanworks.route']}")

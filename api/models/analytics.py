@@ -25,10 +25,10 @@ _PEAKS = 3
 async def analytics(context: Context, request: Request, query: AnalyticsQuery) -> Response:
     days = query.time_period_days
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return _analytics(context, days).model_dump_json().encode()
 
-    return serialized_response(await context.coalescer.run(("analytics", days), work))
+    return serialized_response(await context.coalescer.run(("analytics", days), compute))
 
 
 def _analytics(context: Context, period: int) -> analytics_schemas.Analytics:

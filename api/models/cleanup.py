@@ -27,8 +27,8 @@ from shared.management import cleanup_facts, cleanup_plan
 from shared.management.cleanup_plan import Action, CleanupPlan
 from shared.states import JOB_ENDS, Scope
 
-_PATIENCE_SECONDS = 30.0
-_LOOK_SECONDS = 0.1
+_WAIT_SECONDS = 30.0
+_POLL_SECONDS = 0.1
 
 
 async def cleanup(context: Context, request: Request, query: BaseModel) -> Response:
@@ -38,11 +38,11 @@ async def cleanup(context: Context, request: Request, query: BaseModel) -> Respo
     rows: list[Job] = []
     extra = {}
     if not body.dry_run:
-        made = await anyio.to_thread.run_sync(
+        jobs = await anyio.to_thread.run_sync(
             lambda: accepted(context, keyed(body, cleanups(context, body), key), caller)
         )
-        extra = {"Idempotency-Replayed": "true"} if all(one.replayed for one in made) else {}
-        rows = await _ended(context, [one.job for one in made])
+        extra = {"Idempotency-Replayed": "true"} if all(one.replayed for one in jobs) else {}
+        rows = await _ended(context, [one.job for one in jobs])
     return json_response(_answer(body, plans, rows), extra=extra)
 
 
@@ -76,15 +76,15 @@ def _plans(context: Context, body: CleanupRequest) -> list[CleanupPlan]:
 
 async def _ended(context: Context, rows: Sequence[Job]) -> list[Job]:
     """Return the jobs once all have ended, or after 30 seconds."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _WAIT_SECONDS
     now = list(rows)
     while any(row.status not in JOB_ENDS for row in now) and time.monotonic() < deadline:
-        await anyio.sleep(_LOOK_SECONDS)
-        now = await anyio.to_thread.run_sync(_again, context, now)
+        await anyio.sleep(_POLL_SECONDS)
+        now = await anyio.to_thread.run_sync(_reload, context, now)
     return now
 
 
-def _again(context: Context, rows: Sequence[Job]) -> list[Job]:
+def _reload(context: Context, rows: Sequence[Job]) -> list[Job]:
     found = []
     for row in rows:
         try:

@@ -24,8 +24,8 @@ from shared.jobs import download_control, records
 from shared.models import availability, replicas
 from shared.states import JOB_ENDS, JobState, Priority, ReplicaState, Scope
 
-_PATIENCE_SECONDS = 2.0
-_LOOK_SECONDS = 0.05
+_WAIT_SECONDS = 2.0
+_POLL_SECONDS = 0.05
 _ACTIONS = ("pause", "resume", "cancel", "priority", "bandwidth")
 _DONE = {
     "pause": "Download paused for {}",
@@ -110,15 +110,15 @@ def _why_none(context: Context, body: ManageRequest) -> str:
 
 async def _reached(context: Context, action: str, changed: Sequence[Job]) -> list[Job]:
     """Return the rows once all have reached the requested state, or after two seconds."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _WAIT_SECONDS
     rows = list(changed)
     while not all(_is_reached(action, row) for row in rows) and time.monotonic() < deadline:
-        await anyio.sleep(_LOOK_SECONDS)
-        rows = await anyio.to_thread.run_sync(_again, context, rows)
+        await anyio.sleep(_POLL_SECONDS)
+        rows = await anyio.to_thread.run_sync(_reload, context, rows)
     return rows
 
 
-def _again(context: Context, rows: Sequence[Job]) -> list[Job]:
+def _reload(context: Context, rows: Sequence[Job]) -> list[Job]:
     found = []
     for row in rows:
         try:

@@ -21,10 +21,10 @@ async def suggest_fallback(context: Context, request: Request, query: BaseModel)
     body = await read_json(request, FallbackRequest)
     context.catalogue.get(body.requested_model)
 
-    def work() -> dict[str, ModelFacts]:
+    def compute() -> dict[str, ModelFacts]:
         return fallback_facts.facts(context.settings, context.library())
 
-    models = await context.coalescer.run("fallback", work)
+    models = await context.coalescer.run("fallback", compute)
     limit = body.max_wait_minutes
     wish = Wish(body.requested_model, body.quality, body.speed, body.resolution, None if limit is None else limit * 60)
     return json_response(_answer(wish, suggest(wish, models)))

@@ -20,10 +20,10 @@ from shared.states import Scope
 
 
 async def health(context: Context, request: Request, query: BaseModel) -> Response:
-    def work() -> bytes:
+    def compute() -> bytes:
         return _health(context.library()).model_dump_json().encode()
 
-    return serialized_response(await context.coalescer.run("health", work))
+    return serialized_response(await context.coalescer.run("health", compute))
 
 
 def _health(library: Library) -> schemas.LibraryHealth:

@@ -50,20 +50,20 @@ async def health(context: Context, request: Request, query: BaseModel) -> Respon
     """Raises NotFound."""
     model_id = context.catalogue.get(str(request.path_params["model_type"])).model_id
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return health_of(context.overviews.models().models[model_id]).model_dump_json().encode()
 
-    return serialized_response(await context.coalescer.run(("insight health", model_id), work))
+    return serialized_response(await context.coalescer.run(("insight health", model_id), compute))
 
 
 async def performance(context: Context, request: Request, query: BaseModel) -> Response:
     """Raises NotFound."""
     model_id = context.catalogue.get(str(request.path_params["model_type"])).model_id
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return performance_of(context.overviews.models().models[model_id].performance).model_dump_json().encode()
 
-    return serialized_response(await context.coalescer.run(("insight performance", model_id), work))
+    return serialized_response(await context.coalescer.run(("insight performance", model_id), compute))
 
 
 async def compare(context: Context, request: Request, query: BaseModel) -> Response:
@@ -71,10 +71,10 @@ async def compare(context: Context, request: Request, query: BaseModel) -> Respo
     a = context.catalogue.get(str(request.path_params["model_a"]))
     b = context.catalogue.get(str(request.path_params["model_b"]))
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return _comparison(context.overviews.models(), a, b).model_dump_json().encode()
 
-    return serialized_response(await context.coalescer.run(("insight compare", a.model_id, b.model_id), work))
+    return serialized_response(await context.coalescer.run(("insight compare", a.model_id, b.model_id), compute))
 
 
 async def recommend(context: Context, request: Request, query: RecommendQuery) -> Response:
@@ -90,14 +90,14 @@ async def recommend(context: Context, request: Request, query: RecommendQuery) -
 async def dashboard(context: Context, request: Request, query: BaseModel) -> Response:
     caller = caller_of(request)
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return schemas.InsightDashboard(**dashboard_fields(whole_for(context, caller))).model_dump_json().encode()
 
-    return serialized_response(await context.coalescer.run(("insight dashboard", caller.only), work))
+    return serialized_response(await context.coalescer.run(("insight dashboard", caller.only), compute))
 
 
 async def status(context: Context, request: Request, query: BaseModel) -> Response:
-    def work() -> bytes:
+    def compute() -> bytes:
         whole = context.overviews.whole()
         return (
             schemas.InsightStatus(
@@ -110,7 +110,7 @@ async def status(context: Context, request: Request, query: BaseModel) -> Respon
             .encode()
         )
 
-    return serialized_response(await context.coalescer.run("insight status", work))
+    return serialized_response(await context.coalescer.run("insight status", compute))
 
 
 def capabilities_of(entry: CatalogueEntry) -> schemas.ModelCapabilities:

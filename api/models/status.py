@@ -25,10 +25,10 @@ from shared.states import REPLICA_READY, JobState, ReplicaState, Scope
 
 
 async def detailed_status(context: Context, request: Request, query: BaseModel) -> Response:
-    def work() -> bytes:
+    def compute() -> bytes:
         return _status(context.library()).model_dump_json().encode()
 
-    return serialized_response(await context.coalescer.run("status", work))
+    return serialized_response(await context.coalescer.run("status", compute))
 
 
 def _status(library: Library) -> schemas.DetailedStatus:

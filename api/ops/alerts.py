@@ -43,12 +43,12 @@ async def acknowledge(context: Context, request: Request, query: BaseModel) -> R
         raise NotFound("alert", alert_id)
     body = await read_json(request, Acknowledgement) if has_body(request) else Acknowledgement()
 
-    def work() -> Response:
+    def acknowledge_now() -> Response:
         row = alerts.acknowledge(context.database, alert_id, body.by, clock.now())
         context.waker.wake()
         return json_response(alert(row))
 
-    return await anyio.to_thread.run_sync(work)
+    return await anyio.to_thread.run_sync(acknowledge_now)
 
 
 OPERATIONS = (

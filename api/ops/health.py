@@ -17,7 +17,7 @@ from shared.messaging.progress import answers
 from shared.telemetry import loop_reports
 from shared.telemetry.loop_reports import SeenLoop
 
-_PATIENCE_SECONDS = 0.5
+_TIMEOUT_SECONDS = 0.5
 
 
 async def healthz(context: Context, request: Request, query: BaseModel) -> Response:
@@ -29,7 +29,7 @@ async def readyz(context: Context, request: Request, query: BaseModel) -> Respon
     found: list[SeenDevice] | None = None
     drained: frozenset[str] = frozenset()
     loops: list[SeenLoop] = []
-    with anyio.move_on_after(_PATIENCE_SECONDS):
+    with anyio.move_on_after(_TIMEOUT_SECONDS):
         drained = await anyio.to_thread.run_sync(nodes.drained, context.database, abandon_on_cancel=True)
         loops = await anyio.to_thread.run_sync(loop_reports.seen, context.database, abandon_on_cancel=True)
         found = await anyio.to_thread.run_sync(nodes.devices, context.database, abandon_on_cancel=True)
@@ -51,7 +51,7 @@ async def readyz(context: Context, request: Request, query: BaseModel) -> Respon
 
 
 async def _store_answers(context: Context) -> bool:
-    with anyio.move_on_after(_PATIENCE_SECONDS):
+    with anyio.move_on_after(_TIMEOUT_SECONDS):
         return await anyio.to_thread.run_sync(context.storage.answers, abandon_on_cancel=True)
     return False
 

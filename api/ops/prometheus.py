@@ -32,20 +32,20 @@ from shared.telemetry import loop_reports
 from shared.telemetry import metrics as meters
 from shared.telemetry.metrics import Family
 
-_REDIS_TIMEOUT_SECONDS = 2.0  # longer than RestingRedis waits, because otherwise a slow answer would drop the counters
+_REDIS_TIMEOUT_SECONDS = 2.0  # not a RestingRedis: its pause after one late response would drop the counters
 _EMPTY = Depth(priority=0, model_id=None, queued=0, waiting_for_model=0, oldest_seconds=None, running=0)
 
 
 def metrics(context: Context, request: Request, query: BaseModel) -> Response:
     """Return the metrics. Raises DatabaseUnavailable."""
     registry = CollectorRegistry()
-    registry.register(_Now(context))
+    registry.register(_Metrics(context))
     return Response(
         generate_latest(registry), headers={"Cache-Control": "no-store"}, media_type=CONTENT_TYPE_PLAIN_0_0_4
     )
 
 
-class _Now(Collector):
+class _Metrics(Collector):
     """Collects the metrics of one response."""
 
     def __init__(self, context: Context) -> None:

@@ -19,7 +19,7 @@ from shared.jobs.records import NewJob
 
 log = logging.getLogger(__name__)
 
-_MOST_AT_ONCE = 128
+_MAX_BATCH = 128
 # The queue is counted again when the last count is older than this many times its duration: at most 5 % of the time.
 _COUNT_EVERY = 20
 
@@ -72,7 +72,7 @@ class Commits:
         while (first := self._asking.get()) is not None:
             batch = [first]
             stop = False
-            while len(batch) < _MOST_AT_ONCE and not stop:
+            while len(batch) < _MAX_BATCH and not stop:
                 try:
                     following = self._asking.get_nowait()
                 except queue.Empty:

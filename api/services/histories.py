@@ -11,7 +11,7 @@ from shared.database.tables import Snapshot
 from shared.insight import snapshots
 
 _STAND = timedelta(minutes=1)
-_REMEMBERED = 8  # number of periods; the body of one has up to 250 kB
+_MAX_CACHED = 8  # number of periods; the body of one has up to 250 kB
 
 
 class Histories:
@@ -37,7 +37,7 @@ class Histories:
         with self._lock:
             self._known[hours] = (newest, now, content)
             self._known.move_to_end(hours)
-            if len(self._known) > _REMEMBERED:
+            if len(self._known) > _MAX_CACHED:
                 self._known.popitem(last=False)
         return content
 

@@ -13,7 +13,7 @@ from shared.database.tables import Job
 from shared.messaging.progress import Progress
 from shared.states import JobState
 
-_REMEMBERED = 4096
+_MAX_CACHED = 4096
 
 
 class Live:
@@ -40,7 +40,7 @@ class Live:
                 seen = read(event, at_least=seen.percent)
             self._seen[job.id] = (job.attempt, seen)
             self._seen.move_to_end(job.id)
-            if len(self._seen) > _REMEMBERED:
+            if len(self._seen) > _MAX_CACHED:
                 self._seen.popitem(last=False)
         return seen
 

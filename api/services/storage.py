@@ -13,7 +13,7 @@ from shared.errors import ConfigurationError, StoreFull, StoreMismatch, StoreUna
 from shared.settings import Settings
 from shared.storage.store import Store, open_store
 
-_LOOK_SECONDS = 1.0
+_ROOM_CHECK_SECONDS = 1.0
 _AWAY_SECONDS = 2.0  # an unreachable store is not tried again for this long
 _CHECK_SECONDS = 5.0  # how long the result of `answers` is cached
 
@@ -28,7 +28,7 @@ class Storage:
         self._away_until = float("-inf")
         self._answered = (float("-inf"), True)
         self._free_mb = 0.0
-        self._looked_at = float("-inf")
+        self._room_checked_at = float("-inf")
 
     def store(self) -> Store:
         """Return the opened store. Raises DatabaseUnavailable, StoreUnavailable or StoreMismatch."""
@@ -52,11 +52,11 @@ class Storage:
 
         For a bucket, the disk of the home folder is checked, because files are written there before the upload.
         """
-        if time.monotonic() - self._looked_at > _LOOK_SECONDS:
+        if time.monotonic() - self._room_checked_at > _ROOM_CHECK_SECONDS:
             root = self._settings.store_dir if self._settings.store_url is None else self._settings.home
             there = next(folder for folder in (root, *root.parents) if folder.exists())
             self._free_mb = shutil.disk_usage(there).free / 1e6
-            self._looked_at = time.monotonic()
+            self._room_checked_at = time.monotonic()
         if self._free_mb < self._settings.min_free_disk_mb:
             raise StoreFull()
 

@@ -43,7 +43,7 @@ class Streams:
 
     async def last_id(self, job_id: str) -> str:
         """Return the id of the newest event."""
-        entries = await self._ask(lambda client: client.xrevrange(stream_key(job_id), count=1))
+        entries = await self._run(lambda client: client.xrevrange(stream_key(job_id), count=1))
         if entries is None:
             return "$"
         return str(entries[0][0].decode()) if entries else "0-0"
@@ -55,7 +55,7 @@ class Streams:
             return []
         block = max(1, round(wait_seconds * 1000))
         key = stream_key(job_id)
-        found = await self._ask(lambda client: client.xread({key: after}, _ENTRIES, block), wait_seconds)
+        found = await self._run(lambda client: client.xread({key: after}, _ENTRIES, block), wait_seconds)
         return [
             Entry(entry_id.decode(), read_event(fields)) for _, entries in found or () for entry_id, fields in entries
         ]
@@ -64,13 +64,13 @@ class Streams:
         if self._client is not None:
             await self._client.aclose()
 
-    async def _ask(self, question: Callable[[Any], Awaitable[Any]], wait_seconds: float = 0.0) -> Any:
+    async def _run(self, command: Callable[[Any], Awaitable[Any]], wait_seconds: float = 0.0) -> Any:
         """Run a command. Returns None if Redis is unavailable, and then does not try again for a while."""
         if self.away:
             return None
         try:
             async with asyncio.timeout(wait_seconds + _TIMEOUT_SECONDS):
-                return await question(self._client)
+                return await command(self._client)
         except (RedisError, OSError, TimeoutError, RuntimeError):
             # uvloop raises RuntimeError for a connection that was closed meanwhile.
             self._resting_until = time.monotonic() + _REST_SECONDS

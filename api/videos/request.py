@@ -105,10 +105,10 @@ def frames_of(seconds: float, fps: int, entry: CatalogueEntry) -> int:
 
 def with_video_names(error: InvalidField) -> InvalidField:
     """Return the error with the field names of the `/v1/videos` format."""
-    return InvalidField(*(FieldError(_words(one.loc), one.msg, one.type) for one in error.errors))
+    return InvalidField(*(FieldError(_renamed(one.loc), one.msg, one.type) for one in error.errors))
 
 
-def _words(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+def _renamed(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     """Rename the field itself, not what is inside it."""
     return (*loc[:1], *(_WORDS.get(str(part), part) for part in loc[1:2]), *loc[2:])
 

@@ -1,4 +1,4 @@
-// All requests to the server: JSON in, JSON out. An error response raises `Problem`, an unreachable server `Unreachable`.
+// All requests to the server: JSON in, JSON out. Throws `Problem` for an error response, `Unreachable` without one.
 
 export class Problem extends Error {
   /** `errors`: [{field, place, message}] of a 422; `place`: the path in the body, beginning with the field. */

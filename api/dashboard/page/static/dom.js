@@ -8,7 +8,7 @@ const FIELDS = new Set(["input", "select", "textarea"]);
 
 /**
  * Describes one element. `props` are attributes, and these: `key`; `on` {event: handler}; `css` {property: value};
- * `made(element)` is called when it is created; `own(element)` draws the content instead of `children`.
+ * `made(element)` is called when it is created; `own(element)` after every change, and draws the content itself.
  */
 export function h(tag, props, ...children) {
   return { tag, props: props ?? {}, key: props?.key, children: flat(children) };

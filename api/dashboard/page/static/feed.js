@@ -161,7 +161,8 @@ const MESSAGE_HANDLERS = {
     const before = state.workers.devices[at]?.state;
     if (at < 0) state.workers.devices.push(device);
     else state.workers.devices[at] = device;
-    if (before !== device.state && (DRAIN.has(before) || DRAIN.has(device.state))) guarded(load.essentials); // the node's state changed
+    const drain = DRAIN.has(before) || DRAIN.has(device.state);
+    if (before !== device.state && drain) guarded(load.essentials); // the state of its node has changed too
   },
   alert: mergeAlert,
 };

@@ -46,7 +46,8 @@ export function count(name, label, [min, max], value, placeholder) {
 }
 
 export function real(name, label, value, [min, max] = [0], placeholder) {
-  const range = { min, max, step: "any", inputmode: min < 0 ? undefined : "decimal" }; // the decimal keyboard has no minus sign
+  // The decimal keyboard has no minus sign.
+  const range = { min, max, step: "any", inputmode: min < 0 ? undefined : "decimal" };
   return field(
     name,
     label,

@@ -68,7 +68,7 @@ export const flower = () =>
     state.flower = await get("/api/v1/dashboard/flower");
   });
 
-/** Loads queued, running and paused jobs. Known active jobs that are missing from the answer are fetched one by one. */
+/** Loads queued, running and paused jobs. Known active jobs that are missing in the response are fetched one by one. */
 export const active = () =>
   part("active", async () => {
     const before = [...state.jobs.values()].filter((job) => !hasEnded(job)).map((job) => job.id);
@@ -96,7 +96,7 @@ export const jobs = () =>
   part("jobs", async () => {
     const { filters, after } = state.list;
     const page = await get("/api/v1/jobs", { ...filters, limit: PAGE, after: after.at(-1) });
-    if (state.list.filters !== filters || state.list.after !== after) return; // the filters or the page changed meanwhile
+    if (state.list.filters !== filters || state.list.after !== after) return; // changed meanwhile
     mergeJobs(page.data);
     state.list = { filters, after, ids: page.data.map((job) => job.id), next: page.next };
   });

@@ -45,8 +45,8 @@ def test_a_video_is_created_watched_and_played(open_page: Open, watched: Watched
     expect(mine).to_contain_text("a paper boat in the rain")
     expect(mine).to_contain_text("succeeded", timeout=60_000)
     values = page.evaluate("[...new Set(seen)]")
-    assert len(values) > 3, "the bar moves"
-    assert values == sorted(values), "and never back"
+    assert len(values) > 3, "the progress bar moves"
+    assert values == sorted(values), "progress never goes back"
 
     mine.get_by_role("link", name="a paper boat in the rain").click()
     dialog = page.get_by_role("dialog")
@@ -63,7 +63,7 @@ def test_a_video_is_created_watched_and_played(open_page: Open, watched: Watched
     assert abs(video.evaluate(sought) - video.evaluate("video => video.duration") / 2) < 0.1
     media = [request for request in watched.requests if request.resource_type == "media"]
     answered = [request.response() for request in media]
-    assert any(answer is not None and answer.status == 206 for answer in answered), "it is fetched by ranges"
+    assert any(answer is not None and answer.status == 206 for answer in answered), "the video is fetched by ranges"
 
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
@@ -421,7 +421,7 @@ def test_a_chart_has_gaps_and_is_read_by_keyboard_and_as_a_table(open_page: Open
     plot = chart.get_by_role("slider")
     expect(plot).to_have_attribute("aria-valuetext", re.compile(r"average \d+ %"))
     line = chart.locator(".series-1 .line").get_attribute("d") or ""
-    assert line.count("M") >= 2, "nothing was measured in between, so nothing is drawn there"
+    assert line.count("M") >= 2, "the line has a gap where nothing was measured"
     plot.focus()
     plot.press("Home")
     expect(chart.locator(".readout")).to_contain_text("average 40 %")

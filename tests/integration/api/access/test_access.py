@@ -125,7 +125,7 @@ OVER_HTTP = [route for route in ROWS if not route.startswith("WS ")]
 
 
 @dataclass(frozen=True)
-class House:
+class Installation:
     """An API with keys of every kind, and a job of `owner` with a video and a webhook message."""
 
     client: TestClient
@@ -136,7 +136,7 @@ class House:
     message: str
     alert: str
 
-    def ask(self, route: str, who: str | None, **options: Any) -> Any:
+    def send(self, route: str, who: str | None, **options: Any) -> Any:
         method, path = route.split(" ", 1)
         row = ROWS[route]
         body = {"json": row.body} if row.body is not None else {}
@@ -164,9 +164,9 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(
+def installation(
     _migrated_sqlite: Any, _redis_of_the_session: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[House]:
+) -> Iterator[Installation]:
     home = tmp_path_factory.mktemp("access")
     (home / "wanworks.db").write_bytes(_migrated_sqlite.read_bytes())
     settings = Settings(
@@ -192,7 +192,7 @@ def house(
         working.finish(database, running, working.make(store, running, {"video.mp4": b"frames"}))
         (message,) = webhooks.page(database, limit=2, after=None).messages
         (alert,) = open_one(database)
-        yield House(
+        yield Installation(
             client,
             database,
             settings,
@@ -212,103 +212,109 @@ def test_the_table_names_every_route() -> None:
 
 
 @pytest.mark.parametrize("route", OVER_HTTP)
-def test_required_scopes(house: House, route: str) -> None:
+def test_required_scopes(installation: Installation, route: str) -> None:
     row = ROWS[route]
     if row.scope is None:
         for who in (None, "wan_nobodys", "revoked"):
-            assert house.ask(route, who).status_code not in (401, 403, 500), who
+            assert installation.send(route, who).status_code not in (401, 403, 500), who
         return
     for who in (None, "wan_nobodys", "revoked", "expired"):
-        answer = house.ask(route, who)
+        answer = installation.send(route, who)
         assert answer.status_code == 401, who
         assert answer.headers["www-authenticate"].startswith("Bearer")
     for scope in (READ, SUBMIT):
-        answer = house.ask(route, scope.value)
+        answer = installation.send(route, scope.value)
         if scope is not row.scope:
             assert answer.status_code == 403, f"{scope} should not do"
         elif row.own:
-            assert answer.status_code == 404, "it is another key's"
+            assert answer.status_code == 404, "the job belongs to another key"
         else:
             assert answer.status_code not in (401, 403, 500), answer.text
     if row.own:
-        assert house.ask(route, "other").status_code == 404
-        assert house.ask(route, "owner").status_code not in (401, 403, 404, 500)
-    admin = house.ask(route, "admin")
+        assert installation.send(route, "other").status_code == 404
+        assert installation.send(route, "owner").status_code not in (401, 403, 404, 500)
+    admin = installation.send(route, "admin")
     assert admin.status_code not in (401, 403, 500), admin.text
     if row.own:
-        assert admin.status_code != 404, "admins see everybody's"
+        assert admin.status_code != 404, "admins see the jobs of all keys"
 
 
-def test_lists_show_only_the_callers_jobs(house: House) -> None:
-    job = accepted(house.database)
+def test_lists_show_only_the_callers_jobs(installation: Installation) -> None:
+    job = accepted(installation.database)
     for path in ("/api/v1/jobs", "/v1/videos"):
         seen = {
             who: {
                 one["id"]
-                for one in house.client.get(path, params={"limit": 100}, headers=house.header(who)).json()["data"]
+                for one in installation.client.get(
+                    path, params={"limit": 100}, headers=installation.header(who)
+                ).json()["data"]
             }
             for who in ("owner", "other", "admin")
         }
-        assert house.job in seen["owner"]
+        assert installation.job in seen["owner"]
         assert job.id not in seen["owner"]
-        assert house.job not in seen["other"]
-        assert {house.job, job.id} <= seen["admin"]
+        assert installation.job not in seen["other"]
+        assert {installation.job, job.id} <= seen["admin"]
     messages = "/api/v1/webhooks/messages"
-    assert house.client.get(messages, headers=house.header("other")).json()["data"] == []
-    assert len(house.client.get(messages, headers=house.header("owner")).json()["data"]) == 1
+    assert installation.client.get(messages, headers=installation.header("other")).json()["data"] == []
+    assert len(installation.client.get(messages, headers=installation.header("owner")).json()["data"]) == 1
 
 
-def test_idempotency_keys_are_separate_for_each_caller(house: House) -> None:
+def test_idempotency_keys_are_separate_for_each_caller(installation: Installation) -> None:
     headers = {"Idempotency-Key": "the same words"}
-    mine = house.client.post(URL, json=GOOD, headers=headers | house.header("owner"))
-    again = house.client.post(URL, json=GOOD, headers=headers | house.header("owner"))
-    theirs = house.client.post(URL, json=GOOD, headers=headers | house.header("other"))
+    mine = installation.client.post(URL, json=GOOD, headers=headers | installation.header("owner"))
+    again = installation.client.post(URL, json=GOOD, headers=headers | installation.header("owner"))
+    theirs = installation.client.post(URL, json=GOOD, headers=headers | installation.header("other"))
     assert (mine.status_code, again.status_code, theirs.status_code) == (202, 200, 202)
     assert again.json()["id"] == mine.json()["id"] != theirs.json()["id"]
 
 
-def test_the_workers_hide_jobs_of_other_callers(house: House) -> None:
-    device(house.database, on="n")
-    owner = records.get(house.database, house.job).owner
-    job = claimed(house.database, accepted(house.database, owner=owner).id)
+def test_the_workers_hide_jobs_of_other_callers(installation: Installation) -> None:
+    device(installation.database, on="n")
+    owner = records.get(installation.database, installation.job).owner
+    job = claimed(installation.database, accepted(installation.database, owner=owner).id)
 
     def shown(who: str) -> set[str | None]:
-        devices = house.client.get("/api/v1/workers", headers=house.header(who)).json()["devices"]
+        devices = installation.client.get("/api/v1/workers", headers=installation.header(who)).json()["devices"]
         return {device["job"] for device in devices if device["state"] == "busy"}
 
     assert shown("owner") == shown("admin") == {job.id}
     assert shown("other") == {None}
-    records.request_cancel(house.database, job.id)
+    records.request_cancel(installation.database, job.id)
 
 
-def test_a_signed_link_is_valid_for_one_file_until_it_expires(house: House) -> None:
-    path = f"/api/v1/jobs/{house.job}/artifacts/video.mp4"
-    made = house.client.post(f"{path}/link", json={"expires_in_seconds": 60}, headers=house.header("owner")).json()
-    assert house.client.get(made["url"]).content == b"frames"
-    assert house.client.get(made["url"], headers={"Range": "bytes=0-1"}).content == b"fr"
+def test_a_signed_link_is_valid_for_one_file_until_it_expires(installation: Installation) -> None:
+    path = f"/api/v1/jobs/{installation.job}/artifacts/video.mp4"
+    made = installation.client.post(
+        f"{path}/link", json={"expires_in_seconds": 60}, headers=installation.header("owner")
+    ).json()
+    assert installation.client.get(made["url"]).content == b"frames"
+    assert installation.client.get(made["url"], headers={"Range": "bytes=0-1"}).content == b"fr"
     for wrong in (
         made["url"].replace("video.mp4", "manifest.json"),
         made["url"].replace("signature=", "signature=0"),
         re.sub(r"expires=(\d+)", lambda match: f"expires={int(match[1]) + 1}", made["url"]),
     ):
-        assert house.client.get(wrong).status_code == 403, wrong
-    assert house.client.get(path).status_code == 401
-    assert house.client.get(f"{path}?signature=x").status_code == 401
-    short = house.client.post(f"{path}/link", json={"expires_in_seconds": 1}, headers=house.header("owner")).json()
+        assert installation.client.get(wrong).status_code == 403, wrong
+    assert installation.client.get(path).status_code == 401
+    assert installation.client.get(f"{path}?signature=x").status_code == 401
+    short = installation.client.post(
+        f"{path}/link", json={"expires_in_seconds": 1}, headers=installation.header("owner")
+    ).json()
     deadline = time.monotonic() + 10
-    while (answer := house.client.get(short["url"])).status_code == 200 and time.monotonic() < deadline:
+    while (answer := installation.client.get(short["url"])).status_code == 200 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert answer.status_code == 403
     assert "expired" in answer.json()["detail"]
     for wrong_time in (0, 604_801, "60", 1.5):
-        refused = house.client.post(
-            f"{path}/link", json={"expires_in_seconds": wrong_time}, headers=house.header("owner")
+        refused = installation.client.post(
+            f"{path}/link", json={"expires_in_seconds": wrong_time}, headers=installation.header("owner")
         )
         assert refused.json()["errors"][0]["loc"] == ["body", "expires_in_seconds"]
 
 
-def test_the_page_requires_a_key_and_keeps_a_session(house: House) -> None:
-    client = house.client
+def test_the_page_requires_a_key_and_keeps_a_session(installation: Installation) -> None:
+    client = installation.client
     client.follow_redirects = False
     assert client.get("/").headers["location"] == "/login"
     assert "API key" in client.get("/login").text
@@ -318,13 +324,13 @@ def test_the_page_requires_a_key_and_keeps_a_session(house: House) -> None:
     assert (
         "no such field" in client.post("/login", data={"other": "x"}).text or client.post("/login").status_code == 400
     )
-    right = client.post("/login", data={"key": house.secrets["read"]})
+    right = client.post("/login", data={"key": installation.secrets["read"]})
     assert (right.status_code, right.headers["location"]) == (303, "/")
     cookie = right.headers["set-cookie"]
-    assert "HttpOnly" in cookie and "SameSite=strict" in cookie and house.secrets["read"] not in cookie  # noqa: PT018
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie and installation.secrets["read"] not in cookie  # noqa: PT018
     assert client.get("/").status_code == 200
     assert client.get("/api/v1/jobs").status_code == 200
-    assert client.post("/api/v1/jobs/generation", json=GOOD).status_code == 403, "the session may what its key may"
+    assert client.post("/api/v1/jobs/generation", json=GOOD).status_code == 403, "a session has the scopes of its key"
     session = client.cookies["wanworks_session"]
     client.cookies.clear()
     for wrong in (session.replace(session[:8], "0" * 8), session[:-1], session.rsplit(".", 1)[0], "...", "x"):
@@ -337,10 +343,10 @@ def test_the_page_requires_a_key_and_keeps_a_session(house: House) -> None:
     client.follow_redirects = True
 
 
-def test_administrative_acts_are_in_the_audit(house: House) -> None:
-    house.ask("POST /api/v1/models/{model_id}/pin", "admin")
-    house.ask("GET /api/v1/audit", "admin")
-    entries = house.client.get("/api/v1/audit", headers=house.header("admin")).json()["data"]
+def test_administrative_acts_are_in_the_audit(installation: Installation) -> None:
+    installation.send("POST /api/v1/models/{model_id}/pin", "admin")
+    installation.send("GET /api/v1/audit", "admin")
+    entries = installation.client.get("/api/v1/audit", headers=installation.header("admin")).json()["data"]
     newest = entries[0]
     assert (newest["actor"], newest["act"], newest["outcome"]) == ("admin", "pinModel", 200)
     assert newest["subject"] == "/api/v1/models/T2V-A14B/pin"
@@ -370,7 +376,7 @@ def test_without_keys_the_local_host_needs_none_until_one_is_created(client: Tes
     while (answer := client.get("/api/v1/jobs", headers=header)).status_code == 200 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert (answer.status_code, answer.json()["detail"]) == (401, "The API key was revoked")
-    assert client.get("/api/v1/jobs").status_code == 401, "it is never open again"
+    assert client.get("/api/v1/jobs").status_code == 401, "keys stay required"
 
 
 def test_on_a_network_a_key_is_always_required(
@@ -458,7 +464,7 @@ def test_requests_per_minute(client: TestClient, with_limits: Callable[..., dict
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert answers[3].json()["code"] == "limit_reached"
     assert 1 <= int(answers[3].headers["retry-after"]) <= 60
-    assert client.get("/api/v1/jobs", headers=other).status_code == 200, "a limit is one key's"
+    assert client.get("/api/v1/jobs", headers=other).status_code == 200, "limits are separate for each key"
 
 
 def test_requests_per_minute_without_redis(
@@ -508,7 +514,7 @@ def test_gpu_seconds_per_day(
     owner = job.owner
     assert owner is not None
     now = clock.now()
-    assert 29 < usage.gpu_seconds(database, owner, now - timedelta(hours=1), now) < 40, "what runs counts too"
+    assert 29 < usage.gpu_seconds(database, owner, now - timedelta(hours=1), now) < 40, "running jobs count too"
     assert client.post(URL, json=GOOD, headers=header).status_code == 429
     working.finish(database, job, working.make(store, job, {"video.mp4": b"x"}))
     answer = client.post(URL, json=GOOD, headers=header)
@@ -523,7 +529,7 @@ def test_a_maximum_priority(client: TestClient, with_limits: Callable[..., dict[
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["loc"] == ["body", "priority"]
     made = client.post(URL, json=GOOD, headers=header)
-    assert made.json()["priority"] == "low", "what was not asked for is lowered to what the key may"
+    assert made.json()["priority"] == "low", "a default priority is lowered to the maximum of the key"
 
 
 # --- headers and origins ----------------------------------------------------------------------------------------------

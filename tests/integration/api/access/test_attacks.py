@@ -197,7 +197,7 @@ def test_an_event_stream_ends_with_its_key(web: WebProcess, database: Database) 
         lines = stream.iter_lines()
         assert next(lines) == "event: snapshot" or "snapshot" in next(lines)
         keys.revoke(database, "mine")
-        assert not [line for line in lines if line.startswith("event: end")], "it ends without the job's end"
+        assert not [line for line in lines if line.startswith("event: end")], "the stream ends before the job"
 
 
 def test_a_link_does_not_give_access_to_a_longer_one(
@@ -267,7 +267,9 @@ def test_queued_jobs_count_towards_the_gpu_seconds(client: TestClient, database:
     refused = client.post(URL, json=GOOD, headers=header)
     assert "queued jobs are expected to take 15 more" in refused.json()["detail"]
     again = client.post(URL, json=GOOD, headers=headers)
-    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"]), "what was accepted is not refused"
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"]), (
+        "a repeated request for an accepted job is not refused"
+    )
     client.delete(f"/api/v1/jobs/{first.json()['id']}", headers=header)
     assert client.post(URL, json=GOOD, headers=header).status_code == 202
 

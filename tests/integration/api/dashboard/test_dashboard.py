@@ -20,7 +20,8 @@ from shared.management.library import UseFigures, stored_progress
 from shared.management.summary import Overviews
 from shared.settings import Settings
 from tests.conftest import both_databases
-from tests.integration.api.models.test_information import ask, measured, sampled
+from tests.integration.api.models.test_information import get as model_info
+from tests.integration.api.models.test_information import measured, sampled
 from tests.support import library as furnish
 from tests.support.jobs import DEMO, accepted, claimed
 from tests.support.uses import used
@@ -45,7 +46,7 @@ def overviews(settings: Settings, database: Database) -> Overviews:
     return Overviews(settings, database, lambda: library.read(settings, DEMO, database, stored_progress, figures))
 
 
-def furnished(database: Database) -> None:
+def prepare(database: Database) -> None:
     furnish.node(database, total_gb=1000, free_gb=400)
     furnish.replica(database)
     furnish.replica(database, "TI2V-5B", state="corrupted", faults=[FAULT])
@@ -62,11 +63,11 @@ def furnished(database: Database) -> None:
 
 @both_databases
 def test_metrics_in_every_field(client: TestClient, database: Database) -> None:
-    furnished(database)
+    prepare(database)
     accepted(database)
     accepted(database)
     body = get(client, "metrics")
-    score = ask(client, "performance/T2V-A14B")["performance_score"]
+    score = model_info(client, "performance/T2V-A14B")["performance_score"]
     assert body == {
         "timestamp": body["timestamp"],
         "total_models": 3,
@@ -117,9 +118,9 @@ def test_a_running_model_is_active_and_cpu_devices_share_their_memory(client: Te
 
 @both_databases
 def test_the_summary_of_each_model(client: TestClient, database: Database) -> None:
-    furnished(database)
+    prepare(database)
     first, second, third = get(client, "models")
-    health, performance = (ask(client, f"{part}/T2V-A14B") for part in ("health", "performance"))
+    health, performance = (model_info(client, f"{part}/T2V-A14B") for part in ("health", "performance"))
     detailed = client.get("/api/v1/models/status/detailed").json()["models"]["T2V-A14B"]
     assert first == {
         "model_id": "T2V-A14B",
@@ -186,11 +187,11 @@ def test_all_routes_agree(client: TestClient, database: Database) -> None:
     for state in chain(["nothing"], states(database)):
         models = client.get("/api/v1/models/health").json()
         status = client.get("/api/v1/models/status/detailed").json()
-        insight, overview, lines = ask(client, "dashboard"), get(client, "overview"), get(client, "models")
+        insight, overview, lines = model_info(client, "dashboard"), get(client, "overview"), get(client, "models")
         metrics = get(client, "metrics")
         for line in lines:
             model_id = line["model_id"]
-            theirs, ours = models["model_health"][model_id], ask(client, f"health/{model_id}")
+            theirs, ours = models["model_health"][model_id], model_info(client, f"health/{model_id}")
             detailed = status["models"][model_id]
             same = {"corrupted": "critical"}.get(theirs["health_status"], theirs["health_status"])
             failing = theirs["success_rate"] is not None and theirs["success_rate"] < 0.5
@@ -212,7 +213,7 @@ def test_all_routes_agree(client: TestClient, database: Database) -> None:
         for body in (insight, overview):
             assert body["recommendations"] == models["recommendations"]
             assert body["system_overview"]["healthy_models"] == system["models_healthy"] == metrics["healthy_models"]
-            assert body["system_overview"]["system_status"] == ask(client, "status")["status"]
+            assert body["system_overview"]["system_status"] == model_info(client, "status")["status"]
             assert body["system_overview"]["total_models"] == metrics["total_models"] == 3
         assert overview["system_health"]["overall_status"] == overview["system_overview"]["system_status"]
         score, percentage = system["overall_health_score"], overview["system_health"]["health_percentage"]
@@ -220,7 +221,7 @@ def test_all_routes_agree(client: TestClient, database: Database) -> None:
         assert metrics["recommendations_count"] == len(models["recommendations"])
         assert metrics["disk_used_percent"] == system["storage_usage_percent"]
         available = [name for name, each in status["models"].items() if each["is_available"]]
-        assert ask(client, "status")["available_models"] == available
+        assert model_info(client, "status")["available_models"] == available
     assert seen == {"unknown", "missing", "healthy", "critical", "degraded"}
 
 
@@ -228,7 +229,7 @@ def test_all_routes_agree(client: TestClient, database: Database) -> None:
 
 
 def test_a_tick_stores_what_the_route_returns(client: TestClient, database: Database, settings: Settings) -> None:
-    furnished(database)
+    prepare(database)
     old = _snapshot(clock.now() - timedelta(days=91))
     snapshots.record(database, old)
     assert ticks.take_snapshot(database, overviews(settings, database), clock.now()) == "taken; 1 dropped"
@@ -269,7 +270,7 @@ def test_a_history_is_down_sampled(database: Database) -> None:
     parts = snapshots.history(database, since, until, points=60)
     assert len(parts) == 60
     first = parts[0]
-    assert first.at == stored[9].at, "the newest moment of the part"
+    assert first.at == stored[9].at, "the newest time of the part"
     assert (first.queued_jobs, first.healthy_models) == (9, 0)
     assert first.system_load_percent == (1 + 3 + 5 + 7 + 9) / 5
     assert first.disk_free_gb is None

@@ -149,7 +149,7 @@ def test_a_frozen_flower_is_not_reachable_and_delays_no_request(
     assert time.monotonic() - began < 4
     began = time.monotonic()
     assert client.get("/api/v1/dashboard/flower").json()["reachable"] is False
-    assert time.monotonic() - began < 1, "the answer counts for some seconds"
+    assert time.monotonic() - began < 1, "the result is cached for some seconds"
     began = time.monotonic()
     answer = client.get("/flower/")
     assert time.monotonic() - began < 7
@@ -189,7 +189,7 @@ def test_a_frozen_flower_is_reported_to_the_alerts(
     frozen_flower: tuple[Settings, "subprocess.Popen[bytes]"], database: Database
 ) -> None:
     known, process = frozen_flower
-    assert gather(ground_of(known), clock.now()).flower_answers is None, "none is known to run here"
+    assert gather(ground_of(known), clock.now()).flower_answers is None, "no Flower is known to run here"
     running = Process(node="here", name="flower", state="running", restarts=0, since=clock.now(), seen_at=0.0)
     nodes.report_processes(database, "here", ["flower"], [running])
     assert gather(ground_of(known), clock.now()).flower_answers is False

@@ -86,7 +86,7 @@ def test_a_client_is_redirected_to_the_bucket(
     part = httpx.get(link, headers={"Range": "bytes=100-199"})  # this server answers 200, Amazon's 206
     assert (part.content, part.headers["content-range"]) == (CONTENT[100:200], f"bytes 100-199/{len(CONTENT)}")
     assert httpx.get(link.replace("Signature=", "Signature=0")).status_code == 403
-    assert httpx.get(link.replace("/2/video.mp4", "/1/video.mp4")).status_code == 403, "the loser's"
+    assert httpx.get(link.replace("/2/video.mp4", "/1/video.mp4")).status_code == 403, "from the failed attempt"
     head = client.head(made.url)
     assert (head.status_code, head.headers["content-length"], head.headers["etag"]) == (200, str(len(CONTENT)), TAG)
     assert client.get(made.url, headers={"If-None-Match": TAG}).status_code == 304
@@ -222,7 +222,7 @@ def test_an_unreachable_bucket(
     assert (away.status_code, away.json()["code"]) == (503, "store_unavailable")
     assert re.fullmatch(r"\d+", away.headers["retry-after"])
     assert SECRET not in away.text
-    assert client.post(URL, json=GOOD).status_code == 202, "a job without a picture needs no bucket"
+    assert client.post(URL, json=GOOD).status_code == 202, "a job without an image needs no bucket"
     assert wait_for(lambda: "store_unavailable" in client.get("/readyz").json()["reasons"], 15)
     line.cut_after = None
     assert client.get(made.url).status_code == 200

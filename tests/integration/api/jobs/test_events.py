@@ -86,14 +86,14 @@ def watch(web: WebProcess) -> Callable[..., Watcher]:
     return lambda job_id, last=None: Watcher(web.http, job_id, last)
 
 
-def ask(web: WebProcess) -> str:
+def submit(web: WebProcess) -> str:
     return str(web.http.post(URL, json=GOOD).json()["id"])
 
 
 def test_a_job_is_watched_from_queue_to_end(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     watcher = watch(job_id)
     snapshot = watcher.next()
     assert (snapshot.name, snapshot.data["status"], snapshot.data["id"]) == ("snapshot", "queued", job_id)
@@ -103,7 +103,7 @@ def test_a_job_is_watched_from_queue_to_end(
     for percent in (10, 40, 30, 90):
         working.report(redis_url, job_id, 1, percent, step=percent // 10, steps=10)
     shown = [watcher.next("progress").data for _ in range(4)]
-    assert [data["percent"] for data in shown] == [10, 40, 40, 90], "never back"
+    assert [data["percent"] for data in shown] == [10, 40, 40, 90], "progress never goes back"
     assert (shown[0]["step"], shown[0]["steps"], shown[0]["phase"]) == (1, 10, "denoising")
     working.say(redis_url, working.finish(database, job, []))
     (*_, last) = watcher.rest()
@@ -114,7 +114,7 @@ def test_a_job_is_watched_from_queue_to_end(
 def test_a_snapshot_contains_the_progress(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     working.claim(database, job_id)
     working.report(redis_url, job_id, 1, 55)
     assert watch(job_id).next().data["progress"]["percent"] == 55
@@ -123,7 +123,7 @@ def test_a_snapshot_contains_the_progress(
 def test_a_reconnecting_client_receives_missed_events(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     job = working.claim(database, job_id)
     first = watch(job_id)
     assert first.next().name == "snapshot"
@@ -144,7 +144,7 @@ def test_a_reconnecting_client_receives_missed_events(
 def test_the_end_is_sent_without_the_stream(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     job = working.claim(database, job_id)
     working.report(redis_url, job_id, 1, 10)
     first = watch(job_id)
@@ -160,7 +160,7 @@ def test_the_end_is_sent_without_the_stream(
 
 
 def test_an_ended_job_is_sent_at_once(web: WebProcess, watch: Callable[..., Watcher]) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     web.http.post(f"/api/v1/jobs/{job_id}/cancel")
     events = watch(job_id).rest()
     assert [(event.name, event.data["status"]) for event in events] == [("snapshot", "cancelled"), ("end", "cancelled")]
@@ -168,7 +168,7 @@ def test_an_ended_job_is_sent_at_once(web: WebProcess, watch: Callable[..., Watc
 
 
 def test_a_watcher_learns_of_a_cancel_at_once(web: WebProcess, watch: Callable[..., Watcher]) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     watcher = watch(job_id)
     watcher.next("snapshot")
     started_at = time.monotonic()
@@ -178,7 +178,7 @@ def test_a_watcher_learns_of_a_cancel_at_once(web: WebProcess, watch: Callable[.
 
 
 def test_a_watched_job_is_deleted(web: WebProcess, watch: Callable[..., Watcher], database: Database) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     watcher = watch(job_id)
     watcher.next("snapshot")
     working.claim(database, job_id)
@@ -189,7 +189,7 @@ def test_a_watched_job_is_deleted(web: WebProcess, watch: Callable[..., Watcher]
 def test_another_attempt_starts_at_zero(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     watcher = watch(job_id)
     working.claim(database, job_id)
     working.report(redis_url, job_id, 1, 80)
@@ -206,7 +206,7 @@ def test_another_attempt_starts_at_zero(
 @pytest.mark.parametrize("url", [None, "redis://127.0.0.1:1/0"])
 def test_without_redis_every_state_is_read_from_sql(settings: Settings, database: Database, url: str | None) -> None:
     with started(Settings(**{**settings.model_dump(), "redis_url": url})) as web:
-        job_id = ask(web)
+        job_id = submit(web)
         watcher = Watcher(web.http, job_id)
         assert watcher.next().data["status"] == "queued"
         job = working.claim(database, job_id)
@@ -218,7 +218,7 @@ def test_without_redis_every_state_is_read_from_sql(settings: Settings, database
 
 def test_redis_dies_under_a_watcher(settings: Settings, database: Database, redis_server: RedisServer) -> None:
     with started(Settings(**{**settings.model_dump(), "redis_url": redis_server.url})) as web:
-        job_id = ask(web)
+        job_id = submit(web)
         watcher = Watcher(web.http, job_id)
         job = working.claim(database, job_id)
         working.report(redis_server.url, job_id, 1, 50)
@@ -231,7 +231,7 @@ def test_redis_dies_under_a_watcher(settings: Settings, database: Database, redi
 def test_the_end_is_sent_if_the_stream_did_not_report_it(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, settings: Settings
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     watcher = watch(job_id)
     watcher.next("snapshot")
     working.finish(database, working.claim(database, job_id), [])
@@ -239,7 +239,7 @@ def test_the_end_is_sent_if_the_stream_did_not_report_it(
 
 
 def test_the_process_stops_with_watchers_open(web: WebProcess, watch: Callable[..., Watcher]) -> None:
-    watchers = [watch(ask(web)) for _ in range(3)]
+    watchers = [watch(submit(web)) for _ in range(3)]
     for watcher in watchers:
         watcher.next("snapshot")
     started_at = time.monotonic()
@@ -250,7 +250,7 @@ def test_the_process_stops_with_watchers_open(web: WebProcess, watch: Callable[.
 
 
 def test_the_process_stops_under_a_long_poll(web: WebProcess) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     failed: list[Exception] = []
 
     def poll() -> None:

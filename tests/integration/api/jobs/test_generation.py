@@ -25,14 +25,14 @@ from shared.settings import Settings
 from shared.states import ReplicaState
 from shared.stored_names import WAKE_KEY
 from tests.conftest import both_databases
-from tests.unit.api.http.test_images import png_claiming, written
+from tests.unit.api.http.test_images import encoded, png_claiming
 
 URL = "/api/v1/jobs/generation"
 GOOD: dict[str, Any] = {"model_id": "T2V-A14B", "prompt": "a cat walks", "resolution": "64x64", "frames": 9, "steps": 2}
 
 
 def picture(format: str = "PNG") -> bytes:
-    return written(Image.new("RGB", (16, 16), "green"), format)
+    return encoded(Image.new("RGB", (16, 16), "green"), format)
 
 
 def data_url(content: bytes) -> str:
@@ -58,7 +58,7 @@ def test_the_response_to_a_new_job(client: TestClient, database: Database) -> No
     assert (job["attempt"], job["max_attempts"], job["queue_position"], job["mock"]) == (0, 5, 0, False)
     assert job["params"]["resolution"] == "64x64"
     assert job["params"]["image"] is False
-    assert job["params"]["guidance_scale"] == 4.0, "the model's native value"
+    assert job["params"]["guidance_scale"] == 4.0, "the model's default"
     assert isinstance(job["params"]["seed"], int), "chosen at random and returned"
     assert job["metadata"] == {"shot": "12"}
     assert job["created_at"].endswith("Z")
@@ -85,12 +85,12 @@ def test_the_dispatcher_is_woken(client: TestClient, settings: Settings) -> None
 
 
 def test_concurrent_requests_get_their_own_jobs(client: TestClient, database: Database) -> None:
-    def ask(place: int) -> dict[str, Any]:
+    def submit(place: int) -> dict[str, Any]:
         answer: dict[str, Any] = client.post(URL, json={**GOOD, "prompt": f"scene {place}"}).json()
         return answer
 
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, range(64)))
+        answers = list(pool.map(submit, range(64)))
     assert [answer["params"]["prompt"] for answer in answers] == [f"scene {place}" for place in range(64)]
     assert len({records.get(database, answer["id"]).queued_at for answer in answers}) == 64
 
@@ -156,7 +156,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("image", {"model_id": "I2V-A14B"}),
     ("image", {"model_id": "I2V-A14B", "image": "http://example.com/cat.png"}),
     ("image", {"model_id": "I2V-A14B", "image": "/etc/passwd"}),
-    ("image", {"model_id": "I2V-A14B", "image": data_url(written(Image.new("P", (4, 4)), "GIF"))}),
+    ("image", {"model_id": "I2V-A14B", "image": data_url(encoded(Image.new("P", (4, 4)), "GIF"))}),
     ("image", {"model_id": "I2V-A14B", "image": data_url(picture()[:60])}),
     ("image", {"model_id": "I2V-A14B", "image": data_url(png_claiming(60_000, 60_000))}),
     ("resolution", {"resolution": "123x456"}),
@@ -210,7 +210,7 @@ def test_an_invalid_field_is_reported(client: TestClient, field: str, wrong: dic
     assert problem["request_id"] == answer.headers["x-request-id"]
     assert field in {error["loc"][1] for error in problem["errors"]}
     assert field in problem["detail"]
-    assert len(answer.content) < 10_000, "what was sent is not sent back"
+    assert len(answer.content) < 10_000, "the response does not repeat the input"
 
 
 @pytest.mark.usefixtures("nothing_stored")
@@ -219,7 +219,7 @@ def test_the_same_fields_are_reported_in_a_form(client: TestClient) -> None:
     answer = client.post(URL, data=fields, files={"image": ("a.png", picture(), "image/png")})
     assert answer.status_code == 422
     named = {error["loc"][1] for error in answer.json()["errors"]}
-    assert named == {"frames", "fps", "guidance_scale", "metadata", "loras", "image"}, "T2V takes no picture"
+    assert named == {"frames", "fps", "guidance_scale", "metadata", "loras", "image"}, "T2V accepts no image"
 
 
 @pytest.mark.usefixtures("nothing_stored")
@@ -231,7 +231,7 @@ def test_all_invalid_fields_are_reported_together(client: TestClient) -> None:
 
 @pytest.mark.usefixtures("nothing_stored")
 def test_a_gif_renamed_png_is_refused(client: TestClient) -> None:
-    gif = written(Image.new("P", (4, 4)), "GIF")
+    gif = encoded(Image.new("P", (4, 4)), "GIF")
     answer = client.post(URL, data={**GOOD, "model_id": "I2V-A14B"}, files={"image": ("cat.png", gif, "image/png")})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["body", "image"]
@@ -268,12 +268,12 @@ def test_a_malformed_body(client: TestClient, content_type: str, body: bytes, st
 
 @pytest.mark.usefixtures("nothing_stored")
 def test_a_part_given_twice_or_unknown_is_refused(client: TestClient) -> None:
-    def ask(*parts: tuple[str, Any]) -> httpx2.Response:
+    def submit(*parts: tuple[str, Any]) -> httpx2.Response:
         return client.post(URL, files=[("model_id", (None, "TI2V-5B")), ("prompt", (None, "x")), *parts])
 
-    assert ask(("prompt", (None, "y"))).status_code == 422
-    assert ask(("image", (None, data_url(picture()))), ("image", (None, data_url(picture())))).status_code == 422
-    assert ask(("video", ("a.mp4", b"x", "video/mp4"))).status_code == 422
+    assert submit(("prompt", (None, "y"))).status_code == 422
+    assert submit(("image", (None, data_url(picture()))), ("image", (None, data_url(picture())))).status_code == 422
+    assert submit(("video", ("a.mp4", b"x", "video/mp4"))).status_code == 422
 
 
 @pytest.mark.usefixtures("nothing_stored")

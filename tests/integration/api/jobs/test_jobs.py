@@ -26,7 +26,7 @@ JOBS = "/api/v1/jobs"
 NO_JOB = "01a200a8-9d61-7b73-9518-0828900b8a51"
 
 
-def ask(client: TestClient, **more: Any) -> dict[str, Any]:
+def submit(client: TestClient, **more: Any) -> dict[str, Any]:
     answer = client.post(URL, json={**GOOD, **more})
     assert answer.status_code == 202, answer.text
     job: dict[str, Any] = answer.json()
@@ -42,7 +42,7 @@ def get(client: TestClient, job_id: str) -> dict[str, Any]:
 
 @both_databases
 def test_a_job_from_its_claim_to_its_end(client: TestClient, database: Database, settings: Settings) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     store = DirectoryStore(settings.store_dir)
     claimed = working.claim(database, job_id)
     running = get(client, job_id)
@@ -70,7 +70,7 @@ def test_a_job_from_its_claim_to_its_end(client: TestClient, database: Database,
 
 
 def test_percent_never_goes_back_within_an_attempt(client: TestClient, database: Database, settings: Settings) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     working.claim(database, job_id)
     assert settings.redis is not None
     working.report(settings.redis, job_id, 1, 60)
@@ -80,7 +80,7 @@ def test_percent_never_goes_back_within_an_attempt(client: TestClient, database:
     Progress(RestingRedis(settings.redis)).forget(job_id)
     assert get(client, job_id)["progress"]["percent"] == 60, "Redis lost its data"
     attempts.give_back(database, job_id, 1)
-    assert get(client, job_id)["progress"]["percent"] == 60, "it ran that far"
+    assert get(client, job_id)["progress"]["percent"] == 60, "the last progress is kept"
     working.claim(database, job_id)
     assert get(client, job_id)["progress"]["percent"] == 0, "another attempt"
 
@@ -89,7 +89,7 @@ def test_progress_does_not_go_back_without_redis(
     settings: Settings, database: Database, redis_server: RedisServer, make_client: Any
 ) -> None:
     client = make_client(Settings(**{**settings.model_dump(), "redis_url": redis_server.url}))
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     working.claim(database, job_id)
     working.report(redis_server.url, job_id, 1, 33)
     assert get(client, job_id)["progress"]["percent"] == 33
@@ -100,7 +100,7 @@ def test_progress_does_not_go_back_without_redis(
 
 
 def test_a_failure_is_shown(client: TestClient, database: Database) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     working.claim(database, job_id)
     attempts.fail(database, job_id, 1, Failure("out_of_memory", "no room on the device", retryable=True))
     job = get(client, job_id)
@@ -125,7 +125,7 @@ def all_pages(client: TestClient, query: str) -> list[str]:
 
 @both_databases
 def test_lists_are_newest_first_and_paged(client: TestClient) -> None:
-    made = [ask(client)["id"] for _ in range(7)]
+    made = [submit(client)["id"] for _ in range(7)]
     assert all_pages(client, "limit=3") == made[::-1]
     assert all_pages(client, "limit=7") == made[::-1]
     assert len(client.get(JOBS).json()["data"]) == 7
@@ -133,9 +133,9 @@ def test_lists_are_newest_first_and_paged(client: TestClient) -> None:
 
 @both_databases
 def test_lists_are_filtered(client: TestClient) -> None:
-    first = ask(client)
+    first = submit(client)
     time.sleep(0.002)
-    second = ask(client, model_id="TI2V-5B")
+    second = submit(client, model_id="TI2V-5B")
     client.post(f"{JOBS}/{first['id']}/cancel")
     assert all_pages(client, "status=cancelled") == [first["id"]]
     assert all_pages(client, "status=queued") == [second["id"]]
@@ -188,7 +188,7 @@ def test_allow_lists_every_method_of_a_path(client: TestClient) -> None:
 
 
 def test_head_is_supported_where_get_is(client: TestClient) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     for path in (JOBS, f"{JOBS}/{job_id}", "/healthz", "/readyz", "/openapi.json", "/docs"):
         assert client.head(path).status_code == 200
 
@@ -205,7 +205,7 @@ def test_the_request_id_is_returned(client: TestClient) -> None:
 
 
 def test_a_long_poll_is_answered_when_the_job_ends(client: TestClient, database: Database, settings: Settings) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     job = working.claim(database, job_id)
 
     def end() -> None:
@@ -217,7 +217,7 @@ def test_a_long_poll_is_answered_when_the_job_ends(client: TestClient, database:
     started = time.monotonic()
     answer = client.get(f"{JOBS}/{job_id}", headers={"Prefer": "wait=30"})
     assert answer.json()["status"] == "succeeded"
-    assert 0.25 < time.monotonic() - started < 3, "at once, not at the next look"
+    assert 0.25 < time.monotonic() - started < 3, "at once, not at the next pass"
     assert answer.headers["preference-applied"] == "wait=30"
     timer.join()
     again = client.get(f"{JOBS}/{job_id}", headers={"Prefer": "wait=30"})
@@ -225,7 +225,7 @@ def test_a_long_poll_is_answered_when_the_job_ends(client: TestClient, database:
 
 
 def test_a_long_poll_ends_after_its_time(client: TestClient) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     started = time.monotonic()
     assert client.get(f"{JOBS}/{job_id}", headers={"Prefer": "wait=1"}).json()["status"] == "queued"
     assert 0.9 < time.monotonic() - started < 2.5
@@ -234,7 +234,7 @@ def test_a_long_poll_ends_after_its_time(client: TestClient) -> None:
 
 def test_a_long_poll_without_redis(settings: Settings, database: Database, make_client: Any) -> None:
     client = make_client(Settings(**{**settings.model_dump(), "redis_url": None}))
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     job = working.claim(database, job_id)
     timer = threading.Timer(0.3, lambda: working.finish(database, job, []))
     timer.start()
@@ -250,7 +250,7 @@ def test_a_long_poll_without_redis(settings: Settings, database: Database, make_
 
 @both_databases
 def test_a_queued_job_is_cancelled_at_once(client: TestClient, redis_url: str) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     answer = client.post(f"{JOBS}/{job_id}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
     assert answer.json()["finished_at"] is not None
@@ -261,18 +261,18 @@ def test_a_queued_job_is_cancelled_at_once(client: TestClient, redis_url: str) -
 
 @both_databases
 def test_cancelling_a_running_job_requests_a_stop(client: TestClient, database: Database, settings: Settings) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     working.claim(database, job_id)
     answer = client.post(f"{JOBS}/{job_id}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (202, "running")
-    assert attempts.renew(database, job_id, 1, 60).cancel, "the row says so"
+    assert attempts.renew(database, job_id, 1, 60).cancel, "the row has the cancellation"
     reported = Progress(RestingRedis(settings.redis, timeout=5)).report(job_id, {"kind": "progress", "attempt": 1})
     assert reported, "Redis knows the cancellation"
 
 
 @both_databases
 def test_a_finished_job_cannot_be_cancelled(client: TestClient, database: Database) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     working.finish(database, working.claim(database, job_id), [])
     answer = client.post(f"{JOBS}/{job_id}/cancel")
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
@@ -284,7 +284,7 @@ def test_a_finished_job_cannot_be_cancelled(client: TestClient, database: Databa
 
 @both_databases
 def test_a_retry_is_a_new_job_with_the_same_parameters(client: TestClient) -> None:
-    first = ask(client, metadata={"a": "b"}, priority="low")
+    first = submit(client, metadata={"a": "b"}, priority="low")
     client.post(f"{JOBS}/{first['id']}/cancel")
     answer = client.post(f"{JOBS}/{first['id']}/retry")
     assert answer.status_code == 202
@@ -296,7 +296,7 @@ def test_a_retry_is_a_new_job_with_the_same_parameters(client: TestClient) -> No
 
 
 def test_a_retry_has_its_own_copy_of_the_image(client: TestClient, database: Database, settings: Settings) -> None:
-    first = ask(client, model_id="I2V-A14B", image=data_url(picture()))
+    first = submit(client, model_id="I2V-A14B", image=data_url(picture()))
     client.post(f"{JOBS}/{first['id']}/cancel")
     second = client.post(f"{JOBS}/{first['id']}/retry").json()
     assert client.delete(f"{JOBS}/{first['id']}").status_code == 204
@@ -305,7 +305,7 @@ def test_a_retry_has_its_own_copy_of_the_image(client: TestClient, database: Dat
 
 
 def test_a_retry_whose_image_is_gone_is_a_conflict(client: TestClient, settings: Settings) -> None:
-    first = ask(client, model_id="I2V-A14B", image=data_url(picture()))
+    first = submit(client, model_id="I2V-A14B", image=data_url(picture()))
     client.post(f"{JOBS}/{first['id']}/cancel")
     DirectoryStore(settings.store_dir).drop_job(first["id"])
     answer = client.post(f"{JOBS}/{first['id']}/retry")
@@ -315,14 +315,14 @@ def test_a_retry_whose_image_is_gone_is_a_conflict(client: TestClient, settings:
 
 
 def test_only_an_ended_job_can_be_retried(client: TestClient, database: Database) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     assert client.post(f"{JOBS}/{job_id}/retry").status_code == 409
     working.claim(database, job_id)
     assert client.post(f"{JOBS}/{job_id}/retry").status_code == 409
 
 
 def test_a_retry_with_a_key_is_created_once(client: TestClient) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     client.post(f"{JOBS}/{job_id}/cancel")
     key = {"Idempotency-Key": "again"}
     first = client.post(f"{JOBS}/{job_id}/retry", headers=key)
@@ -337,7 +337,7 @@ def test_a_retry_with_a_key_is_created_once(client: TestClient) -> None:
 
 @both_databases
 def test_an_ended_job_is_deleted_with_its_files(client: TestClient, database: Database, settings: Settings) -> None:
-    job_id = ask(client, model_id="I2V-A14B", image=data_url(picture()))["id"]
+    job_id = submit(client, model_id="I2V-A14B", image=data_url(picture()))["id"]
     store = DirectoryStore(settings.store_dir)
     job = working.claim(database, job_id)
     working.report(settings.redis or "", job_id, 1, 10)
@@ -355,7 +355,7 @@ def test_an_ended_job_is_deleted_with_its_files(client: TestClient, database: Da
 def test_a_job_is_deleted_though_its_files_cannot_be_removed_yet(
     client: TestClient, database: Database, settings: Settings
 ) -> None:
-    job_id = ask(client, model_id="I2V-A14B", image=data_url(picture()))["id"]
+    job_id = submit(client, model_id="I2V-A14B", image=data_url(picture()))["id"]
     working.finish(database, working.claim(database, job_id), [])
 
     def refuse(self: DirectoryStore, job_id: str) -> None:
@@ -372,7 +372,7 @@ def test_a_job_is_deleted_though_its_files_cannot_be_removed_yet(
 
 @both_databases
 def test_deleting_a_running_job_hides_it_and_requests_a_stop(client: TestClient, database: Database) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     working.claim(database, job_id)
     assert client.delete(f"{JOBS}/{job_id}").status_code == 204
     assert client.get(f"{JOBS}/{job_id}").status_code == 404
@@ -395,7 +395,7 @@ def test_a_deleted_jobs_key_is_free_again(client: TestClient, database: Database
 
 
 def test_slow_lists_do_not_use_up_all_threads(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     begun, go_on = threading.Semaphore(0), threading.Event()
 
     def slow(*_: Any, **__: Any) -> Any:

@@ -20,7 +20,7 @@ JOBS = "/api/v1/jobs"
 MANAGE = "/api/v1/models/download/manage"
 
 
-def ask(client: TestClient, route: str, expect: int = 202, **body: Any) -> dict[str, Any]:
+def submit(client: TestClient, route: str, expect: int = 202, **body: Any) -> dict[str, Any]:
     answer = client.post(f"{JOBS}/{route}", json=body)
     assert answer.status_code == expect, answer.text
     found: dict[str, Any] = answer.json()
@@ -44,7 +44,7 @@ def named(problem: dict[str, Any]) -> list[str]:
 @both_databases
 def test_a_download_is_a_job(client: TestClient, database: Database, settings: Settings) -> None:
     library.node(database)
-    made = ask(
+    made = submit(
         client, "download", model_id="T2V-A14B", revision="v1", priority="high", bandwidth_limit_mbps=80,
     )  # fmt: skip
     assert (made["type"], made["status"], made["model_id"], made["priority"]) == (
@@ -76,12 +76,12 @@ def test_a_download_is_a_job(client: TestClient, database: Database, settings: S
 @both_databases
 def test_a_second_download_of_the_same_model_is_refused(client: TestClient, database: Database) -> None:
     library.node(database, "here")
-    first = ask(client, "download", model_id="T2V-A14B")
-    problem = ask(client, "download", 409, model_id="T2V-A14B")
+    first = submit(client, "download", model_id="T2V-A14B")
+    problem = submit(client, "download", 409, model_id="T2V-A14B")
     assert first["id"] in problem["detail"]
     library.node(database, "there")
-    ask(client, "download", model_id="T2V-A14B", node="there")
-    ask(client, "download", model_id="TI2V-5B", node="here")
+    submit(client, "download", model_id="T2V-A14B", node="there")
+    submit(client, "download", model_id="TI2V-5B", node="here")
     client.post(f"{JOBS}/{first['id']}/cancel")
     again = client.post(f"{JOBS}/{first['id']}/retry")
     assert again.status_code == 202
@@ -119,18 +119,18 @@ def test_a_key_creates_a_download_once(client: TestClient, database: Database) -
 
 
 def test_the_node_is_required_if_several_are_online(client: TestClient, database: Database) -> None:
-    assert "online" in ask(client, "download", 409, model_id="T2V-A14B")["detail"]
+    assert "online" in submit(client, "download", 409, model_id="T2V-A14B")["detail"]
     library.node(database, "here")
     library.node(database, "there")
-    assert named(ask(client, "download", 422, model_id="T2V-A14B")) == ["node"]
-    assert named(ask(client, "download", 422, model_id="T2V-A14B", node="nowhere")) == ["node"]
-    ask(client, "download", 404, model_id="none-such")
+    assert named(submit(client, "download", 422, model_id="T2V-A14B")) == ["node"]
+    assert named(submit(client, "download", 422, model_id="T2V-A14B", node="nowhere")) == ["node"]
+    submit(client, "download", 404, model_id="none-such")
 
 
 @both_databases
 def test_checks_are_created_for_every_node(client: TestClient, database: Database) -> None:
     library.node(database, "here")
-    one = ask(client, "integrity-check", model_id="T2V-A14B", full=False, repair=True)
+    one = submit(client, "integrity-check", model_id="T2V-A14B", full=False, repair=True)
     assert one["params"] == {"model_id": "T2V-A14B", "node": "here", "full": False, "repair": True}
     library.node(database, "there")
     key = {"Idempotency-Key": "all of them"}
@@ -143,11 +143,11 @@ def test_checks_are_created_for_every_node(client: TestClient, database: Databas
     assert (again.status_code, [job["id"] for job in again.json()["data"]]) == (
         200, [job["id"] for job in first.json()["data"]],
     )  # fmt: skip
-    only = ask(client, "integrity-check", model_id="all", node="there")
+    only = submit(client, "integrity-check", model_id="all", node="there")
     assert (only["model_id"], only["params"]["node"]) == (None, "there")
     queues = client.get("/api/v1/queues").json()
     assert {row["model_id"] for row in queues["queues"]} == {None, "T2V-A14B"}
-    ask(client, "integrity-check", 404, model_id="none-such")
+    submit(client, "integrity-check", 404, model_id="none-such")
     cancelled = client.post(f"{JOBS}/{only['id']}/cancel")
     assert cancelled.json()["status"] == "cancelled"
     retried = client.post(f"{JOBS}/{only['id']}/retry").json()
@@ -156,10 +156,10 @@ def test_checks_are_created_for_every_node(client: TestClient, database: Databas
 
 def test_cleanup_as_a_job(client: TestClient, database: Database) -> None:
     library.node(database, total_gb=100)
-    made = ask(client, "cleanup", target_space_gb=20, keep_recent_days=7, dry_run=False)
+    made = submit(client, "cleanup", target_space_gb=20, keep_recent_days=7, dry_run=False)
     assert made["params"] == {"node": "here", "target_space_gb": 20.0, "keep_recent_days": 7, "dry_run": False}
-    assert ask(client, "cleanup")["params"]["dry_run"] is True, "nothing is removed by default"
-    assert named(ask(client, "cleanup", 422, target_space_gb=101)) == ["target_space_gb"]
+    assert submit(client, "cleanup")["params"]["dry_run"] is True, "nothing is removed by default"
+    assert named(submit(client, "cleanup", 422, target_space_gb=101)) == ["target_space_gb"]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_cleanup_as_a_job(client: TestClient, database: Database) -> None:
     ],
 )
 def test_an_invalid_field_is_reported(client: TestClient, route: str, body: dict[str, Any], field: str) -> None:
-    assert named(ask(client, route, 422, **body)) == [field]
+    assert named(submit(client, route, 422, **body)) == [field]
 
 
 # --- managing
@@ -202,7 +202,7 @@ def test_a_waiting_download_is_paused_and_resumed(client: TestClient, database: 
         ],
     }  # fmt: skip
     assert library.state_of(database, job) == "paused"
-    assert manage(client, "pause")["current_status"] == "paused", "asking again changes nothing"
+    assert manage(client, "pause")["current_status"] == "paused", "repeating the request has no effect"
     resumed = manage(client, "resume")
     assert (resumed["current_status"], resumed["message"]) == ("queued", "Download resumed for T2V-A14B")
     manage(client, "resume", 409)
@@ -237,7 +237,7 @@ def test_a_state_not_reached_within_two_seconds_is_reported(client: TestClient, 
     assert 1.9 < time.monotonic() - began < 4
     assert (found["success"], found["current_status"]) == (False, "downloading")
     assert "has not taken effect yet" in found["message"]
-    assert attempts.renew(database, job.id, 1, 60).requested_action == "pause", "it is asked for all the same"
+    assert attempts.renew(database, job.id, 1, 60).requested_action == "pause", "the pause stays requested"
 
 
 @both_databases
@@ -262,7 +262,7 @@ def test_cancel_priority_and_bandwidth(client: TestClient, database: Database, s
     found = manage(client, "cancel")
     thread.join()
     assert (found["success"], found["message"]) == (True, "Download cancelled for T2V-A14B")
-    assert found["current_status"] == "unknown", "no scan has looked yet"
+    assert found["current_status"] == "unknown", "no scan has run yet"
     assert library.state_of(database, job) == JobState.CANCELLED
 
 

@@ -159,7 +159,7 @@ def test_another_model_is_used(client: TestClient, database: Database) -> None:
     assert applied["strategy"] == "alternative_model"
     assert applied["message"].startswith("TI2V-5B is used instead")
     assert {"field": "model_id", "asked": "T2V-A14B", "used": "TI2V-5B"} in applied["changes"]
-    assert job["params"]["guidance_scale"] == 5.0, "the other model's own value: none was asked for"
+    assert job["params"]["guidance_scale"] == 5.0, "the other model's default, because none was requested"
     assert client.get(f"/api/v1/jobs/{job['id']}").json()["fallback_applied"] == [applied]
     assert records.get(database, job["id"]).model_cache_key == "TI2V-5B:none"
 

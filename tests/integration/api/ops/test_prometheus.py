@@ -41,7 +41,7 @@ DOCKER = ROOT / "docker"
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def scraped(client: TestClient) -> Values:
+def scrape(client: TestClient) -> Values:
     """Scrape the values by sample name and labels."""
     answer = client.get("/metrics")
     assert answer.status_code == 200
@@ -71,7 +71,7 @@ def test_gauges(client: TestClient, database: Database, settings: Settings) -> N
     running = working.claim(database, accepted(database).id)
     open_one(database)
     loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
-    found = scraped(client)
+    found = scrape(client)
     device = {"node": "here", "device": "0", "uuid": "GPU-here-0"}
     model = {"model": "T2V-A14B"}
     assert value(found, "wanworks_jobs", type="generation", state="queued", **model) == 1
@@ -100,7 +100,7 @@ def test_outdated_readings_are_left_out(client: TestClient, database: Database) 
     library.start(database, library.download(database))
     with database.write() as session:
         session.connection().execute(update(Device).values(seen_at=0.0))
-    found = scraped(client)
+    found = scrape(client)
     device = {"node": "here", "device": "0", "uuid": "GPU-here-0"}
     assert (value(found, "wanworks_device_up", **device), value(found, "wanworks_device_busy", **device)) == (0, 0)
     for name in ("utilization_ratio", "memory_used_bytes", "temperature_celsius", "power_watts"):
@@ -117,7 +117,7 @@ def test_counters(client: TestClient, database: Database, settings: Settings) ->
     for job in (done, failed):
         count_end(counted, job)
     counted.flush()
-    found = scraped(client)
+    found = scrape(client)
     model = {"model": "T2V-A14B"}
     for outcome in ("succeeded", "failed"):
         ended = value(found, "wanworks_jobs_ended_total", type="generation", outcome=outcome, **model)
@@ -134,7 +134,7 @@ def test_requests_are_counted_by_route(client: TestClient) -> None:
     client.get("/api/v1/jobs/00000000-0000-7000-8000-000000000001")
     client.get("/nothing/there")
     context_meters(client).flush()
-    found = scraped(client)
+    found = scrape(client)
     by_route = {"method": "GET", "route": "/api/v1/jobs/{id}", "status": "404"}
     assert value(found, "wanworks_http_request_seconds_count", **by_route) == 2
     assert value(found, "wanworks_http_request_seconds_count", method="GET", route="/healthz", status="200") == 1
@@ -156,7 +156,7 @@ def test_two_web_processes_return_the_same(
     counted.flush()
     still = {"wanworks_queue_oldest_seconds"}
     answers = [
-        {key: found for key, found in scraped(client).items() if key[0] not in still and "http" not in key[0]}
+        {key: found for key, found in scrape(client).items() if key[0] not in still and "http" not in key[0]}
         for client in (one, other)
     ]
     assert answers[0] == answers[1]
@@ -164,7 +164,7 @@ def test_two_web_processes_return_the_same(
 
 
 def test_without_redis(settings: Settings, make_client: Callable[[Settings], TestClient], database: Database) -> None:
-    found = scraped(make_client(settings.model_copy(update={"redis_url": None})))
+    found = scrape(make_client(settings.model_copy(update={"redis_url": None})))
     assert value(found, "wanworks_redis_up") == 0
     assert value(found, "wanworks_dispatcher_up") == 0
 
@@ -184,7 +184,7 @@ def test_with_a_slow_redis_no_metric_is_missing(
     with LateRedis(redis_server, 0.5) as late:
         client = make_client(_with_redis(settings, late.url))
         with ThreadPoolExecutor(2) as pool:  # a second, concurrent scrape
-            answers = list(pool.map(lambda _: scraped(client), range(2)))
+            answers = list(pool.map(lambda _: scrape(client), range(2)))
         assert "redis_unavailable" not in client.get("/readyz").json()["reasons"]
     for found in answers:
         assert value(found, "wanworks_redis_up") == 1
@@ -198,17 +198,17 @@ def test_with_a_hanging_redis_its_state_is_unknown(
 ) -> None:
     client = make_client(_with_redis(settings, redis_server.url))
     loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
-    assert value(scraped(client), "wanworks_redis_up") == 1
+    assert value(scrape(client), "wanworks_redis_up") == 1
     assert redis_server.process is not None
     redis_server.process.send_signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
-        found = scraped(client)
+        found = scrape(client)
         assert time.monotonic() - began < 5
     finally:
         redis_server.process.send_signal(signal.SIGCONT)
     assert value(found, "wanworks_redis_up") is None
-    assert value(found, "wanworks_dispatcher_up") == 1, "its rows say so"
+    assert value(found, "wanworks_dispatcher_up") == 1, "read from its rows"
     assert value(found, "wanworks_jobs", type="cleanup", model="", state="queued") == 0
 
 
@@ -217,10 +217,10 @@ def test_without_redis_it_is_down_and_the_dispatcher_is_read_from_rows(
 ) -> None:
     client = make_client(_with_redis(settings, redis_server.url))
     redis_server.kill()
-    found = scraped(client)
+    found = scrape(client)
     assert (value(found, "wanworks_redis_up"), value(found, "wanworks_dispatcher_up")) == (0, 0)
     loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
-    assert value(scraped(client), "wanworks_dispatcher_up") == 1
+    assert value(scrape(client), "wanworks_dispatcher_up") == 1
 
 
 def test_the_alerts_distinguish_slow_from_unreachable(
@@ -240,7 +240,7 @@ def test_the_alerts_distinguish_slow_from_unreachable(
     assert facts(redis_server.url).redis_away is False, "it may only be slow"
     redis_server.kill()
     found = facts(redis_server.url)
-    assert (found.redis_away, found.dispatcher_silent) == (True, None), "without Redis none can lead"
+    assert (found.redis_away, found.dispatcher_silent) == (True, None), "without Redis no dispatcher can lead"
 
 
 def test_a_process_that_has_just_started_has_missed_no_tick(settings: Settings, database: Database) -> None:
@@ -251,7 +251,7 @@ def test_a_process_that_has_just_started_has_missed_no_tick(settings: Settings, 
 
 def test_an_empty_queue_is_reported_as_zero(client: TestClient, database: Database) -> None:
     library.node(database)
-    found = scraped(client)
+    found = scrape(client)
     for model_id in ("T2V-A14B", "I2V-A14B", "TI2V-5B"):
         for priority in ("low", "normal", "high", "critical"):
             labels = {"model": model_id, "priority": priority}

@@ -30,7 +30,7 @@ def form(*parts: tuple[str, str]) -> bytes:
     return f"{written}--b--\r\n".encode()
 
 
-def made(client: TestClient, **fields: Any) -> dict[str, Any]:
+def create(client: TestClient, **fields: Any) -> dict[str, Any]:
     answer = client.post(URL, json={**ASKED, **fields})
     assert answer.status_code == 200, answer.text
     shown: dict[str, Any] = answer.json()
@@ -119,7 +119,7 @@ def test_a_picture_as_a_file_a_data_url_and_an_object(client: TestClient) -> Non
     ]
     for answer in answers:
         assert answer.status_code == 200, answer.text
-        assert answer.json()["model"] == "I2V-A14B", "the first model that takes a picture"
+        assert answer.json()["model"] == "I2V-A14B", "the first model that accepts an image"
         assert client.get(f"/api/v1/jobs/{answer.json()['id']}").json()["params"]["image"] is True
 
 
@@ -149,7 +149,7 @@ def test_an_image_by_url(settings: Settings, make_client: Callable[[Settings], T
         refused(t2v, 400)["message"]
         == "input_reference: T2V-A14B does not accept an image; leave it out or choose another model"
     )
-    assert place.seen == [], "what cannot be is not fetched first"
+    assert place.seen == [], "nothing is fetched for an invalid request"
     server.shutdown()
     server.server_close()
 
@@ -232,7 +232,7 @@ def test_with_a_full_disk_the_client_does_not_retry(
 
 @both_databases
 def test_pages_in_both_orders(client: TestClient, database: Database) -> None:
-    ids = [made(client)["id"] for _ in range(5)]
+    ids = [create(client)["id"] for _ in range(5)]
     records.accept(
         database, [records.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)]
     )
@@ -267,7 +267,7 @@ def test_only_videos_are_videos(client: TestClient, database: Database) -> None:
 
 
 def test_when_to_poll_again(client: TestClient, database: Database, settings: Settings, redis_url: str) -> None:
-    first = made(client)["id"]
+    first = create(client)["id"]
     path = f"{URL}/{first}"
     assert client.get(path).headers["openai-poll-after-ms"] == "1000", "nothing was measured yet"
     job = working.claim(database, first)
@@ -279,12 +279,12 @@ def test_when_to_poll_again(client: TestClient, database: Database, settings: Se
     ended = client.get(path)
     assert (ended.json()["status"], ended.json()["progress"]) == ("completed", 100)
     assert "openai-poll-after-ms" not in ended.headers
-    second = made(client)["id"]  # now there is a measured one, with a duration of almost zero
+    second = create(client)["id"]  # now there is a measured one, with a duration of almost zero
     assert client.get(f"{URL}/{second}").headers["openai-poll-after-ms"] == "500"
 
 
 def test_the_files(client: TestClient, database: Database, settings: Settings) -> None:
-    video_id = made(client)["id"]
+    video_id = create(client)["id"]
     path = f"{URL}/{video_id}/content"
     early = client.get(path)
     assert "not ready yet" in refused(early, 409)["message"]
@@ -308,7 +308,7 @@ def test_the_files(client: TestClient, database: Database, settings: Settings) -
 
 
 def test_a_failed_video_has_no_files(client: TestClient, database: Database) -> None:
-    failed, cancelled = made(client)["id"], made(client)["id"]
+    failed, cancelled = create(client)["id"], create(client)["id"]
     job = working.claim(database, failed)
     attempts.fail(database, failed, job.attempt, Failure("bad_input", "No", retryable=False))
     client.post(f"/api/v1/jobs/{cancelled}/cancel")
@@ -320,7 +320,7 @@ def test_a_failed_video_has_no_files(client: TestClient, database: Database) -> 
 
 
 def test_a_deleted_video_is_not_found(client: TestClient, database: Database, settings: Settings) -> None:
-    waiting, done = made(client)["id"], made(client)["id"]
+    waiting, done = create(client)["id"], create(client)["id"]
     finish(database, settings, done)
     for video_id in (waiting, done):
         answer = client.delete(f"{URL}/{video_id}")
@@ -334,7 +334,7 @@ def test_a_deleted_video_is_not_found(client: TestClient, database: Database, se
 def test_a_remix_has_the_same_settings_with_another_prompt(
     client: TestClient, database: Database, settings: Settings
 ) -> None:
-    source = made(client, model="wan2.2-ti2v-5b", seed=5, input_reference=data_url(picture()), fps=12)
+    source = create(client, model="wan2.2-ti2v-5b", seed=5, input_reference=data_url(picture()), fps=12)
     path = f"{URL}/{source['id']}/remix"
     assert refused(client.post(path, json={"prompt": "a dog"}), 409)["code"] == "conflict"
     finish(database, settings, source["id"])
@@ -353,7 +353,7 @@ def test_a_remix_has_the_same_settings_with_another_prompt(
         assert refused(client.post(path, json=wrong), 400)["param"] == "prompt"
     assert refused(client.post(path, json={"prompt": "a", "seconds": "4"}), 400)["param"] == "seconds"
     client.delete(f"{URL}/{source['id']}")
-    assert list((settings.store_dir / "inputs" / remix["id"]).iterdir()), "it has a picture of its own"
+    assert list((settings.store_dir / "inputs" / remix["id"]).iterdir()), "it has its own copy of the image"
 
 
 def test_the_same_key_gives_the_same_video(client: TestClient) -> None:

@@ -1,4 +1,4 @@
-"""`python -m api`: the web process, one of it, on uvicorn."""
+"""`python -m api`: run one web process on uvicorn."""
 
 import signal
 import sys
@@ -10,9 +10,9 @@ from shared import garbage
 from shared import settings as settings_
 from shared.telemetry import logs, tracing
 
-# Long enough for an answer that is being written; event streams are told to end at once.
+# Enough for responses in progress; event streams end at once.
 _GRACE_SECONDS = 2
-_SAID_BYTES = 64 << 10  # at most, in one message of a WebSocket client: what it says is not read for meaning
+_MESSAGE_BYTES = 64 << 10  # maximum size of a WebSocket message from a client; its content is ignored
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         http="httptools",
         loop="uvloop",
         ws="websockets-sansio",
-        ws_max_size=_SAID_BYTES,
+        ws_max_size=_MESSAGE_BYTES,
         lifespan="on",
         access_log=False,
         log_config=None,
@@ -35,9 +35,9 @@ def main() -> None:
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     garbage.settle()
-    # When it has stopped, uvicorn raises the signal once more; having been asked to stop is no failure.
-    for asked in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(asked, lambda *_: sys.exit(0))
+    # After its shutdown uvicorn raises the signal again; a requested stop is not a failure.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: sys.exit(0))
     try:
         uvicorn.Server(config).run()
     finally:

@@ -1,4 +1,4 @@
-"""The web application: the table of routes between the request's id and the problem map. Knows no torch, no Celery."""
+"""The web application: routes, middleware and error handling. Must not import torch or Celery."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +28,7 @@ from api.routes import OPERATIONS
 from shared.errors import WanworksError
 from shared.settings import Settings
 
-# Answers' headers that a page of another origin may read.
+# Response headers that pages of allowed origins may read.
 _TOLD = (
     "Location", "Retry-After", "ETag", "Content-Range", "Accept-Ranges", "X-Request-ID", "Idempotency-Replayed",
     "Preference-Applied", "openai-poll-after-ms", "WWW-Authenticate",
@@ -36,9 +36,9 @@ _TOLD = (
 
 
 def create_app(settings: Settings) -> Starlette:
-    """The application for these settings. Raises ConfigurationError where the catalogue cannot be read.
+    """Create the application. Raises ConfigurationError if the catalogue cannot be read.
 
-    It starts, and answers 503 where need be, also while the database and Redis are away.
+    It also starts while the database and Redis are unavailable; requests that need them are answered with 503.
     """
     catalogue = load_catalogue(settings)
 
@@ -67,13 +67,13 @@ def create_app(settings: Settings) -> Starlette:
         exception_handlers=handlers,
         lifespan=lifespan,
     )
-    app.state.operations = OPERATIONS  # what the documentation shows
-    app.router.redirect_slashes = False  # a path with one slash too many is another path: 404
+    app.state.operations = OPERATIONS  # for the documentation
+    app.router.redirect_slashes = False  # a path with an extra slash is another path: 404
     return app
 
 
 def _cors(origins: list[str]) -> Middleware:
-    """Pages of these origins may ask with a key; the session of the live page is not lent to them."""
+    """Allow pages of these origins to send requests with a key, but not with the session cookie."""
     return Middleware(
         CORSMiddleware,
         allow_origins=origins,

@@ -1,4 +1,4 @@
-"""What every request stands on, typed and made once, while the application starts."""
+"""The services that handlers share, created once at start."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from api.access.authentication import Access
 from api.access.rates import Rates
 from api.services.admission import Admission
-from api.services.coalescing import Together
+from api.services.coalescing import Coalescer
 from api.services.fallbacks import Fallbacks
 from api.services.group_commit import Commits
 from api.services.histories import Histories
@@ -32,8 +32,8 @@ from shared.settings import Settings
 from shared.telemetry.metrics import Meters
 
 _FLOWER_SECONDS = 30.0
-_PICTURES_AT_ONCE = 2  # a picture at the limit takes some hundred MB while it is decoded
-_READS_AT_ONCE = 8  # of the 32 connections to PostgreSQL; all else has 40 threads of its own
+_IMAGES_AT_ONCE = 2  # decoding an image of the maximum size takes some hundred MB
+_READS_AT_ONCE = 8  # of the 32 connections to PostgreSQL; other requests have 40 threads of their own
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,20 @@ class Context:
     admission: Admission
     commits: Commits
     waker: Waker
-    pictures: anyio.CapacityLimiter
+    image_limiter: anyio.CapacityLimiter
     reads: anyio.CapacityLimiter
-    together: Together
+    coalescer: Coalescer
     redis: RestingRedis
     meters: Meters
-    library: Callable[[], Library]  # the model library now; raises DatabaseUnavailable
+    library: Callable[[], Library]  # reads the model library; raises DatabaseUnavailable
     overviews: Overviews
     histories: Histories
-    flower: httpx.AsyncClient  # asks Flower, which is another process
+    flower: httpx.AsyncClient  # for requests to Flower, which is another process
 
 
 @asynccontextmanager
 async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterator[Context]:
-    """Opens nothing that may be away: the database and Redis are asked when a request needs them."""
+    """Create the services. Connects to nothing yet: the database and Redis are contacted when first needed."""
     database = Database(settings.database)
     storage = Storage(settings, database)
     client = RestingRedis(settings.redis)
@@ -89,9 +89,9 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             admission=Admission(settings, catalogue, storage, fallbacks),
             commits=commits,
             waker=waker,
-            pictures=anyio.CapacityLimiter(_PICTURES_AT_ONCE),
+            image_limiter=anyio.CapacityLimiter(_IMAGES_AT_ONCE),
             reads=anyio.CapacityLimiter(_READS_AT_ONCE),
-            together=Together(),
+            coalescer=Coalescer(),
             redis=client,
             meters=meters,
             library=read_library,
@@ -109,7 +109,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
 
 
 def load_catalogue(settings: Settings) -> Catalogue:
-    """Raises ConfigurationError."""
+    """Load the catalogue. Raises ConfigurationError."""
     return catalogues.load(settings.catalogue)
 
 

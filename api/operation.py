@@ -1,7 +1,6 @@
-"""One operation of the API: a method on a path, who answers it, and all that its documentation says.
+"""One operation of the API: a method and path, its handler, and its documentation.
 
-The table in `api/routes.py` is made of these; the router and `/openapi.json` both come from it, so that neither can
-know a route that the other does not.
+`api/routes.py` joins them to one table. The router and `/openapi.json` are both built from it, so they cannot differ.
 """
 
 import asyncio
@@ -32,18 +31,18 @@ from shared.states import Scope as KeyScope
 
 log = logging.getLogger(__name__)
 
-_TOO_MANY = 429  # no act: to write these down would undo what the limit is for
+_TOO_MANY = 429  # not audited, because writing them would defeat the limit
 
 
 class NoQuery(BaseModel):
-    """A route without query parameters: any that is given is refused."""
+    """The query model of routes without parameters. Refuses every parameter."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One documented good answer. `schema` None: no body, or one that is no JSON."""
+    """A documented successful response. `schema` None: no body, or one that is not JSON."""
 
     status: int
     description: str
@@ -57,10 +56,10 @@ Handler = Callable[[Context, Request, Any], Response | Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Operation:
-    """A plain function is run in a thread; a coroutine function on the event loop.
+    """A method on a path. Plain handlers run in a thread, coroutine functions on the event loop.
 
-    `scope`: what a key must be good for to call it; None: anybody may. What needs `admin` and changes something is
-    written into the audit, however it ends: because the operation does, or because it is done to another key's job.
+    `scope`: the scope that a key needs; None: no key is needed. Changes that need `admin`, by the operation's scope or
+    because they act on another key's job, are recorded in the audit with their outcome.
     """
 
     method: str
@@ -78,8 +77,8 @@ class Operation:
     body_required: bool = True
     documented: bool = True
     scope: KeyScope | None = field(kw_only=True)
-    by_link: bool = False  # a signed link to the path lets its holder in as well
-    changes: bool = True  # whether it may change anything; a GET never does
+    by_link: bool = False  # whether a signed link to the path is accepted instead of a key
+    changes: bool = True  # whether it may change state; a GET never does
 
     @property
     def audited(self) -> bool:
@@ -87,9 +86,9 @@ class Operation:
 
 
 def router_table(operations: Sequence[Operation]) -> list[Route]:
-    """One Route for each path, whatever the number of its methods: only then is `Allow` right.
+    """Return one Route for each path, with all its methods, so that `Allow` headers are complete.
 
-    Where two paths fit a request, the one with the literal word comes first, in whatever order the packages are joined.
+    Literal paths come before those with parameters, in whatever order the packages are joined.
     """
     by_path: dict[str, dict[str, Operation]] = {}
     for operation in operations:
@@ -98,12 +97,12 @@ def router_table(operations: Sequence[Operation]) -> list[Route]:
 
 
 def _literal_first(item: tuple[str, Any]) -> list[tuple[int, str]]:
-    """A sort key: at each part of the path a literal word precedes a parameter, and that one the rest of a path."""
+    """Return a sort key: in each segment, literals come before parameters, and these before `:path` parameters."""
     return [(2 if ":path}" in part else 1 if "{" in part else 0, part) for part in item[0].split("/")]
 
 
 class _Endpoint:
-    """All methods of one path, and the answer to the others: a path that fits is never taken for another's."""
+    """Dispatch the methods of one path. Other methods get a 405."""
 
     def __init__(self, path: str, operations: dict[str, Operation]) -> None:
         self._path = path
@@ -133,7 +132,7 @@ def _call(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         if waits:
             answer: Response = await handler(context, request, query)
             return answer
-        # Slow reads must not take the threads that submitting and signing in need.
+        # Slow reads must not use up the threads that submitting and signing in need.
         limiter = context.reads if operation.method == "GET" else None
         return await anyio.to_thread.run_sync(partial(handler, context, request, query), limiter=limiter)
 
@@ -144,8 +143,8 @@ def _call(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         except asyncio.CancelledError:
             if not AppStatus.should_exit:
                 raise
-            # The process is stopping and has waited for this one long enough.
-            raise Unavailable("The server is stopping; ask again.") from None
+            # The process is stopping and has waited long enough for this request.
+            raise Unavailable("The server is stopping. Send the request again.") from None
         except Exception as error:
             await _note(context, request, operation, status_of(error))
             raise
@@ -163,7 +162,7 @@ async def _admitted(context: Context, request: Request, operation: Operation, sc
 
 
 async def _note(context: Context, request: Request, operation: Operation, status: int) -> None:
-    """Writes it down, if it is an administrative act of somebody whom we know: others cannot fill the audit."""
+    """Record the request in the audit if it is an administrative act of a known caller; others could fill the audit."""
     if not (operation.audited or is_for_another(request)) or not is_known(request) or status == _TOO_MANY:
         return
     caller = caller_of(request)
@@ -172,5 +171,5 @@ async def _note(context: Context, request: Request, operation: Operation, status
     try:
         await anyio.to_thread.run_sync(audit.record, context.database, act)
     except (StoreFull, Unavailable) as error:
-        # It is done and cannot be undone; the log then is what stays of it.
-        log.error("not in the audit (%s): %s", error, act)
+        # The act is done and cannot be undone, so the log keeps it instead.
+        log.error("could not be recorded in the audit (%s): %s", error, act)

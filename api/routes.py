@@ -1,4 +1,4 @@
-"""Every route of the API: the tables of all packages, joined."""
+"""All routes of the API: joins the tables of all packages."""
 
 from typing import Any
 
@@ -46,5 +46,5 @@ OPERATIONS = (
 
 
 def document(catalogue: Catalogue, public_path: str = "") -> dict[str, Any]:
-    """The OpenAPI document of these routes."""
+    """Return the OpenAPI document of these routes."""
     return openapi.document(OPERATIONS, catalogue, public_path)

@@ -1,1 +1,1 @@
-"""Who calls, and what they may do. It never knows what is called."""
+"""Authentication, scopes and rate limits. Must not know which operation is called."""

@@ -1,9 +1,9 @@
-"""Who may come in: a key in the `Authorization` header, a session of the page, a signed link, or nobody at all.
+"""Authenticate requests by an API key, a session cookie of the live page, or a signed link.
 
-An installation that never had a key and listens on loopback alone is open to its own host: whoever reaches that port
-has the machine anyway. A page of another site must not, so there the request has to name the host as itself; nor must
-those who come through a proxy, whose requests only look as if this host made them. As soon as a key was made, keys are
-asked for, whatever becomes of that key.
+An installation that never had a key and listens on loopback only is open to its own host, because local users can
+access its files anyway. Pages of other sites and requests through a proxy are refused there: the `Host` header must be
+a local one, and no header of a proxy may be present. Once a key was created, keys are required, even after that key
+was revoked.
 """
 
 import logging
@@ -34,16 +34,16 @@ log = logging.getLogger(__name__)
 
 COOKIE = "wanworks_session"
 SESSION_SECONDS = 12 * 3600
-_SIGNING_KEY = "signing_key"  # in the installation's table
+_SIGNING_KEY = "signing_key"  # in the table of the installation's values
 _SESSION, _LINK, _KEY = "session", "artifact", "key"
-# A revoked key is refused everywhere within this time.
-_BELIEVED_SECONDS = 2.0
-_MOST_REMEMBERED = 10_000
-_OF_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+# A revoked key is refused by all processes within this time.
+_CACHE_SECONDS = 2.0
+_MAX_CACHED = 10_000
+_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Cached:
     row: ApiKey
     until: float
 
@@ -53,14 +53,14 @@ class Access:
         self._settings = settings
         self._database = database
         self._rates = rates
-        # By what was shown, a key or the id in a session: the id alone, shown as a key, is none.
-        self._known: dict[tuple[str, str], _Known] = {}
+        # By (kind, value) of the credential, so that the id in a session is never accepted as a key.
+        self._cached: dict[tuple[str, str], _Cached] = {}
         self._keys_made = False
-        self._looked_at = float("-inf")
+        self._checked_at = float("-inf")
         self._signing_key: str | None = None
 
     async def admit(self, connection: HTTPConnection, scope: Scope) -> Caller:
-        """Whoever asks, if they may; noted with the request as soon as they are known.
+        """Authenticate and authorise a request, and attach the caller to it.
 
         Raises Unauthenticated, Forbidden, LimitReached or DatabaseUnavailable.
         """
@@ -72,58 +72,61 @@ class Access:
         return caller
 
     async def caller(self, connection: HTTPConnection) -> Caller:
-        """Whoever asks. Raises Unauthenticated, Forbidden or DatabaseUnavailable."""
+        """Authenticate a request. Raises Unauthenticated, Forbidden or DatabaseUnavailable."""
         if await self.is_open():
             self._check_local(connection)
             return LOCAL
         secret = _bearer(connection)
         if secret is not None:
             return await self.with_key(secret)
-        # An allowed origin may be of the same site, and its visitor's browser then sends the cookie along.
+        # An allowed origin may be same-site; the browser then sends the cookie too, which must not count there.
         key_id = await self._session(connection.cookies.get(COOKIE, "")) if is_own_page(connection) else None
         if key_id is not None:
-            return _caller(await self._believed((_SESSION, key_id), partial(keys.get, self._database, key_id)))
+            return _caller(await self._valid_row((_SESSION, key_id), partial(keys.get, self._database, key_id)))
         raise Unauthenticated()
 
     async def with_key(self, secret: str) -> Caller:
-        """Whose key that is. Raises Unauthenticated or DatabaseUnavailable."""
-        return _caller(await self._believed((_KEY, secret), partial(keys.find, self._database, secret)))
+        """Return the caller with this key. Raises Unauthenticated or DatabaseUnavailable."""
+        return _caller(await self._valid_row((_KEY, secret), partial(keys.find, self._database, secret)))
 
     async def is_open(self) -> bool:
-        """Whether nobody needs a key. Raises DatabaseUnavailable."""
+        """Return whether no key is required. Raises DatabaseUnavailable."""
         if self._keys_made or not is_loopback(self._settings.host):
             return False
         now = time.monotonic()
-        if now - self._looked_at > _BELIEVED_SECONDS:
+        if now - self._checked_at > _CACHE_SECONDS:
             self._keys_made = await anyio.to_thread.run_sync(keys.any_made, self._database)
-            self._looked_at = now
+            self._checked_at = now
         return not self._keys_made
 
     async def session(self, caller: Caller) -> str:
-        """What the page's cookie holds: whose session it is, and until when. It is no key, and dies with the key."""
+        """Return the value of the session cookie: a signed key id and expiry. It is invalid once the key is revoked."""
         assert caller.key_id is not None
         until = str(int(time.time()) + SESSION_SECONDS)
         return ".".join((caller.key_id, until, sign(await self._signed_with(), _SESSION, caller.key_id, until)))
 
     async def link(self, path: str, seconds: int) -> tuple[str, int]:
-        """The path with a signature that is good for so long, and until when that is, in seconds since 1970."""
+        """Return the path with a signature that is valid for `seconds`, and its expiry in seconds since 1970."""
         expires = int(time.time()) + seconds
         signature = sign(await self._signed_with(), _LINK, path, str(expires))
         return f"{path}?expires={expires}&signature={signature}", expires
 
     async def holder(self, path: str, expires: str, signature: str) -> Caller:
-        """Whoever holds a link to that path. Raises Forbidden where it was not made here, or is over."""
+        """Authenticate a signed link to the path. Raises Forbidden if its signature is wrong or it has expired."""
         if not is_signed(signature, await self._signed_with(), _LINK, path, expires):
-            raise Forbidden("This link was not made here: its signature is wrong")
+            raise Forbidden("The link's signature is invalid. Request a new link.")
         if int(expires) < time.time():
-            raise Forbidden("This link has expired; ask for a new one")
+            raise Forbidden("The link has expired. Request a new link.")
         return LINK
 
     def _check_local(self, connection: HTTPConnection) -> None:
-        """Another site's page may have its own name lead to this host; the browser then says so in `Host`. A proxy may
-        bring the whole network here; it then says for whom it asks. Raises Forbidden."""
-        if any(name in connection.headers for name in _OF_PROXIES):
-            raise Forbidden("Without API keys nobody is served through a proxy; make one: wanworks keys create")
+        """Refuse requests that did not come directly from this host. Raises Forbidden.
+
+        A page of another site may resolve its own name to this host; `Host` then has that name. A proxy may forward
+        requests of the whole network; its headers then name the client.
+        """
+        if any(name in connection.headers for name in _PROXY_HEADERS):
+            raise Forbidden("Requests through a proxy need an API key. Create the first one with: wanworks keys create")
         named = connection.headers.get("host", "")
         try:
             host = urlsplit(f"//{named}").hostname or ""
@@ -131,38 +134,39 @@ class Access:
             host = named
         if host and host != self._settings.host and not is_loopback(host):
             raise Forbidden(
-                f"Without API keys only this host itself is served, not {host[:100]!r}; make one: wanworks keys create"
+                f"Without API keys only requests to a local host name are allowed, not to {host[:100]!r}. "
+                "Create a key with: wanworks keys create"
             )
 
-    async def _believed(self, shown: tuple[str, str], look: Callable[[], ApiKey | None]) -> ApiKey:
-        """The row of what was shown, from a moment ago or from the database. Raises Unauthenticated."""
-        known = self._known.get(shown)
-        if known is None or time.monotonic() > known.until:
-            row = await anyio.to_thread.run_sync(self._look_up, look)
+    async def _valid_row(self, credential: tuple[str, str], read: Callable[[], ApiKey | None]) -> ApiKey:
+        """Return the valid key's row, from the cache or the database. Raises Unauthenticated."""
+        cached = self._cached.get(credential)
+        if cached is None or time.monotonic() > cached.until:
+            row = await anyio.to_thread.run_sync(self._read, read)
             if row is None:
-                self._known.pop(shown, None)
-                raise Unauthenticated("There is no such API key")
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            known = self._known[shown] = _Known(row, time.monotonic() + _BELIEVED_SECONDS)
-        if known.row.revoked_at is not None:
-            raise Unauthenticated("This API key was revoked")
-        if not keys.is_good(known.row, clock.now()):
-            raise Unauthenticated("This API key has expired")
-        return known.row
+                self._cached.pop(credential, None)
+                raise Unauthenticated("The API key is unknown")
+            if len(self._cached) >= _MAX_CACHED:
+                self._cached.clear()
+            cached = self._cached[credential] = _Cached(row, time.monotonic() + _CACHE_SECONDS)
+        if cached.row.revoked_at is not None:
+            raise Unauthenticated("The API key was revoked")
+        if not keys.is_good(cached.row, clock.now()):
+            raise Unauthenticated("The API key has expired")
+        return cached.row
 
-    def _look_up(self, look: Callable[[], ApiKey | None]) -> ApiKey | None:
-        row = look()
+    def _read(self, read: Callable[[], ApiKey | None]) -> ApiKey | None:
+        row = read()
         if row is not None and keys.is_good(row, clock.now()):
             try:
                 keys.note_use(self._database, row)
             except (StoreFull, Unavailable) as error:
-                # Whoever comes to make room on a full disk must still get in.
-                log.warning("the use of the key %s was not written down: %s", row.name, error)
+                # An operator who wants to free a full disk must still be able to sign in.
+                log.warning("the last use of the key %s could not be stored: %s", row.name, error)
         return row
 
     async def _session(self, cookie: str) -> str | None:
-        """Whose session the cookie is; None where it is none, or over."""
+        """Return the key id of a valid session cookie, else None."""
         key_id, _, rest = cookie.partition(".")
         until, _, signature = rest.partition(".")
         if not signature or not is_signed(signature, await self._signed_with(), _SESSION, key_id, until):
@@ -180,11 +184,11 @@ def _caller(row: ApiKey) -> Caller:
 
 
 def _bearer(connection: HTTPConnection) -> str | None:
-    """Raises Unauthenticated for a header that holds no key."""
+    """Return the key in the Authorization header, None without one. Raises Unauthenticated for another scheme."""
     header = connection.headers.get("authorization")
     if header is None:
         return None
     scheme, _, secret = header.strip().partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
-        raise Unauthenticated("The Authorization header is not `Bearer KEY`")
+        raise Unauthenticated("The Authorization header must have the form `Bearer KEY`")
     return secret.strip()

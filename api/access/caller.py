@@ -1,4 +1,4 @@
-"""Who asks, as handlers know them: whose jobs they see, what they may do, and what their jobs are marked with. Pure."""
+"""The caller of a request: scopes, visible jobs, and the limits of new jobs. Pure functions."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -12,49 +12,49 @@ from shared.jobs.records import NewJob
 from shared.states import Priority, Scope
 from wanworks.requests import GenerationRequest
 
-_MEANINGS = {Scope.READ: "read", Scope.SUBMIT: "ask for work", Scope.ADMIN: "administer"}
+_MEANINGS = {Scope.READ: "read", Scope.SUBMIT: "submit jobs", Scope.ADMIN: "administer"}
 UNLIMITED = Limits()
-_NO_OWNER = ""  # whoever has no key has no jobs
+_NO_OWNER = ""  # matches no job: callers without a key own none
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who was let in. `key_id` None: without a key, as `name` says."""
+    """An authenticated caller. `key_id` is None for a caller without a key; `name` then says which kind."""
 
     name: str
     scopes: frozenset[Scope]
     key_id: str | None = None
-    sees_everybodys: bool = False  # without being good for anything else
+    sees_all_jobs: bool = False  # also without the admin scope
     limits: Limits = UNLIMITED
 
     @property
     def only(self) -> str | None:
-        """The owner whose jobs alone are shown; None: everybody's."""
-        return None if self.sees_everybodys or Scope.ADMIN in self.scopes else self.key_id or _NO_OWNER
+        """Return the owner whose jobs are visible; None: the jobs of all owners."""
+        return None if self.sees_all_jobs or Scope.ADMIN in self.scopes else self.key_id or _NO_OWNER
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
     def sees(self, owner: str | None) -> bool:
-        """Whether a job of that owner is shown."""
+        """Return whether a job of that owner is visible."""
         return self.only is None or owner == self.only
 
     def require(self, scope: Scope) -> None:
-        """Raises Forbidden."""
+        """Raise Forbidden if the caller does not have the scope."""
         if not self.may(scope):
-            raise Forbidden(f"This API key may not {_MEANINGS[scope]}: it has not the scope `{scope}`")
+            raise Forbidden(f"This API key may not {_MEANINGS[scope]}: it needs the scope `{scope}`")
 
-    def check_priority(self, asked: GenerationRequest) -> None:
-        """Raises InvalidField for a priority over the key's ceiling that was asked for in so many words."""
+    def check_priority(self, request: GenerationRequest) -> None:
+        """Raise InvalidField for an explicitly requested priority above the key's maximum."""
         ceiling = self.limits.priority_ceiling
-        if ceiling is not None and "priority" in asked.model_fields_set and asked.priority.rank < ceiling.rank:
-            msg = f"this API key's jobs may have at most the priority `{ceiling}`"
+        if ceiling is not None and "priority" in request.model_fields_set and request.priority.rank < ceiling.rank:
+            msg = f"is above the highest priority that this API key allows, `{ceiling}`"
             raise InvalidField(FieldError(("body", "priority"), msg, "over_ceiling"))
 
     def owning(self, new: NewJob) -> NewJob:
-        """The job as this caller's own, under its limits.
+        """Return the job with this caller as its owner, under the caller's limits.
 
-        Its Idempotency-Key is the caller's alone: the same words from another caller are another key.
+        Idempotency keys are separate for each caller.
         """
         if self.key_id is None:
             return new
@@ -70,9 +70,9 @@ class Caller:
 
 
 EVERYTHING = frozenset(Scope)
-LOCAL = Caller(audit.LOCAL, EVERYTHING)  # on this host, in an installation without keys
-LINK = Caller("link", frozenset({Scope.READ}), sees_everybodys=True)  # holds a signed link, good for one file
-NOBODY = Caller("nobody", frozenset())  # whose key could not be looked up
+LOCAL = Caller(audit.LOCAL, EVERYTHING)  # a user of this host, in an installation without keys
+LINK = Caller("link", frozenset({Scope.READ}), sees_all_jobs=True)  # the holder of a signed link to one file
+UNKNOWN = Caller("nobody", frozenset())  # the key could not be read from the database
 _SCOPE_KEY = "wanworks.caller"
 _FOR_ANOTHER = "wanworks.for_another"
 
@@ -82,7 +82,7 @@ def set_caller(connection: HTTPConnection, caller: Caller) -> None:
 
 
 def caller_of(connection: HTTPConnection) -> Caller:
-    """Whoever was let in; the routes' table sees to it that somebody was."""
+    """Return the caller of an admitted request."""
     caller = connection.scope[_SCOPE_KEY]
     assert isinstance(caller, Caller)
     return caller
@@ -93,11 +93,11 @@ def is_known(connection: HTTPConnection) -> bool:
 
 
 def note_owner(connection: HTTPConnection, owner: str | None) -> None:
-    """That something is done to a job of that owner."""
+    """Note that the request acts on a job of this owner."""
     if owner != caller_of(connection).key_id:
         connection.scope[_FOR_ANOTHER] = True
 
 
 def is_for_another(connection: HTTPConnection) -> bool:
-    """Whether what is done, is done to somebody else's job: only those who administer can."""
+    """Return whether the request acts on another caller's job, which needs the admin scope."""
     return _FOR_ANOTHER in connection.scope

@@ -1,6 +1,6 @@
-"""How often each key asks: a sliding window of a minute, counted in Redis for all web processes together.
+"""Limit the requests of each key per minute: a sliding window, counted in Redis for all web processes.
 
-While Redis is away each process counts for itself, so that a limit is looser then, never gone.
+While Redis is unavailable each process counts for itself, so limits are looser but still apply.
 """
 
 import math
@@ -22,14 +22,14 @@ class Rates:
         self._everywhere: RateLimiter | None = None
 
     def count(self, key_id: str, per_minute: int) -> None:
-        """One request more. Raises LimitReached, saying when there is room again."""
+        """Count one request. Raises LimitReached with the time until the next one is allowed."""
         item = RateLimitItemPerMinute(per_minute)
         left = self._redis.ask(lambda client: _seconds_to_wait(self._shared(client), item, key_id))
         if left is None:
             left = _seconds_to_wait(self._here, item, key_id)
         if left > 0:
-            said = f"This API key may ask {per_minute} times a minute; ask again in {math.ceil(left)} s"
-            raise LimitReached(said, math.ceil(left))
+            message = f"This API key may send {per_minute} requests per minute. Try again in {math.ceil(left)} s."
+            raise LimitReached(message, math.ceil(left))
 
     def _shared(self, client: "redis.Redis") -> RateLimiter:
         if self._everywhere is None:
@@ -39,7 +39,7 @@ class Rates:
 
 
 def _seconds_to_wait(limiter: RateLimiter, item: RateLimitItem, key_id: str) -> float:
-    """0 where the request may pass."""
+    """Return how long to wait; 0 if the request is allowed."""
     if limiter.hit(item, key_id):
         return 0.0
     return max(1.0, limiter.get_window_stats(item, key_id).reset_time - time.time())

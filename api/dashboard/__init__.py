@@ -1,1 +1,1 @@
-"""The live page, its data, its WebSocket and its sign-in."""
+"""The live page, its data, its WebSocket and sign-in."""

@@ -1,10 +1,10 @@
-"""What a generation would cost in time, before it is asked for: the median of measured jobs, scaled to its size."""
+"""Estimate how long a generation would take: the median of measured jobs, scaled to its size."""
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Context
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas import page as page_schemas
 from api.schemas.page import Estimate, EstimateQuery
@@ -15,7 +15,7 @@ from shared.states import Scope
 
 
 def estimate(context: Context, request: Request, query: EstimateQuery) -> Response:
-    """Raises NotFound for a model that is not offered."""
+    """Return the estimate. Raises NotFound for an unknown model."""
     entry = context.catalogue.get(query.model_id)
     width, height = parse_resolution(query.resolution or entry.defaults.resolution)
     work = width * height * (query.frames or entry.defaults.frames) * (query.steps or entry.defaults.steps) / 1e6
@@ -27,7 +27,7 @@ def estimate(context: Context, request: Request, query: EstimateQuery) -> Respon
         "loading_seconds": round(measured.load_seconds, 1) if measured.load_seconds is not None else None,
         "queue_seconds": queue_seconds(library),
     }
-    return answered(
+    return json_response(
         Estimate(
             model_id=entry.model_id,
             warm=any(
@@ -45,7 +45,7 @@ def estimate(context: Context, request: Request, query: EstimateQuery) -> Respon
 OPERATIONS = (
     Operation(
         "GET", "/api/v1/dashboard/estimate", estimate, "estimateGeneration",
-        "What a generation would take, from measured jobs",
+        "Estimate the duration of a generation",
         answers=(Answer(200, "In seconds; null where nothing was measured.", page_schemas.Estimate),),
         problems=(404, 503), query=page_schemas.EstimateQuery, tag="dashboard", scope=Scope.READ,
     ),

@@ -1,7 +1,7 @@
-"""One feed of everything that changes, for every dashboard that this process serves.
+"""Send changes to every dashboard that is connected to this process.
 
-What changed is found by looking at SQL: when Redis says that something did, and every two seconds in any case. So all
-web processes tell the same story, and a Redis that is away costs liveness, never truth. It sleeps while nobody watches.
+Changes are found by reading SQL when Redis reports one, and every two seconds in any case. So all web processes send
+the same, and without Redis messages are only later. The feed stops while no dashboard is connected.
 """
 
 import asyncio
@@ -29,44 +29,44 @@ from shared.states import JOB_ENDS
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 2.0
-_METRICS_SECONDS = 5.0  # and with the next look they are told, changed or not: the heartbeat
-_GATHER_SECONDS = 0.25  # changes within this time are told together
-_REST_SECONDS = 2.0
-# A watcher that is this many subjects behind is told everything anew instead.
+_PASS_SECONDS = 2.0
+_METRICS_SECONDS = 5.0  # the metrics are sent this often, changed or not, as a heartbeat
+_GATHER_SECONDS = 0.25  # changes within this time are sent together
+_RETRY_SECONDS = 2.0
+# A watcher that is this many subjects behind receives everything again instead.
 _BEHIND = 400
 
-# These alone are no news.
+# A change of these fields alone is not sent.
 _MOVING = frozenset({"timestamp", "last_seen"})
 
 Key = tuple[str, str]
-"""(type of message, what it is about): a newer message takes the place of an older one that still waits."""
+"""(type of message, subject): a newer message replaces an older one that is still waiting."""
 
 
 @dataclass(frozen=True)
-class Word:
-    """A message, and whom it is for: everybody, or those who see the jobs of `owner`."""
+class Update:
+    """A message and its recipients: everyone, or the callers who may see the jobs of `owner`."""
 
     message: str
     private: bool = False
     owner: str | None = None
-    otherwise: str | None = None  # for those who do not: the same without what they must not see; None: nothing
+    otherwise: str | None = None  # the message for other callers, without private fields; None: no message
 
     def to(self, caller: Caller) -> str | None:
         return self.message if not self.private or caller.sees(self.owner) else self.otherwise
 
 
 class Watcher:
-    """What waits to be sent to one client: bounded, because each subject has at most one message in it."""
+    """The messages that wait for one client. Bounded: at most one message for each subject."""
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
         self._waiting: dict[Key, str] = {}
         self._ready = asyncio.Event()
-        self.behind = True  # it has to be told everything, first of all
+        self.behind = True  # it must first receive everything
 
-    def put(self, key: Key, word: Word) -> None:
-        message = word.to(self.caller)
+    def put(self, key: Key, update: Update) -> None:
+        message = update.to(self.caller)
         if self.behind or message is None:
             return
         self._waiting.pop(key, None)
@@ -80,7 +80,7 @@ class Watcher:
         self._ready.set()
 
     async def take(self) -> list[str]:
-        """Everything that waits; returns once there is something, or `behind`."""
+        """Wait until there are messages or `behind` is set, and return the messages."""
         await self._ready.wait()
         self._ready.clear()
         messages = list(self._waiting.values())
@@ -90,12 +90,12 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the figures come from: each is called in a thread, and may raise Unavailable."""
+    """The reads behind the feed. Each is called in a thread and may raise Unavailable."""
 
-    stirred: Callable[[Any], dict[str, tuple[Any, ...]]]  # since when -> what can change of each job, by id
-    jobs: Callable[[list[str]], dict[str, Any]]  # ids -> jobs as clients see them; those that are gone are left out
+    stirred: Callable[[Any], dict[str, tuple[Any, ...]]]  # time -> the changing fields of each job since then, by id
+    jobs: Callable[[list[str]], dict[str, Any]]  # ids -> existing jobs as clients see them
     workers: Callable[[], dict[str, Any]]  # by device
-    alerts: Callable[[list[str]], dict[str, Any]]  # ids -> open alerts, and those of these ids, by id
+    alerts: Callable[[list[str]], dict[str, Any]]  # ids -> the open alerts and those with these ids, by id
     metrics: Callable[[], Any]
 
 
@@ -105,22 +105,22 @@ class Feed:
         self._source = source
         self._watchers: set[Watcher] = set()
         self._tasks: list[asyncio.Task[None]] = []
-        self._stir = asyncio.Event()
-        self._looked = asyncio.Event()  # once since the first watcher came
+        self._wake = asyncio.Event()
+        self._ready = asyncio.Event()  # set after the first pass
         self._moved: set[str] = set()  # jobs whose progress was reported
         self._seen: dict[str, tuple[Any, ...]] = {}
-        self._told: dict[Key, Word] = {}  # the newest message about everything there is now
+        self._current: dict[Key, Update] = {}  # the newest message about each subject that exists
         self._owners: dict[str, str | None] = {}  # of the jobs in `_seen`
         self._content: dict[Key, Any] = {}
         self._metrics_at = float("-inf")
 
     @contextlib.asynccontextmanager
     async def watch(self, caller: Caller) -> AsyncIterator[Watcher]:
-        """A new watcher, told from now on of everything that the caller may see."""
+        """Add a watcher, which receives every change that the caller may see."""
         watcher = Watcher(caller)
         self._watchers.add(watcher)
         if not self._tasks:
-            self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._pump())]
+            self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._run())]
         watcher.wake()
         try:
             yield watcher
@@ -130,21 +130,21 @@ class Feed:
                 await self.close()
 
     async def everything(self, caller: Caller) -> list[str]:
-        """What a client that knows nothing is told, the figures first."""
-        await self._looked.wait()
+        """Return all current messages for a new client, metrics first."""
+        await self._ready.wait()
         order = {"metrics_update": 0, "worker_update": 1, "alert": 2, "job_update": 3}
-        words = (self._told[key] for key in sorted(self._told, key=lambda key: (order[key[0]], key[1])))
-        return [message for word in words if (message := word.to(caller)) is not None]
+        updates = (self._current[key] for key in sorted(self._current, key=lambda key: (order[key[0]], key[1])))
+        return [message for update in updates if (message := update.to(caller)) is not None]
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._looked.clear()
+        self._ready.clear()
         self._seen.clear()
         self._owners.clear()
-        self._told.clear()
+        self._current.clear()
         self._content.clear()
         self._metrics_at = float("-inf")
 
@@ -161,42 +161,42 @@ class Feed:
                         await channel.subscribe(FEED_CHANNEL)
                         async for message in channel.listen():
                             if message["type"] == "message":
-                                self._hear(json.loads(message["data"]))
-                except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: as in `Streams._ask`
-                    log.debug("the feed is not heard: %s", error)
-                except Exception:  # a message that is none of ours, say: what comes after it is still to be heard
-                    log.exception("the feed could not be read; it is listened to again")
-                await asyncio.sleep(_REST_SECONDS)
+                                self._receive(json.loads(message["data"]))
+                except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: as in `Streams._run`
+                    log.debug("the feed is not subscribed to Redis: %s", error)
+                except Exception:  # for example a malformed message, which must not end the subscription
+                    log.exception("the feed could not read a message from Redis; subscribing again")
+                await asyncio.sleep(_RETRY_SECONDS)
 
-    def _hear(self, event: dict[str, Any]) -> None:
+    def _receive(self, event: dict[str, Any]) -> None:
         if event.get("kind") == "progress":
             self._moved.add(str(event.get("job")))
-        self._stir.set()
+        self._wake.set()
 
-    async def _pump(self) -> None:
+    async def _run(self) -> None:
         while True:
             try:
-                await self._look()
+                await self._pass()
             except Unavailable as error:
-                log.debug("the feed waits: %s", error)
+                log.debug("the feed waits for the database: %s", error)
             except Exception:
-                log.exception("the feed could not look")
+                log.exception("a pass of the feed failed")
             began = time.monotonic()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await self._stir.wait()
+                async with asyncio.timeout(_PASS_SECONDS):
+                    await self._wake.wait()
             await asyncio.sleep(max(0.0, _GATHER_SECONDS - (time.monotonic() - began)))
-            self._stir.clear()
+            self._wake.clear()
 
-    async def _look(self) -> None:
+    async def _pass(self) -> None:
         moved, self._moved = self._moved, set()
-        first = not self._told
-        since = clock.now() - timedelta(seconds=0 if first else 3 * _LOOK_SECONDS)
+        first = not self._current
+        since = clock.now() - timedelta(seconds=0 if first else 3 * _PASS_SECONDS)
         found = await anyio.to_thread.run_sync(self._source.stirred, since)
         changed = {job_id for job_id, state in found.items() if self._seen.get(job_id) != state}
         gone = {job_id for job_id, state in self._seen.items() if job_id not in found and state[1] not in JOB_ENDS}
-        asked = [*(changed | gone | (moved & found.keys()))]
-        jobs = await anyio.to_thread.run_sync(self._source.jobs, asked) if asked else {}
+        job_ids = [*(changed | gone | (moved & found.keys()))]
+        jobs = await anyio.to_thread.run_sync(self._source.jobs, job_ids) if job_ids else {}
         workers = await anyio.to_thread.run_sync(self._source.workers)
         known = [about for kind, about in self._content if kind == "alert"]
         alerts = await anyio.to_thread.run_sync(self._source.alerts, known)
@@ -210,44 +210,44 @@ class Feed:
             job_id: self._owners.get(job_id) for job_id in gone
         }
         if metrics is not None:
-            self._tell("metrics_update", "", metrics, anyway=True)
+            self._publish("metrics_update", "", metrics, anyway=True)
         for key, worker in workers.items():
-            self._tell("worker_update", key, worker)
+            self._publish("worker_update", key, worker)
         for alert_id, alert in alerts.items():
-            self._tell("alert", alert_id, alert, last=alert["resolved_at"] is not None)
-        self._looked.set()
-        for job_id in asked:
+            self._publish("alert", alert_id, alert, last=alert["resolved_at"] is not None)
+        self._ready.set()
+        for job_id in job_ids:
             job = jobs.get(job_id, {"id": job_id, "deleted": True})
-            self._tell("job_update", job_id, job, last="deleted" in job or job["finished_at"] is not None)
+            self._publish("job_update", job_id, job, last="deleted" in job or job["finished_at"] is not None)
 
-    def _tell(self, kind: str, about: str, data: Any, *, last: bool = False, anyway: bool = False) -> None:
-        """Sends what is new. `last`: newcomers need not be told of it any more."""
+    def _publish(self, kind: str, about: str, data: Any, *, last: bool = False, anyway: bool = False) -> None:
+        """Send a message if its content is new, or `anyway`. `last`: new clients do not need it any more."""
         key = (kind, about)
         content = {name: value for name, value in data.items() if name not in _MOVING}
         if self._content.get(key) == content and not anyway:
             return
-        word = self._word(kind, about, data)
+        update = self._update(kind, about, data)
         if last:
             self._content.pop(key, None)
-            self._told.pop(key, None)
+            self._current.pop(key, None)
         else:
-            self._content[key], self._told[key] = content, word
+            self._content[key], self._current[key] = content, update
         for watcher in self._watchers:
-            watcher.put(key, word)
+            watcher.put(key, update)
 
-    def _word(self, kind: str, about: str, data: Any) -> Word:
+    def _update(self, kind: str, about: str, data: Any) -> Update:
         message = _message(kind, data)
         if kind == "job_update":
-            return Word(message, private=True, owner=self._owners.get(about))
+            return Update(message, private=True, owner=self._owners.get(about))
         if kind == "alert" and JOB_ID.fullmatch(data["subject"]):
-            # Whoever was told that it is open is told of its end, when the job has long been gone.
-            before = self._told.get((kind, about))
+            # The recipients of the open alert receive its end too, even if the job was deleted long ago.
+            before = self._current.get((kind, about))
             owner = before.owner if before is not None else self._owners.get(data["subject"])
-            return Word(message, private=True, owner=owner)
+            return Update(message, private=True, owner=owner)
         running = data.get("job") if kind == "worker_update" else None
         if running is None:
-            return Word(message)
-        return Word(
+            return Update(message)
+        return Update(
             message, private=True, owner=self._owners.get(running), otherwise=_message(kind, data | {"job": None})
         )
 

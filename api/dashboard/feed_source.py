@@ -1,6 +1,6 @@
-"""What the feed looks at: the same bodies that the routes give, so that a watcher and a poller read the same.
+"""Read what the feed sends: the same bodies that the routes return, so that watching and polling agree.
 
-All of it: which of it each watcher is told, the feed knows.
+It reads the data of all owners; the feed decides what each watcher receives.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from api.access.caller import LOCAL
 from api.context import Context
 from api.dashboard.feed import Source
 from api.dashboard.handlers import metrics_now
-from api.jobs.handlers import shown
+from api.jobs.handlers import job_objects
 from api.ops import workers
 from api.schemas.alerts import alert
 from shared.cluster import alerts
@@ -21,7 +21,7 @@ def feed_source(context: Context) -> Source:
 
     def several(job_ids: list[str]) -> dict[str, Any]:
         rows = records.several(database, job_ids)
-        return {job.id: job.model_dump(mode="json") for job in shown(context, rows)}
+        return {job.id: job.model_dump(mode="json") for job in job_objects(context, rows)}
 
     def devices() -> dict[str, Any]:
         seen = workers.seen(context, LOCAL)

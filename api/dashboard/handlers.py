@@ -1,4 +1,4 @@
-"""The dashboard's figures: everything at once, the whole in numbers now and over time, each model in a line."""
+"""Serve the dashboard's data: an overview, current metrics, their history, and a summary of each model."""
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from api.access.caller import caller_of
 from api.context import Context
-from api.http.responses import ready
+from api.http.responses import serialized_response
 from api.models.information import bases, dashboard_fields, whole_for
 from api.models.status import basis_of
 from api.operation import Answer, Operation
@@ -23,26 +23,26 @@ from shared.states import Scope
 async def overview(context: Context, request: Request, query: BaseModel) -> Response:
     caller = caller_of(request)
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return _overview(whole_for(context, caller)).model_dump_json().encode()
 
-    return ready(await context.together.ask(("dashboard overview", caller.only), work))
+    return serialized_response(await context.coalescer.run(("dashboard overview", caller.only), compute))
 
 
 async def metrics(context: Context, request: Request, query: BaseModel) -> Response:
-    return ready(
-        await context.together.ask("dashboard metrics", lambda: metrics_now(context).model_dump_json().encode())
+    return serialized_response(
+        await context.coalescer.run("dashboard metrics", lambda: metrics_now(context).model_dump_json().encode())
     )
 
 
 async def metrics_history(context: Context, request: Request, query: HistoryQuery) -> Response:
     hours = query.hours
     key = ("dashboard history", hours)
-    return ready(await context.together.ask(key, lambda: context.histories.body(hours, clock.now())))
+    return serialized_response(await context.coalescer.run(key, lambda: context.histories.body(hours, clock.now())))
 
 
 async def models(context: Context, request: Request, query: BaseModel) -> Response:
-    def work() -> bytes:
+    def compute() -> bytes:
         found = context.overviews.models()
         return (
             dashboard_schemas.ModelSummaries([_summary(model) for model in found.models.values()])
@@ -50,11 +50,11 @@ async def models(context: Context, request: Request, query: BaseModel) -> Respon
             .encode()
         )
 
-    return ready(await context.together.ask("dashboard models", work))
+    return serialized_response(await context.coalescer.run("dashboard models", compute))
 
 
 def metrics_now(context: Context) -> dashboard_schemas.DashboardMetrics:
-    """The whole in figures now. Raises DatabaseUnavailable."""
+    """Return the current metrics. Raises DatabaseUnavailable."""
     whole = context.overviews.whole()
     row = snapshot(whole)
     basis = bases(row.model_dump(exclude={"at"}))
@@ -105,25 +105,25 @@ def _summary(model: ModelOverview) -> dashboard_schemas.ModelSummary:
 
 OPERATIONS = (
     Operation(
-        "GET", "/api/v1/dashboard/overview", overview, "dashboardOverview", "Everything, and how well it is",
-        answers=(Answer(200, "The dashboard's body with the system's health.", dashboard_schemas.DashboardOverview),),
+        "GET", "/api/v1/dashboard/overview", overview, "dashboardOverview", "Get the dashboard's overview",
+        answers=(Answer(200, "The overview, with the system's health.", dashboard_schemas.DashboardOverview),),
         problems=(503,), tag="dashboard", scope=Scope.READ,
     ),
     Operation(
-        "GET", "/api/v1/dashboard/metrics", metrics, "dashboardMetrics", "The whole in figures now",
-        answers=(Answer(200, "Counts and means.", dashboard_schemas.DashboardMetrics),), problems=(503,),
+        "GET", "/api/v1/dashboard/metrics", metrics, "dashboardMetrics", "Get the current metrics",
+        answers=(Answer(200, "Counts and averages.", dashboard_schemas.DashboardMetrics),), problems=(503,),
         tag="dashboard", scope=Scope.READ,
     ),
     Operation(
         "GET", "/api/v1/dashboard/metrics/history", metrics_history, "dashboardMetricsHistory",
-        "The same over time",
-        answers=(Answer(200, "At most 500, oldest first.", dashboard_schemas.MetricsHistory),), problems=(503,),
+        "Get the history of the metrics",
+        answers=(Answer(200, "At most 500 points, oldest first.", dashboard_schemas.MetricsHistory),), problems=(503,),
         query=dashboard_schemas.HistoryQuery, tag="dashboard",
-        description="From snapshots of every minute, kept for 90 days. Of several that become one, counts are the "
-        "highest, healthy models the fewest, and the rest means.", scope=Scope.READ,
+        description="From snapshots taken each minute and kept for 90 days. Where several are merged into one point, "
+        "counts are maxima, `healthy_models` is the minimum, and other values are averages.", scope=Scope.READ,
     ),
     Operation(
-        "GET", "/api/v1/dashboard/models", models, "dashboardModels", "Each model in a line",
+        "GET", "/api/v1/dashboard/models", models, "dashboardModels", "List summaries of the models",
         answers=(Answer(200, "In the catalogue's order.", dashboard_schemas.ModelSummaries),), problems=(503,),
         tag="dashboard", scope=Scope.READ,
     ),

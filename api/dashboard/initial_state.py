@@ -1,6 +1,6 @@
-"""What the live page says before any script has run: the figures of this moment, from rows, as plain values.
+"""Read the state that the server renders into the live page, before any script runs.
 
-Everything here may be away: what could not be read is left out and named in `missing`, and the page says so.
+While the database is unavailable the values are empty and `missing` names it.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from api.access.caller import Caller
 from api.context import Context
-from api.jobs.handlers import shown
+from api.jobs.handlers import job_objects
 from api.ops import workers as op_workers
 from api.ops.alerts import seen_by
 from api.schemas import jobs as schemas
@@ -32,7 +32,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class ModelLine:
-    """One model in a word."""
+    """One line of the list of models."""
 
     model_id: str
     availability: str
@@ -45,7 +45,7 @@ class ModelLine:
 
 @dataclass(frozen=True)
 class InitialState:
-    """The page's first figures. Sizes in GB of 10^9 bytes, times in seconds; None: not known."""
+    """The data rendered into the page. Sizes in GB of 10^9 bytes, times in seconds; None: unknown."""
 
     at: str
     missing: tuple[str, ...]
@@ -73,9 +73,10 @@ class InitialState:
         return sum(device.state in ("busy", "draining") for device in self.devices)
 
 
-def paint(context: Context, caller: Caller) -> InitialState:
-    """Reads all that it can and the caller may see; raises nothing for what is away."""
-    missing: list[str] = [] if caller.may(Scope.READ) else ["the database"]  # which could not say who asks
+def initial_state(context: Context, caller: Caller) -> InitialState:
+    """Read what the caller may see. Does not raise Unavailable: `missing` names what could not be read."""
+    # Without READ the caller is unknown, because the database could not be read.
+    missing: list[str] = [] if caller.may(Scope.READ) else ["the database"]
 
     def read(from_rows: Callable[[], Read], otherwise: Read) -> Read:
         if "the database" in missing:
@@ -92,7 +93,9 @@ def paint(context: Context, caller: Caller) -> InitialState:
     depths = read(lambda: queues.depths(context.database), no_depths)
     seen: Library | None = read(context.library, None)
     workers = read(lambda: op_workers.seen(context, caller), node_schemas.Workers(devices=[], nodes=[]))
-    latest = read(lambda: shown(context, lists.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs)
+    latest = read(
+        lambda: job_objects(context, lists.page(context.database, only=caller.only, limit=_JOBS).jobs), no_jobs
+    )
     open_alerts = read(lambda: seen_by(context, caller, alerts.open_alerts(context.database)), no_alerts)
     return InitialState(
         at=clock.now().strftime("%H:%M:%S UTC"),
@@ -125,7 +128,7 @@ def _line(model: ModelView) -> ModelLine:
 
 
 def _form(entry: CatalogueEntry) -> dict[str, Any]:
-    """What the form for a new job may offer of this model."""
+    """Return what the form for a new job offers for this model."""
     return {
         "model_id": entry.model_id,
         "image": entry.image,

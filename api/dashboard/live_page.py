@@ -1,7 +1,7 @@
-"""The live page: one document with the figures of this moment in it, and the files that keep it live.
+"""Serve the live page: a document with the initial state, and its scripts, style and icon.
 
-It knows the library's, queues', nodes', jobs' and alerts' public reads; what it shows after the first paint comes to
-the browser through the same routes that everybody uses. Nothing is loaded from another host, and no script is inline.
+After the first paint the scripts load everything through the public routes. Nothing is loaded from another host, and
+no script is inline.
 """
 
 import gzip
@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from api.access.caller import NOBODY, Caller
+from api.access.caller import UNKNOWN, Caller
 from api.context import Context
-from api.dashboard.initial_state import paint
+from api.dashboard.initial_state import initial_state
 from api.http import headers
 from api.operation import Answer, Operation
 from api.ops import flower
@@ -34,12 +34,12 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _UNKNOWN = "\N{EN DASH}"
-# `{bucket}` is where artifacts lie, if pages are sent there for them.
+# `{bucket}` is the origin of signed artifact URLs, if artifacts are stored in a bucket.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{bucket}; "
     "media-src 'self'{bucket}; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-# The browser's own rule for a page under `same-origin`: other hosts never learn which job somebody looks at.
+# With the referrer policy `same-origin`, other hosts never see which job a user opened.
 _SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 
 
@@ -52,25 +52,25 @@ class _File:
 
 
 async def page(context: Context, request: Request, query: BaseModel) -> Response:
-    """The document, or the way to sign in. It is whole, if poorer, while the database or Redis is away."""
+    """Return the document, or redirect to the sign-in page. While the database is unavailable, data is missing."""
     try:
         caller = await context.access.admit(request, KeyScope.READ)
     except Unauthenticated:
         return RedirectResponse("/login", 303, {"Cache-Control": "no-store"})
     except DatabaseUnavailable:
-        caller = NOBODY
+        caller = UNKNOWN
     return await anyio.to_thread.run_sync(_page, context, request, caller)
 
 
 def _page(context: Context, request: Request, caller: Caller) -> Response:
     text = _template().render(
-        paint=paint(context, caller),
+        initial=initial_state(context, caller),
         files=_version(),
         base=context.settings.public_path,
         scripts=sorted(name for name in _files() if name.endswith(".js")),
-        flower=flower.told(context.settings) if caller.may(KeyScope.ADMIN) else None,
+        flower=flower.flower_status(context.settings) if caller.may(KeyScope.ADMIN) else None,
         caller=caller,
-        may=[scope.value for scope in KeyScope if caller.may(scope)],
+        scopes=[scope.value for scope in KeyScope if caller.may(scope)],
     )
     origin = context.storage.link_origin()
     policy = _POLICY.format(bucket=f" {origin}" if origin is not None else "")
@@ -79,7 +79,7 @@ def _page(context: Context, request: Request, caller: Caller) -> Response:
 
 
 def file(context: Context, request: Request, query: BaseModel) -> Response:
-    """A script, the style or the icon. Under the present version's path it never changes. Raises NotFound."""
+    """Return a script, the style or the icon, immutable under the current version's path. Raises NotFound."""
     name = str(request.path_params["file"])
     found = _files().get(name)
     if found is None:
@@ -98,7 +98,7 @@ def file(context: Context, request: Request, query: BaseModel) -> Response:
 def _packed(
     request: Request, content: bytes, packed: bytes | None, media_type: str, known: Mapping[str, str]
 ) -> Response:
-    """Compressed for a client that takes gzip."""
+    """Return the content, compressed if the client accepts gzip."""
     if not _takes_gzip(request.headers.get("accept-encoding", "")):
         return Response(content, headers={**known, "Vary": "Accept-Encoding"}, media_type=media_type)
     small = packed if packed is not None else gzip.compress(content, 5, mtime=0)
@@ -108,7 +108,7 @@ def _packed(
 
 
 def _takes_gzip(accepted: str) -> bool:
-    """Whether an ``Accept-Encoding`` header names gzip, and not with a weight of nought."""
+    """Return whether an ``Accept-Encoding`` header names gzip with a weight above zero."""
     for part in accepted.lower().split(","):
         coding, _, weight = part.partition(";")
         if coding.strip() == "gzip":
@@ -118,7 +118,7 @@ def _takes_gzip(accepted: str) -> bool:
 
 @cache
 def _files() -> Mapping[str, _File]:
-    """The page's own files by name, read and packed once."""
+    """Return the page's files by name, read and compressed once."""
     found = {}
     for path in sorted((_FOLDER / "static").iterdir()):
         if path.suffix in _TYPES:
@@ -130,7 +130,7 @@ def _files() -> Mapping[str, _File]:
 
 @cache
 def _version() -> str:
-    """Of all files together: part of their path, so that a browser never mixes two versions."""
+    """Return a hash of all files. It is part of their path, so that a browser never mixes two versions."""
     together = hashlib.sha256("".join(name + item.etag for name, item in _files().items()).encode())
     return together.hexdigest()[:16]
 
@@ -151,7 +151,7 @@ def _template() -> jinja2.Template:
 
 
 def _seconds(value: float) -> str:
-    """As the page's own script writes it."""
+    """Format seconds as the page's script does."""
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -161,13 +161,13 @@ def _seconds(value: float) -> str:
 
 OPERATIONS = (
     Operation(
-        "GET", "/api/v1/dashboard/html", page, "livePage", "The live page",
-        answers=(Answer(200, "A page that loads nothing from another host.", media_type="text/html"),),
+        "GET", "/api/v1/dashboard/html", page, "livePage", "Get the live page",
+        answers=(Answer(200, "An HTML page that loads nothing from another host.", media_type="text/html"),),
         tag="dashboard", scope=None,
     ),
-    Operation("GET", "/", page, "home", "The live page", answers=(), documented=False, scope=None),
+    Operation("GET", "/", page, "home", "Get the live page", answers=(), documented=False, scope=None),
     Operation(
-        "GET", "/static/{version}/{file}", file, "pageFile", "A file of the live page", answers=(),
+        "GET", "/static/{version}/{file}", file, "pageFile", "Get a file of the live page", answers=(),
         documented=False, scope=None,
     ),
 )  # fmt: skip

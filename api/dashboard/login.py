@@ -1,6 +1,7 @@
-"""The live page's way in: a key is shown once and becomes a session, which no script can read.
+"""Sign in to the live page: exchange an API key for a session cookie.
 
-The session is a signed word with an end, not the key; it dies with the key, and a page of another site cannot use it.
+The cookie is a signed token that expires and does not contain the key. It is invalid once the key is revoked, is not
+readable by scripts, and is not sent from pages of other sites.
 """
 
 from functools import cache
@@ -24,12 +25,12 @@ _POLICY = (
     "frame-ancestors 'none'"
 )
 _HOME = "/"
-_MOST_BYTES = 4096
+_MAX_BYTES = 4096
 
 
 async def page(context: Context, request: Request, query: BaseModel) -> Response:
     if await context.access.is_open():
-        return _to(_HOME)
+        return _redirect(_HOME)
     return _form(context, "")
 
 
@@ -40,8 +41,8 @@ async def sign_in(context: Context, request: Request, query: BaseModel) -> Respo
         caller.require(Scope.READ)
     except (Unauthenticated, Forbidden) as error:
         return _form(context, error.message, 403)
-    answer = _to(_HOME)
-    answer.set_cookie(
+    response = _redirect(_HOME)
+    response.set_cookie(
         COOKIE,
         await context.access.session(caller),
         max_age=SESSION_SECONDS,
@@ -50,25 +51,27 @@ async def sign_in(context: Context, request: Request, query: BaseModel) -> Respo
         httponly=True,
         samesite="strict",
     )
-    return answer
+    return response
 
 
 async def sign_out(context: Context, request: Request, query: BaseModel) -> Response:
-    answer = _to("/login")
-    answer.delete_cookie(COOKIE, path=f"{context.settings.public_path}/", httponly=True, samesite="strict")
-    return answer
+    response = _redirect("/login")
+    response.delete_cookie(COOKIE, path=f"{context.settings.public_path}/", httponly=True, samesite="strict")
+    return response
 
 
 async def _key(request: Request) -> str:
-    """Raises MalformedRequest."""
+    """Return the key in the submitted form. Raises MalformedRequest."""
     length = request.headers.get("content-length", "")
-    if not (length.isascii() and length.isdigit() and int(length) <= _MOST_BYTES):
-        raise MalformedRequest("This is not the form of the page /login")
+    if not (length.isascii() and length.isdigit() and int(length) <= _MAX_BYTES):
+        raise MalformedRequest(
+            f"The sign-in form needs a Content-Length of at most {_MAX_BYTES} bytes. Use the page /login."
+        )
     async with request.form(max_files=0, max_fields=4) as form:
-        sent = form.get("key")
-    if sent is None or isinstance(sent, UploadFile):
-        raise MalformedRequest("The form has no field `key`")
-    return sent.strip()
+        value = form.get("key")
+    if value is None or isinstance(value, UploadFile):
+        raise MalformedRequest("The form has no text field `key`. Use the page /login.")
+    return value.strip()
 
 
 def _form(context: Context, wrong: str, status: int = 200) -> Response:
@@ -78,7 +81,7 @@ def _form(context: Context, wrong: str, status: int = 200) -> Response:
     )
 
 
-def _to(path: str) -> RedirectResponse:
+def _redirect(path: str) -> RedirectResponse:
     return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
 
 
@@ -90,13 +93,13 @@ def _template() -> jinja2.Template:
 
 OPERATIONS = (
     Operation(
-        "GET", "/login", page, "loginPage", "Where the page asks for a key", answers=(), documented=False,
+        "GET", "/login", page, "loginPage", "Get the sign-in page", answers=(), documented=False,
         scope=None,
     ),
     Operation(
-        "POST", "/login", sign_in, "signIn", "A session for a key", answers=(), documented=False, scope=None,
+        "POST", "/login", sign_in, "signIn", "Sign in with a key", answers=(), documented=False, scope=None,
     ),
     Operation(
-        "POST", "/logout", sign_out, "signOut", "The session's end", answers=(), documented=False, scope=None,
+        "POST", "/logout", sign_out, "signOut", "Sign out", answers=(), documented=False, scope=None,
     ),
 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""The dashboard's WebSocket: everything at once, then what changes, and the figures at least every ten seconds.
+"""Serve the dashboard's WebSocket: everything at first, then changes, and metrics at least every ten seconds.
 
-A client that reads slowly holds up nobody: what it has not taken is replaced by newer words on the same thing, and if
-that is too much, by everything anew. What a client sends is not read for meaning.
+A slow client delays no other: a waiting message is replaced by a newer one on the same subject, and a client that is
+too far behind receives everything again. Messages from clients are ignored.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from shared.states import Scope
 DASHBOARD_WS = "/api/v1/dashboard/ws"
 SCOPE = Scope.READ
 _POLICY_VIOLATION, _TRY_AGAIN = 1008, 1013
-_ASK_AGAIN_SECONDS = 5.0  # whether the key is still good
+_CHECK_SECONDS = 5.0  # between checks that the key is still valid
 
 
 async def dashboard(socket: WebSocket) -> None:
@@ -27,7 +27,7 @@ async def dashboard(socket: WebSocket) -> None:
     try:
         caller = await context.access.admit(socket, SCOPE)
     except RequestError:
-        await socket.close(_POLICY_VIOLATION)  # before it is accepted: a 403
+        await socket.close(_POLICY_VIOLATION)  # before it is accepted, so the client receives a 403
         return
     except Unavailable:
         await socket.close(_TRY_AGAIN)
@@ -35,38 +35,38 @@ async def dashboard(socket: WebSocket) -> None:
     await socket.accept()
     async with feed.watch(caller) as watcher:
         reading = asyncio.create_task(_read(socket))
-        telling = asyncio.create_task(_tell(socket, feed, watcher))
-        asking = asyncio.create_task(_while_admitted(socket, context.access))
-        done, pending = await asyncio.wait((reading, telling, asking), return_when=asyncio.FIRST_COMPLETED)
+        sending = asyncio.create_task(_send(socket, feed, watcher))
+        checking = asyncio.create_task(_until_refused(socket, context.access))
+        done, pending = await asyncio.wait((reading, sending, checking), return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
         for task in (*done, *pending):
             with contextlib.suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
                 await task
-        if asking in done:
+        if checking in done:
             with contextlib.suppress(WebSocketDisconnect, RuntimeError):
                 await socket.close(_POLICY_VIOLATION)
 
 
-async def _while_admitted(socket: WebSocket, access: Access) -> None:
-    """Returns when the key that opened the socket lets nobody in any more."""
+async def _until_refused(socket: WebSocket, access: Access) -> None:
+    """Return when the key that opened the socket is no longer valid."""
     while True:
-        await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        await asyncio.sleep(_CHECK_SECONDS)
         try:
             (await access.caller(socket)).require(SCOPE)
         except RequestError:
             return
         except Unavailable:
-            continue  # nobody can say; what is told comes from the database too
+            continue  # the messages come from the same database, so none are sent meanwhile
 
 
 async def _read(socket: WebSocket) -> None:
-    """Until the client goes: its pings and its farewell are seen only while somebody reads."""
+    """Return when the client disconnects. Pings and disconnects are processed only while the socket is read."""
     while (await socket.receive())["type"] != "websocket.disconnect":
         pass
 
 
-async def _tell(socket: WebSocket, feed: Feed, watcher: Watcher) -> None:
+async def _send(socket: WebSocket, feed: Feed, watcher: Watcher) -> None:
     while True:
         messages = await watcher.take()
         if watcher.behind:

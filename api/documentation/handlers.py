@@ -1,7 +1,6 @@
-"""The interactive documentation and the document it shows. Nothing is loaded from another host.
+"""Serve the OpenAPI document and the interactive documentation, which loads nothing from another host.
 
-The page's own files come from the package `offapi`, which carries them; it is never imported, because importing it
-reads all of them into memory.
+The page's files come from the package `offapi`. It is not imported, because that would read all its files into memory.
 """
 
 import hashlib
@@ -48,7 +47,7 @@ _PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-# Swagger UI sets style attributes of its own; scripts come from here alone.
+# Swagger UI sets style attributes; scripts come from this server only.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -83,7 +82,7 @@ async def openapi(context: Context, request: Request, query: BaseModel) -> Respo
 
 @cache
 def _document(operations: tuple[Operation, ...], catalogue: Catalogue, public_path: str) -> tuple[bytes, str]:
-    """With its tag. Made once: it takes long, and whoever likes may ask for it."""
+    """Return the document and its ETag. Cached, because building it is slow and it needs no key."""
     body = json.dumps(document(operations, catalogue, public_path)).encode()
     return body, f'"{hashlib.sha256(body).hexdigest()}"'
 
@@ -92,26 +91,26 @@ def _document(operations: tuple[Operation, ...], catalogue: Catalogue, public_pa
 def _folder() -> Path:
     spec = importlib.util.find_spec("offapi")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the package offapi, which carries the documentation page's files, is not installed")
+        raise ModuleNotFoundError("the package offapi, which contains the documentation page's files, is not installed")
     return Path(spec.submodule_search_locations[0])
 
 
 OPERATIONS = (
     Operation(
-        "GET", "/openapi.json", openapi, "openapi", "This document",
+        "GET", "/openapi.json", openapi, "openapi", "Get this document",
         answers=(
             Answer(200, "OpenAPI 3.1.", headers=("ETag",)),
-            Answer(304, "The client has it.", media_type=None, headers=("ETag",)),
+            Answer(304, "Not modified.", media_type=None, headers=("ETag",)),
         ),
         headers=("If-None-Match",), tag="operations", scope=None,
     ),
     Operation(
-        "GET", "/docs", page, "docs", "Interactive documentation",
-        answers=(Answer(200, "A page that loads nothing from another host.", media_type="text/html"),),
+        "GET", "/docs", page, "docs", "Get the interactive documentation",
+        answers=(Answer(200, "An HTML page that loads nothing from another host.", media_type="text/html"),),
         tag="operations", scope=None,
     ),
     Operation(
-        "GET", "/docs/{file}", file, "docsFile", "A file of the documentation page", answers=(), documented=False,
+        "GET", "/docs/{file}", file, "docsFile", "Get a file of the documentation page", answers=(), documented=False,
         scope=None,
     ),
 )  # fmt: skip

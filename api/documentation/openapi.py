@@ -1,4 +1,4 @@
-"""OpenAPI 3.1, made from the table of routes and the pydantic models: what is not there cannot be documented here."""
+"""Build the OpenAPI 3.1 document from the table of routes and the pydantic models."""
 
 import importlib.metadata
 from collections.abc import Sequence
@@ -17,64 +17,74 @@ from wanworks.requests import GenerationRequest
 _REF = "#/components/schemas/{model}"
 
 _PROBLEMS = {
-    400: "The body cannot be read: broken JSON or multipart; or there is no such action.",
-    401: "No API key, or one that is not known, has expired or was revoked.",
-    403: "The key has not the scope that this needs; or a page of another origin asks; or a link is over.",
-    404: "There is no such job, artifact, model or alert; a malformed id is one that does not exist.",
-    409: "The present state forbids it.",
+    400: "The body is malformed JSON or multipart, or the action is unknown.",
+    401: "The API key is missing, unknown, expired or revoked.",
+    403: "The key does not have the required scope, the request comes from a page of another origin, or the link has "
+    "expired.",
+    404: "The job, artifact, model or alert does not exist. Malformed ids count as not existing.",
+    409: "The current state does not allow it.",
     413: "The body is larger than 30 MB.",
-    415: "The content type is none that the route takes: application/json (UTF-8), or a form with an image.",
-    416: "No byte of the artifact is in the range.",
-    422: "One or more fields are wrong, each named in `errors`. That includes what the schema cannot say: what the "
-    "model in question does not offer, an image that it needs or refuses, a LoRA that is not there, an "
-    "Idempotency-Key that was used with another body.",
-    429: "A limit of the key is reached: requests a minute, queued jobs, or GPU-seconds a day.",
-    500: "Something went wrong on the server; its log has the request id.",
-    503: "The database is away; ask again after `Retry-After` seconds.",
-    507: "The disk is full; nothing was stored.",
+    415: "The content type is not supported. Allowed: application/json (UTF-8), or a form with an image.",
+    416: "The range contains no byte of the artifact.",
+    422: "One or more fields are invalid; `errors` lists all. This includes rules beyond the schema: values that the "
+    "model does not support, an image that it requires or refuses, an unknown LoRA, or an Idempotency-Key that was "
+    "used with another body.",
+    429: "A limit of the key is reached: requests per minute, queued jobs, or GPU-seconds per day.",
+    500: "An internal error occurred. The server's log has the details under the request id.",
+    503: "The database is unavailable. Retry after `Retry-After` seconds.",
+    507: "The disk is full. Nothing was stored.",
 }
 _CONVENTION_PROBLEMS = {
     **_PROBLEMS,
-    400: "The body cannot be read, or one or more fields are wrong; `param` names the first. That includes what the "
-    "schema cannot say: what the model in question does not offer, a length that it cannot make, a picture that it "
-    "needs or refuses or that cannot be fetched.",
-    404: "There is no such video, or no such file of it.",
-    409: "The present state forbids it: the video is not ready yet.",
+    400: "The body is malformed, or one or more fields are invalid; `param` names the first. This includes rules "
+    "beyond the schema: values or lengths that the model does not support, and an image that it requires or refuses, "
+    "or that cannot be fetched.",
+    404: "The video or its file does not exist.",
+    409: "The current state does not allow it: the video is not ready yet.",
 }
-# Bodies that are also taken as a form: the form's name, the file part, and the parts that hold JSON.
+# Bodies that are also accepted as a form: the form's name, the file part, and the parts with JSON.
 _FORMS: dict[type[BaseModel], tuple[str, str, tuple[str, ...]]] = {
     GenerationRequest: ("GenerationForm", "image", ("loras", "fallback", "metadata")),
     videos.VideoRequest: ("VideoForm", "input_reference", ("loras", "fallback", "metadata")),
 }
 _REQUEST_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Idempotency-Key": (
-        "The same key with the same body gives the same job, with another body it is refused.",
+        "Repeating a request with the same key and body returns the same job. With another body it is refused.",
         {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"},
     ),
     "Prefer": (
-        "`wait=N`: answer when the job has ended, after N seconds (at most 60) at the latest.",
+        "`wait=N`: respond when the job has ended, or after N seconds (at most 60).",
         {"type": "string"},
     ),
-    "Last-Event-ID": ("The id of the last event seen; what came after it is told first.", {"type": "string"}),
-    "Range": ("`bytes=...`, several ranges and suffixes included; another unit is ignored.", {"type": "string"}),
-    "If-Range": ("The ETag for which the range is meant; with another the whole artifact comes.", {"type": "string"}),
-    "If-None-Match": ("ETags that the client has; 304 where one of them is current.", {"type": "string"}),
+    "Last-Event-ID": ("The id of the last received event. Later events are sent first.", {"type": "string"}),
+    "Range": ("`bytes=...`, also with several ranges and suffixes. Other units are ignored.", {"type": "string"}),
+    "If-Range": (
+        "The ETag that the range refers to. If it has changed, the whole artifact is sent.",
+        {"type": "string"},
+    ),
+    "If-None-Match": ("ETags that the client has. If one is current, the response is 304.", {"type": "string"}),
 }
 _RESPONSE_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Location": ("Where the job is.", {"type": "string"}),
-    "Idempotency-Replayed": ("`true`: the job was there before.", {"type": "string", "enum": ["true"]}),
-    "Preference-Applied": ("`wait=N`, where it was asked for.", {"type": "string"}),
-    "Retry-After": ("Seconds after which to ask again.", {"type": "string", "pattern": "^[0-9]+$"}),
-    "ETag": ("The content's tag; for an artifact its SHA-256.", {"type": "string"}),
-    "Content-Range": ("Which bytes these are, and of how many.", {"type": "string"}),
+    "Location": ("The URL of the job.", {"type": "string"}),
+    "Idempotency-Replayed": (
+        "`true`: the job was created by an earlier request.",
+        {"type": "string", "enum": ["true"]},
+    ),
+    "Preference-Applied": ("`wait=N`, if it was requested.", {"type": "string"}),
+    "Retry-After": ("Seconds to wait before retrying.", {"type": "string", "pattern": "^[0-9]+$"}),
+    "ETag": ("The tag of the content; for an artifact its SHA-256.", {"type": "string"}),
+    "Content-Range": ("The range of the returned bytes and the total size.", {"type": "string"}),
     "Accept-Ranges": ("`bytes`", {"type": "string"}),
-    "openai-poll-after-ms": ("When to ask again; absent once it has ended.", {"type": "string", "pattern": "^[0-9]+$"}),
+    "openai-poll-after-ms": (
+        "When to poll again, in milliseconds; absent once the job has ended.",
+        {"type": "string", "pattern": "^[0-9]+$"},
+    ),
 }
 _ALWAYS = frozenset({"Location", "Retry-After"})
 
 
 def document(operations: Sequence[Operation], catalogue: Catalogue, public_path: str) -> dict[str, Any]:
-    """The whole document for this installation's catalogue, at its public path."""
+    """Return the document for this installation's catalogue and public path."""
     shown = [operation for operation in operations if operation.documented]
     answers = {answer.schema for operation in shown for answer in operation.answers if answer.schema is not None}
     bodies = {operation.body for operation in shown if operation.body is not None}
@@ -90,12 +100,12 @@ def document(operations: Sequence[Operation], catalogue: Catalogue, public_path:
     names = {model: refs[model, mode]["$ref"] for model, mode in models}
     components = definitions["$defs"]
     _name_the_catalogue(components, catalogue)
-    for body, (name, picture, parts) in _FORMS.items():
+    for body, (name, file_part, parts) in _FORMS.items():
         if body in names:
-            components[name] = _form_of(names[body].rpartition("/")[2], components, name, picture, parts)
+            components[name] = _form_of(names[body].rpartition("/")[2], components, name, file_part, parts)
     paths: dict[str, dict[str, Any]] = {}
     for operation in shown:
-        # A path's last parameter may hold slashes, which OpenAPI has no word for.
+        # A last parameter of a path may contain slashes, which OpenAPI cannot express.
         paths.setdefault(operation.path.replace(":path}", "}"), {})[operation.method.lower()] = _operation(
             operation, names
         )
@@ -105,7 +115,8 @@ def document(operations: Sequence[Operation], catalogue: Catalogue, public_path:
             "title": "wanworks",
             "version": importlib.metadata.version("wanworks"),
             "description": "A durable, GPU-pinned job queue for WAN2.2 video models. Times are ISO 8601 in UTC. "
-            "Errors are RFC 9457 problem documents whose `code` is stable. Send `X-Request-ID` and it comes back.",
+            "Errors are RFC 9457 problem documents whose `code` is stable. Responses return the `X-Request-ID` of the "
+            "request.",
         },
         "servers": [{"url": public_path or "/"}],
         "paths": paths,
@@ -115,7 +126,7 @@ def document(operations: Sequence[Operation], catalogue: Catalogue, public_path:
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "Made by `wanworks keys create`; where none was ever made, its own host needs none.",
+                    "description": "Created by `wanworks keys create`. Local requests need none until one is created.",
                 }
             },
         },
@@ -134,7 +145,7 @@ def _operation(operation: Operation, names: dict[Any, str]) -> dict[str, Any]:
         },
     }
     if operation.scope is not None:
-        # Or nothing: while there are no keys, or with a signed link.
+        # Or no key: while there are none, or with a signed link.
         described["security"] = [{"key": []}, {}]
         described["x-scope"] = operation.scope.value
     if operation.description:
@@ -142,11 +153,11 @@ def _operation(operation: Operation, names: dict[Any, str]) -> dict[str, Any]:
     if operation.body is not None:
         content: dict[str, Any] = {"application/json": {"schema": {"$ref": names[operation.body]}}}
         if operation.body in _FORMS:
-            form, picture, parts = _FORMS[operation.body]
+            form, file_part, parts = _FORMS[operation.body]
             content["multipart/form-data"] = {
                 "schema": {"$ref": _REF.format(model=form)},
                 "encoding": {
-                    picture: {"contentType": "image/png, image/jpeg, image/webp"},
+                    file_part: {"contentType": "image/png, image/jpeg, image/webp"},
                     **{name: {"contentType": "application/json"} for name in parts},
                 },
             }
@@ -178,7 +189,7 @@ def _query(operation: Operation) -> list[dict[str, Any]]:
     definitions = schema.get("$defs", {})
     parameters = []
     for name, field in schema.get("properties", {}).items():
-        # An absent parameter is absent: in a query string there is no null.
+        # A query string cannot express null, so the parameter is left out instead.
         choices = [choice for choice in field.pop("anyOf", []) if choice != {"type": "null"}]
         plain = {**(choices[0] if choices else {}), **field}
         plain.pop("title", None)
@@ -246,9 +257,9 @@ def _response_headers(*names: str) -> dict[str, Any]:
 
 
 def _name_the_catalogue(components: dict[str, Any], catalogue: Catalogue) -> None:
-    """Tells what this installation offers, where the bare model only knows that it is text."""
+    """Add this installation's models as enumerations to fields that are plain text in the models."""
     for component in components.values():
-        if component.get("additionalProperties") is False:  # what is asked, not what is answered
+        if component.get("additionalProperties") is False:  # a request, not a response
             for name in ("model_id", "requested_model"):
                 _offer(component["properties"].get(name, {}), catalogue.model_ids)
             names = [name for entry in catalogue.entries for name in entry.names]
@@ -266,18 +277,18 @@ def _offer(field: dict[str, Any], offered: Sequence[str]) -> None:
 
 
 def _form_of(
-    body: str, components: dict[str, Any], title: str, picture: str, json_parts: Sequence[str]
+    body: str, components: dict[str, Any], title: str, file_part: str, json_parts: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the schema of the same fields as parts of a form; the picture is a file part.
+    """Return the schema of the same fields as parts of a form, with the image as a file part.
 
-    A part that may be left out may also be empty, as browsers send it, unless it is JSON.
+    Optional parts may also be empty, as browsers send them, unless they are JSON.
     """
     schema = components[body]
     image = {"type": "string", "format": "binary", "description": "A PNG, JPEG or WebP file of at most 20 MB."}
     properties = {name: _without_null(field) for name, field in schema["properties"].items()}
     for name in properties.keys() - set(json_parts) - set(schema.get("required", ())):
         properties[name] = _or_empty(properties[name])
-    return {**schema, "title": title, "properties": {**properties, picture: image}}
+    return {**schema, "title": title, "properties": {**properties, file_part: image}}
 
 
 def _or_empty(field: dict[str, Any]) -> dict[str, Any]:
@@ -287,7 +298,7 @@ def _or_empty(field: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_null(field: dict[str, Any]) -> dict[str, Any]:
-    """A form value is there or it is not."""
+    """Return the field without null, which forms cannot express."""
     kept = {key: value for key, value in field.items() if key not in ("anyOf", "default") or value is not None}
     choices = [choice for choice in kept.pop("anyOf", []) if choice != {"type": "null"}]
     return {**kept, **(choices[0] if choices else {})}

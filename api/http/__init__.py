@@ -1,1 +1,1 @@
-"""Requests and responses: bodies, queries, headers, errors, pictures. It never knows jobs or models."""
+"""Requests and responses: bodies, queries, headers, errors, images. Must not know jobs or models."""

@@ -1,4 +1,4 @@
-"""A request's body: read within its limit, told by its content type, and validated field by field."""
+"""Read request bodies: limit their size, parse JSON or forms, and validate the fields."""
 
 import hashlib
 import json
@@ -24,77 +24,86 @@ from wanworks.requests import GenerationRequest
 Body = TypeVar("Body", bound=BaseModel)
 
 LIMIT_BYTES = 30 * 10**6
-_INLINE_BYTES = 64 * 1024  # what is longer is parsed in a thread, so that it holds up nobody else
+_INLINE_BYTES = 64 * 1024  # longer bodies are parsed in a thread, so that they do not block the event loop
 _MAX_PARTS = 64
-# Form values are text. These fields stay text; in the others JSON is read (a number, a list, an object).
+# Form values are text. These fields stay text; others are parsed as JSON (a number, a list, an object).
 _TEXTS = frozenset({"model_id", "prompt", "negative_prompt", "image", "resolution", "output_format", "quantization"})
 _TEXTS |= {"priority", "webhook_url"}
 _BRACKETS = re.compile(r"(\w{1,64})\[(?:([^\[\]]{1,64})\]|\](?:\[([^\[\]]{1,64})\])?)")  # a[b], a[], a[][b]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A well-formed request. `image`: the bytes as they were sent, not looked at yet.
+class ReceivedRequest:
+    """A parsed request. `image`: the bytes as sent, not decoded yet.
 
-    `wrong`: what is wrong with it already. `request` is then what is left without that, so that the catalogue can say
-    what else is wrong, and nothing may be made of it.
+    `wrong`: the errors found so far. If there are any, `request` has only the valid fields, so that the remaining
+    checks can report their errors too, and no job may be created from it.
     """
 
     request: GenerationRequest
     image: bytes | None
     wrong: tuple[FieldError, ...] = ()
-    image_left_out: bool = False  # there is one, but it was not read
+    image_left_out: bool = False  # an image was sent but not read
 
     def digest(self) -> str:
-        """SHA-256 of what was asked: the same for the same body, however it was written."""
-        said = self.request.model_dump(mode="json", exclude={"image"}, exclude_unset=True)
+        """Return a SHA-256 of the request, independent of the formatting of the body."""
+        fields = self.request.model_dump(mode="json", exclude={"image"}, exclude_unset=True)
         image = hashlib.sha256(self.image).hexdigest() if self.image is not None else None
-        canonical = json.dumps({"request": said, "image": image}, sort_keys=True)
+        canonical = json.dumps({"request": fields, "image": image}, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-async def read_generation(request: Request) -> Asked:
-    """Raises MalformedRequest, UnsupportedMedia, TooLarge, or InvalidField naming each wrong field."""
+async def read_generation(request: Request) -> ReceivedRequest:
+    """Read a generation request from JSON or a form.
+
+    Raises MalformedRequest, UnsupportedMedia, TooLarge, or InvalidField with every invalid field.
+    """
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")
     match media_type.strip().lower():
         case "application/json":
             _check_charset(parameters)
             raw = b"".join([chunk async for chunk in _limited(request)])
-            work = partial(_from_json, raw)
-            return work() if len(raw) <= _INLINE_BYTES else await anyio.to_thread.run_sync(work)
+            parse = partial(_from_json, raw)
+            return parse() if len(raw) <= _INLINE_BYTES else await anyio.to_thread.run_sync(parse)
         case "multipart/form-data":
             form = await _read_form(request, "image", _TEXTS)
-            return await anyio.to_thread.run_sync(partial(_asked, *form))
-    raise UnsupportedMedia("Send application/json (UTF-8), or multipart/form-data with an `image` part")
+            return await anyio.to_thread.run_sync(partial(_received, *form))
+    raise UnsupportedMedia(
+        "The content type must be application/json (UTF-8), or multipart/form-data with an `image` part"
+    )
 
 
 async def read_fields_or_form(
-    request: Request, picture: str, texts: frozenset[str]
+    request: Request, file_part: str, texts: frozenset[str]
 ) -> tuple[dict[str, Any], bytes | None, tuple[FieldError, ...]]:
-    """A JSON object or a form, not looked into, the bytes of the file part named `picture`, and which parts are wrong.
+    """Return the fields of a JSON object or form, the bytes of the file part `file_part`, and errors of form parts.
 
-    In a form, what is not among `texts` is read as JSON where it is JSON. Raises as `read_generation` does.
+    The fields are not validated. Form values whose names are not in `texts` are parsed as JSON if possible. Raises like
+    `read_generation`.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data":
-        return await _read_form(request, picture, texts)
+        return await _read_form(request, file_part, texts)
     return await read_fields(request), None, ()
 
 
 async def read_json(request: Request, model: type[Body]) -> Body:
-    """A JSON body as `model`. Raises as `read_generation` does."""
+    """Return a JSON body as `model`. Raises like `read_generation`."""
     return validated(await read_fields(request), model)
 
 
 def has_body(request: Request) -> bool:
-    """Whether the client says that it sends one."""
+    """Return whether the headers announce a body."""
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
 async def read_fields(request: Request) -> dict[str, Any]:
-    """A JSON object, not looked into. Raises MalformedRequest, UnsupportedMedia, TooLarge or InvalidField."""
+    """Return the fields of a JSON object without validating them.
+
+    Raises MalformedRequest, UnsupportedMedia, TooLarge or InvalidField.
+    """
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")
     if media_type.strip().lower() != "application/json":
-        raise UnsupportedMedia("Send application/json (UTF-8)")
+        raise UnsupportedMedia("The content type must be application/json (UTF-8)")
     _check_charset(parameters)
     raw = b"".join([chunk async for chunk in _limited(request)])
     fields = await anyio.to_thread.run_sync(_json, raw) if len(raw) > _INLINE_BYTES else _json(raw)
@@ -104,19 +113,19 @@ async def read_fields(request: Request) -> dict[str, Any]:
 
 
 def validated(fields: dict[str, Any], model: type[Body]) -> Body:
-    """Raises InvalidField naming each wrong field."""
+    """Return the fields as `model`. Raises InvalidField with every invalid field."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:
         raise invalid(error, "body") from None
 
 
-def what_is_right(
+def valid_part(
     fields: dict[str, Any], model: type[Body], wrong: tuple[FieldError, ...] = ()
 ) -> tuple[Body, tuple[FieldError, ...]]:
-    """The fields that are right, as `model`, and an error for each that is not, those of `wrong` included.
+    """Return the valid fields as `model`, and the errors of all others, including those in `wrong`.
 
-    Raises InvalidField where what is right is not enough to go on with.
+    Raises InvalidField if the valid fields alone do not make a `model`.
     """
     try:
         return model.model_validate(fields), wrong
@@ -125,46 +134,48 @@ def what_is_right(
     named = {one.loc[1] for one in found if len(one.loc) > 1}
     kept = {name: value for name, value in fields.items() if name not in named}
     if "prompt" in named:
-        kept["prompt"] = "-"  # nothing else depends on what it says
+        kept["prompt"] = "-"  # no other check depends on its text
     try:
         return model.model_validate(kept), (*found, *wrong)
     except ValidationError:
         raise InvalidField(*found, *wrong) from None
 
 
-def _from_json(raw: bytes) -> Asked:
-    return _asked(_json(raw), None, ())
+def _from_json(raw: bytes) -> ReceivedRequest:
+    return _received(_json(raw), None, ())
 
 
-def _asked(fields: Any, image: bytes | None, wrong: tuple[FieldError, ...]) -> Asked:
+def _received(fields: Any, image: bytes | None, wrong: tuple[FieldError, ...]) -> ReceivedRequest:
     if not isinstance(fields, dict):
         raise InvalidField(FieldError(("body",), "must be a JSON object", "dict_type"))
-    request, wrong = what_is_right(fields, GenerationRequest, wrong)
+    request, wrong = valid_part(fields, GenerationRequest, wrong)
     if image is None and request.image is not None:
         try:
             image = images.from_data_url(request.image)
         except InvalidField as error:
-            return Asked(request, None, (*wrong, *error.errors), image_left_out=True)
+            return ReceivedRequest(request, None, (*wrong, *error.errors), image_left_out=True)
     left_out = image is None and any(one.loc[1:2] == ("image",) for one in wrong)
-    return Asked(request, image, wrong, left_out)
+    return ReceivedRequest(request, image, wrong, left_out)
 
 
 def _json(raw: bytes) -> Any:
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_fields)
     except UnicodeDecodeError:
         raise MalformedRequest("The body is not UTF-8") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise MalformedRequest(f"The body is not JSON: {error.msg} at {where}") from None
     except (ValueError, RecursionError):
-        raise MalformedRequest("The body is JSON that nobody can read: nested too deep, or a number too long") from None
+        raise MalformedRequest(
+            "The JSON body cannot be parsed: it is nested too deeply, or a number is too long"
+        ) from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise MalformedRequest("The body gives a field twice")
+        raise MalformedRequest("The JSON body has a field twice. Give each field once.")
     return result
 
 
@@ -172,14 +183,14 @@ def _check_charset(parameters: str) -> None:
     for parameter in parameters.split(";"):
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
-            raise UnsupportedMedia("JSON is read as UTF-8 only")
+            raise UnsupportedMedia("The charset of JSON must be UTF-8")
 
 
 async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body in chunks; raises TooLarge as soon as it is known to be."""
+    """Yield the body in chunks. Raises TooLarge as soon as the limit is exceeded."""
     declared = request.headers.get("content-length", "")
     size = int(declared) if declared.isascii() and declared.isdigit() else 0
-    too_large = TooLarge(f"The body is larger than {LIMIT_BYTES // 10**6} MB")
+    too_large = TooLarge(f"The body is larger than {LIMIT_BYTES // 10**6} MB, the maximum")
     if size > LIMIT_BYTES:
         raise too_large
     total = 0
@@ -190,24 +201,24 @@ async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
                 raise too_large
             yield chunk
     except ClientDisconnect:
-        raise MalformedRequest("The body ended early") from None
+        raise MalformedRequest("The connection ended before the whole body was received") from None
 
 
 class _FormParser(MultiPartParser):
-    """Starlette's, which takes a body that breaks off for a whole one, and a file that is named as RFC 5987 does it
-    alone (`filename*=utf-8''...`, as some clients name it in other letters) for a field."""
+    """Starlette's parser with two corrections: it refuses truncated bodies, and it recognises file parts that have
+    only an RFC 5987 name (`filename*=utf-8''...`), as some clients send for non-ASCII names."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
         self.ended = False
-        self.json_fields: set[str] = set()  # the fields whose part has the content type JSON
+        self.json_fields: set[str] = set()  # fields whose part has the content type JSON
 
     def on_headers_finished(self) -> None:
         disposition = self._current_part.content_disposition
         if disposition is not None and b"*" in disposition and b"filename" not in parse_options_header(disposition)[1]:
             headers = Message()
             headers["Content-Disposition"] = disposition.decode("latin-1")
-            if headers.get_filename() is not None:  # any name will do: it is not read
+            if headers.get_filename() is not None:  # the name itself is not used
                 self._current_part.content_disposition = disposition + b'; filename="file"'
         super().on_headers_finished()
         declared = dict(self._current_part.item_headers).get(b"content-type", b"")
@@ -221,7 +232,7 @@ class _FormParser(MultiPartParser):
 Form = tuple[dict[str, Any], bytes | None, tuple[FieldError, ...]]
 
 
-async def _read_form(request: Request, picture: str, texts: frozenset[str]) -> Form:
+async def _read_form(request: Request, file_part: str, texts: frozenset[str]) -> Form:
     parser = _FormParser(
         request.headers, _limited(request), max_files=_MAX_PARTS, max_fields=_MAX_PARTS, max_part_size=LIMIT_BYTES
     )
@@ -231,14 +242,14 @@ async def _read_form(request: Request, picture: str, texts: frozenset[str]) -> F
         raise MalformedRequest(f"The multipart body cannot be read: {error.message}") from None
     try:
         if not parser.ended:
-            raise MalformedRequest("The multipart body ended early")
-        return await _read_parts(form, picture, texts, parser.json_fields)
+            raise MalformedRequest("The multipart body is truncated: its final boundary is missing")
+        return await _read_parts(form, file_part, texts, parser.json_fields)
     finally:
         await form.close()
 
 
-async def _read_parts(form: FormData, picture: str, texts: frozenset[str], json_fields: Set[str]) -> Form:
-    """Read the parts of a form. An empty part counts as not given: browsers send one for each input left empty.
+async def _read_parts(form: FormData, file_part: str, texts: frozenset[str], json_fields: Set[str]) -> Form:
+    """Read the parts of a form. An empty part counts as not given, because browsers send empty inputs too.
 
     An empty part with the content type JSON is refused: browsers never send that type, and an empty text is not JSON.
     """
@@ -250,17 +261,17 @@ async def _read_parts(form: FormData, picture: str, texts: frozenset[str], json_
             if isinstance(value, UploadFile):
                 if not value.filename and not value.size:
                     continue
-                if name != picture:
-                    raise InvalidField(_no_file_part(name, picture))
+                if name != file_part:
+                    raise InvalidField(_no_file_part(name, file_part))
                 if name in fields or image is not None:
-                    raise _twice(name)
+                    raise _duplicate(name)
                 image = await value.read()
             elif (brackets := _BRACKETS.fullmatch(name)) is not None:
                 _put_inside(fields, brackets, value)
             elif value == "" and name not in json_fields:
                 continue
-            elif name in fields or (name == picture and image is not None):
-                raise _twice(name)
+            elif name in fields or (name == file_part and image is not None):
+                raise _duplicate(name)
             else:
                 fields[name] = value if name in texts else _form_value(value)
         except InvalidField as error:
@@ -268,22 +279,24 @@ async def _read_parts(form: FormData, picture: str, texts: frozenset[str], json_
     return fields, image, tuple(wrong)
 
 
-def _no_file_part(name: str, picture: str) -> FieldError:
-    msg = f"there is no such file part; a file goes into `{picture}`, all other parts are values without a filename"
+def _no_file_part(name: str, file_part: str) -> FieldError:
+    msg = f"must not be a file; only the part `{file_part}` may be a file, all others are values without a filename"
     return FieldError(("body", name[:100]), msg, "extra_forbidden")
 
 
 def _put_inside(fields: dict[str, Any], name: "re.Match[str]", text: str) -> None:
-    """An object or a list that comes in parts, as generated clients write them; its values stay text, but for those of
-    an object in a list (a LoRA's scale)."""
+    """Add a value of an object or list that is sent as several parts (`a[b]`, `a[]`), as generated clients do.
+
+    Values stay text, except in objects within lists, such as a LoRA's scale.
+    """
     field, key, inner = name.groups()
     held = fields.setdefault(field, {} if key is not None else [])
     if isinstance(held, dict) and key is not None and key not in held:
         held[key] = text
     elif not isinstance(held, list) or key is not None:
-        raise _twice(field)
+        raise _duplicate(field)
     elif inner is None:
-        if text:  # an empty list, as forms write it
+        if text:  # an empty text means an empty list
             held.append(text)
     else:
         value = text if inner == "name" else _form_value(text)
@@ -293,12 +306,12 @@ def _put_inside(fields: dict[str, Any], name: "re.Match[str]", text: str) -> Non
             held.append({inner: value})
 
 
-def _twice(name: str) -> InvalidField:
+def _duplicate(name: str) -> InvalidField:
     return InvalidField(FieldError(("body", name[:100]), "is given twice", "duplicate"))
 
 
 def _form_value(text: str) -> Any:
-    """What is no JSON stays text, and validation says what is wrong with it. So does `null`: a form has none."""
+    """Parse a form value as JSON. Other text and `null`, which forms do not have, stay text for the validation."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

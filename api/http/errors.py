@@ -1,8 +1,7 @@
-"""The one map from what went wrong to what a client reads: RFC 9457 problem documents, and under `/v1/` the envelope
-that the clients of that convention read.
+"""Map exceptions to error responses: RFC 9457 problem documents and, under `/v1/`, the `openai` client's envelope.
 
-No traceback, path, SQL or secret passes here: an error that is not for clients is logged under its request id and
-answered with a sentence that says nothing more.
+No traceback, path, SQL or secret reaches the client: unexpected errors are logged with the request id and answered
+with a general message.
 """
 
 import json
@@ -22,11 +21,11 @@ from shared.errors import FieldError, InvalidField, WanworksError
 log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
-CONVENTION = "/v1/"  # routes under it speak a convention that is not ours
+CONVENTION = "/v1/"  # routes under it use the `openai` client's format
 _MAX_ERRORS = 50
 _MAX_DETAIL = 1000
 
-# The first class that fits counts, so leaves stand before what they grow on.
+# The first matching class counts, so subclasses come before their base classes.
 STATUS: tuple[tuple[type[WanworksError], int], ...] = (
     (errors.MalformedRequest, 400),
     (errors.InvalidField, 422),
@@ -44,13 +43,13 @@ _HTTP_CODES = {400: "malformed_request", 403: "forbidden", 404: "not_found", 405
 
 
 _CONVENTION_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_NOT_AGAIN = frozenset({409, 507})  # the client asks again by itself unless it is told that this changes nothing
+_NO_RETRY = frozenset({409, 507})  # the client retries these unless a header forbids it
 
 
 def problem(
     request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: Any
 ) -> Response:
-    """A problem document; or the same in the convention's envelope, where the route speaks that."""
+    """Return a problem document, or the `openai` client's envelope for routes under `/v1/`."""
     if str(request.scope["path"]).startswith(CONVENTION):
         return _envelope(status, code, detail, headers or {}, more.get("errors", ()))
     body = {
@@ -62,7 +61,7 @@ def problem(
         "request_id": request_id(request),
         **more,
     }
-    # ASCII only: what a client sent may hold characters that no encoding takes.
+    # ASCII only, because text of the client may contain characters that cannot be encoded.
     return Response(json.dumps(body), status, {"Cache-Control": "no-store", **(headers or {})}, PROBLEM_TYPE)
 
 
@@ -71,7 +70,7 @@ def request_id(request: Request) -> str:
 
 
 def answer(request: Request, error: Exception) -> Response:
-    """The problem that tells a client of this error. What is not for clients is logged and told as a 500."""
+    """Return the error response. Unexpected errors are logged and answered with 500."""
     if isinstance(error, HTTPException):
         code = _HTTP_CODES.get(error.status_code, "http_error")
         detail = _http_detail(request, error)
@@ -79,16 +78,21 @@ def answer(request: Request, error: Exception) -> Response:
     if isinstance(error, WanworksError) and (status := _status(error)) is not None:
         return _known(request, error, status)
     log.error("request %s failed", request_id(request), exc_info=error)
-    return problem(request, 500, "internal_error", "Something went wrong on the server; its log has the request id.")
+    return problem(
+        request,
+        500,
+        "internal_error",
+        "An internal error occurred. The server's log has the details under the request id.",
+    )
 
 
 def status_of(error: Exception) -> int:
-    """With which status that error is answered."""
+    """Return the HTTP status for the error."""
     return error.status_code if isinstance(error, HTTPException) else _status(error) or 500
 
 
 def invalid(error: ValidationError, where: Literal["body", "query"]) -> InvalidField:
-    """What pydantic found, in our words: each wrong field by name."""
+    """Convert pydantic's errors to InvalidField."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return InvalidField(*(_field_error(where, item) for item in found[:_MAX_ERRORS]))
 
@@ -109,14 +113,14 @@ def _known(request: Request, error: WanworksError, status: int) -> Response:
     if isinstance(error, errors.Unauthenticated):
         return problem(request, status, error.code, error.message, {"WWW-Authenticate": 'Bearer realm="wanworks"'})
     if isinstance(error, errors.StoreFull):
-        log.error("request %s: no room left on the disk", request_id(request))
+        log.error("request %s: the disk is full", request_id(request))
     return problem(request, status, error.code, error.message)
 
 
 def _envelope(
     status: int, code: str, detail: str, headers: dict[str, str], wrong: Sequence[Mapping[str, Any]]
 ) -> Response:
-    """`{"error": {...}}`. Wrong fields are a 400 there, and the first of them is the one that `param` names."""
+    """Return `{"error": {...}}`. Invalid fields are a 400 there, and `param` names the first."""
     status = 400 if status == 422 else status
     usual = "server_error" if status >= 500 else "invalid_request_error"
     error = {
@@ -126,7 +130,7 @@ def _envelope(
         "code": wrong[0]["type"] if wrong else code,
     }
     extra = {"Cache-Control": "no-store", **headers}
-    if status in _NOT_AGAIN:
+    if status in _NO_RETRY:
         extra["x-should-retry"] = "false"
     return Response(json.dumps({"error": error}), status, extra, "application/json")
 
@@ -141,7 +145,7 @@ def _field_error(where: str, item: Any) -> FieldError:
 
 def _http_detail(request: Request, error: HTTPException) -> str:
     if error.status_code == 404:
-        return "There is no such route."
+        return "No route has this path."
     if error.status_code == 405:
-        return f"{request.method} is not offered here; see the Allow header."
+        return f"{request.method} is not allowed here. The Allow header lists the allowed methods."
     return error.detail

@@ -1,4 +1,4 @@
-"""Request headers as values. Pure: a header that means nothing is None, one that must be refused raises."""
+"""Parse request headers. Pure functions: a missing or ignorable header is None, one that must be refused raises."""
 
 import re
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ _MAX_RANGES = 100
 
 @dataclass(frozen=True)
 class Unsatisfiable:
-    """The Range header is well-formed, and nothing that it asks for exists."""
+    """The Range header is well-formed, but no requested byte exists."""
 
 
 def idempotency_key(headers: Mapping[str, str]) -> str | None:
-    """Raises InvalidField for a key that is not 1 to 255 printable ASCII characters."""
+    """Return the Idempotency-Key. Raises InvalidField if it is not 1 to 255 printable ASCII characters."""
     key = headers.get("idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
         raise InvalidField(
@@ -31,19 +31,19 @@ def idempotency_key(headers: Mapping[str, str]) -> str | None:
 
 
 def wait_seconds(headers: Mapping[str, str]) -> int | None:
-    """What ``Prefer: wait=N`` asks for, at most 60. Preferences that cannot be read are ignored (RFC 7240)."""
+    """Return N of ``Prefer: wait=N``, at most 60 seconds. Malformed preferences are ignored (RFC 7240)."""
     match = _WAIT.search(headers.get("prefer", ""))
     return min(int(match[1]), MAX_WAIT_SECONDS) if match else None
 
 
 def last_event_id(headers: Mapping[str, str]) -> str | None:
-    """The last event that a returning client has seen; an id that is none of ours is ignored."""
+    """Return the Last-Event-ID. Ids of another form are ignored."""
     value = headers.get("last-event-id", "")
     return value if _STREAM_ID.fullmatch(value) else None
 
 
 def none_match(headers: Mapping[str, str], etag: str) -> bool:
-    """Whether ``If-None-Match`` names this (quoted, strong) tag. A malformed list matches nothing."""
+    """Return whether ``If-None-Match`` has this (quoted, strong) tag. A malformed list matches nothing."""
     value = headers.get("if-none-match", "").strip()
     if value == "*":
         return True
@@ -52,9 +52,9 @@ def none_match(headers: Mapping[str, str], etag: str) -> bool:
 
 
 def byte_ranges(value: str, size: int) -> str | Unsatisfiable | None:
-    """The satisfiable part of a ``Range`` header for `size` bytes, written plainly.
+    """Return the satisfiable part of a ``Range`` header for `size` bytes, in normal form.
 
-    None: the header is to be ignored (another unit, not well-formed, or too many ranges: RFC 9110, 14.2).
+    None: the header must be ignored (another unit, malformed, or too many ranges; RFC 9110, 14.2).
     """
     unit, equals, spec = value.partition("=")
     if not equals or unit.strip().lower() != "bytes":

@@ -1,7 +1,7 @@
-"""Images that clients send: believed only once they are decoded, and kept as plain sRGB PNG without metadata.
+"""Validate images from clients by decoding them, and convert them to sRGB PNG without metadata.
 
-Colours are converted from the profile that the picture carries. The picture's size is checked before its pixels are
-unpacked, so that a decompression bomb costs nothing.
+Colours are converted from the embedded profile. The dimensions are checked before the pixels are decompressed, to
+guard against decompression bombs.
 """
 
 import base64
@@ -22,38 +22,38 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 20 * 10**6
 MAX_PIXELS = 50 * 10**6
-_PNG_DEPTH_AT = 24  # the byte that says the bits of a sample
+_PNG_DEPTH_AT = 24  # offset of the byte with the bits per sample
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
 
 
 def from_data_url(url: str) -> bytes:
-    """The bytes inside ``data:image/png;base64,...``. Raises InvalidField on `image`."""
+    """Return the bytes of ``data:image/png;base64,...``. Raises InvalidField on `image`."""
     head = _DATA_URL.match(url)
     if head is None:
         raise InvalidField.of("image", "must be a data URL: data:image/png;base64,...", "data_url")
     if (len(url) - head.end()) * 3 // 4 > MAX_BYTES + 2:
-        raise _too_big()
+        raise _too_large()
     try:
         return base64.b64decode(url[head.end() :].encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise InvalidField.of("image", "the data URL is not valid base64", "data_url") from None
+        raise InvalidField.of("image", "the data URL's content is not valid base64", "data_url") from None
 
 
 def normalise(content: bytes) -> bytes:
-    """The picture as an upright sRGB PNG. Takes seconds and hundreds of MB for the largest: not for the event loop.
+    """Return the image as an upright sRGB PNG. The largest take seconds and hundreds of MB: call it in a thread.
 
-    Raises InvalidField on `image` for what is no PNG, JPEG or WebP, is animated, cannot be decoded, or is too large.
+    Raises InvalidField on `image` if it is not a PNG, JPEG or WebP, is animated, damaged, or too large.
     """
     from PIL import Image, UnidentifiedImageError
 
     if len(content) > MAX_BYTES:
-        raise _too_big()
-    Image.MAX_IMAGE_PIXELS = None  # its own limit only warns; ours is below and refuses
+        raise _too_large()
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's limit only warns; ours, below, refuses
     try:
         with Image.open(BytesIO(content), formats=_FORMATS) as image:
             pixels = image.width * image.height
-            # A JPEG may carry further pictures, such as a preview; the others show their frames one after another.
+            # Further images in a JPEG are previews; in the other formats they are frames of an animation.
             frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1
             if pixels <= MAX_PIXELS and frames == 1:
                 out = BytesIO()
@@ -66,58 +66,58 @@ def normalise(content: bytes) -> bytes:
             "image", "is not a PNG, JPEG or WebP image; convert it to one of them", "image_type"
         ) from None
     except Exception:
-        # Decoders fail in many ways on damaged files (OSError, SyntaxError, struct.error, ...): all say the same.
+        # Decoders raise many types of errors for damaged files: OSError, SyntaxError, struct.error, ...
         raise InvalidField.of("image", "cannot be decoded; the file is damaged", "image_damaged") from None
     if frames > 1:
-        still = f"is animated, with {frames} frames; send a still picture, such as its first frame"
+        still = f"is animated, with {frames} frames; send a still image, such as its first frame"
         raise InvalidField.of("image", still, "image_animated")
-    raise InvalidField.of("image", f"has {pixels / 1e6:.1f} megapixels; at most 50 are taken", "image_pixels")
+    raise InvalidField.of("image", f"has {pixels / 1e6:.1f} megapixels; at most 50 are allowed", "image_pixels")
 
 
 def give_memory_back() -> None:
-    """Hands freed pages to the system. The allocator would keep those of a large picture for the process's life."""
-    if hasattr(_c_library(), "malloc_trim"):  # glibc's; another allocator needs no telling
+    """Return freed memory to the system. glibc would keep that of a large image for the process's lifetime."""
+    if hasattr(_c_library(), "malloc_trim"):  # only in glibc
         _c_library().malloc_trim(0)
 
 
 def _scale_transparency(image: "Image.Image", content: bytes) -> None:
-    """Has the transparent colour of a PNG in the 8 bits that samples of another depth are read as."""
+    """Scale the transparent colour of a PNG with less than 8 bits per sample, as Pillow scales the samples."""
     see_through = image.info.get("transparency")
     if image.format != "PNG" or image.mode == "P" or not isinstance(see_through, int | tuple):
         return
     depth = content[_PNG_DEPTH_AT]
     if isinstance(see_through, tuple) and depth == 16:
         image.info["transparency"] = tuple(value >> 8 for value in see_through)
-    if isinstance(see_through, int) and depth in (2, 4):  # of 1 bit, Pillow does it itself
+    if isinstance(see_through, int) and depth in (2, 4):  # Pillow scales it for 1 bit
         image.info["transparency"] = see_through * 255 // (2**depth - 1)
 
 
 def _upright(image: "Image.Image") -> None:
-    """Turns it as its EXIF or XMP data says; leaves it as it is where they cannot be read."""
+    """Rotate the image as its EXIF or XMP data says, if that can be read."""
     from PIL import ImageOps
 
-    image.load()  # first, so that only the metadata can be at fault below
+    image.load()  # first, so that an error below comes from the metadata
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception as error:  # the parsers of metadata fail in as many ways as those of pictures
+    except Exception as error:  # parsers of metadata raise many types of errors
         log.info("the orientation of an image cannot be read: %s", error)
 
 
 def _opaque(image: "Image.Image") -> "Image.Image":
-    """sRGB without profile or metadata; what is transparent becomes white."""
+    """Convert to sRGB without profile or metadata, on a white background."""
     from PIL import Image
 
     colours, alpha = _parts(image)
-    made = _in_srgb(colours, image.info.get("icc_profile"))
+    converted = _in_srgb(colours, image.info.get("icc_profile"))
     if alpha is not None:
-        made = Image.composite(made, Image.new("RGB", made.size, "white"), alpha)
-    return Image.frombytes("RGB", made.size, made.tobytes())  # without anything that came with the picture
+        converted = Image.composite(converted, Image.new("RGB", converted.size, "white"), alpha)
+    return Image.frombytes("RGB", converted.size, converted.tobytes())  # drops all metadata
 
 
 def _parts(image: "Image.Image") -> tuple["Image.Image", "Image.Image | None"]:
-    """(the colours in the mode L, RGB or CMYK, how opaque each pixel is where not all are)"""
+    """Return the colours (mode L, RGB or CMYK), and the alpha channel if there is one."""
     see_through = image.info.get("transparency")
-    if image.mode.startswith("I"):  # 16 bits a sample
+    if image.mode.startswith("I"):  # 16 bits per sample
         wide = image.convert("I")
         alpha = None if see_through is None else wide.point([255 * (v != see_through) for v in range(1 << 16)], "L")
         return wide.point([value >> 8 for value in range(1 << 16)], "L"), alpha
@@ -130,7 +130,7 @@ def _parts(image: "Image.Image") -> tuple["Image.Image", "Image.Image | None"]:
 
 
 def _in_srgb(colours: "Image.Image", profile: bytes | None) -> "Image.Image":
-    """By its profile. One that cannot be read, or is of another kind of colours, is ignored, as browsers do."""
+    """Convert by the profile. Like browsers, ignores a profile that is damaged or for another colour model."""
     from PIL import ImageCms
 
     if profile:
@@ -140,19 +140,19 @@ def _in_srgb(colours: "Image.Image", profile: bytes | None) -> "Image.Image":
             if space == "RGB" and colours.mode == "L":
                 colours = colours.convert("RGB")
             if {"GRAY": "L"}.get(space, space) == colours.mode:
-                made = ImageCms.profileToProfile(
+                converted = ImageCms.profileToProfile(
                     colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB",
                     flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
                 )  # fmt: skip
-                if made is not None:
-                    return made
+                if converted is not None:
+                    return converted
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass
     return colours.convert("RGB")
 
 
-def _too_big() -> InvalidField:
-    return InvalidField.of("image", f"is larger than {MAX_BYTES // 10**6} MB", "image_bytes")
+def _too_large() -> InvalidField:
+    return InvalidField.of("image", f"is larger than {MAX_BYTES // 10**6} MB, the maximum", "image_bytes")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Query strings: read once, every parameter known, none given twice."""
+"""Read query strings: unknown and repeated parameters are refused."""
 
 import re
 from typing import Any, TypeVar
@@ -15,27 +15,27 @@ JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{1
 
 
 def digits(value: Any) -> Any:
-    """Plain decimal digits only; what else `int` would read (spaces, underscores, 1.0) is refused."""
+    """Accept decimal digits only. Refuses what `int` accepts beyond that: spaces, underscores, 1.0."""
     if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,9}", value):
         raise ValueError("must be a whole number")
     return value
 
 
 def cursor(value: str | None) -> str | None:
-    """The id that a page ended with. Raises ValueError for what is none."""
+    """Validate the cursor of a page. Raises ValueError if it is malformed."""
     if value is not None and not JOB_ID.fullmatch(value):
-        raise ValueError("is no cursor; give the `next` of an earlier page")
+        raise ValueError("is not a cursor; give the `next` of the previous page")
     return value
 
 
 class AnyQuery(BaseModel):
-    """A route that passes its query on."""
+    """The query model of routes that pass their query on."""
 
     model_config = ConfigDict(extra="allow")
 
 
 def read_query(request: Request, model: type[Query]) -> Query:
-    """The request's query string as `model`. Raises InvalidField naming each wrong parameter."""
+    """Return the query string as `model`. Raises InvalidField with every invalid parameter."""
     values: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name in values:
@@ -48,7 +48,7 @@ def read_query(request: Request, model: type[Query]) -> Query:
 
 
 def job_id_of(request: Request) -> str:
-    """Raises NotFound for what cannot be a job's id."""
+    """Return the job id in the path. Raises NotFound if it is malformed."""
     job_id = str(request.path_params["id"])
     if not JOB_ID.fullmatch(job_id):
         raise NotFound("job", job_id)

@@ -1,1 +1,1 @@
-"""A local hub: serves a folder of models over the Hub's protocol to an unmodified huggingface_hub client."""
+"""A local hub: serve a folder of models over the Hub's protocol to unmodified huggingface_hub clients."""

@@ -1,4 +1,4 @@
-"""`python -m api.hub --root DIR --port N`: a mirror of models for a site without the internet."""
+"""`python -m api.hub --root DIR --port N`: serve a mirror of models, for sites without internet access."""
 
 import argparse
 import os
@@ -12,19 +12,19 @@ import uvicorn
 from api.hub.app import create_app
 
 _GRACE_SECONDS = 3
-# What lies in the kernel for one client and has not been sent: more would only be lost when the client goes away.
+# Unsent bytes in the kernel for one client; more would only be lost when the client disconnects.
 _UNSENT_BYTES = 256 << 10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m api.hub", description="Serve a folder of models as a hub.")
     parser.add_argument("--root", type=Path, required=True, help="a Hugging Face cache: models--ORG--NAME folders")
-    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=8080, help="0: choose a free port")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument(
         "--token",
         default=os.environ.get("WANWORKS_MIRROR_TOKEN"),
-        help="what clients must bring; better given as WANWORKS_MIRROR_TOKEN, which `ps` does not show",
+        help="token that clients must send; prefer WANWORKS_MIRROR_TOKEN, which `ps` does not show",
     )
     options = parser.parse_args()
     if not options.root.is_dir():
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def serve(app: object, host: str, port: int) -> None:
-    """Serves until SIGTERM or SIGINT; says ``ready URL`` on standard output once connections are taken."""
+    """Serve until SIGTERM or SIGINT. Prints ``ready URL`` to standard output once connections are accepted."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,8 +56,8 @@ def serve(app: object, host: str, port: int) -> None:
         server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    for asked in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(asked, lambda *_: sys.exit(0))
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: sys.exit(0))
     uvicorn.Server(config).run(sockets=[listener])
 
 

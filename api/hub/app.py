@@ -1,4 +1,4 @@
-"""The Hub's protocol over a `Mirror`: what huggingface_hub asks in order to list and fetch models, no more.
+"""The part of the Hub's protocol that huggingface_hub needs to list and fetch models, over a `Mirror`.
 
     GET  /api/models/{repo}[/revision/{rev}]        ?blobs= adds size and checksums to each file
     GET  /api/models/{repo}/tree/{rev}[/{path}]     ?recursive= ?expand= ?limit= ?cursor=
@@ -7,7 +7,7 @@
     GET  /api/models/{repo}/commits/{rev}
     GET, HEAD /{repo}/resolve/{rev}/{path}
 
-A revision or a path may hold slashes, which arrive as ``%2F``: the path is split before it is unquoted.
+Revisions and paths may contain slashes, encoded as ``%2F``, so the URL's path is split before it is unquoted.
 """
 
 import hmac
@@ -22,43 +22,43 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from api.hub.errors import Refused, no_entry, no_repo, no_revision, no_token, wrong_token
+from api.hub.errors import HubError, no_entry, no_repo, no_revision, no_token, wrong_token
 from api.hub.mirror import Entry, Mirror, Repo, folders
 
-_PAGE = 1000  # entries of a tree in one answer, as the Hub has it
-# A fifth faster than the framework's 64 KiB. Still larger ones help only a lone client on the same machine, and each
-# connection holds one.
+_PAGE = 1000  # entries of a tree in one response, as on the Hub
+# A fifth faster than the framework's 64 KiB. Larger ones help only a single client on the same machine, and every
+# connection allocates one.
 _CHUNK_BYTES = 80 << 10
 _KINDS = ("revision", "tree", "paths-info", "refs", "commits", "resolve")
 
 
 def create_app(root: Path, token: str | None = None) -> Starlette:
-    """Serves `root`; with a token, only to those who bring it."""
+    """Create the application that serves `root`. With a token, clients must send it."""
     hub = Hub(Mirror(root), token)
     routes = [
         Route("/api/models/{rest:path}", hub.api, methods=["GET", "POST"]),
         Route("/{rest:path}", hub.resolve, methods=["GET", "HEAD"]),
     ]
-    return Starlette(routes=routes, exception_handlers={Refused: _refuse})
+    return Starlette(routes=routes, exception_handlers={HubError: _refuse})
 
 
 class Hub:
-    """The handlers, and what they stand on."""
+    """The handlers of one mirror."""
 
     def __init__(self, mirror: Mirror, token: str | None) -> None:
         self._mirror = mirror
         self._token = token
 
     async def api(self, request: Request) -> Response:
-        """Everything under /api/models."""
+        """Handle everything under /api/models."""
         self._admit(request)
         segments = _segments(request)[2:]
         repo, kind, rest = self._repo(segments)
         if request.method == "POST":
             if kind != "paths-info":
                 raise no_repo()
-            asked = await _asked_paths(request)
-            return await to_thread.run_sync(lambda: _paths_info(repo, _commit(repo, rest), asked))
+            paths = await _requested_paths(request)
+            return await to_thread.run_sync(lambda: _paths_info(repo, _commit(repo, rest), paths))
         answer: Callable[[], Response]
         match kind:
             case None:
@@ -76,7 +76,7 @@ class Hub:
         return await to_thread.run_sync(answer)
 
     async def resolve(self, request: Request) -> Response:
-        """A file's bytes, or its headers alone."""
+        """Return a file, or its headers only."""
         self._admit(request)
         repo, kind, rest = self._repo(_segments(request))
         if kind != "resolve":
@@ -93,7 +93,7 @@ class Hub:
             raise wrong_token()
 
     def _repo(self, segments: list[str]) -> tuple[Repo, str | None, list[str]]:
-        """The repo that a path starts with, what is asked of it, and the rest. A repo's name has one part or two."""
+        """Split a path into the repo, whose name has one or two parts, the action, and the rest."""
         for length in (2, 1):
             kind = segments[length] if len(segments) > length else None
             if len(segments) >= length and (kind is None or kind in _KINDS):
@@ -147,21 +147,21 @@ def _tree(repo: Repo, sha: str, folder: str, request: Request) -> Response:
     return JSONResponse(described[start : start + limit], headers=headers)
 
 
-def _paths_info(repo: Repo, sha: str, asked: list[str]) -> Response:
+def _paths_info(repo: Repo, sha: str, paths: list[str]) -> Response:
     entries = repo.entries(sha)
     known: dict[str, dict[str, Any]] = {path: _folder(path, oid) for path, oid in folders(entries)}
     known |= {entry.path: _described(entry) for entry in entries}
-    return JSONResponse([known[path] for path in asked if path in known], headers={"X-Repo-Commit": sha})
+    return JSONResponse([known[path] for path in paths if path in known], headers={"X-Repo-Commit": sha})
 
 
 def _refs(repo: Repo) -> Response:
-    # A cache keeps no mark of which name is a branch and which a tag: all are given as branches.
+    # The cache does not record which names are branches and which are tags: all are reported as branches.
     branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in repo.refs().items()]
     return JSONResponse({"branches": branches, "converts": [], "tags": []})
 
 
 def _commits(repo: Repo, sha: str) -> Response:
-    # A copy holds no history: the commit itself is all that is known.
+    # A copy has no history, only the commit itself.
     commit = {"id": sha, "title": "", "message": "", "authors": [], "date": _date(repo, sha)}
     return JSONResponse([commit], headers={"X-Total-Count": "1"})
 
@@ -206,8 +206,8 @@ def _commit(repo: Repo, rest: list[str]) -> str:
     return sha
 
 
-async def _asked_paths(request: Request) -> list[str]:
-    """The client sends a form; the Hub takes JSON as well."""
+async def _requested_paths(request: Request) -> list[str]:
+    """Return the requested paths, from a form, as the client sends, or JSON, which the Hub also accepts."""
     body = await request.body()
     if "json" in request.headers.get("content-type", ""):
         content = await request.json()
@@ -230,5 +230,5 @@ def _number(text: str | None, default: int) -> int:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
+    assert isinstance(error, HubError)
     return error.response()

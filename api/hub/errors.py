@@ -1,10 +1,10 @@
-"""How the Hub says no: a status, a code in ``X-Error-Code`` that its client goes by, and a sentence."""
+"""Error responses of the Hub's protocol: a status, a message, and a code in ``X-Error-Code`` for clients."""
 
 from starlette.responses import JSONResponse
 
 
-class Refused(Exception):
-    """The request is answered with this error."""
+class HubError(Exception):
+    """An error response."""
 
     def __init__(self, status: int, code: str, message: str, commit: str | None = None) -> None:
         super().__init__(message)
@@ -19,22 +19,22 @@ class Refused(Exception):
         return JSONResponse({"error": str(self)}, self.status, headers)
 
 
-def no_repo() -> Refused:
-    return Refused(404, "RepoNotFound", "Repository not found")
+def no_repo() -> HubError:
+    return HubError(404, "RepoNotFound", "Repository not found")
 
 
-def no_revision() -> Refused:
-    return Refused(404, "RevisionNotFound", "Revision not found")
+def no_revision() -> HubError:
+    return HubError(404, "RevisionNotFound", "Revision not found")
 
 
-def no_entry(commit: str) -> Refused:
-    # The commit tells the client that the revision is there and only the file is not.
-    return Refused(404, "EntryNotFound", "Entry not found", commit)
+def no_entry(commit: str) -> HubError:
+    # The commit header tells the client that the revision exists and only the file does not.
+    return HubError(404, "EntryNotFound", "Entry not found", commit)
 
 
-def no_token() -> Refused:
-    return Refused(401, "GatedRepo", "Access to this hub needs a token")
+def no_token() -> HubError:
+    return HubError(401, "GatedRepo", "Access to this hub requires a token")
 
 
-def wrong_token() -> Refused:
-    return Refused(403, "GatedRepo", "The token given does not open this hub")
+def wrong_token() -> HubError:
+    return HubError(403, "GatedRepo", "The token is not valid for this hub")

@@ -1,10 +1,10 @@
-"""What a hub has to serve: the repos in a folder of the Hugging Face cache layout, read anew at each request.
+"""The content of a hub: the repos in a folder of the Hugging Face cache layout, read again for each request.
 
     ROOT/models--ORG--NAME/refs/<revision>             a branch or tag: the commit's sha
     ROOT/models--ORG--NAME/snapshots/<sha>/<path>      a link to a blob, or the file itself
     ROOT/models--ORG--NAME/blobs/<oid>                 the name is the checksum
 
-HTTP is not known here. Names come from clients: each is matched before it reaches the file system.
+Must not know HTTP. Names come from clients and are validated before they reach the file system.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from pathlib import Path
 _REPO = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")
 _SHA = re.compile(r"[0-9a-f]{40}")
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-# A file without a blob of its own (copied with its links resolved) is taken for a large one from this size on, or
-# when it is named as weights are: the Hub keeps those outside git, too.
+# A file without a blob (copied with its links resolved) counts as a large file from this size on, or if it has a
+# suffix of weights: the Hub keeps those outside git too.
 _LARGE_BYTES = 10_000_000
 _LARGE_NAMES = (".safetensors",)
 
@@ -32,8 +32,8 @@ class Entry:
     path: str
     location: Path
     size: int
-    oid: str  # of what git holds: the file's, or its pointer's
-    sha256: str | None  # of a file kept outside git; None for one in git
+    oid: str  # of the git object: the file or its pointer
+    sha256: str | None  # of a file kept outside git; None for a file in git
 
     @property
     def etag(self) -> str:
@@ -46,12 +46,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Mirror:
-    """The folder that is served."""
+    """The served folder."""
 
     root: Path
 
     def repo(self, repo_id: str) -> "Repo | None":
-        """None where there is no such repo, or no repo could have that name."""
+        """Return the repo; None if it does not exist or the name is invalid."""
         if not _REPO.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id:
             return None
         folder = self.root / f"models--{repo_id.replace('/', '--')}"
@@ -66,7 +66,7 @@ class Repo:
     folder: Path
 
     def refs(self) -> dict[str, str]:
-        """Commit shas by branch or tag; those whose snapshot is not here are left out."""
+        """Return commit shas by branch or tag, without those whose snapshot is missing."""
         refs = self.folder / "refs"
         found = {}
         for path in sorted(refs.rglob("*")):
@@ -77,7 +77,7 @@ class Repo:
         return found
 
     def commit(self, revision: str) -> str | None:
-        """The sha that a branch, a tag or a sha stands for. A copy without refs has its only commit as `main`."""
+        """Return the sha of a branch, tag or sha. In a copy without refs, `main` is its only commit."""
         if (sha := self._commit(revision)) is not None:
             return sha
         refs = self.refs()
@@ -87,14 +87,14 @@ class Repo:
         return commits[0] if revision == "main" and "main" not in refs and len(commits) == 1 else None
 
     def entries(self, sha: str) -> list[Entry]:
-        """Every file of that commit, by path. A file whose blob is not here is left out."""
+        """Return the files of the commit, by path, without those whose blob is missing."""
         snapshot = self.folder / "snapshots" / sha
         paths = (Path(base) / name for base, _, names in os.walk(snapshot) for name in names)
         found = [self._entry(path.relative_to(snapshot).as_posix(), path) for path in paths if path.is_file()]
         return sorted(found, key=lambda entry: entry.path)
 
     def entry(self, sha: str, path: str) -> Entry | None:
-        """One file of that commit."""
+        """Return one file of the commit."""
         parts = path.split("/")
         if not path or any(part in ("", ".", "..") or "\0" in part for part in parts):
             return None
@@ -102,7 +102,7 @@ class Repo:
         return self._entry(path, location) if location.is_file() else None
 
     def committed_at(self, sha: str) -> datetime:
-        """The nearest to a commit's date that a copy still knows: when its folder was last changed."""
+        """Return when the commit's folder last changed, because a copy does not contain the commit's date."""
         seconds = (self.folder / "snapshots" / sha).stat().st_mtime
         return datetime.fromtimestamp(seconds, UTC).replace(microsecond=0)
 
@@ -122,7 +122,7 @@ class Repo:
 
 
 def folders(entries: list[Entry]) -> Iterator[tuple[str, str]]:
-    """(path, a stable id) of each folder that holds any of these files."""
+    """Yield (path, stable id) of each folder that contains any of these files."""
     found = {parent.as_posix() for entry in entries for parent in Path(entry.path).parents} - {"."}
     for path in sorted(found):
         inside = "\n".join(f"{entry.path} {entry.etag}" for entry in entries if entry.path.startswith(f"{path}/"))
@@ -130,7 +130,7 @@ def folders(entries: list[Entry]) -> Iterator[tuple[str, str]]:
 
 
 def _pointer(sha256: str | None, size: int) -> bytes:
-    """What git holds in place of a large file (the Git LFS specification, version 1)."""
+    """Return the Git LFS pointer that git stores in place of a large file (specification version 1)."""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
@@ -140,7 +140,7 @@ def _git_oid(content: bytes) -> str:
 
 @lru_cache(maxsize=65536)
 def _checksum(path: Path, size: int, mtime_ns: int, large: bool) -> str:
-    """Of a file that carries none in its name; `mtime_ns` makes a changed file another question."""
+    """Return the checksum of a file whose name is not one. `mtime_ns` is part of the cache key."""
     if not large:
         return _git_oid(path.read_bytes())
     with path.open("rb") as file:

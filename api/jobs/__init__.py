@@ -1,1 +1,1 @@
-"""Routes under `/api/v1/jobs` and `/api/v1/webhooks`."""
+"""The routes under `/api/v1/jobs` and `/api/v1/webhooks`."""

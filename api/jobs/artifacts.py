@@ -1,4 +1,4 @@
-"""Serves what the winning attempt made, and only that: the job's result says which files there are."""
+"""Serve the artifacts that the job's result lists, which are those of the successful attempt."""
 
 import time
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from api.http import headers
 from api.http.body import has_body, read_json
 from api.http.errors import problem
 from api.http.query import job_id_of
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas import jobs as job_schemas
 from api.schemas.jobs import ArtifactLink, ArtifactQuery, LinkRequest
@@ -33,21 +33,21 @@ from shared.storage.store import InBucket
 def get_artifact(context: Context, request: Request, query: ArtifactQuery) -> Response:
     caller = caller_of(request)
     job = records.get(context.database, job_id_of(request), only=caller.only)
-    # One link does not lead to another that is good for longer.
+    # A signed link must not give access to one that is valid for longer.
     left = max(1, query.expires - int(time.time())) if caller is LINK and query.expires is not None else None
     return served(context, request, job, str(request.path_params["name"]), at_most_seconds=left)
 
 
 async def make_link(context: Context, request: Request, query: BaseModel) -> Response:
-    asked = await read_json(request, LinkRequest) if has_body(request) else LinkRequest()
+    body = await read_json(request, LinkRequest) if has_body(request) else LinkRequest()
     job_id, name = job_id_of(request), str(request.path_params["name"])
     job = await anyio.to_thread.run_sync(partial(records.get, context.database, job_id, only=caller_of(request).only))
     note_owner(request, job.owner)
-    if name not in _made(job):
+    if name not in _artifacts(job):
         raise NotFound("artifact", name)
     path = f"/api/v1/jobs/{job.id}/artifacts/{name}"
-    url, expires = await context.access.link(path, asked.expires_in_seconds)
-    return answered(
+    url, expires = await context.access.link(path, body.expires_in_seconds)
+    return json_response(
         ArtifactLink(
             url=f"{context.settings.public_path}{url}", expires_at=clock.iso(datetime.fromtimestamp(expires, UTC)) or ""
         )
@@ -55,14 +55,14 @@ async def make_link(context: Context, request: Request, query: BaseModel) -> Res
 
 
 def served(context: Context, request: Request, job: Job, name: str, *, at_most_seconds: int | None = None) -> Response:
-    """The file of that name which the job's result lists, or the part of it that is asked for. Raises NotFound.
+    """Return the named artifact of the job, or the requested ranges of it. Raises NotFound.
 
-    `at_most_seconds`: how long a link into the bucket may be good.
+    `at_most_seconds`: the maximum validity of a signed URL of the bucket.
     """
-    made = _made(job)
-    if name not in made:
+    artifacts = _artifacts(job)
+    if name not in artifacts:
         raise NotFound("artifact", name)
-    artifact = made[name]
+    artifact = artifacts[name]
     found = context.storage.store().artifact(job.id, job.attempt, name)
     etag = f'"{artifact["sha256"]}"'
     extra = {"ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes"}
@@ -72,7 +72,7 @@ def served(context: Context, request: Request, job: Job, name: str, *, at_most_s
         if context.settings.store_redirect and request.method != "HEAD":
             link = found.link(artifact["content_type"], at_most_seconds)
             return RedirectResponse(link, 307, {"Cache-Control": "no-store"})
-        return _through_us(request, found, artifact, extra)
+        return _streamed(request, found, artifact, extra)
     ranges = _ranges(request, found.stat().st_size, etag)
     if isinstance(ranges, Response):
         return ranges
@@ -84,19 +84,19 @@ def served(context: Context, request: Request, job: Job, name: str, *, at_most_s
 
 
 def _ranges(request: Request, size: int, etag: str) -> str | Response | None:
-    """The ranges to serve, None for the whole, or the refusal of what cannot be served."""
+    """Return the ranges to serve, None for the whole file, or an error response if no range is satisfiable."""
     wanted = request.headers.get("range")
     ranges = headers.byte_ranges(wanted, size) if wanted is not None else None
     if not isinstance(ranges, headers.Unsatisfiable):
         return ranges
     if _range_is_void(request, etag):
         return None
-    detail = f"The artifact has {size} bytes; the range asks for others"
+    detail = f"The artifact has {size} bytes; the requested range is outside of them"
     return problem(request, 416, "range_not_satisfiable", detail, {"Content-Range": f"bytes */{size}"})
 
 
-def _through_us(request: Request, found: InBucket, artifact: dict[str, Any], extra: dict[str, str]) -> Response:
-    """From the bucket, a piece at a time. Several ranges at once are answered with the whole, as a server may."""
+def _streamed(request: Request, found: InBucket, artifact: dict[str, Any], extra: dict[str, str]) -> Response:
+    """Stream from the bucket. Requests for several ranges get the whole file, as the standard permits."""
     size: int = artifact["bytes"]
     start, end, status = 0, size, 200
     ranges = _ranges(request, size, extra["ETag"])
@@ -114,17 +114,17 @@ def _through_us(request: Request, found: InBucket, artifact: dict[str, Any], ext
         "Content-Type": artifact["content_type"],
         "Content-Disposition": f'inline; filename="{artifact["name"]}"',
     }
-    if request.method == "HEAD":  # the row knows it all: the bucket is not asked
+    if request.method == "HEAD":  # the row has all headers, so the bucket is not contacted
         return Response(status_code=status, headers=extra)
     return StreamingResponse(found.read(start, end), status, extra)
 
 
-def _made(job: Job) -> dict[str, Any]:
+def _artifacts(job: Job) -> dict[str, Any]:
     return {item["name"]: item for item in (job.result or {}).get("artifacts", [])}
 
 
 class _File(FileResponse):
-    """Starlette's, told which ranges to serve: it answers 400 to headers that are to be ignored."""
+    """Starlette's response with given ranges; by itself it answers 400 to headers that must be ignored."""
 
     ranges: str | None = None
 
@@ -136,26 +136,26 @@ class _File(FileResponse):
 
 
 def _range_is_void(request: Request, etag: str) -> bool:
-    """``If-Range`` names another version, so the whole file is due whatever the range says."""
+    """Return whether ``If-Range`` names another version, so that the whole file must be sent."""
     condition = request.headers.get("if-range")
     return condition is not None and condition != etag
 
 
 OPERATIONS = (
     Operation(
-        "GET", "/api/v1/jobs/{id}/artifacts/{name}", get_artifact, "getArtifact", "A file that the job made",
+        "GET", "/api/v1/jobs/{id}/artifacts/{name}", get_artifact, "getArtifact", "Get an artifact of a job",
         answers=(
             Answer(200, "The whole file.", media_type="*/*", headers=("ETag", "Accept-Ranges")),
-            Answer(206, "Parts of it.", media_type="*/*", headers=("ETag", "Content-Range")),
-            Answer(304, "The client has it.", media_type=None, headers=("ETag",)),
-            Answer(307, "It lies in a bucket, at this signed address.", media_type=None, headers=("Location",)),
+            Answer(206, "The requested ranges.", media_type="*/*", headers=("ETag", "Content-Range")),
+            Answer(304, "Not modified.", media_type=None, headers=("ETag",)),
+            Answer(307, "The file is in a bucket, at this signed URL.", media_type=None, headers=("Location",)),
         ),
         problems=(404, 416, 503), headers=("Range", "If-Range", "If-None-Match"), query=ArtifactQuery,
         scope=KeyScope.READ, by_link=True,
     ),
     Operation(
         "POST", "/api/v1/jobs/{id}/artifacts/{name}/link", make_link, "linkArtifact",
-        "A link to a file that needs no key and expires",
+        "Create a link to an artifact that needs no key and expires",
         answers=(Answer(200, "The link.", job_schemas.ArtifactLink),), problems=(400, 404, 413, 415, 503),
         body=job_schemas.LinkRequest, body_required=False, scope=KeyScope.READ,
     ),

@@ -1,4 +1,4 @@
-"""The job routes: each reads what it was given, asks `shared.jobs.records`, and shows the row as its owner sees it."""
+"""The job routes: read the request, call `shared.jobs.records`, and return the row as its owner sees it."""
 
 import logging
 import time
@@ -17,9 +17,9 @@ from starlette.responses import Response
 from api.access.caller import Caller, caller_of, note_owner
 from api.context import Context
 from api.http import headers
-from api.http.body import Asked, read_generation
+from api.http.body import ReceivedRequest, read_generation
 from api.http.query import job_id_of
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.jobs import views
 from api.operation import Answer, Operation
 from api.schemas import jobs
@@ -39,15 +39,15 @@ from wanworks.requests import GenerationRequest
 
 log = logging.getLogger("wanworks.jobs")
 
-_STOP_HEEDED_SECONDS = 0.5  # how soon somebody who waits is answered when this process stops
-PASS_SECONDS = 5.0  # how often somebody who waits looks at SQL, whatever Redis says
+_STOP_CHECK_SECONDS = 0.5  # a waiting request notices within this time that the process is stopping
+PASS_SECONDS = 5.0  # a waiting request reads SQL this often, also without news from Redis
 
 
 async def create_generation(context: Context, request: Request, query: BaseModel) -> Response:
     key = headers.idempotency_key(request.headers)
-    asked = await read_generation(request)
+    received = await read_generation(request)
     caller = caller_of(request)
-    return await _accept(context, await admitted(context, asked, key, caller), caller)
+    return await _accept(context, await admitted(context, received, key, caller), caller)
 
 
 async def retry(context: Context, request: Request, query: BaseModel) -> Response:
@@ -77,25 +77,25 @@ def list_jobs(context: Context, request: Request, query: JobsQuery) -> Response:
         created_after=query.created_after,
     )
     last = page.jobs[-1].id if page.has_more else None
-    return answered(jobs.JobPage(data=shown(context, page.jobs), has_more=page.has_more, next=last))
+    return json_response(jobs.JobPage(data=job_objects(context, page.jobs), has_more=page.has_more, next=last))
 
 
 async def get_job(context: Context, request: Request, query: BaseModel) -> Response:
     job_id, only = job_id_of(request), caller_of(request).only
     wait = headers.wait_seconds(request.headers)
     if wait is None:
-        return answered(await anyio.to_thread.run_sync(_show_one, context, job_id, only))
+        return json_response(await anyio.to_thread.run_sync(_show_one, context, job_id, only))
     await _until_ended(context, job_id, only, wait)
     job = await anyio.to_thread.run_sync(_show_one, context, job_id, only)
-    return answered(job, extra={"Preference-Applied": f"wait={wait}"})
+    return json_response(job, extra={"Preference-Applied": f"wait={wait}"})
 
 
 def cancel(context: Context, request: Request, query: BaseModel) -> Response:
     job_id, only = job_id_of(request), caller_of(request).only
     note_owner(request, records.get(context.database, job_id, only=only).owner)
     stopped = records.request_cancel(context.database, job_id, only=only)
-    tell_of_cancel(context, stopped)
-    return answered(shown(context, [stopped.job])[0], 202)
+    publish_cancel(context, stopped)
+    return json_response(job_objects(context, [stopped.job])[0], 202)
 
 
 def delete(context: Context, request: Request, query: BaseModel) -> Response:
@@ -104,25 +104,25 @@ def delete(context: Context, request: Request, query: BaseModel) -> Response:
 
 
 def remove(context: Context, request: Request, job_id: str) -> None:
-    """Cancels the job if need be and shows it no more; its files go with it. Raises NotFound.
+    """Cancel the job if it has not ended, and delete it with its files. Raises NotFound.
 
-    Where its files cannot be removed now, retention removes them and the row with them.
+    If the files cannot be removed now, the retention policy removes them and the row later.
     """
     stopped = records.remove(context.database, job_id, only=caller_of(request).only)
     job = stopped.job
     note_owner(request, job.owner)
-    tell_of_cancel(context, stopped)
+    publish_cancel(context, stopped)
     if job.status in JOB_ENDS:
         context.progress.forget(job.id)
         try:
             context.storage.store().drop_job(job.id)
         except Unavailable as error:
-            log.warning("job %s is deleted, its files go later: %s", job.id, error)
+            log.warning("job %s is deleted; its files will be removed later: %s", job.id, error)
             return
         records.purge(context.database, [job.id])
 
 
-def shown(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
+def job_objects(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
     positions = queue_positions.positions(context.database, context.redis, rows)
     progress = context.live.of(rows)
     public_path = context.settings.public_path
@@ -130,27 +130,27 @@ def shown(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
 
 
 def _show_one(context: Context, job_id: str, only: str | None) -> jobs.Job:
-    return shown(context, [records.get(context.database, job_id, only=only)])[0]
+    return job_objects(context, [records.get(context.database, job_id, only=only)])[0]
 
 
-async def admitted(context: Context, asked: Asked, key: str | None, caller: Caller) -> NewJob:
-    """The job that is asked for, settled where that holds up nobody else. Raises as `Admission.generation`."""
+async def admitted(context: Context, received: ReceivedRequest, key: str | None, caller: Caller) -> NewJob:
+    """Return the requested job, in a thread if that may block. Raises like `Admission.generation`."""
     try:
-        caller.check_priority(asked.request)
+        caller.check_priority(received.request)
     except InvalidField as error:
-        asked = replace(asked, wrong=(*asked.wrong, *error.errors))
-    admit = partial(context.admission.generation, asked, key)
-    if Admission.is_quick(asked):
+        received = replace(received, wrong=(*received.wrong, *error.errors))
+    admit = partial(context.admission.generation, received, key)
+    if Admission.is_quick(received):
         return admit()
-    if asked.image is None:
+    if received.image is None:
         return await anyio.to_thread.run_sync(admit)
-    return await anyio.to_thread.run_sync(admit, limiter=context.pictures)
+    return await anyio.to_thread.run_sync(admit, limiter=context.image_limiter)
 
 
 async def committed(context: Context, new: NewJob, caller: Caller) -> Committed:
-    """Returns once the job is on disk as the caller's; leaves nothing in the store for one that was refused.
+    """Commit the job under the caller's key. Removes the inputs of a refused job from the store.
 
-    Raises LimitReached where the caller's key has its fill.
+    Raises LimitReached if a limit of the key is reached.
     """
     owned = caller.owning(new)
     try:
@@ -160,24 +160,27 @@ async def committed(context: Context, new: NewJob, caller: Caller) -> Committed:
     except (InvalidField, LimitReached, StoreFull):
         await anyio.to_thread.run_sync(context.admission.discard, new)
         raise
-    # After any other error the job may be on disk all the same (a connection lost during the commit), so its image
-    # stays: the sweep of the store takes it where there is no such job.
+    # After other errors, such as a connection lost during the commit, the job may exist, so its image stays. If it does
+    # not exist, the sweep removes the image.
     if done.replayed:
         await anyio.to_thread.run_sync(context.admission.discard, new)
     return done
 
 
 def _check_gpu_seconds(context: Context, new: NewJob, allowed: float) -> None:
-    """What waits counts as well: else a thousand jobs at once would pass. What was accepted is not refused again."""
+    """Check the key's GPU-seconds of the day, including those expected for its queued jobs. Raises LimitReached.
+
+    A repeated request for an accepted job is not refused.
+    """
     assert new.owner is not None
     now = clock.now()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     used = gpu_time.gpu_seconds(context.database, new.owner, midnight, now)
     awaited = gpu_time.awaited_gpu_seconds(context.database, new.owner)
     if used + awaited >= allowed and not records.was_accepted(context.database, new):
-        said = f"This API key has used {used:.0f} of the {allowed:g} GPU-seconds that it has a day (UTC)"
-        said += f"; its queued jobs are expected to take {awaited:.0f} more" if awaited else ""
-        raise LimitReached(said, ceil((midnight + timedelta(days=1) - now).total_seconds()))
+        message = f"This API key has used {used:.0f} of its {allowed:g} GPU-seconds per day (UTC)"
+        message += f"; its queued jobs are expected to take {awaited:.0f} more" if awaited else ""
+        raise LimitReached(message, ceil((midnight + timedelta(days=1) - now).total_seconds()))
 
 
 async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
@@ -185,26 +188,29 @@ async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
     job = done.job
     location = {"Location": f"/api/v1/jobs/{job.id}"}
     if done.replayed:
-        replayed = await anyio.to_thread.run_sync(lambda: shown(context, [job])[0])
-        return answered(replayed, 200, {**location, "Idempotency-Replayed": "true"})
+        replayed = await anyio.to_thread.run_sync(lambda: job_objects(context, [job])[0])
+        return json_response(replayed, 200, {**location, "Idempotency-Replayed": "true"})
     progress = jobs.JobProgress(percent=job.percent, phase=job.phase)
     position = None if done.position is None else Position(done.position, approximate=True)
-    return answered(views.job(job, progress, position, context.settings.public_path), 202, location)
+    return json_response(views.job(job, progress, position, context.settings.public_path), 202, location)
 
 
 async def _until_ended(context: Context, job_id: str, only: str | None, wait_seconds: float) -> None:
-    """Returns when the job has ended or the time is up. Its stream tells at once, SQL in a while. Raises NotFound."""
+    """Wait until the job has ended or the time is up. Raises NotFound.
+
+    Its stream reports the end at once; SQL is read as a fallback.
+    """
     deadline = time.monotonic() + wait_seconds
     after = await context.streams.last_id(job_id)
     while True:
         job = await anyio.to_thread.run_sync(partial(records.get, context.database, job_id, only=only))
         if job.status in JOB_ENDS:
             return
-        look_at = min(deadline, time.monotonic() + PASS_SECONDS)
-        while (left := look_at - time.monotonic()) > 0:
+        read_at = min(deadline, time.monotonic() + PASS_SECONDS)
+        while (left := read_at - time.monotonic()) > 0:
             if AppStatus.should_exit:
-                return  # this process is stopping: what is known now is a better answer than none
-            entries = await context.streams.read(job_id, after, min(left, _STOP_HEEDED_SECONDS))
+                return  # the process is stopping: respond with the current state
+            entries = await context.streams.read(job_id, after, min(left, _STOP_CHECK_SECONDS))
             after = entries[-1].id if entries else after
             if context.streams.away or any(entry.event.get("status") in JOB_ENDS for entry in entries):
                 break
@@ -212,8 +218,8 @@ async def _until_ended(context: Context, job_id: str, only: str | None, wait_sec
             return
 
 
-def tell_of_cancel(context: Context, stopped: records.Stopped) -> None:
-    """Says it to those who watch, or to the worker that runs it."""
+def publish_cancel(context: Context, stopped: records.Stopped) -> None:
+    """Publish the cancellation to watchers, or to the worker that runs the job."""
     job = stopped.job
     if stopped.ended:
         event = {"kind": "state", "attempt": job.attempt, "status": JobState.CANCELLED.value}
@@ -225,16 +231,21 @@ def tell_of_cancel(context: Context, stopped: records.Stopped) -> None:
 
 
 ACCEPTED = (
-    Answer(202, "The job, on disk and queued.", jobs.Job, headers=("Location",)),
-    Answer(200, "The job that this key made before.", jobs.Job, headers=("Location", "Idempotency-Replayed")),
+    Answer(202, "The queued job.", jobs.Job, headers=("Location",)),
+    Answer(
+        200,
+        "The job that was created earlier with this Idempotency-Key.",
+        jobs.Job,
+        headers=("Location", "Idempotency-Replayed"),
+    ),
 )
 
 OPERATIONS = (
     Operation(
-        "POST", "/api/v1/jobs/generation", create_generation, "createGeneration", "Ask for a video",
+        "POST", "/api/v1/jobs/generation", create_generation, "createGeneration", "Create a video",
         answers=ACCEPTED, problems=(400, 413, 415, 503, 507), headers=("Idempotency-Key",), body=GenerationRequest,
-        description="JSON, or a form with the image as a file part `image`; there, `loras`, `fallback` and `metadata` "
-        "are JSON texts. What is left out takes the model's native value.", scope=Scope.SUBMIT,
+        description="Send JSON, or a form with the image as the file part `image`; in a form, `loras`, `fallback` and "
+        "`metadata` are JSON texts. Fields that are left out take the model's defaults.", scope=Scope.SUBMIT,
     ),
     Operation(
         "GET", "/api/v1/jobs", list_jobs, "listJobs", "List jobs, newest first",
@@ -246,18 +257,18 @@ OPERATIONS = (
         problems=(404, 503), headers=("Prefer",), scope=Scope.READ,
     ),
     Operation(
-        "DELETE", "/api/v1/jobs/{id}", delete, "deleteJob", "Cancel a job if need be, and remove it",
-        answers=(Answer(204, "It is not shown any more; its artifacts go with it.", media_type=None),),
+        "DELETE", "/api/v1/jobs/{id}", delete, "deleteJob", "Delete a job and its artifacts; cancels it first",
+        answers=(Answer(204, "The job is deleted.", media_type=None),),
         problems=(404, 503), scope=Scope.SUBMIT,
     ),
     Operation(
         "POST", "/api/v1/jobs/{id}/cancel", cancel, "cancelJob", "Cancel a job",
-        answers=(Answer(202, "The job: cancelled, or still running and asked to stop.", jobs.Job),),
-        problems=(404, 409, 503), description="Asking again for a job that is already cancelled changes nothing.",
+        answers=(Answer(202, "The job: cancelled, or still running with a requested cancellation.", jobs.Job),),
+        problems=(404, 409, 503), description="Cancelling a cancelled job has no effect.",
         scope=Scope.SUBMIT,
     ),
     Operation(
-        "POST", "/api/v1/jobs/{id}/retry", retry, "retryJob", "The same again, as a new job",
+        "POST", "/api/v1/jobs/{id}/retry", retry, "retryJob", "Repeat an ended job as a new one",
         answers=ACCEPTED, problems=(404, 409, 503, 507), headers=("Idempotency-Key",), scope=Scope.SUBMIT,
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A job's row as its owner sees it."""
+"""Convert job rows to the API's job objects."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ from shared.states import JobState, Priority
 
 
 def job(row: JobRow, progress: JobProgress, position: Position | None, public_path: str) -> Job:
-    """A row as its owner sees it; addresses in it begin with the public path."""
+    """Return the job as its owner sees it. URLs in it begin with the public path."""
     return Job(
         id=row.id,
         type=row.type,
@@ -60,7 +60,7 @@ def _params(stored: dict[str, Any]) -> Params:
 
 
 def _unknown_params(stored: dict[str, Any]) -> dict[str, Any]:
-    """Of a job whose type a newer version has brought: as they are stored."""
+    """Return the stored parameters of a job whose type only a newer version knows."""
     return stored
 
 
@@ -72,7 +72,7 @@ def _result(row: JobRow, public_path: str) -> GenerationResult | DownloadResult 
 
 
 def _generation_result(job_id: str, result: dict[str, Any], public_path: str) -> GenerationResult:
-    """Figures that the worker did not measure are null."""
+    """Return the result. Values that the worker did not measure are null."""
     artifacts = [
         Artifact(
             name=item["name"],

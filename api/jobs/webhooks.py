@@ -1,4 +1,4 @@
-"""Messages to jobs' webhooks, for those who look why one did not come, and send it again."""
+"""List the messages to jobs' webhooks, and send them again."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api.access.caller import caller_of, note_owner
 from api.context import Context
 from api.http.query import JOB_ID, digits
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas.fields import Time
 from shared import clock
@@ -26,49 +26,53 @@ MESSAGE_ID = re.compile(rf"msg_{JOB_ID.pattern}")
 
 def _cursor(value: str | None) -> str | None:
     if value is not None and not MESSAGE_ID.fullmatch(value):
-        raise ValueError("is no cursor; give the `next` of an earlier page")
+        raise ValueError("is not a cursor; give the `next` of the previous page")
     return value
 
 
 class WebhookMessagesQuery(BaseModel):
-    """Which messages to list."""
+    """Filters and page of the list of webhook messages."""
 
     model_config = ConfigDict(extra="forbid")
 
     state: Annotated[
         Literal["waiting", "delivered", "dead"] | None,
-        Field(description="`dead`: given up after a day, or refused by the receiver for good."),
+        Field(description="`dead`: given up after a day, or permanently refused by the receiver."),
     ] = None
-    job_id: Annotated[Annotated[str, Field(max_length=64), PLAIN] | None, Field(description="Only about this job.")] = (
-        None
-    )
-    limit: Annotated[int, Field(ge=1, le=100, description="Messages on a page."), BeforeValidator(digits)] = 20
+    job_id: Annotated[
+        Annotated[str, Field(max_length=64), PLAIN] | None, Field(description="Only messages about this job.")
+    ] = None
+    limit: Annotated[
+        int, Field(ge=1, le=100, description="Maximum number of messages on the page."), BeforeValidator(digits)
+    ] = 20
     after: Annotated[
         str | None,
         AfterValidator(_cursor),
-        Field(description="The `next` of the page before.", json_schema_extra={"pattern": f"^{MESSAGE_ID.pattern}$"}),
+        Field(description="The `next` of the previous page.", json_schema_extra={"pattern": f"^{MESSAGE_ID.pattern}$"}),
     ] = None
 
 
 class WebhookMessage(BaseModel):
-    """One message about a job. The receiver sees `id` as `webhook-id`, the same at every try."""
+    """A message about a job. The receiver gets `id` as the header `webhook-id`, the same for each attempt."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     job_id: str
     type: Annotated[str, Field(description="job.succeeded, job.failed, job.cancelled or job.progress.")]
-    host: Annotated[str, Field(description="Of the webhook; the rest of its address may be a secret.")]
+    host: Annotated[
+        str, Field(description="The host of the webhook. The rest of its URL may be secret and is not shown.")
+    ]
     state: Literal["waiting", "delivered", "dead"]
     tries: int
     created_at: Time
     delivered_at: Time | None
-    error: Annotated[str | None, Field(description="Of the last try.")]
+    error: Annotated[str | None, Field(description="The error of the last attempt.")]
     data: dict[str, Any]
 
 
 class WebhookMessagePage(BaseModel):
-    """Messages, newest first. `next` goes into `after` to read on."""
+    """A page of messages, newest first. Pass `next` as `after` to get the next page."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,7 +91,9 @@ def list_messages(context: Context, request: Request, query: WebhookMessagesQuer
         job_id=query.job_id,
     )
     last = page.messages[-1].id if page.has_more else None
-    return answered(WebhookMessagePage(data=[_shown(row) for row in page.messages], has_more=page.has_more, next=last))
+    return json_response(
+        WebhookMessagePage(data=[_shown(row) for row in page.messages], has_more=page.has_more, next=last)
+    )
 
 
 def replay(context: Context, request: Request, query: BaseModel) -> Response:
@@ -96,7 +102,7 @@ def replay(context: Context, request: Request, query: BaseModel) -> Response:
         raise NotFound("message", message_id)
     message = webhooks.replay(context.database, message_id, only=caller_of(request).only)
     note_owner(request, next((job.owner for job in records.several(context.database, [message.job_id])), None))
-    return answered(_shown(message), 202)
+    return json_response(_shown(message), 202)
 
 
 def _shown(row: Row) -> WebhookMessage:
@@ -117,14 +123,14 @@ def _shown(row: Row) -> WebhookMessage:
 OPERATIONS = (
     Operation(
         "GET", "/api/v1/webhooks/messages", list_messages, "listWebhookMessages",
-        "What jobs' webhooks were and are to be told",
+        "List messages to webhooks",
         answers=(Answer(200, "A page of messages.", WebhookMessagePage),), problems=(503,),
         query=WebhookMessagesQuery, tag="operations", scope=Scope.READ,
     ),
     Operation(
         "POST", "/api/v1/webhooks/messages/{message_id}/replay", replay, "replayWebhookMessage",
-        "Send a message once more",
-        answers=(Answer(202, "It waits to be sent.", WebhookMessage),), problems=(404, 409, 503),
+        "Send a webhook message again",
+        answers=(Answer(202, "The message is queued.", WebhookMessage),), problems=(404, 409, 503),
         tag="operations", scope=Scope.SUBMIT,
     ),
 )  # fmt: skip

@@ -1,1 +1,1 @@
-"""What surrounds every request: ids, security headers, timing, origins, traces, the public path."""
+"""Middleware: request ids, security headers, timing, origin checks, traces, the public path."""

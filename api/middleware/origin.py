@@ -1,7 +1,7 @@
-"""Whose pages may use the API: its own, and those of the origins that are allowed by setting.
+"""Refuse changes and WebSockets from pages of other origins, except the origins allowed by a setting.
 
-A browser sends `Origin` with every WebSocket and with every request that changes something; what is no browser sends
-none. So a page of another site can neither start a job nor watch one, whatever it makes its visitor's browser send.
+Browsers send `Origin` with every WebSocket and every request that changes something; other clients send none. So a
+page of another site cannot use a visitor's session to start or watch jobs.
 """
 
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from api.http.errors import answer
 from shared.errors import Forbidden
 
 _Place = tuple[str, str | None, int | None]
-"""(scheme, host, port); an origin that is none (`null`) has no host."""
+"""(scheme, host, port); the opaque origin (`null`) has no host."""
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -21,7 +21,7 @@ _POLICY_VIOLATION = 1008
 
 
 class SameOrigin:
-    """Answers 403 to what another origin's page asks to be changed, and to its WebSockets."""
+    """Answer 403 to changes and WebSockets that come from a page of another origin."""
 
     def __init__(self, app: ASGIApp, allowed: str) -> None:
         self.app = app
@@ -29,26 +29,29 @@ class SameOrigin:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         changing = scope["type"] == "http" and scope["method"] not in _READING
-        if not (changing or scope["type"] == "websocket") or self._may(HTTPConnection(scope)):
+        if not (changing or scope["type"] == "websocket") or self._is_allowed(HTTPConnection(scope)):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})  # before it is accepted: a 403
+            # Closed before it is accepted, so the client receives a 403.
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
         else:
-            refusal = Forbidden("Pages of another origin may not use this API")
+            refusal = Forbidden(
+                "Pages of other origins may not use this API. Allow an origin in the setting WANWORKS_ALLOWED_ORIGINS."
+            )
             await answer(Request(scope), refusal)(scope, receive, send)
 
-    def _may(self, asked: HTTPConnection) -> bool:
-        return is_own_page(asked) or _place(asked.headers.get("origin", "")) in self._allowed
+    def _is_allowed(self, connection: HTTPConnection) -> bool:
+        return is_own_page(connection) or _place(connection.headers.get("origin", "")) in self._allowed
 
 
-def is_own_page(asked: HTTPConnection) -> bool:
-    """Whether one of our own pages asks, or what is no page at all."""
-    origin = asked.headers.get("origin")
+def is_own_page(connection: HTTPConnection) -> bool:
+    """Return whether the request comes from a page of this server, or from a client that is not a browser."""
+    origin = connection.headers.get("origin")
     if origin is None:
         return True
     scheme, host, port = _place(origin)
-    # The scheme is left out: behind a proxy that ends TLS this process speaks http, and its pages https.
-    return host is not None and (scheme, host, port) == _place(f"{scheme}://{asked.headers.get('host', '')}")
+    # The scheme is not compared: behind a proxy that terminates TLS, this process sees http and its pages https.
+    return host is not None and (scheme, host, port) == _place(f"{scheme}://{connection.headers.get('host', '')}")
 
 
 def _place(origin: str) -> _Place:

@@ -1,6 +1,6 @@
-"""Every request has an id: the client's own where it sent a decent one. It comes back in a header and in every problem.
+"""Give every request an id: the client's, if it is valid. It is returned in a header and in every problem document.
 
-The outermost layer, so it is also the last to catch what nobody answered.
+This is the outermost layer, so it also handles exceptions that no other layer has handled.
 """
 
 import re
@@ -42,6 +42,6 @@ class RequestId:
             try:
                 await self.app(scope, receive, send_with_id)
             except Exception as error:
-                if started:  # too late for another answer: the server cuts the connection
+                if started:  # too late for an error response: the server closes the connection
                     raise
                 await answer(Request(scope), error)(scope, receive, send_with_id)

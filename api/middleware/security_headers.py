@@ -1,10 +1,10 @@
-"""What every answer tells a browser, unless its route has said better: believe the content type, frame nothing, load
-nothing, and give it to no other site's page but those of the origins that are allowed by setting."""
+"""Add security headers to responses whose route does not set them: no content sniffing, no framing, no loading of
+other resources, and no use by pages of other origins than the allowed ones."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# A picture or a video that is opened on its own is shown by a page of the browser's own making.
+# Browsers show an image or video that is opened directly in a generated page, which needs these sources.
 _POLICY = (
     "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"

@@ -1,6 +1,6 @@
-"""The API under a path of a reverse proxy, whether that takes the path off what it passes on or leaves it.
+"""Serve the API under a path of a reverse proxy, whether the proxy strips the path or not.
 
-Inside, all paths are the API's own. What leaves, links and `Location`, carries the public path.
+Handlers see paths without it. Links and `Location` headers in responses begin with the public path.
 """
 
 from urllib.parse import quote
@@ -24,7 +24,7 @@ class SubPath:
             await self.app(scope, receive, send)
             return
         if scope["path"] == self._path and scope.get("method") in _REDIRECTED:
-            # Relative links would lead astray from here; the browser keeps the query.
+            # Without the slash, relative links would be resolved against the wrong path. The browser keeps the query.
             query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
             await RedirectResponse(f"{self._path}/{query}", 308)(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""How long requests take, by route and status. Streams are left out: they last as long as somebody listens."""
+"""Measure the duration of requests, by route and status, without streams, which last as long as clients listen."""
 
 import time
 
@@ -8,7 +8,7 @@ from shared.telemetry.metrics import HTTP_SECONDS, Meters
 
 
 class Stopwatch:
-    """Counts a request when its answer has begun; one that no route takes counts under no route."""
+    """Observe each request when its response starts. Requests without a matching route have an empty label."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -19,7 +19,7 @@ class Stopwatch:
             return
         began = time.perf_counter()
 
-        async def noting(message: Message) -> None:
+        async def observe(message: Message) -> None:
             if message["type"] == "http.response.start" and not _is_stream(message):
                 meters: Meters = scope["state"]["meters"]
                 route, method = scope.get("wanworks.route", ""), scope["method"] if "wanworks.route" in scope else ""
@@ -27,7 +27,7 @@ class Stopwatch:
                 meters.observe(HTTP_SECONDS, method, route, str(message["status"]), seconds=seconds)
             await send(message)
 
-        await self.app(scope, receive, noting)
+        await self.app(scope, receive, observe)
 
 
 def _is_stream(message: Message) -> bool:

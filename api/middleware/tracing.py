@@ -1,6 +1,6 @@
-"""A span for each request, which the job that it asks for goes on from. In the way only where traces are on.
+"""Create a span for each request; a job that it creates continues the trace. Installed only if traces are enabled.
 
-Probes and scrapes are left out: nobody looks for them, and they would be most of what is stored.
+Probes and scrapes get no span, because they would be most of the stored spans.
 """
 
 from http import HTTPStatus
@@ -14,7 +14,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Traces:
-    """The outermost layer, so that whatever is logged about a request names its trace. Names are OpenTelemetry's."""
+    """The outermost layer, so that all log lines of a request have its trace id. Names follow OpenTelemetry."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -24,11 +24,11 @@ class Traces:
             await self.app(scope, receive, send)
             return
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-        # The path, never the query: signatures are in there.
+        # The path without the query, which may contain a signature.
         about = {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope.get("scheme", "http")}
         span = tracing.begin(method, about, kind="server", parent=_traceparent(scope))
 
-        async def noting(message: Message) -> None:
+        async def observe(message: Message) -> None:
             if message["type"] == "http.response.start":
                 status: int = message["status"]
                 span.note({"http.response.status_code": status})
@@ -38,7 +38,7 @@ class Traces:
 
         try:
             with span.current():
-                await self.app(scope, receive, noting)
+                await self.app(scope, receive, observe)
         finally:
             if "wanworks.route" in scope:
                 span.rename(f"{method} {scope['wanworks.route']}")

@@ -1,1 +1,1 @@
-"""Routes under `/api/v1/models` and `/api/v1/wan-models`."""
+"""The routes under `/api/v1/models` and `/api/v1/wan-models`."""

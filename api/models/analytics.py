@@ -1,4 +1,4 @@
-"""How much each model was used, when, and how it ended."""
+"""Analytics: how often each model was used, when, and with which outcome."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, time
@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Context
-from api.http.responses import ready
+from api.http.responses import serialized_response
 from api.operation import Answer, Operation
 from api.schemas import analytics as analytics_schemas
 from api.schemas import fields
@@ -25,23 +25,23 @@ _PEAKS = 3
 async def analytics(context: Context, request: Request, query: AnalyticsQuery) -> Response:
     days = query.time_period_days
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return _analytics(context, days).model_dump_json().encode()
 
-    return ready(await context.together.ask(("analytics", days), work))
+    return serialized_response(await context.coalescer.run(("analytics", days), compute))
 
 
 def _analytics(context: Context, period: int) -> analytics_schemas.Analytics:
     now = clock.now()
     first, month = first_day(now, period), first_day(now, FREQUENCY_DAYS)
     found = usage_days.days(context.database, min(first, month))
-    asked = [day for day in found if day.day >= first]
-    totals = usage_days.totals(asked)
-    # A model that has left the catalogue keeps its uses.
+    selected = [day for day in found if day.day >= first]
+    totals = usage_days.totals(selected)
+    # Models that were removed from the catalogue are included.
     names = list(dict.fromkeys((*context.catalogue.model_ids, *sorted(totals))))
     by_model: dict[str, list[Day]] = {name: [] for name in names}
     recent: dict[str, list[Day]] = {name: [] for name in names}
-    for day in asked:
+    for day in selected:
         by_model[day.model_id].append(day)
     for day in found:
         if day.day >= month and day.model_id in recent:
@@ -67,7 +67,7 @@ def _analytics(context: Context, period: int) -> analytics_schemas.Analytics:
 
 
 def _model(
-    name: str, total: Totals, asked: Sequence[Day], recent: Sequence[Day], period: int
+    name: str, total: Totals, selected: Sequence[Day], recent: Sequence[Day], period: int
 ) -> analytics_schemas.ModelAnalytics:
     average = _rounded(total.average_seconds)
     rate = scoring.success_rate(total.successes, total.uses)
@@ -87,7 +87,7 @@ def _model(
             )
             for day in recent
         ],
-        peak_usage_hours=peak_hours(asked),
+        peak_usage_hours=peak_hours(selected),
         basis={
             "total_uses": "measured",
             "uses_per_day": "measured",
@@ -100,7 +100,7 @@ def _model(
 
 
 def peak_hours(days: Sequence[Day]) -> list[int]:
-    """The three hours of the day in UTC with most uses, busiest first; hours without any are none."""
+    """Return the three busiest hours of the day in UTC, busiest first, without hours that have no usage."""
     counts = [sum(day.hours[hour] for day in days) for hour in range(24)]
     ranked = sorted((hour for hour in range(24) if counts[hour]), key=lambda hour: (-counts[hour], hour))
     return ranked[:_PEAKS]
@@ -112,8 +112,8 @@ def _rounded(seconds: float | None) -> float | None:
 
 OPERATIONS = (
     Operation(
-        "GET", "/api/v1/models/analytics", analytics, "modelsAnalytics", "How much the models are used",
-        answers=(Answer(200, "Over the days asked.", analytics_schemas.Analytics),), problems=(503,),
+        "GET", "/api/v1/models/analytics", analytics, "modelsAnalytics", "Get usage analytics of the models",
+        answers=(Answer(200, "Usage over the requested days.", analytics_schemas.Analytics),), problems=(503,),
         query=analytics_schemas.AnalyticsQuery, tag="models", scope=Scope.READ,
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Cleanup: the plan for every node from rows alone, or its execution as one job for each node."""
+"""Cleanup: return the plan for each node, computed from rows, or execute it as one job for each node."""
 
 import time
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from api.access.caller import caller_of
 from api.context import Context
 from api.http import headers
 from api.http.body import read_json
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.jobs.node_jobs import accepted, check_node, check_target, cleanups, keyed
 from api.operation import Answer, Operation
 from api.schemas import cleanup as cleanup_schemas
@@ -27,36 +27,36 @@ from shared.management import cleanup_facts, cleanup_plan
 from shared.management.cleanup_plan import Action, CleanupPlan
 from shared.states import JOB_ENDS, Scope
 
-_PATIENCE_SECONDS = 30.0
-_LOOK_SECONDS = 0.1
+_WAIT_SECONDS = 30.0
+_POLL_SECONDS = 0.1
 
 
 async def cleanup(context: Context, request: Request, query: BaseModel) -> Response:
     key, caller = headers.idempotency_key(request.headers), caller_of(request)
-    asked = await read_json(request, CleanupRequest)
-    plans = await anyio.to_thread.run_sync(_plans, context, asked)
+    body = await read_json(request, CleanupRequest)
+    plans = await anyio.to_thread.run_sync(_plans, context, body)
     rows: list[Job] = []
     extra = {}
-    if not asked.dry_run:
-        made = await anyio.to_thread.run_sync(
-            lambda: accepted(context, keyed(asked, cleanups(context, asked), key), caller)
+    if not body.dry_run:
+        jobs = await anyio.to_thread.run_sync(
+            lambda: accepted(context, keyed(body, cleanups(context, body), key), caller)
         )
-        extra = {"Idempotency-Replayed": "true"} if all(one.replayed for one in made) else {}
-        rows = await _ended(context, [one.job for one in made])
-    return answered(_answer(asked, plans, rows), extra=extra)
+        extra = {"Idempotency-Replayed": "true"} if all(one.replayed for one in jobs) else {}
+        rows = await _ended(context, [one.job for one in jobs])
+    return json_response(_answer(body, plans, rows), extra=extra)
 
 
-def _plans(context: Context, asked: CleanupRequest) -> list[CleanupPlan]:
-    """Of each node asked that is online. Raises InvalidField."""
+def _plans(context: Context, body: CleanupRequest) -> list[CleanupPlan]:
+    """Return the plans of the requested nodes that are online. Raises InvalidField."""
     silence = context.settings.device_silence_seconds
-    if asked.node is not None:
-        check_node(context, asked.node)
+    if body.node is not None:
+        check_node(context, body.node)
     rows = [
         node
         for node, silent in nodes.nodes(context.database)
-        if (nodes.is_heard(silent, silence) if asked.node is None else node.name == asked.node)
+        if (nodes.is_heard(silent, silence) if body.node is None else node.name == body.node)
     ]
-    check_target(asked, rows)
+    check_target(body, rows)
     now = clock.now()
     return [
         cleanup_plan.plan(
@@ -65,8 +65,8 @@ def _plans(context: Context, asked: CleanupRequest) -> list[CleanupPlan]:
                 context.catalogue,
                 node.name,
                 now,
-                asked.target_space_gb,
-                asked.keep_recent_days,
+                body.target_space_gb,
+                body.keep_recent_days,
                 context.settings.retention_days,
             )
         )
@@ -75,16 +75,16 @@ def _plans(context: Context, asked: CleanupRequest) -> list[CleanupPlan]:
 
 
 async def _ended(context: Context, rows: Sequence[Job]) -> list[Job]:
-    """The jobs once all have ended, or after 30 seconds."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    """Return the jobs once all have ended, or after 30 seconds."""
+    deadline = time.monotonic() + _WAIT_SECONDS
     now = list(rows)
     while any(row.status not in JOB_ENDS for row in now) and time.monotonic() < deadline:
-        await anyio.sleep(_LOOK_SECONDS)
-        now = await anyio.to_thread.run_sync(_again, context, now)
+        await anyio.sleep(_POLL_SECONDS)
+        now = await anyio.to_thread.run_sync(_reload, context, now)
     return now
 
 
-def _again(context: Context, rows: Sequence[Job]) -> list[Job]:
+def _reload(context: Context, rows: Sequence[Job]) -> list[Job]:
     found = []
     for row in rows:
         try:
@@ -94,14 +94,14 @@ def _again(context: Context, rows: Sequence[Job]) -> list[Job]:
     return found
 
 
-def _answer(asked: CleanupRequest, plans: Sequence[CleanupPlan], rows: Sequence[Job]) -> cleanup_schemas.Cleanup:
+def _answer(body: CleanupRequest, plans: Sequence[CleanupPlan], rows: Sequence[Job]) -> cleanup_schemas.Cleanup:
     free = [plan.free_bytes for plan in plans if plan.free_bytes is not None]
     executed = [action for row in rows for action in _executed(row)]
     return cleanup_schemas.Cleanup(
-        dry_run=asked.dry_run,
+        dry_run=body.dry_run,
         recommendations=cleanup_schemas.CleanupPlan(
             total_space_available_gb=_gb(sum(free)) if free else None,
-            target_space_gb=asked.target_space_gb,
+            target_space_gb=body.target_space_gb,
             space_to_free_gb=_gb(sum(plan.to_free_bytes for plan in plans)),
             cleanup_actions=[_action(plan.node, action) for plan in plans for action in plan.actions],
             reaches_target=all(plan.reaches_target for plan in plans),
@@ -130,7 +130,7 @@ def _action(node: str, action: Action) -> cleanup_schemas.CleanupAction:
 
 
 def _executed(row: Job) -> list[cleanup_schemas.CleanupAction]:
-    """What the job did; the sizes are those that the disk gave back."""
+    """Return what the job did, with the disk space that was actually freed."""
     return [
         cleanup_schemas.CleanupAction(
             action_type=action["action_type"],
@@ -150,10 +150,10 @@ def _gb(size: int) -> float:
 
 OPERATIONS = (
     Operation(
-        "POST", "/api/v1/models/cleanup", cleanup, "cleanup", "Make room in the model storage",
+        "POST", "/api/v1/models/cleanup", cleanup, "cleanup", "Free space in the model storage",
         answers=(
             Answer(
-                200, "The plan, and what was done within 30 seconds.", cleanup_schemas.Cleanup,
+                200, "The plan, and what was executed within 30 seconds.", cleanup_schemas.Cleanup,
                 headers=("Idempotency-Replayed",),
             ),
         ),

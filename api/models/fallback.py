@@ -1,4 +1,4 @@
-"""What to do when a model cannot serve at once: the question over HTTP, answered by `shared.management.fallback`."""
+"""Suggest strategies when a model is not ready, computed by `shared.management.fallback`."""
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from api.context import Context
 from api.http.body import read_json
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.models.status import basis_of
 from api.operation import Answer, Operation
 from api.schemas import fallback as fallback_schemas
@@ -18,18 +18,16 @@ from shared.states import Scope
 
 
 async def suggest_fallback(context: Context, request: Request, query: BaseModel) -> Response:
-    asked = await read_json(request, FallbackRequest)
-    context.catalogue.get(asked.requested_model)
+    body = await read_json(request, FallbackRequest)
+    context.catalogue.get(body.requested_model)
 
-    def work() -> dict[str, ModelFacts]:
+    def compute() -> dict[str, ModelFacts]:
         return fallback_facts.facts(context.settings, context.library())
 
-    models = await context.together.ask("fallback", work)
-    limit = asked.max_wait_minutes
-    wish = Wish(
-        asked.requested_model, asked.quality, asked.speed, asked.resolution, None if limit is None else limit * 60
-    )
-    return answered(_answer(wish, suggest(wish, models)))
+    models = await context.coalescer.run("fallback", compute)
+    limit = body.max_wait_minutes
+    wish = Wish(body.requested_model, body.quality, body.speed, body.resolution, None if limit is None else limit * 60)
+    return json_response(_answer(wish, suggest(wish, models)))
 
 
 def _answer(wish: Wish, found: Suggestion) -> fallback_schemas.FallbackSuggestion:
@@ -88,8 +86,8 @@ def _strategy(choice: Choice) -> fallback_schemas.FallbackStrategy:
 OPERATIONS = (
     Operation(
         "POST", "/api/v1/models/fallback/suggest", suggest_fallback, "suggestFallback",
-        "What to do when a model cannot serve at once",
-        answers=(Answer(200, "The best strategy and the others.", fallback_schemas.FallbackSuggestion),),
+        "Suggest strategies when a model is not ready",
+        answers=(Answer(200, "The best strategy and alternatives.", fallback_schemas.FallbackSuggestion),),
         problems=(400, 404, 413, 415, 503), body=fallback_schemas.FallbackRequest, tag="models", scope=Scope.READ,
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The health of every model: one read of the library, judged by `shared.insight.health`."""
+"""The health of all models: read the library once and assess it with `shared.insight.health`."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Context
-from api.http.responses import ready
+from api.http.responses import serialized_response
 from api.models.status import basis_of
 from api.operation import Answer, Operation
 from api.schemas import models as schemas
@@ -20,10 +20,10 @@ from shared.states import Scope
 
 
 async def health(context: Context, request: Request, query: BaseModel) -> Response:
-    def work() -> bytes:
+    def compute() -> bytes:
         return _health(context.library()).model_dump_json().encode()
 
-    return ready(await context.together.ask("health", work))
+    return serialized_response(await context.coalescer.run("health", compute))
 
 
 def _health(library: Library) -> schemas.LibraryHealth:
@@ -85,8 +85,8 @@ def _model(model: ModelView, facts: ModelFacts) -> schemas.ModelHealth:
 
 OPERATIONS = (
     Operation(
-        "GET", "/api/v1/models/health", health, "modelsHealth", "How well the models are",
-        answers=(Answer(200, "Every model, and what should be done.", schemas.LibraryHealth),), problems=(503,),
+        "GET", "/api/v1/models/health", health, "modelsHealth", "Get the health of all models",
+        answers=(Answer(200, "The health of all models and advice.", schemas.LibraryHealth),), problems=(503,),
         tag="models", scope=Scope.READ,
     ),
 )  # fmt: skip

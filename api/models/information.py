@@ -1,4 +1,4 @@
-"""What each model can do, how well it is, how it performs, how two compare, and which to take."""
+"""Capabilities, health and performance of models, their comparison, and recommendations."""
 
 import hashlib
 import importlib.metadata
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from api.access.caller import Caller, caller_of
 from api.context import Context
 from api.http import headers
-from api.http.responses import answered, ready
+from api.http.responses import json_response, serialized_response
 from api.models.status import basis_of
 from api.operation import Answer, Operation
 from api.ops.alerts import seen_by
@@ -37,34 +37,34 @@ from shared.states import Scope
 
 
 async def capabilities(context: Context, request: Request, query: BaseModel) -> Response:
-    """Raises NotFound. The same for as long as the catalogue is."""
+    """Return a model's capabilities, which change only with the catalogue. Raises NotFound."""
     entry = context.catalogue.get(str(request.path_params["model_type"]))
     body = capabilities_of(entry).model_dump_json().encode()
     etag = f'"{hashlib.sha256(body).hexdigest()}"'
     known = {"ETag": etag, "Cache-Control": "no-cache"}
     if headers.none_match(request.headers, etag):
         return Response(status_code=304, headers=known)
-    return ready(body, extra=known)
+    return serialized_response(body, extra=known)
 
 
 async def health(context: Context, request: Request, query: BaseModel) -> Response:
     """Raises NotFound."""
     model_id = context.catalogue.get(str(request.path_params["model_type"])).model_id
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return health_of(context.overviews.models().models[model_id]).model_dump_json().encode()
 
-    return ready(await context.together.ask(("insight health", model_id), work))
+    return serialized_response(await context.coalescer.run(("insight health", model_id), compute))
 
 
 async def performance(context: Context, request: Request, query: BaseModel) -> Response:
     """Raises NotFound."""
     model_id = context.catalogue.get(str(request.path_params["model_type"])).model_id
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return performance_of(context.overviews.models().models[model_id].performance).model_dump_json().encode()
 
-    return ready(await context.together.ask(("insight performance", model_id), work))
+    return serialized_response(await context.coalescer.run(("insight performance", model_id), compute))
 
 
 async def compare(context: Context, request: Request, query: BaseModel) -> Response:
@@ -72,33 +72,33 @@ async def compare(context: Context, request: Request, query: BaseModel) -> Respo
     a = context.catalogue.get(str(request.path_params["model_a"]))
     b = context.catalogue.get(str(request.path_params["model_b"]))
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return _comparison(context.overviews.models(), a, b).model_dump_json().encode()
 
-    return ready(await context.together.ask(("insight compare", a.model_id, b.model_id), work))
+    return serialized_response(await context.coalescer.run(("insight compare", a.model_id, b.model_id), compute))
 
 
 async def recommend(context: Context, request: Request, query: RecommendQuery) -> Response:
     wish = Wish(query.use_case, query.quality_priority, query.speed_priority, query.memory_constraint_gb)
-    overview = await context.together.ask("insight", context.overviews.models)
+    overview = await context.coalescer.run("insight", context.overviews.models)
     candidates = [
         Candidate(model.view.entry, model.view.availability, model.status, model.performance)
         for model in overview.models.values()
     ]
-    return answered(_recommendation(recommendation.recommend(wish, candidates), overview))
+    return json_response(_recommendation(recommendation.recommend(wish, candidates), overview))
 
 
 async def dashboard(context: Context, request: Request, query: BaseModel) -> Response:
     caller = caller_of(request)
 
-    def work() -> bytes:
+    def compute() -> bytes:
         return schemas.InsightDashboard(**dashboard_fields(whole_for(context, caller))).model_dump_json().encode()
 
-    return ready(await context.together.ask(("insight dashboard", caller.only), work))
+    return serialized_response(await context.coalescer.run(("insight dashboard", caller.only), compute))
 
 
 async def status(context: Context, request: Request, query: BaseModel) -> Response:
-    def work() -> bytes:
+    def compute() -> bytes:
         whole = context.overviews.whole()
         return (
             schemas.InsightStatus(
@@ -111,11 +111,11 @@ async def status(context: Context, request: Request, query: BaseModel) -> Respon
             .encode()
         )
 
-    return ready(await context.together.ask("insight status", work))
+    return serialized_response(await context.coalescer.run("insight status", compute))
 
 
 def capabilities_of(entry: CatalogueEntry) -> schemas.ModelCapabilities:
-    """From the catalogue alone. Of what the product does not do with any model, nothing is promised."""
+    """Return the capabilities from the catalogue."""
     figures = (
         "supported_resolutions", "min_frames", "max_frames", "supported_fps", "hardware_requirements", "min_steps",
         "max_steps", "defaults", "download_size_gb",
@@ -209,13 +209,13 @@ def performance_of(found: Performance) -> schemas.ModelPerformance:
 
 
 def whole_for(context: Context, caller: Caller) -> Whole:
-    """Everything that the caller may see. Raises DatabaseUnavailable."""
+    """Return everything that the caller may see. Raises DatabaseUnavailable."""
     whole = context.overviews.whole()
     return replace(whole, alerts=tuple(seen_by(context, caller, whole.alerts)))
 
 
 def dashboard_fields(whole: Whole) -> dict[str, object]:
-    """The dashboard's body, also within the overview's."""
+    """Return the fields of the dashboard, which are also part of the overview."""
     overview = whole.overview
     scores = [model.performance.performance_score for model in overview.models.values()]
     average = scoring.mean_score(scores)
@@ -316,46 +316,46 @@ def _recommendation(advice: Advice, overview: Overview) -> schemas.ModelRecommen
 OPERATIONS = (
     Operation(
         "GET", "/api/v1/wan-models/capabilities/{model_type}", capabilities, "modelCapabilities",
-        "What a model can be asked for",
+        "Get a model's capabilities",
         answers=(
-            Answer(200, "From the catalogue.", schemas.ModelCapabilities, headers=("ETag",)),
-            Answer(304, "The client has it.", media_type=None, headers=("ETag",)),
+            Answer(200, "Its capabilities, from the catalogue.", schemas.ModelCapabilities, headers=("ETag",)),
+            Answer(304, "Not modified.", media_type=None, headers=("ETag",)),
         ),
         problems=(404,), headers=("If-None-Match",), tag="insight", scope=Scope.READ,
     ),
     Operation(
         "GET", "/api/v1/wan-models/health/{model_type}", health, "modelHealthMetrics",
-        "How well a model is, now and over 24 hours",
+        "Get a model's health, now and over 24 hours",
         answers=(Answer(200, "Its health.", schemas.ModelHealthMetrics),), problems=(404, 503), tag="insight",
         scope=Scope.READ,
     ),
     Operation(
         "GET", "/api/v1/wan-models/performance/{model_type}", performance, "modelPerformance",
-        "What a model has shown over 30 days",
+        "Get a model's performance over 30 days",
         answers=(Answer(200, "Its performance.", schemas.ModelPerformance),), problems=(404, 503),
         tag="insight", scope=Scope.READ,
     ),
     Operation(
         "GET", "/api/v1/wan-models/compare/{model_a}/{model_b}", compare, "compareModels",
-        "Two models side by side",
-        answers=(Answer(200, "Every difference is b relative to a.", schemas.ModelComparison),),
+        "Compare two models",
+        answers=(Answer(200, "The differences of b relative to a.", schemas.ModelComparison),),
         problems=(404, 503), tag="insight", scope=Scope.READ,
     ),
     Operation(
-        "GET", "/api/v1/wan-models/recommend", recommend, "recommendModel", "Which model suits a purpose",
-        answers=(Answer(200, "The best that fits, with reasons.", schemas.ModelRecommendation),),
+        "GET", "/api/v1/wan-models/recommend", recommend, "recommendModel", "Recommend a model for a use case",
+        answers=(Answer(200, "The best fitting model, with reasons.", schemas.ModelRecommendation),),
         problems=(503,), query=schemas.RecommendQuery, tag="insight",
-        description="The memory constraint is a hard limit: where nothing fits, `recommended_model` is null.",
+        description="The memory constraint is a hard limit. If no model fits, `recommended_model` is null.",
         scope=Scope.READ,
     ),
     Operation(
-        "GET", "/api/v1/wan-models/dashboard", dashboard, "insightDashboard", "Everything about every model",
+        "GET", "/api/v1/wan-models/dashboard", dashboard, "insightDashboard", "Get all information on all models",
         answers=(Answer(200, "Models, alerts and recommendations.", schemas.InsightDashboard),),
         problems=(503,), tag="insight", scope=Scope.READ,
     ),
     Operation(
-        "GET", "/api/v1/wan-models/status", status, "insightStatus", "Which models can be used now",
-        answers=(Answer(200, "The status in one word.", schemas.InsightStatus),), problems=(503,),
+        "GET", "/api/v1/wan-models/status", status, "insightStatus", "Get the status and the usable models",
+        answers=(Answer(200, "The status and the available models.", schemas.InsightStatus),), problems=(503,),
         tag="insight", scope=Scope.READ,
     ),
 )  # fmt: skip

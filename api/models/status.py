@@ -1,11 +1,11 @@
-"""The detailed status of every model: one read of the library, put into the words that clients were promised."""
+"""The detailed status of all models: read the library once and convert it to the API's schema."""
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Context
-from api.http.responses import ready
+from api.http.responses import serialized_response
 from api.operation import Answer, Operation
 from api.schemas import fields
 from api.schemas import models as schemas
@@ -25,10 +25,10 @@ from shared.states import REPLICA_READY, JobState, ReplicaState, Scope
 
 
 async def detailed_status(context: Context, request: Request, query: BaseModel) -> Response:
-    def work() -> bytes:
+    def compute() -> bytes:
         return _status(context.library()).model_dump_json().encode()
 
-    return ready(await context.together.ask("status", work))
+    return serialized_response(await context.coalescer.run("status", compute))
 
 
 def _status(library: Library) -> schemas.DetailedStatus:
@@ -51,7 +51,7 @@ def _status(library: Library) -> schemas.DetailedStatus:
 
 
 def model_status(library: Library, model: ModelView) -> schemas.ModelStatus:
-    """One model; its best replica speaks for it."""
+    """Return the status of one model, from its best replica."""
     best = model.best
     row = best.row if best is not None else None
     lying = row.bytes if row is not None else 0
@@ -100,7 +100,7 @@ def model_status(library: Library, model: ModelView) -> schemas.ModelStatus:
 
 
 def estimated_seconds(library: Library, model: ModelView) -> float | None:
-    """Of the download that runs and is done first: bytes left over its measured rate."""
+    """Return the seconds until the first running download ends: its remaining bytes divided by its measured rate."""
     estimates = [
         bytes_left(model.entry, one) / rate
         for one in model.replicas
@@ -142,8 +142,8 @@ def basis_of(value: object) -> fields.Basis:
 OPERATIONS = (
     Operation(
         "GET", "/api/v1/models/status/detailed", detailed_status, "detailedStatus",
-        "Availability, downloads, versions and use of every model",
-        answers=(Answer(200, "Every model of the catalogue.", schemas.DetailedStatus),), problems=(503,),
+        "Get availability, downloads, versions and usage of all models",
+        answers=(Answer(200, "All models of the catalogue.", schemas.DetailedStatus),), problems=(503,),
         tag="models", scope=Scope.READ,
     ),
 )  # fmt: skip

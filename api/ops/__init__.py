@@ -1,1 +1,1 @@
-"""Routes for operators: health, nodes, queues, alerts, audit, metrics, Flower."""
+"""The routes for operators: health, nodes, queues, alerts, audit, metrics, Flower."""

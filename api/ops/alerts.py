@@ -1,4 +1,4 @@
-"""Alerts as people see them: listed, and acknowledged. Opening and resolving them is the rules' business."""
+"""List and acknowledge alerts. The alert rules open and resolve them."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from api.access.caller import Caller, caller_of
 from api.context import Context
 from api.http.body import has_body, read_json
 from api.http.query import JOB_ID
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas import alerts as alert_schemas
 from api.schemas.alerts import Acknowledgement, AlertsQuery, SystemAlerts, alert
@@ -26,42 +26,42 @@ from shared.states import Scope
 def list_alerts(context: Context, request: Request, query: AlertsQuery) -> Response:
     acknowledged = None if query.acknowledged is None else query.acknowledged == "true"
     rows = alerts.history(context.database, state=query.state, severity=query.severity, acknowledged=acknowledged)
-    return answered(SystemAlerts([alert(row) for row in seen_by(context, caller_of(request), rows)]))
+    return json_response(SystemAlerts([alert(row) for row in seen_by(context, caller_of(request), rows)]))
 
 
 def seen_by(context: Context, caller: Caller, rows: Sequence[Alert]) -> list[Alert]:
-    """Those that the caller may see: an alert about a job is for whoever sees the job."""
+    """Return the alerts that the caller may see: alerts about a job only with access to the job."""
     about = [] if caller.only is None else [row.subject for row in rows if JOB_ID.fullmatch(row.subject)]
     others = set(about) - {job.id for job in records.several(context.database, about) if caller.sees(job.owner)}
     return [row for row in rows if row.subject not in others]
 
 
 async def acknowledge(context: Context, request: Request, query: BaseModel) -> Response:
-    """Idempotent: whoever came first stands. The body may be left out."""
+    """Acknowledge an alert. Idempotent: the first name is kept. The body is optional."""
     alert_id = str(request.path_params["id"])
     if not JOB_ID.fullmatch(alert_id):
         raise NotFound("alert", alert_id)
-    asked = await read_json(request, Acknowledgement) if has_body(request) else Acknowledgement()
+    body = await read_json(request, Acknowledgement) if has_body(request) else Acknowledgement()
 
-    def work() -> Response:
-        row = alerts.acknowledge(context.database, alert_id, asked.by, clock.now())
+    def acknowledge_now() -> Response:
+        row = alerts.acknowledge(context.database, alert_id, body.by, clock.now())
         context.waker.wake()
-        return answered(alert(row))
+        return json_response(alert(row))
 
-    return await anyio.to_thread.run_sync(work)
+    return await anyio.to_thread.run_sync(acknowledge_now)
 
 
 OPERATIONS = (
     Operation(
-        "GET", "/api/v1/dashboard/alerts", list_alerts, "listAlerts", "What is wrong, newest first",
+        "GET", "/api/v1/dashboard/alerts", list_alerts, "listAlerts", "List alerts, newest first",
         answers=(Answer(200, "Alerts.", alert_schemas.SystemAlerts),), problems=(503,),
         query=alert_schemas.AlertsQuery, tag="dashboard", scope=Scope.READ,
     ),
     Operation(
         "POST", "/api/v1/dashboard/alerts/{id}/acknowledge", acknowledge, "acknowledgeAlert",
-        "Say that somebody takes care",
+        "Acknowledge an alert",
         answers=(Answer(200, "The alert.", alert_schemas.SystemAlert),), problems=(400, 404, 413, 415, 503),
         body=alert_schemas.Acknowledgement, body_required=False, tag="dashboard",
-        description="The first name stands; asking again changes nothing.", scope=Scope.ADMIN,
+        description="The first name is kept. Acknowledging again has no effect.", scope=Scope.ADMIN,
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The audit, for those who may administer: what was done, by whom, and how it was answered."""
+"""List the audit: administrative acts, who performed them, and their outcome."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from api.context import Context
 from api.http.query import JOB_ID, cursor, digits
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas.fields import Time
 from shared import clock
@@ -19,18 +19,20 @@ from wanworks.requests import PLAIN
 
 
 class AuditQuery(BaseModel):
-    """Which entries to list."""
+    """Filters and page of the audit."""
 
     model_config = ConfigDict(extra="forbid")
 
     actor: Annotated[
-        Annotated[str, Field(max_length=64), PLAIN] | None, Field(description="Only what this key did, by its name.")
+        Annotated[str, Field(max_length=64), PLAIN] | None, Field(description="Only acts of the key with this name.")
     ] = None
-    limit: Annotated[int, Field(ge=1, le=100, description="Entries on a page."), BeforeValidator(digits)] = 20
+    limit: Annotated[
+        int, Field(ge=1, le=100, description="Maximum number of entries on the page."), BeforeValidator(digits)
+    ] = 20
     after: Annotated[
         str | None,
         AfterValidator(cursor),
-        Field(description="The `next` of the page before.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
+        Field(description="The `next` of the previous page.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
     ] = None
 
 
@@ -41,20 +43,18 @@ class AuditEntry(BaseModel):
 
     id: str
     timestamp: Time
-    actor: Annotated[
-        str, Field(description="The key's name; `local` where no key is asked for; `cli` on the host itself.")
-    ]
+    actor: Annotated[str, Field(description="The key's name; `local` without keys; `cli` for a command on the host.")]
     key_id: str | None
-    act: Annotated[str, Field(description="The operation's id in this document, or `key.created` and the like.")]
-    subject: Annotated[str, Field(description="The path, or the name of what it was done to.")]
-    outcome: Annotated[int, Field(description="The HTTP status of the answer.")]
+    act: Annotated[str, Field(description="The operation's id in this document, or an event such as `key.created`.")]
+    subject: Annotated[str, Field(description="The path, or the name of the changed object.")]
+    outcome: Annotated[int, Field(description="The HTTP status of the response.")]
     detail: dict[str, Any]
     request_id: str | None
     address: str | None
 
 
 class AuditPage(BaseModel):
-    """Entries, newest first. `next` goes into `after` to read on."""
+    """A page of entries, newest first. Pass `next` as `after` to get the next page."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,7 +66,7 @@ class AuditPage(BaseModel):
 def list_entries(context: Context, request: Request, query: AuditQuery) -> Response:
     page = audit.page(context.database, limit=query.limit, after=query.after, actor=query.actor)
     last = page.entries[-1].id if page.has_more else None
-    return answered(AuditPage(data=[_shown(row) for row in page.entries], has_more=page.has_more, next=last))
+    return json_response(AuditPage(data=[_shown(row) for row in page.entries], has_more=page.has_more, next=last))
 
 
 def _shown(row: Row) -> AuditEntry:
@@ -86,7 +86,7 @@ def _shown(row: Row) -> AuditEntry:
 
 OPERATIONS = (
     Operation(
-        "GET", "/api/v1/audit", list_entries, "listAudit", "What was administered, and by whom",
+        "GET", "/api/v1/audit", list_entries, "listAudit", "List administrative acts",
         answers=(Answer(200, "A page of entries.", AuditPage),), problems=(503,), query=AuditQuery,
         tag="operations", scope=Scope.ADMIN,
     ),

@@ -1,7 +1,7 @@
-"""Flower behind this server's own door: its pages under `/flower/`, for keys that may administer.
+"""Proxy Flower's pages under `/flower/`, for keys with the admin scope.
 
-Flower itself listens on loopback, or on a network that only this server reaches, and asks this server for a password;
-what it shows to anybody who asks, its `/metrics`, is not passed on.
+Flower listens on loopback, or on a network that only this server reaches, and requires a password from this server.
+Its unprotected `/metrics` is not passed on.
 """
 
 import threading
@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from api.context import Context
 from api.http.query import AnyQuery
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas import page as page_schemas
 from api.schemas.page import Flower
@@ -26,14 +26,14 @@ from shared.settings import Settings
 from shared.states import Scope
 
 FLOWER_PATH = "/flower/"
-FLOWER_TABLE = f"{FLOWER_PATH}tasks/datatable"  # what its page of tasks asks for by POST, every few seconds
+FLOWER_TABLE = f"{FLOWER_PATH}tasks/datatable"  # its page of tasks polls this by POST
 _OPEN_TO_ALL = frozenset({"metrics", "healthcheck"})
-_KEEP_SECONDS = 5.0  # that an answer counts
-_PROXY_SECONDS = 5.0  # until Flower has begun to answer
-_MOST_BYTES = 1 << 20
+_KEEP_SECONDS = 5.0  # how long the result of a check is cached
+_PROXY_SECONDS = 5.0  # until Flower starts its response
+_MAX_BYTES = 1 << 20
 _ASKED = ("accept", "accept-language", "content-type", "if-modified-since", "if-none-match", "x-requested-with")
-_ANSWERED = ("content-type", "content-length", "cache-control", "etag", "last-modified", "location")
-# Its pages have scripts of their own in them; all of what they load is Flower's.
+_RESPONSE_HEADERS = ("content-type", "content-length", "cache-control", "etag", "last-modified", "location")
+# Flower's pages contain inline scripts; everything they load comes from Flower.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -41,22 +41,22 @@ _POLICY = (
 
 
 class FlowerUnavailable(Unavailable):
-    """Flower does not answer."""
+    """Flower does not respond."""
 
     code = "flower_unavailable"
 
 
 def flower(context: Context, request: Request, query: BaseModel) -> Response:
-    return answered(told(context.settings))
+    return json_response(flower_status(context.settings))
 
 
-def told(settings: Settings) -> Flower:
-    """The way to Flower, and whether it has answered a request in the last seconds."""
+def flower_status(settings: Settings) -> Flower:
+    """Return the URL of Flower, and whether it responded within the last seconds."""
     return Flower(url=f"{settings.public_path}{FLOWER_PATH}", user=settings.flower_user, reachable=_reachable(settings))
 
 
-class _Asked:
-    """The last answer; one thread asks at a time. The others take the answer before, and wait where there is none."""
+class _Reachability:
+    """Cache whether Flower responds. One thread checks at a time; others use the last result, or wait for the first."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -77,16 +77,16 @@ class _Asked:
         return url in self._known and time.monotonic() - self._known[url][0] <= _KEEP_SECONDS
 
 
-_reachable = _Asked()
+_reachable = _Reachability()
 
 
 async def with_slash(context: Context, request: Request, query: BaseModel) -> Response:
-    asked = f"?{request.url.query}" if request.url.query else ""
-    return RedirectResponse(f"{FLOWER_PATH}{asked}", 308)
+    suffix = f"?{request.url.query}" if request.url.query else ""
+    return RedirectResponse(f"{FLOWER_PATH}{suffix}", 308)
 
 
 async def proxied(context: Context, request: Request, query: BaseModel) -> Response:
-    """What Flower answers. Raises NotFound, TooLarge or FlowerUnavailable."""
+    """Return Flower's response. Raises NotFound, TooLarge or FlowerUnavailable."""
     path = request.scope["path"].removeprefix(FLOWER_PATH)
     if path.strip("/") in _OPEN_TO_ALL:
         raise NotFound("page", path)
@@ -97,46 +97,48 @@ async def proxied(context: Context, request: Request, query: BaseModel) -> Respo
         target = httpx.URL(flower_process.url(context.settings)).copy_with(
             raw_path=context.settings.public_path.encode() + _raw_target(request)
         )
-    except httpx.InvalidURL:  # longer than any page of Flower's
+    except httpx.InvalidURL:  # longer than any URL of Flower
         raise NotFound("page", path) from None
-    asked = client.build_request(
+    proxied_request = client.build_request(
         request.method,
         target,
         headers={
             **{name: value for name in _ASKED if (value := request.headers.get(name)) is not None},
-            "accept-encoding": "identity",  # passed on as it comes
+            "accept-encoding": "identity",  # the response is passed on unchanged
         },
         content=body,
     )
     auth = httpx.BasicAuth(context.settings.flower_user, password.get_secret_value() if password is not None else "")
     try:
         with anyio.fail_after(_PROXY_SECONDS):
-            answer = await client.send(asked, auth=auth, stream=True, follow_redirects=False)
+            answer = await client.send(proxied_request, auth=auth, stream=True, follow_redirects=False)
     except (httpx.TimeoutException, TimeoutError) as error:
-        raise FlowerUnavailable(f"Flower has not answered within {_PROXY_SECONDS:g} s") from error
+        raise FlowerUnavailable(f"Flower did not respond within {_PROXY_SECONDS:g} s") from error
     except httpx.HTTPError as error:
         raise FlowerUnavailable() from error
     if answer.status_code == httpx.codes.UNAUTHORIZED:
-        # Passed on, it would make the browser ask for a password that is not the visitor's to know.
+        # If passed on, the browser would ask the user for Flower's password.
         await answer.aclose()
-        raise FlowerUnavailable("Flower does not accept this server's password: WANWORKS_FLOWER_PASSWORD differs")
-    known = {name: value for name in _ANSWERED if (value := answer.headers.get(name)) is not None}
-    if "location" in known:  # Flower knows the public path, which is put before every path that leaves
+        raise FlowerUnavailable(
+            "Flower refuses this server's password. Set WANWORKS_FLOWER_PASSWORD to the same value for both."
+        )
+    known = {name: value for name in _RESPONSE_HEADERS if (value := answer.headers.get(name)) is not None}
+    if "location" in known:  # contains the public path, which SubPath adds again
         known["location"] = known["location"].removeprefix(context.settings.public_path)
     known |= {"Content-Security-Policy": _POLICY, "Cache-Control": known.get("cache-control", "no-store")}
     return StreamingResponse(answer.aiter_raw(), answer.status_code, known, background=BackgroundTask(answer.aclose))
 
 
 async def _body(request: Request) -> bytes:
-    """Raises MalformedRequest or TooLarge."""
+    """Return the request body. Raises MalformedRequest or TooLarge."""
     body = b""
     try:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > _MOST_BYTES:
-                raise TooLarge("Flower takes no body that is larger than 1 MB")
+            if len(body) > _MAX_BYTES:
+                raise TooLarge("The body is larger than 1 MB, the maximum for Flower")
     except ClientDisconnect:
-        raise MalformedRequest("The body ended early") from None
+        raise MalformedRequest("The connection ended before the whole body was received") from None
     return body
 
 
@@ -148,28 +150,28 @@ def _raw_target(request: Request) -> bytes:
 
 OPERATIONS = (
     Operation(
-        "GET", "/api/v1/dashboard/flower", flower, "whereIsFlower", "The way to Flower",
-        answers=(Answer(200, "Where it is, and whether it answers.", page_schemas.Flower),), tag="dashboard",
+        "GET", "/api/v1/dashboard/flower", flower, "whereIsFlower", "Get the URL of Flower",
+        answers=(Answer(200, "The URL, and whether Flower responds.", page_schemas.Flower),), tag="dashboard",
         scope=Scope.READ,
     ),
     Operation(
-        "GET", FLOWER_PATH.rstrip("/"), with_slash, "flowerWithoutSlash", "The way to Flower", answers=(),
+        "GET", FLOWER_PATH.rstrip("/"), with_slash, "flowerWithoutSlash", "Redirect to Flower", answers=(),
         documented=False, query=AnyQuery, scope=None,
     ),
     Operation(
-        "GET", FLOWER_TABLE, proxied, "readFlowerTasks", "Flower's table of tasks", answers=(), documented=False,
+        "GET", FLOWER_TABLE, proxied, "readFlowerTasks", "Get Flower's table of tasks", answers=(), documented=False,
         query=AnyQuery, scope=Scope.ADMIN,
     ),
     Operation(
-        "POST", FLOWER_TABLE, proxied, "askFlowerTasks", "Flower's table of tasks", answers=(), documented=False,
+        "POST", FLOWER_TABLE, proxied, "askFlowerTasks", "Get Flower's table of tasks", answers=(), documented=False,
         query=AnyQuery, scope=Scope.ADMIN, changes=False,
     ),
     Operation(
-        "GET", f"{FLOWER_PATH}{{path:path}}", proxied, "readFlower", "Flower's pages", answers=(),
+        "GET", f"{FLOWER_PATH}{{path:path}}", proxied, "readFlower", "Get a page of Flower", answers=(),
         documented=False, query=AnyQuery, scope=Scope.ADMIN,
     ),
     Operation(
-        "POST", f"{FLOWER_PATH}{{path:path}}", proxied, "askFlower", "What Flower's pages ask for", answers=(),
+        "POST", f"{FLOWER_PATH}{{path:path}}", proxied, "askFlower", "Send a request of Flower's pages", answers=(),
         documented=False, query=AnyQuery, scope=Scope.ADMIN,
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What operators and load balancers ask: is it alive, is it ready, what runs where, how long are the queues."""
+"""Probes for operators and load balancers: liveness and readiness."""
 
 import anyio
 import anyio.to_thread
@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Context
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas import health
 from shared.cluster import nodes
@@ -17,24 +17,24 @@ from shared.messaging.progress import answers
 from shared.telemetry import loop_reports
 from shared.telemetry.loop_reports import SeenLoop
 
-_PATIENCE_SECONDS = 0.5
+_TIMEOUT_SECONDS = 0.5
 
 
 async def healthz(context: Context, request: Request, query: BaseModel) -> Response:
-    return answered(health.Health())
+    return json_response(health.Health())
 
 
 async def readyz(context: Context, request: Request, query: BaseModel) -> Response:
-    """Really asks. Raises DatabaseUnavailable; everything else that is missing only degrades."""
+    """Check the database and other parts. Raises DatabaseUnavailable; other failures only degrade the status."""
     found: list[SeenDevice] | None = None
     drained: frozenset[str] = frozenset()
     loops: list[SeenLoop] = []
-    with anyio.move_on_after(_PATIENCE_SECONDS):
+    with anyio.move_on_after(_TIMEOUT_SECONDS):
         drained = await anyio.to_thread.run_sync(nodes.drained, context.database, abandon_on_cancel=True)
         loops = await anyio.to_thread.run_sync(loop_reports.seen, context.database, abandon_on_cancel=True)
         found = await anyio.to_thread.run_sync(nodes.devices, context.database, abandon_on_cancel=True)
     if found is None:
-        raise DatabaseUnavailable("The database does not answer")
+        raise DatabaseUnavailable("The database does not respond")
     reasons = []
     if not await _store_answers(context):
         reasons.append("store_unavailable")
@@ -47,11 +47,11 @@ async def readyz(context: Context, request: Request, query: BaseModel) -> Respon
         reasons.append("no_worker")
     elif all(device.device.node in drained for device in alive):
         reasons.append("drained")
-    return answered(health.Readiness(status="degraded" if reasons else "ok", reasons=reasons))
+    return json_response(health.Readiness(status="degraded" if reasons else "ok", reasons=reasons))
 
 
 async def _store_answers(context: Context) -> bool:
-    with anyio.move_on_after(_PATIENCE_SECONDS):
+    with anyio.move_on_after(_TIMEOUT_SECONDS):
         return await anyio.to_thread.run_sync(context.storage.answers, abandon_on_cancel=True)
     return False
 
@@ -59,11 +59,11 @@ async def _store_answers(context: Context) -> bool:
 OPERATIONS = (
     Operation(
         "GET", "/healthz", healthz, "healthz", "Liveness",
-        answers=(Answer(200, "The process answers.", health.Health),), tag="operations", scope=None,
+        answers=(Answer(200, "The process is alive.", health.Health),), tag="operations", scope=None,
     ),
     Operation(
         "GET", "/readyz", readyz, "readyz", "Readiness",
-        answers=(Answer(200, "Jobs are accepted; `degraded` where something else is missing.", health.Readiness),),
+        answers=(Answer(200, "Jobs are accepted; `degraded` if another part is missing.", health.Readiness),),
         problems=(503,), tag="operations", scope=None,
     ),
 )  # fmt: skip

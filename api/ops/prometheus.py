@@ -1,6 +1,6 @@
-"""`/metrics` for Prometheus: what is, read from rows at the moment of asking, and what happened, counted in Redis.
+"""`/metrics` for Prometheus: gauges read from rows on request, and counters kept in Redis.
 
-Any web process gives the same answer for the whole installation, so one of them is enough to scrape.
+Every web process returns the metrics of the whole installation, so scraping one is enough.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,21 +32,21 @@ from shared.telemetry import loop_reports
 from shared.telemetry import metrics as meters
 from shared.telemetry.metrics import Family
 
-_PATIENCE_SECONDS = 2.0  # with Redis; a resting client would leave the counters out whenever one answer was late
+_REDIS_TIMEOUT_SECONDS = 2.0  # not a RestingRedis: its pause after one late response would drop the counters
 _EMPTY = Depth(priority=0, model_id=None, queued=0, waiting_for_model=0, oldest_seconds=None, running=0)
 
 
 def metrics(context: Context, request: Request, query: BaseModel) -> Response:
-    """Raises DatabaseUnavailable."""
+    """Return the metrics. Raises DatabaseUnavailable."""
     registry = CollectorRegistry()
-    registry.register(_Now(context))
+    registry.register(_Metrics(context))
     return Response(
         generate_latest(registry), headers={"Cache-Control": "no-store"}, media_type=CONTENT_TYPE_PLAIN_0_0_4
     )
 
 
-class _Now(Collector):
-    """One answer's figures, read once."""
+class _Metrics(Collector):
+    """Collects the metrics of one response."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -78,7 +78,7 @@ def _queue(context: Context) -> Iterator[Metric]:
         waiting.add_metric(labels, one.waiting_for_model)
         oldest.add_metric(labels, max(0.0, one.oldest_seconds or 0.0))
     yield from (depth, waiting, oldest)
-    left = _gauge("wanworks_download_left_bytes", "What running downloads have to fetch.", "node", "model")
+    left = _gauge("wanworks_download_left_bytes", "Remaining bytes of running downloads.", "node", "model")
     running = [job for job in download_control.active(context.database) if job.status == JobState.RUNNING]
     progress = context.live.of(running)
     places = product((node.name for node, _ in nodes.nodes(context.database)), models)
@@ -87,13 +87,13 @@ def _queue(context: Context) -> Iterator[Metric]:
         done, total = progress[job.id].bytes_done, progress[job.id].bytes_total
         found[job.target_node or "", job.model_id or ""] = None if total is None else total - (done or 0)
     for place, bytes_left in found.items():
-        if bytes_left is not None:  # it is not known before the files are listed
+        if bytes_left is not None:  # unknown until the files are listed
             left.add_metric(place, bytes_left)
     yield left
 
 
 def _no_jobs(models: Sequence[str]) -> dict[tuple[str, str | None, str], int]:
-    """Zero for every set of labels that is to be there also while nothing waits or runs."""
+    """Return zero for every set of labels that is always present."""
     return {
         (job_type.name, model_id, state.value): 0
         for job_type in JOB_TYPES.values()
@@ -105,17 +105,17 @@ def _no_jobs(models: Sequence[str]) -> dict[tuple[str, str | None, str], int]:
 def _devices(context: Context) -> Iterator[Metric]:
     silence = context.settings.device_silence_seconds
     labels = ("node", "device", "uuid")
-    up = _gauge("wanworks_device_up", "Whether the device's worker is heard of.", *labels)
+    up = _gauge("wanworks_device_up", "Whether the device's worker is online.", *labels)
     busy = _gauge("wanworks_device_busy", "Whether a job runs on it.", *labels)
     figures: tuple[tuple[GaugeMetricFamily, Callable[[Sample], float | None]], ...] = (
-        (_gauge("wanworks_device_utilization_ratio", "Of the GPU; of one core on a CPU.", *labels),
+        (_gauge("wanworks_device_utilization_ratio", "Utilisation of the GPU; on a CPU, of one core.", *labels),
          lambda one: None if one.utilization_percent is None else one.utilization_percent / 100),
         (_gauge("wanworks_device_memory_used_bytes", "Memory in use.", *labels),
          lambda one: None if one.memory_used_mb is None else one.memory_used_mb * 1e6),
         (_gauge("wanworks_device_memory_total_bytes", "Memory.", *labels),
          lambda one: None if one.memory_total_mb is None else one.memory_total_mb * 1e6),
         (_gauge("wanworks_device_temperature_celsius", "Temperature.", *labels), lambda one: one.temperature_celsius),
-        (_gauge("wanworks_device_power_watts", "Power drawn.", *labels), lambda one: one.power_watts),
+        (_gauge("wanworks_device_power_watts", "Power consumption.", *labels), lambda one: one.power_watts),
     )  # fmt: skip
     running = queues.on_devices(context.database)
     latest = samples.latest(context.database, clock.now() - timedelta(seconds=context.settings.reading_seconds))
@@ -133,10 +133,10 @@ def _devices(context: Context) -> Iterator[Metric]:
 
 
 def _nodes(context: Context) -> Iterator[Metric]:
-    up = _gauge("wanworks_node_up", "Whether the node's io worker is heard of.", "node")
-    drained = _gauge("wanworks_node_drained", "Whether it takes nothing new.", "node")
-    total = _gauge("wanworks_node_disk_total_bytes", "The disk of its model storage.", "node")
-    free = _gauge("wanworks_node_disk_free_bytes", "What is free of it.", "node")
+    up = _gauge("wanworks_node_up", "Whether the node's io worker is online.", "node")
+    drained = _gauge("wanworks_node_drained", "Whether the node is drained.", "node")
+    total = _gauge("wanworks_node_disk_total_bytes", "Size of the disk with the model storage.", "node")
+    free = _gauge("wanworks_node_disk_free_bytes", "Free space on that disk.", "node")
     for node, silent in nodes.nodes(context.database):
         up.add_metric([node.name], float(silent <= context.settings.device_silence_seconds))
         drained.add_metric([node.name], float(node.drained_at is not None))
@@ -144,8 +144,8 @@ def _nodes(context: Context) -> Iterator[Metric]:
             total.add_metric([node.name], node.disk_total_mb * 1e6)
             free.add_metric([node.name], node.disk_free_mb * 1e6)
     yield from (up, drained, total, free)
-    held = _gauge("wanworks_replica_ready", "Whether the node holds the model whole.", "node", "model")
-    size = _gauge("wanworks_replica_bytes", "What the model takes there.", "node", "model")
+    held = _gauge("wanworks_replica_ready", "Whether the node has the complete model.", "node", "model")
+    size = _gauge("wanworks_replica_bytes", "Size of the model on the node.", "node", "model")
     for row in replicas.rows(context.database):
         held.add_metric([row.node, row.model_id], float(row.state in REPLICA_READY))
         size.add_metric([row.node, row.model_id], row.bytes)
@@ -158,19 +158,19 @@ def _state(context: Context) -> Iterator[Metric]:
     for severity in ("critical", "warning", "info"):
         opened.add_metric([severity], sum(row.severity == severity for row in rows))
     yield opened
-    leads = _gauge("wanworks_dispatcher_up", "Whether a dispatcher has finished a pass within 15 s.")
+    leads = _gauge("wanworks_dispatcher_up", "Whether a dispatcher has finished a pass within the last 15 s.")
     leads.add_metric([], float(loop_reports.dispatcher_heard(loop_reports.seen(context.database))))
     yield leads
 
 
 def _redis(context: Context) -> Iterator[Metric]:
-    """Redis, and what is counted in it: absent where it is not known."""
-    up = _gauge("wanworks_redis_up", "Whether Redis answers; absent while it takes longer than two seconds.")
+    """Yield the state of Redis and the counters in it. Unknown metrics are absent."""
+    up = _gauge("wanworks_redis_up", "Whether Redis responds; absent if it takes longer than two seconds.")
     there = answers(context.settings.redis)
     if there is not None:
         up.add_metric([], float(there))
     yield up
-    patient = RestingRedis(context.settings.redis, timeout=_PATIENCE_SECONDS, rest=0.0)
+    patient = RestingRedis(context.settings.redis, timeout=_REDIS_TIMEOUT_SECONDS, rest=0.0)
     for family in (meters.read(patient) if there else None) or ():
         yield _counter(family) if family.meter.kind == "counter" else _histogram(family)
 
@@ -195,8 +195,8 @@ def _gauge(name: str, help: str, *labels: str) -> GaugeMetricFamily:
 
 OPERATIONS = (
     Operation(
-        "GET", "/metrics", metrics, "metrics", "Figures for Prometheus",
-        answers=(Answer(200, "Of the whole installation, whichever web process answers.", media_type="text/plain"),),
+        "GET", "/metrics", metrics, "metrics", "Get metrics for Prometheus",
+        answers=(Answer(200, "The metrics of the whole installation.", media_type="text/plain"),),
         problems=(503,), tag="operations", scope=Scope.READ,
     ),
 )  # fmt: skip

@@ -1,11 +1,11 @@
-"""How many jobs wait, and how long."""
+"""The lengths of the queues."""
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Context
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas import nodes as node_schemas
 from shared.jobs import queues as queue_reads
@@ -14,7 +14,7 @@ from shared.states import Priority, Scope
 
 def queues(context: Context, request: Request, query: BaseModel) -> Response:
     depths = queue_reads.depths(context.database)
-    return answered(
+    return json_response(
         node_schemas.Queues(
             queued=sum(depth.queued for depth in depths),
             running=sum(depth.running for depth in depths),
@@ -41,7 +41,7 @@ def _age(depth: queue_reads.Depth) -> float | None:
 
 OPERATIONS = (
     Operation(
-        "GET", "/api/v1/queues", queues, "listQueues", "Queue depths and the age of the oldest job",
+        "GET", "/api/v1/queues", queues, "listQueues", "List queue depths and the age of the oldest job",
         answers=(Answer(200, "By priority and model.", node_schemas.Queues),), problems=(503,), tag="operations",
         scope=Scope.READ,
     ),

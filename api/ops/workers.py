@@ -1,4 +1,4 @@
-"""Devices and nodes, and what runs on them."""
+"""List devices and nodes, and what runs on them."""
 
 from collections import Counter
 from datetime import timedelta
@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.access.caller import Caller, caller_of
 from api.context import Context
-from api.http.responses import answered
+from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas import nodes as node_schemas
 from shared import clock
@@ -23,11 +23,11 @@ from shared.states import Scope
 
 
 def workers(context: Context, request: Request, query: BaseModel) -> Response:
-    return answered(seen(context, caller_of(request)))
+    return json_response(seen(context, caller_of(request)))
 
 
 def seen(context: Context, caller: Caller) -> node_schemas.Workers:
-    """Every device and node; of what runs, what the caller sees. Raises DatabaseUnavailable."""
+    """Return all devices and nodes, with the running jobs that the caller may see. Raises DatabaseUnavailable."""
     running = queue_reads.running(context.database)
     on_devices = {job.device_key: job for job in running}
     silence = context.settings.device_silence_seconds
@@ -108,9 +108,9 @@ def _sample(sample: Sample) -> node_schemas.DeviceSample:
 def _node(
     node: Node, silent_seconds: float, running: int, *, io_online: bool, devices_online: bool
 ) -> node_schemas.NodeStatus:
-    heard = io_online or devices_online
-    state: Literal["online", "draining", "drained", "offline"] = "online" if heard else "offline"
-    if heard and node.drained_at is not None:
+    online = io_online or devices_online
+    state: Literal["online", "draining", "drained", "offline"] = "online" if online else "offline"
+    if online and node.drained_at is not None:
         state = "draining" if running else "drained"
     return node_schemas.NodeStatus(
         name=node.name,
@@ -127,14 +127,14 @@ def _node(
 
 
 def _ago(seconds: float) -> str:
-    """That long before now, by this process's clock: the database's own only measures the silence."""
+    """Return the time `seconds` before now by this process's clock; the database's clock measured the seconds."""
     return clock.iso(clock.now() - timedelta(seconds=max(0.0, seconds))) or ""
 
 
 OPERATIONS = (
     Operation(
-        "GET", "/api/v1/workers", workers, "listWorkers", "Devices and nodes, and what runs where",
-        answers=(Answer(200, "All that ever registered.", node_schemas.Workers),), problems=(503,), tag="operations",
+        "GET", "/api/v1/workers", workers, "listWorkers", "List devices and nodes with their running jobs",
+        answers=(Answer(200, "All devices and nodes.", node_schemas.Workers),), problems=(503,), tag="operations",
         scope=Scope.READ,
     ),
 )  # fmt: skip

@@ -1,1 +1,1 @@
-"""The public bodies, one module a subject: names, units and words of the API. They never know how they are filled."""
+"""Request and response models of the API, one module for each subject. Must not know how they are filled."""

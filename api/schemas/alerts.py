@@ -1,4 +1,4 @@
-"""What the alert routes take and answer with."""
+"""Requests and responses of the alert routes."""
 
 from typing import Annotated, Literal
 
@@ -11,23 +11,23 @@ from wanworks.requests import PLAIN
 
 
 class AlertsQuery(BaseModel):
-    """Which alerts to list. Without `state`: those that are open."""
+    """Filters of the list of alerts. Without `state`, open alerts are listed."""
 
     model_config = ConfigDict(extra="forbid")
 
-    severity: Annotated[Literal["critical", "warning", "info"] | None, Field(description="Only of this severity.")] = (
-        None
-    )
+    severity: Annotated[
+        Literal["critical", "warning", "info"] | None, Field(description="Only alerts of this severity.")
+    ] = None
     acknowledged: Annotated[
-        Literal["true", "false"] | None, Field(description="Only those that somebody has, or nobody has, acknowledged.")
+        Literal["true", "false"] | None, Field(description="Only acknowledged, or only unacknowledged, alerts.")
     ] = None
     state: Annotated[
-        Literal["open", "resolved", "all"], Field(description="`resolved` and `all` list the newest 500.")
+        Literal["open", "resolved", "all"], Field(description="`resolved` and `all` list the newest 500 alerts.")
     ] = "open"
 
 
 class Acknowledgement(BaseModel):
-    """Who takes care."""
+    """The person who acknowledges an alert."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,7 +35,7 @@ class Acknowledgement(BaseModel):
 
 
 class SystemAlert(BaseModel):
-    """One cause for concern. It is resolved by itself when the cause is gone."""
+    """A detected problem. It is resolved automatically when its cause is gone."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
@@ -44,13 +44,15 @@ class SystemAlert(BaseModel):
     model_id: str | None
     title: str
     message: str
-    timestamp: Annotated[Time, Field(description="When it was opened.")]
+    timestamp: Annotated[Time, Field(description="When the alert was opened.")]
     acknowledged: bool
     action_required: bool
     suggested_action: str
-    rule: Annotated[str, Field(description="Which rule found it: stable words for machines.")]
-    subject: Annotated[str, Field(description="The model, node, device, job or process; empty: the installation.")]
-    last_seen: Annotated[Time, Field(description="When its cause was last there.")]
+    rule: Annotated[str, Field(description="A stable identifier of the rule that opened it.")]
+    subject: Annotated[
+        str, Field(description="The model, node, device, job or process; empty: the whole installation.")
+    ]
+    last_seen: Annotated[Time, Field(description="When its cause was last detected.")]
     acknowledged_at: Time | None
     acknowledged_by: str | None
     resolved_at: Time | None

@@ -1,27 +1,27 @@
-"""Bodies of managed downloads."""
+"""Requests and responses for managing downloads."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.schemas.fields import Asked, Name, NodeName, Public, Time
+from api.schemas.fields import Name, NodeName, RequestModel, ResponseModel, Time
 from api.schemas.models import Availability
 from api.schemas.node_jobs import Mbps
 from shared.states import Priority
 
 
-class ManageRequest(Asked):
-    """Steer the download of a model. Without `node`: on every node."""
+class ManageRequest(RequestModel):
+    """Manage the active downloads of a model, on one node or, without `node`, on all."""
 
     model_id: Name
     action: Literal["pause", "resume", "cancel", "priority", "bandwidth"]
-    priority: Annotated[Priority, Field(description="For the action `priority`.")] | None = None
-    bandwidth_limit_mbps: Annotated[Mbps, Field(description="For the action `bandwidth`.")] | None = None
+    priority: Annotated[Priority, Field(description="Required by the action `priority`.")] | None = None
+    bandwidth_limit_mbps: Annotated[Mbps, Field(description="Required by the action `bandwidth`.")] | None = None
     node: NodeName | None = None
 
 
-class ManagedDownload(Public):
-    """One download after what was asked of it."""
+class ManagedDownload(ResponseModel):
+    """The state of one download after the action."""
 
     node: str
     job_id: str
@@ -31,8 +31,8 @@ class ManagedDownload(Public):
     bandwidth_limit_mbps: float | None
 
 
-class Managed(Public):
-    """What was reached within two seconds; `success` false: it is asked for, but not reached yet."""
+class Managed(ResponseModel):
+    """What was reached within two seconds. `success` is false if the action was accepted but has not taken effect."""
 
     success: bool
     message: str
@@ -44,8 +44,8 @@ class Managed(Public):
     timestamp: Time
 
 
-class Pinned(Public):
-    """Whether cleanup leaves a model alone, and since when."""
+class Pinned(ResponseModel):
+    """Whether a model is pinned, so that cleanups keep it, and since when."""
 
     model_id: str
     pinned: bool

@@ -1,10 +1,10 @@
-"""Bodies of fallback suggestions."""
+"""Requests and responses of fallback suggestions."""
 
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from api.schemas.fields import Asked, Basis, Name, Public, Score, Time
+from api.schemas.fields import Basis, Name, RequestModel, ResponseModel, Score, Time
 from api.schemas.models import Availability
 from shared.catalogue.models import parse_resolution
 from shared.management.fallback import Level, Speed, Strategy
@@ -15,8 +15,8 @@ def _resolution(text: str) -> str:
     return text
 
 
-class FallbackRequest(Asked):
-    """What is wanted of a model that may not be there."""
+class FallbackRequest(RequestModel):
+    """The model and settings that a client wants to use."""
 
     requested_model: Name
     quality: Level = "medium"
@@ -29,8 +29,8 @@ class FallbackRequest(Asked):
     max_wait_minutes: Annotated[float, Field(strict=True, ge=0, le=100_000, allow_inf_nan=False)] | None = None
 
 
-class AlternativeSuggestion(Public):
-    """The model that comes nearest."""
+class AlternativeSuggestion(ResponseModel):
+    """The most compatible other model."""
 
     suggested_model: str
     compatibility_score: Score
@@ -42,36 +42,36 @@ class AlternativeSuggestion(Public):
     estimated_quality_difference: Literal["lower", "slightly_lower", "similar", "slightly_higher", "higher"]
 
 
-class FallbackStrategy(Public):
-    """What to do. `estimated_wait_time` in seconds."""
+class FallbackStrategy(ResponseModel):
+    """A strategy to apply. `estimated_wait_time` is in seconds."""
 
     strategy_type: Strategy
     recommended_action: str
     alternative_model: str | None
-    estimated_wait_time: Annotated[float | None, Field(description="Seconds; null: not measurable.")]
+    estimated_wait_time: Annotated[float | None, Field(description="In seconds; null: unknown.")]
     user_message: str
     can_queue_request: bool
-    combines: Annotated[list[Strategy], Field(description="The parts of a `hybrid_approach`.")]
-    quantization: Annotated[str | None, Field(description="What to ask for instead.")]
-    resolution: Annotated[str | None, Field(description="What to ask for instead.")]
+    combines: Annotated[list[Strategy], Field(description="The strategies that a `hybrid_approach` combines.")]
+    quantization: Annotated[str | None, Field(description="The quantization to request instead.")]
+    resolution: Annotated[str | None, Field(description="The resolution to request instead.")]
     score: Score
 
 
-class WaitEstimate(Public):
-    """Until the requested model would start, in seconds: bytes left over the measured rate, then the queue."""
+class WaitEstimate(ResponseModel):
+    """Estimated seconds until the requested model would start: the remaining download, then the queue."""
 
     seconds: float
     download_seconds: float
     queue_seconds: float
 
 
-class FallbackSuggestion(Public):
-    """The best strategy, and the others that would do."""
+class FallbackSuggestion(ResponseModel):
+    """The best strategy, and other applicable ones."""
 
     requested_model: str
     alternative_suggestion: AlternativeSuggestion | None
     fallback_strategy: FallbackStrategy
     other_strategies: list[FallbackStrategy]
-    wait_time_estimate: Annotated[WaitEstimate | None, Field(description="Null: not measurable.")]
+    wait_time_estimate: Annotated[WaitEstimate | None, Field(description="Null: unknown.")]
     basis: dict[str, Basis]
     timestamp: Time

@@ -1,4 +1,4 @@
-"""What several bodies share: their base classes, and fields that mean the same everywhere."""
+"""Base classes and field types that several schemas share."""
 
 from typing import Annotated, Literal
 
@@ -14,13 +14,13 @@ Name = Annotated[str, Field(min_length=1, max_length=64), PLAIN]
 NodeName = Annotated[str, Field(min_length=1, max_length=64, description="A node's name."), PLAIN]
 
 
-class Asked(BaseModel):
-    """A request's body or query: fields that it does not have are refused."""
+class RequestModel(BaseModel):
+    """Base of request bodies and queries. Refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class Public(BaseModel):
-    """A response's body."""
+class ResponseModel(BaseModel):
+    """Base of response bodies."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())

@@ -1,18 +1,18 @@
-"""Bodies of the probes."""
+"""Responses of the probes."""
 
 from typing import Literal
 
-from api.schemas.fields import Public
+from api.schemas.fields import ResponseModel
 
 
-class Health(Public):
-    """The process answers."""
+class Health(ResponseModel):
+    """The process is alive."""
 
     status: Literal["ok"] = "ok"
 
 
-class Readiness(Public):
-    """Whether jobs are accepted and worked on. `reasons` says what is missing where it is degraded."""
+class Readiness(ResponseModel):
+    """Whether jobs are accepted and processed. `reasons` lists what is missing if the status is `degraded`."""
 
     status: Literal["ok", "degraded"]
     reasons: list[str]

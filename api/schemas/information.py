@@ -1,7 +1,7 @@
-"""What the model information routes and the dashboard take and answer with.
+"""Requests and responses of the model information routes and the dashboard.
 
-Beside each group of figures stands a `basis`: for each of them `measured` (counted from stored rows included),
-`catalogue` or `none`; and `samples`, from how many jobs the measured ones come.
+Each group of values has a `basis`, which says for each value whether it was `measured` (or counted from stored rows),
+comes from the `catalogue`, or is unknown (`none`); and `samples`, the number of jobs behind the measured values.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from api.schemas.alerts import SystemAlert
-from api.schemas.fields import Asked, Basis, Percent, Public, Score, Time
+from api.schemas.fields import Basis, Percent, RequestModel, ResponseModel, Score, Time
 from api.schemas.models import Recommendation
 from shared.insight.assessment import Status
 from shared.management.fallback import Level, Speed
@@ -20,31 +20,31 @@ from wanworks.requests import PLAIN, SAID, OutputFormat, Quantization
 
 
 def _decimal(value: Any) -> Any:
-    """A number as JSON writes it; what else `float` would read (NaN, underscores, spaces) is refused."""
+    """Accept a number in JSON's notation. Refuses what `float` reads beyond that: NaN, underscores, spaces."""
     if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,4})?", value):
         raise ValueError("must be a number such as 12 or 11.5")
     return value
 
 
-class RecommendQuery(Asked):
-    """What somebody wants to make, and what matters to them."""
+class RecommendQuery(RequestModel):
+    """The use case and its priorities."""
 
     use_case: Annotated[
         str,
         Field(
             min_length=1,
             max_length=500,
-            description="In your own words.",
+            description="A description in natural language.",
             examples=["animate product photos"],
         ),
         PLAIN,
         SAID,
     ]
-    quality_priority: Annotated[Level, Field(description="How much quality matters.")] = "medium"
-    speed_priority: Annotated[Speed, Field(description="How much speed matters.")] = "medium"
+    quality_priority: Annotated[Level, Field(description="The importance of quality.")] = "medium"
+    speed_priority: Annotated[Speed, Field(description="The importance of speed.")] = "medium"
     memory_constraint_gb: Annotated[
         float | None,
-        Field(gt=0, le=100_000, allow_inf_nan=False, description="Device memory that there is, in 10^9 bytes."),
+        Field(gt=0, le=100_000, allow_inf_nan=False, description="Available device memory, in 10^9 bytes."),
         BeforeValidator(_decimal),
     ] = None
 
@@ -52,8 +52,8 @@ class RecommendQuery(Asked):
 # --- capabilities
 
 
-class HardwareRequirements(Public):
-    """From the catalogue, in GB of 10^9 bytes. The least: under the leanest memory profile."""
+class HardwareRequirements(ResponseModel):
+    """Requirements from the catalogue, in GB of 10^9 bytes. Minima apply to the leanest memory profile."""
 
     min_vram_gb: float
     recommended_vram_gb: float
@@ -61,8 +61,8 @@ class HardwareRequirements(Public):
     cuda_compute_capability: str
 
 
-class Defaults(Public):
-    """What a request that leaves these out gets."""
+class Defaults(ResponseModel):
+    """The values of fields that a request leaves out."""
 
     resolution: str
     frames: int
@@ -73,8 +73,8 @@ class Defaults(Public):
     flow_shift: float
 
 
-class ModelCapabilities(Public):
-    """What a model can be asked for here, from the catalogue. A feature that is `true` is one that is delivered."""
+class ModelCapabilities(ResponseModel):
+    """What a model supports in this installation, from the catalogue."""
 
     model_id: str
     model_type: str
@@ -84,25 +84,30 @@ class ModelCapabilities(Public):
     supported_fps: list[int]
     input_types: list[Literal["text", "image"]]
     output_formats: list[OutputFormat]
-    quantization_support: Annotated[list[Quantization], Field(description="`none` is the model's native type.")]
+    quantization_support: Annotated[list[Quantization], Field(description="`none` is the model's native data type.")]
     lora_support: bool
     controlnet_support: bool
     inpainting_support: bool
-    img2img_support: Annotated[bool, Field(description="Whether it makes videos from a given image.")]
-    text2img_support: Annotated[bool, Field(description="Whether it makes videos from text alone.")]
+    img2img_support: Annotated[bool, Field(description="Whether it generates videos from an image.")]
+    text2img_support: Annotated[bool, Field(description="Whether it generates videos from text alone.")]
     batch_processing: Annotated[
-        bool, Field(description="Whether one request makes several videos. Many requests may be queued, always.")
+        bool, Field(description="Whether one request can produce several videos. Any number of requests can be queued.")
     ]
     streaming_support: Annotated[
         bool,
-        Field(description="Whether a video can be watched while it is made. Its progress can, always (`/events`)."),
+        Field(
+            description="Whether a video can be watched during generation. Progress is always available (`/events`)."
+        ),
     ]
     hardware_requirements: HardwareRequirements
-    image: Annotated[Literal["refused", "optional", "required"], Field(description="What becomes of an input image.")]
+    image: Annotated[
+        Literal["refused", "optional", "required"],
+        Field(description="Whether an input image is refused, optional or required."),
+    ]
     min_steps: int
     max_steps: int
     defaults: Defaults
-    download_size_gb: Annotated[float, Field(description="Of all its files, in 10^9 bytes.")]
+    download_size_gb: Annotated[float, Field(description="Size of all its files, in 10^9 bytes.")]
     notes: str
     basis: dict[str, Basis]
     samples: int
@@ -111,32 +116,36 @@ class ModelCapabilities(Public):
 # --- health
 
 
-class ModelHealthMetrics(Public):
-    """How well a model is now, and over 24 hours. `samples`: uses in these."""
+class ModelHealthMetrics(ResponseModel):
+    """The health of a model now and over 24 hours. `samples` is the number of its generations in 24 hours."""
 
     model_id: str
     health_status: Status
-    last_check: Annotated[Time | None, Field(description="The last look at its files, by name or by checksum.")]
-    integrity_score: Annotated[Score | None, Field(description="Verified bytes over expected bytes, best replica.")]
-    performance_score: Annotated[Score | None, Field(description="Of its latest uses, at most 20.")]
-    availability_score: Annotated[Score | None, Field(description="Replicas that can serve over replicas held.")]
+    last_check: Annotated[Time | None, Field(description="When its files were last checked, by name or by checksum.")]
+    integrity_score: Annotated[
+        Score | None, Field(description="Verified bytes divided by expected bytes, of the best replica.")
+    ]
+    performance_score: Annotated[Score | None, Field(description="From its latest generations, at most 20.")]
+    availability_score: Annotated[Score | None, Field(description="Usable replicas divided by all replicas.")]
     health_score: Annotated[Score | None, Field(description="Availability x integrity x success rate.")]
-    error_count_24h: Annotated[int, Field(ge=0, description="Uses that failed.")]
+    error_count_24h: Annotated[int, Field(ge=0, description="Failed generations.")]
     success_rate_24h: Score | None
     average_response_time_ms: Annotated[
-        float | None, Field(description="From request to finished video, waiting included; successes of 24 hours.")
+        float | None,
+        Field(description="Average from request to finished video, including the wait; successes of 24 hours."),
     ]
     memory_usage_mb: Annotated[
-        float | None, Field(description="In use on the devices that have it loaded or run it, summed; 10^6 bytes.")
+        float | None,
+        Field(description="Sum of the used memory of the devices that have loaded or run it, in 10^6 bytes."),
     ]
     gpu_utilization_percent: Annotated[
-        Percent | None, Field(description="Mean over these devices; of a CPU device, of one core, at most 100.")
+        Percent | None, Field(description="Average over these devices; on a CPU, of one core, at most 100.")
     ]
-    temperature_celsius: Annotated[float | None, Field(description="Of the hottest of these devices.")]
+    temperature_celsius: Annotated[float | None, Field(description="Temperature of the hottest of these devices.")]
     issues: list[str]
     recommendations: list[str]
-    devices: Annotated[list[str], Field(description="The devices that were sampled, as node/index.")]
-    device_kinds: Annotated[list[Literal["cuda", "cpu"]], Field(description="What they are.")]
+    devices: Annotated[list[str], Field(description="The sampled devices, as node/index.")]
+    device_kinds: Annotated[list[Literal["cuda", "cpu"]], Field(description="The kinds of these devices.")]
     basis: dict[str, Basis]
     samples: int
 
@@ -144,46 +153,58 @@ class ModelHealthMetrics(Public):
 # --- performance
 
 
-class ModelPerformance(Public):
-    """What a model has shown over 30 days; mocks and cancelled jobs count for nothing. `samples`: successes."""
+class ModelPerformance(ResponseModel):
+    """The performance of a model over 30 days, without placeholder output and cancelled jobs.
+
+    `samples` is the number of successes.
+    """
 
     model_id: str
     benchmark_date: Annotated[Time | None, Field(description="When the newest of these successes ended.")]
     generation_time_avg_seconds: float | None
     generation_time_p95_seconds: Annotated[
-        float | None, Field(description="By nearest rank; of more than 1,000 successes, within 4.5 %.")
+        float | None, Field(description="By nearest rank; with more than 1,000 successes, accurate to 4.5 %.")
     ]
     throughput_videos_per_hour: Annotated[
-        float | None, Field(description="Of one device: successes over the hours that all uses took.")
+        float | None, Field(description="For one device: successes divided by the hours that all generations took.")
     ]
-    memory_efficiency_score: Annotated[Score | None, Field(description="1 - peak / total of the devices' memory.")]
+    memory_efficiency_score: Annotated[
+        Score | None, Field(description="1 - peak memory / total memory of the devices.")
+    ]
     gpu_utilization_avg_percent: Percent | None
-    power_consumption_watts: Annotated[float | None, Field(description="Mean while it ran.")]
+    power_consumption_watts: Annotated[float | None, Field(description="Average while it ran.")]
     quality_score: Annotated[
-        Score | None, Field(description="Technical, of its latest 20 successes; it says nothing of taste.")
+        Score | None, Field(description="Technical quality of its latest 20 successes; does not judge the content.")
     ]
-    stability_score: Annotated[Score | None, Field(description="Success rate x median / p95 of its latest 20 uses.")]
+    stability_score: Annotated[
+        Score | None, Field(description="Success rate x median / p95 of its latest 20 generations.")
+    ]
     performance_score: Score | None
-    memory_average_mb: Annotated[float | None, Field(description="On its device while it ran, in 10^6 bytes.")]
+    memory_average_mb: Annotated[float | None, Field(description="Average on its device while it ran, in 10^6 bytes.")]
     memory_peak_mb: float | None
     hardware_profile: Annotated[str | None, Field(description="The devices of its latest successes.")]
-    optimization_level: Annotated[str | None, Field(description="The memory profiles of these.")]
+    optimization_level: Annotated[str | None, Field(description="The memory profiles of its latest successes.")]
     basis: dict[str, Basis]
     samples: int
-    device_samples: Annotated[int, Field(description="Readings of devices behind memory, utilisation and power.")]
+    device_samples: Annotated[int, Field(description="Number of device samples behind memory, utilisation and power.")]
 
 
-class ModelComparison(Public):
-    """Every difference is b relative to a; null where either was not measured. `samples`: successes by model."""
+class ModelComparison(ResponseModel):
+    """A comparison of two models. Differences are b relative to a, and null if either was not measured.
+
+    `samples` is the number of successes of each model.
+    """
 
     model_a: str
     model_b: str
     comparison_date: Time
-    performance_difference_percent: Annotated[float | None, Field(description="Of `throughput_videos_per_hour`.")]
+    performance_difference_percent: Annotated[
+        float | None, Field(description="Difference of `throughput_videos_per_hour`.")
+    ]
     quality_difference_score: float | None
-    memory_usage_difference_mb: Annotated[float | None, Field(description="Of `memory_peak_mb`.")]
+    memory_usage_difference_mb: Annotated[float | None, Field(description="Difference of `memory_peak_mb`.")]
     speed_difference_percent: Annotated[
-        float | None, Field(description="Of the megapixels x frames x steps done in a second, loading left out.")
+        float | None, Field(description="Difference of megapixels x frames x steps per second, without loading.")
     ]
     recommendation: str
     use_cases: dict[str, str]
@@ -195,8 +216,8 @@ class ModelComparison(Public):
 # --- recommendation
 
 
-class ExpectedPerformance(Public):
-    """What the model has shown; null where it was never measured."""
+class ExpectedPerformance(ResponseModel):
+    """The measured performance of the model; null where it was never measured."""
 
     generation_time_seconds: float | None
     quality_score: Score | None
@@ -206,43 +227,43 @@ class ExpectedPerformance(Public):
     samples: int
 
 
-class ScoredModel(Public):
-    """How one model was weighed: each part from 0 to 1, and their weighted mean."""
+class ScoredModel(ResponseModel):
+    """The scores of one model, each from 0 to 1, and their weighted average."""
 
     score: Score
-    input: Annotated[Score, Field(description="How well what it takes fits the words of the use case.")]
+    input: Annotated[Score, Field(description="How well its inputs match the use case.")]
     quality: Score
     speed: Score
     readiness: Score
 
 
-class ModelRecommendation(Public):
-    """Which model to take. `recommended_model` null: none fits, and `reasoning` says why."""
+class ModelRecommendation(ResponseModel):
+    """The recommended model. If `recommended_model` is null, no model fits, and `reasoning` explains why."""
 
     recommended_model: str | None
     confidence_score: Score | None
     reasoning: list[str]
-    alternative_models: Annotated[list[str], Field(description="The others that fit, best first.")]
+    alternative_models: Annotated[list[str], Field(description="Other models that fit, best first.")]
     hardware_requirements: HardwareRequirements | None
     expected_performance: ExpectedPerformance
     limitations: list[str]
-    scores: Annotated[dict[str, ScoredModel], Field(description="Of every model that fits.")]
-    basis: Annotated[dict[str, Basis], Field(description="What quality and speed were weighed by.")]
+    scores: Annotated[dict[str, ScoredModel], Field(description="Scores of all models that fit.")]
+    basis: Annotated[dict[str, Basis], Field(description="The source of the quality and speed scores.")]
 
 
 # --- the whole
 
 
-class ModelInsight(Public):
-    """One model, all in all."""
+class ModelInsight(ResponseModel):
+    """All information on one model."""
 
     capabilities: ModelCapabilities
     health: ModelHealthMetrics
     performance: ModelPerformance
 
 
-class SystemOverview(Public):
-    """Over the catalogue. `samples`: models that have a performance score."""
+class SystemOverview(ResponseModel):
+    """Counts over the catalogue. `samples` is the number of models with a performance score."""
 
     total_models: int
     healthy_models: int
@@ -252,18 +273,18 @@ class SystemOverview(Public):
     samples: int
 
 
-class InsightDashboard(Public):
-    """Everything at once."""
+class InsightDashboard(ResponseModel):
+    """All models, alerts and recommendations."""
 
     timestamp: Time
     models: dict[str, ModelInsight]
     system_overview: SystemOverview
-    alerts: Annotated[list[SystemAlert], Field(description="Open ones, most severe first.")]
+    alerts: Annotated[list[SystemAlert], Field(description="Open alerts, most severe first.")]
     recommendations: list[Recommendation]
 
 
-class InsightStatus(Public):
-    """Whether videos can be made, and with which models."""
+class InsightStatus(ResponseModel):
+    """Whether videos can be generated, and with which models."""
 
     status: Status
     available_models: list[str]

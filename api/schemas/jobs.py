@@ -1,6 +1,6 @@
-"""What the API answers with. A row never leaves as it is: names, units and words here are the public ones.
+"""Requests and responses of the job routes. They define the public names and units, independent of the tables.
 
-Times are ISO 8601 in UTC with a trailing ``Z``. Null stands where nothing has been measured, never a typical value.
+Times are ISO 8601 in UTC with a trailing ``Z``. Values that were not measured are null.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.http.query import JOB_ID, cursor, digits
-from api.schemas.fields import Public, Time
+from api.schemas.fields import ResponseModel, Time
 from shared.catalogue.job_types import JOB_TYPES, AppliedFallback, CleanupParams, DownloadParams, IntegrityCheckParams
 from shared.states import JobState, Priority
 from wanworks.requests import PLAIN, Lora, OutputFormat, Quantization
@@ -31,17 +31,17 @@ def _moment(value: Any) -> datetime:
     try:
         return datetime.fromisoformat(f"{digits}{fraction[:7]}{rest}".upper()).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("there is no such moment") from None
+        raise ValueError("is not an existing date and time; give one such as 2026-01-31T12:00:00Z") from None
 
 
 def _job_type(value: str | None) -> str | None:
     if value is not None and value not in JOB_TYPES:
-        raise ValueError(f"there is no such type of job; there are: {', '.join(JOB_TYPES)}")
+        raise ValueError(f"there is no such type of job; allowed: {', '.join(JOB_TYPES)}")
     return value
 
 
 class JobsQuery(BaseModel):
-    """Which jobs to list."""
+    """Filters and page of the list of jobs."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,46 +50,48 @@ class JobsQuery(BaseModel):
         AfterValidator(_job_type),
         Field(description="Only jobs of this type.", json_schema_extra={"enum": sorted(JOB_TYPES)}),
     ] = None
-    status: Annotated[JobState | None, Field(description="Only jobs in this state.")] = None
+    status: Annotated[JobState | None, Field(description="Only jobs with this status.")] = None
     model_id: Annotated[
         Annotated[str, Field(min_length=1, max_length=64), PLAIN] | None, Field(description="Only jobs for this model.")
     ] = None
     created_after: Annotated[
         datetime | None,
         BeforeValidator(_moment),
-        Field(description="Only jobs created after this moment (ISO 8601 with an offset or Z)."),
+        Field(description="Only jobs created after this time (ISO 8601 with an offset or Z)."),
     ] = None
-    limit: Annotated[int, Field(ge=1, le=100, description="Jobs on a page."), BeforeValidator(digits)] = 20
+    limit: Annotated[
+        int, Field(ge=1, le=100, description="Maximum number of jobs on the page."), BeforeValidator(digits)
+    ] = 20
     after: Annotated[
         str | None,
         AfterValidator(cursor),
-        Field(description="The `next` of the page before.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
+        Field(description="The `next` of the previous page.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
     ] = None
 
 
 class ArtifactQuery(BaseModel):
-    """What a signed link says of itself: without it, a key is asked for."""
+    """The parameters of a signed link. Without them, an API key is needed."""
 
     model_config = ConfigDict(extra="forbid")
 
     expires: Annotated[
         int | None,
-        Field(ge=0, le=999_999_999_999_999, description="Of a signed link: its end, in seconds since 1970."),
+        Field(ge=0, le=999_999_999_999_999, description="When the signed link expires, in seconds since 1970."),
         BeforeValidator(_end),
     ] = None
-    signature: Annotated[str | None, Field(max_length=64, description="Of a signed link.")] = None
+    signature: Annotated[str | None, Field(max_length=64, description="The signature of the link.")] = None
 
 
-class FileProgress(Public):
-    """How far one file of a download is, in bytes."""
+class FileProgress(ResponseModel):
+    """The progress of one file of a download, in bytes."""
 
     path: str
     done: int
     total: int
 
 
-class JobProgress(Public):
-    """How far a job is. `percent` never goes back within one attempt."""
+class JobProgress(ResponseModel):
+    """The progress of a job. `percent` never decreases within one attempt."""
 
     percent: Annotated[float, Field(ge=0, le=100)]
     phase: str | None = None
@@ -99,19 +101,19 @@ class JobProgress(Public):
     bytes_done: int | None = None
     bytes_total: int | None = None
     bytes_per_second: float | None = None
-    files: Annotated[list[FileProgress], Field(description="Of a download: those that are under way.")] = []
+    files: Annotated[list[FileProgress], Field(description="The files that a download is fetching now.")] = []
 
 
-class JobError(Public):
-    """Why a job failed; `code` is stable."""
+class JobError(ResponseModel):
+    """Why a job failed. `code` is stable, `message` is for people."""
 
     code: str
     message: str
     retryable: bool
 
 
-class Artifact(Public):
-    """A file that a job made."""
+class Artifact(ResponseModel):
+    """A file that a job created."""
 
     name: str
     kind: str | None
@@ -122,100 +124,98 @@ class Artifact(Public):
 
 
 class LinkRequest(BaseModel):
-    """A link to an artifact, to be made."""
+    """Settings of a signed link to an artifact."""
 
     model_config = ConfigDict(extra="forbid")
 
     expires_in_seconds: Annotated[
-        int, Field(ge=1, le=7 * 24 * 3600, strict=True, description="How long it is good for; at most a week.")
+        int, Field(ge=1, le=7 * 24 * 3600, strict=True, description="Validity of the link; at most a week.")
     ] = 3600
 
 
-class ArtifactLink(Public):
-    """A link that lets whoever has it fetch one file, and nothing else, without a key."""
+class ArtifactLink(ResponseModel):
+    """A link to download one file without an API key."""
 
     url: str
     expires_at: Time
 
 
-class QualityChecks(Public):
-    """What a video is tested for. One that fails any but the last is not delivered: its job fails as `bad_output`."""
+class QualityChecks(ResponseModel):
+    """The checks of a video. If any but the last fails, the job fails with the code `bad_output`."""
 
-    decodable: Annotated[
-        bool, Field(description="The file can be opened and read to its end, and its key frames decode.")
-    ]
-    size: Annotated[bool, Field(description="It has the width and height that were asked for.")]
+    decodable: Annotated[bool, Field(description="The file can be read to its end, and its key frames can be decoded.")]
+    size: Annotated[bool, Field(description="The video has the requested width and height.")]
     frame_count: bool
     frame_rate: bool
-    finite: Annotated[bool, Field(description="The model produced numbers throughout, no NaN and no infinity.")]
-    not_black: Annotated[bool, Field(description="Some frame is not black.")]
-    not_flat: Annotated[bool, Field(description="Some frame shows more than one flat colour.")]
-    not_frozen: Annotated[bool, Field(description="Some frame differs from the one before it.")]
+    finite: Annotated[bool, Field(description="The model produced no NaN and no infinity.")]
+    not_black: Annotated[bool, Field(description="At least one frame is not black.")]
+    not_flat: Annotated[bool, Field(description="At least one frame has more than one colour.")]
+    not_frozen: Annotated[bool, Field(description="At least one frame differs from the previous one.")]
 
 
-class QualityMeasures(Public):
-    """What was measured over all frames. Luma counts from 0 to 255. Null: too few frames to measure that on."""
+class QualityMeasures(ResponseModel):
+    """Measurements over all frames. Luma is between 0 and 255. Null: too few frames for the measurement."""
 
     luma: float
-    contrast: Annotated[float, Field(description="Standard deviation of luma within a frame, mean over the frames.")]
+    contrast: Annotated[float, Field(description="Standard deviation of luma within a frame, average over the frames.")]
     sharpness: Annotated[
         float, Field(description="Variance of the Laplacian over the variance of luma, median over the frames.")
     ]
     frozen_share: Annotated[
-        float | None, Field(description="Of the pairs of successive frames, those without a change.")
+        float | None, Field(description="Share of the pairs of successive frames that are identical.")
     ]
     flicker: Annotated[
-        float | None, Field(description="How far a frame's mean luma lies off its neighbours', 0 to 1, mean.")
+        float | None, Field(description="Average deviation of a frame's luma from its neighbours', 0 to 1.")
     ]
 
 
-class Quality(Public):
-    """The technical quality of the video, measured on the frames that were made. It says nothing of taste."""
+class Quality(ResponseModel):
+    """The technical quality of the video, measured on its frames. Does not judge the content."""
 
     score: Annotated[float, Field(ge=0.0, le=1.0)]
     checks: QualityChecks
     measures: QualityMeasures
 
 
-class UnappliedKey(Public):
-    """One key of a LoRA file that changed nothing, and why."""
+class UnappliedKey(ResponseModel):
+    """A key of a LoRA file that was not applied, and why."""
 
     key: str
     reason: str
 
 
-class AppliedLora(Public):
-    """What one file of a LoRA changed in one transformer of the model."""
+class AppliedLora(ResponseModel):
+    """How one LoRA file was applied to one transformer of the model."""
 
     name: str
     scale: float
     file: str
-    format: Annotated[str, Field(description="The naming that the file's keys follow.")]
-    alpha: Annotated[str, Field(description="Where the alpha stands that the pairs are scaled by.")]
-    expert: Annotated[str, Field(description="`high_noise`, `low_noise`, or `only` of a model with one transformer.")]
-    keys: Annotated[int, Field(description="The file's keys for this transformer.")]
+    format: Annotated[str, Field(description="The naming scheme of the file's keys.")]
+    alpha: Annotated[str, Field(description="The source of the alpha values that scale the LoRA.")]
+    expert: Annotated[str, Field(description="`high_noise` or `low_noise`; `only` for a model with one transformer.")]
+    keys: Annotated[int, Field(description="Number of the file's keys for this transformer.")]
     keys_applied: int
     keys_not_applied: int
-    not_applied: Annotated[list[UnappliedKey], Field(description="The first 100 of those that did not apply.")]
+    not_applied: Annotated[list[UnappliedKey], Field(description="The first 100 keys that were not applied.")]
 
 
-class PromptTokens(Public):
+class PromptTokens(ResponseModel):
     """How much of a prompt the model reads."""
 
-    tokens: Annotated[int, Field(description="Of the whole prompt, its end mark included.")]
-    limit: Annotated[int, Field(description="How many the model reads.")]
-    cut: Annotated[int, Field(description="How many at the end it did not read.")]
+    tokens: Annotated[int, Field(description="Tokens of the whole prompt, including the end token.")]
+    limit: Annotated[int, Field(description="Maximum number of tokens that the model reads.")]
+    cut: Annotated[int, Field(description="Number of tokens that were cut off at the end.")]
 
 
-class PromptsTokens(Public):
-    """The tokens of both prompts."""
+class PromptsTokens(ResponseModel):
+    """The numbers of tokens of both prompts."""
 
     prompt: PromptTokens
-    negative_prompt: Annotated[PromptTokens | None, Field(description="Null: not used, since there is no guidance.")]
+    negative_prompt: Annotated[PromptTokens | None, Field(description="Null: not used, because guidance is off.")]
 
 
-class GenerationResult(Public):
-    """What a generation made, how long each phase took in seconds, and all that it takes to make it again."""
+class GenerationResult(ResponseModel):
+    """The result of a generation: files, duration of each phase in seconds, and a manifest to reproduce it."""
 
     artifacts: list[Artifact]
     width: int | None
@@ -226,19 +226,21 @@ class GenerationResult(Public):
     seed: int | None
     timings: dict[str, float]
     peak_vram_mb: float | None
-    quality: Annotated[Quality | None, Field(description="Null: made before quality was measured.")]
+    quality: Annotated[Quality | None, Field(description="Null: created by a version that did not measure it.")]
     warm: bool | None
     profile: str | None
     device_name: str | None
     mock: bool
-    loras: Annotated[list[AppliedLora], Field(description="For each LoRA file and transformer, what of it applied.")]
-    prompt_tokens: Annotated[PromptsTokens | None, Field(description="Null: not counted, as for a mock.")]
+    loras: Annotated[list[AppliedLora], Field(description="How each LoRA file was applied to each transformer.")]
+    prompt_tokens: Annotated[
+        PromptsTokens | None, Field(description="Null: not counted, for example for placeholder output.")
+    ]
     notes: list[str]
     manifest: dict[str, Any] | None
 
 
-class Params(Public):
-    """A generation as it is carried out: every value settled, the seed drawn."""
+class Params(ResponseModel):
+    """The settings of a generation, with defaults filled in and the seed chosen."""
 
     model_id: str
     prompt: str
@@ -256,52 +258,55 @@ class Params(Public):
     quantization: Quantization
     loras: list[Lora]
     fallback: list[str]
-    remixed_from: Annotated[str | None, Field(description="The job whose settings these are, with another prompt.")]
+    remixed_from: Annotated[str | None, Field(description="The job whose settings were reused with another prompt.")]
 
 
-class DownloadResult(Public):
-    """What a download fetched. `bytes_total`: the revision's; `bytes_fetched`: what came over the wire."""
+class DownloadResult(ResponseModel):
+    """The result of a download. `bytes_total` is the revision's size, `bytes_fetched` the transferred bytes."""
 
     revision: str
     files: int
     bytes_total: int
     bytes_fetched: int
     seconds: float
-    refetched: Annotated[list[str], Field(description="Files that came wrong and were fetched again.")]
+    refetched: Annotated[list[str], Field(description="Files that arrived damaged and were fetched again.")]
 
 
-class Job(Public):
-    """A durable piece of work that somebody asked for."""
+class Job(ResponseModel):
+    """A job: a generation, a download, an integrity check or a cleanup."""
 
-    id: Annotated[str, Field(description="Also the Celery task id.")]
+    id: Annotated[str, Field(description="The id of the job, and of its Celery task.")]
     type: str
     status: JobState
-    model_id: Annotated[str | None, Field(description="Null: every model.")]
+    model_id: Annotated[str | None, Field(description="Null: all models.")]
     priority: Priority
-    mock: Annotated[bool, Field(description="A labelled test card instead of a model's work.")]
+    mock: Annotated[bool, Field(description="Whether the job creates labelled placeholder output without a model.")]
     params: Annotated[
         Params | DownloadParams | IntegrityCheckParams | CleanupParams | dict[str, Any],
-        Field(description="As the job's type has it."),
+        Field(description="The parameters; their fields depend on the job's type."),
     ]
     fallback_applied: Annotated[
-        list[AppliedFallback], Field(description="What was changed because the model was not ready.")
+        list[AppliedFallback], Field(description="Changes to the request because its model was not ready.")
     ]
-    bandwidth_limit_mbps: Annotated[float | None, Field(description="Of a download, in 10^6 bits a second.")]
-    paused_by: Annotated[str | None, Field(description="`owner`, or `disk_full`: it goes on when there is room.")]
+    bandwidth_limit_mbps: Annotated[
+        float | None, Field(description="The limit of a download, in 10^6 bits per second.")
+    ]
+    paused_by: Annotated[str | None, Field(description="`owner`, or `disk_full`: the job resumes when there is space.")]
     progress: JobProgress
     queue_position: Annotated[
-        int | None, Field(description="Queued jobs that start before this one; null once it has left.")
+        int | None,
+        Field(description="Number of queued jobs that start before this one; null once it has left the queue."),
     ]
     queue_position_approximate: Annotated[
         bool | None,
         Field(
-            description="Whether the position is counted by priority and age, which owners' turns and waiting may "
-            "change; positions among the first thousand are exact."
+            description="Whether the position is an estimate by priority and age, without fairness between owners. "
+            "Positions among the first thousand are exact."
         ),
     ]
     attempt: int
-    max_attempts: Annotated[int, Field(description="Crashes and lost workers after which the job is given up.")]
-    failures: Annotated[int, Field(description="Crashes and lost workers so far.")]
+    max_attempts: Annotated[int, Field(description="Number of crashes and lost workers after which the job fails.")]
+    failures: Annotated[int, Field(description="Number of crashes and lost workers so far.")]
     node: str | None
     worker: str | None
     device: str | None
@@ -310,14 +315,15 @@ class Job(Public):
     finished_at: Time | None
     error: JobError | None
     result: Annotated[
-        GenerationResult | DownloadResult | dict[str, Any] | None, Field(description="As the job's type has it.")
+        GenerationResult | DownloadResult | dict[str, Any] | None,
+        Field(description="The result; its fields depend on the job's type."),
     ]
     retry_of: str | None
     metadata: dict[str, str]
 
 
-class JobPage(Public):
-    """Jobs, newest first. `next` goes into `after` to read on."""
+class JobPage(ResponseModel):
+    """A page of jobs, newest first. Pass `next` as `after` to get the next page."""
 
     data: list[Job]
     has_more: bool

@@ -1,14 +1,14 @@
-"""What the model management routes take and answer with. Words and fields are those that clients were promised.
+"""Responses of the model management routes.
 
-Beside each group of figures stands a `basis`: for each of them `measured` (counted from stored rows included),
-`catalogue` or `none`; and `samples`, from how many jobs the measured ones come.
+Each group of values has a `basis`, which says for each value whether it was `measured` (or counted from stored rows),
+comes from the `catalogue`, or is unknown (`none`); and `samples`, the number of jobs behind the measured values.
 """
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.schemas.fields import Basis, Public, Score, Time
+from api.schemas.fields import Basis, ResponseModel, Score, Time
 from shared.insight.health import HealthStatus
 
 Availability = Literal[
@@ -16,14 +16,11 @@ Availability = Literal[
 ]
 
 
-# --- requests
-
-
 # --- status
 
 
-class ReplicaStatus(Public):
-    """One model's files on one node. `size_mb` in 10^6 bytes."""
+class ReplicaStatus(ResponseModel):
+    """The files of one model on one node. `size_mb` is in 10^6 bytes."""
 
     node: str
     online: bool
@@ -33,45 +30,47 @@ class ReplicaStatus(Public):
     integrity_score: Score | None
     revision: str | None
     last_health_check: Time | None
-    last_verified: Annotated[Time | None, Field(description="When checksums were last compared.")]
+    last_verified: Annotated[Time | None, Field(description="When the checksums were last compared.")]
     corruption_types: list[str]
     download_progress: float | None
     download_job_id: str | None
 
 
-class ModelStatus(Public):
-    """One model, by its best replica. `size_mb` in 10^6 bytes, times in seconds."""
+class ModelStatus(ResponseModel):
+    """The status of one model, from its best replica. `size_mb` is in 10^6 bytes, times are in seconds."""
 
     model_id: str
     availability_status: Availability
     is_available: bool
     is_loaded: bool
     size_mb: float
-    download_progress: Annotated[float | None, Field(ge=0, le=100, description="Percent; null: none is under way.")]
+    download_progress: Annotated[
+        float | None, Field(ge=0, le=100, description="In percent; null: no download is active.")
+    ]
     missing_files: list[str]
-    integrity_score: Annotated[Score | None, Field(description="Verified bytes over expected bytes.")]
+    integrity_score: Annotated[Score | None, Field(description="Verified bytes divided by expected bytes.")]
     last_health_check: Time | None
     performance_score: Score | None
     corruption_detected: bool
-    usage_frequency: Annotated[float, Field(ge=0, description="Uses a day over 30 days.")]
+    usage_frequency: Annotated[float, Field(ge=0, description="Generations per day, over 30 days.")]
     last_used: Time | None
-    average_generation_time: Annotated[float | None, Field(description="Seconds, over 30 days.")]
+    average_generation_time: Annotated[float | None, Field(description="Average over 30 days, in seconds.")]
     can_pause_download: bool
     can_resume_download: bool
-    estimated_download_time: Annotated[float | None, Field(description="Seconds until the running download is done.")]
+    estimated_download_time: Annotated[float | None, Field(description="Seconds until the running download ends.")]
     current_version: Annotated[str | None, Field(description="A commit.")]
-    latest_version: Annotated[str | None, Field(description="The newest commit that the hub has told of.")]
-    latest_version_checked_at: Annotated[Time | None, Field(description="When the hub last answered.")]
+    latest_version: Annotated[str | None, Field(description="The newest commit that the hub has reported.")]
+    latest_version_checked_at: Annotated[Time | None, Field(description="When the hub last reported it.")]
     update_available: bool
-    pinned: Annotated[bool, Field(description="Whether cleanup leaves it alone.")]
-    loaded_on: Annotated[list[str], Field(description="Devices, as node/index.")]
+    pinned: Annotated[bool, Field(description="Whether the model is pinned, so that cleanups keep it.")]
+    loaded_on: Annotated[list[str], Field(description="Devices that have loaded it, as node/index.")]
     replicas: list[ReplicaStatus]
     basis: dict[str, Basis]
     samples: int
 
 
-class SystemStatistics(Public):
-    """Counts over the catalogue; `total_size_gb` is what lies on all nodes, in 10^9 bytes."""
+class SystemStatistics(ResponseModel):
+    """Counts over the catalogue. `total_size_gb` is the size of the files on all nodes, in 10^9 bytes."""
 
     total_models: int
     available_models: int
@@ -81,8 +80,8 @@ class SystemStatistics(Public):
     last_updated: Time
 
 
-class DetailedStatus(Public):
-    """Every model of the catalogue."""
+class DetailedStatus(ResponseModel):
+    """The status of all models of the catalogue."""
 
     models: dict[str, ModelStatus]
     system_statistics: SystemStatistics
@@ -92,8 +91,8 @@ class DetailedStatus(Public):
 # --- health
 
 
-class ModelHealth(Public):
-    """How well a model is, and what would repair it."""
+class ModelHealth(ResponseModel):
+    """The health of a model, and whether it can be repaired automatically."""
 
     model_id: str
     health_status: HealthStatus
@@ -104,13 +103,13 @@ class ModelHealth(Public):
     last_check: Time | None
     repair_suggestions: list[str]
     can_auto_repair: bool
-    success_rate: Annotated[Score | None, Field(description="Of its latest uses, at most 20.")]
+    success_rate: Annotated[Score | None, Field(description="Success rate of its latest generations, at most 20.")]
     basis: dict[str, Basis]
     samples: int
 
 
-class SystemHealth(Public):
-    """Counts over the catalogue. `storage_usage_percent`: of all online nodes' model storage."""
+class SystemHealth(ResponseModel):
+    """Counts over the catalogue. `storage_usage_percent` covers the model storage of all online nodes."""
 
     overall_health_score: Score | None
     models_healthy: int
@@ -123,8 +122,8 @@ class SystemHealth(Public):
     basis: dict[str, Basis]
 
 
-class Recommendation(Public):
-    """What an operator should do."""
+class Recommendation(ResponseModel):
+    """A recommended action for the operator."""
 
     type: str
     priority: Literal["critical", "high", "medium", "low"]
@@ -133,8 +132,8 @@ class Recommendation(Public):
     model_id: str | None
 
 
-class LibraryHealth(Public):
-    """How well the models are."""
+class LibraryHealth(ResponseModel):
+    """The health of all models."""
 
     system_health: SystemHealth
     model_health: dict[str, ModelHealth]

@@ -1,20 +1,20 @@
-"""Bodies of jobs that run on nodes: downloads and integrity checks."""
+"""Requests and responses of jobs that run on nodes: downloads and integrity checks."""
 
 from typing import Annotated
 
 from pydantic import Field, RootModel
 
-from api.schemas.fields import Asked, Name, NodeName, Public
+from api.schemas.fields import Name, NodeName, RequestModel, ResponseModel
 from api.schemas.jobs import Job
 from shared.states import Priority
 
 Mbps = Annotated[
-    float, Field(strict=True, ge=0.01, le=100_000, allow_inf_nan=False, description="In Mbps (10^6 bits a second).")
+    float, Field(strict=True, ge=0.01, le=100_000, allow_inf_nan=False, description="In Mbps (10^6 bits per second).")
 ]
 
 
-class DownloadRequest(Asked):
-    """Fetch a model to a node. Without `node`: to the only one that is online."""
+class DownloadRequest(RequestModel):
+    """Download a model to a node. `node` may be left out if exactly one node is online."""
 
     model_id: Name
     node: NodeName | None = None
@@ -26,20 +26,22 @@ class DownloadRequest(Asked):
     bandwidth_limit_mbps: Mbps | None = None
 
 
-class IntegrityCheckRequest(Asked):
-    """Verify one model, or all. Without `node`: on every node that is online."""
+class IntegrityCheckRequest(RequestModel):
+    """Verify one model or all, on one node or, without `node`, on all online nodes."""
 
-    model_id: Annotated[Name, Field(description="`all`, like leaving it out, means every model.")] | None = None
+    model_id: Annotated[Name, Field(description="The model to verify; `all` or left out: all models.")] | None = None
     node: NodeName | None = None
-    full: Annotated[bool, Field(strict=True, description="False: files untouched since their last check pass.")] = True
-    repair: Annotated[bool, Field(strict=True, description="Fetch again what is broken, and only that.")] = False
+    full: Annotated[
+        bool, Field(strict=True, description="False: skip files that are unchanged since their last check.")
+    ] = True
+    repair: Annotated[bool, Field(strict=True, description="Download damaged and missing files again.")] = False
 
 
-class Jobs(Public):
-    """The jobs that were made, one for each node."""
+class Jobs(ResponseModel):
+    """The created jobs, one for each node."""
 
     data: list[Job]
 
 
 class JobOrJobs(RootModel[Job | Jobs]):
-    """One job, or where several nodes were meant, one for each."""
+    """One job, or a list with one job for each node."""

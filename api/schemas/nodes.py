@@ -1,27 +1,29 @@
-"""Bodies about nodes, devices and queues."""
+"""Responses about nodes, devices and queues."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from api.schemas.fields import Public, Time
+from api.schemas.fields import ResponseModel, Time
 from shared.states import Priority
 
 
-class DeviceSample(Public):
-    """What was last read from the device, or of the worker's processes on a CPU; null where it does not tell."""
+class DeviceSample(ResponseModel):
+    """The latest measurements of a device or, on a CPU, of the worker's processes; null: not available."""
 
     timestamp: Time
-    utilization_percent: Annotated[float | None, Field(description="On a CPU of one core, so it may pass 100.")]
+    utilization_percent: Annotated[
+        float | None, Field(description="On a CPU relative to one core, so it may exceed 100.")
+    ]
     memory_used_mb: float | None
     memory_total_mb: float | None
     temperature_celsius: float | None
     power_watts: float | None
-    phase: Annotated[str | None, Field(description="Of the job that ran there.")]
+    phase: Annotated[str | None, Field(description="The phase of the job that ran at that time.")]
 
 
-class DeviceStatus(Public):
-    """One GPU, or CPU stand-in, and the worker that is pinned to it."""
+class DeviceStatus(ResponseModel):
+    """A GPU, or a CPU used as a device, and the worker that is pinned to it."""
 
     node: str
     index: int
@@ -31,38 +33,40 @@ class DeviceStatus(Public):
     memory_mb: int
     worker: str
     pid: int
-    visible: Annotated[str, Field(description="CUDA_VISIBLE_DEVICES as the worker process sees it.")]
+    visible: Annotated[str, Field(description="The worker process's CUDA_VISIBLE_DEVICES.")]
     state: Annotated[
         Literal["idle", "busy", "draining", "drained", "offline"],
-        Field(description="`draining`: finishes its job and takes no other; `drained`: has done so."),
+        Field(description="`draining`: finishes its job and accepts no other; `drained`: idle and accepts no jobs."),
     ]
-    job: Annotated[str | None, Field(description="Id of the job that runs there.")]
+    job: Annotated[str | None, Field(description="The id of the running job.")]
     warm: list[dict[str, Any]]
-    sample: Annotated[DeviceSample | None, Field(description="Null where nothing was read lately.")] = None
+    sample: Annotated[DeviceSample | None, Field(description="Null: no recent measurement.")] = None
     last_seen: Time | None
     started_at: Time
 
 
-class NodeStatus(Public):
-    """One host with its model storage. Disk sizes are in MB of 10^6 bytes."""
+class NodeStatus(ResponseModel):
+    """A host with its model storage. Disk sizes are in MB of 10^6 bytes."""
 
     name: str
     version: str
     state: Literal["online", "draining", "drained", "offline"]
     io_online: Annotated[
         bool,
-        Field(description="Whether its io worker is heard, which alone does downloads, checks and clean-ups there."),
+        Field(description="Whether its io worker is online, which runs downloads, integrity checks and cleanups."),
     ]
-    drained_at: Annotated[Time | None, Field(description="Since when it takes nothing new, also while offline.")]
-    running_jobs: Annotated[int, Field(description="Generations and the node's own jobs.")]
-    last_seen: Annotated[Time | None, Field(description="Its io worker. Null: not yet, or stopped in good order.")]
+    drained_at: Annotated[Time | None, Field(description="Since when it is drained and accepts no new jobs.")]
+    running_jobs: Annotated[int, Field(description="Running generations and node jobs.")]
+    last_seen: Annotated[
+        Time | None, Field(description="Last heartbeat of its io worker. Null: none yet, or the worker was shut down.")
+    ]
     started_at: Time
     disk_total_mb: float | None
     disk_free_mb: float | None
 
 
-class Workers(Public):
-    """Every device and node that has ever registered."""
+class Workers(ResponseModel):
+    """All devices and nodes that have ever registered."""
 
     devices: list[DeviceStatus]
     nodes: list[NodeStatus]
@@ -74,25 +78,25 @@ class Node(NodeStatus):
     devices: list[DeviceStatus]
 
 
-class Nodes(Public):
-    """Every node that has registered and was not removed."""
+class Nodes(ResponseModel):
+    """All registered nodes that were not removed."""
 
     nodes: list[Node]
 
 
-class QueueDepth(Public):
-    """What waits and runs for one model at one priority."""
+class QueueDepth(ResponseModel):
+    """The numbers of queued and running jobs of one model at one priority."""
 
     priority: Priority
-    model_id: Annotated[str | None, Field(description="Null: jobs for every model.")]
+    model_id: Annotated[str | None, Field(description="Null: jobs for all models.")]
     queued: int
-    waiting_for_model: Annotated[int, Field(description="Of the queued ones: no node holds the model.")]
+    waiting_for_model: Annotated[int, Field(description="Queued jobs whose model is on no node.")]
     running: int
-    oldest_age_seconds: Annotated[float | None, Field(description="How long the first of the queued ones has waited.")]
+    oldest_age_seconds: Annotated[float | None, Field(description="Age of the oldest queued job.")]
 
 
-class Queues(Public):
-    """Queue depths, most urgent first; an empty list where nothing waits or runs."""
+class Queues(ResponseModel):
+    """Queue depths, highest priority first; empty if no job is queued or running."""
 
     queued: int
     running: int

@@ -1,4 +1,4 @@
-"""What the live page asks for beyond what the jobs' and models' routes tell: an estimate, and the way to Flower."""
+"""Requests and responses of the live page's own routes: the estimate and the address of Flower."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from wanworks.requests import Quantization
 
 
 class Flower(BaseModel):
-    """Where Flower is for this client, and whether somebody listens there."""
+    """The address of Flower, and whether it responds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -20,7 +20,7 @@ class Flower(BaseModel):
 
 
 class EstimateQuery(BaseModel):
-    """A generation that might be asked for. What is left out takes the model's native value."""
+    """A possible generation. Fields that are left out take the model's defaults."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -32,11 +32,11 @@ class EstimateQuery(BaseModel):
 
 
 class Estimate(BaseModel):
-    """What a generation will take, in seconds, from jobs that were measured; null where none was.
+    """The estimated duration of a generation in seconds, from measured jobs; null: not measured.
 
-    `generation_seconds` is the median over the latest successes of that model and quantization, loading left out, of
-    seconds for each megapixel, frame and step, times those asked for. `loading_seconds` comes on top where no device
-    has the model loaded. `queue_seconds` is what waits and runs now, shared among the devices.
+    `generation_seconds` is the median time per megapixel, frame and step over the latest successes of the model and
+    quantization, without loading, scaled to the request. `loading_seconds` is added if no device has loaded the model.
+    `queue_seconds` is the time for all queued and running jobs, divided among the devices.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -45,6 +45,6 @@ class Estimate(BaseModel):
     generation_seconds: float | None
     loading_seconds: float | None
     queue_seconds: float | None
-    warm: Annotated[bool, Field(description="Whether a device has it loaded now, under that quantization.")]
-    samples: Annotated[int, Field(description="The measured jobs behind `generation_seconds`, at most 20.")]
+    warm: Annotated[bool, Field(description="Whether a device has loaded the model with this quantization.")]
+    samples: Annotated[int, Field(description="Number of measured jobs behind `generation_seconds`, at most 20.")]
     basis: dict[str, Basis]

@@ -1,18 +1,18 @@
-"""Bodies of errors: RFC 9457 problems."""
+"""Error responses: RFC 9457 problem documents."""
 
-from api.schemas.fields import Public
+from api.schemas.fields import ResponseModel
 
 
-class WrongField(Public):
-    """One wrong field: where it is, what is wrong, and the kind of mistake."""
+class WrongField(ResponseModel):
+    """An invalid field: its location, a message and the type of the error."""
 
     loc: list[str | int]
     msg: str
     type: str
 
 
-class Problem(Public):
-    """RFC 9457. `code` is stable, `detail` is for people."""
+class Problem(ResponseModel):
+    """An error (RFC 9457). `code` is stable, `detail` is for people."""
 
     type: str
     title: str
@@ -23,6 +23,6 @@ class Problem(Public):
 
 
 class ValidationProblem(Problem):
-    """A problem that names each wrong field."""
+    """An error that lists every invalid field."""
 
     errors: list[WrongField]

@@ -1,6 +1,7 @@
-"""What the `/v1/videos` routes take and answer: the shapes that the `openai` client speaks, over the same job rows.
+"""Requests and responses of the `/v1/videos` routes, in the format of the `openai` client.
 
-Names, units and words here are that convention's: unix seconds, `seconds` and `size` as text, four states.
+The rows are the same jobs; names and units follow that format: Unix seconds, `seconds` and `size` as text, four
+states.
 """
 
 import re
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from api.http.query import JOB_ID, digits
-from api.schemas.fields import Public
+from api.schemas.fields import ResponseModel
 from api.schemas.jobs import JobProgress
 from shared.catalogue.job_types import GenerationParams
 from shared.database.tables import Job
@@ -18,7 +19,7 @@ from shared.states import JobState, Priority
 from wanworks.requests import PLAIN, SAID, FallbackStrategy, Lora, Number, OutputFormat, Quantization, Seed
 
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
-_POLL_SECONDS = 1.0  # what the client does where it is told nothing
+_POLL_SECONDS = 1.0  # the client's own default
 _POLL_RANGE = (0.5, 5.0)
 _POLL_SHARE = 0.1
 
@@ -45,7 +46,7 @@ def _number_of_seconds(value: Any) -> Any:
 
 def _cursor(value: str | None) -> str | None:
     if value is not None and not JOB_ID.fullmatch(value):
-        raise ValueError("is no video's id")
+        raise ValueError("is not the id of a video; give the `last_id` of the previous page")
     return value
 
 
@@ -62,37 +63,38 @@ Scale = Annotated[Number, Field(ge=0, le=30)]
 
 
 class ImageReference(BaseModel):
-    """A picture that lies somewhere else."""
+    """A reference to an image."""
 
     model_config = ConfigDict(extra="forbid")
 
     image_url: Annotated[
         str | None, Field(description="http(s)://..., fetched by the server, or data:image/png;base64,...")
     ] = None
-    file_id: Annotated[str | None, Field(description="Not offered: files are not kept here.")] = None
+    file_id: Annotated[str | None, Field(description="Not supported: this server stores no uploaded files.")] = None
 
 
 class VideoRequest(BaseModel):
-    """A video as the convention asks for it, with the extension fields of self-hosted servers."""
+    """A request for a video in the `openai` client's format, with the extension fields of self-hosted servers."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[
         Annotated[str, Field(min_length=1, max_length=128), PLAIN] | None,
-        Field(description="A model's id, alias, or name on the Hub. Left out: the first one that suits the request."),
+        Field(description="A model's id, alias, or name on the Hub. Default: the first model that suits the request."),
     ] = None
     prompt: Prompt
     input_reference: Annotated[
-        str | ImageReference | None, Field(description="In a form a file; or a URL, a data URL, or an object of one.")
+        str | ImageReference | None,
+        Field(description="In a form, a file. In JSON, a URL, a data URL, or an object with one."),
     ] = None
     image_reference: Annotated[
-        str | ImageReference | None, Field(description="The same by its other name; one of the two.")
+        str | ImageReference | None, Field(description="Another name for `input_reference`; give only one of them.")
     ] = None
     seconds: Annotated[
         Seconds | None,
         Field(
-            description="Length, at `fps` or the model's own; becomes the nearest 4k+1 frames. Not looked at beside "
-            "`num_frames`."
+            description="Length at `fps` or the model's default rate; rounded to the nearest 4k+1 frames. Ignored if "
+            "`num_frames` is given."
         ),
     ] = None
     size: Annotated[str, Field(max_length=32, examples=["1280x720"])] | None = None
@@ -102,9 +104,9 @@ class VideoRequest(BaseModel):
     fps: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
     num_inference_steps: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
     guidance_scale: Annotated[
-        Scale | None, Field(description="As in diffusers: of the high-noise expert, where there are two.")
+        Scale | None, Field(description="As in diffusers: for the high-noise expert, if the model has two.")
     ] = None
-    guidance_scale_2: Annotated[Scale | None, Field(description="As in diffusers: of the low-noise expert.")] = None
+    guidance_scale_2: Annotated[Scale | None, Field(description="As in diffusers: for the low-noise expert.")] = None
     flow_shift: Annotated[Number, Field(gt=0, le=100)] | None = None
     negative_prompt: Annotated[str, Field(max_length=5000), PLAIN] | None = None
     seed: Seed = None
@@ -126,14 +128,14 @@ class VideoRequest(BaseModel):
     ) = None
 
 
-# Form values that stay text; the others are read as JSON where they are JSON.
+# Form values that stay text; others are parsed as JSON if they are JSON.
 TEXTS = frozenset(
     {"model", "prompt", "negative_prompt", "seconds", "size", "output_format", "quantization", "priority"}
 ) | {"webhook_url"}
 
 
 class RemixRequest(BaseModel):
-    """The same video once more, to another prompt."""
+    """A new prompt for the settings of an existing video."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -141,92 +143,94 @@ class RemixRequest(BaseModel):
 
 
 class VideosQuery(BaseModel):
-    """Which videos to list."""
+    """The page and order of the list of videos."""
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[int, Field(ge=1, le=100, description="Videos on a page."), BeforeValidator(digits)] = 20
+    limit: Annotated[
+        int, Field(ge=1, le=100, description="Maximum number of videos on the page."), BeforeValidator(digits)
+    ] = 20
     after: Annotated[
         str | None,
         AfterValidator(_cursor),
-        Field(description="The `last_id` of the page before.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
+        Field(description="The `last_id` of the previous page.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
     ] = None
-    order: Annotated[Literal["asc", "desc"], Field(description="By time of creation.")] = "desc"
+    order: Annotated[Literal["asc", "desc"], Field(description="Order by creation time.")] = "desc"
 
 
 class ContentQuery(BaseModel):
-    """Which of a video's files."""
+    """Which file of the video to get."""
 
     model_config = ConfigDict(extra="forbid")
 
     variant: Annotated[
         Literal["video", "thumbnail", "spritesheet"],
-        Field(description="The video, the picture in its middle, or one sheet of up to nine."),
+        Field(description="The video, its middle frame, or a sheet of up to nine frames."),
     ] = "video"
 
 
-class VideoFailure(Public):
-    """Why there is no video; `code` is stable, and `cancelled` where somebody asked for that."""
+class VideoFailure(ResponseModel):
+    """Why there is no video. `code` is stable; `cancelled` if the job was cancelled."""
 
     code: str
     message: str
 
 
-class Video(Public):
-    """A generation in the convention's words. All else about it is at `/api/v1/jobs/{id}`."""
+class Video(ResponseModel):
+    """A generation in the `openai` client's format. `/api/v1/jobs/{id}` returns all its details."""
 
-    id: Annotated[str, Field(description="Also the job's id.")]
+    id: Annotated[str, Field(description="The id of the job.")]
     object: Literal["video"] = "video"
     model: str
     status: VideoStatus
     progress: Annotated[int, Field(ge=0, le=100)]
     prompt: str
-    seconds: Annotated[str, Field(description="(frames - 1) / fps: what `seconds` asks for.")]
+    seconds: Annotated[str, Field(description="The length: (frames - 1) / fps.")]
     size: str
-    created_at: Annotated[int, Field(description="Unix seconds, as all times here.")]
-    completed_at: Annotated[int | None, Field(description="When it ended, also without a video.")]
-    expires_at: Annotated[int | None, Field(description="When the files go, by retention.")]
+    created_at: Annotated[int, Field(description="In Unix seconds, as all times of these routes.")]
+    completed_at: Annotated[int | None, Field(description="When the job ended, also if it failed.")]
+    expires_at: Annotated[int | None, Field(description="When the files are removed by the retention policy.")]
     remixed_from_video_id: str | None
     error: VideoFailure | None
 
 
-class VideoPage(Public):
-    """Videos in the order asked for."""
+class VideoPage(ResponseModel):
+    """A page of videos in the requested order."""
 
     object: Literal["list"] = "list"
     data: list[Video]
     has_more: bool
     first_id: str | None
-    last_id: Annotated[str | None, Field(description="Goes into `after` to read on.")]
+    last_id: Annotated[str | None, Field(description="Pass it as `after` to get the next page.")]
 
 
-class VideoDeleted(Public):
-    """It is gone, its files with it."""
+class VideoDeleted(ResponseModel):
+    """The video and its files were deleted."""
 
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: Literal[True] = True
 
 
-class OfferedModel(Public):
-    """A model that can be asked for, as the convention lists models."""
+class OfferedModel(ResponseModel):
+    """A model in the `openai` client's format."""
 
     id: Annotated[str, Field(description="The `model_id`.")]
     object: Literal["model"] = "model"
-    created: Annotated[int, Field(description="Unix seconds: since when this server process offers it.")]
+    created: Annotated[int, Field(description="In Unix seconds: when this server process started to offer it.")]
     owned_by: str = "wanworks"
-    aliases: Annotated[tuple[str, ...], Field(description="Its other names; a request may use any of them.")]
+    aliases: Annotated[tuple[str, ...], Field(description="Other names of the model that requests may use.")]
 
 
-class OfferedModels(Public):
-    """Every model of the catalogue."""
+class OfferedModels(ResponseModel):
+    """All models of the catalogue."""
 
     object: Literal["list"] = "list"
     data: list[OfferedModel]
 
 
-class ConventionError(Public):
-    """What went wrong; `param` names the field, `code` is stable."""
+class ConventionError(ResponseModel):
+    """An error. `param` is the name of the field, `code` is stable."""
 
     message: str
     type: str
@@ -234,14 +238,14 @@ class ConventionError(Public):
     code: str | None
 
 
-class ConventionProblem(Public):
-    """The envelope that every error of these routes comes in."""
+class ConventionProblem(ResponseModel):
+    """The envelope of all errors of these routes."""
 
     error: ConventionError
 
 
 def video(row: Job, progress: JobProgress, retention_days: float) -> Video:
-    """A generation's row as a video."""
+    """Return a generation's row as a video."""
     params = GenerationParams.model_validate(row.params)
     expires = None
     if row.status == JobState.SUCCEEDED and row.finished_at is not None:
@@ -268,9 +272,9 @@ def page(videos: list[Video], has_more: bool) -> VideoPage:
 
 
 def poll_after_ms(seconds_left: float | None) -> int:
-    """When to ask again, in milliseconds: a tenth of what is left, from 0.5 to 5 s; 1 s where nothing is known.
+    """Return when to poll again, in milliseconds: a tenth of the remaining time, from 0.5 to 5 s; 1 s if unknown.
 
-    Never longer, because the client keeps to the first answer's figure until the end.
+    Never longer, because the client uses the value of the first response until the end.
     """
     if seconds_left is None:
         return int(_POLL_SECONDS * 1000)

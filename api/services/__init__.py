@@ -1,1 +1,1 @@
-"""What the process makes once and every handler shares through `Context`. It never knows routes."""
+"""Services that are created once per process and shared by handlers through `Context`. Must not know routes."""

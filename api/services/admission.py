@@ -1,6 +1,6 @@
-"""What may become a job: a well-formed request held against the catalogue, this installation's files and its disk.
+"""Admit jobs: check a parsed request against the catalogue, the LoRA files and the disk.
 
-Knows nothing of HTTP. What it lets through still has to be committed (`group_commit.py`) before anybody is told.
+Must not know HTTP. An admitted job must still be committed (`group_commit.py`) before the client gets a response.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from api.http import images
-from api.http.body import Asked
+from api.http.body import ReceivedRequest
 from api.services.fallbacks import Fallbacks
 from api.services.storage import Storage
 from shared.catalogue.job_types import GENERATION, JOB_TYPES, GenerationParams, settle
@@ -39,41 +39,41 @@ class Admission:
         self._fallbacks = fallbacks
 
     @staticmethod
-    def is_quick(asked: Asked) -> bool:
-        """Whether `generation` looks at nothing but memory, and so may run on the event loop."""
-        return asked.image is None and not asked.request.loras and not asked.request.fallback
+    def is_quick(received: ReceivedRequest) -> bool:
+        """Return whether `generation` does no I/O for this request, so that it may run on the event loop."""
+        return received.image is None and not received.request.loras and not received.request.fallback
 
-    def generation(self, asked: Asked, key: str | None) -> NewJob:
-        """The job that this request asks for, its image already in the store (`discard` takes it out again).
+    def generation(self, received: ReceivedRequest, key: str | None) -> NewJob:
+        """Return the requested job. Its image is already in the store; `discard` removes it.
 
-        Raises InvalidField naming each field that cannot be, StoreFull, StoreMismatch, DatabaseUnavailable.
+        Raises InvalidField with every invalid field, StoreFull, StoreMismatch or DatabaseUnavailable.
         """
-        request = asked.request
+        request = received.request
         job_id = records.new_id()
         try:
-            params = self._checked(asked, f"{job_id}/{_INPUT_NAME}")
+            params = self._checked(received, f"{job_id}/{_INPUT_NAME}")
         except InvalidField as error:
             known = any(one.loc[1:2] == ("image",) for one in error.errors)
-            raise InvalidField(*error.errors, *(() if known else _of_the_image(asked))) from None
+            raise InvalidField(*error.errors, *(() if known else _of_the_image(received))) from None
         new = self._new_job(job_id, request, params, request.priority, request.metadata)
-        if asked.image is not None:
+        if received.image is not None:
             try:
-                self._keep(job_id, asked.image)
+                self._keep(job_id, received.image)
             finally:
                 images.give_memory_back()
-        return replace(new, idempotency_key=key, request_hash=asked.digest() if key is not None else None)
+        return replace(new, idempotency_key=key, request_hash=received.digest() if key is not None else None)
 
     def retry(self, job: Job, key: str | None) -> NewJob:
-        """The same again. Raises Conflict where the job has not ended or cannot be made any more."""
+        """Return a repetition of an ended job. Raises Conflict if it has not ended or is not possible any more."""
         if job.status not in JOB_ENDS:
-            raise Conflict(f"The job is {job.status}; only one that has ended can be retried")
+            raise Conflict(f"The job is {job.status}. Only jobs that have ended can be retried.")
         new = self._generation_again(job) if job.type == GENERATION else self._node_work_again(job)
         return replace(new, retry_of=job.id, idempotency_key=key, request_hash=f"retry:{job.id}" if key else None)
 
     def remix(self, job: Job, prompt: str, key: str | None) -> NewJob:
-        """The same with another prompt: its size, length, seed and picture. Raises Conflict where it made no video."""
+        """Return a job with another prompt and the same settings, seed and image. Raises Conflict without a video."""
         if job.status != JobState.SUCCEEDED:
-            raise Conflict(f"The job is {job.status}; only one that has succeeded can be remixed")
+            raise Conflict(f"The job is {job.status}. Only jobs that have succeeded can be remixed.")
         new = self._generation_again(job)
         params = new.params.model_copy(update={"prompt": prompt, "remixed_from": job.id})
         digest = hashlib.sha256(f"remix:{job.id}:{prompt}".encode()).hexdigest()
@@ -90,17 +90,19 @@ class Admission:
                 image = self._storage.store().copy_input(params.image, job_id)
                 new = replace(new, params=new.params.model_copy(update={"image": image}))
         except NotFound as error:
-            raise Conflict(f"The job's {error.kind} is not there any more") from None
+            raise Conflict(f"The job cannot be repeated, because its {error.kind} does not exist any more") from None
         return new
 
     def _node_work_again(self, job: Job) -> NewJob:
         if (job_type := JOB_TYPES.get(job.type)) is None:
-            raise Conflict(f"A job of type {job.type} cannot be retried by this version, which does not know the type")
-        # Which commit the hub names is asked anew.
-        asked = {name: value for name, value in job.params.items() if name != "sha"}
+            raise Conflict(
+                f"This version does not know jobs of type {job.type}, so it cannot retry one. Upgrade the server."
+            )
+        # The hub is asked again which commit to fetch.
+        params = {name: value for name, value in job.params.items() if name != "sha"}
         return NewJob(
             type=job.type,
-            params=job_type.params.model_validate(asked),
+            params=job_type.params.model_validate(params),
             priority=list(Priority)[job.priority],
             metadata=job.labels,
             max_failures=self._settings.max_failures,
@@ -108,12 +110,12 @@ class Admission:
         )
 
     def discard(self, new: NewJob) -> None:
-        """Takes out of the store what was put there for a job that came to nothing."""
+        """Remove the inputs of a job that was not created from the store."""
         if isinstance(new.params, GenerationParams) and new.params.image is not None:
             try:
                 self._storage.store().drop_job(new.id)
             except Unavailable as error:
-                log.warning("the input of a request that made no job is for the sweep to remove: %s", error)
+                log.warning("the input of a refused job could not be removed; the sweep will remove it: %s", error)
 
     def _keep(self, job_id: str, image: bytes) -> None:
         self._storage.check_room()
@@ -125,21 +127,24 @@ class Admission:
         except NotFound:
             offered = ", ".join(self._catalogue.model_ids)
             raise InvalidField.of(
-                "model_id", f"there is no model {model_id!r}; offered: {offered}", "unknown"
+                "model_id", f"there is no model {model_id!r}; available: {offered}", "unknown"
             ) from None
 
-    def _checked(self, asked: Asked, image: str) -> GenerationParams:
-        """The request settled. `image`: what its input is to be called. Raises InvalidField with all that is wrong."""
-        request = asked.request
-        wrong = [*asked.wrong]
+    def _checked(self, received: ReceivedRequest, image: str) -> GenerationParams:
+        """Return the parameters with defaults filled in. `image`: the name for the input image.
+
+        Raises InvalidField with every invalid field.
+        """
+        request = received.request
+        wrong = [*received.wrong]
         if request.loras:
             wrong += unknown_loras(self._settings.loras_dir, request.loras)
         if request.webhook_url is not None:
-            wrong += _never_sent(request.webhook_url, self._settings)
-        named = {one.loc[1:2] for one in asked.wrong}
+            wrong += _refused_webhook(request.webhook_url, self._settings)
+        named = {one.loc[1:2] for one in received.wrong}
         try:
             entry = self._entry(request.model_id)
-            params = settle(request, entry, image if asked.image is not None or asked.image_left_out else None)
+            params = settle(request, entry, image if received.image is not None or received.image_left_out else None)
         except InvalidField as error:
             raise InvalidField(*wrong, *(one for one in error.errors if one.loc[1:2] not in named)) from None
         if wrong:
@@ -149,12 +154,12 @@ class Admission:
     def _new_job(
         self,
         job_id: str,
-        asked: GenerationRequest | None,
+        request: GenerationRequest | None,
         params: GenerationParams,
         priority: Priority,
         metadata: dict[str, str],
     ) -> NewJob:
-        params, mock = self._fallbacks.apply(asked, params, priority)
+        params, mock = self._fallbacks.apply(request, params, priority)
         vram, ram = (0, 0) if mock else self._catalogue.get(params.model_id).needs_mb(params.quantization)
         return NewJob(
             type=GENERATION,
@@ -166,17 +171,17 @@ class Admission:
             mock=mock,
             metadata=metadata,
             max_failures=self._settings.max_failures,
-            webhook_url=asked.webhook_url if asked is not None else None,
-            webhook_progress=asked is not None and asked.webhook_progress,
+            webhook_url=request.webhook_url if request is not None else None,
+            webhook_progress=request is not None and request.webhook_progress,
         )
 
 
-def _of_the_image(asked: Asked) -> tuple[FieldError, ...]:
-    """What is wrong with the image of a request that is refused in any case: it is told with the rest."""
-    if asked.image is None:
+def _of_the_image(received: ReceivedRequest) -> tuple[FieldError, ...]:
+    """Return the errors of the image of a request that is refused anyway, to report all errors together."""
+    if received.image is None:
         return ()
     try:
-        images.normalise(asked.image)
+        images.normalise(received.image)
     except InvalidField as error:
         return error.errors
     finally:
@@ -184,23 +189,23 @@ def _of_the_image(asked: Asked) -> tuple[FieldError, ...]:
     return ()
 
 
-def _never_sent(url: str, settings: Settings) -> tuple[FieldError, ...]:
-    """An error for an address that the guard of what goes out will never let through."""
+def _refused_webhook(url: str, settings: Settings) -> tuple[FieldError, ...]:
+    """Return an error if the outbound guard would never allow requests to the URL."""
     try:
         outbound.check_askable(url, Allowed.of(settings.outbound_allow))
     except ForbiddenAddress as error:
-        msg = f"{error.message}, so nothing would ever be sent there; name a public one"
+        msg = f"{error.message}, so no webhook can be sent there; give a public URL"
         return (FieldError(("body", "webhook_url"), msg, error.code),)
     return ()
 
 
 def unknown_loras(folder: Path, loras: list[Lora]) -> tuple[FieldError, ...]:
-    """An error for each LoRA of which the folder has neither a file nor one for high or low noise (`.high`, `.low`)."""
+    """Return an error for each LoRA without a file in the folder, plain or for high or low noise (`.high`, `.low`)."""
     stems = {path.stem for path in folder.glob("*.safetensors")} if folder.is_dir() else set()
     there = {stem.removesuffix(".high").removesuffix(".low") for stem in stems}
     shown = ", ".join(sorted(there)[:_SHOWN_LORAS]) or "none"
     return tuple(
-        FieldError(("body", "loras", place, "name"), f"there is no LoRA {lora.name!r}; there are: {shown}", "unknown")
+        FieldError(("body", "loras", place, "name"), f"there is no LoRA {lora.name!r}; available: {shown}", "unknown")
         for place, lora in enumerate(loras)
         if lora.name not in there
     )

@@ -1,6 +1,6 @@
-"""Reads that many ask for at once are done once: whoever asks while one is under way shares the next.
+"""Coalesce equal reads: requests that arrive while a read is running share the next one.
 
-An answer is never older than its question: the work behind it began after the question was asked.
+A result is never stale: its read started after the request arrived.
 """
 
 import asyncio
@@ -13,38 +13,38 @@ import anyio.to_thread
 T = TypeVar("T")
 
 
-class Together:
+class Coalescer:
     def __init__(self) -> None:
-        self._next: dict[Hashable, list[asyncio.Future[Any]]] = {}  # who waits for the round after this one, by key
+        self._next: dict[Hashable, list[asyncio.Future[Any]]] = {}  # the callers that wait for the next read, by key
         self._rounds: set[asyncio.Task[None]] = set()
 
-    async def ask(self, key: Hashable, work: Callable[[], T]) -> T:
-        """What `work` returns, or raises, in a thread; the same key must mean the same work."""
+    async def run(self, key: Hashable, work: Callable[[], T]) -> T:
+        """Run `work` in a thread, shared with callers of the same key, and return its result or raise its error."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if key in self._next:
             self._next[key].append(answer)
         else:
             self._next[key] = []
-            task = asyncio.create_task(self._go_round(key, work, [answer]))
+            task = asyncio.create_task(self._run_rounds(key, work, [answer]))
             self._rounds.add(task)
             task.add_done_callback(self._rounds.discard)
         return await answer
 
-    async def _go_round(self, key: Hashable, work: Callable[[], Any], asking: list[asyncio.Future[Any]]) -> None:
-        while asking:
+    async def _run_rounds(self, key: Hashable, work: Callable[[], Any], waiting: list[asyncio.Future[Any]]) -> None:
+        while waiting:
             began = time.monotonic()
             try:
                 answer = await anyio.to_thread.run_sync(work)
             except Exception as error:
-                for one in asking:
+                for one in waiting:
                     if not one.done():
                         one.set_exception(error)
             else:
-                for one in asking:
+                for one in waiting:
                     if not one.done():
                         one.set_result(answer)
             if self._next[key]:
-                # Rounds take half of the time at most: the other half belongs to those who are answered.
+                # Reads take at most half of the time, which leaves the other half for sending responses.
                 await asyncio.sleep(time.monotonic() - began)
-            asking, self._next[key] = self._next[key], []
+            waiting, self._next[key] = self._next[key], []
         del self._next[key]

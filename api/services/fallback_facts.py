@@ -1,4 +1,4 @@
-"""The library as `fallback` weighs it: what is ready, carried and fetchable, and how long one would wait."""
+"""Collect the facts for fallback decisions: ready models, capable devices, possible downloads, waiting times."""
 
 from collections.abc import Iterable
 
@@ -14,15 +14,15 @@ from wanworks.requests import Quantization
 
 
 def facts(settings: Settings, library: Library) -> dict[str, ModelFacts]:
-    """Every model of the catalogue."""
+    """Return the facts of all models of the catalogue."""
     return {model_id: _facts(settings, library, model) for model_id, model in library.models.items()}
 
 
 def room_for(settings: Settings, library: Library, model: ModelView) -> Node | None:
-    """The live node that a download of the model should go to; None where none has room.
+    """Return the online node to download the model to; None if none has enough space.
 
-    One whose devices can run it before the others; among those, the one with most room. A node that has not told its
-    disk's size is believed to have room.
+    Prefers nodes whose devices can run it, then the one with the most free space. A node that has not reported its disk
+    counts as having enough.
     """
     vram, ram = model.entry.needs_mb("none")
     carrying = {device.node for device in library.devices if nodes.carries(device, vram, ram)}
@@ -37,10 +37,10 @@ def room_for(settings: Settings, library: Library, model: ModelView) -> Node | N
 
 
 def queue_seconds(library: Library) -> float | None:
-    """How long a generation that is queued now would wait, in seconds.
+    """Estimate how long a generation that is queued now would wait, in seconds.
 
-    0 where a device is free; else the jobs before it, each as long as its model takes on average, shared among all
-    devices. None without devices, or where a model that is waited for was never measured.
+    0 if a device is free; else the sum of the average durations of the active jobs, divided by the number of devices.
+    None without devices, or if a model of these jobs was never measured.
     """
     ahead = sum(model.load.queued + model.load.running for model in library.models.values())
     if not library.devices:

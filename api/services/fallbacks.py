@@ -1,6 +1,6 @@
-"""Applies the strategies that a generation request lists in `fallback`, where its model cannot serve now.
+"""Apply the strategies of a request's `fallback` list if its model is not ready.
 
-They are tried in the order given; the first that applies is applied, and what it changed is written into the job.
+The first applicable strategy, in the order of the list, is applied, and its changes are recorded in the job.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from shared.settings import Settings
 from shared.states import Priority
 from wanworks.requests import GenerationRequest
 
-# What `hybrid_approach` may stand for: the first pair of which both apply.
+# The pairs that `hybrid_approach` tries: the first pair whose strategies both apply.
 _HYBRIDS = (
     (Strategy.ALTERNATIVE_MODEL, Strategy.DOWNLOAD_AND_RETRY),
     (Strategy.REDUCE_REQUIREMENTS, Strategy.DOWNLOAD_AND_RETRY),
@@ -38,9 +38,9 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class _Case:
-    """One request whose model cannot serve now."""
+    """A request whose model is not ready."""
 
-    asked: GenerationRequest
+    request: GenerationRequest
     params: GenerationParams
     priority: Priority
     library: Library
@@ -61,15 +61,16 @@ class Fallbacks:
         self._library = library
 
     def apply(
-        self, asked: GenerationRequest | None, params: GenerationParams, priority: Priority
+        self, request: GenerationRequest | None, params: GenerationParams, priority: Priority
     ) -> tuple[GenerationParams, bool]:
-        """What will be carried out, and whether as a mock. May start a download. Raises DatabaseUnavailable.
+        """Return the parameters to run, and whether to create placeholder output. May start a download.
 
-        `asked` None: the request is not there any more (a retry), and its settled values stand for it.
+        `request` None: the request is not known any more (a retry), so its parameters are used. Raises
+        DatabaseUnavailable.
         """
         if not params.fallback:
             return params, False
-        # Of an earlier try only what it changed still holds; whether to wait or to mock is decided anew.
+        # Of an earlier attempt only changed parameters are kept; waiting and placeholder output are decided again.
         earlier = tuple(applied for applied in params.fallback_applied if applied.changes)
         params = params.model_copy(update={"fallback_applied": earlier})
         library = self._library()
@@ -77,7 +78,7 @@ class Fallbacks:
         wanted = models[params.model_id]
         if wanted.ready and _carried(wanted, params) is not False:
             return params, False
-        case = _Case(asked or self._request_of(params), params, priority, library, models)
+        case = _Case(request or self._request_of(params), params, priority, library, models)
         for strategy in map(Strategy, params.fallback):
             outcome = self._try(strategy, case)
             if outcome is not None:
@@ -87,17 +88,17 @@ class Fallbacks:
                     changes=_changes(params, outcome.params),
                     job_id=outcome.job_id,
                 )
-                told = (*earlier, applied)
-                return outcome.params.model_copy(update={"fallback_applied": told}), outcome.mock
+                applied_fallbacks = (*earlier, applied)
+                return outcome.params.model_copy(update={"fallback_applied": applied_fallbacks}), outcome.mock
         return params, False
 
     def _try(self, strategy: Strategy, case: _Case) -> _Outcome | None:
-        """None where it does not apply."""
+        """Apply one strategy. Returns None if it does not apply."""
         match strategy:
             case Strategy.MOCK_GENERATION:
-                return _Outcome(case.params, "A labelled test card is made instead of a video", mock=True)
+                return _Outcome(case.params, "Labelled placeholder output is created instead of a video", mock=True)
             case Strategy.QUEUE_AND_WAIT:
-                return _Outcome(case.params, f"The job waits until {case.params.model_id} can serve")
+                return _Outcome(case.params, f"The job waits until {case.params.model_id} is ready")
             case Strategy.ALTERNATIVE_MODEL:
                 return self._alternative(case)
             case Strategy.REDUCE_REQUIREMENTS:
@@ -108,17 +109,17 @@ class Fallbacks:
                 return self._hybrid(case)
 
     def _alternative(self, case: _Case) -> _Outcome | None:
-        """The most compatible model that can serve now and makes all that was asked for."""
+        """Use the most compatible model that is ready and supports the whole request."""
         wish = Wish(case.params.model_id, resolution=case.params.resolution)
         for other in alternatives_to(wish, case.models):
             if not case.models[other.model_id].usable:
                 continue
-            request = case.asked.model_copy(update={"model_id": other.model_id})
+            request = case.request.model_copy(update={"model_id": other.model_id})
             try:
                 params = settle(request, self._catalogue.get(other.model_id), case.params.image)
             except InvalidField:
                 continue
-            seed = {"seed": case.params.seed}  # the one that was drawn for the request
+            seed = {"seed": case.params.seed}  # keep the seed that was chosen for the request
             return _Outcome(params.model_copy(update=seed), f"{other.model_id} is used instead. {other.reason}")
         return None
 
@@ -127,7 +128,9 @@ class Fallbacks:
         if _carried(wanted, case.params) is not False or not wanted.carried_int8 or "int8" not in entry.quantizations:
             return None
         params = case.params.model_copy(update={"quantization": "int8"})
-        return _Outcome(params, "int8 weights are used: no device has the memory for what was asked")
+        return _Outcome(
+            params, "int8 weights are used, because no device has enough memory for the requested quantization"
+        )
 
     def _download(self, case: _Case) -> _Outcome | None:
         model_id = case.params.model_id
@@ -145,7 +148,7 @@ class Fallbacks:
             max_failures=self._settings.max_failures,
         )
         (made,) = records.accept(self._database, [new])
-        if isinstance(made, Conflict):  # somebody else has just started it
+        if isinstance(made, Conflict):  # started concurrently by another request
             return _Outcome(case.params, f"The job waits for the download of {model_id}", job_id=self._active(model_id))
         started = made.job.id if isinstance(made, Accepted) else None
         return _Outcome(case.params, f"The download of {model_id} to node {node.name} was started", job_id=started)
@@ -163,16 +166,16 @@ class Fallbacks:
         return found[0].id if found else None
 
     def _request_of(self, params: GenerationParams) -> GenerationRequest:
-        """As it may have been asked: what is the model's own default counts as left out."""
+        """Return a request for these parameters, without values that are the model's defaults."""
         entry = self._catalogue.get(params.model_id)
         defaults = entry.defaults.model_dump()
         names = ("resolution", "frames", "fps", "steps", "guidance_scale", "guidance_scale_2", "flow_shift")
         values = {name: getattr(params, name) for name in names}
-        said = {name: value for name, value in values.items() if value != defaults[name]}
+        given = {name: value for name, value in values.items() if value != defaults[name]}
         kept = params.model_dump(
             include={"model_id", "prompt", "negative_prompt", "output_format", "seed", "quantization", "loras"}
         )
-        return GenerationRequest.model_validate({**kept, **said, "fallback": list(params.fallback)})
+        return GenerationRequest.model_validate({**kept, **given, "fallback": list(params.fallback)})
 
 
 def _carried(facts: ModelFacts, params: GenerationParams) -> bool | None:

@@ -1,6 +1,6 @@
-"""Group commit: every job that waits goes to disk in one transaction, and nobody is answered before it is there.
+"""Group commit: commit all waiting jobs in one transaction. No request is answered before its commit.
 
-One commit costs a sync of the disk whether it carries one job or fifty, so under load many share it.
+A commit costs one disk sync for any number of jobs, so under load many jobs share it.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from shared.jobs.records import NewJob
 
 log = logging.getLogger(__name__)
 
-_MOST_AT_ONCE = 128
-# The queue is counted again once the last count is this many times as old as it took: 5 % of the time at most.
+_MAX_BATCH = 128
+# The queue is counted again when the last count is older than this many times its duration: at most 5 % of the time.
 _COUNT_EVERY = 20
 
 
 @dataclass(frozen=True)
 class Committed:
-    """A job on disk; `replayed`: it was there before. `position`: queued jobs before it."""
+    """A committed job. `replayed`: an earlier request created it. `position`: the number of queued jobs before it."""
 
     job: Job
     replayed: bool
@@ -34,37 +34,37 @@ class Committed:
 
 
 @dataclass(frozen=True)
-class _Asking:
+class _Waiting:
     new: NewJob
     loop: asyncio.AbstractEventLoop
     answer: "asyncio.Future[Committed]"
 
 
 class Commits:
-    """The one thread that writes new jobs. `check_room` raises where the disk is too full to accept any."""
+    """The thread that writes new jobs. `check_room` raises if the disk is too full to accept jobs."""
 
     def __init__(self, database: Database, check_room: Callable[[], None], accepted: Callable[[], None]) -> None:
         self._database = database
         self._check_room = check_room
         self._accepted = accepted
-        self._queued: dict[int, int] = {}  # by rank of priority, as counted last and added to since
+        self._queued: dict[int, int] = {}  # by rank of priority: the last count plus the jobs added since
         self._count_at = float("-inf")
-        self._asking: queue.SimpleQueue[_Asking | None] = queue.SimpleQueue()
+        self._asking: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="commits", daemon=True)
         self._thread.start()
 
     async def add(self, new: NewJob) -> Committed:
-        """Returns when the job is on disk.
+        """Commit the job, and return when it is on disk.
 
-        Raises InvalidField (the key), LimitReached, StoreFull or DatabaseUnavailable.
+        Raises InvalidField (the Idempotency-Key), LimitReached, StoreFull or DatabaseUnavailable.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Committed] = loop.create_future()
-        self._asking.put(_Asking(new, loop, answer))
+        self._asking.put(_Waiting(new, loop, answer))
         return await answer
 
     def close(self) -> None:
-        """Commits what waits and stops."""
+        """Commit the waiting jobs and stop the thread."""
         self._asking.put(None)
         self._thread.join(timeout=20)
 
@@ -72,7 +72,7 @@ class Commits:
         while (first := self._asking.get()) is not None:
             batch = [first]
             stop = False
-            while len(batch) < _MOST_AT_ONCE and not stop:
+            while len(batch) < _MAX_BATCH and not stop:
                 try:
                     following = self._asking.get_nowait()
                 except queue.Empty:
@@ -80,7 +80,7 @@ class Commits:
                 stop = following is None
                 if following is not None:
                     batch.append(following)
-            self._answer(batch, self._commit([asking.new for asking in batch]))
+            self._answer(batch, self._commit([one.new for one in batch]))
             if stop:
                 return
 
@@ -90,7 +90,7 @@ class Commits:
             outcome = records.accept(self._database, new)
         except Exception as error:
             if len(new) > 1 and not isinstance(error, WanworksError):
-                # One of them cannot be written, so none was; the others shall not suffer for it.
+                # One job failed, so the transaction was rolled back: commit them one by one.
                 return [self._commit([one])[0] for one in new]
             return [error] * len(new)
         places: dict[str, int] = {}
@@ -100,16 +100,16 @@ class Commits:
                 [one.job for one in outcome if isinstance(one, records.Accepted) and not one.replayed]
             )
         except Unavailable as error:
-            log.info("jobs are accepted without their positions: %s", error)
-        except Exception:  # they are on disk, and this thread serves all requests to come
-            log.exception("jobs are accepted; what follows that has failed")
+            log.info("jobs were accepted, but their queue positions could not be read: %s", error)
+        except Exception:  # the jobs are committed, and the thread must go on
+            log.exception("jobs were accepted, but a step after the commit failed")
         return [
             Committed(one.job, one.replayed, places.get(one.job.id)) if isinstance(one, records.Accepted) else one
             for one in outcome
         ]
 
     def _places(self, fresh: Sequence[Job]) -> dict[str, int]:
-        """How many stand before each of the jobs just committed. Raises DatabaseUnavailable."""
+        """Return the number of queued jobs before each committed job. Raises DatabaseUnavailable."""
         started = time.monotonic()
         if started >= self._count_at:
             self._queued = queues.queued_by_priority(self._database)
@@ -127,17 +127,17 @@ class Commits:
         return places
 
     @staticmethod
-    def _answer(batch: Sequence[_Asking], outcome: Sequence[Committed | Exception]) -> None:
-        def tell() -> None:
-            for asking, one in zip(batch, outcome, strict=True):
-                if asking.answer.done():
+    def _answer(batch: Sequence[_Waiting], outcome: Sequence[Committed | Exception]) -> None:
+        def resolve() -> None:
+            for waiting, result in zip(batch, outcome, strict=True):
+                if waiting.answer.done():
                     continue
-                if isinstance(one, Exception):
-                    asking.answer.set_exception(one)
+                if isinstance(result, Exception):
+                    waiting.answer.set_exception(result)
                 else:
-                    asking.answer.set_result(one)
+                    waiting.answer.set_result(result)
 
         try:
-            batch[0].loop.call_soon_threadsafe(tell)
-        except RuntimeError:  # the loop is gone: nobody is left to be told, and the jobs stand
-            log.warning("%d answers were not wanted any more", len(batch))
+            batch[0].loop.call_soon_threadsafe(resolve)
+        except RuntimeError:  # the event loop is closed, so no client waits any more; the jobs remain
+            log.warning("%d jobs were committed after the event loop closed", len(batch))

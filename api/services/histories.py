@@ -1,4 +1,4 @@
-"""The dashboard's figures over time, as they are answered: made anew once another snapshot is there."""
+"""Cache the response bodies of the dashboard's history until there is a new snapshot."""
 
 import threading
 from collections import OrderedDict
@@ -11,11 +11,11 @@ from shared.database.tables import Snapshot
 from shared.insight import snapshots
 
 _STAND = timedelta(minutes=1)
-_REMEMBERED = 8  # lengths of time; the body of one is up to 250 kB
+_MAX_CACHED = 8  # number of periods; the body of one has up to 250 kB
 
 
 class Histories:
-    """Bodies by the hours that they go back. A new snapshot enters at once, an old one leaves within a minute."""
+    """Bodies by period in hours. New snapshots appear at once; old ones disappear within a minute."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -23,7 +23,7 @@ class Histories:
         self._known: OrderedDict[int, tuple[datetime | None, datetime, bytes]] = OrderedDict()
 
     def body(self, hours: int, now: datetime) -> bytes:
-        """Raises DatabaseUnavailable."""
+        """Return the body for the last `hours`. Raises DatabaseUnavailable."""
         newest = snapshots.newest(self._database)
         with self._lock:
             known = self._known.get(hours)
@@ -37,11 +37,11 @@ class Histories:
         with self._lock:
             self._known[hours] = (newest, now, content)
             self._known.move_to_end(hours)
-            if len(self._known) > _REMEMBERED:
+            if len(self._known) > _MAX_CACHED:
                 self._known.popitem(last=False)
         return content
 
 
 def figures(row: Snapshot) -> dict[str, object]:
-    """A snapshot in the words of the API."""
+    """Return a snapshot with the API's field names."""
     return {"timestamp": clock.iso(row.at), **row.model_dump(exclude={"at"})}

@@ -1,6 +1,6 @@
-"""How far each job is: live from Redis while it runs, from its row otherwise.
+"""The progress of jobs: from Redis while they run, else from their rows.
 
-What was last seen is remembered, so that progress stands still, instead of going back, while Redis is away.
+The last progress is remembered, so that it does not go back while Redis is unavailable.
 """
 
 import threading
@@ -13,7 +13,7 @@ from shared.database.tables import Job
 from shared.messaging.progress import Progress
 from shared.states import JobState
 
-_REMEMBERED = 4096
+_MAX_CACHED = 4096
 
 
 class Live:
@@ -23,7 +23,7 @@ class Live:
         self._seen: OrderedDict[str, tuple[int, JobProgress]] = OrderedDict()
 
     def of(self, jobs: Sequence[Job]) -> dict[str, JobProgress]:
-        """The progress of each of the jobs, by id. Asks Redis once, and only for those that run."""
+        """Return the progress of the jobs by id. Reads Redis once, for the running ones."""
         running = [job.id for job in jobs if job.status == JobState.RUNNING]
         events = self._progress.latest(running)
         return {job.id: self._one(job, events.get(job.id)) for job in jobs}
@@ -34,24 +34,24 @@ class Live:
             if attempt != job.attempt:
                 seen = stored(job)
             if job.status != JobState.RUNNING:
-                # It got that far, though the row of an attempt that was lost may not say so.
+                # The row of an attempt that was lost may have less progress than was seen.
                 return stored(job).model_copy(update={"percent": max(job.percent, seen.percent)})
             if event is not None and event.get("kind") == "progress" and event.get("attempt") == job.attempt:
                 seen = read(event, at_least=seen.percent)
             self._seen[job.id] = (job.attempt, seen)
             self._seen.move_to_end(job.id)
-            if len(self._seen) > _REMEMBERED:
+            if len(self._seen) > _MAX_CACHED:
                 self._seen.popitem(last=False)
         return seen
 
 
 def stored(job: Job) -> JobProgress:
-    """What the row alone says."""
+    """Return the progress in the row."""
     return JobProgress(percent=job.percent, phase=job.phase, bytes_done=job.bytes_done, bytes_total=job.bytes_total)
 
 
 def read(event: dict[str, Any], at_least: float) -> JobProgress:
-    """A worker's progress event; its percent is never shown below `at_least`."""
+    """Convert a worker's progress event. The percentage is at least `at_least`."""
     return JobProgress(
         percent=max(float(event.get("percent") or 0.0), at_least),
         phase=event.get("phase"),

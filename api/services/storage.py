@@ -1,6 +1,6 @@
-"""The store as the web process meets it: opened when it is first needed, and only used while there is room.
+"""The store in the web process: opened when first needed, with checks of free space.
 
-It cannot be opened at start: its marker is compared with the database's, and the database may be away then.
+It is not opened at start, because its marker is compared with the database's, which may be unavailable then.
 """
 
 import shutil
@@ -13,9 +13,9 @@ from shared.errors import ConfigurationError, StoreFull, StoreMismatch, StoreUna
 from shared.settings import Settings
 from shared.storage.store import Store, open_store
 
-_LOOK_SECONDS = 1.0
-_AWAY_SECONDS = 2.0  # a store that could not be reached is not asked again for that long
-_ASK_SECONDS = 5.0  # how long an answer to `answers` holds
+_ROOM_CHECK_SECONDS = 1.0
+_AWAY_SECONDS = 2.0  # an unreachable store is not tried again for this long
+_CHECK_SECONDS = 5.0  # how long the result of `answers` is cached
 
 
 class Storage:
@@ -28,10 +28,10 @@ class Storage:
         self._away_until = float("-inf")
         self._answered = (float("-inf"), True)
         self._free_mb = 0.0
-        self._looked_at = float("-inf")
+        self._room_checked_at = float("-inf")
 
     def store(self) -> Store:
-        """Raises DatabaseUnavailable, StoreUnavailable or StoreMismatch."""
+        """Return the opened store. Raises DatabaseUnavailable, StoreUnavailable or StoreMismatch."""
         with self._lock:
             if self._store is None:
                 if time.monotonic() < self._away_until:
@@ -42,30 +42,32 @@ class Storage:
                     self._away_until = time.monotonic() + _AWAY_SECONDS
                     raise
                 except ConfigurationError as error:
-                    raise StoreUnavailable("The store's settings are wrong; the server's log says how") from error
+                    raise StoreUnavailable(
+                        "The store's settings are invalid. The server's log has the details."
+                    ) from error
             return self._store
 
     def check_room(self) -> None:
-        """Raises StoreFull where less is free than `min_free_disk_mb`. Looks at most once a second.
+        """Raise StoreFull if less than `min_free_disk_mb` is free. Checks at most once a second.
 
-        A bucket is never full: then it is the home's disk that counts, where what is on its way lies.
+        For a bucket, the disk of the home folder is checked, because files are written there before the upload.
         """
-        if time.monotonic() - self._looked_at > _LOOK_SECONDS:
+        if time.monotonic() - self._room_checked_at > _ROOM_CHECK_SECONDS:
             root = self._settings.store_dir if self._settings.store_url is None else self._settings.home
             there = next(folder for folder in (root, *root.parents) if folder.exists())
             self._free_mb = shutil.disk_usage(there).free / 1e6
-            self._looked_at = time.monotonic()
+            self._room_checked_at = time.monotonic()
         if self._free_mb < self._settings.min_free_disk_mb:
             raise StoreFull()
 
     def answers(self) -> bool:
-        """Whether the bucket is there, as of the last few seconds; a directory is taken to be.
+        """Return whether the bucket responded in the last seconds; always true for a directory.
 
-        One asks at a time, and nobody waits for another's answer: a silent bucket must not hold many threads.
+        One thread checks at a time and others do not wait for it, so that a silent bucket does not block many threads.
         """
         if self._settings.store_url is None:
             return True
-        if time.monotonic() - self._answered[0] > _ASK_SECONDS and self._asking.acquire(blocking=False):
+        if time.monotonic() - self._answered[0] > _CHECK_SECONDS and self._asking.acquire(blocking=False):
             try:
                 self._answered = (time.monotonic(), self._ask())
             finally:
@@ -73,8 +75,10 @@ class Storage:
         return self._answered[1]
 
     def link_origin(self) -> str | None:
-        """Where clients are sent for artifacts, as a page's policy has to name it; None where they are not, or where
-        the store cannot be asked."""
+        """Return the origin of signed artifact URLs for the page's content security policy.
+
+        None if artifacts are served by this server, or if the store is unavailable.
+        """
         if self._settings.store_url is None or not self._settings.store_redirect:
             return None
         try:

@@ -1,4 +1,4 @@
-"""Jobs' event streams in Redis, read by waiting. Without Redis every read is a short sleep that finds nothing."""
+"""Read jobs' event streams in Redis. Without Redis, every read is a short sleep with an empty result."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ _ENTRIES = 200
 
 @dataclass(frozen=True)
 class Entry:
-    """One event of a stream, with the id that a returning client may name."""
+    """An event of a stream, with the id that a client may send as Last-Event-ID."""
 
     id: str
     event: dict[str, Any]
@@ -29,7 +29,7 @@ class Entry:
 
 class Streams:
     def __init__(self, url: str | None) -> None:
-        self._client: Any = None  # redis-py's asynchronous commands are typed as their synchronous twins
+        self._client: Any = None  # redis-py types its asynchronous commands like the synchronous ones
         if url:
             self._client = redis.asyncio.Redis.from_url(
                 url, socket_connect_timeout=_TIMEOUT_SECONDS, socket_keepalive=True, retry=Retry(NoBackoff(), 0)
@@ -38,24 +38,24 @@ class Streams:
 
     @property
     def away(self) -> bool:
-        """Whether reads find nothing at present because there is nobody to ask."""
+        """Return whether Redis is currently unavailable."""
         return self._client is None or time.monotonic() < self._resting_until
 
     async def last_id(self, job_id: str) -> str:
-        """The id after which everything is new."""
-        entries = await self._ask(lambda client: client.xrevrange(stream_key(job_id), count=1))
+        """Return the id of the newest event."""
+        entries = await self._run(lambda client: client.xrevrange(stream_key(job_id), count=1))
         if entries is None:
             return "$"
         return str(entries[0][0].decode()) if entries else "0-0"
 
     async def read(self, job_id: str, after: str, wait_seconds: float) -> list[Entry]:
-        """What came after that id; an empty list where nothing does within `wait_seconds`."""
+        """Return the events after the id, or an empty list if there is none within `wait_seconds`."""
         if self.away:
             await asyncio.sleep(min(wait_seconds, _NAP_SECONDS))
             return []
         block = max(1, round(wait_seconds * 1000))
         key = stream_key(job_id)
-        found = await self._ask(lambda client: client.xread({key: after}, _ENTRIES, block), wait_seconds)
+        found = await self._run(lambda client: client.xread({key: after}, _ENTRIES, block), wait_seconds)
         return [
             Entry(entry_id.decode(), read_event(fields)) for _, entries in found or () for entry_id, fields in entries
         ]
@@ -64,14 +64,14 @@ class Streams:
         if self._client is not None:
             await self._client.aclose()
 
-    async def _ask(self, question: Callable[[Any], Awaitable[Any]], wait_seconds: float = 0.0) -> Any:
-        """None where Redis is away; then it is not asked again for a while."""
+    async def _run(self, command: Callable[[Any], Awaitable[Any]], wait_seconds: float = 0.0) -> Any:
+        """Run a command. Returns None if Redis is unavailable, and then does not try again for a while."""
         if self.away:
             return None
         try:
             async with asyncio.timeout(wait_seconds + _TIMEOUT_SECONDS):
-                return await question(self._client)
+                return await command(self._client)
         except (RedisError, OSError, TimeoutError, RuntimeError):
-            # RuntimeError: uvloop's word for a connection that was closed meanwhile.
+            # uvloop raises RuntimeError for a connection that was closed meanwhile.
             self._resting_until = time.monotonic() + _REST_SECONDS
             return None

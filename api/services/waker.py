@@ -1,4 +1,4 @@
-"""Wakes the dispatcher without keeping anybody waiting: many nudges at once become one."""
+"""Wake the dispatcher from a thread, without blocking requests. Wake-ups in quick succession are merged."""
 
 import logging
 import threading
@@ -21,7 +21,7 @@ class Waker:
         self._due.set()
 
     def close(self) -> None:
-        """Sends what is due and stops."""
+        """Send a pending wake-up and stop the thread."""
         self._closing = True
         self._due.set()
         self._thread.join(timeout=2)
@@ -32,5 +32,5 @@ class Waker:
             self._due.clear()
             try:
                 celery.wake(self._client)
-            except Exception:  # the thread serves all requests to come
-                log.exception("the dispatcher could not be woken; it goes on")
+            except Exception:  # the thread must go on
+                log.exception("the dispatcher could not be woken; it will notice new jobs at its next pass")

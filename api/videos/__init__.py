@@ -1,1 +1,1 @@
-"""Routes under `/v1`: the video convention of the openai client, over the same jobs."""
+"""The routes under `/v1`: the `openai` client's video format, over the same jobs."""

@@ -1,4 +1,4 @@
-"""A real browser before a real stack. The stack serves its own hub, so that a model can be fetched while one looks."""
+"""Fixtures for tests with a real browser and a real stack, which serves its own hub for downloads."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,9 +16,9 @@ from shared.insight import snapshots
 from tests.conftest import lacking
 from tests.support.stack import Stack
 
-FETCHED = "TI2V-5B"  # the one model that the stack does not hold at first
+FETCHED = "TI2V-5B"  # the model that the stack has not downloaded at the start
 _WAIT_MS = 20_000
-# The server is away: the browser itself says so on the console, whatever the page does about it.
+# The browser's console messages while the server is unreachable, which the page cannot prevent.
 _AWAY = (
     "net::ERR_CONNECTION_REFUSED",
     "net::ERR_CONNECTION_RESET",
@@ -40,7 +40,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Two CPU devices; a slow line to the hub; and an alert that stays open, because any disk is fuller than 0.1 %."""
+    """A stack with two CPU devices, slow downloads, and an alert that stays open, because any disk exceeds 0.1 %."""
     folder = tmp_path_factory.mktemp("browser")
     hub = folder / "home" / "hub"
     shutil.copytree(demo_models, hub, symlinks=True)
@@ -56,13 +56,13 @@ def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         WANWORKS_ALERT_DISK_PERCENT="0.1",
     )
     stack.start()
-    _remember(stack)
+    _store_snapshots(stack)
     yield stack
     stack.stop()
 
 
-def _remember(stack: Stack) -> None:
-    """Two short runs of figures, 40 and 20 minutes ago, and nothing in between."""
+def _store_snapshots(stack: Stack) -> None:
+    """Store two short series of snapshots, 40 and 20 minutes ago, with a gap in between."""
     database = Database(f"sqlite:///{stack.home / 'wanworks.db'}")
     for minutes_ago in (40, 39, 38, 20, 19, 18):
         snapshots.record(
@@ -77,36 +77,36 @@ def _remember(stack: Stack) -> None:
 
 
 class Watched:
-    """Pages of one browser context, and what they did that they must not."""
+    """Records the requests of pages and everything they must not do."""
 
     def __init__(self, stack: Stack) -> None:
         self.host = urlsplit(stack.url).netloc
-        self.away = False  # whether the server is meant to be away for a while
+        self.away = False  # whether the test has stopped the server
         self.complaints: list[str] = []
         self.requests: list[Request] = []
 
     def watch(self, page: Page) -> Page:
         page.set_default_timeout(_WAIT_MS)
-        page.on("console", self._heard)
+        page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
-        page.on("request", self._asked)
+        page.on("request", self._on_request)
         return page
 
-    def _heard(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         if message.type != "error" or (self.away and any(words in message.text for words in _AWAY)):
             return
         self.complaints.append(f"console: {message.text} {message.location.get('url', '')}")
 
-    def _asked(self, request: Request) -> None:
+    def _on_request(self, request: Request) -> None:
         self.requests.append(request)
         where = urlsplit(request.url)
         if where.scheme not in ("blob", "data") and where.netloc != self.host:
-            self.complaints.append(f"asked another host: {request.url}")
+            self.complaints.append(f"request to another host: {request.url}")
 
 
 @pytest.fixture
 def watched(stack: Stack) -> Iterator[Watched]:
-    """Fails the test for an error on the console, an uncaught one, or a request to another host."""
+    """Fail the test for an error on the console, an uncaught error, or a request to another host."""
     watched = Watched(stack)
     yield watched
     assert not watched.complaints
@@ -114,7 +114,7 @@ def watched(stack: Stack) -> Iterator[Watched]:
 
 @pytest.fixture
 def open_page(browser: Browser, stack: Stack, watched: Watched) -> Iterator[Callable[..., Page]]:
-    """Opens the live page at an address within it, in a browser context of its own."""
+    """Open the live page at an address within it, in a new browser context."""
     contexts = []
 
     def open_page(address: str = "#overview", **options: object) -> Page:

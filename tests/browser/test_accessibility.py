@@ -1,4 +1,4 @@
-"""Every view in light and dark by axe's rules, and on a phone without sideways scrolling."""
+"""Check every view with axe in light and dark mode, and on a phone for horizontal scrolling."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from tests.support.stack import Stack
 VIEWS = ("overview", "jobs", "new", "models", "devices", "alerts")
 HEADINGS = {
     "overview": "Over time",
-    "new": "What it will take",
+    "new": "Estimated time",
     "models": "Clean up",
     "devices": "Nodes",
     "alerts": "History",
@@ -21,7 +21,7 @@ PHONE = {"width": 320, "height": 640}
 
 @pytest.fixture(scope="module")
 def finished(stack: Stack) -> str:
-    """Something to look at: a video."""
+    """The id of a finished video."""
     job = stack.submit(
         prompt="something to look at, with a_very_long_word_that_nobody_would_ever_break_by_themselves" * 2
     )
@@ -30,7 +30,7 @@ def finished(stack: Stack) -> str:
 
 
 def shown(page: Page, view: str, job: str) -> None:
-    """Returns when the view is filled."""
+    """Wait until the view has its content."""
     if view.startswith("job/"):
         expect(page.get_by_role("dialog").locator("video")).to_be_visible()
     elif view == "jobs":

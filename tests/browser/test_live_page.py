@@ -1,4 +1,4 @@
-"""What somebody does on the live page, from asking for a video to losing the server."""
+"""Use the live page in a real browser, from creating a video to losing the server."""
 
 import os
 import re
@@ -21,33 +21,36 @@ Open = Callable[..., Page]
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
-def ask(page: Page, prompt: str, resolution: str = "64x64", **fields: str) -> None:
-    """Fills the form and sends it; small unless told otherwise."""
+def submit(page: Page, prompt: str, resolution: str = "64x64", **fields: str) -> None:
+    """Fill the form and send it, with small values by default."""
     small = {"Frames": "9", "Steps": "2", **fields}
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.get_by_label("Resolution").select_option(resolution)
     for label, value in small.items():
         page.get_by_label(label, exact=True).fill(value)
-    page.get_by_role("button", name="Make the video").click()
+    page.get_by_role("button", name="Create video").click()
 
 
-def test_a_video_is_asked_for_watched_and_played(open_page: Open, watched: Watched) -> None:
+def test_a_video_is_created_watched_and_played(open_page: Open, watched: Watched) -> None:
     page = open_page("#new")
-    seen = "window.seen = []; new MutationObserver(() => { const bar = document.querySelector('[data-asked] progress');"
-    page.evaluate(
-        seen + " if (bar) seen.push(bar.value); }).observe(document.body, {subtree: true, attributes: true});"
-    )
-    ask(page, "a paper boat in the rain", "128x128", Frames="17", Steps="40")
-    mine = page.locator("[data-asked]").first
+    page.evaluate("""
+        window.seen = [];
+        new MutationObserver(() => {
+            const bar = document.querySelector('[data-submitted] progress');
+            if (bar) seen.push(bar.value);
+        }).observe(document.body, {subtree: true, attributes: true});
+    """)
+    submit(page, "a paper boat in the rain", "128x128", Frames="17", Steps="40")
+    mine = page.locator("[data-submitted]").first
     expect(mine).to_contain_text("a paper boat in the rain")
     expect(mine).to_contain_text("succeeded", timeout=60_000)
     values = page.evaluate("[...new Set(seen)]")
-    assert len(values) > 3, "the bar moves"
-    assert values == sorted(values), "and never back"
+    assert len(values) > 3, "the progress bar moves"
+    assert values == sorted(values), "progress never goes back"
 
     mine.get_by_role("link", name="a paper boat in the rain").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_role("heading", name="Where the time went")).to_be_visible()
+    expect(dialog.get_by_role("heading", name="Time by phase")).to_be_visible()
     expect(dialog.get_by_text("128x128", exact=True)).to_be_visible()
     video = dialog.locator("video")
     assert video.evaluate("video => video.play().then(() => true)")
@@ -60,7 +63,7 @@ def test_a_video_is_asked_for_watched_and_played(open_page: Open, watched: Watch
     assert abs(video.evaluate(sought) - video.evaluate("video => video.duration") / 2) < 0.1
     media = [request for request in watched.requests if request.resource_type == "media"]
     answered = [request.response() for request in media]
-    assert any(answer is not None and answer.status == 206 for answer in answered), "it is fetched by ranges"
+    assert any(answer is not None and answer.status == 206 for answer in answered), "the video is fetched by ranges"
 
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
@@ -68,7 +71,7 @@ def test_a_video_is_asked_for_watched_and_played(open_page: Open, watched: Watch
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a paper boat in the rain")
 
 
-def test_the_form_follows_the_model_and_shows_what_is_wrong_at_its_field(open_page: Open) -> None:
+def test_the_form_adapts_to_the_model_and_shows_errors_at_fields(open_page: Open) -> None:
     page = open_page("#new")
     page.get_by_label("Model", exact=True).select_option("T2V-A14B")
     expect(page.get_by_label("Image", exact=True)).to_be_hidden()
@@ -76,8 +79,8 @@ def test_the_form_follows_the_model_and_shows_what_is_wrong_at_its_field(open_pa
     page.get_by_label("Model", exact=True).select_option("TI2V-5B")
     expect(page.get_by_label("Guidance, low")).to_be_hidden()
     page.get_by_label("Model", exact=True).select_option("I2V-A14B")
-    ask(page, "it moves")
-    expect(page.get_by_text("I2V-A14B starts from an image.")).to_be_visible()
+    submit(page, "it moves")
+    expect(page.get_by_text("I2V-A14B needs an image to start from.")).to_be_visible()
     expect(page.get_by_label("Image", exact=True)).to_be_focused()
 
     picture = bytes.fromhex(
@@ -88,24 +91,24 @@ def test_the_form_follows_the_model_and_shows_what_is_wrong_at_its_field(open_pa
         {"name": "dot.png", "mimeType": "image/png", "buffer": picture}
     )
     expect(page.get_by_alt_text("The chosen image")).to_be_visible()
-    page.get_by_role("button", name="Make the video").click()
-    expect(page.locator("[data-asked]").first).to_contain_text("succeeded", timeout=60_000)
+    page.get_by_role("button", name="Create video").click()
+    expect(page.locator("[data-submitted]").first).to_contain_text("succeeded", timeout=60_000)
 
 
-def test_a_refusal_of_the_server_stands_at_its_field(open_page: Open, watched: Watched) -> None:
+def test_an_error_of_the_server_is_shown_at_its_field(open_page: Open, watched: Watched) -> None:
     page = open_page("#new")
-    ask(page, "too long", Frames="9999")
+    submit(page, "too long", Frames="9999")
     frames = page.get_by_label("Frames", exact=True)
     expect(frames).to_have_attribute("aria-invalid", "true")
     expect(frames).to_be_focused()
     expect(page.locator("#e-frames")).to_contain_text("9999 is not supported by T2V-A14B")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("too long")
-    # The browser itself reports every answer of 400 and above on the console.
+    # The browser reports every response of 400 and above on the console.
     assert len(watched.complaints) == 1
     assert "422" in watched.complaints.pop()
 
 
-def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
+def test_loras_and_a_webhook_are_sent_and_a_failed_job_is_retried(
     open_page: Open, stack: Stack, watched: Watched
 ) -> None:
     loras = stack.home / "loras"
@@ -118,38 +121,38 @@ def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
         page.get_by_label(f"LoRA {number}", exact=True).fill(name)
         page.get_by_label(f"Scale {number}").fill(scale)
     page.get_by_label("Webhook").fill("ftp://somewhere")
-    page.get_by_label("Tell it of progress too").check()
+    page.get_by_label("Also send progress").check()
     page.get_by_text("Advanced").click()
-    ask(page, "painted")
+    submit(page, "painted")
     hook = page.get_by_label("Webhook")
     expect(page.locator("#e-webhook_url")).to_contain_text("must begin with http")
     expect(page.get_by_label("LoRA 3", exact=True)).to_be_focused()
-    expect(page.locator(".lora").nth(2)).to_contain_text("there is no LoRA 'nobody'; there are: broken")
+    expect(page.locator(".lora").nth(2)).to_contain_text("there is no LoRA 'nobody'; available: broken")
     hook.fill("https://example.org/hook")
-    page.get_by_role("button", name="Make the video").click()
+    page.get_by_role("button", name="Create video").click()
     expect(page.locator("#e-webhook_url")).to_be_hidden()
     sent = [request.post_data_json for request in watched.requests if request.method == "POST"]
     assert sent[-1] is not None
     assert (sent[-1]["webhook_url"], sent[-1]["webhook_progress"]) == ("https://example.org/hook", True)
     hook.fill("")
-    page.get_by_label("Tell it of progress too").uncheck()
+    page.get_by_label("Also send progress").uncheck()
     page.get_by_role("button", name="Remove LoRA 3").click()
-    page.get_by_role("button", name="Make the video").click()
-    mine = page.locator("[data-asked]").first
+    page.get_by_role("button", name="Create video").click()
+    mine = page.locator("[data-submitted]").first
     expect(mine).to_contain_text("is no whole safetensors file", timeout=60_000)
     assert len(watched.complaints) == 2
     watched.complaints.clear()
 
-    failed = mine.get_attribute("data-asked")
+    failed = mine.get_attribute("data-submitted")
     page.goto(f"{stack.url}/#jobs")
     held: list[tuple[Route, APIResponse]] = []
     page.route("**/retry", lambda route: held.append((route, route.fetch())))
     page.locator(f"[data-job='{failed}']").get_by_role("button", name="Retry:").click()
-    # The feed tells of the new job before the answer to the request is there: it is one row all the same.
+    # The feed sends the new job before the response to the request arrives: it must still be one row.
     expect(page.locator("[data-job]").first).not_to_have_attribute("data-job", failed or "")
     route, response = held.pop()
     route.fulfill(response=response)
-    expect(page.get_by_text("Asked for again")).to_be_visible()
+    expect(page.get_by_text("The job is queued again.")).to_be_visible()
     again = stack.request("GET", "/api/v1/jobs?limit=1").json()["data"][0]
     assert (again["retry_of"], again["params"]["loras"]) == (failed, [{"name": "broken", "scale": -0.5}])
     expect(page.locator(f"[data-job='{again['id']}']")).to_have_count(1)
@@ -183,11 +186,11 @@ def test_jobs_are_cancelled_filtered_reused_and_deleted(open_page: Open, stack: 
 
     erase = page.locator(f"[data-job='{done}']")
     erase.get_by_role("button", name="Delete:").click()
-    asked = page.get_by_role("dialog", name="Delete this job?")
-    asked.get_by_role("button", name="Cancel").click()
+    dialog = page.get_by_role("dialog", name="Delete this job?")
+    dialog.get_by_role("button", name="Cancel").click()
     expect(erase).to_be_visible()
     erase.get_by_role("button", name="Delete:").click()
-    asked.get_by_role("button", name="Delete").click()
+    dialog.get_by_role("button", name="Delete").click()
     expect(erase).to_be_hidden()
     assert stack.request("GET", f"/api/v1/jobs/{done}").status_code == 404
 
@@ -236,11 +239,11 @@ def test_models_are_compared_recommended_and_pinned(open_page: Open, stack: Stac
     expect(compared.get_by_role("row", name=re.compile("^Average time"))).to_be_visible()
     expect(compared.get_by_role("columnheader", name="TI2V-5B")).to_be_visible()
 
-    advised = page.get_by_role("region", name="Which one for")
+    advised = page.get_by_role("region", name="Recommend a model")
     advised.get_by_label("Use").fill("a story told in text")
     advised.get_by_label("Memory, GB").fill("0.1")
     advised.get_by_role("button", name="Recommend").click()
-    expect(advised).to_contain_text("none fits")
+    expect(advised).to_contain_text("no model fits")
     advised.get_by_label("Memory, GB").fill("")
     advised.get_by_role("button", name="Recommend").click()
     expect(advised).to_contain_text("confidence")
@@ -276,12 +279,12 @@ def test_a_model_is_verified_and_repaired(open_page: Open, stack: Stack) -> None
 def test_an_alert_is_acknowledged_by_name(open_page: Open) -> None:
     page = open_page("#alerts")
     alert = page.locator("[data-alert]").filter(has_text="nearly full").first
-    page.get_by_label("You are").fill("Ada")
+    page.get_by_label("Your name").fill("Ada")
     alert.get_by_role("button", name="Acknowledge").click()
-    expect(alert).to_contain_text("Ada takes care")
+    expect(alert).to_contain_text("Acknowledged by Ada")
     page.reload()
-    expect(page.get_by_label("You are")).to_have_value("Ada")
-    expect(page.locator("[data-alert]").filter(has_text="Ada takes care")).to_have_count(1)
+    expect(page.get_by_label("Your name")).to_have_value("Ada")
+    expect(page.locator("[data-alert]").filter(has_text="Acknowledged by Ada")).to_have_count(1)
 
 
 def test_a_cleanup_is_previewed_and_then_carried_out(open_page: Open, stack: Stack, watched: Watched) -> None:
@@ -293,7 +296,7 @@ def test_a_cleanup_is_previewed_and_then_carried_out(open_page: Open, stack: Sta
     wait_for(lambda: stack.sql("select 1 from blobs where name = ?", orphan.name), 20, "for the node to see it")
 
     page = open_page("#models")
-    target = page.get_by_label("Wanted free, GB")
+    target = page.get_by_label("Target free space, GB")
     target.fill("99999999")
     page.get_by_role("button", name="Preview").click()
     expect(page.get_by_text(re.compile("is more than the disk of node here has"))).to_be_visible()
@@ -305,9 +308,9 @@ def test_a_cleanup_is_previewed_and_then_carried_out(open_page: Open, stack: Sta
     assert orphan.exists(), "a preview removes nothing"
 
     page.get_by_role("button", name="Clean up now").click()
-    asked = page.get_by_role("dialog")
-    expect(asked).to_contain_text("remove partial T2V-A14B on here: 5 MB")
-    asked.get_by_role("button", name="Remove").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("remove partial T2V-A14B on here: 5 MB")
+    dialog.get_by_role("button", name="Remove").click()
     expect(page.get_by_text(re.compile("5 MB freed by 1 removal"))).to_be_visible(timeout=40_000)
     assert not orphan.exists()
 
@@ -327,9 +330,7 @@ def test_the_theme_is_switched_and_remembered(open_page: Open) -> None:
     assert page.evaluate(ground) == light
 
 
-def test_a_server_that_has_frozen_is_told_from_one_that_is_well(
-    open_page: Open, stack: Stack, watched: Watched
-) -> None:
+def test_a_frozen_server_is_shown_as_stale(open_page: Open, stack: Stack, watched: Watched) -> None:
     page = open_page("#overview")
     expect(page.locator("#connection")).to_contain_text("live")
     page.clock.install()
@@ -337,9 +338,9 @@ def test_a_server_that_has_frozen_is_told_from_one_that_is_well(
     os.kill(frozen, signal.SIGSTOP)
     try:
         page.clock.fast_forward(20_000)
-        # Silent for long, or, where a question to it has just failed, lost: never live.
-        expect(page.locator("#connection")).to_contain_text(re.compile("stale: last word|server lost"))
-        old = re.compile("Unknown: the last word of the server is old|The server is lost")
+        # Silent for long or, if a request has just failed, disconnected: never live.
+        expect(page.locator("#connection")).to_contain_text(re.compile("stale: last update|disconnected"))
+        old = re.compile("Unknown: the data is out of date|The server is unreachable")
         expect(page.get_by_text(old).first).to_be_visible()
     finally:
         os.kill(frozen, signal.SIGCONT)
@@ -352,17 +353,17 @@ def test_the_server_is_lost_and_regained(open_page: Open, stack: Stack, watched:
     page.get_by_label("Prompt", exact=True).fill("typed before")
     watched.away = True
     stack.kill_process("web")
-    expect(page.locator("#connection")).to_contain_text("server lost")
-    expect(page.get_by_text("The server is lost.")).to_be_visible()
+    expect(page.locator("#connection")).to_contain_text("disconnected")
+    expect(page.get_by_text("The server is unreachable.")).to_be_visible()
     expect(page.locator("#connection")).to_contain_text("live", timeout=40_000)
-    expect(page.get_by_text("The server is lost.")).to_be_hidden()
+    expect(page.get_by_text("The server is unreachable.")).to_be_hidden()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("typed before")
     watched.away = False
-    ask(page, "after it came back")
-    expect(page.locator("[data-asked]").first).to_contain_text("succeeded", timeout=60_000)
+    submit(page, "after it came back")
+    expect(page.locator("[data-submitted]").first).to_contain_text("succeeded", timeout=60_000)
 
 
-def test_without_a_websocket_it_asks_every_five_seconds(open_page: Open, stack: Stack) -> None:
+def test_without_a_websocket_it_polls_every_five_seconds(open_page: Open, stack: Stack) -> None:
     page = open_page("#devices")
     page.route_web_socket(re.compile("/dashboard/ws$"), lambda socket: _refuse(socket))
     page.reload()
@@ -376,14 +377,14 @@ def _refuse(socket: WebSocketRoute) -> None:
     socket.close(code=1011)
 
 
-def test_hostile_text_is_text(open_page: Open, stack: Stack) -> None:
+def test_hostile_text_is_escaped(open_page: Open, stack: Stack) -> None:
     database = Database(f"sqlite:///{stack.home / 'wanworks.db'}")
     cause = Cause("test", HOSTILE[:200], "info", HOSTILE[:200], HOSTILE, HOSTILE, False)
     alerts.apply(database, Changes(opened=(cause,)), clock.now(), deliver=False)
     database.close()
     job = stack.submit(prompt=HOSTILE, metadata={"name": HOSTILE})
     stack.wait_status(job)
-    # First as the server writes it, every view at once, then as the page's scripts do.
+    # First the server-rendered page, then the one drawn by the scripts.
     page = open_page(java_script_enabled=False)
     expect(page.locator("#jobs")).to_contain_text("<img src=x")
     expect(page.locator("#devices")).to_contain_text("here/1")
@@ -420,7 +421,7 @@ def test_a_chart_has_gaps_and_is_read_by_keyboard_and_as_a_table(open_page: Open
     plot = chart.get_by_role("slider")
     expect(plot).to_have_attribute("aria-valuetext", re.compile(r"average \d+ %"))
     line = chart.locator(".series-1 .line").get_attribute("d") or ""
-    assert line.count("M") >= 2, "nothing was measured in between, so nothing is drawn there"
+    assert line.count("M") >= 2, "the line has a gap where nothing was measured"
     plot.focus()
     plot.press("Home")
     expect(chart.locator(".readout")).to_contain_text("average 40 %")

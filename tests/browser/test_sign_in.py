@@ -1,4 +1,4 @@
-"""The live page of an installation with keys: the way in, what a key may not do is not offered, and the way out."""
+"""The live page of an installation with keys: sign in, hidden actions, sign out."""
 
 from collections.abc import Iterator
 
@@ -37,7 +37,7 @@ def test_signing_in_and_out(page: Page, web: WebProcess, database: Database) -> 
     assert not [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
     page.get_by_label("API key").fill("wan_not_a_key")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_have_text("There is no such API key")
+    expect(page.get_by_role("alert")).to_have_text("The API key is unknown")
 
     page.get_by_label("API key").fill(secret)
     page.get_by_role("button", name="Sign in").click()
@@ -50,7 +50,7 @@ def test_signing_in_and_out(page: Page, web: WebProcess, database: Database) -> 
     page.get_by_role("navigation").get_by_role("link", name="Models").click()
     expect(page.locator("#models").get_by_role("heading", name="T2V-A14B").first).to_be_visible()
     expect(page.locator("#models").get_by_role("button", name="Pin")).to_have_count(0)
-    assert page.locator("#flower").count() == 0, "Flower is for those who administer"
+    assert page.locator("#flower").count() == 0, "Flower needs the admin scope"
     assert secret not in page.content()
     assert secret not in str(page.context.cookies())
 
@@ -60,7 +60,7 @@ def test_signing_in_and_out(page: Page, web: WebProcess, database: Database) -> 
     )
     assert connection is not None
     assert way_out is not None
-    assert connection["x"] + connection["width"] <= way_out["x"], "nothing in the header lies on anything else"
+    assert connection["x"] + connection["width"] <= way_out["x"], "elements of the header do not overlap"
     assert way_out["height"] <= 36
     assert page.evaluate("document.querySelector('.top').scrollWidth") <= 320
 
@@ -71,7 +71,7 @@ def test_signing_in_and_out(page: Page, web: WebProcess, database: Database) -> 
     assert own.owner == mine.id
 
 
-def test_a_revoked_key_is_led_to_the_door(page: Page, web: WebProcess, database: Database) -> None:
+def test_a_revoked_key_is_redirected_to_the_sign_in(page: Page, web: WebProcess, database: Database) -> None:
     _, secret = keys.make(database, "mine", (Scope.READ,), Limits())
     url = f"http://127.0.0.1:{web.port}"
     page.goto(f"{url}/login")

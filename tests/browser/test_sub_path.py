@@ -1,4 +1,4 @@
-"""Everything under a path of a reverse proxy: the page in a real browser, links, documents, the client, Flower."""
+"""Test everything under a path of a reverse proxy: the page in a real browser, links, the client, Flower."""
 
 import hashlib
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def url(request: pytest.FixtureRequest, stack: Stack) -> Iterator[str]:
         yield url
 
 
-def test_the_page_lives_under_the_path(browser: Browser, stack: Stack, job_id: str, url: str) -> None:
+def test_the_page_works_under_the_path(browser: Browser, stack: Stack, job_id: str, url: str) -> None:
     watched = Watched(stack)
     watched.host = urlsplit(url).netloc
     context = browser.new_context(viewport={"width": 1280, "height": 900})
@@ -68,13 +68,13 @@ def test_the_page_lives_under_the_path(browser: Browser, stack: Stack, job_id: s
     context.close()
     assert sockets
     assert all(urlsplit(one).path == f"{PATH}/api/v1/dashboard/ws" for one in sockets)
-    # What was asked for at the moment of signing out may still be refused.
+    # Requests that were sent while signing out may be refused.
     assert all("401" in complaint for complaint in watched.complaints)
     assert not [url for url in failed if "/api/" not in url]
     assert all(urlsplit(one.url).path.startswith(PATH) for one in watched.requests if one.url.startswith("http"))
 
 
-def test_links_and_locations_lead_there_again(stack: Stack, job_id: str, url: str) -> None:
+def test_links_and_locations_contain_the_path(stack: Stack, job_id: str, url: str) -> None:
     host = url.removesuffix(PATH)
     headers = {"Authorization": f"Bearer {stack.key}"}
     with httpx.Client(base_url=host, headers=headers, timeout=30) as client:
@@ -105,7 +105,7 @@ def test_links_and_locations_lead_there_again(stack: Stack, job_id: str, url: st
         assert straight.get("/flower").headers["location"] == f"{PATH}/flower/"
 
 
-def test_the_client_takes_the_public_address_and_the_inner_one(
+def test_the_client_works_with_the_public_and_the_internal_url(
     stack: Stack, job_id: str, url: str, tmp_path: Path
 ) -> None:
     for place, address in enumerate((url, stack.url)):

@@ -140,7 +140,7 @@ def test_a_cancelled_video_has_failed(stack: Stack, client: openai.OpenAI) -> No
 
 
 def test_each_error_class(client: openai.OpenAI, done: Video) -> None:
-    with pytest.raises(openai.BadRequestError, match=r"seconds: 60 is not a length of T2V-A14B") as bad:
+    with pytest.raises(openai.BadRequestError, match=r"seconds: 60 is not supported by T2V-A14B") as bad:
         client.videos.create(prompt="a cat", model="T2V-A14B", seconds="60")  # type: ignore[arg-type]
     assert (bad.value.param, bad.value.code, bad.value.type) == ("seconds", "not_supported", "invalid_request_error")
     with pytest.raises(openai.BadRequestError) as bad:

@@ -106,7 +106,7 @@ def test_the_openai_client_raises_its_own_errors(stack: Stack, secrets: dict[str
         return openai.OpenAI(base_url=f"{stack.url}/v1", api_key=key, max_retries=0)
 
     asked = {"model": "wan2.2-t2v-a14b", "prompt": "a cat", "size": "64x64", "seconds": "1"}
-    with pytest.raises(openai.AuthenticationError, match="no such API key"):
+    with pytest.raises(openai.AuthenticationError, match="The API key is unknown"):
         client("wan_nobodys").videos.create(**asked)
     with pytest.raises(openai.PermissionDeniedError, match="scope `submit`"):
         client(secrets["looker"]).videos.create(**asked)

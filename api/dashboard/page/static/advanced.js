@@ -1,7 +1,7 @@
-// What most requests leave alone, behind a word to open: LoRAs, and whom to tell of the job's end.
+// The collapsed advanced fields of the form: LoRAs and the webhook.
 
 import { h } from "./dom.js";
-import { addLora, draft, dropLora, LORAS } from "./draft.js";
+import { addLora, draft, dropLora, MAX_LORAS } from "./draft.js";
 import { line, optional, problem, real } from "./form_fields.js";
 import { button } from "./parts.js";
 import { afterDrawing } from "./state.js";
@@ -17,7 +17,7 @@ export function advanced(entry) {
       optional("Webhook"),
       "",
       { type: "url", inputmode: "url", autocomplete: "off", spellcheck: "false", maxlength: 2000, placeholder: "https://" },
-      "An address that is told, signed, when the job has ended.",
+      "This URL receives a signed request when the job ends.",
     ),
     h(
       "div",
@@ -26,7 +26,7 @@ export function advanced(entry) {
         "label",
         { class: "check" },
         h("input", { type: "checkbox", name: "webhook_progress", value: "true" }),
-        "Tell it of progress too",
+        "Also send progress",
       ),
       problem("webhook_progress"),
     ),
@@ -43,14 +43,14 @@ function loras() {
     h(
       "div",
       { class: "row wrap", key: "add" },
-      button("Add a LoRA", add, { disabled: draft.loras.length >= LORAS }),
-      h("span", { class: "hint" }, "By the name of its file among the server's LoRAs."),
+      button("Add a LoRA", add, { disabled: draft.loras.length >= MAX_LORAS }),
+      h("span", { class: "hint" }, "The name of a LoRA file on the server."),
     ),
   );
 }
 
 function row(id, index) {
-  const given = draft.filled.loras?.[id] ?? {}; // the first rows are those that the form began with
+  const given = draft.filled.loras?.[id] ?? {}; // the first rows are the form's initial values
   const name = `loras.${id}.name`;
   const number = index + 1;
   return h(

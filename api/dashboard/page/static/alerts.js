@@ -1,11 +1,11 @@
-// What is wrong, who takes care of it, and what was wrong before.
+// The view of open alerts, who acknowledged them, and resolved ones.
 
 import { post } from "./api.js";
 import { attempt } from "./dialogs.js";
 import { h } from "./dom.js";
 import { ago, moment } from "./format.js";
 import { badge, empty, note } from "./parts.js";
-import { changed, learnAlert, state } from "./state.js";
+import { changed, mergeAlert, state } from "./state.js";
 
 const NAME = "wanworks.name";
 const RANK = { critical: 0, warning: 1, info: 2 };
@@ -19,7 +19,7 @@ export function alerts() {
       (a.timestamp < b.timestamp ? 1 : -1),
   );
   return [
-    note(state.notes.alerts && `The alerts cannot be read: ${state.notes.alerts}`, "bad"),
+    note(state.notes.alerts && `The alerts could not be loaded: ${state.notes.alerts}`, "bad"),
     h(
       "section",
       { "aria-labelledby": "h-open" },
@@ -30,13 +30,13 @@ export function alerts() {
         h(
           "label",
           { class: "inline" },
-          "You are ",
+          "Your name ",
           h("input", {
             id: "alert-name",
             name: "name",
             autocomplete: "name",
             maxlength: 64,
-            placeholder: "your name",
+            placeholder: "optional",
             value: remembered(),
             on: { change: remember },
           }),
@@ -46,16 +46,16 @@ export function alerts() {
         ? h("ul", { class: "alerts" }, open.map(openAlert))
         : state.notes.alerts
           ? null
-          : empty("Nothing is wrong."),
+          : empty("No open alerts."),
     ),
     h(
       "section",
       { "aria-labelledby": "h-history" },
       h("h2", { id: "h-history" }, "History"),
-      note(state.notes.resolved && `The history cannot be read: ${state.notes.resolved}`, "bad"),
+      note(state.notes.resolved && `The history could not be loaded: ${state.notes.resolved}`, "bad"),
       state.resolved?.length
         ? h("ul", { class: "alerts past" }, state.resolved.slice(0, HISTORY).map(pastAlert))
-        : empty("No alert has been resolved yet."),
+        : empty("No resolved alerts yet."),
     ),
   ];
 }
@@ -75,7 +75,7 @@ function openAlert(alert) {
       ? h(
           "p",
           { class: "suggestion" },
-          h("b", null, alert.action_required ? "To do: " : "Perhaps: "),
+          h("b", null, alert.action_required ? "Action required: " : "Suggestion: "),
           alert.suggested_action,
         )
       : null,
@@ -91,7 +91,7 @@ function openAlert(alert) {
         ? h(
             "span",
             { class: "small acknowledged" },
-            `${alert.acknowledged_by ?? "Somebody"} takes care, ${ago(alert.acknowledged_at)}`,
+            `Acknowledged${alert.acknowledged_by ? ` by ${alert.acknowledged_by}` : ""}, ${ago(alert.acknowledged_at)}`,
           )
         : h(
             "button",
@@ -117,7 +117,7 @@ function pastAlert(alert) {
       "p",
       { class: "muted small" },
       `${moment(alert.timestamp)} to ${moment(alert.resolved_at)}`,
-      alert.acknowledged_by ? ` · ${alert.acknowledged_by} took care` : "",
+      alert.acknowledged_by ? ` · acknowledged by ${alert.acknowledged_by}` : "",
     ),
   );
 }
@@ -125,7 +125,7 @@ function pastAlert(alert) {
 function acknowledge(alert) {
   const by = document.getElementById("alert-name")?.value.trim();
   return attempt(async () => {
-    learnAlert(await post(`/api/v1/dashboard/alerts/${alert.id}/acknowledge`, by ? { by } : undefined));
+    mergeAlert(await post(`/api/v1/dashboard/alerts/${alert.id}/acknowledge`, by ? { by } : undefined));
     changed();
   }, "Acknowledged");
 }
@@ -134,7 +134,7 @@ function remembered() {
   try {
     return localStorage.getItem(NAME) ?? "";
   } catch {
-    return ""; // storage is closed to us
+    return ""; // storage is unavailable
   }
 }
 
@@ -142,6 +142,6 @@ function remember(event) {
   try {
     localStorage.setItem(NAME, event.target.value.trim());
   } catch {
-    // storage is closed to us: the name stays in the field
+    // Storage is unavailable: the name stays in the field only.
   }
 }

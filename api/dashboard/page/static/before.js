@@ -1,4 +1,4 @@
-// Runs before the page is painted, so that nobody sees the wrong colours or the wrong view first. Knows nothing else.
+// Sets the theme and the view before the first paint, so that neither flickers. Imports no other module.
 "use strict";
 
 (() => {
@@ -7,7 +7,7 @@
   try {
     theme = localStorage.getItem("wanworks.theme");
   } catch {
-    // Storage is closed to us: the system's colours are right.
+    // Storage is unavailable: use the system's colours.
   }
   if (theme === "light" || theme === "dark") root.dataset.theme = theme;
   const view = /^#(overview|jobs?|new|models|devices|alerts)\b/.exec(location.hash)?.[1] ?? "overview";

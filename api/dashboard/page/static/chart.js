@@ -1,5 +1,5 @@
-// One figure over time: lines with gaps where nothing was measured, a readout by pointer or arrow keys, and the same
-// figures as a table. Knows nothing of what the figures mean.
+// A line chart over time: gaps where nothing was measured, a readout by pointer or arrow keys, and a table of the
+// same values. Independent of what the values mean.
 
 import { h, render } from "./dom.js";
 import { clock, day, NONE } from "./format.js";
@@ -8,23 +8,23 @@ const HEIGHT = 140;
 const EDGE = { left: 48, right: 10, top: 8, bottom: 20 };
 const HOUR_MS = 3_600_000;
 const MINUTE_MS = 60_000;
-const SLIDE_MS = 10_000; // without news, it moves on by the clock this often
-const POINTS = 500; // at most so many come from the server
+const SLIDE_MS = 10_000; // without new data, the time axis moves this often
+const POINTS = 500; // the server sends at most this many
 const TABLE_ROWS = 120;
-const LABEL_PX = 48; // between two labels of the time axis, at least
+const LABEL_PX = 48; // minimum distance between two labels of the time axis
 const DAY_S = 86_400;
 const ROUND_SECONDS = [20, 30, 60, 120, 240, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 43_200, DAY_S, 2 * DAY_S];
 const TICKS = { 1: 15 * MINUTE_MS, 24: 6 * HOUR_MS, 168: 24 * HOUR_MS };
 
-const places = new WeakMap(); // plot -> {spec, at: index that is read out, or null; drawnAt; scale}
+const places = new WeakMap(); // plot -> {spec, at: index of the readout or null, drawnAt, scale}
 const sizes = new ResizeObserver((entries) => {
   for (const { target } of entries) draw(target);
 });
 
 /**
- * `spec`: {title, hours, times [ms], series [{name, values}], format (value -> text),
- * inSeconds? (the values are seconds), top? (the highest value there can be), least? (the scale reaches at least this)}.
- * A value that is null was not measured.
+ * Returns a chart. `spec`: {title, hours, times [ms], series [{name, values}], format (value -> text),
+ * inSeconds? (the values are seconds), top? (the end of the scale), least? (the minimum end of the scale)}.
+ * Null values were not measured.
  */
 export function chart(spec) {
   return h(
@@ -108,7 +108,7 @@ function draw(plot) {
   const y = (value) => HEIGHT - EDGE.bottom - (Math.min(value, top) / top) * (HEIGHT - EDGE.top - EDGE.bottom);
   place.scale = { x, width };
   const at = place.at !== null && place.at < spec.times.length ? place.at : null;
-  tell(plot, spec, at);
+  describe(plot, spec, at);
   render(
     plot,
     h(
@@ -139,7 +139,7 @@ function draw(plot) {
       spec.series.map((one, index) => line(one, index, spec, x, y, since)),
       at === null ? null : cursor(spec, at, x, y),
     ),
-    at === null && spec.times.length === 0 ? h("p", { class: "nothing" }, "nothing recorded in this time") : null,
+    at === null && spec.times.length === 0 ? h("p", { class: "nothing" }, "no data in this time range") : null,
     at === null ? null : readout(spec, at, x, width),
   );
 }
@@ -199,27 +199,27 @@ function readout(spec, at, x, width) {
     "div",
     { class: "readout", css: side, "aria-hidden": "true" },
     h("b", null, when(spec, at)),
-    spec.series.map((one) => h("span", { key: one.name }, `${one.name} ${said(spec, one, at)}`)),
+    spec.series.map((one) => h("span", { key: one.name }, `${one.name} ${valueText(spec, one, at)}`)),
   );
 }
 
 const when = (spec, at) => `${spec.hours > 1 ? `${day(spec.times[at])} ` : ""}${clock(spec.times[at])}`;
 
-function said(spec, one, at) {
+function valueText(spec, one, at) {
   const value = one.values[at];
   return value === null || value === undefined ? "not measured" : spec.format(value);
 }
 
-/** What a screen reader hears of the place that is read out. */
-function tell(plot, spec, at) {
+/** Sets the ARIA values, which screen readers announce. */
+function describe(plot, spec, at) {
   const last = Math.max(0, spec.times.length - 1);
   const of = at ?? last;
   plot.setAttribute("aria-valuemin", "0");
   plot.setAttribute("aria-valuemax", String(last));
   plot.setAttribute("aria-valuenow", String(of));
   const text = spec.times.length
-    ? `${when(spec, of)}: ${spec.series.map((one) => `${one.name} ${said(spec, one, of)}`).join(", ")}`
-    : "nothing recorded";
+    ? `${when(spec, of)}: ${spec.series.map((one) => `${one.name} ${valueText(spec, one, of)}`).join(", ")}`
+    : "no data";
   plot.setAttribute("aria-valuetext", text);
 }
 
@@ -272,7 +272,7 @@ function timeTicks(spec, since, until, width) {
   return ticks;
 }
 
-/** A round number that is not below the value, and half of which is round too. */
+/** Returns a round number that is not below the value and whose half is round too. */
 function nice(value, inTime) {
   if (value <= 0) return 1;
   if (inTime && value > 10) return ROUND_SECONDS.find((one) => one >= value) ?? Math.ceil(value / DAY_S) * DAY_S;
@@ -280,7 +280,7 @@ function nice(value, inTime) {
   return [1, 2, 4, 5, 8, 10].find((one) => one * size >= value) * size;
 }
 
-/** Newest first; filled only while it is open. */
+/** Draws the table, newest row first, only while it is open. */
 function table(box, spec) {
   if (!box.parentNode?.open) return render(box);
   const every = Math.ceil(spec.times.length / TABLE_ROWS);
@@ -311,7 +311,7 @@ function table(box, spec) {
             "tr",
             { key: spec.times[at] },
             h("th", { scope: "row" }, when(spec, at)),
-            spec.series.map((one) => h("td", { key: one.name }, said(spec, one, at))),
+            spec.series.map((one) => h("td", { key: one.name }, valueText(spec, one, at))),
           ),
         ),
       ),

@@ -1,4 +1,4 @@
-// Which model to take: two of them side by side by measured figures, or the best for a use told in words.
+// Helps to choose a model: compares two by their measurements, or recommends one for a described use.
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
@@ -51,8 +51,8 @@ async function comparePair(event) {
 
 const ROWS = [
   ["Average time", "generation_time_avg_seconds", seconds],
-  ["95 of 100 within", "generation_time_p95_seconds", seconds],
-  ["Videos an hour", "throughput_videos_per_hour", (value) => number(value, 1)],
+  ["95th percentile", "generation_time_p95_seconds", seconds],
+  ["Videos per hour", "throughput_videos_per_hour", (value) => number(value, 1)],
   ["Quality", "quality_score", score],
   ["Stability", "stability_score", score],
   ["Memory efficiency", "memory_efficiency_score", score],
@@ -111,10 +111,10 @@ export function recommend() {
   return h(
     "section",
     { class: "panel", "aria-labelledby": "h-recommend" },
-    h("h2", { id: "h-recommend" }, "Which one for…"),
+    h("h2", { id: "h-recommend" }, "Recommend a model"),
     h(
       "form",
-      { class: "filters", "aria-label": "Recommendation", on: { submit: ask } },
+      { class: "filters", "aria-label": "Recommendation", on: { submit: requestAdvice } },
       h(
         "label",
         { class: "field grow" },
@@ -136,7 +136,7 @@ export function recommend() {
   );
 }
 
-async function ask(event) {
+async function requestAdvice(event) {
   event.preventDefault();
   try {
     advice = await get("/api/v1/wan-models/recommend", Object.fromEntries(new FormData(event.target)));
@@ -153,7 +153,7 @@ function recommendation(found) {
   return h(
     "div",
     { class: "answer", "aria-live": "polite" },
-    h("p", { class: "cost-figure" }, found.recommended_model ?? "none fits"),
+    h("p", { class: "cost-figure" }, found.recommended_model ?? "no model fits"),
     found.confidence_score == null
       ? null
       : h("p", { class: "muted small" }, `confidence ${score(found.confidence_score)}`),
@@ -168,7 +168,7 @@ function recommendation(found) {
       : h(
           "p",
           { class: "small" },
-          `Expected: ${seconds(expected.generation_time_seconds)} a video${expected.quality_score == null ? "" : `, quality ${score(expected.quality_score)}`}.`,
+          `Expected: ${seconds(expected.generation_time_seconds)} per video${expected.quality_score == null ? "" : `, quality ${score(expected.quality_score)}`}.`,
         ),
     found.hardware_requirements?.min_vram_gb
       ? h(
@@ -181,7 +181,7 @@ function recommendation(found) {
       ? h(
           "p",
           { class: "small muted" },
-          `Also: ${found.alternative_models.map((one) => one.model_id ?? one).join(", ")}`,
+          `Alternatives: ${found.alternative_models.map((one) => one.model_id ?? one).join(", ")}`,
         )
       : null,
   );

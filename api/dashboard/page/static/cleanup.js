@@ -1,16 +1,16 @@
-// Making room: what would be removed is listed first, by name and size, and only that list can be carried out.
+// Frees disk space: first shows what would be removed, by name and size; only what was shown can then be removed.
 
 import { newKey, post } from "./api.js";
-import { attempt, confirm, say } from "./dialogs.js";
+import { attempt, confirm, showMessage } from "./dialogs.js";
 import { h } from "./dom.js";
 import { ago, gigabytes, NONE, plural, words } from "./format.js";
 import * as load from "./load.js";
 import { button, empty, fact, facts, note } from "./parts.js";
 import { changed, state } from "./state.js";
 
-const PATIENCE_MS = 45_000; // the server waits 30 s for the nodes
+const TIMEOUT_MS = 45_000; // the server waits 30 s for the nodes
 
-let asked = null; // what the plan on the page was made for
+let request = null; // the request that the shown plan answers
 let plan = null;
 let done = null;
 let problem = null;
@@ -25,15 +25,15 @@ export function cleanup() {
     h(
       "p",
       { class: "muted" },
-      "Removes what is of no use (old revisions, partial downloads, ended jobs' leftovers), and models not used lately until the wanted space is free. Pinned and loaded models stay.",
+      "Removes unneeded files (old revisions, partial downloads, files of ended jobs), then models not used recently until the target is reached. Pinned and loaded models stay.",
     ),
     h(
       "form",
-      { class: "filters", "aria-label": "Clean-up", on: { submit: preview, input: stale } },
+      { class: "filters", "aria-label": "Cleanup", on: { submit: preview, input: stale } },
       h(
         "label",
         { class: "field" },
-        h("span", null, "Wanted free, GB"),
+        h("span", null, "Target free space, GB"),
         h("input", { type: "number", name: "target", min: 0, step: "any", placeholder: "any" }),
       ),
       h(
@@ -50,7 +50,7 @@ export function cleanup() {
             h(
               "select",
               { name: "node" },
-              h("option", { value: "" }, "every node"),
+              h("option", { value: "" }, "all nodes"),
               nodes.map((name) => h("option", { key: name, value: name }, name)),
             ),
           )
@@ -68,7 +68,7 @@ function planned(found) {
   return h(
     "div",
     { id: "plan", class: "answer" },
-    h("h3", null, actions.length ? `This would free ${gigabytes(sum(actions))}` : "There is nothing to remove"),
+    h("h3", null, actions.length ? `This would free ${gigabytes(sum(actions))}` : "Nothing to remove"),
     facts(
       fact("Free now", found.total_space_available_gb == null ? NONE : gigabytes(found.total_space_available_gb)),
       fact("To free", gigabytes(found.space_to_free_gb)),
@@ -78,7 +78,7 @@ function planned(found) {
       ? h(
           "ul",
           { class: "spelled" },
-          actions.map((one, index) => h("li", { key: index }, spelled(one))),
+          actions.map((one, index) => h("li", { key: index }, describe(one))),
         )
       : null,
     found.kept.length
@@ -113,13 +113,13 @@ function outcome(found) {
       ? h(
           "ul",
           { class: "spelled" },
-          found.executed_actions.map((one, index) => h("li", { key: index }, spelled(one))),
+          found.executed_actions.map((one, index) => h("li", { key: index }, describe(one))),
         )
-      : empty("The jobs are still at it: see the jobs' list."),
+      : empty("The cleanup jobs are still running. See the list of jobs."),
   );
 }
 
-function spelled(one) {
+function describe(one) {
   const used = one.last_used ? `, last used ${ago(one.last_used)}` : "";
   return `${words(one.action_type)}${one.model_id ? ` ${one.model_id}` : ""} on ${one.node}: ${gigabytes(one.space_freed_gb)} (${one.reason}${used})`;
 }
@@ -128,29 +128,29 @@ const sum = (actions) => actions.reduce((total, one) => total + one.space_freed_
 
 function stale() {
   if (!plan && !done && !problem) return;
-  plan = done = problem = null; // it was made for something else
+  plan = done = problem = null; // the form no longer matches the plan
   changed();
 }
 
 async function preview(event) {
   event.preventDefault();
   const form = new FormData(event.target);
-  asked = { keep_recent_days: Number(form.get("days")) };
-  if (form.get("target") !== "") asked.target_space_gb = Number(form.get("target"));
-  if (form.get("node")) asked.node = form.get("node");
+  request = { keep_recent_days: Number(form.get("days")) };
+  if (form.get("target") !== "") request.target_space_gb = Number(form.get("target"));
+  if (form.get("node")) request.node = form.get("node");
   done = problem = null;
   await work(async () => {
-    plan = await post("/api/v1/models/cleanup", { ...asked, dry_run: true });
+    plan = await post("/api/v1/models/cleanup", { ...request, dry_run: true });
   });
-  if (plan) say(plan.recommendations.cleanup_actions.length ? "The preview is ready." : "There is nothing to remove.");
+  if (plan) showMessage(plan.recommendations.cleanup_actions.length ? "The preview is ready." : "Nothing to remove.");
 }
 
 async function execute() {
   const actions = plan.recommendations.cleanup_actions;
   const yes = await confirm({
-    title: `Remove ${plural(actions.length, "thing")}, ${gigabytes(sum(actions))} in all?`,
-    text: "The nodes look again before they remove anything. What is removed has to be downloaded again if it is wanted.",
-    lines: actions.map(spelled),
+    title: `Remove ${plural(actions.length, "item")} (${gigabytes(sum(actions))})?`,
+    text: "The nodes check each item again before they remove it. Removed models must be downloaded again before use.",
+    lines: actions.map(describe),
     yes: "Remove",
   });
   if (!yes) return;
@@ -158,8 +158,8 @@ async function execute() {
     work(async () => {
       done = await post(
         "/api/v1/models/cleanup",
-        { ...asked, dry_run: false },
-        { key: newKey(), patience: PATIENCE_MS },
+        { ...request, dry_run: false },
+        { key: newKey(), timeout: TIMEOUT_MS },
       );
       plan = null;
       await load.models();

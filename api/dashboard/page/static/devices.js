@@ -1,4 +1,4 @@
-// A card for each device: what it does, what it has loaded, and what was last read from it.
+// A card for each device: its current job, loaded models and latest measurements. Then the nodes.
 
 import { h } from "./dom.js";
 import { ago, megabytes, number, NONE, percent, plural, words } from "./format.js";
@@ -9,11 +9,11 @@ export function devices() {
   const { workers } = state;
   if (!workers)
     return note(
-      state.notes.workers ? `The devices cannot be read: ${state.notes.workers}` : "Reading…",
+      state.notes.workers ? `The devices could not be loaded: ${state.notes.workers}` : "Loading…",
       state.notes.workers ? "bad" : "",
     );
   return [
-    note(state.notes.workers && `The devices cannot be read: ${state.notes.workers}`, "bad"),
+    note(state.notes.workers && `The devices could not be loaded: ${state.notes.workers}`, "bad"),
     workers.devices.length
       ? h("ul", { class: "cards" }, workers.devices.map(card))
       : empty("No device has registered yet. A GPU worker registers when it starts."),
@@ -54,15 +54,15 @@ function card(device) {
       { class: "muted small" },
       device.state === "offline"
         ? device.last_seen
-          ? `last heard ${ago(device.last_seen)}`
-          : "has said goodbye"
+          ? `last seen ${ago(device.last_seen)}`
+          : "shut down"
         : `since ${ago(device.started_at).replace(" ago", "")} · pid ${device.pid}`,
     ),
   );
 }
 
 function running(device, job) {
-  if (!device.job) return h("p", { class: "idle" }, device.state === "offline" ? "not there" : "nothing runs");
+  if (!device.job) return h("p", { class: "idle" }, device.state === "offline" ? "offline" : "idle");
   return h(
     "div",
     { class: "running" },
@@ -74,7 +74,7 @@ function running(device, job) {
 function readings(device) {
   const { sample } = device;
   if (!sample)
-    return facts(fact("Memory", megabytes(device.memory_mb)), fact("Utilisation", NONE, "Nothing was read lately"));
+    return facts(fact("Memory", megabytes(device.memory_mb)), fact("Utilisation", NONE, "No recent measurement"));
   const memory = sample.memory_total_mb ?? device.memory_mb;
   const used = sample.memory_used_mb;
   return h(
@@ -135,12 +135,12 @@ function node(one) {
       "p",
       { class: "muted small" },
       `wanworks ${one.version} · ${plural(devicesThere, "device")}`,
-      one.last_seen ? ` · heard ${ago(one.last_seen)}` : "",
+      one.last_seen ? ` · seen ${ago(one.last_seen)}` : "",
       one.running_jobs ? ` · ${plural(one.running_jobs, "job")} running` : "",
-      one.drained_at ? ` · asked to drain ${ago(one.drained_at)}` : "",
+      one.drained_at ? ` · drain requested ${ago(one.drained_at)}` : "",
     ),
     one.state !== "offline" && !one.io_online
-      ? note("Its io worker is not heard: no download, check or clean-up runs there.", "warn")
+      ? note("Its io worker does not report: downloads, integrity checks and cleanups do not run on this node.", "warn")
       : null,
     used == null
       ? null

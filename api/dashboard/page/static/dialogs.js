@@ -1,4 +1,4 @@
-// Questions and short messages. A dialog is the browser's own: focus stays inside, Escape closes, focus comes back.
+// Confirmation dialogs and toasts. Dialogs are native `<dialog>` elements, which trap and restore the focus.
 
 import { h, render } from "./dom.js";
 
@@ -7,8 +7,8 @@ const holder = document.getElementById("dialogs");
 const shown = new Map();
 let count = 0;
 
-/** A short message for people and screen readers; it goes by itself. */
-export function say(text, kind = "info") {
+/** Shows a message, also to screen readers, for 5 s; errors ("bad") for 10 s. */
+export function showMessage(text, kind = "info") {
   count += 1;
   const key = count;
   shown.set(key, { text, kind });
@@ -35,7 +35,7 @@ function drawToasts() {
   );
 }
 
-/** Asks before something that cannot be taken back. Resolves to whether the answer is yes. */
+/** Asks for confirmation of an irreversible action. Resolves to whether it was confirmed. */
 export function confirm({ title, text, lines = [], yes }) {
   const dialog = document.createElement("dialog");
   dialog.className = "dialog small";
@@ -51,7 +51,7 @@ export function confirm({ title, text, lines = [], yes }) {
       lines.length
         ? h(
             "ul",
-            { class: "spelled", tabindex: "0", "aria-label": "In detail" },
+            { class: "spelled", tabindex: "0", "aria-label": "Details" },
             lines.map((line) => h("li", null, line)),
           )
         : null,
@@ -72,14 +72,14 @@ export function confirm({ title, text, lines = [], yes }) {
   });
 }
 
-/** Carries out what a button asks for; says what went wrong. Returns whether it went well. */
+/** Runs a button's action and shows an error message if it fails. Resolves to whether it succeeded. */
 export async function attempt(action, done) {
   try {
     await action();
-    if (done) say(done, "good");
+    if (done) showMessage(done, "good");
     return true;
   } catch (error) {
-    say(error.message, "bad");
+    showMessage(error.message, "bad");
     return false;
   }
 }

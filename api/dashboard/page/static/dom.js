@@ -1,20 +1,20 @@
-// A view says what should be on the page as a tree of `h(...)`; `render` makes it so and leaves alone what is right:
-// focus, scroll, open dialogs and typed text stay. Text is always text, never markup. Knows nothing of what is shown.
+// A small virtual DOM. A view returns a tree of `h(...)`; `render` changes only what differs, so focus, scroll
+// position, open dialogs and typed text stay. Text is never parsed as markup. Independent of what is shown.
 
 const SVG = "http://www.w3.org/2000/svg";
-const ENTERED = new Set(["value", "checked"]); // of a field: set when it is made, afterwards they are the user's
-const OURS = new Set(["key", "on", "css", "made", "own"]);
+const ENTERED = new Set(["value", "checked"]); // set when a field is created; later changes are the user's
+const OURS = new Set(["key", "on", "css", "made", "own"]); // not attributes
 const FIELDS = new Set(["input", "select", "textarea"]);
 
 /**
- * One wanted element. `props` are attributes, and besides: `key`; `on` {event: handler}; `css` {property: value};
- * `made` (element) when it is new; `own` (element) draws the content by itself, after every change.
+ * Describes one element. `props` are attributes, and these: `key`; `on` {event: handler}; `css` {property: value};
+ * `made(element)` is called when it is created; `own(element)` after every change, and draws the content itself.
  */
 export function h(tag, props, ...children) {
   return { tag, props: props ?? {}, key: props?.key, children: flat(children) };
 }
 
-/** Makes the container's content what is wanted. Content that is not ours (from the server) is replaced. */
+/** Updates the container's content to `wanted`. Content that the server rendered is replaced. */
 export function render(container, ...wanted) {
   if (!container.oursNow) {
     container.replaceChildren();
@@ -90,14 +90,14 @@ function patch(node, want, inSvg = node.namespaceURI === SVG) {
     if (before.css?.[name] !== value) node.style.setProperty(name, value);
   }
   for (const event of Object.keys(want.props.on ?? {})) {
-    if (!before.on?.[event]) node.addEventListener(event, heard);
+    if (!before.on?.[event]) node.addEventListener(event, handleEvent);
   }
   node.wanted = want;
   if (want.props.own) want.props.own(node);
   else patchChildren(node, want.children, inSvg);
 }
 
-function heard(event) {
+function handleEvent(event) {
   event.currentTarget.wanted.props.on?.[event.type]?.(event);
 }
 
@@ -106,7 +106,7 @@ function attribute(node, name, value) {
   else node.setAttribute(name, value === true ? "" : String(value));
 }
 
-/** An icon of the sheet in the page. */
+/** Returns an icon from the page's SVG sprite. */
 export function icon(name) {
   return h("svg", { class: "icon", "aria-hidden": "true" }, h("use", { href: `#i-${name}` }));
 }

@@ -1,39 +1,39 @@
-// The request that is being written: which model, what was filled in, the image, and what is wrong with it.
+// The state of the form for a new job: model, field values, image and errors.
 
 import { changed, state } from "./state.js";
 
 const NUMBERS = new Set(["frames", "fps", "steps", "seed", "guidance_scale", "guidance_scale_2", "flow_shift"]);
-const APART = new Set(["model_id", "image", "fallback", "webhook_progress"]); // said in ways of their own
+const SPECIAL = new Set(["model_id", "image", "fallback", "webhook_progress"]); // added to the body separately
 
-export const LORAS = 8; // that one request may name
+export const MAX_LORAS = 8; // in one request
 
-let rows = 0; // for LoRAs, that there ever were since the fields began
+let nextRow = 0; // the number of the next LoRA row
 
 export const draft = {
   model_id: null,
-  filled: {}, // what the fields begin with, by name
-  round: 0, // rises when the fields begin anew
-  loras: [], // the rows that there are for LoRAs, by number
+  filled: {}, // initial values of the fields, by name
+  round: 0, // increases when the fields are reset
+  loras: [], // numbers of the LoRA rows
   image: null, // a File
   imageUrl: null,
-  errors: {}, // by field
-  general: null, // what is wrong with no field of the form
+  errors: {}, // messages by field
+  general: null, // an error that belongs to no field of the form
   sending: false,
-  key: null, // the Idempotency-Key; the same until something is changed, so that sent twice it is one job
+  key: null, // the Idempotency-Key; kept until a field changes, so that sending twice creates one job
 };
 
 export const chosen = () => state.catalogue.find((entry) => entry.model_id === draft.model_id) ?? state.catalogue[0];
 
-/** The fields begin anew, with these values. */
-export function begin(modelId, filled) {
+/** Resets the fields to these values. */
+export function resetFields(modelId, filled) {
   Object.assign(draft, { model_id: modelId, filled, errors: {}, general: null, key: null });
   draft.round += 1;
   draft.loras = (filled.loras ?? []).map((_, index) => index);
-  rows = draft.loras.length;
+  nextRow = draft.loras.length;
   changed();
 }
 
-/** Takes the image, or none. */
+/** Sets the image; null removes it. */
 export function setImage(file) {
   if (draft.imageUrl) URL.revokeObjectURL(draft.imageUrl);
   draft.image = file;
@@ -43,11 +43,11 @@ export function setImage(file) {
   changed();
 }
 
-/** One more row for a LoRA; its number. */
+/** Adds a LoRA row and returns its number. */
 export function addLora() {
-  draft.loras.push(rows);
+  draft.loras.push(nextRow);
   changed();
-  return rows++;
+  return nextRow++;
 }
 
 export function dropLora(row) {
@@ -58,19 +58,19 @@ export function dropLora(row) {
   changed();
 }
 
-/** What the form says, without what was left empty. */
-export function said(form, entry) {
+/** Returns the request body from the form's fields, without empty ones. */
+export function requestBody(form, entry) {
   const body = { model_id: entry.model_id };
   const data = new FormData(form);
   for (const [name, value] of data) {
-    if (APART.has(name) || name.startsWith("loras.") || value === "") continue;
+    if (SPECIAL.has(name) || name.startsWith("loras.") || value === "") continue;
     body[name] = NUMBERS.has(name) ? Number(value) : value;
   }
   body.prompt ??= "";
   const fallback = data.getAll("fallback");
   if (fallback.length) body.fallback = fallback;
   if (data.has("webhook_progress")) body.webhook_progress = true;
-  const loras = named(data).map((row) => {
+  const loras = namedRows(data).map((row) => {
     const scale = data.get(`loras.${row}.scale`);
     return { name: data.get(`loras.${row}.name`).trim(), ...(scale === "" ? {} : { scale: Number(scale) }) };
   });
@@ -78,15 +78,15 @@ export function said(form, entry) {
   return body;
 }
 
-/** From the place in a body that this form says now to the name of the field that it comes from. */
-export function places(form) {
-  const rows = named(new FormData(form));
+/** Returns a function from a path in the request body to the name of the form field. */
+export function fieldNames(form) {
+  const rows = namedRows(new FormData(form));
   return ([first, index, inner]) => (first === "loras" && inner ? `loras.${rows[index]}.${inner}` : String(first ?? ""));
 }
 
-const named = (data) => draft.loras.filter((row) => data.get(`loras.${row}.name`)?.trim());
+const namedRows = (data) => draft.loras.filter((row) => data.get(`loras.${row}.name`)?.trim());
 
-/** The body as it is sent: with the image, a form. */
+/** Returns the body to send: a multipart form if there is an image. */
 export function withImage(body, entry) {
   if (!draft.image || entry.image === "refused") return body;
   const form = new FormData();

@@ -1,29 +1,29 @@
-// What the request would cost in time, by the server's measured jobs; where none was measured, that is said.
+// The estimated time of the request in the form, from the server's measured jobs.
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
-import { said } from "./draft.js";
+import { requestBody } from "./draft.js";
 import { gigabytes, NONE, plural, seconds } from "./format.js";
 import { fact } from "./parts.js";
 import { changed, state } from "./state.js";
 
 const PAUSE_MS = 300;
-const FRESH_MS = 15_000; // the queue moves
+const FRESH_MS = 15_000; // afterwards the queue has changed
 
 let estimate = { of: null, at: 0, found: null, failed: null };
 let pause = null;
 
-export function cost(entry) {
-  askSoon(entry);
+export function estimatePanel(entry) {
+  requestSoon(entry);
   const { found, failed } = estimate;
-  const mine = found?.model_id === entry.model_id ? found : null;
-  const work = mine?.generation_seconds;
-  const loading = mine && !mine.warm ? mine.loading_seconds : 0;
+  const current = found?.model_id === entry.model_id ? found : null;
+  const work = current?.generation_seconds;
+  const loading = current && !current.warm ? current.loading_seconds : 0;
   const there = state.models?.[entry.model_id];
   return h(
     "section",
     { class: "panel cost", "aria-labelledby": "h-cost" },
-    h("h2", { id: "h-cost" }, "What it will take"),
+    h("h2", { id: "h-cost" }, "Estimated time"),
     h("p", { class: "cost-figure" }, work == null ? "not measured yet" : `about ${seconds(work + (loading ?? 0))}`),
     h(
       "dl",
@@ -31,31 +31,31 @@ export function cost(entry) {
       fact("Generation", work == null ? NONE : seconds(work)),
       fact(
         "Loading the model",
-        mine?.warm ? "loaded already" : mine?.loading_seconds == null ? NONE : seconds(mine.loading_seconds),
+        current?.warm ? "already loaded" : current?.loading_seconds == null ? NONE : seconds(current.loading_seconds),
       ),
       fact(
-        "Waiting before it",
-        mine?.queue_seconds == null ? NONE : mine.queue_seconds === 0 ? "none" : `about ${seconds(mine.queue_seconds)}`,
+        "Waiting in the queue",
+        current?.queue_seconds == null ? NONE : current.queue_seconds === 0 ? "none" : `about ${seconds(current.queue_seconds)}`,
       ),
-      there && !there.is_available ? fact("Download first", gigabytes(entry.download_gb)) : null,
+      there && !there.is_available ? fact("Download needed", gigabytes(entry.download_gb)) : null,
     ),
     h(
       "p",
       { class: "hint" },
       failed ??
-        (mine?.samples
-          ? `From the median of ${plural(mine.samples, "measured job")}, scaled to this size, length and steps.`
-          : mine
-            ? "No job of this model has succeeded yet under this quantization."
-            : "Asking…"),
+        (current?.samples
+          ? `Based on the median of ${plural(current.samples, "measured job")}, scaled to this resolution, length and steps.`
+          : current
+            ? "No job of this model has succeeded with this quantization yet."
+            : "Loading…"),
     ),
   );
 }
 
-/** Asks for the estimate of what the form says, once typing has paused. */
-function askSoon(entry) {
+/** Requests the estimate for the form's values once typing has paused. */
+function requestSoon(entry) {
   const form = document.querySelector(".make-form");
-  const values = form ? said(form, entry) : {};
+  const values = form ? requestBody(form, entry) : {};
   const wanted = {
     model_id: entry.model_id,
     resolution: values.resolution,

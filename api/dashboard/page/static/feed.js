@@ -1,31 +1,31 @@
-// Keeps the state live: by WebSocket, else by asking every five seconds; says at any time how fresh the page is.
-// Whatever happens, everything is read anew every thirty seconds.
+// Keeps the state up to date by WebSocket, or by polling every five seconds, and knows how old the data is.
+// Everything is loaded again every thirty seconds, because a message may be lost.
 
-import { Away, base, get } from "./api.js";
+import { Unreachable, base, get } from "./api.js";
 import * as load from "./load.js";
-import { changed, enterList, hasEnded, learnAlert, learnJobs, state } from "./state.js";
+import { changed, enterList, hasEnded, mergeAlert, mergeJobs, state } from "./state.js";
 
 const POLL_MS = 5_000;
 const REFRESH_MS = 30_000;
-const STALE_MS = 15_000; // the server says something at least every ten seconds
+const STALE_MS = 15_000; // the server sends a message at least every ten seconds
 const LONGEST_WAIT_MS = 30_000;
 const DRAIN = new Set(["draining", "drained"]);
 
-/** `link`: connecting, live, polling or lost. `heard`: when the server last said something (ms), null before. */
-export const feed = { link: "connecting", heard: null, lostAt: null };
+/** `link`: connecting, live, polling or lost. `answeredAt`: time of the last answer or message (ms), initially null. */
+export const feed = { link: "connecting", answeredAt: null, lostAt: null };
 
 let socket = null;
-let spokeAt = 0; // when the socket last said something
+let receivedAt = 0; // time of the socket's last message
 let failures = 0;
 let view = "overview";
-let told = () => {};
+let notify = () => {};
 let refreshedAt = 0;
 let polling = false;
 
-/** Begins. `tell` hears "lost" and "regained". */
-export function start(firstView, tell) {
+/** Starts the feed. Calls `listener` with "lost" or "regained" when the connection changes. */
+export function start(firstView, listener) {
   view = firstView;
-  told = tell;
+  notify = listener;
   connect();
   refresh();
   setInterval(tick, 1_000);
@@ -34,50 +34,50 @@ export function start(firstView, tell) {
   });
 }
 
-/** Another view is looked at now: what it shows is read at once. */
-export function look(name) {
+/** Loads the data of the view that is now shown. */
+export function showView(name) {
   view = name;
   guarded(() => load.view(name));
 }
 
-/** Reads everything anew. */
+/** Loads everything again. */
 export async function refresh() {
   refreshedAt = Date.now();
   await guarded(() => Promise.all([load.essentials(), load.view(view), load.flower()]));
 }
 
-export const isStale = (now = Date.now()) => feed.heard !== null && now - feed.heard > STALE_MS;
+export const isStale = (now = Date.now()) => feed.answeredAt !== null && now - feed.answeredAt > STALE_MS;
 
 async function guarded(read) {
   try {
     await read();
-    heard();
+    answered();
   } catch (error) {
-    if (!(error instanceof Away)) throw error;
-    lost();
+    if (!(error instanceof Unreachable)) throw error;
+    unreachable();
   }
 }
 
-function heard() {
+function answered() {
   const regained = feed.link === "lost";
-  feed.heard = Date.now();
+  feed.answeredAt = Date.now();
   if (feed.link !== "live") feed.link = socket?.readyState === WebSocket.OPEN ? "live" : "polling";
   if (regained) {
     feed.lostAt = null;
     failures = 0;
-    told("regained");
+    notify("regained");
     refresh();
     connect();
   }
   changed();
 }
 
-function lost() {
-  if (socket?.readyState === WebSocket.OPEN && !isStale()) return; // one answer failed, but the server still speaks
+function unreachable() {
+  if (socket?.readyState === WebSocket.OPEN && !isStale()) return; // one request failed, but the socket still works
   if (feed.link !== "lost") {
     feed.link = "lost";
     feed.lostAt = Date.now();
-    told("lost");
+    notify("lost");
   }
   changed();
 }
@@ -86,7 +86,7 @@ async function tick() {
   const now = Date.now();
   dropDead(now);
   if (document.hidden) return;
-  changed(); // ages move
+  changed(); // shown ages increase
   if (polling) return;
   const since = now - refreshedAt;
   polling = true;
@@ -107,13 +107,13 @@ function connect() {
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   const mine = new WebSocket(`${scheme}//${location.host}${base}/api/v1/dashboard/ws`);
   socket = mine;
-  spokeAt = Date.now();
+  receivedAt = Date.now();
   mine.addEventListener("message", ({ data }) => {
     if (mine !== socket) return;
     failures = 0;
-    spokeAt = Date.now();
-    take(JSON.parse(data));
-    heard();
+    receivedAt = Date.now();
+    receive(JSON.parse(data));
+    answered();
   });
   mine.addEventListener("close", () => {
     if (mine === socket) reconnect();
@@ -125,31 +125,31 @@ function reconnect() {
   failures += 1;
   if (feed.link === "live") {
     feed.link = "connecting";
-    guarded(() => get("/healthz")); // is it the socket alone, or the server?
+    guarded(() => get("/healthz")); // finds out whether only the socket or the whole server is gone
   }
   const wait = Math.min(LONGEST_WAIT_MS, 500 * 2 ** failures) * (0.5 + Math.random() / 2);
   setTimeout(() => {
-    // While the server is lost, plain questions find out when it is back.
+    // While the server is unreachable, `tick` polls it and connects again.
     if (feed.link !== "lost") connect();
   }, wait);
   changed();
 }
 
-/** A connection can be dead without anybody having said so: after a sleep, behind a proxy. */
+/** Reconnects a silent socket: after sleep, or behind a proxy, a dead connection is not always closed. */
 function dropDead(now) {
-  if (socket?.readyState !== WebSocket.OPEN || now - spokeAt < 2 * STALE_MS) return;
+  if (socket?.readyState !== WebSocket.OPEN || now - receivedAt < 2 * STALE_MS) return;
   socket.close();
   reconnect();
 }
 
-const TAKERS = {
+const MESSAGE_HANDLERS = {
   metrics_update(data) {
     state.metrics = data;
     delete state.notes.metrics;
   },
   job_update(job) {
     const before = state.jobs.get(job.id);
-    learnJobs([job]);
+    mergeJobs([job]);
     if (job.deleted) return;
     enterList(job);
     if (hasEnded(job) && before && !hasEnded(before)) ended(job);
@@ -161,17 +161,18 @@ const TAKERS = {
     const before = state.workers.devices[at]?.state;
     if (at < 0) state.workers.devices.push(device);
     else state.workers.devices[at] = device;
-    if (before !== device.state && (DRAIN.has(before) || DRAIN.has(device.state))) guarded(load.essentials); // its node's
+    const drain = DRAIN.has(before) || DRAIN.has(device.state);
+    if (before !== device.state && drain) guarded(load.essentials); // the state of its node has changed too
   },
-  alert: learnAlert,
+  alert: mergeAlert,
 };
 
-function take(message) {
-  TAKERS[message.type]?.(message.data);
+function receive(message) {
+  MESSAGE_HANDLERS[message.type]?.(message.data);
   changed();
 }
 
-/** What a job's end changes elsewhere is read again. */
+/** Loads again what the end of a job changes elsewhere. */
 function ended(job) {
   if (job.type !== "generation") guarded(() => load.view(view));
   else if (job.status === "succeeded" && view === "overview") guarded(load.latest);

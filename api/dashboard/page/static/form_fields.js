@@ -1,4 +1,4 @@
-// A field of the form for a new job: its label, its control, and what is wrong with it.
+// Fields of the form for a new job: label, control and error message.
 
 import { h } from "./dom.js";
 import { draft } from "./draft.js";
@@ -46,7 +46,8 @@ export function count(name, label, [min, max], value, placeholder) {
 }
 
 export function real(name, label, value, [min, max] = [0], placeholder) {
-  const range = { min, max, step: "any", inputmode: min < 0 ? undefined : "decimal" }; // which has no minus sign
+  // The decimal keyboard has no minus sign.
+  const range = { min, max, step: "any", inputmode: min < 0 ? undefined : "decimal" };
   return field(
     name,
     label,

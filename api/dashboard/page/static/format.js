@@ -1,4 +1,4 @@
-// Figures as people read them. Nothing measured is a dash, never a zero. Pure.
+// Formats values for display. A missing value is a dash, never a zero. Pure functions.
 
 export const NONE = "–";
 const known = (value) => value !== null && value !== undefined && !Number.isNaN(value);
@@ -11,12 +11,12 @@ export function percent(value, digits = 0) {
   return known(value) ? `${number(value, digits)} %` : NONE;
 }
 
-/** A fraction of 1 as percent. */
+/** Formats a fraction of 1 as a percentage. */
 export function fraction(value, digits = 0) {
   return known(value) ? percent(value * 100, digits) : NONE;
 }
 
-/** Seconds: 0.4 s, 45 s, 3 min 5 s, 2 h 5 min, 3 d 4 h. */
+/** Formats seconds: 0.4 s, 45 s, 3 min 5 s, 2 h 5 min, 3 d 4 h. */
 export function seconds(value) {
   if (!known(value)) return NONE;
   if (value < 10) return `${number(value, 1)} s`;
@@ -32,7 +32,7 @@ function two(value, size, large, small) {
   return `${Math.floor(value / size)} ${large}${rest ? ` ${rest} ${small}` : ""}`;
 }
 
-/** Bytes in units of a thousand. */
+/** Formats bytes in decimal units. */
 export function bytes(value) {
   if (!known(value)) return NONE;
   const units = ["B", "kB", "MB", "GB", "TB"];
@@ -55,7 +55,7 @@ export function ago(iso, now = Date.now()) {
   return `${coarse(rough)} ago`;
 }
 
-/** The largest unit alone. */
+/** Formats seconds in the largest unit only. */
 function coarse(value) {
   if (value < 60) return `${Math.floor(value)} s`;
   if (value < 3600) return `${Math.floor(value / 60)} min`;
@@ -75,10 +75,10 @@ export function plural(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;
 }
 
-/** snake_case as words. */
+/** Replaces underscores by spaces. */
 export const words = (text) => (text ?? "").replaceAll("_", " ");
 
 export function sentence(text) {
-  const said = words(text);
-  return said.charAt(0).toUpperCase() + said.slice(1);
+  const spaced = words(text);
+  return spaced.charAt(0).toUpperCase() + spaced.slice(1);
 }

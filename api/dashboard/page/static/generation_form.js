@@ -1,4 +1,4 @@
-// The fields of a request for a video, as the chosen model allows them; each with what is wrong with it.
+// The fields of the form for a new video. Which fields and ranges there are depends on the chosen model.
 
 import { advanced } from "./advanced.js";
 import { h } from "./dom.js";
@@ -10,11 +10,11 @@ import { changed, state } from "./state.js";
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const FALLBACKS = [
   ["queue_and_wait", "wait for the model"],
-  ["download_and_retry", "fetch the model first"],
-  ["alternative_model", "take another model"],
-  ["reduce_requirements", "make it smaller"],
-  ["mock_generation", "make a test card instead"],
-  ["hybrid_approach", "take another now, fetch this one for later"],
+  ["download_and_retry", "download the model first"],
+  ["alternative_model", "use another model"],
+  ["reduce_requirements", "reduce memory requirements"],
+  ["mock_generation", "create placeholder output"],
+  ["hybrid_approach", "use another model now, download this one for later"],
 ];
 const IMAGE_MB = 20;
 
@@ -48,7 +48,7 @@ export function fields(entry) {
       { class: "field-grid", key: `grid-${entry.model_id}` },
       choice("resolution", "Resolution", entry.resolutions, given.resolution ?? defaults.resolution),
       count("frames", "Frames", entry.frames, given.frames ?? defaults.frames),
-      choice("fps", "Frames a second", entry.fps.map(String), String(given.fps ?? defaults.fps)),
+      choice("fps", "Frames per second", entry.fps.map(String), String(given.fps ?? defaults.fps)),
       count("steps", "Steps", entry.steps, given.steps ?? defaults.steps),
       real(
         "guidance_scale",
@@ -59,7 +59,7 @@ export function fields(entry) {
         ? real("guidance_scale_2", "Guidance, low", given.guidance_scale_2 ?? defaults.guidance_scale_2)
         : null,
       real("flow_shift", "Flow shift", given.flow_shift ?? defaults.flow_shift),
-      count("seed", "Seed", [0, 2 ** 32 - 1], given.seed ?? "", "drawn"),
+      count("seed", "Seed", [0, 2 ** 32 - 1], given.seed ?? "", "random"),
       choice("quantization", "Quantization", entry.quantizations, given.quantization ?? "none", {
         none: "none (native)",
       }),
@@ -88,7 +88,7 @@ export function fields(entry) {
       h(
         "button",
         { type: "submit", class: "button primary", disabled: draft.sending },
-        draft.sending ? "Sending…" : "Make the video",
+        draft.sending ? "Sending…" : "Create video",
       ),
     ),
   ];
@@ -96,9 +96,9 @@ export function fields(entry) {
 
 function hint(entry) {
   const image = {
-    required: "Starts from your image. ",
+    required: "Needs an image to start from. ",
     optional: "An image is optional. ",
-    refused: "From text alone. ",
+    refused: "Text only. ",
   }[entry.image];
   const there = state.models?.[entry.model_id];
   const ready = there
@@ -148,7 +148,7 @@ function dropped(event) {
 function choosePicture(file) {
   if (!file) return;
   setImage(file);
-  if (file.size > IMAGE_MB * 1e6) draft.errors.image = `It has ${bytes(file.size)}; at most ${IMAGE_MB} MB are taken.`;
+  if (file.size > IMAGE_MB * 1e6) draft.errors.image = `The file has ${bytes(file.size)}; at most ${IMAGE_MB} MB are allowed. Choose a smaller file.`;
 }
 
 function clearPicture() {
@@ -161,14 +161,14 @@ function clearPicture() {
 function chooseModel(event) {
   const form = new FormData(event.target.form);
   draft.model_id = event.target.value;
-  const { loras } = draft.filled; // their rows stay
+  const { loras } = draft.filled; // their rows are kept
   draft.filled = { prompt: form.get("prompt"), negative_prompt: form.get("negative_prompt"), loras };
   draft.errors = {};
   changed();
 }
 
-/** Something was changed: another request now. */
-export function touched(event) {
+/** Handles a changed field: clears its error and the idempotency key. */
+export function fieldChanged(event) {
   draft.key = null;
   delete draft.errors[event.target.name];
   if (event.target.name.startsWith("loras.")) delete draft.errors.loras;

@@ -1,11 +1,11 @@
-// One job in full: its video plays here, and every figure that was measured of it is written out.
+// The dialog with all details of one job: video, times, quality, settings, files and manifest.
 
 import { h, render } from "./dom.js";
 import { bytes, megabytes, moment, NONE, number, seconds, sentence, words } from "./format.js";
 import { actions } from "./jobs.js";
 import * as load from "./load.js";
 import { artifactOf, badge, durationOf, fact, facts, note, progressOf, score, titleOf } from "./parts.js";
-import { hasEnded, learnJobs, state } from "./state.js";
+import { hasEnded, mergeJobs, state } from "./state.js";
 
 const holder = document.getElementById("dialogs");
 const PHASES = ["waiting_for_model", "loading", "encoding", "denoising", "decoding", "muxing"];
@@ -15,7 +15,7 @@ let shown = null; // id
 let missing = false;
 let leave = () => {};
 
-/** Opens the job's dialog; `left` is called when somebody closes it. */
+/** Opens the job's dialog; `left` is called when it is closed. */
 export async function openJob(id, left) {
   leave = left;
   shown = id;
@@ -34,7 +34,7 @@ export async function openJob(id, left) {
   if (!dialog.open) dialog.showModal();
   try {
     const job = await load.one(id);
-    learnJobs([job]);
+    mergeJobs([job]);
     missing = Boolean(job.deleted);
   } catch {
     missing = !state.jobs.has(id);
@@ -46,7 +46,7 @@ export function closeJob() {
   if (dialog?.open) dialog.close();
 }
 
-/** Whether the job that is open still moves. */
+/** Returns the id of the open job while it has not ended, else null. */
 export function watched() {
   const job = shown && state.jobs.get(shown);
   return job && !hasEnded(job) ? shown : null;
@@ -66,7 +66,7 @@ export function drawJob() {
     h(
       "div",
       { class: "dialog-top" },
-      h("h2", { id: "job-title" }, job ? titleOf(job) : missing ? "There is no such job" : "Reading…"),
+      h("h2", { id: "job-title" }, job ? titleOf(job) : missing ? "Job not found" : "Loading…"),
       h(
         "button",
         {
@@ -79,7 +79,7 @@ export function drawJob() {
         "✕",
       ),
     ),
-    job ? body(job) : missing ? note("It was deleted, or has been kept for long enough.") : null,
+    job ? body(job) : missing ? note("It was deleted, or its retention period has ended.") : null,
   );
 }
 
@@ -131,11 +131,11 @@ function media(job) {
 
 function times(job) {
   return facts(
-    fact("Made", moment(job.created_at)),
+    fact("Created", moment(job.created_at)),
     fact("Started", moment(job.started_at)),
     fact("Ended", moment(job.finished_at)),
-    fact("Took", seconds(durationOf(job))),
-    fact("Where", [job.node, job.device].filter(Boolean).join(" / ") || NONE),
+    fact("Duration", seconds(durationOf(job))),
+    fact("Ran on", [job.node, job.device].filter(Boolean).join(" / ") || NONE),
     fact("Attempt", job.attempt ? `${job.attempt}${job.failures ? ` (${job.failures} failed)` : ""}` : NONE),
     fact("Priority", job.priority),
   );
@@ -149,7 +149,7 @@ function timings(job) {
   return h(
     "section",
     { class: "part" },
-    h("h3", null, "Where the time went"),
+    h("h3", null, "Time by phase"),
     h(
       "div",
       { class: "stack-bar", "aria-hidden": "true" },
@@ -174,7 +174,7 @@ function timings(job) {
         : h("li", { key: "peak" }, "Peak memory ", h("b", null, megabytes(job.result.peak_vram_mb))),
       job.result.warm == null
         ? null
-        : h("li", { key: "warm" }, job.result.warm ? "the model was loaded already" : "the model was loaded for it"),
+        : h("li", { key: "warm" }, job.result.warm ? "the model was already loaded" : "the model was loaded for this job"),
     ),
   );
 }
@@ -189,7 +189,7 @@ function quality(job) {
     { class: "part" },
     h("h3", null, "Technical quality"),
     facts(
-      fact("Score", score(found.score), "Measured on the frames; it says nothing of taste"),
+      fact("Score", score(found.score), "Measured on the frames; does not judge the content"),
       fact(
         "Checks",
         failed.length ? `failed: ${failed.join(", ")}` : `all ${checks.length} passed`,
@@ -207,7 +207,7 @@ function settings(job) {
     { class: "part" },
     h("h3", null, "Settings"),
     h("p", { class: "prompt" }, params.prompt),
-    params.negative_prompt ? h("p", { class: "prompt muted" }, `Without: ${params.negative_prompt}`) : null,
+    params.negative_prompt ? h("p", { class: "prompt muted" }, `Negative prompt: ${params.negative_prompt}`) : null,
     facts(
       fact("Model", params.model_id),
       fact("Image", params.image ? "yes" : "no"),
@@ -224,7 +224,7 @@ function settings(job) {
   );
 }
 
-/** Of other types: whatever the result says in plain values. */
+/** Shows the plain values of other job types' parameters and results. */
 function result(job) {
   const plain = Object.entries({ ...job.params, ...(job.result ?? {}) }).filter(([, value]) =>
     ["number", "string", "boolean"].includes(typeof value),
@@ -271,7 +271,7 @@ function manifest(job) {
   return h(
     "details",
     { class: "part" },
-    h("summary", null, job.result?.manifest ? "What it takes to make it again" : "The job as the API tells it"),
+    h("summary", null, job.result?.manifest ? "Manifest to reproduce it" : "Job as JSON"),
     h("pre", { tabindex: "0" }, JSON.stringify(job.result?.manifest ?? job, null, 2)),
   );
 }

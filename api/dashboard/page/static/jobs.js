@@ -1,4 +1,4 @@
-// The list of jobs: newest first, filtered, paged, with what can be done to each.
+// The list of jobs: newest first, with filters, pages, and the actions for each job.
 
 import { post, remove, newKey } from "./api.js";
 import { attempt, confirm } from "./dialogs.js";
@@ -6,7 +6,7 @@ import { h, icon } from "./dom.js";
 import { ago, moment, number, seconds, words } from "./format.js";
 import * as load from "./load.js";
 import { artifactOf, badge, button, durationOf, empty, note, progressOf, select, titleOf } from "./parts.js";
-import { enterList, forgetJob, hasEnded, learnJobs, state } from "./state.js";
+import { enterList, removeJob, hasEnded, mergeJobs, state } from "./state.js";
 
 const TYPES = ["generation", "download", "integrity_check", "cleanup"];
 const STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled"];
@@ -37,12 +37,12 @@ export function jobs() {
         filters,
       ),
     ),
-    note(state.notes.jobs && `The list cannot be read: ${state.notes.jobs}`, "bad"),
-    ids === null ? h("p", { class: "muted" }, "Reading…") : null,
+    note(state.notes.jobs && `The jobs could not be loaded: ${state.notes.jobs}`, "bad"),
+    ids === null ? h("p", { class: "muted" }, "Loading…") : null,
     ids && !rows.length
       ? empty(
-          Object.values(filters).some(Boolean) ? "No job fits these filters." : "No job yet. ",
-          h("a", { href: "#new" }, "Make a video"),
+          Object.values(filters).some(Boolean) ? "No job matches these filters. " : "No jobs yet. ",
+          h("a", { href: "#new" }, "Create a video"),
         )
       : null,
     rows.length ? table(rows) : null,
@@ -50,15 +50,15 @@ export function jobs() {
       ? h(
           "div",
           { class: "row pager" },
-          button("Newer", () => turn(after.slice(0, -1)), { disabled: !after.length }),
+          button("Newer", () => goTo(after.slice(0, -1)), { disabled: !after.length }),
           h("span", { class: "muted small" }, `page ${after.length + 1}`),
-          button("Older", () => turn([...after, next]), { disabled: !next }),
+          button("Older", () => goTo([...after, next]), { disabled: !next }),
         )
       : null,
   ];
 }
 
-/** Filters as they stand in the address: `#jobs?status=failed`. */
+/** Applies the filters of the address, for example `#jobs?status=failed`. */
 export function filterBy(query) {
   const filters = {
     type: query.get("type") ?? "",
@@ -80,9 +80,9 @@ function filter(label, name, options, filters) {
   });
 }
 
-function turn(after) {
+function goTo(after) {
   state.list = { ...state.list, after, ids: null };
-  load.jobs().catch(() => {}); // the feed says that the server is lost
+  load.jobs().catch(() => {}); // the feed reports an unreachable server
   document.getElementById("h-jobs").focus({ preventScroll: true });
   scrollTo({ top: 0 });
 }
@@ -98,7 +98,7 @@ function table(rows) {
       h(
         "tr",
         { role: "row" },
-        ["Job", "State", "Made", "Took", "Actions"].map((text) =>
+        ["Job", "Status", "Created", "Duration", "Actions"].map((text) =>
           h("th", { key: text, scope: "col", role: "columnheader" }, text),
         ),
       ),
@@ -139,7 +139,7 @@ function row(job) {
       { role: "cell", class: "state" },
       badge(job.status),
       job.priority === "normal" ? null : h("span", { class: "tag" }, job.priority),
-      job.mock ? h("span", { class: "tag" }, "mock") : null,
+      job.mock ? h("span", { class: "tag" }, "placeholder") : null,
       hasEnded(job)
         ? job.error
           ? h("span", { class: "small bad-text clamp" }, job.error.message)
@@ -160,7 +160,7 @@ function about(job) {
   return [words(job.type), job.params.node, job.params.repair ? "with repair" : ""].filter(Boolean).join(" · ");
 }
 
-/** What can be done to this job now. */
+/** Returns the buttons for what can be done to this job now. */
 export function actions(job, { gone } = {}) {
   const title = titleOf(job).slice(0, 60);
   return [
@@ -187,24 +187,24 @@ export function actions(job, { gone } = {}) {
 }
 
 function cancel(job) {
-  return attempt(async () => learnJobs([await post(`/api/v1/jobs/${job.id}/cancel`)]), "Cancelled");
+  return attempt(async () => mergeJobs([await post(`/api/v1/jobs/${job.id}/cancel`)]), "Cancelled");
 }
 
 function retry(job) {
   return attempt(async () => {
     const made = await post(`/api/v1/jobs/${job.id}/retry`, undefined, { key: newKey() });
-    learnJobs([made]);
-    enterList(made); // the feed may have told of it already
+    mergeJobs([made]);
+    enterList(made); // the feed may have added it already
     if (location.hash.startsWith("#job/")) location.hash = `job/${made.id}`;
-  }, "Asked for again");
+  }, "The job is queued again.");
 }
 
 async function erase(job, gone) {
-  const what = hasEnded(job) ? "Its files go with it." : "It is stopped first; its files go with it.";
+  const what = hasEnded(job) ? "Its files are deleted too." : "It is cancelled first. Its files are deleted too.";
   if (!(await confirm({ title: "Delete this job?", text: what, lines: [titleOf(job)], yes: "Delete" }))) return;
   await attempt(async () => {
     await remove(`/api/v1/jobs/${job.id}`);
     gone?.();
-    forgetJob(job.id);
+    removeJob(job.id);
   }, "Deleted");
 }

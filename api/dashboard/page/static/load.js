@@ -1,19 +1,19 @@
-// Reads of the server, each into its part of the state. A part that cannot be read says why; the others go on.
+// Loads parts of the state from the server. If one part fails, its error is noted and the others still load.
 
-import { Away, get } from "./api.js";
-import { changed, hasEnded, learnJobs, state } from "./state.js";
+import { Unreachable, get } from "./api.js";
+import { changed, hasEnded, mergeJobs, state } from "./state.js";
 
 const PAGE = 25;
 const ACTIVE = 100;
 const LATEST = 6;
 
-/** Reads one part; a problem of the server is noted there. Throws Away. */
+/** Loads one part and notes an error response. Throws Unreachable. */
 async function part(name, read) {
   try {
     await read();
     delete state.notes[name];
   } catch (error) {
-    if (error instanceof Away) throw error;
+    if (error instanceof Unreachable) throw error;
     state.notes[name] = error.message;
   }
   changed();
@@ -68,7 +68,7 @@ export const flower = () =>
     state.flower = await get("/api/v1/dashboard/flower");
   });
 
-/** Jobs that wait or run. One that was thought to and is not among them is asked for by itself. */
+/** Loads queued, running and paused jobs. Known active jobs that are missing in the response are fetched one by one. */
 export const active = () =>
   part("active", async () => {
     const before = [...state.jobs.values()].filter((job) => !hasEnded(job)).map((job) => job.id);
@@ -78,10 +78,10 @@ export const active = () =>
     }
     const ids = new Set(found.map((job) => job.id));
     const gone = before.filter((id) => !ids.has(id)).slice(0, ACTIVE);
-    learnJobs([...found, ...(await Promise.all(gone.map(one)))]);
+    mergeJobs([...found, ...(await Promise.all(gone.map(one)))]);
   });
 
-/** One job, or word that it is no more. */
+/** Fetches one job. Resolves to `{id, deleted: true}` if it does not exist. */
 export async function one(id) {
   try {
     return await get(`/api/v1/jobs/${encodeURIComponent(id)}`);
@@ -91,20 +91,20 @@ export async function one(id) {
   }
 }
 
-/** The page of jobs that the filters and the place in the list ask for. */
+/** Loads the current page of the list of jobs. */
 export const jobs = () =>
   part("jobs", async () => {
     const { filters, after } = state.list;
     const page = await get("/api/v1/jobs", { ...filters, limit: PAGE, after: after.at(-1) });
-    if (state.list.filters !== filters || state.list.after !== after) return; // asked for something else meanwhile
-    learnJobs(page.data);
+    if (state.list.filters !== filters || state.list.after !== after) return; // changed meanwhile
+    mergeJobs(page.data);
     state.list = { filters, after, ids: page.data.map((job) => job.id), next: page.next };
   });
 
 export const latest = () =>
   part("latest", async () => {
     const page = await get("/api/v1/jobs", { type: "generation", status: "succeeded", limit: LATEST });
-    learnJobs(page.data);
+    mergeJobs(page.data);
     state.latest = page.data.map((job) => job.id);
   });
 
@@ -117,12 +117,12 @@ const PARTS = {
   alerts: [resolved],
 };
 
-/** What changes by itself and every view shows a part of. Throws Away. */
+/** Loads what every view needs. Throws Unreachable. */
 export async function essentials() {
   await Promise.all([metrics(), workers(), alerts(), active()]);
 }
 
-/** Everything that this view shows. Throws Away. */
+/** Loads what one view needs. Throws Unreachable. */
 export async function view(name) {
   await Promise.all((PARTS[name] ?? []).map((read) => read()));
 }

@@ -1,9 +1,9 @@
-// Where the page begins: addresses to views, the state to what is drawn, the feed to how fresh it is.
+// Entry point of the page: routes addresses to views, draws the state, and shows the state of the connection.
 
 import { alerts } from "./alerts.js";
 import { base } from "./api.js";
 import { devices } from "./devices.js";
-import { say } from "./dialogs.js";
+import { showMessage } from "./dialogs.js";
 import { h, render } from "./dom.js";
 import { seconds } from "./format.js";
 import * as feed from "./feed.js";
@@ -11,28 +11,28 @@ import { filterBy, jobs } from "./jobs.js";
 import { closeJob, drawJob, openJob, watched } from "./job_dialog.js";
 import * as load from "./load.js";
 import { models } from "./models.js";
-import { newJob, startFrom, tellEnds } from "./new_job.js";
+import { announceEnds, newJob, startFrom } from "./new_job.js";
 import { overview } from "./overview.js";
-import { activeJobs, changed, learnJobs, state, whenChanged } from "./state.js";
+import { activeJobs, changed, mergeJobs, state, whenChanged } from "./state.js";
 import * as theme from "./theme.js";
 
 const VIEWS = { overview, jobs, new: newJob, models, devices, alerts };
 const ESSENTIAL = ["metrics", "workers", "active", "alerts"];
-const WATCH_MS = 2_000;
+const FAST_POLL_MS = 2_000;
 
 const root = document.documentElement;
 const byId = (id) => document.getElementById(id);
 const titles = Object.fromEntries(Object.keys(VIEWS).map((name) => [name, byId(`h-${name}`).textContent]));
 
 let view = null;
-let behind = "jobs"; // the address under an open job
-let newer = false; // whether the server has another page than this one
+let behind = "jobs"; // the address to return to when a job's dialog closes
+let newer = false; // whether the server has a newer version of the page
 
 function route(first = false) {
   const [path, query] = location.hash.slice(1).split("?");
   const [name, id] = path.split("/");
-  const asked = new URLSearchParams(query ?? "");
-  if (name === "main") return; // the way past the navigation, not a view
+  const params = new URLSearchParams(query ?? "");
+  if (name === "main") return; // the skip link, not a view
   if (name === "job" && id) {
     show(view ?? "jobs", first);
     openJob(decodeURIComponent(id), () => {
@@ -45,10 +45,10 @@ function route(first = false) {
   closeJob();
   const wanted = name in VIEWS ? name : "overview";
   behind = location.hash.slice(1) || "overview";
-  if (wanted === "jobs") filterBy(asked);
-  if (wanted === "new") startFrom(asked);
+  if (wanted === "jobs") filterBy(params);
+  if (wanted === "new") startFrom(params);
   show(wanted, first);
-  if (wanted === "jobs" && !first) load.jobs().catch(() => {}); // the feed says that the server is lost
+  if (wanted === "jobs" && !first) load.jobs().catch(() => {}); // the feed reports an unreachable server
 }
 
 function show(name, first) {
@@ -62,7 +62,7 @@ function show(name, first) {
   drawTitle();
   if (!moved || first) return draw();
   draw();
-  feed.look(name);
+  feed.showView(name);
   scrollTo({ top: 0 });
   byId(`h-${name}`).focus({ preventScroll: true });
 }
@@ -79,43 +79,43 @@ function draw() {
   drawConnection();
   drawCounts();
   drawTitle();
-  tellEnds();
+  announceEnds();
 }
 
 function drawConnection() {
-  const { link, heard, lostAt } = feed.feed;
-  const age = heard ? (Date.now() - heard) / 1000 : null;
+  const { link, answeredAt, lostAt } = feed.feed;
+  const age = answeredAt ? (Date.now() - answeredAt) / 1000 : null;
   const stale = feed.isStale();
   const [shown, text] = {
-    connecting: ["painted", heard ? "connecting…" : "reading…"],
-    live: stale ? ["stale", `stale: last word ${seconds(age)} ago`] : ["live", "live"],
-    polling: stale ? ["stale", `stale: last word ${seconds(age)} ago`] : ["polling", "every 5 s"],
-    lost: ["lost", `server lost${age === null ? "" : `, figures ${seconds(age)} old`}`],
+    connecting: ["painted", answeredAt ? "connecting…" : "loading…"],
+    live: stale ? ["stale", `stale: last update ${seconds(age)} ago`] : ["live", "live"],
+    polling: stale ? ["stale", `stale: last update ${seconds(age)} ago`] : ["polling", "every 5 s"],
+    lost: ["lost", `disconnected${age === null ? "" : `, data ${seconds(age)} old`}`],
   }[link];
   const place = byId("connection");
   if (place.dataset.state !== shown) place.dataset.state = shown;
   if (byId("connection-text").textContent !== text) byId("connection-text").textContent = text;
   place.title = lostAt
-    ? `lost ${seconds((Date.now() - lostAt) / 1000)} ago; trying again`
-    : ({ live: "Changes arrive as they happen", polling: "No WebSocket: asking every five seconds" }[link] ?? "");
+    ? `Disconnected ${seconds((Date.now() - lostAt) / 1000)} ago; reconnecting`
+    : ({ live: "Updates arrive as they happen", polling: "No WebSocket: polling every five seconds" }[link] ?? "");
 }
 
 function drawCounts() {
-  count("count-jobs", activeJobs().length, "waiting or running");
+  count("count-jobs", activeJobs().length, "queued or running");
   const unseen = [...state.alerts.values()].filter((alert) => !alert.acknowledged);
   count(
     "count-alerts",
     unseen.length,
-    "to look at",
+    "unacknowledged",
     unseen.some((alert) => alert.severity === "critical") ? "critical" : "",
   );
   const { flower } = state;
-  const place = byId("flower"); // there for those who administer
+  const place = byId("flower"); // present with the admin scope only
   if (flower && place) {
-    const word = place.querySelector("small");
-    if (flower.reachable) word?.remove();
-    else if (!word)
-      place.append(Object.assign(document.createElement("small"), { textContent: "does not answer" }));
+    const label = place.querySelector("small");
+    if (flower.reachable) label?.remove();
+    else if (!label)
+      place.append(Object.assign(document.createElement("small"), { textContent: "not responding" }));
   }
 }
 
@@ -128,7 +128,7 @@ function count(id, value, label, level = "") {
   render(place, String(value), h("span", { class: "hidden" }, ` ${label}`));
 }
 
-/** What concerns every view: the server is lost, it cannot read, or it has a newer page than this one. */
+/** Draws the notice above every view: the server is unreachable, data is missing, or the page is outdated. */
 function drawNotice() {
   const failed = [...new Set(ESSENTIAL.map((part) => state.notes[part]).filter(Boolean))];
   let notice = null;
@@ -136,50 +136,50 @@ function drawNotice() {
     notice = h(
       "p",
       { key: "lost", class: "note bad" },
-      "The server is lost. What is shown is old; trying again. No job is lost.",
+      "The server is unreachable. The data shown is out of date; reconnecting. Accepted jobs are not lost.",
     );
   else if (failed.length)
-    notice = h("p", { key: "failed", class: "note bad" }, `Figures are missing. ${failed.join(" ")}`);
+    notice = h("p", { key: "failed", class: "note bad" }, `Some data could not be loaded. ${failed.join(" ")}`);
   else if (newer)
     notice = h(
       "p",
       { key: "newer", class: "note" },
-      "The server has a newer page. ",
-      h("a", { href: location.pathname, on: { click: () => location.reload() } }, "Load it"),
+      "A newer version of this page is available. ",
+      h("a", { href: location.pathname, on: { click: () => location.reload() } }, "Reload"),
       ".",
     );
-  else if (feed.feed.heard === null) return; // what the server wrote still stands
+  else if (feed.feed.answeredAt === null) return; // keep the server-rendered notice
   render(byId("notice"), notice);
 }
 
-async function told(what) {
+async function connectionChanged(event) {
   drawNotice();
-  if (what !== "regained") return;
-  say("The server is back.", "good");
-  const answer = await fetch(`${base}/`, { method: "HEAD", cache: "no-store" }).catch(() => null); // lost again: nothing new
-  const served = answer?.headers.get("X-Wanworks-Page");
+  if (event !== "regained") return;
+  showMessage("The connection to the server is restored.", "good");
+  const response = await fetch(`${base}/`, { method: "HEAD", cache: "no-store" }).catch(() => null); // lost again
+  const served = response?.headers.get("X-Wanworks-Page");
   newer = Boolean(served) && served !== document.querySelector("meta[name=wanworks-page]").content;
   changed();
 }
 
-/** Without a WebSocket an open or just made job is asked for more often than everything else. */
+// Without a WebSocket, an open or newly created job is polled more often than everything else.
 setInterval(async () => {
   if (feed.feed.link !== "polling" || document.hidden) return;
   const id = watched() ?? (view === "new" ? activeJobs()[0]?.id : null);
-  if (id) learnJobs([await load.one(id).catch(() => ({ id: null }))].filter((job) => job.id));
-}, WATCH_MS);
+  if (id) mergeJobs([await load.one(id).catch(() => ({ id: null }))].filter((job) => job.id));
+}, FAST_POLL_MS);
 
 state.catalogue = JSON.parse(byId("catalogue").textContent);
 whenChanged(draw);
 theme.start(byId("theme"));
 byId("refresh").addEventListener("click", async () => {
   await feed.refresh();
-  if (feed.feed.link !== "lost") say("Refreshed.");
+  if (feed.feed.link !== "lost") showMessage("Refreshed.");
 });
 addEventListener("hashchange", () => route());
 for (const wrong of ["error", "unhandledrejection"]) {
-  addEventListener(wrong, () => say("Something on this page went wrong; loading it again may help.", "bad"));
+  addEventListener(wrong, () => showMessage("An error occurred on this page. Reloading it may help.", "bad"));
 }
 route(true);
-feed.start(view, told);
+feed.start(view, connectionChanged);
 changed();

@@ -1,27 +1,27 @@
-// The model library: where each model's files are, how a download goes and how to steer it, how well it serves.
+// The model library: the files of each model on each node, downloads and their controls, and health.
 
 import { newKey, post, remove } from "./api.js";
 import { cleanup } from "./cleanup.js";
 import { compare, recommend } from "./choosing.js";
-import { attempt, confirm, say } from "./dialogs.js";
+import { attempt, confirm, showMessage } from "./dialogs.js";
 import { h } from "./dom.js";
 import { ago, fraction, megabytes, NONE, number, percent, plural, seconds, words } from "./format.js";
 import * as load from "./load.js";
-import { badge, bar, button, fact, facts, note, progressWords, score } from "./parts.js";
-import { changed, isDrained, learnJobs, state } from "./state.js";
+import { badge, bar, button, fact, facts, note, progressText, score } from "./parts.js";
+import { changed, isDrained, mergeJobs, state } from "./state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
-const JUDGED = new Set(["healthy", "degraded", "critical"]); // more than its availability says
+const RATED = new Set(["healthy", "degraded", "critical"]); // states shown beside the availability
 const READY = new Set(["available", "updating"]);
 
 export function models() {
   if (!state.models)
     return note(
-      state.notes.models ? `The models cannot be read: ${state.notes.models}` : "Reading…",
+      state.notes.models ? `The models could not be loaded: ${state.notes.models}` : "Loading…",
       state.notes.models ? "bad" : "",
     );
   return [
-    note(state.notes.models && `The models cannot be read: ${state.notes.models}`, "bad"),
+    note(state.notes.models && `The models could not be loaded: ${state.notes.models}`, "bad"),
     h("ul", { class: "cards wide" }, Object.values(state.models).map(card)),
     h("div", { class: "columns" }, compare(), recommend()),
     cleanup(),
@@ -42,22 +42,22 @@ function card(model) {
         "span",
         { class: "row" },
         badge(model.availability_status),
-        health && JUDGED.has(health.health_status) ? badge(health.health_status) : null,
+        health && RATED.has(health.health_status) ? badge(health.health_status) : null,
       ),
     ),
     facts(
-      fact("Size", [megabytes(model.size_mb), byCatalogue(model, "size_mb")]),
-      fact("Integrity", fraction(model.integrity_score), "Verified bytes over expected bytes"),
+      fact("Size", [megabytes(model.size_mb), catalogueHint(model, "size_mb")]),
+      fact("Integrity", fraction(model.integrity_score), "Verified bytes divided by expected bytes"),
       fact("Average time", seconds(model.average_generation_time), "Over 30 days"),
-      fact("Success", fraction(health?.success_rate), `Of its latest uses (${plural(health?.samples ?? 0, "job")})`),
-      fact("Performance", score(model.performance_score), "Speed and success of its latest uses; docs/scores.md"),
+      fact("Success", fraction(health?.success_rate), `Share of the latest jobs that succeeded (${plural(health?.samples ?? 0, "job")})`),
+      fact("Performance", score(model.performance_score), "From speed and success of the latest jobs; see docs/scores.md"),
       fact("In 24 h", insight ? plural(insight.generations_24h ?? 0, "video") : NONE),
       fact("Last used", ago(model.last_used)),
       fact("Loaded on", model.loaded_on.join(", ") || NONE),
       fact("Version", model.current_version ? model.current_version.slice(0, 10) : NONE, model.current_version),
     ),
     (health?.issues ?? []).map((text) => note(text, health.health_status === "healthy" ? "" : "warn")),
-    model.update_available ? note("A newer version is on the hub.") : null,
+    model.update_available ? note("A newer version is available on the hub.") : null,
     h(
       "ul",
       { class: "replicas" },
@@ -68,34 +68,34 @@ function card(model) {
       "div",
       { class: "row wrap card-actions" },
       READY.has(model.availability_status)
-        ? h("a", { class: "button primary", href: `#new?model=${encodeURIComponent(model.model_id)}` }, "Make a video")
+        ? h("a", { class: "button primary", href: `#new?model=${encodeURIComponent(model.model_id)}` }, "Create a video")
         : null,
       button(model.pinned ? "Unpin" : "Pin", () => pin(model), {
-        label: `${model.pinned ? "Unpin" : "Pin"} ${model.model_id}: ${model.pinned ? "let clean-up take it" : "keep it from clean-up"}`,
+        label: `${model.pinned ? "Unpin" : "Pin"} ${model.model_id}: ${model.pinned ? "allow cleanup to remove it" : "protect it from cleanup"}`,
       }),
       button("Verify", () => check(model, false), {
         label: `Verify ${model.model_id}`,
         disabled: !model.replicas.length,
       }),
-      health?.can_auto_repair && model.replicas.some(takesRepair)
+      health?.can_auto_repair && model.replicas.some(isRepairable)
         ? button("Repair", () => check(model, true), { label: `Repair ${model.model_id}` })
         : null,
     ),
   );
 }
 
-/** A repair means the nodes that take jobs: what is broken on a drained one alone waits until it is back. */
-function takesRepair(one) {
+/** Returns whether a repair would start on this replica's node; a drained node repairs nothing. */
+function isRepairable(one) {
   return (one.availability_status === "corrupted" || one.corruption_types.length > 0) && !isDrained(one.node);
 }
 
-/** A word beside a figure that nobody measured here. */
-function byCatalogue(model, name) {
-  return model.basis[name] === "catalogue" ? h("span", { class: "muted small" }, " by the catalogue") : null;
+/** Marks a value that comes from the catalogue and was not measured here. */
+function catalogueHint(model, name) {
+  return model.basis[name] === "catalogue" ? h("span", { class: "muted small" }, " from the catalogue") : null;
 }
 
 function replica(model, one) {
-  const drained = isDrained(one.node); // a download there would only wait
+  const drained = isDrained(one.node); // a download there would stay queued
   const open = one.online && !drained;
   const job = one.download_job_id ? state.jobs.get(one.download_job_id) : null;
   const active =
@@ -114,7 +114,7 @@ function replica(model, one) {
         h(
           "span",
           { class: "muted small" },
-          one.online ? "" : "silent · ",
+          one.online ? "" : "offline · ",
           drained ? "drained · " : "",
           one.last_verified ? `verified ${ago(one.last_verified)}` : "never verified",
         ),
@@ -155,7 +155,7 @@ function steering(model, one, job) {
     h(
       "p",
       { class: "small muted" },
-      job ? progressWords(job) : percent(percentDone),
+      job ? progressText(job) : percent(percentDone),
       job?.bandwidth_limit_mbps ? ` · at most ${number(job.bandwidth_limit_mbps, 2)} Mbps` : "",
     ),
     h(
@@ -211,7 +211,7 @@ function steering(model, one, job) {
 
 async function download(model, one) {
   await attempt(async () => {
-    learnJobs([await post("/api/v1/jobs/download", { model_id: model.model_id, node: one.node }, { key: newKey() })]);
+    mergeJobs([await post("/api/v1/jobs/download", { model_id: model.model_id, node: one.node }, { key: newKey() })]);
     await load.models();
   }, "The download is queued");
 }
@@ -224,7 +224,7 @@ async function manage(model, one, action, more = {}) {
       action,
       ...more,
     });
-    say(answer.message, answer.success ? "good" : "info");
+    showMessage(answer.message, answer.success ? "good" : "info");
     await Promise.all([load.models(), load.active()]);
   });
 }
@@ -237,7 +237,7 @@ function limit(event, model, one) {
 async function cancel(model, one) {
   const yes = await confirm({
     title: `Cancel the download of ${model.model_id}?`,
-    text: `What is there of it on ${one.node} is removed, unless another download needs it. To keep it, pause instead.`,
+    text: `Its downloaded files on ${one.node} are removed, unless another download needs them. To keep them, pause the download instead.`,
     yes: "Cancel the download",
   });
   if (yes) await manage(model, one, "cancel");
@@ -251,9 +251,9 @@ async function check(model, repair) {
         { model_id: model.model_id, repair },
         { key: newKey() },
       );
-      learnJobs(answer.data ?? [answer]);
+      mergeJobs(answer.data ?? [answer]);
     },
-    repair ? "The repair is queued; it is among the jobs" : "The check is queued; it is among the jobs",
+    repair ? "The repair is queued" : "The integrity check is queued",
   );
 }
 
@@ -265,6 +265,6 @@ async function pin(model) {
       model.pinned = answer.pinned;
       changed();
     },
-    model.pinned ? "Unpinned" : "Pinned: clean-up leaves it alone",
+    model.pinned ? "Unpinned" : "Pinned: cleanups do not remove it",
   );
 }

@@ -1,24 +1,24 @@
-// Asking for a video: the form, what it will cost, and what became of the latest requests beside it.
+// The view for a new job: the form, the estimated time, and the jobs that this page has submitted.
 
-import { Away, newKey, post, Problem } from "./api.js";
-import { say } from "./dialogs.js";
+import { Unreachable, newKey, post, Problem } from "./api.js";
+import { showMessage } from "./dialogs.js";
 import { h } from "./dom.js";
-import { begin, chosen, draft, places, said, withImage } from "./draft.js";
-import { cost } from "./estimate.js";
-import { fields, touched } from "./generation_form.js";
+import { chosen, draft, fieldNames, requestBody, resetFields, withImage } from "./draft.js";
+import { estimatePanel } from "./estimate.js";
+import { fields, fieldChanged } from "./generation_form.js";
 import * as load from "./load.js";
 import { artifactOf, badge, empty, note, progressOf, titleOf } from "./parts.js";
-import { afterDrawing, changed, hasEnded, learnJobs, state } from "./state.js";
+import { afterDrawing, changed, hasEnded, mergeJobs, state } from "./state.js";
 
 const SHOWN = 6;
 
-const asked = []; // ids of what this page asked for, newest first
-const told = new Set(); // those whose end was told
-let from = null; // the job whose settings were taken over last
+const submitted = []; // ids of the jobs that this page submitted, newest first
+const announced = new Set(); // ids of those whose end was announced
+let from = null; // the job whose settings were copied last
 
 export function newJob() {
   const entry = chosen();
-  if (!entry) return note("The page came without the models on offer; load it again.", "bad");
+  if (!entry) return note("The list of models is missing. Reload the page.", "bad");
   return h(
     "div",
     { class: "make" },
@@ -29,30 +29,30 @@ export function newJob() {
         class: "panel make-form",
         novalidate: true,
         "aria-label": "New video",
-        on: { submit: send, input: touched },
+        on: { submit: send, input: fieldChanged },
       },
       fields(entry),
     ),
-    h("div", { class: "make-side" }, cost(entry), results()),
+    h("div", { class: "make-side" }, estimatePanel(entry), results()),
   );
 }
 
-/** Tells the end of what this page asked for, whatever is looked at. */
-export function tellEnds() {
-  for (const job of asked.map((id) => state.jobs.get(id))) {
-    if (!job || !hasEnded(job) || told.has(job.id)) continue;
-    told.add(job.id);
+/** Shows a message, in any view, when a job that this page submitted has ended. */
+export function announceEnds() {
+  for (const job of submitted.map((id) => state.jobs.get(id))) {
+    if (!job || !hasEnded(job) || announced.has(job.id)) continue;
+    announced.add(job.id);
     const title = titleOf(job).slice(0, 80);
-    if (job.status === "succeeded") say(`Your video is done: ${title}`, "good");
-    else say(`Your video was not made (${job.status}): ${title}`, "bad");
+    if (job.status === "succeeded") showMessage(`Your video is ready: ${title}`, "good");
+    else showMessage(`Your job ended without a video (${job.status}): ${title}`, "bad");
   }
 }
 
-/** Fills the form with what a job was made with: `#new?from=ID`; or with a model: `#new?model=ID`. */
+/** Fills the form with the settings of a job (`#new?from=ID`) or selects a model (`#new?model=ID`). */
 export async function startFrom(query) {
   const model = query.get("model");
   if (model && state.catalogue.some((entry) => entry.model_id === model) && model !== draft.model_id) {
-    begin(model, {});
+    resetFields(model, {});
   }
   const id = query.get("from");
   const before = from;
@@ -60,30 +60,30 @@ export async function startFrom(query) {
   if (!id || id === before) return;
   const job = state.jobs.get(id) ?? (await load.one(id).catch(() => null));
   if (job?.type !== "generation") return;
-  begin(job.params.model_id, { ...job.params, priority: job.priority });
-  if (job.params.image) say("The settings are taken over; choose the image again.");
+  resetFields(job.params.model_id, { ...job.params, priority: job.priority });
+  if (job.params.image) showMessage("The settings were copied. Choose the image again.");
 }
 
 async function send(event) {
   event.preventDefault();
   const form = event.target;
   const entry = chosen();
-  const body = said(form, entry);
-  const fieldOf = places(form);
+  const body = requestBody(form, entry);
+  const fieldOf = fieldNames(form);
   draft.errors = {};
   draft.general = null;
-  if (!body.prompt.trim()) draft.errors.prompt = "Say what the video shall show.";
-  if (entry.image === "required" && !draft.image) draft.errors.image = `${entry.model_id} starts from an image.`;
-  if (Object.keys(draft.errors).length) return refused(form);
+  if (!body.prompt.trim()) draft.errors.prompt = "Describe the video.";
+  if (entry.image === "required" && !draft.image) draft.errors.image = `${entry.model_id} needs an image to start from.`;
+  if (Object.keys(draft.errors).length) return focusErrors(form);
   draft.sending = true;
   draft.key ??= newKey();
   changed();
   try {
-    const job = await post("/api/v1/jobs/generation", withImage(body, entry), { key: draft.key, patience: 60_000 });
+    const job = await post("/api/v1/jobs/generation", withImage(body, entry), { key: draft.key, timeout: 60_000 });
     draft.key = null;
-    learnJobs([job]);
-    if (!asked.includes(job.id)) asked.unshift(job.id);
-    say("The job is queued.", "good");
+    mergeJobs([job]);
+    if (!submitted.includes(job.id)) submitted.unshift(job.id);
+    showMessage("The job is queued.", "good");
   } catch (error) {
     if (error instanceof Problem && error.errors.length) {
       for (const { place, message } of error.errors) {
@@ -91,16 +91,16 @@ async function send(event) {
         if (form.elements[name]) draft.errors[name] = message;
         else draft.general = `${name}: ${message}`;
       }
-    } else if (error instanceof Problem || error instanceof Away) draft.general = error.message;
+    } else if (error instanceof Problem || error instanceof Unreachable) draft.general = error.message;
     else throw error;
   } finally {
     draft.sending = false;
     changed();
   }
-  if (Object.keys(draft.errors).length) refused(form);
+  if (Object.keys(draft.errors).length) focusErrors(form);
 }
 
-function refused(form) {
+function focusErrors(form) {
   afterDrawing(() => {
     form.querySelector(".advanced:has(.field-error)")?.setAttribute("open", "");
     form.querySelector("[aria-invalid]")?.focus();
@@ -108,23 +108,23 @@ function refused(form) {
 }
 
 function results() {
-  const jobs = asked
+  const jobs = submitted
     .map((id) => state.jobs.get(id))
     .filter(Boolean)
     .slice(0, SHOWN);
   return h(
     "section",
-    { class: "panel", "aria-labelledby": "h-asked" },
-    h("h2", { id: "h-asked" }, "Asked for here"),
-    jobs.length ? h("ul", { class: "now" }, jobs.map(made)) : empty("What you ask for appears here while it is made."),
+    { class: "panel", "aria-labelledby": "h-recent" },
+    h("h2", { id: "h-recent" }, "Your recent jobs"),
+    jobs.length ? h("ul", { class: "now" }, jobs.map(resultItem)) : empty("Jobs that you submit appear here with their progress."),
   );
 }
 
-function made(job) {
+function resultItem(job) {
   const video = artifactOf(job, "video");
   return h(
     "li",
-    { key: job.id, "data-asked": job.id },
+    { key: job.id, "data-submitted": job.id },
     h(
       "div",
       { class: "row between" },
@@ -154,7 +154,7 @@ function made(job) {
           "p",
           { class: "small muted" },
           `seed ${String(job.params.seed)} · ${job.params.resolution} · `,
-          h("a", { href: `#new?from=${job.id}` }, "use these settings"),
+          h("a", { href: `#new?from=${job.id}` }, "Reuse settings"),
         )
       : null,
   );

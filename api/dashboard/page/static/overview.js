@@ -1,4 +1,4 @@
-// The farm at a glance: is all well, what runs, how it went over time.
+// The overview: overall health, key figures, current jobs, newest videos and charts.
 
 import { base } from "./api.js";
 import { chart } from "./chart.js";
@@ -25,14 +25,14 @@ export function overview() {
       "section",
       { class: "charts", "aria-labelledby": "h-charts" },
       h("div", { class: "row between" }, h("h2", { id: "h-charts" }, "Over time"), spans()),
-      note(state.notes.history && `The history cannot be read: ${state.notes.history}`, "bad"),
+      note(state.notes.history && `The history could not be loaded: ${state.notes.history}`, "bad"),
       h("div", { class: "chart-grid" }, charts()),
     ),
     h(
       "p",
       { class: "links" },
-      state.flower && document.body.dataset.may.includes("admin")
-        ? h("a", { href: state.flower.url }, state.flower.reachable ? "Flower" : "Flower (does not answer)")
+      state.flower && document.body.dataset.scopes.includes("admin")
+        ? h("a", { href: state.flower.url }, state.flower.reachable ? "Flower" : "Flower (not responding)")
         : null,
       h("a", { href: `${base}/docs` }, "API docs"),
     ),
@@ -40,7 +40,7 @@ export function overview() {
 }
 
 function health() {
-  const [level, title] = judged();
+  const [level, title] = overallHealth();
   const open = [...state.alerts.values()].filter((alert) => !alert.acknowledged).slice(0, 3);
   return h(
     "div",
@@ -55,23 +55,23 @@ function health() {
   );
 }
 
-function judged() {
-  if (feed.link === "lost") return ["unknown", "Unknown: the server is lost"];
-  if (isStale()) return ["unknown", "Unknown: the last word of the server is old"];
+function overallHealth() {
+  if (feed.link === "lost") return ["unknown", "Unknown: the server is unreachable"];
+  if (isStale()) return ["unknown", "Unknown: the data is out of date"];
   const severities = [...state.alerts.values()].filter((alert) => !alert.acknowledged).map((alert) => alert.severity);
   const devices = state.workers?.devices ?? [];
-  if (severities.includes("critical")) return ["bad", plural(severities.length, "alert", "alerts") + " to look at"];
+  if (severities.includes("critical")) return ["bad", plural(severities.length, "unacknowledged alert")];
   if (state.workers && !devices.some((device) => !["offline", "draining", "drained"].includes(device.state)))
-    return ["bad", "No device takes jobs: they wait"];
-  if (severities.includes("warning")) return ["warn", plural(severities.length, "alert", "alerts") + " to look at"];
-  if (state.notes.alerts || state.notes.metrics) return ["unknown", "Not everything could be read"];
-  if (!state.workers) return ["unknown", "Looking…"];
-  return ["good", state.alerts.size ? "Nothing that nobody takes care of" : "All is well"];
+    return ["bad", "No device accepts jobs; jobs stay queued"];
+  if (severities.includes("warning")) return ["warn", plural(severities.length, "unacknowledged alert")];
+  if (state.notes.alerts || state.notes.metrics) return ["unknown", "Some data could not be loaded"];
+  if (!state.workers) return ["unknown", "Loading…"];
+  return ["good", state.alerts.size ? "All alerts are acknowledged" : "All systems operational"];
 }
 
 function tiles() {
   const figures = state.metrics ?? {};
-  const of = (text) => (state.metrics ? text : "not read yet");
+  const of = (text) => (state.metrics ? text : "loading");
   const devices = state.workers?.devices ?? [];
   const live = devices.filter((device) => device.state !== "offline");
   const ended = (figures.succeeded_1h ?? 0) + (figures.failed_1h ?? 0);
@@ -81,13 +81,13 @@ function tiles() {
       number(figures.running_jobs),
       state.workers
         ? `${live.filter((device) => device.job).length} of ${plural(live.length, "device")} busy`
-        : "not read yet",
+        : "loading",
       "#jobs?status=running",
     ),
     tile(
       "Queued",
       number(figures.queued_jobs),
-      figures.oldest_queued_seconds == null ? of("nothing waits") : `oldest ${seconds(figures.oldest_queued_seconds)}`,
+      figures.oldest_queued_seconds == null ? of("queue is empty") : `oldest ${seconds(figures.oldest_queued_seconds)}`,
       "#jobs?status=queued",
     ),
     tile(
@@ -99,7 +99,7 @@ function tiles() {
     tile(
       "Failure rate",
       ended ? fraction(figures.failed_1h / ended) : NONE,
-      ended ? `${number(figures.failed_1h)} of ${ended} in the last hour` : of("nothing ended in the last hour"),
+      ended ? `${number(figures.failed_1h)} of ${ended} in the last hour` : of("no job ended in the last hour"),
       "#jobs?status=failed",
     ),
     tile("Generation time", seconds(figures.average_generation_seconds), of("average, last hour")),
@@ -160,8 +160,8 @@ function now() {
             ),
         )
       : state.notes.active
-        ? note("The jobs cannot be read.", "bad")
-        : empty("Nothing runs and nothing waits. ", h("a", { href: "#new" }, "Make a video")),
+        ? note("The jobs could not be loaded.", "bad")
+        : empty("No active jobs. ", h("a", { href: "#new" }, "Create a video")),
     jobs.length > SHOWN ? h("p", { class: "small muted" }, `and ${number(jobs.length - SHOWN)} more`) : null,
   );
 }
@@ -205,15 +205,15 @@ function newest() {
           }),
         )
       : state.notes.latest
-        ? note("The videos cannot be read.", "bad")
-        : empty("No video yet."),
+        ? note("The videos could not be loaded.", "bad")
+        : empty("No videos yet."),
   );
 }
 
 function spans() {
   return h(
     "div",
-    { class: "segments", role: "group", "aria-label": "Time shown" },
+    { class: "segments", role: "group", "aria-label": "Time range" },
     SPANS.map(([hours, text, label]) =>
       h(
         "button",
@@ -233,12 +233,12 @@ function spans() {
 function show(hours) {
   state.history = { hours, rows: null };
   changed();
-  load.history().catch(() => {}); // the feed says that the server is lost
+  load.history().catch(() => {}); // the feed reports an unreachable server
 }
 
 let drawn = { rows: undefined, specs: [] };
 
-/** Made anew only where the history is: the charts then know that nothing has changed. */
+/** Returns the charts. Keeps the same specs while the history is the same, so that the charts are not redrawn. */
 function charts() {
   const { hours, rows } = state.history;
   if (drawn.rows !== rows || drawn.hours !== hours) drawn = { rows, hours, specs: specs(hours, rows ?? []) };
@@ -260,7 +260,7 @@ function specs(hours, rows) {
       series: [of("running", "running_jobs"), of("queued", "queued_jobs")],
     },
     {
-      title: "Videos an hour",
+      title: "Videos per hour",
       hours,
       times,
       format: plain,
@@ -281,7 +281,7 @@ function specs(hours, rows) {
       times,
       format: seconds,
       inSeconds: true,
-      series: [of("waits for", "oldest_queued_seconds")],
+      series: [of("waiting for", "oldest_queued_seconds")],
     },
     {
       title: "Device utilisation",

@@ -1,4 +1,4 @@
-// Pieces that several views are made of. Pure: from values to what is wanted on the page.
+// Elements shared by several views. Pure functions from values to elements.
 
 import { h } from "./dom.js";
 import { bytes, NONE, percent, seconds, sentence, words } from "./format.js";
@@ -7,7 +7,7 @@ export function badge(state, text = words(state)) {
   return h("span", { class: "badge", "data-state": state }, text);
 }
 
-/** What could not be read, where it would stand. */
+/** A notice in place of, or beside, some content. Null when there is no text. */
 export function note(text, kind = "") {
   return text ? h("p", { class: `note ${kind}` }, text) : null;
 }
@@ -16,7 +16,7 @@ export function empty(text, ...more) {
   return h("p", { class: "empty" }, text, more);
 }
 
-/** A figure with its name; `hint` says where it comes from. */
+/** A labelled value; `hint` explains it in a tooltip. */
 export function fact(label, value, hint) {
   return h(
     "div",
@@ -42,25 +42,25 @@ export function bar(value, label) {
   return h("progress", { max: 100, value: value ?? undefined, "aria-label": label });
 }
 
-/** How far a job is, in one line of words. */
-export function progressWords(job) {
+/** Describes a job's progress in one line. */
+export function progressText(job) {
   const { progress } = job;
   if (job.status === "queued") {
-    if (progress.phase === "waiting_for_model") return "waits for its model";
+    if (progress.phase === "waiting_for_model") return "waiting for its model";
     return job.queue_position === null || job.queue_position === 0
       ? "next in the queue"
       : `${job.queue_position_approximate ? "about " : ""}${job.queue_position} ahead`;
   }
   if (job.status === "paused")
     return `paused${job.paused_by === "disk_full" ? ": the disk is full" : ""} at ${percent(progress.percent)}`;
-  const said = [percent(progress.percent)];
-  if (progress.phase) said.push(sentence(progress.phase).toLowerCase());
-  if (progress.step && progress.steps) said.push(`step ${progress.step} of ${progress.steps}`);
-  if (progress.bytes_total) said.push(`${bytes(progress.bytes_done ?? 0)} of ${bytes(progress.bytes_total)}`);
-  if (progress.bytes_per_second) said.push(`${bytes(progress.bytes_per_second)}/s`);
+  const parts = [percent(progress.percent)];
+  if (progress.phase) parts.push(sentence(progress.phase).toLowerCase());
+  if (progress.step && progress.steps) parts.push(`step ${progress.step} of ${progress.steps}`);
+  if (progress.bytes_total) parts.push(`${bytes(progress.bytes_done ?? 0)} of ${bytes(progress.bytes_total)}`);
+  if (progress.bytes_per_second) parts.push(`${bytes(progress.bytes_per_second)}/s`);
   if (progress.eta_seconds !== null && progress.eta_seconds !== undefined)
-    said.push(`${seconds(progress.eta_seconds)} left`);
-  return said.join(" · ");
+    parts.push(`${seconds(progress.eta_seconds)} left`);
+  return parts.join(" · ");
 }
 
 export function progressOf(job) {
@@ -68,15 +68,15 @@ export function progressOf(job) {
     "div",
     { class: "progress" },
     bar(job.progress.percent, `Progress of ${titleOf(job)}`),
-    h("span", { class: "small muted" }, progressWords(job)),
+    h("span", { class: "small muted" }, progressText(job)),
   );
 }
 
-/** What a job is called: its prompt, or what it does. */
+/** Returns a job's title: its prompt, or what it does. */
 export function titleOf(job) {
   if (job.type === "generation") return job.params.prompt;
-  const what = { download: "Download of", integrity_check: "Check of", cleanup: "Clean-up of" }[job.type] ?? job.type;
-  return `${what} ${job.model_id ?? (job.type === "cleanup" ? `node ${job.params.node}` : "every model")}`;
+  const what = { download: "Download of", integrity_check: "Integrity check of", cleanup: "Cleanup of" }[job.type] ?? job.type;
+  return `${what} ${job.model_id ?? (job.type === "cleanup" ? `node ${job.params.node}` : "all models")}`;
 }
 
 export const artifactOf = (job, kind) => job.result?.artifacts?.find?.((one) => one.kind === kind) ?? null;
@@ -87,7 +87,7 @@ export function durationOf(job, now = Date.now()) {
   return Math.max(0, (end - Date.parse(job.started_at)) / 1000);
 }
 
-/** A score from 0 to 1. */
+/** Formats a score from 0 to 1. */
 export const score = (value) => (value === null || value === undefined ? NONE : value.toFixed(2));
 
 export function select(label, name, options, { value = "", change, key } = {}) {

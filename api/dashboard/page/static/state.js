@@ -1,74 +1,74 @@
-// All that the page knows, in one place, and the word to whoever draws it that something has changed.
-// Knows neither the network nor the document's content.
+// The state of the page, in one place. Notifies the renderers when it changes.
+// Must not use the network or the document.
 
 export const state = {
-  catalogue: [], // what the form may offer, from the page itself
+  catalogue: [], // the models that the form offers; embedded in the page
   metrics: null,
   history: { hours: 1, rows: null },
-  jobs: new Map(), // every job heard of, by id
+  jobs: new Map(), // every job received so far, by id
   list: { filters: { type: "", status: "", model_id: "" }, after: [], ids: null, next: null },
   latest: [], // ids of the newest videos
   workers: null,
-  models: null, // by id: files, downloads, use
+  models: null, // by id: files, downloads, usage
   health: null, // by id
-  insight: null, // by id: scores and issues, as the dashboard has them
+  insight: null, // by id: scores and issues from the dashboard's list of models
   alerts: new Map(), // open ones, by id
   resolved: null,
   flower: null,
-  notes: {}, // by part: why it could not be read
+  notes: {}, // by part: why it could not be loaded
 };
 
-const KEPT = 1000; // jobs
+const MAX_JOBS = 1000;
 
-const drawers = new Set();
-const afterwards = [];
-let due = false;
+const renderers = new Set();
+const afterRender = [];
+let scheduled = false;
 
-/** Calls `draw` after every change, at most once in a while for many changes together. */
+/** Calls `draw` after changes. Changes within 40 ms are drawn together. */
 export function whenChanged(draw) {
-  drawers.add(draw);
+  renderers.add(draw);
 }
 
 export function changed() {
-  if (due) return;
-  due = true;
+  if (scheduled) return;
+  scheduled = true;
   setTimeout(() => {
-    due = false;
-    for (const draw of drawers) draw();
-    for (const act of afterwards.splice(0)) act();
+    scheduled = false;
+    for (const draw of renderers) draw();
+    for (const act of afterRender.splice(0)) act();
   }, 40);
 }
 
-/** Draws, and then does this once: focus goes to what only now is on the page. */
+/** Calls `act` once after the next drawing, for example to focus a new element. */
 export function afterDrawing(act) {
-  afterwards.push(act);
+  afterRender.push(act);
   changed();
 }
 
 const ENDS = new Set(["succeeded", "failed", "cancelled"]);
 export const hasEnded = (job) => ENDS.has(job.status);
 
-/** Takes in what was heard of jobs; an older word never replaces a newer one. */
-export function learnJobs(jobs) {
+/** Adds or updates jobs. An older version of a job never replaces a newer one. */
+export function mergeJobs(jobs) {
   for (const job of jobs) {
     if (job.deleted) {
-      forgetJob(job.id);
+      removeJob(job.id);
       continue;
     }
     const known = state.jobs.get(job.id);
     if (known && isOlder(job, known)) continue;
-    state.jobs.delete(job.id); // the newest word stands last
+    state.jobs.delete(job.id); // keeps the map ordered by the last update
     state.jobs.set(job.id, job);
   }
-  if (state.jobs.size > KEPT) forgetOldest();
+  if (state.jobs.size > MAX_JOBS) removeOldest();
   changed();
 }
 
-/** A page that is open for weeks hears of many jobs: of those that ended and stand nowhere, the oldest go. */
-function forgetOldest() {
+/** Removes the oldest ended jobs that are not shown, so that a page open for weeks does not grow without bound. */
+function removeOldest() {
   const shown = new Set([...(state.list.ids ?? []), ...state.latest]);
   for (const [id, job] of state.jobs) {
-    if (state.jobs.size <= KEPT / 2) return;
+    if (state.jobs.size <= MAX_JOBS / 2) return;
     if (hasEnded(job) && !shown.has(id)) state.jobs.delete(id);
   }
 }
@@ -79,30 +79,30 @@ function isOlder(job, known) {
   return job.status === known.status && job.progress.percent < known.progress.percent;
 }
 
-export function forgetJob(id) {
+export function removeJob(id) {
   state.jobs.delete(id);
   state.list.ids = state.list.ids?.filter((one) => one !== id) ?? null;
   state.latest = state.latest.filter((one) => one !== id);
   changed();
 }
 
-/** A job that was heard of enters the list where its first page is shown and the filters let it. */
+/** Inserts a new job at the top of the list if the first page is shown and the filters match. */
 export function enterList(job) {
   const { filters, after, ids } = state.list;
   if (!ids || after.length || ids.includes(job.id) || (ids.length && job.id < ids[0])) return;
   if (Object.entries(filters).every(([name, wanted]) => !wanted || job[name] === wanted)) ids.unshift(job.id);
 }
 
-/** Whether the node is to take nothing new. */
+/** Returns whether the node is drained: it takes no new work. */
 export const isDrained = (node) => Boolean(state.workers?.nodes.find((one) => one.name === node)?.drained_at);
 
-export function learnAlert(alert) {
+export function mergeAlert(alert) {
   if (alert.resolved_at) state.alerts.delete(alert.id);
   else state.alerts.set(alert.id, alert);
   changed();
 }
 
-/** Jobs that wait or run, the running ones first, then in the order in which they will start. */
+/** Returns queued, running and paused jobs: running ones first, then by queue position. */
 export function activeJobs() {
   const rank = { running: 0, paused: 2 };
   return [...state.jobs.values()]

@@ -1,4 +1,5 @@
-// Light or dark: the system's wish, until somebody says otherwise; that is remembered, and forgotten when both agree.
+// Light or dark theme: the system's preference, unless the user chose the other one. The choice is stored while it
+// differs from the system's.
 
 const KEY = "wanworks.theme";
 const system = matchMedia("(prefers-color-scheme: dark)");
@@ -23,6 +24,6 @@ function remember(theme) {
     if (theme) localStorage.setItem(KEY, theme);
     else localStorage.removeItem(KEY);
   } catch {
-    // Storage is closed to us: the choice holds until the page is left.
+    // Storage is unavailable: the choice lasts until the page is closed.
   }
 }

@@ -1,4 +1,4 @@
-"""Who may call what. The table below names every route that exists; a route that is added without a row fails here."""
+"""Required scopes: the table below must have a row for every route, so a new route without a row fails a test."""
 
 import re
 import time
@@ -36,7 +36,7 @@ ALL, READ, SUBMIT, ADMIN = None, Scope.READ, Scope.SUBMIT, Scope.ADMIN
 
 @dataclass(frozen=True)
 class Row:
-    """`scope`: what a key needs; None: nobody is asked. `own`: of a job, so only its owner's key and admins find it."""
+    """`scope`: what a key needs; None: no key. `own`: a route of a job, which only its owner and admins find."""
 
     scope: Scope | None
     own: bool = False
@@ -46,7 +46,7 @@ class Row:
 VIDEO = {"model": "T2V-A14B", "prompt": "a cat", "size": "64x64"}
 DOWNLOAD = {"model_id": "T2V-A14B"}
 
-WHO_MAY = {
+ROWS = {
     "POST /api/v1/jobs/generation": Row(SUBMIT, body=GOOD),
     "POST /api/v1/jobs/download": Row(ADMIN, body=DOWNLOAD),
     "POST /api/v1/jobs/integrity-check": Row(ADMIN, body={"model_id": "T2V-A14B"}),
@@ -93,7 +93,7 @@ WHO_MAY = {
     "GET /api/v1/dashboard/models": Row(READ),
     "GET /api/v1/dashboard/estimate": Row(READ),
     "GET /api/v1/dashboard/flower": Row(READ),
-    "GET /api/v1/dashboard/html": Row(ALL),  # they lead whom they do not know to /login
+    "GET /api/v1/dashboard/html": Row(ALL),  # redirects unknown callers to /login
     "GET /": Row(ALL),
     "GET /api/v1/webhooks/messages": Row(READ),
     "POST /api/v1/webhooks/messages/{message_id}/replay": Row(SUBMIT, own=True),
@@ -121,12 +121,12 @@ WHO_MAY = {
     f"WS {DASHBOARD_WS}": Row(READ),
 }
 
-OVER_HTTP = [route for route in WHO_MAY if not route.startswith("WS ")]
+OVER_HTTP = [route for route in ROWS if not route.startswith("WS ")]
 
 
 @dataclass(frozen=True)
-class House:
-    """An API with keys of every kind, and one owner's job that has made a video and told its webhook."""
+class Installation:
+    """An API with keys of every kind, and a job of `owner` with a video and a webhook message."""
 
     client: TestClient
     database: Database
@@ -136,12 +136,12 @@ class House:
     message: str
     alert: str
 
-    def ask(self, route: str, who: str | None, **said: Any) -> Any:
+    def send(self, route: str, who: str | None, **options: Any) -> Any:
         method, path = route.split(" ", 1)
-        row = WHO_MAY[route]
+        row = ROWS[route]
         body = {"json": row.body} if row.body is not None else {}
         return self.client.request(
-            method, self._real(method, path), headers=self.header(who), follow_redirects=False, **body, **said
+            method, self._real(method, path), headers=self.header(who), follow_redirects=False, **body, **options
         )
 
     def header(self, who: str | None) -> dict[str, str]:
@@ -164,9 +164,9 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(
+def installation(
     _migrated_sqlite: Any, _redis_of_the_session: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[House]:
+) -> Iterator[Installation]:
     home = tmp_path_factory.mktemp("access")
     (home / "wanworks.db").write_bytes(_migrated_sqlite.read_bytes())
     settings = Settings(
@@ -192,7 +192,7 @@ def house(
         working.finish(database, running, working.make(store, running, {"video.mp4": b"frames"}))
         (message,) = webhooks.page(database, limit=2, after=None).messages
         (alert,) = open_one(database)
-        yield House(
+        yield Installation(
             client,
             database,
             settings,
@@ -206,125 +206,131 @@ def house(
 
 def test_the_table_names_every_route() -> None:
     there = {f"{operation.method} {operation.path}" for operation in OPERATIONS} | {f"WS {DASHBOARD_WS}"}
-    assert set(WHO_MAY) == there
-    said = {f"{operation.method} {operation.path}": operation.scope for operation in OPERATIONS}
-    assert {route: WHO_MAY[route].scope for route in said} == said
+    assert set(ROWS) == there
+    documented = {f"{operation.method} {operation.path}": operation.scope for operation in OPERATIONS}
+    assert {route: ROWS[route].scope for route in documented} == documented
 
 
 @pytest.mark.parametrize("route", OVER_HTTP)
-def test_who_may_call(house: House, route: str) -> None:
-    row = WHO_MAY[route]
+def test_required_scopes(installation: Installation, route: str) -> None:
+    row = ROWS[route]
     if row.scope is None:
         for who in (None, "wan_nobodys", "revoked"):
-            assert house.ask(route, who).status_code not in (401, 403, 500), who
+            assert installation.send(route, who).status_code not in (401, 403, 500), who
         return
     for who in (None, "wan_nobodys", "revoked", "expired"):
-        answer = house.ask(route, who)
+        answer = installation.send(route, who)
         assert answer.status_code == 401, who
         assert answer.headers["www-authenticate"].startswith("Bearer")
     for scope in (READ, SUBMIT):
-        answer = house.ask(route, scope.value)
+        answer = installation.send(route, scope.value)
         if scope is not row.scope:
             assert answer.status_code == 403, f"{scope} should not do"
         elif row.own:
-            assert answer.status_code == 404, "it is another key's"
+            assert answer.status_code == 404, "the job belongs to another key"
         else:
             assert answer.status_code not in (401, 403, 500), answer.text
     if row.own:
-        assert house.ask(route, "other").status_code == 404
-        assert house.ask(route, "owner").status_code not in (401, 403, 404, 500)
-    admin = house.ask(route, "admin")
+        assert installation.send(route, "other").status_code == 404
+        assert installation.send(route, "owner").status_code not in (401, 403, 404, 500)
+    admin = installation.send(route, "admin")
     assert admin.status_code not in (401, 403, 500), admin.text
     if row.own:
-        assert admin.status_code != 404, "admins see everybody's"
+        assert admin.status_code != 404, "admins see the jobs of all keys"
 
 
-def test_lists_show_the_callers_own(house: House) -> None:
-    job = accepted(house.database)
+def test_lists_show_only_the_callers_jobs(installation: Installation) -> None:
+    job = accepted(installation.database)
     for path in ("/api/v1/jobs", "/v1/videos"):
         seen = {
             who: {
                 one["id"]
-                for one in house.client.get(path, params={"limit": 100}, headers=house.header(who)).json()["data"]
+                for one in installation.client.get(
+                    path, params={"limit": 100}, headers=installation.header(who)
+                ).json()["data"]
             }
             for who in ("owner", "other", "admin")
         }
-        assert house.job in seen["owner"]
+        assert installation.job in seen["owner"]
         assert job.id not in seen["owner"]
-        assert house.job not in seen["other"]
-        assert {house.job, job.id} <= seen["admin"]
+        assert installation.job not in seen["other"]
+        assert {installation.job, job.id} <= seen["admin"]
     messages = "/api/v1/webhooks/messages"
-    assert house.client.get(messages, headers=house.header("other")).json()["data"] == []
-    assert len(house.client.get(messages, headers=house.header("owner")).json()["data"]) == 1
+    assert installation.client.get(messages, headers=installation.header("other")).json()["data"] == []
+    assert len(installation.client.get(messages, headers=installation.header("owner")).json()["data"]) == 1
 
 
-def test_another_keys_idempotency_key_is_another_key(house: House) -> None:
-    said = {"Idempotency-Key": "the same words"}
-    mine = house.client.post(URL, json=GOOD, headers=said | house.header("owner"))
-    again = house.client.post(URL, json=GOOD, headers=said | house.header("owner"))
-    theirs = house.client.post(URL, json=GOOD, headers=said | house.header("other"))
+def test_idempotency_keys_are_separate_for_each_caller(installation: Installation) -> None:
+    headers = {"Idempotency-Key": "the same words"}
+    mine = installation.client.post(URL, json=GOOD, headers=headers | installation.header("owner"))
+    again = installation.client.post(URL, json=GOOD, headers=headers | installation.header("owner"))
+    theirs = installation.client.post(URL, json=GOOD, headers=headers | installation.header("other"))
     assert (mine.status_code, again.status_code, theirs.status_code) == (202, 200, 202)
     assert again.json()["id"] == mine.json()["id"] != theirs.json()["id"]
 
 
-def test_the_workers_show_nobody_elses_job(house: House) -> None:
-    device(house.database, on="n")
-    owner = records.get(house.database, house.job).owner
-    job = claimed(house.database, accepted(house.database, owner=owner).id)
+def test_the_workers_hide_jobs_of_other_callers(installation: Installation) -> None:
+    device(installation.database, on="n")
+    owner = records.get(installation.database, installation.job).owner
+    job = claimed(installation.database, accepted(installation.database, owner=owner).id)
 
     def shown(who: str) -> set[str | None]:
-        devices = house.client.get("/api/v1/workers", headers=house.header(who)).json()["devices"]
+        devices = installation.client.get("/api/v1/workers", headers=installation.header(who)).json()["devices"]
         return {device["job"] for device in devices if device["state"] == "busy"}
 
     assert shown("owner") == shown("admin") == {job.id}
     assert shown("other") == {None}
-    records.request_cancel(house.database, job.id)
+    records.request_cancel(installation.database, job.id)
 
 
-def test_a_signed_link_is_good_for_one_file_and_for_its_time(house: House) -> None:
-    path = f"/api/v1/jobs/{house.job}/artifacts/video.mp4"
-    made = house.client.post(f"{path}/link", json={"expires_in_seconds": 60}, headers=house.header("owner")).json()
-    assert house.client.get(made["url"]).content == b"frames"
-    assert house.client.get(made["url"], headers={"Range": "bytes=0-1"}).content == b"fr"
+def test_a_signed_link_is_valid_for_one_file_until_it_expires(installation: Installation) -> None:
+    path = f"/api/v1/jobs/{installation.job}/artifacts/video.mp4"
+    made = installation.client.post(
+        f"{path}/link", json={"expires_in_seconds": 60}, headers=installation.header("owner")
+    ).json()
+    assert installation.client.get(made["url"]).content == b"frames"
+    assert installation.client.get(made["url"], headers={"Range": "bytes=0-1"}).content == b"fr"
     for wrong in (
         made["url"].replace("video.mp4", "manifest.json"),
         made["url"].replace("signature=", "signature=0"),
         re.sub(r"expires=(\d+)", lambda match: f"expires={int(match[1]) + 1}", made["url"]),
     ):
-        assert house.client.get(wrong).status_code == 403, wrong
-    assert house.client.get(path).status_code == 401
-    assert house.client.get(f"{path}?signature=x").status_code == 401
-    short = house.client.post(f"{path}/link", json={"expires_in_seconds": 1}, headers=house.header("owner")).json()
+        assert installation.client.get(wrong).status_code == 403, wrong
+    assert installation.client.get(path).status_code == 401
+    assert installation.client.get(f"{path}?signature=x").status_code == 401
+    short = installation.client.post(
+        f"{path}/link", json={"expires_in_seconds": 1}, headers=installation.header("owner")
+    ).json()
     deadline = time.monotonic() + 10
-    while (answer := house.client.get(short["url"])).status_code == 200 and time.monotonic() < deadline:
+    while (answer := installation.client.get(short["url"])).status_code == 200 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert answer.status_code == 403
     assert "expired" in answer.json()["detail"]
     for wrong_time in (0, 604_801, "60", 1.5):
-        refused = house.client.post(
-            f"{path}/link", json={"expires_in_seconds": wrong_time}, headers=house.header("owner")
+        refused = installation.client.post(
+            f"{path}/link", json={"expires_in_seconds": wrong_time}, headers=installation.header("owner")
         )
         assert refused.json()["errors"][0]["loc"] == ["body", "expires_in_seconds"]
 
 
-def test_the_page_asks_for_a_key_and_keeps_a_session(house: House) -> None:
-    client = house.client
+def test_the_page_requires_a_key_and_keeps_a_session(installation: Installation) -> None:
+    client = installation.client
     client.follow_redirects = False
     assert client.get("/").headers["location"] == "/login"
     assert "API key" in client.get("/login").text
     wrong = client.post("/login", data={"key": "wan_nobodys"})
     assert wrong.status_code == 403
-    assert "There is no such API key" in wrong.text
+    assert "The API key is unknown" in wrong.text
     assert (
         "no such field" in client.post("/login", data={"other": "x"}).text or client.post("/login").status_code == 400
     )
-    right = client.post("/login", data={"key": house.secrets["read"]})
+    right = client.post("/login", data={"key": installation.secrets["read"]})
     assert (right.status_code, right.headers["location"]) == (303, "/")
     cookie = right.headers["set-cookie"]
-    assert "HttpOnly" in cookie and "SameSite=strict" in cookie and house.secrets["read"] not in cookie  # noqa: PT018
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie and installation.secrets["read"] not in cookie  # noqa: PT018
     assert client.get("/").status_code == 200
     assert client.get("/api/v1/jobs").status_code == 200
-    assert client.post("/api/v1/jobs/generation", json=GOOD).status_code == 403, "the session may what its key may"
+    assert client.post("/api/v1/jobs/generation", json=GOOD).status_code == 403, "a session has the scopes of its key"
     session = client.cookies["wanworks_session"]
     client.cookies.clear()
     for wrong in (session.replace(session[:8], "0" * 8), session[:-1], session.rsplit(".", 1)[0], "...", "x"):
@@ -337,10 +343,10 @@ def test_the_page_asks_for_a_key_and_keeps_a_session(house: House) -> None:
     client.follow_redirects = True
 
 
-def test_administrative_acts_are_in_the_audit(house: House) -> None:
-    house.ask("POST /api/v1/models/{model_id}/pin", "admin")
-    house.ask("GET /api/v1/audit", "admin")
-    entries = house.client.get("/api/v1/audit", headers=house.header("admin")).json()["data"]
+def test_administrative_acts_are_in_the_audit(installation: Installation) -> None:
+    installation.send("POST /api/v1/models/{model_id}/pin", "admin")
+    installation.send("GET /api/v1/audit", "admin")
+    entries = installation.client.get("/api/v1/audit", headers=installation.header("admin")).json()["data"]
     newest = entries[0]
     assert (newest["actor"], newest["act"], newest["outcome"]) == ("admin", "pinModel", 200)
     assert newest["subject"] == "/api/v1/models/T2V-A14B/pin"
@@ -351,7 +357,7 @@ def test_administrative_acts_are_in_the_audit(house: House) -> None:
 # --- without keys -----------------------------------------------------------------------------------------------------
 
 
-def test_without_keys_the_host_itself_needs_none_until_one_is_made(client: TestClient, database: Database) -> None:
+def test_without_keys_the_local_host_needs_none_until_one_is_created(client: TestClient, database: Database) -> None:
     assert client.get("/api/v1/jobs").status_code == 200
     assert client.get("/api/v1/jobs", headers={"Authorization": "Bearer anything"}).status_code == 200
     assert client.get("/api/v1/jobs", headers={"Host": "rebound.example:8000"}).status_code == 403
@@ -369,11 +375,11 @@ def test_without_keys_the_host_itself_needs_none_until_one_is_made(client: TestC
     deadline = time.monotonic() + 10
     while (answer := client.get("/api/v1/jobs", headers=header)).status_code == 200 and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert (answer.status_code, answer.json()["detail"]) == (401, "This API key was revoked")
-    assert client.get("/api/v1/jobs").status_code == 401, "it is never open again"
+    assert (answer.status_code, answer.json()["detail"]) == (401, "The API key was revoked")
+    assert client.get("/api/v1/jobs").status_code == 401, "keys stay required"
 
 
-def test_bound_to_a_network_it_lets_nobody_in_without_a_key(
+def test_on_a_network_a_key_is_always_required(
     settings: Settings, database: Database, make_client: Callable[[Settings], TestClient]
 ) -> None:
     client = make_client(settings.model_copy(update={"host": "0.0.0.0"}))
@@ -398,9 +404,9 @@ def watch(web: WebProcess) -> Iterator[Callable[[str | None], Dashboard]]:
         one.close()
 
 
-def test_who_may_watch(watch: Callable[[str | None], Dashboard], database: Database) -> None:
-    """The WebSocket's row of the table."""
-    assert WHO_MAY[f"WS {DASHBOARD_WS}"] == Row(READ)
+def test_scopes_of_the_websocket(watch: Callable[[str | None], Dashboard], database: Database) -> None:
+    """Check the WebSocket's scope, which is not in the table."""
+    assert ROWS[f"WS {DASHBOARD_WS}"] == Row(READ)
     secrets = {scope: keys.make(database, scope.value, (scope,), Limits())[1] for scope in Scope}
     _, over = keys.make(database, "over", (ADMIN,), Limits(), clock.now())
     for refused in (None, "wan_nobodys", over, secrets[SUBMIT]):
@@ -411,7 +417,7 @@ def test_who_may_watch(watch: Callable[[str | None], Dashboard], database: Datab
         assert watch(secrets[scope]).of("metrics_update")
 
 
-def test_a_watcher_is_told_of_its_own_jobs_alone_and_only_while_its_key_is_good(
+def test_a_watcher_receives_only_its_own_jobs_while_its_key_is_valid(
     watch: Callable[[str | None], Dashboard], database: Database
 ) -> None:
     (mine, mine_secret), (_, admin_secret) = (
@@ -430,9 +436,9 @@ def test_a_watcher_is_told_of_its_own_jobs_alone_and_only_while_its_key_is_good(
     last = accepted(database, owner=mine.id)
     owner.of("job_update", id=last.id)
     admin.of("job_update", id=later.id)
-    told = {message["data"]["id"] for message in owner.told if message["type"] == "job_update"}
-    assert told == {own.id, last.id}
-    assert not any(foreign.id in str(message) for message in owner.told)
+    ids = {message["data"]["id"] for message in owner.received if message["type"] == "job_update"}
+    assert ids == {own.id, last.id}
+    assert not any(foreign.id in str(message) for message in owner.received)
     keys.revoke(database, "mine")
     with pytest.raises(ConnectionClosed):
         owner.until(lambda _: False, seconds=20)
@@ -443,7 +449,7 @@ def test_a_watcher_is_told_of_its_own_jobs_alone_and_only_while_its_key_is_good(
 
 @pytest.fixture
 def with_limits(client: TestClient, database: Database) -> Callable[..., dict[str, str]]:
-    """A key with these limits, as the header that says it."""
+    """Return the header with a new key that has these limits."""
 
     def make(**limits: Any) -> dict[str, str]:
         _, secret = keys.make(database, f"k{new_id()}", (READ, SUBMIT), Limits(**limits))
@@ -452,16 +458,16 @@ def with_limits(client: TestClient, database: Database) -> Callable[..., dict[st
     return make
 
 
-def test_requests_a_minute(client: TestClient, with_limits: Callable[..., dict[str, str]]) -> None:
+def test_requests_per_minute(client: TestClient, with_limits: Callable[..., dict[str, str]]) -> None:
     header, other = with_limits(requests_per_minute=3), with_limits(requests_per_minute=3)
     answers = [client.get("/api/v1/jobs", headers=header) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert answers[3].json()["code"] == "limit_reached"
     assert 1 <= int(answers[3].headers["retry-after"]) <= 60
-    assert client.get("/api/v1/jobs", headers=other).status_code == 200, "a limit is one key's"
+    assert client.get("/api/v1/jobs", headers=other).status_code == 200, "limits are separate for each key"
 
 
-def test_requests_a_minute_while_redis_is_away(
+def test_requests_per_minute_without_redis(
     settings: Settings, database: Database, make_client: Callable[[Settings], TestClient]
 ) -> None:
     client = make_client(settings.model_copy(update={"redis_url": None}))
@@ -477,14 +483,14 @@ def test_queued_jobs(client: TestClient, with_limits: Callable[..., dict[str, st
     assert [one.status_code for one in (first, second, third)] == [202, 202, 429]
     assert "2 jobs queued" in third.json()["detail"]
     assert int(third.headers["retry-after"]) > 0
-    in_their_words = client.post("/v1/videos", json=VIDEO, headers=header)
-    assert (in_their_words.status_code, in_their_words.json()["error"]["type"]) == (429, "rate_limit_error")
-    said = {**header, "Idempotency-Key": "k"}
-    assert client.post(URL, json=GOOD, headers=said).status_code == 429
+    video_error = client.post("/v1/videos", json=VIDEO, headers=header)
+    assert (video_error.status_code, video_error.json()["error"]["type"]) == (429, "rate_limit_error")
+    headers = {**header, "Idempotency-Key": "k"}
+    assert client.post(URL, json=GOOD, headers=headers).status_code == 429
     client.delete(f"/api/v1/jobs/{first.json()['id']}", headers=header)
-    assert client.post(URL, json=GOOD, headers=said).status_code == 202
-    assert client.post(URL, json=GOOD, headers=said).status_code == 200, (
-        "what was accepted is not refused when asked again"
+    assert client.post(URL, json=GOOD, headers=headers).status_code == 202
+    assert client.post(URL, json=GOOD, headers=headers).status_code == 200, (
+        "a repeated request for an accepted job is not refused"
     )
 
 
@@ -495,7 +501,7 @@ def test_many_at_once_do_not_pass_the_limit(database: Database) -> None:
     assert sum(isinstance(one, records.Accepted) for one in outcome) == 5
 
 
-def test_gpu_seconds_a_day(
+def test_gpu_seconds_per_day(
     client: TestClient, with_limits: Callable[..., dict[str, str]], database: Database, settings: Settings
 ) -> None:
     header = with_limits(gpu_seconds_per_day=10.0)
@@ -508,7 +514,7 @@ def test_gpu_seconds_a_day(
     owner = job.owner
     assert owner is not None
     now = clock.now()
-    assert 29 < gpu_time.gpu_seconds(database, owner, now - timedelta(hours=1), now) < 40, "what runs counts too"
+    assert 29 < gpu_time.gpu_seconds(database, owner, now - timedelta(hours=1), now) < 40, "running jobs count too"
     assert client.post(URL, json=GOOD, headers=header).status_code == 429
     working.finish(database, job, working.make(store, job, {"video.mp4": b"x"}))
     answer = client.post(URL, json=GOOD, headers=header)
@@ -517,19 +523,19 @@ def test_gpu_seconds_a_day(
     assert 0 < int(answer.headers["retry-after"]) <= 86_400
 
 
-def test_a_priority_ceiling(client: TestClient, with_limits: Callable[..., dict[str, str]], database: Database) -> None:
+def test_a_maximum_priority(client: TestClient, with_limits: Callable[..., dict[str, str]], database: Database) -> None:
     header = with_limits(priority_ceiling=Priority.LOW)
     refused = client.post(URL, json={**GOOD, "priority": "high"}, headers=header)
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["loc"] == ["body", "priority"]
     made = client.post(URL, json=GOOD, headers=header)
-    assert made.json()["priority"] == "low", "what was not asked for is lowered to what the key may"
+    assert made.json()["priority"] == "low", "a default priority is lowered to the maximum of the key"
 
 
 # --- headers and origins ----------------------------------------------------------------------------------------------
 
 
-def test_every_answer_carries_the_safe_headers(client: TestClient) -> None:
+def test_every_response_has_the_security_headers(client: TestClient) -> None:
     for path in ("/api/v1/jobs", "/nothing", "/healthz", "/"):
         answer = client.get(path)
         assert answer.headers["x-content-type-options"] == "nosniff"
@@ -539,7 +545,7 @@ def test_every_answer_carries_the_safe_headers(client: TestClient) -> None:
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_pages_of_allowed_origins_alone_may_ask(
+def test_only_pages_of_allowed_origins_may_send_requests(
     settings: Settings, database: Database, make_client: Callable[[Settings], TestClient]
 ) -> None:
     client = make_client(settings.model_copy(update={"allowed_origins": "https://app.example"}))
@@ -559,7 +565,7 @@ def test_pages_of_allowed_origins_alone_may_ask(
 
 
 @both_databases
-def test_keys_are_kept_as_hashes_and_names_are_given_once(database: Database) -> None:
+def test_keys_are_stored_as_hashes_and_names_are_unique(database: Database) -> None:
     row, secret = keys.make(database, "ci", (SUBMIT,), Limits(queued_jobs=3), clock.now() + timedelta(days=1))
     assert secret.startswith("wan_")
     assert len(secret) >= 40

@@ -1,4 +1,4 @@
-"""Ways past keys, scopes, limits and the audit that were tried once, and must stay shut."""
+"""Attempts to bypass keys, scopes, limits and the audit."""
 
 import logging
 import re
@@ -44,7 +44,7 @@ PIN = "/api/v1/models/T2V-A14B/pin"
 
 @pytest.fixture
 def key(database: Database) -> Callable[..., tuple[str, dict[str, str]]]:
-    """A key's id, and the header that shows the key."""
+    """Return a new key's id and the header with the key."""
 
     def make(*scopes: Scope, **limits: Any) -> tuple[str, dict[str, str]]:
         row, secret = keys.make(database, f"k{new_id()}", scopes or (READ, SUBMIT), Limits(**limits))
@@ -64,7 +64,7 @@ def sign_in(client: TestClient, header: dict[str, str]) -> None:
 # --- ways in ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_id_of_a_key_is_no_key_though_a_session_of_it_is_open(client: TestClient, key: Key) -> None:
+def test_the_id_of_a_key_is_not_accepted_as_a_key(client: TestClient, key: Key) -> None:
     key_id, header = key(ADMIN)
     sign_in(client, header)
     assert client.get("/api/v1/audit").status_code == 200
@@ -73,10 +73,10 @@ def test_the_id_of_a_key_is_no_key_though_a_session_of_it_is_open(client: TestCl
     assert client.post("/login", data={"key": key_id}).status_code == 403
 
 
-def test_the_session_is_not_lent_to_pages_of_an_allowed_origin(
+def test_the_session_is_not_accepted_from_pages_of_an_allowed_origin(
     settings: Settings, key: Key, make_client: Callable[[Settings], TestClient]
 ) -> None:
-    """One of the same site, say: the browser sends the cookie along, and a form needs nobody's leave."""
+    """An allowed origin may be same-site: the browser sends the cookie too, and a form needs no preflight request."""
     client = make_client(settings.model_copy(update={"allowed_origins": "http://app.localhost"}))
     _, header = key(ADMIN)
     sign_in(client, header)
@@ -92,31 +92,31 @@ def test_the_session_is_not_lent_to_pages_of_an_allowed_origin(
     assert refused.value.code == 1008
 
 
-@pytest.mark.parametrize("said", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
-def test_without_keys_nobody_comes_in_through_a_proxy(client: TestClient, said: str) -> None:
-    refused = client.get("/api/v1/jobs", headers={said: "203.0.113.7"})
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+def test_without_keys_requests_through_a_proxy_are_refused(client: TestClient, name: str) -> None:
+    refused = client.get("/api/v1/jobs", headers={name: "203.0.113.7"})
     assert refused.status_code == 403
     assert "wanworks keys create" in refused.json()["detail"]
     assert client.get("/api/v1/jobs").status_code == 200
 
 
 @pytest.mark.parametrize("host", ["[", "localhost:99999999", "localhost:x", ""])
-def test_a_host_that_is_none_is_no_error_of_ours(client: TestClient, host: str) -> None:
+def test_a_malformed_host_is_not_an_internal_error(client: TestClient, host: str) -> None:
     answer = client.post(PIN, headers={"Host": host, "Origin": "http://localhost"})
     assert answer.status_code == 403
 
 
-def test_a_key_that_no_encoding_takes_is_a_wrong_key(client: TestClient, key: Key) -> None:
+def test_a_key_that_cannot_be_encoded_is_refused(client: TestClient, key: Key) -> None:
     key()
     form = b'--x\r\nContent-Disposition: form-data; name="key"\r\n\r\n\\ud800\r\n--x--\r\n'
-    said = {"Content-Type": "multipart/form-data; boundary=x; charset=unicode_escape"}
-    assert client.post("/login", content=form, headers=said).status_code == 403
+    headers = {"Content-Type": "multipart/form-data; boundary=x; charset=unicode_escape"}
+    assert client.post("/login", content=form, headers=headers).status_code == 403
 
 
-def test_a_full_disk_or_a_busy_database_keeps_nobody_out(
+def test_authentication_works_with_a_full_disk_or_a_busy_database(
     client: TestClient, key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who comes to make room has a key as well."""
+    """An operator who wants to free the disk needs a key too."""
     for error in (StoreFull, DatabaseUnavailable):
         _, header = key(ADMIN)
 
@@ -127,7 +127,7 @@ def test_a_full_disk_or_a_busy_database_keeps_nobody_out(
         assert client.get("/api/v1/jobs", headers=header).status_code == 200
 
 
-def test_odd_paths_lead_nowhere(client: TestClient, key: Key) -> None:
+def test_unusual_paths_are_not_found(client: TestClient, key: Key) -> None:
     key()
     for path in (
         "//api/v1/jobs", "/api//v1/jobs", "/api/v1/jobs/", "/api/v1/jobs%2f", "/API/v1/jobs", "/api/v1/./jobs",
@@ -145,7 +145,9 @@ def open_about(database: Database, job_id: str) -> None:
     alerts.apply(database, Changes(opened=(stuck,)), clock.now(), deliver=False)
 
 
-def test_an_alert_about_a_job_is_for_those_who_see_the_job(client: TestClient, database: Database, key: Key) -> None:
+def test_an_alert_about_a_job_is_visible_only_with_access_to_the_job(
+    client: TestClient, database: Database, key: Key
+) -> None:
     (owner, owners), (_, others), (_, admins) = key(), key(), key(ADMIN)
     job = accepted(database, owner=owner)
     open_about(database, job.id)
@@ -161,23 +163,25 @@ def test_an_alert_about_a_job_is_for_those_who_see_the_job(client: TestClient, d
     assert job.id not in client.get("/").text
 
 
-def test_a_watcher_is_not_told_of_alerts_about_anothers_job(web: WebProcess, database: Database, key: Key) -> None:
+def test_a_watcher_does_not_receive_alerts_about_other_callers_jobs(
+    web: WebProcess, database: Database, key: Key
+) -> None:
     (owner, owners), (_, others) = key(), key()
     job = claimed(database, accepted(database, owner=owner).id)
     watching, stranger = (Dashboard(web, additional_headers=header) for header in (owners, others))
     try:
         watching.of("job_update", id=job.id)
         open_about(database, job.id)
-        told = watching.of("alert", subject=job.id)["data"]
+        alert = watching.of("alert", subject=job.id)["data"]
         records.remove(database, job.id)
         watching.of("job_update", id=job.id, deleted=True)
         alerts.apply(database, Changes(resolved=(("job_stuck", job.id),)), clock.now(), deliver=False)
-        watching.until(lambda said: said["type"] == "alert" and said["data"]["resolved_at"] is not None)
+        watching.until(lambda message: message["type"] == "alert" and message["data"]["resolved_at"] is not None)
         alerts.apply(
             database, Changes(opened=(Cause("x", "here", "info", "t", "m", "", False),)), clock.now(), deliver=False
         )
         stranger.of("alert", subject="here")
-        assert told["id"] not in str(stranger.told)
+        assert alert["id"] not in str(stranger.received)
     finally:
         watching.close()
         stranger.close()
@@ -193,10 +197,10 @@ def test_an_event_stream_ends_with_its_key(web: WebProcess, database: Database) 
         lines = stream.iter_lines()
         assert next(lines) == "event: snapshot" or "snapshot" in next(lines)
         keys.revoke(database, "mine")
-        assert not [line for line in lines if line.startswith("event: end")], "it ends without the job's end"
+        assert not [line for line in lines if line.startswith("event: end")], "the stream ends before the job"
 
 
-def test_a_short_link_does_not_lead_to_a_longer_one(
+def test_a_link_does_not_give_access_to_a_longer_one(
     settings: Settings, database: Database, key: Key, s3_server: S3Server,
     make_client: Callable[[Settings], TestClient],
 ) -> None:  # fmt: skip
@@ -207,8 +211,8 @@ def test_a_short_link_does_not_lead_to_a_longer_one(
     working.finish(database, job, working.make(store, job, {"video.mp4": b"frames"}))
     path = f"/api/v1/jobs/{job.id}/artifacts/video.mp4"
 
-    def seconds(url: str, said: dict[str, str]) -> int:
-        answer = client.get(url, headers=said, follow_redirects=False)
+    def seconds(url: str, headers: dict[str, str]) -> int:
+        answer = client.get(url, headers=headers, follow_redirects=False)
         assert answer.status_code == 307, answer.text
         location = answer.headers["location"]
         found = re.search(r"X-Amz-Expires=(\d+)", location)
@@ -223,10 +227,8 @@ def test_a_short_link_does_not_lead_to_a_longer_one(
     assert seconds(path, header) > 3000
 
 
-def test_addresses_that_are_asked_stand_in_no_log(
-    settings: Settings, web: WebProcess, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A webhook's address may hold a secret, and httpx writes down each in full."""
+def test_requested_urls_are_not_logged(settings: Settings, web: WebProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    """A webhook's URL may contain a secret, and httpx logs every URL in full."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
     try:
@@ -237,16 +239,16 @@ def test_addresses_that_are_asked_stand_in_no_log(
     finally:
         root.handlers[:], _ = before
         root.setLevel(before[1])
-    said = capsys.readouterr().err
-    assert "something" in said
-    assert "hidden" not in said
+    err = capsys.readouterr().err
+    assert "something" in err
+    assert "hidden" not in err
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
 def measured(database: Database, job: Job) -> None:
-    """That a job like it took five seconds."""
+    """Store that a similar job took five seconds."""
     now = clock.now()
     use = records.use_of(job, JobState.SUCCEEDED, now, {"timings": {"denoising": 5.0}, "warm": True})
     with database.write() as session:
@@ -254,24 +256,26 @@ def measured(database: Database, job: Job) -> None:
 
 
 @both_databases
-def test_what_waits_counts_among_the_gpu_seconds(client: TestClient, database: Database, key: Key) -> None:
+def test_queued_jobs_count_towards_the_gpu_seconds(client: TestClient, database: Database, key: Key) -> None:
     owner, header = key(gpu_seconds_per_day=12.0)
-    said = {**header, "Idempotency-Key": "the first"}
-    first = client.post(URL, json=GOOD, headers=said)
+    headers = {**header, "Idempotency-Key": "the first"}
+    first = client.post(URL, json=GOOD, headers=headers)
     assert first.status_code == 202
     measured(database, records.get(database, first.json()["id"]))
     assert gpu_time.awaited_gpu_seconds(database, owner) == pytest.approx(5.0)
     assert [client.post(URL, json=GOOD, headers=header).status_code for _ in range(3)] == [202, 202, 429]
     refused = client.post(URL, json=GOOD, headers=header)
     assert "queued jobs are expected to take 15 more" in refused.json()["detail"]
-    again = client.post(URL, json=GOOD, headers=said)
-    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"]), "what was accepted is not refused"
+    again = client.post(URL, json=GOOD, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"]), (
+        "a repeated request for an accepted job is not refused"
+    )
     client.delete(f"/api/v1/jobs/{first.json()['id']}", headers=header)
     assert client.post(URL, json=GOOD, headers=header).status_code == 202
 
 
 @both_databases
-def test_no_way_of_asking_passes_the_limit_of_queued_jobs(
+def test_no_route_bypasses_the_limit_of_queued_jobs(
     client: TestClient, database: Database, settings: Settings, key: Key
 ) -> None:
     owner, header = key(queued_jobs=1)
@@ -285,12 +289,12 @@ def test_no_way_of_asking_passes_the_limit_of_queued_jobs(
     assert client.post("/v1/videos", json=words, headers=header).status_code == 429
 
 
-def test_what_a_key_may_not_do_counts_as_asking(client: TestClient, key: Key) -> None:
+def test_forbidden_requests_count_towards_the_limit(client: TestClient, key: Key) -> None:
     _, header = key(READ, requests_per_minute=2)
     assert [client.post(PIN, headers=header).status_code for _ in range(3)] == [403, 403, 429]
 
 
-def test_a_retry_does_not_pass_the_priority_ceiling(client: TestClient, database: Database, key: Key) -> None:
+def test_a_retry_does_not_bypass_the_maximum_priority(client: TestClient, database: Database, key: Key) -> None:
     owner, header = key(priority_ceiling=Priority.LOW)
     job = accepted(database, owner=owner, priority=Priority.CRITICAL)
     records.request_cancel(database, job.id)
@@ -305,7 +309,7 @@ def test_refused_and_failed_acts_are_in_the_audit_too(client: TestClient, databa
     client.post("/api/v1/models/NO-SUCH/pin", headers=admins)
     client.post("/api/v1/jobs/download", content=b"{", headers={**admins, "Content-Type": "application/json"})
     client.post(PIN, headers=readers)
-    client.post(PIN)  # nobody knows who that was
+    client.post(PIN)  # an unknown caller
     client.get("/api/v1/audit", headers=readers)
     entries = audit.page(database, limit=10).entries
     assert [(entry.act, entry.outcome, entry.key_id) for entry in entries] == [
@@ -314,7 +318,7 @@ def test_refused_and_failed_acts_are_in_the_audit_too(client: TestClient, databa
 
 
 @both_databases
-def test_no_path_or_address_keeps_an_act_out_of_the_audit(client: TestClient, database: Database, key: Key) -> None:
+def test_every_path_of_an_act_is_audited(client: TestClient, database: Database, key: Key) -> None:
     reader, header = key(READ)
     answer = client.post("/api/v1/models/%00%1b[2J" + "x" * 300 + "/pin", headers=header)
     assert answer.status_code == 403
@@ -326,11 +330,11 @@ def test_no_path_or_address_keeps_an_act_out_of_the_audit(client: TestClient, da
 
 @both_databases
 @pytest.mark.parametrize("asked", ["/api/v1/audit?actor=%00", "/api/v1/webhooks/messages?job_id=%00"])
-def test_what_no_database_stores_is_a_wrong_field(client: TestClient, key: Key, asked: str) -> None:
+def test_text_that_no_database_stores_is_refused(client: TestClient, key: Key, asked: str) -> None:
     assert client.get(asked, headers=key(ADMIN)[1]).status_code == 422
 
 
-def test_what_is_done_to_anothers_job_is_in_the_audit(
+def test_acts_on_other_callers_jobs_are_audited(
     client: TestClient, database: Database, settings: Settings, key: Key
 ) -> None:
     (owner, owners), (admin, admins) = key(), key(ADMIN)
@@ -361,7 +365,7 @@ def test_what_is_done_to_anothers_job_is_in_the_audit(
     ]
 
 
-def test_reading_flowers_table_is_no_act(client: TestClient, database: Database, key: Key) -> None:
+def test_reading_flowers_table_is_not_audited(client: TestClient, database: Database, key: Key) -> None:
     _, header = key(ADMIN)
     asked = {path: client.post(path, headers=header) for path in ("/flower/tasks/datatable", "/flower/api/x")}
     assert {answer.status_code for answer in asked.values()} == {503}, "Flower does not run here"
@@ -385,7 +389,7 @@ def test_reading_flowers_table_is_no_act(client: TestClient, database: Database,
         (("k", "--queued-jobs", str(10**30)), "less than"),
     ],
 )
-def test_keys_that_cannot_be_made(settings: Settings, words: tuple[str, ...], complaint: str) -> None:
+def test_invalid_keys_are_refused(settings: Settings, words: tuple[str, ...], complaint: str) -> None:
     environment = {"WANWORKS_HOME": str(settings.home), "WANWORKS_DATABASE_URL": settings.database, "COLUMNS": "200"}
     made = CliRunner().invoke(command_line, ["keys", "create", *words], env=environment)
     assert made.exit_code != 0
@@ -395,16 +399,16 @@ def test_keys_that_cannot_be_made(settings: Settings, words: tuple[str, ...], co
     database.close()
 
 
-def test_a_scope_that_is_given_twice_is_one(database: Database) -> None:
+def test_a_repeated_scope_counts_once(database: Database) -> None:
     assert keys.make(database, "k", (READ, READ), Limits())[0].scopes == ["read"]
 
 
-def test_a_key_of_long_ago_is_written_down_once_a_minute(database: Database) -> None:
+def test_the_last_use_of_a_key_is_stored_once_a_minute(database: Database) -> None:
     row, secret = keys.make(database, "k", (READ,), Limits())
     keys.note_use(database, row)
     first = keys.get(database, row.id)
     assert first is not None and first.used_at is not None  # noqa: PT018
-    keys.note_use(database, row)  # another process that has not seen it yet
+    keys.note_use(database, row)  # another process with an outdated row
     assert keys.get(database, row.id) == first
     with database.write() as session:
         session.connection().execute(

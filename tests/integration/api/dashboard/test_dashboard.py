@@ -1,4 +1,4 @@
-"""The dashboard's figures: every field against state that the test made, over time, and one story with the others."""
+"""The dashboard's data: every field against prepared state, the history, and consistency with other routes."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -20,7 +20,8 @@ from shared.management.library import UseFigures, stored_progress
 from shared.management.summary import Overviews
 from shared.settings import Settings
 from tests.conftest import both_databases
-from tests.integration.api.models.test_information import ask, measured, sampled
+from tests.integration.api.models.test_information import get as model_info
+from tests.integration.api.models.test_information import measured, sampled
 from tests.support import library as furnish
 from tests.support.jobs import DEMO, accepted, claimed
 from tests.support.uses import used
@@ -33,19 +34,19 @@ COUNTS = {
 }  # fmt: skip
 
 
-def look_at(client: TestClient, path: str) -> Any:
+def get(client: TestClient, path: str) -> Any:
     answer = client.get(f"{BASE}/{path}")
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def overviews(settings: Settings, database: Database) -> Overviews:
-    """As a tick's process has them."""
+    """Return the overviews as the process of a tick has them."""
     figures = UseFigures(DEMO, database)
     return Overviews(settings, database, lambda: library.read(settings, DEMO, database, stored_progress, figures))
 
 
-def furnished(database: Database) -> None:
+def prepare(database: Database) -> None:
     furnish.node(database, total_gb=1000, free_gb=400)
     furnish.replica(database)
     furnish.replica(database, "TI2V-5B", state="corrupted", faults=[FAULT])
@@ -62,11 +63,11 @@ def furnished(database: Database) -> None:
 
 @both_databases
 def test_metrics_in_every_field(client: TestClient, database: Database) -> None:
-    furnished(database)
+    prepare(database)
     accepted(database)
     accepted(database)
-    body = look_at(client, "metrics")
-    score = ask(client, "performance/T2V-A14B")["performance_score"]
+    body = get(client, "metrics")
+    score = model_info(client, "performance/T2V-A14B")["performance_score"]
     assert body == {
         "timestamp": body["timestamp"],
         "total_models": 3,
@@ -95,13 +96,13 @@ def test_metrics_in_every_field(client: TestClient, database: Database) -> None:
     assert body["recommendations_count"] == len(shown) > 1
 
 
-def test_with_nothing_there_figures_are_null_and_counts_are_none(client: TestClient) -> None:
-    body = look_at(client, "metrics")
+def test_without_data_values_are_null_and_counts_are_zero(client: TestClient) -> None:
+    body = get(client, "metrics")
     figures = {name: body[name] for name in body["basis"]}
     assert {name for name, value in figures.items() if value is None} == set(figures) - COUNTS
     assert {body["basis"][name] for name in set(figures) - COUNTS} == {"none"}
     assert {name: figures[name] for name in COUNTS} == {**dict.fromkeys(COUNTS, 0), "total_models": 3}
-    assert look_at(client, "metrics/history") == []
+    assert get(client, "metrics/history") == []
 
 
 def test_a_running_model_is_active_and_cpu_devices_share_their_memory(client: TestClient, database: Database) -> None:
@@ -110,16 +111,16 @@ def test_a_running_model_is_active_and_cpu_devices_share_their_memory(client: Te
     for index in range(2):
         furnish.device(database, index=index, kind="cpu")
         sampled(database, f"here/{index}", kind="cpu", memory_used_mb=4_000.0, memory_total_mb=16_000.0)
-    body = look_at(client, "metrics")
+    body = get(client, "metrics")
     assert (body["active_models"], body["running_jobs"]) == (1, 1)
     assert body["memory_usage_percent"] == 50.0
 
 
 @both_databases
-def test_each_model_in_a_line(client: TestClient, database: Database) -> None:
-    furnished(database)
-    first, second, third = look_at(client, "models")
-    health, performance = (ask(client, f"{part}/T2V-A14B") for part in ("health", "performance"))
+def test_the_summary_of_each_model(client: TestClient, database: Database) -> None:
+    prepare(database)
+    first, second, third = get(client, "models")
+    health, performance = (model_info(client, f"{part}/T2V-A14B") for part in ("health", "performance"))
     detailed = client.get("/api/v1/models/status/detailed").json()["models"]["T2V-A14B"]
     assert first == {
         "model_id": "T2V-A14B",
@@ -149,7 +150,7 @@ def test_each_model_in_a_line(client: TestClient, database: Database) -> None:
 
 
 def states(database: Database) -> Iterator[str]:
-    """Builds up state, step by step; each yields what to compare."""
+    """Build up state step by step, and yield the name of each step."""
 
     def missing() -> None:
         furnish.node(database)
@@ -181,16 +182,16 @@ def states(database: Database) -> Iterator[str]:
 
 
 @both_databases
-def test_every_route_tells_one_story(client: TestClient, database: Database) -> None:
+def test_all_routes_agree(client: TestClient, database: Database) -> None:
     seen = set()
     for state in chain(["nothing"], states(database)):
         models = client.get("/api/v1/models/health").json()
         status = client.get("/api/v1/models/status/detailed").json()
-        insight, overview, lines = ask(client, "dashboard"), look_at(client, "overview"), look_at(client, "models")
-        metrics = look_at(client, "metrics")
+        insight, overview, lines = model_info(client, "dashboard"), get(client, "overview"), get(client, "models")
+        metrics = get(client, "metrics")
         for line in lines:
             model_id = line["model_id"]
-            theirs, ours = models["model_health"][model_id], ask(client, f"health/{model_id}")
+            theirs, ours = models["model_health"][model_id], model_info(client, f"health/{model_id}")
             detailed = status["models"][model_id]
             same = {"corrupted": "critical"}.get(theirs["health_status"], theirs["health_status"])
             failing = theirs["success_rate"] is not None and theirs["success_rate"] < 0.5
@@ -212,7 +213,7 @@ def test_every_route_tells_one_story(client: TestClient, database: Database) -> 
         for body in (insight, overview):
             assert body["recommendations"] == models["recommendations"]
             assert body["system_overview"]["healthy_models"] == system["models_healthy"] == metrics["healthy_models"]
-            assert body["system_overview"]["system_status"] == ask(client, "status")["status"]
+            assert body["system_overview"]["system_status"] == model_info(client, "status")["status"]
             assert body["system_overview"]["total_models"] == metrics["total_models"] == 3
         assert overview["system_health"]["overall_status"] == overview["system_overview"]["system_status"]
         score, percentage = system["overall_health_score"], overview["system_health"]["health_percentage"]
@@ -220,20 +221,20 @@ def test_every_route_tells_one_story(client: TestClient, database: Database) -> 
         assert metrics["recommendations_count"] == len(models["recommendations"])
         assert metrics["disk_used_percent"] == system["storage_usage_percent"]
         available = [name for name, each in status["models"].items() if each["is_available"]]
-        assert ask(client, "status")["available_models"] == available
+        assert model_info(client, "status")["available_models"] == available
     assert seen == {"unknown", "missing", "healthy", "critical", "degraded"}
 
 
 # --- over time
 
 
-def test_a_tick_keeps_what_the_route_tells(client: TestClient, database: Database, settings: Settings) -> None:
-    furnished(database)
+def test_a_tick_stores_what_the_route_returns(client: TestClient, database: Database, settings: Settings) -> None:
+    prepare(database)
     old = _snapshot(clock.now() - timedelta(days=91))
     snapshots.record(database, old)
     assert ticks.take_snapshot(database, overviews(settings, database), clock.now()) == "taken; 1 dropped"
-    (kept,) = look_at(client, "metrics/history")
-    now = look_at(client, "metrics")
+    (kept,) = get(client, "metrics/history")
+    now = get(client, "metrics")
     assert kept == {name: value for name, value in now.items() if name not in ("basis", "samples")} | {
         "timestamp": kept["timestamp"]
     }
@@ -244,11 +245,11 @@ def test_a_history_follows_new_snapshots(client: TestClient, database: Database)
     now = clock.now()
     for hours in (30, 2, 1):
         snapshots.record(database, _snapshot(now - timedelta(hours=hours), queued_jobs=hours))
-    assert [one["queued_jobs"] for one in look_at(client, "metrics/history")] == [2, 1]
-    assert [one["queued_jobs"] for one in look_at(client, "metrics/history?hours=31")] == [30, 2, 1]
+    assert [one["queued_jobs"] for one in get(client, "metrics/history")] == [2, 1]
+    assert [one["queued_jobs"] for one in get(client, "metrics/history?hours=31")] == [30, 2, 1]
     snapshots.record(database, _snapshot(now, queued_jobs=7))
-    assert [one["queued_jobs"] for one in look_at(client, "metrics/history")] == [2, 1, 7]
-    assert [one["timestamp"] for one in look_at(client, "metrics/history?hours=1")] == [clock.iso(now)]
+    assert [one["queued_jobs"] for one in get(client, "metrics/history")] == [2, 1, 7]
+    assert [one["timestamp"] for one in get(client, "metrics/history?hours=1")] == [clock.iso(now)]
 
 
 @both_databases
@@ -269,7 +270,7 @@ def test_a_history_is_down_sampled(database: Database) -> None:
     parts = snapshots.history(database, since, until, points=60)
     assert len(parts) == 60
     first = parts[0]
-    assert first.at == stored[9].at, "the newest moment of the part"
+    assert first.at == stored[9].at, "the newest time of the part"
     assert (first.queued_jobs, first.healthy_models) == (9, 0)
     assert first.system_load_percent == (1 + 3 + 5 + 7 + 9) / 5
     assert first.disk_free_gb is None
@@ -282,14 +283,14 @@ def test_a_history_is_down_sampled(database: Database) -> None:
 
 
 @pytest.mark.parametrize("hours", ["0", "-1", "2161", "1e9", "1000000000", "x", "", "1.5", "NaN", "1&hours=2"])
-def test_hours_that_are_none_are_named(client: TestClient, hours: str) -> None:
+def test_invalid_hours_are_refused(client: TestClient, hours: str) -> None:
     answer = client.get(f"{BASE}/metrics/history?hours={hours}")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["query", "hours"]
 
 
 @pytest.mark.parametrize("path", ["overview", "metrics", "metrics/history", "models"])
-def test_an_unknown_parameter_is_named(client: TestClient, path: str) -> None:
+def test_an_unknown_parameter_is_reported(client: TestClient, path: str) -> None:
     answer = client.get(f"{BASE}/{path}?verbose=1")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["query", "verbose"]

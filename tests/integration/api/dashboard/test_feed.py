@@ -1,4 +1,4 @@
-"""The dashboard's WebSocket over a real web process: everything at once, then changes, whoever else reads slowly."""
+"""The dashboard's WebSocket of a real web process: everything at first, then changes, also with slow readers."""
 
 import json
 import socket
@@ -30,25 +30,25 @@ Message = dict[str, Any]
 
 
 class Dashboard:
-    """A client that keeps all that it was told."""
+    """A client that keeps all received messages."""
 
     def __init__(self, web: WebProcess, **options: Any) -> None:
         self._connecting = connect(f"ws://127.0.0.1:{web.port}/api/v1/dashboard/ws", **options)
         self.socket: ClientConnection = self._connecting.__enter__()
-        self.told: list[Message] = []
+        self.received: list[Message] = []
 
     def close(self) -> None:
         self._connecting.__exit__(None, None, None)
 
     def until(self, fits: Callable[[Message], bool], seconds: float = 15.0) -> Message:
-        """The first message that fits, old ones included."""
-        for message in self.told:
+        """Return the first matching message, including earlier ones."""
+        for message in self.received:
             if fits(message):
                 return message
         deadline = time.monotonic() + seconds
         while True:
             message = json.loads(self.socket.recv(timeout=max(0.01, deadline - time.monotonic())))
-            self.told.append(message)
+            self.received.append(message)
             if fits(message):
                 return message
 
@@ -86,14 +86,14 @@ def test_everything_at_once(watch: Callable[..., Dashboard], database: Database,
     (listed,) = web.http.get("/api/v1/workers").json()["devices"]
     assert {**worker, "last_seen": 0} == {**listed, "last_seen": 0}
     assert dashboard.of("job_update", id=job.id)["data"] == web.http.get(f"/api/v1/jobs/{job.id}").json()
-    later = watch()  # told the same, though nothing has changed since
+    later = watch()  # receives the same, although nothing has changed since
     assert later.until(lambda one: True)["type"] == "metrics_update"
     later.of("job_update", id=job.id)
     later.of("alert", id=alert.id)
     later.of("worker_update", node="here")
 
 
-def test_every_change_is_told(
+def test_every_change_is_sent(
     watch: Callable[..., Dashboard], database: Database, web: WebProcess, redis_url: str, settings: Settings
 ) -> None:
     dashboard, other = watch(), watch()
@@ -106,7 +106,7 @@ def test_every_change_is_told(
     working.report(redis_url, job_id, job.attempt, 42.0, step=3, steps=8)
     moved = dashboard.until(lambda one: one["type"] == "job_update" and one["data"]["progress"]["percent"] == 42.0)
     assert (moved["data"]["progress"]["step"], moved["data"]["progress"]["phase"]) == (3, "denoising")
-    working.finish(database, job, [])  # no word about it: SQL tells
+    working.finish(database, job, [])  # not published: the feed must read it from SQL
     for one in (dashboard, other):
         one.of("job_update", id=job_id, status="succeeded")
     web.http.delete(f"{JOBS}/{accepted(database).id}")
@@ -120,24 +120,24 @@ def test_every_change_is_told(
 
 
 @pytest.mark.parametrize("message", ["[]", "7", "no JSON", '{"kind": []}'])
-def test_a_message_that_is_none_does_not_make_the_feed_deaf(
+def test_a_malformed_message_does_not_stop_the_feed(
     watch: Callable[..., Dashboard], redis_url: str, message: str
 ) -> None:
     watch().of("metrics_update")
     redis = progress.connect(redis_url, 5)
 
-    def hears() -> bool:
+    def is_subscribed() -> bool:
         return bool(redis.pubsub_numsub(FEED_CHANNEL)[0][1])
 
-    wait_for(hears, 10)
+    wait_for(is_subscribed, 10)
     assert redis.publish(FEED_CHANNEL, message) == 1
-    redis.publish(FEED_CHANNEL, message)  # what follows at once may be lost, and what comes later must not be
+    redis.publish(FEED_CHANNEL, message)  # messages directly after it may be lost, later ones must not be
     died_by = time.monotonic() + 1
-    wait_for(lambda: not hears() or time.monotonic() > died_by, 5)
-    wait_for(hears, 10, "for the feed to listen again")
+    wait_for(lambda: not is_subscribed() or time.monotonic() > died_by, 5)
+    wait_for(is_subscribed, 10, "for the feed to subscribe again")
 
 
-def test_a_deleted_job_is_told(watch: Callable[..., Dashboard], web: WebProcess) -> None:
+def test_a_deleted_job_is_sent(watch: Callable[..., Dashboard], web: WebProcess) -> None:
     dashboard = watch()
     job_id = web.http.post(URL, json=GOOD).json()["id"]
     dashboard.of("job_update", id=job_id, status="queued")
@@ -145,9 +145,7 @@ def test_a_deleted_job_is_told(watch: Callable[..., Dashboard], web: WebProcess)
     assert dashboard.of("job_update", id=job_id, deleted=True)["data"] == {"id": job_id, "deleted": True}
 
 
-def test_without_redis_it_tells_what_sql_says(
-    redis_server: RedisServer, settings: Settings, database: Database
-) -> None:
+def test_without_redis_the_feed_reads_sql(redis_server: RedisServer, settings: Settings, database: Database) -> None:
     web = WebProcess(settings.model_copy(update={"redis_url": None})).start()
     try:
         dashboard = Dashboard(web)
@@ -161,16 +159,16 @@ def test_without_redis_it_tells_what_sql_says(
         web.stop()
 
 
-def test_the_figures_come_at_least_every_ten_seconds(watch: Callable[..., Dashboard]) -> None:
+def test_metrics_are_sent_at_least_every_ten_seconds(watch: Callable[..., Dashboard]) -> None:
     dashboard = watch()
     dashboard.of("metrics_update")
-    dashboard.told.clear()
+    dashboard.received.clear()
     began = time.monotonic()
     dashboard.of("metrics_update")
     assert time.monotonic() - began < 11
 
 
-def test_one_who_does_not_read_holds_up_nobody(
+def test_a_slow_reader_delays_no_other(
     watch: Callable[..., Dashboard], web: WebProcess, database: Database, redis_url: str
 ) -> None:
     job = working.claim(database, accepted(database).id)
@@ -194,11 +192,11 @@ def test_another_origins_page_may_not_watch(watch: Callable[..., Dashboard], ori
     assert refused.value.response.status_code == 403
 
 
-def test_its_own_page_may(watch: Callable[..., Dashboard], web: WebProcess) -> None:
+def test_its_own_page_may_watch(watch: Callable[..., Dashboard], web: WebProcess) -> None:
     watch(additional_headers={"Origin": f"http://127.0.0.1:{web.port}"}).of("metrics_update")
 
 
-def test_a_client_that_talks_is_not_listened_to(watch: Callable[..., Dashboard]) -> None:
+def test_messages_from_clients_are_ignored(watch: Callable[..., Dashboard]) -> None:
     dashboard = watch()
     dashboard.socket.send("hello")
     dashboard.socket.send(b"\x00" * 1000)

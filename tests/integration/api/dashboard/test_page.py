@@ -1,4 +1,4 @@
-"""The live page as the server gives it: whole without scripts, safe, small, and there while others are away."""
+"""The live page as the server renders it: complete without scripts, safe, small, and available during outages."""
 
 import re
 import signal
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from starlette.testclient import TestClient
 
-from api.ops.flower import _Asked
+from api.ops.flower import _Reachability
 from scheduler.alerts.facts import gather
 from scheduler.alerts.watch import ground_of
 from shared import clock
@@ -31,7 +31,7 @@ ADDRESSES = ("/", "/api/v1/dashboard/html")
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_the_page_forbids_everything_that_is_not_its_own(client: TestClient, address: str) -> None:
+def test_the_page_allows_only_its_own_content(client: TestClient, address: str) -> None:
     response = client.get(address)
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/html; charset=utf-8"
@@ -46,7 +46,7 @@ def test_the_page_forbids_everything_that_is_not_its_own(client: TestClient, add
     assert not re.search(r'(?:src|href)="(?:https?:)?//(?!127\.0\.0\.1)', page), "nothing from another host"
 
 
-def test_its_files_never_change_under_their_address(client: TestClient) -> None:
+def test_its_files_are_immutable(client: TestClient) -> None:
     page = client.get("/").text
     files = set(re.findall(r'"(/static/[^"]+)"', page))
     assert len(files) > 10
@@ -62,7 +62,7 @@ def test_its_files_never_change_under_their_address(client: TestClient) -> None:
         assert plain.content == response.content
 
 
-def test_an_older_page_gets_todays_file_but_does_not_keep_it(client: TestClient) -> None:
+def test_an_older_page_gets_the_current_file_without_caching(client: TestClient) -> None:
     response = client.get("/static/0000000000000000/main.js")
     assert response.status_code == 200
     assert response.headers["cache-control"] == "no-cache"
@@ -76,7 +76,7 @@ def test_first_load_is_under_80_kb(client: TestClient) -> None:
     assert sum(int(response.headers["content-length"]) for response in (page, *files)) < 80_000
 
 
-def test_it_tells_this_moments_figures_and_hostile_text_as_text(client: TestClient, database: Database) -> None:
+def test_it_shows_current_data_and_escapes_hostile_text(client: TestClient, database: Database) -> None:
     hostile = "</script><script>alert(1)</script>"
     accepted(database, prompt=hostile)
     cause = Cause("test", "here", "critical", hostile, hostile, hostile, True)
@@ -90,13 +90,11 @@ def test_it_tells_this_moments_figures_and_hostile_text_as_text(client: TestClie
     assert 'data-state="critical"' in page
 
 
-def test_it_is_there_while_the_database_is_away(
-    settings: Settings, make_client: Callable[[Settings], TestClient]
-) -> None:
+def test_it_works_without_the_database(settings: Settings, make_client: Callable[[Settings], TestClient]) -> None:
     client = make_client(settings.model_copy(update={"database_url": None, "home": settings.home / "nowhere"}))
     response = client.get("/")
     assert response.status_code == 200
-    assert "The database does not answer" in response.text
+    assert "Not reachable: the database" in response.text
     assert "T2V-A14B" in response.text, "the form still knows the catalogue"
 
 
@@ -127,7 +125,7 @@ def test_flower_is_where_the_settings_say(client: TestClient, settings: Settings
 
 @pytest.fixture
 def frozen_flower(settings: Settings) -> Iterator[tuple[Settings, "subprocess.Popen[bytes]"]]:
-    """A server on Flower's port, held by SIGSTOP: connections are taken, and no request is answered."""
+    """A server on Flower's port, stopped by SIGSTOP: it accepts connections but answers no request."""
     port = free_port()
     argv = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -141,7 +139,7 @@ def frozen_flower(settings: Settings) -> Iterator[tuple[Settings, "subprocess.Po
         process.wait()
 
 
-def test_a_frozen_flower_is_not_reachable_and_holds_nobody_up(
+def test_a_frozen_flower_is_not_reachable_and_delays_no_request(
     frozen_flower: tuple[Settings, "subprocess.Popen[bytes]"], make_client: Callable[[Settings], TestClient]
 ) -> None:
     known, process = frozen_flower
@@ -151,20 +149,20 @@ def test_a_frozen_flower_is_not_reachable_and_holds_nobody_up(
     assert time.monotonic() - began < 4
     began = time.monotonic()
     assert client.get("/api/v1/dashboard/flower").json()["reachable"] is False
-    assert time.monotonic() - began < 1, "the answer counts for some seconds"
+    assert time.monotonic() - began < 1, "the result is cached for some seconds"
     began = time.monotonic()
     answer = client.get("/flower/")
     assert time.monotonic() - began < 7
     assert (answer.status_code, answer.json()["code"]) == (503, "flower_unavailable")
     assert "within 5 s" in answer.json()["detail"]
     process.send_signal(signal.SIGCONT)
-    wait_for(lambda: client.get("/api/v1/dashboard/flower").json()["reachable"], 10, "for it to be back")
+    wait_for(lambda: client.get("/api/v1/dashboard/flower").json()["reachable"], 10, "for Flower to respond again")
 
 
-def test_nobody_is_told_that_flower_is_down_while_it_is_asked_for_the_first_time(
+def test_flower_is_not_reported_down_during_the_first_check(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Several open the page at once; the first asks, and the others have no earlier answer."""
+    """Several clients open the page at once: the first check is running, and there is no earlier result."""
     asking, answer = threading.Event(), threading.Event()
     asked: list[object] = []
 
@@ -175,7 +173,7 @@ def test_nobody_is_told_that_flower_is_down_while_it_is_asked_for_the_first_time
 
     monkeypatch.setattr(flower_process, "answers", answers)
     known = settings.model_copy(update={"flower_port": free_port()})
-    reachable = _Asked()
+    reachable = _Reachability()
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(reachable, known)
         assert asking.wait(10)
@@ -187,11 +185,11 @@ def test_nobody_is_told_that_flower_is_down_while_it_is_asked_for_the_first_time
     assert len(asked) == 1
 
 
-def test_a_frozen_flower_is_a_fact_for_the_alerts(
+def test_a_frozen_flower_is_reported_to_the_alerts(
     frozen_flower: tuple[Settings, "subprocess.Popen[bytes]"], database: Database
 ) -> None:
     known, process = frozen_flower
-    assert gather(ground_of(known), clock.now()).flower_answers is None, "none is known to run here"
+    assert gather(ground_of(known), clock.now()).flower_answers is None, "no Flower is known to run here"
     running = Process(node="here", name="flower", state="running", restarts=0, since=clock.now(), seen_at=0.0)
     nodes.report_processes(database, "here", ["flower"], [running])
     assert gather(ground_of(known), clock.now()).flower_answers is False

@@ -1,4 +1,4 @@
-"""The API against its own document, by schemathesis with every check; no worker runs."""
+"""Test the API against its OpenAPI document with all checks of schemathesis, without workers."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ _CONFIG = Path(__file__).parent / "schemathesis.toml"
 
 
 def run(web: WebProcess, folder: Path, examples: int, seed: int) -> int:
-    """Returns how many cases passed; fails with the report where one did not."""
+    """Run schemathesis and return the number of passed cases. Fails with the report if a case failed."""
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(_CONFIG), "run"]
     command += [f"http://127.0.0.1:{web.port}/openapi.json", "--checks", "all", "--no-color"]
     command += ["--max-examples", str(examples), "--seed", str(seed), "--generation-database", "none"]
@@ -25,7 +25,7 @@ def run(web: WebProcess, folder: Path, examples: int, seed: int) -> int:
     return int(passed[2])
 
 
-def test_the_api_does_as_its_document_says(web: WebProcess, tmp_path: Path) -> None:
+def test_the_api_conforms_to_its_document(web: WebProcess, tmp_path: Path) -> None:
     assert run(web, tmp_path, examples=5, seed=1) > 100
 
 

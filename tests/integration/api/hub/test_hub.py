@@ -1,4 +1,4 @@
-"""The local hub against the library as it is, and what it lets nobody do."""
+"""The local hub with the unmodified huggingface_hub library, and requests that it must refuse."""
 
 import os
 import subprocess
@@ -66,7 +66,7 @@ def api(hub: Mirror, token: str | bool = False) -> HfApi:
     return HfApi(endpoint=hub.url, token=token)
 
 
-def test_the_library_downloads_a_snapshot_from_it(hub: Mirror, tmp_path: Path) -> None:
+def test_the_library_downloads_a_snapshot(hub: Mirror, tmp_path: Path) -> None:
     folder = Path(snapshot_download(REPO, endpoint=hub.url, cache_dir=tmp_path, token=False))
     for path, content in FILES.items():
         assert (folder / path).read_bytes() == content
@@ -76,7 +76,7 @@ def test_the_library_downloads_a_snapshot_from_it(hub: Mirror, tmp_path: Path) -
     assert repo.size_on_disk == sum(map(len, FILES.values()))
 
 
-def test_what_it_says_of_a_model(hub: Mirror) -> None:
+def test_the_description_of_a_model(hub: Mirror) -> None:
     info = api(hub).model_info(REPO, files_metadata=True)
     assert info.id == REPO
     files = {item.rfilename: item for item in info.siblings or []}
@@ -123,7 +123,7 @@ def test_paths_info(hub: Mirror) -> None:
     assert [item.path for item in found] == ["vae", "model_index.json"]
 
 
-def test_what_is_not_there(hub: Mirror, tmp_path: Path) -> None:
+def test_missing_repos_revisions_and_files(hub: Mirror, tmp_path: Path) -> None:
     with pytest.raises(RepositoryNotFoundError):
         api(hub).model_info("maker/other")
     with pytest.raises(RevisionNotFoundError):
@@ -147,7 +147,7 @@ def test_what_is_not_there(hub: Mirror, tmp_path: Path) -> None:
         "/",
     ],
 )
-def test_nobody_gets_out_of_a_snapshot(hub: Mirror, path: str) -> None:
+def test_paths_cannot_leave_a_snapshot(hub: Mirror, path: str) -> None:
     with httpx.Client() as client:
         answer = client.send(client.build_request("GET", httpx.URL(hub.url, raw_path=path.encode())))
     assert answer.status_code == 404
@@ -183,7 +183,7 @@ def test_a_copy_with_its_links_resolved_and_without_refs(tmp_path: Path) -> None
         mirror.stop()
 
 
-def test_a_token_shuts_it(root: Path, tmp_path: Path) -> None:
+def test_a_token_is_required(root: Path, tmp_path: Path) -> None:
     mirror = Mirror(root, WANWORKS_MIRROR_TOKEN="open-sesame")
     try:
         with pytest.raises(GatedRepoError) as refused:
@@ -199,7 +199,7 @@ def test_a_token_shuts_it(root: Path, tmp_path: Path) -> None:
         mirror.stop()
 
 
-def test_a_wrong_folder_and_a_taken_port_are_said_plainly(hub: Mirror, tmp_path: Path) -> None:
+def test_a_wrong_folder_and_a_used_port_are_reported(hub: Mirror, tmp_path: Path) -> None:
     def started(*options: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "api.hub", *options]
         return subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=20)

@@ -1,4 +1,4 @@
-"""Artifacts over HTTP: only the winner's, by range and by tag."""
+"""Artifacts over HTTP: only those of the successful attempt, with ranges and ETags."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ TAG = f'"{hashlib.sha256(CONTENT).hexdigest()}"'
 
 @pytest.fixture
 def video(client: TestClient, database: Database, settings: Settings) -> str:
-    """The URL of a finished job's video, made by its second attempt."""
+    """The URL of the video of a finished job, created by its second attempt."""
     job_id = client.post(URL, json=GOOD).json()["id"]
     store = DirectoryStore(settings.store_dir)
     loser = working.claim(database, job_id)
@@ -84,7 +84,7 @@ def test_a_range_beyond_the_end(client: TestClient, video: str, asked: str) -> N
 
 
 @pytest.mark.parametrize("asked", ["lines=0-4", "bytes", "bytes=x-y", "bytes=9-3", "nonsense", "bytes=1-2;3"])
-def test_a_range_that_cannot_be_read_is_ignored(client: TestClient, video: str, asked: str) -> None:
+def test_a_malformed_range_is_ignored(client: TestClient, video: str, asked: str) -> None:
     answer = client.get(video, headers={"Range": asked})
     assert (answer.status_code, answer.content) == (200, CONTENT)
 
@@ -113,7 +113,7 @@ def test_if_range(client: TestClient, video: str) -> None:
     ["..%2f..%2fmarker", "%2e%2e", "..%5cvideo.mp4", "nothing.mp4", "extra.json",
      "unlisted.mp4", ".", "%00", "video.mp4%00", "video.mp4%2f", "a" * 3000, "VIDEO.MP4"],
 )  # fmt: skip
-def test_no_such_artifact(client: TestClient, video: str, name: str) -> None:
+def test_a_missing_artifact(client: TestClient, video: str, name: str) -> None:
     answer = client.get(video.replace("video.mp4", name))
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
@@ -127,13 +127,13 @@ def test_nothing_is_served_before_the_end(client: TestClient, database: Database
     assert client.get(f"/api/v1/jobs/{job_id}/artifacts/video.mp4").status_code == 404
 
 
-def test_a_file_that_is_gone_is_not_there(client: TestClient, video: str, settings: Settings) -> None:
+def test_a_missing_file_is_not_found(client: TestClient, video: str, settings: Settings) -> None:
     DirectoryStore(settings.store_dir).drop_job(video.split("/")[4])
     assert client.get(video).status_code == 404
 
 
 @pytest.mark.parametrize("name", ["..", "../2/video.mp4", "../../../marker", "//marker", "video.mp4/", ".", ""])
-def test_a_path_that_no_client_tidied_leads_nowhere(web: WebProcess, name: str) -> None:
+def test_a_path_that_is_not_normalised_is_not_found(web: WebProcess, name: str) -> None:
     job_id = web.http.post(URL, json=GOOD).json()["id"]
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as raw:
         path = f"/api/v1/jobs/{job_id}/artifacts/{name}"

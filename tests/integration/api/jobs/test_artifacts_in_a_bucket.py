@@ -1,4 +1,4 @@
-"""Artifacts that lie in a bucket, as clients get them: by a signed link that ends, or through the API."""
+"""Artifacts in a bucket: by signed URLs that expire, or through the API."""
 
 import base64
 import hashlib
@@ -35,7 +35,7 @@ TAG = f'"{hashlib.sha256(CONTENT).hexdigest()}"'
 
 @pytest.fixture
 def public(s3_server: S3Server) -> Iterator[Line]:
-    """The bucket's address as clients reach it."""
+    """The public address of the bucket."""
     line = Line(s3_server.port)
     yield line
     line.close()
@@ -58,7 +58,7 @@ class Made:
 
 
 def make(client: Any, database: Database, store: Store, **fields: Any) -> Made:
-    """A finished job, made by its second attempt; the first has sent files too."""
+    """Create a job that was finished by its second attempt; the first one uploaded files too."""
     job_id = client.post(URL, json={**GOOD, **fields}).json()["id"]
     loser = working.claim(database, job_id)
     working.make(store, loser, {"video.mp4": b"of the loser", "extra.json": b"{}"})
@@ -69,7 +69,9 @@ def make(client: Any, database: Database, store: Store, **fields: Any) -> Made:
     return Made(job_id, f"/api/v1/jobs/{job_id}/artifacts/video.mp4")
 
 
-def test_a_client_is_sent_to_the_bucket(client: TestClient, database: Database, store: Store, public: Line) -> None:
+def test_a_client_is_redirected_to_the_bucket(
+    client: TestClient, database: Database, store: Store, public: Line
+) -> None:
     made = make(client, database, store)
     answer = client.get(made.url, follow_redirects=False)
     assert answer.status_code == 307
@@ -81,10 +83,10 @@ def test_a_client_is_sent_to_the_bucket(client: TestClient, database: Database, 
     assert (got.status_code, got.content == CONTENT) == (200, True)
     assert got.headers["content-type"] == "video/mp4"
     assert got.headers["content-disposition"] == 'inline; filename="video.mp4"'
-    part = httpx.get(link, headers={"Range": "bytes=100-199"})  # this server says 200 to it, Amazon's 206
+    part = httpx.get(link, headers={"Range": "bytes=100-199"})  # this server answers 200, Amazon's 206
     assert (part.content, part.headers["content-range"]) == (CONTENT[100:200], f"bytes 100-199/{len(CONTENT)}")
     assert httpx.get(link.replace("Signature=", "Signature=0")).status_code == 403
-    assert httpx.get(link.replace("/2/video.mp4", "/1/video.mp4")).status_code == 403, "the loser's"
+    assert httpx.get(link.replace("/2/video.mp4", "/1/video.mp4")).status_code == 403, "from the failed attempt"
     head = client.head(made.url)
     assert (head.status_code, head.headers["content-length"], head.headers["etag"]) == (200, str(len(CONTENT)), TAG)
     assert client.get(made.url, headers={"If-None-Match": TAG}).status_code == 304
@@ -92,19 +94,19 @@ def test_a_client_is_sent_to_the_bucket(client: TestClient, database: Database, 
         assert client.get(made.url.replace("video.mp4", name), follow_redirects=False).status_code == 404
 
 
-def test_a_link_ends(
+def test_a_link_expires(
     make_client: Callable[[Settings], TestClient], settings: Settings, database: Database, store: Store
 ) -> None:
     client = make_client(settings.model_copy(update={"store_link_seconds": 1}))
     link = client.get(make(client, database, store).url, follow_redirects=False).headers["location"]
     # Amazon and most others answer 403, this server 400.
-    refused = wait_for(lambda: (got := httpx.get(link)).status_code != 200 and got, 10, "for the link to end")
+    refused = wait_for(lambda: (got := httpx.get(link)).status_code != 200 and got, 10, "for the link to expire")
     assert refused is not None
     assert refused.status_code in (400, 403)
     assert "AccessDenied" in refused.text
 
 
-def test_clients_follow_and_keep_their_key_to_themselves(
+def test_clients_follow_redirects_without_sending_their_key(
     settings: Settings, database: Database, store: Store, public: Line, tmp_path: Path
 ) -> None:
     web = WebProcess(settings).start()
@@ -198,7 +200,7 @@ def test_retention_and_the_sweep_clean_the_bucket(
     assert s3_server.objects(prefix) == [f"{prefix}/marker"]
 
 
-def test_the_page_may_show_what_lies_in_the_bucket(client: TestClient, public: Line) -> None:
+def test_the_page_may_show_artifacts_in_the_bucket(client: TestClient, public: Line) -> None:
     policy = client.get("/").headers["content-security-policy"]
     allowed = dict(part.strip().partition(" ")[::2] for part in policy.split(";"))
     assert public.url in allowed["media-src"].split()
@@ -206,7 +208,7 @@ def test_the_page_may_show_what_lies_in_the_bucket(client: TestClient, public: L
     assert public.url not in allowed["script-src"] + allowed["connect-src"]
 
 
-def test_a_bucket_that_is_away(
+def test_an_unreachable_bucket(
     make_client: Callable[[Settings], TestClient], settings: Settings, database: Database, s3_server: S3Server
 ) -> None:
     line = Line(s3_server.port)
@@ -220,7 +222,7 @@ def test_a_bucket_that_is_away(
     assert (away.status_code, away.json()["code"]) == (503, "store_unavailable")
     assert re.fullmatch(r"\d+", away.headers["retry-after"])
     assert SECRET not in away.text
-    assert client.post(URL, json=GOOD).status_code == 202, "a job without a picture needs no bucket"
+    assert client.post(URL, json=GOOD).status_code == 202, "a job without an image needs no bucket"
     assert wait_for(lambda: "store_unavailable" in client.get("/readyz").json()["reasons"], 15)
     line.cut_after = None
     assert client.get(made.url).status_code == 200

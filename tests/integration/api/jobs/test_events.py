@@ -1,4 +1,4 @@
-"""Watching a job: a snapshot, every change, what was missed, and always the end; with Redis and without."""
+"""Event streams of jobs: a snapshot, changes, missed events, and always the end, with and without Redis."""
 
 import json
 import queue
@@ -29,7 +29,7 @@ class Event:
 
 
 class Watcher:
-    """An event stream, read as it comes. `closed` is set when the server has ended it."""
+    """Reads an event stream. `closed` is set when the server has ended it."""
 
     def __init__(self, http: httpx2.Client, job_id: str, last_event_id: str | None = None) -> None:
         self.closed = threading.Event()
@@ -40,7 +40,7 @@ class Watcher:
         self._thread.start()
 
     def next(self, name: str | None = None, timeout: float = 15) -> Event:
-        """The next event (of that name, where one is given)."""
+        """Return the next event, or the next one with this name."""
         deadline = time.monotonic() + timeout
         while True:
             event = self._events.get(timeout=max(0.01, deadline - time.monotonic()))
@@ -48,7 +48,7 @@ class Watcher:
                 return event
 
     def rest(self) -> list[Event]:
-        """All that came until the server ended the stream."""
+        """Return all events until the server ended the stream."""
         assert self.closed.wait(15)
         return [self._events.get() for _ in range(self._events.qsize())]
 
@@ -66,7 +66,7 @@ class Watcher:
                         self._events.put(Event(fields["event"], json.loads(fields["data"]), fields.get("id")))
                         fields = {}
         except httpx2.TransportError:
-            pass  # the server went away; what came until then is what was asked about
+            pass  # the server was stopped; the events until then are kept
         finally:
             self.closed.set()
 
@@ -86,14 +86,14 @@ def watch(web: WebProcess) -> Callable[..., Watcher]:
     return lambda job_id, last=None: Watcher(web.http, job_id, last)
 
 
-def ask(web: WebProcess) -> str:
+def submit(web: WebProcess) -> str:
     return str(web.http.post(URL, json=GOOD).json()["id"])
 
 
 def test_a_job_is_watched_from_queue_to_end(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     watcher = watch(job_id)
     snapshot = watcher.next()
     assert (snapshot.name, snapshot.data["status"], snapshot.data["id"]) == ("snapshot", "queued", job_id)
@@ -103,7 +103,7 @@ def test_a_job_is_watched_from_queue_to_end(
     for percent in (10, 40, 30, 90):
         working.report(redis_url, job_id, 1, percent, step=percent // 10, steps=10)
     shown = [watcher.next("progress").data for _ in range(4)]
-    assert [data["percent"] for data in shown] == [10, 40, 40, 90], "never back"
+    assert [data["percent"] for data in shown] == [10, 40, 40, 90], "progress never goes back"
     assert (shown[0]["step"], shown[0]["steps"], shown[0]["phase"]) == (1, 10, "denoising")
     working.say(redis_url, working.finish(database, job, []))
     (*_, last) = watcher.rest()
@@ -111,19 +111,19 @@ def test_a_job_is_watched_from_queue_to_end(
     assert last.data["result"]["frames"] == 9
 
 
-def test_a_snapshot_shows_how_far_it_is(
+def test_a_snapshot_contains_the_progress(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     working.claim(database, job_id)
     working.report(redis_url, job_id, 1, 55)
     assert watch(job_id).next().data["progress"]["percent"] == 55
 
 
-def test_a_returning_client_is_told_what_it_missed(
+def test_a_reconnecting_client_receives_missed_events(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     job = working.claim(database, job_id)
     first = watch(job_id)
     assert first.next().name == "snapshot"
@@ -141,10 +141,10 @@ def test_a_returning_client_is_told_what_it_missed(
     assert (late[-1].name, late[-1].data["status"]) == ("end", "succeeded")
 
 
-def test_the_end_is_told_though_the_stream_is_gone(
+def test_the_end_is_sent_without_the_stream(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     job = working.claim(database, job_id)
     working.report(redis_url, job_id, 1, 10)
     first = watch(job_id)
@@ -159,8 +159,8 @@ def test_the_end_is_told_though_the_stream_is_gone(
         assert not [event for event in events if event.name == "progress"]
 
 
-def test_an_ended_job_is_told_at_once(web: WebProcess, watch: Callable[..., Watcher]) -> None:
-    job_id = ask(web)
+def test_an_ended_job_is_sent_at_once(web: WebProcess, watch: Callable[..., Watcher]) -> None:
+    job_id = submit(web)
     web.http.post(f"/api/v1/jobs/{job_id}/cancel")
     events = watch(job_id).rest()
     assert [(event.name, event.data["status"]) for event in events] == [("snapshot", "cancelled"), ("end", "cancelled")]
@@ -168,7 +168,7 @@ def test_an_ended_job_is_told_at_once(web: WebProcess, watch: Callable[..., Watc
 
 
 def test_a_watcher_learns_of_a_cancel_at_once(web: WebProcess, watch: Callable[..., Watcher]) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     watcher = watch(job_id)
     watcher.next("snapshot")
     started_at = time.monotonic()
@@ -178,7 +178,7 @@ def test_a_watcher_learns_of_a_cancel_at_once(web: WebProcess, watch: Callable[.
 
 
 def test_a_watched_job_is_deleted(web: WebProcess, watch: Callable[..., Watcher], database: Database) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     watcher = watch(job_id)
     watcher.next("snapshot")
     working.claim(database, job_id)
@@ -186,10 +186,10 @@ def test_a_watched_job_is_deleted(web: WebProcess, watch: Callable[..., Watcher]
     assert watcher.next("end").data == {"id": job_id, "status": "cancelled", "deleted": True}
 
 
-def test_another_attempt_begins_at_nothing(
+def test_another_attempt_starts_at_zero(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, redis_url: str
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     watcher = watch(job_id)
     working.claim(database, job_id)
     working.report(redis_url, job_id, 1, 80)
@@ -197,16 +197,16 @@ def test_another_attempt_begins_at_nothing(
     attempts.give_back(database, job_id, 1)
     working.claim(database, job_id)
     working.report(redis_url, job_id, 2, 5)
-    working.report(redis_url, job_id, 1, 95)  # the first one, believed dead, speaks once more
+    working.report(redis_url, job_id, 1, 95)  # the first attempt, which counts as lost, reports again
     working.report(redis_url, job_id, 2, 10)
     shown = [watcher.next("progress").data for _ in range(2)]
     assert [(data["attempt"], data["percent"]) for data in shown] == [(2, 5), (2, 10)]
 
 
 @pytest.mark.parametrize("url", [None, "redis://127.0.0.1:1/0"])
-def test_without_redis_sql_tells_every_state(settings: Settings, database: Database, url: str | None) -> None:
+def test_without_redis_every_state_is_read_from_sql(settings: Settings, database: Database, url: str | None) -> None:
     with started(Settings(**{**settings.model_dump(), "redis_url": url})) as web:
-        job_id = ask(web)
+        job_id = submit(web)
         watcher = Watcher(web.http, job_id)
         assert watcher.next().data["status"] == "queued"
         job = working.claim(database, job_id)
@@ -218,7 +218,7 @@ def test_without_redis_sql_tells_every_state(settings: Settings, database: Datab
 
 def test_redis_dies_under_a_watcher(settings: Settings, database: Database, redis_server: RedisServer) -> None:
     with started(Settings(**{**settings.model_dump(), "redis_url": redis_server.url})) as web:
-        job_id = ask(web)
+        job_id = submit(web)
         watcher = Watcher(web.http, job_id)
         job = working.claim(database, job_id)
         working.report(redis_server.url, job_id, 1, 50)
@@ -228,10 +228,10 @@ def test_redis_dies_under_a_watcher(settings: Settings, database: Database, redi
         assert watcher.next("end").data["status"] == "succeeded"
 
 
-def test_the_end_comes_though_the_stream_never_told(
+def test_the_end_is_sent_if_the_stream_did_not_report_it(
     web: WebProcess, watch: Callable[..., Watcher], database: Database, settings: Settings
 ) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     watcher = watch(job_id)
     watcher.next("snapshot")
     working.finish(database, working.claim(database, job_id), [])
@@ -239,7 +239,7 @@ def test_the_end_comes_though_the_stream_never_told(
 
 
 def test_the_process_stops_with_watchers_open(web: WebProcess, watch: Callable[..., Watcher]) -> None:
-    watchers = [watch(ask(web)) for _ in range(3)]
+    watchers = [watch(submit(web)) for _ in range(3)]
     for watcher in watchers:
         watcher.next("snapshot")
     started_at = time.monotonic()
@@ -250,7 +250,7 @@ def test_the_process_stops_with_watchers_open(web: WebProcess, watch: Callable[.
 
 
 def test_the_process_stops_under_a_long_poll(web: WebProcess) -> None:
-    job_id = ask(web)
+    job_id = submit(web)
     failed: list[Exception] = []
 
     def poll() -> None:

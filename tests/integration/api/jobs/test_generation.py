@@ -1,4 +1,4 @@
-"""Asking for a video: what is taken, what is answered, and every kind of bad input named, with nothing stored."""
+"""Create videos: accepted requests, responses, and invalid requests, which report every error and store nothing."""
 
 import base64
 import json
@@ -25,14 +25,14 @@ from shared.settings import Settings
 from shared.states import ReplicaState
 from shared.stored_names import WAKE_KEY
 from tests.conftest import both_databases
-from tests.unit.api.http.test_images import png_claiming, written
+from tests.unit.api.http.test_images import encoded, png_claiming
 
 URL = "/api/v1/jobs/generation"
 GOOD: dict[str, Any] = {"model_id": "T2V-A14B", "prompt": "a cat walks", "resolution": "64x64", "frames": 9, "steps": 2}
 
 
 def picture(format: str = "PNG") -> bytes:
-    return written(Image.new("RGB", (16, 16), "green"), format)
+    return encoded(Image.new("RGB", (16, 16), "green"), format)
 
 
 def data_url(content: bytes) -> str:
@@ -41,7 +41,7 @@ def data_url(content: bytes) -> str:
 
 @pytest.fixture
 def nothing_stored(database: Database, settings: Settings) -> Any:
-    """After the test: no job in the database, no input in the store."""
+    """Check after the test that there is no job in the database and no input in the store."""
     yield
     assert lists.page(database, limit=100).jobs == []
     inputs = settings.store_dir / "inputs"
@@ -49,7 +49,7 @@ def nothing_stored(database: Database, settings: Settings) -> Any:
 
 
 @both_databases
-def test_a_job_is_answered_as_the_contract_says(client: TestClient, database: Database) -> None:
+def test_the_response_to_a_new_job(client: TestClient, database: Database) -> None:
     answer = client.post(URL, json={**GOOD, "metadata": {"shot": "12"}, "priority": "high"})
     assert answer.status_code == 202
     job = answer.json()
@@ -58,8 +58,8 @@ def test_a_job_is_answered_as_the_contract_says(client: TestClient, database: Da
     assert (job["attempt"], job["max_attempts"], job["queue_position"], job["mock"]) == (0, 5, 0, False)
     assert job["params"]["resolution"] == "64x64"
     assert job["params"]["image"] is False
-    assert job["params"]["guidance_scale"] == 4.0, "the model's native value"
-    assert isinstance(job["params"]["seed"], int), "drawn and told"
+    assert job["params"]["guidance_scale"] == 4.0, "the model's default"
+    assert isinstance(job["params"]["seed"], int), "chosen at random and returned"
     assert job["metadata"] == {"shot": "12"}
     assert job["created_at"].endswith("Z")
     assert job["progress"]["percent"] == 0
@@ -69,7 +69,7 @@ def test_a_job_is_answered_as_the_contract_says(client: TestClient, database: Da
     assert client.get(answer.headers["location"]).json() == job
 
 
-def test_the_accepted_job_knows_its_place(client: TestClient) -> None:
+def test_an_accepted_job_has_its_position(client: TestClient) -> None:
     assert client.post(URL, json=GOOD).json()["queue_position"] == 0
     assert client.post(URL, json=GOOD).json()["queue_position"] == 1
     first = client.post(URL, json={**GOOD, "priority": "critical"}).json()
@@ -78,19 +78,19 @@ def test_the_accepted_job_knows_its_place(client: TestClient) -> None:
     assert [job["queue_position"] for job in listed] == [0, 2, 1]
 
 
-def test_the_dispatcher_is_nudged(client: TestClient, settings: Settings) -> None:
+def test_the_dispatcher_is_woken(client: TestClient, settings: Settings) -> None:
     client.post(URL, json=GOOD)
     assert settings.redis is not None
     assert redis.Redis.from_url(settings.redis).blpop([WAKE_KEY], timeout=5) is not None
 
 
-def test_many_at_once_are_each_answered_with_their_own_job(client: TestClient, database: Database) -> None:
-    def ask(place: int) -> dict[str, Any]:
+def test_concurrent_requests_get_their_own_jobs(client: TestClient, database: Database) -> None:
+    def submit(place: int) -> dict[str, Any]:
         answer: dict[str, Any] = client.post(URL, json={**GOOD, "prompt": f"scene {place}"}).json()
         return answer
 
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, range(64)))
+        answers = list(pool.map(submit, range(64)))
     assert [answer["params"]["prompt"] for answer in answers] == [f"scene {place}" for place in range(64)]
     assert len({records.get(database, answer["id"]).queued_at for answer in answers}) == 64
 
@@ -144,10 +144,10 @@ def test_a_lora_is_a_file_a_pair_or_half_of_one(client: TestClient, settings: Se
     assert answer.status_code == 422
     (error,) = answer.json()["errors"]
     assert error["loc"] == ["body", "loras", 1, "name"]
-    assert "there are: fast, half, style" in error["msg"]
+    assert "available: fast, half, style" in error["msg"]
 
 
-# one bad request: the field that must be named, and what replaces the good values
+# (the field that must be reported, the fields that replace valid ones)
 BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("model_id", {"model_id": "nonesuch"}),
     ("model_id", {"model_id": None}),
@@ -156,7 +156,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("image", {"model_id": "I2V-A14B"}),
     ("image", {"model_id": "I2V-A14B", "image": "http://example.com/cat.png"}),
     ("image", {"model_id": "I2V-A14B", "image": "/etc/passwd"}),
-    ("image", {"model_id": "I2V-A14B", "image": data_url(written(Image.new("P", (4, 4)), "GIF"))}),
+    ("image", {"model_id": "I2V-A14B", "image": data_url(encoded(Image.new("P", (4, 4)), "GIF"))}),
     ("image", {"model_id": "I2V-A14B", "image": data_url(picture()[:60])}),
     ("image", {"model_id": "I2V-A14B", "image": data_url(png_claiming(60_000, 60_000))}),
     ("resolution", {"resolution": "123x456"}),
@@ -200,7 +200,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.usefixtures("nothing_stored")
 @pytest.mark.parametrize(("field", "wrong"), BAD_FIELDS, ids=lambda value: str(value)[:40])
-def test_a_wrong_field_is_named(client: TestClient, field: str, wrong: dict[str, Any]) -> None:
+def test_an_invalid_field_is_reported(client: TestClient, field: str, wrong: dict[str, Any]) -> None:
     body = json.dumps({**GOOD, **wrong})
     answer = client.post(URL, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422, answer.text
@@ -210,28 +210,28 @@ def test_a_wrong_field_is_named(client: TestClient, field: str, wrong: dict[str,
     assert problem["request_id"] == answer.headers["x-request-id"]
     assert field in {error["loc"][1] for error in problem["errors"]}
     assert field in problem["detail"]
-    assert len(answer.content) < 10_000, "what was sent is not sent back"
+    assert len(answer.content) < 10_000, "the response does not repeat the input"
 
 
 @pytest.mark.usefixtures("nothing_stored")
-def test_the_same_fields_are_named_in_a_form(client: TestClient) -> None:
+def test_the_same_fields_are_reported_in_a_form(client: TestClient) -> None:
     fields = {**GOOD, "frames": "ten", "fps": "23.5", "guidance_scale": "nan", "metadata": "{", "loras": "x"}
     answer = client.post(URL, data=fields, files={"image": ("a.png", picture(), "image/png")})
     assert answer.status_code == 422
     named = {error["loc"][1] for error in answer.json()["errors"]}
-    assert named == {"frames", "fps", "guidance_scale", "metadata", "loras", "image"}, "T2V takes no picture"
+    assert named == {"frames", "fps", "guidance_scale", "metadata", "loras", "image"}, "T2V accepts no image"
 
 
 @pytest.mark.usefixtures("nothing_stored")
-def test_all_wrong_fields_are_named_at_once(client: TestClient) -> None:
+def test_all_invalid_fields_are_reported_together(client: TestClient) -> None:
     answer = client.post(URL, json={**GOOD, "frames": 500, "fps": 23, "resolution": "1x1"})
     assert {error["loc"][1] for error in answer.json()["errors"]} == {"frames", "fps", "resolution"}
-    assert "8, 12, 16, 24" in answer.json()["detail"], "what is allowed is told"
+    assert "8, 12, 16, 24" in answer.json()["detail"], "the allowed values are listed"
 
 
 @pytest.mark.usefixtures("nothing_stored")
 def test_a_gif_renamed_png_is_refused(client: TestClient) -> None:
-    gif = written(Image.new("P", (4, 4)), "GIF")
+    gif = encoded(Image.new("P", (4, 4)), "GIF")
     answer = client.post(URL, data={**GOOD, "model_id": "I2V-A14B"}, files={"image": ("cat.png", gif, "image/png")})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["body", "image"]
@@ -260,7 +260,7 @@ def test_a_gif_renamed_png_is_refused(client: TestClient) -> None:
         ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\nv\r\n--x--\r\n", 400),
     ],
 )
-def test_a_body_that_cannot_be_read(client: TestClient, content_type: str, body: bytes, status: int) -> None:
+def test_a_malformed_body(client: TestClient, content_type: str, body: bytes, status: int) -> None:
     answer = client.post(URL, content=body, headers={"Content-Type": content_type})
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -268,12 +268,12 @@ def test_a_body_that_cannot_be_read(client: TestClient, content_type: str, body:
 
 @pytest.mark.usefixtures("nothing_stored")
 def test_a_part_given_twice_or_unknown_is_refused(client: TestClient) -> None:
-    def ask(*parts: tuple[str, Any]) -> httpx2.Response:
+    def submit(*parts: tuple[str, Any]) -> httpx2.Response:
         return client.post(URL, files=[("model_id", (None, "TI2V-5B")), ("prompt", (None, "x")), *parts])
 
-    assert ask(("prompt", (None, "y"))).status_code == 422
-    assert ask(("image", (None, data_url(picture()))), ("image", (None, data_url(picture())))).status_code == 422
-    assert ask(("video", ("a.mp4", b"x", "video/mp4"))).status_code == 422
+    assert submit(("prompt", (None, "y"))).status_code == 422
+    assert submit(("image", (None, data_url(picture()))), ("image", (None, data_url(picture())))).status_code == 422
+    assert submit(("video", ("a.mp4", b"x", "video/mp4"))).status_code == 422
 
 
 @pytest.mark.usefixtures("nothing_stored")
@@ -288,7 +288,7 @@ def test_a_body_over_thirty_megabytes(client: TestClient, declared: bool) -> Non
 
 
 @pytest.mark.usefixtures("nothing_stored")
-def test_an_unknown_query_parameter_is_named(client: TestClient) -> None:
+def test_an_unknown_query_parameter_is_reported(client: TestClient) -> None:
     answer = client.post(f"{URL}?dry_run=1", json=GOOD)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["query", "dry_run"]
@@ -313,7 +313,7 @@ def test_the_same_key_and_body_give_the_same_job(client: TestClient, database: D
 
 
 @both_databases
-def test_the_same_key_at_the_same_moment_makes_one_job(client: TestClient, database: Database) -> None:
+def test_concurrent_requests_with_one_key_create_one_job(client: TestClient, database: Database) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.post(URL, json=GOOD, headers={"Idempotency-Key": "k"}), range(16)))
     assert sorted(answer.status_code for answer in answers) == [200] * 15 + [202]
@@ -333,13 +333,13 @@ def test_a_replay_leaves_no_second_image(client: TestClient, settings: Settings)
 
 @pytest.mark.usefixtures("nothing_stored")
 @pytest.mark.parametrize("key", ["", "x" * 256, "caf\u00e9", "a\tb"])
-def test_a_malformed_key_is_named(client: TestClient, key: str) -> None:
+def test_a_malformed_key_is_reported(client: TestClient, key: str) -> None:
     answer = client.post(URL, json=GOOD, headers={"Idempotency-Key": key.encode("latin-1")})  # type: ignore[dict-item]
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["header", "Idempotency-Key"]
 
 
-# --- the mock
+# --- placeholder output
 
 
 def has_model(database: Database, settings: Settings, node: str) -> None:
@@ -348,7 +348,7 @@ def has_model(database: Database, settings: Settings, node: str) -> None:
     replicas.record(database, node, models.load(settings.catalogue), {"T2V-A14B": whole})
 
 
-def test_a_mock_only_where_it_is_named_and_the_model_is_not_ready(
+def test_placeholder_output_only_if_requested_and_the_model_is_not_ready(
     client: TestClient, database: Database, settings: Settings
 ) -> None:
     allowed = {**GOOD, "fallback": ["mock_generation"]}
@@ -363,17 +363,17 @@ def test_a_real_job_where_the_model_is_ready(client: TestClient, database: Datab
     assert client.post(URL, json={**GOOD, "fallback": ["mock_generation"]}).json()["mock"] is False
 
 
-def test_a_node_that_fell_silent_holds_nothing(client: TestClient, database: Database, settings: Settings) -> None:
+def test_a_silent_node_counts_as_having_no_models(client: TestClient, database: Database, settings: Settings) -> None:
     has_model(database, settings, "here")
     with database.write() as session:
         session.connection().execute(update(Node).values(seen_at=epoch_now() - 3600))
     assert client.post(URL, json={**GOOD, "fallback": ["mock_generation"]}).json()["mock"] is True
 
 
-# --- a part is away
+# --- unavailable parts
 
 
-def test_without_redis_jobs_are_accepted_all_the_same(
+def test_without_redis_jobs_are_accepted(
     settings: Settings, database: Database, make_client: Callable[[Settings], TestClient]
 ) -> None:
     for url in (None, "redis://127.0.0.1:1/0"):
@@ -391,7 +391,7 @@ def test_a_full_disk_is_507_and_leaves_nothing(
         assert answer.json()["code"] == "disk_full"
 
 
-def test_without_tables_it_says_so(
+def test_missing_tables_are_reported(
     settings: Settings, tmp_path: Path, make_client: Callable[[Settings], TestClient]
 ) -> None:
     bare = f"sqlite:///{tmp_path}/bare.db"
@@ -416,7 +416,7 @@ def test_a_database_that_cannot_be_reached_is_503(
     assert client.get("/healthz").status_code == 200
 
 
-def test_an_error_nobody_foresaw_tells_nothing(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_reveals_nothing(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: Any, **options: Any) -> Any:
         raise RuntimeError("secret /path/of/mine")
 

@@ -1,4 +1,4 @@
-"""A job over HTTP after it was accepted: read, listed, waited for, cancelled, retried, deleted."""
+"""Accepted jobs over HTTP: read, list, wait, cancel, retry, delete."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ JOBS = "/api/v1/jobs"
 NO_JOB = "01a200a8-9d61-7b73-9518-0828900b8a51"
 
 
-def ask(client: TestClient, **more: Any) -> dict[str, Any]:
+def submit(client: TestClient, **more: Any) -> dict[str, Any]:
     answer = client.post(URL, json={**GOOD, **more})
     assert answer.status_code == 202, answer.text
     job: dict[str, Any] = answer.json()
@@ -42,7 +42,7 @@ def get(client: TestClient, job_id: str) -> dict[str, Any]:
 
 @both_databases
 def test_a_job_from_its_claim_to_its_end(client: TestClient, database: Database, settings: Settings) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     store = DirectoryStore(settings.store_dir)
     claimed = working.claim(database, job_id)
     running = get(client, job_id)
@@ -70,7 +70,7 @@ def test_a_job_from_its_claim_to_its_end(client: TestClient, database: Database,
 
 
 def test_percent_never_goes_back_within_an_attempt(client: TestClient, database: Database, settings: Settings) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     working.claim(database, job_id)
     assert settings.redis is not None
     working.report(settings.redis, job_id, 1, 60)
@@ -80,16 +80,16 @@ def test_percent_never_goes_back_within_an_attempt(client: TestClient, database:
     Progress(RestingRedis(settings.redis)).forget(job_id)
     assert get(client, job_id)["progress"]["percent"] == 60, "Redis lost its data"
     attempts.give_back(database, job_id, 1)
-    assert get(client, job_id)["progress"]["percent"] == 60, "it ran that far"
+    assert get(client, job_id)["progress"]["percent"] == 60, "the last progress is kept"
     working.claim(database, job_id)
     assert get(client, job_id)["progress"]["percent"] == 0, "another attempt"
 
 
-def test_progress_stands_still_while_redis_is_away(
+def test_progress_does_not_go_back_without_redis(
     settings: Settings, database: Database, redis_server: RedisServer, make_client: Any
 ) -> None:
     client = make_client(Settings(**{**settings.model_dump(), "redis_url": redis_server.url}))
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     working.claim(database, job_id)
     working.report(redis_server.url, job_id, 1, 33)
     assert get(client, job_id)["progress"]["percent"] == 33
@@ -99,8 +99,8 @@ def test_progress_stands_still_while_redis_is_away(
     assert time.monotonic() - started < 2, "a missing Redis slows nothing"
 
 
-def test_a_failure_is_told(client: TestClient, database: Database) -> None:
-    job_id = ask(client)["id"]
+def test_a_failure_is_shown(client: TestClient, database: Database) -> None:
+    job_id = submit(client)["id"]
     working.claim(database, job_id)
     attempts.fail(database, job_id, 1, Failure("out_of_memory", "no room on the device", retryable=True))
     job = get(client, job_id)
@@ -125,7 +125,7 @@ def all_pages(client: TestClient, query: str) -> list[str]:
 
 @both_databases
 def test_lists_are_newest_first_and_paged(client: TestClient) -> None:
-    made = [ask(client)["id"] for _ in range(7)]
+    made = [submit(client)["id"] for _ in range(7)]
     assert all_pages(client, "limit=3") == made[::-1]
     assert all_pages(client, "limit=7") == made[::-1]
     assert len(client.get(JOBS).json()["data"]) == 7
@@ -133,9 +133,9 @@ def test_lists_are_newest_first_and_paged(client: TestClient) -> None:
 
 @both_databases
 def test_lists_are_filtered(client: TestClient) -> None:
-    first = ask(client)
+    first = submit(client)
     time.sleep(0.002)
-    second = ask(client, model_id="TI2V-5B")
+    second = submit(client, model_id="TI2V-5B")
     client.post(f"{JOBS}/{first['id']}/cancel")
     assert all_pages(client, "status=cancelled") == [first["id"]]
     assert all_pages(client, "status=queued") == [second["id"]]
@@ -161,7 +161,7 @@ def test_lists_are_filtered(client: TestClient) -> None:
         ("limit=1&limit=2", "limit"), ("colour=red", "colour"), ("=x", ""),
     ],
 )  # fmt: skip
-def test_a_wrong_query_parameter_is_named(client: TestClient, query: str, name: str) -> None:
+def test_an_invalid_query_parameter_is_reported(client: TestClient, query: str, name: str) -> None:
     answer = client.get(f"{JOBS}?{query}")
     assert answer.status_code == 422, answer.text
     assert [error["loc"] for error in answer.json()["errors"]] == [["query", name]]
@@ -172,13 +172,13 @@ def test_a_wrong_query_parameter_is_named(client: TestClient, query: str, name: 
     ("method", "rest"),
     [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry"), ("GET", "/events"), ("GET", "/artifacts/x")],
 )
-def test_no_such_job(client: TestClient, method: str, rest: str, job_id: str) -> None:
+def test_a_missing_job(client: TestClient, method: str, rest: str, job_id: str) -> None:
     answer = client.request(method, f"{JOBS}/{job_id}{rest}")
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_allow_names_every_method_of_a_path(client: TestClient) -> None:
+def test_allow_lists_every_method_of_a_path(client: TestClient) -> None:
     answer = client.put(f"{JOBS}/{NO_JOB}")
     assert answer.status_code == 405
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE"}
@@ -187,13 +187,13 @@ def test_allow_names_every_method_of_a_path(client: TestClient) -> None:
     assert answer.json()["code"] == "method_not_allowed"
 
 
-def test_head_is_answered_where_get_is(client: TestClient) -> None:
-    job_id = ask(client)["id"]
+def test_head_is_supported_where_get_is(client: TestClient) -> None:
+    job_id = submit(client)["id"]
     for path in (JOBS, f"{JOBS}/{job_id}", "/healthz", "/readyz", "/openapi.json", "/docs"):
         assert client.head(path).status_code == 200
 
 
-def test_the_request_id_comes_back(client: TestClient) -> None:
+def test_the_request_id_is_returned(client: TestClient) -> None:
     assert client.get("/healthz", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
     drawn = client.get("/healthz", headers={"X-Request-ID": "two words"}).headers["x-request-id"]
     assert len(drawn) == 24
@@ -205,7 +205,7 @@ def test_the_request_id_comes_back(client: TestClient) -> None:
 
 
 def test_a_long_poll_is_answered_when_the_job_ends(client: TestClient, database: Database, settings: Settings) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     job = working.claim(database, job_id)
 
     def end() -> None:
@@ -217,15 +217,15 @@ def test_a_long_poll_is_answered_when_the_job_ends(client: TestClient, database:
     started = time.monotonic()
     answer = client.get(f"{JOBS}/{job_id}", headers={"Prefer": "wait=30"})
     assert answer.json()["status"] == "succeeded"
-    assert 0.25 < time.monotonic() - started < 3, "at once, not at the next look"
+    assert 0.25 < time.monotonic() - started < 3, "at once, not at the next pass"
     assert answer.headers["preference-applied"] == "wait=30"
     timer.join()
     again = client.get(f"{JOBS}/{job_id}", headers={"Prefer": "wait=30"})
     assert again.json()["status"] == "succeeded"
 
 
-def test_a_long_poll_ends_with_its_time(client: TestClient) -> None:
-    job_id = ask(client)["id"]
+def test_a_long_poll_ends_after_its_time(client: TestClient) -> None:
+    job_id = submit(client)["id"]
     started = time.monotonic()
     assert client.get(f"{JOBS}/{job_id}", headers={"Prefer": "wait=1"}).json()["status"] == "queued"
     assert 0.9 < time.monotonic() - started < 2.5
@@ -234,7 +234,7 @@ def test_a_long_poll_ends_with_its_time(client: TestClient) -> None:
 
 def test_a_long_poll_without_redis(settings: Settings, database: Database, make_client: Any) -> None:
     client = make_client(Settings(**{**settings.model_dump(), "redis_url": None}))
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     job = working.claim(database, job_id)
     timer = threading.Timer(0.3, lambda: working.finish(database, job, []))
     timer.start()
@@ -250,7 +250,7 @@ def test_a_long_poll_without_redis(settings: Settings, database: Database, make_
 
 @both_databases
 def test_a_queued_job_is_cancelled_at_once(client: TestClient, redis_url: str) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     answer = client.post(f"{JOBS}/{job_id}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
     assert answer.json()["finished_at"] is not None
@@ -260,19 +260,19 @@ def test_a_queued_job_is_cancelled_at_once(client: TestClient, redis_url: str) -
 
 
 @both_databases
-def test_a_running_job_is_asked_to_stop(client: TestClient, database: Database, settings: Settings) -> None:
-    job_id = ask(client)["id"]
+def test_cancelling_a_running_job_requests_a_stop(client: TestClient, database: Database, settings: Settings) -> None:
+    job_id = submit(client)["id"]
     working.claim(database, job_id)
     answer = client.post(f"{JOBS}/{job_id}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (202, "running")
-    assert attempts.renew(database, job_id, 1, 60).cancel, "the row says so"
-    told = Progress(RestingRedis(settings.redis, timeout=5)).report(job_id, {"kind": "progress", "attempt": 1})
-    assert told, "and so does Redis"
+    assert attempts.renew(database, job_id, 1, 60).cancel, "the row has the cancellation"
+    reported = Progress(RestingRedis(settings.redis, timeout=5)).report(job_id, {"kind": "progress", "attempt": 1})
+    assert reported, "Redis knows the cancellation"
 
 
 @both_databases
 def test_a_finished_job_cannot_be_cancelled(client: TestClient, database: Database) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     working.finish(database, working.claim(database, job_id), [])
     answer = client.post(f"{JOBS}/{job_id}/cancel")
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
@@ -284,7 +284,7 @@ def test_a_finished_job_cannot_be_cancelled(client: TestClient, database: Databa
 
 @both_databases
 def test_a_retry_is_a_new_job_with_the_same_parameters(client: TestClient) -> None:
-    first = ask(client, metadata={"a": "b"}, priority="low")
+    first = submit(client, metadata={"a": "b"}, priority="low")
     client.post(f"{JOBS}/{first['id']}/cancel")
     answer = client.post(f"{JOBS}/{first['id']}/retry")
     assert answer.status_code == 202
@@ -295,8 +295,8 @@ def test_a_retry_is_a_new_job_with_the_same_parameters(client: TestClient) -> No
     assert answer.headers["location"] == f"{JOBS}/{second['id']}"
 
 
-def test_a_retry_has_an_image_of_its_own(client: TestClient, database: Database, settings: Settings) -> None:
-    first = ask(client, model_id="I2V-A14B", image=data_url(picture()))
+def test_a_retry_has_its_own_copy_of_the_image(client: TestClient, database: Database, settings: Settings) -> None:
+    first = submit(client, model_id="I2V-A14B", image=data_url(picture()))
     client.post(f"{JOBS}/{first['id']}/cancel")
     second = client.post(f"{JOBS}/{first['id']}/retry").json()
     assert client.delete(f"{JOBS}/{first['id']}").status_code == 204
@@ -305,7 +305,7 @@ def test_a_retry_has_an_image_of_its_own(client: TestClient, database: Database,
 
 
 def test_a_retry_whose_image_is_gone_is_a_conflict(client: TestClient, settings: Settings) -> None:
-    first = ask(client, model_id="I2V-A14B", image=data_url(picture()))
+    first = submit(client, model_id="I2V-A14B", image=data_url(picture()))
     client.post(f"{JOBS}/{first['id']}/cancel")
     DirectoryStore(settings.store_dir).drop_job(first["id"])
     answer = client.post(f"{JOBS}/{first['id']}/retry")
@@ -315,14 +315,14 @@ def test_a_retry_whose_image_is_gone_is_a_conflict(client: TestClient, settings:
 
 
 def test_only_an_ended_job_can_be_retried(client: TestClient, database: Database) -> None:
-    job_id = ask(client)["id"]
+    job_id = submit(client)["id"]
     assert client.post(f"{JOBS}/{job_id}/retry").status_code == 409
     working.claim(database, job_id)
     assert client.post(f"{JOBS}/{job_id}/retry").status_code == 409
 
 
-def test_a_retry_with_a_key_is_made_once(client: TestClient) -> None:
-    job_id = ask(client)["id"]
+def test_a_retry_with_a_key_is_created_once(client: TestClient) -> None:
+    job_id = submit(client)["id"]
     client.post(f"{JOBS}/{job_id}/cancel")
     key = {"Idempotency-Key": "again"}
     first = client.post(f"{JOBS}/{job_id}/retry", headers=key)
@@ -336,8 +336,8 @@ def test_a_retry_with_a_key_is_made_once(client: TestClient) -> None:
 
 
 @both_databases
-def test_an_ended_job_is_deleted_with_all_it_had(client: TestClient, database: Database, settings: Settings) -> None:
-    job_id = ask(client, model_id="I2V-A14B", image=data_url(picture()))["id"]
+def test_an_ended_job_is_deleted_with_its_files(client: TestClient, database: Database, settings: Settings) -> None:
+    job_id = submit(client, model_id="I2V-A14B", image=data_url(picture()))["id"]
     store = DirectoryStore(settings.store_dir)
     job = working.claim(database, job_id)
     working.report(settings.redis or "", job_id, 1, 10)
@@ -355,7 +355,7 @@ def test_an_ended_job_is_deleted_with_all_it_had(client: TestClient, database: D
 def test_a_job_is_deleted_though_its_files_cannot_be_removed_yet(
     client: TestClient, database: Database, settings: Settings
 ) -> None:
-    job_id = ask(client, model_id="I2V-A14B", image=data_url(picture()))["id"]
+    job_id = submit(client, model_id="I2V-A14B", image=data_url(picture()))["id"]
     working.finish(database, working.claim(database, job_id), [])
 
     def refuse(self: DirectoryStore, job_id: str) -> None:
@@ -371,8 +371,8 @@ def test_a_job_is_deleted_though_its_files_cannot_be_removed_yet(
 
 
 @both_databases
-def test_a_running_job_is_hidden_and_asked_to_stop(client: TestClient, database: Database) -> None:
-    job_id = ask(client)["id"]
+def test_deleting_a_running_job_hides_it_and_requests_a_stop(client: TestClient, database: Database) -> None:
+    job_id = submit(client)["id"]
     working.claim(database, job_id)
     assert client.delete(f"{JOBS}/{job_id}").status_code == 204
     assert client.get(f"{JOBS}/{job_id}").status_code == 404
@@ -394,8 +394,8 @@ def test_a_deleted_jobs_key_is_free_again(client: TestClient, database: Database
     assert second.json()["id"] != first["id"]
 
 
-def test_slow_lists_leave_the_threads_that_others_need(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    job_id = ask(client)["id"]
+def test_slow_lists_do_not_use_up_all_threads(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = submit(client)["id"]
     begun, go_on = threading.Semaphore(0), threading.Event()
 
     def slow(*_: Any, **__: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Requests as browsers, generated clients and other servers' clients really write them."""
+"""Requests in the forms that browsers, generated clients and clients of other servers send."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +20,11 @@ Part = tuple[str, bytes]  # the Content-Disposition's parameters, and the conten
 
 
 def form(client: TestClient, url: str, *parts: Part, **fields: object) -> Any:
-    """A form written by hand, since no client library writes all that clients send."""
+    """Send a form written by hand, because no client library produces all variants."""
     all_parts = [*((f'name="{name}"', str(value).encode()) for name, value in fields.items()), *parts]
     body = b"".join(
-        b"--x\r\nContent-Disposition: form-data; " + said.encode("latin-1") + b"\r\n\r\n" + content + b"\r\n"
-        for said, content in all_parts
+        b"--x\r\nContent-Disposition: form-data; " + disposition.encode("latin-1") + b"\r\n\r\n" + content + b"\r\n"
+        for disposition, content in all_parts
     )
     return client.post(url, content=body + b"--x--\r\n", headers={"Content-Type": "multipart/form-data; boundary=x"})
 
@@ -37,7 +37,7 @@ def named(answer: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "disposition",
     [
         "name=\"image\"; filename*=utf-8''b%C3%A4r.png",
         "filename*=UTF-8''b%C3%A4r.png; name=image",
@@ -46,19 +46,19 @@ def named(answer: Any) -> list[str]:
         'name="image"; filename=""',
     ],
 )
-def test_a_file_however_it_is_named(client: TestClient, said: str) -> None:
-    answer = form(client, URL, (said, picture()), **I2V)
+def test_a_file_part_with_any_form_of_name(client: TestClient, disposition: str) -> None:
+    answer = form(client, URL, (disposition, picture()), **I2V)
     assert answer.status_code == 202, answer.text
     assert answer.json()["params"]["image"] is True
 
 
-@pytest.mark.parametrize("said", ["filename*=utf-8''x.png", 'filename="x.png"'])
-def test_a_file_in_another_part_is_told_where_files_go(client: TestClient, said: str) -> None:
-    answer = form(client, URL, (f'name="seed"; {said}', picture()), **I2V)
+@pytest.mark.parametrize("disposition", ["filename*=utf-8''x.png", 'filename="x.png"'])
+def test_a_file_in_another_part_is_refused(client: TestClient, disposition: str) -> None:
+    answer = form(client, URL, (f'name="seed"; {disposition}', picture()), **I2V)
     assert answer.status_code == 422
     assert answer.json()["errors"][0] == {
         "loc": ["body", "seed"],
-        "msg": "there is no such file part; a file goes into `image`, all other parts are values without a filename",
+        "msg": "must not be a file; only the part `image` may be a file, all others are values without a filename",
         "type": "extra_forbidden",
     }
 
@@ -69,7 +69,7 @@ def test_a_field_whose_value_only_looks_like_a_file_name_is_a_field(client: Test
     assert answer.json()["params"]["negative_prompt"] == "blur"
 
 
-def test_inputs_that_nobody_filled_in_are_not_given(client: TestClient) -> None:
+def test_empty_inputs_count_as_not_given(client: TestClient) -> None:
     empty = [
         (f'name="{name}"', b"") for name in ("seed", "negative_prompt", "fps", "webhook_url", "priority", "loras[]")
     ]
@@ -85,7 +85,7 @@ def test_inputs_that_nobody_filled_in_are_not_given(client: TestClient) -> None:
 @pytest.mark.parametrize("url", [URL, VIDEOS])
 @pytest.mark.parametrize("field", ["fallback", "loras", "metadata"])
 @pytest.mark.parametrize("type", ["application/json", "Application/JSON; charset=utf-8"])
-def test_a_part_that_says_that_it_is_json_is_not_empty(client: TestClient, url: str, field: str, type: str) -> None:
+def test_an_empty_json_part_is_refused(client: TestClient, url: str, field: str, type: str) -> None:
     fields = GOOD if url == URL else {"prompt": "a cat"}
     answer = form(client, url, (f'name="{field}"\r\nContent-Type: {type}', b""), **fields)
     assert answer.status_code == (422 if url == URL else 400), answer.text
@@ -95,11 +95,11 @@ def test_a_part_that_says_that_it_is_json_is_not_empty(client: TestClient, url: 
 
 
 @pytest.mark.parametrize(("url", "name"), [(URL, "GenerationForm"), (VIDEOS, "VideoForm")])
-def test_the_document_says_which_parts_may_be_empty(client: TestClient, url: str, name: str) -> None:
+def test_the_document_describes_which_parts_may_be_empty(client: TestClient, url: str, name: str) -> None:
     components = document(models.load("default"))["components"]
     fields = GOOD if url == URL else {"prompt": "a cat", "model": "T2V-A14B"}
     json_parts = {"loras", "fallback", "metadata"}
-    said, done = {}, {}
+    documented, done = {}, {}
     for field, schema in components["schemas"][name]["properties"].items():
         if schema.get("format") == "binary":
             continue
@@ -107,37 +107,37 @@ def test_the_document_says_which_parts_may_be_empty(client: TestClient, url: str
         others = {key: value for key, value in fields.items() if key != field}
         answer = form(client, url, (f'name="{field}"{type}', b""), **others)
         done[field] = answer.status_code < 300
-        said[field] = jsonschema.Draft202012Validator({**schema, "components": components}).is_valid("")
-    assert done == said
+        documented[field] = jsonschema.Draft202012Validator({**schema, "components": components}).is_valid("")
+    assert done == documented
     assert not done["prompt"]
     assert done["seed"]
 
 
-def test_what_is_needed_is_missing_where_it_is_empty(client: TestClient) -> None:
+def test_an_empty_required_part_counts_as_missing(client: TestClient) -> None:
     answer = form(client, URL, ('name="prompt"', b""), ('name="steps"', b""), model_id="T2V-A14B")
     assert (answer.status_code, named(answer)) == (422, ["prompt"])
 
 
 @pytest.mark.parametrize("field", ["steps", "seed", "frames", "guidance_scale", "loras", "metadata", "webhook_url"])
 @pytest.mark.parametrize("text", ["null", " null ", "none", "true", "NaN"])
-def test_a_word_is_no_number_in_a_form(client: TestClient, field: str, text: str) -> None:
+def test_text_is_not_a_number_in_a_form(client: TestClient, field: str, text: str) -> None:
     answer = form(client, URL, **{**GOOD, field: text})
     assert (answer.status_code, named(answer)) == (422, [field])
 
 
 @pytest.mark.parametrize("url", [URL, VIDEOS])
-def test_a_lora_s_scale_that_comes_in_parts_is_a_number(client: TestClient, url: str) -> None:
+def test_the_scale_of_a_lora_in_form_parts_is_a_number(client: TestClient, url: str) -> None:
     fields = GOOD if url == URL else {"prompt": "a cat"}
     answer = form(client, url, ('name="loras[][name]"', b"12"), ('name="loras[][scale]"', b"0.5"), **fields)
     assert "there is no LoRA '12'" in answer.text
     assert "number" not in answer.text
 
 
-# --- everything that is wrong, at once
+# --- all errors together
 
 
 @pytest.mark.parametrize("as_form", [False, True])
-def test_the_catalogue_s_refusals_stand_beside_an_unknown_field(client: TestClient, as_form: bool) -> None:
+def test_errors_of_the_catalogue_are_reported_with_an_unknown_field(client: TestClient, as_form: bool) -> None:
     wrong = {"colour": "blue", "steps": "two", "fps": 23, "resolution": "1x1", "webhook_url": "http://169.254.169.254/"}
     asked = {**GOOD, **wrong}
     answer = form(client, URL, **asked) if as_form else client.post(URL, json=asked)
@@ -146,14 +146,14 @@ def test_the_catalogue_s_refusals_stand_beside_an_unknown_field(client: TestClie
     assert all(name in answer.json()["detail"] for name in wrong)
 
 
-def test_a_bad_picture_stands_beside_the_rest(client: TestClient) -> None:
+def test_an_invalid_image_is_reported_with_other_errors(client: TestClient) -> None:
     answer = client.post(URL, json={**I2V, "fps": 23, "frames": "x", "image": "data:image/png;base64,!"})
     assert sorted(named(answer)) == ["fps", "frames", "image"]
     answer = form(client, URL, ('name="image"; filename="a.png"', b"no picture"), **{**I2V, "fps": 23})
     assert sorted(named(answer)) == ["fps", "image"]
 
 
-def test_the_convention_names_them_all(client: TestClient) -> None:
+def test_the_video_routes_report_all_errors(client: TestClient) -> None:
     asked = {
         "prompt": "a cat",
         "model": "T2V-A14B",
@@ -166,14 +166,14 @@ def test_the_convention_names_them_all(client: TestClient) -> None:
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert all(f"{name}: " in error["message"] for name in asked.keys() - {"prompt", "model", "width"})
-    assert "height: is needed" in error["message"]
+    assert "height: is required" in error["message"]
     assert "webhook_url: localhost is not a public address" in error["message"]
 
 
-# --- other servers' clients
+# --- clients of other servers
 
 
-def test_a_seed_of_minus_one_is_drawn_everywhere(client: TestClient) -> None:
+def test_a_seed_of_minus_one_is_random_on_all_routes(client: TestClient) -> None:
     made = client.post(URL, json={**GOOD, "seed": -1}).json()
     assert made["params"]["seed"] >= 0
     asked = {"prompt": "a cat", "seed": -1, "num_frames": 9, "seconds": "99", "size": "64x64"}
@@ -185,7 +185,7 @@ def test_a_seed_of_minus_one_is_drawn_everywhere(client: TestClient) -> None:
     assert named(client.post(URL, json={**GOOD, "seed": -2})) == ["seed"]
 
 
-def test_models_in_the_convention_s_shape(client: TestClient) -> None:
+def test_models_in_the_openai_format(client: TestClient) -> None:
     found = client.get("/v1/models").json()
     assert found["object"] == "list"
     assert [one["id"] for one in found["data"]] == ["T2V-A14B", "I2V-A14B", "TI2V-5B"]
@@ -217,18 +217,18 @@ NEVER = [
 
 
 @pytest.mark.parametrize("host", NEVER)
-def test_an_address_that_is_never_sent_to_is_refused_when_it_is_named(client: TestClient, host: str) -> None:
+def test_a_forbidden_webhook_address_is_refused(client: TestClient, host: str) -> None:
     answer = client.post(URL, json={**GOOD, "webhook_url": f"http://{host}/hook"})
     assert answer.status_code == 422, answer.text
     (wrong,) = answer.json()["errors"]
     assert (wrong["loc"], wrong["type"]) == (["body", "webhook_url"], "forbidden_address")
-    assert "is not a public address, so nothing would ever be sent there" in wrong["msg"]
+    assert "is not a public address, so no webhook can be sent there" in wrong["msg"]
 
 
 @pytest.mark.parametrize(
     "host", ["hooks.example", "93.184.216.34", "[2606:2800:220:1::1]", "1.1", "intranet", "a.local"]
 )
-def test_names_are_looked_up_only_when_it_is_sent(client: TestClient, host: str) -> None:
+def test_host_names_are_resolved_only_when_sending(client: TestClient, host: str) -> None:
     url = f"http://{host}/" if host != "1.1" else "http://1.0.0.1/"
     assert client.post(URL, json={**GOOD, "webhook_url": url}).status_code == 202
 
@@ -245,7 +245,7 @@ def test_names_are_looked_up_only_when_it_is_sent(client: TestClient, host: str)
         ("10.0.0.0/8", "localhost", 422),
     ],
 )
-def test_what_the_operator_allows_is_taken(
+def test_addresses_that_the_operator_allows_are_accepted(
     make_client: Callable[[Settings], TestClient], settings: Settings, allowed: str, host: str, status: int
 ) -> None:
     client = make_client(settings.model_copy(update={"outbound_allow": allowed}))
@@ -256,7 +256,7 @@ def test_what_the_operator_allows_is_taken(
 
 
 def _numbers(schema: dict[str, Any]) -> list[str]:
-    """Fields of an object that take a number and no boolean."""
+    """Return the fields of an object that accept numbers but no booleans."""
     found = []
     for name, field in schema.get("properties", {}).items():
         kinds = {one.get("type") for one in (field, *field.get("anyOf", ()))}
@@ -270,7 +270,7 @@ STORED: list[type[BaseModel]] = [kind.params for kind in JOB_TYPES.values()]
 
 
 @pytest.mark.parametrize("model", [*dict.fromkeys([*ASKED, *STORED])], ids=lambda model: model.__name__)
-def test_a_boolean_is_no_number(model: type[BaseModel]) -> None:
+def test_a_boolean_is_not_a_number(model: type[BaseModel]) -> None:
     for name in _numbers(model.model_json_schema()):
         for value in (True, False):
             with pytest.raises(ValidationError) as caught:
@@ -278,7 +278,7 @@ def test_a_boolean_is_no_number(model: type[BaseModel]) -> None:
             assert (name,) in {error["loc"][:1] for error in caught.value.errors()}, name
 
 
-def test_a_lora_s_scale_is_no_boolean_and_a_text_is_no_number(client: TestClient) -> None:
+def test_a_boolean_scale_and_a_textual_number_are_refused(client: TestClient) -> None:
     wrong = {
         "loras": [{"name": "a", "scale": True}],
         "flow_shift": True,
@@ -293,7 +293,7 @@ def _field(document: dict[str, Any], schema: str, name: str) -> dict[str, Any]:
     return next((one for one in field.get("anyOf", ()) if one.get("type") == "string"), field)
 
 
-def test_texts_say_in_the_schema_what_they_refuse() -> None:
+def test_the_schema_describes_which_texts_are_refused() -> None:
     described = document(models.load("default"))
     plain = r"^[^\x00]*$"
     for schema, name in (
@@ -312,7 +312,7 @@ def test_texts_say_in_the_schema_what_they_refuse() -> None:
 
 
 @pytest.mark.parametrize("blank", [" ", "\t\n", "\u00a0", "\u2028", "\x1c", "\x85", "\u3000"])
-def test_a_blank_prompt_fits_neither_the_schema_nor_the_server(client: TestClient, blank: str) -> None:
+def test_a_blank_prompt_is_refused_by_schema_and_server(client: TestClient, blank: str) -> None:
     import re
 
     pattern = _field(document(models.load("default")), "GenerationRequest", "prompt")["pattern"]

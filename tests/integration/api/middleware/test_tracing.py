@@ -1,4 +1,4 @@
-"""A request's span: its name, what it goes on from and what goes on from it, and all that it keeps to itself."""
+"""The span of a request: its name, its parent, the jobs that continue it, and data that it must not contain."""
 
 from collections.abc import Callable, Iterator
 
@@ -31,9 +31,7 @@ def traced(
     tracing.close()
 
 
-def test_a_job_goes_on_from_the_request_that_asked_for_it(
-    traced: TestClient, collector: Collector, database: Database
-) -> None:
+def test_a_job_continues_the_trace_of_its_request(traced: TestClient, collector: Collector, database: Database) -> None:
     answer = traced.post(URL, json=GOOD, headers={"traceparent": PARENT, "X-Request-ID": "mine"})
     (span,) = collector.named(f"POST {URL}")
     assert (span.kind, span.service, span.trace, span.parent) == (
@@ -41,7 +39,7 @@ def test_a_job_goes_on_from_the_request_that_asked_for_it(
         "wanworks-web",
         *PARENT.split("-")[1:3],
     )
-    said = {
+    attributes = {
         "http.request.method": "POST",
         "http.route": URL,
         "http.response.status_code": 202,
@@ -49,11 +47,11 @@ def test_a_job_goes_on_from_the_request_that_asked_for_it(
         "url.scheme": "http",
         "wanworks.request.id": "mine",
     }
-    assert span.about == said
+    assert span.about == attributes
     assert records.get(database, answer.json()["id"]).traceparent == f"00-{span.trace}-{span.id}-01"
 
 
-def test_each_request_without_a_parent_has_a_trace_of_its_own(traced: TestClient, collector: Collector) -> None:
+def test_each_request_without_a_parent_starts_a_trace(traced: TestClient, collector: Collector) -> None:
     for place in range(2):
         assert traced.get(f"/api/v1/jobs/00000000-0000-7000-8000-00000000000{place}").status_code == 404
     assert traced.get("/api/v1/jobs?secret=shown").status_code == 422
@@ -66,7 +64,7 @@ def test_each_request_without_a_parent_has_a_trace_of_its_own(traced: TestClient
     assert "http.route" not in nowhere.about
 
 
-def test_what_the_server_could_not_do_is_an_error(
+def test_a_server_error_marks_the_span(
     traced: TestClient, collector: Collector, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lists, "page", lambda *_, **__: 1 / 0)

@@ -1,4 +1,4 @@
-"""Usage analytics: every field, against uses that the test stored."""
+"""Usage analytics: every field against stored usage."""
 
 import re
 import statistics
@@ -20,15 +20,15 @@ from tests.support.uses import store_uses, used
 URL = "/api/v1/models/analytics"
 
 
-def ask(client: TestClient, query: str = "") -> dict[str, Any]:
+def get(client: TestClient, query: str = "") -> dict[str, Any]:
     answer = client.get(URL + query)
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
 
 
-def on(days_ago: int, hour: int) -> datetime:
-    """That hour, so many days ago in UTC."""
+def utc_hour(days_ago: int, hour: int) -> datetime:
+    """Return that hour of the day in UTC, `days_ago` days ago."""
     midnight = clock.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight - timedelta(days=days_ago) + timedelta(hours=hour, minutes=10)
 
@@ -38,18 +38,18 @@ def on(days_ago: int, hour: int) -> datetime:
 def test_every_field(client: TestClient, database: Database, rolled_up: bool) -> None:
     for hour, count in ((14, 3), (15, 2), (9, 2), (3, 1)):
         for _ in range(count):
-            used(database, finished_at=on(2, hour), seconds=40.0)
-    used(database, finished_at=on(1, 14), seconds=60.0)
-    used(database, finished_at=on(1, 14), outcome="failed")
-    used(database, finished_at=on(1, 14), outcome="cancelled")
-    used(database, finished_at=on(1, 14), mock=True)
-    used(database, "TI2V-5B", finished_at=on(3, 8), seconds=10.0)
-    used(database, "I2V-A14B", finished_at=on(45, 8))
+            used(database, finished_at=utc_hour(2, hour), seconds=40.0)
+    used(database, finished_at=utc_hour(1, 14), seconds=60.0)
+    used(database, finished_at=utc_hour(1, 14), outcome="failed")
+    used(database, finished_at=utc_hour(1, 14), outcome="cancelled")
+    used(database, finished_at=utc_hour(1, 14), mock=True)
+    used(database, "TI2V-5B", finished_at=utc_hour(3, 8), seconds=10.0)
+    used(database, "I2V-A14B", finished_at=utc_hour(45, 8))
     if rolled_up:
         assert usage_days.roll_up(database, clock.now()) == 4
-    body = ask(client)
+    body = get(client)
     assert body["time_period"] == {
-        "start_date": clock.iso(on(29, 0) - timedelta(minutes=10)), "end_date": body["timestamp"], "days": 30,
+        "start_date": clock.iso(utc_hour(29, 0) - timedelta(minutes=10)), "end_date": body["timestamp"], "days": 30,
     }  # fmt: skip
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["timestamp"])
     assert body["system_analytics"] == {
@@ -66,8 +66,8 @@ def test_every_field(client: TestClient, database: Database, rolled_up: bool) ->
         "average_generation_time": round((8 * 40 + 60) / 9, 3),
         "success_rate": 0.9,
         "last_30_days_usage": [
-            {"date": on(2, 0).date().isoformat(), "uses": 8, "avg_time": 40.0, "success_rate": 1.0},
-            {"date": on(1, 0).date().isoformat(), "uses": 2, "avg_time": 60.0, "success_rate": 0.5},
+            {"date": utc_hour(2, 0).date().isoformat(), "uses": 8, "avg_time": 40.0, "success_rate": 1.0},
+            {"date": utc_hour(1, 0).date().isoformat(), "uses": 2, "avg_time": 60.0, "success_rate": 0.5},
         ],
         "peak_usage_hours": [14, 9, 15],
         "basis": {
@@ -83,46 +83,46 @@ def test_every_field(client: TestClient, database: Database, rolled_up: bool) ->
     assert (unused["total_uses"], unused["average_generation_time"], unused["success_rate"]) == (0, None, None)
     assert (unused["last_30_days_usage"], unused["peak_usage_hours"]) == ([], [])
     assert unused["basis"]["success_rate"] == "none"
-    assert ask(client, "?time_period_days=60")["model_analytics"]["I2V-A14B"]["total_uses"] == 1
-    short = ask(client, "?time_period_days=2")
+    assert get(client, "?time_period_days=60")["model_analytics"]["I2V-A14B"]["total_uses"] == 1
+    short = get(client, "?time_period_days=2")
     assert short["time_period"]["days"] == 2
     assert short["model_analytics"]["T2V-A14B"]["total_uses"] == 2
     assert short["system_analytics"]["average_uses_per_day"] == 1.0
-    assert len(short["model_analytics"]["T2V-A14B"]["last_30_days_usage"]) == 2, "whatever the period"
+    assert len(short["model_analytics"]["T2V-A14B"]["last_30_days_usage"]) == 2, "independent of the period"
 
 
-def test_without_uses_there_is_no_most_used_model(client: TestClient) -> None:
-    system = ask(client)["system_analytics"]
+def test_without_usage_there_is_no_most_used_model(client: TestClient) -> None:
+    system = get(client)["system_analytics"]
     assert system == {"total_uses": 0, "average_uses_per_day": 0.0, "most_used_model": None, "active_models": 0}
 
 
-def test_a_use_counts_as_soon_as_it_ended(client: TestClient, database: Database) -> None:
+def test_usage_counts_as_soon_as_a_job_has_ended(client: TestClient, database: Database) -> None:
     usage_days.roll_up(database, clock.now())
     used(database)
-    assert ask(client, "?time_period_days=1")["system_analytics"]["total_uses"] == 1
+    assert get(client, "?time_period_days=1")["system_analytics"]["total_uses"] == 1
     used(database)
-    assert ask(client, "?time_period_days=1")["system_analytics"]["total_uses"] == 2
+    assert get(client, "?time_period_days=1")["system_analytics"]["total_uses"] == 2
 
 
-def test_a_model_that_has_left_the_catalogue_keeps_its_uses(client: TestClient, database: Database) -> None:
+def test_a_model_that_left_the_catalogue_is_included(client: TestClient, database: Database) -> None:
     used(database, "old-one")
-    assert ask(client)["model_analytics"]["old-one"]["total_uses"] == 1
+    assert get(client)["model_analytics"]["old-one"]["total_uses"] == 1
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "1e9", "x", "3651", "", "1.5", "NaN", "30&time_period_days=31"])
-def test_a_period_that_is_none_is_named(client: TestClient, days: str) -> None:
+def test_an_invalid_period_is_reported(client: TestClient, days: str) -> None:
     answer = client.get(f"{URL}?time_period_days={days}")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["query", "time_period_days"]
     assert client.get(f"{URL}?days=1").json()["errors"][0]["loc"] == ["query", "days"]
 
 
-def test_many_uses_cost_no_more_than_few(client: TestClient, database: Database, settings: Settings) -> None:
+def test_the_query_time_does_not_grow_with_usage(client: TestClient, database: Database, settings: Settings) -> None:
     def median() -> float:
         took = []
         for _ in range(40):
             began = time.perf_counter()
-            ask(client)
+            get(client)
             took.append(time.perf_counter() - began)
         return statistics.median(took)
 
@@ -135,5 +135,5 @@ def test_many_uses_cost_no_more_than_few(client: TestClient, database: Database,
             session.connection().exec_driver_sql(f"delete from {table}")
     store_uses(path, 100_000, DEMO.model_ids)
     usage_days.roll_up(database, clock.now())
-    assert ask(client)["system_analytics"]["total_uses"] > 96_000
+    assert get(client)["system_analytics"]["total_uses"] > 96_000
     assert median() < 3 * few + 0.005, "the bench holds the real bound; a scan would take 100 times as long"

@@ -1,4 +1,4 @@
-"""Cleanup over HTTP: the plan from rows in every field, and what an execution answers."""
+"""Cleanups over HTTP: every field of the plan, and the response to an execution."""
 
 import threading
 import time
@@ -29,8 +29,8 @@ def clean(client: TestClient, expect: int = 200, **body: Any) -> dict[str, Any]:
     return found
 
 
-def hold(database: Database, model_id: str, arrived_days_ago: float = 90.0) -> None:
-    """The model whole on the node, with one blob of 6 GB."""
+def store_replica(database: Database, model_id: str, arrived_days_ago: float = 90.0) -> None:
+    """Store a complete replica on the node, with one blob of 6 GB."""
     library.replica(database, model_id, bytes=SIX_GB)
     when = clock.now() - timedelta(days=arrived_days_ago)
     with database.write() as session:
@@ -50,7 +50,7 @@ def proposed(client: TestClient, **body: Any) -> list[str]:
 def test_the_plan_in_every_field(client: TestClient, database: Database) -> None:
     library.node(database, total_gb=100, free_gb=10)
     for model_id in ("T2V-A14B", "TI2V-5B"):
-        hold(database, model_id)
+        store_replica(database, model_id)
     used(database, "TI2V-5B", days_ago=60)
     used(database, "T2V-A14B", days_ago=1)
     body = clean(client, target_space_gb=20.0, keep_recent_days=30, dry_run=True)
@@ -77,13 +77,13 @@ def test_the_plan_in_every_field(client: TestClient, database: Database) -> None
         "total_space_freed_gb": 0.0,
         "job_ids": [],
     }  # fmt: skip
-    assert lists.page(database, limit=10).jobs == [], "a dry run makes no job"
+    assert lists.page(database, limit=10).jobs == [], "a dry run creates no job"
 
 
 @both_databases
-def test_what_is_never_proposed(client: TestClient, database: Database) -> None:
+def test_what_is_never_removed(client: TestClient, database: Database) -> None:
     library.node(database)
-    hold(database, "TI2V-5B")
+    store_replica(database, "TI2V-5B")
     used(database, "TI2V-5B", days_ago=60)
     assert proposed(client) == ["TI2V-5B"]
     assert proposed(client, keep_recent_days=61) == []
@@ -103,9 +103,9 @@ def test_what_is_never_proposed(client: TestClient, database: Database) -> None:
 
 
 @both_databases
-def test_an_execution_answers_with_what_was_done(client: TestClient, database: Database) -> None:
+def test_an_execution_returns_what_was_done(client: TestClient, database: Database) -> None:
     library.node(database)
-    hold(database, "TI2V-5B")
+    store_replica(database, "TI2V-5B")
     used(database, "TI2V-5B", days_ago=60)
     done = {
         "action_type": "remove_model", "model_id": "TI2V-5B", "name": None, "space_freed_gb": 6.0,
@@ -132,7 +132,7 @@ def test_an_execution_answers_with_what_was_done(client: TestClient, database: D
             "last_used": None, "node": "here",
         }
     ]  # fmt: skip
-    assert body["total_space_freed_gb"] == 5.9, "what the disk gave back, not what was planned"
+    assert body["total_space_freed_gb"] == 5.9, "the freed space, not the planned one"
     assert body["recommendations"]["cleanup_actions"][0]["space_freed_gb"] == 6.0
 
 
@@ -157,7 +157,7 @@ def test_a_key_executes_once(client: TestClient, database: Database) -> None:
     assert client.post(URL, json={"dry_run": False, "keep_recent_days": 1}, headers=key).status_code == 422
 
 
-def test_without_nodes_there_is_nothing_to_plan_and_nobody_to_do_it(client: TestClient) -> None:
+def test_without_nodes_there_is_no_plan_and_no_execution(client: TestClient) -> None:
     plan = clean(client)["recommendations"]
     assert (plan["total_space_available_gb"], plan["cleanup_actions"]) == (None, [])
     clean(client, 409, dry_run=False)
@@ -172,6 +172,6 @@ def test_without_nodes_there_is_nothing_to_plan_and_nobody_to_do_it(client: Test
         ({"dry_run": "no"}, "dry_run"), ({"colour": "red"}, "colour"), ({"node": "nowhere"}, "node"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_named(client: TestClient, database: Database, body: dict[str, Any], field: str) -> None:
+def test_an_invalid_field_is_reported(client: TestClient, database: Database, body: dict[str, Any], field: str) -> None:
     library.node(database, total_gb=1000)
     assert [error["loc"][-1] for error in clean(client, 422, **body)["errors"]] == [field]

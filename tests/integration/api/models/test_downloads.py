@@ -1,4 +1,4 @@
-"""Jobs of nodes over HTTP, and downloads steered: every field, every refusal."""
+"""Node jobs over HTTP and the management of downloads: every field and every error."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ JOBS = "/api/v1/jobs"
 MANAGE = "/api/v1/models/download/manage"
 
 
-def ask(client: TestClient, route: str, expect: int = 202, **body: Any) -> dict[str, Any]:
+def submit(client: TestClient, route: str, expect: int = 202, **body: Any) -> dict[str, Any]:
     answer = client.post(f"{JOBS}/{route}", json=body)
     assert answer.status_code == expect, answer.text
     found: dict[str, Any] = answer.json()
@@ -44,7 +44,7 @@ def named(problem: dict[str, Any]) -> list[str]:
 @both_databases
 def test_a_download_is_a_job(client: TestClient, database: Database, settings: Settings) -> None:
     library.node(database)
-    made = ask(
+    made = submit(
         client, "download", model_id="T2V-A14B", revision="v1", priority="high", bandwidth_limit_mbps=80,
     )  # fmt: skip
     assert (made["type"], made["status"], made["model_id"], made["priority"]) == (
@@ -74,14 +74,14 @@ def test_a_download_is_a_job(client: TestClient, database: Database, settings: S
 
 
 @both_databases
-def test_a_second_download_of_the_same_is_refused_by_name(client: TestClient, database: Database) -> None:
+def test_a_second_download_of_the_same_model_is_refused(client: TestClient, database: Database) -> None:
     library.node(database, "here")
-    first = ask(client, "download", model_id="T2V-A14B")
-    problem = ask(client, "download", 409, model_id="T2V-A14B")
+    first = submit(client, "download", model_id="T2V-A14B")
+    problem = submit(client, "download", 409, model_id="T2V-A14B")
     assert first["id"] in problem["detail"]
     library.node(database, "there")
-    ask(client, "download", model_id="T2V-A14B", node="there")
-    ask(client, "download", model_id="TI2V-5B", node="here")
+    submit(client, "download", model_id="T2V-A14B", node="there")
+    submit(client, "download", model_id="TI2V-5B", node="here")
     client.post(f"{JOBS}/{first['id']}/cancel")
     again = client.post(f"{JOBS}/{first['id']}/retry")
     assert again.status_code == 202
@@ -90,7 +90,7 @@ def test_a_second_download_of_the_same_is_refused_by_name(client: TestClient, da
     assert client.post(f"{JOBS}/{first['id']}/retry").status_code == 409
 
 
-def test_of_many_at_once_one_download_is_made(client: TestClient, database: Database) -> None:
+def test_concurrent_requests_create_one_download(client: TestClient, database: Database) -> None:
     library.node(database)
     codes: list[int] = []
     threads = [
@@ -107,7 +107,7 @@ def test_of_many_at_once_one_download_is_made(client: TestClient, database: Data
     assert len(download_control.active(database)) == 1
 
 
-def test_a_key_makes_a_download_once(client: TestClient, database: Database) -> None:
+def test_a_key_creates_a_download_once(client: TestClient, database: Database) -> None:
     library.node(database)
     key = {"Idempotency-Key": "k"}
     first = client.post(f"{JOBS}/download", json={"model_id": "T2V-A14B"}, headers=key)
@@ -118,19 +118,19 @@ def test_a_key_makes_a_download_once(client: TestClient, database: Database) -> 
     assert client.post(f"{JOBS}/download", json={"model_id": "TI2V-5B"}, headers=key).status_code == 422
 
 
-def test_which_node_is_asked_where_it_is_not_plain(client: TestClient, database: Database) -> None:
-    assert "online" in ask(client, "download", 409, model_id="T2V-A14B")["detail"]
+def test_the_node_is_required_if_several_are_online(client: TestClient, database: Database) -> None:
+    assert "online" in submit(client, "download", 409, model_id="T2V-A14B")["detail"]
     library.node(database, "here")
     library.node(database, "there")
-    assert named(ask(client, "download", 422, model_id="T2V-A14B")) == ["node"]
-    assert named(ask(client, "download", 422, model_id="T2V-A14B", node="nowhere")) == ["node"]
-    ask(client, "download", 404, model_id="none-such")
+    assert named(submit(client, "download", 422, model_id="T2V-A14B")) == ["node"]
+    assert named(submit(client, "download", 422, model_id="T2V-A14B", node="nowhere")) == ["node"]
+    submit(client, "download", 404, model_id="none-such")
 
 
 @both_databases
-def test_checks_are_made_for_every_node(client: TestClient, database: Database) -> None:
+def test_checks_are_created_for_every_node(client: TestClient, database: Database) -> None:
     library.node(database, "here")
-    one = ask(client, "integrity-check", model_id="T2V-A14B", full=False, repair=True)
+    one = submit(client, "integrity-check", model_id="T2V-A14B", full=False, repair=True)
     assert one["params"] == {"model_id": "T2V-A14B", "node": "here", "full": False, "repair": True}
     library.node(database, "there")
     key = {"Idempotency-Key": "all of them"}
@@ -143,11 +143,11 @@ def test_checks_are_made_for_every_node(client: TestClient, database: Database) 
     assert (again.status_code, [job["id"] for job in again.json()["data"]]) == (
         200, [job["id"] for job in first.json()["data"]],
     )  # fmt: skip
-    only = ask(client, "integrity-check", model_id="all", node="there")
+    only = submit(client, "integrity-check", model_id="all", node="there")
     assert (only["model_id"], only["params"]["node"]) == (None, "there")
     queues = client.get("/api/v1/queues").json()
     assert {row["model_id"] for row in queues["queues"]} == {None, "T2V-A14B"}
-    ask(client, "integrity-check", 404, model_id="none-such")
+    submit(client, "integrity-check", 404, model_id="none-such")
     cancelled = client.post(f"{JOBS}/{only['id']}/cancel")
     assert cancelled.json()["status"] == "cancelled"
     retried = client.post(f"{JOBS}/{only['id']}/retry").json()
@@ -156,10 +156,10 @@ def test_checks_are_made_for_every_node(client: TestClient, database: Database) 
 
 def test_cleanup_as_a_job(client: TestClient, database: Database) -> None:
     library.node(database, total_gb=100)
-    made = ask(client, "cleanup", target_space_gb=20, keep_recent_days=7, dry_run=False)
+    made = submit(client, "cleanup", target_space_gb=20, keep_recent_days=7, dry_run=False)
     assert made["params"] == {"node": "here", "target_space_gb": 20.0, "keep_recent_days": 7, "dry_run": False}
-    assert ask(client, "cleanup")["params"]["dry_run"] is True, "nothing is removed unless it is said"
-    assert named(ask(client, "cleanup", 422, target_space_gb=101)) == ["target_space_gb"]
+    assert submit(client, "cleanup")["params"]["dry_run"] is True, "nothing is removed by default"
+    assert named(submit(client, "cleanup", 422, target_space_gb=101)) == ["target_space_gb"]
 
 
 @pytest.mark.parametrize(
@@ -174,11 +174,11 @@ def test_cleanup_as_a_job(client: TestClient, database: Database) -> None:
         ("cleanup", {"target_space_gb": -1}, "target_space_gb"),
     ],
 )
-def test_a_wrong_field_is_named(client: TestClient, route: str, body: dict[str, Any], field: str) -> None:
-    assert named(ask(client, route, 422, **body)) == [field]
+def test_an_invalid_field_is_reported(client: TestClient, route: str, body: dict[str, Any], field: str) -> None:
+    assert named(submit(client, route, 422, **body)) == [field]
 
 
-# --- steering
+# --- managing
 
 
 @both_databases
@@ -202,15 +202,13 @@ def test_a_waiting_download_is_paused_and_resumed(client: TestClient, database: 
         ],
     }  # fmt: skip
     assert library.state_of(database, job) == "paused"
-    assert manage(client, "pause")["current_status"] == "paused", "asking again changes nothing"
+    assert manage(client, "pause")["current_status"] == "paused", "repeating the request has no effect"
     resumed = manage(client, "resume")
     assert (resumed["current_status"], resumed["message"]) == ("queued", "Download resumed for T2V-A14B")
     manage(client, "resume", 409)
 
 
-def test_a_running_download_stops_and_says_how_far_it_came(
-    client: TestClient, database: Database, settings: Settings
-) -> None:
+def test_a_paused_download_reports_its_progress(client: TestClient, database: Database, settings: Settings) -> None:
     library.node(database)
     job = library.start(database, library.download(database))
     listened = Progress(RestingRedis(settings.redis, timeout=5))
@@ -231,15 +229,15 @@ def test_a_running_download_stops_and_says_how_far_it_came(
     assert (progress["bytes_done"], progress["bytes_total"]) == (455, 1000)
 
 
-def test_what_is_not_reached_within_two_seconds_is_told_so(client: TestClient, database: Database) -> None:
+def test_a_state_not_reached_within_two_seconds_is_reported(client: TestClient, database: Database) -> None:
     library.node(database)
     job = library.start(database, library.download(database))
     began = time.monotonic()
     found = manage(client, "pause")
     assert 1.9 < time.monotonic() - began < 4
     assert (found["success"], found["current_status"]) == (False, "downloading")
-    assert "still runs" in found["message"]
-    assert attempts.renew(database, job.id, 1, 60).requested_action == "pause", "it is asked for all the same"
+    assert "has not taken effect yet" in found["message"]
+    assert attempts.renew(database, job.id, 1, 60).requested_action == "pause", "the pause stays requested"
 
 
 @both_databases
@@ -252,7 +250,7 @@ def test_cancel_priority_and_bandwidth(client: TestClient, database: Database, s
     assert limited["downloads"][0]["bandwidth_limit_mbps"] == 24.0
     row = records.get(database, job.id)
     assert (row.priority, row.bandwidth_mbps) == (0, 24.0)
-    assert Progress(RestingRedis(settings.redis, timeout=5)).listen(job.id) == (False, True), "the worker is told"
+    assert Progress(RestingRedis(settings.redis, timeout=5)).listen(job.id) == (False, True), "the worker is notified"
 
     def worker() -> None:
         while not attempts.renew(database, job.id, 1, 60).cancel:
@@ -264,7 +262,7 @@ def test_cancel_priority_and_bandwidth(client: TestClient, database: Database, s
     found = manage(client, "cancel")
     thread.join()
     assert (found["success"], found["message"]) == (True, "Download cancelled for T2V-A14B")
-    assert found["current_status"] == "unknown", "no scan has looked yet"
+    assert found["current_status"] == "unknown", "no scan has run yet"
     assert library.state_of(database, job) == JobState.CANCELLED
 
 
@@ -280,7 +278,7 @@ def test_every_node_or_one(client: TestClient, database: Database) -> None:
     assert both["current_status"] == "missing"
 
 
-def test_what_cannot_be(client: TestClient, database: Database) -> None:
+def test_invalid_requests(client: TestClient, database: Database) -> None:
     library.node(database)
     assert manage(client, "dance", 400)["code"] == "unknown_action"
     assert manage(client, "pause", 404, model_id="none-such")["code"] == "not_found"
@@ -297,7 +295,7 @@ def test_what_cannot_be(client: TestClient, database: Database) -> None:
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "NaN", "1e9", "Infinity", '"5"', "true", "null"])
-def test_a_limit_that_is_none_is_named(client: TestClient, limit: str) -> None:
+def test_an_invalid_limit_is_reported(client: TestClient, limit: str) -> None:
     body = f'{{"model_id": "T2V-A14B", "action": "bandwidth", "bandwidth_limit_mbps": {limit}}}'
     answer = client.post(MANAGE, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
@@ -315,13 +313,13 @@ def test_a_limit_that_is_none_is_named(client: TestClient, limit: str) -> None:
         ({"action": 5}, "action"),
     ],
 )
-def test_a_missing_or_unknown_field_is_named(client: TestClient, body: dict[str, Any], field: str) -> None:
+def test_a_missing_or_unknown_field_is_reported(client: TestClient, body: dict[str, Any], field: str) -> None:
     answer = client.post(MANAGE, json={"model_id": "T2V-A14B", **body})
     assert answer.status_code == 422
     assert named(answer.json()) == [field]
 
 
-def test_bodies_that_cannot_be_read(client: TestClient) -> None:
+def test_malformed_bodies(client: TestClient) -> None:
     broken = client.post(MANAGE, content="{", headers={"Content-Type": "application/json"})
     assert (broken.status_code, broken.json()["code"]) == (400, "malformed_request")
     assert client.post(MANAGE, content="x=1", headers={"Content-Type": "text/plain"}).status_code == 415

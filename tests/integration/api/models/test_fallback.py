@@ -1,4 +1,4 @@
-"""Fallback: suggestions over HTTP in every field, and strategies applied to generation requests."""
+"""Fallback: every field of the suggestions, and strategies applied to generation requests."""
 
 from typing import Any
 
@@ -81,7 +81,7 @@ def test_an_alternative_in_every_field(client: TestClient, database: Database) -
 
 
 @both_databases
-def test_waits_come_from_bytes_and_queues(client: TestClient, database: Database, settings: Settings) -> None:
+def test_waits_are_computed_from_bytes_and_queues(client: TestClient, database: Database, settings: Settings) -> None:
     library.node(database)
     library.device(database)
     used(database, seconds=30.0)
@@ -109,7 +109,7 @@ def test_a_download_is_proposed_at_the_rate_of_the_last_one(client: TestClient, 
     assert body["fallback_strategy"]["can_queue_request"]
 
 
-def test_nothing_at_all_leaves_the_mock(client: TestClient) -> None:
+def test_without_alternatives_placeholder_output_is_suggested(client: TestClient) -> None:
     body = suggest(client)
     assert body["fallback_strategy"]["strategy_type"] == "mock_generation"
     assert body["alternative_suggestion"]["availability_status"] == "unknown"
@@ -125,7 +125,7 @@ def test_nothing_at_all_leaves_the_mock(client: TestClient) -> None:
         ({"requested_model": ""}, "requested_model"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_named(client: TestClient, body: dict[str, Any], field: str) -> None:
+def test_an_invalid_field_is_reported(client: TestClient, body: dict[str, Any], field: str) -> None:
     answer = client.post(URL, json={"requested_model": "T2V-A14B", **body})
     assert answer.status_code == 422
     assert [error["loc"][-1] for error in answer.json()["errors"]] == [field]
@@ -139,7 +139,7 @@ def test_an_unknown_model(client: TestClient) -> None:
 # --- applied to requests
 
 
-def test_a_model_that_can_serve_is_left_alone(client: TestClient, database: Database) -> None:
+def test_a_ready_model_is_not_replaced(client: TestClient, database: Database) -> None:
     library.node(database)
     library.device(database)
     library.replica(database)
@@ -149,7 +149,7 @@ def test_a_model_that_can_serve_is_left_alone(client: TestClient, database: Data
 
 
 @both_databases
-def test_another_model_serves(client: TestClient, database: Database) -> None:
+def test_another_model_is_used(client: TestClient, database: Database) -> None:
     library.node(database)
     library.device(database)
     library.replica(database, "TI2V-5B")
@@ -159,7 +159,7 @@ def test_another_model_serves(client: TestClient, database: Database) -> None:
     assert applied["strategy"] == "alternative_model"
     assert applied["message"].startswith("TI2V-5B is used instead")
     assert {"field": "model_id", "asked": "T2V-A14B", "used": "TI2V-5B"} in applied["changes"]
-    assert job["params"]["guidance_scale"] == 5.0, "the other model's own value: none was asked for"
+    assert job["params"]["guidance_scale"] == 5.0, "the other model's default, because none was requested"
     assert client.get(f"/api/v1/jobs/{job['id']}").json()["fallback_applied"] == [applied]
     assert records.get(database, job["id"]).model_cache_key == "TI2V-5B:none"
 
@@ -191,7 +191,7 @@ def test_a_download_is_started_once(client: TestClient, database: Database) -> N
     assert (first["status"], first["model_id"]) == ("queued", "T2V-A14B")
 
 
-def test_less_is_asked_where_no_device_carries_the_whole(
+def test_requirements_are_reduced_if_no_device_has_enough_memory(
     settings: Settings, database: Database, make_client: Any
 ) -> None:
     client = make_client(Settings(**{**settings.model_dump(), "catalogue": "default"}))
@@ -211,7 +211,7 @@ def test_less_is_asked_where_no_device_carries_the_whole(
     assert generate(client, "reduce_requirements", **asked)["params"]["quantization"] == "none"
 
 
-def test_a_hybrid_serves_now_and_fetches(client: TestClient, database: Database) -> None:
+def test_a_hybrid_uses_another_model_and_downloads(client: TestClient, database: Database) -> None:
     library.node(database)
     library.device(database)
     library.replica(database, "TI2V-5B")
@@ -222,7 +222,7 @@ def test_a_hybrid_serves_now_and_fetches(client: TestClient, database: Database)
     assert (applied["strategy"], applied["job_id"]) == ("hybrid_approach", download.id)
 
 
-def test_the_first_that_applies_is_applied_and_a_retry_tells_it_too(client: TestClient, database: Database) -> None:
+def test_the_first_applicable_strategy_is_applied_and_kept_by_a_retry(client: TestClient, database: Database) -> None:
     job = generate(client, "hybrid_approach", "reduce_requirements", "alternative_model", "mock_generation")
     assert (job["mock"], job["fallback_applied"][0]["strategy"]) == (True, "mock_generation")
     client.post(f"/api/v1/jobs/{job['id']}/cancel")
@@ -238,5 +238,5 @@ def test_the_first_that_applies_is_applied_and_a_retry_tells_it_too(client: Test
     assert retried["fallback_applied"] == other["fallback_applied"]
 
 
-def test_a_strategy_that_there_is_not(client: TestClient) -> None:
+def test_an_unknown_strategy(client: TestClient) -> None:
     assert client.post(GENERATE, json={**GOOD, "fallback": ["give_up"]}).status_code == 422

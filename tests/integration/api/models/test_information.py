@@ -1,4 +1,4 @@
-"""The information routes: every field, against state that the test made."""
+"""The information routes: every field against prepared state."""
 
 from datetime import timedelta
 from typing import Any
@@ -24,7 +24,7 @@ BASE = "/api/v1/wan-models"
 MODELS = ("T2V-A14B", "I2V-A14B", "TI2V-5B")
 
 
-def ask(client: TestClient, path: str, **query: Any) -> dict[str, Any]:
+def get(client: TestClient, path: str, **query: Any) -> dict[str, Any]:
     answer = client.get(f"{BASE}/{path}", params=query)
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
@@ -32,7 +32,7 @@ def ask(client: TestClient, path: str, **query: Any) -> dict[str, Any]:
 
 
 def sampled(database: Database, device: str = "here/0", ago: float = 1.0, **more: Any) -> None:
-    """One sample of a GPU at work on T2V-A14B."""
+    """Store a sample of a GPU that runs T2V-A14B."""
     doing = Doing("job", more.pop("model_id", "T2V-A14B"), "denoising")
     kind = more.pop("kind", "cuda")
     figures: dict[str, float | None] = {
@@ -43,7 +43,7 @@ def sampled(database: Database, device: str = "here/0", ago: float = 1.0, **more
 
 
 def measured(database: Database, model_id: str = "T2V-A14B") -> None:
-    """Three successes of 10, 11 and 14 s, asked for 5 s before they began, and a failure after 5 s; older ones."""
+    """Store successes of 10, 11 and 14 s with a wait of 5 s each, a failure after 5 s, and older usage."""
     now = clock.now()
     for seconds, quality in ((10.0, 0.9), (11.0, None), (14.0, 0.8)):
         end = now - timedelta(minutes=30)
@@ -66,7 +66,7 @@ def measured(database: Database, model_id: str = "T2V-A14B") -> None:
 
 def test_capabilities_come_from_the_catalogue(client: TestClient) -> None:
     for model_id, image in zip(MODELS, ("refused", "required", "optional"), strict=True):
-        body = ask(client, f"capabilities/{model_id}")
+        body = get(client, f"capabilities/{model_id}")
         assert (body["model_id"], body["model_type"], body["image"]) == (model_id, model_id, image)
         assert body["input_types"] == (["text"] if image == "refused" else ["text", "image"])
         assert body["img2img_support"] == (image != "refused")
@@ -89,7 +89,7 @@ def test_capabilities_come_from_the_catalogue(client: TestClient) -> None:
         assert body["samples"] == 0
 
 
-def test_who_has_the_capabilities_is_told_so(client: TestClient) -> None:
+def test_unchanged_capabilities_are_not_sent_again(client: TestClient) -> None:
     first = client.get(f"{BASE}/capabilities/TI2V-5B")
     again = client.get(f"{BASE}/capabilities/TI2V-5B", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -119,7 +119,7 @@ def test_health_in_every_field(client: TestClient, database: Database) -> None:
     sampled(database, "here/2", utilization_percent=60.0, memory_used_mb=10_000.0, temperature_celsius=None)
     sampled(database, "here/3", model_id="TI2V-5B")
     sampled(database, "gone/0", temperature_celsius=99.0)
-    body = ask(client, "health/T2V-A14B")
+    body = get(client, "health/T2V-A14B")
     assert body == {
         "model_id": "T2V-A14B",
         "health_status": "degraded",
@@ -152,23 +152,23 @@ def test_health_in_every_field(client: TestClient, database: Database) -> None:
 
 
 @both_databases
-def test_with_nothing_there_nothing_is_said(client: TestClient, database: Database) -> None:
-    body = ask(client, "health/TI2V-5B")
+def test_without_data_nothing_is_reported(client: TestClient, database: Database) -> None:
+    body = get(client, "health/TI2V-5B")
     nulls = [name for name, basis in body["basis"].items() if basis == "none"]
     assert {name: body[name] for name in nulls} == dict.fromkeys(nulls)
     assert set(nulls) == set(body["basis"]) - {"error_count_24h"}
     assert (body["health_status"], body["last_check"], body["samples"]) == ("unknown", None, 0)
     assert (body["error_count_24h"], body["devices"], body["device_kinds"]) == (0, [], [])
     assert body["issues"] == ["No node has scanned for it yet"]
-    body = ask(client, "performance/TI2V-5B")
+    body = get(client, "performance/TI2V-5B")
     assert set(body["basis"].values()) == {"none"}
     assert {name: body[name] for name in body["basis"]} == dict.fromkeys(body["basis"])
     assert (body["benchmark_date"], body["samples"], body["device_samples"]) == (None, 0, 0)
-    body = ask(client, "compare/T2V-A14B/TI2V-5B")
+    body = get(client, "compare/T2V-A14B/TI2V-5B")
     assert set(body["basis"].values()) == {"none"}
     assert {name: body[name] for name in body["basis"]} == dict.fromkeys(body["basis"])
     assert body["samples"] == {"T2V-A14B": 0, "TI2V-5B": 0}
-    body = ask(client, "dashboard")
+    body = get(client, "dashboard")
     assert body["system_overview"] == {
         "total_models": 3, "healthy_models": 0, "average_performance_score": None, "system_status": "unknown",
         "basis": {"average_performance_score": "none"}, "samples": 0,
@@ -177,14 +177,14 @@ def test_with_nothing_there_nothing_is_said(client: TestClient, database: Databa
 
 def test_every_status_of_a_model(client: TestClient, database: Database) -> None:
     def status() -> str:
-        found: str = ask(client, "health/T2V-A14B")["health_status"]
+        found: str = get(client, "health/T2V-A14B")["health_status"]
         return found
 
     assert status() == "unknown"
     library.node(database)
     library.replica(database, state="missing", bytes=0, revision=None)
     assert status() == "missing"
-    assert ask(client, "health/T2V-A14B")["availability_score"] == 0.0
+    assert get(client, "health/T2V-A14B")["availability_score"] == 0.0
     library.replica(database)
     assert status() == "healthy"
     library.replica(database, faults=[{"path": "x", "type": "truncated"}])
@@ -195,26 +195,26 @@ def test_every_status_of_a_model(client: TestClient, database: Database) -> None
     used(database)
     for _ in range(2):
         used(database, outcome="failed")
-    assert status() == "critical", "most of its latest uses failed"
-    assert ask(client, "health/T2V-A14B")["success_rate_24h"] == 0.3333
+    assert status() == "critical", "most of its latest generations failed"
+    assert get(client, "health/T2V-A14B")["success_rate_24h"] == 0.3333
 
 
-def test_a_cpu_device_says_that_it_is_one(client: TestClient, database: Database) -> None:
+def test_a_cpu_device_is_reported_as_one(client: TestClient, database: Database) -> None:
     library.device(database, "T2V-A14B", kind="cpu")
     sampled(database, kind="cpu", utilization_percent=380.0, temperature_celsius=None, power_watts=None)
-    body = ask(client, "health/T2V-A14B")
+    body = get(client, "health/T2V-A14B")
     assert (body["gpu_utilization_percent"], body["device_kinds"]) == (100.0, ["cpu"])
     assert (body["temperature_celsius"], body["basis"]["temperature_celsius"]) == (None, "none")
 
 
-def test_a_day_moves_on(client: TestClient, database: Database) -> None:
+def test_the_period_of_a_day_moves(client: TestClient, database: Database) -> None:
     used(database, days_ago=1 - 1 / 86_400 * 0.5)
     used(database, days_ago=0.5, outcome="failed")
-    assert ask(client, "health/T2V-A14B")["samples"] == 2
+    assert get(client, "health/T2V-A14B")["samples"] == 2
     deadline = clock.now() + timedelta(seconds=10)
-    while ask(client, "health/T2V-A14B")["samples"] == 2:
+    while get(client, "health/T2V-A14B")["samples"] == 2:
         assert clock.now() < deadline
-    body = ask(client, "health/T2V-A14B")
+    body = get(client, "health/T2V-A14B")
     assert (body["samples"], body["success_rate_24h"], body["average_response_time_ms"]) == (1, 0.0, None)
 
 
@@ -229,7 +229,7 @@ def test_performance_in_every_field(client: TestClient, database: Database, roll
         usage_days.roll_up(database, clock.now())
     for utilization, memory, power in ((90.0, 30_000.0, 400.0), (70.0, 60_000.0, 300.0)):
         sampled(database, utilization_percent=utilization, memory_used_mb=memory, power_watts=power)
-    body = ask(client, "performance/T2V-A14B")
+    body = get(client, "performance/T2V-A14B")
     assert body == {
         "model_id": "T2V-A14B",
         "benchmark_date": body["benchmark_date"],
@@ -258,7 +258,7 @@ def test_performance_in_every_field(client: TestClient, database: Database, roll
 
 @both_databases
 def test_run_three_and_fail_one(client: TestClient, database: Database) -> None:
-    """Through the functions that workers call: what is shown follows from the rows by arithmetic."""
+    """Use the functions that workers call, and compare the result with the arithmetic."""
     library.node(database, CLAIMANT.node)
     rows = []
     for place in range(4):
@@ -275,10 +275,10 @@ def test_run_three_and_fail_one(client: TestClient, database: Database) -> None:
             attempts.fail(database, job.id, job.attempt, Failure("out_of_memory", "no room", retryable=False))
     seconds = [(row.finished_at - row.started_at).total_seconds() for row in rows if row.finished_at and row.started_at]
     waits = [(row.finished_at - row.created_at).total_seconds() for row in rows if row.finished_at]
-    health = ask(client, "health/T2V-A14B")
+    health = get(client, "health/T2V-A14B")
     assert (health["success_rate_24h"], health["error_count_24h"], health["samples"]) == (0.75, 1, 4)
     assert health["average_response_time_ms"] == pytest.approx(1000 * sum(waits) / 3, abs=0.2)
-    found = ask(client, "performance/T2V-A14B")
+    found = get(client, "performance/T2V-A14B")
     assert found["generation_time_avg_seconds"] == pytest.approx(sum(seconds) / 3, abs=0.001)
     assert found["generation_time_p95_seconds"] == pytest.approx(max(seconds), abs=0.001)
     assert found["benchmark_date"] == clock.iso(rows[-1].finished_at)
@@ -286,7 +286,7 @@ def test_run_three_and_fail_one(client: TestClient, database: Database) -> None:
     assert found["quality_score"] == 0.5
     assert found["stability_score"] == round(0.75 * 2.0 / 3.0, 4)
     assert found["performance_score"] == round(0.75 * 1.0 / 2.0, 4)
-    assert ask(client, "health/T2V-A14B")["performance_score"] == found["performance_score"]
+    assert get(client, "health/T2V-A14B")["performance_score"] == found["performance_score"]
 
 
 # --- comparison
@@ -300,7 +300,7 @@ def test_a_comparison_in_every_field(client: TestClient, database: Database) -> 
     used(database, "TI2V-5B", outcome="failed", seconds=1.0)
     sampled(database, memory_used_mb=60_000.0)
     sampled(database, "here/1", model_id="TI2V-5B", memory_used_mb=35_000.0)
-    body = ask(client, "compare/T2V-A14B/TI2V-5B")
+    body = get(client, "compare/T2V-A14B/TI2V-5B")
     per_hour_a, per_hour_b = round(7200 / 22, 3), round(7200 / 12, 3)
     assert body == {
         "model_a": "T2V-A14B",
@@ -318,7 +318,7 @@ def test_a_comparison_in_every_field(client: TestClient, database: Database) -> 
     }
     assert set(body["use_cases"]) == {"T2V-A14B", "TI2V-5B"}
     assert "TI2V-5B takes 25.0 GB less memory at its peak than T2V-A14B" in body["trade_offs"]
-    assert ask(client, "compare/T2V-A14B/T2V-A14B")["speed_difference_percent"] == 0.0
+    assert get(client, "compare/T2V-A14B/T2V-A14B")["speed_difference_percent"] == 0.0
 
 
 # --- recommendation
@@ -329,7 +329,7 @@ def test_a_recommendation_in_every_field(client: TestClient, database: Database)
     library.replica(database, "I2V-A14B")
     for seconds in (10.0, 12.0):
         used(database, "I2V-A14B", seconds=seconds, quality=0.9)
-    body = ask(client, "recommend", use_case="Animate product photos", memory_constraint_gb="12.5")
+    body = get(client, "recommend", use_case="Animate product photos", memory_constraint_gb="12.5")
     assert body["recommended_model"] == "I2V-A14B"
     assert body["alternative_models"] == ["TI2V-5B", "T2V-A14B"]
     assert body["hardware_requirements"]["min_vram_gb"] == 1.0
@@ -353,8 +353,8 @@ def test_a_recommendation_in_every_field(client: TestClient, database: Database)
     assert body["basis"] == {"quality": "catalogue", "speed": "catalogue"}
 
 
-def test_nothing_that_fits_is_an_answer(client: TestClient) -> None:
-    body = ask(client, "recommend", use_case="anything", memory_constraint_gb="0.5")
+def test_no_fitting_model_is_a_valid_answer(client: TestClient) -> None:
+    body = get(client, "recommend", use_case="anything", memory_constraint_gb="0.5")
     assert (body["recommended_model"], body["confidence_score"], body["hardware_requirements"]) == (None, None, None)
     assert (body["alternative_models"], body["limitations"], body["scores"]) == ([], [], {})
     assert len(body["reasoning"]) == 3
@@ -374,11 +374,11 @@ def test_the_dashboard_in_every_field(client: TestClient, database: Database) ->
         suggested_action="clean up", action_required=True,
     )  # fmt: skip
     alerts.apply(database, Changes(opened=(cause,)), clock.now(), deliver=False)
-    body = ask(client, "dashboard")
+    body = get(client, "dashboard")
     assert list(body["models"]) == list(MODELS)
     for model_id in MODELS:
         assert body["models"][model_id] == {
-            part: ask(client, f"{part}/{model_id}") for part in ("capabilities", "health", "performance")
+            part: get(client, f"{part}/{model_id}") for part in ("capabilities", "health", "performance")
         }
     score = body["models"]["T2V-A14B"]["performance"]["performance_score"]
     assert body["system_overview"] == {
@@ -392,7 +392,7 @@ def test_the_dashboard_in_every_field(client: TestClient, database: Database) ->
     (alert,) = body["alerts"]
     assert (alert["severity"], alert["title"], alert["acknowledged"]) == ("warning", "The disk is nearly full", False)
     assert [one["action"] for one in body["recommendations"]] == ["check_integrity"]
-    status = ask(client, "status")
+    status = get(client, "status")
     assert status == {
         "status": "healthy", "available_models": ["T2V-A14B"], "api_version": "0.1.0", "timestamp": status["timestamp"],
     }  # fmt: skip
@@ -416,7 +416,7 @@ def test_an_unknown_model_is_not_found(client: TestClient, path: str) -> None:
     ["capabilities/T2V-A14B", "health/T2V-A14B", "performance/T2V-A14B", "compare/T2V-A14B/TI2V-5B", "dashboard",
      "status", "recommend?use_case=x"],
 )  # fmt: skip
-def test_an_unknown_parameter_is_named(client: TestClient, path: str) -> None:
+def test_an_unknown_parameter_is_reported(client: TestClient, path: str) -> None:
     answer = client.get(f"{BASE}/{path}{'&' if '?' in path else '?'}verbose=1")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["query", "verbose"]
@@ -439,7 +439,7 @@ def test_an_unknown_parameter_is_named(client: TestClient, path: str) -> None:
         ),
     ],
 )
-def test_a_wish_that_is_none_is_named(client: TestClient, query: str, name: str) -> None:
+def test_an_invalid_parameter_is_reported(client: TestClient, query: str, name: str) -> None:
     answer = client.get(f"{BASE}/recommend?{query}")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["query", name]

@@ -1,4 +1,4 @@
-"""Detailed status and health: every field, against rows that the test wrote."""
+"""Detailed status and health: every field against prepared rows."""
 
 import re
 import time
@@ -173,11 +173,11 @@ def test_an_update_keeps_a_model_available(client: TestClient, database: Databas
     assert (found["availability_status"], found["is_available"]) == ("updating", True)
     assert (found["current_version"], found["latest_version"]) == (library.COMMIT, library.NEWER)
     library.hub_says(database, "T2V-A14B", None)
-    assert model(client)["latest_version"] == library.NEWER, "the last known answer stands"
+    assert model(client)["latest_version"] == library.NEWER, "the last known answer is kept"
 
 
 @both_databases
-def test_the_best_replica_speaks_for_the_model(client: TestClient, database: Database, settings: Settings) -> None:
+def test_the_best_replica_determines_the_status(client: TestClient, database: Database, settings: Settings) -> None:
     library.node(database, "here")
     library.node(database, "there")
     library.replica(database, state="corrupted", on="here", faults=[FAULT])
@@ -206,7 +206,7 @@ def test_a_pin_is_shown(client: TestClient, database: Database) -> None:
     assert pinned.status_code == 200
     assert (pinned.json()["model_id"], pinned.json()["pinned"]) == ("T2V-A14B", True)
     time.sleep(0.002)
-    assert client.post("/api/v1/models/T2V-A14B/pin").json() == pinned.json(), "the first moment stays"
+    assert client.post("/api/v1/models/T2V-A14B/pin").json() == pinned.json(), "the first time is kept"
     assert set(replicas.pins(database)) == {"T2V-A14B"}
     assert model(client)["pinned"]
     gone = client.delete("/api/v1/models/T2V-A14B/pin")

@@ -1,4 +1,4 @@
-"""What operators ask, what the documentation shows, and what the web process itself must be."""
+"""The operators' routes, the documentation, and properties of the web process."""
 
 import json
 import os
@@ -48,10 +48,10 @@ def test_workers_show_devices_and_what_they_run(client: TestClient, database: Da
     register(database, 2)
     (node,) = client.get("/api/v1/workers").json()["nodes"]
     assert (node["state"], node["io_online"], node["last_seen"]) == ("online", False, None), (
-        "only its devices are heard"
+        "only its devices are online"
     )
     refused = client.post("/api/v1/jobs/download", json={"model_id": "T2V-A14B"})
-    assert (refused.status_code, "no io worker was heard" in refused.json()["detail"]) == (409, True)
+    assert (refused.status_code, "no io worker has sent a heartbeat" in refused.json()["detail"]) == (409, True)
     nodes.node_beat(database, "here", 1000.0, 400.0)
     nodes.device_beat(database, "here/1", warm=[{"model_id": "T2V-A14B", "quantization": "none"}])
     nodes.deregister_device(database, "here/2", 102)
@@ -92,7 +92,7 @@ def test_queues_count_by_priority_and_model(client: TestClient, database: Databa
 # --- readiness
 
 
-def test_ready_when_all_are_there(client: TestClient, database: Database, settings: Settings) -> None:
+def test_ready_when_all_parts_are_available(client: TestClient, database: Database, settings: Settings) -> None:
     def reasons() -> list[str]:
         answer = client.get("/readyz")
         assert answer.status_code == 200
@@ -124,7 +124,7 @@ def test_degraded_without_redis_and_ready_when_it_is_back(
     assert "redis_unavailable" not in client.get("/readyz").json()["reasons"]
 
 
-def test_a_database_that_hangs_is_not_waited_for(settings: Settings, make_client: Any) -> None:
+def test_a_hanging_database_is_not_waited_for(settings: Settings, make_client: Any) -> None:
     import socket
 
     with socket.socket() as silent:
@@ -226,7 +226,7 @@ def test_it_starts_without_database_and_redis_and_recovers(
         process.http.close()
 
 
-def test_what_was_answered_survives_kill_9(web: WebProcess, settings: Settings) -> None:
+def test_accepted_jobs_survive_kill_9(web: WebProcess, settings: Settings) -> None:
     ids = {web.http.post(URL, json=GOOD).json()["id"] for _ in range(20)}
     web.process.kill()
     web.process.wait()

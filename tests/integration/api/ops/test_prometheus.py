@@ -1,4 +1,4 @@
-"""`/metrics`: parsed as Prometheus does, the same from every web process, enough for the board and its rules."""
+"""`/metrics`: valid for Prometheus, equal from every web process, and sufficient for the board and its rules."""
 
 import json
 import re
@@ -41,8 +41,8 @@ DOCKER = ROOT / "docker"
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def scraped(client: TestClient) -> Values:
-    """By sample name and labels."""
+def scrape(client: TestClient) -> Values:
+    """Scrape the values by sample name and labels."""
     answer = client.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -61,7 +61,7 @@ def value(found: Values, name: str, **labels: str) -> float | None:
 
 
 @both_databases
-def test_what_is(client: TestClient, database: Database, settings: Settings) -> None:
+def test_gauges(client: TestClient, database: Database, settings: Settings) -> None:
     library.node(database, total_gb=1000, free_gb=400)
     library.device(database, "T2V-A14B")
     library.replica(database)
@@ -71,7 +71,7 @@ def test_what_is(client: TestClient, database: Database, settings: Settings) -> 
     running = working.claim(database, accepted(database).id)
     open_one(database)
     loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
-    found = scraped(client)
+    found = scrape(client)
     device = {"node": "here", "device": "0", "uuid": "GPU-here-0"}
     model = {"model": "T2V-A14B"}
     assert value(found, "wanworks_jobs", type="generation", state="queued", **model) == 1
@@ -91,8 +91,8 @@ def test_what_is(client: TestClient, database: Database, settings: Settings) -> 
     assert (value(found, "wanworks_redis_up"), value(found, "wanworks_dispatcher_up")) == (1, 1)
 
 
-def test_what_nobody_reads_any_more_is_left_out(client: TestClient, database: Database) -> None:
-    """The last reading of a device that is gone is not its present one, and a download says nothing before its list."""
+def test_outdated_readings_are_left_out(client: TestClient, database: Database) -> None:
+    """The last sample of an offline device is not current, and a download has no sizes before its list of files."""
     library.node(database)
     library.device(database, "T2V-A14B")
     reading = Reading(73.0, 40_000.0, 80_000.0, 61.0, 350.0)
@@ -100,7 +100,7 @@ def test_what_nobody_reads_any_more_is_left_out(client: TestClient, database: Da
     library.start(database, library.download(database))
     with database.write() as session:
         session.connection().execute(update(Device).values(seen_at=0.0))
-    found = scraped(client)
+    found = scrape(client)
     device = {"node": "here", "device": "0", "uuid": "GPU-here-0"}
     assert (value(found, "wanworks_device_up", **device), value(found, "wanworks_device_busy", **device)) == (0, 0)
     for name in ("utilization_ratio", "memory_used_bytes", "temperature_celsius", "power_watts"):
@@ -109,7 +109,7 @@ def test_what_nobody_reads_any_more_is_left_out(client: TestClient, database: Da
     assert value(found, "wanworks_download_left_bytes", node="here", model="TI2V-5B") == 0
 
 
-def test_what_happened(client: TestClient, database: Database, settings: Settings) -> None:
+def test_counters(client: TestClient, database: Database, settings: Settings) -> None:
     counted = Meters(RestingRedis(settings.redis))
     done = working.finish(database, working.claim(database, accepted(database).id), [])
     failing = working.claim(database, accepted(database).id)
@@ -117,7 +117,7 @@ def test_what_happened(client: TestClient, database: Database, settings: Setting
     for job in (done, failed):
         count_end(counted, job)
     counted.flush()
-    found = scraped(client)
+    found = scrape(client)
     model = {"model": "T2V-A14B"}
     for outcome in ("succeeded", "failed"):
         ended = value(found, "wanworks_jobs_ended_total", type="generation", outcome=outcome, **model)
@@ -134,7 +134,7 @@ def test_requests_are_counted_by_route(client: TestClient) -> None:
     client.get("/api/v1/jobs/00000000-0000-7000-8000-000000000001")
     client.get("/nothing/there")
     context_meters(client).flush()
-    found = scraped(client)
+    found = scrape(client)
     by_route = {"method": "GET", "route": "/api/v1/jobs/{id}", "status": "404"}
     assert value(found, "wanworks_http_request_seconds_count", **by_route) == 2
     assert value(found, "wanworks_http_request_seconds_count", method="GET", route="/healthz", status="200") == 1
@@ -146,7 +146,7 @@ def context_meters(client: TestClient) -> Meters:
     return found
 
 
-def test_two_web_processes_say_the_same(
+def test_two_web_processes_return_the_same(
     settings: Settings, database: Database, make_client: Callable[[Settings], TestClient]
 ) -> None:
     one, other = make_client(settings), make_client(settings)
@@ -156,7 +156,7 @@ def test_two_web_processes_say_the_same(
     counted.flush()
     still = {"wanworks_queue_oldest_seconds"}
     answers = [
-        {key: found for key, found in scraped(client).items() if key[0] not in still and "http" not in key[0]}
+        {key: found for key, found in scrape(client).items() if key[0] not in still and "http" not in key[0]}
         for client in (one, other)
     ]
     assert answers[0] == answers[1]
@@ -164,7 +164,7 @@ def test_two_web_processes_say_the_same(
 
 
 def test_without_redis(settings: Settings, make_client: Callable[[Settings], TestClient], database: Database) -> None:
-    found = scraped(make_client(settings.model_copy(update={"redis_url": None})))
+    found = scrape(make_client(settings.model_copy(update={"redis_url": None})))
     assert value(found, "wanworks_redis_up") == 0
     assert value(found, "wanworks_dispatcher_up") == 0
 
@@ -173,7 +173,7 @@ def _with_redis(settings: Settings, url: str) -> Settings:
     return Settings(**{**settings.model_dump(), "redis_url": url})
 
 
-def test_a_redis_whose_answers_are_late_is_up_and_nothing_vanishes(
+def test_with_a_slow_redis_no_metric_is_missing(
     settings: Settings, database: Database, redis_server: RedisServer, make_client: Callable[[Settings], TestClient]
 ) -> None:
     counted = Meters(RestingRedis(redis_server.url, timeout=5.0))
@@ -183,8 +183,8 @@ def test_a_redis_whose_answers_are_late_is_up_and_nothing_vanishes(
     loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
     with LateRedis(redis_server, 0.5) as late:
         client = make_client(_with_redis(settings, late.url))
-        with ThreadPoolExecutor(2) as pool:  # a second scrape at the same moment
-            answers = list(pool.map(lambda _: scraped(client), range(2)))
+        with ThreadPoolExecutor(2) as pool:  # a second, concurrent scrape
+            answers = list(pool.map(lambda _: scrape(client), range(2)))
         assert "redis_unavailable" not in client.get("/readyz").json()["reasons"]
     for found in answers:
         assert value(found, "wanworks_redis_up") == 1
@@ -193,37 +193,39 @@ def test_a_redis_whose_answers_are_late_is_up_and_nothing_vanishes(
         assert value(found, f"{metrics.PASS_SECONDS.name}_count") == 1
 
 
-def test_a_redis_that_hangs_is_neither_up_nor_down(
+def test_with_a_hanging_redis_its_state_is_unknown(
     settings: Settings, database: Database, redis_server: RedisServer, make_client: Callable[[Settings], TestClient]
 ) -> None:
     client = make_client(_with_redis(settings, redis_server.url))
     loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
-    assert value(scraped(client), "wanworks_redis_up") == 1
+    assert value(scrape(client), "wanworks_redis_up") == 1
     assert redis_server.process is not None
     redis_server.process.send_signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
-        found = scraped(client)
+        found = scrape(client)
         assert time.monotonic() - began < 5
     finally:
         redis_server.process.send_signal(signal.SIGCONT)
     assert value(found, "wanworks_redis_up") is None
-    assert value(found, "wanworks_dispatcher_up") == 1, "its rows say so"
+    assert value(found, "wanworks_dispatcher_up") == 1, "read from its rows"
     assert value(found, "wanworks_jobs", type="cleanup", model="", state="queued") == 0
 
 
-def test_a_redis_that_is_gone_is_down_and_the_dispatcher_is_told_from_rows(
+def test_without_redis_it_is_down_and_the_dispatcher_is_read_from_rows(
     settings: Settings, database: Database, redis_server: RedisServer, make_client: Callable[[Settings], TestClient]
 ) -> None:
     client = make_client(_with_redis(settings, redis_server.url))
     redis_server.kill()
-    found = scraped(client)
+    found = scrape(client)
     assert (value(found, "wanworks_redis_up"), value(found, "wanworks_dispatcher_up")) == (0, 0)
     loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
-    assert value(scraped(client), "wanworks_dispatcher_up") == 1
+    assert value(scrape(client), "wanworks_dispatcher_up") == 1
 
 
-def test_the_alerts_tell_late_from_away(settings: Settings, database: Database, redis_server: RedisServer) -> None:
+def test_the_alerts_distinguish_slow_from_unreachable(
+    settings: Settings, database: Database, redis_server: RedisServer
+) -> None:
     def facts(url: str) -> Facts:
         return gather(ground_of(_with_redis(settings, url)), clock.now())
 
@@ -238,18 +240,18 @@ def test_the_alerts_tell_late_from_away(settings: Settings, database: Database, 
     assert facts(redis_server.url).redis_away is False, "it may only be slow"
     redis_server.kill()
     found = facts(redis_server.url)
-    assert (found.redis_away, found.dispatcher_silent) == (True, None), "without Redis none can lead"
+    assert (found.redis_away, found.dispatcher_silent) == (True, None), "without Redis no dispatcher can lead"
 
 
-def test_a_process_that_has_just_begun_has_missed_no_tick(settings: Settings, database: Database) -> None:
+def test_a_process_that_has_just_started_has_missed_no_tick(settings: Settings, database: Database) -> None:
     an_hour_ago = clock.now().timestamp() - 3600
     assert ticks.once(database, "retention", 60.0, an_hour_ago, lambda _: "done") == "done"
     assert gather(ground_of(settings), clock.now()).beat_silent_seconds < 60
 
 
-def test_an_empty_queue_says_zero(client: TestClient, database: Database) -> None:
+def test_an_empty_queue_is_reported_as_zero(client: TestClient, database: Database) -> None:
     library.node(database)
-    found = scraped(client)
+    found = scrape(client)
     for model_id in ("T2V-A14B", "I2V-A14B", "TI2V-5B"):
         for priority in ("low", "normal", "high", "critical"):
             labels = {"model": model_id, "priority": priority}
@@ -260,7 +262,7 @@ def test_an_empty_queue_says_zero(client: TestClient, database: Database) -> Non
         assert value(found, "wanworks_download_left_bytes", node="here", model=model_id) == 0
 
 
-def test_counts_outlast_a_redis_that_is_away(redis_server: RedisServer) -> None:
+def test_counts_are_kept_while_redis_is_unreachable(redis_server: RedisServer) -> None:
     counted = Meters(RestingRedis(redis_server.url, timeout=1.0, rest=0.0))
     counted.count(metrics.TAKEOVERS)
     redis_server.kill()
@@ -281,13 +283,13 @@ def test_buckets_are_cumulated() -> None:
     assert family.sums == {(): 20.1}
 
 
-def test_what_another_version_counted_is_left_out() -> None:
+def test_counters_of_another_version_are_left_out() -> None:
     for field in (["wanworks_of_tomorrow", "x", "total"], [metrics.FENCED.name, "node", "a new label", "total"]):
         assert all(not family.totals for family in families({json.dumps(field): 1.0}))
 
 
 def _names(client: TestClient) -> set[str]:
-    """Every sample's name that can appear."""
+    """Return the names of all possible samples."""
     names = {match[1] for match in re.finditer(r"^# TYPE (\S+)", client.get("/metrics").text, re.MULTILINE)}
     for meter in METERS.values():
         names |= (
@@ -306,7 +308,7 @@ def _expressions() -> list[tuple[str, str]]:
     return found
 
 
-def test_the_board_and_the_rules_ask_for_what_is_there(client: TestClient) -> None:
+def test_the_board_and_the_rules_use_existing_metrics(client: TestClient) -> None:
     names = _names(client)
     expressions = _expressions()
     assert len(expressions) > 25
@@ -316,7 +318,7 @@ def test_the_board_and_the_rules_ask_for_what_is_there(client: TestClient) -> No
         assert expression.count("(") == expression.count(")"), title
 
 
-def test_the_board_asks_by_labels_that_are_there() -> None:
+def test_the_board_uses_existing_labels() -> None:
     labels = {meter.name: set(meter.labels) for meter in METERS.values()}
     for title, expression in _expressions():
         for name, inside in re.findall(r"\b(wanworks_\w+)\{([^}]*)\}", expression):

@@ -1,4 +1,4 @@
-"""The `/v1/videos` routes on real rows: the convention's shapes, its errors, and that nothing else speaks it."""
+"""The `/v1/videos` routes: the `openai` client's format and errors, which no other route uses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,12 +25,12 @@ FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 
 
 def form(*parts: tuple[str, str]) -> bytes:
-    """As the client writes one that has no file."""
+    """Return a form as the client writes one without a file."""
     written = "".join(f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n' for name, text in parts)
     return f"{written}--b--\r\n".encode()
 
 
-def made(client: TestClient, **fields: Any) -> dict[str, Any]:
+def create(client: TestClient, **fields: Any) -> dict[str, Any]:
     answer = client.post(URL, json={**ASKED, **fields})
     assert answer.status_code == 200, answer.text
     shown: dict[str, Any] = answer.json()
@@ -38,7 +38,7 @@ def made(client: TestClient, **fields: Any) -> dict[str, Any]:
 
 
 def refused(answer: Any, status: int) -> dict[str, Any]:
-    """The error in the envelope, and in nothing but that."""
+    """Return the error, and check that the envelope contains nothing else."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-request-id"]
@@ -59,7 +59,7 @@ def finish(database: Database, settings: Settings, video_id: str) -> None:
 
 
 @both_databases
-def test_a_video_is_a_job_in_other_words(client: TestClient, database: Database) -> None:
+def test_a_video_is_a_job(client: TestClient, database: Database) -> None:
     answer = client.post(URL, json={**ASKED, "num_inference_steps": 3, "seed": 7, "guidance_scale_2": 2.5})
     assert answer.status_code == 200
     shown = answer.json()
@@ -77,7 +77,7 @@ def test_a_video_is_a_job_in_other_words(client: TestClient, database: Database)
     assert records.get(database, shown["id"]).created_at.timestamp() // 1 == shown["created_at"]
 
 
-def test_a_form_as_generated_clients_write_it(client: TestClient) -> None:
+def test_a_form_of_a_generated_client(client: TestClient) -> None:
     body = form(
         ("prompt", "5"), ("model", "wan2.2-ti2v-5b"), ("seconds", "1"), ("size", "64x64"), ("fps", "12"),
         ("guidance_scale", "3.5"), ("seed", "9"), ("metadata[shot]", "12"), ("metadata[take]", "b"),
@@ -100,7 +100,7 @@ def test_a_form_as_generated_clients_write_it(client: TestClient) -> None:
         [("seconds", "1"), ("seconds", "1")],
     ],
 )
-def test_a_form_that_says_a_thing_twice(client: TestClient, parts: list[tuple[str, str]]) -> None:
+def test_a_form_with_a_repeated_field(client: TestClient, parts: list[tuple[str, str]]) -> None:
     error = refused(client.post(URL, content=form(("prompt", "a"), *parts), headers=FORM), 400)
     assert (error["param"], error["code"]) == (parts[0][0].partition("[")[0], "duplicate")
 
@@ -119,11 +119,11 @@ def test_a_picture_as_a_file_a_data_url_and_an_object(client: TestClient) -> Non
     ]
     for answer in answers:
         assert answer.status_code == 200, answer.text
-        assert answer.json()["model"] == "I2V-A14B", "the first model that takes a picture"
+        assert answer.json()["model"] == "I2V-A14B", "the first model that accepts an image"
         assert client.get(f"/api/v1/jobs/{answer.json()['id']}").json()["params"]["image"] is True
 
 
-def test_a_picture_by_its_address(settings: Settings, make_client: Callable[[Settings], TestClient]) -> None:
+def test_an_image_by_url(settings: Settings, make_client: Callable[[Settings], TestClient]) -> None:
     place, server = serve("127.0.0.1", free_port())
     place.answers |= {
         "/a.png": content(picture()), "/page": content(b"<html>"), "/away": redirect("http://169.254.169.254/latest/"),
@@ -145,8 +145,11 @@ def test_a_picture_by_its_address(settings: Settings, make_client: Callable[[Set
         assert refused(client.post(URL, json={**asked, "input_reference": named}), 400)["param"] == "input_reference"
     place.seen.clear()
     t2v = client.post(URL, json={**asked, "model": "wan2.2-t2v-a14b", "input_reference": f"{here}/a.png"})
-    assert refused(t2v, 400)["message"] == "input_reference: T2V-A14B makes video from text alone, without an image"
-    assert place.seen == [], "what cannot be is not fetched first"
+    assert (
+        refused(t2v, 400)["message"]
+        == "input_reference: T2V-A14B does not accept an image; leave it out or choose another model"
+    )
+    assert place.seen == [], "nothing is fetched for an invalid request"
     server.shutdown()
     server.server_close()
 
@@ -173,7 +176,7 @@ def test_a_picture_by_its_address(settings: Settings, make_client: Callable[[Set
         ({"input_reference": {"file_id": "file-1"}}, "input_reference.file_id", "not_supported"),
     ],
 )
-def test_a_wrong_field_is_a_400_that_names_it(
+def test_an_invalid_field_is_a_400_with_its_name(
     client: TestClient, database: Database, fields: dict[str, Any], param: str, code: str
 ) -> None:
     error = refused(client.post(URL, json={**ASKED, **fields}), 400)
@@ -182,7 +185,7 @@ def test_a_wrong_field_is_a_400_that_names_it(
     assert lists.page(database, limit=1).jobs == []
 
 
-def test_other_errors_come_in_the_envelope_too(client: TestClient) -> None:
+def test_other_errors_use_the_envelope_too(client: TestClient) -> None:
     nobody = "00000000-0000-7000-8000-000000000000"
     assert refused(client.post(URL, content=b"{", headers={"Content-Type": "application/json"}), 400)["param"] is None
     assert refused(client.post(URL, content=b"a=b"), 415)["code"] == "unsupported_media_type"
@@ -205,7 +208,7 @@ def test_elsewhere_errors_are_problem_documents(client: TestClient) -> None:
     assert client.post("/api/v1/jobs/generation", json={"prompt": "a cat"}).status_code == 422
 
 
-def test_with_the_database_away_the_client_is_told_when_to_ask_again(
+def test_without_the_database_the_client_is_told_when_to_retry(
     settings: Settings, make_client: Callable[[Settings], TestClient]
 ) -> None:
     away = settings.model_copy(update={"database_url": None, "home": settings.home / "not" / "there"})
@@ -218,7 +221,7 @@ def test_with_the_database_away_the_client_is_told_when_to_ask_again(
         asking.get("/videos", cast_to=object)
 
 
-def test_with_a_full_disk_the_client_does_not_ask_again(
+def test_with_a_full_disk_the_client_does_not_retry(
     settings: Settings, make_client: Callable[[Settings], TestClient]
 ) -> None:
     full = make_client(settings.model_copy(update={"min_free_disk_mb": 10**9}))
@@ -229,7 +232,7 @@ def test_with_a_full_disk_the_client_does_not_ask_again(
 
 @both_databases
 def test_pages_in_both_orders(client: TestClient, database: Database) -> None:
-    ids = [made(client)["id"] for _ in range(5)]
+    ids = [create(client)["id"] for _ in range(5)]
     records.accept(
         database, [records.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)]
     )
@@ -263,8 +266,8 @@ def test_only_videos_are_videos(client: TestClient, database: Database) -> None:
     assert client.get(f"/api/v1/jobs/{download.job.id}").status_code == 200
 
 
-def test_when_to_ask_again(client: TestClient, database: Database, settings: Settings, redis_url: str) -> None:
-    first = made(client)["id"]
+def test_when_to_poll_again(client: TestClient, database: Database, settings: Settings, redis_url: str) -> None:
+    first = create(client)["id"]
     path = f"{URL}/{first}"
     assert client.get(path).headers["openai-poll-after-ms"] == "1000", "nothing was measured yet"
     job = working.claim(database, first)
@@ -276,12 +279,12 @@ def test_when_to_ask_again(client: TestClient, database: Database, settings: Set
     ended = client.get(path)
     assert (ended.json()["status"], ended.json()["progress"]) == ("completed", 100)
     assert "openai-poll-after-ms" not in ended.headers
-    second = made(client)["id"]  # now there is one that is measured: it took no time to speak of
+    second = create(client)["id"]  # now there is a measured one, with a duration of almost zero
     assert client.get(f"{URL}/{second}").headers["openai-poll-after-ms"] == "500"
 
 
 def test_the_files(client: TestClient, database: Database, settings: Settings) -> None:
-    video_id = made(client)["id"]
+    video_id = create(client)["id"]
     path = f"{URL}/{video_id}/content"
     early = client.get(path)
     assert "not ready yet" in refused(early, 409)["message"]
@@ -304,8 +307,8 @@ def test_the_files(client: TestClient, database: Database, settings: Settings) -
     assert expires["expires_at"] - expires["completed_at"] == 30 * 86400
 
 
-def test_what_failed_has_no_files(client: TestClient, database: Database) -> None:
-    failed, cancelled = made(client)["id"], made(client)["id"]
+def test_a_failed_video_has_no_files(client: TestClient, database: Database) -> None:
+    failed, cancelled = create(client)["id"], create(client)["id"]
     job = working.claim(database, failed)
     attempts.fail(database, failed, job.attempt, Failure("bad_input", "No", retryable=False))
     client.post(f"/api/v1/jobs/{cancelled}/cancel")
@@ -316,8 +319,8 @@ def test_what_failed_has_no_files(client: TestClient, database: Database) -> Non
         assert refused(client.post(f"{URL}/{video_id}/remix", json={"prompt": "a dog"}), 409)
 
 
-def test_deleted_is_gone(client: TestClient, database: Database, settings: Settings) -> None:
-    waiting, done = made(client)["id"], made(client)["id"]
+def test_a_deleted_video_is_not_found(client: TestClient, database: Database, settings: Settings) -> None:
+    waiting, done = create(client)["id"], create(client)["id"]
     finish(database, settings, done)
     for video_id in (waiting, done):
         answer = client.delete(f"{URL}/{video_id}")
@@ -328,8 +331,10 @@ def test_deleted_is_gone(client: TestClient, database: Database, settings: Setti
     assert not (settings.store_dir / "artifacts" / done).exists()
 
 
-def test_a_remix_is_the_same_to_another_prompt(client: TestClient, database: Database, settings: Settings) -> None:
-    source = made(client, model="wan2.2-ti2v-5b", seed=5, input_reference=data_url(picture()), fps=12)
+def test_a_remix_has_the_same_settings_with_another_prompt(
+    client: TestClient, database: Database, settings: Settings
+) -> None:
+    source = create(client, model="wan2.2-ti2v-5b", seed=5, input_reference=data_url(picture()), fps=12)
     path = f"{URL}/{source['id']}/remix"
     assert refused(client.post(path, json={"prompt": "a dog"}), 409)["code"] == "conflict"
     finish(database, settings, source["id"])
@@ -348,7 +353,7 @@ def test_a_remix_is_the_same_to_another_prompt(client: TestClient, database: Dat
         assert refused(client.post(path, json=wrong), 400)["param"] == "prompt"
     assert refused(client.post(path, json={"prompt": "a", "seconds": "4"}), 400)["param"] == "seconds"
     client.delete(f"{URL}/{source['id']}")
-    assert list((settings.store_dir / "inputs" / remix["id"]).iterdir()), "it has a picture of its own"
+    assert list((settings.store_dir / "inputs" / remix["id"]).iterdir()), "it has its own copy of the image"
 
 
 def test_the_same_key_gives_the_same_video(client: TestClient) -> None:

@@ -1,4 +1,4 @@
-"""Request headers: what is understood, what is ignored, what is refused."""
+"""Request headers: parsed, ignored and refused values."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_a_range_keeps_what_can_be_satisfied(value: str, ranges: str) -> None:
     ["", "bytes", "bytes=", "bytes=a-b", "bytes=5-2", "bytes=1_0-2_0", "bytes=--1", "bytes=0-1;2-3", "lines=0-4",
      "bytes=0-1,x", "bytes=\xb2-3", "bytes=" + ",".join(["0-1"] * 101)],
 )  # fmt: skip
-def test_a_range_that_cannot_be_read_is_ignored(value: str) -> None:
+def test_a_malformed_range_is_ignored(value: str) -> None:
     assert headers.byte_ranges(value, 100) is None
 
 
@@ -38,7 +38,7 @@ def test_a_range_beyond_the_end_is_unsatisfiable(value: str) -> None:
     assert headers.byte_ranges(value, 100) == Unsatisfiable()
 
 
-def test_no_range_of_nothing_can_be_satisfied() -> None:
+def test_no_range_of_an_empty_file_is_satisfiable() -> None:
     assert headers.byte_ranges("bytes=-5", 0) == Unsatisfiable()
 
 
@@ -61,17 +61,17 @@ def test_prefer_wait(value: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "wait", "wait=", "wait=-1", "wait=abc", "wait=1.5", "await=5", "wait=\xb2"])
-def test_a_preference_that_cannot_be_read_is_ignored(value: str) -> None:
+def test_a_malformed_preference_is_ignored(value: str) -> None:
     assert headers.wait_seconds({"prefer": value}) is None
 
 
 @pytest.mark.parametrize("key", ["a", "x" * 255, "9f1c-two words!"])
-def test_a_good_idempotency_key(key: str) -> None:
+def test_a_valid_idempotency_key(key: str) -> None:
     assert headers.idempotency_key({"idempotency-key": key}) == key
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "tab\there", "caf\xe9", "\x7f"])
-def test_a_bad_idempotency_key_is_named(key: str) -> None:
+def test_an_invalid_idempotency_key_is_reported(key: str) -> None:
     with pytest.raises(InvalidField, match="Idempotency-Key"):
         headers.idempotency_key({"idempotency-key": key})
 

@@ -1,14 +1,14 @@
-"""Many questions, few rounds, and no answer older than its question."""
+"""Coalesced reads: many requests share few reads, and no result is older than its request."""
 
 import asyncio
 import threading
 
 import pytest
 
-from api.services.coalescing import Together
+from api.services.coalescing import Coalescer
 
 
-def test_who_asks_during_a_round_shares_the_next_one() -> None:
+def test_requests_during_a_read_share_the_next_one() -> None:
     began: list[int] = []
     gate = threading.Event()
 
@@ -18,11 +18,11 @@ def test_who_asks_during_a_round_shares_the_next_one() -> None:
         return began[-1]
 
     async def main() -> tuple[int, set[int]]:
-        together = Together()
-        first = asyncio.create_task(together.ask("k", work))
+        coalescer = Coalescer()
+        first = asyncio.create_task(coalescer.run("k", work))
         while not began:
             await asyncio.sleep(0.001)
-        others = [asyncio.create_task(together.ask("k", work)) for _ in range(20)]
+        others = [asyncio.create_task(coalescer.run("k", work)) for _ in range(20)]
         await asyncio.sleep(0.01)
         gate.set()
         return await first, set(await asyncio.gather(*others))
@@ -31,17 +31,17 @@ def test_who_asks_during_a_round_shares_the_next_one() -> None:
     assert began == [0, 1]
 
 
-def test_keys_do_not_mix_and_an_error_reaches_all() -> None:
+def test_keys_are_separate_and_an_error_reaches_all() -> None:
     def fail() -> int:
         raise ValueError("no")
 
     async def main() -> list[object]:
-        together = Together()
-        asked = [together.ask("a", lambda: 1), together.ask("b", lambda: 2), together.ask("c", fail)]
+        coalescer = Coalescer()
+        asked = [coalescer.run("a", lambda: 1), coalescer.run("b", lambda: 2), coalescer.run("c", fail)]
         found = await asyncio.gather(*asked, return_exceptions=True)
         with pytest.raises(ValueError, match="no"):
-            await together.ask("c", fail)
-        assert await together.ask("a", lambda: 3) == 3, "nothing is kept"
+            await coalescer.run("c", fail)
+        assert await coalescer.run("a", lambda: 3) == 3, "nothing is kept"
         return list(found)
 
     one, two, error = asyncio.run(main())

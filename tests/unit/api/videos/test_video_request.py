@@ -1,4 +1,4 @@
-"""The convention's words as a generation: lengths on the models' grid, names, and what is refused."""
+"""Conversion of `/v1/videos` requests to generations: lengths, names, and errors."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from api.schemas.jobs import JobProgress
 from api.schemas.videos import VideoRequest, poll_after_ms, video
-from api.videos.request import frames_of, generation_request, in_their_words, reference
+from api.videos.request import frames_of, generation_request, reference, with_video_names
 from shared.catalogue import models as catalogue
 from shared.catalogue.job_types import settle
 from shared.database.tables import Job
@@ -19,21 +19,21 @@ MODELS = catalogue.load("default")
 T2V, I2V, TI2V = MODELS.entries
 
 
-def translated(with_image: bool = False, **asked: Any) -> GenerationRequest:
-    made = generation_request(VideoRequest.model_validate({"prompt": "a cat", **asked}), MODELS, with_image=with_image)
+def translated(with_image: bool = False, **fields: Any) -> GenerationRequest:
+    made = generation_request(VideoRequest.model_validate({"prompt": "a cat", **fields}), MODELS, with_image=with_image)
     if made.wrong:
-        raise in_their_words(InvalidField(*made.wrong))
+        raise with_video_names(InvalidField(*made.wrong))
     return made.request
 
 
-def refused(with_image: bool = False, **asked: Any) -> FieldError:
+def refused(with_image: bool = False, **fields: Any) -> FieldError:
     with pytest.raises(InvalidField) as error:
-        translated(with_image, **asked)
+        translated(with_image, **fields)
     return error.value.errors[0]
 
 
 @pytest.mark.parametrize(
-    ("model", "asked", "frames"),
+    ("model", "fields", "frames"),
     [
         ("T2V-A14B", {"seconds": "5"}, 81),
         ("T2V-A14B", {"seconds": "4"}, 65),
@@ -45,15 +45,15 @@ def refused(with_image: bool = False, **asked: Any) -> FieldError:
         ("TI2V-5B", {"seconds": "4"}, 97),
     ],
 )
-def test_seconds_become_frames_on_the_grid(model: str, asked: dict[str, Any], frames: int) -> None:
-    request = translated(model=model, **asked)
+def test_seconds_become_frames_on_the_grid(model: str, fields: dict[str, Any], frames: int) -> None:
+    request = translated(model=model, **fields)
     assert request.frames == frames
     assert (frames - 1) % 4 == 0
 
 
 @pytest.mark.parametrize("fps", [8, 12, 16, 24])
 @pytest.mark.parametrize("entry", MODELS.entries, ids=lambda entry: entry.model_id)
-def test_every_length_is_made_or_refused_with_what_is_allowed(entry: catalogue.CatalogueEntry, fps: int) -> None:
+def test_every_length_is_supported_or_refused_with_the_allowed_ones(entry: catalogue.CatalogueEntry, fps: int) -> None:
     for tenths in range(1, 200):
         try:
             frames = frames_of(tenths / 10, fps, entry)
@@ -68,13 +68,13 @@ def test_every_length_is_made_or_refused_with_what_is_allowed(entry: catalogue.C
             assert abs((frames - 1) / fps - tenths / 10) <= 2 / fps + 1e-9
 
 
-def test_eight_seconds_are_too_many_and_the_answer_says_what_is_not() -> None:
+def test_eight_seconds_are_refused_with_the_allowed_lengths() -> None:
     wrong = refused(model="T2V-A14B", seconds="8")
     assert wrong.loc == ("body", "seconds")
-    assert wrong.msg == "8 is not a length of T2V-A14B at 16 fps; allowed: 0.5 to 5"
+    assert wrong.msg == "8 is not supported by T2V-A14B at 16 fps; allowed: 0.5 to 5"
 
 
-def test_every_field_arrives_under_its_own_name() -> None:
+def test_every_field_is_converted() -> None:
     request = translated(
         model="Wan-AI/Wan2.2-T2V-A14B-Diffusers", size="832x480", num_frames=33, fps=12, num_inference_steps=20,
         guidance_scale=4.5, guidance_scale_2=3.5, flow_shift=7, negative_prompt="blur", seed=7, output_format="webm",
@@ -90,25 +90,25 @@ def test_every_field_arrives_under_its_own_name() -> None:
     }  # fmt: skip
 
 
-def test_every_field_of_a_generation_can_be_asked_for_here() -> None:
+def test_every_field_of_a_generation_can_be_requested() -> None:
     ours = {"model_id", "image", "resolution", "frames", "steps"}
     assert set(GenerationRequest.model_fields) - ours <= set(VideoRequest.model_fields)
 
 
-def test_the_first_guidance_is_the_high_noise_expert_s_as_in_diffusers() -> None:
+def test_guidance_scale_belongs_to_the_high_noise_expert_as_in_diffusers() -> None:
     params = settle(translated(model="wan2.2-t2v-a14b", guidance_scale=6, guidance_scale_2=2), T2V, None)
     assert (params.guidance_scale, params.guidance_scale_2) == (6, 2)
     native = settle(translated(model="wan2.2-t2v-a14b"), T2V, None)
     assert (native.guidance_scale, native.guidance_scale_2) == (4.0, 3.0)
 
 
-def test_without_a_model_the_first_that_suits_is_taken() -> None:
+def test_without_a_model_the_first_suitable_one_is_used() -> None:
     assert translated().model_id == "T2V-A14B"
     assert translated(with_image=True).model_id == "I2V-A14B"
 
 
 @pytest.mark.parametrize("seconds", ["4", "5", 3600])
-def test_frames_win_over_seconds(seconds: Any) -> None:
+def test_frames_take_precedence_over_seconds(seconds: Any) -> None:
     assert translated(seconds=seconds, num_frames=33).frames == 33
 
 
@@ -117,11 +117,11 @@ def test_frames_win_over_seconds(seconds: Any) -> None:
     ["T2V-A14B", "wan2.2-t2v-a14b", "Wan-AI/Wan2.2-T2V-A14B", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"],
 )
 @pytest.mark.parametrize("source", ["default", "demo"])
-def test_models_by_all_their_names(name: str, source: str) -> None:
+def test_models_by_id_and_aliases(name: str, source: str) -> None:
     assert catalogue.load(source).named(name).model_id == "T2V-A14B"
 
 
-def test_a_model_of_a_file_has_its_repository_s_names(tmp_path: Path) -> None:
+def test_a_model_from_a_file_has_the_names_of_its_repository(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text('[models.Mine]\nextends = "T2V-A14B"\nrepo = "house/wan-mine-Diffusers"\n')
     models = catalogue.load(str(path))
@@ -130,7 +130,7 @@ def test_a_model_of_a_file_has_its_repository_s_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, None])
-def test_a_seed_that_is_to_be_drawn(seed: int | None) -> None:
+def test_a_random_seed(seed: int | None) -> None:
     request = translated(model="T2V-A14B", seed=seed)
     assert request.seed is None
     assert 0 <= settle(request, T2V, None).seed < 2**32
@@ -144,42 +144,42 @@ def test_width_and_height_are_a_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "field", "said"),
+    ("fields", "field", "message"),
     [
-        ({"model": "sora-9"}, "model", "there is no model 'sora-9'; offered: T2V-A14B or wan2.2-t2v-a14b"),
+        ({"model": "sora-9"}, "model", "there is no model 'sora-9'; available: T2V-A14B or wan2.2-t2v-a14b"),
         ({"webhook_url": "ftp://example.com"}, "webhook_url", "must begin with http"),
     ],
 )
-def test_what_cannot_be_is_named(asked: dict[str, Any], field: str, said: str) -> None:
-    wrong = refused(**asked)
+def test_invalid_fields_are_reported(fields: dict[str, Any], field: str, message: str) -> None:
+    wrong = refused(**fields)
     assert wrong.loc == ("body", field)
-    assert said in wrong.msg
+    assert message in wrong.msg
 
 
-def test_a_picture_for_a_model_that_takes_none() -> None:
+def test_an_image_for_a_model_without_image_input() -> None:
     wrong = refused(with_image=True, model="wan2.2-t2v-a14b")
     assert wrong.loc == ("body", "input_reference")
-    assert wrong.msg == "T2V-A14B makes video from text alone, without an image"
+    assert wrong.msg == "T2V-A14B does not accept an image; leave it out or choose another model"
     assert translated(with_image=True, model="wan2.2-ti2v-5b").model_id == "TI2V-5B"
 
 
-def test_admission_s_errors_in_the_convention_s_words() -> None:
+def test_errors_of_admission_have_the_video_field_names() -> None:
     with pytest.raises(InvalidField) as error:
         settle(translated(model="wan2.2-i2v-a14b", size="100x100", num_frames=999, num_inference_steps=1), I2V, None)
-    told = in_their_words(error.value)
-    assert [one.loc[1] for one in told.errors] == ["size", "num_frames", "num_inference_steps", "input_reference"]
-    inside = in_their_words(InvalidField(FieldError(("body", "metadata", "image"), "too long", "x")))
+    renamed = with_video_names(error.value)
+    assert [one.loc[1] for one in renamed.errors] == ["size", "num_frames", "num_inference_steps", "input_reference"]
+    inside = with_video_names(InvalidField(FieldError(("body", "metadata", "image"), "too long", "x")))
     assert inside.errors[0].loc == ("body", "metadata", "image")
 
 
 @pytest.mark.parametrize("seconds", ["", "-1", "five", "1e2", "1_0", " 5", "\u0665", True, "0", 0, -1, float("nan")])
-def test_what_is_no_length(seconds: Any) -> None:
+def test_invalid_lengths(seconds: Any) -> None:
     with pytest.raises(ValueError, match="seconds"):
         VideoRequest.model_validate({"prompt": "a cat", "seconds": seconds})
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("fields", "found"),
     [
         ({}, None),
         ({"input_reference": "https://example.com/a.png"}, "https://example.com/a.png"),
@@ -187,21 +187,21 @@ def test_what_is_no_length(seconds: Any) -> None:
         ({"image_reference": {"image_url": "https://example.com/a.png"}}, "https://example.com/a.png"),
     ],
 )
-def test_where_the_picture_is(asked: dict[str, Any], found: str | None) -> None:
-    assert reference(VideoRequest.model_validate({"prompt": "a cat", **asked})) == found
+def test_the_reference_to_the_image(fields: dict[str, Any], found: str | None) -> None:
+    assert reference(VideoRequest.model_validate({"prompt": "a cat", **fields})) == found
 
 
 @pytest.mark.parametrize(
-    ("asked", "field"),
+    ("fields", "field"),
     [
         ({"input_reference": {"file_id": "file-1"}}, ("input_reference", "file_id")),
         ({"input_reference": {}}, ("input_reference", "image_url")),
         ({"input_reference": "https://a/", "image_reference": "https://b/"}, ("image_reference",)),
     ],
 )
-def test_a_picture_that_is_named_wrongly(asked: dict[str, Any], field: tuple[str, ...]) -> None:
+def test_an_invalid_image_reference(fields: dict[str, Any], field: tuple[str, ...]) -> None:
     with pytest.raises(InvalidField) as error:
-        reference(VideoRequest.model_validate({"prompt": "a cat", **asked}))
+        reference(VideoRequest.model_validate({"prompt": "a cat", **fields}))
     assert error.value.errors[0].loc == ("body", *field)
 
 
@@ -227,7 +227,7 @@ def test_a_row_as_a_video() -> None:
     assert (done.completed_at, done.expires_at) == (1769861100, 1769861100 + 2 * 86400)
 
 
-def test_the_states_in_the_convention_s_words() -> None:
+def test_the_states_of_a_video() -> None:
     error = {"code": "out_of_memory", "message": "No memory left", "retryable": False}
     failed = video(row("failed", finished_at=ENDED, error=error), JobProgress(percent=40), 30)
     cancelled = video(row("cancelled", finished_at=ENDED), JobProgress(percent=0), 30)
@@ -243,5 +243,5 @@ def test_the_states_in_the_convention_s_words() -> None:
 @pytest.mark.parametrize(
     ("seconds_left", "milliseconds"), [(None, 1000), (0.0, 500), (-3.0, 500), (12.0, 1200), (3600.0, 5000)]
 )
-def test_when_to_ask_again(seconds_left: float | None, milliseconds: int) -> None:
+def test_when_to_poll_again(seconds_left: float | None, milliseconds: int) -> None:
     assert poll_after_ms(seconds_left) == milliseconds

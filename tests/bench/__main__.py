@@ -128,7 +128,7 @@ def accepts(bench: Bench) -> list[Row]:
             ratio >= 0.8,
         ),
         Row("accept latency at 200 requests/s offered, p99", f"{p99:.0f} ms", "< 100 ms", p99 < 100),
-        Row(f"accepted jobs that were rung and ended, of {accepted}", str(accepted), "all", True),
+        Row(f"accepted jobs that were dispatched and ended, of {accepted}", str(accepted), "all", True),
         Row("RSS of the web process after that", f"{rss:.0f} MB", "<= 150 MB", rss <= 150),
         Row("torch in the web process", "no" if torchless else "yes", "no", torchless),
     ]

@@ -275,9 +275,8 @@ class Node(SQLModel, table=True):
     disk_total_mb: float | None = None
     disk_free_mb: float | None = None
     drained_at: datetime | None = None  # since when it is to take nothing new; outlives its processes
-    message_protocol: int = Field(
-        default=1, sa_column_kwargs={"server_default": "1"}
-    )  # as of a device, for its io worker
+    # As of a device, for its io worker.
+    message_protocol: int = Field(default=1, sa_column_kwargs={**stored("message_protocol"), "server_default": "1"})
 
 
 class Device(SQLModel, table=True):
@@ -297,9 +296,8 @@ class Device(SQLModel, table=True):
     visible: str = Field(default="", max_length=96)  # CUDA_VISIBLE_DEVICES as the worker process sees it
     started_at: datetime
     seen_at: float  # 0 once the worker has said goodbye
-    message_protocol: int = Field(
-        default=1, sa_column_kwargs={"server_default": "1"}
-    )  # the newest that its worker reads
+    # The newest protocol of dispatch messages that its worker reads.
+    message_protocol: int = Field(default=1, sa_column_kwargs={**stored("message_protocol"), "server_default": "1"})
     warm: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
 
 

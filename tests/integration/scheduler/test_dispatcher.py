@@ -130,7 +130,7 @@ def test_two_dispatchers_at_once_do_no_harm(settings: Settings, database: Databa
     done = threading.Event()
     pair = [Dispatcher(settings, database, lambda *_: None) for _ in range(2)]
 
-    def dispatch(dispatcher: Dispatcher) -> None:
+    def run_passes(dispatcher: Dispatcher) -> None:
         while not done.is_set():
             dispatcher.run_pass()
 
@@ -147,7 +147,7 @@ def test_two_dispatchers_at_once_do_no_harm(settings: Settings, database: Databa
         return taken
 
     with ThreadPoolExecutor(5) as pool:
-        looking = [pool.submit(dispatch, dispatcher) for dispatcher in pair]
+        looking = [pool.submit(run_passes, dispatcher) for dispatcher in pair]
         working = [pool.submit(work, index) for index in range(3)]
         try:
             deadline = clock.now() + timedelta(seconds=60)

@@ -116,7 +116,7 @@ def test_jobs_that_wait_are_given_their_lines(database: Database) -> None:
 
 def _to(database: Database, revision: str) -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(shared.__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(shared.__file__).parent / "database" / "migrations"))
     with database.engine.connect() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, revision)

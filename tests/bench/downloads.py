@@ -123,11 +123,16 @@ def _stops(folder: Path, root: Path) -> list[Row]:
     found = []
     for name, twice in (("three pauses", paused), ("three kill -9", killed)):
         found.append(
-            Row(f"received bytes that were requested again, {name}, {MEGABYTES} MB", str(twice.asked), "0", twice.asked == 0)
+            Row(
+                f"received bytes that were requested again, {name}, {MEGABYTES} MB",
+                str(twice.asked),
+                "0",
+                twice.asked == 0,
+            )
         )
         found.append(
             Row(
-                f"bytes in flight that were sent twice, {name} (all: {twice.sent / 1e6:.1f} MB), most per file and stop",
+                f"bytes in flight, sent twice, {name} (all: {twice.sent / 1e6:.1f} MB), most per file and stop",
                 f"{twice.worst / (1 << 20):.2f} MiB",
                 f"<= {_CHUNK_BYTES / (1 << 20):.0f} MiB",
                 twice.worst <= _CHUNK_BYTES,

@@ -136,7 +136,7 @@ def test_loras_and_a_webhook_are_asked_for_and_a_failed_job_is_tried_again(
     page.get_by_role("button", name="Remove LoRA 3").click()
     page.get_by_role("button", name="Make the video").click()
     mine = page.locator("[data-asked]").first
-    expect(mine).to_contain_text("is no whole safetensors file", timeout=60_000)
+    expect(mine).to_contain_text("is damaged or no safetensors file", timeout=60_000)
     assert len(watched.complaints) == 2
     watched.complaints.clear()
 

@@ -95,10 +95,10 @@ class Node:
         return outcome.job
 
     def run(self, job: Job) -> Job:
-        works = {INTEGRITY_CHECK: self.integrity, CLEANUP: self.cleanup}
+        handlers = {INTEGRITY_CHECK: self.integrity, CLEANUP: self.cleanup}
         dispatch.mark_dispatched(self.database, [(job.id, self.key)])
         with contextlib.suppress(JobFailed):  # the row says it
-            assert Runner(self.settings, self.database, self.claimant, works, UNCOUNTED).run(job.type, job.id)
+            assert Runner(self.settings, self.database, self.claimant, handlers, UNCOUNTED).run(job.type, job.id)
         return records.get(self.database, job.id)
 
     def replica(self, model_id: str = "T2V-A14B") -> Replica:

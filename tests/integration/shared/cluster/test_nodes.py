@@ -300,7 +300,7 @@ def test_a_worker_hands_a_newer_bell_back_and_gets_it_in_its_own_words(
     monkeypatch.setattr(process, "database", lambda: two)
     monkeypatch.setattr(process, "settings", lambda: settings)
     monkeypatch.setattr(process, "claimant", lambda: ON_M)
-    tasks._say_once.cache_clear()
+    tasks._warn_once.cache_clear()
     nodes.reads_protocol(two, "m/0", 9)  # as a newer worker that was rolled back has left it
     nodes.drain(two, "n")
     assert settings.redis is not None

@@ -653,8 +653,8 @@ def dazzle(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], tor
     [
         (lambda picture: torch.full_like(picture, -1.0), "every frame is black"),
         (lambda picture: picture * 0.001, "every frame is of one flat colour"),
-        (lambda picture: torch.full_like(picture, float("nan")), "values that are not numbers"),
-        (lambda picture: picture / 0.0, "values that are not numbers"),
+        (lambda picture: torch.full_like(picture, float("nan")), "values that are not finite numbers"),
+        (lambda picture: picture / 0.0, "values that are not finite numbers"),
     ],
 )
 def test_output_that_shows_nothing_is_not_delivered(

@@ -251,7 +251,7 @@ def test_a_phase_that_hangs_is_reported_once(
     assert records.get(database, job.id).lease_until == job.lease_until, "it loses its job like one that died"
     said = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(said) == 2
-    assert all("has outlived its 0.01 s" in line for line in said)
+    assert all("has exceeded its limit of 0.01 s" in line for line in said)
 
 
 def test_a_lease_that_cannot_be_renewed_is_reported_once_while_the_database_stays_away(

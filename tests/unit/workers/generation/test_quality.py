@@ -65,7 +65,7 @@ def test_a_sharp_steady_moving_picture_is_worth_one() -> None:
 
 
 def test_all_black_is_no_video() -> None:
-    assert refused(plain(16)) == "The video that was made is broken: every frame is black."
+    assert refused(plain(16)) == "The generated video is broken: every frame is black."
     dark = [frame + NOISE.integers(0, 8, frame.shape, "uint8") for frame in plain(16)]
     assert "every frame is black" in refused(dark), "levels that no display shows"
 
@@ -159,4 +159,4 @@ def test_one_frame_has_neither_motion_nor_flicker() -> None:
     ],
 )
 def test_a_file_that_is_not_what_was_asked_for(found: Shape | None, fault: str) -> None:
-    assert refused(MOVING, found=found) == f"The video that was made is broken: {fault}."
+    assert refused(MOVING, found=found) == f"The generated video is broken: {fault}."

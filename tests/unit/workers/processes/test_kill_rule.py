@@ -29,7 +29,7 @@ def test_a_running_attempt_is_left_alone_and_remembered() -> None:
 
 
 def test_an_attempt_without_its_lease_is_killed_at_once() -> None:
-    assert passes(replace(RUNNING, lapsed=True), known=NEW, count=1).kill == "its lease has lapsed"
+    assert passes(replace(RUNNING, lapsed=True), known=NEW, count=1).kill == "its lease has expired"
 
 
 @pytest.mark.parametrize(("asked", "killed"), [(0.0, False), (29.9, False), (30.1, True)])

@@ -25,7 +25,7 @@ def test_int8_has_its_own(available_gb: float, expected: str) -> None:
 
 
 def test_too_little_memory_says_how_much_is_needed() -> None:
-    with pytest.raises(OutOfMemory, match=r"needs 16 GB of device memory; 12\.0 GB can be had"):
+    with pytest.raises(OutOfMemory, match=r"needs 16 GB of device memory; 12\.0 GB are available"):
         choose(WIDE, "cuda", 12_000)
 
 

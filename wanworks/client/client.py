@@ -1,7 +1,7 @@
-"""A client of the HTTP API: `Client`, and `AsyncClient` for asyncio and trio. The commands speak through it too.
+"""A client of the HTTP API: `Client`, and `AsyncClient` for asyncio and trio. The commands use it too.
 
 Each call is described once (`calls.py`, `following.py`, `fetching.py`); the two classes here only carry out its steps.
-Refusals raise the errors of `wanworks.errors`; nothing of httpx gets out.
+They raise the errors of `wanworks.errors`, never those of httpx.
 """
 
 import os
@@ -61,7 +61,7 @@ _CONNECT_SECONDS = 5.0
 
 
 class Operation(Generic[P, T]):
-    """A call as a method: of `Client` it returns the result, of `AsyncClient` an awaitable of it."""
+    """A call as a method: on `Client` it returns the result, on `AsyncClient` an awaitable of it."""
 
     def __init__(self, call: Callable[P, Call[T]]) -> None:
         self._call = call
@@ -81,7 +81,7 @@ class Operation(Generic[P, T]):
 
 
 class Iteration(Generic[P, T]):
-    """A call that tells many things, as a method: an iterator of `Client`, an asynchronous one of `AsyncClient`."""
+    """A call with many results as a method: an iterator on `Client`, an asynchronous one on `AsyncClient`."""
 
     def __init__(self, call: Callable[P, Telling[T]]) -> None:
         self._call = call
@@ -101,7 +101,7 @@ class Iteration(Generic[P, T]):
 
 
 class _Calls:
-    """What both clients offer."""
+    """The common part of both clients."""
 
     generate = Operation(calls.generate)
     job = Operation(calls.job)
@@ -139,9 +139,10 @@ class _Calls:
         timeout: float = 30.0,
         retry: Retry | None = None,
     ) -> None:
-        """`base_url`: as given, else WANWORKS_URL, else this machine's port 8000. `api_key`: sent as a bearer token;
-        as given, else WANWORKS_API_KEY. `timeout` in seconds, of one try. Safe to share between threads, or tasks.
-        Raises ApiUnreachable for a URL that is none.
+        """Create a client. It may be shared between threads, or tasks.
+
+        `base_url` defaults to WANWORKS_URL, else port 8000 of this machine; `api_key`, sent as a bearer token, to
+        WANWORKS_API_KEY. `timeout` is in seconds, for one try. Raises ApiUnreachable for an invalid URL.
         """
         self.url = (base_url or os.environ.get("WANWORKS_URL") or _DEFAULT_URL).rstrip("/")
         self._retry = retry or Retry()
@@ -155,7 +156,7 @@ class _Calls:
             raise ApiUnreachable(f"the API at {self.url} cannot be reached: {error}") from None
 
     def address(self, path: str) -> str:
-        """The whole address of what the API names by its path alone: an artifact's `url`, or a link's."""
+        """Return the full address of a path from the API: an artifact's `url`, or a link's."""
         return urljoin(f"{self.url}/", path)
 
     def _open(self, **options: Any) -> None:
@@ -166,7 +167,7 @@ class _Calls:
 
 
 class Client(_Calls):
-    """Speaks to the API at `url`. Use as a context manager, or `close` it."""
+    """A client of the API at `url`. Use it as a context manager, or `close` it."""
 
     def _open(self, **options: Any) -> None:
         self._http = httpx.Client(transport=proxies.Transport(), **options)
@@ -199,7 +200,7 @@ class Client(_Calls):
                 else:
                     try:
                         outcome = self._done(step, streams)
-                    except Exception as error:  # the call's own to answer
+                    except Exception as error:  # the call may handle it
                         course.failed(error)
                         continue
                 course.took(outcome)
@@ -226,7 +227,7 @@ class Client(_Calls):
 
 
 class AsyncClient(_Calls):
-    """As `Client`, its methods to be awaited, its iterators asynchronous."""
+    """Like `Client`, with awaitable methods and asynchronous iterators."""
 
     def _open(self, **options: Any) -> None:
         self._http = httpx.AsyncClient(transport=proxies.AsyncTransport(), **options)
@@ -261,7 +262,7 @@ class AsyncClient(_Calls):
                 else:
                     try:
                         outcome = await self._done(step, streams)
-                    except Exception as error:  # the call's own to answer
+                    except Exception as error:  # the call may handle it
                         course.failed(error)
                         continue
                 course.took(outcome)
@@ -289,14 +290,14 @@ class AsyncClient(_Calls):
 
 @dataclass(frozen=True)
 class _Body:
-    """The body of an answer that is read in parts: of `Client` an iterator of them, of `AsyncClient` an async one."""
+    """Return the iterator over a streamed body: of `Client` a plain one, of `AsyncClient` an asynchronous one."""
 
     response: httpx.Response
     parts: Any
 
 
 def _request(http: httpx.Client | httpx.AsyncClient, step: Ask | Open) -> httpx.Request:
-    # An address that the API named begins with its public path, which the client's own address may hold already.
+    # An address from the API begins with its public path, which the client's own address may already contain.
     path = within(step.path, http.base_url.path.rstrip("/")) or step.path
     usual = http.timeout.as_dict()
     if isinstance(step, Open):

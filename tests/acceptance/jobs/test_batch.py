@@ -133,7 +133,7 @@ def test_ctrl_c_leaves_the_jobs_and_says_so(stack: Stack, tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=20)
     assert process.returncode == ExitCode.INTERRUPTED, told
-    assert "the same command goes on from here" in told
+    assert "run the same command again to continue from here" in told
     assert "Traceback" not in told
     assert run(stack, file, out).returncode == 0
 
@@ -154,7 +154,7 @@ def test_every_mistake_in_the_file_is_told_and_nothing_sent(tmp_path: Path) -> N
         read_batch(file)
     told = str(wrong.value)
     for mistake in (
-        "line 2: name: 'a' is line 1's already",
+        "line 2: name: 'a' is already the name of line 1",
         "line 3: is not JSON",
         "line 4: frames:",
         "line 4: colour: there is no such field",
@@ -166,7 +166,7 @@ def test_every_mistake_in_the_file_is_told_and_nothing_sent(tmp_path: Path) -> N
     ):
         assert mistake in told
     for words, complaint in (
-        (("a boat", "--batch", str(file)), "say what is made"),
+        (("a boat", "--batch", str(file)), "takes the request's fields from the lines"),
         (("--batch", str(file)), "--out"),
         ((), "PROMPT"),
     ):

@@ -70,7 +70,7 @@ def test_nothing_running_is_told_apart_from_a_refusal(tmp_path):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("up", "--only", "gpu,ghost"), "'ghost' is none of web, gpu, io, dispatcher, beat, flower, hub, redis"),
+        (("up", "--only", "gpu,ghost"), "'ghost' is not one of web, gpu, io, dispatcher, beat, flower, hub, redis"),
         (("up", "--devices", "cpu:none"), "cpu:none"),
         (("up", "--node", "a b"), "WANWORKS_NODE"),
         (("up", "--only", "gpu,io"), "WANWORKS_REDIS_URL is not set"),
@@ -107,7 +107,7 @@ def test_a_taken_port_and_a_held_home_are_refused(tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         result = wanworks("up", "--port", str(port), home=tmp_path)
-    refused(result, ExitCode.ALREADY_RUNNING, f"port {port} on 127.0.0.1 is taken; choose another with --port")
+    refused(result, ExitCode.ALREADY_RUNNING, f"port {port} on 127.0.0.1 is in use; choose another with --port")
 
     held = hold_home(tmp_path, "beat")
     try:
@@ -247,7 +247,7 @@ def test_what_the_api_refuses_is_one_line_that_names_the_field(stack):
 def test_a_timeout_leaves_the_job_running_and_cancel_ends_it(stack):
     words = ("--resolution", "256x256", "--frames", "81", "--steps", "100")
     result = wanworks("generate", "a boat", *words, "--timeout", "0.5", home=stack.home)
-    refused(result, ExitCode.TIMED_OUT, "it goes on")
+    refused(result, ExitCode.TIMED_OUT, "the job continues")
     job_id = json.loads(wanworks("jobs", "--json", "--limit", "1", home=stack.home).stdout)["data"][0]["id"]
 
     assert wanworks("cancel", job_id, home=stack.home).returncode == 0

@@ -160,7 +160,7 @@ def test_verify_finds_and_repairs_a_flipped_byte(fetched: Stack) -> None:
 def test_cleanup_shows_first_and_removes_when_told(fetched: Stack) -> None:
     assert "is pinned" in wanworks("pin", "T2V-A14B", home=fetched.home).stdout
     shown = wanworks("cleanup", "--keep-days", "0", home=fetched.home)
-    assert "T2V-A14B on here stays: It is pinned" in shown.stderr
+    assert "T2V-A14B on here is kept: It is pinned" in shown.stderr
     assert "remove_model" not in "".join(line for line in shown.stdout.splitlines() if "T2V-A14B" in line)
     assert "is not pinned" in wanworks("unpin", "T2V-A14B", home=fetched.home).stdout
     dry = said(wanworks("cleanup", "--keep-days", "0", "--json", home=fetched.home))

@@ -103,9 +103,9 @@ def _unwritable(folder: Path) -> Path:
     ("out", "told"),
     [
         (".", "is a folder; name a file in it"),
-        ("missing/deeper/video.mp4", "does not exist; make it first"),
-        ("file/video.mp4", "is no folder"),
-        ("/dev/null", "is no ordinary file"),
+        ("missing/deeper/video.mp4", "does not exist; create it first"),
+        ("file/video.mp4", "is not a folder"),
+        ("/dev/null", "is not a regular file"),
         ("/proc/video.mp4", "cannot be written"),
         ("x" * 260 + ".mp4", "cannot be written: File name too long"),
     ],

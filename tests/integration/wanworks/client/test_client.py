@@ -390,7 +390,7 @@ def test_without_a_stream_it_asks(client: Any, meddler: Meddler, database: Datab
 
 def test_a_wait_ends_with_the_job_or_with_the_time(client: Any, database: Database, redis_url: str) -> None:
     job_id = client.generate(**GOOD)["id"]
-    with pytest.raises(TimedOut, match="it goes on"):
+    with pytest.raises(TimedOut, match="the job continues"):
         client.wait(job_id, timeout=0.3)
     job = working.claim(database, job_id)
     threading.Timer(0.5, lambda: working.say(redis_url, working.finish(database, job, []))).start()

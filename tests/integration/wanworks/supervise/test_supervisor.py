@@ -38,8 +38,8 @@ def publish(processes):
     print(json.dumps({p.name: [p.state, p.pid, p.restarts] for p in processes}), flush=True)
 
 policy = Policy(**{**wanted["policy"], "stop_limits": tuple(wanted["stop_limits"])})
-say = lambda line: print(line, file=sys.stderr, flush=True)
-supervisor = Supervisor(programs, publish=publish, say=say, policy=policy)
+log = lambda line: print(line, file=sys.stderr, flush=True)
+supervisor = Supervisor(programs, publish=publish, log=log, policy=policy)
 supervisor.run(lambda: True, lambda: None)
 """
 

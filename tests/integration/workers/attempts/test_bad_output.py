@@ -52,7 +52,7 @@ def use(database: Database, job_id: str) -> Use:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(-1.0, "The generated video is broken: every frame is black."), (float("nan"), "not numbers")],
+    [(-1.0, "The generated video is broken: every frame is black."), (float("nan"), "not finite numbers")],
 )
 def test_black_frames_and_frames_of_nan_fail_the_job(
     runner: Runner,

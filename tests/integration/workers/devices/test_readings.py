@@ -157,7 +157,7 @@ def listed(library: Path, spec: str, **environment: str) -> list[str] | str:
         ("auto", {"CUDA_VISIBLE_DEVICES": "1"}, "GPU 1 is divided into MIG slices"),
         ("auto", {"CUDA_VISIBLE_DEVICES": "0,0"}, "names GPU-whole a second time"),
         ("auto", {"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "FASTEST_FIRST", "STUB_UNLIKE": "1"}, "PCI_BUS_ID"),
-        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "2"}, "names GPU 1, but CUDA_VISIBLE_DEVICES='2' leaves: 0"),
+        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "2"}, "names GPU 1, but CUDA_VISIBLE_DEVICES='2' selects: 0"),
     ],
 )  # fmt: skip
 def test_which_gpus_are_listed(library: Path, spec: str, variables: dict[str, str], expected: list[str] | str) -> None:

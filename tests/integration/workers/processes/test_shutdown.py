@@ -98,7 +98,7 @@ def test_an_error_keeps_nothing_else_from_being_done(caplog: pytest.LogCaptureFi
     for call in (broken, lambda: done.append("after")):
         shutdown._call(call)
     assert done == ["beside", "after"]
-    assert caplog.text.count("an error while this worker stops") == 2
+    assert caplog.text.count("an error during the shutdown of this worker") == 2
 
 
 def test_a_worker_ends_before_it_has_come_up(start: Start, settings: Settings, tmp_path: Path) -> None:

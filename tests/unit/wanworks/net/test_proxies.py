@@ -77,7 +77,7 @@ def test_a_variable_that_cannot_be_read_is_named_and_its_value_is_not(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value.replace("://", "://me:secret@"))
-    with pytest.raises(ConfigurationError, match=r"^HTTPS_PROXY: .*write http://HOST:PORT") as caught:
+    with pytest.raises(ConfigurationError, match=r"^HTTPS_PROXY: .*use http://HOST:PORT") as caught:
         proxy_for("https://huggingface.co")
     assert "secret" not in str(caught.value)
     assert complaints() == [caught.value.message]
@@ -114,7 +114,7 @@ def test_an_exception_that_cannot_be_read_is_told_and_passed_over(monkeypatch: p
     monkeypatch.setenv("HTTPS_PROXY", DEAD)
     monkeypatch.setenv("NO_PROXY", "10.0.0.0/99,huggingface.co")
     assert complaints() == [
-        "NO_PROXY: '10.0.0.0/99' is neither a host, a domain, an address nor a network; it is passed over"
+        "NO_PROXY: '10.0.0.0/99' is neither a host, a domain, an address nor a network; it is ignored"
     ]
     assert proxy_for("https://huggingface.co") is None
 

@@ -1,4 +1,4 @@
-"""Runs every measurement and writes docs/measurements.md's table: ``python -m tests.bench [NAME ...]``."""
+"""Run every measurement and write docs/measurements.md's table: ``python -m tests.bench [NAME ...]``."""
 
 import contextlib
 import itertools
@@ -98,7 +98,7 @@ def overhead(bench: Bench, rounds: int = 3, count: int = 20) -> list[Row]:
 
 
 def accepts(bench: Bench) -> list[Row]:
-    """Durable accepts against raw Celery, latency under an offered rate, and that every accepted job is rung."""
+    """Durable accepts against raw Celery, latency under an offered rate, and that every accepted job is dispatched."""
     rates, ratios = [], []
     with bench.stack("--only", "web,redis,dispatcher") as stack:
         environment = _environment(stack)
@@ -398,7 +398,7 @@ def _dispatcher(stack: Stack, policy: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _paused(stack: Stack) -> Iterator[None]:
-    """No bell is rung meanwhile, so that the whole trace is there at once."""
+    """No message is sent meanwhile, so that the whole trace is queued at once."""
     dispatcher: Any = stack.__dict__["dispatcher"]
     run_pass, dispatcher.run_pass = dispatcher.run_pass, lambda **_: 0
     try:

@@ -64,7 +64,7 @@ def an_end_stays(history: History) -> Iterator[Violation]:
 
 
 def all_tell_the_same_end(history: History) -> Iterator[Violation]:
-    """Whoever tells of an end tells the same one: poll, events, list, webhook and the row."""
+    """Poll, events, list, webhook and the row report the same end."""
     rows = _rows(history)
     for job, seen in history.by_job("see", "message").items():
         told = {event.facts.get("by", "webhook"): event.facts["status"] for event in seen if _says_end(event)}
@@ -143,7 +143,7 @@ def equal_jobs_make_equal_bytes(history: History) -> Iterator[Violation]:
 
 
 def every_end_reaches_its_webhook(history: History) -> Iterator[Violation]:
-    """The webhook that a job names is told of its end at least once, each time under one id and in the same words."""
+    """A job's webhook receives its end at least once, always under one id and with the same content."""
     told = history.by_job("message")
     rows = _rows(history)
     wanted = {event.job for event in history.of("submit") if event.job and event.facts.get("webhook")}

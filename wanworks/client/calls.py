@@ -22,7 +22,7 @@ from wanworks.client.shapes import (
     SharedLink,
     Workers,
 )
-from wanworks.client.steps import Ask, Call, Step, Tell, Telling, Work
+from wanworks.client.steps import Blocking, Call, Emit, Emitting, Send, Step
 
 _JOBS = "/api/v1/jobs"
 _MODELS = "/api/v1/models"
@@ -40,31 +40,31 @@ def generate(
     However often it is sent, one job comes of it; the same `idempotency_key` later gives the same job again.
     Raises BadRequest naming each wrong field; OSError for a file that cannot be read.
     """
-    asked: dict[str, Any] = dict(fields)
+    body: dict[str, Any] = dict(fields)
     if image is not None:
-        content = (yield Work(image.read_bytes)) if isinstance(image, Path) else image
-        asked["image"] = yield Work(partial(data_url, content))
-    return cast(Job, (yield from _made(f"{_JOBS}/generation", asked, idempotency_key)))
+        content = (yield Blocking(image.read_bytes)) if isinstance(image, Path) else image
+        body["image"] = yield Blocking(partial(data_url, content))
+    return cast(Job, (yield from _made(f"{_JOBS}/generation", body, idempotency_key)))
 
 
 def job(job_id: str) -> Call[Job]:
     """Return one job. Raises NotThere."""
-    return cast(Job, (yield from asked(Ask("GET", f"{_JOBS}/{segment(job_id)}"))))
+    return cast(Job, (yield from result_of(Send("GET", f"{_JOBS}/{segment(job_id)}"))))
 
 
 def jobs_page(*, limit: int = 20, after: str | None = None, **which: Unpack[JobFilter]) -> Call[JobPage]:
     """Return at most `limit` (1 to 100) jobs, newest first. `next` of a page is `after` of the following one."""
     query = _given({**which, "limit": limit, "after": after})
-    return cast(JobPage, (yield from asked(Ask("GET", _JOBS, query=query))))
+    return cast(JobPage, (yield from result_of(Send("GET", _JOBS, query=query))))
 
 
-def jobs(**which: Unpack[JobFilter]) -> Telling[Job]:
+def jobs(**which: Unpack[JobFilter]) -> Emitting[Job]:
     """Yield all jobs, newest first; pages are requested as needed."""
     after: str | None = None
     while True:
         page = yield from jobs_page(limit=_PAGE, after=after, **which)
         for each in page["data"]:
-            yield Tell(each)
+            yield Emit(each)
         after = page["next"]
         if not page["has_more"]:
             return
@@ -72,7 +72,7 @@ def jobs(**which: Unpack[JobFilter]) -> Telling[Job]:
 
 def cancel(job_id: str) -> Call[Job]:
     """Cancel a job. Raises StateForbids if it has ended otherwise."""
-    return cast(Job, (yield from asked(Ask("POST", f"{_JOBS}/{segment(job_id)}/cancel"))))
+    return cast(Job, (yield from result_of(Send("POST", f"{_JOBS}/{segment(job_id)}/cancel"))))
 
 
 def retry(job_id: str, *, idempotency_key: str | None = None) -> Call[Job]:
@@ -82,48 +82,48 @@ def retry(job_id: str, *, idempotency_key: str | None = None) -> Call[Job]:
 
 def share(artifact: ArtifactLink, expires_in_seconds: int = 3600) -> Call[SharedLink]:
     """Create a link to an artifact that needs no key, valid for at most a week. Its `url` is a path."""
-    ask = Ask("POST", f"{artifact['url']}/link", json={"expires_in_seconds": expires_in_seconds})
-    return cast(SharedLink, (yield from asked(ask)))
+    request = Send("POST", f"{artifact['url']}/link", json={"expires_in_seconds": expires_in_seconds})
+    return cast(SharedLink, (yield from result_of(request)))
 
 
 def delete(job_id: str) -> Call[None]:
     """Cancel the job if it has not ended, and remove it with its files."""
-    yield from asked(Ask("DELETE", f"{_JOBS}/{segment(job_id)}"))
+    yield from result_of(Send("DELETE", f"{_JOBS}/{segment(job_id)}"))
 
 
 def workers() -> Call[Workers]:
     """Return the devices and nodes with loaded models and running jobs."""
-    return cast(Workers, (yield from asked(Ask("GET", "/api/v1/workers"))))
+    return cast(Workers, (yield from result_of(Send("GET", "/api/v1/workers"))))
 
 
 def nodes() -> Call[list[Node]]:
     """Return the nodes with their devices and drain states."""
-    return cast(list[Node], (yield from asked(Ask("GET", _NODES)))["nodes"])
+    return cast(list[Node], (yield from result_of(Send("GET", _NODES)))["nodes"])
 
 
 def drain(node: str) -> Call[Node]:
     """Drain a node: it finishes its running jobs and takes no new ones until `undrain`. Raises NotThere."""
-    return cast(Node, (yield from asked(Ask("POST", f"{_NODES}/{segment(node)}/drain"))))
+    return cast(Node, (yield from result_of(Send("POST", f"{_NODES}/{segment(node)}/drain"))))
 
 
 def undrain(node: str) -> Call[Node]:
     """End a node's drain. Raises NotThere."""
-    return cast(Node, (yield from asked(Ask("DELETE", f"{_NODES}/{segment(node)}/drain"))))
+    return cast(Node, (yield from result_of(Send("DELETE", f"{_NODES}/{segment(node)}/drain"))))
 
 
 def remove_node(node: str) -> Call[None]:
     """Remove a node that is gone for good. Raises NotThere; StateForbids while it is alive."""
-    yield from asked(Ask("DELETE", f"{_NODES}/{segment(node)}"))
+    yield from result_of(Send("DELETE", f"{_NODES}/{segment(node)}"))
 
 
 def queues() -> Call[Queues]:
     """Return the queued and running jobs, by model and priority."""
-    return cast(Queues, (yield from asked(Ask("GET", "/api/v1/queues"))))
+    return cast(Queues, (yield from result_of(Send("GET", "/api/v1/queues"))))
 
 
 def models() -> Call[dict[str, Any]]:
     """Return every model of the catalogue with its replicas, as in the API's detailed status."""
-    return cast(dict[str, Any], (yield from asked(Ask("GET", f"{_MODELS}/status/detailed"))))
+    return cast(dict[str, Any], (yield from result_of(Send("GET", f"{_MODELS}/status/detailed"))))
 
 
 def fetch_model(
@@ -151,8 +151,8 @@ def manage_download(
     """Pause, resume, cancel or limit the download of a model, by default on every node. Raises StateForbids."""
     fields = {"priority": priority, "bandwidth_limit_mbps": bandwidth_limit_mbps, "node": node}
     body = _given({"model_id": model_id, "action": action, **fields})
-    ask = Ask("POST", f"{_MODELS}/download/manage", json=body, repeatable=False)
-    return cast(dict[str, Any], (yield from asked(ask)))
+    request = Send("POST", f"{_MODELS}/download/manage", json=body, repeatable=False)
+    return cast(dict[str, Any], (yield from result_of(request)))
 
 
 def verify(
@@ -179,14 +179,14 @@ def cleanup(
     """Return what can be removed from the model storage; remove it if `dry_run` is false. Space in 10^9 bytes."""
     fields = {"target_space_gb": target_space_gb, "keep_recent_days": keep_recent_days, "node": node}
     body = {**_given(fields), "dry_run": dry_run}
-    ask = Ask("POST", f"{_MODELS}/cleanup", json=body, timeout_seconds=_CLEANUP_SECONDS, repeatable=dry_run)
-    return cast(dict[str, Any], (yield from asked(ask)))
+    request = Send("POST", f"{_MODELS}/cleanup", json=body, timeout_seconds=_CLEANUP_SECONDS, repeatable=dry_run)
+    return cast(dict[str, Any], (yield from result_of(request)))
 
 
 def analytics(days: int = 30) -> Call[dict[str, Any]]:
     """Return the use of each model in the last `days` days."""
-    ask = Ask("GET", f"{_MODELS}/analytics", query={"time_period_days": days})
-    return cast(dict[str, Any], (yield from asked(ask)))
+    request = Send("GET", f"{_MODELS}/analytics", query={"time_period_days": days})
+    return cast(dict[str, Any], (yield from result_of(request)))
 
 
 def fallback(
@@ -200,29 +200,29 @@ def fallback(
     """Return a suggestion for a model that cannot serve."""
     fields = {"quality": quality, "speed": speed, "resolution": resolution, "max_wait_minutes": max_wait_minutes}
     body = _given({"requested_model": requested_model, **fields})
-    return cast(dict[str, Any], (yield from asked(Ask("POST", f"{_MODELS}/fallback/suggest", json=body))))
+    return cast(dict[str, Any], (yield from result_of(Send("POST", f"{_MODELS}/fallback/suggest", json=body))))
 
 
 def pin(model_id: str, pinned: bool = True) -> Call[dict[str, Any]]:
     """Protect a model from cleanup, or end its protection."""
-    ask = Ask("POST" if pinned else "DELETE", f"{_MODELS}/{segment(model_id)}/pin")
-    return cast(dict[str, Any], (yield from asked(ask)))
+    request = Send("POST" if pinned else "DELETE", f"{_MODELS}/{segment(model_id)}/pin")
+    return cast(dict[str, Any], (yield from result_of(request)))
 
 
 def alerts(state: Literal["open", "resolved", "all"] = "open") -> Call[list[Alert]]:
     """Return alerts, newest first."""
-    return cast(list[Alert], (yield from asked(Ask("GET", _ALERTS, query={"state": state}))))
+    return cast(list[Alert], (yield from result_of(Send("GET", _ALERTS, query={"state": state}))))
 
 
 def acknowledge(alert_id: str, by: str | None = None) -> Call[Alert]:
     """Acknowledge an alert. The first acknowledgement is kept."""
-    ask = Ask("POST", f"{_ALERTS}/{segment(alert_id)}/acknowledge", json={"by": by} if by else {})
-    return cast(Alert, (yield from asked(ask)))
+    request = Send("POST", f"{_ALERTS}/{segment(alert_id)}/acknowledge", json={"by": by} if by else {})
+    return cast(Alert, (yield from result_of(request)))
 
 
-def asked(ask: Ask) -> Generator[Step, Any, Any]:
+def result_of(request: Send) -> Generator[Step, Any, Any]:
     """Send a request. Return the response's body. Raises ApiRefused."""
-    answer = yield ask
+    answer = yield request
     return body_of(answer)
 
 
@@ -239,7 +239,7 @@ def data_url(image: bytes) -> str:
 def _made(path: str, fields: Mapping[str, Any] | None, key: str | None) -> Generator[Step, Any, Any]:
     """Send a POST that creates exactly one job, even if it is repeated."""
     headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-    return (yield from asked(Ask("POST", path, json=fields, headers=headers)))
+    return (yield from result_of(Send("POST", path, json=fields, headers=headers)))
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

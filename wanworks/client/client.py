@@ -32,7 +32,7 @@ from wanworks.client.shapes import (
     video_of,
     why_not,
 )
-from wanworks.client.steps import Answer, Ask, Call, Close, Course, Open, Pause, Read, Step, Tell, Telling, Work
+from wanworks.client.steps import Answer, Blocking, Call, Close, Emit, Emitting, Open, Pause, Read, Running, Send, Step
 from wanworks.errors import ApiUnreachable
 from wanworks.net import proxies
 from wanworks.net.paths import within
@@ -83,7 +83,7 @@ class Operation(Generic[P, T]):
 class Iteration(Generic[P, T]):
     """A call with many results as a method: an iterator on `Client`, an asynchronous one on `AsyncClient`."""
 
-    def __init__(self, call: Callable[P, Telling[T]]) -> None:
+    def __init__(self, call: Callable[P, Emitting[T]]) -> None:
         self._call = call
         update_wrapper(cast(Callable[..., Any], self), call)
 
@@ -97,7 +97,7 @@ class Iteration(Generic[P, T]):
     def __get__(self, client: Any, owner: type) -> Any:
         if client is None:
             return self
-        return update_wrapper(lambda *args, **fields: client._told(self._call(*args, **fields)), self._call)
+        return update_wrapper(lambda *args, **fields: client._emitted(self._call(*args, **fields)), self._call)
 
 
 class _Calls:
@@ -162,8 +162,8 @@ class _Calls:
     def _open(self, **options: Any) -> None:
         raise NotImplementedError
 
-    def _course(self, call: Generator[Step | Tell[Any], Any, T]) -> Course[T]:
-        return Course(patient(call, self._retry, self._contact))
+    def _running(self, call: Generator[Step | Emit[Any], Any, T]) -> Running[T]:
+        return Running(patient(call, self._retry, self._contact))
 
 
 class Client(_Calls):
@@ -182,20 +182,20 @@ class Client(_Calls):
         self._http.close()
 
     def _result(self, call: Call[T]) -> T:
-        course = self._course(call)
+        course = self._running(call)
         for _ in self._steps(course):
             pass
         return cast(T, course.result)
 
-    def _told(self, call: Telling[T]) -> Iterator[T]:
-        return self._steps(self._course(call))
+    def _emitted(self, call: Emitting[T]) -> Iterator[T]:
+        return self._steps(self._running(call))
 
-    def _steps(self, course: Course[Any]) -> Iterator[Any]:
+    def _steps(self, course: Running[Any]) -> Iterator[Any]:
         with ExitStack() as streams:
             streams.callback(course.close)
             while (step := course.step) is not None:
                 outcome = None
-                if isinstance(step, Tell):
+                if isinstance(step, Emit):
                     yield step.value
                 else:
                     try:
@@ -207,7 +207,7 @@ class Client(_Calls):
 
     def _done(self, step: Step, streams: ExitStack) -> Any:
         match step:
-            case Ask():
+            case Send():
                 return _answer(self._http.send(_request(self._http, step)))
             case Open():
                 response = self._http.send(_request(self._http, step), stream=True, follow_redirects=True)
@@ -222,7 +222,7 @@ class Client(_Calls):
                 body.response.close()
             case Pause(seconds):
                 time.sleep(seconds)
-            case Work(function):
+            case Blocking(function):
                 return function()
 
 
@@ -244,20 +244,20 @@ class AsyncClient(_Calls):
         await self._http.aclose()
 
     async def _result(self, call: Call[T]) -> T:
-        course = self._course(call)
+        course = self._running(call)
         async for _ in self._steps(course):
             pass
         return cast(T, course.result)
 
-    def _told(self, call: Telling[T]) -> AsyncIterator[T]:
-        return self._steps(self._course(call))
+    def _emitted(self, call: Emitting[T]) -> AsyncIterator[T]:
+        return self._steps(self._running(call))
 
-    async def _steps(self, course: Course[Any]) -> AsyncIterator[Any]:
+    async def _steps(self, course: Running[Any]) -> AsyncIterator[Any]:
         async with AsyncExitStack() as streams:
             streams.callback(course.close)
             while (step := course.step) is not None:
                 outcome = None
-                if isinstance(step, Tell):
+                if isinstance(step, Emit):
                     yield step.value
                 else:
                     try:
@@ -269,7 +269,7 @@ class AsyncClient(_Calls):
 
     async def _done(self, step: Step, streams: AsyncExitStack) -> Any:
         match step:
-            case Ask():
+            case Send():
                 return _answer(await self._http.send(_request(self._http, step)))
             case Open():
                 response = await self._http.send(_request(self._http, step), stream=True, follow_redirects=True)
@@ -284,7 +284,7 @@ class AsyncClient(_Calls):
                 await body.response.aclose()
             case Pause(seconds):
                 await anyio.sleep(seconds)
-            case Work(function):
+            case Blocking(function):
                 return await anyio.to_thread.run_sync(function)
 
 
@@ -296,7 +296,7 @@ class _Body:
     parts: Any
 
 
-def _request(http: httpx.Client | httpx.AsyncClient, step: Ask | Open) -> httpx.Request:
+def _request(http: httpx.Client | httpx.AsyncClient, step: Send | Open) -> httpx.Request:
     # An address from the API begins with its public path, which the client's own address may already contain.
     path = within(step.path, http.base_url.path.rstrip("/")) or step.path
     usual = http.timeout.as_dict()

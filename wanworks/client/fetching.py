@@ -12,7 +12,7 @@ import httpx
 from wanworks.client.refusals import refusal
 from wanworks.client.retries import pause_seconds
 from wanworks.client.shapes import ArtifactLink
-from wanworks.client.steps import Answer, Call, Open, Pause, Read, Step, Work
+from wanworks.client.steps import Answer, Blocking, Call, Open, Pause, Read, Step
 from wanworks.errors import TransferBroken
 
 _QUIET_SECONDS = 60.0
@@ -26,15 +26,15 @@ def download(artifact: ArtifactLink, to: Path) -> Call[int]:
     Written beside it as NAME.partial and renamed once its checksum is right; a partial that is there is gone on with,
     and a file that is right already stays. Raises TransferBroken, ApiRefused, OSError.
     """
-    if (yield Work(partial(is_whole, to, artifact["bytes"], artifact["sha256"]))):
+    if (yield Blocking(partial(is_whole, to, artifact["bytes"], artifact["sha256"]))):
         return artifact["bytes"]
     part = to.with_name(f"{to.name}.partial")
     for _ in range(_WRONG):
         yield from _transferred(artifact, part)
-        if (yield Work(partial(is_whole, part, artifact["bytes"], artifact["sha256"]))):
-            yield Work(partial(part.replace, to))
+        if (yield Blocking(partial(is_whole, part, artifact["bytes"], artifact["sha256"]))):
+            yield Blocking(partial(part.replace, to))
             return artifact["bytes"]
-        yield Work(part.unlink)
+        yield Blocking(part.unlink)
     raise TransferBroken(f"{artifact['name']} arrived twice with a wrong checksum")
 
 
@@ -49,11 +49,11 @@ def is_whole(path: Path, size: int, sha256: str) -> bool:
 def _transferred(artifact: ArtifactLink, part: Path) -> Generator[Step, Any, None]:
     """Complete the partial file."""
     fruitless = 0
-    while (have := (yield Work(partial(_size, part)))) != artifact["bytes"]:
+    while (have := (yield Blocking(partial(_size, part)))) != artifact["bytes"]:
         if have is None or have > artifact["bytes"]:
             have = 0
         yield from _some(artifact, part, have)
-        if ((yield Work(partial(_size, part))) or 0) > have:
+        if ((yield Blocking(partial(_size, part))) or 0) > have:
             fruitless = 0
             continue
         fruitless += 1
@@ -71,10 +71,10 @@ def _some(artifact: ArtifactLink, part: Path, have: int) -> Generator[Step, Any,
     if not answer.good:
         raise refusal(answer)
     goes_on = answer.status == httpx.codes.PARTIAL_CONTENT
-    file = yield Work(partial(part.open, "ab" if goes_on and have else "wb"))
+    file = yield Blocking(partial(part.open, "ab" if goes_on and have else "wb"))
     try:
         while chunk := (yield Read(answer.stream)):
-            yield Work(partial(file.write, chunk))
+            yield Blocking(partial(file.write, chunk))
     except httpx.HTTPError:
         pass  # received bytes are kept
     finally:

@@ -11,7 +11,7 @@ import httpx
 from wanworks.client import calls
 from wanworks.client.event_stream import Event, EventStream
 from wanworks.client.shapes import Job, ended
-from wanworks.client.steps import Answer, Call, Close, Open, Pause, Read, Step, Tell, Telling, relayed
+from wanworks.client.steps import Answer, Call, Close, Emit, Emitting, Open, Pause, Read, Step, relayed
 from wanworks.errors import TimedOut
 from wanworks.states import JOB_ENDS, JobState
 
@@ -22,7 +22,7 @@ _NO_STREAM_SECONDS = 5.0  # before another try of a stream that delivered nothin
 _QUIET_SECONDS = 40.0  # the server pings every 15
 
 
-def progress(job_id: str, timeout: float | None = None) -> Telling[Job]:
+def progress(job_id: str, timeout: float | None = None) -> Emitting[Job]:
     """Yield the job, now and after every change, until it has ended. Its percentage never falls within an attempt.
 
     Asks while it waits, since its place in the queue is in no event, and follows the event stream while it runs.
@@ -35,8 +35,8 @@ def wait(job_id: str, timeout: float | None = None) -> Call[Job]:
     """Return the job once it has ended, also if it failed. After `timeout` seconds, raise TimedOut."""
     last: list[Job] = []
 
-    def instead(step: Step | Tell[Any]) -> Generator[Step | Tell[Any], Any, Any]:
-        if isinstance(step, Tell):
+    def instead(step: Step | Emit[Any]) -> Generator[Step | Emit[Any], Any, Any]:
+        if isinstance(step, Emit):
             last[:] = [step.value]
             return None
         return (yield step)
@@ -46,14 +46,14 @@ def wait(job_id: str, timeout: float | None = None) -> Call[Job]:
     return last[0]
 
 
-def _followed(job_id: str, timeout: float | None, streamed: tuple[JobState, ...]) -> Telling[Job]:
+def _followed(job_id: str, timeout: float | None, streamed: tuple[JobState, ...]) -> Emitting[Job]:
     deadline = inf if timeout is None else time.monotonic() + timeout
     events = EventStream()
     stream_from, pause = 0.0, _ASK_SECONDS
     known: Job | None = None
     while True:
         job = _merged(known, (yield from calls.job(job_id)))
-        yield Tell(job)
+        yield Emit(job)
         if ended(job):
             return
         if time.monotonic() > deadline:
@@ -76,7 +76,7 @@ def _followed(job_id: str, timeout: float | None, streamed: tuple[JobState, ...]
         yield Pause(min(pause * (0.8 + 0.2 * random.random()), max(0.0, deadline - time.monotonic())))
 
 
-def _streamed(job: Job, events: EventStream, deadline: float) -> Generator[Step | Tell[Job], Any, Job]:
+def _streamed(job: Job, events: EventStream, deadline: float) -> Generator[Step | Emit[Job], Any, Job]:
     """Return the job as of the stream's last event; the same object if there was none."""
     events.start_again()
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
@@ -92,7 +92,7 @@ def _streamed(job: Job, events: EventStream, deadline: float) -> Generator[Step 
             for event in events.feed(chunk):
                 if (now := _changed(job, event)) != job:
                     job = now
-                    yield Tell(job)
+                    yield Emit(job)
                 if event.name == "end":
                     yield Close(answer.stream)
                     return job
@@ -106,13 +106,13 @@ def _streamed(job: Job, events: EventStream, deadline: float) -> Generator[Step 
 
 def _changed(job: Job, event: Event) -> Job:
     """Return the job after one event: `progress` and `state` carry parts of it, the others the whole job."""
-    told = event.data
-    if event.name == "state" and told.get("status") in JOB_ENDS:
+    fields = event.data
+    if event.name == "state" and fields.get("status") in JOB_ENDS:
         return job  # the event `end` comes next, and has what was made
     if event.name == "progress":
-        told = {"attempt": told.get("attempt", job["attempt"]), "progress": {**job["progress"], **told}}
-        told["progress"].pop("attempt", None)
-    return _merged(job, cast(Job, {**job, **{name: value for name, value in told.items() if name in job}}))
+        fields = {"attempt": fields.get("attempt", job["attempt"]), "progress": {**job["progress"], **fields}}
+        fields["progress"].pop("attempt", None)
+    return _merged(job, cast(Job, {**job, **{name: value for name, value in fields.items() if name in job}}))
 
 
 def _merged(known: Job | None, job: Job) -> Job:

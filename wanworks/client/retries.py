@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from wanworks.client.steps import Answer, Ask, Open, Pause, Step, T, Tell, relayed
+from wanworks.client.steps import Answer, Emit, Open, Pause, Send, Step, T, relayed
 from wanworks.errors import ApiUnreachable
 from wanworks.net import proxies
 
@@ -40,12 +40,12 @@ class Contact:
 
 
 def patient(
-    call: Generator[Step | Tell[Any], Any, T], retry: Retry, contact: Contact
-) -> Generator[Step | Tell[Any], Any, T]:
+    call: Generator[Step | Emit[Any], Any, T], retry: Retry, contact: Contact
+) -> Generator[Step | Emit[Any], Any, T]:
     """Run the call and repeat its requests where that is safe. Raises ApiUnreachable if that fails."""
 
-    def instead(step: Step | Tell[Any]) -> Generator[Step | Tell[Any], Any, Any]:
-        if isinstance(step, Ask | Open):
+    def instead(step: Step | Emit[Any]) -> Generator[Step | Emit[Any], Any, Any]:
+        if isinstance(step, Send | Open):
             return (yield from _sent(step, retry, contact))
         return (yield step)
 
@@ -72,12 +72,12 @@ def pause_seconds(tries: int, asked_seconds: float | None, dice: float) -> float
     return spread if asked_seconds is None else asked_seconds + 0.25 * spread
 
 
-def _sent(step: Ask | Open, retry: Retry, contact: Contact) -> Generator[Step, Any, Answer]:
+def _sent(step: Send | Open, retry: Retry, contact: Contact) -> Generator[Step, Any, Answer]:
     deadline = time.monotonic() + (retry.seconds if contact.made or retry.at_first else 0.0)
-    repeatable = not isinstance(step, Ask) or step.repeatable
+    repeatable = not isinstance(step, Send) or step.repeatable
     tries = 0
     while True:
-        asked: float | None = None
+        retry_after_seconds: float | None = None
         try:
             answer: Answer = yield step
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -90,10 +90,10 @@ def _sent(step: Ask | Open, retry: Retry, contact: Contact) -> Generator[Step, A
                 contact.made, deadline = True, max(deadline, time.monotonic() + retry.seconds)
             once = isinstance(step, Open) and step.once
             again = not once and answer.status in _NOT_NOW and (repeatable or answer.status == 429)
-            failure, asked = None, retry_after(answer, datetime.now(UTC))
+            failure, retry_after_seconds = None, retry_after(answer, datetime.now(UTC))
             if not again:
                 return answer
-        pause = pause_seconds(tries, asked, random.random())
+        pause = pause_seconds(tries, retry_after_seconds, random.random())
         if not again or time.monotonic() + pause > deadline:
             if failure is not None:
                 raise failure from None

@@ -16,7 +16,7 @@ Method = Literal["GET", "POST", "DELETE"]
 
 
 @dataclass(frozen=True)
-class Ask:
+class Send:
     """Send a request and read the whole body. Result: `Answer`."""
 
     method: Method
@@ -73,28 +73,28 @@ class Pause:
 
 
 @dataclass(frozen=True)
-class Work:
+class Blocking:
     """Run a function that uses files, outside the event loop if there is one. Result: what it returns."""
 
     function: Callable[[], Any]
 
 
 @dataclass(frozen=True)
-class Tell(Generic[T]):
+class Emit(Generic[T]):
     """A value for the caller's iteration."""
 
     value: T
 
 
-Step: TypeAlias = Ask | Open | Read | Close | Pause | Work
+Step: TypeAlias = Send | Open | Read | Close | Pause | Blocking
 Call: TypeAlias = Generator[Step, Any, T]
-Telling: TypeAlias = Generator[Step | Tell[T], Any, None]
+Emitting: TypeAlias = Generator[Step | Emit[T], Any, None]
 
 
 def relayed(
-    call: Generator[Step | Tell[Any], Any, T],
-    instead: Callable[[Step | Tell[Any]], Generator[Step | Tell[Any], Any, Any]],
-) -> Generator[Step | Tell[Any], Any, T]:
+    call: Generator[Step | Emit[Any], Any, T],
+    instead: Callable[[Step | Emit[Any]], Generator[Step | Emit[Any], Any, Any]],
+) -> Generator[Step | Emit[Any], Any, T]:
     """Run the call with each of its steps replaced by what `instead` returns for it."""
     outcome: Any = None
     error: Exception | None = None
@@ -114,13 +114,13 @@ def relayed(
         call.close()
 
 
-class Course(Generic[T]):
+class Running(Generic[T]):
     """A running call: the next `step` (None at the end), and then the `result`."""
 
-    def __init__(self, call: Generator[Step | Tell[Any], Any, T]) -> None:
+    def __init__(self, call: Generator[Step | Emit[Any], Any, T]) -> None:
         self._call = call
         self.result: T | None = None
-        self.step: Step | Tell[Any] | None = None
+        self.step: Step | Emit[Any] | None = None
         self.took(None)
 
     def took(self, outcome: Any) -> None:

@@ -59,7 +59,7 @@ def count(stack: Stack) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_batch_goes_on_and_makes_every_line_once(stack: Stack, tmp_path: Path) -> None:
+def test_a_killed_batch_continues_and_makes_every_line_once(stack: Stack, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "red.png")
     asked = {"model_id": "T2V-A14B", "prompt": "a boat", **TINY}
     # The first is quick; of the second and third the kill finds one made or running, the fourth waits.
@@ -103,7 +103,7 @@ def test_a_killed_batch_goes_on_and_makes_every_line_once(stack: Stack, tmp_path
 
 
 @pytest.mark.slow
-def test_what_fails_is_told_and_asked_for_again_when_that_is_wanted(stack: Stack, tmp_path: Path) -> None:
+def test_failed_lines_are_reported_and_submitted_again_on_request(stack: Stack, tmp_path: Path) -> None:
     asked = {"model_id": "T2V-A14B", "prompt": "a boat", **TINY}
     file = write(tmp_path / "boats.jsonl", {**asked, "fps": 23, "name": "odd"}, "", {**asked, "name": "gone"})
     out = tmp_path / "out"
@@ -138,7 +138,7 @@ def test_ctrl_c_leaves_the_jobs_and_says_so(stack: Stack, tmp_path: Path) -> Non
     assert run(stack, file, out).returncode == 0
 
 
-def test_every_mistake_in_the_file_is_told_and_nothing_sent(tmp_path: Path) -> None:
+def test_every_error_in_the_file_is_reported_and_nothing_submitted(tmp_path: Path) -> None:
     asked = {"model_id": "T2V-A14B", "prompt": "a boat"}
     file = write(
         tmp_path / "boats.jsonl",

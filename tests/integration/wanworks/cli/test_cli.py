@@ -59,7 +59,7 @@ def test_settings_are_printed_with_their_secrets_masked():
     assert "hush" not in wanworks("settings", WANWORKS_REDIS_URL="redis://:hush@nowhere:1/0").stdout
 
 
-def test_nothing_running_is_told_apart_from_a_refusal(tmp_path):
+def test_nothing_running_differs_from_a_refusal(tmp_path):
     refused(wanworks("jobs", home=tmp_path), ExitCode.UNREACHABLE, "start `wanworks up`, or give --url")
     refused(wanworks("jobs", "--url", "http://127.0.0.1:1"), ExitCode.UNREACHABLE, "cannot be reached")
     status = wanworks("status", "--json", home=tmp_path)
@@ -90,7 +90,7 @@ def test_a_bad_catalogue_file_is_refused_with_its_line(tmp_path):
     refused(wanworks("up", "--catalogue", str(file), home=tmp_path), ExitCode.USAGE, "line 3")
 
 
-def test_an_unreachable_database_is_told_before_anything_starts(tmp_path):
+def test_an_unreachable_database_is_reported_before_anything_starts(tmp_path):
     result = wanworks(
         "up", "--port", "0", "--flower-port", "0", home=tmp_path,
         WANWORKS_DATABASE_URL="postgresql+psycopg://nobody:hush@127.0.0.1:1/none",
@@ -117,7 +117,7 @@ def test_a_taken_port_and_a_held_home_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("events", [(503, ""), (200, 'event: progress\ndata: {"percent": 40.0, "phase": "denois')])
-def test_watching_goes_on_without_the_event_stream(events):
+def test_following_continues_without_the_event_stream(events):
     """The stream is refused, or breaks off in the middle of an event: the client asks instead."""
     progress = {"percent": 0.0, "phase": "loading", "step": None, "steps": None, "eta_seconds": None}
     answers = iter(

@@ -157,7 +157,7 @@ def test_verify_finds_and_repairs_a_flipped_byte(fetched: Stack) -> None:
     assert wanworks("verify", "--full", home=fetched.home).returncode == 0
 
 
-def test_cleanup_shows_first_and_removes_when_told(fetched: Stack) -> None:
+def test_cleanup_shows_first_and_removes_with_execute(fetched: Stack) -> None:
     assert "is pinned" in wanworks("pin", "T2V-A14B", home=fetched.home).stdout
     shown = wanworks("cleanup", "--keep-days", "0", home=fetched.home)
     assert "T2V-A14B on here is kept: It is pinned" in shown.stderr

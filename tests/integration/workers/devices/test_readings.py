@@ -59,7 +59,7 @@ def asked(script: str, library: Path | None, **environment: str) -> Any:
         ("GPU-not-there", (None,) * 5),
     ],
 )
-def test_a_gpu_is_read_by_its_uuid_and_what_it_does_not_tell_is_none(
+def test_a_gpu_is_read_by_its_uuid_and_missing_values_are_none(
     library: Path, uuid: str, figures: tuple[float | None, ...]
 ) -> None:
     read = asked(f"print(json.dumps(asdict(gpu({uuid!r}).read())))", library)
@@ -67,7 +67,7 @@ def test_a_gpu_is_read_by_its_uuid_and_what_it_does_not_tell_is_none(
     assert read == dict(zip(names, figures, strict=True))
 
 
-def test_the_driver_stays_open_and_is_opened_anew_when_it_comes_back(library: Path, tmp_path: Path) -> None:
+def test_the_driver_stays_open_and_is_opened_again_after_a_restart(library: Path, tmp_path: Path) -> None:
     lost = tmp_path / "lost"
     script = f"""
 gauge, stub, seen = gpu("GPU-whole"), ctypes.CDLL("libnvidia-ml.so.1"), []

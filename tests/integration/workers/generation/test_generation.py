@@ -44,7 +44,7 @@ def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
         ("TI2V-5B", True, "144x256", 8, 8),
     ],
 )
-def test_every_architecture_delivers_exactly_what_was_asked(
+def test_every_architecture_delivers_exactly_the_request(
     studio: Studio, model_id: str, with_image: bool, resolution: str, frames: int, fps: int, output_format: str
 ) -> None:
     made = studio.generate(
@@ -83,7 +83,7 @@ def test_a_size_off_the_grid_is_delivered_exactly(
     assert made.outcome.manifest["grid"] == {"width": grid[0], "height": grid[1], "frames": 9}
 
 
-def test_the_files_are_what_the_artifacts_say_and_nothing_else_lies_there(studio: Studio) -> None:
+def test_the_files_match_the_artifacts_and_there_are_no_others(studio: Studio) -> None:
     made = studio.generate("TI2V-5B")
     assert {path.name for path in made.folder.iterdir()} == {artifact.name for artifact in made.outcome.artifacts}
     for artifact in made.outcome.artifacts:
@@ -377,7 +377,7 @@ def test_differences_on_an_int8_model(studio: Studio) -> None:
 
 
 @pytest.mark.parametrize(("words", "cut"), [(30, 0), (511, 0), (512, 1), (700, 189)])
-def test_the_tokens_that_the_model_does_not_read_are_told(studio: Studio, words: int, cut: int) -> None:
+def test_truncated_tokens_are_reported(studio: Studio, words: int, cut: int) -> None:
     """A token is a word of the demo's vocabulary here; the end mark takes one more."""
     prompt = " ".join(["cat"] * words)
     outcome = studio.generate("TI2V-5B", prompt=prompt, negative_prompt="rain " * 515).outcome

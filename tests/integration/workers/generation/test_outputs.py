@@ -109,7 +109,7 @@ def test_pictures_beside_the_video(tmp_path: Path) -> None:
     assert blues[-1] - blues[0] > 150
 
 
-def test_artifacts_say_what_lies_there(tmp_path: Path) -> None:
+def test_artifacts_describe_the_files(tmp_path: Path) -> None:
     for artifact in write(tmp_path, moving(64, 64, 3)).values():
         content = (tmp_path / artifact.name).read_bytes()
         assert (artifact.bytes, artifact.sha256) == (len(content), hashlib.sha256(content).hexdigest())

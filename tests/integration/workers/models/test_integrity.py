@@ -271,7 +271,7 @@ class _Counting:
         monkeypatch.setattr(checksums._Reading, "count", counted)
 
 
-def test_a_check_that_was_stopped_goes_on_where_it_was(node: Node, monkeypatch: Any) -> None:
+def test_an_interrupted_check_continues(node: Node, monkeypatch: Any) -> None:
     """What the first attempt has proven, the second does not read again; another job's does."""
     monkeypatch.setattr("workers.models.checksums.os.sched_getaffinity", lambda pid: {0})
     counting = _Counting(monkeypatch)
@@ -331,7 +331,7 @@ def test_a_cancel_takes_effect_within_a_second(settings: Settings, database: Dat
     assert records.get(database, job.id).status == "cancelled"
 
 
-def test_progress_is_told_in_bytes(node: Node, redis_url: str) -> None:
+def test_progress_is_reported_in_bytes(node: Node, redis_url: str) -> None:
     job = node.check()
     told = [read_event(fields) for _, fields in redis.Redis.from_url(redis_url).xrange(stream_key(job.id))]
     progress = [event for event in told if event["kind"] == "progress"]
@@ -356,7 +356,7 @@ def test_a_download_that_replaces_the_revision_is_not_undone(node: Node) -> None
     assert not replica_files.take_out(node.database, "here", "T2V-A14B", old.name, [])
 
 
-def test_the_reading_stands_back(node: Node, monkeypatch: Any) -> None:
+def test_the_reading_has_low_priority(node: Node, monkeypatch: Any) -> None:
     """Its threads, and they alone, take the idle class of the disk and the least of the processor."""
     libc = ctypes.CDLL(None)
     ioprio_get = {"x86_64": 252, "aarch64": 31}[platform.machine()]

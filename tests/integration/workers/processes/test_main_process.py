@@ -131,7 +131,7 @@ def test_a_child_is_killed_where_its_job_was_taken_from_it_and_not_after_an_end_
         child.wait()
 
 
-def test_what_follows_an_end_is_judged_only_while_the_ends_of_children_are_heard_of(
+def test_the_time_after_an_end_counts_only_while_the_main_loop_runs(
     guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The child has ended long ago and keeps its model; the main process waits for Redis and does not know it."""
@@ -154,7 +154,7 @@ def test_what_follows_an_end_is_judged_only_while_the_ends_of_children_are_heard
     assert killed != [], "heard of again, and still not done"
 
 
-def test_nothing_is_given_back_while_the_beginnings_of_answers_are_not_heard_of(
+def test_no_job_is_returned_while_the_main_loop_does_not_run(
     guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(main_loop, "turns", lambda: False)
@@ -168,7 +168,7 @@ def test_nothing_is_given_back_while_the_beginnings_of_answers_are_not_heard_of(
     assert records.get(database, job.id).status == JobState.QUEUED
 
 
-def test_a_loop_that_does_not_turn_is_told_from_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_main_loop_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     timers: list[Callable[[], None]] = []
 
     class Hub:
@@ -187,7 +187,7 @@ def test_a_loop_that_does_not_turn_is_told_from_one_that_does(monkeypatch: pytes
     assert main_loop.turns()
 
 
-def test_the_guards_loops_go_on_whatever_a_pass_raises(
+def test_the_guards_loops_continue_after_any_exception(
     guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     passes = threading.Semaphore(0)
@@ -209,7 +209,7 @@ def test_the_guards_loops_go_on_whatever_a_pass_raises(
     assert not device.alive(30.0), "deregistered, and no heartbeat came after that"
 
 
-def test_no_heartbeat_comes_after_the_goodbye(
+def test_no_heartbeat_follows_the_deregistration(
     guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One is being sent when the worker is stopped."""

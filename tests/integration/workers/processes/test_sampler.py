@@ -65,7 +65,7 @@ def test_a_sample_says_what_ran_and_in_which_phase(
     assert (idle.memory_total_mb, idle.temperature_celsius, idle.power_watts) == (16_000.0, None, None)
 
     job = working.claim(database, accepted(database).id)
-    working.say(settings.redis or "", job)
+    working.publish(settings.redis or "", job)
     sampler.sample()
     assert last(database) == (job.id, "T2V-A14B", None), "claimed, and no phase begun"
     working.report(settings.redis or "", job.id, job.attempt, 10.0, phase="encoding")

@@ -94,7 +94,7 @@ def test_a_carriage_return_between_json_s_words_is_a_blank(tmp_path: Path) -> No
         ('{"model_id": "T2V-A14B", "prompt": "x", "name": "\\ud800"}', "line 1: name: must be a file's name"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_its_line(tmp_path: Path, content: str | bytes, told: str) -> None:
+def test_unreadable_lines_are_reported_with_their_number(tmp_path: Path, content: str | bytes, told: str) -> None:
     assert told in refused(tmp_path, content)
 
 

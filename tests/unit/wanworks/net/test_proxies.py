@@ -110,7 +110,7 @@ def test_exceptions_as_people_write_them(monkeypatch: pytest.MonkeyPatch, except
             assert proxy_for(f"https://{other}/x") == DEAD
 
 
-def test_an_exception_that_cannot_be_read_is_told_and_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_no_proxy_entry_is_reported_and_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", DEAD)
     monkeypatch.setenv("NO_PROXY", "10.0.0.0/99,huggingface.co")
     assert complaints() == [

@@ -128,7 +128,7 @@ def test_without_a_gpu_there_is_one_cpu_device() -> None:
     assert device.name
 
 
-def test_as_many_cpu_devices_as_asked() -> None:
+def test_the_requested_number_of_cpu_devices() -> None:
     assert [device.label for device in discovery.enumerate_devices("cpu:3")] == ["cpu:0", "cpu:1", "cpu:2"]
 
 

@@ -106,7 +106,7 @@ def test_frames_shown_twice_cost_their_share() -> None:
     assert found.score == pytest.approx(3 / 7, abs=0.01)
 
 
-def test_a_still_with_the_noise_of_a_decoder_is_frozen_no_more_than_it_looks() -> None:
+def test_decoder_noise_does_not_hide_a_still() -> None:
     frames = [natural() + (NOISE.random((192, 320)) < 0.02).astype("uint8") for _ in range(8)]
     assert judged(frames).measures.frozen_share == 1.0, "one pixel in fifty by one step"
     frames = [natural() + (NOISE.random((192, 320)) < 0.3).astype("uint8") for _ in range(8)]
@@ -158,5 +158,5 @@ def test_one_frame_has_neither_motion_nor_flicker() -> None:
         (Shape(320, 176, 9, 16), "320x176 instead of 320x192, 9 frames instead of 8"),
     ],
 )
-def test_a_file_that_is_not_what_was_asked_for(found: Shape | None, fault: str) -> None:
+def test_a_file_that_differs_from_the_request(found: Shape | None, fault: str) -> None:
     assert refused(MOVING, found=found) == f"The generated video is broken: {fault}."

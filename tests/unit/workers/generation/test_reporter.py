@@ -78,7 +78,7 @@ def test_the_eta_follows_this_attempts_own_pace() -> None:
     assert life.at(17, Phase.DENOISING, 2, 10)["eta_seconds"] == 8 * 8.0 + 7.0
 
 
-def test_a_cancel_that_the_round_trip_brings_reaches_the_pulse() -> None:
+def test_a_cancel_in_the_progress_round_trip_reaches_the_heartbeat() -> None:
     life = Life(UNKNOWN, cancel=True)
     life.at(0, Phase.LOADING)
     assert life.heartbeat.cancelled

@@ -80,7 +80,7 @@ def test_a_request_that_has_not_claimed_yet_is_not_taken_for_a_stray() -> None:
     assert passes(ended_elsewhere, known=NEW, count=10).kill is None
 
 
-def test_the_limit_counts_anew_for_a_job_that_runs_again_in_the_same_child() -> None:
+def test_the_limit_restarts_for_a_job_that_runs_again_in_the_same_child() -> None:
     finishing = passes(replace(RUNNING, status=JobState.QUEUED, worker=None, pid=None), count=50).answering
     again = judge(finishing, replace(RUNNING, attempt=4), 100.0, LIMITS).answering
     assert (again.attempt, again.idle_since) == (4, None)

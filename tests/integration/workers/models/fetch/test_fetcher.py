@@ -153,7 +153,7 @@ def test_a_range_that_is_ignored_spoils_nothing(hub: HubProcess, plan: FetchPlan
     assert [item["status"] for item in hub.requests(PATH)] == [200, 200]
 
 
-def test_429_is_heeded(hub: HubProcess, plan: FetchPlan, served: Path) -> None:
+def test_429_is_respected(hub: HubProcess, plan: FetchPlan, served: Path) -> None:
     hub.fault({"kind": "status", "status": 429, "retry_after": 2})
     began = time.monotonic()
     download(plan)
@@ -256,7 +256,7 @@ def test_a_stop_takes_effect_within_a_second(hub: HubProcess, plan: FetchPlan, k
     assert time.monotonic() - began < 5
 
 
-def test_a_silent_hub_can_be_left_while_it_is_asked_for_the_list(hub: HubProcess) -> None:
+def test_listing_files_of_a_silent_hub_can_be_stopped(hub: HubProcess) -> None:
     hub.fault({"kind": "silent", "path": "/api/*"})
     began = time.monotonic()
 
@@ -334,7 +334,7 @@ def test_what_a_cleanup_takes_meanwhile_is_fetched_again(plan: FetchPlan, served
     assert_whole(plan, served)
 
 
-def test_room_is_asked_for_before_the_first_byte(hub: HubProcess, plan: FetchPlan) -> None:
+def test_disk_space_is_checked_before_the_first_byte(hub: HubProcess, plan: FetchPlan) -> None:
     free = shutil.disk_usage(plan.models_dir.parent).free
     with pytest.raises(errors.StoreFull, match="MB"):
         download(replace(plan, min_free_bytes=free - 4_000_000))

@@ -47,7 +47,7 @@ def _append(path: Path, begin: int, pieces: list[int], stops: set[int]) -> str:
     st.lists(st.integers(1, 2 * BUFFER_BYTES), min_size=1, max_size=8).filter(lambda sizes: sum(sizes) > 4000),
     st.sets(st.integers(0, 30)),
 )
-def test_every_byte_stands_in_its_place(
+def test_every_byte_is_at_its_offset(
     tmp_path_factory: pytest.TempPathFactory, begin: int, pieces: list[int], stops: set[int]
 ) -> None:
     path = tmp_path_factory.mktemp("appending") / "partial"

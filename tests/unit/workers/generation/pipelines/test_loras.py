@@ -354,7 +354,7 @@ def test_two_loras_add_up(tmp_path: Path) -> None:
     torch.testing.assert_close(made, output(changed(1, both)), atol=1e-5, rtol=1e-4)
 
 
-def test_keys_that_do_not_apply_are_told_with_the_reason(tmp_path: Path) -> None:
+def test_keys_that_do_not_apply_are_reported_with_the_reason(tmp_path: Path) -> None:
     given = pairs(("blocks.0.self_attn.q", "blocks.0.self_attn.k", "blocks.0.self_attn.v"))
     file = _suffixed("diffusion_model.", given, *KOHYA_PARTS, _same)
     file |= {
@@ -420,7 +420,7 @@ def test_a_file_that_changes_nothing_is_bad_input(tmp_path: Path, file: dict[str
         (b"PK\x03\x04 a pickle", "damaged or no safetensors file"),
     ],
 )
-def test_a_file_that_is_none_is_bad_input(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_an_invalid_file_is_bad_input(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "style.safetensors").write_bytes(content)
     with pytest.raises(BadInput, match=f"style.*{reason}"):
         lay_on(tmp_path)
@@ -434,7 +434,7 @@ def test_a_file_that_is_cut_off_is_bad_input(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[]", "not JSON", '{"lora_alpha": "high"}', '{"alpha_pattern": [1]}'])
-def test_a_configuration_that_is_none_is_bad_input(tmp_path: Path, content: str) -> None:
+def test_an_invalid_configuration_is_bad_input(tmp_path: Path, content: str) -> None:
     save_file(_suffixed("", pairs(), *PEFT_PARTS, _same), tmp_path / "style.safetensors")
     (tmp_path / "style.json").write_text(content)
     with pytest.raises(BadInput, match=r"style\.json is not a valid PEFT adapter configuration"):

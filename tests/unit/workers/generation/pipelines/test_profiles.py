@@ -29,7 +29,7 @@ def test_too_little_memory_says_how_much_is_needed() -> None:
         choose(WIDE, "cuda", 12_000)
 
 
-def test_a_cpu_holds_everything_whatever_is_free() -> None:
+def test_a_cpu_uses_the_richest_profile() -> None:
     assert choose(WIDE, "cpu", 1).name == "full"
     assert choose(INT8, "cpu", 1).name == "int8-full"
 

@@ -276,7 +276,7 @@ def _table(rows: list[Row]) -> str:
 
 
 def _write(name: str, table: str) -> None:
-    """Puts the table into the page, in place of what was measured under that name before."""
+    """Write the table into the page, replacing the earlier one of that name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
@@ -320,7 +320,7 @@ def _epoch(text: str) -> float:
 
 
 def _first_step(client: Any, job_id: str) -> float:
-    """When the job's stream first says that it is denoising, by Redis's clock (this machine's)."""
+    """Return when the job's stream first reports denoising, by Redis's clock (this machine's)."""
     for entry_id, fields in client.xrange(stream_key(job_id)):
         if json.loads(fields[b"event"]).get("phase") == "denoising":
             return int(entry_id.split(b"-")[0]) / 1000
@@ -377,7 +377,7 @@ def _workers(stack: Stack, environment: dict[str, str], count: int) -> Iterator[
 
 @contextlib.contextmanager
 def _dispatcher(stack: Stack, policy: Any) -> Iterator[None]:
-    """The real dispatcher with a policy of the measurement's choice."""
+    """The real dispatcher with the measurement's policy."""
     settings = load(
         home=stack.home,
         redis_url=stack.state()["redis_url"],

@@ -1,4 +1,4 @@
-"""What grows with an installation: a million jobs stored, a hundred thousand queued, five hundred devices."""
+"""Large installations: a million jobs stored, a hundred thousand queued, five hundred devices."""
 
 import contextlib
 import json

@@ -231,7 +231,7 @@ def _mock(context: GenerationContext) -> Outcome:
     for frame in placeholder.frames(context.params):
         context.check()
         frames.append(frame)
-    notes = ("A test card: no model was run.",)
+    notes = ("Placeholder output: no model was run.",)
     return _finish(context, frames, clock, manifest.of_test_card(context, notes), False, None, None, notes)
 
 

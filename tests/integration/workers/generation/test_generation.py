@@ -703,7 +703,7 @@ made = studio.generate("T2V-A14B", mock=True, resolution="256x144", frames=10, f
 assert "torch" not in sys.modules and "diffusers" not in sys.modules
 assert made.outcome.manifest["mock"] is True
 assert made.outcome.profile is None and not made.outcome.warm
-assert made.outcome.notes == ("A test card: no model was run.",)
+assert made.outcome.notes == ("Placeholder output: no model was run.",)
 print(made.video)
 """
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The `wanworks` command as a user or a script meets it: what it prints, and how it ends."""
+"""The `wanworks` command as users and scripts run it: its output and exit codes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The model library from the command line: a real stack that fetches from `wanworks hub`, proves and cleans up."""
+"""The model library from the command line: a real stack that downloads from `wanworks hub`, verifies and cleans up."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def stack(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Everything but devices: the library needs none."""
+    """Everything except devices, which the library does not need."""
     folder = tmp_path_factory.mktemp("library")
     stack = Stack(
         folder / "home",
@@ -65,7 +65,7 @@ def said(result: Any) -> Any:
 
 @pytest.fixture
 def fetched(stack: Stack) -> Stack:
-    """T2V-A14B is here and whole."""
+    """T2V-A14B is on this node and complete."""
     rows = stack.sql("select state from replicas where model_id = 'T2V-A14B'")
     if rows != [("available",)]:
         result = wanworks("download", "T2V-A14B", home=stack.home)

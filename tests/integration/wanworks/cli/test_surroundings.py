@@ -1,4 +1,4 @@
-"""The command line where the locale knows no letters, and where its results cannot be written."""
+"""The command line under an ASCII locale, and with outputs that cannot be written."""
 
 import json
 import os
@@ -30,7 +30,7 @@ LOCALES = [
 
 @dataclass
 class Api:
-    """Answers as the API would: a page of one job, and a refusal of what is submitted."""
+    """Responds like the API: a page with one job, and a refusal of submitted jobs."""
 
     url: str
     sent: list[dict[str, Any]] = field(default_factory=list)

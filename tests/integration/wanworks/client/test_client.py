@@ -1,4 +1,4 @@
-"""The client library against a real web process, also while the connection, or the server, goes away."""
+"""The client library against a real web process, also while the connection or the server fails."""
 
 import hashlib
 import inspect
@@ -49,7 +49,7 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 
 @dataclass(frozen=True)
 class Fault:
-    """What befalls the first request whose path has this in it."""
+    """A fault of the first request whose path contains this."""
 
     path: str
     status: int | None = None  # answered so, and never forwarded
@@ -132,7 +132,7 @@ def meddler(web: WebProcess) -> Iterator[Meddler]:
 
 
 class Awaited:
-    """An AsyncClient, asked from a test that is not asynchronous."""
+    """An AsyncClient, used from a synchronous test."""
 
     def __init__(self, client: AsyncClient, portal: BlockingPortal) -> None:
         self._client, self._portal = client, portal
@@ -166,7 +166,7 @@ def opened(kind: str, url: str, **options: Any) -> Iterator[Any]:
 
 @pytest.fixture(params=["sync", "async"])
 def client(request: pytest.FixtureRequest, meddler: Meddler) -> Iterator[Any]:
-    """A Client; and again, an AsyncClient."""
+    """A Client, then an AsyncClient."""
     with opened(request.param, meddler.url) as client:
         yield client
 

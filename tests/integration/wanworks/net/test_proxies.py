@@ -1,4 +1,4 @@
-"""The environment's proxies: never before this host's own processes, and before all that leaves it."""
+"""The environment's proxies: unused for this host's own processes, used for all other requests."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The supervisor with real processes: what dies comes back, what stops leaves nothing, whatever the way it ends."""
+"""The supervisor with real processes: it restarts what dies, and a stop leaves no process."""
 
 import json
 import os

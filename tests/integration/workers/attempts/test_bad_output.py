@@ -1,4 +1,4 @@
-"""A job whose model makes no picture, on the runner that a worker has: it fails, and nothing of it is delivered."""
+"""A job whose model makes no image, on a worker's runner: it fails, and delivers no file."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What devices read: GPUs through the real NVML bindings onto a library of ours, CPU devices by real processes."""
+"""Device readings: GPUs through the real NVML bindings with a fake library, CPU devices with real processes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ CPU = Device("cpu", 0, "", "a CPU", 16_000)
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the stand-in for the driver's library."""
+    """Return the folder of the fake driver library."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         lacking("no C compiler")
@@ -33,7 +33,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(script: str, library: Path | None, **environment: str) -> Any:
-    """What the script prints as JSON, in a process that finds that library."""
+    """Return the script's JSON output, in a process that loads that library."""
     head = "import ctypes, json, os; from dataclasses import asdict\nfrom workers.devices import readings\n"
     head += "from workers.devices.discovery import Device\n"
     head += "gpu = lambda uuid: readings.gauge(Device('cuda', 0, uuid, 'GPU', 80_000))\n"
@@ -127,7 +127,7 @@ def test_a_cpu_device_is_read_by_its_workers_processes() -> None:
 
 
 def listed(library: Path, spec: str, **environment: str) -> list[str] | str:
-    """The UUIDs that the discovery lists, through the real NVML bindings; or what it complains of."""
+    """Return the discovered UUIDs through the real NVML bindings, or the error."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
     done = subprocess.run(
         [sys.executable, "-m", "workers.devices.discovery", spec],

@@ -99,7 +99,7 @@ def test_the_files_match_the_artifacts_and_there_are_no_others(studio: Studio) -
 
 
 def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
-    """Our chunked decode and cut must not change a bit of what diffusers itself gives."""
+    """Our chunked decoding and cropping must be bit-identical to diffusers."""
     import numpy
     from diffusers import UniPCMultistepScheduler, WanPipeline
 
@@ -426,7 +426,7 @@ def test_any_omp_num_threads_is_openmps_own_business(
     "variable", ["DIFFUSERS_ATTN_BACKEND=nonsense", "HF_HUB_DOWNLOAD_TIMEOUT=soon", "TORCH_LOGS=nonsense"]
 )
 def test_a_variable_that_a_library_does_not_take_is_named(tmp_path: Path, variable: str) -> None:
-    """Each fails an import. In a process of its own, with what the runner makes of it."""
+    """Each variable fails an import. Runs in its own process, with the runner's error."""
     script = """
 import sys
 from pathlib import Path
@@ -545,7 +545,7 @@ def test_out_of_memory_twice_fails_clearly_and_frees_everything(
 
 
 def test_tiles_show_the_same_picture(tmp_path: Path, studio: Studio) -> None:
-    """Tiling may differ at the seams, not in what is shown."""
+    """Tiling may differ at the seams only."""
     import numpy
 
     whole = studio.generate("TI2V-5B", resolution="416x240", frames=9)
@@ -623,7 +623,7 @@ def test_values_that_are_no_numbers_fail_the_job(studio: Studio, monkeypatch: py
 @pytest.mark.parametrize("size", ["64x64", "96x64", "256x256"])
 @pytest.mark.parametrize("model_id", ["T2V-A14B", "I2V-A14B", "TI2V-5B"])
 def test_what_the_demo_models_make_may_be_delivered(studio: Studio, model_id: str, size: str) -> None:
-    """Random weights make noise that jumps in brightness: a picture, if no good one."""
+    """Random weights make noise of varying brightness: valid frames of low quality."""
     image = studio.picture() if model_id == "I2V-A14B" else None
     quality = studio.generate(model_id, image=image, resolution=size).outcome.quality
     assert all(quality.checks.values())
@@ -641,7 +641,7 @@ def test_a_mock_may_be_delivered(tmp_path: Path, size: str) -> None:
 
 
 def dazzle(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """A VAE whose pictures are changed as the weights of a broken one would."""
+    """A VAE whose output is changed as by broken weights."""
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 
     forward = WanDecoder3d.forward

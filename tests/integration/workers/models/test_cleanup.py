@@ -1,4 +1,4 @@
-"""Cleanup on real files and both databases: what goes is gone from the disk, and what is needed stays."""
+"""Cleanup on real files and both databases: removed files are gone from the disk, and needed files stay."""
 
 import os
 import threading
@@ -80,7 +80,7 @@ def blobs(node: Node, model_id: str = "T2V-A14B") -> set[str]:
 
 
 def on_disk(node: Node) -> int:
-    """What all files and links of the model storage take, as `du` counts it."""
+    """Return the size of all files and links of the model storage, as `du` counts it."""
     return sum(
         path.lstat().st_blocks * 512 for path in node.models.rglob("*") if not path.is_dir() or path.is_symlink()
     )
@@ -96,7 +96,7 @@ def load(node: Node, model_id: str) -> None:
 
 
 def test_a_dry_run_proposes_unused_files(node: Node) -> None:
-    """Never used goes first: it has been lying here for 90 days."""
+    """A model that was never used is removed first: it is 90 days old."""
     result = planned(node)
     assert [(str(each.kind), each.model_id) for each in result.actions] == [
         ("remove_model", "TI2V-5B"),

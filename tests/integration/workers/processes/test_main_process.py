@@ -1,4 +1,4 @@
-"""A worker's main process: what it kills, what it gives back, and what it leaves alone."""
+"""A worker's main process: what it kills, what it returns to the queue, and what it does not touch."""
 
 import logging
 import os
@@ -54,7 +54,7 @@ def guard(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_attempt_that_no_child_carries_is_given_back_without_blame(guard: Guard, database: Database) -> None:
-    """As after a claim whose commit nobody confirmed: the rows show it as running, and nobody runs it."""
+    """As after an unconfirmed claim: the rows show the job as running, but no process runs it."""
     job = claimed(database, accepted(database).id)
     guard._watch()
     guard._watch()
@@ -134,7 +134,7 @@ def test_a_child_is_killed_where_its_job_was_taken_from_it_and_not_after_an_end_
 def test_the_time_after_an_end_counts_only_while_the_main_loop_runs(
     guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The child has ended long ago and keeps its model; the main process waits for Redis and does not know it."""
+    """The child has ended its job and keeps its model; the main process waits for Redis and does not know."""
     killed: list[int] = []
     monkeypatch.setattr(guard, "_kill", lambda job_id, pid, reason: killed.append(pid))
     monkeypatch.setattr(guard, "_limits", Limits(cancel_grace=30.0, finishing=0.02))
@@ -295,7 +295,7 @@ def io_worker(settings: Settings, tmp_path: Path) -> Iterator[tuple["subprocess.
 def test_a_tick_that_takes_longer_than_any_stray_is_left_to_its_end(
     settings: Settings, database: Database, io_worker: tuple["subprocess.Popen[bytes]", Path]
 ) -> None:
-    """The tick waits for a database that somebody else holds for ten seconds; no row names it, and nobody kills it."""
+    """The task waits ten seconds for a locked database; no row names it, and it is not killed."""
     _, log = io_worker
     app = celery.celery_app(settings, "test")
     wait_for(lambda: app.control.ping(timeout=1.0), 60, "for the io worker")

@@ -1,4 +1,4 @@
-"""What an io worker's main process reports of its node, in this process, on a model storage that hangs or fails."""
+"""The reports of an io worker's main process, in this process, on a model storage that hangs or fails."""
 
 import os
 import threading

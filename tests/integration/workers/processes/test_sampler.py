@@ -1,4 +1,4 @@
-"""The sampler of a worker, in this process: what it records, and that nothing that is away stops it."""
+"""The sampler of a worker, in this process: its records, and that unavailable services do not stop it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Webhooks of jobs: every end is told, once taken it is not told again, and nobody is made to ask what is private."""
+"""Webhooks of jobs: every end is sent, not again after acceptance, and never to private addresses."""
 
 import base64
 import hashlib
@@ -144,7 +144,7 @@ def test_only_the_newest_progress_waits_and_none_after_the_end(database: Databas
 
 
 def test_a_message_that_may_have_been_sent_is_not_changed(database: Database) -> None:
-    """A receiver that has taken a message, but whose answer was lost, gets the same words under its id."""
+    """A receiver whose response was lost receives the same content again, under the same id."""
     running = working.claim(database, accepted(database, webhook_url=HOOK, webhook_progress=True).id)
     webhooks.add_progress(database, running, "msg_1", {"percent": 10.0})
     (tried,) = webhooks.take_due(database, 1.0)
@@ -353,7 +353,7 @@ def test_a_private_address_is_refused_for_good(
 
 
 class Dripping:
-    """A receiver that accepts and then sends one byte now and then, for ever."""
+    """A receiver that accepts and then sends single bytes without end."""
 
     def __init__(self, start: bytes) -> None:
         self.asked = 0
@@ -573,7 +573,7 @@ def test_what_is_no_address(url: str) -> None:
 
 
 def test_a_name_that_changes_its_mind_gains_nothing(receiver: Receiver) -> None:
-    """The connection goes to the address that was judged, with the name in `Host`; it is not asked for again."""
+    """The connection goes to the checked address, with the name in `Host`; the name is not resolved again."""
     asked: list[str] = []
 
     def resolve(host: str, port: int) -> list[str]:
@@ -601,7 +601,7 @@ def test_a_proxy_of_the_environment_is_not_used(receiver: Receiver, monkeypatch:
 
 
 def test_a_receiver_that_never_ends_its_answer() -> None:
-    """Its status is enough; what it goes on saying is left unread."""
+    """The status is sufficient; the rest of the response is not read."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

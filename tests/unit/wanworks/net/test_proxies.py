@@ -1,4 +1,4 @@
-"""Which requests go through the environment's proxies, in every spelling that environments have."""
+"""Which requests use the environment's proxies, in every spelling of the variables."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""Which devices there are, with the driver's library faked at its own functions."""
+"""Device discovery, with a fake of the driver's library functions."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ class Gpu:
 
 
 class Driver:
-    """What NVML answers, for as many functions as are asked."""
+    """Fake responses of NVML's functions."""
 
     def __init__(self, *gpus: Gpu) -> None:
         self.gpus = gpus

@@ -1,4 +1,4 @@
-"""The technical judge, on frames that are made to have one fault each."""
+"""Technical quality, on frames with one fault each."""
 
 from collections.abc import Iterable
 
@@ -76,7 +76,7 @@ def test_one_flat_colour_is_no_video() -> None:
 
 
 def test_a_small_light_in_the_dark_is_a_picture() -> None:
-    """Smaller than the distance of the pixels that are looked at first."""
+    """Smaller than the distance of the sampled pixels."""
     frames = plain(16)
     frames[5][101, 3] = 200
     assert judged(frames).checks["not_black"]

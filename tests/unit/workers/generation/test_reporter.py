@@ -1,4 +1,4 @@
-"""Percent never goes back; the ETA is this attempt's own pace plus what was measured before, or nothing."""
+"""The percentage never falls; the ETA uses this attempt's own pace and earlier measurements, or is absent."""
 
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ class FakeHeartbeat:
 
 
 class Life:
-    """A reporter with a clock in the test's hand."""
+    """A reporter with a clock that the test controls."""
 
     def __init__(self, measured: PhaseTimes, cancel: bool = False) -> None:
         self.now = 0.0

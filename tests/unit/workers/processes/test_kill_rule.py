@@ -1,4 +1,4 @@
-"""What a worker's main process may kill of its children: a table of rows and what the rule says of each."""
+"""Which children a worker's main process may kill: a table of rows with the rule's results."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ HOLDING = replace(NEW, attempt=3, failures=1)
 
 
 def passes(row: Held | None, *, known: Answering = HOLDING, every: float = 2.0, count: int = 3) -> Judgement:
-    """Judges the same row so many times, two seconds apart; the last judgement."""
+    """Judge the same row several times, two seconds apart. Return the last judgement."""
     judgement = Judgement(known, None)
     for number in range(count):
         judgement = judge(judgement.answering, row, number * every, LIMITS)

@@ -1,4 +1,4 @@
-"""Downloads through whatever a network does: a real hub in its own process, and the real client stack over HTTP."""
+"""Downloads through network faults: a real hub in its own process, and the real client stack over HTTP."""
 
 import os
 import shutil
@@ -68,7 +68,7 @@ def plan(hub: HubProcess, tmp_path: Path) -> FetchPlan:
 
 
 def assert_whole(plan: FetchPlan, served: Path) -> None:
-    """Every file as the hub has it, laid out as the library lays it out, nothing left over."""
+    """Every file equals the hub's, in the library's layout, without leftovers."""
     folder = plan.models_dir / "models--maker--model"
     origin = served / "models--maker--model" / "snapshots" / plan.sha
     for file in plan.files:
@@ -89,7 +89,7 @@ def _oid(plan: FetchPlan, path: str) -> str:
 
 
 class Stop(Exception):
-    """What a test's check raises."""
+    """Raised by a test's check."""
 
 
 def test_a_model_is_laid_out_as_the_library_does_it(hub: HubProcess, plan: FetchPlan, served: Path) -> None:
@@ -286,7 +286,7 @@ def test_killed_and_resumed_fetches_nothing_twice(hub: HubProcess, plan: FetchPl
 
 
 def assert_goes_on(hub: HubProcess, plan: FetchPlan, served: Path, stops: int) -> None:
-    """What lies here is not asked for again; the rest is, from the very next byte."""
+    """Existing bytes are not requested again; the rest is, from the next byte on."""
     size = {file.oid: file.size for file in plan.files}
     kept = {item.oid: item.bytes for item in partials(plan.models_dir)}
     assert sum(kept.values()) > 0

@@ -1,4 +1,4 @@
-"""What is received in pieces of any size, from any place in the file, stands in it byte for byte and is hashed."""
+"""Pieces of any size, from any offset of the file, are written byte for byte and hashed."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ CONTENT = random.Random(7).randbytes(1_700_003)
 
 
 def _append(path: Path, begin: int, pieces: list[int], stops: set[int]) -> str:
-    """Appends CONTENT from `begin` on, flushing before the pieces in `stops`; the checksum."""
+    """Append CONTENT from `begin` on, flushing before the pieces in `stops`. Return the checksum."""
     path.write_bytes(CONTENT[:begin])
     descriptor = os.open(path, os.O_RDWR)
     digest = Digest(descriptor, len(CONTENT), True, begin)

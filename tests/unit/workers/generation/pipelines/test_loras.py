@@ -1,4 +1,4 @@
-"""LoRA files of every format change the weights as their authors meant, and leave no trace.
+"""LoRA files of every format change the weights as specified, and are removed completely.
 
 The reference is a second transformer whose weights are changed by plain arithmetic. Names in the original WAN code are
 turned into those of diffusers by diffusers' own converter of checkpoints, not by ours.

@@ -219,7 +219,7 @@ def test_generate_waits_fetches_and_reports(stack, tmp_path):
     link = wanworks("share", job["id"], "--seconds", "60", home=stack.home).stdout.strip()
     assert httpx.get(link).content == video.read_bytes()
     refused(
-        wanworks("share", job["id"], "--file", "nothing.mp4", home=stack.home), ExitCode.USAGE, "there are: video.webm"
+        wanworks("share", job["id"], "--file", "nothing.mp4", home=stack.home), ExitCode.USAGE, "available: video.webm"
     )
 
 

@@ -1,13 +1,13 @@
 # make demo       from a clean checkout to two videos
 # make up         the stack in the foreground, with the demo's tiny models; CATALOGUE=default for the real ones
-# make setup      the environment alone; every other target makes it and skips it when nothing changed
+# make setup      only the environment; every other target creates it, or skips it when nothing changed
 # make check      format, lint, strict types, import contracts
-# make test       the tests; test-slow those that take minutes, test-fuzz the API with 3,000 examples an operation,
-#                 test-cluster those of several hosts (as root), gpu-check those that need a CUDA device
+# make test       the tests; test-slow: those that take minutes; test-fuzz: the API with 3,000 examples per operation;
+#                 test-cluster: those with several hosts (as root); gpu-check: those that need a CUDA device
 # make soak       random faults under load, and a checker: SOAK_JOBS, SOAK_FAULTS, SOAK_SEED, SOAK_DATABASE
-# make bench      measures, and writes docs/measurements.md
-# make docs       the pages of docs/, as a site
-# make lock       pins what is installed now
+# make bench      benchmarks; writes docs/measurements.md
+# make docs       build the site from docs/
+# make lock       pin the installed versions
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,7 +26,7 @@ FLOWER_PORT ?= 5555
 
 setup: $(STAMP)
 
-# torch comes first and on its own: which build fits is the package index's to say, and nothing else may choose for it.
+# torch is installed first and separately: the package index decides which build fits, and no other package may choose it.
 $(STAMP): pyproject.toml requirements/torch.txt requirements/runtime.txt requirements/worker.txt requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "wanworks needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }

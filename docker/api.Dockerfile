@@ -16,7 +16,7 @@ RUN /opt/wanworks/bin/pip install --no-cache-dir --no-deps --no-build-isolation 
 RUN cp -r api scheduler shared workers "$(/opt/wanworks/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 FROM python:3.11-slim-bookworm
-# The volumes take their owner from these folders when they are first used.
+# A volume takes its owner from these folders when it is first used.
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/wanworks wanworks \
     && mkdir /srv/store /srv/models /srv/flower \
     && chown wanworks:wanworks /srv/store /srv/models /srv/flower

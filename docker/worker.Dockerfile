@@ -1,5 +1,5 @@
-# GPU workers and the io worker of a node. torch comes from the package index with its own CUDA libraries; the host
-# brings the driver, through the NVIDIA container toolkit.
+# GPU workers and the io worker of a node. torch comes from the package index with its own CUDA libraries; the
+# host provides the driver through the NVIDIA container toolkit.
 # Build from the repository's root:  docker build -f docker/worker.Dockerfile -t wanworks-worker .
 
 FROM nvidia/cuda:13.0.1-base-ubuntu24.04 AS build
@@ -24,7 +24,7 @@ FROM nvidia/cuda:13.0.1-base-ubuntu24.04
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/*
-# The volumes take their owner from these folders when they are first used.
+# A volume takes its owner from these folders when it is first used.
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/wanworks wanworks \
     && mkdir /srv/store /srv/models \
     && chown wanworks:wanworks /srv/store /srv/models

@@ -5,7 +5,7 @@
     with Client("http://127.0.0.1:8000") as client:
         job = client.wait(client.generate(model_id="T2V-A14B", prompt="A paper boat")["id"])
 
-What stands in `__all__` is public; it is loaded when it is first used, since the supervisor needs none of it.
+Only the names in `__all__` are public. Each is imported when it is first used: the supervisor needs none of them.
 """
 
 import importlib

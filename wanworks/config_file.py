@@ -1,4 +1,4 @@
-"""The file that may hold a node's settings: TOML, each by its name. Says what is wrong in which file, never a value."""
+"""Read the TOML file of a node's settings. Errors name the file and what is wrong in it, never a value."""
 
 import os
 import stat
@@ -13,23 +13,23 @@ VARIABLE = "WANWORKS_CONFIG"
 
 
 def path() -> Path | None:
-    """The file that the environment names; None where it names none."""
+    """Return the file that the environment names, or None."""
     name = os.environ.get(VARIABLE)
     return Path(name).expanduser().absolute() if name else None
 
 
 def values(known: Collection[str]) -> dict[str, Any]:
-    """What the file says, by setting. Raises ConfigurationError naming the file, and the line or the unknown name."""
-    said = read()
-    unknown = sorted(set(said) - set(known))
+    """Return the file's settings. Raises ConfigurationError naming the file, and the line or the unknown name."""
+    found = read()
+    unknown = sorted(set(found) - set(known))
     if unknown:
         names = ", ".join(unknown)
         raise ConfigurationError(f"{path()}: no such setting: {names}; `wanworks settings` lists them all")
-    return said
+    return found
 
 
 def read() -> dict[str, Any]:
-    """What the file says, known or not; empty where there is none. Raises ConfigurationError naming the file."""
+    """Return the file's content, known names or not; empty without a file. Raises ConfigurationError with its path."""
     file = path()
     if file is None:
         return {}
@@ -39,11 +39,11 @@ def read() -> dict[str, Any]:
         raise ConfigurationError(f"{VARIABLE}: {file} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "it is not UTF-8"
-        raise ConfigurationError(f"{file} is no TOML: {reason}") from None
+        raise ConfigurationError(f"{file} is not valid TOML: {reason}") from None
 
 
 def exposed(secrets: Collection[str]) -> Path | None:
-    """The file, where it holds one of these settings and anybody on this machine may read it."""
+    """Return the file if it contains one of these settings and every user of this machine may read it."""
     file = path()
     if file is None or not stat.S_IMODE(file.stat().st_mode) & stat.S_IROTH:
         return None

@@ -1,17 +1,16 @@
-"""What ends a command early, each with its exit code; `wanworks --help` lists the codes from here. Callers of
-`wanworks.client.client` catch the same errors.
+"""The errors of the commands and of the client, each with its exit code; `wanworks --help` lists the codes from here.
 
 WanworksError
-├── ApiRefused            1   the API answered, and its answer is no; or the job did not succeed
-│   ├── BadRequest            400, 413, 415, 416, 422: asked wrongly; `fields` names what
-│   ├── AccessRefused         401, 403: no key, a wrong one, or one that may not
+├── ApiRefused            1   the API refused the request, or the job did not succeed
+│   ├── BadRequest            400, 413, 415, 416, 422: invalid request; `fields` names the invalid fields
+│   ├── AccessRefused         401, 403: the key is missing, invalid, or does not permit this
 │   ├── NotThere              404: no such model, job, alert or artifact
-│   ├── StateForbids          409: not in the state that it is in
-│   ├── TooBusy               429, 503: worth asking again, after `retry_after_seconds`
-│   └── ServerFault           500 and the rest of them
+│   ├── StateForbids          409: not possible in the present state
+│   ├── TooBusy               429, 503: retry after `retry_after_seconds`
+│   └── ServerFault           500 and other server errors
 ├── ApiUnreachable        3   nothing answers at the API's address
-├── TransferBroken        3   a file came wrong, or broke off again and again
-├── TimedOut              4   it did not happen in the time allowed
+├── TransferBroken        3   a file arrived corrupted, or its transfer broke repeatedly
+├── TimedOut              4   not finished within the time limit
 └── AlreadyRunning        5   another process holds this home, device, port or folder
 """
 
@@ -28,7 +27,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3
     TIMED_OUT = 4
     ALREADY_RUNNING = 5
-    INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+    INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
     @property
     def meaning(self) -> str:
@@ -36,21 +35,21 @@ class ExitCode(IntEnum):
 
 
 _MEANING = {
-    ExitCode.OK: "done",
+    ExitCode.OK: "success",
     ExitCode.REFUSED: "the job failed or was cancelled, or the API refused the request",
-    ExitCode.USAGE: "a wrong option or setting",
+    ExitCode.USAGE: "an invalid option or setting",
     ExitCode.UNREACHABLE: "the API (or, for a process command, Redis or the database) cannot be reached",
-    ExitCode.TIMED_OUT: "not finished within --timeout; the job goes on",
+    ExitCode.TIMED_OUT: "not finished within --timeout; the job continues",
     ExitCode.ALREADY_RUNNING: "another process holds this home, device or port",
-    ExitCode.INTERRUPTED: "interrupted from the keyboard; the job goes on",
+    ExitCode.INTERRUPTED: "interrupted from the keyboard; the job continues",
 }
 
 
 class WanworksError(Exception):
-    """Something went wrong in wanworks."""
+    """An error occurred in wanworks."""
 
     code: ClassVar[str] = "internal_error"
-    exit_code: ClassVar[ExitCode] = ExitCode.REFUSED  # tells a script what went wrong
+    exit_code: ClassVar[ExitCode] = ExitCode.REFUSED  # of the command that it ends
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").splitlines()[0])
@@ -69,16 +68,16 @@ class ConfigurationError(WanworksError):
 
 @dataclass(frozen=True)
 class WrongField:
-    """One field that the API does not take: where it is, such as `loras.0.scale`, and why."""
+    """One invalid field: its path, such as `loras.0.scale`, and the reason."""
 
     name: str
     message: str
 
 
 class ApiRefused(WanworksError):
-    """The API refused the request. The text is one readable sentence, with every wrong field named.
+    """The API refused the request. The text is one readable sentence that names every invalid field.
 
-    `status` and what follows are None, or empty, where the refusal is not an answer of the API's own.
+    `status` and the attributes after it are None, or empty, if the refusal is not a response of the API.
     """
 
     code = "api_refused"
@@ -95,20 +94,20 @@ class ApiRefused(WanworksError):
         retry_after_seconds: float | None = None,
     ) -> None:
         self.status = status
-        self.problem_code = problem_code  # the API's stable word for it, such as `not_found`
+        self.problem_code = problem_code  # the API's stable code, such as `not_found`
         self.detail = detail
         self.fields = tuple(fields)
-        self.request_id = request_id  # under which the server's log tells more
+        self.request_id = request_id  # identifies the request in the server's log
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
 
 
 class BadRequest(ApiRefused):
-    """The request cannot be read, or a field of it is wrong."""
+    """The request cannot be read, or a field is invalid."""
 
 
 class AccessRefused(ApiRefused):
-    """There is no key, or a wrong one, or one that may not do this."""
+    """The key is missing, invalid, or does not permit this."""
 
 
 class NotThere(ApiRefused):
@@ -116,15 +115,15 @@ class NotThere(ApiRefused):
 
 
 class StateForbids(ApiRefused):
-    """The present state forbids it."""
+    """This is not possible in the present state."""
 
 
 class TooBusy(ApiRefused):
-    """Not now."""
+    """The server is busy or unavailable; retry later."""
 
 
 class ServerFault(ApiRefused):
-    """Something went wrong on the server."""
+    """An error occurred on the server."""
 
 
 class ApiUnreachable(WanworksError):
@@ -135,14 +134,14 @@ class ApiUnreachable(WanworksError):
 
 
 class TransferBroken(WanworksError):
-    """A file could not be fetched whole."""
+    """A file could not be fetched completely."""
 
     code = "transfer_broken"
     exit_code = ExitCode.UNREACHABLE
 
 
 class TimedOut(WanworksError):
-    """It did not happen in the time allowed."""
+    """The operation did not finish within the time limit."""
 
     code = "timed_out"
     exit_code = ExitCode.TIMED_OUT

@@ -1,4 +1,4 @@
-"""The folder in which the stack of this host keeps its things, and the server's own code, where it is installed."""
+"""The home folder of this host's stack, and whether the server's code is installed."""
 
 import functools
 import os
@@ -17,27 +17,27 @@ _DEFAULT = "~/.wanworks"
 
 
 def home_folder(given: Path | None) -> Path:
-    """The folder that an option, WANWORKS_HOME or the settings file names, in this order, as the server reads them.
+    """Return the home: from the option, WANWORKS_HOME or the settings file, in this order.
 
-    Raises ConfigurationError where the settings file cannot be read.
+    Raises ConfigurationError if the settings file cannot be read.
     """
     named = given or os.environ.get("WANWORKS_HOME") or config_file.read().get("home") or _DEFAULT
     return Path(str(named)).expanduser().absolute()
 
 
 def has_server() -> bool:
-    """Whether the server's packages lie beside this one: in a clone, or in an image."""
+    """Return whether the server's packages are installed beside this one: in a clone, or in an image."""
     return (Path(__file__).parent.parent / "shared" / "settings.py").is_file()
 
 
 def needs_server(command: Callable[Given, T]) -> Callable[Given, T]:
-    """A command that says how to get the server where this package is installed alone. It raises ConfigurationError."""
+    """Decorate a command so that it raises ConfigurationError with instructions if only the client is installed."""
 
     @functools.wraps(command)
     def run(*given: Given.args, **options: Given.kwargs) -> T:
         if not has_server():
             raise ConfigurationError(
-                f"`wanworks {' '.join(sys.argv[1:2])}` needs the server, and this is the client alone: clone the "
+                f"`wanworks {' '.join(sys.argv[1:2])}` needs the server, but only the client is installed: clone the "
                 "repository and run `make up` there, or run the images that its folder docker/ builds"
             )
         return command(*given, **options)

@@ -1,4 +1,4 @@
-"""A request for a generation. The API accepts it by these rules, and the batch command checks files by them."""
+"""A generation request and its rules. The API validates requests by them, and the batch command checks files."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Quantization = Literal["none", "fp16", "bf16", "int8"]
 OutputFormat = Literal["mp4", "webm"]
 LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_SEED = 2**32 - 1
-_ANY_SEED = -1  # what many clients send for a seed that is to be drawn
+_ANY_SEED = -1  # many clients send this to request a random seed
 
 
 def _text(value: str) -> str:
@@ -32,7 +32,7 @@ def _text(value: str) -> str:
     return value
 
 
-def _said(value: str) -> str:
+def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be blank")
     return value
@@ -40,7 +40,7 @@ def _said(value: str) -> str:
 
 def _lora_name(value: str) -> str:
     if LORA_NAME.fullmatch(value) is None:
-        raise ValueError("a LoRA is named without path, letters, digits, '.', '_' and '-' only")
+        raise ValueError("a LoRA name has no path, only letters, digits, '.', '_' and '-'")
     return value
 
 
@@ -53,13 +53,13 @@ def _webhook(value: str | None) -> str | None:
     return value
 
 
-def _drawn(seed: int | None) -> int | None:
+def _given_seed(seed: int | None) -> int | None:
     return None if seed == _ANY_SEED else seed
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule for a text: a function that raises ValueError, and the same as a pattern for the JSON Schema."""
+    """A rule for a text: a function that raises ValueError, and the equivalent pattern for the JSON Schema."""
 
     check: Callable[[str], str]
     pattern: str
@@ -71,14 +71,14 @@ class Rule:
         return {**handler(schema), "pattern": self.pattern}
 
 
-# Limits stand before these in each field: only then do they appear in the JSON Schema too. SAID stands after PLAIN and
-# its pattern says both; blanks are spelled out, since `\s` is not the same in every language's patterns.
+# In each field, limits precede these rules: only then do they appear in the JSON Schema too. NOT_BLANK follows PLAIN,
+# and its pattern includes both. Blanks are spelled out, because `\s` differs between the languages' patterns.
 _BLANK = r"\x09-\x0d\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 PLAIN = Rule(_text, r"^[^\x00]*$")
-SAID = Rule(_said, rf"^[^\x00]*[^\x00{_BLANK}][^\x00]*$")
+NOT_BLANK = Rule(_not_blank, rf"^[^\x00]*[^\x00{_BLANK}][^\x00]*$")
 
 
-# Strict: a boolean is no number, and neither is a text. A whole number is taken where a fraction may stand.
+# Strict: booleans and texts are not numbers. An integer is accepted for a float.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True)]
 
@@ -92,8 +92,8 @@ class Lora(BaseModel):
 
 Seed = Annotated[
     Annotated[Whole, Field(ge=_ANY_SEED, le=MAX_SEED)] | None,
-    AfterValidator(_drawn),
-    Field(description="Left out, or -1: one is drawn and recorded."),
+    AfterValidator(_given_seed),
+    Field(description="If omitted or -1, a random seed is chosen and recorded."),
 ]
 
 
@@ -108,12 +108,12 @@ FallbackStrategy = Literal[
 
 
 class GenerationRequest(BaseModel):
-    """A generation as a client asks for it, before the catalogue has its say. `image` is read by the API."""
+    """A generation as the client requests it, before the catalogue's defaults and limits. The API reads `image`."""
 
     model_config = ConfigDict(extra="forbid")
 
     model_id: Annotated[str, Field(min_length=1, max_length=64), PLAIN]
-    prompt: Annotated[str, Field(min_length=1, max_length=5000), PLAIN, SAID]
+    prompt: Annotated[str, Field(min_length=1, max_length=5000), PLAIN, NOT_BLANK]
     negative_prompt: Annotated[str, Field(max_length=5000), PLAIN] | None = None
     image: Annotated[str, Field(description="A data URL: data:image/png;base64,...")] | None = None
     resolution: Annotated[str, Field(max_length=32, examples=["1280x720"])] | None = None
@@ -130,15 +130,17 @@ class GenerationRequest(BaseModel):
     priority: Priority = Priority.NORMAL
     fallback: Annotated[
         list[FallbackStrategy],
-        Field(max_length=6, description="What may be done without asking while the model is not ready, in this order."),
+        Field(max_length=6, description="Permitted strategies while the model is not ready, in order of preference."),
     ] = []
     webhook_url: Annotated[
         str | None,
-        Field(max_length=2000, description="Told of the job's end: an http(s) address, signed by Standard Webhooks."),
+        Field(
+            max_length=2000, description="An http(s) address that receives the job's end, signed by Standard Webhooks."
+        ),
         AfterValidator(_webhook),
     ] = None
     webhook_progress: Annotated[
-        bool, Field(strict=True, description="The webhook is told of progress as well, every ten seconds or so.")
+        bool, Field(strict=True, description="Also send progress to the webhook, about every ten seconds.")
     ] = False
     metadata: Annotated[
         dict[Annotated[str, Field(min_length=1, max_length=64), PLAIN], Annotated[str, Field(max_length=512), PLAIN]],

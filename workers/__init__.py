@@ -1,1 +1,1 @@
-"""What runs a job: the runner, one handler per job type, the pipelines on a device, and the device itself."""
+"""The workers: they run jobs. The runner, one handler per job type, the pipelines of a device, and device discovery."""

@@ -1,4 +1,4 @@
-"""Starts a Celery worker: `python -m workers.app gpu` for the device in WANWORKS_DEVICE, or `... io` for the node.
+"""Start a Celery worker: `python -m workers.app gpu` for the device in WANWORKS_DEVICE, or `... io` for the node.
 
 This process becomes the worker's main process.
 """
@@ -15,7 +15,7 @@ def main() -> None:
     if sys.argv[1:] not in (["gpu"], ["io"]):
         sys.exit("usage: python -m workers.app gpu|io")
     os.environ["WANWORKS_ROLE"] = sys.argv[1]
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to hand back, both signals end it at once
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the worker holds a job, both signals end the process at once
     node = process.settings().node
     if sys.argv[1] == "gpu":
         name, queues = process.worker_name(), celery.device_queue(process.claimant().device_key)
@@ -26,7 +26,7 @@ def main() -> None:
 
     level = process.settings().log_level
     argv = ["--quiet", "worker", "--hostname", name, "--queues", queues, "--pool", "prefork", "--loglevel", level, "-E"]
-    set_up_logs()  # for what Celery warns of before it sets up its own
+    set_up_logs()  # for warnings that Celery logs before it sets up logging itself
     app.worker_main([*argv, "--without-gossip", "--without-mingle"])
 
 

@@ -1,6 +1,6 @@
 """The Celery application of the workers, as the main process and its children import it.
 
-A GPU worker has one child that holds the device; the child is spawned, since forking after torch has run hangs.
+A GPU worker has one child that holds the device. The child is spawned, because forking after torch has run hangs.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from shared.messaging import celery
 from shared.telemetry import tracing
 from workers.processes import process, shutdown
 
-# Beside the downloads: one for a scan, one for a cleanup, one for ticks.
+# In addition to the downloads: one for a scan, one for a cleanup, one for scheduled work.
 _IO_CHILDREN_BESIDE_DOWNLOADS = 3
 
 role = process.role()
@@ -26,11 +26,11 @@ app.Worker = app.subclass_with_self(shutdown.Worker)
 
 @signals.worker_ready.connect
 def _on_ready(**_: Any) -> None:
-    with shutdown.coming_up:
-        _come_up()
+    with shutdown.starting:
+        _start()
 
 
-def _come_up() -> None:
+def _start() -> None:
     from workers.processes import main_process
     from workers.processes.child_process import set_up_traces
 
@@ -46,7 +46,7 @@ def _come_up() -> None:
         from workers.processes.sampler import Sampler
 
         watches.append(Sampler())
-    shutdown.handing_back.extend(watch.stop for watch in watches)
-    shutdown.at_last.extend((process.meters().flush, process.reporter().close, tracing.close))
+    shutdown.on_stop.extend(watch.stop for watch in watches)
+    shutdown.on_exit.extend((process.meters().flush, process.reporter().close, tracing.close))
     for watch in watches:
         watch.start()

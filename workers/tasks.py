@@ -1,4 +1,4 @@
-"""The Celery tasks: a bell's arguments in, the runner's work, and Celery told the truth about how it ended."""
+"""The Celery tasks: each takes a dispatch message's arguments, runs the job, and reports its end to Celery."""
 
 import logging
 from functools import cache
@@ -19,14 +19,14 @@ log = logging.getLogger("wanworks.tasks")
 
 
 class JobTask(Task):  # type: ignore[misc]
-    """A bell. The main process recovers its job when the child dies."""
+    """The task of a dispatch message. The main process recovers its job when the child dies."""
 
     Request = "workers.processes.main_process:JobRequest"
     ignore_result = True
 
 
 def _task(job_type: JobType) -> Any:
-    """The task of one job type: runs the job if the bell is still good; fails only after the row says failed."""
+    """Return the task of a job type. It runs the job if the message still applies, and fails only after the row did."""
 
     @shared_task(name=job_type.task, bind=True, base=JobTask)
     def answer(self: Any, job_id: str, protocol: int, *later: Any, **later_named: Any) -> None:
@@ -37,27 +37,27 @@ def _task(job_type: JobType) -> Any:
             if not process.runner().run(job_type.name, job_id):
                 raise Ignore()
         except Cancelled:
-            # Celery has no word for a task that stopped because it was asked to, so say it to those who listen.
+            # Celery has no state for a task that stopped on request, so send the event to its listeners directly.
             self.send_event("task-revoked", terminated=False, signum=None, expired=False)
             raise Ignore() from None
         except AttemptStopped:
             raise Ignore() from None
         except Unavailable as error:
-            # Nothing was begun, or nobody knows whether it was: the main process gives back what no child carries.
+            # Nothing began, or it is unknown whether it did: the main process returns jobs that no child runs.
             log.warning("job %s: %s", job_id, error)
             raise Ignore() from None
         except JobFailed as error:
             raise JobFailed(f"{error.code}: {error}") from None
         except MemoryError as error:
-            # Out of a task a MemoryError would take the main process down.
+            # Celery ends the main process when a task raises MemoryError.
             raise JobFailed(f"out_of_memory: {error}") from None
 
     return answer
 
 
 def hand_back(job_id: str, protocol: int) -> None:
-    """A bell of a newer protocol: the row says what this worker reads, and the job is rung anew in that."""
-    _say_once(protocol)
+    """Return a job whose message has a newer protocol, and record which protocol this worker reads."""
+    _warn_once(protocol)
     database, key = process.database(), process.claimant().device_key
     nodes.reads_protocol(database, key, celery.PROTOCOL)
     if dispatch.hand_back(database, job_id, key):
@@ -65,8 +65,8 @@ def hand_back(job_id: str, protocol: int) -> None:
 
 
 @cache
-def _say_once(protocol: int) -> None:
-    log.warning("a bell of protocol %d was handed back: this worker reads up to %d", protocol, celery.PROTOCOL)
+def _warn_once(protocol: int) -> None:
+    log.warning("returned a message of protocol %d: this worker reads protocols up to %d", protocol, celery.PROTOCOL)
 
 
 TASKS = {

@@ -14,7 +14,7 @@ from api.schemas.fields import Basis, Percent, RequestModel, ResponseModel, Scor
 from api.schemas.models import Recommendation
 from shared.insight.assessment import Status
 from shared.management.fallback import Level, Speed
-from wanworks.requests import PLAIN, SAID, OutputFormat, Quantization
+from wanworks.requests import NOT_BLANK, PLAIN, OutputFormat, Quantization
 
 # --- requests
 
@@ -38,7 +38,7 @@ class RecommendQuery(RequestModel):
             examples=["animate product photos"],
         ),
         PLAIN,
-        SAID,
+        NOT_BLANK,
     ]
     quality_priority: Annotated[Level, Field(description="The importance of quality.")] = "medium"
     speed_priority: Annotated[Speed, Field(description="The importance of speed.")] = "medium"

@@ -16,7 +16,7 @@ from api.schemas.jobs import JobProgress
 from shared.catalogue.job_types import GenerationParams
 from shared.database.tables import Job
 from shared.states import JobState, Priority
-from wanworks.requests import PLAIN, SAID, FallbackStrategy, Lora, Number, OutputFormat, Quantization, Seed
+from wanworks.requests import NOT_BLANK, PLAIN, FallbackStrategy, Lora, Number, OutputFormat, Quantization, Seed
 
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
 _POLL_SECONDS = 1.0  # the client's own default
@@ -58,7 +58,7 @@ Seconds = Annotated[
         {"anyOf": [{"type": "string", "pattern": f"^{_SECONDS.pattern}$"}, {"type": "number", "exclusiveMinimum": 0}]}
     ),
 ]
-Prompt = Annotated[str, Field(min_length=1, max_length=5000), PLAIN, SAID]
+Prompt = Annotated[str, Field(min_length=1, max_length=5000), PLAIN, NOT_BLANK]
 Scale = Annotated[Number, Field(ge=0, le=30)]
 
 

@@ -1,4 +1,4 @@
-"""Runs every measurement and writes docs/measurements.md's table: ``python -m tests.bench [NAME ...]``."""
+"""Run every measurement and write docs/measurements.md's table: ``python -m tests.bench [NAME ...]``."""
 
 import contextlib
 import itertools
@@ -99,7 +99,7 @@ def overhead(bench: Bench, rounds: int = 3, count: int = 20) -> list[Row]:
 
 
 def accepts(bench: Bench) -> list[Row]:
-    """Durable accepts against raw Celery, latency under an offered rate, and that every accepted job is rung."""
+    """Durable accepts against raw Celery, latency under an offered rate, and that every accepted job is dispatched."""
     rates, ratios = [], []
     with bench.stack("--only", "web,redis,dispatcher") as stack:
         environment = _environment(stack)
@@ -129,7 +129,7 @@ def accepts(bench: Bench) -> list[Row]:
             ratio >= 0.8,
         ),
         Row("accept latency at 200 requests/s offered, p99", f"{p99:.0f} ms", "< 100 ms", p99 < 100),
-        Row(f"accepted jobs that were rung and ended, of {accepted}", str(accepted), "all", True),
+        Row(f"accepted jobs that were dispatched and ended, of {accepted}", str(accepted), "all", True),
         Row("RSS of the web process after that", f"{rss:.0f} MB", "<= 150 MB", rss <= 150),
         Row("torch in the web process", "no" if torchless else "yes", "no", torchless),
     ]
@@ -277,7 +277,7 @@ def _table(rows: list[Row]) -> str:
 
 
 def _write(name: str, table: str) -> None:
-    """Puts the table into the page, in place of what was measured under that name before."""
+    """Write the table into the page, replacing the earlier one of that name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
@@ -321,7 +321,7 @@ def _epoch(text: str) -> float:
 
 
 def _first_step(client: Any, job_id: str) -> float:
-    """When the job's stream first says that it is denoising, by Redis's clock (this machine's)."""
+    """Return when the job's stream first reports denoising, by Redis's clock (this machine's)."""
     for entry_id, fields in client.xrange(stream_key(job_id)):
         if json.loads(fields[b"event"]).get("phase") == "denoising":
             return int(entry_id.split(b"-")[0]) / 1000
@@ -378,7 +378,7 @@ def _workers(stack: Stack, environment: dict[str, str], count: int) -> Iterator[
 
 @contextlib.contextmanager
 def _dispatcher(stack: Stack, policy: Any) -> Iterator[None]:
-    """The real dispatcher with a policy of the measurement's choice."""
+    """The real dispatcher with the measurement's policy."""
     settings = load(
         home=stack.home,
         redis_url=stack.state()["redis_url"],
@@ -399,7 +399,7 @@ def _dispatcher(stack: Stack, policy: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _paused(stack: Stack) -> Iterator[None]:
-    """No bell is rung meanwhile, so that the whole trace is there at once."""
+    """No message is sent meanwhile, so that the whole trace is queued at once."""
     dispatcher: Any = stack.__dict__["dispatcher"]
     run_pass, dispatcher.run_pass = dispatcher.run_pass, lambda **_: 0
     try:

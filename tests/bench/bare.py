@@ -1,4 +1,4 @@
-"""Bare diffusers: what a script without any job system would take for the same videos. Prints seconds as JSON."""
+"""Bare diffusers: the time of a script without a job system for the same videos. Prints seconds as JSON."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""From a request to the claim on a device that waits for it, and what a job leaves in Redis."""
+"""The time from a request to the claim on an idle device, and the bytes that a job leaves in Redis."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""Downloads of a 300 MB repo from the local hub: against curl and the library's own, and what stopping them costs."""
+"""Downloads of 300 MB from the local hub: compared with curl and the library's own, and the cost of a stop."""
 
 import os
 import shutil
@@ -102,7 +102,7 @@ def _python(who: str, url: str, place: Path) -> float:
 
 @dataclass(frozen=True)
 class _Twice:
-    """What stopping has cost."""
+    """The cost of stopping."""
 
     asked: int  # bytes that lay here and were asked for again
     sent: int  # bytes that the hub sent beyond the repo's size
@@ -110,7 +110,7 @@ class _Twice:
 
 
 class _Stop(Exception):
-    """What the check raises."""
+    """Raised by the check."""
 
 
 def _stops(folder: Path, root: Path) -> list[Row]:
@@ -123,11 +123,16 @@ def _stops(folder: Path, root: Path) -> list[Row]:
     found = []
     for name, twice in (("three pauses", paused), ("three kill -9", killed)):
         found.append(
-            Row(f"bytes here asked for again, {name}, {MEGABYTES} MB", str(twice.asked), "0", twice.asked == 0)
+            Row(
+                f"received bytes that were requested again, {name}, {MEGABYTES} MB",
+                str(twice.asked),
+                "0",
+                twice.asked == 0,
+            )
         )
         found.append(
             Row(
-                f"sent twice because it was under way, {name} (all: {twice.sent / 1e6:.1f} MB), most per file and stop",
+                f"bytes in flight, sent twice, {name} (all: {twice.sent / 1e6:.1f} MB), most per file and stop",
                 f"{twice.worst / (1 << 20):.2f} MiB",
                 f"<= {_CHUNK_BYTES / (1 << 20):.0f} MiB",
                 twice.worst <= _CHUNK_BYTES,

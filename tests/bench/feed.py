@@ -1,4 +1,4 @@
-"""500 dashboards on one web process: how soon each is told of a change, and what they cost over ten minutes."""
+"""500 dashboards on one web process: how soon each receives a change, and the web process's memory over ten minutes."""
 
 import asyncio
 import json

@@ -28,7 +28,7 @@ def _stock(url: str) -> Callable[[str, Path], object]:
 
 
 def _verified(url: str) -> Callable[[str, Path], object]:
-    """The stock client, and then its own check of what it fetched."""
+    """The stock client, followed by its own verification."""
     from huggingface_hub import HfApi
 
     stock, api = _stock(url), HfApi(endpoint=url, token=False)

@@ -128,7 +128,7 @@ def store_samples(path: str, over_days: int = 30) -> None:
 
 @contextlib.contextmanager
 def _sampling(database: Database) -> Iterator[None]:
-    """The devices go on telling how they are."""
+    """Keep the devices' heartbeats and samples current."""
     stop = threading.Event()
 
     def work() -> None:

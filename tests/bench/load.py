@@ -1,4 +1,4 @@
-"""An HTTP load generator small enough not to be what is measured: asyncio streams, keep-alive, one request each."""
+"""An HTTP load generator with little overhead of its own: asyncio streams, keep-alive, one request each."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Load:
-    """What was seen. Seconds."""
+    """The measured times, in seconds."""
 
     latencies: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Load:
 
 
 def closed_loop(url: str, path: str, body: dict[str, object], connections: int, requests: int) -> Load:
-    """`requests` POSTs over `connections`, each as soon as the one before is answered."""
+    """`requests` POSTs over `connections`, each as soon as the previous one is answered."""
     return asyncio.run(_run(url, path, body, connections, requests, None))
 
 

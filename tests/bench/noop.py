@@ -1,4 +1,4 @@
-"""A worker whose handler does nothing: what is left is the claim, the run around it, and the end."""
+"""A worker whose handler does nothing: this measures the claim, the run, and the end."""
 
 from typing import Any
 

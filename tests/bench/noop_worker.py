@@ -1,4 +1,4 @@
-"""Starts a GPU worker whose children import the handler that does nothing."""
+"""Start a GPU worker whose children import the no-op handler."""
 
 import os
 import sys

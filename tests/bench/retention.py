@@ -1,4 +1,4 @@
-"""A backlog of jobs that were kept long enough, removed by ticks: from a directory, and from a bucket."""
+"""The removal of a backlog of expired jobs by retention runs: from a directory, and from a bucket."""
 
 import time
 from collections.abc import Callable

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured, and the bound that it is held to."""
+    """A measured value and its bound."""
 
     what: str
     measured: str

@@ -1,4 +1,4 @@
-"""What grows with an installation: a million jobs stored, a hundred thousand queued, five hundred devices."""
+"""Large installations: a million jobs stored, a hundred thousand queued, five hundred devices."""
 
 import contextlib
 import json
@@ -106,7 +106,7 @@ def _stored(bench: Any, url_of: Callable[[str], str], environment: dict[str, str
             rows.append(_within(f"{path}, median", seen.percentile(0.5), _LOOK_MS))
     empty = DirectoryStore.opened(bench.folder / f"store-{uuid.uuid4()}", lambda: "bench", create=True)
     looks: dict[str, Callable[[], object]] = {
-        "the feed's look": lambda: queues.stirred(database, datetime.now(UTC) - timedelta(seconds=10)),
+        "a pass of the feed": lambda: queues.stirred(database, datetime.now(UTC) - timedelta(seconds=10)),
         "retention with nothing to do": lambda: ticks.apply_retention(database, empty, timedelta(days=3650)),
         "sweep with nothing to do": lambda: ticks.sweep(database, empty),
     }

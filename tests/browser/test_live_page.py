@@ -139,7 +139,7 @@ def test_loras_and_a_webhook_are_sent_and_a_failed_job_is_retried(
     page.get_by_role("button", name="Remove LoRA 3").click()
     page.get_by_role("button", name="Create video").click()
     mine = page.locator("[data-submitted]").first
-    expect(mine).to_contain_text("is no whole safetensors file", timeout=60_000)
+    expect(mine).to_contain_text("is damaged or no safetensors file", timeout=60_000)
     assert len(watched.complaints) == 2
     watched.complaints.clear()
 

@@ -20,14 +20,14 @@ from tests.conftest import lacking as skip
 from tests.support.stack import FAST, QUICK, wait_for
 from wanworks.client.client import Client, Retry
 
-# Long enough that something runs whenever a process is stopped, in steps that are short.
+# Long enough that a job runs whenever a process is stopped, with short steps.
 WORK = {**QUICK, "steps": 12}
 _SWEEP = "from scheduler import ticks; print(ticks.sweep(ticks._ground()[1], ticks._store(), 0.0))"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A job as its row tells of its end."""
+    """A job's end by its row."""
 
     id: str
     status: str
@@ -122,7 +122,7 @@ class Cluster:
 
 
 class Load:
-    """Clients that submit one job after the other, each patient with a server that is away."""
+    """Clients that submit one job after another and retry while the server is unavailable."""
 
     def __init__(self, cluster: Cluster, clients: int = 2, pause_seconds: float = 1.2) -> None:
         self._cluster = cluster

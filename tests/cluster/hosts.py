@@ -1,4 +1,4 @@
-"""Hosts of a cluster on one machine: network namespaces with addresses of their own, joined by a bridge.
+"""Hosts of a cluster on one machine: network namespaces with their own addresses, joined by a bridge.
 
 Needs root. Everything is named after the test's process, and taken down at its end.
 """
@@ -27,7 +27,7 @@ _PASSWORD = "hush-cluster"
 
 
 def lacking() -> str | None:
-    """What this machine lacks for namespaces; None where it has all."""
+    """Return what this machine lacks for namespaces, or None."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     name = f"wwtry{os.getpid()}"
@@ -82,7 +82,7 @@ class Host:
 
 
 class Network:
-    """The bridge, and the hosts on it. This process is on it as well."""
+    """The bridge and its hosts. This process is connected to it too."""
 
     def __init__(self, *names: str) -> None:
         self._bridge = f"ww{os.getpid() % 100_000}"
@@ -178,7 +178,7 @@ class Redis:
 
 
 class Up:
-    """`wanworks up` on one host, with these kinds of process."""
+    """`wanworks up` on one host, with these kinds of processes."""
 
     def __init__(self, host: Host, home: Path, only: str, environment: Mapping[str, str]) -> None:
         self.host = host

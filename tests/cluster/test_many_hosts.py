@@ -23,7 +23,7 @@ def test_a_node_that_is_cut_off_loses_nothing_and_doubles_nothing(cluster: Clust
     host = host_of(cluster, "b")
     with Load(cluster) as load:
         wait_for(lambda: cluster.running_on("b"), 30, "for a job on b")
-        # Long enough to be there when the cable is pulled, and when it is back: whoever is fenced off must notice.
+        # Long enough to be there when the cable is pulled, and when it is back: superseded attempts must notice.
         long = [cluster.submit(steps=100) for _ in range(2)]
         wait_for(lambda: set(long) & set(cluster.running_on("b")), 60, "for a long job on b")
         held = cluster.running_on("b")

@@ -1,1 +1,1 @@
-"""Checks that need a real CUDA device. `python -m tests.gpu` runs them and prints what they measured."""
+"""Checks that need a real CUDA device. `python -m tests.gpu` runs them and prints the measurements."""

@@ -1,4 +1,4 @@
-"""Runs the GPU checks on the first CUDA device and prints their table. What `make gpu-check` calls.
+"""Run the GPU checks on the first CUDA device and print their table. Called by `make gpu-check`.
 
 Without a device every check is skipped, and the answer says so. Further arguments go to pytest.
 """

@@ -1,4 +1,4 @@
-"""The device, the reduced models, and the table of what was measured."""
+"""The device, the reduced models, and the table of measurements."""
 
 import platform
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def record() -> "Recorder":
 
 
 class Recorder:
-    """Notes a figure for the table, and fails the check where a bound is missed."""
+    """Add a figure to the table, and fail the check if it exceeds its bound."""
 
     def __call__(self, check: str, value: float | str, unit: str = "", at_most: float | None = None) -> None:
         shown = value if isinstance(value, str) else f"{value:,.3f}".rstrip("0").rstrip(".")
@@ -82,7 +82,7 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reduced(model_id: str, device: Device, folder: Path) -> Reduced:
-    """As deep as the card allows; made once per session."""
+    """Return a model as deep as the GPU's memory allows; made once per session."""
     entry = models.load("default").get(model_id)
     experts = 1 if entry.boundary_ratio is None else 2
     layers = max(1, min(6, int(device.memory_mb / 1000 * WEIGHTS_SHARE / experts / BLOCK_GB[model_id])))
@@ -90,7 +90,7 @@ def reduced(model_id: str, device: Device, folder: Path) -> Reduced:
         demo_models.REAL[model_id], {"num_layers": layers}, {}, {"num_layers": 2}, half=True, shard_bytes=5 * 10**9
     )
     snapshot = demo_models.make_repo(folder, f"{demo_models.OWNER}/{model_id}-{layers}", shape)
-    # The figures of the whole model would turn a reduced one away from cards that it fits.
+    # The memory figures of the full model would refuse the reduced one on GPUs that it fits.
     profiles = tuple(profile.model_copy(update={"min_vram_gb": 1.0}) for profile in entry.hardware.profiles)
     hardware = entry.hardware.model_copy(update={"profiles": profiles})
     offered = (*entry.resolutions, str(SIZE["resolution"]))
@@ -98,7 +98,7 @@ def reduced(model_id: str, device: Device, folder: Path) -> Reduced:
 
 
 def only(entry: CatalogueEntry, *names: str) -> CatalogueEntry:
-    """The entry with those profiles alone."""
+    """Return the entry with only those profiles."""
     chosen: tuple[MemoryProfile, ...] = tuple(one for one in entry.hardware.profiles if one.name in names)
     return entry.model_copy(update={"hardware": entry.hardware.model_copy(update={"profiles": chosen})})
 

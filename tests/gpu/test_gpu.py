@@ -1,4 +1,4 @@
-"""What only a GPU can show: pinning, overhead, cancelling, running out of memory, profiles, the driver's readings."""
+"""Tests that need a GPU: pinning, overhead, cancelling, running out of memory, profiles, the driver's readings."""
 
 import os
 import statistics
@@ -144,7 +144,7 @@ def test_out_of_memory_is_answered_with_a_leaner_profile(
 
     entry = only(two_experts.entry, "full", "stream")
     lean = Reduced(entry, two_experts.snapshot, two_experts.layers)
-    # Room for the weights and a little: everything resident cannot run in it, streaming can.
+    # Space for little more than the weights: the full profile cannot run in it, streaming can.
     _timed(studio, lean)
     weights = run.warm()[0]["memory_mb"] * 1e6
     run.free()

@@ -1,1 +1,1 @@
-"""Random faults under load, and a checker that holds what happened against the promises: `make soak`."""
+"""Random faults under load, and a checker that compares the history with the guarantees: `make soak`."""

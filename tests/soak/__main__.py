@@ -1,4 +1,4 @@
-"""One leg: load and faults on the real stack, then the checker. `python -m tests.soak`, or `make soak`.
+"""One run: load and faults on the real stack, then the checker. `python -m tests.soak`, or `make soak`.
 
 SOAK_JOBS (400), SOAK_FAULTS (60), SOAK_SEED (drawn), SOAK_DATABASE (sqlite or postgresql), SOAK_OUT (soak), SOAK_ONLY
 (faults whose name has that in it). What happens follows from these. The exit code is 1 where a promise was broken; then
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def history_is_cut(history: History) -> bool:
-    """Whether the harness itself failed, so that the absence of violations proves nothing."""
+    """Return whether the harness itself failed, so that the absence of violations proves nothing."""
     return not history.remains.rows
 
 
@@ -104,7 +104,7 @@ def _leg(folder: Path, made: plan.Plan, database: str) -> History:
 
 
 def _bring_up(stack: Installation, recorder: Recorder) -> None:
-    """Where the last fault left the stack down, it is started as an operator would."""
+    """Start the stack as an operator would, if the last fault left it down."""
     deadline = time.monotonic() + 90
     while not stack.is_up() and time.monotonic() < deadline:
         if stack.process is None or stack.process.poll() is not None:
@@ -114,7 +114,7 @@ def _bring_up(stack: Installation, recorder: Recorder) -> None:
 
 
 def _end(stack: Installation, load: Load, recorder: Recorder) -> Remains:
-    """Lets webhooks come to their end, looks at everything once more, tidies, and reads what is left."""
+    """Wait for webhooks, observe every job once more, run retention and sweep, and read what remains."""
     load.set_deadline(recorder.now + 600)
     deadline = time.monotonic() + _MESSAGES_SECONDS
     asyncio.run(load.replay_dead_messages())

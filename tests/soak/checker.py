@@ -1,4 +1,4 @@
-"""What wanworks promises, one function a promise, held against a history. Pure: a history in, violations out."""
+"""Check a history against the guarantees of wanworks, one function per guarantee. Pure."""
 
 import json
 from collections import defaultdict
@@ -16,7 +16,7 @@ _LINES = 24  # of a violation; the whole history is kept beside the report
 
 @dataclass(frozen=True)
 class Violation:
-    """One broken promise, with the lines of the history that show it."""
+    """One violated guarantee, with the lines of the history that show it."""
 
     rule: str
     job: str | None
@@ -28,12 +28,12 @@ Rule = Callable[[History], Iterator[Violation]]
 
 
 def check(history: History) -> list[Violation]:
-    """Every violation of every rule."""
+    """Return every violation of every rule."""
     return [found for rule in RULES for found in rule(history)]
 
 
 def every_accepted_job_ends(history: History) -> Iterator[Violation]:
-    """A job that was accepted ends: as succeeded, failed or cancelled."""
+    """An accepted job ends as succeeded, failed or cancelled."""
     rows = _rows(history)
     for job in sorted(_accepted(history)):
         row = rows.get(job)
@@ -46,7 +46,7 @@ def every_accepted_job_ends(history: History) -> Iterator[Violation]:
 
 
 def an_end_stays(history: History) -> Iterator[Violation]:
-    """What has ended does not change any more: every later observation shows the same end."""
+    """An ended job does not change: every later observation shows the same end."""
     for job, seen in history.by_job("see", "message").items():
         ended: Event | None = None
         for event in seen:
@@ -64,7 +64,7 @@ def an_end_stays(history: History) -> Iterator[Violation]:
 
 
 def all_tell_the_same_end(history: History) -> Iterator[Violation]:
-    """Whoever tells of an end tells the same one: poll, events, list, webhook and the row."""
+    """Poll, events, list, webhook and the row report the same end."""
     rows = _rows(history)
     for job, seen in history.by_job("see", "message").items():
         told = {event.facts.get("by", "webhook"): event.facts["status"] for event in seen if _says_end(event)}
@@ -92,7 +92,7 @@ def an_attempt_never_falls(history: History) -> Iterator[Violation]:
 
 
 def one_use_for_each_generation(history: History) -> Iterator[Violation]:
-    """A generation that has ended is one use, with its outcome; nothing else is one. Placeholders count too."""
+    """A generation that has ended is one use, with its outcome and nothing else is. Placeholder output counts too."""
     uses: dict[str, list[str]] = defaultdict(list)
     for job, outcome in history.remains.uses:
         uses[job].append(outcome)
@@ -143,7 +143,7 @@ def equal_jobs_make_equal_bytes(history: History) -> Iterator[Violation]:
 
 
 def every_end_reaches_its_webhook(history: History) -> Iterator[Violation]:
-    """The webhook that a job names is told of its end at least once, each time under one id and in the same words."""
+    """A job's webhook receives its end at least once, always under one id and with the same content."""
     told = history.by_job("message")
     rows = _rows(history)
     wanted = {event.job for event in history.of("submit") if event.job and event.facts.get("webhook")}
@@ -166,7 +166,7 @@ def every_end_reaches_its_webhook(history: History) -> Iterator[Violation]:
 
 
 def a_cancel_is_obeyed(history: History) -> Iterator[Violation]:
-    """A cancel that was answered 202 is obeyed: the job ends cancelled, unless it had ended before."""
+    """A cancel that was answered 202 takes effect: the job ends cancelled, unless it had ended before."""
     rows = _rows(history)
     for job, asked in sorted(history.by_job("cancel").items()):
         taken = [event for event in asked if event.facts["code"] == 202]
@@ -179,7 +179,7 @@ def a_cancel_is_obeyed(history: History) -> Iterator[Violation]:
 
 
 def a_pause_is_obeyed(history: History) -> Iterator[Violation]:
-    """A download whose pause was acknowledged is paused until somebody resumes it.
+    """A download whose pause was acknowledged is paused until it is resumed.
 
     Where the answer says that it still runs, it may yet reach its end; it does not go on for long or start again.
     """
@@ -231,7 +231,7 @@ def one_key_is_one_job(history: History) -> Iterator[Violation]:
 
 
 def an_accepted_job_is_there(history: History) -> Iterator[Violation]:
-    """A job that was answered 200 or 202 is there until it is deleted."""
+    """A job that was answered 200 or 202 exists until it is deleted."""
     deleted = {job: events[0].asked for job, events in history.by_job("delete_asked").items()}
     rows, seen = _rows(history), history.by_job("see")
     for job in sorted(_accepted(history)):
@@ -244,7 +244,7 @@ def an_accepted_job_is_there(history: History) -> Iterator[Violation]:
 
 
 def a_deleted_job_disappears(history: History) -> Iterator[Violation]:
-    """A job that was deleted is answered 404 from then on, and at the end neither its row nor its files are there."""
+    """A deleted job answers 404 from then on, and at the end its row and files are gone."""
     rows, seen = _rows(history), history.by_job("see")
     with_files = {job for _, job, _, _ in history.remains.files}
     for job, events in sorted(history.by_job("delete").items()):
@@ -265,7 +265,7 @@ def a_deleted_job_disappears(history: History) -> Iterator[Violation]:
 
 
 def no_file_is_left(history: History) -> Iterator[Violation]:
-    """The store holds what rows name, and nothing else: no orphan, no losing attempt, nothing half-written."""
+    """The store holds only files that rows name: no orphans, no files of superseded attempts, no partial files."""
     rows = _rows(history)
     for area, job, attempt, name in history.remains.files:
         row = rows.get(job)
@@ -285,7 +285,7 @@ def no_file_is_left(history: History) -> Iterator[Violation]:
 
 
 def no_partial_download_is_left(history: History) -> Iterator[Violation]:
-    """Partial files of a download go when it is cancelled or succeeds. One that failed keeps them for the next."""
+    """Partial files of a download are removed when it is cancelled or succeeds; a failed one keeps them."""
     newest: dict[str, Mapping[str, Any]] = {}
     for _, row in sorted(_rows(history).items()):
         if row["type"] == "download" and not row["hidden"]:
@@ -299,7 +299,7 @@ def no_partial_download_is_left(history: History) -> Iterator[Violation]:
 
 
 def no_key_stays_in_redis(history: History) -> Iterator[Violation]:
-    """What Redis holds of one job expires."""
+    """Every key of a job in Redis expires."""
     jobs = sorted(_accepted(history) | set(_rows(history)))
     for key, seconds in history.remains.redis_keys:
         of = next((job for job in jobs if job in key), None)
@@ -308,7 +308,7 @@ def no_key_stays_in_redis(history: History) -> Iterator[Violation]:
 
 
 def no_process_is_left(history: History) -> Iterator[Violation]:
-    """Every process of the home descends from one that the supervisor names, and none outlives the stop."""
+    """Every process of the home descends from the supervisor, and none outlives the stop."""
     for process in history.remains.strangers:
         yield Violation("no_process_is_left", None, f"the supervisor does not know {process}")
     for process in history.remains.left_after_stop:
@@ -316,7 +316,7 @@ def no_process_is_left(history: History) -> Iterator[Violation]:
 
 
 def a_running_job_is_alive(history: History) -> Iterator[Violation]:
-    """No row says `running` where nothing runs: at the end its lease would have lapsed."""
+    """No row says `running` where nothing runs: at the end its lease would have expired."""
     last = max((event.at for event in history.events), default=0.0)
     for job, row in sorted(_rows(history).items()):
         if row["status"] == "running" and (row["lease_until"] is None or row["lease_until"] < last):
@@ -324,7 +324,7 @@ def a_running_job_is_alive(history: History) -> Iterator[Violation]:
 
 
 def a_drained_node_takes_nothing(history: History) -> Iterator[Violation]:
-    """Once a drain has been answered no attempt starts on the node, until it is undone."""
+    """After a drain was answered, no attempt starts on the node until the drain ends."""
     begun: float | None = None
     closed: list[tuple[float, float]] = []
     for event in sorted(history.of("drain", "undrain_asked"), key=lambda event: event.at):
@@ -341,7 +341,7 @@ def a_drained_node_takes_nothing(history: History) -> Iterator[Violation]:
 
 
 def no_answer_is_a_fault(history: History) -> Iterator[Violation]:
-    """Whatever is away, the API answers in its own words: never 500."""
+    """Whatever is unavailable, the API never answers 500."""
     for event in history.of("refused"):
         said = f"{event.facts['to']} was answered {event.facts['code']}: {event.facts['text']}"
         yield _violation(no_answer_is_a_fault, history, event.job, said, event)
@@ -392,7 +392,7 @@ def _violation(rule: Rule, history: History, job: str | None, said: str, at: Eve
 
 
 def _lines(history: History, job: str | None, at: Event | None) -> tuple[str, ...]:
-    """What was asked and seen of the job, without what only repeats, and the faults about it."""
+    """Return the events about the job, without repetitions, and the faults around it."""
     of_it: list[Event] = [event for event in history.events if event.job == job and not _is_good_file(event)]
     if job is None:
         of_it = []

@@ -1,4 +1,4 @@
-"""The faults: for each its name, how it is done and how it is undone. One row is one fault."""
+"""The faults: the name of each, how it is caused and how it is undone. One row is one fault."""
 
 import os
 import random
@@ -24,7 +24,7 @@ _LEASE_SECONDS = 8.0  # FAST's
 
 @dataclass(frozen=True)
 class Ground:
-    """What faults are done to."""
+    """The targets of faults."""
 
     stack: Installation
     receiver: Receiver
@@ -35,7 +35,7 @@ Undo = Callable[[], None]
 
 @dataclass(frozen=True)
 class Fault:
-    """`strike` does it, says what exactly it did, and gives the way to undo it after `seconds`.
+    """`strike` causes it, and returns a description and a function that undoes it after `seconds`.
 
     It may raise Missed where there was nothing to do it to.
     """
@@ -48,16 +48,16 @@ class Fault:
 
 
 class Missed(Exception):
-    """There was nothing to do the fault to, as where the process is just being started again."""
+    """The fault has no target, for example because the process is just being restarted."""
 
 
 def table(database: str) -> dict[str, Fault]:
-    """By name, those that an installation on that database can have."""
+    """Return by name the faults that an installation on that database can have."""
     return {fault.name: fault for fault in _FAULTS if fault.only in (None, database)}
 
 
 class Striker:
-    """Carries the plan's faults out, each in a thread of its own, and knows when the last is undone."""
+    """Causes the plan's faults, each in its own thread, and waits until all are undone."""
 
     def __init__(self, ground: Ground, recorder: Recorder) -> None:
         self._ground = ground
@@ -98,7 +98,7 @@ class Striker:
 
 
 def _nothing() -> None:
-    """For what undoes itself."""
+    """Do nothing, for faults that end by themselves."""
 
 
 def _kill(name: str) -> Callable[[Ground, random.Random], tuple[str, Undo]]:
@@ -179,7 +179,7 @@ def _lock_sqlite(ground: Ground, choose: random.Random) -> tuple[str, Undo]:
 
 
 def _order(flag: str, content: str) -> Callable[[Ground, random.Random], tuple[str, Undo]]:
-    """By a file, until that is removed."""
+    """Cause a fault by a file, until the file is removed."""
 
     def strike(ground: Ground, choose: random.Random) -> tuple[str, Undo]:
         path = ground.stack.orders / flag

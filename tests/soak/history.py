@@ -1,4 +1,4 @@
-"""What was asked and seen in a leg, in order, and what the installation held at its end."""
+"""The history of a run: requests and observations in order, and the contents of the installation at its end."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Event:
-    """One question with its answer, one fault, or one message that came. Times are seconds since the leg began.
+    """One request with its response, one fault, or one received message. Times are seconds since the run began.
 
     submit    an accepted or refused job: by (first, again, other_body, retry), key, code, status, type, webhook
     lost      an answer that never came: to (the method and path)
@@ -42,7 +42,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Remains:
-    """What is there once all has ended, retention and sweep have run, and nothing is under way."""
+    """The contents once everything has ended and retention and sweep have run."""
 
     rows: tuple[Mapping[str, Any], ...] = ()  # of jobs: id, type, status, attempt, hidden, mock, result, ...
     uses: tuple[tuple[str, str], ...] = ()  # (job, outcome)
@@ -90,7 +90,7 @@ class History:
 
 
 class Recorder:
-    """Takes events from several threads."""
+    """Records events from several threads."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()

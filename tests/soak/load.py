@@ -1,4 +1,4 @@
-"""The users: carries the plan's scripts out over HTTP and notes each question with its answer.
+"""The clients: run the plan's scripts over HTTP and record each request with its response.
 
 A client asks again when an answer was lost, under the same key, as the documents say it should. It judges nothing: an
 answer that looks wrong is noted like any other.
@@ -30,7 +30,7 @@ _PAUSED_SECONDS = 40.0  # by when an acknowledged pause has to be seen
 
 
 class Load:
-    """One leg's users. `run` returns when every script has done its part, or is over the leg's deadline."""
+    """The clients of one run. `run` returns when every script has ended, or at the run's deadline."""
 
     def __init__(self, plan: Plan, url: str, recorder: Recorder, receiver: Receiver) -> None:
         self._plan = plan

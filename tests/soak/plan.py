@@ -1,4 +1,4 @@
-"""What is to happen in a leg: every job with what its client does, and every fault. It follows from the seed alone."""
+"""The plan of a run: every job with its client's actions, and every fault. Determined by the seed."""
 
 import random
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _EXTRA_MODELS = 40
 
 @dataclass(frozen=True)
 class Pause:
-    """Of a download: so long after it was accepted, for so long. In seconds."""
+    """A pause of a download: seconds after it was accepted, and its length in seconds."""
 
     after: float
     lasts: float
@@ -29,7 +29,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class Script:
-    """One job and what its client does with it. Times are seconds; `at` counts from the leg's beginning."""
+    """One job and its client's actions. Times are seconds; `at` counts from the run's beginning."""
 
     number: int
     at: float
@@ -52,7 +52,7 @@ class Script:
 
 @dataclass(frozen=True)
 class Strike:
-    """One fault at its moment."""
+    """One fault at its time."""
 
     at: float
     fault: str
@@ -76,7 +76,7 @@ class Plan:
 
 
 def draw(seed: int, jobs: int, faults: int, weights: Mapping[str, int]) -> Plan:
-    """`weights` names the faults that this installation can have, each with how often it comes beside the others."""
+    """`weights` gives the relative frequency of each fault that this installation can have."""
     window = max(30.0, min(_LONGEST_WINDOW_SECONDS, faults * _LONGEST_PACE_SECONDS))
     choose = random.Random(f"{seed} load")
     downloads = min(_EXTRA_MODELS, max(1, jobs // 25))

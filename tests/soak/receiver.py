@@ -1,4 +1,4 @@
-"""A receiver of webhooks: records every message that comes, and takes it, refuses it or lets it wait.
+"""A receiver of webhooks: records every message, and accepts, refuses or delays it.
 
 `/good/N` takes everything; `/failing/N` refuses each message twice before it takes it; `/slow/N` takes its time. A
 fault makes all of them refuse or say nothing for a while.

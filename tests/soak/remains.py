@@ -1,4 +1,4 @@
-"""What the installation holds at the end of a leg, once retention and sweep have run: read beside the running stack."""
+"""Read the contents of the installation at the end of a run, after retention and sweep, beside the running stack."""
 
 import json
 import time
@@ -28,7 +28,7 @@ _SETTLED_SECONDS = 6.0  # a process that was just born or is just ending is no s
 
 
 def tidy(stack: Installation) -> str:
-    """Does at once what retention and sweep do by the clock, with the sweep's age at nothing."""
+    """Run retention and sweep at once, with the sweep's minimum age 0."""
     settings = Settings(home=stack.home, node="here", catalogue=str(stack.catalogue))
     database = Database(stack.database_url())
     try:
@@ -42,7 +42,7 @@ def tidy(stack: Installation) -> str:
 
 
 def waiting_messages(stack: Installation) -> int:
-    """How many webhook messages are still to be sent."""
+    """Return how many webhook messages are unsent."""
     return len(_rows(stack, "SELECT id FROM webhook_messages WHERE state = 'waiting'"))
 
 
@@ -74,7 +74,7 @@ def _rows(stack: Installation, query: str) -> list[dict[str, Any]]:
 
 
 def _readable(row: Mapping[str, Any], recorder: Recorder) -> dict[str, Any]:
-    """Alike from both databases: JSON read, flags as such, moments on the leg's clock."""
+    """Normalise a row of either database: parse JSON, convert booleans, and use the run's clock."""
     read = dict(row)
     for name in ("params", "result", "error"):
         if isinstance(read[name], str):

@@ -1,4 +1,4 @@
-"""What came of a leg: on the terminal, as `soak-report.json`, and as one row of the table in docs/fault-report.md."""
+"""Report a run: on the terminal, as `soak-report.json`, and as a row of the table in docs/fault-report.md."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def facts(
 
 
 def row(said: dict[str, Any]) -> str:
-    """One line of the table of legs."""
+    """Return one row of the table of runs."""
     broken = ", ".join(f"{count} {rule}" for rule, count in said["violations_by_rule"].items()) or "none"
     columns = (
         said["commit"], said["seed"], said["database"], said["jobs"], said["faults"], _clock(said["seconds"]), broken,

@@ -1,1 +1,1 @@
-"""What tests share: stacks, servers, clients and rows, none of them a test."""
+"""Shared by tests: stacks, servers, clients and rows. Contains no tests."""

@@ -1,4 +1,4 @@
-"""A collector of traces for tests: takes OTLP over HTTP as any other does, and keeps what came."""
+"""A trace collector for tests: accepts OTLP over HTTP and keeps the spans."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ KINDS = {1: "internal", 2: "server", 5: "consumer"}
 
 @dataclass(frozen=True)
 class Seen:
-    """A span as it came over the wire. Times are in nanoseconds since 1970."""
+    """A received span. Times are in nanoseconds since 1970."""
 
     service: str
     resource: Mapping[str, Any]
@@ -31,7 +31,7 @@ class Seen:
 
 
 class Collector:
-    """Serves from a thread of its own on a free port: ``with Collector() as collector``."""
+    """Serves from its own thread on a free port: ``with Collector() as collector``."""
 
     def __init__(self, port: int = 0) -> None:
         self._arrived = threading.Condition()

@@ -1,4 +1,4 @@
-"""A proxy before PostgreSQL that loses the answer of a COMMIT, as a failover or a cut network does.
+"""A proxy before PostgreSQL that drops the response of a COMMIT, like a failover or a network failure.
 
 The line is cut before the COMMIT reaches the server (nothing is written) or after the server has carried it out (all is
 written, and the client cannot know). Everything else passes unchanged.
@@ -18,7 +18,7 @@ _PIECE_BYTES = 64 << 10
 
 
 class CommitCutter:
-    """Listens on a free port of the loopback and passes on to the server: a Unix socket's path, or (host, port)."""
+    """Listens on a free loopback port and forwards to the server: a Unix socket's path, or (host, port)."""
 
     def __init__(self, server: str | tuple[str, int]) -> None:
         self._server = server
@@ -132,7 +132,7 @@ class _Line:
         self._portals: dict[bytes, bool] = {}
 
     def carry(self) -> None:
-        """Returns when either side has closed or the line was cut."""
+        """Return when either side has closed or the connection was cut."""
         back = threading.Thread(target=self._answers, daemon=True, name="commit-cutter-answers")
         try:
             if not self._start_up():
@@ -231,7 +231,7 @@ def _says_commit(text: bytes) -> bool:
 
 
 def _exactly(side: socket.socket, count: int) -> bytes:
-    """Raises EOFError where the other side has closed."""
+    """Read. Raises EOFError if the other side has closed."""
     found = b""
     while len(found) < count:
         piece = side.recv(count - len(found))

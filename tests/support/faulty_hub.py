@@ -1,4 +1,4 @@
-"""The hub with faults put into it, in a process of its own: ``python -m tests.support.faulty_hub ROOT PORT [TOKEN]``.
+"""The hub with injected faults, in its own process: ``python -m tests.support.faulty_hub ROOT PORT [TOKEN]``.
 
 A test posts faults to ``/_test/faults`` and reads from ``/_test/served`` what was sent, by path and by request. None of
 this is within reach of the hub that users run.
@@ -111,7 +111,7 @@ class Faults:
 
 
 class _Sender:
-    """Passes an answer on, does the fault to its body, and counts what was sent."""
+    """Forwards a response, injects the fault into its body, and counts sent bytes."""
 
     def __init__(self, hub: Faults, scope: Scope, send: Any, record: dict[str, Any], fault: dict[str, Any] | None):
         self._send, self._record, self._fault = send, record, fault or {"kind": None}
@@ -170,7 +170,7 @@ async def _answer(send: Any, status: int, body: bytes, headers: dict[str, str]) 
 
 
 class HubProcess:
-    """That process, and what a test asks of it."""
+    """The hub's process, with its control functions."""
 
     def __init__(self, root: Path, port: int = 0, token: str | None = None) -> None:
         self.root, self.port, self.token = root, port, token

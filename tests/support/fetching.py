@@ -15,7 +15,7 @@ from workers.models.fetch.plan import FetchPlan, FetchResult, Limits, Progress
 
 
 def plan_of(url: str, repo: str, models: Path, token: str | None = None, **others: Any) -> FetchPlan:
-    """What a download of the repo's `main` would do, as the hub lists it now."""
+    """Return the plan for the repo's `main`, as the hub lists it now."""
     hub = HubClient(url, token, patience_seconds=30)
     sha = hub.resolve(repo)
     files = tuple(hub.list_files(repo, sha))
@@ -34,7 +34,7 @@ def download(
 
 
 class FetchProcess:
-    """A download in a process of its own; `progress` waits for its next report."""
+    """A download in its own process; `progress` waits for its next report."""
 
     def __init__(self, url: str, repo: str, models: Path, mbps: float | None = None, node_file: Path | None = None):
         asked = {"url": url, "repo": repo, "models": str(models), "mbps": mbps}

@@ -1,4 +1,4 @@
-"""What tests of generation share: the demo models, and one call that carries a request out and looks at the file."""
+"""Shared by tests of generation: the demo models, and one call that runs a request and reads the file."""
 
 import tempfile
 from collections.abc import Callable
@@ -24,7 +24,7 @@ CATALOGUE = models.load("demo")
 
 @cache
 def snapshots() -> dict[str, Path]:
-    """The demo models, made once per test process."""
+    """Return the demo models, created once per test process."""
     folder = tempfile.TemporaryDirectory(prefix="wanworks-models-")
     _kept.append(folder)
     return demo_models.make(Path(folder.name))
@@ -48,7 +48,7 @@ class Made:
 
 
 class Studio:
-    """A worker's surroundings, in a folder of its own."""
+    """Return a worker's settings in its own folder."""
 
     def __init__(self, home: Path, **chosen: Any) -> None:
         self.home = home
@@ -100,7 +100,7 @@ class Video:
 
 
 def decoded(path: Path) -> Video:
-    """A file as a player sees it."""
+    """A video file as a player reads it."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]

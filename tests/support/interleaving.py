@@ -1,4 +1,4 @@
-"""Two writers at once, with every interleaving forced: one is stopped between two of its statements, the other runs."""
+"""Run two writers in every interleaving: one is stopped between two of its statements while the other runs."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ _BLOCKED_AFTER_SECONDS = 0.03  # a second writer that has said nothing for this 
 
 @dataclass(frozen=True)
 class Met:
-    """What came of one interleaving. An exception that a writer raised stands in place of its result."""
+    """The outcome of one interleaving. An exception that a writer raised replaces its result."""
 
     first: Any
     second: Any
@@ -27,7 +27,7 @@ class Met:
 def interleavings(
     database: Database, make: Callable[[], tuple[Callable[[], Any], Callable[[], Any]]]
 ) -> Iterator[tuple[int, Met]]:
-    """Makes a fresh pair of writers for each place where the first can be stopped, and lets them meet there.
+    """Create a new pair of writers for each point where the first can be stopped, and run the other there.
 
     Ends once the first is through before it comes to the place.
     """
@@ -42,7 +42,7 @@ def interleavings(
 
 
 def _meet(database: Database, first: Callable[[], Any], second: Callable[[], Any], place: int) -> Met | None:
-    """Stops the first after its statement of that number; None where it has fewer."""
+    """Stop the first writer after its n-th statement. Return None if it has fewer."""
     stopped, go_on = threading.Event(), threading.Event()
     results: dict[str, Any] = {}
 

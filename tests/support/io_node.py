@@ -1,4 +1,4 @@
-"""A node with models for tests: tiny repos in its cache, and its io worker's jobs run in this process."""
+"""A node with models for tests: tiny repos in its cache; its io worker's jobs run in this process."""
 
 import contextlib
 import json
@@ -50,7 +50,7 @@ def files(size: int = 100_000) -> dict[str, bytes | int]:
 
 
 def make_model(models: Path, model_id: str = "T2V-A14B", size: int = 100_000) -> Path:
-    """Writes a new revision of the model and makes it the one in use; its snapshot folder."""
+    """Write a new revision of the model and serve it. Return its snapshot folder."""
     make_repo(models, DEMO.get(model_id).repo, files(size))
     snapshot = replicas.snapshot_dir(models, DEMO.get(model_id))
     assert snapshot is not None
@@ -58,7 +58,7 @@ def make_model(models: Path, model_id: str = "T2V-A14B", size: int = 100_000) ->
 
 
 class Node:
-    """A node's io worker without Celery: what it is rung for, it does at once."""
+    """A node's io worker without Celery: it runs dispatched jobs at once."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings = settings
@@ -95,10 +95,10 @@ class Node:
         return outcome.job
 
     def run(self, job: Job) -> Job:
-        works = {INTEGRITY_CHECK: self.integrity, CLEANUP: self.cleanup}
+        handlers = {INTEGRITY_CHECK: self.integrity, CLEANUP: self.cleanup}
         dispatch.mark_dispatched(self.database, [(job.id, self.key)])
         with contextlib.suppress(JobFailed):  # the row says it
-            assert Runner(self.settings, self.database, self.claimant, works, UNCOUNTED).run(job.type, job.id)
+            assert Runner(self.settings, self.database, self.claimant, handlers, UNCOUNTED).run(job.type, job.id)
         return records.get(self.database, job.id)
 
     def replica(self, model_id: str = "T2V-A14B") -> Replica:

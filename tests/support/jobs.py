@@ -1,4 +1,4 @@
-"""Jobs for tests: admitted as the API would, and carried through their life by the functions that workers call."""
+"""Jobs for tests: admitted as by the API, and advanced by the functions that workers call."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ UNCOUNTED = Meters(RestingRedis(None))
 
 
 def new_job(model_id: str = "T2V-A14B", *, prompt: str = "a cat", **values: Any) -> NewJob:
-    """A job of the demo catalogue: 9 frames of 64x64 in two steps, unless `request` says otherwise."""
+    """Return a job of the demo catalogue: 9 frames of 64x64 in two steps, unless `request` differs."""
     entry = DEMO.get(model_id)
     asked = {"resolution": "64x64", "frames": 9, "steps": 2, **values.pop("request", {})}
     params = settle(GenerationRequest(model_id=model_id, prompt=prompt, **asked), entry, None)
@@ -32,7 +32,7 @@ def new_job(model_id: str = "T2V-A14B", *, prompt: str = "a cat", **values: Any)
 
 
 def hold(database: Database, *models: str, node: str = CLAIMANT.node) -> None:
-    """Writes what the node's presence scan would: these models are whole there, the others are not."""
+    """Write what the node's presence scan would: these models are complete there, the others missing."""
     present, missing = Presence(ReplicaState.AVAILABLE, "abc", 1, ()), Presence(ReplicaState.MISSING, None, 0, ())
     found = {model_id: present if model_id in models else missing for model_id in DEMO.model_ids}
     replicas.record(database, node, DEMO, found)
@@ -45,7 +45,7 @@ def accepted(database: Database, **values: Any) -> Job:
 
 
 def claimed(database: Database, job_id: str, claimant: Claimant = CLAIMANT, lease_seconds: float = 60.0) -> Job:
-    """Rings and claims, on a node that holds every model."""
+    """Dispatch and claim the job, on a node that holds every model."""
     hold(database, *DEMO.model_ids, node=claimant.node)
     dispatch.mark_dispatched(database, [(job_id, claimant.device_key)])
     job = attempts.claim(database, job_id, claimant, lease_seconds)

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of Redis that holds back every answer for a while."""
+"""A TCP proxy in front of Redis that delays every response."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""A model library for tests: nodes, replicas, devices and downloads as their writers leave them in the rows."""
+"""A model library for tests: nodes, replicas, devices and downloads as their writers store them."""
 
 from datetime import datetime
 from typing import Any
@@ -28,7 +28,7 @@ def node(database: Database, name: str = "here", total_gb: float = 1000.0, free_
 def replica(
     database: Database, model_id: str = "T2V-A14B", state: str = ReplicaState.AVAILABLE, on: str = "here", **more: Any
 ) -> None:
-    """One model's files on a node; whole and 500 MB, unless said otherwise."""
+    """One model's files on a node; complete and 500 MB by default."""
     now: datetime = clock.now()
     values: dict[str, Any] = {
         "repo": DEMO.get(model_id).repo, "revision": COMMIT, "bytes": 500_000_000, "missing_files": [],
@@ -50,14 +50,14 @@ def device(database: Database, *loaded: str, on: str = "here", index: int = 0, *
 
 
 def hub_says(database: Database, model_id: str, commit: str | None) -> datetime:
-    """The newest commit; returns when it was asked."""
+    """Record the newest commit. Return when it was checked."""
     now = clock.now()
     versions.record(database, model_id, commit, now)
     return now
 
 
 def download(database: Database, model_id: str = "T2V-A14B", on: str = "here", **more: Any) -> Job:
-    """A download that waits."""
+    """A queued download."""
     params = DownloadParams(model_id=model_id, node=on)
     (made,) = records.accept(database, [NewJob(DOWNLOAD, params, more.pop("priority", Priority.NORMAL), **more)])
     assert isinstance(made, records.Accepted)

@@ -1,4 +1,4 @@
-"""Commits that happen and are not answered, as when PostgreSQL hands over to its standby in that very moment."""
+"""Commits that succeed without a response, as when PostgreSQL fails over at that moment."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from shared.database import engine
 
 @contextmanager
 def lost_answers(count: int = 1) -> Iterator[list[int]]:
-    """The next `count` commits are made and their answers lost. Yields a list of which one entry is added for each."""
+    """Make the next `count` commits succeed and lose their responses. Yields a list with one entry per commit."""
     lost: list[int] = []
 
     class Losing(Session):

@@ -1,4 +1,4 @@
-"""Where the tree under test lies."""
+"""The path of the tree under test."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Colour profiles, built here: the package carries sRGB alone."""
+"""Colour profiles, built here because the package contains only sRGB."""
 
 import struct
 from collections.abc import Sequence

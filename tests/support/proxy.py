@@ -1,4 +1,4 @@
-"""A proxy of the tests' own: passes on what it is asked, and tells what that was."""
+"""A proxy for tests: forwards requests and records them."""
 
 import contextlib
 import socket

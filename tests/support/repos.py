@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def make_repo(root: Path, repo: str, files: Mapping[str, bytes | int], revision: str = "main") -> str:
-    """Writes a commit of files (their content, or a number of random bytes) and points `revision` to it; its sha."""
+    """Write a commit of files (content, or a number of random bytes) and point `revision` to it. Return its sha."""
     folder = root / f"models--{repo.replace('/', '--')}"
     contents = {path: os.urandom(content) if isinstance(content, int) else content for path, content in files.items()}
     oids = {path: checksum(path, content) for path, content in contents.items()}
@@ -27,7 +27,7 @@ def make_repo(root: Path, repo: str, files: Mapping[str, bytes | int], revision:
 
 
 def checksum(path: str, content: bytes) -> str:
-    """Weights lie outside git, all else in it."""
+    """Weights are stored as large files, all other files in git."""
     if path.endswith(".safetensors"):
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -10,7 +10,7 @@ PATH = "/wan"
 
 @contextlib.contextmanager
 def reverse_proxy(to: tuple[str, int], *, strips: bool) -> Iterator[str]:
-    """Its address, the path included. `strips`: it takes /wan off what it passes on, else leaves it there."""
+    """Yield its address with the path. `strips`: it removes /wan from forwarded paths."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_serve, args=(server, to, strips), daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}{PATH}"

@@ -1,4 +1,4 @@
-"""A real server that speaks S3 (rclone's, from its wheel), and a line to it that can be cut, slowed and spoilt.
+"""A real S3 server (rclone's, from its wheel), and a connection to it that can be cut, slowed and corrupted.
 
 It checks signatures, the hash of each body and the expiry of links, keeps objects as files, and outlives a kill. Where
 it differs from Amazon: a range is answered with 200 instead of 206, an expired link with 400 instead of 403.
@@ -96,7 +96,7 @@ def in_bucket(settings: Settings, endpoint: str, prefix: str | None = None, **mo
 
 
 class Line:
-    """A TCP line to a server.
+    """A TCP connection to a server.
 
     `cut_after`: bytes that still go there before it breaks; `spoil`: a word that becomes another on its way; `hold`:
     nothing comes back any more; `when`: what happens at the first request that has that text in its first line.

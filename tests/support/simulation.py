@@ -44,7 +44,7 @@ def device(index: int, models: Sequence[str], memory_mb: int = 80_000, node: str
 
 
 def fifo(moment: Moment) -> list[Assignment]:
-    """Strictly in order of arrival, blind to what is warm; one job ahead of a device only when it is idle."""
+    """Strictly in order of arrival, ignoring loaded models; one job ahead of a device only when it is idle."""
     busy = {busy.device_key for busy in moment.queue.busy}
     dispatched = {waiting.dispatched_to for waiting in moment.queue.waiting}
     assignments, taken = [], set()
@@ -66,7 +66,7 @@ def simulate(
     run_seconds: Callable[[str, float], float],
     policy: Policy = decide,
 ) -> Outcome:
-    """Plays the trace to its end. Each device has room for one warm model."""
+    """Play the trace to its end. Each device holds one loaded model."""
     estimates = Estimates(load_seconds, run_seconds)
     turns = FairStarts()
     views = {view.key: view for view in devices}
@@ -104,7 +104,7 @@ def simulate(
                 ended = busy.pop(name)
                 views[name] = replace(views[name], warm=frozenset({ended.model_cache_key}))
         claim(now)
-        for _ in range(len(views) + 1):  # a claim frees the place ahead, as its nudge does
+        for _ in range(len(views) + 1):  # a claim frees the place ahead, as its wake-up does
             queue = Queue(now, tuple(waiting.values()), tuple(busy.values()))
             deadlines = turns.observe(queue, tuple(views.values()), estimates)
             outcome.deadlines.update(deadlines)

@@ -1,4 +1,4 @@
-"""The whole system as a user starts it, `wanworks up`, and what tests ask of it. Every wait has a deadline."""
+"""The whole system as a user starts it with `wanworks up`. Every wait has a deadline."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ FAST = {
 
 
 def wait_for(what: Callable[[], T | None], seconds: float = 60.0, why: str = "", every: float = 0.05) -> T:
-    """The first true answer, asked for every so many seconds. Fails after `seconds`."""
+    """Poll until the result is true, and return it. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         answer = what()

@@ -1,4 +1,4 @@
-"""Uses for tests: generations that have ended, as the workers leave them behind, without the jobs."""
+"""Uses for tests: generations that have ended, as workers store them, without the jobs."""
 
 import json
 import sqlite3
@@ -27,7 +27,7 @@ def used(database: Database, model_id: str = "T2V-A14B", *, days_ago: float = 0.
 
 
 def store_uses(path: str, count: int, models: tuple[str, ...], over_days: int = 30) -> None:
-    """Many uses at once, evenly over the last days, in SQLite: as quickly as the file takes them."""
+    """Add many uses, evenly over the last days, directly to SQLite."""
     now = datetime.now(UTC)
     step = timedelta(days=over_days) / count
 

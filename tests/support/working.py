@@ -1,4 +1,4 @@
-"""A worker's part, played by a test through the same functions that a real worker calls."""
+"""Act as a worker through the functions that a real worker calls."""
 
 import hashlib
 from typing import Any
@@ -23,7 +23,7 @@ HERE = Claimant(node="here", worker="gpu-0@here", device="cpu-0", device_key="he
 
 
 def claim(database: Database, job_id: str) -> Job:
-    """Rings the job's bell and answers it, on a node that holds every model."""
+    """Dispatch and claim the job, on a node that holds every model."""
     hold(database, *DEMO.model_ids, node=HERE.node)
     dispatch.mark_dispatched(database, [(job_id, HERE.device_key)])
     job = attempts.claim(database, job_id, HERE, lease_seconds=60)
@@ -36,14 +36,14 @@ def report(redis_url: str, job_id: str, attempt: int, percent: float, **more: An
     Progress(RestingRedis(redis_url, timeout=5)).report(job_id, event)
 
 
-def say(redis_url: str, job: Job) -> None:
-    """Tells watchers the job's state."""
+def publish(redis_url: str, job: Job) -> None:
+    """Publish the job's state."""
     event = {"kind": "state", "attempt": job.attempt, "status": str(job.status)}
     Progress(RestingRedis(redis_url, timeout=5)).report(job.id, event)
 
 
 def make(store: Store, job: Job, files: dict[str, bytes]) -> list[dict[str, Any]]:
-    """Writes artifacts of the job's attempt; returns how its result describes them."""
+    """Write artifacts of the job's attempt. Return their description in the result."""
     folder = store.attempt_dir(job.id, job.attempt)
     kinds = {
         "mp4": ("video", "video/mp4"),
@@ -63,7 +63,7 @@ def make(store: Store, job: Job, files: dict[str, bytes]) -> list[dict[str, Any]
 
 
 def finish(database: Database, job: Job, artifacts: list[dict[str, Any]]) -> Job:
-    """Succeeds as a worker does, with a result of all its figures."""
+    """Succeed as a worker does, with a complete result."""
     result = {
         "artifacts": artifacts,
         "width": 64,

@@ -1,4 +1,4 @@
-"""The commands for alerts: what is wrong, and who takes care."""
+"""The commands for alerts: list and acknowledge."""
 
 from typing import Annotated, Any
 
@@ -15,12 +15,12 @@ def register(app: typer.Typer) -> None:
 
 
 def alerts(
-    all_of_them: Annotated[bool, typer.Option("--all", help="Those that are over as well.")] = False,
+    all_of_them: Annotated[bool, typer.Option("--all", help="Include resolved alerts.")] = False,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is wrong, and what to do about it."""
+    """Show open alerts with suggested actions."""
     with client_of(url, home) as client:
         found = client.alerts("all" if all_of_them else "open")
     if as_json:
@@ -36,13 +36,14 @@ def acknowledge(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say that somebody takes care of an alert. It is resolved by itself once its cause is gone."""
+    """Acknowledge an alert. It resolves by itself once its cause is gone."""
     with client_of(url, home) as client:
         found = client.acknowledge(alert_id, by)
     if as_json:
         screen.print_json(found)
     else:
-        print(f"{found['id']} acknowledged by {found['acknowledged_by'] or 'somebody'}, {found['acknowledged_at']}")
+        name = f" by {found['acknowledged_by']}" if found["acknowledged_by"] else ""
+        print(f"{found['id']} acknowledged{name}, {found['acknowledged_at']}")
 
 
 def _row(alert: Alert) -> tuple[Any, ...]:

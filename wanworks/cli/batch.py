@@ -1,7 +1,7 @@
-"""`generate --batch`: a file of generations, made a few at a time and fetched to a folder.
+"""`generate --batch`: run the generations in a file, a few at a time, and download the videos to a folder.
 
-Every step is on the disk before the next, and every request carries a key that the line has for ever, so the same
-command goes on after any end, `kill -9` included: nothing is submitted twice, and nothing that is whole fetched again.
+Every step is recorded on disk before the next, and every request carries a permanent key of its line. The same
+command therefore continues after any interruption, `kill -9` included, and submits or downloads nothing twice.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from wanworks.client.client import AsyncClient, Retry, succeeded, video_of, why_
 from wanworks.client.fetching import is_whole
 from wanworks.errors import BadRequest, ExitCode, NotThere, TimedOut, TransferBroken, WanworksError
 
-# Longer than a single command's: a batch runs on its own, and a queue that is full for now will have room again.
+# Longer than a single command's: a batch runs unattended, and a full queue will have space again.
 _PATIENCE = Retry(seconds=300.0, at_first=False)
 
 
 @dataclass(frozen=True)
 class Made:
-    """What became of one line."""
+    """The result of one line."""
 
     line: Line
     standing: Standing
@@ -49,7 +49,7 @@ def run(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Ends with `typer.Exit` 1 where a line failed. Raises ConfigurationError for a file that cannot be used."""
+    """Run a batch. Raises `typer.Exit` 1 if a line failed; ConfigurationError for an invalid file."""
     lines = read_batch(path)
     address = find_url(url, home)
     with BatchRecord(folder) as record, screen.ProgressBars(whole=len(lines)) as bars:
@@ -60,23 +60,23 @@ def run(
         try:
             asyncio.run(batch.run(address, concurrency, timeout))
         except KeyboardInterrupt:
-            screen.say("what was submitted goes on; the same command goes on from here")
+            screen.note("submitted jobs continue; run the same command again to continue from here")
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except OSError as error:
             raise WanworksError(f"{error.filename or folder}: {error.strerror or error}") from None
     failed = [made for made in batch.made if made.failure]
     if as_json:
         screen.print_json({"made": len(lines) - len(failed), "failed": len(failed), "lines": _rows(batch.made)})
-    screen.say(f"{len(lines) - len(failed)} of {len(lines)} made, in {folder}")
+    screen.note(f"{len(lines) - len(failed)} of {len(lines)} videos are in {folder}")
     if failed:
-        screen.say(f"{len(failed)} failed; --retry-failed asks for them again:")
+        screen.note(f"{len(failed)} failed; --retry-failed submits them again:")
         for made in failed:
-            screen.say(f"  {made.line.label}: {made.failure}")
+            screen.note(f"  {made.line.label}: {made.failure}")
         raise typer.Exit(ExitCode.REFUSED)
 
 
 class _Batch:
-    """One run over the lines."""
+    """One run of the batch."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class _Batch:
         self._retry_failed, self._quiet = retry_failed, quiet
 
     async def run(self, address: str, concurrency: int, timeout: float | None) -> None:
-        """Raises TimedOut, or what made the first line stop that no other line can do better than."""
+        """Run all lines. Raises TimedOut, or the first error that affects every line."""
         waiting = iter(self._lines)
         try:
             async with (
@@ -105,7 +105,9 @@ class _Batch:
                     group.create_task(self._take(waiting, client))
         except TimeoutError:
             ended = f"{len(self.made)} of {len(self._lines)} had ended"
-            raise TimedOut(f"{ended} after {timeout:g} s; the jobs go on, and so does the same command") from None
+            raise TimedOut(
+                f"{ended} after {timeout:g} s; the jobs continue; run the same command again to continue"
+            ) from None
         except ExceptionGroup as several:
             raise several.exceptions[0] from None
 
@@ -118,12 +120,12 @@ class _Batch:
                 len(self.made), f"{len(self.made)}/{len(self._lines)}" + (f", {failed} failed" if failed else "")
             )
             if standing.failure:
-                screen.say(f"{line.label}: {standing.failure}")
+                screen.note(f"{line.label}: {standing.failure}")
             elif not self._quiet:
                 print(self._folder / str(standing.file), flush=True)
 
     async def _carried(self, line: Line, client: AsyncClient) -> Standing:
-        """The line, to its end."""
+        """Run one line to its end."""
         standing = self._record.of(line.key)
         if standing.failure and self._retry_failed:
             standing = self._record.again(standing)
@@ -136,7 +138,9 @@ class _Batch:
                 standing = self._record.note(replace(standing, job=job["id"]))
             return await self._fetched(line, standing, client)
         except TransferBroken as error:
-            return replace(standing, failure=error.message)  # not noted: the video is made, and can be fetched
+            return replace(
+                standing, failure=error.message
+            )  # not recorded: the video exists and can be downloaded later
         except (BadRequest, NotThere) as error:
             return self._record.note(replace(standing, failure=error.message))
 

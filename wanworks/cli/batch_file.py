@@ -1,6 +1,6 @@
-"""A file of generations to be made: one JSON object a line. Read whole and judged before anything is sent.
+"""Read a batch file: one JSON object per line. The whole file is validated before anything is submitted.
 
-Judged is the shape of each line. What a model can do, the API knows, and says it of the line when that is sent.
+Only the form of each line is checked here. The API checks a model's limits when the line is submitted.
 """
 
 import codecs
@@ -20,23 +20,23 @@ from pydantic import ValidationError
 from wanworks.errors import ConfigurationError
 from wanworks.requests import GenerationRequest
 
-_SHOWN = 20  # mistakes, of a file that is full of them
+_SHOWN = 20  # errors shown of a file with many
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _ENDS = re.compile(rb"\r\n|\n|\r")
-# What stands around a line and says nothing: blanks, page breaks, the zeros and the Ctrl-Z at the end of some systems'
-# files, and byte order marks of files that were joined.
+# Ignored around a line: blanks, page breaks, the NULs and Ctrl-Z at the end of some systems' files, and byte order
+# marks of files that were joined.
 _EDGES = " \t\r\n\x0b\x0c\x00\x1a\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029\u3000\ufeff"
-_OURS = ("image", "name")  # the fields that the API does not see as they stand in the file
+_OURS = ("image", "name")  # fields that are not sent to the API unchanged
 
 
 @dataclass(frozen=True)
 class Line:
-    """One generation. `key` names it for ever: the same line in another place of the file keeps it."""
+    """One generation. `key` identifies it permanently: the same line elsewhere in the file has the same key."""
 
     number: int
-    key: str  # of all that stands in it and of its image's bytes; of lines alike, also of which of them it is
-    name: str  # of its file, without the ending
-    fields: dict[str, Any]  # as the API takes them, but for the image
+    key: str  # hash of its content and its image's bytes; equal lines are numbered
+    name: str  # of its file, without the extension
+    fields: dict[str, Any]  # as the API takes them, except the image
     image: Path | None
 
     @property
@@ -45,11 +45,11 @@ class Line:
 
 
 def read_batch(path: Path) -> list[Line]:
-    """Reads the lines of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; skips blank ones.
+    """Return the lines of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, without blank ones.
 
-    Images are found from the file's own folder.
+    Paths of images are relative to the file's folder.
 
-    Raises ConfigurationError that names the line and the field of each mistake.
+    Raises ConfigurationError with the line and the field of each error.
     """
     text = _text(path)
     lines: list[Line] = []
@@ -67,8 +67,8 @@ def read_batch(path: Path) -> list[Line]:
         name = asked.get("name") or f"{number:04d}-{key[:8]}"
         if (same := _same_file(name)) in names:
             other, there = names[same]
-            how = "is" if other == name else f"is the same file on many disks as {other!r}, which is"
-            wrong.append(f"line {number}: name: {name!r} {how} line {there}'s already")
+            how = "is" if other == name else f"is the same file as {other!r} on many disks, which is"
+            wrong.append(f"line {number}: name: {name!r} {how} already the name of line {there}")
             continue
         names[same] = (name, number)
         fields = {field: value for field, value in asked.items() if field not in _OURS}
@@ -77,24 +77,24 @@ def read_batch(path: Path) -> list[Line]:
         more = [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
         raise ConfigurationError(f"--batch {path}: " + "\n  ".join(["", *wrong[:_SHOWN], *more]).strip())
     if not lines:
-        raise ConfigurationError(f"--batch {path}: has no line")
+        raise ConfigurationError(f"--batch {path}: the file has no lines")
     return lines
 
 
 def _text(path: Path) -> str:
-    """Raises ConfigurationError, which names the line where the text cannot be read."""
+    """Return the file's text. Raises ConfigurationError with the line that cannot be decoded."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"--batch {path}: {error.strerror}") from None
-    encoding = json.detect_encoding(content)  # by a byte order mark, else by where the zeros of the first letters are
+    encoding = json.detect_encoding(content)  # by a byte order mark, else by the zeros among the first bytes
     if not encoding.startswith("utf-8"):
         with contextlib.suppress(UnicodeDecodeError):
             text = content.decode(encoding)
             if content.startswith(_MARKS) or text.lstrip().startswith("{"):
                 return text
         if content.startswith(_MARKS):
-            raise ConfigurationError(f"--batch {path}: is not {encoding.upper()}, as its first bytes say")
+            raise ConfigurationError(f"--batch {path}: is not valid {encoding.upper()}, which its first bytes indicate")
         encoding = "utf-8"
     try:
         return content.decode(encoding)
@@ -107,7 +107,7 @@ def _text(path: Path) -> str:
 
 
 def _rows(text: str) -> Iterator[tuple[int, str]]:
-    """What is not blank, with its number as editors count lines.
+    """Yield the lines that are not blank, with their numbers as editors count them.
 
     A line ends at a line feed. JSON may hold a carriage return between its words, but where that leaves no JSON, it
     ends a line as it did on old systems. No other character ends one: U+2028 may stand in a prompt.
@@ -131,17 +131,17 @@ def _is_json(row: str) -> bool:
 
 
 def _same_file(name: str) -> str:
-    """The same for all names that are one file where a disk knows no upper case, or no two ways to write a letter."""
+    """Return the same key for names that are one file on disks that ignore case or Unicode normalisation."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def _read(row: str, folder: Path) -> tuple[dict[str, Any], Path | None, list[str]]:
-    """What one line asks for, its image, and what is wrong with it."""
+    """Return the request of one line, its image, and its errors."""
     try:
-        asked = json.loads(row, strict=False)  # a tab or a form feed in a prompt is as good as its escape
+        asked = json.loads(row, strict=False)  # accept unescaped tabs and form feeds in a prompt
     except json.JSONDecodeError as error:
         found = row[error.pos : error.pos + 1]
-        odd = f", where U+{ord(found):04X} stands" if found and not " " < found < "\x7f" else ""
+        odd = f", found U+{ord(found):04X}" if found and not " " < found < "\x7f" else ""
         return {}, None, [f"is not JSON: {error.msg} at column {error.pos + 1}{odd}"]
     except (ValueError, RecursionError):
         return {}, None, ["is JSON that cannot be read: nested too deep, or a number too long"]

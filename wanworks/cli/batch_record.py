@@ -1,7 +1,7 @@
-"""What has become of each line of a batch, in a small file in its folder: what a second run goes on from.
+"""The record of a batch: the state of each line, in a small file in its folder, from which a second run continues.
 
-One JSON object a line, appended and brought to the disk before the next thing is done; a last line that was cut off
-by a kill is void. The kernel's lock on the file keeps a second run out of the folder.
+One JSON object per line, appended and synced before the next step; an incomplete last line after a kill is ignored.
+The kernel's lock on the file keeps a second run out of the folder.
 """
 
 import fcntl
@@ -21,22 +21,22 @@ NAME = ".wanworks-batch.jsonl"
 
 @dataclass(frozen=True)
 class Standing:
-    """How one line stands. `round` counts the times that it was asked for anew, after a failure."""
+    """The state of one line. `round` counts how often it was submitted again after a failure."""
 
     key: str
     round: int = 0
     job: str | None = None
-    file: str | None = None  # its video, whole, in the batch's folder
+    file: str | None = None  # its complete video, in the batch's folder
     bytes: int | None = None
     sha256: str | None = None
-    failure: str | None = None  # why there will be none, in this round
+    failure: str | None = None  # why there is no video in this round
 
 
 class BatchRecord:
-    """The file of one folder. Use as a context manager."""
+    """The record file of one folder. Use as a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises AlreadyRunning; ConfigurationError for a folder that cannot be written, or a file of another kind."""
+        """Open the record. Raises AlreadyRunning; ConfigurationError for an unusable folder or file."""
         self.path = folder / NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ class BatchRecord:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise AlreadyRunning(f"a batch is already running into {folder}") from None
+            raise AlreadyRunning(f"another batch is running with --out {folder}") from None
         self._standings: dict[str, Standing] = {}
         self._batch = self._read()
 
@@ -61,27 +61,29 @@ class BatchRecord:
         return self._standings.get(key, Standing(key))
 
     def note(self, standing: Standing) -> Standing:
-        """On the disk when this returns."""
+        """Record the state; it is on disk when this returns."""
         self._append(asdict(standing))
         self._standings[standing.key] = standing
         return standing
 
     def again(self, standing: Standing) -> Standing:
-        """The line is to be asked for anew."""
+        """Begin a new round for the line."""
         return self.note(replace(Standing(standing.key), round=standing.round + 1))
 
     def idempotency_key(self, standing: Standing) -> str:
-        """The same whenever this batch asks for this line in this round, and no other batch's."""
-        said = f"{self._batch} {standing.key} {standing.round}"
-        return f"batch-{hashlib.sha256(said.encode()).hexdigest()}"
+        """Return the key of this line in this round; it differs between batches."""
+        text = f"{self._batch} {standing.key} {standing.round}"
+        return f"batch-{hashlib.sha256(text.encode()).hexdigest()}"
 
     def _read(self) -> str:
-        """Fills the standings; returns the batch's own name."""
+        """Read all states. Return the batch's own id."""
         self._file.seek(0)
         content = self._file.read()
         whole = content.rpartition(b"\n")[0]
         if content and not content.endswith(b"\n"):
-            self._file.truncate(len(whole) + 1 if whole else 0)  # or the next line would be glued to half a one
+            self._file.truncate(
+                len(whole) + 1 if whole else 0
+            )  # otherwise the next line would be appended to an incomplete one
         try:
             batch, *rows = [json.loads(row) for row in whole.splitlines()] or [None]
             self._standings = {row["key"]: Standing(**row) for row in rows}

@@ -1,4 +1,4 @@
-"""`make demo`: from nothing to two videos, through the same API that everybody uses, and everything stopped again."""
+"""`make demo`: start the stack with tiny models, make two videos through the API, and stop the stack."""
 
 import io
 import os
@@ -25,20 +25,20 @@ _SIZE, _FRAMES, _FPS, _STEPS = "256x256", 17, 8, 4
 
 
 def run(directory: Path) -> None:
-    """Leaves text-to-video.mp4 and image-to-video.mp4 in `directory`. Raises WanworksError where that fails."""
+    """Make text-to-video.mp4 and image-to-video.mp4 in `directory`. Raises WanworksError on failure."""
     home = directory / ".home"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"--out {directory}: {error.strerror}") from None
-    print("wanworks demo: three tiny models with RANDOM weights, so the picture will be noise; the machinery is real.")
-    print("1. making the models", flush=True)
+    print("wanworks demo: three tiny models with RANDOM weights, so the videos show noise; everything else is real.")
+    print("1. creating the models", flush=True)
     _make_models(home / "hub")
     print("2. starting the stack", flush=True)
     with _stack(home) as url, Client(url) as client:
         print(f"   ready: {url}")
         print(
-            "3. one job from text, one from an image; the first time, their models are fetched from the demo's own hub",
+            "3. running a job from text and one from an image; their models are first downloaded from the demo's hub",
             flush=True,
         )
         image = directory / "input.png"
@@ -62,12 +62,12 @@ def _make_models(folder: Path) -> None:
         check=False,
     )
     if made.returncode != 0:
-        raise WanworksError("the demo models could not be made")
+        raise WanworksError("the demo models could not be created; see the output above")
 
 
 @contextmanager
 def _stack(home: Path) -> Iterator[str]:
-    """A whole `wanworks up` on free ports, whatever the environment says; stopped at the end."""
+    """Run `wanworks up` on free ports, without settings from the environment, and stop it at the end."""
     env = {name: value for name, value in inherited().items() if not name.startswith("WANWORKS_")}
     options = ("--home", str(home), "--catalogue", "demo", "--port", "0", "--flower-port", "0")
     process = spawn(
@@ -75,7 +75,7 @@ def _stack(home: Path) -> Iterator[str]:
         env=env,
         cwd=home,
         stdout=subprocess.PIPE,
-        death_signal=signal.SIGTERM,  # so that it can stop its own in order
+        death_signal=signal.SIGTERM,  # so that it can stop its children in order
     )
     try:
         yield _ready_url(process)
@@ -84,7 +84,7 @@ def _stack(home: Path) -> Iterator[str]:
         try:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()  # its children go with it
+            process.kill()  # its children exit with it
             process.wait()
 
 
@@ -96,7 +96,7 @@ def _ready_url(process: "subprocess.Popen[bytes]") -> str:
         if select.select([process.stdout], [], [], 0.2)[0]:
             chunk = os.read(process.stdout.fileno(), 4096)
             if not chunk:
-                raise WanworksError("the stack did not start; the reason stands above")
+                raise WanworksError("the stack did not start; see the output above")
             said += chunk
         if found := re.search(rb"^ready (\S+)$", said, re.MULTILINE):
             return found[1].decode()
@@ -133,7 +133,7 @@ def _made(client: Client, job: Job, path: Path) -> str:
 
 
 def _draw() -> bytes:
-    """A picture to start from: a paper boat under a sun."""
+    """Return an image to start from: a paper boat under a sun."""
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (256, 256), (135, 190, 230))
@@ -152,7 +152,7 @@ def _next(directory: Path) -> str:
 Done. The videos are in {directory}; the weights were random, so they show noise.
 
 Next, with the same tiny models:   make up
-With the real ones:                make up CATALOGUE=default   (then `wanworks download MODEL`; a GPU is yours)
+With the real ones:                make up CATALOGUE=default   (then `wanworks download MODEL`; needs a GPU)
 Then:
   Live page  http://127.0.0.1:8000/
   API docs   http://127.0.0.1:8000/docs

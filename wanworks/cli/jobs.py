@@ -1,4 +1,4 @@
-"""The commands that speak to the API: submit, look, cancel."""
+"""The commands for jobs: submit, show, cancel, share."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,27 +28,27 @@ def generate(
     fps: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
     output_format: Annotated[str | None, typer.Option("--format", help="mp4 or webm. [as --out, else mp4]")] = None,
     steps: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
-    seed: Annotated[int | None, typer.Option(help="[drawn and recorded]")] = None,
+    seed: Annotated[int | None, typer.Option(help="[random, and recorded]")] = None,
     priority: Annotated[str | None, typer.Option(help="critical, high, normal or low. [normal]")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the video; folder of a batch. [JOB-ID.FORMAT]")] = None,
-    batch: Annotated[Path | None, typer.Option(help="Many: a file with one JSON request a line.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the video, or folder of a batch. [JOB-ID.FORMAT]")] = None,
+    batch: Annotated[Path | None, typer.Option(help="Run a batch: a file with one JSON request per line.")] = None,
     concurrency: Annotated[
-        int | None, typer.Option(help="Jobs of a batch that are under way at once. [4]", min=1, max=32)
+        int | None, typer.Option(help="Jobs of a batch that run at once. [4]", min=1, max=32)
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Of a batch: ask for the failed again.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the job goes on. [no limit]")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Submit a batch's failed lines again.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the job continues. [no limit]")] = None,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a generation, show its progress, and fetch the video; or those of a whole file.
+    """Submit a generation, show its progress, and download the video; or run a batch from a file.
 
-    A batch that was interrupted goes on where it was when the same command is given again.
+    Run the same command again to continue an interrupted batch.
     """
     if batch is not None:
         in_the_file = (prompt, model, image, resolution, frames, fps, output_format, steps, seed, priority)
         if any(value is not None for value in in_the_file):
-            raise typer.BadParameter("with --batch, the lines of the file say what is made")
+            raise typer.BadParameter("--batch takes the request's fields from the lines of the file, not from options")
         if out is None:
             raise typer.BadParameter("--batch needs --out, the folder for its videos")
         from wanworks.cli.batch import run
@@ -80,7 +80,7 @@ def generate(
             for job in client.progress(submitted["id"], timeout):
                 bars.show(job, job["id"])
         except KeyboardInterrupt:
-            screen.say(f"job {job['id']} goes on; `wanworks cancel {job['id']}` stops it")
+            screen.note(f"job {job['id']} continues; `wanworks cancel {job['id']}` stops it")
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         video = fetch_video(client, job, out) if succeeded(job) else None
     if as_json:
@@ -95,8 +95,8 @@ def jobs(
     type: Annotated[str | None, typer.Option(help="generation, download, ...")] = None,
     status: Annotated[str | None, typer.Option(help="queued, running, succeeded, ...")] = None,
     model: Annotated[str | None, typer.Option(help="A model_id.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many, newest first.", min=1, max=100)] = 20,
-    after: Annotated[str | None, typer.Option(help="Cursor from the page before.")] = None,
+    limit: Annotated[int, typer.Option(help="Maximum number of jobs, newest first.", min=1, max=100)] = 20,
+    after: Annotated[str | None, typer.Option(help="Cursor from the previous page.")] = None,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
@@ -110,7 +110,7 @@ def jobs(
     columns = ("id", "type", "model", "status", "percent", "device", "created")
     screen.print_table(columns, (_row(job) for job in page["data"]))
     if page["has_more"]:
-        screen.say(f"more: --after {page['next']}")
+        screen.note(f"more: --after {page['next']}")
 
 
 def job(
@@ -119,7 +119,7 @@ def job(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one job. Exit code 1 where it failed or was cancelled."""
+    """Show one job. The exit code is 1 if it failed or was cancelled."""
     with client_of(url, home) as client:
         found = client.job(job_id)
     if as_json:
@@ -133,7 +133,7 @@ def job(
 def share(
     job_id: Annotated[str, typer.Argument(metavar="ID")],
     file: Annotated[str | None, typer.Option(help="Name of the artifact. [the video]")] = None,
-    seconds: Annotated[int, typer.Option(min=1, max=604_800, help="How long the link is good.")] = 3600,
+    seconds: Annotated[int, typer.Option(min=1, max=604_800, help="How long the link is valid.")] = 3600,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
@@ -145,7 +145,7 @@ def share(
         wanted = video_of(found) if file is None else next((one for one in made if one["name"] == file), None)
         if wanted is None:
             there = ", ".join(one["name"] for one in made) or "none"
-            raise ConfigurationError(f"job {job_id} ({found['status']}) has no such artifact; there are: {there}")
+            raise ConfigurationError(f"job {job_id} ({found['status']}) has no such artifact; available: {there}")
         link = client.share(wanted, seconds)
         address = client.address(link["url"])
     if as_json:
@@ -170,7 +170,7 @@ def cancel(
 
 
 def workers(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
-    """Show the devices, what each has loaded and what it runs."""
+    """Show the devices with their loaded models and running jobs."""
     with client_of(url, home) as client:
         found = client.workers()
     if as_json:
@@ -183,7 +183,7 @@ def workers(url: Url = None, home: Home = None, as_json: AsJson = False) -> None
 
 
 def fetch_video(client: Client, job: Job, out: Path | None) -> Path:
-    """The job's video, written to `out`, or to JOB-ID.FORMAT here. Raises ApiRefused where it has none."""
+    """Download the job's video to `out`, or to JOB-ID.FORMAT here. Raises ApiRefused if it has none."""
     if (video := video_of(job)) is None:
         raise ApiRefused(f"job {job['id']} has no video")
     target = out or Path(f"{job['id']}{Path(video['name']).suffix}")
@@ -195,7 +195,7 @@ def fetch_video(client: Client, job: Job, out: Path | None) -> Path:
 
 
 def read_image(path: Path) -> bytes:
-    """Raises ConfigurationError where the file cannot be read. The API decodes and judges it."""
+    """Return the file's bytes. Raises ConfigurationError if it cannot be read. The API decodes and checks it."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,7 +1,7 @@
-"""`wanworks keys` and `wanworks audit`: who may use the API, and what those who administer it did.
+"""`wanworks keys` and `wanworks audit`: manage API keys, and show administrative actions.
 
-They work on the database itself, so that the first key can be made before the API listens: whoever can read this
-host's settings has the whole installation in their hands anyway.
+They use the database directly, so that the first key can be created before the API listens. Anyone who can read this
+host's settings controls the whole installation anyway.
 """
 
 import re
@@ -27,38 +27,38 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _SPAN = re.compile(r"([1-9][0-9]{0,4})([hdwy])")
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24, "y": 365 * 24}
 
-app = typer.Typer(help="API keys: who may use the API, what for, and how much.", no_args_is_help=True)
+app = typer.Typer(help="API keys with their scopes and limits.", no_args_is_help=True)
 
 
 @app.command("create")
 @needs_server
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is called; letters, digits and . _ @ -.")],
+    name: Annotated[str, typer.Argument(help="Name of the key: letters, digits and . _ @ -.")],
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="What it is good for; may be given several times. [submit and read]")
+        list[Scope] | None, typer.Option(help="What it permits; may be repeated. [submit and read]")
     ] = None,
-    expires: Annotated[str | None, typer.Option(help="After how long it ends: 12h, 90d, 4w, 1y. [never]")] = None,
+    expires: Annotated[str | None, typer.Option(help="Lifetime: 12h, 90d, 4w, 1y. [never expires]")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1, max=1_000_000)] = None,
     queued_jobs: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="How many of its jobs may be queued.")
+        int | None, typer.Option(min=1, max=1_000_000, help="Maximum number of its queued jobs.")
     ] = None,
     gpu_seconds_per_day: Annotated[
-        float | None, typer.Option(min=1, max=1e9, help="Of its generations, per day in UTC.")
+        float | None, typer.Option(min=1, max=1e9, help="Device time of its generations per day in UTC.")
     ] = None,
-    max_priority: Annotated[Priority | None, typer.Option(help="The highest that its jobs may have.")] = None,
+    max_priority: Annotated[Priority | None, typer.Option(help="Highest priority of its jobs.")] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it: it is shown this once, and only a hash of it is kept."""
-    # Here and below: the server may not be installed, and every other command starts in half the time without it.
+    """Create a key and print it. It is shown only once; the database stores a hash."""
+    # Imported here and below, because the server may not be installed and would double every other command's start.
     from shared.access import audit, keys
 
     if _NAME.fullmatch(name) is None:
         raise ConfigurationError(
-            f"NAME: {name!r} is not 1 to 64 letters, digits, . _ @ - beginning with a letter or a digit"
+            f"NAME: {name!r} must be 1 to 64 letters, digits and . _ @ -, and begin with a letter or a digit"
         )
     if name in (audit.LOCAL, audit.ON_THE_HOST):
-        raise ConfigurationError(f"NAME: {name!r} is what the audit calls those who have no key")
+        raise ConfigurationError(f"NAME: {name!r} is reserved: the audit uses it for callers without a key")
     limits = keys.Limits(requests_per_minute, queued_jobs, gpu_seconds_per_day, max_priority)
     end = _end(expires)
     with _database(home) as database:
@@ -68,13 +68,13 @@ def create(
         screen.print_json({**_shown(row), "key": secret})
     else:
         print(secret)
-        screen.say("this is the only time that the key is shown; give it to clients as WANWORKS_API_KEY")
+        screen.note("the key is shown only once; give it to clients as WANWORKS_API_KEY")
 
 
 @app.command("list")
 @needs_server
 def list_keys(home: Home = None, as_json: AsJson = False) -> None:
-    """Show every key that was ever made, by name; never the key itself."""
+    """List all keys, including revoked ones, without the keys themselves."""
     from shared.access import keys
 
     with _database(home) as database:
@@ -89,7 +89,7 @@ def list_keys(home: Home = None, as_json: AsJson = False) -> None:
 @app.command("revoke")
 @needs_server
 def revoke(name: Annotated[str, typer.Argument(help="The key's name or id.")], home: Home = None) -> None:
-    """Take a key back: within two seconds nobody comes in with it. Its jobs stay."""
+    """Revoke a key. It is refused everywhere within two seconds; its jobs stay."""
     from shared.access import audit, keys
 
     with _database(home) as database:
@@ -100,12 +100,12 @@ def revoke(name: Annotated[str, typer.Argument(help="The key's name or id.")], h
 
 @needs_server
 def show_audit(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries, newest first.")] = 50,
-    actor: Annotated[str | None, typer.Option(help="Only what this key did, by its name.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of entries, newest first.")] = 50,
+    actor: Annotated[str | None, typer.Option(help="Only actions of the key with this name.")] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was administered: when, by whom, what, and how it was answered."""
+    """Show administrative actions with time, key, action and outcome."""
     from shared import clock
     from shared.access import audit
 
@@ -140,16 +140,16 @@ def _database(home: Path | None) -> Iterator["Database"]:
 
 
 def _end(span: str | None) -> datetime | None:
-    """Raises ConfigurationError."""
+    """Return when a lifetime that begins now ends. Raises ConfigurationError."""
     if span is None:
         return None
     match = _SPAN.fullmatch(span)
     if match is None:
-        raise ConfigurationError(f"--expires: {span!r} is no time such as 12h, 90d, 4w or 1y")
+        raise ConfigurationError(f"--expires: {span!r} is not a time such as 12h, 90d, 4w or 1y")
     try:
         return datetime.now(UTC) + timedelta(hours=int(match[1]) * _HOURS[match[2]])
     except OverflowError:
-        raise ConfigurationError(f"--expires: {span} is further off than the calendar goes") from None
+        raise ConfigurationError(f"--expires: {span} is beyond the calendar's end") from None
 
 
 def _shown(row: "ApiKey") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The `wanworks` command: its table of commands, and the one place where an error becomes a line and an exit code."""
+"""The `wanworks` command: registers all commands, and converts errors to a line on stderr and an exit code."""
 
 import codecs
 import io
@@ -18,7 +18,7 @@ from wanworks.home import has_server, home_folder, needs_server
 
 app = typer.Typer(
     name="wanworks",
-    help="A durable, GPU-pinned job queue for WAN2.2 video models.",
+    help="A durable job queue for WAN2.2 video models on your own GPUs.",
     epilog=screen.epilogue(),
     no_args_is_help=True,
     add_completion=False,
@@ -26,8 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Home = Annotated[Path | None, typer.Option(help="Folder of everything this node keeps. [WANWORKS_HOME, ~/.wanworks]")]
-Node = Annotated[str | None, typer.Option(help="Name of this node. [WANWORKS_NODE, the host's name]")]
+Home = Annotated[Path | None, typer.Option(help="Home folder of this node. [WANWORKS_HOME, ~/.wanworks]")]
+Node = Annotated[str | None, typer.Option(help="Name of this node. [WANWORKS_NODE, the host name]")]
 Devices = Annotated[str | None, typer.Option(help="auto, cpu:N or cuda:0,1. [WANWORKS_DEVICES, auto]")]
 Models = Annotated[str | None, typer.Option("--catalogue", help="default, demo or a TOML file. [WANWORKS_CATALOGUE]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -36,8 +36,8 @@ _MASK = "********"
 
 
 def main() -> None:
-    """Entry point. Ends the process with one of `wanworks.errors.ExitCode`."""
-    _speak_utf8()
+    """Run the command line. Ends the process with one of `wanworks.errors.ExitCode`."""
+    _use_utf8()
     try:
         app()
     except WanworksError as error:
@@ -45,11 +45,11 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _speak_utf8() -> None:
-    """Makes every letter printable, whatever the locale and PYTHONIOENCODING say.
+def _use_utf8() -> None:
+    """Make every character printable, whatever the locale and PYTHONIOENCODING are.
 
-    Under an ASCII locale Python would misread the words of the command line, so the process begins anew in UTF-8 mode;
-    an output that takes ASCII alone gets an escape in place of any other letter.
+    Under an ASCII locale Python would misread the command line's arguments, so the process restarts in UTF-8 mode.
+    Characters that the output cannot encode are escaped.
     """
     ascii_only = codecs.lookup(sys.getfilesystemencoding()).name == "ascii"
     if ascii_only and os.environ.get("PYTHONUTF8") != "1":
@@ -63,10 +63,10 @@ def _speak_utf8() -> None:
 def configured(
     config: Annotated[
         Path | None,
-        typer.Option(help="File of settings, in TOML; variables and options override it. [WANWORKS_CONFIG]"),
+        typer.Option(help="Settings file in TOML; variables and options override it. [WANWORKS_CONFIG]"),
     ] = None,
 ) -> None:
-    """A durable, GPU-pinned job queue for WAN2.2 video models."""
+    """A durable job queue for WAN2.2 video models on your own GPUs."""
     if config is not None:
         os.environ[config_file.VARIABLE] = str(config.expanduser().absolute())
     if config_file.path() is None:
@@ -75,27 +75,29 @@ def configured(
         return
     from shared.settings import load, secrets
 
-    load()  # a wrong file is refused whatever the command
+    load()  # refuses an invalid file, whatever the command
     if (file := config_file.exposed(secrets())) is not None:
-        screen.say(f"wanworks: {file} holds secrets and anybody may read it: chmod 600 {file}")
+        screen.note(f"wanworks: {file} contains secrets and every user may read it: run chmod 600 {file}")
 
 
 @app.command()
 @needs_server
 def up(
     home: Home = None,
-    port: Annotated[int | None, typer.Option(help="Port of the API; 0 takes a free one. [WANWORKS_PORT, 8000]")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port of the API; 0 selects a free one. [WANWORKS_PORT, 8000]")
+    ] = None,
     flower_port: Annotated[
-        int | None, typer.Option(help="Port of Flower; 0 takes a free one. [WANWORKS_FLOWER_PORT, 5555]")
+        int | None, typer.Option(help="Port of Flower; 0 selects a free one. [WANWORKS_FLOWER_PORT, 5555]")
     ] = None,
     devices: Devices = None,
     models: Models = None,
     only: Annotated[
-        str | None, typer.Option(help="Run these kinds of process alone: web,gpu,io,dispatcher,beat,flower,redis.")
+        str | None, typer.Option(help="Run only these kinds of processes: web,gpu,io,dispatcher,beat,flower,redis.")
     ] = None,
     node: Node = None,
 ) -> None:
-    """Run the stack in the foreground and keep it running. Prints `ready URL` when it can take a job."""
+    """Run the stack in the foreground and restart processes that die. Prints `ready URL` once it accepts jobs."""
     from wanworks.supervise.up import up as run
 
     overrides = {
@@ -112,7 +114,7 @@ def up(
 @app.command()
 @needs_server
 def worker(home: Home = None, node: Node = None, devices: Devices = None, models: Models = None) -> None:
-    """Run the GPU workers of this node alone: `up --only gpu`."""
+    """Run only the GPU workers of this node, like `up --only gpu`."""
     from wanworks.supervise.up import REDIS_WAIT_SECONDS
     from wanworks.supervise.up import up as run
 
@@ -131,18 +133,18 @@ def _one_process(kind: str, sentence: str) -> None:
     app.command(kind)(command)
 
 
-_one_process("web", "Run the HTTP API alone.")
-_one_process("io", "Run the io worker of this node alone.")
-_one_process("dispatcher", "Run the dispatcher alone.")
-_one_process("beat", "Run the schedule alone; on several hosts with PostgreSQL, where one leads.")
-_one_process("flower", "Run Flower alone.")
-_one_process("redis", "Run the embedded Redis of this home alone.")
+_one_process("web", "Run only the HTTP API.")
+_one_process("io", "Run only the io worker of this node.")
+_one_process("dispatcher", "Run only the dispatcher.")
+_one_process("beat", "Run only the schedule; with PostgreSQL also on several hosts, of which one leads.")
+_one_process("flower", "Run only Flower.")
+_one_process("redis", "Run only the embedded Redis of this home.")
 
 
 @app.command()
 @needs_server
 def migrate(home: Home = None) -> None:
-    """Bring the database schema to this version and make the store, then end. Every start does this too."""
+    """Migrate the database schema to this version and create the store, then exit. Every start does this too."""
     from shared.settings import load
     from wanworks.supervise.up import bring_up_to_date
 
@@ -161,7 +163,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
     if as_json:
         screen.print_json(state or {"home": str(folder), "running": False, "ready": False, "processes": []})
     elif state is None:
-        print(f"nothing has been started on the home {folder}")
+        print(f"nothing has been started on the home {folder}; `wanworks up` starts the stack")
     else:
         columns = ("name", "pid", "state", "restarts", "since")
         screen.print_table(columns, ([process[column] for column in columns] for process in state["processes"]))
@@ -173,7 +175,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 @app.command()
 @needs_server
 def settings(as_json: AsJson = False) -> None:
-    """Print every setting: its variable, its value here, and what it is for. Secrets are masked."""
+    """Print every setting with its variable, its present value and its meaning. Secrets are masked."""
     from shared.settings import load
 
     present = load()
@@ -191,7 +193,7 @@ def settings(as_json: AsJson = False) -> None:
 @app.command("webhook-secret")
 @needs_server
 def webhook_secret(home: Home = None) -> None:
-    """Print the key with which receivers prove messages to jobs' webhooks (Standard Webhooks)."""
+    """Print the key with which receivers verify the messages of jobs' webhooks (Standard Webhooks)."""
     from shared.cluster.nodes import webhook_secret as secret_of
     from shared.database.engine import Database
     from shared.settings import load
@@ -207,7 +209,7 @@ def webhook_secret(home: Home = None) -> None:
 @app.command("demo-models")
 @needs_server
 def demo_models(directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    """Make the three tiny random-weight models of the demo catalogue in DIR; what is there already stays."""
+    """Create the demo catalogue's three tiny random-weight models in DIR; existing ones are kept."""
     from wanworks.supervise.programs import inherited
 
     command = [sys.executable, "-m", "workers.generation.demo_models", str(directory.expanduser().absolute())]
@@ -218,9 +220,9 @@ def demo_models(directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> No
 @app.command()
 @needs_server
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the videos go; its folder .home is the demo's home.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the videos; its subfolder .home is the home.")] = Path("demo"),
 ) -> None:
-    """From nothing to two videos: make tiny models, start the stack, run two jobs through the API, stop."""
+    """Make two videos from nothing: create tiny models, start the stack, run two jobs through the API, stop."""
     from wanworks.cli.demo import run
 
     run(out.absolute())

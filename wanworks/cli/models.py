@@ -1,4 +1,4 @@
-"""The commands for the model library: what is where, fetch it, prove it, make room, and a hub of one's own."""
+"""The commands for the model library: list, download, verify, clean up, and serve a hub."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def models(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
-    """Show the models: which are here, how whole they are, and how much they are used."""
+    """Show the models with their availability, integrity and use."""
     with client_of(url, home) as client:
         found = client.models()
     if as_json:
@@ -37,16 +37,16 @@ def models(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
 
 def download(
     model: Model,
-    node: Annotated[str | None, typer.Option(help="Where to. [the only node that is online]")] = None,
+    node: Annotated[str | None, typer.Option(help="The target node. [the only node that is online]")] = None,
     revision: Annotated[str | None, typer.Option(help="A commit, branch or tag. [the catalogue's]")] = None,
     priority: Annotated[str | None, typer.Option(help="critical, high, normal or low. [normal]")] = None,
     limit: Annotated[float | None, typer.Option(help="Bandwidth in Mbps. [no limit]")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the download goes on. [no limit]")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the download continues. [no limit]")] = None,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a model to a node and show how far it is. What is there already is not fetched again."""
+    """Download a model to a node and show the progress. Existing files are not downloaded again."""
     asked = {
         "model_id": model,
         "node": node,
@@ -72,20 +72,20 @@ def pause(model: Model, node: Node = None, url: Url = None, home: Home = None, a
 
 
 def resume(model: Model, node: Node = None, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
-    """Go on with the paused download of a model."""
+    """Resume the paused download of a model."""
     _manage({"model_id": model, "action": "resume", "node": node}, url, home, as_json)
 
 
 def cancel_download(
     model: Model, node: Node = None, url: Url = None, home: Home = None, as_json: AsJson = False
 ) -> None:
-    """Cancel the download of a model and drop what it has fetched."""
+    """Cancel the download of a model and remove its partial files."""
     _manage({"model_id": model, "action": "cancel", "node": node}, url, home, as_json)
 
 
 def limit(
     model: Model,
-    mbps: Annotated[float, typer.Argument(metavar="MBPS", help="10^6 bits a second.")],
+    mbps: Annotated[float, typer.Argument(metavar="MBPS", help="10^6 bits per second.")],
     node: Node = None,
     url: Url = None,
     home: Home = None,
@@ -98,14 +98,14 @@ def limit(
 
 def verify(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A model_id. [all]")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Read every byte, also of files that are untouched.")] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Fetch again what is broken, and only that.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Read every byte, also of unchanged files.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Download the broken files again.")] = False,
     node: Node = None,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the files of a model, or of all, against their checksums. Exit code 1 where something is wrong."""
+    """Check the files of a model, or of all, against their checksums. The exit code is 1 if a file is wrong."""
     with client_of(url, home) as client:
         asked = {"model_id": model, "node": node, "full": full, "repair": repair}
         jobs = _watched(client, client.verify(**_given(asked)))
@@ -122,9 +122,11 @@ def verify(
 
 
 def cleanup(
-    execute: Annotated[bool, typer.Option("--execute", help="Really remove it. [only show what would go]")] = False,
-    target_gb: Annotated[float | None, typer.Option(help="Free space wanted, in GB. [all that is of no use]")] = None,
-    keep_days: Annotated[int, typer.Option(help="Keep models used in the last so many days.")] = 30,
+    execute: Annotated[bool, typer.Option("--execute", help="Remove it. [only show it]")] = False,
+    target_gb: Annotated[
+        float | None, typer.Option(help="Free space to reach, in GB. [remove all unused files]")
+    ] = None,
+    keep_days: Annotated[int, typer.Option(help="Keep models used in the last N days.")] = 30,
     node: Node = None,
     url: Url = None,
     home: Home = None,
@@ -143,26 +145,26 @@ def cleanup(
         _print_actions(rows, "GB freed")
         skipped = [action for job in jobs for action in _result(job).get("skipped", ())]
         for action in skipped:
-            screen.say(f"skipped {action['action_type']} {action['model_id'] or ''}: {action['reason']}")
+            screen.note(f"skipped {action['action_type']} {action['model_id'] or ''}: {action['reason']}")
     else:
         plan = answer["recommendations"]
         _print_actions([(*_action_row(action), action["space_freed_gb"]) for action in plan["cleanup_actions"]], "GB")
         for kept in plan["kept"]:
-            screen.say(f"{kept['model_id']} on {kept['node']} stays: {kept['reason']}")
+            screen.note(f"{kept['model_id']} on {kept['node']} is kept: {kept['reason']}")
         if plan["cleanup_actions"]:
-            screen.say("nothing has been removed; --execute removes it")
+            screen.note("nothing was removed; use --execute to remove it")
     failed = [job for job in jobs if not succeeded(job)]
     if failed:
         raise ApiRefused(why_not(failed[0]))
 
 
 def analytics(
-    days: Annotated[int, typer.Option(help="Over so many days.", min=1, max=3650)] = 30,
+    days: Annotated[int, typer.Option(help="Number of days.", min=1, max=3650)] = 30,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how much each model was used, how long it took and how often it succeeded."""
+    """Show each model's use, generation time and success rate."""
     with client_of(url, home) as client:
         found = client.analytics(days)
     if as_json:
@@ -177,12 +179,12 @@ def fallback(
     quality: Annotated[str | None, typer.Option(help="low, medium or high. [medium]")] = None,
     speed: Annotated[str | None, typer.Option(help="fast, medium or slow. [medium]")] = None,
     resolution: Annotated[str | None, typer.Option(help="[1280x720]")] = None,
-    max_wait: Annotated[float | None, typer.Option(help="Minutes to wait at most. [no limit]")] = None,
+    max_wait: Annotated[float | None, typer.Option(help="Maximum wait in minutes. [no limit]")] = None,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask what to do while a model cannot serve."""
+    """Suggest what to do while a model cannot serve."""
     asked = {
         "requested_model": model,
         "quality": quality,
@@ -208,19 +210,19 @@ def fallback(
 
 
 def pin(model: Model, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
-    """Keep a model, whatever cleanup wants."""
+    """Protect a model from cleanup."""
     _pin(model, True, url, home, as_json)
 
 
 def unpin(model: Model, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
-    """Let cleanup take a model again."""
+    """Allow cleanup to remove a model again."""
     _pin(model, False, url, home, as_json)
 
 
 @needs_server
 def hub(
     root: Annotated[Path, typer.Option(help="Folder of models: a Hugging Face cache.", exists=True, file_okay=False)],
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8080,
+    port: Annotated[int, typer.Option(help="0 selects a free one.", min=0, max=65535)] = 8080,
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
 ) -> None:
     """Serve a folder of models over the hub's protocol, as a mirror. Prints `ready URL`."""
@@ -250,15 +252,15 @@ def _pin(model: str, pinned: bool, url: str | None, home: Path | None, as_json: 
 
 
 def _watched(client: Client, jobs: Iterable[Job], timeout: float | None = None) -> list[Job]:
-    """The jobs, once all have ended."""
+    """Show the jobs' progress, and return them once all have ended."""
     ended = []
     with screen.ProgressBars() as bars:
         for job in jobs:
             try:
-                for job in client.progress(job["id"], timeout):  # noqa: B020 - the same job, as it goes on
+                for job in client.progress(job["id"], timeout):  # noqa: B020 - the same job, updated
                     bars.show(job, " ".join(filter(None, (job["model_id"] or job["type"], job["node"]))))
             except KeyboardInterrupt:
-                screen.say(f"job {job['id']} goes on; `wanworks cancel {job['id']}` stops it")
+                screen.note(f"job {job['id']} continues; `wanworks cancel {job['id']}` stops it")
                 raise typer.Exit(ExitCode.INTERRUPTED) from None
             ended.append(job)
     return ended
@@ -269,7 +271,7 @@ def _result(job: Job) -> Mapping[str, Any]:
 
 
 def _verdicts(job: Job) -> Iterable[tuple[Any, ...]]:
-    """A row for each model, and one for each of its files that was found wrong."""
+    """Yield a row for each model, or one for each of its wrong files."""
     for model_id, model in _result(job).get("models", {}).items():
         score = f"{model['integrity_score']:.4f}"
         faults = model["faults"] or [{"path": None, "type": None}]
@@ -285,7 +287,7 @@ def _is_broken(job: Job) -> bool:
 def _print_actions(rows: list[tuple[Any, ...]], unit: str) -> None:
     columns = ("action", "model", "node", "reason", "last used", unit)
     screen.print_table(columns, ((*row[:-1], f"{row[-1]:.3f}") for row in rows))
-    screen.say(f"{sum(row[-1] for row in rows):.3f} {unit} in all")
+    screen.note(f"{sum(row[-1] for row in rows):.3f} {unit} in all")
 
 
 def _action_row(action: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The commands for nodes: what is there, empty one before it is worked on, forget one that is gone."""
+"""The commands for nodes: list, drain, undrain, remove."""
 
 import time
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from wanworks.errors import TimedOut
 
 Name = Annotated[str, typer.Argument(metavar="NODE", help="A node's name.")]
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 def register(app: typer.Typer) -> None:
@@ -34,44 +34,44 @@ def nodes(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
 
 def drain(
     node: Name,
-    wait: Annotated[bool, typer.Option("--wait", help="Return once nothing runs there any more.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait; it stays drained. [no limit]")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return once no job runs there.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the node stays drained. [no limit]")] = None,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a node finish what runs and take nothing new, until `undrain`. It outlives the node's processes."""
+    """Let a node finish its running jobs and take no new ones until `undrain`, also after restarts."""
     deadline = None if timeout is None else time.monotonic() + timeout
     with client_of(url, home) as client:
         found = client.drain(node)
         while wait and found["running_jobs"]:
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimedOut(f"jobs that still run on {node}: {found['running_jobs']}; it takes nothing new")
-            time.sleep(_LOOK_SECONDS)
+                raise TimedOut(f"jobs still running on {node}: {found['running_jobs']}; the node stays drained")
+            time.sleep(_POLL_SECONDS)
             found = _node(client, node)
-    _tell(found, as_json)
+    _print(found, as_json)
 
 
 def undrain(node: Name, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
     """Let a drained node take jobs again."""
     with client_of(url, home) as client:
         found = client.undrain(node)
-    _tell(found, as_json)
+    _print(found, as_json)
 
 
 def remove_node(node: Name, url: Url = None, home: Home = None) -> None:
-    """Forget a node that has gone for good, with its devices and what it held."""
+    """Remove a node that is gone for good, with its devices and replicas."""
     with client_of(url, home) as client:
         client.remove_node(node)
-    print(f"{node} is forgotten")
+    print(f"{node} was removed")
 
 
 def _node(client: Client, name: str) -> Node:
-    """The node as it is now, or the answer to draining it anew where it was removed meanwhile (NotThere)."""
+    """Return the node's present state. Drains it again, which raises NotThere, if it was removed meanwhile."""
     return next((node for node in client.nodes() if node["name"] == name), None) or client.drain(name)
 
 
-def _tell(node: Node, as_json: bool) -> None:
+def _print(node: Node, as_json: bool) -> None:
     if as_json:
         screen.print_json(node)
     else:

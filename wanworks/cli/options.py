@@ -1,4 +1,4 @@
-"""The options that every command which speaks to the API has, and the client that they mean."""
+"""The options shared by all commands that call the API, and the client that they select."""
 
 import os
 from pathlib import Path
@@ -12,20 +12,20 @@ from wanworks.home import home_folder
 from wanworks.supervise.state_file import read_state
 
 Url = Annotated[str | None, typer.Option(help="The API. [WANWORKS_URL, else the stack on the home]", metavar="URL")]
-Home = Annotated[Path | None, typer.Option(help="Home of the stack to speak to. [WANWORKS_HOME, ~/.wanworks]")]
+Home = Annotated[Path | None, typer.Option(help="Home of the stack to use. [WANWORKS_HOME, ~/.wanworks]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
-# A server that does not answer a person at all is told of at once; one that goes away in the middle is waited for.
+# An API that never answered is reported at once; one that becomes unreachable later is retried.
 PATIENCE = Retry(at_first=False)
 
 
 def client_of(url: str | None, home: Path | None) -> Client:
-    """A client of the API that the options mean. Raises ApiUnreachable."""
+    """Return a client of the API that the options select. Raises ApiUnreachable."""
     return Client(find_url(url, home), retry=PATIENCE)
 
 
 def find_url(given: str | None, home: Path | None) -> str:
-    """The API's address: as given, from WANWORKS_URL, or of the stack that runs on `home`. Raises ApiUnreachable."""
+    """Return the API's address: as given, from WANWORKS_URL, or of the stack on `home`. Raises ApiUnreachable."""
     if url := given or os.environ.get("WANWORKS_URL"):
         return url
     folder = home_folder(home)

@@ -1,4 +1,4 @@
-"""What people see: tables and the progress bar. Results go to stdout, everything passing to stderr."""
+"""Terminal output: tables and progress bars. Results go to stdout, everything else to stderr."""
 
 import json
 import sys
@@ -16,18 +16,18 @@ from wanworks.errors import ExitCode
 
 out = Console()
 if not out.is_terminal:
-    out = Console(width=240)  # for a pipe: whole ids, a row a line
+    out = Console(width=240)  # for a pipe: ids are not truncated, and each row is one line
 err = Console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """For scripts: JSON alone on stdout, never coloured or wrapped; escaped where stdout is not Unicode."""
+    """Print only JSON on stdout, never coloured or wrapped; escaped if stdout is not Unicode."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
     print(json.dumps(value, indent=2, ensure_ascii=not unicode))
 
 
-def say(line: str) -> None:
-    """A line beside the result, on stderr, never wrapped: ids and commands in it can be copied."""
+def note(line: str) -> None:
+    """Print a line on stderr, never wrapped, so that ids and commands in it can be copied."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -41,7 +41,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """Name and value, a line each; what is empty is left out."""
+    """Print one line per field with its name and value; empty values are omitted."""
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
         if value not in (None, "", [], {}):
@@ -53,7 +53,7 @@ def percent(job: Job) -> float:
 
 
 def doing(job: Job) -> str:
-    """What the job is at, in a few words."""
+    """Return a short description of what the job is doing."""
     progress = job.get("progress") or {}
     phase = progress.get("phase")
     if job["status"] == "queued":
@@ -77,9 +77,9 @@ def doing(job: Job) -> str:
 
 
 class ProgressBars(AbstractContextManager["ProgressBars"]):
-    """A live bar per job on a terminal; elsewhere a line on stderr whenever what a job is at changes.
+    """Shows a live bar per job on a terminal; otherwise prints a line on stderr whenever a job's activity changes.
 
-    With `whole`, a bar above them counts so many jobs, and what comes on stdout in between must be a terminal's too.
+    With `whole`, a further bar counts that many jobs; the bars are then shown only if stdout is a terminal too.
     """
 
     def __init__(self, whole: int | None = None) -> None:
@@ -95,7 +95,7 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
         )
         self._whole = None if whole is None else self._bars.add_task("", total=whole, label="total")
         self._tasks: dict[str, TaskID] = {}
-        self._said: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
 
     def __enter__(self) -> "ProgressBars":
         self._bars.start()
@@ -110,12 +110,12 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
             self._tasks[job["id"]] = self._bars.add_task(text, total=100, label=label)
         self._bars.update(self._tasks[job["id"]], completed=percent(job), description=text)
         phase = text.partition(",")[0].partition(" ")[0]
-        if not self._live and self._said.get(job["id"]) != phase:
-            self._said[job["id"]] = phase
-            say(f"{label}: {text}")
+        if not self._live and self._shown.get(job["id"]) != phase:
+            self._shown[job["id"]] = phase
+            note(f"{label}: {text}")
 
     def hide(self, job_id: str) -> None:
-        """The job's bar has done its service."""
+        """Remove the job's bar."""
         if (task := self._tasks.pop(job_id, None)) is not None:
             self._bars.remove_task(task)
 
@@ -125,6 +125,6 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
 
 
 def epilogue() -> str:
-    """The exit codes, for `--help`."""
+    """Return the exit codes, for `--help`."""
     codes = " · ".join(f"{int(code)} {code.meaning}" for code in ExitCode)
     return f"Exit codes: {codes}."

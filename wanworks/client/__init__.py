@@ -1,1 +1,1 @@
-"""The client library. It needs httpx and pydantic alone, and knows nothing of the server but its HTTP API."""
+"""The client library. It needs only httpx and pydantic, and uses only the server's HTTP API."""

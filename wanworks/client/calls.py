@@ -1,4 +1,4 @@
-"""Every call of the API, described once: what is asked, and what the answer is. Carried out by `client.py`."""
+"""Every call of the API with its request and its result, described once; `client.py` carries them out."""
 
 import base64
 import uuid
@@ -22,7 +22,7 @@ from wanworks.client.shapes import (
     SharedLink,
     Workers,
 )
-from wanworks.client.steps import Ask, Call, Step, Tell, Telling, Work
+from wanworks.client.steps import Blocking, Call, Emit, Emitting, Send, Step
 
 _JOBS = "/api/v1/jobs"
 _MODELS = "/api/v1/models"
@@ -35,95 +35,95 @@ _PAGE = 100
 def generate(
     *, image: Path | bytes | None = None, idempotency_key: str | None = None, **fields: Unpack[GenerationFields]
 ) -> Call[Job]:
-    """Ask for a video. `image` is a PNG, JPEG or WebP: its file, or its bytes.
+    """Submit a video. `image` is a PNG, JPEG or WebP: a path, or the file's bytes.
 
     However often it is sent, one job comes of it; the same `idempotency_key` later gives the same job again.
     Raises BadRequest naming each wrong field; OSError for a file that cannot be read.
     """
-    asked: dict[str, Any] = dict(fields)
+    body: dict[str, Any] = dict(fields)
     if image is not None:
-        content = (yield Work(image.read_bytes)) if isinstance(image, Path) else image
-        asked["image"] = yield Work(partial(data_url, content))
-    return cast(Job, (yield from _made(f"{_JOBS}/generation", asked, idempotency_key)))
+        content = (yield Blocking(image.read_bytes)) if isinstance(image, Path) else image
+        body["image"] = yield Blocking(partial(data_url, content))
+    return cast(Job, (yield from _made(f"{_JOBS}/generation", body, idempotency_key)))
 
 
 def job(job_id: str) -> Call[Job]:
-    """Raises NotThere."""
-    return cast(Job, (yield from asked(Ask("GET", f"{_JOBS}/{segment(job_id)}"))))
+    """Return one job. Raises NotThere."""
+    return cast(Job, (yield from result_of(Send("GET", f"{_JOBS}/{segment(job_id)}"))))
 
 
 def jobs_page(*, limit: int = 20, after: str | None = None, **which: Unpack[JobFilter]) -> Call[JobPage]:
-    """At most `limit` (1 to 100) jobs, newest first; `next` of a page is `after` for the one behind it."""
+    """Return at most `limit` (1 to 100) jobs, newest first. `next` of a page is `after` of the following one."""
     query = _given({**which, "limit": limit, "after": after})
-    return cast(JobPage, (yield from asked(Ask("GET", _JOBS, query=query))))
+    return cast(JobPage, (yield from result_of(Send("GET", _JOBS, query=query))))
 
 
-def jobs(**which: Unpack[JobFilter]) -> Telling[Job]:
-    """Every job there is, newest first, asked for page by page as they are taken."""
+def jobs(**which: Unpack[JobFilter]) -> Emitting[Job]:
+    """Yield all jobs, newest first; pages are requested as needed."""
     after: str | None = None
     while True:
         page = yield from jobs_page(limit=_PAGE, after=after, **which)
         for each in page["data"]:
-            yield Tell(each)
+            yield Emit(each)
         after = page["next"]
         if not page["has_more"]:
             return
 
 
 def cancel(job_id: str) -> Call[Job]:
-    """Raises StateForbids for a job that has ended otherwise."""
-    return cast(Job, (yield from asked(Ask("POST", f"{_JOBS}/{segment(job_id)}/cancel"))))
+    """Cancel a job. Raises StateForbids if it has ended otherwise."""
+    return cast(Job, (yield from result_of(Send("POST", f"{_JOBS}/{segment(job_id)}/cancel"))))
 
 
 def retry(job_id: str, *, idempotency_key: str | None = None) -> Call[Job]:
-    """The same again, as a new job."""
+    """Submit the same request again, as a new job."""
     return cast(Job, (yield from _made(f"{_JOBS}/{segment(job_id)}/retry", None, idempotency_key)))
 
 
 def share(artifact: ArtifactLink, expires_in_seconds: int = 3600) -> Call[SharedLink]:
-    """A link to an artifact that needs no key and is good for so long, at most a week. Its `url` is a path."""
-    ask = Ask("POST", f"{artifact['url']}/link", json={"expires_in_seconds": expires_in_seconds})
-    return cast(SharedLink, (yield from asked(ask)))
+    """Create a link to an artifact that needs no key, valid for at most a week. Its `url` is a path."""
+    request = Send("POST", f"{artifact['url']}/link", json={"expires_in_seconds": expires_in_seconds})
+    return cast(SharedLink, (yield from result_of(request)))
 
 
 def delete(job_id: str) -> Call[None]:
-    """Cancel the job if need be, and remove it with its files."""
-    yield from asked(Ask("DELETE", f"{_JOBS}/{segment(job_id)}"))
+    """Cancel the job if it has not ended, and remove it with its files."""
+    yield from result_of(Send("DELETE", f"{_JOBS}/{segment(job_id)}"))
 
 
 def workers() -> Call[Workers]:
-    """The devices and nodes, what is loaded and what runs."""
-    return cast(Workers, (yield from asked(Ask("GET", "/api/v1/workers"))))
+    """Return the devices and nodes with loaded models and running jobs."""
+    return cast(Workers, (yield from result_of(Send("GET", "/api/v1/workers"))))
 
 
 def nodes() -> Call[list[Node]]:
-    """The nodes with their devices, and which are drained."""
-    return cast(list[Node], (yield from asked(Ask("GET", _NODES)))["nodes"])
+    """Return the nodes with their devices and drain states."""
+    return cast(list[Node], (yield from result_of(Send("GET", _NODES)))["nodes"])
 
 
 def drain(node: str) -> Call[Node]:
-    """The node finishes what runs and takes nothing new, until `undrain`. Raises NotThere."""
-    return cast(Node, (yield from asked(Ask("POST", f"{_NODES}/{segment(node)}/drain"))))
+    """Drain a node: it finishes its running jobs and takes no new ones until `undrain`. Raises NotThere."""
+    return cast(Node, (yield from result_of(Send("POST", f"{_NODES}/{segment(node)}/drain"))))
 
 
 def undrain(node: str) -> Call[Node]:
-    """The node takes jobs again. Raises NotThere."""
-    return cast(Node, (yield from asked(Ask("DELETE", f"{_NODES}/{segment(node)}/drain"))))
+    """End a node's drain. Raises NotThere."""
+    return cast(Node, (yield from result_of(Send("DELETE", f"{_NODES}/{segment(node)}/drain"))))
 
 
 def remove_node(node: str) -> Call[None]:
-    """Forget a node that has gone for good. Raises NotThere; StateForbids while it is heard of."""
-    yield from asked(Ask("DELETE", f"{_NODES}/{segment(node)}"))
+    """Remove a node that is gone for good. Raises NotThere; StateForbids while it is alive."""
+    yield from result_of(Send("DELETE", f"{_NODES}/{segment(node)}"))
 
 
 def queues() -> Call[Queues]:
-    """What waits and runs, by model and priority."""
-    return cast(Queues, (yield from asked(Ask("GET", "/api/v1/queues"))))
+    """Return the queued and running jobs, by model and priority."""
+    return cast(Queues, (yield from result_of(Send("GET", "/api/v1/queues"))))
 
 
 def models() -> Call[dict[str, Any]]:
-    """Every model of the catalogue with its replicas, as in the API's detailed status."""
-    return cast(dict[str, Any], (yield from asked(Ask("GET", f"{_MODELS}/status/detailed"))))
+    """Return every model of the catalogue with its replicas, as in the API's detailed status."""
+    return cast(dict[str, Any], (yield from result_of(Send("GET", f"{_MODELS}/status/detailed"))))
 
 
 def fetch_model(
@@ -135,7 +135,7 @@ def fetch_model(
     bandwidth_limit_mbps: float | None = None,
     idempotency_key: str | None = None,
 ) -> Call[Job]:
-    """Fetch a model to a node (the only one, where none is named). Bandwidth in 10^6 bits a second."""
+    """Download a model to a node (by default the only one). Bandwidth in 10^6 bits per second."""
     fields = {"node": node, "revision": revision, "priority": priority, "bandwidth_limit_mbps": bandwidth_limit_mbps}
     return cast(Job, (yield from _made(f"{_JOBS}/download", _given({"model_id": model_id, **fields}), idempotency_key)))
 
@@ -148,11 +148,11 @@ def manage_download(
     bandwidth_limit_mbps: float | None = None,
     node: str | None = None,
 ) -> Call[dict[str, Any]]:
-    """Steer the download of a model, on every node where none is named. Raises StateForbids."""
+    """Pause, resume, cancel or limit the download of a model, by default on every node. Raises StateForbids."""
     fields = {"priority": priority, "bandwidth_limit_mbps": bandwidth_limit_mbps, "node": node}
     body = _given({"model_id": model_id, "action": action, **fields})
-    ask = Ask("POST", f"{_MODELS}/download/manage", json=body, repeatable=False)
-    return cast(dict[str, Any], (yield from asked(ask)))
+    request = Send("POST", f"{_MODELS}/download/manage", json=body, repeatable=False)
+    return cast(dict[str, Any], (yield from result_of(request)))
 
 
 def verify(
@@ -176,17 +176,17 @@ def cleanup(
     dry_run: bool = True,
     node: str | None = None,
 ) -> Call[dict[str, Any]]:
-    """What could be removed from the model storage; removed where `dry_run` is false. Space in 10^9 bytes."""
+    """Return what can be removed from the model storage; remove it if `dry_run` is false. Space in 10^9 bytes."""
     fields = {"target_space_gb": target_space_gb, "keep_recent_days": keep_recent_days, "node": node}
     body = {**_given(fields), "dry_run": dry_run}
-    ask = Ask("POST", f"{_MODELS}/cleanup", json=body, timeout_seconds=_CLEANUP_SECONDS, repeatable=dry_run)
-    return cast(dict[str, Any], (yield from asked(ask)))
+    request = Send("POST", f"{_MODELS}/cleanup", json=body, timeout_seconds=_CLEANUP_SECONDS, repeatable=dry_run)
+    return cast(dict[str, Any], (yield from result_of(request)))
 
 
 def analytics(days: int = 30) -> Call[dict[str, Any]]:
-    """How much each model was used in the last so many days."""
-    ask = Ask("GET", f"{_MODELS}/analytics", query={"time_period_days": days})
-    return cast(dict[str, Any], (yield from asked(ask)))
+    """Return the use of each model in the last `days` days."""
+    request = Send("GET", f"{_MODELS}/analytics", query={"time_period_days": days})
+    return cast(dict[str, Any], (yield from result_of(request)))
 
 
 def fallback(
@@ -197,49 +197,49 @@ def fallback(
     resolution: str | None = None,
     max_wait_minutes: float | None = None,
 ) -> Call[dict[str, Any]]:
-    """What to do while a model cannot serve."""
+    """Return a suggestion for a model that cannot serve."""
     fields = {"quality": quality, "speed": speed, "resolution": resolution, "max_wait_minutes": max_wait_minutes}
     body = _given({"requested_model": requested_model, **fields})
-    return cast(dict[str, Any], (yield from asked(Ask("POST", f"{_MODELS}/fallback/suggest", json=body))))
+    return cast(dict[str, Any], (yield from result_of(Send("POST", f"{_MODELS}/fallback/suggest", json=body))))
 
 
 def pin(model_id: str, pinned: bool = True) -> Call[dict[str, Any]]:
-    """Keep a model whatever cleanup wants, or let it go again."""
-    ask = Ask("POST" if pinned else "DELETE", f"{_MODELS}/{segment(model_id)}/pin")
-    return cast(dict[str, Any], (yield from asked(ask)))
+    """Protect a model from cleanup, or end its protection."""
+    request = Send("POST" if pinned else "DELETE", f"{_MODELS}/{segment(model_id)}/pin")
+    return cast(dict[str, Any], (yield from result_of(request)))
 
 
 def alerts(state: Literal["open", "resolved", "all"] = "open") -> Call[list[Alert]]:
-    """What is wrong, newest first."""
-    return cast(list[Alert], (yield from asked(Ask("GET", _ALERTS, query={"state": state}))))
+    """Return alerts, newest first."""
+    return cast(list[Alert], (yield from result_of(Send("GET", _ALERTS, query={"state": state}))))
 
 
 def acknowledge(alert_id: str, by: str | None = None) -> Call[Alert]:
-    """Say that somebody takes care of it. Whoever came first stands."""
-    ask = Ask("POST", f"{_ALERTS}/{segment(alert_id)}/acknowledge", json={"by": by} if by else {})
-    return cast(Alert, (yield from asked(ask)))
+    """Acknowledge an alert. The first acknowledgement is kept."""
+    request = Send("POST", f"{_ALERTS}/{segment(alert_id)}/acknowledge", json={"by": by} if by else {})
+    return cast(Alert, (yield from result_of(request)))
 
 
-def asked(ask: Ask) -> Generator[Step, Any, Any]:
-    """The body of the answer. Raises ApiRefused."""
-    answer = yield ask
+def result_of(request: Send) -> Generator[Step, Any, Any]:
+    """Send a request. Return the response's body. Raises ApiRefused."""
+    answer = yield request
     return body_of(answer)
 
 
 def segment(id: str) -> str:
-    """An id as one segment of a path, whatever was typed."""
+    """Return an id as one escaped segment of a path."""
     return quote(id, safe="")
 
 
 def data_url(image: bytes) -> str:
-    """The image as the API takes it in JSON. The API decodes and judges it, and does not heed the type named here."""
+    """Return the image as a data URL. The API decodes and checks it, and ignores the type in the URL."""
     return f"data:application/octet-stream;base64,{base64.b64encode(image).decode()}"
 
 
 def _made(path: str, fields: Mapping[str, Any] | None, key: str | None) -> Generator[Step, Any, Any]:
-    """A POST that makes a job, and only one however often it is sent."""
+    """Send a POST that creates exactly one job, even if it is repeated."""
     headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-    return (yield from asked(Ask("POST", path, json=fields, headers=headers)))
+    return (yield from result_of(Send("POST", path, json=fields, headers=headers)))
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""A client of the HTTP API: `Client`, and `AsyncClient` for asyncio and trio. The commands speak through it too.
+"""A client of the HTTP API: `Client`, and `AsyncClient` for asyncio and trio. The commands use it too.
 
 Each call is described once (`calls.py`, `following.py`, `fetching.py`); the two classes here only carry out its steps.
-Refusals raise the errors of `wanworks.errors`; nothing of httpx gets out.
+They raise the errors of `wanworks.errors`, never those of httpx.
 """
 
 import os
@@ -32,7 +32,7 @@ from wanworks.client.shapes import (
     video_of,
     why_not,
 )
-from wanworks.client.steps import Answer, Ask, Call, Close, Course, Open, Pause, Read, Step, Tell, Telling, Work
+from wanworks.client.steps import Answer, Blocking, Call, Close, Emit, Emitting, Open, Pause, Read, Running, Send, Step
 from wanworks.errors import ApiUnreachable
 from wanworks.net import proxies
 from wanworks.net.paths import within
@@ -61,7 +61,7 @@ _CONNECT_SECONDS = 5.0
 
 
 class Operation(Generic[P, T]):
-    """A call as a method: of `Client` it returns the result, of `AsyncClient` an awaitable of it."""
+    """A call as a method: on `Client` it returns the result, on `AsyncClient` an awaitable of it."""
 
     def __init__(self, call: Callable[P, Call[T]]) -> None:
         self._call = call
@@ -81,9 +81,9 @@ class Operation(Generic[P, T]):
 
 
 class Iteration(Generic[P, T]):
-    """A call that tells many things, as a method: an iterator of `Client`, an asynchronous one of `AsyncClient`."""
+    """A call with many results as a method: an iterator on `Client`, an asynchronous one on `AsyncClient`."""
 
-    def __init__(self, call: Callable[P, Telling[T]]) -> None:
+    def __init__(self, call: Callable[P, Emitting[T]]) -> None:
         self._call = call
         update_wrapper(cast(Callable[..., Any], self), call)
 
@@ -97,11 +97,11 @@ class Iteration(Generic[P, T]):
     def __get__(self, client: Any, owner: type) -> Any:
         if client is None:
             return self
-        return update_wrapper(lambda *args, **fields: client._told(self._call(*args, **fields)), self._call)
+        return update_wrapper(lambda *args, **fields: client._emitted(self._call(*args, **fields)), self._call)
 
 
 class _Calls:
-    """What both clients offer."""
+    """The common part of both clients."""
 
     generate = Operation(calls.generate)
     job = Operation(calls.job)
@@ -139,9 +139,10 @@ class _Calls:
         timeout: float = 30.0,
         retry: Retry | None = None,
     ) -> None:
-        """`base_url`: as given, else WANWORKS_URL, else this machine's port 8000. `api_key`: sent as a bearer token;
-        as given, else WANWORKS_API_KEY. `timeout` in seconds, of one try. Safe to share between threads, or tasks.
-        Raises ApiUnreachable for a URL that is none.
+        """Create a client. It may be shared between threads, or tasks.
+
+        `base_url` defaults to WANWORKS_URL, else port 8000 of this machine; `api_key`, sent as a bearer token, to
+        WANWORKS_API_KEY. `timeout` is in seconds, for one try. Raises ApiUnreachable for an invalid URL.
         """
         self.url = (base_url or os.environ.get("WANWORKS_URL") or _DEFAULT_URL).rstrip("/")
         self._retry = retry or Retry()
@@ -155,18 +156,18 @@ class _Calls:
             raise ApiUnreachable(f"the API at {self.url} cannot be reached: {error}") from None
 
     def address(self, path: str) -> str:
-        """The whole address of what the API names by its path alone: an artifact's `url`, or a link's."""
+        """Return the full address of a path from the API: an artifact's `url`, or a link's."""
         return urljoin(f"{self.url}/", path)
 
     def _open(self, **options: Any) -> None:
         raise NotImplementedError
 
-    def _course(self, call: Generator[Step | Tell[Any], Any, T]) -> Course[T]:
-        return Course(patient(call, self._retry, self._contact))
+    def _running(self, call: Generator[Step | Emit[Any], Any, T]) -> Running[T]:
+        return Running(patient(call, self._retry, self._contact))
 
 
 class Client(_Calls):
-    """Speaks to the API at `url`. Use as a context manager, or `close` it."""
+    """A client of the API at `url`. Use it as a context manager, or `close` it."""
 
     def _open(self, **options: Any) -> None:
         self._http = httpx.Client(transport=proxies.Transport(), **options)
@@ -181,32 +182,32 @@ class Client(_Calls):
         self._http.close()
 
     def _result(self, call: Call[T]) -> T:
-        course = self._course(call)
+        course = self._running(call)
         for _ in self._steps(course):
             pass
         return cast(T, course.result)
 
-    def _told(self, call: Telling[T]) -> Iterator[T]:
-        return self._steps(self._course(call))
+    def _emitted(self, call: Emitting[T]) -> Iterator[T]:
+        return self._steps(self._running(call))
 
-    def _steps(self, course: Course[Any]) -> Iterator[Any]:
+    def _steps(self, course: Running[Any]) -> Iterator[Any]:
         with ExitStack() as streams:
             streams.callback(course.close)
             while (step := course.step) is not None:
                 outcome = None
-                if isinstance(step, Tell):
+                if isinstance(step, Emit):
                     yield step.value
                 else:
                     try:
                         outcome = self._done(step, streams)
-                    except Exception as error:  # the call's own to answer
+                    except Exception as error:  # the call may handle it
                         course.failed(error)
                         continue
                 course.took(outcome)
 
     def _done(self, step: Step, streams: ExitStack) -> Any:
         match step:
-            case Ask():
+            case Send():
                 return _answer(self._http.send(_request(self._http, step)))
             case Open():
                 response = self._http.send(_request(self._http, step), stream=True, follow_redirects=True)
@@ -221,12 +222,12 @@ class Client(_Calls):
                 body.response.close()
             case Pause(seconds):
                 time.sleep(seconds)
-            case Work(function):
+            case Blocking(function):
                 return function()
 
 
 class AsyncClient(_Calls):
-    """As `Client`, its methods to be awaited, its iterators asynchronous."""
+    """Like `Client`, with awaitable methods and asynchronous iterators."""
 
     def _open(self, **options: Any) -> None:
         self._http = httpx.AsyncClient(transport=proxies.AsyncTransport(), **options)
@@ -243,32 +244,32 @@ class AsyncClient(_Calls):
         await self._http.aclose()
 
     async def _result(self, call: Call[T]) -> T:
-        course = self._course(call)
+        course = self._running(call)
         async for _ in self._steps(course):
             pass
         return cast(T, course.result)
 
-    def _told(self, call: Telling[T]) -> AsyncIterator[T]:
-        return self._steps(self._course(call))
+    def _emitted(self, call: Emitting[T]) -> AsyncIterator[T]:
+        return self._steps(self._running(call))
 
-    async def _steps(self, course: Course[Any]) -> AsyncIterator[Any]:
+    async def _steps(self, course: Running[Any]) -> AsyncIterator[Any]:
         async with AsyncExitStack() as streams:
             streams.callback(course.close)
             while (step := course.step) is not None:
                 outcome = None
-                if isinstance(step, Tell):
+                if isinstance(step, Emit):
                     yield step.value
                 else:
                     try:
                         outcome = await self._done(step, streams)
-                    except Exception as error:  # the call's own to answer
+                    except Exception as error:  # the call may handle it
                         course.failed(error)
                         continue
                 course.took(outcome)
 
     async def _done(self, step: Step, streams: AsyncExitStack) -> Any:
         match step:
-            case Ask():
+            case Send():
                 return _answer(await self._http.send(_request(self._http, step)))
             case Open():
                 response = await self._http.send(_request(self._http, step), stream=True, follow_redirects=True)
@@ -283,20 +284,20 @@ class AsyncClient(_Calls):
                 await body.response.aclose()
             case Pause(seconds):
                 await anyio.sleep(seconds)
-            case Work(function):
+            case Blocking(function):
                 return await anyio.to_thread.run_sync(function)
 
 
 @dataclass(frozen=True)
 class _Body:
-    """The body of an answer that is read in parts: of `Client` an iterator of them, of `AsyncClient` an async one."""
+    """Return the iterator over a streamed body: of `Client` a plain one, of `AsyncClient` an asynchronous one."""
 
     response: httpx.Response
     parts: Any
 
 
-def _request(http: httpx.Client | httpx.AsyncClient, step: Ask | Open) -> httpx.Request:
-    # An address that the API named begins with its public path, which the client's own address may hold already.
+def _request(http: httpx.Client | httpx.AsyncClient, step: Send | Open) -> httpx.Request:
+    # An address from the API begins with its public path, which the client's own address may already contain.
     path = within(step.path, http.base_url.path.rstrip("/")) or step.path
     usual = http.timeout.as_dict()
     if isinstance(step, Open):

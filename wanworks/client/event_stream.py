@@ -1,4 +1,4 @@
-"""Server-Sent Events out of bytes, as the HTML standard has them (9.2.6); of fields, those that our API sends."""
+"""Parse Server-Sent Events from bytes by the HTML standard (9.2.6), for the fields that our API sends."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Event:
 
 
 class EventStream:
-    """Fed with bytes as they come, tells events as they are whole. `last_id` is for `Last-Event-ID`."""
+    """Receives bytes and returns complete events. `last_id` is for `Last-Event-ID`."""
 
     def __init__(self) -> None:
         self.last_id: str | None = None
@@ -22,13 +22,13 @@ class EventStream:
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """Raises ValueError for data that is no JSON object."""
+        """Return the events completed by these bytes. Raises ValueError for data that is not a JSON object."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         events = [self._line(line.removesuffix(b"\r").decode(errors="replace")) for line in lines]
         return [event for event in events if event is not None]
 
     def start_again(self) -> None:
-        """The connection broke off: what was not whole is void."""
+        """Discard an incomplete event after the connection broke."""
         self._rest, self._name, self._id, self._data = b"", "", None, []
 
     def _line(self, line: str) -> Event | None:
@@ -51,5 +51,5 @@ class EventStream:
 def _object(text: str) -> dict[str, Any]:
     found = json.loads(text)
     if not isinstance(found, dict):
-        raise ValueError("an event's data is no JSON object")
+        raise ValueError("an event's data is not a JSON object")
     return found

@@ -1,4 +1,4 @@
-"""A job, followed to its end: by its event stream, and by asking again where that cannot be had."""
+"""Follow a job to its end by its event stream, or by polling if the stream is not available."""
 
 import random
 import time
@@ -11,32 +11,32 @@ import httpx
 from wanworks.client import calls
 from wanworks.client.event_stream import Event, EventStream
 from wanworks.client.shapes import Job, ended
-from wanworks.client.steps import Answer, Call, Close, Open, Pause, Read, Step, Tell, Telling, relayed
+from wanworks.client.steps import Answer, Call, Close, Emit, Emitting, Open, Pause, Read, Step, relayed
 from wanworks.errors import TimedOut
 from wanworks.states import JOB_ENDS, JobState
 
-_ASK_SECONDS = 0.5  # between two questions
-_ASK_SLOWLY_SECONDS = 1.0  # of a job that waits for long
-_COME_BACK_SECONDS = 0.5  # at most, to a stream that broke off
-_NO_STREAM_SECONDS = 5.0  # how long a stream that gave nothing is left alone
+_ASK_SECONDS = 0.5  # between two polls
+_ASK_SLOWLY_SECONDS = 1.0  # for a job that waits long
+_COME_BACK_SECONDS = 0.5  # at most, before reconnecting to a broken stream
+_NO_STREAM_SECONDS = 5.0  # before another try of a stream that delivered nothing
 _QUIET_SECONDS = 40.0  # the server pings every 15
 
 
-def progress(job_id: str, timeout: float | None = None) -> Telling[Job]:
-    """The job, now and after every change, until it has ended. Its percent never goes back within an attempt.
+def progress(job_id: str, timeout: float | None = None) -> Emitting[Job]:
+    """Yield the job, now and after every change, until it has ended. Its percentage never falls within an attempt.
 
     Asks while it waits, since its place in the queue is in no event, and follows the event stream while it runs.
-    Outlasts a restart of the server. `timeout` in seconds; raises TimedOut, and the job goes on.
+    Continues over a restart of the server. `timeout` in seconds; raises TimedOut, and the job continues.
     """
     yield from _followed(job_id, timeout, (JobState.RUNNING,))
 
 
 def wait(job_id: str, timeout: float | None = None) -> Call[Job]:
-    """The job, once it has ended, however it did. `timeout` in seconds; raises TimedOut, and the job goes on."""
+    """Return the job once it has ended, also if it failed. After `timeout` seconds, raise TimedOut."""
     last: list[Job] = []
 
-    def instead(step: Step | Tell[Any]) -> Generator[Step | Tell[Any], Any, Any]:
-        if isinstance(step, Tell):
+    def instead(step: Step | Emit[Any]) -> Generator[Step | Emit[Any], Any, Any]:
+        if isinstance(step, Emit):
             last[:] = [step.value]
             return None
         return (yield step)
@@ -46,18 +46,18 @@ def wait(job_id: str, timeout: float | None = None) -> Call[Job]:
     return last[0]
 
 
-def _followed(job_id: str, timeout: float | None, streamed: tuple[JobState, ...]) -> Telling[Job]:
+def _followed(job_id: str, timeout: float | None, streamed: tuple[JobState, ...]) -> Emitting[Job]:
     deadline = inf if timeout is None else time.monotonic() + timeout
     events = EventStream()
     stream_from, pause = 0.0, _ASK_SECONDS
     known: Job | None = None
     while True:
         job = _merged(known, (yield from calls.job(job_id)))
-        yield Tell(job)
+        yield Emit(job)
         if ended(job):
             return
         if time.monotonic() > deadline:
-            raise TimedOut(f"job {job_id} is {job['status']} after {timeout:g} s; it goes on")
+            raise TimedOut(f"job {job_id} is {job['status']} after {timeout:g} s; the job continues")
         if job["status"] in streamed and time.monotonic() >= stream_from:
             before = job
             while (now := (yield from _streamed(job, events, deadline))) is not job:  # cut, and worth coming back to
@@ -76,8 +76,8 @@ def _followed(job_id: str, timeout: float | None, streamed: tuple[JobState, ...]
         yield Pause(min(pause * (0.8 + 0.2 * random.random()), max(0.0, deadline - time.monotonic())))
 
 
-def _streamed(job: Job, events: EventStream, deadline: float) -> Generator[Step | Tell[Job], Any, Job]:
-    """The job as the stream left it; the very same where that told nothing."""
+def _streamed(job: Job, events: EventStream, deadline: float) -> Generator[Step | Emit[Job], Any, Job]:
+    """Return the job as of the stream's last event; the same object if there was none."""
     events.start_again()
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
     if events.last_id is not None:
@@ -92,7 +92,7 @@ def _streamed(job: Job, events: EventStream, deadline: float) -> Generator[Step 
             for event in events.feed(chunk):
                 if (now := _changed(job, event)) != job:
                     job = now
-                    yield Tell(job)
+                    yield Emit(job)
                 if event.name == "end":
                     yield Close(answer.stream)
                     return job
@@ -100,23 +100,23 @@ def _streamed(job: Job, events: EventStream, deadline: float) -> Generator[Step 
                 yield Close(answer.stream)
                 return job
     except (httpx.HTTPError, ValueError):
-        pass  # broken off: the question that comes next settles how the job is
+        pass  # broken: the next poll reads the job's state
     return job
 
 
 def _changed(job: Job, event: Event) -> Job:
-    """The job after one event: `progress` and `state` tell parts of it, the others the whole."""
-    told = event.data
-    if event.name == "state" and told.get("status") in JOB_ENDS:
+    """Return the job after one event: `progress` and `state` carry parts of it, the others the whole job."""
+    fields = event.data
+    if event.name == "state" and fields.get("status") in JOB_ENDS:
         return job  # the event `end` comes next, and has what was made
     if event.name == "progress":
-        told = {"attempt": told.get("attempt", job["attempt"]), "progress": {**job["progress"], **told}}
-        told["progress"].pop("attempt", None)
-    return _merged(job, cast(Job, {**job, **{name: value for name, value in told.items() if name in job}}))
+        fields = {"attempt": fields.get("attempt", job["attempt"]), "progress": {**job["progress"], **fields}}
+        fields["progress"].pop("attempt", None)
+    return _merged(job, cast(Job, {**job, **{name: value for name, value in fields.items() if name in job}}))
 
 
 def _merged(known: Job | None, job: Job) -> Job:
-    """What was learned last; what is replayed, or read from the row, may lie behind what is known of the attempt."""
+    """Return the newer state: replayed events and rows may be older than what is known of the attempt."""
     if known is None or ended(job) or job.get("attempt") != known.get("attempt"):
         return job
     before, now = known["progress"].get("percent"), job["progress"].get("percent")

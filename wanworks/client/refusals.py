@@ -1,4 +1,4 @@
-"""What an answer says: its body, or the error that it tells of, as one readable sentence. Pure."""
+"""Convert a response to its body, or to an error with one readable sentence. Pure."""
 
 import json
 from datetime import UTC, datetime
@@ -31,11 +31,11 @@ _KINDS: dict[int, type[ApiRefused]] = {
     429: TooBusy,
     503: TooBusy,
 }
-_PLACES = ("body", "query", "header")  # where a field stands; its name says enough
+_PLACES = ("body", "query", "header")  # locations of fields; the name is sufficient
 
 
 def body_of(answer: Answer) -> Any:
-    """The JSON of a success; None for one without a body. Raises ApiRefused, or ApiUnreachable for another's server."""
+    """Return the JSON of a success; None without a body. Raises ApiRefused, or ApiUnreachable for a foreign server."""
     if not answer.good:
         raise refusal(answer)
     if not answer.content:
@@ -43,7 +43,7 @@ def body_of(answer: Answer) -> Any:
     try:
         return json.loads(answer.content)
     except ValueError:
-        raise ApiUnreachable(f"what answers at {answer.url} is not wanworks") from None
+        raise ApiUnreachable(f"the server at {answer.url} is not wanworks") from None
 
 
 def refusal(answer: Answer) -> ApiRefused:
@@ -54,7 +54,7 @@ def refusal(answer: Answer) -> ApiRefused:
         detail = problem.get("detail") or problem.get("title") or ""
         fields = [_wrong(error) for error in problem.get("errors") or ()]
         code, request_id = problem.get("code"), problem.get("request_id")
-    except (ValueError, AttributeError, KeyError, TypeError):  # a proxy's page, say
+    except (ValueError, AttributeError, KeyError, TypeError):  # for example a proxy's page
         return kind(f"HTTP {answer.status} from {answer.url}", answer.status, retry_after_seconds=retry)
     named = (f"{field.name}: {field.message}" for field in fields)
     text = "; ".join(part for part in (detail, *(each for each in named if each not in detail)) if part)

@@ -1,4 +1,4 @@
-"""Which requests are sent again, when, and for how long. Pure but for the clock and the dice."""
+"""Decide which requests are repeated, when, and for how long. Pure except for the clock and random numbers."""
 
 import random
 import time
@@ -10,29 +10,29 @@ from typing import Any
 
 import httpx
 
-from wanworks.client.steps import Answer, Ask, Open, Pause, Step, T, Tell, relayed
+from wanworks.client.steps import Answer, Emit, Open, Pause, Send, Step, T, relayed
 from wanworks.errors import ApiUnreachable
 from wanworks.net import proxies
 
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 8.0
 _NOT_NOW = (429, 503)
-# Nothing of the request can have been carried out.
+# The server cannot have received the request.
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-# It may have been; what is not among these (a wrong URL, say) would go wrong again.
+# It may have been carried out. Other errors (for example an invalid URL) would occur again.
 _BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How patient a client is with a server that is away, or that says "not now" (429, 503)."""
+    """How long requests are repeated while the server is unreachable or busy (429, 503)."""
 
     seconds: float = 30.0  # in all, for one request
-    at_first: bool = True  # also with a server that has never answered this client
+    at_first: bool = True  # also if the server has never answered this client
 
 
 class Contact:
-    """Whether the server has answered; what it is called in an error."""
+    """Whether the server has answered, and its name in errors."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -40,12 +40,12 @@ class Contact:
 
 
 def patient(
-    call: Generator[Step | Tell[Any], Any, T], retry: Retry, contact: Contact
-) -> Generator[Step | Tell[Any], Any, T]:
-    """The call, its requests sent again where that can do no harm. Raises ApiUnreachable where that is in vain."""
+    call: Generator[Step | Emit[Any], Any, T], retry: Retry, contact: Contact
+) -> Generator[Step | Emit[Any], Any, T]:
+    """Run the call and repeat its requests where that is safe. Raises ApiUnreachable if that fails."""
 
-    def instead(step: Step | Tell[Any]) -> Generator[Step | Tell[Any], Any, Any]:
-        if isinstance(step, Ask | Open):
+    def instead(step: Step | Emit[Any]) -> Generator[Step | Emit[Any], Any, Any]:
+        if isinstance(step, Send | Open):
             return (yield from _sent(step, retry, contact))
         return (yield step)
 
@@ -53,7 +53,7 @@ def patient(
 
 
 def retry_after(answer: Answer, now: datetime) -> float | None:
-    """What the header of that name asks for, in seconds; None where it says nothing that can be read (RFC 9110)."""
+    """Return the wait that the header requests, in seconds; None if it is missing or invalid (RFC 9110)."""
     said = answer.headers.get("retry-after", "").strip()
     if said.isdecimal():
         return float(said)
@@ -65,19 +65,19 @@ def retry_after(answer: Answer, now: datetime) -> float | None:
 
 
 def pause_seconds(tries: int, asked_seconds: float | None, dice: float) -> float:
-    """Before the next try: doubling from 0.25 s to 8 s, spread by `dice` (0 to 1) so that clients do not come all at
-    once, and never before the server asked for."""
+    """Return the wait before the next try: doubling from 0.25 s to 8 s, with jitter by `dice` (0 to 1), and at least
+    what the server requested."""
     backing_off = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(tries, 10))
     spread = backing_off * (0.5 + 0.5 * dice)
     return spread if asked_seconds is None else asked_seconds + 0.25 * spread
 
 
-def _sent(step: Ask | Open, retry: Retry, contact: Contact) -> Generator[Step, Any, Answer]:
+def _sent(step: Send | Open, retry: Retry, contact: Contact) -> Generator[Step, Any, Answer]:
     deadline = time.monotonic() + (retry.seconds if contact.made or retry.at_first else 0.0)
-    repeatable = not isinstance(step, Ask) or step.repeatable
+    repeatable = not isinstance(step, Send) or step.repeatable
     tries = 0
     while True:
-        asked: float | None = None
+        retry_after_seconds: float | None = None
         try:
             answer: Answer = yield step
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -90,10 +90,10 @@ def _sent(step: Ask | Open, retry: Retry, contact: Contact) -> Generator[Step, A
                 contact.made, deadline = True, max(deadline, time.monotonic() + retry.seconds)
             once = isinstance(step, Open) and step.once
             again = not once and answer.status in _NOT_NOW and (repeatable or answer.status == 429)
-            failure, asked = None, retry_after(answer, datetime.now(UTC))
+            failure, retry_after_seconds = None, retry_after(answer, datetime.now(UTC))
             if not again:
                 return answer
-        pause = pause_seconds(tries, asked, random.random())
+        pause = pause_seconds(tries, retry_after_seconds, random.random())
         if not again or time.monotonic() + pause > deadline:
             if failure is not None:
                 raise failure from None

@@ -1,4 +1,4 @@
-"""What the API answers with, as far as clients read it; the API sends more, and nothing of it is dropped.
+"""Types of the API's responses, with the fields that clients read; other fields are kept too.
 
 Times are ISO 8601 in UTC. Figures that were not measured are None.
 """
@@ -146,7 +146,7 @@ PriorityName = Literal["critical", "high", "normal", "low"]
 
 
 class GenerationFields(TypedDict, total=False):
-    """A generation as it is asked for; the image is given beside it. What is left out takes the model's own value."""
+    """The fields of a generation request; the image is passed separately. Omitted fields take the model's own value."""
 
     model_id: Required[str]
     prompt: Required[str]
@@ -170,7 +170,7 @@ class GenerationFields(TypedDict, total=False):
 
 
 class JobFilter(TypedDict, total=False):
-    """Which jobs to list. None, like leaving it out, means any."""
+    """Filters of a list of jobs. None, like omitting a filter, means any."""
 
     type: str | None
     status: str | None
@@ -187,12 +187,12 @@ def succeeded(job: Job) -> bool:
 
 
 def why_not(job: Job) -> str:
-    """Of a job that has not succeeded: what became of it, in a sentence."""
+    """Return in a sentence why a job has not succeeded."""
     error = job["error"]
     return f"job {job['id']} {job['status']}" + (f": {error['message']} ({error['code']})" if error else "")
 
 
 def video_of(job: Job) -> ArtifactLink | None:
-    """The job's video; None where it made none."""
+    """Return the job's video; None if it has none."""
     artifacts = (job["result"] or {"artifacts": []}).get("artifacts", [])
     return next((artifact for artifact in artifacts if artifact["content_type"].startswith("video/")), None)

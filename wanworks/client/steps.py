@@ -1,7 +1,7 @@
-"""What a call of the API needs done, step by step. A call is a generator: it yields steps, is sent what came of them,
-and returns its result, so that each call is written once and `Client` and `AsyncClient` both carry it out.
+"""The steps of an API call. A call is a generator: it yields steps, receives their results, and returns its own result.
+Each call is thus written once, and `Client` and `AsyncClient` both carry it out.
 
-Nothing here, and no call, does I/O of its own.
+Neither this module nor a call does I/O itself.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -16,31 +16,31 @@ Method = Literal["GET", "POST", "DELETE"]
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One request, its whole body read. The answer: `Answer`."""
+class Send:
+    """Send a request and read the whole body. Result: `Answer`."""
 
     method: Method
     path: str
     query: Mapping[str, str | int] = field(default_factory=dict)
     json: object = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    timeout_seconds: float | None = None  # None: the client's own
-    repeatable: bool = True  # doing it twice is doing it once
+    timeout_seconds: float | None = None  # None: the client's default
+    repeatable: bool = True  # sending it twice has the same effect as once
 
 
 @dataclass(frozen=True)
 class Open:
-    """One GET whose body is read in parts. The answer: `Answer`, with a `stream` to `Read` where it is a success."""
+    """Send a GET whose body is read in parts. Result: `Answer`, with a `stream` to `Read` if it succeeded."""
 
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    quiet_seconds: float | None = None  # how long the server may say nothing
-    once: bool = False  # whoever asks answers a failure by himself
+    quiet_seconds: float | None = None  # how long the server may send nothing
+    once: bool = False  # the call handles a failure itself
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server said. `url` as it was asked in the end; `content` is whole, or empty where there is a stream."""
+    """A response. `url` is the final one; `content` is complete, or empty if there is a stream."""
 
     status: int
     headers: httpx.Headers
@@ -55,14 +55,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Read:
-    """The next bytes of an opened stream; none at its end."""
+    """Read the next bytes of an opened stream; none at its end."""
 
     stream: object
 
 
 @dataclass(frozen=True)
 class Close:
-    """An opened stream is wanted no more."""
+    """Close an opened stream."""
 
     stream: object
 
@@ -73,29 +73,29 @@ class Pause:
 
 
 @dataclass(frozen=True)
-class Work:
-    """Something with files: done beside the event loop, where there is one. The answer: what it returns."""
+class Blocking:
+    """Run a function that uses files, outside the event loop if there is one. Result: what it returns."""
 
     function: Callable[[], Any]
 
 
 @dataclass(frozen=True)
-class Tell(Generic[T]):
-    """A value for whoever iterates."""
+class Emit(Generic[T]):
+    """A value for the caller's iteration."""
 
     value: T
 
 
-Step: TypeAlias = Ask | Open | Read | Close | Pause | Work
+Step: TypeAlias = Send | Open | Read | Close | Pause | Blocking
 Call: TypeAlias = Generator[Step, Any, T]
-Telling: TypeAlias = Generator[Step | Tell[T], Any, None]
+Emitting: TypeAlias = Generator[Step | Emit[T], Any, None]
 
 
 def relayed(
-    call: Generator[Step | Tell[Any], Any, T],
-    instead: Callable[[Step | Tell[Any]], Generator[Step | Tell[Any], Any, Any]],
-) -> Generator[Step | Tell[Any], Any, T]:
-    """The call, with what `instead` makes of each of its steps in the step's place."""
+    call: Generator[Step | Emit[Any], Any, T],
+    instead: Callable[[Step | Emit[Any]], Generator[Step | Emit[Any], Any, Any]],
+) -> Generator[Step | Emit[Any], Any, T]:
+    """Run the call with each of its steps replaced by what `instead` returns for it."""
     outcome: Any = None
     error: Exception | None = None
     try:
@@ -114,24 +114,24 @@ def relayed(
         call.close()
 
 
-class Course(Generic[T]):
-    """A call on its way: which `step` is next (None at the end), and the `result` then."""
+class Running(Generic[T]):
+    """A running call: the next `step` (None at the end), and then the `result`."""
 
-    def __init__(self, call: Generator[Step | Tell[Any], Any, T]) -> None:
+    def __init__(self, call: Generator[Step | Emit[Any], Any, T]) -> None:
         self._call = call
         self.result: T | None = None
-        self.step: Step | Tell[Any] | None = None
+        self.step: Step | Emit[Any] | None = None
         self.took(None)
 
     def took(self, outcome: Any) -> None:
-        """The step was done, and this came of it."""
+        """Continue the call with the step's result."""
         try:
             self.step = self._call.send(outcome)
         except StopIteration as end:
             self.step, self.result = None, end.value
 
     def failed(self, error: Exception) -> None:
-        """The step failed; raises what the call makes of that, unless it has an answer to it."""
+        """Continue the call with the step's error. Raises what the call raises, unless it handles the error."""
         try:
             self.step = self._call.throw(error)
         except StopIteration as end:

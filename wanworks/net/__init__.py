@@ -1,1 +1,1 @@
-"""Addresses and the proxies that the environment names. The server uses it as the client does; it knows neither."""
+"""Addresses, URLs, and the environment's proxies. Used by server and client; must not depend on either."""

@@ -1,6 +1,6 @@
-"""Hosts as URLs write them: which IP address one spells, whether it is this host, and whether the internet reaches it.
+"""Hosts in URLs: the IP address that one spells, whether it is this host, and whether it is public.
 
-Nothing here asks a resolver. A name is judged only where everybody knows what it stands for.
+Nothing here uses a resolver. Only names with a fixed meaning are classified.
 """
 
 import ipaddress
@@ -9,18 +9,18 @@ import socket
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# What inet_aton takes, and with it getaddrinfo: one to four parts, each decimal, octal (0177) or hexadecimal (0x7f).
+# What inet_aton and getaddrinfo accept: one to four parts, each decimal, octal (0177) or hexadecimal (0x7f).
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _LOCAL_NAMES = frozenset(
     {"localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback", "ipv6-localhost", "ipv6-loopback"}
 )
-# The cloud providers' metadata servers, which stand for 169.254.169.254 in every network of theirs.
+# The cloud providers' metadata servers, which are 169.254.169.254 in each of their networks.
 _METADATA_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data", "instance-data.ec2.internal"})
 
 
 def literal(host: str) -> Address | None:
-    """The address that a host spells, in any spelling that a resolver takes for one; None for a name."""
+    """Return the address that a host spells, in any spelling that resolvers accept; None for a name."""
     text = host.strip("[]").removesuffix(".").partition("%")[0]
     try:
         return ipaddress.ip_address(text)
@@ -35,7 +35,7 @@ def literal(host: str) -> Address | None:
 
 
 def plain(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for, where it stands for one."""
+    """Return the IPv4 address that an IPv6 address embeds, or the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped
@@ -47,12 +47,12 @@ def plain(address: Address) -> Address:
 
 
 def is_public(address: Address) -> bool:
-    """Whether it is an address of the internet. Takes a `plain` one."""
+    """Return whether an address is public. Takes a `plain` one."""
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this host reaches what listens there, or is meant by that name."""
+    """Return whether a host is loopback, by address or name."""
     name = host.strip("[]").removesuffix(".").lower()
     if name in _LOCAL_NAMES or name.endswith((".localhost", ".localdomain")):
         return True
@@ -61,7 +61,7 @@ def is_loopback(host: str) -> bool:
 
 
 def known(host: str) -> tuple[Address, ...]:
-    """What a name stands for wherever it is asked for; empty for all other names."""
+    """Return the addresses of a name with a fixed meaning; empty for other names."""
     name = host.strip("[]").removesuffix(".").lower()
     if name in _METADATA_NAMES:
         return (ipaddress.IPv4Address("169.254.169.254"),)
@@ -71,7 +71,7 @@ def known(host: str) -> tuple[Address, ...]:
 
 
 def is_this_host(host: str) -> bool:
-    """Whether a URL's host is this machine: loopback, one of its own addresses, or its own name."""
+    """Return whether a URL's host is this machine: loopback, one of its own addresses, or its own name."""
     if is_loopback(host):
         return True
     name = host.strip("[]").removesuffix(".").lower()
@@ -87,7 +87,7 @@ def is_this_host(host: str) -> bool:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((str(address), 0))  # the kernel binds to this machine's own addresses alone
+            probe.bind((str(address), 0))  # the kernel binds only to this machine's own addresses
             return True
     except OSError:
         return False

@@ -2,7 +2,7 @@
 
 
 def within(path: str, public_path: str) -> str | None:
-    """The path as the API knows it, where it lies under the public one; None where it does not."""
+    """Return the API's path for a path below the public one; None if it is not below it."""
     if path == public_path:
         return "/"
     return path[len(public_path) :] if path.startswith(f"{public_path}/") else None

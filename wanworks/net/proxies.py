@@ -1,7 +1,7 @@
-"""The proxies that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY), and who goes through them.
+"""The environment's proxies (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY), and which requests use them.
 
-Nothing that goes to this host itself uses one, whatever NO_PROXY says. No message here holds a proxy's address, since
-that may hold a password.
+Requests to this host itself never use one, whatever NO_PROXY contains. Messages never contain a proxy's address, which
+may include a password.
 """
 
 import ipaddress
@@ -24,7 +24,7 @@ _ALLOWED = "http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy that a request to that URL goes through, as SCHEME://[USER:PASSWORD@]HOST[:PORT]; None: none.
+    """Return the proxy of a request to that URL, as SCHEME://[USER:PASSWORD@]HOST[:PORT], or None.
 
     Raises ConfigurationError naming the variable whose value cannot be read, never the value.
     """
@@ -32,7 +32,7 @@ def proxy_for(url: str) -> str | None:
     host = parts.hostname or ""
     if not host or addresses.is_this_host(host):
         return None
-    named = getproxies_environment()  # lower case before upper case, an empty one takes back, none of CGI's HTTP_PROXY
+    named = getproxies_environment()  # lower case before upper case; an empty one unsets; ignores CGI's HTTP_PROXY
     name = parts.scheme if parts.scheme in named else "all"
     if name not in named or _is_excepted(parts, named.get("no", "")):
         return None
@@ -40,7 +40,7 @@ def proxy_for(url: str) -> str | None:
 
 
 def variable_for(url: str) -> str | None:
-    """The name of the variable whose proxy a request to that URL goes through; None: it goes straight."""
+    """Return the name of the variable whose proxy a request to that URL uses; None without a proxy."""
     try:
         if proxy_for(url) is None:
             return None
@@ -51,7 +51,7 @@ def variable_for(url: str) -> str | None:
 
 
 def http_proxy_for(url: str, what: str) -> str | None:
-    """As `proxy_for`, for a client that speaks to HTTP proxies alone. Raises ConfigurationError for a SOCKS proxy."""
+    """Like `proxy_for`, for a client that supports only HTTP proxies. Raises ConfigurationError for a SOCKS proxy."""
     proxy = proxy_for(url)
     if proxy is not None and proxy.startswith("socks"):
         raise ConfigurationError(
@@ -62,7 +62,7 @@ def http_proxy_for(url: str, what: str) -> str | None:
 
 
 def complaints() -> list[str]:
-    """A sentence for each variable that cannot be read; what it is for fails, and nothing else does."""
+    """Return a sentence for each invalid variable; only the requests that use it fail."""
     named = getproxies_environment()
     found = []
     for name in ("http", "https", "all"):
@@ -72,7 +72,7 @@ def complaints() -> list[str]:
             except ConfigurationError as error:
                 found.append(error.message)
     found += [
-        f"{_variable('no')}: {entry!r} is neither a host, a domain, an address nor a network; it is passed over"
+        f"{_variable('no')}: {entry!r} is neither a host, a domain, an address nor a network; it is ignored"
         for entry in _entries(named.get("no", ""))
         if _Exception.of(entry) is None
     ]
@@ -83,14 +83,14 @@ Route = TypeVar("Route")
 
 
 class Routes(Generic[Route]):
-    """One transport for each proxy, and one that goes straight; each is made when it is first needed."""
+    """One transport per proxy, and one for direct connections; each is created when it is first needed."""
 
     def __init__(self, make: Callable[[str | None], Route]) -> None:
         self._make = make
         self._made: dict[str | None, Route] = {}
 
     def to(self, url: str) -> Route:
-        """Raises ConfigurationError as `proxy_for` does."""
+        """Return the transport for a URL. Raises ConfigurationError as `proxy_for` does."""
         proxy = proxy_for(url)
         route = self._made.get(proxy)
         if route is None:
@@ -102,7 +102,7 @@ class Routes(Generic[Route]):
 
 
 class Transport(httpx.BaseTransport):
-    """Sends each request straight or through the environment's proxy, as `proxy_for` says."""
+    """Sends each request directly or through the environment's proxy, as `proxy_for` decides."""
 
     def __init__(self) -> None:
         self._routes = Routes(lambda proxy: httpx.HTTPTransport(proxy=proxy))
@@ -116,7 +116,7 @@ class Transport(httpx.BaseTransport):
 
 
 class AsyncTransport(httpx.AsyncBaseTransport):
-    """As `Transport`, for asyncio and trio."""
+    """Like `Transport`, for asyncio and trio."""
 
     def __init__(self) -> None:
         self._routes = Routes(lambda proxy: httpx.AsyncHTTPTransport(proxy=proxy))
@@ -139,7 +139,7 @@ class _Exception:
 
     @classmethod
     def of(cls, entry: str) -> "_Exception | None":
-        """None for what cannot be read."""
+        """Return the parsed entry; None if it is invalid."""
         text, port = entry.lower(), None
         if found := re.fullmatch(r"(\[[^\]]*\]|[^:]*):([0-9]{1,5})", text):
             text, port = found[1], int(found[2])
@@ -180,23 +180,23 @@ def _is_excepted(parts: SplitResult, no_proxy: str) -> bool:
 
 
 def _variable(name: str) -> str:
-    """As it stands in the environment: the lower-case one is the one that counts where both are set."""
+    """Return the variable's name as set; if both cases are set, the lower-case one counts."""
     lower = f"{name}_proxy"
     return lower if lower in os.environ else lower.upper()
 
 
 def _readable(variable: str, value: str) -> str:
-    """The proxy in one spelling. Raises ConfigurationError."""
+    """Return the proxy in normalised form. Raises ConfigurationError."""
     text = value.strip()
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         kind, host, port = _KINDS.get(parts.scheme.lower()), parts.hostname, parts.port
     except ValueError:
-        raise ConfigurationError(f"{variable}: is no proxy's address; write {_ALLOWED}") from None
+        raise ConfigurationError(f"{variable}: is not a valid proxy address; use {_ALLOWED}") from None
     if any(ord(letter) <= 32 or ord(letter) == 127 for letter in text) or not host or port == 0:
-        raise ConfigurationError(f"{variable}: is no proxy's address; write {_ALLOWED}")
+        raise ConfigurationError(f"{variable}: is not a valid proxy address; use {_ALLOWED}")
     if kind is None:
-        raise ConfigurationError(f"{variable}: {parts.scheme[:20]}:// is no kind of proxy; write {_ALLOWED}")
+        raise ConfigurationError(f"{variable}: {parts.scheme[:20]}:// is not a supported kind of proxy; use {_ALLOWED}")
     login, at, _ = parts.netloc.rpartition("@")
     place = f"[{host}]" if ":" in host else host
     return f"{kind}://{login}{at}{place}{f':{port}' if port is not None else ''}"

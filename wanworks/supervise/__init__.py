@@ -1,1 +1,1 @@
-"""`wanworks up`: the processes of one host, started, watched and stopped. It never knows what they do."""
+"""`wanworks up`: start, supervise and stop the processes of one host. It must not depend on what they do."""

@@ -1,6 +1,6 @@
-"""One child process: born in its own session, and gone when its parent is gone, however the parent ends.
+"""One child process: it starts in its own session, and ends when its parent ends, however that happens.
 
-Knows nothing of restarts or of what the child does. Linux only: the promise rests on PDEATHSIG and /proc.
+This module must not depend on restarts or on what the child does. Linux only: it uses PDEATHSIG and /proc.
 """
 
 import errno
@@ -15,7 +15,7 @@ from pathlib import Path
 
 _LAUNCHER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("exec_child.py")))
 
-LOG_LIMIT_BYTES = 10 * 1000 * 1000  # a longer log is set aside, once, as NAME.log.1 when its process starts
+LOG_LIMIT_BYTES = 10 * 1000 * 1000  # a longer log is renamed to NAME.log.1 when its process starts
 
 
 def spawn(
@@ -27,7 +27,7 @@ def spawn(
     stdout: int | None = None,
     death_signal: signal.Signals = signal.SIGKILL,
 ) -> subprocess.Popen[bytes]:
-    """Start `argv` in a session of its own, its output appended to `log`.
+    """Start `argv` in its own session, with its output appended to `log`.
 
     The kernel sends it `death_signal` when the *thread* that called this ends, so call it from the main thread.
     Raises OSError where it cannot be started.
@@ -42,7 +42,7 @@ def spawn(
 
 
 def session_members(session: int) -> list[int]:
-    """Process ids of everything alive in that session (the id of the child that founded it)."""
+    """Return the pids of all live processes in a session, given by the pid of the child that created it."""
     members = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
@@ -54,14 +54,14 @@ def session_members(session: int) -> list[int]:
 
 
 def kill_session(session: int) -> None:
-    """SIGKILL whatever still lives in a session that we founded."""
+    """Send SIGKILL to all live processes in a session that we created."""
     for pid in session_members(session):
         with suppress(ProcessLookupError):  # it ended by itself in between
             os.kill(pid, signal.SIGKILL)
 
 
 def started_ticks(pid: int) -> int | None:
-    """When that process started, in clock ticks since boot: with the pid, a name that is never used twice.
+    """Return when a process started, in clock ticks since boot; with the pid it identifies a process uniquely.
 
     None where there is no such process.
     """
@@ -70,7 +70,7 @@ def started_ticks(pid: int) -> int | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/PID/stat from the third (the state) on; the second, the name, may hold spaces."""
+    """Return the fields of /proc/PID/stat from the third (the state) on; the second, the name, may contain spaces."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):

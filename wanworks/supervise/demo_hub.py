@@ -1,4 +1,4 @@
-"""The demo's own hub: makes the tiny random-weight models if they are not there, then becomes the hub that serves them.
+"""The demo's own hub: creates the tiny random-weight models if they are missing, then serves them.
 
 python -m wanworks.supervise.demo_hub ROOT PORT
 """

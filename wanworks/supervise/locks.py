@@ -1,6 +1,6 @@
-"""Locks that forbid doubles: one `up` per home, one of each process per home, one worker per device.
+"""Locks against duplicates: one `up` per home, one of each process per home, one worker per device.
 
-They are flocks, so the kernel lets go of them with the process that holds them, however it ends.
+They are flocks, so the kernel releases them when their process ends, however it ends.
 """
 
 import errno
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from wanworks.errors import AlreadyRunning
 
-# Not TMPDIR, which differs between users: a device is locked for the whole host.
+# Not in TMPDIR, which differs between users, because a device is locked for the whole host.
 _HOST_FOLDER = Path("/tmp")
 
 
 def hold_home(home: Path, name: str, *, across_exec: bool = False) -> int:
-    """Lock `name` (``up``, or a process's name) on this home; the lock lives as long as the returned descriptor.
+    """Lock `name` (``up``, or a process's name) on this home; held while the returned descriptor is open.
 
     Raises AlreadyRunning.
     """
@@ -28,7 +28,7 @@ def hold_home(home: Path, name: str, *, across_exec: bool = False) -> int:
 
 
 def hold_device(key: str, what: str) -> int:
-    """Lock one device for the host. `key` is a GPU's UUID, or whatever else makes the device one of its kind.
+    """Lock one device for the host. `key` is a GPU's UUID, or another unique name of the device.
 
     Raises AlreadyRunning.
     """
@@ -49,7 +49,7 @@ def _hold(path: Path, refusal: str) -> int:
 
 
 def _open(path: Path) -> int:
-    """Read-only where it exists: another user's file in a sticky folder may be locked, but not opened for writing."""
+    """Open read-only if the file exists: another user's file in a sticky folder can be locked, but not written."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(path, flags)

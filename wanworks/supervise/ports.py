@@ -1,15 +1,15 @@
-"""Free ports on this host."""
+"""Find free ports on this host."""
 
 import random
 import socket
 
-# Below the range that the kernel hands to outgoing connections (from 32768 on): a port that is free now, and is taken
-# again after a restart, must not be lent to some client in between.
+# Below the kernel's range for outgoing connections (from 32768 on): a port that is chosen now must still be available
+# after a restart.
 _LOWEST, _HIGHEST = 20000, 32000
 
 
 def free_port(host: str, keep: int | None = None) -> int:
-    """A port that nobody listens on; `keep` is taken where it is free."""
+    """Return a free port; `keep` if it is free."""
     candidates = [keep] if keep else []
     candidates += random.sample(range(_LOWEST, _HIGHEST), 200)
     return next(port for port in candidates if is_free(host, port))
@@ -18,7 +18,7 @@ def free_port(host: str, keep: int | None = None) -> int:
 def is_free(host: str, port: int) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do: TIME_WAIT is no obstacle
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # like the servers: ignores TIME_WAIT
         try:
             probe.bind((host, port))
         except OSError:

@@ -1,6 +1,6 @@
-"""Tells the installation what this supervisor runs, so that a crash loop on any node can raise an alert.
+"""Report this supervisor's processes to the database, so that a crash loop on any node can open an alert.
 
-Beside the supervisor, in a thread of its own: a database that is away must never hold up a restart.
+It uses a separate thread, because an unavailable database must never delay a restart.
 """
 
 import logging
@@ -36,7 +36,7 @@ class ProcessReports:
         self._due.set()
 
     def stop(self) -> None:
-        """Says that nothing runs here any more, and does not wait long for it."""
+        """Report that no process runs here any more; wait only briefly."""
         self._ended = True
         self._processes = ()
         self._due.set()
@@ -61,9 +61,9 @@ class ProcessReports:
             try:
                 nodes.report_processes(self._database, self._node, set(self._names), rows)
             except (Unavailable, StoreFull):
-                self._due.wait(1.0)  # the rows grow old, which says as much; it is tried again
-            except Exception:  # the supervisor must not go unheard of for the rest of its life
-                log.exception("what runs here could not be reported; it is tried again")
+                self._due.wait(1.0)  # retried; meanwhile the rows' age shows the failure
+            except Exception:  # the thread must continue to report
+                log.exception("the processes could not be reported; retrying")
                 self._due.wait(1.0)
             if ended:
                 self._database.close()

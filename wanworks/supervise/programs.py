@@ -1,6 +1,6 @@
-"""Which processes make up an installation and how each is started: the one table of them.
+"""The table of an installation's processes, and how each is started.
 
-Everything goes to a process through its environment. Nothing secret is on a command line, since those are public.
+All settings are passed in the environment. Command lines contain no secrets, because every user can read them.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from wanworks.errors import ConfigurationError
 from wanworks.supervise.embedded_redis import EmbeddedRedis, answers, private_password
 from wanworks.supervise.supervisor import Program
 
-# As `--only` names them; a `gpu` process is one of gpu-0, gpu-1, ...
+# Names for `--only`; a `gpu` process is one of gpu-0, gpu-1, ...
 KINDS = ("web", "gpu", "io", "dispatcher", "beat", "flower", "hub", "redis")
 
 _MODULES = {
@@ -32,23 +32,23 @@ _MODULES = {
     "beat": ("-m", "scheduler.app"),
     "flower": ("-m", "celery", "-A", "scheduler.app", "flower"),
 }
-# What huggingface_hub reads by itself and we do not: logins, another hub, waits, debug output. A wait that cannot be
-# read ends the process at the import of the library. docs/compatibility.md has the whole table.
+# Variables that huggingface_hub reads and wanworks does not pass on: logins, another hub, timeouts, debug output. An
+# invalid timeout ends the process when it imports the library. docs/compatibility.md has the whole table.
 _NOT_PASSED_ON = frozenset(
     {
         "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "HUGGINGFACE_CO_STAGING", "HF_DEBUG",
         "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ENABLE_HF_TRANSFER", "HF_HUB_USER_AGENT_ORIGIN",
     }
 )  # fmt: skip
-# Workers first, so that they hand their jobs back while all else still runs, and the dispatcher with them, so that it
-# rings no more bells; Redis last, so that nothing that is said on the way out is lost.
+# Workers stop first, so that they return their jobs while everything else still runs, together with the dispatcher, so
+# that it sends no more messages; Redis stops last, so that no message is lost during the shutdown.
 _STOP_TURNS = {"gpu": 0, "io": 0, "dispatcher": 0, "redis": 2}
 _OTHER_STOP_TURN = 1
 
 
 @dataclass(frozen=True)
 class NodeDevice:
-    """One device, as `python -m workers.devices.discovery` tells of it."""
+    """One device, as reported by `python -m workers.devices.discovery`."""
 
     kind: str
     index: int
@@ -64,12 +64,12 @@ class NodeDevice:
         return f"{self.kind}:{self.index}"
 
     def lock_key(self, settings: Settings) -> str:
-        """A GPU is one of its kind in the world; a CPU device is, for its node in its installation."""
+        """Return the lock's name: unique worldwide for a GPU, unique for its node and installation for a CPU device."""
         return self.uuid or f"{settings.database}\n{settings.node}\n{self.label}"
 
 
 def start_listing_devices(settings: Settings) -> "subprocess.Popen[str]":
-    """Ask for the devices in a process of its own; the answer is for `listed_devices`."""
+    """Start listing the devices in a separate process; pass the result to `listed_devices`."""
     return subprocess.Popen(
         [sys.executable, "-m", "workers.devices.discovery", settings.devices],
         env=environment(settings),
@@ -82,7 +82,7 @@ def start_listing_devices(settings: Settings) -> "subprocess.Popen[str]":
 
 
 def listed_devices(listing: "subprocess.Popen[str]") -> tuple[NodeDevice, ...]:
-    """Raises ConfigurationError where `--devices` cannot be honoured."""
+    """Return the devices. Raises ConfigurationError if `--devices` names a device that does not exist."""
     try:
         output, complaint = listing.communicate(timeout=60)
     except subprocess.TimeoutExpired:
@@ -101,7 +101,7 @@ def listed_devices(listing: "subprocess.Popen[str]") -> tuple[NodeDevice, ...]:
 def programs(
     settings: Settings, kinds: Sequence[str], devices: Sequence[NodeDevice], redis: EmbeddedRedis | None
 ) -> list[Program]:
-    """What `up` runs, in the order that `status` shows. `settings` hold the ports and the Redis URL already."""
+    """Return the programs of `up`, in the order of `status`. `settings` must have the ports and the Redis URL."""
     chosen: list[Program] = []
     for kind in KINDS:
         if kind not in kinds:
@@ -119,22 +119,22 @@ def programs(
 
 
 def threads_per_cpu_device(devices: Sequence[NodeDevice]) -> int:
-    """The cores that this process may use, shared out among the CPU devices."""
+    """Return the threads per CPU device: the cores of this process, divided among the devices."""
     count = sum(1 for device in devices if device.kind == "cpu")
     return max(1, len(os.sched_getaffinity(0)) // max(1, count))
 
 
 def command(kind: str) -> tuple[str, ...]:
-    """The command line of one process; all the rest is in its environment."""
+    """Return the command line of one process; everything else is in its environment."""
     return (sys.executable, *_MODULES[kind])
 
 
 def environment(
     settings: Settings, kind: str = "", device: NodeDevice | None = None, environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """What a process finds in its environment: ours, every setting, and what its kind needs besides."""
+    """Return a process's environment: the inherited one, every setting, and the variables of its kind."""
     result = {**inherited(environ), **_settings_environment(settings)}
-    # All that the file said is among them: a file that changes meanwhile must not reach some processes and not others.
+    # They include the file's values: a file that changes meanwhile must not affect only some processes.
     result.pop(config_file.VARIABLE, None)
     if device is not None:
         result["WANWORKS_DEVICE"] = device.label
@@ -148,11 +148,11 @@ def environment(
 
 
 def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What any Python process of ours takes over from the environment, whatever the locale there."""
+    """Return the environment that every Python process of ours inherits, independently of the locale."""
     return {
         **{name: value for name, value in environ.items() if name not in _NOT_PASSED_ON},
         "PYTHONUNBUFFERED": "1",
-        # A process must not take its modules from whatever folder somebody happened to stand in.
+        # A process must not import modules from the current directory.
         "PYTHONSAFEPATH": "1",
         "PYTHONUTF8": "1",
         "PYTHONIOENCODING": "utf-8:backslashreplace",
@@ -160,7 +160,7 @@ def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def flower_password(settings: Settings) -> str:
-    """The one that is set, else the one that was made once into the home.
+    """Return the configured password, else the one generated in the home.
 
     Raises ConfigurationError for one that Flower would misread: it splits at commas and compares bytes.
     """
@@ -180,7 +180,7 @@ def _program(settings: Settings, kind: str, device: NodeDevice | None = None, th
     name = device.name if device else kind
     env = environment(settings, kind, device)
     if device is not None and device.kind == "cpu":
-        # Set but empty, OpenMP would take every core in each of the workers.
+        # If it is set but empty, OpenMP would use every core in each of the workers.
         env["OMP_NUM_THREADS"] = env.get("OMP_NUM_THREADS", "").strip() or str(threads)
     return Program(
         name=name,
@@ -194,7 +194,7 @@ def _program(settings: Settings, kind: str, device: NodeDevice | None = None, th
 
 
 def _hub_program(settings: Settings) -> Program:
-    """The demo's own hub, on the port that the settings' hub URL names."""
+    """Return the program of the demo's own hub, on the port in the hub URL."""
     port = str(urlsplit(settings.hub_url).port)
     return Program(
         name="hub",
@@ -232,22 +232,22 @@ def _settings_environment(settings: Settings) -> dict[str, str]:
 
 
 def _flower_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """Flower reads FLOWER_*; what an operator has set there stays, but for the password and the address."""
+    """Return Flower's FLOWER_* variables. The operator's own are kept, except the password and the address."""
     password = flower_password(settings)
     wanted = {
         "FLOWER_PERSISTENT": "true",
         "FLOWER_DB": str(settings.home / "flower-state"),
-        "FLOWER_STATE_SAVE_INTERVAL": "5000",  # milliseconds: what a `kill -9` may cost
+        "FLOWER_STATE_SAVE_INTERVAL": "5000",  # milliseconds of state that a `kill -9` may lose
         "FLOWER_MAX_TASKS": "20000",
         "FLOWER_TASKS_COLUMNS": "name,uuid,state,args,received,runtime,worker",
-        # the same after a restart, so that an open page goes on working
+        # stable over a restart, so that an open page keeps working
         "FLOWER_COOKIE_SECRET": hashlib.sha256(f"cookie {password}".encode()).hexdigest(),
     }
     return {
         **{name: value for name, value in wanted.items() if name not in environ},
         "FLOWER_BASIC_AUTH": f"{settings.flower_user}:{password}",
         "FLOWER_ADDRESS": settings.flower_host,
-        # The API passes it on from under that path, and its pages name their own links.
+        # The API serves it under that path, and its pages contain absolute links.
         "FLOWER_URL_PREFIX": f"{settings.public_path}/flower".strip("/"),
         "FLOWER_PORT": str(settings.flower_port),
     }

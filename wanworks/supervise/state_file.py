@@ -1,4 +1,4 @@
-"""`home/run/state.json`: what `up` tells `wanworks status` and the other commands. Mode 0600, since it holds URLs."""
+"""`home/run/state.json`, which `up` writes for `status` and other commands. Mode 0600: it contains passwords."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from wanworks.supervise.supervisor import ProcessState, ProcessStatus
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the parts of this installation are found; None for a part that is not started here."""
+    """The addresses of this installation's parts; None for a part that is not started here."""
 
     api_url: str | None
     redis_url: str
@@ -30,7 +30,7 @@ def state_file(home: Path) -> Path:
 def write_state(
     home: Path, node: str, pid: int, addresses: Addresses, processes: Sequence[ProcessStatus], ready: bool
 ) -> None:
-    """Raises OSError."""
+    """Write the state. Raises OSError."""
     state = {
         "home": str(home),
         "node": node,
@@ -53,7 +53,7 @@ def write_state(
 
 
 def read_state(home: Path) -> dict[str, Any] | None:
-    """What the last `up` on this home wrote, with `running` added; None where there was none.
+    """Return the state written by the last `up` on this home, with `running` added; None without one.
 
     Where that `up` is gone without a farewell (`kill -9`), its processes are gone too and are shown as stopped.
     """

@@ -1,7 +1,7 @@
-"""The one class that starts, restarts and stops processes. It does not know what they do.
+"""Start, restart and stop processes. This module must not depend on what they do.
 
-One thread, one loop: signals are blocked and waited for, so that a death, a Ctrl-C and a timer are the same kind of
-event, and so that every child is started by the main thread (see `wanworks.supervise.child`).
+One thread with one loop: signals are blocked and awaited, so that deaths, Ctrl-C and timers are handled alike, and
+so that the main thread starts every child (see `wanworks.supervise.child`).
 """
 
 import signal
@@ -17,32 +17,34 @@ from pathlib import Path
 from wanworks.supervise.child import kill_session, session_members, spawn
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-_FAILED_STARTS = 2  # running, before a program is repaired
-_POLL_SECONDS = 0.1  # while something is awaited that sends no signal: a port, a settled start
+_FAILED_STARTS = 2  # in succession, before a program is repaired
+_POLL_SECONDS = 0.1  # while waiting for something that sends no signal: a port, a settled start
 
 
 class ProcessState(StrEnum):
     STARTING = "starting"  # alive for less than a second
     RUNNING = "running"
-    BACKOFF = "backoff"  # died, and waits to be started again
-    CRASH_LOOP = "crash_loop"  # died too often: one try a minute, until one lives for a minute
+    BACKOFF = "backoff"  # died; waiting for the next start
+    CRASH_LOOP = "crash_loop"  # died too often: one try per minute, until one lives for a minute
     STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run and how to treat it."""
+    """A process to run, and how to supervise it."""
 
     name: str
     argv: tuple[str, ...]
     env: dict[str, str] = field(repr=False)
     cwd: Path
     log: Path
-    stop_turn: int  # 0 is stopped first; a turn begins when the one before it has ended
-    start_turn: int = 0  # 0 is started first; a turn begins when those before it answer
+    stop_turn: int  # 0 is stopped first; a group stops when the one before it has ended
+    start_turn: int = 0  # 0 is started first; a group starts when those before it answer
     prepare: Callable[[], None] | None = None  # run before every start; may raise OSError
-    repair: Callable[[], str | None] | None = None  # run when it fails to start twice running; says what it did
-    answers: Callable[[], bool] | None = None  # asked before the next turn starts
+    repair: Callable[[], str | None] | None = (
+        None  # called after two failed starts in succession; returns a description
+    )
+    answers: Callable[[], bool] | None = None  # checked before the next group starts
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class ProcessStatus:
     pid: int | None
     state: ProcessState
     restarts: int
-    since: datetime  # when it came into this state, UTC
+    since: datetime  # when it entered this state, UTC
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,12 @@ class Policy:
 
     first_wait: float = 0.2  # before the first restart; doubles with every death within `window`
     longest_wait: float = 10.0
-    deaths: int = 5  # so many within `window` are a crash loop
+    deaths: int = 5  # this many within `window` are a crash loop
     window: float = 60.0
     loop_wait: float = 60.0  # between tries in a crash loop
-    settle: float = 1.0  # alive for so long, a process counts as running
-    answer_limit: float = 10.0  # a start turn that does not answer holds up the next one no longer than this
-    stop_limits: tuple[float, ...] = (4.5, 3.0, 1.5)  # per stop turn, then SIGKILL; 9 in all, of 10 promised
+    settle: float = 1.0  # a process alive for this long counts as running
+    answer_limit: float = 10.0  # the longest wait for a start group before the next one
+    stop_limits: tuple[float, ...] = (4.5, 3.0, 1.5)  # per stop group, then SIGKILL; 9 in total, within the promised 10
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Verdict:
 
 
 def judge(deaths: Sequence[float], now: float, looping: bool, policy: Policy) -> Verdict:
-    """How long to wait before the next start. `deaths` are times on the clock of `now`, the newest included."""
+    """Return the wait before the next start. `deaths` are times on the clock of `now`, including the newest."""
     recent = sum(1 for death in deaths if now - death <= policy.window)
     if looping or recent >= policy.deaths:
         return Verdict(policy.loop_wait, True)
@@ -85,7 +87,7 @@ def judge(deaths: Sequence[float], now: float, looping: bool, policy: Policy) ->
 class Supervisor:
     """Keeps `programs` alive from `run()` until SIGINT, SIGTERM or SIGHUP. Call it from the main thread.
 
-    `publish` gets every change of any process's state; `say` gets a line for people about each death.
+    `publish` receives every change of a process's state; `log` receives a line about each death.
     """
 
     def __init__(
@@ -93,20 +95,20 @@ class Supervisor:
         programs: Sequence[Program],
         *,
         publish: Callable[[Sequence[ProcessStatus]], None],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         policy: Policy = Policy(),
     ) -> None:
         self._policy = policy
         self._publish = publish
-        self._say = say
-        self._children = [_Child(program, policy, say) for program in programs]
+        self._log = log
+        self._children = [_Child(program, policy, log) for program in programs]
         self._stopping = False
-        # nohup asks for this; SIGINT counts even where a shell ignores it for its background jobs
+        # as nohup requires; SIGINT applies even if a shell ignores it for background jobs
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._stop_signals = STOP_SIGNALS - {signal.SIGHUP} if ignored else STOP_SIGNALS
 
     def run(self, ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
-        """Start everything, call `on_ready` once when `ready` says so, and return when all has been stopped."""
+        """Start all programs, call `on_ready` once when `ready` returns true, and return when all have stopped."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *self._stop_signals})
         try:
             self._start_in_turns()
@@ -119,7 +121,7 @@ class Supervisor:
         finally:
             self._stop_all()
             while signal.sigtimedwait(self._stop_signals, 0) is not None:
-                pass  # an impatient second Ctrl-C must not strike after the orderly end
+                pass  # a second Ctrl-C must not interrupt the caller after the shutdown
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _start_in_turns(self) -> None:
@@ -132,16 +134,16 @@ class Supervisor:
             while not self._stopping and not all(child.answers() for child in group):
                 if time.monotonic() > deadline:
                     names = ", ".join(child.program.name for child in group if not child.answers())
-                    self._say(f"{names} does not answer after {self._policy.answer_limit:g} s; going on without")
+                    self._log(f"{names} does not answer after {self._policy.answer_limit:g} s; continuing without it")
                     break
                 self._turn(_POLL_SECONDS / 10)
 
     def _turn(self, seconds: float = 60.0) -> None:
-        """Do what is due, tell about it, then sleep until a signal, the next event, or for that long."""
+        """Do what is due, publish changes, then sleep until a signal, the next event, or for that long."""
         now = time.monotonic()
         changed = [child.step(now) for child in self._children]
         if any(changed):
-            self._tell()
+            self._publish_changes()
         wait = max(0.0, min(seconds, self._until_next_event()))
         received = signal.sigtimedwait({signal.SIGCHLD, *self._stop_signals}, wait)
         if received is not None and received.si_signo in self._stop_signals:
@@ -152,7 +154,7 @@ class Supervisor:
         return min((child.next_event(now) for child in self._children), default=60.0)
 
     def _stop_all(self) -> None:
-        """By stop turn: SIGTERM, a limit, then SIGKILL for the process and whatever is left of its session."""
+        """Stop by groups: SIGTERM, a time limit, then SIGKILL for the process and the rest of its session."""
         for child in self._children:
             child.wanted_at = None
         for turn in sorted({child.program.stop_turn for child in self._children}):
@@ -165,33 +167,33 @@ class Supervisor:
                 signal.sigtimedwait({signal.SIGCHLD}, _POLL_SECONDS / 2)
             for child in group:
                 child.bury()
-        self._tell()
+        self._publish_changes()
 
-    def _tell(self) -> None:
+    def _publish_changes(self) -> None:
         try:
             self._publish([child.status for child in self._children])
-        except OSError as error:  # a full disk must not stop the processes that could free it
-            self._say(f"the state file cannot be written: {error.strerror}")
+        except OSError as error:  # a full disk must not stop the processes that could free space
+            self._log(f"the state file cannot be written: {error.strerror}")
 
 
 class _Child:
-    """One program and its present process. `wanted_at` is when to start it, None while it shall not be started."""
+    """One program and its present process. `wanted_at` is when to start it; None to not start it."""
 
-    def __init__(self, program: Program, policy: Policy, say: Callable[[str], None]) -> None:
+    def __init__(self, program: Program, policy: Policy, log: Callable[[str], None]) -> None:
         self.program = program
         self.wanted_at: float | None = None
         self.status = ProcessStatus(program.name, None, ProcessState.STOPPED, 0, datetime.now(UTC))
         self._policy = policy
-        self._say = say
+        self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._deaths: list[float] = []
         self._looping = False
         self._starts = 0
-        self._failed_starts = 0  # one after the other, each ended by the program itself before it counted as running
+        self._failed_starts = 0  # in succession; the program exited itself before it counted as running
 
     def step(self, now: float) -> bool:
-        """Bring this child up to date; True where its status changed."""
+        """Update this child. Return whether its status changed."""
         before = self.status
         if self._process is not None and self._process.poll() is not None:
             code = self._process.returncode
@@ -204,7 +206,7 @@ class _Child:
         return self.status != before
 
     def next_event(self, now: float) -> float:
-        """Seconds until this child needs a look again without a signal."""
+        """Return the seconds until this child must be checked again without a signal."""
         if self._process is None:
             return 60.0 if self.wanted_at is None else self.wanted_at - now
         age = now - self._started_at
@@ -223,10 +225,10 @@ class _Child:
             self._process.terminate()
 
     def bury(self) -> None:
-        """Make sure that nothing of it is left."""
+        """Make sure that no process of it is left."""
         if self._process is not None:
             if self._process.poll() is None:
-                self._say(f"{self.program.name} did not stop in time and was killed")
+                self._log(f"{self.program.name} did not stop in time and was killed")
                 self._process.kill()
             _sweep(self._process.pid)
             self._process.wait()
@@ -250,7 +252,7 @@ class _Child:
         age = now - self._started_at
         if self._looping and age >= self._policy.window:
             self._looping = False
-            self._say(f"{self.program.name} has recovered")
+            self._log(f"{self.program.name} has recovered")
         if not self._looping and age >= self._policy.settle and self.status.state is not ProcessState.RUNNING:
             self._become(ProcessState.RUNNING, self.status.pid)
 
@@ -264,7 +266,7 @@ class _Child:
         self.wanted_at = now + verdict.wait
         self._become(ProcessState.CRASH_LOOP if verdict.crash_loop else ProcessState.BACKOFF, None)
         loop = " (crash loop)" if verdict.crash_loop else ""
-        self._say(f"{self.program.name} {ending}; next start in {verdict.wait:g} s{loop}; see {self.program.log}")
+        self._log(f"{self.program.name} {ending}; next start in {verdict.wait:g} s{loop}; see {self.program.log}")
 
     def _repair(self, *, failed: bool) -> None:
         self._failed_starts = self._failed_starts + 1 if failed else 0
@@ -276,7 +278,7 @@ class _Child:
         except OSError as error:
             done = f"cannot be repaired: {error}"
         if done:
-            self._say(f"{self.program.name} {done}")
+            self._log(f"{self.program.name} {done}")
 
     def _become(self, state: ProcessState, pid: int | None) -> None:
         same = self.status.state is state
@@ -285,7 +287,7 @@ class _Child:
 
 
 def _sweep(session: int) -> None:
-    """Kill what a process left in its session, and wait (2 s at most) until it is gone."""
+    """Kill the remaining processes of a session, and wait (at most 2 s) until they are gone."""
     deadline = time.monotonic() + 2.0
     while session_members(session) and time.monotonic() < deadline:
         kill_session(session)

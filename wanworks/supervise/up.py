@@ -1,6 +1,6 @@
-"""`wanworks up` and the commands of one process each: what has to be true before a process starts, then starting it.
+"""`wanworks up` and the commands of single processes: check and prepare the host, then start the processes.
 
-In order: settings, locks, ports, Redis's address, the devices, the schema, the store's marker, and only then processes.
+In this order: settings, locks, ports, Redis's address, devices, schema, the store's marker, and finally the processes.
 """
 
 import fcntl
@@ -29,21 +29,21 @@ from wanworks.supervise.state_file import Addresses, write_state
 from wanworks.supervise.supervisor import STOP_SIGNALS, ProcessState, ProcessStatus, Supervisor
 
 _READY_COMPLAINT_SECONDS = 60.0
-REDIS_WAIT_SECONDS = 15.0  # for a process that was started on its own, beside a Redis that is just starting
+REDIS_WAIT_SECONDS = 15.0  # for a single process beside a Redis that is just starting
 
 
 def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: float = 0.0) -> None:
     """Supervise this node's processes until SIGINT or SIGTERM.
 
-    `overrides` are settings given as options; `only` names kinds of process, none meaning all; `redis_wait` is for how
-    many seconds to wait for a Redis that another process of this home starts.
+    `overrides` are settings given as options; `only` names kinds of processes (empty: all); `redis_wait` is how many
+    seconds to wait for a Redis that another process of this home starts.
     Raises ConfigurationError, AlreadyRunning, DatabaseUnavailable or StoreMismatch before anything is started.
     """
     settings = _settings(overrides)
     for complaint in proxies.complaints():
-        say(complaint)
+        log(complaint)
     settings, kinds = _with_hub(settings, chosen_kinds(only))
-    alone = [kind for kind in kinds if kind not in ("gpu", "redis")]  # those have locks of their own, below
+    alone = [kind for kind in kinds if kind not in ("gpu", "redis")]  # those have their own locks, below
     locks = [hold_home(settings.home, name) for name in ("up", *alone)]
     settings, redis = _with_redis(_with_ports(settings, kinds), kinds, locks, redis_wait)
     listing = programs.start_listing_devices(settings) if "gpu" in kinds else None
@@ -60,10 +60,9 @@ def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: 
         board.publish(processes)
         reports.publish(processes)
 
-    supervisor = Supervisor(programs.programs(settings, kinds, devices, redis), publish=publish, say=say)
-    # Before the first thread, which inherits it: a signal that the main thread does not wait for at that very moment
-    # goes to any thread that lets it through, and is lost there, or ends the process. It stays so to the end, since one
-    # more Ctrl-C then has nothing to stop.
+    supervisor = Supervisor(programs.programs(settings, kinds, devices, redis), publish=publish, log=log)
+    # Block signals before the first thread, which inherits the mask. Otherwise a signal that arrives while the main
+    # thread is not waiting goes to another thread, where it is lost or ends the process. The mask stays to the end.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *STOP_SIGNALS})
     reports.start()
     try:
@@ -91,9 +90,9 @@ def alone(kind: str, overrides: Mapping[str, Any]) -> None:
 
 
 def bring_up_to_date(settings: Settings, *, create_store: bool) -> None:
-    """The schema at its newest and the store's marker seen.
+    """Migrate the schema and check the store's marker.
 
-    Raises DatabaseUnavailable, StoreUnavailable, StoreMismatch; ConfigurationError where a bucket refuses us.
+    Raises DatabaseUnavailable, StoreUnavailable, StoreMismatch; ConfigurationError if a bucket refuses access.
     """
     from shared.cluster.nodes import agreed
     from shared.database.engine import Database, migrate
@@ -101,7 +100,7 @@ def bring_up_to_date(settings: Settings, *, create_store: bool) -> None:
 
     lock = os.open(settings.home / "run" / "migrate.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # processes of one home, started at once, take their turns
+        fcntl.flock(lock, fcntl.LOCK_EX)  # processes of one home that start at once wait for each other
         migrate(settings.database)
         database = Database(settings.database)
         try:
@@ -113,7 +112,7 @@ def bring_up_to_date(settings: Settings, *, create_store: bool) -> None:
 
 
 def check_guarded(settings: Settings, kinds: Collection[str]) -> None:
-    """Raises ConfigurationError where the API would listen to a network and there is no key that lets anybody in."""
+    """Raise ConfigurationError if the API would listen on a network and there is no API key."""
     from shared.access.keys import any_good
     from shared.database.engine import Database
 
@@ -126,27 +125,27 @@ def check_guarded(settings: Settings, kinds: Collection[str]) -> None:
     finally:
         database.close()
     raise ConfigurationError(
-        f"WANWORKS_HOST: {settings.host} can be reached from other hosts, and there is no API key yet; make one first: "
+        f"WANWORKS_HOST: {settings.host} is reachable from other hosts, but there is no API key yet; create one first: "
         "wanworks keys create NAME --scope admin"
     )
 
 
 def chosen_kinds(only: Collection[str]) -> tuple[str, ...]:
-    """The kinds of process to run. Raises ConfigurationError for one that is none."""
+    """Return the kinds of processes to run. Raises ConfigurationError for an unknown one."""
     unknown = sorted(set(only) - set(programs.KINDS))
     if unknown:
-        raise ConfigurationError(f"--only: {unknown[0]!r} is none of {', '.join(programs.KINDS)}")
+        raise ConfigurationError(f"--only: {unknown[0]!r} is not one of {', '.join(programs.KINDS)}")
     return tuple(kind for kind in programs.KINDS if not only or kind in only)
 
 
-def say(line: str) -> None:
-    """A line for people, on stderr."""
-    with suppress(OSError):  # a terminal that has gone away must not stop what was started from it
+def log(line: str) -> None:
+    """Print a line on stderr."""
+    with suppress(OSError):  # a closed terminal must not stop the stack that was started from it
         print(f"wanworks: {line}", file=sys.stderr, flush=True)
 
 
 class _Board:
-    """What the world is told: the state file, and the line that says that all is ready."""
+    """Publishes the state: the state file, and the line that reports readiness."""
 
     def __init__(self, settings: Settings, kinds: Sequence[str]) -> None:
         self._settings = settings
@@ -170,11 +169,11 @@ class _Board:
         write_state(settings.home, settings.node, os.getpid(), self._addresses, processes, self._ready)
 
     def is_ready(self) -> bool:
-        """Able to take a job; for a node without the API: everything runs."""
+        """Return whether the API accepts jobs; on a node without the API, whether every process runs."""
         reasons = self._missing()
         if reasons and not self._complained and time.monotonic() - self._begun > _READY_COMPLAINT_SECONDS:
             self._complained = True
-            say(
+            log(
                 f"not ready after {_READY_COMPLAINT_SECONDS:g} s: {reasons}; logs are in {self._settings.home / 'logs'}"
             )
         return not reasons
@@ -209,14 +208,14 @@ def _settings(overrides: Mapping[str, Any]) -> Settings:
     settings = load(**overrides)
     if settings.catalogue not in ("default", "demo"):
         settings = load(**{**overrides, "catalogue": str(Path(settings.catalogue).expanduser().absolute())})
-    models.load(settings.catalogue)  # a bad file is refused here, with its line, and not by every process
+    models.load(settings.catalogue)  # refuse an invalid file here, with its line, and not in every process
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     programs.flower_password(settings)
     return settings
 
 
 def _owns_store(settings: Settings, kinds: Collection[str]) -> bool:
-    """Whether to make the store where there is none: with the API, or where the embedded database says one node."""
+    """Return whether to create a missing store: with the API, or with SQLite, which means a single node."""
     return "web" in kinds or settings.database_url is None
 
 
@@ -225,7 +224,7 @@ def _given(settings: Settings) -> dict[str, Any]:
 
 
 def _with_ports(settings: Settings, kinds: Collection[str]) -> Settings:
-    """The settings with real ports in place of 0. Raises AlreadyRunning for a port that is taken."""
+    """Return the settings with free ports instead of 0. Raises AlreadyRunning for a port in use."""
     given = _given(settings)
     for kind, name, option in (("web", "port", "--port"), ("flower", "flower_port", "--flower-port")):
         if kind not in kinds:
@@ -235,12 +234,12 @@ def _with_ports(settings: Settings, kinds: Collection[str]) -> Settings:
         if port == 0:
             given[name] = free_port(host)
         elif not is_free(host, port):
-            raise AlreadyRunning(f"port {port} on {host} is taken; choose another with {option}")
+            raise AlreadyRunning(f"port {port} on {host} is in use; choose another with {option}")
     return load(**given)
 
 
 def _with_hub(settings: Settings, kinds: tuple[str, ...]) -> tuple[Settings, tuple[str, ...]]:
-    """The demo's models come from a hub of its own, unless another is named; nothing else needs one."""
+    """Return the settings with the demo's own hub, if the demo's catalogue is used and no other hub is set."""
     if settings.catalogue != "demo" or "hub_url" in settings.model_fields_set or "web" not in kinds:
         return settings, tuple(kind for kind in kinds if kind != "hub")
     url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
@@ -250,7 +249,7 @@ def _with_hub(settings: Settings, kinds: tuple[str, ...]) -> tuple[Settings, tup
 def _with_redis(
     settings: Settings, kinds: Collection[str], locks: list[int], wait: float
 ) -> tuple[Settings, EmbeddedRedis | None]:
-    """The settings with Redis's URL, and the embedded Redis where it is ours to start; its lock joins `locks`."""
+    """Return the settings with Redis's URL, and the embedded Redis if it starts here; add its lock to `locks`."""
     if settings.redis is not None:
         return settings, None
     if {"redis", "web"} & set(kinds):
@@ -262,7 +261,7 @@ def _with_redis(
         else:
             redis = embedded_redis(settings.home)
             return load(**{**_given(settings), "redis_url": redis.url}), redis
-    # A node of workers alone must not start one: it would be another than the dispatcher's.
+    # A node with workers only must not start one, because the dispatcher would use another.
     return load(**{**_given(settings), "redis_url": _await_redis(settings.home, wait)}), None
 
 
@@ -283,7 +282,7 @@ def _become(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
 
 
 def _reachable(host: str) -> str:
-    """The address to call a server that listens on `host`."""
+    """Return the address to reach a server that listens on `host`."""
     if host in ("0.0.0.0", "::", ""):
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host

@@ -1,1 +1,1 @@
-"""One attempt at a job: claim, heartbeat, end. It never knows which type of job it runs."""
+"""One attempt at a job: claim, heartbeat, end. It must not depend on job types."""

@@ -1,6 +1,6 @@
-"""The heartbeat of a running attempt: a loop that renews the lease and listens for a cancel.
+"""The heartbeat of a running attempt: a loop that renews the lease and checks for a cancel.
 
-It stops renewing once a phase has outlived its limit, so that an attempt which hangs loses its job like one that died.
+It stops renewing once a phase has exceeded its time limit, so an attempt that hangs loses its job like one that died.
 """
 
 import logging
@@ -21,17 +21,17 @@ from shared.states import Phase
 from shared.telemetry.loops import Loop, RepeatedErrors
 from shared.telemetry.metrics import Meters
 
-log = logging.getLogger("wanworks.pulse")
+log = logging.getLogger("wanworks.heartbeat")
 
-# How often Redis is asked between two reports; one round trip each.
+# How often Redis is read between two reports; one round trip each.
 _LISTEN_SECONDS = 0.3
-# How often the row is asked instead while Redis does not answer.
+# How often the row is read instead while Redis does not answer.
 _LISTEN_IN_SQL_SECONDS = 2.0
 _STOPS: dict[str, type[AttemptStopped]] = {PAUSE: Paused, YIELD: Preempted}
 
 
 class Heartbeat:
-    """Lives as long as the attempt: ``with Heartbeat(...) as pulse``."""
+    """Runs as long as the attempt: ``with Heartbeat(...) as heartbeat``."""
 
     def __init__(
         self,
@@ -52,8 +52,8 @@ class Heartbeat:
             Phase.ENCODING: settings.encoding_limit_seconds,
         }
         self.span = span
-        self.percent = 0.0  # how far the attempt has come
-        self.fetched = Fetched(job.bytes_done, job.bytes_total, job.percent)  # likewise, of a download
+        self.percent = 0.0  # progress of the attempt
+        self.fetched = Fetched(job.bytes_done, job.bytes_total, job.percent)  # progress of a download
         self.bandwidth_mbps = job.bandwidth_mbps
         self._phase = Phase.LOADING
         self._moved_at = time.monotonic()
@@ -61,7 +61,7 @@ class Heartbeat:
         self._stop: type[AttemptStopped] | None = None
         self._asked_sql_at = 0.0
         self._errors = RepeatedErrors()
-        self._overdue: tuple[Phase, float] | None = None  # the phase that outlived its limit, and its last headway
+        self._overdue: tuple[Phase, float] | None = None  # the phase over its limit, and when it last progressed
         self._loop = Loop("attempt", _LISTEN_SECONDS, self._listen, meters=meters, first_after_seconds=_LISTEN_SECONDS)
 
     def __enter__(self) -> Self:
@@ -78,7 +78,7 @@ class Heartbeat:
         return self._phase
 
     def moved(self, phase: Phase, percent: float, step: int | None = None) -> None:
-        """The attempt has made headway: the phase's limit counts from here."""
+        """Record progress of the attempt. The phase's time limit counts from here."""
         self._phase = phase
         self.span.enter(phase, step)
         self.percent = percent
@@ -88,7 +88,7 @@ class Heartbeat:
         self._stop = self._stop or Cancelled
 
     def check(self) -> None:
-        """Raises Cancelled, Paused, Preempted or Fenced where the attempt has to stop. Costs nothing."""
+        """Raise Cancelled, Paused, Preempted or Fenced if the attempt must stop. Does no I/O."""
         if self._stop is not None:
             raise self._stop()
 
@@ -123,7 +123,7 @@ class Heartbeat:
             self._stop = self._stop or _STOPS.get(renewal.requested_action)
 
     def _is_overdue(self, now: float) -> bool:
-        """Whether the present phase has outlived its limit; says so once."""
+        """Return whether the present phase has exceeded its limit. Log it once."""
         limit = self._limits.get(self._phase, self._settings.step_limit_seconds)
         if now - self._moved_at <= limit:
             return False
@@ -131,6 +131,9 @@ class Heartbeat:
         if self._overdue != overdue:
             self._overdue = overdue
             log.error(
-                "job %s: %s has outlived its %g s; the lease is not renewed any more", self._job_id, self._phase, limit
+                "job %s: %s has exceeded its limit of %g s; the lease is no longer renewed",
+                self._job_id,
+                self._phase,
+                limit,
             )
         return True

@@ -1,6 +1,6 @@
-"""A job's attempt, from bell to end: claim, run, finish. One pipeline for every job.
+"""One attempt at a job, from its dispatch message to its end: claim, run, finish. The same for every job type.
 
-The attempt's number fences everything. A worker that was given up for dead may go on, but nothing it does counts.
+Every write names the attempt's number. A worker that was presumed dead may continue, but its writes change nothing.
 """
 
 import logging
@@ -40,131 +40,136 @@ from workers.attempts.heartbeat import Heartbeat
 log = logging.getLogger("wanworks.runner")
 
 _RETRY_SECONDS = 1.0
-# A job that could not be stored goes back to the queue, but not to the next device at once.
+# A job that could not be stored returns to the queue, but must not start on the next device at once.
 _STORE_AWAY_SECONDS = 30.0
-# What may be raised while the end is being written without telling whether it was.
+# Errors while writing the end after which it is unknown whether the write succeeded.
 _UNKNOWN_END = (Unavailable, StoreFull, KeyboardInterrupt, SystemExit)
 
 
-class Work(Protocol):
-    """What one type of job does between its claim and its end."""
+class Handler(Protocol):
+    """Carries out one type of job between its claim and its end."""
 
     at_most: int | None
-    """How many of its type may run on a node at once; None where devices set the limit."""
+    """How many jobs of the type may run on a node at once; None if the devices set the limit."""
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
-        """The job's result. Raises JobFailed to fail it, and what `pulse.check` raises."""
+        """Return the job's result. Raise JobFailed to fail the job; raises what `heartbeat.check` raises."""
         ...
 
     def undo(self, job: Job) -> None:
-        """Removes what an attempt that did not succeed has left."""
+        """Remove what an unsuccessful attempt has left."""
         ...
 
     def after(self, job: Job) -> None:
-        """What follows the commit of the job's end. Whatever it raises is logged."""
+        """Do what follows the commit of the job's end. Exceptions are logged."""
         ...
 
 
 class Runner:
-    """Runs jobs one after the other in this process."""
+    """Runs one job after another in this process."""
 
     def __init__(
-        self, settings: Settings, database: Database, claimant: Claimant, works: Mapping[str, Work], meters: Meters
+        self,
+        settings: Settings,
+        database: Database,
+        claimant: Claimant,
+        handlers: Mapping[str, Handler],
+        meters: Meters,
     ) -> None:
         self._settings = settings
         self._database = database
         self._claimant = claimant
-        self._works = works
+        self._handlers = handlers
         self._meters = meters
         self._redis = RestingRedis(settings.redis)
         self._progress = Progress(self._redis)
 
     def run(self, job_type: str, job_id: str) -> bool:
-        """Carries the job to its end. False: the bell was stale and nothing was done.
+        """Run the job to its end. Return False if the dispatch message was stale and nothing was done.
 
-        Raises JobFailed after the row says failed, Cancelled after it says cancelled, and another AttemptStopped where
-        the job goes on elsewhere or later.
+        Raises JobFailed after the row has failed, Cancelled after it is cancelled, and another AttemptStopped if
+        the job continues elsewhere or later.
         """
-        work = self._works[job_type]
-        job = attempts.claim(self._database, job_id, self._claimant, self._settings.lease_seconds, work.at_most)
+        handler = self._handlers[job_type]
+        job = attempts.claim(self._database, job_id, self._claimant, self._settings.lease_seconds, handler.at_most)
         if job is None:
             return False
         if job.dispatched_at is not None and job.claimed_at is not None:
             self._meters.observe(CLAIM_SECONDS, job.type, seconds=max(0.0, job.claimed_at - job.dispatched_at))
         with logs.bound(job_id=job.id, attempt=job.attempt), attempt_span(job) as span:
-            self._carry_out(job, work, span)
+            self._carry_out(job, handler, span)
         return True
 
-    def _carry_out(self, job: Job, work: Work, span: AttemptSpan) -> None:
+    def _carry_out(self, job: Job, handler: Handler, span: AttemptSpan) -> None:
         celery.wake(self._redis)  # the place ahead of this device is free
-        self._tell(job)
+        self._report(job)
         with Heartbeat(self._settings, self._database, self._progress, job, span, self._meters) as heartbeat:
             made = False
             try:
-                result = work.run(job, heartbeat)
+                result = handler.run(job, heartbeat)
                 span.finishing()
                 made = True
                 ended = self._persist(lambda: attempts.succeed(self._database, job.id, job.attempt, result))
             except BaseException as error:
-                # The row may name this attempt as the winner although nobody has confirmed it: then its files stay,
-                # and the sweep removes them where the row does not.
+                # The row may name this attempt as the winner although the commit was not confirmed. Its files then
+                # stay; the sweep removes them if the row does not name it.
                 if not (made and isinstance(error, _UNKNOWN_END)):
-                    work.undo(job)
-                stopped = self._stopped(job, work, error, heartbeat)
+                    handler.undo(job)
+                stopped = self._stopped(job, handler, error, heartbeat)
                 if stopped is error:
                     raise
                 raise stopped from error
-        if ended.status == JobState.CANCELLED:  # it was promised while the last of the work was done
-            work.undo(job)
-            self._after(ended, work, span)
+        if ended.status == JobState.CANCELLED:  # the cancel was accepted while the attempt finished
+            handler.undo(job)
+            self._after(ended, handler, span)
             raise Cancelled()
-        self._after(ended, work, span)
+        self._after(ended, handler, span)
 
-    def _stopped(self, job: Job, work: Work, error: BaseException, heartbeat: Heartbeat) -> BaseException:
-        """Says in the row how the attempt ended; returns what the task raises."""
+    def _stopped(self, job: Job, handler: Handler, error: BaseException, heartbeat: Heartbeat) -> BaseException:
+        """Write how the attempt ended to the row. Return what the task raises."""
         ours = (self._database, job.id, job.attempt)
         fetched, span = heartbeat.fetched, heartbeat.span
         if isinstance(error, Fenced):
-            log.warning("job %s: attempt %d was fenced off", job.id, job.attempt)
+            log.warning("job %s: attempt %d was superseded", job.id, job.attempt)
             self._meters.count(FENCED, self._claimant.node)
             return error
         if isinstance(error, Cancelled):
-            self._end(job, work, span, lambda: attempts.cancelled(*ours, heartbeat.percent))
+            self._end(job, handler, span, lambda: attempts.cancelled(*ours, heartbeat.percent))
             return error
         if isinstance(error, Paused):
-            self._end(job, work, span, lambda: attempts.paused(*ours, BY_OWNER, fetched))
+            self._end(job, handler, span, lambda: attempts.paused(*ours, BY_OWNER, fetched))
             return error
         if isinstance(error, AttemptStopped | KeyboardInterrupt | SystemExit | Unavailable):
             delay = 0.0
             if isinstance(error, StoreUnavailable):
-                log.warning("job %s: attempt %d is given back: %s (%r)", job.id, job.attempt, error, error.__cause__)
+                log.warning("job %s: attempt %d returns the job: %s (%r)", job.id, job.attempt, error, error.__cause__)
                 delay = _STORE_AWAY_SECONDS
-            self._end(job, work, span, lambda: attempts.give_back(*ours, fetched, delay))
+            self._end(job, handler, span, lambda: attempts.give_back(*ours, fetched, delay))
             return error if isinstance(error, AttemptStopped) else Draining(str(error))
         failed = _failure(error)
         if isinstance(error, StoreFull) and job.type == DOWNLOAD:
-            self._end(job, work, span, lambda: attempts.paused(*ours, BY_FULL_DISK, fetched, failed))
+            self._end(job, handler, span, lambda: attempts.paused(*ours, BY_FULL_DISK, fetched, failed))
             return Paused(failed.message)
         log.error("job %s: attempt %d failed: %s", job.id, job.attempt, failed.message, exc_info=error)
-        ended = self._end(job, work, span, lambda: attempts.fail(*ours, failed, heartbeat.percent))
+        ended = self._end(job, handler, span, lambda: attempts.fail(*ours, failed, heartbeat.percent))
         if ended is not None and ended.status == JobState.CANCELLED:
             return Cancelled()
         return error if isinstance(error, JobFailed) else JobFailed(failed.message)
 
-    def _end(self, job: Job, work: Work, span: AttemptSpan, write: Callable[[], Job | None]) -> Job | None:
-        """Writes the end; the row after it, or None where the job is not this attempt's any more."""
+    def _end(self, job: Job, handler: Handler, span: AttemptSpan, write: Callable[[], Job | None]) -> Job | None:
+        """Write the end. Return the row after it, or None if the job no longer belongs to this attempt."""
         try:
             ended: Job | None = self._persist(write)
         except Fenced:
-            log.warning("job %s: attempt %d was fenced off at its end", job.id, job.attempt)
+            log.warning("job %s: attempt %d was superseded at its end", job.id, job.attempt)
             self._meters.count(FENCED, self._claimant.node)
             return None
         if ended is not None:
-            self._after(ended, work, span)
+            self._after(ended, handler, span)
         return ended
 
     def _persist(self, write: Callable[[], Any]) -> Any:
-        """Waits for a database that is away: the work is done, and the fence decides whether it still counts."""
+        """Write, and wait for an unavailable database: the result exists, and the attempt's number decides."""
         deadline = time.monotonic() + 10 * self._settings.lease_seconds
         while True:
             try:
@@ -174,24 +179,24 @@ class Runner:
                     raise
                 time.sleep(_RETRY_SECONDS)
 
-    def _after(self, job: Job, work: Work, span: AttemptSpan) -> None:
-        """What follows the commit. Nothing here may fail the job: its end is written.
+    def _after(self, job: Job, handler: Handler, span: AttemptSpan) -> None:
+        """Do what follows the commit. Nothing here may fail the job: its end is written.
 
-        The main process allows it `finishing_limit_seconds`.
+        The main process allows `finishing_limit_seconds` for it.
         """
         span.ended(job)
-        self._tell(job)
+        self._report(job)
         if job.finished_at is not None:
             count_end(self._meters, job)
         try:
-            work.after(job)
+            handler.after(job)
         except (Unavailable, StoreFull) as error:
             log.warning("job %s: after its end: %s", job.id, error)
         except Exception:
             log.exception("job %s: after its end", job.id)
         celery.wake(self._redis)
 
-    def _tell(self, job: Job) -> None:
+    def _report(self, job: Job) -> None:
         event = {"kind": "state", "attempt": job.attempt, "status": job.status}
         self._progress.report(job.id, event, ended=job.finished_at is not None)
 
@@ -203,7 +208,7 @@ def _failure(error: BaseException) -> Failure:
         return Failure(error.code, error.message, retryable=True)
     if isinstance(error, JobFailed):
         return Failure(error.code, error.message, error.retryable)
-    if isinstance(error, ConfigurationError):  # of this worker's; another may do better
+    if isinstance(error, ConfigurationError):  # of this worker; another one may be able to run the job
         return Failure(error.code, error.message, retryable=True)
-    # The text of an unforeseen error may hold paths; the log has it.
+    # The text of an unexpected error may contain paths; it is in the log only.
     return Failure("internal_error", f"The attempt stopped with an unforeseen {type(error).__name__}", retryable=True)

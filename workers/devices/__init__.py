@@ -1,1 +1,1 @@
-"""The devices of this node, and what they read. They never know jobs."""
+"""The devices of this node and their readings. This package must not depend on jobs."""

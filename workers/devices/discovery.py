@@ -1,7 +1,7 @@
-"""The devices of this node: which there are, which one this process runs on, and how to ask the NVIDIA driver.
+"""Discover this node's devices, and the one that this process runs on.
 
-Asks the NVIDIA driver through NVML, so no process needs torch for it. A device is one GPU, one MIG slice of a GPU, or a
-CPU stand-in. It never decides what runs where.
+It queries the NVIDIA driver through NVML, so no process needs torch for it. A device is one GPU, one MIG slice of a
+GPU, or a CPU device. This module does not decide what runs where.
 """
 
 import json
@@ -21,7 +21,7 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Device:
-    """One place where a model can run. `index` counts within its kind; `uuid` is empty for a CPU."""
+    """A device that can run a model. `index` counts within its kind; `uuid` is empty for a CPU."""
 
     kind: Literal["cpu", "cuda"]
     index: int
@@ -31,21 +31,21 @@ class Device:
 
     @property
     def label(self) -> str:
-        """What `WANWORKS_DEVICE` says: ``cpu:0`` or ``cuda:1``."""
+        """Return the value of `WANWORKS_DEVICE`: ``cpu:0`` or ``cuda:1``."""
         return f"{self.kind}:{self.index}"
 
     @property
     def cuda_visible_devices(self) -> str:
-        """The environment variable's value that leaves this device alone visible; empty hides all GPUs."""
+        """Return the ``CUDA_VISIBLE_DEVICES`` under which only this device is visible; empty hides all GPUs."""
         return self.uuid
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A GPU or a slice of one, and how ``CUDA_VISIBLE_DEVICES`` may name it."""
+    """A GPU or a slice of one, with the names that ``CUDA_VISIBLE_DEVICES`` may use for it."""
 
     device: Device
-    number: int  # of the whole GPU, as nvidia-smi counts
+    number: int  # of the whole GPU, in nvidia-smi's numbering
     names: tuple[str, ...]
     sliced: bool
 
@@ -54,18 +54,18 @@ _HIDDEN = ("", "-1", "none", "void", "nodevfiles")
 
 
 def enumerate_devices(spec: str, environ: Mapping[str, str] = os.environ) -> list[Device]:
-    """The devices that `spec` names.
+    """Return the devices that `spec` names.
 
-    ``auto``: every GPU that the driver shows and ``CUDA_VISIBLE_DEVICES`` leaves, else one CPU device.
-    ``cpu:N``: N CPU devices. ``cuda:0,1``: those of the GPUs that are left, counted as CUDA counts them.
-    Raises ConfigurationError for a spec that cannot be read, a device that is not there, and a
-    ``CUDA_VISIBLE_DEVICES`` that names what the driver does not show.
+    ``auto``: every GPU that the driver reports and ``CUDA_VISIBLE_DEVICES`` selects, else one CPU device.
+    ``cpu:N``: N CPU devices. ``cuda:0,1``: those of the selected GPUs, in CUDA's numbering.
+    Raises ConfigurationError if the spec cannot be read, a device does not exist, or ``CUDA_VISIBLE_DEVICES`` names a
+    device that the driver does not report.
     """
     if spec == "auto":
         return _visible(_gpus(), environ) or [_cpu(0)]
     if match := re.fullmatch(r"cpu:([0-9]{1,3})", spec):
         if int(match[1]) == 0:
-            raise ConfigurationError("devices: cpu:0 is no device at all; cpu:1 is one CPU device")
+            raise ConfigurationError("devices: cpu:0 names no device; cpu:1 is one CPU device")
         return [_cpu(index) for index in range(int(match[1]))]
     if match := re.fullmatch(r"cuda:([0-9]{1,3}(?:,[0-9]{1,3})*)", spec):
         indices = [int(index) for index in match[1].split(",")]
@@ -76,17 +76,17 @@ def enumerate_devices(spec: str, environ: Mapping[str, str] = os.environ) -> lis
         if missing:
             there = ", ".join(map(str, range(len(gpus)))) if gpus else "none"
             variable = environ.get("CUDA_VISIBLE_DEVICES")
-            where = "the driver shows" if variable is None else f"CUDA_VISIBLE_DEVICES={variable[:200]!r} leaves"
+            where = "the driver reports" if variable is None else f"CUDA_VISIBLE_DEVICES={variable[:200]!r} selects"
             raise ConfigurationError(f"devices: {spec} names GPU {', '.join(missing)}, but {where}: {there}")
         return [gpus[index] for index in indices]
     raise ConfigurationError(f"devices: {spec[:80]!r} is not auto, cpu:N or cuda:0,1,...")
 
 
 def this_device(environ: Mapping[str, str] = os.environ) -> Device:
-    """The device of this process, from ``WANWORKS_DEVICE`` (``cpu:0``, ``cuda:1``) and ``CUDA_VISIBLE_DEVICES``.
+    """Return this process's device, from ``WANWORKS_DEVICE`` (``cpu:0``, ``cuda:1``) and ``CUDA_VISIBLE_DEVICES``.
 
-    Where ``CUDA_VISIBLE_DEVICES`` is set, it leaves the one GPU of this process.
-    Raises ConfigurationError where they are missing, unreadable, or name a GPU that is not there.
+    If ``CUDA_VISIBLE_DEVICES`` is set, it must select exactly one GPU.
+    Raises ConfigurationError if they cannot be read or name a GPU that does not exist.
     """
     label = environ.get("WANWORKS_DEVICE", "cpu:0")
     match = re.fullmatch(r"(cpu|cuda):([0-9]{1,3})", label)
@@ -99,18 +99,18 @@ def this_device(environ: Mapping[str, str] = os.environ) -> Device:
     visible = _visible(_gpus(), environ if variable else {})
     if variable and len(visible) != 1:
         raise ConfigurationError(
-            f"WANWORKS_DEVICE: {label} is one GPU, but CUDA_VISIBLE_DEVICES={variable[:200]!r} leaves {len(visible)}; "
-            "name this worker's GPU alone"
+            f"WANWORKS_DEVICE: {label} is one GPU, but CUDA_VISIBLE_DEVICES={variable[:200]!r} selects {len(visible)}; "
+            "set it to this worker's GPU only"
         )
     if variable:
         return visible[0]
     if index >= len(visible):
-        raise ConfigurationError(f"WANWORKS_DEVICE: the driver shows no GPU {index}")
+        raise ConfigurationError(f"WANWORKS_DEVICE: the driver reports no GPU {index}")
     return visible[index]
 
 
 def free_memory_mb(device: Device) -> int:
-    """Memory that is free on the device now, in MB: the GPU's, or what the host could still give."""
+    """Return the free memory of the device in MB: the GPU's own, or what the host has available."""
     if device.kind == "cpu":
         return _host_free_bytes() // MB
     with driver() as nvml:
@@ -121,7 +121,7 @@ def free_memory_mb(device: Device) -> int:
 
 @contextmanager
 def driver() -> Iterator[Any]:
-    """NVML, initialised; None where there is no driver. Raises ConfigurationError where a driver is there but ill."""
+    """Yield NVML, initialised, or None without a driver. Raises ConfigurationError if a driver does not respond."""
     import pynvml
 
     try:
@@ -140,7 +140,7 @@ def driver() -> Iterator[Any]:
 
 
 def asked(nvml: Any, question: Callable[..., Any], *about: Any) -> Any:
-    """The driver's answer, or None where this device does not give one."""
+    """Return the driver's answer, or None if this device does not provide one."""
     try:
         return question(*about)
     except nvml.NVMLError:
@@ -148,14 +148,14 @@ def asked(nvml: Any, question: Callable[..., Any], *about: Any) -> Any:
 
 
 def _gpus() -> list[_Place]:
-    """Every GPU, or in its place its MIG slices where it is cut up, in the driver's order."""
+    """Return every GPU, or the MIG slices of a divided one, in the driver's order."""
     with driver() as nvml:
         if nvml is None:
             return []
         found: list[_Place] = []
         for number in range(nvml.nvmlDeviceGetCount()):
             whole = asked(nvml, nvml.nvmlDeviceGetHandleByIndex, number)
-            if whole is None:  # fallen off the bus, or not ours to see
+            if whole is None:  # it has dropped off the bus, or this process may not access it
                 continue
             slices = _slices(nvml, whole)
             for handle in [whole] if slices is None else slices:
@@ -170,7 +170,7 @@ def _gpus() -> list[_Place]:
 
 
 def _slices(nvml: Any, whole: Any) -> list[Any] | None:
-    """The MIG slices of a GPU; None where it is not cut up."""
+    """Return the MIG slices of a GPU; None if it is not divided."""
     mode = asked(nvml, nvml.nvmlDeviceGetMigMode, whole)
     if mode is None or mode[0] != nvml.NVML_DEVICE_MIG_ENABLE:
         return None
@@ -182,7 +182,7 @@ def _slices(nvml: Any, whole: Any) -> list[Any] | None:
 
 
 def _older_names(nvml: Any, whole: Any, part: Any) -> list[str]:
-    """A slice under its name of before 470, which CUDA still reads: ``MIG-<GPU>/<instance>/<compute instance>``."""
+    """Return a slice's names before driver 470, which CUDA accepts: ``MIG-<GPU>/<instance>/<compute instance>``."""
     instances = [
         asked(nvml, question, part)
         for question in (nvml.nvmlDeviceGetGpuInstanceId, nvml.nvmlDeviceGetComputeInstanceId)
@@ -192,10 +192,10 @@ def _older_names(nvml: Any, whole: Any, part: Any) -> list[str]:
 
 
 def _visible(places: Sequence[_Place], environ: Mapping[str, str]) -> list[Device]:
-    """Those that ``CUDA_VISIBLE_DEVICES`` leaves, in its order: GPUs by number, or by UUID or its beginning.
+    """Return the devices that ``CUDA_VISIBLE_DEVICES`` selects, in its order: by number, or by UUID or its prefix.
 
-    CUDA itself stops at the first name that it cannot read, and then runs on fewer GPUs or on none. Here that is an
-    error; what hides every GPU on purpose is not. Raises ConfigurationError.
+    CUDA itself stops at the first name that it cannot read, and then runs on fewer GPUs or on none. Here that raises
+    ConfigurationError; hiding every GPU on purpose does not.
     """
     variable = environ.get("CUDA_VISIBLE_DEVICES")
     if variable is None:
@@ -217,28 +217,28 @@ def _named(word: str, places: Sequence[_Place], environ: Mapping[str, str]) -> D
         kinds = {place.device.name for place in places}
         if found and environ.get("CUDA_DEVICE_ORDER") == "FASTEST_FIRST" and len(kinds) > 1:
             reason = (
-                f"{word!r} is a number, and CUDA_DEVICE_ORDER=FASTEST_FIRST numbers unlike GPUs in an unknown order"
+                f"{word!r} is a number, and CUDA_DEVICE_ORDER=FASTEST_FIRST numbers different GPUs in an unknown order"
             )
             raise _not_visible(environ, f"{reason}; set it to PCI_BUS_ID, the order of nvidia-smi", places)
         if any(place.sliced for place in found):
-            raise _not_visible(environ, f"GPU {word} is cut into MIG slices, which are named by UUID", places)
+            raise _not_visible(environ, f"GPU {word} is divided into MIG slices, which are named by UUID", places)
     else:
         lower = word.casefold()
         found = [place for place in places if lower in (name.casefold() for name in place.names)]
         if not found and re.match(r"(?:gpu|mig)-.", lower):
             found = [place for place in places if place.device.uuid.casefold().startswith(lower)]
     if not found:
-        raise _not_visible(environ, f"{word!r} is none of them", places)
+        raise _not_visible(environ, f"{word!r} matches none of them", places)
     if len(found) > 1:
-        raise _not_visible(environ, f"{word!r} is the beginning of {len(found)} of them", places)
+        raise _not_visible(environ, f"{word!r} is the prefix of {len(found)} of them", places)
     return found[0].device
 
 
 def _not_visible(environ: Mapping[str, str], reason: str, places: Sequence[_Place]) -> ConfigurationError:
     there = ", ".join(f"{place.number} ({place.device.uuid})" for place in places) or "none"
     return ConfigurationError(
-        f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES'][:200]!r}: {reason}. The driver shows: {there}. "
-        "Name GPUs by number or UUID, unset it for all of them, or set it empty to run on the CPU."
+        f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES'][:200]!r}: {reason}. The driver reports: {there}. "
+        "Name GPUs by number or UUID, unset it to use all of them, or set it empty to run on the CPU."
     )
 
 
@@ -275,7 +275,7 @@ def _meminfo() -> dict[str, int]:
 
 
 def _cgroup(name: str) -> int | None:
-    """A figure of this process's memory control group (version 2), in bytes; None where there is no limit."""
+    """Return a figure of this process's memory control group (version 2), in bytes; None without a limit."""
     try:
         group = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().rpartition(":")[2]
         return int((Path("/sys/fs/cgroup") / group.lstrip("/") / name).read_text(encoding="ascii"))

@@ -1,6 +1,6 @@
-"""What a device reads at this moment: a GPU through NVML, a CPU device by the processes of its worker.
+"""The present readings of a device: of a GPU through NVML, of a CPU device from its worker's processes.
 
-It measures and says None where there is nothing to measure. It knows no job, no database and no torch.
+Values that cannot be measured are None. This module must not depend on jobs, the database or torch.
 """
 
 import logging
@@ -22,7 +22,7 @@ UNKNOWN = Reading(None, None, None, None, None)
 
 
 class Gauge(Protocol):
-    """Reads one device, again and again."""
+    """Reads one device repeatedly."""
 
     def read(self) -> Reading: ...
 
@@ -30,15 +30,15 @@ class Gauge(Protocol):
 
 
 def gauge(device: Device) -> Gauge:
-    """The one for this kind of device."""
+    """Return the gauge for this kind of device."""
     return GpuGauge(device) if device.kind == "cuda" else ProcessGauge(device)
 
 
 class GpuGauge:
     """A GPU, or a MIG slice of one, by its UUID.
 
-    NVML stays open between readings: where nothing else holds the driver open (no persistence daemon, nothing loaded
-    yet), opening it wakes the GPU for a second or two each time.
+    NVML stays open between readings: if nothing else holds the driver open (no persistence daemon, no model loaded),
+    opening it wakes the GPU for a second or two each time.
     """
 
     def __init__(self, device: Device) -> None:
@@ -47,7 +47,7 @@ class GpuGauge:
         self._nvml: Any = None
 
     def read(self) -> Reading:
-        """Memory, utilisation, temperature and power; each None where the driver does not tell it."""
+        """Return memory, utilisation, temperature and power; each None if the driver does not report it."""
         try:
             if self._nvml is None:
                 self._nvml = self._open.enter_context(discovery.driver())
@@ -55,7 +55,7 @@ class GpuGauge:
             log.warning("%s: %s", self._device.label, error)
         found = _read(self._nvml, self._device.uuid) if self._nvml is not None else UNKNOWN
         if found == UNKNOWN:
-            self.close()  # the driver may have been restarted; the next reading opens it anew
+            self.close()  # the driver may have been restarted; the next reading opens it again
         return found
 
     def close(self) -> None:
@@ -66,20 +66,21 @@ class GpuGauge:
 class ProcessGauge:
     """A CPU device: the processes of its worker, this one and its children.
 
-    `utilization_percent` is their CPU time since the last reading, of one core (two cores at work are 200);
-    `memory_used_mb` the sum of their resident sets, in which pages that they share count for each;
-    `memory_total_mb` what the device may use. No temperature and no power: those of the host say nothing of the job.
+    `utilization_percent` is their CPU time since the last reading, of one core (two busy cores are 200);
+    `memory_used_mb` the sum of their resident sets, in which shared pages count for each process;
+    `memory_total_mb` what the device may use. No temperature or power, because the host's do
+    not describe the job.
     """
 
     def __init__(self, device: Device) -> None:
         self._total = float(device.memory_mb)
         self._main = psutil.Process(os.getpid())
         self._read_at = time.monotonic()
-        self._spent = {key: seconds for key, (seconds, _) in self._look().items()}
+        self._spent = {key: seconds for key, (seconds, _) in self._usage().items()}
 
     def read(self) -> Reading:
-        now, found = time.monotonic(), self._look()
-        # A process that is new began after the last reading: all its time falls into this one.
+        now, found = time.monotonic(), self._usage()
+        # A new process began after the last reading, so all its time belongs to this one.
         worked = sum(max(0.0, seconds - self._spent.get(key, 0.0)) for key, (seconds, _) in found.items())
         elapsed = now - self._read_at
         self._read_at, self._spent = now, {key: seconds for key, (seconds, _) in found.items()}
@@ -92,10 +93,10 @@ class ProcessGauge:
         )
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is held open."""
 
-    def _look(self) -> dict[tuple[int, float], tuple[float, int]]:
-        """(CPU seconds, resident bytes) of each process, by what identifies it even when its number is used again."""
+    def _usage(self) -> dict[tuple[int, float], tuple[float, int]]:
+        """Return (CPU seconds, resident bytes) of each process by (pid, start time), because pids are reused."""
         found = {}
         for one in [self._main, *self._main.children(recursive=True)]:
             try:
@@ -112,7 +113,7 @@ def _read(nvml: Any, uuid: str) -> Reading:
     if handle is None:
         return UNKNOWN
     memory = discovery.asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
-    # A MIG slice has no sensors of its own; those of the GPU that it lies on are its too. Its utilisation nobody tells.
+    # A MIG slice has no sensors: it reports those of its GPU. Its utilisation is not available.
     whole = discovery.asked(nvml, nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, handle) or handle
     utilization = discovery.asked(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
     temperature = discovery.asked(nvml, nvml.nvmlDeviceGetTemperature, whole, nvml.NVML_TEMPERATURE_GPU)

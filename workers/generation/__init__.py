@@ -1,1 +1,1 @@
-"""Generation jobs, from their parameters to the files. Only `pipelines` and `demo_models` may import torch."""
+"""Generation jobs, from parameters to files. Only `pipelines` and `demo_models` may import torch."""

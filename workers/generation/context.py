@@ -1,4 +1,4 @@
-"""What a handler is given and what it gives back. A handler knows no database, no Redis and no Celery."""
+"""Input and output of a generation. It must not depend on the database, Redis or Celery."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from workers.generation.quality import Quality
 
 
 class Report(Protocol):
-    """Tells the world where the attempt is. Cheap (well under 1 ms) and never raises on a missing Redis.
+    """Reports the attempt's phase and step. Takes well under 1 ms and never raises if Redis is unavailable.
 
-    Every call is also a sign of life: the phase's time limit counts from the last one.
+    Every call also counts as progress: the phase's time limit counts from the last one.
     """
 
     def __call__(self, phase: Phase, step: int | None = None, steps: int | None = None) -> None: ...
@@ -30,17 +30,17 @@ class GenerationContext:
     params: GenerationParams
     entry: CatalogueEntry
     settings: Settings
-    mock: bool  # make the labelled test card, load no model
-    snapshot: Path | None  # folder of the model's files on this node; None only where mock
-    image: Path | None  # the stored input image, already decoded once and turned upright by the API
-    output_dir: Path  # exists, empty, this attempt's own
+    mock: bool  # make labelled placeholder output and load no model
+    snapshot: Path | None  # folder of the model's files on this node; None only for placeholder output
+    image: Path | None  # the stored input image, already decoded and rotated upright by the API
+    output_dir: Path  # exists, is empty, belongs to this attempt only
     report: Report
     check: Callable[[], None]  # raises Cancelled, Fenced or Draining; call it wherever stopping is possible
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that the job made, lying in `output_dir`, written whole and fsynced."""
+    """A file that the job made in `output_dir`, complete and fsynced."""
 
     name: str
     kind: str  # video, thumbnail, contact_sheet, manifest
@@ -51,7 +51,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a generation made, all of it measured."""
+    """The result of a generation; every value is measured."""
 
     artifacts: tuple[Artifact, ...]
     width: int
@@ -60,11 +60,11 @@ class Outcome:
     fps: int
     seed: int
     timings: dict[str, float]  # seconds by phase name (Phase values); phases that did not run are absent
-    warm: bool  # the model was loaded already
-    profile: str | None  # the memory profile that it ran under; None for a mock
-    peak_vram_mb: float | None  # None where the device does not measure it
+    warm: bool  # the model was already loaded
+    profile: str | None  # the memory profile used; None for placeholder output
+    peak_vram_mb: float | None  # None if the device does not measure it
     quality: Quality  # technical, of the frames and the file
     manifest: dict[str, Any] = field(default_factory=dict)
     loras: tuple[dict[str, Any], ...] = ()  # for each file and expert: how many keys applied, and which did not
-    prompt_tokens: dict[str, Any] | None = None  # of both prompts: tokens, limit, cut; None for a mock
-    notes: tuple[str, ...] = ()  # for people: a leaner profile after running out of memory, and the like
+    prompt_tokens: dict[str, Any] | None = None  # of both prompts: tokens, limit, cut; None for placeholder output
+    notes: tuple[str, ...] = ()  # sentences for the user, for example a leaner profile after running out of memory

@@ -1,7 +1,7 @@
-"""Writes models with random weights: the classes, index layout and cache layout of the real ones, a few MB each.
+"""Write models with random weights: the classes, index layout and cache layout of the real ones, a few MB each.
 
-They let everything but the picture be real on a machine without a GPU or a download. The GPU checks build theirs here
-too, at the real layer widths. This module never reads the catalogue of an installation and never starts a pipeline.
+With them everything but the images is real on a machine without a GPU or a download. The GPU checks build their models
+here too, at the real layer widths. This module must not read an installation's catalogue or start a pipeline.
 """
 
 import hashlib
@@ -19,35 +19,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-RECIPE = 1  # raised whenever the files come out differently, so that older ones are replaced
+RECIPE = 1  # raise it whenever the files change, so that older ones are replaced
 OWNER = "wanworks-demo"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Everything that decides a repo's files, as the classes' own keyword arguments."""
+    """All parameters that determine a repo's files, as the classes' own keyword arguments."""
 
     pipeline: str
     transformer: Mapping[str, Any]
     vae: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
-    flow_shift: float  # the one in the published scheduler file, not the native one
-    boundary_ratio: float | None = None  # given: there is a second transformer, for low noise
+    flow_shift: float  # of the published scheduler file, not the native one
+    boundary_ratio: float | None = None  # if set, there is a second transformer, for low noise
     expand_timesteps: bool = False
     half: bool = False  # weights in bfloat16; the published transformers are float32
     shard_bytes: int = 300_000
 
 
 def make(directory: Path, model_ids: Iterable[str] = ("T2V-A14B", "I2V-A14B", "TI2V-5B")) -> dict[str, Path]:
-    """Write the demo catalogue's models under `directory`, a Hugging Face cache; returns each one's snapshot folder.
+    """Write the demo catalogue's models under `directory`, a Hugging Face cache. Return their snapshot folders.
 
-    Byte-identical from run to run. What is already there and whole is left alone. Raises KeyError for an unknown id.
+    The files are byte-identical in every run. Complete models are kept. Raises KeyError for an unknown id.
     """
     return {model_id: make_repo(directory, f"{OWNER}/{model_id}", DEMO[model_id]) for model_id in model_ids}
 
 
 def make_repo(directory: Path, repo: str, shape: Shape) -> Path:
-    """Write one repo with that shape; returns its snapshot folder."""
+    """Write one repo with that shape. Return its snapshot folder."""
     card = _card(repo, shape)
     storage = directory / f"models--{repo.replace('/', '--')}"
     present = _present(storage, card)
@@ -64,7 +64,7 @@ def make_repo(directory: Path, repo: str, shape: Shape) -> Path:
         shutil.rmtree(work, ignore_errors=True)
 
 
-# The widths of the published models (their config.json files); depth is what a reduced copy lowers.
+# The widths of the published models (from their config.json files); reduced copies have fewer layers.
 A14B_TRANSFORMER: Mapping[str, Any] = {
     "patch_size": (1, 2, 2),
     "num_attention_heads": 40,
@@ -132,7 +132,7 @@ REAL: Mapping[str, Shape] = {
 def reduced(
     shape: Shape, transformer: Mapping[str, Any], vae: Mapping[str, Any], text: Mapping[str, Any], **others: Any
 ) -> Shape:
-    """The same architecture with some of its figures changed; `others` are fields of the shape itself."""
+    """Return the same architecture with some figures changed; `others` are fields of the shape itself."""
     return replace(
         shape,
         transformer={**shape.transformer, **transformer},
@@ -169,14 +169,14 @@ def _card(repo: str, shape: Shape) -> str:
 
 
 def _versions() -> tuple[str, ...]:
-    """The libraries that stamp their version into the files they write."""
+    """Return the versions of the libraries that write their version into the files."""
     from importlib.metadata import version
 
     return version("diffusers"), version("transformers")
 
 
 def _present(storage: Path, card: str) -> Path | None:
-    """The snapshot that `refs/main` names, where it is whole and of this recipe."""
+    """Return the snapshot that `refs/main` names if it is complete and of this recipe."""
     try:
         snapshot = storage / "snapshots" / (storage / "refs" / "main").read_text(encoding="ascii").strip()
         if (snapshot / "README.md").read_text(encoding="utf-8") != card:
@@ -188,7 +188,7 @@ def _present(storage: Path, card: str) -> Path | None:
 
 
 def _write_files(folder: Path, repo: str, shape: Shape) -> None:
-    """The repo's files as plain files, in the layout of the published ones."""
+    """Write the repo's files as plain files, in the layout of the published ones."""
     from workers.generation.pipelines.chatter import hush
 
     hush()
@@ -231,11 +231,11 @@ def _write_files(folder: Path, repo: str, shape: Shape) -> None:
 
 
 def _randomize(part: "torch.nn.Module", name: str) -> None:
-    """Fill every parameter from a seed that its name gives, so that neither torch's version nor the CPU matters.
+    """Fill every parameter from a seed derived from its name, independently of torch's version and the CPU.
 
-    Scaled by the fan-in, so that signals keep their size through the layers and the result is noise, not a flat field.
+    Scaled by the fan-in: signals keep their magnitude through the layers, and the result is noise, not a flat field.
     """
-    # Threads: the generator lets go of the interpreter, and at the real widths there are billions of numbers.
+    # Threads help: the generator releases the GIL, and at the real widths there are billions of numbers.
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda item: _fill(item[1], item[0], name), part.named_parameters()))
 
@@ -264,7 +264,7 @@ fast running walking flying dancing camera close up wide shot cinematic style hi
 
 
 def _vocabulary() -> list[tuple[str, float]]:
-    """A fixed unigram vocabulary: the special tokens, single characters, and some words that prompts like."""
+    """Return a fixed unigram vocabulary: special tokens, single characters, and some words common in prompts."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     characters = ["▁", *(chr(code) for code in range(0x21, 0x7F)), *(chr(code) for code in range(0xA1, 0x180))]
     return [*special, *((char, -8.0) for char in characters), *((f"▁{word}", -4.0) for word in _WORDS.split())]
@@ -303,7 +303,7 @@ def _publish(files: Path, storage: Path, work: Path) -> Path:
 
 
 def _blob_name(path: Path) -> str:
-    """What the Hub calls a file: its sha256 where it is stored as a large file, else its git blob hash."""
+    """Return the Hub's name for a file: its sha256 if it is stored as a large file, else its git blob hash."""
     if path.suffix == ".safetensors":
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

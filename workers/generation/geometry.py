@@ -1,7 +1,7 @@
-"""From what was asked to what the model can run: its grid, its frame count, and the cuts that undo both.
+"""Compute the model's grid and frame count for a request, and the crop that restores the requested size.
 
-Pure arithmetic. A model draws on a grid (16 or 32 pixels) and in 4k+1 frames; what is delivered is exactly what was
-asked: the grid is rounded up, never down, and the surplus is cut off evenly at the edges and at the end.
+Pure arithmetic. A model generates on a grid (16 or 32 pixels) and in 4k+1 frames, while exactly the requested size is
+delivered: the grid is rounded up, never down, and the surplus is cropped evenly at the edges and at the end.
 """
 
 from dataclasses import dataclass
@@ -29,25 +29,25 @@ class Plan:
     width: int  # delivered
     height: int
     frames: int
-    grid_width: int  # what the model is asked for
+    grid_width: int  # what the model generates
     grid_height: int
     grid_frames: int
 
     @property
     def crop(self) -> Box:
-        """The part of a generated frame that is delivered: its centre."""
+        """Return the delivered part of a generated frame: its centre."""
         left = (self.grid_width - self.width) // 2
         top = (self.grid_height - self.height) // 2
         return Box(left, top, left + self.width, top + self.height)
 
     @property
     def latent_frames(self) -> int:
-        """How many latent frames the VAE decodes, one chunk each."""
+        """Return how many latent frames the VAE decodes, one chunk each."""
         return (self.grid_frames - 1) // TEMPORAL_STEP + 1
 
 
 def plan(params: GenerationParams, entry: CatalogueEntry) -> Plan:
-    """The smallest run that contains what was asked."""
+    """Return the smallest run that contains the request."""
     return Plan(
         width=params.width,
         height=params.height,
@@ -63,7 +63,7 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def cover(width: int, height: int, target_width: int, target_height: int) -> Box:
-    """The largest centred part of a `width` x `height` image that has the target's aspect; at least one pixel."""
+    """Return the largest centred part of a `width` x `height` image with the target's aspect; at least one pixel."""
     if width * target_height > height * target_width:
         part_width, part_height = max(1, round(height * target_width / target_height)), height
     else:

@@ -1,4 +1,4 @@
-"""A generation as a job: from the row to the handler's context, and from what was made to the row's result."""
+"""The handler of generation jobs: from the job's row to the context, and from the outcome to the result."""
 
 import logging
 import time
@@ -34,7 +34,7 @@ _MEASURED_KEEP_SECONDS = 30.0
 
 
 class GenerationHandler:
-    """The generations of one device."""
+    """Runs the generations of one device."""
 
     at_most: int | None = None
 
@@ -55,8 +55,8 @@ class GenerationHandler:
         self._progress = progress
         self._claimant = claimant
         self._device_name = device_name
-        self._generations: dict[str, int] = {}  # of the files that what is warm was loaded from
-        self._told_warm: list[dict[str, Any]] = []
+        self._generations: dict[str, int] = {}  # of the files that the loaded models come from
+        self._reported_models: list[dict[str, Any]] = []
         self._phase_times: dict[tuple[str, str, int, int, int], tuple[float, PhaseTimes]] = {}
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class GenerationHandler:
             raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
         self._drop_stale()
         reporter = Reporter(
-            send=self._teller(job),
+            send=self._sender(job),
             measured=self._measured(job, params),
             heartbeat=heartbeat,
         )
@@ -92,38 +92,38 @@ class GenerationHandler:
         heartbeat.check()
         return _result(outcome, job.mock, self._device_name)
 
-    def _teller(self, job: Job) -> Callable[[dict[str, Any]], bool]:
-        """Says each event to those who watch, and now and then one to a webhook that asked for it."""
-        told_at = time.monotonic()
+    def _sender(self, job: Job) -> Callable[[dict[str, Any]], bool]:
+        """Return a function that publishes an event, and periodically adds a progress message for the job's webhook."""
+        sent_at = time.monotonic()
 
-        def tell(event: dict[str, Any]) -> bool:
-            nonlocal told_at
+        def send(event: dict[str, Any]) -> bool:
+            nonlocal sent_at
             event = {**event, "attempt": job.attempt}
-            if job.webhook_progress and time.monotonic() - told_at > self._settings.webhook_progress_seconds:
-                told_at = time.monotonic()
+            if job.webhook_progress and time.monotonic() - sent_at > self._settings.webhook_progress_seconds:
+                sent_at = time.monotonic()
                 progress = {name: event[name] for name in ("percent", "phase", "step", "steps", "eta_seconds")}
                 try:
                     webhooks.add_progress(self._database, job, f"msg_{new_id()}", progress)
                 except (Unavailable, StoreFull) as error:
-                    log.warning("job %s: its webhook cannot be told of progress: %s", job.id, error)
+                    log.warning("job %s: the progress message for its webhook cannot be stored: %s", job.id, error)
             return self._progress.report(job.id, event)
 
-        return tell
+        return send
 
     def undo(self, job: Job) -> None:
         try:
             self._store.drop_attempt(job.id, job.attempt)
         except Unavailable as error:
-            log.warning("job %s: what attempt %d left is for the sweep to take: %s", job.id, job.attempt, error)
+            log.warning("job %s: the sweep will remove the files of attempt %d: %s", job.id, job.attempt, error)
 
     def after(self, job: Job) -> None:
-        """Says what is warm now, where that has changed."""
+        """Record the loaded models if they have changed."""
         if job.deleted and job.finished_at is not None:
             try:
                 self._store.drop_job(job.id)
             except Unavailable as error:
-                log.warning("job %s: its files are for retention to remove: %s", job.id, error)
-        warm = [
+                log.warning("job %s: retention will remove its files: %s", job.id, error)
+        loaded = [
             {
                 **entry,
                 LOADED_MODEL_KEY: f"{entry['model_id']}:{entry['quantization']}",
@@ -131,18 +131,18 @@ class GenerationHandler:
             }
             for entry in generation.warm()
         ]
-        if warm != self._told_warm:
-            nodes.device_beat(self._database, self._claimant.device_key, warm)
-            self._told_warm = warm
+        if loaded != self._reported_models:
+            nodes.device_beat(self._database, self._claimant.device_key, loaded)
+            self._reported_models = loaded
 
     def _image(self, reference: str, attempt: int) -> Path:
         try:
             return self._store.input_file(reference, attempt)
         except NotFound:
-            raise BadInput("The input image is not there any more.") from None
+            raise BadInput("The input image no longer exists.") from None
 
     def _drop_stale(self) -> None:
-        """Evicts what was loaded from files that have since been found wrong, repaired or removed."""
+        """Evict models whose files have since been found wrong, repaired or removed."""
         now = replicas.generations(self._database, self._settings.node)
         loaded = {entry["model_id"] for entry in generation.warm()}
         if any(self._generations.get(model_id) != now.get(model_id) for model_id in loaded):
@@ -151,8 +151,8 @@ class GenerationHandler:
 
     def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
         key = (job.model_cache_key, self._device_name, params.width, params.height, params.frames)
-        asked, times = self._phase_times.get(key, (float("-inf"), None))
-        if times is None or time.monotonic() - asked > _MEASURED_KEEP_SECONDS:
+        read_at, times = self._phase_times.get(key, (float("-inf"), None))
+        if times is None or time.monotonic() - read_at > _MEASURED_KEEP_SECONDS:
             times = phase_times(self._database, *key)
             self._phase_times[key] = (time.monotonic(), times)
         return times

@@ -49,7 +49,7 @@ def of_run(
 
 
 def of_test_card(context: GenerationContext, notes: Sequence[str]) -> dict[str, Any]:
-    """The manifest of a mock, which says that no model was run."""
+    """Return the manifest of placeholder output, which states that no model was run."""
     return {**_asked(context), "mock": True, "notes": list(notes)}
 
 

@@ -1,7 +1,7 @@
-"""Writes what a job made: the video, a thumbnail, a contact sheet and the manifest, each whole or not at all.
+"""Write a generation's files: the video, a thumbnail, a contact sheet and the manifest, each completely or not at all.
 
-A file is written under another name, flushed to the disk and renamed; the same frames give the same bytes. Knows no
-model: frames are arrays.
+A file is written under a temporary name, flushed to disk and renamed; the same frames give the same bytes. Frames are
+arrays; this module must not depend on models.
 """
 
 import errno
@@ -35,7 +35,7 @@ THUMBNAIL_PIXELS = 320  # the longer edge, at most; a contact sheet's cells too
 SHEET_CELLS = 9
 
 _BT709 = 1  # for matrix, primaries and transfer alike (ITU-T H.273)
-_THREADS = 4  # fixed: the number of threads is among what decides an encoder's bytes
+_THREADS = 4  # fixed, because an encoder's bytes depend on the number of threads
 
 _CODECS: Mapping[OutputFormat, tuple[str, dict[str, str], dict[str, str]]] = {
     # codec, its options, the container's
@@ -65,8 +65,8 @@ def write(
     """Write all of a generation's files into `folder`.
 
     `frames` are (height, width, 3) uint8, all of one size, with even edges (4:2:0 has no odd ones). `check` is called
-    between frames and may raise; then, as after any failure, nothing stays behind. `watch` sees each frame as the
-    encoder takes it: its planes (Y, U, V) of uint8 in the video range. Raises StoreFull where the disk has no room.
+    between frames and may raise; then, as after any failure, no file is left. `watch` receives each frame as the
+    encoder takes it: its planes (Y, U, V) of uint8 in the video range. Raises StoreFull if the disk is full.
     """
     made: list[Artifact] = []
     with _room():
@@ -84,12 +84,12 @@ def write(
 
 
 def thumbnail(frames: Sequence[numpy.ndarray]) -> Image.Image:
-    """The frame in the middle, scaled down."""
+    """Return the middle frame, scaled down."""
     return _small(frames[len(frames) // 2])
 
 
 def contact_sheet(frames: Sequence[numpy.ndarray]) -> Image.Image:
-    """Up to nine frames, evenly spread from the first to the last, in reading order."""
+    """Return up to nine frames in one image, evenly spread from the first to the last, in reading order."""
     count = min(SHEET_CELLS, len(frames))
     chosen = [frames[round(index * (len(frames) - 1) / max(1, count - 1))] for index in range(count)]
     cells = [_small(frame) for frame in chosen]
@@ -117,7 +117,7 @@ def _video(
 ) -> Artifact:
     with _whole(path) as temporary:
         _encode(temporary, frames, fps, output_format, check, watch)
-    with path.open("rb") as stream:  # faststart rewrites the file at the end, so it is hashed after
+    with path.open("rb") as stream:  # faststart rewrites the file at the end, so hash it afterwards
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return Artifact(path.name, "video", path.stat().st_size, digest, CONTENT_TYPES[path.suffix])
 
@@ -155,7 +155,7 @@ def _encode(
 
 
 def _pixels(plane: "av.video.plane.VideoPlane") -> numpy.ndarray:
-    """A plane without the padding of its lines; it lives no longer than its frame."""
+    """Return a plane without its line padding; it is valid only as long as its frame."""
     lines: numpy.ndarray = numpy.frombuffer(plane, numpy.uint8)  # type: ignore[call-overload]
     return lines.reshape(plane.height, plane.line_size)[:, : plane.width]
 
@@ -178,7 +178,7 @@ def _json(content: Mapping[str, Any]) -> bytes:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A name to write under; the file takes its own name once it is whole and on the disk."""
+    """Yield a temporary name; the file gets its own name once it is complete and on disk."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
         yield temporary

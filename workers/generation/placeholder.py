@@ -1,6 +1,6 @@
-"""The test card of `mock_generation`: frames that say on their face that no model was run.
+"""The placeholder output of `mock_generation`: frames with a visible label that no model was run.
 
-A request gets it only where it names it in `fallback`. Text from the request is drawn, never interpreted.
+A job gets it only if its request names the strategy in `fallback`. Text from the request is drawn, never interpreted.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _EXCERPT = 120  # characters of the prompt
 
 
 def frames(params: GenerationParams) -> Iterator[numpy.ndarray]:
-    """Labelled frames, (height, width, 3) uint8, exactly as many and as large as asked. The same request, the same."""
+    """Yield labelled frames, (height, width, 3) uint8, in the requested number and size; deterministic."""
     background = _background(params.width, params.height)
     size = max(8, min(params.width // 16, params.height // 8))
     small_size = max(8, size * 2 // 3)
@@ -46,7 +46,7 @@ def _background(width: int, height: int) -> Image.Image:
 
 
 def _excerpt(prompt: str) -> str:
-    """One line of what can be drawn; everything else shows as a question mark, line breaks as spaces."""
+    """Return one line of drawable characters; others become question marks, line breaks spaces."""
     line = " ".join(prompt.split())
     plain = "".join(char if char.isprintable() else "?" for char in line)
     return plain if len(plain) <= _EXCERPT else plain[: _EXCERPT - 3] + "..."

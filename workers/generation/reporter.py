@@ -1,8 +1,8 @@
-"""Turns phases and steps into percent and an honest ETA.
+"""Convert phases and steps into a percentage and an estimate of the remaining time.
 
-Percent is the share of the expected time that has passed, phase by phase, and never goes back. The expectation is the
-measured median of the same model at the same size on the same kind of device; where nothing has been measured, fixed
-weights serve for the percent and there is no ETA.
+The percentage is the share of the expected time that has passed, phase by phase, and never falls. The expectation is
+the measured median of the same model at the same size on the same kind of device. Without measurements, the
+percentage uses fixed weights and there is no estimate.
 """
 
 import time
@@ -24,7 +24,7 @@ _WEIGHTS: Mapping[str, float] = {
 
 
 class Reporter:
-    """Called by the handler at each phase and step; sends one event each time."""
+    """Called at each phase and step of a generation; publishes one event each time."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Reporter:
         return 99.0 * (before + within) / (sum(weights.values()) or 1.0)
 
     def _eta(self, phase: Phase, step: int | None, steps: int | None, now: float) -> float | None:
-        """Seconds left: this attempt's own step time where it has one, medians for the phases to come."""
+        """Return the seconds left: by this attempt's own step time if known, else by medians; None if unknown."""
         to_come = _ORDER[_ORDER.index(phase) + 1 :]
         if any(name not in self._measured.phases for name in to_come):
             return None

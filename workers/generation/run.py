@@ -1,7 +1,7 @@
-"""The generation handler: from settled parameters to files, on the models that this process keeps warm.
+"""Run a generation: from resolved parameters to files, with the models that this process keeps loaded.
 
-Knows no database, no Redis and no Celery; what it needs comes with the context, what it made goes back in the outcome.
-Importing it loads no torch: the process that supervises the pool stays small.
+It must not depend on the database, Redis or Celery: its input is the context, its output the outcome. Importing this
+module loads no torch, so the process that supervises the pool stays small.
 """
 
 import logging
@@ -42,11 +42,11 @@ _warm_models: "WarmModels | None" = None
 
 
 def generate(context: GenerationContext) -> Outcome:
-    """Carry one generation out. Output that shows nothing or is not what was asked for is no outcome but BadOutput.
+    """Run one generation and return its outcome.
 
-    Raises what `context.check` raises; ModelUnavailable, BadInput, BadOutput and OutOfMemory (after one retry under a
-    leaner profile) where the job fails; StoreFull where the disk has no room; ConfigurationError where a setting is
-    wrong. A MemoryError never escapes.
+    Raises what `context.check` raises; ModelUnavailable, BadInput, BadOutput (broken output, or not as requested) and
+    OutOfMemory (after one retry under a leaner profile) if the job fails; StoreFull if the disk is full;
+    ConfigurationError if a setting is wrong. A MemoryError never escapes.
     """
     try:
         with _one_at_a_time:
@@ -57,10 +57,10 @@ def generate(context: GenerationContext) -> Outcome:
 
 @cache
 def preload() -> None:
-    """Import what a generation needs, so that the first job does not pay for it. Idempotent.
+    """Import the libraries of a generation, so that the first job does not wait for it. Idempotent.
 
-    Raises ConfigurationError where the libraries refuse to load, as they do for some values of the environment
-    variables that they read.
+    Raises ConfigurationError if the libraries refuse to load, as they do for some values of their environment
+    variables.
     """
     try:
         from workers.generation.pipelines.chatter import hush
@@ -69,9 +69,9 @@ def preload() -> None:
         from workers.generation.pipelines import running, warm
 
         _ = running, warm
-        garbage.freeze()  # the libraries are a million objects, and they stay
+        garbage.freeze()  # the libraries are a million objects that are never freed
     except (ImportError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        log.error("the libraries that run models do not load", exc_info=error)
+        log.error("the libraries that run models cannot be loaded", exc_info=error)
         set_here = ", ".join(sorted(name for name in os.environ if _LIBRARY_VARIABLE.match(name))) or "none"
         raise ConfigurationError(
             "The libraries that run models do not load on this worker; its log says why. The usual cause is an "
@@ -81,19 +81,19 @@ def preload() -> None:
 
 
 def warm() -> list[dict[str, Any]]:
-    """What is loaded: `model_id`, `quantization`, `profile`, `memory_mb`; most recently used last."""
+    """Return the loaded models: `model_id`, `quantization`, `profile`, `memory_mb`; most recently used last."""
     return _warm_models.loaded() if _warm_models is not None else []
 
 
 def free() -> None:
-    """Evict every model and give the memory back. Waits for a running generation."""
+    """Evict every model and free its memory. Waits for a running generation."""
     with _one_at_a_time:
         if _warm_models is not None:
             _warm_models.free()
 
 
 class _Clock:
-    """Measures the phases and reports each change."""
+    """Measures the phases and reports every change."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -140,7 +140,7 @@ def _generated(context: GenerationContext) -> Outcome:
             if not ran_out(error):
                 raise
             log.warning("job %s ran out of memory under %s: %s", context.job_id, profile.name, str(error)[:300])
-        # Out of the except block, so that the frames that held the tensors are gone.
+        # Outside the except block, so that the stack frames that held the tensors are freed.
         models.free()
         profile = _leaner(models, context, profile, notes)
 
@@ -148,7 +148,7 @@ def _generated(context: GenerationContext) -> Outcome:
 def _leaner(
     models: "WarmModels", context: GenerationContext, profile: MemoryProfile, notes: list[str]
 ) -> MemoryProfile:
-    """The profile to retry under. Raises OutOfMemory where there is none or this was the retry already."""
+    """Return the profile for a retry. Raises OutOfMemory if there is none, or if this was the retry."""
     from workers.generation.pipelines import profiles
 
     fitting = context.entry.hardware.fitting(context.params.quantization)
@@ -159,7 +159,7 @@ def _leaner(
             f"{context.entry.model_id} at {context.params.resolution} with {context.params.frames} frames ran out of "
             f"memory on {models.device.name}{tried}."
         )
-    notes.append(f"Ran out of memory under the profile {profile.name}; made under {following.name} instead.")
+    notes.append(f"Ran out of memory under the profile {profile.name}; generated under {following.name} instead.")
     return following
 
 
@@ -188,7 +188,7 @@ def _run(
         lambda: clock.enter(Phase.LOADING),
     )
     facts: dict[str, Any] = {}
-    signals = running.Signals(enter=clock.enter, check=context.check, tell=facts.__setitem__)
+    signals = running.Signals(enter=clock.enter, check=context.check, record=facts.__setitem__)
     frames = running.run(model, params, steps, image, found, models.prompts, signals)
     peak = models.peak_mb()
     notes += _remarks(facts)
@@ -207,7 +207,7 @@ def _run(
 
 
 def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:
-    """What of the request did not reach the model, in sentences."""
+    """Return sentences about the parts of the request that did not reach the model."""
     names = {"prompt": "prompt", "negative_prompt": "negative prompt"}
     counts = [(names[name], count) for name, count in facts.get("prompt_tokens", {}).items() if count and count["cut"]]
     cut = [
@@ -216,7 +216,7 @@ def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:
         for name, count in counts
     ]
     partly = [
-        f"The LoRA {lora['name']!r} was applied in part: {lora['keys_not_applied']} of {lora['keys']} keys of "
+        f"The LoRA {lora['name']!r} was applied partially: {lora['keys_not_applied']} of {lora['keys']} keys of "
         f"{lora['file']} did not apply ({lora['expert']} expert). Result.loras lists them."
         for lora in facts.get("loras", ())
         if lora["keys_not_applied"]
@@ -231,7 +231,7 @@ def _mock(context: GenerationContext) -> Outcome:
     for frame in placeholder.frames(context.params):
         context.check()
         frames.append(frame)
-    notes = ("A test card: no model was run.",)
+    notes = ("Placeholder output: no model was run.",)
     return _finish(context, frames, clock, manifest.of_test_card(context, notes), False, None, None, notes)
 
 
@@ -274,7 +274,7 @@ def _finish(
 
 
 def _models(settings: Settings) -> "WarmModels":
-    """This process's one set of loaded models, made at the first job."""
+    """Return this process's set of loaded models; created for the first job."""
     global _warm_models
     if _warm_models is None:
         from workers.generation.pipelines.warm import WarmModels

@@ -1,1 +1,1 @@
-"""Jobs on model files: downloads, integrity checks, repairs, cleanups, and what lies in the cache."""
+"""Jobs on model files: downloads, integrity checks, repairs, cleanups, and the inventory of the cache."""

@@ -1,7 +1,7 @@
-"""Reads a snapshot's files and says what they are: their checksums, computed offline and side by side.
+"""Read a snapshot's files and compute their checksums, offline and in parallel.
 
-It takes the disk and the processor only when nobody else wants them, and can be stopped between two pieces. It knows no
-jobs and no database; whether what it finds is right is `shared/models/verification.py`'s to say.
+It uses the disk and the processor at the lowest priority, and can be stopped between two chunks. It must not depend on
+jobs or the database; `shared/models/verification.py` decides whether the checksums are right.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from typing import Any
 from shared.models import replicas
 from shared.models.verification import MAX_HEADER_BYTES, Expected, FaultType, Found, is_oid, promised_size
 
-_LOOK_SECONDS = 0.1  # between two calls of `check`
+_CHECK_SECONDS = 0.1  # between two calls of `check`
 _PIECE_BYTES = 1 << 20
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _IOPRIO_WHO_PROCESS = 1
@@ -32,7 +32,7 @@ _LEAST_NICE = 19
 
 @dataclass(frozen=True)
 class Known:
-    """A file as it was when it was last found right."""
+    """A file's state when it was last verified."""
 
     size: int  # bytes
     oid: str
@@ -42,18 +42,18 @@ class Known:
 
 @dataclass(frozen=True)
 class Read:
-    """One file as it is now. `mtime` and `inode` are of the blob, None where there is none."""
+    """One file's present state. `mtime` and `inode` are of the blob, None if there is none."""
 
     path: str
-    found: Found | None  # None: it is not there
+    found: Found | None  # None if the file does not exist
     mtime: float | None = None
     inode: int | None = None
 
 
 def expected_files(snapshot: Path, recorded: Mapping[str, Expected]) -> list[Expected]:
-    """What should be there, by path: as recorded, as the snapshot's links say, and as the model's indexes say.
+    """Return the expected files by path: from the records, the snapshot's links, and the model's indexes.
 
-    A link names the checksum of what it points to; a file that only an index names has neither size nor checksum yet.
+    A link names the checksum of its target; a file that only an index names has neither size nor checksum yet.
     """
     expected = {path: Expected(path, None, None) for path in replicas.indexed_files(snapshot)}
     for path in _entries(snapshot):
@@ -72,12 +72,12 @@ def read_files(
     came: Callable[[Read], None],
     threads: int | None = None,
 ) -> Iterator[int]:
-    """Reads the files, the largest first, as many at once as there are cores; yields every 0.1 s the bytes read so far.
+    """Read the files, largest first, one per core at a time. Yield every 0.1 s the bytes read so far.
 
-    A file that is as it was when `known` is not read. `came` is told of each file at once, in the caller's thread.
-    `check` raises in order to stop, which takes effect within a piece of each file.
+    A file unchanged since it was `known` is not read. `came` is called for each file at once, in the caller's thread.
+    `check` may raise to stop, which takes effect within one chunk of each file.
     """
-    blobs: dict[tuple[int, int], list[Expected]] = {}  # what several paths share is read once
+    blobs: dict[tuple[int, int], list[Expected]] = {}  # a blob that several paths share is read once
     sizes: dict[tuple[int, int], int] = {}
     for file in expected:
         place = snapshot / file.path
@@ -95,7 +95,7 @@ def read_files(
             for key in sorted(blobs, key=lambda each: -sizes[each])
         }
         while waiting:
-            done, _ = wait(waiting, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            done, _ = wait(waiting, timeout=_CHECK_SECONDS, return_when=FIRST_COMPLETED)
             check()
             for future in done:
                 for file in waiting.pop(future):
@@ -105,11 +105,11 @@ def read_files(
 
 
 class _Stopped(Exception):
-    """The reading is being stopped; never leaves this module."""
+    """Raised in the reading threads to stop them; never leaves this module."""
 
 
 class _Reading:
-    """What the threads have in common."""
+    """The state that the threads share."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
@@ -124,7 +124,7 @@ class _Reading:
 
 
 class _Pieces:
-    """A file as `hashlib.file_digest` reads it, stoppable between two pieces."""
+    """A file for `hashlib.file_digest` that can be stopped between two chunks."""
 
     def __init__(self, file: FileIO, reading: _Reading) -> None:
         self._file = file
@@ -150,16 +150,16 @@ def _pool(threads: int, reading: _Reading) -> Iterator[ThreadPoolExecutor]:
 
 
 def _step_back() -> None:
-    """This thread alone gets what others leave: of the disk by the idle class, of the processor by niceness."""
+    """Lower the priority of this thread: the idle class for the disk, niceness for the processor."""
     number = _IOPRIO_SET.get(platform.machine())
     if number is not None:
-        # Refused in some containers; it is a courtesy, and the work goes on without it.
+        # Some containers refuse it; the priority is optional.
         ctypes.CDLL(None, use_errno=True).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST_NICE)
 
 
 def _entries(snapshot: Path) -> Iterable[str]:
-    """Every file and link under the snapshot, dangling ones too."""
+    """Yield every file and link under the snapshot, including dangling ones."""
     for folder, folders, names in os.walk(snapshot):
         linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in (*names, *linked):
@@ -167,7 +167,7 @@ def _entries(snapshot: Path) -> Iterable[str]:
 
 
 def _at_first_sight(place: Path, file: Expected, known: Known | None) -> Read | os.stat_result:
-    """What can be said without reading; else the file's status."""
+    """Return the result if the file need not be read; else the file's status."""
     try:
         status = place.stat()
     except OSError as error:
@@ -194,7 +194,7 @@ def _read(snapshot: Path, files: Sequence[Expected], reading: _Reading) -> Read:
             promised, valid = _header(stream, status.st_size) if place.suffix == ".safetensors" else (None, True)
             size = file.size if file.size is not None else promised
             oid = None
-            if valid and size in (None, status.st_size):  # else the verdict is clear without reading on
+            if valid and size in (None, status.st_size):  # otherwise the result is known without reading further
                 stream.seek(0)
                 oid = _digest(_Pieces(stream, reading), file.oid, status.st_size)
             found = Found(size=status.st_size, oid=oid, header_size=promised, header_valid=valid)
@@ -204,7 +204,7 @@ def _read(snapshot: Path, files: Sequence[Expected], reading: _Reading) -> Read:
 
 
 def _header(stream: FileIO, size: int) -> tuple[int | None, bool]:
-    """(the size that a safetensors header promises, whether there is a header at all)"""
+    """Return the size that a safetensors header states, and whether there is a header."""
     length = int.from_bytes(stream.read(8) or b"", "little")
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
         return None, False

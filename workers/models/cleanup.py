@@ -1,7 +1,7 @@
-"""A cleanup as a job: plan on fresh facts, do the first action, look again, until there is nothing left to do.
+"""The handler of cleanup jobs: plan on current facts, do the first action, and repeat until no action is left.
 
-Planning again before each removal keeps the promise of the plan while jobs come and go; the lock in
-`shared/models/removals.py` keeps it at the last moment. What was freed is measured on the disk.
+Planning again before each removal keeps the plan valid while other jobs start and end; the lock in
+`shared/models/removals.py` keeps it valid until the removal itself. Freed space is measured on the disk.
 """
 
 import logging
@@ -35,7 +35,7 @@ log = logging.getLogger("wanworks.cleanup")
 
 
 class CleanupHandler:
-    """The cleanups of one node."""
+    """Runs the cleanups of one node."""
 
     at_most: int | None = 1
 
@@ -51,8 +51,8 @@ class CleanupHandler:
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         params = CleanupParams.model_validate(job.params)
-        removals.abandon_removals(self._database, self._settings.node)  # an attempt that died may have left some
-        self._look()
+        removals.abandon_removals(self._database, self._settings.node)  # of an attempt that died
+        self._scan()
         before = self._free_bytes()
         executed: list[dict[str, Any]] = []
         skipped: list[dict[str, Any]] = []
@@ -74,10 +74,10 @@ class CleanupHandler:
         }
 
     def undo(self, job: Job) -> None:
-        """Nothing: what has been removed is gone, and a mark that was left is taken back by the next look."""
+        """Do nothing: removals are final, and the next scan clears a remaining mark."""
 
     def after(self, job: Job) -> None:
-        self._look()
+        self._scan()
 
     def _execute(
         self,
@@ -91,7 +91,7 @@ class CleanupHandler:
         begun_with, freed = self._free_bytes(), 0
         while True:
             heartbeat.check()
-            # What was freed counts even where the file system gives it back later, so that no more goes than planned.
+            # Count freed space even if the file system releases it later, so that no more is removed than planned.
             facts = self._facts(params, max(self._free_bytes(), begun_with + freed))
             actions = [action for action in plan(facts).actions if _key(action) not in tried]
             if not actions:
@@ -123,7 +123,7 @@ class CleanupHandler:
         return replace(facts, disk_free_bytes=free_bytes, artifacts_on_this_disk=one_disk)
 
     def _carry_out(self, action: Action, facts: CleanupFacts) -> int | None:
-        """The bytes that it freed, as the disk says; None where somebody has come to need it."""
+        """Carry out the action. Return the freed bytes as measured on disk; None if the files are needed meanwhile."""
         if action.kind == ActionKind.REMOVE_ARTIFACTS:
             return self._drop_artifacts(action.job_ids)
         assert action.repo is not None, "every action on models names its repo"
@@ -142,7 +142,7 @@ class CleanupHandler:
             if not removals.begin_removal(self._database, node, name):
                 if begun:
                     removals.abandon_removals(self._database, node)
-                    self._look()
+                    self._scan()
                 return None
             begun.append(name)
         celery.wake(self._redis)
@@ -166,7 +166,7 @@ class CleanupHandler:
             records.purge(self._database, [job_id])
         return freed
 
-    def _look(self) -> None:
+    def _scan(self) -> None:
         presence.scan(self._settings, self._database, self._catalogue, self._redis)
 
     def _free_bytes(self) -> int:
@@ -181,7 +181,7 @@ class CleanupHandler:
 
 
 def _drop_blob(cache: RepoCache, name: str) -> int | None:
-    """Removes one blob that no revision needs; None where somebody is just writing it."""
+    """Remove one blob that no revision needs. Return the freed bytes; None if the blob is being written."""
     lock = cache.try_lock(name.split(".")[0], 0.0)
     if lock is None:
         return None
@@ -192,10 +192,10 @@ def _drop_blob(cache: RepoCache, name: str) -> int | None:
 
 
 def _drop_revisions(cache: RepoCache, revisions: Iterable[str]) -> int:
-    """Removes snapshots and the blobs that no other snapshot needs; the bytes freed.
+    """Remove snapshots and the blobs that no other snapshot needs. Return the freed bytes.
 
-    References first, so that nothing ever names what is half gone; a kill in between leaves blobs that the next cleanup
-    takes. The library's own `delete_revisions` refuses a cache with a broken link in it, which is one to be removed.
+    References are removed first, so that none names a partially removed snapshot; a kill in between leaves blobs for
+    the next cleanup. The library's own `delete_revisions` refuses a cache with a broken link.
     """
     gone = set(revisions)
     freed = 0
@@ -214,7 +214,7 @@ def _drop_revisions(cache: RepoCache, revisions: Iterable[str]) -> int:
 
 
 def _remove_tree(folder: Path) -> int:
-    """The bytes freed. Renamed first: nobody finds half of it."""
+    """Remove a folder. Return the freed bytes. It is renamed first, so that no process finds a partial one."""
     if not folder.is_dir():
         return 0
     aside = folder.with_name(f".removed-{folder.name}")
@@ -226,7 +226,7 @@ def _remove_tree(folder: Path) -> int:
 
 
 def _unlink(file: Path) -> int:
-    """The bytes freed: none where the file is not there, or has another name too."""
+    """Remove a file. Return the freed bytes: 0 if it does not exist or has another hard link."""
     try:
         status = file.lstat()
         file.unlink()
@@ -240,7 +240,7 @@ def _key(action: Action) -> tuple[str, str | None, str | None]:
 
 
 def _described(action: Action) -> dict[str, Any]:
-    """The action in the words of the cleanup route."""
+    """Return the action as the cleanup route describes it."""
     return {
         "action_type": str(action.kind),
         "model_id": action.model_id,

@@ -1,7 +1,7 @@
-"""A download as a job: which commit, which files, then the fetcher; what came is recorded as verified.
+"""The handler of download jobs: resolve the commit, list its files, fetch them, and record them as verified.
 
-The commit is asked of the hub once and kept in the row, so that every later attempt goes on with the same files,
-whatever has happened to the branch meanwhile.
+The hub resolves the commit once. It is kept in the row, so that every later attempt continues with the same files even
+if the branch has moved.
 """
 
 import logging
@@ -33,7 +33,7 @@ log = logging.getLogger("wanworks.download")
 
 
 class DownloadHandler:
-    """The downloads of one node."""
+    """Runs the downloads of one node."""
 
     def __init__(
         self, settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis, meters: Meters
@@ -45,7 +45,7 @@ class DownloadHandler:
         self._redis = redis
         self._progress = Progress(redis)
         self._meters = meters
-        self._came: dict[str, int] = {}  # bytes that were counted of the attempt that runs, by job
+        self._came: dict[str, int] = {}  # counted bytes of the running attempt, by job
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         params = DownloadParams.model_validate(job.params)
@@ -74,10 +74,10 @@ class DownloadHandler:
         }
 
     def undo(self, job: Job) -> None:
-        """Nothing: the bytes that came are what the next attempt goes on from."""
+        """Do nothing: the next attempt continues from the received bytes."""
 
     def after(self, job: Job) -> None:
-        """Takes the partial files of a cancelled download away, and says what is here now."""
+        """Remove the partial files of a cancelled download, and scan the node's models."""
         if job.status == JobState.CANCELLED:
             presence.drop_cancelled_partials(self._settings, self._database, self._catalogue)
         presence.scan(self._settings, self._database, self._catalogue, self._redis)
@@ -92,7 +92,7 @@ class DownloadHandler:
         download_control.keep_commit(self._database, job.id, job.attempt, sha)
         return FetchPlan(
             repo=entry.repo,
-            # A commit that somebody asked for by name is kept, but does not become what the node serves.
+            # A commit that was requested by name is kept, but the node does not serve it.
             revision=entry.revision if params.revision is None else sha,
             sha=sha,
             files=tuple(hub.list_files(entry.repo, sha, check=lambda: self._check(heartbeat))),
@@ -106,7 +106,7 @@ class DownloadHandler:
         )
 
     def _record(self, entry: CatalogueEntry, plan: FetchPlan) -> None:
-        """Every file's hash was proven as it came: the replica is whole, and is what the node serves."""
+        """Record the replica as complete and served; every file's hash was verified on arrival."""
         snapshot = RepoCache(plan.models_dir, plan.repo).snapshot(plan.sha)
         now = clock.now()
         files = []
@@ -117,7 +117,7 @@ class DownloadHandler:
         replica_files.record_download(self._database, node, entry.model_id, plan.repo, plan.sha, files, now)
 
     def _check(self, heartbeat: Heartbeat) -> None:
-        """The fetcher has its own patience with a hub that is away; what the pulse watches is the fetcher itself."""
+        """Count every call as progress: the fetcher itself limits its waits for the hub."""
         heartbeat.moved(heartbeat.phase, heartbeat.percent)
         heartbeat.check()
 

@@ -1,6 +1,6 @@
-"""An integrity check as a job: read what is there, take a broken model out of service at once, fetch what is broken.
+"""The handler of integrity checks: read the files, take a broken model out of service at once, repair it.
 
-What is found is written file by file, so that an attempt that is stopped has read nothing in vain.
+Results are written file by file, so that an interrupted attempt has read no file in vain.
 """
 
 import logging
@@ -36,7 +36,7 @@ _RECORD_SECONDS = 1.0
 
 @dataclass
 class _Subject:
-    """One model's snapshot under examination."""
+    """One model's snapshot that is being checked."""
 
     entry: CatalogueEntry
     snapshot: Path
@@ -62,7 +62,7 @@ class _Subject:
 
 
 class IntegrityHandler:
-    """The integrity checks of one node."""
+    """Runs the integrity checks of one node."""
 
     at_most: int | None = 1
 
@@ -74,7 +74,7 @@ class IntegrityHandler:
         self._progress = Progress(redis)
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
-        """Raises ModelUnavailable where the one model is not here, and CannotRepair once all has been recorded."""
+        """Run the check. Raises ModelUnavailable if the model is not here; CannotRepair after recording everything."""
         params = IntegrityCheckParams.model_validate(job.params)
         began = time.monotonic()
         presence.scan(self._settings, self._database, self._catalogue, self._redis)
@@ -101,10 +101,10 @@ class IntegrityHandler:
         return {"models": models, "seconds": round(time.monotonic() - began, 3)}
 
     def undo(self, job: Job) -> None:
-        """Nothing: what was read has been noted, and the next attempt goes on from there."""
+        """Do nothing: results are recorded, and the next attempt continues from there."""
 
     def after(self, job: Job) -> None:
-        """Nothing: what was found was told at once."""
+        """Do nothing: results were recorded at once."""
 
     def _subjects(self, params: IntegrityCheckParams) -> list[_Subject]:
         ids = self._catalogue.model_ids if params.model_id is None else (params.model_id,)
@@ -122,7 +122,7 @@ class IntegrityHandler:
         return subjects
 
     def _verify(self, subject: _Subject, job: Job, full: bool, heartbeat: Heartbeat, report: "_Report") -> None:
-        """Reads what has to be read; a fault takes the model out of service before anything else is looked at."""
+        """Read the files that must be read. A fault takes the model out of service before any other file is read."""
         trusted = {path: _trusted(row, job, full) for path, row in subject.rows.items()}
         known = {path: file for path, file in trusted.items() if file is not None}
         unwritten: list[FileState] = []
@@ -161,7 +161,7 @@ class IntegrityHandler:
         log.error("%s: %s is broken: %s", subject.model_id, fault.path, fault.type)
         node, model_id = self._settings.node, subject.model_id
         if replica_files.take_out(self._database, node, model_id, subject.revision, [fault]):
-            celery.wake(self._redis)  # what waits for the model is told so
+            celery.wake(self._redis)  # jobs that wait for the model are updated
 
     def _record(self, subject: _Subject, verdict: Verdict, full: bool) -> None:
         reads = subject.reads.values()
@@ -181,7 +181,7 @@ class IntegrityHandler:
             celery.wake(self._redis)
 
     def _repair(self, subject: _Subject, faults: Sequence[Fault], heartbeat: Heartbeat, report: "_Report") -> None:
-        """Fetches the broken files again and reads them. Raises CannotRepair."""
+        """Fetch the broken files again and verify them. Raises CannotRepair."""
 
         def check() -> None:
             heartbeat.moved(Phase.FETCHING, heartbeat.percent)
@@ -200,16 +200,16 @@ class IntegrityHandler:
 
 
 class _Report:
-    """Tells how far the check has come, at most four times a second."""
+    """Reports the progress of the check, at most four times a second."""
 
     def __init__(self, job: Job, heartbeat: Heartbeat, progress: Progress, total: int) -> None:
         self._job = job
         self._heartbeat = heartbeat
         self._progress = progress
         self._total = total
-        self._before = 0  # bytes of what is done with
+        self._before = 0  # bytes of finished models
         self._reading = 0
-        self._read = 0  # bytes really read, for the rate
+        self._read = 0  # bytes actually read, for the rate
         self._began = time.monotonic()
         self._next = 0.0
 
@@ -217,7 +217,7 @@ class _Report:
         self._before += size
 
     def verified(self, size: int) -> None:
-        """`size` bytes of the present model have been read. A disk that hangs is no headway."""
+        """Record that `size` bytes of the present model were read. A hanging disk does not count as progress."""
         if size == self._reading and self._heartbeat.percent > 0:
             return
         self._read += size - self._reading
@@ -226,18 +226,18 @@ class _Report:
         percent = round(min(100.0, 100 * done / self._total), 1) if self._total else 100.0
         self._heartbeat.moved(Phase.VERIFYING, percent)
         rate = self._read / max(time.monotonic() - self._began, 0.001)
-        self._tell(Phase.VERIFYING, done, self._total, rate)
+        self._report(Phase.VERIFYING, done, self._total, rate)
 
     def close(self) -> None:
-        """The present model has been read."""
+        """Record that the present model has been read."""
         self._before += self._reading
         self._reading = 0
 
     def fetched(self, progress: plans.Progress) -> None:
-        """Of the files that are fetched again. The percentage is the check's and stands still meanwhile."""
-        self._tell(Phase.FETCHING, progress.bytes_done, progress.bytes_total, progress.bytes_per_second)
+        """Report the files that are fetched again. The percentage is the check's and does not change meanwhile."""
+        self._report(Phase.FETCHING, progress.bytes_done, progress.bytes_total, progress.bytes_per_second)
 
-    def _tell(self, phase: Phase, done: int, total: int, rate: float) -> None:
+    def _report(self, phase: Phase, done: int, total: int, rate: float) -> None:
         now = time.monotonic()
         if now < self._next:
             return
@@ -257,12 +257,12 @@ class _Report:
 
 
 def _expected(row: ReplicaFile) -> Expected:
-    """A broken file of which nobody has said the size was noted with 0."""
+    """Return the expected file. A broken file of unknown size was recorded with size 0."""
     return Expected(row.path, None if row.fault is not None and row.size == 0 else row.size, row.oid)
 
 
 def _trusted(row: ReplicaFile, job: Job, full: bool) -> Known | None:
-    """The file as it need not be read again. A full check believes only what its own earlier attempts have read."""
+    """Return the state in which a file need not be read again. A full check accepts only its own earlier attempts."""
     if row.fault is not None or row.verified_at is None or row.mtime is None or row.inode is None:
         return None
     if full and row.verified_at < job.created_at:
@@ -271,7 +271,7 @@ def _trusted(row: ReplicaFile, job: Job, full: bool) -> Known | None:
 
 
 def _state(subject: _Subject, read: Read) -> FileState | None:
-    """The file as it is noted; None where nobody has said what it should be."""
+    """Return the file's state to record; None if its expected state is unknown."""
     expected, found = subject.expected[read.path], read.found
     fault = fault_of(expected, found)
     oid = expected.oid or (found.oid if found is not None else None)
@@ -285,7 +285,7 @@ def _state(subject: _Subject, read: Read) -> FileState | None:
 
 
 def _result(verdict: Verdict, found: Verdict) -> dict[str, Any]:
-    """`faults` are those that were found; the figures are as they are now, after what was `repaired`."""
+    """Return the result. `faults` are those found; the figures describe the state after the repair."""
     left = {fault.path for fault in verdict.faults}
     return {
         "integrity_score": verdict.integrity_score,

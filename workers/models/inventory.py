@@ -1,6 +1,6 @@
-"""What lies in this node's model storage, blob by blob, so that cleanup can be planned without asking the node.
+"""List the blobs in this node's model storage, so that a cleanup can be planned without asking the node.
 
-Only the repos of the catalogue are looked at: a cache may be shared with other programs.
+Only the repos of the catalogue are listed, because a cache may be shared with other programs.
 """
 
 import os
@@ -18,15 +18,15 @@ _PARTIAL = ".incomplete"
 
 
 def record(database: Database, node: str, models_dir: Path, catalogue: Catalogue) -> None:
-    """Looks and writes down what has changed. Raises OSError where the model storage is away."""
+    """List the blobs and record changes. Raises OSError if the model storage is unavailable."""
     repos = dict.fromkeys(entry.repo for entry in catalogue.entries)
     replica_files.record_blobs(database, node, (blob for repo in repos for blob in blobs_on_disk(models_dir, repo)))
 
 
 def blobs_on_disk(models_dir: Path, repo: str) -> list[BlobState]:
-    """The repo's blobs, whole and partial, with the snapshots that point to each. Sizes are the files' own, in bytes.
+    """Return the repo's blobs, complete and partial, with the snapshots that point to each. Sizes are in bytes.
 
-    Files that lie in a snapshot itself, as a cache without links has them, count as one blob of that revision.
+    Files inside a snapshot itself, as in a cache without links, count as one blob of that revision.
     """
     folder = models_dir / folder_name(repo)
     pointed, plain = _snapshots(folder / "snapshots")
@@ -43,7 +43,7 @@ def blobs_on_disk(models_dir: Path, repo: str) -> list[BlobState]:
 
 
 def _snapshots(folder: Path) -> tuple[dict[str, set[str]], dict[str, tuple[int, float]]]:
-    """(revisions by the blob that they point to, (bytes, newest mtime) of files that lie in a revision itself)"""
+    """Return revisions by the blob that they point to, and (bytes, newest mtime) of files inside each revision."""
     pointed: dict[str, set[str]] = {}
     plain: dict[str, tuple[int, float]] = {}
     for revision in sorted(os.listdir(folder)) if folder.is_dir() else ():

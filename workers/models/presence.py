@@ -1,6 +1,6 @@
-"""Which models and blobs are on this node: looked at, recorded, and the dispatcher woken where models have changed.
+"""Scan which models and blobs are on this node, record them, and wake the dispatcher if models have changed.
 
-Partial files of downloads that were cancelled are removed here too: no attempt may be there to do it.
+This module also removes partial files of cancelled downloads, because no attempt may be running that could do it.
 """
 
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger("wanworks.presence")
 
 
 def scan(settings: Settings, database: Database, catalogue: Catalogue, redis: RestingRedis) -> None:
-    """One quick, offline scan of every model of the catalogue. Raises OSError where the model storage is away."""
+    """Scan every model of the catalogue quickly and offline. Raises OSError if the model storage is unavailable."""
     began = clock.now()
     found = {entry.model_id: replicas.scan(settings.models_dir, entry) for entry in catalogue.entries}
     if replicas.record(database, settings.node, catalogue, found, began):
@@ -29,9 +29,9 @@ def scan(settings: Settings, database: Database, catalogue: Catalogue, redis: Re
 
 
 def drop_cancelled_partials(settings: Settings, database: Database, catalogue: Catalogue) -> None:
-    """Removes what cancelled downloads to this node have begun and no other download of it needs.
+    """Remove the partial files of cancelled downloads to this node that no other download needs.
 
-    Raises OSError where the model storage is away.
+    Raises OSError if the model storage is unavailable.
     """
     cancelled = download_control.with_partials(database, settings.node)
     if not cancelled:

@@ -1,6 +1,6 @@
-"""Fetches broken files of a snapshot again, and those alone. Who calls decides what is broken, and reads it afterwards.
+"""Fetch the broken files of a snapshot again. The caller decides which are broken and verifies them afterwards.
 
-The files keep their commit; no branch is moved. A blob is only ever replaced by a whole and proven one.
+The files keep their commit; no branch is moved. A blob is replaced only by a complete and verified one.
 """
 
 import re
@@ -18,7 +18,7 @@ from workers.models.fetch.layout import RepoCache
 from workers.models.fetch.plan import FetchPlan, Limits, Progress, RemoteFile
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# For how long a hub that is away is asked. The model is out of service meanwhile, and the next check tries again.
+# How long an unavailable hub is retried. The model is out of service meanwhile, and the next check tries again.
 _HUB_PATIENCE_SECONDS = 60.0
 
 
@@ -31,13 +31,13 @@ def fetch_again(
     report: Callable[[Progress], None],
     check: Callable[[], None],
 ) -> list[Expected]:
-    """Puts the files at these paths right; what the hub says that they are.
+    """Repair the files at these paths. Return the hub's description of them.
 
-    Raises CannotRepair where the hub is away or refuses, has no such commit or file, or where the files cannot be
-    written; StoreFull; and what `check` raises in order to stop.
+    Raises CannotRepair if the hub is unavailable or refuses, has no such commit or file, or if the files cannot be
+    written; StoreFull; and what `check` raises to stop.
     """
     if _COMMIT.fullmatch(revision) is None:
-        raise CannotRepair(f"{entry.model_id} is not a commit of its repository; download it anew")
+        raise CannotRepair(f"{entry.model_id} is not a commit of its repository; download the model again")
     token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
     try:
         hub = HubClient(settings.hub_url, token, _HUB_PATIENCE_SECONDS)
@@ -70,7 +70,7 @@ def fetch_again(
 
 
 def _not_as_named(cache: RepoCache, files: Iterable[RemoteFile], check: Callable[[], None]) -> frozenset[str]:
-    """Checksums of the blobs that are not what their name says. Where only a link is lost, its blob is good."""
+    """Return the checksums of blobs whose content differs from their name; a blob without a link may be valid."""
     named = {file.oid: Expected(file.oid, file.size, file.oid) for file in files}
     bad: set[str] = set()
 

@@ -1,1 +1,1 @@
-"""The processes of a worker: main processes, children, and loops. They never know how a job is done."""
+"""The processes of a worker: main processes, children, and loops. They must not depend on how a job type is run."""

@@ -1,6 +1,6 @@
-"""What becomes of a worker's child as it is born: its logs, its end with its parent, its manners, its libraries.
+"""Set up a worker's child process: logs, exit with its parent, niceness, libraries.
 
-Named among the modules that Celery imports, since a spawned child imports nothing else of ours before its first task.
+Celery is configured to import this module: a spawned child imports no other module of ours before its first task.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from shared.telemetry import logs, tracing
 from workers.processes import process
 
 _PR_SET_PDEATHSIG = 1
-# Hashing and fetching must not take a step's cores from a generation.
+# Hashing and downloading must not take CPU time from a generation's step.
 _IO_NICENESS = 10
 
 
 def set_up_logs() -> None:
-    """Of the main process and of each child, in place of Celery's own."""
+    """Set up logging of the main process or a child, instead of Celery's own."""
     device = process.device_id() if process.role() == "gpu" else None
     logs.set_up(process.settings(), process.worker_name(), device=device)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for every request otherwise
-    logging.getLogger("multiprocessing").setLevel(logging.WARNING)  # a line in its own format for each child otherwise
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs a line for every request
+    logging.getLogger("multiprocessing").setLevel(logging.WARNING)  # it logs a line in its own format for each child
 
 
 def set_up_traces() -> None:
-    """Of the main process and of each child; they tell of themselves as one service."""
+    """Set up tracing of the main process or a child; they report as one service."""
     tracing.set_up(process.settings(), "worker" if process.role() == "gpu" else "io")
 
 
@@ -41,7 +41,7 @@ def _on_setup_logging(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def _on_child(**_: Any) -> None:
-    """A child must not outlive its main process, and loads the libraries before the first job asks for them."""
+    """Make the child exit with its main process, and load the libraries before the first job needs them."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:
         os._exit(1)
@@ -49,7 +49,7 @@ def _on_child(**_: Any) -> None:
     if process.role() == "gpu":
         from workers.generation import run
 
-        # What is wrong is logged, and told by each job: a child that died of it would only be started again.
+        # The error is logged, and each job reports it. A child that exited here would only be restarted.
         with contextlib.suppress(ConfigurationError):
             run.preload()
     else:

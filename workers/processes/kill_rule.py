@@ -1,8 +1,8 @@
-"""The one rule that says which of its children a worker's main process may kill.
+"""The one rule that decides which of its children a worker's main process may kill.
 
-It judges requests that carry a job, by the job's row. A child may be killed where its attempt has lost its lease or its
-job, where it does not heed a cancel within its grace, and where it is not done long after its job's end. Everything
-else that a child does, a tick above all, is not judged here. Pure: no clock, no database, no process.
+It applies to requests that carry a job and reads the job's row. A child may be killed if its attempt has lost its lease
+or its job, if it ignores a cancel for longer than the grace period, or if it is not done long after its job's end. It
+does not apply to other tasks, in particular scheduled work. Pure: no clock, no database, no process.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from shared.jobs.attempts import Held
 from shared.states import JobState
 
-# So many passes in a row an attempt is seen as lost before its process is killed: the child may be noticing it itself.
+# An attempt must be lost in so many successive passes before its process is killed: the child may be about to notice.
 _LOST_PASSES = 2
 
 
@@ -24,30 +24,30 @@ class Limits:
 
 @dataclass(frozen=True)
 class Answering:
-    """What is known of one request that a child of this worker is answering."""
+    """One request that a child of this worker is processing."""
 
     worker: str
     pid: int
-    attempt: int | None = None  # that it was seen to hold
+    attempt: int | None = None  # that it held when last seen
     failures: int = 0  # of the job, when it was seen to hold it
     lost_passes: int = 0
-    idle_since: float | None = None  # since when the row has not shown it as running here
+    idle_since: float | None = None  # since when the row has not been running here
 
 
 @dataclass(frozen=True)
 class Judgement:
     answering: Answering
-    kill: str | None  # the reason, where it is to be killed
+    kill: str | None  # the reason to kill the process, or None
 
 
 def judge(known: Answering, row: Held | None, now: float, limits: Limits) -> Judgement:
-    """Judges a request by its job's row; None where the job has been purged. `now` is on any steady clock."""
+    """Judge a request by its job's row, None if the job was purged. `now` may be of any monotonic clock."""
     if row is not None and row.status == JobState.RUNNING and (row.worker, row.pid) == (known.worker, known.pid):
         holding = replace(known, attempt=row.attempt, failures=row.failures, lost_passes=0, idle_since=None)
         if row.lapsed:
-            return Judgement(holding, "its lease has lapsed")
+            return Judgement(holding, "its lease has expired")
         if row.cancel_seconds is not None and row.cancel_seconds > limits.cancel_grace:
-            return Judgement(holding, f"it has not heeded its cancel for {row.cancel_seconds:.0f} s")
+            return Judgement(holding, f"it has ignored its cancel for {row.cancel_seconds:.0f} s")
         return Judgement(holding, None)
     if _has_lost(known, row):
         losing = replace(known, lost_passes=known.lost_passes + 1)
@@ -60,7 +60,7 @@ def judge(known: Answering, row: Held | None, now: float, limits: Limits) -> Jud
 
 
 def _has_lost(known: Answering, row: Held | None) -> bool:
-    """Whether somebody else has put its job back or given it up: that counts as a failure, or begins a new attempt."""
+    """Return whether another process has returned or failed its job: a failure was counted, or a new attempt began."""
     if known.attempt is None or row is None:
         return False
     return row.attempt != known.attempt or row.failures > known.failures

@@ -1,7 +1,7 @@
-"""Whether the event loop of a worker's main process turns.
+"""Detect whether the event loop of a worker's main process is running.
 
-While it waits for a broker that is away it hears nothing of its children: an answer that one has ended still counts as
-under way, and one that has begun is not known yet. Knows nothing of jobs.
+While it waits for an unavailable broker it receives nothing from its children: a request that a child has finished
+still counts as active, and one that has begun is not known yet. This module must not depend on jobs.
 """
 
 import time
@@ -14,13 +14,13 @@ _turned_at: float | None = None
 
 
 def watch(hub: Any) -> None:
-    """To be called whenever Celery's loop begins anew: it drops all timers with the connection."""
+    """Watch the loop. Call this whenever Celery's loop starts again: it drops all timers with the connection."""
     _turn()
     hub.call_repeatedly(_TURN_SECONDS, _turn)
 
 
 def turns() -> bool:
-    """Whether it has turned within the last seconds; True where it was never watched."""
+    """Return whether the loop has run within the last seconds; True if it was never watched."""
     return _turned_at is None or time.monotonic() - _turned_at <= _SILENT_SECONDS
 
 

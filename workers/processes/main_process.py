@@ -1,7 +1,7 @@
-"""A worker's main process: says that its device is alive, and kills and recovers what its children cannot.
+"""A worker's main process: sends its device's heartbeat, and kills and recovers what its children cannot.
 
-It holds no torch, so it answers ping and inspect during a long step. Its children run the jobs; when one dies, this
-process puts the job's row right at once instead of leaving it to the lease.
+It does not import torch, so it answers ping and inspect during a long step. Its children run the jobs. When one dies,
+this process updates the job's row at once instead of waiting for the lease to expire.
 """
 
 import logging
@@ -29,26 +29,25 @@ from workers.processes.kill_rule import Answering, Limits, judge
 log = logging.getLogger("wanworks.worker")
 
 _PASS_SECONDS = 2.0
-# A row that this worker's children do not answer for is given back after so many passes: a child says that it has begun
-# an answer within milliseconds of its claim.
+# A row that no child of this worker runs is returned after so many passes: a child reports that it has begun
+# within milliseconds of its claim.
 _UNCARRIED_PASSES = 3
 
 
 class JobRequest(Request):  # type: ignore[misc]
-    """A bell being answered. Recovers the job when the child that ran it has died."""
+    """A dispatch message that a child processes. Recovers the job when the child dies."""
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        # A job that failed in the ordinary way is over by now; if the rows still show it as running here, it died.
+        # A job that failed normally has ended by now; if the rows still show it as running here, the child died.
         recover("The worker process died", self.worker_pid or 0)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
 
 def recover(reason: str, pid: int | None = None) -> None:
-    """Counts a crash against what the rows say that child runs, or against all that runs here.
+    """Count a crash of the jobs that the rows show as running in that child, or of all that run in this worker.
 
-    By process, not by job: a bell that came twice may have died beside an attempt that is well.
-
-    A missing database leaves it to the lease.
+    Selected by process, not by job: a duplicate message may have died while another attempt at the job is alive.
+    If the database is unavailable, the lease recovers the job.
     """
     backoff = process.settings().retry_backoff_seconds
     emptied = pid is None
@@ -66,16 +65,16 @@ def recover(reason: str, pid: int | None = None) -> None:
         if emptied and process.role() == "gpu":
             nodes.device_beat(process.database(), process.claimant().device_key, warm=[])
     except (Unavailable, StoreFull) as error:
-        log.warning("cannot recover at once: %s", error)
+        log.warning("cannot recover the job now; its lease will expire: %s", error)
 
 
 class Guard:
-    """Sends the device's heartbeat, and kills or recovers what its children cannot end themselves."""
+    """Sends the device's heartbeat, and kills or recovers jobs that its children cannot end themselves."""
 
     def __init__(self) -> None:
         self._answering: dict[tuple[str, int], Answering] = {}
-        self._uncarried: dict[tuple[str, int], int] = {}  # by job and attempt: passes in which no child carried it
-        # Seconds in which the ends of children were heard of: what hangs after its job's end is judged by them.
+        self._uncarried: dict[tuple[str, int], int] = {}  # by job and attempt: passes in which no child ran it
+        # Seconds in which this process received its children's ends: limits after a job's end count only these.
         self._heard_seconds, self._judged_at = 0.0, time.monotonic()
         settings, meters, reporter = process.settings(), process.meters(), process.reporter()
         self._loops = [Loop("guard", _PASS_SECONDS, self._watch, meters=meters, reporter=reporter)]
@@ -89,22 +88,22 @@ class Guard:
             loop.start()
 
     def stop(self) -> None:
-        """Deregisters the device, so that nothing more is sent here, and gives the running job back unblamed."""
+        """Deregister the device, so that no job is dispatched here, and return the running job without a failure."""
         for loop in self._loops:
             loop.stopping.set()
         for loop in self._loops:
-            loop.stop()  # a heartbeat that comes later would register the device again
+            loop.stop()  # a later heartbeat would register the device again
         try:
             if process.role() == "gpu":
                 nodes.deregister_device(process.database(), process.claimant().device_key, os.getpid())
             for running in attempts.running_on(process.database(), process.worker_name()):
                 _give_back(running.job_id, running.attempt, "this worker is stopping")
         except (Unavailable, StoreFull) as error:
-            log.warning("cannot deregister, the lease will tell: %s", error)
+            log.warning("cannot deregister; the lease will expire: %s", error)
 
     def _watch(self) -> None:
         self._judge_requests()
-        self._give_back_what_nobody_carries()
+        self._give_back_uncarried()
         if process.role() == "gpu":
             self._evict_stale()
 
@@ -124,10 +123,10 @@ class Guard:
                 self._kill(job_id, pid, judgement.kill)
         self._answering = judged
 
-    def _give_back_what_nobody_carries(self) -> None:
-        """An attempt that the rows show as running here and no child answers: its claim was never confirmed to it."""
+    def _give_back_uncarried(self) -> None:
+        """Return jobs that the rows show as running here and no child runs: their claim was not confirmed to it."""
         if not main_loop.turns():
-            return  # a child may have begun an answer that is not known of yet
+            return  # a child may have begun a request that is not known here yet
         carried = set(_job_requests())
         rows = attempts.running_on(process.database(), process.worker_name())
         seen = {}
@@ -136,18 +135,18 @@ class Guard:
                 continue
             passes = seen[row.job_id, row.attempt] = self._uncarried.get((row.job_id, row.attempt), 0) + 1
             if passes >= _UNCARRIED_PASSES:
-                _give_back(row.job_id, row.attempt, "no process here carries it")
+                _give_back(row.job_id, row.attempt, "no process of this worker runs it")
         self._uncarried = seen
 
     def _evict_stale(self) -> None:
-        """Ends an idle child that holds a model whose files were found wrong or were removed; the next one is fresh."""
+        """End an idle child that holds a model whose files were found wrong or were removed; the next one is fresh."""
         database, claimant = process.database(), process.claimant()
         now = replicas.generations(database, claimant.node)
         warm = nodes.warm(database, claimant.device_key)
         stale = [entry["model_id"] for entry in warm if entry.get("generation") != now.get(entry["model_id"])]
         if not stale or worker_state.active_requests or worker_state.reserved_requests:
             return
-        log.warning("%s: the files it was loaded from are not what is there now", ", ".join(stale))
+        log.warning("%s: the files on disk have changed since the model was loaded", ", ".join(stale))
         nodes.device_beat(database, claimant.device_key, warm=[])
         for child in active_children():
             os.kill(child.pid, signal.SIGKILL)
@@ -161,7 +160,7 @@ class Guard:
 
 
 def take_over() -> Guard:
-    """Recovers what an earlier worker of this name left and registers the device, if there is one."""
+    """Recover the jobs of an earlier worker of this name, and register the device if there is one."""
     recover("The worker died")
     if process.role() == "gpu":
         _register()
@@ -169,7 +168,7 @@ def take_over() -> Guard:
 
 
 def _job_requests() -> list[tuple[str, int]]:
-    """(job id, process) of the jobs that children are answering; ticks and other tasks are none."""
+    """Return (job id, process) of the jobs that children run, without scheduled work and other tasks."""
     active = [request for request in list(worker_state.active_requests) if isinstance(request, JobRequest)]
     return [(request.id, request.worker_pid) for request in active if request.worker_pid]
 
@@ -180,12 +179,12 @@ def _give_back(job_id: str, attempt: int, reason: str) -> None:
         attempt_spans.report_returned(job, attempt)
         if job.finished_at is not None:
             count_end(process.meters(), job)
-        log.info("job %s: given back: %s", job_id, reason)
+        log.info("job %s: returned to the queue: %s", job_id, reason)
 
 
 def _beat() -> None:
     if not nodes.device_beat(process.database(), process.claimant().device_key):
-        log.warning("this node had been removed; it is back")
+        log.warning("this node had been removed; it registers again")
         _register()
 
 

@@ -1,6 +1,6 @@
 """A node's io worker, main process: reports that the node is alive, how full its disk is, and which models it holds.
 
-Two loops: what touches the model storage can hang with a network disk, and the heartbeat must not hang with it.
+Two loops, because access to the model storage can hang with a network disk, and the heartbeat must not hang with it.
 """
 
 import logging
@@ -22,13 +22,13 @@ _DISK_SECONDS = 5.0  # how often free space is measured
 
 
 class NodeWatch:
-    """The heartbeat, with the disk as last measured; and the loop that measures it and scans for models."""
+    """Sends the heartbeat with the last measured disk space, and scans the disk for models."""
 
     def __init__(self) -> None:
         self._settings = process.settings()
         self._catalogue = models.load(self._settings.catalogue)
         self._redis = RestingRedis(self._settings.redis)
-        self._disk_mb: tuple[float, float] | None = None  # in all, free; None until it has been measured
+        self._disk_mb: tuple[float, float] | None = None  # total and free; None until it has been measured
         self._scanned_at = float("-inf")
         meters, reporter = process.meters(), process.reporter()
         self.heartbeat = Loop(
@@ -41,7 +41,7 @@ class NodeWatch:
         self.scan = Loop(
             "model-storage",
             min(_DISK_SECONDS, self._settings.presence_seconds),
-            self._look,
+            self._scan,
             meters=meters,
             reporter=reporter,
         )
@@ -52,18 +52,18 @@ class NodeWatch:
 
     def stop(self) -> None:
         self.scan.stop(timeout=0.0)
-        self.heartbeat.stop()  # its last one must not come after the farewell
+        self.heartbeat.stop()  # a later heartbeat would register the node again
         try:
             nodes.deregister_node(process.database(), self._settings.node)
         except (Unavailable, StoreFull) as error:
-            log.warning("cannot say goodbye: %s", error)
+            log.warning("cannot deregister the node: %s", error)
 
     def _beat(self) -> None:
         total_mb, free_mb = self._disk_mb or (None, None)
         nodes.node_beat(process.database(), self._settings.node, total_mb, free_mb, celery.PROTOCOL)
 
-    def _look(self) -> None:
-        """Raises OSError where the model storage is away."""
+    def _scan(self) -> None:
+        """Measure free space and scan for models. Raises OSError if the model storage is unavailable."""
         folder = self._settings.models_dir
         folder.mkdir(parents=True, exist_ok=True)
         disk = shutil.disk_usage(folder)
@@ -73,5 +73,5 @@ class NodeWatch:
         if time.monotonic() - self._scanned_at >= self._settings.presence_seconds:
             presence.scan(self._settings, process.database(), self._catalogue, self._redis)
             self._scanned_at = time.monotonic()
-            # Last: a file that cannot be removed must not keep the node from saying which models it holds.
+            # Last: a file that cannot be removed must not prevent the scan.
             presence.drop_cancelled_partials(self._settings, process.database(), self._catalogue)

@@ -1,4 +1,4 @@
-"""What one worker process stands on: who it is, and the runner that its tasks use. Built once, when first needed."""
+"""The objects of one worker process: settings, identity, and the runner that its tasks use. Each is built once."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from shared.settings import Settings, load
 from shared.storage.store import open_store
 from shared.telemetry.loops import LoopReporter
 from shared.telemetry.metrics import Meters
-from workers.attempts.runner import Runner, Work
+from workers.attempts.runner import Handler, Runner
 from workers.devices.discovery import Device, this_device
 
 
@@ -35,17 +35,17 @@ def device() -> Device:
 
 
 def role() -> str:
-    """``gpu`` for a device's worker, ``io`` for a node's. The launcher says which, in the environment."""
+    """Return ``gpu`` for a device's worker, ``io`` for a node's, as the launcher set it in the environment."""
     return os.environ.get("WANWORKS_ROLE", "gpu")
 
 
 def worker_name() -> str:
-    """``gpu-<index>@<node>`` or ``io@<node>``"""
+    """Return ``gpu-<index>@<node>`` or ``io@<node>``."""
     return f"gpu-{device().index}@{settings().node}" if role() == "gpu" else f"io@{settings().node}"
 
 
 def device_id() -> str:
-    """The GPU's UUID, or ``cpu-<index>``."""
+    """Return the GPU's UUID, or ``cpu-<index>``."""
     return device().uuid or f"cpu-{device().index}"
 
 
@@ -65,18 +65,18 @@ def meters() -> Meters:
 
 @cache
 def reporter() -> LoopReporter:
-    """Of this process's background loops."""
+    """Return the reporter of this process's background loops."""
     return LoopReporter(database(), worker_name(), settings().node)
 
 
 @cache
 def runner() -> Runner:
-    """Raises StoreMismatch where this node does not see the installation's store."""
-    return Runner(settings(), database(), claimant(), works(), meters())
+    """Return the runner. Raises StoreMismatch if this node does not find the installation's store."""
+    return Runner(settings(), database(), claimant(), handlers(), meters())
 
 
-def works() -> Mapping[str, Work]:
-    """What this worker can do, by job type. A new job type is one row here."""
+def handlers() -> Mapping[str, Handler]:
+    """Return this worker's handlers by job type. A new job type is added here."""
     store = open_store(settings(), lambda: nodes.agreed(database(), "store"), create=False)
     models = catalogue.load(settings().catalogue)
     redis = RestingRedis(settings().redis)
@@ -98,5 +98,5 @@ def works() -> Mapping[str, Work]:
 
 
 def visible_devices() -> str:
-    """CUDA_VISIBLE_DEVICES as this process sees it, as far as its column holds it."""
+    """Return CUDA_VISIBLE_DEVICES of this process, truncated to the length of its column."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "")[:96]

@@ -1,7 +1,7 @@
-"""The sampler of a GPU worker: every few seconds, what its device reads and what runs on it, as one row.
+"""The sampler of a GPU worker: every few seconds it stores its device's readings and what runs there as one row.
 
-A loop of the main process, which has no part in the job: a reading that is slow, a database or a Redis that is away
-costs a sample, never a step.
+It is a loop of the main process, apart from the job: a slow reading, or an unavailable database or Redis, costs a
+sample, never a step.
 """
 
 from shared import clock
@@ -15,7 +15,7 @@ from workers.processes import process
 
 
 class Sampler:
-    """Takes the first sample one interval after its start."""
+    """Takes samples; the first one an interval after its start."""
 
     def __init__(self) -> None:
         seconds = process.settings().sample_seconds
@@ -34,17 +34,17 @@ class Sampler:
         self.loop.start()
 
     def stop(self) -> None:
-        if self.loop.stop():  # a gauge that still reads must not be closed
+        if self.loop.stop():  # do not close a gauge that is still reading
             self._gauge.close()
 
     def sample(self) -> None:
-        """Raises Unavailable or StoreFull where the database does not take it."""
+        """Take one sample. Raises Unavailable or StoreFull if the database does not store it."""
         at, reading = clock.now(), self._gauge.read()
         key, kind = process.claimant().device_key, process.device().kind
         samples.record(process.database(), key, kind, reading, self._doing(), at)
 
     def _doing(self) -> Doing:
-        """By the rows; the phase by the attempt's last word in Redis."""
+        """Return what runs here by the rows, with the phase of the attempt's last event in Redis."""
         for running in attempts.running_on(process.database(), process.worker_name()):
             event = self._progress.latest([running.job_id]).get(running.job_id, {})
             phase = event.get("phase") if event.get("attempt") == running.attempt else None

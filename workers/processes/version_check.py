@@ -1,4 +1,4 @@
-"""Asks the hub which commit each model is at, once in a while; offline, the last answer and its age stay."""
+"""Periodically read from the hub which commit each model is at. While offline, the last result and its age remain."""
 
 import logging
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _PATIENCE_SECONDS = 20.0
 
 
 def check_versions(database: Database, hub: HubClient, entries: Iterable[CatalogueEntry]) -> str:
-    """Asks about each model whose turn it is; one that fails is asked less and less often."""
+    """Check each model that is due. A model whose check fails is checked less and less often."""
     asked = answered = 0
     for entry in entries:
         if not versions.is_due(database, entry.model_id, clock.now()):

@@ -1,7 +1,7 @@
-"""Sends the messages that jobs' webhooks wait for. On every node's io worker, in its main process.
+"""Sends the messages of jobs' webhooks, in the main process of every node's io worker.
 
-Each delivery has a slot and a thread of its own, and a bound in time. A free slot takes the next due message at once,
-and one receiver has a few slots at most, so a slow receiver holds up nobody but itself.
+Each delivery has its own slot, thread and time limit. A free slot takes the next due message at once, and one receiver
+has a few slots at most, so a slow receiver delays only its own messages.
 """
 
 import json
@@ -29,12 +29,12 @@ _NAME = "webhooks"
 _EVERY_SECONDS = 1.0
 _SLOTS = 16
 _SLOTS_PER_RECEIVER = 4
-# For how long a message that was taken is this process's: longer than a delivery and the writing of its outcome take.
+# For how long a claimed message belongs to this process: longer than a delivery and the writing of its outcome take.
 _TAKEN_SECONDS = 3 * standard_webhooks.DELIVERY_SECONDS
 
 
 class WebhookSender(Loop):
-    """Takes due messages for the slots that are free. A delivery that ends wakes it."""
+    """Takes due messages for the free slots. The end of a delivery wakes it."""
 
     def __init__(
         self, settings: Settings, database: Database, meters: Meters, reporter: LoopReporter | None = None
@@ -45,7 +45,7 @@ class WebhookSender(Loop):
         self._counts = meters
         self._allowed = Allowed.of(settings.outbound_allow)
         self._lock = threading.Lock()
-        self._busy: Counter[str] = Counter()  # deliveries under way, by receiver
+        self._busy: Counter[str] = Counter()  # running deliveries, by receiver
         self._secret: str | None = None
 
     def _fill_slots(self) -> bool:
@@ -60,7 +60,7 @@ class WebhookSender(Loop):
                 self._busy[message.receiver] += 1
             try:
                 threading.Thread(target=self._deliver, args=(message,), name="webhook", daemon=True).start()
-            except RuntimeError:  # no thread is to be had: the message falls due again
+            except RuntimeError:  # no thread can be started: the message falls due again
                 self._release(message)
                 raise
         return bool(taken)
@@ -81,9 +81,9 @@ class WebhookSender(Loop):
                 self._counts.count(MESSAGES, "delivered")
                 webhooks.delivered(self._database, message, clock.now())
         except (Unavailable, StoreFull) as error:
-            log.warning("message %s: its outcome cannot be written, it may be sent again: %s", message.id, error)
+            log.warning("message %s: the outcome cannot be stored, it may be sent again: %s", message.id, error)
         except Exception:
-            log.exception("message %s: its outcome cannot be written, it may be sent again", message.id)
+            log.exception("message %s: the outcome cannot be stored, it may be sent again", message.id)
             self._counts.count(LOOP_ERRORS, _NAME)
         finally:
             self._release(message)
@@ -101,8 +101,8 @@ class WebhookSender(Loop):
 
     def _failed(self, message: WebhookMessage, reason: str, *, again: bool) -> None:
         wait = standard_webhooks.wait_after(message.tries + 1) if again else None
-        words = "it is given up" if wait is None else f"it is sent again in {wait} s"
-        log.warning("message %s of job %s %s; %s", message.id, message.job_id, reason, words)
+        outcome = "it will not be sent again" if wait is None else f"it will be sent again in {wait} s"
+        log.warning("message %s of job %s %s; %s", message.id, message.job_id, reason, outcome)
         self._counts.count(MESSAGES, "dead" if wait is None else "failed")
         webhooks.failed(self._database, message, reason, wait)
 

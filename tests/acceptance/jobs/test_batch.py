@@ -59,7 +59,7 @@ def count(stack: Stack) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_batch_goes_on_and_makes_every_line_once(stack: Stack, tmp_path: Path) -> None:
+def test_a_killed_batch_continues_and_makes_every_line_once(stack: Stack, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "red.png")
     asked = {"model_id": "T2V-A14B", "prompt": "a boat", **TINY}
     # The first is quick; of the second and third the kill finds one made or running, the fourth waits.
@@ -103,7 +103,7 @@ def test_a_killed_batch_goes_on_and_makes_every_line_once(stack: Stack, tmp_path
 
 
 @pytest.mark.slow
-def test_what_fails_is_told_and_asked_for_again_when_that_is_wanted(stack: Stack, tmp_path: Path) -> None:
+def test_failed_lines_are_reported_and_submitted_again_on_request(stack: Stack, tmp_path: Path) -> None:
     asked = {"model_id": "T2V-A14B", "prompt": "a boat", **TINY}
     file = write(tmp_path / "boats.jsonl", {**asked, "fps": 23, "name": "odd"}, "", {**asked, "name": "gone"})
     out = tmp_path / "out"
@@ -133,12 +133,12 @@ def test_ctrl_c_leaves_the_jobs_and_says_so(stack: Stack, tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=20)
     assert process.returncode == ExitCode.INTERRUPTED, told
-    assert "the same command goes on from here" in told
+    assert "run the same command again to continue from here" in told
     assert "Traceback" not in told
     assert run(stack, file, out).returncode == 0
 
 
-def test_every_mistake_in_the_file_is_told_and_nothing_sent(tmp_path: Path) -> None:
+def test_every_error_in_the_file_is_reported_and_nothing_submitted(tmp_path: Path) -> None:
     asked = {"model_id": "T2V-A14B", "prompt": "a boat"}
     file = write(
         tmp_path / "boats.jsonl",
@@ -154,7 +154,7 @@ def test_every_mistake_in_the_file_is_told_and_nothing_sent(tmp_path: Path) -> N
         read_batch(file)
     told = str(wrong.value)
     for mistake in (
-        "line 2: name: 'a' is line 1's already",
+        "line 2: name: 'a' is already the name of line 1",
         "line 3: is not JSON",
         "line 4: frames:",
         "line 4: colour: there is no such field",
@@ -166,7 +166,7 @@ def test_every_mistake_in_the_file_is_told_and_nothing_sent(tmp_path: Path) -> N
     ):
         assert mistake in told
     for words, complaint in (
-        (("a boat", "--batch", str(file)), "say what is made"),
+        (("a boat", "--batch", str(file)), "takes the request's fields from the lines"),
         (("--batch", str(file)), "--out"),
         ((), "PROMPT"),
     ):

@@ -1,4 +1,4 @@
-"""A webhook on the whole stack: told of progress and of the end, and told later where it is away at the time."""
+"""A webhook on the whole stack receives progress and the end, also if it was unreachable at the time."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ def stack(demo_models: Path, tmp_path: Path) -> Iterator[Stack]:
 
 
 @pytest.mark.slow
-def test_told_of_progress_and_of_the_end(stack: Stack) -> None:
+def test_it_receives_progress_and_the_end(stack: Stack) -> None:
     receiver = Receiver()
     job_id = stack.submit(webhook_url=receiver.url, webhook_progress=True, resolution="256x256", frames=17, steps=20)
     told: list[dict[str, object]] = []
@@ -56,7 +56,7 @@ def test_told_of_progress_and_of_the_end(stack: Stack) -> None:
 
 
 @pytest.mark.slow
-def test_told_once_the_receiver_is_back(stack: Stack) -> None:
+def test_it_receives_the_end_once_the_receiver_is_back(stack: Stack) -> None:
     receiver = Receiver()
     receiver.status = 503
     job_id = stack.submit(webhook_url=receiver.url)

@@ -126,7 +126,7 @@ def test_pause_stops_within_a_second_frees_the_slot_and_resume_fetches_nothing_t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["child", "worker"])
-def test_kill_9_in_the_middle_goes_on_from_the_bytes_that_are_there(empty: Stack, victim: str) -> None:
+def test_a_download_resumes_after_kill_9(empty: Stack, victim: str) -> None:
     job_id = download(empty, bandwidth_limit_mbps=4)
     before = under_way(empty, job_id)["progress"]["bytes_done"]
     main = empty.pid("io")

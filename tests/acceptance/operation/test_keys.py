@@ -69,7 +69,7 @@ def test_the_command_line_uses_its_key(stack: Stack, secrets: dict[str, str], tm
 
 @pytest.mark.slow
 def test_one_keys_five_hundred_jobs_do_not_hold_up_anothers_one(stack: Stack, secrets: dict[str, str]) -> None:
-    """On the real queue: what runs ends, and what was rung before may start; then it is the other's turn."""
+    """On the real queue: running and dispatched jobs go first; then the other key's job starts."""
     many, one = bearer(secrets["many"]), bearer(secrets["one"])
     with httpx.Client(base_url=stack.url, timeout=60) as client:
 
@@ -180,7 +180,9 @@ def test_a_secret_is_written_nowhere(stack: Stack, secrets: dict[str, str]) -> N
         assert not any(secret in text for secret in (*hidden, *kept.values())), page
 
 
-def test_a_revoked_key_is_out_within_seconds_and_the_audit_tells_of_it(stack: Stack, secrets: dict[str, str]) -> None:
+def test_a_revoked_key_is_refused_within_seconds_and_the_audit_records_it(
+    stack: Stack, secrets: dict[str, str]
+) -> None:
     header = bearer(secrets["looker"])
     assert httpx.get(f"{stack.url}/api/v1/queues", headers=header).status_code == 200
     assert stack.cli("keys", "revoke", "looker").returncode == 0

@@ -26,7 +26,7 @@ def flower(stack: Stack, path: str) -> Any:
     return httpx.get(state["flower_url"] + path, auth=(state["flower_user"], password), timeout=20)
 
 
-def test_flower_lists_tasks_under_their_job_ids_and_tells_the_true_outcome(stack: Stack) -> None:
+def test_flower_lists_tasks_under_their_job_ids_with_the_true_outcome(stack: Stack) -> None:
     (stack.home / "loras").mkdir(exist_ok=True)
     (stack.home / "loras" / "broken.safetensors").write_bytes(b"not a tensor")
     good, bad = stack.submit(), stack.submit(loras=[{"name": "broken"}])
@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_video_on_either_device(stack: Stack) -> No
     assert len(videos) == 1
 
 
-def test_a_mock_is_made_only_where_it_was_asked_for_and_the_model_is_missing(stack: Stack) -> None:
+def test_placeholder_output_is_made_only_if_requested_and_the_model_is_missing(stack: Stack) -> None:
     job = stack.wait_status(stack.submit(fallback=["mock_generation"]))
     assert job["mock"] is False
 

@@ -85,7 +85,7 @@ def secured(tmp_path: Path) -> Iterator[SecuredRedis]:
     server.process.wait()
 
 
-def test_everything_works_by_tls_within_the_documented_rule(
+def test_everything_works_over_tls_within_the_documented_rule(
     secured: SecuredRedis, demo_models: Path, tmp_path: Path
 ) -> None:
     stack = Stack(

@@ -90,7 +90,7 @@ def test_one_trace_from_the_request_to_the_last_phase(stack: Stack, collector: C
 
 
 @pytest.mark.slow
-def test_an_error_is_told_in_our_own_words(stack: Stack, collector: Collector) -> None:
+def test_an_error_has_our_own_message(stack: Stack, collector: Collector) -> None:
     (stack.home / "loras").mkdir(exist_ok=True)
     (stack.home / "loras" / "broken.safetensors").write_bytes(b"not a tensor")
     job_id = stack.submit(loras=[{"name": "broken"}])
@@ -120,7 +120,7 @@ def test_after_a_crash_there_is_a_second_attempt_in_the_same_trace(stack: Stack,
     assert (lost.error, lost.about["wanworks.outcome"]) == ("worker_lost", "queued")
     assert "encoding" in [
         span.name for span in orphans
-    ]  # the dead child's phases find the attempt that it never told of
+    ]  # the dead child's phases have the attempt as parent that it never reported
     assert lost.ended <= run.began
     assert lost.parent == run.parent == wait.parent
     assert [span.name for span in phases][-1] == "finishing"
@@ -140,7 +140,7 @@ def test_a_nodes_jobs_have_their_phases_too(type: str, phases: list[str], stack:
 
 
 @pytest.mark.slow
-def test_a_stop_tells_of_the_attempt_that_it_ends_and_waits_for_nobody(stack: Stack, collector: Collector) -> None:
+def test_a_stop_reports_the_attempt_that_it_ends_and_does_not_wait(stack: Stack, collector: Collector) -> None:
     job_id = stack.submit(**LONG)
     stack.wait_status(job_id, ["running"])
     assert stack.stop() == 0

@@ -67,7 +67,7 @@ def test_a_wrong_file_is_refused_by_its_name_and_never_shows_a_value(
         ('prot = "hush"', "no such setting: prot"),
         ("[redis]\nurl = 'hush'", "no such setting: redis"),
         ('port = "hush"', ": port: "),
-        ("port = 1\nport = 2", "is no TOML"),
+        ("port = 1\nport = 2", "is not valid TOML"),
         ("port = hush", "line 1"),
         ("redis_url = 7", ": redis_url: "),
     ):

@@ -1,1 +1,1 @@
-"""What is loaded on one device and how it runs. The only package, with devices and demo_models, that knows torch."""
+"""Models on one device and how they run. With devices and demo_models the only package that may import torch."""

@@ -1,11 +1,11 @@
-"""Keeps the model libraries from talking over our logs: no progress bars, no advice about what is not installed."""
+"""Silence the model libraries: no progress bars, no hints about optional packages."""
 
 import logging
 import warnings
 
 
 def hush() -> None:
-    """Call before diffusers is imported; errors still come through."""
+    """Silence them. Call before diffusers is imported; errors are still logged."""
     for name in ("torchao", "torchao.kernel.intmm", "torch.utils._pytree", "diffusers.quantizers.torchao"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -1,6 +1,6 @@
-"""From latents to frames, a chunk at a time: floats of four frames lie on the device, never those of the whole video.
+"""Decode latents to frames chunk by chunk: the device holds four frames as floats at a time, not the whole video.
 
-The arithmetic is that of the pipelines' own decode and post-processing, so an untiled frame is bit for bit theirs.
+The arithmetic is that of the pipelines' own decoding and post-processing: untiled frames are bit-identical to theirs.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,25 +12,25 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, W
 from shared.errors import BadOutput
 from workers.generation.geometry import Box
 
-TILE_PIXELS = 256  # a tile's edge, and how far apart tiles begin: the values that the pipelines use
+TILE_PIXELS = 256  # a tile's edge; like the stride below, the pipelines' own value
 STRIDE_PIXELS = 192
 
 
 def frames(
     vae: AutoencoderKLWan, latents: torch.Tensor, crop: Box, tiled: bool, on_chunk: Callable[[int, int], None]
 ) -> Iterator[numpy.ndarray]:
-    """Frames as arrays (height, width, 3) of uint8, cut to `crop`.
+    """Yield frames as arrays (height, width, 3) of uint8, cropped to `crop`.
 
-    `latents` is (1, channels, chunks, height, width), normalised, on the VAE's device. `on_chunk` hears (done, of all)
-    after each chunk and may raise. Tiled takes less memory and differs a little at the seams.
-    Raises BadOutput where a value is not a finite number.
+    `latents` is (1, channels, chunks, height, width), normalised, on the VAE's device. `on_chunk` is called with (done,
+    total) after each chunk and may raise. Tiling needs less memory and differs slightly at the seams.
+    Raises BadOutput if a value is not a finite number.
     """
     latents = _denormalised(vae, latents)
     decoded = _tiled(vae, latents, on_chunk) if tiled else _whole(vae, latents, on_chunk)
     for chunk in decoded:
         part = chunk[0, :, :, crop.top : crop.bottom, crop.left : crop.right]
         if not bool(torch.isfinite(part).all()):
-            raise BadOutput("the decoded frames hold values that are not numbers")
+            raise BadOutput("the decoded frames contain values that are not finite numbers")
         pixels = ((part.clamp(-1, 1) * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         yield from pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
@@ -53,7 +53,7 @@ def _whole(
 
 
 def _chunks(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Decode one latent frame after another, with what the causal convolutions remember of those before."""
+    """Decode one latent frame after another, with the causal convolutions' cache of the earlier ones."""
     memory: list[torch.Tensor | None] = [None] * sum(isinstance(m, WanCausalConv3d) for m in vae.decoder.modules())
     hidden = vae.post_quant_conv(latents)
     for index in range(latents.shape[2]):
@@ -64,7 +64,7 @@ def _chunks(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch.Tens
 def _tiled(
     vae: AutoencoderKLWan, latents: torch.Tensor, on_chunk: Callable[[int, int], None]
 ) -> Iterator[torch.Tensor]:
-    """Decode overlapping tiles, each through all time, and blend them in host memory."""
+    """Decode overlapping tiles, each over all frames, and blend them in host memory."""
     scale = vae.config.scale_factor_spatial
     tile, stride = TILE_PIXELS // scale, STRIDE_PIXELS // scale
     height, width = latents.shape[3:]
@@ -90,12 +90,12 @@ def _tiled(
 
 
 def _starts(length: int, tile: int, stride: int) -> range:
-    """Where tiles begin, so that the last one reaches the end."""
+    """Return where tiles begin, so that the last one reaches the end."""
     return range(0, max(1, length - tile + stride), stride)
 
 
 def _ramp(length: int) -> torch.Tensor:
-    """Weights that rise from the edges over the overlap; where no tile overlaps, dividing by their sum undoes them."""
+    """Return weights that rise from the edges over the overlap. Dividing by their sum cancels them elsewhere."""
     position = torch.arange(length, dtype=torch.float32)
     overlap = TILE_PIXELS - STRIDE_PIXELS
     return torch.minimum(position + 1, length - position).clamp(max=overlap) / overlap

@@ -1,7 +1,7 @@
-"""From a folder of weights to a model that can run: its components, laid out on the device, with hooks to stop it.
+"""Load a model from its folder: read the components, place them on the device, add the hooks that can stop them.
 
-Components are read one after another, and each is put in its place before the next is read, so that host memory holds
-one of them at a time where the device holds them all. Never reaches for the network.
+Components are read one after another, and each is placed before the next is read, so that host memory holds only one
+of them at a time if the device holds them all. It never uses the network.
 """
 
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Key:
-    """What makes one loaded model another than the next."""
+    """Identifies one loaded model."""
 
     model_id: str
     quantization: Quantization
@@ -52,11 +52,11 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     pipeline: Any  # WanPipeline, or WanImageToVideoPipeline for a model that always starts from an image
-    image_pipeline: Any | None  # over the same components, where the model can start from an image
-    scheduler_config: dict[str, Any]  # as published; each job builds its own from it
+    image_pipeline: Any | None  # of the same components, if the model can start from an image
+    scheduler_config: dict[str, Any]  # as published; each job builds its own scheduler from it
     placement: Placement
     stops: Stops
-    memory_mb: float  # weights that lie on the device between jobs, 10^6 bytes
+    memory_mb: float  # weights that stay on the device between jobs, 10^6 bytes
 
     @property
     def transformers(self) -> list[torch.nn.Module]:
@@ -65,7 +65,7 @@ class LoadedModel:
 
     @property
     def tiled(self) -> bool:
-        """Whether the VAE works in tiles, as it must where memory is scarce."""
+        """Whether the VAE decodes in tiles, as it must if memory is scarce."""
         return self.profile.offload == "group"
 
 
@@ -79,7 +79,7 @@ def load(
 ) -> LoadedModel:
     """Read a model from its snapshot folder. `check` is called between components and may raise.
 
-    Raises ModelUnavailable where the files are not those of such a model.
+    Raises ModelUnavailable if the files are not those of such a model.
     """
     dtype = compute_dtype(quantization, device.type)
     try:
@@ -88,7 +88,7 @@ def load(
         for name, part in _parts(snapshot, entry, quantization, dtype):
             parts[name] = part.eval()
             if profile.offload == "none":
-                part.to(device)  # now, so that the host never holds two
+                part.to(device)  # at once, so that the host never holds two
             check()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         if ran_out(error) or (isinstance(error, RuntimeError) and "shape" not in str(error)):
@@ -97,7 +97,7 @@ def load(
         raise ModelUnavailable(f"The files of {entry.model_id} on this node cannot be loaded.") from error
 
     transformers = [parts[name] for name in ("transformer", "transformer_2") if name in parts]
-    offload = profile.offload if device.type == "cuda" else "none"  # a CPU has nowhere to offload to
+    offload = profile.offload if device.type == "cuda" else "none"  # a CPU has no other memory to offload to
     placement = place(offload, device, parts["text_encoder"], transformers, parts["vae"])
     if profile.offload == "group":
         parts["vae"].enable_tiling()
@@ -119,9 +119,9 @@ def load(
 
 
 def compute_dtype(quantization: Quantization, device_kind: str) -> torch.dtype:
-    """The type that transformers and text encoder compute in; the VAE's is always float32.
+    """Return the type that transformers and text encoder compute in; the VAE's is always float32.
 
-    ``none`` is the type the models were published for: bfloat16, and float32 on a CPU, which has no fast 16-bit path.
+    ``none`` is the type that the models were published for: bfloat16; on a CPU float32, because 16 bits are slow there.
     """
     if quantization == "fp16":
         return torch.float16
@@ -138,9 +138,9 @@ def _small_parts(snapshot: Path) -> tuple[dict[str, Any], Any]:
 def _parts(
     snapshot: Path, entry: CatalogueEntry, quantization: Quantization, dtype: torch.dtype
 ) -> Iterator[tuple[str, Any]]:
-    """Each component with weights, read when it is asked for."""
+    """Yield each component with weights; it is read when it is requested."""
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
-    # The text encoder stays in 16 bits under int8: every profile has room for it, and the prompt is kept exact.
+    # The text encoder stays in 16 bits under int8: it fits every profile, and the prompt stays exact.
     yield "text_encoder", UMT5EncoderModel.from_pretrained(snapshot / "text_encoder", dtype=dtype, **options)
     for name in ("transformer", "transformer_2")[: 1 if entry.boundary_ratio is None else 2]:
         quantized = {"quantization_config": _int8()} if quantization == "int8" else {}
@@ -151,9 +151,9 @@ def _parts(
 def _pipelines(
     entry: CatalogueEntry, parts: dict[str, Any], tokenizer: Any, scheduler_config: dict[str, Any]
 ) -> tuple[Any, Any | None]:
-    """The pipeline that starts from text (or from an image, where the model always does), and the one for an image.
+    """Return the pipeline that starts from text (or from an image if the model always does), and the one for an image.
 
-    Both over the same components: the libraries' from_pipe() would cast the weights that they share.
+    Both use the same components. The libraries' from_pipe() would cast the shared weights.
     """
     common = {
         **parts,
@@ -172,14 +172,14 @@ def _pipelines(
 
 
 def _stops(text_encoder: Any, transformers: list[Any], vae: Any, streamed: bool) -> Stops:
-    """Hooks at text layers, transformer blocks and the VAE's blocks."""
+    """Return hooks at text layers, transformer blocks and the VAE's blocks."""
     stops = Stops()
     stops.watch(text_encoder.encoder.block)
     stops.watch((vae.encoder, *vae.encoder.down_blocks, vae.encoder.mid_block))
     stops.watch((vae.decoder, *vae.decoder.up_blocks, vae.decoder.mid_block))
     for transformer in transformers:
         stops.watch_transformer(transformer)
-        # A pass that streams its blocks in must run to its end: left half way, its order of prefetching is lost.
+        # A pass that streams its blocks must run to its end: interrupted, its prefetching order is lost.
         if not streamed:
             stops.watch(transformer.blocks)
     return stops
@@ -197,7 +197,7 @@ def _bytes_on(kind: str, module: torch.nn.Module) -> int:
 
 
 def _tensor_bytes(tensor: torch.Tensor) -> int:
-    if hasattr(tensor, "__tensor_flatten__"):  # a quantized weight: several tensors behind one face
+    if hasattr(tensor, "__tensor_flatten__"):  # a quantized weight consists of several tensors
         names, _ = tensor.__tensor_flatten__()
         return sum(_tensor_bytes(getattr(tensor, name)) for name in names)
     return tensor.nbytes

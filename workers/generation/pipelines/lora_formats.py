@@ -1,11 +1,11 @@
-"""Reads the keys of a LoRA file, whatever program wrote it, as changes to the parameters of one transformer.
+"""Read the keys of a LoRA file of any supported program as changes to the parameters of one transformer.
 
-A key is a prefix, a module in the original WAN naming or in that of diffusers (with dots or with underscores), and what
-the tensor is: half of a low-rank pair, its alpha, or a difference to add. Which naming a file uses need not be known in
-advance: each module of the transformer is looked up under all of its names.
+A key is a prefix, a module in the original WAN naming or in that of diffusers (with dots or with underscores), and the
+role of the tensor: half of a low-rank pair, its alpha, or a difference to add. The naming of a file need not be known
+in advance: each module of the transformer is looked up under all of its names.
 
-diffusers has converters of its own. They take two of the prefixes, need every attention module to be there, and drop
-differences and unknown keys without reporting it, so they are the reference in the tests and not used here.
+diffusers' own converters accept two of the prefixes, require every attention module, and drop differences and unknown
+keys without reporting them. They are therefore the reference in the tests, but not used here.
 """
 
 import json
@@ -19,7 +19,7 @@ import torch
 
 HIGH, LOW = 1, 2  # the experts: high noise or the only one, and low noise
 
-# What a key may begin with, before the module's name. `lora_unet_` and its kind join the name with underscores.
+# Prefixes of a key before the module's name. After `lora_unet_` and the like, the name is joined with underscores.
 _PREFIX = re.compile(
     r"(?:module|base_model\.model|base_model|model|pipe|dit|unet|diffusion_model|transformer)\."
     r"|lora_(?:unet|transformer|dit|diffusion_model)_+|lycoris_(?:unet_|transformer_)?"
@@ -87,7 +87,7 @@ class LowRank:
 
 @dataclass
 class Reading:
-    """What a file changes in one transformer, and which of its keys do not."""
+    """What a file changes in one transformer, and its keys that did not apply."""
 
     low_rank: dict[str, LowRank] = field(default_factory=dict)  # by module
     additions: dict[str, torch.Tensor] = field(default_factory=dict)  # by parameter
@@ -96,25 +96,25 @@ class Reading:
 
     @property
     def keys(self) -> int:
-        """How many keys the file has for this transformer."""
+        """Return how many keys the file has for this transformer."""
         return len(self.applied) + len(self.refused)
 
     def changes_something(self) -> bool:
-        """Whether any value of it differs from zero."""
+        """Return whether any value differs from zero."""
         pairs = any(pair.factor and pair.up.any() and pair.down.any() for pair in self.low_rank.values())
         return bool(pairs or any(added.any() for added in self.additions.values()))
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """The alpha that a file's header or configuration gives, where its keys do not: PEFT's rules."""
+    """The alpha of a file's header or configuration, for keys without one, by PEFT's rules."""
 
     alpha: float | None = None
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     use_rslora: bool = False
 
     def factor(self, module: str, original: str, rank: int) -> float:
-        """alpha / rank, or alpha / sqrt(rank) for rsLoRA; 1 where no alpha is known."""
+        """Return alpha / rank, or alpha / sqrt(rank) for rsLoRA; 1 if no alpha is known."""
         alpha = self.alpha
         for pattern, value in self.alpha_pattern.items():
             if any(name == pattern or name.endswith(f".{pattern}") for name in (module, original)):
@@ -125,7 +125,7 @@ class Scaling:
 
 
 def scaling(config: Mapping[str, Any], prefix: str = "") -> Scaling:
-    """From the fields of a PEFT configuration. Raises ValueError where they are not of their types."""
+    """Read the fields of a PEFT configuration. Raises ValueError if one has the wrong type."""
     alpha = config.get(f"{prefix}lora_alpha")
     pattern = config.get(f"{prefix}alpha_pattern") or {}
     if not (alpha is None or isinstance(alpha, int | float)) or not isinstance(pattern, dict):
@@ -138,7 +138,7 @@ def scaling(config: Mapping[str, Any], prefix: str = "") -> Scaling:
 
 
 def header_scaling(metadata: Mapping[str, str]) -> Scaling:
-    """From the header that diffusers writes. Raises ValueError where it cannot be read."""
+    """Read the header that diffusers writes. Raises ValueError if it cannot be read."""
     written = metadata.get("lora_adapter_metadata")
     config = json.loads(written) if written else {}
     if not isinstance(config, dict):
@@ -147,7 +147,7 @@ def header_scaling(metadata: Mapping[str, str]) -> Scaling:
 
 
 class Targets:
-    """The parameters of a transformer under each name that a file may have for them. Made before any LoRA is on it."""
+    """The parameters of a transformer under every name that a file may use. Create it before any LoRA is applied."""
 
     def __init__(self, transformer: torch.nn.Module) -> None:
         self.parameters = dict(transformer.named_parameters())
@@ -157,19 +157,19 @@ class Targets:
                 self._found[_flat(alias)] = name
 
     def parameter(self, name: str) -> str | None:
-        """The parameter of that name in either naming, with dots or underscores."""
+        """Return the parameter of that name in either naming, with dots or underscores."""
         return self._found.get(_flat(name))
 
 
 def original_name(name: str) -> str:
-    """A parameter's name in the original WAN code."""
+    """Return a parameter's name in the original WAN code."""
     for pattern, replacement in _ORIGINAL:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def format_of(keys: list[str]) -> str:
-    """The name of the format, for people: it decides nothing."""
+    """Return the name of the format, for the report only."""
     known = sorted((key for key in keys if _PART.fullmatch(key)), key=lambda key: ("lora_" not in key, key))
     first = known[0] if known else ""
     if first.startswith("base_model."):
@@ -189,10 +189,10 @@ def format_of(keys: list[str]) -> str:
 def read(
     tensors: Mapping[str, torch.Tensor], targets: Targets, expert: int, experts: int, given: Scaling = Scaling()
 ) -> Reading:
-    """What the file changes in the transformer of `expert`.
+    """Return what the file changes in the transformer of `expert`.
 
-    Keys that another expert alone is meant for are not counted, unless the model has no such expert. Raises nothing:
-    what cannot be used is in `refused`.
+    Keys for another expert are not counted, unless the model has no such expert. Never raises: keys that cannot be used
+    are in `refused`.
     """
     reading = Reading()
     pairs: dict[str, dict[str, str]] = {}  # by module: which part is under which key
@@ -310,7 +310,7 @@ def _pair(
 
 
 def _module(name: str) -> str:
-    """Without any prefix."""
+    """Return the name without its prefix."""
     while found := _PREFIX.match(name) or _EXPERT_PREFIX.match(name):
         name = name[found.end() :]
     return name.replace(".processor.", ".")
@@ -321,7 +321,7 @@ def _flat(name: str) -> str:
 
 
 def _fitted(tensor: torch.Tensor, wanted: torch.Size) -> torch.Tensor | None:
-    """The tensor in that shape, where it differs by dimensions of one or by kernels that are laid out flat."""
+    """Return the tensor in that shape if it differs only by dimensions of one or by flattened kernels; else None."""
     if tensor.numel() != wanted.numel():
         return None
     plain = [size for size in tensor.shape if size != 1] == [size for size in wanted if size != 1]
@@ -334,7 +334,7 @@ def _shapes(tensor: torch.Tensor, wanted: torch.Size) -> str:
 
 
 def _computable(tensor: torch.Tensor) -> torch.Tensor:
-    """In a type that can be added and multiplied everywhere: 8-bit floats, for one, cannot."""
+    """Convert to a type that supports arithmetic on every device; 8-bit floats, for example, do not."""
     if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16):
         return tensor
     return tensor.to(torch.bfloat16 if tensor.dtype.itemsize == 1 else torch.float32)

@@ -1,7 +1,7 @@
-"""LoRAs: found by name in one folder, hashed, laid on a loaded model for one job, and taken off again without a trace.
+"""Find LoRAs by name in one folder, apply them to a loaded model for one job, and remove them completely afterwards.
 
-``NAME.safetensors`` goes onto every expert; ``NAME.high.safetensors`` and ``NAME.low.safetensors`` onto the one each.
-Beside a file, ``.json`` in the place of ``.safetensors`` may be PEFT's ``adapter_config.json``, where the alpha stands.
+``NAME.safetensors`` applies to every expert; ``NAME.high.safetensors`` and ``NAME.low.safetensors`` to one each.
+A file of the same name with ``.json`` may be PEFT's ``adapter_config.json``, which contains the alpha.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ from workers.generation.pipelines.memory import ran_out
 
 log = logging.getLogger(__name__)
 
-_TOLD_KEYS = 100  # keys that did not apply are told one by one, up to this many for each file and expert
+_LISTED_KEYS = 100  # at most this many keys that did not apply are listed for each file and expert
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """One file of a LoRA and the expert that it is for (1: high noise or the only one, 2: low noise)."""
+    """One file of a LoRA, and its expert (1: high noise or the only one, 2: low noise)."""
 
     path: Path
     expert: int
@@ -39,14 +39,14 @@ class LoraFile:
 
 @dataclass(frozen=True)
 class FoundLora:
-    """A LoRA that a job asked for, and its files here."""
+    """A LoRA that a job requests, and its files on this node."""
 
     name: str
     scale: float
     files: tuple[LoraFile, ...]
 
     def described(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Return the LoRA's entry in the manifest."""
         files = {file.path.name: file.sha256 for file in self.files}
         for config in {_config_of(file.path) for file in self.files}:
             if config.is_file():
@@ -55,16 +55,16 @@ class FoundLora:
 
 
 def find(loras: Sequence[Lora], folder: Path, experts: int) -> tuple[FoundLora, ...]:
-    """The files of each. Raises BadInput for one that is not in the folder or fits another number of experts."""
+    """Return the files of each LoRA. Raises BadInput for one that is missing or made for another number of experts."""
     return tuple(FoundLora(lora.name, lora.scale, _files(lora.name, folder, experts)) for lora in loras)
 
 
 @contextmanager
 def applied(pipeline: Any, dtype: torch.dtype, loras: Sequence[FoundLora]) -> Iterator[list[dict[str, Any]]]:
-    """Have them on the pipeline's transformers inside the block; afterwards the weights are bit for bit the old ones.
+    """Apply LoRAs to the pipeline's transformers inside the block, and restore the weights bit for bit afterwards.
 
-    `dtype`: what the transformers compute in. Yields for each file and expert how many of its keys applied, and which
-    did not. Raises BadInput where a file is no LoRA for this model.
+    `dtype` is the type that the transformers compute in. Yields for each file and expert how many of its keys applied,
+    and which did not. Raises BadInput if a file is no LoRA for this model.
     """
     if not loras:
         yield []
@@ -76,7 +76,7 @@ def applied(pipeline: Any, dtype: torch.dtype, loras: Sequence[FoundLora]) -> It
 
 def _files(name: str, folder: Path, experts: int) -> tuple[LoraFile, ...]:
     if LORA_NAME.fullmatch(name) is None:
-        raise BadInput(f"{name[:128]!r} is no LoRA name.")
+        raise BadInput(f"{name[:128]!r} is not a valid LoRA name.")
     single = folder / f"{name}.safetensors"
     high, low = folder / f"{name}.high.safetensors", folder / f"{name}.low.safetensors"
     if single.is_file():
@@ -91,10 +91,10 @@ def _files(name: str, folder: Path, experts: int) -> tuple[LoraFile, ...]:
 
 
 class _Content:
-    """What one file holds."""
+    """The contents of one file."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BadInput for a file that cannot be read, and for values that are no numbers."""
+        """Read the file. Raises BadInput if it cannot be read or contains values that are not finite numbers."""
         if is_pointer(path):
             raise BadInput(
                 f"The LoRA file {path.name} is a git-LFS pointer, not the file itself: fetch it with `git lfs pull`."
@@ -108,18 +108,20 @@ class _Content:
                 raise
             log.warning("LoRA %s cannot be read: %s", path, error)
             raise BadInput(
-                f"The LoRA file {path.name} is no whole safetensors file: copy or download it again."
+                f"The LoRA file {path.name} is damaged or no safetensors file: copy or download it again."
             ) from error
         for key, tensor in self.tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
-                raise BadInput(f"The LoRA file {path.name} holds values that are not numbers, the first in {key!r}.")
+                raise BadInput(
+                    f"The LoRA file {path.name} contains values that are not finite numbers, first in {key!r}."
+                )
         self.scaling, self.alpha = _scaling(path, metadata)
         if any(key.endswith(".alpha") for key in self.tensors):
             self.alpha = "keys"
 
 
 def _scaling(path: Path, metadata: Mapping[str, str]) -> tuple[Scaling, str]:
-    """(the alpha that stands outside the keys, where it was found)"""
+    """Return the alpha from outside the keys, and where it was found."""
     config = _config_of(path)
     try:
         if config.is_file():
@@ -131,7 +133,7 @@ def _scaling(path: Path, metadata: Mapping[str, str]) -> tuple[Scaling, str]:
     except (OSError, ValueError) as error:
         log.warning("the configuration of LoRA %s cannot be read: %s", path, error)
         where = config.name if config.is_file() else f"The header of {path.name}"
-        raise BadInput(f"{where} is no configuration of a PEFT adapter (adapter_config.json): {error}") from error
+        raise BadInput(f"{where} is not a valid PEFT adapter configuration (adapter_config.json): {error}") from error
     return given, "header" if given.alpha is not None else "none, so the rank"
 
 
@@ -158,7 +160,7 @@ def _apply(pipeline: Any, dtype: torch.dtype, loras: Sequence[FoundLora], undo: 
             }
             _require_effect(lora, path, readings)
             for expert, reading in readings.items():
-                # Adapter names may not hold the dots that file names may.
+                # Adapter names, unlike file names, must not contain dots.
                 changes.append(_Change(f"lora_{index}", expert, lora.scale, reading))
                 reports.append(_report(lora, path, content, expert, len(experts), reading))
     for expert, transformer in experts.items():
@@ -177,7 +179,7 @@ class _Change:
 
 
 def _require_effect(lora: FoundLora, path: Path, readings: Mapping[int, Reading]) -> None:
-    """Raises BadInput for a file of which nothing applies, or that holds nothing but zeros."""
+    """Raise BadInput if no key of a file applies, or all its values are zero."""
     if not any(reading.applied for reading in readings.values()):
         keys = len({key for reading in readings.values() for key in reading.refused})
         refused = next((reading.refused for reading in readings.values() if reading.refused), {})
@@ -205,18 +207,20 @@ def _report(
         "keys": reading.keys,
         "keys_applied": len(reading.applied),
         "keys_not_applied": len(refused),
-        "not_applied": refused[:_TOLD_KEYS],
+        "not_applied": refused[:_LISTED_KEYS],
     }
 
 
 def _adapt(pipeline: Any, transformer: Any, targets: Targets, dtype: torch.dtype, changes: Sequence[_Change]) -> None:
-    """Lays the low-rank pairs on with PEFT, each module with its own factor."""
+    """Apply the low-rank pairs with PEFT, each module with its own factor."""
     factors: dict[str, dict[str, float]] = {}  # by module and adapter
     for change in changes:
         state: dict[str, torch.Tensor] = {}
         pairs = {module: (pair.down, pair.up, pair.factor) for module, pair in change.reading.low_rank.items()}
         for name, added in change.reading.additions.items():
-            if _quantized(targets.parameters[name]):  # it cannot be added to; a pair of full rank does the same
+            if _quantized(
+                targets.parameters[name]
+            ):  # a difference cannot be added to it; a pair of full rank has the same effect
                 module = name.removesuffix(".weight")
                 pairs[module] = _joined(pairs.get(module), added)
         for module, (down, up, factor) in pairs.items():
@@ -238,7 +242,7 @@ def _adapt(pipeline: Any, transformer: Any, targets: Targets, dtype: torch.dtype
 def _joined(
     pair: tuple[torch.Tensor, torch.Tensor, float] | None, added: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """The pair that changes a weight by `added` besides what `pair` does."""
+    """Return the pair that has the effect of `pair` and of adding `added` to the weight."""
     whole = (added, torch.eye(added.shape[0], dtype=added.dtype))
     if pair is None:
         return *whole, 1.0
@@ -247,20 +251,20 @@ def _joined(
 
 
 def _add(targets: Targets, changes: Sequence[_Change], undo: ExitStack) -> None:
-    """Adds the differences to the parameters, in place, and has the old values put back by `undo`."""
+    """Add the differences to the parameters in place, and register their restoration with `undo`."""
     for change in changes:
         for name, added in change.reading.additions.items():
             parameter = targets.parameters[name]
             if _quantized(parameter):
                 continue
-            held = parameter.data  # an offloaded parameter keeps this one, and moves copies of it to the device
+            held = parameter.data  # an offloaded parameter keeps this tensor and moves copies of it to the device
             undo.callback(_restore, parameter, held, held.clone())
             held.add_((added.to(held.device, torch.float32) * change.scale).to(held.dtype))
 
 
 def _restore(parameter: torch.nn.Parameter, held: torch.Tensor, before: torch.Tensor) -> None:
     held.copy_(before)
-    parameter.data.copy_(before)  # another tensor by now, where the parameter has been moved meanwhile
+    parameter.data.copy_(before)  # another tensor if the parameter has been moved meanwhile
 
 
 def _quantized(parameter: torch.Tensor) -> bool:
@@ -268,7 +272,7 @@ def _quantized(parameter: torch.Tensor) -> bool:
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """At least as exact as what the model computes in; a 16-bit file is left as it is on a 16-bit model."""
+    """Convert to at least the model's precision; a 16-bit file stays unchanged on a 16-bit model."""
     return tensor.to(dtype) if dtype == torch.float32 else tensor
 
 

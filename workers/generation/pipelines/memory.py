@@ -1,4 +1,4 @@
-"""Running out of memory, and giving it back."""
+"""Detect out-of-memory errors, and free memory."""
 
 import ctypes
 import errno
@@ -8,7 +8,7 @@ import torch
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an exception says that the device's or the host's memory ran out."""
+    """Return whether an exception means that the device's or the host's memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
@@ -18,10 +18,10 @@ def ran_out(error: BaseException) -> bool:
 
 
 def give_back() -> None:
-    """Collect what was dropped and return it: modules hold cycles, and the allocators keep what is freed."""
+    """Free dropped models: modules contain reference cycles, and the allocators keep freed memory."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others have no such thing
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # exists in glibc only
     if trim is not None:
         trim(0)

@@ -1,6 +1,6 @@
-"""Where a model's components lie: all on the device, one at a time, or streamed through it block by block.
+"""Place a model's components: all on the device, one at a time, or streamed through it block by block.
 
-The libraries' own one-at-a-time hooks belong to one pipeline object; ours belong to the components, because the text
+The libraries' own one-at-a-time hooks belong to one pipeline object. Ours belong to the components, because the text
 and the image pipeline of one model share them.
 """
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Placement:
-    """The components that take turns on a device; none do where everything is resident or there is only a CPU."""
+    """The components that share a device one at a time; none if everything is resident or there is only a CPU."""
 
     def __init__(
         self, device: torch.device, taking_turns: Sequence[torch.nn.Module] = (), streams: bool = False
@@ -30,7 +30,7 @@ class Placement:
             add_hook_to_module(module, _Turn(self, device))
 
     def bring(self, module: torch.nn.Module | None) -> None:
-        """Have `module` alone of them on the device; None clears it of all."""
+        """Move `module` to the device and the others off it; None moves all of them off."""
         if self._present is module:
             return
         if self._present is not None:
@@ -42,11 +42,11 @@ class Placement:
 
 
 class _Turn(ModelHook):  # type: ignore[misc]  # accelerate has no types
-    """Before a component's forward, encode or decode: its turn."""
+    """Brings a component to the device before its forward, encode or decode."""
 
     def __init__(self, placement: Placement, device: torch.device) -> None:
         self._placement = placement
-        self.execution_device = device  # the pipelines read where inputs must lie from here
+        self.execution_device = device  # the pipelines read from here where inputs must be
 
     def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> tuple[object, object]:
         self._placement.bring(module)
@@ -60,14 +60,14 @@ def place(
     transformers: Sequence[torch.nn.Module],
     vae: torch.nn.Module,
 ) -> Placement:
-    """Lay a model's components out on `device`."""
+    """Place a model's components on `device`."""
     if offload == "none":
         for module in (text_encoder, *transformers, vae):
             module.to(device)
         return Placement(device)
     if offload == "model":
         return Placement(device, [text_encoder, *transformers, vae])
-    # The text encoder runs once per new prompt: no stream, and its memory is a single layer's.
+    # The text encoder runs once per new prompt: without a stream, it needs the memory of a single layer.
     apply_group_offloading(text_encoder, onload_device=device, offload_device=CPU, offload_type="leaf_level")
     for module in transformers:
         apply_group_offloading(

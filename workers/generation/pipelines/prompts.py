@@ -1,7 +1,7 @@
-"""Prompt embeddings that were made already, so that a repeated prompt skips the text encoder.
+"""A cache of prompt embeddings, so that a repeated prompt skips the text encoder.
 
-Kept in host memory, without the zero rows that pad every prompt to the same length: they are put back on the way out,
-so what comes out is bit for bit what the encoder gave.
+They are kept in host memory without the zero rows that pad every prompt to the same length. The rows are added again
+when an embedding is returned, so the result is bit-identical to the encoder's.
 """
 
 from collections import OrderedDict
@@ -11,7 +11,7 @@ import torch
 
 
 class PromptCache:
-    """Least recently used embeddings are dropped beyond `limit_bytes`. One thread only."""
+    """Evicts the least recently used embeddings beyond `limit_bytes`. Not thread-safe."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -19,7 +19,7 @@ class PromptCache:
         self._kept: OrderedDict[tuple[str, ...], tuple[torch.Tensor, int]] = OrderedDict()
 
     def embedding(self, key: tuple[str, ...], encode: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The embedding under `key`, shape (1, rows, width); `encode` makes it where it is not kept."""
+        """Return the embedding under `key`, shape (1, rows, width); `encode` computes it if it is not cached."""
         found = self._kept.get(key)
         if found is not None:
             self._kept.move_to_end(key)

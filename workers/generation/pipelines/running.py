@@ -1,4 +1,4 @@
-"""One generation on a loaded model: prompt, denoising, decode. Knows nothing of jobs, files or other models."""
+"""Run one generation on a loaded model: prompt, denoising, decoding. It must not depend on jobs or files."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ MAX_TOKENS = 512  # the length that the models were trained with
 
 @dataclass(frozen=True)
 class Signals:
-    """How a run speaks to the job."""
+    """Callbacks of a run to the job."""
 
     enter: Callable[[Phase, int | None, int | None], None]  # a phase or a step in it begins
     check: Callable[[], None]  # raises to stop
-    tell: Callable[[str, Any], None] = lambda _name, _fact: None  # a fact for the job's result
+    record: Callable[[str, Any], None] = lambda _name, _fact: None  # a fact for the job's result
 
 
 def run(
@@ -40,19 +40,19 @@ def run(
     prompts: PromptCache,
     signals: Signals,
 ) -> list[numpy.ndarray]:
-    """The frames, each (height, width, 3) uint8, exactly as many and as large as asked.
+    """Return the frames, each (height, width, 3) uint8, in exactly the requested number and size.
 
-    Raises what `signals.check` raises, BadInput for a LoRA that does not fit, BadOutput for frames that are no picture,
+    Raises what `signals.check` raises, BadInput for a LoRA that does not fit, BadOutput for frames that are no image,
     and whatever torch raises when memory runs out.
     """
     pipeline: Any = model.image_pipeline if image is not None else model.pipeline
     model.stops.check = signals.check
     try:
         with torch.no_grad(), loras.applied(pipeline, model.dtype, found) as reports:
-            signals.tell("loras", reports)
+            signals.record("loras", reports)
             latents = _latents(model, pipeline, params, plan, image, prompts, signals)
             if not bool(torch.isfinite(latents).all()):
-                raise BadOutput("the model produced values that are not numbers")
+                raise BadOutput("the model produced values that are not finite numbers")
         with torch.no_grad():
             return _frames(model, latents, plan, signals)
     finally:
@@ -72,10 +72,10 @@ def _latents(
     signals: Signals,
 ) -> torch.Tensor:
     signals.enter(Phase.ENCODING, None, None)
-    guided = params.guidance_scale > 1  # below, the pipelines use the prompt alone
+    guided = params.guidance_scale > 1  # below, the pipelines use only the prompt
     positive = _embedding(model, pipeline, params.prompt, prompts)
     negative = _embedding(model, pipeline, params.negative_prompt or "", prompts) if guided else None
-    signals.tell(
+    signals.record(
         "prompt_tokens",
         {
             "prompt": count_tokens(pipeline.tokenizer, params.prompt),
@@ -87,12 +87,12 @@ def _latents(
     def denoising() -> None:
         model.stops.denoising = lambda: None  # the first pass only
         if model.placement.streams:
-            model.placement.bring(None)  # the VAE, which has encoded the image
+            model.placement.bring(None)  # moves off the VAE, which has encoded the image
         signals.enter(Phase.DENOISING, 0, params.steps)
 
     def step_ended(_pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if model.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()  # so that a step reported is a step done
+            torch.cuda.current_stream().synchronize()  # so that a reported step is complete
         signals.enter(Phase.DENOISING, index + 1, params.steps)
         signals.check()
         return tensors
@@ -130,9 +130,9 @@ def _embedding(model: LoadedModel, pipeline: Any, text: str, prompts: PromptCach
 
 
 def count_tokens(tokenizer: Any, text: str) -> dict[str, int]:
-    """How many tokens the text has, its end mark included, and how many the model does not read.
+    """Return how many tokens the text has, including the end mark, and how many the model does not read.
 
-    Counted as the pipelines do it: they clean the text first, and cut it off at `MAX_TOKENS`.
+    Counted as the pipelines do: they clean the text first, and truncate it at `MAX_TOKENS`.
     """
     count = len(tokenizer(prompt_clean(text), add_special_tokens=True, truncation=False, verbose=False).input_ids)
     return {"tokens": count, "limit": MAX_TOKENS, "cut": max(0, count - MAX_TOKENS)}
@@ -155,7 +155,7 @@ def _frames(model: LoadedModel, latents: torch.Tensor, plan: Plan, signals: Sign
 
 
 def fit(image: Image.Image, plan: Plan) -> Image.Image:
-    """The image cut to the grid's aspect around its centre and scaled to it, as RGB."""
+    """Return the image cropped at its centre to the grid's aspect and scaled to it, as RGB."""
     box = cover(image.width, image.height, plan.grid_width, plan.grid_height)
     part = image.convert("RGB").crop((box.left, box.top, box.right, box.bottom))
     return part.resize((plan.grid_width, plan.grid_height), Image.Resampling.LANCZOS)

@@ -1,7 +1,7 @@
 """Hooks inside a model's forward passes, so that a running generation can be stopped between two blocks.
 
-The pipelines' own interrupt flag ends only after the decode; raising out of a forward hook ends at once. The hooks are
-registered once, when a model is loaded, and ask whatever the present job has put here.
+The pipelines' own interrupt flag takes effect only after the decode; raising in a forward hook stops at once. The hooks
+are registered once, when a model is loaded, and call the callbacks of the present job.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ def _nothing() -> None:
 
 
 class Stops:
-    """What the hooks call. Both are put here by the job that runs and taken away after it."""
+    """The hooks' callbacks. The running job sets both and resets them afterwards."""
 
     def __init__(self) -> None:
         self.check: Callable[[], None] = _nothing  # raises to stop
@@ -24,12 +24,12 @@ class Stops:
         self.check = self.denoising = _nothing
 
     def watch(self, modules: Iterable[torch.nn.Module]) -> None:
-        """Check before each forward pass of these."""
+        """Add a check before each forward pass of these modules."""
         for module in modules:
             module.register_forward_pre_hook(lambda _module, _inputs: self.check())
 
     def watch_transformer(self, module: torch.nn.Module) -> None:
-        """Check, and tell that denoising has come, before each forward pass of a transformer."""
+        """Add a check, and a report that denoising begins, before each forward pass of a transformer."""
 
         def hook(_module: torch.nn.Module, _inputs: object) -> None:
             self.check()

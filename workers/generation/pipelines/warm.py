@@ -1,4 +1,4 @@
-"""The models kept loaded on this process's device: got when asked for, kept warm, evicted by memory need."""
+"""The models that stay loaded on this process's device: loaded on demand and evicted when memory is needed."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,23 +20,23 @@ from workers.generation.pipelines.prompts import PromptCache
 
 
 class WarmModels:
-    """What is loaded on one device. One thread only: two on one model's pipeline fail."""
+    """The models loaded on one device. Use from one thread only: two threads on one model's pipeline fail."""
 
     def __init__(self, device: Device, settings: Settings) -> None:
         if device.kind == "cuda" and torch.cuda.device_count() != 1:
             raise ConfigurationError(
                 f"{device.label}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; a worker "
-                "must see its own alone (CUDA_VISIBLE_DEVICES)"
+                "must see only its own (CUDA_VISIBLE_DEVICES)"
             )
         self.device = device
         self.torch_device = torch.device(device.kind, 0) if device.kind == "cuda" else torch.device("cpu")
         self.prompts = PromptCache(settings.prompt_cache_mb * discovery.MB)
         self._settings = settings
         self._models: OrderedDict[Key, LoadedModel] = OrderedDict()  # least recently used first
-        self._listing: tuple[dict[str, Any], ...] = ()  # replaced whole, so that any thread may read it
+        self._listing: tuple[dict[str, Any], ...] = ()  # replaced as a whole, so any thread may read it
 
     def choose(self, entry: CatalogueEntry, quantization: Quantization) -> MemoryProfile:
-        """The profile to run under, as if nothing of ours were loaded. Raises OutOfMemory, ConfigurationError."""
+        """Return the profile to run under, as if no model were loaded. Raises OutOfMemory, ConfigurationError."""
         fitting = entry.hardware.fitting(quantization)
         return profiles.choose(fitting, self.device.kind, self._reachable_mb(), self._settings.memory_profile)
 
@@ -49,14 +49,14 @@ class WarmModels:
         check: Callable[[], None],
         loading: Callable[[], None],
     ) -> tuple[LoadedModel, bool]:
-        """The model under that profile, and whether it was warm; `loading` is called where it has to be loaded.
+        """Return the model under that profile, and whether it was loaded; `loading` is called before it is loaded.
 
         Raises ModelUnavailable, and what `check` raises between two components.
         """
         key = Key(entry.model_id, quantization, profile.name)
         model = self._models.get(key)
         if model is not None and (model.snapshot != snapshot or model.entry != entry):
-            del self._models[key], model  # another revision by now
+            del self._models[key], model  # a different revision
             give_back()
             model = None
         if model is not None:
@@ -73,25 +73,25 @@ class WarmModels:
         return model, False
 
     def loaded(self) -> list[dict[str, Any]]:
-        """What is warm, most recently used last: model_id, quantization, profile, memory_mb (10^6 bytes).
+        """Return the loaded models, most recently used last: model_id, quantization, profile, memory_mb (10^6 bytes).
 
-        Any thread may ask.
+        Any thread may call this.
         """
         return list(self._listing)
 
     def measure_peak(self) -> None:
-        """Begin to measure the most memory in use."""
+        """Begin to measure the peak memory use."""
         if self.device.kind == "cuda":
             torch.cuda.reset_peak_memory_stats(self.torch_device)
 
     def peak_mb(self) -> float | None:
-        """The most device memory in use since then, in MB; None on a CPU, which does not measure it."""
+        """Return the peak device memory since then, in MB; None on a CPU, which does not measure it."""
         if self.device.kind == "cpu":
             return None
         return round(torch.cuda.max_memory_allocated(self.torch_device) / discovery.MB, 1)
 
     def free(self) -> None:
-        """Let everything go and give the memory back."""
+        """Evict every model and free its memory."""
         self._models.clear()
         self.prompts.clear()
         self._list()
@@ -109,7 +109,7 @@ class WarmModels:
         )
 
     def _make_room(self, profile: MemoryProfile, keep: Key) -> None:
-        """Evict the least recently used until `profile` fits beside the rest; never `keep`."""
+        """Evict the least recently used models, except `keep`, until `profile` fits beside the rest."""
         others = [key for key in self._models if key != keep]
         while others and not self._fits(profile, keep, len(others)):
             del self._models[others.pop(0)]
@@ -122,7 +122,7 @@ class WarmModels:
         return profile.min_vram_gb * 1000 - here <= self._free_mb()
 
     def _free_mb(self) -> float:
-        """What this process could still allocate, in MB."""
+        """Return how much this process could still allocate, in MB."""
         if self.device.kind == "cpu":
             return discovery.free_memory_mb(self.device)
         free, _ = torch.cuda.mem_get_info(self.torch_device)
@@ -130,6 +130,6 @@ class WarmModels:
         return (free + cached) / discovery.MB
 
     def _reachable_mb(self) -> float:
-        """What this process could allocate with nothing loaded, in MB."""
+        """Return how much this process could allocate with nothing loaded, in MB."""
         ours = torch.cuda.memory_allocated(self.torch_device) if self.device.kind == "cuda" else 0
         return self._free_mb() + ours / discovery.MB

@@ -1,5 +1,5 @@
-"""Fetching models from a hub: the library lists and authenticates, the bytes are fetched here.
+"""Fetch models from a hub: the library lists files and authenticates, this package downloads them.
 
-huggingface_hub (2.4.0) no longer resumes a file, fails on a reset or a 503 in mid-body, waits for ever on a silent
-server and does not check what it got. Nothing in here knows jobs, the database or Redis.
+huggingface_hub (2.4.0) no longer resumes a file, fails on a reset or a 503 in mid-body, waits without end for a silent
+server and does not verify what it received. This package must not depend on jobs, the database or Redis.
 """

@@ -1,8 +1,8 @@
-"""One answer of the hub as bytes, read so that its reader can be stopped at any moment.
+"""Read the body of a hub's response so that its reader can be stopped at any moment.
 
-The library's HTTP client is asked for the answer (redirects, proxies, certificates, the token that must not follow a
-redirect to another host); a plain body of known length is then received from its socket straight into a buffer, which
-costs a third of the processor time of reading through the client.
+The library's HTTP client sends the request (redirects, proxies, certificates, the token that must not follow a
+redirect to another host). A plain body of known length is then received from its socket directly into a buffer, which
+takes a third of the processor time of reading through the client.
 """
 
 import contextlib
@@ -18,36 +18,36 @@ import httpx2
 
 from workers.models.fetch.client import bytes_client
 
-_SLICE_SECONDS = 0.25  # how long a read may block before the reader looks whether it is to stop
+_SLICE_SECONDS = 0.25  # how long a read may block before the reader checks whether to stop
 _CONNECT_SECONDS = 10.0
-# A receive buffer of this size (the kernel takes as much again for itself, and no more than net.core.rmem_max) is set
-# where it carries the bandwidth over the way's round trip twice over. What lies in it, or is under way to it, is what a
-# stop or a kill loses of a file. Over longer ways the kernel finds the size itself.
+# A receive buffer of this size (the kernel adds as much for itself, up to net.core.rmem_max) is set if it holds twice
+# the product of bandwidth and round-trip time. A stop or a kill loses the bytes in the buffer and in flight. For longer
+# round trips the kernel chooses the size.
 BUFFER_BYTES = 512 << 10
 _UNLIMITED_MBPS = 10_000.0
 _ROUND_TRIP_AT = 68  # in Linux's struct tcp_info: microseconds, 32 bits
 
 
 class Stopped(Exception):
-    """The download is being stopped; never leaves this package."""
+    """Raised to stop the download; never leaves this package."""
 
 
 class Broken(Exception):
-    """The connection brought nothing, or no more; the message says why in words that show no address."""
+    """The connection delivered nothing, or no more. The message gives the reason without an address."""
 
 
 class Wire:
-    """The connections of one download: stopping it cuts them all."""
+    """The connections of one download, which closes them all when it stops."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
-        self._fitted: dict[socket.socket, float] = {}  # those with a small buffer, and the Mbps that it carries
+        self._fitted: dict[socket.socket, float] = {}  # those with a small buffer, and the Mbps that it allows
         self._mbps = _UNLIMITED_MBPS
 
     def expect(self, mbps: float | None) -> None:
-        """No more than that bandwidth will be used. Connections that were fitted to less are made anew."""
+        """Set the bandwidth in use. Connections whose buffer allows less are opened again."""
         with self._lock:
             self._mbps = min(mbps or _UNLIMITED_MBPS, _UNLIMITED_MBPS)
             for connection, carried in self._fitted.items():
@@ -55,7 +55,7 @@ class Wire:
                     _cut(connection)
 
     def stop(self) -> None:
-        """Readers that are blocked come back at once with Stopped or Broken."""
+        """Stop. Blocked readers raise Stopped or Broken at once."""
         with self._lock:
             self.stopped.set()
             for connection in self._sockets:
@@ -71,7 +71,7 @@ class Wire:
 
     @contextlib.contextmanager
     def get(self, url: str, headers: dict[str, str], quiet_seconds: float) -> Iterator["Body"]:
-        """The answer to a GET, redirects followed. Raises httpx2.HTTPError, and Stopped."""
+        """Send a GET and follow redirects. Return the response. Raises httpx2.HTTPError, and Stopped."""
         mine: list[socket.socket] = []
 
         def trace(event: str, info: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ class Wire:
             if carried >= self._mbps:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
                 self._fitted[connection] = carried
-        except OSError:  # the connection is gone already, as its reader will find
+        except OSError:  # the connection is already closed; its reader will notice
             return
 
 
@@ -114,7 +114,7 @@ def _cut(connection: socket.socket) -> None:
 
 
 class Body:
-    """Status, headers, and the bytes one piece after the other."""
+    """A response: status, headers, and the body in pieces."""
 
     def __init__(self, response: httpx2.Response, wire: Wire, quiet_seconds: float) -> None:
         self.status = response.status_code
@@ -130,7 +130,7 @@ class Body:
         self._begun = False
 
     def read_into(self, buffer: memoryview) -> int:
-        """Fills some of `buffer`; 0 at the end. Raises Stopped, and Broken where nothing comes or the body is cut."""
+        """Fill a part of `buffer` and return its size; 0 at the end. Raises Stopped, and Broken if no data arrives."""
         if not self._left_over and self._begun and self._connection is not None:
             count = self._received(buffer[: self._length])
         else:
@@ -161,7 +161,7 @@ class Body:
             return count
 
     def _iterated(self, buffer: memoryview) -> int:
-        """Through the client: the first piece, which its parser holds already, and all of a body of unknown length."""
+        """Read through the client: the first piece, which its parser already holds, and bodies of unknown length."""
         self._begun = True
         if not self._left_over:
             try:
@@ -183,7 +183,7 @@ def _length(response: httpx2.Response) -> int | None:
 
 
 def _connection(response: httpx2.Response) -> socket.socket | None:
-    """The socket to receive from; None where it cannot be had (TLS inside a TLS proxy)."""
+    """Return the socket to receive from; None if it is not available (TLS inside a TLS proxy)."""
     stream = response.extensions["network_stream"]
     connection: socket.socket = stream.get_extra_info("socket")
     if stream.get_extra_info("ssl_object") is not None and not isinstance(connection, ssl.SSLSocket):

@@ -1,8 +1,8 @@
-"""What huggingface_hub is used for: which commit a revision is, which files it has, and why the hub says no.
+"""The uses of huggingface_hub: resolve a revision to a commit, list its files, and explain why the hub refuses.
 
-The library's settings are made here, before it is imported: its Rust transport (Xet) knows no limit and no pause, and
-saved logins must not be used unasked. Its metadata calls wait without end by default; here every one has its time.
-No message or exception that leaves this module carries the token, or an address with a signature in it.
+The library's settings are set here, before it is imported: its Rust transport (Xet) supports no limit and no pause, and
+saved logins must not be used implicitly. Its metadata calls wait without end by default; here each has a time limit.
+No message or exception of this module contains the token, or a signed address.
 """
 
 import json
@@ -56,39 +56,39 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 5
 
 
 def offline() -> str:
-    """Says which variable forbids to ask the hub. The library reads the second where the first is unset or empty."""
+    """Return which variable forbids requests to the hub. The library reads the second if the first is empty."""
     variable = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
     return f"{variable} is set: the hub may not be asked; unset it, or take the models from elsewhere"
 
 
 def through(endpoint: str) -> str:
-    """Says by which variable's proxy the hub is asked; nothing where it is asked straight."""
+    """Return which variable's proxy is used for the hub, as a phrase; empty for a direct connection."""
     variable = variable_for(endpoint)
     return f" through the proxy that {variable} names" if variable is not None else ""
 
 
 def nothing() -> None:
-    """A check that never stops."""
+    """Do nothing: a check that never stops."""
 
 
 @dataclass(frozen=True)
 class HubClient:
-    """A hub, and who asks it. `check` of each call raises in order to stop, and is asked five times a second."""
+    """A client of one hub. The `check` of each call may raise to stop it, and is called five times a second."""
 
     endpoint: str
     token: str | None = field(default=None, repr=False)
-    patience_seconds: float = 600.0  # that a hub may be away
+    patience_seconds: float = 600.0  # how long an unavailable hub is retried
 
     def resolve(self, repo: str, revision: str = "main", *, check: Callable[[], None] = nothing) -> str:
-        """The commit sha that a branch, tag or sha stands for now.
+        """Return the commit sha that a branch, tag or sha refers to now.
 
-        Raises HubRefused's leaves, and HubUnavailable after `patience_seconds`.
+        Raises subclasses of HubRefused, and HubUnavailable after `patience_seconds`.
         """
         if _SHA.fullmatch(revision):
             return revision
         info = self._ask(repo, check, lambda api: api.model_info(repo, revision=revision, timeout=_QUIET_SECONDS))
         if info.sha is None or not _SHA.fullmatch(info.sha):
-            raise HubRefused(f"the hub gives no commit for {repo} at {revision}")
+            raise HubRefused(f"the hub names no commit for {repo} at {revision}")
         return info.sha
 
     def list_files(
@@ -99,7 +99,7 @@ class HubClient:
         *,
         check: Callable[[], None] = nothing,
     ) -> list[RemoteFile]:
-        """The commit's files that match a pattern and are no pickles, by path. Raises as `resolve` does."""
+        """Return the commit's files that match a pattern and are no pickles, by path. Raises as `resolve` does."""
 
         def listed(api: HfApi) -> list[RepoFile]:
             tree = api.list_repo_tree(repo, recursive=True, revision=sha)
@@ -133,20 +133,20 @@ class HubClient:
             pause = max(wait, asked or 0.0)
             if pause > left:
                 raise HubUnavailable(
-                    f"the hub {reason}{through(self.endpoint)}; it was asked for {self.patience_seconds:.0f} s"
+                    f"the hub {reason}{through(self.endpoint)}; gave up after {self.patience_seconds:.0f} s"
                 )
             _rest(pause, check)
             wait = min(2 * wait, 8.0)
 
 
 def wanted(path: str, patterns: Iterable[str]) -> bool:
-    """Whether a file is to be fetched: it matches one of the patterns, and is no pickle."""
+    """Return whether to fetch a file: it matches one of the patterns and is no pickle."""
     name = path.lower()
     return any(fnmatch(name, pattern) for pattern in patterns) and not any(fnmatch(name, each) for each in PICKLES)
 
 
 def refusal(status: int, headers: Mapping[str, str], repo: str, with_token: bool) -> WanworksError | None:
-    """What an answer of the hub itself means; None for one that is worth asking again."""
+    """Return the error that a response of the hub means; None if the request should be retried."""
     code = headers.get("X-Error-Code", "")
     if status in _TRANSIENT or status < 400:
         return None
@@ -172,7 +172,7 @@ def refusal(status: int, headers: Mapping[str, str], repo: str, with_token: bool
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to be left alone: ``Retry-After`` in either form, or ``RateLimit``'s reset."""
+    """Return the seconds to wait by the server's ``Retry-After``, in either form, or ``RateLimit``'s reset."""
     value = headers.get("Retry-After", "").strip()
     if value.isdigit():
         return float(value)
@@ -188,7 +188,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def said(error: BaseException) -> str:
-    """An error of the connection in words that show no address."""
+    """Return a description of a connection error without an address."""
     match error:
         case httpx2.ConnectError() | ConnectionRefusedError():
             return "cannot be reached"
@@ -204,7 +204,7 @@ def said(error: BaseException) -> str:
 
 @cache
 def bytes_client() -> httpx2.Client:
-    """For file bodies. Every request has a connection of its own, so that it can be cut off at any moment."""
+    """Return a client for file bodies. Every request has its own connection, so that it can be closed at any time."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     return httpx2.Client(
         event_hooks={"request": [hf_request_event_hook]},
@@ -215,7 +215,7 @@ def bytes_client() -> httpx2.Client:
 
 @cache
 def _prepare() -> None:
-    """Gives the library a client as it makes its own, with a transport that does not wait for ever."""
+    """Give the library a client like its own, with a transport that limits waiting."""
 
     def patient() -> httpx2.Client:
         return httpx2.Client(
@@ -229,7 +229,7 @@ def _prepare() -> None:
 
 
 class _Routed(httpx2.BaseTransport):
-    """Sends each request straight or through the environment's proxy, as `wanworks.net.proxies` says."""
+    """Sends each request directly or through the environment's proxy, as `wanworks.net.proxies` decides."""
 
     def __init__(self, make: Callable[[str | None], httpx2.BaseTransport]) -> None:
         self._routes = Routes(make)
@@ -243,7 +243,7 @@ class _Routed(httpx2.BaseTransport):
 
 
 class _Timed(httpx2.BaseTransport):
-    """The library passes ``timeout=None`` in its metadata calls, which overrides whatever its client was built with."""
+    """Sets timeouts: the library passes ``timeout=None`` in its metadata calls, which overrides those of its client."""
 
     def __init__(self, inner: httpx2.BaseTransport) -> None:
         self._inner = inner
@@ -263,7 +263,7 @@ class _Timed(httpx2.BaseTransport):
 
 
 class _Whole(httpx2.SyncByteStream):
-    """A body that must end in time, however steadily it trickles."""
+    """A body with a limit for its total time."""
 
     def __init__(self, inner: httpx2.SyncByteStream, deadline: float) -> None:
         self._inner, self._deadline = inner, deadline
@@ -271,7 +271,7 @@ class _Whole(httpx2.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._inner:
             if time.monotonic() > self._deadline:
-                raise httpx2.ReadTimeout("the answer takes too long")
+                raise httpx2.ReadTimeout("the response takes too long")
             yield piece
 
     def close(self) -> None:
@@ -299,7 +299,7 @@ def _unusable(error: Exception, repo: str) -> WanworksError:
 
 
 def _stoppably(question: Callable[[], T], check: Callable[[], None]) -> T:
-    """The answer, or what `check` raises, whichever comes first. A question that is given up ends by its timeouts."""
+    """Return the response, or raise what `check` raises first. An abandoned request ends by its timeouts."""
     answers: list[T] = []
     errors: list[BaseException] = []
 

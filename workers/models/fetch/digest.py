@@ -1,8 +1,8 @@
-"""The checksum of a file that is still being written.
+"""Compute the checksum of a file that is still being written.
 
-New bytes are hashed by their writer while they are in the processor's cache; reading them back from the page cache in
-another thread cost more than it spared (measured: docs/measurements.md, downloads). What an earlier attempt left is
-re-read by a thread beside the writing, which hands over to the writer once it has caught up.
+The writer hashes new bytes while they are in the processor's cache; reading them back from the page cache in
+another thread was slower (measured: docs/measurements.md, downloads). A parallel thread re-reads the part that an
+earlier attempt left, and hands over to the writer once it has caught up.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ _PIECE = 1 << 20
 
 
 class Digest:
-    """Follows the file from its first byte to its last."""
+    """The running checksum of one file from its first byte to its last."""
 
     def __init__(self, file: int, size: int, lfs: bool, written: int) -> None:
-        """`file` is an open descriptor that outlives this; `written` bytes are there already."""
+        """Start. `file` is a descriptor that stays open longer; it already has `written` bytes."""
         self._file, self._size = file, size
         start = hashlib.sha256() if lfs else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
         self._hash = start
@@ -31,7 +31,7 @@ class Digest:
             self._thread.start()
 
     def wrote(self, piece: memoryview, offset: int) -> None:
-        """`piece` now stands in the file at `offset`, where the one before it ended."""
+        """Record that `piece` was written at `offset`, where the one before it ended."""
         with self._turn:
             self._written = offset + len(piece)
             if self._reached != offset:
@@ -40,13 +40,13 @@ class Digest:
         self._reached += len(piece)
 
     def stop(self) -> None:
-        """Ends the thread; there will be no checksum. To be called before the descriptor is closed."""
+        """End the thread without a checksum. Call before the descriptor is closed."""
         self._stopped = True
         if self._thread is not None:
             self._thread.join()
 
     def result(self, seconds: float) -> str | None:
-        """The checksum of the whole file in hex; None where it is not ready within that time. Raises OSError."""
+        """Return the checksum of the whole file in hex; None if it is not ready within that time. Raises OSError."""
         if self._thread is not None:
             self._thread.join(seconds)
             if self._thread.is_alive():

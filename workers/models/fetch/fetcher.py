@@ -1,7 +1,7 @@
-"""Fetches one commit of a model into the cache: files side by side, proven, linked, the branch moved last.
+"""Fetch one commit of a model into the cache: files in parallel, verified, linked, the branch moved last.
 
-The caller's thread coordinates: it asks `check` and `limit`, reports, and cuts the connections in order to stop.
-Whatever ends it early, the bytes that came lie in ``.incomplete`` files and the next attempt goes on from there.
+The caller's thread coordinates: it calls `check` and `limit`, reports progress, and closes the connections to stop.
+However it ends early, received bytes remain in ``.incomplete`` files, and the next attempt continues from there.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from workers.models.fetch.limiter import OwnBucket, SharedBucket
 from workers.models.fetch.plan import FetchPlan, FetchResult, FileProgress, Limits, Progress, RemoteFile
 from workers.models.fetch.transfer import Shared, fetch_file, inode, is_whole
 
-_LOOK_SECONDS = 0.1  # between two calls of `check`
+_CHECK_SECONDS = 0.1  # between two calls of `check`
 _REPORT_SECONDS = 0.25
 _LIMIT_SECONDS = 0.5
 _DISK_SECONDS = 1.0
-_STOP_SECONDS = 0.7  # that the files' threads get to come to an end
+_STOP_SECONDS = 0.7  # that the files' threads have to end
 _RATE_SECONDS = 5.0  # over which the rate is measured
 
 
@@ -32,12 +32,12 @@ def fetch(
     check: Callable[[], None],
     limit: Callable[[], Limits],
 ) -> FetchResult:
-    """Fetches what the cache lacks of the plan's files and makes the snapshot.
+    """Fetch the plan's files that the cache lacks, and create the snapshot.
 
-    `check` raises in order to stop, which takes effect within a second on a silent connection too; `limit` gives the
+    `check` may raise to stop, which takes effect within a second on a silent connection too; `limit` gives the
     present bandwidth limits, twice a second; `report` is called at most four times a second and once at the end.
-    Raises what they raise, HubRefused's leaves, ChecksumMismatch, HubUnavailable after `patience_seconds` without a
-    byte, StoreFull before the first byte where the rest would not fit, or later as the disk fills.
+    Raises what they raise, subclasses of HubRefused, ChecksumMismatch, HubUnavailable after `patience_seconds` without
+    a byte, StoreFull before the first byte if the rest would not fit, or later when the disk is full.
     """
     began = time.monotonic()
     check()
@@ -55,12 +55,12 @@ def fetch(
         try:
             _run(shared, lacking, meter, check, limit)
             while lacking := [file for file in blobs.values() if not is_whole(cache, file)]:
-                # A cleanup took what was counted as here when this began.
+                # A cleanup removed files that existed when this began.
                 shared.wire = Wire()
                 shared.obey(limit())
                 _run(shared, lacking, meter, check, limit)
         finally:
-            meter.tell()
+            meter.report_now()
     with answering_full():
         sync_folder(cache.folder / "blobs")
         for file in plan.files:
@@ -82,7 +82,7 @@ def _run(
     check: Callable[[], None],
     limit: Callable[[], Limits],
 ) -> None:
-    """Fetches those files, the largest first, and returns when the last one is whole."""
+    """Fetch those files, largest first, and return when the last one is complete."""
     waiting = deque(sorted(lacking, key=lambda file: file.size, reverse=True))
     failures: list[BaseException] = []
     count = min(shared.plan.connections, len(lacking))
@@ -110,7 +110,7 @@ def _run(
         for thread in threads:
             thread.start()
         while count and not failures:
-            count -= ended.acquire(timeout=_LOOK_SECONDS)
+            count -= ended.acquire(timeout=_CHECK_SECONDS)
             check()
             now = time.monotonic()
             if now >= next_limit:
@@ -131,7 +131,7 @@ def _run(
 
 
 class _Meter:
-    """Counts what is on the disk and how fast it came."""
+    """Counts the bytes on disk and their rate."""
 
     def __init__(self, plan: FetchPlan, shared: Shared, report: Callable[[Progress], None]) -> None:
         self._plan, self._shared, self._report = plan, shared, report
@@ -140,12 +140,12 @@ class _Meter:
         self.total = sum(file.size for file in plan.files)
 
     def update(self, now: float) -> None:
-        """Reports if it is time."""
+        """Report if a report is due."""
         if now >= self._next:
             self._next = now + _REPORT_SECONDS
-            self.tell()
+            self.report_now()
 
-    def tell(self) -> None:
+    def report_now(self) -> None:
         now, received = time.monotonic(), self._shared.received
         self._seen.append((now, received))
         while len(self._seen) > 2 and now - self._seen[0][0] > _RATE_SECONDS:
@@ -164,7 +164,7 @@ class _Meter:
 
 
 def _partial(cache: RepoCache, file: RemoteFile) -> int:
-    """Bytes of the file that an earlier attempt left."""
+    """Return how many bytes of the file an earlier attempt left."""
     try:
         size = cache.partial(file.oid).stat().st_size
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""Where a repo's files lie in a Hugging Face cache, and the durable steps that put them there.
+"""The layout of a repo's files in a Hugging Face cache, and the durable steps that write them.
 
-MODELS/models--ORG--NAME/blobs/<oid>                  a whole file; its name is its checksum
+MODELS/models--ORG--NAME/blobs/<oid>                  a complete file; its name is its checksum
 MODELS/models--ORG--NAME/blobs/<oid>.incomplete       the beginning of one
 MODELS/models--ORG--NAME/snapshots/<sha>/<path>       a relative link to a blob
-MODELS/models--ORG--NAME/refs/<revision>              the sha that a branch or tag stands for
-MODELS/.locks/models--ORG--NAME/<oid>.lock            held by whoever writes that blob, the library included
+MODELS/models--ORG--NAME/refs/<revision>              the sha that a branch or tag refers to
+MODELS/.locks/models--ORG--NAME/<oid>.lock            held by the process that writes that blob, the library included
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from shared.errors import HubRefused, StoreFull
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-# Linux alone has it, and Python has no name for it. That it fails means nothing: fsync comes later.
+# Exists on Linux only, without a name in Python. Its failure does no harm: fsync follows.
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 _SYNC_FILE_RANGE_WRITE = 2
 _REVISION = re.compile(r"\w[\w./+-]*")
@@ -49,13 +49,13 @@ class RepoCache:
         return self.folder / "snapshots" / sha
 
     def create(self) -> None:
-        """Makes the folders. `snapshots` comes first: the library holds a repo without it to be corrupted."""
+        """Create the folders, `snapshots` first: the library considers a repo without it corrupted."""
         with answering_full():
             for name in ("snapshots", "blobs", "refs"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def link(self, sha: str, path: str, oid: str) -> None:
-        """The snapshot's link to a blob, in one step, over whatever was there."""
+        """Create the snapshot's link to a blob atomically, replacing an existing file."""
         place = self.snapshot(sha) / path
         target = os.path.relpath(self.blob(oid), place.parent)
         if place.is_symlink() and str(place.readlink()) == target:
@@ -66,11 +66,11 @@ class RepoCache:
         temporary.replace(place)
 
     def move_ref(self, revision: str, sha: str) -> None:
-        """Points a branch or tag to the commit, durably. Raises HubRefused on a name that no revision can have."""
+        """Point a branch or tag to the commit, durably. Raises HubRefused for an invalid revision name."""
         if revision == sha:
             return
         if not _REVISION.fullmatch(revision) or ".." in revision:
-            raise HubRefused(f"no revision can have the name {revision[:100]!r}")
+            raise HubRefused(f"{revision[:100]!r} is not a valid name of a revision")
         place = self.folder / "refs" / revision
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -82,7 +82,7 @@ class RepoCache:
         sync_folder(place.parent)
 
     def try_lock(self, oid: str, seconds: float) -> FileLock | None:
-        """The right to write that blob; None where somebody else holds it for all of that time."""
+        """Return the lock to write that blob; None if another process holds it for all of that time."""
         place = self.models_dir / ".locks" / folder_name(self.repo) / f"{oid}.lock"
         with answering_full():
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -99,13 +99,13 @@ def folder_name(repo: str) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """What this user may still write to the disk under `folder`."""
+    """Return how many bytes this user may still write to the disk of `folder`."""
     state = os.statvfs(folder)
     return state.f_bavail * state.f_frsize
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in it last."""
+    """Make renames in the folder durable."""
     place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(place)
@@ -114,7 +114,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def begin_writing_back(file: int, begin: int, count: int) -> int:
-    """Has the kernel begin to put these bytes on the disk, so that the fsync after a large file is short; `count`."""
+    """Start writing these bytes to disk, so that the fsync after a large file is short. Return `count`."""
     if _sync_file_range is not None:
         _sync_file_range(file, ctypes.c_int64(begin), ctypes.c_int64(count), _SYNC_FILE_RANGE_WRITE)
     return count
@@ -122,7 +122,7 @@ def begin_writing_back(file: int, begin: int, count: int) -> int:
 
 @contextlib.contextmanager
 def answering_full() -> Iterator[None]:
-    """Raises StoreFull for a disk or quota that is full."""
+    """Raise StoreFull if the disk or quota is full."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""How fast bytes may pass: a token bucket, kept in memory for one download or in a small file for a whole node.
+"""Limit bandwidth by a token bucket, in memory for one download or in a small file for a whole node.
 
-The bucket stores one number: the moment at which all that was taken has been paid for. Whoever takes bytes moves it on
-by their time at the present rate and waits until then, so that a changed rate holds from the next piece on.
+The bucket stores one number: the time until which all taken bytes occupy the present rate. A reader advances it by the
+duration of its bytes and waits until then, so that a changed rate applies from the next piece on.
 """
 
 import contextlib
@@ -14,36 +14,36 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-# What an idle bucket gives at once. Short, so that a limit also holds over a second.
+# The burst of an idle bucket. Short, so that a limit also holds over one second.
 _BURST_SECONDS = 0.1
-# A moment further ahead than any piece can be comes from before a restart of the machine.
+# A time further ahead than any piece allows was written before a restart of the machine.
 _ABSURD_SECONDS = 60.0
 _PIECE_SECONDS = 0.02
 _MIN_PIECE, _MAX_PIECE = 4 << 10, 1 << 20
 
 
 def piece_bytes(mbps: float | None) -> int:
-    """How much to read at once under that limit, in bytes: small enough that a reader never owes for long."""
+    """Return how many bytes to read at once under that limit, so that no reader waits long."""
     if mbps is None:
         return _MAX_PIECE
     return max(_MIN_PIECE, min(int(mbps * 125_000 * _PIECE_SECONDS), _MAX_PIECE))
 
 
 def paid_at(before: float, now: float, count: int, mbps: float) -> float:
-    """When `count` bytes more are paid for, given when those before them are. Seconds of one monotonic clock."""
+    """Return the time after `count` more bytes, in seconds of one monotonic clock."""
     before = before if before < now + _ABSURD_SECONDS else now
     return max(before, now - _BURST_SECONDS) + count / (mbps * 125_000)
 
 
 class Bucket(Protocol):
-    """Bytes taken from it are owed time."""
+    """A token bucket."""
 
     def take(self, count: int, mbps: float) -> float:
-        """Takes `count` bytes, and says how many seconds to wait now."""
+        """Take `count` bytes. Return how many seconds to wait now."""
 
 
 class OwnBucket:
-    """For the threads of one process."""
+    """A bucket for the threads of one process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -58,7 +58,7 @@ class OwnBucket:
 
 
 class SharedBucket:
-    """For all processes that open the same file. The clock is the machine's monotonic one, which they share."""
+    """A bucket for all processes that open the same file. They share the machine's monotonic clock."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Beginnings of files that lie in a cache: what they hold, whose they are, and which of them nobody needs.
+"""List the partial files in a cache, find the downloads that need them, and remove those that none needs.
 
-A partial file goes by its repo and its oid. Two downloads need the same one when both their commits hold that file, so
-one that is cancelled may only take away what no other asks for.
+A partial file is identified by its repo and its oid. Two downloads need the same one if both their commits contain that
+file, so a cancelled download may only remove what no other needs.
 """
 
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 from workers.models.fetch.layout import RepoCache
 
 _REPO_FOLDER = re.compile(r"models--(?:(?P<owner>[\w.-]+?)--)?(?P<name>[\w.-]+)")
-# The library's own: named by the oid and a random part, and never gone on with.
+# The library's own: named by the oid and a random part, and never resumed.
 _NAME = re.compile(r"(?P<oid>[0-9a-f]{40}|[0-9a-f]{64})(?P<foreign>\.[\w-]+)?\.incomplete")
 
 
@@ -25,25 +25,25 @@ class Partial:
     path: Path
     bytes: int
     changed_at: float  # seconds since the epoch
-    resumable: bool  # False: left by another program, of no use to a download of ours
+    resumable: bool  # False: left by another program; our downloads cannot use it
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What one download that is not over needs."""
+    """The files that one unfinished download needs."""
 
     download_id: str
     repo: str
-    oids: frozenset[str] | None  # None: not listed yet, so anything of its repo
+    oids: frozenset[str] | None  # None: not listed yet, so any file of its repo
 
 
 def partials(models_dir: Path) -> list[Partial]:
-    """Every partial file in the cache, by path."""
+    """Return every partial file in the cache, by path."""
     return [found for path in sorted(models_dir.glob("models--*/blobs/*.incomplete")) if (found := _partial(path))]
 
 
 def owners(found: Iterable[Partial], needs: Collection[Needs]) -> Mapping[Partial, tuple[str, ...]]:
-    """The downloads that each partial file belongs to; none for an orphan."""
+    """Return the downloads that need each partial file; none for an orphan."""
     return {
         partial: tuple(
             need.download_id
@@ -55,9 +55,9 @@ def owners(found: Iterable[Partial], needs: Collection[Needs]) -> Mapping[Partia
 
 
 def delete_orphans(models_dir: Path, needs: Collection[Needs], repo: str | None = None) -> int:
-    """Deletes the partial files that none of these downloads needs, of one repo or of all; the bytes deleted.
+    """Delete the partial files that none of these downloads needs, of one repo or of all. Return the deleted bytes.
 
-    One that somebody is writing at this moment is left alone.
+    A file that is being written is kept.
     """
     deleted = 0
     for partial, of in owners(partials(models_dir), needs).items():
@@ -71,7 +71,7 @@ def delete_orphans(models_dir: Path, needs: Collection[Needs], repo: str | None 
             partial.path.unlink()
             deleted += size
         except FileNotFoundError:
-            pass  # became whole, or was deleted by another
+            pass  # it was completed, or deleted by another process
         finally:
             lock.release()
     return deleted

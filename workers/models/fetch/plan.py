@@ -1,9 +1,9 @@
-"""What a download is asked to do, and what it says while and after it did. Data alone."""
+"""The input, progress and result of a download. Data only."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Some write to the disk and hash while others receive; more gains nothing on two cores, and a hub counts them.
+# Some write and hash while others receive. More connections gain nothing on two cores, and hubs limit them.
 CONNECTIONS = 8
 
 
@@ -19,7 +19,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class FetchPlan:
-    """One commit's files, to be laid into a Hugging Face cache."""
+    """One commit's files, to be written into a Hugging Face cache."""
 
     repo: str
     revision: str  # the branch or tag that is moved to `sha` at the end; may be the sha itself
@@ -30,10 +30,10 @@ class FetchPlan:
     token: str | None = field(default=None, repr=False)
     bandwidth_file: Path | None = None  # shared by all downloads of the node; None: no node limit is kept
     min_free_bytes: int = 0  # stays free on the disk
-    quiet_seconds: float = 60.0  # a connection that brings nothing for this long is given up and made anew
+    quiet_seconds: float = 60.0  # a connection without data for this long is closed and opened again
     patience_seconds: float = 600.0  # without any byte of any file, the download ends with HubUnavailable
     connections: int = CONNECTIONS  # files at once
-    suspect: frozenset[str] = frozenset()  # oids whose blobs on this disk are not to be trusted, but fetched again
+    suspect: frozenset[str] = frozenset()  # oids whose blobs on this disk must be fetched again
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class FileProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """Bytes on this disk, of whole files and of partial ones, against what the commit has."""
+    """Bytes on this disk, of complete and partial files, and the commit's total."""
 
     bytes_done: int
     bytes_total: int
@@ -66,6 +66,6 @@ class Progress:
 class FetchResult:
     snapshot: Path  # the folder of the model's files
     bytes_total: int
-    bytes_fetched: int  # from the hub; less than the total where something was here before
+    bytes_fetched: int  # from the hub; less than the total if some were here before
     seconds: float
-    refetched: tuple[str, ...]  # paths that came with a wrong checksum once
+    refetched: tuple[str, ...]  # paths received with a wrong checksum once

@@ -1,7 +1,7 @@
-"""One file from the hub to its blob: append what is missing, prove it by its checksum, rename.
+"""Fetch one file from the hub to its blob: append what is missing, verify the checksum, rename.
 
-It goes on where an earlier attempt stopped and through whatever a network does, and says no only where asking again
-cannot help. The partial file only ever grows by bytes in their place, so that it may be left at any moment.
+It resumes where an earlier attempt stopped, retries after network errors, and fails only if a retry cannot help. Bytes
+are only appended to the partial file, so the transfer may be interrupted at any moment.
 """
 
 import os
@@ -26,13 +26,13 @@ from workers.models.fetch.limiter import Bucket, piece_bytes
 from workers.models.fetch.plan import FetchPlan, Limits, RemoteFile
 from workers.models.fetch.writing import Appender
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.25, 10.0  # seconds between two tries that brought nothing
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 10.0  # seconds between two tries that received nothing
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 @dataclass
 class Shared:
-    """What the files of one download have in common."""
+    """The shared state of one download's files."""
 
     plan: FetchPlan
     cache: RepoCache
@@ -42,15 +42,15 @@ class Shared:
     limits: Limits = field(default_factory=Limits)
     piece: int = piece_bytes(None)  # bytes to read at once
     done: dict[str, int] = field(default_factory=dict)  # bytes on disk by oid
-    suspect: dict[str, int | None] = field(default_factory=dict)  # the inodes of the blobs not to be trusted, by oid
+    suspect: dict[str, int | None] = field(default_factory=dict)  # the inodes of blobs to be fetched again, by oid
     received: int = 0  # bytes from the hub
     last_byte: float = field(default_factory=time.monotonic)
-    hold_until: float = 0.0  # the hub asked to be left alone
+    hold_until: float = 0.0  # no request before this time, as the hub requested
     refetched: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def came(self, oid: str, count: int, done: int) -> None:
-        """`count` bytes have come from the hub; `done` of the file are on the disk."""
+        """Record that `count` bytes were received; `done` bytes of the file are on disk."""
         with self.lock:
             self.received += count
             self.done[oid] = done
@@ -58,7 +58,7 @@ class Shared:
             self.last_byte = time.monotonic()
 
     def pay(self, count: int) -> None:
-        """Waits as long as the bandwidth limits ask for."""
+        """Wait as long as the bandwidth limits require."""
         limits = self.limits
         wait = 0.0
         if limits.download_mbps is not None:
@@ -69,7 +69,7 @@ class Shared:
             self.wire.rest(wait)
 
     def obey(self, limits: Limits) -> None:
-        """These limits hold from now on."""
+        """Set the limits that apply from now on."""
         given = [mbps for mbps in (limits.download_mbps, limits.node_mbps) if mbps is not None]
         self.limits = limits
         self.piece = piece_bytes(min(given, default=None))
@@ -77,11 +77,11 @@ class Shared:
 
 
 def fetch_file(shared: Shared, file: RemoteFile) -> None:
-    """Puts the file's blob in its place. Raises JobFailed's leaves, HubUnavailable, StoreFull, and Stopped."""
+    """Fetch the file's blob. Raises subclasses of JobFailed, HubUnavailable, StoreFull, and Stopped."""
     lock = _locked(shared, file.oid)
     try:
         if is_whole(shared.cache, file) and inode(shared.cache, file.oid) != shared.suspect.get(file.oid):
-            shared.done[file.oid] = file.size  # somebody else has just fetched it
+            shared.done[file.oid] = file.size  # another process has just fetched it
             return
         with answering_full():
             partial = os.open(shared.cache.partial(file.oid), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -91,7 +91,7 @@ def fetch_file(shared: Shared, file: RemoteFile) -> None:
                 _empty(shared, file, partial)
                 if _fill(shared, file, partial) != file.oid:
                     _empty(shared, file, partial)
-                    raise ChecksumMismatch(f"{file.path} came twice with a wrong checksum")
+                    raise ChecksumMismatch(f"{file.path} was received twice with a wrong checksum")
             with answering_full():
                 os.fsync(partial)
                 os.replace(shared.cache.partial(file.oid), shared.cache.blob(file.oid))
@@ -102,7 +102,7 @@ def fetch_file(shared: Shared, file: RemoteFile) -> None:
 
 
 def is_whole(cache: RepoCache, file: RemoteFile) -> bool:
-    """Whether the blob is there in the right size. It was checked before it got its name."""
+    """Return whether the blob exists in the right size. Its content was verified before it got its name."""
     try:
         return cache.blob(file.oid).stat().st_size == file.size
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def is_whole(cache: RepoCache, file: RemoteFile) -> bool:
 
 
 def inode(cache: RepoCache, oid: str) -> int | None:
-    """The blob's; None where there is none. A blob that was fetched again has another."""
+    """Return the blob's inode; None without a blob. A blob that was fetched again has another one."""
     try:
         return cache.blob(oid).stat().st_ino
     except FileNotFoundError:
@@ -119,7 +119,7 @@ def inode(cache: RepoCache, oid: str) -> int | None:
 
 def _locked(shared: Shared, oid: str) -> FileLock:
     while (lock := shared.cache.try_lock(oid, 0.2)) is None:
-        shared.last_byte = time.monotonic()  # whoever holds it gets the bytes
+        shared.last_byte = time.monotonic()  # the process that holds the lock receives the bytes
         shared.wire.check()
     return lock
 
@@ -130,7 +130,7 @@ def _empty(shared: Shared, file: RemoteFile, partial: int) -> None:
 
 
 def _fill(shared: Shared, file: RemoteFile, partial: int) -> str:
-    """Fetches what the partial file lacks; the checksum of the whole."""
+    """Fetch what the partial file lacks. Return the checksum of the whole file."""
     if os.fstat(partial).st_size > file.size:
         os.ftruncate(partial, 0)
     offset = shared.done[file.oid] = os.fstat(partial).st_size
@@ -167,7 +167,7 @@ def _fill(shared: Shared, file: RemoteFile, partial: int) -> str:
 
 
 class _Refused(Exception):
-    """An answer without the file, worth asking again after `seconds`."""
+    """A response without the file; retry after `seconds`."""
 
     def __init__(self, reason: str, seconds: float | None) -> None:
         super().__init__(reason)
@@ -175,13 +175,13 @@ class _Refused(Exception):
 
 
 def _request(shared: Shared, file: RemoteFile, end: Appender) -> None:
-    """One request for the rest of the file. Whatever ends it, what came is on the disk afterwards."""
+    """Send one request for the rest of the file. However it ends, received bytes are on disk afterwards."""
     plan = shared.plan
     headers = build_hf_headers(token=plan.token or False, library_name="wanworks")
     headers["Accept-Encoding"] = "identity"
     if end.offset:
         headers["Range"] = f"bytes={end.offset}-"
-    # Asked anew each time at the commit's own address: the link of a redirect expires.
+    # Always request the commit's own address, because the link of a redirect expires.
     url = hf_hub_url(plan.repo, file.path, revision=plan.sha, endpoint=plan.endpoint)
     with shared.wire.get(url, headers, plan.quiet_seconds) as body:
         skip = _begins_at(shared, body, file, end.offset)
@@ -203,13 +203,13 @@ def _request(shared: Shared, file: RemoteFile, end: Appender) -> None:
 
 
 def _begins_at(shared: Shared, body: Body, file: RemoteFile, offset: int) -> int:
-    """How many bytes of the body lie before `offset`. Raises for an answer that is not the file."""
+    """Return how many bytes of the body precede `offset`. Raises for a response that is not the file."""
     if body.encoded:
-        raise _Refused("encodes what must come as it is", None)
+        raise _Refused("sends an encoded body although none was accepted", None)
     if body.status == 206:
         match = _RANGE.match(body.headers.get("Content-Range", ""))
         if match is None or int(match[1]) > offset or match[2] not in ("*", str(file.size)):
-            raise _Refused("answers with another range than it was asked for", None)
+            raise _Refused("answers with another range than requested", None)
         return offset - int(match[1])
     if body.status == 200:
         return offset  # it ignores ranges: what is here already comes once more
@@ -229,7 +229,7 @@ def _hold(shared: Shared) -> None:
 
 
 def _rest(shared: Shared, seconds: float, reason: str) -> None:
-    """Waits, as long as the download's patience lasts."""
+    """Wait, within the download's patience."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if time.monotonic() - shared.last_byte > shared.plan.patience_seconds:

@@ -1,8 +1,8 @@
-"""Appends what is received to a partial file, past the page cache where the file system allows it.
+"""Append received bytes to a partial file, bypassing the page cache if the file system allows it.
 
-Direct writes spare the copy into the page cache, and a download of a hundred gigabytes neither evicts what is in use
-from it nor leaves a mountain of dirty pages for others to wait on (measured against ordinary writes:
-docs/measurements.md, downloads). They must begin and end on a block; what does not is written in the ordinary way.
+Direct writes avoid the copy into the page cache. A download of a hundred gigabytes then neither evicts other pages
+nor leaves many dirty pages that delay other writers (measured against ordinary writes: docs/measurements.md,
+downloads). Direct writes must begin and end on a block; other bytes are written normally.
 """
 
 import contextlib
@@ -15,17 +15,17 @@ from pathlib import Path
 
 from workers.models.fetch.layout import answering_full, begin_writing_back
 
-BUFFER_BYTES = 512 << 10  # what a kill loses of a file at most, of what has been received
+BUFFER_BYTES = 512 << 10  # a kill loses at most this many received bytes of a file
 _BLOCK_BYTES = 4096  # a multiple of every disk's block
-_HELD_SECONDS = 0.25  # that received bytes may wait for the buffer to fill
+_HELD_SECONDS = 0.25  # that received bytes wait for the buffer to fill
 _WRITE_BACK_BYTES = 16 << 20
 
 
 class Appender:
-    """One file's end. `offset` is how far the file reaches on the disk; received bytes beyond it are held here."""
+    """The end of one file. `offset` is its size on disk; received bytes beyond it are buffered here."""
 
     def __init__(self, path: Path, descriptor: int, offset: int, wrote: Callable[[memoryview, int], None]) -> None:
-        """`descriptor` is open for ordinary writing. `wrote(piece, offset)` is called for all that is written."""
+        """`descriptor` is open for ordinary writing. `wrote(piece, offset)` is called for every write."""
         self.offset = offset
         self._file = descriptor
         self._wrote = wrote
@@ -39,17 +39,17 @@ class Appender:
 
     @property
     def reached(self) -> int:
-        """How far the file reaches with what is held."""
+        """Return the size of the file including buffered bytes."""
         return self.offset + self._held
 
     def space(self, most: int) -> memoryview:
-        """Where to receive the next bytes, `most` at most; never empty."""
+        """Return the buffer for the next bytes, `most` at most; never empty."""
         first = self._to_block()
         end = min(BUFFER_BYTES, self._held + most, first or BUFFER_BYTES)
         return self._buffer[self._held : end]
 
     def received(self, count: int) -> None:
-        """That many bytes are in `space` now. Raises OSError and StoreFull."""
+        """Record that so many bytes were received into `space`. Raises OSError and StoreFull."""
         if self._held == 0:
             self._held_since = time.monotonic()
         self._held += count
@@ -58,23 +58,23 @@ class Appender:
             self._write(self._held if self._direct is None or self._to_block() else self._held & ~(_BLOCK_BYTES - 1))
 
     def flush(self) -> None:
-        """Writes all that is held. Raises OSError and StoreFull."""
+        """Write all buffered bytes. Raises OSError and StoreFull."""
         if not self._to_block():
             self._write(self._held & ~(_BLOCK_BYTES - 1))
         self._write(self._held)
 
     def close(self) -> None:
-        """What is still held is lost."""
+        """Close. Bytes still buffered are lost."""
         if self._direct is not None:
             os.close(self._direct)
             self._direct = None
 
     def _to_block(self) -> int:
-        """Bytes from the file's end to the next block; 0 where it ends on one."""
+        """Return the bytes from the file's end to the next block; 0 if it ends on one."""
         return -self.offset % _BLOCK_BYTES
 
     def _write(self, count: int) -> None:
-        """Writes the first `count` bytes held, and moves what is left of them to the front."""
+        """Write the first `count` buffered bytes, and move the rest to the front."""
         done = 0
         while done < count:
             piece = self._buffer[done:count]
@@ -95,7 +95,7 @@ class Appender:
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                self.close()  # opened, but not meant: some file systems say so only now
+                self.close()  # some file systems accept the open and refuse direct writes only here
             else:
                 if put % _BLOCK_BYTES == 0:
                     return put

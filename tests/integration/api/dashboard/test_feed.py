@@ -101,7 +101,7 @@ def test_every_change_is_sent(
     for one in (dashboard, other):
         one.of("job_update", id=job_id, status="queued")
     job = working.claim(database, job_id)
-    working.say(redis_url, job)
+    working.publish(redis_url, job)
     dashboard.of("job_update", id=job_id, status="running")
     working.report(redis_url, job_id, job.attempt, 42.0, step=3, steps=8)
     moved = dashboard.until(lambda one: one["type"] == "job_update" and one["data"]["progress"]["percent"] == 42.0)

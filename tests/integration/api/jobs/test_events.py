@@ -98,14 +98,14 @@ def test_a_job_is_watched_from_queue_to_end(
     snapshot = watcher.next()
     assert (snapshot.name, snapshot.data["status"], snapshot.data["id"]) == ("snapshot", "queued", job_id)
     job = working.claim(database, job_id)
-    working.say(redis_url, job)
+    working.publish(redis_url, job)
     assert watcher.next().data == {"attempt": 1, "status": "running"}
     for percent in (10, 40, 30, 90):
         working.report(redis_url, job_id, 1, percent, step=percent // 10, steps=10)
     shown = [watcher.next("progress").data for _ in range(4)]
     assert [data["percent"] for data in shown] == [10, 40, 40, 90], "progress never goes back"
     assert (shown[0]["step"], shown[0]["steps"], shown[0]["phase"]) == (1, 10, "denoising")
-    working.say(redis_url, working.finish(database, job, []))
+    working.publish(redis_url, working.finish(database, job, []))
     (*_, last) = watcher.rest()
     assert (last.name, last.data["status"], last.data["progress"]["percent"]) == ("end", "succeeded", 100)
     assert last.data["result"]["frames"] == 9
@@ -133,7 +133,7 @@ def test_a_reconnecting_client_receives_missed_events(
     second = watch(job_id, seen.id)
     assert second.next().name == "snapshot"
     assert [second.next("progress").data["percent"] for _ in range(3)] == [30, 40, 50]
-    working.say(redis_url, working.finish(database, job, []))
+    working.publish(redis_url, working.finish(database, job, []))
     assert second.rest()[-1].name == "end"
 
     late = watch(job_id, seen.id).rest()

@@ -210,7 +210,7 @@ def test_a_long_poll_is_answered_when_the_job_ends(client: TestClient, database:
 
     def end() -> None:
         working.report(settings.redis or "", job_id, 1, 50)
-        working.say(settings.redis or "", working.finish(database, job, []))
+        working.publish(settings.redis or "", working.finish(database, job, []))
 
     timer = threading.Timer(0.3, end)
     timer.start()

@@ -301,7 +301,7 @@ def test_a_worker_hands_a_newer_bell_back_and_gets_it_in_its_own_words(
     monkeypatch.setattr(process, "database", lambda: two)
     monkeypatch.setattr(process, "settings", lambda: settings)
     monkeypatch.setattr(process, "claimant", lambda: ON_M)
-    tasks._say_once.cache_clear()
+    tasks._warn_once.cache_clear()
     nodes.reads_protocol(two, "m/0", 9)  # as a newer worker that was rolled back has left it
     nodes.drain(two, "n")
     assert settings.redis is not None
@@ -340,7 +340,7 @@ def test_nodes_are_drained_and_forgotten_from_the_command_line(web: WebProcess, 
     at = ("--url", f"http://127.0.0.1:{web.port}")
     job = accepted(two)
     claimed(two, job.id, ON_M)
-    refused(wanworks("drain", "m", "--wait", "--timeout", "1", *at), ExitCode.TIMED_OUT, "jobs that still run on m: 1")
+    refused(wanworks("drain", "m", "--wait", "--timeout", "1", *at), ExitCode.TIMED_OUT, "jobs still running on m: 1")
     waiting = subprocess.Popen(
         [sys.executable, "-m", "wanworks.cli.main", "drain", "m", "--wait", *at], stdout=subprocess.PIPE, text=True
     )
@@ -353,7 +353,7 @@ def test_nodes_are_drained_and_forgotten_from_the_command_line(web: WebProcess, 
     refused(wanworks("remove-node", "m", *at), ExitCode.REFUSED, "stop it first")
     nodes.deregister_node(two, "m")
     nodes.deregister_device(two, "m/0", 1)
-    assert "m is forgotten" in wanworks("remove-node", "m", *at).stdout
+    assert "m was removed" in wanworks("remove-node", "m", *at).stdout
     assert [node.name for node, _ in nodes.nodes(two)] == ["n"]
 
 

@@ -1,4 +1,4 @@
-"""The `wanworks` command as a user or a script meets it: what it prints, and how it ends."""
+"""The `wanworks` command as users and scripts run it: its output and exit codes."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_settings_are_printed_with_their_secrets_masked():
     assert "hush" not in wanworks("settings", WANWORKS_REDIS_URL="redis://:hush@nowhere:1/0").stdout
 
 
-def test_nothing_running_is_told_apart_from_a_refusal(tmp_path):
+def test_nothing_running_differs_from_a_refusal(tmp_path):
     refused(wanworks("jobs", home=tmp_path), ExitCode.UNREACHABLE, "start `wanworks up`, or give --url")
     refused(wanworks("jobs", "--url", "http://127.0.0.1:1"), ExitCode.UNREACHABLE, "cannot be reached")
     status = wanworks("status", "--json", home=tmp_path)
@@ -70,7 +70,7 @@ def test_nothing_running_is_told_apart_from_a_refusal(tmp_path):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("up", "--only", "gpu,ghost"), "'ghost' is none of web, gpu, io, dispatcher, beat, flower, hub, redis"),
+        (("up", "--only", "gpu,ghost"), "'ghost' is not one of web, gpu, io, dispatcher, beat, flower, hub, redis"),
         (("up", "--devices", "cpu:none"), "cpu:none"),
         (("up", "--node", "a b"), "WANWORKS_NODE"),
         (("up", "--only", "gpu,io"), "WANWORKS_REDIS_URL is not set"),
@@ -90,7 +90,7 @@ def test_a_bad_catalogue_file_is_refused_with_its_line(tmp_path):
     refused(wanworks("up", "--catalogue", str(file), home=tmp_path), ExitCode.USAGE, "line 3")
 
 
-def test_an_unreachable_database_is_told_before_anything_starts(tmp_path):
+def test_an_unreachable_database_is_reported_before_anything_starts(tmp_path):
     result = wanworks(
         "up", "--port", "0", "--flower-port", "0", home=tmp_path,
         WANWORKS_DATABASE_URL="postgresql+psycopg://nobody:hush@127.0.0.1:1/none",
@@ -107,7 +107,7 @@ def test_a_taken_port_and_a_held_home_are_refused(tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         result = wanworks("up", "--port", str(port), home=tmp_path)
-    refused(result, ExitCode.ALREADY_RUNNING, f"port {port} on 127.0.0.1 is taken; choose another with --port")
+    refused(result, ExitCode.ALREADY_RUNNING, f"port {port} on 127.0.0.1 is in use; choose another with --port")
 
     held = hold_home(tmp_path, "beat")
     try:
@@ -117,7 +117,7 @@ def test_a_taken_port_and_a_held_home_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("events", [(503, ""), (200, 'event: progress\ndata: {"percent": 40.0, "phase": "denois')])
-def test_watching_goes_on_without_the_event_stream(events):
+def test_following_continues_without_the_event_stream(events):
     """The stream is refused, or breaks off in the middle of an event: the client asks instead."""
     progress = {"percent": 0.0, "phase": "loading", "step": None, "steps": None, "eta_seconds": None}
     answers = iter(
@@ -219,7 +219,7 @@ def test_generate_waits_fetches_and_reports(stack, tmp_path):
     link = wanworks("share", job["id"], "--seconds", "60", home=stack.home).stdout.strip()
     assert httpx.get(link).content == video.read_bytes()
     refused(
-        wanworks("share", job["id"], "--file", "nothing.mp4", home=stack.home), ExitCode.USAGE, "there are: video.webm"
+        wanworks("share", job["id"], "--file", "nothing.mp4", home=stack.home), ExitCode.USAGE, "available: video.webm"
     )
 
 
@@ -247,7 +247,7 @@ def test_what_the_api_refuses_is_one_line_that_names_the_field(stack):
 def test_a_timeout_leaves_the_job_running_and_cancel_ends_it(stack):
     words = ("--resolution", "256x256", "--frames", "81", "--steps", "100")
     result = wanworks("generate", "a boat", *words, "--timeout", "0.5", home=stack.home)
-    refused(result, ExitCode.TIMED_OUT, "it goes on")
+    refused(result, ExitCode.TIMED_OUT, "the job continues")
     job_id = json.loads(wanworks("jobs", "--json", "--limit", "1", home=stack.home).stdout)["data"][0]["id"]
 
     assert wanworks("cancel", job_id, home=stack.home).returncode == 0

@@ -1,4 +1,4 @@
-"""The model library from the command line: a real stack that fetches from `wanworks hub`, proves and cleans up."""
+"""The model library from the command line: a real stack that downloads from `wanworks hub`, verifies and cleans up."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def stack(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Everything but devices: the library needs none."""
+    """Everything except devices, which the library does not need."""
     folder = tmp_path_factory.mktemp("library")
     stack = Stack(
         folder / "home",
@@ -65,7 +65,7 @@ def said(result: Any) -> Any:
 
 @pytest.fixture
 def fetched(stack: Stack) -> Stack:
-    """T2V-A14B is here and whole."""
+    """T2V-A14B is on this node and complete."""
     rows = stack.sql("select state from replicas where model_id = 'T2V-A14B'")
     if rows != [("available",)]:
         result = wanworks("download", "T2V-A14B", home=stack.home)
@@ -157,10 +157,10 @@ def test_verify_finds_and_repairs_a_flipped_byte(fetched: Stack) -> None:
     assert wanworks("verify", "--full", home=fetched.home).returncode == 0
 
 
-def test_cleanup_shows_first_and_removes_when_told(fetched: Stack) -> None:
+def test_cleanup_shows_first_and_removes_with_execute(fetched: Stack) -> None:
     assert "is pinned" in wanworks("pin", "T2V-A14B", home=fetched.home).stdout
     shown = wanworks("cleanup", "--keep-days", "0", home=fetched.home)
-    assert "T2V-A14B on here stays: It is pinned" in shown.stderr
+    assert "T2V-A14B on here is kept: It is pinned" in shown.stderr
     assert "remove_model" not in "".join(line for line in shown.stdout.splitlines() if "T2V-A14B" in line)
     assert "is not pinned" in wanworks("unpin", "T2V-A14B", home=fetched.home).stdout
     dry = said(wanworks("cleanup", "--keep-days", "0", "--json", home=fetched.home))

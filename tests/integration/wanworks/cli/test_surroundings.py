@@ -1,4 +1,4 @@
-"""The command line where the locale knows no letters, and where its results cannot be written."""
+"""The command line under an ASCII locale, and with outputs that cannot be written."""
 
 import json
 import os
@@ -30,7 +30,7 @@ LOCALES = [
 
 @dataclass
 class Api:
-    """Answers as the API would: a page of one job, and a refusal of what is submitted."""
+    """Responds like the API: a page with one job, and a refusal of submitted jobs."""
 
     url: str
     sent: list[dict[str, Any]] = field(default_factory=list)
@@ -87,7 +87,7 @@ def test_other_letters_are_printed_whatever_the_locale_is(api: Api, locale: dict
     assert api.sent[0]["prompt"] == f"a {NAME}"
 
 
-def test_a_file_s_name_that_is_no_text_is_told(api: Api, tmp_path: Path) -> None:
+def test_an_undecodable_file_name_is_reported(api: Api, tmp_path: Path) -> None:
     told = wanworks(api, "generate", "--batch", os.fsdecode(bytes(tmp_path) + b"/\xff.jsonl"), "--out", "out")
     assert told.returncode == ExitCode.USAGE
     assert b"No such file" in told.stderr
@@ -103,14 +103,14 @@ def _unwritable(folder: Path) -> Path:
     ("out", "told"),
     [
         (".", "is a folder; name a file in it"),
-        ("missing/deeper/video.mp4", "does not exist; make it first"),
-        ("file/video.mp4", "is no folder"),
-        ("/dev/null", "is no ordinary file"),
+        ("missing/deeper/video.mp4", "does not exist; create it first"),
+        ("file/video.mp4", "is not a folder"),
+        ("/dev/null", "is not a regular file"),
         ("/proc/video.mp4", "cannot be written"),
         ("x" * 260 + ".mp4", "cannot be written: File name too long"),
     ],
 )
-def test_where_no_video_can_be_written_none_is_asked_for(api: Api, tmp_path: Path, out: str, told: str) -> None:
+def test_no_job_is_submitted_if_its_video_cannot_be_written(api: Api, tmp_path: Path, out: str, told: str) -> None:
     (tmp_path / "file").write_text("")
     done = wanworks(api, "generate", "a boat", "--out", out, cwd=tmp_path)
     assert done.returncode == ExitCode.USAGE, done.stderr
@@ -120,7 +120,7 @@ def test_where_no_video_can_be_written_none_is_asked_for(api: Api, tmp_path: Pat
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_folder_in_the_place_of_a_batch_s_video_is_told_first(api: Api, tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_a_batch_s_video_is_reported_first(api: Api, tmp_path: Path) -> None:
     batch = tmp_path / "batch.jsonl"
     batch.write_text('{"model_id": "T2V-A14B", "prompt": "x", "name": "boat", "output_format": "webm"}\n')
     (tmp_path / "out" / "boat.webm").mkdir(parents=True)

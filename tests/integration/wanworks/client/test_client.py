@@ -1,4 +1,4 @@
-"""The client library against a real web process, also while the connection, or the server, goes away."""
+"""The client library against a real web process, also while the connection or the server fails."""
 
 import hashlib
 import inspect
@@ -49,7 +49,7 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 
 @dataclass(frozen=True)
 class Fault:
-    """What befalls the first request whose path has this in it."""
+    """A fault of the first request whose path contains this."""
 
     path: str
     status: int | None = None  # answered so, and never forwarded
@@ -132,7 +132,7 @@ def meddler(web: WebProcess) -> Iterator[Meddler]:
 
 
 class Awaited:
-    """An AsyncClient, asked from a test that is not asynchronous."""
+    """An AsyncClient, used from a synchronous test."""
 
     def __init__(self, client: AsyncClient, portal: BlockingPortal) -> None:
         self._client, self._portal = client, portal
@@ -166,7 +166,7 @@ def opened(kind: str, url: str, **options: Any) -> Iterator[Any]:
 
 @pytest.fixture(params=["sync", "async"])
 def client(request: pytest.FixtureRequest, meddler: Meddler) -> Iterator[Any]:
-    """A Client; and again, an AsyncClient."""
+    """A Client, then an AsyncClient."""
     with opened(request.param, meddler.url) as client:
         yield client
 
@@ -242,7 +242,7 @@ def test_an_image_goes_as_bytes_or_as_a_file(client: Any, tmp_path: Path) -> Non
         client.generate(**fields, image=tmp_path / "none.png")
 
 
-def test_all_pages_are_told_as_one(client: Any, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_pages_are_one_iterator(client: Any, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [accepted(database).id for _ in range(5)]
     monkeypatch.setattr(calls, "_PAGE", 2)
     assert [job["id"] for job in client.jobs(type="generation", status=None)] == ids[::-1]
@@ -287,7 +287,7 @@ def test_ended_otherwise_cannot_be_cancelled(client: Any, database: Database, se
         client.cancel(made(database, settings, client)["id"])
 
 
-def test_not_now_is_asked_again_with_the_same_key(client: Any, meddler: Meddler, database: Database) -> None:
+def test_a_busy_server_is_retried_with_the_same_key(client: Any, meddler: Meddler, database: Database) -> None:
     meddler.faults += [
         Fault("/jobs/generation", status=503, headers="Retry-After: 0\r\n"),
         Fault("/jobs/generation", status=429),
@@ -315,7 +315,7 @@ def test_patience_ends(kind: str, meddler: Meddler) -> None:
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1", "http://127.0.0.1:none"])
-def test_a_url_that_is_none_is_told_at_once(url: str) -> None:
+def test_an_invalid_url_is_reported_at_once(url: str) -> None:
     with pytest.raises(ApiUnreachable), Client(url, retry=Retry(seconds=60)) as client:
         client.workers()
 
@@ -350,7 +350,7 @@ def test_progress_outlasts_a_cut_stream(client: Any, meddler: Meddler, database:
     for percent in range(1, 40):
         working.report(redis_url, job_id, 1, percent)
     following.until(39)
-    working.say(redis_url, working.finish(database, job, []))
+    working.publish(redis_url, working.finish(database, job, []))
     last = following.end()
     assert (last["status"], last["result"]["frames"]) == ("succeeded", 9)
     first, second, *_ = meddler.asked("/events")
@@ -374,7 +374,7 @@ def test_progress_outlasts_a_restart_of_the_server(
     following.until(45)
     working.report(redis_url, job_id, 1, 60)
     following.until(60)
-    working.say(redis_url, working.finish(database, job, []))
+    working.publish(redis_url, working.finish(database, job, []))
     assert following.end()["status"] == "succeeded"
 
 
@@ -390,10 +390,10 @@ def test_without_a_stream_it_asks(client: Any, meddler: Meddler, database: Datab
 
 def test_a_wait_ends_with_the_job_or_with_the_time(client: Any, database: Database, redis_url: str) -> None:
     job_id = client.generate(**GOOD)["id"]
-    with pytest.raises(TimedOut, match="it goes on"):
+    with pytest.raises(TimedOut, match="the job continues"):
         client.wait(job_id, timeout=0.3)
     job = working.claim(database, job_id)
-    threading.Timer(0.5, lambda: working.say(redis_url, working.finish(database, job, []))).start()
+    threading.Timer(0.5, lambda: working.publish(redis_url, working.finish(database, job, []))).start()
     assert client.wait(job_id, timeout=20)["status"] == "succeeded"
 
 
@@ -409,7 +409,7 @@ def test_a_job_that_is_deleted_meanwhile_has_ended(meddler: Meddler, database: D
         assert following.end()["status"] == "cancelled"
 
 
-def test_a_download_goes_on_where_it_was_cut(
+def test_a_download_resumes_where_it_was_cut(
     client: Any, meddler: Meddler, database: Database, settings: Settings, tmp_path: Path
 ) -> None:
     video = made(database, settings, client)["result"]["artifacts"][0]
@@ -439,7 +439,7 @@ def test_a_download_of_an_earlier_run_is_gone_on_with_if_it_is_right(
     assert asked == ["bytes=700000-", "bytes=700000-", None, None]
 
 
-def test_a_download_that_never_goes_on_is_given_up(
+def test_a_download_without_progress_fails(
     client: Any, meddler: Meddler, database: Database, settings: Settings, tmp_path: Path
 ) -> None:
     video = made(database, settings, client)["result"]["artifacts"][0]
@@ -461,7 +461,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert asked("") is None
 
 
-def test_pauses_double_are_spread_and_never_before_the_server_asked() -> None:
+def test_pauses_double_with_jitter_and_respect_retry_after() -> None:
     assert [pause_seconds(tries, None, 1.0) for tries in (0, 1, 2, 5, 99)] == [0.25, 0.5, 1.0, 8.0, 8.0]
     assert pause_seconds(2, None, 0.0) == 0.5
     assert 7 < pause_seconds(0, 7.0, 0.0) < 8

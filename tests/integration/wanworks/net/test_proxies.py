@@ -1,4 +1,4 @@
-"""The environment's proxies: never before this host's own processes, and before all that leaves it."""
+"""The environment's proxies: unused for this host's own processes, used for all other requests."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_a_proxy_that_is_away_is_named_by_its_variable_alone() -> None:
 
 
 @pytest.mark.parametrize("login", ["", "me:s%40cret@"])
-def test_an_api_elsewhere_is_asked_through_the_proxy(
+def test_an_api_on_another_host_is_called_through_the_proxy(
     place: Place,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     login: str,
@@ -95,7 +95,7 @@ def test_a_webhook_goes_through_the_proxy_and_this_hosts_own_does_not(
         assert len(through.asked) == 1
 
 
-def test_what_is_not_public_is_refused_before_the_proxy_is_asked(
+def test_private_addresses_are_refused_before_the_proxy_is_used(
     place: Place,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -117,7 +117,7 @@ def test_a_proxy_that_cannot_be_read_is_said_in_the_answer(monkeypatch: pytest.M
     assert "hidden-word" not in str(caught.value)
 
 
-def test_a_hub_on_this_host_is_asked_straight_and_another_through_the_proxy(
+def test_only_a_hub_on_another_host_is_called_through_the_proxy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sha = make_repo(tmp_path / "served", "maker/model", {"model_index.json": b"{}"})
@@ -143,7 +143,7 @@ def test_traces_reach_a_collector_on_this_host() -> None:
         assert collector.named("one")
 
 
-def test_a_bucket_on_this_host_is_asked_straight_and_another_through_the_proxy(
+def test_only_a_bucket_on_another_host_is_called_through_the_proxy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def proxies_of(endpoint: str | None) -> object:

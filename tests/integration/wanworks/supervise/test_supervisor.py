@@ -1,4 +1,4 @@
-"""The supervisor with real processes: what dies comes back, what stops leaves nothing, whatever the way it ends."""
+"""The supervisor with real processes: it restarts what dies, and a stop leaves no process."""
 
 import json
 import os
@@ -38,8 +38,8 @@ def publish(processes):
     print(json.dumps({p.name: [p.state, p.pid, p.restarts] for p in processes}), flush=True)
 
 policy = Policy(**{**wanted["policy"], "stop_limits": tuple(wanted["stop_limits"])})
-say = lambda line: print(line, file=sys.stderr, flush=True)
-supervisor = Supervisor(programs, publish=publish, say=say, policy=policy)
+log = lambda line: print(line, file=sys.stderr, flush=True)
+supervisor = Supervisor(programs, publish=publish, log=log, policy=policy)
 supervisor.run(lambda: True, lambda: None)
 """
 
@@ -174,7 +174,7 @@ def test_a_long_log_is_set_aside_when_its_process_starts(tmp_path, monkeypatch):
     assert (len(log.read_text()), len((tmp_path / "logs" / "a.log.1").read_text())) == (81, 162)
 
 
-def test_a_child_starts_with_the_signals_of_a_fresh_process_whatever_its_parent_does_with_them(tmp_path):
+def test_a_child_starts_with_default_signal_handling(tmp_path):
     held = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
@@ -254,17 +254,17 @@ def test_a_device_is_held_once_on_the_host():
         os.close(held)
 
 
-def test_embedded_redis_wants_its_password_and_keeps_data_port_and_password_over_kill_9(tmp_path):
+def test_embedded_redis_requires_its_password_and_keeps_data_port_and_password_over_kill_9(tmp_path):
     redis = embedded_redis(tmp_path)
     with started(redis.argv, redis.prepare, redis.url) as server:
-        assert ask(redis.url, "SET", "bell", "rung", password=False).startswith("-NOAUTH")
-        assert ask(redis.url, "SET", "bell", "rung") == "+OK"
+        assert ask(redis.url, "SET", "key", "value", password=False).startswith("-NOAUTH")
+        assert ask(redis.url, "SET", "key", "value") == "+OK"
         server.kill()
         server.wait()
     again = embedded_redis(tmp_path)
     assert again.url == redis.url
     with started(again.argv, again.prepare, again.url):
-        assert ask_bulk(again.url, "GET", "bell") == "rung"
+        assert ask_bulk(again.url, "GET", "key") == "value"
     assert (tmp_path / "redis-password").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "redis" / "redis.conf").stat().st_mode & 0o777 == 0o600
     password = (tmp_path / "redis-password").read_text().strip()
@@ -280,7 +280,7 @@ def test_embedded_redis_starts_again_after_its_folder_was_deleted(tmp_path):
         path.rmdir() if path.is_dir() else path.unlink()
     (tmp_path / "redis").rmdir()
     with started(redis.argv, redis.prepare, redis.url):
-        assert ask_bulk(redis.url, "GET", "bell") == ""
+        assert ask_bulk(redis.url, "GET", "key") == ""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A job whose model makes no picture, on the runner that a worker has: it fails, and nothing of it is delivered."""
+"""A job whose model makes no image, on a worker's runner: it fails, and delivers no file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +52,7 @@ def use(database: Database, job_id: str) -> Use:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(-1.0, "The video that was made is broken: every frame is black."), (float("nan"), "not numbers")],
+    [(-1.0, "The generated video is broken: every frame is black."), (float("nan"), "not finite numbers")],
 )
 def test_black_frames_and_frames_of_nan_fail_the_job(
     runner: Runner,

@@ -1,4 +1,4 @@
-"""A cancel is obeyed to the end, and leaves nothing: no files of an attempt, no partial files of a download."""
+"""A cancel takes effect until the end and leaves no files of an attempt and no partial files of a download."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from workers.models import presence
 
 
 class LateCancel:
-    """An attempt that is asked to cancel while it does the last of its work."""
+    """An attempt that is cancelled during the last part of its work."""
 
     at_most: int | None = None
 
@@ -60,7 +60,7 @@ def test_a_cancel_that_comes_while_the_end_is_written_is_obeyed(
 
 
 def partial(settings: Settings, model_id: str, oid: str = "a" * 64) -> Path:
-    """What a download has begun of a file of that model."""
+    """A download's partial file of that model."""
     repo = models.load("demo").get(model_id).repo
     path = settings.models_dir / f"models--{repo.replace('/', '--')}" / "blobs" / f"{oid}.incomplete"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def store(settings: Settings, database: Database) -> Store:
 
 @pytest.fixture
 def run(settings: Settings, database: Database, store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], bool]:
-    """Carries the job out, as this device's worker does."""
+    """Run the job, as this device's worker does."""
     monkeypatch.setenv("WANWORKS_DEVICE", "cpu:0")
     progress = Progress(RestingRedis(settings.redis))
     work = GenerationHandler(settings, database, DEMO, store, progress, working.HERE, "a CPU")

@@ -1,4 +1,4 @@
-"""What devices read: GPUs through the real NVML bindings onto a library of ours, CPU devices by real processes."""
+"""Device readings: GPUs through the real NVML bindings with a fake library, CPU devices with real processes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ CPU = Device("cpu", 0, "", "a CPU", 16_000)
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the stand-in for the driver's library."""
+    """Return the folder of the fake driver library."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         lacking("no C compiler")
@@ -33,7 +33,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(script: str, library: Path | None, **environment: str) -> Any:
-    """What the script prints as JSON, in a process that finds that library."""
+    """Return the script's JSON output, in a process that loads that library."""
     head = "import ctypes, json, os; from dataclasses import asdict\nfrom workers.devices import readings\n"
     head += "from workers.devices.discovery import Device\n"
     head += "gpu = lambda uuid: readings.gauge(Device('cuda', 0, uuid, 'GPU', 80_000))\n"
@@ -59,7 +59,7 @@ def asked(script: str, library: Path | None, **environment: str) -> Any:
         ("GPU-not-there", (None,) * 5),
     ],
 )
-def test_a_gpu_is_read_by_its_uuid_and_what_it_does_not_tell_is_none(
+def test_a_gpu_is_read_by_its_uuid_and_missing_values_are_none(
     library: Path, uuid: str, figures: tuple[float | None, ...]
 ) -> None:
     read = asked(f"print(json.dumps(asdict(gpu({uuid!r}).read())))", library)
@@ -67,7 +67,7 @@ def test_a_gpu_is_read_by_its_uuid_and_what_it_does_not_tell_is_none(
     assert read == dict(zip(names, figures, strict=True))
 
 
-def test_the_driver_stays_open_and_is_opened_anew_when_it_comes_back(library: Path, tmp_path: Path) -> None:
+def test_the_driver_stays_open_and_is_opened_again_after_a_restart(library: Path, tmp_path: Path) -> None:
     lost = tmp_path / "lost"
     script = f"""
 gauge, stub, seen = gpu("GPU-whole"), ctypes.CDLL("libnvidia-ml.so.1"), []
@@ -127,7 +127,7 @@ def test_a_cpu_device_is_read_by_its_workers_processes() -> None:
 
 
 def listed(library: Path, spec: str, **environment: str) -> list[str] | str:
-    """The UUIDs that the discovery lists, through the real NVML bindings; or what it complains of."""
+    """Return the discovered UUIDs through the real NVML bindings, or the error."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
     done = subprocess.run(
         [sys.executable, "-m", "workers.devices.discovery", spec],
@@ -153,11 +153,11 @@ def listed(library: Path, spec: str, **environment: str) -> list[str] | str:
         ("auto", {"CUDA_VISIBLE_DEVICES": "2", "NVIDIA_VISIBLE_DEVICES": "0"}, ["GPU-quiet"]),
         ("auto", {"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, ["GPU-quiet"]),
         ("auto", {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, ["cpu"]),
-        ("auto", {"CUDA_VISIBLE_DEVICES": "MIG-unknown"}, "'MIG-unknown' is none of them. The driver shows"),
-        ("auto", {"CUDA_VISIBLE_DEVICES": "1"}, "GPU 1 is cut into MIG slices"),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "MIG-unknown"}, "'MIG-unknown' matches none of them. The driver reports"),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "1"}, "GPU 1 is divided into MIG slices"),
         ("auto", {"CUDA_VISIBLE_DEVICES": "0,0"}, "names GPU-whole a second time"),
         ("auto", {"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "FASTEST_FIRST", "STUB_UNLIKE": "1"}, "PCI_BUS_ID"),
-        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "2"}, "names GPU 1, but CUDA_VISIBLE_DEVICES='2' leaves: 0"),
+        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "2"}, "names GPU 1, but CUDA_VISIBLE_DEVICES='2' selects: 0"),
     ],
 )  # fmt: skip
 def test_which_gpus_are_listed(library: Path, spec: str, variables: dict[str, str], expected: list[str] | str) -> None:

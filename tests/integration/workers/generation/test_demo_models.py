@@ -1,4 +1,4 @@
-"""The random-weight models: the real ones' classes and layout, the same bytes every time."""
+"""The random-weight models: the real ones' classes and layout, with identical bytes in every run."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from workers.generation import demo_models
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Every file and link below, with what it holds."""
+    """Return every file and link below a folder, with its content."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

@@ -44,7 +44,7 @@ def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
         ("TI2V-5B", True, "144x256", 8, 8),
     ],
 )
-def test_every_architecture_delivers_exactly_what_was_asked(
+def test_every_architecture_delivers_exactly_the_request(
     studio: Studio, model_id: str, with_image: bool, resolution: str, frames: int, fps: int, output_format: str
 ) -> None:
     made = studio.generate(
@@ -83,7 +83,7 @@ def test_a_size_off_the_grid_is_delivered_exactly(
     assert made.outcome.manifest["grid"] == {"width": grid[0], "height": grid[1], "frames": 9}
 
 
-def test_the_files_are_what_the_artifacts_say_and_nothing_else_lies_there(studio: Studio) -> None:
+def test_the_files_match_the_artifacts_and_there_are_no_others(studio: Studio) -> None:
     made = studio.generate("TI2V-5B")
     assert {path.name for path in made.folder.iterdir()} == {artifact.name for artifact in made.outcome.artifacts}
     for artifact in made.outcome.artifacts:
@@ -99,7 +99,7 @@ def test_the_files_are_what_the_artifacts_say_and_nothing_else_lies_there(studio
 
 
 def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
-    """Our chunked decode and cut must not change a bit of what diffusers itself gives."""
+    """Our chunked decoding and cropping must be bit-identical to diffusers."""
     import numpy
     from diffusers import UniPCMultistepScheduler, WanPipeline
 
@@ -377,7 +377,7 @@ def test_differences_on_an_int8_model(studio: Studio) -> None:
 
 
 @pytest.mark.parametrize(("words", "cut"), [(30, 0), (511, 0), (512, 1), (700, 189)])
-def test_the_tokens_that_the_model_does_not_read_are_told(studio: Studio, words: int, cut: int) -> None:
+def test_truncated_tokens_are_reported(studio: Studio, words: int, cut: int) -> None:
     """A token is a word of the demo's vocabulary here; the end mark takes one more."""
     prompt = " ".join(["cat"] * words)
     outcome = studio.generate("TI2V-5B", prompt=prompt, negative_prompt="rain " * 515).outcome
@@ -426,7 +426,7 @@ def test_any_omp_num_threads_is_openmps_own_business(
     "variable", ["DIFFUSERS_ATTN_BACKEND=nonsense", "HF_HUB_DOWNLOAD_TIMEOUT=soon", "TORCH_LOGS=nonsense"]
 )
 def test_a_variable_that_a_library_does_not_take_is_named(tmp_path: Path, variable: str) -> None:
-    """Each fails an import. In a process of its own, with what the runner makes of it."""
+    """Each variable fails an import. Runs in its own process, with the runner's error."""
     script = """
 import sys
 from pathlib import Path
@@ -545,7 +545,7 @@ def test_out_of_memory_twice_fails_clearly_and_frees_everything(
 
 
 def test_tiles_show_the_same_picture(tmp_path: Path, studio: Studio) -> None:
-    """Tiling may differ at the seams, not in what is shown."""
+    """Tiling may differ at the seams only."""
     import numpy
 
     whole = studio.generate("TI2V-5B", resolution="416x240", frames=9)
@@ -623,7 +623,7 @@ def test_values_that_are_no_numbers_fail_the_job(studio: Studio, monkeypatch: py
 @pytest.mark.parametrize("size", ["64x64", "96x64", "256x256"])
 @pytest.mark.parametrize("model_id", ["T2V-A14B", "I2V-A14B", "TI2V-5B"])
 def test_what_the_demo_models_make_may_be_delivered(studio: Studio, model_id: str, size: str) -> None:
-    """Random weights make noise that jumps in brightness: a picture, if no good one."""
+    """Random weights make noise of varying brightness: valid frames of low quality."""
     image = studio.picture() if model_id == "I2V-A14B" else None
     quality = studio.generate(model_id, image=image, resolution=size).outcome.quality
     assert all(quality.checks.values())
@@ -641,7 +641,7 @@ def test_a_mock_may_be_delivered(tmp_path: Path, size: str) -> None:
 
 
 def dazzle(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """A VAE whose pictures are changed as the weights of a broken one would."""
+    """A VAE whose output is changed as by broken weights."""
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 
     forward = WanDecoder3d.forward
@@ -653,8 +653,8 @@ def dazzle(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], tor
     [
         (lambda picture: torch.full_like(picture, -1.0), "every frame is black"),
         (lambda picture: picture * 0.001, "every frame is of one flat colour"),
-        (lambda picture: torch.full_like(picture, float("nan")), "values that are not numbers"),
-        (lambda picture: picture / 0.0, "values that are not numbers"),
+        (lambda picture: torch.full_like(picture, float("nan")), "values that are not finite numbers"),
+        (lambda picture: picture / 0.0, "values that are not finite numbers"),
     ],
 )
 def test_output_that_shows_nothing_is_not_delivered(
@@ -703,7 +703,7 @@ made = studio.generate("T2V-A14B", mock=True, resolution="256x144", frames=10, f
 assert "torch" not in sys.modules and "diffusers" not in sys.modules
 assert made.outcome.manifest["mock"] is True
 assert made.outcome.profile is None and not made.outcome.warm
-assert made.outcome.notes == ("A test card: no model was run.",)
+assert made.outcome.notes == ("Placeholder output: no model was run.",)
 print(made.video)
 """
     done = subprocess.run(

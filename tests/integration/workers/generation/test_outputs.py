@@ -1,4 +1,4 @@
-"""The files that a job leaves: exact, the same every time, whole or not at all."""
+"""The output files of a job: exact, deterministic, complete or absent."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ from workers.generation.context import Artifact
 
 
 def moving(width: int, height: int, count: int) -> list[numpy.ndarray]:
-    """Coloured fields that change, so that frames can be told apart."""
+    """Changing coloured fields, so that frames are distinguishable."""
     row, column = numpy.mgrid[0:height, 0:width]
     across, down = column * 255 // width, row * 255 // height
     blues = (numpy.full_like(row, 20 * index % 256) for index in range(count))
@@ -109,7 +109,7 @@ def test_pictures_beside_the_video(tmp_path: Path) -> None:
     assert blues[-1] - blues[0] > 150
 
 
-def test_artifacts_say_what_lies_there(tmp_path: Path) -> None:
+def test_artifacts_describe_the_files(tmp_path: Path) -> None:
     for artifact in write(tmp_path, moving(64, 64, 3)).values():
         content = (tmp_path / artifact.name).read_bytes()
         assert (artifact.bytes, artifact.sha256) == (len(content), hashlib.sha256(content).hexdigest())
@@ -146,7 +146,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 
 @pytest.mark.parametrize("output_format", ["mp4", "webm"])
 def test_a_disk_that_fills_up_while_the_video_is_written(tmp_path: Path, output_format: str) -> None:
-    """The limit on file size is the nearest thing to a full disk that needs no disk: a write returns an error."""
+    """A limit on file size simulates a full disk: a write returns an error."""
     import resource
     import signal
 

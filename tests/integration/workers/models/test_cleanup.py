@@ -1,4 +1,4 @@
-"""Cleanup on real files and both databases: what goes is gone from the disk, and what is needed stays."""
+"""Cleanup on real files and both databases: removed files are gone from the disk, and needed files stay."""
 
 import os
 import threading
@@ -80,7 +80,7 @@ def blobs(node: Node, model_id: str = "T2V-A14B") -> set[str]:
 
 
 def on_disk(node: Node) -> int:
-    """What all files and links of the model storage take, as `du` counts it."""
+    """Return the size of all files and links of the model storage, as `du` counts it."""
     return sum(
         path.lstat().st_blocks * 512 for path in node.models.rglob("*") if not path.is_dir() or path.is_symlink()
     )
@@ -95,8 +95,8 @@ def load(node: Node, model_id: str) -> None:
     nodes.register_device(node.database, device)
 
 
-def test_a_dry_run_proposes_what_nobody_needs(node: Node) -> None:
-    """Never used goes first: it has been lying here for 90 days."""
+def test_a_dry_run_proposes_unused_files(node: Node) -> None:
+    """A model that was never used is removed first: it is 90 days old."""
     result = planned(node)
     assert [(str(each.kind), each.model_id) for each in result.actions] == [
         ("remove_model", "TI2V-5B"),
@@ -213,7 +213,7 @@ def test_old_revisions_go_first_and_shared_blobs_stay(node: Node) -> None:
     assert all(place.exists() for place in new.rglob("*"))
 
 
-def test_what_a_download_left_goes_once_none_needs_it(node: Node) -> None:
+def test_partial_files_are_removed_once_no_download_needs_them(node: Node) -> None:
     replicas.pin(node.database, "TI2V-5B")
     partial = repo(node, "I2V-A14B") / "blobs" / f"{'c' * 64}.incomplete"
     partial.write_bytes(b"x" * 50_000)
@@ -265,7 +265,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(node: Node) -> None:
     assert blobs(node) == set()
 
 
-def test_a_look_does_not_bring_back_what_is_being_removed(node: Node) -> None:
+def test_a_scan_does_not_restore_a_model_that_is_being_removed(node: Node) -> None:
     job = node.accept(CLEANUP, CleanupParams(node="here"))
     dispatch.mark_dispatched(node.database, [(job.id, node.key)])
     assert attempts.claim(node.database, job.id, node.claimant, 60, at_most=1) is not None
@@ -274,7 +274,7 @@ def test_a_look_does_not_bring_back_what_is_being_removed(node: Node) -> None:
     assert node.replica().state == "removing"
 
 
-def test_a_look_that_began_before_a_removal_does_not_bring_it_back(node: Node) -> None:
+def test_a_scan_that_began_before_a_removal_does_not_restore_the_model(node: Node) -> None:
     began = clock.now()
     found = {entry.model_id: replicas.scan(node.models, entry) for entry in DEMO.entries}
     node.clean()

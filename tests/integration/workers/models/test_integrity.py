@@ -1,4 +1,4 @@
-"""Integrity checks on real files: each fault found, told and repaired from a real hub, and nothing read twice."""
+"""Integrity checks on real files: each fault is found, reported and repaired from a real hub; no file is read twice."""
 
 import ctypes
 import os
@@ -32,7 +32,7 @@ from workers.models import checksums
 
 @pytest.fixture
 def node(settings: Settings, database: Database) -> Node:
-    """A node that holds one whole model and has looked."""
+    """A node with one complete model that has scanned its disk."""
     node = Node(settings, database)
     make_model(node.models)
     node.scan()
@@ -41,7 +41,7 @@ def node(settings: Settings, database: Database) -> Node:
 
 @pytest.fixture
 def hub(node: Node, tmp_path: Path) -> Iterator[HubProcess]:
-    """A hub that serves what the node has."""
+    """A hub that serves the node's model."""
     shutil.copytree(node.models, tmp_path / "hub", symlinks=True)
     hub = HubProcess(tmp_path / "hub").start()
     yield hub
@@ -271,8 +271,8 @@ class _Counting:
         monkeypatch.setattr(checksums._Reading, "count", counted)
 
 
-def test_a_check_that_was_stopped_goes_on_where_it_was(node: Node, monkeypatch: Any) -> None:
-    """What the first attempt has proven, the second does not read again; another job's does."""
+def test_an_interrupted_check_continues(node: Node, monkeypatch: Any) -> None:
+    """The second attempt does not read again what the first verified; another job's does."""
     monkeypatch.setattr("workers.models.checksums.os.sched_getaffinity", lambda pid: {0})
     counting = _Counting(monkeypatch)
     job = node.accept(INTEGRITY_CHECK, IntegrityCheckParams(model_id="T2V-A14B", node="here"))
@@ -331,7 +331,7 @@ def test_a_cancel_takes_effect_within_a_second(settings: Settings, database: Dat
     assert records.get(database, job.id).status == "cancelled"
 
 
-def test_progress_is_told_in_bytes(node: Node, redis_url: str) -> None:
+def test_progress_is_reported_in_bytes(node: Node, redis_url: str) -> None:
     job = node.check()
     told = [read_event(fields) for _, fields in redis.Redis.from_url(redis_url).xrange(stream_key(job.id))]
     progress = [event for event in told if event["kind"] == "progress"]
@@ -344,7 +344,7 @@ def test_progress_is_told_in_bytes(node: Node, redis_url: str) -> None:
 
 
 def test_a_download_that_replaces_the_revision_is_not_undone(node: Node) -> None:
-    """A verdict on files that are not served any more changes nothing."""
+    """A verdict on files that are no longer served changes nothing."""
     old = snapshot(node)
     rewrite(old / WEIGHTS, flip)
     node.check()
@@ -356,8 +356,8 @@ def test_a_download_that_replaces_the_revision_is_not_undone(node: Node) -> None
     assert not replica_files.take_out(node.database, "here", "T2V-A14B", old.name, [])
 
 
-def test_the_reading_stands_back(node: Node, monkeypatch: Any) -> None:
-    """Its threads, and they alone, take the idle class of the disk and the least of the processor."""
+def test_the_reading_has_low_priority(node: Node, monkeypatch: Any) -> None:
+    """Only its threads use the idle class of the disk and the lowest processor priority."""
     libc = ctypes.CDLL(None)
     ioprio_get = {"x86_64": 252, "aarch64": 31}[platform.machine()]
     seen: list[tuple[int, int]] = []

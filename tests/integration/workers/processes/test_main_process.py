@@ -1,4 +1,4 @@
-"""A worker's main process: what it kills, what it gives back, and what it leaves alone."""
+"""A worker's main process: what it kills, what it returns to the queue, and what it does not touch."""
 
 import logging
 import os
@@ -54,7 +54,7 @@ def guard(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_attempt_that_no_child_carries_is_given_back_without_blame(guard: Guard, database: Database) -> None:
-    """As after a claim whose commit nobody confirmed: the rows show it as running, and nobody runs it."""
+    """As after an unconfirmed claim: the rows show the job as running, but no process runs it."""
     job = claimed(database, accepted(database).id)
     guard._watch()
     guard._watch()
@@ -131,10 +131,10 @@ def test_a_child_is_killed_where_its_job_was_taken_from_it_and_not_after_an_end_
         child.wait()
 
 
-def test_what_follows_an_end_is_judged_only_while_the_ends_of_children_are_heard_of(
+def test_the_time_after_an_end_counts_only_while_the_main_loop_runs(
     guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The child has ended long ago and keeps its model; the main process waits for Redis and does not know it."""
+    """The child has ended its job and keeps its model; the main process waits for Redis and does not know."""
     killed: list[int] = []
     monkeypatch.setattr(guard, "_kill", lambda job_id, pid, reason: killed.append(pid))
     monkeypatch.setattr(guard, "_limits", Limits(cancel_grace=30.0, finishing=0.02))
@@ -154,7 +154,7 @@ def test_what_follows_an_end_is_judged_only_while_the_ends_of_children_are_heard
     assert killed != [], "heard of again, and still not done"
 
 
-def test_nothing_is_given_back_while_the_beginnings_of_answers_are_not_heard_of(
+def test_no_job_is_returned_while_the_main_loop_does_not_run(
     guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(main_loop, "turns", lambda: False)
@@ -168,7 +168,7 @@ def test_nothing_is_given_back_while_the_beginnings_of_answers_are_not_heard_of(
     assert records.get(database, job.id).status == JobState.QUEUED
 
 
-def test_a_loop_that_does_not_turn_is_told_from_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_main_loop_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     timers: list[Callable[[], None]] = []
 
     class Hub:
@@ -187,7 +187,7 @@ def test_a_loop_that_does_not_turn_is_told_from_one_that_does(monkeypatch: pytes
     assert main_loop.turns()
 
 
-def test_the_guards_loops_go_on_whatever_a_pass_raises(
+def test_the_guards_loops_continue_after_any_exception(
     guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     passes = threading.Semaphore(0)
@@ -209,7 +209,7 @@ def test_the_guards_loops_go_on_whatever_a_pass_raises(
     assert not device.alive(30.0), "deregistered, and no heartbeat came after that"
 
 
-def test_no_heartbeat_comes_after_the_goodbye(
+def test_no_heartbeat_follows_the_deregistration(
     guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One is being sent when the worker is stopped."""
@@ -251,7 +251,7 @@ def test_a_phase_that_hangs_is_reported_once(
     assert records.get(database, job.id).lease_until == job.lease_until, "it loses its job like one that died"
     said = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(said) == 2
-    assert all("has outlived its 0.01 s" in line for line in said)
+    assert all("has exceeded its limit of 0.01 s" in line for line in said)
 
 
 def test_a_lease_that_cannot_be_renewed_is_reported_once_while_the_database_stays_away(
@@ -295,7 +295,7 @@ def io_worker(settings: Settings, tmp_path: Path) -> Iterator[tuple["subprocess.
 def test_a_tick_that_takes_longer_than_any_stray_is_left_to_its_end(
     settings: Settings, database: Database, io_worker: tuple["subprocess.Popen[bytes]", Path]
 ) -> None:
-    """The tick waits for a database that somebody else holds for ten seconds; no row names it, and nobody kills it."""
+    """The task waits ten seconds for a locked database; no row names it, and it is not killed."""
     _, log = io_worker
     app = celery.celery_app(settings, "test")
     wait_for(lambda: app.control.ping(timeout=1.0), 60, "for the io worker")

@@ -1,4 +1,4 @@
-"""What an io worker's main process reports of its node, in this process, on a model storage that hangs or fails."""
+"""The reports of an io worker's main process, in this process, on a model storage that hangs or fails."""
 
 import os
 import threading
@@ -59,7 +59,7 @@ def beats(database: Database, count: int) -> bool:
 
 
 @both_databases
-def test_a_node_whose_model_storage_hangs_is_still_heard(
+def test_a_node_whose_model_storage_hangs_still_sends_heartbeats(
     settings: Settings, database: Database, watch: Callable[..., NodeWatch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder of a model cannot be read: as on a network disk whose server has gone, the call never returns."""
@@ -133,7 +133,7 @@ def test_a_partial_file_that_cannot_be_removed_hides_no_model(
     wait_for(lambda: replicas.ready(database).get("here"), 10, "for the node's models")
 
 
-def test_a_node_that_has_stopped_is_not_heard_again(
+def test_a_stopped_node_sends_no_heartbeats(
     settings: Settings, database: Database, watch: Callable[..., NodeWatch]
 ) -> None:
     one = watch(settings, database)

@@ -1,4 +1,4 @@
-"""The sampler of a worker, in this process: what it records, and that nothing that is away stops it."""
+"""The sampler of a worker, in this process: its records, and that unavailable services do not stop it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_a_sample_says_what_ran_and_in_which_phase(
     assert (idle.memory_total_mb, idle.temperature_celsius, idle.power_watts) == (16_000.0, None, None)
 
     job = working.claim(database, accepted(database).id)
-    working.say(settings.redis or "", job)
+    working.publish(settings.redis or "", job)
     sampler.sample()
     assert last(database) == (job.id, "T2V-A14B", None), "claimed, and no phase begun"
     working.report(settings.redis or "", job.id, job.attempt, 10.0, phase="encoding")

@@ -1,4 +1,4 @@
-"""A worker's main process, stopped as the supervisor stops it: it ends within its limit whatever holds it up."""
+"""A worker's main process, stopped as by the supervisor: it ends within its time limit in every case."""
 
 import os
 import signal
@@ -98,7 +98,7 @@ def test_an_error_keeps_nothing_else_from_being_done(caplog: pytest.LogCaptureFi
     for call in (broken, lambda: done.append("after")):
         shutdown._call(call)
     assert done == ["beside", "after"]
-    assert caplog.text.count("an error while this worker stops") == 2
+    assert caplog.text.count("an error during the shutdown of this worker") == 2
 
 
 def test_a_worker_ends_before_it_has_come_up(start: Start, settings: Settings, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_worker_ends_beside_a_frozen_redis(
 
 
 def test_a_worker_ends_beside_a_database_that_is_locked(start: Start, settings: Settings, database: Database) -> None:
-    """Nothing can be handed back then, and the lease tells."""
+    """No job can be returned then; its lease expires."""
     process = start(settings, "gpu")
     wait_for(lambda: heard(database), 60, "for the worker")
     lock = sqlite3.connect(settings.database.removeprefix("sqlite:///"), isolation_level=None)
@@ -138,7 +138,7 @@ def test_a_worker_ends_beside_a_database_that_is_locked(start: Start, settings: 
 def test_a_child_that_has_ended_its_job_is_not_killed_while_redis_is_away(
     start: Start, settings: Settings, database: Database, redis_server: RedisServer
 ) -> None:
-    """Celery waits for Redis and hears of no end; the child is idle, and its model is loaded."""
+    """Celery waits for Redis and receives no end; the child is idle with its model loaded."""
     known = settings.model_copy(
         update={"redis_url": SecretStr(redis_server.url), "finishing_limit_seconds": 6.0, "catalogue": "demo"}
     )

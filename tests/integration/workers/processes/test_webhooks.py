@@ -1,4 +1,4 @@
-"""Webhooks of jobs: every end is told, once taken it is not told again, and nobody is made to ask what is private."""
+"""Webhooks of jobs: every end is sent, not again after acceptance, and never to private addresses."""
 
 import base64
 import hashlib
@@ -95,7 +95,7 @@ def _crash_for_good(database: Database, job: Job) -> None:
         (_crash_for_good, "job.failed"),
     ],
 )
-def test_every_end_is_to_be_told(database: Database, end: Callable[[Database, Job], None], type: str) -> None:
+def test_every_end_creates_a_message(database: Database, end: Callable[[Database, Job], None], type: str) -> None:
     job = accepted(database, webhook_url=HOOK, max_failures=1, metadata={"order": "7"})
     silent = accepted(database, max_failures=1)
     for one in (job, silent):
@@ -114,7 +114,7 @@ def test_a_stop_is_no_end(database: Database) -> None:
     assert messages(database) == []
 
 
-def test_a_fenced_attempt_tells_nothing(database: Database) -> None:
+def test_a_superseded_attempt_creates_no_message(database: Database) -> None:
     running = working.claim(database, accepted(database, webhook_url=HOOK).id)
     attempts.crashed(database, running.id, running.attempt, "It died", 0.0)
     assert attempts.crashed(database, running.id, running.attempt, "Again", 0.0) is None
@@ -143,8 +143,8 @@ def test_only_the_newest_progress_waits_and_none_after_the_end(database: Databas
     assert [one.type for one in messages(database)] == ["job.succeeded"]
 
 
-def test_what_may_have_been_told_is_not_changed(database: Database) -> None:
-    """A receiver that has taken a message, but whose answer was lost, gets the same words under its id."""
+def test_a_message_that_may_have_been_sent_is_not_changed(database: Database) -> None:
+    """A receiver whose response was lost receives the same content again, under the same id."""
     running = working.claim(database, accepted(database, webhook_url=HOOK, webhook_progress=True).id)
     webhooks.add_progress(database, running, "msg_1", {"percent": 10.0})
     (tried,) = webhooks.take_due(database, 1.0)
@@ -184,7 +184,7 @@ def _due(database: Database, *urls: str) -> None:
 
 
 @both_databases
-def test_hundreds_of_one_receiver_hide_nobody_elses_message(database: Database) -> None:
+def test_hundreds_of_messages_of_one_receiver_do_not_hide_others(database: Database) -> None:
     _due(database, *["http://busy.example/x"] * HUNDREDS, "http://a.example/", "http://b.example/", "http://a.example/")
     first = webhooks.take_due(database, 60.0, limit=8, per_receiver=2)
     assert [one.receiver for one in first] == ["busy.example:80"] * 2 + ["a.example:80", "b.example:80", "a.example:80"]
@@ -353,7 +353,7 @@ def test_a_private_address_is_refused_for_good(
 
 
 class Dripping:
-    """A receiver that accepts and then sends one byte now and then, for ever."""
+    """A receiver that accepts and then sends single bytes without end."""
 
     def __init__(self, start: bytes) -> None:
         self.asked = 0
@@ -391,7 +391,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nX-Slow: "
 
 
 @both_databases
-def test_a_slow_receiver_with_hundreds_of_messages_holds_up_nobody_else(
+def test_a_slow_receiver_with_hundreds_of_messages_delays_no_other(
     database: Database, receiver: Receiver, sender: Callable[..., WebhookSender]
 ) -> None:
     with closing(Dripping(HEAD)) as slow:
@@ -443,7 +443,7 @@ def test_a_slow_body_does_not_count_against_a_receiver_that_has_taken_the_messag
         standard_webhooks.send(slow.url, SECRET, "msg_1", b"{}", clock.now(), Allowed.of("127.0.0.1"))
 
 
-def test_a_name_that_nobody_looks_up_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_lookup_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standard_webhooks, "DELIVERY_SECONDS", 0.3)
     answered = threading.Event()
 
@@ -573,7 +573,7 @@ def test_what_is_no_address(url: str) -> None:
 
 
 def test_a_name_that_changes_its_mind_gains_nothing(receiver: Receiver) -> None:
-    """The connection goes to the address that was judged, with the name in `Host`; it is not asked for again."""
+    """The connection goes to the checked address, with the name in `Host`; the name is not resolved again."""
     asked: list[str] = []
 
     def resolve(host: str, port: int) -> list[str]:
@@ -593,7 +593,7 @@ def test_a_redirect_is_a_refusal(receiver: Receiver) -> None:
         standard_webhooks.send(receiver.url, SECRET, "msg_1", b"{}", clock.now(), Allowed.of("127.0.0.1"))
 
 
-def test_a_proxy_of_the_environment_is_not_asked(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_the_environment_is_not_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     standard_webhooks.send(receiver.url, SECRET, "msg_1", b"{}", clock.now(), Allowed.of("127.0.0.1"))
@@ -601,7 +601,7 @@ def test_a_proxy_of_the_environment_is_not_asked(receiver: Receiver, monkeypatch
 
 
 def test_a_receiver_that_never_ends_its_answer() -> None:
-    """Its status is enough; what it goes on saying is left unread."""
+    """The status is sufficient; the rest of the response is not read."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -636,7 +636,7 @@ def test_a_request_names_its_webhook(client: TestClient, database: Database) -> 
 @pytest.mark.parametrize(
     "url", ["", "hooks.example", "ftp://x.example/", "http://u:p@x.example/", "http://" + "x" * 2000, 7]
 )
-def test_a_webhook_that_is_none(client: TestClient, url: object) -> None:
+def test_an_invalid_webhook(client: TestClient, url: object) -> None:
     answer = client.post(URL, json={**GOOD, "webhook_url": url})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["body", "webhook_url"]
@@ -648,7 +648,7 @@ def test_what_may_be_reached_is_checked_at_the_start() -> None:
         load(outbound_allow="10.0.0.0/99")
 
 
-def test_the_installations_own_secret_stands(settings: Settings, database: Database, tmp_path: Path) -> None:
+def test_the_configured_secret_is_used(settings: Settings, database: Database, tmp_path: Path) -> None:
     first = webhook_secret(settings, database)
     assert first == webhook_secret(settings, database)
     assert len(standard_webhooks.key_of(first)) == 32

@@ -81,20 +81,20 @@ def test_a_carriage_return_between_json_s_words_is_a_blank(tmp_path: Path) -> No
         (A.replace("a boat", "a\x00boat") + "\n", "line 1: prompt: text must not contain NUL"),
         (
             f'{A}\n{{"model_id":\x00"T2V-A14B"}}',
-            "line 2: is not JSON: Expecting value at column 13, where U+0000 stands",
+            "line 2: is not JSON: Expecting value at column 13, found U+0000",
         ),
-        (f"{A}\n\u201c{B}\n", "line 2: is not JSON: Expecting value at column 1, where U+201C stands"),
+        (f"{A}\n\u201c{B}\n", "line 2: is not JSON: Expecting value at column 1, found U+201C"),
         (f"{A}\n".encode() + b'{"prompt": "caf\xe9"}\n', "line 2: is not UTF-8 (0xe9 at byte"),
         (f"{A}\r".encode() * 3 + b"\xff\n", "line 4: is not UTF-8 (0xff at byte"),
-        (codecs.BOM_UTF16_LE + A.encode("utf-16-le") + b"\n", "is not UTF-16, as its first bytes say"),
-        ("\ufeff\n\r\n\x00", "has no line"),
+        (codecs.BOM_UTF16_LE + A.encode("utf-16-le") + b"\n", "is not valid UTF-16, which its first bytes indicate"),
+        ("\ufeff\n\r\n\x00", "has no lines"),
         (json.dumps({**json.loads(A), "image": "x" * 300}), "line 1: image: "),
         (json.dumps({**json.loads(A), "image": "a\x00b"}), "line 1: image: there is no file"),
         ("[" * 100_000, "line 1: is JSON that cannot be read"),
         ('{"model_id": "T2V-A14B", "prompt": "x", "name": "\\ud800"}', "line 1: name: must be a file's name"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_its_line(tmp_path: Path, content: str | bytes, told: str) -> None:
+def test_unreadable_lines_are_reported_with_their_number(tmp_path: Path, content: str | bytes, told: str) -> None:
     assert told in refused(tmp_path, content)
 
 
@@ -112,12 +112,15 @@ def test_what_cannot_be_read_is_told_with_its_line(tmp_path: Path, content: str 
 def test_names_that_are_one_file_on_some_disks_are_refused(tmp_path: Path, one: str, other: str) -> None:
     rows = [json.dumps({**json.loads(A), "name": name}) for name in (one, other)]
     told = refused(tmp_path, "\n".join(rows))
-    assert f"line 2: name: {other!r} is the same file on many disks as {one!r}, which is line 1's already" in told
+    assert (
+        f"line 2: name: {other!r} is the same file as {one!r} on many disks, which is already the name of line 1"
+        in told
+    )
 
 
 def test_every_line_after_a_doubled_name_is_still_read(tmp_path: Path) -> None:
     told = refused(tmp_path, f"{A}\n{A}\n{B}\nnot json\n")
-    assert "line 2: name: 'a' is line 1's already" in told
+    assert "line 2: name: 'a' is already the name of line 1" in told
     assert "line 4: is not JSON" in told
 
 

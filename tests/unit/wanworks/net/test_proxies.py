@@ -1,4 +1,4 @@
-"""Which requests go through the environment's proxies, in every spelling that environments have."""
+"""Which requests use the environment's proxies, in every spelling of the variables."""
 
 import socket
 
@@ -77,7 +77,7 @@ def test_a_variable_that_cannot_be_read_is_named_and_its_value_is_not(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value.replace("://", "://me:secret@"))
-    with pytest.raises(ConfigurationError, match=r"^HTTPS_PROXY: .*write http://HOST:PORT") as caught:
+    with pytest.raises(ConfigurationError, match=r"^HTTPS_PROXY: .*use http://HOST:PORT") as caught:
         proxy_for("https://huggingface.co")
     assert "secret" not in str(caught.value)
     assert complaints() == [caught.value.message]
@@ -110,11 +110,11 @@ def test_exceptions_as_people_write_them(monkeypatch: pytest.MonkeyPatch, except
             assert proxy_for(f"https://{other}/x") == DEAD
 
 
-def test_an_exception_that_cannot_be_read_is_told_and_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_no_proxy_entry_is_reported_and_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", DEAD)
     monkeypatch.setenv("NO_PROXY", "10.0.0.0/99,huggingface.co")
     assert complaints() == [
-        "NO_PROXY: '10.0.0.0/99' is neither a host, a domain, an address nor a network; it is passed over"
+        "NO_PROXY: '10.0.0.0/99' is neither a host, a domain, an address nor a network; it is ignored"
     ]
     assert proxy_for("https://huggingface.co") is None
 

@@ -1,4 +1,4 @@
-"""When a dead process is started again: the pure part of the supervisor."""
+"""The restart policy: the pure part of the supervisor."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which devices there are, with the driver's library faked at its own functions."""
+"""Device discovery, with a fake of the driver's library functions."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ class Gpu:
 
 
 class Driver:
-    """What NVML answers, for as many functions as are asked."""
+    """Fake responses of NVML's functions."""
 
     def __init__(self, *gpus: Gpu) -> None:
         self.gpus = gpus
@@ -128,7 +128,7 @@ def test_without_a_gpu_there_is_one_cpu_device() -> None:
     assert device.name
 
 
-def test_as_many_cpu_devices_as_asked() -> None:
+def test_the_requested_number_of_cpu_devices() -> None:
     assert [device.label for device in discovery.enumerate_devices("cpu:3")] == ["cpu:0", "cpu:1", "cpu:2"]
 
 
@@ -185,10 +185,10 @@ def test_with_every_gpu_hidden_the_cpu_is_left(driver: Callable[..., None], vari
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("cuda:1", "names GPU 1, but the driver shows: 0"),
+        ("cuda:1", "names GPU 1, but the driver reports: 0"),
         ("cuda:\u0661", "is not auto"),
         ("cuda:0,0", "names a GPU twice"),
-        ("cpu:0", "no device at all"),
+        ("cpu:0", "names no device"),
         ("gpu:0", "is not auto, cpu:N or cuda"),
         ("", "is not auto"),
         ("cuda:", "is not auto"),
@@ -203,7 +203,7 @@ def test_what_cannot_be_had_is_refused_with_the_reason(driver: Callable[..., Non
 
 @pytest.mark.usefixtures("no_driver")
 def test_a_gpu_without_a_driver_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="the driver shows: none"):
+    with pytest.raises(ConfigurationError, match="the driver reports: none"):
         discovery.enumerate_devices("cuda:0")
 
 
@@ -221,7 +221,7 @@ def test_this_process_knows_its_device_by_uuid(driver: Callable[..., None]) -> N
     device = discovery.this_device({"WANWORKS_DEVICE": "cuda:1", "CUDA_VISIBLE_DEVICES": "GPU-b"})
     assert (device.label, device.uuid) == ("cuda:1", "GPU-b")
     assert discovery.free_memory_mb(device) == 60_000
-    with pytest.raises(ConfigurationError, match="'GPU-z' is none of them"):
+    with pytest.raises(ConfigurationError, match="'GPU-z' matches none of them"):
         discovery.this_device({"WANWORKS_DEVICE": "cuda:1", "CUDA_VISIBLE_DEVICES": "GPU-z"})
 
 
@@ -242,18 +242,18 @@ def test_readings_of_a_gpu(driver: Callable[..., None]) -> None:
 @pytest.mark.parametrize(
     ("variable", "reason"),
     [
-        ("7", "'7' is none of them"),
-        ("0,9,1", "'9' is none of them"),
-        ("MIG-00000000-0000", "'MIG-00000000-0000' is none of them"),
-        ("GPU-", "'GPU-' is none of them"),
-        ("GPU-a", "'GPU-a' is the beginning of 2 of them"),
+        ("7", "'7' matches none of them"),
+        ("0,9,1", "'9' matches none of them"),
+        ("MIG-00000000-0000", "'MIG-00000000-0000' matches none of them"),
+        ("GPU-", "'GPU-' matches none of them"),
+        ("GPU-a", "'GPU-a' is the prefix of 2 of them"),
         ("0,0", "'0' names GPU-aaaaaaaa a second time"),
         ("0,GPU-aaaaaaaa", "'GPU-aaaaaaaa' names GPU-aaaaaaaa a second time"),
-        ("all", "'all' is none of them"),
-        ("0;1", "'0;1' is none of them"),
-        ("0,,1", "'' is none of them"),
-        ("\u00b2", "is none of them"),
-        ("2", "GPU 2 is cut into MIG slices, which are named by UUID"),
+        ("all", "'all' matches none of them"),
+        ("0;1", "'0;1' matches none of them"),
+        ("0,,1", "'' matches none of them"),
+        ("\u00b2", "matches none of them"),
+        ("2", "GPU 2 is divided into MIG slices, which are named by UUID"),
     ],
 )
 @pytest.mark.parametrize("spec", ["auto", "cuda:0"])
@@ -263,12 +263,12 @@ def test_names_that_the_driver_does_not_show_are_an_error_not_the_cpu(
     driver(Gpu("GPU-aaaaaaaa"), Gpu("GPU-aabbbbbb"), Gpu("GPU-cccccccc", slices=[Gpu("MIG-1")]))
     with pytest.raises(ConfigurationError, match=reason) as caught:
         discovery.enumerate_devices(spec, {"CUDA_VISIBLE_DEVICES": variable})
-    assert "The driver shows: 0 (GPU-aaaaaaaa), 1 (GPU-aabbbbbb), 2 (MIG-1)." in caught.value.message
+    assert "The driver reports: 0 (GPU-aaaaaaaa), 1 (GPU-aabbbbbb), 2 (MIG-1)." in caught.value.message
 
 
 @pytest.mark.usefixtures("no_driver")
 def test_a_gpu_that_is_named_where_there_is_no_driver_is_an_error() -> None:
-    with pytest.raises(ConfigurationError, match="The driver shows: none"):
+    with pytest.raises(ConfigurationError, match="The driver reports: none"):
         discovery.enumerate_devices("auto", {"CUDA_VISIBLE_DEVICES": "GPU-a"})
 
 
@@ -278,9 +278,9 @@ def test_indices_count_what_is_left_to_us(driver: Callable[..., None]) -> None:
     assert [gpu.uuid for gpu in discovery.enumerate_devices("cuda:0", left)] == ["GPU-c"]
     assert [gpu.uuid for gpu in discovery.enumerate_devices("cuda:1,0", left)] == ["GPU-a", "GPU-c"]
     assert [gpu.label for gpu in discovery.enumerate_devices("cuda:0", left)] == ["cuda:2"], "workers keep their names"
-    with pytest.raises(ConfigurationError, match="names GPU 2, but CUDA_VISIBLE_DEVICES='2,GPU-a' leaves: 0, 1"):
+    with pytest.raises(ConfigurationError, match="names GPU 2, but CUDA_VISIBLE_DEVICES='2,GPU-a' selects: 0, 1"):
         discovery.enumerate_devices("cuda:2", left)
-    with pytest.raises(ConfigurationError, match="CUDA_VISIBLE_DEVICES='' leaves: none"):
+    with pytest.raises(ConfigurationError, match="CUDA_VISIBLE_DEVICES='' selects: none"):
         discovery.enumerate_devices("cuda:0", {"CUDA_VISIBLE_DEVICES": ""})
 
 
@@ -292,7 +292,7 @@ def test_a_worker_started_by_hand_may_name_its_gpu_in_any_way(driver: Callable[.
 
 def test_a_worker_that_sees_two_gpus_is_refused(driver: Callable[..., None]) -> None:
     driver(Gpu("GPU-aa"), Gpu("GPU-bb"))
-    with pytest.raises(ConfigurationError, match="leaves 2; name this worker's GPU alone"):
+    with pytest.raises(ConfigurationError, match="selects 2; set it to this worker's GPU only"):
         discovery.this_device({"WANWORKS_DEVICE": "cuda:0", "CUDA_VISIBLE_DEVICES": "0,1"})
 
 

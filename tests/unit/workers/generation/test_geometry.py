@@ -1,4 +1,4 @@
-"""From the size and length asked for to the model's grid, and back by cutting."""
+"""From the requested size and length to the model's grid, and back by cropping."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The technical judge, on frames that are made to have one fault each."""
+"""Technical quality, on frames with one fault each."""
 
 from collections.abc import Iterable
 
@@ -65,7 +65,7 @@ def test_a_sharp_steady_moving_picture_is_worth_one() -> None:
 
 
 def test_all_black_is_no_video() -> None:
-    assert refused(plain(16)) == "The video that was made is broken: every frame is black."
+    assert refused(plain(16)) == "The generated video is broken: every frame is black."
     dark = [frame + NOISE.integers(0, 8, frame.shape, "uint8") for frame in plain(16)]
     assert "every frame is black" in refused(dark), "levels that no display shows"
 
@@ -76,7 +76,7 @@ def test_one_flat_colour_is_no_video() -> None:
 
 
 def test_a_small_light_in_the_dark_is_a_picture() -> None:
-    """Smaller than the distance of the pixels that are looked at first."""
+    """Smaller than the distance of the sampled pixels."""
     frames = plain(16)
     frames[5][101, 3] = 200
     assert judged(frames).checks["not_black"]
@@ -106,7 +106,7 @@ def test_frames_shown_twice_cost_their_share() -> None:
     assert found.score == pytest.approx(3 / 7, abs=0.01)
 
 
-def test_a_still_with_the_noise_of_a_decoder_is_frozen_no_more_than_it_looks() -> None:
+def test_decoder_noise_does_not_hide_a_still() -> None:
     frames = [natural() + (NOISE.random((192, 320)) < 0.02).astype("uint8") for _ in range(8)]
     assert judged(frames).measures.frozen_share == 1.0, "one pixel in fifty by one step"
     frames = [natural() + (NOISE.random((192, 320)) < 0.3).astype("uint8") for _ in range(8)]
@@ -158,5 +158,5 @@ def test_one_frame_has_neither_motion_nor_flicker() -> None:
         (Shape(320, 176, 9, 16), "320x176 instead of 320x192, 9 frames instead of 8"),
     ],
 )
-def test_a_file_that_is_not_what_was_asked_for(found: Shape | None, fault: str) -> None:
-    assert refused(MOVING, found=found) == f"The video that was made is broken: {fault}."
+def test_a_file_that_differs_from_the_request(found: Shape | None, fault: str) -> None:
+    assert refused(MOVING, found=found) == f"The generated video is broken: {fault}."

@@ -1,4 +1,4 @@
-"""Percent never goes back; the ETA is this attempt's own pace plus what was measured before, or nothing."""
+"""The percentage never falls; the ETA uses this attempt's own pace and earlier measurements, or is absent."""
 
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ class FakeHeartbeat:
 
 
 class Life:
-    """A reporter with a clock in the test's hand."""
+    """A reporter with a clock that the test controls."""
 
     def __init__(self, measured: PhaseTimes, cancel: bool = False) -> None:
         self.now = 0.0
@@ -78,7 +78,7 @@ def test_the_eta_follows_this_attempts_own_pace() -> None:
     assert life.at(17, Phase.DENOISING, 2, 10)["eta_seconds"] == 8 * 8.0 + 7.0
 
 
-def test_a_cancel_that_the_round_trip_brings_reaches_the_pulse() -> None:
+def test_a_cancel_in_the_progress_round_trip_reaches_the_heartbeat() -> None:
     life = Life(UNKNOWN, cancel=True)
     life.at(0, Phase.LOADING)
     assert life.heartbeat.cancelled

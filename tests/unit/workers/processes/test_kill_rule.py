@@ -1,4 +1,4 @@
-"""What a worker's main process may kill of its children: a table of rows and what the rule says of each."""
+"""Which children a worker's main process may kill: a table of rows with the rule's results."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ HOLDING = replace(NEW, attempt=3, failures=1)
 
 
 def passes(row: Held | None, *, known: Answering = HOLDING, every: float = 2.0, count: int = 3) -> Judgement:
-    """Judges the same row so many times, two seconds apart; the last judgement."""
+    """Judge the same row several times, two seconds apart. Return the last judgement."""
     judgement = Judgement(known, None)
     for number in range(count):
         judgement = judge(judgement.answering, row, number * every, LIMITS)
@@ -29,7 +29,7 @@ def test_a_running_attempt_is_left_alone_and_remembered() -> None:
 
 
 def test_an_attempt_without_its_lease_is_killed_at_once() -> None:
-    assert passes(replace(RUNNING, lapsed=True), known=NEW, count=1).kill == "its lease has lapsed"
+    assert passes(replace(RUNNING, lapsed=True), known=NEW, count=1).kill == "its lease has expired"
 
 
 @pytest.mark.parametrize(("asked", "killed"), [(0.0, False), (29.9, False), (30.1, True)])
@@ -80,7 +80,7 @@ def test_a_request_that_has_not_claimed_yet_is_not_taken_for_a_stray() -> None:
     assert passes(ended_elsewhere, known=NEW, count=10).kill is None
 
 
-def test_the_limit_counts_anew_for_a_job_that_runs_again_in_the_same_child() -> None:
+def test_the_limit_restarts_for_a_job_that_runs_again_in_the_same_child() -> None:
     finishing = passes(replace(RUNNING, status=JobState.QUEUED, worker=None, pid=None), count=50).answering
     again = judge(finishing, replace(RUNNING, attempt=4), 100.0, LIMITS).answering
     assert (again.attempt, again.idle_since) == (4, None)

@@ -1,4 +1,4 @@
-"""Downloads through whatever a network does: a real hub in its own process, and the real client stack over HTTP."""
+"""Downloads through network faults: a real hub in its own process, and the real client stack over HTTP."""
 
 import os
 import shutil
@@ -68,7 +68,7 @@ def plan(hub: HubProcess, tmp_path: Path) -> FetchPlan:
 
 
 def assert_whole(plan: FetchPlan, served: Path) -> None:
-    """Every file as the hub has it, laid out as the library lays it out, nothing left over."""
+    """Every file equals the hub's, in the library's layout, without leftovers."""
     folder = plan.models_dir / "models--maker--model"
     origin = served / "models--maker--model" / "snapshots" / plan.sha
     for file in plan.files:
@@ -89,7 +89,7 @@ def _oid(plan: FetchPlan, path: str) -> str:
 
 
 class Stop(Exception):
-    """What a test's check raises."""
+    """Raised by a test's check."""
 
 
 def test_a_model_is_laid_out_as_the_library_does_it(hub: HubProcess, plan: FetchPlan, served: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_range_that_is_ignored_spoils_nothing(hub: HubProcess, plan: FetchPlan
     assert [item["status"] for item in hub.requests(PATH)] == [200, 200]
 
 
-def test_429_is_heeded(hub: HubProcess, plan: FetchPlan, served: Path) -> None:
+def test_429_is_respected(hub: HubProcess, plan: FetchPlan, served: Path) -> None:
     hub.fault({"kind": "status", "status": 429, "retry_after": 2})
     began = time.monotonic()
     download(plan)
@@ -256,7 +256,7 @@ def test_a_stop_takes_effect_within_a_second(hub: HubProcess, plan: FetchPlan, k
     assert time.monotonic() - began < 5
 
 
-def test_a_silent_hub_can_be_left_while_it_is_asked_for_the_list(hub: HubProcess) -> None:
+def test_listing_files_of_a_silent_hub_can_be_stopped(hub: HubProcess) -> None:
     hub.fault({"kind": "silent", "path": "/api/*"})
     began = time.monotonic()
 
@@ -286,7 +286,7 @@ def test_killed_and_resumed_fetches_nothing_twice(hub: HubProcess, plan: FetchPl
 
 
 def assert_goes_on(hub: HubProcess, plan: FetchPlan, served: Path, stops: int) -> None:
-    """What lies here is not asked for again; the rest is, from the very next byte."""
+    """Existing bytes are not requested again; the rest is, from the next byte on."""
     size = {file.oid: file.size for file in plan.files}
     kept = {item.oid: item.bytes for item in partials(plan.models_dir)}
     assert sum(kept.values()) > 0
@@ -334,7 +334,7 @@ def test_what_a_cleanup_takes_meanwhile_is_fetched_again(plan: FetchPlan, served
     assert_whole(plan, served)
 
 
-def test_room_is_asked_for_before_the_first_byte(hub: HubProcess, plan: FetchPlan) -> None:
+def test_disk_space_is_checked_before_the_first_byte(hub: HubProcess, plan: FetchPlan) -> None:
     free = shutil.disk_usage(plan.models_dir.parent).free
     with pytest.raises(errors.StoreFull, match="MB"):
         download(replace(plan, min_free_bytes=free - 4_000_000))

@@ -1,4 +1,4 @@
-"""What is received in pieces of any size, from any place in the file, stands in it byte for byte and is hashed."""
+"""Pieces of any size, from any offset of the file, are written byte for byte and hashed."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ CONTENT = random.Random(7).randbytes(1_700_003)
 
 
 def _append(path: Path, begin: int, pieces: list[int], stops: set[int]) -> str:
-    """Appends CONTENT from `begin` on, flushing before the pieces in `stops`; the checksum."""
+    """Append CONTENT from `begin` on, flushing before the pieces in `stops`. Return the checksum."""
     path.write_bytes(CONTENT[:begin])
     descriptor = os.open(path, os.O_RDWR)
     digest = Digest(descriptor, len(CONTENT), True, begin)
@@ -47,7 +47,7 @@ def _append(path: Path, begin: int, pieces: list[int], stops: set[int]) -> str:
     st.lists(st.integers(1, 2 * BUFFER_BYTES), min_size=1, max_size=8).filter(lambda sizes: sum(sizes) > 4000),
     st.sets(st.integers(0, 30)),
 )
-def test_every_byte_stands_in_its_place(
+def test_every_byte_is_at_its_offset(
     tmp_path_factory: pytest.TempPathFactory, begin: int, pieces: list[int], stops: set[int]
 ) -> None:
     path = tmp_path_factory.mktemp("appending") / "partial"

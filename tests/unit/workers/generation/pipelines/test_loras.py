@@ -1,4 +1,4 @@
-"""LoRA files of every format change the weights as their authors meant, and leave no trace.
+"""LoRA files of every format change the weights as specified, and are removed completely.
 
 The reference is a second transformer whose weights are changed by plain arithmetic. Names in the original WAN code are
 turned into those of diffusers by diffusers' own converter of checkpoints, not by ours.
@@ -354,7 +354,7 @@ def test_two_loras_add_up(tmp_path: Path) -> None:
     torch.testing.assert_close(made, output(changed(1, both)), atol=1e-5, rtol=1e-4)
 
 
-def test_keys_that_do_not_apply_are_told_with_the_reason(tmp_path: Path) -> None:
+def test_keys_that_do_not_apply_are_reported_with_the_reason(tmp_path: Path) -> None:
     given = pairs(("blocks.0.self_attn.q", "blocks.0.self_attn.k", "blocks.0.self_attn.v"))
     file = _suffixed("diffusion_model.", given, *KOHYA_PARTS, _same)
     file |= {
@@ -401,7 +401,7 @@ def test_keys_that_do_not_apply_are_told_with_the_reason(tmp_path: Path) -> None
         ({f"blocks.0.ffn.0.lora_{half[0]}.weight": torch.zeros(half[1]) for half in (("A", (4, 24)), ("B", (32, 4)))},
          "would change nothing"),
         ({f"blocks.0.ffn.0.lora_{half[0]}.weight": torch.full(half[1], float("nan"))
-          for half in (("A", (4, 24)), ("B", (32, 4)))}, "not numbers, the first in 'blocks"),
+          for half in (("A", (4, 24)), ("B", (32, 4)))}, "not finite numbers, first in 'blocks"),
         ({"blocks.0.ffn.0.alpha": torch.tensor(4.0)}, "other half"),
         ({}, "none of the 0 keys"),
     ],
@@ -416,11 +416,11 @@ def test_a_file_that_changes_nothing_is_bad_input(tmp_path: Path, file: dict[str
     ("content", "reason"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 300\n", "git-LFS pointer"),
-        (b"", "no whole safetensors file"),
-        (b"PK\x03\x04 a pickle", "no whole safetensors file"),
+        (b"", "damaged or no safetensors file"),
+        (b"PK\x03\x04 a pickle", "damaged or no safetensors file"),
     ],
 )
-def test_a_file_that_is_none_is_bad_input(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_an_invalid_file_is_bad_input(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "style.safetensors").write_bytes(content)
     with pytest.raises(BadInput, match=f"style.*{reason}"):
         lay_on(tmp_path)
@@ -429,15 +429,15 @@ def test_a_file_that_is_none_is_bad_input(tmp_path: Path, content: bytes, reason
 def test_a_file_that_is_cut_off_is_bad_input(tmp_path: Path) -> None:
     save_file(_suffixed("", pairs(), *PEFT_PARTS, _same), tmp_path / "whole")
     (tmp_path / "style.safetensors").write_bytes((tmp_path / "whole").read_bytes()[:-100])
-    with pytest.raises(BadInput, match="no whole safetensors file"):
+    with pytest.raises(BadInput, match="damaged or no safetensors file"):
         lay_on(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", "not JSON", '{"lora_alpha": "high"}', '{"alpha_pattern": [1]}'])
-def test_a_configuration_that_is_none_is_bad_input(tmp_path: Path, content: str) -> None:
+def test_an_invalid_configuration_is_bad_input(tmp_path: Path, content: str) -> None:
     save_file(_suffixed("", pairs(), *PEFT_PARTS, _same), tmp_path / "style.safetensors")
     (tmp_path / "style.json").write_text(content)
-    with pytest.raises(BadInput, match=r"style\.json is no configuration of a PEFT adapter"):
+    with pytest.raises(BadInput, match=r"style\.json is not a valid PEFT adapter configuration"):
         lay_on(tmp_path)
 
 

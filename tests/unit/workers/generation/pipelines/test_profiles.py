@@ -25,11 +25,11 @@ def test_int8_has_its_own(available_gb: float, expected: str) -> None:
 
 
 def test_too_little_memory_says_how_much_is_needed() -> None:
-    with pytest.raises(OutOfMemory, match=r"needs 16 GB of device memory; 12\.0 GB can be had"):
+    with pytest.raises(OutOfMemory, match=r"needs 16 GB of device memory; 12\.0 GB are available"):
         choose(WIDE, "cuda", 12_000)
 
 
-def test_a_cpu_holds_everything_whatever_is_free() -> None:
+def test_a_cpu_uses_the_richest_profile() -> None:
     assert choose(WIDE, "cpu", 1).name == "full"
     assert choose(INT8, "cpu", 1).name == "int8-full"
 

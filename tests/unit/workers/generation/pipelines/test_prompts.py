@@ -1,4 +1,4 @@
-"""The cache of prompt embeddings: what comes out is what the encoder gave, within a limit of bytes."""
+"""The cache of prompt embeddings: it returns the encoder's result, within a limit of bytes."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The token bucket: its arithmetic, and that a file keeps it for threads and processes together."""
+"""The token bucket: its arithmetic, and that a file shares it between threads and processes."""
 
 import subprocess
 import sys

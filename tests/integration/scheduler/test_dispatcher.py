@@ -83,12 +83,12 @@ def test_a_dispatcher_that_is_woken_all_the_time_heals_and_knows_what_redis_has_
     thread.start()
     try:
         wait_for(lambda: records.get(database, lapsed.id).failures == 1, 10, "for the lapsed lease")
-        wait_for(lambda: queue_length(settings) == 1, 10, "for the bell")
+        wait_for(lambda: queue_length(settings) == 1, 10, "for the dispatch message")
         again = accepted(database)
         claimed(database, again.id, lease_seconds=-1.0)
         wait_for(lambda: records.get(database, again.id).failures == 1, 10, "for the second")
         redis.flushall()
-        wait_for(lambda: queue_length(settings) == 1, 10, "for the bell that was lost")
+        wait_for(lambda: queue_length(settings) == 1, 10, "for the message that was lost")
     finally:
         dispatcher.stopping.set()
         thread.join(10)

@@ -71,7 +71,7 @@ def sent(settings: Settings, database: Database) -> Sent:
 
 
 def claim(database: Database, index: int) -> Job:
-    """As the device's worker answers the bell that lies there."""
+    """Act as the device's worker that answers its dispatch message."""
     (job_id,) = [job.job_id for job in dispatch.read_queue(database).waiting if job.dispatched_to == f"n/{index}"]
     job = attempts.claim(database, job_id, claimant(index), 60)
     assert job is not None

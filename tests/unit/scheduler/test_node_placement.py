@@ -66,7 +66,7 @@ def test_a_node_that_is_not_alive_gets_nothing() -> None:
 
 
 def recalls(waiting: list[Waiting], slots: int = 2) -> tuple[tuple[str, ...], list[str]]:
-    """(bells that are taken back, bells)"""
+    """Return (recalled jobs, assignments)."""
     decision = decide(Queue(1.0, tuple(waiting), ()), ["n"], slots, 15.0)
     return decision.recalls, [assignment.job_id for assignment in decision.assignments]
 

@@ -161,7 +161,7 @@ def test_owners_take_turns() -> None:
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("load_to_run", [0.3, 3.0, 20.0])
 def test_five_hundred_jobs_of_one_owner_hold_up_nobody_elses_one(devices: int, load_to_run: float) -> None:
-    """However dear it is to load the other's model: what runs ends, what was rung before it came is served, and then
+    """However dear it is to load the other's model: what runs ends, what was dispatched before it came is served, and then
     it is its turn."""
     many = [job(f"{place:03}", "a", place * 0.01, owner="A") for place in range(500)]
     one = job("one", "b", load_to_run * RUN + 5.5 * RUN, owner="B")
@@ -206,7 +206,7 @@ def test_nothing_starves_in_300_random_traces() -> None:
 
 
 def recalls(waiting: list[Waiting], busy: list[Busy], devices: int = 2, now: float = 10.0) -> tuple[list, list]:
-    """(bells, what they displace) of one pass."""
+    """Return (assignments, what they displace) of one pass."""
     moment = now_moment(waiting, [device(index, MODELS) for index in range(devices)], busy, now)
     assignments = decide(moment)
     return assignments, displaced(moment.queue, assignments)
@@ -273,7 +273,7 @@ def test_a_job_of_an_owner_whose_turn_it_is_takes_the_place_of_one_whose_owner_h
 
 def test_a_turn_is_taken_once_by_what_arrives_so_that_nothing_is_recalled_back_and_forth() -> None:
     busy = [one._replace(owner="many") for one in BUSY]
-    earlier = job("one", "a", 1.5, owner="few")  # it was there when the bells were rung, and passed over on purpose
+    earlier = job("one", "a", 1.5, owner="few")  # it was there at the dispatch, and passed over on purpose
     assert recalls([*ahead(priority=2, owner="many"), earlier], busy) == ([], [])
 
 
@@ -307,7 +307,7 @@ def test_recalls_settle_whatever_comes() -> None:
                     dispatched_to=assignment.device_key, dispatched_at=moment.queue.now
                 )
             places = [one.dispatched_to for one in waiting.values() if one.dispatched_to is not None]
-            assert len(places) == len(set(places)), "one bell ahead of each device"
+            assert len(places) == len(set(places)), "one message ahead of each device"
         else:
             raise AssertionError(f"seed {seed} does not settle")
         dispatched = [one.priority for one in waiting.values() if one.dispatched_to is not None]
@@ -322,11 +322,11 @@ def test_the_order_of_the_queue_is_bells_then_rank_turn_and_age_then_what_cannot
         job("urgent", "a", 9.0, priority=0),
         job("mine-2", "a", 2.0, owner="me"),
         job("mine-1", "a", 1.5, owner="me"),
-        job("rung", "a", 5.0, dispatched_to="n/0", dispatched_at=6.0),
+        job("dispatched", "a", 5.0, dispatched_to="n/0", dispatched_at=6.0),
     ]
     order = queue_order(Queue(10.0, tuple(waiting), ()))
-    # What nobody owns counts as one owner, who has the rung job and the urgent one.
-    assert order == ["rung", "urgent", "mine-1", "mine-2", "old", "held-back", "no-model"]
+    # What nobody owns counts as one owner, who has the dispatched job and the urgent one.
+    assert order == ["dispatched", "urgent", "mine-1", "mine-2", "old", "held-back", "no-model"]
 
 
 def test_the_order_of_thousands_is_found_in_no_time() -> None:

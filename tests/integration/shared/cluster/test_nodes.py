@@ -261,7 +261,7 @@ def test_a_node_is_removed_over_the_api(client: TestClient, two: Database) -> No
     assert client.delete(M).status_code == 404
 
 
-# --- bells of two versions
+# --- dispatch messages of two versions
 
 
 def test_each_device_is_rung_in_the_newest_protocol_that_both_know(

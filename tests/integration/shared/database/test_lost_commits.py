@@ -555,7 +555,7 @@ def _claim_for(seconds: float) -> Callable[..., Job | None]:
 
 
 def test_a_request_that_was_accepted_is_answered_so(losing: Losing) -> None:
-    """Through the thread that commits for the API: nobody is told of an error, and nothing is stored twice."""
+    """Through the thread that commits for the API: no caller gets an error, and nothing is stored twice."""
     import asyncio
 
     from api.services.group_commit import Commits

@@ -1,4 +1,4 @@
-"""A job's life in SQL, on SQLite and PostgreSQL alike: accepted, rung, claimed, fenced, ended once."""
+"""A job's life in SQL, on SQLite and PostgreSQL alike: accepted, dispatched, claimed, fenced, ended once."""
 
 import threading
 from collections.abc import Callable

@@ -63,7 +63,7 @@ def test_a_large_file_goes_in_parts(store: BucketStore, line: Line, tmp_path: Pa
     keep(store, LARGE, moved=lambda: moves.append(line.passed))
     assert read(store, len(LARGE)) == LARGE
     assert len([ask for ask in line.asked if "partNumber=" in ask]) == 4
-    assert moves, "nobody was told of headway"
+    assert moves, "no progress was reported"
     assert store.drop_unfinished(0.0) == 0
     assert list((tmp_path / "scratch").glob("job*")) == [], "what was sent stays on the disk"
 

@@ -1,4 +1,4 @@
-"""An attempt's spans: what failed says so, waits are measured by one clock, and what was fenced off is not told of."""
+"""The spans of an attempt: failures are marked, waits use one clock, and fenced attempts report nothing."""
 
 import time
 from collections.abc import Iterator

@@ -13,14 +13,15 @@ from typing import Any
 
 import redis
 
-from scheduler import node_placement, on_demand
+from scheduler import on_demand
 from scheduler.alerts.watch import AlertWatch
 from scheduler.durations import MeasuredDurations
-from scheduler.fairness import FairStarts
 from scheduler.hosts import Hosts, read_hosts
 from scheduler.job_reports import JobReports
 from scheduler.leadership import Leadership
-from scheduler.placement import Assignment, Moment, decide, displaced
+from scheduler.placement import nodes
+from scheduler.placement.devices import Assignment, Moment, decide, displaced
+from scheduler.placement.fairness import FairStarts
 from scheduler.queue_views import PublishedOrder, known_jobs, part
 from scheduler.recovery import Recovery
 from scheduler.sender import Send, celery_sender
@@ -166,7 +167,7 @@ class Dispatcher:
 
     def _place_on_nodes(self, queue: Queue, hosts: Hosts) -> tuple[Assignment, ...]:
         settings, alive = self._settings, hosts.nodes
-        decision = node_placement.decide(queue, alive, settings.download_slots, settings.redispatch_seconds)
+        decision = nodes.decide(queue, alive, settings.download_slots, settings.redispatch_seconds)
         if decision.yields:
             download_control.ask_to_yield(self._database, decision.yields)
             for job_id in decision.yields:

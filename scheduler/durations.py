@@ -3,7 +3,7 @@
 import time
 from functools import cache
 
-from scheduler.slots import Estimates
+from scheduler.placement.slots import Estimates
 from shared.database.engine import Database
 from shared.jobs import durations as job_durations
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scheduler.slots import DeviceView
+from scheduler.placement.slots import DeviceView
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Node

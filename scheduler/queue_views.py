@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from functools import cache
 
-from scheduler.placement import queue_order
+from scheduler.placement.devices import queue_order
 from shared.catalogue.job_types import JOB_TYPES
 from shared.database.engine import Database
 from shared.jobs import dispatch, queue_positions

@@ -10,8 +10,8 @@ from typing import Any
 
 from scheduler.hosts import Hosts
 from scheduler.job_reports import JobReports
+from scheduler.placement.slots import carries, fits
 from scheduler.queue_views import known_jobs
-from scheduler.slots import carries, fits
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.jobs import dispatch, download_control

@@ -29,7 +29,7 @@ from tests.support.places import ROOT
 from tests.support.preloaded import Preloaded
 
 if TYPE_CHECKING:
-    from tests.support.s3_server import S3Server
+    from tests.support.servers.s3_server import S3Server
 
 
 # Two test processes and what they start share two cores: a second thread only waits for the first.
@@ -159,7 +159,7 @@ def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3Server"]:
     """A server that speaks S3, with one bucket; each installation has a prefix of its own in it."""
-    from tests.support.s3_server import S3Server
+    from tests.support.servers.s3_server import S3Server
 
     server = S3Server(tmp_path_factory.mktemp("s3") / "data").start()
     yield server

@@ -21,7 +21,7 @@ from typing import Any
 import redis
 
 from scheduler.dispatcher import Dispatcher
-from scheduler.placement import decide
+from scheduler.placement.devices import decide
 from scheduler.sender import celery_sender
 from shared.database.engine import Database
 from shared.messaging.progress import stream_key

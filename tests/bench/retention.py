@@ -16,7 +16,7 @@ from shared.storage.directory import DirectoryStore
 from shared.storage.store import Store, open_store
 from tests.bench.row import Row
 from tests.bench.scale import store as store_jobs
-from tests.support.s3_server import BUCKET, S3Server, in_bucket
+from tests.support.servers.s3_server import BUCKET, S3Server, in_bucket
 
 BACKLOG = 100_000
 _BOUND_SECONDS = 30 * 60.0

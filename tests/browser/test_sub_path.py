@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Watched
-from tests.support.reverse_proxy import PATH, reverse_proxy
+from tests.support.servers.reverse_proxy import PATH, reverse_proxy
 from tests.support.stack import QUICK, Stack
 from wanworks.client.client import Client, video_of
 

@@ -20,10 +20,10 @@ from sqlalchemy import Engine, create_engine
 from shared.catalogue import models as catalogue
 from tests.conftest import free_port
 from tests.soak import plan
-from tests.support.commit_cutter import CommitCutter
-from tests.support.faulty_hub import HubProcess
 from tests.support.io_node import files
 from tests.support.repos import make_repo
+from tests.support.servers.commit_cutter import CommitCutter
+from tests.support.servers.faulty_hub import HubProcess
 from tests.support.stack import FAST, Stack, children, command_line
 
 _STARTS = 8  # tries to start it again after it was killed

@@ -4,9 +4,9 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from scheduler.fairness import FairStarts
-from scheduler.placement import Assignment, Moment, decide
-from scheduler.slots import DeviceView, Estimates, fits
+from scheduler.placement.devices import Assignment, Moment, decide
+from scheduler.placement.fairness import FairStarts
+from scheduler.placement.slots import DeviceView, Estimates, fits
 from shared.jobs.dispatch import Busy, Queue, Waiting
 
 

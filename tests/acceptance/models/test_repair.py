@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from shared.models import replicas
-from tests.support.faulty_hub import HubProcess
 from tests.support.io_node import weights
 from tests.support.jobs import DEMO
+from tests.support.servers.faulty_hub import HubProcess
 from tests.support.stack import Stack, wait_for
 
 # The demo's own catalogue starts a download by itself where a job waits for a model.

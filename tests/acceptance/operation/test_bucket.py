@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.s3_server import BUCKET, KEY_ID, SECRET, Line, S3Server
+from tests.support.servers.s3_server import BUCKET, KEY_ID, SECRET, Line, S3Server
 from tests.support.stack import Stack, wait_for
 
 

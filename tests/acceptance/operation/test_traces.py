@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.models.test_downloads import hub
-from tests.support.collector import Collector, Seen
+from tests.support.servers.collector import Collector, Seen
 from tests.support.stack import Stack, wait_for
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -35,7 +35,7 @@ from tests.integration.api.dashboard.test_feed import Dashboard
 from tests.integration.api.jobs.test_generation import GOOD, URL
 from tests.support import working
 from tests.support.jobs import accepted, claimed
-from tests.support.s3_server import S3Server, in_bucket
+from tests.support.servers.s3_server import S3Server, in_bucket
 from wanworks.cli.main import app as command_line
 
 READ, SUBMIT, ADMIN = Scope.READ, Scope.SUBMIT, Scope.ADMIN

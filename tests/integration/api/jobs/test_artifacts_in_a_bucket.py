@@ -25,7 +25,7 @@ from shared.storage.store import Store, open_store
 from tests.conftest import WebProcess
 from tests.integration.api.jobs.test_generation import GOOD, URL
 from tests.support import working
-from tests.support.s3_server import SECRET, Line, S3Server, in_bucket
+from tests.support.servers.s3_server import SECRET, Line, S3Server, in_bucket
 from tests.support.stack import wait_for
 from wanworks.client.client import Client
 

@@ -34,8 +34,8 @@ from tests.integration.api.jobs.test_generation import GOOD, URL
 from tests.integration.scheduler.alerts.test_alerts import open_one
 from tests.support import library, working
 from tests.support.jobs import accepted
-from tests.support.late_redis import LateRedis
 from tests.support.places import ROOT
+from tests.support.servers.late_redis import LateRedis
 
 DOCKER = ROOT / "docker"
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -30,8 +30,8 @@ from shared.settings import Settings
 from shared.states import JobState, Priority, Scope
 from tests.conftest import both_databases
 from tests.support import library
-from tests.support.commit_cutter import CommitCutter
 from tests.support.jobs import CLAIMANT, UNCOUNTED, accepted, claimed, new_job
+from tests.support.servers.commit_cutter import CommitCutter
 from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.runner import Runner
 

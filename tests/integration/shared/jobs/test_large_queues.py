@@ -10,7 +10,7 @@ from sqlalchemy import event, update
 from sqlmodel import col, select
 
 from scheduler.dispatcher import Dispatcher
-from scheduler.placement import queue_order
+from scheduler.placement.devices import queue_order
 from shared import clock
 from shared.catalogue.job_types import DOWNLOAD, GENERATION, DownloadParams, IntegrityCheckParams
 from shared.database.engine import Database

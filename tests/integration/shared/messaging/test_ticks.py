@@ -27,7 +27,7 @@ from shared.telemetry.metrics import REMOVAL_ERRORS, Meters
 from tests.conftest import both_databases
 from tests.support.jobs import accepted, claimed
 from tests.support.lost_answers import lost_answers
-from tests.support.s3_server import S3Server, in_bucket
+from tests.support.servers.s3_server import S3Server, in_bucket
 
 HOOK = "https://hooks.example/x"
 

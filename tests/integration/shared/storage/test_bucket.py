@@ -16,7 +16,7 @@ from shared.settings import Settings
 from shared.storage.bucket import BucketStore
 from shared.storage.scratch import Scratch
 from tests.conftest import free_port
-from tests.support.s3_server import BUCKET, KEY_ID, SECRET, Line, S3Server, in_bucket
+from tests.support.servers.s3_server import BUCKET, KEY_ID, SECRET, Line, S3Server, in_bucket
 from tests.support.stack import wait_for
 
 LARGE = os.urandom(20_000_000)  # four parts of 6 MB

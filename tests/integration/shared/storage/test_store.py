@@ -10,7 +10,7 @@ from shared.errors import StoreFull, StoreUnavailable
 from shared.settings import Settings
 from shared.storage.store import open_store
 from tests.integration.shared.storage.conformance import StoreConformance, add_artifacts
-from tests.support.s3_server import S3Server, in_bucket
+from tests.support.servers.s3_server import S3Server, in_bucket
 
 
 class TestDirectory(StoreConformance):

@@ -16,10 +16,10 @@ from shared.storage import s3
 from shared.telemetry import tracing
 from tests.conftest import free_port
 from tests.integration.shared.net.test_outbound import LOOPBACK, PUBLIC, Place, content, get, names, place, redirect  # noqa: F401
-from tests.support.collector import Collector
-from tests.support.faulty_hub import HubProcess
-from tests.support.proxy import proxy
 from tests.support.repos import make_repo
+from tests.support.servers.collector import Collector
+from tests.support.servers.faulty_hub import HubProcess
+from tests.support.servers.proxy import proxy
 from wanworks.client.client import Client, Retry
 from wanworks.net.urls import ForbiddenAddress
 from workers.models.fetch.client import HubClient

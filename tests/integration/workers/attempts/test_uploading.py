@@ -21,7 +21,7 @@ from shared.states import JobState
 from shared.storage.store import Store, open_store
 from tests.support import working
 from tests.support.jobs import DEMO, UNCOUNTED, accepted, hold
-from tests.support.s3_server import Line, S3Server, in_bucket
+from tests.support.servers.s3_server import Line, S3Server, in_bucket
 from tests.support.stack import wait_for
 from workers.attempts.runner import Runner
 from workers.generation.job import GenerationHandler

@@ -12,7 +12,7 @@ from shared.jobs.attempt_spans import attempt_span, report_lost, report_returned
 from shared.settings import Settings
 from shared.states import JobState, Phase
 from shared.telemetry import tracing
-from tests.support.collector import Collector
+from tests.support.servers.collector import Collector
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SECONDS = 1_000_000_000

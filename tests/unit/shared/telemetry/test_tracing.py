@@ -14,7 +14,7 @@ from pydantic import SecretStr, ValidationError
 from shared.settings import Settings
 from shared.telemetry import logs, tracing
 from tests.conftest import free_port
-from tests.support.collector import Collector
+from tests.support.servers.collector import Collector
 
 
 @pytest.fixture(autouse=True)

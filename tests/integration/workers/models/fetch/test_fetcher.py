@@ -15,10 +15,10 @@ import pytest
 from huggingface_hub import scan_cache_dir, snapshot_download
 
 from shared import errors
-from tests.support.faulty_hub import HubProcess
 from tests.support.fetching import FetchProcess, download, plan_of
 from tests.support.places import ROOT
 from tests.support.repos import checksum, make_repo
+from tests.support.servers.faulty_hub import HubProcess
 from tests.support.stack import wait_for
 from workers.models.fetch.client import HubClient
 from workers.models.fetch.partials import Needs, delete_orphans, owners, partials

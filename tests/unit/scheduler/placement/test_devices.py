@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler import placement
-from scheduler.placement import Assignment, Moment, displaced, in_order, queue_order
-from scheduler.slots import Estimates, fits
+from scheduler.placement import devices as placement
+from scheduler.placement.devices import Assignment, Moment, displaced, in_order, queue_order
+from scheduler.placement.slots import Estimates, fits
 from shared.jobs.dispatch import PRIORITY_RISE_SECONDS, Busy, Queue, Waiting
 from tests.support.simulation import device, fifo, job, running, simulate
 
@@ -161,8 +161,7 @@ def test_owners_take_turns() -> None:
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("load_to_run", [0.3, 3.0, 20.0])
 def test_five_hundred_jobs_of_one_owner_hold_up_nobody_elses_one(devices: int, load_to_run: float) -> None:
-    """However dear it is to load the other's model: what runs ends, what was dispatched before it came is served, and then
-    it is its turn."""
+    """Even if loading the other's model takes long: first what runs and what was already dispatched ends, then its job."""
     many = [job(f"{place:03}", "a", place * 0.01, owner="A") for place in range(500)]
     one = job("one", "b", load_to_run * RUN + 5.5 * RUN, owner="B")
     ours = simulate(

@@ -1,6 +1,6 @@
 """Node jobs: downloads share slots and give way to more urgent ones; of the other types one runs at a time."""
 
-from scheduler.node_placement import decide
+from scheduler.placement.nodes import decide
 from shared.catalogue.job_types import CLEANUP, DOWNLOAD, INTEGRITY_CHECK
 from shared.jobs.dispatch import Busy, Queue, Waiting
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from scheduler.placement import Assignment, in_order
+from scheduler.placement.devices import Assignment, in_order
 from shared.catalogue.job_types import DOWNLOAD
 from shared.jobs.dispatch import Busy, Queue, Waiting, rank
 from shared.messaging import celery

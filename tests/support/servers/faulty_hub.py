@@ -1,4 +1,4 @@
-"""The hub with injected faults, in its own process: ``python -m tests.support.faulty_hub ROOT PORT [TOKEN]``.
+"""The hub with injected faults, in its own process: ``python -m tests.support.servers.faulty_hub ROOT PORT [TOKEN]``.
 
 A test posts faults to ``/_test/faults`` and reads from ``/_test/served`` what was sent, by path and by request. None of
 this is within reach of the hub that users run.
@@ -177,7 +177,9 @@ class HubProcess:
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> "HubProcess":
-        argv = [sys.executable, "-m", "tests.support.faulty_hub", str(self.root), str(self.port), self.token or ""]
+        argv = [sys.executable, "-m", "tests.support.servers.faulty_hub", str(self.root), str(self.port)]
+        argv.append(self.token or "")
+        ]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 import pytest
 
-from tests.support.commit_cutter import CommitCutter, When
+from tests.support.servers.commit_cutter import CommitCutter, When
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from scheduler.slots import DeviceView, Estimates, Slot, Slots, fits, need, shape
+from scheduler.placement.slots import DeviceView, Estimates, Slot, Slots, fits, need, shape
 from shared.jobs.dispatch import Busy, Queue, Waiting
 from shared.jobs.dispatch import rank as earned_rank
 

@@ -1,0 +1,1 @@
+"""Servers and proxies of the tests' own."""

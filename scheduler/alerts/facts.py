@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from scheduler.alerts.rules import (
+from scheduler.alerts.fact_types import (
     DeviceFact,
     Facts,
     FailedDownload,
@@ -14,8 +14,8 @@ from scheduler.alerts.rules import (
     ProcessFact,
     ReplicaFact,
     RunningFact,
-    silence_limit,
 )
+from scheduler.alerts.rules import silence_limit
 from shared.catalogue.job_types import DOWNLOAD
 from shared.catalogue.models import Catalogue
 from shared.cluster import nodes

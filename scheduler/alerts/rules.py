@@ -8,9 +8,9 @@ or a table.
 import statistics
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
-from shared.cluster.alerts import Cause, Changes, Known, Severity, Watch
+from scheduler.alerts.fact_types import Facts
+from shared.cluster.alerts import Severity
 from shared.cluster.nodes import is_heard
 from shared.settings import Settings
 from shared.states import REPLICA_READY, ReplicaState
@@ -20,103 +20,6 @@ _HYSTERESIS = 0.95  # an open alert stays until the figure is below this share o
 _LEAST_USES = 4  # for a share of failures
 _LATEST, _BEFORE = 5, 10  # generations compared with those before them
 _SHOWN = 3  # file names in one message
-
-
-@dataclass(frozen=True)
-class ReplicaFact:
-    node: str
-    availability: ReplicaState
-    faults: tuple[str, ...] = ()  # paths
-
-
-@dataclass(frozen=True)
-class ModelFact:
-    model_id: str
-    replicas: tuple[ReplicaFact, ...] = ()
-    waiting: int = 0  # queued generations
-    downloading: bool = False
-    seconds_per_work: tuple[float, ...] = ()  # of the latest successes, newest first
-
-
-@dataclass(frozen=True)
-class DeviceFact:
-    key: str
-    name: str
-    silent_seconds: float
-    stopped: bool  # it has deregistered
-    temperature_celsius: float | None = None
-    memory_percent: float | None = None
-
-
-@dataclass(frozen=True)
-class NodeFact:
-    name: str
-    silent_seconds: float
-    stopped: bool
-    disk_used_percent: float | None = None
-    disk_free_gb: float | None = None
-
-
-@dataclass(frozen=True)
-class ProcessFact:
-    node: str
-    name: str
-    state: str
-    restarts: int
-
-
-@dataclass(frozen=True)
-class LoopFact:
-    """A background loop of a live process."""
-
-    process: str
-    loop: str
-    node: str
-    every_seconds: float
-    silent_seconds: float
-
-
-@dataclass(frozen=True)
-class RunningFact:
-    job_id: str
-    type: str
-    model_id: str | None
-    node: str | None
-    idle_seconds: float | None  # without progress; None if unknown
-    no_bytes: bool = False  # of a download: it receives none at present
-
-
-@dataclass(frozen=True)
-class FailedDownload:
-    job_id: str
-    model_id: str
-    node: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The current facts. None: unknown at present, which changes no alert."""
-
-    models: tuple[ModelFact, ...] = ()
-    devices: tuple[DeviceFact, ...] = ()
-    nodes: tuple[NodeFact, ...] = ()
-    processes: tuple[ProcessFact, ...] = ()
-    loops: tuple[LoopFact, ...] = ()
-    running: tuple[RunningFact, ...] = ()
-    failed_downloads: tuple[FailedDownload, ...] = ()  # those that are the newest of their model and node
-    queued: int = 0
-    oldest_queued_seconds: float | None = (
-        None  # of jobs that could run; those that wait for a model have their own rule
-    )
-    succeeded_1h: int = 0
-    failed_1h: int = 0
-    disk_full_in_hours: float | None = None  # at the rate of the last hours; None: not filling up
-    redis_away: bool = False
-    redis_lost_seconds: float | None = None  # since its data was found missing
-    dispatcher_silent: bool | None = None
-    flower_answers: bool | None = None  # to HTTP requests
-    beat_silent_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,53 +46,6 @@ class Rule:
     for_seconds: Callable[[Settings], float]  # how long the cause must last before the alert opens
     gone_seconds: float  # how long it must be gone before the alert is resolved
     find: Find
-
-
-def evaluate(facts: Facts, settings: Settings, known: Known, now: datetime) -> Changes:
-    """Return the changes: watched causes, and alerts that open, continue and resolve."""
-    since = {(watch.rule, watch.subject): watch for watch in known.watches}
-    watches: list[Watch] = []
-    opened: list[Cause] = []
-    still: list[Cause] = []
-    resolved: list[tuple[str, str]] = []
-    for rule in RULES:
-        own = {subject for name, subject in known.open if name == rule.name}
-        causes = rule.find(facts, settings, own)
-        if causes is None:
-            watches += [watch for watch in known.watches if watch.rule == rule.name]
-            continue
-        found = {one.subject: one for one in causes}
-        for subject, one in found.items():
-            watch = since.get((rule.name, subject))
-            began = watch.since if watch is not None else now
-            watches.append(Watch(rule.name, subject, began))
-            if subject in own:
-                still.append(_cause(rule, one))
-            elif now - began >= timedelta(seconds=rule.for_seconds(settings)):
-                opened.append(_cause(rule, one))
-        for subject in own - found.keys():
-            watch = since.get((rule.name, subject))
-            gone = (watch.gone_since if watch is not None else None) or now
-            if now - gone >= timedelta(seconds=rule.gone_seconds):
-                resolved.append((rule.name, subject))
-            else:
-                watches.append(Watch(rule.name, subject, watch.since if watch is not None else now, gone))
-    names = {rule.name for rule in RULES}
-    resolved += [key for key in known.open if key[0] not in names]  # of a rule that no longer exists
-    return Changes(tuple(watches), tuple(opened), tuple(still), tuple(sorted(resolved)))
-
-
-def _cause(rule: Rule, found: Found) -> Cause:
-    return Cause(
-        rule=rule.name,
-        subject=found.subject,
-        severity=found.severity or rule.severity,
-        title=found.title,
-        message=found.message,
-        suggested_action=found.suggested_action,
-        action_required=rule.action_required,
-        model_id=found.model_id,
-    )
 
 
 def _model_corrupted(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:

@@ -10,8 +10,8 @@ import time
 from datetime import datetime, timedelta
 from functools import partial
 
+from scheduler.alerts.evaluation import evaluate
 from scheduler.alerts.facts import ALERTS, Ground, gather
-from scheduler.alerts.rules import evaluate
 from shared import clock
 from shared.catalogue import models as catalogue
 from shared.cluster import alerts

@@ -179,7 +179,6 @@ class HubProcess:
     def start(self) -> "HubProcess":
         argv = [sys.executable, "-m", "tests.support.servers.faulty_hub", str(self.root), str(self.port)]
         argv.append(self.token or "")
-        ]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

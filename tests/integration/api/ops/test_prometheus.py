@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
+from scheduler.alerts.fact_types import Facts
 from scheduler.alerts.facts import gather
-from scheduler.alerts.rules import Facts
 from scheduler.alerts.watch import ground_of
 from shared import clock
 from shared.database.engine import Database

@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from scheduler.alerts.facts import hours_to_full, living_loops
-from scheduler.alerts.rules import (
-    RULES,
+from scheduler.alerts.evaluation import evaluate
+from scheduler.alerts.fact_types import (
     DeviceFact,
     Facts,
     FailedDownload,
@@ -17,8 +16,9 @@ from scheduler.alerts.rules import (
     ProcessFact,
     ReplicaFact,
     RunningFact,
-    evaluate,
 )
+from scheduler.alerts.facts import hours_to_full, living_loops
+from scheduler.alerts.rules import RULES
 from shared.cluster.alerts import Changes, Known
 from shared.cluster.nodes import SeenDevice, is_heard
 from shared.database.tables import Device, Snapshot

@@ -161,7 +161,7 @@ def test_owners_take_turns() -> None:
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("load_to_run", [0.3, 3.0, 20.0])
 def test_five_hundred_jobs_of_one_owner_hold_up_nobody_elses_one(devices: int, load_to_run: float) -> None:
-    """Even if loading the other's model takes long: first what runs and what was already dispatched ends, then its job."""
+    """Even if loading the other's model is slow, its job starts after what runs and what was already dispatched."""
     many = [job(f"{place:03}", "a", place * 0.01, owner="A") for place in range(500)]
     one = job("one", "b", load_to_run * RUN + 5.5 * RUN, owner="B")
     ours = simulate(

@@ -105,7 +105,7 @@ def store_jobs(path: str, count: int) -> None:
             )  # fmt: skip
 
     names = (
-        "id, type, status, model_id, model_cache_key, priority, mock, min_vram_mb, min_ram_mb, work, params, metadata, "
+        "id, type, status, model_id, warm_key, priority, mock, min_vram_mb, min_ram_mb, work, params, metadata, "
         "created_at, queued_at, not_before, started_at, finished_at, percent, attempt, failures, max_failures, hidden"
     )
     with sqlite3.connect(path, timeout=60) as connection:

@@ -44,7 +44,7 @@ def store_uses(path: str, count: int, models: tuple[str, ...], over_days: int = 
             )  # fmt: skip
 
     names = (
-        "job_id, model_id, model_cache_key, outcome, mock, created_at, started_at, finished_at, seconds, "
+        "job_id, model_id, warm_key, outcome, mock, created_at, started_at, finished_at, seconds, "
         "width, height, frames, steps, timings"
     )
     with sqlite3.connect(path, timeout=60) as connection:

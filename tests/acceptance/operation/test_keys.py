@@ -36,7 +36,7 @@ def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory, secrets: 
     for name, scopes in NAMES.items():
         made = stack.cli("keys", "create", name, *scopes)
         assert made.returncode == 0, made.stderr
-        assert "only time" in made.stderr
+        assert "only once" in made.stderr
         secrets[name] = made.stdout.strip()
     stack.start()
     stack.key = secrets["boss"]

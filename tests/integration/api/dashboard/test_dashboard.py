@@ -232,7 +232,7 @@ def test_a_tick_stores_what_the_route_returns(client: TestClient, database: Data
     prepare(database)
     old = _snapshot(clock.now() - timedelta(days=91))
     snapshots.record(database, old)
-    assert ticks.take_snapshot(database, overviews(settings, database), clock.now()) == "taken; 1 dropped"
+    assert ticks.take_snapshot(database, overviews(settings, database), clock.now()) == "taken; 1 removed"
     (kept,) = get(client, "metrics/history")
     now = get(client, "metrics")
     assert kept == {name: value for name, value in now.items() if name not in ("basis", "samples")} | {

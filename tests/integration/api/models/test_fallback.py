@@ -54,7 +54,7 @@ def test_an_alternative_in_every_field(client: TestClient, database: Database) -
         "recommended_action": "Use TI2V-5B as alternative",
         "alternative_model": "TI2V-5B",
         "estimated_wait_time": 0.0,
-        "user_message": "TI2V-5B is available. It makes video from text too, and may start from an image",
+        "user_message": "TI2V-5B is available. It also generates video from text, optionally with an image",
         "can_queue_request": False,
         "combines": [],
         "quantization": None,
@@ -67,7 +67,7 @@ def test_an_alternative_in_every_field(client: TestClient, database: Database) -
         "compatibility_score": 1.0,
         "performance_difference": alternative["performance_difference"],
         "availability_status": "available",
-        "reason": "It makes video from text too, and may start from an image",
+        "reason": "It also generates video from text, optionally with an image",
         "estimated_quality_difference": "similar",
     }
     assert (body["requested_model"], body["wait_time_estimate"], body["other_strategies"]) == ("T2V-A14B", None, [])

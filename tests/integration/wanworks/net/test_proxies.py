@@ -112,7 +112,7 @@ def test_private_addresses_are_refused_before_the_proxy_is_used(
 
 def test_a_proxy_that_cannot_be_read_is_said_in_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://me:hidden-word@[proxy")
-    with pytest.raises(NotFetched, match="HTTP_PROXY: is no proxy's address") as caught:
+    with pytest.raises(NotFetched, match="HTTP_PROXY: is not a valid proxy address") as caught:
         anyio.run(lambda: outbound.get("http://outside/a.png", allowed=Allowed(), max_bytes=10, seconds=5))
     assert "hidden-word" not in str(caught.value)
 

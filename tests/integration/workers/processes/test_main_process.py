@@ -204,7 +204,7 @@ def test_the_guards_loops_continue_after_any_exception(
         for _ in range(3):
             assert passes.acquire(timeout=10)
         again.stop()
-    assert [record.message for record in caplog.records] == ["loop guard: KeyError: 'odd'; it goes on"]
+    assert [record.message for record in caplog.records] == ["loop guard: KeyError: 'odd'; the loop continues"]
     (device,) = [seen for seen in nodes.devices(database) if seen.device.key == CLAIMANT.device_key]
     assert not device.alive(30.0), "deregistered, and no heartbeat came after that"
 

@@ -122,7 +122,7 @@ def _devices(context: Context) -> Iterator[Metric]:
     for seen in nodes.devices(context.database):
         device = seen.device
         values = [device.node, str(device.index), device.uuid]
-        alive = not seen.deregistered and seen.silent_seconds <= silence
+        alive = seen.alive(silence)
         up.add_metric(values, float(alive))
         busy.add_metric(values, float(alive and device.key in running))
         if alive and device.key in latest:

@@ -24,9 +24,10 @@ from fsspec.callbacks import Callback
 from shared.errors import NotFound, StoreUnavailable
 from shared.settings import Settings
 from shared.storage import s3
+from shared.storage.disk import full_disk_as_store_full
 from shared.storage.layout import ARTIFACTS, INPUTS, MARKER, OrphanedFiles, artifact_name, must_mark
 from shared.storage.s3 import BucketFile, answers, refusals
-from shared.storage.scratch import Scratch, room
+from shared.storage.scratch import Scratch
 
 log = logging.getLogger("wanworks.store")
 
@@ -92,7 +93,7 @@ class BucketStore:
         except FileNotFoundError:
             raise NotFound("input", reference) from None
         folder = self._scratch.ours(_piece(job_id, attempt)) / "inputs"
-        with room():
+        with full_disk_as_store_full():
             folder.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         return folder / name
@@ -101,7 +102,7 @@ class BucketStore:
         """Return the folder. Check the bucket first, so that no video is made that could not be uploaded."""
         self.ask()
         folder = self._scratch.fresh(_piece(job_id, attempt)) / "made"
-        with room():
+        with full_disk_as_store_full():
             folder.mkdir()
         return folder
 

@@ -1,6 +1,5 @@
 """The store as a directory: on the disk of the only node, or on a mount that all nodes share."""
 
-import errno
 import heapq
 import logging
 import os
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import Self
 
 from shared.errors import NotFound, StoreFull, StoreUnavailable
+from shared.storage.disk import full_disk_as_store_full, sync_folder
 from shared.storage.layout import ARTIFACTS, INPUTS, MARKER, OrphanedFiles, artifact_name, must_mark
 
 log = logging.getLogger("wanworks.store")
 
 BLOCK_BYTES = 512  # the unit of st_blocks, on every file system
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NAMES_AT_ONCE = 10_000  # of an area, so that a million jobs need little memory
 
 
@@ -46,11 +45,12 @@ class DirectoryStore:
     def put_input(self, job_id: str, name: str, content: bytes) -> str:
         folder = self.root / INPUTS / job_id
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_durably(folder / name, content)
-        except OSError as error:
+            with full_disk_as_store_full():
+                folder.mkdir(parents=True, exist_ok=True)
+                write_durably(folder / name, content)
+        except (OSError, StoreFull):
             shutil.rmtree(folder, ignore_errors=True)
-            raise _translated(error) from error
+            raise
         return f"{job_id}/{name}"
 
     def copy_input(self, reference: str, job_id: str) -> str:
@@ -68,12 +68,10 @@ class DirectoryStore:
 
     def attempt_dir(self, job_id: str, attempt: int) -> Path:
         folder = self.root / ARTIFACTS / job_id / str(attempt)
-        try:
+        with full_disk_as_store_full():
             if folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir(parents=True)
-        except OSError as error:
-            raise _translated(error) from error
         return folder
 
     def keep(
@@ -176,15 +174,6 @@ def write_durably(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync the folder, so that renames within it survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def allocated_bytes(folder: Path) -> int:
     """Return the allocated bytes of the files in a folder, without files that have further hard links."""
     total = 0
@@ -193,10 +182,6 @@ def allocated_bytes(folder: Path) -> int:
             status = os.lstat(os.path.join(parent, name))
             total += status.st_blocks * BLOCK_BYTES if status.st_nlink == 1 else 0
     return total
-
-
-def _translated(error: OSError) -> Exception:
-    return StoreFull() if error.errno in _FULL else error
 
 
 def _names(folder: Path) -> Iterator[str]:

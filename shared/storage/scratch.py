@@ -4,7 +4,6 @@ Each subfolder is locked by the process that uses it. The lock ends with the pro
 are recognised, and removed when the next folder is created.
 """
 
-import errno
 import fcntl
 import os
 import shutil
@@ -12,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.errors import StoreFull
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+from shared.storage.disk import full_disk_as_store_full
 
 
 class Scratch:
@@ -34,7 +31,7 @@ class Scratch:
         folder = self._root / name
         if name in self._held:
             return folder
-        with room(), self._alone():
+        with full_disk_as_store_full(), self._alone():
             self._drop_folders_of_dead_processes()
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
@@ -72,14 +69,3 @@ class Scratch:
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(descriptor)
-
-
-@contextmanager
-def room() -> Iterator[None]:
-    """Raise StoreFull if the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StoreFull() from error
-        raise

@@ -4,7 +4,6 @@ A file is written under a temporary name, flushed to disk and renamed; the same 
 arrays; this module must not depend on models.
 """
 
-import errno
 import hashlib
 import json
 import math
@@ -21,7 +20,7 @@ import numpy
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
-from shared.errors import StoreFull
+from shared.storage.disk import full_disk_as_store_full, sync_file, sync_folder
 from wanworks.requests import OutputFormat
 from workers.generation.context import Artifact
 
@@ -69,13 +68,13 @@ def write(
     encoder takes it: its planes (Y, U, V) of uint8 in the video range. Raises StoreFull if the disk is full.
     """
     made: list[Artifact] = []
-    with _room():
+    with full_disk_as_store_full():
         try:
             made.append(_video(folder / f"video.{output_format}", frames, fps, output_format, check, watch))
             made.append(_picture(folder / "thumbnail.jpg", "thumbnail", thumbnail(frames)))
             made.append(_picture(folder / "contact-sheet.jpg", "contact_sheet", contact_sheet(frames)))
             made.append(_bytes(folder / "manifest.json", "manifest", _json(manifest)))
-            _sync(folder)
+            sync_folder(folder)
         except BaseException:
             for artifact in made:
                 (folder / artifact.name).unlink(missing_ok=True)
@@ -182,25 +181,7 @@ def _whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.writing")
     try:
         yield temporary
-        _sync(temporary)
+        sync_file(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StoreFull from error
-        raise

@@ -25,7 +25,8 @@ from shared.messaging.progress import Progress, RestingRedis
 from shared.models import removals
 from shared.settings import Settings
 from shared.states import Phase
-from shared.storage.directory import BLOCK_BYTES, allocated_bytes, sync_folder
+from shared.storage.directory import BLOCK_BYTES, allocated_bytes
+from shared.storage.disk import sync_folder
 from shared.storage.store import Store
 from workers.attempts.heartbeat import Heartbeat
 from workers.models import inventory, presence

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from shared.errors import StoreFull
+from shared.storage.disk import sync_folder
 from workers.models.fetch.body import Stopped, Wire
-from workers.models.fetch.layout import RepoCache, answering_full, free_bytes, sync_folder
+from workers.models.fetch.layout import RepoCache, answering_full, free_bytes
 from workers.models.fetch.limiter import OwnBucket, SharedBucket
 from workers.models.fetch.plan import FetchPlan, FetchResult, FileProgress, Limits, Progress, RemoteFile
 from workers.models.fetch.transfer import Shared, fetch_file, inode, is_whole

@@ -9,19 +9,17 @@ MODELS/.locks/models--ORG--NAME/<oid>.lock            held by the process that w
 
 import contextlib
 import ctypes
-import errno
 import os
 import re
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from shared.errors import HubRefused, StoreFull
+from shared.errors import HubRefused
+from shared.storage.disk import full_disk_as_store_full, sync_folder
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Exists on Linux only, without a name in Python. Its failure does no harm: fsync follows.
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 _SYNC_FILE_RANGE_WRITE = 2
@@ -104,15 +102,6 @@ def free_bytes(folder: Path) -> int:
     return state.f_bavail * state.f_frsize
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in the folder durable."""
-    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
-
-
 def begin_writing_back(file: int, begin: int, count: int) -> int:
     """Start writing these bytes to disk, so that the fsync after a large file is short. Return `count`."""
     if _sync_file_range is not None:
@@ -120,12 +109,6 @@ def begin_writing_back(file: int, begin: int, count: int) -> int:
     return count
 
 
-@contextlib.contextmanager
-def answering_full() -> Iterator[None]:
-    """Raise StoreFull if the disk or quota is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StoreFull("the disk of the model storage is full") from error
-        raise
+def answering_full() -> contextlib.AbstractContextManager[None]:
+    """Raise StoreFull if the disk of the model storage is full."""
+    return full_disk_as_store_full("the disk of the model storage is full")

@@ -79,7 +79,7 @@ class Dispatcher:
             try:
                 if self.leadership.may_run():
                     began = time.monotonic()
-                    # Not at every wake-up: the job that caused it would wait.
+                    # Not at every wake-up: recovery would delay the job that caused it.
                     recover = began >= recover_at
                     self.run_pass(recover=recover)
                     recover_at = began + self._settings.dispatch_seconds if recover else recover_at
@@ -95,14 +95,14 @@ class Dispatcher:
                 # One row that cannot be read must not stop all other jobs.
                 self.meters.count(LOOP_ERRORS, DISPATCHER)
                 if errors.is_news(error):
-                    log.exception("this pass failed; the next one follows")
+                    log.exception("this pass failed; continuing with the next one")
             self.leadership.wait(self.stopping)
         self.leadership.stop()
 
     def run_pass(self, *, recover: bool = True) -> int:
         """Make one pass: place jobs on devices and send their messages. Return how many messages were sent.
 
-        `recover`: first return jobs whose lease has expired, and resume downloads that have room again.
+        `recover`: first return jobs whose lease has expired, and resume downloads that have disk space again.
         Raises DatabaseUnavailable.
         """
         if recover:
@@ -128,7 +128,11 @@ class Dispatcher:
         for batch in _batches(self._place_on_devices(of_devices, held, hosts)):
             for assignment in displaced(of_devices, batch):
                 if dispatch.hand_back(self._database, assignment.job_id, assignment.device_key):
-                    log.info("job %s: recalled from %s: another goes first", assignment.job_id, assignment.device_key)
+                    log.info(
+                        "job %s: recalled from %s: a more urgent job runs first",
+                        assignment.job_id,
+                        assignment.device_key,
+                    )
             sent, available = self._dispatch_all(by_id, batch, hosts.protocols)
             dispatched += sent
             if not available:

@@ -40,7 +40,7 @@ from wanworks.requests import GenerationRequest
 log = logging.getLogger("wanworks.jobs")
 
 _STOP_CHECK_SECONDS = 0.5  # a waiting request notices within this time that the process is stopping
-PASS_SECONDS = 5.0  # a waiting request reads SQL this often, also without news from Redis
+PASS_SECONDS = 5.0  # a waiting request reads SQL this often, even without events from Redis
 
 
 async def create_generation(context: Context, request: Request, query: BaseModel) -> Response:
@@ -245,7 +245,7 @@ OPERATIONS = (
         "POST", "/api/v1/jobs/generation", create_generation, "createGeneration", "Create a video",
         answers=ACCEPTED, problems=(400, 413, 415, 503, 507), headers=("Idempotency-Key",), body=GenerationRequest,
         description="Send JSON, or a form with the image as the file part `image`; in a form, `loras`, `fallback` and "
-        "`metadata` are JSON texts. Fields that are left out take the model's defaults.", scope=Scope.SUBMIT,
+        "`metadata` are JSON strings. Omitted fields use the model's defaults.", scope=Scope.SUBMIT,
     ),
     Operation(
         "GET", "/api/v1/jobs", list_jobs, "listJobs", "List jobs, newest first",
@@ -263,7 +263,7 @@ OPERATIONS = (
     ),
     Operation(
         "POST", "/api/v1/jobs/{id}/cancel", cancel, "cancelJob", "Cancel a job",
-        answers=(Answer(202, "The job: cancelled, or still running with a requested cancellation.", jobs.Job),),
+        answers=(Answer(202, "The job: cancelled, or still running with cancellation requested.", jobs.Job),),
         problems=(404, 409, 503), description="Cancelling a cancelled job has no effect.",
         scope=Scope.SUBMIT,
     ),

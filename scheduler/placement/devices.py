@@ -1,4 +1,4 @@
-"""Decides which queued job goes to which device next. Pure: from the queue, devices, deadlines and time to assignments.
+"""Decides which queued job goes to which device next. A pure function of the queue, devices, deadlines and time.
 
 It considers, in this order: what a device has memory for and its node holds completely; priority, which rises with
 waiting so that nothing starves; fairness between owners; the loaded model, as long as no job becomes late; age.
@@ -38,7 +38,8 @@ class Moment:
 
 
 def decide(moment: Moment) -> Iterator[Assignment]:
-    """Yield the jobs to dispatch now, each as soon as it is decided. Each device has at most one job ahead.
+    """Yield the jobs to dispatch now, each as soon as it is decided. At most one job is dispatched to a device in
+    advance.
 
     An assignment to a device with an unanswered dispatch replaces it (`displaced`). The cost grows with the number of
     devices plus the number of jobs, not with their product.
@@ -112,7 +113,7 @@ def queue_order(queue: Queue) -> list[str]:
 def in_order(jobs: Iterable[Waiting], served: Iterable[Busy | Waiting], now: float) -> list[Waiting]:
     """Sort by rank, then alternate between owners, then by age.
 
-    Jobs of an owner in ``served`` count as turns already taken.
+    Jobs of an owner in ``served`` count as jobs already served for that owner.
     """
     taken = Counter(job.owner for job in served)
     keyed = []
@@ -215,7 +216,7 @@ class _Choice:
         self._warm = Counter(warm for slot in found for warm in slot.warm)
 
     def _group(self, device: DeviceView) -> frozenset[int]:
-        """Return which needs of jobs the device meets. This gives few groups, however many kinds of devices exist."""
+        """Return which kinds of jobs the device can run, by index. Devices with equal results form a group."""
         what = shape(device)
         if what not in self._groups:
             self._groups[what] = frozenset(at for at, job in enumerate(self._samples) if fits(job, device))
@@ -231,7 +232,8 @@ class _Choice:
         return lines
 
     def choose(self, slot: Slot) -> Waiting | None:
-        """Return the first job, or one of the same rank whose model is loaded here if that makes no other job late."""
+        """Return the first job, or one of equal rank whose model is loaded here or nowhere, if that makes no other job
+        late."""
         lines = self.lines(slot)
         if not lines:
             return None
@@ -294,8 +296,8 @@ def _overtaking(
 ) -> Iterator[Assignment]:
     """Yield assignments of remaining jobs to devices whose dispatched job has not started and should run later.
 
-    A job precedes one of a less urgent rank, and one of the same rank if it arrived after that was dispatched and its
-    owner has been served less. It takes the device that is free first.
+    A job replaces a dispatched job of a less urgent rank. It replaces one of equal rank if it arrived after that
+    dispatch and its owner has been served at least two jobs fewer. It gets the device that is free first.
     """
     if not out:
         return
@@ -303,7 +305,7 @@ def _overtaking(
     devices = {device.key: device for device in moment.devices}
     served: list[Busy | Waiting] = [*queue.busy, *out.values()]
     taken = Counter(job.owner for job in served)
-    # Within a bucket, the same jobs fit and precede the dispatched job, except for when it was dispatched.
+    # The same jobs can replace every dispatched job of a bucket, apart from the condition on the dispatch time.
     buckets: dict[tuple[Hashable, int, str | None], list[tuple[float, str, Waiting]]] = defaultdict(list)
     for key, job in out.items():
         when = _slot(devices[key], busy.get(key), moment).free_at
@@ -314,7 +316,7 @@ def _overtaking(
     for job in choice.backlog.left():
         rank = _rank(job, now)
         if rank > last:
-            return  # and none of those that follow can precede
+            return  # no later job can replace a dispatched one either
         if rank == last and taken[job.owner] >= most - 1:
             continue
         behind = _soonest_behind(job, rank, buckets, taken, choice.slots.fitting(job))

@@ -48,7 +48,7 @@ _repeating: ContextVar[bool] = ContextVar("repeating", default=False)
 
 
 def settled(write: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function that writes once: if its commit is not answered, call it again until the outcome is known.
+    """Decorate a write so that, if its commit is not answered, it is called again until the outcome is known.
 
     The function must recognise what its first call may have written: by the row itself (its end, its attempt) or, if
     the row does not show it, by `is_repetition`. Raises OutcomeUnknown if the database stays unavailable for 5 s.
@@ -66,7 +66,7 @@ def settled(write: Callable[P, R]) -> Callable[P, R]:
                 time.sleep(pause)
                 try:
                     return write(*args, **kwargs)
-                except (DatabaseUnavailable, StoreFull):  # of the repetition; the first call may have succeeded
+                except (DatabaseUnavailable, StoreFull):  # the repeated call failed; the first one may have succeeded
                     continue
             raise unknown
         finally:
@@ -125,7 +125,7 @@ class Database:
             try:
                 session.commit()
             except DBAPIError as error:
-                # In the pool, the connection would keep the transaction open, and with it SQLite's only lock.
+                # A connection returned to the pool could keep the transaction open, and hold SQLite's only lock.
                 session.invalidate()
                 if _is_disk_full(error):
                     raise
@@ -145,7 +145,7 @@ def migrate(url: str, revision: str = "head") -> None:
     database = Database(url)
     try:
         with _translated(), database.engine.connect() as connection:
-            # Each transaction takes SQLite's only lock at its start: after a read it could not wait for the lock.
+            # Each transaction takes SQLite's write lock when it begins: one that has read cannot wait for it.
             connection.execution_options(wanworks_write=True)
             if not database.is_sqlite:
                 _wait_for_migrations(connection)

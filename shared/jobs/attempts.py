@@ -1,8 +1,8 @@
 """An attempt at a job, from claim to end: the worker's side of the `jobs` table.
 
 Every UPDATE here names the attempt's number, so a worker whose job was given to another attempt changes nothing. The
-number also settles a commit that was not answered: if the row has this attempt and the requested end, this attempt
-wrote it. Leases are compared with the database's clock only.
+number also shows whether an unanswered commit succeeded: if the row has this attempt and the requested end, it did.
+Leases are compared with the database's clock only.
 """
 
 import json
@@ -92,8 +92,8 @@ def claim(
 ) -> Job | None:
     """Claim the job if it is queued and dispatched to this device or node, and raise its attempt number by one.
 
-    Return None otherwise, and if the node is drained, does not hold the model, or runs `at_most` jobs of this type
-    already. No drain or removal can happen during a claim.
+    Return None otherwise. Also return None if the node is drained, lacks the model, or already runs `at_most` jobs of
+    this type. No drain or removal can happen during a claim.
     """
     with database.write() as session:
         if is_repetition() and (mine := _claimed_before(session, job_id, claimant)) is not None:
@@ -107,7 +107,7 @@ def claim(
 
 @settled
 def renew(database: Database, job_id: str, attempt: int, lease_seconds: float) -> Renewal:
-    """Renew the lease, and read the requests to the attempt in the same statement."""
+    """Renew the lease, and read pending requests (cancel, pause, bandwidth) in the same statement."""
     query = (
         update(Job)
         .where(*_held(job_id, attempt))
@@ -334,14 +334,14 @@ def _end(database: Database, job_id: str, attempt: int, state: JobState, **value
                 return _close(session, job, JobState.CANCELLED, percent=values["percent"])
             return _close(session, job, state, **values)
         job = session.get(Job, job_id)
-        # Without a worker it was returned since, and ended in the queue.
+        # If `worker` is None, the job was returned to the queue and ended there, not in this attempt.
         if job is None or job.attempt != attempt or job.worker is None or not _is_as_requested(job, state, values):
             raise Fenced()
         return job
 
 
 def _is_as_requested(job: Job, state: JobState, values: dict[str, Any]) -> bool:
-    """Return whether the row has the requested end. An end that another writer has written differs."""
+    """Return whether the row has exactly the requested end, which shows that this attempt wrote it."""
     if job.status == JobState.CANCELLED:
         return state == JobState.CANCELLED or job.cancel_at is not None
     wanted = json.loads(json.dumps(values))
@@ -350,7 +350,7 @@ def _is_as_requested(job: Job, state: JobState, values: dict[str, Any]) -> bool:
 
 
 def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
-    """End the job: set its state and result, store its use, and add its webhook message."""
+    """End the job: set its state and result, store its usage record, and add its webhook message."""
     for name, value in values.items():
         setattr(job, name, value)
     job.status = state

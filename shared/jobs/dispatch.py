@@ -24,11 +24,11 @@ from shared.states import JobState, Phase
 
 # A job that waits this long counts as one priority higher.
 PRIORITY_RISE_SECONDS = 600.0
-# How many of the first jobs are read: enough to fill any usual number of devices between two passes. Several owners
-# share this number, but at least the second number of each line is read.
+# How many of the first jobs are read: enough to fill any usual number of devices between two passes. It is divided
+# among the owners, but at least _LOOK_AHEAD_OF_EACH jobs of each line are read.
 LOOK_AHEAD = 100
 _LOOK_AHEAD_OF_EACH = 4
-# The exact order of this many queued jobs is published.
+# The dispatcher publishes the exact order of this many queued jobs.
 ORDERED = 1000
 
 
@@ -77,7 +77,7 @@ class Busy(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """The last job that was read of a line that was not read to its end."""
+    """The last job read from a line that may have further jobs."""
 
     line: str
     job_id: str
@@ -165,7 +165,7 @@ def read_further(database: Database, queue: Queue, cuts: Collection[Cut], more: 
 
 
 def _cuts(jobs: Sequence[Waiting], each: int, ready_at: float | None = None) -> list[Cut]:
-    """Return where lines were cut off: those of which `each` jobs were read."""
+    """Return the last job read of each line of which `each` jobs were read; it may have more."""
     found: dict[str, list[Waiting]] = defaultdict(list)
     for job in jobs:
         found[job.line].append(job)
@@ -209,7 +209,7 @@ def hand_back(database: Database, job_id: str, device_key: str) -> bool:
 
 
 def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> int:
-    """Record that nothing can run this job and those with equal needs since now, or that something can again.
+    """Record that from now on no device can run this job and those with equal needs, or clear that record.
 
     Return how many rows changed.
     """
@@ -269,7 +269,7 @@ def give_up_node(session: Session, node: str, failure: Failure) -> list[Job]:
 
 
 def given_up_with_node(session: Session, node: str) -> list[Job]:
-    """Return what an earlier call of `give_up_node` has failed whose commit was not answered."""
+    """Return the jobs failed by an earlier `give_up_node` call whose commit was not answered."""
     query = select(Job).where(Job.target_node == node, Job.status == JobState.FAILED)
     return [job for job in session.exec(query) if (job.error or {}).get("code") == "node_lost"]
 

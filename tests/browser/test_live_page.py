@@ -152,7 +152,7 @@ def test_loras_and_a_webhook_are_sent_and_a_failed_job_is_retried(
     expect(page.locator("[data-job]").first).not_to_have_attribute("data-job", failed or "")
     route, response = held.pop()
     route.fulfill(response=response)
-    expect(page.get_by_text("The job is queued again.")).to_be_visible()
+    expect(page.get_by_text("A new job with the same settings is queued.")).to_be_visible()
     again = stack.request("GET", "/api/v1/jobs?limit=1").json()["data"][0]
     assert (again["retry_of"], again["params"]["loras"]) == (failed, [{"name": "broken", "scale": -0.5}])
     expect(page.locator(f"[data-job='{again['id']}']")).to_have_count(1)

@@ -290,7 +290,7 @@ class AsyncClient(_Calls):
 
 @dataclass(frozen=True)
 class _Body:
-    """Return the iterator over a streamed body: of `Client` a plain one, of `AsyncClient` an asynchronous one."""
+    """A streamed response and the iterator over its body: plain for `Client`, asynchronous for `AsyncClient`."""
 
     response: httpx.Response
     parts: Any

@@ -40,7 +40,7 @@ from workers.attempts.heartbeat import Heartbeat
 log = logging.getLogger("wanworks.runner")
 
 _RETRY_SECONDS = 1.0
-# A job that could not be stored returns to the queue, but must not start on the next device at once.
+# A job whose files could not be stored returns to the queue, but must not start elsewhere at once.
 _STORE_AWAY_SECONDS = 30.0
 # Errors while writing the end after which it is unknown whether the write succeeded.
 _UNKNOWN_END = (Unavailable, StoreFull, KeyboardInterrupt, SystemExit)
@@ -85,7 +85,8 @@ class Runner:
         self._progress = Progress(self._redis)
 
     def run(self, job_type: str, job_id: str) -> bool:
-        """Run the job to its end. Return False if the dispatch message was stale and nothing was done.
+        """Run the job to its end. Return False if the job could not be claimed: a stale message, a drained node, a
+        missing model, no free slot.
 
         Raises JobFailed after the row has failed, Cancelled after it is cancelled, and another AttemptStopped if
         the job continues elsewhere or later.
@@ -101,7 +102,7 @@ class Runner:
         return True
 
     def _carry_out(self, job: Job, handler: Handler, span: AttemptSpan) -> None:
-        celery.wake(self._redis)  # the place ahead of this device is free
+        celery.wake(self._redis)  # the next job can now be dispatched to this device
         self._report(job)
         with Heartbeat(self._settings, self._database, self._progress, job, span, self._meters) as heartbeat:
             made = False
@@ -111,7 +112,8 @@ class Runner:
                 made = True
                 ended = self._persist(lambda: attempts.succeed(self._database, job.id, job.attempt, result))
             except BaseException as error:
-                # The row may name this attempt as the winner although the commit was not confirmed. Its files then
+                # The row may already record this attempt's success, although the commit was not confirmed. Its files
+                # then
                 # stay; the sweep removes them if the row does not name it.
                 if not (made and isinstance(error, _UNKNOWN_END)):
                     handler.undo(job)
@@ -169,7 +171,7 @@ class Runner:
         return ended
 
     def _persist(self, write: Callable[[], Any]) -> Any:
-        """Write, and wait for an unavailable database: the result exists, and the attempt's number decides."""
+        """Write, and retry while the database is unavailable. This is safe: the write names the attempt."""
         deadline = time.monotonic() + 10 * self._settings.lease_seconds
         while True:
             try:
@@ -211,4 +213,4 @@ def _failure(error: BaseException) -> Failure:
     if isinstance(error, ConfigurationError):  # of this worker; another one may be able to run the job
         return Failure(error.code, error.message, retryable=True)
     # The text of an unexpected error may contain paths; it is in the log only.
-    return Failure("internal_error", f"The attempt stopped with an unforeseen {type(error).__name__}", retryable=True)
+    return Failure("internal_error", f"The attempt failed with an unexpected {type(error).__name__}", retryable=True)

@@ -1,4 +1,4 @@
-"""The handler of generation jobs: from the job's row to the context, and from the outcome to the result."""
+"""The handler of generation jobs: builds the context from the job's row, and the result from the outcome."""
 
 import logging
 import time
@@ -117,7 +117,7 @@ class GenerationHandler:
             log.warning("job %s: the sweep will remove the files of attempt %d: %s", job.id, job.attempt, error)
 
     def after(self, job: Job) -> None:
-        """Record the loaded models if they have changed."""
+        """Remove the files of a deleted job, and record the loaded models if they have changed."""
         if job.deleted and job.finished_at is not None:
             try:
                 self._store.drop_job(job.id)

@@ -1,4 +1,4 @@
-"""A worker's main process: sends its device's heartbeat, and kills and recovers what its children cannot.
+"""A worker's main process: sends the device's heartbeat, kills stuck children and recovers their jobs.
 
 It does not import torch, so it answers ping and inspect during a long step. Its children run the jobs. When one dies,
 this process updates the job's row at once instead of waiting for the lease to expire.
@@ -29,7 +29,7 @@ from workers.processes.kill_rule import Answering, Limits, judge
 log = logging.getLogger("wanworks.worker")
 
 _PASS_SECONDS = 2.0
-# A row that no child of this worker runs is returned after so many passes: a child reports that it has begun
+# A running job without a child is returned after this number of passes: a child reports that it has begun
 # within milliseconds of its claim.
 _UNCARRIED_PASSES = 3
 
@@ -69,12 +69,12 @@ def recover(reason: str, pid: int | None = None) -> None:
 
 
 class Guard:
-    """Sends the device's heartbeat, and kills or recovers jobs that its children cannot end themselves."""
+    """Sends the device's heartbeat, kills children that are stuck, and recovers their jobs."""
 
     def __init__(self) -> None:
         self._answering: dict[tuple[str, int], Answering] = {}
         self._uncarried: dict[tuple[str, int], int] = {}  # by job and attempt: passes in which no child ran it
-        # Seconds in which this process received its children's ends: limits after a job's end count only these.
+        # Seconds in which this process received messages from its children. Only these count towards `finishing`.
         self._heard_seconds, self._judged_at = 0.0, time.monotonic()
         settings, meters, reporter = process.settings(), process.meters(), process.reporter()
         self._loops = [Loop("guard", _PASS_SECONDS, self._watch, meters=meters, reporter=reporter)]
@@ -124,7 +124,7 @@ class Guard:
         self._answering = judged
 
     def _give_back_uncarried(self) -> None:
-        """Return jobs that the rows show as running here and no child runs: their claim was not confirmed to it."""
+        """Return jobs that the rows show as running here but no child runs, because its claim was not confirmed."""
         if not main_loop.turns():
             return  # a child may have begun a request that is not known here yet
         carried = set(_job_requests())

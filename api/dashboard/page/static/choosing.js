@@ -118,7 +118,7 @@ export function recommend() {
       h(
         "label",
         { class: "field grow" },
-        h("span", null, "Use"),
+        h("span", null, "Use case"),
         h("input", { name: "use_case", required: true, maxlength: 500, placeholder: "animate a product photo" }),
       ),
       select("Quality", "quality_priority", ["low", "medium", "high"], { value: "medium" }),

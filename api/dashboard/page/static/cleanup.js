@@ -39,7 +39,7 @@ export function cleanup() {
       h(
         "label",
         { class: "field" },
-        h("span", null, "Keep if used within, days"),
+        h("span", null, "Keep models used in the last (days)"),
         h("input", { type: "number", name: "days", min: 0, max: 36500, step: 1, value: 30, required: true }),
       ),
       nodes.length > 1

@@ -75,8 +75,8 @@ export function confirm({ title, text, lines = [], yes }) {
 /** Runs a button's action and shows an error message if it fails. Resolves to whether it succeeded. */
 export async function attempt(action, done) {
   try {
-    await action();
-    if (done) showMessage(done, "good");
+    const message = (await action()) || done;
+    if (message) showMessage(message, "good");
     return true;
   } catch (error) {
     showMessage(error.message, "bad");

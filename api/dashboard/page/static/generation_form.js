@@ -148,7 +148,8 @@ function dropped(event) {
 function choosePicture(file) {
   if (!file) return;
   setImage(file);
-  if (file.size > IMAGE_MB * 1e6) draft.errors.image = `The file has ${bytes(file.size)}; at most ${IMAGE_MB} MB are allowed. Choose a smaller file.`;
+  if (file.size > IMAGE_MB * 1e6) draft.errors.image = `The file is ${bytes(file.size)}; at most ${IMAGE_MB} MB are
+  allowed. Choose a smaller file.`;
 }
 
 function clearPicture() {

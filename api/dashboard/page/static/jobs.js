@@ -187,7 +187,11 @@ export function actions(job, { gone } = {}) {
 }
 
 function cancel(job) {
-  return attempt(async () => mergeJobs([await post(`/api/v1/jobs/${job.id}/cancel`)]), "Cancelled");
+  return attempt(async () => {
+    const answer = await post(`/api/v1/jobs/${job.id}/cancel`);
+    mergeJobs([answer]);
+    return hasEnded(answer) ? "Cancelled" : "Cancellation requested";
+  });
 }
 
 function retry(job) {
@@ -196,7 +200,7 @@ function retry(job) {
     mergeJobs([made]);
     enterList(made); // the feed may have added it already
     if (location.hash.startsWith("#job/")) location.hash = `job/${made.id}`;
-  }, "The job is queued again.");
+  }, "A new job with the same settings is queued.");
 }
 
 async function erase(job, gone) {

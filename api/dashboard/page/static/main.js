@@ -101,7 +101,7 @@ function drawConnection() {
 }
 
 function drawCounts() {
-  count("count-jobs", activeJobs().length, "queued or running");
+  count("count-jobs", activeJobs().length, "queued, running or paused");
   const unseen = [...state.alerts.values()].filter((alert) => !alert.acknowledged);
   count(
     "count-alerts",

@@ -46,7 +46,7 @@ _ONE_STACK = {
             "operation/test_operation",
         )
     ],
-    "browser": [f"tests/browser/test_{name}.py" for name in ("accessibility", "live_page")],
+    "browser": [f"tests/browser/test_{name}.py" for name in ("accessibility", "live_page", "operator_page")],
 }
 
 

@@ -28,6 +28,7 @@ from shared.settings import Settings, load
 from shared.states import JobState
 from shared.storage.directory import DirectoryStore
 from tests.bench.load import open_loop
+from tests.bench.postgresql import postgresql
 from tests.bench.row import Row
 from tests.support import library
 from tests.support.jobs import DEMO, hold, new_job
@@ -67,9 +68,7 @@ def _server(bench: Any, name: str) -> Iterator[tuple[Callable[[str], str], dict[
         folder.mkdir(exist_ok=True)
         yield lambda database: f"sqlite:///{folder / database}.db", {}
         return
-    from tests.bench.__main__ import _postgresql
-
-    with _postgresql() as server:
+    with postgresql() as server:
 
         def made(database: str) -> str:
             import psycopg

@@ -16,6 +16,7 @@ from shared.insight import snapshots
 from tests.conftest import lacking
 from tests.support.stack import Stack
 
+Open = Callable[..., Page]
 FETCHED = "TI2V-5B"  # the model that the stack has not downloaded at the start
 _WAIT_MS = 20_000
 # The browser's console messages while the server is unreachable, which the page cannot prevent.

@@ -3,9 +3,6 @@
 import os
 import re
 import signal
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 from playwright.sync_api import APIResponse, Page, Route, WebSocketRoute, expect
 
@@ -13,10 +10,8 @@ from shared import clock
 from shared.cluster import alerts
 from shared.cluster.alerts import Cause, Changes
 from shared.database.engine import Database
-from tests.browser.conftest import FETCHED, Watched
-from tests.support.stack import Stack, wait_for
-
-Open = Callable[..., Page]
+from tests.browser.conftest import Open, Watched
+from tests.support.stack import Stack
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
@@ -193,126 +188,6 @@ def test_jobs_are_cancelled_filtered_reused_and_deleted(open_page: Open, stack: 
     dialog.get_by_role("button", name="Delete").click()
     expect(erase).to_be_hidden()
     assert stack.request("GET", f"/api/v1/jobs/{done}").status_code == 404
-
-
-def test_a_download_is_started_paused_limited_resumed_and_cancelled(open_page: Open) -> None:
-    page = open_page("#models")
-    card = page.locator(f"[data-model='{FETCHED}']")
-    card.get_by_role("button", name=f"Download {FETCHED}").click()
-    card.get_by_role("button", name="Pause").click()
-    expect(card.get_by_role("button", name="Resume")).to_be_visible()
-    expect(card).to_contain_text(re.compile(r"paused at \d"))
-    card.get_by_label("Limit").fill("1.5")
-    card.get_by_role("button", name="Set").click()
-    expect(card).to_contain_text("at most 1.5 Mbps")
-    bar = card.get_by_role("progressbar")
-    card.get_by_role("button", name="Resume").click()
-    expect(card.get_by_role("button", name="Pause")).to_be_visible()
-    before = bar.evaluate("bar => bar.value")
-    page.wait_for_function("([bar, before]) => bar.value > before", arg=[bar.element_handle(), before])
-    card.get_by_role("button", name="Cancel the download").click()
-    page.get_by_role("dialog").get_by_role("button", name="Cancel the download").click()
-    expect(card.get_by_role("button", name=f"Download {FETCHED}")).to_be_visible()
-
-
-def test_a_drained_node_is_shown_and_offered_no_download(open_page: Open, stack: Stack) -> None:
-    page = open_page("#devices")
-    shown = page.locator("#devices .badge")
-    expect(shown).to_have_text(["idle", "idle", "online"])
-    stack.request("POST", "/api/v1/nodes/here/drain")
-    try:
-        expect(shown).to_have_text(["drained", "drained", "drained"])
-        page.get_by_role("navigation").get_by_role("link", name="Models").click()
-        card = page.locator(f"[data-model='{FETCHED}']")
-        expect(card.locator(".replica")).to_contain_text("drained")
-        expect(card.get_by_role("button", name=f"Download {FETCHED}")).to_have_count(0)
-    finally:
-        stack.request("DELETE", "/api/v1/nodes/here/drain")
-    expect(card.get_by_role("button", name=f"Download {FETCHED}")).to_be_visible()
-
-
-def test_models_are_compared_recommended_and_pinned(open_page: Open, stack: Stack) -> None:
-    page = open_page("#models")
-    compared = page.get_by_role("region", name="Compare")
-    compared.get_by_label("with").select_option("TI2V-5B")
-    compared.get_by_role("button", name="Compare").click()
-    expect(compared.get_by_role("row", name=re.compile("^Average time"))).to_be_visible()
-    expect(compared.get_by_role("columnheader", name="TI2V-5B")).to_be_visible()
-
-    advised = page.get_by_role("region", name="Recommend a model")
-    advised.get_by_label("Use").fill("a story told in text")
-    advised.get_by_label("Memory, GB").fill("0.1")
-    advised.get_by_role("button", name="Recommend").click()
-    expect(advised).to_contain_text("no model fits")
-    advised.get_by_label("Memory, GB").fill("")
-    advised.get_by_role("button", name="Recommend").click()
-    expect(advised).to_contain_text("confidence")
-
-    card = page.locator("[data-model='T2V-A14B']")
-    card.get_by_role("button", name="Pin T2V-A14B").click()
-    expect(card.get_by_role("button", name="Unpin T2V-A14B")).to_be_visible()
-    status = stack.request("GET", "/api/v1/models/status/detailed").json()
-    assert status["models"]["T2V-A14B"]["pinned"]
-    card.get_by_role("button", name="Unpin T2V-A14B").click()
-    expect(card.get_by_role("button", name="Pin T2V-A14B")).to_be_visible()
-
-
-def test_a_model_is_verified_and_repaired(open_page: Open, stack: Stack) -> None:
-    cache = Path(stack.environment["WANWORKS_MODELS_PATH"]) / "models--wanworks-demo--I2V-A14B"
-    (file,) = cache.glob("snapshots/*/vae/config.json")
-    whole = file.read_bytes()
-    page = open_page("#models")
-    card = page.locator("[data-model='I2V-A14B']")
-    expect(card.get_by_role("button", name="Verify I2V-A14B")).to_be_visible()
-    expect(card.get_by_role("button", name="Repair I2V-A14B")).to_have_count(0)
-    file.resolve().write_bytes(whole[:-1] + b" ")
-    card.get_by_role("button", name="Verify I2V-A14B").click()
-    expect(card).to_contain_text("corrupted")
-    (check,) = stack.request("GET", "/api/v1/jobs?type=integrity_check&model_id=I2V-A14B").json()["data"]
-    assert (check["status"], check["params"]["repair"]) == ("succeeded", False)
-    card.get_by_role("button", name="Repair I2V-A14B").click()
-    expect(card.get_by_role("button", name="Repair I2V-A14B")).to_have_count(0)
-    expect(card.locator(".badge").first).to_have_text("available")
-    assert file.read_bytes() == whole
-
-
-def test_an_alert_is_acknowledged_by_name(open_page: Open) -> None:
-    page = open_page("#alerts")
-    alert = page.locator("[data-alert]").filter(has_text="nearly full").first
-    page.get_by_label("Your name").fill("Ada")
-    alert.get_by_role("button", name="Acknowledge").click()
-    expect(alert).to_contain_text("Acknowledged by Ada")
-    page.reload()
-    expect(page.get_by_label("Your name")).to_have_value("Ada")
-    expect(page.locator("[data-alert]").filter(has_text="Acknowledged by Ada")).to_have_count(1)
-
-
-def test_a_cleanup_is_previewed_and_then_carried_out(open_page: Open, stack: Stack, watched: Watched) -> None:
-    folder = Path(stack.environment["WANWORKS_MODELS_PATH"]) / "models--wanworks-demo--T2V-A14B" / "blobs"
-    orphan = folder / f"{'a' * 64}.incomplete"
-    orphan.write_bytes(bytes(5_000_000))
-    long_ago = time.time() - 10 * 86400
-    os.utime(orphan, (long_ago, long_ago))
-    wait_for(lambda: stack.sql("select 1 from blobs where name = ?", orphan.name), 20, "for the node to see it")
-
-    page = open_page("#models")
-    target = page.get_by_label("Target free space, GB")
-    target.fill("99999999")
-    page.get_by_role("button", name="Preview").click()
-    expect(page.get_by_text(re.compile("is more than the disk of node here has"))).to_be_visible()
-    assert "422" in watched.complaints.pop()
-    target.fill("")
-    page.get_by_role("button", name="Preview").click()
-    expect(page.locator("#plan")).to_contain_text("This would free 5 MB")
-    expect(page.locator("#plan")).to_contain_text("Part of a download that has ended")
-    assert orphan.exists(), "a preview removes nothing"
-
-    page.get_by_role("button", name="Clean up now").click()
-    dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("remove partial T2V-A14B on here: 5 MB")
-    dialog.get_by_role("button", name="Remove").click()
-    expect(page.get_by_text(re.compile("5 MB freed by 1 removal"))).to_be_visible(timeout=40_000)
-    assert not orphan.exists()
 
 
 def test_the_theme_is_switched_and_remembered(open_page: Open) -> None:

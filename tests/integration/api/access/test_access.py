@@ -9,29 +9,26 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
 from api.app import create_app
 from api.dashboard.websocket import DASHBOARD_WS
 from api.routes import OPERATIONS
 from shared import clock
-from shared.access import audit, keys
+from shared.access import keys
 from shared.access.keys import Limits
 from shared.database.engine import Database
-from shared.jobs import gpu_time, records, webhooks
-from shared.jobs.records import new_id
+from shared.jobs import records, webhooks
 from shared.settings import Settings
-from shared.states import Priority, Scope
+from shared.states import Scope
 from shared.storage.directory import DirectoryStore
-from tests.conftest import WebProcess, both_databases
+from tests.integration.api.access.scopes import ADMIN, ALL, READ, SUBMIT, VIDEO
 from tests.integration.api.dashboard.test_feed import Dashboard
-from tests.integration.api.jobs.test_generation import GOOD, URL
+from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.integration.scheduler.alerts.test_alerts import open_one
 from tests.support import working
-from tests.support.jobs import accepted, claimed, new_job
+from tests.support.jobs import accepted, claimed
 from tests.support.library import device
-
-ALL, READ, SUBMIT, ADMIN = None, Scope.READ, Scope.SUBMIT, Scope.ADMIN
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,6 @@ class Row:
     body: Any = field(default=None, hash=False)
 
 
-VIDEO = {"model": "T2V-A14B", "prompt": "a cat", "size": "64x64"}
 DOWNLOAD = {"model_id": "T2V-A14B"}
 
 ROWS = {
@@ -354,54 +350,7 @@ def test_administrative_acts_are_in_the_audit(installation: Installation) -> Non
     assert "listAudit" not in {entry["act"] for entry in entries}, "reading changes nothing"
 
 
-# --- without keys -----------------------------------------------------------------------------------------------------
-
-
-def test_without_keys_the_local_host_needs_none_until_one_is_created(client: TestClient, database: Database) -> None:
-    assert client.get("/api/v1/jobs").status_code == 200
-    assert client.get("/api/v1/jobs", headers={"Authorization": "Bearer anything"}).status_code == 200
-    assert client.get("/api/v1/jobs", headers={"Host": "rebound.example:8000"}).status_code == 403
-    assert client.get("/", headers={"Host": "rebound.example"}).status_code == 403
-    for name in ("127.0.0.1:8000", "[::1]:8000", "localhost", "wan.localhost:1"):
-        assert client.get("/api/v1/jobs", headers={"Host": name}).status_code == 200, name
-    _, secret = keys.make(database, "first", (ADMIN,), Limits())
-    deadline = time.monotonic() + 10
-    while (answer := client.get("/api/v1/jobs")).status_code == 200 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert answer.status_code == 401
-    header = {"Authorization": f"Bearer {secret}", "Host": "elsewhere.example"}
-    assert client.get("/api/v1/jobs", headers=header).status_code == 200
-    keys.revoke(database, "first")
-    deadline = time.monotonic() + 10
-    while (answer := client.get("/api/v1/jobs", headers=header)).status_code == 200 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert (answer.status_code, answer.json()["detail"]) == (401, "The API key was revoked")
-    assert client.get("/api/v1/jobs").status_code == 401, "keys stay required"
-
-
-def test_on_a_network_a_key_is_always_required(
-    settings: Settings, database: Database, make_client: Callable[[Settings], TestClient]
-) -> None:
-    client = make_client(settings.model_copy(update={"host": "0.0.0.0"}))
-    assert client.get("/api/v1/jobs").status_code == 401
-    assert client.get("/healthz").status_code == 200
-
-
 # --- watching ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def watch(web: WebProcess) -> Iterator[Callable[[str | None], Dashboard]]:
-    opened: list[Dashboard] = []
-
-    def start(secret: str | None) -> Dashboard:
-        header = {"Authorization": f"Bearer {secret}"} if secret is not None else {}
-        opened.append(Dashboard(web, additional_headers=header))
-        return opened[-1]
-
-    yield start
-    for one in opened:
-        one.close()
 
 
 def test_scopes_of_the_websocket(watch: Callable[[str | None], Dashboard], database: Database) -> None:
@@ -415,178 +364,3 @@ def test_scopes_of_the_websocket(watch: Callable[[str | None], Dashboard], datab
         assert answer.value.response.status_code == 403
     for scope in (READ, ADMIN):
         assert watch(secrets[scope]).of("metrics_update")
-
-
-def test_a_watcher_receives_only_its_own_jobs_while_its_key_is_valid(
-    watch: Callable[[str | None], Dashboard], database: Database
-) -> None:
-    (mine, mine_secret), (_, admin_secret) = (
-        keys.make(database, name, (scope,), Limits()) for name, scope in (("mine", READ), ("all", ADMIN))
-    )
-    device(database, on="n")
-    foreign = claimed(database, accepted(database, owner=new_id()).id)
-    own, nobodys = accepted(database, owner=mine.id), accepted(database)
-    admin, owner = watch(admin_secret), watch(mine_secret)
-    for job in (own, foreign, nobodys):
-        admin.of("job_update", id=job.id)
-    assert admin.of("worker_update", job=foreign.id)
-    assert owner.of("worker_update", state="busy")["data"]["job"] is None
-    owner.of("job_update", id=own.id)
-    later = accepted(database, owner=new_id())
-    last = accepted(database, owner=mine.id)
-    owner.of("job_update", id=last.id)
-    admin.of("job_update", id=later.id)
-    ids = {message["data"]["id"] for message in owner.received if message["type"] == "job_update"}
-    assert ids == {own.id, last.id}
-    assert not any(foreign.id in str(message) for message in owner.received)
-    keys.revoke(database, "mine")
-    with pytest.raises(ConnectionClosed):
-        owner.until(lambda _: False, seconds=20)
-
-
-# --- limits -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def with_limits(client: TestClient, database: Database) -> Callable[..., dict[str, str]]:
-    """Return the header with a new key that has these limits."""
-
-    def make(**limits: Any) -> dict[str, str]:
-        _, secret = keys.make(database, f"k{new_id()}", (READ, SUBMIT), Limits(**limits))
-        return {"Authorization": f"Bearer {secret}"}
-
-    return make
-
-
-def test_requests_per_minute(client: TestClient, with_limits: Callable[..., dict[str, str]]) -> None:
-    header, other = with_limits(requests_per_minute=3), with_limits(requests_per_minute=3)
-    answers = [client.get("/api/v1/jobs", headers=header) for _ in range(4)]
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
-    assert answers[3].json()["code"] == "limit_reached"
-    assert 1 <= int(answers[3].headers["retry-after"]) <= 60
-    assert client.get("/api/v1/jobs", headers=other).status_code == 200, "limits are separate for each key"
-
-
-def test_requests_per_minute_without_redis(
-    settings: Settings, database: Database, make_client: Callable[[Settings], TestClient]
-) -> None:
-    client = make_client(settings.model_copy(update={"redis_url": None}))
-    _, secret = keys.make(database, "k", (READ,), Limits(requests_per_minute=2))
-    header = {"Authorization": f"Bearer {secret}"}
-    assert [client.get("/api/v1/jobs", headers=header).status_code for _ in range(3)] == [200, 200, 429]
-
-
-@both_databases
-def test_queued_jobs(client: TestClient, with_limits: Callable[..., dict[str, str]], database: Database) -> None:
-    header = with_limits(queued_jobs=2)
-    first, second, third = (client.post(URL, json=GOOD, headers=header) for _ in range(3))
-    assert [one.status_code for one in (first, second, third)] == [202, 202, 429]
-    assert "2 jobs queued" in third.json()["detail"]
-    assert int(third.headers["retry-after"]) > 0
-    video_error = client.post("/v1/videos", json=VIDEO, headers=header)
-    assert (video_error.status_code, video_error.json()["error"]["type"]) == (429, "rate_limit_error")
-    headers = {**header, "Idempotency-Key": "k"}
-    assert client.post(URL, json=GOOD, headers=headers).status_code == 429
-    client.delete(f"/api/v1/jobs/{first.json()['id']}", headers=header)
-    assert client.post(URL, json=GOOD, headers=headers).status_code == 202
-    assert client.post(URL, json=GOOD, headers=headers).status_code == 200, (
-        "a repeated request for an accepted job is not refused"
-    )
-
-
-@both_databases
-def test_many_at_once_do_not_pass_the_limit(database: Database) -> None:
-    row, _ = keys.make(database, "k", (SUBMIT,), Limits(queued_jobs=5))
-    outcome = records.accept(database, [new_job(owner=row.id, owner_may_queue=5) for _ in range(9)])
-    assert sum(isinstance(one, records.Accepted) for one in outcome) == 5
-
-
-def test_gpu_seconds_per_day(
-    client: TestClient, with_limits: Callable[..., dict[str, str]], database: Database, settings: Settings
-) -> None:
-    header = with_limits(gpu_seconds_per_day=10.0)
-    job_id = client.post(URL, json=GOOD, headers=header).json()["id"]
-    job = working.claim(database, job_id)
-    store = DirectoryStore(settings.store_dir)
-    with database.write() as session:
-        job.started_at = clock.now() - timedelta(seconds=30)
-        session.merge(job)
-    owner = job.owner
-    assert owner is not None
-    now = clock.now()
-    assert 29 < gpu_time.gpu_seconds(database, owner, now - timedelta(hours=1), now) < 40, "running jobs count too"
-    assert client.post(URL, json=GOOD, headers=header).status_code == 429
-    working.finish(database, job, working.make(store, job, {"video.mp4": b"x"}))
-    answer = client.post(URL, json=GOOD, headers=header)
-    assert answer.status_code == 429
-    assert "GPU-seconds" in answer.json()["detail"]
-    assert 0 < int(answer.headers["retry-after"]) <= 86_400
-
-
-def test_a_maximum_priority(client: TestClient, with_limits: Callable[..., dict[str, str]], database: Database) -> None:
-    header = with_limits(priority_ceiling=Priority.LOW)
-    refused = client.post(URL, json={**GOOD, "priority": "high"}, headers=header)
-    assert refused.status_code == 422
-    assert refused.json()["errors"][0]["loc"] == ["body", "priority"]
-    made = client.post(URL, json=GOOD, headers=header)
-    assert made.json()["priority"] == "low", "a default priority is lowered to the maximum of the key"
-
-
-# --- headers and origins ----------------------------------------------------------------------------------------------
-
-
-def test_every_response_has_the_security_headers(client: TestClient) -> None:
-    for path in ("/api/v1/jobs", "/nothing", "/healthz", "/"):
-        answer = client.get(path)
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["x-frame-options"] == "DENY"
-        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
-        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
-        assert "access-control-allow-origin" not in answer.headers
-
-
-def test_only_pages_of_allowed_origins_may_send_requests(
-    settings: Settings, database: Database, make_client: Callable[[Settings], TestClient]
-) -> None:
-    client = make_client(settings.model_copy(update={"allowed_origins": "https://app.example"}))
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key"}
-    good = client.options(URL, headers={"Origin": "https://app.example", **asked})
-    assert good.status_code == 200
-    assert good.headers["access-control-allow-origin"] == "https://app.example"
-    assert "idempotency-key" in good.headers["access-control-allow-headers"].lower()
-    assert "access-control-allow-credentials" not in good.headers
-    assert client.options(URL, headers={"Origin": "https://evil.example", **asked}).status_code == 400
-    read = client.get("/api/v1/jobs", headers={"Origin": "https://app.example"})
-    assert read.headers["access-control-allow-origin"] == "https://app.example"
-    assert "Retry-After" in read.headers["access-control-expose-headers"]
-
-
-# --- the table of keys ------------------------------------------------------------------------------------------------
-
-
-@both_databases
-def test_keys_are_stored_as_hashes_and_names_are_unique(database: Database) -> None:
-    row, secret = keys.make(database, "ci", (SUBMIT,), Limits(queued_jobs=3), clock.now() + timedelta(days=1))
-    assert secret.startswith("wan_")
-    assert len(secret) >= 40
-    assert secret not in str(row.model_dump())
-    found = keys.find(database, secret)
-    assert found is not None
-    assert keys.limits(found) == Limits(queued_jobs=3)
-    assert keys.find(database, secret + "x") is None
-    with pytest.raises(keys.Conflict):
-        keys.make(database, "ci", (SUBMIT,), Limits())
-    keys.revoke(database, "ci")
-    with pytest.raises(keys.NotFound):
-        keys.revoke(database, "ci")
-    keys.make(database, "ci", (SUBMIT,), Limits())
-    assert [one.name for one in keys.every(database)] == ["ci", "ci"]
-
-
-@both_databases
-def test_the_audit_is_paged(database: Database) -> None:
-    acts = [audit.record(database, audit.Act("pinModel", f"/{place}", 200)) for place in range(5)]
-    first = audit.page(database, limit=3)
-    assert [one.id for one in first.entries] == [one.id for one in reversed(acts)][:3]
-    rest = audit.page(database, limit=3, after=first.entries[-1].id)
-    assert ([one.subject for one in rest.entries], rest.has_more) == (["/1", "/0"], False)

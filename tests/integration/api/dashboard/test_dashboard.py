@@ -20,8 +20,8 @@ from shared.management.library import UseFigures, stored_progress
 from shared.management.summary import Overviews
 from shared.settings import Settings
 from tests.conftest import both_databases
-from tests.integration.api.models.test_information import get as model_info
-from tests.integration.api.models.test_information import measured, sampled
+from tests.integration.api.models.information import get as model_info
+from tests.integration.api.models.information import measured, sampled
 from tests.support import library as furnish
 from tests.support.jobs import DEMO, accepted, claimed
 from tests.support.uses import used

@@ -18,7 +18,7 @@ from shared.messaging import progress
 from shared.messaging.progress import FEED_CHANNEL, RestingRedis, publish_change
 from shared.settings import Settings
 from tests.conftest import RedisServer, WebProcess
-from tests.integration.api.jobs.test_generation import GOOD, URL
+from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.integration.scheduler.alerts.test_alerts import open_one
 from tests.support import library, working
 from tests.support.jobs import accepted

@@ -12,7 +12,7 @@ from shared.jobs import attempts
 from shared.settings import Settings
 from shared.storage.directory import DirectoryStore
 from tests.conftest import WebProcess
-from tests.integration.api.jobs.test_generation import GOOD, URL
+from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.support import working
 
 CONTENT = bytes(range(256)) * 1000

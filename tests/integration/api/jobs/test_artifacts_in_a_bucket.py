@@ -23,7 +23,7 @@ from shared.jobs import attempts, records
 from shared.settings import Settings
 from shared.storage.store import Store, open_store
 from tests.conftest import WebProcess
-from tests.integration.api.jobs.test_generation import GOOD, URL
+from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.support import working
 from tests.support.servers.s3_server import SECRET, Line, S3Server, in_bucket
 from tests.support.stack import wait_for

@@ -17,7 +17,7 @@ from shared.jobs import attempts
 from shared.messaging.progress import connect, stream_key
 from shared.settings import Settings
 from tests.conftest import RedisServer, WebProcess
-from tests.integration.api.jobs.test_generation import GOOD, URL
+from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.support import working
 
 

@@ -12,7 +12,7 @@ from api.routes import OPERATIONS, document
 from shared.catalogue import models
 from shared.catalogue.job_types import JOB_TYPES
 from shared.settings import Settings
-from tests.integration.api.jobs.test_generation import GOOD, URL, picture
+from tests.integration.api.jobs.generation_requests import GOOD, URL, picture
 
 VIDEOS = "/v1/videos"
 I2V = {**GOOD, "model_id": "I2V-A14B"}

@@ -9,7 +9,7 @@ from shared.database.engine import Database
 from shared.jobs import lists, records
 from shared.settings import Settings
 from shared.telemetry import tracing
-from tests.integration.api.jobs.test_generation import GOOD, URL
+from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.support.servers.collector import Collector
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

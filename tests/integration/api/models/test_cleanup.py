@@ -13,7 +13,7 @@ from shared.database.engine import Database
 from shared.database.tables import Blob
 from shared.jobs import attempts, download_control, lists, records, usage
 from tests.conftest import both_databases
-from tests.integration.api.jobs.test_generation import GOOD
+from tests.integration.api.jobs.generation_requests import GOOD
 from tests.support import library
 from tests.support.jobs import DEMO
 from tests.support.uses import used

@@ -9,8 +9,8 @@ from shared.database.engine import Database
 from shared.jobs import attempts, download_control, records
 from shared.settings import Settings
 from tests.conftest import both_databases
-from tests.integration.api.jobs.test_generation import GOOD, data_url, picture
-from tests.integration.api.jobs.test_generation import URL as GENERATE
+from tests.integration.api.jobs.generation_requests import GOOD, data_url, picture
+from tests.integration.api.jobs.generation_requests import URL as GENERATE
 from tests.support import library, working
 from tests.support.uses import used
 

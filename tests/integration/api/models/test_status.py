@@ -14,7 +14,7 @@ from shared.jobs.attempts import Failure, Fetched
 from shared.models import replicas
 from shared.settings import Settings
 from tests.conftest import both_databases
-from tests.integration.api.jobs.test_generation import GOOD, URL
+from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.support import library, working
 from tests.support.uses import used
 

@@ -26,7 +26,7 @@ from shared.jobs import dispatch
 from shared.settings import Settings
 from shared.telemetry import loop_reports
 from tests.conftest import RedisServer, WebProcess, both_databases
-from tests.integration.api.jobs.test_generation import GOOD, URL
+from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.support import working
 
 

@@ -30,7 +30,7 @@ from shared.settings import Settings
 from shared.telemetry import loop_reports, metrics
 from shared.telemetry.metrics import METERS, Meters, count_end, families
 from tests.conftest import RedisServer, both_databases
-from tests.integration.api.jobs.test_generation import GOOD, URL
+from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.integration.scheduler.alerts.test_alerts import open_one
 from tests.support import library, working
 from tests.support.jobs import accepted

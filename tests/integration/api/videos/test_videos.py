@@ -15,7 +15,7 @@ from shared.settings import Settings
 from shared.states import Priority
 from shared.storage.directory import DirectoryStore
 from tests.conftest import both_databases, free_port
-from tests.integration.api.jobs.test_generation import data_url, picture
+from tests.integration.api.jobs.generation_requests import data_url, picture
 from tests.integration.shared.net.test_outbound import content, redirect, serve
 from tests.support import working
 

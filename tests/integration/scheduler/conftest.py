@@ -1,0 +1,18 @@
+"""What the tests of the scheduler share: a dispatcher with two devices."""
+
+import pytest
+
+from shared.database.engine import Database
+from shared.settings import Settings
+from tests.integration.scheduler.queued_jobs import Sent
+from tests.support import library
+from tests.support.jobs import DEMO, hold
+
+
+@pytest.fixture
+def sent(settings: Settings, database: Database) -> Sent:
+    """Two devices on a node that holds every model."""
+    for index in range(2):
+        library.device(database, on="n", index=index, kind="cpu")
+    hold(database, *DEMO.model_ids)
+    return Sent(settings, database)

@@ -1,0 +1,312 @@
+"""Every write in a job's life, each with what must be true after it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from shared.access import audit, keys
+from shared.access.audit import Act
+from shared.access.keys import Limits
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import ApiKey, AuditEntry, Job, Use, WebhookMessage
+from shared.jobs import attempts, dispatch, download_control, records
+from shared.jobs.attempts import Claimant, Failure, Fetched
+from shared.models import replica_files
+from shared.models.verification import Verdict
+from shared.states import JobState, Scope
+from tests.integration.shared.database.losing_commits import row, rows
+from tests.support import library
+from tests.support.jobs import accepted, claimed, new_job
+
+IO = Claimant("here", "io@here", None, "here/io", pid=7)
+WEBHOOK = "http://198.51.100.7/told"
+
+
+@dataclass(frozen=True)
+class Written:
+    """One write, ready to be made, and what must be true after it."""
+
+    write: Callable[[], Any]
+    check: Callable[[Any], None]
+
+
+def _accept(database: Database) -> Written:
+    new = [new_job(idempotency_key="k", request_hash="h"), new_job()]
+
+    def check(outcome: Any) -> None:
+        assert [(one.job.id, one.replayed) for one in outcome] == [(job.id, False) for job in new]
+        assert {job.id for job in rows(database, Job)} == {job.id for job in new}
+
+    return Written(lambda: records.accept(database, new), check)
+
+
+def _claim(database: Database) -> Written:
+    job = accepted(database)
+    claimed(database, accepted(database).id)  # the node holds the model
+    dispatch.mark_dispatched(database, [(job.id, "n/1")])
+    me = Claimant("n", "gpu-1@n", "cpu-1", "n/1", pid=42)
+
+    def check(claim: Job | None) -> None:
+        assert claim is not None
+        assert (claim.status, claim.attempt, claim.pid) == (JobState.RUNNING, 1, 42)
+        assert row(database, job.id).attempt == 1
+
+    return Written(lambda: attempts.claim(database, job.id, me, 60), check)
+
+
+def _ending(state: JobState) -> Callable[[Database], Written]:
+    def make(database: Database) -> Written:
+        job = claimed(database, accepted(database, webhook_url=WEBHOOK).id)
+        ends: dict[JobState, Callable[[], Job]] = {
+            JobState.SUCCEEDED: lambda: attempts.succeed(database, job.id, 1, {"timings": {"denoising": 0.1}}),
+            JobState.FAILED: lambda: attempts.fail(database, job.id, 1, Failure("x", "why", True), 12.5),
+            JobState.CANCELLED: lambda: attempts.cancelled(database, job.id, 1, 3.0),
+        }
+
+        def check(ended: Job) -> None:
+            assert (ended.status, row(database, job.id).status) == (state, state)
+            assert [use.outcome for use in rows(database, Use)] == [state]
+            assert [message.type for message in rows(database, WebhookMessage)] == [f"job.{state}"]
+
+        return Written(ends[state], check)
+
+    return make
+
+
+def _given_back(database: Database) -> Written:
+    job = claimed(database, accepted(database).id)
+
+    def check(back: Job | None) -> None:
+        assert back is not None
+        assert (row(database, job.id).status, row(database, job.id).failures) == (JobState.QUEUED, 0)
+
+    return Written(lambda: attempts.give_back(database, job.id, 1), check)
+
+
+def _crashed(database: Database) -> Written:
+    job = claimed(database, accepted(database).id)
+
+    def check(after: Job | None) -> None:
+        assert after is not None
+        assert (row(database, job.id).status, row(database, job.id).failures) == (JobState.QUEUED, 1)
+
+    return Written(lambda: attempts.crashed(database, job.id, 1, "died", 0.0), check)
+
+
+def _cancel_waiting(database: Database) -> Written:
+    job = accepted(database, webhook_url=WEBHOOK)
+
+    def check(stopped: records.Stopped) -> None:
+        assert (stopped.job.status, stopped.ended) == (JobState.CANCELLED, True)
+        assert [use.outcome for use in rows(database, Use)] == ["cancelled"]
+        assert len(rows(database, WebhookMessage)) == 1
+
+    return Written(lambda: records.request_cancel(database, job.id), check)
+
+
+def _cancel_running(database: Database) -> Written:
+    job = claimed(database, accepted(database).id)
+
+    def check(stopped: records.Stopped) -> None:
+        assert stopped.job.status == JobState.RUNNING
+        assert attempts.renew(database, job.id, 1, 60).cancel
+
+    return Written(lambda: records.request_cancel(database, job.id), check)
+
+
+def _delete(database: Database) -> Written:
+    job = accepted(database, idempotency_key="k", request_hash="h")
+
+    def check(stopped: records.Stopped) -> None:
+        assert stopped.job.id == job.id
+        after = row(database, job.id)
+        assert (after.deleted, after.status, after.idempotency_key) == (True, JobState.CANCELLED, None)
+        assert len(rows(database, Use)) == 1
+
+    return Written(lambda: records.remove(database, job.id), check)
+
+
+def _pause_running(database: Database) -> Written:
+    job = library.start(database, library.download(database))
+
+    def check(after: Job) -> None:
+        assert (after.status, row(database, job.id).requested_action) == (JobState.RUNNING, "pause")
+
+    return Written(lambda: download_control.pause(database, job.id), check)
+
+
+def _pause_waiting(database: Database) -> Written:
+    job = library.download(database)
+    return Written(
+        lambda: download_control.pause(database, job.id), lambda after: _is(database, job, after, JobState.PAUSED)
+    )
+
+
+def _resume(database: Database) -> Written:
+    job = library.download(database)
+    download_control.pause(database, job.id)
+    return Written(
+        lambda: download_control.resume(database, job.id), lambda after: _is(database, job, after, JobState.QUEUED)
+    )
+
+
+def _take_pause_back(database: Database) -> Written:
+    job = library.start(database, library.download(database))
+    download_control.pause(database, job.id)
+
+    def check(after: Job) -> None:
+        assert (after.status, row(database, job.id).requested_action) == (JobState.RUNNING, None)
+
+    return Written(lambda: download_control.resume(database, job.id), check)
+
+
+def _paused(database: Database) -> Written:
+    job = library.start(database, library.download(database))
+    download_control.pause(database, job.id)
+    return Written(
+        lambda: attempts.paused(database, job.id, 1, download_control.BY_OWNER, Fetched(1, 2, 50.0)),
+        lambda after: _is(database, job, after, JobState.PAUSED),
+    )
+
+
+def _is(database: Database, job: Job, after: Job | None, state: JobState) -> None:
+    assert after is not None
+    assert (after.status, row(database, job.id).status) == (state, state)
+
+
+def _commit_of_a_download(database: Database) -> Written:
+    job = library.start(database, library.download(database))
+    return Written(
+        lambda: download_control.keep_commit(database, job.id, 1, "c" * 40),
+        lambda _: None if row(database, job.id).params["sha"] == "c" * 40 else pytest.fail("not kept"),
+    )
+
+
+def _drain(database: Database) -> Written:
+    library.node(database)
+
+    def check(node: Any) -> None:
+        assert node.drained_at is not None
+        assert nodes.drained(database) == {"here"}
+
+    return Written(lambda: nodes.drain(database, "here"), check)
+
+
+def _undrain(database: Database) -> Written:
+    library.node(database)
+    nodes.drain(database, "here")
+
+    def check(node: Any) -> None:
+        assert nodes.drained(database) == frozenset()
+
+    return Written(lambda: nodes.undrain(database, "here"), check)
+
+
+def _remove_node(database: Database) -> Written:
+    library.node(database)
+    job = library.download(database)
+    nodes.deregister_node(database, "here")
+
+    def check(ended: list[Job]) -> None:
+        assert [one.id for one in ended] == [job.id]
+        assert nodes.nodes(database) == []
+        assert row(database, job.id).status == JobState.FAILED
+
+    return Written(lambda: nodes.remove(database, "here", 30.0), check)
+
+
+def _dispatch(database: Database) -> Written:
+    job = accepted(database)
+
+    def check(dispatched: list[tuple[str, str]]) -> None:
+        assert dispatched == [(job.id, "n/0")]
+        assert row(database, job.id).dispatched_to == "n/0"
+
+    return Written(lambda: dispatch.mark_dispatched(database, [(job.id, "n/0")]), check)
+
+
+def _give_up(database: Database) -> Written:
+    job = accepted(database, webhook_url=WEBHOOK)
+
+    def check(ended: Job | None) -> None:
+        assert ended is not None
+        assert row(database, job.id).status == JobState.FAILED
+        assert (len(rows(database, Use)), len(rows(database, WebhookMessage))) == (1, 1)
+
+    return Written(lambda: dispatch.give_up(database, job.id, Failure("no_device", "none", True)), check)
+
+
+def _key(database: Database) -> Written:
+    def check(made: Any) -> None:
+        key, secret = made
+        assert [found.id for found in rows(database, ApiKey)] == [key.id]
+        assert keys.find(database, secret) is not None
+
+    return Written(lambda: keys.make(database, "one", [Scope.READ], Limits()), check)
+
+
+def _revoke(database: Database) -> Written:
+    keys.make(database, "one", [Scope.READ], Limits())
+
+    def check(key: ApiKey) -> None:
+        assert key.revoked_at is not None
+        assert [found.revoked_at is not None for found in rows(database, ApiKey)] == [True]
+
+    return Written(lambda: keys.revoke(database, "one"), check)
+
+
+def _audited(database: Database) -> Written:
+    act = Act(actor="local", key_id=None, act="node.drained", subject="/x", outcome=200, detail={})
+
+    def check(_: Any) -> None:
+        assert len(rows(database, AuditEntry)) == 1
+
+    return Written(lambda: audit.record(database, act), check)
+
+
+def _repaired(database: Database) -> Written:
+    library.replica(database, state="corrupted", faults=[{"path": "a", "type": "checksum_mismatch"}])
+    whole = Verdict(faults=(), verified_bytes=1, expected_bytes=1)
+
+    def check(changed: bool) -> None:
+        (replica,) = [one for one in rows(database, library.Replica) if one.model_id == "T2V-A14B"]
+        assert (replica.state, replica.generation) == ("available", 1), "loaded once from before, stale once"
+
+    return Written(
+        lambda: replica_files.record_verification(
+            database, "here", "T2V-A14B", library.COMMIT, whole, [], full=True, at=library.clock.now()
+        ),
+        check,
+    )
+
+
+WRITES: dict[str, Callable[[Database], Written]] = {
+    "accept": _accept,
+    "claim": _claim,
+    "succeed": _ending(JobState.SUCCEEDED),
+    "fail": _ending(JobState.FAILED),
+    "end as cancelled": _ending(JobState.CANCELLED),
+    "give back": _given_back,
+    "crash": _crashed,
+    "cancel a waiting job": _cancel_waiting,
+    "cancel a running job": _cancel_running,
+    "delete": _delete,
+    "pause a running download": _pause_running,
+    "pause a waiting download": _pause_waiting,
+    "resume": _resume,
+    "take a pause back": _take_pause_back,
+    "end paused": _paused,
+    "keep a download's commit": _commit_of_a_download,
+    "drain": _drain,
+    "undrain": _undrain,
+    "remove a node": _remove_node,
+    "dispatch": _dispatch,
+    "give up": _give_up,
+    "make a key": _key,
+    "revoke a key": _revoke,
+    "audit": _audited,
+    "record a repair": _repaired,
+}

@@ -228,7 +228,7 @@ def test_requested_urls_are_not_logged(settings: Settings, web: WebProcess, caps
         (("cli",), "audit"),
         (("a b",), "letters"),
         (("k", "--expires", "99999y"), "calendar"),
-        (("k", "--expires", "0d"), "no time"),
+        (("k", "--expires", "0d"), "is not a time"),
         (("k", "--gpu-seconds-per-day", "nan"), "less than"),
         (("k", "--gpu-seconds-per-day", "inf"), "less than"),
         (("k", "--queued-jobs", "0"), "greater than"),

@@ -227,7 +227,7 @@ def test_a_name_lookup_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None
         return ["127.0.0.1"]
 
     began = time.monotonic()
-    with pytest.raises(NotTaken, match="did not answer"):
+    with pytest.raises(NotTaken, match="did not respond"):
         standard_webhooks.send("http://x.example/", SECRET, "msg_1", b"{}", clock.now(), Allowed(), resolve)
     assert time.monotonic() - began < 2
     looking_up = [thread for thread in threading.enumerate() if thread.name == "look-up"]

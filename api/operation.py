@@ -31,7 +31,7 @@ from shared.states import Scope as KeyScope
 
 log = logging.getLogger(__name__)
 
-_TOO_MANY = 429  # not audited, because writing them would defeat the limit
+_TOO_MANY = 429  # not audited, because a database write per refused request would defeat the rate limit
 
 
 class NoQuery(BaseModel):
@@ -58,8 +58,8 @@ Handler = Callable[[Context, Request, Any], Response | Awaitable[Response]]
 class Operation:
     """A method on a path. Plain handlers run in a thread, coroutine functions on the event loop.
 
-    `scope`: the scope that a key needs; None: no key is needed. Changes that need `admin`, by the operation's scope or
-    because they act on another key's job, are recorded in the audit with their outcome.
+    `scope`: the scope that a key needs; None: no key is needed. Requests that change state and need `admin`, because
+    of `scope` or because they act on another key's job, are recorded in the audit log with their outcome.
     """
 
     method: str
@@ -171,5 +171,5 @@ async def _note(context: Context, request: Request, operation: Operation, status
     try:
         await anyio.to_thread.run_sync(audit.record, context.database, act)
     except (StoreFull, Unavailable) as error:
-        # The act is done and cannot be undone, so the log keeps it instead.
+        # The action cannot be undone, so it is recorded in the log instead.
         log.error("could not be recorded in the audit (%s): %s", error, act)

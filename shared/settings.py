@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         None, description="Redis URL; rediss:// for TLS. Unset: `wanworks up` starts a Redis itself."
     )
     redis_ca_file: Path | None = Field(
-        None, description="PEM file of certificates that Redis's is verified with (rediss://). Unset: the system's."
+        None, description="PEM file of CA certificates that verify the Redis server (rediss://). Unset: the system's."
     )
     models_path: Path | None = Field(None, description="Model storage, a Hugging Face cache. Unset: home/models.")
     loras_path: Path | None = Field(None, description="Folder of LoRA files, by name. Unset: home/loras.")
@@ -197,12 +197,12 @@ class Settings(BaseSettings):
     # alerts
     alert_seconds: float = Field(15.0, ge=0.1, le=3600, description="How often the alert rules are evaluated.")
     alert_temperature_celsius: float = Field(
-        87.0, gt=0, description="Temperature of a device that opens an alert after two minutes."
+        87.0, gt=0, description="An alert opens if a device is at least this hot for two minutes."
     )
     alert_memory_percent: float = Field(
         98.0, gt=0, le=100, description="Memory use of a device that opens an alert after ten minutes."
     )
-    alert_queue_minutes: float = Field(30.0, gt=0, description="Waiting time of a job that opens an alert.")
+    alert_queue_minutes: float = Field(30.0, gt=0, description="An alert opens if a job that can run waits longer.")
     alert_stuck_minutes: float = Field(
         10.0, gt=0, description="Time without progress after which a running job opens an alert."
     )
@@ -228,7 +228,7 @@ class Settings(BaseSettings):
     alert_webhook_secret: SecretStr | None = Field(
         None,
         validate_default=True,
-        description="Key that signs them (Standard Webhooks): whsec_ and base64. Needed with the URL.",
+        description="Key that signs alert messages (Standard Webhooks): whsec_ and base64. Required with the URL.",
     )
 
     # webhooks of jobs, and other URLs in requests
@@ -256,7 +256,7 @@ class Settings(BaseSettings):
         None, description="Headers for the collector as NAME=VALUE, comma-separated, values percent-encoded."
     )
     trace_sample_ratio: float = Field(
-        1.0, ge=0, le=1, description="Share of new traces that are kept; a request's traceparent takes precedence."
+        1.0, ge=0, le=1, description="Share of new traces that are kept; a request's traceparent overrides it."
     )
 
     # retention

@@ -79,7 +79,7 @@ class Access:
         secret = _bearer(connection)
         if secret is not None:
             return await self.with_key(secret)
-        # An allowed origin may be same-site; the browser then sends the cookie too, which must not count there.
+        # An allowed origin may be same-site; the browser then sends the cookie too, which must be ignored then.
         key_id = await self._session(connection.cookies.get(COOKIE, "")) if is_own_page(connection) else None
         if key_id is not None:
             return _caller(await self._valid_row((_SESSION, key_id), partial(keys.get, self._database, key_id)))

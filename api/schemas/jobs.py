@@ -162,7 +162,7 @@ class QualityMeasures(ResponseModel):
         float, Field(description="Variance of the Laplacian over the variance of luma, median over the frames.")
     ]
     frozen_share: Annotated[
-        float | None, Field(description="Share of the pairs of successive frames that are identical.")
+        float | None, Field(description="Share of successive frame pairs that differ by less than 0.05 of 255 levels.")
     ]
     flicker: Annotated[
         float | None, Field(description="Average deviation of a frame's luma from its neighbours', 0 to 1.")

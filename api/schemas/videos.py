@@ -274,7 +274,7 @@ def page(videos: list[Video], has_more: bool) -> VideoPage:
 def poll_after_ms(seconds_left: float | None) -> int:
     """Return when to poll again, in milliseconds: a tenth of the remaining time, from 0.5 to 5 s; 1 s if unknown.
 
-    Never longer, because the client uses the value of the first response until the end.
+    At most 5 s, because the client keeps using the value of the first response.
     """
     if seconds_left is None:
         return int(_POLL_SECONDS * 1000)

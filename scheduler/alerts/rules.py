@@ -1,7 +1,7 @@
 """The alert rules: a table of pure functions from the current facts to what is wrong. One row is one kind of alert.
 
 A rule receives the subjects of its open alerts, so that the threshold to keep an alert can be lower than the one to
-open it (hysteresis). The row says how long a cause must last, and how long it must be gone. Nothing here reads a clock
+open it (hysteresis). Its row sets how long a cause must last or be gone before that counts. Nothing here reads a clock
 or a table.
 """
 
@@ -16,7 +16,7 @@ from shared.settings import Settings
 from shared.states import REPLICA_READY, ReplicaState
 
 _MINUTE = 60.0
-_HYSTERESIS = 0.95  # an open alert stays until the figure is below this share of the threshold
+_HYSTERESIS = 0.95  # most alerts stay open until the figure is below this share of the threshold
 _LEAST_USES = 4  # for a share of failures
 _LATEST, _BEFORE = 5, 10  # generations compared with those before them
 _SHOWN = 3  # file names in one message

@@ -1,8 +1,8 @@
 """A job as its owner sees it: accepted, read, listed, cancelled, deleted.
 
-With `attempts.py` (the worker's side) and `dispatch.py` (the dispatcher's side) this is the only writer of the `jobs`
-table. Each change of state is one UPDATE that names the previous state, or locks the row first. Every write may be
-repeated: it recognises its earlier effect, so a commit that was not answered is settled.
+Only this module, `attempts.py` (workers), `dispatch.py` (the dispatcher) and `download_control.py` write the `jobs`
+table. Each change of state is one UPDATE that names the previous state, or locks the row first. Every write is
+idempotent: it detects its earlier effect, so it can be repeated if the outcome of a commit is unknown.
 """
 
 import secrets

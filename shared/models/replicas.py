@@ -1,6 +1,6 @@
-"""Which models' files are on which node, and whether they are complete.
+"""Record which models' files are on which node, and whether they are complete.
 
-With `replica_files.py` (which checks contents) and `removals.py` the only writer of `replicas`.
+Only this module, `replica_files.py` (which checks contents) and `removals.py` write the table `replicas`.
 
 A presence scan is fast and offline: it reads the model's index files and checks only whether each file exists. It reads
 the Hugging Face cache layout (``models--ORG--NAME/{blobs,refs,snapshots}``).
@@ -151,14 +151,14 @@ def ready(database: Database, nodes: Iterable[str] | None = None) -> dict[str, f
 
 
 def corrupted(database: Database) -> frozenset[str]:
-    """Return the models whose files were found wrong on some node."""
+    """Return the models that have a corrupted replica on some node."""
     query = select(Replica.model_id).where(Replica.state == ReplicaState.CORRUPTED)
     with database.read() as session:
         return frozenset(session.exec(query))
 
 
 def generations(database: Database, node: str) -> dict[str, int]:
-    """Return the generation of each model's files on the node. Models loaded from an earlier one are stale."""
+    """Return the version counter of each model's files on the node. Models loaded at a lower count are stale."""
     with database.read() as session:
         query = select(Replica.model_id, Replica.generation).where(Replica.node == node)
         return dict(session.exec(query).all())

@@ -109,8 +109,8 @@ def _text(path: Path) -> str:
 def _rows(text: str) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, with their numbers as editors count them.
 
-    A line ends at a line feed. JSON may hold a carriage return between its words, but where that leaves no JSON, it
-    ends a line as it did on old systems. No other character ends one: U+2028 may stand in a prompt.
+    A line ends at a line feed. A carriage return between JSON tokens is whitespace, but if the text is then not valid
+    JSON, it ends a line. No other character does: a prompt may contain U+2028.
     """
     number = 1
     for piece in text.split("\n"):

@@ -129,7 +129,7 @@ def _one_process(kind: str, sentence: str) -> None:
 
         alone(kind, _given({"home": home, "node": node, "catalogue": models}))
 
-    command.__doc__ = f"{sentence} For a process manager that restarts it."
+    command.__doc__ = f"{sentence} For use under a process manager, which must restart it."
     app.command(kind)(command)
 
 

@@ -25,7 +25,7 @@ class ProcessState(StrEnum):
     STARTING = "starting"  # alive for less than a second
     RUNNING = "running"
     BACKOFF = "backoff"  # died; waiting for the next start
-    CRASH_LOOP = "crash_loop"  # died too often: one try per minute, until one lives for a minute
+    CRASH_LOOP = "crash_loop"  # exited too often: one start per minute, until a process runs for a minute
     STOPPED = "stopped"
 
 

@@ -36,7 +36,7 @@ class WarmModels:
         self._listing: tuple[dict[str, Any], ...] = ()  # replaced as a whole, so any thread may read it
 
     def choose(self, entry: CatalogueEntry, quantization: Quantization) -> MemoryProfile:
-        """Return the profile to run under, as if no model were loaded. Raises OutOfMemory, ConfigurationError."""
+        """Return the memory profile to use if no model were loaded. Raises OutOfMemory, ConfigurationError."""
         fitting = entry.hardware.fitting(quantization)
         return profiles.choose(fitting, self.device.kind, self._reachable_mb(), self._settings.memory_profile)
 
@@ -85,7 +85,7 @@ class WarmModels:
             torch.cuda.reset_peak_memory_stats(self.torch_device)
 
     def peak_mb(self) -> float | None:
-        """Return the peak device memory since then, in MB; None on a CPU, which does not measure it."""
+        """Return the peak device memory since `measure_peak`, in MB; None on a CPU, where it is not measured."""
         if self.device.kind == "cpu":
             return None
         return round(torch.cuda.max_memory_allocated(self.torch_device) / discovery.MB, 1)

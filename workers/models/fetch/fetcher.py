@@ -1,7 +1,7 @@
 """Fetch one commit of a model into the cache: files in parallel, verified, linked, the branch moved last.
 
 The caller's thread coordinates: it calls `check` and `limit`, reports progress, and closes the connections to stop.
-However it ends early, received bytes remain in ``.incomplete`` files, and the next attempt continues from there.
+If it stops early, received bytes remain in ``.incomplete`` files, and the next attempt continues from there.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _CHECK_SECONDS = 0.1  # between two calls of `check`
 _REPORT_SECONDS = 0.25
 _LIMIT_SECONDS = 0.5
 _DISK_SECONDS = 1.0
-_STOP_SECONDS = 0.7  # that the files' threads have to end
+_STOP_SECONDS = 0.7  # how long to wait for the threads to end
 _RATE_SECONDS = 5.0  # over which the rate is measured
 
 
@@ -37,7 +37,7 @@ def fetch(
 
     `check` may raise to stop, which takes effect within a second on a silent connection too; `limit` gives the
     present bandwidth limits, twice a second; `report` is called at most four times a second and once at the end.
-    Raises what they raise, subclasses of HubRefused, ChecksumMismatch, HubUnavailable after `patience_seconds` without
+    Raises what those raise, subclasses of HubRefused, ChecksumMismatch, HubUnavailable after `patience_seconds` without
     a byte, StoreFull before the first byte if the rest would not fit, or later when the disk is full.
     """
     began = time.monotonic()

@@ -19,8 +19,8 @@ from tests.bench.jobs import accepts, overhead, readiness, throughput
 from tests.bench.loads import loads
 from tests.bench.management import management
 from tests.bench.retention import retention
-from tests.bench.row import Row
 from tests.bench.scale import scale
+from tests.bench.support.row import Row
 from tests.support.places import ROOT
 
 PAGE = ROOT / "docs" / "measurements.md"

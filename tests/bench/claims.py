@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import redis
 
-from tests.bench.row import Row
+from tests.bench.support.row import Row
 from tests.support.stack import QUICK, wait_for
 
 _REQUESTS = 200

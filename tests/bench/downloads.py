@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench.row import Row
+from tests.bench.support.row import Row
 from tests.support.fetching import FetchProcess, download, plan_of
 from tests.support.repos import make_repo
 from tests.support.servers.faulty_hub import HubProcess
@@ -94,7 +94,7 @@ def _curl(url: str, place: Path) -> float:
 
 
 def _python(who: str, url: str, place: Path) -> float:
-    argv = [sys.executable, "-m", "tests.bench.fetch_once", who, url, REPO, SMALL, str(place)]
+    argv = [sys.executable, "-m", "tests.bench.support.fetch_once", who, url, REPO, SMALL, str(place)]
     environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(argv, check=True, capture_output=True, text=True, env=environment)
     return float(done.stdout.split()[-1])

@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from shared.database.engine import Database
 from shared.messaging.progress import Progress, RestingRedis
-from tests.bench.row import Row
+from tests.bench.support.row import Row
 from tests.support import library, working
 from tests.support.jobs import accepted
 

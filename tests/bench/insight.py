@@ -16,7 +16,7 @@ from shared.insight.samples import Doing, Reading
 from shared.jobs import usage_days
 from tests.bench.load import Load, open_loop
 from tests.bench.management import store_jobs
-from tests.bench.row import Row
+from tests.bench.support.row import Row
 from tests.support import library
 from tests.support.jobs import DEMO
 from tests.support.uses import store_uses

@@ -16,7 +16,7 @@ from workers.models.checksums import expected_files, read_files
 
 if TYPE_CHECKING:
     from tests.bench.bench import Bench
-    from tests.bench.row import Row
+    from tests.bench.support.row import Row
 
 _FILES = 6
 _FILE_BYTES = 50_000_000
@@ -24,7 +24,7 @@ _FILE_BYTES = 50_000_000
 
 def integrity(bench: "Bench", rounds: int = 7) -> "list[Row]":
     """300 MB of weights in six files, read from the page cache by both; medians of alternating rounds."""
-    from tests.bench.row import Row
+    from tests.bench.support.row import Row
 
     if shutil.which("openssl") is None:
         return [Row("full integrity scan over openssl", "not measured: no openssl here", ">= 0.9", None)]

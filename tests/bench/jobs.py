@@ -18,8 +18,8 @@ from shared.messaging.progress import stream_key
 from tests.bench.bench import Bench
 from tests.bench.job_times import job_rows
 from tests.bench.load import closed_loop, open_loop
-from tests.bench.postgresql import postgresql
-from tests.bench.row import Row
+from tests.bench.support.postgresql import postgresql
+from tests.bench.support.row import Row
 from tests.support.stack import QUICK, Stack, wait_for
 
 POST = "/api/v1/jobs/generation"
@@ -30,7 +30,16 @@ def overhead(bench: Bench, rounds: int = 3, count: int = 20) -> list[Row]:
     """Whole system against bare pipeline calls, and the gap between two jobs."""
     ratios, gaps = [], []
     for _ in range(rounds):
-        argv = [sys.executable, "-m", "tests.bench.bare", str(bench.snapshot("T2V-A14B")), str(count), "17", "256", "2"]
+        argv = [
+            sys.executable,
+            "-m",
+            "tests.bench.support.bare",
+            str(bench.snapshot("T2V-A14B")),
+            str(count),
+            "17",
+            "256",
+            "2",
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
         bare = json.loads(subprocess.run(argv, check=True, capture_output=True, env=environment).stdout)["seconds"]
         with bench.stack() as stack:
@@ -58,7 +67,7 @@ def accepts(bench: Bench) -> list[Row]:
     with bench.stack("--only", "web,redis,dispatcher") as stack:
         environment = _environment(stack)
         for _ in range(3):
-            argv = [sys.executable, "-m", "tests.bench.raw_celery", "32", "3200"]
+            argv = [sys.executable, "-m", "tests.bench.support.raw_celery", "32", "3200"]
             raw = json.loads(subprocess.run(argv, check=True, capture_output=True, env=environment).stdout)["rate"]
             load = closed_loop(stack.url, POST, QUICK, connections=32, requests=1500)
             assert load.statuses == {202: 1500}, load.statuses
@@ -154,7 +163,7 @@ def _environment(stack: Stack) -> dict[str, str]:
 @contextlib.contextmanager
 def _workers(stack: Stack, environment: dict[str, str], count: int) -> Iterator[None]:
     """GPU workers whose handler does nothing, and the node's io worker."""
-    commands = [("tests.bench.noop_worker", {"WANWORKS_DEVICE": f"cpu:{index}"}) for index in range(count)]
+    commands = [("tests.bench.support.noop_worker", {"WANWORKS_DEVICE": f"cpu:{index}"}) for index in range(count)]
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", module],

@@ -15,7 +15,7 @@ from shared.database.engine import Database
 from shared.settings import load
 from tests.bench.bench import Bench
 from tests.bench.job_times import job_rows
-from tests.bench.row import Row
+from tests.bench.support.row import Row
 from tests.support.simulation import device, fifo, job, simulate
 from tests.support.stack import Stack, wait_for
 

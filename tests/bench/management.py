@@ -12,7 +12,7 @@ from typing import Any
 from shared.database.engine import Database
 from shared.jobs import usage_days
 from tests.bench.load import Load, open_loop
-from tests.bench.row import Row
+from tests.bench.support.row import Row
 from tests.support import library
 from tests.support.jobs import DEMO
 from tests.support.uses import store_uses

@@ -14,8 +14,8 @@ from shared.messaging import ticks as ticks_
 from shared.settings import load
 from shared.storage.directory import DirectoryStore
 from shared.storage.store import Store, open_store
-from tests.bench.row import Row
 from tests.bench.scale import store as store_jobs
+from tests.bench.support.row import Row
 from tests.support.servers.s3_server import BUCKET, S3Server, in_bucket
 
 BACKLOG = 100_000

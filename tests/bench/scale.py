@@ -28,8 +28,8 @@ from shared.settings import Settings, load
 from shared.states import JobState
 from shared.storage.directory import DirectoryStore
 from tests.bench.load import open_loop
-from tests.bench.postgresql import postgresql
-from tests.bench.row import Row
+from tests.bench.support.postgresql import postgresql
+from tests.bench.support.row import Row
 from tests.support import library
 from tests.support.jobs import DEMO, hold, new_job
 

@@ -1,0 +1,1 @@
+"""What the measurements share: bare counterparts to compare with, processes, rows and servers."""

@@ -30,16 +30,8 @@ def overhead(bench: Bench, rounds: int = 3, count: int = 20) -> list[Row]:
     """Whole system against bare pipeline calls, and the gap between two jobs."""
     ratios, gaps = [], []
     for _ in range(rounds):
-        argv = [
-            sys.executable,
-            "-m",
-            "tests.bench.support.bare",
-            str(bench.snapshot("T2V-A14B")),
-            str(count),
-            "17",
-            "256",
-            "2",
-        ]
+        argv = [sys.executable, "-m", "tests.bench.support.bare", str(bench.snapshot("T2V-A14B")), str(count)]
+        argv += ["17", "256", "2"]
         environment = {**os.environ, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
         bare = json.loads(subprocess.run(argv, check=True, capture_output=True, env=environment).stdout)["seconds"]
         with bench.stack() as stack:

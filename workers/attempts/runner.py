@@ -112,9 +112,8 @@ class Runner:
                 made = True
                 ended = self._persist(lambda: attempts.succeed(self._database, job.id, job.attempt, result))
             except BaseException as error:
-                # The row may already record this attempt's success, although the commit was not confirmed. Its files
-                # then
-                # stay; the sweep removes them if the row does not name it.
+                # The row may already record this attempt's success, although the commit was not confirmed. Then its
+                # files stay; the sweep removes them if the row does not name them.
                 if not (made and isinstance(error, _UNKNOWN_END)):
                     handler.undo(job)
                 stopped = self._stopped(job, handler, error, heartbeat)

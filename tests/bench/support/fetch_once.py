@@ -1,4 +1,7 @@
-"""One download, in a warm process: ``python -m tests.bench.support.fetch_once ours|stock|verified URL REPO SMALL FOLDER``."""
+"""One download in a warm process.
+
+``python -m tests.bench.support.fetch_once ours|stock|verified URL REPO SMALL FOLDER``
+"""
 
 import sys
 import time

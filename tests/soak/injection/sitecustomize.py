@@ -61,7 +61,7 @@ def _store(module: Any) -> None:
 
 
 def _outputs(module: Any) -> None:
-    module._sync = _full(module._sync)
+    module.sync_file = _full(module.sync_file)
 
 
 def _pipeline(module: Any) -> None:

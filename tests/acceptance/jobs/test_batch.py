@@ -83,7 +83,7 @@ def test_a_killed_batch_continues_and_makes_every_line_once(stack: Stack, tmp_pa
 
     result = run(stack, file, out, "--concurrency", "2")
     assert result.returncode == 0, result.stderr
-    assert "4 of 4 made" in result.stderr
+    assert "4 of 4 videos are in" in result.stderr
     assert len(result.stdout.splitlines()) == 4
     assert count(stack) - before == 4, "every line was asked for once"
     assert (out / "first.mp4").stat().st_mtime_ns == first_made, "what is whole is not fetched again"
@@ -110,7 +110,7 @@ def test_failed_lines_are_reported_and_submitted_again_on_request(stack: Stack, 
     result = run(stack, file, out)
     assert result.returncode == ExitCode.REFUSED
     assert "line 1 (odd): fps: 23 is not supported by T2V-A14B" in result.stderr
-    assert "1 of 2 made" in result.stderr
+    assert "1 of 2 videos are in" in result.stderr
     (job_id,) = {row["job"] for row in record(out) if row["file"]}
     stack.request("DELETE", f"/api/v1/jobs/{job_id}")
     (out / "gone.mp4").unlink()
@@ -119,7 +119,7 @@ def test_failed_lines_are_reported_and_submitted_again_on_request(stack: Stack, 
     before = count(stack)
     result = run(stack, file, out, "--retry-failed")
     assert result.returncode == ExitCode.REFUSED
-    assert "1 of 2 made" in result.stderr
+    assert "1 of 2 videos are in" in result.stderr
     assert (out / "gone.mp4").exists()
     assert count(stack) == before + 1
 

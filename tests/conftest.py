@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from shared.database.engine import Database, migrate
 from shared.settings import Settings
 from tests.support.places import ROOT
 from tests.support.preloaded import Preloaded
+from wanworks.supervise import ports
 
 if TYPE_CHECKING:
     from tests.support.servers.s3_server import S3Server
@@ -58,10 +58,8 @@ def lacking(what: str) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a free port outside the range of outgoing connections, which could take it before or between its uses."""
+    return ports.free_port("127.0.0.1")
 
 
 class RedisServer:

@@ -4,16 +4,16 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.access.caller import caller_of, note_owner
 from api.context import Context
-from api.http.query import JOB_ID, digits
+from api.http.query import JOB_ID
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas.fields import Time
+from api.schemas.fields import PageLimit, Time
 from shared import clock
 from shared.database.tables import WebhookMessage as Row
 from shared.errors import NotFound
@@ -42,9 +42,7 @@ class WebhookMessagesQuery(BaseModel):
     job_id: Annotated[
         Annotated[str, Field(max_length=64), PLAIN] | None, Field(description="Only messages about this job.")
     ] = None
-    limit: Annotated[
-        int, Field(ge=1, le=100, description="Maximum number of messages on the page."), BeforeValidator(digits)
-    ] = 20
+    limit: PageLimit = 20
     after: Annotated[
         str | None,
         AfterValidator(_cursor),

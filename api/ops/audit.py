@@ -2,15 +2,14 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Context
-from api.http.query import JOB_ID, cursor, digits
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas.fields import Time
+from api.schemas.fields import AfterId, PageLimit, Time
 from shared import clock
 from shared.access import audit
 from shared.database.tables import AuditEntry as Row
@@ -26,14 +25,8 @@ class AuditQuery(BaseModel):
     actor: Annotated[
         Annotated[str, Field(max_length=64), PLAIN] | None, Field(description="Only acts of the key with this name.")
     ] = None
-    limit: Annotated[
-        int, Field(ge=1, le=100, description="Maximum number of entries on the page."), BeforeValidator(digits)
-    ] = 20
-    after: Annotated[
-        str | None,
-        AfterValidator(cursor),
-        Field(description="The `next` of the previous page.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
-    ] = None
+    limit: PageLimit = 20
+    after: AfterId = None
 
 
 class AuditEntry(BaseModel):

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from api.http.query import JOB_ID, cursor, digits
 from wanworks.requests import PLAIN
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T12:00:00.000Z"])]
@@ -11,6 +12,14 @@ Basis = Literal["measured", "catalogue", "none"]
 Score = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Name = Annotated[str, Field(min_length=1, max_length=64), PLAIN]
+PageLimit = Annotated[
+    int, Field(ge=1, le=100, description="Maximum number of items on the page."), BeforeValidator(digits)
+]
+AfterId = Annotated[
+    str | None,
+    AfterValidator(cursor),
+    Field(description="The `next` of the previous page.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
+]
 NodeName = Annotated[str, Field(min_length=1, max_length=64, description="A node's name."), PLAIN]
 
 

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from api.http.query import JOB_ID, cursor, digits
-from api.schemas.fields import ResponseModel, Time
+from api.schemas.fields import AfterId, PageLimit, ResponseModel, Time
 from shared.catalogue.job_types import JOB_TYPES, AppliedFallback, CleanupParams, DownloadParams, IntegrityCheckParams
 from shared.states import JobState, Priority
 from wanworks.requests import PLAIN, Lora, OutputFormat, Quantization
@@ -59,14 +58,8 @@ class JobsQuery(BaseModel):
         BeforeValidator(_moment),
         Field(description="Only jobs created after this time (ISO 8601 with an offset or Z)."),
     ] = None
-    limit: Annotated[
-        int, Field(ge=1, le=100, description="Maximum number of jobs on the page."), BeforeValidator(digits)
-    ] = 20
-    after: Annotated[
-        str | None,
-        AfterValidator(cursor),
-        Field(description="The `next` of the previous page.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
-    ] = None
+    limit: PageLimit = 20
+    after: AfterId = None
 
 
 class ArtifactQuery(BaseModel):

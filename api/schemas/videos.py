@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from api.http.query import JOB_ID, digits
-from api.schemas.fields import ResponseModel
+from api.http.query import JOB_ID
+from api.schemas.fields import PageLimit, ResponseModel
 from api.schemas.jobs import JobProgress
 from shared.catalogue.job_types import GenerationParams
 from shared.database.tables import Job
@@ -147,9 +147,7 @@ class VideosQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[
-        int, Field(ge=1, le=100, description="Maximum number of videos on the page."), BeforeValidator(digits)
-    ] = 20
+    limit: PageLimit = 20
     after: Annotated[
         str | None,
         AfterValidator(_cursor),

@@ -17,7 +17,7 @@ def every_accepted_job_ends(history: History) -> Iterator[Violation]:
             yield violated(every_accepted_job_ends, history, job, f"it is still {row['status']}")
     for job, row in sorted(rows.items()):
         if job not in accepted_jobs(history) and row["status"] not in ENDS:
-            said = f"a job that nobody asked for by name ({row['type']}) is still {row['status']}"
+            said = f"a job that was not submitted by the load ({row['type']}) is still {row['status']}"
             yield violated(every_accepted_job_ends, history, job, said)
 
 
@@ -171,7 +171,7 @@ def a_pause_is_obeyed(history: History) -> Iterator[Violation]:
                     held.append(event)
             may_be = {"paused", *(ENDS if not pause.facts["success"] else {"cancelled"})}
             if pause.facts["success"] and pause.facts["current_status"] != "paused":
-                may_be |= ENDS  # it had ended before it could pause, and the answer says so
+                may_be |= ENDS  # it ended before it could pause; the response shows that
             paused = [event for event in held if event.facts["status"] == "paused"]
             if pause.facts["success"] and pause.facts["current_status"] == "paused":
                 wrong = [event for event in held if event.facts["status"] not in may_be]

@@ -1,6 +1,6 @@
 """The handler of integrity checks: read the files, take a broken model out of service at once, repair it.
 
-Results are written file by file, so that an interrupted attempt has read no file in vain.
+The result of each file is written at once, so a later attempt does not read that file again.
 """
 
 import logging

@@ -157,7 +157,7 @@ def test_what_is_copied_exists_and_is_not_ignored(dockerfile):
         assert not ignored(source), source
 
 
-def test_the_build_context_carries_no_secret_and_no_litter():
+def test_the_build_context_contains_no_secrets_and_no_unneeded_files():
     assert all(ignored(path) for path in ("docker/.env", ".git/config", ".wanworks/wanworks.db", ".venv/bin/python"))
     assert ignored("api/__pycache__/app.cpython-311.pyc")
 

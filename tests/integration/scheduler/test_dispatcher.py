@@ -47,7 +47,7 @@ def queue_length(settings: Settings, device_key: str = "n/0") -> int:
     return length
 
 
-def test_a_bell_lies_on_the_devices_own_queue_under_the_jobs_id(
+def test_a_message_is_on_the_devices_own_queue_under_the_jobs_id(
     dispatcher: Dispatcher, settings: Settings, database: Database
 ) -> None:
     job = accepted(database)
@@ -60,7 +60,7 @@ def test_a_bell_lies_on_the_devices_own_queue_under_the_jobs_id(
     assert dispatcher.run_pass() == 0
 
 
-def test_a_lapsed_lease_is_taken_back_and_rung_again(dispatcher: Dispatcher, database: Database) -> None:
+def test_a_job_with_an_expired_lease_is_dispatched_again(dispatcher: Dispatcher, database: Database) -> None:
     job = accepted(database)
     claimed(database, job.id, lease_seconds=-1.0)
     dispatcher.run_pass()
@@ -95,7 +95,7 @@ def test_a_dispatcher_that_is_woken_all_the_time_heals_and_knows_what_redis_has_
     assert records.get(database, job.id).dispatched_to is not None
 
 
-def test_after_redis_has_lost_its_data_every_bell_is_rung_again(
+def test_after_redis_lost_its_data_every_message_is_sent_again(
     dispatcher: Dispatcher, settings: Settings, database: Database
 ) -> None:
     accepted(database)
@@ -109,7 +109,7 @@ def test_after_redis_has_lost_its_data_every_bell_is_rung_again(
     assert queue_length(settings) == 1
 
 
-def test_a_bell_that_redis_does_not_take_is_taken_back(settings: Settings, database: Database) -> None:
+def test_a_message_that_redis_refuses_is_recalled(settings: Settings, database: Database) -> None:
     register(database)
     hold(database, *DEMO.model_ids)
 
@@ -194,7 +194,7 @@ def test_what_no_device_can_carry_fails_with_no_device(settings: Settings, datab
     assert after.error["code"] == "no_device"
 
 
-def test_a_silent_device_is_not_rung(settings: Settings, database: Database) -> None:
+def test_no_job_is_dispatched_to_a_silent_device(settings: Settings, database: Database) -> None:
     register(database)
     hold(database, *DEMO.model_ids)
     nodes.deregister_device(database, "n/0", 1)

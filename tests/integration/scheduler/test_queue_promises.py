@@ -1,4 +1,4 @@
-"""What the queue promises: nobody starves, the urgent come first, and positions are true."""
+"""The promises of the queue: no owner starves, urgent jobs run first, and reported positions are exact."""
 
 from sqlalchemy import update
 from sqlmodel import col
@@ -128,7 +128,7 @@ def test_an_urgent_download_takes_the_place_of_one_that_was_sent_ahead(database:
     sent.dispatcher.run_pass()
     assert [job_id for job_id, _ in sent.jobs] == [low.id, urgent.id]
     io = Claimant("here", "io@here", None, "here/io")
-    assert attempts.claim(database, low.id, io, 60, at_most=1) is None, "its message still lies there"
+    assert attempts.claim(database, low.id, io, 60, at_most=1) is None, "the queue of the node still has its message"
     assert attempts.claim(database, urgent.id, io, 60, at_most=1) is not None
 
 

@@ -50,7 +50,7 @@ def test_a_row_that_cannot_be_understood_stops_no_other(
     assert [record.message for record in caplog.records if record.exc_info] == [f"job {odd} is left out of this pass"]
 
 
-def test_bells_are_rung_again_after_redis_has_lost_its_data_also_where_the_database_was_away_then(
+def test_messages_are_sent_again_after_redis_lost_its_data_while_the_database_was_away(
     database: Database, sent: Sent, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (job_id,) = many(database, 1)

@@ -98,7 +98,7 @@ def test_an_old_name_is_refused_with_the_new_one(monkeypatch: pytest.MonkeyPatch
         load()
 
 
-def test_secrets_that_anybody_may_read_are_told_of(
+def test_secrets_that_other_users_may_read_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = said(tmp_path, monkeypatch, 'hub_token = "hush"', 0o644)

@@ -270,7 +270,7 @@ def receiver() -> Iterator[Receiver]:
     receiver.server.server_close()
 
 
-def test_the_webhook_is_told_and_told_again(settings: Settings, database: Database, receiver: Receiver) -> None:
+def test_the_webhook_gets_a_failed_message_again(settings: Settings, database: Database, receiver: Receiver) -> None:
     told = settings.model_copy(update={"alert_webhook_url": receiver.url, "alert_webhook_secret": SecretStr(SECRET)})
     ground = alerting.ground_of(told)
     library.node(database, total_gb=100, free_gb=5)

@@ -110,7 +110,7 @@ def test_no_claim_comes_after_a_drain_has_returned(two: Database) -> None:
         nodes.undrain(two, "m")
 
 
-def test_a_bell_at_a_drained_node_is_rung_elsewhere(two: Database, settings: Settings) -> None:
+def test_a_job_dispatched_to_a_drained_node_is_dispatched_elsewhere(two: Database, settings: Settings) -> None:
     job = accepted(two)
     dispatch.mark_dispatched(two, [(job.id, "m/0")])
     nodes.drain(two, "m")
@@ -137,7 +137,7 @@ def test_what_only_a_drained_node_can_run_waits_for_as_long_as_it_is_drained(two
         assert (waiting.status, waiting.unplaceable_since) == (JobState.QUEUED, None)
 
 
-def test_a_bell_at_a_device_that_has_gone_is_no_place(two: Database, settings: Settings) -> None:
+def test_a_message_for_a_removed_device_takes_no_slot(two: Database, settings: Settings) -> None:
     hold(two, "TI2V-5B", node="n")
     job = accepted(two)
     dispatch.mark_dispatched(two, [(job.id, "m/0")])
@@ -264,7 +264,7 @@ def test_a_node_is_removed_over_the_api(client: TestClient, two: Database) -> No
 # --- dispatch messages of two versions
 
 
-def test_each_device_is_rung_in_the_newest_protocol_that_both_know(
+def test_each_device_gets_the_newest_protocol_that_both_sides_know(
     two: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(celery, "PROTOCOL", 2)
@@ -290,7 +290,7 @@ def test_each_device_is_rung_in_the_newest_protocol_that_both_know(
     assert celery.dispatch_message("x", 2) == ("x", 1)
 
 
-def test_a_worker_hands_a_newer_bell_back_and_gets_it_in_its_own_words(
+def test_a_worker_returns_a_newer_message_and_gets_it_in_its_own_protocol(
     two: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from celery.exceptions import Ignore

@@ -55,7 +55,7 @@ def test_a_job_runs_once_and_leaves_one_use(database: Database) -> None:
     assert len(uses(database)) == 1
 
 
-def test_only_the_device_that_the_bell_names_may_claim_and_only_once(database: Database) -> None:
+def test_only_the_device_that_the_row_names_may_claim_and_only_once(database: Database) -> None:
     hold(database, "T2V-A14B")
     job = accepted(database)
     assert attempts.claim(database, job.id, CLAIMANT, 60) is None
@@ -268,7 +268,7 @@ def test_pages_go_newest_first_and_never_repeat(database: Database) -> None:
     assert (first.has_more, third.has_more) == (True, False)
 
 
-def test_the_dispatcher_sees_every_models_first_in_line_and_every_bell(database: Database) -> None:
+def test_the_dispatcher_reads_the_first_job_of_each_model_and_all_dispatched_jobs(database: Database) -> None:
     low = accepted(database, priority=Priority.LOW)
     high = accepted(database, priority=Priority.HIGH)
     other = accepted(database, model_id="TI2V-5B")

@@ -192,7 +192,7 @@ def test_a_lease_that_was_renewed_meanwhile_is_not_taken_back(database: Database
         assert (after.status, after.failures) == ((JobState.RUNNING, 0) if renewal.ours else (JobState.QUEUED, 1))
 
 
-def test_a_job_ends_once_whoever_ends_it(database: Database, race: Race) -> None:
+def test_a_job_ends_once_with_any_two_writers(database: Database, race: Race) -> None:
     failure = Failure("no_device", "none", retryable=True)
     ends: tuple[tuple[Callable[[], Job], Callable[[], Any], Callable[[], Any]], ...] = (
         (

@@ -26,7 +26,7 @@ from wanworks.errors import (
     TooBusy,
 )
 
-NOBODY = "00000000-0000-0000-0000-000000000000"
+UNKNOWN_ID = "00000000-0000-0000-0000-000000000000"
 
 
 def test_a_video_from_asking_to_file(client: Any, database: Database, settings: Settings, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_what_else_there_is_to_ask(client: Any) -> None:
     assert client.pin("T2V-A14B")["pinned"] is True
     assert client.pin("T2V-A14B", False)["pinned"] is False
     with pytest.raises(NotThere):
-        client.acknowledge(NOBODY, "me")
+        client.acknowledge(UNKNOWN_ID, "me")
     with pytest.raises(NotThere):
         client.fetch_model("NONE")
 
@@ -105,7 +105,7 @@ def test_a_busy_server_is_retried_with_the_same_key(client: Any, meddler: Meddle
     meddler.faults += [
         Fault("/jobs/generation", status=503, headers="Retry-After: 0\r\n"),
         Fault("/jobs/generation", status=429),
-        Fault("/jobs/generation", cut_after=0),  # the job is made, and nobody is told
+        Fault("/jobs/generation", cut_after=0),  # the job is created, and the answer is lost
     ]
     job = client.generate(**GOOD)
     keys = [headers["idempotency-key"] for headers in meddler.asked("POST /api/v1/jobs/generation")]
@@ -122,8 +122,11 @@ def test_patience_ends(kind: str, meddler: Meddler) -> None:
             client.workers()
         assert busy.value.retry_after_seconds == 7
         assert len(meddler.asked("/workers")) == 1, "7 seconds are more than 2"
-    nobody = f"http://127.0.0.1:{free_port()}"
-    with opened(kind, nobody, retry=Retry(seconds=0.5)) as client, pytest.raises(ApiUnreachable, match="be reached"):
+    unreachable = f"http://127.0.0.1:{free_port()}"
+    with (
+        opened(kind, unreachable, retry=Retry(seconds=0.5)) as client,
+        pytest.raises(ApiUnreachable, match="be reached"),
+    ):
         client.workers()
 
 

@@ -77,7 +77,7 @@ def paused(database: Database, model_id: str = "T2V-A14B") -> Job:
 
 
 @pytest.mark.parametrize("ended", ["cancelled while paused", "cancelled in the queue", "deleted", "its child has died"])
-def test_the_partial_files_of_a_download_that_was_cancelled_go_whoever_ended_it(
+def test_the_partial_files_of_a_cancelled_download_are_removed(
     database: Database, settings: Settings, ended: str
 ) -> None:
     library.node(database)

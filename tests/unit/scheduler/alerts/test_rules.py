@@ -164,7 +164,7 @@ def test_between_the_thresholds_what_is_open_stays_open() -> None:
     assert here.run_pass(warm, 600).resolved == ()
 
 
-def test_what_cannot_be_told_changes_nothing() -> None:
+def test_unknown_facts_change_nothing() -> None:
     here, (silent, _) = Installation(), WRONG["dispatcher_silent"]
     here.run_pass(silent)
     here.run_pass(silent, 30)
@@ -181,7 +181,7 @@ def test_two_subjects_are_two_alerts() -> None:
     assert here.run_pass(replace(FINE, devices=(DEVICE, other)), 15).resolved == (("worker_lost", "one/0"),)
 
 
-def test_who_said_goodbye_is_not_lost() -> None:
+def test_a_deregistered_worker_is_not_lost() -> None:
     gone = replace(FINE, devices=(replace(DEVICE, silent_seconds=1e9, stopped=True),))
     assert Installation().run_pass(gone) == Changes()
 

@@ -80,25 +80,25 @@ def test_an_idle_device_takes_the_first_in_line() -> None:
     assert decide(now_moment(waiting, [device(0, MODELS)])) == [Assignment("0", "n/0")]
 
 
-def test_a_device_has_at_most_one_bell_ahead_of_what_it_runs() -> None:
+def test_a_device_has_at_most_one_job_dispatched_ahead() -> None:
     busy = [running("r", "n/0", "a")]
     dispatched = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
     assert decide(now_moment([dispatched, job("2", "a")], [device(0, MODELS)], busy)) == []
     assert decide(now_moment([job("2", "a")], [device(0, MODELS)], busy)) == [Assignment("2", "n/0")]
 
 
-def test_a_lost_bell_is_rung_again_once_its_device_has_been_idle_for_long() -> None:
+def test_a_lost_message_is_sent_again_after_its_device_was_idle_for_long() -> None:
     dispatched = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
     assert decide(now_moment([dispatched], [device(0, MODELS)], now=14.0)) == []
     assert decide(now_moment([dispatched], [device(0, MODELS)], now=16.0)) == [Assignment("1", "n/0")]
 
 
-def test_a_bell_at_a_dead_device_is_placed_anew() -> None:
+def test_a_job_dispatched_to_a_dead_device_is_placed_again() -> None:
     dispatched = job("1", "a", dispatched_to="gone/0", dispatched_at=0.0)
     assert decide(now_moment([dispatched], [device(0, MODELS)])) == [Assignment("1", "n/0")]
 
 
-def test_a_bell_that_waits_behind_a_running_job_moves_to_an_idle_device() -> None:
+def test_a_job_dispatched_behind_a_running_one_moves_to_an_idle_device() -> None:
     busy = [running("r", "n/0", "a")]
     dispatched = job("1", "a", dispatched_to="n/0", dispatched_at=0.0)
     assignments = decide(now_moment([dispatched], [device(0, MODELS), device(1, MODELS)], busy, now=1.0))
@@ -258,7 +258,7 @@ def test_an_urgent_job_recalls_nothing_from_a_device_that_cannot_run_it() -> Non
     assert recalls(waiting, BUSY) == ([], [])
 
 
-def test_a_bell_at_an_idle_device_that_is_not_answered_yet_gives_way_too() -> None:
+def test_an_unanswered_message_at_an_idle_device_is_replaced_too() -> None:
     dispatched = job("low", "a", 1.0, dispatched_to="n/0", dispatched_at=9.9, priority=3)
     urgent = job("urgent", "a", 9.95, priority=0)
     assert recalls([dispatched, urgent], [], devices=1) == ([Assignment("urgent", "n/0")], [Assignment("low", "n/0")])
@@ -313,7 +313,7 @@ def test_recalls_settle_whatever_comes() -> None:
         assert max(dispatched) <= min(one.priority for one in waiting.values() if one.dispatched_to is None)
 
 
-def test_the_order_of_the_queue_is_bells_then_rank_turn_and_age_then_what_cannot_start() -> None:
+def test_the_queue_is_ordered_by_dispatched_jobs_rank_turn_age_and_jobs_that_cannot_start() -> None:
     waiting = [
         job("held-back", "a", 0.0, not_before=100.0, priority=0),
         job("no-model", "a", 0.1, phase="waiting_for_model", priority=0),
@@ -324,7 +324,7 @@ def test_the_order_of_the_queue_is_bells_then_rank_turn_and_age_then_what_cannot
         job("dispatched", "a", 5.0, dispatched_to="n/0", dispatched_at=6.0),
     ]
     order = queue_order(Queue(10.0, tuple(waiting), ()))
-    # What nobody owns counts as one owner, who has the dispatched job and the urgent one.
+    # Jobs without an owner count as one owner: here the dispatched and the urgent job.
     assert order == ["dispatched", "urgent", "mine-1", "mine-2", "old", "held-back", "no-model"]
 
 
@@ -348,7 +348,7 @@ def test_a_farm_in_which_no_two_devices_are_alike_is_filled_once() -> None:
     assert all(fits(by_id[assignment.job_id], by_key[assignment.device_key]) for assignment in assignments)
 
 
-def test_the_first_bells_are_told_before_the_others_are_decided() -> None:
+def test_the_first_assignments_are_yielded_before_the_others_are_decided() -> None:
     asked = []
 
     def run(model_cache_key: str, work: float) -> float:

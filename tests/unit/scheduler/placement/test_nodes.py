@@ -33,7 +33,7 @@ def test_downloads_share_the_nodes_slots_the_most_urgent_first() -> None:
     assert assignments(queue, [runs("r"), runs("s")]) == []
 
 
-def test_a_bell_that_is_out_holds_its_slot_until_it_is_lost() -> None:
+def test_a_sent_message_holds_its_slot_until_it_is_lost() -> None:
     dispatched = waits("1", dispatched_to="n/io", dispatched_at=0.0)
     assert assignments([dispatched, waits("2")], slots=1) == []
     assert assignments([dispatched], slots=1, now=16.0) == ["1"]

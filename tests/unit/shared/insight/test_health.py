@@ -68,7 +68,7 @@ def test_missing_and_unknown() -> None:
     assert actions(failed) == [("download", "medium")]
 
 
-def test_old_checks_updates_and_full_disks_are_told() -> None:
+def test_old_checks_updates_and_full_disks_are_reported() -> None:
     old = ReplicaFacts("one", ReplicaState.AVAILABLE, verified_at=NOW - timedelta(days=31))
     assert actions(model(old)) == [("check_integrity", "low")]
     assert actions(model(WHOLE, update_available=True)) == [("update", "low")]

@@ -101,7 +101,7 @@ def test_the_longest_unused_go_first_and_only_until_the_target() -> None:
     assert not plan(replace(given, target_free_bytes=90 * GB)).reaches_target
 
 
-def test_litter_goes_before_models() -> None:
+def test_orphaned_files_are_removed_before_models() -> None:
     """Old revisions, then loose blobs, then artifacts, then models."""
     given = facts(
         model("m", 60),
@@ -152,7 +152,7 @@ def test_a_blob_that_two_revisions_share_is_counted_once() -> None:
 
 
 @pytest.mark.parametrize("why", ["pinned", "loaded", "running", "downloading"])
-def test_litter_of_a_model_that_somebody_works_with_stays(why: str) -> None:
+def test_orphaned_files_of_a_model_in_use_stay(why: str) -> None:
     blobs = (blob("m", "b", GB, "rev-m"), blob("m", "old", GB, "rev-before"), blob("m", "p", GB, partial=True))
     assert removed(facts(model("m", 60), blobs=blobs)) != []
     left = removed(facts(model("m", 60, **{why: True}), blobs=blobs))

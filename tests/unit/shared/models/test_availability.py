@@ -46,7 +46,7 @@ def test_every_pair_has_a_word_that_clients_know() -> None:
             assert availability.of_replica(files, download) in BEST_FIRST
 
 
-def test_a_steered_download_is_told_as_itself() -> None:
+def test_a_controlled_download_is_reported_as_such() -> None:
     assert availability.of_download(J.PAUSED, R.AVAILABLE) == R.PAUSED
     assert availability.of_download(J.QUEUED, R.AVAILABLE) == R.QUEUED
     assert availability.of_download(J.RUNNING, R.AVAILABLE) == R.UPDATING

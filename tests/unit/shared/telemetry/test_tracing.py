@@ -95,7 +95,7 @@ def test_ids_that_follow_from_a_key_are_the_same_for_everybody(collector: Collec
     assert len({span.id for span in (one, *queues)}) == 3
 
 
-def test_what_is_not_ended_is_not_told(collector: Collector) -> None:
+def test_spans_that_have_not_ended_are_not_sent(collector: Collector) -> None:
     on(collector.url)
     tracing.begin("lost", {})
     tracing.begin("kept", {}).end()
@@ -128,7 +128,7 @@ def test_a_bad_traceparent_begins_a_trace_of_its_own(collector: Collector) -> No
     assert work.parent == ""
 
 
-def test_a_collector_that_is_away_is_told_of_once_and_nobody_waits(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_collector_is_logged_once_and_delays_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "wanworks.tracing")
     port = free_port()
     on(f"http://127.0.0.1:{port}", otlp_headers=SecretStr("key=verysecret"))

@@ -30,6 +30,7 @@ def test_the_api_conforms_to_its_document(web: WebProcess, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(15 * 60)
 def test_the_api_does_as_its_document_says_in_two_thousand_cases(web: WebProcess, tmp_path: Path) -> None:
     assert run(web, tmp_path, examples=300, seed=2026) >= 2000
 

@@ -47,12 +47,12 @@ def _whole(
     vae: AutoencoderKLWan, latents: torch.Tensor, on_chunk: Callable[[int, int], None]
 ) -> Iterator[torch.Tensor]:
     count = latents.shape[2]
-    for index, chunk in enumerate(_chunks(vae, latents)):
+    for index, chunk in enumerate(chunks(vae, latents)):
         yield chunk
         on_chunk(index + 1, count)
 
 
-def _chunks(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+def chunks(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch.Tensor]:
     """Decode one latent frame after another, with the causal convolutions' cache of the earlier ones."""
     memory: list[torch.Tensor | None] = [None] * sum(isinstance(m, WanCausalConv3d) for m in vae.decoder.modules())
     hidden = vae.post_quant_conv(latents)
@@ -73,7 +73,7 @@ def _tiled(
     weight = torch.zeros(height * scale, width * scale)
     for number, (top, left) in enumerate(corners):
         parts = []
-        for index, chunk in enumerate(_chunks(vae, latents[:, :, :, top : top + tile, left : left + tile])):
+        for index, chunk in enumerate(chunks(vae, latents[:, :, :, top : top + tile, left : left + tile])):
             parts.append(chunk.cpu())
             on_chunk(number * latents.shape[2] + index + 1, len(corners) * latents.shape[2])
         made = torch.cat(parts, dim=2)

@@ -25,7 +25,7 @@ from pydantic import (
 from shared.errors import ConfigurationError, NotFound
 from wanworks.requests import OutputFormat, Quantization
 
-Offload = Literal["none", "model", "group"]
+Offload = Literal["none", "text", "model", "group"]
 
 
 def parse_resolution(text: str) -> tuple[int, int]:
@@ -76,7 +76,9 @@ class MemoryProfile(_Frozen):
 
     name: str
     quantized: bool  # True: for int8 weights; False: for the 16-bit (on a CPU 32-bit) types
-    offload: Offload  # none: all on the device; model: one component at a time; group: streamed layer by layer
+    # none: all on the device; text: all but the text encoder, which takes turns with the activations; model: one
+    # component at a time; group: transformers and text encoder streamed block by block
+    offload: Offload
     min_vram_gb: float = Field(gt=0)
     min_ram_gb: float = Field(gt=0)
 

@@ -1,7 +1,7 @@
 """Load a model from its folder: read the components, place them on the device, add the hooks that can stop them.
 
-Components are read one after another, and each is placed before the next is read, so that host memory holds only one
-of them at a time if the device holds them all. It never uses the network.
+Components are read one after another, and one that stays on the device is moved there before the next is read. The
+network is never used.
 """
 
 import logging
@@ -26,7 +26,7 @@ from shared.catalogue.models import CatalogueEntry, MemoryProfile
 from shared.errors import ModelUnavailable
 from wanworks.requests import Quantization
 from workers.generation.pipelines.memory import ran_out
-from workers.generation.pipelines.placement import Placement, place
+from workers.generation.pipelines.placement import LAYOUTS, Placement, place
 from workers.generation.pipelines.stopping import Stops
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,8 @@ def load(
         parts: dict[str, Any] = {}
         for name, part in _parts(snapshot, entry, quantization, dtype):
             parts[name] = part.eval()
-            if profile.offload == "none":
-                part.to(device)  # at once, so that the host never holds two
+            if LAYOUTS[profile.offload].resident(name):
+                part.to(device)  # at once, so that the host holds one of these at a time
             check()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         if ran_out(error) or (isinstance(error, RuntimeError) and "shape" not in str(error)):
@@ -113,7 +113,7 @@ def load(
         image_pipeline=image_pipeline,
         scheduler_config=scheduler_config,
         placement=placement,
-        stops=_stops(parts["text_encoder"], transformers, parts["vae"], streamed=placement.streams),
+        stops=_stops(parts["text_encoder"], transformers, parts["vae"]),
         memory_mb=round(sum(_bytes_on(device.type, part) for part in parts.values()) / 1e6, 1),
     )
 
@@ -171,7 +171,7 @@ def _pipelines(
     return pipeline, image_pipeline
 
 
-def _stops(text_encoder: Any, transformers: list[Any], vae: Any, streamed: bool) -> Stops:
+def _stops(text_encoder: Any, transformers: list[Any], vae: Any) -> Stops:
     """Return hooks at text layers, transformer blocks and the VAE's blocks."""
     stops = Stops()
     stops.watch(text_encoder.encoder.block)
@@ -179,9 +179,7 @@ def _stops(text_encoder: Any, transformers: list[Any], vae: Any, streamed: bool)
     stops.watch((vae.decoder, *vae.decoder.up_blocks, vae.decoder.mid_block))
     for transformer in transformers:
         stops.watch_transformer(transformer)
-        # A pass that streams its blocks must run to its end: interrupted, its prefetching order is lost.
-        if not streamed:
-            stops.watch(transformer.blocks)
+        stops.watch(transformer.blocks)
     return stops
 
 

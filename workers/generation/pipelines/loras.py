@@ -7,7 +7,7 @@ A file of the same name with ``.json`` may be PEFT's ``adapter_config.json``, wh
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,18 +60,24 @@ def find(loras: Sequence[Lora], folder: Path, experts: int) -> tuple[FoundLora, 
 
 
 @contextmanager
-def applied(pipeline: Any, dtype: torch.dtype, loras: Sequence[FoundLora]) -> Iterator[list[dict[str, Any]]]:
+def applied(
+    pipeline: Any,
+    dtype: torch.dtype,
+    loras: Sequence[FoundLora],
+    adopt: Callable[[torch.nn.Module], None] = lambda _module: None,
+) -> Iterator[list[dict[str, Any]]]:
     """Apply LoRAs to the pipeline's transformers inside the block, and restore the weights bit for bit afterwards.
 
-    `dtype` is the type that the transformers compute in. Yields for each file and expert how many of its keys applied,
-    and which did not. Raises BadInput if a file is no LoRA for this model.
+    `dtype` is the type that the transformers compute in. `adopt` is called with each transformer after modules were
+    added to it: they were made where its weights are, and must be where it computes. Yields for each file and expert
+    how many of its keys applied, and which did not. Raises BadInput if a file is no LoRA for this model.
     """
     if not loras:
         yield []
         return
     with ExitStack() as undo:
         undo.callback(pipeline.unload_lora_weights)
-        yield _apply(pipeline, dtype, loras, undo)
+        yield _apply(pipeline, dtype, loras, adopt, undo)
 
 
 def _files(name: str, folder: Path, experts: int) -> tuple[LoraFile, ...]:
@@ -141,7 +147,13 @@ def _config_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _apply(pipeline: Any, dtype: torch.dtype, loras: Sequence[FoundLora], undo: ExitStack) -> list[dict[str, Any]]:
+def _apply(
+    pipeline: Any,
+    dtype: torch.dtype,
+    loras: Sequence[FoundLora],
+    adopt: Callable[[torch.nn.Module], None],
+    undo: ExitStack,
+) -> list[dict[str, Any]]:
     experts = {HIGH: pipeline.transformer}
     if pipeline.transformer_2 is not None:
         experts[LOW] = pipeline.transformer_2
@@ -166,6 +178,7 @@ def _apply(pipeline: Any, dtype: torch.dtype, loras: Sequence[FoundLora], undo: 
     for expert, transformer in experts.items():
         mine = [change for change in changes if change.expert == expert]
         _adapt(pipeline, transformer, targets[expert], dtype, mine)
+        adopt(transformer)
         _add(targets[expert], mine, undo)
     return reports
 
@@ -257,14 +270,9 @@ def _add(targets: Targets, changes: Sequence[_Change], undo: ExitStack) -> None:
             parameter = targets.parameters[name]
             if _quantized(parameter):
                 continue
-            held = parameter.data  # an offloaded parameter keeps this tensor and moves copies of it to the device
-            undo.callback(_restore, parameter, held, held.clone())
+            held = parameter.data  # of a weight that visits the device: the host's master, from which each visit copies
+            undo.callback(held.copy_, held.clone())
             held.add_((added.to(held.device, torch.float32) * change.scale).to(held.dtype))
-
-
-def _restore(parameter: torch.nn.Parameter, held: torch.Tensor, before: torch.Tensor) -> None:
-    held.copy_(before)
-    parameter.data.copy_(before)  # another tensor if the parameter has been moved meanwhile
 
 
 def _quantized(parameter: torch.Tensor) -> bool:

@@ -18,10 +18,16 @@ def ran_out(error: BaseException) -> bool:
 
 
 def give_back() -> None:
-    """Free dropped models: modules contain reference cycles, and the allocators keep freed memory."""
+    """Free dropped models: modules contain reference cycles, and the allocators keep freed memory.
+
+    The collection also unlocks the host memory of their masters.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        empty_host_cache = getattr(torch.accelerator, "empty_host_cache", None)  # not in every version
+        if empty_host_cache is not None:
+            empty_host_cache()  # page-locked memory that torch itself has allocated
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # exists in glibc only
     if trim is not None:
         trim(0)

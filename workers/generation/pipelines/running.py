@@ -48,7 +48,7 @@ def run(
     pipeline: Any = model.image_pipeline if image is not None else model.pipeline
     model.stops.check = signals.check
     try:
-        with torch.no_grad(), loras.applied(pipeline, model.dtype, found) as reports:
+        with torch.no_grad(), loras.applied(pipeline, model.dtype, found, model.placement.adopt) as reports:
             signals.record("loras", reports)
             latents = _latents(model, pipeline, params, plan, image, prompts, signals)
             if not bool(torch.isfinite(latents).all()):
@@ -86,8 +86,6 @@ def _latents(
 
     def denoising() -> None:
         model.stops.denoising = lambda: None  # the first pass only
-        if model.placement.streams:
-            model.placement.bring(None)  # moves off the VAE, which has encoded the image
         signals.enter(Phase.DENOISING, 0, params.steps)
 
     def step_ended(_pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:

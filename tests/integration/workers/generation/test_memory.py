@@ -117,7 +117,7 @@ def test_tiles_show_the_same_picture(tmp_path: Path, studio: Studio) -> None:
     assert whole.sha256 != tiled.sha256
 
 
-@pytest.mark.parametrize("offload", ["model", "group"])
+@pytest.mark.parametrize("offload", ["text", "model", "group"])
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_components_that_take_turns_make_the_same_picture(
     studio: Studio, monkeypatch: pytest.MonkeyPatch, offload: Offload, quantization: str

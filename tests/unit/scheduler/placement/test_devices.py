@@ -425,6 +425,4 @@ def test_no_device_is_moved_a_job_that_avoids_it() -> None:
     busy = [running("9", "n/1", "a")]
     assert decide(now_moment([waiting], [device(0, MODELS), device(1, MODELS)], busy, now=1.0)) == []
     free = waiting._replace(avoid_device=None)
-    assert decide(now_moment([free], [device(0, MODELS), device(1, MODELS)], busy, now=1.0)) == [
-        Assignment("0", "n/0")
-    ]
+    assert decide(now_moment([free], [device(0, MODELS), device(1, MODELS)], busy, now=1.0)) == [Assignment("0", "n/0")]

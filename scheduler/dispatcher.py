@@ -118,7 +118,7 @@ class Dispatcher:
         held = replicas.ready(self._database)
         hosts = read_hosts(self._database, held, self._settings.device_silence_seconds)
         read, self._ahead = self._ahead, max(dispatch.LOOK_AHEAD, len(hosts.devices))
-        if self._recall_from_drained(queue, hosts.drained) or self._ahead > read:
+        if self._recall_from_closed(queue, hosts) or self._ahead > read:
             queue = dispatch.read_queue(self._database, self._ahead)
         queue = known_jobs(queue)
         self._unplaceable.check(queue, hosts, held, self._ahead)
@@ -141,12 +141,13 @@ class Dispatcher:
         sent, _ = self._dispatch_all(by_id, on_nodes, hosts.protocols)
         return dispatched + sent
 
-    def _recall_from_drained(self, queue: Queue, drained: frozenset[str]) -> int:
-        """Recall messages sent to drained nodes, so that their jobs are placed elsewhere or after the drain."""
+    def _recall_from_closed(self, queue: Queue, hosts: Hosts) -> int:
+        """Recall messages sent to drained nodes and quarantined devices, so that their jobs are placed elsewhere."""
         sent_there = [
             job.job_id
             for job in queue.waiting
-            if job.dispatched_to is not None and job.dispatched_to.rpartition("/")[0] in drained
+            if job.dispatched_to is not None
+            and (job.dispatched_to.rpartition("/")[0] in hosts.drained or job.dispatched_to in hosts.quarantined)
         ]
         return dispatch.recall(self._database, sent_there) if sent_there else 0
 

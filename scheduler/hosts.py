@@ -13,12 +13,16 @@ from shared.stored_names import LOADED_MODEL_KEY
 
 @dataclass(frozen=True)
 class Hosts:
-    """The nodes and devices during one pass. A drained node finishes what it runs, so placement leaves it out."""
+    """The nodes and devices during one pass. Placement leaves out drained nodes and quarantined devices.
+
+    What runs there is finished.
+    """
 
     nodes: Mapping[str, Node]  # alive and accepting jobs
     devices: tuple[DeviceView, ...]  # likewise
     drained: frozenset[str]  # names of nodes, alive or not
-    drained_devices: tuple[DeviceView, ...]  # alive
+    quarantined: frozenset[str]  # keys of devices, alive or not
+    closed_devices: tuple[DeviceView, ...]  # alive, and drained or quarantined
     protocols: Mapping[str, int]  # the newest message protocol that is read, by device key and by io worker's key
 
 
@@ -29,7 +33,9 @@ def read_hosts(database: Database, held: Mapping[str, frozenset[str]], silence_s
     """
     known = nodes.nodes(database)
     drained = frozenset(node.name for node, _ in known if node.drained_at is not None)
-    seen = [item.device for item in nodes.devices(database) if item.alive(silence_seconds)]
+    registered = nodes.devices(database)
+    quarantined = frozenset(item.device.key for item in registered if item.device.quarantined_at is not None)
+    seen = [item.device for item in registered if item.alive(silence_seconds)]
     views = [
         DeviceView(
             key=device.key,
@@ -43,9 +49,10 @@ def read_hosts(database: Database, held: Mapping[str, frozenset[str]], silence_s
     ]
     return Hosts(
         nodes={node.name: node for node, silent in known if silent < silence_seconds and node.name not in drained},
-        devices=tuple(view for view in views if view.node not in drained),
+        devices=tuple(view for view in views if view.node not in drained and view.key not in quarantined),
         drained=drained,
-        drained_devices=tuple(view for view in views if view.node in drained),
+        quarantined=quarantined,
+        closed_devices=tuple(view for view in views if view.node in drained or view.key in quarantined),
         protocols={device.key: device.message_protocol for device in seen}
         | {celery.node_key(node.name): node.message_protocol for node, _ in known},
     )

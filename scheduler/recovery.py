@@ -5,7 +5,9 @@ import logging
 from scheduler.hosts import read_hosts
 from scheduler.job_reports import JobReports
 from shared.database.engine import Database
+from shared.errors import FaultKind
 from shared.jobs import attempt_spans, attempts, download_control
+from shared.jobs.device_faults import Fault
 from shared.settings import Settings
 from shared.telemetry.metrics import TAKEOVERS, Meters
 
@@ -33,7 +35,8 @@ class Recovery:
 
     def _return(self, job_id: str, attempt: int) -> None:
         backoff, reason = self._settings.retry_backoff_seconds, "The worker died or went silent"
-        job = attempts.crashed(self._database, job_id, attempt, reason, backoff, lapsed=True)
+        fault = Fault(FaultKind.PROCESS_DEATH, reason)
+        job = attempts.crashed(self._database, job_id, attempt, reason, backoff, lapsed=True, fault=fault)
         if job is not None:
             log.warning("job %s: the lease of attempt %d expired; the job is now %s", job_id, attempt, job.status)
             self._meters.count(TAKEOVERS)

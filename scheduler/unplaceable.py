@@ -1,7 +1,7 @@
 """Ends jobs that nothing has been able to run for too long.
 
-A busy or drained device, or a model that is being downloaded, is waited for. Time without a running dispatcher does not
-count, because the whole installation may have been off.
+A busy, drained or quarantined device, or a model that is being downloaded, is waited for. Time without a running
+dispatcher does not count, because the whole installation may have been off.
 """
 
 from collections import defaultdict
@@ -89,12 +89,12 @@ def _needs(job: Waiting) -> tuple[Any, ...]:
 
 
 def _reason(job: Waiting, hosts: Hosts, held: Mapping[str, frozenset[str]]) -> Failure | None:
-    """Return why nothing could run the job; None if something could, even if it is busy or drained."""
+    """Return why nothing could run the job; None if something could, even if it is busy, drained or quarantined."""
     if job.target_node is not None:
         if job.target_node in hosts.nodes or job.target_node in hosts.drained:
             return None
         return Failure("node_lost", f"Node {job.target_node} has been silent", retryable=True)
-    devices = (*hosts.devices, *hosts.drained_devices)
+    devices = (*hosts.devices, *hosts.closed_devices)
     if any(fits(job, device) for device in devices):
         return None
     holders = {node for node, models in held.items() if job.model_id in models}

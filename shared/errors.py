@@ -39,10 +39,12 @@ WanworksError
     ├── Fenced                   another attempt owns the job now; this one's files are removed
     ├── Paused                   a download stops until it is resumed; its bytes are kept
     ├── Preempted                a download yields its slot to a more urgent one
-    └── Draining                 the worker is stopping; the job returns to the queue
+    ├── Draining                 the worker is stopping; the job returns to the queue
+    └── DeviceFailed             the device failed: a crash is counted, and the process ends
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 from wanworks.errors import ConfigurationError as ConfigurationError
@@ -57,6 +59,15 @@ class FieldError:
     loc: tuple[str | int, ...]
     msg: str
     type: str
+
+
+class FaultKind(StrEnum):
+    """The kinds of faults of a device."""
+
+    CUDA_ERROR = "cuda_error"
+    FAILED_PROBE = "failed_probe"  # after an unforeseen error, the device computed wrong results or none
+    PROCESS_DEATH = "process_death"  # of the process that ran a generation
+    XID = "xid"  # reported by the driver
 
 
 class RequestError(WanworksError):
@@ -307,6 +318,17 @@ class Draining(AttemptStopped):
     """The worker is stopping; the job returns to the queue."""
 
     code = "draining"
+
+
+class DeviceFailed(AttemptStopped):
+    """The device failed. This process cannot use it any more."""
+
+    code = "device_fault"
+
+    def __init__(self, kind: FaultKind, detail: str) -> None:
+        self.kind = kind
+        self.detail = detail
+        super().__init__(f"The device failed: {detail}")
 
 
 def _path(loc: tuple[str | int, ...]) -> str:

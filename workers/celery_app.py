@@ -43,9 +43,10 @@ def _start() -> None:
         sender = WebhookSender(process.settings(), process.database(), process.meters(), process.reporter())
         watches += [NodeWatch(), sender]
     else:
+        from workers.processes.device_watch import DeviceWatch
         from workers.processes.sampler import Sampler
 
-        watches.append(Sampler())
+        watches += [Sampler(), DeviceWatch()]
     shutdown.on_stop.extend(watch.stop for watch in watches)
     shutdown.on_exit.extend((process.meters().flush, process.reporter().close, tracing.close))
     for watch in watches:

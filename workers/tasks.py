@@ -9,11 +9,11 @@ from celery.exceptions import Ignore
 
 from shared.catalogue.job_types import JOB_TYPES, JobType
 from shared.cluster import nodes
-from shared.errors import AttemptStopped, Cancelled, JobFailed, Unavailable
+from shared.errors import AttemptStopped, Cancelled, DeviceFailed, JobFailed, Unavailable
 from shared.jobs import dispatch
 from shared.messaging import celery
 from shared.messaging.progress import RestingRedis
-from workers.processes import process
+from workers.processes import child_process, process
 
 log = logging.getLogger("wanworks.tasks")
 
@@ -40,6 +40,8 @@ def _task(job_type: JobType) -> Any:
             # Celery has no state for a task that stopped on request, so send the event to its listeners directly.
             self.send_event("task-revoked", terminated=False, signum=None, expired=False)
             raise Ignore() from None
+        except DeviceFailed as error:
+            child_process.end(str(error))
         except AttemptStopped:
             raise Ignore() from None
         except Unavailable as error:

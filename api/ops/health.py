@@ -45,8 +45,8 @@ async def readyz(context: Context, request: Request, query: BaseModel) -> Respon
     alive = [device for device in found if device.alive(context.settings.device_silence_seconds)]
     if not alive:
         reasons.append("no_worker")
-    elif all(device.device.node in drained for device in alive):
-        reasons.append("drained")
+    elif all(device.device.node in drained or device.device.quarantined_at is not None for device in alive):
+        reasons.append("drained" if all(device.device.node in drained for device in alive) else "quarantined")
     return json_response(health.Readiness(status="degraded" if reasons else "ok", reasons=reasons))
 
 

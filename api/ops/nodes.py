@@ -1,4 +1,4 @@
-"""List, drain, undrain and remove nodes."""
+"""List, drain, undrain and remove nodes, and release quarantined devices."""
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from api.ops import workers
 from api.schemas import nodes as node_schemas
 from shared.cluster import nodes
 from shared.errors import NotFound
+from shared.jobs import device_faults
 from shared.states import Scope
 from shared.telemetry.metrics import count_end
 
@@ -41,6 +42,16 @@ def remove(context: Context, request: Request, query: BaseModel) -> Response:
         context.progress.report(job.id, event, ended=True)
         count_end(context.meters, job)
     return Response(status_code=204)
+
+
+def release(context: Context, request: Request, query: BaseModel) -> Response:
+    key = f"{_node_name(request)}/{request.path_params['index']}"
+    device_faults.release(context.database, key)
+    context.waker.wake()
+    for device in workers.seen(context, caller_of(request)).devices:
+        if f"{device.node}/{device.index}" == key:
+            return json_response(device)
+    raise NotFound("device", key)  # removed concurrently
 
 
 def _node_name(request: Request) -> str:
@@ -78,6 +89,13 @@ OPERATIONS = (
     Operation(
         "DELETE", "/api/v1/nodes/{node}/drain", undrain, "undrainNode", "Undrain a node, so that it accepts jobs again",
         answers=(Answer(200, "The node.", node_schemas.Node),), problems=(404, 503), tag="operations",
+        scope=Scope.ADMIN,
+    ),
+    Operation(
+        "DELETE", "/api/v1/nodes/{node}/devices/{index}/quarantine", release, "releaseDevice",
+        "Release a quarantined device, so that it accepts jobs again",
+        answers=(Answer(200, "The device.", node_schemas.DeviceStatus),), problems=(404, 503), tag="operations",
+        description="Its row of faults begins anew. Releasing a device that is not quarantined does that only.",
         scope=Scope.ADMIN,
     ),
     Operation(

@@ -23,7 +23,7 @@ from shared.catalogue.job_types import DOWNLOAD, GENERATION, JOB_TYPES
 from shared.cluster import alerts, nodes
 from shared.database.tables import Sample
 from shared.insight import samples
-from shared.jobs import download_control, queues
+from shared.jobs import device_faults, download_control, queues
 from shared.jobs.queues import Depth
 from shared.messaging.progress import RestingRedis, answers
 from shared.models import replicas
@@ -107,6 +107,9 @@ def _devices(context: Context) -> Iterator[Metric]:
     labels = ("node", "device", "uuid")
     up = _gauge("wanworks_device_up", "Whether the device's worker is online.", *labels)
     busy = _gauge("wanworks_device_busy", "Whether a job runs on it.", *labels)
+    quarantined = _gauge("wanworks_device_quarantined", "Whether the device is quarantined as faulty.", *labels)
+    in_a_row = _gauge("wanworks_device_faults_in_a_row", "Faults without a success between them.", *labels)
+    throttled = _gauge("wanworks_device_throttled", "Whether heat or the power supply slows it down.", *labels)
     figures: tuple[tuple[GaugeMetricFamily, Callable[[Sample], float | None]], ...] = (
         (_gauge("wanworks_device_utilization_ratio", "Utilisation of the GPU; on a CPU, of one core.", *labels),
          lambda one: None if one.utilization_percent is None else one.utilization_percent / 100),
@@ -116,20 +119,27 @@ def _devices(context: Context) -> Iterator[Metric]:
          lambda one: None if one.memory_total_mb is None else one.memory_total_mb * 1e6),
         (_gauge("wanworks_device_temperature_celsius", "Temperature.", *labels), lambda one: one.temperature_celsius),
         (_gauge("wanworks_device_power_watts", "Power consumption.", *labels), lambda one: one.power_watts),
+        (_gauge("wanworks_device_ecc_uncorrected", "Uncorrectable memory errors since the driver was loaded.", *labels),
+         lambda one: one.ecc_uncorrected),
     )  # fmt: skip
     running = queues.on_devices(context.database)
     latest = samples.latest(context.database, clock.now() - timedelta(seconds=context.settings.reading_seconds))
+    faults = device_faults.counts(context.database)
     for seen in nodes.devices(context.database):
         device = seen.device
         values = [device.node, str(device.index), device.uuid]
         alive = seen.alive(silence)
         up.add_metric(values, float(alive))
         busy.add_metric(values, float(alive and device.key in running))
+        quarantined.add_metric(values, float(device.quarantined_at is not None))
+        in_a_row.add_metric(values, float(faults.get((device.node, device.uuid), 0)))
         if alive and device.key in latest:
+            if (reasons := latest[device.key].throttle_reasons) is not None:
+                throttled.add_metric(values, float(bool(samples.SLOWDOWNS.intersection(reasons.split(",")))))
             for gauge, read in figures:
                 if (figure := read(latest[device.key])) is not None:
                     gauge.add_metric(values, figure)
-    yield from (up, busy, *(gauge for gauge, _ in figures))
+    yield from (up, busy, quarantined, in_a_row, throttled, *(gauge for gauge, _ in figures))
 
 
 def _nodes(context: Context) -> Iterator[Metric]:

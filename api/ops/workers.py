@@ -18,6 +18,7 @@ from shared.cluster import nodes
 from shared.cluster.nodes import SeenDevice
 from shared.database.tables import Job, Node, Sample
 from shared.insight import samples
+from shared.jobs import device_faults
 from shared.jobs import queues as queue_reads
 from shared.states import Scope
 
@@ -33,6 +34,7 @@ def seen(context: Context, caller: Caller) -> node_schemas.Workers:
     silence = context.settings.device_silence_seconds
     readings = samples.latest(context.database, clock.now() - timedelta(seconds=context.settings.reading_seconds))
     known = nodes.nodes(context.database)
+    faults = device_faults.counts(context.database)
     drained = {node.name for node, _ in known if node.drained_at is not None}
     devices = [
         _device(
@@ -41,7 +43,7 @@ def seen(context: Context, caller: Caller) -> node_schemas.Workers:
             readings.get(one.device.key),
             silence,
             drained=one.device.node in drained,
-            caller=caller,
+            faults=faults.get((one.device.node, one.device.uuid), 0),
         )
         for one in nodes.devices(context.database)
     ]
@@ -64,12 +66,14 @@ def seen(context: Context, caller: Caller) -> node_schemas.Workers:
 
 
 def _device(
-    seen: SeenDevice, job: Job | None, sample: Sample | None, silence_seconds: float, *, drained: bool, caller: Caller
+    seen: SeenDevice, job: Job | None, sample: Sample | None, silence_seconds: float, *, drained: bool, faults: int
 ) -> node_schemas.DeviceStatus:
     device = seen.device
-    state: Literal["idle", "busy", "draining", "drained", "offline"] = "idle"
+    state: Literal["idle", "busy", "draining", "drained", "quarantined", "offline"] = "idle"
     if not seen.alive(silence_seconds):
         state = "offline"
+    elif device.quarantined_at is not None:
+        state = "quarantined"
     elif drained:
         state = "drained" if job is None else "draining"
     elif job is not None:
@@ -87,6 +91,9 @@ def _device(
         state=state,
         job=job.id if job is not None and not job.deleted else None,
         warm=device.warm,
+        faults=faults,
+        quarantined_at=clock.iso(device.quarantined_at),
+        quarantine_reason=device.quarantine_reason,
         sample=_sample(sample) if sample is not None and state != "offline" else None,
         last_seen=None if seen.deregistered else _ago(seen.silent_seconds),
         started_at=clock.iso(device.started_at) or "",
@@ -102,7 +109,13 @@ def _sample(sample: Sample) -> node_schemas.DeviceSample:
         temperature_celsius=sample.temperature_celsius,
         power_watts=sample.power_watts,
         phase=sample.phase,
+        ecc_uncorrected=sample.ecc_uncorrected,
+        throttle_reasons=None if sample.throttle_reasons is None else _listed(sample.throttle_reasons),
     )
+
+
+def _listed(reasons: str) -> list[str]:
+    return reasons.split(",") if reasons else []
 
 
 def _node(

@@ -20,6 +20,13 @@ class DeviceSample(ResponseModel):
     temperature_celsius: float | None
     power_watts: float | None
     phase: Annotated[str | None, Field(description="The phase of the job that ran at that time.")]
+    ecc_uncorrected: Annotated[
+        int | None, Field(description="Uncorrectable memory errors since the driver was loaded.")
+    ] = None
+    throttle_reasons: Annotated[
+        list[str] | None,
+        Field(description="Why the driver reduces the clock rate, such as `hw_thermal_slowdown`; empty: it does not."),
+    ] = None
 
 
 class DeviceStatus(ResponseModel):
@@ -35,11 +42,17 @@ class DeviceStatus(ResponseModel):
     pid: int
     visible: Annotated[str, Field(description="The worker process's CUDA_VISIBLE_DEVICES.")]
     state: Annotated[
-        Literal["idle", "busy", "draining", "drained", "offline"],
-        Field(description="`draining`: finishes its job and accepts no other; `drained`: idle and accepts no jobs."),
+        Literal["idle", "busy", "draining", "drained", "quarantined", "offline"],
+        Field(
+            description="`draining`: finishes its job and accepts no other; `drained`: idle and accepts no jobs; "
+            "`quarantined`: faulty, accepts no jobs until it is released."
+        ),
     ]
     job: Annotated[str | None, Field(description="The id of the running job.")]
     warm: list[dict[str, Any]]
+    faults: Annotated[int, Field(description="Faults in a row, without a successful job between them.")] = 0
+    quarantined_at: Annotated[Time | None, Field(description="Since when it is quarantined.")] = None
+    quarantine_reason: str | None = None
     sample: Annotated[DeviceSample | None, Field(description="Null: no recent measurement.")] = None
     last_seen: Time | None
     started_at: Time

@@ -3,7 +3,8 @@
 from datetime import datetime, timedelta
 
 from scheduler.alerts.fact_types import Facts
-from scheduler.alerts.rules import RULES, Found, Rule
+from scheduler.alerts.found import Found
+from scheduler.alerts.rules import RULES, Rule
 from shared.cluster.alerts import Cause, Changes, Known, Watch
 from shared.settings import Settings
 

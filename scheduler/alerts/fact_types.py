@@ -29,6 +29,9 @@ class DeviceFact:
     stopped: bool  # it has deregistered
     temperature_celsius: float | None = None
     memory_percent: float | None = None
+    quarantine_reason: str | None = None  # None: not quarantined
+    ecc_uncorrected: int | None = None
+    throttle_reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,9 @@ def _device(device: Device, silent: float, stopped: bool, sample: Sample | None)
         stopped=stopped,
         temperature_celsius=sample.temperature_celsius if sample is not None else None,
         memory_percent=100 * used / total if used is not None and total else None,
+        quarantine_reason=device.quarantine_reason if device.quarantined_at is not None else None,
+        ecc_uncorrected=sample.ecc_uncorrected if sample is not None else None,
+        throttle_reasons=tuple(filter(None, (sample.throttle_reasons or "").split(","))) if sample is not None else (),
     )
 
 

@@ -9,33 +9,21 @@ import statistics
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from scheduler.alerts import device_rules
 from scheduler.alerts.fact_types import Facts
+from scheduler.alerts.found import HYSTERESIS as _HYSTERESIS
+from scheduler.alerts.found import Find, Found
+from scheduler.alerts.found import limit as _limit
+from scheduler.alerts.found import span as _span
 from shared.cluster.alerts import Severity
 from shared.cluster.nodes import is_heard
 from shared.settings import Settings
 from shared.states import REPLICA_READY, ReplicaState
 
 _MINUTE = 60.0
-_HYSTERESIS = 0.95  # most alerts stay open until the figure is below this share of the threshold
 _LEAST_USES = 4  # for a share of failures
 _LATEST, _BEFORE = 5, 10  # generations compared with those before them
 _SHOWN = 3  # file names in one message
-
-
-@dataclass(frozen=True)
-class Found:
-    """One subject for which a rule finds a cause."""
-
-    subject: str
-    title: str
-    message: str
-    suggested_action: str
-    model_id: str | None = None
-    severity: Severity | None = None  # if it differs from the rule's
-
-
-Find = Callable[[Facts, Settings, Collection[str]], Iterable[Found] | None]
-"""(facts, thresholds, subjects with an open alert) -> the causes; None: unknown at present."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +69,6 @@ def _model_missing(facts: Facts, settings: Settings, open: Collection[str]) -> I
             )
 
 
-def _worker_lost(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
-    for device in facts.devices:
-        if not device.stopped and not is_heard(device.silent_seconds, settings.device_silence_seconds):
-            yield Found(
-                device.key,
-                f"The worker of {device.key} is lost",
-                f"{device.key} ({device.name}) has not sent a heartbeat for {_span(device.silent_seconds)}. "
-                "Its job is given to another device.",
-                "Check whether the host is up, and read the worker's log",
-            )
-
-
 def _node_lost(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
     for node in facts.nodes:
         if not node.stopped and not is_heard(node.silent_seconds, settings.device_silence_seconds):
@@ -113,32 +89,6 @@ def _crash_loop(facts: Facts, settings: Settings, open: Collection[str]) -> Iter
                 f"{process.name} on node {process.node} keeps crashing",
                 f"It was started {process.restarts + 1} times and is now restarted once a minute.",
                 f"Read logs/{process.name}.log in the home of node {process.node}",
-            )
-
-
-def _too_hot(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
-    for device in facts.devices:
-        limit = _limit(settings.alert_temperature_celsius, device.key in open)
-        if device.temperature_celsius is not None and device.temperature_celsius >= limit:
-            yield Found(
-                device.key,
-                f"{device.key} is too hot",
-                f"{device.name} is at {device.temperature_celsius:.0f} degrees Celsius; "
-                f"the limit is {settings.alert_temperature_celsius:g}.",
-                "Check its fans and the air flow; a hot GPU reduces its clock rate",
-            )
-
-
-def _memory_full(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
-    for device in facts.devices:
-        limit = _limit(settings.alert_memory_percent, device.key in open)
-        if device.memory_percent is not None and device.memory_percent >= limit:
-            yield Found(
-                device.key,
-                f"The memory of {device.key} is nearly full",
-                f"{device.memory_percent:.0f} % of the memory of {device.name} is in use.",
-                "Check whether another program uses this device; a leaner WANWORKS_MEMORY_PROFILE or fewer loaded "
-                "models need less",
             )
 
 
@@ -343,11 +293,14 @@ _BEAT_SECONDS = 240.0  # four times the shortest of beat's periods
 RULES = (
     Rule("model_corrupted", "critical", True, _at_once, 0.0, _model_corrupted),
     Rule("model_missing", "critical", True, _after(30.0), 0.0, _model_missing),
-    Rule("worker_lost", "critical", True, _at_once, 0.0, _worker_lost),
+    Rule("worker_lost", "critical", True, _at_once, 0.0, device_rules.worker_lost),
     Rule("node_lost", "critical", True, _at_once, 0.0, _node_lost),
     Rule("crash_loop", "critical", True, _at_once, 0.0, _crash_loop),
-    Rule("device_too_hot", "warning", True, _after(120.0), 120.0, _too_hot),
-    Rule("device_memory_full", "warning", False, _after(600.0), 120.0, _memory_full),
+    Rule("device_too_hot", "warning", True, _after(120.0), 120.0, device_rules.too_hot),
+    Rule("device_quarantined", "critical", True, _at_once, 0.0, device_rules.quarantined),
+    Rule("device_throttled", "warning", True, _after(60.0), 120.0, device_rules.throttled),
+    Rule("device_memory_errors", "warning", True, _at_once, 0.0, device_rules.memory_errors),
+    Rule("device_memory_full", "warning", False, _after(600.0), 120.0, device_rules.memory_full),
     Rule("queue_age", "warning", False, _at_once, 60.0, _queue_age),
     Rule("job_stuck", "warning", True, _at_once, 0.0, _job_stuck),
     Rule("failure_rate", "warning", True, _at_once, 300.0, _failure_rate),
@@ -365,10 +318,6 @@ RULES = (
 )
 
 
-def _limit(threshold: float, open: bool) -> float:
-    return threshold * _HYSTERESIS if open else threshold
-
-
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
@@ -376,10 +325,3 @@ def _some(names: Sequence[str]) -> str:
 
 def _of(model_id: str | None) -> str:
     return f" of {model_id}" if model_id else ""
-
-
-def _span(seconds: float) -> str:
-    for name, unit in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} seconds"

@@ -1,15 +1,17 @@
 """Decides which queued job goes to which device next. A pure function of the queue, devices, deadlines and time.
 
-It considers, in this order: what a device has memory for and its node holds completely; priority, which rises with
+It considers, in this order: what a device has memory for and its node holds completely, except the device that has just
+failed under the job, if another one fits; priority, which rises with
 waiting so that nothing starves; fairness between owners; the loaded model, as long as no job becomes late; age.
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from scheduler.placement.avoidance import avoided
 from scheduler.placement.slots import DeviceView, Estimates, Slot, Slots, fits, need, shape
 from shared.jobs.dispatch import Busy, Queue, Waiting
 from shared.jobs.dispatch import rank as earned_rank
@@ -44,8 +46,9 @@ def decide(moment: Moment) -> Iterator[Assignment]:
     An assignment to a device with an unanswered dispatch replaces it (`displaced`). The cost grows with the number of
     devices plus the number of jobs, not with their product.
     """
-    queue = moment.queue
-    devices = {device.key: device for device in moment.devices}
+    queue, marked = avoided(moment.queue, moment.devices)
+    moment = replace(moment, queue=queue, devices=marked)
+    devices = {device.key: device for device in marked}
     busy = {job.device_key: job for job in queue.busy}
     dispatched = {
         job.dispatched_to: job

@@ -23,6 +23,7 @@ class DeviceView:
     memory_mb: int
     warm: frozenset[str]  # model cache keys of the loaded models
     holds: frozenset[str]  # ids of the models that its node holds completely
+    avoided_as: str | None = None  # its key, if a job may have to avoid it (`placement/avoidance.py`)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class Slot(NamedTuple):
 
 
 def fits(job: Waiting, device: DeviceView) -> bool:
-    """Return whether the device has the memory for the job and its node holds the model."""
+    """Return whether the device has the memory for the job, its node holds the model, and the job need not avoid it."""
+    if device.avoided_as is not None and device.avoided_as == job.avoid_device:
+        return False
     return carries(job, device) and (job.mock or job.model_id in device.holds)
 
 
@@ -64,12 +67,12 @@ def carries(job: Waiting, device: DeviceView) -> bool:
 
 def need(job: Waiting) -> Hashable:
     """Return what determines which devices a job fits. It is equal for jobs that fit the same devices."""
-    return None if job.mock else (job.model_id, job.min_vram_mb, job.min_ram_mb)
+    return None if job.mock else (job.model_id, job.min_vram_mb, job.min_ram_mb, job.avoid_device)
 
 
 def shape(device: DeviceView) -> Hashable:
     """Return what determines which jobs fit a device. It is equal for devices that can run the same jobs."""
-    return (device.kind, device.memory_mb, device.holds)
+    return (device.kind, device.memory_mb, device.holds, device.avoided_as)
 
 
 class Slots:

@@ -1,6 +1,6 @@
 """Nodes, their devices and supervised processes, and values that the whole installation shares.
 
-Sole reader and writer of those four tables.
+Sole reader and writer of those four tables, except for the quarantine of devices (`shared/jobs/device_faults.py`).
 """
 
 import base64
@@ -20,7 +20,7 @@ from shared import clock
 from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Device, Installation, Job, Node, Process, epoch_now
 from shared.errors import Conflict, NotFound
-from shared.jobs import dispatch
+from shared.jobs import device_faults, dispatch
 from shared.jobs.attempts import Failure
 from shared.models import replicas
 from shared.settings import Settings
@@ -61,10 +61,11 @@ def carries(device: Device, min_vram_mb: int, min_ram_mb: int) -> bool:
 
 @settled
 def register_device(database: Database, device: Device) -> None:
-    """Record that a worker has started on this device. It overwrites an earlier worker's row."""
+    """Record that a worker has started on this device. It overwrites an earlier worker's row, but no quarantine."""
     with database.write() as session:
         hold(session, f"device {device.key}")
         _ensure(session, device.node)  # its io worker may start later or never, but a drain needs the row
+        device_faults.restore(session, device)
         session.merge(device)
         session.flush()
         session.connection().execute(_seen(device.key))

@@ -20,6 +20,8 @@ _KEPT = timedelta(days=1)
 _HOURS_KEPT = timedelta(days=90)  # as long as the minutes' snapshots
 # Samples this old are committed, whatever the nodes' clocks say. Only then is their hour rolled up.
 _SETTLED = timedelta(minutes=5)
+SLOWDOWNS = frozenset({"hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown"})
+"""The reasons for a reduced clock rate that point to heat or to the power supply."""
 _NOTHING = ""  # the model of rows for samples without a running job
 
 
@@ -32,6 +34,8 @@ class Reading:
     memory_total_mb: float | None
     temperature_celsius: float | None
     power_watts: float | None
+    ecc_uncorrected: int | None = None  # uncorrectable memory errors since the driver was loaded
+    throttle_reasons: str | None = None  # why the clock rate is reduced, comma-separated; empty: it is not
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,15 @@ from sqlalchemy import ColumnElement, Float, bindparam, func, update
 from sqlmodel import Session, col, select
 
 from shared import clock
-from shared.database.engine import Database, hold, is_repetition, settled
-from shared.database.tables import Job, Node, Replica, epoch_now
-from shared.errors import Fenced
+from shared.database.engine import Database, is_repetition, settled
+from shared.database.tables import Job, epoch_now
+from shared.errors import DeviceFailed, Fenced
+from shared.jobs import device_faults
+from shared.jobs.claim_rules import may_run
+from shared.jobs.device_faults import Fault
 from shared.jobs.download_control import BY_OWNER, PAUSE
 from shared.jobs.records import mark_partials, note_end
-from shared.states import REPLICA_READY, JobState, Phase
+from shared.states import JobState, Phase
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Failure:
         return {"code": self.code, "message": self.message, "retryable": self.retryable}
 
 
-# Built once, like the statements of `_may_run`, because a device waits for its claim.
+# Built once, because a device waits for its claim.
 _CLAIM = (
     update(Job)
     .where(
@@ -92,13 +95,14 @@ def claim(
 ) -> Job | None:
     """Claim the job if it is queued and dispatched to this device or node, and raise its attempt number by one.
 
-    Return None otherwise. Also return None if the node is drained, lacks the model, or already runs `at_most` jobs of
-    this type. No drain or removal can happen during a claim.
+    Return None otherwise. Also return None if the node is drained, the device is quarantined, the node lacks the model,
+    or already runs `at_most` jobs of this type. No drain, quarantine or removal can happen during a claim.
     """
     with database.write() as session:
         if is_repetition() and (mine := _claimed_before(session, job_id, claimant)) is not None:
             return mine
-        if not _may_run(session, job_id, claimant, at_most):
+        device_key = claimant.device_key if claimant.device is not None else None
+        if not may_run(session, job_id, claimant.node, device_key, at_most):
             return None
         claim_of = {**asdict(claimant), "job_id": job_id, "lease_seconds": lease_seconds, "now": clock.now()}
         claim_of["first_phase"] = Phase.LOADING if claimant.device is not None else None
@@ -190,20 +194,33 @@ def paused(
 
 @settled
 def crashed(
-    database: Database, job_id: str, attempt: int, reason: str, backoff_seconds: float, *, lapsed: bool = False
+    database: Database,
+    job_id: str,
+    attempt: int,
+    reason: str,
+    backoff_seconds: float,
+    *,
+    lapsed: bool = False,
+    fault: Fault | None = None,
 ) -> Job | None:
     """Count a crash or an expired lease: return the job to the queue after a delay, or fail it at `max_failures`.
 
     `backoff_seconds` is the delay after the first one; it doubles with each. A cancel or pause that was requested
-    meanwhile takes effect. Return None if the attempt has ended already or, with `lapsed`, has renewed its lease.
+    meanwhile takes effect. `fault` is recorded against the device, and a job that has taken down two devices fails.
+    Return None if the attempt has ended already or, with `lapsed`, has renewed its lease.
     """
     with database.write() as session:
         job = _locked(session, job_id, attempt, *((_LAPSED,) if lapsed else ()))
         if job is None:
             return _settled(session, job_id, attempt)
         failures = job.failures + 1
+        taken_down = device_faults.record(session, job, fault, cancelled=job.cancel_at is not None)
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED, failures=failures)
+        if len(taken_down) >= device_faults.DEVICES_PER_JOB:
+            message = f"The job took down {len(taken_down)} devices ({', '.join(taken_down)}), so it has failed"
+            failure = Failure(DeviceFailed.code, message, retryable=False)
+            return _close(session, job, JobState.FAILED, failures=failures, error=failure.as_dict())
         if failures >= job.max_failures:
             message = f"{reason} {failures} times, so the job has failed"
             failure = Failure("worker_lost", message, retryable=True)
@@ -271,34 +288,6 @@ def running_on(database: Database, worker: str) -> list[Running]:
         return [Running(*row) for row in session.exec(query)]
 
 
-def _may_run(session: Session, job_id: str, claimant: Claimant, at_most: int | None) -> bool:
-    """Return whether the node accepts jobs and has the model's files, locked against removal, or a free slot."""
-    if session.execute(_DRAINED, {"its_node": claimant.node}).scalar_one_or_none() is not None:
-        return False
-    if at_most is not None:
-        hold(session, f"claims of {claimant.node}")  # otherwise two claims could count at the same time
-        running = select(func.count()).where(
-            col(Job.status) == JobState.RUNNING,
-            col(Job.node) == claimant.node,
-            col(Job.type) == select(Job.type).where(col(Job.id) == job_id).scalar_subquery(),
-        )
-        return session.exec(running).one() < at_most
-    needs = session.execute(_NEEDS, {"its_job_id": job_id}).one_or_none()
-    if needs is None or needs.mock or needs.target_node is not None:
-        return needs is not None
-    held = session.execute(_HELD, {"its_node": claimant.node, "its_model_id": needs.model_id})
-    return held.scalar_one_or_none() in REPLICA_READY
-
-
-_DRAINED = select(Node.drained_at).where(Node.name == bindparam("its_node")).with_for_update(read=True)
-_NEEDS = select(Job.mock, Job.target_node, Job.model_id).where(Job.id == bindparam("its_job_id"))
-_HELD = (
-    select(Replica.state)
-    .where(Replica.node == bindparam("its_node"), Replica.model_id == bindparam("its_model_id"))
-    .with_for_update(read=True)
-)
-
-
 def _note(job: Job, fetched: Fetched | None) -> None:
     if fetched is not None:
         job.bytes_done, job.bytes_total, job.percent = fetched.bytes_done, fetched.bytes_total, fetched.percent
@@ -332,6 +321,8 @@ def _end(database: Database, job_id: str, attempt: int, state: JobState, **value
         if job is not None:
             if job.cancel_at is not None:
                 return _close(session, job, JobState.CANCELLED, percent=values["percent"])
+            if state == JobState.SUCCEEDED:
+                device_faults.clear_after_success(session, job)
             return _close(session, job, state, **values)
         job = session.get(Job, job_id)
         # If `worker` is None, the job was returned to the queue and ended there, not in this attempt.

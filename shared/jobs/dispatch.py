@@ -56,6 +56,7 @@ class Waiting(NamedTuple):
     dispatched_at: float | None
     unplaceable_since: float | None = None
     line: str = ""
+    avoid_device: str | None = None  # key of the last device that failed under it
 
 
 class Busy(NamedTuple):
@@ -98,7 +99,7 @@ class Queue:
 _WAITING = (
     Job.id, Job.type, Job.model_id, Job.model_cache_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
     Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.dispatched_to,
-    Job.dispatched_at, Job.unplaceable_since, Job.line,
+    Job.dispatched_at, Job.unplaceable_since, Job.line, Job.avoid_device,
 )  # fmt: skip
 _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action,

@@ -57,6 +57,7 @@ PASS_SECONDS = _histogram("wanworks_dispatcher_pass_seconds", "One pass of the d
 CLAIM_SECONDS = _histogram("wanworks_claim_seconds", "From sending a dispatch message to its claim.", _LONG, "type")
 MESSAGES = _counter("wanworks_webhook_tries", "Messages sent to webhooks, by outcome.", "outcome")
 LOOP_ERRORS = _counter("wanworks_loop_errors", "Passes of background loops that failed.", "loop")
+XIDS = _counter("wanworks_device_xids", "Xid errors that the driver has reported.", "node", "device", "xid")
 REMOVAL_ERRORS = _counter(
     "wanworks_store_removal_errors", "Files of jobs that could not be removed and will be tried again."
 )
@@ -68,7 +69,7 @@ METERS: Mapping[str, Meter] = {
     meter.name: meter
     for meter in (
         JOBS_ENDED, JOB_SECONDS, PHASE_SECONDS, STEP_SECONDS, STARTS, DOWNLOADED, TAKEOVERS, FENCED, PASS_SECONDS,
-        CLAIM_SECONDS, MESSAGES, LOOP_ERRORS, REMOVAL_ERRORS, HTTP_SECONDS,
+        CLAIM_SECONDS, MESSAGES, LOOP_ERRORS, XIDS, REMOVAL_ERRORS, HTTP_SECONDS,
     )
 }  # fmt: skip
 

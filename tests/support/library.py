@@ -41,9 +41,9 @@ def replica(
 def device(database: Database, *loaded: str, on: str = "here", index: int = 0, **more: Any) -> None:
     """A live device with these models loaded."""
     row = Device(
-        key=f"{on}/{index}", node=on, index=index, uuid=f"GPU-{on}-{index}", name="GPU", worker=f"gpu-{index}@{on}",
+        key=f"{on}/{index}", node=on, index=index, name="GPU", worker=f"gpu-{index}@{on}",
         started_at=clock.now(), seen_at=0.0, warm=[],
-        **{"kind": "cuda", "memory_mb": 80_000, "pid": 1, **more},
+        **{"uuid": f"GPU-{on}-{index}", "kind": "cuda", "memory_mb": 80_000, "pid": 1, **more},
     )  # fmt: skip
     nodes.register_device(database, row)
     nodes.device_beat(database, row.key, [{"model_id": name, "quantization": "none"} for name in loaded])

@@ -1,11 +1,12 @@
 /* A driver's library for machines without one: whole GPUs, and one that is cut into two MIG slices. It answers what
- * listing and reading devices ask. With STUB_UNLIKE, the third GPU is of another make than the first. */
+ * listing, reading and watching devices ask. With STUB_UNLIKE, the third GPU is of another make than the first. */
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { OK = 0, INVALID = 2, UNSUPPORTED = 3, NOT_FOUND = 6, LOST = 15 };
+enum { OK = 0, INVALID = 2, UNSUPPORTED = 3, NOT_FOUND = 6, TIMEOUT = 10, LOST = 15 };
 typedef struct { int whole; int parent; const char *uuid; } *handle;
 typedef struct { unsigned long long total, free, used; } memory;
 typedef struct { unsigned gpu, memory; } rates;
@@ -86,4 +87,40 @@ int nvmlDeviceGetGpuInstanceId(handle device, unsigned *id) {
 
 int nvmlDeviceGetComputeInstanceId(handle device, unsigned *id) {
     return device->whole ? INVALID : (*id = 0, OK);
+}
+
+int nvmlDeviceGetTotalEccErrors(handle device, int type, int counter, unsigned long long *count) {
+    return strcmp(device->uuid, "GPU-quiet") && type == 1 && counter == 0 ? (*count = 2, OK) : UNSUPPORTED;
+}
+
+/* A hardware and a thermal slowdown, and a power limit. */
+int nvmlDeviceGetCurrentClocksEventReasons(handle device, unsigned long long *reasons) {
+    return strcmp(device->uuid, "GPU-quiet") ? (*reasons = 0x4 | 0x8 | 0x40, OK) : UNSUPPORTED;
+}
+
+/* Xid errors: lines `XID INSTANCE` that are appended to the file STUB_XIDS. */
+typedef struct { handle device; unsigned long long type, data; unsigned gpu_instance, compute_instance; } event;
+static long read_up_to;
+static handle registered;
+
+int nvmlEventSetCreate(void **set) { return read_up_to = 0, *set = &read_up_to, OK; }
+int nvmlEventSetFree(void *set) { return registered = NULL, OK; }
+
+int nvmlDeviceRegisterEvents(handle device, unsigned long long types, void *set) {
+    if (!device->whole || types != 8 || strcmp(device->uuid, "GPU-quiet") == 0)
+        return UNSUPPORTED;
+    return registered = device, OK;
+}
+
+int nvmlEventSetWait_v2(void *set, event *found, unsigned milliseconds) {
+    if (lost())
+        return LOST;
+    FILE *file = getenv("STUB_XIDS") ? fopen(getenv("STUB_XIDS"), "r") : NULL;
+    if (!file || !registered)
+        return TIMEOUT;
+    fseek(file, read_up_to, SEEK_SET);
+    int read = fscanf(file, "%llu %u\n", &found->data, &found->gpu_instance);
+    read_up_to = ftell(file);
+    fclose(file);
+    return found->device = registered, found->type = 8, found->compute_instance = 0, read == 2 ? OK : TIMEOUT;
 }

@@ -1,4 +1,4 @@
-"""The commands for nodes: list, drain, undrain, remove."""
+"""The commands for nodes: list, drain, undrain, release a device, remove."""
 
 import time
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ _POLL_SECONDS = 0.5
 
 
 def register(app: typer.Typer) -> None:
-    for command in (nodes, drain, undrain):
+    for command in (nodes, drain, undrain, release):
         app.command()(command)
     app.command("remove-node")(remove_node)
 
@@ -57,6 +57,23 @@ def undrain(node: Name, url: Url = None, home: Home = None, as_json: AsJson = Fa
     with client_of(url, home) as client:
         found = client.undrain(node)
     _print(found, as_json)
+
+
+def release(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="A device as NODE/INDEX.")],
+    url: Url = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a quarantined device take jobs again, once it has been repaired, reset or replaced."""
+    if "/" not in device:
+        raise typer.BadParameter(f"{device!r} is not NODE/INDEX, such as gpu-host/0", param_hint="DEVICE")
+    with client_of(url, home) as client:
+        found = client.release(device)
+    if as_json:
+        screen.print_json(found)
+    else:
+        print(f"{found['node']}/{found['index']} {found['state']}")
 
 
 def remove_node(node: Name, url: Url = None, home: Home = None) -> None:

@@ -12,6 +12,7 @@ from wanworks.client.refusals import body_of
 from wanworks.client.shapes import (
     Alert,
     ArtifactLink,
+    DeviceRow,
     GenerationFields,
     Job,
     JobFilter,
@@ -109,6 +110,13 @@ def drain(node: str) -> Call[Node]:
 def undrain(node: str) -> Call[Node]:
     """End a node's drain. Raises NotThere."""
     return cast(Node, (yield from result_of(Send("DELETE", f"{_NODES}/{segment(node)}/drain"))))
+
+
+def release(device: str) -> Call[DeviceRow]:
+    """Release a quarantined device, named NODE/INDEX, so that it takes jobs again. Raises NotThere."""
+    node, _, index = device.rpartition("/")
+    path = f"{_NODES}/{segment(node)}/devices/{segment(index)}/quarantine"
+    return cast(DeviceRow, (yield from result_of(Send("DELETE", path))))
 
 
 def remove_node(node: str) -> Call[None]:

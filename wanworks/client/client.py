@@ -118,6 +118,7 @@ class _Calls:
     nodes = Operation(calls.nodes)
     drain = Operation(calls.drain)
     undrain = Operation(calls.undrain)
+    release = Operation(calls.release)
     remove_node = Operation(calls.remove_node)
     queues = Operation(calls.queues)
     models = Operation(calls.models)

@@ -83,6 +83,9 @@ class DeviceRow(TypedDict):
     state: str
     job: str | None
     warm: list[dict[str, Any]]
+    faults: int
+    quarantined_at: str | None
+    quarantine_reason: str | None
     last_seen: str | None
 
 

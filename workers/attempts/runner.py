@@ -16,6 +16,7 @@ from shared.errors import (
     Cancelled,
     ConfigurationError,
     DatabaseUnavailable,
+    DeviceFailed,
     Draining,
     Fenced,
     JobFailed,
@@ -28,6 +29,7 @@ from shared.errors import (
 from shared.jobs import attempts
 from shared.jobs.attempt_spans import AttemptSpan, attempt_span
 from shared.jobs.attempts import Claimant, Failure
+from shared.jobs.device_faults import Fault
 from shared.jobs.download_control import BY_FULL_DISK, BY_OWNER
 from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis
@@ -88,8 +90,8 @@ class Runner:
         """Run the job to its end. Return False if the job could not be claimed: a stale message, a drained node, a
         missing model, no free slot.
 
-        Raises JobFailed after the row has failed, Cancelled after it is cancelled, and another AttemptStopped if
-        the job continues elsewhere or later.
+        Raises JobFailed after the row has failed, Cancelled after it is cancelled, DeviceFailed if this process must
+        end, and another AttemptStopped if the job continues elsewhere or later.
         """
         handler = self._handlers[job_type]
         job = attempts.claim(self._database, job_id, self._claimant, self._settings.lease_seconds, handler.at_most)
@@ -137,6 +139,10 @@ class Runner:
         if isinstance(error, Cancelled):
             self._end(job, handler, span, lambda: attempts.cancelled(*ours, heartbeat.percent))
             return error
+        if isinstance(error, DeviceFailed):
+            log.error("job %s: attempt %d: %s", job.id, job.attempt, error, exc_info=error)
+            self._crash(job, handler, span, error)
+            return error
         if isinstance(error, Paused):
             self._end(job, handler, span, lambda: attempts.paused(*ours, BY_OWNER, fetched))
             return error
@@ -168,6 +174,17 @@ class Runner:
         if ended is not None:
             self._after(ended, handler, span)
         return ended
+
+    def _crash(self, job: Job, handler: Handler, span: AttemptSpan, error: DeviceFailed) -> None:
+        """Count a crash and the device's fault. It is not repeated: the process ends, and that is counted otherwise."""
+        fault, backoff = Fault(error.kind, error.detail), self._settings.retry_backoff_seconds
+        try:
+            ended = attempts.crashed(self._database, job.id, job.attempt, "The device failed", backoff, fault=fault)
+        except (Unavailable, StoreFull) as unavailable:
+            log.warning("job %s: the fault cannot be stored; the end of the process will be: %s", job.id, unavailable)
+            return
+        if ended is not None:
+            self._after(ended, handler, span)
 
     def _persist(self, write: Callable[[], Any]) -> Any:
         """Write, and retry while the database is unavailable. This is safe: the write names the attempt."""

@@ -47,7 +47,7 @@ class GpuGauge:
         self._nvml: Any = None
 
     def read(self) -> Reading:
-        """Return memory, utilisation, temperature and power; each None if the driver does not report it."""
+        """Return memory, utilisation, temperature, power, memory errors and slowdowns; None if not reported."""
         try:
             if self._nvml is None:
                 self._nvml = self._open.enter_context(discovery.driver())
@@ -118,10 +118,30 @@ def _read(nvml: Any, uuid: str) -> Reading:
     utilization = discovery.asked(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
     temperature = discovery.asked(nvml, nvml.nvmlDeviceGetTemperature, whole, nvml.NVML_TEMPERATURE_GPU)
     power = discovery.asked(nvml, nvml.nvmlDeviceGetPowerUsage, whole)
+    errors = discovery.asked(
+        nvml, nvml.nvmlDeviceGetTotalEccErrors, whole, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+    )
+    reasons = discovery.asked(nvml, nvml.nvmlDeviceGetCurrentClocksEventReasons, whole)
     return Reading(
         utilization_percent=None if utilization is None else float(utilization.gpu),
         memory_used_mb=None if memory is None else round(memory.used / MB, 1),
         memory_total_mb=None if memory is None else round(memory.total / MB, 1),
         temperature_celsius=None if temperature is None else float(temperature),
         power_watts=None if power is None else round(power / 1000, 1),
+        ecc_uncorrected=None if errors is None else int(errors),
+        throttle_reasons=None if reasons is None else _reasons(nvml, int(reasons)),
     )
+
+
+def _reasons(nvml: Any, bits: int) -> str:
+    """Return the names of the reasons for a reduced clock rate, comma-separated. An idle GPU has none."""
+    names = {
+        nvml.nvmlClocksEventReasonHwSlowdown: "hw_slowdown",
+        nvml.nvmlClocksEventReasonHwThermalSlowdown: "hw_thermal_slowdown",
+        nvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "hw_power_brake_slowdown",
+        nvml.nvmlClocksEventReasonSwThermalSlowdown: "sw_thermal_slowdown",
+        nvml.nvmlClocksEventReasonSwPowerCap: "sw_power_cap",
+        nvml.nvmlClocksEventReasonApplicationsClocksSetting: "applications_clocks_setting",
+        nvml.nvmlClocksEventReasonSyncBoost: "sync_boost",
+    }
+    return ",".join(name for bit, name in names.items() if bits & bit)

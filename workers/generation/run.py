@@ -23,7 +23,7 @@ from shared.errors import BadInput, ConfigurationError, ModelUnavailable, OutOfM
 from shared.settings import Settings
 from shared.states import Phase
 from workers.devices import discovery
-from workers.generation import manifest, outputs, placeholder, playback
+from workers.generation import device_errors, manifest, outputs, placeholder, playback
 from workers.generation.context import GenerationContext, Outcome, Report
 from workers.generation.geometry import Plan, plan
 from workers.generation.quality import Shape, Watch, judge
@@ -46,11 +46,15 @@ def generate(context: GenerationContext) -> Outcome:
 
     Raises what `context.check` raises; ModelUnavailable, BadInput, BadOutput (broken output, or not as requested) and
     OutOfMemory (after one retry under a leaner profile) if the job fails; StoreFull if the disk is full;
-    ConfigurationError if a setting is wrong. A MemoryError never escapes.
+    ConfigurationError if a setting is wrong; DeviceFailed if the device no longer works in this process. A MemoryError
+    never escapes.
     """
     try:
         with _one_at_a_time:
-            return _mock(context) if context.mock else _generated(context)
+            if context.mock:
+                return _mock(context)
+            with device_errors.reported(discovery.this_device):
+                return _generated(context)
     except MemoryError:
         raise OutOfMemory("The worker ran out of host memory.") from None
 
@@ -89,7 +93,8 @@ def free() -> None:
     """Evict every model and free its memory. Waits for a running generation."""
     with _one_at_a_time:
         if _warm_models is not None:
-            _warm_models.free()
+            with device_errors.reported(discovery.this_device):
+                _warm_models.free()
 
 
 class _Clock:

@@ -8,13 +8,16 @@ import ctypes
 import logging
 import os
 import signal
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import signals
 
-from shared.errors import ConfigurationError
+from shared.cluster import nodes
+from shared.errors import ConfigurationError, StoreFull, Unavailable
 from shared.telemetry import logs, tracing
 from workers.processes import process
+
+log = logging.getLogger("wanworks.worker")
 
 _PR_SET_PDEATHSIG = 1
 # Hashing and downloading must not take CPU time from a generation's step.
@@ -54,6 +57,23 @@ def _on_child(**_: Any) -> None:
             run.preload()
     else:
         os.nice(_IO_NICENESS)
+
+
+def end(reason: str) -> NoReturn:
+    """End this process at once, without the destructors of libraries. Celery starts another one in its place."""
+    log.error("this process ends: %s", reason)
+    try:
+        nodes.device_beat(process.database(), process.claimant().device_key, warm=[])
+    except (Unavailable, StoreFull) as error:
+        log.warning("the loaded models cannot be cleared: %s", error)
+    except Exception:
+        log.exception("the loaded models cannot be cleared")
+    try:
+        process.meters().flush()
+        tracing.close()
+        logging.shutdown()
+    finally:
+        os._exit(1)
 
 
 @signals.worker_process_shutdown.connect

@@ -17,8 +17,9 @@ from celery.worker.request import Request
 from shared import clock
 from shared.cluster import nodes
 from shared.database.tables import Device
-from shared.errors import StoreFull, Unavailable
+from shared.errors import FaultKind, StoreFull, Unavailable
 from shared.jobs import attempt_spans, attempts
+from shared.jobs.device_faults import Fault
 from shared.messaging import celery
 from shared.models import replicas
 from shared.telemetry.loops import Loop
@@ -55,7 +56,8 @@ def recover(reason: str, pid: int | None = None) -> None:
         for running in attempts.running_on(process.database(), process.worker_name()):
             if pid not in (None, running.pid):
                 continue
-            job = attempts.crashed(process.database(), running.job_id, running.attempt, reason, backoff)
+            fault = Fault(FaultKind.PROCESS_DEATH, reason)
+            job = attempts.crashed(process.database(), running.job_id, running.attempt, reason, backoff, fault=fault)
             if job is not None:
                 log.warning("job %s: %s; now %s", running.job_id, reason, job.status)
                 attempt_spans.report_lost(job, running.attempt, "worker_lost", reason)

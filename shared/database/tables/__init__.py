@@ -10,6 +10,7 @@ from shared.database.tables.alerts import Alert as Alert
 from shared.database.tables.alerts import AlertDelivery as AlertDelivery
 from shared.database.tables.alerts import AlertWatch as AlertWatch
 from shared.database.tables.cluster import Device as Device
+from shared.database.tables.cluster import DeviceFault as DeviceFault
 from shared.database.tables.cluster import Installation as Installation
 from shared.database.tables.cluster import LoopReport as LoopReport
 from shared.database.tables.cluster import Node as Node

@@ -3,10 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column
+from sqlalchemy import JSON, Column, Index, text
 from sqlmodel import Field, SQLModel
 
 from shared.stored_names import stored
+
+_OPEN = text("cleared_at IS NULL")
 
 
 class Node(SQLModel, table=True):
@@ -26,7 +28,10 @@ class Node(SQLModel, table=True):
 
 
 class Device(SQLModel, table=True):
-    """One GPU or CPU device and the worker that is pinned to it. Written by `cluster/nodes.py` alone."""
+    """One GPU or CPU device and the worker that is pinned to it.
+
+    Written by `cluster/nodes.py` alone, except for the quarantine, which `jobs/device_faults.py` writes.
+    """
 
     __tablename__ = "devices"
 
@@ -45,6 +50,35 @@ class Device(SQLModel, table=True):
     # The newest protocol of dispatch messages that its worker reads.
     message_protocol: int = Field(default=1, sa_column_kwargs={**stored("message_protocol"), "server_default": "1"})
     warm: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+    quarantined_at: datetime | None = None  # since when it accepts no jobs because it is faulty; survives restarts
+    quarantine_reason: str | None = Field(default=None, max_length=300)
+
+
+class DeviceFault(SQLModel, table=True):
+    """One fault of a device. Written by `jobs/device_faults.py` alone.
+
+    A device is identified by its node and UUID: a GPU keeps its faults if its index changes, and a new GPU under the
+    same index has none.
+    """
+
+    __tablename__ = "device_faults"
+    __table_args__ = (
+        Index("ix_device_faults_open", "node", "uuid", sqlite_where=_OPEN, postgresql_where=_OPEN),
+        Index("ix_device_faults_job", "job_id"),
+    )
+
+    id: str = Field(primary_key=True, max_length=36)  # a UUIDv7
+    node: str = Field(max_length=64)
+    uuid: str = Field(max_length=96)  # of the GPU, or cpu-0
+    device_key: str = Field(max_length=96)
+    job_id: str | None = Field(default=None, max_length=36)  # that ran; None: the driver reported the fault
+    attempt: int | None = None
+    pid: int | None = None  # of the process that ran the attempt
+    kind: str = Field(max_length=32)  # cuda_error, failed_probe, process_death or xid
+    detail: str = Field(max_length=300)
+    at: datetime
+    cleared_at: datetime | None = None  # by a successful job or a release; until then it counts
+    quarantine_reason: str | None = Field(default=None, max_length=300)  # if this fault quarantined the device
 
 
 class Process(SQLModel, table=True):

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import Index
+from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
 
 
@@ -25,6 +25,9 @@ class Sample(SQLModel, table=True):
     memory_total_mb: float | None = None
     temperature_celsius: float | None = None
     power_watts: float | None = None
+    # Uncorrectable memory errors since the driver was loaded.
+    ecc_uncorrected: int | None = Field(default=None, sa_type=BigInteger)
+    throttle_reasons: str | None = Field(default=None, max_length=200)  # comma-separated; empty: full clock rate
     job_id: str | None = Field(default=None, max_length=36)  # the job that was running
     model_id: str | None = Field(default=None, max_length=64)
     phase: str | None = Field(default=None, max_length=32)

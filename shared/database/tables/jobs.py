@@ -112,6 +112,7 @@ class Job(SQLModel, table=True):
     device: str | None = Field(default=None, max_length=96)  # as shown to users: the GPU's UUID, or cpu-0
     device_key: str | None = Field(default=None, max_length=96)
     claimed_at: float | None = None
+    avoid_device: str | None = Field(default=None, max_length=96)  # key of the last device that failed under this job
 
     # The device or node whose queue the dispatch message is on.
     dispatched_to: str | None = Field(default=None, max_length=96, sa_column_kwargs=stored("dispatched_to"))

@@ -4,8 +4,11 @@ this folder on its PYTHONPATH; the harness then orders faults by files in `HOME/
 commit-lost          SQLite: of the commits, so many (a share from 0 to 1) are carried out and then reported as failed
 disk-full            nothing can be written into the store
 pipeline-KIND-N      the next step of a generation takes the file away and ends in KIND: memory, error, exit or segv
+oom-STAGE-N          likewise in that stage (loading, encoding, denoising, decoding), and the device's memory runs out
+cuda-STAGE-N         likewise, and from then on every kernel of that process fails with a CUDA error
 """
 
+import dataclasses
 import errno
 import importlib.abc
 import importlib.machinery
@@ -14,7 +17,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,23 +72,35 @@ def _pipeline(module: Any) -> None:
 
     def faulty(*args: Any) -> Any:
         *others, signals = args
+        stage = ["encoding"]
+
+        def enter(phase: Any, *more: Any) -> None:
+            stage[0] = str(phase)
+            signals.enter(phase, *more)
 
         def check() -> None:
             _strike()
+            _strike_device(stage[0])
             signals.check()
 
-        return run(*others, module.Signals(signals.enter, check))
+        return run(*others, dataclasses.replace(signals, enter=enter, check=check))
 
     module.run = faulty
 
 
+def _loading(module: Any) -> None:
+    load = module.load
+
+    def faulty(*args: Any, **options: Any) -> Any:
+        _strike_device("loading")
+        return load(*args, **options)
+
+    module.load = faulty
+
+
 def _strike() -> None:
-    for flag in _FOLDER.glob("pipeline-*"):
-        try:
-            flag.unlink()
-        except FileNotFoundError:
-            continue  # another process has taken it
-        match flag.name.split("-")[1]:
+    for flag in _taken("pipeline-*"):
+        match flag.split("-")[1]:
             case "memory":
                 raise MemoryError
             case "error":
@@ -94,6 +109,34 @@ def _strike() -> None:
                 os._exit(1)
             case "segv":
                 os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _strike_device(stage: str) -> None:
+    import torch
+
+    for _ in _taken(f"oom-{stage}-*"):
+        raise torch.OutOfMemoryError("CUDA out of memory, by the harness")
+    for _ in _taken(f"cuda-{stage}-*"):
+        path = Path(__file__).parents[2] / "support" / "poisoned.py"
+        spec = importlib.util.spec_from_file_location("poisoned", path)
+        assert spec is not None
+        assert spec.loader is not None
+        poisoned = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(poisoned)
+        _kept.append(poisoned.poison())
+
+
+_kept: list[Any] = []
+
+
+def _taken(pattern: str) -> Iterator[str]:
+    """Yield the orders that this process takes away."""
+    for flag in _FOLDER.glob(pattern):
+        try:
+            flag.unlink()
+        except FileNotFoundError:
+            continue  # another process has taken it
+        yield flag.name
 
 
 def _webhooks(module: Any) -> None:
@@ -105,6 +148,7 @@ _PATCHES: dict[str, Callable[[Any], None]] = {
     "sqlalchemy.dialects.sqlite.pysqlite": _sqlite,
     "shared.storage.directory": _store,
     "workers.generation.outputs": _outputs,
+    "workers.generation.pipelines.loading": _loading,
     "workers.generation.pipelines.running": _pipeline,
     "shared.net.standard_webhooks": _webhooks,
 }

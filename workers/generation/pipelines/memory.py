@@ -6,6 +6,12 @@ import gc
 
 import torch
 
+# cuDNN reports "unable to find an engine" if no algorithm's workspace fits the free memory.
+_SIGNS = (
+    "out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED", "unable to find an engine",
+)  # fmt: skip
+
 
 def ran_out(error: BaseException) -> bool:
     """Return whether an exception means that the device's or the host's memory ran out."""
@@ -13,8 +19,7 @@ def ran_out(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM  # a file that could not be mapped
-    signs = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
 def give_back() -> None:

@@ -99,6 +99,7 @@ ROWS = {
     "GET /api/v1/nodes": Row(READ),
     "POST /api/v1/nodes/{node}/drain": Row(ADMIN),
     "DELETE /api/v1/nodes/{node}/drain": Row(ADMIN),
+    "DELETE /api/v1/nodes/{node}/devices/{index}/quarantine": Row(ADMIN),
     "DELETE /api/v1/nodes/{node}": Row(ADMIN),
     "GET /flower/tasks/datatable": Row(ADMIN),
     "POST /flower/tasks/datatable": Row(ADMIN),

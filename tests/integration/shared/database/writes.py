@@ -11,9 +11,11 @@ from shared.access.audit import Act
 from shared.access.keys import Limits
 from shared.cluster import nodes
 from shared.database.engine import Database
-from shared.database.tables import ApiKey, AuditEntry, Job, Use, WebhookMessage
-from shared.jobs import attempts, dispatch, download_control, records
+from shared.database.tables import ApiKey, AuditEntry, Device, DeviceFault, Job, Use, WebhookMessage
+from shared.errors import FaultKind
+from shared.jobs import attempts, device_faults, dispatch, download_control, records
 from shared.jobs.attempts import Claimant, Failure, Fetched
+from shared.jobs.device_faults import Fault
 from shared.models import replica_files
 from shared.models.verification import Verdict
 from shared.states import JobState, Scope
@@ -283,6 +285,41 @@ def _repaired(database: Database) -> Written:
     )
 
 
+def _quarantined(database: Database) -> Written:
+    library.device(database)
+
+    def check(changed: bool) -> None:
+        assert changed
+        assert [one.quarantine_reason for one in rows(database, Device)] == ["Xid 79"]
+        assert len(rows(database, DeviceFault)) == 1
+
+    return Written(lambda: device_faults.quarantine(database, "here/0", FaultKind.XID, "Xid 79"), check)
+
+
+def _released(database: Database) -> Written:
+    library.device(database)
+    device_faults.quarantine(database, "here/0", FaultKind.XID, "Xid 79")
+
+    def check(device: Device) -> None:
+        assert device.quarantined_at is None
+        assert [one.quarantined_at for one in rows(database, Device)] == [None]
+        assert [one.cleared_at is not None for one in rows(database, DeviceFault)] == [True]
+
+    return Written(lambda: device_faults.release(database, "here/0"), check)
+
+
+def _faulty(database: Database) -> Written:
+    job = claimed(database, accepted(database).id)
+    fault = Fault(FaultKind.CUDA_ERROR, "CUDA error")
+
+    def check(after: Job | None) -> None:
+        assert after is not None
+        assert (after.failures, after.avoid_device) == (1, "n/0")
+        assert [(one.job_id, one.attempt) for one in rows(database, DeviceFault)] == [(job.id, 1)], "counted once"
+
+    return Written(lambda: attempts.crashed(database, job.id, 1, "died", 0.0, fault=fault), check)
+
+
 WRITES: dict[str, Callable[[Database], Written]] = {
     "accept": _accept,
     "claim": _claim,
@@ -291,6 +328,9 @@ WRITES: dict[str, Callable[[Database], Written]] = {
     "end as cancelled": _ending(JobState.CANCELLED),
     "give back": _given_back,
     "crash": _crashed,
+    "crash by a fault of the device": _faulty,
+    "quarantine a device": _quarantined,
+    "release a device": _released,
     "cancel a waiting job": _cancel_waiting,
     "cancel a running job": _cancel_running,
     "delete": _delete,

@@ -13,8 +13,10 @@ from shared.catalogue.job_types import DOWNLOAD, DownloadParams
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.jobs import attempts, dispatch, records
+from shared.errors import FaultKind
+from shared.jobs import attempts, device_faults, dispatch, records
 from shared.jobs.attempts import Claimant
+from shared.jobs.device_faults import Fault
 from shared.jobs.records import NewJob
 from shared.models import removals, replica_files
 from shared.models.replica_files import BlobState
@@ -23,7 +25,7 @@ from tests.conftest import both_databases
 from tests.integration.shared.jobs.racing import IO, Pair, Race, is_error
 from tests.support import library
 from tests.support.interleaving import interleavings
-from tests.support.jobs import CLAIMANT, accepted, hold
+from tests.support.jobs import CLAIMANT, accepted, claimed, hold
 
 pytestmark = both_databases
 
@@ -87,6 +89,49 @@ def _claim_and_drain(database: Database) -> Pair:
     job = accepted(database)
     dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
     return lambda: attempts.claim(database, job.id, CLAIMANT, 60), lambda: nodes.drain(database, "n")
+
+
+def test_no_claim_comes_after_a_quarantine_was_stored(database: Database) -> None:
+    hold(database, "T2V-A14B")
+    library.device(database, on="n")
+    for _, met in interleavings(database, lambda: _claim_and_quarantine(database)):
+        assert not is_error(met.first)
+        assert not is_error(met.second)
+        if met.second_was_through:
+            assert met.first is None, "the quarantine was stored while the claim was under way"
+
+
+def _claim_and_quarantine(database: Database) -> Pair:
+    device_faults.release(database, CLAIMANT.device_key)
+    job = accepted(database)
+    dispatch.mark_dispatched(database, [(job.id, CLAIMANT.device_key)])
+    return (
+        lambda: attempts.claim(database, job.id, CLAIMANT, 60),
+        lambda: device_faults.quarantine(database, CLAIMANT.device_key, FaultKind.XID, "Xid 79"),
+    )
+
+
+def test_two_faults_at_once_are_both_counted(database: Database) -> None:
+    """The dispatcher counts an expired lease while the worker counts a crash: each of another job of the device."""
+    hold(database, "T2V-A14B")
+    library.device(database, on="n", uuid=CLAIMANT.device)
+
+    def pair() -> Pair:
+        device_faults.release(database, CLAIMANT.device_key)
+        _crash(database, claimed(database, accepted(database).id))
+        one, other = (claimed(database, accepted(database).id) for _ in range(2))
+        return lambda: _crash(database, one), lambda: _crash(database, other)
+
+    for _, met in interleavings(database, pair):
+        assert not is_error(met.first)
+        assert not is_error(met.second)
+        (seen,) = nodes.devices(database)
+        assert seen.device.quarantined_at is not None
+
+
+def _crash(database: Database, job: Job) -> Job | None:
+    fault = Fault(FaultKind.PROCESS_DEATH, "it died")
+    return attempts.crashed(database, job.id, job.attempt, "It died", 0.0, fault=fault)
 
 
 def test_a_model_is_removed_or_used_never_both(database: Database) -> None:

@@ -16,6 +16,7 @@ from tests.conftest import lacking
 from tests.support.places import ROOT
 from workers.devices import readings
 from workers.devices.discovery import Device
+from workers.devices.xids import XidWatch
 
 SOURCE = ROOT / "tests/support/nvml.c"
 CPU = Device("cpu", 0, "", "a CPU", 16_000)
@@ -53,17 +54,24 @@ def asked(script: str, library: Path | None, **environment: str) -> Any:
 @pytest.mark.parametrize(
     ("uuid", "figures"),
     [
-        ("GPU-whole", (83.0, 20_500.0, 80_000.0, 61.0, 512.3)),
-        ("MIG-slice", (None, 2_500.0, 10_000.0, 61.0, 512.3)),
-        ("GPU-quiet", (83.0, 20_500.0, 80_000.0, 61.0, None)),
-        ("GPU-not-there", (None,) * 5),
+        ("GPU-whole", (83.0, 20_500.0, 80_000.0, 61.0, 512.3, 2, "hw_slowdown,hw_thermal_slowdown,sw_power_cap")),
+        ("MIG-slice", (None, 2_500.0, 10_000.0, 61.0, 512.3, 2, "hw_slowdown,hw_thermal_slowdown,sw_power_cap")),
+        ("GPU-quiet", (83.0, 20_500.0, 80_000.0, 61.0, None, None, None)),
+        ("GPU-not-there", (None,) * 7),
     ],
 )
 def test_a_gpu_is_read_by_its_uuid_and_missing_values_are_none(
-    library: Path, uuid: str, figures: tuple[float | None, ...]
+    library: Path, uuid: str, figures: tuple[float | str | None, ...]
 ) -> None:
     read = asked(f"print(json.dumps(asdict(gpu({uuid!r}).read())))", library)
-    names = ("utilization_percent", "memory_used_mb", "memory_total_mb", "temperature_celsius", "power_watts")
+    names: tuple[str, ...] = (
+        "utilization_percent",
+        "memory_used_mb",
+        "memory_total_mb",
+        "temperature_celsius",
+        "power_watts",
+    )
+    names += ("ecc_uncorrected", "throttle_reasons")
     assert read == dict(zip(names, figures, strict=True))
 
 
@@ -84,6 +92,76 @@ print(json.dumps(seen))
     assert asked(script, library, STUB_LOST=str(lost)) == [
         [83, 1], [83, 1], [83, 1], [None, 1], [None, 2], [83, 3], [83, 3],
     ]  # fmt: skip
+
+
+XIDS = """
+from workers.devices.xids import XidWatch
+def report(*lines):
+    with open(os.environ["STUB_XIDS"], "a") as file:
+        file.writelines(f"{line}\\n" for line in lines)
+def read(watch):
+    return [str(xid) for xid in watch.read()]
+report()
+"""
+
+
+def test_xids_are_received_in_order_and_once(library: Path, tmp_path: Path) -> None:
+    script = f"""{XIDS}
+watch = XidWatch(Device("cuda", 0, "GPU-whole", "GPU", 80_000))
+seen = [read(watch)]
+report("31 4294967295", "79 4294967295")
+seen += [read(watch), read(watch)]
+report("48 4294967295")
+seen.append([xid.critical for xid in watch.read()])
+watch.close()
+print(json.dumps(seen))
+"""
+    assert asked(script, library, STUB_XIDS=str(tmp_path / "xids")) == [
+        [],
+        ["Xid 31: an invalid memory access", "Xid 79: it has fallen off the bus"],
+        [],
+        [True],
+    ]
+
+
+def test_a_slice_hears_of_itself_and_of_its_whole_gpu(library: Path, tmp_path: Path) -> None:
+    script = f"""{XIDS}
+watch = XidWatch(Device("cuda", 0, "MIG-second", "GPU", 10_000))
+watch.read()
+report("13 1", "94 2", "79 4294967295")
+print(json.dumps(read(watch)))
+"""
+    assert asked(script, library, STUB_XIDS=str(tmp_path / "xids")) == [
+        "Xid 94: a memory error that only one process suffered from",
+        "Xid 79: it has fallen off the bus",
+    ]
+
+
+def test_a_gpu_that_the_driver_has_lost_is_reported_once(library: Path, tmp_path: Path) -> None:
+    lost = tmp_path / "lost"
+    script = f"""{XIDS}
+watch = XidWatch(Device("cuda", 0, "GPU-whole", "GPU", 80_000))
+seen = [read(watch)]
+open({str(lost)!r}, "w").close()
+seen += [read(watch), read(watch), read(watch)]
+os.unlink({str(lost)!r})
+report("43 4294967295")
+seen.append(read(watch))
+print(json.dumps(seen))
+"""
+    assert asked(script, library, STUB_XIDS=str(tmp_path / "xids"), STUB_LOST=str(lost)) == [
+        [], ["Xid 79: it has fallen off the bus"], [], [], ["Xid 43: a process's channel was reset"],
+    ]  # fmt: skip
+
+
+def test_without_events_a_driver_or_a_gpu_no_xids_are_received(library: Path) -> None:
+    for uuid, where in (("GPU-quiet", library), ("GPU-whole", None)):
+        script = "from workers.devices.xids import XidWatch\n"
+        script += (
+            f"watch = XidWatch(Device('cuda', 0, {uuid!r}, 'GPU', 1)); print(json.dumps([watch.read(), watch.read()]))"
+        )
+        assert asked(script, where) == [[], []]
+    assert XidWatch(CPU).read() == []
 
 
 def test_a_gpu_without_a_driver_reads_nothing() -> None:

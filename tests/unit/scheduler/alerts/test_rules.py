@@ -49,6 +49,12 @@ WRONG: dict[str, tuple[Facts, str]] = {
     "node_lost": (replace(FINE, nodes=(replace(NODE, silent_seconds=31.0),)), "one"),
     "crash_loop": (replace(FINE, processes=(ProcessFact("one", "gpu-0", "crash_loop", 5),)), "gpu-0 on one"),
     "device_too_hot": (replace(FINE, devices=(replace(DEVICE, temperature_celsius=87.0),)), "one/0"),
+    "device_quarantined": (replace(FINE, devices=(replace(DEVICE, quarantine_reason="3 faults in a row"),)), "one/0"),
+    "device_throttled": (
+        replace(FINE, devices=(replace(DEVICE, throttle_reasons=("sw_power_cap", "hw_thermal_slowdown")),)),
+        "one/0",
+    ),
+    "device_memory_errors": (replace(FINE, devices=(replace(DEVICE, ecc_uncorrected=2),)), "one/0"),
     "device_memory_full": (replace(FINE, devices=(replace(DEVICE, memory_percent=98.0),)), "one/0"),
     "queue_age": (replace(FINE, queued=4, oldest_queued_seconds=1801.0), ""),
     "job_stuck": (replace(FINE, running=(JOB,)), "job-1"),
@@ -100,6 +106,11 @@ def opened(changes: Changes) -> list[tuple[str, str]]:
 
 def test_every_rule_is_tried() -> None:
     assert [rule.name for rule in RULES] == list(WRONG)
+
+
+def test_a_power_limit_is_no_slowdown() -> None:
+    facts = replace(FINE, devices=(replace(DEVICE, throttle_reasons=("sw_power_cap",), ecc_uncorrected=0),))
+    assert Installation().run_pass(facts) == Changes()
 
 
 def test_nothing_is_wrong_with_what_is_fine() -> None:

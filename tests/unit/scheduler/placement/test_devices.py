@@ -392,3 +392,37 @@ def test_an_urgent_job_recalls_the_right_one_of_hundreds() -> None:
     assignments = decide(moment)
     assert assignments == [Assignment("urgent", "n/300")]
     assert displaced(moment.queue, assignments) == [Assignment("l300", "n/300")]
+
+
+def test_a_job_avoids_the_device_that_failed_under_it_where_another_fits() -> None:
+    struck, other = job("0", "a", avoid_device="n/0"), job("1", "a", 1.0)
+    both = [device(0, MODELS), device(1, MODELS)]
+    assert decide(now_moment([struck], both)) == [Assignment("0", "n/1")]
+    assert sorted(decide(now_moment([struck, other], both)), key=lambda one: one.job_id) == [
+        Assignment("0", "n/1"),
+        Assignment("1", "n/0"),
+    ]
+
+
+def test_it_waits_for_a_busy_device_that_fits() -> None:
+    struck = job("0", "a", avoid_device="n/0")
+    both = [device(0, MODELS), device(1, MODELS)]
+    busy = [running("9", "n/1", "a")]
+    assert Assignment("0", "n/0") not in decide(now_moment([struck], both, busy))
+    assert decide(now_moment([struck], both, busy)) == [Assignment("0", "n/1")], "dispatched in advance"
+
+
+def test_it_takes_the_device_that_failed_where_no_other_fits() -> None:
+    struck = job("0", "a", avoid_device="n/0")
+    assert decide(now_moment([struck], [device(0, MODELS), device(1, ("b",))])) == [Assignment("0", "n/0")]
+    small = [device(0, MODELS), device(1, MODELS, memory_mb=10)]
+    assert decide(now_moment([struck], small)) == [Assignment("0", "n/0")]
+
+
+def test_no_device_is_moved_a_job_that_avoids_it() -> None:
+    """Device 0 becomes idle while a job that failed there waits behind a job of device 1."""
+    waiting = job("0", "a", avoid_device="n/0", dispatched_to="n/1", dispatched_at=0.0)
+    busy = [running("9", "n/1", "a")]
+    assert decide(now_moment([waiting], [device(0, MODELS), device(1, MODELS)], busy, now=1.0)) == []
+    free = waiting._replace(avoid_device=None)
+    assert decide(now_moment([free], [device(0, MODELS), device(1, MODELS)], busy, now=1.0)) == [Assignment("0", "n/0")]

@@ -1,0 +1,44 @@
+"""Whether a device or node may claim a job now, read and locked within the claim's transaction."""
+
+from sqlalchemy import bindparam, func
+from sqlmodel import Session, col, select
+
+from shared.database.engine import hold
+from shared.database.tables import Device, Job, Node, Replica
+from shared.states import REPLICA_READY, JobState
+
+# Built once, because a device waits for its claim. The rows stay locked until the claim is committed.
+_DRAINED = select(Node.drained_at).where(Node.name == bindparam("its_node")).with_for_update(read=True)
+_QUARANTINED = select(Device.quarantined_at).where(Device.key == bindparam("its_device_key")).with_for_update(read=True)
+_NEEDS = select(Job.mock, Job.target_node, Job.model_id).where(Job.id == bindparam("its_job_id"))
+_HELD = (
+    select(Replica.state)
+    .where(Replica.node == bindparam("its_node"), Replica.model_id == bindparam("its_model_id"))
+    .with_for_update(read=True)
+)
+
+
+def may_run(session: Session, job_id: str, node: str, device_key: str | None, at_most: int | None) -> bool:
+    """Return whether the node and its device accept jobs and the node has the model's files, or a free slot.
+
+    `device_key` is None for a claim of the node's io worker. The files are locked against removal.
+    """
+    if session.execute(_DRAINED, {"its_node": node}).scalar_one_or_none() is not None:
+        return False
+    if device_key is not None:
+        quarantined = session.execute(_QUARANTINED, {"its_device_key": device_key}).scalar_one_or_none()
+        if quarantined is not None:
+            return False
+    if at_most is not None:
+        hold(session, f"claims of {node}")  # otherwise two claims could count at the same time
+        running = select(func.count()).where(
+            col(Job.status) == JobState.RUNNING,
+            col(Job.node) == node,
+            col(Job.type) == select(Job.type).where(col(Job.id) == job_id).scalar_subquery(),
+        )
+        return session.exec(running).one() < at_most
+    needs = session.execute(_NEEDS, {"its_job_id": job_id}).one_or_none()
+    if needs is None or needs.mock or needs.target_node is not None:
+        return needs is not None
+    held = session.execute(_HELD, {"its_node": node, "its_model_id": needs.model_id})
+    return held.scalar_one_or_none() in REPLICA_READY

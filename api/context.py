@@ -18,6 +18,7 @@ from api.services.fallbacks import Fallbacks
 from api.services.group_commit import Commits
 from api.services.histories import Histories
 from api.services.live import Live
+from api.services.memory_check import MemoryCheck
 from api.services.storage import Storage
 from api.services.streams import Streams
 from api.services.waker import Waker
@@ -74,7 +75,8 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     live = Live(progress)
     figures = UseFigures(catalogue, database)
     read_library = partial(library.read, settings, catalogue, database, live.of, figures)
-    fallbacks = Fallbacks(settings, catalogue, database, read_library)
+    memory = MemoryCheck(catalogue, database, refuses=settings.admission == "registered")
+    fallbacks = Fallbacks(settings, catalogue, database, read_library, memory)
     flower = httpx.AsyncClient(timeout=_FLOWER_SECONDS, trust_env=False)
     try:
         yield Context(
@@ -86,7 +88,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             progress=progress,
             live=live,
             streams=streams,
-            admission=Admission(settings, catalogue, storage, fallbacks),
+            admission=Admission(settings, catalogue, storage, fallbacks, memory),
             commits=commits,
             waker=waker,
             image_limiter=anyio.CapacityLimiter(_IMAGES_AT_ONCE),

@@ -36,6 +36,7 @@ def read_hosts(database: Database, held: Mapping[str, frozenset[str]], silence_s
     registered = nodes.devices(database)
     quarantined = frozenset(item.device.key for item in registered if item.device.quarantined_at is not None)
     seen = [item.device for item in registered if item.alive(silence_seconds)]
+    memory = {node.name: node.memory_mb for node, _ in known}
     views = [
         DeviceView(
             key=device.key,
@@ -44,6 +45,7 @@ def read_hosts(database: Database, held: Mapping[str, frozenset[str]], silence_s
             memory_mb=device.memory_mb,
             warm=frozenset(entry[LOADED_MODEL_KEY] for entry in device.warm),
             holds=held.get(device.node, frozenset()),
+            host_mb=memory.get(device.node),
         )
         for device in seen
     ]

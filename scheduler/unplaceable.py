@@ -85,7 +85,15 @@ class UnplaceableJobs:
 
 def _needs(job: Waiting) -> tuple[Any, ...]:
     """Return what determines whether something could run the job. It is equal for jobs with equal needs."""
-    return (job.model_id, job.model_cache_key, job.target_node, job.mock, job.min_vram_mb, job.min_ram_mb)
+    return (
+        job.model_id,
+        job.model_cache_key,
+        job.target_node,
+        job.mock,
+        job.min_vram_mb,
+        job.min_ram_mb,
+        job.memory_needs,
+    )
 
 
 def _reason(job: Waiting, hosts: Hosts, held: Mapping[str, frozenset[str]]) -> Failure | None:

@@ -5,6 +5,7 @@ WanworksError
 │   ├── MalformedRequest         the body cannot be parsed: broken JSON or multipart
 │   │   └── UnknownAction        an action that the route does not know
 │   ├── InvalidField             one or more fields are wrong
+│   ├── NotEnoughMemory          no registered device has the memory for it
 │   ├── Unauthenticated          the API key is missing or unknown
 │   ├── Forbidden                the key may not do this
 │   ├── LimitReached             the key has reached a limit
@@ -43,9 +44,10 @@ WanworksError
     └── DeviceFailed             the device failed: a crash is counted, and the process ends
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from wanworks.errors import ConfigurationError as ConfigurationError
 from wanworks.errors import ExitCode
@@ -99,6 +101,19 @@ class InvalidField(RequestError):
     def of(cls, field: str, msg: str, type: str = "value_error") -> "InvalidField":
         """Return the error for one wrong field of the body."""
         return cls(FieldError(("body", field), msg, type))
+
+
+class NotEnoughMemory(RequestError):
+    """No registered device has the memory for this job."""
+
+    code = "not_enough_memory"
+
+    def __init__(
+        self, message: str, missing: Sequence[Mapping[str, Any]], alternatives: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.missing = tuple(missing)  # for each device: how much is missing
+        self.alternatives = tuple(alternatives)  # requests that would fit
+        super().__init__(message)
 
 
 class Unauthenticated(RequestError):

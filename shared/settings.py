@@ -267,7 +267,18 @@ class Settings(BaseSettings):
     min_free_disk_mb: int = Field(500, ge=0, description="No new jobs are accepted with less free space than this.")
 
     # generation
-    memory_profile: str = Field("auto", description="Name of a memory profile, or `auto` to choose one by free memory.")
+    admission: str = Field(
+        "registered",
+        pattern="^(registered|any)$",
+        description="`registered` refuses a job that fits the memory of no registered device; `any` lets it wait for "
+        "one, for clusters that start devices on demand.",
+    )
+    memory_profile: str = Field(
+        "auto",
+        pattern="^(auto|(int8-)?(full|text-offload|offload|stream))$",
+        description="Where weights are during a job: on the device (`full`), taking turns (`text-offload`, `offload`) "
+        "or streamed (`stream`). `auto` plans it for each job.",
+    )
     warm_models: int = Field(1, ge=1, description="Loaded models kept on a CPU device; a GPU keeps all that fit.")
     prompt_cache_mb: int = Field(256, ge=0, description="Memory for prompt embeddings on each device.")
 

@@ -29,6 +29,7 @@ _MAX_DETAIL = 1000
 STATUS: tuple[tuple[type[WanworksError], int], ...] = (
     (errors.MalformedRequest, 400),
     (errors.InvalidField, 422),
+    (errors.NotEnoughMemory, 422),
     (errors.Unauthenticated, 401),
     (errors.Forbidden, 403),
     (errors.LimitReached, 429),
@@ -105,6 +106,9 @@ def _known(request: Request, error: WanworksError, status: int) -> Response:
     if isinstance(error, errors.InvalidField):
         wrong = [{"loc": list(item.loc), "msg": item.msg, "type": item.type} for item in error.errors]
         return problem(request, status, error.code, error.message, errors=wrong)
+    if isinstance(error, errors.NotEnoughMemory):
+        more: dict[str, Any] = {"errors": [], "missing": error.missing, "alternatives": error.alternatives}
+        return problem(request, status, error.code, error.message, None, **more)
     if isinstance(error, errors.Unavailable):
         log.warning("request %s: %s (%r)", request_id(request), error, error.__cause__)
         return problem(request, status, error.code, error.message, {"Retry-After": str(error.retry_after_seconds)})

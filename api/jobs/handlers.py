@@ -24,7 +24,6 @@ from api.jobs import views
 from api.operation import Answer, Operation
 from api.schemas import jobs
 from api.schemas.jobs import JobsQuery
-from api.services.admission import Admission
 from api.services.group_commit import Committed
 from shared import clock
 from shared.catalogue.job_types import GENERATION
@@ -140,7 +139,7 @@ async def admitted(context: Context, received: ReceivedRequest, key: str | None,
     except InvalidField as error:
         received = replace(received, wrong=(*received.wrong, *error.errors))
     admit = partial(context.admission.generation, received, key)
-    if Admission.is_quick(received):
+    if context.admission.is_quick(received):
         return admit()
     if received.image is None:
         return await anyio.to_thread.run_sync(admit)

@@ -79,6 +79,7 @@ def _strategy(choice: Choice) -> fallback_schemas.FallbackStrategy:
         combines=list(choice.parts),
         quantization=choice.quantization,
         resolution=choice.resolution,
+        frames=choice.frames,
         score=min(1.0, max(0.0, choice.score)),
     )
 

@@ -33,6 +33,7 @@ from shared.management.library import last_check
 from shared.management.model_summary import ModelOverview
 from shared.management.recommendation import Advice, Candidate, Wish
 from shared.management.summary import Overview, Whole, health_counts
+from shared.models import memory_plan
 from shared.states import Scope
 
 
@@ -254,7 +255,7 @@ def _hardware(entry: CatalogueEntry) -> schemas.HardwareRequirements:
     return schemas.HardwareRequirements(
         min_vram_gb=entry.hardware.min_vram_gb,
         recommended_vram_gb=entry.hardware.recommended_vram_gb,
-        min_ram_gb=entry.hardware.min_ram_gb,
+        min_ram_gb=memory_plan.least_host_gb(entry),
         cuda_compute_capability=entry.hardware.cuda_compute_capability,
     )
 

@@ -134,6 +134,7 @@ def _node(
         running_jobs=running,
         last_seen=None if node.seen_at == 0.0 else _ago(silent_seconds),
         started_at=clock.iso(node.started_at) or "",
+        memory_mb=node.memory_mb,
         disk_total_mb=node.disk_total_mb,
         disk_free_mb=node.disk_free_mb,
     )

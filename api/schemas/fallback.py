@@ -54,6 +54,7 @@ class FallbackStrategy(ResponseModel):
     combines: Annotated[list[Strategy], Field(description="The strategies that a `hybrid_approach` combines.")]
     quantization: Annotated[str | None, Field(description="The quantization to request instead.")]
     resolution: Annotated[str | None, Field(description="The resolution to request instead.")]
+    frames: Annotated[int | None, Field(description="The number of frames to request instead.")] = None
     score: Score
 
 

@@ -74,6 +74,7 @@ class NodeStatus(ResponseModel):
         Time | None, Field(description="Last heartbeat of its io worker. Null: none yet, or the worker was shut down.")
     ]
     started_at: Time
+    memory_mb: Annotated[int | None, Field(description="Of its host, in 10^6 bytes.")] = None
     disk_total_mb: float | None
     disk_free_mb: float | None
 

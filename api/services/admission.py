@@ -11,6 +11,7 @@ from pathlib import Path
 from api.http import images
 from api.http.body import ReceivedRequest
 from api.services.fallbacks import Fallbacks
+from api.services.memory_check import MemoryCheck, needs_of
 from api.services.storage import Storage
 from shared.catalogue.job_types import GENERATION, JOB_TYPES, GenerationParams, settle
 from shared.catalogue.models import Catalogue, CatalogueEntry
@@ -18,6 +19,7 @@ from shared.database.tables import Job
 from shared.errors import Conflict, FieldError, InvalidField, NotFound, Unavailable
 from shared.jobs import records
 from shared.jobs.records import NewJob
+from shared.models.memory_plan import Needs
 from shared.net import outbound
 from shared.net.outbound import Allowed
 from shared.settings import Settings
@@ -32,21 +34,26 @@ _SHOWN_LORAS = 20
 
 
 class Admission:
-    def __init__(self, settings: Settings, catalogue: Catalogue, storage: Storage, fallbacks: Fallbacks) -> None:
+    def __init__(
+        self, settings: Settings, catalogue: Catalogue, storage: Storage, fallbacks: Fallbacks, memory: MemoryCheck
+    ) -> None:
         self._settings = settings
         self._catalogue = catalogue
         self._storage = storage
         self._fallbacks = fallbacks
+        self._memory = memory
 
-    @staticmethod
-    def is_quick(received: ReceivedRequest) -> bool:
+    def is_quick(self, received: ReceivedRequest) -> bool:
         """Return whether `generation` does no I/O for this request, so that it may run on the event loop."""
-        return received.image is None and not received.request.loras and not received.request.fallback
+        request = received.request
+        if received.image is not None or request.loras or request.fallback:
+            return False
+        return self._memory.is_quick(request.model_id)
 
     def generation(self, received: ReceivedRequest, key: str | None) -> NewJob:
         """Return the requested job. Its image is already in the store; `discard` removes it.
 
-        Raises InvalidField with every invalid field, StoreFull, StoreMismatch or DatabaseUnavailable.
+        Raises InvalidField with every invalid field, NotEnoughMemory, StoreFull, StoreMismatch or DatabaseUnavailable.
         """
         request = received.request
         job_id = records.new_id()
@@ -160,13 +167,18 @@ class Admission:
         metadata: dict[str, str],
     ) -> NewJob:
         params, mock = self._fallbacks.apply(request, params, priority)
-        vram, ram = (0, 0) if mock else self._catalogue.get(params.model_id).needs_mb(params.quantization)
+        needs, vram, ram = "", 0, 0
+        if not mock:
+            self._memory.check(request, params)
+            needs = needs_of(self._catalogue.get(params.model_id), params)
+            vram, ram = Needs.read(needs).least_mb
         return NewJob(
             type=GENERATION,
             params=params,
             priority=priority,
             min_vram_mb=vram,
             min_ram_mb=ram,
+            memory_needs=needs,
             id=job_id,
             mock=mock,
             metadata=metadata,

@@ -1,13 +1,14 @@
 """Collect the facts for fallback decisions: ready models, capable devices, possible downloads, waiting times."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 from shared.catalogue import scoring
 from shared.catalogue.models import CatalogueEntry
-from shared.cluster import nodes
 from shared.database.tables import Device, Node
+from shared.management import reductions
 from shared.management.fallback import ModelFacts
 from shared.management.library import Library, ModelView, bytes_left, holders
+from shared.models.memory_plan import Needs
 from shared.settings import Settings
 from shared.states import JobState, ReplicaState
 from wanworks.requests import Quantization
@@ -24,8 +25,8 @@ def room_for(settings: Settings, library: Library, model: ModelView) -> Node | N
     Prefers nodes whose devices can run it, then the one with the most free space. A node that has not reported its disk
     counts as having enough.
     """
-    vram, ram = model.entry.needs_mb("none")
-    carrying = {device.node for device in library.devices if nodes.carries(device, vram, ram)}
+    memory = _memory_of(library)
+    carrying = {device.node for device in library.devices if _carries(device, memory, _usual(model.entry, "none"))}
     by_node = {replica.node: replica for replica in model.replicas}
     fitting = [
         node
@@ -58,7 +59,7 @@ def queue_seconds(library: Library) -> float | None:
 
 
 def _facts(settings: Settings, library: Library, model: ModelView) -> ModelFacts:
-    held = holders(model)
+    held, memory = holders(model), _memory_of(library)
     devices = [device for device in library.devices if not held or device.node in held]
     moving = [one for one in model.replicas if one.fetching and one.download is not None and one.online]
     going = [one for one in moving if one.download is not None and one.download.status != JobState.PAUSED]
@@ -68,8 +69,8 @@ def _facts(settings: Settings, library: Library, model: ModelView) -> ModelFacts
     return ModelFacts(
         entry=model.entry,
         availability=model.availability,
-        carried=_carried(devices, model.entry, "none"),
-        carried_int8=_carried(devices, model.entry, "int8"),
+        carried=_carried(devices, memory, model.entry, "none"),
+        reduced=_reduced(devices, memory, model.entry),
         fetching=bool(going),
         fetchable=not moving and model.availability != ReplicaState.UPDATING and node is not None,
         bytes_left=0 if held else bytes_left(model.entry, target),
@@ -79,7 +80,38 @@ def _facts(settings: Settings, library: Library, model: ModelView) -> ModelFacts
     )
 
 
-def _carried(devices: Iterable[Device], entry: CatalogueEntry, quantization: Quantization) -> bool | None:
-    vram, ram = entry.needs_mb(quantization)
-    answers = [nodes.carries(device, vram, ram) for device in devices]
-    return any(answers) if answers else None
+def _carried(
+    devices: Sequence[Device], memory: Mapping[str, int | None], entry: CatalogueEntry, quantization: Quantization
+) -> bool | None:
+    usual = _usual(entry, quantization)
+    return any(_carries(device, memory, usual) for device in devices) if devices else None
+
+
+def _reduced(
+    devices: Sequence[Device], memory: Mapping[str, int | None], entry: CatalogueEntry
+) -> reductions.Request | None:
+    """Return what fits instead of a request of the default size; None if that fits, or nothing does."""
+    usual = _usual(entry, "none")
+    if not devices or any(_carries(device, memory, usual) for device in devices):
+        return None
+
+    def fits(request: reductions.Request) -> bool:
+        return any(_carries(device, memory, request) for device in devices)
+
+    return next(iter(reductions.of_the_same_model(usual, fits)), None)
+
+
+def _usual(entry: CatalogueEntry, quantization: Quantization) -> reductions.Request:
+    """Return a request of the model's default size."""
+    defaults = entry.defaults
+    image = entry.image == "required"
+    return reductions.Request(entry, defaults.resolution, defaults.frames, quantization, image)
+
+
+def _carries(device: Device, memory: Mapping[str, int | None], request: reductions.Request) -> bool:
+    needs = Needs.read(reductions.needs(request))
+    return needs.host_mb(device.kind, device.memory_mb, memory.get(device.node)) is not None
+
+
+def _memory_of(library: Library) -> dict[str, int | None]:
+    return {node.name: node.memory_mb for node in library.nodes}

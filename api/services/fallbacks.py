@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from api.services import fallback_facts
+from api.services.memory_check import MemoryCheck
 from shared.catalogue.job_types import DOWNLOAD, AppliedFallback, Change, DownloadParams, GenerationParams, settle
-from shared.catalogue.models import Catalogue
+from shared.catalogue.models import Catalogue, parse_resolution
 from shared.database.engine import Database
 from shared.errors import Conflict, InvalidField
 from shared.jobs import download_control, records
@@ -53,8 +54,14 @@ class _Case:
 
 class Fallbacks:
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, database: Database, library: Callable[[], Library]
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        database: Database,
+        library: Callable[[], Library],
+        memory: MemoryCheck,
     ) -> None:
+        self._memory = memory
         self._settings = settings
         self._catalogue = catalogue
         self._database = database
@@ -76,7 +83,7 @@ class Fallbacks:
         library = self._library()
         models = fallback_facts.facts(self._settings, library)
         wanted = models[params.model_id]
-        if wanted.ready and _carried(wanted, params) is not False:
+        if wanted.ready and self._memory.fits(params) is not False:
             return params, False
         case = _Case(request or self._request_of(params), params, priority, library, models)
         for strategy in map(Strategy, params.fallback):
@@ -119,17 +126,19 @@ class Fallbacks:
                 params = settle(request, self._catalogue.get(other.model_id), case.params.image)
             except InvalidField:
                 continue
+            if self._memory.fits(params) is False:
+                continue
             seed = {"seed": case.params.seed}  # keep the seed that was chosen for the request
             return _Outcome(params.model_copy(update=seed), f"{other.model_id} is used instead. {other.reason}")
         return None
 
     def _reduced(self, case: _Case) -> _Outcome | None:
-        entry, wanted = case.wanted.entry, case.wanted
-        if _carried(wanted, case.params) is not False or not wanted.carried_int8 or "int8" not in entry.quantizations:
+        if self._memory.fits(case.params) is not False or (less := self._memory.reduced(case.params)) is None:
             return None
-        params = case.params.model_copy(update={"quantization": "int8"})
+        width, height = parse_resolution(less.resolution)
+        changed = {"quantization": less.quantization, "width": width, "height": height, "frames": less.frames}
         return _Outcome(
-            params, "int8 weights are used, because no device has enough memory for the requested quantization"
+            case.params.model_copy(update=changed), "No device has the memory for the request; this much fits"
         )
 
     def _download(self, case: _Case) -> _Outcome | None:
@@ -176,10 +185,6 @@ class Fallbacks:
             include={"model_id", "prompt", "negative_prompt", "output_format", "seed", "quantization", "loras"}
         )
         return GenerationRequest.model_validate({**kept, **given, "fallback": list(params.fallback)})
-
-
-def _carried(facts: ModelFacts, params: GenerationParams) -> bool | None:
-    return facts.carried_int8 if params.quantization == "int8" else facts.carried
 
 
 def _changes(before: GenerationParams, after: GenerationParams) -> tuple[Change, ...]:

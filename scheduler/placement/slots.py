@@ -11,6 +11,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
 from shared.jobs.dispatch import Waiting
+from shared.models.memory_plan import Needs
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class DeviceView:
     memory_mb: int
     warm: frozenset[str]  # model cache keys of the loaded models
     holds: frozenset[str]  # ids of the models that its node holds completely
+    host_mb: int | None = None  # what its host has for it, in MB; None: unknown
     avoided_as: str | None = None  # its key, if a job may have to avoid it (`placement/avoidance.py`)
 
 
@@ -61,18 +63,30 @@ def fits(job: Waiting, device: DeviceView) -> bool:
 
 def carries(job: Waiting, device: DeviceView) -> bool:
     """Return whether the device has the memory for the job, whatever its node holds."""
+    return job.mock or host_memory(job, device) is not None
+
+
+def host_memory(job: Waiting, device: DeviceView) -> int | None:
+    """Return the host memory that the job takes when it runs on the device, in MB; None if it does not fit."""
+    if job.mock:
+        return 0
+    if job.memory_needs:
+        return Needs.read(job.memory_needs).host_mb(device.kind, device.memory_mb, device.host_mb)
+    # Accepted by an earlier version.
     need = job.min_vram_mb if device.kind == "cuda" else job.min_ram_mb
-    return job.mock or need <= device.memory_mb
+    return 0 if need <= device.memory_mb else None
 
 
 def need(job: Waiting) -> Hashable:
     """Return what determines which devices a job fits. It is equal for jobs that fit the same devices."""
-    return None if job.mock else (job.model_id, job.min_vram_mb, job.min_ram_mb, job.avoid_device)
+    return None if job.mock else (
+        job.model_id, job.min_vram_mb, job.min_ram_mb, job.memory_needs, job.avoid_device
+    )  # fmt: skip
 
 
 def shape(device: DeviceView) -> Hashable:
     """Return what determines which jobs fit a device. It is equal for devices that can run the same jobs."""
-    return (device.kind, device.memory_mb, device.holds, device.avoided_as)
+    return (device.kind, device.memory_mb, device.host_mb, device.holds, device.avoided_as)
 
 
 class Slots:

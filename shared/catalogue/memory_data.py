@@ -42,6 +42,7 @@ T2V_A14B = Memory(
         encode=(0.0, 0.0, 0.0),
         encode_tile=0,
     ),
+    encodes="nothing",
     pixels_per_token=16,
     pixels_per_latent=8,
 )
@@ -61,6 +62,7 @@ I2V_A14B = Memory(
         encode=(1894570.0, 14084.9, 12.5192),
         encode_tile=938_091_520,
     ),
+    encodes="video",
     pixels_per_token=16,
     pixels_per_latent=8,
 )
@@ -84,6 +86,7 @@ TI2V_5B = Memory(
         encode=(763746.0, 979.853, 979.853),
         encode_tile=514_727_424,
     ),
+    encodes="image",
     pixels_per_token=32,
     pixels_per_latent=16,
 )
@@ -103,6 +106,7 @@ TINY_T2V = Memory(
         encode=(0.0, 0.0, 0.0),
         encode_tile=0,
     ),
+    encodes="nothing",
     pixels_per_token=16,
     pixels_per_latent=8,
 )
@@ -122,6 +126,7 @@ TINY_I2V = Memory(
         encode=(14632200.0, 121.476, 22.2485),
         encode_tile=46_432_640,
     ),
+    encodes="video",
     pixels_per_token=16,
     pixels_per_latent=8,
 )
@@ -145,6 +150,9 @@ TINY_TI2V = Memory(
         encode=(57300.3, 38.1389, 38.1389),
         encode_tile=20_070_976,
     ),
+    encodes="image",
     pixels_per_token=32,
     pixels_per_latent=16,
 )
+
+TINY = {"T2V-A14B": TINY_T2V, "I2V-A14B": TINY_I2V, "TI2V-5B": TINY_TI2V}

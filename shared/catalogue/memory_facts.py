@@ -4,10 +4,11 @@
 (`workers/generation/pipelines/measuring.py`); `shared/models/memory_plan.py` computes with them. All are bytes.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Encodes = Literal["nothing", "image", "video"]  # video: the image, followed by empty frames
 Bytes = Annotated[int, Field(ge=0)]
 # Bytes for each of the features that the formula's name lists.
 Linear = tuple[float, float]
@@ -52,5 +53,6 @@ class Memory(_Facts):
     text_encoder: Weights
     vae: Weights
     activations: Activations
+    encodes: Encodes  # of a model that starts from an image
     pixels_per_token: Annotated[int, Field(ge=1)]  # along an edge
     pixels_per_latent: Annotated[int, Field(ge=1)]  # along an edge

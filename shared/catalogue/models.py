@@ -4,7 +4,7 @@ Figures come from the models' configuration files (Wan-Video/Wan2.2, `wan/config
 and the hardware requirements that wanworks documents. Sizes in GB are 10^9 bytes.
 """
 
-import math
+import logging
 import re
 import tomllib
 from collections.abc import Mapping
@@ -22,9 +22,15 @@ from pydantic import (
     model_validator,
 )
 
+from shared.catalogue import memory_data
+from shared.catalogue.memory_facts import Memory
 from shared.errors import ConfigurationError, NotFound
 from wanworks.requests import OutputFormat, Quantization
 
+log = logging.getLogger(__name__)
+
+# Where the weights are during a job. none: all on the device; text: the text encoder takes turns; model: one component
+# on the device at a time; group: streamed block by block.
 Offload = Literal["none", "text", "model", "group"]
 
 
@@ -71,36 +77,23 @@ class Defaults(_Frozen):
     flow_shift: float = Field(gt=0)
 
 
-class MemoryProfile(_Frozen):
-    """One way to place a model on a device, and the memory that it needs."""
-
-    name: str
-    quantized: bool  # True: for int8 weights; False: for the 16-bit (on a CPU 32-bit) types
-    # none: all on the device; text: all but the text encoder, which takes turns with the activations; model: one
-    # component at a time; group: transformers and text encoder streamed block by block
-    offload: Offload
-    min_vram_gb: float = Field(gt=0)
-    min_ram_gb: float = Field(gt=0)
-
-
 class Hardware(_Frozen):
+    """What the model's authors document. Jobs are placed by the memory plan (`shared/models/memory_plan.py`)."""
+
+    min_vram_gb: float = Field(gt=0)
     recommended_vram_gb: float = Field(gt=0)
-    cpu_ram_gb: float = Field(gt=0)  # to run on a CPU device, with all weights in 32-bit floats
     cuda_compute_capability: str = Field("7.0", pattern=r"^\d+\.\d+$")
-    profiles: tuple[MemoryProfile, ...] = Field(min_length=1)
 
-    def fitting(self, quantization: Quantization) -> tuple[MemoryProfile, ...]:
-        """Return the profiles for that quantization, richest first."""
-        quantized = quantization == "int8"
-        return tuple(profile for profile in self.profiles if profile.quantized == quantized)
-
-    @property
-    def min_vram_gb(self) -> float:
-        return min(profile.min_vram_gb for profile in self.profiles)
-
-    @property
-    def min_ram_gb(self) -> float:
-        return min(profile.min_ram_gb for profile in self.profiles)
+    @model_validator(mode="before")
+    @classmethod
+    def _without_profiles(cls, values: Any) -> Any:
+        """Drop what earlier versions read here: memory is now planned from `memory`."""
+        if not isinstance(values, dict):
+            return values
+        for name in ("profiles", "cpu_ram_gb"):
+            if name in values:
+                log.warning("catalogue: hardware.%s is no longer used; memory is planned from the table `memory`", name)
+        return {name: value for name, value in values.items() if name not in ("profiles", "cpu_ram_gb")}
 
 
 class CatalogueEntry(_Frozen):
@@ -126,8 +119,12 @@ class CatalogueEntry(_Frozen):
     boundary_ratio: float | None = Field(None, gt=0, lt=1)  # from where the low-noise expert is used
     defaults: Defaults
     hardware: Hardware
+    memory: Memory  # `wanworks measure-memory` prints it for other weights
     download_gb: float = Field(gt=0)
     notes: str = ""
+
+    def __hash__(self) -> int:
+        return hash((self.model_id, self.repo, self.revision))  # quick, for caches by entry
 
     @model_validator(mode="after")
     def _defaults_are_allowed(self) -> Self:
@@ -147,12 +144,6 @@ class CatalogueEntry(_Frozen):
         """The names that `/v1/videos` accepts: id, aliases, and repository with and without `-Diffusers`."""
         plain = self.repo.removesuffix("-Diffusers")
         return tuple(dict.fromkeys((self.model_id, *self.aliases, self.repo, plain)))
-
-    def needs_mb(self, quantization: Quantization) -> tuple[int, int]:
-        """Return (device memory, host memory on a CPU device) in MB (10^6 bytes), for the leanest profile."""
-        profiles = self.hardware.fitting(quantization)
-        vram = min((profile.min_vram_gb for profile in profiles), default=math.inf)
-        return round(min(vram, 1e6) * 1000), round(self.hardware.cpu_ram_gb * 1000)
 
 
 class Catalogue(_Frozen):
@@ -208,33 +199,8 @@ def _both_ways(*landscape: str) -> tuple[str, ...]:
 # The four documented sizes; each model adds its native one.
 _SIZES = ("854x480", "1024x576", "1280x720", "1920x1080")
 
-# Weights in bf16: each A14B expert 28.6 GB, the 5B transformer 10 GB, the UMT5 text encoder 11.4 GB; the VAE stays in
-# fp32 (0.5 GB, and 2.8 GB for 5B). "offload" is what the models' authors measured with one component on the GPU
-# (41.3 GB at 480p; 22.9 GB for 5B). "int8-stream" has the documented minimum of 10 and 6 GB.
-_A14B_HARDWARE = Hardware(
-    recommended_vram_gb=16,
-    cpu_ram_gb=140,
-    profiles=(
-        MemoryProfile(name="full", quantized=False, offload="none", min_vram_gb=78, min_ram_gb=32),
-        MemoryProfile(name="offload", quantized=False, offload="model", min_vram_gb=42, min_ram_gb=80),
-        MemoryProfile(name="stream", quantized=False, offload="group", min_vram_gb=16, min_ram_gb=80),
-        MemoryProfile(name="int8-full", quantized=True, offload="none", min_vram_gb=50, min_ram_gb=32),
-        MemoryProfile(name="int8-offload", quantized=True, offload="model", min_vram_gb=26, min_ram_gb=48),
-        MemoryProfile(name="int8-stream", quantized=True, offload="group", min_vram_gb=10, min_ram_gb=48),
-    ),
-)
-_5B_HARDWARE = Hardware(
-    recommended_vram_gb=10,
-    cpu_ram_gb=48,
-    profiles=(
-        MemoryProfile(name="full", quantized=False, offload="none", min_vram_gb=36, min_ram_gb=24),
-        MemoryProfile(name="offload", quantized=False, offload="model", min_vram_gb=23, min_ram_gb=32),
-        MemoryProfile(name="stream", quantized=False, offload="group", min_vram_gb=10, min_ram_gb=32),
-        MemoryProfile(name="int8-full", quantized=True, offload="none", min_vram_gb=24, min_ram_gb=24),
-        MemoryProfile(name="int8-offload", quantized=True, offload="model", min_vram_gb=16, min_ram_gb=24),
-        MemoryProfile(name="int8-stream", quantized=True, offload="group", min_vram_gb=6, min_ram_gb=24),
-    ),
-)
+_A14B_HARDWARE = Hardware(min_vram_gb=10, recommended_vram_gb=16)
+_5B_HARDWARE = Hardware(min_vram_gb=6, recommended_vram_gb=10)
 
 DEFAULT = (
     CatalogueEntry(
@@ -258,6 +224,7 @@ DEFAULT = (
             flow_shift=12.0,
         ),
         hardware=_A14B_HARDWARE,
+        memory=memory_data.T2V_A14B,
         download_gb=126,
     ),
     CatalogueEntry(
@@ -281,6 +248,7 @@ DEFAULT = (
             flow_shift=5.0,
         ),
         hardware=_A14B_HARDWARE,
+        memory=memory_data.I2V_A14B,
         download_gb=126,
     ),
     CatalogueEntry(
@@ -295,6 +263,7 @@ DEFAULT = (
         size_multiple=32,
         defaults=Defaults(resolution="1280x704", frames=121, fps=24, steps=50, guidance_scale=5.0, flow_shift=5.0),
         hardware=_5B_HARDWARE,
+        memory=memory_data.TI2V_5B,
         download_gb=34,
     ),
 )
@@ -304,17 +273,13 @@ _DEMO_SIZES = ("64x64", "96x64", "128x128", "256x256", "256x144", "416x240", *_S
 
 def _demo(entry: CatalogueEntry) -> CatalogueEntry:
     """Return the entry with a tiny repository of random weights (`wanworks demo-models`): every picture is noise."""
-    profiles = tuple(
-        profile.model_copy(update={"min_vram_gb": 1.0, "min_ram_gb": 1.0}) for profile in entry.hardware.profiles
-    )
     return entry.model_copy(
         update={
             "repo": f"wanworks-demo/{entry.model_id}",
             "resolutions": tuple(dict.fromkeys((*_both_ways(*_DEMO_SIZES), *entry.resolutions))),
             "defaults": entry.defaults.model_copy(update={"resolution": "256x256", "frames": 17, "fps": 8, "steps": 4}),
-            "hardware": entry.hardware.model_copy(
-                update={"recommended_vram_gb": 1.0, "cpu_ram_gb": 1.0, "profiles": profiles}
-            ),
+            "hardware": entry.hardware.model_copy(update={"min_vram_gb": 1.0, "recommended_vram_gb": 1.0}),
+            "memory": memory_data.TINY[entry.model_id],
             "download_gb": 0.01,
             "notes": "Random weights: every picture is noise.",
         }

@@ -60,11 +60,17 @@ def carries(device: Device, min_vram_mb: int, min_ram_mb: int) -> bool:
 
 
 @settled
-def register_device(database: Database, device: Device) -> None:
-    """Record that a worker has started on this device. It overwrites an earlier worker's row, but no quarantine."""
+def register_device(database: Database, device: Device, host_memory_mb: int | None = None) -> None:
+    """Record that a worker has started on this device. It overwrites an earlier worker's row, but no quarantine.
+
+    `host_memory_mb`: of its node, if known.
+    """
     with database.write() as session:
         hold(session, f"device {device.key}")
-        _ensure(session, device.node)  # its io worker may start later or never, but a drain needs the row
+        node = _ensure(session, device.node)  # its io worker may start later or never, but a drain needs the row
+        if host_memory_mb is not None:
+            node.memory_mb = host_memory_mb
+            session.add(node)
         device_faults.restore(session, device)
         session.merge(device)
         session.flush()

@@ -57,6 +57,7 @@ class Waiting(NamedTuple):
     unplaceable_since: float | None = None
     line: str = ""
     avoid_device: str | None = None  # key of the last device that failed under it
+    memory_needs: str = ""
 
 
 class Busy(NamedTuple):
@@ -74,6 +75,7 @@ class Busy(NamedTuple):
     work: float
     claimed_at: float
     mock: bool
+    memory_needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,11 @@ _WAITING = (
     Job.id, Job.type, Job.model_id, Job.model_cache_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
     Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.dispatched_to,
     Job.dispatched_at, Job.unplaceable_since, Job.line, Job.avoid_device,
+    Job.memory_needs,
 )  # fmt: skip
 _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action,
-    Job.owner, Job.work, Job.claimed_at, Job.mock,
+    Job.owner, Job.work, Job.claimed_at, Job.mock, Job.memory_needs,
 )  # fmt: skip
 # Built once, because every pass executes them.
 _NOW = select(epoch_now())
@@ -214,8 +217,13 @@ def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> in
 
     Return how many rows changed.
     """
-    needs = (Job.model_id, Job.model_cache_key, Job.target_node, Job.mock, Job.min_vram_mb, Job.min_ram_mb)
-    values = (like.model_id, like.model_cache_key, like.target_node, like.mock, like.min_vram_mb, like.min_ram_mb)
+    needs = (
+        Job.model_id, Job.model_cache_key, Job.target_node, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.memory_needs
+    )  # fmt: skip
+    values = (
+        like.model_id, like.model_cache_key, like.target_node, like.mock, like.min_vram_mb, like.min_ram_mb,
+        like.memory_needs,
+    )  # fmt: skip
     where = [
         col(column).is_(None) if value is None else col(column) == value
         for column, value in zip(needs, values, strict=True)

@@ -19,12 +19,14 @@ def line_of(
     mock: bool,
     min_vram_mb: int,
     min_ram_mb: int,
+    memory_needs: str = "",
 ) -> str:
     """Return the line's name: a digest of the owner, then one of the other values. 20 hexadecimal digits.
 
     A collision would do no harm: the jobs of both lines would be read together.
     """
-    needs = json.dumps((priority, model_id, model_cache_key, target_node, mock, min_vram_mb, min_ram_mb))
+    values = (priority, model_id, model_cache_key, target_node, mock, min_vram_mb, min_ram_mb)
+    needs = json.dumps((*values, memory_needs) if memory_needs else values)
     return _digest("" if owner is None else f"={owner}", _OWNER_DIGITS) + _digest(needs, 12)
 
 

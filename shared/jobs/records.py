@@ -41,6 +41,7 @@ class NewJob:
     priority: Priority
     min_vram_mb: int = 0
     min_ram_mb: int = 0
+    memory_needs: str = ""  # of `memory_plan.needs`
     id: str = field(default_factory=lambda: new_id())
     mock: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
@@ -339,6 +340,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "mock": new.mock,
         "min_vram_mb": new.min_vram_mb,
         "min_ram_mb": new.min_ram_mb,
+        "memory_needs": new.memory_needs,
     }
     return {
         **needs,

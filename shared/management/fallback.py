@@ -11,6 +11,7 @@ from typing import Literal
 
 from shared.catalogue import scoring
 from shared.catalogue.models import CatalogueEntry, parse_resolution
+from shared.management import reductions
 from shared.states import REPLICA_READY, ReplicaState
 
 Level = Literal["low", "medium", "high"]
@@ -44,7 +45,7 @@ class ModelFacts:
     entry: CatalogueEntry
     availability: ReplicaState
     carried: bool | None = None  # whether a live device has memory for its native type; None: no live device
-    carried_int8: bool | None = None  # the same for int8 weights
+    reduced: reductions.Request | None = None  # if none has: what fits a live device instead
     fetching: bool = False  # a download is running or queued
     fetchable: bool = False  # a live node has space for it
     bytes_left: int | None = None  # left to download
@@ -95,6 +96,7 @@ class Choice:
     parts: tuple[Strategy, ...] = ()  # of a hybrid
     quantization: str | None = None  # if the request is reduced
     resolution: str | None = None
+    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -271,16 +273,29 @@ def _download(wish: Wish, wanted: ModelFacts) -> Choice:
 
 def _reduced(wish: Wish, wanted: ModelFacts) -> Choice | None:
     """Return the reduced request; None if the model can serve the request unchanged."""
-    resolution = None
+    resolution: str | None = None
     if wish.resolution not in wanted.entry.resolutions:
         resolution = nearest_resolution(wanted.entry, wish.resolution)
-    quantization = "int8" if wanted.carried is False and wanted.carried_int8 else None
-    if resolution is None and quantization is None:
+    quantization = frames = None
+    if wanted.carried is False and wanted.reduced is not None:
+        fitting = wanted.reduced
+        quantization = "int8" if fitting.quantization == "int8" else None
+        frames = fitting.frames if fitting.frames < wanted.entry.defaults.frames else None
+        if _area(fitting.resolution) < _area(resolution or wish.resolution):
+            resolution = fitting.resolution
+    if resolution is None and quantization is None and frames is None:
         return None
     areas = sorted((_area(wish.resolution), _area(resolution or wish.resolution)))
     fidelity = (areas[0] / areas[1]) * (_INT8_FIDELITY if quantization else 1.0)
-    less = " and ".join(each for each in (resolution, f"quantization {quantization}" if quantization else None) if each)
-    why = "no device has the memory for its native type" if quantization else "it does not support the requested size"
+    fidelity *= frames / wanted.entry.defaults.frames if frames else 1.0
+    parts = (
+        resolution,
+        f"{frames} frames" if frames else None,
+        f"quantization {quantization}" if quantization else None,
+    )
+    less = " and ".join(filter(None, parts))
+    too_large = wanted.carried is False and wanted.reduced is not None
+    why = "no device has the memory for more" if too_large else "it does not support the requested size"
     return Choice(
         Strategy.REDUCE_REQUIREMENTS,
         action=f"Request {wish.model_id} with {less}",
@@ -290,6 +305,7 @@ def _reduced(wish: Wish, wanted: ModelFacts) -> Choice | None:
         can_queue=True,
         quantization=quantization,
         resolution=resolution,
+        frames=frames,
     )
 
 
@@ -307,6 +323,7 @@ def _reduced_later(wish: Wish, wanted: ModelFacts, reduced: Choice) -> Choice:
         parts=(part, Strategy.REDUCE_REQUIREMENTS),
         quantization=reduced.quantization,
         resolution=reduced.resolution,
+        frames=reduced.frames,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from shared.catalogue.models import CatalogueEntry
 from shared.insight.assessment import Performance, Status, use_case
 from shared.management.fallback import Level, Speed
+from shared.models import memory_plan
 from shared.states import REPLICA_READY, ReplicaState
 
 Source = Literal["measured", "catalogue"]
@@ -263,8 +264,8 @@ def _limitations(wish: Wish, reading: Reading, chosen: Candidate) -> Sequence[st
     seconds = entry.max_frames / entry.defaults.fps
     found.append(f"At most {entry.max_frames} frames: {seconds:.1f} s at {entry.defaults.fps} fps")
     if wish.memory_gb is not None:
-        full = min((one.min_vram_gb for one in entry.hardware.fitting("none")), default=None)
-        if full is not None and full > wish.memory_gb:
+        full = memory_plan.least_device_gb(entry, "none")
+        if full > wish.memory_gb:
             found.append(
                 f"With {wish.memory_gb:g} GB it runs with int8 weights only; its native type needs {full:g} GB"
             )

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Literal
 
 from shared.catalogue.memory_facts import Memory, Plane, Weights
-from shared.catalogue.models import CatalogueEntry, Offload
+from shared.catalogue.models import CatalogueEntry, Offload, parse_resolution
 from wanworks.requests import Quantization
 
 Kind = Literal["cpu", "cuda"]
@@ -47,7 +47,9 @@ class Size:
     def of(cls, entry: CatalogueEntry, width: int, height: int, frames: int, image: bool) -> "Size":
         """Return the size that the model generates for a requested one."""
         multiple = entry.size_multiple
-        return cls(-(-width // multiple) * multiple, -(-height // multiple) * multiple, -(-(frames - 1) // 4) * 4 + 1, image)
+        return cls(
+            -(-width // multiple) * multiple, -(-height // multiple) * multiple, -(-(frames - 1) // 4) * 4 + 1, image
+        )
 
     @property
     def area(self) -> int:
@@ -76,14 +78,19 @@ class Plan:
         return LAYOUT_NAMES[self.layout]
 
 
+def profile_name(quantization: Quantization, layout: Offload) -> str:
+    """Return a layout's name in results: ``stream``, or ``int8-stream`` for int8 weights."""
+    return f"{'int8-' if quantization == 'int8' else ''}{LAYOUT_NAMES[layout]}"
+
+
 LAYOUT_NAMES: dict[Offload, str] = {"none": "full", "text": "text-offload", "model": "offload", "group": "stream"}
 
 
 @lru_cache(maxsize=4096)
 def plans(entry: CatalogueEntry, quantization: Quantization, size: Size, kind: Kind) -> tuple[Plan, ...]:
-    """Return the possible plans, the fastest first. A CPU has one memory, so there is only one."""
+    """Return the possible plans, the fastest first. A CPU has one memory, so nothing takes turns there."""
     if kind == "cpu":
-        return (_plan(entry, quantization, size, "cpu", "none", tiled=False),)
+        return tuple(_plan(entry, quantization, size, "cpu", "none", tiled=tiled) for tiled in (False, True))
     return tuple(_plan(entry, quantization, size, "cuda", layout, tiled=tiled) for layout, tiled in _ORDER)
 
 
@@ -92,9 +99,20 @@ def choose(options: Sequence[Plan], device: float, host: float | None) -> Plan |
     return next((plan for plan in options if plan.device <= device and (host is None or plan.host <= host)), None)
 
 
-def decode_bytes(memory: Memory, size: Size, *, tiled: bool) -> int:
-    """Return what decoding needs beside the weights, margin included."""
-    return round(MARGIN * _decode(memory, size, tiled=tiled))
+def decode_bytes(memory: Memory, size: Size) -> int:
+    """Return what decoding a whole video at once needs beside the weights, margin included."""
+    return round(MARGIN * _decode(memory, size, tiled=False))
+
+
+def denoise_bytes(memory: Memory, size: Size) -> int:
+    """Return what a forward pass of a transformer in 16 bits needs beside the weights, margin included."""
+    fixed, by_tokens = memory.activations.denoise
+    return round(MARGIN * (fixed + by_tokens * _tokens(memory, size)))
+
+
+def encode_bytes(memory: Memory, size: Size) -> int:
+    """Return what encoding the image (and the empty frames after it) at once needs beside the weights, with margin."""
+    return round(MARGIN * _encode(memory, size, tiled=False))
 
 
 def needs(entry: CatalogueEntry, quantization: Quantization, size: Size) -> str:
@@ -108,8 +126,26 @@ def needs(entry: CatalogueEntry, quantization: Quantization, size: Size) -> str:
         pair = (_rounded(plan.device), _rounded(plan.host))
         if not any(device <= pair[0] and host <= pair[1] for device, host in steps):
             steps.append(pair)
-    (on_cpu,) = plans(entry, quantization, size, "cpu")
-    return ",".join(f"{device}:{host}" for device, host in steps) + f";{_rounded(on_cpu.host)}"
+    on_cpu = min(plan.host for plan in plans(entry, quantization, size, "cpu"))
+    return ",".join(f"{device}:{host}" for device, host in steps) + f";{_rounded(on_cpu)}"
+
+
+def least_device_gb(entry: CatalogueEntry, quantization: Quantization) -> float:
+    """Return the device memory that the model needs at its default size under its leanest layout, in GB."""
+    return _up_to_gb(min(plan.device for plan in plans(entry, quantization, default_size(entry), "cuda")))
+
+
+def least_host_gb(entry: CatalogueEntry) -> float:
+    """Return the host memory that the model needs on a GPU with as little memory as possible, in GB."""
+    size = default_size(entry)
+    found = [plan for each in entry.quantizations for plan in plans(entry, each, size, "cuda")]
+    return _up_to_gb(min(found, key=lambda plan: plan.device).host)
+
+
+def default_size(entry: CatalogueEntry) -> Size:
+    """Return the size of a request that names none."""
+    width, height = parse_resolution(entry.defaults.resolution)
+    return Size.of(entry, width, height, entry.defaults.frames, image=entry.image != "refused")
 
 
 @dataclass(frozen=True)
@@ -126,6 +162,11 @@ class Needs:
         cuda, _, cpu = text.partition(";")
         pairs = (pair.partition(":") for pair in cuda.split(","))
         return Needs(tuple((int(device), int(host)) for device, _, host in pairs), int(cpu))
+
+    @property
+    def least_mb(self) -> tuple[int, int]:
+        """Return the least (device memory of a GPU, host memory of a CPU device) in MB."""
+        return min(device for device, _ in self.cuda), self.cpu
 
     def host_mb(self, kind: str, memory_mb: int, host_mb: float | None) -> int | None:
         """Return the host memory that the job takes on such a device; None if it does not fit.
@@ -179,7 +220,12 @@ def _plan(
             bases = (text, vae, expert, vae)
         case "group":
             # Two blocks: while one computes, the next one is copied.
-            bases = (text - _blocks(memory.text_encoder, quantization, kind) + 2 * block_of_text, vae, outside + 2 * block, vae)
+            bases = (
+                text - _blocks(memory.text_encoder, quantization, kind) + 2 * block_of_text,
+                vae,
+                outside + 2 * block,
+                vae,
+            )
     found: dict[Stage, int] = {
         "text_encoding": bases[0] + prompt,
         "image_encoding": bases[1] + encode,
@@ -197,7 +243,7 @@ def _plan(
     if kind == "cpu":
         host = with_margin + frames + PROCESS_BYTES
         return Plan(layout, tiled, tiled, tuple(found.items()), weights, host, host)
-    # Weights that are not on the device wait in page-locked memory. While a component is loaded, its source is there too.
+    # Weights that are not on the device wait in page-locked memory. A component that is being loaded is there too.
     waiting = {"none": 0, "text": text, "model": weights, "group": weights}[layout]
     largest = max(text, expert)
     host = waiting + max(frames, largest if layout in ("none", "text") else block + block_of_text) + PROCESS_BYTES
@@ -217,11 +263,12 @@ def _decode(memory: Memory, size: Size, *, tiled: bool) -> int:
 
 
 def _encode(memory: Memory, size: Size, *, tiled: bool) -> int:
-    whole = _plane(memory.activations.encode, size.area, size.area * size.frames)
+    frames = size.frames if memory.encodes == "video" else 1
+    whole = _plane(memory.activations.encode, size.area, size.area * frames)
     if not tiled:
         return whole
     # The encoded frames, once empty and once joined with the image, in 32 bits.
-    return min(whole, memory.activations.encode_tile + 2 * 4 * 3 * size.area * size.frames)
+    return min(whole, memory.activations.encode_tile + 2 * 4 * 3 * size.area * frames)
 
 
 def _plane(formula: Plane, area: int, volume: int) -> int:
@@ -251,6 +298,10 @@ def _one(sizes: object, quantization: Quantization, kind: Kind, *, quantizes: bo
     else:
         name = "fp32" if quantization == "none" and kind == "cpu" else "bf16"
     return int(getattr(sizes, name))
+
+
+def _up_to_gb(size: int) -> float:
+    return -(-size // (1000 * MB // 10)) / 10
 
 
 def _rounded(size: int) -> int:

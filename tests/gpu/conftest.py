@@ -90,11 +90,12 @@ def reduced(model_id: str, device: Device, folder: Path) -> Reduced:
         demo_models.REAL[model_id], {"num_layers": layers}, {}, {"num_layers": 2}, half=True, shard_bytes=5 * 10**9
     )
     snapshot = demo_models.make_repo(folder, f"{demo_models.OWNER}/{model_id}-{layers}", shape)
-    # The memory figures of the full model would refuse the reduced one on GPUs that it fits.
-    profiles = tuple(profile.model_copy(update={"min_vram_gb": 1.0}) for profile in entry.hardware.profiles)
-    hardware = entry.hardware.model_copy(update={"profiles": profiles})
+    # The memory facts of the full model would refuse the reduced one on GPUs that it fits.
+    from workers.generation.pipelines import measuring
+
+    memory = measuring.measure(measuring.from_snapshot(snapshot, entry.memory.encodes))
     offered = (*entry.resolutions, str(SIZE["resolution"]))
-    return Reduced(entry.model_copy(update={"hardware": hardware, "resolutions": offered}), snapshot, layers)
+    return Reduced(entry.model_copy(update={"memory": memory, "resolutions": offered}), snapshot, layers)
 
 
 def only(entry: CatalogueEntry, *names: str) -> CatalogueEntry:

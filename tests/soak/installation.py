@@ -20,6 +20,7 @@ from sqlalchemy import Engine, create_engine
 from shared.catalogue import models as catalogue
 from tests.conftest import free_port
 from tests.soak import plan
+from tests.support.catalogues import tiny_memory
 from tests.support.io_node import files
 from tests.support.repos import make_repo
 from tests.support.servers.commit_cutter import CommitCutter
@@ -209,5 +210,5 @@ extends = "{base}"
 repo = "{repo}"
 resolutions = ["64x64", "128x128"]
 defaults = {{ resolution = "64x64", frames = 9, fps = 8, steps = 2 }}
-hardware = {{ cpu_ram_gb = 1 }}
+{tiny_memory(base)}
 """

@@ -9,8 +9,11 @@ from shared.database.tables import Job
 from shared.jobs import attempts, dispatch, records
 from shared.jobs.attempts import Claimant
 from shared.jobs.records import NewJob
+from shared.management import reductions
+from shared.management.reductions import Request
 from shared.messaging.progress import RestingRedis
 from shared.models import replicas
+from shared.models.memory_plan import Needs
 from shared.models.replicas import Presence
 from shared.states import Priority, ReplicaState
 from shared.telemetry.metrics import Meters
@@ -26,9 +29,11 @@ def new_job(model_id: str = "T2V-A14B", *, prompt: str = "a cat", **values: Any)
     entry = DEMO.get(model_id)
     asked = {"resolution": "64x64", "frames": 9, "steps": 2, **values.pop("request", {})}
     params = settle(GenerationRequest(model_id=model_id, prompt=prompt, **asked), entry, None)
-    vram, ram = entry.needs_mb("none")
+    image = params.image is not None
+    needs = reductions.needs(Request(entry, params.resolution, params.frames, params.quantization, image))
+    vram, ram = Needs.read(needs).least_mb
     priority = values.pop("priority", Priority.NORMAL)
-    return NewJob("generation", params, priority, min_vram_mb=vram, min_ram_mb=ram, **values)
+    return NewJob("generation", params, priority, min_vram_mb=vram, min_ram_mb=ram, memory_needs=needs, **values)
 
 
 def hold(database: Database, *models: str, node: str = CLAIMANT.node) -> None:

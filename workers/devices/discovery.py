@@ -119,6 +119,16 @@ def free_memory_mb(device: Device) -> int:
         return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(device.uuid)).free) // MB
 
 
+def host_memory_mb() -> int:
+    """Return the memory of this host, or of this process's control group if that is less, in MB."""
+    return _host_total_bytes() // MB
+
+
+def free_host_memory_mb() -> int:
+    """Return what this process could still use of the host's memory, in MB."""
+    return _host_free_bytes() // MB
+
+
 @contextmanager
 def driver() -> Iterator[Any]:
     """Yield NVML, initialised, or None without a driver. Raises ConfigurationError if a driver does not respond."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from shared.catalogue.job_types import GenerationParams
 from shared.catalogue.models import CatalogueEntry
+from shared.models.memory_plan import Size
 
 TEMPORAL_STEP = 4  # frames per latent frame after the first, in every WAN VAE
 
@@ -39,6 +40,10 @@ class Plan:
         left = (self.grid_width - self.width) // 2
         top = (self.grid_height - self.height) // 2
         return Box(left, top, left + self.width, top + self.height)
+
+    def memory_size(self, *, image: bool) -> Size:
+        """Return what the memory of this run depends on. `image`: it starts from one."""
+        return Size(self.grid_width, self.grid_height, self.grid_frames, image)
 
     @property
     def latent_frames(self) -> int:

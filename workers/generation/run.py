@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from shared import garbage
-from shared.catalogue.models import MemoryProfile
 from shared.errors import BadInput, ConfigurationError, ModelUnavailable, OutOfMemory
+from shared.models.memory_plan import Plan as MemoryPlan
+from shared.models.memory_plan import Size, profile_name
 from shared.settings import Settings
 from shared.states import Phase
 from workers.devices import discovery
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     import numpy
 
     from workers.generation.pipelines.loras import FoundLora
+    from workers.generation.pipelines.resuming import Denoising
     from workers.generation.pipelines.warm import WarmModels
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,7 @@ def generate(context: GenerationContext) -> Outcome:
     """Run one generation and return its outcome.
 
     Raises what `context.check` raises; ModelUnavailable, BadInput, BadOutput (broken output, or not as requested) and
-    OutOfMemory (after one retry under a leaner profile) if the job fails; StoreFull if the disk is full;
+    OutOfMemory (if no leaner plan is left) if the job fails; StoreFull if the disk is full;
     ConfigurationError if a setting is wrong; DeviceFailed if the device no longer works in this process. A MemoryError
     never escapes.
     """
@@ -127,6 +130,7 @@ def _generated(context: GenerationContext) -> Outcome:
     preload()
     from workers.generation.pipelines import loras
     from workers.generation.pipelines.memory import ran_out
+    from workers.generation.pipelines.resuming import Denoising
 
     if context.snapshot is None:
         raise ModelUnavailable(f"The files of {context.entry.model_id} are not on this node.")
@@ -135,52 +139,67 @@ def _generated(context: GenerationContext) -> Outcome:
     steps = plan(params, entry)
     image = _opened(context.image)
     found = loras.find(params.loras, context.settings.loras_dir, 1 if entry.boundary_ratio is None else 2)
-    profile = models.choose(entry, params.quantization)
-    notes: list[str] = []
+    size = steps.memory_size(image=image is not None)
+    chosen = models.choose(entry, params.quantization, size)
+    run = _Run(context, models, steps, image, found, _Clock(context.report), Denoising())
     while True:
-        clock = _Clock(context.report)  # a retry's timings are its own
         try:
-            return _run(context, models, profile, steps, image, found, clock, tuple(notes))
+            return _run(run, chosen)
         except Exception as error:
             if not ran_out(error):
                 raise
-            log.warning("job %s ran out of memory under %s: %s", context.job_id, profile.name, str(error)[:300])
+            log.warning("job %s ran out of memory under %s: %s", context.job_id, chosen.name, str(error)[:300])
         # Outside the except block, so that the stack frames that held the tensors are freed.
+        chosen = _after_running_out(run, chosen, size)
+
+
+@dataclass
+class _Run:
+    """One generation: what stays the same if it continues under another plan."""
+
+    context: GenerationContext
+    models: "WarmModels"
+    steps: Plan
+    image: Image.Image | None
+    found: "tuple[FoundLora, ...]"
+    clock: "_Clock"
+    denoising: "Denoising"  # completed steps are never repeated
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    was_warm: bool | None = None  # when it began
+
+
+def _after_running_out(run: _Run, chosen: MemoryPlan, size: Size) -> MemoryPlan:
+    """Return the plan to continue under: the same without other models, else a leaner one. Raises OutOfMemory."""
+    models, params, entry = run.models, run.context.params, run.context.entry
+    done = f"after {run.denoising.steps} of {params.steps} steps"
+    run.denoising.to_host()
+    if models.evict_others(entry.model_id):
+        run.notes.append(f"Ran out of memory {done}; continued after the other loaded models were evicted.")
+        return chosen
+    models.ran_out(entry, params.quantization, size, chosen)
+    tiles_help = run.denoising.finished is not None or (run.image is not None and run.denoising.steps == 0)
+    following = models.leaner(entry, params.quantization, size, chosen, tiles_help=tiles_help)
+    name = profile_name(params.quantization, chosen.layout)
+    if following is None:
         models.free()
-        profile = _leaner(models, context, profile, notes)
-
-
-def _leaner(
-    models: "WarmModels", context: GenerationContext, profile: MemoryProfile, notes: list[str]
-) -> MemoryProfile:
-    """Return the profile for a retry. Raises OutOfMemory if there is none, or if this was the retry."""
-    from workers.generation.pipelines import profiles
-
-    fitting = context.entry.hardware.fitting(context.params.quantization)
-    following = profiles.leaner(fitting, models.device.kind, profile)
-    if notes or following is None:
-        tried = f" and again under {profile.name}" if notes else f" under {profile.name}, the leanest profile"
         raise OutOfMemory(
-            f"{context.entry.model_id} at {context.params.resolution} with {context.params.frames} frames ran out of "
-            f"memory on {models.device.name}{tried}."
+            f"{entry.model_id} at {params.resolution} with {params.frames} frames ran out of memory on "
+            f"{models.device.name} {done}, under {name}, and no leaner layout is left."
         )
-    notes.append(f"Ran out of memory under the profile {profile.name}; generated under {following.name} instead.")
+    if following.layout != chosen.layout:
+        models.free_models()
+        how = f"under {profile_name(params.quantization, following.layout)}"
+    else:
+        how = "with tiles"
+    run.notes.append(f"Ran out of memory under {name} {done}; continued {how}.")
     return following
 
 
-def _run(
-    context: GenerationContext,
-    models: "WarmModels",
-    profile: MemoryProfile,
-    steps: Plan,
-    image: Image.Image | None,
-    found: "tuple[FoundLora, ...]",
-    clock: _Clock,
-    notes: tuple[str, ...],
-) -> Outcome:
+def _run(run: _Run, chosen: MemoryPlan) -> Outcome:
     from workers.generation.pipelines import running
 
-    params = context.params
+    context, models, params = run.context, run.models, run.context.params
     assert context.snapshot is not None
     context.check()
     models.measure_peak()
@@ -188,27 +207,37 @@ def _run(
         context.entry,
         context.snapshot,
         params.quantization,
-        profile,
+        chosen,
         context.check,
-        lambda: clock.enter(Phase.LOADING),
+        lambda: run.clock.enter(Phase.LOADING),
     )
-    facts: dict[str, Any] = {}
-    signals = running.Signals(enter=clock.enter, check=context.check, record=facts.__setitem__)
-    frames = running.run(model, params, steps, image, found, models.prompts, signals)
+    run.was_warm = was_warm if run.was_warm is None else run.was_warm
+    signals = running.Signals(enter=run.clock.enter, check=context.check, record=run.facts.__setitem__)
+    frames = running.run(
+        model,
+        params,
+        run.steps,
+        run.image,
+        run.found,
+        models.prompts,
+        signals,
+        lambda size: models.room(size, model),
+        run.denoising,
+    )
     peak = models.peak_mb()
-    notes += _remarks(facts)
+    notes = (*run.notes, *_remarks(run.facts))
     described = manifest.of_run(
         context,
-        steps,
+        run.steps,
         models.device,
         dtype=str(model.dtype).removeprefix("torch."),
-        profile=profile.name,
-        vae_tiled=model.tiled,
+        profile=model.key.profile,
+        vae_tiled=run.facts["vae_tiled"],
         scheduler=model.scheduler_config,
-        loras=[lora.described() for lora in found],
+        loras=[lora.described() for lora in run.found],
         notes=notes,
     )
-    return _finish(context, frames, clock, described, was_warm, profile.name, peak, notes, facts)
+    return _finish(context, frames, run.clock, described, run.was_warm, model.key.profile, peak, notes, run.facts)
 
 
 def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:

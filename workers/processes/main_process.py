@@ -24,6 +24,7 @@ from shared.messaging import celery
 from shared.models import replicas
 from shared.telemetry.loops import Loop
 from shared.telemetry.metrics import count_end
+from workers.devices import discovery
 from workers.processes import main_loop, process
 from workers.processes.kill_rule import Answering, Limits, judge
 
@@ -209,4 +210,4 @@ def _register() -> None:
         message_protocol=celery.PROTOCOL,
         warm=[],
     )
-    nodes.register_device(process.database(), row)
+    nodes.register_device(process.database(), row, discovery.host_memory_mb())

@@ -22,6 +22,7 @@ class Node(SQLModel, table=True):
     seen_at: float
     disk_total_mb: float | None = None
     disk_free_mb: float | None = None
+    memory_mb: int | None = None  # of its host, or of what a control group lets it use
     drained_at: datetime | None = None  # since when it accepts no new jobs; survives restarts
     # The newest protocol of dispatch messages that its io worker reads.
     message_protocol: int = Field(default=1, sa_column_kwargs={**stored("message_protocol"), "server_default": "1"})

@@ -81,6 +81,8 @@ class Job(SQLModel, table=True):
     mock: bool = False
     min_vram_mb: int = 0
     min_ram_mb: int = 0
+    # What it needs under every layout, as `memory_plan.Needs` reads it; empty: the two figures above.
+    memory_needs: str = Field(default="", max_length=160, sa_column_kwargs={"server_default": ""})
     line: str = Field(default="", max_length=24, sa_column_kwargs={"server_default": ""})  # of `shared/jobs/lines.py`
     work: float = 0.0  # megapixels x frames x steps; run times are proportional to it
     params: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))

@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 
 from shared.models import replicas
+from tests.support.catalogues import tiny_memory
 from tests.support.io_node import weights
 from tests.support.jobs import DEMO
 from tests.support.servers.faulty_hub import HubProcess
 from tests.support.stack import Stack, wait_for
 
 # The demo's own catalogue starts a download by itself where a job waits for a model.
-CATALOGUE = """
+CATALOGUE = f"""
 [models.T2V-A14B]
 extends = "T2V-A14B"
 repo = "wanworks-demo/T2V-A14B"
 resolutions = ["64x64"]
-defaults = { resolution = "64x64", frames = 9, fps = 8, steps = 2 }
-hardware = { cpu_ram_gb = 1 }
+defaults = {{ resolution = "64x64", frames = 9, fps = 8, steps = 2 }}
+{tiny_memory()}
 """
 LARGE, SIZE = "extra.safetensors", 300_000_000
 

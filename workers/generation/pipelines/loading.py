@@ -22,8 +22,9 @@ from diffusers import (
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, UMT5EncoderModel
 
-from shared.catalogue.models import CatalogueEntry, MemoryProfile
+from shared.catalogue.models import CatalogueEntry, Offload
 from shared.errors import ModelUnavailable
+from shared.models.memory_plan import profile_name
 from wanworks.requests import Quantization
 from workers.generation.pipelines.memory import ran_out
 from workers.generation.pipelines.placement import LAYOUTS, Placement, place
@@ -38,17 +39,21 @@ class Key:
 
     model_id: str
     quantization: Quantization
-    profile: str
+    layout: Offload
+
+    @property
+    def profile(self) -> str:
+        """Return the name under which results and the API show the layout."""
+        return profile_name(self.quantization, self.layout)
 
 
 @dataclass
 class LoadedModel:
-    """One model under one quantization and profile, ready to run on one device."""
+    """One model under one quantization and layout, ready to run on one device."""
 
     key: Key
     snapshot: Path
     entry: CatalogueEntry
-    profile: MemoryProfile
     device: torch.device
     dtype: torch.dtype
     pipeline: Any  # WanPipeline, or WanImageToVideoPipeline for a model that always starts from an image
@@ -57,23 +62,20 @@ class LoadedModel:
     placement: Placement
     stops: Stops
     memory_mb: float  # weights that stay on the device between jobs, 10^6 bytes
+    decode_tiled: bool = False  # by the plan of the present job
+    encode_tiled: bool = False
 
     @property
     def transformers(self) -> list[torch.nn.Module]:
         both = (self.pipeline.transformer, self.pipeline.transformer_2)
         return [module for module in both if module is not None]
 
-    @property
-    def tiled(self) -> bool:
-        """Whether the VAE decodes in tiles, as it must if memory is scarce."""
-        return self.profile.offload == "group"
-
 
 def load(
     snapshot: Path,
     entry: CatalogueEntry,
     quantization: Quantization,
-    profile: MemoryProfile,
+    layout: Offload,
     device: torch.device,
     check: Callable[[], None],
 ) -> LoadedModel:
@@ -87,7 +89,7 @@ def load(
         parts: dict[str, Any] = {}
         for name, part in _parts(snapshot, entry, quantization, dtype):
             parts[name] = part.eval()
-            if LAYOUTS[profile.offload].resident(name):
+            if LAYOUTS[layout].resident(name):
                 part.to(device)  # at once, so that the host holds one of these at a time
             check()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -97,16 +99,12 @@ def load(
         raise ModelUnavailable(f"The files of {entry.model_id} on this node cannot be loaded.") from error
 
     transformers = [parts[name] for name in ("transformer", "transformer_2") if name in parts]
-    offload = profile.offload if device.type == "cuda" else "none"  # a CPU has no other memory to offload to
-    placement = place(offload, device, parts["text_encoder"], transformers, parts["vae"])
-    if profile.offload == "group":
-        parts["vae"].enable_tiling()
+    placement = place(layout, device, parts["text_encoder"], transformers, parts["vae"])
     pipeline, image_pipeline = _pipelines(entry, parts, tokenizer, scheduler_config)
     return LoadedModel(
-        key=Key(entry.model_id, quantization, profile.name),
+        key=Key(entry.model_id, quantization, layout),
         snapshot=snapshot,
         entry=entry,
-        profile=profile,
         device=device,
         dtype=dtype,
         pipeline=pipeline,

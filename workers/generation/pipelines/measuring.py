@@ -1,8 +1,8 @@
 """Measure on meta tensors how much memory a model needs, and fit the formulas that the memory plan uses.
 
-A forward pass on meta tensors allocates nothing, but each tensor has its real size, so the largest sum of live tensors is
-what the pass needs beside the weights. Attention is replaced by an empty result: the kernels used on GPUs and CPUs never
-hold the matrix of scores. No weights are read; the components are built from their `config.json`.
+A forward pass on meta tensors allocates nothing, but each tensor has its real size, so the largest sum of live tensors
+is what the pass needs beside the weights. Attention is replaced by an empty result, because the kernels of GPUs and
+CPUs never hold the matrix of scores. No weights are read; the components are built from their `config.json`.
 """
 
 import weakref
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy
 import torch
@@ -21,12 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from transformers import UMT5Config, UMT5EncoderModel
 
-from shared.catalogue.memory_facts import Activations, Memory, Sizes, Weights
+from shared.catalogue.memory_facts import Activations, Encodes, Memory, Sizes, Weights
 from workers.generation.geometry import TEMPORAL_STEP
 from workers.generation.pipelines import decoding
 from workers.generation.pipelines.running import MAX_TOKENS
 
-Encodes = Literal["nothing", "image", "video"]  # video: the image, followed by empty frames
 Size = tuple[int, int, int]  # width, height, frames
 
 # The formulas are fitted to these sizes; the tests compare them at others.
@@ -60,7 +59,7 @@ class Components:
         """Return how many tokens the transformer reads."""
         frames, height, width = self.latents(size)
         depth, rows, columns = self.transformer.config.patch_size
-        return (frames // depth) * (height // rows) * (width // columns)
+        return int((frames // depth) * (height // rows) * (width // columns))
 
 
 def build(
@@ -85,17 +84,23 @@ def from_snapshot(snapshot: Path, encodes: Encodes) -> Components:
             for name, value in component.load_config(folder, local_files_only=True).items()
             if not name.startswith("_")
         }
-        for component, folder in ((WanTransformer3DModel, snapshot / "transformer"), (AutoencoderKLWan, snapshot / "vae"))
+        for component, folder in (
+            (WanTransformer3DModel, snapshot / "transformer"),
+            (AutoencoderKLWan, snapshot / "vae"),
+        )
     ]
-    return build(*configs, text, encodes)
+    return build(configs[0], configs[1], text, encodes)
 
 
 def measure(components: Components) -> Memory:
     """Return what the memory plan needs to know about the model."""
     areas = [(width * height, frames) for width, height, frames in FITTED]
-    latents = [(1.0, float(area), float(area * components.latents(size)[0])) for (area, _), size in zip(areas, FITTED)]
+    latents = [
+        (1.0, float(area), float(area * components.latents(size)[0]))
+        for (area, _), size in zip(areas, FITTED, strict=True)
+    ]
     encoded = [(1.0, float(area), float(area * _encoded_frames(components, frames))) for area, frames in areas]
-    encode = (0.0, 0.0, 0.0)
+    encode = [0.0, 0.0, 0.0]
     if components.encodes != "nothing":
         encode = _fit(encoded, [encode_peak(components, size) for size in FITTED])
     decode = _fit(latents, [decode_peak(components, size) for size in FITTED])
@@ -113,6 +118,7 @@ def measure(components: Components) -> Memory:
             encode=(encode[0], encode[1], encode[2]),
             encode_tile=encode_tile_peak(components) if components.encodes != "nothing" else 0,
         ),
+        encodes=components.encodes,
         pixels_per_token=components.transformer.config.patch_size[1] * components.scale,
         pixels_per_latent=components.scale,
     )
@@ -212,7 +218,7 @@ class _LiveBytes(TorchDispatchMode):
 def _peak(module: torch.nn.Module, run: Callable[[], object]) -> int:
     with torch.no_grad(), _without_scores(), _LiveBytes(module) as live:
         run()
-    return live.peak
+    return int(live.peak)
 
 
 @contextmanager

@@ -6,18 +6,19 @@ from typing import Any
 
 import numpy
 import torch
-from diffusers import UniPCMultistepScheduler
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from PIL import Image
 
 from shared.catalogue.job_types import GenerationParams
 from shared.errors import BadOutput
+from shared.models import memory_plan
 from shared.states import Phase
 from workers.generation.geometry import Plan, cover
 from workers.generation.pipelines import decoding, loras
 from workers.generation.pipelines.loading import LoadedModel
 from workers.generation.pipelines.loras import FoundLora
 from workers.generation.pipelines.prompts import PromptCache
+from workers.generation.pipelines.resuming import Denoising, ResumableScheduler
 
 MAX_TOKENS = 512  # the length that the models were trained with
 
@@ -39,8 +40,13 @@ def run(
     found: Sequence[FoundLora],
     prompts: PromptCache,
     signals: Signals,
+    room: Callable[[int], bool],
+    denoising: Denoising,
 ) -> list[numpy.ndarray]:
     """Return the frames, each (height, width, 3) uint8, in exactly the requested number and size.
+
+    `room` makes that many bytes available on the device if it can, and returns whether they are. `denoising` is
+    continued, and holds what was completed if this raises.
 
     Raises what `signals.check` raises, BadInput for a LoRA that does not fit, BadOutput for frames that are no image,
     and whatever torch raises when memory runs out.
@@ -48,18 +54,37 @@ def run(
     pipeline: Any = model.image_pipeline if image is not None else model.pipeline
     model.stops.check = signals.check
     try:
-        with torch.no_grad(), loras.applied(pipeline, model.dtype, found, model.placement.adopt) as reports:
-            signals.record("loras", reports)
-            latents = _latents(model, pipeline, params, plan, image, prompts, signals)
-            if not bool(torch.isfinite(latents).all()):
-                raise BadOutput("the model produced values that are not finite numbers")
+        if denoising.finished is None:
+            _denoise(model, pipeline, params, plan, image, found, prompts, signals, room, denoising)
+        assert denoising.finished is not None
         with torch.no_grad():
-            return _frames(model, latents, plan, signals)
+            return _frames(model, denoising.finished, plan, signals, room)
     finally:
         model.stops.clear()
         pipeline.maybe_free_model_hooks()
         pipeline.vae.clear_cache()
         model.placement.bring(None)
+
+
+def _denoise(
+    model: LoadedModel,
+    pipeline: Any,
+    params: GenerationParams,
+    plan: Plan,
+    image: Image.Image | None,
+    found: Sequence[FoundLora],
+    prompts: PromptCache,
+    signals: Signals,
+    room: Callable[[int], bool],
+    denoising: Denoising,
+) -> None:
+    """Run all steps that are left."""
+    with torch.no_grad(), loras.applied(pipeline, model.dtype, found, model.placement.adopt) as reports:
+        signals.record("loras", reports)
+        latents = _latents(model, pipeline, params, plan, image, prompts, signals, room, denoising)
+    if not bool(torch.isfinite(latents).all()):
+        raise BadOutput("the model produced values that are not finite numbers")
+    denoising.finished = latents
 
 
 def _latents(
@@ -70,6 +95,8 @@ def _latents(
     image: Image.Image | None,
     prompts: PromptCache,
     signals: Signals,
+    room: Callable[[int], bool],
+    before: Denoising,
 ) -> torch.Tensor:
     signals.enter(Phase.ENCODING, None, None)
     guided = params.guidance_scale > 1  # below, the pipelines use only the prompt
@@ -82,21 +109,29 @@ def _latents(
             "negative_prompt": count_tokens(pipeline.tokenizer, params.negative_prompt or "") if guided else None,
         },
     )
-    pipeline.scheduler = UniPCMultistepScheduler.from_config(model.scheduler_config, flow_shift=params.flow_shift)
+    pipeline.scheduler = ResumableScheduler.from_config(model.scheduler_config, flow_shift=params.flow_shift)
+    pipeline.scheduler.resume_from = before
+    first = before.steps
 
     def denoising() -> None:
         model.stops.denoising = lambda: None  # the first pass only
-        signals.enter(Phase.DENOISING, 0, params.steps)
+        signals.enter(Phase.DENOISING, first, params.steps)
 
     def step_ended(_pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if model.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # so that a reported step is complete
-        signals.enter(Phase.DENOISING, index + 1, params.steps)
+        before.completed(first + index + 1, tensors["latents"], pipeline.scheduler)
+        signals.enter(Phase.DENOISING, first + index + 1, params.steps)
         signals.check()
         return tensors
 
     model.stops.denoising = denoising
-    picture = {"image": fit(image, plan)} if image is not None else {}
+    if image is not None:
+        whole = memory_plan.encode_bytes(model.entry.memory, plan.memory_size(image=True))
+        model.pipeline.vae.use_tiling = model.encode_tiled and not room(whole)
+    picture: dict[str, Any] = {"image": fit(image, plan)} if image is not None else {}
+    if before.latents is not None:
+        picture["latents"] = before.latents.to(model.device)
     result = pipeline(
         **picture,
         prompt_embeds=positive,
@@ -136,17 +171,23 @@ def count_tokens(tokenizer: Any, text: str) -> dict[str, int]:
     return {"tokens": count, "limit": MAX_TOKENS, "cut": max(0, count - MAX_TOKENS)}
 
 
-def _frames(model: LoadedModel, latents: torch.Tensor, plan: Plan, signals: Signals) -> list[numpy.ndarray]:
+def _frames(
+    model: LoadedModel, latents: torch.Tensor, plan: Plan, signals: Signals, room: Callable[[int], bool]
+) -> list[numpy.ndarray]:
     signals.enter(Phase.DECODING, None, None)
     vae = model.pipeline.vae
     model.placement.bring(vae)
+    # What is free now decides: another program may use the device too.
+    whole = memory_plan.decode_bytes(model.entry.memory, plan.memory_size(image=False))
+    tiled = model.decode_tiled or not room(whole)
+    signals.record("vae_tiled", tiled)
 
     def on_chunk(done: int, count: int) -> None:
         signals.enter(Phase.DECODING, done, count)
         signals.check()
 
     made: list[numpy.ndarray] = []
-    for frame in decoding.frames(vae, latents.to(model.device), plan.crop, model.tiled, on_chunk):
+    for frame in decoding.frames(vae, latents.to(model.device), plan.crop, tiled, on_chunk):
         if len(made) < plan.frames:
             made.append(frame)
     return made

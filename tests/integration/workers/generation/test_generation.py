@@ -94,6 +94,7 @@ def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
     from workers.generation.geometry import plan
     from workers.generation.pipelines import running
     from workers.generation.pipelines.prompts import PromptCache
+    from workers.generation.pipelines.resuming import Denoising
 
     entry = CATALOGUE.get("T2V-A14B")
     pipe = WanPipeline.from_pretrained(snapshots()["T2V-A14B"], local_files_only=True)
@@ -132,10 +133,10 @@ def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
         entry,
         None,
     )
-    profile = entry.hardware.profiles[0]
-    model = load(snapshots()["T2V-A14B"], entry, "none", profile, torch.device("cpu"), lambda: None)
+    model = load(snapshots()["T2V-A14B"], entry, "none", "none", torch.device("cpu"), lambda: None)
     signals = running.Signals(lambda *_: None, lambda: None)
-    frames = running.run(model, params, plan(params, entry), None, (), PromptCache(10**6), signals)
+    steps, prompts = plan(params, entry), PromptCache(10**6)
+    frames = running.run(model, params, steps, None, (), prompts, signals, lambda _size: True, Denoising())
     assert numpy.array_equal(numpy.stack(frames), expected)
 
 

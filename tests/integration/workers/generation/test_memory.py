@@ -2,9 +2,11 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 
 from shared.catalogue.models import Offload
 from shared.errors import Cancelled, OutOfMemory
@@ -12,6 +14,7 @@ from shared.states import Phase
 from tests.integration.workers.generation.lora_files import write_differences
 from tests.integration.workers.generation.stopping import Stop
 from tests.support.generating import Studio, decoded, snapshots
+from workers.devices import discovery
 from workers.generation import run
 from workers.generation.pipelines import loading
 from workers.generation.pipelines.placement import place
@@ -56,6 +59,7 @@ def test_one_model_is_kept_where_there_is_room_for_one(studio: Studio) -> None:
 
 def crowd_out(monkeypatch: pytest.MonkeyPatch, error: Exception, largest: int) -> Counter[str]:
     """A device on which no convolution may take more than `largest` numbers, as one with little memory behaves."""
+    monkeypatch.setattr(discovery, "free_memory_mb", lambda _device: 8_000)  # or what else runs here would decide
     calls = Counter[str]()
     convolve = torch.nn.functional.conv3d
 
@@ -69,17 +73,80 @@ def crowd_out(monkeypatch: pytest.MonkeyPatch, error: Exception, largest: int) -
     return calls
 
 
-def test_out_of_memory_is_retried_under_a_leaner_profile(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts the forward passes of transformers. Two make a step of a guided generation."""
+    counted = Counter[str]()
+    forward = WanTransformer3DModel.forward
+
+    def counting(self: WanTransformer3DModel, *args: object, **kwargs: object) -> object:
+        counted["passes"] += 1
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(WanTransformer3DModel, "forward", counting)
+    return counted
+
+
+def test_a_decode_without_memory_is_repeated_in_tiles_and_no_step_is(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, passes: Counter[str]
+) -> None:
     calls = crowd_out(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), largest=1_000_000)
-    made = studio.generate("TI2V-5B", resolution="416x240", frames=9)
-    assert calls["refused"] == 1
-    assert made.outcome.profile == "stream"
-    assert "under the profile full" in made.outcome.notes[0]
+    made = studio.generate("TI2V-5B", resolution="416x240", frames=9, steps=3)
+    assert (calls["refused"], passes["passes"]) == (1, 6)
+    assert made.outcome.notes[0] == "Ran out of memory under full after 3 of 3 steps; continued with tiles."
     assert made.outcome.manifest["notes"] == list(made.outcome.notes)
     assert made.outcome.manifest["vae_tiled"]
     video = decoded(made.video)
     assert (video.width, video.height, len(video.frames)) == (416, 240, 9)
-    assert [entry["profile"] for entry in run.warm()] == ["stream"]
+    # The next job knows, and has no failure.
+    again = studio.generate("TI2V-5B", resolution="416x240", frames=9, steps=3)
+    assert (calls["refused"], passes["passes"]) == (1, 12)
+    assert again.outcome.warm
+    assert again.outcome.notes == ()
+    assert again.sha256 == made.sha256
+    # A smaller one is not concerned.
+    assert not studio.generate("TI2V-5B").outcome.manifest["vae_tiled"]
+
+
+def test_a_worker_that_restarts_knows_what_ran_out_of_memory(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = crowd_out(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), largest=1_000_000)
+    studio.generate("TI2V-5B", resolution="416x240", frames=9)
+    run.free()
+    monkeypatch.setattr(run, "_warm_models", None)
+    studio.generate("TI2V-5B", resolution="416x240", frames=9)
+    assert calls["refused"] == 1
+    monkeypatch.setattr(discovery, "free_memory_mb", lambda _device: 9_000)
+    studio.generate("TI2V-5B", resolution="416x240", frames=9)
+    assert calls["refused"] == 2, "with more free memory it is tried again"
+
+
+@pytest.mark.parametrize("model_id", ["T2V-A14B", "I2V-A14B", "TI2V-5B"])
+@pytest.mark.parametrize("fails_at", [1, 4, 8])
+def test_denoising_goes_on_after_the_last_completed_step(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, model_id: str, fails_at: int
+) -> None:
+    request: dict[str, Any] = {"steps": 5, "image": studio.picture() if model_id == "I2V-A14B" else None}
+    undisturbed = studio.generate(model_id, **request)
+    shown: list[int] = []
+    forward, calls = WanTransformer3DModel.forward, Counter[str]()
+
+    def failing_once(self: WanTransformer3DModel, *args: object, **kwargs: object) -> object:
+        calls["passes"] += 1
+        if calls["passes"] == fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(WanTransformer3DModel, "forward", failing_once)
+    report = lambda phase, step=None, steps=None: shown.append(step) if phase is Phase.DENOISING else None  # noqa: E731
+    made = studio.generate(model_id, report=report, **request)
+    completed = (fails_at - 1) // 2
+    # What was done of the step that failed is repeated, and nothing before it.
+    assert calls["passes"] == 10 + fails_at - 2 * completed
+    assert f"after {completed} of 5 steps" in made.outcome.notes[0]
+    assert shown == sorted(shown)
+    assert shown[-1] == 5
+    # A tile as large as the picture decodes the same.
+    assert made.sha256 == undisturbed.sha256
 
 
 @pytest.mark.parametrize(
@@ -110,7 +177,7 @@ def test_tiles_show_the_same_picture(tmp_path: Path, studio: Studio) -> None:
     run.free()
     run._warm_models = None
     tiled = Studio(tmp_path / "tiled", memory_profile="stream").generate("TI2V-5B", resolution="416x240", frames=9)
-    assert tiled.outcome.profile == "stream"
+    assert tiled.outcome.manifest["vae_tiled"]
     one, other = (numpy.stack(decoded(made.video).frames).astype(float) for made in (whole, tiled))
     assert one.shape == other.shape
     assert numpy.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9

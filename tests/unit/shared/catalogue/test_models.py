@@ -34,14 +34,6 @@ def test_native_values() -> None:
     assert (t2v.size_multiple, ti2v.size_multiple) == (16, 32)
 
 
-def test_leaner_profiles_need_less_of_the_device() -> None:
-    for entry in catalogue.load("default").entries:
-        for quantization in ("none", "int8"):
-            needs = [profile.min_vram_gb for profile in entry.hardware.fitting(quantization)]
-            assert needs == sorted(needs, reverse=True)
-        assert entry.needs_mb("int8")[0] == entry.hardware.min_vram_gb * 1000
-
-
 def test_the_demo_keeps_the_ids_and_adds_small_sizes() -> None:
     demo = catalogue.load("demo")
     assert demo.model_ids == catalogue.load("default").model_ids

@@ -1,0 +1,171 @@
+"""Check whether a registered device has the memory for a generation, and describe what is missing.
+
+Registered devices include silent and drained ones, which may come back, and exclude those of removed nodes.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from shared.catalogue.job_types import GenerationParams, settle
+from shared.catalogue.models import Catalogue, CatalogueEntry, parse_resolution
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.errors import InvalidField, NotEnoughMemory
+from shared.management import reductions
+from shared.management.reductions import Request
+from shared.models.memory_plan import Needs
+from wanworks.requests import GenerationRequest, Quantization
+
+_KEEP_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """A registered device and its host's memory, in MB (10^6 bytes)."""
+
+    key: str
+    kind: str
+    memory_mb: int
+    host_mb: int | None
+
+
+class MemoryCheck:
+    def __init__(self, catalogue: Catalogue, database: Database, *, refuses: bool) -> None:
+        """``refuses``: whether a job that fits no registered device is refused; otherwise it waits for one."""
+        self._catalogue = catalogue
+        self._database = database
+        self._refuses = refuses
+        self._read_at = float("-inf")
+        self._hosts: tuple[Host, ...] = ()
+
+    def is_quick(self, model_id: str) -> bool:
+        """Return whether `check` needs no query: the devices were read just now, and one fits whatever is requested."""
+        if not self._refuses:
+            return True
+        if time.monotonic() - self._read_at > _KEEP_SECONDS:
+            return False
+        return not self._hosts or any(
+            _fits(self._hosts, _largest(entry, quantization))
+            for entry in self._catalogue.entries
+            if entry.model_id == model_id
+            for quantization in ("none",)
+        )
+
+    def check(self, request: GenerationRequest | None, params: GenerationParams) -> None:
+        """Raise NotEnoughMemory if devices are registered and none of them can ever run this. See `Host`.
+
+        `request`: as sent, to describe alternatives that can be sent; None: made from the parameters.
+        """
+        if not self._refuses or self.fits(params) is not False:
+            return
+        self._read()  # a device may have registered meanwhile
+        if self.fits(params) is not False:
+            return
+        raise self._refusal(request, params)
+
+    def fits(self, params: GenerationParams) -> bool | None:
+        """Return whether a registered device has the memory; None if no device is registered."""
+        hosts = self._known()
+        return _fits(hosts, reductions.needs(self._wanted(params))) if hosts else None
+
+    def reduced(self, params: GenerationParams) -> Request | None:
+        """Return the smallest reduction of the same model that fits; None if there is none."""
+        hosts = self._known()
+        if not hosts:
+            return None
+        return next(
+            iter(reductions.of_the_same_model(self._wanted(params), lambda one: _fits(hosts, reductions.needs(one)))),
+            None,
+        )
+
+    def _wanted(self, params: GenerationParams) -> Request:
+        entry = self._catalogue.get(params.model_id)
+        return Request(entry, params.resolution, params.frames, params.quantization, params.image is not None)
+
+    def _known(self) -> tuple[Host, ...]:
+        if time.monotonic() - self._read_at > _KEEP_SECONDS:
+            self._read()
+        return self._hosts
+
+    def _read(self) -> None:
+        memory = {node.name: node.memory_mb for node, _ in nodes.nodes(self._database)}
+        found = [seen.device for seen in nodes.devices(self._database)]
+        self._hosts = tuple(
+            Host(device.key, device.kind, device.memory_mb, memory.get(device.node)) for device in found
+        )
+        self._read_at = time.monotonic()
+
+    def _refusal(self, request: GenerationRequest | None, params: GenerationParams) -> NotEnoughMemory:
+        wanted, hosts = self._wanted(params), self._hosts
+        needs = Needs.read(reductions.needs(wanted))
+        missing = []
+        for host in hosts:
+            device, memory = needs.missing_mb(host.kind, host.memory_mb, host.host_mb)
+            missing.append({"device": host.key, "device_memory_mb": device, "host_memory_mb": memory})
+        missing.sort(key=lambda one: int(one["device_memory_mb"]) + int(one["host_memory_mb"]))  # type: ignore[call-overload]
+        nearest = missing[0]
+        parts = [
+            f"{int(nearest[name]) / 1000:.1f} GB of {what}"  # type: ignore[call-overload]
+            for name, what in (("device_memory_mb", "device memory"), ("host_memory_mb", "host memory"))
+            if nearest[name]
+        ]
+        detail = (
+            f"{params.model_id} at {params.resolution} with {params.frames} frames, quantization "
+            f"{params.quantization}, fits none of the {len(hosts)} registered devices. Closest is "
+            f"{nearest['device']}, where {' and '.join(parts)} {'are' if len(parts) > 1 else 'is'} missing."
+        )
+        found = [
+            made
+            for one in reductions.alternatives(
+                wanted, self._catalogue.entries, lambda one: _fits(hosts, reductions.needs(one))
+            )
+            if (made := self._alternative(request, params, one)) is not None
+        ]
+        detail += (
+            " `alternatives` lists requests that fit."
+            if found
+            else " No smaller size, shorter video, int8 weights or other model of the catalogue would fit either: "
+            "add a device with more memory, or set admission=any to accept the job and let it wait for one."
+        )
+        return NotEnoughMemory(detail, missing=missing[:20], alternatives=found)
+
+    def _alternative(
+        self, request: GenerationRequest | None, params: GenerationParams, other: Request
+    ) -> dict[str, Any] | None:
+        """Return the alternative as a request; None if the other model refuses one of the request's other fields."""
+        values = {
+            "model_id": (params.model_id, other.entry.model_id),
+            "resolution": (params.resolution, other.resolution),
+            "frames": (params.frames, other.frames),
+            "quantization": (params.quantization, other.quantization),
+        }
+        changes = {name: new for name, (old, new) in values.items() if old != new}
+        sent = request.model_dump(mode="json", exclude_unset=True, exclude={"image"}) if request is not None else {}
+        if request is None:
+            names = ("model_id", "prompt", "negative_prompt", "resolution", "frames", "fps", "steps", "quantization")
+            sent = {name: getattr(params, name) for name in names if getattr(params, name) is not None}
+        body = {**sent, **changes}
+        try:
+            settle(GenerationRequest.model_validate(body), other.entry, params.image)
+        except (InvalidField, ValueError):
+            return None
+        return {"request": body, "changes": changes}
+
+
+def needs_of(entry: CatalogueEntry, params: GenerationParams) -> str:
+    """Return what the generation needs, as `Needs.read` reads it."""
+    return reductions.needs(
+        Request(entry, params.resolution, params.frames, params.quantization, params.image is not None)
+    )
+
+
+def _fits(hosts: tuple[Host, ...], needs: str) -> bool:
+    read = Needs.read(needs)
+    return any(read.host_mb(host.kind, host.memory_mb, host.host_mb) is not None for host in hosts)
+
+
+def _largest(entry: CatalogueEntry, quantization: Quantization) -> str:
+    """Return the needs of the largest request that the model accepts."""
+    largest = max(entry.resolutions, key=lambda text: parse_resolution(text)[0] * parse_resolution(text)[1])
+    return reductions.needs(Request(entry, largest, entry.max_frames, quantization, entry.image != "refused"))

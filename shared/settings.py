@@ -268,6 +268,10 @@ class Settings(BaseSettings):
 
     # generation
     memory_profile: str = Field("auto", description="Name of a memory profile, or `auto` to choose one by free memory.")
+    torch_alloc_conf: str = Field(
+        "expandable_segments:True",
+        description="`PYTORCH_ALLOC_CONF` of GPU workers whose environment has none; empty: torch's own default.",
+    )
     warm_models: int = Field(1, ge=1, description="Loaded models kept on a CPU device; a GPU keeps all that fit.")
     prompt_cache_mb: int = Field(256, ge=0, description="Memory for prompt embeddings on each device.")
 

@@ -279,6 +279,10 @@ class Settings(BaseSettings):
         description="Where weights are during a job: on the device (`full`), taking turns (`text-offload`, `offload`) "
         "or streamed (`stream`). `auto` plans it for each job.",
     )
+    torch_alloc_conf: str = Field(
+        "expandable_segments:True",
+        description="`PYTORCH_ALLOC_CONF` of GPU workers whose environment has none; empty: torch's own default.",
+    )
     warm_models: int = Field(1, ge=1, description="Loaded models kept on a CPU device; a GPU keeps all that fit.")
     prompt_cache_mb: int = Field(256, ge=0, description="Memory for prompt embeddings on each device.")
 

@@ -6,9 +6,23 @@ This process becomes the worker's main process.
 import os
 import signal
 import sys
+from collections.abc import MutableMapping
 
 from shared.messaging import celery
 from workers.processes import process
+
+_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+
+
+def set_allocator(environ: MutableMapping[str, str], configuration: str) -> None:
+    """Configure torch's allocator for the children of a GPU's worker, unless the operator has.
+
+    With expandable segments, components of different sizes take turns in the same memory. By default each size keeps
+    segments of its own, and the next one may find none large enough.
+    """
+    on_gpu = environ.get("WANWORKS_DEVICE", "").startswith("cuda")
+    if on_gpu and configuration and not any(name in environ for name in _ALLOCATOR_VARIABLES):
+        environ[_ALLOCATOR_VARIABLES[0]] = configuration
 
 
 def main() -> None:
@@ -18,6 +32,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the worker holds a job, both signals end the process at once
     node = process.settings().node
     if sys.argv[1] == "gpu":
+        set_allocator(os.environ, process.settings().torch_alloc_conf)
         name, queues = process.worker_name(), celery.device_queue(process.claimant().device_key)
     else:
         name, queues = f"io@{node}", f"{celery.node_queue(node)},{celery.TICKS_QUEUE}"

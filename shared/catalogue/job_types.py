@@ -134,7 +134,7 @@ def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None)
     return GenerationParams(
         model_id=model,
         prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
+        negative_prompt=_or(request.negative_prompt, defaults.negative_prompt),
         image=image,
         width=width,
         height=height,
@@ -209,5 +209,5 @@ JOB_TYPES: Mapping[str, JobType] = {
 }
 
 
-def _or(value: float | None, default: Any) -> Any:
+def _or(value: float | str | None, default: Any) -> Any:
     return default if value is None else value

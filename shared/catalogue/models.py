@@ -75,6 +75,7 @@ class Defaults(_Frozen):
     guidance_scale: float = Field(ge=0)  # the high-noise expert's, if there are two
     guidance_scale_2: float | None = Field(None, ge=0)  # the low-noise expert's
     flow_shift: float = Field(gt=0)
+    negative_prompt: str = Field("", max_length=4000)  # of a request that has none; an empty one of its own stays empty
 
 
 class Hardware(_Frozen):
@@ -199,6 +200,14 @@ def _both_ways(*landscape: str) -> tuple[str, ...]:
 # The four documented sizes; each model adds its native one.
 _SIZES = ("854x480", "1024x576", "1280x720", "1920x1080")
 
+# What the models' authors steer away from, in our words.
+_NEGATIVE_PROMPT = (
+    "oversaturated colours, overexposed, blown-out highlights, washed-out grey, static frame, frozen, motionless, "
+    "blurred, out of focus, unclear details, subtitles, captions, watermark, logo, signature, painting-like still, "
+    "compression artefacts, blocky, worst quality, low quality, ugly, incomplete, deformed hands, extra fingers, fused "
+    "fingers, badly drawn hands, badly drawn face, distorted face, disfigured, malformed limbs, extra limbs, three legs, "
+    "cluttered background, crowded background, many people in the background, walking backwards"
+)
 _A14B_HARDWARE = Hardware(min_vram_gb=10, recommended_vram_gb=16)
 _5B_HARDWARE = Hardware(min_vram_gb=6, recommended_vram_gb=10)
 
@@ -222,6 +231,7 @@ DEFAULT = (
             guidance_scale=4.0,
             guidance_scale_2=3.0,
             flow_shift=12.0,
+            negative_prompt=_NEGATIVE_PROMPT,
         ),
         hardware=_A14B_HARDWARE,
         memory=memory_data.T2V_A14B,
@@ -246,6 +256,7 @@ DEFAULT = (
             guidance_scale=3.5,
             guidance_scale_2=3.5,
             flow_shift=5.0,
+            negative_prompt=_NEGATIVE_PROMPT,
         ),
         hardware=_A14B_HARDWARE,
         memory=memory_data.I2V_A14B,
@@ -261,7 +272,15 @@ DEFAULT = (
         resolutions=_both_ways("1280x704", *_SIZES),
         max_frames=121,
         size_multiple=32,
-        defaults=Defaults(resolution="1280x704", frames=121, fps=24, steps=50, guidance_scale=5.0, flow_shift=5.0),
+        defaults=Defaults(
+            resolution="1280x704",
+            frames=121,
+            fps=24,
+            steps=50,
+            guidance_scale=5.0,
+            flow_shift=5.0,
+            negative_prompt=_NEGATIVE_PROMPT,
+        ),
         hardware=_5B_HARDWARE,
         memory=memory_data.TI2V_5B,
         download_gb=34,

@@ -7,6 +7,7 @@ exactly the size that is needed, and is unlocked and returned to the system when
 import logging
 import mmap
 import weakref
+from typing import Any
 
 import torch
 
@@ -32,7 +33,7 @@ class Region:
 
     def _lock(self, device: torch.device) -> None:
         address = self.bytes.data_ptr()
-        code = int(torch.cuda.cudart().cudaHostRegister(address, self.nbytes, _PORTABLE))
+        code = int(_runtime().cudaHostRegister(address, self.nbytes, _PORTABLE))
         if code != 0:
             log.warning(
                 "%d MB of host memory cannot be page-locked (CUDA error %d): copies from it to the device are slower",
@@ -57,11 +58,15 @@ def _unlock(memory: torch.Tensor, device: torch.device) -> None:
     address = memory.data_ptr()
     try:
         torch.cuda.synchronize(device)  # a copy may still read it
-        torch.cuda.cudart().cudaHostUnregister(address)
+        _runtime().cudaHostUnregister(address)
     except RuntimeError as error:
         log.warning("host memory stays page-locked until this process ends: %s", error)
     finally:
         _locked.pop(address, None)
+
+
+def _runtime() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
 
 def _forget_error(device: torch.device) -> None:

@@ -19,7 +19,7 @@ _ALIGNMENT = 256  # bytes; kernels choose the same paths as for tensors that wer
 class Place:
     """Where a module holds a tensor: its table of parameters or of buffers, and the name in it."""
 
-    table: dict[str, torch.Tensor | None]
+    table: dict[str, Any]
     name: str
 
 

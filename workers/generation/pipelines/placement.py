@@ -114,7 +114,8 @@ class Placement:
     def adopt(self, module: torch.nn.Module) -> None:
         """Move what was added to a component since it was placed, such as a LoRA, to the device for good."""
         for part in module.modules():
-            for table in (part._parameters, part._buffers):
+            tables: list[dict[str, Any]] = [part._parameters, part._buffers]
+            for table in tables:
                 for name, tensor in table.items():
                     if tensor is not None and (id(table), name) not in self._managed and tensor.device != self._device:
                         moved = tensor.data.to(self._device)

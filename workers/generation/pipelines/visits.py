@@ -85,7 +85,9 @@ class Streamed:
         while groups:
             self._blocks.append(Master(groups.pop(0), device))
         self._slots: list[_Slot] = []
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: Any = None  # copies are immediate where there is no GPU
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         for number, block in enumerate(blocks):
             block.register_forward_pre_hook(lambda _module, _inputs, number=number: self._before(number))
 
@@ -139,7 +141,7 @@ class Streamed:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # it may still compute with the buffer
         with torch.cuda.stream(self._stream):
             target.copy_(master.bytes, non_blocking=True)
-        slot.copied = torch.cuda.Event()
+        slot.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         slot.copied.record(self._stream)
         return slot
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
+from shared.database.engine import Database
+from shared.errors import FaultKind
+from shared.jobs import device_faults
 from tests.browser.conftest import FETCHED, Open, Watched
 from tests.support.stack import Stack, wait_for
 
@@ -45,6 +48,25 @@ def test_a_drained_node_is_shown_and_offered_no_download(open_page: Open, stack:
     finally:
         stack.request("DELETE", "/api/v1/nodes/here/drain")
     expect(card.get_by_role("button", name=f"Download {FETCHED}")).to_be_visible()
+
+
+def test_a_quarantined_device_is_shown_with_the_reason_until_its_release(open_page: Open, stack: Stack) -> None:
+    page = open_page("#devices")
+    shown = page.locator("#devices .badge")
+    expect(shown).to_have_text(["idle", "idle", "online"])
+    database = Database(f"sqlite:///{stack.home / 'wanworks.db'}")
+    try:
+        assert device_faults.quarantine(database, "here/0", FaultKind.XID, "The driver reports Xid 79")
+    finally:
+        database.close()
+    try:
+        expect(shown).to_have_text(["quarantined", "idle", "online"])
+        card = page.locator("[data-device='here/cpu/0']")
+        expect(card).to_contain_text("The driver reports Xid 79")
+        expect(card.locator("code")).to_have_text("wanworks release here/0")
+    finally:
+        stack.request("DELETE", "/api/v1/nodes/here/devices/0/quarantine")
+    expect(shown).to_have_text(["idle", "idle", "online"])
 
 
 def test_models_are_compared_recommended_and_pinned(open_page: Open, stack: Stack) -> None:

@@ -1,5 +1,10 @@
 """Check a history against the guarantees of wanworks, one function per guarantee. Pure."""
 
+from tests.soak.device_rules import (
+    a_device_is_quarantined_only_as_the_rule_says,
+    a_quarantined_device_takes_nothing,
+    the_job_after_a_poisoned_context_runs_in_a_new_process,
+)
 from tests.soak.history import History
 from tests.soak.job_rules import (
     a_cancel_is_obeyed,
@@ -53,5 +58,8 @@ RULES: tuple[Rule, ...] = (
     no_process_is_left,
     a_running_job_is_alive,
     a_drained_node_takes_nothing,
+    the_job_after_a_poisoned_context_runs_in_a_new_process,
+    a_device_is_quarantined_only_as_the_rule_says,
+    a_quarantined_device_takes_nothing,
     no_answer_is_a_fault,
 )

@@ -20,6 +20,7 @@ from tests.soak.receiver import Receiver
 _SUPERVISED = ("web", "gpu-0", "gpu-1", "io", "dispatcher", "beat", "flower", "redis")
 _WITH_CHILDREN = ("gpu-0", "gpu-1", "io")
 _LEASE_SECONDS = 8.0  # FAST's
+_STAGES = ("loading", "encoding", "denoising", "decoding")
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,17 @@ def _order(flag: str, content: str) -> Callable[[Ground, random.Random], tuple[s
     return strike
 
 
+def _on_device(kind: str, stage: str) -> Callable[[Ground, random.Random], tuple[str, Undo]]:
+    """Cause a fault of the device in the next generation that comes to that stage."""
+
+    def strike(ground: Ground, choose: random.Random) -> tuple[str, Undo]:
+        path = ground.stack.orders / f"{kind}-{stage}-{choose.getrandbits(32)}"
+        path.write_text("", encoding="ascii")
+        return f"{kind} while {stage}", lambda: path.unlink(missing_ok=True)
+
+    return strike
+
+
 def _in_pipeline(kind: str) -> Callable[[Ground, random.Random], tuple[str, Undo]]:
     def strike(ground: Ground, choose: random.Random) -> tuple[str, Undo]:
         path = ground.stack.orders / f"pipeline-{kind}-{choose.getrandbits(32)}"
@@ -308,6 +320,11 @@ _FAULTS: tuple[Fault, ...] = (
     Fault("an error in a generation", _in_pipeline("error"), (10.0, 10.0), weight=1),
     Fault("an exit in a generation", _in_pipeline("exit"), (10.0, 10.0)),
     Fault("a segmentation fault in a generation", _in_pipeline("segv"), (10.0, 10.0)),
+    *(
+        Fault(f"out of device memory while {stage}", _on_device("oom", stage), (10.0, 10.0), weight=1)
+        for stage in _STAGES
+    ),
+    *(Fault(f"a CUDA error while {stage}", _on_device("cuda", stage), (10.0, 10.0)) for stage in _STAGES),
     Fault(
         "a bad hub",
         _of_hub(

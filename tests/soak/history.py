@@ -21,6 +21,7 @@ class Event:
     delete    code
     manage    a download steered: action, code, success, current_status
     drain     node, code; undrain likewise
+    release   device, code: a quarantined device was released; release_asked before it
     artifact  name, code, sha256, promised
     message   a webhook's message that came: id, type, status, digest (of the whole body), answered
     refused   an answer that no client should see: to, code, text
@@ -46,6 +47,8 @@ class Remains:
 
     rows: tuple[Mapping[str, Any], ...] = ()  # of jobs: id, type, status, attempt, hidden, mock, result, ...
     uses: tuple[tuple[str, str], ...] = ()  # (job, outcome)
+    # Of devices, in order: device_key, job_id, pid, kind, at, cleared_at, quarantine_reason.
+    device_faults: tuple[Mapping[str, Any], ...] = ()
     messages: tuple[Mapping[str, Any], ...] = ()  # of webhooks: id, job_id, type, state, tries
     files: tuple[
         tuple[str, str, int, str], ...

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from tests.soak import repairs
 from tests.soak.history import Recorder
 from tests.soak.plan import Drain, Pause, Plan, Script
 from tests.soak.receiver import Receiver
@@ -46,7 +47,9 @@ class Load:
         """`deadline` on the recorder's clock; it may be moved meanwhile."""
         self._deadline = deadline
         async with self._clients():
-            watching = asyncio.create_task(self._list_again_and_again())
+            watching = asyncio.gather(
+                self._list_again_and_again(), repairs.release_quarantined(self._ask, self._recorder, self._over)
+            )
             todo = [self._carry_out(script) for script in self._plan.scripts]
             todo += [self._drain(drain) for drain in self._plan.drains]
             await asyncio.gather(*todo)

@@ -21,7 +21,7 @@ from workers.models.fetch.partials import partials
 
 _RETENTION = timedelta(days=30)  # the default: so only what was deleted goes
 _COLUMNS = (
-    "id, type, status, attempt, failures, hidden, mock, model_id, worker, params, result, error, "
+    "id, type, status, attempt, failures, hidden, mock, model_id, worker, pid, device_key, params, result, error, "
     "started_at, finished_at, lease_until, cancel_at, webhook_url"
 )
 _SETTLED_SECONDS = 6.0  # a process that was just born or is just ending is no stranger
@@ -50,8 +50,13 @@ def collect(stack: Installation, recorder: Recorder) -> Remains:
     rows = [_readable(row, recorder) for row in _rows(stack, f"SELECT {_COLUMNS} FROM jobs")]
     messages = _rows(stack, "SELECT id, job_id, type, state, tries, error FROM webhook_messages")
     uses = _rows(stack, "SELECT job_id, outcome FROM uses")
+    faults = _rows(stack, "SELECT * FROM device_faults ORDER BY id")
     return Remains(
         rows=tuple(rows),
+        device_faults=tuple(
+            {**fault, "at": _moment(fault["at"], recorder), "cleared_at": _moment(fault["cleared_at"], recorder)}
+            for fault in faults
+        ),
         uses=tuple((use["job_id"], use["outcome"]) for use in uses),
         messages=tuple(messages),
         files=tuple(_files(stack.home / "store")),

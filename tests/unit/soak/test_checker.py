@@ -27,6 +27,8 @@ def row(job: str = JOB, **values: Any) -> dict[str, Any]:
         "mock": False,
         "model_id": "T2V-A14B",
         "worker": "gpu-0@here",
+        "device_key": "here/0",
+        "pid": 70,
         "params": {},
         "result": result,
         "error": None,
@@ -74,6 +76,13 @@ def download(status: str = "succeeded") -> Forged:
     return forged.leaving(uses=(), files=())
 
 
+def fault(at: float, job: str, reason: str | None = None, **values: Any) -> dict[str, Any]:
+    return {
+        "device_key": "here/0", "job_id": job, "pid": 7, "kind": "cuda_error", "at": at, "cleared_at": None,
+        "quarantine_reason": reason, **values,
+    }  # fmt: skip
+
+
 def clean() -> Forged:
     """With everything in it that a good leg has."""
     forged = Forged(webhook_url="http://127.0.0.1:1/")
@@ -87,7 +96,17 @@ def clean() -> Forged:
     forged.add("fault", 2.4, None, name="kill web", what="kill -9 1")
     forged.seen(10.0, "succeeded", by="final")
     forged.add("artifact", 10.1, name="video.mp4", code=200, sha256="aa", promised="aa")
-    return forged.leaving(redis_keys=((f"wanworks:events:{JOB}", 86_000), ("wanworks:meters", -1)))
+    forged.add("release_asked", 1.9, None, device="here/0").add("release", 1.95, None, device="here/0", code=200)
+    faults = (
+        fault(0.5, OTHER, cleared_at=0.9),
+        fault(1.0, OTHER, cleared_at=1.9),
+        fault(1.1, OTHER, cleared_at=1.9),
+        fault(1.2, "another", "3 faults", cleared_at=1.9),
+        fault(5.0, OTHER),
+    )
+    return forged.leaving(
+        redis_keys=((f"wanworks:events:{JOB}", 86_000), ("wanworks:meters", -1)), device_faults=faults
+    )
 
 
 def deleted() -> Forged:
@@ -209,6 +228,34 @@ _BROKEN: list[tuple[Callable[[History], Any], Forged]] = [
     (
         checker.a_drained_node_takes_nothing,
         Forged().add("drain", 1.5, None, node="here", code=200).add("undrain_asked", 3.0, None, node="here"),
+    ),
+    (
+        checker.the_job_after_a_poisoned_context_runs_in_a_new_process,
+        Forged(device_key="here/0", pid=7).leaving(device_faults=(fault(1.0, OTHER),)),
+    ),
+    (
+        checker.a_device_is_quarantined_only_as_the_rule_says,
+        Forged().leaving(device_faults=(fault(1.0, OTHER), fault(1.1, JOB, "2 faults"))),
+    ),
+    (
+        checker.a_device_is_quarantined_only_as_the_rule_says,
+        Forged().leaving(device_faults=(fault(1.0, OTHER), fault(1.1, OTHER), fault(1.2, OTHER, "3 faults"))),
+    ),
+    (
+        checker.a_device_is_quarantined_only_as_the_rule_says,
+        Forged().leaving(device_faults=(fault(1.0, OTHER), fault(1.1, OTHER), fault(1.2, JOB))),
+    ),
+    (
+        checker.a_device_is_quarantined_only_as_the_rule_says,
+        Forged(device_key="here/0", pid=8).leaving(
+            device_faults=(fault(1.0, OTHER), fault(1.1, OTHER), fault(5.0, "another", "3 faults"))
+        ),
+    ),
+    (
+        checker.a_quarantined_device_takes_nothing,
+        Forged(device_key="here/0", pid=8, started_at=3.0)
+        .add("release_asked", 3.5, None, device="here/0")
+        .leaving(device_faults=(fault(1.0, OTHER), fault(1.1, OTHER), fault(1.2, "another", "3 faults"))),
     ),
     (checker.no_answer_is_a_fault, Forged().add("refused", 3.0, to="GET /api/v1/jobs", code=500, text="")),
 ]

@@ -39,6 +39,7 @@ function card(device) {
       badge(device.state),
     ),
     h("p", { class: "muted small" }, device.name),
+    quarantine(device),
     running(device, job),
     readings(device),
     h("h3", null, "Loaded"),
@@ -60,6 +61,21 @@ function card(device) {
     ),
   );
 }
+
+/** Returns why the device accepts no jobs, or how many faults it has had in a row. */
+function quarantine(device) {
+  if (device.quarantined_at)
+    return [
+      note(`Quarantined ${ago(device.quarantined_at)}: ${device.quarantine_reason}`, "bad"),
+      h("p", { class: "muted small" }, "Once it is repaired: ", h("code", null, `wanworks release ${keyOf(device)}`)),
+    ];
+  return device.faults ? note(`${plural(device.faults, "fault")} in a row`, "warn") : null;
+}
+
+const keyOf = (device) => `${device.node}/${device.index}`;
+
+/** The reasons for a reduced clock rate that point to heat or to the power supply. */
+const SLOWDOWNS = new Set(["hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown"]);
 
 function running(device, job) {
   if (!device.job) return h("p", { class: "idle" }, device.state === "offline" ? "offline" : "idle");
@@ -97,8 +113,15 @@ function readings(device) {
     facts(
       fact("Temperature", sample.temperature_celsius == null ? NONE : `${number(sample.temperature_celsius)} °C`),
       fact("Power", sample.power_watts == null ? NONE : `${number(sample.power_watts)} W`),
+      sample.ecc_uncorrected ? fact("Memory errors", number(sample.ecc_uncorrected)) : null,
     ),
+    slowed(sample),
   );
+}
+
+function slowed(sample) {
+  const reasons = (sample.throttle_reasons ?? []).filter((reason) => SLOWDOWNS.has(reason));
+  return reasons.length ? note(`Slowed down: ${reasons.map(words).join(", ")}`, "warn") : null;
 }
 
 function gauge(label, value, text, of) {

@@ -15,6 +15,7 @@ const SPANS = [
   [168, "7 d", "the last 7 days"],
 ];
 const SHOWN = 5;
+const NO_JOBS = new Set(["offline", "draining", "drained", "quarantined"]); // states of devices that accept none
 
 export function overview() {
   return [
@@ -61,7 +62,7 @@ function overallHealth() {
   const severities = [...state.alerts.values()].filter((alert) => !alert.acknowledged).map((alert) => alert.severity);
   const devices = state.workers?.devices ?? [];
   if (severities.includes("critical")) return ["bad", plural(severities.length, "unacknowledged alert")];
-  if (state.workers && !devices.some((device) => !["offline", "draining", "drained"].includes(device.state)))
+  if (state.workers && !devices.some((device) => !NO_JOBS.has(device.state)))
     return ["bad", "No device accepts jobs; jobs stay queued"];
   if (severities.includes("warning")) return ["warn", plural(severities.length, "unacknowledged alert")];
   if (state.notes.alerts || state.notes.metrics) return ["unknown", "Some data could not be loaded"];

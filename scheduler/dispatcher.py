@@ -19,7 +19,7 @@ from scheduler.durations import MeasuredDurations
 from scheduler.hosts import Hosts, read_hosts
 from scheduler.job_reports import JobReports
 from scheduler.leadership import Leadership
-from scheduler.placement import nodes
+from scheduler.placement import host_memory, nodes
 from scheduler.placement.devices import Assignment, Moment, decide, displaced
 from scheduler.placement.fairness import FairStarts
 from scheduler.queue_views import PublishedOrder, known_jobs, part
@@ -27,6 +27,7 @@ from scheduler.recovery import Recovery
 from scheduler.sender import Send, celery_sender
 from scheduler.unplaceable import UnplaceableJobs
 from shared import garbage
+from shared.cluster import nodes as cluster_nodes
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable, StoreFull
 from shared.jobs import dispatch, download_control
@@ -133,6 +134,8 @@ class Dispatcher:
                         assignment.job_id,
                         assignment.device_key,
                     )
+            if full := host_memory.in_the_way(batch, of_devices, hosts.devices, hosts.loaded_mb):
+                cluster_nodes.ask_to_release(self._database, full)
             sent, available = self._dispatch_all(by_id, batch, hosts.protocols)
             dispatched += sent
             if not available:
@@ -166,9 +169,11 @@ class Dispatcher:
                 log.info("job %s: started a download that waiting jobs need", job_id)
         estimates = self._durations.estimates()
         deadlines = self._fair_starts.observe(queue, alive, estimates)
-        moment = Moment(queue, alive, estimates, deadlines, self._settings.redispatch_seconds)
+        moment = Moment(
+            queue, host_memory.shared(queue, alive), estimates, deadlines, self._settings.redispatch_seconds
+        )
         decided: Iterable[Assignment] = self._policy(moment)
-        return decided
+        return host_memory.within_hosts(decided, queue, alive)
 
     def _place_on_nodes(self, queue: Queue, hosts: Hosts) -> tuple[Assignment, ...]:
         settings, alive = self._settings, hosts.nodes

@@ -23,6 +23,7 @@ class Hosts:
     drained: frozenset[str]  # names of nodes, alive or not
     quarantined: frozenset[str]  # keys of devices, alive or not
     closed_devices: tuple[DeviceView, ...]  # alive, and drained or quarantined
+    loaded_mb: Mapping[str, int]  # the host memory of the models loaded on each device
     protocols: Mapping[str, int]  # the newest message protocol that is read, by device key and by io worker's key
 
 
@@ -55,6 +56,7 @@ def read_hosts(database: Database, held: Mapping[str, frozenset[str]], silence_s
         drained=drained,
         quarantined=quarantined,
         closed_devices=tuple(view for view in views if view.node in drained or view.key in quarantined),
+        loaded_mb={device.key: round(sum(entry.get("host_mb") or 0.0 for entry in device.warm)) for device in seen},
         protocols={device.key: device.message_protocol for device in seen}
         | {celery.node_key(node.name): node.message_protocol for node, _ in known},
     )

@@ -57,17 +57,17 @@ class MemoryCheck:
 
         `request`: as sent, to describe alternatives that can be sent; None: made from the parameters.
         """
-        if not self._refuses or self.fits(params) is not False:
-            return
-        self._read()  # a device may have registered meanwhile
-        if self.fits(params) is not False:
-            return
-        raise self._refusal(request, params)
+        if self._refuses and self.fits(params) is False:
+            raise self._refusal(request, params)
 
     def fits(self, params: GenerationParams) -> bool | None:
         """Return whether a registered device has the memory; None if no device is registered."""
+        needs = reductions.needs(self._wanted(params))
         hosts = self._known()
-        return _fits(hosts, reductions.needs(self._wanted(params))) if hosts else None
+        if hosts and not _fits(hosts, needs):
+            self._read()  # a device may have registered just now
+            hosts = self._hosts
+        return _fits(hosts, needs) if hosts else None
 
     def reduced(self, params: GenerationParams) -> Request | None:
         """Return the smallest reduction of the same model that fits; None if there is none."""

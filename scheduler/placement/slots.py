@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
-from shared.jobs.dispatch import Waiting
+from shared.jobs.dispatch import Busy, Waiting
 from shared.models.memory_plan import Needs
 
 
@@ -66,13 +66,15 @@ def carries(job: Waiting, device: DeviceView) -> bool:
     return job.mock or host_memory(job, device) is not None
 
 
-def host_memory(job: Waiting, device: DeviceView) -> int | None:
+def host_memory(job: Waiting | Busy, device: DeviceView) -> int | None:
     """Return the host memory that the job takes when it runs on the device, in MB; None if it does not fit."""
     if job.mock:
         return 0
     if job.memory_needs:
         return Needs.read(job.memory_needs).host_mb(device.kind, device.memory_mb, device.host_mb)
     # Accepted by an earlier version.
+    if isinstance(job, Busy):
+        return 0
     need = job.min_vram_mb if device.kind == "cuda" else job.min_ram_mb
     return 0 if need <= device.memory_mb else None
 

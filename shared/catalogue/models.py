@@ -205,8 +205,8 @@ _NEGATIVE_PROMPT = (
     "oversaturated colours, overexposed, blown-out highlights, washed-out grey, static frame, frozen, motionless, "
     "blurred, out of focus, unclear details, subtitles, captions, watermark, logo, signature, painting-like still, "
     "compression artefacts, blocky, worst quality, low quality, ugly, incomplete, deformed hands, extra fingers, fused "
-    "fingers, badly drawn hands, badly drawn face, distorted face, disfigured, malformed limbs, extra limbs, three legs, "
-    "cluttered background, crowded background, many people in the background, walking backwards"
+    "fingers, badly drawn hands, badly drawn face, distorted face, disfigured, malformed limbs, extra limbs, three "
+    "legs, cluttered background, crowded background, many people in the background, walking backwards"
 )
 _A14B_HARDWARE = Hardware(min_vram_gb=10, recommended_vram_gb=16)
 _5B_HARDWARE = Hardware(min_vram_gb=6, recommended_vram_gb=10)

@@ -104,6 +104,26 @@ def deregister_device(database: Database, key: str, pid: int) -> None:
         session.connection().execute(query)
 
 
+def ask_to_release(database: Database, keys: Collection[str]) -> None:
+    """Let these devices drop their loaded models as soon as they are idle."""
+    with database.write() as session:
+        query = update(Device).where(col(Device.key).in_(keys), col(Device.must_release).is_(False))
+        session.connection().execute(query.values(must_release=True))
+
+
+def must_release(database: Database, key: str) -> bool:
+    """Return whether the device is to drop its loaded models."""
+    with database.read() as session:
+        return bool(session.exec(select(Device.must_release).where(Device.key == key)).first())
+
+
+def released(database: Database, key: str) -> None:
+    """Record that the device has nothing loaded any more."""
+    with database.write() as session:
+        query = update(Device).where(col(Device.key) == key).values(must_release=False, warm=[])
+        session.connection().execute(query)
+
+
 def warm(database: Database, key: str) -> list[dict[str, Any]]:
     """Return what the worker on this device has loaded, by its last report."""
     with database.read() as session:

@@ -33,7 +33,7 @@ def new_job(model_id: str = "T2V-A14B", *, prompt: str = "a cat", **values: Any)
     needs = reductions.needs(Request(entry, params.resolution, params.frames, params.quantization, image))
     vram, ram = Needs.read(needs).least_mb
     priority = values.pop("priority", Priority.NORMAL)
-    return NewJob("generation", params, priority, min_vram_mb=vram, min_ram_mb=ram, memory_needs=needs, **values)
+    return NewJob("generation", params, priority, min_vram_mb=vram, min_ram_mb=ram, **{"memory_needs": needs, **values})
 
 
 def hold(database: Database, *models: str, node: str = CLAIMANT.node) -> None:

@@ -88,7 +88,7 @@ def preload() -> None:
 
 
 def warm() -> list[dict[str, Any]]:
-    """Return the loaded models: `model_id`, `quantization`, `profile`, `memory_mb`; most recently used last."""
+    """Return the loaded models: `model_id`, `quantization`, `profile`, `memory_mb`, `host_mb`; the latest last."""
     return _warm_models.loaded() if _warm_models is not None else []
 
 
@@ -140,7 +140,7 @@ def _generated(context: GenerationContext) -> Outcome:
     image = _opened(context.image)
     found = loras.find(params.loras, context.settings.loras_dir, 1 if entry.boundary_ratio is None else 2)
     size = steps.memory_size(image=image is not None)
-    chosen = models.choose(entry, params.quantization, size)
+    chosen = models.choose(entry, params.quantization, size, context.check)
     run = _Run(context, models, steps, image, found, _Clock(context.report), Denoising())
     while True:
         try:

@@ -109,6 +109,7 @@ class Guard:
         self._give_back_uncarried()
         if process.role() == "gpu":
             self._evict_stale()
+            self._release()
 
     def _judge_requests(self) -> None:
         now = time.monotonic()
@@ -151,6 +152,16 @@ class Guard:
             return
         log.warning("%s: the files on disk have changed since the model was loaded", ", ".join(stale))
         nodes.device_beat(database, claimant.device_key, warm=[])
+        for child in active_children():
+            os.kill(child.pid, signal.SIGKILL)
+
+    def _release(self) -> None:
+        """End an idle child whose loaded models take host memory that another device needs."""
+        database, key = process.database(), process.claimant().device_key
+        if not nodes.must_release(database, key) or worker_state.active_requests or worker_state.reserved_requests:
+            return
+        log.info("another device of this host needs memory: dropping the loaded models")
+        nodes.released(database, key)
         for child in active_children():
             os.kill(child.pid, signal.SIGKILL)
 

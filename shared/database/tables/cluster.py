@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column, Index, text
+from sqlalchemy import JSON, Column, Index, false, text
 from sqlmodel import Field, SQLModel
 
 from shared.stored_names import stored
@@ -50,6 +50,8 @@ class Device(SQLModel, table=True):
     seen_at: float  # 0 once the worker has deregistered
     # The newest protocol of dispatch messages that its worker reads.
     message_protocol: int = Field(default=1, sa_column_kwargs={**stored("message_protocol"), "server_default": "1"})
+    # Whether it is to drop its loaded models once it is idle, because another device of its host needs the memory.
+    must_release: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     warm: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
     quarantined_at: datetime | None = None  # since when it accepts no jobs because it is faulty; survives restarts
     quarantine_reason: str | None = Field(default=None, max_length=300)

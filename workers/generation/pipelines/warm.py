@@ -1,5 +1,6 @@
 """The models that stay loaded on this process's device: loaded on demand and evicted when memory is needed."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ from workers.generation.pipelines.loading import Key, LoadedModel, load
 from workers.generation.pipelines.memory import give_back
 from workers.generation.pipelines.prompts import PromptCache
 
+# How long to wait until another device of this host has released its loaded models, and how often to look.
+_HOST_WAIT_SECONDS, _HOST_POLL_SECONDS = 60.0, 0.5
+
 
 class WarmModels:
     """The models loaded on one device. Use from one thread only: two threads on one model's pipeline fail."""
@@ -39,13 +43,19 @@ class WarmModels:
         name = f"memory-failures-{device.label.replace(':', '-')}.json"
         self._failures = MemoryFailures(settings.home / name if settings.home.is_dir() else None)
 
-    def choose(self, entry: CatalogueEntry, quantization: Quantization, size: Size) -> Plan:
-        """Return the plan to run under if no other model were loaded. Raises OutOfMemory.
+    def choose(self, entry: CatalogueEntry, quantization: Quantization, size: Size, check: Callable[[], None]) -> Plan:
+        """Return the plan to run under if no other model were loaded. Raises OutOfMemory, and what `check` raises.
 
+        If host memory is all that is missing, it is waited for: the dispatcher has asked another device to release it.
         A loaded layout is kept if it is large enough and does not stream: loading costs more than it would save.
         """
         options = self._options(entry, quantization, size)
         plan = memory_plan.choose(options, self._reachable(), self._reachable_host())
+        deadline = time.monotonic() + _HOST_WAIT_SECONDS
+        while plan is None and memory_plan.choose(options, self._reachable(), None) and time.monotonic() < deadline:
+            check()
+            time.sleep(_HOST_POLL_SECONDS)
+            plan = memory_plan.choose(options, self._reachable(), self._reachable_host())
         if plan is None:
             least = min(options, key=lambda option: option.device)
             raise OutOfMemory(self._too_little(entry, size, least))
@@ -134,7 +144,9 @@ class WarmModels:
         return bool(others)
 
     def loaded(self) -> list[dict[str, Any]]:
-        """Return the loaded models, most recently used last: model_id, quantization, profile, memory_mb (10^6 bytes).
+        """Return the loaded models, most recently used last: model_id, quantization, profile, memory_mb, host_mb.
+
+        The sizes are those of the weights on the device and on its host, in 10^6 bytes.
 
         Any thread may call this.
         """
@@ -171,6 +183,7 @@ class WarmModels:
                 "quantization": key.quantization,
                 "profile": key.profile,
                 "memory_mb": model.memory_mb,
+                "host_mb": round(model.placement.host_bytes / discovery.MB, 1),
             }
             for key, model in self._models.items()
         )

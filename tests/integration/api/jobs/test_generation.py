@@ -43,7 +43,7 @@ def test_the_response_to_a_new_job(client: TestClient, database: Database) -> No
     assert job["progress"]["percent"] == 0
     assert (job["error"], job["result"], job["started_at"], job["node"]) == (None, None, None, None)
     row = records.get(database, job["id"])
-    assert row.min_vram_mb == 1000
+    assert (row.min_vram_mb, row.memory_needs) == (750, "750:1750;1750")
     assert client.get(answer.headers["location"]).json() == job
 
 

@@ -202,7 +202,7 @@ def test_requirements_are_reduced_if_no_device_has_enough_memory(
     job = generate(client, "reduce_requirements", **asked)
     assert job["params"]["quantization"] == "int8"
     assert job["fallback_applied"][0]["changes"] == [{"field": "quantization", "asked": "none", "used": "int8"}]
-    assert records.get(database, job["id"]).min_vram_mb == 10_000
+    assert records.get(database, job["id"]).min_vram_mb == 11_750
     assert generate(client, "reduce_requirements", **asked, quantization="int8")["fallback_applied"] == []
     body = suggest(client)
     assert body["fallback_strategy"]["strategy_type"] == "reduce_requirements"

@@ -35,7 +35,7 @@ def test_capabilities_come_from_the_catalogue(client: TestClient) -> None:
         assert body["output_formats"] == ["mp4", "webm"]
         assert body["quantization_support"] == ["none", "fp16", "bf16", "int8"]
         assert body["hardware_requirements"] == {
-            "min_vram_gb": 1.0, "recommended_vram_gb": 1.0, "min_ram_gb": 1.0, "cuda_compute_capability": "7.0",
+            "min_vram_gb": 1.0, "recommended_vram_gb": 1.0, "min_ram_gb": 1.6, "cuda_compute_capability": "7.0",
         }  # fmt: skip
         assert body["defaults"]["resolution"] == "256x256"
         assert (body["min_steps"], body["max_steps"], body["download_size_gb"]) == (2, 100, 0.01)

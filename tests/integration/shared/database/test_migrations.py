@@ -106,8 +106,8 @@ migrate(sys.argv[1])
 
 @both_databases
 def test_jobs_that_wait_are_given_their_lines(database: Database) -> None:
-    mine = accepted(database, owner="me")
-    other = accepted(database)
+    mine = accepted(database, owner="me", memory_needs="")
+    other = accepted(database, memory_needs="")
     named = {job.id: job.line for job in (mine, other)}
     _to(database, "0005")
     migrate(database.url)

@@ -15,12 +15,14 @@ from shared.management.fallback import (
     nearest_resolution,
     suggest,
 )
+from shared.management.reductions import Request
 from shared.states import ReplicaState
 
 ENTRIES = {entry.model_id: entry for entry in models.load("default").entries}
 READY: dict[str, Any] = {
-    "availability": ReplicaState.AVAILABLE, "carried": True, "carried_int8": True, "queue_seconds": 0.0, "bytes_left": 0
+    "availability": ReplicaState.AVAILABLE, "carried": True, "queue_seconds": 0.0, "bytes_left": 0
 }  # fmt: skip
+INT8 = Request(ENTRIES["T2V-A14B"], "1280x720", 81, "int8", image=False)
 ABSENT: dict[str, Any] = {**READY, "availability": ReplicaState.MISSING, "bytes_left": 126_000_000_000}
 
 
@@ -73,9 +75,17 @@ def test_download_and_retry() -> None:
 
 
 def test_reduce_requirements_to_int8() -> None:
-    found = ask(Wish("T2V-A14B"), T2V_A14B={**READY, "carried": False})
+    found = ask(Wish("T2V-A14B"), T2V_A14B={**READY, "carried": False, "reduced": INT8})
     assert found.choice.strategy == Strategy.REDUCE_REQUIREMENTS
     assert (found.choice.quantization, found.choice.resolution) == ("int8", None)
+
+
+def test_reduce_requirements_to_a_size_and_a_length_that_fit() -> None:
+    less = Request(ENTRIES["T2V-A14B"], "832x480", 41, "int8", image=False)
+    found = ask(Wish("T2V-A14B"), T2V_A14B={**READY, "carried": False, "reduced": less})
+    assert (found.choice.resolution, found.choice.frames, found.choice.quantization) == ("832x480", 41, "int8")
+    assert found.choice.action == "Request T2V-A14B with 832x480 and 41 frames and quantization int8"
+    assert "no device has the memory for more" in found.choice.message
 
 
 def test_reduce_requirements_to_a_size_that_it_makes() -> None:
@@ -96,7 +106,7 @@ def test_hybrid_approach_serves_now_and_fetches_what_was_wanted() -> None:
 
 
 def test_hybrid_approach_fetches_and_asks_for_less() -> None:
-    found = ask(Wish("T2V-A14B"), T2V_A14B={"carried": False, "fetchable": True})
+    found = ask(Wish("T2V-A14B"), T2V_A14B={"carried": False, "reduced": INT8, "fetchable": True})
     assert found.choice.strategy == Strategy.HYBRID_APPROACH
     assert found.choice.parts == (Strategy.DOWNLOAD_AND_RETRY, Strategy.REDUCE_REQUIREMENTS)
     assert found.choice.quantization == "int8"
@@ -128,7 +138,7 @@ def test_compatibility(wanted: str, other: str, score: float) -> None:
 
 def test_only_ready_models_with_enough_in_common_stand_in() -> None:
     assert ask(Wish("I2V-A14B"), T2V_A14B=READY).choice.strategy == Strategy.ALTERNATIVE_MODEL
-    cannot = {**READY, "carried": False, "carried_int8": False}
+    cannot = {**READY, "carried": False}
     assert ask(Wish("T2V-A14B"), TI2V_5B=cannot).choice.strategy == Strategy.MOCK_GENERATION
 
 

@@ -66,8 +66,9 @@ test-fuzz: $(STAMP)
 test-cluster: $(STAMP)
 	$(BIN)/python -m pytest -m cluster -s tests/cluster
 
-gpu-check: $(STAMP)
-	$(BIN)/python -m tests.gpu
+# A section needs no `make setup`: SECTION=stream runs on the environment's own Python and torch (PYTHON=...).
+gpu-check: $(if $(SECTION),,$(STAMP))
+	$(if $(SECTION),$(PYTHON),$(BIN)/python) -m tests.gpu $(SECTION)
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak

@@ -1,1 +1,1 @@
-"""Checks that need a real CUDA device. `python -m tests.gpu` runs them and prints the measurements."""
+"""Checks that need a real CUDA device. `python -m tests.gpu [SECTION]` runs them and prints what it measures."""

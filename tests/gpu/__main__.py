@@ -1,21 +1,66 @@
-"""Run the GPU checks on the first CUDA device and print their table. Called by `make gpu-check`.
+"""Run the GPU checks and print their tables. Called by `make gpu-check`.
 
-Without a device every check is skipped, and the answer says so. Further arguments go to pytest.
+Without arguments: the checks of whole jobs on the first CUDA device, with pytest. Without a device every check is
+skipped, and the answer says so. With the name of a section: that section alone, in at most eight minutes, on whatever
+torch from 2.11 on is there, without pytest. `--small` runs a section with tiny components on the CPU.
 """
 
+import faulthandler
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
-import pytest
-
-from shared.errors import ConfigurationError
-from workers.devices import discovery
-
 HERE = Path(__file__).parent
+SECTION_SECONDS = 480
+SECTIONS = {  # the module, and the function in it
+    "stream": ("tests.gpu.layouts", "stream"),
+    "lora": ("tests.gpu.layouts", "lora"),
+    "host-memory": ("tests.gpu.layouts", "host"),
+}
 
 
 def main(arguments: list[str]) -> int:
+    if arguments and arguments[0] in SECTIONS:
+        return section(arguments[0], small="--small" in arguments)
+    if arguments and not arguments[0].startswith("-"):
+        print(f"There is no section {arguments[0]!r}. The sections are {', '.join(SECTIONS)}.")
+        return 2
+    return whole_jobs(arguments)
+
+
+def section(name: str, small: bool) -> int:
+    """Run one section. Return 1 if a figure exceeds its bound, or there is no device."""
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as a worker has it
+    import torch
+
+    from tests.gpu.components import REAL, SMALL
+    from tests.gpu.table import Table
+
+    if not small and not torch.cuda.is_available():
+        print("Not measured: no CUDA device.")
+        return 1
+    faulthandler.dump_traceback_later(SECTION_SECONDS, exit=True)
+    try:
+        table = Table(name)
+        table.begin("the CPU, tiny components" if small else torch.cuda.get_device_name(0))
+        module, function = SECTIONS[name]
+        device = torch.device("cpu") if small else torch.device("cuda", 0)
+        getattr(import_module(module), function)(table, device, SMALL if small else REAL)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    for check in table.exceeded:
+        print(f"FAILED: {check}")
+    return 1 if table.exceeded else 0
+
+
+def whole_jobs(arguments: list[str]) -> int:
+    """Run the checks of whole jobs. `arguments` go to pytest."""
+    import pytest
+
+    from shared.errors import ConfigurationError
+    from workers.devices import discovery
+
     try:
         device = discovery.enumerate_devices("auto")[0]
     except ConfigurationError as error:

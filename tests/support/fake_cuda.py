@@ -74,6 +74,12 @@ class FakeEvent:
         self.stream = stream or self._cuda.current
         self.position = self._cuda.operations if self.stream is self._cuda.compute else len(self.stream.queue)
 
+    def synchronize(self) -> None:
+        if self.stream is self._cuda.compute:
+            self._cuda.host_waited_for = max(self._cuda.host_waited_for, self.position)
+        else:
+            self.stream.run_to(self.position)
+
 
 class FakeCuda:
     """The device's state: which memory is on it, page-locked, or being copied to."""
@@ -83,6 +89,7 @@ class FakeCuda:
         self.compute = self.current = FakeStream(self)
         self.streams: list[FakeStream] = [self.compute]
         self.operations = 0  # of the computing stream
+        self.host_waited_for = 0  # the latest of them that the host has waited for
         self.live = self.peak = 0  # bytes on the device
         self.buffers = self.peak_buffers = 0  # of those, bytes of raw memory: buffers of weights
         self.locked: dict[int, int] = {}  # bytes by address
@@ -329,7 +336,7 @@ def fake_cuda(capacity: int | None = None) -> Iterator[FakeCuda]:
     cuda = FakeCuda(capacity)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "Stream", cuda.stream)
-        patch.setattr(torch.cuda, "Event", lambda: FakeEvent(cuda))
+        patch.setattr(torch.cuda, "Event", lambda **_: FakeEvent(cuda))
         patch.setattr(torch.cuda, "stream", cuda.using)
         patch.setattr(torch.cuda, "current_stream", lambda _device=None: cuda.current)
         patch.setattr(torch.cuda, "synchronize", cuda.synchronize)

@@ -111,7 +111,7 @@ def load(
         image_pipeline=image_pipeline,
         scheduler_config=scheduler_config,
         placement=placement,
-        stops=_stops(parts["text_encoder"], transformers, parts["vae"]),
+        stops=_stops(parts["text_encoder"], transformers, parts["vae"], device),
         memory_mb=round(sum(_bytes_on(device.type, part) for part in parts.values()) / 1e6, 1),
     )
 
@@ -169,15 +169,15 @@ def _pipelines(
     return pipeline, image_pipeline
 
 
-def _stops(text_encoder: Any, transformers: list[Any], vae: Any) -> Stops:
+def _stops(text_encoder: Any, transformers: list[Any], vae: Any, device: torch.device) -> Stops:
     """Return hooks at text layers, transformer blocks and the VAE's blocks."""
-    stops = Stops()
+    stops = Stops(device)
     stops.watch(text_encoder.encoder.block)
     stops.watch((vae.encoder, *vae.encoder.down_blocks, vae.encoder.mid_block))
     stops.watch((vae.decoder, *vae.decoder.up_blocks, vae.decoder.mid_block))
     for transformer in transformers:
         stops.watch_transformer(transformer)
-        stops.watch(transformer.blocks)
+        stops.watch_blocks(transformer.blocks)
     return stops
 
 

@@ -174,6 +174,7 @@ def _path(operation: Operation) -> list[dict[str, Any]]:
         "message_id": message,
         "name": text,
         "node": text,
+        "index": {"type": "integer", "minimum": 0, "maximum": 999},
         "model": text,
         **models,
     }

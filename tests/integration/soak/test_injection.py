@@ -50,16 +50,48 @@ except StoreFull:
 _WAITS = "from shared.net.standard_webhooks import WAITS_SECONDS; print(WAITS_SECONDS[0])"
 _STEP = """
 import sitecustomize
+from dataclasses import dataclass
 from types import SimpleNamespace
-module = SimpleNamespace(
-    run=lambda model, signals: signals.check() or "ran",
-    Signals=lambda enter, check: SimpleNamespace(enter=enter, check=check),
-)
+from typing import Any
+
+@dataclass(frozen=True)
+class Signals:
+    enter: Any
+    check: Any
+
+def steps(model, signals):
+    for stage in ("encoding", "denoising", "decoding"):
+        signals.enter(stage)
+        signals.check()
+    return "ran"
+
+module = SimpleNamespace(run=steps)
 sitecustomize._pipeline(module)
 try:
-    print(module.run(None, module.Signals(None, lambda: None)))
+    print(module.run(None, Signals(lambda stage: print(stage, end=" "), lambda: None)))
 except (MemoryError, RuntimeError) as error:
     print(type(error).__name__)
+"""
+_LOAD = """
+import sitecustomize
+from types import SimpleNamespace
+module = SimpleNamespace(load=lambda: "loaded")
+sitecustomize._loading(module)
+try:
+    print(module.load())
+except RuntimeError as error:
+    print(type(error).__name__)
+"""
+_POISONED = """
+import sitecustomize, torch
+from types import SimpleNamespace
+module = SimpleNamespace(load=lambda: float((torch.ones(2, 2) @ torch.ones(2, 2)).sum()))
+sitecustomize._loading(module)
+for _ in range(2):
+    try:
+        print(module.load(), end=" ")
+    except RuntimeError as error:
+        print(type(error).__name__, end=" ")
 """
 _PIPELINE = "from workers.generation.pipelines import running; print(running.run.__name__)"
 
@@ -75,8 +107,18 @@ def run(home: Path, program: str) -> "subprocess.CompletedProcess[str]":
         (_COMMIT, "commit-lost", "1", "committed 1", "unknown 2"),
         (_STORE, "disk-full", "", "job/x", "full"),
         (_PICTURE, "disk-full", "", "4", "full"),
-        (_STEP, "pipeline-memory-1", "", "ran", "MemoryError"),
-        (_STEP, "pipeline-error-1", "", "ran", "RuntimeError"),
+        (_STEP, "pipeline-memory-1", "", "encoding denoising decoding ran", "encoding MemoryError"),
+        (_STEP, "pipeline-error-1", "", "encoding denoising decoding ran", "encoding RuntimeError"),
+        (_STEP, "oom-denoising-1", "", "encoding denoising decoding ran", "encoding denoising OutOfMemoryError"),
+        (
+            _STEP,
+            "oom-decoding-1",
+            "",
+            "encoding denoising decoding ran",
+            "encoding denoising decoding OutOfMemoryError",
+        ),
+        (_LOAD, "oom-loading-1", "", "loaded", "OutOfMemoryError"),
+        (_POISONED, "cuda-loading-1", "", "8.0 8.0", "AcceleratorError AcceleratorError"),
     ],
 )
 def test_a_fault_is_done_where_a_file_orders_it(
@@ -93,7 +135,7 @@ def test_a_step_ends_its_process(tmp_path: Path, kind: str, code: int) -> None:
     (tmp_path / "soak").mkdir()
     (tmp_path / "soak" / f"pipeline-{kind}-1").touch()
     assert run(tmp_path, _STEP).returncode == code
-    assert run(tmp_path, _STEP).stdout.strip() == "ran"
+    assert run(tmp_path, _STEP).stdout.strip().endswith(" ran")
 
 
 def test_webhooks_are_sent_again_soon(tmp_path: Path) -> None:

@@ -112,9 +112,9 @@ def _strike() -> None:
 
 
 def _strike_device(stage: str) -> None:
-    import torch
-
     for _ in _taken(f"oom-{stage}-*"):
+        import torch
+
         raise torch.OutOfMemoryError("CUDA out of memory, by the harness")
     for _ in _taken(f"cuda-{stage}-*"):
         path = Path(__file__).parents[2] / "support" / "poisoned.py"

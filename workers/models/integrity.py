@@ -15,10 +15,11 @@ from shared.catalogue.job_types import IntegrityCheckParams
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.database.engine import Database
 from shared.database.tables import Job, ReplicaFile
-from shared.errors import CannotRepair, ModelUnavailable
+from shared.errors import CannotPrepare, CannotRepair, ModelUnavailable
 from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis
-from shared.models import replica_files, replicas
+from shared.models import prepared, replica_files, replicas
+from shared.models.prepared import Form
 from shared.models.replica_files import FileState
 from shared.models.verification import Expected, Fault, Verdict, fault_of, judge
 from shared.settings import Settings
@@ -27,6 +28,9 @@ from workers.attempts.heartbeat import Heartbeat
 from workers.models import checksums, presence, repair
 from workers.models.checksums import Known, Read
 from workers.models.fetch import plan as plans
+from workers.models.fetch.layout import RepoCache
+from workers.models.preparing.phase import Preparing
+from workers.models.preparing.repairing import drop_copies, needs_of
 
 log = logging.getLogger("wanworks.integrity")
 
@@ -88,7 +92,7 @@ class IntegrityHandler:
             self._record(subject, verdict, params.full)
             if found.faults and params.repair:
                 try:
-                    self._repair(subject, found.faults, heartbeat, report)
+                    self._repair(subject, found.faults, job, heartbeat, report)
                     verdict = subject.verdict()
                     self._record(subject, verdict, params.full)
                     if verdict.faults:
@@ -180,8 +184,10 @@ class IntegrityHandler:
         if changed:
             celery.wake(self._redis)
 
-    def _repair(self, subject: _Subject, faults: Sequence[Fault], heartbeat: Heartbeat, report: "_Report") -> None:
-        """Fetch the broken files again and verify them. Raises CannotRepair."""
+    def _repair(
+        self, subject: _Subject, faults: Sequence[Fault], job: Job, heartbeat: Heartbeat, report: "_Report"
+    ) -> None:
+        """Fetch the broken published files again, prepare broken copies again, and verify both. Raises CannotRepair."""
 
         def check() -> None:
             heartbeat.moved(Phase.FETCHING, heartbeat.percent)
@@ -190,13 +196,41 @@ class IntegrityHandler:
         def came(read: Read) -> None:
             subject.reads[read.path] = read
 
-        paths = [fault.path for fault in faults]
-        again = repair.fetch_again(
-            self._settings, subject.entry, subject.revision, paths, report=report.fetched, check=check
-        )
+        need = needs_of(subject.snapshot, [fault.path for fault in faults])
+        again: list[Expected] = []
+        if need.published:
+            if need.removed:
+                log.warning("%s: downloading removed weights again: %s", subject.model_id, ", ".join(need.removed))
+            again += repair.fetch_again(
+                self._settings, subject.entry, subject.revision, need.published, report=report.fetched, check=check
+            )
+        for path in need.copies:
+            subject.expected.pop(path, None)
+            subject.reads.pop(path, None)
+        if need.forms:
+            drop_copies(RepoCache(self._settings.models_dir, subject.entry.repo), subject.snapshot, need.copies)
+            again += self._prepare_again(subject, need.forms, job, heartbeat)
+            gone = [
+                path for path in subject.expected if not (subject.snapshot / path).exists() and path in need.published
+            ]
+            for path in gone:  # removed once more, because the copies stand in for them
+                del subject.expected[path]
+                subject.reads.pop(path, None)
+            again = [file for file in again if file.path not in gone]
         subject.expected.update({file.path: file for file in again})
         for _ in checksums.read_files(subject.snapshot, again, {}, check=heartbeat.check, came=came):
             heartbeat.moved(Phase.VERIFYING, heartbeat.percent)
+
+    def _prepare_again(
+        self, subject: _Subject, forms: Sequence[Form], job: Job, heartbeat: Heartbeat
+    ) -> list[Expected]:
+        try:
+            preparing = Preparing(self._settings, self._database, self._progress, job, heartbeat)
+            preparing.run(subject.entry, subject.snapshot, forms)
+        except CannotPrepare as error:
+            raise CannotRepair(f"{subject.model_id} could not be prepared again: {error.message}") from error
+        files = (file for copy in prepared.copies(subject.snapshot) for file in (*copy.files, copy.manifest))
+        return [Expected(file.path, file.size, file.sha256) for file in files]
 
 
 class _Report:

@@ -7,6 +7,7 @@ of them at a time if the device holds them all. It never uses the network.
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from shared.catalogue.models import CatalogueEntry, MemoryProfile
 from shared.errors import ModelUnavailable
 from wanworks.requests import Quantization
+from workers.generation.pipelines import prepared_parts
 from workers.generation.pipelines.memory import ran_out
 from workers.generation.pipelines.placement import Placement, place
 from workers.generation.pipelines.stopping import Stops
@@ -85,7 +87,8 @@ def load(
     try:
         scheduler_config, tokenizer = _small_parts(snapshot)
         parts: dict[str, Any] = {}
-        for name, part in _parts(snapshot, entry, quantization, dtype):
+        onto = device if profile.offload == "none" else torch.device("cpu")
+        for name, part in _parts(snapshot, entry, quantization, dtype, onto):
             parts[name] = part.eval()
             if profile.offload == "none":
                 part.to(device)  # at once, so that the host never holds two
@@ -136,15 +139,25 @@ def _small_parts(snapshot: Path) -> tuple[dict[str, Any], Any]:
 
 
 def _parts(
-    snapshot: Path, entry: CatalogueEntry, quantization: Quantization, dtype: torch.dtype
+    snapshot: Path, entry: CatalogueEntry, quantization: Quantization, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[str, Any]]:
-    """Yield each component with weights; it is read when it is requested."""
+    """Yield each component with weights; it is read when it is requested, from its prepared copy if there is one."""
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+
+    def read(name: str, published: Callable[[], Any]) -> tuple[str, Any]:
+        part = prepared_parts.read(snapshot, name, quantization, dtype, device)
+        return name, part if part is not None else published()
+
     # The text encoder stays in 16 bits under int8: it fits every profile, and the prompt stays exact.
-    yield "text_encoder", UMT5EncoderModel.from_pretrained(snapshot / "text_encoder", dtype=dtype, **options)
+    yield read(
+        "text_encoder", lambda: UMT5EncoderModel.from_pretrained(snapshot / "text_encoder", dtype=dtype, **options)
+    )
     for name in ("transformer", "transformer_2")[: 1 if entry.boundary_ratio is None else 2]:
         quantized = {"quantization_config": _int8()} if quantization == "int8" else {}
-        yield name, WanTransformer3DModel.from_pretrained(snapshot / name, dtype=dtype, **quantized, **options)
+        load_published = partial(
+            WanTransformer3DModel.from_pretrained, snapshot / name, dtype=dtype, **quantized, **options
+        )
+        yield read(name, load_published)
     yield "vae", AutoencoderKLWan.from_pretrained(snapshot / "vae", dtype=torch.float32, **options)
 
 

@@ -47,7 +47,7 @@ def fetch(
     blobs = {file.oid: file for file in plan.files}
     lacking = [file for file in blobs.values() if file.oid in plan.suspect or not is_whole(cache, file)]
     done = {oid: file.size for oid, file in blobs.items()} | {file.oid: _partial(cache, file) for file in lacking}
-    _check_room(plan, cache, sum(file.size - done[file.oid] for file in lacking))
+    _check_room(plan, cache, sum(file.size - done[file.oid] for file in lacking), plan.copies_bytes)
     with _node_bucket(plan) as node_bucket:
         suspect = {oid: inode(cache, oid) for oid in plan.suspect}
         shared = Shared(plan, cache, Wire(), OwnBucket(), node_bucket, done=done, suspect=suspect)
@@ -173,12 +173,13 @@ def _partial(cache: RepoCache, file: RemoteFile) -> int:
     return size if size <= file.size else 0
 
 
-def _check_room(plan: FetchPlan, cache: RepoCache, needed: int) -> None:
+def _check_room(plan: FetchPlan, cache: RepoCache, needed: int, copies: int = 0) -> None:
     free = free_bytes(cache.folder)
-    if free < needed + plan.min_free_bytes:
+    if free < needed + copies + plan.min_free_bytes:
+        also = f" and {copies / 1e6:.0f} MB for copies of the weights" if copies else ""
         raise StoreFull(
-            f"{plan.repo} needs {needed / 1e6:.0f} MB more, and {plan.min_free_bytes / 1e6:.0f} MB must stay free, "
-            f"but {free / 1e6:.0f} MB are free"
+            f"{plan.repo} needs {needed / 1e6:.0f} MB more{also}, and {plan.min_free_bytes / 1e6:.0f} MB must stay "
+            f"free, but {free / 1e6:.0f} MB are free"
         )
 
 

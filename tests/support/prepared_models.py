@@ -1,0 +1,29 @@
+"""Demo models in a cache of a test's own, and their prepared copies."""
+
+import shutil
+from pathlib import Path
+
+from shared.models.prepared import Form
+from tests.support.generating import snapshots
+from workers.generation import demo_models
+from workers.models.fetch.layout import RepoCache
+from workers.models.preparing.writing import Written, prepare
+
+
+def own(models: Path, model_id: str) -> Path:
+    """Copy a demo model into `models`. Return its snapshot folder."""
+    source = snapshots()[model_id]
+    folder = source.parents[1]
+    shutil.copytree(folder, models / folder.name, symlinks=True, dirs_exist_ok=True)
+    return models / folder.name / "snapshots" / source.name
+
+
+def cache_of(models: Path, model_id: str) -> RepoCache:
+    return RepoCache(models, f"{demo_models.OWNER}/{model_id}")
+
+
+def prepared_here(models: Path, model_id: str, form: Form = "bf16") -> Written:
+    """Write the copies of a model that stands in `models`."""
+    snapshot = models / f"models--{demo_models.OWNER}--{model_id}" / "snapshots"
+    (folder,) = snapshot.iterdir()
+    return prepare(cache_of(models, model_id), folder, form, 0, report=lambda _: None, check=lambda: None)

@@ -176,6 +176,7 @@ class StoreFull(WanworksError):
     """There is no room left on the disk."""
 
     code = "disk_full"
+    needed_bytes: int | None = None  # what is still to be written; None: unknown
 
 
 class StoreMismatch(WanworksError):

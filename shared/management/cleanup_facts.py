@@ -46,7 +46,9 @@ def gather(
         disk_free_bytes=_bytes(disk.disk_free_mb if disk is not None else None),
         models=models,
         blobs=tuple(
-            BlobFact(blob.repo, blob.name, blob.bytes, blob.partial, blob.modified_at, tuple(blob.revisions))
+            BlobFact(
+                blob.repo, blob.name, blob.bytes, blob.partial, blob.modified_at, tuple(blob.revisions), blob.prepared
+            )
             for blob in blobs
             if blob.repo in repos  # ignore other files in a shared cache
         ),
@@ -89,6 +91,7 @@ def _models(
                 running=removing or entry.model_id in running or None in running,
                 queued=entry.model_id in queued,
                 downloading=entry.model_id in downloading,
+                copies_only=row is not None and row.removed_source_bytes > 0,
             )
         )
     return tuple(facts)

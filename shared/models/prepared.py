@@ -82,6 +82,11 @@ def form_of(component: str, form: Form) -> Form:
     return "bf16" if component == "text_encoder" else form
 
 
+def lock_name(revision: str) -> str:
+    """Return the name of the lock under which copies of a snapshot are written and removed."""
+    return f"{FOLDER}-{revision}"
+
+
 def is_prepared(path: str) -> bool:
     """Return whether a path within a snapshot is that of a prepared file."""
     return path.startswith(f"{FOLDER}/")
@@ -181,6 +186,21 @@ def removed_sources(snapshot: Path) -> Iterator[Copy]:
         copy = standing_in(snapshot, component)
         if copy is not None:
             yield copy
+
+
+def removed_source_bytes(snapshot: Path) -> int:
+    """Return the size of the published weights that were removed after preparing, if their copies are broken too.
+
+    It is what has to be downloaded before a broken copy can be written again.
+    """
+    total = 0
+    for component in COMPONENTS:
+        if has_sources(snapshot, component):
+            continue
+        manifests = sorted((snapshot / FOLDER / str(recipe("bf16")) / component).glob(f"*/{MANIFEST}"))
+        sizes = (content.get("sources") for place in manifests[:1] if (content := _read(place)) is not None)
+        total += sum(sum(each.values()) for each in sizes if isinstance(each, dict))
+    return total
 
 
 def as_manifest(sources: Mapping[str, int], files: Mapping[str, tuple[int, str]]) -> bytes:

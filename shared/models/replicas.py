@@ -84,7 +84,7 @@ def scan(models_dir: Path, entry: CatalogueEntry) -> Presence:
     copies = prepared.copies(snapshot)
     size += sum(file.size for copy in copies for file in copy.files if file.path not in wanted)
     names = tuple(f"{copy.component} {copy.form}" for copy in copies)
-    removed = sum(copy.source_bytes for copy in prepared.removed_sources(snapshot))
+    removed = prepared.removed_source_bytes(snapshot)
     damaged = (*unreadable, *(name for name in there if _is_damaged(snapshot / name)))
     if damaged:
         return Presence(ReplicaState.CORRUPTED, snapshot.name, size, (*missing, *damaged), names, removed)

@@ -13,7 +13,7 @@ from shared.catalogue.job_types import DownloadParams
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.errors import CannotPrepare, HubUnavailable, HubUnreachable
+from shared.errors import CannotPrepare, HubUnavailable, HubUnreachable, StoreFull
 from shared.jobs import download_control
 from shared.jobs.attempts import Fetched
 from shared.messaging import celery
@@ -49,7 +49,8 @@ class DownloadHandler:
         self._redis = redis
         self._progress = Progress(redis)
         self._meters = meters
-        self._copies_bytes = 0  # of the running attempt's copies, estimated
+        self._files_bytes = 0  # of the running attempt's commit
+        self._copies_bytes = 0  # and of its copies, estimated
         self._came: dict[str, int] = {}  # counted bytes of the running attempt, by job
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
@@ -67,6 +68,9 @@ class DownloadHandler:
             )
         except HubUnavailable as error:
             raise HubUnreachable(error.message) from error
+        except StoreFull as error:
+            self._note_missing_room(heartbeat, error)
+            raise
         if params.revision is None:
             self._record(entry, plan)
         written = self._prepare(job, entry, plan, heartbeat) if params.revision is None else None
@@ -101,6 +105,7 @@ class DownloadHandler:
         suspect = replica_files.suspects(self._database, settings.node, entry.model_id)
         listed = hub.list_files(entry.repo, sha, check=lambda: self._check(heartbeat))
         self._copies_bytes = self._copies(snapshot, listed) if params.revision is None else 0
+        self._files_bytes = sum(file.size for file in listed)
         return FetchPlan(
             repo=entry.repo,
             # A commit that was requested by name is kept, but the node does not serve it.
@@ -126,6 +131,14 @@ class DownloadHandler:
         # Without the published weights, only one copy at a time stands beside them.
         return sum(lacking) if self._settings.keep_sources else max(lacking, default=0)
 
+    def _note_missing_room(self, heartbeat: Heartbeat, error: StoreFull) -> None:
+        """Count the copies in the job's bytes, so that it is resumed only once there is room for them too."""
+        fetched = heartbeat.fetched
+        total = self._files_bytes + self._copies_bytes
+        needed = error.needed_bytes if error.needed_bytes is not None else total - (fetched.bytes_done or 0)
+        total = max(total, needed)
+        heartbeat.fetched = Fetched(total - needed, total, fetched.percent)
+
     def _prepare(self, job: Job, entry: CatalogueEntry, plan: FetchPlan, heartbeat: Heartbeat) -> dict[str, Any] | None:
         """Write the copies that the settings ask for. Return the result; the error does not fail the download."""
         forms = forms_for(self._settings, self._database)
@@ -136,6 +149,9 @@ class DownloadHandler:
         try:
             preparing = Preparing(self._settings, self._database, self._progress, job, heartbeat)
             return preparing.run(entry, snapshot, forms).as_dict()
+        except StoreFull as error:
+            self._note_missing_room(heartbeat, error)
+            raise
         except CannotPrepare as error:
             log.warning("job %s: %s was downloaded but not prepared: %s", job.id, entry.model_id, error)
             return {"error": error.message}

@@ -210,11 +210,9 @@ class IntegrityHandler:
         if need.forms:
             drop_copies(RepoCache(self._settings.models_dir, subject.entry.repo), subject.snapshot, need.copies)
             again += self._prepare_again(subject, need.forms, job, heartbeat)
-            gone = [
-                path for path in subject.expected if not (subject.snapshot / path).exists() and path in need.published
-            ]
+            gone = [path for path in need.published if not (subject.snapshot / path).exists()]
             for path in gone:  # removed once more, because the copies stand in for them
-                del subject.expected[path]
+                subject.expected.pop(path, None)
                 subject.reads.pop(path, None)
             again = [file for file in again if file.path not in gone]
         subject.expected.update({file.path: file for file in again})

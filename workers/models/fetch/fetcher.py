@@ -177,10 +177,12 @@ def _check_room(plan: FetchPlan, cache: RepoCache, needed: int, copies: int = 0)
     free = free_bytes(cache.folder)
     if free < needed + copies + plan.min_free_bytes:
         also = f" and {copies / 1e6:.0f} MB for copies of the weights" if copies else ""
-        raise StoreFull(
+        full = StoreFull(
             f"{plan.repo} needs {needed / 1e6:.0f} MB more{also}, and {plan.min_free_bytes / 1e6:.0f} MB must stay "
             f"free, but {free / 1e6:.0f} MB are free"
         )
+        full.needed_bytes = needed + copies or None
+        raise full
 
 
 @contextlib.contextmanager

@@ -218,10 +218,12 @@ class _Writing:
         )
         needed, free = work.bytes - finished, free_bytes(self._cache.folder)
         if free < needed + self._min_free_bytes:
-            raise StoreFull(
+            full = StoreFull(
                 f"the {work.form} copy of {self._cache.repo}/{work.component} needs {needed / 1e6:.0f} MB more, and "
                 f"{self._min_free_bytes / 1e6:.0f} MB must stay free, but {free / 1e6:.0f} MB are free"
             )
+            full.needed_bytes = needed
+            raise full
 
     def _tell(self, work: Work) -> None:
         rate = (self._done - self._shared) / max(time.monotonic() - self._began, 0.001)
@@ -230,7 +232,7 @@ class _Writing:
 
 def _locked(cache: RepoCache, snapshot: Path, check: Callable[[], None]) -> FileLock:
     """Return the lock under which copies of that snapshot are written. Waits for another process that holds it."""
-    while (lock := cache.try_lock(f"prepared-{snapshot.name}", 0.2)) is None:
+    while (lock := cache.try_lock(prepared.lock_name(snapshot.name), 0.2)) is None:
         check()
     return lock
 

@@ -47,7 +47,14 @@ def gather(
         models=models,
         blobs=tuple(
             BlobFact(
-                blob.repo, blob.name, blob.bytes, blob.partial, blob.modified_at, tuple(blob.revisions), blob.prepared
+                blob.repo,
+                blob.name,
+                blob.bytes,
+                blob.partial,
+                blob.modified_at,
+                tuple(blob.revisions),
+                blob.prepared,
+                blob.shared,
             )
             for blob in blobs
             if blob.repo in repos  # ignore other files in a shared cache

@@ -5,7 +5,7 @@ of unused models, which can be written again, then whole models, the longest unu
 loaded, needed by queued jobs, pinned or recently used are kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -33,6 +33,7 @@ class BlobFact:
     modified_at: datetime
     revisions: tuple[str, ...] = ()  # the snapshots that link to it
     prepared: bool = False  # whether prepared copies alone use it
+    shared: bool = False  # whether another repository has the same file: only removing the last one frees space
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class _Draft:
     actions: list[Action] = field(default_factory=list)
     freed: int = 0
     gone: dict[str, set[str]] = field(default_factory=dict)  # revisions to be removed, by repo
-    gone_copies: set[tuple[str, str]] = field(default_factory=set)  # repo and name of blobs of prepared copies
+    taken: set[tuple[str, str]] = field(default_factory=set)  # repo and name of blobs to be removed
 
     def full(self) -> bool:
         return self.lacking is not None and self.freed >= self.lacking
@@ -132,27 +133,32 @@ class _Draft:
 
     def take_revisions(self, repo: str, revisions: set[str]) -> int:
         """Plan to remove revisions. Return the bytes of blobs that no remaining revision needs."""
-        before = frozenset(self.gone.get(repo, set()))
         after = self.gone.setdefault(repo, set()) | revisions
         self.gone[repo] = after
-        held = (blob for blob in self.facts.blobs if blob.repo == repo and blob.revisions and not blob.partial)
-        return sum(
-            blob.bytes
-            for blob in held
-            if after.issuperset(blob.revisions)
-            and not before >= {*blob.revisions}
-            and (repo, blob.name) not in self.gone_copies
+        return self._take(
+            blob
+            for blob in self.facts.blobs
+            if blob.repo == repo and blob.revisions and not blob.partial and after.issuperset(blob.revisions)
         )
 
     def take_copies(self, model: ModelFact) -> int:
         """Plan to remove the prepared copies of a model's revision. Return the bytes that no other revision needs."""
-        taken = [
+        return self._take(
             blob
             for blob in self.facts.blobs
             if blob.prepared and blob.repo == model.repo and set(blob.revisions) == {model.revision}
-        ]
-        self.gone_copies |= {(blob.repo, blob.name) for blob in taken}
-        return sum(blob.bytes for blob in taken)
+        )
+
+    def _take(self, blobs: Iterable[BlobFact]) -> int:
+        """Plan to remove these blobs. Return the bytes that this frees."""
+        freed = 0
+        for blob in blobs:
+            if (blob.repo, blob.name) in self.taken:
+                continue
+            self.taken.add((blob.repo, blob.name))
+            others = (one.repo for one in self.facts.blobs if blob.shared and one.shared and one.name == blob.name)
+            freed += blob.bytes if all((repo, blob.name) in self.taken for repo in others) else 0
+        return freed
 
 
 def plan(facts: CleanupFacts) -> CleanupPlan:

@@ -99,7 +99,22 @@ def recipe_of(path: str) -> str | None:
 
 def weights(snapshot: Path, component: str) -> tuple[str, ...]:
     """Return the component's published weights as paths within the snapshot, whether these files exist or not."""
-    name = f"{component}/{COMPONENTS[component]}.safetensors"
+    return _weights(snapshot, component, COMPONENTS[component])
+
+
+def checksums(snapshot: Path, component: str, weights_name: str) -> dict[str, str] | None:
+    """Return the checksums of a component's configuration and published weights, by file name.
+
+    None if a file is missing, or is no link that names its checksum.
+    """
+    paths = (f"{component}/config.json", *_weights(snapshot, component, weights_name))
+    found = {path.removeprefix(f"{component}/"): _identity(snapshot / path) for path in paths}
+    named = {name: identity for name, identity in found.items() if identity is not None and is_oid(identity)}
+    return named if len(named) == len(found) else None
+
+
+def _weights(snapshot: Path, component: str, weights_name: str) -> tuple[str, ...]:
+    name = f"{component}/{weights_name}.safetensors"
     index = _read(snapshot / f"{name}.index.json")
     shards = index.get("weight_map") if index is not None else None
     if not isinstance(shards, dict):

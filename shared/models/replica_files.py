@@ -43,6 +43,7 @@ class BlobState:
     modified_at: datetime
     revisions: tuple[str, ...]
     prepared: bool = False  # whether copies alone use it
+    shared: bool = False  # whether another repository has the same file
 
 
 def replicas_of(node: str) -> str:
@@ -283,6 +284,7 @@ def _blob(node: str, blob: BlobState) -> Blob:
         modified_at=blob.modified_at,
         revisions=list(blob.revisions),
         prepared=blob.prepared,
+        shared=blob.shared,
     )
 
 

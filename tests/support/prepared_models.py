@@ -1,5 +1,6 @@
 """Demo models in a cache of a test's own, and their prepared copies."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,20 @@ def own(models: Path, model_id: str) -> Path:
     folder = source.parents[1]
     shutil.copytree(folder, models / folder.name, symlinks=True, dirs_exist_ok=True)
     return models / folder.name / "snapshots" / source.name
+
+
+def with_equal_parts(models: Path, components: tuple[str, ...] = ("text_encoder", "vae")) -> tuple[Path, Path]:
+    """Write T2V, and I2V with the same text encoder and VAE, as they are published. Return their snapshots."""
+    one, other = own(models, "T2V-A14B"), own(models, "I2V-A14B")
+    for link in (link for component in components for link in (one / component).iterdir()):
+        blob = link.resolve()
+        target = other.parents[1] / "blobs" / blob.name
+        if not target.exists():
+            shutil.copyfile(blob, target)
+        place = other / link.relative_to(one)
+        place.unlink(missing_ok=True)
+        place.symlink_to(os.path.relpath(target, place.parent))
+    return one, other
 
 
 def cache_of(models: Path, model_id: str) -> RepoCache:

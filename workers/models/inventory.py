@@ -37,7 +37,8 @@ def blobs_on_disk(models_dir: Path, repo: str) -> list[BlobState]:
         revisions = tuple(sorted(pointed.get(entry.name, ())))
         partial = entry.name.endswith(_PARTIAL)
         copies_only = bool(revisions) and entry.name not in published
-        found.append(BlobState(repo, entry.name, status.st_size, partial, moment, revisions, copies_only))
+        shared = status.st_nlink > 1
+        found.append(BlobState(repo, entry.name, status.st_size, partial, moment, revisions, copies_only, shared))
     for revision, (size, touched) in plain.items():
         found.append(BlobState(repo, f"{revision}.files", size, False, clock.from_epoch(touched), (revision,)))
     return found

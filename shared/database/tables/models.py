@@ -70,6 +70,8 @@ class Blob(SQLModel, table=True):
     revisions: list[str] = Field(sa_column=Column(JSON, nullable=False))  # the snapshots that link to it
     # Whether it belongs to prepared copies alone, so that it can be written again.
     prepared: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    # Whether another repository has the same file, so that removing one of them frees nothing.
+    shared: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
 
 
 class ModelVersion(SQLModel, table=True):

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from shared.catalogue.models import CatalogueEntry, MemoryProfile
 from shared.errors import ModelUnavailable
 from wanworks.requests import Quantization
-from workers.generation.pipelines import prepared_parts
+from workers.generation.pipelines import prepared_parts, shared_parts
 from workers.generation.pipelines.memory import ran_out
 from workers.generation.pipelines.placement import Placement, place
 from workers.generation.pipelines.stopping import Stops
@@ -88,7 +88,7 @@ def load(
         scheduler_config, tokenizer = _small_parts(snapshot)
         parts: dict[str, Any] = {}
         onto = device if profile.offload == "none" else torch.device("cpu")
-        for name, part in _parts(snapshot, entry, quantization, dtype, onto):
+        for name, part in _parts(snapshot, entry, quantization, dtype, onto, sharing=profile.offload == "none"):
             parts[name] = part.eval()
             if profile.offload == "none":
                 part.to(device)  # at once, so that the host never holds two
@@ -139,26 +139,35 @@ def _small_parts(snapshot: Path) -> tuple[dict[str, Any], Any]:
 
 
 def _parts(
-    snapshot: Path, entry: CatalogueEntry, quantization: Quantization, dtype: torch.dtype, device: torch.device
+    snapshot: Path,
+    entry: CatalogueEntry,
+    quantization: Quantization,
+    dtype: torch.dtype,
+    device: torch.device,
+    sharing: bool,
 ) -> Iterator[tuple[str, Any]]:
-    """Yield each component with weights; it is read when it is requested, from its prepared copy if there is one."""
+    """Yield each component with weights; it is read when it is requested, from its prepared copy if there is one.
+
+    `sharing`: whether a component may be one that another loaded model has.
+    """
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
 
-    def read(name: str, published: Callable[[], Any]) -> tuple[str, Any]:
-        part = prepared_parts.read(snapshot, name, quantization, dtype, device)
-        return name, part if part is not None else published()
+    def read(name: str, kind: torch.dtype, published: Callable[[], Any]) -> tuple[str, Any]:
+        def alone() -> Any:
+            part = prepared_parts.read(snapshot, name, quantization, kind, device)
+            return part if part is not None else published()
+
+        return name, shared_parts.shared(snapshot, name, kind, device, alone) if sharing else alone()
 
     # The text encoder stays in 16 bits under int8: it fits every profile, and the prompt stays exact.
-    yield read(
-        "text_encoder", lambda: UMT5EncoderModel.from_pretrained(snapshot / "text_encoder", dtype=dtype, **options)
-    )
+    encoder = partial(UMT5EncoderModel.from_pretrained, snapshot / "text_encoder", dtype=dtype, **options)
+    yield read("text_encoder", dtype, encoder)
     for name in ("transformer", "transformer_2")[: 1 if entry.boundary_ratio is None else 2]:
         quantized = {"quantization_config": _int8()} if quantization == "int8" else {}
-        load_published = partial(
-            WanTransformer3DModel.from_pretrained, snapshot / name, dtype=dtype, **quantized, **options
-        )
-        yield read(name, load_published)
-    yield "vae", AutoencoderKLWan.from_pretrained(snapshot / "vae", dtype=torch.float32, **options)
+        expert = partial(WanTransformer3DModel.from_pretrained, snapshot / name, dtype=dtype, **quantized, **options)
+        yield read(name, dtype, expert)
+    vae = partial(AutoencoderKLWan.from_pretrained, snapshot / "vae", dtype=torch.float32, **options)
+    yield read("vae", torch.float32, vae)
 
 
 def _pipelines(

@@ -4,6 +4,7 @@ The pipelines' own interrupt flag takes effect only after the decode; raising in
 are registered once, when a model is loaded, and call the callbacks of the present job.
 """
 
+import weakref
 from collections.abc import Callable, Iterable
 
 import torch
@@ -14,7 +15,10 @@ def _nothing() -> None:
 
 
 class Stops:
-    """The hooks' callbacks. The running job sets both and resets them afterwards."""
+    """The hooks' callbacks. The running job sets both and resets them afterwards.
+
+    The hooks end with this object, because a component may be shared with a model that stays loaded longer.
+    """
 
     def __init__(self) -> None:
         self.check: Callable[[], None] = _nothing  # raises to stop
@@ -26,13 +30,23 @@ class Stops:
     def watch(self, modules: Iterable[torch.nn.Module]) -> None:
         """Add a check before each forward pass of these modules."""
         for module in modules:
-            module.register_forward_pre_hook(lambda _module, _inputs: self.check())
+            self._add(module, lambda stops: stops.check())
 
     def watch_transformer(self, module: torch.nn.Module) -> None:
         """Add a check, and a report that denoising begins, before each forward pass of a transformer."""
 
-        def hook(_module: torch.nn.Module, _inputs: object) -> None:
-            self.check()
-            self.denoising()
+        def call(stops: "Stops") -> None:
+            stops.check()
+            stops.denoising()
 
-        module.register_forward_pre_hook(hook)
+        self._add(module, call)
+
+    def _add(self, module: torch.nn.Module, call: Callable[["Stops"], None]) -> None:
+        mine = weakref.ref(self)
+
+        def hook(_module: torch.nn.Module, _inputs: object) -> None:
+            stops = mine()
+            if stops is not None:
+                call(stops)
+
+        weakref.finalize(self, module.register_forward_pre_hook(hook).remove)

@@ -5,6 +5,7 @@ If it stops early, received bytes remain in ``.incomplete`` files, and the next 
 """
 
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -16,7 +17,10 @@ from workers.models.fetch.body import Stopped, Wire
 from workers.models.fetch.layout import RepoCache, answering_full, free_bytes
 from workers.models.fetch.limiter import OwnBucket, SharedBucket
 from workers.models.fetch.plan import FetchPlan, FetchResult, FileProgress, Limits, Progress, RemoteFile
+from workers.models.fetch.sharing import link_equal_files
 from workers.models.fetch.transfer import Shared, fetch_file, inode, is_whole
+
+log = logging.getLogger("wanworks.fetch")
 
 _CHECK_SECONDS = 0.1  # between two calls of `check`
 _REPORT_SECONDS = 0.25
@@ -46,6 +50,10 @@ def fetch(
     cache.create()
     blobs = {file.oid: file for file in plan.files}
     lacking = [file for file in blobs.values() if file.oid in plan.suspect or not is_whole(cache, file)]
+    linked = link_equal_files(cache, (file for file in lacking if file.oid not in plan.suspect), check)
+    if linked:
+        log.info("%s: %.0f MB are shared with other models", plan.repo, linked / 1e6)
+        lacking = [file for file in lacking if file.oid in plan.suspect or not is_whole(cache, file)]
     done = {oid: file.size for oid, file in blobs.items()} | {file.oid: _partial(cache, file) for file in lacking}
     _check_room(plan, cache, sum(file.size - done[file.oid] for file in lacking), plan.copies_bytes)
     with _node_bucket(plan) as node_bucket:

@@ -19,11 +19,12 @@ def upgrade() -> None:
     op.add_column("replicas", sa.Column("removed_source_bytes", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("replica_files", sa.Column("recipe", sqlmodel.sql.sqltypes.AutoString(length=64), nullable=True))
     op.add_column("blobs", sa.Column("prepared", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("blobs", sa.Column("shared", sa.Boolean(), nullable=False, server_default=sa.false()))
 
 
 def downgrade() -> None:
     for table, columns in {
-        "blobs": ("prepared",),
+        "blobs": ("shared", "prepared"),
         "replica_files": ("recipe",),
         "replicas": ("removed_source_bytes", "prepared"),
     }.items():

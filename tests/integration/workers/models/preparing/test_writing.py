@@ -1,5 +1,6 @@
 """Copies are written whole or not at all, continued after a kill, stopped within a file, and shared between models."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ from huggingface_hub import scan_cache_dir
 
 from shared.errors import CannotPrepare, StoreFull
 from shared.models import prepared
-from tests.support.prepared_models import cache_of, own, prepared_here
+from tests.support.prepared_models import cache_of, own, prepared_here, with_equal_parts
 from workers.models.preparing import converter, plan, writing
 from workers.models.preparing.converter import Converter
 from workers.models.preparing.writing import Written
@@ -46,6 +47,10 @@ def written(models: Path) -> dict[str, int]:
     return {str(path.relative_to(snapshot(models))): path.stat().st_ino for path in found}
 
 
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def leftovers(models: Path) -> list[Path]:
     return list(models.rglob("*.incomplete"))
 
@@ -58,17 +63,11 @@ def test_the_copies_stand_in_the_snapshot_as_its_own_files_do(models: Path) -> N
     assert all(0.4 < sizes[name] / published[name] < 0.75 for name in sizes)
     for path in written(models):
         blob = (snapshot(models) / path).resolve()
-        assert blob.name == prepared_digest(blob)
+        assert blob.name == digest(blob)
         assert blob.stat().st_mode & 0o777 == 0o644
     assert leftovers(models) == []
     assert not scan_cache_dir(models).warnings
     assert run(models).copies == ()
-
-
-def prepared_digest(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_sizes_are_known_before(models: Path) -> None:
@@ -165,8 +164,7 @@ def test_a_file_that_is_not_as_it_was_written_gets_no_name(
     if times == 1:
         assert run(models).copies
         assert all(
-            (snapshot(models) / path).resolve().name == prepared_digest(snapshot(models) / path)
-            for path in written(models)
+            (snapshot(models) / path).resolve().name == digest(snapshot(models) / path) for path in written(models)
         )
     else:
         with pytest.raises(CannotPrepare, match="twice"):
@@ -201,22 +199,8 @@ def test_weights_that_are_loaded_as_published_have_no_copy(models: Path) -> None
     assert [work.component for work in plan.lacking(snapshot(models), "bf16")] == ["transformer"]
 
 
-def with_the_same_text_encoder(models: Path) -> Path:
-    """Write I2V with the text encoder of T2V. Return its snapshot."""
-    one, other = own(models, "T2V-A14B"), own(models, "I2V-A14B")
-    for link in (one / "text_encoder").iterdir():
-        blob = link.resolve()
-        target = other.parents[1] / "blobs" / blob.name
-        if not target.exists():
-            shutil.copyfile(blob, target)
-        place = other / "text_encoder" / link.name
-        place.unlink(missing_ok=True)
-        place.symlink_to(os.path.relpath(target, place.parent))
-    return other
-
-
 def test_models_share_the_copy_of_an_equal_text_encoder(tmp_path: Path) -> None:
-    other = with_the_same_text_encoder(tmp_path)
+    _, other = with_equal_parts(tmp_path)
     prepared_here(tmp_path, "T2V-A14B")
     made = prepared_here(tmp_path, "I2V-A14B")
     one = prepared.find(snapshot(tmp_path, "T2V-A14B"), "text_encoder", "bf16")
@@ -230,7 +214,7 @@ def test_models_share_the_copy_of_an_equal_text_encoder(tmp_path: Path) -> None:
 
 
 def test_a_damaged_copy_is_not_shared(tmp_path: Path) -> None:
-    other = with_the_same_text_encoder(tmp_path)
+    _, other = with_equal_parts(tmp_path)
     prepared_here(tmp_path, "T2V-A14B")
     one = prepared.find(snapshot(tmp_path, "T2V-A14B"), "text_encoder", "bf16")
     assert one is not None
@@ -242,4 +226,4 @@ def test_a_damaged_copy_is_not_shared(tmp_path: Path) -> None:
     two = prepared.find(other, "text_encoder", "bf16")
     assert two is not None
     assert made.bytes_shared == 0
-    assert prepared_digest(other / two.files[0].path) == two.files[0].sha256
+    assert digest(other / two.files[0].path) == two.files[0].sha256

@@ -39,6 +39,12 @@ def cache_of(models: Path, model_id: str) -> RepoCache:
 
 def prepared_here(models: Path, model_id: str, form: Form = "bf16") -> Written:
     """Write the copies of a model that stands in `models`."""
-    snapshot = models / f"models--{demo_models.OWNER}--{model_id}" / "snapshots"
-    (folder,) = snapshot.iterdir()
-    return prepare(cache_of(models, model_id), folder, form, 0, report=lambda _: None, check=lambda: None)
+    (folder,) = (models / f"models--{demo_models.OWNER}--{model_id}" / "snapshots").iterdir()
+    return prepared_at(folder, form)
+
+
+def prepared_at(snapshot: Path, form: Form) -> Written:
+    """Write the copies of a snapshot."""
+    owner, name = snapshot.parents[1].name.removeprefix("models--").split("--", 1)
+    cache = RepoCache(snapshot.parents[2], f"{owner}/{name}")
+    return prepare(cache, snapshot, form, 0, report=lambda _: None, check=lambda: None)

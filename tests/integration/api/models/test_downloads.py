@@ -67,7 +67,7 @@ def test_a_download_is_a_job(client: TestClient, database: Database, settings: S
     }  # fmt: skip
     attempts.succeed(database, job.id, 1, result)
     ended = client.get(f"{JOBS}/{job.id}").json()
-    assert (ended["status"], ended["result"]) == ("succeeded", result)
+    assert (ended["status"], ended["result"]) == ("succeeded", {**result, "prepared": None})
     assert [one["id"] for one in client.get(f"{JOBS}?type=download").json()["data"]] == [job.id]
     assert client.get(f"{JOBS}?type=cleanup").json()["data"] == []
     assert client.delete(f"{JOBS}/{job.id}").status_code == 204

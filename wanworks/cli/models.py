@@ -78,6 +78,11 @@ def download(
         result: Mapping[str, Any] = job["result"] or {}
         fetched, seconds = result["bytes_fetched"] / 1e6, result["seconds"]
         print(f"{model} {result['revision'][:12]}: {fetched:.1f} MB fetched in {seconds:.1f} s, on {job['node']}")
+        written: Mapping[str, Any] = result.get("prepared") or {}
+        if written.get("error"):
+            screen.note(f"not prepared: {written['error']}")
+        elif written:
+            print(f"prepared: {', '.join(written['copies']) or 'complete'}, {written['seconds']:.1f} s")
 
 
 def pause(model: Model, node: Node = None, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:

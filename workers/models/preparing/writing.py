@@ -62,7 +62,7 @@ def prepare(
     `check` may raise to stop, which takes effect within a file. Raises what it raises, StoreFull, CannotPrepare.
     """
     cache.create()
-    lock = _locked(cache, snapshot, check)
+    lock = locked(cache, prepared.lock_name(snapshot.name), check)
     try:
         return _Writing(cache, snapshot, min_free_bytes, report, check).write(form, complete)
     except (ValueError, FileNotFoundError) as error:
@@ -104,31 +104,38 @@ class _Writing:
         return Written(tuple(copies), self._written, self._shared, time.monotonic() - self._began)
 
     def _shard(self, converter: Converter, work: Work, shard: Shard) -> None:
-        place = self._snapshot / work.folder / shard.name
         before = self._done
+        place = self._snapshot / work.folder / shard.name
         if not self._is_there(place):
-            name = hashlib.sha256(f"{work.key} {shard.name}".encode()).hexdigest()
-            partial = self._cache.partial(name)
-            task = {
-                "component": work.component,
-                "form": work.form,
-                "config": str(work.config),
-                "source": str(shard.source),
-                "target": str(partial),
-            }
-            try:
-                sha256 = self._converted(converter, task, partial, work, before)
-                with answering_full():
-                    partial.chmod(0o644)
-                    os.replace(partial, self._cache.blob(sha256))
-                    sync_folder(self._cache.folder / "blobs")
-                    self._link(f"{work.folder}/{shard.name}", sha256)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+            self._write(converter, work, shard, before)
             self._written += place.stat().st_size
         self._done = before + shard.bytes
         self._tell(work)
+
+    def _write(self, converter: Converter, work: Work, shard: Shard, before: int) -> None:
+        """Write one file, under the lock by which others know that its partial blob is being written."""
+        name = hashlib.sha256(f"{work.key} {shard.name}".encode()).hexdigest()
+        partial = self._cache.partial(name)
+        task = {
+            "component": work.component,
+            "form": work.form,
+            "config": str(work.config),
+            "source": str(shard.source),
+            "target": str(partial),
+        }
+        lock = locked(self._cache, name, self._check)
+        try:
+            sha256 = self._converted(converter, task, partial, work, before)
+            with answering_full():
+                partial.chmod(0o644)
+                os.replace(partial, self._cache.blob(sha256))
+                sync_folder(self._cache.folder / "blobs")
+                self._link(f"{work.folder}/{shard.name}", sha256)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        finally:
+            lock.release()
 
     def _converted(self, converter: Converter, task: dict[str, str], partial: Path, work: Work, before: int) -> str:
         """Have the file written. Return its sha256, which was computed before the write and again from the disk."""
@@ -230,9 +237,9 @@ class _Writing:
         self._report(Progress(work.component, min(self._done, self._total), self._total, rate))
 
 
-def _locked(cache: RepoCache, snapshot: Path, check: Callable[[], None]) -> FileLock:
-    """Return the lock under which copies of that snapshot are written. Waits for another process that holds it."""
-    while (lock := cache.try_lock(prepared.lock_name(snapshot.name), 0.2)) is None:
+def locked(cache: RepoCache, name: str, check: Callable[[], None]) -> FileLock:
+    """Return that lock of the repository. Waits while another process holds it."""
+    while (lock := cache.try_lock(name, 0.2)) is None:
         check()
     return lock
 

@@ -14,9 +14,10 @@ from shared.catalogue.models import MemoryProfile
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Device
+from shared.errors import Paused
 from shared.insight import health
 from shared.insight.health import ReplicaFacts
-from shared.jobs import records
+from shared.jobs import download_control, records
 from shared.models import prepared, replica_files, replicas
 from shared.settings import Settings
 from shared.states import Phase, ReplicaState
@@ -248,7 +249,7 @@ def test_a_broken_copy_without_published_weights_is_repaired_from_the_hub(
     facts = ReplicaFacts(
         "here", ReplicaState.CORRUPTED, faults, (), True, removed_source_bytes=row.removed_source_bytes
     )
-    assert "are downloaded again first" in health._suggestion(MODEL, facts)
+    assert "are downloaded again first" in health.health(health.ModelFacts(MODEL, (facts,))).repair_suggestions[0]
     assert row.removed_source_bytes == removed
     repaired = node.check(MODEL, repair=True)
     assert repaired.status == "succeeded", repaired.error
@@ -341,3 +342,43 @@ def test_a_cancel_stops_a_preparation_within_a_file(
     monkeypatch.setattr(Converter, "convert", endless)
     assert node.prepare(MODEL).status == "cancelled"
     assert list(node.models.rglob("*.incomplete")) == []
+
+
+def test_a_download_paused_while_it_prepares_continues_there(
+    settings: Settings, database: Database, hub: HubProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is paused in the middle of the third file; the two before it are kept."""
+    node = node_with(settings, database, hub_url=hub.url, prepare_downloads="bf16")
+    convert, count = Converter.convert, 0
+    heartbeats: list[Heartbeat] = []
+    enter = Heartbeat.__enter__
+
+    def entered(self: Heartbeat) -> Heartbeat:
+        heartbeats.append(self)
+        return enter(self)
+
+    def third_is_endless(self: Converter, task: dict[str, str], report: Any, check: Any) -> tuple[int, str]:
+        nonlocal count
+        count += 1
+        if count < 3:
+            return convert(self, task, report, check)
+        os.mkfifo(node.models / "endless")
+        download_control.pause(database, heartbeats[0]._job_id)
+        heartbeats[0]._stop = Paused
+        return convert(self, {**task, "source": str(node.models / "endless")}, report, check)
+
+    monkeypatch.setattr(Heartbeat, "__enter__", entered)
+    monkeypatch.setattr(Converter, "convert", third_is_endless)
+    job = node.download(MODEL)
+    assert (job.status, job.paused_by) == ("paused", "owner")
+    assert node.replica(MODEL).state == ReplicaState.AVAILABLE
+    kept = {path: path.stat().st_ino for path in (snapshot(node) / "prepared").rglob("*.safetensors")}
+    assert len(kept) == 2
+    monkeypatch.undo()
+    download_control.resume(database, job.id)
+    ended = node.run(job)
+    assert ended.status == "succeeded", ended.error
+    assert ended.result is not None
+    assert ended.result["bytes_fetched"] == 0
+    assert {path: path.stat().st_ino for path in kept} == kept
+    assert node.replica(MODEL).prepared == ["text_encoder bf16", "transformer bf16"]

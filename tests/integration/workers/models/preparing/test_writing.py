@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import scan_cache_dir
+from safetensors.torch import save_file
 
 from shared.errors import CannotPrepare, StoreFull
 from shared.models import prepared
 from tests.support.prepared_models import cache_of, own, prepared_here, with_equal_parts
+from workers.models.fetch.partials import delete_orphans
 from workers.models.preparing import converter, plan, writing
 from workers.models.preparing.converter import Converter
 from workers.models.preparing.writing import Written
@@ -227,3 +230,38 @@ def test_a_damaged_copy_is_not_shared(tmp_path: Path) -> None:
     assert two is not None
     assert made.bytes_shared == 0
     assert digest(other / two.files[0].path) == two.files[0].sha256
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """The child's own memory, without pages of the mapped source, which the system takes back."""
+    tensor = torch.zeros(1 << 23)
+    source, target = tmp_path / "source.safetensors", tmp_path / "target.safetensors"
+    save_file({f"layer.{number}.weight": tensor.clone() for number in range(12)}, source)
+    task = {"component": "text_encoder", "form": "bf16", "config": "", "source": str(source), "target": str(target)}
+    sizes: list[int] = []
+    with Converter() as child:
+
+        def report(_: int) -> None:
+            status = Path(f"/proc/{child.pid}/status").read_text()
+            (line,) = (line for line in status.splitlines() if line.startswith("RssAnon"))
+            sizes.append(int(line.split()[1]) // 1000)
+
+        size, sha256 = child.convert(task, report, lambda: None)
+    assert size == target.stat().st_size
+    assert digest(target) == sha256
+    assert size > 12 * 2 * tensor.numel()
+    assert max(sizes) - min(sizes) < 100, f"MB: {sizes}"
+
+
+def test_a_partial_file_is_locked_while_it_is_written(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cleanups and cancelled downloads remove partial files whose lock they get."""
+    convert, seen = Converter.convert, []
+
+    def watched(self: Converter, task: dict[str, str], report: object, check: object) -> tuple[int, str]:
+        found = convert(self, task, report, check)  # type: ignore[arg-type]
+        seen.append(delete_orphans(models, []))
+        return found
+
+    monkeypatch.setattr(Converter, "convert", watched)
+    assert run(models).copies
+    assert set(seen) == {0}

@@ -27,6 +27,7 @@ WanworksError
 │   ├── BadInput
 │   ├── BadOutput                the output is not a picture, or not the requested video
 │   ├── CannotRepair
+│   ├── CannotPrepare            a copy of a model's weights cannot be written
 │   ├── HubUnreachable           the hub was unavailable for too long
 │   ├── HubRefused               the hub refuses the request permanently
 │   │   ├── HubAuthRequired      the token is missing or unknown
@@ -201,6 +202,7 @@ class StoreFull(WanworksError):
     """There is no room left on the disk."""
 
     code = "disk_full"
+    needed_bytes: int | None = None  # what is still to be written; None: unknown
 
 
 class StoreMismatch(WanworksError):
@@ -248,6 +250,13 @@ class CannotRepair(JobFailed):
     """Broken files of a model could not be fetched again."""
 
     code = "cannot_repair"
+    retryable = True
+
+
+class CannotPrepare(JobFailed):
+    """A copy of the model's weights in the form in which they are loaded could not be written."""
+
+    code = "cannot_prepare"
     retryable = True
 
 

@@ -171,6 +171,17 @@ class Settings(BaseSettings):
     )
 
     download_slots: int = Field(2, ge=1, le=32, description="Downloads that run at once on a node.")
+    prepare_downloads: str = Field(
+        "auto",
+        pattern="^(auto|none|bf16|int8|bf16,int8)$",
+        description="Copies of the weights that a download writes, so that loading converts nothing: `bf16`, `int8`, "
+        "`bf16,int8`, `none`, or `auto`: bf16 on a node with a CUDA device.",
+    )
+    keep_sources: bool = Field(
+        True,
+        description="Keep published weights that have a bf16 copy. False: remove them, which halves a model's size; "
+        "a repair then downloads them again.",
+    )
     download_on_demand: bool = Field(
         False, description="A job whose model no node holds starts the download; always on with the demo catalogue."
     )

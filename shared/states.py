@@ -20,6 +20,7 @@ class Phase(StrEnum):
     LISTING = "listing"  # a download lists the files on the hub
     FETCHING = "fetching"
     VERIFYING = "verifying"
+    PREPARING = "preparing"  # copies of the weights are written in the form in which they are loaded
     REMOVING = "removing"
 
 

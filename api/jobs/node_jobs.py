@@ -1,4 +1,7 @@
-"""Jobs that run on nodes: downloads, integrity checks, cleanups. A request creates one job, or one for each node."""
+"""Jobs that run on nodes: downloads, integrity checks, preparations, cleanups.
+
+A request creates one job, or one for each node.
+"""
 
 import hashlib
 import json
@@ -20,14 +23,16 @@ from api.operation import Answer, Operation
 from api.schemas import cleanup as cleanup_schemas
 from api.schemas import node_jobs as node_job_schemas
 from api.schemas.cleanup import CleanupRequest
-from api.schemas.node_jobs import DownloadRequest, IntegrityCheckRequest
+from api.schemas.node_jobs import DownloadRequest, IntegrityCheckRequest, PrepareRequest
 from shared.catalogue.job_types import (
     CLEANUP,
     DOWNLOAD,
     INTEGRITY_CHECK,
+    PREPARE,
     CleanupParams,
     DownloadParams,
     IntegrityCheckParams,
+    PrepareParams,
 )
 from shared.cluster import nodes
 from shared.database.tables import Job, Node
@@ -79,6 +84,30 @@ async def create_cleanup(context: Context, request: Request, query: BaseModel) -
     key, caller = headers.idempotency_key(request.headers), caller_of(request)
     body = await read_json(request, CleanupRequest)
     return await anyio.to_thread.run_sync(lambda: _create(context, body, cleanups(context, body), key, caller))
+
+
+async def create_prepare(context: Context, request: Request, query: BaseModel) -> Response:
+    key, caller = headers.idempotency_key(request.headers), caller_of(request)
+    body = await read_json(request, PrepareRequest)
+
+    def create() -> Response:
+        entry = context.catalogue.get(body.model_id)
+        if body.quantization not in entry.quantizations:
+            allowed = ", ".join(entry.quantizations)
+            msg = f"{body.quantization!r} is not supported by {entry.model_id}; allowed: {allowed}"
+            raise InvalidField.of("quantization", msg, "not_supported")
+        new = [
+            NewJob(
+                PREPARE,
+                PrepareParams(model_id=body.model_id, node=node, quantization=body.quantization),
+                Priority.NORMAL,
+                max_failures=context.settings.max_failures,
+            )
+            for node in _every_node(context, body.node)
+        ]
+        return _create(context, body, new, key, caller)
+
+    return await anyio.to_thread.run_sync(create)
 
 
 def download(context: Context, model_id: str, node: str, priority: Priority) -> NewJob:
@@ -237,5 +266,11 @@ OPERATIONS = (
         "POST", "/api/v1/jobs/cleanup", create_cleanup, "createCleanup", "Run a cleanup as a job",
         answers=_ACCEPTED_ON_NODES, problems=(400, 409, 413, 415, 503, 507), headers=("Idempotency-Key",),
         body=cleanup_schemas.CleanupRequest, scope=Scope.ADMIN,
+    ),
+    Operation(
+        "POST", "/api/v1/jobs/prepare", create_prepare, "createPrepare",
+        "Write copies of a model's weights in the form in which they are loaded",
+        answers=_ACCEPTED_ON_NODES, problems=(400, 404, 409, 413, 415, 503, 507), headers=("Idempotency-Key",),
+        body=node_job_schemas.PrepareRequest, scope=Scope.ADMIN,
     ),
 )  # fmt: skip

@@ -10,11 +10,13 @@ from shared.catalogue.job_types import (
     DOWNLOAD,
     GENERATION,
     INTEGRITY_CHECK,
+    PREPARE,
     AppliedFallback,
     CleanupParams,
     DownloadParams,
     GenerationParams,
     IntegrityCheckParams,
+    PrepareParams,
 )
 from shared.database.tables import Job as JobRow
 from shared.jobs.queue_positions import Position
@@ -94,10 +96,15 @@ def _generation_result(job_id: str, result: dict[str, Any], public_path: str) ->
 
 
 _PARAMS: dict[
-    str, Callable[[dict[str, Any]], Params | DownloadParams | IntegrityCheckParams | CleanupParams | dict[str, Any]]
+    str,
+    Callable[
+        [dict[str, Any]],
+        Params | DownloadParams | IntegrityCheckParams | CleanupParams | PrepareParams | dict[str, Any],
+    ],
 ] = {
     GENERATION: _params,
     DOWNLOAD: DownloadParams.model_validate,
     INTEGRITY_CHECK: IntegrityCheckParams.model_validate,
     CLEANUP: CleanupParams.model_validate,
+    PREPARE: PrepareParams.model_validate,
 }

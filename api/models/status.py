@@ -122,6 +122,7 @@ def _replica(one: ReplicaView) -> schemas.ReplicaStatus:
         last_health_check=clock.iso(last_check(row)),
         last_verified=clock.iso(row.verified_at if row is not None else None),
         corruption_types=sorted({fault["type"] for fault in one.faults}),
+        prepared=row.prepared if row is not None else [],
         download_progress=_percent(one) if one.fetching else None,
         download_job_id=one.download.id if one.fetching and one.download is not None else None,
     )

@@ -27,7 +27,7 @@ class CleanupRequest(RequestModel):
 class CleanupAction(ResponseModel):
     """One planned or executed removal. `space_freed_gb` is in 10^9 bytes."""
 
-    action_type: Literal["remove_revision", "remove_partial", "remove_artifacts", "remove_model"]
+    action_type: Literal["remove_revision", "remove_partial", "remove_artifacts", "remove_prepared", "remove_model"]
     model_id: str | None
     space_freed_gb: float
     reason: str

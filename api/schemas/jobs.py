@@ -10,7 +10,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.schemas.fields import AfterId, PageLimit, ResponseModel, Time
-from shared.catalogue.job_types import JOB_TYPES, AppliedFallback, CleanupParams, DownloadParams, IntegrityCheckParams
+from shared.catalogue.job_types import (
+    JOB_TYPES,
+    AppliedFallback,
+    CleanupParams,
+    DownloadParams,
+    IntegrityCheckParams,
+    PrepareParams,
+)
 from shared.states import JobState, Priority
 from wanworks.requests import PLAIN, Lora, OutputFormat, Quantization
 
@@ -263,10 +270,14 @@ class DownloadResult(ResponseModel):
     bytes_fetched: int
     seconds: float
     refetched: Annotated[list[str], Field(description="Files that arrived damaged and were fetched again.")]
+    prepared: Annotated[
+        dict[str, Any] | None,
+        Field(description="The copies of the weights that were written; `error` if they could not be. Null: none."),
+    ] = None
 
 
 class Job(ResponseModel):
-    """A job: a generation, a download, an integrity check or a cleanup."""
+    """A job: a generation, a download, an integrity check, a cleanup or a preparation."""
 
     id: Annotated[str, Field(description="The id of the job, and of its Celery task.")]
     type: str
@@ -275,7 +286,7 @@ class Job(ResponseModel):
     priority: Priority
     mock: Annotated[bool, Field(description="Whether the job creates labelled placeholder output without a model.")]
     params: Annotated[
-        Params | DownloadParams | IntegrityCheckParams | CleanupParams | dict[str, Any],
+        Params | DownloadParams | IntegrityCheckParams | CleanupParams | PrepareParams | dict[str, Any],
         Field(description="The parameters; their fields depend on the job's type."),
     ]
     fallback_applied: Annotated[

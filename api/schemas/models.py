@@ -32,6 +32,7 @@ class ReplicaStatus(ResponseModel):
     last_health_check: Time | None
     last_verified: Annotated[Time | None, Field(description="When the checksums were last compared.")]
     corruption_types: list[str]
+    prepared: Annotated[list[str], Field(description="Copies of weights in the form in which they are loaded.")]
     download_progress: float | None
     download_job_id: str | None
 

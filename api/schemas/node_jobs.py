@@ -1,6 +1,6 @@
-"""Requests and responses of jobs that run on nodes: downloads and integrity checks."""
+"""Requests and responses of jobs that run on nodes: downloads, integrity checks and preparations."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, RootModel
 
@@ -35,6 +35,17 @@ class IntegrityCheckRequest(RequestModel):
         bool, Field(strict=True, description="False: skip files that are unchanged since their last check.")
     ] = True
     repair: Annotated[bool, Field(strict=True, description="Download damaged and missing files again.")] = False
+
+
+class PrepareRequest(RequestModel):
+    """Write copies of a model's weights in the form in which they are loaded. Without `node`: on all online nodes."""
+
+    model_id: Name
+    node: NodeName | None = None
+    quantization: Annotated[
+        Literal["bf16", "int8"],
+        Field(description="The quantization of jobs that the copies serve; bf16 also serves `none` on a GPU."),
+    ] = "bf16"
 
 
 class Jobs(ResponseModel):

@@ -185,10 +185,21 @@ class CleanupParams(BaseModel):
     dry_run: bool = True
 
 
+class PrepareParams(BaseModel):
+    """Write copies of a model's weights on a node in the form in which they are loaded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_id: str
+    node: str
+    quantization: Literal["bf16", "int8"] = "bf16"
+
+
 GENERATION = "generation"
 DOWNLOAD = "download"
 INTEGRITY_CHECK = "integrity_check"
 CLEANUP = "cleanup"
+PREPARE = "prepare"
 
 
 @dataclass(frozen=True)
@@ -206,6 +217,7 @@ JOB_TYPES: Mapping[str, JobType] = {
     DOWNLOAD: JobType(DOWNLOAD, "wanworks.download", "node", DownloadParams),
     INTEGRITY_CHECK: JobType(INTEGRITY_CHECK, "wanworks.integrity_check", "node", IntegrityCheckParams),
     CLEANUP: JobType(CLEANUP, "wanworks.cleanup", "node", CleanupParams),
+    PREPARE: JobType(PREPARE, "wanworks.prepare", "node", PrepareParams),
 }
 
 

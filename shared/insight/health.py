@@ -42,6 +42,7 @@ class ReplicaFacts:
     missing_files: tuple[str, ...] = ()
     refetchable: bool = False  # its commit is known, and its repository is still the catalogue's
     verified_at: datetime | None = None
+    removed_source_bytes: int = 0  # of published weights that were removed because copies stand in for them
     download_error: str | None = None  # of its newest download, if that failed
 
 
@@ -165,5 +166,9 @@ def _issues(replica: ReplicaFacts) -> list[str]:
 def _suggestion(model_id: str, replica: ReplicaFacts) -> str:
     if replica.refetchable:
         fields = f"model_id {model_id}, node {replica.node} and repair true"
-        return f"Fetch the broken files again: POST /api/v1/jobs/integrity-check with {fields}"
+        again = ""
+        if replica.removed_source_bytes and any(fault.path.startswith("prepared/") for fault in replica.faults):
+            size = replica.removed_source_bytes / 1e9
+            again = f"; up to {size:.1f} GB of published weights, removed after preparing, are downloaded again first"
+        return f"Fetch the broken files again: POST /api/v1/jobs/integrity-check with {fields}{again}"
     return f"Its commit on node {replica.node} is unknown: download it again with POST /api/v1/jobs/download"

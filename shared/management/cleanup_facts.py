@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, select
 
-from shared.catalogue.job_types import DOWNLOAD, GENERATION, INTEGRITY_CHECK
+from shared.catalogue.job_types import DOWNLOAD, GENERATION, INTEGRITY_CHECK, PREPARE
 from shared.catalogue.models import Catalogue
 from shared.database.engine import Database
 from shared.database.tables import Blob, Job, Node, Pin, Replica, Use
@@ -46,7 +46,16 @@ def gather(
         disk_free_bytes=_bytes(disk.disk_free_mb if disk is not None else None),
         models=models,
         blobs=tuple(
-            BlobFact(blob.repo, blob.name, blob.bytes, blob.partial, blob.modified_at, tuple(blob.revisions))
+            BlobFact(
+                blob.repo,
+                blob.name,
+                blob.bytes,
+                blob.partial,
+                blob.modified_at,
+                tuple(blob.revisions),
+                blob.prepared,
+                blob.shared,
+            )
             for blob in blobs
             if blob.repo in repos  # ignore other files in a shared cache
         ),
@@ -89,6 +98,7 @@ def _models(
                 running=removing or entry.model_id in running or None in running,
                 queued=entry.model_id in queued,
                 downloading=entry.model_id in downloading,
+                copies_only=row is not None and row.removed_source_bytes > 0,
             )
         )
     return tuple(facts)
@@ -109,7 +119,7 @@ def _needed(session: Session, node: str) -> tuple[set[str | None], set[str | Non
             downloading.add(model_id)
         elif type == GENERATION and status == JobState.QUEUED:
             queued.add(model_id)
-        elif type in (GENERATION, INTEGRITY_CHECK) and status == JobState.RUNNING and on_node == node:
+        elif type in (GENERATION, INTEGRITY_CHECK, PREPARE) and status == JobState.RUNNING and on_node == node:
             running.add(model_id)
     return running, queued, downloading
 

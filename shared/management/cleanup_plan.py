@@ -1,10 +1,11 @@
 """What to remove from a node's model storage to free space, and why. Pure: it uses neither disk nor database.
 
-Orphaned files come first (superseded revisions, blobs that no download needs, expired artifacts), then whole models,
-the longest unused first. Models that are in use, loaded, needed by queued jobs, pinned or recently used are kept.
+Orphaned files come first (superseded revisions, blobs that no download needs, expired artifacts), then prepared copies
+of unused models, which can be written again, then whole models, the longest unused first. Models that are in use,
+loaded, needed by queued jobs, pinned or recently used are kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,6 +18,7 @@ class ActionKind(StrEnum):
     REMOVE_REVISION = "remove_revision"
     REMOVE_PARTIAL = "remove_partial"  # a complete or partial blob that no revision and no download needs
     REMOVE_ARTIFACTS = "remove_artifacts"
+    REMOVE_PREPARED = "remove_prepared"  # the prepared copies of a model whose published weights are there
     REMOVE_MODEL = "remove_model"
 
 
@@ -30,6 +32,8 @@ class BlobFact:
     partial: bool
     modified_at: datetime
     revisions: tuple[str, ...] = ()  # the snapshots that link to it
+    prepared: bool = False  # whether prepared copies alone use it
+    shared: bool = False  # whether another repository has the same file: only removing the last one frees space
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class ModelFact:
     running: bool = False  # a generation, a check or a removal works on it
     queued: bool = False  # a generation waits for it
     downloading: bool = False  # a download of it has not ended
+    copies_only: bool = False  # published weights were removed, so the model needs its prepared copies
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ class _Draft:
     actions: list[Action] = field(default_factory=list)
     freed: int = 0
     gone: dict[str, set[str]] = field(default_factory=dict)  # revisions to be removed, by repo
+    taken: set[tuple[str, str]] = field(default_factory=set)  # repo and name of blobs to be removed
 
     def full(self) -> bool:
         return self.lacking is not None and self.freed >= self.lacking
@@ -127,11 +133,32 @@ class _Draft:
 
     def take_revisions(self, repo: str, revisions: set[str]) -> int:
         """Plan to remove revisions. Return the bytes of blobs that no remaining revision needs."""
-        before = frozenset(self.gone.get(repo, set()))
         after = self.gone.setdefault(repo, set()) | revisions
         self.gone[repo] = after
-        held = (blob for blob in self.facts.blobs if blob.repo == repo and blob.revisions and not blob.partial)
-        return sum(blob.bytes for blob in held if after.issuperset(blob.revisions) and not before >= {*blob.revisions})
+        return self._take(
+            blob
+            for blob in self.facts.blobs
+            if blob.repo == repo and blob.revisions and not blob.partial and after.issuperset(blob.revisions)
+        )
+
+    def take_copies(self, model: ModelFact) -> int:
+        """Plan to remove the prepared copies of a model's revision. Return the bytes that no other revision needs."""
+        return self._take(
+            blob
+            for blob in self.facts.blobs
+            if blob.prepared and blob.repo == model.repo and set(blob.revisions) == {model.revision}
+        )
+
+    def _take(self, blobs: Iterable[BlobFact]) -> int:
+        """Plan to remove these blobs. Return the bytes that this frees."""
+        freed = 0
+        for blob in blobs:
+            if (blob.repo, blob.name) in self.taken:
+                continue
+            self.taken.add((blob.repo, blob.name))
+            others = (one.repo for one in self.facts.blobs if blob.shared and one.shared and one.name == blob.name)
+            freed += blob.bytes if all((repo, blob.name) in self.taken for repo in others) else 0
+        return freed
 
 
 def plan(facts: CleanupFacts) -> CleanupPlan:
@@ -223,7 +250,9 @@ def _models(draft: _Draft) -> tuple[Kept, ...]:
             kept += [Kept(model.model_id, own or reason) for model, own in zip(models, reasons, strict=True)]
             continue
         candidates.append((max(model.last_used or arrived[model.model_id] for model in models), models))
-    for since, models in sorted(candidates, key=lambda each: (each[0], each[1][0].model_id)):
+    ordered = sorted(candidates, key=lambda each: (each[0], each[1][0].model_id))
+    _copies(draft, [models for _, models in ordered])
+    for since, models in ordered:
         if draft.full():
             kept += [Kept(model.model_id, "Enough space is free without removing it") for model in models]
             continue
@@ -242,6 +271,32 @@ def _models(draft: _Draft) -> tuple[Kept, ...]:
             )
         )
     return tuple(kept)
+
+
+def _copies(draft: _Draft, unused: list[list[ModelFact]]) -> None:
+    """Plan to remove prepared copies to reach a target. Without one the models are removed with their copies."""
+    if draft.lacking is None:
+        return
+    for models in unused:
+        if draft.full():
+            return
+        first = models[0]
+        if any(model.copies_only or model.revision is None for model in models):
+            continue
+        size = draft.take_copies(first)
+        if size:
+            draft.add(
+                Action(
+                    kind=ActionKind.REMOVE_PREPARED,
+                    bytes=size,
+                    reason="Its prepared copies can be written again from the published weights",
+                    model_id=first.model_id,
+                    also=tuple(model.model_id for model in models[1:]),
+                    repo=first.repo,
+                    name=first.revision,
+                    last_used=max((model.last_used for model in models if model.last_used), default=None),
+                )
+            )
 
 
 def _why_kept(model: ModelFact, arrived: datetime | None, facts: CleanupFacts) -> str | None:

@@ -266,6 +266,7 @@ def _replica_facts(model: ModelView, one: ReplicaView) -> ReplicaFacts:
         missing_files=tuple(row.missing_files) if row is not None else (),
         refetchable=row is not None and row.revision is not None and row.repo == model.entry.repo,
         verified_at=row.verified_at if row is not None else None,
+        removed_source_bytes=row.removed_source_bytes if row is not None else 0,
         download_error=str(error["message"]) if error else None,
     )
 

@@ -51,8 +51,10 @@ def finish_removal(database: Database, node: str, model_id: str) -> None:
         row.state = ReplicaState.MISSING
         row.revision = None
         row.bytes = row.verified_bytes = row.expected_bytes = 0
+        row.removed_source_bytes = 0
         row.missing_files = []
         row.faults = []
+        row.prepared = []
         row.verified_at = None
         row.verified_full = False
         row.checked_at = clock.now()

@@ -4,7 +4,7 @@ With `replicas.py` and `removals.py` the only writer of `replicas`. Sole writer 
 `replica_files`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +14,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from shared.database.engine import Database, hold, settled
 from shared.database.tables import Blob, Replica, ReplicaFile
+from shared.models.prepared import recipe_of
 from shared.models.verification import Fault, FaultType, Verdict
 from shared.states import REPLICA_READY, ReplicaState
 
@@ -41,6 +42,8 @@ class BlobState:
     partial: bool
     modified_at: datetime
     revisions: tuple[str, ...]
+    prepared: bool = False  # whether copies alone use it
+    shared: bool = False  # whether another repository has the same file
 
 
 def replicas_of(node: str) -> str:
@@ -153,7 +156,41 @@ def record_download(
         row.checked_at = row.verified_at = at
         row.verified_full = True
         session.add(row)
-        _replace(session, node, model_id, revision, found)
+        copies = [state for state in _states(session, node, model_id, revision) if recipe_of(state.path) is not None]
+        _replace(session, node, model_id, revision, [*found, *copies])
+
+
+@settled
+def record_prepared(
+    database: Database,
+    node: str,
+    model_id: str,
+    revision: str,
+    found: Sequence[FileState],
+    names: Sequence[str],
+    removed: Collection[str] = (),
+) -> bool:
+    """Record the files of all copies of a revision, verified as they were written.
+
+    `names`: the copies, as `component form`. `removed`: published files that were removed because copies stand in for
+    them. Return False, and write nothing, if the replica has another revision by now or is being removed.
+    """
+    with database.write() as session:
+        row = _locked(session, node, model_id)
+        if row is None or row.revision != revision or row.state == ReplicaState.REMOVING:
+            return False
+        hold(session, _files_of(node, model_id))
+        before = _states(session, node, model_id, revision)
+        published = [state for state in before if recipe_of(state.path) is None and state.path not in removed]
+        states = [*published, *found]
+        row.prepared = list(names)
+        row.expected_bytes = sum(state.size for state in states)
+        row.verified_bytes = sum(
+            state.size for state in states if state.fault is None and state.verified_at is not None
+        )
+        session.add(row)
+        _replace(session, node, model_id, revision, states)
+        return True
 
 
 def record_blobs(database: Database, node: str, found: Iterable[BlobState]) -> int:
@@ -209,6 +246,18 @@ def _replace(session: Session, node: str, model_id: str, revision: str, found: I
     session.add_all([_row(node, model_id, revision, state) for state in found])
 
 
+def _states(session: Session, node: str, model_id: str, revision: str) -> list[FileState]:
+    query = select(ReplicaFile).where(
+        ReplicaFile.node == node, ReplicaFile.model_id == model_id, ReplicaFile.revision == revision
+    )
+    found = []
+    for row in session.exec(query):
+        fault = FaultType(row.fault) if row.fault is not None else None
+        found.append(FileState(row.path, row.size, row.oid, row.mtime, row.inode, row.verified_at, fault))
+        session.expunge(row)  # the row is replaced
+    return found
+
+
 def _row(node: str, model_id: str, revision: str, state: FileState) -> ReplicaFile:
     return ReplicaFile(
         node=node,
@@ -221,6 +270,7 @@ def _row(node: str, model_id: str, revision: str, state: FileState) -> ReplicaFi
         inode=state.inode,
         verified_at=state.verified_at,
         fault=state.fault,
+        recipe=recipe_of(state.path),
     )
 
 
@@ -233,6 +283,8 @@ def _blob(node: str, blob: BlobState) -> Blob:
         partial=blob.partial,
         modified_at=blob.modified_at,
         revisions=list(blob.revisions),
+        prepared=blob.prepared,
+        shared=blob.shared,
     )
 
 

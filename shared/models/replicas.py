@@ -21,7 +21,7 @@ from shared import clock
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.database.engine import Database, hold, settled
 from shared.database.tables import Blob, Pin, Replica, ReplicaFile
-from shared.models import removals
+from shared.models import prepared, removals
 from shared.models.replica_files import replicas_of
 from shared.models.stored_files import has_content, is_cut_off
 from shared.states import REPLICA_READY, ReplicaState
@@ -46,6 +46,8 @@ class Presence:
     revision: str | None
     bytes: int
     missing_files: tuple[str, ...]
+    prepared: tuple[str, ...] = ()  # the complete copies, as `component form`
+    removed_source_bytes: int = 0  # of published weights that copies stand in for
 
 
 def snapshot_dir(models_dir: Path, entry: CatalogueEntry) -> Path | None:
@@ -79,11 +81,15 @@ def scan(models_dir: Path, entry: CatalogueEntry) -> Presence:
     missing = tuple(sorted(name for name in wanted if not has_content(snapshot / name)))
     there = sorted(wanted - set(missing))
     size = sum((snapshot / name).stat().st_size for name in there)
+    copies = prepared.copies(snapshot)
+    size += sum(file.size for copy in copies for file in copy.files if file.path not in wanted)
+    names = tuple(f"{copy.component} {copy.form}" for copy in copies)
+    removed = prepared.removed_source_bytes(snapshot)
     damaged = (*unreadable, *(name for name in there if _is_damaged(snapshot / name)))
     if damaged:
-        return Presence(ReplicaState.CORRUPTED, snapshot.name, size, (*missing, *damaged))
+        return Presence(ReplicaState.CORRUPTED, snapshot.name, size, (*missing, *damaged), names, removed)
     state = ReplicaState.MISSING if missing else ReplicaState.AVAILABLE
-    return Presence(state, snapshot.name, size, missing)
+    return Presence(state, snapshot.name, size, missing, names, removed)
 
 
 def record(
@@ -135,6 +141,8 @@ def _update(row: Replica, presence: Presence, removing: bool) -> None:
     row.revision = presence.revision
     row.bytes = presence.bytes
     row.missing_files = list(presence.missing_files)
+    row.prepared = list(presence.prepared)
+    row.removed_source_bytes = presence.removed_source_bytes
 
 
 _READY = select(Replica.node, Replica.model_id).where(col(Replica.state).in_(REPLICA_READY))
@@ -233,6 +241,9 @@ def _component_files(snapshot: Path, component: str, library: str, read: Any) ->
             for names in choices
         }
     files = {f"{component}/config.json"}
+    copy = prepared.standing_in(snapshot, component)
+    if copy is not None:
+        return files | {copy.manifest.path} | {file.path for file in copy.files}
     weights = f"{component}/{_WEIGHTS.get(library, _WEIGHTS['diffusers'])}.safetensors"
     index = f"{weights}.index.json"
     if not (snapshot / index).is_symlink() and not (snapshot / index).exists():

@@ -18,6 +18,7 @@ from tests.bench.integrity import integrity
 from tests.bench.jobs import accepts, overhead, readiness, throughput
 from tests.bench.loads import loads
 from tests.bench.management import management
+from tests.bench.preparing import preparing
 from tests.bench.retention import retention
 from tests.bench.scale import scale
 from tests.bench.support.row import Row
@@ -35,6 +36,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "loads": loads,
     "downloads": downloads,
     "integrity": integrity,
+    "preparing": preparing,
     "management": management,
     "insight": insight,
     "feed": feed,

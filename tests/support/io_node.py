@@ -6,25 +6,37 @@ import os
 from pathlib import Path
 from typing import Any
 
-from shared.catalogue.job_types import CLEANUP, INTEGRITY_CHECK, CleanupParams, IntegrityCheckParams
+from shared.catalogue.job_types import (
+    CLEANUP,
+    DOWNLOAD,
+    INTEGRITY_CHECK,
+    PREPARE,
+    CleanupParams,
+    DownloadParams,
+    IntegrityCheckParams,
+    PrepareParams,
+)
 from shared.database.engine import Database
 from shared.database.tables import Job, Replica
-from shared.errors import JobFailed
+from shared.errors import AttemptStopped, JobFailed
 from shared.jobs import dispatch, records
 from shared.jobs.attempts import Claimant
 from shared.jobs.records import NewJob
 from shared.messaging import celery
 from shared.messaging.progress import RestingRedis
 from shared.models import replicas
+from shared.models.prepared import Form
 from shared.settings import Settings
 from shared.states import Priority
 from shared.storage.store import open_store
 from tests.support.jobs import DEMO, UNCOUNTED
 from tests.support.repos import make_repo
-from workers.attempts.runner import Runner
+from workers.attempts.runner import Handler, Runner
 from workers.models import presence
 from workers.models.cleanup import CleanupHandler
+from workers.models.download import DownloadHandler
 from workers.models.integrity import IntegrityHandler
+from workers.models.prepare import PrepareHandler
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -72,6 +84,9 @@ class Node:
         self.integrity = IntegrityHandler(settings, database, DEMO, self.redis)
         self.cleanup = CleanupHandler(settings, database, DEMO, self.store, self.redis)
 
+        self.download_handler = DownloadHandler(settings, database, DEMO, self.redis, UNCOUNTED)
+        self.prepare_handler = PrepareHandler(settings, database, DEMO, self.redis)
+
     def scan(self) -> None:
         """The presence scan."""
         presence.scan(self.settings, self.database, DEMO, self.redis)
@@ -80,6 +95,15 @@ class Node:
         """An integrity check, to its end."""
         asked = IntegrityCheckParams(model_id=model_id, node=self.settings.node, **params)
         return self.run(self.accept(INTEGRITY_CHECK, asked))
+
+    def download(self, model_id: str = "T2V-A14B") -> Job:
+        """A download of the model, to its end."""
+        return self.run(self.accept(DOWNLOAD, DownloadParams(model_id=model_id, node=self.settings.node)))
+
+    def prepare(self, model_id: str = "T2V-A14B", quantization: Form = "bf16") -> Job:
+        """A preparation of the model, to its end."""
+        asked = PrepareParams(model_id=model_id, node=self.settings.node, quantization=quantization)
+        return self.run(self.accept(PREPARE, asked))
 
     def clean(self, **params: Any) -> dict[str, Any]:
         """A cleanup that executes, to its end; its result."""
@@ -95,9 +119,14 @@ class Node:
         return outcome.job
 
     def run(self, job: Job) -> Job:
-        handlers = {INTEGRITY_CHECK: self.integrity, CLEANUP: self.cleanup}
+        handlers: dict[str, Handler] = {
+            INTEGRITY_CHECK: self.integrity,
+            CLEANUP: self.cleanup,
+            DOWNLOAD: self.download_handler,
+            PREPARE: self.prepare_handler,
+        }
         dispatch.mark_dispatched(self.database, [(job.id, self.key)])
-        with contextlib.suppress(JobFailed):  # the row says it
+        with contextlib.suppress(JobFailed, AttemptStopped):  # the row says it
             assert Runner(self.settings, self.database, self.claimant, handlers, UNCOUNTED).run(job.type, job.id)
         return records.get(self.database, job.id)
 

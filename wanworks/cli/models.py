@@ -19,7 +19,21 @@ Node = Annotated[str | None, typer.Option(help="Name of a node. [every node that
 
 
 def register(app: typer.Typer) -> None:
-    for command in (models, download, pause, resume, limit, verify, cleanup, analytics, fallback, pin, unpin, hub):
+    for command in (
+        models,
+        download,
+        pause,
+        resume,
+        limit,
+        verify,
+        prepare,
+        cleanup,
+        analytics,
+        fallback,
+        pin,
+        unpin,
+        hub,
+    ):
         app.command()(command)
     app.command("cancel-download")(cancel_download)
 
@@ -64,6 +78,11 @@ def download(
         result: Mapping[str, Any] = job["result"] or {}
         fetched, seconds = result["bytes_fetched"] / 1e6, result["seconds"]
         print(f"{model} {result['revision'][:12]}: {fetched:.1f} MB fetched in {seconds:.1f} s, on {job['node']}")
+        written: Mapping[str, Any] = result.get("prepared") or {}
+        if written.get("error"):
+            screen.note(f"not prepared: {written['error']}")
+        elif written:
+            print(f"prepared: {', '.join(written['copies']) or 'complete'}, {written['seconds']:.1f} s")
 
 
 def pause(model: Model, node: Node = None, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
@@ -119,6 +138,28 @@ def verify(
         raise ApiRefused(why_not(failed[0]))
     if any(_is_broken(job) for job in jobs):
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def prepare(
+    model: Model,
+    int8: Annotated[bool, typer.Option("--int8", help="Copies for jobs with int8. [bf16]")] = False,
+    node: Node = None,
+    url: Url = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write copies of a model's weights in the form in which they are loaded, so that loading is faster."""
+    with client_of(url, home) as client:
+        asked = {"quantization": "int8" if int8 else "bf16", "node": node}
+        jobs = _watched(client, client.prepare(model, **_given(asked)))
+    if as_json:
+        screen.print_json({"data": jobs})
+    else:
+        columns = ("model", "node", "copies", "GB written", "GB shared", "seconds")
+        screen.print_table(columns, (_prepared_row(job) for job in jobs if succeeded(job)))
+    failed = [job for job in jobs if not succeeded(job)]
+    if failed:
+        raise ApiRefused(why_not(failed[0]))
 
 
 def cleanup(
@@ -282,6 +323,12 @@ def _verdicts(job: Job) -> Iterable[tuple[Any, ...]]:
 
 def _is_broken(job: Job) -> bool:
     return any(len(model["faults"]) > len(model["repaired"]) for model in _result(job).get("models", {}).values())
+
+
+def _prepared_row(job: Job) -> tuple[Any, ...]:
+    result = _result(job)
+    sizes = (f"{result[name] / 1e9:.3f}" for name in ("bytes_written", "bytes_shared"))
+    return job["model_id"], job["node"], ", ".join(result["copies"]) or "complete", *sizes, f"{result['seconds']:.1f}"
 
 
 def _print_actions(rows: list[tuple[Any, ...]], unit: str) -> None:

@@ -177,6 +177,19 @@ def verify(
     return cast(list[Job], made.get("data", [made]))
 
 
+def prepare(
+    model_id: str,
+    *,
+    quantization: Literal["bf16", "int8"] | None = None,
+    node: str | None = None,
+    idempotency_key: str | None = None,
+) -> Call[list[Job]]:
+    """Write copies of a model's weights in the form in which they are loaded: one job for each node."""
+    fields = _given({"model_id": model_id, "quantization": quantization, "node": node})
+    made = yield from _made(f"{_JOBS}/prepare", fields, idempotency_key)
+    return cast(list[Job], made.get("data", [made]))
+
+
 def cleanup(
     *,
     target_space_gb: float | None = None,

@@ -125,6 +125,7 @@ class _Calls:
     fetch_model = Operation(calls.fetch_model)
     manage_download = Operation(calls.manage_download)
     verify = Operation(calls.verify)
+    prepare = Operation(calls.prepare)
     cleanup = Operation(calls.cleanup)
     analytics = Operation(calls.analytics)
     fallback = Operation(calls.fallback)

@@ -22,7 +22,7 @@ from shared.management import cleanup_facts
 from shared.management.cleanup_plan import Action, ActionKind, CleanupFacts, plan, revisions_of
 from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis
-from shared.models import removals
+from shared.models import prepared, removals, replica_files
 from shared.settings import Settings
 from shared.states import Phase
 from shared.storage.directory import BLOCK_BYTES, allocated_bytes
@@ -133,6 +133,8 @@ class CleanupHandler:
             return _drop_blob(cache, str(action.name))
         if action.kind == ActionKind.REMOVE_REVISION:
             return _drop_revisions(cache, [str(action.name)])
+        if action.kind == ActionKind.REMOVE_PREPARED:
+            return self._drop_copies(action, cache)
         return self._drop_model(action, facts, cache)
 
     def _drop_model(self, action: Action, facts: CleanupFacts, cache: RepoCache) -> int | None:
@@ -153,6 +155,20 @@ class CleanupHandler:
         finally:
             for name in begun:
                 removals.finish_removal(self._database, node, name)
+
+    def _drop_copies(self, action: Action, cache: RepoCache) -> int | None:
+        """Remove the prepared copies of a model. Loading continues with the published weights."""
+        revision = str(action.name)
+        lock = cache.try_lock(prepared.lock_name(revision), 0.0)
+        if lock is None:
+            return None  # a job writes copies
+        try:
+            freed = _drop_copies(cache, revision)
+        finally:
+            lock.release()
+        for name in filter(None, (action.model_id, *action.also)):
+            replica_files.record_prepared(self._database, self._settings.node, name, revision, [], [])
+        return freed
 
     def _drop_artifacts(self, job_ids: Iterable[str]) -> int:
         freed = 0
@@ -209,6 +225,17 @@ def _drop_revisions(cache: RepoCache, revisions: Iterable[str]) -> int:
         freed += _remove_tree(cache.snapshot(revision))
     for blob in before:
         if blob.revisions and gone.issuperset(blob.revisions):
+            freed += _unlink(cache.folder / "blobs" / blob.name)
+    sync_folder(cache.folder)
+    return freed
+
+
+def _drop_copies(cache: RepoCache, revision: str) -> int:
+    """Remove a snapshot's prepared copies and the blobs that nothing else needs. Return the freed bytes."""
+    before = inventory.blobs_on_disk(cache.models_dir, cache.repo)
+    freed = _remove_tree(cache.snapshot(revision) / prepared.FOLDER)
+    for blob in before:
+        if blob.prepared and blob.revisions == (revision,):
             freed += _unlink(cache.folder / "blobs" / blob.name)
     sync_folder(cache.folder)
     return freed

@@ -1,10 +1,11 @@
-"""The handler of download jobs: resolve the commit, list its files, fetch them, and record them as verified.
+"""The handler of download jobs: resolve the commit, list its files, fetch them, record them as verified, prepare them.
 
 The hub resolves the commit once. It is kept in the row, so that every later attempt continues with the same files even
 if the branch has moved.
 """
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from shared import clock
@@ -12,11 +13,12 @@ from shared.catalogue.job_types import DownloadParams
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.errors import HubUnavailable, HubUnreachable
+from shared.errors import CannotPrepare, HubUnavailable, HubUnreachable, StoreFull
 from shared.jobs import download_control
 from shared.jobs.attempts import Fetched
+from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis
-from shared.models import replica_files
+from shared.models import prepared, replica_files
 from shared.models.replica_files import FileState
 from shared.settings import Settings
 from shared.states import JobState, Phase
@@ -27,7 +29,9 @@ from workers.models.fetch import plan as plans
 from workers.models.fetch.client import HubClient
 from workers.models.fetch.fetcher import fetch
 from workers.models.fetch.layout import RepoCache
-from workers.models.fetch.plan import FetchPlan, Limits
+from workers.models.fetch.plan import FetchPlan, Limits, RemoteFile
+from workers.models.preparing.phase import Preparing, forms_for
+from workers.models.preparing.plan import estimated
 
 log = logging.getLogger("wanworks.download")
 
@@ -45,6 +49,8 @@ class DownloadHandler:
         self._redis = redis
         self._progress = Progress(redis)
         self._meters = meters
+        self._files_bytes = 0  # of the running attempt's commit
+        self._copies_bytes = 0  # and of its copies, estimated
         self._came: dict[str, int] = {}  # counted bytes of the running attempt, by job
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
@@ -62,8 +68,12 @@ class DownloadHandler:
             )
         except HubUnavailable as error:
             raise HubUnreachable(error.message) from error
+        except StoreFull as error:
+            self._note_missing_room(heartbeat, error)
+            raise
         if params.revision is None:
             self._record(entry, plan)
+        written = self._prepare(job, entry, plan, heartbeat) if params.revision is None else None
         return {
             "revision": plan.sha,
             "bytes_total": result.bytes_total,
@@ -71,6 +81,7 @@ class DownloadHandler:
             "seconds": round(result.seconds, 3),
             "files": len(plan.files),
             "refetched": list(result.refetched),
+            "prepared": written,
         }
 
     def undo(self, job: Job) -> None:
@@ -90,20 +101,60 @@ class DownloadHandler:
         asked = params.sha or params.revision or entry.revision
         sha = hub.resolve(entry.repo, asked, check=lambda: self._check(heartbeat))
         download_control.keep_commit(self._database, job.id, job.attempt, sha)
+        snapshot = RepoCache(settings.models_dir, entry.repo).snapshot(sha)
+        suspect = replica_files.suspects(self._database, settings.node, entry.model_id)
+        listed = hub.list_files(entry.repo, sha, check=lambda: self._check(heartbeat))
+        self._copies_bytes = self._copies(snapshot, listed) if params.revision is None else 0
+        self._files_bytes = sum(file.size for file in listed)
         return FetchPlan(
             repo=entry.repo,
             # A commit that was requested by name is kept, but the node does not serve it.
             revision=entry.revision if params.revision is None else sha,
             sha=sha,
-            files=tuple(hub.list_files(entry.repo, sha, check=lambda: self._check(heartbeat))),
+            files=_needed(snapshot, listed),
             models_dir=settings.models_dir,
             endpoint=settings.hub_url,
             token=token,
             bandwidth_file=settings.home / "run" / "bandwidth",
             min_free_bytes=settings.min_free_disk_mb * 1_000_000,
+            copies_bytes=self._copies_bytes,
             quiet_seconds=settings.quiet_socket_seconds,
-            suspect=replica_files.suspects(self._database, settings.node, entry.model_id),
+            suspect=suspect,
         )
+
+    def _copies(self, snapshot: Path, listed: list[RemoteFile]) -> int:
+        """Return how many bytes the copies will take that the settings ask for."""
+        forms = forms_for(self._settings, self._database)
+        there = {f"{copy.component} {copy.form}" for copy in prepared.copies(snapshot)}
+        estimates = estimated(((file.path, file.size) for file in listed), forms)
+        lacking = [size for name, size in estimates.items() if name not in there]
+        # Without the published weights, only one copy at a time stands beside them.
+        return sum(lacking) if self._settings.keep_sources else max(lacking, default=0)
+
+    def _note_missing_room(self, heartbeat: Heartbeat, error: StoreFull) -> None:
+        """Count the copies in the job's bytes, so that it is resumed only once there is room for them too."""
+        fetched = heartbeat.fetched
+        total = self._files_bytes + self._copies_bytes
+        needed = error.needed_bytes if error.needed_bytes is not None else total - (fetched.bytes_done or 0)
+        total = max(total, needed)
+        heartbeat.fetched = Fetched(total - needed, total, fetched.percent)
+
+    def _prepare(self, job: Job, entry: CatalogueEntry, plan: FetchPlan, heartbeat: Heartbeat) -> dict[str, Any] | None:
+        """Write the copies that the settings ask for. Return the result; the error does not fail the download."""
+        forms = forms_for(self._settings, self._database)
+        if not forms:
+            return None
+        snapshot = RepoCache(plan.models_dir, plan.repo).snapshot(plan.sha)
+        celery.wake(self._redis)  # jobs that wait for the model can start
+        try:
+            preparing = Preparing(self._settings, self._database, self._progress, job, heartbeat)
+            return preparing.run(entry, snapshot, forms).as_dict()
+        except StoreFull as error:
+            self._note_missing_room(heartbeat, error)
+            raise
+        except CannotPrepare as error:
+            log.warning("job %s: %s was downloaded but not prepared: %s", job.id, entry.model_id, error)
+            return {"error": error.message}
 
     def _record(self, entry: CatalogueEntry, plan: FetchPlan) -> None:
         """Record the replica as complete and served; every file's hash was verified on arrival."""
@@ -122,7 +173,8 @@ class DownloadHandler:
         heartbeat.check()
 
     def _report(self, job: Job, heartbeat: Heartbeat, progress: plans.Progress) -> None:
-        percent = round(100 * progress.bytes_done / progress.bytes_total, 1) if progress.bytes_total else 0.0
+        total = progress.bytes_total + self._copies_bytes
+        percent = round(100 * progress.bytes_done / total, 1) if total else 0.0
         heartbeat.moved(Phase.FETCHING, percent)
         came, self._came[job.id] = progress.received - self._came.get(job.id, 0), progress.received
         self._meters.count(DOWNLOADED, self._settings.node, job.model_id or "", by=came)
@@ -142,3 +194,9 @@ class DownloadHandler:
         }
         if self._progress.report(job.id, event):
             heartbeat.cancel()
+
+
+def _needed(snapshot: Path, listed: list[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """Return the files to fetch: all but published weights that were removed because a copy stands in for them."""
+    removed = {path for copy in prepared.removed_sources(snapshot) for path in copy.sources}
+    return tuple(file for file in listed if file.path not in removed)

@@ -15,22 +15,25 @@ from shared.catalogue.job_types import IntegrityCheckParams
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.database.engine import Database
 from shared.database.tables import Job, ReplicaFile
-from shared.errors import CannotRepair, ModelUnavailable
+from shared.errors import CannotPrepare, CannotRepair, ModelUnavailable
 from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis
-from shared.models import replica_files, replicas
+from shared.models import prepared, replica_files, replicas
+from shared.models.prepared import Form
 from shared.models.replica_files import FileState
 from shared.models.verification import Expected, Fault, Verdict, fault_of, judge
 from shared.settings import Settings
 from shared.states import Phase
 from workers.attempts.heartbeat import Heartbeat
 from workers.models import checksums, presence, repair
+from workers.models.check_progress import CheckProgress
 from workers.models.checksums import Known, Read
-from workers.models.fetch import plan as plans
+from workers.models.fetch.layout import RepoCache
+from workers.models.preparing.phase import Preparing
+from workers.models.preparing.repairing import drop_copies, needs_of
 
 log = logging.getLogger("wanworks.integrity")
 
-_REPORT_SECONDS = 0.25
 _RECORD_SECONDS = 1.0
 
 
@@ -79,7 +82,7 @@ class IntegrityHandler:
         began = time.monotonic()
         presence.scan(self._settings, self._database, self._catalogue, self._redis)
         subjects = self._subjects(params)
-        report = _Report(job, heartbeat, self._progress, sum(subject.bytes_on_disk() for subject in subjects))
+        report = CheckProgress(job, heartbeat, self._progress, sum(subject.bytes_on_disk() for subject in subjects))
         models: dict[str, Any] = {}
         failures: list[CannotRepair] = []
         for subject in subjects:
@@ -88,7 +91,7 @@ class IntegrityHandler:
             self._record(subject, verdict, params.full)
             if found.faults and params.repair:
                 try:
-                    self._repair(subject, found.faults, heartbeat, report)
+                    self._repair(subject, found.faults, job, heartbeat, report)
                     verdict = subject.verdict()
                     self._record(subject, verdict, params.full)
                     if verdict.faults:
@@ -121,7 +124,7 @@ class IntegrityHandler:
             raise ModelUnavailable(f"{params.model_id} is not on node {self._settings.node}")
         return subjects
 
-    def _verify(self, subject: _Subject, job: Job, full: bool, heartbeat: Heartbeat, report: "_Report") -> None:
+    def _verify(self, subject: _Subject, job: Job, full: bool, heartbeat: Heartbeat, report: CheckProgress) -> None:
         """Read the files that must be read. A fault takes the model out of service before any other file is read."""
         trusted = {path: _trusted(row, job, full) for path, row in subject.rows.items()}
         known = {path: file for path, file in trusted.items() if file is not None}
@@ -180,8 +183,10 @@ class IntegrityHandler:
         if changed:
             celery.wake(self._redis)
 
-    def _repair(self, subject: _Subject, faults: Sequence[Fault], heartbeat: Heartbeat, report: "_Report") -> None:
-        """Fetch the broken files again and verify them. Raises CannotRepair."""
+    def _repair(
+        self, subject: _Subject, faults: Sequence[Fault], job: Job, heartbeat: Heartbeat, report: CheckProgress
+    ) -> None:
+        """Fetch the broken published files again, prepare broken copies again, and verify both. Raises CannotRepair."""
 
         def check() -> None:
             heartbeat.moved(Phase.FETCHING, heartbeat.percent)
@@ -190,70 +195,39 @@ class IntegrityHandler:
         def came(read: Read) -> None:
             subject.reads[read.path] = read
 
-        paths = [fault.path for fault in faults]
-        again = repair.fetch_again(
-            self._settings, subject.entry, subject.revision, paths, report=report.fetched, check=check
-        )
+        need = needs_of(subject.snapshot, [fault.path for fault in faults])
+        again: list[Expected] = []
+        if need.published:
+            if need.removed:
+                log.warning("%s: downloading removed weights again: %s", subject.model_id, ", ".join(need.removed))
+            again += repair.fetch_again(
+                self._settings, subject.entry, subject.revision, need.published, report=report.fetched, check=check
+            )
+        for path in need.copies:
+            subject.expected.pop(path, None)
+            subject.reads.pop(path, None)
+        if need.forms:
+            drop_copies(RepoCache(self._settings.models_dir, subject.entry.repo), subject.snapshot, need.copies)
+            again += self._prepare_again(subject, need.forms, job, heartbeat)
+            gone = [path for path in need.published if not (subject.snapshot / path).exists()]
+            for path in gone:  # removed once more, because the copies stand in for them
+                subject.expected.pop(path, None)
+                subject.reads.pop(path, None)
+            again = [file for file in again if file.path not in gone]
         subject.expected.update({file.path: file for file in again})
         for _ in checksums.read_files(subject.snapshot, again, {}, check=heartbeat.check, came=came):
             heartbeat.moved(Phase.VERIFYING, heartbeat.percent)
 
-
-class _Report:
-    """Reports the progress of the check, at most four times a second."""
-
-    def __init__(self, job: Job, heartbeat: Heartbeat, progress: Progress, total: int) -> None:
-        self._job = job
-        self._heartbeat = heartbeat
-        self._progress = progress
-        self._total = total
-        self._before = 0  # bytes of finished models
-        self._reading = 0
-        self._read = 0  # bytes actually read, for the rate
-        self._began = time.monotonic()
-        self._next = 0.0
-
-    def skip(self, size: int) -> None:
-        self._before += size
-
-    def verified(self, size: int) -> None:
-        """Record that `size` bytes of the present model were read. A hanging disk does not count as progress."""
-        if size == self._reading and self._heartbeat.percent > 0:
-            return
-        self._read += size - self._reading
-        self._reading = size
-        done = self._before + size
-        percent = round(min(100.0, 100 * done / self._total), 1) if self._total else 100.0
-        self._heartbeat.moved(Phase.VERIFYING, percent)
-        rate = self._read / max(time.monotonic() - self._began, 0.001)
-        self._report(Phase.VERIFYING, done, self._total, rate)
-
-    def close(self) -> None:
-        """Record that the present model has been read."""
-        self._before += self._reading
-        self._reading = 0
-
-    def fetched(self, progress: plans.Progress) -> None:
-        """Report the files that are fetched again. The percentage is the check's and does not change meanwhile."""
-        self._report(Phase.FETCHING, progress.bytes_done, progress.bytes_total, progress.bytes_per_second)
-
-    def _report(self, phase: Phase, done: int, total: int, rate: float) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + _REPORT_SECONDS
-        event = {
-            "kind": "progress",
-            "attempt": self._job.attempt,
-            "phase": phase,
-            "percent": self._heartbeat.percent,
-            "bytes_done": min(done, total),
-            "bytes_total": total,
-            "bytes_per_second": round(rate),
-            "eta_seconds": round(max(0, total - done) / rate, 1) if rate > 0 else None,
-        }
-        if self._progress.report(self._job.id, event):
-            self._heartbeat.cancel()
+    def _prepare_again(
+        self, subject: _Subject, forms: Sequence[Form], job: Job, heartbeat: Heartbeat
+    ) -> list[Expected]:
+        try:
+            preparing = Preparing(self._settings, self._database, self._progress, job, heartbeat)
+            preparing.run(subject.entry, subject.snapshot, forms)
+        except CannotPrepare as error:
+            raise CannotRepair(f"{subject.model_id} could not be prepared again: {error.message}") from error
+        files = (file for copy in prepared.copies(subject.snapshot) for file in (*copy.files, copy.manifest))
+        return [Expected(file.path, file.size, file.sha256) for file in files]
 
 
 def _expected(row: ReplicaFile) -> Expected:

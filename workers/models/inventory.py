@@ -10,7 +10,7 @@ from pathlib import Path
 from shared import clock
 from shared.catalogue.models import Catalogue
 from shared.database.engine import Database
-from shared.models import replica_files
+from shared.models import prepared, replica_files
 from shared.models.replica_files import BlobState
 from workers.models.fetch.layout import folder_name
 
@@ -29,34 +29,42 @@ def blobs_on_disk(models_dir: Path, repo: str) -> list[BlobState]:
     Files inside a snapshot itself, as in a cache without links, count as one blob of that revision.
     """
     folder = models_dir / folder_name(repo)
-    pointed, plain = _snapshots(folder / "snapshots")
+    pointed, plain, published = _snapshots(folder / "snapshots")
     found = []
     for entry in _files(folder / "blobs"):
         status = entry.stat()
         moment = clock.from_epoch(status.st_mtime)
         revisions = tuple(sorted(pointed.get(entry.name, ())))
         partial = entry.name.endswith(_PARTIAL)
-        found.append(BlobState(repo, entry.name, status.st_size, partial, moment, revisions))
+        copies_only = bool(revisions) and entry.name not in published
+        shared = status.st_nlink > 1
+        found.append(BlobState(repo, entry.name, status.st_size, partial, moment, revisions, copies_only, shared))
     for revision, (size, touched) in plain.items():
         found.append(BlobState(repo, f"{revision}.files", size, False, clock.from_epoch(touched), (revision,)))
     return found
 
 
-def _snapshots(folder: Path) -> tuple[dict[str, set[str]], dict[str, tuple[int, float]]]:
-    """Return revisions by the blob that they point to, and (bytes, newest mtime) of files inside each revision."""
+def _snapshots(folder: Path) -> tuple[dict[str, set[str]], dict[str, tuple[int, float]], set[str]]:
+    """Return (revisions by the blob that they point to, (bytes, newest mtime) of files inside each revision, blobs of
+    published files).
+    """
     pointed: dict[str, set[str]] = {}
+    published: set[str] = set()
     plain: dict[str, tuple[int, float]] = {}
     for revision in sorted(os.listdir(folder)) if folder.is_dir() else ():
         for parent, _, names in os.walk(folder / revision):
             for name in names:
                 place = Path(parent, name)
                 if place.is_symlink():
-                    pointed.setdefault(place.readlink().name, set()).add(revision)
+                    blob = place.readlink().name
+                    pointed.setdefault(blob, set()).add(revision)
+                    if not prepared.is_prepared(str(place.relative_to(folder / revision))):
+                        published.add(blob)
                     continue
                 status = place.stat()
                 size, touched = plain.get(revision, (0, 0.0))
                 plain[revision] = size + status.st_size, max(touched, status.st_mtime)
-    return pointed, plain
+    return pointed, plain, published
 
 
 def _files(folder: Path) -> Iterator[os.DirEntry[str]]:

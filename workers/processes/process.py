@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from shared.catalogue import models as catalogue
-from shared.catalogue.job_types import CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK
+from shared.catalogue.job_types import CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK, PREPARE
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.jobs.attempts import Claimant
@@ -89,11 +89,13 @@ def handlers() -> Mapping[str, Handler]:
     from workers.models.cleanup import CleanupHandler
     from workers.models.download import DownloadHandler
     from workers.models.integrity import IntegrityHandler
+    from workers.models.prepare import PrepareHandler
 
     return {
         DOWNLOAD: DownloadHandler(settings(), database(), models, redis, meters()),
         INTEGRITY_CHECK: IntegrityHandler(settings(), database(), models, redis),
         CLEANUP: CleanupHandler(settings(), database(), models, store, redis),
+        PREPARE: PrepareHandler(settings(), database(), models, redis),
     }
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column
+from sqlalchemy import JSON, BigInteger, Column, false
 from sqlmodel import Field, SQLModel
 
 
@@ -25,6 +25,11 @@ class Replica(SQLModel, table=True):
     verified_bytes: int = Field(default=0, sa_type=BigInteger)  # found correct
     expected_bytes: int = Field(default=0, sa_type=BigInteger)  # of all files that should exist
     faults: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))  # path, type
+    prepared: list[str] = Field(
+        default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]")
+    )  # the copies that exist, as `component form`
+    # Of published weights that were removed after preparing: repairing downloads them again.
+    removed_source_bytes: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
     # Rises whenever files were found wrong, repaired or removed. Models loaded earlier are then stale.
     generation: int = 0
 
@@ -44,6 +49,8 @@ class ReplicaFile(SQLModel, table=True):
     inode: int | None = Field(default=None, sa_type=BigInteger)
     verified_at: datetime | None = None
     fault: str | None = Field(default=None, max_length=32)
+    # How a prepared file was made: the recipe's name. None: a published file.
+    recipe: str | None = Field(default=None, max_length=64)
 
 
 class Blob(SQLModel, table=True):
@@ -61,6 +68,10 @@ class Blob(SQLModel, table=True):
     partial: bool = False
     modified_at: datetime
     revisions: list[str] = Field(sa_column=Column(JSON, nullable=False))  # the snapshots that link to it
+    # Whether it belongs to prepared copies alone, so that it can be written again.
+    prepared: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    # Whether another repository has the same file, so that removing one of them frees nothing.
+    shared: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
 
 
 class ModelVersion(SQLModel, table=True):

@@ -7,6 +7,7 @@ network is never used.
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from shared.catalogue.models import CatalogueEntry, Offload
 from shared.errors import ModelUnavailable
 from shared.models.memory_plan import profile_name
 from wanworks.requests import Quantization
+from workers.generation.pipelines import prepared_parts, shared_parts
 from workers.generation.pipelines.memory import ran_out
 from workers.generation.pipelines.placement import LAYOUTS, Placement, place
 from workers.generation.pipelines.stopping import Stops
@@ -87,7 +89,8 @@ def load(
     try:
         scheduler_config, tokenizer = _small_parts(snapshot)
         parts: dict[str, Any] = {}
-        for name, part in _parts(snapshot, entry, quantization, dtype):
+        onto = device if profile.offload == "none" else torch.device("cpu")
+        for name, part in _parts(snapshot, entry, quantization, dtype, onto, sharing=profile.offload == "none"):
             parts[name] = part.eval()
             if LAYOUTS[layout].resident(name):
                 part.to(device)  # at once, so that the host holds one of these at a time
@@ -134,16 +137,35 @@ def _small_parts(snapshot: Path) -> tuple[dict[str, Any], Any]:
 
 
 def _parts(
-    snapshot: Path, entry: CatalogueEntry, quantization: Quantization, dtype: torch.dtype
+    snapshot: Path,
+    entry: CatalogueEntry,
+    quantization: Quantization,
+    dtype: torch.dtype,
+    device: torch.device,
+    sharing: bool,
 ) -> Iterator[tuple[str, Any]]:
-    """Yield each component with weights; it is read when it is requested."""
+    """Yield each component with weights; it is read when it is requested, from its prepared copy if there is one.
+
+    `sharing`: whether a component may be one that another loaded model has.
+    """
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+
+    def read(name: str, kind: torch.dtype, published: Callable[[], Any]) -> tuple[str, Any]:
+        def alone() -> Any:
+            part = prepared_parts.read(snapshot, name, quantization, kind, device)
+            return part if part is not None else published()
+
+        return name, shared_parts.shared(snapshot, name, kind, device, alone) if sharing else alone()
+
     # The text encoder stays in 16 bits under int8: it fits every profile, and the prompt stays exact.
-    yield "text_encoder", UMT5EncoderModel.from_pretrained(snapshot / "text_encoder", dtype=dtype, **options)
+    encoder = partial(UMT5EncoderModel.from_pretrained, snapshot / "text_encoder", dtype=dtype, **options)
+    yield read("text_encoder", dtype, encoder)
     for name in ("transformer", "transformer_2")[: 1 if entry.boundary_ratio is None else 2]:
         quantized = {"quantization_config": _int8()} if quantization == "int8" else {}
-        yield name, WanTransformer3DModel.from_pretrained(snapshot / name, dtype=dtype, **quantized, **options)
-    yield "vae", AutoencoderKLWan.from_pretrained(snapshot / "vae", dtype=torch.float32, **options)
+        expert = partial(WanTransformer3DModel.from_pretrained, snapshot / name, dtype=dtype, **quantized, **options)
+        yield read(name, dtype, expert)
+    vae = partial(AutoencoderKLWan.from_pretrained, snapshot / "vae", dtype=torch.float32, **options)
+    yield read("vae", torch.float32, vae)
 
 
 def _pipelines(

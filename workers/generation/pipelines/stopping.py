@@ -7,6 +7,7 @@ A program launches work faster than a GPU does it: the launches of a whole pass 
 ended, and queued work cannot be stopped. So the blocks of a transformer are launched at most one ahead of the device.
 """
 
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,7 +21,10 @@ def _nothing() -> None:
 
 
 class Stops:
-    """The hooks' callbacks. The running job sets both and resets them afterwards."""
+    """The hooks' callbacks. The running job sets both and resets them afterwards.
+
+    The hooks end with this object, because a component may be shared with a model that stays loaded longer.
+    """
 
     def __init__(self, device: torch.device = CPU) -> None:
         self._device = device
@@ -34,7 +38,7 @@ class Stops:
     def watch(self, modules: Iterable[torch.nn.Module]) -> None:
         """Add a check before each forward pass of these modules."""
         for module in modules:
-            module.register_forward_pre_hook(lambda _module, _inputs: self.check())
+            self._add(module, lambda stops: stops.check())
 
     def watch_blocks(self, modules: Iterable[torch.nn.Module]) -> None:
         """Add a check before each block of a transformer, made when the device has begun the previous block."""
@@ -57,8 +61,18 @@ class Stops:
     def watch_transformer(self, module: torch.nn.Module) -> None:
         """Add a check, and a report that denoising begins, before each forward pass of a transformer."""
 
-        def hook(_module: torch.nn.Module, _inputs: object) -> None:
-            self.check()
-            self.denoising()
+        def call(stops: "Stops") -> None:
+            stops.check()
+            stops.denoising()
 
-        module.register_forward_pre_hook(hook)
+        self._add(module, call)
+
+    def _add(self, module: torch.nn.Module, call: Callable[["Stops"], None]) -> None:
+        mine = weakref.ref(self)
+
+        def hook(_module: torch.nn.Module, _inputs: object) -> None:
+            stops = mine()
+            if stops is not None:
+                call(stops)
+
+        weakref.finalize(self, module.register_forward_pre_hook(hook).remove)

@@ -5,6 +5,7 @@ If it stops early, received bytes remain in ``.incomplete`` files, and the next 
 """
 
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -16,7 +17,10 @@ from workers.models.fetch.body import Stopped, Wire
 from workers.models.fetch.layout import RepoCache, answering_full, free_bytes
 from workers.models.fetch.limiter import OwnBucket, SharedBucket
 from workers.models.fetch.plan import FetchPlan, FetchResult, FileProgress, Limits, Progress, RemoteFile
+from workers.models.fetch.sharing import link_equal_files
 from workers.models.fetch.transfer import Shared, fetch_file, inode, is_whole
+
+log = logging.getLogger("wanworks.fetch")
 
 _CHECK_SECONDS = 0.1  # between two calls of `check`
 _REPORT_SECONDS = 0.25
@@ -46,8 +50,12 @@ def fetch(
     cache.create()
     blobs = {file.oid: file for file in plan.files}
     lacking = [file for file in blobs.values() if file.oid in plan.suspect or not is_whole(cache, file)]
+    linked = link_equal_files(cache, (file for file in lacking if file.oid not in plan.suspect), check)
+    if linked:
+        log.info("%s: %.0f MB are shared with other models", plan.repo, linked / 1e6)
+        lacking = [file for file in lacking if file.oid in plan.suspect or not is_whole(cache, file)]
     done = {oid: file.size for oid, file in blobs.items()} | {file.oid: _partial(cache, file) for file in lacking}
-    _check_room(plan, cache, sum(file.size - done[file.oid] for file in lacking))
+    _check_room(plan, cache, sum(file.size - done[file.oid] for file in lacking), plan.copies_bytes)
     with _node_bucket(plan) as node_bucket:
         suspect = {oid: inode(cache, oid) for oid in plan.suspect}
         shared = Shared(plan, cache, Wire(), OwnBucket(), node_bucket, done=done, suspect=suspect)
@@ -173,13 +181,16 @@ def _partial(cache: RepoCache, file: RemoteFile) -> int:
     return size if size <= file.size else 0
 
 
-def _check_room(plan: FetchPlan, cache: RepoCache, needed: int) -> None:
+def _check_room(plan: FetchPlan, cache: RepoCache, needed: int, copies: int = 0) -> None:
     free = free_bytes(cache.folder)
-    if free < needed + plan.min_free_bytes:
-        raise StoreFull(
-            f"{plan.repo} needs {needed / 1e6:.0f} MB more, and {plan.min_free_bytes / 1e6:.0f} MB must stay free, "
-            f"but {free / 1e6:.0f} MB are free"
+    if free < needed + copies + plan.min_free_bytes:
+        also = f" and {copies / 1e6:.0f} MB for copies of the weights" if copies else ""
+        full = StoreFull(
+            f"{plan.repo} needs {needed / 1e6:.0f} MB more{also}, and {plan.min_free_bytes / 1e6:.0f} MB must stay "
+            f"free, but {free / 1e6:.0f} MB are free"
         )
+        full.needed_bytes = needed + copies or None
+        raise full
 
 
 @contextlib.contextmanager

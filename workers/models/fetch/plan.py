@@ -30,6 +30,7 @@ class FetchPlan:
     token: str | None = field(default=None, repr=False)
     bandwidth_file: Path | None = None  # shared by all downloads of the node; None: no node limit is kept
     min_free_bytes: int = 0  # stays free on the disk
+    copies_bytes: int = 0  # for prepared copies of the files; must be free besides before the first byte
     quiet_seconds: float = 60.0  # a connection without data for this long is closed and opened again
     patience_seconds: float = 600.0  # without any byte of any file, the download ends with HubUnavailable
     connections: int = CONNECTIONS  # files at once

@@ -8,7 +8,7 @@ import * as load from "./load.js";
 import { artifactOf, badge, button, durationOf, empty, note, progressOf, select, titleOf } from "./parts.js";
 import { enterList, removeJob, hasEnded, mergeJobs, state } from "./state.js";
 
-const TYPES = ["generation", "download", "integrity_check", "cleanup"];
+const TYPES = ["generation", "download", "integrity_check", "cleanup", "prepare"];
 const STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled"];
 
 export function jobs() {

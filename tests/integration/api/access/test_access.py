@@ -47,6 +47,7 @@ ROWS = {
     "POST /api/v1/jobs/download": Row(ADMIN, body=DOWNLOAD),
     "POST /api/v1/jobs/integrity-check": Row(ADMIN, body={"model_id": "T2V-A14B"}),
     "POST /api/v1/jobs/cleanup": Row(ADMIN, body={}),
+    "POST /api/v1/jobs/prepare": Row(ADMIN, body={"model_id": "T2V-A14B"}),
     "GET /api/v1/jobs": Row(READ),
     "GET /api/v1/jobs/{id}": Row(READ, own=True),
     "DELETE /api/v1/jobs/{id}": Row(SUBMIT, own=True),

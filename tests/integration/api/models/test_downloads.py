@@ -67,7 +67,7 @@ def test_a_download_is_a_job(client: TestClient, database: Database, settings: S
     }  # fmt: skip
     attempts.succeed(database, job.id, 1, result)
     ended = client.get(f"{JOBS}/{job.id}").json()
-    assert (ended["status"], ended["result"]) == ("succeeded", result)
+    assert (ended["status"], ended["result"]) == ("succeeded", {**result, "prepared": None})
     assert [one["id"] for one in client.get(f"{JOBS}?type=download").json()["data"]] == [job.id]
     assert client.get(f"{JOBS}?type=cleanup").json()["data"] == []
     assert client.delete(f"{JOBS}/{job.id}").status_code == 204
@@ -154,6 +154,23 @@ def test_checks_are_created_for_every_node(client: TestClient, database: Databas
     assert (retried["type"], retried["params"]) == ("integrity_check", only["params"])
 
 
+@both_databases
+def test_preparations_are_created_for_every_node(client: TestClient, database: Database) -> None:
+    assert "online" in submit(client, "prepare", 409, model_id="T2V-A14B")["detail"]
+    library.node(database, "here")
+    one = submit(client, "prepare", model_id="T2V-A14B")
+    assert (one["type"], one["model_id"]) == ("prepare", "T2V-A14B")
+    assert one["params"] == {"model_id": "T2V-A14B", "node": "here", "quantization": "bf16"}
+    library.node(database, "there")
+    made = submit(client, "prepare", model_id="T2V-A14B", quantization="int8")["data"]
+    assert {job["params"]["node"] for job in made} == {"here", "there"}
+    assert {job["params"]["quantization"] for job in made} == {"int8"}
+    only = submit(client, "prepare", model_id="T2V-A14B", node="there")
+    assert only["params"]["node"] == "there"
+    submit(client, "prepare", 404, model_id="none-such")
+    assert named(submit(client, "prepare", 422, model_id="T2V-A14B", node="nowhere")) == ["node"]
+
+
 def test_cleanup_as_a_job(client: TestClient, database: Database) -> None:
     library.node(database, total_gb=100)
     made = submit(client, "cleanup", target_space_gb=20, keep_recent_days=7, dry_run=False)
@@ -170,6 +187,8 @@ def test_cleanup_as_a_job(client: TestClient, database: Database) -> None:
         ("download", {"model_id": "T2V-A14B", "bandwidth_limit_mbps": 0}, "bandwidth_limit_mbps"),
         ("download", {"model_id": "T2V-A14B", "revision": "../x"}, "revision"),
         ("integrity-check", {"full": 1}, "full"),
+        ("prepare", {}, "model_id"),
+        ("prepare", {"model_id": "T2V-A14B", "quantization": "fp16"}, "quantization"),
         ("cleanup", {"keep_recent_days": -1}, "keep_recent_days"),
         ("cleanup", {"target_space_gb": -1}, "target_space_gb"),
     ],

@@ -157,6 +157,14 @@ def test_verify_finds_and_repairs_a_flipped_byte(fetched: Stack) -> None:
     assert wanworks("verify", "--full", home=fetched.home).returncode == 0
 
 
+def test_prepare_says_what_it_wrote(fetched: Stack) -> None:
+    done = wanworks("prepare", "T2V-A14B", home=fetched.home)
+    assert done.returncode == 0, done.stderr
+    assert "complete" in done.stdout, "the model of this test has no weights that a copy would convert"
+    (job,) = said(wanworks("prepare", "T2V-A14B", "--int8", "--node", "here", "--json", home=fetched.home))["data"]
+    assert job["params"] == {"model_id": "T2V-A14B", "node": "here", "quantization": "int8"}
+
+
 def test_cleanup_shows_first_and_removes_with_execute(fetched: Stack) -> None:
     assert "is pinned" in wanworks("pin", "T2V-A14B", home=fetched.home).stdout
     shown = wanworks("cleanup", "--keep-days", "0", home=fetched.home)

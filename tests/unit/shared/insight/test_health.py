@@ -75,3 +75,13 @@ def test_old_checks_updates_and_full_disks_are_reported() -> None:
     assert actions(disk=79.9) == []
     assert actions(disk=80.0) == [("cleanup", "medium")]
     assert actions(model(old), disk=95.0) == [("cleanup", "high"), ("check_integrity", "low")]
+
+
+def test_a_repair_that_downloads_removed_weights_says_so_before() -> None:
+    path = "prepared/bf16-1/transformer/key/weights.safetensors"
+    fault = Fault(path, "checksum_mismatch")
+    broken = ReplicaFacts("n", ReplicaState.CORRUPTED, (fault,), refetchable=True, removed_source_bytes=57_200_000_000)
+    (suggestion,) = health(ModelFacts("m", (broken,))).repair_suggestions
+    assert "57.2 GB of published weights, removed after preparing, are downloaded again first" in suggestion
+    kept = ReplicaFacts("n", ReplicaState.CORRUPTED, (fault,), refetchable=True)
+    assert "downloaded" not in health(ModelFacts("m", (kept,))).repair_suggestions[0]

@@ -190,3 +190,45 @@ def test_the_same_files_under_two_names_go_together_or_stay() -> None:
 def test_without_an_inventory_a_models_own_size_counts() -> None:
     result = plan(facts(model("m", 60), blobs=()))
     assert [action.bytes for action in result.actions] == [10 * GB]
+
+
+def copies(owner: str, name: str, size: int, **values: Any) -> BlobFact:
+    return replace(blob(owner, name, size, f"rev-{owner}"), prepared=True, **values)
+
+
+def test_copies_go_before_models_to_reach_a_target() -> None:
+    blobs = tuple(
+        each
+        for owner in ("old", "older")
+        for each in (blob(owner, "w", 6 * GB, f"rev-{owner}"), copies(owner, "c", 3 * GB))
+    )
+    given = facts(model("old", 60), model("older", 90), target=10, free=5, blobs=blobs)
+    assert removed(given) == [("remove_prepared", "older"), ("remove_prepared", "old")]
+    more = facts(model("old", 60), model("older", 90), target=15, free=5, blobs=blobs)
+    result = plan(more)
+    assert [(str(action.kind), action.bytes) for action in result.actions] == [
+        ("remove_prepared", 3 * GB), ("remove_prepared", 3 * GB), ("remove_model", 6 * GB),
+    ]  # fmt: skip
+    assert result.planned_bytes == 12 * GB
+    everything = facts(model("old", 60), blobs=blobs)
+    assert removed(everything) == [("remove_model", "old")]
+
+
+def test_copies_of_a_model_in_use_or_without_published_weights_stay() -> None:
+    blobs = (blob("m", "w", 6 * GB, "rev-m"), copies("m", "c", 3 * GB))
+    assert removed(facts(model("m", 1), target=10, free=5, blobs=blobs)) == []
+    only = facts(model("m", 60, copies_only=True), target=10, free=5, blobs=blobs)
+    assert removed(only) == [("remove_model", "m")]
+
+
+def test_a_shared_file_frees_space_with_the_last_model_that_has_it() -> None:
+    blobs = tuple(
+        each
+        for owner in ("one", "two")
+        for each in (
+            blob(owner, f"w-{owner}", 6 * GB, f"rev-{owner}"),
+            replace(blob(owner, "encoder", 4 * GB, f"rev-{owner}"), shared=True),
+        )
+    )
+    result = plan(facts(model("one", 90), model("two", 60), blobs=blobs))
+    assert [(action.model_id, action.bytes) for action in result.actions] == [("one", 6 * GB), ("two", 10 * GB)]

@@ -29,7 +29,7 @@ from shared.models.memory_plan import profile_name
 from wanworks.requests import Quantization
 from workers.generation.pipelines import prepared_parts, shared_parts
 from workers.generation.pipelines.memory import ran_out
-from workers.generation.pipelines.placement import LAYOUTS, Placement, place
+from workers.generation.pipelines.placement import LAYOUTS, Layout, Placement, place
 from workers.generation.pipelines.stopping import Stops
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,7 @@ def load(
     try:
         scheduler_config, tokenizer = _small_parts(snapshot)
         parts: dict[str, Any] = {}
-        onto = device if profile.offload == "none" else torch.device("cpu")
-        for name, part in _parts(snapshot, entry, quantization, dtype, onto, sharing=profile.offload == "none"):
+        for name, part in _parts(snapshot, entry, quantization, dtype, device, LAYOUTS[layout]):
             parts[name] = part.eval()
             if LAYOUTS[layout].resident(name):
                 part.to(device)  # at once, so that the host holds one of these at a time
@@ -142,20 +141,22 @@ def _parts(
     quantization: Quantization,
     dtype: torch.dtype,
     device: torch.device,
-    sharing: bool,
+    layout: Layout,
 ) -> Iterator[tuple[str, Any]]:
     """Yield each component with weights; it is read when it is requested, from its prepared copy if there is one.
 
-    `sharing`: whether a component may be one that another loaded model has.
+    One that stays on the device is read there, and may be one that another loaded model has.
     """
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
 
     def read(name: str, kind: torch.dtype, published: Callable[[], Any]) -> tuple[str, Any]:
+        stays = layout.resident(name)
+
         def alone() -> Any:
-            part = prepared_parts.read(snapshot, name, quantization, kind, device)
+            part = prepared_parts.read(snapshot, name, quantization, kind, device if stays else torch.device("cpu"))
             return part if part is not None else published()
 
-        return name, shared_parts.shared(snapshot, name, kind, device, alone) if sharing else alone()
+        return name, shared_parts.shared(snapshot, name, kind, device, alone) if stays else alone()
 
     # The text encoder stays in 16 bits under int8: it fits every profile, and the prompt stays exact.
     encoder = partial(UMT5EncoderModel.from_pretrained, snapshot / "text_encoder", dtype=dtype, **options)

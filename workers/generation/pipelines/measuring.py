@@ -185,11 +185,11 @@ def encode_tile_peak(components: Components) -> int:
     return _peak(vae, lambda: vae.encode(video))
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all tensors that operations return, for as long as they live, except views of the weights."""
 
     def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}

@@ -59,6 +59,7 @@ def test_an_alternative_in_every_field(client: TestClient, database: Database) -
         "combines": [],
         "quantization": None,
         "resolution": None,
+        "frames": None,
     }
     alternative = body["alternative_suggestion"]
     assert alternative["performance_difference"] == round(4 / 6 - 1.0, 4), "steps of 4 and 8 s: the median is 6"

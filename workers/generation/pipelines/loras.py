@@ -271,8 +271,13 @@ def _add(targets: Targets, changes: Sequence[_Change], undo: ExitStack) -> None:
             if _quantized(parameter):
                 continue
             held = parameter.data  # of a weight that visits the device: the host's master, from which each visit copies
-            undo.callback(held.copy_, held.clone())
+            undo.callback(_restore, parameter, held, held.clone())
             held.add_((added.to(held.device, torch.float32) * change.scale).to(held.dtype))
+
+
+def _restore(parameter: torch.nn.Parameter, held: torch.Tensor, before: torch.Tensor) -> None:
+    held.copy_(before)
+    parameter.data.copy_(before)  # another tensor if the parameter has been moved meanwhile
 
 
 def _quantized(parameter: torch.Tensor) -> bool:

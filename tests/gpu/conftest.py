@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.catalogue import models
-from shared.catalogue.models import CatalogueEntry, MemoryProfile
+from shared.catalogue.models import CatalogueEntry
 from tests.support.generating import Studio
 from workers.devices import discovery
 from workers.devices.discovery import Device
@@ -96,12 +96,6 @@ def reduced(model_id: str, device: Device, folder: Path) -> Reduced:
     memory = measuring.measure(measuring.from_snapshot(snapshot, entry.memory.encodes))
     offered = (*entry.resolutions, str(SIZE["resolution"]))
     return Reduced(entry.model_copy(update={"memory": memory, "resolutions": offered}), snapshot, layers)
-
-
-def only(entry: CatalogueEntry, *names: str) -> CatalogueEntry:
-    """Return the entry with only those profiles."""
-    chosen: tuple[MemoryProfile, ...] = tuple(one for one in entry.hardware.profiles if one.name in names)
-    return entry.model_copy(update={"hardware": entry.hardware.model_copy(update={"profiles": chosen})})
 
 
 @pytest.fixture

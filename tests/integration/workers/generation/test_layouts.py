@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from shared.catalogue.job_types import settle
-from shared.catalogue.models import MemoryProfile, Offload
+from shared.catalogue.models import Offload
 from shared.errors import Cancelled
 from shared.states import Phase
 from tests.integration.workers.generation.lora_files import write_differences, write_lora
@@ -22,6 +22,7 @@ from workers.generation.pipelines import host_memory, loras, running
 from workers.generation.pipelines.loading import LoadedModel, load
 from workers.generation.pipelines.placement import LAYOUTS
 from workers.generation.pipelines.prompts import PromptCache
+from workers.generation.pipelines.resuming import Denoising
 
 
 class Loaded:
@@ -31,14 +32,9 @@ class Loaded:
         self.studio = studio
         self.quantization = quantization
         self.entry = CATALOGUE.get(model_id)
-        profile = MemoryProfile(
-            name="chosen", quantized=quantization == "int8", offload=layout, min_vram_gb=1, min_ram_gb=1
-        )
         self.model: LoadedModel = load(
-            snapshots()[model_id], self.entry, quantization, profile, DEVICE, check=lambda: None
+            snapshots()[model_id], self.entry, quantization, layout, DEVICE, check=lambda: None
         )
-        # Decoding in tiles, as it does where memory is scarce, would differ at the seams.
-        self.model.profile = profile.model_copy(update={"offload": "none"})
         self.prompts = PromptCache(0)
 
     def run(self, lora: str | None = None, signals: running.Signals | None = None, **request: Any) -> numpy.ndarray:
@@ -51,7 +47,10 @@ class Loaded:
         )
         found = loras.find(params.loras, self.studio.settings.loras_dir, 1 if self.entry.boundary_ratio is None else 2)
         quiet = running.Signals(enter=lambda *_: None, check=lambda: None)
-        frames = running.run(self.model, params, plan(params, self.entry), None, found, self.prompts, signals or quiet)
+        frames = running.run(
+            self.model, params, plan(params, self.entry), None, found, self.prompts, signals or quiet,
+            lambda _size: True, Denoising(),
+        )  # fmt: skip
         return numpy.stack(frames)
 
 

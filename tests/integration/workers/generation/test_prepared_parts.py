@@ -10,7 +10,6 @@ import pytest
 import torch
 import torchao.quantization
 
-from shared.catalogue.models import MemoryProfile
 from shared.models import prepared
 from shared.models.prepared import KEPT_IN_FP32
 from tests.integration.workers.generation.lora_files import write_differences
@@ -22,7 +21,6 @@ from workers.generation.pipelines import loading, prepared_parts
 from workers.generation.pipelines.loading import LoadedModel
 
 CPU = torch.device("cpu")
-FULL = MemoryProfile(name="full", quantized=False, offload="none", min_vram_gb=1, min_ram_gb=1)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +41,7 @@ def snapshot(models: Path, model_id: str) -> Path:
 
 
 def loaded(folder: Path, model_id: str, quantization: Quantization) -> LoadedModel:
-    return loading.load(folder, CATALOGUE.get(model_id), quantization, FULL, CPU, lambda: None)
+    return loading.load(folder, CATALOGUE.get(model_id), quantization, "none", CPU, lambda: None)
 
 
 def parts(model: LoadedModel) -> dict[str, torch.nn.Module]:

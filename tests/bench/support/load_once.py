@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from shared.catalogue.models import MemoryProfile
 from workers.generation.pipelines.chatter import hush
 
 hush()
@@ -20,13 +19,12 @@ MODEL = "TI2V-5B"
 
 def main(snapshot: Path, quantization: str) -> None:
     """Load, and touch every page as a copy to a device does: a mapped file is not read before."""
-    profile = MemoryProfile(name="full", quantized=False, offload="none", min_vram_gb=1, min_ram_gb=1)
     began = time.perf_counter()
     model = loading.load(
         snapshot,
         CATALOGUE.get(MODEL),
         quantization,  # type: ignore[arg-type]
-        profile,
+        "none",
         torch.device("cpu"),
         lambda: None,
     )

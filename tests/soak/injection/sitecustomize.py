@@ -71,7 +71,7 @@ def _pipeline(module: Any) -> None:
     run = module.run
 
     def faulty(*args: Any) -> Any:
-        *others, signals = args
+        *others, signals, room, denoising = args
         stage = ["encoding"]
 
         def enter(phase: Any, *more: Any) -> None:
@@ -83,7 +83,7 @@ def _pipeline(module: Any) -> None:
             _strike_device(stage[0])
             signals.check()
 
-        return run(*others, dataclasses.replace(signals, enter=enter, check=check))
+        return run(*others, dataclasses.replace(signals, enter=enter, check=check), room, denoising)
 
     module.run = faulty
 

@@ -129,7 +129,17 @@ def test_a_model_that_takes_an_image_under_every_layout(cuda: FakeCuda, studio: 
             "input",
         )
         quiet = running.Signals(enter=lambda *_: None, check=lambda: None)
-        frames = running.run(model.model, params, plan(params, model.entry), picture, (), model.prompts, quiet)
+        frames = running.run(
+            model.model,
+            params,
+            plan(params, model.entry),
+            picture,
+            (),
+            model.prompts,
+            quiet,
+            lambda _size: True,
+            Denoising(),
+        )
         made.append(numpy.stack(frames))
     assert all(numpy.array_equal(frames, made[0]) for frames in made)
 

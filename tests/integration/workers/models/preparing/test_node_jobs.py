@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from shared import clock
-from shared.catalogue.models import MemoryProfile
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Device
@@ -81,8 +80,7 @@ def copy_of(node: Node, component: str) -> prepared.Copy:
 
 
 def load(folder: Path, quantization: Quantization) -> LoadedModel:
-    profile = MemoryProfile(name="full", quantized=False, offload="none", min_vram_gb=1, min_ram_gb=1)
-    return loading.load(folder, CATALOGUE.get(MODEL), quantization, profile, torch.device("cpu"), lambda: None)
+    return loading.load(folder, CATALOGUE.get(MODEL), quantization, "none", torch.device("cpu"), lambda: None)
 
 
 def test_a_download_prepares_what_it_fetched(

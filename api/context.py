@@ -17,6 +17,7 @@ from api.services.coalescing import Coalescer
 from api.services.fallbacks import Fallbacks
 from api.services.group_commit import Commits
 from api.services.histories import Histories
+from api.services.hosts import Hosts
 from api.services.live import Live
 from api.services.memory_check import MemoryCheck
 from api.services.storage import Storage
@@ -48,6 +49,7 @@ class Context:
     live: Live
     streams: Streams
     admission: Admission
+    hosts: Hosts
     commits: Commits
     waker: Waker
     image_limiter: anyio.CapacityLimiter
@@ -75,7 +77,8 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     live = Live(progress)
     figures = UseFigures(catalogue, database)
     read_library = partial(library.read, settings, catalogue, database, live.of, figures)
-    memory = MemoryCheck(catalogue, database, refuses=settings.admission == "registered")
+    hosts = Hosts(database, settings.device_silence_seconds)
+    memory = MemoryCheck(catalogue, hosts, refuses=settings.admission == "registered")
     fallbacks = Fallbacks(settings, catalogue, database, read_library, memory)
     flower = httpx.AsyncClient(timeout=_FLOWER_SECONDS, trust_env=False)
     try:
@@ -88,6 +91,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             progress=progress,
             live=live,
             streams=streams,
+            hosts=hosts,
             admission=Admission(settings, catalogue, storage, fallbacks, memory),
             commits=commits,
             waker=waker,

@@ -25,6 +25,8 @@ from api.operation import Answer, Operation
 from api.schemas import jobs
 from api.schemas.jobs import JobsQuery
 from api.services.group_commit import Committed
+from api.services.hosts import Seen
+from api.services.waiting import waiting_for
 from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.tables import Job
@@ -125,7 +127,12 @@ def job_objects(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
     positions = queue_positions.positions(context.database, context.redis, rows)
     progress = context.live.of(rows)
     public_path = context.settings.public_path
-    return [views.job(row, progress[row.id], positions.get(row.id), public_path) for row in rows]
+    queued = any(row.status == JobState.QUEUED for row in rows)
+    seen, now = context.hosts.seen() if queued else Seen(), clock.now().timestamp()
+    return [
+        views.job(row, progress[row.id], positions.get(row.id), public_path, waiting_for(row, seen, now))
+        for row in rows
+    ]
 
 
 def _show_one(context: Context, job_id: str, only: str | None) -> jobs.Job:
@@ -191,7 +198,10 @@ async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
         return json_response(replayed, 200, {**location, "Idempotency-Replayed": "true"})
     progress = jobs.JobProgress(percent=job.percent, phase=job.phase)
     position = None if done.position is None else Position(done.position, approximate=True)
-    return json_response(views.job(job, progress, position, context.settings.public_path), 202, location)
+    now = clock.now().timestamp()
+    # No query here: what is registered was read when the job was admitted, unless that needed no devices.
+    reason = waiting_for(job, context.hosts.seen(), now) if context.hosts.is_fresh else None
+    return json_response(views.job(job, progress, position, context.settings.public_path, reason), 202, location)
 
 
 async def _until_ended(context: Context, job_id: str, only: str | None, wait_seconds: float) -> None:

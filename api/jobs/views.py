@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from api.schemas.jobs import Artifact, DownloadResult, GenerationResult, Job, JobError, JobProgress, Params
+from api.schemas.jobs import Artifact, DownloadResult, GenerationResult, Job, JobError, JobProgress, Params, WaitingFor
 from shared import clock
 from shared.catalogue.job_types import (
     CLEANUP,
@@ -23,7 +23,13 @@ from shared.jobs.queue_positions import Position
 from shared.states import JobState, Priority
 
 
-def job(row: JobRow, progress: JobProgress, position: Position | None, public_path: str) -> Job:
+def job(
+    row: JobRow,
+    progress: JobProgress,
+    position: Position | None,
+    public_path: str,
+    waiting_for: WaitingFor | None = None,
+) -> Job:
     """Return the job as its owner sees it. URLs in it begin with the public path."""
     return Job(
         id=row.id,
@@ -39,6 +45,7 @@ def job(row: JobRow, progress: JobProgress, position: Position | None, public_pa
         progress=progress,
         queue_position=position.ahead if position is not None else None,
         queue_position_approximate=position.approximate if position is not None else None,
+        waiting_for=waiting_for,
         attempt=row.attempt,
         max_attempts=row.max_failures,
         failures=row.failures,

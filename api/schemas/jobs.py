@@ -5,7 +5,7 @@ Times are ISO 8601 in UTC with a trailing ``Z``. Values that were not measured a
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -276,6 +276,20 @@ class DownloadResult(ResponseModel):
     ] = None
 
 
+class WaitingFor(ResponseModel):
+    """Why a queued job has not started."""
+
+    reason: Annotated[
+        Literal["device", "memory", "model", "limit", "backoff"],
+        Field(
+            description="`device`: those that fit it are busy, offline or drained. `memory`: no registered device has "
+            "the memory. `model`: no node has the model. `limit`: its node runs as many jobs of this type as it may. "
+            "`backoff`: it failed, and is tried again later."
+        ),
+    ]
+    detail: str
+
+
 class Job(ResponseModel):
     """A job: a generation, a download, an integrity check, a cleanup or a preparation."""
 
@@ -308,6 +322,7 @@ class Job(ResponseModel):
             "Positions among the first thousand are exact."
         ),
     ]
+    waiting_for: Annotated[WaitingFor | None, Field(description="Null: the job is not queued.")] = None
     attempt: int
     max_attempts: Annotated[int, Field(description="Number of crashes and lost workers after which the job fails.")]
     failures: Annotated[int, Field(description="Number of crashes and lost workers so far.")]

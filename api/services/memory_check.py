@@ -1,56 +1,33 @@
-"""Check whether a registered device has the memory for a generation, and describe what is missing.
+"""Check whether a registered device has the memory for a generation, and describe what is missing."""
 
-Registered devices include silent and drained ones, which may come back, and exclude those of removed nodes.
-"""
-
-import time
-from dataclasses import dataclass
 from typing import Any
 
+from api.services.hosts import Host, Hosts
 from shared.catalogue.job_types import GenerationParams, settle
 from shared.catalogue.models import Catalogue, CatalogueEntry, parse_resolution
-from shared.cluster import nodes
-from shared.database.engine import Database
 from shared.errors import InvalidField, NotEnoughMemory
 from shared.management import reductions
 from shared.management.reductions import Request
 from shared.models.memory_plan import Needs
-from wanworks.requests import GenerationRequest, Quantization
-
-_KEEP_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Host:
-    """A registered device and its host's memory, in MB (10^6 bytes)."""
-
-    key: str
-    kind: str
-    memory_mb: int
-    host_mb: int | None
+from wanworks.requests import GenerationRequest
 
 
 class MemoryCheck:
-    def __init__(self, catalogue: Catalogue, database: Database, *, refuses: bool) -> None:
+    def __init__(self, catalogue: Catalogue, hosts: Hosts, *, refuses: bool) -> None:
         """``refuses``: whether a job that fits no registered device is refused; otherwise it waits for one."""
         self._catalogue = catalogue
-        self._database = database
+        self._hosts = hosts
         self._refuses = refuses
-        self._read_at = float("-inf")
-        self._hosts: tuple[Host, ...] = ()
 
     def is_quick(self, model_id: str) -> bool:
         """Return whether `check` needs no query: the devices were read just now, and one fits whatever is requested."""
         if not self._refuses:
             return True
-        if time.monotonic() - self._read_at > _KEEP_SECONDS:
+        if not self._hosts.is_fresh:
             return False
-        return not self._hosts or any(
-            _fits(self._hosts, _largest(entry, quantization))
-            for entry in self._catalogue.entries
-            if entry.model_id == model_id
-            for quantization in ("none",)
-        )
+        devices = self._hosts.seen().devices
+        named = (entry for entry in self._catalogue.entries if entry.model_id == model_id)
+        return not devices or any(_fits(devices, _largest(entry)) for entry in named)
 
     def check(self, request: GenerationRequest | None, params: GenerationParams) -> None:
         """Raise NotEnoughMemory if devices are registered and none of them can ever run this. See `Host`.
@@ -63,15 +40,14 @@ class MemoryCheck:
     def fits(self, params: GenerationParams) -> bool | None:
         """Return whether a registered device has the memory; None if no device is registered."""
         needs = reductions.needs(self._wanted(params))
-        hosts = self._known()
+        hosts = self._hosts.seen().devices
         if hosts and not _fits(hosts, needs):
-            self._read()  # a device may have registered just now
-            hosts = self._hosts
+            hosts = self._hosts.seen(again=True).devices  # one may have registered just now
         return _fits(hosts, needs) if hosts else None
 
     def reduced(self, params: GenerationParams) -> Request | None:
         """Return the smallest reduction of the same model that fits; None if there is none."""
-        hosts = self._known()
+        hosts = self._hosts.seen().devices
         if not hosts:
             return None
         return next(
@@ -83,21 +59,8 @@ class MemoryCheck:
         entry = self._catalogue.get(params.model_id)
         return Request(entry, params.resolution, params.frames, params.quantization, params.image is not None)
 
-    def _known(self) -> tuple[Host, ...]:
-        if time.monotonic() - self._read_at > _KEEP_SECONDS:
-            self._read()
-        return self._hosts
-
-    def _read(self) -> None:
-        memory = {node.name: node.memory_mb for node, _ in nodes.nodes(self._database)}
-        found = [seen.device for seen in nodes.devices(self._database)]
-        self._hosts = tuple(
-            Host(device.key, device.kind, device.memory_mb, memory.get(device.node)) for device in found
-        )
-        self._read_at = time.monotonic()
-
     def _refusal(self, request: GenerationRequest | None, params: GenerationParams) -> NotEnoughMemory:
-        wanted, hosts = self._wanted(params), self._hosts
+        wanted, hosts = self._wanted(params), self._hosts.seen().devices
         needs = Needs.read(reductions.needs(wanted))
         missing = []
         for host in hosts:
@@ -145,7 +108,8 @@ class MemoryCheck:
         if request is None:
             names = ("model_id", "prompt", "negative_prompt", "resolution", "frames", "fps", "steps", "quantization")
             sent = {name: getattr(params, name) for name in names if getattr(params, name) is not None}
-        body = {**sent, **changes}
+        # All of them, because what the request leaves out would take another model's defaults.
+        body = {**sent, **{name: new for name, (_, new) in values.items()}}
         try:
             settle(GenerationRequest.model_validate(body), other.entry, params.image)
         except (InvalidField, ValueError):
@@ -165,7 +129,7 @@ def _fits(hosts: tuple[Host, ...], needs: str) -> bool:
     return any(read.host_mb(host.kind, host.memory_mb, host.host_mb) is not None for host in hosts)
 
 
-def _largest(entry: CatalogueEntry, quantization: Quantization) -> str:
+def _largest(entry: CatalogueEntry) -> str:
     """Return the needs of the largest request that the model accepts."""
     largest = max(entry.resolutions, key=lambda text: parse_resolution(text)[0] * parse_resolution(text)[1])
-    return reductions.needs(Request(entry, largest, entry.max_frames, quantization, entry.image != "refused"))
+    return reductions.needs(Request(entry, largest, entry.max_frames, "none", entry.image != "refused"))

@@ -59,6 +59,9 @@ def doing(job: Job) -> str:
     if job["status"] == "queued":
         position = job.get("queue_position")
         waiting = (phase or "queued").replace("_", " ")
+        reason = job.get("waiting_for")
+        if reason and reason["reason"] in ("memory", "backoff"):
+            return f"{waiting}. {reason['detail']}"
         about = "about " if job.get("queue_position_approximate") else ""
         return f"{waiting}, {about}{position} ahead" if position else waiting
     if job["status"] != "running":

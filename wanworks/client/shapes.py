@@ -47,6 +47,11 @@ class JobResult(TypedDict):
     seed: int
 
 
+class WaitingFor(TypedDict):
+    reason: str
+    detail: str
+
+
 class Job(TypedDict):
     id: str
     type: str
@@ -57,6 +62,7 @@ class Job(TypedDict):
     progress: Progress
     queue_position: int | None
     queue_position_approximate: bool | None
+    waiting_for: WaitingFor | None
     attempt: int
     node: str | None
     device: str | None

@@ -1,0 +1,52 @@
+"""Say why a queued job waits. Pure, given what is registered."""
+
+from api.schemas.jobs import WaitingFor
+from api.services.hosts import Seen
+from shared.database.tables import Job
+from shared.models.memory_plan import Needs
+from shared.states import JobState, Phase
+
+_SHOWN = 3
+
+
+def waiting_for(job: Job, seen: Seen, now: float) -> WaitingFor | None:
+    """Return the reason; None if the job is not queued. `now`: seconds since 1970."""
+    if job.status != JobState.QUEUED:
+        return None
+    if job.not_before > now:
+        return WaitingFor(reason="backoff", detail=f"It is tried again in {job.not_before - now:.0f} s.")
+    if job.target_node is not None:
+        return _for_a_node(job, seen)
+    if job.phase == Phase.WAITING_FOR_MODEL:
+        return WaitingFor(reason="model", detail=f"No node has {job.model_id} yet.")
+    return _for_a_device(job, seen)
+
+
+def _for_a_node(job: Job, seen: Seen) -> WaitingFor:
+    if job.target_node not in seen.io_nodes:
+        return WaitingFor(reason="device", detail=f"Node {job.target_node} is offline or drained.")
+    return WaitingFor(reason="limit", detail=f"Node {job.target_node} runs as many jobs of this type as it may.")
+
+
+def _for_a_device(job: Job, seen: Seen) -> WaitingFor:
+    if not seen.devices:
+        return WaitingFor(reason="device", detail="No device is registered.")
+    if job.mock or not job.memory_needs:
+        fitting = list(seen.devices)
+    else:
+        needs = Needs.read(job.memory_needs)
+        fitting = [one for one in seen.devices if needs.host_mb(one.kind, one.memory_mb, one.host_mb) is not None]
+    if not fitting:
+        least = min(Needs.read(job.memory_needs).cuda)
+        return WaitingFor(
+            reason="memory",
+            detail=f"None of the {len(seen.devices)} registered devices has the memory: on a GPU it needs at least "
+            f"{least[0] / 1000:.1f} GB, and {least[1] / 1000:.1f} GB of its host.",
+        )
+    open_ones = [one for one in fitting if one.open]
+    if open_ones:
+        these = "The device that fits it is" if len(open_ones) == 1 else f"All {len(open_ones)} devices that fit it are"
+        return WaitingFor(reason="device", detail=f"{these} busy, or about to start it.")
+    closed = ", ".join(f"{one.key} ({one.state})" for one in fitting[:_SHOWN])
+    more = f" and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
+    return WaitingFor(reason="device", detail=f"The devices that fit it accept no jobs: {closed}{more}.")

@@ -217,6 +217,21 @@ def demo_models(directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> No
     os.execve(command[0], command, inherited())
 
 
+@app.command("measure-memory")
+@needs_server
+def measure_memory(
+    model: Annotated[str, typer.Argument(help="A model of the catalogue.")],
+    folder: Annotated[Path | None, typer.Option(help="The model's folder, if it is not in the model storage.")] = None,
+) -> None:
+    """Print what a model needs in memory, as the table `memory` of a catalogue file. Takes about a minute."""
+    from wanworks.supervise.programs import inherited
+
+    command = [sys.executable, "-m", "workers.generation.pipelines.measuring", model]
+    command += [str(folder.expanduser().absolute())] if folder is not None else []
+    sys.stdout.flush()
+    os.execve(command[0], command, inherited())
+
+
 @app.command()
 @needs_server
 def demo(

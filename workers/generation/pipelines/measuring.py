@@ -5,6 +5,8 @@ is what the pass needs beside the weights. Attention is replaced by an empty res
 CPUs never hold the matrix of scores. No weights are read; the components are built from their `config.json`.
 """
 
+import math
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,12 +18,17 @@ import numpy
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.models.transformers import transformer_wan
+from safetensors import safe_open
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from transformers import UMT5Config, UMT5EncoderModel
 
 from shared.catalogue.memory_facts import Activations, Encodes, Memory, Sizes, Weights
+from shared.catalogue.models import load as load_catalogue
+from shared.errors import ModelUnavailable
+from shared.models.replicas import snapshot_dir
+from shared.settings import load as load_settings
 from workers.generation.geometry import TEMPORAL_STEP
 from workers.generation.pipelines import decoding
 from workers.generation.pipelines.running import MAX_TOKENS
@@ -280,3 +287,55 @@ def _is_kept(module: Any, name: str) -> bool:
         return True
     kept = module._keep_in_fp32_modules if isinstance(module, WanTransformer3DModel) else None
     return any(part in name for part in kept or ())
+
+
+def main(model_id: str, folder: str | None = None) -> None:
+    """Print the facts of a model of the catalogue, as the table that a catalogue file takes.
+
+    `folder`: the model's folder, if it is not in the model storage. Raises ModelUnavailable, NotFound.
+    """
+    settings = load_settings()
+    entry = load_catalogue(settings.catalogue).get(model_id)
+    snapshot = Path(folder) if folder is not None else snapshot_dir(settings.models_dir, entry)
+    if snapshot is None:
+        raise ModelUnavailable(f"{model_id} is not in {settings.models_dir}: download it, or name its folder")
+    try:
+        components = from_snapshot(snapshot, entry.memory.encodes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelUnavailable(f"{snapshot} has not the configuration of such a model: {error}") from error
+    _compare_with_files(snapshot, components)
+    print(f"[models.{model_id}.memory]")
+    for name, value in measure(components).model_dump().items():
+        print(f"{name} = {toml_value(value)}")
+
+
+def _compare_with_files(snapshot: Path, components: Components) -> None:
+    """Compare the sizes of the components with the headers of their files. Raises ModelUnavailable."""
+    for name in ("text_encoder", "transformer", "vae"):
+        module = getattr(components, name)
+        there = 0
+        for path in sorted((snapshot / name).glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                there += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        if there and there != (wanted := sum(parameter.numel() for parameter in module.parameters())):
+            raise ModelUnavailable(f"The files of {name} have {there} weights, and its configuration has {wanted}.")
+
+
+def toml_value(value: Any) -> str:
+    """Return a value as TOML writes it on one line."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {toml_value(each)}" for name, each in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(each) for each in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+if __name__ == "__main__":
+    from shared.errors import WanworksError
+    from workers.generation.pipelines.chatter import hush
+
+    hush()
+    try:
+        main(*sys.argv[1:])
+    except WanworksError as error:
+        sys.exit(f"wanworks: {error.message}")

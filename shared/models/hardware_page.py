@@ -25,7 +25,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Cited:
-    """Published seconds of one guided step of a 14B model at 832x480 with 81 frames, and the throughput of that card."""
+    """Published seconds of one guided step of a 14B model (832x480, 81 frames), and the throughput of that card."""
 
     seconds: float
     tflops: float

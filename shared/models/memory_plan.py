@@ -130,6 +130,16 @@ def needs(entry: CatalogueEntry, quantization: Quantization, size: Size) -> str:
     return ",".join(f"{device}:{host}" for device, host in steps) + f";{_rounded(on_cpu)}"
 
 
+def work_factor(entry: CatalogueEntry, width: int, height: int, frames: int) -> float:
+    """Return how much more arithmetic a step of this size takes than one of the model's default size.
+
+    Quadratic in the number of tokens, as attention is: an upper bound of the ratio.
+    """
+    tokens = _tokens(entry.memory, Size.of(entry, width, height, frames, image=False))
+    usual = _tokens(entry.memory, default_size(entry))
+    return float((tokens / usual) ** 2)
+
+
 def least_device_gb(entry: CatalogueEntry, quantization: Quantization) -> float:
     """Return the device memory that the model needs at its default size under its leanest layout, in GB."""
     return _up_to_gb(min(plan.device for plan in plans(entry, quantization, default_size(entry), "cuda")))

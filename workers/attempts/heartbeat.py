@@ -55,6 +55,7 @@ class Heartbeat:
         self.percent = 0.0  # progress of the attempt
         self.fetched = Fetched(job.bytes_done, job.bytes_total, job.percent)  # progress of a download
         self.bandwidth_mbps = job.bandwidth_mbps
+        self._work_factor = 1.0
         self._phase = Phase.LOADING
         self._moved_at = time.monotonic()
         self._renewed_at = time.monotonic()
@@ -83,6 +84,10 @@ class Heartbeat:
         self.span.enter(phase, step)
         self.percent = percent
         self._moved_at = time.monotonic()
+
+    def expect_work(self, factor: float) -> None:
+        """Multiply the time limits of steps, encoding and decoding: a job larger than usual takes longer for each."""
+        self._work_factor = max(1.0, factor)
 
     def cancel(self) -> None:
         self._stop = self._stop or Cancelled
@@ -125,6 +130,7 @@ class Heartbeat:
     def _is_overdue(self, now: float) -> bool:
         """Return whether the present phase has exceeded its limit. Log it once."""
         limit = self._limits.get(self._phase, self._settings.step_limit_seconds)
+        limit *= 1.0 if self._phase is Phase.LOADING else self._work_factor
         if now - self._moved_at <= limit:
             return False
         overdue = (self._phase, self._moved_at)

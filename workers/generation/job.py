@@ -18,7 +18,7 @@ from shared.jobs.attempts import Claimant
 from shared.jobs.durations import PhaseTimes, phase_times
 from shared.jobs.records import new_id
 from shared.messaging.progress import Progress
-from shared.models import replicas
+from shared.models import memory_plan, replicas
 from shared.settings import Settings
 from shared.states import Phase
 from shared.storage.store import Store
@@ -62,6 +62,7 @@ class GenerationHandler:
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         params = GenerationParams.model_validate(job.params)
         entry = self._catalogue.get(params.model_id)
+        heartbeat.expect_work(memory_plan.work_factor(entry, params.width, params.height, params.frames))
         snapshot = None if job.mock else replicas.snapshot_dir(self._settings.models_dir, entry)
         if snapshot is None and not job.mock:
             raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")

@@ -254,6 +254,18 @@ def test_a_phase_that_hangs_is_reported_once(
     assert all("has exceeded its limit of 0.01 s" in line for line in said)
 
 
+def test_the_limits_of_a_larger_job_are_longer(settings: Settings, database: Database) -> None:
+    hasty = settings.model_copy(update={"step_limit_seconds": 1.0, "loading_limit_seconds": 1.0})
+    job = claimed(database, accepted(database).id)
+    with attempt_span(job) as span:
+        heartbeat = Heartbeat(hasty, database, Progress(RestingRedis(None)), job, span, UNCOUNTED)
+        heartbeat.expect_work(5.0)
+        for phase, limit in ((Phase.DENOISING, 5.0), (Phase.DECODING, 5.0), (Phase.LOADING, 1.0)):
+            heartbeat.moved(phase, 10.0)
+            assert not heartbeat._is_overdue(time.monotonic() + limit - 0.5)
+            assert heartbeat._is_overdue(time.monotonic() + limit + 0.5)
+
+
 def test_a_lease_that_cannot_be_renewed_is_reported_once_while_the_database_stays_away(
     settings: Settings, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

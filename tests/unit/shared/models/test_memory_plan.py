@@ -105,3 +105,10 @@ def test_the_weights_are_those_of_the_published_files() -> None:
         "TI2V-5B": 10.0,
     }
     assert round(DEFAULT[0].memory.text_encoder.whole.bf16 / GB, 1) == 11.4
+
+
+def test_the_time_limits_grow_with_the_work() -> None:
+    entry = DEFAULT[0]
+    assert memory_plan.work_factor(entry, 1280, 720, 81) == 1.0
+    assert 5.0 < memory_plan.work_factor(entry, 1920, 1080, 81) < 5.5, "2.27 times the tokens"
+    assert memory_plan.work_factor(entry, 832, 480, 81) < 1.0

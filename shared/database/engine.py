@@ -38,6 +38,7 @@ _REPEAT_AFTER_SECONDS = (0.05, 0.2, 0.5, 1.0, 1.5, 1.75)
 _NO_TABLES = "The database has no tables yet: its migrations have not run."
 # PostgreSQL advisory lock of migrations: any fixed number; this one spells "wanworks".
 _MIGRATION_LOCK = 0x77616E776F726B73
+_MIGRATION_WAIT_SECONDS = 120.0
 _MIGRATION_POLL_SECONDS = 0.1
 
 
@@ -137,31 +138,44 @@ class Database:
 
 def migrate(url: str, revision: str = "head") -> None:
     """Migrate the schema to `revision`. Several processes may call it at once. Raises DatabaseUnavailable."""
-    from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     database = Database(url)
+    deadline = time.monotonic() + _MIGRATION_WAIT_SECONDS
     try:
-        with _translated(), database.engine.connect() as connection:
-            # Each transaction takes SQLite's write lock when it begins: one that has read cannot wait for it.
-            connection.execution_options(wanworks_write=True)
-            if not database.is_sqlite:
-                _wait_for_migrations(connection)
-            config.attributes["connection"] = connection
-            if revision == "base":
-                command.downgrade(config, revision)
-            else:
-                command.upgrade(config, revision)
-            if database.is_sqlite:
-                sqlite_plans.settle(connection)
-            connection.commit()
-            if not database.is_sqlite:
-                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_MIGRATION_LOCK})")
-                connection.commit()
+        while True:
+            try:
+                _migrate(database, config, revision)
+                return
+            except DatabaseUnavailable as error:
+                # Another process holds SQLite's write lock for its migration, which may take long.
+                if "locked" not in str(error.__cause__) or time.monotonic() > deadline:
+                    raise
     finally:
         database.close()
+
+
+def _migrate(database: Database, config: Any, revision: str) -> None:
+    from alembic import command
+
+    with _translated(), database.engine.connect() as connection:
+        # Each transaction takes SQLite's write lock when it begins: one that has read cannot wait for it.
+        connection.execution_options(wanworks_write=True)
+        if not database.is_sqlite:
+            _wait_for_migrations(connection)
+        config.attributes["connection"] = connection
+        if revision == "base":
+            command.downgrade(config, revision)
+        else:
+            command.upgrade(config, revision)
+        if database.is_sqlite:
+            sqlite_plans.settle(connection)
+        connection.commit()
+        if not database.is_sqlite:
+            connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_MIGRATION_LOCK})")
+            connection.commit()
 
 
 def _wait_for_migrations(connection: Connection) -> None:

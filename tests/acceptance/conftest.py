@@ -1,5 +1,6 @@
 """One stack for the tests of several modules: two CPU devices, the tiny random-weight models."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from tests.support.stack import Stack
 @pytest.fixture(scope="session")
 def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Shared by all modules that have none of their own: what a test finds there, others may have made."""
-    stack = Stack(tmp_path_factory.mktemp("stack") / "home", demo_models, devices="cpu:2")
+    folder = tmp_path_factory.mktemp("stack")
+    models = shutil.copytree(demo_models, folder / "models", symlinks=True)  # its jobs may change them
+    stack = Stack(folder / "home", models, devices="cpu:2")
     stack.start()
     yield stack
     stack.stop()
@@ -20,7 +23,8 @@ def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def own_stack(demo_models: Path, tmp_path: Path) -> Iterator[Stack]:
     """Not started; for tests that stop and start."""
-    stack = Stack(tmp_path / "home", demo_models, devices="cpu:2")
+    models = shutil.copytree(demo_models, tmp_path / "models", symlinks=True)
+    stack = Stack(tmp_path / "home", models, devices="cpu:2")
     yield stack
     if stack.process is not None:
         stack.stop()

@@ -17,6 +17,7 @@ SECTIONS = {  # the module, and the function in it
     "stream": ("tests.gpu.layouts", "stream"),
     "lora": ("tests.gpu.layouts", "lora"),
     "host-memory": ("tests.gpu.layouts", "host"),
+    "memory-plan": ("tests.gpu.peaks", "peaks"),
 }
 
 

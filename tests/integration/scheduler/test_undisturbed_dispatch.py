@@ -39,7 +39,7 @@ def test_a_row_that_cannot_be_understood_stops_no_other(
         claimed(database, odd, claimant(0))
         values |= {"lease_until": 1.0}
     else:
-        values |= {"min_ram_mb": 10**9, "unplaceable_since": 1.0}
+        values |= {"min_ram_mb": 10**9, "memory_needs": "", "unplaceable_since": 1.0}
         nodes.note(database, WATCHED_AT, str(clock.now().timestamp()))
     with database.write() as session:
         session.connection().execute(update(Job).where(col(Job.id) == odd).values(**values))

@@ -59,7 +59,7 @@ class Signals:
     enter: Any
     check: Any
 
-def steps(model, signals):
+def steps(model, signals, room, denoising):
     for stage in ("encoding", "denoising", "decoding"):
         signals.enter(stage)
         signals.check()
@@ -68,7 +68,7 @@ def steps(model, signals):
 module = SimpleNamespace(run=steps)
 sitecustomize._pipeline(module)
 try:
-    print(module.run(None, Signals(lambda stage: print(stage, end=" "), lambda: None)))
+    print(module.run(None, Signals(lambda stage: print(stage, end=" "), lambda: None), None, None))
 except (MemoryError, RuntimeError) as error:
     print(type(error).__name__)
 """

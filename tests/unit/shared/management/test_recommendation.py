@@ -111,7 +111,7 @@ def test_memory_is_a_hard_limit() -> None:
         "TI2V-5B needs 6 GB of device memory; the device has 5.9 GB",
     )
     lean = recommend(Wish("storytelling", memory_gb=12), candidates())
-    assert "With 12 GB it runs with int8 weights only; its native type needs 12.1 GB" in lean.limitations
+    assert "With 12 GB it runs with int8 weights only; its native type needs 12.3 GB" in lean.limitations
     assert "16 GB of device memory is recommended" in lean.limitations
 
 

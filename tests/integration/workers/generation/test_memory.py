@@ -120,8 +120,20 @@ def test_a_worker_that_restarts_knows_what_ran_out_of_memory(studio: Studio, mon
     assert calls["refused"] == 2, "with more free memory it is tried again"
 
 
-@pytest.mark.parametrize("model_id", ["T2V-A14B", "I2V-A14B", "TI2V-5B"])
-@pytest.mark.parametrize("fails_at", [1, 4, 8])
+@pytest.mark.parametrize(
+    ("model_id", "fails_at"),
+    [
+        ("T2V-A14B", 4),
+        ("T2V-A14B", 8),
+        ("I2V-A14B", 8),
+        ("TI2V-5B", 4),
+        pytest.param("T2V-A14B", 1, marks=pytest.mark.slow),
+        pytest.param("I2V-A14B", 1, marks=pytest.mark.slow),
+        pytest.param("I2V-A14B", 4, marks=pytest.mark.slow),
+        pytest.param("TI2V-5B", 1, marks=pytest.mark.slow),
+        pytest.param("TI2V-5B", 8, marks=pytest.mark.slow),
+    ],
+)
 def test_denoising_goes_on_after_the_last_completed_step(
     studio: Studio, monkeypatch: pytest.MonkeyPatch, model_id: str, fails_at: int
 ) -> None:

@@ -104,6 +104,7 @@ def test_the_video_is_the_same_file(models: Path, studio: Studio, quantization: 
     assert copied.sha256 == fresh.sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["bf16", "int8"])
 def test_a_lora_has_the_same_effect(models: Path, studio: Studio, quantization: Quantization) -> None:
     write_differences(studio.settings.loras_dir / "style.safetensors")

@@ -116,6 +116,7 @@ def test_the_job_after_a_cuda_error_runs_in_a_new_process(
     assert len(faults(database)) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_child_counts_and_an_out_of_memory_does_not(
     worker: "subprocess.Popen[bytes]", database: Database, orders: Path, run: Callable[[str], None]
 ) -> None:

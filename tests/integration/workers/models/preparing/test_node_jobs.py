@@ -154,6 +154,7 @@ def test_a_disk_without_room_for_the_copies_is_said_before_the_first_byte(
     assert plain.download(MODEL).status == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_download_that_cannot_be_prepared_serves_the_published_weights(
     settings: Settings, database: Database, hub: HubProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +233,7 @@ def test_published_weights_may_go_after_preparing(settings: Settings, database: 
     assert load(snapshot(node), "none").pipeline.transformer.dtype is torch.float32
 
 
+@pytest.mark.slow
 def test_a_broken_copy_without_published_weights_is_repaired_from_the_hub(
     settings: Settings, database: Database, hub: HubProcess
 ) -> None:
@@ -260,6 +262,7 @@ def test_a_broken_copy_without_published_weights_is_repaired_from_the_hub(
     same(load(snapshot(node), "bf16").pipeline.transformer, load(snapshots()[MODEL], "bf16").pipeline.transformer)
 
 
+@pytest.mark.slow
 def test_a_lost_copy_without_published_weights_is_missing_and_repaired(
     settings: Settings, database: Database, hub: HubProcess
 ) -> None:
@@ -300,6 +303,7 @@ def test_a_cleanup_removes_copies_before_models(settings: Settings, database: Da
     assert list(node.models.rglob("*.safetensors")) == []
 
 
+@pytest.mark.slow
 def test_a_cleanup_keeps_copies_that_the_model_needs(settings: Settings, database: Database) -> None:
     node = node_with(settings, database, keep_sources=False)
     own(node.models, MODEL)

@@ -216,6 +216,7 @@ def test_models_share_the_copy_of_an_equal_text_encoder(tmp_path: Path) -> None:
         assert os.path.samefile(snapshot(tmp_path, "T2V-A14B") / file.path, other / same.path)
 
 
+@pytest.mark.slow
 def test_a_damaged_copy_is_not_shared(tmp_path: Path) -> None:
     _, other = with_equal_parts(tmp_path)
     prepared_here(tmp_path, "T2V-A14B")
@@ -232,6 +233,7 @@ def test_a_damaged_copy_is_not_shared(tmp_path: Path) -> None:
     assert digest(other / two.files[0].path) == two.files[0].sha256
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """The child's own memory, without pages of the mapped source, which the system takes back."""
     tensor = torch.zeros(1 << 23)

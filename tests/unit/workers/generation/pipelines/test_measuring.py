@@ -24,7 +24,10 @@ def components(model_id: str) -> Components:
     return measuring.build(shape.transformer, shape.vae, text, REAL[model_id][0])
 
 
-@pytest.mark.parametrize("model_id", REAL)
+@pytest.mark.parametrize(
+    "model_id",
+    ["T2V-A14B", *(pytest.param(name, marks=pytest.mark.slow) for name in ("I2V-A14B", "TI2V-5B"))],
+)
 def test_the_formulas_hold_at_other_sizes(model_id: str) -> None:
     made, memory = components(model_id), REAL[model_id][1]
     for size in OTHERS:

@@ -1,7 +1,7 @@
 """Run the GPU checks and print their tables. Called by `make gpu-check`.
 
 Without arguments: the checks of whole jobs on the first CUDA device, with pytest. Without a device every check is
-skipped, and the answer says so. With the name of a section: that section alone, in at most eight minutes, on whatever
+skipped, and the output says so. With the name of a section: that section alone, in at most eight minutes, on whatever
 torch from 2.11 on is there, without pytest. `--small` runs a section with tiny components on the CPU.
 """
 

@@ -1,4 +1,4 @@
-"""Guarantees of faulty devices: a new process after a fault, and a quarantine exactly when the rule says so. Pure."""
+"""Check that a device fault is followed by a new process, and that quarantines follow the rule. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping

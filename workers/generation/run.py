@@ -174,7 +174,7 @@ def _after_running_out(run: _Run, chosen: MemoryPlan, size: Size) -> MemoryPlan:
     models, params, entry = run.models, run.context.params, run.context.entry
     done = f"after {run.denoising.steps} of {params.steps} steps"
     run.denoising.to_host()
-    if models.evict_others(entry.model_id):
+    if models.evict_others(entry.model_id, params.quantization):
         run.notes.append(f"Ran out of memory {done}; continued after the other loaded models were evicted.")
         return chosen
     models.ran_out(entry, params.quantization, size, chosen)

@@ -135,9 +135,10 @@ class WarmModels:
             self._list()
         return self._free() >= size
 
-    def evict_others(self, model_id: str) -> bool:
-        """Evict every other model. Return whether there was one."""
-        others = [key for key in self._models if key.model_id != model_id]
+    def evict_others(self, model_id: str, quantization: Quantization) -> bool:
+        """Evict all but this model under this quantization. Return whether there was another."""
+        kept = (model_id, quantization)
+        others = [key for key in self._models if (key.model_id, key.quantization) != kept]
         for key in others:
             self._evict(key)
         self._list()

@@ -1,4 +1,4 @@
-"""Errors of a generation on a worker's runner: which of them are faults of the device, and what becomes of the job."""
+"""Errors of a generation: which of them count as faults of the device, and how the job ends."""
 
 from collections.abc import Callable, Iterator
 

@@ -35,18 +35,20 @@ def _start() -> None:
     from workers.processes.child_process import set_up_traces
 
     set_up_traces()
-    watches: list[Any] = [main_process.take_over()]
+    watches: list[Any]
     if role == "io":
         from workers.processes.node_process import NodeWatch
         from workers.processes.webhook_sender import WebhookSender
 
+        node = NodeWatch()
         sender = WebhookSender(process.settings(), process.database(), process.meters(), process.reporter())
-        watches += [NodeWatch(), sender]
+        watches = [main_process.take_over(node.stop), sender]
+        node.start()
     else:
         from workers.processes.device_watch import DeviceWatch
         from workers.processes.sampler import Sampler
 
-        watches += [Sampler(), DeviceWatch()]
+        watches = [main_process.take_over(), Sampler(), DeviceWatch()]
     shutdown.on_stop.extend(watch.stop for watch in watches)
     shutdown.on_exit.extend((process.meters().flush, process.reporter().close, tracing.close))
     for watch in watches:

@@ -8,8 +8,12 @@ from shared.database.tables import Device, Job, Node, Replica
 from shared.states import REPLICA_READY, JobState
 
 # Built once, because a device waits for its claim. The rows stay locked until the claim is committed.
-_DRAINED = select(Node.drained_at).where(Node.name == bindparam("its_node")).with_for_update(read=True)
-_QUARANTINED = select(Device.quarantined_at).where(Device.key == bindparam("its_device_key")).with_for_update(read=True)
+_NODE = select(Node.drained_at, Node.seen_at).where(Node.name == bindparam("its_node")).with_for_update(read=True)
+_DEVICE = (
+    select(Device.quarantined_at, Device.seen_at)
+    .where(Device.key == bindparam("its_device_key"))
+    .with_for_update(read=True)
+)
 _NEEDS = select(Job.mock, Job.target_node, Job.model_id).where(Job.id == bindparam("its_job_id"))
 _HELD = (
     select(Replica.state)
@@ -21,14 +25,18 @@ _HELD = (
 def may_run(session: Session, job_id: str, node: str, device_key: str | None, at_most: int | None) -> bool:
     """Return whether the node and its device accept jobs and the node has the model's files, or a free slot.
 
-    `device_key` is None for a claim of the node's io worker. The files are locked against removal.
+    `device_key` is None for a claim of the node's io worker. The files are locked against removal. A worker that has
+    deregistered claims nothing more: it returned its jobs and its processes are about to be killed.
     """
-    if session.execute(_DRAINED, {"its_node": node}).scalar_one_or_none() is not None:
+    of_node = session.execute(_NODE, {"its_node": node}).one_or_none()
+    if of_node is not None and of_node.drained_at is not None:
         return False
     if device_key is not None:
-        quarantined = session.execute(_QUARANTINED, {"its_device_key": device_key}).scalar_one_or_none()
-        if quarantined is not None:
+        device = session.execute(_DEVICE, {"its_device_key": device_key}).one_or_none()
+        if device is not None and (device.quarantined_at is not None or device.seen_at == 0.0):
             return False
+    elif of_node is not None and of_node.seen_at == 0.0:
+        return False
     if at_most is not None:
         hold(session, f"claims of {node}")  # otherwise two claims could count at the same time
         running = select(func.count()).where(

@@ -16,6 +16,7 @@ from shared.catalogue.job_types import (
     IntegrityCheckParams,
     PrepareParams,
 )
+from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job, Replica
 from shared.errors import AttemptStopped, JobFailed
@@ -82,6 +83,7 @@ class Node:
         self.redis = RestingRedis(settings.redis)
         self.store = open_store(settings, lambda: "test", create=True)
         self.integrity = IntegrityHandler(settings, database, DEMO, self.redis)
+        nodes.node_beat(database, settings.node, None, None, celery.PROTOCOL)  # an unknown node claims nothing
         self.cleanup = CleanupHandler(settings, database, DEMO, self.store, self.redis)
 
         self.download_handler = DownloadHandler(settings, database, DEMO, self.redis, UNCOUNTED)

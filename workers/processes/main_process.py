@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 from billiard import active_children
@@ -34,6 +35,8 @@ _PASS_SECONDS = 2.0
 # A running job without a child is returned after this number of passes: a child reports that it has begun
 # within milliseconds of its claim.
 _UNCARRIED_PASSES = 3
+# The children that this process has ended because nothing ran in them. Celery may send one a job at that moment.
+_ended_idle: set[int] = set()
 
 
 class JobRequest(Request):  # type: ignore[misc]
@@ -48,14 +51,18 @@ class JobRequest(Request):  # type: ignore[misc]
 def recover(reason: str, pid: int | None = None) -> None:
     """Count a crash of the jobs that the rows show as running in that child, or of all that run in this worker.
 
-    Selected by process, not by job: a duplicate message may have died while another attempt at the job is alive.
-    If the database is unavailable, the lease recovers the job.
+    Selected by process, not by job: a duplicate message may have died while another attempt at the job is alive. A job
+    that began in a child while this process was ending it as an idle one is returned without a failure. If the database
+    is unavailable, the lease recovers the job.
     """
     backoff = process.settings().retry_backoff_seconds
     emptied = pid is None
     try:
         for running in attempts.running_on(process.database(), process.worker_name()):
             if pid not in (None, running.pid):
+                continue
+            if running.pid in _ended_idle:
+                _give_back(running.job_id, running.attempt, "its process was ended as an idle one")
                 continue
             fault = Fault(FaultKind.PROCESS_DEATH, reason)
             job = attempts.crashed(process.database(), running.job_id, running.attempt, reason, backoff, fault=fault)
@@ -74,7 +81,8 @@ def recover(reason: str, pid: int | None = None) -> None:
 class Guard:
     """Sends the device's heartbeat, kills children that are stuck, and recovers their jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, deregister: Callable[[], None]) -> None:
+        self._deregister = deregister
         self._answering: dict[tuple[str, int], Answering] = {}
         self._uncarried: dict[tuple[str, int], int] = {}  # by job and attempt: passes in which no child ran it
         # Seconds in which this process received messages from its children. Only these count towards `finishing`.
@@ -91,14 +99,16 @@ class Guard:
             loop.start()
 
     def stop(self) -> None:
-        """Deregister the device, so that no job is dispatched here, and return the running job without a failure."""
+        """Deregister, so that nothing is dispatched to this worker or claimed by it, and then return the running jobs.
+
+        In that order: a child whose job was returned asks for the next one until it is killed.
+        """
         for loop in self._loops:
             loop.stopping.set()
         for loop in self._loops:
             loop.stop()  # a later heartbeat would register the device again
         try:
-            if process.role() == "gpu":
-                nodes.deregister_device(process.database(), process.claimant().device_key, os.getpid())
+            self._deregister()
             for running in attempts.running_on(process.database(), process.worker_name()):
                 _give_back(running.job_id, running.attempt, "this worker is stopping")
         except (Unavailable, StoreFull) as error:
@@ -152,8 +162,7 @@ class Guard:
             return
         log.warning("%s: the files on disk have changed since the model was loaded", ", ".join(stale))
         nodes.device_beat(database, claimant.device_key, warm=[])
-        for child in active_children():
-            os.kill(child.pid, signal.SIGKILL)
+        _end_idle_children()
 
     def _release(self) -> None:
         """End an idle child whose loaded models take host memory that another device needs."""
@@ -162,8 +171,7 @@ class Guard:
             return
         log.info("another device of this host needs memory: dropping the loaded models")
         nodes.released(database, key)
-        for child in active_children():
-            os.kill(child.pid, signal.SIGKILL)
+        _end_idle_children()
 
     def _kill(self, job_id: str, pid: int, reason: str) -> None:
         log.error("job %s: killing process %d: %s", job_id, pid, reason)
@@ -173,12 +181,27 @@ class Guard:
             log.info("process %d was gone already", pid)
 
 
-def take_over() -> Guard:
-    """Recover the jobs of an earlier worker of this name, and register the device if there is one."""
+def take_over(deregister: Callable[[], None] | None = None) -> Guard:
+    """Recover the jobs of an earlier worker of this name, and register the device if there is one.
+
+    `deregister` is called when the worker stops; without it, the device is deregistered.
+    """
     recover("The worker died")
     if process.role() == "gpu":
         _register()
-    return Guard()
+    return Guard(deregister or _deregister_device)
+
+
+def _deregister_device() -> None:
+    nodes.deregister_device(process.database(), process.claimant().device_key, os.getpid())
+
+
+def _end_idle_children() -> None:
+    """Kill the children. Each is noted first, so that a job which it begins now counts no failure."""
+    children = [child.pid for child in active_children()]
+    _ended_idle.update(children)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _job_requests() -> list[tuple[str, int]]:

@@ -3,20 +3,16 @@
 Two loops, because access to the model storage can hang with a network disk, and the heartbeat must not hang with it.
 """
 
-import logging
 import shutil
 import time
 
 from shared.catalogue import models
 from shared.cluster import nodes
-from shared.errors import StoreFull, Unavailable
 from shared.messaging import celery
 from shared.messaging.progress import RestingRedis
 from shared.telemetry.loops import Loop
 from workers.models import presence
 from workers.processes import process
-
-log = logging.getLogger("wanworks.node")
 
 _DISK_SECONDS = 5.0  # how often free space is measured
 
@@ -51,12 +47,10 @@ class NodeWatch:
         self.scan.start()
 
     def stop(self) -> None:
+        """End the loops and deregister the node. Raises DatabaseUnavailable and StoreFull."""
         self.scan.stop(timeout=0.0)
         self.heartbeat.stop()  # a later heartbeat would register the node again
-        try:
-            nodes.deregister_node(process.database(), self._settings.node)
-        except (Unavailable, StoreFull) as error:
-            log.warning("cannot deregister the node: %s", error)
+        nodes.deregister_node(process.database(), self._settings.node)
 
     def _beat(self) -> None:
         total_mb, free_mb = self._disk_mb or (None, None)

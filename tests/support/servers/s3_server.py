@@ -107,7 +107,7 @@ class Line:
         self._to = to_port
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        self.cut_after: int | None = None
+        self._cut_after: int | None = None
         self.spoil: tuple[bytes, bytes] | None = None
         self.hold = False
         self.when: dict[str, Callable[[], None]] = {}
@@ -118,6 +118,15 @@ class Line:
         self.heard = b""
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def cut_after(self) -> int | None:
+        return self._cut_after
+
+    @cut_after.setter
+    def cut_after(self, count: int | None) -> None:
+        with self._lock:  # a connection that counts down must not write its result over it
+            self._cut_after = count
 
     def close(self) -> None:
         self._listening.close()
@@ -140,9 +149,9 @@ class Line:
         try:
             while piece := client.recv(65536):
                 with self._lock:
-                    if self.cut_after is not None:
-                        self.cut_after -= len(piece)
-                        if self.cut_after < 0:
+                    if self._cut_after is not None:
+                        self._cut_after -= len(piece)
+                        if self._cut_after < 0:
                             break
                     self.passed += len(piece)
                     if re.match(rb"(GET|HEAD|PUT|POST|DELETE) /", piece):

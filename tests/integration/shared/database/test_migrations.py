@@ -1,7 +1,9 @@
 """The schema goes up, down and up again, and is then exactly what the tables say."""
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE
@@ -11,7 +13,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, Engine, event, inspect, text
 from sqlmodel import SQLModel, select
 
 import shared
@@ -77,22 +79,55 @@ def test_processes_that_start_together_migrate_once(database: Database, was: str
     if database.is_sqlite and was == "head":  # as a version before left it
         with database.write() as session:
             session.connection().execute(text("DELETE FROM sqlite_stat1"))
-    starting = [
-        subprocess.Popen(
-            [sys.executable, "-c", _MIGRATE, database.url], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True
-        )
-        for _ in range(4)
-    ]
-    for one in starting:  # all are ready before the first may begin
-        assert one.stdout is not None
-        assert one.stdout.readline() == "ready\n"
-    for one in starting:
-        assert one.stdin is not None
-        one.stdin.write("\n")
-        one.stdin.flush()
+    starting = _waiting_to_migrate(database.url, 4)  # all are ready before the first may begin
+    _let_go(starting)
     said = [one.communicate(timeout=60) for one in starting]
     assert [one.returncode for one in starting] == [0, 0, 0, 0], said
     accepted(database)
+
+
+@both_databases
+def test_no_other_process_migrates_between_two_migrations(database: Database) -> None:
+    _to(database, "0005")
+    (other,) = waiting = _waiting_to_migrate(database.url, 1)
+    transactions = 0
+
+    def begins(connection: Connection) -> None:
+        nonlocal transactions
+        transactions += connection.engine.url == database.engine.url
+        if transactions > 1 and waiting:  # between two: the other is let in here if nothing keeps it away
+            _let_go([waiting.pop()])
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                other.wait(2)
+
+    event.listen(Engine, "begin", begins)
+    try:
+        migrate(database.url)
+    finally:
+        event.remove(Engine, "begin", begins)
+        _let_go(waiting)
+    said = other.communicate(timeout=60)
+    assert other.returncode == 0, said
+    accepted(database)
+
+
+def _waiting_to_migrate(url: str, count: int) -> list["subprocess.Popen[str]"]:
+    """Start processes that migrate as soon as they are let go."""
+    starting = [
+        subprocess.Popen([sys.executable, "-c", _MIGRATE, url], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+        for _ in range(count)
+    ]
+    for one in starting:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    return starting
+
+
+def _let_go(processes: Iterable["subprocess.Popen[str]"]) -> None:
+    for one in processes:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
 
 
 _MIGRATE = """

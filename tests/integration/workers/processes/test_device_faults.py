@@ -94,7 +94,7 @@ def test_the_job_after_a_cuda_error_runs_in_a_new_process(
     run(first.id)
     wait_for(lambda: records.get(database, first.id).finished_at, 120, "for a job without a fault")
     assert records.get(database, first.id).status == JobState.SUCCEEDED
-    assert nodes.warm(database, KEY)
+    wait_for(lambda: nodes.warm(database, KEY), 30, "for the loaded model to be recorded after the end")
     (orders / "cuda-denoising-1").touch()
     run(struck.id)
     (fault,) = wait_for(lambda: faults(database), 60, "for the fault")

@@ -19,7 +19,7 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Tick
 from shared.errors import DatabaseUnavailable
-from shared.jobs import attempts, records
+from shared.jobs import attempts, dispatch, records
 from shared.jobs.attempt_spans import attempt_span
 from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis
@@ -27,7 +27,7 @@ from shared.settings import Settings
 from shared.states import JobState, Phase
 from shared.telemetry.loops import LoopReporter
 from tests.support import library
-from tests.support.jobs import CLAIMANT, UNCOUNTED, accepted, claimed
+from tests.support.jobs import CLAIMANT, UNCOUNTED, accepted, claimed, hold
 from tests.support.places import ROOT
 from tests.support.stack import wait_for
 from workers.attempts.heartbeat import Heartbeat
@@ -50,7 +50,7 @@ def guard(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatc
     }.items():
         monkeypatch.setattr(process, name, lambda value=value: value)
     library.device(database, on="n", kind="cpu", pid=os.getpid())
-    return Guard()
+    return Guard(main_process._deregister_device)
 
 
 def test_an_attempt_that_no_child_carries_is_given_back_without_blame(guard: Guard, database: Database) -> None:
@@ -62,6 +62,56 @@ def test_an_attempt_that_no_child_carries_is_given_back_without_blame(guard: Gua
     guard._watch()
     after = records.get(database, job.id)
     assert (after.status, after.failures) == (JobState.QUEUED, 0)
+
+
+def test_a_stopped_worker_claims_nothing_more(guard: Guard, database: Database) -> None:
+    """Its child is fenced out of the returned job, and asks for the next one before it is killed."""
+    running, following = (accepted(database).id for _ in range(2))
+    claimed(database, running)
+    dispatch.mark_dispatched(database, [(following, CLAIMANT.device_key)])
+    guard.stop()
+    assert attempts.claim(database, following, CLAIMANT, 60.0) is None
+    for job_id in (running, following):
+        assert (records.get(database, job_id).status, records.get(database, job_id).failures) == (JobState.QUEUED, 0)
+
+
+def test_a_stopped_io_worker_claims_nothing_more(guard: Guard, database: Database) -> None:
+    key, node = f"{CLAIMANT.node}/io", CLAIMANT.node
+    of_node = replace(CLAIMANT, device=None, device_key=key, worker="io@n")
+    job_id = accepted(database).id
+    nodes.node_beat(database, node, None, None, celery.PROTOCOL)
+    hold(database, "T2V-A14B")
+    dispatch.mark_dispatched(database, [(job_id, key)])
+    nodes.deregister_node(database, node)
+    assert attempts.claim(database, job_id, of_node, 60.0) is None
+    nodes.node_beat(database, node, None, None, celery.PROTOCOL)
+    assert attempts.claim(database, job_id, of_node, 60.0) is not None
+
+
+def test_a_job_that_begins_in_a_child_which_is_being_ended_as_idle_counts_no_failure(
+    guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery sends it after the guard has seen that nothing runs."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        released = nodes.released
+        job_id = accepted(database).id
+
+        def begin(*args: str) -> None:
+            released(*args)  # type: ignore[arg-type]
+            claimed(database, job_id, replace(CLAIMANT, pid=child.pid))
+
+        monkeypatch.setattr(nodes, "released", begin)
+        monkeypatch.setattr(main_process, "active_children", lambda: [child])
+        nodes.ask_to_release(database, [CLAIMANT.device_key])
+        guard._watch()
+        assert child.wait(5) == -9
+        main_process.recover("The worker process died", child.pid)
+        after = records.get(database, job_id)
+        assert (after.status, after.failures) == (JobState.QUEUED, 0)
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_an_attempt_that_a_child_carries_is_left_alone(
@@ -198,7 +248,7 @@ def test_the_guards_loops_continue_after_any_exception(
 
     monkeypatch.setattr(main_process, "_PASS_SECONDS", 0.01)
     monkeypatch.setattr(main_process.attempts, "held", odd)
-    again = Guard()
+    again = Guard(main_process._deregister_device)
     with caplog.at_level(logging.ERROR):
         again.start()
         for _ in range(3):

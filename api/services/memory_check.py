@@ -1,5 +1,6 @@
 """Check whether a registered device has the memory for a generation, and describe what is missing."""
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from api.services.hosts import Host, Hosts
@@ -10,6 +11,15 @@ from shared.management import reductions
 from shared.management.reductions import Request
 from shared.models.memory_plan import Needs
 from wanworks.requests import GenerationRequest
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """What a device lacks for a request, in MB (10^6 bytes)."""
+
+    device: str
+    device_memory_mb: int
+    host_memory_mb: int
 
 
 class MemoryCheck:
@@ -62,21 +72,17 @@ class MemoryCheck:
     def _refusal(self, request: GenerationRequest | None, params: GenerationParams) -> NotEnoughMemory:
         wanted, hosts = self._wanted(params), self._hosts.seen().devices
         needs = Needs.read(reductions.needs(wanted))
-        missing = []
-        for host in hosts:
-            device, memory = needs.missing_mb(host.kind, host.memory_mb, host.host_mb)
-            missing.append({"device": host.key, "device_memory_mb": device, "host_memory_mb": memory})
-        missing.sort(key=lambda one: int(one["device_memory_mb"]) + int(one["host_memory_mb"]))  # type: ignore[call-overload]
+        missing = sorted(
+            (_Missing(host.key, *needs.missing_mb(host.kind, host.memory_mb, host.host_mb)) for host in hosts),
+            key=lambda one: one.device_memory_mb + one.host_memory_mb,
+        )
         nearest = missing[0]
-        parts = [
-            f"{int(nearest[name]) / 1000:.1f} GB of {what}"  # type: ignore[call-overload]
-            for name, what in (("device_memory_mb", "device memory"), ("host_memory_mb", "host memory"))
-            if nearest[name]
-        ]
+        amounts = ((nearest.device_memory_mb, "device memory"), (nearest.host_memory_mb, "host memory"))
+        parts = [f"{amount_mb / 1000:.1f} GB of {what}" for amount_mb, what in amounts if amount_mb]
         detail = (
             f"{params.model_id} at {params.resolution} with {params.frames} frames, quantization "
             f"{params.quantization}, fits none of the {len(hosts)} registered devices. Closest is "
-            f"{nearest['device']}, where {' and '.join(parts)} {'are' if len(parts) > 1 else 'is'} missing."
+            f"{nearest.device}, where {' and '.join(parts)} {'are' if len(parts) > 1 else 'is'} missing."
         )
         found = [
             made
@@ -91,7 +97,7 @@ class MemoryCheck:
             else " No smaller size, shorter video, int8 weights or other model of the catalogue would fit either: "
             "add a device with more memory, or set admission=any to accept the job and let it wait for one."
         )
-        return NotEnoughMemory(detail, missing=missing[:20], alternatives=found)
+        return NotEnoughMemory(detail, missing=[asdict(one) for one in missing[:20]], alternatives=found)
 
     def _alternative(
         self, request: GenerationRequest | None, params: GenerationParams, other: Request

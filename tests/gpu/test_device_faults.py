@@ -1,12 +1,9 @@
 """Fault drills on a GPU: a poisoned context in a process of its own, and what the driver reports."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from tests.gpu.conftest import Recorder
+from tests.gpu.faults import PROBE_SECONDS, poisoned
 from workers.devices import readings
 from workers.devices.discovery import Device
 from workers.devices.xids import XidWatch
@@ -14,33 +11,14 @@ from workers.generation.pipelines import device_health
 
 pytestmark = pytest.mark.gpu
 
-_POISONED = """
-import json, time, torch
-from shared.errors import DeviceFailed
-from workers.devices.discovery import this_device
-from workers.generation import device_errors
-from workers.generation.pipelines import device_health
-
-healthy = device_health.probe("cuda")
-try:
-    with device_errors.reported(this_device):
-        torch.zeros(4, device="cuda")[torch.tensor([9], device="cuda")].cpu()
-except DeviceFailed as error:
-    found = [error.kind, error.detail]
-since = time.perf_counter()
-after = device_health.probe("cuda", 20.0)
-print(json.dumps([healthy, found, after, time.perf_counter() - since]))
-"""
-
 
 def test_a_poisoned_context_is_recognised_and_stays_in_its_process(device: Device, record: Recorder) -> None:
-    done = subprocess.run([sys.executable, "-c", _POISONED], capture_output=True, text=True, check=True, timeout=180)
-    healthy, found, after, seconds = json.loads(done.stdout.splitlines()[-1])
+    healthy, found, after, seconds = poisoned()
     assert healthy is None
     assert found[0] == "cuda_error"
     assert "CUDA error" in found[1]
     assert after is not None
-    record("the probe on a poisoned context", seconds, "s", at_most=20.0)
+    record("the probe on a poisoned context", seconds, "s", at_most=PROBE_SECONDS)
     assert device_health.probe("cuda") is None, "another process is not affected"
 
 

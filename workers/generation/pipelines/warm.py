@@ -46,13 +46,17 @@ class WarmModels:
     def choose(self, entry: CatalogueEntry, quantization: Quantization, size: Size, check: Callable[[], None]) -> Plan:
         """Return the plan to run under if no other model were loaded. Raises OutOfMemory, and what `check` raises.
 
-        If host memory is all that is missing, it is waited for: the dispatcher has asked another device to release it.
+        If the host has the memory but others use it, it is waited for: the dispatcher has asked another device to
+        release it.
         A loaded layout is kept if it is large enough and does not stream: loading costs more than it would save.
         """
         options = self._options(entry, quantization, size)
         plan = memory_plan.choose(options, self._reachable(), self._reachable_host())
+        whole_host = float(discovery.host_memory_mb() * discovery.MB)
         deadline = time.monotonic() + _HOST_WAIT_SECONDS
-        while plan is None and memory_plan.choose(options, self._reachable(), None) and time.monotonic() < deadline:
+        while (
+            plan is None and memory_plan.choose(options, self._reachable(), whole_host) and time.monotonic() < deadline
+        ):
             check()
             time.sleep(_HOST_POLL_SECONDS)
             plan = memory_plan.choose(options, self._reachable(), self._reachable_host())

@@ -130,6 +130,9 @@ def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None)
     if wrong:
         raise InvalidField(*wrong)
 
+    guidance_scale = _or(request.guidance_scale, defaults.guidance_scale)
+    # A first scale that switches guidance off does so for both experts, unless the request has a second one.
+    is_off = request.guidance_scale is not None and request.guidance_scale <= 1 and two_experts
     width, height = parse_resolution(resolution)
     return GenerationParams(
         model_id=model,
@@ -142,8 +145,8 @@ def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None)
         fps=fps,
         output_format=request.output_format,
         steps=steps,
-        guidance_scale=_or(request.guidance_scale, defaults.guidance_scale),
-        guidance_scale_2=_or(request.guidance_scale_2, defaults.guidance_scale_2),
+        guidance_scale=guidance_scale,
+        guidance_scale_2=_or(request.guidance_scale_2, guidance_scale if is_off else defaults.guidance_scale_2),
         flow_shift=_or(request.flow_shift, defaults.flow_shift),
         seed=request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1),
         quantization=request.quantization,

@@ -85,6 +85,7 @@ class GenerationHandler:
             output_dir=output_dir,
             report=reporter,
             check=heartbeat.check,
+            lora_snapshot=replicas.lora_dir(self._settings.models_dir, entry),
         )
         outcome = generation.generate(context)
         names = [artifact.name for artifact in outcome.artifacts]

@@ -19,7 +19,7 @@ LIBRARIES = (
     "av", "pillow", "numpy",
 )  # fmt: skip
 
-# Raise it whenever the same manifest makes other latents, be it by rounding alone. Manifests without it are of engine 1.
+# Raise it whenever the same manifest makes other latents, be it by rounding alone. Manifests without it: engine 1.
 # 2: TI2V-5B from text denoises with one timestep for all tokens; an expert with guidance 1 runs one pass, and guidance
 # of the low-noise expert counts if that of the high-noise one is 1.
 ENGINE = 2

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 class Key:
     """Identifies one loaded model."""
 
-    model_id: str
+    model_id: str  # of the entry whose weights they are
     quantization: Quantization
     layout: Offload
 
@@ -103,7 +103,7 @@ def load(
     placement = place(layout, device, parts["text_encoder"], transformers, parts["vae"])
     pipeline, image_pipeline = _pipelines(entry, parts, tokenizer, scheduler_config)
     return LoadedModel(
-        key=Key(entry.model_id, quantization, layout),
+        key=Key(entry.weights_id, quantization, layout),
         snapshot=snapshot,
         entry=entry,
         device=device,

@@ -95,6 +95,8 @@ def model_status(library: Library, model: ModelView) -> schemas.ModelStatus:
         latest_version=newest,
         latest_version_checked_at=clock.iso(model.version.answered_at if model.version is not None else None),
         update_available=update_available(model),
+        extends=model.entry.extends,
+        caveat=model.entry.caveat,
         pinned=model.pinned,
         loaded_on=list(model.loaded),
         replicas=[_replica(one) for one in model.replicas],

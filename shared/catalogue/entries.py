@@ -180,7 +180,12 @@ class CatalogueEntry(Frozen):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that `/v1/videos` accepts: id, aliases, and repository with and without `-Diffusers`."""
+        """The names that `/v1/videos` accepts: id, aliases, and repository with and without `-Diffusers`.
+
+        A preset is not meant by the name of the repository, which is its base's.
+        """
+        if self.extends is not None:
+            return (self.model_id, *self.aliases)
         plain = self.repo.removesuffix("-Diffusers")
         return tuple(dict.fromkeys((self.model_id, *self.aliases, self.repo, plain)))
 

@@ -77,7 +77,9 @@ class Studio:
         folder.mkdir()
         if snapshot is None and not mock:
             snapshot = snapshots()[entry.weights_id]
-        lora = replicas.lora_dir(snapshots()["T2V-A14B"].parents[2], entry)
+        lora = None
+        if entry.lora is not None:
+            lora = replicas.lora_dir(snapshots()[entry.weights_id].parents[2], entry)
         context = GenerationContext(
             "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check, lora
         )

@@ -80,9 +80,7 @@ def test_the_form_adapts_to_the_model_and_shows_errors_at_fields(open_page: Open
     page.get_by_label("Resolution").select_option("64x64")
     page.get_by_label("Frames", exact=True).fill("9")
     page.get_by_role("button", name="Create video").click()
-    expect(page.locator("[data-submitted]").filter(has_text="a preset drifts")).to_contain_text(
-        "succeeded", timeout=60_000
-    )
+    expect(page.locator("[data-submitted]").filter(has_text="a preset drifts")).to_be_visible()
     page.get_by_label("Model", exact=True).select_option("TI2V-5B")
     expect(page.get_by_label("Guidance, low")).to_be_hidden()
     expect(page.get_by_label("Steps", exact=True)).to_be_enabled()

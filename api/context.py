@@ -78,7 +78,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     figures = UseFigures(catalogue, database)
     read_library = partial(library.read, settings, catalogue, database, live.of, figures)
     hosts = Hosts(database, settings.device_silence_seconds)
-    memory = MemoryCheck(catalogue, hosts, refuses=settings.admission == "registered")
+    memory = MemoryCheck(catalogue, hosts, settings.loras_dir, refuses=settings.admission == "registered")
     fallbacks = Fallbacks(settings, catalogue, database, read_library, memory)
     flower = httpx.AsyncClient(timeout=_FLOWER_SECONDS, trust_env=False)
     try:

@@ -35,12 +35,18 @@ def start(
         return []
     wrong = replicas.corrupted(database)
     missing = {model_id: job for model_id, job in missing.items() if model_id not in wrong}
-    node = max(nodes.values(), key=lambda node: (node.disk_free_mb or 0.0, node.name)).name
+    held_on, bases = replicas.ready(database), replicas.bases(database)
+
+    def node_for(model_id: str) -> str:
+        """Return the node with the most free space; for a preset among those that hold its base, if any does."""
+        of_the_base = [node for node in nodes.values() if bases.get(model_id) in held_on.get(node.name, ())]
+        return max(of_the_base or nodes.values(), key=lambda node: (node.disk_free_mb or 0.0, node.name)).name
+
     tried = {model_id for _, model_id in download_control.latest(database)}
     new = [
         NewJob(
             DOWNLOAD,
-            DownloadParams(model_id=model_id, node=node),
+            DownloadParams(model_id=model_id, node=node_for(model_id)),
             list(Priority)[job.priority],
             metadata={"started_by": "download_on_demand"},
             max_failures=settings.max_failures,

@@ -19,7 +19,7 @@ def estimate(context: Context, request: Request, query: EstimateQuery) -> Respon
     entry = context.catalogue.get(query.model_id)
     width, height = parse_resolution(query.resolution or entry.defaults.resolution)
     work = width * height * (query.frames or entry.defaults.frames) * (query.steps or entry.defaults.steps) / 1e6
-    measured = durations.measured(context.database, f"{entry.model_id}:{query.quantization}")
+    measured = durations.measured(context.database, f"{entry.weights_id}:{query.quantization}", entry.model_id)
     library = context.library()
     rate = measured.seconds_per_work
     figures = {
@@ -31,7 +31,7 @@ def estimate(context: Context, request: Request, query: EstimateQuery) -> Respon
         Estimate(
             model_id=entry.model_id,
             warm=any(
-                (loaded.get("model_id"), loaded.get("quantization", "none")) == (entry.model_id, query.quantization)
+                (loaded.get("model_id"), loaded.get("quantization", "none")) == (entry.weights_id, query.quantization)
                 for device in library.devices
                 for loaded in device.warm
             ),

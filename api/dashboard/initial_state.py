@@ -141,6 +141,9 @@ def _form(entry: CatalogueEntry) -> dict[str, Any]:
         "loras": entry.loras,
         "two_experts": entry.boundary_ratio is not None,
         "defaults": entry.defaults.model_dump(),
-        "download_gb": entry.download_gb,
+        "download_gb": entry.total_gb,
         "notes": entry.notes,
+        "caveat": entry.caveat,
+        "extends": entry.extends,
+        "fixed": entry.fixed,
     }

@@ -22,7 +22,7 @@ from shared.database.tables import Job
 from shared.errors import Conflict, InvalidField, NotFound, UnknownAction
 from shared.jobs import download_control, records
 from shared.models import availability, replicas
-from shared.states import JOB_ENDS, JobState, Priority, ReplicaState, Scope
+from shared.states import JOB_ENDS, JobState, Priority, Scope
 
 _WAIT_SECONDS = 2.0
 _POLL_SECONDS = 0.05
@@ -135,9 +135,7 @@ def _is_reached(action: str, row: Job) -> bool:
 
 
 def _answer(context: Context, body: ManageRequest, rows: Sequence[Job]) -> download_schemas.Managed:
-    files = {
-        row.node: ReplicaState(row.state) for row in replicas.rows(context.database) if row.model_id == body.model_id
-    }
+    files = replicas.states(context.database, body.model_id)
     progress = context.live.of(rows)
     states = {row.id: availability.of_download(JobState(row.status), files.get(row.target_node or "")) for row in rows}
     status = availability.best(states.values())

@@ -40,7 +40,8 @@ from shared.states import Scope
 async def capabilities(context: Context, request: Request, query: BaseModel) -> Response:
     """Return a model's capabilities, which change only with the catalogue. Raises NotFound."""
     entry = context.catalogue.get(str(request.path_params["model_type"]))
-    body = capabilities_of(entry).model_dump_json().encode()
+    base = context.catalogue.get(entry.extends) if entry.extends is not None else None
+    body = capabilities_of(entry, base).model_dump_json().encode()
     etag = f'"{hashlib.sha256(body).hexdigest()}"'
     known = {"ETag": etag, "Cache-Control": "no-cache"}
     if headers.none_match(request.headers, etag):
@@ -115,8 +116,8 @@ async def status(context: Context, request: Request, query: BaseModel) -> Respon
     return serialized_response(await context.coalescer.run("insight status", compute))
 
 
-def capabilities_of(entry: CatalogueEntry) -> schemas.ModelCapabilities:
-    """Return the capabilities from the catalogue."""
+def capabilities_of(entry: CatalogueEntry, base: CatalogueEntry | None) -> schemas.ModelCapabilities:
+    """Return the capabilities from the catalogue. `base`: of a preset, the entry that it extends."""
     figures = (
         "supported_resolutions", "min_frames", "max_frames", "supported_fps", "hardware_requirements", "min_steps",
         "max_steps", "defaults", "download_size_gb",
@@ -143,10 +144,32 @@ def capabilities_of(entry: CatalogueEntry) -> schemas.ModelCapabilities:
         min_steps=entry.min_steps,
         max_steps=entry.max_steps,
         defaults=schemas.Defaults(**entry.defaults.model_dump()),
-        download_size_gb=entry.download_gb,
+        download_size_gb=entry.total_gb,
         notes=entry.notes,
+        caveat=entry.caveat,
+        preset=_preset(entry, base) if base is not None else None,
         basis=dict.fromkeys(figures, "catalogue"),
         samples=0,
+    )
+
+
+def _preset(entry: CatalogueEntry, base: CatalogueEntry) -> schemas.Preset:
+    lora = entry.lora
+    return schemas.Preset(
+        extends=base.model_id,
+        fixed={name: getattr(entry.defaults, name) for name in entry.fixed},
+        lora=schemas.PresetLora(
+            repo=lora.repo,
+            revision=lora.revision,
+            high_noise=lora.high,
+            low_noise=lora.low,
+            scale=lora.scale,
+            size_gb=round(lora.gb, 3),
+        )
+        if lora is not None
+        else None,
+        forward_passes=entry.passes,
+        forward_passes_of_base=base.passes,
     )
 
 
@@ -218,13 +241,14 @@ def whole_for(context: Context, caller: Caller) -> Whole:
 def dashboard_fields(whole: Whole) -> dict[str, object]:
     """Return the fields of the dashboard, which are also part of the overview."""
     overview = whole.overview
+    entries = {model_id: model.view.entry for model_id, model in overview.models.items()}
     scores = [model.performance.performance_score for model in overview.models.values()]
     average = scoring.mean_score(scores)
     return {
         "timestamp": clock.iso(overview.library.now),
         "models": {
             model_id: schemas.ModelInsight(
-                capabilities=capabilities_of(model.view.entry),
+                capabilities=capabilities_of(model.view.entry, entries.get(model.view.entry.extends or "")),
                 health=health_of(model),
                 performance=performance_of(model.performance),
             )

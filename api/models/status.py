@@ -34,7 +34,7 @@ async def detailed_status(context: Context, request: Request, query: BaseModel) 
 def _status(library: Library) -> schemas.DetailedStatus:
     models = {model_id: model_status(library, model) for model_id, model in library.models.items()}
     states = [model.availability for model in library.models.values()]
-    lying = sum(one.row.bytes for model in library.models.values() for one in model.replicas if one.row is not None)
+    lying = _lying_bytes(library)
     now = clock.iso(library.now) or ""
     return schemas.DetailedStatus(
         models=models,
@@ -48,6 +48,17 @@ def _status(library: Library) -> schemas.DetailedStatus:
         ),
         timestamp=now,
     )
+
+
+def _lying_bytes(library: Library) -> int:
+    """Return the bytes of all files on all nodes. Those that several entries share count once."""
+    found: dict[tuple[str, ...], int] = {}
+    for model in library.models.values():
+        own = model.entry.lora.paths if model.entry.lora is not None else ()
+        for row in (one.row for one in model.replicas if one.row is not None):
+            key = (row.node, row.repo, row.revision or "", *own)
+            found[key] = max(row.bytes, found.get(key, 0))
+    return sum(found.values())
 
 
 def model_status(library: Library, model: ModelView) -> schemas.ModelStatus:
@@ -67,7 +78,7 @@ def model_status(library: Library, model: ModelView) -> schemas.ModelStatus:
         availability_status=model.availability.value,
         is_available=model.availability in REPLICA_READY,
         is_loaded=bool(model.loaded),
-        size_mb=round(lying / 1e6, 3) if lying else model.entry.download_gb * 1e3,
+        size_mb=round(lying / 1e6, 3) if lying else model.entry.own_gb * 1e3,
         download_progress=max((_percent(one) for one in moving), default=None),
         missing_files=row.missing_files if row is not None else [],
         integrity_score=integrity,
@@ -84,6 +95,8 @@ def model_status(library: Library, model: ModelView) -> schemas.ModelStatus:
         latest_version=newest,
         latest_version_checked_at=clock.iso(model.version.answered_at if model.version is not None else None),
         update_available=update_available(model),
+        extends=model.entry.extends,
+        caveat=model.entry.caveat,
         pinned=model.pinned,
         loaded_on=list(model.loaded),
         replicas=[_replica(one) for one in model.replicas],

@@ -27,7 +27,7 @@ from shared.jobs import device_faults, download_control, queues
 from shared.jobs.queues import Depth
 from shared.messaging.progress import RestingRedis, answers
 from shared.models import replicas
-from shared.states import REPLICA_READY, JobState, Priority, Scope
+from shared.states import JobState, Priority, Scope
 from shared.telemetry import loop_reports
 from shared.telemetry import metrics as meters
 from shared.telemetry.metrics import Family
@@ -156,8 +156,9 @@ def _nodes(context: Context) -> Iterator[Metric]:
     yield from (up, drained, total, free)
     held = _gauge("wanworks_replica_ready", "Whether the node has the complete model.", "node", "model")
     size = _gauge("wanworks_replica_bytes", "Size of the model on the node.", "node", "model")
+    ready = replicas.ready(context.database)
     for row in replicas.rows(context.database):
-        held.add_metric([row.node, row.model_id], float(row.state in REPLICA_READY))
+        held.add_metric([row.node, row.model_id], float(row.model_id in ready.get(row.node, ())))
         size.add_metric([row.node, row.model_id], row.bytes)
     yield from (held, size)
 

@@ -73,6 +73,30 @@ class Defaults(ResponseModel):
     flow_shift: float
 
 
+class PresetLora(ResponseModel):
+    """The LoRA of a preset, one file for each expert."""
+
+    repo: str
+    revision: str
+    high_noise: Annotated[str | None, Field(description="The file of the high-noise expert, or of the only one.")]
+    low_noise: str | None
+    scale: float
+    size_gb: Annotated[float, Field(description="Of all its files, by the catalogue, in 10^9 bytes.")]
+
+
+class Preset(ResponseModel):
+    """What an entry fixes that runs another entry's weights."""
+
+    extends: Annotated[str, Field(description="The model whose weights it runs. Switching to it loads nothing.")]
+    fixed: Annotated[
+        dict[str, float],
+        Field(description="Parameters that a request cannot change, with their values."),
+    ]
+    lora: PresetLora | None
+    forward_passes: Annotated[float, Field(description="Of a video with the defaults: two for each guided step.")]
+    forward_passes_of_base: float
+
+
 class ModelCapabilities(ResponseModel):
     """What a model supports in this installation, from the catalogue."""
 
@@ -109,6 +133,10 @@ class ModelCapabilities(ResponseModel):
     defaults: Defaults
     download_size_gb: Annotated[float, Field(description="Size of all its files, in 10^9 bytes.")]
     notes: str
+    caveat: Annotated[
+        str | None, Field(description="What has not been proven about it, such as `not tried with real weights`.")
+    ]
+    preset: Annotated[Preset | None, Field(description="Null: it runs weights of its own.")]
     basis: dict[str, Basis]
     samples: int
 

@@ -63,6 +63,11 @@ class ModelStatus(ResponseModel):
     latest_version: Annotated[str | None, Field(description="The newest commit that the hub has reported.")]
     latest_version_checked_at: Annotated[Time | None, Field(description="When the hub last reported it.")]
     update_available: bool
+    extends: Annotated[
+        str | None,
+        Field(description="Of a preset: the model whose files it needs too; sizes and versions are those of its LoRA."),
+    ]
+    caveat: Annotated[str | None, Field(description="What has not been proven about it.")]
     pinned: Annotated[bool, Field(description="Whether the model is pinned, so that cleanups keep it.")]
     loaded_on: Annotated[list[str], Field(description="Devices that have loaded it, as node/index.")]
     replicas: list[ReplicaStatus]

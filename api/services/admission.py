@@ -11,7 +11,7 @@ from pathlib import Path
 from api.http import images
 from api.http.body import ReceivedRequest
 from api.services.fallbacks import Fallbacks
-from api.services.memory_check import MemoryCheck, needs_of
+from api.services.memory_check import MemoryCheck
 from api.services.storage import Storage
 from shared.catalogue.job_types import GENERATION, JOB_TYPES, GenerationParams, settle
 from shared.catalogue.models import Catalogue, CatalogueEntry
@@ -170,7 +170,7 @@ class Admission:
         needs, vram, ram = "", 0, 0
         if not mock:
             self._memory.check(request, params)
-            needs = needs_of(self._catalogue.get(params.model_id), params)
+            needs = self._memory.needs(params)
             vram, ram = Needs.read(needs).least_mb
         return NewJob(
             type=GENERATION,

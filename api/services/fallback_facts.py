@@ -10,7 +10,7 @@ from shared.management.fallback import ModelFacts
 from shared.management.library import Library, ModelView, bytes_left, holders
 from shared.models.memory_plan import Needs
 from shared.settings import Settings
-from shared.states import JobState, ReplicaState
+from shared.states import REPLICA_READY, JobState, ReplicaState
 from wanworks.requests import Quantization
 
 
@@ -22,8 +22,8 @@ def facts(settings: Settings, library: Library) -> dict[str, ModelFacts]:
 def room_for(settings: Settings, library: Library, model: ModelView) -> Node | None:
     """Return the online node to download the model to; None if none has enough space.
 
-    Prefers nodes whose devices can run it, then the one with the most free space. A node that has not reported its disk
-    counts as having enough.
+    Prefers nodes whose devices can run it, then those that have a preset's base, then the one with the most free space.
+    A node that has not reported its disk counts as having enough.
     """
     memory = _memory_of(library)
     carrying = {device.node for device in library.devices if _carries(device, memory, _usual(model.entry, "none"))}
@@ -34,7 +34,13 @@ def room_for(settings: Settings, library: Library, model: ModelView) -> Node | N
         if node.disk_free_mb is None
         or node.disk_free_mb * 1e6 - bytes_left(model.entry, by_node.get(node.name)) >= settings.min_free_disk_mb * 1e6
     ]
-    return max(fitting, key=lambda node: (node.name in carrying, node.disk_free_mb or 0.0, node.name), default=None)
+
+    def rank(node: Node) -> tuple[bool, bool, float, str]:
+        base = by_node[node.name].base if node.name in by_node else None
+        has_base = base is not None and base.availability in REPLICA_READY
+        return node.name in carrying, has_base, node.disk_free_mb or 0.0, node.name
+
+    return max(fitting, key=rank, default=None)
 
 
 def queue_seconds(library: Library) -> float | None:

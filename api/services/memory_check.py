@@ -1,6 +1,7 @@
 """Check whether a registered device has the memory for a generation, and describe what is missing."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from api.services.hosts import Host, Hosts
@@ -9,6 +10,7 @@ from shared.catalogue.models import Catalogue, CatalogueEntry, parse_resolution
 from shared.errors import InvalidField, NotEnoughMemory
 from shared.management import reductions
 from shared.management.reductions import Request
+from shared.models import lora_files
 from shared.models.memory_plan import Needs
 from wanworks.requests import GenerationRequest
 
@@ -23,9 +25,10 @@ class _Missing:
 
 
 class MemoryCheck:
-    def __init__(self, catalogue: Catalogue, hosts: Hosts, *, refuses: bool) -> None:
+    def __init__(self, catalogue: Catalogue, hosts: Hosts, loras_dir: Path, *, refuses: bool) -> None:
         """``refuses``: whether a job that fits no registered device is refused; otherwise it waits for one."""
         self._catalogue = catalogue
+        self._loras_dir = loras_dir
         self._hosts = hosts
         self._refuses = refuses
 
@@ -67,7 +70,12 @@ class MemoryCheck:
 
     def _wanted(self, params: GenerationParams) -> Request:
         entry = self._catalogue.get(params.model_id)
-        return Request(entry, params.resolution, params.frames, params.quantization, params.image is not None)
+        loras = lora_files.bytes_of(self._loras_dir, params.loras)
+        return Request(entry, params.resolution, params.frames, params.quantization, params.image is not None, loras)
+
+    def needs(self, params: GenerationParams) -> str:
+        """Return what the generation needs, as `Needs.read` reads it."""
+        return reductions.needs(self._wanted(params))
 
     def _refusal(self, request: GenerationRequest | None, params: GenerationParams) -> NotEnoughMemory:
         wanted, hosts = self._wanted(params), self._hosts.seen().devices
@@ -121,13 +129,6 @@ class MemoryCheck:
         except (InvalidField, ValueError):
             return None
         return {"request": body, "changes": changes}
-
-
-def needs_of(entry: CatalogueEntry, params: GenerationParams) -> str:
-    """Return what the generation needs, as `Needs.read` reads it."""
-    return reductions.needs(
-        Request(entry, params.resolution, params.frames, params.quantization, params.image is not None)
-    )
 
 
 def _fits(hosts: tuple[Host, ...], needs: str) -> bool:

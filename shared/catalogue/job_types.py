@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.catalogue.models import CatalogueEntry, parse_resolution
+from shared.catalogue.entries import CatalogueEntry, parse_resolution, passes_per_step
 from shared.errors import FieldError, InvalidField
 from wanworks.requests import (
     MAX_SEED,
@@ -51,6 +51,7 @@ class GenerationParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     model_id: str
+    weights_id: str | None = None  # of a preset: the entry whose weights it runs
     prompt: str
     negative_prompt: str | None = None
     image: str | None = None  # the input's name in the store, not the client's path
@@ -76,13 +77,14 @@ class GenerationParams(BaseModel):
 
     @property
     def work(self) -> float:
-        """Megapixels x frames x steps. Estimated run times are proportional to it."""
-        return self.width * self.height * self.frames * self.steps / 1e6
+        """Megapixels x frames x steps; a step without guidance counts half. Estimated run times are proportional."""
+        share = passes_per_step(self.guidance_scale, self.guidance_scale_2) / 2
+        return self.width * self.height * self.frames * self.steps * share / 1e6
 
     @property
     def model_cache_key(self) -> str:
-        """What must be loaded to run this: the model and its quantization."""
-        return f"{self.model_id}:{self.quantization}"
+        """What must be loaded to run this: the weights and their quantization."""
+        return f"{self.weights_id or self.model_id}:{self.quantization}"
 
 
 def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None) -> GenerationParams:
@@ -127,12 +129,24 @@ def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None)
     )
     expect(entry.image != "refused" or image is None, "image", f"{model} makes video from text alone, without an image")
     expect(entry.image != "required" or image is not None, "image", f"{model} needs an image", "missing")
+    for name in entry.fixed:
+        given, value = getattr(request, name), getattr(defaults, name)
+        other = f", or use {entry.extends}, which does not fix it" if entry.extends is not None else ""
+        expect(
+            given is None or given == value,
+            name,
+            f"{given!r} is not supported by {model}, which fixes it; allowed: {value}. Leave it out{other}",
+        )
     if wrong:
         raise InvalidField(*wrong)
 
+    guidance_scale = _or(request.guidance_scale, defaults.guidance_scale)
+    # A first scale that switches guidance off does so for both experts, unless the request has a second one.
+    is_off = request.guidance_scale is not None and request.guidance_scale <= 1 and two_experts
     width, height = parse_resolution(resolution)
     return GenerationParams(
         model_id=model,
+        weights_id=entry.extends,
         prompt=request.prompt,
         negative_prompt=_or(request.negative_prompt, defaults.negative_prompt),
         image=image,
@@ -142,8 +156,8 @@ def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None)
         fps=fps,
         output_format=request.output_format,
         steps=steps,
-        guidance_scale=_or(request.guidance_scale, defaults.guidance_scale),
-        guidance_scale_2=_or(request.guidance_scale_2, defaults.guidance_scale_2),
+        guidance_scale=guidance_scale,
+        guidance_scale_2=_or(request.guidance_scale_2, guidance_scale if is_off else defaults.guidance_scale_2),
         flow_shift=_or(request.flow_shift, defaults.flow_shift),
         seed=request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1),
         quantization=request.quantization,

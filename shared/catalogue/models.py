@@ -4,150 +4,17 @@ Figures come from the models' configuration files (Wan-Video/Wan2.2, `wan/config
 and the hardware requirements that wanworks documents. Sizes in GB are 10^9 bytes.
 """
 
-import logging
-import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-
-from shared.catalogue import memory_data
-from shared.catalogue.memory_facts import Memory
-from shared.errors import ConfigurationError, NotFound
-from wanworks.requests import OutputFormat, Quantization
-
-log = logging.getLogger(__name__)
-
-# Where the weights are during a job. none: all on the device; text: the text encoder takes turns; model: one component
-# on the device at a time; group: streamed block by block.
-Offload = Literal["none", "text", "model", "group"]
+from shared.catalogue import files, memory_data, presets
+from shared.catalogue.entries import CatalogueEntry as CatalogueEntry
+from shared.catalogue.entries import Defaults, Frozen, Hardware, with_presets
+from shared.catalogue.entries import Offload as Offload
+from shared.catalogue.entries import parse_resolution as parse_resolution
+from shared.errors import NotFound
 
 
-def parse_resolution(text: str) -> tuple[int, int]:
-    """Return (width, height) in pixels from a text such as ``"1280x720"``. Raises ValueError."""
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if match is None:
-        raise ValueError("a resolution must be WIDTHxHEIGHT, for example 1280x720")
-    return int(match[1]), int(match[2])
-
-
-def _check_resolution(text: str) -> str:
-    if any(edge % 2 for edge in parse_resolution(text)):
-        raise ValueError("width and height must be even, because colour is stored at half the resolution")
-    return text
-
-
-Resolution = Annotated[str, AfterValidator(_check_resolution)]
-
-
-Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError("must not be true or false")
-        return value
-
-
-class Defaults(_Frozen):
-    """The values for fields that a request omits: the model's native ones."""
-
-    resolution: Resolution
-    frames: int = Field(ge=1)
-    fps: int = Field(ge=1)
-    steps: int = Field(ge=1)
-    guidance_scale: float = Field(ge=0)  # the high-noise expert's, if there are two
-    guidance_scale_2: float | None = Field(None, ge=0)  # the low-noise expert's
-    flow_shift: float = Field(gt=0)
-    negative_prompt: str = Field("", max_length=4000)  # of a request that has none; an empty one of its own stays empty
-
-
-class Hardware(_Frozen):
-    """What the model's authors document. Jobs are placed by the memory plan (`shared/models/memory_plan.py`)."""
-
-    min_vram_gb: float = Field(gt=0)
-    recommended_vram_gb: float = Field(gt=0)
-    cuda_compute_capability: str = Field("7.0", pattern=r"^\d+\.\d+$")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_profiles(cls, values: Any) -> Any:
-        """Drop what earlier versions read here: memory is now planned from `memory`."""
-        if not isinstance(values, dict):
-            return values
-        for name in ("profiles", "cpu_ram_gb"):
-            if name in values:
-                log.warning("catalogue: hardware.%s is no longer used; memory is planned from the table `memory`", name)
-        return {name: value for name, value in values.items() if name not in ("profiles", "cpu_ram_gb")}
-
-
-class CatalogueEntry(_Frozen):
-    """One model that can be requested."""
-
-    model_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    model_type: str
-    aliases: tuple[Alias, ...] = ()  # other names that /v1/videos accepts; see `Catalogue.named`
-    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str = "main"
-    pipeline: Literal["wan-t2v", "wan-i2v", "wan-ti2v"]
-    image: Literal["refused", "optional", "required"]
-    resolutions: tuple[Resolution, ...] = Field(min_length=1)
-    min_frames: int = Field(8, ge=1)
-    max_frames: int = Field(ge=1)
-    fps: tuple[int, ...] = (8, 12, 16, 24)
-    output_formats: tuple[OutputFormat, ...] = ("mp4", "webm")
-    quantizations: tuple[Quantization, ...] = ("none", "fp16", "bf16", "int8")
-    loras: bool = True
-    min_steps: int = Field(2, ge=1)  # with one step the low-noise expert would never run
-    max_steps: int = Field(100, ge=1)
-    size_multiple: int = Field(ge=1)  # the model's grid in pixels
-    boundary_ratio: float | None = Field(None, gt=0, lt=1)  # from where the low-noise expert is used
-    defaults: Defaults
-    hardware: Hardware
-    memory: Memory  # `wanworks measure-memory` prints it for other weights
-    download_gb: float = Field(gt=0)
-    notes: str = ""
-
-    def __hash__(self) -> int:
-        return hash((self.model_id, self.repo, self.revision))  # quick, for caches by entry
-
-    @model_validator(mode="after")
-    def _defaults_are_allowed(self) -> Self:
-        allowed = {
-            "resolution": self.defaults.resolution in self.resolutions,
-            "frames": self.min_frames <= self.defaults.frames <= self.max_frames,
-            "fps": self.defaults.fps in self.fps,
-            "steps": self.min_steps <= self.defaults.steps <= self.max_steps,
-        }
-        for name, good in allowed.items():
-            if not good:
-                raise ValueError(f"defaults.{name} is not among the values that the entry allows")
-        return self
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names that `/v1/videos` accepts: id, aliases, and repository with and without `-Diffusers`."""
-        plain = self.repo.removesuffix("-Diffusers")
-        return tuple(dict.fromkeys((self.model_id, *self.aliases, self.repo, plain)))
-
-
-class Catalogue(_Frozen):
+class Catalogue(Frozen):
     """The offered models."""
 
     name: str
@@ -186,10 +53,12 @@ def load(source: str) -> Catalogue:
     ``extends`` and give only what differs. Raises ConfigurationError with the line.
     """
     if source == "default":
-        return Catalogue(name="default", entries=DEFAULT)
+        return Catalogue(name="default", entries=with_presets(DEFAULT, presets.DEFAULT_PRESETS))
     if source == "demo":
-        return Catalogue(name="demo", entries=tuple(_demo(entry) for entry in DEFAULT))
-    return _from_file(Path(source).expanduser())
+        demo = [_demo(entry) for entry in DEFAULT]
+        return Catalogue(name="demo", entries=with_presets(demo, presets.DEMO_PRESETS))
+    path = Path(source).expanduser()
+    return Catalogue(name=str(path), entries=files.read(path, DEFAULT))
 
 
 def _both_ways(*landscape: str) -> tuple[str, ...]:
@@ -303,69 +172,3 @@ def _demo(entry: CatalogueEntry) -> CatalogueEntry:
             "notes": "Random weights: every picture is noise.",
         }
     )
-
-
-def _from_file(path: Path) -> Catalogue:
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text)
-    except OSError as error:
-        raise ConfigurationError(f"catalogue {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"catalogue {path}: {error}") from None
-    unknown = set(content) - {"models"}
-    if unknown or not isinstance(content.get("models"), dict):
-        key = sorted(unknown)[0] if unknown else "models"
-        raise ConfigurationError(f"catalogue {path}, line {_line(text, key)}: expected only [models.ID] tables")
-    entries = {entry.model_id: entry for entry in DEFAULT}
-    for model_id, table in content["models"].items():
-        entries[model_id] = _entry(path, text, model_id, table, entries)
-    taken = set(entries)
-    for entry in entries.values():
-        for alias in entry.aliases:
-            if alias in taken:
-                where = f"catalogue {path}, line {_line(text, entry.model_id, 'aliases')}: [models.{entry.model_id}]"
-                raise ConfigurationError(f"{where} aliases: {alias!r} is already the name or alias of a model")
-            taken.add(alias)
-    return Catalogue(name=str(path), entries=tuple(entries.values()))
-
-
-def _entry(path: Path, text: str, model_id: str, table: Any, entries: Mapping[str, CatalogueEntry]) -> CatalogueEntry:
-    def refuse(reason: str, *keys: str) -> ConfigurationError:
-        line = _line(text, model_id, *keys)
-        return ConfigurationError(f"catalogue {path}, line {line}: [models.{model_id}] {reason}")
-
-    if not isinstance(table, dict):
-        raise refuse("must be a table")
-    values = dict(table)
-    base = values.pop("extends", None)
-    if base is not None and base not in entries:
-        raise refuse(f"extends {base!r}, which is not an entry", "extends")
-    if base is not None:
-        own = {"aliases"} if base != model_id else set()  # an alias belongs to one model
-        values = _merged(entries[base].model_dump(exclude=own), values)
-    try:
-        return CatalogueEntry.model_validate({**values, "model_id": model_id})
-    except ValidationError as error:
-        first = error.errors()[0]
-        keys = [str(part) for part in first["loc"]]
-        raise refuse(f"{'.'.join(keys) or 'entry'}: {first['msg']}", *keys) from None
-
-
-def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` updated by `over`, table by table, so that a single default can be changed."""
-    result = dict(base)
-    for key, value in over.items():
-        both_tables = isinstance(value, dict) and isinstance(base.get(key), dict)
-        result[key] = _merged(base[key], value) if both_tables else value
-    return result
-
-
-def _line(text: str, *keys: str) -> int:
-    """Return the line of the innermost of `keys`; of the last one found if an inner key is absent."""
-    lines = text.splitlines()
-    found = 0
-    for key in keys:
-        pattern = re.compile(rf"""(^|[\[.\s{{,"']){re.escape(key)}["']?(\s*[=\].]|$)""")
-        found = next((index for index in range(found, len(lines)) if pattern.search(lines[index])), found)
-    return found + 1

@@ -132,6 +132,12 @@ def use_case(entry: CatalogueEntry) -> str:
 def _recommendation(a: CatalogueEntry, b: CatalogueEntry, speed: float | None, quality: float | None) -> str:
     if a.model_id == b.model_id:
         return "Both are the same model"
+    if a.weights_id == b.weights_id:
+        few, many = sorted((a, b), key=lambda entry: entry.passes)
+        return (
+            f"Both run the same weights: {few.model_id} takes {few.passes:g} forward passes for a video, "
+            f"{many.model_id} {many.passes:g}; choose {few.model_id} for time"
+        )
     if speed is None:
         lean, rich = sorted((a, b), key=lambda entry: entry.download_gb)
         if lean.download_gb == rich.download_gb:
@@ -157,7 +163,11 @@ def _trade_offs(
 ) -> Sequence[str]:
     if a.model_id == b.model_id:
         return []
-    found = []
+    found = [
+        ". ".join(filter(None, (f"{entry.model_id}: {entry.notes.rstrip('.')}", entry.caveat)))
+        for entry in (a, b)
+        if entry.extends is not None
+    ]
     if speed is not None:
         direction = "faster" if speed > 0 else "slower"
         found.append(f"{b.model_id} is {abs(speed):.0f} % {direction} than {a.model_id} for the same amount of work")

@@ -16,7 +16,7 @@ _DEVICE = (
 )
 _NEEDS = select(Job.mock, Job.target_node, Job.model_id).where(Job.id == bindparam("its_job_id"))
 _HELD = (
-    select(Replica.state)
+    select(Replica.state, Replica.requires)
     .where(Replica.node == bindparam("its_node"), Replica.model_id == bindparam("its_model_id"))
     .with_for_update(read=True)
 )
@@ -48,5 +48,10 @@ def may_run(session: Session, job_id: str, node: str, device_key: str | None, at
     needs = session.execute(_NEEDS, {"its_job_id": job_id}).one_or_none()
     if needs is None or needs.mock or needs.target_node is not None:
         return needs is not None
-    held = session.execute(_HELD, {"its_node": node, "its_model_id": needs.model_id})
-    return held.scalar_one_or_none() in REPLICA_READY
+    model_id = needs.model_id
+    while model_id is not None:  # a preset needs its base's files too
+        held = session.execute(_HELD, {"its_node": node, "its_model_id": model_id}).one_or_none()
+        if held is None or held.state not in REPLICA_READY:
+            return False
+        model_id = held.requires
+    return True

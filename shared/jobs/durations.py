@@ -31,10 +31,13 @@ class PhaseTimes:
     step: float | None  # one denoising step
 
 
-def measured(database: Database, model_cache_key: str) -> Durations:
-    """Return the medians of the latest real successes with that model cache key, on any device."""
+def measured(database: Database, model_cache_key: str, model_id: str | None = None) -> Durations:
+    """Return the medians of the latest real successes with that model cache key, on any device.
+
+    `model_id`: of this model; without it of the one whose weights the key names. A preset's steps take less time.
+    """
     loads, rates = [], []
-    for use in _latest(database, model_cache_key):
+    for use in _latest(database, model_cache_key, model_id):
         work = use.width * use.height * use.frames * use.steps / 1e6
         loading = use.timings.get(Phase.LOADING, 0.0)
         if use.warm is False:
@@ -44,12 +47,18 @@ def measured(database: Database, model_cache_key: str) -> Durations:
 
 
 def phase_times(
-    database: Database, model_cache_key: str, device_name: str, width: int, height: int, frames: int
+    database: Database,
+    model_cache_key: str,
+    device_name: str,
+    width: int,
+    height: int,
+    frames: int,
+    model_id: str | None = None,
 ) -> PhaseTimes:
-    """Return the medians of the latest real successes of exactly that size on that kind of device."""
+    """Return the medians of the latest real successes of exactly that size on that kind of device. See `measured`."""
     uses = [
         use
-        for use in _latest(database, model_cache_key)
+        for use in _latest(database, model_cache_key, model_id)
         if (use.width, use.height, use.frames, use.device_name) == (width, height, frames, device_name)
     ]
     by_phase: dict[str, list[float]] = {}
@@ -60,8 +69,8 @@ def phase_times(
     return PhaseTimes({phase: statistics.median(values) for phase, values in by_phase.items()}, _median(steps))
 
 
-def _latest(database: Database, model_cache_key: str) -> list[Use]:
-    model_id = model_cache_key.partition(":")[0]
+def _latest(database: Database, model_cache_key: str, model_id: str | None) -> list[Use]:
+    model_id = model_id or model_cache_key.partition(":")[0]
     query = (
         select(Use)
         .where(

@@ -72,12 +72,14 @@ def _models(
     facts = []
     for entry in catalogue.entries:
         row = replicas.get(entry.model_id)
-        if row is None and entry.repo not in repos:
+        if row is None and entry.own_repo not in repos:
             continue
+        # Weights are needed as long as a preset of them is.
+        family = {one.model_id for one in catalogue.entries if entry.model_id in (one.model_id, one.requires)}
         used = (
             select(Use.finished_at)
             .where(
-                Use.model_id == entry.model_id,
+                col(Use.model_id).in_(family),
                 col(Use.mock).is_(False),
                 col(Use.outcome).in_((JobState.SUCCEEDED, JobState.FAILED)),
             )
@@ -88,16 +90,16 @@ def _models(
         facts.append(
             ModelFact(
                 model_id=entry.model_id,
-                repo=entry.repo,
+                repo=entry.own_repo,
                 revision=row.revision if row is not None else None,
                 bytes=row.bytes if row is not None else 0,
-                present=entry.repo in repos or (row is not None and row.bytes > 0),
+                present=entry.own_repo in repos or (row is not None and row.bytes > 0),
                 last_used=session.exec(used).one_or_none(),
-                pinned=entry.model_id in pinned,
+                pinned=not family.isdisjoint(pinned),
                 loaded=entry.model_id in loaded,
-                running=removing or entry.model_id in running or None in running,
-                queued=entry.model_id in queued,
-                downloading=entry.model_id in downloading,
+                running=removing or not family.isdisjoint(running) or None in running,
+                queued=not family.isdisjoint(queued),
+                downloading=not family.isdisjoint(downloading),
                 copies_only=row is not None and row.removed_source_bytes > 0,
             )
         )

@@ -380,6 +380,10 @@ def _in_time(choice: Choice, wish: Wish) -> bool:
 
 
 def _reason(wanted: CatalogueEntry, other: CatalogueEntry) -> str:
+    if wanted.weights_id == other.weights_id:
+        steps = f"{other.defaults.steps} steps instead of {wanted.defaults.steps}"
+        passes = f"{other.passes:g} forward passes instead of {wanted.passes:g}"
+        return f"It runs the same weights with other parameters: {steps}, {passes}"
     match wanted.image, other.image:
         case ("refused", "required"):
             return "Similar capabilities, but it needs an image to start from"

@@ -73,6 +73,7 @@ class ReplicaView:
     download: Job | None  # the newest of this model to this node
     progress: LiveProgress | None  # of that download
     availability: ReplicaState
+    base: "ReplicaView | None" = None  # of a preset: the model whose files it needs too
 
     @property
     def fetching(self) -> bool:
@@ -159,23 +160,26 @@ def read(
     newest_versions = versions.latest(database)
     load = queues.generations(database)
 
-    def replica(node: str, model_id: str) -> ReplicaView:
-        row, download = rows.get((node, model_id)), newest.get((node, model_id))
+    def replica(node: str, entry: CatalogueEntry) -> ReplicaView:
+        row, download = rows.get((node, entry.model_id)), newest.get((node, entry.model_id))
         state = availability.of_replica(
             ReplicaState(row.state) if row is not None else None,
             JobState(download.status) if download is not None else None,
             online=node in online,
         )
         moving = progress[download.id] if download is not None else None
-        return ReplicaView(node, node in online, row, download, moving, state)
+        base = replica(node, catalogue.get(entry.requires)) if entry.requires is not None else None
+        if base is not None:
+            state = availability.with_base(state, base.availability)
+        return ReplicaView(node, node in online, row, download, moving, state, base)
 
     return Library(
         now=now,
         models={
             entry.model_id: ModelView(
                 entry=entry,
-                replicas=tuple(replica(node, entry.model_id) for node in names),
-                loaded=tuple(device.key for device in devices if _has_loaded(device, entry.model_id)),
+                replicas=tuple(replica(node, entry) for node in names),
+                loaded=tuple(device.key for device in devices if _has_loaded(device, entry.weights_id)),
                 version=newest_versions.get(entry.model_id),
                 pinned=entry.model_id in pinned,
                 latest=latest.get(entry.model_id, Latest()),
@@ -202,16 +206,25 @@ def holders(model: ModelView) -> set[str]:
 
 
 def bytes_left(entry: CatalogueEntry, replica: ReplicaView | None) -> int:
-    """Return the bytes that remain to be downloaded, by the catalogue's size if nothing better is known."""
+    """Return the bytes that remain to be downloaded, by the catalogue's size if nothing better is known.
+
+    For a preset this includes those of its base.
+    """
     if replica is not None and replica.availability in REPLICA_READY and not replica.fetching:
         return 0
     progress = replica.progress if replica is not None and replica.fetching else None
     if progress is not None and progress.bytes_total is not None:
         return max(0, progress.bytes_total - (progress.bytes_done or 0))
+    base = replica.base if replica is not None else None
+    of_the_base = _missing_bytes(entry.download_gb, base) if entry.requires is not None else 0
+    return of_the_base + _missing_bytes(entry.own_gb, replica)
+
+
+def _missing_bytes(gigabytes: float, replica: ReplicaView | None) -> int:
     row = replica.row if replica is not None else None
     present = (row.verified_bytes if row.faults else row.bytes) if row is not None else 0
-    expected = row.expected_bytes if row is not None and row.expected_bytes else round(entry.download_gb * 1e9)
-    return max(0, expected - present)
+    expected = row.expected_bytes if row is not None and row.expected_bytes else round(gigabytes * 1e9)
+    return 0 if row is not None and row.state in REPLICA_READY else max(0, expected - present)
 
 
 def update_available(model: ModelView) -> bool:
@@ -264,7 +277,7 @@ def _replica_facts(model: ModelView, one: ReplicaView) -> ReplicaFacts:
         availability=one.availability,
         faults=tuple(Fault(fault["path"], fault["type"]) for fault in one.faults),
         missing_files=tuple(row.missing_files) if row is not None else (),
-        refetchable=row is not None and row.revision is not None and row.repo == model.entry.repo,
+        refetchable=row is not None and row.revision is not None and row.repo == model.entry.own_repo,
         verified_at=row.verified_at if row is not None else None,
         removed_source_bytes=row.removed_source_bytes if row is not None else 0,
         download_error=str(error["message"]) if error else None,

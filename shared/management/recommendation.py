@@ -101,27 +101,32 @@ class Advice:
 def recommend(wish: Wish, candidates: Sequence[Candidate]) -> Advice:
     """Return the model with the highest ``(0.40 input + q quality + s speed + 0.15 readiness) / (0.55 + q + s)``.
 
-    Only models that fit the memory count. q and s are 0.10, 0.20 or 0.35 by the priorities. Of equal scores, the
-    catalogue's first wins.
+    Only models that fit the memory count, and presets only if time matters more than quality. q and s are 0.10, 0.20
+    or 0.35 by the priorities. Of equal scores, the catalogue's first wins.
     """
     reading = read(wish.use_case)
-    fitting = [one for one in candidates if _fits(one.entry, wish.memory_gb)]
+    counting = [one for one in candidates if one.entry.extends is None or _time_matters(wish, reading)]
+    fitting = [one for one in counting if _fits(one.entry, wish.memory_gb)]
+    bases = {one.entry.model_id: one.entry for one in candidates}
     quality, quality_source = _qualities(fitting)
-    speed, speed_source = _speeds(fitting)
+    speed, speed_source = _speeds(fitting, bases)
     scored = sorted(
         (_scored(wish, reading, one, quality[one.entry.model_id], speed[one.entry.model_id]) for one in fitting),
         key=lambda one: -one.score,
     )
     if not scored:
-        return Advice(None, (), None, _why_none(wish, candidates), (), quality_source, speed_source)
+        return Advice(None, (), None, _why_none(wish, counting), (), quality_source, speed_source)
     best = scored[0]
     chosen = next(one for one in fitting if one.entry.model_id == best.model_id)
     return Advice(
         best=best,
         others=tuple(scored[1:]),
         confidence=_confidence(reading, scored, chosen),
-        reasons=tuple(_reasons(wish, reading, chosen, best, scored, quality_source, speed_source)),
-        limitations=tuple(_limitations(wish, reading, chosen)),
+        reasons=(
+            *_reasons(wish, reading, chosen, best, scored, quality_source, speed_source),
+            *_gain(chosen.entry, bases),
+        ),
+        limitations=(*_cost(chosen.entry, bases), *_limitations(wish, reading, chosen)),
         quality_source=quality_source,
         speed_source=speed_source,
     )
@@ -162,6 +167,30 @@ def _is_denied(words: Sequence[str], place: int) -> bool:
     return False
 
 
+def _time_matters(wish: Wish, reading: Reading) -> bool:
+    """Return whether time is asked for, by the priorities or the words, and quality is not."""
+    fast = wish.speed == "fast" or (reading.fast and wish.speed != "slow")
+    fine = wish.quality == "high" or (reading.fine and wish.quality != "low")
+    return fast and not fine
+
+
+def _gain(entry: CatalogueEntry, bases: Mapping[str, CatalogueEntry]) -> Sequence[str]:
+    if (base := bases.get(entry.extends or "")) is None:
+        return ()
+    return (
+        f"Time matters: it takes {entry.passes:g} forward passes of the same weights, where {base.model_id} takes "
+        f"{base.passes:g}",
+    )
+
+
+def _cost(entry: CatalogueEntry, bases: Mapping[str, CatalogueEntry]) -> Sequence[str]:
+    if (base := bases.get(entry.extends or "")) is None:
+        return ()
+    steps = f"{entry.defaults.steps} steps instead of {base.defaults.steps}"
+    found = [f"A preset of {base.model_id} with {steps}. {entry.notes}".rstrip()]
+    return (*found, *([entry.caveat[:1].upper() + entry.caveat[1:]] if entry.caveat else []))
+
+
 def _fits(entry: CatalogueEntry, memory_gb: float | None) -> bool:
     return memory_gb is None or entry.hardware.min_vram_gb <= memory_gb
 
@@ -176,15 +205,26 @@ def _qualities(candidates: Sequence[Candidate]) -> tuple[dict[str, float], Sourc
     return {one.entry.model_id: one.entry.download_gb / most for one in candidates}, "catalogue"
 
 
-def _speeds(candidates: Sequence[Candidate]) -> tuple[dict[str, float], Source]:
-    """Return the speeds relative to the fastest, if all were measured; else the smallest size over each size."""
-    measured = {one.entry.model_id: one.performance.work_per_second for one in candidates}
+def _speeds(candidates: Sequence[Candidate], bases: Mapping[str, CatalogueEntry]) -> tuple[dict[str, float], Source]:
+    """Return the speeds relative to the fastest, if all were measured; else the smallest size over each size.
+
+    Rates are of steps, and a preset has fewer: measured ones are multiplied by the ratio of steps, those by size by
+    that of forward passes, up to 1.
+    """
+    steps, passes = {}, {}
+    for entry in (one.entry for one in candidates):
+        base = bases.get(entry.extends or "", entry)
+        steps[entry.model_id] = base.defaults.steps / entry.defaults.steps
+        passes[entry.model_id] = base.passes / entry.passes
+    rates = {one.entry.model_id: one.performance.work_per_second for one in candidates}
+    measured = {name: None if rate is None else rate * steps[name] for name, rate in rates.items()}
     known = {model_id: rate for model_id, rate in measured.items() if rate is not None}
     if known and len(known) == len(measured):
         fastest = max(known.values())
         return {model_id: rate / fastest for model_id, rate in known.items()}, "measured"
     least = min((one.entry.download_gb for one in candidates), default=1.0)
-    return {one.entry.model_id: least / one.entry.download_gb for one in candidates}, "catalogue"
+    sizes = {one.entry.model_id: least / one.entry.download_gb for one in candidates}
+    return {name: min(1.0, size * passes[name]) for name, size in sizes.items()}, "catalogue"
 
 
 def _scored(wish: Wish, reading: Reading, one: Candidate, quality: float, speed: float) -> Scored:
@@ -274,7 +314,7 @@ def _limitations(wish: Wish, reading: Reading, chosen: Candidate) -> Sequence[st
     if chosen.status == Status.CRITICAL:
         found.append("Its status is critical now: check its health")
     elif chosen.availability not in REPLICA_READY:
-        found.append(f"No node can serve it now ({chosen.availability.value}); its files are {entry.download_gb:g} GB")
+        found.append(f"No node can serve it now ({chosen.availability.value}); its files are {entry.total_gb:g} GB")
     if chosen.performance.average_seconds is None:
         found.append("Its duration was never measured here")
     return found

@@ -24,12 +24,14 @@ class Request:
     frames: int
     quantization: Quantization
     image: bool  # it starts from an image
+    loras: int = 0  # bytes of the request's own LoRA files for one expert
 
 
 def needs(request: Request) -> str:
     """Return what the request needs, as `memory_plan.Needs` reads it."""
     width, height = parse_resolution(request.resolution)
-    size = Size.of(request.entry, width, height, request.frames, request.image)
+    loras = memory_plan.lora_bytes(request.entry) + request.loras
+    size = Size.of(request.entry, width, height, request.frames, request.image, loras)
     return memory_plan.needs(request.entry, request.quantization, size)
 
 
@@ -60,6 +62,7 @@ def of_other_models(request: Request, entries: Iterable[CatalogueEntry], fits: F
             min(max(request.frames, entry.min_frames), entry.max_frames),
             quantization,
             request.image,
+            request.loras,
         )
         options = (near, *_int8(near), *_smaller(near), *_smaller(next(_int8(near), near)))
         found.append(_first(options, fits))

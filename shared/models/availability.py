@@ -40,6 +40,14 @@ def of_replica(files: ReplicaState | None, download: JobState | None, *, online:
     return ReplicaState.FAILED if download == JobState.FAILED else ReplicaState.MISSING
 
 
+def with_base(own: ReplicaState, base: ReplicaState) -> ReplicaState:
+    """Return the availability of a preset on a node, from that of its own files and that of its base there."""
+    if own not in REPLICA_READY or base in REPLICA_READY:
+        return own
+    # A download of the preset that runs fetches the base.
+    return ReplicaState.DOWNLOADING if own == ReplicaState.UPDATING else base
+
+
 def of_download(download: JobState, files: ReplicaState | None) -> ReplicaState:
     """Return the availability as shown with a download; for one that has ended, that of the files."""
     if download in (JobState.QUEUED, JobState.PAUSED):

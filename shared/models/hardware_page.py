@@ -61,7 +61,8 @@ shared.models.hardware_page` from the catalogue and from the plan that also acce
 
 Disk: T2V-A14B and I2V-A14B take 126 GB each, and 57 GB more for bf16 copies (`wanworks prepare`); TI2V-5B takes 34
 GB, and 10 GB more. With `WANWORKS_KEEP_SOURCES=false` the published weights that have a copy are removed: then A14B
-takes 69 GB and 5B 24 GB.
+takes 69 GB and 5B 24 GB. A Lightning preset takes 2.5 GB more (derived), on the disk, and on the card until the last
+step.
 """
 
 

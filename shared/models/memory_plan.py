@@ -36,19 +36,26 @@ _STEP_MB = 250  # needs are rounded up to multiples of this, so that similar job
 
 @dataclass(frozen=True)
 class Size:
-    """What the memory of one generation depends on: the model's grid, and whether it starts from an image."""
+    """What the memory of one generation depends on: the model's grid, whether it starts from an image, its LoRAs."""
 
     width: int
     height: int
     frames: int
     image: bool
+    loras: int = 0  # bytes of the LoRA files of one expert
 
     @classmethod
-    def of(cls, entry: CatalogueEntry, width: int, height: int, frames: int, image: bool) -> "Size":
-        """Return the size that the model generates for a requested one."""
+    def of(
+        cls, entry: CatalogueEntry, width: int, height: int, frames: int, image: bool, loras: int | None = None
+    ) -> "Size":
+        """Return the size that the model generates for a requested one. `loras` None: those of the entry alone."""
         multiple = entry.size_multiple
         return cls(
-            -(-width // multiple) * multiple, -(-height // multiple) * multiple, -(-(frames - 1) // 4) * 4 + 1, image
+            -(-width // multiple) * multiple,
+            -(-height // multiple) * multiple,
+            -(-(frames - 1) // 4) * 4 + 1,
+            image,
+            lora_bytes(entry) if loras is None else loras,
         )
 
     @property
@@ -128,6 +135,11 @@ def needs(entry: CatalogueEntry, quantization: Quantization, size: Size) -> str:
             steps.append(pair)
     on_cpu = min(plan.host for plan in plans(entry, quantization, size, "cpu"))
     return ",".join(f"{device}:{host}" for device, host in steps) + f";{_rounded(on_cpu)}"
+
+
+def lora_bytes(entry: CatalogueEntry) -> int:
+    """Return the size of a preset's LoRA for one expert, by the catalogue."""
+    return round(entry.lora.file_mb * MB) if entry.lora is not None else 0
 
 
 def work_factor(entry: CatalogueEntry, width: int, height: int, frames: int) -> float:
@@ -220,6 +232,8 @@ def _plan(
     encode = _encode(memory, size, tiled=tiled) if encodes else 0
     decode = _decode(memory, size, tiled=tiled)
     prompt = wide * activations.text
+    # Both experts have theirs on the device until the last step, under every layout.
+    loras = wide * experts * size.loras
     resident = {"none": text + experts * expert + vae, "text": experts * expert + vae, "model": 0, "group": 0}[layout]
     match layout:
         case "none":
@@ -237,9 +251,9 @@ def _plan(
                 vae,
             )
     found: dict[Stage, int] = {
-        "text_encoding": bases[0] + prompt,
-        "image_encoding": bases[1] + encode,
-        "denoising": bases[2] + denoise,
+        "text_encoding": bases[0] + loras + prompt,
+        "image_encoding": bases[1] + loras + encode,
+        "denoising": bases[2] + loras + denoise,
         "decoding": bases[3] + decode,
     }
     if not encodes:
@@ -256,7 +270,8 @@ def _plan(
     # Weights that are not on the device wait in page-locked memory. A component that is being loaded is there too.
     waiting = {"none": 0, "text": text, "model": weights, "group": weights}[layout]
     largest = max(text, expert)
-    host = waiting + max(frames, largest if layout in ("none", "text") else block + block_of_text) + PROCESS_BYTES
+    loading = largest if layout in ("none", "text") else block + block_of_text
+    host = waiting + max(frames, loading, loras) + PROCESS_BYTES  # LoRA files are read as a whole, one after the other
     return Plan(layout, tiled, tiled, tuple(found.items()), resident, with_margin + CONTEXT_BYTES, host)
 
 

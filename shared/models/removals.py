@@ -20,8 +20,9 @@ _GONE_SECONDS = 3600.0
 def begin_removal(database: Database, node: str, model_id: str) -> bool:
     """Mark the replica as being removed, so that no further job is claimed for it.
 
-    Return False if a job uses it on that node or waits for it, or a device there has it loaded. A claim holds a share
-    lock on the replica's row until its commit, so either the claim sees the mark or the removal sees the job.
+    Return False if a job uses it or a preset of it on that node, or waits for one of them, or a device there has it
+    loaded. A claim holds a share lock on the replica's row until its commit, so either the claim sees the mark or the
+    removal sees the job.
     """
     with database.write() as session:
         row = _locked(session, node, model_id)
@@ -76,10 +77,12 @@ def loaded(session: Session, node: str) -> set[str]:
 
 
 def _needed(session: Session, node: str, model_id: str) -> bool:
+    presets = select(Replica.model_id).where(Replica.node == node, Replica.requires == model_id)
+    names = [model_id, *session.exec(presets)]
     every_model = col(Job.model_id).is_(None) & (col(Job.type) != CLEANUP)
-    of_it = or_(col(Job.model_id) == model_id, every_model)
+    of_it = or_(col(Job.model_id).in_(names), every_model)
     running = (col(Job.status) == JobState.RUNNING, col(Job.node) == node, of_it)
-    waiting = (col(Job.status) == JobState.QUEUED, col(Job.type) == GENERATION, col(Job.model_id) == model_id)
+    waiting = (col(Job.status) == JobState.QUEUED, col(Job.type) == GENERATION, col(Job.model_id).in_(names))
     return any(
         session.exec(select(Job.id).where(*where, col(Job.mock).is_(False)).limit(1)).first() is not None
         for where in (running, waiting)

@@ -137,9 +137,19 @@ def record_verification(
 
 @settled
 def record_download(
-    database: Database, node: str, model_id: str, repo: str, revision: str, found: Sequence[FileState], at: datetime
+    database: Database,
+    node: str,
+    model_id: str,
+    repo: str,
+    revision: str,
+    found: Sequence[FileState],
+    at: datetime,
+    requires: str | None = None,
 ) -> None:
-    """Record that a revision was downloaded and verified, and is now used by the node."""
+    """Record that a revision was downloaded and verified, and is now used by the node.
+
+    `requires`: of a preset, whose own files these are, the model whose files it needs too.
+    """
     size = sum(file.size for file in found)
     with database.write() as session:
         hold(session, replicas_of(node))
@@ -148,7 +158,7 @@ def record_download(
         )
         row.generation += row.state != ReplicaState.AVAILABLE or row.revision != revision
         row.state = ReplicaState.AVAILABLE
-        row.repo = repo
+        row.repo, row.requires = repo, requires
         row.revision = revision
         row.bytes = row.verified_bytes = row.expected_bytes = size
         row.faults = []

@@ -8,13 +8,14 @@ the Hugging Face cache layout (``models--ORG--NAME/{blobs,refs,snapshots}``).
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import and_, delete, or_
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from shared import clock
@@ -51,20 +52,41 @@ class Presence:
 
 
 def snapshot_dir(models_dir: Path, entry: CatalogueEntry) -> Path | None:
-    """Return the folder of the model's files at its catalogue revision; None if the cache does not have it.
+    """Return the folder of the model's weights at its catalogue revision; None if the cache does not have it.
 
     `refs/REVISION` names the folder. Copied and pruned caches may lack the reference or its folder. Then it is the
     newest complete folder that no other reference names or, if none is complete, the newest.
     """
-    repo = models_dir / f"models--{entry.repo.replace('/', '--')}"
+    return _folder_of(models_dir, entry.repo, entry.revision, _is_whole)
+
+
+def lora_dir(models_dir: Path, entry: CatalogueEntry) -> Path | None:
+    """Return the folder of a preset's LoRA, found like that of weights; None for an entry without one."""
+    if (lora := entry.lora) is None:
+        return None
+
+    def is_whole(snapshot: Path) -> bool:
+        places = [snapshot / path for path in lora.paths]
+        return all(has_content(place) and not _is_damaged(place) for place in places)
+
+    return _folder_of(models_dir, lora.repo, lora.revision, is_whole)
+
+
+def own_dir(models_dir: Path, entry: CatalogueEntry) -> Path | None:
+    """Return the folder of the files that are recorded under the entry: a preset's LoRA, else the weights."""
+    return lora_dir(models_dir, entry) if entry.lora is not None else snapshot_dir(models_dir, entry)
+
+
+def _folder_of(models_dir: Path, repo_id: str, revision: str, is_whole: Callable[[Path], bool]) -> Path | None:
+    repo = models_dir / f"models--{repo_id.replace('/', '--')}"
     snapshots = repo / "snapshots"
-    for name in (_reference(repo / "refs" / entry.revision), entry.revision):
+    for name in (_reference(repo / "refs" / revision), revision):
         if name is not None and "/" not in name and (snapshots / name).is_dir():
             return snapshots / name
-    if _COMMIT.fullmatch(entry.revision):  # other commits do not count
+    if _COMMIT.fullmatch(revision):  # other commits do not count
         return None
-    unnamed = _unnamed_snapshots(repo, entry.revision)
-    return max(unnamed, key=lambda each: (_is_whole(each), each.stat().st_mtime_ns, each.name), default=None)
+    unnamed = _unnamed_snapshots(repo, revision)
+    return max(unnamed, key=lambda each: (is_whole(each), each.stat().st_mtime_ns, each.name), default=None)
 
 
 def indexed_files(snapshot: Path) -> frozenset[str]:
@@ -73,10 +95,12 @@ def indexed_files(snapshot: Path) -> frozenset[str]:
 
 
 def scan(models_dir: Path, entry: CatalogueEntry) -> Presence:
-    """Return which of the model's files exist, without reading the weights."""
-    snapshot = snapshot_dir(models_dir, entry)
+    """Return which of the entry's own files exist, without reading the weights. A preset's are those of its LoRA."""
+    snapshot = own_dir(models_dir, entry)
     if snapshot is None:
         return Presence(ReplicaState.MISSING, None, 0, ())
+    if entry.lora is not None:
+        return _of_files(snapshot, entry.lora.paths)
     wanted, unreadable = _wanted_files(snapshot)
     missing = tuple(sorted(name for name in wanted if not has_content(snapshot / name)))
     there = sorted(wanted - set(missing))
@@ -90,6 +114,15 @@ def scan(models_dir: Path, entry: CatalogueEntry) -> Presence:
         return Presence(ReplicaState.CORRUPTED, snapshot.name, size, (*missing, *damaged), names, removed)
     state = ReplicaState.MISSING if missing else ReplicaState.AVAILABLE
     return Presence(state, snapshot.name, size, missing, names, removed)
+
+
+def _of_files(snapshot: Path, paths: Iterable[str]) -> Presence:
+    there = [path for path in paths if has_content(snapshot / path)]
+    missing = [path for path in paths if path not in there]
+    size = sum((snapshot / path).stat().st_size for path in there)
+    damaged = [path for path in there if _is_damaged(snapshot / path)]
+    state = ReplicaState.CORRUPTED if damaged else ReplicaState.MISSING if missing else ReplicaState.AVAILABLE
+    return Presence(state, snapshot.name, size, tuple(sorted((*missing, *damaged))))
 
 
 def record(
@@ -119,7 +152,8 @@ def record(
             row = row or Replica(node=node, model_id=model_id, state="", repo="", missing_files=[], checked_at=now)
             before = row.state
             _update(row, presence, removing)
-            row.repo = catalogue.get(model_id).repo
+            entry = catalogue.get(model_id)
+            row.repo, row.requires = entry.own_repo, entry.requires
             row.checked_at = now
             session.add(row)
             changed |= row.state != before
@@ -145,7 +179,17 @@ def _update(row: Replica, presence: Presence, removing: bool) -> None:
     row.removed_source_bytes = presence.removed_source_bytes
 
 
-_READY = select(Replica.node, Replica.model_id).where(col(Replica.state).in_(REPLICA_READY))
+# A preset is served where its base is ready too.
+_Base = aliased(Replica)
+_OF_THE_BASE = and_(_Base.node == Replica.node, _Base.model_id == Replica.requires)  # type: ignore[arg-type]
+_READY = (
+    select(Replica.node, Replica.model_id)
+    .outerjoin(_Base, _OF_THE_BASE)
+    .where(
+        col(Replica.state).in_(REPLICA_READY),
+        or_(col(Replica.requires).is_(None), col(_Base.state).in_(REPLICA_READY)),
+    )
+)
 
 
 def ready(database: Database, nodes: Iterable[str] | None = None) -> dict[str, frozenset[str]]:
@@ -159,8 +203,12 @@ def ready(database: Database, nodes: Iterable[str] | None = None) -> dict[str, f
 
 
 def corrupted(database: Database) -> frozenset[str]:
-    """Return the models that have a corrupted replica on some node."""
-    query = select(Replica.model_id).where(Replica.state == ReplicaState.CORRUPTED)
+    """Return the models that have a corrupted replica on some node, and the presets of such models."""
+    query = (
+        select(Replica.model_id)
+        .outerjoin(_Base, _OF_THE_BASE)
+        .where(or_(Replica.state == ReplicaState.CORRUPTED, _Base.state == ReplicaState.CORRUPTED))  # type: ignore[arg-type]
+    )
     with database.read() as session:
         return frozenset(session.exec(query))
 
@@ -170,6 +218,24 @@ def generations(database: Database, node: str) -> dict[str, int]:
     with database.read() as session:
         query = select(Replica.model_id, Replica.generation).where(Replica.node == node)
         return dict(session.exec(query).all())
+
+
+def bases(database: Database) -> dict[str, str]:
+    """Return the model whose files each preset needs, as last scanned."""
+    query = select(Replica.model_id, Replica.requires).where(col(Replica.requires).is_not(None)).distinct()
+    with database.read() as session:
+        return {model_id: base for model_id, base in session.exec(query) if base is not None}
+
+
+def states(database: Database, model_id: str) -> dict[str, ReplicaState]:
+    """Return the state of the model's files on each node; for a preset that of its base if its own are complete."""
+    base = col(_Base.state)
+    query = select(Replica.node, Replica.state, Replica.requires, base).outerjoin(_Base, _OF_THE_BASE)
+    with database.read() as session:
+        return {
+            node: ReplicaState((other or ReplicaState.MISSING) if requires and own in REPLICA_READY else own)
+            for node, own, requires, other in session.exec(query.where(Replica.model_id == model_id))
+        }
 
 
 def forget(session: Session, node: str) -> None:

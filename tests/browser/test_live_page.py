@@ -71,8 +71,19 @@ def test_the_form_adapts_to_the_model_and_shows_errors_at_fields(open_page: Open
     page.get_by_label("Model", exact=True).select_option("T2V-A14B")
     expect(page.get_by_label("Image", exact=True)).to_be_hidden()
     expect(page.get_by_label("Guidance, low")).to_be_visible()
+    page.get_by_label("Model", exact=True).select_option("T2V-A14B-Lightning")
+    for label, value in (("Steps", "4"), ("Guidance, high", "1"), ("Guidance, low", "1"), ("Flow shift", "5")):
+        expect(page.get_by_label(label, exact=True)).to_be_disabled()
+        expect(page.get_by_label(label, exact=True)).to_have_value(value)
+    expect(page.locator("#model-hint")).to_contain_text("A preset of T2V-A14B.")
+    page.get_by_label("Prompt", exact=True).fill("a preset drifts")
+    page.get_by_label("Resolution").select_option("64x64")
+    page.get_by_label("Frames", exact=True).fill("9")
+    page.get_by_role("button", name="Create video").click()
+    expect(page.locator("[data-submitted]").filter(has_text="a preset drifts")).to_be_visible()
     page.get_by_label("Model", exact=True).select_option("TI2V-5B")
     expect(page.get_by_label("Guidance, low")).to_be_hidden()
+    expect(page.get_by_label("Steps", exact=True)).to_be_enabled()
     page.get_by_label("Model", exact=True).select_option("I2V-A14B")
     submit(page, "it moves")
     expect(page.get_by_text("I2V-A14B needs an image to start from.")).to_be_visible()
@@ -87,7 +98,8 @@ def test_the_form_adapts_to_the_model_and_shows_errors_at_fields(open_page: Open
     )
     expect(page.get_by_alt_text("The chosen image")).to_be_visible()
     page.get_by_role("button", name="Create video").click()
-    expect(page.locator("[data-submitted]").first).to_contain_text("succeeded", timeout=60_000)
+    moving = page.locator("[data-submitted]").filter(has_text="it moves")
+    expect(moving).to_contain_text("succeeded", timeout=60_000)
 
 
 def test_an_error_of_the_server_is_shown_at_its_field(open_page: Open, watched: Watched) -> None:

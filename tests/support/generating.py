@@ -15,6 +15,7 @@ from shared import settings
 from shared.catalogue import models
 from shared.catalogue.job_types import settle
 from shared.catalogue.models import CatalogueEntry
+from shared.models import replicas
 from wanworks.requests import GenerationRequest
 from workers.generation import demo_models, run
 from workers.generation.context import GenerationContext, Outcome, Report
@@ -75,9 +76,12 @@ class Studio:
         folder = self.home / f"out-{self.count}"
         folder.mkdir()
         if snapshot is None and not mock:
-            snapshot = snapshots()[model_id]
+            snapshot = snapshots()[entry.weights_id]
+        lora = None
+        if entry.lora is not None:
+            lora = replicas.lora_dir(snapshots()[entry.weights_id].parents[2], entry)
         context = GenerationContext(
-            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check
+            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check, lora
         )
         return Made(run.generate(context), folder)
 

@@ -47,6 +47,10 @@ def models(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
         return
     columns = ("model", "status", "GB", "nodes", "integrity", "loaded", "uses/day", "version", "update", "pinned")
     screen.print_table(columns, (_model_row(model) for model in found["models"].values()))
+    for model in found["models"].values():
+        if model.get("extends"):
+            caveat = f"; {model['caveat']}" if model.get("caveat") else ""
+            screen.note(f"{model['model_id']} is a preset of {model['extends']}; GB is the size of its LoRA{caveat}")
 
 
 def download(

@@ -36,6 +36,7 @@ class GenerationContext:
     output_dir: Path  # exists, is empty, belongs to this attempt only
     report: Report
     check: Callable[[], None]  # raises Cancelled, Fenced or Draining; call it wherever stopping is possible
+    lora_snapshot: Path | None = None  # of a preset: folder of its LoRA's files
 
 
 @dataclass(frozen=True)

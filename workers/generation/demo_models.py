@@ -41,8 +41,10 @@ class Shape:
 def make(directory: Path, model_ids: Iterable[str] = ("T2V-A14B", "I2V-A14B", "TI2V-5B")) -> dict[str, Path]:
     """Write the demo catalogue's models under `directory`, a Hugging Face cache. Return their snapshot folders.
 
-    The files are byte-identical in every run. Complete models are kept. Raises KeyError for an unknown id.
+    The files are byte-identical in every run. Complete models are kept. Raises KeyError for an unknown id. The LoRA of
+    the demo's presets is written too.
     """
+    make_loras(directory)
     return {model_id: make_repo(directory, f"{OWNER}/{model_id}", DEMO[model_id]) for model_id in model_ids}
 
 
@@ -58,6 +60,26 @@ def make_repo(directory: Path, repo: str, shape: Shape) -> Path:
     try:
         files = work / "files"
         _write_files(files, repo, shape)
+        (files / "README.md").write_text(card, encoding="utf-8")
+        return _publish(files, storage, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def make_loras(directory: Path) -> Path:
+    """Write the repository with the LoRAs of the demo's presets. Return its snapshot folder."""
+    digest = hashlib.sha256(repr((RECIPE, sorted(LORA_FILES), DEMO)).encode()).hexdigest()
+    card = f"# {LORA_REPO}\n\nLow-rank pairs of random numbers for the demo's models.\n\nRecipe {digest}\n"
+    storage = directory / f"models--{LORA_REPO.replace('/', '--')}"
+    present = _present(storage, card, len(LORA_FILES) + 1)
+    if present is not None:
+        return present
+    storage.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".making-", dir=storage))
+    try:
+        files = work / "files"
+        for path, base in LORA_FILES.items():
+            _write_lora(files / path, DEMO[base])
         (files / "README.md").write_text(card, encoding="utf-8")
         return _publish(files, storage, work)
     finally:
@@ -153,6 +175,14 @@ _TINY_TRANSFORMER = {
 _TINY_TEXT = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
 _TINY_VAE = {"base_dim": 4, "num_res_blocks": 1}
 
+LORA_REPO = f"{OWNER}/Wan2.2-Lightning"
+# The files of the demo's LoRA: as in the published repository, one for each expert of each base.
+LORA_FILES: Mapping[str, str] = {
+    f"Wan2.2-{base}-4steps-lora-rank64-{version}/{expert}_noise_model.safetensors": base
+    for base, version in (("T2V-A14B", "Seko-V1.1"), ("I2V-A14B", "Seko-V1"))
+    for expert in ("high", "low")
+}
+
 DEMO: Mapping[str, Shape] = {
     "T2V-A14B": reduced(REAL["T2V-A14B"], _TINY_TRANSFORMER, _TINY_VAE, _TINY_TEXT),
     "I2V-A14B": reduced(REAL["I2V-A14B"], _TINY_TRANSFORMER, _TINY_VAE, _TINY_TEXT),
@@ -175,8 +205,8 @@ def _versions() -> tuple[str, ...]:
     return version("diffusers"), version("transformers")
 
 
-def _present(storage: Path, card: str) -> Path | None:
-    """Return the snapshot that `refs/main` names if it is complete and of this recipe."""
+def _present(storage: Path, card: str, least: int = 11) -> Path | None:
+    """Return the snapshot that `refs/main` names if it has at least that many files and is of this recipe."""
     try:
         snapshot = storage / "snapshots" / (storage / "refs" / "main").read_text(encoding="ascii").strip()
         if (snapshot / "README.md").read_text(encoding="utf-8") != card:
@@ -184,7 +214,7 @@ def _present(storage: Path, card: str) -> Path | None:
     except OSError:
         return None
     files = [path for path in snapshot.rglob("*") if path.is_symlink() or path.is_file()]
-    return snapshot if all(path.exists() for path in files) and len(files) > 10 else None
+    return snapshot if all(path.exists() for path in files) and len(files) >= least else None
 
 
 def _write_files(folder: Path, repo: str, shape: Shape) -> None:
@@ -254,6 +284,30 @@ def _fill(parameter: "torch.nn.Parameter", key: str, name: str) -> None:
     values = random.standard_normal(tuple(parameter.shape), dtype=numpy.float32)
     values *= numpy.float32(deviation)
     parameter.data.copy_(torch.from_numpy(values))
+
+
+def _write_lora(file: Path, shape: Shape) -> None:
+    """Write one file with the keys of the published LoRA: a pair for each linear layer of each block, and its alpha."""
+    import numpy
+    import torch
+    from safetensors.torch import save_file
+
+    heads, dim = shape.transformer["num_attention_heads"], shape.transformer["attention_head_dim"]
+    width, inner, rank = heads * dim, shape.transformer["ffn_dim"], 4
+    square = {f"{kind}.{name}": (width, width) for kind in ("self_attn", "cross_attn") for name in "qkvo"}
+    layers = {**square, "ffn.0": (width, inner), "ffn.2": (inner, width)}
+    content: dict[str, torch.Tensor] = {}
+    for block in range(shape.transformer["num_layers"]):
+        for layer, (before, after) in layers.items():
+            name = f"diffusion_model.blocks.{block}.{layer}"
+            for part, size in (("lora_down", (rank, before)), ("lora_up", (after, rank))):
+                seed = hashlib.sha256(f"{RECIPE}/{LORA_REPO}/{file.parent.name}/{file.name}/{name}/{part}".encode())
+                random = numpy.random.Generator(numpy.random.PCG64(int.from_bytes(seed.digest()[:8], "big")))
+                values = random.standard_normal(size, dtype=numpy.float32) * numpy.float32(0.2)
+                content[f"{name}.{part}.weight"] = torch.from_numpy(values)
+            content[f"{name}.alpha"] = torch.tensor(float(rank))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(content, file)
 
 
 _WORDS = """

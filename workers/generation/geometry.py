@@ -41,9 +41,9 @@ class Plan:
         top = (self.grid_height - self.height) // 2
         return Box(left, top, left + self.width, top + self.height)
 
-    def memory_size(self, *, image: bool) -> Size:
-        """Return what the memory of this run depends on. `image`: it starts from one."""
-        return Size(self.grid_width, self.grid_height, self.grid_frames, image)
+    def memory_size(self, *, image: bool, loras: int = 0) -> Size:
+        """Return what the memory of this run depends on. `image`: it starts from one. `loras`: bytes for one expert."""
+        return Size(self.grid_width, self.grid_height, self.grid_frames, image, loras)
 
     @property
     def latent_frames(self) -> int:

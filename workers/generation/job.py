@@ -57,7 +57,7 @@ class GenerationHandler:
         self._device_name = device_name
         self._generations: dict[str, int] = {}  # of the files that the loaded models come from
         self._reported_models: list[dict[str, Any]] = []
-        self._phase_times: dict[tuple[str, str, int, int, int], tuple[float, PhaseTimes]] = {}
+        self._phase_times: dict[tuple[str, str, int, int, int, str], tuple[float, PhaseTimes]] = {}
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         params = GenerationParams.model_validate(job.params)
@@ -85,6 +85,7 @@ class GenerationHandler:
             output_dir=output_dir,
             report=reporter,
             check=heartbeat.check,
+            lora_snapshot=replicas.lora_dir(self._settings.models_dir, entry),
         )
         outcome = generation.generate(context)
         names = [artifact.name for artifact in outcome.artifacts]
@@ -151,7 +152,7 @@ class GenerationHandler:
         self._generations = now
 
     def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
-        key = (job.model_cache_key, self._device_name, params.width, params.height, params.frames)
+        key = (job.model_cache_key, self._device_name, params.width, params.height, params.frames, params.model_id)
         read_at, times = self._phase_times.get(key, (float("-inf"), None))
         if times is None or time.monotonic() - read_at > _MEASURED_KEEP_SECONDS:
             times = phase_times(self._database, *key)

@@ -139,7 +139,9 @@ def _generated(context: GenerationContext) -> Outcome:
     steps = plan(params, entry)
     image = _opened(context.image)
     found = loras.find(params.loras, context.settings.loras_dir, 1 if entry.boundary_ratio is None else 2)
-    size = steps.memory_size(image=image is not None)
+    if entry.lora is not None:
+        found = (loras.of_preset(entry, context.lora_snapshot), *found)
+    size = steps.memory_size(image=image is not None, loras=loras.bytes_by_expert(found))
     chosen = models.choose(entry, params.quantization, size, context.check)
     run = _Run(context, models, steps, image, found, _Clock(context.report), Denoising())
     while True:
@@ -174,7 +176,7 @@ def _after_running_out(run: _Run, chosen: MemoryPlan, size: Size) -> MemoryPlan:
     models, params, entry = run.models, run.context.params, run.context.entry
     done = f"after {run.denoising.steps} of {params.steps} steps"
     run.denoising.to_host()
-    if models.evict_others(entry.model_id, params.quantization):
+    if models.evict_others(entry.weights_id, params.quantization):
         run.notes.append(f"Ran out of memory {done}; continued after the other loaded models were evicted.")
         return chosen
     models.ran_out(entry, params.quantization, size, chosen)

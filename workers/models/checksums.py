@@ -11,7 +11,7 @@ import os
 import platform
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -50,13 +50,19 @@ class Read:
     inode: int | None = None
 
 
-def expected_files(snapshot: Path, recorded: Mapping[str, Expected]) -> list[Expected]:
+def expected_files(
+    snapshot: Path, recorded: Mapping[str, Expected], alone: Collection[str] | None = None
+) -> list[Expected]:
     """Return the expected files by path: from the records, the snapshot's links, and the model's indexes.
 
-    A link names the checksum of its target; a file that only an index names has neither size nor checksum yet.
+    `alone`: only these files are those of the model. A link names the checksum of its target; a file that only an index
+    names has neither size nor checksum yet.
     """
-    expected = {path: Expected(path, None, None) for path in replicas.indexed_files(snapshot)}
+    indexed = replicas.indexed_files(snapshot) if alone is None else alone
+    expected = {path: Expected(path, None, None) for path in indexed}
     for path in _entries(snapshot):
+        if alone is not None and path not in alone:
+            continue
         place = snapshot / path
         name = place.readlink().name if place.is_symlink() else ""
         expected[path] = Expected(path, None, name if is_oid(name) else None)

@@ -110,17 +110,20 @@ class IntegrityHandler:
         """Do nothing: results were recorded at once."""
 
     def _subjects(self, params: IntegrityCheckParams) -> list[_Subject]:
-        ids = self._catalogue.model_ids if params.model_id is None else (params.model_id,)
+        ids = self._catalogue.model_ids
+        if params.model_id is not None:  # a preset needs its base's files too
+            ids = tuple(filter(None, (self._catalogue.get(params.model_id).requires, params.model_id)))
         subjects = []
         for entry in map(self._catalogue.get, ids):
-            snapshot = replicas.snapshot_dir(self._settings.models_dir, entry)
+            snapshot = replicas.own_dir(self._settings.models_dir, entry)
             if snapshot is None:
                 continue
             rows = replica_files.files(self._database, self._settings.node, entry.model_id, snapshot.name)
             recorded = {path: _expected(row) for path, row in rows.items()}
-            expected = {file.path: file for file in checksums.expected_files(snapshot, recorded)}
+            alone = entry.lora.paths if entry.lora is not None else None
+            expected = {file.path: file for file in checksums.expected_files(snapshot, recorded, alone)}
             subjects.append(_Subject(entry, snapshot, expected, rows))
-        if params.model_id is not None and not subjects:
+        if params.model_id is not None and len(subjects) < len(ids):
             raise ModelUnavailable(f"{params.model_id} is not on node {self._settings.node}")
         return subjects
 
@@ -207,7 +210,7 @@ class IntegrityHandler:
             subject.expected.pop(path, None)
             subject.reads.pop(path, None)
         if need.forms:
-            drop_copies(RepoCache(self._settings.models_dir, subject.entry.repo), subject.snapshot, need.copies)
+            drop_copies(RepoCache(self._settings.models_dir, subject.entry.own_repo), subject.snapshot, need.copies)
             again += self._prepare_again(subject, need.forms, job, heartbeat)
             gone = [path for path in need.published if not (subject.snapshot / path).exists()]
             for path in gone:  # removed once more, because the copies stand in for them

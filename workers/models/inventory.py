@@ -19,7 +19,7 @@ _PARTIAL = ".incomplete"
 
 def record(database: Database, node: str, models_dir: Path, catalogue: Catalogue) -> None:
     """List the blobs and record changes. Raises OSError if the model storage is unavailable."""
-    repos = dict.fromkeys(entry.repo for entry in catalogue.entries)
+    repos = dict.fromkeys(repo for entry in catalogue.entries for repo in (entry.repo, entry.own_repo))
     replica_files.record_blobs(database, node, (blob for repo in repos for blob in blobs_on_disk(models_dir, repo)))
 
 

@@ -31,6 +31,8 @@ class PrepareHandler:
         """Write the copies. Raises ModelUnavailable if the model is not complete on this node; CannotPrepare."""
         params = PrepareParams.model_validate(job.params)
         entry = self._catalogue.get(params.model_id)
+        if entry.requires is not None:  # a preset's weights are its base's
+            entry = self._catalogue.get(entry.requires)
         presence.scan(self._settings, self._database, self._catalogue, self._redis)
         snapshot = replicas.snapshot_dir(self._settings.models_dir, entry)
         if snapshot is None or replicas.scan(self._settings.models_dir, entry).state != ReplicaState.AVAILABLE:

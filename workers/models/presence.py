@@ -36,13 +36,14 @@ def drop_cancelled_partials(settings: Settings, database: Database, catalogue: C
     cancelled = download_control.with_partials(database, settings.node)
     if not cancelled:
         return
-    repos = {entry.model_id: entry.repo for entry in catalogue.entries}
+    # The download of a preset fetches its base too.
+    repos = {entry.model_id: {entry.repo, entry.own_repo} for entry in catalogue.entries}
     needs = [
-        Needs(job.id, repos[job.model_id], None)
+        Needs(job.id, repo, None)
         for job in download_control.unended(database, settings.node)
-        if job.model_id in repos
+        for repo in repos.get(job.model_id or "", ())
     ]
-    for repo in {repos[job.model_id] for job in cancelled if job.model_id in repos}:
+    for repo in {repo for job in cancelled for repo in repos.get(job.model_id or "", ())}:
         freed = delete_orphans(settings.models_dir, needs, repo)
         log.info("%s: %.0f MB of partial files of cancelled downloads removed", repo, freed / 1e6)
     download_control.partials_removed(database, [job.id for job in cancelled])

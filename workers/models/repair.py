@@ -41,13 +41,13 @@ def fetch_again(
     token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
     try:
         hub = HubClient(settings.hub_url, token, _HUB_PATIENCE_SECONDS)
-        listed = {file.path: file for file in hub.list_files(entry.repo, revision, ("*",), check=check)}
+        listed = {file.path: file for file in hub.list_files(entry.own_repo, revision, ("*",), check=check)}
         lost = sorted(set(paths) - set(listed))
         if lost:
-            raise CannotRepair(f"the hub's commit {revision[:12]} of {entry.repo} has no {lost[0]}")
+            raise CannotRepair(f"the hub's commit {revision[:12]} of {entry.own_repo} has no {lost[0]}")
         files = tuple(listed[path] for path in paths)
         plan = FetchPlan(
-            repo=entry.repo,
+            repo=entry.own_repo,
             revision=revision,
             sha=revision,
             files=files,
@@ -58,7 +58,7 @@ def fetch_again(
             min_free_bytes=settings.min_free_disk_mb * 1_000_000,
             quiet_seconds=settings.quiet_socket_seconds,
             patience_seconds=_HUB_PATIENCE_SECONDS,
-            suspect=_not_as_named(RepoCache(settings.models_dir, entry.repo), files, check),
+            suspect=_not_as_named(RepoCache(settings.models_dir, entry.own_repo), files, check),
         )
         limits = Limits(None, settings.download_limit_mbps)
         fetch(plan, report=report, check=check, limit=lambda: limits)

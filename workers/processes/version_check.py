@@ -29,7 +29,7 @@ def check_versions(database: Database, hub: HubClient, entries: Iterable[Catalog
         asked += 1
         latest = None
         try:
-            latest = hub.resolve(entry.repo, entry.revision)
+            latest = hub.resolve(entry.own_repo, entry.own_revision)
             answered += 1
         except (HubUnavailable, HubRefused) as error:
             log.warning("%s: %s", entry.model_id, error)

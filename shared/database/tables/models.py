@@ -16,6 +16,8 @@ class Replica(SQLModel, table=True):
     model_id: str = Field(primary_key=True, max_length=64)
     state: str = Field(max_length=16)  # of the files; readers combine it with downloads
     repo: str = Field(max_length=200)
+    # Of a preset: the model whose files it needs too. All other columns describe its own files, those of its LoRA.
+    requires: str | None = Field(default=None, max_length=64)
     revision: str | None = Field(default=None, max_length=64)  # the commit sha
     bytes: int = Field(default=0, sa_type=BigInteger)
     missing_files: list[str] = Field(sa_column=Column(JSON, nullable=False))

@@ -75,6 +75,8 @@ def test_the_api_guide(stack: Stack, tmp_path: Path) -> None:
     assert (tmp_path / "start.bin").stat().st_size == 1024
     assert (tmp_path / "key.curl").stat().st_mode & 0o077 == 0
     assert '{"loc":["body","colour"],"msg":"there is no such field"}' in done.stdout
+    assert "4 steps: succeeded" in done.stdout
+    assert "40 is not supported by T2V-A14B-Lightning, which fixes it; allowed: 4" in done.stdout
     assert re.search(r"^metrics_update \d+ queued$", done.stdout, re.MULTILINE)
 
 

@@ -85,4 +85,4 @@ def test_the_devices_are_sampled_and_each_minute_is_kept(stack: Stack) -> None:
     assert 0 <= body["system_load_percent"] <= 100
     history = wait_for(lambda: ask(stack, "dashboard/metrics/history?hours=1"), 90, "for a snapshot")
     assert set(history[0]) == set(body) - {"basis", "samples"}
-    assert history[-1]["total_models"] == 3
+    assert history[-1]["total_models"] == 5

@@ -16,8 +16,6 @@ from diffusers import (
     AutoencoderKLWan,
     TorchAoConfig,
     UniPCMultistepScheduler,
-    WanImageToVideoPipeline,
-    WanPipeline,
     WanTransformer3DModel,
 )
 from safetensors import SafetensorError
@@ -28,6 +26,7 @@ from shared.errors import ModelUnavailable
 from shared.models.memory_plan import profile_name
 from wanworks.requests import Quantization
 from workers.generation.pipelines import prepared_parts, shared_parts
+from workers.generation.pipelines.guidance import ImagePipeline, TextPipeline
 from workers.generation.pipelines.memory import ran_out
 from workers.generation.pipelines.placement import LAYOUTS, Layout, Placement, place
 from workers.generation.pipelines.stopping import Stops
@@ -39,7 +38,7 @@ log = logging.getLogger(__name__)
 class Key:
     """Identifies one loaded model."""
 
-    model_id: str
+    model_id: str  # of the entry whose weights they are
     quantization: Quantization
     layout: Offload
 
@@ -58,7 +57,7 @@ class LoadedModel:
     entry: CatalogueEntry
     device: torch.device
     dtype: torch.dtype
-    pipeline: Any  # WanPipeline, or WanImageToVideoPipeline for a model that always starts from an image
+    pipeline: Any  # TextPipeline, or ImagePipeline for a model that always starts from an image
     image_pipeline: Any | None  # of the same components, if the model can start from an image
     scheduler_config: dict[str, Any]  # as published; each job builds its own scheduler from it
     placement: Placement
@@ -104,7 +103,7 @@ def load(
     placement = place(layout, device, parts["text_encoder"], transformers, parts["vae"])
     pipeline, image_pipeline = _pipelines(entry, parts, tokenizer, scheduler_config)
     return LoadedModel(
-        key=Key(entry.model_id, quantization, layout),
+        key=Key(entry.weights_id, quantization, layout),
         snapshot=snapshot,
         entry=entry,
         device=device,
@@ -182,10 +181,12 @@ def _pipelines(
         "tokenizer": tokenizer,
         "scheduler": UniPCMultistepScheduler.from_config(scheduler_config),
         "boundary_ratio": entry.boundary_ratio,
-        "expand_timesteps": entry.pipeline == "wan-ti2v",
     }
-    image_pipeline = WanImageToVideoPipeline(**common) if entry.image != "refused" else None
-    pipeline = image_pipeline if entry.pipeline == "wan-i2v" else WanPipeline(**common)
+    # With an image the first frame has another timestep than the others, so each token has its own. From text all are
+    # equal, and one for all saves computing the modulation again for each token.
+    expands = entry.pipeline == "wan-ti2v"
+    image_pipeline = ImagePipeline(**common, expand_timesteps=expands) if entry.image != "refused" else None
+    pipeline = image_pipeline if entry.pipeline == "wan-i2v" else TextPipeline(**common)
     for made in (pipeline, image_pipeline):
         if made is not None:
             made.set_progress_bar_config(disable=True)

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from shared.errors import BadInput
+from shared.catalogue.entries import CatalogueEntry
+from shared.errors import BadInput, ModelUnavailable
 from shared.models.stored_files import is_pointer
+from shared.models.verification import is_oid
 from wanworks.requests import LORA_NAME, Lora
 from workers.generation.pipelines import lora_formats
 from workers.generation.pipelines.lora_formats import HIGH, LOW, Reading, Scaling, Targets
@@ -57,6 +59,25 @@ class FoundLora:
 def find(loras: Sequence[Lora], folder: Path, experts: int) -> tuple[FoundLora, ...]:
     """Return the files of each LoRA. Raises BadInput for one that is missing or made for another number of experts."""
     return tuple(FoundLora(lora.name, lora.scale, _files(lora.name, folder, experts)) for lora in loras)
+
+
+def of_preset(entry: CatalogueEntry, snapshot: Path | None) -> FoundLora:
+    """Return the LoRA of a preset. Raises ModelUnavailable if its files are not on this node."""
+    assert entry.lora is not None
+    pairs = ((entry.lora.high, HIGH), (entry.lora.low, LOW))
+    places = [(snapshot / path, expert) for path, expert in pairs if path is not None] if snapshot is not None else []
+    if not places or not all(place.is_file() for place, _ in places):
+        raise ModelUnavailable(f"The LoRA of {entry.model_id} is not on this node.")
+    files = tuple(LoraFile(place, expert, _checksum(place)) for place, expert in places)
+    return FoundLora(entry.model_id, entry.lora.scale, files)
+
+
+def bytes_by_expert(loras: Sequence[FoundLora]) -> int:
+    """Return the bytes of all LoRA files of one expert, the one with more."""
+    sizes = {HIGH: 0, LOW: 0}
+    for file in (file for lora in loras for file in lora.files):
+        sizes[file.expert] += file.path.stat().st_size
+    return max(sizes.values())
 
 
 @contextmanager
@@ -287,6 +308,12 @@ def _quantized(parameter: torch.Tensor) -> bool:
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Convert to at least the model's precision; a 16-bit file stays unchanged on a 16-bit model."""
     return tensor.to(dtype) if dtype == torch.float32 else tensor
+
+
+def _checksum(path: Path) -> str:
+    """Return the checksum that the link of a downloaded file names; it was verified when the file arrived."""
+    name = path.readlink().name if path.is_symlink() else ""
+    return name if is_oid(name) and len(name) == 64 else _sha256(path)
 
 
 def _sha256(path: Path) -> str:

@@ -15,6 +15,7 @@ from shared.models import memory_plan
 from shared.states import Phase
 from workers.generation.geometry import Plan, cover
 from workers.generation.pipelines import decoding, loras
+from workers.generation.pipelines.guidance import guides
 from workers.generation.pipelines.loading import LoadedModel
 from workers.generation.pipelines.loras import FoundLora
 from workers.generation.pipelines.prompts import PromptCache
@@ -99,7 +100,7 @@ def _latents(
     before: Denoising,
 ) -> torch.Tensor:
     signals.enter(Phase.ENCODING, None, None)
-    guided = params.guidance_scale > 1  # below, the pipelines use only the prompt
+    guided = any(guides(params.guidance_scale, params.guidance_scale_2))
     positive = _embedding(model, pipeline, params.prompt, prompts)
     negative = _embedding(model, pipeline, params.negative_prompt or "", prompts) if guided else None
     signals.record(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from shared.catalogue.models import CatalogueEntry
+from shared.catalogue.entries import CatalogueEntry, same_weights
 from shared.errors import ConfigurationError, OutOfMemory
 from shared.models import memory_plan
 from shared.models.memory_plan import LAYOUT_NAMES, Plan, Size
@@ -64,7 +64,7 @@ class WarmModels:
             least = min(options, key=lambda option: option.device)
             raise OutOfMemory(self._too_little(entry, size, least))
         loaded = {
-            key.layout for key in self._models if (key.model_id, key.quantization) == (entry.model_id, quantization)
+            key.layout for key in self._models if (key.model_id, key.quantization) == (entry.weights_id, quantization)
         }
         kept = [
             option
@@ -105,9 +105,9 @@ class WarmModels:
 
         Raises ModelUnavailable, and what `check` raises between two components.
         """
-        key = Key(entry.model_id, quantization, plan.layout)
+        key = Key(entry.weights_id, quantization, plan.layout)  # a preset runs what its base has loaded
         model = self._models.get(key)
-        if model is not None and (model.snapshot != snapshot or model.entry != entry):
+        if model is not None and (model.snapshot != snapshot or not same_weights(model.entry, entry)):
             del self._models[key], model  # a different revision
             give_back()
             model = None

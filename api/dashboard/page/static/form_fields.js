@@ -36,8 +36,8 @@ export function choice(name, label, options, value, texts = {}) {
   );
 }
 
-export function count(name, label, [min, max], value, placeholder) {
-  const range = { min, max, step: 1, inputmode: "numeric" };
+export function count(name, label, [min, max], value, placeholder, fixed = false) {
+  const range = { min, max, step: 1, inputmode: "numeric", disabled: fixed };
   return field(
     name,
     label,
@@ -45,9 +45,9 @@ export function count(name, label, [min, max], value, placeholder) {
   );
 }
 
-export function real(name, label, value, [min, max] = [0], placeholder) {
+export function real(name, label, value, [min, max] = [0], placeholder, fixed = false) {
   // The decimal keyboard has no minus sign.
-  const range = { min, max, step: "any", inputmode: min < 0 ? undefined : "decimal" };
+  const range = { min, max, step: "any", inputmode: min < 0 ? undefined : "decimal", disabled: fixed };
   return field(
     name,
     label,

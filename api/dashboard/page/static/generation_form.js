@@ -21,6 +21,9 @@ const IMAGE_MB = 20;
 export function fields(entry) {
   const given = draft.filled;
   const { defaults } = entry;
+  const isFixed = (name) => entry.fixed.includes(name); // a preset's parameter is shown, and not sent
+  const settled = (name) => (isFixed(name) ? defaults[name] : (given[name] ?? defaults[name]));
+  const decimal = (name, label) => real(name, label, settled(name), undefined, undefined, isFixed(name));
   return [
     h(
       "div",
@@ -49,16 +52,10 @@ export function fields(entry) {
       choice("resolution", "Resolution", entry.resolutions, given.resolution ?? defaults.resolution),
       count("frames", "Frames", entry.frames, given.frames ?? defaults.frames),
       choice("fps", "Frames per second", entry.fps.map(String), String(given.fps ?? defaults.fps)),
-      count("steps", "Steps", entry.steps, given.steps ?? defaults.steps),
-      real(
-        "guidance_scale",
-        entry.two_experts ? "Guidance, high" : "Guidance",
-        given.guidance_scale ?? defaults.guidance_scale,
-      ),
-      entry.two_experts
-        ? real("guidance_scale_2", "Guidance, low", given.guidance_scale_2 ?? defaults.guidance_scale_2)
-        : null,
-      real("flow_shift", "Flow shift", given.flow_shift ?? defaults.flow_shift),
+      count("steps", "Steps", entry.steps, settled("steps"), undefined, isFixed("steps")),
+      decimal("guidance_scale", entry.two_experts ? "Guidance, high" : "Guidance"),
+      entry.two_experts ? decimal("guidance_scale_2", "Guidance, low") : null,
+      decimal("flow_shift", "Flow shift"),
       count("seed", "Seed", [0, 2 ** 32 - 1], given.seed ?? "", "random"),
       choice("quantization", "Quantization", entry.quantizations, given.quantization ?? "none", {
         none: "none (native)",
@@ -108,7 +105,9 @@ function hint(entry) {
         : "Ready. "
       : `Its files are ${there.availability_status}. `
     : "";
-  return image + ready + (entry.notes ?? "");
+  const preset = entry.extends ? `A preset of ${entry.extends}. ` : "";
+  const caveat = entry.caveat ? `${entry.caveat[0].toUpperCase()}${entry.caveat.slice(1)}. ` : "";
+  return preset + image + ready + caveat + (entry.notes ?? "");
 }
 
 function picture(entry) {

@@ -56,6 +56,8 @@ function card(model) {
       fact("Loaded on", model.loaded_on.join(", ") || NONE),
       fact("Version", model.current_version ? model.current_version.slice(0, 10) : NONE, model.current_version),
     ),
+    model.extends ? note(`A preset of ${model.extends}: it needs that model's files too; the size is its LoRA's.`) : null,
+    model.caveat ? note(`${model.caveat[0].toUpperCase()}${model.caveat.slice(1)}.`, "warn") : null,
     (health?.issues ?? []).map((text) => note(text, health.health_status === "healthy" ? "" : "warn")),
     model.update_available ? note("A newer version is available on the hub.") : null,
     h(

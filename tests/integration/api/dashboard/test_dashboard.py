@@ -70,7 +70,7 @@ def test_metrics_in_every_field(client: TestClient, database: Database) -> None:
     score = model_info(client, "performance/T2V-A14B")["performance_score"]
     assert body == {
         "timestamp": body["timestamp"],
-        "total_models": 3,
+        "total_models": 5,
         "healthy_models": 1,
         "active_models": 1,
         "total_generations_24h": 6,
@@ -101,7 +101,7 @@ def test_without_data_values_are_null_and_counts_are_zero(client: TestClient) ->
     figures = {name: body[name] for name in body["basis"]}
     assert {name for name, value in figures.items() if value is None} == set(figures) - COUNTS
     assert {body["basis"][name] for name in set(figures) - COUNTS} == {"none"}
-    assert {name: figures[name] for name in COUNTS} == {**dict.fromkeys(COUNTS, 0), "total_models": 3}
+    assert {name: figures[name] for name in COUNTS} == {**dict.fromkeys(COUNTS, 0), "total_models": 5}
     assert get(client, "metrics/history") == []
 
 
@@ -214,7 +214,7 @@ def test_all_routes_agree(client: TestClient, database: Database) -> None:
             assert body["recommendations"] == models["recommendations"]
             assert body["system_overview"]["healthy_models"] == system["models_healthy"] == metrics["healthy_models"]
             assert body["system_overview"]["system_status"] == model_info(client, "status")["status"]
-            assert body["system_overview"]["total_models"] == metrics["total_models"] == 3
+            assert body["system_overview"]["total_models"] == metrics["total_models"] == 5
         assert overview["system_health"]["overall_status"] == overview["system_overview"]["system_status"]
         score, percentage = system["overall_health_score"], overview["system_health"]["health_percentage"]
         assert percentage == (None if score is None else round(100 * score, 2))

@@ -6,6 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from shared import clock
+from shared.catalogue import models as catalogue
 from shared.catalogue.models import DEFAULT
 from shared.cluster import alerts
 from shared.cluster.alerts import Cause, Changes
@@ -124,7 +125,7 @@ def test_without_data_nothing_is_reported(client: TestClient, database: Database
     assert body["samples"] == {"T2V-A14B": 0, "TI2V-5B": 0}
     body = get(client, "dashboard")
     assert body["system_overview"] == {
-        "total_models": 3, "healthy_models": 0, "average_performance_score": None, "system_status": "unknown",
+        "total_models": 5, "healthy_models": 0, "average_performance_score": None, "system_status": "unknown",
         "basis": {"average_performance_score": "none"}, "samples": 0,
     }  # fmt: skip
 
@@ -186,14 +187,14 @@ def test_the_dashboard_in_every_field(client: TestClient, database: Database) ->
     )  # fmt: skip
     alerts.apply(database, Changes(opened=(cause,)), clock.now(), deliver=False)
     body = get(client, "dashboard")
-    assert list(body["models"]) == list(MODELS)
+    assert list(body["models"]) == list(catalogue.load("demo").model_ids)
     for model_id in MODELS:
         assert body["models"][model_id] == {
             part: get(client, f"{part}/{model_id}") for part in ("capabilities", "health", "performance")
         }
     score = body["models"]["T2V-A14B"]["performance"]["performance_score"]
     assert body["system_overview"] == {
-        "total_models": 3,
+        "total_models": 5,
         "healthy_models": 1,
         "average_performance_score": score,
         "system_status": "healthy",

@@ -72,6 +72,8 @@ def test_a_whole_model_in_every_field(client: TestClient, database: Database) ->
         "availability_status": "available",
         "is_available": True,
         "is_loaded": True,
+        "extends": None,
+        "caveat": None,
         "size_mb": 500.0,
         "download_progress": None,
         "missing_files": [],
@@ -103,7 +105,7 @@ def test_a_whole_model_in_every_field(client: TestClient, database: Database) ->
     assert (replica["node"], replica["online"], replica["availability_status"]) == ("here", True, "available")
     assert (replica["revision"], replica["last_verified"]) == (library.COMMIT, clock.iso(verified))
     assert body["system_statistics"] == {
-        "total_models": 3,
+        "total_models": 5,
         "available_models": 1,
         "downloading_models": 0,
         "corrupted_models": 0,
@@ -249,7 +251,7 @@ def test_health_in_every_field(client: TestClient, database: Database) -> None:
     assert body["model_health"]["I2V-A14B"]["health_status"] == "missing"
     system = body["system_health"]
     assert (system["models_healthy"], system["models_degraded"], system["models_corrupted"]) == (1, 0, 1)
-    assert (system["models_missing"], system["models_unknown"]) == (1, 0)
+    assert (system["models_missing"], system["models_unknown"]) == (1, 2), "the presets have not been scanned"
     assert system["overall_health_score"] == 0.5
     assert system["storage_usage_percent"] == 95.0
     assert system["last_updated"] == body["timestamp"]

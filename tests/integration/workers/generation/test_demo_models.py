@@ -51,7 +51,7 @@ def test_what_is_missing_is_made_again(tmp_path: Path) -> None:
 def test_the_cache_layout_is_that_of_the_hub(tmp_path: Path) -> None:
     scanned = scan_cache_dir(snapshots()["T2V-A14B"].parents[2])
     assert not scanned.warnings
-    assert {repo.repo_id for repo in scanned.repos} == {entry.repo for entry in CATALOGUE.entries}
+    assert {repo.repo_id for repo in scanned.repos} == {entry.own_repo for entry in CATALOGUE.entries}
     for repo in scanned.repos:
         (revision,) = repo.revisions
         assert revision.refs == {"main"}

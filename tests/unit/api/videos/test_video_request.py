@@ -16,7 +16,7 @@ from shared.errors import FieldError, InvalidField
 from wanworks.requests import GenerationRequest
 
 MODELS = catalogue.load("default")
-T2V, I2V, TI2V = MODELS.entries
+T2V, I2V, TI2V = MODELS.entries[:3]
 
 
 def translated(with_image: bool = False, **fields: Any) -> GenerationRequest:

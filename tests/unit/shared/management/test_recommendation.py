@@ -50,10 +50,12 @@ def test_words(text: str, reading: Reading) -> None:
     ("use_case", "wish", "model_id"),
     [
         ("animate product photos", {}, "I2V-A14B"),
-        ("animate product photos", {"speed": "fast", "quality": "low"}, "TI2V-5B"),
+        ("animate product photos", {"speed": "fast", "quality": "low"}, "I2V-A14B-Lightning"),
+        ("animate product photos", {"speed": "fast", "quality": "high"}, "I2V-A14B"),
         ("storytelling from text", {}, "T2V-A14B"),
         ("storytelling from text", {"quality": "high"}, "T2V-A14B"),
-        ("a quick draft of a story", {"quality": "low"}, "TI2V-5B"),
+        ("a quick draft of a story", {"quality": "low"}, "T2V-A14B-Lightning"),
+        ("a quick draft of a story", {"quality": "low", "speed": "slow"}, "T2V-A14B"),
         ("image and text together", {"quality": "low"}, "TI2V-5B"),
         ("portrait animation, professional quality", {"speed": "slow"}, "I2V-A14B"),
         ("storytelling from text", {"memory_gb": 8.0}, "TI2V-5B"),
@@ -100,6 +102,32 @@ def test_measurements_take_the_place_of_the_catalogue_where_all_have_them() -> N
     assert (found.best.score, by_id["T2V-A14B"].score) == (0.9368, 0.7579)
     assert found.confidence == round(((0.9368 - 0.7579) / 0.2 + (1 + 1 + 0.5) / 3) / 2, 4)
     assert any("as measured" in reason for reason in found.reasons)
+
+
+def test_a_preset_is_recommended_where_time_matters_and_its_cost_is_said() -> None:
+    found = recommend(Wish("a quick draft of a story"), candidates())
+    assert found.best is not None
+    assert found.best.model_id == "T2V-A14B-Lightning"
+    gain = "Time matters: it takes 4 forward passes of the same weights, where T2V-A14B takes 80"
+    assert gain in found.reasons
+    assert found.limitations[0].startswith(
+        "A preset of T2V-A14B with 4 steps instead of 40. Four steps without guidance"
+    )
+    assert found.limitations[1] == "Not tried with real weights"
+    otherwise = recommend(Wish("storytelling from text"), candidates())
+    assert not any("Lightning" in one.model_id for one in otherwise.others)
+
+
+def test_measured_rates_of_a_preset_count_its_fewer_steps() -> None:
+    alike = {
+        entry.model_id.replace("-", "_"): Performance(
+            entry.model_id, successes=20, quality_score=0.5, qualities=10, work_per_second=3.0
+        )
+        for entry in DEFAULT.entries
+    }
+    found = recommend(Wish("a quick draft"), candidates(**alike))
+    speeds = {one.model_id: one.speed for one in (found.best, *found.others) if one is not None}
+    assert (speeds["T2V-A14B-Lightning"], speeds["T2V-A14B"]) == (1.0, 0.1)
 
 
 def test_memory_is_a_hard_limit() -> None:

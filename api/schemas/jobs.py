@@ -19,7 +19,7 @@ from shared.catalogue.job_types import (
     PrepareParams,
 )
 from shared.states import JobState, Priority
-from wanworks.requests import PLAIN, Lora, OutputFormat, Quantization
+from wanworks.requests import PLAIN, Lora, OutputFormat, Quantization, Speed
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -256,6 +256,7 @@ class Params(ResponseModel):
     flow_shift: float
     seed: int
     quantization: Quantization
+    speed: Annotated[Speed, Field(description="The speed tier.")]
     loras: list[Lora]
     fallback: list[str]
     remixed_from: Annotated[str | None, Field(description="The job whose settings were reused with another prompt.")]

@@ -182,7 +182,7 @@ class Fallbacks:
         values = {name: getattr(params, name) for name in names}
         given = {name: value for name, value in values.items() if value != defaults[name]}
         kept = params.model_dump(
-            include={"model_id", "prompt", "negative_prompt", "output_format", "seed", "quantization", "loras"}
+            include={"model_id", "prompt", "negative_prompt", "output_format", "seed", "quantization", "speed", "loras"}
         )
         return GenerationRequest.model_validate({**kept, **given, "fallback": list(params.fallback)})
 

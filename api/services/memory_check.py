@@ -57,7 +57,7 @@ class MemoryCheck:
 
     def _wanted(self, params: GenerationParams) -> Request:
         entry = self._catalogue.get(params.model_id)
-        return Request(entry, params.resolution, params.frames, params.quantization, params.image is not None)
+        return _request(entry, params)
 
     def _refusal(self, request: GenerationRequest | None, params: GenerationParams) -> NotEnoughMemory:
         wanted, hosts = self._wanted(params), self._hosts.seen().devices
@@ -107,7 +107,7 @@ class MemoryCheck:
         sent = request.model_dump(mode="json", exclude_unset=True, exclude={"image"}) if request is not None else {}
         if request is None:
             names = ("model_id", "prompt", "negative_prompt", "resolution", "frames", "fps", "steps", "quantization")
-            sent = {name: getattr(params, name) for name in names if getattr(params, name) is not None}
+            sent = {name: getattr(params, name) for name in (*names, "speed") if getattr(params, name) is not None}
         # All of them, because what the request leaves out would take another model's defaults.
         body = {**sent, **{name: new for name, (_, new) in values.items()}}
         try:
@@ -119,8 +119,12 @@ class MemoryCheck:
 
 def needs_of(entry: CatalogueEntry, params: GenerationParams) -> str:
     """Return what the generation needs, as `Needs.read` reads it."""
-    return reductions.needs(
-        Request(entry, params.resolution, params.frames, params.quantization, params.image is not None)
+    return reductions.needs(_request(entry, params))
+
+
+def _request(entry: CatalogueEntry, params: GenerationParams) -> Request:
+    return Request(
+        entry, params.resolution, params.frames, params.quantization, params.image is not None, params.speed
     )
 
 

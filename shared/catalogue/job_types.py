@@ -20,6 +20,7 @@ from wanworks.requests import (
     Number,
     OutputFormat,
     Quantization,
+    Speed,
     Whole,
 )
 
@@ -65,6 +66,7 @@ class GenerationParams(BaseModel):
     flow_shift: Number
     seed: Whole
     quantization: Quantization
+    speed: Speed = "exact"
     loras: tuple[Lora, ...] = ()
     fallback: tuple[str, ...] = ()
     fallback_applied: tuple[AppliedFallback, ...] = ()
@@ -85,11 +87,13 @@ class GenerationParams(BaseModel):
         return f"{self.model_id}:{self.quantization}"
 
 
-def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None) -> GenerationParams:
+def settle(
+    request: GenerationRequest, entry: CatalogueEntry, image: str | None, default_speed: Speed = "exact"
+) -> GenerationParams:
     """Return the request's parameters, with the catalogue's defaults filled in and its limits applied.
 
-    `image`: the stored input's name, or None. Raises InvalidField with each field that the model does not support, the
-    requested value and the allowed values.
+    `image`: the stored input's name, or None. `default_speed`: the tier of a request that names none. Raises
+    InvalidField with each field that the model does not support, the requested value and the allowed values.
     """
     defaults = entry.defaults
     resolution = request.resolution or defaults.resolution
@@ -147,6 +151,7 @@ def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None)
         flow_shift=_or(request.flow_shift, defaults.flow_shift),
         seed=request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1),
         quantization=request.quantization,
+        speed=request.speed or default_speed,
         loras=tuple(request.loras),
         fallback=tuple(request.fallback),
     )

@@ -24,6 +24,7 @@ from pydantic import (
 
 from shared.catalogue import memory_data
 from shared.catalogue.memory_facts import Memory
+from shared.catalogue.tiers import Tiers
 from shared.errors import ConfigurationError, NotFound
 from wanworks.requests import OutputFormat, Quantization
 
@@ -119,6 +120,7 @@ class CatalogueEntry(_Frozen):
     size_multiple: int = Field(ge=1)  # the model's grid in pixels
     boundary_ratio: float | None = Field(None, gt=0, lt=1)  # from where the low-noise expert is used
     defaults: Defaults
+    tiers: Tiers = Tiers()  # what `balanced` and `fast` use
     hardware: Hardware
     memory: Memory  # `wanworks measure-memory` prints it for other weights
     download_gb: float = Field(gt=0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from shared.catalogue.models import CatalogueEntry, parse_resolution
 from shared.models import memory_plan
 from shared.models.memory_plan import Size
-from wanworks.requests import Quantization
+from wanworks.requests import Quantization, Speed
 
 _FRAME_STEP = 4  # frames per latent frame
 
@@ -24,12 +24,13 @@ class Request:
     frames: int
     quantization: Quantization
     image: bool  # it starts from an image
+    speed: Speed = "exact"
 
 
 def needs(request: Request) -> str:
     """Return what the request needs, as `memory_plan.Needs` reads it."""
     width, height = parse_resolution(request.resolution)
-    size = Size.of(request.entry, width, height, request.frames, request.image)
+    size = Size.of(request.entry, width, height, request.frames, request.image, request.speed)
     return memory_plan.needs(request.entry, request.quantization, size)
 
 
@@ -60,6 +61,7 @@ def of_other_models(request: Request, entries: Iterable[CatalogueEntry], fits: F
             min(max(request.frames, entry.min_frames), entry.max_frames),
             quantization,
             request.image,
+            request.speed,
         )
         options = (near, *_int8(near), *_smaller(near), *_smaller(next(_int8(near), near)))
         found.append(_first(options, fits))

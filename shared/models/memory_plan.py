@@ -12,7 +12,7 @@ from typing import Literal
 
 from shared.catalogue.memory_facts import Memory, Plane, Weights
 from shared.catalogue.models import CatalogueEntry, Offload, parse_resolution
-from wanworks.requests import Quantization
+from wanworks.requests import Quantization, Speed
 
 Kind = Literal["cpu", "cuda"]
 Stage = Literal["text_encoding", "image_encoding", "denoising", "decoding"]
@@ -36,19 +36,26 @@ _STEP_MB = 250  # needs are rounded up to multiples of this, so that similar job
 
 @dataclass(frozen=True)
 class Size:
-    """What the memory of one generation depends on: the model's grid, and whether it starts from an image."""
+    """What the memory of one generation depends on: the model's grid, its input, and the speed tier."""
 
     width: int
     height: int
     frames: int
-    image: bool
+    image: bool  # it starts from one
+    speed: Speed = "exact"
 
     @classmethod
-    def of(cls, entry: CatalogueEntry, width: int, height: int, frames: int, image: bool) -> "Size":
+    def of(
+        cls, entry: CatalogueEntry, width: int, height: int, frames: int, image: bool, speed: Speed = "exact"
+    ) -> "Size":
         """Return the size that the model generates for a requested one."""
         multiple = entry.size_multiple
         return cls(
-            -(-width // multiple) * multiple, -(-height // multiple) * multiple, -(-(frames - 1) // 4) * 4 + 1, image
+            -(-width // multiple) * multiple,
+            -(-height // multiple) * multiple,
+            -(-(frames - 1) // 4) * 4 + 1,
+            image,
+            speed,
         )
 
     @property
@@ -99,9 +106,9 @@ def choose(options: Sequence[Plan], device: float, host: float | None) -> Plan |
     return next((plan for plan in options if plan.device <= device and (host is None or plan.host <= host)), None)
 
 
-def decode_bytes(memory: Memory, size: Size) -> int:
-    """Return what decoding a whole video at once needs beside the weights, margin included."""
-    return round(MARGIN * _decode(memory, size, tiled=False))
+def decode_bytes(memory: Memory, size: Size, *, half: bool = False) -> int:
+    """Return what decoding a whole video at once needs beside the weights, margin included. `half`: in 16 bits."""
+    return round(MARGIN * _decode(memory, size, tiled=False, half=half))
 
 
 def denoise_bytes(memory: Memory, size: Size) -> int:
@@ -218,7 +225,10 @@ def _plan(
         denoise += 2 * memory.transformer.block.bf16 // 4  # the largest layers, expanded while they are used
     encodes = size.image
     encode = _encode(memory, size, tiled=tiled) if encodes else 0
-    decode = _decode(memory, size, tiled=tiled)
+    tier = entry.tiers.of(size.speed, kind)
+    if tier.step_cache is not None:
+        denoise += wide * _step_cache(memory, size)
+    decode = _decode(memory, size, tiled=tiled, half=tier.decode == "bfloat16")
     prompt = wide * activations.text
     resident = {"none": text + experts * expert + vae, "text": experts * expert + vae, "model": 0, "group": 0}[layout]
     match layout:
@@ -265,11 +275,22 @@ def _tokens(memory: Memory, size: Size) -> int:
     return size.latent_frames * (size.width // edge) * (size.height // edge)
 
 
-def _decode(memory: Memory, size: Size, *, tiled: bool) -> int:
+def _step_cache(memory: Memory, size: Size) -> int:
+    """Return what a first-block cache keeps in 16 bits.
+
+    For each of the two passes of a guided step three tensors of the transformer's width: the output and the residual of
+    the first block, and the residual of all others (diffusers, `FBCSharedBlockState`). A fourth is compared with them.
+    """
+    return 2 * (2 * 3 + 1) * _tokens(memory, size) * memory.width
+
+
+def _decode(memory: Memory, size: Size, *, tiled: bool, half: bool = False) -> int:
     area = min(size.width, TILE_PIXELS) * min(size.height, TILE_PIXELS) if tiled else size.area
     latents = size.area * size.latent_frames
     fixed, by_area, by_latents = memory.activations.decode
-    return round(fixed + by_area * area + by_latents * latents)
+    whole = round(fixed + by_area * area + by_latents * latents)
+    # The formula is that of 32 bits. A decoder in 16 bits is a copy that exists during the decode.
+    return whole // 2 + memory.vae.whole.fp32 // 2 if half else whole
 
 
 def _encode(memory: Memory, size: Size, *, tiled: bool) -> int:

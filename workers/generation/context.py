@@ -66,5 +66,6 @@ class Outcome:
     quality: Quality  # technical, of the frames and the file
     manifest: dict[str, Any] = field(default_factory=dict)
     loras: tuple[dict[str, Any], ...] = ()  # for each file and expert: how many keys applied, and which did not
+    speed: dict[str, Any] | None = None  # the tier, and what it used; None for placeholder output
     prompt_tokens: dict[str, Any] | None = None  # of both prompts: tokens, limit, cut; None for placeholder output
     notes: tuple[str, ...] = ()  # sentences for the user, for example a leaner profile after running out of memory

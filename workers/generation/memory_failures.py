@@ -52,7 +52,9 @@ class MemoryFailures:
 
 def _key(model_id: str, quantization: Quantization, plan: Plan, size: Size) -> str:
     tiles = "tiles" if plan.decode_tiled else "whole"
-    return f"{model_id} {quantization} {plan.layout} {tiles} {size.width}x{size.height}x{size.frames} {size.image}"
+    return f"{model_id} {quantization} {plan.layout} {tiles} {size.width}x{size.height}x{size.frames} {size.image}" + (
+        "" if size.speed == "exact" else f" {size.speed}"
+    )
 
 
 def _read(path: Path | None) -> dict[str, tuple[float, float, str]]:

@@ -235,6 +235,7 @@ def _run(run: _Run, chosen: MemoryPlan) -> Outcome:
         vae_tiled=run.facts["vae_tiled"],
         scheduler=model.scheduler_config,
         loras=[lora.described() for lora in run.found],
+        tier=run.facts["speed"],
         notes=notes,
     )
     return _finish(context, frames, run.clock, described, run.was_warm, model.key.profile, peak, notes, run.facts)
@@ -255,7 +256,8 @@ def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:
         for lora in facts.get("loras", ())
         if lora["keys_not_applied"]
     ]
-    return (*cut, *partly)
+    tier = facts["speed"]["notes"] if "speed" in facts else ()
+    return (*cut, *partly, *tier)
 
 
 def _mock(context: GenerationContext) -> Outcome:
@@ -302,6 +304,7 @@ def _finish(
         quality=quality,
         manifest=described,
         loras=tuple(facts.get("loras", ())),
+        speed=facts.get("speed"),
         prompt_tokens=facts.get("prompt_tokens"),
         notes=notes,
     )
@@ -311,8 +314,10 @@ def _models(settings: Settings) -> "WarmModels":
     """Return this process's set of loaded models; created for the first job."""
     global _warm_models
     if _warm_models is None:
+        from workers.generation.pipelines.tiers import compiling
         from workers.generation.pipelines.warm import WarmModels
 
+        compiling.set_up(settings.home)
         _warm_models = WarmModels(discovery.this_device(), settings)
     return _warm_models
 

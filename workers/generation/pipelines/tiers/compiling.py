@@ -1,0 +1,103 @@
+"""Compiled transformer blocks: one graph for all blocks of a shape, kept on disk for later processes.
+
+Only a block's `forward` is compiled. Its hooks, which stop a job or bring the block's weights to the device, run outside
+of the graph as they do without it, and the library's step caches wrap around it.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+
+from workers.generation.pipelines.device_health import lacks_memory
+
+log = logging.getLogger(__name__)
+
+# Graphs that one process holds at a time: one for each size, type of weights and structure of LoRAs.
+_GRAPHS = 64
+
+
+class Compiled:
+    """The compiled `forward` of a run's blocks. It computes eagerly from the first failure to compile on."""
+
+    def __init__(self) -> None:
+        self.failure: str | None = None
+
+    def forward_of(self, block: torch.nn.Module) -> Callable[..., Any]:
+        """Return what replaces the block's `forward`."""
+        return partial(self._call, block)
+
+    def _call(self, block: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if self.failure is None:
+            try:
+                return _within_limit(block, *args, **kwargs)
+            except Exception as error:
+                if not _is_of_the_compiler(error) or lacks_memory(error):
+                    raise
+                self.failure = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+                log.warning("the blocks of a transformer cannot be compiled: %s", error)
+        return WanTransformerBlock.forward(block, *args, **kwargs)
+
+
+def set_up(home: Path) -> None:
+    """Keep compiled code in the home folder, separately for each version of torch, unless the environment says where.
+
+    Compiles in this process: a pool of helper processes could outlive a worker that is killed.
+    """
+    import torch._inductor.config as inductor
+
+    folder = home / "compiled" / f"torch-{torch.__version__}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+    inductor.compile_threads = 1
+
+
+def scalings_as_tensors(modules: Iterable[torch.nn.Module], device: torch.device) -> None:
+    """Turn the factors of LoRAs into tensors, so that one graph serves LoRAs of one structure and any factor."""
+    from peft.tuners.lora import LoraLayer
+
+    for module in modules:
+        if isinstance(module, LoraLayer):
+            for name, value in module.scaling.items():
+                module.scaling[name] = torch.as_tensor(value, dtype=torch.float32, device=device)
+
+
+def _within_limit(block: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return _compiled()(block, *args, **kwargs)
+    except torch._dynamo.exc.FailOnRecompileLimitHit:
+        torch.compiler.reset()  # drops all graphs of this process; those on disk are read again
+        _compiled.cache_clear()
+        return _compiled()(block, *args, **kwargs)
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    """Return the compiled function.
+
+    Each size has a graph of its own: what runs for a size then does not depend on the sizes that ran before. Choices
+    that inductor would make by timing are made by rule, so every process computes the same values.
+    """
+    compiled: Callable[..., Any] = torch.compile(
+        WanTransformerBlock.forward,
+        fullgraph=True,
+        dynamic=False,
+        recompile_limit=_GRAPHS,
+        isolate_recompiles=True,
+        options={"deterministic": True},
+    )
+    return compiled
+
+
+def _is_of_the_compiler(error: Exception) -> bool:
+    """Return whether the error came up while compiling, before anything was computed."""
+    import torch._dynamo.exc
+    import torch._inductor.exc
+
+    kinds = (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.CppCompileError)
+    return isinstance(error, kinds)

@@ -113,6 +113,9 @@ class Admission:
             priority=list(Priority)[job.priority],
             metadata=job.labels,
             max_failures=self._settings.max_failures,
+            min_vram_mb=job.min_vram_mb,
+            min_ram_mb=job.min_ram_mb,
+            memory_needs=job.memory_needs,
             bandwidth_mbps=job.bandwidth_mbps,
         )
 

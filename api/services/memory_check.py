@@ -123,9 +123,7 @@ def needs_of(entry: CatalogueEntry, params: GenerationParams) -> str:
 
 
 def _request(entry: CatalogueEntry, params: GenerationParams) -> Request:
-    return Request(
-        entry, params.resolution, params.frames, params.quantization, params.image is not None, params.speed
-    )
+    return Request(entry, params.resolution, params.frames, params.quantization, params.image is not None, params.speed)
 
 
 def _fits(hosts: tuple[Host, ...], needs: str) -> bool:

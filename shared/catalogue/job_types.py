@@ -200,11 +200,24 @@ class PrepareParams(BaseModel):
     quantization: Literal["bf16", "int8"] = "bf16"
 
 
+class BenchmarkParams(GenerationParams):
+    """Run each tier on one device with the same prompts and seeds, and compare it with `exact`."""
+
+    tiers: tuple[Speed, ...] = ("balanced", "fast")
+    runs: Whole = 3  # prompts for each tier
+
+    @property
+    def work(self) -> float:
+        """As of a generation, for all runs: each tier has a run that is not counted before the others."""
+        return super().work * (self.runs + 1) * (len(self.tiers) + 1)
+
+
 GENERATION = "generation"
 DOWNLOAD = "download"
 INTEGRITY_CHECK = "integrity_check"
 CLEANUP = "cleanup"
 PREPARE = "prepare"
+BENCHMARK = "benchmark"
 
 
 @dataclass(frozen=True)
@@ -223,6 +236,7 @@ JOB_TYPES: Mapping[str, JobType] = {
     INTEGRITY_CHECK: JobType(INTEGRITY_CHECK, "wanworks.integrity_check", "node", IntegrityCheckParams),
     CLEANUP: JobType(CLEANUP, "wanworks.cleanup", "node", CleanupParams),
     PREPARE: JobType(PREPARE, "wanworks.prepare", "node", PrepareParams),
+    BENCHMARK: JobType(BENCHMARK, "wanworks.benchmark", "device", BenchmarkParams),
 }
 
 

@@ -1,7 +1,7 @@
 """Shared by tests of generation: the demo models, and one call that runs a request and reads the file."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -66,6 +66,7 @@ class Studio:
         mock: bool = False,
         snapshot: Path | None = None,
         entry: CatalogueEntry | None = None,
+        keep_frames: Callable[[Sequence[numpy.ndarray]], None] | None = None,
         **request: Any,
     ) -> Made:
         entry = entry or CATALOGUE.get(model_id)
@@ -77,7 +78,7 @@ class Studio:
         if snapshot is None and not mock:
             snapshot = snapshots()[model_id]
         context = GenerationContext(
-            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check
+            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check, keep_frames
         )
         return Made(run.generate(context), folder)
 

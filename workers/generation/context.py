@@ -1,15 +1,18 @@
 """Input and output of a generation. It must not depend on the database, Redis or Celery."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shared.catalogue.job_types import GenerationParams
 from shared.catalogue.models import CatalogueEntry
 from shared.settings import Settings
 from shared.states import Phase
 from workers.generation.quality import Quality
+
+if TYPE_CHECKING:
+    import numpy
 
 
 class Report(Protocol):
@@ -36,6 +39,9 @@ class GenerationContext:
     output_dir: Path  # exists, is empty, belongs to this attempt only
     report: Report
     check: Callable[[], None]  # raises Cancelled, Fenced or Draining; call it wherever stopping is possible
+    keep_frames: "Callable[[Sequence[numpy.ndarray]], None] | None" = (
+        None  # receives the frames before they are encoded
+    )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,15 @@ LIBRARIES = (
 )  # fmt: skip
 
 
+# Versions that decide the frames and the speed of a tier.
+_DECIDING = ("torch", "diffusers", "torchao")
+
+
+def deciding_versions() -> dict[str, str]:
+    """Return the versions that a measurement of a tier holds for."""
+    return {name: version for name, version in _versions() if name in _DECIDING}
+
+
 def of_run(
     context: GenerationContext,
     plan: Plan,

@@ -224,6 +224,8 @@ def _run(run: _Run, chosen: MemoryPlan) -> Outcome:
         lambda size: models.room(size, model),
         run.denoising,
     )
+    if context.keep_frames is not None:
+        context.keep_frames(frames)
     peak = models.peak_mb()
     notes = (*run.notes, *_remarks(run.facts))
     described = manifest.of_run(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from shared.catalogue import models as catalogue
-from shared.catalogue.job_types import CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK, PREPARE
+from shared.catalogue.job_types import BENCHMARK, CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK, PREPARE
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.jobs.attempts import Claimant
@@ -82,10 +82,13 @@ def handlers() -> Mapping[str, Handler]:
     redis = RestingRedis(settings().redis)
     progress = Progress(redis)
     if role() == "gpu":
+        from workers.generation.benchmark import BenchmarkHandler
         from workers.generation.job import GenerationHandler
 
         name = device().name
-        return {GENERATION: GenerationHandler(settings(), database(), models, store, progress, claimant(), name)}
+        generations = GenerationHandler(settings(), database(), models, store, progress, claimant(), name)
+        benchmarks = BenchmarkHandler(settings(), database(), models, progress, device(), generations)
+        return {GENERATION: generations, BENCHMARK: benchmarks}
     from workers.models.cleanup import CleanupHandler
     from workers.models.download import DownloadHandler
     from workers.models.integrity import IntegrityHandler

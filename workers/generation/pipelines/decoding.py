@@ -34,9 +34,11 @@ def decoder(vae: AutoencoderKLWan, *, half: bool, channels_last: bool) -> Decode
     modules = [vae.post_quant_conv, vae.decoder]
     dtype = torch.bfloat16 if half else vae.dtype
     if half or channels_last:
-        options = {"memory_format": torch.channels_last_3d} if channels_last else {}
         # The hooks that can stop a decode are copied too.
-        modules = [copy.deepcopy(module).to(dtype=dtype, **options) for module in modules]
+        modules = [copy.deepcopy(module).to(dtype) for module in modules]
+    if channels_last:
+        for parameter in (each for module in modules for each in module.parameters() if each.dim() == 5):
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
     return Decoder(vae.config, dtype, *modules)
 
 
@@ -67,9 +69,7 @@ def _denormalised(vae: Decoder, latents: torch.Tensor) -> torch.Tensor:
     return latents / (1.0 / deviation) + mean
 
 
-def _whole(
-    vae: Decoder, latents: torch.Tensor, on_chunk: Callable[[int, int], None]
-) -> Iterator[torch.Tensor]:
+def _whole(vae: Decoder, latents: torch.Tensor, on_chunk: Callable[[int, int], None]) -> Iterator[torch.Tensor]:
     count = latents.shape[2]
     for index, chunk in enumerate(chunks(vae, latents)):
         yield chunk
@@ -85,9 +85,7 @@ def chunks(vae: AutoencoderKLWan | Decoder, latents: torch.Tensor) -> Iterator[t
         yield unpatchify(chunk, patch_size=vae.config.patch_size) if vae.config.patch_size else chunk
 
 
-def _tiled(
-    vae: Decoder, latents: torch.Tensor, on_chunk: Callable[[int, int], None]
-) -> Iterator[torch.Tensor]:
+def _tiled(vae: Decoder, latents: torch.Tensor, on_chunk: Callable[[int, int], None]) -> Iterator[torch.Tensor]:
     """Decode overlapping tiles, each over all frames, and blend them in host memory."""
     scale = vae.config.scale_factor_spatial
     tile, stride = TILE_PIXELS // scale, STRIDE_PIXELS // scale

@@ -1,7 +1,7 @@
 """Compiled transformer blocks: one graph for all blocks of a shape, kept on disk for later processes.
 
-Only a block's `forward` is compiled. Its hooks, which stop a job or bring the block's weights to the device, run outside
-of the graph as they do without it, and the library's step caches wrap around it.
+Only a block's `forward` is compiled. Its hooks, which stop a job or bring the block's weights to the device, run
+outside of the graph as they do without it, and the library's step caches wrap around it.
 """
 
 import logging
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # Graphs that one process holds at a time: one for each size, type of weights and structure of LoRAs.
 _GRAPHS = 64
+# What inductor would choose by timing is chosen by rule, so that every process computes the same values.
+_BACKEND: dict[str, Any] = {"backend": "inductor", "options": {"deterministic": True}}
 
 
 class Compiled:
@@ -80,16 +82,17 @@ def _within_limit(block: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
 def _compiled() -> Callable[..., Any]:
     """Return the compiled function.
 
-    Each size has a graph of its own: what runs for a size then does not depend on the sizes that ran before. Choices
-    that inductor would make by timing are made by rule, so every process computes the same values.
+    Each size has a graph of its own: what runs for a size then does not depend on the sizes that ran before.
     """
+    import torch._dynamo.config as dynamo
+
+    dynamo.recompile_limit = _GRAPHS
+    dynamo.accumulated_recompile_limit = max(_GRAPHS, dynamo.accumulated_recompile_limit)
     compiled: Callable[..., Any] = torch.compile(
         WanTransformerBlock.forward,
         fullgraph=True,
         dynamic=False,
-        recompile_limit=_GRAPHS,
-        isolate_recompiles=True,
-        options={"deterministic": True},
+        **_BACKEND,
     )
     return compiled
 

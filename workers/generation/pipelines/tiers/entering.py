@@ -64,7 +64,9 @@ def _attend(model: LoadedModel, tier: Entered, undo: ExitStack) -> None:
     width = model.pipeline.transformer.config.attention_head_dim
     refused = attention.refusal(backend, width, model.dtype, model.device)
     if refused is not None:
-        tier.notes.append(f"The attention backend {backend} does not work on this device, so torch chose one: {refused}")
+        tier.notes.append(
+            f"The attention backend {backend} does not work on this device, so torch chose one: {refused}"
+        )
         return
     tier.attention = backend
     for transformer in model.transformers:
@@ -73,7 +75,8 @@ def _attend(model: LoadedModel, tier: Entered, undo: ExitStack) -> None:
 
 def _compile(model: LoadedModel, tier: Entered, undo: ExitStack) -> None:
     tier.compiled = Compiled()
-    for transformer in model.transformers:
+    transformers: list[Any] = list(model.transformers)
+    for transformer in transformers:
         scalings_as_tensors(transformer.modules(), model.device)
         for block in transformer.blocks:
             undo.callback(_put_forward, block, block.__dict__.get("forward"))

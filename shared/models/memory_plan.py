@@ -114,7 +114,7 @@ def decode_bytes(memory: Memory, size: Size, *, half: bool = False) -> int:
 def denoise_bytes(memory: Memory, size: Size) -> int:
     """Return what a forward pass of a transformer in 16 bits needs beside the weights, margin included."""
     fixed, by_tokens = memory.activations.denoise
-    return round(MARGIN * (fixed + by_tokens * _tokens(memory, size)))
+    return round(MARGIN * (fixed + by_tokens * tokens(memory, size)))
 
 
 def encode_bytes(memory: Memory, size: Size) -> int:
@@ -142,9 +142,9 @@ def work_factor(entry: CatalogueEntry, width: int, height: int, frames: int) -> 
 
     Quadratic in the number of tokens, as attention is: an upper bound of the ratio.
     """
-    tokens = _tokens(entry.memory, Size.of(entry, width, height, frames, image=False))
-    usual = _tokens(entry.memory, default_size(entry))
-    return float((tokens / usual) ** 2)
+    wanted = tokens(entry.memory, Size.of(entry, width, height, frames, image=False))
+    usual = tokens(entry.memory, default_size(entry))
+    return float((wanted / usual) ** 2)
 
 
 def least_device_gb(entry: CatalogueEntry, quantization: Quantization) -> float:
@@ -220,7 +220,7 @@ def _plan(
     outside = _one(memory.transformer.outside, quantization, kind, quantizes=True)
     vae = memory.vae.whole.fp32
     wide = 2 if kind == "cpu" and quantization == "none" else 1  # the formulas are those of 16 bits
-    denoise = wide * round(activations.denoise[0] + activations.denoise[1] * _tokens(memory, size))
+    denoise = wide * round(activations.denoise[0] + activations.denoise[1] * tokens(memory, size))
     if quantization == "int8":
         denoise += 2 * memory.transformer.block.bf16 // 4  # the largest layers, expanded while they are used
     encodes = size.image
@@ -270,7 +270,8 @@ def _plan(
     return Plan(layout, tiled, tiled, tuple(found.items()), resident, with_margin + CONTEXT_BYTES, host)
 
 
-def _tokens(memory: Memory, size: Size) -> int:
+def tokens(memory: Memory, size: Size) -> int:
+    """Return how many tokens a transformer reads."""
     edge = memory.pixels_per_token
     return size.latent_frames * (size.width // edge) * (size.height // edge)
 
@@ -281,7 +282,7 @@ def _step_cache(memory: Memory, size: Size) -> int:
     For each of the two passes of a guided step three tensors of the transformer's width: the output and the residual of
     the first block, and the residual of all others (diffusers, `FBCSharedBlockState`). A fourth is compared with them.
     """
-    return 2 * (2 * 3 + 1) * _tokens(memory, size) * memory.width
+    return 2 * (2 * 3 + 1) * tokens(memory, size) * memory.width
 
 
 def _decode(memory: Memory, size: Size, *, tiled: bool, half: bool = False) -> int:

@@ -24,7 +24,7 @@ class Similarity:
 
 def compare(frames: Sequence[numpy.ndarray], reference: Sequence[numpy.ndarray]) -> Similarity:
     """Compare frames, arrays (height, width, 3) of uint8. Raises ValueError if their number or size differs."""
-    if not frames or len(frames) != len(reference):
+    if len(frames) == 0 or len(frames) != len(reference):
         raise ValueError(f"{len(frames)} frames cannot be compared with {len(reference)}")
     if any(one.shape != other.shape for one, other in zip(frames, reference, strict=True)):
         raise ValueError("frames of different sizes cannot be compared")

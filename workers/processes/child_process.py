@@ -55,6 +55,7 @@ def _on_child(**_: Any) -> None:
         # The error is logged, and each job reports it. A child that exited here would only be restarted.
         with contextlib.suppress(ConfigurationError):
             run.preload()
+            run.compile_ahead(process.settings(), process.catalogue())
     else:
         os.nice(_IO_NICENESS)
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from shared.catalogue.job_types import settle
 from shared.catalogue.models import CatalogueEntry, Offload
 from shared.catalogue.tiers import ByDevice, Tiers, TierSettings
 from shared.errors import Cancelled
+from shared.models.memory_plan import Size
 from shared.states import Phase
 from tests.conftest import lacking
 from tests.integration.workers.generation.lora_files import write_lora
@@ -31,13 +33,15 @@ from tests.integration.workers.generation.stopping import Stop
 from tests.integration.workers.generation.test_memory import crowd_out
 from tests.support.generating import CATALOGUE, Made, Studio, snapshots
 from wanworks.requests import GenerationRequest, Quantization, Speed
+from workers.devices import discovery
 from workers.generation import run
 from workers.generation.geometry import plan
 from workers.generation.pipelines import loras, running
 from workers.generation.pipelines.loading import LoadedModel, load
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.resuming import Denoising
-from workers.generation.pipelines.tiers import compiling
+from workers.generation.pipelines.tiers import compiling, warming
+from workers.generation.pipelines.tiers.warming import Warming, compile_block
 
 TIERS: tuple[Speed, ...] = ("balanced", "fast")
 EXACT = {"attention": "native", "compiled": False, "step_cache": None, "decode": "float32", "channels_last": False}
@@ -102,7 +106,7 @@ def test_a_tier_changes_between_jobs_and_exact_stays_what_it_was(studio: Studio,
         assert studio.generate("T2V-A14B").sha256 == exact.sha256
 
 
-@pytest.mark.parametrize("speed", TIERS)
+@pytest.mark.parametrize("speed", [pytest.param("balanced", marks=pytest.mark.slow), "fast"])
 def test_a_cancel_is_answered_within_a_step(studio: Studio, compiler: str, speed: Speed) -> None:
     undisturbed = studio.generate("T2V-A14B", speed=speed, steps=4)
     models = run._warm_models
@@ -129,6 +133,7 @@ def test_a_cancel_is_answered_within_a_step(studio: Studio, compiler: str, speed
     assert again.sha256 == undisturbed.sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", [Phase.ENCODING, Phase.DENOISING, Phase.DECODING])
 def test_a_cancel_in_any_phase_leaves_nothing_behind(studio: Studio, phase: Phase) -> None:
     entry = with_tier(TierSettings(step_cache=0.5, decode="bfloat16", channels_last=True))
@@ -140,6 +145,7 @@ def test_a_cancel_in_any_phase_leaves_nothing_behind(studio: Studio, phase: Phas
     assert studio.generate("T2V-A14B", entry=entry, speed="fast").sha256 == undisturbed.sha256
 
 
+@pytest.mark.slow
 def test_loras_of_one_structure_share_a_graph(studio: Studio, compiler: str) -> None:
     folder = studio.settings.loras_dir
     write_lora(folder / "one.safetensors")
@@ -162,6 +168,7 @@ def frames_of(studio: Studio, **request: Any) -> numpy.ndarray:
     return numpy.stack(kept)
 
 
+@pytest.mark.slow
 def test_another_model_comes_and_goes_and_its_weights_are_freed(studio: Studio, compiler: str) -> None:
     first = studio.generate("T2V-A14B", speed="fast")
     models = run._warm_models
@@ -199,10 +206,11 @@ def test_running_out_of_memory_in_a_step_continues_after_the_last_one(
     assert numpy.abs(numpy.stack(kept).astype(int) - undisturbed.astype(int)).mean() < 8
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_in_the_decode_keeps_the_latents(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = with_tier(TierSettings(step_cache=0.5, decode="bfloat16"))
-    calls = crowd_out(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), largest=24 * 6 * 256 * 256)
-    made = studio.generate("T2V-A14B", entry=entry, speed="fast", resolution="416x240")
+    entry = with_tier(TierSettings(step_cache=0.5), "TI2V-5B")
+    calls = crowd_out(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), largest=1_000_000)
+    made = studio.generate("TI2V-5B", entry=entry, speed="fast", resolution="416x240", frames=9)
     assert calls["refused"]
     assert made.outcome.manifest["vae_tiled"]
     assert "after 2 of 2 steps" in made.outcome.notes[0]
@@ -230,12 +238,13 @@ class Loaded:
         return numpy.stack(frames)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["bf16", "int8"])
 def test_every_layout_makes_the_same_frames(studio: Studio, compiler: str, quantization: Quantization) -> None:
     write_lora(studio.settings.loras_dir / "one.safetensors")
     entry = with_tier(TierSettings(compiled=True, step_cache=0.2))
     made: dict[str, list[numpy.ndarray]] = {"plain": [], "lora": []}
-    layouts: tuple[Offload, ...] = ("none", "text", "model", "group")
+    layouts: tuple[Offload, ...] = ("none", "group") if compiler == "traced" else ("none", "text", "model", "group")
     for layout in layouts:
         model = Loaded(layout, quantization, entry)
         made["plain"].append(model.run(studio, speed="fast"))
@@ -260,12 +269,13 @@ def test_a_compiler_that_fails_leaves_the_job_running(studio: Studio, monkeypatc
     assert "could not be compiled here, so they ran uncompiled: no compiler here" in made.outcome.notes[0]
 
 
+@pytest.mark.slow
 def test_more_sizes_than_graphs_are_kept(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "_BACKEND", {"backend": "eager"})
     monkeypatch.setattr(compiling, "_GRAPHS", 2)
     torch.compiler.reset()
     compiling._compiled.cache_clear()
-    made = {frames: studio.generate("TI2V-5B", speed="balanced", frames=frames) for frames in (5, 9, 13, 17)}
+    made = {frames: studio.generate("TI2V-5B", speed="balanced", frames=frames) for frames in (9, 13, 17, 21)}
     for frames, before in made.items():
         again = studio.generate("TI2V-5B", speed="balanced", frames=frames)
         assert again.sha256 == before.sha256
@@ -311,6 +321,44 @@ def test_an_attention_backend_that_the_device_lacks_is_left_out(studio: Studio) 
     assert made.sha256 == studio.generate("T2V-A14B").sha256
     assert used(made)["attention"] == "native"
     assert "_native_cudnn does not work on this device, so torch chose one: it needs a GPU" in made.outcome.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("model_id", "each_token"), [("T2V-A14B", False), pytest.param("TI2V-5B", True, marks=pytest.mark.slow)]
+)
+def test_what_was_compiled_ahead_is_what_a_job_needs(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, model_id: str, each_token: bool
+) -> None:
+    monkeypatch.setattr(compiling, "_BACKEND", {"backend": "eager"})
+    torch.compiler.reset()
+    compiling._compiled.cache_clear()
+    entry = CATALOGUE.get(model_id)
+    size = Size.of(entry, 64, 64, 9, image=False)
+    tier = TierSettings(compiled=True)
+    device = torch.device("cpu")
+    assert compile_block(entry, snapshots()[model_id], tier, size, device, each_token) is None
+    before = graphs()
+    made = studio.generate(model_id, speed="balanced")
+    assert used(made)["compiled"]
+    assert graphs() == before
+    compiling._compiled.cache_clear()
+
+
+def test_compiling_ahead_ends_when_a_job_comes(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = snapshots()["T2V-A14B"].parent.parent.parent
+    settings = studio.settings.model_copy(update={"models_path": models})
+    wanted, compiled = threading.Event(), []
+
+    def compile_one(entry: CatalogueEntry, *_: Any) -> None:
+        compiled.append(entry.model_id)
+        if len(compiled) == 2:
+            wanted.set()
+
+    monkeypatch.setattr(warming, "compile_block", compile_one)
+    thread = Warming(settings, CATALOGUE, discovery.this_device(), wanted, threading.Lock).start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert compiled == ["T2V-A14B", "I2V-A14B"]
 
 
 @pytest.mark.slow

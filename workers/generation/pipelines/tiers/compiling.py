@@ -57,6 +57,7 @@ def set_up(home: Path) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
     inductor.compile_threads = 1
+    logging.getLogger("torch.__trace").propagate = False  # thousands of lines for each graph
 
 
 def scalings_as_tensors(modules: Iterable[torch.nn.Module], device: torch.device) -> None:

@@ -102,12 +102,13 @@ class MemoryCheck:
             "resolution": (params.resolution, other.resolution),
             "frames": (params.frames, other.frames),
             "quantization": (params.quantization, other.quantization),
+            "speed": (params.speed, other.speed),
         }
         changes = {name: new for name, (old, new) in values.items() if old != new}
         sent = request.model_dump(mode="json", exclude_unset=True, exclude={"image"}) if request is not None else {}
         if request is None:
             names = ("model_id", "prompt", "negative_prompt", "resolution", "frames", "fps", "steps", "quantization")
-            sent = {name: getattr(params, name) for name in (*names, "speed") if getattr(params, name) is not None}
+            sent = {name: getattr(params, name) for name in names if getattr(params, name) is not None}
         # All of them, because what the request leaves out would take another model's defaults.
         body = {**sent, **{name: new for name, (_, new) in values.items()}}
         try:

@@ -1,4 +1,4 @@
-"""Requests that need less memory than one that fits no device: int8 weights, smaller, shorter, or another model.
+"""Requests that need less memory than one that fits no device: another tier, int8 weights, smaller, shorter, or another model.
 
 Pure. The caller decides with `Fits` what fits; `fallback/suggest`, the fallback `reduce_requirements` and refused
 requests all take what this module finds.
@@ -40,10 +40,11 @@ Fits = Callable[[Request], bool]
 
 def of_the_same_model(request: Request, fits: Fits) -> list[Request]:
     """Return what the same model can do instead: the first of each kind that fits, the smallest change first."""
-    found = [_first(kind, fits) for kind in (_int8(request), _smaller(request), _shorter(request))]
+    kinds = (_exact(request), _int8(request), _smaller(request), _shorter(request))
+    found = [_first(kind, fits) for kind in kinds]
     if not any(found):
         # No single change is enough.
-        lighter = next(_int8(request), request)
+        lighter = next(_int8(next(_exact(request), request)), request)
         found = [_first(_smaller(lighter), fits), _first(_smaller_and_shorter(lighter), fits)]
     return list(dict.fromkeys(filter(None, found)))
 
@@ -71,6 +72,12 @@ def of_other_models(request: Request, entries: Iterable[CatalogueEntry], fits: F
 def alternatives(request: Request, entries: Sequence[CatalogueEntry], fits: Fits) -> list[Request]:
     """Return all alternatives that fit, those of the same model first."""
     return [*of_the_same_model(request, fits), *of_other_models(request, entries, fits)]
+
+
+def _exact(request: Request) -> Iterator[Request]:
+    """Yield the tier without a step cache."""
+    if request.speed != "exact":
+        yield replace(request, speed="exact")
 
 
 def _int8(request: Request) -> Iterator[Request]:

@@ -1,4 +1,6 @@
-"""Requests that need less memory than one that fits no device: another tier, int8 weights, smaller, shorter, or another model.
+"""Requests that need less memory than one that fits no device.
+
+Another speed tier, int8 weights, a smaller or shorter video, or another model.
 
 Pure. The caller decides with `Fits` what fits; `fallback/suggest`, the fallback `reduce_requirements` and refused
 requests all take what this module finds.

@@ -339,7 +339,7 @@ def _models(settings: Settings) -> "WarmModels":
         from workers.generation.pipelines.tiers import compiling
         from workers.generation.pipelines.warm import WarmModels
 
-        compiling.set_up(settings.home)
+        compiling.set_up()
         _warm_models = WarmModels(discovery.this_device(), settings)
     return _warm_models
 

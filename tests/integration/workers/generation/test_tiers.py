@@ -72,6 +72,7 @@ def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(compiling, "_BACKEND", {"backend": "eager"})
     else:
         request.getfixturevalue("code")
+    compiling.set_up()
     torch.compiler.reset()
     compiling._compiled.cache_clear()
     yield request.param

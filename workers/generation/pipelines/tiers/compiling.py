@@ -5,10 +5,8 @@ outside of the graph as they do without it, and the library's step caches wrap a
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterable
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,17 +44,14 @@ class Compiled:
         return WanTransformerBlock.forward(block, *args, **kwargs)
 
 
-def set_up(home: Path) -> None:
-    """Keep compiled code in the home folder, separately for each version of torch, unless the environment says where.
-
-    Compiles in this process: a pool of helper processes could outlive a worker that is killed.
-    """
+def set_up() -> None:
+    """Set the compiler's options. Call it in each thread that compiles, because they belong to the thread."""
+    import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
-    folder = home / "compiled" / f"torch-{torch.__version__}"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
-    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
-    inductor.compile_threads = 1
+    inductor.compile_threads = 1  # in this process: a pool of helpers could outlive a worker that is killed
+    dynamo.recompile_limit = _GRAPHS
+    dynamo.accumulated_recompile_limit = 4 * _GRAPHS
     logging.getLogger("torch.__trace").propagate = False  # thousands of lines for each graph
 
 
@@ -85,10 +80,6 @@ def _compiled() -> Callable[..., Any]:
 
     Each size has a graph of its own: what runs for a size then does not depend on the sizes that ran before.
     """
-    import torch._dynamo.config as dynamo
-
-    dynamo.recompile_limit = _GRAPHS
-    dynamo.accumulated_recompile_limit = max(_GRAPHS, dynamo.accumulated_recompile_limit)
     compiled: Callable[..., Any] = torch.compile(
         WanTransformerBlock.forward,
         fullgraph=True,

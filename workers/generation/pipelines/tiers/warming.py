@@ -56,7 +56,7 @@ class Warming:
 
     def run(self) -> None:
         """Compile. Errors are logged: a job compiles again, and says what failed."""
-        compiling.set_up(self._settings.home)
+        compiling.set_up()
         for entry in self._catalogue.entries:
             snapshot = replicas.snapshot_dir(self._settings.models_dir, entry)
             tiers = {entry.tiers.of(speed, self._device.type) for speed in ("balanced", "fast")}

@@ -27,7 +27,6 @@ def register(app: typer.Typer) -> None:
         limit,
         verify,
         prepare,
-        benchmark,
         cleanup,
         analytics,
         fallback,
@@ -70,7 +69,7 @@ def download(
         "bandwidth_limit_mbps": limit,
     }
     with client_of(url, home) as client:
-        job = _watched(client, [client.fetch_model(**_given(asked))], timeout)[0]
+        job = watched(client, [client.fetch_model(**given(asked))], timeout)[0]
     if as_json:
         screen.print_json(job)
     if not succeeded(job):
@@ -128,7 +127,7 @@ def verify(
     """Check the files of a model, or of all, against their checksums. The exit code is 1 if a file is wrong."""
     with client_of(url, home) as client:
         asked = {"model_id": model, "node": node, "full": full, "repair": repair}
-        jobs = _watched(client, client.verify(**_given(asked)))
+        jobs = watched(client, client.verify(**given(asked)))
     if as_json:
         screen.print_json({"data": jobs})
     else:
@@ -152,7 +151,7 @@ def prepare(
     """Write copies of a model's weights in the form in which they are loaded, so that loading is faster."""
     with client_of(url, home) as client:
         asked = {"quantization": "int8" if int8 else "bf16", "node": node}
-        jobs = _watched(client, client.prepare(model, **_given(asked)))
+        jobs = watched(client, client.prepare(model, **given(asked)))
     if as_json:
         screen.print_json({"data": jobs})
     else:
@@ -161,34 +160,6 @@ def prepare(
     failed = [job for job in jobs if not succeeded(job)]
     if failed:
         raise ApiRefused(why_not(failed[0]))
-
-
-def benchmark(
-    model: Model,
-    tiers: Annotated[bool, typer.Option("--tiers", help="Run it. [show what was measured]")] = False,
-    resolution: Annotated[str | None, typer.Option(help="For example 832x480. [the model's own]")] = None,
-    frames: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
-    steps: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
-    quantization: Annotated[str | None, typer.Option(help="none, fp16, bf16 or int8. [none]")] = None,
-    runs: Annotated[int | None, typer.Option(help="Prompts for each tier. [3]", min=1, max=20)] = None,
-    url: Url = None,
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compare the speed tiers of a model with `exact` on a device: time, SSIM and PSNR of the frames."""
-    with client_of(url, home) as client:
-        if tiers:
-            sizes = {"resolution": resolution, "frames": frames, "steps": steps}
-            asked = _given({**sizes, "quantization": quantization, "runs": runs})
-            job = _watched(client, [client.benchmark(model, **asked)])[0]
-            if not succeeded(job):
-                raise ApiRefused(why_not(job))
-        found = client.tiers(model)
-    if as_json:
-        screen.print_json(found)
-        return
-    columns = ("tier", "device", "size", "seconds", "exact", "times as fast", "SSIM", "least", "PSNR dB", "frames are")
-    screen.print_table(columns, (row for tier in found["tiers"] for row in _tier_rows(tier)))
 
 
 def cleanup(
@@ -205,8 +176,8 @@ def cleanup(
     """Show what could be removed from the model storage; with --execute, remove it."""
     asked = {"target_space_gb": target_gb, "keep_recent_days": keep_days, "dry_run": not execute, "node": node}
     with client_of(url, home) as client:
-        answer = client.cleanup(**_given(asked))
-        jobs = _watched(client, [client.job(job_id) for job_id in answer["job_ids"]])
+        answer = client.cleanup(**given(asked))
+        jobs = watched(client, [client.job(job_id) for job_id in answer["job_ids"]])
     if as_json:
         screen.print_json({**answer, "jobs": jobs})
     elif execute:
@@ -263,7 +234,7 @@ def fallback(
         "max_wait_minutes": max_wait,
     }
     with client_of(url, home) as client:
-        found = client.fallback(**_given(asked))
+        found = client.fallback(**given(asked))
     if as_json:
         screen.print_json(found)
         return
@@ -273,7 +244,7 @@ def fallback(
             "strategy": strategy["strategy_type"],
             "do": strategy["recommended_action"],
             "because": strategy["user_message"],
-            "wait seconds": _rounded(strategy["estimated_wait_time"]),
+            "wait seconds": rounded(strategy["estimated_wait_time"]),
             "alternative": alternative and f"{alternative['suggested_model']}: {alternative['reason']}",
         }
     )
@@ -305,7 +276,7 @@ def hub(
 
 def _manage(asked: Mapping[str, Any], url: str | None, home: Path | None, as_json: bool) -> None:
     with client_of(url, home) as client:
-        answer = client.manage_download(**_given(asked))
+        answer = client.manage_download(**given(asked))
     if as_json:
         screen.print_json(answer)
     else:
@@ -321,7 +292,7 @@ def _pin(model: str, pinned: bool, url: str | None, home: Path | None, as_json: 
         print(f"{answer['model_id']} is {'pinned' if answer['pinned'] else 'not pinned'}")
 
 
-def _watched(client: Client, jobs: Iterable[Job], timeout: float | None = None) -> list[Job]:
+def watched(client: Client, jobs: Iterable[Job], timeout: float | None = None) -> list[Job]:
     """Show the jobs' progress, and return them once all have ended."""
     ended = []
     with screen.ProgressBars() as bars:
@@ -360,19 +331,6 @@ def _prepared_row(job: Job) -> tuple[Any, ...]:
     return job["model_id"], job["node"], ", ".join(result["copies"]) or "complete", *sizes, f"{result['seconds']:.1f}"
 
 
-def _tier_rows(tier: Mapping[str, Any]) -> Iterable[tuple[Any, ...]]:
-    """Yield a row for each measurement, or one that says that there is none."""
-    for one in tier["measured"]:
-        psnr = one["psnr_mean"]
-        yield (
-            tier["tier"], one["device_name"], f"{one['resolution']}x{one['frames']}", _rounded(one["seconds"]),
-            _rounded(one["exact_seconds"]), f"{one['speedup']:.2f}", f"{one['ssim_mean']:.4f}",
-            f"{one['ssim_min']:.4f}", "equal" if psnr is None else f"{psnr:.1f}", one["quality"],
-        )  # fmt: skip
-    if not tier["measured"]:
-        yield (tier["tier"], *[None] * 8, "exact" if tier["tier"] == "exact" else "not measured")
-
-
 def _print_actions(rows: list[tuple[Any, ...]], unit: str) -> None:
     columns = ("action", "model", "node", "reason", "last used", unit)
     screen.print_table(columns, ((*row[:-1], f"{row[-1]:.3f}") for row in rows))
@@ -405,7 +363,7 @@ def _use_row(model: Mapping[str, Any]) -> tuple[Any, ...]:
         model["model_id"],
         model["total_uses"],
         f"{model['uses_per_day']:.2f}",
-        _rounded(model["average_generation_time"]),
+        rounded(model["average_generation_time"]),
         _percent(model["success_rate"]),
         ", ".join(map(str, model["peak_usage_hours"])),
     )
@@ -415,9 +373,9 @@ def _percent(fraction: float | None) -> str | None:
     return None if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def _rounded(seconds: float | None) -> str | None:
+def rounded(seconds: float | None) -> str | None:
     return None if seconds is None else f"{seconds:.1f}"
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}

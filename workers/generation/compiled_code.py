@@ -1,7 +1,7 @@
 """Where compiled code is kept. Importing this module loads no torch."""
 
 import os
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -10,6 +10,9 @@ def keep_in(home: Path) -> None:
 
     Call it before torch is imported: torch itself sets the variable to a temporary folder when it is first needed.
     """
-    folder = home / "compiled" / f"torch-{version('torch')}"
+    try:
+        folder = home / "compiled" / f"torch-{version('torch')}"
+    except PackageNotFoundError:  # each job reports that
+        return
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))

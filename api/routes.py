@@ -6,9 +6,9 @@ from api.dashboard import estimate, live_page, login
 from api.dashboard import handlers as dashboard
 from api.documentation import handlers as documentation
 from api.documentation import openapi
-from api.jobs import artifacts, events, node_jobs, webhooks
+from api.jobs import artifacts, benchmarks, events, node_jobs, webhooks
 from api.jobs import handlers as jobs
-from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status
+from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status, tiers
 from api.models import health as model_health
 from api.ops import alerts, audit, flower, health, nodes, prometheus, queues, workers
 from api.videos import handlers as videos
@@ -17,6 +17,7 @@ from shared.catalogue.models import Catalogue
 OPERATIONS = (
     *jobs.OPERATIONS,
     *node_jobs.OPERATIONS,
+    *benchmarks.OPERATIONS,
     *events.OPERATIONS,
     *artifacts.OPERATIONS,
     *videos.OPERATIONS,
@@ -29,6 +30,7 @@ OPERATIONS = (
     *catalogue.OPERATIONS,
     *alerts.OPERATIONS,
     *information.OPERATIONS,
+    *tiers.OPERATIONS,
     *dashboard.OPERATIONS,
     *webhooks.OPERATIONS,
     *audit.OPERATIONS,

@@ -4,7 +4,7 @@ import math
 import socket
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
@@ -295,6 +295,13 @@ class Settings(BaseSettings):
         description="`PYTORCH_ALLOC_CONF` of GPU workers whose environment has none; empty: torch's own default.",
     )
     warm_models: int = Field(1, ge=1, description="Loaded models kept on a CPU device; a GPU keeps all that fit.")
+    default_speed: Literal["exact", "balanced"] = Field("exact", description="The speed tier of requests without one.")
+    compile_at_start: str = Field(
+        "auto",
+        pattern="^(auto|on|off)$",
+        description="Compile the blocks of downloaded models for their default sizes when a worker starts, for the "
+        "speed tiers. `auto`: on a GPU. What is compiled is kept in the home folder.",
+    )
     prompt_cache_mb: int = Field(256, ge=0, description="Memory for prompt embeddings on each device.")
 
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged.")

@@ -21,6 +21,7 @@ from wanworks.states import Priority
 
 Quantization = Literal["none", "fp16", "bf16", "int8"]
 OutputFormat = Literal["mp4", "webm"]
+Speed = Literal["exact", "balanced", "fast"]
 LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_SEED = 2**32 - 1
 _ANY_SEED = -1  # many clients send this to request a random seed
@@ -126,6 +127,13 @@ class GenerationRequest(BaseModel):
     flow_shift: Annotated[Number, Field(gt=0, le=100)] | None = None
     seed: Seed = None
     quantization: Quantization = "none"
+    speed: Annotated[
+        Speed | None,
+        Field(
+            description="The speed tier. `exact` is reproducible bit for bit; `balanced` is faster with frames close "
+            "to those of `exact`; `fast` also skips steps that change little. If omitted, the setting `default_speed`."
+        ),
+    ] = None
     loras: Annotated[list[Lora], Field(max_length=8)] = []
     priority: Priority = Priority.NORMAL
     fallback: Annotated[

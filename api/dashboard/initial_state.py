@@ -5,7 +5,7 @@ While the database is unavailable the values are empty and `missing` names it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from api.access.caller import Caller
 from api.context import Context
@@ -24,6 +24,7 @@ from shared.jobs.queues import Depth
 from shared.management import library
 from shared.management.library import Library, ModelView
 from shared.states import Scope
+from wanworks.requests import Speed
 
 _JOBS = 12
 
@@ -111,7 +112,7 @@ def initial_state(context: Context, caller: Caller) -> InitialState:
         jobs=latest,
         alerts=open_alerts,
         disk_used_percent=library.storage_usage_percent(seen) if seen is not None else None,
-        form=tuple(_form(entry) for entry in context.catalogue.entries),
+        form=tuple(_form(entry, context.settings.default_speed) for entry in context.catalogue.entries),
     )
 
 
@@ -127,7 +128,7 @@ def _line(model: ModelView) -> ModelLine:
     )
 
 
-def _form(entry: CatalogueEntry) -> dict[str, Any]:
+def _form(entry: CatalogueEntry, default_speed: Speed) -> dict[str, Any]:
     """Return what the form for a new job offers for this model."""
     return {
         "model_id": entry.model_id,
@@ -138,6 +139,8 @@ def _form(entry: CatalogueEntry) -> dict[str, Any]:
         "steps": (entry.min_steps, entry.max_steps),
         "output_formats": entry.output_formats,
         "quantizations": entry.quantizations,
+        "speeds": get_args(Speed),
+        "default_speed": default_speed,
         "loras": entry.loras,
         "two_experts": entry.boundary_ratio is not None,
         "defaults": entry.defaults.model_dump(),

@@ -27,7 +27,9 @@ LIMIT_BYTES = 30 * 10**6
 _INLINE_BYTES = 64 * 1024  # longer bodies are parsed in a thread, so that they do not block the event loop
 _MAX_PARTS = 64
 # Form values are text. These fields stay text; others are parsed as JSON (a number, a list, an object).
-_TEXTS = frozenset({"model_id", "prompt", "negative_prompt", "image", "resolution", "output_format", "quantization"})
+_TEXTS = frozenset(
+    {"model_id", "prompt", "negative_prompt", "image", "resolution", "output_format", "quantization", "speed"}
+)
 _TEXTS |= {"priority", "webhook_url"}
 _BRACKETS = re.compile(r"(\w{1,64})\[(?:([^\[\]]{1,64})\]|\](?:\[([^\[\]]{1,64})\])?)")  # a[b], a[], a[][b]
 

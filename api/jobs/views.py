@@ -6,12 +6,14 @@ from typing import Any
 from api.schemas.jobs import Artifact, DownloadResult, GenerationResult, Job, JobError, JobProgress, Params, WaitingFor
 from shared import clock
 from shared.catalogue.job_types import (
+    BENCHMARK,
     CLEANUP,
     DOWNLOAD,
     GENERATION,
     INTEGRITY_CHECK,
     PREPARE,
     AppliedFallback,
+    BenchmarkParams,
     CleanupParams,
     DownloadParams,
     GenerationParams,
@@ -68,6 +70,12 @@ def _params(stored: dict[str, Any]) -> Params:
     return Params(**shared, image=params.image is not None, resolution=params.resolution)
 
 
+def _benchmark_params(stored: dict[str, Any]) -> dict[str, Any]:
+    params = BenchmarkParams.model_validate(stored)
+    names = {"model_id", "frames", "steps", "quantization", "tiers", "runs"}
+    return {**params.model_dump(mode="json", include=names), "resolution": params.resolution}
+
+
 def _unknown_params(stored: dict[str, Any]) -> dict[str, Any]:
     """Return the stored parameters of a job whose type only a newer version knows."""
     return stored
@@ -110,6 +118,7 @@ _PARAMS: dict[
     ],
 ] = {
     GENERATION: _params,
+    BENCHMARK: _benchmark_params,
     DOWNLOAD: DownloadParams.model_validate,
     INTEGRITY_CHECK: IntegrityCheckParams.model_validate,
     CLEANUP: CleanupParams.model_validate,

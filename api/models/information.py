@@ -132,6 +132,7 @@ def capabilities_of(entry: CatalogueEntry, base: CatalogueEntry | None) -> schem
         input_types=["text"] if entry.image == "refused" else ["text", "image"],
         output_formats=list(entry.output_formats),
         quantization_support=list(entry.quantizations),
+        speed_support=["exact", "balanced", "fast"],
         lora_support=entry.loras,
         controlnet_support=False,
         inpainting_support=False,

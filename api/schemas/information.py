@@ -15,6 +15,7 @@ from api.schemas.models import Recommendation
 from shared.insight.assessment import Status
 from shared.management.fallback import Level, Speed
 from wanworks.requests import NOT_BLANK, PLAIN, OutputFormat, Quantization
+from wanworks.requests import Speed as SpeedTier
 
 # --- requests
 
@@ -109,6 +110,7 @@ class ModelCapabilities(ResponseModel):
     input_types: list[Literal["text", "image"]]
     output_formats: list[OutputFormat]
     quantization_support: Annotated[list[Quantization], Field(description="`none` is the model's native data type.")]
+    speed_support: Annotated[list[SpeedTier], Field(description="The speed tiers.")]
     lora_support: bool
     controlnet_support: bool
     inpainting_support: bool

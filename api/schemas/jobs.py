@@ -19,7 +19,7 @@ from shared.catalogue.job_types import (
     PrepareParams,
 )
 from shared.states import JobState, Priority
-from wanworks.requests import PLAIN, Lora, OutputFormat, Quantization
+from wanworks.requests import PLAIN, Lora, OutputFormat, Quantization, Speed
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -214,6 +214,55 @@ class PromptsTokens(ResponseModel):
     negative_prompt: Annotated[PromptTokens | None, Field(description="Null: not used, because guidance is off.")]
 
 
+class TierUsed(ResponseModel):
+    """What a speed tier uses on a device."""
+
+    attention: Annotated[str, Field(description="diffusers' name of the attention backend; `native`: torch chooses.")]
+    compiled: Annotated[bool, Field(description="Whether the transformer's blocks are compiled.")]
+    step_cache: Annotated[
+        float | None, Field(description="The first-block cache's threshold. Null: every step is computed in full.")
+    ]
+    decode: Literal["float32", "bfloat16"]
+    channels_last: Annotated[bool, Field(description="The decoder's memory format.")]
+
+
+class TierFigures(ResponseModel):
+    """A speed tier compared with `exact` by a benchmark of this installation."""
+
+    seconds: Annotated[float, Field(description="Mean of one run, without loading and encoding the file.")]
+    exact_seconds: float
+    speedup: Annotated[float, Field(description="`exact_seconds` divided by `seconds`.")]
+    ssim_mean: Annotated[float, Field(description="Structural similarity of the frames to those of `exact`.")]
+    ssim_min: float
+    psnr_mean: Annotated[float | None, Field(description="In dB, over the frames that differ. Null: none does.")]
+    psnr_min: float | None
+    runs: Annotated[int, Field(description="Number of prompts.")]
+    resolution: str
+    frames: int
+    steps: int
+    measured_at: Time
+    job_id: Annotated[str, Field(description="The benchmark.")]
+
+
+TierQuality = Annotated[
+    Literal["exact", "close", "not close", "not measured"],
+    Field(
+        description="`close`: this installation measured a mean SSIM of at least 0.95 and a minimum of at least 0.90 "
+        "against `exact`, on this type of device with these settings and libraries."
+    ),
+]
+
+
+class TierOfJob(ResponseModel):
+    """The speed tier that a job used."""
+
+    tier: Speed
+    used: TierUsed
+    as_in_catalogue: Annotated[bool, Field(description="False: a part did not work on the device. `notes` say which.")]
+    quality: TierQuality
+    measured: Annotated[TierFigures | None, Field(description="Null: not measured.")]
+
+
 class GenerationResult(ResponseModel):
     """The result of a generation: files, duration of each phase in seconds, and a manifest to reproduce it."""
 
@@ -235,6 +284,7 @@ class GenerationResult(ResponseModel):
     prompt_tokens: Annotated[
         PromptsTokens | None, Field(description="Null: not counted, for example for placeholder output.")
     ]
+    speed: Annotated[TierOfJob | None, Field(description="Null: placeholder output, or of an earlier version.")]
     notes: list[str]
     manifest: dict[str, Any] | None
 
@@ -256,6 +306,7 @@ class Params(ResponseModel):
     flow_shift: float
     seed: int
     quantization: Quantization
+    speed: Annotated[Speed, Field(description="The speed tier.")]
     loras: list[Lora]
     fallback: list[str]
     remixed_from: Annotated[str | None, Field(description="The job whose settings were reused with another prompt.")]
@@ -291,7 +342,7 @@ class WaitingFor(ResponseModel):
 
 
 class Job(ResponseModel):
-    """A job: a generation, a download, an integrity check, a cleanup or a preparation."""
+    """A job: a generation, a benchmark, a download, an integrity check, a cleanup or a preparation."""
 
     id: Annotated[str, Field(description="The id of the job, and of its Celery task.")]
     type: str

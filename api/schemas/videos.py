@@ -16,7 +16,7 @@ from api.schemas.jobs import JobProgress
 from shared.catalogue.job_types import GenerationParams
 from shared.database.tables import Job
 from shared.states import JobState, Priority
-from wanworks.requests import NOT_BLANK, PLAIN, FallbackStrategy, Lora, Number, OutputFormat, Quantization, Seed
+from wanworks.requests import NOT_BLANK, PLAIN, FallbackStrategy, Lora, Number, OutputFormat, Quantization, Seed, Speed
 
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
 _POLL_SECONDS = 1.0  # the client's own default
@@ -112,6 +112,7 @@ class VideoRequest(BaseModel):
     seed: Seed = None
     output_format: OutputFormat | None = None
     quantization: Quantization | None = None
+    speed: Speed | None = None
     loras: Annotated[list[Lora], Field(max_length=8)] | None = None
     priority: Priority | None = None
     fallback: Annotated[list[FallbackStrategy], Field(max_length=6)] | None = None
@@ -131,7 +132,7 @@ class VideoRequest(BaseModel):
 # Form values that stay text; others are parsed as JSON if they are JSON.
 TEXTS = frozenset(
     {"model", "prompt", "negative_prompt", "seconds", "size", "output_format", "quantization", "priority"}
-) | {"webhook_url"}
+) | {"speed", "webhook_url"}
 
 
 class RemixRequest(BaseModel):

@@ -113,6 +113,9 @@ class Admission:
             priority=list(Priority)[job.priority],
             metadata=job.labels,
             max_failures=self._settings.max_failures,
+            min_vram_mb=job.min_vram_mb,
+            min_ram_mb=job.min_ram_mb,
+            memory_needs=job.memory_needs,
             bandwidth_mbps=job.bandwidth_mbps,
         )
 
@@ -151,7 +154,8 @@ class Admission:
         named = {one.loc[1:2] for one in received.wrong}
         try:
             entry = self._entry(request.model_id)
-            params = settle(request, entry, image if received.image is not None or received.image_left_out else None)
+            has_image = received.image is not None or received.image_left_out
+            params = settle(request, entry, image if has_image else None, self._settings.default_speed)
         except InvalidField as error:
             raise InvalidField(*wrong, *(one for one in error.errors if one.loc[1:2] not in named)) from None
         if wrong:

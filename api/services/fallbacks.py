@@ -26,7 +26,7 @@ _HYBRIDS = (
     (Strategy.REDUCE_REQUIREMENTS, Strategy.DOWNLOAD_AND_RETRY),
     (Strategy.REDUCE_REQUIREMENTS, Strategy.QUEUE_AND_WAIT),
 )
-_COMPARED = ("model_id", "resolution", "frames", "fps", "steps", "quantization")
+_COMPARED = ("model_id", "resolution", "frames", "fps", "steps", "quantization", "speed")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ class Fallbacks:
                 continue
             request = case.request.model_copy(update={"model_id": other.model_id})
             try:
-                params = settle(request, self._catalogue.get(other.model_id), case.params.image)
+                entry = self._catalogue.get(other.model_id)
+                params = settle(request, entry, case.params.image, case.params.speed)
             except InvalidField:
                 continue
             if self._memory.fits(params) is False:
@@ -136,7 +137,13 @@ class Fallbacks:
         if self._memory.fits(case.params) is not False or (less := self._memory.reduced(case.params)) is None:
             return None
         width, height = parse_resolution(less.resolution)
-        changed = {"quantization": less.quantization, "width": width, "height": height, "frames": less.frames}
+        changed = {
+            "quantization": less.quantization,
+            "speed": less.speed,
+            "width": width,
+            "height": height,
+            "frames": less.frames,
+        }
         return _Outcome(
             case.params.model_copy(update=changed), "No device has the memory for the request; this much fits"
         )
@@ -182,7 +189,7 @@ class Fallbacks:
         values = {name: getattr(params, name) for name in names}
         given = {name: value for name, value in values.items() if value != defaults[name]}
         kept = params.model_dump(
-            include={"model_id", "prompt", "negative_prompt", "output_format", "seed", "quantization", "loras"}
+            include={"model_id", "prompt", "negative_prompt", "output_format", "seed", "quantization", "speed", "loras"}
         )
         return GenerationRequest.model_validate({**kept, **given, "fallback": list(params.fallback)})
 

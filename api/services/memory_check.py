@@ -70,8 +70,7 @@ class MemoryCheck:
 
     def _wanted(self, params: GenerationParams) -> Request:
         entry = self._catalogue.get(params.model_id)
-        loras = lora_files.bytes_of(self._loras_dir, params.loras)
-        return Request(entry, params.resolution, params.frames, params.quantization, params.image is not None, loras)
+        return _request(entry, params, lora_files.bytes_of(self._loras_dir, params.loras))
 
     def needs(self, params: GenerationParams) -> str:
         """Return what the generation needs, as `Needs.read` reads it."""
@@ -116,6 +115,7 @@ class MemoryCheck:
             "resolution": (params.resolution, other.resolution),
             "frames": (params.frames, other.frames),
             "quantization": (params.quantization, other.quantization),
+            "speed": (params.speed, other.speed),
         }
         changes = {name: new for name, (old, new) in values.items() if old != new}
         sent = request.model_dump(mode="json", exclude_unset=True, exclude={"image"}) if request is not None else {}
@@ -129,6 +129,16 @@ class MemoryCheck:
         except (InvalidField, ValueError):
             return None
         return {"request": body, "changes": changes}
+
+
+def needs_of(entry: CatalogueEntry, params: GenerationParams) -> str:
+    """Return what a generation without LoRAs of its own needs, as `Needs.read` reads it."""
+    return reductions.needs(_request(entry, params, 0))
+
+
+def _request(entry: CatalogueEntry, params: GenerationParams, loras: int) -> Request:
+    image = params.image is not None
+    return Request(entry, params.resolution, params.frames, params.quantization, image, loras, params.speed)
 
 
 def _fits(hosts: tuple[Host, ...], needs: str) -> bool:

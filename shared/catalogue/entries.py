@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from shared.catalogue.memory_facts import Memory
 from shared.catalogue.presets import Fixable, PresetLora
+from shared.catalogue.tiers import Tiers
 from wanworks.requests import OutputFormat, Quantization
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class CatalogueEntry(Frozen):
     size_multiple: int = Field(ge=1)  # the model's grid in pixels
     boundary_ratio: float | None = Field(None, gt=0, lt=1)  # from where the low-noise expert is used
     defaults: Defaults
+    tiers: Tiers = Tiers()  # what `balanced` and `fast` use
     hardware: Hardware
     memory: Memory  # `wanworks measure-memory` prints it for other weights
     download_gb: float = Field(gt=0)  # of the weights; a preset's LoRA adds to it

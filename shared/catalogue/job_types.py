@@ -20,6 +20,7 @@ from wanworks.requests import (
     Number,
     OutputFormat,
     Quantization,
+    Speed,
     Whole,
 )
 
@@ -66,6 +67,7 @@ class GenerationParams(BaseModel):
     flow_shift: Number
     seed: Whole
     quantization: Quantization
+    speed: Speed = "exact"
     loras: tuple[Lora, ...] = ()
     fallback: tuple[str, ...] = ()
     fallback_applied: tuple[AppliedFallback, ...] = ()
@@ -87,11 +89,13 @@ class GenerationParams(BaseModel):
         return f"{self.weights_id or self.model_id}:{self.quantization}"
 
 
-def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None) -> GenerationParams:
+def settle(
+    request: GenerationRequest, entry: CatalogueEntry, image: str | None, default_speed: Speed = "exact"
+) -> GenerationParams:
     """Return the request's parameters, with the catalogue's defaults filled in and its limits applied.
 
-    `image`: the stored input's name, or None. Raises InvalidField with each field that the model does not support, the
-    requested value and the allowed values.
+    `image`: the stored input's name, or None. `default_speed`: the tier of a request that names none. Raises
+    InvalidField with each field that the model does not support, the requested value and the allowed values.
     """
     defaults = entry.defaults
     resolution = request.resolution or defaults.resolution
@@ -161,6 +165,7 @@ def settle(request: GenerationRequest, entry: CatalogueEntry, image: str | None)
         flow_shift=_or(request.flow_shift, defaults.flow_shift),
         seed=request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1),
         quantization=request.quantization,
+        speed=request.speed or default_speed,
         loras=tuple(request.loras),
         fallback=tuple(request.fallback),
     )
@@ -209,11 +214,24 @@ class PrepareParams(BaseModel):
     quantization: Literal["bf16", "int8"] = "bf16"
 
 
+class BenchmarkParams(GenerationParams):
+    """Run each tier on one device with the same prompts and seeds, and compare it with `exact`."""
+
+    tiers: tuple[Speed, ...] = ("balanced", "fast")
+    runs: Whole = 3  # prompts for each tier
+
+    @property
+    def work(self) -> float:
+        """As of a generation, for all runs: each tier has a run that is not counted before the others."""
+        return super().work * (self.runs + 1) * (len(self.tiers) + 1)
+
+
 GENERATION = "generation"
 DOWNLOAD = "download"
 INTEGRITY_CHECK = "integrity_check"
 CLEANUP = "cleanup"
 PREPARE = "prepare"
+BENCHMARK = "benchmark"
 
 
 @dataclass(frozen=True)
@@ -232,6 +250,7 @@ JOB_TYPES: Mapping[str, JobType] = {
     INTEGRITY_CHECK: JobType(INTEGRITY_CHECK, "wanworks.integrity_check", "node", IntegrityCheckParams),
     CLEANUP: JobType(CLEANUP, "wanworks.cleanup", "node", CleanupParams),
     PREPARE: JobType(PREPARE, "wanworks.prepare", "node", PrepareParams),
+    BENCHMARK: JobType(BENCHMARK, "wanworks.benchmark", "device", BenchmarkParams),
 }
 
 

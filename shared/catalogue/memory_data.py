@@ -45,6 +45,7 @@ T2V_A14B = Memory(
     encodes="nothing",
     pixels_per_token=16,
     pixels_per_latent=8,
+    width=5120,
 )
 
 I2V_A14B = Memory(
@@ -65,6 +66,7 @@ I2V_A14B = Memory(
     encodes="video",
     pixels_per_token=16,
     pixels_per_latent=8,
+    width=5120,
 )
 
 TI2V_5B = Memory(
@@ -89,6 +91,7 @@ TI2V_5B = Memory(
     encodes="image",
     pixels_per_token=32,
     pixels_per_latent=16,
+    width=3072,
 )
 
 TINY_T2V = Memory(
@@ -109,6 +112,7 @@ TINY_T2V = Memory(
     encodes="nothing",
     pixels_per_token=16,
     pixels_per_latent=8,
+    width=96,
 )
 
 TINY_I2V = Memory(
@@ -129,6 +133,7 @@ TINY_I2V = Memory(
     encodes="video",
     pixels_per_token=16,
     pixels_per_latent=8,
+    width=96,
 )
 
 TINY_TI2V = Memory(
@@ -153,6 +158,7 @@ TINY_TI2V = Memory(
     encodes="image",
     pixels_per_token=32,
     pixels_per_latent=16,
+    width=96,
 )
 
 TINY = {"T2V-A14B": TINY_T2V, "I2V-A14B": TINY_I2V, "TI2V-5B": TINY_TI2V}

@@ -56,3 +56,4 @@ class Memory(_Facts):
     encodes: Encodes  # of a model that starts from an image
     pixels_per_token: Annotated[int, Field(ge=1)]  # along an edge
     pixels_per_latent: Annotated[int, Field(ge=1)]  # along an edge
+    width: Annotated[int, Field(ge=1)] = 5120  # channels of a token in the transformer; by default those of A14B

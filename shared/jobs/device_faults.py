@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, delete, func, update
 from sqlmodel import Session, col, select
 
 from shared import clock
-from shared.catalogue.job_types import GENERATION
+from shared.catalogue.job_types import BENCHMARK, GENERATION
 from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Device, DeviceFault, Job
 from shared.errors import FaultKind, NotFound
@@ -27,6 +27,7 @@ FAULTS_IN_A_ROW = 3
 JOBS_AT_LEAST = 2
 DEVICES_PER_JOB = 2
 """A job that took down so many different devices fails and is not given to another one."""
+_ON_DEVICES = (GENERATION, BENCHMARK)
 _KEPT = timedelta(days=30)  # of cleared faults, which still count against their jobs
 _DETAIL = 300  # characters
 
@@ -45,7 +46,7 @@ def record(session: Session, job: Job, fault: Fault | None, *, cancelled: bool =
     Only generations that use a model count. The death of a process that was to be cancelled does not. Call it in the
     transaction that ends the attempt, before the row forgets its device.
     """
-    if fault is None or job.type != GENERATION or job.mock or None in (job.node, job.device, job.device_key):
+    if fault is None or job.type not in _ON_DEVICES or job.mock or None in (job.node, job.device, job.device_key):
         return ()
     if cancelled and fault.kind == FaultKind.PROCESS_DEATH:
         return ()
@@ -66,7 +67,7 @@ def record(session: Session, job: Job, fault: Fault | None, *, cancelled: bool =
 
 def clear_after_success(session: Session, job: Job) -> None:
     """Reset the row of faults of the device on which the job succeeded. A quarantine stays until its release."""
-    if job.type == GENERATION and not job.mock and job.node is not None and job.device is not None:
+    if job.type in _ON_DEVICES and not job.mock and job.node is not None and job.device is not None:
         session.connection().execute(
             update(DeviceFault)
             .where(*_open(job.node, job.device), col(DeviceFault.quarantine_reason).is_(None))

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, select
 
-from shared.catalogue.job_types import DOWNLOAD, GENERATION, INTEGRITY_CHECK, PREPARE
+from shared.catalogue.job_types import BENCHMARK, DOWNLOAD, GENERATION, INTEGRITY_CHECK, PREPARE
 from shared.catalogue.models import Catalogue
 from shared.database.engine import Database
 from shared.database.tables import Blob, Job, Node, Pin, Replica, Use
@@ -119,9 +119,11 @@ def _needed(session: Session, node: str) -> tuple[set[str | None], set[str | Non
     for type, status, model_id, on_node, target_node in session.exec(query):
         if type == DOWNLOAD and target_node == node:
             downloading.add(model_id)
-        elif type == GENERATION and status == JobState.QUEUED:
+        elif type in (GENERATION, BENCHMARK) and status == JobState.QUEUED:
             queued.add(model_id)
-        elif type in (GENERATION, INTEGRITY_CHECK, PREPARE) and status == JobState.RUNNING and on_node == node:
+        elif (
+            type in (GENERATION, BENCHMARK, INTEGRITY_CHECK, PREPARE) and status == JobState.RUNNING and on_node == node
+        ):
             running.add(model_id)
     return running, queued, downloading
 

@@ -1,4 +1,6 @@
-"""Requests that need less memory than one that fits no device: int8 weights, smaller, shorter, or another model.
+"""Requests that need less memory than one that fits no device.
+
+Another speed tier, int8 weights, a smaller or shorter video, or another model.
 
 Pure. The caller decides with `Fits` what fits; `fallback/suggest`, the fallback `reduce_requirements` and refused
 requests all take what this module finds.
@@ -10,7 +12,7 @@ from dataclasses import dataclass, replace
 from shared.catalogue.models import CatalogueEntry, parse_resolution
 from shared.models import memory_plan
 from shared.models.memory_plan import Size
-from wanworks.requests import Quantization
+from wanworks.requests import Quantization, Speed
 
 _FRAME_STEP = 4  # frames per latent frame
 
@@ -25,13 +27,14 @@ class Request:
     quantization: Quantization
     image: bool  # it starts from an image
     loras: int = 0  # bytes of the request's own LoRA files for one expert
+    speed: Speed = "exact"
 
 
 def needs(request: Request) -> str:
     """Return what the request needs, as `memory_plan.Needs` reads it."""
     width, height = parse_resolution(request.resolution)
     loras = memory_plan.lora_bytes(request.entry) + request.loras
-    size = Size.of(request.entry, width, height, request.frames, request.image, loras)
+    size = Size.of(request.entry, width, height, request.frames, request.image, loras, request.speed)
     return memory_plan.needs(request.entry, request.quantization, size)
 
 
@@ -41,10 +44,11 @@ Fits = Callable[[Request], bool]
 
 def of_the_same_model(request: Request, fits: Fits) -> list[Request]:
     """Return what the same model can do instead: the first of each kind that fits, the smallest change first."""
-    found = [_first(kind, fits) for kind in (_int8(request), _smaller(request), _shorter(request))]
+    kinds = (_exact(request), _int8(request), _smaller(request), _shorter(request))
+    found = [_first(kind, fits) for kind in kinds]
     if not any(found):
         # No single change is enough.
-        lighter = next(_int8(request), request)
+        lighter = next(_int8(next(_exact(request), request)), request)
         found = [_first(_smaller(lighter), fits), _first(_smaller_and_shorter(lighter), fits)]
     return list(dict.fromkeys(filter(None, found)))
 
@@ -63,6 +67,7 @@ def of_other_models(request: Request, entries: Iterable[CatalogueEntry], fits: F
             quantization,
             request.image,
             request.loras,
+            request.speed,
         )
         options = (near, *_int8(near), *_smaller(near), *_smaller(next(_int8(near), near)))
         found.append(_first(options, fits))
@@ -72,6 +77,12 @@ def of_other_models(request: Request, entries: Iterable[CatalogueEntry], fits: F
 def alternatives(request: Request, entries: Sequence[CatalogueEntry], fits: Fits) -> list[Request]:
     """Return all alternatives that fit, those of the same model first."""
     return [*of_the_same_model(request, fits), *of_other_models(request, entries, fits)]
+
+
+def _exact(request: Request) -> Iterator[Request]:
+    """Yield the tier without a step cache."""
+    if request.speed != "exact":
+        yield replace(request, speed="exact")
 
 
 def _int8(request: Request) -> Iterator[Request]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from shared.catalogue.memory_facts import Memory, Plane, Weights
 from shared.catalogue.models import CatalogueEntry, Offload, parse_resolution
-from wanworks.requests import Quantization
+from wanworks.requests import Quantization, Speed
 
 Kind = Literal["cpu", "cuda"]
 Stage = Literal["text_encoding", "image_encoding", "denoising", "decoding"]
@@ -36,17 +36,25 @@ _STEP_MB = 250  # needs are rounded up to multiples of this, so that similar job
 
 @dataclass(frozen=True)
 class Size:
-    """What the memory of one generation depends on: the model's grid, whether it starts from an image, its LoRAs."""
+    """What the memory of one generation depends on: the model's grid, its input, its LoRAs and the speed tier."""
 
     width: int
     height: int
     frames: int
-    image: bool
+    image: bool  # it starts from one
     loras: int = 0  # bytes of the LoRA files of one expert
+    speed: Speed = "exact"
 
     @classmethod
     def of(
-        cls, entry: CatalogueEntry, width: int, height: int, frames: int, image: bool, loras: int | None = None
+        cls,
+        entry: CatalogueEntry,
+        width: int,
+        height: int,
+        frames: int,
+        image: bool,
+        loras: int | None = None,
+        speed: Speed = "exact",
     ) -> "Size":
         """Return the size that the model generates for a requested one. `loras` None: those of the entry alone."""
         multiple = entry.size_multiple
@@ -56,6 +64,7 @@ class Size:
             -(-(frames - 1) // 4) * 4 + 1,
             image,
             lora_bytes(entry) if loras is None else loras,
+            speed,
         )
 
     @property
@@ -106,15 +115,15 @@ def choose(options: Sequence[Plan], device: float, host: float | None) -> Plan |
     return next((plan for plan in options if plan.device <= device and (host is None or plan.host <= host)), None)
 
 
-def decode_bytes(memory: Memory, size: Size) -> int:
-    """Return what decoding a whole video at once needs beside the weights, margin included."""
-    return round(MARGIN * _decode(memory, size, tiled=False))
+def decode_bytes(memory: Memory, size: Size, *, half: bool = False) -> int:
+    """Return what decoding a whole video at once needs beside the weights, margin included. `half`: in 16 bits."""
+    return round(MARGIN * _decode(memory, size, tiled=False, half=half))
 
 
 def denoise_bytes(memory: Memory, size: Size) -> int:
     """Return what a forward pass of a transformer in 16 bits needs beside the weights, margin included."""
     fixed, by_tokens = memory.activations.denoise
-    return round(MARGIN * (fixed + by_tokens * _tokens(memory, size)))
+    return round(MARGIN * (fixed + by_tokens * tokens(memory, size)))
 
 
 def encode_bytes(memory: Memory, size: Size) -> int:
@@ -147,9 +156,9 @@ def work_factor(entry: CatalogueEntry, width: int, height: int, frames: int) -> 
 
     Quadratic in the number of tokens, as attention is: an upper bound of the ratio.
     """
-    tokens = _tokens(entry.memory, Size.of(entry, width, height, frames, image=False))
-    usual = _tokens(entry.memory, default_size(entry))
-    return float((tokens / usual) ** 2)
+    wanted = tokens(entry.memory, Size.of(entry, width, height, frames, image=False))
+    usual = tokens(entry.memory, default_size(entry))
+    return float((wanted / usual) ** 2)
 
 
 def least_device_gb(entry: CatalogueEntry, quantization: Quantization) -> float:
@@ -225,12 +234,15 @@ def _plan(
     outside = _one(memory.transformer.outside, quantization, kind, quantizes=True)
     vae = memory.vae.whole.fp32
     wide = 2 if kind == "cpu" and quantization == "none" else 1  # the formulas are those of 16 bits
-    denoise = wide * round(activations.denoise[0] + activations.denoise[1] * _tokens(memory, size))
+    denoise = wide * round(activations.denoise[0] + activations.denoise[1] * tokens(memory, size))
     if quantization == "int8":
         denoise += 2 * memory.transformer.block.bf16 // 4  # the largest layers, expanded while they are used
     encodes = size.image
     encode = _encode(memory, size, tiled=tiled) if encodes else 0
-    decode = _decode(memory, size, tiled=tiled)
+    tier = entry.tiers.of(size.speed, kind)
+    if tier.step_cache is not None:
+        denoise += wide * _step_cache(memory, size)
+    decode = _decode(memory, size, tiled=tiled, half=tier.decode == "bfloat16")
     prompt = wide * activations.text
     # Both experts have theirs on the device until the last step, under every layout.
     loras = wide * experts * size.loras
@@ -275,16 +287,28 @@ def _plan(
     return Plan(layout, tiled, tiled, tuple(found.items()), resident, with_margin + CONTEXT_BYTES, host)
 
 
-def _tokens(memory: Memory, size: Size) -> int:
+def tokens(memory: Memory, size: Size) -> int:
+    """Return how many tokens a transformer reads."""
     edge = memory.pixels_per_token
     return size.latent_frames * (size.width // edge) * (size.height // edge)
 
 
-def _decode(memory: Memory, size: Size, *, tiled: bool) -> int:
+def _step_cache(memory: Memory, size: Size) -> int:
+    """Return what a first-block cache keeps in 16 bits.
+
+    For each of the two passes of a guided step three tensors of the transformer's width: the output and the residual of
+    the first block, and the residual of all others (diffusers, `FBCSharedBlockState`). A fourth is compared with them.
+    """
+    return 2 * (2 * 3 + 1) * tokens(memory, size) * memory.width
+
+
+def _decode(memory: Memory, size: Size, *, tiled: bool, half: bool = False) -> int:
     area = min(size.width, TILE_PIXELS) * min(size.height, TILE_PIXELS) if tiled else size.area
     latents = size.area * size.latent_frames
     fixed, by_area, by_latents = memory.activations.decode
-    return round(fixed + by_area * area + by_latents * latents)
+    whole = round(fixed + by_area * area + by_latents * latents)
+    # The formula is that of 32 bits. A decoder in 16 bits is a copy that exists during the decode.
+    return whole // 2 + memory.vae.whole.fp32 // 2 if half else whole
 
 
 def _encode(memory: Memory, size: Size, *, tiled: bool) -> int:

@@ -7,7 +7,7 @@ from sqlalchemy import delete, or_, update
 from sqlmodel import Session, col, select
 
 from shared import clock
-from shared.catalogue.job_types import CLEANUP, GENERATION
+from shared.catalogue.job_types import BENCHMARK, CLEANUP, GENERATION
 from shared.database.engine import Database, settled
 from shared.database.tables import Device, Job, Replica, ReplicaFile, epoch_now
 from shared.states import JobState, ReplicaState
@@ -82,7 +82,11 @@ def _needed(session: Session, node: str, model_id: str) -> bool:
     every_model = col(Job.model_id).is_(None) & (col(Job.type) != CLEANUP)
     of_it = or_(col(Job.model_id).in_(names), every_model)
     running = (col(Job.status) == JobState.RUNNING, col(Job.node) == node, of_it)
-    waiting = (col(Job.status) == JobState.QUEUED, col(Job.type) == GENERATION, col(Job.model_id).in_(names))
+    waiting = (
+        col(Job.status) == JobState.QUEUED,
+        col(Job.type).in_((GENERATION, BENCHMARK)),
+        col(Job.model_id).in_(names),
+    )
     return any(
         session.exec(select(Job.id).where(*where, col(Job.mock).is_(False)).limit(1)).first() is not None
         for where in (running, waiting)

@@ -1,7 +1,7 @@
 """Shared by tests of generation: the demo models, and one call that runs a request and reads the file."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -67,6 +67,7 @@ class Studio:
         mock: bool = False,
         snapshot: Path | None = None,
         entry: CatalogueEntry | None = None,
+        keep_frames: Callable[[Sequence[numpy.ndarray]], None] | None = None,
         **request: Any,
     ) -> Made:
         entry = entry or CATALOGUE.get(model_id)
@@ -81,7 +82,7 @@ class Studio:
         if entry.lora is not None:
             lora = replicas.lora_dir(snapshots()[entry.weights_id].parents[2], entry)
         context = GenerationContext(
-            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check, lora
+            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check, lora, keep_frames
         )
         return Made(run.generate(context), folder)
 

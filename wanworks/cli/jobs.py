@@ -29,6 +29,7 @@ def generate(
     output_format: Annotated[str | None, typer.Option("--format", help="mp4 or webm. [as --out, else mp4]")] = None,
     steps: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
     seed: Annotated[int | None, typer.Option(help="[random, and recorded]")] = None,
+    speed: Annotated[str | None, typer.Option(help="exact, balanced or fast. [the server's default]")] = None,
     priority: Annotated[str | None, typer.Option(help="critical, high, normal or low. [normal]")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the video, or folder of a batch. [JOB-ID.FORMAT]")] = None,
     batch: Annotated[Path | None, typer.Option(help="Run a batch: a file with one JSON request per line.")] = None,
@@ -46,7 +47,7 @@ def generate(
     Run the same command again to continue an interrupted batch.
     """
     if batch is not None:
-        in_the_file = (prompt, model, image, resolution, frames, fps, output_format, steps, seed, priority)
+        in_the_file = (prompt, model, image, resolution, frames, fps, output_format, steps, seed, speed, priority)
         if any(value is not None for value in in_the_file):
             raise typer.BadParameter("--batch takes the request's fields from the lines of the file, not from options")
         if out is None:
@@ -70,6 +71,7 @@ def generate(
         "output_format": output_format or ("webm" if out and out.suffix == ".webm" else None),
         "steps": steps,
         "seed": seed,
+        "speed": speed,
         "priority": priority,
     }
     request = {name: value for name, value in request.items() if value is not None}

@@ -11,7 +11,7 @@ import typer
 from pydantic import SecretStr
 
 from wanworks import config_file
-from wanworks.cli import alerts, jobs, keys, nodes, screen
+from wanworks.cli import alerts, benchmark, jobs, keys, nodes, screen
 from wanworks.cli import models as model_commands
 from wanworks.errors import ExitCode, WanworksError
 from wanworks.home import has_server, home_folder, needs_server
@@ -245,6 +245,7 @@ def demo(
 
 jobs.register(app)
 model_commands.register(app)
+benchmark.register(app)
 alerts.register(app)
 keys.register(app)
 nodes.register(app)

@@ -73,7 +73,7 @@ def download(
         "bandwidth_limit_mbps": limit,
     }
     with client_of(url, home) as client:
-        job = _watched(client, [client.fetch_model(**_given(asked))], timeout)[0]
+        job = watched(client, [client.fetch_model(**given(asked))], timeout)[0]
     if as_json:
         screen.print_json(job)
     if not succeeded(job):
@@ -131,7 +131,7 @@ def verify(
     """Check the files of a model, or of all, against their checksums. The exit code is 1 if a file is wrong."""
     with client_of(url, home) as client:
         asked = {"model_id": model, "node": node, "full": full, "repair": repair}
-        jobs = _watched(client, client.verify(**_given(asked)))
+        jobs = watched(client, client.verify(**given(asked)))
     if as_json:
         screen.print_json({"data": jobs})
     else:
@@ -155,7 +155,7 @@ def prepare(
     """Write copies of a model's weights in the form in which they are loaded, so that loading is faster."""
     with client_of(url, home) as client:
         asked = {"quantization": "int8" if int8 else "bf16", "node": node}
-        jobs = _watched(client, client.prepare(model, **_given(asked)))
+        jobs = watched(client, client.prepare(model, **given(asked)))
     if as_json:
         screen.print_json({"data": jobs})
     else:
@@ -180,8 +180,8 @@ def cleanup(
     """Show what could be removed from the model storage; with --execute, remove it."""
     asked = {"target_space_gb": target_gb, "keep_recent_days": keep_days, "dry_run": not execute, "node": node}
     with client_of(url, home) as client:
-        answer = client.cleanup(**_given(asked))
-        jobs = _watched(client, [client.job(job_id) for job_id in answer["job_ids"]])
+        answer = client.cleanup(**given(asked))
+        jobs = watched(client, [client.job(job_id) for job_id in answer["job_ids"]])
     if as_json:
         screen.print_json({**answer, "jobs": jobs})
     elif execute:
@@ -238,7 +238,7 @@ def fallback(
         "max_wait_minutes": max_wait,
     }
     with client_of(url, home) as client:
-        found = client.fallback(**_given(asked))
+        found = client.fallback(**given(asked))
     if as_json:
         screen.print_json(found)
         return
@@ -248,7 +248,7 @@ def fallback(
             "strategy": strategy["strategy_type"],
             "do": strategy["recommended_action"],
             "because": strategy["user_message"],
-            "wait seconds": _rounded(strategy["estimated_wait_time"]),
+            "wait seconds": rounded(strategy["estimated_wait_time"]),
             "alternative": alternative and f"{alternative['suggested_model']}: {alternative['reason']}",
         }
     )
@@ -280,7 +280,7 @@ def hub(
 
 def _manage(asked: Mapping[str, Any], url: str | None, home: Path | None, as_json: bool) -> None:
     with client_of(url, home) as client:
-        answer = client.manage_download(**_given(asked))
+        answer = client.manage_download(**given(asked))
     if as_json:
         screen.print_json(answer)
     else:
@@ -296,7 +296,7 @@ def _pin(model: str, pinned: bool, url: str | None, home: Path | None, as_json: 
         print(f"{answer['model_id']} is {'pinned' if answer['pinned'] else 'not pinned'}")
 
 
-def _watched(client: Client, jobs: Iterable[Job], timeout: float | None = None) -> list[Job]:
+def watched(client: Client, jobs: Iterable[Job], timeout: float | None = None) -> list[Job]:
     """Show the jobs' progress, and return them once all have ended."""
     ended = []
     with screen.ProgressBars() as bars:
@@ -367,7 +367,7 @@ def _use_row(model: Mapping[str, Any]) -> tuple[Any, ...]:
         model["model_id"],
         model["total_uses"],
         f"{model['uses_per_day']:.2f}",
-        _rounded(model["average_generation_time"]),
+        rounded(model["average_generation_time"]),
         _percent(model["success_rate"]),
         ", ".join(map(str, model["peak_usage_hours"])),
     )
@@ -377,9 +377,9 @@ def _percent(fraction: float | None) -> str | None:
     return None if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def _rounded(seconds: float | None) -> str | None:
+def rounded(seconds: float | None) -> str | None:
     return None if seconds is None else f"{seconds:.1f}"
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}

@@ -2,7 +2,7 @@
 
 import base64
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack, cast
@@ -188,6 +188,38 @@ def prepare(
     fields = _given({"model_id": model_id, "quantization": quantization, "node": node})
     made = yield from _made(f"{_JOBS}/prepare", fields, idempotency_key)
     return cast(list[Job], made.get("data", [made]))
+
+
+def benchmark(
+    model_id: str,
+    *,
+    resolution: str | None = None,
+    frames: int | None = None,
+    steps: int | None = None,
+    quantization: str | None = None,
+    tiers: Sequence[str] | None = None,
+    runs: int | None = None,
+    idempotency_key: str | None = None,
+) -> Call[Job]:
+    """Compare the speed tiers of a model with `exact` on a device. Omitted sizes are the model's own."""
+    fields = _given(
+        {
+            "model_id": model_id,
+            "resolution": resolution,
+            "frames": frames,
+            "steps": steps,
+            "quantization": quantization,
+            "tiers": list(tiers) if tiers is not None else None,
+            "runs": runs,
+        }
+    )
+    return cast(Job, (yield from _made(f"{_JOBS}/benchmark", fields, idempotency_key)))
+
+
+def tiers(model_id: str) -> Call[dict[str, Any]]:
+    """Return what each speed tier of a model uses, and what has been measured."""
+    path = f"/api/v1/wan-models/tiers/{segment(model_id)}"
+    return cast(dict[str, Any], (yield from result_of(Send("GET", path))))
 
 
 def cleanup(

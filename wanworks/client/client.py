@@ -126,6 +126,8 @@ class _Calls:
     manage_download = Operation(calls.manage_download)
     verify = Operation(calls.verify)
     prepare = Operation(calls.prepare)
+    benchmark = Operation(calls.benchmark)
+    tiers = Operation(calls.tiers)
     cleanup = Operation(calls.cleanup)
     analytics = Operation(calls.analytics)
     fallback = Operation(calls.fallback)

@@ -170,6 +170,7 @@ class GenerationFields(TypedDict, total=False):
     flow_shift: float
     seed: int
     quantization: Literal["none", "fp16", "bf16", "int8"]
+    speed: Literal["exact", "balanced", "fast"]
     loras: list[Lora]
     priority: PriorityName
     fallback: list[str]

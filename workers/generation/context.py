@@ -1,15 +1,18 @@
 """Input and output of a generation. It must not depend on the database, Redis or Celery."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shared.catalogue.job_types import GenerationParams
 from shared.catalogue.models import CatalogueEntry
 from shared.settings import Settings
 from shared.states import Phase
 from workers.generation.quality import Quality
+
+if TYPE_CHECKING:
+    import numpy
 
 
 class Report(Protocol):
@@ -37,6 +40,7 @@ class GenerationContext:
     report: Report
     check: Callable[[], None]  # raises Cancelled, Fenced or Draining; call it wherever stopping is possible
     lora_snapshot: Path | None = None  # of a preset: folder of its LoRA's files
+    keep_frames: "Callable[[Sequence[numpy.ndarray]], None] | None" = None  # receives the frames before encoding
 
 
 @dataclass(frozen=True)
@@ -67,5 +71,6 @@ class Outcome:
     quality: Quality  # technical, of the frames and the file
     manifest: dict[str, Any] = field(default_factory=dict)
     loras: tuple[dict[str, Any], ...] = ()  # for each file and expert: how many keys applied, and which did not
+    speed: dict[str, Any] | None = None  # the tier, and what it used; None for placeholder output
     prompt_tokens: dict[str, Any] | None = None  # of both prompts: tokens, limit, cut; None for placeholder output
     notes: tuple[str, ...] = ()  # sentences for the user, for example a leaner profile after running out of memory

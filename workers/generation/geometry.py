@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from shared.catalogue.job_types import GenerationParams
 from shared.catalogue.models import CatalogueEntry
 from shared.models.memory_plan import Size
+from wanworks.requests import Speed
 
 TEMPORAL_STEP = 4  # frames per latent frame after the first, in every WAN VAE
 
@@ -33,6 +34,7 @@ class Plan:
     grid_width: int  # what the model generates
     grid_height: int
     grid_frames: int
+    speed: Speed = "exact"
 
     @property
     def crop(self) -> Box:
@@ -43,7 +45,7 @@ class Plan:
 
     def memory_size(self, *, image: bool, loras: int = 0) -> Size:
         """Return what the memory of this run depends on. `image`: it starts from one. `loras`: bytes for one expert."""
-        return Size(self.grid_width, self.grid_height, self.grid_frames, image, loras)
+        return Size(self.grid_width, self.grid_height, self.grid_frames, image, loras, self.speed)
 
     @property
     def latent_frames(self) -> int:
@@ -60,6 +62,7 @@ def plan(params: GenerationParams, entry: CatalogueEntry) -> Plan:
         grid_width=round_up(params.width, entry.size_multiple),
         grid_height=round_up(params.height, entry.size_multiple),
         grid_frames=round_up(params.frames - 1, TEMPORAL_STEP) + 1,
+        speed=params.speed,
     )
 
 

@@ -13,6 +13,7 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.errors import BadInput, ModelUnavailable, NotFound, StoreFull, Unavailable
+from shared.insight import tier_measurements
 from shared.jobs import webhooks
 from shared.jobs.attempts import Claimant
 from shared.jobs.durations import PhaseTimes, phase_times
@@ -24,6 +25,7 @@ from shared.states import Phase
 from shared.storage.store import Store
 from shared.stored_names import LOADED_MODEL_KEY
 from workers.attempts.heartbeat import Heartbeat
+from workers.generation import manifest
 from workers.generation import run as generation
 from workers.generation.context import GenerationContext, Outcome
 from workers.generation.reporter import Reporter
@@ -66,7 +68,7 @@ class GenerationHandler:
         snapshot = None if job.mock else replicas.snapshot_dir(self._settings.models_dir, entry)
         if snapshot is None and not job.mock:
             raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
-        self._drop_stale()
+        self.drop_stale()
         reporter = Reporter(
             send=self._sender(job),
             measured=self._measured(job, params),
@@ -92,7 +94,7 @@ class GenerationHandler:
         with heartbeat.span.part("storing"):
             self._store.keep(job.id, job.attempt, names, heartbeat.check, lambda: reporter(Phase.MUXING))
         heartbeat.check()
-        return _result(outcome, job.mock, self._device_name)
+        return _result(outcome, job.mock, self._device_name, self._tier(params, outcome))
 
     def _sender(self, job: Job) -> Callable[[dict[str, Any]], bool]:
         """Return a function that publishes an event, and periodically adds a progress message for the job's webhook."""
@@ -112,6 +114,30 @@ class GenerationHandler:
 
         return send
 
+    def _tier(self, params: GenerationParams, outcome: Outcome) -> dict[str, Any] | None:
+        """Return the speed tier that the job used, with what this installation has measured of it."""
+        if outcome.speed is None:
+            return None
+        measured = (
+            tier_measurements.matching(
+                self._database,
+                params.model_id,
+                params.speed,
+                self._device_name,
+                params.quantization,
+                outcome.speed["used"],
+                manifest.deciding_versions(),
+            )
+            if params.speed != "exact"
+            else None
+        )
+        facts = {name: outcome.speed[name] for name in ("tier", "used", "as_in_catalogue")}
+        return {
+            **facts,
+            "quality": tier_measurements.quality_of(params.speed, measured),
+            "measured": tier_measurements.figures(measured),
+        }
+
     def undo(self, job: Job) -> None:
         try:
             self._store.drop_attempt(job.id, job.attempt)
@@ -125,6 +151,10 @@ class GenerationHandler:
                 self._store.drop_job(job.id)
             except Unavailable as error:
                 log.warning("job %s: retention will remove its files: %s", job.id, error)
+        self.report_loaded()
+
+    def report_loaded(self) -> None:
+        """Record the loaded models if they have changed."""
         loaded = [
             {
                 **entry,
@@ -143,7 +173,7 @@ class GenerationHandler:
         except NotFound:
             raise BadInput("The input image no longer exists.") from None
 
-    def _drop_stale(self) -> None:
+    def drop_stale(self) -> None:
         """Evict models whose files have since been found wrong, repaired or removed."""
         now = replicas.generations(self._database, self._settings.node)
         loaded = {entry["model_id"] for entry in generation.warm()}
@@ -160,7 +190,7 @@ class GenerationHandler:
         return times
 
 
-def _result(outcome: Outcome, mock: bool, device_name: str) -> dict[str, Any]:
+def _result(outcome: Outcome, mock: bool, device_name: str, tier: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "artifacts": [asdict(artifact) for artifact in outcome.artifacts],
         "width": outcome.width,
@@ -178,6 +208,7 @@ def _result(outcome: Outcome, mock: bool, device_name: str) -> dict[str, Any]:
         "mock": mock,
         "loras": list(outcome.loras),
         "prompt_tokens": outcome.prompt_tokens,
+        "speed": tier,
         "notes": list(outcome.notes),
         "manifest": outcome.manifest,
     }

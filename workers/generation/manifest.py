@@ -25,6 +25,15 @@ LIBRARIES = (
 ENGINE = 2
 
 
+# Versions that decide the frames and the speed of a tier.
+_DECIDING = ("torch", "diffusers", "torchao")
+
+
+def deciding_versions() -> dict[str, str]:
+    """Return the versions that a measurement of a tier holds for."""
+    return {name: version for name, version in _versions() if name in _DECIDING}
+
+
 def of_run(
     context: GenerationContext,
     plan: Plan,
@@ -35,6 +44,7 @@ def of_run(
     vae_tiled: bool,
     scheduler: Mapping[str, Any],
     loras: Sequence[Mapping[str, Any]],
+    tier: Mapping[str, Any],
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """The manifest of frames that a model made."""
@@ -48,6 +58,7 @@ def of_run(
         "scheduler": {**scheduler, "flow_shift": context.params.flow_shift},
         "boundary_ratio": context.entry.boundary_ratio,
         "loras": list(loras),
+        "speed_settings": tier["used"],
         "device": {"kind": device.kind, "name": device.name, "memory_mb": device.memory_mb},
         "mock": False,
         "notes": list(notes),
@@ -64,7 +75,7 @@ def _asked(context: GenerationContext) -> dict[str, Any]:
     chosen = params.model_dump(
         include={
             "prompt", "negative_prompt", "width", "height", "frames", "fps", "output_format", "steps",
-            "guidance_scale", "guidance_scale_2", "flow_shift", "seed", "quantization",
+            "guidance_scale", "guidance_scale_2", "flow_shift", "seed", "quantization", "speed",
         }
     )  # fmt: skip
     return {

@@ -53,7 +53,8 @@ class MemoryFailures:
 def _key(model_id: str, quantization: Quantization, plan: Plan, size: Size) -> str:
     tiles = "tiles" if plan.decode_tiled else "whole"
     known = f"{model_id} {quantization} {plan.layout} {tiles} {size.width}x{size.height}x{size.frames} {size.image}"
-    return f"{known} {size.loras}" if size.loras else known
+    loras, speed = f" {size.loras}" if size.loras else "", "" if size.speed == "exact" else f" {size.speed}"
+    return known + loras + speed
 
 
 def _read(path: Path | None) -> dict[str, tuple[float, float, str]]:

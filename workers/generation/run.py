@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from shared import garbage
+from shared.catalogue.models import Catalogue
 from shared.errors import BadInput, ConfigurationError, ModelUnavailable, OutOfMemory
 from shared.models.memory_plan import Plan as MemoryPlan
 from shared.models.memory_plan import Size, profile_name
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _LIBRARY_VARIABLE = re.compile(r"(DIFFUSERS|TRANSFORMERS|HF|TORCH|PYTORCH|USE)_")
 _one_at_a_time = threading.Lock()
+_wanted = threading.Event()  # a job has come, so compiling ahead ends
 _warm_models: "WarmModels | None" = None
 
 
@@ -52,6 +55,7 @@ def generate(context: GenerationContext) -> Outcome:
     ConfigurationError if a setting is wrong; DeviceFailed if the device no longer works in this process. A MemoryError
     never escapes.
     """
+    _wanted.set()
     try:
         with _one_at_a_time:
             if context.mock:
@@ -90,6 +94,22 @@ def preload() -> None:
 def warm() -> list[dict[str, Any]]:
     """Return the loaded models: `model_id`, `quantization`, `profile`, `memory_mb`, `host_mb`; the latest last."""
     return _warm_models.loaded() if _warm_models is not None else []
+
+
+def compile_ahead(settings: Settings, catalogue: Catalogue) -> None:
+    """Compile for the default sizes of the models on this node, in the background, if the setting says so.
+
+    The first job goes first: what is not compiled yet is compiled when a job needs it.
+    """
+    device = discovery.this_device()
+    if settings.compile_at_start == "off" or (settings.compile_at_start == "auto" and device.kind == "cpu"):
+        return
+    from workers.generation.pipelines.tiers.warming import Warming
+
+    def turn() -> AbstractContextManager[object]:
+        return _one_at_a_time
+
+    Warming(settings, catalogue, device, _wanted, turn).start()
 
 
 def free() -> None:
@@ -226,6 +246,8 @@ def _run(run: _Run, chosen: MemoryPlan) -> Outcome:
         lambda size: models.room(size, model),
         run.denoising,
     )
+    if context.keep_frames is not None:
+        context.keep_frames(frames)
     peak = models.peak_mb()
     notes = (*run.notes, *_remarks(run.facts))
     described = manifest.of_run(
@@ -237,6 +259,7 @@ def _run(run: _Run, chosen: MemoryPlan) -> Outcome:
         vae_tiled=run.facts["vae_tiled"],
         scheduler=model.scheduler_config,
         loras=[lora.described() for lora in run.found],
+        tier=run.facts["speed"],
         notes=notes,
     )
     return _finish(context, frames, run.clock, described, run.was_warm, model.key.profile, peak, notes, run.facts)
@@ -257,7 +280,8 @@ def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:
         for lora in facts.get("loras", ())
         if lora["keys_not_applied"]
     ]
-    return (*cut, *partly)
+    tier = facts["speed"]["notes"] if "speed" in facts else ()
+    return (*cut, *partly, *tier)
 
 
 def _mock(context: GenerationContext) -> Outcome:
@@ -304,6 +328,7 @@ def _finish(
         quality=quality,
         manifest=described,
         loras=tuple(facts.get("loras", ())),
+        speed=facts.get("speed"),
         prompt_tokens=facts.get("prompt_tokens"),
         notes=notes,
     )
@@ -313,8 +338,10 @@ def _models(settings: Settings) -> "WarmModels":
     """Return this process's set of loaded models; created for the first job."""
     global _warm_models
     if _warm_models is None:
+        from workers.generation.pipelines.tiers import compiling
         from workers.generation.pipelines.warm import WarmModels
 
+        compiling.set_up()
         _warm_models = WarmModels(discovery.this_device(), settings)
     return _warm_models
 

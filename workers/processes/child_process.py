@@ -50,11 +50,14 @@ def _on_child(**_: Any) -> None:
         os._exit(1)
     set_up_traces()
     if process.role() == "gpu":
-        from workers.generation import run
+        from workers.generation import compiled_code, run
+
+        compiled_code.keep_in(process.settings().home)
 
         # The error is logged, and each job reports it. A child that exited here would only be restarted.
         with contextlib.suppress(ConfigurationError):
             run.preload()
+            run.compile_ahead(process.settings(), process.catalogue())
     else:
         os.nice(_IO_NICENESS)
 

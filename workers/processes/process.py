@@ -4,8 +4,9 @@ import os
 from collections.abc import Mapping
 from functools import cache
 
-from shared.catalogue import models as catalogue
-from shared.catalogue.job_types import CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK, PREPARE
+from shared.catalogue import models
+from shared.catalogue.job_types import BENCHMARK, CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK, PREPARE
+from shared.catalogue.models import Catalogue
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.jobs.attempts import Claimant
@@ -27,6 +28,11 @@ def settings() -> Settings:
 @cache
 def database() -> Database:
     return Database(settings().database)
+
+
+@cache
+def catalogue() -> Catalogue:
+    return models.load(settings().catalogue)
 
 
 @cache
@@ -78,24 +84,26 @@ def runner() -> Runner:
 def handlers() -> Mapping[str, Handler]:
     """Return this worker's handlers by job type. A new job type is added here."""
     store = open_store(settings(), lambda: nodes.agreed(database(), "store"), create=False)
-    models = catalogue.load(settings().catalogue)
     redis = RestingRedis(settings().redis)
     progress = Progress(redis)
     if role() == "gpu":
+        from workers.generation.benchmark import BenchmarkHandler
         from workers.generation.job import GenerationHandler
 
         name = device().name
-        return {GENERATION: GenerationHandler(settings(), database(), models, store, progress, claimant(), name)}
+        generations = GenerationHandler(settings(), database(), catalogue(), store, progress, claimant(), name)
+        benchmarks = BenchmarkHandler(settings(), database(), catalogue(), progress, device(), generations)
+        return {GENERATION: generations, BENCHMARK: benchmarks}
     from workers.models.cleanup import CleanupHandler
     from workers.models.download import DownloadHandler
     from workers.models.integrity import IntegrityHandler
     from workers.models.prepare import PrepareHandler
 
     return {
-        DOWNLOAD: DownloadHandler(settings(), database(), models, redis, meters()),
-        INTEGRITY_CHECK: IntegrityHandler(settings(), database(), models, redis),
-        CLEANUP: CleanupHandler(settings(), database(), models, store, redis),
-        PREPARE: PrepareHandler(settings(), database(), models, redis),
+        DOWNLOAD: DownloadHandler(settings(), database(), catalogue(), redis, meters()),
+        INTEGRITY_CHECK: IntegrityHandler(settings(), database(), catalogue(), redis),
+        CLEANUP: CleanupHandler(settings(), database(), catalogue(), store, redis),
+        PREPARE: PrepareHandler(settings(), database(), catalogue(), redis),
     }
 
 

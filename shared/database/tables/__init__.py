@@ -20,6 +20,7 @@ from shared.database.tables.epoch import epoch_now as epoch_now
 from shared.database.tables.insight import Sample as Sample
 from shared.database.tables.insight import SampleHour as SampleHour
 from shared.database.tables.insight import Snapshot as Snapshot
+from shared.database.tables.insight import TierMeasurement as TierMeasurement
 from shared.database.tables.jobs import Job as Job
 from shared.database.tables.jobs import Use as Use
 from shared.database.tables.jobs import UseDay as UseDay

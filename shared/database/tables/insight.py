@@ -1,8 +1,9 @@
 """Measurements of devices, and figures of the installation."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import BigInteger, Index
+from sqlalchemy import JSON, BigInteger, Index
 from sqlmodel import Field, SQLModel
 
 
@@ -84,3 +85,35 @@ class Snapshot(SQLModel, table=True):
     average_generation_seconds: float | None = None  # of the successes of the last hour
     disk_used_percent: float | None = None
     disk_free_gb: float | None = None
+
+
+class TierMeasurement(SQLModel, table=True):
+    """A speed tier compared with `exact` on one device. Written by `shared/insight/tier_measurements.py` alone."""
+
+    __tablename__ = "tier_measurements"
+    __table_args__ = (
+        Index("ix_tier_measurements_model", "model_id", "measured_at"),
+        Index("ix_tier_measurements_job", "job_id"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    job_id: str = Field(max_length=36)  # the benchmark
+    model_id: str = Field(max_length=64)
+    speed: str = Field(max_length=16)
+    device_kind: str = Field(max_length=8)
+    device_name: str = Field(max_length=200)
+    quantization: str = Field(max_length=8)
+    width: int
+    height: int
+    frames: int
+    steps: int
+    settings: dict[str, Any] = Field(sa_type=JSON)  # what the tier used on the device
+    libraries: dict[str, str] = Field(sa_type=JSON)  # versions that decide the frames
+    runs: int  # prompts
+    seconds: float  # of one run, without loading and encoding of the file; mean
+    exact_seconds: float
+    ssim_mean: float  # over all frames
+    ssim_min: float
+    psnr_mean: float | None = None  # dB, over the frames that differ; None: none does
+    psnr_min: float | None = None
+    measured_at: datetime

@@ -92,6 +92,19 @@ def test_the_page_of_the_videos(stack: Stack, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_of_the_speed_tiers(stack: Stack, tmp_path: Path) -> None:
+    if shutil.which("jq") is None or shutil.which("g++") is None:
+        lacking("no jq or no C++ compiler")
+    script = "\n".join(code for _, code in blocks(DOCS / "tiers.md", "sh"))
+    done = as_read(script, tmp_path, seconds=280, WANWORKS_URL=stack.url)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert (tmp_path / "boat.mp4").read_bytes()[4:8] == b"ftyp"
+    assert '{"tier":"balanced","quality":"not measured","used":{"attention":"native","compiled":true' in done.stdout
+    assert re.search(r"^balanced .* close$", done.stdout, re.MULTILINE)
+    assert '"tier":"fast","measured":[{' in done.stdout
+
+
+@pytest.mark.slow
 def test_the_page_of_the_client(stack: Stack, tmp_path: Path) -> None:
     (boats,) = [code for _, code in blocks(DOCS / "client.md", "json")]
     (tmp_path / "boats.jsonl").write_text(boats)

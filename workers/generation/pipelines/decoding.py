@@ -3,7 +3,10 @@
 The arithmetic is that of the pipelines' own decoding and post-processing: untiled frames are bit-identical to theirs.
 """
 
+import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import torch
@@ -16,8 +19,31 @@ TILE_PIXELS = 256  # a tile's edge; like the stride below, the pipelines' own va
 STRIDE_PIXELS = 192
 
 
+@dataclass(frozen=True)
+class Decoder:
+    """What decodes: the VAE's own modules, or a copy of them in another type or memory format."""
+
+    config: Any
+    dtype: torch.dtype
+    post_quant_conv: Any
+    decoder: Any
+
+
+def decoder(vae: AutoencoderKLWan, *, half: bool, channels_last: bool) -> Decoder:
+    """Return the VAE's decoder. `half`: a copy in bfloat16. `channels_last`: a copy in that memory format."""
+    modules = [vae.post_quant_conv, vae.decoder]
+    dtype = torch.bfloat16 if half else vae.dtype
+    if half or channels_last:
+        # The hooks that can stop a decode are copied too.
+        modules = [copy.deepcopy(module).to(dtype) for module in modules]
+    if channels_last:
+        for parameter in (each for module in modules for each in module.parameters() if each.dim() == 5):
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return Decoder(vae.config, dtype, *modules)
+
+
 def frames(
-    vae: AutoencoderKLWan, latents: torch.Tensor, crop: Box, tiled: bool, on_chunk: Callable[[int, int], None]
+    vae: Decoder, latents: torch.Tensor, crop: Box, tiled: bool, on_chunk: Callable[[int, int], None]
 ) -> Iterator[numpy.ndarray]:
     """Yield frames as arrays (height, width, 3) of uint8, cropped to `crop`.
 
@@ -25,34 +51,32 @@ def frames(
     total) after each chunk and may raise. Tiling needs less memory and differs slightly at the seams.
     Raises BadOutput if a value is not a finite number.
     """
-    latents = _denormalised(vae, latents)
+    latents = _denormalised(vae, latents).to(vae.dtype)
     decoded = _tiled(vae, latents, on_chunk) if tiled else _whole(vae, latents, on_chunk)
     for chunk in decoded:
-        part = chunk[0, :, :, crop.top : crop.bottom, crop.left : crop.right]
+        part = chunk[0, :, :, crop.top : crop.bottom, crop.left : crop.right].float()
         if not bool(torch.isfinite(part).all()):
             raise BadOutput("the decoded frames contain values that are not finite numbers")
         pixels = ((part.clamp(-1, 1) * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         yield from pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
 
-def _denormalised(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+def _denormalised(vae: Decoder, latents: torch.Tensor) -> torch.Tensor:
     shape = (1, vae.config.z_dim, 1, 1, 1)
-    latents = latents.to(vae.dtype)
+    latents = latents.float()  # the VAE's own type is float32
     mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)
     deviation = torch.tensor(vae.config.latents_std).view(shape).to(latents.device, latents.dtype)
     return latents / (1.0 / deviation) + mean
 
 
-def _whole(
-    vae: AutoencoderKLWan, latents: torch.Tensor, on_chunk: Callable[[int, int], None]
-) -> Iterator[torch.Tensor]:
+def _whole(vae: Decoder, latents: torch.Tensor, on_chunk: Callable[[int, int], None]) -> Iterator[torch.Tensor]:
     count = latents.shape[2]
     for index, chunk in enumerate(chunks(vae, latents)):
         yield chunk
         on_chunk(index + 1, count)
 
 
-def chunks(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+def chunks(vae: AutoencoderKLWan | Decoder, latents: torch.Tensor) -> Iterator[torch.Tensor]:
     """Decode one latent frame after another, with the causal convolutions' cache of the earlier ones."""
     memory: list[torch.Tensor | None] = [None] * sum(isinstance(m, WanCausalConv3d) for m in vae.decoder.modules())
     hidden = vae.post_quant_conv(latents)
@@ -61,9 +85,7 @@ def chunks(vae: AutoencoderKLWan, latents: torch.Tensor) -> Iterator[torch.Tenso
         yield unpatchify(chunk, patch_size=vae.config.patch_size) if vae.config.patch_size else chunk
 
 
-def _tiled(
-    vae: AutoencoderKLWan, latents: torch.Tensor, on_chunk: Callable[[int, int], None]
-) -> Iterator[torch.Tensor]:
+def _tiled(vae: Decoder, latents: torch.Tensor, on_chunk: Callable[[int, int], None]) -> Iterator[torch.Tensor]:
     """Decode overlapping tiles, each over all frames, and blend them in host memory."""
     scale = vae.config.scale_factor_spatial
     tile, stride = TILE_PIXELS // scale, STRIDE_PIXELS // scale
@@ -74,7 +96,7 @@ def _tiled(
     for number, (top, left) in enumerate(corners):
         parts = []
         for index, chunk in enumerate(chunks(vae, latents[:, :, :, top : top + tile, left : left + tile])):
-            parts.append(chunk.cpu())
+            parts.append(chunk.cpu().float())
             on_chunk(number * latents.shape[2] + index + 1, len(corners) * latents.shape[2])
         made = torch.cat(parts, dim=2)
         if video is None:

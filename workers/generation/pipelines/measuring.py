@@ -128,6 +128,7 @@ def measure(components: Components) -> Memory:
         encodes=components.encodes,
         pixels_per_token=components.transformer.config.patch_size[1] * components.scale,
         pixels_per_latent=components.scale,
+        width=components.transformer.config.num_attention_heads * components.transformer.config.attention_head_dim,
     )
 
 

@@ -20,6 +20,7 @@ from workers.generation.pipelines.loading import LoadedModel
 from workers.generation.pipelines.loras import FoundLora
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.resuming import Denoising, ResumableScheduler
+from workers.generation.pipelines.tiers.entering import entered
 
 MAX_TOKENS = 512  # the length that the models were trained with
 
@@ -82,7 +83,9 @@ def _denoise(
     """Run all steps that are left."""
     with torch.no_grad(), loras.applied(pipeline, model.dtype, found, model.placement.adopt) as reports:
         signals.record("loras", reports)
-        latents = _latents(model, pipeline, params, plan, image, prompts, signals, room, denoising)
+        with entered(model, params.speed) as tier:
+            latents = _latents(model, pipeline, params, plan, image, prompts, signals, room, denoising)
+            signals.record("speed", tier.described())
     if not bool(torch.isfinite(latents).all()):
         raise BadOutput("the model produced values that are not finite numbers")
     denoising.finished = latents
@@ -179,7 +182,9 @@ def _frames(
     vae = model.pipeline.vae
     model.placement.bring(vae)
     # What is free now decides: another program may use the device too.
-    whole = memory_plan.decode_bytes(model.entry.memory, plan.memory_size(image=False))
+    tier = model.entry.tiers.of(plan.speed, model.device.type)
+    half = tier.decode == "bfloat16"
+    whole = memory_plan.decode_bytes(model.entry.memory, plan.memory_size(image=False), half=half)
     tiled = model.decode_tiled or not room(whole)
     signals.record("vae_tiled", tiled)
 
@@ -188,7 +193,8 @@ def _frames(
         signals.check()
 
     made: list[numpy.ndarray] = []
-    for frame in decoding.frames(vae, latents.to(model.device), plan.crop, tiled, on_chunk):
+    decoder = decoding.decoder(vae, half=half, channels_last=tier.channels_last)
+    for frame in decoding.frames(decoder, latents.to(model.device), plan.crop, tiled, on_chunk):
         if len(made) < plan.frames:
             made.append(frame)
     return made

@@ -60,6 +60,7 @@ export function fields(entry) {
       choice("quantization", "Quantization", entry.quantizations, given.quantization ?? "none", {
         none: "none (native)",
       }),
+      choice("speed", "Speed", entry.speeds, given.speed ?? entry.default_speed),
       choice("output_format", "Format", entry.output_formats, given.output_format ?? "mp4"),
       choice("priority", "Priority", PRIORITIES, given.priority ?? "normal"),
     ),

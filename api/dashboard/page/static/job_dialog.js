@@ -218,10 +218,20 @@ function settings(job) {
       fact("Flow shift", number(params.flow_shift, 2)),
       fact("Seed", String(params.seed)),
       fact("Quantization", params.quantization),
+      fact("Speed", speedOf(job)),
       fact("Format", params.output_format),
       params.loras.length ? fact("LoRAs", params.loras.map((one) => `${one.name} × ${one.scale}`).join(", ")) : null,
     ),
   );
+}
+
+/** Returns the tier, and what this installation has measured of it on this type of device. */
+function speedOf(job) {
+  const { speed } = job.params;
+  const used = job.result?.speed;
+  if (speed === "exact" || !used) return speed;
+  if (!used.measured) return `${speed}, not measured on this type of device`;
+  return `${speed}, ${used.quality === "exact" ? "" : `${used.quality} to exact: `}SSIM ${number(used.measured.ssim_mean, 3)}, ${number(used.measured.speedup, 2)} times as fast`;
 }
 
 /** Shows the plain values of other job types' parameters and results. */

@@ -52,6 +52,14 @@ const insight = () =>
     state.insight = Object.fromEntries(rows.map((row) => [row.model_id, row]));
   });
 
+/** Loads the speed tiers of each model, with their measurements. */
+const tiers = () =>
+  part("tiers", async () => {
+    const ids = Object.keys(state.models ?? {});
+    const rows = await Promise.all(ids.map((id) => get(`/api/v1/wan-models/tiers/${encodeURIComponent(id)}`)));
+    state.tiers = Object.fromEntries(rows.map((row) => [row.model_id, row]));
+  });
+
 const alerts = () =>
   part("alerts", async () => {
     const rows = await get("/api/v1/dashboard/alerts");
@@ -112,7 +120,7 @@ const PARTS = {
   overview: [history, latest, models],
   jobs: [jobs],
   new: [models],
-  models: [models, health, insight],
+  models: [() => models().then(tiers), health, insight],
   devices: [models],
   alerts: [resolved],
 };

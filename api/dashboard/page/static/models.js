@@ -59,6 +59,7 @@ function card(model) {
     model.extends ? note(`A preset of ${model.extends}: it needs that model's files too; the size is its LoRA's.`) : null,
     model.caveat ? note(`${model.caveat[0].toUpperCase()}${model.caveat.slice(1)}.`, "warn") : null,
     (health?.issues ?? []).map((text) => note(text, health.health_status === "healthy" ? "" : "warn")),
+    speeds(model),
     model.update_available ? note("A newer version is available on the hub.") : null,
     h(
       "ul",
@@ -84,6 +85,23 @@ function card(model) {
         : null,
     ),
   );
+}
+
+/** Shows the speed tiers with what was measured of them here. */
+function speeds(model) {
+  const tiers = state.tiers?.[model.model_id]?.tiers.filter((one) => one.tier !== "exact");
+  if (!tiers) return null;
+  return h(
+    "ul",
+    { class: "small", "aria-label": `Speed tiers of ${model.model_id}`, key: "tiers" },
+    tiers.map((one) => h("li", { key: one.tier }, h("b", null, one.tier), ": ", measured(one.measured[0]))),
+  );
+}
+
+function measured(one) {
+  if (!one) return "not measured";
+  const psnr = one.psnr_mean === null ? "equal frames" : `PSNR ${number(one.psnr_mean, 1)} dB`;
+  return `${number(one.speedup, 2)} times as fast as exact, SSIM ${number(one.ssim_mean, 3)} (least ${number(one.ssim_min, 3)}), ${psnr}; ${one.resolution}, ${one.frames} frames, ${one.device_name}`;
 }
 
 /** Returns whether a repair would start on this replica's node; a drained node repairs nothing. */

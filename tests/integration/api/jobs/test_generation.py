@@ -12,6 +12,7 @@ from PIL import Image
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
+from api.app import create_app
 from shared.catalogue import models
 from shared.cluster import nodes
 from shared.database.engine import Database
@@ -256,3 +257,41 @@ def test_a_store_of_another_installation_is_not_written_to(client: TestClient, s
     answer = client.post(URL, json={**GOOD, "model_id": "I2V-A14B", "image": data_url(picture())})
     assert answer.status_code == 500
     assert str(settings.store_dir) not in answer.text
+
+
+def test_the_tier_is_settled_when_the_job_is_accepted(client: TestClient, database: Database) -> None:
+    assert client.post(URL, json=GOOD).json()["params"]["speed"] == "exact"
+    fast = client.post(URL, json={**GOOD, "speed": "fast"}).json()
+    assert fast["params"]["speed"] == "fast"
+    row = records.get(database, fast["id"])
+    assert (row.params["speed"], row.model_cache_key) == ("fast", "T2V-A14B:none"), "no other model is loaded for it"
+    refused = client.post(URL, json={**GOOD, "speed": "quick"})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["loc"] == ["body", "speed"]
+
+
+def test_the_setting_decides_about_requests_without_a_tier(settings: Settings, database: Database) -> None:
+    app = create_app(settings.model_copy(update={"default_speed": "balanced"}))
+    with TestClient(app, "http://localhost") as client:
+        assert client.post(URL, json=GOOD).json()["params"]["speed"] == "balanced"
+        assert client.post(URL, json={**GOOD, "speed": "exact"}).json()["params"]["speed"] == "exact"
+
+
+def test_a_benchmark_is_accepted_and_can_be_retried(client: TestClient, database: Database) -> None:
+    url = "/api/v1/jobs/benchmark"
+    answer = client.post(url, json={"model_id": "I2V-A14B", "resolution": "64x64", "frames": 9, "steps": 2})
+    assert answer.status_code == 202
+    job = answer.json()
+    assert (job["type"], job["priority"], job["model_id"]) == ("benchmark", "low", "I2V-A14B")
+    assert job["params"] == {
+        "model_id": "I2V-A14B", "resolution": "64x64", "frames": 9, "steps": 2, "quantization": "none",
+        "tiers": ["balanced", "fast"], "runs": 3,
+    }  # fmt: skip
+    row = records.get(database, job["id"])
+    assert row.memory_needs
+    assert client.post(f"/api/v1/jobs/{job['id']}/cancel").status_code == 202
+    again = client.post(f"/api/v1/jobs/{job['id']}/retry")
+    assert again.status_code == 202
+    assert records.get(database, again.json()["id"]).memory_needs == row.memory_needs
+    assert client.post(url, json={"model_id": "T2V-A14B", "resolution": "65x64"}).status_code == 422
+    assert client.post(url, json={"model_id": "none"}).status_code == 404

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from shared.catalogue import models as catalogue
+from shared.catalogue.tiers import TierSettings
 from shared.errors import ConfigurationError, NotFound
 
 
@@ -141,3 +142,16 @@ def test_a_bad_file_is_refused_with_line_and_reason(tmp_path: Path, text: str, s
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
         catalogue.load(str(tmp_path / "none.toml"))
+
+
+def test_a_file_changes_one_tier_on_one_kind_of_device(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('[models.T2V-A14B]\nextends = "T2V-A14B"\n[models.T2V-A14B.tiers.fast.cuda]\nstep_cache = 0.08\n')
+    before, after = catalogue.load("default").get("T2V-A14B").tiers, catalogue.load(str(path)).get("T2V-A14B").tiers
+    assert after.of("fast", "cuda") == before.of("fast", "cuda").model_copy(update={"step_cache": 0.08})
+    assert after.of("fast", "cpu") == before.of("fast", "cpu")
+    assert after.balanced == before.balanced
+    assert after.of("exact", "cuda") == TierSettings()
+    path.write_text('[models.T2V-A14B]\nextends = "T2V-A14B"\n[models.T2V-A14B.tiers.exact.cuda]\ncompiled = true\n')
+    with pytest.raises(ConfigurationError, match=r"tiers\.exact"):
+        catalogue.load(str(path))

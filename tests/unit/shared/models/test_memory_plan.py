@@ -1,5 +1,7 @@
 """The memory plan: what fits on which card, and what a job that does not fit may be instead."""
 
+from dataclasses import replace
+
 import pytest
 
 from shared.catalogue import models as catalogue
@@ -112,3 +114,28 @@ def test_the_time_limits_grow_with_the_work() -> None:
     assert memory_plan.work_factor(entry, 1280, 720, 81) == 1.0
     assert 5.0 < memory_plan.work_factor(entry, 1920, 1080, 81) < 5.5, "2.27 times the tokens"
     assert memory_plan.work_factor(entry, 832, 480, 81) < 1.0
+
+
+@pytest.mark.parametrize("entry", DEFAULT, ids=lambda entry: entry.model_id)
+def test_tiers_differ_by_what_they_keep(entry: CatalogueEntry) -> None:
+    """The tensors of a first-block cache, in 16 bits; and a decode in half the bytes, beside a copy of the decoder."""
+    exact = memory_plan.default_size(entry)
+    stages = {
+        speed: dict(memory_plan.plans(entry, "none", replace(exact, speed=speed), "cuda")[0].stages)
+        for speed in ("exact", "balanced", "fast")
+    }
+    kept = 7 * memory_plan.tokens(entry.memory, exact) * entry.memory.width * 2
+    assert stages["balanced"]["denoising"] == stages["exact"]["denoising"]
+    assert stages["fast"]["denoising"] == stages["exact"]["denoising"] + kept
+    weights = memory_plan.plans(entry, "none", exact, "cuda")[0].resident
+    whole, half = stages["exact"]["decoding"] - weights, stages["balanced"]["decoding"] - weights
+    assert half == whole // 2 + entry.memory.vae.whole.fp32 // 2
+    assert stages["fast"]["text_encoding"] == stages["exact"]["text_encoding"]
+
+
+def test_a_tier_that_does_not_fit_has_exact_as_an_alternative() -> None:
+    entry = catalogue.load("default").get("T2V-A14B")
+    request = Request(entry, "1280x720", 81, "none", image=False, speed="fast")
+    assert not fits(request, 16)
+    first = reductions.alternatives(request, DEFAULT, lambda one: fits(one, 16))[0]
+    assert first == replace(request, speed="exact")

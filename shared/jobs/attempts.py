@@ -73,6 +73,7 @@ _CLAIM = (
         lease_until=epoch_now() + bindparam("its_lease_seconds", type_=Float),
         claimed_at=epoch_now(),
         started_at=bindparam("its_now"),
+        released_at=None,
         node=bindparam("its_node"),
         worker=bindparam("its_worker"),
         pid=bindparam("its_pid"),
@@ -206,7 +207,8 @@ def crashed(
     """Count a crash or an expired lease: return the job to the queue after a delay, or fail it at `max_failures`.
 
     `backoff_seconds` is the delay after the first one; it doubles with each. A cancel or pause that was requested
-    meanwhile takes effect. `fault` is recorded against the device, and a job that has taken down two devices fails.
+    meanwhile takes effect. `fault` is recorded against the device, unless the attempt had left it to the next job, and
+    a job that has taken down two devices fails.
     Return None if the attempt has ended already or, with `lapsed`, has renewed its lease.
     """
     with database.write() as session:
@@ -214,6 +216,7 @@ def crashed(
         if job is None:
             return _settled(session, job_id, attempt)
         failures = job.failures + 1
+        fault = None if job.phase == Phase.FINISHING else fault
         taken_down = device_faults.record(session, job, fault, cancelled=job.cancel_at is not None)
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED, failures=failures)
@@ -275,12 +278,14 @@ class Running:
     pid: int | None
     model_id: str | None
     mock: bool
+    finishing: bool  # it has left the device to the next job
 
 
 def running_on(database: Database, worker: str) -> list[Running]:
     """Return the attempts that run on this worker, by the rows."""
     lapsed, cancelled_for = col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)
-    columns = (Job.id, Job.attempt, lapsed, cancelled_for, Job.pid, Job.model_id, Job.mock)
+    finishing = col(Job.phase).is_not_distinct_from(Phase.FINISHING)
+    columns = (Job.id, Job.attempt, lapsed, cancelled_for, Job.pid, Job.model_id, Job.mock, finishing)
     query = select(*columns).where(  # type: ignore[call-overload]
         col(Job.worker) == worker, col(Job.status) == JobState.RUNNING
     )
@@ -374,6 +379,7 @@ def _queue_again(session: Session, job: Job, failures: int, delay: float) -> Job
     job.status = JobState.QUEUED
     job.failures = failures
     job.not_before = epoch_now() + delay  # type: ignore[assignment]
+    job.released_at = None
     job.started_at = job.lease_until = job.dispatched_to = job.dispatched_at = job.phase = job.requested_action = None
     job.node = job.worker = job.pid = job.device = job.device_key = None
     session.add(job)

@@ -223,6 +223,9 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
         started_at=job.started_at,
         finished_at=finished_at,
         seconds=(finished_at - job.started_at).total_seconds() if job.started_at else None,
+        device_seconds=(job.released_at - job.started_at).total_seconds()
+        if job.started_at and job.released_at
+        else None,
         width=job.params["width"],
         height=job.params["height"],
         frames=job.params["frames"],

@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,21 @@ from shared.catalogue.models import Catalogue
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.errors import BadInput, ModelUnavailable, NotFound, StoreFull, Unavailable
-from shared.jobs import webhooks
+from shared.errors import BadInput, ModelUnavailable, NotFound, StoreFull
 from shared.jobs.attempts import Claimant
 from shared.jobs.durations import PhaseTimes, phase_times
-from shared.jobs.records import new_id
 from shared.messaging.progress import Progress
 from shared.models import memory_plan, replicas
 from shared.settings import Settings
-from shared.states import Phase
 from shared.storage.store import Store
 from shared.stored_names import LOADED_MODEL_KEY
+from workers.attempts.handover import Handovers
 from workers.attempts.heartbeat import Heartbeat
 from workers.generation import run as generation
-from workers.generation.context import GenerationContext, Outcome
+from workers.generation.context import GenerationContext
+from workers.generation.ending import Ending
+from workers.generation.leaving import Leaving
+from workers.generation.publishing import sender
 from workers.generation.reporter import Reporter
 
 log = logging.getLogger("wanworks.generation")
@@ -47,7 +47,9 @@ class GenerationHandler:
         progress: Progress,
         claimant: Claimant,
         device_name: str,
+        handovers: Handovers | None = None,
     ) -> None:
+        """With `handovers`, another process finishes the jobs; without, this one does."""
         self._settings = settings
         self._database = database
         self._catalogue = catalogue
@@ -55,11 +57,13 @@ class GenerationHandler:
         self._progress = progress
         self._claimant = claimant
         self._device_name = device_name
+        self._handovers = handovers
+        self._ending = Ending(store, device_name)
         self._generations: dict[str, int] = {}  # of the files that the loaded models come from
         self._reported_models: list[dict[str, Any]] = []
         self._phase_times: dict[tuple[str, str, int, int, int], tuple[float, PhaseTimes]] = {}
 
-    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
+    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any] | None:
         params = GenerationParams.model_validate(job.params)
         entry = self._catalogue.get(params.model_id)
         heartbeat.expect_work(memory_plan.work_factor(entry, params.width, params.height, params.frames))
@@ -68,11 +72,11 @@ class GenerationHandler:
             raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
         self._drop_stale()
         reporter = Reporter(
-            send=self._sender(job),
+            send=sender(self._settings, self._database, self._progress, job),
             measured=self._measured(job, params),
             heartbeat=heartbeat,
         )
-        output_dir = self._store.attempt_dir(job.id, job.attempt)
+        leaving = self._leaving(job, params.frames)
         context = GenerationContext(
             job_id=job.id,
             attempt=job.attempt,
@@ -82,48 +86,40 @@ class GenerationHandler:
             mock=job.mock,
             snapshot=snapshot,
             image=self._image(params.image, job.attempt) if params.image else None,
-            output_dir=output_dir,
+            output_dir=self._store.attempt_dir(job.id, job.attempt) if leaving is None else None,
             report=reporter,
             check=heartbeat.check,
+            on_frame=(lambda _index, _frame: None) if leaving is None else leaving.frames.add,
         )
-        outcome = generation.generate(context)
-        names = [artifact.name for artifact in outcome.artifacts]
-        with heartbeat.span.part("storing"):
-            self._store.keep(job.id, job.attempt, names, heartbeat.check, lambda: reporter(Phase.MUXING))
-        heartbeat.check()
-        return _result(outcome, job.mock, self._device_name)
+        with leaving or nullcontext():
+            made, frames = generation.decode(context)
+            if leaving is not None and leaving.leave(made, heartbeat, reporter, self._report_models):
+                return None
+        folder = context.output_dir or self._store.attempt_dir(job.id, job.attempt)
+        return self._ending.complete(job, made, frames, folder, heartbeat, reporter)
 
-    def _sender(self, job: Job) -> Callable[[dict[str, Any]], bool]:
-        """Return a function that publishes an event, and periodically adds a progress message for the job's webhook."""
-        sent_at = time.monotonic()
-
-        def send(event: dict[str, Any]) -> bool:
-            nonlocal sent_at
-            event = {**event, "attempt": job.attempt}
-            if job.webhook_progress and time.monotonic() - sent_at > self._settings.webhook_progress_seconds:
-                sent_at = time.monotonic()
-                progress = {name: event[name] for name in ("percent", "phase", "step", "steps", "eta_seconds")}
-                try:
-                    webhooks.add_progress(self._database, job, f"msg_{new_id()}", progress)
-                except (Unavailable, StoreFull) as error:
-                    log.warning("job %s: the progress message for its webhook cannot be stored: %s", job.id, error)
-            return self._progress.report(job.id, event)
-
-        return send
+    def _leaving(self, job: Job, frames: int) -> Leaving | None:
+        """Return the attempt's way to the process that finishes it; None if this process must."""
+        if self._handovers is None:
+            return None
+        self._store.ask()
+        try:
+            return Leaving(self._settings, self._database, self._store, self._handovers, job, frames)
+        except StoreFull as error:
+            log.warning("job %s: the device will wait until it is finished: %s", job.id, error)
+            return None
 
     def undo(self, job: Job) -> None:
-        try:
-            self._store.drop_attempt(job.id, job.attempt)
-        except Unavailable as error:
-            log.warning("job %s: the sweep will remove the files of attempt %d: %s", job.id, job.attempt, error)
+        """Remove the attempt's files, unless another process may be writing them."""
+        if self._handovers is None or not self._handovers.has(job.id, job.attempt):
+            self._ending.undo(job)
 
     def after(self, job: Job) -> None:
         """Remove the files of a deleted job, and record the loaded models if they have changed."""
-        if job.deleted and job.finished_at is not None:
-            try:
-                self._store.drop_job(job.id)
-            except Unavailable as error:
-                log.warning("job %s: retention will remove its files: %s", job.id, error)
+        self._ending.remove_deleted(job)
+        self._report_models()
+
+    def _report_models(self) -> None:
         loaded = [
             {
                 **entry,
@@ -157,26 +153,3 @@ class GenerationHandler:
             times = phase_times(self._database, *key)
             self._phase_times[key] = (time.monotonic(), times)
         return times
-
-
-def _result(outcome: Outcome, mock: bool, device_name: str) -> dict[str, Any]:
-    return {
-        "artifacts": [asdict(artifact) for artifact in outcome.artifacts],
-        "width": outcome.width,
-        "height": outcome.height,
-        "frames": outcome.frames,
-        "fps": outcome.fps,
-        "duration_seconds": outcome.frames / outcome.fps,
-        "seed": outcome.seed,
-        "timings": outcome.timings,
-        "peak_vram_mb": outcome.peak_vram_mb,
-        "quality": asdict(outcome.quality),
-        "warm": outcome.warm,
-        "profile": outcome.profile,
-        "device_name": device_name,
-        "mock": mock,
-        "loras": list(outcome.loras),
-        "prompt_tokens": outcome.prompt_tokens,
-        "notes": list(outcome.notes),
-        "manifest": outcome.manifest,
-    }

@@ -27,7 +27,7 @@ class Answering:
     """One request that a child of this worker is processing."""
 
     worker: str
-    pid: int
+    pid: int | None  # None: the process that finishes jobs, which their rows do not name
     attempt: int | None = None  # that it held when last seen
     failures: int = 0  # of the job, when it was seen to hold it
     lost_passes: int = 0

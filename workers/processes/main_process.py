@@ -19,6 +19,7 @@ from shared.cluster import nodes
 from shared.database.tables import Device
 from shared.errors import FaultKind, StoreFull, Unavailable
 from shared.jobs import attempt_spans, attempts
+from shared.jobs.attempts import Running
 from shared.jobs.device_faults import Fault
 from shared.messaging import celery
 from shared.models import replicas
@@ -26,6 +27,7 @@ from shared.telemetry.loops import Loop
 from shared.telemetry.metrics import count_end
 from workers.devices import discovery
 from workers.processes import main_loop, process
+from workers.processes.finisher_watch import FinisherWatch
 from workers.processes.kill_rule import Answering, Limits, judge
 
 log = logging.getLogger("wanworks.worker")
@@ -34,6 +36,9 @@ _PASS_SECONDS = 2.0
 # A running job without a child is returned after this number of passes: a child reports that it has begun
 # within milliseconds of its claim.
 _UNCARRIED_PASSES = 3
+
+# A worker that stops waits so long for the job that has left its device, within `shutdown.LIMIT_SECONDS`.
+_FINISHING_SECONDS = 1.0
 
 
 class JobRequest(Request):  # type: ignore[misc]
@@ -55,7 +60,7 @@ def recover(reason: str, pid: int | None = None) -> None:
     emptied = pid is None
     try:
         for running in attempts.running_on(process.database(), process.worker_name()):
-            if pid not in (None, running.pid):
+            if pid not in (None, running.pid) or _is_kept(running):
                 continue
             fault = Fault(FaultKind.PROCESS_DEATH, reason)
             job = attempts.crashed(process.database(), running.job_id, running.attempt, reason, backoff, fault=fault)
@@ -71,6 +76,11 @@ def recover(reason: str, pid: int | None = None) -> None:
         log.warning("cannot recover the job now; its lease will expire: %s", error)
 
 
+def _is_kept(running: Running) -> bool:
+    """Return whether the attempt has left the device and can be finished from its folder, whatever has died."""
+    return running.finishing and process.handovers().has(running.job_id, running.attempt)
+
+
 class Guard:
     """Sends the device's heartbeat, kills children that are stuck, and recovers their jobs."""
 
@@ -84,14 +94,20 @@ class Guard:
         if process.role() == "gpu":
             every = settings.device_heartbeat_seconds
             self._loops.append(Loop("device-heartbeat", every, _beat, meters=meters, reporter=reporter))
+        self._finisher = FinisherWatch() if process.role() == "gpu" and settings.overlap_finishing else None
         self._limits = Limits(settings.cancel_grace_seconds, settings.finishing_limit_seconds)
 
     def start(self) -> None:
         for loop in self._loops:
             loop.start()
+        if self._finisher is not None:
+            self._finisher.start()
 
     def stop(self) -> None:
-        """Deregister the device, so that no job is dispatched here, and return the running job without a failure."""
+        """Deregister the device, so that no job is dispatched here, and return its jobs without a failure.
+
+        A job that has left the device has a moment to end.
+        """
         for loop in self._loops:
             loop.stopping.set()
         for loop in self._loops:
@@ -99,10 +115,17 @@ class Guard:
         try:
             if process.role() == "gpu":
                 nodes.deregister_device(process.database(), process.claimant().device_key, os.getpid())
-            for running in attempts.running_on(process.database(), process.worker_name()):
-                _give_back(running.job_id, running.attempt, "this worker is stopping")
+            self._give_back_all(finishing=False)
+            if self._finisher is not None:
+                self._finisher.stop(_FINISHING_SECONDS)
+            self._give_back_all(finishing=True)
         except (Unavailable, StoreFull) as error:
             log.warning("cannot deregister; the lease will expire: %s", error)
+
+    def _give_back_all(self, *, finishing: bool) -> None:
+        for running in attempts.running_on(process.database(), process.worker_name()):
+            if running.finishing == finishing:
+                _give_back(running.job_id, running.attempt, "this worker is stopping")
 
     def _watch(self) -> None:
         self._judge_requests()
@@ -135,7 +158,7 @@ class Guard:
         rows = attempts.running_on(process.database(), process.worker_name())
         seen = {}
         for row in rows:
-            if (row.job_id, row.pid) in carried:
+            if (row.job_id, row.pid) in carried or _is_kept(row):
                 continue
             passes = seen[row.job_id, row.attempt] = self._uncarried.get((row.job_id, row.attempt), 0) + 1
             if passes >= _UNCARRIED_PASSES:

@@ -15,6 +15,7 @@ from shared.settings import Settings, load
 from shared.storage.store import open_store
 from shared.telemetry.loops import LoopReporter
 from shared.telemetry.metrics import Meters
+from workers.attempts.handover import Handovers
 from workers.attempts.runner import Handler, Runner
 from workers.devices.discovery import Device, this_device
 
@@ -84,8 +85,9 @@ def handlers() -> Mapping[str, Handler]:
     if role() == "gpu":
         from workers.generation.job import GenerationHandler
 
-        name = device().name
-        return {GENERATION: GenerationHandler(settings(), database(), models, store, progress, claimant(), name)}
+        name, passed_on = device().name, handovers() if settings().overlap_finishing else None
+        handler = GenerationHandler(settings(), database(), models, store, progress, claimant(), name, passed_on)
+        return {GENERATION: handler}
     from workers.models.cleanup import CleanupHandler
     from workers.models.download import DownloadHandler
     from workers.models.integrity import IntegrityHandler
@@ -97,6 +99,12 @@ def handlers() -> Mapping[str, Handler]:
         CLEANUP: CleanupHandler(settings(), database(), models, store, redis),
         PREPARE: PrepareHandler(settings(), database(), models, redis),
     }
+
+
+@cache
+def handovers() -> Handovers:
+    """Return the folders of the attempts of this device that another process finishes."""
+    return Handovers(settings().home, device().index)
 
 
 def visible_devices() -> str:

@@ -30,6 +30,7 @@ class Signals:
     enter: Callable[[Phase, int | None, int | None], None]  # a phase or a step in it begins
     check: Callable[[], None]  # raises to stop
     record: Callable[[str, Any], None] = lambda _name, _fact: None  # a fact for the job's result
+    frame: Callable[[int, numpy.ndarray], None] = lambda _index, _frame: None  # a frame is decoded
 
 
 def run(
@@ -189,6 +190,7 @@ def _frames(
     made: list[numpy.ndarray] = []
     for frame in decoding.frames(vae, latents.to(model.device), plan.crop, tiled, on_chunk):
         if len(made) < plan.frames:
+            signals.frame(len(made), frame)
             made.append(frame)
     return made
 

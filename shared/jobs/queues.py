@@ -245,6 +245,13 @@ def on_devices(database: Database) -> dict[str, Job]:
         return {job.device_key: job for job in session.exec(query) if job.device_key is not None}
 
 
+def finishing_on_devices(database: Database) -> set[str]:
+    """Return the keys of the devices whose previous job is being finished."""
+    query = select(Job.device_key).where(Job.status == JobState.RUNNING, Job.phase == Phase.FINISHING)
+    with database.read() as session:
+        return {key for key in session.exec(query) if key is not None}
+
+
 def nodes_with(database: Database, job_type: str) -> set[str]:
     """Return the nodes with a queued or running job of that type."""
     query = select(Job.target_node).where(

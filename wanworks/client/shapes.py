@@ -88,6 +88,7 @@ class DeviceRow(TypedDict):
     worker: str
     state: str
     job: str | None
+    finishing_job: NotRequired[str | None]
     warm: list[dict[str, Any]]
     faults: int
     quarantined_at: str | None

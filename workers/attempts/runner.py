@@ -118,7 +118,7 @@ class Runner:
             try:
                 result = handler.run(job, heartbeat)
                 if result is None:
-                    celery.wake(self._redis)  # the device is free
+                    # The dispatcher is not woken: the next message is there, and would count as lost until its claim.
                     return False
                 span.finishing()
                 made = True

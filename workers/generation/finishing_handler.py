@@ -64,7 +64,7 @@ class FinishingHandler:
         heartbeat.check()
         if self._handover.count_try() > TRIES:
             raise CannotFinish(
-                f"The frames were decoded, but the process that encodes, checks and stores the video died {TRIES} times."
+                f"The frames were decoded, but the process that encodes, checks and stores the video died {TRIES} times"
             )
         folder = self._store.attempt_dir(job.id, job.attempt)
         frames = frame_file.read(self._handover.folder / frame_file.NAME, made.frames, made.height, made.width)

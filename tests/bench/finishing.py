@@ -39,15 +39,25 @@ def finishing(bench: Bench, rounds: int = 3) -> list[Row]:
         idle = 100 * statistics.median(run.idle for run in runs)
         seconds = statistics.median(run.seconds for run in runs)
         bounded = runs is new
-        what = f"last decoded frame to the next job's first step, {_JOBS} warm jobs, {name}"
+        of = f"{_JOBS} warm jobs, {name}"
+        what = f"last decoded frame to the next job's first step, {of}"
         rows += [
-            Row(f"{what}: median", f"{median:.0f} ms", "<= 20 ms" if bounded else "", median <= 20 if bounded else None),
+            _row(f"{what}: median", f"{median:.0f} ms", "<= 20 ms", median <= 20, bounded),
             Row(f"{what}: p99", f"{p99:.0f} ms", "", None),
-            Row(f"share of the time without a phase on the device, {name}", f"{idle:.1f} %",
-                "<= 2 %" if bounded else "", idle <= 2 if bounded else None),
-            Row(f"{_JOBS} jobs, from the first one's start to the last one's end, {name}", f"{seconds:.1f} s", "", None),
-        ]  # fmt: skip
+            _row(
+                f"share of the time in which no phase is on the device, {of}",
+                f"{idle:.1f} %",
+                "<= 2 %",
+                idle <= 2,
+                bounded,
+            ),
+            Row(f"from the first one's start to the last one's end, {of}", f"{seconds:.1f} s", "", None),
+        ]
     return rows
+
+
+def _row(what: str, measured: str, bound: str, holds: bool, bounded: bool) -> Row:
+    return Row(what, measured, bound if bounded else "", holds if bounded else None)
 
 
 def _measured(bench: Bench, overlap: str) -> _Run:

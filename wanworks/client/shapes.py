@@ -3,7 +3,7 @@
 Times are ISO 8601 in UTC. Figures that were not measured are None.
 """
 
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Literal, NotRequired, Required, TypedDict
 
 from wanworks.states import JOB_ENDS, JobState
 

@@ -40,7 +40,7 @@ log = logging.getLogger("wanworks.finisher")
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 5  # the device's own process must launch its kernels in time
 _PASS_SECONDS = 1.0
-_SWEEP_PASSES = 60
+_SWEEP_PASSES = 15
 
 
 class Finisher:

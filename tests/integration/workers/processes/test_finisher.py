@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlmodel import select
+from starlette.testclient import TestClient
 
 from shared import clock
 from shared.catalogue.job_types import GENERATION
@@ -24,7 +25,7 @@ from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState, Phase
 from shared.storage.store import open_store
-from tests.support import working
+from tests.support import library, working
 from tests.support.jobs import DEMO, UNCOUNTED, accepted
 from tests.support.stack import wait_for
 from workers.attempts.handover import Handovers
@@ -261,12 +262,23 @@ def test_the_death_of_the_child_or_of_the_worker_leaves_the_job_to_be_finished(
 
 
 def test_a_drained_node_waits_for_the_job_that_is_finished(
-    known: Settings, database: Database, decoded: DECODES, finisher: Finisher
+    client: TestClient, database: Database, decoded: DECODES, finisher: Finisher
 ) -> None:
-    decoded()
+    library.node(database)
+    library.device(database)
+    job = decoded()
     nodes.drain(database, working.HERE.node)
-    (_, running) = nodes.node(database, working.HERE.node) if hasattr(nodes, "node") else (None, 1)
+
+    def states() -> tuple[str, str, str | None]:
+        found = client.get("/api/v1/workers").json()
+        device, node = found["devices"][0], found["nodes"][0]
+        assert device["job"] is None
+        return device["state"], node["state"], device["finishing_job"]
+
+    assert states() == ("draining", "draining", job.id)
+    assert 'wanworks_device_finishing{device="0",node="here",uuid="GPU-here-0"} 1.0' in client.get("/metrics").text
     finisher.run_pass()
+    assert states() == ("drained", "drained", None)
 
 
 def test_the_time_of_finishing_is_not_the_owners_device_time(

@@ -232,6 +232,7 @@ def crashed(
         return _put_back(session, job, failures=failures, delay=backoff_seconds * 2 ** (failures - 1))
 
 
+_FINISHING = col(Job.phase).is_not_distinct_from(Phase.FINISHING)
 _LAPSED = col(Job.lease_until) < epoch_now()
 
 
@@ -253,6 +254,7 @@ class Held:
     pid: int | None
     lapsed: bool
     cancel_seconds: float | None  # seconds since a cancel was requested
+    finishing: bool = False  # it has left the device to the next job
 
 
 def held(database: Database, job_ids: Collection[str]) -> dict[str, Held]:
@@ -261,7 +263,9 @@ def held(database: Database, job_ids: Collection[str]) -> dict[str, Held]:
         return {}
     lapsed = func.coalesce(col(Job.lease_until) < epoch_now(), False)
     cancelled_for = epoch_now() - col(Job.cancel_at)
-    columns = (Job.id, Job.status, Job.attempt, Job.failures, Job.worker, Job.pid, lapsed, cancelled_for)
+    columns = (
+        Job.id, Job.status, Job.attempt, Job.failures, Job.worker, Job.pid, lapsed, cancelled_for, _FINISHING
+    )  # fmt: skip
     query = select(*columns).where(col(Job.id).in_(job_ids))  # type: ignore[call-overload]
     with database.read() as session:
         return {row[0]: Held(*row[1:]) for row in session.exec(query)}
@@ -284,8 +288,7 @@ class Running:
 def running_on(database: Database, worker: str) -> list[Running]:
     """Return the attempts that run on this worker, by the rows."""
     lapsed, cancelled_for = col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)
-    finishing = col(Job.phase).is_not_distinct_from(Phase.FINISHING)
-    columns = (Job.id, Job.attempt, lapsed, cancelled_for, Job.pid, Job.model_id, Job.mock, finishing)
+    columns = (Job.id, Job.attempt, lapsed, cancelled_for, Job.pid, Job.model_id, Job.mock, _FINISHING)
     query = select(*columns).where(  # type: ignore[call-overload]
         col(Job.worker) == worker, col(Job.status) == JobState.RUNNING
     )

@@ -1,8 +1,8 @@
 """Attempts that have left their device: another process of the worker finishes them beside the next job.
 
 The row stays `running` with the phase `finishing`, and its lease is renewed, so at most two rows of one device run, one
-of them finishing. Like `attempts.py`, every UPDATE names the attempt's number. No process of the pool runs such a row,
-so it names none.
+of them finishing. Like `attempts.py`, every UPDATE names the attempt's number. The row keeps the id of the process that
+has decoded it, which runs the next job meanwhile.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ def release_device(database: Database, job_id: str, attempt: int, lease_seconds:
     """Record that the attempt has left its device to the next job, and renew its lease. Raises Fenced."""
     leaving = update(Job).where(*_of_attempt(job_id, attempt), col(Job.status) == JobState.RUNNING)
     values: dict[str, Any] = {
-        "phase": Phase.FINISHING, "pid": None, "released_at": clock.now(), "lease_until": epoch_now() + lease_seconds
+        "phase": Phase.FINISHING, "released_at": clock.now(), "lease_until": epoch_now() + lease_seconds
     }  # fmt: skip
     with database.write() as session:
         if session.connection().execute(leaving.values(values)).rowcount:

@@ -41,6 +41,8 @@ _PR_SET_PDEATHSIG = 1
 _NICENESS = 5  # the device's own process must launch its kernels in time
 _PASS_SECONDS = 1.0
 _SWEEP_PASSES = 15
+# By default kombu tries to connect for ever.
+_FEW_TRIES = {"max_retries": 1, "interval_start": 0.2, "interval_step": 0.2, "interval_max": 0.2}
 
 
 class Finisher:
@@ -156,7 +158,7 @@ class TaskEvents:
         runtime = (job.released_at - began).total_seconds() if began and job.released_at else 0.0
         try:
             with (
-                self._app.connection_for_write() as connection,
+                self._app.connection_for_write(transport_options=_FEW_TRIES) as connection,
                 self._app.events.Dispatcher(connection, hostname=self._worker) as events,
             ):
                 events.send(kind, uuid=job.id, runtime=runtime, **fields)

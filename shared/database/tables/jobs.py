@@ -16,7 +16,7 @@ _DISPATCHED = text(f"status = 'queued' AND {COLUMNS['dispatched_to']} IS NOT NUL
 
 
 class Job(SQLModel, table=True):
-    """One job. Written by `records`, `attempts`, `finishing`, `dispatch` and `download_control` of `shared/jobs` alone."""
+    """One job. Only `records`, `attempts`, `finishing`, `dispatch` and `download_control` of `shared/jobs` write it."""
 
     __tablename__ = "jobs"
     __table_args__ = (

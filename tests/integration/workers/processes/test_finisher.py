@@ -5,11 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlmodel import select
 from starlette.testclient import TestClient
 
@@ -21,10 +24,12 @@ from shared.database.tables import DeviceFault, Job, Use
 from shared.errors import FaultKind, Fenced
 from shared.jobs import attempts, dispatch, finishing, gpu_time, queues, records
 from shared.jobs.device_faults import Fault
+from shared.messaging.celery import celery_app
 from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState, Phase
 from shared.storage.store import open_store
+from tests.conftest import RedisServer
 from tests.support import library, working
 from tests.support.jobs import DEMO, UNCOUNTED, accepted
 from tests.support.stack import wait_for
@@ -91,7 +96,7 @@ def test_a_decoded_job_leaves_its_device_and_ends_once(
     known: Settings, database: Database, decoded: DECODES, finisher: Finisher
 ) -> None:
     job = decoded()
-    assert (job.status, job.phase, job.pid) == (JobState.RUNNING, Phase.FINISHING, None)
+    assert (job.status, job.phase, job.pid) == (JobState.RUNNING, Phase.FINISHING, working.HERE.pid)
     assert job.released_at is not None
     assert Handovers(known.home, 0).has(job.id, 1)
     assert dispatch.read_queue(database).busy == (), "placement sees an idle device"
@@ -379,13 +384,25 @@ def test_a_killed_process_repeats_from_the_frames(
     assert sorted(one["name"] for one in ended.result["artifacts"]) == files(known.store_dir / "artifacts")
 
 
-def test_celerys_listeners_hear_of_the_end(
-    known: Settings, database: Database, decoded: DECODES, finisher: Finisher, monkeypatch: pytest.MonkeyPatch
+def test_celerys_listeners_hear_of_the_end_and_a_missing_redis_costs_a_moment(
+    known: Settings, database: Database, decoded: DECODES, finisher: Finisher, redis_server: RedisServer
 ) -> None:
-    sent: list[tuple[str, str]] = []
-    monkeypatch.setattr(
-        finisher_process.TaskEvents, "ended", lambda _self, job, state: sent.append((job.id, str(state)))
-    )
     job = decoded()
-    finisher.run_pass()
-    assert sent == [(job.id, "succeeded")]
+    seen: list[dict[str, Any]] = []
+    app = celery_app(known, "test")
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"task-succeeded": seen.append})
+        with receiver.consumer_context() as (_, _, _):
+            finisher.run_pass()
+            wait_for(lambda: (drain(connection), seen)[1], 10, "for the event")
+    assert (seen[0]["uuid"], seen[0]["hostname"]) == (job.id, working.HERE.worker)
+    redis_server.kill()
+    away = known.model_copy(update={"redis_url": SecretStr(redis_server.url)})
+    began = time.monotonic()
+    finisher_process.TaskEvents(celery_app(away, "test"), "gpu-0@here").ended(job, JobState.SUCCEEDED)
+    assert time.monotonic() - began < 8
+
+
+def drain(connection: Any) -> None:
+    with suppress(TimeoutError):
+        connection.drain_events(timeout=0.1)

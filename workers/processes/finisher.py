@@ -159,7 +159,7 @@ class TaskEvents:
         try:
             with (
                 self._app.connection_for_write(transport_options=_FEW_TRIES) as connection,
-                self._app.events.Dispatcher(connection, hostname=self._worker) as events,
+                self._app.events.Dispatcher(connection, hostname=self._worker, buffer_while_offline=False) as events,
             ):
                 events.send(kind, uuid=job.id, runtime=runtime, **fields)
         except Exception as error:  # kombu raises what its transport raises

@@ -88,9 +88,10 @@ class FinisherWatch:
         rows = attempts.held(process.database(), {job_id for job_id, _ in waiting})
         judged, reason = {}, None
         for job_id, attempt in waiting:
-            first = Answering(process.worker_name(), None, attempt)
+            row = rows.get(job_id)
+            first = Answering(process.worker_name(), None, attempt, failures=row.failures if row is not None else 0)
             known = self._answering.get((job_id, attempt), first)
-            judgement = judge(known, rows.get(job_id), time.monotonic(), self._limits)
+            judgement = judge(known, row, time.monotonic(), self._limits)
             judged[job_id, attempt] = judgement.answering
             if judgement.kill is not None:
                 reason = f"job {job_id}: {judgement.kill}"

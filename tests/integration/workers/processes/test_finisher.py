@@ -392,9 +392,10 @@ def test_celerys_listeners_hear_of_the_end_and_a_missing_redis_costs_a_moment(
     app = celery_app(known, "test")
     with app.connection_for_read() as connection:
         receiver = app.events.Receiver(connection, handlers={"task-succeeded": seen.append})
-        with receiver.consumer_context() as (_, _, _):
+        with receiver.consumer_context() as (used, _, _):
+            drain(used)  # subscribes
             finisher.run_pass()
-            wait_for(lambda: (drain(connection), seen)[1], 10, "for the event")
+            wait_for(lambda: (drain(used), seen)[1], 10, "for the event")
     assert (seen[0]["uuid"], seen[0]["hostname"]) == (job.id, working.HERE.worker)
     redis_server.kill()
     away = known.model_copy(update={"redis_url": SecretStr(redis_server.url)})

@@ -98,7 +98,7 @@ def test_a_child_that_has_handed_its_attempt_over_is_not_judged_by_it() -> None:
 
 
 def test_the_process_that_finishes_an_attempt_is_judged_like_a_child() -> None:
-    first = Answering("gpu-0@n", None, attempt=3)
+    first = Answering("gpu-0@n", None, attempt=3, failures=1)
     assert passes(FINISHING, known=first, count=100).kill is None
     assert passes(replace(FINISHING, lapsed=True), known=first).kill == "its lease has expired"
     assert passes(replace(FINISHING, cancel_seconds=31.0), known=first).kill is not None

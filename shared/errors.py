@@ -233,6 +233,13 @@ class ModelUnavailable(JobFailed):
     retryable = True
 
 
+class CannotFinish(JobFailed):
+    """The process that encodes, checks and stores the video has died at each try."""
+
+    code = "cannot_finish"
+    retryable = True
+
+
 class BadInput(JobFailed):
     """An input of the job cannot be used."""
 

@@ -134,6 +134,11 @@ class Settings(BaseSettings):
     finishing_limit_seconds: float = Field(
         120.0, ge=1, le=86_400, description="A process that has not finished this long after its job's end is killed."
     )
+    overlap_finishing: bool = Field(
+        True,
+        description="A process of its own encodes, checks and stores a video while the device runs the next job. "
+        "False: the device waits for that.",
+    )
     loading_limit_seconds: float = Field(1800.0, ge=1, le=86_400, description="Time limit for loading a model.")
     encoding_limit_seconds: float = Field(300.0, ge=1, le=86_400, description="Time limit for encoding a prompt.")
     step_limit_seconds: float = Field(

@@ -17,6 +17,7 @@ class Phase(StrEnum):
     DENOISING = "denoising"
     DECODING = "decoding"
     MUXING = "muxing"
+    FINISHING = "finishing"  # muxed, checked and stored by another process, while the device runs the next job
     LISTING = "listing"  # a download lists the files on the hub
     FETCHING = "fetching"
     VERIFYING = "verifying"

@@ -35,7 +35,7 @@ def _task(job_type: JobType) -> Any:
             raise Ignore()
         try:
             if not process.runner().run(job_type.name, job_id):
-                raise Ignore()
+                raise Ignore()  # not claimed, or another process finishes it and reports its end
         except Cancelled:
             # Celery has no state for a task that stopped on request, so send the event to its listeners directly.
             self.send_event("task-revoked", terminated=False, signum=None, expired=False)

@@ -107,6 +107,7 @@ def _devices(context: Context) -> Iterator[Metric]:
     labels = ("node", "device", "uuid")
     up = _gauge("wanworks_device_up", "Whether the device's worker is online.", *labels)
     busy = _gauge("wanworks_device_busy", "Whether a job runs on it.", *labels)
+    finishes = _gauge("wanworks_device_finishing", "Whether the job before is being finished beside it.", *labels)
     quarantined = _gauge("wanworks_device_quarantined", "Whether the device is quarantined as faulty.", *labels)
     in_a_row = _gauge("wanworks_device_faults_in_a_row", "Faults without a success between them.", *labels)
     throttled = _gauge("wanworks_device_throttled", "Whether heat or the power supply slows it down.", *labels)
@@ -123,6 +124,7 @@ def _devices(context: Context) -> Iterator[Metric]:
          lambda one: one.ecc_uncorrected),
     )  # fmt: skip
     running = queues.on_devices(context.database)
+    finishing = queues.finishing_on_devices(context.database)
     latest = samples.latest(context.database, clock.now() - timedelta(seconds=context.settings.reading_seconds))
     faults = device_faults.counts(context.database)
     for seen in nodes.devices(context.database):
@@ -131,6 +133,7 @@ def _devices(context: Context) -> Iterator[Metric]:
         alive = seen.alive(silence)
         up.add_metric(values, float(alive))
         busy.add_metric(values, float(alive and device.key in running))
+        finishes.add_metric(values, float(device.key in finishing))
         quarantined.add_metric(values, float(device.quarantined_at is not None))
         in_a_row.add_metric(values, float(faults.get((device.node, device.uuid), 0)))
         if alive and device.key in latest:
@@ -139,7 +142,7 @@ def _devices(context: Context) -> Iterator[Metric]:
             for gauge, read in figures:
                 if (figure := read(latest[device.key])) is not None:
                     gauge.add_metric(values, figure)
-    yield from (up, busy, quarantined, in_a_row, throttled, *(gauge for gauge, _ in figures))
+    yield from (up, busy, finishes, quarantined, in_a_row, throttled, *(gauge for gauge, _ in figures))
 
 
 def _nodes(context: Context) -> Iterator[Metric]:

@@ -1,6 +1,7 @@
 """List devices and nodes, and what runs on them."""
 
 from collections import Counter
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Literal
 
@@ -20,7 +21,7 @@ from shared.database.tables import Job, Node, Sample
 from shared.insight import samples
 from shared.jobs import device_faults
 from shared.jobs import queues as queue_reads
-from shared.states import Scope
+from shared.states import Phase, Scope
 
 
 def workers(context: Context, request: Request, query: BaseModel) -> Response:
@@ -30,7 +31,8 @@ def workers(context: Context, request: Request, query: BaseModel) -> Response:
 def seen(context: Context, caller: Caller) -> node_schemas.Workers:
     """Return all devices and nodes, with the running jobs that the caller may see. Raises DatabaseUnavailable."""
     running = queue_reads.running(context.database)
-    on_devices = {job.device_key: job for job in running}
+    on_devices = {job.device_key: job for job in running if job.phase != Phase.FINISHING}
+    finishing = {job.device_key: job for job in running if job.phase == Phase.FINISHING}
     silence = context.settings.device_silence_seconds
     readings = samples.latest(context.database, clock.now() - timedelta(seconds=context.settings.reading_seconds))
     known = nodes.nodes(context.database)
@@ -40,6 +42,7 @@ def seen(context: Context, caller: Caller) -> node_schemas.Workers:
         _device(
             one,
             on_devices.get(one.device.key),
+            finishing.get(one.device.key),
             readings.get(one.device.key),
             silence,
             drained=one.device.node in drained,
@@ -51,7 +54,7 @@ def seen(context: Context, caller: Caller) -> node_schemas.Workers:
     counts = Counter(job.node for job in running)
     hidden = {job.id for job in running if not caller.sees(job.owner)}
     return node_schemas.Workers(
-        devices=[one.model_copy(update={"job": None}) if one.job in hidden else one for one in devices],
+        devices=[_without(one, hidden) for one in devices],
         nodes=[
             _node(
                 node,
@@ -65,8 +68,21 @@ def seen(context: Context, caller: Caller) -> node_schemas.Workers:
     )
 
 
+def _without(device: node_schemas.DeviceStatus, hidden: Collection[str]) -> node_schemas.DeviceStatus:
+    """Return the device without the jobs that the caller may not see."""
+    jobs = {"job": device.job, "finishing_job": device.finishing_job}
+    return device.model_copy(update={name: None for name, job in jobs.items() if job in hidden})
+
+
 def _device(
-    seen: SeenDevice, job: Job | None, sample: Sample | None, silence_seconds: float, *, drained: bool, faults: int
+    seen: SeenDevice,
+    job: Job | None,
+    finishing: Job | None,
+    sample: Sample | None,
+    silence_seconds: float,
+    *,
+    drained: bool,
+    faults: int,
 ) -> node_schemas.DeviceStatus:
     device = seen.device
     state: Literal["idle", "busy", "draining", "drained", "quarantined", "offline"] = "idle"
@@ -75,7 +91,7 @@ def _device(
     elif device.quarantined_at is not None:
         state = "quarantined"
     elif drained:
-        state = "drained" if job is None else "draining"
+        state = "drained" if job is None and finishing is None else "draining"
     elif job is not None:
         state = "busy"
     return node_schemas.DeviceStatus(
@@ -90,6 +106,7 @@ def _device(
         visible=device.visible,
         state=state,
         job=job.id if job is not None and not job.deleted else None,
+        finishing_job=finishing.id if finishing is not None and not finishing.deleted else None,
         warm=device.warm,
         faults=faults,
         quarantined_at=clock.iso(device.quarantined_at),

@@ -48,7 +48,11 @@ class DeviceStatus(ResponseModel):
             "`quarantined`: faulty, accepts no jobs until it is released."
         ),
     ]
-    job: Annotated[str | None, Field(description="The id of the running job.")]
+    job: Annotated[str | None, Field(description="The id of the job that it runs.")]
+    finishing_job: Annotated[
+        str | None,
+        Field(description="The id of the job before it, whose video is encoded, checked and stored meanwhile."),
+    ] = None
     warm: list[dict[str, Any]]
     faults: Annotated[int, Field(description="Faults in a row, without a successful job between them.")] = 0
     quarantined_at: Annotated[Time | None, Field(description="Since when it is quarantined.")] = None

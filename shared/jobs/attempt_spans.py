@@ -21,11 +21,11 @@ _FINISHING = "finishing"  # after the last phase, while the end is written
 class AttemptSpan:
     """The attempt that this process runs. Safe to call from any thread."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, began: float | None = None) -> None:
         self._lock = threading.Lock()
         self._phase: Span | None = None
         self._phase_name = ""
-        self._span = _begin(job, job.attempt, time.time())
+        self._span = _begin(job, job.attempt, time.time() if began is None else began)
         self._span.note(_place(job))
 
     def enter(self, phase: str, step: int | None = None) -> None:
@@ -78,7 +78,19 @@ class AttemptSpan:
 def attempt_span(job: Job) -> Iterator[AttemptSpan]:
     """Report the wait of a claimed attempt, and yield its span."""
     _report_wait(job)
-    span = AttemptSpan(job)
+    with _current(AttemptSpan(job)) as span:
+        yield span
+
+
+@contextmanager
+def finishing_span(job: Job) -> Iterator[AttemptSpan]:
+    """Yield the span of an attempt that another process has begun and this one ends."""
+    with _current(AttemptSpan(job, began=min(time.time(), job.claimed_at or time.time()))) as span:
+        yield span
+
+
+@contextmanager
+def _current(span: AttemptSpan) -> Iterator[AttemptSpan]:
     with span._span.current():
         try:
             yield span

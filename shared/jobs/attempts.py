@@ -73,6 +73,7 @@ _CLAIM = (
         lease_until=epoch_now() + bindparam("its_lease_seconds", type_=Float),
         claimed_at=epoch_now(),
         started_at=bindparam("its_now"),
+        released_at=None,
         node=bindparam("its_node"),
         worker=bindparam("its_worker"),
         pid=bindparam("its_pid"),
@@ -206,7 +207,8 @@ def crashed(
     """Count a crash or an expired lease: return the job to the queue after a delay, or fail it at `max_failures`.
 
     `backoff_seconds` is the delay after the first one; it doubles with each. A cancel or pause that was requested
-    meanwhile takes effect. `fault` is recorded against the device, and a job that has taken down two devices fails.
+    meanwhile takes effect. `fault` is recorded against the device, unless the attempt had left it to the next job, and
+    a job that has taken down two devices fails.
     Return None if the attempt has ended already or, with `lapsed`, has renewed its lease.
     """
     with database.write() as session:
@@ -214,6 +216,7 @@ def crashed(
         if job is None:
             return _settled(session, job_id, attempt)
         failures = job.failures + 1
+        fault = None if job.phase == Phase.FINISHING else fault
         taken_down = device_faults.record(session, job, fault, cancelled=job.cancel_at is not None)
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED, failures=failures)
@@ -229,6 +232,7 @@ def crashed(
         return _put_back(session, job, failures=failures, delay=backoff_seconds * 2 ** (failures - 1))
 
 
+_FINISHING = col(Job.phase).is_not_distinct_from(Phase.FINISHING)
 _LAPSED = col(Job.lease_until) < epoch_now()
 
 
@@ -250,6 +254,7 @@ class Held:
     pid: int | None
     lapsed: bool
     cancel_seconds: float | None  # seconds since a cancel was requested
+    finishing: bool = False  # it has left the device to the next job
 
 
 def held(database: Database, job_ids: Collection[str]) -> dict[str, Held]:
@@ -258,7 +263,9 @@ def held(database: Database, job_ids: Collection[str]) -> dict[str, Held]:
         return {}
     lapsed = func.coalesce(col(Job.lease_until) < epoch_now(), False)
     cancelled_for = epoch_now() - col(Job.cancel_at)
-    columns = (Job.id, Job.status, Job.attempt, Job.failures, Job.worker, Job.pid, lapsed, cancelled_for)
+    columns = (
+        Job.id, Job.status, Job.attempt, Job.failures, Job.worker, Job.pid, lapsed, cancelled_for, _FINISHING
+    )  # fmt: skip
     query = select(*columns).where(col(Job.id).in_(job_ids))  # type: ignore[call-overload]
     with database.read() as session:
         return {row[0]: Held(*row[1:]) for row in session.exec(query)}
@@ -275,12 +282,13 @@ class Running:
     pid: int | None
     model_id: str | None
     mock: bool
+    finishing: bool  # it has left the device to the next job
 
 
 def running_on(database: Database, worker: str) -> list[Running]:
     """Return the attempts that run on this worker, by the rows."""
     lapsed, cancelled_for = col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)
-    columns = (Job.id, Job.attempt, lapsed, cancelled_for, Job.pid, Job.model_id, Job.mock)
+    columns = (Job.id, Job.attempt, lapsed, cancelled_for, Job.pid, Job.model_id, Job.mock, _FINISHING)
     query = select(*columns).where(  # type: ignore[call-overload]
         col(Job.worker) == worker, col(Job.status) == JobState.RUNNING
     )
@@ -374,6 +382,7 @@ def _queue_again(session: Session, job: Job, failures: int, delay: float) -> Job
     job.status = JobState.QUEUED
     job.failures = failures
     job.not_before = epoch_now() + delay  # type: ignore[assignment]
+    job.released_at = None
     job.started_at = job.lease_until = job.dispatched_to = job.dispatched_at = job.phase = job.requested_action = None
     job.node = job.worker = job.pid = job.device = job.device_key = None
     session.add(job)

@@ -17,6 +17,7 @@ from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Job, epoch_now
 from shared.jobs.attempts import Failure
+from shared.jobs.finishing import ON_DEVICE
 from shared.jobs.line_heads import QUEUED, first_of_each, lines_there
 from shared.jobs.lines import owner_part
 from shared.jobs.records import note_end
@@ -61,7 +62,7 @@ class Waiting(NamedTuple):
 
 
 class Busy(NamedTuple):
-    """A running job as placement sees it."""
+    """A running job that holds its device or node, as placement sees it."""
 
     job_id: str
     type: str
@@ -116,7 +117,8 @@ _MARK_DISPATCHED = (
     .where(col(Job.id) == bindparam("of_job"), QUEUED)
     .values(dispatched_to=bindparam("at_device"), dispatched_at=epoch_now(), phase=None, unplaceable_since=None)
 )
-_RUNNING = select(*_BUSY).where(col(Job.status) == JobState.RUNNING)  # type: ignore[call-overload]
+# A job that is being finished has left its device, so it neither keeps others from it nor takes memory there.
+_RUNNING = select(*_BUSY).where(col(Job.status) == JobState.RUNNING, ON_DEVICE)  # type: ignore[call-overload]
 
 
 def rank(priority: int, queued_at: float, now: float) -> int:
@@ -126,7 +128,7 @@ def rank(priority: int, queued_at: float, now: float) -> int:
 
 
 def read_queue(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
-    """Return the first jobs of each line, all dispatched jobs, and the running jobs.
+    """Return the first jobs of each line, all dispatched jobs, and the running jobs, without those being finished.
 
     ``ahead``: how many jobs to read for all owners together. The cost depends on the number of lines, not on the
     number of queued jobs.

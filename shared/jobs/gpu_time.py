@@ -12,18 +12,25 @@ from shared.states import JobState
 
 
 def gpu_seconds(database: Database, owner: str, since: datetime, now: datetime) -> float:
-    """Return the seconds for which the owner's ended and running generations have held devices since then."""
-    ended = select(func.coalesce(func.sum(Use.seconds), 0.0)).where(
+    """Return the seconds for which the owner's ended and running generations have held devices since then.
+
+    While a job is finished beside the next one, the device's time is that of the next one.
+    """
+    ended = select(func.coalesce(func.sum(func.coalesce(Use.device_seconds, Use.seconds)), 0.0)).where(
         Use.owner == owner, col(Use.finished_at) >= since, col(Use.mock).is_(False)
     )
     # Few jobs run, so those of all owners are read; one owner may have had very many jobs.
-    running = select(Job.owner, Job.started_at).where(
+    running = select(Job.owner, Job.started_at, Job.released_at).where(
         Job.status == JobState.RUNNING, Job.type == GENERATION, col(Job.mock).is_(False)
     )
     with database.read() as session:
-        begun = [started for one, started in session.exec(running) if one == owner and started is not None]
-        held = session.exec(ended).one() or 0.0
-    return held + sum((now - max(started, since)).total_seconds() for started in begun)
+        begun = [
+            (started, released or now)
+            for one, started, released in session.exec(running)
+            if one == owner and started is not None
+        ]
+        held: float = session.exec(ended).one() or 0.0
+    return held + sum(max(0.0, (until - max(started, since)).total_seconds()) for started, until in begun)
 
 
 def awaited_gpu_seconds(database: Database, owner: str) -> float:

@@ -26,6 +26,7 @@ from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database
 from shared.database.tables import Job, epoch_now
 from shared.jobs import lists
+from shared.jobs.finishing import ON_DEVICE
 from shared.jobs.line_heads import QUEUED, first_of_each
 from shared.states import JOB_ENDS, JobState, Phase
 
@@ -238,10 +239,17 @@ def running(database: Database) -> list[Job]:
 
 
 def on_devices(database: Database) -> dict[str, Job]:
-    """Return the running job of each device, by device key."""
-    query = select(Job).where(Job.status == JobState.RUNNING)
+    """Return the job that holds each device, by device key. A job that is being finished does not."""
+    query = select(Job).where(Job.status == JobState.RUNNING, ON_DEVICE)
     with database.read() as session:
         return {job.device_key: job for job in session.exec(query) if job.device_key is not None}
+
+
+def finishing_on_devices(database: Database) -> set[str]:
+    """Return the keys of the devices whose previous job is being finished."""
+    query = select(Job.device_key).where(Job.status == JobState.RUNNING, Job.phase == Phase.FINISHING)
+    with database.read() as session:
+        return {key for key in session.exec(query) if key is not None}
 
 
 def nodes_with(database: Database, job_type: str) -> set[str]:

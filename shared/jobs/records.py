@@ -1,8 +1,8 @@
 """A job as its owner sees it: accepted, read, listed, cancelled, deleted.
 
-Only this module, `attempts.py` (workers), `dispatch.py` (the dispatcher) and `download_control.py` write the `jobs`
-table. Each change of state is one UPDATE that names the previous state, or locks the row first. Every write is
-idempotent: it detects its earlier effect, so it can be repeated if the outcome of a commit is unknown.
+Only this module, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the dispatcher) and `download_control.py`
+write the `jobs` table. Each change of state is one UPDATE that names the previous state, or locks the row first. Every
+write is idempotent: it detects its earlier effect, so it can be repeated if the outcome of a commit is unknown.
 """
 
 import secrets
@@ -223,6 +223,9 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
         started_at=job.started_at,
         finished_at=finished_at,
         seconds=(finished_at - job.started_at).total_seconds() if job.started_at else None,
+        device_seconds=(job.released_at - job.started_at).total_seconds()
+        if job.started_at and job.released_at
+        else None,
         width=job.params["width"],
         height=job.params["height"],
         frames=job.params["frames"],

@@ -98,6 +98,9 @@ class BucketStore:
             (folder / name).write_bytes(content)
         return folder / name
 
+    def release_inputs(self, job_id: str, attempt: int) -> None:
+        self._scratch.drop(_piece(job_id, attempt))
+
     def attempt_dir(self, job_id: str, attempt: int) -> Path:
         """Return the folder. Check the bucket first, so that no video is made that could not be uploaded."""
         self.ask()

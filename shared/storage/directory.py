@@ -66,6 +66,9 @@ class DirectoryStore:
             raise NotFound("input", reference)
         return path
 
+    def release_inputs(self, job_id: str, attempt: int) -> None:
+        """Do nothing: inputs are read in place."""
+
     def attempt_dir(self, job_id: str, attempt: int) -> Path:
         folder = self.root / ARTIFACTS / job_id / str(attempt)
         with full_disk_as_store_full():

@@ -44,6 +44,10 @@ class Store(Protocol):
         """Return the input as a local file, which exists while the attempt runs. Raises NotFound."""
         ...
 
+    def release_inputs(self, job_id: str, attempt: int) -> None:
+        """Remove local copies of inputs, so that another process of this machine can call `attempt_dir`."""
+        ...
+
     def attempt_dir(self, job_id: str, attempt: int) -> Path:
         """Return a new, empty local folder for one attempt's artifacts. Raises StoreFull."""
         ...

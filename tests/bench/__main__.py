@@ -13,6 +13,7 @@ from tests.bench.bench import Bench
 from tests.bench.claims import claims
 from tests.bench.downloads import downloads
 from tests.bench.feed import feed
+from tests.bench.finishing import finishing
 from tests.bench.insight import insight
 from tests.bench.integrity import integrity
 from tests.bench.jobs import accepts, overhead, readiness, throughput
@@ -30,6 +31,7 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "readiness": readiness,
     "overhead": overhead,
+    "finishing": finishing,
     "accepts": accepts,
     "claims": claims,
     "throughput": throughput,

@@ -2,6 +2,7 @@
 
 from tests.soak.device_rules import (
     a_device_is_quarantined_only_as_the_rule_says,
+    a_device_runs_one_job_and_finishes_one,
     a_quarantined_device_takes_nothing,
     the_job_after_a_poisoned_context_runs_in_a_new_process,
 )
@@ -26,6 +27,7 @@ from tests.soak.leftover_rules import (
     a_running_job_is_alive,
     no_answer_is_a_fault,
     no_file_is_left,
+    no_frames_are_left,
     no_key_stays_in_redis,
     no_partial_download_is_left,
     no_process_is_left,
@@ -53,6 +55,8 @@ RULES: tuple[Rule, ...] = (
     an_accepted_job_is_there,
     a_deleted_job_disappears,
     no_file_is_left,
+    no_frames_are_left,
+    a_device_runs_one_job_and_finishes_one,
     no_partial_download_is_left,
     no_key_stays_in_redis,
     no_process_is_left,

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from tests.soak.history import History
@@ -60,6 +61,22 @@ def a_quarantined_device_takes_nothing(history: History) -> Iterator[Violation]:
                 if started is not None and fault["at"] + _SLACK_SECONDS < started < until:
                     said = f"it started on {key} at {started:.2f}, quarantined at {fault['at']:.2f}"
                     yield violated(a_quarantined_device_takes_nothing, history, str(row["id"]), said)
+
+
+def a_device_runs_one_job_and_finishes_one(history: History) -> Iterator[Violation]:
+    """Of the attempts that succeeded on a device, one at a time holds it, and one at a time is being finished."""
+    rule = a_device_runs_one_job_and_finishes_one
+    of_device: dict[str, list[Row]] = defaultdict(list)
+    for row in history.remains.rows:
+        if row["type"] == GENERATION and row["status"] == "succeeded" and row.get("device_key") is not None:
+            of_device[str(row["device_key"])].append(row)
+    for key, rows in of_device.items():
+        held = [(row["started_at"], row.get("released_at") or row["finished_at"], str(row["id"])) for row in rows]
+        behind = [(row["released_at"], row["finished_at"], str(row["id"])) for row in rows if row.get("released_at")]
+        for what, spans in (("held", sorted(held)), ("was being finished for", sorted(behind))):
+            for (_, until, before), (since, _, job) in pairwise(spans):
+                if since < until:
+                    yield violated(rule, history, job, f"it {what} {key} from {since:.2f}, {before} until {until:.2f}")
 
 
 def _by_device(history: History) -> dict[str, list[Row]]:

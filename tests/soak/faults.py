@@ -19,8 +19,10 @@ from tests.soak.receiver import Receiver
 
 _SUPERVISED = ("web", "gpu-0", "gpu-1", "io", "dispatcher", "beat", "flower", "redis")
 _WITH_CHILDREN = ("gpu-0", "gpu-1", "io")
+_FINISHERS = ("gpu-0-finisher", "gpu-1-finisher")
 _LEASE_SECONDS = 8.0  # FAST's
 _STAGES = ("loading", "encoding", "denoising", "decoding")
+_END_STAGES = ("muxing", "playing", "ending")
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _order(flag: str, content: str) -> Callable[[Ground, random.Random], tuple[s
 
 
 def _on_device(kind: str, stage: str) -> Callable[[Ground, random.Random], tuple[str, Undo]]:
-    """Cause a fault of the device in the next generation that comes to that stage."""
+    """Cause a fault in the next generation that comes to that stage."""
 
     def strike(ground: Ground, choose: random.Random) -> tuple[str, Undo]:
         path = ground.stack.orders / f"{kind}-{stage}-{choose.getrandbits(32)}"
@@ -293,6 +295,13 @@ _PAST_THE_LEASE = (_LEASE_SECONDS + 2, _LEASE_SECONDS + 6)
 _FAULTS: tuple[Fault, ...] = (
     *(Fault(f"kill {name}", _kill(name), weight=3) for name in _SUPERVISED),
     *(Fault(f"kill a child of {name}", _kill(f"{name}-child"), weight=3) for name in _WITH_CHILDREN),
+    *(Fault(f"kill {name}", _kill(name), weight=3) for name in _FINISHERS),
+    *(Fault(f"freeze {name}", _freeze(name), _SHORT, weight=1) for name in _FINISHERS),
+    *(Fault(f"freeze {name} past the lease", _freeze(name), _PAST_THE_LEASE, weight=1) for name in _FINISHERS),
+    *(
+        Fault(f"kill the process that finishes a job while {stage}", _on_device("finishing", stage), (10.0, 10.0))
+        for stage in _END_STAGES
+    ),
     Fault("kill the supervisor", _start_again(signal.SIGKILL)),
     Fault("stop and start", _start_again(signal.SIGTERM), weight=1),
     *(Fault(f"freeze {name}", _freeze(name), _SHORT, weight=1) for name in (*_SUPERVISED, "supervisor")),

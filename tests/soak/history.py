@@ -54,6 +54,7 @@ class Remains:
         tuple[str, str, int, str], ...
     ] = ()  # in the store: (area, job, attempt, name); an input's attempt is 0
     partials: tuple[tuple[str, str], ...] = ()  # partial files of downloads: (model, path)
+    handovers: tuple[str, ...] = ()  # folders of decoded jobs: device.job.attempt
     redis_keys: tuple[tuple[str, int], ...] = ()  # (key, seconds it is kept; -1: for ever)
     strangers: tuple[str, ...] = ()  # processes of the home that the supervisor does not know, as `pid command`
     left_after_stop: tuple[str, ...] = ()  # processes that outlived the stop

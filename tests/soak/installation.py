@@ -156,14 +156,17 @@ class Installation(Stack):
         return False
 
     def pids(self, name: str) -> list[int]:
-        """A process of the supervisor's by name, or with `-child` at its end a worker's children; none may run."""
-        worker = name.removesuffix("-child")
+        """A process of the supervisor's by name; with `-child` at its end a worker's children, with `-finisher` the
+        process that finishes its jobs. None may run.
+        """
+        worker = name.removesuffix("-child").removesuffix("-finisher")
         try:
             found = [item["pid"] for item in self.state()["processes"] if item["name"] == worker and item["pid"]]
         except (OSError, json.JSONDecodeError):
             return []
         if worker != name:
-            return [pid for main in found for pid in children(main) if "billiard" in command_line(pid)]
+            mark = "processes.finisher" if name.endswith("-finisher") else "billiard"
+            return [pid for main in found for pid in children(main) if mark in command_line(pid)]
         return found
 
     def strangers(self) -> tuple[str, ...]:

@@ -27,6 +27,12 @@ def no_file_is_left(history: History) -> Iterator[Violation]:
             yield violated(no_file_is_left, history, job, f"its row names files that are not there: {lost}")
 
 
+def no_frames_are_left(history: History) -> Iterator[Violation]:
+    """A job that has ended leaves no folder of frames."""
+    for name in history.remains.handovers:
+        yield violated(no_frames_are_left, history, name.split(".")[1], f"finishing/{name}")
+
+
 def no_partial_download_is_left(history: History) -> Iterator[Violation]:
     """Partial files of a download are removed when it is cancelled or succeeds; a failed one keeps them."""
     newest: dict[str, Mapping[str, Any]] = {}

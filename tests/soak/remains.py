@@ -22,7 +22,7 @@ from workers.models.fetch.partials import partials
 _RETENTION = timedelta(days=30)  # the default: so only what was deleted goes
 _COLUMNS = (
     "id, type, status, attempt, failures, hidden, mock, model_id, worker, pid, device_key, params, result, error, "
-    "started_at, finished_at, lease_until, cancel_at, webhook_url"
+    "started_at, released_at, finished_at, lease_until, cancel_at, webhook_url"
 )
 _SETTLED_SECONDS = 6.0  # a process that was just born or is just ending is no stranger
 
@@ -64,6 +64,7 @@ def collect(stack: Installation, recorder: Recorder) -> Remains:
             (found.repo.replace("soak/extra-", f"{EXTRA}-"), str(found.path))
             for found in partials(stack.home.parent / "models")
         ),
+        handovers=tuple(sorted(path.name for path in (stack.home / "finishing").glob("[0-9]*.*.*"))),
         redis_keys=tuple(_redis_keys(stack)),
         strangers=_strangers(stack),
     )
@@ -86,7 +87,7 @@ def _readable(row: Mapping[str, Any], recorder: Recorder) -> dict[str, Any]:
             read[name] = json.loads(read[name])
     for name in ("hidden", "mock"):
         read[name] = bool(read[name])
-    for name in ("started_at", "finished_at"):
+    for name in ("started_at", "released_at", "finished_at"):
         read[name] = _moment(read[name], recorder)
     for name in ("lease_until", "cancel_at"):
         read[name] = recorder.of_wall(read[name]) if read[name] is not None else None

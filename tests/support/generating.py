@@ -17,7 +17,7 @@ from shared.catalogue.job_types import settle
 from shared.catalogue.models import CatalogueEntry
 from shared.models import replicas
 from wanworks.requests import GenerationRequest
-from workers.generation import demo_models, run
+from workers.generation import demo_models, finishing, run
 from workers.generation.context import GenerationContext, Outcome, Report
 
 CATALOGUE = models.load("demo")
@@ -82,9 +82,12 @@ class Studio:
         if entry.lora is not None:
             lora = replicas.lora_dir(snapshots()[entry.weights_id].parents[2], entry)
         context = GenerationContext(
-            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check, lora, keep_frames
+            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check, lora
         )
-        return Made(run.generate(context), folder)
+        made, frames = run.decode(context)
+        if keep_frames is not None:
+            keep_frames(frames)
+        return Made(finishing.finish(made, frames, folder, check, report), folder)
 
     def picture(self, width: int = 100, height: int = 70) -> Path:
         path = self.home / f"input-{width}x{height}.png"

@@ -217,11 +217,12 @@ def _row(job: Job) -> tuple[Any, ...]:
 
 
 def _device_row(device: DeviceRow) -> tuple[Any, ...]:
+    finishing = device.get("finishing_job")  # servers before this field do not send it
     loaded = (f"{warm['model_id']} ({warm['quantization']})" for warm in device["warm"])
     return (
         device["worker"],
         device["state"],
-        device["job"],
+        " ".join(filter(None, (device["job"], finishing and f"(finishing {finishing})"))) or None,
         ", ".join(loaded),
         device["name"],
         device["last_seen"],

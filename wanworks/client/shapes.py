@@ -3,7 +3,7 @@
 Times are ISO 8601 in UTC. Figures that were not measured are None.
 """
 
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Literal, NotRequired, Required, TypedDict
 
 from wanworks.states import JOB_ENDS, JobState
 
@@ -88,6 +88,7 @@ class DeviceRow(TypedDict):
     worker: str
     state: str
     job: str | None
+    finishing_job: NotRequired[str | None]
     warm: list[dict[str, Any]]
     faults: int
     quarantined_at: str | None

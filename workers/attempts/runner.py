@@ -4,8 +4,8 @@ Every write names the attempt's number. A worker that was presumed dead may cont
 """
 
 import logging
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from shared.catalogue.job_types import DOWNLOAD
@@ -15,7 +15,6 @@ from shared.errors import (
     AttemptStopped,
     Cancelled,
     ConfigurationError,
-    DatabaseUnavailable,
     DeviceFailed,
     Draining,
     Fenced,
@@ -27,7 +26,7 @@ from shared.errors import (
     Unavailable,
 )
 from shared.jobs import attempts
-from shared.jobs.attempt_spans import AttemptSpan, attempt_span
+from shared.jobs.attempt_spans import AttemptSpan, attempt_span, finishing_span
 from shared.jobs.attempts import Claimant, Failure
 from shared.jobs.device_faults import Fault
 from shared.jobs.download_control import BY_FULL_DISK, BY_OWNER
@@ -38,10 +37,10 @@ from shared.states import JobState
 from shared.telemetry import logs
 from shared.telemetry.metrics import CLAIM_SECONDS, FENCED, Meters, count_end
 from workers.attempts.heartbeat import Heartbeat
+from workers.attempts.persisting import persist
 
 log = logging.getLogger("wanworks.runner")
 
-_RETRY_SECONDS = 1.0
 # A job whose files could not be stored returns to the queue, but must not start elsewhere at once.
 _STORE_AWAY_SECONDS = 30.0
 # Errors while writing the end after which it is unknown whether the write succeeded.
@@ -54,8 +53,11 @@ class Handler(Protocol):
     at_most: int | None
     """How many jobs of the type may run on a node at once; None if the devices set the limit."""
 
-    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
-        """Return the job's result. Raise JobFailed to fail the job; raises what `heartbeat.check` raises."""
+    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any] | None:
+        """Return the job's result; None if it was handed over to another process.
+
+        Raise JobFailed to fail the job; raises what `heartbeat.check` raises.
+        """
         ...
 
     def undo(self, job: Job) -> None:
@@ -87,8 +89,8 @@ class Runner:
         self._progress = Progress(self._redis)
 
     def run(self, job_type: str, job_id: str) -> bool:
-        """Run the job to its end. Return False if the job could not be claimed: a stale message, a drained node, a
-        missing model, no free slot.
+        """Run the job. Return whether it has ended here. It has not if another process finishes it, or if it could not
+        be claimed: a stale message, a drained node, a missing model, no free slot.
 
         Raises JobFailed after the row has failed, Cancelled after it is cancelled, DeviceFailed if this process must
         end, and another AttemptStopped if the job continues elsewhere or later.
@@ -100,19 +102,27 @@ class Runner:
         if job.dispatched_at is not None and job.claimed_at is not None:
             self._meters.observe(CLAIM_SECONDS, job.type, seconds=max(0.0, job.claimed_at - job.dispatched_at))
         with logs.bound(job_id=job.id, attempt=job.attempt), attempt_span(job) as span:
-            self._carry_out(job, handler, span)
-        return True
+            celery.wake(self._redis)  # the next job can now be dispatched to this device
+            self._report(job)
+            return self._carry_out(job, handler, span)
 
-    def _carry_out(self, job: Job, handler: Handler, span: AttemptSpan) -> None:
-        celery.wake(self._redis)  # the next job can now be dispatched to this device
-        self._report(job)
+    def finish(self, job: Job, handler: Handler) -> None:
+        """Run the rest of an attempt that another process has handed over. Raises what `run` raises."""
+        with logs.bound(job_id=job.id, attempt=job.attempt), finishing_span(job) as span:
+            self._carry_out(job, handler, span)
+
+    def _carry_out(self, job: Job, handler: Handler, span: AttemptSpan) -> bool:
+        """Carry out the attempt. Return whether it has ended; it has not if it was handed over."""
         with Heartbeat(self._settings, self._database, self._progress, job, span, self._meters) as heartbeat:
             made = False
             try:
                 result = handler.run(job, heartbeat)
+                if result is None:
+                    # The dispatcher is not woken: the next message is there, and would count as lost until its claim.
+                    return False
                 span.finishing()
                 made = True
-                ended = self._persist(lambda: attempts.succeed(self._database, job.id, job.attempt, result))
+                ended = persist(self._settings, partial(attempts.succeed, self._database, job.id, job.attempt, result))
             except BaseException as error:
                 # The row may already record this attempt's success, although the commit was not confirmed. Then its
                 # files stay; the sweep removes them if the row does not name them.
@@ -127,6 +137,7 @@ class Runner:
             self._after(ended, handler, span)
             raise Cancelled()
         self._after(ended, handler, span)
+        return True
 
     def _stopped(self, job: Job, handler: Handler, error: BaseException, heartbeat: Heartbeat) -> BaseException:
         """Write how the attempt ended to the row. Return what the task raises."""
@@ -166,7 +177,7 @@ class Runner:
     def _end(self, job: Job, handler: Handler, span: AttemptSpan, write: Callable[[], Job | None]) -> Job | None:
         """Write the end. Return the row after it, or None if the job no longer belongs to this attempt."""
         try:
-            ended: Job | None = self._persist(write)
+            ended: Job | None = persist(self._settings, write)
         except Fenced:
             log.warning("job %s: attempt %d was superseded at its end", job.id, job.attempt)
             self._meters.count(FENCED, self._claimant.node)
@@ -185,17 +196,6 @@ class Runner:
             return
         if ended is not None:
             self._after(ended, handler, span)
-
-    def _persist(self, write: Callable[[], Any]) -> Any:
-        """Write, and retry while the database is unavailable. This is safe: the write names the attempt."""
-        deadline = time.monotonic() + 10 * self._settings.lease_seconds
-        while True:
-            try:
-                return write()
-            except (DatabaseUnavailable, StoreFull):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_RETRY_SECONDS)
 
     def _after(self, job: Job, handler: Handler, span: AttemptSpan) -> None:
         """Do what follows the commit. Nothing here may fail the job: its end is written.

@@ -31,7 +31,7 @@ from workers.attempts.heartbeat import Heartbeat
 from workers.devices.discovery import Device
 from workers.generation import manifest
 from workers.generation import run as generation
-from workers.generation.context import GenerationContext, Outcome
+from workers.generation.context import Decoded, GenerationContext
 from workers.generation.job import GenerationHandler
 from workers.generation.similarity import Similarity, compare
 
@@ -138,7 +138,7 @@ def summary(compared: Sequence[Similarity]) -> dict[str, Any]:
 class _Tier:
     """What the runs of one tier have made."""
 
-    def __init__(self, videos: list[Path], outcomes: Sequence[Outcome]) -> None:
+    def __init__(self, videos: list[Path], outcomes: Sequence[Decoded]) -> None:
         self.videos = videos
         self.seconds = statistics.fmean(
             sum(outcome.timings.get(phase, 0.0) for phase in _TIMED) for outcome in outcomes
@@ -182,7 +182,7 @@ class _Runs:
             videos.append(path)
         return _Tier(videos, outcomes)
 
-    def _generate(self, speed: Speed, number: int, steps: int, keep: Callable[[Any], None]) -> Outcome:
+    def _generate(self, speed: Speed, number: int, steps: int, keep: Callable[[Any], None]) -> Decoded:
         snapshot = replicas.snapshot_dir(self._settings.models_dir, self._entry)
         params = GenerationParams.model_validate(
             {
@@ -193,24 +193,24 @@ class _Runs:
                 "speed": speed,
             }
         )
-        with tempfile.TemporaryDirectory(dir=self._folder) as output:
-            context = GenerationContext(
-                job_id=self._job.id,
-                attempt=self._job.attempt,
-                params=params,
-                entry=self._entry,
-                settings=self._settings,
-                mock=False,
-                snapshot=snapshot,
-                image=self._image,
-                output_dir=Path(output),
-                report=self._report,
-                check=self._heartbeat.check,
-                keep_frames=keep,
-            )
-            outcome = generation.generate(context)
+        context = GenerationContext(
+            job_id=self._job.id,
+            attempt=self._job.attempt,
+            params=params,
+            entry=self._entry,
+            settings=self._settings,
+            mock=False,
+            snapshot=snapshot,
+            image=self._image,
+            output_dir=None,
+            report=self._report,
+            check=self._heartbeat.check,
+            lora_snapshot=replicas.lora_dir(self._settings.models_dir, self._entry),
+        )
+        made, frames = generation.decode(context)
+        keep(frames)
         self._done += 1
-        return outcome
+        return made
 
     def _report(self, phase: Phase, step: int | None = None, steps: int | None = None) -> None:
         within = step / steps if phase is Phase.DENOISING and step is not None and steps else 0.0

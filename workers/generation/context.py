@@ -1,6 +1,6 @@
 """Input and output of a generation. It must not depend on the database, Redis or Celery."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,6 +9,7 @@ from shared.catalogue.job_types import GenerationParams
 from shared.catalogue.models import CatalogueEntry
 from shared.settings import Settings
 from shared.states import Phase
+from wanworks.requests import OutputFormat
 from workers.generation.quality import Quality
 
 if TYPE_CHECKING:
@@ -36,11 +37,33 @@ class GenerationContext:
     mock: bool  # make labelled placeholder output and load no model
     snapshot: Path | None  # folder of the model's files on this node; None only for placeholder output
     image: Path | None  # the stored input image, already decoded and rotated upright by the API
-    output_dir: Path  # exists, is empty, belongs to this attempt only
+    output_dir: Path | None  # None: the files are made later; else it exists, is empty, belongs to this attempt only
     report: Report
     check: Callable[[], None]  # raises Cancelled, Fenced or Draining; call it wherever stopping is possible
     lora_snapshot: Path | None = None  # of a preset: folder of its LoRA's files
-    keep_frames: "Callable[[Sequence[numpy.ndarray]], None] | None" = None  # receives the frames before encoding
+    # Receives each frame by its index as soon as it is decoded; again, if decoding is repeated.
+    on_frame: Callable[[int, "numpy.ndarray"], None] = lambda _index, _frame: None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What is known of a generation once its frames are decoded. JSON can carry it to another process."""
+
+    width: int
+    height: int
+    frames: int
+    fps: int
+    seed: int
+    output_format: OutputFormat
+    timings: dict[str, float]
+    warm: bool
+    profile: str | None
+    peak_vram_mb: float | None
+    manifest: dict[str, Any]
+    loras: list[dict[str, Any]]
+    speed: dict[str, Any] | None  # the tier that was used, and how
+    prompt_tokens: dict[str, Any] | None
+    notes: list[str]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,23 @@ from shared.catalogue.models import Catalogue
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.errors import BadInput, ModelUnavailable, NotFound, StoreFull, Unavailable
+from shared.errors import BadInput, ModelUnavailable, NotFound, StoreFull
 from shared.insight import tier_measurements
-from shared.jobs import webhooks
 from shared.jobs.attempts import Claimant
 from shared.jobs.durations import PhaseTimes, phase_times
-from shared.jobs.records import new_id
 from shared.messaging.progress import Progress
 from shared.models import memory_plan, replicas
 from shared.settings import Settings
-from shared.states import Phase
 from shared.storage.store import Store
 from shared.stored_names import LOADED_MODEL_KEY
+from workers.attempts.handover import Handovers
 from workers.attempts.heartbeat import Heartbeat
 from workers.generation import manifest
 from workers.generation import run as generation
-from workers.generation.context import GenerationContext, Outcome
+from workers.generation.context import GenerationContext
+from workers.generation.ending import Ending
+from workers.generation.leaving import Leaving
+from workers.generation.publishing import sender
 from workers.generation.reporter import Reporter
 
 log = logging.getLogger("wanworks.generation")
@@ -49,7 +50,9 @@ class GenerationHandler:
         progress: Progress,
         claimant: Claimant,
         device_name: str,
+        handovers: Handovers | None = None,
     ) -> None:
+        """With `handovers`, another process finishes the jobs; without, this one does."""
         self._settings = settings
         self._database = database
         self._catalogue = catalogue
@@ -57,11 +60,13 @@ class GenerationHandler:
         self._progress = progress
         self._claimant = claimant
         self._device_name = device_name
+        self._handovers = handovers
+        self._ending = Ending(store, device_name)
         self._generations: dict[str, int] = {}  # of the files that the loaded models come from
         self._reported_models: list[dict[str, Any]] = []
         self._phase_times: dict[tuple[str, str, int, int, int, str], tuple[float, PhaseTimes]] = {}
 
-    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
+    def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any] | None:
         params = GenerationParams.model_validate(job.params)
         entry = self._catalogue.get(params.model_id)
         heartbeat.expect_work(memory_plan.work_factor(entry, params.width, params.height, params.frames))
@@ -70,11 +75,11 @@ class GenerationHandler:
             raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
         self.drop_stale()
         reporter = Reporter(
-            send=self._sender(job),
+            send=sender(self._settings, self._database, self._progress, job),
             measured=self._measured(job, params),
             heartbeat=heartbeat,
         )
-        output_dir = self._store.attempt_dir(job.id, job.attempt)
+        leaving = self._leaving(job, params.frames)
         context = GenerationContext(
             job_id=job.id,
             attempt=job.attempt,
@@ -84,39 +89,34 @@ class GenerationHandler:
             mock=job.mock,
             snapshot=snapshot,
             image=self._image(params.image, job.attempt) if params.image else None,
-            output_dir=output_dir,
+            output_dir=self._store.attempt_dir(job.id, job.attempt) if leaving is None else None,
             report=reporter,
             check=heartbeat.check,
             lora_snapshot=replicas.lora_dir(self._settings.models_dir, entry),
+            on_frame=(lambda _index, _frame: None) if leaving is None else leaving.frames.add,
         )
-        outcome = generation.generate(context)
-        names = [artifact.name for artifact in outcome.artifacts]
-        with heartbeat.span.part("storing"):
-            self._store.keep(job.id, job.attempt, names, heartbeat.check, lambda: reporter(Phase.MUXING))
-        heartbeat.check()
-        return _result(outcome, job.mock, self._device_name, self._tier(params, outcome))
+        with leaving or nullcontext():
+            made, frames = generation.decode(context)
+            made = replace(made, speed=self._tier(params, made.speed))
+            if leaving is not None and leaving.leave(made, heartbeat, reporter, self.report_loaded):
+                return None
+        folder = context.output_dir or self._store.attempt_dir(job.id, job.attempt)
+        return self._ending.complete(job, made, frames, folder, heartbeat, reporter)
 
-    def _sender(self, job: Job) -> Callable[[dict[str, Any]], bool]:
-        """Return a function that publishes an event, and periodically adds a progress message for the job's webhook."""
-        sent_at = time.monotonic()
+    def _leaving(self, job: Job, frames: int) -> Leaving | None:
+        """Return the attempt's way to the process that finishes it; None if this process must."""
+        if self._handovers is None:
+            return None
+        self._store.ask()
+        try:
+            return Leaving(self._settings, self._database, self._store, self._handovers, job, frames)
+        except StoreFull as error:
+            log.warning("job %s: the device will wait until it is finished: %s", job.id, error)
+            return None
 
-        def send(event: dict[str, Any]) -> bool:
-            nonlocal sent_at
-            event = {**event, "attempt": job.attempt}
-            if job.webhook_progress and time.monotonic() - sent_at > self._settings.webhook_progress_seconds:
-                sent_at = time.monotonic()
-                progress = {name: event[name] for name in ("percent", "phase", "step", "steps", "eta_seconds")}
-                try:
-                    webhooks.add_progress(self._database, job, f"msg_{new_id()}", progress)
-                except (Unavailable, StoreFull) as error:
-                    log.warning("job %s: the progress message for its webhook cannot be stored: %s", job.id, error)
-            return self._progress.report(job.id, event)
-
-        return send
-
-    def _tier(self, params: GenerationParams, outcome: Outcome) -> dict[str, Any] | None:
+    def _tier(self, params: GenerationParams, speed: dict[str, Any] | None) -> dict[str, Any] | None:
         """Return the speed tier that the job used, with what this installation has measured of it."""
-        if outcome.speed is None:
+        if speed is None:
             return None
         measured = (
             tier_measurements.matching(
@@ -125,13 +125,13 @@ class GenerationHandler:
                 params.speed,
                 self._device_name,
                 params.quantization,
-                outcome.speed["used"],
+                speed["used"],
                 manifest.deciding_versions(),
             )
             if params.speed != "exact"
             else None
         )
-        facts = {name: outcome.speed[name] for name in ("tier", "used", "as_in_catalogue")}
+        facts = {name: speed[name] for name in ("tier", "used", "as_in_catalogue")}
         return {
             **facts,
             "quality": tier_measurements.quality_of(params.speed, measured),
@@ -139,18 +139,13 @@ class GenerationHandler:
         }
 
     def undo(self, job: Job) -> None:
-        try:
-            self._store.drop_attempt(job.id, job.attempt)
-        except Unavailable as error:
-            log.warning("job %s: the sweep will remove the files of attempt %d: %s", job.id, job.attempt, error)
+        """Remove the attempt's files, unless another process may be writing them."""
+        if self._handovers is None or not self._handovers.has(job.id, job.attempt):
+            self._ending.undo(job)
 
     def after(self, job: Job) -> None:
         """Remove the files of a deleted job, and record the loaded models if they have changed."""
-        if job.deleted and job.finished_at is not None:
-            try:
-                self._store.drop_job(job.id)
-            except Unavailable as error:
-                log.warning("job %s: retention will remove its files: %s", job.id, error)
+        self._ending.remove_deleted(job)
         self.report_loaded()
 
     def report_loaded(self) -> None:
@@ -188,27 +183,3 @@ class GenerationHandler:
             times = phase_times(self._database, *key)
             self._phase_times[key] = (time.monotonic(), times)
         return times
-
-
-def _result(outcome: Outcome, mock: bool, device_name: str, tier: dict[str, Any] | None) -> dict[str, Any]:
-    return {
-        "artifacts": [asdict(artifact) for artifact in outcome.artifacts],
-        "width": outcome.width,
-        "height": outcome.height,
-        "frames": outcome.frames,
-        "fps": outcome.fps,
-        "duration_seconds": outcome.frames / outcome.fps,
-        "seed": outcome.seed,
-        "timings": outcome.timings,
-        "peak_vram_mb": outcome.peak_vram_mb,
-        "quality": asdict(outcome.quality),
-        "warm": outcome.warm,
-        "profile": outcome.profile,
-        "device_name": device_name,
-        "mock": mock,
-        "loras": list(outcome.loras),
-        "prompt_tokens": outcome.prompt_tokens,
-        "speed": tier,
-        "notes": list(outcome.notes),
-        "manifest": outcome.manifest,
-    }

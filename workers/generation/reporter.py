@@ -23,6 +23,11 @@ _WEIGHTS: Mapping[str, float] = {
 }
 
 
+def _place(phase: Phase) -> Phase:
+    """Return the phase in whose place this one comes."""
+    return Phase.MUXING if phase == Phase.FINISHING else phase
+
+
 class Reporter:
     """Called at each phase and step of a generation; publishes one event each time."""
 
@@ -62,6 +67,7 @@ class Reporter:
             self._heartbeat.cancel()
 
     def _share(self, phase: Phase, step: int | None, steps: int | None) -> float:
+        phase = _place(phase)
         measured = self._measured.phases
         weights = {name: (measured if Phase.DENOISING in measured else _WEIGHTS).get(name, 0.0) for name in _ORDER}
         before = sum(weights[name] for name in _ORDER[: _ORDER.index(phase)])
@@ -70,6 +76,7 @@ class Reporter:
 
     def _eta(self, phase: Phase, step: int | None, steps: int | None, now: float) -> float | None:
         """Return the seconds left: by this attempt's own step time if known, else by medians; None if unknown."""
+        phase = _place(phase)
         to_come = _ORDER[_ORDER.index(phase) + 1 :]
         if any(name not in self._measured.phases for name in to_come):
             return None

@@ -1,4 +1,4 @@
-"""Run a generation: from resolved parameters to files, with the models that this process keeps loaded.
+"""Run a generation: from resolved parameters to frames, with the models that this process keeps loaded.
 
 It must not depend on the database, Redis or Celery: its input is the context, its output the outcome. Importing this
 module loads no torch, so the process that supervises the pool stays small.
@@ -27,10 +27,9 @@ from shared.models.memory_plan import Size, profile_name
 from shared.settings import Settings
 from shared.states import Phase
 from workers.devices import discovery
-from workers.generation import device_errors, manifest, outputs, placeholder, playback
-from workers.generation.context import GenerationContext, Outcome, Report
+from workers.generation import device_errors, finishing, manifest, placeholder
+from workers.generation.context import Decoded, GenerationContext, Outcome, Report
 from workers.generation.geometry import Plan, plan
-from workers.generation.quality import Shape, Watch, judge
 
 if TYPE_CHECKING:
     import numpy
@@ -48,12 +47,21 @@ _warm_models: "WarmModels | None" = None
 
 
 def generate(context: GenerationContext) -> Outcome:
-    """Run one generation and return its outcome.
+    """Run one generation, write its files into `context.output_dir` and return its outcome.
 
-    Raises what `context.check` raises; ModelUnavailable, BadInput, BadOutput (broken output, or not as requested) and
-    OutOfMemory (if no leaner plan is left) if the job fails; StoreFull if the disk is full;
-    ConfigurationError if a setting is wrong; DeviceFailed if the device no longer works in this process. A MemoryError
-    never escapes.
+    Raises what `decode` and `finishing.finish` raise.
+    """
+    assert context.output_dir is not None
+    made, frames = decode(context)
+    return finishing.finish(made, frames, context.output_dir, context.check, context.report)
+
+
+def decode(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray]]":
+    """Run one generation until its frames are decoded. The device is free then.
+
+    Raises what `context.check` raises; ModelUnavailable, BadInput, BadOutput (no picture) and OutOfMemory (if no leaner
+    plan is left) if the job fails; ConfigurationError if a setting is wrong; DeviceFailed if the device no longer works
+    in this process. A MemoryError never escapes.
     """
     _wanted.set()
     try:
@@ -146,7 +154,7 @@ class _Clock:
         self._phase = None
 
 
-def _generated(context: GenerationContext) -> Outcome:
+def _generated(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray]]":
     preload()
     from workers.generation.pipelines import loras
     from workers.generation.pipelines.memory import ran_out
@@ -218,7 +226,7 @@ def _after_running_out(run: _Run, chosen: MemoryPlan, size: Size) -> MemoryPlan:
     return following
 
 
-def _run(run: _Run, chosen: MemoryPlan) -> Outcome:
+def _run(run: _Run, chosen: MemoryPlan) -> "tuple[Decoded, list[numpy.ndarray]]":
     from workers.generation.pipelines import running
 
     context, models, params = run.context, run.models, run.context.params
@@ -234,7 +242,9 @@ def _run(run: _Run, chosen: MemoryPlan) -> Outcome:
         lambda: run.clock.enter(Phase.LOADING),
     )
     run.was_warm = was_warm if run.was_warm is None else run.was_warm
-    signals = running.Signals(enter=run.clock.enter, check=context.check, record=run.facts.__setitem__)
+    signals = running.Signals(
+        enter=run.clock.enter, check=context.check, record=run.facts.__setitem__, frame=context.on_frame
+    )
     frames = running.run(
         model,
         params,
@@ -246,8 +256,6 @@ def _run(run: _Run, chosen: MemoryPlan) -> Outcome:
         lambda size: models.room(size, model),
         run.denoising,
     )
-    if context.keep_frames is not None:
-        context.keep_frames(frames)
     peak = models.peak_mb()
     notes = (*run.notes, *_remarks(run.facts))
     described = manifest.of_run(
@@ -262,7 +270,7 @@ def _run(run: _Run, chosen: MemoryPlan) -> Outcome:
         tier=run.facts["speed"],
         notes=notes,
     )
-    return _finish(context, frames, run.clock, described, run.was_warm, model.key.profile, peak, notes, run.facts)
+    return _decoded(context, frames, run.clock, described, run.was_warm, model.key.profile, peak, notes, run.facts)
 
 
 def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:
@@ -284,18 +292,19 @@ def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:
     return (*cut, *partly, *tier)
 
 
-def _mock(context: GenerationContext) -> Outcome:
+def _mock(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray]]":
     clock = _Clock(context.report)
     clock.enter(Phase.DECODING)
-    frames = []
+    frames: list[numpy.ndarray] = []
     for frame in placeholder.frames(context.params):
         context.check()
+        context.on_frame(len(frames), frame)
         frames.append(frame)
     notes = ("Placeholder output: no model was run.",)
-    return _finish(context, frames, clock, manifest.of_test_card(context, notes), False, None, None, notes)
+    return _decoded(context, frames, clock, manifest.of_test_card(context, notes), False, None, None, notes)
 
 
-def _finish(
+def _decoded(
     context: GenerationContext,
     frames: "list[numpy.ndarray]",
     clock: _Clock,
@@ -305,33 +314,26 @@ def _finish(
     peak: float | None,
     notes: tuple[str, ...],
     facts: Mapping[str, Any] = MappingProxyType({}),
-) -> Outcome:
+) -> "tuple[Decoded, list[numpy.ndarray]]":
     params = context.params
-    clock.enter(Phase.MUXING)
-    watch = Watch()
-    artifacts = outputs.write(
-        context.output_dir, frames, params.fps, params.output_format, described, context.check, watch.see
-    )
-    found = playback.play(context.output_dir / artifacts[0].name)
-    quality = judge(watch, Shape(params.width, params.height, params.frames, params.fps), found)
-    return Outcome(
-        artifacts=artifacts,
+    made = Decoded(
         width=params.width,
         height=params.height,
         frames=params.frames,
         fps=params.fps,
         seed=params.seed,
+        output_format=params.output_format,
         timings=clock.timings(),
         warm=was_warm,
         profile=profile,
         peak_vram_mb=peak,
-        quality=quality,
         manifest=described,
-        loras=tuple(facts.get("loras", ())),
+        loras=list(facts.get("loras", ())),
         speed=facts.get("speed"),
         prompt_tokens=facts.get("prompt_tokens"),
-        notes=notes,
+        notes=list(notes),
     )
+    return made, frames
 
 
 def _models(settings: Settings) -> "WarmModels":

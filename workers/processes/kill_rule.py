@@ -27,7 +27,7 @@ class Answering:
     """One request that a child of this worker is processing."""
 
     worker: str
-    pid: int
+    pid: int | None  # None: the process that finishes jobs, which no row names
     attempt: int | None = None  # that it held when last seen
     failures: int = 0  # of the job, when it was seen to hold it
     lost_passes: int = 0
@@ -42,7 +42,7 @@ class Judgement:
 
 def judge(known: Answering, row: Held | None, now: float, limits: Limits) -> Judgement:
     """Judge a request by its job's row, None if the job was purged. `now` may be of any monotonic clock."""
-    if row is not None and row.status == JobState.RUNNING and (row.worker, row.pid) == (known.worker, known.pid):
+    if row is not None and row.status == JobState.RUNNING and _is_in_its_hands(known, row):
         holding = replace(known, attempt=row.attempt, failures=row.failures, lost_passes=0, idle_since=None)
         if row.lapsed:
             return Judgement(holding, "its lease has expired")
@@ -52,11 +52,19 @@ def judge(known: Answering, row: Held | None, now: float, limits: Limits) -> Jud
     if _has_lost(known, row):
         losing = replace(known, lost_passes=known.lost_passes + 1)
         return Judgement(losing, "its job was taken from it" if losing.lost_passes >= _LOST_PASSES else None)
-    # Before the claim, or after an end that it wrote itself.
+    # Before the claim, or after an end that it wrote itself, or after another process has taken the attempt over.
+    if row is not None and row.finishing:
+        known = replace(known, attempt=None)  # what becomes of it does not concern this process any more
     since = now if known.idle_since is None else known.idle_since
     finishing = replace(known, lost_passes=0, idle_since=since)
     late = now - since > limits.finishing
     return Judgement(finishing, f"it is not done {now - since:.0f} s after its job's end" if late else None)
+
+
+def _is_in_its_hands(known: Answering, row: Held) -> bool:
+    if row.worker != known.worker:
+        return False
+    return row.finishing if known.pid is None else row.pid == known.pid and not row.finishing
 
 
 def _has_lost(known: Answering, row: Held | None) -> bool:

@@ -20,6 +20,7 @@ from shared.cluster import nodes
 from shared.database.tables import Device
 from shared.errors import FaultKind, StoreFull, Unavailable
 from shared.jobs import attempt_spans, attempts
+from shared.jobs.attempts import Running
 from shared.jobs.device_faults import Fault
 from shared.messaging import celery
 from shared.models import replicas
@@ -27,6 +28,7 @@ from shared.telemetry.loops import Loop
 from shared.telemetry.metrics import count_end
 from workers.devices import discovery
 from workers.processes import main_loop, process
+from workers.processes.finisher_watch import FinisherWatch
 from workers.processes.kill_rule import Answering, Limits, judge
 
 log = logging.getLogger("wanworks.worker")
@@ -37,6 +39,9 @@ _PASS_SECONDS = 2.0
 _UNCARRIED_PASSES = 3
 # The children that this process has ended because nothing ran in them. Celery may send one a job at that moment.
 _ended_idle: set[int] = set()
+
+# A worker that stops waits so long for the job that has left its device, within `shutdown.LIMIT_SECONDS`.
+_FINISHING_SECONDS = 1.0
 
 
 class JobRequest(Request):  # type: ignore[misc]
@@ -59,7 +64,7 @@ def recover(reason: str, pid: int | None = None) -> None:
     emptied = pid is None
     try:
         for running in attempts.running_on(process.database(), process.worker_name()):
-            if pid not in (None, running.pid):
+            if pid not in (None, running.pid) or _is_kept(running):
                 continue
             if running.pid in _ended_idle:
                 _give_back(running.job_id, running.attempt, "its process was ended as an idle one")
@@ -78,6 +83,11 @@ def recover(reason: str, pid: int | None = None) -> None:
         log.warning("cannot recover the job now; its lease will expire: %s", error)
 
 
+def _is_kept(running: Running) -> bool:
+    """Return whether the attempt has left the device and can be finished from its folder, whatever has died."""
+    return running.finishing and process.handovers().has(running.job_id, running.attempt)
+
+
 class Guard:
     """Sends the device's heartbeat, kills children that are stuck, and recovers their jobs."""
 
@@ -92,16 +102,20 @@ class Guard:
         if process.role() == "gpu":
             every = settings.device_heartbeat_seconds
             self._loops.append(Loop("device-heartbeat", every, _beat, meters=meters, reporter=reporter))
+        self._finisher = FinisherWatch() if process.role() == "gpu" and settings.overlap_finishing else None
         self._limits = Limits(settings.cancel_grace_seconds, settings.finishing_limit_seconds)
 
     def start(self) -> None:
         for loop in self._loops:
             loop.start()
+        if self._finisher is not None:
+            self._finisher.start()
 
     def stop(self) -> None:
-        """Deregister, so that nothing is dispatched to this worker or claimed by it, and then return the running jobs.
+        """Deregister, so that nothing is dispatched to this worker or claimed by it, and then return its jobs.
 
-        In that order: a child whose job was returned asks for the next one until it is killed.
+        In that order: a child whose job was returned asks for the next one until it is killed. A job that has left the
+        device has a moment to end.
         """
         for loop in self._loops:
             loop.stopping.set()
@@ -109,10 +123,17 @@ class Guard:
             loop.stop()  # a later heartbeat would register the device again
         try:
             self._deregister()
-            for running in attempts.running_on(process.database(), process.worker_name()):
-                _give_back(running.job_id, running.attempt, "this worker is stopping")
+            self._give_back_all(finishing=False)
+            if self._finisher is not None:
+                self._finisher.stop(_FINISHING_SECONDS)
+            self._give_back_all(finishing=True)
         except (Unavailable, StoreFull) as error:
             log.warning("cannot deregister; the lease will expire: %s", error)
+
+    def _give_back_all(self, *, finishing: bool) -> None:
+        for running in attempts.running_on(process.database(), process.worker_name()):
+            if running.finishing == finishing:
+                _give_back(running.job_id, running.attempt, "this worker is stopping")
 
     def _watch(self) -> None:
         self._judge_requests()
@@ -145,7 +166,7 @@ class Guard:
         rows = attempts.running_on(process.database(), process.worker_name())
         seen = {}
         for row in rows:
-            if (row.job_id, row.pid) in carried:
+            if (row.job_id, row.pid) in carried or _is_kept(row):
                 continue
             passes = seen[row.job_id, row.attempt] = self._uncarried.get((row.job_id, row.attempt), 0) + 1
             if passes >= _UNCARRIED_PASSES:

@@ -16,6 +16,7 @@ from shared.settings import Settings, load
 from shared.storage.store import open_store
 from shared.telemetry.loops import LoopReporter
 from shared.telemetry.metrics import Meters
+from workers.attempts.handover import Handovers
 from workers.attempts.runner import Handler, Runner
 from workers.devices.discovery import Device, this_device
 
@@ -90,8 +91,10 @@ def handlers() -> Mapping[str, Handler]:
         from workers.generation.benchmark import BenchmarkHandler
         from workers.generation.job import GenerationHandler
 
-        name = device().name
-        generations = GenerationHandler(settings(), database(), catalogue(), store, progress, claimant(), name)
+        name, passed_on = device().name, handovers() if settings().overlap_finishing else None
+        generations = GenerationHandler(
+            settings(), database(), catalogue(), store, progress, claimant(), name, passed_on
+        )
         benchmarks = BenchmarkHandler(settings(), database(), catalogue(), progress, device(), generations)
         return {GENERATION: generations, BENCHMARK: benchmarks}
     from workers.models.cleanup import CleanupHandler
@@ -105,6 +108,12 @@ def handlers() -> Mapping[str, Handler]:
         CLEANUP: CleanupHandler(settings(), database(), catalogue(), store, redis),
         PREPARE: PrepareHandler(settings(), database(), catalogue(), redis),
     }
+
+
+@cache
+def handovers() -> Handovers:
+    """Return the folders of the attempts of this device that another process finishes."""
+    return Handovers(settings().home, device().index)
 
 
 def visible_devices() -> str:

@@ -46,6 +46,8 @@ class Sampler:
     def _doing(self) -> Doing:
         """Return what runs here by the rows, with the phase of the attempt's last event in Redis."""
         for running in attempts.running_on(process.database(), process.worker_name()):
+            if running.finishing:  # it has left the device
+                continue
             event = self._progress.latest([running.job_id]).get(running.job_id, {})
             phase = event.get("phase") if event.get("attempt") == running.attempt else None
             return Doing(running.job_id, None if running.mock else running.model_id, phase)

@@ -16,7 +16,7 @@ _DISPATCHED = text(f"status = 'queued' AND {COLUMNS['dispatched_to']} IS NOT NUL
 
 
 class Job(SQLModel, table=True):
-    """One job. Written by `records`, `attempts` and `dispatch` of `shared/jobs` alone."""
+    """One job. Only `records`, `attempts`, `finishing`, `dispatch` and `download_control` of `shared/jobs` write it."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -97,6 +97,9 @@ class Job(SQLModel, table=True):
     not_before: float = 0.0  # back-off: not dispatched before this
     unplaceable_since: float | None = None  # since when no device or node has been able to run it; None: one can
     started_at: datetime | None = None  # when the winning attempt claimed it
+    released_at: datetime | None = (
+        None  # when its attempt left the device to the next job; None: it holds it to its end
+    )
     finished_at: datetime | None = None
 
     phase: str | None = Field(default=None, max_length=32)
@@ -187,6 +190,7 @@ class Use(SQLModel, table=True):
     started_at: datetime | None = None
     finished_at: datetime
     seconds: float | None = None  # finished_at - started_at
+    device_seconds: float | None = None  # for which it held the device; None: `seconds`
     width: int
     height: int
     frames: int

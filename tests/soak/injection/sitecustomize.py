@@ -5,6 +5,7 @@ commit-lost          SQLite: of the commits, so many (a share from 0 to 1) are c
 disk-full            nothing can be written into the store
 pipeline-KIND-N      the next step of a generation takes the file away and ends in KIND: memory, error, exit or segv
 oom-STAGE-N          likewise in that stage (loading, encoding, denoising, decoding), and the device's memory runs out
+finishing-STAGE-N    the next process that finishes a job kills itself in that stage (muxing, playing, ending)
 cuda-STAGE-N         likewise, and from then on every kernel of that process fails with a CUDA error
 """
 
@@ -98,6 +99,27 @@ def _loading(module: Any) -> None:
     module.load = faulty
 
 
+def _killed_at(stage: str, name: str) -> Callable[[Any], None]:
+    """Return a patch: the process that comes to that function kills itself if that was ordered."""
+
+    def patch(module: Any) -> None:
+        real = getattr(module, name)
+
+        def faulty(*args: Any, **options: Any) -> Any:
+            for _ in _taken(f"finishing-{stage}-*"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **options)
+
+        setattr(module, name, faulty)
+
+    return patch
+
+
+def _outputs_and_muxing(module: Any) -> None:
+    _outputs(module)
+    _killed_at("muxing", "_encode")(module)
+
+
 def _strike() -> None:
     for flag in _taken("pipeline-*"):
         match flag.split("-")[1]:
@@ -147,7 +169,9 @@ def _webhooks(module: Any) -> None:
 _PATCHES: dict[str, Callable[[Any], None]] = {
     "sqlalchemy.dialects.sqlite.pysqlite": _sqlite,
     "shared.storage.directory": _store,
-    "workers.generation.outputs": _outputs,
+    "workers.generation.outputs": _outputs_and_muxing,
+    "workers.generation.playback": _killed_at("playing", "play"),
+    "workers.generation.ending": _killed_at("ending", "_result"),
     "workers.generation.pipelines.loading": _loading,
     "workers.generation.pipelines.running": _pipeline,
     "shared.net.standard_webhooks": _webhooks,

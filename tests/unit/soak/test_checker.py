@@ -216,6 +216,25 @@ _BROKEN: list[tuple[Callable[[History], Any], Forged]] = [
         Forged().leaving(files=(("artifacts", JOB, 1, "video.mp4"), ("artifacts", JOB, 1, ".video.mp4.writing"))),
     ),
     (checker.no_file_is_left, Forged().leaving(files=(("artifacts", JOB, 1, "video.mp4"), ("inputs", OTHER, 0, "x")))),
+    (checker.no_frames_are_left, Forged().leaving(handovers=(f"0.{JOB}.1",))),
+    (
+        checker.a_device_runs_one_job_and_finishes_one,
+        Forged().leaving(
+            rows=(
+                row(device_key="here/0", started_at=1.0, released_at=2.0, finished_at=2.5),
+                row(OTHER, device_key="here/0", started_at=1.9, finished_at=4.0),
+            )
+        ),
+    ),
+    (
+        checker.a_device_runs_one_job_and_finishes_one,
+        Forged().leaving(
+            rows=(
+                row(device_key="here/0", started_at=1.0, released_at=2.0, finished_at=3.5),
+                row(OTHER, device_key="here/0", started_at=2.1, released_at=3.0, finished_at=4.0),
+            )
+        ),
+    ),
     (checker.no_partial_download_is_left, download("cancelled").leaving(partials=(("soak-extra-0", "x"),))),
     (checker.no_partial_download_is_left, download().leaving(partials=(("soak-extra-7", "x"),))),
     (checker.no_key_stays_in_redis, Forged().leaving(redis_keys=((f"wanworks:events:{JOB}", -1),))),

@@ -32,6 +32,7 @@ class Signals:
     enter: Callable[[Phase, int | None, int | None], None]  # a phase or a step in it begins
     check: Callable[[], None]  # raises to stop
     record: Callable[[str, Any], None] = lambda _name, _fact: None  # a fact for the job's result
+    frame: Callable[[int, numpy.ndarray], None] = lambda _index, _frame: None  # a frame is decoded
 
 
 def run(
@@ -196,6 +197,7 @@ def _frames(
     decoder = decoding.decoder(vae, half=half, channels_last=tier.channels_last)
     for frame in decoding.frames(decoder, latents.to(model.device), plan.crop, tiled, on_chunk):
         if len(made) < plan.frames:
+            signals.frame(len(made), frame)
             made.append(frame)
     return made
 

@@ -78,12 +78,16 @@ const keyOf = (device) => `${device.node}/${device.index}`;
 const SLOWDOWNS = new Set(["hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown"]);
 
 function running(device, job) {
-  if (!device.job) return h("p", { class: "idle" }, device.state === "offline" ? "offline" : "idle");
+  const finishing = device.finishing_job
+    ? h("p", { class: "muted small" }, "Finishing ", h("a", { href: `#job/${device.finishing_job}` }, "the job before"))
+    : null;
+  if (!device.job) return [h("p", { class: "idle" }, device.state === "offline" ? "offline" : "idle"), finishing];
   return h(
     "div",
     { class: "running" },
     h("a", { class: "title", href: `#job/${device.job}` }, job ? titleOf(job) : "a job"),
     job ? progressOf(job) : null,
+    finishing,
   );
 }
 

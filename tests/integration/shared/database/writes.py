@@ -13,12 +13,12 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import ApiKey, AuditEntry, Device, DeviceFault, Job, Use, WebhookMessage
 from shared.errors import FaultKind
-from shared.jobs import attempts, device_faults, dispatch, download_control, records
+from shared.jobs import attempts, device_faults, dispatch, download_control, finishing, records
 from shared.jobs.attempts import Claimant, Failure, Fetched
 from shared.jobs.device_faults import Fault
 from shared.models import replica_files
 from shared.models.verification import Verdict
-from shared.states import JobState, Scope
+from shared.states import JobState, Phase, Scope
 from tests.integration.shared.database.losing_commits import row, rows
 from tests.support import library
 from tests.support.jobs import accepted, claimed, new_job
@@ -117,6 +117,29 @@ def _cancel_running(database: Database) -> Written:
         assert attempts.renew(database, job.id, 1, 60).cancel
 
     return Written(lambda: records.request_cancel(database, job.id), check)
+
+
+def _release_device(database: Database) -> Written:
+    job = claimed(database, accepted(database).id)
+
+    def check(_: None) -> None:
+        after = row(database, job.id)
+        assert (after.status, after.phase, after.attempt) == (JobState.RUNNING, Phase.FINISHING, 1)
+        assert after.released_at is not None
+        assert finishing.take_up(database, job.id, 1, 60) is not None
+
+    return Written(lambda: finishing.release_device(database, job.id, 1, 60), check)
+
+
+def _take_up(database: Database) -> Written:
+    job = claimed(database, accepted(database).id, lease_seconds=-1.0)
+    finishing.release_device(database, job.id, 1, -1.0)
+
+    def check(taken: Job | None) -> None:
+        assert taken is not None
+        assert attempts.lapsed(database) == []
+
+    return Written(lambda: finishing.take_up(database, job.id, 1, 60), check)
 
 
 def _delete(database: Database) -> Written:
@@ -323,6 +346,8 @@ def _faulty(database: Database) -> Written:
 WRITES: dict[str, Callable[[Database], Written]] = {
     "accept": _accept,
     "claim": _claim,
+    "release the device": _release_device,
+    "take up what is finishing": _take_up,
     "succeed": _ending(JobState.SUCCEEDED),
     "fail": _ending(JobState.FAILED),
     "end as cancelled": _ending(JobState.CANCELLED),

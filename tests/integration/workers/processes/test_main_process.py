@@ -40,7 +40,7 @@ from workers.processes.main_process import Guard, JobRequest
 def guard(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> Guard:
     """Of the worker that the tests' claims name, in this process; it has no children."""
     for name, value in {
-        "settings": settings,
+        "settings": settings.model_copy(update={"overlap_finishing": False}),
         "database": database,
         "meters": UNCOUNTED,
         "reporter": LoopReporter(database, CLAIMANT.worker, CLAIMANT.node),

@@ -84,3 +84,26 @@ def test_the_limit_restarts_for_a_job_that_runs_again_in_the_same_child() -> Non
     finishing = passes(replace(RUNNING, status=JobState.QUEUED, worker=None, pid=None), count=50).answering
     again = judge(finishing, replace(RUNNING, attempt=4), 100.0, LIMITS).answering
     assert (again.attempt, again.idle_since) == (4, None)
+
+
+FINISHING = replace(RUNNING, finishing=True)
+
+
+def test_a_child_that_has_handed_its_attempt_over_is_not_judged_by_it() -> None:
+    left = passes(FINISHING)
+    assert (left.kill, left.answering.attempt) == (None, None)
+    assert passes(replace(FINISHING, lapsed=True, cancel_seconds=99.0)).kill is None
+    lost = replace(RUNNING, status=JobState.QUEUED, failures=2, worker=None, pid=None)
+    assert passes(lost, known=left.answering).kill is None
+
+
+def test_the_process_that_finishes_an_attempt_is_judged_like_a_child() -> None:
+    first = Answering("gpu-0@n", None, attempt=3, failures=1)
+    assert passes(FINISHING, known=first, count=100).kill is None
+    assert passes(replace(FINISHING, lapsed=True), known=first).kill == "its lease has expired"
+    assert passes(replace(FINISHING, cancel_seconds=31.0), known=first).kill is not None
+    taken = replace(FINISHING, attempt=4, worker="gpu-1@n", finishing=False)
+    assert passes(taken, known=first).kill == "its job was taken from it"
+    ended = replace(RUNNING, status=JobState.SUCCEEDED)
+    assert passes(ended, known=first).kill is None
+    assert passes(ended, known=first, count=100).kill is not None, "the folder is still there"

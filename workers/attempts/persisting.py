@@ -1,0 +1,23 @@
+"""Writes of an attempt that wait for an unavailable database."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from shared.errors import DatabaseUnavailable, StoreFull
+from shared.settings import Settings
+
+_RETRY_SECONDS = 1.0
+T = TypeVar("T")
+
+
+def persist(settings: Settings, write: Callable[[], T]) -> T:
+    """Write, and retry while the database is unavailable. This is safe if the write names the attempt."""
+    deadline = time.monotonic() + 10 * settings.lease_seconds
+    while True:
+        try:
+            return write()
+        except (DatabaseUnavailable, StoreFull):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)

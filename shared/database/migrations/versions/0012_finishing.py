@@ -1,7 +1,7 @@
 """Finishing beside the next job: when an attempt has left its device, and for how long a use has held it
 
 Revision: 0012
-Follows: 0010
+Follows: 0011
 """
 
 import sqlalchemy as sa

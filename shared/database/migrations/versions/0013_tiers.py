@@ -38,7 +38,7 @@ def upgrade() -> None:
         sa.Column("ssim_min", sa.Float(), nullable=False),
         sa.Column("psnr_mean", sa.Float(), nullable=True),
         sa.Column("psnr_min", sa.Float(), nullable=True),
-        sa.Column("measured_at", sa.DateTime(), nullable=False),
+        sa.Column("measured_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=False),
     )
     op.create_index("ix_tier_measurements_model", "tier_measurements", ["model_id", "measured_at"])
     op.create_index("ix_tier_measurements_job", "tier_measurements", ["job_id"])

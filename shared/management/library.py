@@ -173,13 +173,22 @@ def read(
             state = availability.with_base(state, base.availability)
         return ReplicaView(node, node in online, row, download, moving, state, base)
 
+    def loaded(entry: CatalogueEntry) -> tuple[str, ...]:
+        """Return the devices that have its weights; for a preset those of nodes that can serve it."""
+        found = [device for device in devices if _has_loaded(device, entry.weights_id)]
+        return tuple(
+            device.key
+            for device in found
+            if entry.requires is None or replica(device.node, entry).availability in REPLICA_READY
+        )
+
     return Library(
         now=now,
         models={
             entry.model_id: ModelView(
                 entry=entry,
                 replicas=tuple(replica(node, entry) for node in names),
-                loaded=tuple(device.key for device in devices if _has_loaded(device, entry.weights_id)),
+                loaded=loaded(entry),
                 version=newest_versions.get(entry.model_id),
                 pinned=entry.model_id in pinned,
                 latest=latest.get(entry.model_id, Latest()),

@@ -12,7 +12,8 @@ import threading
 import time
 from contextlib import suppress
 
-from shared.jobs import attempts
+from shared.errors import StoreFull, Unavailable
+from shared.jobs import attempts, finishing
 from shared.telemetry.loops import Loop
 from workers.processes import process
 from workers.processes.kill_rule import Answering, Limits, judge
@@ -23,6 +24,8 @@ _PASS_SECONDS = 0.25
 _JUDGE_SECONDS = 2.0
 _SHORT_LIFE_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 10.0
+# So many starts in a row renew the lease of what waits. A process that cannot start at all must lose its job.
+_RENEWING_STARTS = 3
 
 
 class FinisherWatch:
@@ -31,6 +34,7 @@ class FinisherWatch:
     def __init__(self) -> None:
         settings = process.settings()
         self._handovers = process.handovers()
+        self._lease_seconds = settings.lease_seconds
         self._limits = Limits(settings.cancel_grace_seconds, settings.finishing_limit_seconds)
         self._answering: dict[tuple[str, int], Answering] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -81,9 +85,25 @@ class FinisherWatch:
         self._started_at = now
         argv = [sys.executable, "-m", "workers.processes.finisher"]
         self._process = subprocess.Popen(argv, env=os.environ, stdin=subprocess.DEVNULL)
+        self._answering = {}
+        if self._short_lives < _RENEWING_STARTS:
+            self._renew()
+
+    def _renew(self) -> None:
+        """Renew the leases of the attempts that the new process will take up, because its start takes seconds."""
+        try:
+            for waiting in self._handovers.waiting():
+                finishing.take_up(process.database(), waiting.job_id, waiting.attempt, self._lease_seconds)
+        except (Unavailable, StoreFull) as error:
+            log.warning("the leases of jobs that are being finished cannot be renewed: %s", error)
 
     def _judge(self) -> None:
-        """Kill the process if an attempt in its care has lost its lease, or ignores its cancel, or is over."""
+        """Kill the process if an attempt in its care has lost its lease, or ignores its cancel, or is over.
+
+        A new process is judged only after the time of a lease: what it found may have been lost before it started.
+        """
+        if time.monotonic() - self._started_at < self._lease_seconds:
+            return
         waiting = {(one.job_id, one.attempt) for one in self._handovers.waiting()}
         rows = attempts.held(process.database(), {job_id for job_id, _ in waiting})
         judged, reason = {}, None

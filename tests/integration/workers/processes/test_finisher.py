@@ -341,10 +341,27 @@ def test_the_process_is_started_again_and_killed_when_it_is_stuck(
     wait_for(lambda: (watch.watch(), len(children.started) == 2)[1], 5, "for another process")
     job = decoded()
     monkeypatch.setattr(watch, "_limits", Limits(cancel_grace=0.0, finishing=60.0))
-    watch._judge()
-    assert children.started[1].poll() is None
     records.request_cancel(database, job.id)
+    watch._judge()
+    assert children.started[1].poll() is None, "it has just been started"
+    monkeypatch.setattr(watch, "_lease_seconds", 0.0)
     wait_for(lambda: (watch._judge(), children.started[1].poll() is not None)[1], 5, "for its end")
+
+
+def test_the_leases_are_renewed_while_the_process_starts_again(
+    watched: tuple[FinisherWatch, Watched], database: Database, decoded: DECODES
+) -> None:
+    watch, children = watched
+    job = decoded()
+    with database.write() as session:
+        row = session.get(Job, job.id)
+        assert row is not None
+        row.lease_until = 1.0
+        session.add(row)
+    assert attempts.lapsed(database) == [(job.id, 1)]
+    watch.watch()
+    assert len(children.started) == 1
+    assert attempts.lapsed(database) == []
 
 
 STAGES = {

@@ -14,7 +14,7 @@ class BenchmarkRequest(RequestModel):
     """Compare the speed tiers of a model with `exact` on a device. Omitted sizes are the model's own."""
 
     model_id: Name
-    resolution: Annotated[str, Field(max_length=32, examples=["832x480"]), PLAIN] | None = None
+    resolution: Annotated[str, Field(max_length=32, examples=["1280x720"]), PLAIN] | None = None
     frames: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None
     steps: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
     quantization: Quantization = "none"

@@ -116,7 +116,7 @@ class Line:
         self.spoilt = 0
         self.asked: list[str] = []
         self.heard = b""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what `when` calls may set `cut_after`
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property

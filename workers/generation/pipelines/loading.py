@@ -54,7 +54,7 @@ class LoadedModel:
 
     key: Key
     snapshot: Path
-    entry: CatalogueEntry
+    entry: CatalogueEntry  # of the present job
     device: torch.device
     dtype: torch.dtype
     pipeline: Any  # TextPipeline, or ImagePipeline for a model that always starts from an image

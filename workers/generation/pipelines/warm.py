@@ -126,6 +126,7 @@ class WarmModels:
             model = load(snapshot, entry, quantization, plan.layout, self.torch_device, check)
             self._models[key] = model
             self._list()
+        model.entry = entry  # of this job: a preset runs the same weights and may have tiers of its own
         model.decode_tiled, model.encode_tiled = plan.decode_tiled, plan.encode_tiled
         return model, was_loaded
 

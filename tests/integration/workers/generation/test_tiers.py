@@ -3,6 +3,7 @@
 Blocks are traced by the real compiler. Code is generated in the slow runs only, because that takes half a minute.
 """
 
+import functools
 import gc
 import os
 import shutil
@@ -290,6 +291,7 @@ def test_a_step_cache_skips_blocks_of_its_own_expert(studio: Studio, monkeypatch
     computed: list[int] = []
     forward = WanTransformerBlock.forward
 
+    @functools.wraps(forward)  # the library reads the names of its parameters
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         computed.append(id(self))
         return forward(self, *args, **kwargs)

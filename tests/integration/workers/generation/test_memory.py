@@ -196,6 +196,19 @@ def test_tiles_show_the_same_picture(tmp_path: Path, studio: Studio) -> None:
     assert whole.sha256 != tiled.sha256
 
 
+def _aligned(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Move weights that lie in memory as in their file to where an allocation would put them, as the masters are.
+
+    On a CPU the product of a matrix with a single row is rounded differently where the matrix is not aligned.
+    """
+    text_encoder, transformers, vae = parts
+    for module in (text_encoder, *transformers, vae):
+        for parameter in module.parameters():
+            if type(parameter.data) is torch.Tensor and parameter.data_ptr() % 64:
+                parameter.data = parameter.data.clone()
+    return parts
+
+
 @pytest.mark.parametrize("offload", ["text", "model", "group"])
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_components_that_take_turns_make_the_same_picture(
@@ -209,9 +222,10 @@ def test_components_that_take_turns_make_the_same_picture(
         jobs = [{"image": picture}, {}, {"loras": [{"name": "style"}]}, {"prompt": "a dog", "image": picture}]
         return [studio.generate("TI2V-5B", quantization=quantization, **job).sha256 for job in jobs]
 
+    monkeypatch.setattr(loading, "place", lambda layout, device, *parts: place(layout, device, *_aligned(parts)))
     resident = make()
     run.free()
-    monkeypatch.setattr(loading, "place", lambda _offload, *components: place(offload, *components))
+    monkeypatch.setattr(loading, "place", lambda _layout, device, *parts: place(offload, device, *_aligned(parts)))
     assert make() == resident
     stop = Stop(Phase.DENOISING, 1)
     with pytest.raises(Cancelled):

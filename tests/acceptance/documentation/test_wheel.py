@@ -108,6 +108,7 @@ def test_what_needs_the_server_says_how_to_get_it(run: Run, words: tuple[str, ..
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_programs_that_use_it_are_checked_by_its_types(run: Run, wheel: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     source = _SCRIPT + "client.generate(prompt=3)\n"

@@ -70,7 +70,12 @@ def studio(tmp_path: Path) -> Studio:
 
 
 @pytest.mark.parametrize(
-    ("quantization", "lora"), [("bf16", "differences"), ("int8", "style"), ("int8", "differences")]
+    ("quantization", "lora"),
+    [
+        pytest.param("bf16", "differences", marks=pytest.mark.slow),
+        pytest.param("int8", "style", marks=pytest.mark.slow),
+        ("int8", "differences"),
+    ],
 )
 def test_a_lora_on_the_first_job_after_a_load_and_on_later_ones(
     cuda: FakeCuda, studio: Studio, quantization: Quantization, lora: str

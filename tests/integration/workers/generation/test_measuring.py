@@ -31,6 +31,7 @@ def test_the_command_prints_the_facts_of_a_model(model_id: str) -> None:
     assert Memory.model_validate(printed) == memory_data.TINY[model_id]
 
 
+@pytest.mark.slow
 def test_files_that_are_not_those_of_the_configuration_are_refused(tmp_path: os.PathLike[str]) -> None:
     command = [sys.executable, "-m", "wanworks.cli.main", "measure-memory", "T2V-A14B", "--folder", str(tmp_path)]
     environment = {**os.environ, "WANWORKS_CATALOGUE": "demo"}

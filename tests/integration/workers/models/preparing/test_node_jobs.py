@@ -165,6 +165,7 @@ def test_a_download_that_cannot_be_prepared_serves_the_published_weights(
     assert "not installed" in job.result["prepared"]["error"]
 
 
+@pytest.mark.slow
 def test_the_job_prepares_a_model_that_is_here(settings: Settings, database: Database) -> None:
     node = node_with(settings, database)
     assert node.prepare(MODEL).error["code"] == "model_unavailable"  # type: ignore[index]
@@ -200,6 +201,7 @@ def du(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
+@pytest.mark.slow
 def test_published_weights_may_go_after_preparing(settings: Settings, database: Database, hub: HubProcess) -> None:
     both = node_with(settings, database, hub_url=hub.url, prepare_downloads="none")
     both.download(MODEL)

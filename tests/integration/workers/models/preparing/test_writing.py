@@ -73,6 +73,7 @@ def test_the_copies_stand_in_the_snapshot_as_its_own_files_do(models: Path) -> N
     assert run(models).copies == ()
 
 
+@pytest.mark.slow
 def test_the_sizes_are_known_before(models: Path) -> None:
     before = {
         (work.component, work.form): work.bytes

@@ -201,6 +201,7 @@ def passes_per_step(guidance_scale: float, guidance_scale_2: float | None) -> fl
 def with_presets(
     entries: Iterable[CatalogueEntry], tables: Mapping[str, Mapping[str, Any]]
 ) -> tuple[CatalogueEntry, ...]:
+    """Return the entries, followed by those of the presets' tables."""
     found = {entry.model_id: entry for entry in entries}
     found.update({model_id: extended(model_id, table, found) for model_id, table in tables.items()})
     return tuple(found.values())

@@ -1,8 +1,8 @@
 """Run the GPU checks and print their tables. Called by `make gpu-check`.
 
-Without arguments: the checks of whole jobs on the first CUDA device, with pytest. Without a device every check is
-skipped, and the output says so. With the name of a section: that section alone, in at most eight minutes, on whatever
-torch from 2.11 on is there, without pytest. `--small` runs a section with tiny components on the CPU.
+Without arguments: the checks of whole jobs on the first CUDA device, with pytest. If there is no device, every check is
+skipped, and the output says so. With the name of a section: only that section, in at most eight minutes. A section
+needs torch 2.11 or newer and no pytest. `--small` runs a section with tiny components on the CPU.
 """
 
 import faulthandler

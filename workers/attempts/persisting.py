@@ -1,4 +1,4 @@
-"""Writes of an attempt that wait for an unavailable database."""
+"""What an attempt asks of the database once its work is done: it waits for one that is unavailable."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def persist(settings: Settings, write: Callable[[], T]) -> T:
-    """Write, and retry while the database is unavailable. This is safe if the write names the attempt."""
+    """Read or write, and retry while the database is unavailable. This is safe if a write names the attempt."""
     deadline = time.monotonic() + 10 * settings.lease_seconds
     while True:
         try:

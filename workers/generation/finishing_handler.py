@@ -56,7 +56,13 @@ class FinishingHandler:
         reporter = Reporter(
             send=sender(self._settings, self._database, self._progress, job),
             measured=phase_times(
-                self._database, job.model_cache_key, self._device_name, made.width, made.height, made.frames
+                self._database,
+                job.model_cache_key,
+                self._device_name,
+                made.width,
+                made.height,
+                made.frames,
+                job.model_id,
             ),
             heartbeat=heartbeat,
         )

@@ -4,6 +4,7 @@ import logging
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from shared.storage.store import Store
 from shared.stored_names import LOADED_MODEL_KEY
 from workers.attempts.handover import Handovers
 from workers.attempts.heartbeat import Heartbeat
+from workers.attempts.persisting import persist
 from workers.generation import manifest
 from workers.generation import run as generation
 from workers.generation.context import GenerationContext
@@ -118,19 +120,18 @@ class GenerationHandler:
         """Return the speed tier that the job used, with what this installation has measured of it."""
         if speed is None:
             return None
-        measured = (
-            tier_measurements.matching(
-                self._database,
-                params.model_id,
-                params.speed,
-                self._device_name,
-                params.quantization,
-                speed["used"],
-                manifest.deciding_versions(),
-            )
-            if params.speed != "exact"
-            else None
+        matching = partial(
+            tier_measurements.matching,
+            self._database,
+            params.model_id,
+            params.speed,
+            self._device_name,
+            params.quantization,
+            speed["used"],
+            manifest.deciding_versions(),
         )
+        # The frames are decoded: a database that is away for a moment must not cost them.
+        measured = persist(self._settings, matching) if params.speed != "exact" else None
         facts = {name: speed[name] for name in ("tier", "used", "as_in_catalogue")}
         return {
             **facts,

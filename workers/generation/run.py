@@ -105,7 +105,7 @@ def warm() -> list[dict[str, Any]]:
 
 
 def compile_ahead(settings: Settings, catalogue: Catalogue) -> None:
-    """Compile for the default sizes of the models on this node, in the background, if the setting says so.
+    """Compile for the default sizes of the models on this node, in the background. `compile_at_start` decides whether.
 
     The first job goes first: what is not compiled yet is compiled when a job needs it.
     """

@@ -54,7 +54,7 @@ def judge(known: Answering, row: Held | None, now: float, limits: Limits) -> Jud
         return Judgement(losing, "its job was taken from it" if losing.lost_passes >= _LOST_PASSES else None)
     # Before the claim, or after an end that it wrote itself, or after another process has taken the attempt over.
     if row is not None and row.finishing:
-        known = replace(known, attempt=None)  # what becomes of it does not concern this process any more
+        known = replace(known, attempt=None)  # another process ends it now
     since = now if known.idle_since is None else known.idle_since
     finishing = replace(known, lost_passes=0, idle_since=since)
     late = now - since > limits.finishing

@@ -25,7 +25,8 @@ from torch._dynamo.utils import counters
 from shared.catalogue.job_types import settle
 from shared.catalogue.models import CatalogueEntry, Offload
 from shared.catalogue.tiers import ByDevice, Tiers, TierSettings
-from shared.errors import Cancelled
+from shared.errors import Cancelled, DatabaseUnavailable
+from shared.insight import tier_measurements
 from shared.models.memory_plan import Size
 from shared.states import Phase
 from tests.conftest import lacking
@@ -34,9 +35,11 @@ from tests.integration.workers.generation.stopping import Stop
 from tests.integration.workers.generation.test_memory import crowd_out
 from tests.support.generating import CATALOGUE, Made, Studio, snapshots
 from wanworks.requests import GenerationRequest, Quantization, Speed
+from workers.attempts import persisting
 from workers.devices import discovery
 from workers.generation import run
 from workers.generation.geometry import plan
+from workers.generation.job import GenerationHandler
 from workers.generation.pipelines import loras, running
 from workers.generation.pipelines.loading import LoadedModel, load
 from workers.generation.pipelines.prompts import PromptCache
@@ -395,3 +398,25 @@ print(Studio(Path(sys.argv[1])).generate("T2V-A14B", speed="balanced").sha256)
         made.append(str(sorted(files.items())))
     assert made[0] == made[2]
     assert made[1] == made[3], "the third process compiled nothing"
+
+
+def test_a_database_that_is_away_for_a_moment_costs_no_decoded_frames(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Exception | None] = [None, DatabaseUnavailable()]
+
+    def matching(*_: object) -> None:
+        answer = answers.pop()
+        if answer is not None:
+            raise answer
+
+    monkeypatch.setattr(tier_measurements, "matching", matching)
+    monkeypatch.setattr(persisting, "_RETRY_SECONDS", 0.0)
+    handler = object.__new__(GenerationHandler)
+    handler._settings, handler._database, handler._device_name = studio.settings, None, "d"  # type: ignore[assignment]
+    params = settle(
+        GenerationRequest(model_id="T2V-A14B", prompt="a cat", speed="fast"), CATALOGUE.get("T2V-A14B"), None
+    )
+    found = handler._tier(params, {"tier": "fast", "used": {}, "as_in_catalogue": True})
+    assert found is not None
+    assert (found["quality"], answers) == ("not measured", [])

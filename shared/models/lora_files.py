@@ -1,6 +1,7 @@
 """The sizes of LoRA files in the folder that the setting `loras_dir` names. It reads no contents.
 
-Names are as in `workers/generation/pipelines/loras.py`: one file for every expert, or one each for high and low noise.
+Names are as in `workers/generation/pipelines/weights/loras.py`: one file for every expert, or one each for high and low
+noise.
 """
 
 from collections.abc import Iterable

@@ -21,9 +21,9 @@ from wanworks.requests import GenerationRequest, Quantization
 from workers.generation import demo_models
 from workers.generation.geometry import plan
 from workers.generation.pipelines import running
-from workers.generation.pipelines.loading import LoadedModel, load
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.resuming import Denoising
+from workers.generation.pipelines.weights.loading import LoadedModel, load
 from workers.models.fetch.layout import RepoCache
 from workers.models.preparing.writing import prepare
 

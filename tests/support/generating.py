@@ -17,8 +17,9 @@ from shared.catalogue.job_types import settle
 from shared.catalogue.models import CatalogueEntry
 from shared.models import replicas
 from wanworks.requests import GenerationRequest
-from workers.generation import demo_models, finishing, run
+from workers.generation import demo_models, run
 from workers.generation.context import GenerationContext, Outcome, Report
+from workers.generation.finishing import files
 
 CATALOGUE = models.load("demo")
 
@@ -87,7 +88,7 @@ class Studio:
         made, frames = run.decode(context)
         if keep_frames is not None:
             keep_frames(frames)
-        return Made(finishing.finish(made, frames, folder, check, report), folder)
+        return Made(files.finish(made, frames, folder, check, report), folder)
 
     def picture(self, width: int = 100, height: int = 70) -> Path:
         path = self.home / f"input-{width}x{height}.png"

@@ -28,8 +28,8 @@ from workers.attempts.persisting import persist
 from workers.generation import manifest
 from workers.generation import run as generation
 from workers.generation.context import GenerationContext
-from workers.generation.ending import Ending
-from workers.generation.leaving import Leaving
+from workers.generation.finishing.ending import Ending
+from workers.generation.finishing.leaving import Leaving
 from workers.generation.publishing import sender
 from workers.generation.reporter import Reporter
 

@@ -27,16 +27,17 @@ from shared.models.memory_plan import Size, profile_name
 from shared.settings import Settings
 from shared.states import Phase
 from workers.devices import discovery
-from workers.generation import device_errors, finishing, manifest, placeholder
+from workers.generation import device_errors, manifest, placeholder
 from workers.generation.context import Decoded, GenerationContext, Outcome, Report
+from workers.generation.finishing import files
 from workers.generation.geometry import Plan, plan
 
 if TYPE_CHECKING:
     import numpy
 
-    from workers.generation.pipelines.loras import FoundLora
     from workers.generation.pipelines.resuming import Denoising
     from workers.generation.pipelines.warm import WarmModels
+    from workers.generation.pipelines.weights.loras import FoundLora
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +50,11 @@ _warm_models: "WarmModels | None" = None
 def generate(context: GenerationContext) -> Outcome:
     """Run one generation, write its files into `context.output_dir` and return its outcome.
 
-    Raises what `decode` and `finishing.finish` raise.
+    Raises what `decode` and `files.finish` raise.
     """
     assert context.output_dir is not None
     made, frames = decode(context)
-    return finishing.finish(made, frames, context.output_dir, context.check, context.report)
+    return files.finish(made, frames, context.output_dir, context.check, context.report)
 
 
 def decode(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray]]":
@@ -156,9 +157,9 @@ class _Clock:
 
 def _generated(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray]]":
     preload()
-    from workers.generation.pipelines import loras
     from workers.generation.pipelines.memory import ran_out
     from workers.generation.pipelines.resuming import Denoising
+    from workers.generation.pipelines.weights import loras
 
     if context.snapshot is None:
         raise ModelUnavailable(f"The files of {context.entry.model_id} are not on this node.")

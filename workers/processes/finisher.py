@@ -32,7 +32,7 @@ from shared.telemetry import tracing
 from shared.telemetry.loops import RepeatedErrors
 from workers.attempts.handover import Handover, Handovers
 from workers.attempts.runner import Runner
-from workers.generation.finishing_handler import FinishingHandler
+from workers.generation.finishing.handler import FinishingHandler
 from workers.processes import process
 
 log = logging.getLogger("wanworks.finisher")

@@ -10,7 +10,7 @@ import numpy
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
-from workers.generation import outputs
+from workers.generation.finishing import outputs
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ import os
 from pathlib import Path
 import numpy
 from shared.errors import StoreFull
-from workers.generation import outputs
+from workers.generation.finishing import outputs
 try:
     made = outputs.write(Path(os.environ["WANWORKS_HOME"]), [numpy.zeros((16, 16, 3), numpy.uint8)] * 3, 8, "mp4", {})
     print(len(made))

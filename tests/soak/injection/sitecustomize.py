@@ -169,10 +169,10 @@ def _webhooks(module: Any) -> None:
 _PATCHES: dict[str, Callable[[Any], None]] = {
     "sqlalchemy.dialects.sqlite.pysqlite": _sqlite,
     "shared.storage.directory": _store,
-    "workers.generation.outputs": _outputs_and_muxing,
-    "workers.generation.playback": _killed_at("playing", "play"),
-    "workers.generation.ending": _killed_at("ending", "_result"),
-    "workers.generation.pipelines.loading": _loading,
+    "workers.generation.finishing.outputs": _outputs_and_muxing,
+    "workers.generation.finishing.playback": _killed_at("playing", "play"),
+    "workers.generation.finishing.ending": _killed_at("ending", "_result"),
+    "workers.generation.pipelines.weights.loading": _loading,
     "workers.generation.pipelines.running": _pipeline,
     "shared.net.standard_webhooks": _webhooks,
 }

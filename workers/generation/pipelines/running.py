@@ -14,13 +14,14 @@ from shared.errors import BadOutput
 from shared.models import memory_plan
 from shared.states import Phase
 from workers.generation.geometry import Plan, cover
-from workers.generation.pipelines import decoding, loras
+from workers.generation.pipelines import decoding
 from workers.generation.pipelines.guidance import guides
-from workers.generation.pipelines.loading import LoadedModel
-from workers.generation.pipelines.loras import FoundLora
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.resuming import Denoising, ResumableScheduler
 from workers.generation.pipelines.tiers.entering import entered
+from workers.generation.pipelines.weights import loras
+from workers.generation.pipelines.weights.loading import LoadedModel
+from workers.generation.pipelines.weights.loras import FoundLora
 
 MAX_TOKENS = 512  # the length that the models were trained with
 

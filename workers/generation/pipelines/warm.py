@@ -17,9 +17,9 @@ from wanworks.requests import Quantization
 from workers.devices import discovery
 from workers.devices.discovery import Device
 from workers.generation.memory_failures import MemoryFailures
-from workers.generation.pipelines.loading import Key, LoadedModel, load
 from workers.generation.pipelines.memory import give_back
 from workers.generation.pipelines.prompts import PromptCache
+from workers.generation.pipelines.weights.loading import Key, LoadedModel, load
 
 # How long to wait until another device of this host has released its loaded models, and how often to look.
 _HOST_WAIT_SECONDS, _HOST_POLL_SECONDS = 60.0, 0.5

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from shared.errors import CannotPrepare, StoreFull
 
-_PROGRAM = "workers.generation.pipelines.preparing"
+_PROGRAM = "workers.generation.pipelines.weights.preparing"
 _ROOT = Path(__file__).resolve().parents[3]
 _CHECK_SECONDS = 0.2
 

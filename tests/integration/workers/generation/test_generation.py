@@ -18,8 +18,8 @@ from tests.integration.workers.generation.stopping import Stop
 from tests.support.generating import CATALOGUE, Studio, decoded, snapshots
 from workers.devices import discovery
 from workers.generation import run
-from workers.generation.pipelines.loading import load
 from workers.generation.pipelines.warm import WarmModels
+from workers.generation.pipelines.weights.loading import load
 
 
 @pytest.mark.parametrize("output_format", ["mp4", "webm"])

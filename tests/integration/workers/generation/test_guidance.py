@@ -12,9 +12,9 @@ from wanworks.requests import GenerationRequest
 from workers.generation.geometry import plan
 from workers.generation.manifest import ENGINE
 from workers.generation.pipelines import running
-from workers.generation.pipelines.loading import LoadedModel, load
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.resuming import Denoising
+from workers.generation.pipelines.weights.loading import LoadedModel, load
 
 STEPS = 4
 

@@ -18,11 +18,12 @@ from tests.support.fake_cuda import DEVICE, FakeCuda, fake_cuda
 from tests.support.generating import CATALOGUE, Studio, snapshots
 from wanworks.requests import GenerationRequest, Quantization
 from workers.generation.geometry import plan
-from workers.generation.pipelines import host_memory, loras, running
-from workers.generation.pipelines.loading import LoadedModel, load
+from workers.generation.pipelines import host_memory, running
 from workers.generation.pipelines.placement import LAYOUTS
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.resuming import Denoising
+from workers.generation.pipelines.weights import loras
+from workers.generation.pipelines.weights.loading import LoadedModel, load
 
 
 class Loaded:

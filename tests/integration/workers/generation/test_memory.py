@@ -16,8 +16,8 @@ from tests.integration.workers.generation.stopping import Stop
 from tests.support.generating import Studio, decoded, snapshots
 from workers.devices import discovery
 from workers.generation import run
-from workers.generation.pipelines import loading
 from workers.generation.pipelines.placement import place
+from workers.generation.pipelines.weights import loading
 
 
 def test_int8_is_another_warm_entry_of_the_same_model(tmp_path: Path, studio: Studio) -> None:

@@ -17,8 +17,8 @@ from tests.support.generating import CATALOGUE, Studio, snapshots
 from tests.support.prepared_models import own, prepared_here
 from wanworks.requests import Quantization
 from workers.generation import run
-from workers.generation.pipelines import loading, prepared_parts
-from workers.generation.pipelines.loading import LoadedModel
+from workers.generation.pipelines.weights import loading, prepared_parts
+from workers.generation.pipelines.weights.loading import LoadedModel
 
 CPU = torch.device("cpu")
 

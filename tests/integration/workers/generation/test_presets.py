@@ -11,7 +11,8 @@ from shared.errors import InvalidField, ModelUnavailable
 from shared.models import replicas
 from tests.support.generating import CATALOGUE, Studio, snapshots
 from workers.generation import demo_models, run
-from workers.generation.pipelines import loading, loras, warm
+from workers.generation.pipelines import warm
+from workers.generation.pipelines.weights import loading, loras
 
 PRESET, BASE = "T2V-A14B-Lightning", "T2V-A14B"
 

@@ -9,7 +9,7 @@ import torch
 from tests.support.generating import Studio
 from tests.support.prepared_models import prepared_here, with_equal_parts
 from workers.generation import run
-from workers.generation.pipelines.loading import LoadedModel
+from workers.generation.pipelines.weights.loading import LoadedModel
 
 
 def loaded() -> list[LoadedModel]:

@@ -40,12 +40,13 @@ from workers.devices import discovery
 from workers.generation import run
 from workers.generation.geometry import plan
 from workers.generation.job import GenerationHandler
-from workers.generation.pipelines import loras, running
-from workers.generation.pipelines.loading import LoadedModel, load
+from workers.generation.pipelines import running
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.resuming import Denoising
 from workers.generation.pipelines.tiers import compiling, warming
 from workers.generation.pipelines.tiers.warming import Warming, compile_block
+from workers.generation.pipelines.weights import loras
+from workers.generation.pipelines.weights.loading import LoadedModel, load
 
 TIERS: tuple[Speed, ...] = ("balanced", "fast")
 EXACT = {"attention": "native", "compiled": False, "step_cache": None, "decode": "float32", "channels_last": False}

@@ -35,8 +35,8 @@ from tests.support.jobs import DEMO, UNCOUNTED, accepted
 from tests.support.stack import wait_for
 from workers.attempts.handover import Handovers
 from workers.attempts.runner import Runner
-from workers.generation import outputs
-from workers.generation.finishing_handler import TRIES
+from workers.generation.finishing import outputs
+from workers.generation.finishing.handler import TRIES
 from workers.generation.job import GenerationHandler
 from workers.processes import finisher as finisher_process
 from workers.processes import finisher_watch, main_process, process
@@ -365,9 +365,9 @@ def test_the_leases_are_renewed_while_the_process_starts_again(
 
 
 STAGES = {
-    "encoding": "workers.generation.outputs:_encode",
-    "playing": "workers.generation.playback:play",
-    "storing": "workers.generation.ending:_result",
+    "encoding": "workers.generation.finishing.outputs:_encode",
+    "playing": "workers.generation.finishing.playback:play",
+    "storing": "workers.generation.finishing.ending:_result",
     "ending": "shared.jobs.attempts:succeed",
 }
 

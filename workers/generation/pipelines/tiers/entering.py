@@ -13,9 +13,9 @@ from diffusers import FirstBlockCacheConfig
 
 from shared.catalogue.tiers import TierSettings
 from wanworks.requests import Speed
-from workers.generation.pipelines.loading import LoadedModel
 from workers.generation.pipelines.tiers import attention
 from workers.generation.pipelines.tiers.compiling import Compiled, scalings_as_tensors
+from workers.generation.pipelines.weights.loading import LoadedModel
 
 
 @dataclass

@@ -21,10 +21,10 @@ from shared.models.memory_plan import Size
 from shared.settings import Settings
 from workers.devices.discovery import Device
 from workers.generation.geometry import TEMPORAL_STEP
-from workers.generation.pipelines.loading import compute_dtype
 from workers.generation.pipelines.memory import give_back, ran_out
 from workers.generation.pipelines.tiers import attention, compiling
 from workers.generation.pipelines.tiers.compiling import Compiled
+from workers.generation.pipelines.weights.loading import compute_dtype
 
 log = logging.getLogger(__name__)
 

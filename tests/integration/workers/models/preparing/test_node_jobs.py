@@ -28,8 +28,8 @@ from tests.support.prepared_models import own
 from tests.support.servers.faulty_hub import HubProcess
 from wanworks.requests import Quantization
 from workers.attempts.heartbeat import Heartbeat
-from workers.generation.pipelines import loading
-from workers.generation.pipelines.loading import LoadedModel
+from workers.generation.pipelines.weights import loading
+from workers.generation.pipelines.weights.loading import LoadedModel
 from workers.models.fetch import fetcher
 from workers.models.preparing import converter
 from workers.models.preparing.converter import Converter

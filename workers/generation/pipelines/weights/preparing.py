@@ -1,9 +1,9 @@
 """Write weights in the form in which they are loaded: cast to bfloat16, or quantized to int8.
 
-This is the program of a child process of a node's io worker: `python -m workers.generation.pipelines.preparing`. It
-reads one task per line from stdin (JSON: component, form, config, source, target) and writes reports to stdout (JSON:
-`done` bytes, and at the end of a task `size` and `sha256`, or `error`). It ends with its parent: a report to a closed
-pipe fails.
+A node's io worker starts this program as a child process (`python -m workers.generation.pipelines.weights.preparing`).
+It reads one task per line from stdin (JSON: component, form, config, source, target) and writes reports to stdout
+(JSON: `done` bytes, and at the end of a task `size` and `sha256`, or `error`). It ends with its parent: a report to a
+closed pipe fails.
 
 One tensor is read, converted in pieces and written at a time, so memory stays bounded by the largest tensor. A cast
 or a quantization by rows gives the same bytes for a part of a tensor as for the whole.

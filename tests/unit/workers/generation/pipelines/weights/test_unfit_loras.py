@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from shared.errors import BadInput, Cancelled
-from tests.unit.workers.generation.pipelines.lora_files import (
+from tests.unit.workers.generation.pipelines.weights.lora_files import (
     KOHYA_PARTS,
     PEFT_PARTS,
     _same,
@@ -22,7 +22,7 @@ from tests.unit.workers.generation.pipelines.lora_files import (
     pipeline,
 )
 from wanworks.requests import Lora
-from workers.generation.pipelines import loras
+from workers.generation.pipelines.weights import loras
 
 
 def test_keys_that_do_not_apply_are_reported_with_the_reason(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from shared.states import Phase
 from shared.storage.store import Store
 from workers.attempts.handover import Handover
 from workers.attempts.heartbeat import Heartbeat
-from workers.generation import frame_file
 from workers.generation.context import Decoded
-from workers.generation.ending import Ending
+from workers.generation.finishing import frame_file
+from workers.generation.finishing.ending import Ending
 from workers.generation.publishing import sender
 from workers.generation.reporter import Reporter
 

@@ -13,8 +13,9 @@ from PIL import Image
 from shared.catalogue.job_types import GenerationParams
 from shared.errors import Cancelled, StoreFull
 from tests.support.generating import decoded
-from workers.generation import outputs, placeholder, playback
+from workers.generation import placeholder
 from workers.generation.context import Artifact
+from workers.generation.finishing import outputs, playback
 
 
 def moving(width: int, height: int, count: int) -> list[numpy.ndarray]:

@@ -14,8 +14,8 @@ from shared.errors import Unavailable
 from shared.states import Phase
 from shared.storage.store import Store
 from workers.attempts.heartbeat import Heartbeat
-from workers.generation import finishing
 from workers.generation.context import Decoded, Outcome
+from workers.generation.finishing import files
 from workers.generation.reporter import Reporter
 
 log = logging.getLogger("wanworks.generation")
@@ -48,7 +48,7 @@ class Ending:
             reporter(shown_as or phase, step, steps)
 
         with nullcontext() if shown_as is None else heartbeat.span.part("muxing"):
-            outcome = finishing.finish(made, frames, folder, heartbeat.check, report)
+            outcome = files.finish(made, frames, folder, heartbeat.check, report)
         names = [artifact.name for artifact in outcome.artifacts]
         with heartbeat.span.part("storing"):
             self._store.keep(job.id, job.attempt, names, heartbeat.check, lambda: report(Phase.MUXING))

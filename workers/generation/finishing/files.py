@@ -8,8 +8,8 @@ import numpy
 
 from shared.errors import OutOfMemory
 from shared.states import Phase
-from workers.generation import outputs, playback
 from workers.generation.context import Decoded, Outcome, Report
+from workers.generation.finishing import outputs, playback
 from workers.generation.quality import Shape, Watch, judge
 
 

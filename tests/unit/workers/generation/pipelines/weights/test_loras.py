@@ -18,7 +18,7 @@ from diffusers.loaders.lora_conversion_utils import (
 )
 from safetensors.torch import save_file
 
-from tests.unit.workers.generation.pipelines.lora_files import (
+from tests.unit.workers.generation.pipelines.weights.lora_files import (
     ALL,
     FORMATS,
     KOHYA_PARTS,
@@ -40,8 +40,8 @@ from tests.unit.workers.generation.pipelines.lora_files import (
     pipeline,
 )
 from wanworks.requests import Lora
-from workers.generation.pipelines import lora_formats, loras
-from workers.generation.pipelines.lora_formats import Targets
+from workers.generation.pipelines.weights import lora_formats, loras
+from workers.generation.pipelines.weights.lora_formats import Targets
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -25,11 +25,11 @@ from shared.catalogue.models import CatalogueEntry, Offload
 from shared.errors import ModelUnavailable
 from shared.models.memory_plan import profile_name
 from wanworks.requests import Quantization
-from workers.generation.pipelines import prepared_parts, shared_parts
 from workers.generation.pipelines.guidance import ImagePipeline, TextPipeline
 from workers.generation.pipelines.memory import ran_out
 from workers.generation.pipelines.placement import LAYOUTS, Layout, Placement, place
 from workers.generation.pipelines.stopping import Stops
+from workers.generation.pipelines.weights import prepared_parts, shared_parts
 
 log = logging.getLogger(__name__)
 

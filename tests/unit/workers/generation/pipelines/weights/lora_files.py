@@ -11,7 +11,7 @@ from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DMode
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
 from wanworks.requests import Lora
-from workers.generation.pipelines import loras
+from workers.generation.pipelines.weights import loras
 
 RANK = 4
 LINEAR = (

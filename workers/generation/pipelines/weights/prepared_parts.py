@@ -126,7 +126,7 @@ def _converted(model: Any, component: str, quantization: Quantization, dtype: to
     if quantization == "int8" and component != "text_encoder":
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-        from workers.generation.pipelines.preparing import quantizes
+        from workers.generation.pipelines.weights.preparing import quantizes
 
         linears = frozenset(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
         quantizer = _quantizer(model)

@@ -21,9 +21,9 @@ from shared.storage.store import Store
 from workers.attempts.handover import Handovers
 from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.persisting import persist
-from workers.generation import frame_file
 from workers.generation.context import Decoded
-from workers.generation.frame_file import FrameFile
+from workers.generation.finishing import frame_file
+from workers.generation.finishing.frame_file import FrameFile
 from workers.generation.reporter import Reporter
 
 log = logging.getLogger("wanworks.generation")

@@ -13,7 +13,7 @@ _UNKNOWN_SECONDS = 30.0
 
 
 class MeasuredDurations:
-    """Caches the measured durations of each model cache key."""
+    """Caches the measured durations of each model cache key and speed tier."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -27,13 +27,13 @@ class MeasuredDurations:
         measured = self._measured(model_cache_key).load_seconds
         return _UNKNOWN_SECONDS if measured is None else measured
 
-    def _run_seconds(self, model_cache_key: str, work: float) -> float:
-        measured = self._measured(model_cache_key).seconds_per_work
+    def _run_seconds(self, timing_key: str, work: float) -> float:
+        measured = self._measured(timing_key).seconds_per_work
         return _UNKNOWN_SECONDS if measured is None else measured * work
 
-    def _measured(self, model_cache_key: str) -> job_durations.Durations:
-        read_at, durations = self._known.get(model_cache_key, (float("-inf"), None))
+    def _measured(self, timing_key: str) -> job_durations.Durations:
+        read_at, durations = self._known.get(timing_key, (float("-inf"), None))
         if durations is None or time.monotonic() - read_at > _KEEP_SECONDS:
-            durations = job_durations.measured(self._database, model_cache_key)
-            self._known[model_cache_key] = (time.monotonic(), durations)
+            durations = job_durations.of_timing_key(self._database, timing_key)
+            self._known[timing_key] = (time.monotonic(), durations)
         return durations

@@ -21,7 +21,7 @@ from shared.catalogue.job_types import INTEGRITY_CHECK, IntegrityCheckParams
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.errors import StoreUnavailable
-from shared.insight import samples, snapshots
+from shared.insight import samples, snapshots, tier_measurements
 from shared.jobs import queues, records, usage_days, webhooks
 from shared.jobs.records import NewJob
 from shared.management import library
@@ -219,9 +219,10 @@ def retention_tick(name: str, every: float) -> str | None:
     def run_tick(run: Run) -> str:
         entries = drop_audit(database, timedelta(days=settings.audit_days), run.has_time)
         messages = drop_messages(database, run.has_time)
+        measured = tier_measurements.drop_surplus(database)
         kept = timedelta(days=settings.retention_days)
         dropped = apply_retention(database, _store(), kept, run.has_time, _meters())
-        return f"{dropped}, {messages} webhook messages, {entries} audit entries"
+        return f"{dropped}, {messages} webhook messages, {entries} audit entries, {measured} measurements of tiers"
 
     return once(database, name, every, clock.now().timestamp(), run_tick)
 

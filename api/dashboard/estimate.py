@@ -9,6 +9,7 @@ from api.operation import Answer, Operation
 from api.schemas import page as page_schemas
 from api.schemas.page import Estimate, EstimateQuery
 from api.services.fallback_facts import queue_seconds
+from shared.catalogue.entries import passes_per_step
 from shared.catalogue.models import parse_resolution
 from shared.jobs import durations
 from shared.states import Scope
@@ -18,8 +19,12 @@ def estimate(context: Context, request: Request, query: EstimateQuery) -> Respon
     """Return the estimate. Raises NotFound for an unknown model."""
     entry = context.catalogue.get(query.model_id)
     width, height = parse_resolution(query.resolution or entry.defaults.resolution)
-    work = width * height * (query.frames or entry.defaults.frames) * (query.steps or entry.defaults.steps) / 1e6
-    measured = durations.measured(context.database, f"{entry.weights_id}:{query.quantization}", entry.model_id)
+    share = passes_per_step(entry.defaults.guidance_scale, entry.defaults.guidance_scale_2) / 2
+    steps = query.steps or entry.defaults.steps
+    work = width * height * (query.frames or entry.defaults.frames) * steps * share / 1e6
+    speed = query.speed or context.settings.default_speed
+    key = f"{entry.weights_id}:{query.quantization}"
+    measured = durations.measured(context.database, key, entry.model_id, speed)
     library = context.library()
     rate = measured.seconds_per_work
     figures = {

@@ -20,7 +20,7 @@ from api.services.memory_check import needs_of
 from shared.catalogue.benchmarks import PROMPTS
 from shared.catalogue.job_types import BENCHMARK, BenchmarkParams, settle
 from shared.jobs.records import NewJob
-from shared.models.memory_plan import Needs
+from shared.models.memory_plan import Needs, together
 from shared.states import Scope
 from wanworks.requests import GenerationRequest
 
@@ -46,9 +46,11 @@ def _new(context: Context, body: BenchmarkRequest, key: str | None, digest: str 
     # The picture of a model that needs one is made on the device.
     image = "picture" if entry.image == "required" else None
     wanted = settle(GenerationRequest(prompt=PROMPTS[0], speed="exact", **asked), entry, image)
-    needs = needs_of(entry, wanted)
+    tiers = tuple(dict.fromkeys(body.tiers))
+    each = [needs_of(entry, wanted.model_copy(update={"speed": speed})) for speed in ("exact", *tiers)]
+    needs = together(each)
     vram, ram = Needs.read(needs).least_mb
-    params = {**wanted.model_dump(), "image": None, "tiers": tuple(dict.fromkeys(body.tiers)), "runs": body.runs}
+    params = {**wanted.model_dump(), "image": None, "tiers": tiers, "runs": body.runs}
     return NewJob(
         type=BENCHMARK,
         params=BenchmarkParams.model_validate(params),

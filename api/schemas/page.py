@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.http.query import digits
 from api.schemas.fields import Basis, Name
-from wanworks.requests import Quantization
+from wanworks.requests import Quantization, Speed
 
 
 class Flower(BaseModel):
@@ -29,13 +29,16 @@ class EstimateQuery(BaseModel):
     frames: Annotated[int, Field(ge=1, le=100_000), BeforeValidator(digits)] | None = None
     steps: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(digits)] | None = None
     quantization: Quantization = "none"
+    speed: Annotated[Speed | None, Field(description="Left out: the setting `default_speed`.")] = None
 
 
 class Estimate(BaseModel):
     """The estimated duration of a generation in seconds, from measured jobs; null: not measured.
 
-    `generation_seconds` is the median time per megapixel, frame and step over the latest successes of the model and
-    quantization, without loading, scaled to the request. `loading_seconds` is added if no device has loaded the model.
+    `generation_seconds` is the median time per megapixel, frame and step over the latest successes of the model,
+    quantization and speed tier, without loading, scaled to the request. If the tier has not run yet, it is the time of
+    `exact` times the ratio that a benchmark has measured, if there is one; if the model has not, that of another model
+    with the same weights. `loading_seconds` is added if no device has loaded the model.
     `queue_seconds` is the time for all queued and running jobs, divided among the devices.
     """
 

@@ -33,7 +33,7 @@ class Estimates:
     """Expected seconds of loading and running. They are never shown to users."""
 
     load: Callable[[str], float]  # by model cache key
-    run: Callable[[str, float], float]  # by model cache key and work
+    run: Callable[[str, float], float]  # by timing key and work
 
 
 class Slot(NamedTuple):
@@ -48,7 +48,7 @@ class Slot(NamedTuple):
         """Return the slot after that job has run here."""
         if job.mock:
             return self._replace(free_at=self.free_at + 1.0)
-        seconds = estimates.run(job.model_cache_key, job.work)
+        seconds = estimates.run(job.timing_key, job.work)
         if job.model_cache_key not in self.warm:
             seconds += estimates.load(job.model_cache_key)
         return Slot(self.free_at + seconds, self.key, self.device, frozenset((job.model_cache_key,)))

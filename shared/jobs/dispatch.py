@@ -16,6 +16,7 @@ from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Job, epoch_now
+from shared.jobs import durations
 from shared.jobs.attempts import Failure
 from shared.jobs.finishing import ON_DEVICE
 from shared.jobs.line_heads import QUEUED, first_of_each, lines_there
@@ -59,6 +60,11 @@ class Waiting(NamedTuple):
     line: str = ""
     avoid_device: str | None = None  # key of the last device that failed under it
     memory_needs: str = ""
+    speed: str = "exact"
+
+    @property
+    def timing_key(self) -> str:
+        return durations.timing_key(self.model_cache_key, self.speed)
 
 
 class Busy(NamedTuple):
@@ -77,6 +83,11 @@ class Busy(NamedTuple):
     claimed_at: float
     mock: bool
     memory_needs: str = ""
+    speed: str = "exact"
+
+    @property
+    def timing_key(self) -> str:
+        return durations.timing_key(self.model_cache_key, self.speed)
 
 
 @dataclass(frozen=True)
@@ -103,11 +114,12 @@ _WAITING = (
     Job.id, Job.type, Job.model_id, Job.model_cache_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
     Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.dispatched_to,
     Job.dispatched_at, Job.unplaceable_since, Job.line, Job.avoid_device,
-    Job.memory_needs,
+    Job.memory_needs, Job.speed,
 )  # fmt: skip
 _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action,
     Job.owner, Job.work, Job.claimed_at, Job.mock, Job.memory_needs,
+    Job.speed,
 )  # fmt: skip
 # Built once, because every pass executes them.
 _NOW = select(epoch_now())

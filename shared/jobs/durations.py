@@ -1,22 +1,32 @@
-"""How long loading and running take: medians of the latest successful generations."""
+"""How long loading and running take: medians of the latest successful generations, by model and speed tier.
+
+Where a tier has not run yet, the times of `exact` are multiplied by the ratio that a benchmark of this installation has
+measured, or taken as they are. Where only other models of the same weights have run (a preset, or its base), their
+times are scaled by the work.
+"""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from sqlmodel import col, select
 
+from shared.catalogue.job_types import GenerationParams
 from shared.database.engine import Database
-from shared.database.tables import Use
+from shared.database.tables import TierMeasurement, Use
 from shared.states import JobState, Phase
+from wanworks.requests import Speed
 
 # Medians over this many of the latest uses: enough to be stable, few enough to follow a new driver or GPU.
 _LATEST = 20
+# So many of all models of the same weights are read to find them.
+_READ = 100
 
 
 @dataclass(frozen=True)
 class Durations:
-    """Measured medians of one model cache key. None: never measured."""
+    """Measured medians of one model and tier. None: never measured."""
 
     load_seconds: float | None
     seconds_per_work: float | None  # seconds without loading, per megapixel x frame x step
@@ -25,66 +35,122 @@ class Durations:
 
 @dataclass(frozen=True)
 class PhaseTimes:
-    """Measured medians of one model at one size, in seconds. None: never measured."""
+    """Measured medians of one model and tier at one size, in seconds. None: never measured."""
 
     phases: Mapping[str, float]  # by phase name
     step: float | None  # one denoising step
 
 
-def measured(database: Database, model_cache_key: str, model_id: str | None = None) -> Durations:
-    """Return the medians of the latest real successes with that model cache key, on any device.
+def measured(database: Database, model_cache_key: str, model_id: str | None = None, speed: str = "exact") -> Durations:
+    """Return the medians of the latest real successes with that model cache key and tier, on any device.
 
-    `model_id`: of this model; without it of the one whose weights the key names. A preset's steps take less time.
+    `model_id`: preferably of this model; without it of the one whose weights the key names.
     """
-    loads, rates = [], []
-    for use in _latest(database, model_cache_key, model_id):
-        work = use.width * use.height * use.frames * use.steps / 1e6
-        loading = use.timings.get(Phase.LOADING, 0.0)
-        if use.warm is False:
-            loads.append(loading)
-        rates.append((sum(use.timings.values()) - loading) / work)
-    return Durations(_median(loads), _median(rates), len(rates))
+    wanted = model_id or model_cache_key.partition(":")[0]
+    uses, ratio = _of_tier(database, model_cache_key, wanted, speed)
+    chosen = _preferred(uses, wanted)
+    rates = [ratio * (sum(use.timings.values()) - use.timings.get(Phase.LOADING, 0.0)) / work_of(use) for use in chosen]
+    return Durations(_median(_loads(database, model_cache_key, wanted)), _median(rates), len(rates))
 
 
-def phase_times(
-    database: Database,
-    model_cache_key: str,
-    device_name: str,
-    width: int,
-    height: int,
-    frames: int,
-    model_id: str | None = None,
-) -> PhaseTimes:
+def phase_times(database: Database, model_cache_key: str, params: GenerationParams, device_name: str) -> PhaseTimes:
     """Return the medians of the latest real successes of exactly that size on that kind of device. See `measured`."""
-    uses = [
-        use
-        for use in _latest(database, model_cache_key, model_id)
-        if (use.width, use.height, use.frames, use.device_name) == (width, height, frames, device_name)
-    ]
+    size = (params.width, params.height, params.frames, device_name)
+
+    def fits(use: Use) -> bool:
+        return (use.width, use.height, use.frames, use.device_name) == size
+
+    uses, ratio = _of_tier(database, model_cache_key, params.model_id, params.speed, fits)
     by_phase: dict[str, list[float]] = {}
-    for use in uses:
+    for use in _preferred(uses, params.model_id):
         for phase, seconds in use.timings.items():
-            by_phase.setdefault(phase, []).append(seconds)
-    steps = [use.timings[Phase.DENOISING] / use.steps for use in uses if Phase.DENOISING in use.timings]
-    return PhaseTimes({phase: statistics.median(values) for phase, values in by_phase.items()}, _median(steps))
+            # Without the work of the use, the steps are compared.
+            more = params.work / use.work if use.work else params.steps / use.steps
+            by_phase.setdefault(phase, []).append(seconds * ratio * more if phase == Phase.DENOISING else seconds)
+    phases = {phase: statistics.median(values) for phase, values in by_phase.items()}
+    denoising = phases.get(Phase.DENOISING)
+    return PhaseTimes(phases, None if denoising is None else denoising / params.steps)
 
 
-def _latest(database: Database, model_cache_key: str, model_id: str | None) -> list[Use]:
-    model_id = model_id or model_cache_key.partition(":")[0]
+def work_of(use: Use) -> float:
+    """Return the use's work, by which times are compared. For uses of earlier versions guidance is not considered."""
+    return use.work or use.width * use.height * use.frames * use.steps / 1e6
+
+
+def timing_key(model_cache_key: str, speed: str) -> str:
+    """Return the key of a model cache key's times with a tier; of `exact` it is the model cache key itself."""
+    return model_cache_key if speed == "exact" else f"{model_cache_key}:{speed}"
+
+
+def of_timing_key(database: Database, key: str) -> Durations:
+    """Return what was measured under a key that `timing_key` has returned."""
+    head, _, tail = key.rpartition(":")
+    if tail in get_args(Speed):
+        return measured(database, head, speed=tail)
+    return measured(database, key)
+
+
+def _of_tier(
+    database: Database, model_cache_key: str, model_id: str, speed: str, fits: Callable[[Use], bool] = bool
+) -> tuple[list[Use], float]:
+    """Return the uses to estimate from, and the factor for their times. All are of the same weights, newest first."""
+    uses = [use for use in _latest(database, model_cache_key, speed) if fits(use)]
+    if uses or speed == "exact":
+        return uses, 1.0
+    exact = [use for use in _latest(database, model_cache_key, "exact") if fits(use)]
+    return exact, _ratio(database, model_cache_key, model_id, speed) if exact else 1.0
+
+
+def _preferred(uses: Sequence[Use], model_id: str) -> Sequence[Use]:
+    """Return the uses of that model; those of others with the same weights if there is none."""
+    return ([use for use in uses if use.model_id == model_id] or uses)[:_LATEST]
+
+
+def _loads(database: Database, model_cache_key: str, model_id: str) -> list[float]:
+    """Return the latest times of loading. Every tier loads the same."""
+    for speed in get_args(Speed):
+        uses = [use for use in _latest(database, model_cache_key, speed) if use.warm is False]
+        if uses:
+            return [use.timings.get(Phase.LOADING, 0.0) for use in _preferred(uses, model_id)]
+    return []
+
+
+def _latest(database: Database, model_cache_key: str, speed: str) -> Sequence[Use]:
     query = (
         select(Use)
         .where(
-            Use.model_id == model_id,
             Use.model_cache_key == model_cache_key,
-            Use.outcome == JobState.SUCCEEDED,
+            Use.speed == speed,
             col(Use.mock).is_(False),
+            Use.outcome == JobState.SUCCEEDED,
         )
         .order_by(col(Use.finished_at).desc())
-        .limit(_LATEST)
+        .limit(_READ)
     )
     with database.read() as session:
-        return list(session.exec(query))
+        return session.exec(query).all()
 
 
-def _median(values: list[float]) -> float | None:
+def _ratio(database: Database, model_cache_key: str, model_id: str, speed: str) -> float:
+    """Return the tier's time over that of `exact` by the latest benchmarks; 1 if there is none."""
+    weights_id, _, quantization = model_cache_key.partition(":")
+    for name in dict.fromkeys((model_id, weights_id)):
+        query = (
+            select(TierMeasurement.seconds, TierMeasurement.exact_seconds)
+            .where(
+                TierMeasurement.model_id == name,
+                TierMeasurement.speed == speed,
+                TierMeasurement.quantization == quantization,
+            )
+            .order_by(col(TierMeasurement.measured_at).desc())
+            .limit(_LATEST)
+        )
+        with database.read() as session:
+            found = [seconds / exact for seconds, exact in session.exec(query) if exact > 0]
+        if found:
+            return statistics.median(found)
+    return 1.0
+
+
+def _median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None

@@ -36,16 +36,16 @@ def gpu_seconds(database: Database, owner: str, since: datetime, now: datetime) 
 def awaited_gpu_seconds(database: Database, owner: str) -> float:
     """Return the seconds for which the owner's queued generations are expected to hold devices.
 
-    The estimate uses measured durations; a model cache key that was never measured counts as 0.
+    The estimate uses measured durations; a model that was never measured counts as 0.
     """
     waiting = (
-        select(Job.model_cache_key, func.sum(Job.work))
+        select(Job.model_cache_key, Job.speed, func.sum(Job.work))
         .where(Job.owner == owner, Job.status == JobState.QUEUED, Job.type == GENERATION, col(Job.mock).is_(False))
-        .group_by(col(Job.model_cache_key))
+        .group_by(col(Job.model_cache_key), col(Job.speed))
     )
     with database.read() as session:
         found = session.exec(waiting).all()
     return sum(
-        work * (durations.measured(database, model_cache_key).seconds_per_work or 0.0)
-        for model_cache_key, work in found
+        work * (durations.measured(database, model_cache_key, speed=speed).seconds_per_work or 0.0)
+        for model_cache_key, speed, work in found
     )

@@ -8,6 +8,7 @@ formulas that were derived on meta tensors (`shared/catalogue/memory_facts.py`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Literal
 
 from shared.catalogue.memory_facts import Memory, Plane, Weights
@@ -144,6 +145,21 @@ def needs(entry: CatalogueEntry, quantization: Quantization, size: Size) -> str:
             steps.append(pair)
     on_cpu = min(plan.host for plan in plans(entry, quantization, size, "cpu"))
     return ",".join(f"{device}:{host}" for device, host in steps) + f";{_rounded(on_cpu)}"
+
+
+def together(every: Sequence[str]) -> str:
+    """Return what a device must have that fulfils all these needs, one after the other."""
+    read = [Needs.read(one) for one in every]
+    pairs = {
+        (max(device for device, _ in chosen), max(host for _, host in chosen))
+        for chosen in product(*(one.cuda for one in read))
+    }
+    steps = [
+        f"{device}:{host}"
+        for device, host in sorted(pairs, reverse=True)
+        if not any(other[0] <= device and other[1] <= host for other in pairs - {(device, host)})
+    ]
+    return ",".join(steps) + f";{max(one.cpu for one in read)}"
 
 
 def lora_bytes(entry: CatalogueEntry) -> int:

@@ -1,7 +1,7 @@
-"""A local folder for files on their way to or from a bucket.
+"""A local folder for files that one process needs for a while, such as those on their way to or from a bucket.
 
 Each subfolder is locked by the process that uses it. The lock ends with the process, so that folders of dead processes
-are recognised, and removed when the next folder is created.
+are recognised, and removed when the next folder is created or on request.
 """
 
 import fcntl
@@ -44,6 +44,12 @@ class Scratch:
         if descriptor is not None:
             shutil.rmtree(self._root / name, ignore_errors=True)
             os.close(descriptor)
+
+    def sweep(self) -> None:
+        """Remove the folders of dead processes."""
+        if self._root.is_dir():
+            with self._alone():
+                self._drop_folders_of_dead_processes()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -5,7 +5,6 @@ Prompts, seeds and the picture are fixed, so that figures of different devices a
 
 import math
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from shared.messaging.progress import Progress
 from shared.models import memory_plan, replicas
 from shared.settings import Settings
 from shared.states import Phase
+from shared.storage.scratch import Scratch
 from wanworks.requests import Speed
 from workers.attempts.heartbeat import Heartbeat
 from workers.devices.discovery import Device
@@ -59,6 +59,8 @@ class BenchmarkHandler:
         self._progress = progress
         self._device = device
         self._generations = generations
+        self._scratch = Scratch(settings.home / "benchmarks")
+        self._scratch.sweep()  # the process before this one may have been killed during a benchmark
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         params = BenchmarkParams.model_validate(job.params)
@@ -67,11 +69,15 @@ class BenchmarkHandler:
         if replicas.snapshot_dir(self._settings.models_dir, entry) is None:
             raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
         self._generations.drop_stale()
-        with tempfile.TemporaryDirectory(prefix="benchmark-", dir=self._settings.home) as folder:
-            runs = _Runs(self._settings, self._progress, job, heartbeat, params, entry, Path(folder))
+        name = f"{job.id}.{job.attempt}"
+        folder = self._scratch.fresh(name)
+        try:
+            runs = _Runs(self._settings, self._progress, job, heartbeat, params, entry, folder)
             exact = runs.of("exact")
             compared = [(speed, runs.of(speed)) for speed in params.tiers if speed != "exact"]
             rows = [self._row(job, params, speed, found, exact) for speed, found in compared]
+        finally:
+            self._scratch.drop(name)
         tier_measurements.record(self._database, job.id, rows)
         return {
             "model_id": params.model_id,

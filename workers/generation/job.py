@@ -66,7 +66,7 @@ class GenerationHandler:
         self._ending = Ending(store, device_name)
         self._generations: dict[str, int] = {}  # of the files that the loaded models come from
         self._reported_models: list[dict[str, Any]] = []
-        self._phase_times: dict[tuple[str, str, int, int, int, str], tuple[float, PhaseTimes]] = {}
+        self._phase_times: dict[tuple[object, ...], tuple[float, PhaseTimes]] = {}
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any] | None:
         params = GenerationParams.model_validate(job.params)
@@ -178,9 +178,10 @@ class GenerationHandler:
         self._generations = now
 
     def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
-        key = (job.model_cache_key, self._device_name, params.width, params.height, params.frames, params.model_id)
+        size = (params.width, params.height, params.frames, params.steps, params.work)
+        key = (job.model_cache_key, params.model_id, params.speed, *size)
         read_at, times = self._phase_times.get(key, (float("-inf"), None))
         if times is None or time.monotonic() - read_at > _MEASURED_KEEP_SECONDS:
-            times = phase_times(self._database, *key)
+            times = phase_times(self._database, job.model_cache_key, params, self._device_name)
             self._phase_times[key] = (time.monotonic(), times)
         return times

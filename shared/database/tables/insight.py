@@ -94,6 +94,15 @@ class TierMeasurement(SQLModel, table=True):
     __table_args__ = (
         Index("ix_tier_measurements_model", "model_id", "measured_at"),
         Index("ix_tier_measurements_job", "job_id"),
+        Index(
+            "ix_tier_measurements_made_with",
+            "model_id",
+            "speed",
+            "device_name",
+            "quantization",
+            "made_with",
+            "measured_at",
+        ),
     )
 
     id: int | None = Field(default=None, primary_key=True)
@@ -109,6 +118,7 @@ class TierMeasurement(SQLModel, table=True):
     steps: int
     settings: dict[str, Any] = Field(sa_type=JSON)  # what the tier used on the device
     libraries: dict[str, str] = Field(sa_type=JSON)  # versions that decide the frames
+    made_with: str = Field(default="", max_length=64, sa_column_kwargs={"server_default": ""})  # digest of both
     runs: int  # prompts
     seconds: float  # of one run, without loading and encoding of the file; mean
     exact_seconds: float

@@ -85,6 +85,7 @@ class Job(SQLModel, table=True):
     memory_needs: str = Field(default="", max_length=160, sa_column_kwargs={"server_default": ""})
     line: str = Field(default="", max_length=24, sa_column_kwargs={"server_default": ""})  # of `shared/jobs/lines.py`
     work: float = 0.0  # megapixels x frames x steps; run times are proportional to it
+    speed: str = Field(default="exact", max_length=16, sa_column_kwargs={"server_default": "exact"})  # the tier
     params: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     labels: dict[str, str] = Field(sa_column=Column("metadata", JSON, nullable=False))
     idempotency_key: str | None = Field(default=None, max_length=255, unique=True)
@@ -174,6 +175,8 @@ class Use(SQLModel, table=True):
         Index("ix_uses_model", "model_id", "finished_at"),
         Index("ix_uses_finished", "finished_at"),
         Index("ix_uses_owner", "owner", "finished_at", sqlite_where=_OWNED, postgresql_where=_OWNED),
+        # The latest times of a tier, whatever else has run since.
+        Index("ix_uses_times", "model_cache_key", "speed", "mock", "outcome", "finished_at"),
     )
 
     id: int | None = Field(default=None, primary_key=True)
@@ -195,6 +198,8 @@ class Use(SQLModel, table=True):
     height: int
     frames: int
     steps: int
+    speed: str = Field(default="exact", max_length=16, sa_column_kwargs={"server_default": "exact"})  # the tier
+    work: float | None = None  # as of its job; None: the job ended before this was recorded
     warm: bool | None = None
     timings: dict[str, float] = Field(sa_column=Column(JSON, nullable=False))  # seconds by phase
     peak_vram_mb: float | None = None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shared.catalogue.job_types import GenerationParams
 from shared.catalogue.models import Catalogue
 from shared.database.engine import Database
 from shared.database.tables import Job
@@ -56,13 +57,7 @@ class FinishingHandler:
         reporter = Reporter(
             send=sender(self._settings, self._database, self._progress, job),
             measured=phase_times(
-                self._database,
-                job.model_cache_key,
-                self._device_name,
-                made.width,
-                made.height,
-                made.frames,
-                job.model_id,
+                self._database, job.model_cache_key, GenerationParams.model_validate(job.params), self._device_name
             ),
             heartbeat=heartbeat,
         )

@@ -46,7 +46,7 @@ export function estimatePanel(entry) {
         (current?.samples
           ? `Based on the median of ${plural(current.samples, "measured job")}, scaled to this resolution, length and steps.`
           : current
-            ? "No job of this model has succeeded with this quantization yet."
+            ? "No job of this model has succeeded with this quantization yet, at any speed."
             : "Loading…"),
     ),
   );
@@ -62,6 +62,7 @@ function requestSoon(entry) {
     frames: values.frames,
     steps: values.steps,
     quantization: values.quantization,
+    speed: values.speed,
   };
   const of = JSON.stringify(wanted);
   const fresh = Date.now() - estimate.at < FRESH_MS;

@@ -122,7 +122,9 @@ def generate(database: Database, runner: Runner, speed: Speed) -> dict[str, Any]
     return tier
 
 
-def test_a_benchmark_is_kept_and_jobs_say_what_it_found(runner: Runner, database: Database, client: TestClient) -> None:
+def test_a_benchmark_is_kept_and_jobs_say_what_it_found(
+    runner: Runner, database: Database, client: TestClient, settings_here: Settings
+) -> None:
     assert generate(database, runner, "exact")["quality"] == "exact"
     before = generate(database, runner, "balanced")
     assert (before["quality"], before["measured"]) == ("not measured", None)
@@ -139,6 +141,7 @@ def test_a_benchmark_is_kept_and_jobs_say_what_it_found(runner: Runner, database
     assert balanced["speedup"] == pytest.approx(result["exact_seconds"] / balanced["seconds"])
     with database.read() as session:
         assert session.exec(select(func.count()).select_from(Use)).one() == 2, "a benchmark is no use of the model"
+    assert [path.name for path in (settings_here.home / "benchmarks").iterdir()] == [".lock"], "its frames are removed"
 
     after = generate(database, runner, "balanced")
     assert after["quality"] == "close"
@@ -185,3 +188,26 @@ def test_a_measurement_holds_for_what_it_was_made_with(database: Database) -> No
     tier_measurements.record(database, "b", [row(ssim_mean=0.5)])
     (kept,) = tier_measurements.of_model(database, "T2V-A14B")
     assert kept.ssim_mean == 0.5, "a repeated attempt replaces what the one before has stored"
+
+
+def test_few_measurements_of_a_kind_are_kept(database: Database) -> None:
+    for place in range(tier_measurements.KEPT + 2):
+        tier_measurements.record(database, f"b-{place}", [row(job_id=f"b-{place}", ssim_mean=place / 10)])
+    tier_measurements.record(
+        database, "other", [row(job_id="other", libraries={"torch": "2"}), row(job_id="other", steps=3)]
+    )
+    assert tier_measurements.drop_surplus(database) == 2
+    assert tier_measurements.drop_surplus(database) == 0
+    with database.read() as session:
+        kept = session.exec(select(TierMeasurement.job_id).order_by(TierMeasurement.job_id)).all()  # type: ignore[arg-type]
+    assert kept == ["b-2", "b-3", "b-4", "other", "other"]
+
+
+def test_what_a_killed_benchmark_left_is_removed_by_the_next_process(
+    settings_here: Settings, request: pytest.FixtureRequest
+) -> None:
+    left = settings_here.home / "benchmarks" / "job.1" / "exact-0.npy"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x")
+    request.getfixturevalue("runner")
+    assert [path.name for path in (settings_here.home / "benchmarks").iterdir()] == [".lock"]

@@ -9,7 +9,7 @@ from shared.catalogue.models import DEFAULT, CatalogueEntry
 from shared.management import reductions
 from shared.management.reductions import Request
 from shared.models import memory_plan
-from shared.models.memory_plan import MB, Needs, Size
+from shared.models.memory_plan import MB, Needs, Size, together
 
 # The memory that each kind of card reports in all, in MB (10^6 bytes), and a usual host for it.
 CARDS = {16: 17_180, 24: 25_770, 32: 34_190, 40: 42_950, 48: 48_300, 80: 85_520, 141: 150_750}
@@ -139,3 +139,14 @@ def test_a_tier_that_does_not_fit_has_exact_as_an_alternative() -> None:
     assert not fits(request, 16)
     first = reductions.alternatives(request, DEFAULT, lambda one: fits(one, 16))[0]
     assert first == replace(request, speed="exact")
+
+
+def test_needs_together_are_met_only_where_each_is() -> None:
+    every = ("78000:14250,16250:72000;140000", "80000:14250,12000:72000;90000")
+    both = Needs.read(together(every))
+    assert together(every) == "80000:14250,16250:72000;140000"
+    for device in (12_000, 16_250, 78_000, 80_000):
+        for host in (14_250, 72_000):
+            fits = all(Needs.read(one).host_mb("cuda", device, host) is not None for one in every)
+            assert (both.host_mb("cuda", device, host) is not None) == fits
+    assert both.host_mb("cpu", 139_000, None) is None

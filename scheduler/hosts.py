@@ -47,6 +47,7 @@ def read_hosts(database: Database, held: Mapping[str, frozenset[str]], silence_s
             warm=frozenset(entry[LOADED_MODEL_KEY] for entry in device.warm),
             holds=held.get(device.node, frozenset()),
             host_mb=memory.get(device.node),
+            capability=device.compute_capability,
         )
         for device in seen
     ]

@@ -17,6 +17,7 @@ from shared.database.engine import Database
 from shared.jobs import dispatch, download_control
 from shared.jobs.attempts import Failure
 from shared.jobs.dispatch import Queue, Waiting
+from shared.models.memory_plan import Needs
 
 # How often the dispatcher stores that it watches unplaceable jobs. A longer pause than the second figure does not
 # count as time in which a job could not be placed.
@@ -109,5 +110,7 @@ def _reason(job: Waiting, hosts: Hosts, held: Mapping[str, frozenset[str]]) -> F
     if not holders and not job.mock:
         return Failure("model_unavailable", f"No node holds {job.model_id}", retryable=True)
     if not any(carries(job, device) for device in devices):
+        if job.memory_needs and not any(Needs.read(job.memory_needs).runs_on(each.capability) for each in devices):
+            return Failure("no_device", "No live device has the compute capability that fp8 needs: 8.9", retryable=True)
         return Failure("no_device", "No live device has the memory that this job needs", retryable=True)
     return Failure("node_lost", f"The nodes that hold {job.model_id} have been silent", retryable=True)

@@ -178,9 +178,9 @@ class Settings(BaseSettings):
     download_slots: int = Field(2, ge=1, le=32, description="Downloads that run at once on a node.")
     prepare_downloads: str = Field(
         "auto",
-        pattern="^(auto|none|bf16|int8|bf16,int8)$",
+        pattern="^(auto|none|(bf16|int8|fp8)(,(bf16|int8|fp8)){0,2})$",
         description="Copies of the weights that a download writes, so that loading converts nothing: `bf16`, `int8`, "
-        "`bf16,int8`, `none`, or `auto`: bf16 on a node with a CUDA device.",
+        "`fp8`, several of them joined by commas, `none`, or `auto`: bf16 on a node with a CUDA device.",
     )
     keep_sources: bool = Field(
         True,

@@ -19,7 +19,7 @@ from pydantic_core import CoreSchema, core_schema
 from wanworks.net.urls import ForbiddenAddress, check_url
 from wanworks.states import Priority
 
-Quantization = Literal["none", "fp16", "bf16", "int8"]
+Quantization = Literal["none", "fp16", "bf16", "int8", "fp8"]
 OutputFormat = Literal["mp4", "webm"]
 Speed = Literal["exact", "balanced", "fast"]
 LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -101,6 +101,7 @@ def _device(
         uuid=device.uuid,
         name=device.name,
         memory_mb=device.memory_mb,
+        compute_capability=None if device.compute_capability is None else f"{device.compute_capability / 10:.1f}",
         worker=device.worker,
         pid=device.pid,
         visible=device.visible,

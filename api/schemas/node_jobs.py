@@ -43,7 +43,7 @@ class PrepareRequest(RequestModel):
     model_id: Name
     node: NodeName | None = None
     quantization: Annotated[
-        Literal["bf16", "int8"],
+        Literal["bf16", "int8", "fp8"],
         Field(description="The quantization of jobs that the copies serve; bf16 also serves `none` on a GPU."),
     ] = "bf16"
 

@@ -38,6 +38,9 @@ class DeviceStatus(ResponseModel):
     uuid: str
     name: str
     memory_mb: int
+    compute_capability: Annotated[
+        str | None, Field(description="Of a GPU, such as `8.9`; fp8 needs that or more. Null: a CPU, or unknown.")
+    ] = None
     worker: str
     pid: int
     visible: Annotated[str, Field(description="The worker process's CUDA_VISIBLE_DEVICES.")]

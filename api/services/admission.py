@@ -48,7 +48,7 @@ class Admission:
         request = received.request
         if received.image is not None or request.loras or request.fallback:
             return False
-        return self._memory.is_quick(request.model_id)
+        return self._memory.is_quick(request.model_id, request.quantization)
 
     def generation(self, received: ReceivedRequest, key: str | None) -> NewJob:
         """Return the requested job. Its image is already in the store; `discard` removes it.

@@ -116,7 +116,7 @@ def _usual(entry: CatalogueEntry, quantization: Quantization) -> reductions.Requ
 
 def _carries(device: Device, memory: Mapping[str, int | None], request: reductions.Request) -> bool:
     needs = Needs.read(reductions.needs(request))
-    return needs.host_mb(device.kind, device.memory_mb, memory.get(device.node)) is not None
+    return needs.host_mb(device.kind, device.memory_mb, memory.get(device.node), device.compute_capability) is not None
 
 
 def _memory_of(library: Library) -> dict[str, int | None]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from shared.cluster import nodes
 from shared.database.engine import Database
+from shared.models.memory_plan import Needs
 
 _KEEP_SECONDS = 2.0
 
@@ -23,6 +24,11 @@ class Host:
     host_mb: int | None
     open: bool  # online, and neither its node is drained nor the device quarantined
     state: str  # in words, why it is not open
+    capability: int | None = None  # the compute capability of a GPU, times ten; None: unknown
+
+    def fits(self, needs: Needs) -> bool:
+        """Return whether the device could ever run a job with these needs."""
+        return needs.host_mb(self.kind, self.memory_mb, self.host_mb, self.capability) is not None
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,16 @@ class Hosts:
             elif device.node in drained:
                 state = "drained"
             devices.append(
-                Host(device.key, device.node, device.kind, device.memory_mb, memory.get(device.node), not state, state)
+                Host(
+                    key=device.key,
+                    node=device.node,
+                    kind=device.kind,
+                    memory_mb=device.memory_mb,
+                    host_mb=memory.get(device.node),
+                    open=not state,
+                    state=state,
+                    capability=device.compute_capability,
+                )
             )
         io_nodes = {node.name for node, silent in known if nodes.is_heard(silent, self._silence_seconds)} - drained
         return Seen(tuple(devices), frozenset(io_nodes))

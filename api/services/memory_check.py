@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from api.services.hosts import Host, Hosts
+from api.services.waiting import lacks_fp8
 from shared.catalogue.job_types import GenerationParams, settle
 from shared.catalogue.models import Catalogue, CatalogueEntry, parse_resolution
 from shared.errors import InvalidField, NotEnoughMemory
@@ -12,7 +13,7 @@ from shared.management import reductions
 from shared.management.reductions import Request
 from shared.models import lora_files
 from shared.models.memory_plan import Needs
-from wanworks.requests import GenerationRequest
+from wanworks.requests import GenerationRequest, Quantization
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class MemoryCheck:
         self._hosts = hosts
         self._refuses = refuses
 
-    def is_quick(self, model_id: str) -> bool:
+    def is_quick(self, model_id: str, quantization: Quantization) -> bool:
         """Return whether `check` needs no query: the devices were read just now, and one fits whatever is requested."""
         if not self._refuses:
             return True
@@ -40,14 +41,19 @@ class MemoryCheck:
             return False
         devices = self._hosts.seen().devices
         named = (entry for entry in self._catalogue.entries if entry.model_id == model_id)
-        return not devices or any(_fits(devices, _largest(entry)) for entry in named)
+        return not devices or any(_fits(devices, _largest(entry, quantization)) for entry in named)
 
     def check(self, request: GenerationRequest | None, params: GenerationParams) -> None:
         """Raise NotEnoughMemory if devices are registered and none of them can ever run this. See `Host`.
 
+        Raises InvalidField if none of them computes in the requested quantization.
+
         `request`: as sent, to describe alternatives that can be sent; None: made from the parameters.
         """
         if self._refuses and self.fits(params) is False:
+            needs, hosts = Needs.read(reductions.needs(self._wanted(params))), self._hosts.seen().devices
+            if not any(needs.runs_on(host.capability) for host in hosts):
+                raise InvalidField.of("quantization", lacks_fp8(len(hosts)), "not_supported")
             raise self._refusal(request, params)
 
     def fits(self, params: GenerationParams) -> bool | None:
@@ -79,8 +85,9 @@ class MemoryCheck:
     def _refusal(self, request: GenerationRequest | None, params: GenerationParams) -> NotEnoughMemory:
         wanted, hosts = self._wanted(params), self._hosts.seen().devices
         needs = Needs.read(reductions.needs(wanted))
+        able = [host for host in hosts if needs.runs_on(host.capability)]
         missing = sorted(
-            (_Missing(host.key, *needs.missing_mb(host.kind, host.memory_mb, host.host_mb)) for host in hosts),
+            (_Missing(host.key, *needs.missing_mb(host.kind, host.memory_mb, host.host_mb)) for host in able),
             key=lambda one: one.device_memory_mb + one.host_memory_mb,
         )
         nearest = missing[0]
@@ -143,10 +150,11 @@ def _request(entry: CatalogueEntry, params: GenerationParams, loras: int) -> Req
 
 def _fits(hosts: tuple[Host, ...], needs: str) -> bool:
     read = Needs.read(needs)
-    return any(read.host_mb(host.kind, host.memory_mb, host.host_mb) is not None for host in hosts)
+    return any(host.fits(read) for host in hosts)
 
 
-def _largest(entry: CatalogueEntry) -> str:
-    """Return the needs of the largest request that the model accepts."""
+def _largest(entry: CatalogueEntry, quantization: Quantization) -> str:
+    """Return the needs of the largest request that the model accepts, in 16 bits or in fp8, which needs more."""
+    of: Quantization = "fp8" if quantization == "fp8" else "none"
     largest = max(entry.resolutions, key=lambda text: parse_resolution(text)[0] * parse_resolution(text)[1])
-    return reductions.needs(Request(entry, largest, entry.max_frames, "none", entry.image != "refused"))
+    return reductions.needs(Request(entry, largest, entry.max_frames, of, entry.image != "refused"))

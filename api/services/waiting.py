@@ -22,6 +22,14 @@ def waiting_for(job: Job, seen: Seen, now: float) -> WaitingFor | None:
     return _for_a_device(job, seen)
 
 
+def lacks_fp8(devices: int) -> str:
+    """Return why fp8 cannot run on any of so many registered devices."""
+    return (
+        "fp8 needs a GPU of compute capability 8.9 or more (Ada, Hopper or later), "
+        f"which none of the {devices} registered devices has."
+    )
+
+
 def _for_a_node(job: Job, seen: Seen) -> WaitingFor:
     if job.target_node not in seen.io_nodes:
         return WaitingFor(reason="device", detail=f"Node {job.target_node} is offline or drained.")
@@ -35,7 +43,9 @@ def _for_a_device(job: Job, seen: Seen) -> WaitingFor:
         fitting = list(seen.devices)
     else:
         needs = Needs.read(job.memory_needs)
-        fitting = [one for one in seen.devices if needs.host_mb(one.kind, one.memory_mb, one.host_mb) is not None]
+        fitting = [one for one in seen.devices if one.fits(needs)]
+    if not fitting and not any(Needs.read(job.memory_needs).runs_on(one.capability) for one in seen.devices):
+        return WaitingFor(reason="device", detail=lacks_fp8(len(seen.devices)))
     if not fitting:
         least = min(Needs.read(job.memory_needs).cuda)
         return WaitingFor(

@@ -25,6 +25,7 @@ class DeviceView:
     warm: frozenset[str]  # model cache keys of the loaded models
     holds: frozenset[str]  # ids of the models that its node holds completely
     host_mb: int | None = None  # what its host has for it, in MB; None: unknown
+    capability: int | None = None  # the compute capability of a GPU, times ten; None: unknown
     avoided_as: str | None = None  # its key, if a job may have to avoid it (`placement/avoidance.py`)
 
 
@@ -71,7 +72,7 @@ def host_memory(job: Waiting | Busy, device: DeviceView) -> int | None:
     if job.mock:
         return 0
     if job.memory_needs:
-        return Needs.read(job.memory_needs).host_mb(device.kind, device.memory_mb, device.host_mb)
+        return Needs.read(job.memory_needs).host_mb(device.kind, device.memory_mb, device.host_mb, device.capability)
     # Accepted by an earlier version.
     if isinstance(job, Busy):
         return 0
@@ -88,7 +89,7 @@ def need(job: Waiting) -> Hashable:
 
 def shape(device: DeviceView) -> Hashable:
     """Return what determines which jobs fit a device. It is equal for devices that can run the same jobs."""
-    return (device.kind, device.memory_mb, device.host_mb, device.holds, device.avoided_as)
+    return (device.kind, device.memory_mb, device.host_mb, device.capability, device.holds, device.avoided_as)
 
 
 class Slots:

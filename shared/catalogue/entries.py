@@ -97,7 +97,7 @@ class CatalogueEntry(Frozen):
     max_frames: int = Field(ge=1)
     fps: tuple[int, ...] = (8, 12, 16, 24)
     output_formats: tuple[OutputFormat, ...] = ("mp4", "webm")
-    quantizations: tuple[Quantization, ...] = ("none", "fp16", "bf16", "int8")
+    quantizations: tuple[Quantization, ...] = ("none", "fp16", "bf16", "int8", "fp8")
     loras: bool = True
     min_steps: int = Field(2, ge=1)  # with one step the low-noise expert would never run
     max_steps: int = Field(100, ge=1)

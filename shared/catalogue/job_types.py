@@ -211,7 +211,7 @@ class PrepareParams(BaseModel):
 
     model_id: str
     node: str
-    quantization: Literal["bf16", "int8"] = "bf16"
+    quantization: Literal["bf16", "int8", "fp8"] = "bf16"
 
 
 class BenchmarkParams(GenerationParams):

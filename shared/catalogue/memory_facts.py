@@ -26,6 +26,7 @@ class Sizes(_Facts):
     fp16: Bytes
     fp32: Bytes
     int8: Bytes  # weights of linear layers in 8 bits, the others in bf16
+    fp8: Bytes | None = None  # those of the transformer's blocks in 8 bits; None: not derived, as large as bf16 at most
 
 
 class Weights(_Facts):
@@ -41,6 +42,8 @@ class Activations(_Facts):
 
     text: Bytes  # of the text encoder at its greatest length
     denoise: Linear  # 1, tokens; of a transformer in 16 bits
+    # Of one in fp8, which also holds each layer's input in 8 bits, and in 32 while it is quantized. None: not derived.
+    denoise_fp8: Linear | None = None
     decode: Plane  # 1, pixels of a frame, pixels of a frame x latent frames; whole, in 32 bits
     encode: Plane  # 1, pixels of a frame, pixels of all encoded frames; whole, in 32 bits
     encode_tile: Bytes  # the encoder's part if it encodes in tiles, without the encoded frames themselves

@@ -21,6 +21,7 @@ class Card:
     memory_mb: int
     tflops: float
     per_step: "Cited"
+    capability: int  # compute capability, times ten
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Cited:
 # Both from the README of LightX2V, which timed diffusers (Wan2.1 14B, 480p): H100 and RTX 4090D.
 _H100, _4090D = Cited(9.77, 989), Cited(30.5, 148)
 CARDS = (
-    Card("16 GB (RTX 4080)", 17_170, 97, _4090D),
-    Card("24 GB (RTX 4090)", 25_750, 165, _4090D),
-    Card("32 GB (RTX 5090)", 34_190, 210, _4090D),
-    Card("40 GB (A100)", 42_950, 312, _H100),
-    Card("48 GB (L40S)", 48_300, 362, _H100),
-    Card("80 GB (H100)", 85_520, 989, _H100),
-    Card("141 GB (H200)", 150_750, 989, _H100),
+    Card("16 GB (RTX 4080)", 17_170, 97, _4090D, 89),
+    Card("24 GB (RTX 4090)", 25_750, 165, _4090D, 89),
+    Card("32 GB (RTX 5090)", 34_190, 210, _4090D, 120),
+    Card("40 GB (A100)", 42_950, 312, _H100, 80),
+    Card("48 GB (L40S)", 48_300, 362, _H100, 89),
+    Card("80 GB (H100)", 85_520, 989, _H100, 90),
+    Card("141 GB (H200)", 150_750, 989, _H100, 90),
 )
 # Of a 14B transformer: parameters, layers, width. The figures of 5B stand beside them.
 _SHAPES = {True: (14.3e9, 40, 5120), False: (5.0e9, 30, 3072)}
@@ -49,9 +50,11 @@ _HEAD = """# Which card runs what
 What the memory plan chooses for each model on common cards. This page is written by `python -m
 shared.models.hardware_page` from the catalogue and from the plan that also accepts and places jobs.
 
-- **16 bits, int8**: the layout for these weights. `full`: everything stays on the card. `text-offload`: the text
+- **16 bits, int8, fp8**: the layout for these weights. `full`: everything stays on the card. `text-offload`: the text
   encoder takes turns. `offload`: one component is on the card at a time. `stream`: weights pass through it block by
   block. "tiles": the video is decoded in tiles. "-": it does not fit; a request is refused with alternatives that do.
+  fp8 needs compute capability 8.9 (Ada, Hopper or later); what it gains in time was not measured on a GPU. A pass takes
+  about twice the memory beside the weights, because a layer's input is held in 32 bits while it is quantized.
 - **GB**: the peak on the card, and the memory of its host, both with the plan's margin. Several cards of one host
   share its memory.
 - **time**: for the default number of steps, without loading and decoding. *Derived*: published seconds of one step
@@ -76,10 +79,11 @@ def _of_model(entry: CatalogueEntry) -> str:
     largest = max(entry.resolutions, key=lambda text: _area(text))
     for resolution, frames in ((entry.defaults.resolution, entry.defaults.frames), (largest, entry.max_frames)):
         lines.append(f"\n{resolution}, {frames} frames, {entry.defaults.steps} steps:\n\n")
-        lines.append("| card | 16 bits | GB card / host | int8 | GB card / host | time |\n|---|---|---|---|---|---|\n")
+        head = "| card | 16 bits | GB card / host | int8 | GB card / host | fp8 | GB card / host | time |\n"
+        lines.append(head + "|---|---|---|---|---|---|---|---|\n")
         for card in CARDS:
-            cells = [cell for each in ("none", "int8") for cell in _cells(entry, each, resolution, frames, card)]
-            fits = any(cell != "-" for cell in cells)
+            cells = [cell for each in ("none", "int8", "fp8") for cell in _cells(entry, each, resolution, frames, card)]
+            fits = any(cell not in ("-", "no fp8") for cell in cells)
             lines.append(
                 f"| {card.name} | {' | '.join(cells)} | {_time(entry, resolution, frames, card) if fits else '-'} |\n"
             )
@@ -90,6 +94,8 @@ def _cells(
     entry: CatalogueEntry, quantization: Quantization, resolution: str, frames: int, card: Card
 ) -> tuple[str, str]:
     size = _size(entry, resolution, frames)
+    if quantization == "fp8" and card.capability < memory_plan.FP8_CAPABILITY:
+        return "no fp8", "-"
     plan = memory_plan.choose(memory_plan.plans(entry, quantization, size, "cuda"), card.memory_mb * MB, None)
     if plan is None:
         return "-", "-"

@@ -32,6 +32,12 @@ TILE_PIXELS = 256  # the edge of a tile that is decoded, see `pipelines/decoding
 _ORDER: Sequence[tuple[Offload, bool]] = (
     ("none", False), ("text", False), ("model", False), ("model", True), ("group", False), ("group", True),
 )  # fmt: skip
+# Above the ratio of denoising in fp8 to that in 16 bits of every known model, for one of which it was not derived.
+_FP8_BOUND = 2.5
+FP8_CAPABILITY = 89
+"""The compute capability from which on a card multiplies in fp8, times ten: Ada, Hopper and later."""
+# A capability is added to the needs as so many times this. A version that does not know it finds no device that large.
+_CAPABILITY_MB = 10**9
 _STEP_MB = 250  # needs are rounded up to multiples of this, so that similar jobs share one line of the queue
 
 
@@ -96,8 +102,8 @@ class Plan:
 
 
 def profile_name(quantization: Quantization, layout: Offload) -> str:
-    """Return a layout's name in results: ``stream``, or ``int8-stream`` for int8 weights."""
-    return f"{'int8-' if quantization == 'int8' else ''}{LAYOUT_NAMES[layout]}"
+    """Return a layout's name in results: ``stream``, or ``int8-stream`` for int8 weights, ``fp8-stream`` for fp8."""
+    return f"{f'{quantization}-' if quantization in ('int8', 'fp8') else ''}{LAYOUT_NAMES[layout]}"
 
 
 LAYOUT_NAMES: dict[Offload, str] = {"none": "full", "text": "text-offload", "model": "offload", "group": "stream"}
@@ -121,10 +127,9 @@ def decode_bytes(memory: Memory, size: Size, *, half: bool = False) -> int:
     return round(MARGIN * _decode(memory, size, tiled=False, half=half))
 
 
-def denoise_bytes(memory: Memory, size: Size) -> int:
-    """Return what a forward pass of a transformer in 16 bits needs beside the weights, margin included."""
-    fixed, by_tokens = memory.activations.denoise
-    return round(MARGIN * (fixed + by_tokens * tokens(memory, size)))
+def denoise_bytes(memory: Memory, size: Size, quantization: Quantization = "none") -> int:
+    """Return what a forward pass of a transformer in 16 bits or fp8 needs beside the weights, margin included."""
+    return round(MARGIN * _denoise(memory, size, quantization))
 
 
 def encode_bytes(memory: Memory, size: Size) -> int:
@@ -144,22 +149,24 @@ def needs(entry: CatalogueEntry, quantization: Quantization, size: Size) -> str:
         if not any(device <= pair[0] and host <= pair[1] for device, host in steps):
             steps.append(pair)
     on_cpu = min(plan.host for plan in plans(entry, quantization, size, "cpu"))
-    return ",".join(f"{device}:{host}" for device, host in steps) + f";{_rounded(on_cpu)}"
+    more = FP8_CAPABILITY * _CAPABILITY_MB if quantization == "fp8" else 0
+    return ",".join(f"{device + more}:{host}" for device, host in steps) + f";{_rounded(on_cpu) + more}"
 
 
 def together(every: Sequence[str]) -> str:
-    """Return what a device must have that fulfils all these needs, one after the other."""
+    """Return what a device must have that fulfils all these needs, one after the other. All are of one quantization."""
     read = [Needs.read(one) for one in every]
+    more = max(one.capability for one in read) * _CAPABILITY_MB
     pairs = {
         (max(device for device, _ in chosen), max(host for _, host in chosen))
         for chosen in product(*(one.cuda for one in read))
     }
     steps = [
-        f"{device}:{host}"
+        f"{device + more}:{host}"
         for device, host in sorted(pairs, reverse=True)
         if not any(other[0] <= device and other[1] <= host for other in pairs - {(device, host)})
     ]
-    return ",".join(steps) + f";{max(one.cpu for one in read)}"
+    return ",".join(steps) + f";{max(one.cpu for one in read) + more}"
 
 
 def lora_bytes(entry: CatalogueEntry) -> int:
@@ -197,10 +204,14 @@ def default_size(entry: CatalogueEntry) -> Size:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a job needs: on a GPU one of the pairs of (device, host) memory, on a CPU the host's. MB (10^6 bytes)."""
+    """What a job needs: on a GPU one of the pairs of (device, host) memory, on a CPU the host's. MB (10^6 bytes).
+
+    With a capability it needs a GPU that has at least that: 89 is compute capability 8.9.
+    """
 
     cuda: tuple[tuple[int, int], ...]
     cpu: int
+    capability: int = 0
 
     @staticmethod
     @lru_cache(maxsize=65536)
@@ -208,27 +219,35 @@ class Needs:
         """Return the needs that `needs` has written."""
         cuda, _, cpu = text.partition(";")
         pairs = (pair.partition(":") for pair in cuda.split(","))
-        return Needs(tuple((int(device), int(host)) for device, _, host in pairs), int(cpu))
+        capability, on_cpu = divmod(int(cpu), _CAPABILITY_MB)
+        on_cuda = tuple((int(device) % _CAPABILITY_MB, int(host)) for device, _, host in pairs)
+        return Needs(on_cuda, on_cpu, capability)
 
     @property
     def least_mb(self) -> tuple[int, int]:
         """Return the least (device memory of a GPU, host memory of a CPU device) in MB."""
         return min(device for device, _ in self.cuda), self.cpu
 
-    def host_mb(self, kind: str, memory_mb: int, host_mb: float | None) -> int | None:
+    def runs_on(self, capability: int | None) -> bool:
+        """Return whether a device of that compute capability can run it. None: a CPU, or unknown."""
+        return not self.capability or (capability or 0) >= self.capability
+
+    def host_mb(self, kind: str, memory_mb: int, host_mb: float | None, capability: int | None = None) -> int | None:
         """Return the host memory that the job takes on such a device; None if it does not fit.
 
         `memory_mb`: the device's memory; of a CPU the host's. `host_mb`: what the host has for this device; None if
-        unknown.
+        unknown. `capability`: see `runs_on`.
         """
+        if not self.runs_on(capability):
+            return None
         if kind == "cpu":
             return self.cpu if self.cpu <= memory_mb and (host_mb is None or self.cpu <= host_mb) else None
         fitting = (host for device, host in self.cuda if device <= memory_mb and (host_mb is None or host <= host_mb))
         return next(fitting, None)
 
     def missing_mb(self, kind: str, memory_mb: int, host_mb: float | None) -> tuple[int, int]:
-        """Return how much (device, host) memory is missing on such a device; (0, 0) if the job fits."""
-        if self.host_mb(kind, memory_mb, host_mb) is not None:
+        """Return how much (device, host) memory is missing on such a device, which can run it; (0, 0) if it fits."""
+        if self.host_mb(kind, memory_mb, host_mb, self.capability) is not None:
             return 0, 0
         if kind == "cpu":
             room = memory_mb if host_mb is None else min(memory_mb, host_mb)
@@ -250,7 +269,7 @@ def _plan(
     outside = _one(memory.transformer.outside, quantization, kind, quantizes=True)
     vae = memory.vae.whole.fp32
     wide = 2 if kind == "cpu" and quantization == "none" else 1  # the formulas are those of 16 bits
-    denoise = wide * round(activations.denoise[0] + activations.denoise[1] * tokens(memory, size))
+    denoise = wide * round(_denoise(memory, size, quantization))
     if quantization == "int8":
         denoise += 2 * memory.transformer.block.bf16 // 4  # the largest layers, expanded while they are used
     encodes = size.image
@@ -318,6 +337,13 @@ def _step_cache(memory: Memory, size: Size) -> int:
     return 2 * (2 * 3 + 1) * tokens(memory, size) * memory.width
 
 
+def _denoise(memory: Memory, size: Size, quantization: Quantization) -> float:
+    fixed, by_tokens = memory.activations.denoise
+    if quantization == "fp8":
+        fixed, by_tokens = memory.activations.denoise_fp8 or (_FP8_BOUND * fixed, _FP8_BOUND * by_tokens)
+    return fixed + by_tokens * tokens(memory, size)
+
+
 def _decode(memory: Memory, size: Size, *, tiled: bool, half: bool = False) -> int:
     area = min(size.width, TILE_PIXELS) * min(size.height, TILE_PIXELS) if tiled else size.area
     latents = size.area * size.latent_frames
@@ -356,8 +382,8 @@ def _blocks(weights: Weights, quantization: Quantization, kind: Kind) -> int:
 
 
 def _one(sizes: object, quantization: Quantization, kind: Kind, *, quantizes: bool) -> int:
-    if quantization == "int8":
-        name = "int8" if quantizes else "bf16"
+    if quantization in ("int8", "fp8"):
+        name: str = quantization if quantizes and getattr(sizes, quantization) is not None else "bf16"
     elif quantization == "fp16":
         name = "fp16"
     else:

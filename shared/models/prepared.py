@@ -21,8 +21,9 @@ from typing import Any, Literal, get_args
 
 from shared.models.verification import is_oid
 
-Form = Literal["bf16", "int8"]
+Form = Literal["bf16", "int8", "fp8"]
 FORMS: tuple[Form, ...] = get_args(Form)
+QUANTIZED_FORMS: tuple[Literal["int8", "fp8"], ...] = ("int8", "fp8")
 FOLDER = "prepared"
 MANIFEST = "prepared.json"
 
@@ -34,9 +35,11 @@ COMPONENTS: Mapping[str, str] = {
 }
 # The parts of a transformer that stay in 32 bits: diffusers' `WanTransformer3DModel._keep_in_fp32_modules`.
 KEPT_IN_FP32 = frozenset({"rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
+# fp8 needs weights whose edges are multiples of this, as the cards' kernels do.
+FP8_MULTIPLE = 16
 
 # Raise a version whenever the bytes that a recipe writes change.
-_VERSIONS: Mapping[Form, int] = {"bf16": 1, "int8": 1}
+_VERSIONS: Mapping[Form, int] = {"bf16": 1, "int8": 1, "fp8": 1}
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,13 @@ def recipe(form: Form) -> str | None:
     if form == "bf16":
         return f"bf16-{_VERSIONS['bf16']}"
     try:
-        return f"int8-{_VERSIONS['int8']}-torchao-{version('torchao')}"
+        return f"{form}-{_VERSIONS[form]}-torchao-{version('torchao')}"
     except PackageNotFoundError:
         return None
 
 
 def form_of(component: str, form: Form) -> Form:
-    """Return the form of that component in a model of that form: the text encoder has 16 bits under int8 too."""
+    """Return the form of that component in a model of that form: the text encoder always has 16 bits."""
     return "bf16" if component == "text_encoder" else form
 
 

@@ -18,6 +18,7 @@ SECTIONS = {  # the module, and the function in it
     "lora": ("tests.gpu.layouts", "lora"),
     "host-memory": ("tests.gpu.layouts", "host"),
     "memory-plan": ("tests.gpu.peaks", "peaks"),
+    "fp8": ("tests.gpu.fp8", "fp8"),
     "steps": ("tests.gpu.loads", "steps"),
     "loading": ("tests.gpu.loads", "loading"),
     "faults": ("tests.gpu.faults", "drills"),

@@ -120,7 +120,7 @@ def lora(table: Table, device: torch.device, size: Size) -> None:
             torch.manual_seed(2)
             held = SimpleNamespace(parts=components(size, device, int8=True))
             width = held.parts.transformers[0].blocks[0].attn1.to_q.in_features
-            _write(Path(folder) / "style.safetensors", width)
+            write_lora(Path(folder) / "style.safetensors", width)
             found = loras.find([Lora(name="style", scale=1.0)], Path(folder), 1)
             held.placement = place(layout, device, *held.parts.all)
             held.pipeline = pipeline(held.parts)
@@ -149,7 +149,7 @@ def lora(table: Table, device: torch.device, size: Size) -> None:
             released(held)
 
 
-def _write(path: Path, width: int) -> None:
+def write_lora(path: Path, width: int) -> None:
     random = torch.Generator().manual_seed(5)
     name = "diffusion_model.blocks.0.self_attn.q"
     save_file(

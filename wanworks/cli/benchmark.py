@@ -22,7 +22,7 @@ def benchmark(
     resolution: Annotated[str | None, typer.Option(help="For example 832x480. [the model's own]")] = None,
     frames: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
     steps: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
-    quantization: Annotated[str | None, typer.Option(help="none, fp16, bf16 or int8. [none]")] = None,
+    quantization: Annotated[str | None, typer.Option(help="none, fp16, bf16, int8 or fp8. [none]")] = None,
     runs: Annotated[int | None, typer.Option(help="Prompts for each tier. [3]", min=1, max=20)] = None,
     url: Url = None,
     home: Home = None,

@@ -147,14 +147,17 @@ def verify(
 def prepare(
     model: Model,
     int8: Annotated[bool, typer.Option("--int8", help="Copies for jobs with int8. [bf16]")] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="Copies for jobs with fp8. [bf16]")] = False,
     node: Node = None,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Write copies of a model's weights in the form in which they are loaded, so that loading is faster."""
+    if int8 and fp8:
+        raise typer.BadParameter("name only one of them", param_hint="--int8, --fp8")
     with client_of(url, home) as client:
-        asked = {"quantization": "int8" if int8 else "bf16", "node": node}
+        asked = {"quantization": "int8" if int8 else "fp8" if fp8 else "bf16", "node": node}
         jobs = watched(client, client.prepare(model, **given(asked)))
     if as_json:
         screen.print_json({"data": jobs})

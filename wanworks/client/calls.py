@@ -180,7 +180,7 @@ def verify(
 def prepare(
     model_id: str,
     *,
-    quantization: Literal["bf16", "int8"] | None = None,
+    quantization: Literal["bf16", "int8", "fp8"] | None = None,
     node: str | None = None,
     idempotency_key: str | None = None,
 ) -> Call[list[Job]]:

@@ -170,7 +170,7 @@ class GenerationFields(TypedDict, total=False):
     guidance_scale_2: float
     flow_shift: float
     seed: int
-    quantization: Literal["none", "fp16", "bf16", "int8"]
+    quantization: Literal["none", "fp16", "bf16", "int8", "fp8"]
     speed: Literal["exact", "balanced", "fast"]
     loras: list[Lora]
     priority: PriorityName

@@ -28,6 +28,7 @@ class Device:
     uuid: str
     name: str
     memory_mb: int  # 10^6 bytes: the GPU's own, or the host's for a CPU
+    compute_capability: int | None = None  # of a GPU, times ten: 89 is 8.9
 
     @property
     def label(self) -> str:
@@ -168,12 +169,14 @@ def _gpus() -> list[_Place]:
             if whole is None:  # it has dropped off the bus, or this process may not access it
                 continue
             slices = _slices(nvml, whole)
+            version = asked(nvml, nvml.nvmlDeviceGetCudaComputeCapability, whole)
+            capability = None if version is None else 10 * version[0] + version[1]
             for handle in [whole] if slices is None else slices:
                 memory = asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
                 if memory is None:
                     continue
                 uuid, name = _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))
-                device = Device("cuda", len(found), uuid, name, int(memory.total) // MB)
+                device = Device("cuda", len(found), uuid, name, int(memory.total) // MB, capability)
                 names = (uuid, *([] if slices is None else _older_names(nvml, whole, handle)))
                 found.append(_Place(device, number, names, slices is not None))
         return found

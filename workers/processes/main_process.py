@@ -257,6 +257,7 @@ def _register() -> None:
         uuid=process.device_id(),
         name=device.name,
         memory_mb=device.memory_mb,
+        compute_capability=device.compute_capability,
         worker=claimant.worker,
         pid=os.getpid(),
         visible=process.visible_devices(),

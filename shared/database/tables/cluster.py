@@ -43,6 +43,7 @@ class Device(SQLModel, table=True):
     uuid: str = Field(max_length=96)
     name: str = Field(max_length=128)
     memory_mb: int
+    compute_capability: int | None = None  # of a GPU, times ten: 89 is 8.9
     worker: str = Field(max_length=160)
     pid: int
     visible: str = Field(default="", max_length=96)  # CUDA_VISIBLE_DEVICES as the worker process sees it

@@ -32,6 +32,7 @@ from shared.settings import load as load_settings
 from workers.generation.geometry import TEMPORAL_STEP
 from workers.generation.pipelines import decoding
 from workers.generation.pipelines.running import MAX_TOKENS
+from workers.generation.pipelines.weights import quantizing
 
 Size = tuple[int, int, int]  # width, height, frames
 
@@ -100,7 +101,7 @@ def from_snapshot(snapshot: Path, encodes: Encodes) -> Components:
 
 
 def measure(components: Components) -> Memory:
-    """Return what the memory plan needs to know about the model."""
+    """Return what the memory plan needs to know about the model. Afterwards its transformer is quantized to fp8."""
     areas = [(width * height, frames) for width, height, frames in FITTED]
     latents = [
         (1.0, float(area), float(area * components.latents(size)[0]))
@@ -114,13 +115,19 @@ def measure(components: Components) -> Memory:
     denoise = _fit(
         [(1.0, float(components.tokens(size))) for size in FITTED], [denoise_peak(components, size) for size in FITTED]
     )
+    weights = _weights(components.transformer, "blocks.")
+    quantizing.apply(components.transformer, "fp8")
+    in_fp8 = _fit(
+        [(1.0, float(components.tokens(size))) for size in FITTED], [denoise_peak(components, size) for size in FITTED]
+    )
     return Memory(
-        transformer=_weights(components.transformer, "blocks."),
+        transformer=weights,
         text_encoder=_weights(components.text_encoder, "encoder.block."),
         vae=_weights(components.vae, None),
         activations=Activations(
             text=text_peak(components),
             denoise=(denoise[0], denoise[1]),
+            denoise_fp8=(in_fp8[0], in_fp8[1]),
             decode=(decode[0], decode[1], decode[2]),
             encode=(encode[0], encode[1], encode[2]),
             encode_tile=encode_tile_peak(components) if components.encodes != "nothing" else 0,
@@ -200,13 +207,15 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live = 0
-        self._known = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
+        held = (plain for tensor in (*module.parameters(), *module.buffers()) for plain in _plain(tensor.data))
+        self._known = {tensor.untyped_storage()._cdata for tensor in held}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_flatten(result)[0]:
             if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage())
+                for plain in _plain(tensor):
+                    self._add(plain.untyped_storage())
         return result
 
     def _add(self, storage: Any) -> None:
@@ -221,6 +230,15 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
         self._live -= size
+
+
+def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the tensor, or those that a quantized one consists of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain(getattr(tensor, name))
 
 
 def _peak(module: torch.nn.Module, run: Callable[[], object]) -> int:
@@ -262,12 +280,13 @@ def _weights(module: Any, blocks: str | None) -> Weights:
         places.setdefault(place, []).append((name, parameter))
     sizes = {place: _sizes(module, parameters) for place, parameters in places.items()}
     outside = sizes.pop("outside")
-    largest = max(sizes.values(), key=lambda one: one.fp32, default=Sizes(bf16=0, fp16=0, fp32=0, int8=0))
+    largest = max(sizes.values(), key=lambda one: one.fp32, default=Sizes(bf16=0, fp16=0, fp32=0, int8=0, fp8=0))
     return Weights(whole=_sizes(module, list(module.named_parameters())), block=largest, outside=outside)
 
 
 def _sizes(module: Any, parameters: Sequence[tuple[str, Any]]) -> Sizes:
-    bf16 = fp16 = fp32 = int8 = 0
+    bf16 = fp16 = fp32 = int8 = fp8 = 0
+    linears = frozenset(name for name, each in module.named_modules() if isinstance(each, torch.nn.Linear))
     for name, parameter in parameters:
         count = parameter.numel()
         kept = _is_kept(module, name)
@@ -279,7 +298,11 @@ def _sizes(module: Any, parameters: Sequence[tuple[str, Any]]) -> Sizes:
             int8 += count + parameter.shape[0] * 5  # a scale of 32 bits and a zero point of 8 bits for each row
         else:
             int8 += count * (4 if kept else 2)
-    return Sizes(bf16=bf16, fp16=fp16, fp32=fp32, int8=int8)
+        in_fp8 = isinstance(module, WanTransformer3DModel) and quantizing.quantizes(
+            "fp8", name, parameter.shape, linears
+        )
+        fp8 += count + parameter.shape[0] * 4 if in_fp8 else count * (4 if kept else 2)
+    return Sizes(bf16=bf16, fp16=fp16, fp32=fp32, int8=int8, fp8=fp8)
 
 
 def _is_kept(module: Any, name: str) -> bool:

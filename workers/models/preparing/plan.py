@@ -73,7 +73,7 @@ def _work(snapshot: Path, component: str, form: Form) -> Work | None:
         return None
     config = snapshot / component
     standing_in = prepared.standing_in(snapshot, component)
-    if standing_in is not None:  # 16 bits are what int8 is made of
+    if standing_in is not None:  # 16 bits are what int8 and fp8 are made of
         content = f"{prepared.recipe(form)} {standing_in.key}"
         key = hashlib.sha256(content.encode()).hexdigest()[:32]
         places = {Path(file.path).name: snapshot / file.path for file in standing_in.files}
@@ -130,6 +130,8 @@ def _size(component: str, form: Form, tensors: dict[str, tuple[str, tuple[int, .
             total += count * 4
         elif form == "int8" and len(shape) == 2 and name.endswith(".weight"):
             total += count + shape[0] * 5
+        elif form == "fp8" and name.startswith("blocks.") and len(shape) == 2 and name.endswith(".weight"):
+            total += count + shape[0] * 4
         else:
             total += count * 2
     return total

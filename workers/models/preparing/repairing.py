@@ -36,8 +36,9 @@ def needs_of(snapshot: Path, broken: Collection[str]) -> Needs:
         if not intact:
             removed |= {path for path in prepared.weights(snapshot, component) if not (snapshot / path).exists()}
     names = {folder.split("/")[1].partition("-")[0] for folder in folders}
-    if components == {"text_encoder"} and any(copy.form == "int8" for copy in prepared.copies(snapshot)):
-        names = {"int8"}  # which uses the same text encoder, and may be the only form on this node
+    quantized = {copy.form for copy in prepared.copies(snapshot)}.intersection(prepared.QUANTIZED_FORMS)
+    if components == {"text_encoder"} and quantized:
+        names = {min(quantized)}  # which uses the same text encoder, and may be the only form on this node
     forms = tuple(form for form in prepared.FORMS if form in names)
     missing = removed | {path for path in published if not (snapshot / path).exists()}
     return Needs(tuple(sorted(published | removed)), tuple(sorted(missing & removed)), tuple(copies), forms)

@@ -1,4 +1,4 @@
-"""Times by speed tier: the tier of jobs and uses, the work of uses, and what a measurement was made with
+"""The tier of jobs and uses, the work of uses, what a measurement was made with, and devices' compute capability
 
 Revision: 0015
 Follows: 0013
@@ -25,6 +25,7 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("speed", text(length=16), server_default="exact", nullable=False))
     op.add_column("uses", sa.Column("speed", text(length=16), server_default="exact", nullable=False))
     op.add_column("uses", sa.Column("work", sa.Float(), nullable=True))
+    op.add_column("devices", sa.Column("compute_capability", sa.Integer(), nullable=True))
     op.add_column(_MEASURED, sa.Column("made_with", text(length=64), server_default="", nullable=False))
     _fill()
     op.create_index(
@@ -44,7 +45,10 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index(_TIMES, "uses")
     op.drop_index(_GROUPS, _MEASURED)
-    for table, column in ((_MEASURED, "made_with"), ("uses", "work"), ("uses", "speed"), ("jobs", "speed")):
+    for table, column in (
+        ("devices", "compute_capability"), (_MEASURED, "made_with"), ("uses", "work"), ("uses", "speed"),
+        ("jobs", "speed"),
+    ):  # fmt: skip
         with op.batch_alter_table(table) as batch:
             batch.drop_column(column)
 

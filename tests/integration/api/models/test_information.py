@@ -34,7 +34,7 @@ def test_capabilities_come_from_the_catalogue(client: TestClient) -> None:
         assert (body["min_frames"], body["max_frames"]) == (entry.min_frames, entry.max_frames)
         assert body["supported_fps"] == [8, 12, 16, 24]
         assert body["output_formats"] == ["mp4", "webm"]
-        assert body["quantization_support"] == ["none", "fp16", "bf16", "int8"]
+        assert body["quantization_support"] == ["none", "fp16", "bf16", "int8", "fp8"]
         assert body["hardware_requirements"] == {
             "min_vram_gb": 1.0, "recommended_vram_gb": 1.0, "min_ram_gb": 1.6, "cuda_compute_capability": "7.0",
         }  # fmt: skip

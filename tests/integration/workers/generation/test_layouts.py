@@ -76,6 +76,7 @@ def studio(tmp_path: Path) -> Studio:
         pytest.param("bf16", "differences", marks=pytest.mark.slow),
         pytest.param("int8", "style", marks=pytest.mark.slow),
         ("int8", "differences"),
+        pytest.param("fp8", "style", marks=pytest.mark.slow),
     ],
 )
 def test_a_lora_on_the_first_job_after_a_load_and_on_later_ones(
@@ -96,7 +97,14 @@ def test_a_lora_on_the_first_job_after_a_load_and_on_later_ones(
         assert cuda.live == sum(cuda.locked.values()) == host_memory.locked_bytes() == 0
 
 
-@pytest.mark.parametrize(("layout", "quantization"), [*((layout, "bf16") for layout in LAYOUTS), ("group", "int8")])
+@pytest.mark.parametrize(
+    ("layout", "quantization"),
+    [
+        *((layout, "bf16") for layout in LAYOUTS),
+        ("group", "int8"),
+        pytest.param("group", "fp8", marks=pytest.mark.slow),
+    ],
+)
 def test_a_cancel_takes_effect_before_the_next_block(
     cuda: FakeCuda, studio: Studio, layout: Offload, quantization: Quantization
 ) -> None:

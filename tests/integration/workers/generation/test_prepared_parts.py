@@ -31,6 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         own(folder, model_id)
         prepared_here(folder, model_id, "bf16")
         prepared_here(folder, model_id, "int8")
+        prepared_here(folder, model_id, "fp8")
     yield folder
     shutil.rmtree(folder)
 
@@ -74,7 +75,7 @@ def test_the_kept_modules_are_those_of_the_library() -> None:
 
 
 @pytest.mark.parametrize("model_id", ["T2V-A14B", "TI2V-5B"])
-@pytest.mark.parametrize("quantization", ["bf16", "int8"])
+@pytest.mark.parametrize("quantization", ["bf16", "int8", "fp8"])
 def test_every_parameter_equals_that_of_a_fresh_load(
     models: Path, model_id: str, quantization: Quantization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +96,7 @@ def test_every_parameter_equals_that_of_a_fresh_load(
     assert copied.memory_mb == fresh.memory_mb
 
 
-@pytest.mark.parametrize("quantization", ["bf16", "int8"])
+@pytest.mark.parametrize("quantization", ["bf16", "int8", "fp8"])
 def test_the_video_is_the_same_file(models: Path, studio: Studio, quantization: Quantization) -> None:
     fresh = studio.generate("T2V-A14B", quantization=quantization)
     run.free()
@@ -105,7 +106,7 @@ def test_the_video_is_the_same_file(models: Path, studio: Studio, quantization: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["bf16", "int8"])
+@pytest.mark.parametrize("quantization", ["bf16", "int8", "fp8"])
 def test_a_lora_has_the_same_effect(models: Path, studio: Studio, quantization: Quantization) -> None:
     write_differences(studio.settings.loras_dir / "style.safetensors")
     asked: dict[str, Any] = {"quantization": quantization, "loras": [{"name": "style"}]}

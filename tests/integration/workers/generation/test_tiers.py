@@ -245,7 +245,7 @@ class Loaded:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["bf16", "int8"])
+@pytest.mark.parametrize("quantization", ["bf16", "int8", "fp8"])
 def test_every_layout_makes_the_same_frames(studio: Studio, compiler: str, quantization: Quantization) -> None:
     write_lora(studio.settings.loras_dir / "one.safetensors")
     entry = with_tier(TierSettings(compiled=True, step_cache=0.2))

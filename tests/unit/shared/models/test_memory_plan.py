@@ -29,7 +29,7 @@ def fits(request: Request, card: int, host_mb: int = HOST_MB) -> bool:
 
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("entry", DEFAULT, ids=lambda entry: entry.model_id)
-@pytest.mark.parametrize("quantization", ["none", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("quantization", ["none", "fp16", "bf16", "int8", "fp8"])
 def test_every_request_fits_every_card_or_an_alternative_does(
     card: int, entry: CatalogueEntry, quantization: str
 ) -> None:
@@ -150,3 +150,15 @@ def test_needs_together_are_met_only_where_each_is() -> None:
             fits = all(Needs.read(one).host_mb("cuda", device, host) is not None for one in every)
             assert (both.host_mb("cuda", device, host) is not None) == fits
     assert both.host_mb("cpu", 139_000, None) is None
+
+
+def test_fp8_needs_together_keep_their_capability() -> None:
+    entry = DEFAULT[0]
+    usual = memory_plan.default_size(entry)
+    each = [memory_plan.needs(entry, "fp8", replace(usual, speed=speed)) for speed in ("exact", "fast")]
+    both = Needs.read(together(each))
+    assert both.capability == memory_plan.FP8_CAPABILITY
+    assert both.least_mb == tuple(map(max, zip(*(Needs.read(one).least_mb for one in each), strict=True)))
+    assert both.host_mb("cuda", 150_000, None, 80) is None
+    assert both.host_mb("cuda", 150_000, None, 90) is not None
+    assert both.host_mb("cpu", 999_000, None) is None

@@ -87,6 +87,10 @@ class Driver:
     def nvmlDeviceGetName(self, gpu: Gpu) -> str:
         return gpu.name
 
+    def nvmlDeviceGetCudaComputeCapability(self, gpu: Gpu) -> tuple[int, int]:
+        assert gpu.parent is None
+        return (8, 9) if gpu.name == "NVIDIA GeForce RTX 4090" else (9, 0)
+
     def nvmlDeviceGetMemoryInfo(self, gpu: Gpu) -> SimpleNamespace:
         return SimpleNamespace(total=gpu.total, used=gpu.total // 4, free=gpu.total - gpu.total // 4)
 
@@ -140,6 +144,7 @@ def test_every_gpu_by_default(driver: Callable[..., None]) -> None:
         ("cuda:1", "GPU-bbbbbbbb-2", 25_769),
     ]
     assert found[1].cuda_visible_devices == "GPU-bbbbbbbb-2"
+    assert [gpu.compute_capability for gpu in found] == [90, 89]
 
 
 def test_chosen_gpus_keep_their_index(driver: Callable[..., None]) -> None:

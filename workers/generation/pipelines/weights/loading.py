@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLWan,
-    TorchAoConfig,
     UniPCMultistepScheduler,
     WanTransformer3DModel,
 )
@@ -29,7 +28,7 @@ from workers.generation.pipelines.guidance import ImagePipeline, TextPipeline
 from workers.generation.pipelines.memory import ran_out
 from workers.generation.pipelines.placement import LAYOUTS, Layout, Placement, place
 from workers.generation.pipelines.stopping import Stops
-from workers.generation.pipelines.weights import prepared_parts, shared_parts
+from workers.generation.pipelines.weights import prepared_parts, quantizing, shared_parts
 
 log = logging.getLogger(__name__)
 
@@ -157,11 +156,12 @@ def _parts(
 
         return name, shared_parts.shared(snapshot, name, kind, device, alone) if stays else alone()
 
-    # The text encoder stays in 16 bits under int8: it fits every profile, and the prompt stays exact.
+    # The text encoder stays in 16 bits under int8 and fp8: it fits every profile, and the prompt stays exact.
     encoder = partial(UMT5EncoderModel.from_pretrained, snapshot / "text_encoder", dtype=dtype, **options)
     yield read("text_encoder", dtype, encoder)
     for name in ("transformer", "transformer_2")[: 1 if entry.boundary_ratio is None else 2]:
-        quantized = {"quantization_config": _int8()} if quantization == "int8" else {}
+        form = quantizing.form_of(quantization)
+        quantized = {"quantization_config": quantizing.config(form)} if form is not None else {}
         expert = partial(WanTransformer3DModel.from_pretrained, snapshot / name, dtype=dtype, **quantized, **options)
         yield read(name, dtype, expert)
     vae = partial(AutoencoderKLWan.from_pretrained, snapshot / "vae", dtype=torch.float32, **options)
@@ -203,12 +203,6 @@ def _stops(text_encoder: Any, transformers: list[Any], vae: Any, device: torch.d
         stops.watch_transformer(transformer)
         stops.watch_blocks(transformer.blocks)
     return stops
-
-
-def _int8() -> TorchAoConfig:
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    return TorchAoConfig(Int8WeightOnlyConfig())
 
 
 def _bytes_on(kind: str, module: torch.nn.Module) -> int:

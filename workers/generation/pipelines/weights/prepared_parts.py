@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import TorchAoConfig, WanTransformer3DModel
-from diffusers.quantizers import DiffusersAutoQuantizer
+from diffusers import WanTransformer3DModel
 from safetensors import SafetensorError, safe_open
 from transformers import UMT5Config, UMT5EncoderModel
 
 from shared.models import prepared
 from shared.models.prepared import KEPT_IN_FP32, Copy, Form
 from wanworks.requests import Quantization
+from workers.generation.pipelines.weights import quantizing
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def read(
 def _form(component: str, quantization: Quantization, dtype: torch.dtype) -> Form | None:
     if component not in prepared.COMPONENTS or dtype is not torch.bfloat16:
         return None
-    return prepared.form_of(component, "int8" if quantization == "int8" else "bf16")
+    return prepared.form_of(component, quantizing.form_of(quantization) or "bf16")
 
 
 def _built(snapshot: Path, copy: Copy, device: torch.device) -> torch.nn.Module:
@@ -62,10 +62,11 @@ def _built(snapshot: Path, copy: Copy, device: torch.device) -> torch.nn.Module:
             model = UMT5EncoderModel(UMT5Config.from_pretrained(folder, local_files_only=True, dtype=torch.bfloat16))
         else:
             model = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(folder, local_files_only=True))
-    quantizer = _quantizer(model) if copy.form == "int8" else None
+    form = quantizing.form_of(copy.form)
+    quantizer = quantizing.quantizer(model, form) if form is not None else None
     missing = set(model.state_dict())
     for file in copy.files:
-        tensors = _tensors(snapshot / file.path, device)
+        tensors = _tensors(snapshot / file.path, form, device)
         missing -= set(tensors)
         model.load_state_dict(tensors, strict=False, assign=True)
     if copy.component == "text_encoder":
@@ -83,36 +84,18 @@ def _built(snapshot: Path, copy: Copy, device: torch.device) -> torch.nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def _tensors(place: Path, device: torch.device) -> dict[str, torch.Tensor]:
+def _tensors(place: Path, form: quantizing.Quantized | None, device: torch.device) -> dict[str, torch.Tensor]:
     """Return the file's tensors by name; those of quantized weights are put together."""
     with safe_open(place, framework="pt", device=str(device)) as file:
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a mapping
-        described = json.loads((file.metadata() or {}).get("int8", "{}"))
+        metadata = file.metadata() or {}
+    if form is None:
+        return found
+    described = json.loads(metadata.get(form, "{}"))
     for name, attributes in described.items():
-        found[name] = _int8(attributes, {part: found.pop(f"{name}.{part}") for part in attributes["parts"]})
+        parts = {part: found.pop(f"{name}.{part}") for part in attributes["parts"]}
+        found[name] = quantizing.composed(form, attributes, parts)
     return found
-
-
-def _int8(attributes: dict[str, Any], parts: dict[str, torch.Tensor]) -> torch.Tensor:
-    from torchao.quantization import Int8Tensor
-
-    return Int8Tensor(  # type: ignore[no-any-return]
-        parts.pop("qdata"),
-        parts.pop("scale"),
-        attributes["block_size"],
-        getattr(torch, attributes["dtype"]),
-        reduce_range=attributes["reduce_range"],
-        **parts,
-    )
-
-
-def _quantizer(model: Any) -> Any:
-    """Return diffusers' quantizer for a model whose weights are quantized already. Loading a LoRA asks for it."""
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    quantizer = DiffusersAutoQuantizer.from_config(TorchAoConfig(Int8WeightOnlyConfig()), pre_quantized=False)
-    quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=list(KEPT_IN_FP32))
-    return quantizer
 
 
 def _converted(model: Any, component: str, quantization: Quantization, dtype: torch.dtype) -> torch.nn.Module:
@@ -123,16 +106,9 @@ def _converted(model: Any, component: str, quantization: Quantization, dtype: to
     for name, parameter in model.named_parameters():
         target = torch.float32 if not kept.isdisjoint(name.split(".")) else dtype
         parameter.data = parameter.data.to(target)
-    if quantization == "int8" and component != "text_encoder":
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-        from workers.generation.pipelines.weights.preparing import quantizes
-
-        linears = frozenset(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
-        quantizer = _quantizer(model)
-        quantize_(model, Int8WeightOnlyConfig(), filter_fn=lambda _, name: quantizes(f"{name}.weight", linears))
-        quantizer.postprocess_model(model)
-        model.hf_quantizer = quantizer
+    form = quantizing.form_of(quantization)
+    if form is not None and component != "text_encoder":
+        quantizing.apply(model, form)
     return model  # type: ignore[no-any-return]
 
 

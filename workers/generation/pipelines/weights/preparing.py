@@ -1,4 +1,4 @@
-"""Write weights in the form in which they are loaded: cast to bfloat16, or quantized to int8.
+"""Write weights in the form in which they are loaded: cast to bfloat16, or quantized to int8 or fp8.
 
 A node's io worker starts this program as a child process (`python -m workers.generation.pipelines.weights.preparing`).
 It reads one task per line from stdin (JSON: component, form, config, source, target) and writes reports to stdout
@@ -23,8 +23,9 @@ from typing import Any, TextIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from shared.models.prepared import KEPT_IN_FP32
+from shared.models.prepared import FP8_MULTIPLE, KEPT_IN_FP32, Form
 from workers.generation.pipelines.chatter import hush
+from workers.generation.pipelines.weights import quantizing
 
 _PIECE_NUMBERS = 1 << 22
 _REPORT_SECONDS = 0.25
@@ -38,6 +39,7 @@ _NAMES = {
     torch.int16: "I16",
     torch.int8: "I8",
     torch.uint8: "U8",
+    torch.float8_e4m3fn: "F8_E4M3",
     torch.bool: "BOOL",
 }
 
@@ -58,15 +60,16 @@ class _Entry:
 
 
 def convert(
-    component: str, form: str, config: Path, source: Path, target: Path, report: Callable[[int], None]
+    component: str, form: Form, config: Path, source: Path, target: Path, report: Callable[[int], None]
 ) -> tuple[int, str]:
     """Write the weights of `source` to `target` in that form, durably. Return the size and the sha256.
 
     `report` receives the bytes written so far. Raises OSError, SafetensorError, ValueError.
     """
-    linears = _linears(config) if form == "int8" else frozenset()
+    quantized = quantizing.form_of(form)
+    linears = _linears(config) if quantized is not None else frozenset()
     with safe_open(source, framework="pt") as file:
-        entries, extra = _layout(file, component, linears)
+        entries, extra = _layout(file, component, quantized, linears)
     digest, done = hashlib.sha256(), 0
     target.unlink(missing_ok=True)  # another process may still have it open for a moment
     with target.open("xb") as out:
@@ -78,12 +81,12 @@ def convert(
             done += len(piece)
             report(done)
 
-        put(_header(entries, extra))
+        put(_header(entries, {form: extra} if extra else {}))
         waiting: dict[str, torch.Tensor] = {}
         for entry in entries:
             # Opened for each tensor, so that pages of the earlier ones do not count as this process's memory.
             with safe_open(source, framework="pt") as file:
-                for piece in _pieces(entry, file.get_tensor, waiting):
+                for piece in _pieces(entry, quantized, file.get_tensor, waiting):
                     put(piece.contiguous().view(torch.uint8).numpy().data)
         out.flush()
         os.fsync(out.fileno())
@@ -99,17 +102,6 @@ def dtype_of(component: str, name: str, published: torch.dtype) -> torch.dtype:
     return torch.bfloat16
 
 
-def quantizes(name: str, linears: frozenset[str]) -> bool:
-    """Return whether diffusers quantizes that tensor of a transformer: the weight of a linear layer that is not kept.
-
-    It compares the names of kept modules as parts of the tensor's name, each with the dot after it.
-    """
-    if any(f"{kept}." in name or kept == name for kept in KEPT_IN_FP32):
-        return False
-    module, _, parameter = name.rpartition(".")
-    return parameter == "weight" and module in linears
-
-
 def _linears(config: Path) -> frozenset[str]:
     """Return the names of the linear layers of the transformer with that configuration."""
     hush()
@@ -121,17 +113,9 @@ def _linears(config: Path) -> frozenset[str]:
     return frozenset(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
 
 
-def quantized(weight: torch.Tensor) -> torch.Tensor:
-    """Return the weight as a linear layer holds it after quantizing."""
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
-    quantize_(layer, Int8WeightOnlyConfig())
-    return layer.weight.data
-
-
-def _layout(file: Any, component: str, linears: frozenset[str]) -> tuple[list[_Entry], dict[str, Any]]:
+def _layout(
+    file: Any, component: str, form: quantizing.Quantized | None, linears: frozenset[str]
+) -> tuple[list[_Entry], dict[str, Any]]:
     """Return the tensors of the new file in their order, and a description of each quantized one.
 
     Wide types come first, so that every tensor is aligned. A quantized tensor's scale precedes its numbers, because
@@ -144,15 +128,14 @@ def _layout(file: Any, component: str, linears: frozenset[str]) -> tuple[list[_E
         lazily = file.get_slice(name)
         shape = tuple(lazily.get_shape())
         published = next(dtype for dtype, code in _NAMES.items() if code == lazily.get_dtype())
-        if not quantizes(name, linears):
+        if form is None or not quantizing.quantizes(form, name, shape, linears):
             plain.append(_Entry(name, dtype_of(component, name, published), shape, name))
             continue
-        like = quantized(torch.zeros(2, shape[1], dtype=torch.bfloat16))
-        parts, attributes = like.__tensor_flatten__()  # type: ignore[attr-defined]
-        extra[name] = _attributes(parts, attributes)
-        for part in sorted(parts, key=lambda each: -getattr(like, each).dtype.itemsize):
+        like = quantizing.quantized(form, torch.zeros(FP8_MULTIPLE, shape[1], dtype=torch.bfloat16))
+        extra[name] = quantizing.described(form, like)
+        for part in sorted(extra[name]["parts"], key=lambda each: -getattr(like, each).dtype.itemsize):
             tensor = getattr(like, part)
-            if tensor.shape[0] != 2:
+            if tensor.shape[0] != FP8_MULTIPLE:
                 raise ValueError(f"{name} is not quantized by rows")
             later.append(_Entry(f"{name}.{part}", tensor.dtype, (shape[0], *tensor.shape[1:]), name, part))
     entries = [*sorted(plain, key=lambda entry: (-entry.dtype.itemsize, entry.name)), *later]
@@ -164,20 +147,10 @@ def _layout(file: Any, component: str, linears: frozenset[str]) -> tuple[list[_E
     return entries, extra
 
 
-def _attributes(parts: list[str], attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return the description from which `prepared_parts` builds a quantized tensor again."""
-    if attributes["act_quant_kwargs"] is not None or attributes["block_size"][0] != 1:
-        raise ValueError("this torchao quantizes in another way than the recipe expects")
-    return {
-        "parts": parts,
-        "block_size": [int(each) for each in attributes["block_size"]],
-        "dtype": str(attributes["dtype"]).removeprefix("torch."),
-        "reduce_range": bool(attributes["reduce_range"]),
-    }
-
-
 def _header(entries: list[_Entry], extra: dict[str, Any]) -> bytes:
-    content: dict[str, Any] = {"__metadata__": {"format": "pt", **({"int8": json.dumps(extra)} if extra else {})}}
+    content: dict[str, Any] = {
+        "__metadata__": {"format": "pt", **{form: json.dumps(each) for form, each in extra.items()}}
+    }
     offset = 0
     for entry in entries:
         ends = [offset, offset + entry.bytes]
@@ -189,13 +162,16 @@ def _header(entries: list[_Entry], extra: dict[str, Any]) -> bytes:
 
 
 def _pieces(
-    entry: _Entry, read: Callable[[str], torch.Tensor], waiting: dict[str, torch.Tensor]
+    entry: _Entry,
+    form: quantizing.Quantized | None,
+    read: Callable[[str], torch.Tensor],
+    waiting: dict[str, torch.Tensor],
 ) -> Iterator[torch.Tensor]:
     """Yield the entry's numbers in pieces, flat. `waiting`: the parts of the present quantized tensor."""
-    if entry.part is not None:
+    if entry.part is not None and form is not None:
         if entry.name not in waiting:
             waiting.clear()
-            for part, tensor in _quantized_parts(read(entry.source)):
+            for part, tensor in _quantized_parts(form, read(entry.source)):
                 waiting[f"{entry.source}.{part}"] = tensor
         yield waiting.pop(entry.name).reshape(-1)
         return
@@ -204,12 +180,12 @@ def _pieces(
         yield flat[begin : begin + _PIECE_NUMBERS].to(entry.dtype)
 
 
-def _quantized_parts(weight: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+def _quantized_parts(form: quantizing.Quantized, weight: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the parts of the quantized weight. It is quantized some rows at a time, because float32 copies are made."""
-    rows = max(1, _PIECE_NUMBERS // weight.shape[1])
+    rows = max(1, _PIECE_NUMBERS // weight.shape[1] // FP8_MULTIPLE) * FP8_MULTIPLE
     found: dict[str, list[torch.Tensor]] = {}
     for begin in range(0, weight.shape[0], rows):
-        made = quantized(weight[begin : begin + rows].to(torch.bfloat16))
+        made = quantizing.quantized(form, weight[begin : begin + rows].to(torch.bfloat16))
         for part in made.__tensor_flatten__()[0]:  # type: ignore[attr-defined]
             found.setdefault(part, []).append(getattr(made, part))
     for part, pieces in found.items():

@@ -206,6 +206,13 @@ def mark_dispatched(database: Database, assignments: Sequence[tuple[str, str]]) 
     return [assignment for assignment in assignments if assignment in dispatched]
 
 
+def next_on(database: Database, device_key: str) -> Job | None:
+    """Return the queued job that was dispatched to this device first; None if there is none."""
+    query = select(Job).where(QUEUED, col(Job.dispatched_to) == device_key).order_by(col(Job.dispatched_at)).limit(1)
+    with database.read() as session:
+        return session.exec(query).one_or_none()
+
+
 @settled
 def recall(database: Database, job_ids: Collection[str] | None = None) -> int:
     """Recall all dispatches, or those of these jobs, so that the jobs are placed again. Return how many."""

@@ -5,14 +5,14 @@ import json
 import statistics
 from dataclasses import dataclass
 
-import redis
-
-from shared.messaging.progress import stream_key
 from shared.states import Phase
 from tests.bench.bench import Bench
 from tests.bench.job_times import job_rows
 from tests.bench.support.row import Row
+from tests.support.places import ROOT
 from tests.support.stack import wait_for
+
+_STAMPS = ROOT / "tests" / "bench" / "stamps"
 
 _JOBS = 20
 _JOB = {"model_id": "T2V-A14B", "prompt": "a cat", "resolution": "128x128", "frames": 17, "steps": 4}
@@ -61,27 +61,14 @@ def _row(what: str, measured: str, bound: str, holds: bool, bounded: bool) -> Ro
 
 
 def _measured(bench: Bench, overlap: str) -> _Run:
-    with bench.stack(WANWORKS_OVERLAP_FINISHING=overlap) as stack:
+    with bench.stack(WANWORKS_OVERLAP_FINISHING=overlap, PYTHONPATH=str(_STAMPS)) as stack:
         stack.wait_status(stack.submit(**_JOB, seed=999))
         ids = [stack.submit(**_JOB, seed=seed) for seed in range(_JOBS)]
         wait_for(lambda: all(row["finished"] for row in job_rows(stack, ids)), 400, "for the jobs")
         rows = sorted(job_rows(stack, ids), key=lambda row: row["started"])
-        client = redis.Redis.from_url(stack.state()["redis_url"])
-        moments = [_moments(client, row["id"]) for row in rows]
-    gaps = [after[0] - before[1] for before, after in itertools.pairwise(moments)]
+        stamps = [json.loads(line) for line in (stack.home / "stamps.jsonl").read_text().splitlines()]
+    there = sorted((stamp for stamp in stamps if stamp["seed"] != 999), key=lambda stamp: stamp["first_step"])
+    gaps = [after["first_step"] - before["last_frame"] for before, after in itertools.pairwise(there)]
     busy = sum(row["result"]["timings"].get(phase, 0.0) for row in rows for phase in _ON_DEVICE)
-    return _Run(gaps, 1 - busy / (moments[-1][1] - rows[0]["started"]), rows[-1]["finished"] - rows[0]["started"])
-
-
-def _moments(client: "redis.Redis", job_id: str) -> tuple[float, float]:
-    """Return when the job's first step began and its last frame was decoded, by Redis's clock."""
-    first = last = None
-    for entry_id, fields in client.xrange(stream_key(job_id)):  # type: ignore[union-attr]
-        event, at = json.loads(fields[b"event"]), int(entry_id.split(b"-")[0]) / 1000
-        if event.get("phase") == Phase.DENOISING and first is None:
-            first = at
-        if event.get("phase") == Phase.DECODING and event.get("step"):
-            last = at
-    assert first is not None, f"{job_id} was not denoised"
-    assert last is not None, f"{job_id} was not decoded"
-    return first, last
+    began = min(rows[0]["started"], there[0]["first_step"])
+    return _Run(gaps, 1 - busy / (there[-1]["last_frame"] - began), rows[-1]["finished"] - rows[0]["started"])

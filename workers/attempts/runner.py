@@ -36,6 +36,7 @@ from shared.settings import Settings
 from shared.states import JobState
 from shared.telemetry import logs
 from shared.telemetry.metrics import CLAIM_SECONDS, FENCED, Meters, count_end
+from workers.attempts.ahead import Ahead
 from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.persisting import persist
 
@@ -79,7 +80,9 @@ class Runner:
         claimant: Claimant,
         handlers: Mapping[str, Handler],
         meters: Meters,
+        ahead: Ahead | None = None,
     ) -> None:
+        """With `ahead`, a job may begin before its message comes."""
         self._settings = settings
         self._database = database
         self._claimant = claimant
@@ -87,6 +90,9 @@ class Runner:
         self._meters = meters
         self._redis = RestingRedis(settings.redis)
         self._progress = Progress(self._redis)
+        self._ahead = ahead
+        if ahead is not None:
+            ahead.run = self._claim_and_run
 
     def run(self, job_type: str, job_id: str) -> bool:
         """Run the job. Return whether it has ended here. It has not if another process finishes it, or if it could not
@@ -95,10 +101,15 @@ class Runner:
         Raises JobFailed after the row has failed, Cancelled after it is cancelled, DeviceFailed if this process must
         end, and another AttemptStopped if the job continues elsewhere or later.
         """
+        ended = self._ahead.result(job_id) if self._ahead is not None else None
+        return bool(self._claim_and_run(job_type, job_id) if ended is None else ended)
+
+    def _claim_and_run(self, job_type: str, job_id: str) -> bool | None:
+        """Return None if the job could not be claimed, else what `run` returns."""
         handler = self._handlers[job_type]
         job = attempts.claim(self._database, job_id, self._claimant, self._settings.lease_seconds, handler.at_most)
         if job is None:
-            return False
+            return None
         if job.dispatched_at is not None and job.claimed_at is not None:
             self._meters.observe(CLAIM_SECONDS, job.type, seconds=max(0.0, job.claimed_at - job.dispatched_at))
         with logs.bound(job_id=job.id, attempt=job.attempt), attempt_span(job) as span:

@@ -1,41 +1,61 @@
 """The handler of generation jobs: builds the context from the job's row, and the result from the outcome."""
 
 import logging
+import threading
 import time
-from contextlib import nullcontext
-from dataclasses import replace
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shared.catalogue.job_types import GenerationParams
+from shared.catalogue.job_types import GENERATION, GenerationParams
 from shared.catalogue.models import Catalogue
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.errors import BadInput, ModelUnavailable, NotFound, StoreFull
+from shared.errors import BadInput, Fenced, ModelUnavailable, NotFound, StoreFull
 from shared.insight import tier_measurements
 from shared.jobs.attempts import Claimant
 from shared.jobs.durations import PhaseTimes, phase_times
 from shared.messaging.progress import Progress
 from shared.models import memory_plan, replicas
 from shared.settings import Settings
+from shared.states import Phase
 from shared.storage.store import Store
 from shared.stored_names import LOADED_MODEL_KEY
+from workers.attempts.ahead import Ahead, Turn
 from workers.attempts.handover import Handovers
 from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.persisting import persist
 from workers.generation import manifest
 from workers.generation import run as generation
-from workers.generation.context import GenerationContext
+from workers.generation.context import Decoded, GenerationContext, Report
 from workers.generation.finishing.ending import Ending
 from workers.generation.finishing.leaving import Leaving
+from workers.generation.link import Link
 from workers.generation.publishing import sender
 from workers.generation.reporter import Reporter
+
+if TYPE_CHECKING:
+    import numpy
 
 log = logging.getLogger("wanworks.generation")
 
 _MEASURED_KEEP_SECONDS = 30.0
+
+
+@dataclass
+class _Begun:
+    """A generation that may be under way on the device."""
+
+    context: GenerationContext
+    link: Link
+    turn: Turn
+    decode: "Callable[[], tuple[Decoded, list[numpy.ndarray]]]" = field(init=False)  # waits for its frames
 
 
 class GenerationHandler:
@@ -53,8 +73,11 @@ class GenerationHandler:
         claimant: Claimant,
         device_name: str,
         handovers: Handovers | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
-        """With `handovers`, another process finishes the jobs; without, this one does."""
+        """With `handovers`, another process finishes the jobs; without, this one does. With `ahead` too, the next job
+        begins on the device as soon as the last frame is decoded.
+        """
         self._settings = settings
         self._database = database
         self._catalogue = catalogue
@@ -63,53 +86,126 @@ class GenerationHandler:
         self._claimant = claimant
         self._device_name = device_name
         self._handovers = handovers
+        self._ahead = ahead
         self._ending = Ending(store, device_name)
+        self._device = ThreadPoolExecutor(1, "device")
+        self._lock = threading.Lock()
+        self._begun: _Begun | None = None
         self._generations: dict[str, int] = {}  # of the files that the loaded models come from
         self._reported_models: list[dict[str, Any]] = []
         self._phase_times: dict[tuple[object, ...], tuple[float, PhaseTimes]] = {}
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any] | None:
-        params = GenerationParams.model_validate(job.params)
-        entry = self._catalogue.get(params.model_id)
+        begun = self._take(job)
+        if begun is None:
+            self.drop_stale()
+            begun = self._prepared(job, job.attempt)
+            begun.decode = partial(_decoded, begun)
+        try:
+            return self._carried_on(job, heartbeat, begun)
+        finally:
+            begun.link.abandon()
+            begun.turn.end()
+
+    def _carried_on(self, job: Job, heartbeat: Heartbeat, begun: "_Begun") -> dict[str, Any] | None:
+        params, entry = begun.context.params, begun.context.entry
         heartbeat.expect_work(memory_plan.work_factor(entry, params.width, params.height, params.frames))
-        snapshot = None if job.mock else replicas.snapshot_dir(self._settings.models_dir, entry)
-        if snapshot is None and not job.mock:
-            raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
-        self.drop_stale()
         reporter = Reporter(
             send=sender(self._settings, self._database, self._progress, job),
             measured=self._measured(job, params),
             heartbeat=heartbeat,
         )
+        self._store.ask()  # so that no video is made that could not be stored
         leaving = self._leaving(job, params.frames)
+        with leaving or nullcontext():
+            keep = leaving.frames.add if leaving is not None else None
+            begun.link.bind(self._watched(reporter, begun.turn), heartbeat.check, keep)
+            made, frames = begun.decode()
+            made = replace(made, speed=self._tier(params, made.speed))
+            if leaving is not None and leaving.leave(made, heartbeat, reporter, self.report_loaded):
+                return None
+        folder = self._store.attempt_dir(job.id, job.attempt)
+        return self._ending.complete(job, made, frames, folder, heartbeat, reporter)
+
+    def _prepared(self, job: Job, attempt: int) -> "_Begun":
+        """Return what the device needs to know of the job. Raises JobFailed."""
+        params = GenerationParams.model_validate(job.params)
+        entry = self._catalogue.get(params.model_id)
+        snapshot = None if job.mock else replicas.snapshot_dir(self._settings.models_dir, entry)
+        if snapshot is None and not job.mock:
+            raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
+        link = Link()
         context = GenerationContext(
             job_id=job.id,
-            attempt=job.attempt,
+            attempt=attempt,
             params=params,
             entry=entry,
             settings=self._settings,
             mock=job.mock,
             snapshot=snapshot,
-            image=self._image(params.image, job.attempt) if params.image else None,
-            output_dir=self._store.attempt_dir(job.id, job.attempt) if leaving is None else None,
-            report=reporter,
-            check=heartbeat.check,
+            image=self._image(params.image, attempt) if params.image else None,
+            output_dir=None,
+            report=link.report,
+            check=link.check,
             lora_snapshot=replicas.lora_dir(self._settings.models_dir, entry),
-            on_frame=(lambda _index, _frame: None) if leaving is None else leaving.frames.add,
+            on_frame=link.frame,
         )
-        with leaving or nullcontext():
-            made, frames = generation.decode(context)
-            made = replace(made, speed=self._tier(params, made.speed))
-            if leaving is not None and leaving.leave(made, heartbeat, reporter, self.report_loaded):
-                return None
-        folder = context.output_dir or self._store.attempt_dir(job.id, job.attempt)
-        return self._ending.complete(job, made, frames, folder, heartbeat, reporter)
+        return _Begun(context, link, Turn())
+
+    def _watched(self, report: Report, turn: Turn) -> Report:
+        """Return a report that looks for the next job once this one decodes."""
+        if self._ahead is None or self._handovers is None:
+            return report
+        ahead, looked = self._ahead, False
+
+        def watched(phase: Phase, step: int | None = None, steps: int | None = None) -> None:
+            nonlocal looked
+            report(phase, step, steps)
+            if phase is Phase.DECODING and not looked:
+                looked = True
+                ahead.look(turn, self._begin, self._abandon)
+
+        return watched
+
+    def _begin(self, job: Job, before: Turn) -> bool:
+        """Begin a job that is not claimed yet, on the device after the turn before. Return whether it may begin so."""
+        if job.type != GENERATION or self._is_stale(replicas.generations(self._database, self._settings.node)):
+            return False
+        begun = self._prepared(job, job.attempt + 1)  # as the claim will number it
+        begun.decode = self._device.submit(_decoded_after, before, begun).result
+        with self._lock:
+            self._begun = begun
+        return True
+
+    def _take(self, job: Job) -> "_Begun | None":
+        """Return what was begun of this attempt."""
+        with self._lock:
+            begun, self._begun = self._begun, None
+        if begun is None or (begun.context.job_id, begun.context.attempt) == (job.id, job.attempt):
+            return begun
+        self._drop(begun)
+        return None
+
+    def _abandon(self, job_id: str) -> None:
+        """Drop what was begun of this job, unless its attempt has taken it."""
+        with self._lock:
+            begun = self._begun
+            if begun is None or begun.context.job_id != job_id:
+                return
+            self._begun = None
+        self._drop(begun)
+
+    def _drop(self, begun: "_Begun") -> None:
+        begun.link.abandon()
+        with suppress(Exception):  # it ends at the next block, or has failed; nobody needs to know
+            begun.decode()
+        begun.turn.end()
+        self._store.release_inputs(begun.context.job_id, begun.context.attempt)
 
     def _leaving(self, job: Job, frames: int) -> Leaving | None:
         """Return the attempt's way to the process that finishes it; None if this process must."""
         if self._handovers is None:
             return None
-        self._store.ask()
         try:
             return Leaving(self._settings, self._database, self._store, self._handovers, job, frames)
         except StoreFull as error:
@@ -172,10 +268,13 @@ class GenerationHandler:
     def drop_stale(self) -> None:
         """Evict models whose files have since been found wrong, repaired or removed."""
         now = replicas.generations(self._database, self._settings.node)
-        loaded = {entry["model_id"] for entry in generation.warm()}
-        if any(self._generations.get(model_id) != now.get(model_id) for model_id in loaded):
+        if self._is_stale(now):
             generation.free()
         self._generations = now
+
+    def _is_stale(self, now: dict[str, int]) -> bool:
+        loaded = {entry["model_id"] for entry in generation.warm()}
+        return any(self._generations.get(model_id) != now.get(model_id) for model_id in loaded)
 
     def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
         size = (params.width, params.height, params.frames, params.steps, params.work)
@@ -185,3 +284,25 @@ class GenerationHandler:
             times = phase_times(self._database, job.model_cache_key, params, self._device_name)
             self._phase_times[key] = (time.monotonic(), times)
         return times
+
+
+def _decoded(begun: _Begun) -> "tuple[Decoded, list[numpy.ndarray]]":
+    """Return what the device makes of the generation, and leave the device to the next one."""
+    try:
+        made = generation.decode(begun.context)
+    except BaseException:
+        begun.turn.free_device(decoded=False)
+        raise
+    begun.turn.free_device(decoded=True)
+    return made
+
+
+def _decoded_after(before: Turn, begun: _Begun) -> "tuple[Decoded, list[numpy.ndarray]]":
+    if not before.wait_until_free():
+        raise Fenced()
+    try:
+        return _decoded(begun)
+    except BaseException as error:
+        # The error is kept by another thread. The tensors in the frames of its stack must not stay on the device.
+        traceback.clear_frames(error.__traceback__)
+        raise

@@ -340,11 +340,11 @@ def _decoded(
 def _models(settings: Settings) -> "WarmModels":
     """Return this process's set of loaded models; created for the first job."""
     global _warm_models
-    if _warm_models is None:
-        from workers.generation.pipelines.tiers import compiling
-        from workers.generation.pipelines.warm import WarmModels
+    from workers.generation.pipelines.tiers import compiling
+    from workers.generation.pipelines.warm import WarmModels
 
-        compiling.set_up()
+    compiling.set_up()
+    if _warm_models is None:
         _warm_models = WarmModels(discovery.this_device(), settings)
     return _warm_models
 

@@ -53,6 +53,7 @@ def _on_child(**_: Any) -> None:
         from workers.generation import compiled_code, run
 
         compiled_code.keep_in(process.settings().home)
+        process.ahead().end_process = end
 
         # The error is logged, and each job reports it. A child that exited here would only be restarted.
         with contextlib.suppress(ConfigurationError):

@@ -40,8 +40,13 @@ class Judgement:
     kill: str | None  # the reason to kill the process, or None
 
 
-def judge(known: Answering, row: Held | None, now: float, limits: Limits) -> Judgement:
-    """Judge a request by its job's row, None if the job was purged. `now` may be of any monotonic clock."""
+def judge(
+    known: Answering, row: Held | None, now: float, limits: Limits, *, waits_for_another: bool = False
+) -> Judgement:
+    """Judge a request by its job's row, None if the job was purged. `now` may be of any monotonic clock.
+
+    `waits_for_another`: its process runs another job, which holds the device.
+    """
     if row is not None and row.status == JobState.RUNNING and _is_in_its_hands(known, row):
         holding = replace(known, attempt=row.attempt, failures=row.failures, lost_passes=0, idle_since=None)
         if row.lapsed:
@@ -55,7 +60,7 @@ def judge(known: Answering, row: Held | None, now: float, limits: Limits) -> Jud
     # Before the claim, or after an end that it wrote itself, or after another process has taken the attempt over.
     if row is not None and row.finishing:
         known = replace(known, attempt=None)  # another process ends it now
-    since = now if known.idle_since is None else known.idle_since
+    since = now if known.idle_since is None or waits_for_another else known.idle_since
     finishing = replace(known, lost_passes=0, idle_since=since)
     late = now - since > limits.finishing
     return Judgement(finishing, f"it is not done {now - since:.0f} s after its job's end" if late else None)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from billiard import active_children
+from billiard.exceptions import Terminated, WorkerLostError
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
@@ -37,6 +38,8 @@ _PASS_SECONDS = 2.0
 # A running job without a child is returned after this number of passes: a child reports that it has begun
 # within milliseconds of its claim.
 _UNCARRIED_PASSES = 3
+# A child runs a job whose message is not known here if it has renewed the lease within so many heartbeats.
+_HEARTBEATS = 1.5
 # The children that this process has ended because nothing ran in them. Celery may send one a job at that moment.
 _ended_idle: set[int] = set()
 
@@ -48,13 +51,17 @@ class JobRequest(Request):  # type: ignore[misc]
     """A dispatch message that a child processes. Recovers the job when the child dies."""
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        # A job that failed normally has ended by now; if the rows still show it as running here, the child died.
-        recover("The worker process died", self.worker_pid or 0)
+        # A job that failed normally has ended by now; if the rows still show it as running here, its process died. Only
+        # if the child itself is lost, have all jobs in it been lost: it may have begun the next one before this end.
+        lost = isinstance(exc_info.exception, WorkerLostError | Terminated)
+        recover("The worker process died", self.worker_pid or 0, None if lost else self.id)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
 
-def recover(reason: str, pid: int | None = None) -> None:
+def recover(reason: str, pid: int | None = None, job_id: str | None = None) -> None:
     """Count a crash of the jobs that the rows show as running in that child, or of all that run in this worker.
+
+    With `job_id`, only of that job.
 
     Selected by process, not by job: a duplicate message may have died while another attempt at the job is alive. A job
     that began in a child while this process was ending it as an idle one is returned without a failure. If the database
@@ -64,7 +71,7 @@ def recover(reason: str, pid: int | None = None) -> None:
     emptied = pid is None
     try:
         for running in attempts.running_on(process.database(), process.worker_name()):
-            if pid not in (None, running.pid) or _is_kept(running):
+            if pid not in (None, running.pid) or job_id not in (None, running.job_id) or _is_kept(running):
                 continue
             if running.pid in _ended_idle:
                 _give_back(running.job_id, running.attempt, "its process was ended as an idle one")
@@ -147,22 +154,30 @@ class Guard:
         if main_loop.turns():
             self._heard_seconds += now - self._judged_at
         self._judged_at = now
-        requests = _job_requests()
-        rows = attempts.held(process.database(), {job_id for job_id, _ in requests})
+        requests = set(_job_requests())
+        begun_ahead = _begun_ahead() - requests
+        on_device = requests | begun_ahead
+        rows = attempts.held(process.database(), {job_id for job_id, _ in on_device})
         judged = {}
-        for job_id, pid in requests:
+        for job_id, pid in on_device:
             known = self._answering.get((job_id, pid), Answering(process.worker_name(), pid))
-            judgement = judge(known, rows.get(job_id), self._heard_seconds, self._limits)
+            waits = any(other != job_id and its_pid == pid for other, its_pid in begun_ahead)
+            judgement = judge(known, rows.get(job_id), self._heard_seconds, self._limits, waits_for_another=waits)
             judged[job_id, pid] = judgement.answering
             if judgement.kill is not None:
                 self._kill(job_id, pid, judgement.kill)
+                if (job_id, pid) in begun_ahead:
+                    recover(f"The worker process was killed: {judgement.kill}", pid)
         self._answering = judged
 
     def _give_back_uncarried(self) -> None:
-        """Return jobs that the rows show as running here but no child runs, because its claim was not confirmed."""
+        """Return jobs that the rows show as running here but no child runs, because its claim was not confirmed.
+
+        A child runs a job if it renews its lease, also where this process knows no request.
+        """
         if not main_loop.turns():
             return  # a child may have begun a request that is not known here yet
-        carried = set(_job_requests())
+        carried = set(_job_requests()) | _begun_ahead()
         rows = attempts.running_on(process.database(), process.worker_name())
         seen = {}
         for row in rows:
@@ -179,7 +194,7 @@ class Guard:
         now = replicas.generations(database, claimant.node)
         warm = nodes.warm(database, claimant.device_key)
         stale = [entry["model_id"] for entry in warm if entry.get("generation") != now.get(entry["model_id"])]
-        if not stale or worker_state.active_requests or worker_state.reserved_requests:
+        if not stale or not _is_idle():
             return
         log.warning("%s: the files on disk have changed since the model was loaded", ", ".join(stale))
         nodes.device_beat(database, claimant.device_key, warm=[])
@@ -188,7 +203,7 @@ class Guard:
     def _release(self) -> None:
         """End an idle child whose loaded models take host memory that another device needs."""
         database, key = process.database(), process.claimant().device_key
-        if not nodes.must_release(database, key) or worker_state.active_requests or worker_state.reserved_requests:
+        if not nodes.must_release(database, key) or not _is_idle():
             return
         log.info("another device of this host needs memory: dropping the loaded models")
         nodes.released(database, key)
@@ -229,6 +244,25 @@ def _job_requests() -> list[tuple[str, int]]:
     """Return (job id, process) of the jobs that children run, without scheduled work and other tasks."""
     active = [request for request in list(worker_state.active_requests) if isinstance(request, JobRequest)]
     return [(request.id, request.worker_pid) for request in active if request.worker_pid]
+
+
+def _begun_ahead() -> set[tuple[str, int]]:
+    """Return (job id, process) of the jobs that a device's child runs by the rows: it renews their leases.
+
+    Such a job may have begun before its dispatch message came.
+    """
+    if process.role() != "gpu":
+        return set()
+    children = {child.pid for child in active_children()}
+    settings = process.settings()
+    fresh = settings.lease_seconds - _HEARTBEATS * settings.heartbeat_seconds
+    rows = attempts.running_on(process.database(), process.worker_name())
+    alive = [row for row in rows if not row.finishing and row.lease_seconds > fresh]
+    return {(row.job_id, row.pid) for row in alive if row.pid is not None and row.pid in children}
+
+
+def _is_idle() -> bool:
+    return not (worker_state.active_requests or worker_state.reserved_requests or _begun_ahead())
 
 
 def _give_back(job_id: str, attempt: int, reason: str) -> None:

@@ -16,6 +16,7 @@ from shared.settings import Settings, load
 from shared.storage.store import open_store
 from shared.telemetry.loops import LoopReporter
 from shared.telemetry.metrics import Meters
+from workers.attempts.ahead import Ahead
 from workers.attempts.handover import Handovers
 from workers.attempts.runner import Handler, Runner
 from workers.devices.discovery import Device, this_device
@@ -79,7 +80,13 @@ def reporter() -> LoopReporter:
 @cache
 def runner() -> Runner:
     """Return the runner. Raises StoreMismatch if this node does not find the installation's store."""
-    return Runner(settings(), database(), claimant(), handlers(), meters())
+    return Runner(settings(), database(), claimant(), handlers(), meters(), ahead() if role() == "gpu" else None)
+
+
+@cache
+def ahead() -> Ahead:
+    """Return the jobs that this device has begun before their messages came."""
+    return Ahead(database(), claimant().device_key)
 
 
 def handlers() -> Mapping[str, Handler]:
@@ -93,7 +100,7 @@ def handlers() -> Mapping[str, Handler]:
 
         name, passed_on = device().name, handovers() if settings().overlap_finishing else None
         generations = GenerationHandler(
-            settings(), database(), catalogue(), store, progress, claimant(), name, passed_on
+            settings(), database(), catalogue(), store, progress, claimant(), name, passed_on, ahead()
         )
         benchmarks = BenchmarkHandler(settings(), database(), catalogue(), progress, device(), generations)
         return {GENERATION: generations, BENCHMARK: benchmarks}

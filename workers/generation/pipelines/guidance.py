@@ -6,6 +6,7 @@ second pass that changes nothing, and a scale for it has no effect if that of th
 
 from typing import Any
 
+import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline
 
 
@@ -28,6 +29,14 @@ class _ByExpert:
     _guidance_scale: float
     _guidance_scale_2: float | None
     _current_timestep: Any
+    runs_on: torch.device | None = None  # where inputs must be; the library's search costs milliseconds for each job
+
+    @property
+    def _execution_device(self) -> torch.device:
+        if self.runs_on is not None:
+            return self.runs_on
+        found: torch.device = super()._execution_device  # type: ignore[misc]
+        return found
 
     @property
     def do_classifier_free_guidance(self) -> bool:

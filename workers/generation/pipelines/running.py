@@ -115,7 +115,7 @@ def _latents(
             "negative_prompt": count_tokens(pipeline.tokenizer, params.negative_prompt or "") if guided else None,
         },
     )
-    pipeline.scheduler = ResumableScheduler.from_config(model.scheduler_config, flow_shift=params.flow_shift)
+    pipeline.scheduler = ResumableScheduler(**{**model.solver, "flow_shift": params.flow_shift})
     pipeline.scheduler.resume_from = before
     first = before.steps
 

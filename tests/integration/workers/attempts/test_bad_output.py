@@ -9,6 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from sqlmodel import select
 
 from shared.catalogue.job_types import GENERATION
+from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Use
 from shared.errors import BadOutput
@@ -16,7 +17,7 @@ from shared.jobs import dispatch, records
 from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
-from shared.storage.directory import DirectoryStore
+from shared.storage.store import open_store
 from tests.support import working
 from tests.support.generating import snapshots
 from tests.support.jobs import DEMO, UNCOUNTED, accepted, hold
@@ -32,7 +33,7 @@ def runner(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPat
     models = snapshots()["T2V-A14B"].parent.parent.parent
     settings = settings.model_copy(update={"models_path": models})
     progress = Progress(RestingRedis(settings.redis))
-    store = DirectoryStore(settings.store_dir)
+    store = open_store(settings, lambda: nodes.agreed(database, "store"), create=True)
     work = GenerationHandler(settings, database, DEMO, store, progress, working.HERE, "a CPU")
     yield Runner(settings, database, working.HERE, {GENERATION: work}, UNCOUNTED)
     run.free()

@@ -15,7 +15,7 @@ from shared.jobs import attempts, device_faults, dispatch, records
 from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
-from shared.storage.directory import DirectoryStore
+from shared.storage.store import open_store
 from tests.support import poisoned, working
 from tests.support.generating import snapshots
 from tests.support.jobs import DEMO, UNCOUNTED, accepted, hold
@@ -37,7 +37,7 @@ def runner(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPat
         worker="gpu-0@here", pid=1, started_at=clock.now(), seen_at=0.0, warm=[],
     )  # fmt: skip
     nodes.register_device(database, row)
-    store = DirectoryStore(settings.store_dir)
+    store = open_store(settings, lambda: nodes.agreed(database, "store"), create=True)
     work = GenerationHandler(
         settings, database, DEMO, store, Progress(RestingRedis(settings.redis)), working.HERE, "a CPU"
     )

@@ -24,6 +24,8 @@ from tests.support.jobs import DEMO, UNCOUNTED, accepted, hold
 from tests.support.servers.s3_server import Line, S3Server, in_bucket
 from tests.support.stack import wait_for
 from workers.attempts.runner import Runner
+from workers.generation import run as generation
+from workers.generation.context import GenerationContext
 from workers.generation.job import GenerationHandler
 
 
@@ -89,6 +91,28 @@ def test_a_bucket_that_goes_away_gives_the_job_back(
     assert all(f"/{job_id}/2/" in key for key in files(s3_server, settings))
     with database.read() as session:
         assert len(session.exec(select(Use).where(Use.job_id == job_id)).all()) == 1
+
+
+def test_the_input_is_there_until_the_frames_are_decoded(
+    run: Callable[[str], bool], database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = accepted(database, mock=True).id
+    reference = store.put_input(job_id, "picture.png", b"pixels")
+    with database.write() as session:
+        job = session.get(Job, job_id)
+        assert job is not None
+        job.params = {**job.params, "image": reference}
+    seen: list[bytes] = []
+    mock = generation._mock
+
+    def seeing(context: GenerationContext) -> object:
+        assert context.image is not None
+        seen.append(context.image.read_bytes())
+        return mock(context)
+
+    monkeypatch.setattr(generation, "_mock", seeing)
+    assert run(job_id)
+    assert seen == [b"pixels"]
 
 
 def test_the_lease_is_kept_while_files_are_sent(run: Callable[[str], bool], database: Database, line: Line) -> None:

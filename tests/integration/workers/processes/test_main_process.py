@@ -13,6 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from billiard.exceptions import Terminated, WorkerLostError
+from celery.exceptions import Ignore
 from pydantic import SecretStr
 
 from shared.cluster import nodes
@@ -122,6 +124,41 @@ def test_an_attempt_that_a_child_carries_is_left_alone(
     for _ in range(6):
         guard._watch()
     assert records.get(database, job.id).status == JobState.RUNNING
+
+
+@pytest.mark.parametrize("renews", [True, False])
+def test_an_attempt_without_a_request_is_left_alone_as_long_as_a_child_renews_its_lease(
+    guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch, renews: bool
+) -> None:
+    """It was begun before its message, which may come late or never."""
+    child = SimpleNamespace(pid=CLAIMANT.pid)
+    monkeypatch.setattr(main_process, "active_children", lambda: [child])
+    settings = process.settings()
+    job = claimed(database, accepted(database).id)
+    left = settings.lease_seconds - (1.0 if renews else 2.0) * settings.heartbeat_seconds
+    for _ in range(6):
+        attempts.renew(database, job.id, 1, left)
+        guard._watch()
+    after = records.get(database, job.id)
+    assert after.status == (JobState.RUNNING if renews else JobState.QUEUED)
+    assert main_process._is_idle() != renews
+
+
+@pytest.mark.parametrize("error", [Ignore(), WorkerLostError("killed"), Terminated(9)])
+def test_the_end_of_a_task_takes_no_other_job_from_its_child_unless_the_child_died(
+    guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    first, following = (claimed(database, accepted(database).id) for _ in range(2))
+
+    class Ended(JobRequest):
+        id, worker_pid = first.id, CLAIMANT.pid
+
+        def __init__(self) -> None: ...
+
+    monkeypatch.setattr(main_process.Request, "on_failure", lambda *_args, **_options: None)
+    Ended().on_failure(SimpleNamespace(exception=error))
+    failures = [records.get(database, job.id).failures for job in (first, following)]
+    assert failures == [1, 0 if isinstance(error, Ignore) else 1]
 
 
 def test_a_cancelled_attempt_that_no_child_carries_ends_cancelled(guard: Guard, database: Database) -> None:

@@ -107,3 +107,13 @@ def test_the_process_that_finishes_an_attempt_is_judged_like_a_child() -> None:
     ended = replace(RUNNING, status=JobState.SUCCEEDED)
     assert passes(ended, known=first).kill is None
     assert passes(ended, known=first, count=100).kill is not None, "the folder is still there"
+
+
+def test_a_request_waits_for_the_job_that_its_process_has_begun_before() -> None:
+    waiting = replace(RUNNING, status=JobState.QUEUED, attempt=0, worker=None, pid=None)
+    judgement = Judgement(NEW, None)
+    for number in range(1000):
+        judgement = judge(judgement.answering, waiting, number * 2.0, LIMITS, waits_for_another=True)
+        assert judgement.kill is None
+    assert judge(judgement.answering, waiting, 2100.0, LIMITS).kill is None, "its own time has only begun"
+    assert judge(judgement.answering, waiting, 2200.0, LIMITS).kill is not None

@@ -5,6 +5,7 @@ outside of the graph as they do without it, and the library's step caches wrap a
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 _GRAPHS = 64
 # What inductor would choose by timing is chosen by rule, so that every process computes the same values.
 _BACKEND: dict[str, Any] = {"backend": "inductor", "options": {"deterministic": True}}
+
+_is_set_up = threading.local()
 
 
 class Compiled:
@@ -45,7 +48,10 @@ class Compiled:
 
 
 def set_up() -> None:
-    """Set the compiler's options. Call it in each thread that compiles, because they belong to the thread."""
+    """Set the compiler's options, once in each thread that compiles: they belong to the thread."""
+    if hasattr(_is_set_up, "here"):
+        return
+    _is_set_up.here = True
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 

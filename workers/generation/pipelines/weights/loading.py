@@ -58,7 +58,8 @@ class LoadedModel:
     dtype: torch.dtype
     pipeline: Any  # TextPipeline, or ImagePipeline for a model that always starts from an image
     image_pipeline: Any | None  # of the same components, if the model can start from an image
-    scheduler_config: dict[str, Any]  # as published; each job builds its own scheduler from it
+    scheduler_config: dict[str, Any]  # as published
+    solver: dict[str, Any]  # the scheduler's arguments by it; each job builds its own
     placement: Placement
     stops: Stops
     memory_mb: float  # weights that stay on the device between jobs, 10^6 bytes
@@ -100,7 +101,7 @@ def load(
 
     transformers = [parts[name] for name in ("transformer", "transformer_2") if name in parts]
     placement = place(layout, device, parts["text_encoder"], transformers, parts["vae"])
-    pipeline, image_pipeline = _pipelines(entry, parts, tokenizer, scheduler_config)
+    pipeline, image_pipeline = _pipelines(entry, parts, tokenizer, scheduler_config, device)
     return LoadedModel(
         key=Key(entry.weights_id, quantization, layout),
         snapshot=snapshot,
@@ -110,6 +111,7 @@ def load(
         pipeline=pipeline,
         image_pipeline=image_pipeline,
         scheduler_config=scheduler_config,
+        solver=UniPCMultistepScheduler.extract_init_dict(scheduler_config)[0],
         placement=placement,
         stops=_stops(parts["text_encoder"], transformers, parts["vae"], device),
         memory_mb=round(sum(_bytes_on(device.type, part) for part in parts.values()) / 1e6, 1),
@@ -169,7 +171,11 @@ def _parts(
 
 
 def _pipelines(
-    entry: CatalogueEntry, parts: dict[str, Any], tokenizer: Any, scheduler_config: dict[str, Any]
+    entry: CatalogueEntry,
+    parts: dict[str, Any],
+    tokenizer: Any,
+    scheduler_config: dict[str, Any],
+    device: torch.device,
 ) -> tuple[Any, Any | None]:
     """Return the pipeline that starts from text (or from an image if the model always does), and the one for an image.
 
@@ -190,6 +196,7 @@ def _pipelines(
     for made in (pipeline, image_pipeline):
         if made is not None:
             made.set_progress_bar_config(disable=True)
+            made.runs_on = device
     return pipeline, image_pipeline
 
 

@@ -1,0 +1,252 @@
+"""The next job of a device begins while the one before it still ends, and is claimed only afterwards."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from shared.catalogue.job_types import GENERATION
+from shared.cluster import nodes
+from shared.database.engine import Database
+from shared.database.tables import Job
+from shared.errors import BadInput, DeviceFailed, FaultKind, JobFailed
+from shared.jobs import attempts, dispatch, records
+from shared.messaging.progress import Progress, RestingRedis
+from shared.settings import Settings
+from shared.states import JobState, Phase
+from shared.storage.store import open_store
+from tests.support import working
+from tests.support.jobs import DEMO, UNCOUNTED, accepted, hold
+from tests.support.stack import wait_for
+from workers.attempts.ahead import Ahead
+from workers.attempts.handover import Handovers
+from workers.attempts.runner import Runner
+from workers.generation import run
+from workers.generation.finishing.leaving import Leaving
+from workers.generation.job import GenerationHandler
+
+PATIENCE = 20.0
+
+
+class Held:
+    """Holds the thread of each job at one place until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached: list[str] = []
+        self._let_go: dict[str, threading.Event] = {}
+        self.off = False
+
+    def at(self, job_id: str) -> None:
+        self.reached.append(job_id)
+        if not self.off:
+            assert self._event(job_id).wait(PATIENCE)
+
+    def let_go(self, job_id: str) -> None:
+        self._event(job_id).set()
+
+    def let_all_go(self) -> None:
+        self.off = True
+        for event in list(self._let_go.values()):
+            event.set()
+
+    def _event(self, job_id: str) -> threading.Event:
+        return self._let_go.setdefault(job_id, threading.Event())
+
+
+class Worker:
+    """A device's child process: one thread answers messages, one after another."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings, self.database = settings, database
+        self.ended_for: list[str] = []
+        self.ahead = Ahead(database, working.HERE.device_key)
+        self.ahead.end_process = self.ended_for.append
+        self.handovers = Handovers(settings.home, 0)
+        store = open_store(settings, lambda: nodes.agreed(database, "store"), create=True)
+        progress = Progress(RestingRedis(None))
+        self.handler = GenerationHandler(
+            settings, database, DEMO, store, progress, working.HERE, "a CPU", self.handovers, self.ahead
+        )
+        self.runner = Runner(settings, database, working.HERE, {GENERATION: self.handler}, UNCOUNTED, self.ahead)
+        self._thread = ThreadPoolExecutor(1)
+
+    def receives(self, job: Job) -> Future[bool]:
+        return self._thread.submit(self.runner.run, GENERATION, job.id)
+
+    def dispatched(self, **values: Any) -> Job:
+        job = accepted(self.database, mock=True, **values)
+        hold(self.database, *DEMO.model_ids, node=working.HERE.node)
+        dispatch.mark_dispatched(self.database, [(job.id, working.HERE.device_key)])
+        return job
+
+    def status(self, job: Job) -> tuple[str, int, str | None]:
+        row = records.get(self.database, job.id)
+        return row.status, row.attempt, row.phase
+
+
+@pytest.fixture
+def decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Holds a job on the device, before its frames are decoded."""
+    held = Held()
+    mock = run._mock
+
+    def slow(context: Any) -> Any:
+        held.at(context.job_id)
+        return mock(context)
+
+    monkeypatch.setattr(run, "_mock", slow)
+    yield held
+    held.let_all_go()
+
+
+@pytest.fixture
+def leaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Holds a job when its frames are decoded, before its row says that it has left the device."""
+    held = Held()
+    leave = Leaving.leave
+
+    def slow(self: Any, *arguments: Any) -> bool:
+        held.at(self._job.id)
+        return leave(self, *arguments)
+
+    monkeypatch.setattr(Leaving, "leave", slow)
+    yield held
+    held.let_all_go()
+
+
+@pytest.fixture
+def worker(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    monkeypatch.setenv("WANWORKS_DEVICE", "cpu:0")
+    known = settings.model_copy(update={"min_free_disk_mb": 0, "catalogue": "demo", "heartbeat_seconds": 0.1})
+    return Worker(known, database)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+def test_the_next_job_is_on_the_device_before_the_first_has_left_it_and_is_claimed_afterwards(
+    worker: Worker, decoding: Held, leaving: Held
+) -> None:
+    first, second = worker.dispatched(), worker.dispatched()
+    answer = worker.receives(first)
+    wait_for(lambda: first.id in decoding.reached, PATIENCE, "for the first job on the device")
+    decoding.let_go(first.id)
+    wait_for(lambda: second.id in decoding.reached, PATIENCE, "for the second job on the device")
+    assert worker.status(first)[0] == JobState.RUNNING
+    assert worker.status(second) == (JobState.QUEUED, 0, None), "no device has two rows"
+    leaving.let_all_go()
+    assert answer.result(PATIENCE) is False, "another process finishes it"
+    assert worker.status(first) == (JobState.RUNNING, 1, Phase.FINISHING)
+    wait_for(lambda: worker.status(second)[0] == JobState.RUNNING, PATIENCE, "for the claim of the second job")
+    message = worker.receives(second)
+    worker.handovers.waiting()[0].discard()  # it is finished
+    decoding.let_go(second.id)
+    assert message.result(PATIENCE) is False
+    assert worker.status(second) == (JobState.RUNNING, 1, Phase.FINISHING), "its message has not begun it again"
+    assert decoding.reached == [first.id, second.id]
+
+
+def test_a_job_that_is_recalled_before_its_claim_is_dropped_and_runs_when_it_is_dispatched_again(
+    worker: Worker, decoding: Held, leaving: Held
+) -> None:
+    first, second = worker.dispatched(), worker.dispatched()
+    answer = worker.receives(first)
+    decoding.let_go(first.id)
+    wait_for(lambda: second.id in decoding.reached, PATIENCE, "for the second job on the device")
+    dispatch.recall(worker.database, [second.id])
+    decoding.let_go(second.id)
+    leaving.let_all_go()
+    answer.result(PATIENCE)
+    message = worker.receives(second)
+    assert message.result(PATIENCE) is False
+    assert worker.status(second)[:2] == (JobState.QUEUED, 0)
+    worker.handovers.waiting()[0].discard()
+    dispatch.mark_dispatched(worker.database, [(second.id, working.HERE.device_key)])
+    worker.receives(second).result(PATIENCE)
+    assert worker.status(second) == (JobState.RUNNING, 1, Phase.FINISHING)
+
+
+def test_nothing_begins_after_a_job_that_fails(worker: Worker, decoding: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = worker.dispatched(), worker.dispatched()
+    mock = run._mock
+
+    def failing(context: Any) -> Any:
+        if context.job_id == first.id:
+            context.report(Phase.DECODING)
+            wait_for(lambda: worker.handler._begun is not None, PATIENCE, "until the second job waits for the device")
+            raise BadInput("wrong")
+        return mock(context)
+
+    monkeypatch.setattr(run, "_mock", failing)
+    with pytest.raises(JobFailed):
+        worker.receives(first).result(PATIENCE)
+    assert worker.status(second) == (JobState.QUEUED, 0, None)
+    assert decoding.reached == []
+    decoding.let_all_go()
+    assert worker.receives(second).result(PATIENCE) is False
+    assert worker.status(second) == (JobState.RUNNING, 1, Phase.FINISHING)
+
+
+def test_a_cancelled_job_stops_where_it_was_begun(worker: Worker, decoding: Held, leaving: Held) -> None:
+    first, second = worker.dispatched(), worker.dispatched()
+    answer = worker.receives(first)
+    decoding.let_go(first.id)
+    wait_for(lambda: second.id in decoding.reached, PATIENCE, "for the second job on the device")
+    leaving.let_all_go()
+    answer.result(PATIENCE)
+    wait_for(lambda: worker.status(second)[0] == JobState.RUNNING, PATIENCE, "for the claim of the second job")
+    records.request_cancel(worker.database, second.id)
+    decoding.let_go(second.id)
+    wait_for(lambda: worker.status(second)[0] == JobState.CANCELLED, PATIENCE, "for the end of the second job")
+    third = worker.dispatched()
+    worker.handovers.waiting()[0].discard()
+    decoding.let_all_go()
+    assert worker.receives(third).result(PATIENCE) is False
+    assert worker.status(third) == (JobState.RUNNING, 1, Phase.FINISHING)
+
+
+def test_a_job_whose_message_was_lost_keeps_the_device_from_the_next_one(
+    worker: Worker, decoding: Held, leaving: Held
+) -> None:
+    first, lost = worker.dispatched(), worker.dispatched()
+    leaving.let_all_go()
+    answer = worker.receives(first)
+    decoding.let_go(first.id)
+    wait_for(lambda: lost.id in decoding.reached, PATIENCE, "for the second job on the device")
+    answer.result(PATIENCE)
+    wait_for(lambda: worker.status(lost)[0] == JobState.RUNNING, PATIENCE, "for the claim of the second job")
+    worker.handovers.waiting()[0].discard()
+    third = worker.dispatched()
+    message = worker.receives(third)
+    wait_for(lambda: worker.ahead._answered == third.id, PATIENCE, "for the message of the third job")
+    assert worker.status(third) == (JobState.QUEUED, 0, None)
+    decoding.let_go(lost.id)
+    wait_for(lambda: bool(worker.handovers.waiting()), PATIENCE, "until the second job has left the device")
+    worker.handovers.waiting()[0].discard()
+    decoding.let_all_go()
+    assert message.result(PATIENCE) is False
+    assert worker.status(third) == (JobState.RUNNING, 1, Phase.FINISHING)
+
+
+def test_a_device_that_fails_in_a_job_begun_ahead_ends_the_process(
+    worker: Worker, decoding: Held, leaving: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = worker.dispatched(), worker.dispatched()
+    leaving.let_all_go()
+    slow: Callable[[Any], Any] = run._mock
+
+    def failing(context: Any) -> Any:
+        made = slow(context)
+        if context.job_id == second.id:
+            raise DeviceFailed(FaultKind.CUDA_ERROR, "an illegal address")
+        return made
+
+    monkeypatch.setattr(run, "_mock", failing)
+    answer = worker.receives(first)
+    decoding.let_all_go()
+    answer.result(PATIENCE)
+    wait_for(lambda: bool(worker.ended_for), PATIENCE, "for the end of the process")
+    assert "illegal address" in worker.ended_for[0]
+    row = records.get(worker.database, second.id)
+    assert (row.status, row.failures) == (JobState.QUEUED, 1)
+    assert attempts.running_on(worker.database, working.HERE.worker)[0].job_id == first.id

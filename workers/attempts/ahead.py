@@ -1,0 +1,137 @@
+"""Begin a device's next job while the one before it still ends.
+
+A job needs its device until its last frame is decoded. Meanwhile a thread looks up which job is dispatched to the
+device next, lets the handler begin it, and claims it once the job before has left the device: a device never has two
+rows. What was begun has no effect outside of this process before the claim. The dispatch message, which Celery
+delivers only after the task before has ended, then finds the attempt running and waits for its end.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future
+
+from shared.database.engine import Database
+from shared.database.tables import Job
+from shared.errors import AttemptStopped, DeviceFailed, JobFailed, StoreFull, Unavailable
+from shared.jobs import dispatch
+
+log = logging.getLogger("wanworks.ahead")
+
+_LOOK_SECONDS = 0.2
+
+
+class Turn:
+    """A job's turn on the device, as the next job waits for it. Safe to call from any thread."""
+
+    def __init__(self) -> None:
+        self._device_free, self._ended = threading.Event(), threading.Event()
+        self.decoded = False  # it has left the device as a successful job does
+
+    def free_device(self, *, decoded: bool) -> None:
+        """Let the next job use the device. `decoded`: whether it may begin before this one has ended."""
+        if not self._device_free.is_set():
+            self.decoded = decoded
+            self._device_free.set()
+
+    def end(self) -> None:
+        """Let the next job be claimed: this one has left the device by its row, or has ended."""
+        self.free_device(decoded=False)
+        self._ended.set()
+
+    def uses_device(self) -> bool:
+        return not self._device_free.is_set()
+
+    def wait_until_free(self) -> bool:
+        """Wait until the device is free. Return whether the next job may begin."""
+        self._device_free.wait()
+        return self.decoded
+
+    def wait_until_ended(self) -> None:
+        self._ended.wait()
+
+
+class Ahead:
+    """The jobs of one device that were begun before their dispatch message came."""
+
+    def __init__(self, database: Database, device_key: str) -> None:
+        self._database = database
+        self._device_key = device_key
+        self._lock = threading.Lock()
+        self._running: dict[str, Future[bool | None]] = {}
+        self._answered: str | None = None  # the job whose message was answered last
+        self.run: Callable[[str, str], bool | None] = lambda _job_type, _job_id: None
+        """Claims and runs a job (type, id), as the runner sets it. Returns None if the job could not be claimed."""
+        self.end_process: Callable[[str], object] = lambda _reason: None
+        """Ends this process, with the reason, after the device has failed."""
+
+    def result(self, job_id: str) -> bool | None:
+        """Answer a dispatch message: wait for the end of a job that was begun ahead, and return or raise as its run.
+
+        Return None if it was not begun, or could not be claimed. Other jobs that were begun end first: their messages
+        were lost, and they hold the device.
+        """
+        with self._lock:
+            self._answered = job_id
+            mine = self._running.pop(job_id, None)
+        if mine is not None:
+            return mine.result()
+        while others := [run for run in list(self._running.values()) if not run.done()]:
+            futures.wait(others)
+        return None
+
+    def look(self, turn: Turn, begin: Callable[[Job, Turn], bool], abandon: Callable[[str], None]) -> None:
+        """Look for the next job in a thread, begin it and run it after this turn.
+
+        `begin` returns whether it has begun the job; `abandon` drops what it has begun.
+        """
+        threading.Thread(target=self._follow, args=(turn, begin, abandon), name="ahead", daemon=True).start()
+
+    def _follow(self, turn: Turn, begin: Callable[[Job, Turn], bool], abandon: Callable[[str], None]) -> None:
+        job = self._next(turn)
+        if job is None:
+            return
+        run: Future[bool | None] = Future()
+        with self._lock:
+            if job.id in (self._answered, *self._running):
+                return
+            self._running = {job_id: earlier for job_id, earlier in self._running.items() if not earlier.done()}
+            self._running[job.id] = run
+        ended = None
+        try:
+            if self._begun(job, turn, begin):
+                turn.wait_until_ended()
+                try:
+                    ended = self.run(job.type, job.id) if turn.decoded else None
+                finally:
+                    abandon(job.id)  # nothing is left of it unless the claim failed
+        except DeviceFailed as error:
+            self.end_process(str(error))
+            run.set_exception(error)
+        except BaseException as error:
+            if not isinstance(error, AttemptStopped | JobFailed):
+                log.warning("job %s: %r", job.id, error)
+            run.set_exception(error)
+        else:
+            run.set_result(ended)
+
+    def _begun(self, job: Job, turn: Turn, begin: Callable[[Job, Turn], bool]) -> bool:
+        try:
+            return begin(job, turn)
+        except Exception as error:  # the usual way repeats it, and reports it
+            log.info("job %s: it cannot begin ahead: %r", job.id, error)
+            return False
+
+    def _next(self, turn: Turn) -> Job | None:
+        """Return the job that is dispatched to this device; None if there is none while the turn needs the device."""
+        while True:
+            needed = turn.uses_device()
+            try:
+                job = dispatch.next_on(self._database, self._device_key)
+            except (Unavailable, StoreFull):
+                job = None
+            if job is not None or not needed:
+                return job
+            time.sleep(_LOOK_SECONDS)

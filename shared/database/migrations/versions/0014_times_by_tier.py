@@ -1,6 +1,6 @@
 """The tier of jobs and uses, the work of uses, what a measurement was made with, and devices' compute capability
 
-Revision: 0015
+Revision: 0014
 Follows: 0013
 """
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import sqlmodel
 from alembic import op
 
-revision = "0015"
+revision = "0014"
 down_revision = "0013"
 branch_labels = None
 depends_on = None

@@ -208,7 +208,8 @@ def mark_dispatched(database: Database, assignments: Sequence[tuple[str, str]]) 
 
 def next_on(database: Database, device_key: str) -> Job | None:
     """Return the queued job that was dispatched to this device first; None if there is none."""
-    query = select(Job).where(QUEUED, col(Job.dispatched_to) == device_key).order_by(col(Job.dispatched_at)).limit(1)
+    here = (QUEUED, col(Job.dispatched_to).is_not(None), col(Job.dispatched_to) == device_key)
+    query = select(Job).where(*here).order_by(col(Job.dispatched_at)).limit(1)
     with database.read() as session:
         return session.exec(query).one_or_none()
 

@@ -21,6 +21,7 @@ from shared.jobs import dispatch
 log = logging.getLogger("wanworks.ahead")
 
 _LOOK_SECONDS = 0.2
+_EXPECT_SECONDS = 2.0
 
 
 class Turn:
@@ -44,9 +45,9 @@ class Turn:
     def uses_device(self) -> bool:
         return not self._device_free.is_set()
 
-    def wait_until_free(self) -> bool:
-        """Wait until the device is free. Return whether the next job may begin."""
-        self._device_free.wait()
+    def wait_until_free(self, timeout: float | None = None) -> bool:
+        """Wait until the device is free, at most so many seconds. Return whether the next job may begin."""
+        self._device_free.wait(timeout)
         return self.decoded
 
     def wait_until_ended(self) -> None:
@@ -89,6 +90,25 @@ class Ahead:
         """
         threading.Thread(target=self._follow, args=(turn, begin, abandon), name="ahead", daemon=True).start()
 
+    def expect(self, turn: Turn, prepare: Callable[[Job], None]) -> None:
+        """Call `prepare`, in a thread, with each job that is dispatched to the device while this turn needs it.
+
+        The job may still be recalled, so `prepare` may only do what does not matter then.
+        """
+        threading.Thread(target=self._expect, args=(turn, prepare), name="expect", daemon=True).start()
+
+    def _expect(self, turn: Turn, prepare: Callable[[Job], None]) -> None:
+        expected = None
+        while turn.uses_device():
+            job = self._dispatched()
+            if job is not None and job.id != expected:
+                expected = job.id
+                try:
+                    prepare(job)
+                except Exception as error:  # it only saves time
+                    log.info("job %s: it cannot be prepared for: %r", job.id, error)
+            turn.wait_until_free(_EXPECT_SECONDS)
+
     def _follow(self, turn: Turn, begin: Callable[[Job, Turn], bool], abandon: Callable[[str], None]) -> None:
         job = self._next(turn)
         if job is None:
@@ -128,10 +148,13 @@ class Ahead:
         """Return the job that is dispatched to this device; None if there is none while the turn needs the device."""
         while True:
             needed = turn.uses_device()
-            try:
-                job = dispatch.next_on(self._database, self._device_key)
-            except (Unavailable, StoreFull):
-                job = None
+            job = self._dispatched()
             if job is not None or not needed:
                 return job
             time.sleep(_LOOK_SECONDS)
+
+    def _dispatched(self) -> Job | None:
+        try:
+            return dispatch.next_on(self._database, self._device_key)
+        except (Unavailable, StoreFull):
+            return None

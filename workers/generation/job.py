@@ -38,6 +38,7 @@ from workers.generation.finishing.ending import Ending
 from workers.generation.finishing.leaving import Leaving
 from workers.generation.link import Link
 from workers.generation.publishing import sender
+from workers.generation.read_ahead import read_ahead
 from workers.generation.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class GenerationHandler:
         self._device_name = device_name
         self._handovers = handovers
         self._ahead = ahead
+        self._kind = "cpu" if (claimant.device or "").startswith("cpu-") else "cuda"
         self._ending = Ending(store, device_name)
         self._device = ThreadPoolExecutor(1, "device")
         self._lock = threading.Lock()
@@ -153,19 +155,33 @@ class GenerationHandler:
         return _Begun(context, link, Turn())
 
     def _watched(self, report: Report, turn: Turn) -> Report:
-        """Return a report that looks for the next job once this one decodes."""
+        """Return a report that prepares for the next job once this one computes, and looks for it once it decodes."""
         if self._ahead is None or self._handovers is None:
             return report
-        ahead, looked = self._ahead, False
+        ahead, entered = self._ahead, set[Phase]()
 
         def watched(phase: Phase, step: int | None = None, steps: int | None = None) -> None:
-            nonlocal looked
             report(phase, step, steps)
-            if phase is Phase.DECODING and not looked:
-                looked = True
+            if phase in entered:
+                return
+            entered.add(phase)
+            if phase is Phase.DENOISING:
+                ahead.expect(turn, self._read_ahead)
+            elif phase is Phase.DECODING:
                 ahead.look(turn, self._begin, self._abandon)
 
         return watched
+
+    def _read_ahead(self, job: Job) -> None:
+        """Read the files of the next job's model into the page cache if the device has not loaded it."""
+        if job.type != GENERATION or job.mock:
+            return
+        params = GenerationParams.model_validate(job.params)
+        entry = self._catalogue.get(params.model_id)
+        snapshot = replicas.snapshot_dir(self._settings.models_dir, entry)
+        loaded = {(one["model_id"], one["quantization"]) for one in generation.warm()}
+        if snapshot is not None and (entry.weights_id, params.quantization) not in loaded:
+            read_ahead(snapshot, entry, params.quantization, self._kind)
 
     def _begin(self, job: Job, before: Turn) -> bool:
         """Begin a job that is not claimed yet, on the device after the turn before. Return whether it may begin so."""

@@ -73,6 +73,7 @@ def test_sqlite_finds_what_the_dispatcher_asks_for(database: Database, ended: in
         assert "ix_jobs_bell" in read_queue
         further = all_of(database, lambda: dispatch.read_further(database, queue, queue.cuts[:1], 8))
         assert further == {"ix_jobs_line"}
+    assert all_of(database, lambda: dispatch.next_on(database, "n/0")) == {"ix_jobs_bell"}
     assert all_of(database, lambda: queues.queued_by_priority(database)) == {"ix_jobs_order"}
     assert all_of(database, lambda: queues.waiting(database)) == {"ix_jobs_line"}
     assert all_of(database, lambda: attempts.lapsed(database)) <= of_states

@@ -20,7 +20,8 @@ from shared.storage.store import open_store
 from tests.support import working
 from tests.support.jobs import DEMO, UNCOUNTED, accepted, hold
 from tests.support.stack import wait_for
-from workers.attempts.ahead import Ahead
+from workers.attempts import ahead
+from workers.attempts.ahead import Ahead, Turn
 from workers.attempts.handover import Handovers
 from workers.attempts.runner import Runner
 from workers.generation import run
@@ -250,3 +251,21 @@ def test_a_device_that_fails_in_a_job_begun_ahead_ends_the_process(
     row = records.get(worker.database, second.id)
     assert (row.status, row.failures) == (JobState.QUEUED, 1)
     assert attempts.running_on(worker.database, working.HERE.worker)[0].job_id == first.id
+
+
+def test_each_job_that_may_come_next_is_prepared_for(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "_EXPECT_SECONDS", 0.01)
+    turn, expected = Turn(), list[str]()
+
+    def prepare(job: Job) -> None:
+        expected.append(job.id)
+        raise OSError("the disk is away")
+
+    worker.ahead.expect(turn, prepare)
+    first = worker.dispatched()
+    wait_for(lambda: expected == [first.id], PATIENCE, "for the first job")
+    dispatch.recall(worker.database, [first.id])
+    second = worker.dispatched()
+    wait_for(lambda: expected == [first.id, second.id], PATIENCE, "for the second job")
+    turn.end()
+    wait_for(lambda: not any(each.name == "expect" for each in threading.enumerate()), PATIENCE, "for the thread's end")

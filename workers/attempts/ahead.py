@@ -15,7 +15,7 @@ from concurrent.futures import Future
 
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.errors import AttemptStopped, DeviceFailed, JobFailed, StoreFull, Unavailable
+from shared.errors import AttemptStopped, Cancelled, DeviceFailed, JobFailed, StoreFull, Unavailable
 from shared.jobs import dispatch
 
 log = logging.getLogger("wanworks.ahead")
@@ -77,7 +77,8 @@ class Ahead:
         with self._lock:
             self._answered = job_id
             mine = self._running.pop(job_id, None)
-        if mine is not None:
+        # After a run that ended before its message came, the job may have been dispatched again: the claim decides.
+        if mine is not None and (not mine.done() or isinstance(mine.exception(), JobFailed | Cancelled)):
             return mine.result()
         while others := [run for run in list(self._running.values()) if not run.done()]:
             futures.wait(others)

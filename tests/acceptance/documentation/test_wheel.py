@@ -76,6 +76,7 @@ def test_it_holds_one_package_and_asks_for_little(wheel: Path, run: Run) -> None
     assert run("python", "-c", "import shared").returncode != 0
 
 
+@pytest.mark.slow
 def test_a_job_by_the_client(run: Run, stack: Stack, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)

@@ -167,6 +167,24 @@ def test_a_job_that_is_recalled_before_its_claim_is_dropped_and_runs_when_it_is_
     assert worker.status(second) == (JobState.RUNNING, 1, Phase.FINISHING)
 
 
+def test_a_job_that_was_returned_runs_again_though_its_first_message_never_came(
+    worker: Worker, decoding: Held, leaving: Held
+) -> None:
+    first, second = worker.dispatched(), worker.dispatched()
+    leaving.let_all_go()
+    answer = worker.receives(first)
+    decoding.let_go(first.id)
+    answer.result(PATIENCE)
+    wait_for(lambda: worker.status(second)[0] == JobState.RUNNING, PATIENCE, "for the claim of the second job")
+    attempts.give_back(worker.database, second.id, 1)
+    decoding.let_all_go()
+    wait_for(lambda: worker.ahead._running[second.id].done(), PATIENCE, "for the end of its first attempt")
+    worker.handovers.waiting()[0].discard()
+    dispatch.mark_dispatched(worker.database, [(second.id, working.HERE.device_key)])
+    assert worker.receives(second).result(PATIENCE) is False
+    assert worker.status(second) == (JobState.RUNNING, 2, Phase.FINISHING)
+
+
 def test_nothing_begins_after_a_job_that_fails(worker: Worker, decoding: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = worker.dispatched(), worker.dispatched()
     mock = run._mock

@@ -279,7 +279,12 @@ def test_any_omp_num_threads_is_openmps_own_business(
 
 
 @pytest.mark.parametrize(
-    "variable", ["DIFFUSERS_ATTN_BACKEND=nonsense", "HF_HUB_DOWNLOAD_TIMEOUT=soon", "TORCH_LOGS=nonsense"]
+    "variable",
+    [
+        pytest.param("DIFFUSERS_ATTN_BACKEND=nonsense", marks=pytest.mark.slow),
+        pytest.param("HF_HUB_DOWNLOAD_TIMEOUT=soon", marks=pytest.mark.slow),
+        "TORCH_LOGS=nonsense",
+    ],
 )
 def test_a_variable_that_a_library_does_not_take_is_named(tmp_path: Path, variable: str) -> None:
     """Each variable fails an import. Runs in its own process, with the runner's error."""

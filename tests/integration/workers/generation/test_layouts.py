@@ -75,7 +75,7 @@ def studio(tmp_path: Path) -> Studio:
     [
         pytest.param("bf16", "differences", marks=pytest.mark.slow),
         pytest.param("int8", "style", marks=pytest.mark.slow),
-        ("int8", "differences"),
+        pytest.param("int8", "differences", marks=pytest.mark.slow),
         pytest.param("fp8", "style", marks=pytest.mark.slow),
     ],
 )

@@ -87,6 +87,7 @@ def faults(database: Database) -> list[DeviceFault]:
         return list(session.exec(select(DeviceFault).order_by(col(DeviceFault.id))))
 
 
+@pytest.mark.slow
 def test_the_job_after_a_cuda_error_runs_in_a_new_process(
     worker: "subprocess.Popen[bytes]", database: Database, orders: Path, run: Callable[[str], None]
 ) -> None:

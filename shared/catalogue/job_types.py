@@ -68,6 +68,7 @@ class GenerationParams(BaseModel):
     seed: Whole
     quantization: Quantization
     speed: Speed = "exact"
+    devices_per_job: Whole = 1
     loras: tuple[Lora, ...] = ()
     fallback: tuple[str, ...] = ()
     fallback_applied: tuple[AppliedFallback, ...] = ()

@@ -31,13 +31,16 @@ class PhaseTimes:
     step: float | None  # one denoising step
 
 
-def measured(database: Database, model_cache_key: str, model_id: str | None = None) -> Durations:
+def measured(
+    database: Database, model_cache_key: str, model_id: str | None = None, devices: int = 1
+) -> Durations:
     """Return the medians of the latest real successes with that model cache key, on any device.
 
     `model_id`: of this model; without it of the one whose weights the key names. A preset's steps take less time.
+    `devices`: of jobs on this number of devices.
     """
     loads, rates = [], []
-    for use in _latest(database, model_cache_key, model_id):
+    for use in _latest(database, model_cache_key, model_id, devices):
         work = use.width * use.height * use.frames * use.steps / 1e6
         loading = use.timings.get(Phase.LOADING, 0.0)
         if use.warm is False:
@@ -54,11 +57,12 @@ def phase_times(
     height: int,
     frames: int,
     model_id: str | None = None,
+    devices: int = 1,
 ) -> PhaseTimes:
     """Return the medians of the latest real successes of exactly that size on that kind of device. See `measured`."""
     uses = [
         use
-        for use in _latest(database, model_cache_key, model_id)
+        for use in _latest(database, model_cache_key, model_id, devices)
         if (use.width, use.height, use.frames, use.device_name) == (width, height, frames, device_name)
     ]
     by_phase: dict[str, list[float]] = {}
@@ -69,7 +73,7 @@ def phase_times(
     return PhaseTimes({phase: statistics.median(values) for phase, values in by_phase.items()}, _median(steps))
 
 
-def _latest(database: Database, model_cache_key: str, model_id: str | None) -> list[Use]:
+def _latest(database: Database, model_cache_key: str, model_id: str | None, devices: int) -> list[Use]:
     model_id = model_id or model_cache_key.partition(":")[0]
     query = (
         select(Use)
@@ -77,6 +81,7 @@ def _latest(database: Database, model_cache_key: str, model_id: str | None) -> l
             Use.model_id == model_id,
             Use.model_cache_key == model_cache_key,
             Use.outcome == JobState.SUCCEEDED,
+            Use.devices == devices,
             col(Use.mock).is_(False),
         )
         .order_by(col(Use.finished_at).desc())

@@ -223,9 +223,8 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
         started_at=job.started_at,
         finished_at=finished_at,
         seconds=(finished_at - job.started_at).total_seconds() if job.started_at else None,
-        device_seconds=(job.released_at - job.started_at).total_seconds()
-        if job.started_at and job.released_at
-        else None,
+        device_seconds=_device_seconds(job, finished_at),
+        devices=job.devices,
         width=job.params["width"],
         height=job.params["height"],
         frames=job.params["frames"],
@@ -238,6 +237,13 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
         profile=made.get("profile"),
         error_code=(job.error or {}).get("code"),
     )
+
+
+def _device_seconds(job: Job, finished_at: datetime) -> float | None:
+    """Return the seconds for which the job held its devices, summed over them; None: one device, to the job's end."""
+    if job.started_at is None or (job.released_at is None and job.devices == 1):
+        return None
+    return ((job.released_at or finished_at) - job.started_at).total_seconds() * job.devices
 
 
 def _is_tidy() -> ColumnElement[bool]:
@@ -344,6 +350,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "min_vram_mb": new.min_vram_mb,
         "min_ram_mb": new.min_ram_mb,
         "memory_needs": new.memory_needs,
+        "devices": 1 if new.mock else getattr(params, "devices_per_job", 1),
     }
     return {
         **needs,

@@ -1,0 +1,87 @@
+"""Compute one generation on several devices: diffusers' context parallelism (Ulysses) over torch.distributed.
+
+Each process has all weights and its part of the tokens; before attention they exchange tokens for heads, and back after
+it. Every process runs the same pipeline with the same seed, so all have the same latents after each step.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from unittest import mock
+
+import torch
+import torch.distributed
+from diffusers import ContextParallelConfig
+from diffusers.hooks.context_parallel import remove_context_parallel
+
+from shared.errors import AttemptStopped
+from workers.generation.gang.seats import MEET_SECONDS, Seat, StoppedByLeader
+from workers.generation.pipelines.weights.loading import LoadedModel
+
+# An exchange takes milliseconds to seconds. A process that waits longer for another one ends with an error.
+_EXCHANGE_SECONDS = 600.0
+
+
+class Together:
+    """The processes of a gang while they denoise."""
+
+    def __init__(self, seat: Seat, device: torch.device) -> None:
+        self._seat = seat
+        self._device = device
+
+    def agree(self, check: Callable[[], None]) -> None:
+        """Let the leader's check decide for all, after the same step: a process that stops alone leaves the others
+        waiting for it.
+
+        Raises what the check raises; in the others StoppedByLeader.
+        """
+        stop: AttemptStopped | None = None
+        if self._seat.rank == 0:
+            try:
+                check()
+            except AttemptStopped as error:
+                stop = error
+        flag = torch.tensor([stop is not None], dtype=torch.uint8, device=self._device)
+        torch.distributed.broadcast(flag, src=0)
+        if stop is not None:
+            raise stop
+        if bool(flag.item()):
+            raise StoppedByLeader()
+
+
+@contextmanager
+def joined(model: LoadedModel, seat: Seat | None) -> Iterator[Together | None]:
+    """Let the model's transformers compute together with the other processes inside the block; None: alone."""
+    if seat is None:
+        yield None
+        return
+    seat.arrive()
+    limit = timedelta(seconds=MEET_SECONDS)
+    store = torch.distributed.FileStore(str(seat.meeting), seat.size)
+    backend = "nccl" if model.device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, store=store, rank=seat.rank, world_size=seat.size, timeout=limit)
+    shared: list[torch.nn.Module] = []
+    try:
+        torch.distributed.barrier()
+        config = ContextParallelConfig(ulysses_degree=seat.size)
+        for transformer in model.transformers:
+            shared.append(transformer)
+            # The library chooses among the visible devices by rank. Each process sees only its own; on a CPU it
+            # counts none.
+            with mock.patch.object(torch.accelerator, "device_count", lambda: 1):
+                transformer.enable_parallelism(config=config)
+        yield Together(seat, model.device)
+    finally:
+        for transformer in shared:
+            _alone(transformer)
+        torch.distributed.destroy_process_group()
+
+
+def _alone(transformer: torch.nn.Module) -> None:
+    """Undo `enable_parallelism`, for which the library has no function."""
+    remove_context_parallel(transformer, transformer._cp_plan)
+    transformer._parallel_config = None
+    for module in transformer.modules():
+        processor = getattr(module, "processor", None)
+        if processor is not None and hasattr(processor, "_parallel_config"):
+            processor._parallel_config = None

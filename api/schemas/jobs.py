@@ -307,6 +307,7 @@ class Params(ResponseModel):
     seed: int
     quantization: Quantization
     speed: Annotated[Speed, Field(description="The speed tier.")]
+    devices_per_job: Annotated[int, Field(description="How many devices of one node compute the video together.")]
     loras: list[Lora]
     fallback: list[str]
     remixed_from: Annotated[str | None, Field(description="The job whose settings were reused with another prompt.")]
@@ -380,6 +381,9 @@ class Job(ResponseModel):
     node: str | None
     worker: str | None
     device: str | None
+    gang: Annotated[
+        list[str], Field(description="Of a job on several devices: their keys, NODE/INDEX. The first one leads.")
+    ] = []
     created_at: Time
     started_at: Time | None
     finished_at: Time | None

@@ -1,5 +1,6 @@
 """Check whether a registered device has the memory for a generation, and describe what is missing."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,18 +46,39 @@ class MemoryCheck:
     def check(self, request: GenerationRequest | None, params: GenerationParams) -> None:
         """Raise NotEnoughMemory if devices are registered and none of them can ever run this. See `Host`.
 
+        Raises InvalidField if no node has as many devices of one kind as the job wants.
+
         `request`: as sent, to describe alternatives that can be sent; None: made from the parameters.
         """
+        if self._refuses and params.devices_per_job > 1:
+            self._check_team(params)
         if self._refuses and self.fits(params) is False:
             raise self._refusal(request, params)
 
     def fits(self, params: GenerationParams) -> bool | None:
         """Return whether a registered device has the memory; None if no device is registered."""
         needs = reductions.needs(self._wanted(params))
+        count = params.devices_per_job
         hosts = self._hosts.seen().devices
-        if hosts and not _fits(hosts, needs):
+        if hosts and not _fits(hosts, needs, count):
             hosts = self._hosts.seen(again=True).devices  # one may have registered just now
-        return _fits(hosts, needs) if hosts else None
+        return _fits(hosts, needs, count) if hosts else None
+
+    def _check_team(self, params: GenerationParams) -> None:
+        hosts = self._hosts.seen().devices
+        if not hosts or _largest_team(hosts) >= params.devices_per_job:
+            return
+        largest = _largest_team(self._hosts.seen(again=True).devices)
+        if largest >= params.devices_per_job:
+            return
+        allowed = [count for count in self._catalogue.get(params.model_id).team_sizes if count <= largest]
+        raise InvalidField.of(
+            "devices_per_job",
+            f"{params.devices_per_job} is not possible here: no node has more than {largest} "
+            f"{'device' if largest == 1 else 'devices'} of one kind; allowed: {', '.join(map(str, allowed))}. Ask for "
+            "fewer, or add devices to a node",
+            "not_supported",
+        )
 
     def reduced(self, params: GenerationParams) -> Request | None:
         """Return the smallest reduction of the same model that fits; None if there is none."""
@@ -141,9 +163,23 @@ def _request(entry: CatalogueEntry, params: GenerationParams, loras: int) -> Req
     return Request(entry, params.resolution, params.frames, params.quantization, image, loras, params.speed)
 
 
-def _fits(hosts: tuple[Host, ...], needs: str) -> bool:
+def _fits(hosts: tuple[Host, ...], needs: str, count: int = 1) -> bool:
+    """Return whether one of the devices, or `count` of them on one host, have the memory."""
     read = Needs.read(needs)
-    return any(read.host_mb(host.kind, host.memory_mb, host.host_mb) is not None for host in hosts)
+    return any(
+        read.host_mb(
+            host.kind,
+            host.memory_mb // count if host.kind == "cpu" else host.memory_mb,
+            host.host_mb // count if host.host_mb is not None else None,
+        )
+        is not None
+        for host in hosts
+    )
+
+
+def _largest_team(hosts: tuple[Host, ...]) -> int:
+    """Return the most devices of one kind that one node has."""
+    return max(Counter((host.node, host.kind, host.memory_mb) for host in hosts).values(), default=0)
 
 
 def _largest(entry: CatalogueEntry) -> str:

@@ -171,7 +171,7 @@ def _seconds_left(context: Context, job: Job, progress: JobProgress) -> float | 
     """Return the remaining seconds: the worker's estimate, or the duration of similar jobs; None if unknown."""
     if progress.eta_seconds is not None or job.mock:
         return progress.eta_seconds
-    rate = durations.measured(context.database, job.model_cache_key).seconds_per_work
+    rate = durations.measured(context.database, job.model_cache_key, devices=job.devices).seconds_per_work
     return rate * job.work if rate is not None else None
 
 

@@ -30,6 +30,7 @@ from workers.generation import run as generation
 from workers.generation.context import GenerationContext
 from workers.generation.finishing.ending import Ending
 from workers.generation.finishing.leaving import Leaving
+from workers.generation.gang.gathering import gathered
 from workers.generation.publishing import sender
 from workers.generation.reporter import Reporter
 
@@ -66,7 +67,7 @@ class GenerationHandler:
         self._ending = Ending(store, device_name)
         self._generations: dict[str, int] = {}  # of the files that the loaded models come from
         self._reported_models: list[dict[str, Any]] = []
-        self._phase_times: dict[tuple[str, str, int, int, int, str], tuple[float, PhaseTimes]] = {}
+        self._phase_times: dict[tuple[str, str, int, int, int, str, int], tuple[float, PhaseTimes]] = {}
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any] | None:
         params = GenerationParams.model_validate(job.params)
@@ -95,6 +96,7 @@ class GenerationHandler:
             report=reporter,
             check=heartbeat.check,
             lora_snapshot=replicas.lora_dir(self._settings.models_dir, entry),
+            gang=gathered(self._database, job, heartbeat.check),
             on_frame=(lambda _index, _frame: None) if leaving is None else leaving.frames.add,
         )
         with leaving or nullcontext():
@@ -179,6 +181,7 @@ class GenerationHandler:
 
     def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
         key = (job.model_cache_key, self._device_name, params.width, params.height, params.frames, params.model_id)
+        key = (*key, job.devices)
         read_at, times = self._phase_times.get(key, (float("-inf"), None))
         if times is None or time.monotonic() - read_at > _MEASURED_KEEP_SECONDS:
             times = phase_times(self._database, *key)

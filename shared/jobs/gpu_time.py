@@ -51,3 +51,10 @@ def awaited_gpu_seconds(database: Database, owner: str) -> float:
         devices * work * (durations.measured(database, model_cache_key, devices=devices).seconds_per_work or 0.0)
         for model_cache_key, devices, work in found
     )
+
+
+def device_seconds(job: Job, finished_at: datetime) -> float | None:
+    """Return the seconds for which the job held its devices, summed over them; None: one device, to the job's end."""
+    if job.started_at is None or (job.released_at is None and job.devices == 1):
+        return None
+    return ((job.released_at or finished_at) - job.started_at).total_seconds() * job.devices

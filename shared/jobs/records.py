@@ -24,6 +24,7 @@ from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Job, Use, epoch_now
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound, OutcomeUnknown
 from shared.jobs import webhooks
+from shared.jobs.gpu_time import device_seconds
 from shared.jobs.lines import line_of
 from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.telemetry import tracing
@@ -223,7 +224,7 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
         started_at=job.started_at,
         finished_at=finished_at,
         seconds=(finished_at - job.started_at).total_seconds() if job.started_at else None,
-        device_seconds=_device_seconds(job, finished_at),
+        device_seconds=device_seconds(job, finished_at),
         devices=job.devices,
         width=job.params["width"],
         height=job.params["height"],
@@ -237,13 +238,6 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
         profile=made.get("profile"),
         error_code=(job.error or {}).get("code"),
     )
-
-
-def _device_seconds(job: Job, finished_at: datetime) -> float | None:
-    """Return the seconds for which the job held its devices, summed over them; None: one device, to the job's end."""
-    if job.started_at is None or (job.released_at is None and job.devices == 1):
-        return None
-    return ((job.released_at or finished_at) - job.started_at).total_seconds() * job.devices
 
 
 def _is_tidy() -> ColumnElement[bool]:

@@ -29,12 +29,17 @@ def frames_of(studio: Studio, model: str, devices: int, **request: object) -> nu
     return numpy.stack(kept[0]).astype(int)
 
 
-@pytest.mark.parametrize("model", ["T2V-A14B", "TI2V-5B", "T2V-A14B-Lightning"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "T2V-A14B",
+        pytest.param("TI2V-5B", marks=pytest.mark.slow),
+        pytest.param("T2V-A14B-Lightning", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_make_the_frames_of_one(tmp_path: Path, model: str) -> None:
     studio = Studio(tmp_path)
-    steps = {} if model.endswith("Lightning") else {"steps": 3}
-    if not steps:
-        steps = {"steps": 4}
+    steps = {"steps": 4}
     alone = frames_of(studio, model, 1, **steps)
     together = frames_of(studio, model, 2, **steps)
     assert numpy.abs(alone - together).max() <= 2
@@ -43,6 +48,7 @@ def test_two_processes_make_the_frames_of_one(tmp_path: Path, model: str) -> Non
     assert (after == alone).all()
 
 
+@pytest.mark.slow
 def test_a_picture_starts_the_video_of_two_processes(tmp_path: Path) -> None:
     studio = Studio(tmp_path)
     picture = studio.picture()
@@ -50,6 +56,7 @@ def test_a_picture_starts_the_video_of_two_processes(tmp_path: Path) -> None:
     assert numpy.abs(alone - frames_of(studio, "I2V-A14B", 2, image=picture)).max() <= 2
 
 
+@pytest.mark.slow
 def test_a_cancel_stops_both_after_the_same_step(tmp_path: Path) -> None:
     seen: list[int] = []
 
@@ -69,6 +76,7 @@ def test_a_cancel_stops_both_after_the_same_step(tmp_path: Path) -> None:
     assert members() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 2])
 def test_the_death_of_a_member_ends_the_attempt(tmp_path: Path, at: int) -> None:
     killed: list[int] = []

@@ -195,7 +195,9 @@ class Dispatcher:
     ) -> tuple[int, bool]:
         """Send the messages. Return how many were sent, and whether Redis still accepts messages."""
         members = {one.job_id: gangs.joined(one.members) for one in decided if one.members}
-        dispatched = dispatch.mark_dispatched(self._database, [(one.job_id, one.device_key) for one in decided], members)
+        dispatched = dispatch.mark_dispatched(
+            self._database, [(one.job_id, one.device_key) for one in decided], members
+        )
         for place, (job_id, device_key) in enumerate(dispatched):
             try:
                 self._send(waiting[job_id], device_key, protocols.get(device_key, celery.OLDEST_PROTOCOL))

@@ -154,7 +154,7 @@ def settle(
     expect(
         _shares_are_equal(entry, resolution, frames, devices),
         "devices_per_job",
-        f"{devices} devices cannot share {resolution} with {frames} frames equally; choose fewer devices or another size",
+        f"{devices} devices cannot share {resolution} with {frames} frames equally; choose another number or size",
     )
     if wrong:
         raise InvalidField(*wrong)

@@ -31,9 +31,7 @@ class PhaseTimes:
     step: float | None  # one denoising step
 
 
-def measured(
-    database: Database, model_cache_key: str, model_id: str | None = None, devices: int = 1
-) -> Durations:
+def measured(database: Database, model_cache_key: str, model_id: str | None = None, devices: int = 1) -> Durations:
     """Return the medians of the latest real successes with that model cache key, on any device.
 
     `model_id`: of this model; without it of the one whose weights the key names. A preset's steps take less time.

@@ -12,7 +12,6 @@ from sqlmodel import Session, col, select
 
 from shared.database.tables import Device, Job
 from shared.jobs.finishing import ON_DEVICE
-from shared.states import JobState
 
 _RUNNING = col(Job.status) == literal("running", literal_execute=True)
 # Built once, because a device waits for its claim.

@@ -239,7 +239,7 @@ def running(database: Database) -> list[Job]:
 
 
 def on_devices(database: Database) -> dict[str, Job]:
-    """Return the job that holds each device, alone or with others, by device key. One that is being finished does not."""
+    """Return the job that holds each device, by device key. A gang holds several; a job that is being finished none."""
     query = select(Job).where(Job.status == JobState.RUNNING, ON_DEVICE)
     with database.read() as session:
         found = [job for job in session.exec(query) if job.device_key is not None]

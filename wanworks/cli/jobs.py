@@ -50,7 +50,20 @@ def generate(
     Run the same command again to continue an interrupted batch.
     """
     if batch is not None:
-        in_the_file = (prompt, model, image, resolution, frames, fps, output_format, steps, seed, speed, devices, priority)
+        in_the_file = (
+            prompt,
+            model,
+            image,
+            resolution,
+            frames,
+            fps,
+            output_format,
+            steps,
+            seed,
+            speed,
+            devices,
+            priority,
+        )
         if any(value is not None for value in in_the_file):
             raise typer.BadParameter("--batch takes the request's fields from the lines of the file, not from options")
         if out is None:

@@ -7,7 +7,6 @@ it. Every process runs the same pipeline with the same seed, so all have the sam
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from unittest import mock
 
 import torch
 import torch.distributed
@@ -66,15 +65,27 @@ def joined(model: LoadedModel, seat: Seat | None) -> Iterator[Together | None]:
         config = ContextParallelConfig(ulysses_degree=seat.size)
         for transformer in model.transformers:
             shared.append(transformer)
-            # The library chooses among the visible devices by rank. Each process sees only its own; on a CPU it
-            # counts none.
-            with mock.patch.object(torch.accelerator, "device_count", lambda: 1):
+            with _one_device_each():
                 transformer.enable_parallelism(config=config)
         yield Together(seat, model.device)
     finally:
         for transformer in shared:
             _alone(transformer)
         torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _one_device_each() -> Iterator[None]:
+    """Let the library count one device, among which it chooses by rank: each process sees only its own.
+
+    On a CPU it would count none, and divide by that.
+    """
+    count = torch.accelerator.device_count
+    torch.accelerator.device_count = lambda: 1
+    try:
+        yield
+    finally:
+        torch.accelerator.device_count = count
 
 
 def _alone(transformer: torch.nn.Module) -> None:

@@ -53,7 +53,8 @@ def test_a_member_runs_nothing_else_until_the_gang_has_left_its_devices(database
     registered(database, 2)
     team, other = gang(database), single(database, 1)
     running = claimed(database, team, 0)
-    assert running is not None and running.members == "n/1"
+    assert running is not None
+    assert running.members == "n/1"
     assert claimed(database, other, 1) is None
     assert {key: job.id for key, job in queues.on_devices(database).items()} == {"n/0": team.id, "n/1": team.id}
     finishing.release_device(database, team.id, running.attempt, 60.0)
@@ -119,7 +120,8 @@ def test_device_time_counts_every_device_and_figures_do_not_mix(database: Databa
     assert running is not None
     result = {"timings": {"denoising": 1.0}, "warm": True}
     ended = attempts.succeed(database, team.id, running.attempt, result)
-    assert ended.finished_at is not None and ended.started_at is not None
+    assert ended.finished_at is not None
+    assert ended.started_at is not None
     with database.read() as session:
         use = session.exec(select(Use)).one()
     assert use.devices == 2

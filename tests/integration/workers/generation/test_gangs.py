@@ -69,9 +69,7 @@ def test_a_cancel_stops_both_after_the_same_step(tmp_path: Path) -> None:
             raise Cancelled()
 
     with pytest.raises(Cancelled):
-        Studio(tmp_path).generate(
-            "T2V-A14B", report=report, check=check, gang=OTHER, devices_per_job=2, steps=50
-        )
+        Studio(tmp_path).generate("T2V-A14B", report=report, check=check, gang=OTHER, devices_per_job=2, steps=50)
     assert seen[-1] == 2
     assert members() == []
 

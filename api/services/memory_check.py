@@ -82,11 +82,15 @@ class MemoryCheck:
 
     def reduced(self, params: GenerationParams) -> Request | None:
         """Return the smallest reduction of the same model that fits; None if there is none."""
-        hosts = self._hosts.seen().devices
+        hosts, count = self._hosts.seen().devices, params.devices_per_job
         if not hosts:
             return None
         return next(
-            iter(reductions.of_the_same_model(self._wanted(params), lambda one: _fits(hosts, reductions.needs(one)))),
+            iter(
+                reductions.of_the_same_model(
+                    self._wanted(params), lambda one: _fits(hosts, reductions.needs(one), count)
+                )
+            ),
             None,
         )
 
@@ -99,24 +103,25 @@ class MemoryCheck:
         return reductions.needs(self._wanted(params))
 
     def _refusal(self, request: GenerationRequest | None, params: GenerationParams) -> NotEnoughMemory:
-        wanted, hosts = self._wanted(params), self._hosts.seen().devices
+        wanted, hosts, count = self._wanted(params), self._hosts.seen().devices, params.devices_per_job
         needs = Needs.read(reductions.needs(wanted))
         missing = sorted(
-            (_Missing(host.key, *needs.missing_mb(host.kind, host.memory_mb, host.host_mb)) for host in hosts),
+            (_Missing(host.key, *needs.missing_mb(*_share(host, count))) for host in hosts),
             key=lambda one: one.device_memory_mb + one.host_memory_mb,
         )
         nearest = missing[0]
         amounts = ((nearest.device_memory_mb, "device memory"), (nearest.host_memory_mb, "host memory"))
         parts = [f"{amount_mb / 1000:.1f} GB of {what}" for amount_mb, what in amounts if amount_mb]
+        team = f", {count} of which need it together" if count > 1 else ""
         detail = (
             f"{params.model_id} at {params.resolution} with {params.frames} frames, quantization "
-            f"{params.quantization}, fits none of the {len(hosts)} registered devices. Closest is "
+            f"{params.quantization}, fits none of the {len(hosts)} registered devices{team}. Closest is "
             f"{nearest.device}, where {' and '.join(parts)} {'are' if len(parts) > 1 else 'is'} missing."
         )
         found = [
             made
             for one in reductions.alternatives(
-                wanted, self._catalogue.entries, lambda one: _fits(hosts, reductions.needs(one))
+                wanted, self._catalogue.entries, lambda one: _fits(hosts, reductions.needs(one), count)
             )
             if (made := self._alternative(request, params, one)) is not None
         ]
@@ -166,15 +171,13 @@ def _request(entry: CatalogueEntry, params: GenerationParams, loras: int) -> Req
 def _fits(hosts: tuple[Host, ...], needs: str, count: int = 1) -> bool:
     """Return whether one of the devices, or `count` of them on one host, have the memory."""
     read = Needs.read(needs)
-    return any(
-        read.host_mb(
-            host.kind,
-            host.memory_mb // count if host.kind == "cpu" else host.memory_mb,
-            host.host_mb // count if host.host_mb is not None else None,
-        )
-        is not None
-        for host in hosts
-    )
+    return any(read.host_mb(*_share(host, count)) is not None for host in hosts)
+
+
+def _share(host: Host, count: int) -> tuple[str, int, int | None]:
+    """Return the kind of the device, its memory and its host's for each of `count` devices that have all weights."""
+    memory = host.memory_mb // count if host.kind == "cpu" else host.memory_mb
+    return host.kind, memory, None if host.host_mb is None else host.host_mb // count
 
 
 def _largest_team(hosts: tuple[Host, ...]) -> int:

@@ -152,7 +152,7 @@ def settle(
         f"{request.speed!r} is not supported with {devices} devices; allowed: exact. Leave devices_per_job out for it",
     )
     expect(
-        _shares_are_equal(entry, resolution, frames, devices),
+        shares_are_equal(entry, resolution, frames, devices),
         "devices_per_job",
         f"{devices} devices cannot share {resolution} with {frames} frames equally; choose another number or size",
     )
@@ -187,7 +187,7 @@ def settle(
     )
 
 
-def _shares_are_equal(entry: CatalogueEntry, resolution: str, frames: int, devices: int) -> bool:
+def shares_are_equal(entry: CatalogueEntry, resolution: str, frames: int, devices: int) -> bool:
     """Return whether the tokens of that size can be divided among the devices. Other rules report a wrong size."""
     if resolution not in entry.resolutions or devices < 1:
         return True

@@ -189,7 +189,7 @@ def settle(
 
 def shares_are_equal(entry: CatalogueEntry, resolution: str, frames: int, devices: int) -> bool:
     """Return whether the tokens of that size can be divided among the devices. Other rules report a wrong size."""
-    if resolution not in entry.resolutions or devices < 1:
+    if resolution not in entry.resolutions or devices not in entry.team_sizes:
         return True
     width, height = (-(-edge // entry.size_multiple) * entry.size_multiple for edge in parse_resolution(resolution))
     per_frame = (width // entry.memory.pixels_per_token) * (height // entry.memory.pixels_per_token)

@@ -19,7 +19,7 @@ from shared.jobs.gangs import keys_of
 
 def decide(moment: Moment) -> Iterator[Assignment]:
     """Yield the jobs to dispatch now: gangs first, then the others on the devices that are left."""
-    if not any(_is_gang(job) for job in (*moment.queue.waiting, *moment.queue.busy)):
+    if not (any(map(_is_gang, moment.queue.waiting)) or any(map(_is_gang, moment.queue.busy))):
         yield from singles.decide(moment)
         return
     state = _State(moment)

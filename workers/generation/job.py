@@ -180,8 +180,9 @@ class GenerationHandler:
         self._generations = now
 
     def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
-        key = (job.model_cache_key, self._device_name, params.width, params.height, params.frames, params.model_id)
-        key = (*key, job.devices)
+        name = self._device_name
+        size = (params.width, params.height, params.frames)
+        key = (job.model_cache_key, name, *size, params.model_id, job.devices)
         read_at, times = self._phase_times.get(key, (float("-inf"), None))
         if times is None or time.monotonic() - read_at > _MEASURED_KEEP_SECONDS:
             times = phase_times(self._database, *key)

@@ -14,13 +14,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shared.errors import DeviceFailed, FaultKind, JobFailed, OutOfMemory
+from shared.errors import (
+    AttemptStopped,
+    BadInput,
+    BadOutput,
+    DeviceFailed,
+    FaultKind,
+    JobFailed,
+    ModelUnavailable,
+    OutOfMemory,
+)
 from workers.generation.context import GenerationContext
 from workers.generation.gang.seats import Seat, arrived
 
@@ -31,6 +40,10 @@ _LOOK_SECONDS = 0.05
 # for the dead one forever.
 _NOTICE_SECONDS = 15.0
 _END_SECONDS = 5.0
+# The failures of a member that are the job's own. Any other counts as a crash.
+_CAUSES: Mapping[str, type[JobFailed]] = {
+    cause.code: cause for cause in (OutOfMemory, ModelUnavailable, BadInput, BadOutput)
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ class Group:
             self._wait(_END_SECONDS)
         broken = self._failure() if isinstance(error, Exception) and not isinstance(error, JobFailed) else None
         self._end()
-        if broken is not None and error is not None and not _is_a_stop(error):
+        if broken is not None and error is not None and not isinstance(error, AttemptStopped):
             raise broken from error
 
     def _start(self, rank: int, member: Member) -> None:
@@ -151,10 +164,8 @@ class Group:
             if process in ended:
                 reader.join(1.0)
         for code, message in self._failures:
-            if code == OutOfMemory.code:
-                return OutOfMemory(message)
-            if code != "internal_error":
-                return _named(code, message)
+            if code in _CAUSES:
+                return _CAUSES[code](message)
         what = "; ".join(message for _, message in self._failures) or f"it ended with status {ended[0].poll()}"
         return DeviceFailed(FaultKind.PROCESS_DEATH, f"a process of the gang ended: {what}")
 
@@ -176,15 +187,3 @@ class Group:
                     except OSError:
                         log.debug("the pipe of a member was gone")
         self._folder.cleanup()
-
-
-def _is_a_stop(error: BaseException) -> bool:
-    from shared.errors import AttemptStopped
-
-    return isinstance(error, AttemptStopped)
-
-
-def _named(code: str, message: str) -> JobFailed:
-    error = JobFailed(message)
-    error.code = code
-    return error

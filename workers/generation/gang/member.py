@@ -6,6 +6,7 @@ and ends. It ends with its leader in any case: when the pipe closes, and by the 
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
@@ -72,7 +73,7 @@ def _compute(told: dict[str, Any], to_leader: TextIO, settings: Any) -> int:
         print(failed(error.code, error.message), file=to_leader)
         return 1
     except Exception as error:
-        logs.logging.getLogger("wanworks.gang").exception("this process of the gang failed")
+        logging.getLogger("wanworks.gang").exception("this process of the gang failed")
         print(failed("internal_error", f"{type(error).__name__}: {str(error)[:200]}"), file=to_leader)
         return 1
     return 0

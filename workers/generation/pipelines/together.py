@@ -7,11 +7,13 @@ it. Every process runs the same pipeline with the same seed, so all have the sam
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed
 from diffusers import ContextParallelConfig
 from diffusers.hooks.context_parallel import remove_context_parallel
+from torch._C._distributed_c10d import FileStore
 
 from shared.errors import AttemptStopped
 from workers.generation.gang.seats import MEET_SECONDS, Seat, StoppedByLeader
@@ -55,18 +57,20 @@ def joined(model: LoadedModel, seat: Seat | None) -> Iterator[Together | None]:
         yield None
         return
     seat.arrive()
-    limit = timedelta(seconds=MEET_SECONDS)
-    store = torch.distributed.FileStore(str(seat.meeting), seat.size)
+    limit = timedelta(seconds=_EXCHANGE_SECONDS)
+    store = FileStore(str(seat.meeting), seat.size)
+    store.set_timeout(timedelta(seconds=MEET_SECONDS))
     backend = "nccl" if model.device.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, store=store, rank=seat.rank, world_size=seat.size, timeout=limit)
-    shared: list[torch.nn.Module] = []
+    shared: list[Any] = []
+    transformers: list[Any] = list(model.transformers)
     try:
         torch.distributed.barrier()
         config = ContextParallelConfig(ulysses_degree=seat.size)
-        for transformer in model.transformers:
-            shared.append(transformer)
+        for transformer in transformers:
             with _one_device_each():
                 transformer.enable_parallelism(config=config)
+            shared.append(transformer)
         yield Together(seat, model.device)
     finally:
         for transformer in shared:
@@ -88,7 +92,7 @@ def _one_device_each() -> Iterator[None]:
         torch.accelerator.device_count = count
 
 
-def _alone(transformer: torch.nn.Module) -> None:
+def _alone(transformer: Any) -> None:
     """Undo `enable_parallelism`, for which the library has no function."""
     remove_context_parallel(transformer, transformer._cp_plan)
     transformer._parallel_config = None

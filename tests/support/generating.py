@@ -20,7 +20,7 @@ from wanworks.requests import GenerationRequest
 from workers.generation import demo_models, run
 from workers.generation.context import GenerationContext, Outcome, Report
 from workers.generation.finishing import files
-from workers.generation.gang.group import Member
+from workers.generation.seats import Member
 
 CATALOGUE = models.load("demo")
 

@@ -17,7 +17,7 @@ TEAM: dict[str, Any] = {"devices_per_job": 2, "steps": 100}
 
 
 def members(stack: Stack) -> list[int]:
-    return [pid for pid in stack.processes() if "workers.generation.gang.member" in command_line(pid)]
+    return [pid for pid in stack.processes() if "workers.processes.gang_member" in command_line(pid)]
 
 
 def denoising(stack: Stack, job_id: str, attempt: int = 1) -> dict[str, Any]:

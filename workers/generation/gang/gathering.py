@@ -8,7 +8,7 @@ from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.errors import Draining
 from shared.jobs import gangs
-from workers.generation.gang.group import Member
+from workers.generation.seats import Member
 
 _LOOK_SECONDS, _LIMIT_SECONDS = 0.2, 60.0
 

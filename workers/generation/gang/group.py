@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,7 +30,7 @@ from shared.errors import (
     OutOfMemory,
 )
 from workers.generation.context import GenerationContext
-from workers.generation.gang.seats import Seat, arrived
+from workers.generation.seats import Member, Seat, arrived
 
 log = logging.getLogger("wanworks.gang")
 
@@ -44,15 +43,6 @@ _END_SECONDS = 5.0
 _CAUSES: Mapping[str, type[JobFailed]] = {
     cause.code: cause for cause in (OutOfMemory, ModelUnavailable, BadInput, BadOutput)
 }
-
-
-@dataclass(frozen=True)
-class Member:
-    """Another device of the gang."""
-
-    key: str
-    label: str  # of WANWORKS_DEVICE
-    visible: str  # of CUDA_VISIBLE_DEVICES
 
 
 class Group:
@@ -112,7 +102,7 @@ class Group:
         if member.visible or "CUDA_VISIBLE_DEVICES" in env:
             env["CUDA_VISIBLE_DEVICES"] = member.visible
         process = subprocess.Popen(
-            [sys.executable, "-m", "workers.generation.gang.member"],
+            [sys.executable, "-m", "workers.processes.gang_member"],
             env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         self._processes.append(process)

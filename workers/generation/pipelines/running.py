@@ -13,7 +13,6 @@ from shared.catalogue.job_types import GenerationParams
 from shared.errors import BadOutput
 from shared.models import memory_plan
 from shared.states import Phase
-from workers.generation.gang.seats import Seat
 from workers.generation.geometry import Plan, cover
 from workers.generation.pipelines import decoding
 from workers.generation.pipelines.guidance import guides
@@ -24,6 +23,7 @@ from workers.generation.pipelines.together import Together, joined
 from workers.generation.pipelines.weights import loras
 from workers.generation.pipelines.weights.loading import LoadedModel
 from workers.generation.pipelines.weights.loras import FoundLora
+from workers.generation.seats import Seat
 
 MAX_TOKENS = 512  # the length that the models were trained with
 

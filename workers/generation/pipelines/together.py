@@ -16,8 +16,8 @@ from diffusers.hooks.context_parallel import remove_context_parallel
 from torch._C._distributed_c10d import FileStore
 
 from shared.errors import AttemptStopped
-from workers.generation.gang.seats import MEET_SECONDS, Seat, StoppedByLeader
 from workers.generation.pipelines.weights.loading import LoadedModel
+from workers.generation.seats import MEET_SECONDS, Seat, StoppedByLeader
 
 # An exchange takes milliseconds to seconds. A process that waits longer for another one ends with an error.
 _EXCHANGE_SECONDS = 600.0

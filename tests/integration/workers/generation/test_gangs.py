@@ -12,13 +12,13 @@ from shared.errors import Cancelled, DeviceFailed
 from shared.states import Phase
 from tests.support.generating import Studio
 from tests.support.stack import children, command_line
-from workers.generation.gang.group import Member
+from workers.generation.seats import Member
 
 OTHER = (Member("here/1", "cpu:1", ""),)
 
 
 def members() -> list[int]:
-    return [pid for pid in children(os.getpid()) if "workers.generation.gang.member" in command_line(pid)]
+    return [pid for pid in children(os.getpid()) if "workers.processes.gang_member" in command_line(pid)]
 
 
 def frames_of(studio: Studio, model: str, devices: int, **request: object) -> numpy.ndarray:

@@ -1,4 +1,4 @@
-"""A member of a gang: `python -m workers.generation.gang.member`, started by the process that leads it.
+"""A member of a gang: `python -m workers.processes.gang_member`, started by the process that leads it.
 
 It reads what to compute from its standard input, loads the model on its own device, computes its part of each step,
 and ends. It ends with its leader in any case: when the pipe closes, and by the kernel's signal.
@@ -21,7 +21,7 @@ from shared.settings import load
 from shared.telemetry import logs
 from workers.generation import run
 from workers.generation.context import GenerationContext
-from workers.generation.gang.seats import Seat, StoppedByLeader, arrived, failed
+from workers.generation.seats import Seat, StoppedByLeader, arrived, failed
 
 _PR_SET_PDEATHSIG = 1
 

@@ -17,6 +17,15 @@ class Seat:
     arrive: Callable[[], None]  # returns once every process has loaded the model; raises to stop
 
 
+@dataclass(frozen=True)
+class Member:
+    """Another device of the gang."""
+
+    key: str
+    label: str  # of WANWORKS_DEVICE
+    visible: str  # of CUDA_VISIBLE_DEVICES
+
+
 class StoppedByLeader(Exception):
     """The leader has told all processes to stop after this step."""
 

@@ -20,8 +20,9 @@ from scheduler.hosts import Hosts, read_hosts
 from scheduler.job_reports import JobReports
 from scheduler.leadership import Leadership
 from scheduler.placement import host_memory, nodes
-from scheduler.placement.devices import Assignment, Moment, decide, displaced
+from scheduler.placement.devices import Assignment, Moment, displaced
 from scheduler.placement.fairness import FairStarts
+from scheduler.placement.gangs import decide
 from scheduler.queue_views import PublishedOrder, known_jobs, part
 from scheduler.recovery import Recovery
 from scheduler.sender import Send, celery_sender
@@ -30,7 +31,7 @@ from shared import garbage
 from shared.cluster import nodes as cluster_nodes
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable, StoreFull
-from shared.jobs import dispatch, download_control
+from shared.jobs import dispatch, download_control, gangs
 from shared.jobs.dispatch import Queue, Waiting
 from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis
@@ -150,7 +151,10 @@ class Dispatcher:
             job.job_id
             for job in queue.waiting
             if job.dispatched_to is not None
-            and (job.dispatched_to.rpartition("/")[0] in hosts.drained or job.dispatched_to in hosts.quarantined)
+            and (
+                job.dispatched_to.rpartition("/")[0] in hosts.drained
+                or not hosts.quarantined.isdisjoint((job.dispatched_to, *gangs.keys_of(job.members)))
+            )
         ]
         return dispatch.recall(self._database, sent_there) if sent_there else 0
 
@@ -190,7 +194,10 @@ class Dispatcher:
         self, waiting: Mapping[str, Waiting], decided: Sequence[Assignment], protocols: Mapping[str, int]
     ) -> tuple[int, bool]:
         """Send the messages. Return how many were sent, and whether Redis still accepts messages."""
-        dispatched = dispatch.mark_dispatched(self._database, [(one.job_id, one.device_key) for one in decided])
+        members = {one.job_id: gangs.joined(one.members) for one in decided if one.members}
+        dispatched = dispatch.mark_dispatched(
+            self._database, [(one.job_id, one.device_key) for one in decided], members
+        )
         for place, (job_id, device_key) in enumerate(dispatched):
             try:
                 self._send(waiting[job_id], device_key, protocols.get(device_key, celery.OLDEST_PROTOCOL))

@@ -10,6 +10,7 @@ from typing import Any
 
 from scheduler.hosts import Hosts
 from scheduler.job_reports import JobReports
+from scheduler.placement.gangs import enough
 from scheduler.placement.slots import carries, fits
 from scheduler.queue_views import known_jobs
 from shared.cluster import nodes
@@ -94,6 +95,7 @@ def _needs(job: Waiting) -> tuple[Any, ...]:
         job.min_vram_mb,
         job.min_ram_mb,
         job.memory_needs,
+        job.devices,
     )
 
 
@@ -104,11 +106,13 @@ def _reason(job: Waiting, hosts: Hosts, held: Mapping[str, frozenset[str]]) -> F
             return None
         return Failure("node_lost", f"Node {job.target_node} has been silent", retryable=True)
     devices = (*hosts.devices, *hosts.closed_devices)
-    if any(fits(job, device) for device in devices):
+    if enough(job, [device for device in devices if fits(job, device)]):
         return None
     holders = {node for node, models in held.items() if job.model_id in models}
     if not holders and not job.mock:
         return Failure("model_unavailable", f"No node holds {job.model_id}", retryable=True)
+    if job.devices > 1 and any(fits(job, device) for device in devices):
+        return Failure("no_device", f"No node has {job.devices} live devices of one kind for it", retryable=True)
     if not any(carries(job, device) for device in devices):
         if job.memory_needs and not any(Needs.read(job.memory_needs).runs_on(each.capability) for each in devices):
             return Failure("no_device", "No live device has the compute capability that fp8 needs: 8.9", retryable=True)

@@ -22,6 +22,7 @@ from wanworks.states import Priority
 Quantization = Literal["none", "fp16", "bf16", "int8", "fp8"]
 OutputFormat = Literal["mp4", "webm"]
 Speed = Literal["exact", "balanced", "fast"]
+DEVICES_PER_JOB = (1, 2, 4, 8)
 LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_SEED = 2**32 - 1
 _ANY_SEED = -1  # many clients send this to request a random seed
@@ -132,6 +133,13 @@ class GenerationRequest(BaseModel):
         Field(
             description="The speed tier. `exact` is reproducible bit for bit; `balanced` is faster with frames close "
             "to those of `exact`; `fast` also skips steps that change little. If omitted, the setting `default_speed`."
+        ),
+    ] = None
+    devices_per_job: Annotated[
+        Annotated[int, Field(strict=True, ge=1, le=1000)] | None,
+        Field(
+            description="How many devices of one node compute the video together: 1, 2, 4 or 8. Each has all weights. "
+            "If omitted, the model's own, which is 1 unless the catalogue says otherwise."
         ),
     ] = None
     loras: Annotated[list[Lora], Field(max_length=8)] = []

@@ -141,6 +141,8 @@ def _form(entry: CatalogueEntry, default_speed: Speed) -> dict[str, Any]:
         "quantizations": entry.quantizations,
         "speeds": get_args(Speed),
         "default_speed": default_speed,
+        "team_sizes": entry.team_sizes,
+        "devices_per_job": entry.devices_per_job,
         "loras": entry.loras,
         "two_experts": entry.boundary_ratio is not None,
         "defaults": entry.defaults.model_dump(),

@@ -45,7 +45,7 @@ def _new(context: Context, body: BenchmarkRequest, key: str | None, digest: str 
     asked = body.model_dump(include={"model_id", "resolution", "frames", "steps", "quantization"})
     # The picture of a model that needs one is made on the device.
     image = "picture" if entry.image == "required" else None
-    wanted = settle(GenerationRequest(prompt=PROMPTS[0], speed="exact", **asked), entry, image)
+    wanted = settle(GenerationRequest(prompt=PROMPTS[0], speed="exact", devices_per_job=1, **asked), entry, image)
     tiers = tuple(dict.fromkeys(body.tiers))
     each = [needs_of(entry, wanted.model_copy(update={"speed": speed})) for speed in ("exact", *tiers)]
     needs = together(each)

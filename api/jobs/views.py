@@ -21,6 +21,7 @@ from shared.catalogue.job_types import (
     PrepareParams,
 )
 from shared.database.tables import Job as JobRow
+from shared.jobs import gangs
 from shared.jobs.queue_positions import Position
 from shared.states import JobState, Priority
 
@@ -54,6 +55,7 @@ def job(
         node=row.node,
         worker=row.worker,
         device=row.device,
+        gang=[row.device_key, *gangs.keys_of(row.members)] if row.members and row.device_key else [],
         created_at=clock.iso(row.created_at) or "",
         started_at=clock.iso(row.started_at),
         finished_at=clock.iso(row.finished_at),

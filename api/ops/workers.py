@@ -19,7 +19,7 @@ from shared.cluster import nodes
 from shared.cluster.nodes import SeenDevice
 from shared.database.tables import Job, Node, Sample
 from shared.insight import samples
-from shared.jobs import device_faults
+from shared.jobs import device_faults, gangs
 from shared.jobs import queues as queue_reads
 from shared.states import Phase, Scope
 
@@ -31,7 +31,8 @@ def workers(context: Context, request: Request, query: BaseModel) -> Response:
 def seen(context: Context, caller: Caller) -> node_schemas.Workers:
     """Return all devices and nodes, with the running jobs that the caller may see. Raises DatabaseUnavailable."""
     running = queue_reads.running(context.database)
-    on_devices = {job.device_key: job for job in running if job.phase != Phase.FINISHING}
+    holding = [job for job in running if job.phase != Phase.FINISHING and job.device_key is not None]
+    on_devices = {key: job for job in holding for key in (job.device_key or "", *gangs.keys_of(job.members))}
     finishing = {job.device_key: job for job in running if job.phase == Phase.FINISHING}
     silence = context.settings.device_silence_seconds
     readings = samples.latest(context.database, clock.now() - timedelta(seconds=context.settings.reading_seconds))

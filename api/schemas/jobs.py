@@ -307,6 +307,7 @@ class Params(ResponseModel):
     seed: int
     quantization: Quantization
     speed: Annotated[Speed, Field(description="The speed tier.")]
+    devices_per_job: Annotated[int, Field(description="How many devices compute it together.")]
     loras: list[Lora]
     fallback: list[str]
     remixed_from: Annotated[str | None, Field(description="The job whose settings were reused with another prompt.")]
@@ -357,9 +358,7 @@ class Job(ResponseModel):
     fallback_applied: Annotated[
         list[AppliedFallback], Field(description="Changes to the request because its model was not ready.")
     ]
-    bandwidth_limit_mbps: Annotated[
-        float | None, Field(description="The limit of a download, in 10^6 bits per second.")
-    ]
+    bandwidth_limit_mbps: Annotated[float | None, Field(description="Of a download, in 10^6 bits per second.")]
     paused_by: Annotated[str | None, Field(description="`owner`, or `disk_full`: the job resumes when there is space.")]
     progress: JobProgress
     queue_position: Annotated[
@@ -380,6 +379,7 @@ class Job(ResponseModel):
     node: str | None
     worker: str | None
     device: str | None
+    gang: Annotated[list[str], Field(description="Of a job on several devices: each one's NODE/INDEX.")] = []
     created_at: Time
     started_at: Time | None
     finished_at: Time | None

@@ -113,6 +113,7 @@ class VideoRequest(BaseModel):
     output_format: OutputFormat | None = None
     quantization: Quantization | None = None
     speed: Speed | None = None
+    devices_per_job: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
     loras: Annotated[list[Lora], Field(max_length=8)] | None = None
     priority: Priority | None = None
     fallback: Annotated[list[FallbackStrategy], Field(max_length=6)] | None = None

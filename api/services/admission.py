@@ -48,6 +48,10 @@ class Admission:
         request = received.request
         if received.image is not None or request.loras or request.fallback:
             return False
+        if request.devices_per_job is None or request.devices_per_job > 1:
+            named = (one for one in self._catalogue.entries if one.model_id == request.model_id)
+            if request.devices_per_job or any(one.devices_per_job > 1 for one in named):
+                return False
         return self._memory.is_quick(request.model_id, request.quantization)
 
     def generation(self, received: ReceivedRequest, key: str | None) -> NewJob:

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from api.services import fallback_facts
 from api.services.memory_check import MemoryCheck
-from shared.catalogue.job_types import DOWNLOAD, AppliedFallback, Change, DownloadParams, GenerationParams, settle
+from shared.catalogue.job_types import (
+    DOWNLOAD,
+    AppliedFallback,
+    Change,
+    DownloadParams,
+    GenerationParams,
+    settle,
+    shares_are_equal,
+)
 from shared.catalogue.models import Catalogue, parse_resolution
 from shared.database.engine import Database
 from shared.errors import Conflict, InvalidField
@@ -26,7 +34,7 @@ _HYBRIDS = (
     (Strategy.REDUCE_REQUIREMENTS, Strategy.DOWNLOAD_AND_RETRY),
     (Strategy.REDUCE_REQUIREMENTS, Strategy.QUEUE_AND_WAIT),
 )
-_COMPARED = ("model_id", "resolution", "frames", "fps", "steps", "quantization", "speed")
+_COMPARED = ("model_id", "resolution", "frames", "fps", "steps", "quantization", "speed", "devices_per_job")
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,8 @@ class Fallbacks:
             "height": height,
             "frames": less.frames,
         }
+        if not shares_are_equal(less.entry, less.resolution, less.frames, case.params.devices_per_job):
+            changed["devices_per_job"] = 1
         return _Outcome(
             case.params.model_copy(update=changed), "No device has the memory for the request; this much fits"
         )
@@ -189,7 +199,17 @@ class Fallbacks:
         values = {name: getattr(params, name) for name in names}
         given = {name: value for name, value in values.items() if value != defaults[name]}
         kept = params.model_dump(
-            include={"model_id", "prompt", "negative_prompt", "output_format", "seed", "quantization", "speed", "loras"}
+            include={
+                "model_id",
+                "prompt",
+                "negative_prompt",
+                "output_format",
+                "seed",
+                "quantization",
+                "speed",
+                "loras",
+                "devices_per_job",
+            }
         )
         return GenerationRequest.model_validate({**kept, **given, "fallback": list(params.fallback)})
 

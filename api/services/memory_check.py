@@ -1,5 +1,6 @@
 """Check whether a registered device has the memory for a generation, and describe what is missing."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,13 @@ class MemoryCheck:
     def check(self, request: GenerationRequest | None, params: GenerationParams) -> None:
         """Raise NotEnoughMemory if devices are registered and none of them can ever run this. See `Host`.
 
-        Raises InvalidField if none of them computes in the requested quantization.
+        Raises InvalidField if none of them computes in the requested quantization, or no node has as many devices of
+        one kind as the job wants.
 
         `request`: as sent, to describe alternatives that can be sent; None: made from the parameters.
         """
+        if self._refuses and params.devices_per_job > 1:
+            self._check_team(params)
         if self._refuses and self.fits(params) is False:
             needs, hosts = Needs.read(reductions.needs(self._wanted(params))), self._hosts.seen().devices
             if not any(needs.runs_on(host.capability) for host in hosts):
@@ -59,18 +63,39 @@ class MemoryCheck:
     def fits(self, params: GenerationParams) -> bool | None:
         """Return whether a registered device has the memory; None if no device is registered."""
         needs = reductions.needs(self._wanted(params))
+        count = params.devices_per_job
         hosts = self._hosts.seen().devices
-        if hosts and not _fits(hosts, needs):
+        if hosts and not _fits(hosts, needs, count):
             hosts = self._hosts.seen(again=True).devices  # one may have registered just now
-        return _fits(hosts, needs) if hosts else None
+        return _fits(hosts, needs, count) if hosts else None
+
+    def _check_team(self, params: GenerationParams) -> None:
+        hosts = self._hosts.seen().devices
+        if not hosts or _largest_team(hosts) >= params.devices_per_job:
+            return
+        largest = _largest_team(self._hosts.seen(again=True).devices)
+        if largest >= params.devices_per_job:
+            return
+        allowed = [count for count in self._catalogue.get(params.model_id).team_sizes if count <= largest]
+        raise InvalidField.of(
+            "devices_per_job",
+            f"{params.devices_per_job} is not possible here: no node has more than {largest} "
+            f"{'device' if largest == 1 else 'devices'} of one kind; allowed: {', '.join(map(str, allowed))}. Ask for "
+            "fewer, or add devices to a node",
+            "not_supported",
+        )
 
     def reduced(self, params: GenerationParams) -> Request | None:
         """Return the smallest reduction of the same model that fits; None if there is none."""
-        hosts = self._hosts.seen().devices
+        hosts, count = self._hosts.seen().devices, params.devices_per_job
         if not hosts:
             return None
         return next(
-            iter(reductions.of_the_same_model(self._wanted(params), lambda one: _fits(hosts, reductions.needs(one)))),
+            iter(
+                reductions.of_the_same_model(
+                    self._wanted(params), lambda one: _fits(hosts, reductions.needs(one), count)
+                )
+            ),
             None,
         )
 
@@ -83,25 +108,26 @@ class MemoryCheck:
         return reductions.needs(self._wanted(params))
 
     def _refusal(self, request: GenerationRequest | None, params: GenerationParams) -> NotEnoughMemory:
-        wanted, hosts = self._wanted(params), self._hosts.seen().devices
+        wanted, hosts, count = self._wanted(params), self._hosts.seen().devices, params.devices_per_job
         needs = Needs.read(reductions.needs(wanted))
         able = [host for host in hosts if needs.runs_on(host.capability)]
         missing = sorted(
-            (_Missing(host.key, *needs.missing_mb(host.kind, host.memory_mb, host.host_mb)) for host in able),
+            (_Missing(host.key, *needs.missing_mb(*_share(host, count))) for host in able),
             key=lambda one: one.device_memory_mb + one.host_memory_mb,
         )
         nearest = missing[0]
         amounts = ((nearest.device_memory_mb, "device memory"), (nearest.host_memory_mb, "host memory"))
         parts = [f"{amount_mb / 1000:.1f} GB of {what}" for amount_mb, what in amounts if amount_mb]
+        team = f", {count} of which need it together" if count > 1 else ""
         detail = (
             f"{params.model_id} at {params.resolution} with {params.frames} frames, quantization "
-            f"{params.quantization}, fits none of the {len(hosts)} registered devices. Closest is "
+            f"{params.quantization}, fits none of the {len(hosts)} registered devices{team}. Closest is "
             f"{nearest.device}, where {' and '.join(parts)} {'are' if len(parts) > 1 else 'is'} missing."
         )
         found = [
             made
             for one in reductions.alternatives(
-                wanted, self._catalogue.entries, lambda one: _fits(hosts, reductions.needs(one))
+                wanted, self._catalogue.entries, lambda one: _fits(hosts, reductions.needs(one), count)
             )
             if (made := self._alternative(request, params, one)) is not None
         ]
@@ -148,9 +174,21 @@ def _request(entry: CatalogueEntry, params: GenerationParams, loras: int) -> Req
     return Request(entry, params.resolution, params.frames, params.quantization, image, loras, params.speed)
 
 
-def _fits(hosts: tuple[Host, ...], needs: str) -> bool:
+def _fits(hosts: tuple[Host, ...], needs: str, count: int = 1) -> bool:
+    """Return whether one of the devices, or `count` of them on one host, have the memory."""
     read = Needs.read(needs)
-    return any(host.fits(read) for host in hosts)
+    return any(read.host_mb(*_share(host, count), host.capability) is not None for host in hosts)
+
+
+def _share(host: Host, count: int) -> tuple[str, int, int | None]:
+    """Return the kind of the device, its memory and its host's for each of `count` devices that have all weights."""
+    memory = host.memory_mb // count if host.kind == "cpu" else host.memory_mb
+    return host.kind, memory, None if host.host_mb is None else host.host_mb // count
+
+
+def _largest_team(hosts: tuple[Host, ...]) -> int:
+    """Return the most devices of one kind that one node has."""
+    return max(Counter((host.node, host.kind, host.memory_mb) for host in hosts).values(), default=0)
 
 
 def _largest(entry: CatalogueEntry, quantization: Quantization) -> str:

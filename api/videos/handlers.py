@@ -171,7 +171,8 @@ def _seconds_left(context: Context, job: Job, progress: JobProgress) -> float | 
     """Return the remaining seconds: the worker's estimate, or the duration of similar jobs; None if unknown."""
     if progress.eta_seconds is not None or job.mock:
         return progress.eta_seconds
-    rate = durations.measured(context.database, job.model_cache_key, job.model_id, job.speed).seconds_per_work
+    key = (job.model_cache_key, job.model_id, job.speed, job.devices)
+    rate = durations.measured(context.database, *key).seconds_per_work
     return rate * job.work if rate is not None else None
 
 

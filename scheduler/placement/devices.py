@@ -26,6 +26,7 @@ class Assignment:
 
     job_id: str
     device_key: str
+    members: tuple[str, ...] = ()  # the other devices of a gang
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def decide(moment: Moment) -> Iterator[Assignment]:
     }
     fresh = set()  # devices that receive a message in this pass
     for key, job in dispatched.items():
-        if key not in busy and _gone(job, queue.now, moment.redispatch_seconds):
+        if key not in busy and gone(job, queue.now, moment.redispatch_seconds):
             fresh.add(key)
             yield Assignment(job.job_id, key)
     free = [job for job in queue.waiting if job.dispatched_to not in devices and job.not_before <= queue.now]
@@ -130,7 +131,7 @@ def _rank(job: Waiting, now: float) -> int:
     return earned_rank(job.priority, job.queued_at, now)
 
 
-def _gone(job: Waiting, now: float, redispatch_seconds: float) -> bool:
+def gone(job: Waiting, now: float, redispatch_seconds: float) -> bool:
     """Return whether a message that an idle device has not answered counts as lost."""
     return job.dispatched_at is None or now - job.dispatched_at > redispatch_seconds
 

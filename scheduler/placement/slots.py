@@ -68,11 +68,18 @@ def carries(job: Waiting, device: DeviceView) -> bool:
 
 
 def host_memory(job: Waiting | Busy, device: DeviceView) -> int | None:
-    """Return the host memory that the job takes when it runs on the device, in MB; None if it does not fit."""
+    """Return the host memory that the job takes when it runs on the device, in MB; None if it does not fit.
+
+    Each device of a gang has its own copy of the weights.
+    """
     if job.mock:
         return 0
     if job.memory_needs:
-        return Needs.read(job.memory_needs).host_mb(device.kind, device.memory_mb, device.host_mb, device.capability)
+        count = job.devices
+        memory = device.memory_mb // count if device.kind == "cpu" else device.memory_mb
+        host = None if device.host_mb is None else device.host_mb // count
+        each = Needs.read(job.memory_needs).host_mb(device.kind, memory, host, device.capability)
+        return None if each is None else each * count
     # Accepted by an earlier version.
     if isinstance(job, Busy):
         return 0
@@ -83,7 +90,7 @@ def host_memory(job: Waiting | Busy, device: DeviceView) -> int | None:
 def need(job: Waiting) -> Hashable:
     """Return what determines which devices a job fits. It is equal for jobs that fit the same devices."""
     return None if job.mock else (
-        job.model_id, job.min_vram_mb, job.min_ram_mb, job.memory_needs, job.avoid_device
+        job.model_id, job.min_vram_mb, job.min_ram_mb, job.memory_needs, job.avoid_device, job.devices
     )  # fmt: skip
 
 

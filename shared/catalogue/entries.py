@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from shared.catalogue.memory_facts import Memory
 from shared.catalogue.presets import Fixable, PresetLora
 from shared.catalogue.tiers import Tiers
-from wanworks.requests import OutputFormat, Quantization
+from wanworks.requests import DEVICES_PER_JOB, OutputFormat, Quantization
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,8 @@ class CatalogueEntry(Frozen):
     min_steps: int = Field(2, ge=1)  # with one step the low-noise expert would never run
     max_steps: int = Field(100, ge=1)
     size_multiple: int = Field(ge=1)  # the model's grid in pixels
+    heads: int = Field(40, ge=1)  # of attention; devices that compute together share them equally
+    devices_per_job: Literal[1, 2, 4, 8] = 1  # of a request that names none
     boundary_ratio: float | None = Field(None, gt=0, lt=1)  # from where the low-noise expert is used
     defaults: Defaults
     tiers: Tiers = Tiers()  # what `balanced` and `fast` use
@@ -132,6 +134,13 @@ class CatalogueEntry(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _heads_can_be_shared(self) -> Self:
+        if self.devices_per_job not in self.team_sizes:
+            allowed = ", ".join(map(str, self.team_sizes))
+            raise ValueError(f"devices_per_job must divide the {self.heads} heads; allowed: {allowed}")
+        return self
+
+    @model_validator(mode="after")
     def _preset_fits(self) -> Self:
         for name in self.fixed:
             if getattr(self.defaults, name) is None:
@@ -145,6 +154,11 @@ class CatalogueEntry(Frozen):
         if self.lora.low is not None and self.boundary_ratio is None:
             raise ValueError("lora.low is for a second transformer, which this model does not have; give high alone")
         return self
+
+    @property
+    def team_sizes(self) -> tuple[int, ...]:
+        """The numbers of devices that can compute a video together."""
+        return tuple(count for count in DEVICES_PER_JOB if self.heads % count == 0)
 
     @property
     def weights_id(self) -> str:

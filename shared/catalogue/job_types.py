@@ -68,6 +68,7 @@ class GenerationParams(BaseModel):
     seed: Whole
     quantization: Quantization
     speed: Speed = "exact"
+    devices_per_job: Whole = 1
     loras: tuple[Lora, ...] = ()
     fallback: tuple[str, ...] = ()
     fallback_applied: tuple[AppliedFallback, ...] = ()
@@ -141,6 +142,20 @@ def settle(
             name,
             f"{given!r} is not supported by {model}, which fixes it; allowed: {value}. Leave it out{other}",
         )
+    devices = request.devices_per_job if request.devices_per_job is not None else entry.devices_per_job
+    one_of("devices_per_job", devices, entry.team_sizes)
+    if devices > 1 and request.devices_per_job is None and request.speed not in (None, "exact"):
+        devices = 1  # a tier was named, several devices were not
+    expect(
+        devices == 1 or request.speed in (None, "exact"),
+        "speed",
+        f"{request.speed!r} is not supported with {devices} devices; allowed: exact. Leave devices_per_job out for it",
+    )
+    expect(
+        shares_are_equal(entry, resolution, frames, devices),
+        "devices_per_job",
+        f"{devices} devices cannot share {resolution} with {frames} frames equally; choose another number or size",
+    )
     if wrong:
         raise InvalidField(*wrong)
 
@@ -165,10 +180,20 @@ def settle(
         flow_shift=_or(request.flow_shift, defaults.flow_shift),
         seed=request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 1),
         quantization=request.quantization,
-        speed=request.speed or default_speed,
+        speed=request.speed or (default_speed if devices == 1 else "exact"),
+        devices_per_job=devices,
         loras=tuple(request.loras),
         fallback=tuple(request.fallback),
     )
+
+
+def shares_are_equal(entry: CatalogueEntry, resolution: str, frames: int, devices: int) -> bool:
+    """Return whether the tokens of that size can be divided among the devices. Other rules report a wrong size."""
+    if resolution not in entry.resolutions or devices not in entry.team_sizes:
+        return True
+    width, height = (-(-edge // entry.size_multiple) * entry.size_multiple for edge in parse_resolution(resolution))
+    per_frame = (width // entry.memory.pixels_per_token) * (height // entry.memory.pixels_per_token)
+    return per_frame * (-(-(frames - 1) // 4) + 1) % devices == 0
 
 
 class DownloadParams(BaseModel):

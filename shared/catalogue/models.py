@@ -141,6 +141,7 @@ DEFAULT = (
         resolutions=_both_ways("1280x704", *_SIZES),
         max_frames=121,
         size_multiple=32,
+        heads=24,
         defaults=Defaults(
             resolution="1280x704",
             frames=121,
@@ -168,6 +169,7 @@ def _demo(entry: CatalogueEntry) -> CatalogueEntry:
             "defaults": entry.defaults.model_copy(update={"resolution": "256x256", "frames": 17, "fps": 8, "steps": 4}),
             "hardware": entry.hardware.model_copy(update={"min_vram_gb": 1.0, "recommended_vram_gb": 1.0}),
             "memory": memory_data.TINY[entry.model_id],
+            "heads": 4,
             "download_gb": 0.01,
             "notes": "Random weights: every picture is noise.",
         }

@@ -131,6 +131,12 @@ def warm(database: Database, key: str) -> list[dict[str, Any]]:
         return list(device.warm) if device is not None else []
 
 
+def with_keys(database: Database, keys: Collection[str]) -> list[Device]:
+    """Return those of these devices that are registered, by key."""
+    with database.read() as session:
+        return list(session.exec(select(Device).where(col(Device.key).in_(keys)).order_by(col(Device.key))))
+
+
 def devices(database: Database) -> list[SeenDevice]:
     """Return all registered devices, by node and index."""
     with database.read() as session:

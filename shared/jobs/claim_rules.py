@@ -5,6 +5,7 @@ from sqlmodel import Session, col, select
 
 from shared.database.engine import hold
 from shared.database.tables import Device, Job, Node, Replica
+from shared.jobs import gangs
 from shared.states import REPLICA_READY, JobState
 
 # Built once, because a device waits for its claim. The rows stay locked until the claim is committed.
@@ -26,14 +27,20 @@ def may_run(session: Session, job_id: str, node: str, device_key: str | None, at
     """Return whether the node and its device accept jobs and the node has the model's files, or a free slot.
 
     `device_key` is None for a claim of the node's io worker. The files are locked against removal. A worker that has
-    deregistered claims nothing more: it returned its jobs and its processes are about to be killed.
+    deregistered claims nothing more: it returned its jobs and its processes are about to be killed. A member of a gang
+    claims nothing, and a gang only while all of its devices are free.
     """
     of_node = session.execute(_NODE, {"its_node": node}).one_or_none()
     if of_node is not None and of_node.drained_at is not None:
         return False
     if device_key is not None:
+        members = gangs.locked(session, job_id, device_key)
+        if members is None:
+            return False
         device = session.execute(_DEVICE, {"its_device_key": device_key}).one_or_none()
         if device is not None and (device.quarantined_at is not None or device.seen_at == 0.0):
+            return False
+        if not gangs.are_free(session, device_key, members):
             return False
     elif of_node is not None and of_node.seen_at == 0.0:
         return False

@@ -5,8 +5,9 @@ the row decides, and only the device that it names may claim the job.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sqlalchemy import bindparam, case, update
@@ -61,10 +62,12 @@ class Waiting(NamedTuple):
     avoid_device: str | None = None  # key of the last device that failed under it
     memory_needs: str = ""
     speed: str = "exact"
+    devices: int = 1  # of one node, that it runs on together
+    members: str = ""  # the keys of the other devices that it is dispatched to, separated by blanks
 
     @property
     def timing_key(self) -> str:
-        return durations.timing_key(self.model_cache_key, self.speed)
+        return durations.timing_key(self.model_cache_key, self.speed, self.devices)
 
 
 class Busy(NamedTuple):
@@ -84,10 +87,12 @@ class Busy(NamedTuple):
     mock: bool
     memory_needs: str = ""
     speed: str = "exact"
+    devices: int = 1
+    members: str = ""
 
     @property
     def timing_key(self) -> str:
-        return durations.timing_key(self.model_cache_key, self.speed)
+        return durations.timing_key(self.model_cache_key, self.speed, self.devices)
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,11 @@ _WAITING = (
     Job.id, Job.type, Job.model_id, Job.model_cache_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
     Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.dispatched_to,
     Job.dispatched_at, Job.unplaceable_since, Job.line, Job.avoid_device,
-    Job.memory_needs, Job.speed,
+    Job.memory_needs, Job.speed, Job.devices, Job.members,
 )  # fmt: skip
 _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action,
-    Job.owner, Job.work, Job.claimed_at, Job.mock, Job.memory_needs,
-    Job.speed,
+    Job.owner, Job.work, Job.claimed_at, Job.mock, Job.memory_needs, Job.speed, Job.devices, Job.members,
 )  # fmt: skip
 # Built once, because every pass executes them.
 _NOW = select(epoch_now())
@@ -127,7 +131,13 @@ _DISPATCHED = select(*_WAITING).where(QUEUED, col(Job.dispatched_to).is_not(None
 _MARK_DISPATCHED = (
     update(Job)
     .where(col(Job.id) == bindparam("of_job"), QUEUED)
-    .values(dispatched_to=bindparam("at_device"), dispatched_at=epoch_now(), phase=None, unplaceable_since=None)
+    .values(
+        dispatched_to=bindparam("at_device"),
+        members=bindparam("with_members"),
+        dispatched_at=epoch_now(),
+        phase=None,
+        unplaceable_since=None,
+    )
 )
 # A job that is being finished has left its device, so it neither keeps others from it nor takes memory there.
 _RUNNING = select(*_BUSY).where(col(Job.status) == JobState.RUNNING, ON_DEVICE)  # type: ignore[call-overload]
@@ -192,8 +202,13 @@ def _cuts(jobs: Sequence[Waiting], each: int, ready_at: float | None = None) -> 
 
 
 @settled
-def mark_dispatched(database: Database, assignments: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Mark each (job id, device key) as dispatched now. Return those that were still queued."""
+def mark_dispatched(
+    database: Database, assignments: Sequence[tuple[str, str]], members: Mapping[str, str] = MappingProxyType({})
+) -> list[tuple[str, str]]:
+    """Mark each (job id, device key) as dispatched now. Return those that were still queued.
+
+    `members`: the keys of the other devices of gangs, separated by blanks, by job id.
+    """
     if not assignments:
         return []
     dispatched = set()
@@ -201,7 +216,8 @@ def mark_dispatched(database: Database, assignments: Sequence[tuple[str, str]]) 
         connection = session.connection()
         # Sorted, so that two dispatchers lock the rows in the same order.
         for job_id, device_key in sorted(assignments):
-            if connection.execute(_MARK_DISPATCHED, {"of_job": job_id, "at_device": device_key}).rowcount:
+            values = {"of_job": job_id, "at_device": device_key, "with_members": members.get(job_id, "")}
+            if connection.execute(_MARK_DISPATCHED, values).rowcount:
                 dispatched.add((job_id, device_key))
     return [assignment for assignment in assignments if assignment in dispatched]
 
@@ -240,11 +256,12 @@ def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> in
     Return how many rows changed.
     """
     needs = (
-        Job.model_id, Job.model_cache_key, Job.target_node, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.memory_needs
+        Job.model_id, Job.model_cache_key, Job.target_node, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.memory_needs,
+        Job.devices,
     )  # fmt: skip
     values = (
         like.model_id, like.model_cache_key, like.target_node, like.mock, like.min_vram_mb, like.min_ram_mb,
-        like.memory_needs,
+        like.memory_needs, like.devices,
     )  # fmt: skip
     where = [
         col(column).is_(None) if value is None else col(column) == value

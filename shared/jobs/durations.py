@@ -8,6 +8,7 @@ times are scaled by the work.
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import get_args
 
 from sqlmodel import col, select
@@ -41,16 +42,22 @@ class PhaseTimes:
     step: float | None  # one denoising step
 
 
-def measured(database: Database, model_cache_key: str, model_id: str | None = None, speed: str = "exact") -> Durations:
+def measured(
+    database: Database, model_cache_key: str, model_id: str | None = None, speed: str = "exact", devices: int = 1
+) -> Durations:
     """Return the medians of the latest real successes with that model cache key and tier, on any device.
 
-    `model_id`: preferably of this model; without it of the one whose weights the key names.
+    `model_id`: preferably of this model; without it of the one whose weights the key names. `devices`: of jobs on so
+    many devices; if there is none, of jobs on one, whose time is divided among them.
     """
     wanted = model_id or model_cache_key.partition(":")[0]
-    uses, ratio = _of_tier(database, model_cache_key, wanted, speed)
+    uses, ratio = _of_tier(database, model_cache_key, wanted, speed, devices)
+    if not uses and devices > 1:
+        uses, ratio = _of_tier(database, model_cache_key, wanted, speed, 1)
+        ratio /= devices
     chosen = _preferred(uses, wanted)
     rates = [ratio * (sum(use.timings.values()) - use.timings.get(Phase.LOADING, 0.0)) / work_of(use) for use in chosen]
-    return Durations(_median(_loads(database, model_cache_key, wanted)), _median(rates), len(rates))
+    return Durations(_median(_loads(database, model_cache_key, wanted, devices)), _median(rates), len(rates))
 
 
 def phase_times(database: Database, model_cache_key: str, params: GenerationParams, device_name: str) -> PhaseTimes:
@@ -60,7 +67,7 @@ def phase_times(database: Database, model_cache_key: str, params: GenerationPara
     def fits(use: Use) -> bool:
         return (use.width, use.height, use.frames, use.device_name) == size
 
-    uses, ratio = _of_tier(database, model_cache_key, params.model_id, params.speed, fits)
+    uses, ratio = _of_tier(database, model_cache_key, params.model_id, params.speed, params.devices_per_job, fits)
     by_phase: dict[str, list[float]] = {}
     for use in _preferred(uses, params.model_id):
         for phase, seconds in use.timings.items():
@@ -77,27 +84,40 @@ def work_of(use: Use) -> float:
     return use.work or use.width * use.height * use.frames * use.steps / 1e6
 
 
-def timing_key(model_cache_key: str, speed: str) -> str:
-    """Return the key of a model cache key's times with a tier; of `exact` it is the model cache key itself."""
-    return model_cache_key if speed == "exact" else f"{model_cache_key}:{speed}"
+def timing_key(model_cache_key: str, speed: str, devices: int = 1) -> str:
+    """Return the key of a model cache key's times with a tier on so many devices.
+
+    For `exact` on one device it is the model cache key itself.
+    """
+    key = model_cache_key if speed == "exact" else f"{model_cache_key}:{speed}"
+    return key if devices == 1 else f"{key}:x{devices}"
 
 
 def of_timing_key(database: Database, key: str) -> Durations:
     """Return what was measured under a key that `timing_key` has returned."""
     head, _, tail = key.rpartition(":")
+    devices = 1
+    if tail.startswith("x") and tail[1:].isdecimal():
+        key, devices = head, int(tail[1:])
+        head, _, tail = key.rpartition(":")
     if tail in get_args(Speed):
-        return measured(database, head, speed=tail)
-    return measured(database, key)
+        return measured(database, head, speed=tail, devices=devices)
+    return measured(database, key, devices=devices)
 
 
 def _of_tier(
-    database: Database, model_cache_key: str, model_id: str, speed: str, fits: Callable[[Use], bool] = bool
+    database: Database,
+    model_cache_key: str,
+    model_id: str,
+    speed: str,
+    devices: int,
+    fits: Callable[[Use], bool] = bool,
 ) -> tuple[list[Use], float]:
     """Return the uses to estimate from, and the factor for their times. All are of the same weights, newest first."""
-    uses = [use for use in _latest(database, model_cache_key, speed) if fits(use)]
+    uses = [use for use in _latest(database, model_cache_key, speed, devices) if fits(use)]
     if uses or speed == "exact":
         return uses, 1.0
-    exact = [use for use in _latest(database, model_cache_key, "exact") if fits(use)]
+    exact = [use for use in _latest(database, model_cache_key, "exact", devices) if fits(use)]
     return exact, _ratio(database, model_cache_key, model_id, speed) if exact else 1.0
 
 
@@ -106,21 +126,22 @@ def _preferred(uses: Sequence[Use], model_id: str) -> Sequence[Use]:
     return ([use for use in uses if use.model_id == model_id] or uses)[:_LATEST]
 
 
-def _loads(database: Database, model_cache_key: str, model_id: str) -> list[float]:
-    """Return the latest times of loading. Every tier loads the same."""
-    for speed in get_args(Speed):
-        uses = [use for use in _latest(database, model_cache_key, speed) if use.warm is False]
+def _loads(database: Database, model_cache_key: str, model_id: str, devices: int) -> list[float]:
+    """Return the latest times of loading. Every tier loads the same; each device of several loads for itself."""
+    for count, speed in product(dict.fromkeys((devices, 1)), get_args(Speed)):
+        uses = [use for use in _latest(database, model_cache_key, speed, count) if use.warm is False]
         if uses:
             return [use.timings.get(Phase.LOADING, 0.0) for use in _preferred(uses, model_id)]
     return []
 
 
-def _latest(database: Database, model_cache_key: str, speed: str) -> Sequence[Use]:
+def _latest(database: Database, model_cache_key: str, speed: str, devices: int) -> Sequence[Use]:
     query = (
         select(Use)
         .where(
             Use.model_cache_key == model_cache_key,
             Use.speed == speed,
+            Use.devices == devices,
             col(Use.mock).is_(False),
             Use.outcome == JobState.SUCCEEDED,
         )

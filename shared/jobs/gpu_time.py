@@ -20,17 +20,19 @@ def gpu_seconds(database: Database, owner: str, since: datetime, now: datetime) 
         Use.owner == owner, col(Use.finished_at) >= since, col(Use.mock).is_(False)
     )
     # Few jobs run, so those of all owners are read; one owner may have had very many jobs.
-    running = select(Job.owner, Job.started_at, Job.released_at).where(
+    running = select(Job.owner, Job.started_at, Job.released_at, Job.devices).where(
         Job.status == JobState.RUNNING, Job.type == GENERATION, col(Job.mock).is_(False)
     )
     with database.read() as session:
         begun = [
-            (started, released or now)
-            for one, started, released in session.exec(running)
+            (started, released or now, devices)
+            for one, started, released, devices in session.exec(running)
             if one == owner and started is not None
         ]
         held: float = session.exec(ended).one() or 0.0
-    return held + sum(max(0.0, (until - max(started, since)).total_seconds()) for started, until in begun)
+    return held + sum(
+        devices * max(0.0, (until - max(started, since)).total_seconds()) for started, until, devices in begun
+    )
 
 
 def awaited_gpu_seconds(database: Database, owner: str) -> float:
@@ -39,13 +41,20 @@ def awaited_gpu_seconds(database: Database, owner: str) -> float:
     The estimate uses measured durations; a model that was never measured counts as 0.
     """
     waiting = (
-        select(Job.model_cache_key, Job.speed, func.sum(Job.work))
+        select(Job.model_cache_key, Job.speed, Job.devices, func.sum(Job.work))
         .where(Job.owner == owner, Job.status == JobState.QUEUED, Job.type == GENERATION, col(Job.mock).is_(False))
-        .group_by(col(Job.model_cache_key), col(Job.speed))
+        .group_by(col(Job.model_cache_key), col(Job.speed), col(Job.devices))
     )
     with database.read() as session:
         found = session.exec(waiting).all()
     return sum(
-        work * (durations.measured(database, model_cache_key, speed=speed).seconds_per_work or 0.0)
-        for model_cache_key, speed, work in found
+        devices * work * (durations.measured(database, key, speed=speed, devices=devices).seconds_per_work or 0.0)
+        for key, speed, devices, work in found
     )
+
+
+def device_seconds(job: Job, finished_at: datetime) -> float | None:
+    """Return the seconds for which the job held its devices, summed over them; None: one device, to the job's end."""
+    if job.started_at is None or (job.released_at is None and job.devices == 1):
+        return None
+    return ((job.released_at or finished_at) - job.started_at).total_seconds() * job.devices

@@ -20,13 +20,14 @@ def line_of(
     min_vram_mb: int,
     min_ram_mb: int,
     memory_needs: str = "",
+    devices: int = 1,
 ) -> str:
     """Return the line's name: a digest of the owner, then one of the other values. 20 hexadecimal digits.
 
     A collision would do no harm: the jobs of both lines would be read together.
     """
     values = (priority, model_id, model_cache_key, target_node, mock, min_vram_mb, min_ram_mb)
-    needs = json.dumps((*values, memory_needs) if memory_needs else values)
+    needs = json.dumps((*values, memory_needs) if memory_needs else values) + (f" x{devices}" if devices > 1 else "")
     return _digest("" if owner is None else f"={owner}", _OWNER_DIGITS) + _digest(needs, 12)
 
 

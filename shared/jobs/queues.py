@@ -25,7 +25,7 @@ from sqlmodel import Session, col, select
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database
 from shared.database.tables import Job, epoch_now
-from shared.jobs import lists
+from shared.jobs import gangs, lists
 from shared.jobs.finishing import ON_DEVICE
 from shared.jobs.line_heads import QUEUED, first_of_each
 from shared.states import JOB_ENDS, JobState, Phase
@@ -239,10 +239,11 @@ def running(database: Database) -> list[Job]:
 
 
 def on_devices(database: Database) -> dict[str, Job]:
-    """Return the job that holds each device, by device key. A job that is being finished does not."""
+    """Return the job that holds each device, by device key. A gang holds several; a job that is being finished none."""
     query = select(Job).where(Job.status == JobState.RUNNING, ON_DEVICE)
     with database.read() as session:
-        return {job.device_key: job for job in session.exec(query) if job.device_key is not None}
+        found = [job for job in session.exec(query) if job.device_key is not None]
+    return {key: job for job in found for key in (job.device_key or "", *gangs.keys_of(job.members))}
 
 
 def finishing_on_devices(database: Database) -> set[str]:

@@ -24,6 +24,7 @@ from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Job, Use, epoch_now
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound, OutcomeUnknown
 from shared.jobs import webhooks
+from shared.jobs.gpu_time import device_seconds
 from shared.jobs.lines import line_of
 from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.telemetry import tracing
@@ -223,9 +224,8 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
         started_at=job.started_at,
         finished_at=finished_at,
         seconds=(finished_at - job.started_at).total_seconds() if job.started_at else None,
-        device_seconds=(job.released_at - job.started_at).total_seconds()
-        if job.started_at and job.released_at
-        else None,
+        device_seconds=device_seconds(job, finished_at),
+        devices=job.devices,
         width=job.params["width"],
         height=job.params["height"],
         frames=job.params["frames"],
@@ -346,6 +346,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "min_vram_mb": new.min_vram_mb,
         "min_ram_mb": new.min_ram_mb,
         "memory_needs": new.memory_needs,
+        "devices": 1 if new.mock else getattr(params, "devices_per_job", 1),
     }
     return {
         **needs,

@@ -20,6 +20,7 @@ from wanworks.requests import GenerationRequest
 from workers.generation import demo_models, run
 from workers.generation.context import GenerationContext, Outcome, Report
 from workers.generation.finishing import files
+from workers.generation.seats import Member
 
 CATALOGUE = models.load("demo")
 
@@ -68,6 +69,7 @@ class Studio:
         mock: bool = False,
         snapshot: Path | None = None,
         entry: CatalogueEntry | None = None,
+        gang: tuple[Member, ...] = (),
         keep_frames: Callable[[Sequence[numpy.ndarray]], None] | None = None,
         **request: Any,
     ) -> Made:
@@ -83,8 +85,9 @@ class Studio:
         if entry.lora is not None:
             lora = replicas.lora_dir(snapshots()[entry.weights_id].parents[2], entry)
         context = GenerationContext(
-            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check, lora
-        )
+            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check, lora,
+            gang=gang,
+        )  # fmt: skip
         made, frames = run.decode(context)
         if keep_frames is not None:
             keep_frames(frames)

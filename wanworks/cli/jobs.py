@@ -30,6 +30,9 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
     seed: Annotated[int | None, typer.Option(help="[random, and recorded]")] = None,
     speed: Annotated[str | None, typer.Option(help="exact, balanced or fast. [the server's default]")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices of one node that compute it together: 1, 2, 4 or 8. [the model's own]")
+    ] = None,
     priority: Annotated[str | None, typer.Option(help="critical, high, normal or low. [normal]")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the video, or folder of a batch. [JOB-ID.FORMAT]")] = None,
     batch: Annotated[Path | None, typer.Option(help="Run a batch: a file with one JSON request per line.")] = None,
@@ -47,7 +50,20 @@ def generate(
     Run the same command again to continue an interrupted batch.
     """
     if batch is not None:
-        in_the_file = (prompt, model, image, resolution, frames, fps, output_format, steps, seed, speed, priority)
+        in_the_file = (
+            prompt,
+            model,
+            image,
+            resolution,
+            frames,
+            fps,
+            output_format,
+            steps,
+            seed,
+            speed,
+            devices,
+            priority,
+        )
         if any(value is not None for value in in_the_file):
             raise typer.BadParameter("--batch takes the request's fields from the lines of the file, not from options")
         if out is None:
@@ -72,6 +88,7 @@ def generate(
         "steps": steps,
         "seed": seed,
         "speed": speed,
+        "devices_per_job": devices,
         "priority": priority,
     }
     request = {name: value for name, value in request.items() if value is not None}

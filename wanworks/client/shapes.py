@@ -172,6 +172,7 @@ class GenerationFields(TypedDict, total=False):
     seed: int
     quantization: Literal["none", "fp16", "bf16", "int8", "fp8"]
     speed: Literal["exact", "balanced", "fast"]
+    devices_per_job: Literal[1, 2, 4, 8]
     loras: list[Lora]
     priority: PriorityName
     fallback: list[str]

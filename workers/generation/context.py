@@ -11,6 +11,7 @@ from shared.settings import Settings
 from shared.states import Phase
 from wanworks.requests import OutputFormat
 from workers.generation.quality import Quality
+from workers.generation.seats import Member, Seat
 
 if TYPE_CHECKING:
     import numpy
@@ -43,6 +44,8 @@ class GenerationContext:
     lora_snapshot: Path | None = None  # of a preset: folder of its LoRA's files
     # Receives each frame by its index as soon as it is decoded; again, if decoding is repeated.
     on_frame: Callable[[int, "numpy.ndarray"], None] = lambda _index, _frame: None
+    gang: tuple[Member, ...] = ()  # the other devices that it runs on; this process leads them
+    seat: Seat | None = None  # in a process that another one leads: its place
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ from workers.generation import run as generation
 from workers.generation.context import Decoded, GenerationContext, Report
 from workers.generation.finishing.ending import Ending
 from workers.generation.finishing.leaving import Leaving
+from workers.generation.gang.gathering import gathered
+from workers.generation.seats import Member
 from workers.generation.link import Link
 from workers.generation.publishing import sender
 from workers.generation.read_ahead import read_ahead
@@ -101,7 +103,7 @@ class GenerationHandler:
         begun = self._take(job)
         if begun is None:
             self.drop_stale()
-            begun = self._prepared(job, job.attempt)
+            begun = self._prepared(job, job.attempt, gathered(self._database, job, heartbeat.check))
             begun.decode = partial(_decoded, begun)
         try:
             return self._carried_on(job, heartbeat, begun)
@@ -129,8 +131,8 @@ class GenerationHandler:
         folder = self._store.attempt_dir(job.id, job.attempt)
         return self._ending.complete(job, made, frames, folder, heartbeat, reporter)
 
-    def _prepared(self, job: Job, attempt: int) -> "_Begun":
-        """Return what the device needs to know of the job. Raises JobFailed."""
+    def _prepared(self, job: Job, attempt: int, gang: tuple[Member, ...] = ()) -> "_Begun":
+        """Return what the device needs to know of the job. `gang`: its other devices. Raises JobFailed."""
         params = GenerationParams.model_validate(job.params)
         entry = self._catalogue.get(params.model_id)
         snapshot = None if job.mock else replicas.snapshot_dir(self._settings.models_dir, entry)
@@ -150,6 +152,7 @@ class GenerationHandler:
             report=link.report,
             check=link.check,
             lora_snapshot=replicas.lora_dir(self._settings.models_dir, entry),
+            gang=gang,
             on_frame=link.frame,
         )
         return _Begun(context, link, Turn())
@@ -184,8 +187,13 @@ class GenerationHandler:
             read_ahead(snapshot, entry, params.quantization, self._kind)
 
     def _begin(self, job: Job, before: Turn) -> bool:
-        """Begin a job that is not claimed yet, on the device after the turn before. Return whether it may begin so."""
-        if job.type != GENERATION or self._is_stale(replicas.generations(self._database, self._settings.node)):
+        """Begin a job that is not claimed yet, on the device after the turn before. Return whether it may begin so.
+
+        A gang may not: only the claim gives it its other devices.
+        """
+        if job.type != GENERATION or job.devices > 1:
+            return False
+        if self._is_stale(replicas.generations(self._database, self._settings.node)):
             return False
         begun = self._prepared(job, job.attempt + 1)  # as the claim will number it
         begun.decode = self._device.submit(_decoded_after, before, begun).result
@@ -294,7 +302,7 @@ class GenerationHandler:
 
     def _measured(self, job: Job, params: GenerationParams) -> PhaseTimes:
         size = (params.width, params.height, params.frames, params.steps, params.work)
-        key = (job.model_cache_key, params.model_id, params.speed, *size)
+        key = (job.model_cache_key, params.model_id, params.speed, params.devices_per_job, *size)
         read_at, times = self._phase_times.get(key, (float("-inf"), None))
         if times is None or time.monotonic() - read_at > _MEASURED_KEEP_SECONDS:
             times = phase_times(self._database, job.model_cache_key, params, self._device_name)

@@ -75,7 +75,7 @@ def _asked(context: GenerationContext) -> dict[str, Any]:
     chosen = params.model_dump(
         include={
             "prompt", "negative_prompt", "width", "height", "frames", "fps", "output_format", "steps",
-            "guidance_scale", "guidance_scale_2", "flow_shift", "seed", "quantization", "speed",
+            "guidance_scale", "guidance_scale_2", "flow_shift", "seed", "quantization", "speed", "devices_per_job",
         }
     )  # fmt: skip
     return {

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +30,7 @@ from workers.devices import discovery
 from workers.generation import device_errors, manifest, placeholder
 from workers.generation.context import Decoded, GenerationContext, Outcome, Report
 from workers.generation.finishing import files
+from workers.generation.gang.group import Group
 from workers.generation.geometry import Plan, plan
 
 if TYPE_CHECKING:
@@ -163,6 +164,9 @@ def _generated(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray
 
     if context.snapshot is None:
         raise ModelUnavailable(f"The files of {context.entry.model_id} are not on this node.")
+    if context.gang:
+        with Group(context, context.gang) as group:
+            return _generated(replace(context, gang=(), seat=group.seat))
     models = _models(context.settings)
     entry, params = context.entry, context.params
     steps = plan(params, entry)
@@ -179,6 +183,8 @@ def _generated(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray
         except Exception as error:
             if not ran_out(error):
                 raise
+            if context.seat is not None:
+                raise _together_out_of_memory(context, chosen) from error
             log.warning("job %s ran out of memory under %s: %s", context.job_id, chosen.name, str(error)[:300])
         # Outside the except block, so that the stack frames that held the tensors are freed.
         chosen = _after_running_out(run, chosen, size)
@@ -227,6 +233,15 @@ def _after_running_out(run: _Run, chosen: MemoryPlan, size: Size) -> MemoryPlan:
     return following
 
 
+def _together_out_of_memory(context: GenerationContext, chosen: MemoryPlan) -> OutOfMemory:
+    """Return the error of a gang. It does not continue under a leaner plan, because all of it would have to."""
+    params = context.params
+    return OutOfMemory(
+        f"{context.entry.model_id} at {params.resolution} with {params.frames} frames ran out of memory on one of "
+        f"{params.devices_per_job} devices, under {profile_name(params.quantization, chosen.layout)}."
+    )
+
+
 def _run(run: _Run, chosen: MemoryPlan) -> "tuple[Decoded, list[numpy.ndarray]]":
     from workers.generation.pipelines import running
 
@@ -256,6 +271,7 @@ def _run(run: _Run, chosen: MemoryPlan) -> "tuple[Decoded, list[numpy.ndarray]]"
         signals,
         lambda size: models.room(size, model),
         run.denoising,
+        context.seat,
     )
     peak = models.peak_mb()
     notes = (*run.notes, *_remarks(run.facts))

@@ -12,6 +12,7 @@ _OF_NODES = text("target_node IS NOT NULL")
 _OWNED = text("owner IS NOT NULL")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
 _QUEUED = text("status = 'queued'")
+_GANG = text("status = 'running' AND devices > 1")
 _DISPATCHED = text(f"status = 'queued' AND {COLUMNS['dispatched_to']} IS NOT NULL")
 
 
@@ -47,6 +48,8 @@ class Job(SQLModel, table=True):
         # The jobs of one key.
         Index("ix_jobs_owner", "owner", "id", sqlite_where=_OWNED, postgresql_where=_OWNED),
         # The jobs of one kind in order. Lists merge these.
+        # The few running jobs that hold several devices.
+        Index("ix_jobs_gangs", "devices", sqlite_where=_GANG, postgresql_where=_GANG),
         Index("ix_jobs_kind", "status", "type", "model_id", "id"),
         Index(
             "ix_jobs_owner_kind",
@@ -83,6 +86,7 @@ class Job(SQLModel, table=True):
     min_ram_mb: int = 0
     # What it needs under every layout, as `memory_plan.Needs` reads it; empty: the two figures above.
     memory_needs: str = Field(default="", max_length=160, sa_column_kwargs={"server_default": ""})
+    devices: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # of one node, on which it runs
     line: str = Field(default="", max_length=24, sa_column_kwargs={"server_default": ""})  # of `shared/jobs/lines.py`
     work: float = 0.0  # megapixels x frames x steps; run times are proportional to it
     speed: str = Field(default="exact", max_length=16, sa_column_kwargs={"server_default": "exact"})  # the tier
@@ -123,6 +127,8 @@ class Job(SQLModel, table=True):
     # The device or node whose queue the dispatch message is on.
     dispatched_to: str | None = Field(default=None, max_length=96, sa_column_kwargs=stored("dispatched_to"))
     dispatched_at: float | None = Field(default=None, sa_column_kwargs=stored("dispatched_at"))
+    # Of a gang: the keys of its other devices, separated by blanks. They count while it is dispatched or running.
+    members: str = Field(default="", max_length=800, sa_column_kwargs={"server_default": ""})
     cancel_at: float | None = None  # when cancelling was requested
     # Of a running download: pause, or yield its slot.
     requested_action: str | None = Field(default=None, max_length=16, sa_column_kwargs=stored("requested_action"))
@@ -193,7 +199,8 @@ class Use(SQLModel, table=True):
     started_at: datetime | None = None
     finished_at: datetime
     seconds: float | None = None  # finished_at - started_at
-    device_seconds: float | None = None  # for which it held the device; None: `seconds`
+    device_seconds: float | None = None  # for which it held devices, summed over them; None: `seconds`
+    devices: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # on which it ran
     width: int
     height: int
     frames: int

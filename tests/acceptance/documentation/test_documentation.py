@@ -105,6 +105,19 @@ def test_the_page_of_the_speed_tiers(stack: Stack, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_of_the_gangs(stack: Stack, tmp_path: Path) -> None:
+    if shutil.which("jq") is None:
+        lacking("no jq on PATH")
+    script = "\n".join(code for _, code in blocks(DOCS / "gangs.md", "sh"))
+    done = as_read(script, tmp_path, seconds=200, WANWORKS_URL=stack.url)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert (tmp_path / "boat.mp4").read_bytes()[4:8] == b"ftyp"
+    assert '{"devices":2,"gang":["here/' in done.stdout
+    assert '"manifest":2}' in done.stdout
+    assert "8 is not supported by T2V-A14B; allowed: 1, 2, 4" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_page_of_the_client(stack: Stack, tmp_path: Path) -> None:
     (boats,) = [code for _, code in blocks(DOCS / "client.md", "json")]
     (tmp_path / "boats.jsonl").write_text(boats)

@@ -19,9 +19,11 @@ from workers.generation.pipelines.guidance import guides
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.resuming import Denoising, ResumableScheduler
 from workers.generation.pipelines.tiers.entering import entered
+from workers.generation.pipelines.together import Together, joined
 from workers.generation.pipelines.weights import loras
 from workers.generation.pipelines.weights.loading import LoadedModel
 from workers.generation.pipelines.weights.loras import FoundLora
+from workers.generation.seats import Seat
 
 MAX_TOKENS = 512  # the length that the models were trained with
 
@@ -46,11 +48,13 @@ def run(
     signals: Signals,
     room: Callable[[int], bool],
     denoising: Denoising,
+    seat: Seat | None = None,
 ) -> list[numpy.ndarray]:
     """Return the frames, each (height, width, 3) uint8, in exactly the requested number and size.
 
     `room` makes that many bytes available on the device if it can, and returns whether they are. `denoising` is
-    continued, and holds what was completed if this raises.
+    continued, and holds what was completed if this raises. `seat`: the place among several devices; only the first
+    one decodes, the others return no frames.
 
     Raises what `signals.check` raises, BadInput for a LoRA that does not fit, BadOutput for frames that are no image,
     and whatever torch raises when memory runs out.
@@ -59,8 +63,10 @@ def run(
     model.stops.check = signals.check
     try:
         if denoising.finished is None:
-            _denoise(model, pipeline, params, plan, image, found, prompts, signals, room, denoising)
+            _denoise(model, pipeline, params, plan, image, found, prompts, signals, room, denoising, seat)
         assert denoising.finished is not None
+        if seat is not None and seat.rank > 0:
+            return []
         with torch.no_grad():
             return _frames(model, denoising.finished, plan, signals, room)
     finally:
@@ -81,12 +87,13 @@ def _denoise(
     signals: Signals,
     room: Callable[[int], bool],
     denoising: Denoising,
+    seat: Seat | None,
 ) -> None:
     """Run all steps that are left."""
     with torch.no_grad(), loras.applied(pipeline, model.dtype, found, model.placement.adopt) as reports:
         signals.record("loras", reports)
-        with entered(model, params.speed) as tier:
-            latents = _latents(model, pipeline, params, plan, image, prompts, signals, room, denoising)
+        with entered(model, params.speed) as tier, joined(model, seat) as others:
+            latents = _latents(model, pipeline, params, plan, image, prompts, signals, room, denoising, others)
             signals.record("speed", tier.described())
     if not bool(torch.isfinite(latents).all()):
         raise BadOutput("the model produced values that are not finite numbers")
@@ -103,6 +110,7 @@ def _latents(
     signals: Signals,
     room: Callable[[int], bool],
     before: Denoising,
+    others: Together | None,
 ) -> torch.Tensor:
     signals.enter(Phase.ENCODING, None, None)
     guided = any(guides(params.guidance_scale, params.guidance_scale_2))
@@ -121,6 +129,8 @@ def _latents(
 
     def denoising() -> None:
         model.stops.denoising = lambda: None  # the first pass only
+        if others is not None:
+            model.stops.check = lambda: None  # all stop after the same step
         signals.enter(Phase.DENOISING, first, params.steps)
 
     def step_ended(_pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +138,10 @@ def _latents(
             torch.cuda.current_stream().synchronize()  # so that a reported step is complete
         before.completed(first + index + 1, tensors["latents"], pipeline.scheduler)
         signals.enter(Phase.DENOISING, first + index + 1, params.steps)
-        signals.check()
+        if others is None:
+            signals.check()
+        else:
+            others.agree(signals.check)
         return tensors
 
     model.stops.denoising = denoising
@@ -153,6 +166,7 @@ def _latents(
         max_sequence_length=MAX_TOKENS,
         output_type="latent",
     )
+    model.stops.check = signals.check
     latents: torch.Tensor = result.frames
     return latents
 

@@ -2,7 +2,16 @@
 
 import { changed, state } from "./state.js";
 
-const NUMBERS = new Set(["frames", "fps", "steps", "seed", "guidance_scale", "guidance_scale_2", "flow_shift"]);
+const NUMBERS = new Set([
+  "frames",
+  "fps",
+  "steps",
+  "seed",
+  "guidance_scale",
+  "guidance_scale_2",
+  "flow_shift",
+  "devices_per_job",
+]);
 const SPECIAL = new Set(["model_id", "image", "fallback", "webhook_progress"]); // added to the body separately
 
 export const MAX_LORAS = 8; // in one request

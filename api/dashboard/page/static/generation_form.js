@@ -61,6 +61,14 @@ export function fields(entry) {
         none: "none (native)",
       }),
       choice("speed", "Speed", entry.speeds, given.speed ?? entry.default_speed),
+      entry.team_sizes.length > 1
+        ? choice(
+            "devices_per_job",
+            "Devices",
+            entry.team_sizes.map(String),
+            String(given.devices_per_job ?? entry.devices_per_job),
+          )
+        : null,
       choice("output_format", "Format", entry.output_formats, given.output_format ?? "mp4"),
       choice("priority", "Priority", PRIORITIES, given.priority ?? "normal"),
     ),

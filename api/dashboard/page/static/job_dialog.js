@@ -135,7 +135,7 @@ function times(job) {
     fact("Started", moment(job.started_at)),
     fact("Ended", moment(job.finished_at)),
     fact("Duration", seconds(durationOf(job))),
-    fact("Ran on", [job.node, job.device].filter(Boolean).join(" / ") || NONE),
+    fact("Ran on", job.gang.join(", ") || [job.node, job.device].filter(Boolean).join(" / ") || NONE),
     fact("Attempt", job.attempt ? `${job.attempt}${job.failures ? ` (${job.failures} failed)` : ""}` : NONE),
     fact("Priority", job.priority),
   );
@@ -219,6 +219,7 @@ function settings(job) {
       fact("Seed", String(params.seed)),
       fact("Quantization", params.quantization),
       fact("Speed", speedOf(job)),
+      params.devices_per_job > 1 ? fact("Devices", String(params.devices_per_job)) : null,
       fact("Format", params.output_format),
       params.loras.length ? fact("LoRAs", params.loras.map((one) => `${one.name} × ${one.scale}`).join(", ")) : null,
     ),

@@ -1,0 +1,60 @@
+"""Jobs that run on several devices of a node at once: gangs.
+
+A gang is one row with one lease. `device_key` is its first device, whose worker claims and runs it; `members` names the
+others. While the row is dispatched or on its devices, the members are reserved. Nothing else says so, so whatever ends
+the attempt, or takes its device from it, frees all of them in the same transaction.
+"""
+
+from collections.abc import Iterable
+
+from sqlalchemy import bindparam, literal
+from sqlmodel import Session, col, select
+
+from shared.database.tables import Device, Job
+from shared.jobs.finishing import ON_DEVICE
+
+_RUNNING = col(Job.status) == literal("running", literal_execute=True)
+# Built once, because a device waits for its claim.
+_MEMBERS = select(Job.members).where(Job.id == bindparam("its_job_id"))
+_RESERVED = select(Job.members).where(_RUNNING, col(Job.devices) > literal(1, literal_execute=True), ON_DEVICE)
+_DEVICES = (
+    select(Device.key, Device.quarantined_at, Device.seen_at)
+    .where(col(Device.key).in_(bindparam("keys", expanding=True)))
+    .order_by(col(Device.key))
+    .with_for_update()
+)
+_OCCUPIED = select(Job.id).where(_RUNNING, ON_DEVICE, col(Job.device_key).in_(bindparam("keys", expanding=True)))
+
+
+def keys_of(members: str) -> tuple[str, ...]:
+    """Return the device keys of a row's `members`."""
+    return tuple(members.split())
+
+
+def joined(keys: Iterable[str]) -> str:
+    """Return the keys as a row keeps them."""
+    return " ".join(keys)
+
+
+def locked(session: Session, job_id: str, device_key: str) -> tuple[str, ...] | None:
+    """Lock the devices of a gang in the order of their keys. Return the keys of its members; none for a single job.
+
+    Return None if one of the devices accepts no jobs or runs one. Call it before the device is locked otherwise.
+    """
+    members = keys_of(session.execute(_MEMBERS, {"its_job_id": job_id}).scalar() or "")
+    if not members:
+        return members
+    found = session.execute(_DEVICES, {"keys": [device_key, *members]}).all()
+    closed = any(quarantined is not None or seen_at == 0.0 for _, quarantined, seen_at in found)
+    if closed or len(found) <= len(members):
+        return None
+    return members if session.execute(_OCCUPIED, {"keys": list(members)}).first() is None else None
+
+
+def are_free(session: Session, device_key: str, members: Iterable[str]) -> bool:
+    """Return whether no running gang has one of these devices as a member.
+
+    Every claim locks its devices first, so of two claims that share a device the later one sees the earlier.
+    """
+    wanted = {device_key, *members}
+    return all(wanted.isdisjoint(keys_of(taken)) for taken in session.execute(_RESERVED).scalars())

@@ -7,23 +7,25 @@ the attempt, or takes its device from it, frees all of them in the same transact
 
 from collections.abc import Iterable
 
-from sqlalchemy import bindparam, literal
+from sqlalchemy import bindparam
 from sqlmodel import Session, col, select
 
 from shared.database.tables import Device, Job
 from shared.jobs.finishing import ON_DEVICE
+from shared.states import JobState
 
-_RUNNING = col(Job.status) == literal("running", literal_execute=True)
 # Built once, because a device waits for its claim.
 _MEMBERS = select(Job.members).where(Job.id == bindparam("its_job_id"))
-_RESERVED = select(Job.members).where(_RUNNING, col(Job.devices) > literal(1, literal_execute=True), ON_DEVICE)
+_RESERVED = select(Job.members).where(Job.status == JobState.RUNNING, col(Job.devices) > 1, ON_DEVICE)
 _DEVICES = (
     select(Device.key, Device.quarantined_at, Device.seen_at)
     .where(col(Device.key).in_(bindparam("keys", expanding=True)))
     .order_by(col(Device.key))
     .with_for_update()
 )
-_OCCUPIED = select(Job.id).where(_RUNNING, ON_DEVICE, col(Job.device_key).in_(bindparam("keys", expanding=True)))
+_OCCUPIED = select(Job.id).where(
+    Job.status == JobState.RUNNING, ON_DEVICE, col(Job.device_key).in_(bindparam("keys", expanding=True))
+)
 
 
 def keys_of(members: str) -> tuple[str, ...]:

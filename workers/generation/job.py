@@ -37,11 +37,11 @@ from workers.generation.context import Decoded, GenerationContext, Report
 from workers.generation.finishing.ending import Ending
 from workers.generation.finishing.leaving import Leaving
 from workers.generation.gang.gathering import gathered
-from workers.generation.seats import Member
 from workers.generation.link import Link
 from workers.generation.publishing import sender
 from workers.generation.read_ahead import read_ahead
 from workers.generation.reporter import Reporter
+from workers.generation.seats import Member
 
 if TYPE_CHECKING:
     import numpy

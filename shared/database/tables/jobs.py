@@ -12,7 +12,6 @@ _OF_NODES = text("target_node IS NOT NULL")
 _OWNED = text("owner IS NOT NULL")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
 _QUEUED = text("status = 'queued'")
-_GANG = text("status = 'running' AND devices > 1")
 _DISPATCHED = text(f"status = 'queued' AND {COLUMNS['dispatched_to']} IS NOT NULL")
 
 
@@ -48,8 +47,6 @@ class Job(SQLModel, table=True):
         # The jobs of one key.
         Index("ix_jobs_owner", "owner", "id", sqlite_where=_OWNED, postgresql_where=_OWNED),
         # The jobs of one kind in order. Lists merge these.
-        # The few running jobs that hold several devices.
-        Index("ix_jobs_gangs", "devices", sqlite_where=_GANG, postgresql_where=_GANG),
         Index("ix_jobs_kind", "status", "type", "model_id", "id"),
         Index(
             "ix_jobs_owner_kind",

@@ -90,6 +90,9 @@ def test_a_gang_begins_only_while_all_its_devices_accept_jobs_and_are_free(datab
     nodes.deregister_device(database, "n/2", 1)
     assert claimed(database, waiting, 0) is None
     registered(database, 3)
+    dispatch.mark_dispatched(database, [(waiting.id, "n/0")])  # as by a dispatcher that knows no members
+    assert claimed(database, waiting, 0) is None
+    dispatch.mark_dispatched(database, [(waiting.id, "n/0")], {waiting.id: "n/2"})
     assert claimed(database, waiting, 0) is not None
 
 

@@ -284,13 +284,14 @@ class Running:
     mock: bool
     finishing: bool  # it has left the device to the next job
     lease_seconds: float  # until its lease expires
+    leased_seconds: float  # from its claim until its lease expires
 
 
 def running_on(database: Database, worker: str) -> list[Running]:
     """Return the attempts that run on this worker, by the rows."""
     lapsed, cancelled_for = col(Job.lease_until) < epoch_now(), epoch_now() - col(Job.cancel_at)
-    left = col(Job.lease_until) - epoch_now()
-    columns = (Job.id, Job.attempt, lapsed, cancelled_for, Job.pid, Job.model_id, Job.mock, _FINISHING, left)
+    left, leased = col(Job.lease_until) - epoch_now(), col(Job.lease_until) - col(Job.claimed_at)
+    columns = (Job.id, Job.attempt, lapsed, cancelled_for, Job.pid, Job.model_id, Job.mock, _FINISHING, left, leased)
     query = select(*columns).where(  # type: ignore[call-overload]
         col(Job.worker) == worker, col(Job.status) == JobState.RUNNING
     )

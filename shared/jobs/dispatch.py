@@ -230,6 +230,13 @@ def next_on(database: Database, device_key: str) -> Job | None:
         return session.exec(query).one_or_none()
 
 
+def is_on(database: Database, job_id: str, device_key: str) -> bool:
+    """Return whether the job is queued and dispatched to this device."""
+    query = select(Job.id).where(QUEUED, col(Job.id) == job_id, col(Job.dispatched_to) == device_key)
+    with database.read() as session:
+        return session.exec(query).first() is not None
+
+
 @settled
 def recall(database: Database, job_ids: Collection[str] | None = None) -> int:
     """Recall all dispatches, or those of these jobs, so that the jobs are placed again. Return how many."""

@@ -7,6 +7,7 @@ files of attempts that did not win, which no row names, and unfinished uploads.
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -350,7 +351,11 @@ class _Object:
 
 
 def _piece(job_id: str, attempt: int) -> str:
-    return f"{job_id}.{attempt}"
+    """Return the name of this process's folder for an attempt.
+
+    Another one may hold the same: a process that has fetched inputs for an attempt which it did not get.
+    """
+    return f"{job_id}.{attempt}.{os.getpid()}"
 
 
 def _age_seconds(moment: datetime) -> float:

@@ -9,6 +9,7 @@ delivers only after the task before has ended, then finds the attempt running an
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future
@@ -62,6 +63,7 @@ class Ahead:
         self._device_key = device_key
         self._lock = threading.Lock()
         self._running: dict[str, Future[bool | None]] = {}
+        self._turns: dict[str, Turn] = {}
         self._answered: str | None = None  # the job whose message was answered last
         self.run: Callable[[str, str], bool | None] = lambda _job_type, _job_id: None
         """Claims and runs a job (type, id), as the runner sets it. Returns None if the job could not be claimed."""
@@ -72,17 +74,30 @@ class Ahead:
         """Answer a dispatch message: wait for the end of a job that was begun ahead, and return or raise as its run.
 
         Return None if it was not begun, or could not be claimed. Other jobs that were begun end first: their messages
-        were lost, and they hold the device.
+        were lost, and they hold the device. A message that does not apply any more waits for nothing.
         """
         with self._lock:
             self._answered = job_id
             mine = self._running.pop(job_id, None)
         # After a run that ended before its message came, the job may have been dispatched again: the claim decides.
-        if mine is not None and (not mine.done() or isinstance(mine.exception(), JobFailed | Cancelled)):
+        if mine is not None and (not mine.done() or _has_ended_job(mine)):
             return mine.result()
+        # As long as this job is dispatched to the device no other one is, so nothing else is begun meanwhile.
         while others := [run for run in list(self._running.values()) if not run.done()]:
-            futures.wait(others)
+            if not self._is_dispatched(job_id):
+                return None
+            futures.wait(others, timeout=_EXPECT_SECONDS)
         return None
+
+    def holds(self, job_id: str, turn: Turn) -> None:
+        """Record that the job, which is claimed, has this turn on the device."""
+        self._turns[job_id] = turn
+
+    def end_turn(self, job_id: str) -> None:
+        """End the turn of a job whose row says that it has left the device or has ended."""
+        turn = self._turns.pop(job_id, None)
+        if turn is not None:
+            turn.end()
 
     def look(self, turn: Turn, begin: Callable[[Job, Turn], bool], abandon: Callable[[str], None]) -> None:
         """Look for the next job in a thread, begin it and run it after this turn.
@@ -130,11 +145,13 @@ class Ahead:
                     abandon(job.id)  # nothing is left of it unless the claim failed
         except DeviceFailed as error:
             self.end_process(str(error))
-            run.set_exception(error)
+            run.set_exception(error.with_traceback(None))
         except BaseException as error:
             if not isinstance(error, AttemptStopped | JobFailed):
                 log.warning("job %s: %r", job.id, error)
-            run.set_exception(error)
+            # The runner has logged it. Its stack would keep the frames of the video.
+            clear_stack(error)
+            run.set_exception(error.with_traceback(None))
         else:
             run.set_result(ended)
 
@@ -154,8 +171,31 @@ class Ahead:
                 return job
             time.sleep(_LOOK_SECONDS)
 
+    def _is_dispatched(self, job_id: str) -> bool:
+        try:
+            return dispatch.is_on(self._database, job_id, self._device_key)
+        except (Unavailable, StoreFull):
+            return True
+
     def _dispatched(self) -> Job | None:
         try:
             return dispatch.next_on(self._database, self._device_key)
         except (Unavailable, StoreFull):
             return None
+
+
+def clear_stack(error: BaseException) -> None:
+    """Drop what the variables hold on the stacks of the error and of those that led to it. Their lines stay."""
+    seen: set[int] = set()
+    chain = [error]
+    while chain:
+        one = chain.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            chain += [cause for cause in (one.__cause__, one.__context__) if cause is not None]
+
+
+def _has_ended_job(run: "Future[bool | None]") -> bool:
+    error = run.exception()
+    return isinstance(error, JobFailed | Cancelled) if error is not None else run.result() is True

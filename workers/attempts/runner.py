@@ -115,7 +115,11 @@ class Runner:
         with logs.bound(job_id=job.id, attempt=job.attempt), attempt_span(job) as span:
             celery.wake(self._redis)  # the next job can now be dispatched to this device
             self._report(job)
-            return self._carry_out(job, handler, span)
+            try:
+                return self._carry_out(job, handler, span)
+            finally:
+                if self._ahead is not None:
+                    self._ahead.end_turn(job.id)
 
     def finish(self, job: Job, handler: Handler) -> None:
         """Run the rest of an attempt that another process has handed over. Raises what `run` raises."""

@@ -3,10 +3,9 @@
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from shared.catalogue.models import Catalogue
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.errors import BadInput, Fenced, ModelUnavailable, NotFound, StoreFull
+from shared.errors import BadInput, DeviceFailed, Fenced, ModelUnavailable, NotFound, StoreFull
 from shared.insight import tier_measurements
 from shared.jobs.attempts import Claimant
 from shared.jobs.durations import PhaseTimes, phase_times
@@ -27,7 +26,8 @@ from shared.settings import Settings
 from shared.states import Phase
 from shared.storage.store import Store
 from shared.stored_names import LOADED_MODEL_KEY
-from workers.attempts.ahead import Ahead, Turn
+from shared.telemetry import logs
+from workers.attempts.ahead import Ahead, Turn, clear_stack
 from workers.attempts.handover import Handovers
 from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.persisting import persist
@@ -95,21 +95,27 @@ class GenerationHandler:
         self._device = ThreadPoolExecutor(1, "device")
         self._lock = threading.Lock()
         self._begun: _Begun | None = None
+        self._compiled: set[tuple[object, ...]] = set()  # what this process has compiled for
         self._generations: dict[str, int] = {}  # of the files that the loaded models come from
         self._reported_models: list[dict[str, Any]] = []
         self._phase_times: dict[tuple[object, ...], tuple[float, PhaseTimes]] = {}
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any] | None:
         begun = self._take(job)
+        if begun is not None and self._is_stale(replicas.generations(self._database, self._settings.node)):
+            self._drop(begun)
+            begun = None
         if begun is None:
             self.drop_stale()
             begun = self._prepared(job, job.attempt, gathered(self._database, job, heartbeat.check))
             begun.decode = partial(_decoded, begun)
+        if self._ahead is not None:
+            self._ahead.holds(job.id, begun.turn)
         try:
             return self._carried_on(job, heartbeat, begun)
         finally:
             begun.link.abandon()
-            begun.turn.end()
+            begun.turn.free_device(decoded=False)
 
     def _carried_on(self, job: Job, heartbeat: Heartbeat, begun: "_Begun") -> dict[str, Any] | None:
         params, entry = begun.context.params, begun.context.entry
@@ -125,8 +131,11 @@ class GenerationHandler:
             keep = leaving.frames.add if leaving is not None else None
             begun.link.bind(self._watched(reporter, begun.turn), heartbeat.check, keep)
             made, frames = begun.decode()
+            if _compiles(params):
+                self._compiled.add(_shape(params))
             made = replace(made, speed=self._tier(params, made.speed))
             if leaving is not None and leaving.leave(made, heartbeat, reporter, self.report_loaded):
+                begun.turn.end()
                 return None
         folder = self._store.attempt_dir(job.id, job.attempt)
         return self._ending.complete(job, made, frames, folder, heartbeat, reporter)
@@ -189,16 +198,23 @@ class GenerationHandler:
     def _begin(self, job: Job, before: Turn) -> bool:
         """Begin a job that is not claimed yet, on the device after the turn before. Return whether it may begin so.
 
-        A gang may not: only the claim gives it its other devices.
+        A gang may not: only the claim gives it its other devices. Neither may a job that has failed before: if it ends
+        this process, the job before it would count a failure too. Nor one that would compile, which cannot be stopped.
         """
-        if job.type != GENERATION or job.devices > 1:
+        if job.type != GENERATION or job.devices > 1 or job.failures:
             return False
-        if self._is_stale(replicas.generations(self._database, self._settings.node)):
+        now = replicas.generations(self._database, self._settings.node)
+        if self._is_stale(now):
             return False
         begun = self._prepared(job, job.attempt + 1)  # as the claim will number it
+        if _compiles(begun.context.params) and _shape(begun.context.params) not in self._compiled:
+            return False
+        self._generations = now
         begun.decode = self._device.submit(_decoded_after, before, begun).result
         with self._lock:
-            self._begun = begun
+            left, self._begun = self._begun, begun
+        if left is not None:
+            left.link.abandon()
         return True
 
     def _take(self, job: Job) -> "_Begun | None":
@@ -221,10 +237,17 @@ class GenerationHandler:
 
     def _drop(self, begun: "_Begun") -> None:
         begun.link.abandon()
-        with suppress(Exception):  # it ends at the next block, or has failed; nobody needs to know
+        failed = None
+        try:
             begun.decode()
+        except DeviceFailed as error:
+            failed = error
+        except Exception as error:  # it ends at the next block, or has failed: its attempt will find that again
+            log.debug("job %s: what was begun of it ended: %r", begun.context.job_id, error)
         begun.turn.end()
         self._store.release_inputs(begun.context.job_id, begun.context.attempt)
+        if failed is not None and self._ahead is not None:
+            self._ahead.end_process(str(failed))
 
     def _leaving(self, job: Job, frames: int) -> Leaving | None:
         """Return the attempt's way to the process that finishes it; None if this process must."""
@@ -325,8 +348,19 @@ def _decoded_after(before: Turn, begun: _Begun) -> "tuple[Decoded, list[numpy.nd
     if not before.wait_until_free():
         raise Fenced()
     try:
-        return _decoded(begun)
+        with logs.bound(job_id=begun.context.job_id, attempt=begun.context.attempt):
+            return _decoded(begun)
     except BaseException as error:
-        # The error is kept by another thread. The tensors in the frames of its stack must not stay on the device.
-        traceback.clear_frames(error.__traceback__)
+        # Another thread keeps the error. The tensors that its stack holds must not stay on the device.
+        clear_stack(error)
         raise
+
+
+def _compiles(params: GenerationParams) -> bool:
+    return params.speed != "exact"
+
+
+def _shape(params: GenerationParams) -> tuple[object, ...]:
+    """Return what decides which graphs a job needs."""
+    lora = tuple(sorted(lora.name for lora in params.loras))
+    return (params.model_id, params.quantization, params.speed, params.width, params.height, params.frames, lora)

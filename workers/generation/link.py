@@ -16,7 +16,7 @@ class Link:
     """The callbacks of a generation's context. Safe to call from any thread.
 
     Before the claim, a generation may encode its prompt and compute its first step, and then waits. So nothing is
-    loaded, evicted, decoded or reported for a job that this device may not get.
+    loaded, decoded or reported for a job that this device may not get.
     """
 
     def __init__(self) -> None:

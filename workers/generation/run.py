@@ -143,7 +143,9 @@ class _Clock:
         if phase != self._phase:
             self._close()
             self._phase, self._since = phase, time.perf_counter()
+        began = time.perf_counter()
         self._report(phase, step, steps)
+        self._since += time.perf_counter() - began  # it may wait for the claim
 
     def timings(self) -> dict[str, float]:
         self._close()

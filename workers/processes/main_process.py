@@ -38,8 +38,8 @@ _PASS_SECONDS = 2.0
 # A running job without a child is returned after this number of passes: a child reports that it has begun
 # within milliseconds of its claim.
 _UNCARRIED_PASSES = 3
-# A child runs a job whose message is not known here if it has renewed the lease within so many heartbeats.
-_HEARTBEATS = 1.5
+# A child runs a job whose message is not known here if it has renewed its lease, or was to do so within this time.
+_RENEWAL_SECONDS = 2.0
 # The children that this process has ended because nothing ran in them. Celery may send one a job at that moment.
 _ended_idle: set[int] = set()
 
@@ -184,9 +184,16 @@ class Guard:
             if (row.job_id, row.pid) in carried or _is_kept(row):
                 continue
             passes = seen[row.job_id, row.attempt] = self._uncarried.get((row.job_id, row.attempt), 0) + 1
-            if passes >= _UNCARRIED_PASSES:
+            if passes >= _UNCARRIED_PASSES and self._has_died(row):
+                recover("The worker process died", row.pid)
+            elif passes >= _UNCARRIED_PASSES:
                 _give_back(row.job_id, row.attempt, "no process of this worker runs it")
         self._uncarried = seen
+
+    def _has_died(self, row: Running) -> bool:
+        """Return whether the child that ran the job is gone and was not noticed, as no message of its job was known."""
+        gone = row.pid is not None and row.pid not in {child.pid for child in active_children()}
+        return gone and not row.finishing and row.leased_seconds > process.settings().lease_seconds + 0.01
 
     def _evict_stale(self) -> None:
         """End an idle child that holds a model whose files were found wrong or were removed; the next one is fresh."""
@@ -247,17 +254,22 @@ def _job_requests() -> list[tuple[str, int]]:
 
 
 def _begun_ahead() -> set[tuple[str, int]]:
-    """Return (job id, process) of the jobs that a device's child runs by the rows: it renews their leases.
+    """Return (job id, process) of the jobs that a device's child runs by the rows: it has renewed their leases.
 
-    Such a job may have begun before its dispatch message came.
+    Such a job may have begun before its dispatch message came. A claim that was not confirmed is never renewed.
     """
     if process.role() != "gpu":
         return set()
     children = {child.pid for child in active_children()}
     settings = process.settings()
-    fresh = settings.lease_seconds - _HEARTBEATS * settings.heartbeat_seconds
+    margin = settings.heartbeat_seconds + _RENEWAL_SECONDS
     rows = attempts.running_on(process.database(), process.worker_name())
-    alive = [row for row in rows if not row.finishing and row.lease_seconds > fresh]
+    alive = [
+        row
+        for row in rows
+        if not row.finishing
+        and (row.lease_seconds > settings.lease_seconds - margin or row.leased_seconds > settings.lease_seconds + 0.01)
+    ]
     return {(row.job_id, row.pid) for row in alive if row.pid is not None and row.pid in children}
 
 

@@ -3,9 +3,12 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from sqlalchemy import update
+from sqlmodel import col
 
 from shared.catalogue.job_types import GENERATION
 from shared.cluster import nodes
@@ -25,6 +28,7 @@ from workers.attempts.ahead import Ahead, Turn
 from workers.attempts.handover import Handovers
 from workers.attempts.runner import Runner
 from workers.generation import run
+from workers.generation.finishing.ending import Ending
 from workers.generation.finishing.leaving import Leaving
 from workers.generation.job import GenerationHandler
 
@@ -245,6 +249,101 @@ def test_a_job_whose_message_was_lost_keeps_the_device_from_the_next_one(
     decoding.let_all_go()
     assert message.result(PATIENCE) is False
     assert worker.status(third) == (JobState.RUNNING, 1, Phase.FINISHING)
+
+
+def test_a_message_that_does_not_apply_any_more_waits_for_no_other_job(
+    worker: Worker, decoding: Held, leaving: Held
+) -> None:
+    first, moved, following = worker.dispatched(), worker.dispatched(), None
+    dispatch.mark_dispatched(worker.database, [(moved.id, "here/1")])
+    following = worker.dispatched()
+    leaving.let_all_go()
+    answer = worker.receives(first)
+    decoding.let_go(first.id)
+    answer.result(PATIENCE)
+    wait_for(lambda: worker.status(following)[0] == JobState.RUNNING, PATIENCE, "for the claim of the next job")
+    assert worker.receives(moved).result(PATIENCE) is False
+    assert worker.status(following)[0] == JobState.RUNNING, "it is still on the device"
+    decoding.let_all_go()
+
+
+@pytest.mark.parametrize("ends", ["succeeds", "fails"])
+def test_the_next_job_is_not_claimed_before_the_end_of_one_that_its_child_finishes_itself(
+    worker: Worker, decoding: Held, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    first, second = worker.dispatched(), worker.dispatched()
+    monkeypatch.setattr(Leaving, "leave", lambda *_: False)
+    decoding.off = True
+    written = Held()
+    write = attempts.succeed if ends == "succeeds" else attempts.fail
+
+    def slow(database: Database, job_id: str, *rest: Any, **more: Any) -> Job:
+        if job_id == first.id:
+            written.at(job_id)
+        return write(database, job_id, *rest, **more)
+
+    def failing(_ending: Any, job: Job, *_: Any, **__: Any) -> dict[str, Any]:
+        if ends == "fails" and job.id == first.id:
+            raise BadInput("wrong")
+        return {}
+
+    monkeypatch.setattr(attempts, write.__name__, slow)
+    monkeypatch.setattr(Ending, "complete", failing)
+    answer = worker.receives(first)
+    wait_for(lambda: first.id in written.reached and second.id in decoding.reached, PATIENCE, "for both jobs")
+    assert worker.status(second) == (JobState.QUEUED, 0, None)
+    written.let_all_go()
+    with suppress(JobFailed):
+        answer.result(PATIENCE)
+    wait_for(lambda: worker.status(second)[0] == JobState.SUCCEEDED, PATIENCE, "for the end of the second job")
+    first_row, second_row = (records.get(worker.database, job.id) for job in (first, second))
+    assert first_row.finished_at is not None
+    assert second_row.started_at is not None
+    assert first_row.finished_at <= second_row.started_at
+
+
+def test_a_job_that_has_failed_before_does_not_begin_beside_another(
+    worker: Worker, decoding: Held, leaving: Held
+) -> None:
+    first, second = worker.dispatched(), worker.dispatched()
+    with worker.database.write() as session:
+        session.connection().execute(update(Job).where(col(Job.id) == second.id).values(failures=1))
+    answer = worker.receives(first)
+    decoding.let_go(first.id)
+    wait_for(lambda: first.id in leaving.reached, PATIENCE, "for the frames of the first job")
+    wait_for(lambda: second.id in worker.ahead._running, PATIENCE, "until the second job is found")
+    leaving.let_all_go()
+    answer.result(PATIENCE)
+    assert decoding.reached == [first.id]
+    assert worker.status(second) == (JobState.QUEUED, 0, None)
+    worker.handovers.waiting()[0].discard()
+    decoding.let_all_go()
+    worker.receives(second).result(PATIENCE)
+    assert worker.status(second) == (JobState.RUNNING, 1, Phase.FINISHING)
+
+
+def test_a_device_that_fails_in_a_job_that_is_dropped_ends_the_process(
+    worker: Worker, decoding: Held, leaving: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = worker.dispatched(), worker.dispatched()
+    mock = run._mock
+
+    def failing(context: Any) -> Any:
+        if context.job_id == second.id:
+            decoding.at(second.id)
+            raise DeviceFailed(FaultKind.CUDA_ERROR, "an illegal address")
+        return mock(context)
+
+    monkeypatch.setattr(run, "_mock", failing)
+    answer = worker.receives(first)
+    decoding.let_go(first.id)
+    wait_for(lambda: second.id in decoding.reached, PATIENCE, "for the second job on the device")
+    dispatch.recall(worker.database, [second.id])
+    decoding.let_all_go()
+    leaving.let_all_go()
+    answer.result(PATIENCE)
+    wait_for(lambda: bool(worker.ended_for), PATIENCE, "for the end of the process")
+    assert records.get(worker.database, second.id).failures == 0
 
 
 def test_a_device_that_fails_in_a_job_begun_ahead_ends_the_process(

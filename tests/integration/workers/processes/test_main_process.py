@@ -144,6 +144,15 @@ def test_an_attempt_without_a_request_is_left_alone_as_long_as_a_child_renews_it
     assert main_process._is_idle() != renews
 
 
+def test_the_death_of_a_child_that_ran_a_job_without_a_request_counts(guard: Guard, database: Database) -> None:
+    job = claimed(database, accepted(database).id, replace(CLAIMANT, pid=7))
+    attempts.renew(database, job.id, 1, process.settings().lease_seconds + 1.0)
+    for _ in range(3):
+        guard._watch()
+    after = records.get(database, job.id)
+    assert (after.status, after.failures) == (JobState.QUEUED, 1)
+
+
 @pytest.mark.parametrize("error", [Ignore(), WorkerLostError("killed"), Terminated(9)])
 def test_the_end_of_a_task_takes_no_other_job_from_its_child_unless_the_child_died(
     guard: Guard, database: Database, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from shared import clock
 from shared.catalogue.job_types import BENCHMARK, GENERATION, BenchmarkParams
+from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import TierMeasurement, Use
 from shared.insight import tier_measurements
@@ -19,7 +20,7 @@ from shared.jobs.records import Accepted, NewJob
 from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
-from shared.storage.directory import DirectoryStore
+from shared.storage.store import open_store
 from tests.support import working
 from tests.support.generating import snapshots
 from tests.support.jobs import DEMO, UNCOUNTED, hold, new_job
@@ -86,7 +87,8 @@ def runner(settings_here: Settings, database: Database, monkeypatch: pytest.Monk
     monkeypatch.setattr(compiling, "_BACKEND", {"backend": "eager"})
     compiling._compiled.cache_clear()
     device = discovery.this_device()
-    progress, store = Progress(RestingRedis(settings_here.redis)), DirectoryStore(settings_here.store_dir)
+    progress = Progress(RestingRedis(settings_here.redis))
+    store = open_store(settings_here, lambda: nodes.agreed(database, "store"), create=True)
     works = GenerationHandler(settings_here, database, DEMO, store, progress, working.HERE, device.name)
     benchmarks = BenchmarkHandler(settings_here, database, DEMO, progress, device, works)
     yield Runner(settings_here, database, working.HERE, {GENERATION: works, BENCHMARK: benchmarks}, UNCOUNTED)

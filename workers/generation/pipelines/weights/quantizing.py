@@ -6,7 +6,8 @@
   (time, text and image embeddings, modulation) and the head stay in bfloat16, because they are small and every block
   depends on them. Norms stay in float32 in both forms.
 
-torchao is imported only where a form is used, because that takes seconds.
+torchao and diffusers are imported only where a form is used: that takes seconds and much memory, and a process that
+only casts weights needs neither.
 """
 
 from collections.abc import Iterable
@@ -14,8 +15,6 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-from diffusers import TorchAoConfig
-from diffusers.quantizers import DiffusersAutoQuantizer
 
 from shared.models.prepared import FP8_MULTIPLE, KEPT_IN_FP32, QUANTIZED_FORMS, Form
 
@@ -29,14 +28,18 @@ def form_of(quantization: str) -> Quantized | None:
     return next((form for form in QUANTIZED_FORMS if form == quantization), None)
 
 
-def config(form: Quantized) -> TorchAoConfig:
+def config(form: Quantized) -> Any:
     """Return the configuration with which diffusers quantizes while it loads."""
+    from diffusers import TorchAoConfig
+
     kept = list(_NOT_IN_FP8) if form == "fp8" else None
     return TorchAoConfig(_recipe(form), modules_to_not_convert=kept)
 
 
 def quantizer(model: Any, form: Quantized) -> Any:
     """Return diffusers' quantizer for a model whose weights are quantized already. Loading a LoRA asks for it."""
+    from diffusers.quantizers import DiffusersAutoQuantizer
+
     made = DiffusersAutoQuantizer.from_config(config(form), pre_quantized=False)
     made.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=list(KEPT_IN_FP32))
     return made

@@ -4,6 +4,8 @@ import hashlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 
 from shared.errors import CannotPrepare, StoreFull
 from shared.models import prepared
+from tests.support.places import ROOT
 from tests.support.prepared_models import cache_of, own, prepared_here, with_equal_parts
 from workers.models.fetch.partials import delete_orphans
 from workers.models.preparing import converter, plan, writing
@@ -268,3 +271,12 @@ def test_a_partial_file_is_locked_while_it_is_written(models: Path, monkeypatch:
     monkeypatch.setattr(Converter, "convert", watched)
     assert run(models).copies
     assert set(seen) == {0}
+
+
+def test_a_process_that_writes_copies_loads_libraries_of_models_only_to_quantize() -> None:
+    program = (
+        "import sys, workers.generation.pipelines.weights.preparing\n"
+        "print(sorted({'diffusers', 'torchao', 'transformers'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert (ran.stdout, ran.stderr) == ("[]\n", "")

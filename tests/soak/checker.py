@@ -18,6 +18,7 @@ from tests.soak.job_rules import (
     equal_jobs_make_equal_bytes,
     every_accepted_job_ends,
     every_end_reaches_its_webhook,
+    no_job_fails_without_a_cause,
     one_key_is_one_job,
     one_use_for_each_generation,
     what_is_served_is_the_winners,
@@ -42,6 +43,7 @@ def check(history: History) -> list[Violation]:
 
 RULES: tuple[Rule, ...] = (
     every_accepted_job_ends,
+    no_job_fails_without_a_cause,
     an_end_stays,
     all_tell_the_same_end,
     an_attempt_never_falls,

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.soak.history import Recorder
 from tests.soak.installation import Installation, start_ticks
+from tests.soak.job_rules import UNFORESEEN_ERROR
 from tests.soak.plan import Strike
 from tests.soak.receiver import Receiver
 
@@ -326,7 +327,7 @@ _FAULTS: tuple[Fault, ...] = (
     Fault("lose commits", _cut_commits("before"), (3.0, 10.0), weight=3, only="postgresql"),
     Fault("fill the store", _order("disk-full", ""), (2.0, 6.0), weight=2),
     Fault("out of memory in a generation", _in_pipeline("memory"), (10.0, 10.0)),
-    Fault("an error in a generation", _in_pipeline("error"), (10.0, 10.0), weight=1),
+    Fault(UNFORESEEN_ERROR, _in_pipeline("error"), (10.0, 10.0), weight=1),
     Fault("an exit in a generation", _in_pipeline("exit"), (10.0, 10.0)),
     Fault("a segmentation fault in a generation", _in_pipeline("segv"), (10.0, 10.0)),
     *(

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from tests.soak.history import Event, History
 from tests.soak.violations import ENDS, GENERATION, Violation, accepted_jobs, rows_of, says_end, types_of, violated
 
+UNFORESEEN_ERROR = "an error in a generation"  # the fault that is one
+
 
 def every_accepted_job_ends(history: History) -> Iterator[Violation]:
     """An accepted job ends as succeeded, failed or cancelled."""
@@ -19,6 +21,17 @@ def every_accepted_job_ends(history: History) -> Iterator[Violation]:
         if job not in accepted_jobs(history) and row["status"] not in ENDS:
             said = f"a job that was not submitted by the load ({row['type']}) is still {row['status']}"
             yield violated(every_accepted_job_ends, history, job, said)
+
+
+def no_job_fails_without_a_cause(history: History) -> Iterator[Violation]:
+    """Only as many jobs fail by an unforeseen error as such errors were ordered."""
+    ordered = sum(event.facts["name"] == UNFORESEEN_ERROR for event in history.of("fault"))
+    failed = [
+        job for job, row in sorted(rows_of(history).items()) if (row["error"] or {}).get("code") == "internal_error"
+    ]
+    if len(failed) > ordered:
+        said = f"{len(failed)} jobs failed by an unforeseen error, and {ordered} were ordered"
+        yield violated(no_job_fails_without_a_cause, history, failed[0], said)
 
 
 def an_end_stays(history: History) -> Iterator[Violation]:

@@ -72,7 +72,8 @@ def _pipeline(module: Any) -> None:
     run = module.run
 
     def faulty(*args: Any) -> Any:
-        *others, signals, room, denoising = args
+        (place,) = (at for at, one in enumerate(args) if hasattr(one, "enter") and hasattr(one, "check"))
+        signals = args[place]
         stage = ["encoding"]
 
         def enter(phase: Any, *more: Any) -> None:
@@ -84,7 +85,7 @@ def _pipeline(module: Any) -> None:
             _strike_device(stage[0])
             signals.check()
 
-        return run(*others, dataclasses.replace(signals, enter=enter, check=check), room, denoising)
+        return run(*args[:place], dataclasses.replace(signals, enter=enter, check=check), *args[place + 1 :])
 
     module.run = faulty
 

@@ -163,6 +163,7 @@ def _hooked(*messages: dict[str, Any]) -> Forged:
 _BROKEN: list[tuple[Callable[[History], Any], Forged]] = [
     (checker.every_accepted_job_ends, Forged(status="queued").leaving(uses=(), files=())),
     (checker.every_accepted_job_ends, Forged().leaving(rows=(row(), row(OTHER, type="cleanup", status="queued")))),
+    (checker.no_job_fails_without_a_cause, Forged(status="failed", error={"code": "internal_error"})),
     (checker.an_end_stays, Forged().seen(5.0, "succeeded").seen(6.0, "running")),
     (checker.an_end_stays, Forged().seen(5.0, "failed").seen(6.0, "succeeded")),
     (checker.all_tell_the_same_end, Forged().seen(5.0, "failed", by="events")),

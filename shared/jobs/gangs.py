@@ -1,8 +1,8 @@
 """Jobs that run on several devices of a node at once: gangs.
 
 A gang is one row with one lease. `device_key` is its first device, whose worker claims and runs it; `members` names the
-others. While the row is dispatched or on its devices, the members are reserved. Nothing else says so, so whatever ends
-the attempt, or takes its device from it, frees all of them in the same transaction.
+others. While the row is dispatched or on its devices, the members are reserved. The row is the only record of that, so
+whatever ends the attempt, or takes its device from it, frees all of them in the same transaction.
 """
 
 from collections.abc import Iterable

@@ -21,7 +21,7 @@ _MOST_DIFFERENCE = 0.2
 
 
 def fp8(table: Table, device: torch.device, size: Size) -> None:
-    """Compare a transformer in fp8 with the same one in bf16. Says so where the card does not have it."""
+    """Compare a transformer in fp8 with the same one in bf16. Report it if the card cannot compute in fp8."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _NEEDED:
         print("Not measured: this card has no fp8; it needs compute capability 8.9.")
         return

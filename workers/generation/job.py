@@ -102,7 +102,7 @@ class GenerationHandler:
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any] | None:
         begun = self._take(job)
-        if begun is not None and self._is_stale(replicas.generations(self._database, self._settings.node)):
+        if begun is not None and not self._may_go_on(begun):
             self._drop(begun)
             begun = None
         if begun is None:
@@ -116,6 +116,14 @@ class GenerationHandler:
         finally:
             begun.link.abandon()
             begun.turn.free_device(decoded=False)
+
+    def _may_go_on(self, begun: "_Begun") -> bool:
+        """Return whether what was begun is still of the right files. Drop it if the database does not say."""
+        try:
+            return not self._is_stale(replicas.generations(self._database, self._settings.node))
+        except BaseException:
+            self._drop(begun)  # its thread would wait for the attempt, and keep the device
+            raise
 
     def _carried_on(self, job: Job, heartbeat: Heartbeat, begun: "_Begun") -> dict[str, Any] | None:
         params, entry = begun.context.params, begun.context.entry

@@ -7,14 +7,13 @@ computing together cannot go on without it.
 import json
 import logging
 import os
-import queue
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -51,10 +50,8 @@ class Group:
     def __init__(self, context: GenerationContext, members: Sequence[Member]) -> None:
         self._context = context
         self._members = members
-        self._check: Callable[[], None] = context.check
         self._folder = tempfile.TemporaryDirectory(prefix="wanworks-gang-")
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._said: list[queue.SimpleQueue[str]] = []
         self._readers: list[threading.Thread] = []
         self._failures: list[tuple[str, str]] = []  # code and message
         self._arrived = 0
@@ -129,7 +126,7 @@ class Group:
     def _wait_for_all(self) -> None:
         """Return once every member has loaded the model. Raises what the check raises, and why a member has ended."""
         while self._arrived < len(self._members):
-            self._check()
+            self._context.check()
             if any(process.poll() is not None for process in self._processes):
                 raise self._failure() or DeviceFailed(FaultKind.PROCESS_DEATH, "a process of the gang has ended")
             time.sleep(_LOOK_SECONDS)

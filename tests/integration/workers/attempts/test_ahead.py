@@ -14,9 +14,10 @@ from shared.catalogue.job_types import GENERATION
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.errors import BadInput, DeviceFailed, FaultKind, JobFailed
+from shared.errors import BadInput, DatabaseUnavailable, DeviceFailed, FaultKind, JobFailed
 from shared.jobs import attempts, dispatch, records
 from shared.messaging.progress import Progress, RestingRedis
+from shared.models import replicas
 from shared.settings import Settings
 from shared.states import JobState, Phase
 from shared.storage.store import open_store
@@ -300,6 +301,29 @@ def test_the_next_job_is_not_claimed_before_the_end_of_one_that_its_child_finish
     assert first_row.finished_at is not None
     assert second_row.started_at is not None
     assert first_row.finished_at <= second_row.started_at
+
+
+def test_a_database_that_is_away_after_the_claim_leaves_the_device_to_the_next_job(
+    worker: Worker, decoding: Held, leaving: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = worker.dispatched(), worker.dispatched()
+    leaving.let_all_go()
+    generations = replicas.generations
+
+    def away(database: Database, node: str) -> dict[str, int]:
+        if records.get(database, second.id).status == JobState.RUNNING:
+            raise DatabaseUnavailable()
+        return generations(database, node)
+
+    monkeypatch.setattr(replicas, "generations", away)
+    answer = worker.receives(first)
+    decoding.let_all_go()
+    answer.result(PATIENCE)
+    wait_for(lambda: worker.status(second) == (JobState.QUEUED, 1, None), PATIENCE, "for the return of the second job")
+    worker.handovers.waiting()[0].discard()
+    third = worker.dispatched()
+    assert worker.receives(third).result(PATIENCE) is False
+    assert worker.status(third) == (JobState.RUNNING, 1, Phase.FINISHING)
 
 
 def test_a_job_that_has_failed_before_does_not_begin_beside_another(

@@ -1,4 +1,4 @@
-"""Jobs on several devices beside jobs on one: all devices or none, no deadlock, and nobody waits forever."""
+"""Jobs on several devices beside jobs on one: each gets all its devices or none, and every job starts."""
 
 import heapq
 import random
@@ -137,7 +137,7 @@ def test_a_hundred_random_traces_have_no_deadlock_and_nothing_starves(seed: int)
             for n in range(40)
         ]  # fmt: skip
         starts = play(jobs, devices).starts
-        # Nobody waits longer than all work that could go before, with every device idle beside each gang.
+        # At most all other jobs run before it, and beside each gang all other devices may be idle.
         limit = sum(one.work for one in jobs)
         late = {one.job_id for one in jobs if starts[one.job_id] - one.queued_at > limit}
         assert len(starts) == len(jobs), number

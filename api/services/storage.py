@@ -26,7 +26,7 @@ class Storage:
         self._asking = threading.Lock()
         self._store: Store | None = None
         self._away_until = float("-inf")
-        self._answered = (float("-inf"), True)
+        self._answered = (float("-inf"), False)  # not yet heard from
         self._free_mb = 0.0
         self._room_checked_at = float("-inf")
 
@@ -63,7 +63,8 @@ class Storage:
     def answers(self) -> bool:
         """Return whether the bucket responded in the last seconds; always true for a directory.
 
-        One thread checks at a time and others do not wait for it, so that a silent bucket does not block many threads.
+        False until the first response. One thread checks at a time and others do not wait for it, so that a silent
+        bucket does not block many threads.
         """
         if self._settings.store_url is None:
             return True

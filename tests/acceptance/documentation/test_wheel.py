@@ -85,6 +85,7 @@ def test_a_job_by_the_client(run: Run, stack: Stack, tmp_path: Path) -> None:
     assert stack.job(done.stdout.strip())["status"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_job_by_the_commands(run: Run, stack: Stack, tmp_path: Path) -> None:
     video = tmp_path / "boat.mp4"
     size = ("--resolution", "64x64", "--frames", "9", "--steps", "2")

@@ -117,7 +117,8 @@ class Line:
         self.asked: list[str] = []
         self.heard = b""
         self._lock = threading.RLock()  # what `when` calls may set `cut_after`
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     @property
     def cut_after(self) -> int | None:
@@ -129,6 +130,9 @@ class Line:
             self._cut_after = count
 
     def close(self) -> None:
+        # A thread that still waits in accept() after the close would serve the next socket with the same number.
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(10)
         self._listening.close()
 
     def _accept(self) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from api.services.storage import Storage
 from scheduler import ticks
 from shared.cluster import nodes
 from shared.database.engine import Database
@@ -127,7 +129,7 @@ def test_clients_follow_redirects_without_sending_their_key(
         )
         assert followed.content == CONTENT
         gets = [ask.partition("?")[0].rpartition("/")[2] for ask in public.asked if ask.startswith("GET")]
-        assert gets == ["video.mp4", "video.mp4", "thumbnail.jpg", "video.mp4"]
+        assert gets == ["video.mp4", "video.mp4", "thumbnail.jpg", "video.mp4"], public.asked
         assert b"authorization" not in public.heard.lower()
         assert b"of-the-client" not in public.heard
     finally:
@@ -226,4 +228,20 @@ def test_an_unreachable_bucket(
     assert wait_for(lambda: "store_unavailable" in client.get("/readyz").json()["reasons"], 15)
     line.cut_after = None
     assert client.get(made.url).status_code == 200
+    line.close()
+
+
+def test_a_bucket_that_has_not_answered_yet_is_not_reported_as_available(
+    settings: Settings, database: Database, s3_server: S3Server
+) -> None:
+    line = Line(s3_server.port)
+    line.hold = True
+    storage = Storage(settings.model_copy(update={"store_endpoint": line.url}), database)
+    first = threading.Thread(target=storage.answers)
+    first.start()
+    assert wait_for(lambda: line.asked, 15), "the first check is under way"
+    assert not storage.answers()
+    line.hold = False
+    first.join(30)
+    assert storage.answers()
     line.close()

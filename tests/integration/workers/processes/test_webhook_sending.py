@@ -136,10 +136,14 @@ class Dripping:
         self._ended = threading.Event()
         self._server = socket.create_server(("127.0.0.1", 0), backlog=1000)
         self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}/"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def close(self) -> None:
         self._ended.set()
+        # A thread that still waits in accept() after the close would serve the next socket with the same number.
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(10)
         self._server.close()
 
     def _accept(self) -> None:

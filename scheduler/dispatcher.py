@@ -13,12 +13,13 @@ from typing import Any
 
 import redis
 
-from scheduler import on_demand
+from scheduler import on_demand, pausing
 from scheduler.alerts.watch import AlertWatch
 from scheduler.durations import MeasuredDurations
 from scheduler.hosts import Hosts, read_hosts
 from scheduler.job_reports import JobReports
 from scheduler.leadership import Leadership
+from scheduler.pausing import Pauses
 from scheduler.placement import host_memory, nodes
 from scheduler.placement.devices import Assignment, Moment, displaced
 from scheduler.placement.fairness import FairStarts
@@ -110,20 +111,21 @@ class Dispatcher:
         if recover:
             self._recovery.run()
         queue = dispatch.read_queue(self._database, self._ahead)
+        paused = pausing.read(self._database)
         self._marked = False
-        dispatched = self._place(queue) if queue.waiting else 0
+        dispatched = self._place(queue, paused) if queue.waiting else 0
         self._unplaceable.passed(queue.now)
-        self.published_order.publish(None if dispatched or self._marked else queue, self._ahead)
+        self.published_order.publish(None if dispatched or self._marked else queue, self._ahead, paused)
         return dispatched
 
-    def _place(self, queue: Queue) -> int:
+    def _place(self, queue: Queue, paused: Pauses) -> int:
         held = replicas.ready(self._database)
-        hosts = read_hosts(self._database, held, self._settings.device_silence_seconds)
+        hosts = read_hosts(self._database, held, self._settings.device_silence_seconds, paused.devices)
         read, self._ahead = self._ahead, max(dispatch.LOOK_AHEAD, len(hosts.devices))
         if self._recall_from_closed(queue, hosts) or self._ahead > read:
             queue = dispatch.read_queue(self._database, self._ahead)
-        queue = known_jobs(queue)
-        self._unplaceable.check(queue, hosts, held, self._ahead)
+        queue = pausing.startable(self._database, known_jobs(queue), paused)
+        self._unplaceable.check(queue, hosts, held, lambda: self._startable(paused))
         of_devices = part(queue, of_nodes=False)
         by_id = {job.job_id: job for job in queue.waiting}
         dispatched = 0
@@ -145,15 +147,18 @@ class Dispatcher:
         sent, _ = self._dispatch_all(by_id, on_nodes, hosts.protocols)
         return dispatched + sent
 
+    def _startable(self, paused: Pauses) -> Queue:
+        return paused.left_out_of(known_jobs(dispatch.read_queue(self._database, self._ahead)))
+
     def _recall_from_closed(self, queue: Queue, hosts: Hosts) -> int:
-        """Recall messages sent to drained nodes and quarantined devices, so that their jobs are placed elsewhere."""
+        """Recall messages sent to drained nodes and closed devices, so that their jobs are placed elsewhere."""
         sent_there = [
             job.job_id
             for job in queue.waiting
             if job.dispatched_to is not None
             and (
                 job.dispatched_to.rpartition("/")[0] in hosts.drained
-                or not hosts.quarantined.isdisjoint((job.dispatched_to, *gangs.keys_of(job.members)))
+                or not hosts.closed.isdisjoint((job.dispatched_to, *gangs.keys_of(job.members)))
             )
         ]
         return dispatch.recall(self._database, sent_there) if sent_there else 0

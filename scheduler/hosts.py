@@ -13,7 +13,7 @@ from shared.stored_names import LOADED_MODEL_KEY
 
 @dataclass(frozen=True)
 class Hosts:
-    """The nodes and devices during one pass. Placement leaves out drained nodes and quarantined devices.
+    """The nodes and devices during one pass. Placement leaves out drained nodes, and quarantined and paused devices.
 
     What runs there is finished.
     """
@@ -21,21 +21,27 @@ class Hosts:
     nodes: Mapping[str, Node]  # alive and accepting jobs
     devices: tuple[DeviceView, ...]  # likewise
     drained: frozenset[str]  # names of nodes, alive or not
-    quarantined: frozenset[str]  # keys of devices, alive or not
-    closed_devices: tuple[DeviceView, ...]  # alive, and drained or quarantined
+    closed: frozenset[str]  # keys of quarantined or paused devices, alive or not
+    closed_devices: tuple[DeviceView, ...]  # alive, and drained, quarantined or paused
     loaded_mb: Mapping[str, int]  # the host memory of the models loaded on each device
     protocols: Mapping[str, int]  # the newest message protocol that is read, by device key and by io worker's key
 
 
-def read_hosts(database: Database, held: Mapping[str, frozenset[str]], silence_seconds: float) -> Hosts:
+def read_hosts(
+    database: Database,
+    held: Mapping[str, frozenset[str]],
+    silence_seconds: float,
+    paused: frozenset[str] = frozenset(),
+) -> Hosts:
     """Return the hosts. Raises DatabaseUnavailable.
 
     `held`: ids of the models that each node holds completely. `silence_seconds`: hosts silent for longer are dead.
+    `paused`: keys of devices that are paused.
     """
     known = nodes.nodes(database)
     drained = frozenset(node.name for node, _ in known if node.drained_at is not None)
     registered = nodes.devices(database)
-    quarantined = frozenset(item.device.key for item in registered if item.device.quarantined_at is not None)
+    closed = paused | {item.device.key for item in registered if item.device.quarantined_at is not None}
     seen = [item.device for item in registered if item.alive(silence_seconds)]
     memory = {node.name: node.memory_mb for node, _ in known}
     views = [
@@ -53,10 +59,10 @@ def read_hosts(database: Database, held: Mapping[str, frozenset[str]], silence_s
     ]
     return Hosts(
         nodes={node.name: node for node, silent in known if silent < silence_seconds and node.name not in drained},
-        devices=tuple(view for view in views if view.node not in drained and view.key not in quarantined),
+        devices=tuple(view for view in views if view.node not in drained and view.key not in closed),
         drained=drained,
-        quarantined=quarantined,
-        closed_devices=tuple(view for view in views if view.node in drained or view.key in quarantined),
+        closed=closed,
+        closed_devices=tuple(view for view in views if view.node in drained or view.key in closed),
         loaded_mb={device.key: round(sum(entry.get("host_mb") or 0.0 for entry in device.warm)) for device in seen},
         protocols={device.key: device.message_protocol for device in seen}
         | {celery.node_key(node.name): node.message_protocol for node, _ in known},

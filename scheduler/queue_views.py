@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from functools import cache
 
+from scheduler.pausing import Pauses
 from scheduler.placement.devices import queue_order
 from shared.catalogue.job_types import JOB_TYPES
 from shared.database.engine import Database
@@ -40,8 +41,8 @@ class PublishedOrder:
         self._redis = redis
         self._published_at = float("-inf")
 
-    def publish(self, queue: Queue | None, ahead: int) -> None:
-        """Publish the order, at most twice a second.
+    def publish(self, queue: Queue | None, ahead: int, paused: Pauses) -> None:
+        """Publish the order, at most twice a second, without what is paused.
 
         `queue`: the current queue; None if this pass has changed it, so that up to `ahead` jobs are read again.
         """
@@ -50,7 +51,7 @@ class PublishedOrder:
         self._published_at = time.monotonic()
         queue = dispatch.read_queue(self._database, ahead) if queue is None else queue
         while True:
-            ids = queue_order(known_jobs(queue))[: dispatch.ORDERED]
+            ids = queue_order(paused.left_out_of(known_jobs(queue)))[: dispatch.ORDERED]
             places = {job_id: place for place, job_id in enumerate(ids)}
             cuts = [cut for cut in queue.cuts if cut.job_id in places]
             if not cuts:

@@ -1,12 +1,15 @@
-"""Returns jobs of dead workers to the queue, and resumes downloads that a full disk has stopped."""
+"""Returns jobs of dead workers to the queue, resumes downloads that a full disk has stopped, and follows the clock:
+start times, latest starts, and pauses that end by themselves."""
 
 import logging
 
 from scheduler.hosts import read_hosts
 from scheduler.job_reports import JobReports
+from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.errors import FaultKind
-from shared.jobs import attempt_spans, attempts, download_control
+from shared.jobs import attempt_spans, attempts, dispatch, download_control, holding, pauses
+from shared.jobs.attempts import Failure
 from shared.jobs.device_faults import Fault
 from shared.settings import Settings
 from shared.telemetry.metrics import TAKEOVERS, Meters
@@ -32,6 +35,25 @@ class Recovery:
             with self._reports.contained(job_id):
                 self._return(job_id, attempt)
         self._resume_downloads()
+        self._follow_the_clock()
+
+    def _follow_the_clock(self) -> None:
+        """Start and end what has a time: held jobs, latest starts, and pauses."""
+        holding.release_due(self._database)
+        for job_id in holding.expired(self._database):
+            with self._reports.contained(job_id):
+                message = "No device had started the job by its `start_before`. Submit it again with a later one."
+                failure = Failure("expired", message, retryable=True)
+                if (ended := dispatch.give_up(self._database, job_id, failure)) is not None:
+                    log.info("job %s: it had not started by its latest start, and has failed", job_id)
+                    self._reports.publish_state(ended)
+        for over in pauses.run_out(self._database):
+            scope = pauses.scope_of(over)
+            log.info("the pause of %s %s is over", scope.kind, scope.value)
+            if scope.kind == "node" and scope.value in nodes.drained(self._database):
+                nodes.undrain(self._database, scope.value)
+            else:
+                pauses.resume(self._database, scope)
 
     def _return(self, job_id: str, attempt: int) -> None:
         backoff, reason = self._settings.retry_backoff_seconds, "The worker died or went silent"

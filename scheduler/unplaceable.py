@@ -5,14 +5,13 @@ dispatcher does not count, because the whole installation may have been off.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from scheduler.hosts import Hosts
 from scheduler.job_reports import JobReports
 from scheduler.placement.gangs import enough
 from scheduler.placement.slots import carries, fits
-from scheduler.queue_views import known_jobs
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.jobs import dispatch, download_control
@@ -40,13 +39,15 @@ class UnplaceableJobs:
         """Remember that a pass was made at `now`, by the database's clock."""
         self._watched_at = now
 
-    def check(self, queue: Queue, hosts: Hosts, held: Mapping[str, frozenset[str]], ahead: int) -> None:
+    def check(
+        self, queue: Queue, hosts: Hosts, held: Mapping[str, frozenset[str]], read_again: Callable[[], Queue]
+    ) -> None:
         """Record which jobs are unplaceable, and fail those whose time is up. Raises DatabaseUnavailable.
 
-        `ahead`: how many jobs are read if the queue has to be read again.
+        `read_again` returns the queue as it is then.
         """
         if self._exclude_pause(queue):
-            queue = known_jobs(dispatch.read_queue(self._database, ahead))
+            queue = read_again()
         alike: dict[tuple[Any, ...], list[Waiting]] = defaultdict(list)
         for job in queue.waiting:
             alike[_needs(job)].append(job)

@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from wanworks.moments import Moment
 from wanworks.net.urls import ForbiddenAddress, check_url
 from wanworks.states import Priority
 
@@ -148,6 +149,13 @@ class GenerationRequest(BaseModel):
         list[FallbackStrategy],
         Field(max_length=6, description="Permitted strategies while the model is not ready, in order of preference."),
     ] = []
+    start_after: Annotated[
+        Moment | None, Field(description="The job does not start before this time (ISO 8601 with an offset or Z).")
+    ] = None
+    start_before: Annotated[
+        Moment | None,
+        Field(description="If the job has not started by this time, it fails with the code `expired`."),
+    ] = None
     webhook_url: Annotated[
         str | None,
         Field(

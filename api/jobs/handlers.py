@@ -31,7 +31,7 @@ from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.tables import Job
 from shared.errors import InvalidField, LimitReached, StoreFull, Unavailable
-from shared.jobs import gpu_time, lists, queue_positions, records
+from shared.jobs import gpu_time, holding, lists, queue_positions, records
 from shared.jobs.queue_positions import Position
 from shared.jobs.records import NewJob
 from shared.states import JOB_ENDS, JobState, Scope
@@ -97,6 +97,14 @@ def cancel(context: Context, request: Request, query: BaseModel) -> Response:
     stopped = records.request_cancel(context.database, job_id, only=only)
     publish_cancel(context, stopped)
     return json_response(job_objects(context, [stopped.job])[0], 202)
+
+
+def move_to_front(context: Context, request: Request, query: BaseModel) -> Response:
+    job_id = job_id_of(request)
+    note_owner(request, records.get(context.database, job_id, only=caller_of(request).only).owner)
+    holding.move_to_front(context.database, job_id)
+    context.waker.wake()
+    return json_response(_show_one(context, job_id, None))
 
 
 def delete(context: Context, request: Request, query: BaseModel) -> Response:
@@ -275,6 +283,12 @@ OPERATIONS = (
         answers=(Answer(202, "The job: cancelled, or still running with cancellation requested.", jobs.Job),),
         problems=(404, 409, 503), description="Cancelling a cancelled job has no effect.",
         scope=Scope.SUBMIT,
+    ),
+    Operation(
+        "POST", "/api/v1/jobs/{id}/move-to-front", move_to_front, "moveJobToFront",
+        "Move a queued job before all others",
+        answers=(Answer(200, "The job.", jobs.Job),), problems=(404, 409, 503), scope=Scope.ADMIN,
+        description="Of several, the last one moved is first. The job keeps its priority.",
     ),
     Operation(
         "POST", "/api/v1/jobs/{id}/retry", retry, "retryJob", "Repeat an ended job as a new one",

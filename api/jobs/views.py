@@ -49,6 +49,9 @@ def job(
         queue_position=position.ahead if position is not None else None,
         queue_position_approximate=position.approximate if position is not None else None,
         waiting_for=waiting_for,
+        start_after=_iso(row.start_after),
+        start_before=_iso(row.start_before),
+        moved_to_front_at=_iso(row.front_at),
         attempt=row.attempt,
         max_attempts=row.max_failures,
         failures=row.failures,
@@ -64,6 +67,10 @@ def job(
         retry_of=row.retry_of,
         metadata=row.labels,
     )
+
+
+def _iso(seconds: float | None) -> str | None:
+    return None if seconds is None else clock.iso(clock.from_epoch(seconds))
 
 
 def _params(stored: dict[str, Any]) -> Params:

@@ -23,7 +23,7 @@ def list_nodes(context: Context, request: Request, query: BaseModel) -> Response
 
 def drain(context: Context, request: Request, query: BaseModel) -> Response:
     name = _node_name(request)
-    nodes.drain(context.database, name)
+    nodes.drain(context.database, name, by=caller_of(request).name)
     context.waker.wake()  # the dispatcher then recalls the node's unanswered messages
     return json_response(_one(context, request, name))
 

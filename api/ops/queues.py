@@ -4,9 +4,11 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.access.caller import caller_of
 from api.context import Context
 from api.http.responses import json_response
 from api.operation import Answer, Operation
+from api.ops import pauses
 from api.schemas import nodes as node_schemas
 from shared.jobs import queues as queue_reads
 from shared.states import Priority, Scope
@@ -20,6 +22,8 @@ def queues(context: Context, request: Request, query: BaseModel) -> Response:
             running=sum(depth.running for depth in depths),
             waiting_for_model=sum(depth.waiting_for_model for depth in depths),
             oldest_age_seconds=max((age for depth in depths if (age := _age(depth)) is not None), default=None),
+            held=queue_reads.held(context.database),
+            pauses=pauses.shown(context, caller_of(request)),
             queues=[
                 node_schemas.QueueDepth(
                     priority=list(Priority)[depth.priority],

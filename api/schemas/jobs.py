@@ -4,7 +4,6 @@ Times are ISO 8601 in UTC with a trailing ``Z``. Values that were not measured a
 """
 
 import re
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -19,25 +18,14 @@ from shared.catalogue.job_types import (
     PrepareParams,
 )
 from shared.states import JobState, Priority
+from wanworks.moments import Moment
 from wanworks.requests import PLAIN, Lora, OutputFormat, Quantization, Speed
-
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def _end(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,15}", value):
         raise ValueError("must be a whole number")
     return value
-
-
-def _moment(value: Any) -> datetime:
-    if not isinstance(value, str) or not _TIME.fullmatch(value):
-        raise ValueError("must be a time such as 2026-01-31T12:00:00Z")
-    digits, fraction, rest = re.split(r"(\.\d+)", value) if "." in value else (value, "", "")
-    try:
-        return datetime.fromisoformat(f"{digits}{fraction[:7]}{rest}".upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ValueError("is not an existing date and time; give one such as 2026-01-31T12:00:00Z") from None
 
 
 def _job_type(value: str | None) -> str | None:
@@ -61,8 +49,7 @@ class JobsQuery(BaseModel):
         Annotated[str, Field(min_length=1, max_length=64), PLAIN] | None, Field(description="Only jobs for this model.")
     ] = None
     created_after: Annotated[
-        datetime | None,
-        BeforeValidator(_moment),
+        Moment | None,
         Field(description="Only jobs created after this time (ISO 8601 with an offset or Z)."),
     ] = None
     limit: PageLimit = 20
@@ -332,11 +319,12 @@ class WaitingFor(ResponseModel):
     """Why a queued job has not started."""
 
     reason: Annotated[
-        Literal["device", "memory", "model", "limit", "backoff"],
+        Literal["device", "memory", "model", "limit", "backoff", "pause", "start_time"],
         Field(
             description="`device`: those that fit it are busy, offline or drained. `memory`: no registered device has "
             "the memory. `model`: no node has the model. `limit`: its node runs as many jobs of this type as it may. "
-            "`backoff`: it failed, and is tried again later."
+            "`backoff`: it failed, and is tried again later. `pause`: a pause covers it. `start_time`: it may not "
+            "start before `start_after`."
         ),
     ]
     detail: str
@@ -373,6 +361,11 @@ class Job(ResponseModel):
         ),
     ]
     waiting_for: Annotated[WaitingFor | None, Field(description="Null: the job is not queued.")] = None
+    start_after: Annotated[Time | None, Field(description="The job does not start before this time.")] = None
+    start_before: Annotated[
+        Time | None, Field(description="If the job has not started by then, it fails with the code `expired`.")
+    ] = None
+    moved_to_front_at: Annotated[Time | None, Field(description="When it was moved before all other jobs.")] = None
     attempt: int
     max_attempts: Annotated[int, Field(description="Number of crashes and lost workers after which the job fails.")]
     failures: Annotated[int, Field(description="Number of crashes and lost workers so far.")]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from api.schemas.fields import ResponseModel, Time
+from api.schemas.pauses import Pause
 from shared.states import Priority
 
 
@@ -122,5 +123,7 @@ class Queues(ResponseModel):
     queued: int
     running: int
     waiting_for_model: int
+    held: Annotated[int, Field(description="Further queued jobs that may not start before a time.")] = 0
     oldest_age_seconds: float | None
     queues: list[QueueDepth]
+    pauses: Annotated[list[Pause], Field(description="What is paused now; of keys, only the caller's own.")] = []

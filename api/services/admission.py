@@ -6,6 +6,7 @@ Must not know HTTP. An admitted job must still be committed (`group_commit.py`) 
 import hashlib
 import logging
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from api.http import images
@@ -13,6 +14,7 @@ from api.http.body import ReceivedRequest
 from api.services.fallbacks import Fallbacks
 from api.services.memory_check import MemoryCheck
 from api.services.storage import Storage
+from shared import clock
 from shared.catalogue.job_types import GENERATION, JOB_TYPES, GenerationParams, settle
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.database.tables import Job
@@ -31,6 +33,7 @@ log = logging.getLogger("wanworks.admission")
 
 _INPUT_NAME = "image.png"
 _SHOWN_LORAS = 20
+_FARTHEST_START = timedelta(days=366)
 
 
 class Admission:
@@ -155,6 +158,7 @@ class Admission:
             wrong += unknown_loras(self._settings.loras_dir, request.loras)
         if request.webhook_url is not None:
             wrong += _refused_webhook(request.webhook_url, self._settings)
+        wrong += _impossible_times(request)
         named = {one.loc[1:2] for one in received.wrong}
         try:
             entry = self._entry(request.model_id)
@@ -193,7 +197,28 @@ class Admission:
             max_failures=self._settings.max_failures,
             webhook_url=request.webhook_url if request is not None else None,
             webhook_progress=request is not None and request.webhook_progress,
+            start_after=_seconds(request.start_after) if request is not None else None,
+            start_before=_seconds(request.start_before) if request is not None else None,
         )
+
+
+def _impossible_times(request: GenerationRequest) -> tuple[FieldError, ...]:
+    """Return an error for a start that is too far away, or for an end of the time to start that has passed."""
+    wrong = []
+    now = clock.now()
+    if request.start_after is not None and request.start_after > now + _FARTHEST_START:
+        msg = f"is more than {_FARTHEST_START.days} days from now; give an earlier time"
+        wrong.append(FieldError(("body", "start_after"), msg, "too_late"))
+    if request.start_before is not None:
+        earliest = now if request.start_after is None else max(now, request.start_after)
+        if request.start_before <= earliest:
+            what = "has passed already" if request.start_before <= now else "is not after `start_after`"
+            wrong.append(FieldError(("body", "start_before"), f"{what}; give a later time, or none", "too_early"))
+    return tuple(wrong)
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
 
 
 def _of_the_image(received: ReceivedRequest) -> tuple[FieldError, ...]:

@@ -1,6 +1,7 @@
-"""The registered devices and nodes, read at most every two seconds.
+"""The registered devices and nodes, and the pauses, read at most every two seconds.
 
-Registered devices include silent, drained and quarantined ones, which may come back, but not those of removed nodes.
+Registered devices include silent, drained, quarantined and paused ones, which may come back, but not those of removed
+nodes.
 """
 
 import time
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 
 from shared.cluster import nodes
 from shared.database.engine import Database
+from shared.database.tables import Pause
+from shared.jobs import pauses
 from shared.models.memory_plan import Needs
 
 _KEEP_SECONDS = 2.0
@@ -22,7 +25,7 @@ class Host:
     kind: str
     memory_mb: int
     host_mb: int | None
-    open: bool  # online, and neither its node is drained nor the device quarantined
+    open: bool  # online, its node is not drained, and it is neither quarantined nor paused
     state: str  # in words, why it is not open
     capability: int | None = None  # the compute capability of a GPU, times ten; None: unknown
 
@@ -37,6 +40,7 @@ class Seen:
 
     devices: tuple[Host, ...] = ()
     io_nodes: frozenset[str] = frozenset()  # names of the nodes whose io workers accept jobs
+    pauses: tuple[Pause, ...] = ()  # in force
 
 
 class Hosts:
@@ -64,6 +68,8 @@ class Hosts:
         known = nodes.nodes(self._database)
         memory = {node.name: node.memory_mb for node, _ in known}
         drained = {node.name for node, _ in known if node.drained_at is not None}
+        stopped = pauses.in_force(self._database)
+        paused = {row.value for row in stopped if row.kind == "device"}
         devices = []
         for item in nodes.devices(self._database):
             device = item.device
@@ -74,6 +80,8 @@ class Hosts:
                 state = "quarantined"
             elif device.node in drained:
                 state = "drained"
+            elif device.key in paused:
+                state = "paused"
             devices.append(
                 Host(
                     key=device.key,
@@ -87,4 +95,4 @@ class Hosts:
                 )
             )
         io_nodes = {node.name for node, silent in known if nodes.is_heard(silent, self._silence_seconds)} - drained
-        return Seen(tuple(devices), frozenset(io_nodes))
+        return Seen(tuple(devices), frozenset(io_nodes), tuple(stopped))

@@ -2,7 +2,9 @@
 
 from api.schemas.jobs import WaitingFor
 from api.services.hosts import Seen
+from shared import clock
 from shared.database.tables import Job
+from shared.jobs import pauses
 from shared.models.memory_plan import Needs
 from shared.states import JobState, Phase
 
@@ -13,6 +15,11 @@ def waiting_for(job: Job, seen: Seen, now: float) -> WaitingFor | None:
     """Return the reason; None if the job is not queued. `now`: seconds since 1970."""
     if job.status != JobState.QUEUED:
         return None
+    if job.held is not None:
+        at = clock.iso(clock.from_epoch(job.queued_at))
+        return WaitingFor(reason="start_time", detail=f"It may start from {at} on.")
+    if (by := _pause_of(job, seen)) is not None:
+        return by
     if job.not_before > now:
         return WaitingFor(reason="backoff", detail=f"It is tried again in {job.not_before - now:.0f} s.")
     if job.target_node is not None:
@@ -20,6 +27,16 @@ def waiting_for(job: Job, seen: Seen, now: float) -> WaitingFor | None:
     if job.phase == Phase.WAITING_FOR_MODEL:
         return WaitingFor(reason="model", detail=f"No node has {job.model_id} yet.")
     return _for_a_device(job, seen)
+
+
+def _pause_of(job: Job, seen: Seen) -> WaitingFor | None:
+    row = pauses.covering(seen.pauses, model_id=job.model_id, owner=job.owner, job_type=job.type, node=job.target_node)
+    if row is None:
+        return None
+    what = {"everything": "The queue is", "key": "The jobs of its API key are"}
+    detail = f"{what.get(row.kind, f'{row.value} is')} paused"
+    detail += f" until {clock.iso(clock.from_epoch(row.until))}" if row.until is not None else ""
+    return WaitingFor(reason="pause", detail=f"{detail}: {row.reason}" if row.reason else f"{detail}.")
 
 
 def lacks_fp8(devices: int) -> str:

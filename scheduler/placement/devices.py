@@ -13,8 +13,7 @@ from itertools import islice
 
 from scheduler.placement.avoidance import avoided
 from scheduler.placement.slots import DeviceView, Estimates, Slot, Slots, fits, need, shape
-from shared.jobs.dispatch import Busy, Queue, Waiting
-from shared.jobs.dispatch import rank as earned_rank
+from shared.jobs.dispatch import Busy, Queue, Waiting, rank_of
 
 # How many of the first jobs the lateness test simulates. The deadlines of later jobs are too far off to be missed.
 _HORIZON = 100
@@ -128,7 +127,7 @@ def in_order(jobs: Iterable[Waiting], served: Iterable[Busy | Waiting], now: flo
 
 
 def _rank(job: Waiting, now: float) -> int:
-    return earned_rank(job.priority, job.queued_at, now)
+    return rank_of(job, now)
 
 
 def gone(job: Waiting, now: float, redispatch_seconds: float) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from scheduler.placement.devices import Assignment, in_order
 from shared.catalogue.job_types import DOWNLOAD
-from shared.jobs.dispatch import Busy, Queue, Waiting, rank
+from shared.jobs.dispatch import Busy, Queue, Waiting, rank_of
 from shared.messaging import celery
 
 
@@ -55,7 +55,7 @@ def _least_urgent(job: Waiting, dispatched: list[Waiting], now: float) -> Waitin
 
 
 def _rank(job: Waiting, now: float) -> int:
-    return rank(job.priority, job.queued_at, now)
+    return rank_of(job, now)
 
 
 def _yields(left_out: list[Waiting], running: list[Busy]) -> list[str]:

@@ -20,7 +20,7 @@ from shared import clock
 from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Device, Installation, Job, Node, Process, epoch_now
 from shared.errors import Conflict, NotFound
-from shared.jobs import device_faults, dispatch
+from shared.jobs import device_faults, dispatch, pauses
 from shared.jobs.attempts import Failure
 from shared.models import replicas
 from shared.settings import Settings
@@ -165,15 +165,25 @@ def deregister_node(database: Database, name: str) -> None:
 
 
 @settled
-def drain(database: Database, name: str) -> Node:
+def drain(
+    database: Database,
+    name: str,
+    *,
+    by: str = "local",
+    reason: str = "",
+    until: float | None = None,
+    running: pauses.Running = "finish",
+) -> Node:
     """Stop the node from accepting new jobs. Idempotent. Raises NotFound.
 
-    Claims lock the row (`attempts.claim`), so no claim that began earlier is committed after this returns.
+    It is also a pause of the node, for which the other values are (`pauses.pause`). Claims lock the node's row
+    (`attempts.claim`), so no claim that began earlier is committed after this returns.
     """
     with database.write() as session:
         node = _locked(session, name)
         node.drained_at = node.drained_at or clock.now()
         session.add(node)
+        pauses.store(session, pauses.Scope("node", name), by=by, reason=reason, until=until, running=running)
         return node
 
 
@@ -184,6 +194,7 @@ def undrain(database: Database, name: str) -> Node:
         node = _locked(session, name)
         node.drained_at = None
         session.add(node)
+        pauses.end(session, pauses.Scope("node", name))
         return node
 
 
@@ -212,6 +223,7 @@ def remove(database: Database, name: str, silence_seconds: float) -> list[Job]:
         running = select(func.count()).where(Job.node == name, Job.status == JobState.RUNNING)
         if session.exec(running).one():
             raise Conflict(f"Jobs of node {name} count as running until their leases have expired")
+        pauses.end(session, pauses.Scope("node", name))
         gone = Failure("node_lost", f"Node {name} was removed", retryable=True)
         ended = dispatch.give_up_node(session, name, gone)
         replicas.forget(session, name)

@@ -81,13 +81,14 @@ def is_repetition() -> bool:
     return _repeating.get()
 
 
-def hold(session: Session, name: str) -> None:
+def hold(session: Session, name: str, *, shared: bool = False) -> None:
     """Hold a named lock until the transaction ends, so that no other transaction writes between its reads and writes.
 
-    On SQLite only one transaction writes at a time anyway.
+    `shared`: others may hold it shared at the same time. On SQLite only one transaction writes at a time anyway.
     """
     if session.get_bind().dialect.name == "postgresql":
-        session.connection().execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+        lock = func.pg_advisory_xact_lock_shared if shared else func.pg_advisory_xact_lock
+        session.connection().execute(select(lock(func.hashtextextended(name, 0))))
 
 
 class Database:

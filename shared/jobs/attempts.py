@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, bindparam, func, update
+from sqlalchemy import ColumnElement, Float, bindparam, func, or_, update
 from sqlmodel import Session, col, select
 
 from shared import clock
@@ -66,6 +66,8 @@ _CLAIM = (
         col(Job.status) == JobState.QUEUED,
         col(Job.dispatched_to) == bindparam("its_device_key"),
         col(Job.not_before) <= epoch_now(),
+        col(Job.held).is_(None),
+        or_(col(Job.start_before).is_(None), col(Job.start_before) > epoch_now()),
     )
     .values(
         status=JobState.RUNNING,

@@ -5,7 +5,7 @@ from sqlmodel import Session, col, select
 
 from shared.database.engine import hold
 from shared.database.tables import Device, Job, Node, Replica
-from shared.jobs import gangs
+from shared.jobs import gangs, pauses
 from shared.states import REPLICA_READY, JobState
 
 # Built once, because a device waits for its claim. The rows stay locked until the claim is committed.
@@ -28,7 +28,7 @@ def may_run(session: Session, job_id: str, node: str, device_key: str | None, at
 
     `device_key` is None for a claim of the node's io worker. The files are locked against removal. A worker that has
     deregistered claims nothing more: it returned its jobs and its processes are about to be killed. A member of a gang
-    claims nothing, and a gang only while all of its devices are free.
+    claims nothing, and a gang only while all of its devices are free. Nothing that is paused is claimed.
     """
     of_node = session.execute(_NODE, {"its_node": node}).one_or_none()
     if of_node is not None and of_node.drained_at is not None:
@@ -42,7 +42,9 @@ def may_run(session: Session, job_id: str, node: str, device_key: str | None, at
             return False
         if not gangs.are_free(session, device_key, members):
             return False
-    elif of_node is not None and of_node.seen_at == 0.0:
+        if pauses.is_paused(session, job_id, node, (device_key, *members)):
+            return False
+    elif (of_node is not None and of_node.seen_at == 0.0) or pauses.is_paused(session, job_id, node, ()):
         return False
     if at_most is not None:
         hold(session, f"claims of {node}")  # otherwise two claims could count at the same time

@@ -64,6 +64,7 @@ class Waiting(NamedTuple):
     speed: str = "exact"
     devices: int = 1  # of one node, that it runs on together
     members: str = ""  # the keys of the other devices that it is dispatched to, separated by blanks
+    front_at: float | None = None  # when an administrator moved it before all others
 
     @property
     def timing_key(self) -> str:
@@ -119,7 +120,7 @@ _WAITING = (
     Job.id, Job.type, Job.model_id, Job.model_cache_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
     Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.dispatched_to,
     Job.dispatched_at, Job.unplaceable_since, Job.line, Job.avoid_device,
-    Job.memory_needs, Job.speed, Job.devices, Job.members,
+    Job.memory_needs, Job.speed, Job.devices, Job.members, Job.front_at,
 )  # fmt: skip
 _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action,
@@ -147,6 +148,11 @@ def rank(priority: int, queued_at: float, now: float) -> int:
     """Return the job's rank: its priority, raised by one for each ten minutes of waiting. 0 is served first."""
     earned = priority - int((now - queued_at) / PRIORITY_RISE_SECONDS)
     return earned if earned > 0 else 0
+
+
+def rank_of(job: Waiting, now: float) -> int:
+    """Return the rank of the job. Those moved to the front are first, the last one moved before the others."""
+    return rank(job.priority, job.queued_at, now) if job.front_at is None else -int(job.front_at * 1000)
 
 
 def read_queue(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
@@ -281,6 +287,14 @@ def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> in
         return int(session.connection().execute(query).rowcount)
 
 
+@settled
+def forget_unplaceable(database: Database, lines: Collection[str]) -> None:
+    """Forget since when nothing could run the jobs of these lines, which does not count while they are paused."""
+    with database.write() as session:
+        query = update(Job).where(QUEUED, col(Job.line).in_(lines), col(Job.unplaceable_since).is_not(None))
+        session.connection().execute(query.values(unplaceable_since=None))
+
+
 def put_off_unplaceable(database: Database, watched_until: float) -> int:
     """Exclude the time since `watched_until` from the time in which nothing could run the jobs.
 
@@ -333,7 +347,7 @@ def _given_up(session: Session, job: Job, failure: Failure) -> Job:
     job.status = JobState.FAILED
     job.finished_at = clock.now()
     job.error = failure.as_dict()
-    job.dispatched_to = job.dispatched_at = job.phase = job.paused_by = job.unplaceable_since = None
+    job.dispatched_to = job.dispatched_at = job.phase = job.paused_by = job.unplaceable_since = job.held = None
     session.add(job)
     note_end(session, job)
     return job

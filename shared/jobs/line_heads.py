@@ -10,6 +10,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from shared.database.tables import Job
+from shared.jobs.lines import HELD
 
 # The value is part of the statement, so that every planner can use the indexes of queued jobs.
 QUEUED = col(Job.status) == literal("queued", literal_execute=True)
@@ -38,9 +39,11 @@ def first_of_each(
 
 @cache
 def _lines() -> Any:
-    first: Any = select(func.min(Job.line).label("line")).where(QUEUED)
+    first: Any = select(func.min(Job.line).label("line")).where(QUEUED, col(Job.line) < HELD)
     lines = first.cte("lines", recursive=True)
-    following = select(func.min(Job.line)).where(QUEUED, col(Job.line) > lines.c.line).scalar_subquery()
+    following = (
+        select(func.min(Job.line)).where(QUEUED, col(Job.line) > lines.c.line, col(Job.line) < HELD).scalar_subquery()
+    )
     lines = lines.union_all(select(following).where(lines.c.line.is_not(None)))
     return select(lines.c.line).where(lines.c.line.is_not(None))
 

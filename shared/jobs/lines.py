@@ -8,6 +8,7 @@ import json
 from hashlib import blake2b
 
 _OWNER_DIGITS = 8
+HELD = "held"  # instead of a line: of jobs that may not start yet. It sorts after every line.
 
 
 def line_of(
@@ -21,13 +22,16 @@ def line_of(
     min_ram_mb: int,
     memory_needs: str = "",
     devices: int = 1,
+    front_at: float | None = None,
 ) -> str:
     """Return the line's name: a digest of the owner, then one of the other values. 20 hexadecimal digits.
 
+    A job that was moved to the front (`front_at`) stands in a line of its own, so that none hides it.
     A collision would do no harm: the jobs of both lines would be read together.
     """
     values = (priority, model_id, model_cache_key, target_node, mock, min_vram_mb, min_ram_mb)
     needs = json.dumps((*values, memory_needs) if memory_needs else values) + (f" x{devices}" if devices > 1 else "")
+    needs += "" if front_at is None else f" front {front_at!r}"
     return _digest("" if owner is None else f"={owner}", _OWNER_DIGITS) + _digest(needs, 12)
 
 

@@ -35,7 +35,7 @@ def publish(client: RestingRedis, job_ids: Sequence[str]) -> None:
 
 def positions(database: Database, client: RestingRedis, jobs: Sequence[Job]) -> dict[str, Position]:
     """Return the positions by id, for those of the jobs that are queued."""
-    waiting = [job for job in jobs if job.status == JobState.QUEUED]
+    waiting = [job for job in jobs if job.status == JobState.QUEUED and job.held is None]
     if not waiting:
         return {}
     text = client.ask(lambda redis: redis.get(_KEY))

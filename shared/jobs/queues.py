@@ -28,6 +28,7 @@ from shared.database.tables import Job, epoch_now
 from shared.jobs import gangs, lists
 from shared.jobs.finishing import ON_DEVICE
 from shared.jobs.line_heads import QUEUED, first_of_each
+from shared.jobs.lines import HELD
 from shared.states import JOB_ENDS, JobState, Phase
 
 _NEVER = 1e15  # later than any job is queued, in seconds
@@ -133,13 +134,22 @@ def _line_depths(session: Session) -> list[_LineDepth]:
         func.min(case((awaits, None), else_=col(Job.queued_at))),
     )
     connection = session.connection()
-    of_lines = select(Job.line, *figures).where(QUEUED, Job.line != "")  # type: ignore[call-overload]
+    of_lines = select(Job.line, *figures).where(  # type: ignore[call-overload]
+        QUEUED, Job.line != "", col(Job.line) < HELD
+    )
     lines = {row[0]: row[1:] for row in connection.execute(of_lines.group_by(Job.line))}
     first = first_of_each(connection, (Job.id, Job.line, *alike), list(lines), 1)
     found = [_LineDepth(*row[2:], *lines[row[1]]) for row in first]
     # Jobs that a process of an older version has accepted have no line.
     others = select(*alike, *figures).where(QUEUED, Job.line == "")  # type: ignore[call-overload]
     return found + [_LineDepth(*row) for row in connection.execute(others.group_by(*alike))]
+
+
+def held(database: Database) -> int:
+    """Return how many queued jobs may not start yet."""
+    query = select(func.count()).select_from(Job).where(QUEUED, col(Job.held).is_not(None))
+    with database.read() as session:
+        return int(session.exec(query).one())
 
 
 def depths(database: Database) -> list[Depth]:
@@ -165,6 +175,9 @@ def depths_and_counts(database: Database) -> tuple[list[Depth], dict[tuple[str, 
         for line in _line_depths(session):
             lines[line.priority, line.model_id].append(line)
             counts[line.type, line.model_id, JobState.QUEUED] += line.queued
+        later = select(Job.type, Job.model_id, func.count()).where(QUEUED, col(Job.held).is_not(None))
+        for type, model_id, count in session.exec(later.group_by(col(Job.type), col(Job.model_id))):
+            counts[type, model_id, JobState.QUEUED] += count
         for type, model_id, priority, status, count in session.exec(going):
             counts[type, model_id, status] += count
             if status == JobState.RUNNING:

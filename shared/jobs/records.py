@@ -23,9 +23,9 @@ from shared.catalogue.job_types import DOWNLOAD, GENERATION, GenerationParams
 from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Job, Use, epoch_now
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound, OutcomeUnknown
-from shared.jobs import webhooks
+from shared.jobs import holding, webhooks
 from shared.jobs.gpu_time import device_seconds
-from shared.jobs.lines import line_of
+from shared.jobs.lines import HELD, line_of
 from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.telemetry import tracing
 
@@ -56,6 +56,8 @@ class NewJob:
     webhook_url: str | None = None
     webhook_progress: bool = False
     delay_seconds: float = 0.0  # it joins the queue this long after it was accepted
+    start_after: float | None = None  # seconds since 1970: it joins the queue then
+    start_before: float | None = None  # seconds since 1970: if it has not started by then, it fails
     traceparent: str | None = field(default_factory=tracing.here)  # of the request
 
 
@@ -348,12 +350,16 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "memory_needs": new.memory_needs,
         "devices": 1 if new.mock else getattr(params, "devices_per_job", 1),
     }
+    later = new.start_after is not None and new.start_after > queued_at
     return {
         **needs,
         "id": new.id,
         "type": new.type,
         "status": JobState.QUEUED,
-        "line": line_of(**needs),
+        "line": HELD if later else line_of(**needs),
+        "held": holding.START_TIME if later else None,
+        "start_after": new.start_after,
+        "start_before": new.start_before,
         "work": work,
         "speed": getattr(params, "speed", "exact"),
         "params": params.model_dump(mode="json"),
@@ -367,7 +373,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "webhook_progress": new.webhook_progress,
         "traceparent": new.traceparent,
         "created_at": now,
-        "queued_at": queued_at + new.delay_seconds,
+        "queued_at": new.start_after if later else queued_at + new.delay_seconds,
         "not_before": queued_at + new.delay_seconds if new.delay_seconds else 0.0,
     }
 
@@ -385,7 +391,7 @@ def _cancel(session: Session, job: Job) -> bool:
         job.status = JobState.CANCELLED
         job.finished_at = clock.now()
         job.cancel_at = epoch_now()  # type: ignore[assignment]
-        job.dispatched_to = job.dispatched_at = job.phase = job.unplaceable_since = None
+        job.dispatched_to = job.dispatched_at = job.phase = job.unplaceable_since = job.held = None
         mark_partials(job)
         session.add(job)
         session.flush()

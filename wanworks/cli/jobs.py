@@ -34,6 +34,8 @@ def generate(
         int | None, typer.Option(help="Devices of one node that compute it together: 1, 2, 4 or 8. [the model's own]")
     ] = None,
     priority: Annotated[str | None, typer.Option(help="critical, high, normal or low. [normal]")] = None,
+    start_after: Annotated[str | None, typer.Option(help="Do not start before: 2026-01-31T22:00:00+01:00.")] = None,
+    start_before: Annotated[str | None, typer.Option(help="Fail if not started by then: a time as above.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the video, or folder of a batch. [JOB-ID.FORMAT]")] = None,
     batch: Annotated[Path | None, typer.Option(help="Run a batch: a file with one JSON request per line.")] = None,
     concurrency: Annotated[
@@ -63,6 +65,8 @@ def generate(
             speed,
             devices,
             priority,
+            start_after,
+            start_before,
         )
         if any(value is not None for value in in_the_file):
             raise typer.BadParameter("--batch takes the request's fields from the lines of the file, not from options")
@@ -90,6 +94,8 @@ def generate(
         "speed": speed,
         "devices_per_job": devices,
         "priority": priority,
+        "start_after": start_after,
+        "start_before": start_before,
     }
     request = {name: value for name, value in request.items() if value is not None}
     check_target(out)

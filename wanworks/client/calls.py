@@ -18,6 +18,7 @@ from wanworks.client.shapes import (
     JobFilter,
     JobPage,
     Node,
+    Pause,
     PriorityName,
     Queues,
     SharedLink,
@@ -29,6 +30,7 @@ _JOBS = "/api/v1/jobs"
 _MODELS = "/api/v1/models"
 _ALERTS = "/api/v1/dashboard/alerts"
 _NODES = "/api/v1/nodes"
+_QUEUES = "/api/v1/queues"
 _CLEANUP_SECONDS = 60.0  # the API itself waits for 30
 _PAGE = 100
 
@@ -124,9 +126,48 @@ def remove_node(node: str) -> Call[None]:
     yield from result_of(Send("DELETE", f"{_NODES}/{segment(node)}"))
 
 
+def pause_queue(
+    *,
+    model_id: str | None = None,
+    device: str | None = None,
+    node: str | None = None,
+    key: str | None = None,
+    job_type: str | None = None,
+    reason: str = "",
+    until: str | None = None,
+    running: str = "finish",
+) -> Call[list[Pause]]:
+    """Start no more jobs of one model, device, node, key or type, or of any. Return what is paused then.
+
+    `until`: a time such as 2026-01-31T12:00:00Z at which the pause ends by itself. `running`: `finish`, or `yield`:
+    running generations and downloads then return to the queue soon.
+    """
+    scope = {"model_id": model_id, "device": device, "node": node, "key": key, "job_type": job_type}
+    body = _given({**scope, "reason": reason or None, "until": until, "running": running})
+    return cast(list[Pause], (yield from result_of(Send("POST", f"{_QUEUES}/pause", json=body)))["pauses"])
+
+
+def resume_queue(
+    *,
+    model_id: str | None = None,
+    device: str | None = None,
+    node: str | None = None,
+    key: str | None = None,
+    job_type: str | None = None,
+) -> Call[list[Pause]]:
+    """End the pause of exactly this scope. Return what is still paused."""
+    body = _given({"model_id": model_id, "device": device, "node": node, "key": key, "job_type": job_type})
+    return cast(list[Pause], (yield from result_of(Send("POST", f"{_QUEUES}/resume", json=body)))["pauses"])
+
+
+def move_to_front(job_id: str) -> Call[Job]:
+    """Move a queued job before all others. Raises StateForbids if it is not queued."""
+    return cast(Job, (yield from result_of(Send("POST", f"{_JOBS}/{segment(job_id)}/move-to-front"))))
+
+
 def queues() -> Call[Queues]:
     """Return the queued and running jobs, by model and priority."""
-    return cast(Queues, (yield from result_of(Send("GET", "/api/v1/queues"))))
+    return cast(Queues, (yield from result_of(Send("GET", _QUEUES))))
 
 
 def models() -> Call[dict[str, Any]]:

@@ -125,10 +125,23 @@ class QueueRow(TypedDict):
     oldest_age_seconds: float | None
 
 
+class Pause(TypedDict):
+    id: str
+    scope: str
+    value: str | None
+    reason: str
+    running: str
+    created_at: str
+    created_by: str
+    until: str | None
+
+
 class Queues(TypedDict):
     queued: int
     running: int
     waiting_for_model: int
+    held: int
+    pauses: list[Pause]
     oldest_age_seconds: float | None
     queues: list[QueueRow]
 
@@ -176,6 +189,8 @@ class GenerationFields(TypedDict, total=False):
     loras: list[Lora]
     priority: PriorityName
     fallback: list[str]
+    start_after: str
+    start_before: str
     webhook_url: str
     webhook_progress: bool
     metadata: dict[str, str]

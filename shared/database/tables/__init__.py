@@ -30,3 +30,4 @@ from shared.database.tables.models import ModelVersion as ModelVersion
 from shared.database.tables.models import Pin as Pin
 from shared.database.tables.models import Replica as Replica
 from shared.database.tables.models import ReplicaFile as ReplicaFile
+from shared.database.tables.pauses import Pause as Pause

@@ -12,6 +12,8 @@ _OF_NODES = text("target_node IS NOT NULL")
 _OWNED = text("owner IS NOT NULL")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
 _QUEUED = text("status = 'queued'")
+_HELD = text("status = 'queued' AND held IS NOT NULL")
+_EXPIRING = text("status = 'queued' AND start_before IS NOT NULL")
 _DISPATCHED = text(f"status = 'queued' AND {COLUMNS['dispatched_to']} IS NOT NULL")
 
 
@@ -23,6 +25,9 @@ class Job(SQLModel, table=True):
         Index("ix_jobs_ended", "status", "finished_at"),
         # The lines of the queue (`shared/jobs/lines.py`), each in order.
         Index("ix_jobs_line", "line", "queued_at", "phase", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
+        # Queued jobs that may not start yet, and those that must start before a time.
+        Index("ix_jobs_held", "held", "queued_at", sqlite_where=_HELD, postgresql_where=_HELD),
+        Index("ix_jobs_expiring", "start_before", sqlite_where=_EXPIRING, postgresql_where=_EXPIRING),
         # What was dispatched to each device.
         Index("ix_jobs_bell", "dispatched_to", sqlite_where=_DISPATCHED, postgresql_where=_DISPATCHED),
         # The order of the whole queue, whatever the model.
@@ -95,7 +100,12 @@ class Job(SQLModel, table=True):
     traceparent: str | None = Field(default=None, max_length=55)  # W3C trace context of the request that submitted it
 
     created_at: datetime
-    queued_at: float
+    queued_at: float  # since when it may start; its waiting time counts from then
+    # Why a queued job may not start yet: `start_time`. It then stands in no line. None: it stands in its line.
+    held: str | None = Field(default=None, max_length=16)
+    start_after: float | None = None
+    start_before: float | None = None  # a job that has not started by then fails as `expired`
+    front_at: float | None = None  # when an administrator moved it before all others
     not_before: float = 0.0  # back-off: not dispatched before this
     unplaceable_since: float | None = None  # since when no device or node has been able to run it; None: one can
     started_at: datetime | None = None  # when the winning attempt claimed it

@@ -118,6 +118,23 @@ def test_the_page_of_the_gangs(stack: Stack, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_of_the_queue(stack: Stack, tmp_path: Path) -> None:
+    if shutil.which("jq") is None:
+        lacking("no jq on PATH")
+    script = "\n".join(code for _, code in blocks(DOCS / "queue.md", "sh"))
+    done = as_read(script, tmp_path, seconds=200, WANWORKS_URL=stack.url)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "paused: everything until " in done.stdout
+    assert ", by local: a new cooler" in done.stdout
+    assert "nothing is paused" in done.stdout
+    assert '["model_id","TI2V-5B"]' in done.stdout
+    assert '"paused":1}' in done.stdout
+    assert '{"pauses":[]}' in done.stdout
+    assert 'queued\n"start_time"' in done.stdout
+    assert "is before all others" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_page_of_the_client(stack: Stack, tmp_path: Path) -> None:
     (boats,) = [code for _, code in blocks(DOCS / "client.md", "json")]
     (tmp_path / "boats.jsonl").write_text(boats)

@@ -99,6 +99,9 @@ ROWS = {
     "GET /api/v1/audit": Row(ADMIN),
     "GET /api/v1/workers": Row(READ),
     "GET /api/v1/queues": Row(READ),
+    "POST /api/v1/queues/pause": Row(SUBMIT, body={"key": "submit"}),
+    "POST /api/v1/queues/resume": Row(SUBMIT, body={"key": "submit"}),
+    "POST /api/v1/jobs/{id}/move-to-front": Row(ADMIN),
     "GET /api/v1/nodes": Row(READ),
     "POST /api/v1/nodes/{node}/drain": Row(ADMIN),
     "DELETE /api/v1/nodes/{node}/drain": Row(ADMIN),
@@ -281,6 +284,21 @@ def test_the_workers_hide_jobs_of_other_callers(installation: Installation) -> N
     assert shown("owner") == shown("admin") == {job.id}
     assert shown("other") == {None}
     records.request_cancel(installation.database, job.id)
+
+
+def test_a_key_pauses_only_its_own_jobs(installation: Installation) -> None:
+    def pause(who: str, body: dict[str, str], act: str = "pause") -> Any:
+        return installation.client.post(f"/api/v1/queues/{act}", json=body, headers=installation.header(who))
+
+    for body in ({}, {"key": "other"}, {"model_id": "T2V-A14B"}, {"key": "nobodys"}):
+        assert pause("owner", body).status_code == 403, body
+        assert pause("owner", body, "resume").status_code == 403, body
+    assert [row["value"] for row in pause("owner", {"key": "owner"}).json()["pauses"]] == ["owner"]
+    shown = installation.client.get("/api/v1/queues", headers=installation.header("other")).json()["pauses"]
+    assert "owner" not in [row["value"] for row in shown], "another key's pause"
+    assert pause("admin", {"key": "owner"}, "resume").status_code == 200
+    entries = installation.client.get("/api/v1/audit", headers=installation.header("admin")).json()["data"]
+    assert entries[0]["act"] == "resumeQueue"
 
 
 def test_a_signed_link_is_valid_for_one_file_until_it_expires(installation: Installation) -> None:

@@ -74,7 +74,10 @@ def test_workers_show_devices_and_what_they_run(client: TestClient, database: Da
 @both_databases
 def test_queues_count_by_priority_and_model(client: TestClient, database: Database) -> None:
     empty = client.get("/api/v1/queues").json()
-    assert empty == {"queued": 0, "running": 0, "waiting_for_model": 0, "oldest_age_seconds": None, "queues": []}
+    assert empty == {
+        "queued": 0, "running": 0, "waiting_for_model": 0, "held": 0, "oldest_age_seconds": None, "queues": [],
+        "pauses": [],
+    }  # fmt: skip
     first = client.post(URL, json=GOOD).json()["id"]
     client.post(URL, json={**GOOD, "priority": "high"})
     client.post(URL, json={**GOOD, "model_id": "TI2V-5B"})

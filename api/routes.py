@@ -10,7 +10,7 @@ from api.jobs import artifacts, benchmarks, events, node_jobs, webhooks
 from api.jobs import handlers as jobs
 from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status, tiers
 from api.models import health as model_health
-from api.ops import alerts, audit, flower, health, nodes, prometheus, queues, workers
+from api.ops import alerts, audit, flower, health, nodes, prometheus, queues, usage, workers
 from api.videos import handlers as videos
 from shared.catalogue.models import Catalogue
 
@@ -36,6 +36,7 @@ OPERATIONS = (
     *audit.OPERATIONS,
     *workers.OPERATIONS,
     *queues.OPERATIONS,
+    *usage.OPERATIONS,
     *health.OPERATIONS,
     *nodes.OPERATIONS,
     *estimate.OPERATIONS,

@@ -30,7 +30,7 @@ from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.telemetry import tracing
 
 _REMOVED_WITHIN = timedelta(days=1)  # a node that is absent for longer may never return
-_QUEUE_RETRY_SECONDS = 10  # for owners at their limit: when one of their jobs will start is unknown
+QUEUE_RETRY_SECONDS = 10  # for owners at their limit: when one of their jobs will start is unknown
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class NewJob:
     request_hash: str | None = None
     retry_of: str | None = None
     max_failures: int = 5
+    retry_backoff_seconds: float | None = None  # after the first failure; None: the setting
     bandwidth_mbps: float | None = None  # of a download, in 10^6 bits a second
     webhook_url: str | None = None
     webhook_progress: bool = False
@@ -73,6 +74,10 @@ class Stopped:
 
     job: Job
     ended: bool
+
+
+def queue_limit_message(limit: int) -> str:
+    return f"This API key has {limit} jobs queued, which is its limit"
 
 
 def new_id() -> str:
@@ -172,9 +177,8 @@ def purgeable(database: Database, ended_before: datetime, limit: int = 500, besi
         # An expression, because SQLite would read the index of all ended jobs to find the few deleted ones.
         ended = col(Job.status).concat("").in_(JOB_ENDS)
         found = list(session.exec(select(Job.id).where(*wanted, ended, col(Job.deleted).is_(True)).limit(limit)))
-        for (
-            status
-        ) in JOB_ENDS:  # one query for each state, without the deleted ones, so that each reads a range of an index
+        # One query for each state, without the deleted ones, so that each reads a range of an index.
+        for status in JOB_ENDS:
             if len(found) < limit:
                 old = select(Job.id).where(col(Job.status) == status, *wanted, col(Job.finished_at) < ended_before)
                 found += session.exec(old.limit(limit - len(found)))
@@ -194,15 +198,10 @@ def mark_partials(job: Job) -> None:
         job.phase = Phase.REMOVING
 
 
-def is_generation(job: Job) -> bool:
-    """Return whether the job is a generation. Only generations have uses."""
-    return job.type == GENERATION
-
-
 def note_end(session: Session, job: Job) -> None:
     """Store the use and the webhook message. Call it in the transaction that ends the job."""
     assert job.finished_at is not None
-    if is_generation(job):
+    if job.type == GENERATION:
         session.add(use_of(job, JobState(job.status), job.finished_at, job.result))
     webhooks.add_end(session, job, f"msg_{new_id()}")
 
@@ -301,8 +300,7 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
     outcome: list[Accepted | InvalidField | LimitReached] = []
     for job in new:
         if job.id in too_many:
-            message = f"This API key has {job.owner_may_queue} jobs queued, which is its limit"
-            outcome.append(LimitReached(message, _QUEUE_RETRY_SECONDS))
+            outcome.append(LimitReached(queue_limit_message(job.owner_may_queue or 0), QUEUE_RETRY_SECONDS))
             continue
         owner_id, request_hash = hashes.get(job.idempotency_key, (job.id, job.request_hash))
         if request_hash == job.request_hash:
@@ -362,6 +360,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "request_hash": new.request_hash,
         "retry_of": new.retry_of,
         "max_failures": new.max_failures,
+        "retry_backoff_seconds": new.retry_backoff_seconds,
         "bandwidth_mbps": new.bandwidth_mbps,
         "webhook_url": new.webhook_url,
         "webhook_progress": new.webhook_progress,

@@ -175,6 +175,8 @@ class GenerationFields(TypedDict, total=False):
     devices_per_job: Literal[1, 2, 4, 8]
     loras: list[Lora]
     priority: PriorityName
+    max_attempts: int
+    retry_backoff_seconds: float
     fallback: list[str]
     webhook_url: str
     webhook_progress: bool

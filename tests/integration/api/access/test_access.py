@@ -99,6 +99,7 @@ ROWS = {
     "GET /api/v1/audit": Row(ADMIN),
     "GET /api/v1/workers": Row(READ),
     "GET /api/v1/queues": Row(READ),
+    "GET /api/v1/usage": Row(READ),
     "GET /api/v1/nodes": Row(READ),
     "POST /api/v1/nodes/{node}/drain": Row(ADMIN),
     "DELETE /api/v1/nodes/{node}/drain": Row(ADMIN),

@@ -1,0 +1,90 @@
+"""Queries of the job routes: filters of lists, dry runs, signed links."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from api.schemas.fields import AfterId, PageLimit
+from shared.catalogue.job_types import JOB_TYPES
+from shared.states import JobState
+from wanworks.requests import PLAIN
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _end(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,15}", value):
+        raise ValueError("must be a whole number")
+    return value
+
+
+def moment(value: Any) -> datetime:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ValueError("must be a time such as 2026-01-31T12:00:00Z")
+    digits, fraction, rest = re.split(r"(\.\d+)", value) if "." in value else (value, "", "")
+    try:
+        return datetime.fromisoformat(f"{digits}{fraction[:7]}{rest}".upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("is not an existing date and time; give one such as 2026-01-31T12:00:00Z") from None
+
+
+def _flag(value: Any) -> Any:
+    if value not in ("true", "false", False, True):
+        raise ValueError("must be `true` or `false`")
+    return value
+
+
+def _job_type(value: str | None) -> str | None:
+    if value is not None and value not in JOB_TYPES:
+        raise ValueError(f"there is no such type of job; allowed: {', '.join(JOB_TYPES)}")
+    return value
+
+
+class JobsQuery(BaseModel):
+    """Filters and page of the list of jobs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Annotated[
+        str | None,
+        AfterValidator(_job_type),
+        Field(description="Only jobs of this type.", json_schema_extra={"enum": sorted(JOB_TYPES)}),
+    ] = None
+    status: Annotated[JobState | None, Field(description="Only jobs with this status.")] = None
+    model_id: Annotated[
+        Annotated[str, Field(min_length=1, max_length=64), PLAIN] | None, Field(description="Only jobs for this model.")
+    ] = None
+    created_after: Annotated[
+        datetime | None,
+        BeforeValidator(moment),
+        Field(description="Only jobs created after this time (ISO 8601 with an offset or Z)."),
+    ] = None
+    limit: PageLimit = 20
+    after: AfterId = None
+
+
+class GenerationQuery(BaseModel):
+    """Whether the generation is only checked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: Annotated[
+        bool,
+        BeforeValidator(_flag),
+        Field(description="Return what accepting the request would return and cost, but create no job."),
+    ] = False
+
+
+class ArtifactQuery(BaseModel):
+    """The parameters of a signed link. Without them, an API key is needed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    expires: Annotated[
+        int | None,
+        Field(ge=0, le=999_999_999_999_999, description="When the signed link expires, in seconds since 1970."),
+        BeforeValidator(_end),
+    ] = None
+    signature: Annotated[str | None, Field(max_length=64, description="The signature of the link.")] = None

@@ -42,7 +42,7 @@ def outcome(context: Context, new: NewJob, caller: Caller) -> DryRun:
         memory=memory,
         limits=[
             LimitUse(
-                name=use.name,  # type: ignore[arg-type]
+                name=use.name,
                 allowed=use.allowed,
                 used=round(use.used, 3),
                 expected=round(use.expected, 3),

@@ -42,16 +42,19 @@ def _job_type(value: str | None) -> str | None:
     return value
 
 
+JobType = Annotated[
+    str | None,
+    AfterValidator(_job_type),
+    Field(description="Only jobs of this type.", json_schema_extra={"enum": sorted(JOB_TYPES)}),
+]
+
+
 class JobsQuery(BaseModel):
     """Filters and page of the list of jobs."""
 
     model_config = ConfigDict(extra="forbid")
 
-    type: Annotated[
-        str | None,
-        AfterValidator(_job_type),
-        Field(description="Only jobs of this type.", json_schema_extra={"enum": sorted(JOB_TYPES)}),
-    ] = None
+    type: JobType = None
     status: Annotated[JobState | None, Field(description="Only jobs with this status.")] = None
     model_id: Annotated[
         Annotated[str, Field(min_length=1, max_length=64), PLAIN] | None, Field(description="Only jobs for this model.")

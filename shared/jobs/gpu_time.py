@@ -68,12 +68,12 @@ class Ahead:
 def ahead(database: Database, rank: int) -> Ahead:
     """Return what comes before a generation of that rank of priority: the running ones, and those queued before it."""
     kinds: tuple[Any, ...] = (Job.model_cache_key, Job.speed, Job.devices)
-    waiting = (
-        select(*kinds, func.count(), func.sum(Job.work))
+    waiting: Any = (
+        select(*kinds, func.count(), func.sum(Job.work))  # type: ignore[call-overload]
         .where(Job.status == JobState.QUEUED, Job.type == GENERATION, col(Job.mock).is_(False), Job.priority <= rank)
         .group_by(*kinds)
     )
-    holding = select(*kinds, Job.work, epoch_now() - col(Job.claimed_at)).where(
+    holding: Any = select(*kinds, Job.work, epoch_now() - col(Job.claimed_at)).where(  # type: ignore[call-overload]
         Job.status == JobState.RUNNING, Job.type == GENERATION, col(Job.mock).is_(False), ON_DEVICE
     )
     with database.read() as session:

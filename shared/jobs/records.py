@@ -1,8 +1,9 @@
 """A job as its owner sees it: accepted, read, listed, cancelled, deleted.
 
-Only this module, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the dispatcher) and `download_control.py`
-write the `jobs` table. Each change of state is one UPDATE that names the previous state, or locks the row first. Every
-write is idempotent: it detects its earlier effect, so it can be repeated if the outcome of a commit is unknown.
+Only this module, `ordering.py`, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the dispatcher) and
+`download_control.py` write the `jobs` table. Each change of state is one UPDATE that names the previous state, or locks
+the row first. Every write is idempotent: it detects its earlier effect, so it can be repeated if the outcome of a
+commit is unknown.
 """
 
 import secrets
@@ -107,7 +108,7 @@ def accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Excepti
 def get(database: Database, job_id: str, *, only: str | None = None) -> Job:
     """Return the job. `only`: the owner that may see it; None: any. Raises NotFound, also for deleted jobs."""
     with database.read() as session:
-        return _visible(session, job_id, only)
+        return visible(session, job_id, only)
 
 
 def was_accepted(database: Database, new: NewJob) -> bool:
@@ -132,7 +133,7 @@ def request_cancel(database: Database, job_id: str, *, only: str | None = None) 
     Raises NotFound, and Conflict if the job has succeeded or failed.
     """
     with database.write() as session:
-        job = _visible(session, job_id, only, lock=True)
+        job = visible(session, job_id, only, lock=True)
         ended = _cancel(session, job) or (is_repetition() and job.status == JobState.CANCELLED)
     if job.status in (JobState.SUCCEEDED, JobState.FAILED):
         raise Conflict(f"The job has already {job.status}; only a queued, paused or running job can be cancelled")
@@ -147,7 +148,7 @@ def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopp
     """
     with database.write() as session:
         # A repetition may find it already deleted by its first call.
-        job = _visible(session, job_id, only, lock=True, deleted_too=is_repetition())
+        job = visible(session, job_id, only, lock=True, deleted_too=is_repetition())
         ended = _cancel(session, job)
         job.deleted = True
         job.idempotency_key = None
@@ -371,7 +372,8 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
     }
 
 
-def _visible(session: Session, job_id: str, only: str | None, *, lock: bool = False, deleted_too: bool = False) -> Job:
+def visible(session: Session, job_id: str, only: str | None, *, lock: bool = False, deleted_too: bool = False) -> Job:
+    """Return the job, locked until the transaction ends if that is asked. Raises NotFound."""
     job = session.get(Job, job_id, with_for_update=lock)
     if job is None or (job.deleted and not deleted_too) or (only is not None and job.owner != only):
         raise NotFound("job", job_id)

@@ -51,7 +51,7 @@ def groups(
             *(_count(state).label(state.value) for state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)),
             func.coalesce(func.sum(func.coalesce(Use.device_seconds, Use.seconds)), 0.0).label("gpu_seconds"),
         ]
-        query: Any = select(*chosen, *figures).where(  # type: ignore[call-overload]
+        query: Any = select(*chosen, *figures).where(
             col(Use.finished_at) >= begin, col(Use.finished_at) < end, col(Use.mock).is_(False)
         )
         if owner is not None:

@@ -17,7 +17,7 @@ _DISPATCHED = text(f"status = 'queued' AND {COLUMNS['dispatched_to']} IS NOT NUL
 
 
 class Job(SQLModel, table=True):
-    """One job. Only `records`, `attempts`, `finishing`, `dispatch` and `download_control` of `shared/jobs` write it."""
+    """One job. Written by six modules of `shared/jobs`, which `records` names."""
 
     __tablename__ = "jobs"
     __table_args__ = (

@@ -18,7 +18,7 @@ from api.services import gpu_limits
 from shared import clock
 from shared.access import keys
 from shared.database.tables import Job
-from shared.errors import Forbidden, RequestError
+from shared.errors import Forbidden, InvalidField, RequestError
 from shared.jobs import dead, ordering, records
 from shared.jobs.dead import Filter
 from shared.jobs.records import Accepted
@@ -42,6 +42,10 @@ async def redrive(context: Context, request: Request, query: BaseModel) -> Respo
 def _redrive(context: Context, request: Request, body: RedriveRequest) -> RedriveResult:
     """Retry the jobs one by one. Each keeps its owner and counts against the limits of the owner's key."""
     caller = caller_of(request)
+    if body.model_id is not None and body.model_id not in context.catalogue.model_ids:
+        offered = ", ".join(context.catalogue.model_ids)
+        msg = f"there is no model {body.model_id!r}, so its jobs cannot be repeated; available: {offered}"
+        raise InvalidField.of("model_id", msg, "unknown")
     which = Filter(**body.model_dump(include=_FILTERS | {"metadata"}))
     matched = dead.count(context.database, which, only=caller.only)
     if body.dry_run:

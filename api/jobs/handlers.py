@@ -253,7 +253,7 @@ OPERATIONS = (
                 "The job that was created earlier with this Idempotency-Key; or, of a dry run, what accepting the "
                 "request would return and cost.",
                 JobOrDryRun,
-                headers=("Location", "Idempotency-Replayed"),
+                at_times=("Location", "Idempotency-Replayed"),
             ),
         ),
         problems=(400, 413, 415, 503, 507), headers=("Idempotency-Key",), body=GenerationRequest, query=GenerationQuery,

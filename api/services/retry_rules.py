@@ -1,6 +1,6 @@
 """The attempts and the back-off that a request may name, within the limits of the settings. Pure functions."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from shared.errors import FieldError, InvalidField
 from shared.settings import Settings
@@ -38,7 +38,8 @@ def wrong_fields(settings: Settings, request: Retried) -> tuple[FieldError, ...]
     return tuple(found)
 
 
-def check(settings: Settings, request: Retried) -> None:
-    """Raise InvalidField with each field that is over the limit of the settings."""
+def values(settings: Settings, request: Retried) -> dict[str, Any]:
+    """Return the fields of the new job. Raises InvalidField with each field that is over the limit of the settings."""
     if wrong := wrong_fields(settings, request):
         raise InvalidField(*wrong)
+    return {"max_failures": attempts(settings, request), "retry_backoff_seconds": request.retry_backoff_seconds}

@@ -2,8 +2,7 @@
 
 Only this module, `ordering.py`, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the dispatcher) and
 `download_control.py` write the `jobs` table. Each change of state is one UPDATE that names the previous state, or locks
-the row first. Every write is idempotent: it detects its earlier effect, so it can be repeated if the outcome of a
-commit is unknown.
+the row first. Every write is idempotent: it detects its earlier effect, so it can be repeated after a lost answer.
 """
 
 import secrets
@@ -373,7 +372,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
 
 
 def visible(session: Session, job_id: str, only: str | None, *, lock: bool = False, deleted_too: bool = False) -> Job:
-    """Return the job, locked until the transaction ends if that is asked. Raises NotFound."""
+    """Return the job; with `lock`, locked until the transaction ends. Raises NotFound."""
     job = session.get(Job, job_id, with_for_update=lock)
     if job is None or (job.deleted and not deleted_too) or (only is not None and job.owner != only):
         raise NotFound("job", job_id)

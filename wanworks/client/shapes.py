@@ -64,6 +64,9 @@ class Job(TypedDict):
     queue_position_approximate: bool | None
     waiting_for: WaitingFor | None
     attempt: int
+    max_attempts: int
+    retry_backoff_seconds: NotRequired[float | None]
+    gpu_seconds: NotRequired[float | None]
     node: str | None
     device: str | None
     created_at: str

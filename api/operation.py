@@ -49,6 +49,8 @@ class Answer:
     schema: type[BaseModel] | None = None
     media_type: str | None = "application/json"
     headers: tuple[str, ...] = ()  # names in `api/documentation/openapi.py`
+    at_times: tuple[str, ...] = ()  # headers that some of these responses do not have
+    also: str | None = None  # another media type in which the client may request it
 
 
 Handler = Callable[[Context, Request, Any], Response | Awaitable[Response]]

@@ -6,16 +6,17 @@ from api.dashboard import estimate, live_page, login
 from api.dashboard import handlers as dashboard
 from api.documentation import handlers as documentation
 from api.documentation import openapi
-from api.jobs import artifacts, benchmarks, events, node_jobs, webhooks
+from api.jobs import artifacts, benchmarks, dead, events, node_jobs, webhooks
 from api.jobs import handlers as jobs
 from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status, tiers
 from api.models import health as model_health
-from api.ops import alerts, audit, flower, health, nodes, pauses, prometheus, queues, workers
+from api.ops import alerts, audit, flower, health, nodes, pauses, prometheus, queues, usage, workers
 from api.videos import handlers as videos
 from shared.catalogue.models import Catalogue
 
 OPERATIONS = (
     *jobs.OPERATIONS,
+    *dead.OPERATIONS,
     *node_jobs.OPERATIONS,
     *benchmarks.OPERATIONS,
     *events.OPERATIONS,
@@ -37,6 +38,7 @@ OPERATIONS = (
     *workers.OPERATIONS,
     *queues.OPERATIONS,
     *pauses.OPERATIONS,
+    *usage.OPERATIONS,
     *health.OPERATIONS,
     *nodes.OPERATIONS,
     *estimate.OPERATIONS,

@@ -24,6 +24,7 @@ from scheduler.placement import host_memory, nodes
 from scheduler.placement.devices import Assignment, Moment, displaced
 from scheduler.placement.fairness import FairStarts
 from scheduler.placement.gangs import decide
+from scheduler.placement.owner_limits import OwnerLimits
 from scheduler.queue_views import PublishedOrder, known_jobs, part
 from scheduler.recovery import Recovery
 from scheduler.sender import Send, celery_sender
@@ -32,7 +33,7 @@ from shared import garbage
 from shared.cluster import nodes as cluster_nodes
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable, StoreFull
-from shared.jobs import dispatch, download_control, gangs
+from shared.jobs import dispatch, download_control, gangs, running_limits
 from shared.jobs.dispatch import Queue, Waiting
 from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis
@@ -48,6 +49,7 @@ log = logging.getLogger("wanworks.dispatcher")
 # Assignments that are written in one transaction and then sent.
 _FIRST_BATCH = 16
 _BATCH = 128
+_AGAIN = 4  # decisions of one pass that follow a limit of an owner
 
 
 class Dispatcher:
@@ -70,6 +72,7 @@ class Dispatcher:
         self._recovery = Recovery(settings, database, reports, self.meters)
         self._unplaceable = UnplaceableJobs(database, reports, settings.unplaced_limit_hours * 3600)
         self._ahead = dispatch.LOOK_AHEAD  # how many of the first jobs are read: enough for every device
+        self._skipped = False  # whether a limit of an owner has left a device without a job in this pass
         self._marked = False  # whether this pass has changed which jobs are marked as waiting for a model
         self.stopping = threading.Event()
 
@@ -112,8 +115,14 @@ class Dispatcher:
             self._recovery.run()
         queue = dispatch.read_queue(self._database, self._ahead)
         paused = pausing.read(self._database)
-        self._marked = False
+        self._marked = self._skipped = False
         dispatched = self._place(queue, paused) if queue.waiting else 0
+        for _ in range(_AGAIN):
+            if not self._skipped:
+                break
+            # A device was meant for a job whose owner has reached its limit meanwhile: another job may have it.
+            queue = dispatch.read_queue(self._database, self._ahead)
+            dispatched += self._place(queue, paused)
         self._unplaceable.passed(queue.now)
         self.published_order.publish(None if dispatched or self._marked else queue, self._ahead, paused)
         return dispatched
@@ -121,15 +130,19 @@ class Dispatcher:
     def _place(self, queue: Queue, paused: Pauses) -> int:
         held = replicas.ready(self._database)
         hosts = read_hosts(self._database, held, self._settings.device_silence_seconds, paused.devices)
+        self._skipped = False
         read, self._ahead = self._ahead, max(dispatch.LOOK_AHEAD, len(hosts.devices))
         if self._recall_from_closed(queue, hosts) or self._ahead > read:
             queue = dispatch.read_queue(self._database, self._ahead)
         queue = pausing.startable(self._database, known_jobs(queue), paused)
         self._unplaceable.check(queue, hosts, held, lambda: self._startable(paused))
         of_devices = part(queue, of_nodes=False)
+        limits = OwnerLimits(of_devices, running_limits.of_owners(self._database))
+        if excess := limits.excess():
+            dispatch.recall(self._database, excess)
         by_id = {job.job_id: job for job in queue.waiting}
         dispatched = 0
-        for batch in _batches(self._place_on_devices(of_devices, held, hosts)):
+        for batch in _batches(self._place_on_devices(of_devices, limits, held, hosts)):
             for assignment in displaced(of_devices, batch):
                 if dispatch.hand_back(self._database, assignment.job_id, assignment.device_key):
                     log.info(
@@ -143,6 +156,7 @@ class Dispatcher:
             dispatched += sent
             if not available:
                 return dispatched
+        self._skipped = limits.skipped
         on_nodes = self._place_on_nodes(part(queue, of_nodes=True), hosts)
         sent, _ = self._dispatch_all(by_id, on_nodes, hosts.protocols)
         return dispatched + sent
@@ -163,7 +177,9 @@ class Dispatcher:
         ]
         return dispatch.recall(self._database, sent_there) if sent_there else 0
 
-    def _place_on_devices(self, queue: Queue, held: Mapping[str, frozenset[str]], hosts: Hosts) -> Iterable[Assignment]:
+    def _place_on_devices(
+        self, queue: Queue, limits: OwnerLimits, held: Mapping[str, frozenset[str]], hosts: Hosts
+    ) -> Iterable[Assignment]:
         if not queue.waiting:
             return ()
         alive = hosts.devices
@@ -176,12 +192,13 @@ class Dispatcher:
             real = [job for job in queue.waiting if not job.mock]
             for job_id in on_demand.start(self._database, self._settings, real, anywhere, with_devices):
                 log.info("job %s: started a download that waiting jobs need", job_id)
+        queue = limits.queue()
         estimates = self._durations.estimates()
         deadlines = self._fair_starts.observe(queue, alive, estimates)
         moment = Moment(
             queue, host_memory.shared(queue, alive), estimates, deadlines, self._settings.redispatch_seconds
         )
-        decided: Iterable[Assignment] = self._policy(moment)
+        decided: Iterable[Assignment] = limits.within(self._policy(moment))
         return host_memory.within_hosts(decided, queue, alive)
 
     def _place_on_nodes(self, queue: Queue, hosts: Hosts) -> tuple[Assignment, ...]:

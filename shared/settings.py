@@ -125,6 +125,10 @@ class Settings(BaseSettings):
     retry_backoff_seconds: float = Field(
         2.0, ge=0, le=3600, description="Delay after the first crash; it doubles with each crash."
     )
+    max_attempts_limit: int = Field(20, ge=1, le=100, description="Greatest `max_attempts` that a request may name.")
+    retry_backoff_limit_seconds: float = Field(
+        3600.0, ge=0, le=86_400, description="Greatest `retry_backoff_seconds` that a request may name."
+    )
     cancel_grace_seconds: float = Field(
         30.0, gt=0, le=3600, description="A cancelled job's process is killed if it has not stopped after this time."
     )

@@ -110,6 +110,22 @@ FallbackStrategy = Literal[
 ]
 
 
+MaxAttempts = Annotated[
+    Annotated[int, Field(strict=True, ge=1, le=100)] | None,
+    Field(
+        description="Number of crashes and lost workers after which the job fails, at most the setting "
+        "`max_attempts_limit`. If omitted, the setting `max_failures`."
+    ),
+]
+RetryBackoff = Annotated[
+    Annotated[Number, Field(ge=0, le=86_400)] | None,
+    Field(
+        description="Seconds until the second attempt; the delay doubles with each further one. At most the setting "
+        "`retry_backoff_limit_seconds`. If omitted, the setting `retry_backoff_seconds`."
+    ),
+]
+
+
 class GenerationRequest(BaseModel):
     """A generation as the client requests it, before the catalogue's defaults and limits. The API reads `image`."""
 
@@ -145,6 +161,8 @@ class GenerationRequest(BaseModel):
     ] = None
     loras: Annotated[list[Lora], Field(max_length=8)] = []
     priority: Priority = Priority.NORMAL
+    max_attempts: MaxAttempts = None
+    retry_backoff_seconds: RetryBackoff = None
     fallback: Annotated[
         list[FallbackStrategy],
         Field(max_length=6, description="Permitted strategies while the model is not ready, in order of preference."),

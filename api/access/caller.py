@@ -14,6 +14,7 @@ from wanworks.requests import GenerationRequest
 
 _MEANINGS = {Scope.READ: "read", Scope.SUBMIT: "submit jobs", Scope.ADMIN: "administer"}
 UNLIMITED = Limits()
+_OVER = "is above the highest priority that this API key allows, `{}`"
 _NO_OWNER = ""  # matches no job: callers without a key own none
 
 
@@ -46,10 +47,14 @@ class Caller:
 
     def check_priority(self, request: GenerationRequest) -> None:
         """Raise InvalidField for an explicitly requested priority above the key's maximum."""
+        if "priority" in request.model_fields_set:
+            self.check_ceiling(request.priority)
+
+    def check_ceiling(self, priority: Priority) -> None:
+        """Raise InvalidField for a new priority above the key's maximum."""
         ceiling = self.limits.priority_ceiling
-        if ceiling is not None and "priority" in request.model_fields_set and request.priority.rank < ceiling.rank:
-            msg = f"is above the highest priority that this API key allows, `{ceiling}`"
-            raise InvalidField(FieldError(("body", "priority"), msg, "over_ceiling"))
+        if ceiling is not None and priority.rank < ceiling.rank:
+            raise InvalidField(FieldError(("body", "priority"), _OVER.format(ceiling), "over_ceiling"))
 
     def owning(self, new: NewJob) -> NewJob:
         """Return the job with this caller as its owner, under the caller's limits.

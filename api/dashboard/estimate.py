@@ -8,11 +8,10 @@ from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas import page as page_schemas
 from api.schemas.page import Estimate, EstimateQuery
-from api.services.fallback_facts import queue_seconds
+from api.services import estimates
 from shared.catalogue.entries import passes_per_step
 from shared.catalogue.models import parse_resolution
-from shared.jobs import durations
-from shared.states import Scope
+from shared.states import Priority, Scope
 
 
 def estimate(context: Context, request: Request, query: EstimateQuery) -> Response:
@@ -23,24 +22,20 @@ def estimate(context: Context, request: Request, query: EstimateQuery) -> Respon
     steps = query.steps or entry.defaults.steps
     work = width * height * (query.frames or entry.defaults.frames) * steps * share / 1e6
     speed = query.speed or context.settings.default_speed
-    key = f"{entry.weights_id}:{query.quantization}"
-    measured = durations.measured(context.database, key, entry.model_id, speed)
-    library = context.library()
-    rate = measured.seconds_per_work
+    wanted = estimates.Wanted(
+        entry.model_id, entry.weights_id, query.quantization, speed, work, rank=Priority.NORMAL.rank
+    )
+    found = estimates.estimate(context.database, context.library(), wanted)
     figures = {
-        "generation_seconds": round(rate * work, 1) if rate is not None else None,
-        "loading_seconds": round(measured.load_seconds, 1) if measured.load_seconds is not None else None,
-        "queue_seconds": queue_seconds(library),
+        "generation_seconds": found.generation_seconds,
+        "loading_seconds": found.loading_seconds,
+        "queue_seconds": found.queue_seconds,
     }
     return json_response(
         Estimate(
             model_id=entry.model_id,
-            warm=any(
-                (loaded.get("model_id"), loaded.get("quantization", "none")) == (entry.weights_id, query.quantization)
-                for device in library.devices
-                for loaded in device.warm
-            ),
-            samples=measured.samples,
+            warm=found.warm,
+            samples=found.samples,
             basis={name: "measured" if value is not None else "none" for name, value in figures.items()},
             **figures,
         )

@@ -219,8 +219,12 @@ def _answer(answer: Answer, names: dict[Any, str]) -> dict[str, Any]:
         described["content"] = {"application/json": {"schema": {"$ref": names[answer.schema]}}}
     elif answer.media_type is not None:
         described["content"] = {answer.media_type: {"schema": {}}}
-    if answer.headers:
-        described["headers"] = _response_headers(*answer.headers)
+    if answer.also is not None:
+        described["content"][answer.also] = {"schema": {"type": "string"}}
+    if answer.headers or answer.at_times:
+        described["headers"] = _response_headers(*answer.headers, *answer.at_times)
+        for name in answer.at_times:
+            described["headers"][name]["required"] = False
     return described
 
 

@@ -16,6 +16,7 @@ from api.jobs.handlers import ACCEPTED, job_objects
 from api.jobs.node_jobs import accepted
 from api.operation import Operation
 from api.schemas.tiers import BenchmarkRequest
+from api.services import retry_rules
 from api.services.memory_check import needs_of
 from shared.catalogue.benchmarks import PROMPTS
 from shared.catalogue.job_types import BENCHMARK, BenchmarkParams, settle
@@ -60,7 +61,7 @@ def _new(context: Context, body: BenchmarkRequest, key: str | None, digest: str 
         memory_needs=needs,
         idempotency_key=key,
         request_hash=digest,
-        max_failures=context.settings.max_failures,
+        **retry_rules.values(context.settings, body),
     )
 
 

@@ -4,9 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
-from math import ceil
 
 import anyio.to_thread
 from pydantic import BaseModel
@@ -20,10 +18,12 @@ from api.http import headers
 from api.http.body import ReceivedRequest, read_generation
 from api.http.query import job_id_of
 from api.http.responses import json_response
-from api.jobs import views
+from api.jobs import dry_run, views
 from api.operation import Answer, Operation
 from api.schemas import jobs
-from api.schemas.jobs import JobsQuery
+from api.schemas.dry_run import JobOrDryRun
+from api.schemas.job_queries import GenerationQuery, JobsQuery
+from api.services import gpu_limits
 from api.services.group_commit import Committed
 from api.services.hosts import Seen
 from api.services.waiting import waiting_for
@@ -31,7 +31,7 @@ from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.tables import Job
 from shared.errors import InvalidField, LimitReached, StoreFull, Unavailable
-from shared.jobs import gpu_time, holding, lists, queue_positions, records
+from shared.jobs import holding, lists, queue_positions, records, running_limits
 from shared.jobs.queue_positions import Position
 from shared.jobs.records import NewJob
 from shared.states import JOB_ENDS, JobState, Scope
@@ -44,10 +44,13 @@ _STOP_CHECK_SECONDS = 0.5  # a waiting request notices within this time that the
 PASS_SECONDS = 5.0  # a waiting request reads SQL this often, even without events from Redis
 
 
-async def create_generation(context: Context, request: Request, query: BaseModel) -> Response:
+async def create_generation(context: Context, request: Request, query: GenerationQuery) -> Response:
     key = headers.idempotency_key(request.headers)
     received = await read_generation(request)
     caller = caller_of(request)
+    if query.dry_run:
+        new = await admitted(context, received, None, caller, dry_run=True)
+        return json_response(await anyio.to_thread.run_sync(dry_run.outcome, context, new, caller))
     return await _accept(context, await admitted(context, received, key, caller), caller)
 
 
@@ -61,7 +64,7 @@ async def retry(context: Context, request: Request, query: BaseModel) -> Respons
         note_owner(request, job.owner)
         if job.type != GENERATION:
             caller.require(Scope.ADMIN)
-        return context.admission.retry(job, key)
+        return context.admission.retry(job, key, caller.limits)
 
     return await _accept(context, await anyio.to_thread.run_sync(admit), caller)
 
@@ -137,9 +140,11 @@ def job_objects(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
     public_path = context.settings.public_path
     queued = any(row.status == JobState.QUEUED for row in rows)
     seen, now = context.hosts.seen() if queued else Seen(), clock.now().timestamp()
+    full = running_limits.at_limit(context.database, [row.owner for row in rows if row.status == JobState.QUEUED])
+    reasons = [waiting_for(row, seen, now, full.get(row.owner or "")) for row in rows]
     return [
-        views.job(row, progress[row.id], positions.get(row.id), public_path, waiting_for(row, seen, now))
-        for row in rows
+        views.job(row, progress[row.id], positions.get(row.id), public_path, reason)
+        for row, reason in zip(rows, reasons, strict=True)
     ]
 
 
@@ -147,13 +152,15 @@ def _show_one(context: Context, job_id: str, only: str | None) -> jobs.Job:
     return job_objects(context, [records.get(context.database, job_id, only=only)])[0]
 
 
-async def admitted(context: Context, received: ReceivedRequest, key: str | None, caller: Caller) -> NewJob:
+async def admitted(
+    context: Context, received: ReceivedRequest, key: str | None, caller: Caller, *, dry_run: bool = False
+) -> NewJob:
     """Return the requested job, in a thread if that may block. Raises like `Admission.generation`."""
     try:
         caller.check_priority(received.request)
     except InvalidField as error:
         received = replace(received, wrong=(*received.wrong, *error.errors))
-    admit = partial(context.admission.generation, received, key)
+    admit = partial(context.admission.generation, received, key, caller.limits, dry_run=dry_run)
     if context.admission.is_quick(received):
         return admit()
     if received.image is None:
@@ -168,8 +175,8 @@ async def committed(context: Context, new: NewJob, caller: Caller) -> Committed:
     """
     owned = caller.owning(new)
     try:
-        if caller.limits.gpu_seconds_per_day is not None:
-            await anyio.to_thread.run_sync(_check_gpu_seconds, context, owned, caller.limits.gpu_seconds_per_day)
+        if caller.limits.counts_gpu_seconds:
+            await anyio.to_thread.run_sync(gpu_limits.check, context.database, caller.limits, owned)
         done = await context.commits.add(owned)
     except (InvalidField, LimitReached, StoreFull):
         await anyio.to_thread.run_sync(context.admission.discard, new)
@@ -179,22 +186,6 @@ async def committed(context: Context, new: NewJob, caller: Caller) -> Committed:
     if done.replayed:
         await anyio.to_thread.run_sync(context.admission.discard, new)
     return done
-
-
-def _check_gpu_seconds(context: Context, new: NewJob, allowed: float) -> None:
-    """Check the key's GPU-seconds of the day, including those expected for its queued jobs. Raises LimitReached.
-
-    A repeated request for an accepted job is not refused.
-    """
-    assert new.owner is not None
-    now = clock.now()
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    used = gpu_time.gpu_seconds(context.database, new.owner, midnight, now)
-    awaited = gpu_time.awaited_gpu_seconds(context.database, new.owner)
-    if used + awaited >= allowed and not records.was_accepted(context.database, new):
-        message = f"This API key has used {used:.0f} of its {allowed:g} GPU-seconds per day (UTC)"
-        message += f"; its queued jobs are expected to take {awaited:.0f} more" if awaited else ""
-        raise LimitReached(message, ceil((midnight + timedelta(days=1) - now).total_seconds()))
 
 
 async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
@@ -208,7 +199,10 @@ async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
     position = None if done.position is None else Position(done.position, approximate=True)
     now = clock.now().timestamp()
     # No query here: what is registered was read when the job was admitted, unless that needed no devices.
-    reason = waiting_for(job, context.hosts.seen(), now) if context.hosts.is_fresh else None
+    full: dict[str, int] = {}
+    if caller.limits.running_jobs is not None:
+        full = await anyio.to_thread.run_sync(running_limits.at_limit, context.database, [job.owner])
+    reason = waiting_for(job, context.hosts.seen(), now, full.get(job.owner or "")) if context.hosts.is_fresh else None
     return json_response(views.job(job, progress, position, context.settings.public_path, reason), 202, location)
 
 
@@ -260,7 +254,17 @@ ACCEPTED = (
 OPERATIONS = (
     Operation(
         "POST", "/api/v1/jobs/generation", create_generation, "createGeneration", "Create a video",
-        answers=ACCEPTED, problems=(400, 413, 415, 503, 507), headers=("Idempotency-Key",), body=GenerationRequest,
+        answers=(
+            ACCEPTED[0],
+            Answer(
+                200,
+                "The job that was created earlier with this Idempotency-Key; or, of a dry run, what accepting the "
+                "request would return and cost.",
+                JobOrDryRun,
+                at_times=("Location", "Idempotency-Replayed"),
+            ),
+        ),
+        problems=(400, 413, 415, 503, 507), headers=("Idempotency-Key",), body=GenerationRequest, query=GenerationQuery,
         description="Send JSON, or a form with the image as the file part `image`; in a form, `loras`, `fallback` and "
         "`metadata` are JSON strings. Omitted fields use the model's defaults.", scope=Scope.SUBMIT,
     ),

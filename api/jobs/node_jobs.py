@@ -24,6 +24,7 @@ from api.schemas import cleanup as cleanup_schemas
 from api.schemas import node_jobs as node_job_schemas
 from api.schemas.cleanup import CleanupRequest
 from api.schemas.node_jobs import DownloadRequest, IntegrityCheckRequest, PrepareRequest
+from api.services import retry_rules
 from shared.catalogue.job_types import (
     CLEANUP,
     DOWNLOAD,
@@ -52,7 +53,8 @@ async def create_download(context: Context, request: Request, query: BaseModel) 
         context.catalogue.get(body.model_id)
         new = download(context, body.model_id, _one_node(context, body.node), body.priority)
         params = new.params.model_copy(update={"revision": body.revision})
-        new = replace(new, params=params, bandwidth_mbps=body.bandwidth_limit_mbps)
+        retries = retry_rules.values(context.settings, body)
+        new = replace(new, params=params, bandwidth_mbps=body.bandwidth_limit_mbps, **retries)
         return _create(context, body, [new], key, caller)
 
     return await anyio.to_thread.run_sync(create)
@@ -66,12 +68,13 @@ async def create_integrity_check(context: Context, request: Request, query: Base
         model_id = None if body.model_id == _EVERY_MODEL else body.model_id
         if model_id is not None:
             context.catalogue.get(model_id)
+        retries = retry_rules.values(context.settings, body)
         new = [
             NewJob(
                 INTEGRITY_CHECK,
                 IntegrityCheckParams(model_id=model_id, node=node, full=body.full, repair=body.repair),
                 Priority.NORMAL,
-                max_failures=context.settings.max_failures,
+                **retries,
             )
             for node in _every_node(context, body.node)
         ]
@@ -96,12 +99,13 @@ async def create_prepare(context: Context, request: Request, query: BaseModel) -
             allowed = ", ".join(entry.quantizations)
             msg = f"{body.quantization!r} is not supported by {entry.model_id}; allowed: {allowed}"
             raise InvalidField.of("quantization", msg, "not_supported")
+        retries = retry_rules.values(context.settings, body)
         new = [
             NewJob(
                 PREPARE,
                 PrepareParams(model_id=body.model_id, node=node, quantization=body.quantization),
                 Priority.NORMAL,
-                max_failures=context.settings.max_failures,
+                **retries,
             )
             for node in _every_node(context, body.node)
         ]

@@ -21,7 +21,7 @@ from shared.catalogue.job_types import (
     PrepareParams,
 )
 from shared.database.tables import Job as JobRow
-from shared.jobs import gangs
+from shared.jobs import gangs, gpu_time
 from shared.jobs.queue_positions import Position
 from shared.states import JobState, Priority
 
@@ -54,6 +54,7 @@ def job(
         moved_to_front_at=_iso(row.front_at),
         attempt=row.attempt,
         max_attempts=row.max_failures,
+        retry_backoff_seconds=row.retry_backoff_seconds,
         failures=row.failures,
         node=row.node,
         worker=row.worker,
@@ -62,6 +63,7 @@ def job(
         created_at=clock.iso(row.created_at) or "",
         started_at=clock.iso(row.started_at),
         finished_at=clock.iso(row.finished_at),
+        gpu_seconds=_rounded(gpu_time.held_seconds(row, clock.now())),
         error=JobError.model_validate(row.error) if row.error else None,
         result=_result(row, public_path) if row.result else None,
         retry_of=row.retry_of,
@@ -73,7 +75,11 @@ def _iso(seconds: float | None) -> str | None:
     return None if seconds is None else clock.iso(clock.from_epoch(seconds))
 
 
-def _params(stored: dict[str, Any]) -> Params:
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def settled_params(stored: dict[str, Any]) -> Params:
     params = GenerationParams.model_validate(stored)
     shared = params.model_dump(include=set(Params.model_fields) - {"image", "resolution"})
     return Params(**shared, image=params.image is not None, resolution=params.resolution)
@@ -126,7 +132,7 @@ _PARAMS: dict[
         Params | DownloadParams | IntegrityCheckParams | CleanupParams | PrepareParams | dict[str, Any],
     ],
 ] = {
-    GENERATION: _params,
+    GENERATION: settled_params,
     BENCHMARK: _benchmark_params,
     DOWNLOAD: DownloadParams.model_validate,
     INTEGRITY_CHECK: IntegrityCheckParams.model_validate,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.http.query import JOB_ID, cursor, digits
-from wanworks.requests import PLAIN
+from wanworks.requests import PLAIN, MaxAttempts, RetryBackoff
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T12:00:00.000Z"])]
 Basis = Literal["measured", "catalogue", "none"]
@@ -27,6 +27,13 @@ class RequestModel(BaseModel):
     """Base of request bodies and queries. Refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class RetriedModel(RequestModel):
+    """Base of requests for jobs whose attempts and back-off the client may choose."""
+
+    max_attempts: MaxAttempts = None
+    retry_backoff_seconds: RetryBackoff = None
 
 
 class ResponseModel(BaseModel):

@@ -3,14 +3,12 @@
 Times are ISO 8601 in UTC with a trailing ``Z``. Values that were not measured are null.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas.fields import AfterId, PageLimit, ResponseModel, Time
+from api.schemas.fields import ResponseModel, Time
 from shared.catalogue.job_types import (
-    JOB_TYPES,
     AppliedFallback,
     CleanupParams,
     DownloadParams,
@@ -18,55 +16,7 @@ from shared.catalogue.job_types import (
     PrepareParams,
 )
 from shared.states import JobState, Priority
-from wanworks.moments import Moment
-from wanworks.requests import PLAIN, Lora, OutputFormat, Quantization, Speed
-
-
-def _end(value: Any) -> Any:
-    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,15}", value):
-        raise ValueError("must be a whole number")
-    return value
-
-
-def _job_type(value: str | None) -> str | None:
-    if value is not None and value not in JOB_TYPES:
-        raise ValueError(f"there is no such type of job; allowed: {', '.join(JOB_TYPES)}")
-    return value
-
-
-class JobsQuery(BaseModel):
-    """Filters and page of the list of jobs."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: Annotated[
-        str | None,
-        AfterValidator(_job_type),
-        Field(description="Only jobs of this type.", json_schema_extra={"enum": sorted(JOB_TYPES)}),
-    ] = None
-    status: Annotated[JobState | None, Field(description="Only jobs with this status.")] = None
-    model_id: Annotated[
-        Annotated[str, Field(min_length=1, max_length=64), PLAIN] | None, Field(description="Only jobs for this model.")
-    ] = None
-    created_after: Annotated[
-        Moment | None,
-        Field(description="Only jobs created after this time (ISO 8601 with an offset or Z)."),
-    ] = None
-    limit: PageLimit = 20
-    after: AfterId = None
-
-
-class ArtifactQuery(BaseModel):
-    """The parameters of a signed link. Without them, an API key is needed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    expires: Annotated[
-        int | None,
-        Field(ge=0, le=999_999_999_999_999, description="When the signed link expires, in seconds since 1970."),
-        BeforeValidator(_end),
-    ] = None
-    signature: Annotated[str | None, Field(max_length=64, description="The signature of the link.")] = None
+from wanworks.requests import Lora, OutputFormat, Quantization, Speed
 
 
 class FileProgress(ResponseModel):
@@ -322,9 +272,9 @@ class WaitingFor(ResponseModel):
         Literal["device", "memory", "model", "limit", "backoff", "pause", "start_time"],
         Field(
             description="`device`: those that fit it are busy, offline or drained. `memory`: no registered device has "
-            "the memory. `model`: no node has the model. `limit`: its node runs as many jobs of this type as it may. "
-            "`backoff`: it failed, and is tried again later. `pause`: a pause covers it. `start_time`: it may not "
-            "start before `start_after`."
+            "the memory. `model`: no node has the model. `limit`: its node runs as many jobs of this type, or "
+            "its API key as many jobs, as it may. `backoff`: it failed, and is tried again later. `pause`: a pause "
+            "covers it. `start_time`: it may not start before `start_after`."
         ),
     ]
     detail: str
@@ -368,6 +318,9 @@ class Job(ResponseModel):
     moved_to_front_at: Annotated[Time | None, Field(description="When it was moved before all other jobs.")] = None
     attempt: int
     max_attempts: Annotated[int, Field(description="Number of crashes and lost workers after which the job fails.")]
+    retry_backoff_seconds: Annotated[
+        float | None, Field(description="Delay after the first of them; it doubles. Null: the installation's own.")
+    ]
     failures: Annotated[int, Field(description="Number of crashes and lost workers so far.")]
     node: str | None
     worker: str | None
@@ -376,6 +329,12 @@ class Job(ResponseModel):
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
+    gpu_seconds: Annotated[
+        float | None,
+        Field(
+            description="Of a generation: how long its last attempt has held its devices, summed. Null: not started."
+        ),
+    ]
     error: JobError | None
     result: Annotated[
         GenerationResult | DownloadResult | dict[str, Any] | None,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, RootModel
 
-from api.schemas.fields import Name, NodeName, RequestModel, ResponseModel
+from api.schemas.fields import Name, NodeName, ResponseModel, RetriedModel
 from api.schemas.jobs import Job
 from shared.states import Priority
 
@@ -13,7 +13,7 @@ Mbps = Annotated[
 ]
 
 
-class DownloadRequest(RequestModel):
+class DownloadRequest(RetriedModel):
     """Download a model to a node. `node` may be left out if exactly one node is online."""
 
     model_id: Name
@@ -26,7 +26,7 @@ class DownloadRequest(RequestModel):
     bandwidth_limit_mbps: Mbps | None = None
 
 
-class IntegrityCheckRequest(RequestModel):
+class IntegrityCheckRequest(RetriedModel):
     """Verify one model or all, on one node or, without `node`, on all online nodes."""
 
     model_id: Annotated[Name, Field(description="The model to verify; `all` or left out: all models.")] | None = None
@@ -37,7 +37,7 @@ class IntegrityCheckRequest(RequestModel):
     repair: Annotated[bool, Field(strict=True, description="Download damaged and missing files again.")] = False
 
 
-class PrepareRequest(RequestModel):
+class PrepareRequest(RetriedModel):
     """Write copies of a model's weights in the form in which they are loaded. Without `node`: on all online nodes."""
 
     model_id: Name

@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.schemas.fields import Name, RequestModel, ResponseModel
+from api.schemas.fields import Name, ResponseModel, RetriedModel
 from api.schemas.jobs import TierFigures, TierQuality, TierUsed
 from shared.states import Priority
 from wanworks.requests import PLAIN, Quantization, Speed
 
 
-class BenchmarkRequest(RequestModel):
+class BenchmarkRequest(RetriedModel):
     """Compare the speed tiers of a model with `exact` on a device. Omitted sizes are the model's own."""
 
     model_id: Name

@@ -7,18 +7,22 @@ import hashlib
 import logging
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
+from api.access import key_limits
 from api.http import images
 from api.http.body import ReceivedRequest
+from api.services import retry_rules
 from api.services.fallbacks import Fallbacks
 from api.services.memory_check import MemoryCheck
 from api.services.storage import Storage
 from shared import clock
+from shared.access.keys import Limits
 from shared.catalogue.job_types import GENERATION, JOB_TYPES, GenerationParams, settle
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.database.tables import Job
-from shared.errors import Conflict, FieldError, InvalidField, NotFound, Unavailable
+from shared.errors import Conflict, FieldError, Forbidden, InvalidField, NotFound, Unavailable
 from shared.jobs import records
 from shared.jobs.records import NewJob
 from shared.models.memory_plan import Needs
@@ -34,6 +38,7 @@ log = logging.getLogger("wanworks.admission")
 _INPUT_NAME = "image.png"
 _SHOWN_LORAS = 20
 _FARTHEST_START = timedelta(days=366)
+_UNLIMITED = Limits()
 
 
 class Admission:
@@ -57,48 +62,67 @@ class Admission:
                 return False
         return self._memory.is_quick(request.model_id, request.quantization)
 
-    def generation(self, received: ReceivedRequest, key: str | None) -> NewJob:
+    def generation(
+        self, received: ReceivedRequest, key: str | None, limits: Limits = _UNLIMITED, *, dry_run: bool = False
+    ) -> NewJob:
         """Return the requested job. Its image is already in the store; `discard` removes it.
 
-        Raises InvalidField with every invalid field, NotEnoughMemory, StoreFull, StoreMismatch or DatabaseUnavailable.
+        `limits`: of the caller's key. `dry_run`: check everything, but store nothing and start no download.
+
+        Raises InvalidField with every invalid field, Forbidden, NotEnoughMemory, StoreFull, StoreMismatch or
+        DatabaseUnavailable.
         """
         request = received.request
         job_id = records.new_id()
         try:
-            params = self._checked(received, f"{job_id}/{_INPUT_NAME}")
+            params = self._checked(received, f"{job_id}/{_INPUT_NAME}", limits)
         except InvalidField as error:
             known = any(one.loc[1:2] == ("image",) for one in error.errors)
             raise InvalidField(*error.errors, *(() if known else _of_the_image(received))) from None
-        new = self._new_job(job_id, request, params, request.priority, request.metadata)
+        new = self._new_job(job_id, request, params, request.priority, request.metadata, limits, dry_run=dry_run)
+        if dry_run:
+            self._storage.check_room()
         if received.image is not None:
             try:
-                self._keep(job_id, received.image)
+                self._keep(job_id, received.image, dry_run=dry_run)
             finally:
                 images.give_memory_back()
         return replace(new, idempotency_key=key, request_hash=received.digest() if key is not None else None)
 
-    def retry(self, job: Job, key: str | None) -> NewJob:
-        """Return a repetition of an ended job. Raises Conflict if it has not ended or is not possible any more."""
+    def retry(self, job: Job, key: str | None, limits: Limits = _UNLIMITED) -> NewJob:
+        """Return a repetition of an ended job, under the limits of the caller's key.
+
+        Raises Conflict if it has not ended or is not possible any more, and Forbidden if the limits refuse it.
+        """
         if job.status not in JOB_ENDS:
             raise Conflict(f"The job is {job.status}. Only jobs that have ended can be retried.")
-        new = self._generation_again(job) if job.type == GENERATION else self._node_work_again(job)
+        new = self._generation_again(job, limits) if job.type == GENERATION else self._node_work_again(job)
         return replace(new, retry_of=job.id, idempotency_key=key, request_hash=f"retry:{job.id}" if key else None)
 
-    def remix(self, job: Job, prompt: str, key: str | None) -> NewJob:
+    def remix(self, job: Job, prompt: str, key: str | None, limits: Limits = _UNLIMITED) -> NewJob:
         """Return a job with another prompt and the same settings, seed and image. Raises Conflict without a video."""
         if job.status != JobState.SUCCEEDED:
             raise Conflict(f"The job is {job.status}. Only jobs that have succeeded can be remixed.")
-        new = self._generation_again(job)
+        new = self._generation_again(job, limits)
         params = new.params.model_copy(update={"prompt": prompt, "remixed_from": job.id})
         digest = hashlib.sha256(f"remix:{job.id}:{prompt}".encode()).hexdigest()
         return replace(new, params=params, idempotency_key=key, request_hash=digest if key is not None else None)
 
-    def _generation_again(self, job: Job) -> NewJob:
+    def _generation_again(self, job: Job, limits: Limits) -> NewJob:
         params = GenerationParams.model_validate(job.params)
+        key_limits.check_model(limits, params.model_id)
+        if wrong := key_limits.wrong_fields(limits, params):
+            raise Forbidden("; ".join(f"{one.loc[-1]}: {one.msg}" for one in wrong))
         job_id = records.new_id()
         try:
-            new = self._new_job(job_id, None, params, list(Priority)[job.priority], job.labels)
-            new = replace(new, webhook_url=job.webhook_url, webhook_progress=job.webhook_progress)
+            new = self._new_job(job_id, None, params, list(Priority)[job.priority], job.labels, limits)
+            new = replace(
+                new,
+                webhook_url=job.webhook_url,
+                webhook_progress=job.webhook_progress,
+                max_failures=job.max_failures,
+                retry_backoff_seconds=job.retry_backoff_seconds,
+            )
             if params.image is not None:
                 self._storage.check_room()
                 image = self._storage.store().copy_input(params.image, job_id)
@@ -119,7 +143,8 @@ class Admission:
             params=job_type.params.model_validate(params),
             priority=list(Priority)[job.priority],
             metadata=job.labels,
-            max_failures=self._settings.max_failures,
+            max_failures=job.max_failures,
+            retry_backoff_seconds=job.retry_backoff_seconds,
             min_vram_mb=job.min_vram_mb,
             min_ram_mb=job.min_ram_mb,
             memory_needs=job.memory_needs,
@@ -134,9 +159,11 @@ class Admission:
             except Unavailable as error:
                 log.warning("the input of a refused job could not be removed; the sweep will remove it: %s", error)
 
-    def _keep(self, job_id: str, image: bytes) -> None:
+    def _keep(self, job_id: str, image: bytes, *, dry_run: bool) -> None:
         self._storage.check_room()
-        self._storage.store().put_input(job_id, _INPUT_NAME, images.normalise(image))
+        normal = images.normalise(image)
+        if not dry_run:
+            self._storage.store().put_input(job_id, _INPUT_NAME, normal)
 
     def _entry(self, model_id: str) -> CatalogueEntry:
         try:
@@ -147,13 +174,13 @@ class Admission:
                 "model_id", f"there is no model {model_id!r}; available: {offered}", "unknown"
             ) from None
 
-    def _checked(self, received: ReceivedRequest, image: str) -> GenerationParams:
+    def _checked(self, received: ReceivedRequest, image: str, limits: Limits) -> GenerationParams:
         """Return the parameters with defaults filled in. `image`: the name for the input image.
 
-        Raises InvalidField with every invalid field.
+        Raises InvalidField with every invalid field, and Forbidden for a model that the key may not use.
         """
         request = received.request
-        wrong = [*received.wrong]
+        wrong = [*received.wrong, *retry_rules.wrong_fields(self._settings, request)]
         if request.loras:
             wrong += unknown_loras(self._settings.loras_dir, request.loras)
         if request.webhook_url is not None:
@@ -163,7 +190,9 @@ class Admission:
         try:
             entry = self._entry(request.model_id)
             has_image = received.image is not None or received.image_left_out
+            key_limits.check_model(limits, entry.model_id)
             params = settle(request, entry, image if has_image else None, self._settings.default_speed)
+            wrong += [one for one in key_limits.wrong_fields(limits, params) if one.loc[1:2] not in named]
         except InvalidField as error:
             raise InvalidField(*wrong, *(one for one in error.errors if one.loc[1:2] not in named)) from None
         if wrong:
@@ -177,8 +206,12 @@ class Admission:
         params: GenerationParams,
         priority: Priority,
         metadata: dict[str, str],
+        limits: Limits,
+        *,
+        dry_run: bool = False,
     ) -> NewJob:
-        params, mock = self._fallbacks.apply(request, params, priority)
+        permits = partial(key_limits.permits, limits)
+        params, mock = self._fallbacks.apply(request, params, priority, permits, dry_run=dry_run)
         needs, vram, ram = "", 0, 0
         if not mock:
             self._memory.check(request, params)
@@ -194,7 +227,8 @@ class Admission:
             id=job_id,
             mock=mock,
             metadata=metadata,
-            max_failures=self._settings.max_failures,
+            max_failures=retry_rules.attempts(self._settings, request),
+            retry_backoff_seconds=request.retry_backoff_seconds if request is not None else None,
             webhook_url=request.webhook_url if request is not None else None,
             webhook_progress=request is not None and request.webhook_progress,
             start_after=_seconds(request.start_after) if request is not None else None,

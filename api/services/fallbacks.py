@@ -54,6 +54,8 @@ class _Case:
     priority: Priority
     library: Library
     models: dict[str, ModelFacts]
+    permits: Callable[[GenerationParams], bool]
+    dry_run: bool
 
     @property
     def wanted(self) -> ModelFacts:
@@ -76,12 +78,18 @@ class Fallbacks:
         self._library = library
 
     def apply(
-        self, request: GenerationRequest | None, params: GenerationParams, priority: Priority
+        self,
+        request: GenerationRequest | None,
+        params: GenerationParams,
+        priority: Priority,
+        permits: Callable[[GenerationParams], bool],
+        *,
+        dry_run: bool = False,
     ) -> tuple[GenerationParams, bool]:
         """Return the parameters to run, and whether to create placeholder output. May start a download.
 
-        `request` None: the request is not known any more (a retry), so its parameters are used. Raises
-        DatabaseUnavailable.
+        `request` None: the request is not known any more (a retry), so its parameters are used. `permits`: whether the
+        caller's key allows other parameters. `dry_run`: start no download. Raises DatabaseUnavailable.
         """
         if not params.fallback:
             return params, False
@@ -93,7 +101,7 @@ class Fallbacks:
         wanted = models[params.model_id]
         if wanted.ready and self._memory.fits(params) is not False:
             return params, False
-        case = _Case(request or self._request_of(params), params, priority, library, models)
+        case = _Case(request or self._request_of(params), params, priority, library, models, permits, dry_run)
         for strategy in map(Strategy, params.fallback):
             outcome = self._try(strategy, case)
             if outcome is not None:
@@ -135,7 +143,7 @@ class Fallbacks:
                 params = settle(request, entry, case.params.image, case.params.speed)
             except InvalidField:
                 continue
-            if self._memory.fits(params) is False:
+            if not case.permits(params) or self._memory.fits(params) is False:
                 continue
             seed = {"seed": case.params.seed}  # keep the seed that was chosen for the request
             return _Outcome(params.model_copy(update=seed), f"{other.model_id} is used instead. {other.reason}")
@@ -166,6 +174,8 @@ class Fallbacks:
         node = fallback_facts.room_for(self._settings, case.library, case.library.models[model_id])
         if case.wanted.ready or node is None:
             return None
+        if case.dry_run:
+            return _Outcome(case.params, f"The download of {model_id} to node {node.name} would be started")
         new = NewJob(
             DOWNLOAD,
             DownloadParams(model_id=model_id, node=node.name),

@@ -11,8 +11,11 @@ from shared.states import JobState, Phase
 _SHOWN = 3
 
 
-def waiting_for(job: Job, seen: Seen, now: float) -> WaitingFor | None:
-    """Return the reason; None if the job is not queued. `now`: seconds since 1970."""
+def waiting_for(job: Job, seen: Seen, now: float, may_run: int | None = None) -> WaitingFor | None:
+    """Return the reason; None if the job is not queued. `now`: seconds since 1970.
+
+    `may_run`: the limit of the job's key, if the key runs as many jobs.
+    """
     if job.status != JobState.QUEUED:
         return None
     if job.held is not None:
@@ -26,6 +29,9 @@ def waiting_for(job: Job, seen: Seen, now: float) -> WaitingFor | None:
         return _for_a_node(job, seen)
     if job.phase == Phase.WAITING_FOR_MODEL:
         return WaitingFor(reason="model", detail=f"No node has {job.model_id} yet.")
+    if may_run is not None:
+        detail = f"Its API key runs {may_run} of the {may_run} jobs that it may run at once."
+        return WaitingFor(reason="limit", detail=detail)
     return _for_a_device(job, seen)
 
 

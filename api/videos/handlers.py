@@ -92,7 +92,7 @@ async def remix(context: Context, request: Request, query: BaseModel) -> Respons
     def admit() -> NewJob:
         job = _generation(context, job_id, caller)
         note_owner(request, job.owner)
-        return context.admission.remix(job, video.prompt, key)
+        return context.admission.remix(job, video.prompt, key, caller.limits)
 
     return await _made(context, await anyio.to_thread.run_sync(admit), caller)
 

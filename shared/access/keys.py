@@ -7,9 +7,10 @@ because an installation that once had a key never becomes open again.
 import hashlib
 import hmac
 import secrets
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import func, or_, update
 from sqlalchemy.exc import IntegrityError
@@ -36,6 +37,15 @@ class Limits:
     queued_jobs: int | None = None
     gpu_seconds_per_day: float | None = None  # from midnight to midnight in UTC
     priority_ceiling: Priority | None = None
+    running_jobs: int | None = None  # that hold devices at once
+    gpu_seconds_per_month: float | None = None  # of the calendar month in UTC
+    models: tuple[str, ...] | None = None  # that its generations may use
+    max_resolution: str | None = None  # WIDTHxHEIGHT: its videos have at most as many pixels, in either orientation
+    max_frames: int | None = None
+
+    @property
+    def counts_gpu_seconds(self) -> bool:
+        return self.gpu_seconds_per_day is not None or self.gpu_seconds_per_month is not None
 
 
 def make(
@@ -54,10 +64,7 @@ def make(
         scopes=sorted({scope.value for scope in scopes}),
         created_at=clock.now(),
         expires_at=expires_at,
-        requests_per_minute=limits.requests_per_minute,
-        queued_jobs=limits.queued_jobs,
-        gpu_seconds_per_day=limits.gpu_seconds_per_day,
-        priority_ceiling=limits.priority_ceiling.value if limits.priority_ceiling is not None else None,
+        **_stored(limits),
     )
     try:
         _store(database, row)
@@ -136,7 +143,37 @@ def limits(row: ApiKey) -> Limits:
         row.queued_jobs,
         row.gpu_seconds_per_day,
         Priority(row.priority_ceiling) if row.priority_ceiling is not None else None,
+        row.running_jobs,
+        row.gpu_seconds_per_month,
+        tuple(row.models) if row.models is not None else None,
+        row.max_resolution,
+        row.max_frames,
     )
+
+
+@settled
+def change_limits(database: Database, named: str, changes: Mapping[str, Any]) -> ApiKey:
+    """Change these fields of the limits of the key of that name or id; None removes a limit. Return the key's row.
+
+    Raises NotFound if there is none that is not revoked.
+    """
+    with database.write() as session:
+        row = _live(session, named, revoked_too=False)
+        for name, value in _stored(replace(limits(row), **changes)).items():
+            setattr(row, name, value)
+        session.add(row)
+    return row
+
+
+def _stored(limits: Limits) -> dict[str, Any]:
+    """Return the limits as columns."""
+    values = {one.name: getattr(limits, one.name) for one in fields(limits)}
+    ceiling, models = limits.priority_ceiling, limits.models
+    return {
+        **values,
+        "priority_ceiling": ceiling.value if ceiling is not None else None,
+        "models": list(models) if models is not None else None,
+    }
 
 
 def _live(session: Session, named: str, *, revoked_too: bool) -> ApiKey:

@@ -208,9 +208,9 @@ def crashed(
 ) -> Job | None:
     """Count a crash or an expired lease: return the job to the queue after a delay, or fail it at `max_failures`.
 
-    `backoff_seconds` is the delay after the first one; it doubles with each. A cancel or pause that was requested
-    meanwhile takes effect. `fault` is recorded against the device, unless the attempt had left it to the next job, and
-    a job that has taken down two devices fails.
+    `backoff_seconds` is the delay after the first one, unless the job has its own; it doubles with each. A cancel or
+    pause that was requested meanwhile takes effect. `fault` is recorded against the device, unless the attempt had left
+    it to the next job, and a job that has taken down two devices fails.
     Return None if the attempt has ended already or, with `lapsed`, has renewed its lease.
     """
     with database.write() as session:
@@ -231,7 +231,8 @@ def crashed(
             failure = Failure("worker_lost", message, retryable=True)
             job.failures = failures
             return _close(session, job, JobState.FAILED, error=failure.as_dict())
-        return _put_back(session, job, failures=failures, delay=backoff_seconds * 2 ** (failures - 1))
+        first = backoff_seconds if job.retry_backoff_seconds is None else job.retry_backoff_seconds
+        return _put_back(session, job, failures=failures, delay=first * 2 ** (failures - 1))
 
 
 _FINISHING = col(Job.phase).is_not_distinct_from(Phase.FINISHING)

@@ -5,7 +5,7 @@ from sqlmodel import Session, col, select
 
 from shared.database.engine import hold
 from shared.database.tables import Device, Job, Node, Replica
-from shared.jobs import gangs, pauses
+from shared.jobs import gangs, pauses, running_limits
 from shared.states import REPLICA_READY, JobState
 
 # Built once, because a device waits for its claim. The rows stay locked until the claim is committed.
@@ -28,7 +28,8 @@ def may_run(session: Session, job_id: str, node: str, device_key: str | None, at
 
     `device_key` is None for a claim of the node's io worker. The files are locked against removal. A worker that has
     deregistered claims nothing more: it returned its jobs and its processes are about to be killed. A member of a gang
-    claims nothing, and a gang only while all of its devices are free. Nothing that is paused is claimed.
+    claims nothing, and a gang only while all of its devices are free. A key with as many jobs on devices as it may run
+    claims no further one. Nothing that is paused is claimed.
     """
     of_node = session.execute(_NODE, {"its_node": node}).one_or_none()
     if of_node is not None and of_node.drained_at is not None:
@@ -40,7 +41,7 @@ def may_run(session: Session, job_id: str, node: str, device_key: str | None, at
         device = session.execute(_DEVICE, {"its_device_key": device_key}).one_or_none()
         if device is not None and (device.quarantined_at is not None or device.seen_at == 0.0):
             return False
-        if not gangs.are_free(session, device_key, members):
+        if not gangs.are_free(session, device_key, members) or not running_limits.has_room(session, job_id):
             return False
         if pauses.is_paused(session, job_id, node, (device_key, *members)):
             return False

@@ -12,6 +12,7 @@ from shared.catalogue.job_types import DOWNLOAD
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Job, epoch_now
 from shared.errors import Conflict
+from shared.jobs.ordering import give_priority
 from shared.states import JOB_ENDS, JobState, Phase, Priority
 
 PAUSE = "pause"
@@ -107,8 +108,7 @@ def resume_with_room(database: Database, job_id: str) -> bool:
 def set_priority(database: Database, job_id: str, priority: Priority) -> Job:
     """Set the priority. Raises Conflict if the download has ended."""
     with database.write() as session:
-        _change(session, job_id, _UNENDED, priority=priority.rank)
-        return _unended(session, job_id, "given a priority")
+        return give_priority(session, _locked(session, job_id, "given a priority"), priority)
 
 
 @settled

@@ -102,6 +102,13 @@ def still_queued(database: Database, job_ids: Sequence[str]) -> set[str]:
         return set(session.exec(query))
 
 
+def queued_of(database: Database, owner: str) -> int:
+    """Return the number of the owner's queued jobs."""
+    with database.read() as session:
+        query = select(func.count()).select_from(Job).where(Job.owner == owner, Job.status == JobState.QUEUED)
+        return session.exec(query).one()
+
+
 def queued_by_priority(database: Database) -> dict[int, int]:
     """Return the number of queued jobs by priority."""
     query = select(Job.priority, func.count()).where(Job.status == JobState.QUEUED).group_by(col(Job.priority))

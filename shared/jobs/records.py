@@ -1,8 +1,8 @@
 """A job as its owner sees it: accepted, read, listed, cancelled, deleted.
 
-Only this module, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the dispatcher) and `download_control.py`
-write the `jobs` table. Each change of state is one UPDATE that names the previous state, or locks the row first. Every
-write is idempotent: it detects its earlier effect, so it can be repeated if the outcome of a commit is unknown.
+Only this module, `ordering.py`, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the dispatcher) and
+`download_control.py` write the `jobs` table. Each change of state is one UPDATE that names the previous state, or locks
+the row first. Every write is idempotent: it detects its earlier effect, so it can be repeated after a lost answer.
 """
 
 import secrets
@@ -30,7 +30,7 @@ from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.telemetry import tracing
 
 _REMOVED_WITHIN = timedelta(days=1)  # a node that is absent for longer may never return
-_QUEUE_RETRY_SECONDS = 10  # for owners at their limit: when one of their jobs will start is unknown
+QUEUE_RETRY_SECONDS = 10  # for owners at their limit: when one of their jobs will start is unknown
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class NewJob:
     request_hash: str | None = None
     retry_of: str | None = None
     max_failures: int = 5
+    retry_backoff_seconds: float | None = None  # after the first failure; None: the setting
     bandwidth_mbps: float | None = None  # of a download, in 10^6 bits a second
     webhook_url: str | None = None
     webhook_progress: bool = False
@@ -75,6 +76,10 @@ class Stopped:
 
     job: Job
     ended: bool
+
+
+def queue_limit_message(limit: int) -> str:
+    return f"This API key has {limit} jobs queued, which is its limit"
 
 
 def new_id() -> str:
@@ -104,7 +109,7 @@ def accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Excepti
 def get(database: Database, job_id: str, *, only: str | None = None) -> Job:
     """Return the job. `only`: the owner that may see it; None: any. Raises NotFound, also for deleted jobs."""
     with database.read() as session:
-        return _visible(session, job_id, only)
+        return visible(session, job_id, only)
 
 
 def was_accepted(database: Database, new: NewJob) -> bool:
@@ -129,7 +134,7 @@ def request_cancel(database: Database, job_id: str, *, only: str | None = None) 
     Raises NotFound, and Conflict if the job has succeeded or failed.
     """
     with database.write() as session:
-        job = _visible(session, job_id, only, lock=True)
+        job = visible(session, job_id, only, lock=True)
         ended = _cancel(session, job) or (is_repetition() and job.status == JobState.CANCELLED)
     if job.status in (JobState.SUCCEEDED, JobState.FAILED):
         raise Conflict(f"The job has already {job.status}; only a queued, paused or running job can be cancelled")
@@ -144,7 +149,7 @@ def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopp
     """
     with database.write() as session:
         # A repetition may find it already deleted by its first call.
-        job = _visible(session, job_id, only, lock=True, deleted_too=is_repetition())
+        job = visible(session, job_id, only, lock=True, deleted_too=is_repetition())
         ended = _cancel(session, job)
         job.deleted = True
         job.idempotency_key = None
@@ -174,9 +179,8 @@ def purgeable(database: Database, ended_before: datetime, limit: int = 500, besi
         # An expression, because SQLite would read the index of all ended jobs to find the few deleted ones.
         ended = col(Job.status).concat("").in_(JOB_ENDS)
         found = list(session.exec(select(Job.id).where(*wanted, ended, col(Job.deleted).is_(True)).limit(limit)))
-        for (
-            status
-        ) in JOB_ENDS:  # one query for each state, without the deleted ones, so that each reads a range of an index
+        # One query for each state, without the deleted ones, so that each reads a range of an index.
+        for status in JOB_ENDS:
             if len(found) < limit:
                 old = select(Job.id).where(col(Job.status) == status, *wanted, col(Job.finished_at) < ended_before)
                 found += session.exec(old.limit(limit - len(found)))
@@ -196,15 +200,10 @@ def mark_partials(job: Job) -> None:
         job.phase = Phase.REMOVING
 
 
-def is_generation(job: Job) -> bool:
-    """Return whether the job is a generation. Only generations have uses."""
-    return job.type == GENERATION
-
-
 def note_end(session: Session, job: Job) -> None:
     """Store the use and the webhook message. Call it in the transaction that ends the job."""
     assert job.finished_at is not None
-    if is_generation(job):
+    if job.type == GENERATION:
         session.add(use_of(job, JobState(job.status), job.finished_at, job.result))
     webhooks.add_end(session, job, f"msg_{new_id()}")
 
@@ -303,8 +302,7 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
     outcome: list[Accepted | InvalidField | LimitReached] = []
     for job in new:
         if job.id in too_many:
-            message = f"This API key has {job.owner_may_queue} jobs queued, which is its limit"
-            outcome.append(LimitReached(message, _QUEUE_RETRY_SECONDS))
+            outcome.append(LimitReached(queue_limit_message(job.owner_may_queue or 0), QUEUE_RETRY_SECONDS))
             continue
         owner_id, request_hash = hashes.get(job.idempotency_key, (job.id, job.request_hash))
         if request_hash == job.request_hash:
@@ -368,6 +366,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "request_hash": new.request_hash,
         "retry_of": new.retry_of,
         "max_failures": new.max_failures,
+        "retry_backoff_seconds": new.retry_backoff_seconds,
         "bandwidth_mbps": new.bandwidth_mbps,
         "webhook_url": new.webhook_url,
         "webhook_progress": new.webhook_progress,
@@ -378,7 +377,8 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
     }
 
 
-def _visible(session: Session, job_id: str, only: str | None, *, lock: bool = False, deleted_too: bool = False) -> Job:
+def visible(session: Session, job_id: str, only: str | None, *, lock: bool = False, deleted_too: bool = False) -> Job:
+    """Return the job; with `lock`, locked until the transaction ends. Raises NotFound."""
     job = session.get(Job, job_id, with_for_update=lock)
     if job is None or (job.deleted and not deleted_too) or (only is not None and job.owner != only):
         raise NotFound("job", job_id)

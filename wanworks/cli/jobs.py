@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wanworks.cli import screen
+from wanworks.cli import operating, screen
 from wanworks.cli.options import AsJson, Home, Url, client_of
 from wanworks.cli.targets import check_target
 from wanworks.client.client import Client, Job, succeeded, video_of, why_not
@@ -36,6 +36,15 @@ def generate(
     priority: Annotated[str | None, typer.Option(help="critical, high, normal or low. [normal]")] = None,
     start_after: Annotated[str | None, typer.Option(help="Do not start before: 2026-01-31T22:00:00+01:00.")] = None,
     start_before: Annotated[str | None, typer.Option(help="Fail if not started by then: a time as above.")] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option(help="Crashes and lost workers after which it fails. [the server's own]")
+    ] = None,
+    retry_backoff: Annotated[
+        float | None, typer.Option(help="Seconds until the second attempt; doubles. [the server's own]")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what the video would cost and when it would start.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="File for the video, or folder of a batch. [JOB-ID.FORMAT]")] = None,
     batch: Annotated[Path | None, typer.Option(help="Run a batch: a file with one JSON request per line.")] = None,
     concurrency: Annotated[
@@ -67,6 +76,9 @@ def generate(
             priority,
             start_after,
             start_before,
+            max_attempts,
+            retry_backoff,
+            dry_run or None,
         )
         if any(value is not None for value in in_the_file):
             raise typer.BadParameter("--batch takes the request's fields from the lines of the file, not from options")
@@ -96,8 +108,14 @@ def generate(
         "priority": priority,
         "start_after": start_after,
         "start_before": start_before,
+        "max_attempts": max_attempts,
+        "retry_backoff_seconds": retry_backoff,
     }
     request = {name: value for name, value in request.items() if value is not None}
+    if dry_run:
+        with client_of(url, home) as client:
+            operating.show_dry_run(client.dry_run(**request), as_json=as_json)
+        return
     check_target(out)
     with client_of(url, home) as client, screen.ProgressBars() as bars:
         job = submitted = client.generate(**request)
@@ -270,6 +288,7 @@ def _fields(job: Job) -> dict[str, Any]:
         "priority": job["priority"],
         "attempt": job["attempt"],
         "device": job["device"],
+        "GPU seconds": None if (held := job.get("gpu_seconds")) is None else f"{held:.1f}",
         "created": job["created_at"],
         "started": job["started_at"],
         "finished": job["finished_at"],

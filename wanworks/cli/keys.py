@@ -7,13 +7,14 @@ host's settings controls the whole installation anyway.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wanworks.cli import screen
+from wanworks.cli import key_options, screen
 from wanworks.cli.options import AsJson, Home
 from wanworks.errors import ConfigurationError
 from wanworks.home import needs_server
@@ -46,6 +47,19 @@ def create(
         float | None, typer.Option(min=1, max=1e9, help="Device time of its generations per day in UTC.")
     ] = None,
     max_priority: Annotated[Priority | None, typer.Option(help="Highest priority of its jobs.")] = None,
+    running_jobs: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Maximum number of its jobs on devices at once.")
+    ] = None,
+    gpu_seconds_per_month: Annotated[
+        float | None, typer.Option(min=1, max=1e9, help="Device time of its generations per month in UTC.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model that it may use; may be repeated. [all models]")
+    ] = None,
+    max_resolution: Annotated[
+        str | None, typer.Option(help="Largest size of its videos, such as 1280x720; at most as many pixels.")
+    ] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, max=100_000, help="Greatest length of its videos.")] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -59,7 +73,17 @@ def create(
         )
     if name in (audit.LOCAL, audit.ON_THE_HOST):
         raise ConfigurationError(f"NAME: {name!r} is reserved: the audit uses it for callers without a key")
-    limits = keys.Limits(requests_per_minute, queued_jobs, gpu_seconds_per_day, max_priority)
+    limits = keys.Limits(
+        requests_per_minute,
+        queued_jobs,
+        gpu_seconds_per_day,
+        max_priority,
+        running_jobs,
+        gpu_seconds_per_month,
+        key_options.models(model, home),
+        key_options.resolution(max_resolution),
+        max_frames,
+    )
     end = _end(expires)
     with _database(home) as database:
         row, secret = keys.make(database, name, scope or (Scope.SUBMIT, Scope.READ), limits, end)
@@ -69,6 +93,55 @@ def create(
     else:
         print(secret)
         screen.note("the key is shown only once; give it to clients as WANWORKS_API_KEY")
+
+
+@app.command("update")
+@needs_server
+def update(
+    name: Annotated[str, typer.Argument(help="The key's name or id.")],
+    requests_per_minute: key_options.Changed = None,
+    queued_jobs: key_options.Changed = None,
+    running_jobs: key_options.Changed = None,
+    gpu_seconds_per_day: key_options.Changed = None,
+    gpu_seconds_per_month: key_options.Changed = None,
+    max_priority: key_options.Changed = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model that it may use, in place of those before; may be repeated.")
+    ] = None,
+    max_resolution: key_options.Changed = None,
+    max_frames: key_options.Changed = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change limits of a key; `none` removes one, and those that are not named stay.
+
+    They apply everywhere within two seconds. Jobs that run or are queued are not ended.
+    """
+    from shared.access import audit, keys
+
+    changes = key_options.changes(
+        {
+            "requests_per_minute": requests_per_minute,
+            "queued_jobs": queued_jobs,
+            "running_jobs": running_jobs,
+            "gpu_seconds_per_day": gpu_seconds_per_day,
+            "gpu_seconds_per_month": gpu_seconds_per_month,
+            "max_priority": max_priority,
+            "max_resolution": max_resolution,
+            "max_frames": max_frames,
+        }
+    )
+    if model is not None:
+        changes["models"] = key_options.models(None if model == [key_options.NONE] else model, home)
+    if not changes:
+        raise ConfigurationError("name a limit to change, such as --running-jobs 2; `none` removes it")
+    with _database(home) as database:
+        row = keys.change_limits(database, name, changes)
+        audit.record(database, audit.Act("key.updated", row.name, 200, detail={"id": row.id, "limits": changes}))
+    if as_json:
+        screen.print_json(_shown(row))
+    else:
+        print(f"{row.name}: {_cell(_shown(row)['limits']) or 'no limits'}")
 
 
 @app.command("list")
@@ -158,11 +231,7 @@ def _shown(row: "ApiKey") -> dict[str, Any]:
 
     now = clock.now()
     state = "revoked" if row.revoked_at is not None else "good" if keys.is_good(row, now) else "expired"
-    limits = {
-        name: value
-        for name in ("requests_per_minute", "queued_jobs", "gpu_seconds_per_day", "priority_ceiling")
-        if (value := getattr(row, name)) is not None
-    }
+    limits = {one.name: value for one in fields(keys.Limits) if (value := getattr(row, one.name)) is not None}
     return {
         "id": row.id,
         "name": row.name,
@@ -184,6 +253,11 @@ def _cell(value: Any) -> str:
             return " ".join(map(str, value))
         case dict():
             return " ".join(
-                f"{name}={each:g}" if isinstance(each, float) else f"{name}={each}" for name, each in value.items()
+                f"{name}={each:g}" if isinstance(each, float) else f"{name}={_joined(each)}"
+                for name, each in value.items()
             )
     return str(value)
+
+
+def _joined(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

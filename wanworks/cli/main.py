@@ -11,7 +11,7 @@ import typer
 from pydantic import SecretStr
 
 from wanworks import config_file
-from wanworks.cli import alerts, benchmark, jobs, keys, nodes, queue, screen
+from wanworks.cli import alerts, benchmark, jobs, keys, nodes, operating, queue, screen
 from wanworks.cli import models as model_commands
 from wanworks.errors import ExitCode, WanworksError
 from wanworks.home import has_server, home_folder, needs_server
@@ -248,6 +248,7 @@ model_commands.register(app)
 benchmark.register(app)
 alerts.register(app)
 keys.register(app)
+operating.register(app)
 nodes.register(app)
 queue.register(app)
 

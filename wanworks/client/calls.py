@@ -43,11 +43,18 @@ def generate(
     However often it is sent, one job comes of it; the same `idempotency_key` later gives the same job again.
     Raises BadRequest naming each wrong field; OSError for a file that cannot be read.
     """
-    body: dict[str, Any] = dict(fields)
-    if image is not None:
-        content = (yield Blocking(image.read_bytes)) if isinstance(image, Path) else image
-        body["image"] = yield Blocking(partial(data_url, content))
+    body = yield from _generation(image, fields)
     return cast(Job, (yield from _made(f"{_JOBS}/generation", body, idempotency_key)))
+
+
+def dry_run(*, image: Path | bytes | None = None, **fields: Unpack[GenerationFields]) -> Call[dict[str, Any]]:
+    """Return what `generate` would: settled parameters, cost, expected start and end, memory. Creates no job.
+
+    Raises what `generate` would raise.
+    """
+    body = yield from _generation(image, fields)
+    request = Send("POST", f"{_JOBS}/generation", json=body, query={"dry_run": "true"})
+    return cast(dict[str, Any], (yield from result_of(request)))
 
 
 def job(job_id: str) -> Call[Job]:
@@ -312,6 +319,14 @@ def acknowledge(alert_id: str, by: str | None = None) -> Call[Alert]:
     """Acknowledge an alert. The first acknowledgement is kept."""
     request = Send("POST", f"{_ALERTS}/{segment(alert_id)}/acknowledge", json={"by": by} if by else {})
     return cast(Alert, (yield from result_of(request)))
+
+
+def _generation(image: Path | bytes | None, fields: Mapping[str, Any]) -> Generator[Step, Any, dict[str, Any]]:
+    body: dict[str, Any] = dict(fields)
+    if image is not None:
+        content = (yield Blocking(image.read_bytes)) if isinstance(image, Path) else image
+        body["image"] = yield Blocking(partial(data_url, content))
+    return body
 
 
 def result_of(request: Send) -> Generator[Step, Any, Any]:

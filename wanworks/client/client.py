@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 import httpx
 
-from wanworks.client import calls, fetching, following
+from wanworks.client import calls, fetching, following, operating
 from wanworks.client.retries import Contact, Retry, patient
 from wanworks.client.shapes import (
     Alert,
@@ -104,6 +104,7 @@ class _Calls:
     """The common part of both clients."""
 
     generate = Operation(calls.generate)
+    dry_run = Operation(calls.dry_run)
     job = Operation(calls.job)
     jobs = Iteration(calls.jobs)
     jobs_page = Operation(calls.jobs_page)
@@ -137,6 +138,11 @@ class _Calls:
     pin = Operation(calls.pin)
     alerts = Operation(calls.alerts)
     acknowledge = Operation(calls.acknowledge)
+    set_priority = Operation(operating.set_priority)
+    dead_jobs = Operation(operating.dead_jobs)
+    redrive = Operation(operating.redrive)
+    usage = Operation(operating.usage)
+    usage_csv = Operation(operating.usage_csv)
 
     def __init__(
         self,

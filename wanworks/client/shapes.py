@@ -64,6 +64,9 @@ class Job(TypedDict):
     queue_position_approximate: bool | None
     waiting_for: WaitingFor | None
     attempt: int
+    max_attempts: int
+    retry_backoff_seconds: NotRequired[float | None]
+    gpu_seconds: NotRequired[float | None]
     node: str | None
     device: str | None
     created_at: str
@@ -188,6 +191,8 @@ class GenerationFields(TypedDict, total=False):
     devices_per_job: Literal[1, 2, 4, 8]
     loras: list[Lora]
     priority: PriorityName
+    max_attempts: int
+    retry_backoff_seconds: float
     fallback: list[str]
     start_after: str
     start_before: str

@@ -10,7 +10,10 @@ _LIVE = text("revoked_at IS NULL")
 
 
 class ApiKey(SQLModel, table=True):
-    """One API key; only its hash is stored. Written by `shared/access/keys.py` alone; never deleted."""
+    """One API key; only its hash is stored. Written by `shared/access/keys.py` alone; never deleted.
+
+    `shared/jobs/running_limits.py` reads how many jobs may run at once, in the transaction that claims one.
+    """
 
     __tablename__ = "api_keys"
     __table_args__ = (
@@ -31,6 +34,11 @@ class ApiKey(SQLModel, table=True):
     queued_jobs: int | None = None
     gpu_seconds_per_day: float | None = None
     priority_ceiling: str | None = Field(default=None, max_length=16)  # the highest priority of its jobs
+    running_jobs: int | None = None  # on devices at once
+    gpu_seconds_per_month: float | None = None
+    models: list[str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
+    max_resolution: str | None = Field(default=None, max_length=16)  # as WIDTHxHEIGHT; its videos have no more pixels
+    max_frames: int | None = None
 
 
 class AuditEntry(SQLModel, table=True):

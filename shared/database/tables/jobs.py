@@ -11,6 +11,7 @@ from shared.stored_names import COLUMNS, stored
 _OF_NODES = text("target_node IS NOT NULL")
 _OWNED = text("owner IS NOT NULL")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
+_RETRIES = text("retry_of IS NOT NULL")
 _QUEUED = text("status = 'queued'")
 _HELD = text("status = 'queued' AND held IS NOT NULL")
 _EXPIRING = text("status = 'queued' AND start_before IS NOT NULL")
@@ -18,7 +19,7 @@ _DISPATCHED = text(f"status = 'queued' AND {COLUMNS['dispatched_to']} IS NOT NUL
 
 
 class Job(SQLModel, table=True):
-    """One job. Only `records`, `attempts`, `finishing`, `dispatch` and `download_control` of `shared/jobs` write it."""
+    """One job. Written by six modules of `shared/jobs`, which `records` names."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -51,6 +52,8 @@ class Job(SQLModel, table=True):
         ),
         # The jobs of one key.
         Index("ix_jobs_owner", "owner", "id", sqlite_where=_OWNED, postgresql_where=_OWNED),
+        # Whether a failed job has been retried.
+        Index("ix_jobs_retries", "retry_of", sqlite_where=_RETRIES, postgresql_where=_RETRIES),
         # The jobs of one kind in order. Lists merge these.
         Index("ix_jobs_kind", "status", "type", "model_id", "id"),
         Index(
@@ -122,6 +125,7 @@ class Job(SQLModel, table=True):
     attempt: int = 0  # only rises; writes of earlier attempts are refused
     failures: int = 0  # crashes and expired leases, compared with max_failures
     max_failures: int = 5
+    retry_backoff_seconds: float | None = None  # after the first failure; None: the setting
     lease_until: float | None = None
     node: str | None = Field(default=None, max_length=64)
     worker: str | None = Field(default=None, max_length=160)

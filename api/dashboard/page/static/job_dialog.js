@@ -135,6 +135,7 @@ function times(job) {
     fact("Started", moment(job.started_at)),
     fact("Ended", moment(job.finished_at)),
     fact("Duration", seconds(durationOf(job))),
+    fact("Device time", job.gpu_seconds == null ? NONE : seconds(job.gpu_seconds)),
     fact("Ran on", job.gang.join(", ") || [job.node, job.device].filter(Boolean).join(" / ") || NONE),
     fact("Attempt", job.attempt ? `${job.attempt}${job.failures ? ` (${job.failures} failed)` : ""}` : NONE),
     fact("Priority", job.priority),

@@ -116,8 +116,13 @@ export const latest = () =>
     state.latest = page.data.map((job) => job.id);
   });
 
+const usage = () =>
+  part("usage", async () => {
+    if (document.body.dataset.scopes.includes("admin")) state.usage = await get("/api/v1/usage", { by: "key,model" });
+  });
+
 const PARTS = {
-  overview: [history, latest, models],
+  overview: [history, latest, models, usage],
   jobs: [jobs],
   new: [models],
   models: [() => models().then(tiers), health, insight],

@@ -8,6 +8,7 @@ import { feed, isStale } from "./feed.js";
 import * as load from "./load.js";
 import { artifactOf, badge, durationOf, empty, note, progressOf, titleOf } from "./parts.js";
 import { activeJobs, changed, state } from "./state.js";
+import { isAdmin, usage } from "./usage.js";
 
 const SPANS = [
   [1, "1 h", "the last hour"],
@@ -29,10 +30,11 @@ export function overview() {
       note(state.notes.history && `The history could not be loaded: ${state.notes.history}`, "bad"),
       h("div", { class: "chart-grid" }, charts()),
     ),
+    usage(),
     h(
       "p",
       { class: "links" },
-      state.flower && document.body.dataset.scopes.includes("admin")
+      state.flower && isAdmin()
         ? h("a", { href: state.flower.url }, state.flower.reachable ? "Flower" : "Flower (not responding)")
         : null,
       h("a", { href: `${base}/docs` }, "API docs"),

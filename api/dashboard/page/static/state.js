@@ -15,6 +15,7 @@ export const state = {
   alerts: new Map(), // open ones, by id
   resolved: null,
   flower: null,
+  usage: null, // device time of this month by key and model; for administrators
   notes: {}, // by part: why it could not be loaded
 };
 

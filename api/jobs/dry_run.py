@@ -1,0 +1,128 @@
+"""What accepting a generation would return and cost. Reads only; shows data of the caller, and counts."""
+
+from datetime import timedelta
+
+from api.access.caller import Caller
+from api.context import Context
+from api.jobs.views import settled_params
+from api.schemas.dry_run import Cost, DryRun, LimitUse, MemoryLayout, MemoryNeeds, Start
+from api.services import estimates, gpu_limits
+from api.services.estimates import Estimate, Wanted
+from shared import clock
+from shared.catalogue.job_types import GenerationParams
+from shared.jobs import queues
+from shared.jobs.records import NewJob
+from shared.models.memory_plan import Needs
+from shared.states import REPLICA_READY
+
+
+def outcome(context: Context, new: NewJob, caller: Caller) -> DryRun:
+    """Return the outcome for an admitted job. Raises LimitReached as accepting it would."""
+    new = caller.owning(new)
+    uses = gpu_limits.uses(context.database, caller.limits, new.owner)
+    gpu_limits.check_room(uses)
+    params = new.params
+    assert isinstance(params, GenerationParams)
+    memory = None if new.mock else _memory(context, new)
+    cost, expected, ready = _times(context, new, params, memory)
+    by_priority = queues.queued_by_priority(context.database)
+    return DryRun(
+        model_id=params.model_id,
+        priority=new.priority,
+        mock=new.mock,
+        params=settled_params(params.model_dump(mode="json")),
+        fallback_applied=list(params.fallback_applied),
+        max_attempts=new.max_failures,
+        retry_backoff_seconds=new.retry_backoff_seconds,
+        metadata=new.metadata,
+        model_ready=ready,
+        queue_position=sum(count for rank, count in by_priority.items() if rank <= new.priority.rank),
+        cost=cost,
+        expected=expected,
+        memory=memory,
+        limits=[
+            LimitUse(
+                name=use.name,
+                allowed=use.allowed,
+                used=round(use.used, 3),
+                expected=round(use.expected, 3),
+                resets_at=clock.iso(use.resets_at),
+            )
+            for use in uses
+        ],
+    )
+
+
+def _memory(context: Context, new: NewJob) -> MemoryNeeds:
+    needs = Needs.read(new.memory_needs)
+    fitting = [host for host in context.hosts.seen().devices if host.fits(needs)]
+    return MemoryNeeds(
+        layouts=[MemoryLayout(device_mb=device, host_mb=host) for device, host in needs.cuda],
+        cpu_host_mb=needs.cpu,
+        fitting_devices=len(fitting),
+        open_devices=sum(host.open for host in fitting),
+    )
+
+
+def _times(
+    context: Context, new: NewJob, params: GenerationParams, memory: MemoryNeeds | None
+) -> tuple[Cost, Start, bool]:
+    library = context.library()
+    wanted = Wanted(
+        params.model_id,
+        params.weights_id or params.model_id,
+        params.quantization,
+        params.speed,
+        params.work,
+        params.devices_per_job,
+        new.priority.rank,
+    )
+    found = estimates.estimate(context.database, library, wanted)
+    ready = library.models[params.model_id].availability in REPLICA_READY
+    if memory is None:
+        cost = Cost(
+            gpu_seconds=0,
+            generation_seconds=None,
+            loading_seconds=0,
+            samples=0,
+            how="Placeholder output uses no model.",
+        )
+        return cost, Start(start_at=None, end_at=None, how="Placeholder output is not estimated."), ready
+    seconds = found.device_seconds(params.devices_per_job)
+    cost = Cost(
+        gpu_seconds=None if seconds is None else round(seconds, 1),
+        generation_seconds=found.generation_seconds,
+        loading_seconds=0 if found.warm else found.loading_seconds,
+        samples=found.samples,
+        how=_how(found, params),
+    )
+    return cost, _start(found, seconds, params.devices_per_job, memory, ready), ready
+
+
+def _how(found: Estimate, params: GenerationParams) -> str:
+    if found.generation_seconds is None:
+        return f"Unknown: no generation of {params.model_id} has been measured here."
+    loading = (
+        "and no loading, because a device has the model loaded" if found.warm else "plus the median time of loading"
+    )
+    times = f", times {params.devices_per_job} devices" if params.devices_per_job > 1 else ""
+    return (
+        f"The median time per megapixel, frame and step of the last {found.samples} successes, scaled to this request, "
+        f"{loading}{times}."
+    )
+
+
+def _start(found: Estimate, seconds: float | None, devices: int, memory: MemoryNeeds, ready: bool) -> Start:
+    unknown = None
+    if not ready:
+        unknown = "Unknown: no node has the model."
+    elif not memory.open_devices:
+        unknown = "Unknown: no device that fits it accepts jobs."
+    elif found.queue_seconds is None:
+        unknown = "Unknown: a job before it uses a model that has not been measured."
+    if unknown is not None or found.queue_seconds is None:
+        return Start(start_at=None, end_at=None, how=unknown or "Unknown.")
+    start = clock.now() + timedelta(seconds=found.queue_seconds)
+    end = None if seconds is None else start + timedelta(seconds=seconds / devices)
+    how = "The expected device time of the jobs before it, divided among the devices that are online."
+    return Start(start_at=clock.iso(start), end_at=clock.iso(end), how=how)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from api.schemas.checkpoints import CheckpointStep, PreemptedField, ResumedFromStep
 from api.schemas.fields import AfterId, PageLimit, ResponseModel, Time
 from shared.catalogue.job_types import (
     JOB_TYPES,
@@ -285,6 +286,7 @@ class GenerationResult(ResponseModel):
         PromptsTokens | None, Field(description="Null: not counted, for example for placeholder output.")
     ]
     speed: Annotated[TierOfJob | None, Field(description="Null: placeholder output, or of an earlier version.")]
+    resumed_from_step: ResumedFromStep = None
     notes: list[str]
     manifest: dict[str, Any] | None
 
@@ -380,6 +382,9 @@ class Job(ResponseModel):
     worker: str | None
     device: str | None
     gang: Annotated[list[str], Field(description="Of a job on several devices: each one's NODE/INDEX.")] = []
+    preempted: PreemptedField = 0
+    checkpoint_step: CheckpointStep = None
+    resumed_from_step: ResumedFromStep = None
     created_at: Time
     started_at: Time | None
     finished_at: Time | None

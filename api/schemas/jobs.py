@@ -18,7 +18,7 @@ from shared.catalogue.job_types import (
     DownloadParams,
     IntegrityCheckParams,
     PrepareParams,
-)
+)  # fmt: skip
 from shared.states import JobState, Priority
 from wanworks.requests import PLAIN, Lora, OutputFormat, Quantization, Speed
 

@@ -1,6 +1,6 @@
 """A job as its owner sees it: accepted, read, listed, cancelled, deleted.
 
-Only this module, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the dispatcher) and `download_control.py`
+Only this module, `attempts.py` and `finishing.py` (workers), `checkpoints.py`, `dispatch.py` and `download_control.py`
 write the `jobs` table. Each change of state is one UPDATE that names the previous state, or locks the row first. Every
 write is idempotent: it detects its earlier effect, so it can be repeated if the outcome of a commit is unknown.
 """

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice, repeat
 from typing import Any
 
@@ -20,7 +21,7 @@ from scheduler.hosts import Hosts, read_hosts
 from scheduler.job_reports import JobReports
 from scheduler.leadership import Leadership
 from scheduler.pausing import Pauses
-from scheduler.placement import host_memory, nodes
+from scheduler.placement import host_memory, nodes, preemption
 from scheduler.placement.devices import Assignment, Moment, displaced
 from scheduler.placement.fairness import FairStarts
 from scheduler.placement.gangs import decide
@@ -33,7 +34,7 @@ from shared import garbage
 from shared.cluster import nodes as cluster_nodes
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable, StoreFull
-from shared.jobs import dispatch, download_control, gangs, running_limits
+from shared.jobs import checkpoints, dispatch, download_control, gangs, running_limits
 from shared.jobs.dispatch import Queue, Waiting
 from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis
@@ -42,7 +43,7 @@ from shared.settings import Settings, load
 from shared.telemetry import logs, tracing
 from shared.telemetry.loop_reports import DISPATCHER
 from shared.telemetry.loops import LoopReporter, RepeatedErrors
-from shared.telemetry.metrics import LOOP_ERRORS, PASS_SECONDS, Meters
+from shared.telemetry.metrics import LOOP_ERRORS, PASS_SECONDS, PREEMPTIONS, Meters
 
 log = logging.getLogger("wanworks.dispatcher")
 
@@ -198,8 +199,25 @@ class Dispatcher:
         moment = Moment(
             queue, host_memory.shared(queue, alive), estimates, deadlines, self._settings.redispatch_seconds
         )
-        decided: Iterable[Assignment] = limits.within(self._policy(moment))
+        preempted = self._preempt(moment)
+        moment = replace(moment, queue=preemption.applied(moment.queue, preempted)) if preempted else moment
+        given = (one.assignment for one in preempted)
+        decided: Iterable[Assignment] = limits.within(chain(given, self._policy(moment)))
         return host_memory.within_hosts(decided, queue, alive)
+
+    def _preempt(self, moment: Moment) -> list[preemption.Preemption]:
+        """Ask the jobs that must give their devices to critical ones. Return those that will."""
+        if not self._settings.preemption:
+            return []
+        asked = []
+        for one in preemption.choose(moment, self._settings.preemption_wait_seconds):
+            victim = one.victim.job_id
+            if checkpoints.preempt(self._database, victim):
+                self._progress.hint(victim)
+                self.meters.count(PREEMPTIONS, one.victim.model_id or "")
+                log.info("job %s: gives %s to the critical job %s after its step", victim, one.device_key, one.job_id)
+                asked.append(one)
+        return asked
 
     def _place_on_nodes(self, queue: Queue, hosts: Hosts) -> tuple[Assignment, ...]:
         settings, alive = self._settings, hosts.nodes

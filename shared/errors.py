@@ -340,7 +340,7 @@ class Paused(AttemptStopped):
 
 
 class Preempted(AttemptStopped):
-    """The download yielded its slot to a more urgent one."""
+    """The job gave its slot or its device back: a more urgent one needs it, or the worker stops."""
 
     code = "preempted"
 

@@ -143,6 +143,16 @@ class Settings(BaseSettings):
         description="A process of its own encodes, checks and stores a video while the device runs the next job. "
         "False: the device waits for that.",
     )
+    checkpoint_seconds: float = Field(
+        60.0, ge=0, le=86_400, description="How often a generation writes a checkpoint to its node's disk. 0: only "
+        "when it is asked to yield its device."
+    )  # fmt: skip
+    preemption: bool = Field(
+        True, description="A `critical` job takes the device of a `low` one if no device is free for it soon."
+    )
+    preemption_wait_seconds: float = Field(
+        10.0, ge=0, le=86_400, description="So long a `critical` job waits for a device before it takes one."
+    )
     loading_limit_seconds: float = Field(1800.0, ge=1, le=86_400, description="Time limit for loading a model.")
     encoding_limit_seconds: float = Field(300.0, ge=1, le=86_400, description="Time limit for encoding a prompt.")
     step_limit_seconds: float = Field(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.schemas.checkpoints import CheckpointStep, PreemptedField, ResumedFromStep
 from api.schemas.fields import ResponseModel, Time
 from shared.catalogue.job_types import (
     AppliedFallback,
@@ -14,7 +15,7 @@ from shared.catalogue.job_types import (
     DownloadParams,
     IntegrityCheckParams,
     PrepareParams,
-)
+)  # fmt: skip
 from shared.states import JobState, Priority
 from wanworks.requests import Lora, OutputFormat, Quantization, Speed
 
@@ -222,6 +223,7 @@ class GenerationResult(ResponseModel):
         PromptsTokens | None, Field(description="Null: not counted, for example for placeholder output.")
     ]
     speed: Annotated[TierOfJob | None, Field(description="Null: placeholder output, or of an earlier version.")]
+    resumed_from_step: ResumedFromStep = None
     notes: list[str]
     manifest: dict[str, Any] | None
 
@@ -326,6 +328,9 @@ class Job(ResponseModel):
     worker: str | None
     device: str | None
     gang: Annotated[list[str], Field(description="Of a job on several devices: each one's NODE/INDEX.")] = []
+    preempted: PreemptedField = 0
+    checkpoint_step: CheckpointStep = None
+    resumed_from_step: ResumedFromStep = None
     created_at: Time
     started_at: Time | None
     finished_at: Time | None

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from scheduler.placement.avoidance import avoided
+from scheduler.placement.avoidance import avoided, kept_near
 from scheduler.placement.slots import DeviceView, Estimates, Slot, Slots, fits, need, shape
 from shared.jobs.dispatch import Busy, Queue, Waiting, rank_of
 
@@ -46,7 +46,7 @@ def decide(moment: Moment) -> Iterator[Assignment]:
     An assignment to a device with an unanswered dispatch replaces it (`displaced`). The cost grows with the number of
     devices plus the number of jobs, not with their product.
     """
-    queue, marked = avoided(moment.queue, moment.devices)
+    queue, marked = kept_near(*avoided(moment.queue, moment.devices))
     moment = replace(moment, queue=queue, devices=marked)
     devices = {device.key: device for device in marked}
     busy = {job.device_key: job for job in queue.busy}
@@ -62,7 +62,7 @@ def decide(moment: Moment) -> Iterator[Assignment]:
             yield Assignment(job.job_id, key)
     free = [job for job in queue.waiting if job.dispatched_to not in devices and job.not_before <= queue.now]
     backlog = _Backlog(in_order(free, [*queue.busy, *dispatched.values()], queue.now), queue.now)
-    slots = {key: _slot(device, busy.get(key), moment) for key, device in devices.items()}
+    slots = {key: slot_of(device, busy.get(key), moment) for key, device in devices.items()}
     for key, job in dispatched.items():
         slots[key] = slots[key].after(job, moment.estimates)
     choice = _Choice(moment, backlog, slots.values())
@@ -135,7 +135,8 @@ def gone(job: Waiting, now: float, redispatch_seconds: float) -> bool:
     return job.dispatched_at is None or now - job.dispatched_at > redispatch_seconds
 
 
-def _slot(device: DeviceView, running: Busy | None, moment: Moment) -> Slot:
+def slot_of(device: DeviceView, running: Busy | None, moment: Moment) -> Slot:
+    """Return the device's next slot, after the job that runs on it."""
     now = moment.queue.now
     if running is None:
         return Slot(now, device.key, device, device.warm)
@@ -311,7 +312,7 @@ def _overtaking(
     # The same jobs can replace every dispatched job of a bucket, apart from the condition on the dispatch time.
     buckets: dict[tuple[Hashable, int, str | None], list[tuple[float, str, Waiting]]] = defaultdict(list)
     for key, job in out.items():
-        when = _slot(devices[key], busy.get(key), moment).free_at
+        when = slot_of(devices[key], busy.get(key), moment).free_at
         buckets[(choice.slots.group(key), _rank(job, now), job.owner)].append((when, key, job))
     for bucket in buckets.values():
         bucket.sort(key=lambda item: item[:2])

@@ -27,6 +27,7 @@ class DeviceView:
     host_mb: int | None = None  # what its host has for it, in MB; None: unknown
     capability: int | None = None  # the compute capability of a GPU, times ten; None: unknown
     avoided_as: str | None = None  # its key, if a job may have to avoid it (`placement/avoidance.py`)
+    near_to: str | None = None  # its node, if a job has a checkpoint on a node and should run there (likewise)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def fits(job: Waiting, device: DeviceView) -> bool:
     """Return whether the device has the memory for the job, its node holds the model, and the job need not avoid it."""
     if device.avoided_as is not None and device.avoided_as == job.avoid_device:
         return False
+    if None not in (device.near_to, job.checkpoint_node) and device.near_to != job.checkpoint_node:
+        return False
     return carries(job, device) and (job.mock or job.model_id in device.holds)
 
 
@@ -90,13 +93,22 @@ def host_memory(job: Waiting | Busy, device: DeviceView) -> int | None:
 def need(job: Waiting) -> Hashable:
     """Return what determines which devices a job fits. It is equal for jobs that fit the same devices."""
     return None if job.mock else (
-        job.model_id, job.min_vram_mb, job.min_ram_mb, job.memory_needs, job.avoid_device, job.devices
+        job.model_id, job.min_vram_mb, job.min_ram_mb, job.memory_needs, job.avoid_device, job.devices,
+        job.checkpoint_node,
     )  # fmt: skip
 
 
 def shape(device: DeviceView) -> Hashable:
     """Return what determines which jobs fit a device. It is equal for devices that can run the same jobs."""
-    return (device.kind, device.memory_mb, device.host_mb, device.capability, device.holds, device.avoided_as)
+    return (
+        device.kind,
+        device.memory_mb,
+        device.host_mb,
+        device.capability,
+        device.holds,
+        device.avoided_as,
+        device.near_to,
+    )
 
 
 class Slots:

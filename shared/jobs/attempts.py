@@ -18,6 +18,7 @@ from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Job, epoch_now
 from shared.errors import DeviceFailed, Fenced
 from shared.jobs import device_faults
+from shared.jobs.checkpoints import PREEMPT
 from shared.jobs.claim_rules import may_run
 from shared.jobs.device_faults import Fault
 from shared.jobs.download_control import BY_OWNER, PAUSE
@@ -76,6 +77,7 @@ _CLAIM = (
         claimed_at=epoch_now(),
         started_at=bindparam("its_now"),
         released_at=None,
+        resumed_from_step=None,
         node=bindparam("its_node"),
         worker=bindparam("its_worker"),
         pid=bindparam("its_pid"),
@@ -171,6 +173,7 @@ def give_back(
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED)
         _note(job, fetched)
+        job.preempted += job.requested_action == PREEMPT
         return _put_back(session, job, failures=job.failures, delay=delay_seconds)
 
 
@@ -361,6 +364,7 @@ def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
     job.status = state
     job.finished_at = clock.now()
     job.lease_until = job.dispatched_to = job.dispatched_at = job.phase = job.requested_action = None
+    job.checkpoint_node = job.checkpoint_step = job.checkpoint_at = None
     mark_partials(job)
     session.add(job)
     note_end(session, job)

@@ -65,6 +65,7 @@ class Waiting(NamedTuple):
     devices: int = 1  # of one node, that it runs on together
     members: str = ""  # the keys of the other devices that it is dispatched to, separated by blanks
     front_at: float | None = None  # when an administrator moved it before all others
+    checkpoint_node: str | None = None  # the node from whose disk it could continue
 
     @property
     def timing_key(self) -> str:
@@ -90,6 +91,8 @@ class Busy(NamedTuple):
     speed: str = "exact"
     devices: int = 1
     members: str = ""
+    preempted: int = 0
+    checkpoint_at: float | None = None
 
     @property
     def timing_key(self) -> str:
@@ -120,11 +123,12 @@ _WAITING = (
     Job.id, Job.type, Job.model_id, Job.model_cache_key, Job.target_node, Job.priority, Job.owner, Job.queued_at,
     Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.dispatched_to,
     Job.dispatched_at, Job.unplaceable_since, Job.line, Job.avoid_device,
-    Job.memory_needs, Job.speed, Job.devices, Job.members, Job.front_at,
+    Job.memory_needs, Job.speed, Job.devices, Job.members, Job.front_at, Job.checkpoint_node,
 )  # fmt: skip
 _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action,
     Job.owner, Job.work, Job.claimed_at, Job.mock, Job.memory_needs, Job.speed, Job.devices, Job.members,
+    Job.preempted, Job.checkpoint_at,
 )  # fmt: skip
 # Built once, because every pass executes them.
 _NOW = select(epoch_now())

@@ -52,6 +52,7 @@ STEP_SECONDS = _histogram("wanworks_step_seconds", "One step, the mean of each g
 STARTS = _counter("wanworks_generation_starts", "Generations, by whether the model was warm.", "model", "warm")
 DOWNLOADED = _counter("wanworks_download_bytes", "Bytes downloaded to a node's disk.", "node", "model")
 TAKEOVERS = _counter("wanworks_lease_takeovers", "Expired leases, after which the job was given to another attempt.")
+PREEMPTIONS = _counter("wanworks_preemptions", "Jobs asked to give their device to a critical one.", "model")
 FENCED = _counter("wanworks_fenced_attempts", "Attempts whose job was taken by another attempt.", "node")
 PASS_SECONDS = _histogram("wanworks_dispatcher_pass_seconds", "One pass of the dispatcher.", _SHORT)
 CLAIM_SECONDS = _histogram("wanworks_claim_seconds", "From sending a dispatch message to its claim.", _LONG, "type")
@@ -69,7 +70,7 @@ METERS: Mapping[str, Meter] = {
     meter.name: meter
     for meter in (
         JOBS_ENDED, JOB_SECONDS, PHASE_SECONDS, STEP_SECONDS, STARTS, DOWNLOADED, TAKEOVERS, FENCED, PASS_SECONDS,
-        CLAIM_SECONDS, MESSAGES, LOOP_ERRORS, XIDS, REMOVAL_ERRORS, HTTP_SECONDS,
+        CLAIM_SECONDS, MESSAGES, LOOP_ERRORS, XIDS, REMOVAL_ERRORS, HTTP_SECONDS, PREEMPTIONS,
     )
 }  # fmt: skip
 

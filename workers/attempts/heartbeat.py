@@ -14,6 +14,7 @@ from shared.errors import AttemptStopped, Cancelled, Fenced, Paused, Preempted, 
 from shared.jobs import attempts
 from shared.jobs.attempt_spans import AttemptSpan
 from shared.jobs.attempts import Fetched
+from shared.jobs.checkpoints import PREEMPT
 from shared.jobs.download_control import PAUSE, YIELD
 from shared.messaging.progress import Progress
 from shared.settings import Settings
@@ -27,7 +28,7 @@ log = logging.getLogger("wanworks.heartbeat")
 _LISTEN_SECONDS = 0.3
 # How often the row is read instead while Redis does not answer.
 _LISTEN_IN_SQL_SECONDS = 2.0
-_STOPS: dict[str, type[AttemptStopped]] = {PAUSE: Paused, YIELD: Preempted}
+_STOPS: dict[str, type[AttemptStopped]] = {PAUSE: Paused, YIELD: Preempted, PREEMPT: Preempted}
 
 
 class Heartbeat:
@@ -60,6 +61,8 @@ class Heartbeat:
         self._moved_at = time.monotonic()
         self._renewed_at = time.monotonic()
         self._stop: type[AttemptStopped] | None = None
+        self._yields_between_steps = False
+        self.asked_to_yield = False  # after the present step
         self._asked_sql_at = 0.0
         self._errors = RepeatedErrors()
         self._overdue: tuple[Phase, float] | None = None  # the phase over its limit, and when it last progressed
@@ -89,6 +92,13 @@ class Heartbeat:
         """Multiply the time limits of steps, encoding and decoding: a job larger than usual takes longer for each."""
         self._work_factor = max(1.0, factor)
 
+    def yield_between_steps(self) -> None:
+        """From now on, let a request to yield be answered by who reads `asked_to_yield` after a step.
+
+        Before the first step `check` answers it, because nothing is lost there.
+        """
+        self._yields_between_steps = True
+
     def cancel(self) -> None:
         self._stop = self._stop or Cancelled
 
@@ -96,6 +106,8 @@ class Heartbeat:
         """Raise Cancelled, Paused, Preempted or Fenced if the attempt must stop. Does no I/O."""
         if self._stop is not None:
             raise self._stop()
+        if self.asked_to_yield and self._phase in (Phase.LOADING, Phase.ENCODING):
+            raise Preempted()
 
     def _listen(self) -> None:
         now = time.monotonic()
@@ -124,6 +136,8 @@ class Heartbeat:
         self.bandwidth_mbps = renewal.bandwidth_mbps
         if renewal.cancel:
             self.cancel()
+        elif self._yields_between_steps and renewal.requested_action in (YIELD, PREEMPT):
+            self.asked_to_yield = True
         elif renewal.requested_action is not None:
             self._stop = self._stop or _STOPS.get(renewal.requested_action)
 

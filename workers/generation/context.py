@@ -41,6 +41,10 @@ class GenerationContext:
     output_dir: Path | None  # None: the files are made later; else it exists, is empty, belongs to this attempt only
     report: Report
     check: Callable[[], None]  # raises Cancelled, Fenced or Draining; call it wherever stopping is possible
+    # Of its checkpoint on this node; None: it takes none, and always starts from the first step.
+    checkpoint: Path | None = None
+    asked_to_yield: Callable[[], bool] = lambda: False  # whether to stop after this step, with a checkpoint
+    checkpointed: Callable[[int], None] = lambda _step: None  # called once a checkpoint after that step is on the disk
     lora_snapshot: Path | None = None  # of a preset: folder of its LoRA's files
     # Receives each frame by its index as soon as it is decoded; again, if decoding is repeated.
     on_frame: Callable[[int, "numpy.ndarray"], None] = lambda _index, _frame: None
@@ -67,6 +71,7 @@ class Decoded:
     speed: dict[str, Any] | None  # the tier that was used, and how
     prompt_tokens: dict[str, Any] | None
     notes: list[str]
+    resumed_from_step: int | None = None  # of a checkpoint, from which this attempt has continued
 
 
 @dataclass(frozen=True)
@@ -99,4 +104,5 @@ class Outcome:
     loras: tuple[dict[str, Any], ...] = ()  # for each file and expert: how many keys applied, and which did not
     speed: dict[str, Any] | None = None  # the tier, and what it used; None for placeholder output
     prompt_tokens: dict[str, Any] | None = None  # of both prompts: tokens, limit, cut; None for placeholder output
+    resumed_from_step: int | None = None
     notes: tuple[str, ...] = ()  # sentences for the user, for example a leaner profile after running out of memory

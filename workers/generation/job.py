@@ -33,6 +33,7 @@ from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.persisting import persist
 from workers.generation import manifest
 from workers.generation import run as generation
+from workers.generation.checkpoints import AttemptRow, Checkpoints
 from workers.generation.context import Decoded, GenerationContext, Report
 from workers.generation.finishing.ending import Ending
 from workers.generation.finishing.leaving import Leaving
@@ -92,6 +93,7 @@ class GenerationHandler:
         self._ahead = ahead
         self._kind = "cpu" if (claimant.device or "").startswith("cpu-") else "cuda"
         self._ending = Ending(store, device_name)
+        self._checkpoints = Checkpoints(settings.home)
         self._device = ThreadPoolExecutor(1, "device")
         self._lock = threading.Lock()
         self._begun: _Begun | None = None
@@ -101,6 +103,7 @@ class GenerationHandler:
         self._phase_times: dict[tuple[object, ...], tuple[float, PhaseTimes]] = {}
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any] | None:
+        row = AttemptRow(self._database, job, heartbeat)
         begun = self._take(job)
         if begun is not None and not self._may_go_on(begun):
             self._drop(begun)
@@ -112,7 +115,7 @@ class GenerationHandler:
         if self._ahead is not None:
             self._ahead.holds(job.id, begun.turn)
         try:
-            return self._carried_on(job, heartbeat, begun)
+            return self._carried_on(job, heartbeat, begun, row)
         finally:
             begun.link.abandon()
             begun.turn.free_device(decoded=False)
@@ -125,7 +128,7 @@ class GenerationHandler:
             self._drop(begun)  # its thread would wait for the attempt, and keep the device
             raise
 
-    def _carried_on(self, job: Job, heartbeat: Heartbeat, begun: "_Begun") -> dict[str, Any] | None:
+    def _carried_on(self, job: Job, heartbeat: Heartbeat, begun: "_Begun", row: AttemptRow) -> dict[str, Any] | None:
         params, entry = begun.context.params, begun.context.entry
         heartbeat.expect_work(memory_plan.work_factor(entry, params.width, params.height, params.frames))
         reporter = Reporter(
@@ -137,7 +140,8 @@ class GenerationHandler:
         leaving = self._leaving(job, params.frames)
         with leaving or nullcontext():
             keep = leaving.frames.add if leaving is not None else None
-            begun.link.bind(self._watched(reporter, begun.turn), heartbeat.check, keep)
+            report = row.watched(self._watched(reporter, begun.turn))
+            begun.link.bind(report, heartbeat.check, keep, row)
             made, frames = begun.decode()
             if _compiles(params):
                 self._compiled.add(_shape(params))
@@ -171,6 +175,9 @@ class GenerationHandler:
             lora_snapshot=replicas.lora_dir(self._settings.models_dir, entry),
             gang=gang,
             on_frame=link.frame,
+            checkpoint=None if gang or job.mock else self._checkpoints.file(job.id),
+            asked_to_yield=link.asked_to_yield,
+            checkpointed=link.checkpointed,
         )
         return _Begun(context, link, Turn())
 
@@ -297,6 +304,8 @@ class GenerationHandler:
 
     def after(self, job: Job) -> None:
         """Remove the files of a deleted job, and record the loaded models if they have changed."""
+        if job.finished_at is not None:
+            self._checkpoints.remove(job.id)
         self._ending.remove_deleted(job)
         self.report_loaded()
 

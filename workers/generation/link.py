@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from shared.errors import Fenced
 from shared.states import Phase
+from workers.generation.checkpoints import AttemptRow
 from workers.generation.context import Report
 
 if TYPE_CHECKING:
@@ -25,15 +26,20 @@ class Link:
         self._report: Report | None = None
         self._check: Callable[[], None] = lambda: None
         self._frame: Callable[[int, numpy.ndarray], None] = lambda _index, _frame: None
+        self._row: AttemptRow | None = None
         self._abandoned = False
         self._latest: tuple[Phase, int | None, int | None] | None = None
 
     def bind(
-        self, report: Report, check: Callable[[], None], frame: "Callable[[int, numpy.ndarray], None] | None" = None
+        self,
+        report: Report,
+        check: Callable[[], None],
+        frame: "Callable[[int, numpy.ndarray], None] | None" = None,
+        row: AttemptRow | None = None,
     ) -> None:
         """Let the attempt's callbacks take over. The phase that was entered before is reported now."""
         with self._lock:
-            self._check = check
+            self._check, self._row = check, row
             if frame is not None:
                 self._frame = frame
             if self._latest is not None:
@@ -63,6 +69,13 @@ class Link:
         if self._abandoned:
             raise Fenced()
         self._check()
+
+    def asked_to_yield(self) -> bool:
+        return self._row is not None and self._row.asked_to_yield()
+
+    def checkpointed(self, step: int) -> None:
+        if self._row is not None:
+            self._row.written(step)
 
     def frame(self, index: int, frame: "numpy.ndarray") -> None:
         self._frame(index, frame)

@@ -46,10 +46,11 @@ def of_run(
     loras: Sequence[Mapping[str, Any]],
     tier: Mapping[str, Any],
     notes: Sequence[str],
+    resumed_from_step: int | None = None,
 ) -> dict[str, Any]:
     """The manifest of frames that a model made."""
     return {
-        **_asked(context),
+        **asked(context),
         "engine": ENGINE,
         "dtype": dtype,
         "grid": {"width": plan.grid_width, "height": plan.grid_height, "frames": plan.grid_frames},
@@ -60,6 +61,7 @@ def of_run(
         "loras": list(loras),
         "speed_settings": tier["used"],
         "device": {"kind": device.kind, "name": device.name, "memory_mb": device.memory_mb},
+        "resumed_from_step": resumed_from_step,
         "mock": False,
         "notes": list(notes),
     }
@@ -67,10 +69,11 @@ def of_run(
 
 def of_test_card(context: GenerationContext, notes: Sequence[str]) -> dict[str, Any]:
     """Return the manifest of placeholder output, which states that no model was run."""
-    return {**_asked(context), "mock": True, "notes": list(notes)}
+    return {**asked(context), "mock": True, "notes": list(notes)}
 
 
-def _asked(context: GenerationContext) -> dict[str, Any]:
+def asked(context: GenerationContext) -> dict[str, Any]:
+    """Return what was asked for, and of which files and libraries."""
     params, entry = context.params, context.entry
     chosen = params.model_dump(
         include={

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -206,6 +206,7 @@ class _Run:
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     was_warm: bool | None = None  # when it began
+    resumed_from_step: int | None = None
 
 
 def _after_running_out(run: _Run, chosen: MemoryPlan, size: Size) -> MemoryPlan:
@@ -245,7 +246,7 @@ def _together_out_of_memory(context: GenerationContext, chosen: MemoryPlan) -> O
 
 
 def _run(run: _Run, chosen: MemoryPlan) -> "tuple[Decoded, list[numpy.ndarray]]":
-    from workers.generation.pipelines import running
+    from workers.generation.pipelines import checkpointing, running
 
     context, models, params = run.context, run.models, run.context.params
     assert context.snapshot is not None
@@ -263,18 +264,26 @@ def _run(run: _Run, chosen: MemoryPlan) -> "tuple[Decoded, list[numpy.ndarray]]"
     signals = running.Signals(
         enter=run.clock.enter, check=context.check, record=run.facts.__setitem__, frame=context.on_frame
     )
-    frames = running.run(
-        model,
-        params,
-        run.steps,
-        run.image,
-        run.found,
-        models.prompts,
-        signals,
-        lambda size: models.room(size, model),
-        run.denoising,
-        context.seat,
-    )
+    with ExitStack() as ending:
+        if context.checkpoint is not None and context.seat is None:
+            made_by = checkpointing.made_by(context, model, models.device, chosen.name, run.found)
+            keeper = checkpointing.Keeper(context, made_by)
+            ending.callback(keeper.close)
+            signals = replace(signals, step_ended=keeper.step_ended)
+            if run.denoising.steps == 0 and run.denoising.finished is None and keeper.restore(run.denoising):
+                run.resumed_from_step = run.denoising.steps
+        frames = running.run(
+            model,
+            params,
+            run.steps,
+            run.image,
+            run.found,
+            models.prompts,
+            signals,
+            lambda size: models.room(size, model),
+            run.denoising,
+            context.seat,
+        )
     peak = models.peak_mb()
     notes = (*run.notes, *_remarks(run.facts))
     described = manifest.of_run(
@@ -288,8 +297,10 @@ def _run(run: _Run, chosen: MemoryPlan) -> "tuple[Decoded, list[numpy.ndarray]]"
         loras=[lora.described() for lora in run.found],
         tier=run.facts["speed"],
         notes=notes,
+        resumed_from_step=run.resumed_from_step,
     )
-    return _decoded(context, frames, run.clock, described, run.was_warm, model.key.profile, peak, notes, run.facts)
+    facts = {**run.facts, "resumed_from_step": run.resumed_from_step}
+    return _decoded(context, frames, run.clock, described, run.was_warm, model.key.profile, peak, notes, facts)
 
 
 def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:
@@ -351,6 +362,7 @@ def _decoded(
         speed=facts.get("speed"),
         prompt_tokens=facts.get("prompt_tokens"),
         notes=list(notes),
+        resumed_from_step=facts.get("resumed_from_step"),
     )
     return made, frames
 

@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from billiard import active_children
@@ -20,14 +21,16 @@ from shared import clock
 from shared.cluster import nodes
 from shared.database.tables import Device
 from shared.errors import FaultKind, StoreFull, Unavailable
-from shared.jobs import attempt_spans, attempts
+from shared.jobs import attempt_spans, attempts, checkpoints
 from shared.jobs.attempts import Running
 from shared.jobs.device_faults import Fault
 from shared.messaging import celery
+from shared.messaging.progress import Progress, RestingRedis
 from shared.models import replicas
 from shared.telemetry.loops import Loop
 from shared.telemetry.metrics import count_end
 from workers.devices import discovery
+from workers.generation.checkpoints import Checkpoints
 from workers.processes import main_loop, process
 from workers.processes.finisher_watch import FinisherWatch
 from workers.processes.kill_rule import Answering, Limits, judge
@@ -45,6 +48,9 @@ _ended_idle: set[int] = set()
 
 # A worker that stops waits so long for the job that has left its device, within `shutdown.LIMIT_SECONDS`.
 _FINISHING_SECONDS = 1.0
+# And so long for the generation on the device to write a checkpoint after its step.
+_YIELD_SECONDS, _YIELD_POLL_SECONDS = 0.6, 0.05
+_SWEEP_SECONDS = 60.0
 
 
 class JobRequest(Request):  # type: ignore[misc]
@@ -95,6 +101,11 @@ def _is_kept(running: Running) -> bool:
     return running.finishing and process.handovers().has(running.job_id, running.attempt)
 
 
+def _are_on_device(job_ids: Collection[str]) -> bool:
+    running = attempts.running_on(process.database(), process.worker_name()) if job_ids else []
+    return any(row.job_id in job_ids and not row.finishing for row in running)
+
+
 class Guard:
     """Sends the device's heartbeat, kills children that are stuck, and recovers their jobs."""
 
@@ -109,6 +120,8 @@ class Guard:
         if process.role() == "gpu":
             every = settings.device_heartbeat_seconds
             self._loops.append(Loop("device-heartbeat", every, _beat, meters=meters, reporter=reporter))
+            sweep = partial(Checkpoints(settings.home).sweep, process.database(), settings.node)
+            self._loops.append(Loop("checkpoints", _SWEEP_SECONDS, sweep, meters=meters, reporter=reporter))
         self._finisher = FinisherWatch() if process.role() == "gpu" and settings.overlap_finishing else None
         self._limits = Limits(settings.cancel_grace_seconds, settings.finishing_limit_seconds)
 
@@ -130,12 +143,28 @@ class Guard:
             loop.stop()  # a later heartbeat would register the device again
         try:
             self._deregister()
+            self._let_yield()
             self._give_back_all(finishing=False)
             if self._finisher is not None:
                 self._finisher.stop(_FINISHING_SECONDS)
             self._give_back_all(finishing=True)
         except (Unavailable, StoreFull) as error:
             log.warning("cannot deregister; the lease will expire: %s", error)
+
+    def _let_yield(self) -> None:
+        """Ask the generations that run here for a last checkpoint, and wait a moment for those whose step ends soon."""
+        if process.role() != "gpu":
+            return
+        database, worker = process.database(), process.worker_name()
+        asked = checkpoints.ask_generation_to_yield(
+            database, [row.job_id for row in attempts.running_on(database, worker)]
+        )
+        progress = Progress(RestingRedis(process.settings().redis))
+        for job_id in asked:
+            progress.hint(job_id)
+        deadline = time.monotonic() + _YIELD_SECONDS
+        while time.monotonic() < deadline and _are_on_device(asked):
+            time.sleep(_YIELD_POLL_SECONDS)
 
     def _give_back_all(self, *, finishing: bool) -> None:
         for running in attempts.running_on(process.database(), process.worker_name()):

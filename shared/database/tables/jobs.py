@@ -19,7 +19,7 @@ _DISPATCHED = text(f"status = 'queued' AND {COLUMNS['dispatched_to']} IS NOT NUL
 
 
 class Job(SQLModel, table=True):
-    """One job. Written by six modules of `shared/jobs`, which `records` names."""
+    """One job. Only the modules of `shared/jobs` that `records` names write it."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -141,7 +141,13 @@ class Job(SQLModel, table=True):
     # Of a gang: the keys of its other devices, separated by blanks. They count while it is dispatched or running.
     members: str = Field(default="", max_length=800, sa_column_kwargs={"server_default": ""})
     cancel_at: float | None = None  # when cancelling was requested
-    # Of a running download: pause, or yield its slot.
+    # The latest checkpoint of a generation: the node whose disk has it, the completed steps, and when it was written.
+    checkpoint_node: str | None = Field(default=None, max_length=64)
+    checkpoint_step: int | None = None
+    checkpoint_at: float | None = None
+    resumed_from_step: int | None = None  # of a checkpoint, from which its latest attempt has continued
+    preempted: int = Field(default=0, sa_column_kwargs={"server_default": "0"})  # how often
+    # Of a running download: pause, or yield its slot. Of a running generation: yield or preempt.
     requested_action: str | None = Field(default=None, max_length=16, sa_column_kwargs=stored("requested_action"))
     paused_by: str | None = Field(default=None, max_length=16)  # owner, or disk_full
     # Deleted by its owner: the row is removed once the job has ended.

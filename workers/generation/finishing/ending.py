@@ -90,6 +90,7 @@ def _result(outcome: Outcome, mock: bool, device_name: str) -> dict[str, Any]:
         "loras": list(outcome.loras),
         "prompt_tokens": outcome.prompt_tokens,
         "speed": outcome.speed,
+        "resumed_from_step": outcome.resumed_from_step,
         "notes": list(outcome.notes),
         "manifest": outcome.manifest,
     }

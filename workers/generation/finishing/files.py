@@ -42,6 +42,7 @@ def finish(
         peak_vram_mb=made.peak_vram_mb,
         quality=quality,
         manifest=made.manifest,
+        resumed_from_step=made.resumed_from_step,
         loras=tuple(made.loras),
         speed=made.speed,
         prompt_tokens=made.prompt_tokens,

@@ -15,6 +15,7 @@ from shared.states import Phase
 from shared.storage.store import Store
 from workers.attempts.handover import Handover
 from workers.attempts.heartbeat import Heartbeat
+from workers.generation.checkpoints import Checkpoints
 from workers.generation.context import Decoded
 from workers.generation.finishing import frame_file
 from workers.generation.finishing.ending import Ending
@@ -51,6 +52,7 @@ class FinishingHandler:
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
         """Return the job's result. Raises CannotFinish if the earlier tries have ended in the death of the process."""
+        heartbeat.yield_between_steps()  # there are none: it ends soon
         made = Decoded(**self._handover.facts())
         entry = self._catalogue.get(job.model_id or "")
         heartbeat.expect_work(memory_plan.work_factor(entry, made.width, made.height, made.frames))
@@ -75,4 +77,6 @@ class FinishingHandler:
         self._ending.undo(job)
 
     def after(self, job: Job) -> None:
+        if job.finished_at is not None:
+            Checkpoints(self._settings.home).remove(job.id)
         self._ending.remove_deleted(job)

@@ -24,6 +24,8 @@ class Denoising:
     finished: torch.Tensor | None = (
         None  # the latents that are decoded; the pipelines may change those of the last step
     )
+    random: torch.Tensor | None = None  # the state of the random numbers, from a checkpoint
+    caches: Any = None  # of the step cache, from a checkpoint
 
     def completed(self, steps: int, latents: torch.Tensor, scheduler: UniPCMultistepScheduler) -> None:
         """Record a step. Copies nothing: the solver makes new tensors in each step."""
@@ -32,9 +34,10 @@ class Denoising:
 
     def to_host(self) -> None:
         """Move everything off the device."""
-        self.latents = _moved(self.latents, torch.device("cpu"))
-        self.finished = _moved(self.finished, torch.device("cpu"))
-        self.state = _moved(self.state, torch.device("cpu"))
+        self.latents = moved(self.latents, torch.device("cpu"))
+        self.finished = moved(self.finished, torch.device("cpu"))
+        self.state = moved(self.state, torch.device("cpu"))
+        self.caches = None
 
 
 class ResumableScheduler(UniPCMultistepScheduler):  # type: ignore[misc]  # diffusers has no types
@@ -50,7 +53,7 @@ class ResumableScheduler(UniPCMultistepScheduler):  # type: ignore[misc]  # diff
         if before is None or before.state is None:
             return
         for name, value in before.state.items():
-            setattr(self, name, _moved(_copied(value), torch.device(device or "cpu")))
+            setattr(self, name, moved(_copied(value), torch.device(device or "cpu")))
         # The pipelines iterate over the timesteps that they read now.
         self._all_timesteps = self.timesteps
         self.timesteps = self.timesteps[before.steps :]
@@ -65,11 +68,12 @@ def _copied(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def moved(value: Any, device: torch.device) -> Any:
+    """Return the value with all tensors in it on the device."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, list):
-        return [_moved(each, device) for each in value]
+        return [moved(each, device) for each in value]
     if isinstance(value, dict):
-        return {name: _moved(each, device) for name, each in value.items()}
+        return {name: moved(each, device) for name, each in value.items()}
     return value

@@ -15,10 +15,11 @@ from shared.models import memory_plan
 from shared.states import Phase
 from workers.generation.geometry import Plan, cover
 from workers.generation.pipelines import decoding
+from workers.generation.pipelines.checkpointing import Snapshot, taken
 from workers.generation.pipelines.guidance import guides
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.resuming import Denoising, ResumableScheduler
-from workers.generation.pipelines.tiers.entering import entered
+from workers.generation.pipelines.tiers.entering import Entered, entered
 from workers.generation.pipelines.together import Together, joined
 from workers.generation.pipelines.weights import loras
 from workers.generation.pipelines.weights.loading import LoadedModel
@@ -36,6 +37,7 @@ class Signals:
     check: Callable[[], None]  # raises to stop
     record: Callable[[str, Any], None] = lambda _name, _fact: None  # a fact for the job's result
     frame: Callable[[int, numpy.ndarray], None] = lambda _index, _frame: None  # a frame is decoded
+    step_ended: Callable[[Callable[[], Snapshot]], None] = lambda _take: None  # may take a checkpoint; raises to stop
 
 
 def run(
@@ -92,8 +94,9 @@ def _denoise(
     """Run all steps that are left."""
     with torch.no_grad(), loras.applied(pipeline, model.dtype, found, model.placement.adopt) as reports:
         signals.record("loras", reports)
-        with entered(model, params.speed) as tier, joined(model, seat) as others:
-            latents = _latents(model, pipeline, params, plan, image, prompts, signals, room, denoising, others)
+        with entered(model, params.speed, denoising.caches) as tier, joined(model, seat) as others:
+            denoising.caches = None
+            latents = _latents(model, pipeline, params, plan, image, prompts, signals, room, denoising, others, tier)
             signals.record("speed", tier.described())
     if not bool(torch.isfinite(latents).all()):
         raise BadOutput("the model produced values that are not finite numbers")
@@ -111,6 +114,7 @@ def _latents(
     room: Callable[[int], bool],
     before: Denoising,
     others: Together | None,
+    tier: Entered,
 ) -> torch.Tensor:
     signals.enter(Phase.ENCODING, None, None)
     guided = any(guides(params.guidance_scale, params.guidance_scale_2))
@@ -126,6 +130,10 @@ def _latents(
     pipeline.scheduler = ResumableScheduler(**{**model.solver, "flow_shift": params.flow_shift})
     pipeline.scheduler.resume_from = before
     first = before.steps
+    generator = torch.Generator("cpu").manual_seed(params.seed)
+    if before.random is not None:
+        generator.set_state(before.random)
+        before.random = None
 
     def denoising() -> None:
         model.stops.denoising = lambda: None  # the first pass only
@@ -139,6 +147,7 @@ def _latents(
         before.completed(first + index + 1, tensors["latents"], pipeline.scheduler)
         signals.enter(Phase.DENOISING, first + index + 1, params.steps)
         if others is None:
+            signals.step_ended(lambda: taken(before, generator.get_state(), tier.caches()))
             signals.check()
         else:
             others.agree(signals.check)
@@ -151,6 +160,8 @@ def _latents(
     picture: dict[str, Any] = {"image": fit(image, plan)} if image is not None else {}
     if before.latents is not None:
         picture["latents"] = before.latents.to(model.device)
+    if first >= params.steps:
+        denoising()  # no transformer will run
     result = pipeline(
         **picture,
         prompt_embeds=positive,
@@ -161,7 +172,7 @@ def _latents(
         num_inference_steps=params.steps,
         guidance_scale=params.guidance_scale,
         guidance_scale_2=params.guidance_scale_2,
-        generator=torch.Generator("cpu").manual_seed(params.seed),
+        generator=generator,
         callback_on_step_end=step_ended,
         max_sequence_length=MAX_TOKENS,
         output_type="latent",

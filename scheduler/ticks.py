@@ -22,7 +22,7 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.errors import StoreUnavailable
 from shared.insight import samples, snapshots, tier_measurements
-from shared.jobs import queues, records, usage_days, webhooks
+from shared.jobs import pauses, queues, records, usage_days, webhooks
 from shared.jobs.records import NewJob
 from shared.management import library
 from shared.management.library import UseFigures, stored_progress
@@ -220,9 +220,13 @@ def retention_tick(name: str, every: float) -> str | None:
         entries = drop_audit(database, timedelta(days=settings.audit_days), run.has_time)
         messages = drop_messages(database, run.has_time)
         measured = tier_measurements.drop_surplus(database)
+        ended = pauses.purge(database)
         kept = timedelta(days=settings.retention_days)
         dropped = apply_retention(database, _store(), kept, run.has_time, _meters())
-        return f"{dropped}, {messages} webhook messages, {entries} audit entries, {measured} measurements of tiers"
+        others = (
+            f"{messages} webhook messages, {entries} audit entries, {measured} measurements of tiers, {ended} pauses"
+        )
+        return f"{dropped}, {others}"
 
     return once(database, name, every, clock.now().timestamp(), run_tick)
 

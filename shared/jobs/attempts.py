@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, bindparam, func, or_, update
+from sqlalchemy import ColumnElement, Float, bindparam, func, update
 from sqlmodel import Session, col, select
 
 from shared import clock
@@ -22,6 +22,7 @@ from shared.jobs.checkpoints import PREEMPT
 from shared.jobs.claim_rules import may_run
 from shared.jobs.device_faults import Fault
 from shared.jobs.download_control import BY_OWNER, PAUSE
+from shared.jobs.holding import in_time
 from shared.jobs.records import mark_partials, note_end
 from shared.states import JobState, Phase
 
@@ -68,7 +69,7 @@ _CLAIM = (
         col(Job.dispatched_to) == bindparam("its_device_key"),
         col(Job.not_before) <= epoch_now(),
         col(Job.held).is_(None),
-        or_(col(Job.start_before).is_(None), col(Job.start_before) > epoch_now()),
+        in_time(),
     )
     .values(
         status=JobState.RUNNING,

@@ -6,6 +6,7 @@ it may start, it joins its line with the waiting time that it has from then on.
 
 from collections.abc import Sequence
 
+from sqlalchemy import ColumnElement, or_
 from sqlmodel import Session, col, select
 
 from shared.database.engine import Database, is_repetition, settled
@@ -58,9 +59,14 @@ def release(session: Session, job: Job) -> None:
     session.add(job)
 
 
+def in_time() -> ColumnElement[bool]:
+    """Return the condition that the job may still start. One that has started before is in time for ever."""
+    return or_(col(Job.start_before).is_(None), col(Job.start_before) > epoch_now(), col(Job.attempt) > 0)
+
+
 def expired(database: Database, limit: int = _AT_ONCE) -> Sequence[str]:
-    """Return the ids of queued jobs whose latest start has passed."""
-    query = select(Job.id).where(QUEUED, col(Job.start_before) <= epoch_now()).limit(limit)
+    """Return the ids of queued jobs that have never started and whose latest start has passed."""
+    query = select(Job.id).where(QUEUED, col(Job.start_before) <= epoch_now(), col(Job.attempt) == 0).limit(limit)
     with database.read() as session:
         return list(session.exec(query))
 

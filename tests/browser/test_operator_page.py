@@ -34,6 +34,16 @@ def test_a_download_is_started_paused_limited_resumed_and_cancelled(open_page: O
     expect(card.get_by_role("button", name=f"Download {FETCHED}")).to_be_visible()
 
 
+def test_the_queue_is_paused_and_resumed(open_page: Open) -> None:
+    page = open_page("#overview")
+    section = page.get_by_role("region", name="Queue")
+    section.get_by_role("button", name="Pause the queue").click()
+    paused = page.get_by_role("region", name="Paused")
+    expect(paused).to_contain_text("The whole queue, by local")
+    paused.get_by_role("button", name="Resume The whole queue").click()
+    expect(section).to_contain_text("Nothing is paused.")
+
+
 def test_a_drained_node_is_shown_and_offered_no_download(open_page: Open, stack: Stack) -> None:
     page = open_page("#devices")
     shown = page.locator("#devices .badge")

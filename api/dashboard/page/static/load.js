@@ -121,8 +121,13 @@ const usage = () =>
     if (document.body.dataset.scopes.includes("admin")) state.usage = await get("/api/v1/usage", { by: "key,model" });
   });
 
+const pauses = () =>
+  part("pauses", async () => {
+    state.pauses = (await get("/api/v1/queues")).pauses;
+  });
+
 const PARTS = {
-  overview: [history, latest, models, usage],
+  overview: [history, latest, models, usage, pauses],
   jobs: [jobs],
   new: [models],
   models: [() => models().then(tiers), health, insight],

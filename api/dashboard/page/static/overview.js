@@ -7,6 +7,7 @@ import { ago, fraction, NONE, number, percent, plural, seconds } from "./format.
 import { feed, isStale } from "./feed.js";
 import * as load from "./load.js";
 import { artifactOf, badge, durationOf, empty, note, progressOf, titleOf } from "./parts.js";
+import { pauses } from "./pauses.js";
 import { activeJobs, changed, state } from "./state.js";
 import { isAdmin, usage } from "./usage.js";
 
@@ -21,6 +22,7 @@ const NO_JOBS = new Set(["offline", "draining", "drained", "quarantined"]); // s
 export function overview() {
   return [
     health(),
+    state.pauses?.length ? pauses() : null,
     h("ul", { class: "tiles" }, tiles()),
     h("div", { class: "columns" }, now(), newest()),
     h(
@@ -31,6 +33,7 @@ export function overview() {
       h("div", { class: "chart-grid" }, charts()),
     ),
     usage(),
+    state.pauses?.length ? null : pauses(),
     h(
       "p",
       { class: "links" },

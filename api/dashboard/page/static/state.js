@@ -16,6 +16,7 @@ export const state = {
   resolved: null,
   flower: null,
   usage: null, // device time of this month by key and model; for administrators
+  pauses: null, // that are in force
   notes: {}, // by part: why it could not be loaded
 };
 

@@ -156,6 +156,14 @@ def test_a_job_does_not_start_after_its_latest_start(database: Database) -> None
     assert holding.expired(database) == [job.id]
 
 
+def test_a_job_that_started_in_time_may_start_again_later(database: Database) -> None:
+    job = claimed(database, accepted(database, start_before=_now(database) + 100).id)
+    attempts.give_back(database, job.id, 1)
+    aged(database, 101, job.id, column="start_before")
+    assert holding.expired(database) == []
+    assert claimed(database, job.id).attempt == 2
+
+
 def test_the_last_job_moved_to_the_front_is_first(database: Database) -> None:
     jobs = [accepted(database, owner="k") for _ in range(12)]
     for job in (jobs[10], jobs[5]):

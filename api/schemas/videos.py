@@ -16,7 +16,20 @@ from api.schemas.jobs import JobProgress
 from shared.catalogue.job_types import GenerationParams
 from shared.database.tables import Job
 from shared.states import JobState, Priority
-from wanworks.requests import NOT_BLANK, PLAIN, FallbackStrategy, Lora, Number, OutputFormat, Quantization, Seed, Speed
+from wanworks.moments import Moment
+from wanworks.requests import (
+    NOT_BLANK,
+    PLAIN,
+    FallbackStrategy,
+    Lora,
+    MaxAttempts,
+    Number,
+    OutputFormat,
+    Quantization,
+    RetryBackoff,
+    Seed,
+    Speed,
+)
 
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
 _POLL_SECONDS = 1.0  # the client's own default
@@ -117,6 +130,10 @@ class VideoRequest(BaseModel):
     loras: Annotated[list[Lora], Field(max_length=8)] | None = None
     priority: Priority | None = None
     fallback: Annotated[list[FallbackStrategy], Field(max_length=6)] | None = None
+    start_after: Moment | None = None
+    start_before: Moment | None = None
+    max_attempts: MaxAttempts = None
+    retry_backoff_seconds: RetryBackoff = None
     webhook_url: Annotated[str, Field(max_length=2000)] | None = None
     webhook_progress: Annotated[bool, Field(strict=True)] | None = None
     metadata: (
@@ -133,7 +150,7 @@ class VideoRequest(BaseModel):
 # Form values that stay text; others are parsed as JSON if they are JSON.
 TEXTS = frozenset(
     {"model", "prompt", "negative_prompt", "seconds", "size", "output_format", "quantization", "priority"}
-) | {"speed", "webhook_url"}
+) | {"speed", "start_after", "start_before", "webhook_url"}
 
 
 class RemixRequest(BaseModel):

@@ -80,6 +80,7 @@ def test_every_field_is_converted() -> None:
         guidance_scale=4.5, guidance_scale_2=3.5, flow_shift=7, negative_prompt="blur", seed=7, output_format="webm",
         quantization="int8", loras=[{"name": "ghibli", "scale": 0.5}], priority="high", fallback=["queue_and_wait"],
         metadata={"team": "a"}, webhook_url="https://example.com/hook", webhook_progress=True,
+        start_after="2026-01-31T12:00:00Z", max_attempts=2,
     )  # fmt: skip
     assert request.model_dump(exclude_unset=True, mode="json") == {
         "model_id": "T2V-A14B", "prompt": "a cat", "negative_prompt": "blur", "resolution": "832x480", "frames": 33,
@@ -87,6 +88,7 @@ def test_every_field_is_converted() -> None:
         "flow_shift": 7.0, "seed": 7, "quantization": "int8", "loras": [{"name": "ghibli", "scale": 0.5}],
         "priority": "high", "fallback": ["queue_and_wait"], "metadata": {"team": "a"},
         "webhook_url": "https://example.com/hook", "webhook_progress": True,
+        "start_after": "2026-01-31T12:00:00Z", "max_attempts": 2,
     }  # fmt: skip
 
 

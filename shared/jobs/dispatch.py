@@ -286,6 +286,7 @@ def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> in
     ]
     since = col(Job.unplaceable_since)
     where.append(since.is_(None) if unplaceable else since.is_not(None))
+    where.append(col(Job.held).is_(None))  # a job that may not start yet lacks nothing
     with database.write() as session:
         query = update(Job).where(QUEUED, *where).values(unplaceable_since=epoch_now() if unplaceable else None)
         return int(session.connection().execute(query).rowcount)

@@ -11,7 +11,7 @@ from shared.settings import Settings
 from shared.states import JobState, Priority
 from tests.conftest import both_databases
 from tests.integration.scheduler.queued_jobs import HOUR, Sent, aged, claimant
-from tests.support.jobs import accepted, claimed
+from tests.support.jobs import accepted, claimed, hold
 
 pytestmark = both_databases
 
@@ -87,6 +87,16 @@ def test_a_job_is_sent_at_its_start_time_and_not_after_its_latest(sent: Sent, da
     aged(database, 101, later.id)
     sent.dispatcher.run_pass()
     assert [job_id for job_id, _ in sent.jobs] == [later.id]
+
+
+def test_time_before_the_start_does_not_count_as_unplaceable(sent: Sent, database: Database) -> None:
+    hold(database, "T2V-A14B")
+    now = dispatch.read_queue(database).now
+    stuck = accepted(database, model_id="TI2V-5B")
+    later = accepted(database, model_id="TI2V-5B", start_after=now + 100)
+    sent.dispatcher.run_pass()
+    assert records.get(database, stuck.id).unplaceable_since is not None
+    assert records.get(database, later.id).unplaceable_since is None
 
 
 def test_a_job_at_the_front_is_sent_before_more_urgent_ones(sent: Sent, database: Database) -> None:

@@ -162,7 +162,7 @@ def test_a_missing_job(client: TestClient, method: str, rest: str, job_id: str) 
 def test_allow_lists_every_method_of_a_path(client: TestClient) -> None:
     answer = client.put(f"{JOBS}/{NO_JOB}")
     assert answer.status_code == 405
-    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE"}
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE", "PATCH"}
     answer = client.get(URL)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json()["code"] == "method_not_allowed"

@@ -58,7 +58,7 @@ class NotRedriven(ResponseModel):
 
 
 class RedriveResult(ResponseModel):
-    """What became of the dead jobs."""
+    """The result of a redrive of dead jobs."""
 
     dry_run: bool
     matched: Annotated[int, Field(description="Dead jobs that matched when the request came.")]

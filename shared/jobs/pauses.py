@@ -140,7 +140,7 @@ def in_force(database: Database) -> list[Pause]:
 
 
 def run_out(database: Database) -> list[Pause]:
-    """Return the pauses whose time is over but that nobody has ended yet."""
+    """Return the pauses that have reached their `until` and are not marked as ended."""
     query = select(Pause).where(col(Pause.ended_at).is_(None), col(Pause.until) <= epoch_now())
     with database.read() as session:
         return list(session.exec(query))

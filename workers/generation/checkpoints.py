@@ -59,7 +59,7 @@ class Checkpoints:
 
 
 class AttemptRow:
-    """What the row of a running attempt asks, and what it is told of checkpoints."""
+    """Reads requests from the row of a running attempt, and writes its checkpoints there."""
 
     def __init__(self, database: Database, job: Job, heartbeat: Heartbeat) -> None:
         heartbeat.yield_between_steps()

@@ -85,8 +85,8 @@ class Studio:
         if entry.lora is not None:
             lora = replicas.lora_dir(snapshots()[entry.weights_id].parents[2], entry)
         context = GenerationContext(
-            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check, lora,
-            gang=gang,
+            "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check,
+            lora_snapshot=lora, gang=gang,
         )  # fmt: skip
         made, frames = run.decode(context)
         if keep_frames is not None:

@@ -90,8 +90,8 @@ def _streamed(job: Job, events: EventStream, deadline: float) -> Generator[Step 
             return job
         while chunk := (yield Read(answer.stream)):
             for event in events.feed(chunk):
-                if (now := _changed(job, event)) != job:
-                    job = now
+                before, job = job, _changed(job, event)
+                if _without_clock(job) != _without_clock(before):
                     yield Emit(job)
                 if event.name == "end":
                     yield Close(answer.stream)
@@ -113,6 +113,11 @@ def _changed(job: Job, event: Event) -> Job:
         fields = {"attempt": fields.get("attempt", job["attempt"]), "progress": {**job["progress"], **fields}}
         fields["progress"].pop("attempt", None)
     return _merged(job, cast(Job, {**job, **{name: value for name, value in fields.items() if name in job}}))
+
+
+def _without_clock(job: Job) -> dict[str, object]:
+    """Return the job without what grows by itself while it runs, which alone is no change."""
+    return {name: value for name, value in job.items() if name != "gpu_seconds"}
 
 
 def _merged(known: Job | None, job: Job) -> Job:

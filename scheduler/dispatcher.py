@@ -34,7 +34,8 @@ from shared import garbage
 from shared.cluster import nodes as cluster_nodes
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable, StoreFull
-from shared.jobs import checkpoints, dispatch, download_control, gangs, running_limits
+from shared.jobs import checkpoints, dispatch, download_control
+from shared.jobs.claims import gangs, running_limits
 from shared.jobs.dispatch import Queue, Waiting
 from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis

@@ -5,7 +5,7 @@ from functools import cache
 
 from scheduler.placement.slots import Estimates
 from shared.database.engine import Database
-from shared.jobs import durations as job_durations
+from shared.jobs.usage import durations as job_durations
 
 _KEEP_SECONDS = 20.0
 # Used until something is measured. It is never shown to users.

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from shared.database.engine import Database
 from shared.database.tables import Pause
-from shared.jobs import dispatch, pauses
+from shared.jobs import dispatch
+from shared.jobs.claims import pauses
 from shared.jobs.dispatch import Queue, Waiting
 
 

@@ -9,8 +9,9 @@ from scheduler.pausing import Pauses
 from scheduler.placement.devices import queue_order
 from shared.catalogue.job_types import JOB_TYPES
 from shared.database.engine import Database
-from shared.jobs import dispatch, queue_positions
+from shared.jobs import dispatch
 from shared.jobs.dispatch import Queue
+from shared.jobs.reading import queue_positions
 from shared.messaging import celery
 from shared.messaging.progress import RestingRedis
 

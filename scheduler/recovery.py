@@ -8,9 +8,11 @@ from scheduler.job_reports import JobReports
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.errors import FaultKind
-from shared.jobs import attempt_spans, attempts, dispatch, download_control, holding, pauses
+from shared.jobs import attempt_spans, attempts, dispatch, download_control
 from shared.jobs.attempts import Failure
+from shared.jobs.claims import pauses
 from shared.jobs.device_faults import Fault
+from shared.jobs.lines import holding
 from shared.settings import Settings
 from shared.telemetry.metrics import TAKEOVERS, Meters
 

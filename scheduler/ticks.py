@@ -22,8 +22,11 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.errors import StoreUnavailable
 from shared.insight import samples, snapshots, tier_measurements
-from shared.jobs import pauses, queues, records, usage_days, webhooks
+from shared.jobs import records, webhooks
+from shared.jobs.claims import pauses
+from shared.jobs.reading import queues
 from shared.jobs.records import NewJob
+from shared.jobs.usage import by_day
 from shared.management import library
 from shared.management.library import UseFigures, stored_progress
 from shared.management.snapshot import snapshot
@@ -245,7 +248,7 @@ def sweep_tick(name: str, every: float) -> str | None:
 def roll_up_tick(name: str, every: float) -> str | None:
     _, database = _ground()
     now = clock.now()
-    return once(database, name, every, now.timestamp(), lambda _: f"{usage_days.roll_up(database, now)} days rolled up")
+    return once(database, name, every, now.timestamp(), lambda _: f"{by_day.roll_up(database, now)} days rolled up")
 
 
 @shared_task(name="wanworks.tick.samples")

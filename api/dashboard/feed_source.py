@@ -13,7 +13,8 @@ from api.jobs.handlers import job_objects
 from api.ops import workers
 from api.schemas.alerts import alert
 from shared.cluster import alerts
-from shared.jobs import queues, records
+from shared.jobs import records
+from shared.jobs.reading import queues
 
 
 def feed_source(context: Context) -> Source:

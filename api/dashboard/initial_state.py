@@ -19,8 +19,8 @@ from shared.catalogue.models import CatalogueEntry
 from shared.cluster import alerts
 from shared.database.tables import Alert
 from shared.errors import Unavailable
-from shared.jobs import lists, queues
-from shared.jobs.queues import Depth
+from shared.jobs.reading import lists, queues
+from shared.jobs.reading.queues import Depth
 from shared.management import library
 from shared.management.library import Library, ModelView
 from shared.states import Scope

@@ -19,8 +19,9 @@ from shared import clock
 from shared.access import keys
 from shared.database.tables import Job
 from shared.errors import Forbidden, InvalidField, RequestError
-from shared.jobs import dead, ordering, records
-from shared.jobs.dead import Filter
+from shared.jobs import ordering, records
+from shared.jobs.reading import dead
+from shared.jobs.reading.dead import Filter
 from shared.jobs.records import Accepted
 from shared.states import Scope
 

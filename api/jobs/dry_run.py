@@ -10,7 +10,7 @@ from api.services import estimates, gpu_limits
 from api.services.estimates import Estimate, Wanted
 from shared import clock
 from shared.catalogue.job_types import GenerationParams
-from shared.jobs import queues
+from shared.jobs.reading import queues
 from shared.jobs.records import NewJob
 from shared.models.memory_plan import Needs
 from shared.states import REPLICA_READY

@@ -31,8 +31,11 @@ from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.tables import Job
 from shared.errors import InvalidField, LimitReached, StoreFull, Unavailable
-from shared.jobs import holding, lists, queue_positions, records, running_limits
-from shared.jobs.queue_positions import Position
+from shared.jobs import records
+from shared.jobs.claims import running_limits
+from shared.jobs.lines import holding
+from shared.jobs.reading import lists, queue_positions
+from shared.jobs.reading.queue_positions import Position
 from shared.jobs.records import NewJob
 from shared.states import JOB_ENDS, JobState, Scope
 from shared.telemetry.metrics import count_end

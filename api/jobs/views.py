@@ -21,8 +21,9 @@ from shared.catalogue.job_types import (
     PrepareParams,
 )
 from shared.database.tables import Job as JobRow
-from shared.jobs import gangs, gpu_time
-from shared.jobs.queue_positions import Position
+from shared.jobs.claims import gangs
+from shared.jobs.reading.queue_positions import Position
+from shared.jobs.usage import gpu_time
 from shared.states import JobState, Priority
 
 

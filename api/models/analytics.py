@@ -14,8 +14,8 @@ from api.schemas import fields
 from api.schemas.analytics import AnalyticsQuery
 from shared import clock
 from shared.catalogue import scoring
-from shared.jobs import usage_days
-from shared.jobs.usage_days import Day, Totals
+from shared.jobs.usage import by_day
+from shared.jobs.usage.by_day import Day, Totals
 from shared.management.library import FREQUENCY_DAYS, first_day
 from shared.states import Scope
 
@@ -34,9 +34,9 @@ async def analytics(context: Context, request: Request, query: AnalyticsQuery) -
 def _analytics(context: Context, period: int) -> analytics_schemas.Analytics:
     now = clock.now()
     first, month = first_day(now, period), first_day(now, FREQUENCY_DAYS)
-    found = usage_days.days(context.database, min(first, month))
+    found = by_day.days(context.database, min(first, month))
     selected = [day for day in found if day.day >= first]
-    totals = usage_days.totals(selected)
+    totals = by_day.totals(selected)
     # Models that were removed from the catalogue are included.
     names = list(dict.fromkeys((*context.catalogue.model_ids, *sorted(totals))))
     by_model: dict[str, list[Day]] = {name: [] for name in names}

@@ -21,8 +21,8 @@ from shared.catalogue.job_types import JOB_TYPES
 from shared.cluster import nodes
 from shared.database.tables import Pause as PauseRow
 from shared.errors import FieldError, InvalidField
-from shared.jobs import pauses
-from shared.jobs.pauses import Scope
+from shared.jobs.claims import pauses
+from shared.jobs.claims.pauses import Scope
 from shared.states import Scope as KeyScope
 
 _SHOWN = 10

@@ -23,8 +23,9 @@ from shared.catalogue.job_types import DOWNLOAD, GENERATION, JOB_TYPES
 from shared.cluster import alerts, nodes
 from shared.database.tables import Sample
 from shared.insight import samples
-from shared.jobs import device_faults, download_control, queues
-from shared.jobs.queues import Depth
+from shared.jobs import device_faults, download_control
+from shared.jobs.reading import queues
+from shared.jobs.reading.queues import Depth
 from shared.messaging.progress import RestingRedis, answers
 from shared.models import replicas
 from shared.states import JobState, Priority, Scope

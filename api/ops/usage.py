@@ -16,8 +16,8 @@ from api.schemas.usage import Usage, UsageGroup, UsageQuery
 from shared import clock
 from shared.access import keys
 from shared.errors import FieldError, InvalidField
-from shared.jobs import usage_by_key
-from shared.jobs.usage_by_key import Group
+from shared.jobs.usage import by_key
+from shared.jobs.usage.by_key import Group
 from shared.states import Scope
 
 _MOST_DAYS = 366
@@ -38,7 +38,7 @@ def usage(context: Context, request: Request, query: UsageQuery) -> Response:
             "Content-Disposition": f'attachment; filename="usage-{first}-{last}.csv"',
         }
         return StreamingResponse(_lines(context, first, last, by, owner, names), 200, headers, "text/csv")
-    found = usage_by_key.groups(context.database, first, last, by, owner, _MOST_GROUPS + 1)
+    found = by_key.groups(context.database, first, last, by, owner, _MOST_GROUPS + 1)
     if len(found) > _MOST_GROUPS:
         msg = f"has more than {_MOST_GROUPS} groups in these days; ask for fewer days or groups, or for format=csv"
         raise InvalidField(FieldError(("query", "by"), msg, "too_long"))
@@ -77,7 +77,7 @@ def _lines(
     for begin in range(0, (last - first).days + 1, step):
         start = first + timedelta(days=begin)
         end = min(last, start + timedelta(days=step - 1))
-        groups = usage_by_key.groups(context.database, start, end, by, owner)
+        groups = by_key.groups(context.database, start, end, by, owner)
         text = "".join(
             _line(["" if value is None else _safe(value) for value in _shown(group, names).model_dump().values()])
             for group in groups

@@ -19,8 +19,9 @@ from shared.cluster import nodes
 from shared.cluster.nodes import SeenDevice
 from shared.database.tables import Job, Node, Sample
 from shared.insight import samples
-from shared.jobs import device_faults, gangs
-from shared.jobs import queues as queue_reads
+from shared.jobs import device_faults
+from shared.jobs.claims import gangs
+from shared.jobs.reading import queues as queue_reads
 from shared.states import Phase, Scope
 
 

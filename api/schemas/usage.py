@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.schemas.fields import ResponseModel
-from shared.jobs.usage_by_key import DIMENSIONS
+from shared.jobs.usage.by_key import DIMENSIONS
 
 _BY = r"^(key|day|model)(,(key|day|model)){0,2}$"
 

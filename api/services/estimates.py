@@ -6,7 +6,7 @@ The estimate of the page and the dry run use the same functions.
 from dataclasses import dataclass
 
 from shared.database.engine import Database
-from shared.jobs import durations, gpu_time
+from shared.jobs.usage import durations, gpu_time
 from shared.management.library import Library
 from wanworks.requests import Quantization
 

@@ -9,8 +9,10 @@ from shared import clock
 from shared.access.keys import Limits
 from shared.database.engine import Database
 from shared.errors import LimitReached
-from shared.jobs import gpu_time, queues, records
+from shared.jobs import records
+from shared.jobs.reading import queues
 from shared.jobs.records import NewJob
+from shared.jobs.usage import gpu_time
 
 
 @dataclass(frozen=True)

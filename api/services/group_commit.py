@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.errors import Unavailable, WanworksError
-from shared.jobs import queues, records
+from shared.jobs import records
+from shared.jobs.reading import queues
 from shared.jobs.records import NewJob
 
 log = logging.getLogger(__name__)

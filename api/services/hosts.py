@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Pause
-from shared.jobs import pauses
+from shared.jobs.claims import pauses
 from shared.models.memory_plan import Needs
 
 _KEEP_SECONDS = 2.0

@@ -4,7 +4,7 @@ from api.schemas.jobs import WaitingFor
 from api.services.hosts import Seen
 from shared import clock
 from shared.database.tables import Job
-from shared.jobs import pauses
+from shared.jobs.claims import pauses
 from shared.models.memory_plan import Needs
 from shared.states import JobState, Phase
 

@@ -41,8 +41,10 @@ from shared.catalogue.job_types import GENERATION
 from shared.catalogue.models import CatalogueEntry
 from shared.database.tables import Job
 from shared.errors import Conflict, InvalidField, NotFound
-from shared.jobs import durations, lists, records
+from shared.jobs import records
+from shared.jobs.reading import lists
 from shared.jobs.records import NewJob
+from shared.jobs.usage import durations
 from shared.net import outbound
 from shared.net.outbound import Allowed, NotFetched
 from shared.states import JOB_ENDS, JobState, Scope

@@ -23,7 +23,9 @@ from shared.cluster.nodes import SeenDevice
 from shared.database.engine import Database
 from shared.database.tables import Device, Job, Node, Process, Sample, Snapshot
 from shared.insight import samples, snapshots
-from shared.jobs import download_control, queues, usage
+from shared.jobs import download_control
+from shared.jobs.reading import queues
+from shared.jobs.usage import latest_uses
 from shared.management.library import Library
 from shared.messaging import flower, ticks
 from shared.messaging.progress import Progress, RestingRedis, answers
@@ -60,7 +62,7 @@ def gather(ground: Ground, now: datetime) -> Facts:
     loops = loop_reports.seen(database)
     processes = nodes.processes(database)
     devices, known = nodes.devices(database), nodes.nodes(database)
-    hour = [use.succeeded for use in usage.ended(database, now - timedelta(hours=1))]
+    hour = [use.succeeded for use in latest_uses.ended(database, now - timedelta(hours=1))]
     waiting = queues.waiting(database)
     lost = nodes.noted(database, REDIS_LOST)
     recent = samples.latest(database, now - timedelta(seconds=settings.reading_seconds))

@@ -13,8 +13,8 @@ from dataclasses import replace
 from scheduler.placement import devices as singles
 from scheduler.placement.devices import Assignment, Moment, gone, in_order
 from scheduler.placement.slots import DeviceView, fits
+from shared.jobs.claims.gangs import keys_of
 from shared.jobs.dispatch import Busy, Queue, Waiting
-from shared.jobs.gangs import keys_of
 
 
 def decide(moment: Moment) -> Iterator[Assignment]:

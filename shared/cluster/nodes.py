@@ -20,8 +20,9 @@ from shared import clock
 from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Device, Installation, Job, Node, Process, epoch_now
 from shared.errors import Conflict, NotFound
-from shared.jobs import device_faults, dispatch, pauses
+from shared.jobs import device_faults, dispatch
 from shared.jobs.attempts import Failure
+from shared.jobs.claims import pauses
 from shared.models import replicas
 from shared.settings import Settings
 from shared.states import JobState

@@ -1,8 +1,8 @@
 """Measurements of speed tiers: time and similarity to `exact`. Sole writer of `tier_measurements`.
 
 A measurement holds for one model, tier, quantization and type of device, with the settings and the libraries that it
-was made with. The newest one counts. `shared/jobs/durations.py` reads the times, to estimate those of a tier that no
-job has used yet.
+was made with. The newest one counts. `shared/jobs/usage/durations.py` reads the times, to estimate those of a tier that
+no job has used yet.
 """
 
 import hashlib

@@ -19,10 +19,10 @@ from shared.database.tables import Job, epoch_now
 from shared.errors import DeviceFailed, Fenced
 from shared.jobs import device_faults
 from shared.jobs.checkpoints import PREEMPT
-from shared.jobs.claim_rules import may_run
+from shared.jobs.claims.rules import may_run
 from shared.jobs.device_faults import Fault
 from shared.jobs.download_control import BY_OWNER, PAUSE
-from shared.jobs.holding import in_time
+from shared.jobs.lines.holding import in_time
 from shared.jobs.records import mark_partials, note_end
 from shared.states import JobState, Phase
 

@@ -17,12 +17,12 @@ from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Job, epoch_now
-from shared.jobs import durations
 from shared.jobs.attempts import Failure
 from shared.jobs.finishing import ON_DEVICE
-from shared.jobs.line_heads import QUEUED, first_of_each, lines_there
-from shared.jobs.lines import owner_part
+from shared.jobs.lines.heads import QUEUED, first_of_each, lines_there
+from shared.jobs.lines.names import owner_part
 from shared.jobs.records import note_end
+from shared.jobs.usage import durations
 from shared.states import JobState, Phase
 
 # A job that waits this long counts as one priority higher.

@@ -6,7 +6,8 @@ from shared.catalogue.job_types import DOWNLOAD
 from shared.database.engine import Database, settled
 from shared.database.tables import Job
 from shared.errors import Conflict
-from shared.jobs import holding, records
+from shared.jobs import records
+from shared.jobs.lines import holding
 from shared.states import JOB_ENDS, JobState, Priority
 
 

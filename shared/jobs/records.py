@@ -24,9 +24,10 @@ from shared.catalogue.job_types import DOWNLOAD, GENERATION, GenerationParams
 from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Job, Use, epoch_now
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound, OutcomeUnknown
-from shared.jobs import holding, webhooks
-from shared.jobs.gpu_time import device_seconds
-from shared.jobs.lines import HELD, line_of
+from shared.jobs import webhooks
+from shared.jobs.lines import holding
+from shared.jobs.lines.names import HELD, line_of
+from shared.jobs.usage.gpu_time import device_seconds
 from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.telemetry import tracing
 

@@ -16,10 +16,12 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Device, Job, ModelVersion, Node, Replica
 from shared.insight.health import Fault, ModelFacts, ReplicaFacts
-from shared.jobs import download_control, queues, usage, usage_days
-from shared.jobs.queues import Load
-from shared.jobs.usage import Latest
-from shared.jobs.usage_days import Totals
+from shared.jobs import download_control
+from shared.jobs.reading import queues
+from shared.jobs.reading.queues import Load
+from shared.jobs.usage import by_day, latest_uses
+from shared.jobs.usage.by_day import Totals
+from shared.jobs.usage.latest_uses import Latest
 from shared.models import availability, replicas, versions
 from shared.settings import Settings
 from shared.states import JOB_ENDS, REPLICA_READY, JobState, ReplicaState
@@ -135,10 +137,10 @@ class UseFigures:
 
     def count(self, now: datetime) -> tuple[dict[str, Latest], dict[str, Totals]]:
         """Return (latest uses, totals over `FREQUENCY_DAYS`), each by model. Raises DatabaseUnavailable."""
-        newest, moment = usage.newest(self._database), time.monotonic()
+        newest, moment = latest_uses.newest(self._database), time.monotonic()
         if newest != self._known[0] or moment - self._known[1] > _KEEP_SECONDS:
-            month = usage_days.totals(usage_days.days(self._database, first_day(now, FREQUENCY_DAYS)))
-            self._known = (newest, moment, usage.latest(self._database, self._catalogue.model_ids), month)
+            month = by_day.totals(by_day.days(self._database, first_day(now, FREQUENCY_DAYS)))
+            self._known = (newest, moment, latest_uses.latest(self._database, self._catalogue.model_ids), month)
         return self._known[2], self._known[3]
 
 

@@ -8,8 +8,8 @@ from datetime import date, timedelta
 from shared.database.engine import Database
 from shared.insight import samples
 from shared.insight.samples import Averages
-from shared.jobs import usage, usage_days
-from shared.jobs.usage import Successes
+from shared.jobs.usage import by_day, latest_uses
+from shared.jobs.usage.latest_uses import Successes
 from shared.management.library import FREQUENCY_DAYS, Library, first_day
 
 # Figures are kept until a generation has ended, or this long. The devices' averages are kept for at least the second
@@ -56,9 +56,8 @@ class MonthlyFigures:
         used = {model_id: view.month for model_id, view in library.models.items() if view.month.successes}
         return Figures(
             p95={
-                model_id: usage_days.p95_seconds(self._database, model_id, since, each)
-                for model_id, each in used.items()
+                model_id: by_day.p95_seconds(self._database, model_id, since, each) for model_id, each in used.items()
             },
-            successes=usage.successes(self._database, list(used), since),
+            successes=latest_uses.successes(self._database, list(used), since),
             averages=averages,
         )

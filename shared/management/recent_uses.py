@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from shared.catalogue import scoring
 from shared.database.engine import Database
-from shared.jobs import usage
-from shared.jobs.usage import Ended
+from shared.jobs.usage import latest_uses
+from shared.jobs.usage.latest_uses import Ended
 
 DAY = timedelta(hours=24)
 
@@ -64,7 +64,7 @@ class RecentUses:
                 self._sums.clear()
                 self._seen = 0
             if newest != self._seen:
-                self._add_all(usage.ended(self._database, since, max(0, self._seen - _READ_AGAIN)))
+                self._add_all(latest_uses.ended(self._database, since, max(0, self._seen - _READ_AGAIN)))
                 self._seen = newest
             while self._uses and self._uses[0].finished_at < since:
                 self._add(self._uses[0], -1)

@@ -15,8 +15,8 @@ from shared.insight import assessment, samples
 from shared.insight import health as model_health
 from shared.insight.assessment import Status
 from shared.insight.health import HealthStatus, Recommendation
-from shared.jobs import queues
-from shared.jobs.queues import Depth
+from shared.jobs.reading import queues
+from shared.jobs.reading.queues import Depth
 from shared.management.library import Library, storage_usage_percent
 from shared.management.model_summary import ModelOverview, summarise
 from shared.management.monthly_figures import MonthlyFigures

@@ -13,7 +13,7 @@ from shared import clock
 from shared.database.engine import Database
 from shared.insight import samples
 from shared.insight.samples import Doing, Reading
-from shared.jobs import usage_days
+from shared.jobs.usage import by_day
 from tests.bench.load import Load, open_loop
 from tests.bench.management import store_jobs
 from tests.bench.support.row import Row
@@ -53,7 +53,7 @@ def measured(url: str, path: Path, many: int = MANY, seconds: float = SECONDS) -
         _furnish(database)
         store_jobs(str(path), FEW)
         store_uses(str(path), FEW, DEMO.model_ids)
-        usage_days.roll_up(database, datetime.now(UTC))
+        by_day.roll_up(database, datetime.now(UTC))
         with _sampling(database):
             few = {route: _offered(url, route, seconds) for route in _LIMITS_MS}
         with database.write() as session:
@@ -61,7 +61,7 @@ def measured(url: str, path: Path, many: int = MANY, seconds: float = SECONDS) -
                 session.connection().exec_driver_sql(f"delete from {table}")
         store_jobs(str(path), many)
         store_uses(str(path), many, DEMO.model_ids)
-        usage_days.roll_up(database, datetime.now(UTC))
+        by_day.roll_up(database, datetime.now(UTC))
         store_samples(str(path))
         with _sampling(database):
             seen = {route: _offered(url, route, seconds) for route in _LIMITS_MS}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.database.engine import Database
-from shared.jobs import usage_days
+from shared.jobs.usage import by_day
 from tests.bench.load import Load, open_loop
 from tests.bench.support.row import Row
 from tests.support import library
@@ -40,7 +40,7 @@ def measured(url: str, path: Path) -> list[Row]:
     try:
         _furnish(database)
         store_uses(str(path), FEW, DEMO.model_ids)
-        usage_days.roll_up(database, datetime.now(UTC))
+        by_day.roll_up(database, datetime.now(UTC))
         few = _offered(url, "analytics")
         with database.write() as session:
             for table in ("uses", "use_days"):
@@ -48,7 +48,7 @@ def measured(url: str, path: Path) -> list[Row]:
         store_jobs(str(path), MANY)
         store_uses(str(path), MANY, DEMO.model_ids)
         began = time.monotonic()
-        usage_days.roll_up(database, datetime.now(UTC))
+        by_day.roll_up(database, datetime.now(UTC))
         rolled_up = time.monotonic() - began
         seen = {name: _offered(url, name) for name in _ROUTES}
     finally:

@@ -20,9 +20,9 @@ from shared import garbage
 from shared.catalogue.job_types import DownloadParams, IntegrityCheckParams
 from shared.cluster import nodes as nodes_table
 from shared.database.engine import Database, migrate
-from shared.jobs import queues
 from shared.jobs.dispatch import Waiting
-from shared.jobs.lines import line_of
+from shared.jobs.lines.names import line_of
+from shared.jobs.reading import queues
 from shared.models import replicas
 from shared.settings import Settings, load
 from shared.states import JobState

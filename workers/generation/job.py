@@ -19,7 +19,7 @@ from shared.database.tables import Job
 from shared.errors import BadInput, DeviceFailed, Fenced, ModelUnavailable, NotFound, StoreFull
 from shared.insight import tier_measurements
 from shared.jobs.attempts import Claimant
-from shared.jobs.durations import PhaseTimes, phase_times
+from shared.jobs.usage.durations import PhaseTimes, phase_times
 from shared.messaging.progress import Progress
 from shared.models import memory_plan, replicas
 from shared.settings import Settings

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from shared.jobs.durations import PhaseTimes
+from shared.jobs.usage.durations import PhaseTimes
 from shared.states import Phase
 from workers.attempts.heartbeat import Heartbeat
 

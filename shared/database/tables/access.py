@@ -12,7 +12,7 @@ _LIVE = text("revoked_at IS NULL")
 class ApiKey(SQLModel, table=True):
     """One API key; only its hash is stored. Written by `shared/access/keys.py` alone; never deleted.
 
-    `shared/jobs/running_limits.py` reads how many jobs may run at once, in the transaction that claims one.
+    `shared/jobs/claims/running_limits.py` reads how many jobs may run at once, in the transaction that claims one.
     """
 
     __tablename__ = "api_keys"

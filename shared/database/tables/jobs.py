@@ -24,7 +24,7 @@ class Job(SQLModel, table=True):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_ended", "status", "finished_at"),
-        # The lines of the queue (`shared/jobs/lines.py`), each in order.
+        # The lines of the queue (`shared/jobs/lines/names.py`), each in order.
         Index("ix_jobs_line", "line", "queued_at", "phase", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
         # Queued jobs that may not start yet, and those that must start before a time.
         Index("ix_jobs_held", "held", "queued_at", sqlite_where=_HELD, postgresql_where=_HELD),
@@ -92,7 +92,9 @@ class Job(SQLModel, table=True):
     # What it needs under every layout, as `memory_plan.Needs` reads it; empty: the two figures above.
     memory_needs: str = Field(default="", max_length=160, sa_column_kwargs={"server_default": ""})
     devices: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # of one node, on which it runs
-    line: str = Field(default="", max_length=24, sa_column_kwargs={"server_default": ""})  # of `shared/jobs/lines.py`
+    line: str = Field(
+        default="", max_length=24, sa_column_kwargs={"server_default": ""}
+    )  # `shared/jobs/lines/names.py`
     work: float = 0.0  # megapixels x frames x steps; run times are proportional to it
     speed: str = Field(default="exact", max_length=16, sa_column_kwargs={"server_default": "exact"})  # the tier
     params: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
@@ -233,7 +235,7 @@ class Use(SQLModel, table=True):
 
 
 class UseDay(SQLModel, table=True):
-    """A model's uses of one day in UTC, rolled up. Written by `shared/jobs/usage_days.py` alone."""
+    """A model's uses of one day in UTC, rolled up. Written by `shared/jobs/usage/by_day.py` alone."""
 
     __tablename__ = "use_days"
 

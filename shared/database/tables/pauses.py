@@ -9,7 +9,7 @@ _OPEN = text("ended_at IS NULL")
 
 
 class Pause(SQLModel, table=True):
-    """One pause, running or ended. Written by `shared/jobs/pauses.py` alone."""
+    """One pause, running or ended. Written by `shared/jobs/claims/pauses.py` alone."""
 
     __tablename__ = "pauses"
     __table_args__ = (

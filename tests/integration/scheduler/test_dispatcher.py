@@ -14,7 +14,8 @@ from shared import clock
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Device, Job, Tick
-from shared.jobs import attempts, dispatch, lists, queues, records
+from shared.jobs import attempts, dispatch, records
+from shared.jobs.reading import lists, queues
 from shared.messaging import celery
 from shared.messaging.progress import connect
 from shared.messaging.ticks import once

@@ -4,8 +4,11 @@ import pytest
 
 from shared.cluster import nodes
 from shared.database.engine import Database
-from shared.jobs import dispatch, holding, pauses, queue_positions, records
-from shared.jobs.pauses import EVERYTHING, Scope
+from shared.jobs import dispatch, records
+from shared.jobs.claims import pauses
+from shared.jobs.claims.pauses import EVERYTHING, Scope
+from shared.jobs.lines import holding
+from shared.jobs.reading import queue_positions
 from shared.messaging.progress import RestingRedis
 from shared.settings import Settings
 from shared.states import JobState, Priority

@@ -7,8 +7,9 @@ from starlette.testclient import TestClient
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.jobs import attempts, dispatch, queue_positions, records
+from shared.jobs import attempts, dispatch, records
 from shared.jobs.attempts import Claimant
+from shared.jobs.reading import queue_positions
 from shared.messaging.progress import RestingRedis
 from shared.settings import Settings
 from shared.states import JobState, Priority

@@ -7,7 +7,7 @@ from shared.catalogue.models import Catalogue
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.errors import CannotFinish
-from shared.jobs.durations import phase_times
+from shared.jobs.usage.durations import phase_times
 from shared.messaging.progress import Progress
 from shared.models import memory_plan
 from shared.settings import Settings

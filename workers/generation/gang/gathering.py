@@ -7,7 +7,7 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.errors import Draining
-from shared.jobs import gangs
+from shared.jobs.claims import gangs
 from workers.generation.seats import Member
 
 _LOOK_SECONDS, _LIMIT_SECONDS = 0.2, 60.0

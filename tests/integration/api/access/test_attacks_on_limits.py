@@ -7,8 +7,9 @@ from shared import clock
 from shared.access import audit
 from shared.database.engine import Database
 from shared.database.tables import Job, Use
-from shared.jobs import gpu_time, records, webhooks
+from shared.jobs import records, webhooks
 from shared.jobs.records import new_id
+from shared.jobs.usage import gpu_time
 from shared.settings import Settings
 from shared.states import JobState, Priority
 from shared.storage.directory import DirectoryStore

@@ -11,7 +11,8 @@ from shared import clock
 from shared.access import keys
 from shared.access.keys import Limits
 from shared.database.engine import Database
-from shared.jobs import attempts, dispatch, records, running_limits
+from shared.jobs import attempts, dispatch, records
+from shared.jobs.claims import running_limits
 from shared.jobs.records import new_id
 from shared.states import Priority
 from tests.conftest import both_databases

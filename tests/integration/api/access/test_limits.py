@@ -11,8 +11,9 @@ from shared import clock
 from shared.access import keys
 from shared.access.keys import Limits
 from shared.database.engine import Database
-from shared.jobs import gpu_time, records
+from shared.jobs import records
 from shared.jobs.records import new_id
+from shared.jobs.usage import gpu_time
 from shared.settings import Settings
 from shared.states import Priority
 from shared.storage.directory import DirectoryStore

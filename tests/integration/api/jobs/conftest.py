@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from shared.database.engine import Database
-from shared.jobs import lists
+from shared.jobs.reading import lists
 from shared.settings import Settings
 
 

@@ -17,7 +17,8 @@ from shared.catalogue import models
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Node, epoch_now
-from shared.jobs import lists, records
+from shared.jobs import records
+from shared.jobs.reading import lists
 from shared.models import replicas
 from shared.models.replicas import Presence
 from shared.settings import Settings

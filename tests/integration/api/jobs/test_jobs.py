@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable
 from shared.jobs import attempts
-from shared.jobs import lists as job_lists
 from shared.jobs.attempts import Failure
+from shared.jobs.reading import lists as job_lists
 from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.storage.directory import DirectoryStore

@@ -6,7 +6,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from shared.database.engine import Database
-from shared.jobs import lists, records
+from shared.jobs import records
+from shared.jobs.reading import lists
 from shared.settings import Settings
 from shared.telemetry import tracing
 from tests.integration.api.jobs.generation_requests import GOOD, URL

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from shared import clock
 from shared.database.engine import Database
-from shared.jobs import usage_days
+from shared.jobs.usage import by_day
 from shared.settings import Settings
 from tests.conftest import both_databases
 from tests.support.jobs import DEMO
@@ -46,7 +46,7 @@ def test_every_field(client: TestClient, database: Database, rolled_up: bool) ->
     used(database, "TI2V-5B", finished_at=utc_hour(3, 8), seconds=10.0)
     used(database, "I2V-A14B", finished_at=utc_hour(45, 8))
     if rolled_up:
-        assert usage_days.roll_up(database, clock.now()) == 4
+        assert by_day.roll_up(database, clock.now()) == 4
     body = get(client)
     assert body["time_period"] == {
         "start_date": clock.iso(utc_hour(29, 0) - timedelta(minutes=10)), "end_date": body["timestamp"], "days": 30,
@@ -97,7 +97,7 @@ def test_without_usage_there_is_no_most_used_model(client: TestClient) -> None:
 
 
 def test_usage_counts_as_soon_as_a_job_has_ended(client: TestClient, database: Database) -> None:
-    usage_days.roll_up(database, clock.now())
+    by_day.roll_up(database, clock.now())
     used(database)
     assert get(client, "?time_period_days=1")["system_analytics"]["total_uses"] == 1
     used(database)
@@ -128,12 +128,12 @@ def test_the_query_time_does_not_grow_with_usage(client: TestClient, database: D
 
     path = str(settings.home / "wanworks.db")
     store_uses(path, 1000, DEMO.model_ids)
-    usage_days.roll_up(database, clock.now())
+    by_day.roll_up(database, clock.now())
     few = median()
     with database.write() as session:
         for table in ("uses", "use_days"):
             session.connection().exec_driver_sql(f"delete from {table}")
     store_uses(path, 100_000, DEMO.model_ids)
-    usage_days.roll_up(database, clock.now())
+    by_day.roll_up(database, clock.now())
     assert get(client)["system_analytics"]["total_uses"] > 96_000
     assert median() < 3 * few + 0.005, "the bench holds the real bound; a scan would take 100 times as long"

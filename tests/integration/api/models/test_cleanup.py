@@ -11,7 +11,9 @@ from starlette.testclient import TestClient
 from shared import clock
 from shared.database.engine import Database
 from shared.database.tables import Blob
-from shared.jobs import attempts, download_control, lists, records, usage
+from shared.jobs import attempts, download_control, records
+from shared.jobs.reading import lists
+from shared.jobs.usage import latest_uses
 from tests.conftest import both_databases
 from tests.integration.api.jobs.generation_requests import GOOD
 from tests.support import library
@@ -54,7 +56,7 @@ def test_the_plan_in_every_field(client: TestClient, database: Database) -> None
     used(database, "TI2V-5B", days_ago=60)
     used(database, "T2V-A14B", days_ago=1)
     body = clean(client, target_space_gb=20.0, keep_recent_days=30, dry_run=True)
-    last_used = usage.latest(database, ["TI2V-5B"])["TI2V-5B"].last_used
+    last_used = latest_uses.latest(database, ["TI2V-5B"])["TI2V-5B"].last_used
     assert body.pop("timestamp").endswith("Z")
     assert body == {
         "dry_run": True,

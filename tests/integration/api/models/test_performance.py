@@ -7,8 +7,9 @@ from starlette.testclient import TestClient
 
 from shared import clock
 from shared.database.engine import Database
-from shared.jobs import attempts, usage_days
+from shared.jobs import attempts
 from shared.jobs.attempts import Failure
+from shared.jobs.usage import by_day
 from tests.conftest import both_databases
 from tests.integration.api.models.information import get, measured, sampled
 from tests.support import library
@@ -23,7 +24,7 @@ from tests.support.uses import used
 def test_performance_in_every_field(client: TestClient, database: Database, rolled_up: bool) -> None:
     measured(database)
     if rolled_up:
-        usage_days.roll_up(database, clock.now())
+        by_day.roll_up(database, clock.now())
     for utilization, memory, power in ((90.0, 30_000.0, 400.0), (70.0, 60_000.0, 300.0)):
         sampled(database, utilization_percent=utilization, memory_used_mb=memory, power_watts=power)
     body = get(client, "performance/T2V-A14B")

@@ -9,8 +9,9 @@ from starlette.testclient import TestClient
 
 from shared import clock
 from shared.database.engine import Database
-from shared.jobs import attempts, dispatch, download_control, usage
+from shared.jobs import attempts, dispatch, download_control
 from shared.jobs.attempts import Failure, Fetched
+from shared.jobs.usage import latest_uses
 from shared.models import replicas
 from shared.settings import Settings
 from tests.conftest import both_databases
@@ -61,7 +62,7 @@ def test_a_whole_model_in_every_field(client: TestClient, database: Database) ->
     found = body["models"]["T2V-A14B"]
     last_used = found.pop("last_used")
     assert TIME.fullmatch(last_used)
-    assert last_used == clock.iso(usage.latest(database, ["T2V-A14B"])["T2V-A14B"].last_used)
+    assert last_used == clock.iso(latest_uses.latest(database, ["T2V-A14B"])["T2V-A14B"].last_used)
     assert abs(clock.now().timestamp() - 0.1 * 86400 - _seconds(last_used)) < 60
     performance = found.pop("performance_score")
     rates = sorted([9.1, 14.0, 38.0, 9.0])

@@ -9,8 +9,9 @@ from starlette.testclient import TestClient
 
 from shared.catalogue.job_types import DOWNLOAD, DownloadParams
 from shared.database.engine import Database
-from shared.jobs import attempts, lists, records
+from shared.jobs import attempts, records
 from shared.jobs.attempts import Failure
+from shared.jobs.reading import lists
 from shared.settings import Settings
 from shared.states import Priority
 from shared.storage.directory import DirectoryStore

@@ -202,7 +202,7 @@ def test_what_fails_after_the_commit_costs_nobody_the_answer(
     import asyncio
 
     from api.services.group_commit import Commits
-    from shared.jobs import queues
+    from shared.jobs.reading import queues
 
     def fail(*_: Any) -> None:
         raise DatabaseUnavailable() if failing == "it is away" else RuntimeError("can't start new thread")

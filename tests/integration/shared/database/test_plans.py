@@ -11,7 +11,8 @@ from sqlalchemy import event, text
 
 from shared import clock
 from shared.database.engine import Database, migrate
-from shared.jobs import attempts, dispatch, download_control, lists, queues, records
+from shared.jobs import attempts, dispatch, download_control, records
+from shared.jobs.reading import lists, queues
 from shared.states import JobState
 from tests.bench.scale import store
 from tests.conftest import both_databases

@@ -12,7 +12,8 @@ from shared.catalogue.job_types import GenerationParams
 from shared.database.engine import Database
 from shared.database.tables import TierMeasurement
 from shared.insight import tier_measurements
-from shared.jobs import attempts, dispatch, durations, gpu_time
+from shared.jobs import attempts, dispatch
+from shared.jobs.usage import durations, gpu_time
 from tests.conftest import both_databases
 from tests.support.jobs import accepted, claimed, new_job
 from tests.support.uses import used

@@ -10,8 +10,10 @@ from shared import clock
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Device, Job, Use
-from shared.jobs import attempts, dispatch, durations, finishing, gpu_time, queues
+from shared.jobs import attempts, dispatch, finishing
 from shared.jobs.attempts import Claimant
+from shared.jobs.reading import queues
+from shared.jobs.usage import durations, gpu_time
 from tests.support.jobs import DEMO, accepted, hold
 
 BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)

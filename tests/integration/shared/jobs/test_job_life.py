@@ -12,8 +12,9 @@ from shared.catalogue.job_types import DOWNLOAD, DownloadParams
 from shared.database.engine import Database
 from shared.database.tables import Use
 from shared.errors import Conflict, Fenced, InvalidField, NotFound
-from shared.jobs import attempts, dispatch, download_control, lists, records
+from shared.jobs import attempts, dispatch, download_control, records
 from shared.jobs.attempts import Claimant, Failure
+from shared.jobs.reading import lists
 from shared.states import JobState, Priority
 from tests.conftest import both_databases
 from tests.support.jobs import CLAIMANT, accepted, claimed, hold, new_job

@@ -15,8 +15,9 @@ from shared import clock
 from shared.catalogue.job_types import DOWNLOAD, GENERATION, DownloadParams, IntegrityCheckParams
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.jobs import dispatch, lists, queue_positions, queues, records
+from shared.jobs import dispatch, records
 from shared.jobs.dispatch import Queue, Waiting
+from shared.jobs.reading import lists, queue_positions, queues
 from shared.jobs.records import NewJob
 from shared.messaging.progress import RestingRedis
 from shared.settings import Settings

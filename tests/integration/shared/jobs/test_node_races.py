@@ -231,7 +231,7 @@ def _adding(database: Database, what: str, number: int) -> Pair:
     from shared.cluster.alerts import Cause, Changes
     from shared.database.tables import Process, Snapshot
     from shared.insight import snapshots
-    from shared.jobs import usage_days
+    from shared.jobs.usage import by_day
     from shared.models import replicas, versions
     from shared.models.replica_files import FileState
     from tests.support.uses import used
@@ -270,7 +270,7 @@ def _adding(database: Database, what: str, number: int) -> Pair:
             work = lambda: alerts.apply(database, Changes(opened=(cause,)), now, deliver=False)  # noqa: E731
         case _:
             used(database, f"model-{number}", days_ago=30 - number)
-            work = lambda: usage_days.roll_up(database, now)  # noqa: E731
+            work = lambda: by_day.roll_up(database, now)  # noqa: E731
     return work, work
 
 

@@ -7,8 +7,11 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job, Pause, epoch_now
 from shared.errors import Conflict
-from shared.jobs import attempts, dispatch, holding, line_heads, pauses, queues, records
-from shared.jobs.pauses import EVERYTHING, Scope
+from shared.jobs import attempts, dispatch, records
+from shared.jobs.claims import pauses
+from shared.jobs.claims.pauses import EVERYTHING, Scope
+from shared.jobs.lines import heads, holding
+from shared.jobs.reading import queues
 from shared.states import JobState
 from tests.conftest import both_databases
 from tests.integration.scheduler.queued_jobs import aged
@@ -179,8 +182,8 @@ def test_the_last_job_moved_to_the_front_is_first(database: Database) -> None:
 def _in_lines(database: Database) -> set[str]:
     with database.read() as session:
         connection = session.connection()
-        lines = line_heads.lines_there(connection)
-        return {row[0] for row in line_heads.first_of_each(connection, (Job.id, Job.line), lines, 10)}
+        lines = heads.lines_there(connection)
+        return {row[0] for row in heads.first_of_each(connection, (Job.id, Job.line), lines, 10)}
 
 
 def _now(database: Database) -> float:

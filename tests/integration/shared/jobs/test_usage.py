@@ -8,7 +8,7 @@ from sqlmodel import select
 
 from shared.database.engine import Database
 from shared.database.tables import Use, UseDay
-from shared.jobs import usage, usage_days
+from shared.jobs.usage import by_day, latest_uses
 from tests.conftest import both_databases
 from tests.support.uses import used
 
@@ -31,9 +31,9 @@ def some_uses(database: Database) -> None:
 
 def test_days_are_the_same_before_and_after_they_are_rolled_up(database: Database) -> None:
     some_uses(database)
-    before = usage_days.days(database, MARCH_1)
-    assert usage_days.roll_up(database, NOON) == 3
-    assert usage_days.days(database, MARCH_1) == before
+    before = by_day.days(database, MARCH_1)
+    assert by_day.roll_up(database, NOON) == 3
+    assert by_day.days(database, MARCH_1) == before
     assert [(day.model_id, day.day.day, day.uses, day.successes, day.seconds) for day in before] == [
         ("T2V-A14B", 7, 3, 2, 40.0), ("TI2V-5B", 9, 1, 1, 10.0), ("T2V-A14B", 10, 2, 2, 12.0),
     ]  # fmt: skip
@@ -42,15 +42,15 @@ def test_days_are_the_same_before_and_after_they_are_rolled_up(database: Databas
 
 def test_rolling_up_again_changes_nothing_and_the_current_day_grows(database: Database) -> None:
     some_uses(database)
-    usage_days.roll_up(database, NOON)
-    assert usage_days.roll_up(database, NOON) == 0
+    by_day.roll_up(database, NOON)
+    assert by_day.roll_up(database, NOON) == 0
     used(database, finished_at=NOON + timedelta(minutes=30))
     used(database, finished_at=NOON - timedelta(minutes=3))  # committed late, by a clock that is behind
-    whole = [day.uses for day in usage_days.days(database, MARCH_1)]
+    whole = [day.uses for day in by_day.days(database, MARCH_1)]
     assert whole == [3, 1, 4]
-    assert usage_days.roll_up(database, NOON + timedelta(hours=1)) == 1
-    assert [day.uses for day in usage_days.days(database, MARCH_1)] == whole
-    assert usage_days.roll_up(database, NOON + timedelta(days=2)) == 0, "nothing has ended since"
+    assert by_day.roll_up(database, NOON + timedelta(hours=1)) == 1
+    assert [day.uses for day in by_day.days(database, MARCH_1)] == whole
+    assert by_day.roll_up(database, NOON + timedelta(days=2)) == 0, "nothing has ended since"
     with database.read() as session:
         rows = session.exec(select(UseDay)).all()
     assert sum(row.uses for row in rows) == 8
@@ -61,16 +61,16 @@ def test_rolling_up_again_changes_nothing_and_the_current_day_grows(database: Da
 
 
 def test_totals_and_the_latest(database: Database) -> None:
-    assert usage.latest(database, ["T2V-A14B"]) == {}
-    assert usage_days.days(database, MARCH_1) == []
+    assert latest_uses.latest(database, ["T2V-A14B"]) == {}
+    assert by_day.days(database, MARCH_1) == []
     some_uses(database)
-    totals = usage_days.totals(usage_days.days(database, MARCH_1))
+    totals = by_day.totals(by_day.days(database, MARCH_1))
     month = totals["T2V-A14B"]
     assert (month.uses, month.successes, month.seconds, month.busy_seconds) == (5, 4, 52.0, 62.0)
     assert sum(month.histogram.values()) == 4
     assert totals["T2V-A14B"].average_seconds == 13.0
-    assert usage_days.Totals(1, 0, 0.0).average_seconds is None
-    latest = usage.latest(database, ["T2V-A14B", "TI2V-5B", "I2V-A14B"])
+    assert by_day.Totals(1, 0, 0.0).average_seconds is None
+    latest = latest_uses.latest(database, ["T2V-A14B", "TI2V-5B", "I2V-A14B"])
     assert set(latest) == {"T2V-A14B", "TI2V-5B"}
     assert (latest["T2V-A14B"].uses, latest["T2V-A14B"].success_rate) == (5, 0.8)
     assert latest["T2V-A14B"].last_used == NOON - timedelta(minutes=1)
@@ -84,8 +84,8 @@ def successes_of(database: Database, seconds: list[float]) -> None:
 
 
 def p95(database: Database) -> float | None:
-    totals = usage_days.totals(usage_days.days(database, MARCH_1))
-    return usage_days.p95_seconds(database, "T2V-A14B", MARCH_1, totals.get("T2V-A14B", usage_days.Totals()))
+    totals = by_day.totals(by_day.days(database, MARCH_1))
+    return by_day.p95_seconds(database, "T2V-A14B", MARCH_1, totals.get("T2V-A14B", by_day.Totals()))
 
 
 def test_the_95th_percentile_is_exact_by_nearest_rank(database: Database) -> None:
@@ -119,11 +119,11 @@ def test_the_95th_percentile_of_many_comes_from_the_histogram_within_its_bound(d
         assert found is not None
         assert found != exact
         assert 2 ** (-1 / 16) < found / exact < 2 ** (1 / 16)
-        usage_days.roll_up(database, NOON)
+        by_day.roll_up(database, NOON)
 
 
 def test_the_latest_successes_and_what_they_ran_on(database: Database) -> None:
-    assert usage.successes(database, [], MARCH_1) == {}
+    assert latest_uses.successes(database, [], MARCH_1) == {}
     successes_of(database, [1.0])
     used(
         database, finished_at=NOON, quality=0.5, device_name="H200", profile="full", timings={},
@@ -132,9 +132,9 @@ def test_the_latest_successes_and_what_they_ran_on(database: Database) -> None:
     used(database, finished_at=NOON - timedelta(hours=2), quality=0.9, device_name="H200", profile="full")
     used(database, finished_at=NOON + timedelta(hours=1), outcome="failed")
     used(database, finished_at=NOON - timedelta(days=40), quality=0.1)
-    found = usage.successes(database, ["T2V-A14B", "TI2V-5B"], MARCH_1)
+    found = latest_uses.successes(database, ["T2V-A14B", "TI2V-5B"], MARCH_1)
     assert found == {
-        "T2V-A14B": usage.Successes(NOON, (0.5, 0.7, 0.9), ("H200", "L4"), ("full", "int8-stream")),
+        "T2V-A14B": latest_uses.Successes(NOON, (0.5, 0.7, 0.9), ("H200", "L4"), ("full", "int8-stream")),
     }  # fmt: skip
 
 
@@ -144,8 +144,8 @@ def test_ended_uses_are_read_by_time_or_by_number(database: Database) -> None:
     used(database, finished_at=NOON - timedelta(hours=1), outcome="failed")
     used(database, finished_at=NOON, outcome="cancelled")
     used(database, finished_at=NOON, mock=True)
-    first, second = usage.ended(database, NOON - timedelta(hours=24))
+    first, second = latest_uses.ended(database, NOON - timedelta(hours=24))
     assert (first.succeeded, second.succeeded) == (False, True)
     assert (second.seconds, second.response_seconds) == (20.0, 30.0)
-    assert usage.ended(database, NOON - timedelta(hours=24), after=second.id) == [first]
-    assert usage.ended(database, NOON - timedelta(hours=24), after=usage.newest(database)) == []
+    assert latest_uses.ended(database, NOON - timedelta(hours=24), after=second.id) == [first]
+    assert latest_uses.ended(database, NOON - timedelta(hours=24), after=latest_uses.newest(database)) == []

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from shared.database.engine import Database
-from shared.jobs import usage
+from shared.jobs.usage import latest_uses
 from shared.management.recent_uses import Period, RecentUses
 from tests.conftest import both_databases
 from tests.support.uses import used
@@ -14,7 +14,7 @@ NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 
 
 def of_a_day(recent: RecentUses, database: Database, now: datetime = NOON) -> dict[str, tuple[int, int]]:
-    found = recent.periods(now, usage.newest(database))
+    found = recent.periods(now, latest_uses.newest(database))
     return {model_id: (period.uses, period.successes) for model_id, period in found.items()}
 
 
@@ -51,10 +51,10 @@ def test_sums_stay_right_while_uses_come_and_go(database: Database) -> None:
     recent = RecentUses(database)
     for hour in range(48):
         used(database, finished_at=NOON + timedelta(hours=hour), seconds=0.1 + hour)
-        recent.periods(NOON + timedelta(hours=hour), usage.newest(database))
-    (found,) = recent.periods(NOON + timedelta(hours=47, minutes=30), usage.newest(database)).values()
+        recent.periods(NOON + timedelta(hours=hour), latest_uses.newest(database))
+    (found,) = recent.periods(NOON + timedelta(hours=47, minutes=30), latest_uses.newest(database)).values()
     assert (found.uses, found.success_rate, found.failures) == (24, 1.0, 0)
     assert found.seconds == pytest.approx(sum(0.1 + hour for hour in range(24, 48)), abs=1e-9)
     with database.write() as session:
         session.connection().exec_driver_sql("delete from uses")
-    assert recent.periods(NOON, usage.newest(database)) == {}
+    assert recent.periods(NOON, latest_uses.newest(database)) == {}

@@ -22,8 +22,10 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import DeviceFault, Job, Use
 from shared.errors import FaultKind, Fenced
-from shared.jobs import attempts, dispatch, finishing, gpu_time, queues, records
+from shared.jobs import attempts, dispatch, finishing, records
 from shared.jobs.device_faults import Fault
+from shared.jobs.reading import queues
+from shared.jobs.usage import gpu_time
 from shared.messaging.celery import celery_app
 from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings

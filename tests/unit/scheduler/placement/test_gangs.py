@@ -11,8 +11,8 @@ from scheduler.placement.devices import Assignment, Moment
 from scheduler.placement.fairness import FairStarts
 from scheduler.placement.gangs import decide, enough
 from scheduler.placement.slots import DeviceView, Estimates
+from shared.jobs.claims.gangs import joined, keys_of
 from shared.jobs.dispatch import Busy, Queue, Waiting
-from shared.jobs.gangs import joined, keys_of
 from tests.support.simulation import device, job, running
 
 FLAT = Estimates(lambda _key: 0.0, lambda _key, work: work)

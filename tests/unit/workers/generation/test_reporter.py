@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from shared.jobs.durations import PhaseTimes
+from shared.jobs.usage.durations import PhaseTimes
 from shared.states import Phase
 from workers.attempts.heartbeat import Heartbeat
 from workers.generation.reporter import Reporter

@@ -25,10 +25,11 @@ from sqlmodel import Session, col, select
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database
 from shared.database.tables import Job, epoch_now
-from shared.jobs import gangs, lists
+from shared.jobs.claims import gangs
 from shared.jobs.finishing import ON_DEVICE
-from shared.jobs.line_heads import QUEUED, first_of_each
-from shared.jobs.lines import HELD
+from shared.jobs.lines.heads import QUEUED, first_of_each
+from shared.jobs.lines.names import HELD
+from shared.jobs.reading import lists
 from shared.states import JOB_ENDS, JobState, Phase
 
 _NEVER = 1e15  # later than any job is queued, in seconds

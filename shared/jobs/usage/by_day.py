@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from shared.database.engine import Database, hold
 from shared.database.tables import Use, UseDay
-from shared.jobs.usage import COUNTED
+from shared.jobs.usage.latest_uses import COUNTED
 from shared.states import JobState
 
 # Rows that ended this long ago are committed, whatever the nodes' clocks say. Only those are rolled up.

@@ -9,8 +9,8 @@ from sqlmodel import col, func, select
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database
 from shared.database.tables import Job, Use, epoch_now
-from shared.jobs import durations
 from shared.jobs.finishing import ON_DEVICE
+from shared.jobs.usage import durations
 from shared.states import JobState
 
 

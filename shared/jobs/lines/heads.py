@@ -10,7 +10,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from shared.database.tables import Job
-from shared.jobs.lines import HELD
+from shared.jobs.lines.names import HELD
 
 # The value is part of the statement, so that every planner can use the indexes of queued jobs.
 QUEUED = col(Job.status) == literal("queued", literal_execute=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.jobs import queues
+from shared.jobs.reading import queues
 from shared.messaging.progress import RestingRedis
 from shared.states import JobState
 

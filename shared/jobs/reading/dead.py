@@ -11,7 +11,7 @@ from sqlmodel import col, func, select
 
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.jobs.lists import Page
+from shared.jobs.reading.lists import Page
 from shared.states import JobState
 
 

@@ -5,7 +5,7 @@ from sqlmodel import Session, col, select
 
 from shared.database.engine import hold
 from shared.database.tables import Device, Job, Node, Replica
-from shared.jobs import gangs, pauses, running_limits
+from shared.jobs.claims import gangs, pauses, running_limits
 from shared.states import REPLICA_READY, JobState
 
 # Built once, because a device waits for its claim. The rows stay locked until the claim is committed.

@@ -12,8 +12,8 @@ from sqlmodel import Session, col, select
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Job, epoch_now
 from shared.errors import Conflict
-from shared.jobs.line_heads import QUEUED
-from shared.jobs.lines import line_of
+from shared.jobs.lines.heads import QUEUED
+from shared.jobs.lines.names import line_of
 from shared.states import JobState
 
 START_TIME = "start_time"

@@ -1,6 +1,6 @@
 """The latest uses of models: how often they succeed, how long they take, and on which devices they run.
 
-A use is one ended generation that was not a placeholder and was not cancelled. `usage_days` sums uses up by day.
+A use is one ended generation that was not a placeholder and was not cancelled. `by_day` sums uses up by day.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,1 @@
+"""Reads of the table of jobs: lists, queues, positions, dead jobs."""

@@ -1,0 +1,1 @@
+"""What ended jobs have used: times, GPU-seconds, by day and by key."""

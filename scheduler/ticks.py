@@ -154,11 +154,16 @@ def sweep(
 
 
 def _drop_losers(store: Store, files: OrphanedFiles, job: tuple[str, int] | None, meters: Meters | None) -> int:
-    """Remove the files of an ended job's attempts that did not win. Return how many attempts were removed."""
+    """Remove an ended job's checkpoints and the files of attempts that did not win. Return how many attempts."""
     if job is None or job[0] not in JOB_ENDS:
         return 0
     status, winner = job
     dropped = 0
+    if files.checkpoint:
+        try:
+            store.drop_checkpoints(files.job_id)
+        except StoreUnavailable as error:
+            _report_left({files.job_id: error}, meters)
     for attempt in files.attempts:
         if attempt != winner or status != JobState.SUCCEEDED:
             try:

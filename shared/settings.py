@@ -147,6 +147,9 @@ class Settings(BaseSettings):
         60.0, ge=0, le=86_400, description="How often a generation writes a checkpoint to its node's disk. 0: only "
         "when it is asked to yield its device."
     )  # fmt: skip
+    checkpoints_in_store: bool = Field(
+        False, description="Copy each checkpoint to the store too, so that a job can continue on another node."
+    )
     preemption: bool = Field(
         True, description="A `critical` job takes the device of a `low` one if no device is free for it soon."
     )

@@ -1,6 +1,7 @@
 """Checkpoints of generations as their rows know them, and requests to give a device back after the next step.
 
 The files are on a node's disk (`workers/generation/checkpoints.py`); the row says on which node, and after which step.
+By setting a copy is in the store; the row says of which attempt.
 Like `attempts.py`, every UPDATE of an attempt names its number.
 """
 
@@ -27,6 +28,14 @@ def note(database: Database, job_id: str, attempt: int, node: str, step: int) ->
     with database.write() as session:
         values = {"checkpoint_node": node, "checkpoint_step": step, "checkpoint_at": epoch_now()}
         session.connection().execute(_of_attempt(job_id, attempt).values(values))
+
+
+@settled
+def note_stored(database: Database, job_id: str, attempt: int) -> bool:
+    """Record that the attempt's latest checkpoint is in the store. Return False if the attempt was superseded."""
+    with database.write() as session:
+        stored = _of_attempt(job_id, attempt).values(checkpoint_stored_attempt=attempt)
+        return bool(session.connection().execute(stored).rowcount)
 
 
 @settled
@@ -58,10 +67,11 @@ def preempt(database: Database, job_id: str) -> bool:
 
 
 def may_continue(database: Database, node: str, job_ids: Collection[str]) -> set[str]:
-    """Return those of the jobs that have not ended and whose latest checkpoint is not on another node."""
-    query = select(Job.id, Job.checkpoint_node).where(col(Job.id).in_(job_ids), col(Job.status).not_in(JOB_ENDS))
+    """Return those of the jobs that have not ended, and that run on the node or have no checkpoint on another one."""
+    wanted = (col(Job.id).in_(job_ids), col(Job.status).not_in(JOB_ENDS))
     with database.read() as session:
-        return {job_id for job_id, at in session.exec(query) if at in (None, node)}
+        found = session.exec(select(Job.id, Job.checkpoint_node, Job.node).where(*wanted))
+        return {job_id for job_id, at, runs_on in found if at in (None, node) or runs_on == node}
 
 
 def _ask(session: Session, job_id: str, action: str) -> bool:

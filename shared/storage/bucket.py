@@ -26,7 +26,7 @@ from shared.errors import NotFound, StoreUnavailable
 from shared.settings import Settings
 from shared.storage import s3
 from shared.storage.disk import full_disk_as_store_full
-from shared.storage.layout import ARTIFACTS, INPUTS, MARKER, OrphanedFiles, artifact_name, must_mark
+from shared.storage.layout import ARTIFACTS, CHECKPOINT, INPUTS, MARKER, OrphanedFiles, artifact_name, every, must_mark
 from shared.storage.s3 import BucketFile, answers, refusals
 from shared.storage.scratch import Scratch
 
@@ -127,6 +127,25 @@ class BucketStore:
         path = self._path(ARTIFACTS, job_id, str(attempt), artifact_name(name))
         return BucketFile(self._files, self._linked or self._files, path, self._settings.store_link_seconds)
 
+    def put_checkpoint(self, job_id: str, attempt: int, file: Path, check: Callable[[], None]) -> None:
+        """Try once: the next checkpoint comes soon, and nothing waits for this one."""
+        self._send_once(file, self._key(ARTIFACTS, job_id, CHECKPOINT, str(attempt)), check, lambda: None)
+
+    def fetch_checkpoint(self, job_id: str, attempt: int, to: Path) -> None:
+        os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        try:
+            with answers(), full_disk_as_store_full():
+                self._files.get_file(self._path(ARTIFACTS, job_id, CHECKPOINT, str(attempt)), str(to))
+        except FileNotFoundError:
+            raise NotFound("checkpoint", f"{job_id}/{attempt}") from None
+
+    def drop_checkpoints(self, job_id: str, of: Callable[[int], bool] = every) -> None:
+        prefix = self._key(ARTIFACTS, job_id, CHECKPOINT, "")
+        names = [one["Key"].removeprefix(prefix) for one in self._listed(prefix)]
+        keys = [f"{prefix}{name}" for name in names if not name.isdigit() or of(int(name))]
+        if left := self._delete(keys):
+            raise next(iter(left.values()))
+
     def drop_attempt(self, job_id: str, attempt: int) -> None:
         self._scratch.drop(_piece(job_id, attempt))
         prefix = self._key(ARTIFACTS, job_id, str(attempt), "")
@@ -165,7 +184,9 @@ class BucketStore:
         for job_id, group in groupby(both, key=lambda one: one.job_id):
             objects = list(group)
             if _age_seconds(max(one.modified for one in objects)) > older_than_seconds:
-                yield OrphanedFiles(job_id, tuple(sorted({one.attempt for one in objects if one.attempt is not None})))
+                attempts = {one.attempt for one in objects if one.attempt is not None}
+                checkpoint = any(one.checkpoint for one in objects)
+                yield OrphanedFiles(job_id, tuple(sorted(attempts)), checkpoint)
 
     def drop_unfinished(self, older_than_seconds: float) -> int:
         return self._abort(self._prefix, older_than_seconds)
@@ -302,7 +323,9 @@ class BucketStore:
         for one in self._listed(self._key(area, ""), after=start):
             job_id, _, rest = one["Key"].removeprefix(self._key(area, "")).partition("/")
             attempt, inside, _ = rest.partition("/")
-            yield _Object(job_id, int(attempt) if inside and attempt.isdigit() else None, one["LastModified"])
+            number = int(attempt) if inside and attempt.isdigit() else None
+            checkpoint = area == ARTIFACTS and attempt == CHECKPOINT
+            yield _Object(job_id, number, one["LastModified"], checkpoint)
 
     def _listed(
         self, prefix: str, patience_seconds: float = _REQUEST_SECONDS, after: str = ""
@@ -346,8 +369,9 @@ class BucketStore:
 @dataclass(frozen=True)
 class _Object:
     job_id: str
-    attempt: int | None  # None for an input
+    attempt: int | None  # None for an input or a checkpoint
     modified: datetime
+    checkpoint: bool
 
 
 def _piece(job_id: str, attempt: int) -> str:

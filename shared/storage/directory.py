@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Self
 
 from shared.errors import NotFound, StoreFull, StoreUnavailable
-from shared.storage.disk import full_disk_as_store_full, sync_folder
-from shared.storage.layout import ARTIFACTS, INPUTS, MARKER, OrphanedFiles, artifact_name, must_mark
+from shared.storage.disk import full_disk_as_store_full, sync_file, sync_folder
+from shared.storage.layout import ARTIFACTS, CHECKPOINT, INPUTS, MARKER, OrphanedFiles, artifact_name, every, must_mark
 
 log = logging.getLogger("wanworks.store")
 
 BLOCK_BYTES = 512  # the unit of st_blocks, on every file system
+_COPIED_BYTES = 1_000_000  # at once
 _NAMES_AT_ONCE = 10_000  # of an area, so that a million jobs need little memory
 
 
@@ -93,6 +94,40 @@ class DirectoryStore:
             raise NotFound("artifact", name)
         return path
 
+    def put_checkpoint(self, job_id: str, attempt: int, file: Path, check: Callable[[], None]) -> None:
+        folder = self.root / ARTIFACTS / job_id / CHECKPOINT
+        with full_disk_as_store_full():
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f".{attempt}.{os.getpid()}.tmp"
+            try:
+                copy_privately(file, temporary)
+                sync_file(temporary)
+                temporary.replace(folder / str(attempt))
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync_folder(folder)
+
+    def fetch_checkpoint(self, job_id: str, attempt: int, to: Path) -> None:
+        try:
+            with full_disk_as_store_full():
+                copy_privately(self.root / ARTIFACTS / job_id / CHECKPOINT / str(attempt), to)
+        except FileNotFoundError:
+            if not to.parent.is_dir():
+                raise
+            raise NotFound("checkpoint", f"{job_id}/{attempt}") from None
+
+    def drop_checkpoints(self, job_id: str, of: Callable[[int], bool] = every) -> None:
+        folder = self.root / ARTIFACTS / job_id / CHECKPOINT
+        for file in _children(folder):
+            if not file.name.isdigit() or of(int(file.name)):
+                try:
+                    file.unlink(missing_ok=True)
+                except OSError as error:
+                    raise StoreUnavailable(f"{file} cannot be removed from the store: {error.strerror}") from error
+        with suppress(OSError):  # another checkpoint or an attempt is there, or it is removed already
+            folder.rmdir()
+            folder.parent.rmdir()
+
     def drop_attempt(self, job_id: str, attempt: int) -> None:
         folder = self.root / ARTIFACTS / job_id
         _remove(folder / str(attempt))
@@ -118,11 +153,12 @@ class DirectoryStore:
                 try:
                     old = self._oldest_seconds(name) > older_than_seconds
                     attempts = tuple(self.attempts(name)) if old else ()
+                    checkpoint = old and (self.root / ARTIFACTS / name / CHECKPOINT).exists()
                 except OSError as error:
                     log.warning("the files of job %s cannot be read and are skipped: %s", name, error)
                     continue
                 if old:
-                    yield OrphanedFiles(name, attempts)
+                    yield OrphanedFiles(name, attempts, checkpoint)
             after = names[-1]
 
     def drop_unfinished(self, older_than_seconds: float) -> int:
@@ -175,6 +211,12 @@ def write_durably(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def copy_privately(source: Path, target: Path) -> None:
+    """Copy a file to one that its owner alone can read."""
+    with source.open("rb") as given, open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as copy:
+        shutil.copyfileobj(given, copy, _COPIED_BYTES)
 
 
 def allocated_bytes(folder: Path) -> int:

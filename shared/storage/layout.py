@@ -3,6 +3,7 @@
     marker                                 the id of the installation that the store belongs to
     inputs/<job>/<name>                    sent by the client
     artifacts/<job>/<attempt>/<name>       written by an attempt; only the winning attempt's are served
+    artifacts/<job>/checkpoint/<attempt>   the latest checkpoint of an attempt, until the job has ended
 
 A directory can thus be copied to a bucket and back. Names come from the code or are checked here.
 """
@@ -15,6 +16,7 @@ from shared.errors import NotFound, StoreMismatch
 MARKER = "marker"
 INPUTS = "inputs"
 ARTIFACTS = "artifacts"
+CHECKPOINT = "checkpoint"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -25,6 +27,12 @@ class OrphanedFiles:
 
     job_id: str
     attempts: tuple[int, ...]
+    checkpoint: bool = False  # whether there is one of any attempt
+
+
+def every(attempt: int) -> bool:
+    """Select every attempt."""
+    return True
 
 
 def artifact_name(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.storage.directory import DirectoryStore
-from shared.storage.layout import OrphanedFiles
+from shared.storage.layout import OrphanedFiles, every
 
 
 class InBucket(Protocol):
@@ -69,6 +69,24 @@ class Store(Protocol):
 
     def artifact(self, job_id: str, attempt: int, name: str) -> Path | InBucket:
         """Return the artifact. Raises NotFound, also for an invalid name. A bucket is first asked on reading."""
+        ...
+
+    def put_checkpoint(self, job_id: str, attempt: int, file: Path, check: Callable[[], None]) -> None:
+        """Store a copy of the checkpoint durably, in place of an earlier one of the attempt, which stays until then.
+
+        `check` is called several times a second while a bucket receives the file, and may raise. Raises StoreFull.
+        """
+        ...
+
+    def fetch_checkpoint(self, job_id: str, attempt: int, to: Path) -> None:
+        """Copy the attempt's checkpoint to a local file, which its owner alone can read.
+
+        Raises NotFound, StoreFull, and OSError for a folder that is missing.
+        """
+        ...
+
+    def drop_checkpoints(self, job_id: str, of: Callable[[int], bool] = every) -> None:
+        """Remove the checkpoints of those of the job's attempts that `of` selects. Raises StoreUnavailable."""
         ...
 
     def drop_attempt(self, job_id: str, attempt: int) -> None:

@@ -63,6 +63,7 @@ class Heartbeat:
         self._stop: type[AttemptStopped] | None = None
         self._yields_between_steps = False
         self.asked_to_yield = False  # after the present step
+        self.is_preempted = False  # so asked because another job waits for the device
         self._asked_sql_at = 0.0
         self._errors = RepeatedErrors()
         self._overdue: tuple[Phase, float] | None = None  # the phase over its limit, and when it last progressed
@@ -137,6 +138,7 @@ class Heartbeat:
         if renewal.cancel:
             self.cancel()
         elif self._yields_between_steps and renewal.requested_action in (YIELD, PREEMPT):
+            self.is_preempted = renewal.requested_action == PREEMPT
             self.asked_to_yield = True
         elif renewal.requested_action is not None:
             self._stop = self._stop or _STOPS.get(renewal.requested_action)

@@ -103,7 +103,8 @@ class GenerationHandler:
         self._phase_times: dict[tuple[object, ...], tuple[float, PhaseTimes]] = {}
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any] | None:
-        row = AttemptRow(self._database, job, heartbeat)
+        store = self._store if self._settings.checkpoints_in_store else None
+        row = AttemptRow(self._database, job, heartbeat, store, self._checkpoints.file(job.id))
         begun = self._take(job)
         if begun is not None and not self._may_go_on(begun):
             self._drop(begun)
@@ -159,6 +160,9 @@ class GenerationHandler:
         snapshot = None if job.mock else replicas.snapshot_dir(self._settings.models_dir, entry)
         if snapshot is None and not job.mock:
             raise ModelUnavailable(f"{job.model_id} is not on node {self._settings.node}")
+        checkpointed = not gang and not job.mock
+        if checkpointed:
+            self._checkpoints.fetch(self._store, job, self._settings.node)
         link = Link()
         context = GenerationContext(
             job_id=job.id,
@@ -175,7 +179,7 @@ class GenerationHandler:
             lora_snapshot=replicas.lora_dir(self._settings.models_dir, entry),
             gang=gang,
             on_frame=link.frame,
-            checkpoint=None if gang or job.mock else self._checkpoints.file(job.id),
+            checkpoint=self._checkpoints.file(job.id) if checkpointed else None,
             asked_to_yield=link.asked_to_yield,
             checkpointed=link.checkpointed,
         )
@@ -306,7 +310,7 @@ class GenerationHandler:
         """Remove the files of a deleted job, and record the loaded models if they have changed."""
         if job.finished_at is not None:
             self._checkpoints.remove(job.id)
-        self._ending.remove_deleted(job)
+        self._ending.remove_unneeded(job)
         self.report_loaded()
 
     def report_loaded(self) -> None:

@@ -147,6 +147,7 @@ class Job(SQLModel, table=True):
     checkpoint_node: str | None = Field(default=None, max_length=64)
     checkpoint_step: int | None = None
     checkpoint_at: float | None = None
+    checkpoint_stored_attempt: int | None = None  # whose latest checkpoint is in the store; it stays at the job's end
     resumed_from_step: int | None = None  # of a checkpoint, from which its latest attempt has continued
     preempted: int = Field(default=0, sa_column_kwargs={"server_default": "0"})  # how often
     # Of a running download: pause, or yield its slot. Of a running generation: yield or preempt.

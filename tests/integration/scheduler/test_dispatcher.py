@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlmodel import select
@@ -14,6 +15,7 @@ from shared import clock
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Device, Job, Tick
+from shared.errors import NotFound
 from shared.jobs import attempts, dispatch, records
 from shared.jobs.reading import lists, queues
 from shared.messaging import celery
@@ -225,7 +227,7 @@ def test_retention_drops_rows_and_files_and_keeps_the_rest(database: Database, s
     assert store.attempts(fresh.id) == [1]
 
 
-def test_the_sweep_removes_orphans_and_losing_attempts_alone(database: Database, store: Store) -> None:
+def test_the_sweep_removes_orphans_and_losing_attempts_alone(database: Database, store: Store, tmp_path: Path) -> None:
     job = accepted(database)
     claimed(database, job.id)
     attempts.crashed(database, job.id, 1, "died", 0.0)
@@ -233,10 +235,16 @@ def test_the_sweep_removes_orphans_and_losing_attempts_alone(database: Database,
     for attempt in (1, 2):
         (store.attempt_dir(job.id, attempt) / "video.mp4").write_bytes(b"x")
     attempts.succeed(database, job.id, 2, {})
-    orphan = new_job().id
+    orphan, waiting = new_job().id, accepted(database).id
     store.put_input(orphan, "image.png", b"x")
+    (tmp_path / "checkpoint").write_bytes(b"x")
+    for job_id in (job.id, waiting):
+        store.put_checkpoint(job_id, 1, tmp_path / "checkpoint", lambda: None)
     ticks.sweep(database, store, older_than_seconds=-1.0)
     assert store.attempts(job.id) == [2]
+    with pytest.raises(NotFound):
+        store.fetch_checkpoint(job.id, 1, tmp_path / "copy")
+    store.fetch_checkpoint(waiting, 1, tmp_path / "copy")
     assert not (store.root / "inputs" / orphan).exists()
 
 

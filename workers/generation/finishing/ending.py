@@ -62,13 +62,17 @@ class Ending:
         except Unavailable as error:
             log.warning("job %s: the sweep will remove the files of attempt %d: %s", job.id, job.attempt, error)
 
-    def remove_deleted(self, job: Job) -> None:
-        """Remove the files of a job that was deleted while it ran."""
-        if job.deleted and job.finished_at is not None:
-            try:
+    def remove_unneeded(self, job: Job) -> None:
+        """Remove an ended job's checkpoints from the store, and all its files if it was deleted while it ran."""
+        if job.finished_at is None:
+            return
+        try:
+            if job.deleted:
                 self._store.drop_job(job.id)
-            except Unavailable as error:
-                log.warning("job %s: retention will remove its files: %s", job.id, error)
+            elif job.checkpoint_stored_attempt is not None:
+                self._store.drop_checkpoints(job.id)
+        except Unavailable as error:
+            log.warning("job %s: the sweep or retention will remove its files: %s", job.id, error)
 
 
 def _result(outcome: Outcome, mock: bool, device_name: str) -> dict[str, Any]:

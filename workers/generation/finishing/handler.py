@@ -79,4 +79,4 @@ class FinishingHandler:
     def after(self, job: Job) -> None:
         if job.finished_at is not None:
             Checkpoints(self._settings.home).remove(job.id)
-        self._ending.remove_deleted(job)
+        self._ending.remove_unneeded(job)

@@ -32,6 +32,26 @@ def test_a_checkpoint_is_recorded_by_its_attempt_alone_and_goes_with_the_job(dat
     assert checkpoints.may_continue(database, "n", [job.id]) == set()
 
 
+def test_a_superseded_attempt_cannot_name_the_stored_checkpoint(database: Database) -> None:
+    first = claimed(database, accepted(database).id)
+    attempts.give_back(database, first.id, first.attempt)
+    assert not checkpoints.note_stored(database, first.id, first.attempt)
+    second = claimed(database, first.id)
+    assert checkpoints.note_stored(database, first.id, second.attempt)
+    assert not checkpoints.note_stored(database, first.id, first.attempt)
+    assert records.get(database, first.id).checkpoint_stored_attempt == second.attempt
+
+
+def test_the_folder_of_a_job_that_runs_here_is_kept_though_its_checkpoint_came_from_elsewhere(
+    database: Database,
+) -> None:
+    job = claimed(database, accepted(database).id)
+    checkpoints.note(database, job.id, job.attempt, "elsewhere", 3)
+    assert checkpoints.may_continue(database, str(job.node), [job.id]) == {job.id}
+    attempts.give_back(database, job.id, job.attempt)
+    assert checkpoints.may_continue(database, str(job.node), [job.id]) == set()
+
+
 def test_a_running_job_is_asked_once_and_preempted_at_most_twice(database: Database) -> None:
     waiting, job = accepted(database), claimed(database, accepted(database).id)
     assert checkpoints.ask_generation_to_yield(database, [waiting.id, job.id]) == [job.id]

@@ -1,6 +1,7 @@
 """What every store promises, as a class of tests. A backend passes it with a subclass that gives its settings."""
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,42 @@ class StoreConformance:
         store.drop_job("job")
         assert store.attempts("job") == []
         assert store.allocated_bytes("job") == 0
+
+    def test_a_checkpoint_is_replaced_fetched_and_dropped(self, opened: Open, tmp_path: Path) -> None:
+        store = opened()
+        given, copy = tmp_path / "given", tmp_path / "copy"
+        for attempt, content in ((1, b"first"), (2, b"second"), (2, os.urandom(100_000))):
+            given.write_bytes(content)
+            store.put_checkpoint("job", attempt, given, nothing)
+        store.fetch_checkpoint("job", 2, copy)
+        assert copy.read_bytes() == given.read_bytes()
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+        assert store.attempts("job") == [], "a checkpoint is no artifact"
+        assert store.allocated_bytes("job") >= 100_000
+        store.drop_checkpoints("job", lambda attempt: attempt < 2)
+        with pytest.raises(NotFound):
+            store.fetch_checkpoint("job", 1, copy)
+        store.fetch_checkpoint("job", 2, copy)
+        store.drop_checkpoints("job")
+        for attempt in (1, 2):
+            with pytest.raises(NotFound):
+                store.fetch_checkpoint("job", attempt, copy)
+        assert list(store.orphaned_files(-5.0)) == []
+        store.drop_checkpoints("a-job-without-files")
+
+    def test_a_checkpoint_goes_with_its_job(self, opened: Open, tmp_path: Path) -> None:
+        store = opened()
+        (tmp_path / "given").write_bytes(b"x")
+        store.put_checkpoint("a", 1, tmp_path / "given", nothing)
+        add_artifacts(store, "a", 1, video=b"x")
+        add_artifacts(store, "b", 1, video=b"x")
+        found = {one.job_id: (one.attempts, one.checkpoint) for one in store.orphaned_files(-5.0)}
+        assert found == {"a": ((1,), True), "b": ((1,), False)}
+        store.drop_checkpoints("a")
+        assert store.attempts("a") == [1]
+        store.put_checkpoint("a", 1, tmp_path / "given", nothing)
+        store.drop_job("a")
+        assert [one.job_id for one in store.orphaned_files(-5.0)] == ["b"]
 
     def test_orphaned_files_are_listed_with_their_attempts_once_they_are_old(self, opened: Open) -> None:
         store = opened()

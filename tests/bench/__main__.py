@@ -12,16 +12,16 @@ from pathlib import Path
 from tests.bench.bench import Bench
 from tests.bench.claims import claims
 from tests.bench.downloads import downloads
-from tests.bench.feed import feed
 from tests.bench.finishing import finishing
-from tests.bench.insight import insight
 from tests.bench.integrity import integrity
 from tests.bench.jobs import accepts, overhead, readiness, throughput
+from tests.bench.large.feed import feed
+from tests.bench.large.insight import insight
+from tests.bench.large.management import management
+from tests.bench.large.retention import retention
+from tests.bench.large.scale import scale
 from tests.bench.loads import loads
-from tests.bench.management import management
 from tests.bench.preparing import preparing
-from tests.bench.retention import retention
-from tests.bench.scale import scale
 from tests.bench.support.row import Row
 from tests.support.places import ROOT
 

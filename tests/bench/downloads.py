@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.support.row import Row
-from tests.support.fetching import FetchProcess, download, plan_of
-from tests.support.repos import make_repo
+from tests.support.models.fetching import FetchProcess, download, plan_of
+from tests.support.models.repos import make_repo
 from tests.support.servers.faulty_hub import HubProcess
 from workers.models.fetch.partials import partials
 from workers.models.fetch.plan import FetchPlan, Limits

@@ -5,7 +5,7 @@ from typing import Any
 from workers.generation import run
 from workers.generation.context import Decoded, GenerationContext, Outcome
 from workers.generation.finishing import files
-from workers.generation.quality import Measures, Quality
+from workers.generation.frames.quality import Measures, Quality
 
 _UNSEEN = Quality(0.0, {}, Measures(0.0, 0.0, 0.0, 0.0, 0.0))
 

@@ -22,7 +22,7 @@ _VAE = {"base_dim": 4, "decoder_base_dim": 4, "num_res_blocks": 1}
 def preparing(bench: "Bench", rounds: int = 3) -> "list[Row]":
     """Medians of rounds with the files in the page cache, where reading costs least and converting most."""
     from tests.bench.support.row import Row
-    from tests.support.prepared_models import prepared_at
+    from tests.support.models.prepared_models import prepared_at
 
     plain, copied = _snapshots(bench.folder / "preparing")
     written = {form: prepared_at(copied, form) for form in prepared.FORMS}

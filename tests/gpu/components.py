@@ -125,7 +125,7 @@ def pipeline(parts: Components) -> Any:
 
 def released(*holders: SimpleNamespace) -> None:
     """Drop what the holders hold, and return its memory."""
-    from workers.generation.pipelines.memory import give_back
+    from workers.generation.pipelines.memory.freeing import give_back
 
     for holder in holders:
         holder.__dict__.clear()

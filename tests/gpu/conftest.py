@@ -10,7 +10,7 @@ import pytest
 
 from shared.catalogue import models
 from shared.catalogue.models import CatalogueEntry
-from tests.support.generating import Studio
+from tests.support.models.generating import Studio
 from workers.devices import discovery
 from workers.devices.discovery import Device
 from workers.generation import demo_models, run

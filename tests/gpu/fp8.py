@@ -12,7 +12,7 @@ from tests.gpu.components import Size, components, denoise, inputs, pipeline, re
 from tests.gpu.layouts import write_lora
 from tests.gpu.table import Table
 from wanworks.requests import Lora
-from workers.generation.pipelines.placement import place
+from workers.generation.pipelines.memory.placement import place
 from workers.generation.pipelines.weights import loras, quantizing
 
 _NEEDED = (8, 9)

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from tests.gpu.components import Size, components, denoise, inputs, pipeline, released, seconds, synchronize
 from tests.gpu.table import Table
 from wanworks.requests import Lora
-from workers.generation.pipelines import host_memory
-from workers.generation.pipelines.placement import LAYOUTS, Placement, layout_bytes, place
+from workers.generation.pipelines.memory import host_memory
+from workers.generation.pipelines.memory.placement import LAYOUTS, Placement, layout_bytes, place
 from workers.generation.pipelines.stopping import Stops
 from workers.generation.pipelines.weights import loras
 

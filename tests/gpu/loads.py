@@ -19,7 +19,7 @@ from tests.gpu.components import Size, released, seconds, synchronize
 from tests.gpu.table import Table
 from wanworks.requests import GenerationRequest, Quantization
 from workers.generation import demo_models
-from workers.generation.geometry import plan
+from workers.generation.frames.geometry import plan
 from workers.generation.pipelines import running
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.resuming import Denoising

@@ -10,7 +10,7 @@ from shared.models import memory_plan
 from tests.gpu.components import Size, components, denoise, inputs, released, synchronize
 from tests.gpu.table import Table
 from workers.generation import demo_models
-from workers.generation.geometry import Box
+from workers.generation.frames.geometry import Box
 from workers.generation.pipelines import decoding
 
 _SIZES = ((832, 480, 81), (1280, 720, 81))

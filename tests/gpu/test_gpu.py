@@ -13,7 +13,7 @@ import pytest
 from shared.errors import Cancelled, OutOfMemory
 from shared.states import Phase
 from tests.gpu.conftest import SIZE, Recorder, Reduced
-from tests.support.generating import Studio, decoded
+from tests.support.models.generating import Studio, decoded
 from workers.devices import discovery, readings
 from workers.devices.discovery import Device
 from workers.generation import run

@@ -20,9 +20,9 @@ from sqlalchemy import Engine, create_engine
 from shared.catalogue import models as catalogue
 from tests.conftest import free_port
 from tests.soak import plan
-from tests.support.catalogues import tiny_memory
-from tests.support.io_node import files
-from tests.support.repos import make_repo
+from tests.support.models.catalogues import tiny_memory
+from tests.support.models.io_node import files
+from tests.support.models.repos import make_repo
 from tests.support.servers.commit_cutter import CommitCutter
 from tests.support.servers.faulty_hub import HubProcess
 from tests.support.stack import FAST, Stack, children, command_line

@@ -32,8 +32,8 @@ from workers.devices.discovery import Device
 from workers.generation import manifest
 from workers.generation import run as generation
 from workers.generation.context import Decoded, GenerationContext
+from workers.generation.frames.similarity import Similarity, compare
 from workers.generation.job import GenerationHandler
-from workers.generation.similarity import Similarity, compare
 
 _TIMED = (Phase.ENCODING, Phase.DENOISING, Phase.DECODING)
 _FIRST_SEED = 20_000

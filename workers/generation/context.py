@@ -10,7 +10,7 @@ from shared.catalogue.models import CatalogueEntry
 from shared.settings import Settings
 from shared.states import Phase
 from wanworks.requests import OutputFormat
-from workers.generation.quality import Quality
+from workers.generation.frames.quality import Quality
 from workers.generation.seats import Member, Seat
 
 if TYPE_CHECKING:

@@ -39,9 +39,9 @@ from workers.generation.finishing.ending import Ending
 from workers.generation.finishing.leaving import Leaving
 from workers.generation.gang.gathering import gathered
 from workers.generation.link import Link
-from workers.generation.publishing import sender
 from workers.generation.read_ahead import read_ahead
-from workers.generation.reporter import Reporter
+from workers.generation.reporting.publishing import sender
+from workers.generation.reporting.reporter import Reporter
 from workers.generation.seats import Member
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 from workers.devices.discovery import Device
 from workers.generation.context import GenerationContext
-from workers.generation.geometry import Plan
+from workers.generation.frames.geometry import Plan
 
 LIBRARIES = (
     "wanworks", "torch", "diffusers", "transformers", "accelerate", "peft", "torchao", "safetensors", "tokenizers",

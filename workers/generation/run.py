@@ -27,11 +27,12 @@ from shared.models.memory_plan import Size, profile_name
 from shared.settings import Settings
 from shared.states import Phase
 from workers.devices import discovery
-from workers.generation import device_errors, manifest, placeholder
+from workers.generation import device_errors, manifest
 from workers.generation.context import Decoded, GenerationContext, Outcome, Report
 from workers.generation.finishing import files
+from workers.generation.frames import placeholder
+from workers.generation.frames.geometry import Plan, plan
 from workers.generation.gang.group import Group
-from workers.generation.geometry import Plan, plan
 
 if TYPE_CHECKING:
     import numpy
@@ -160,7 +161,7 @@ class _Clock:
 
 def _generated(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray]]":
     preload()
-    from workers.generation.pipelines.memory import ran_out
+    from workers.generation.pipelines.memory.freeing import ran_out
     from workers.generation.pipelines.resuming import Denoising
     from workers.generation.pipelines.weights import loras
 

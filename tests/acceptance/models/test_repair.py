@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from shared.models import replicas
-from tests.support.catalogues import tiny_memory
-from tests.support.io_node import weights
 from tests.support.jobs import DEMO
+from tests.support.models.catalogues import tiny_memory
+from tests.support.models.io_node import weights
 from tests.support.servers.faulty_hub import HubProcess
 from tests.support.stack import Stack, wait_for
 

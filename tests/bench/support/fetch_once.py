@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def _ours(url: str) -> Callable[[str, Path], object]:
-    from tests.support.fetching import download, plan_of
+    from tests.support.models.fetching import download, plan_of
 
     return lambda repo, folder: download(plan_of(url, repo, folder))
 

@@ -11,7 +11,7 @@ from workers.generation.pipelines.chatter import hush
 
 hush()
 
-from tests.support.generating import CATALOGUE
+from tests.support.models.generating import CATALOGUE
 from workers.generation.pipelines.weights import loading
 
 MODEL = "TI2V-5B"

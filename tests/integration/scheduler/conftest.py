@@ -5,8 +5,8 @@ import pytest
 from shared.database.engine import Database
 from shared.settings import Settings
 from tests.integration.scheduler.queued_jobs import Sent
-from tests.support import library
 from tests.support.jobs import DEMO, hold
+from tests.support.models import library
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from shared.settings import Settings
 from shared.states import JobState, Priority
 from tests.conftest import both_databases
 from tests.integration.scheduler.queued_jobs import HOUR, Sent, aged, claimant, many
-from tests.support import library
 from tests.support.jobs import new_job
+from tests.support.models import library
 
 pytestmark = both_databases
 

@@ -10,7 +10,7 @@ from shared.settings import Settings
 from shared.states import JobState
 from tests.conftest import both_databases
 from tests.integration.scheduler.queued_jobs import HOUR, WATCHED_AT, Sent, aged, many
-from tests.support import library
+from tests.support.models import library
 
 pytestmark = both_databases
 

@@ -16,7 +16,7 @@ from shared.storage.store import Store
 from workers.attempts.heartbeat import Heartbeat
 from workers.generation.context import Decoded, Outcome
 from workers.generation.finishing import files
-from workers.generation.reporter import Reporter
+from workers.generation.reporting.reporter import Reporter
 
 log = logging.getLogger("wanworks.generation")
 

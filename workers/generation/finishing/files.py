@@ -10,7 +10,7 @@ from shared.errors import OutOfMemory
 from shared.states import Phase
 from workers.generation.context import Decoded, Outcome, Report
 from workers.generation.finishing import outputs, playback
-from workers.generation.quality import Shape, Watch, judge
+from workers.generation.frames.quality import Shape, Watch, judge
 
 
 def finish(

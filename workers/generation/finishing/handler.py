@@ -19,8 +19,8 @@ from workers.generation.checkpoints import Checkpoints
 from workers.generation.context import Decoded
 from workers.generation.finishing import frame_file
 from workers.generation.finishing.ending import Ending
-from workers.generation.publishing import sender
-from workers.generation.reporter import Reporter
+from workers.generation.reporting.publishing import sender
+from workers.generation.reporting.reporter import Reporter
 
 TRIES = 3
 """A process that finishes an attempt may die so often, less one. Then the job fails."""

@@ -24,7 +24,7 @@ from workers.attempts.persisting import persist
 from workers.generation.context import Decoded
 from workers.generation.finishing import frame_file
 from workers.generation.finishing.frame_file import FrameFile
-from workers.generation.reporter import Reporter
+from workers.generation.reporting.reporter import Reporter
 
 log = logging.getLogger("wanworks.generation")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 
-from workers.generation.quality import Shape
+from workers.generation.frames.quality import Shape
 
 
 def play(path: Path) -> Shape | None:

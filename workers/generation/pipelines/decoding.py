@@ -13,7 +13,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d, unpatchify
 
 from shared.errors import BadOutput
-from workers.generation.geometry import Box
+from workers.generation.frames.geometry import Box
 
 TILE_PIXELS = 256  # a tile's edge; like the stride below, the pipelines' own value
 STRIDE_PIXELS = 192

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from workers.generation.pipelines.memory import ran_out
+from workers.generation.pipelines.memory.freeing import ran_out
 
 PROBE_SECONDS = 60.0
 _SIDE = 64

@@ -29,7 +29,7 @@ from shared.catalogue.models import load as load_catalogue
 from shared.errors import ModelUnavailable
 from shared.models.replicas import snapshot_dir
 from shared.settings import load as load_settings
-from workers.generation.geometry import TEMPORAL_STEP
+from workers.generation.frames.geometry import TEMPORAL_STEP
 from workers.generation.pipelines import decoding
 from workers.generation.pipelines.running import MAX_TOKENS
 from workers.generation.pipelines.weights import quantizing

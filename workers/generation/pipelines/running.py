@@ -13,7 +13,7 @@ from shared.catalogue.job_types import GenerationParams
 from shared.errors import BadOutput
 from shared.models import memory_plan
 from shared.states import Phase
-from workers.generation.geometry import Plan, cover
+from workers.generation.frames.geometry import Plan, cover
 from workers.generation.pipelines import decoding
 from workers.generation.pipelines.checkpointing import Snapshot, taken
 from workers.generation.pipelines.guidance import guides

@@ -17,7 +17,7 @@ from wanworks.requests import Quantization
 from workers.devices import discovery
 from workers.devices.discovery import Device
 from workers.generation.memory_failures import MemoryFailures
-from workers.generation.pipelines.memory import give_back
+from workers.generation.pipelines.memory.freeing import give_back
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.weights.loading import Key, LoadedModel, load
 

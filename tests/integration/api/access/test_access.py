@@ -28,7 +28,7 @@ from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.integration.scheduler.alerts.test_alerts import open_one
 from tests.support import working
 from tests.support.jobs import accepted, claimed
-from tests.support.library import device
+from tests.support.models.library import device
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tests.integration.api.access.scopes import ADMIN, READ, SUBMIT
 from tests.integration.api.dashboard.test_feed import Dashboard
 from tests.integration.api.jobs.generation_requests import URL
 from tests.support.jobs import accepted, claimed
-from tests.support.library import device
+from tests.support.models.library import device
 
 # --- without keys -----------------------------------------------------------------------------------------------------
 

@@ -22,8 +22,8 @@ from shared.settings import Settings
 from tests.conftest import both_databases
 from tests.integration.api.models.information import get as model_info
 from tests.integration.api.models.information import measured, sampled
-from tests.support import library as furnish
 from tests.support.jobs import DEMO, accepted, claimed
+from tests.support.models import library as furnish
 from tests.support.uses import used
 
 BASE = "/api/v1/dashboard"

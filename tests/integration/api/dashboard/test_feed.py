@@ -20,8 +20,9 @@ from shared.settings import Settings
 from tests.conftest import RedisServer, WebProcess
 from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.integration.scheduler.alerts.test_alerts import open_one
-from tests.support import library, working
+from tests.support import working
 from tests.support.jobs import accepted
+from tests.support.models import library
 from tests.support.stack import wait_for
 
 JOBS = "/api/v1/jobs"

@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from tests.support.models.repos import checksum, make_repo
 from tests.support.places import ROOT
-from tests.support.repos import checksum, make_repo
 
 REPO = "maker/tiny"
 FILES = {

@@ -11,7 +11,7 @@ from shared.database.tables import Device
 from shared.jobs import records
 from shared.settings import Settings
 from tests.conftest import both_databases
-from tests.support import library
+from tests.support.models import library
 
 URL = "/api/v1/jobs/generation"
 WISH = {"model_id": "T2V-A14B", "prompt": "a boat at sea"}

@@ -16,8 +16,8 @@ from shared.jobs.reading import lists
 from shared.jobs.usage import latest_uses
 from tests.conftest import both_databases
 from tests.integration.api.jobs.generation_requests import GOOD
-from tests.support import library
 from tests.support.jobs import DEMO
+from tests.support.models import library
 from tests.support.uses import used
 
 URL = "/api/v1/models/cleanup"

@@ -14,7 +14,8 @@ from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState, ReplicaState
 from tests.conftest import both_databases
-from tests.support import library, working
+from tests.support import working
+from tests.support.models import library
 
 JOBS = "/api/v1/jobs"
 MANAGE = "/api/v1/models/download/manage"

@@ -11,7 +11,8 @@ from shared.settings import Settings
 from tests.conftest import both_databases
 from tests.integration.api.jobs.generation_requests import GOOD, data_url, picture
 from tests.integration.api.jobs.generation_requests import URL as GENERATE
-from tests.support import library, working
+from tests.support import working
+from tests.support.models import library
 from tests.support.uses import used
 
 URL = "/api/v1/models/fallback/suggest"

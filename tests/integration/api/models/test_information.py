@@ -13,7 +13,7 @@ from shared.cluster.alerts import Cause, Changes
 from shared.database.engine import Database
 from tests.conftest import both_databases
 from tests.integration.api.models.information import BASE, MODELS, get, measured, sampled
-from tests.support import library
+from tests.support.models import library
 from tests.support.uses import used
 
 # --- capabilities

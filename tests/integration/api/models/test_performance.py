@@ -12,8 +12,8 @@ from shared.jobs.attempts import Failure
 from shared.jobs.usage import by_day
 from tests.conftest import both_databases
 from tests.integration.api.models.information import get, measured, sampled
-from tests.support import library
 from tests.support.jobs import CLAIMANT, accepted, claimed
+from tests.support.models import library
 from tests.support.uses import used
 
 # --- performance

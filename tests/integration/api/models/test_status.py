@@ -16,7 +16,8 @@ from shared.models import replicas
 from shared.settings import Settings
 from tests.conftest import both_databases
 from tests.integration.api.jobs.generation_requests import GOOD, URL
-from tests.support import library, working
+from tests.support import working
+from tests.support.models import library
 from tests.support.uses import used
 
 STATUS = "/api/v1/models/status/detailed"

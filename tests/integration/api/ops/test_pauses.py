@@ -11,7 +11,7 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.jobs import records
 from tests.integration.api.jobs.generation_requests import GOOD, URL
-from tests.support import library
+from tests.support.models import library
 
 PAUSE, RESUME = "/api/v1/queues/pause", "/api/v1/queues/resume"
 

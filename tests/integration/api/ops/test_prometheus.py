@@ -32,8 +32,9 @@ from shared.telemetry.metrics import METERS, Meters, count_end, families
 from tests.conftest import RedisServer, both_databases
 from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.integration.scheduler.alerts.test_alerts import open_one
-from tests.support import library, working
+from tests.support import working
 from tests.support.jobs import accepted
+from tests.support.models import library
 from tests.support.places import ROOT
 from tests.support.servers.late_redis import LateRedis
 

@@ -31,9 +31,10 @@ from shared.net.outbound import ANYWHERE
 from shared.net.standard_webhooks import NotTaken
 from shared.settings import Settings, load
 from tests.conftest import both_databases
-from tests.support import library, working
+from tests.support import working
 from tests.support.jobs import UNCOUNTED, accepted
 from tests.support.lost_answers import lost_answers
+from tests.support.models import library
 from tests.support.stack import wait_for
 
 URL = "/api/v1/dashboard/alerts"

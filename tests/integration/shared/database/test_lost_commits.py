@@ -20,8 +20,8 @@ from shared.states import JobState, Priority
 from tests.conftest import both_databases
 from tests.integration.shared.database.losing_commits import Losing, When, row, rows
 from tests.integration.shared.database.writes import WRITES, _accept, _ending
-from tests.support import library
 from tests.support.jobs import accepted, claimed, new_job
+from tests.support.models import library
 
 pytestmark = both_databases
 

@@ -14,7 +14,7 @@ from shared.database.engine import Database, migrate
 from shared.jobs import attempts, dispatch, download_control, records
 from shared.jobs.reading import lists, queues
 from shared.states import JobState
-from tests.bench.scale import store
+from tests.bench.large.scale import store
 from tests.conftest import both_databases
 from tests.support.jobs import DEMO
 

@@ -20,8 +20,8 @@ from shared.models import replica_files
 from shared.models.verification import Verdict
 from shared.states import JobState, Phase, Scope
 from tests.integration.shared.database.losing_commits import row, rows
-from tests.support import library
 from tests.support.jobs import accepted, claimed, new_job
+from tests.support.models import library
 
 IO = Claimant("here", "io@here", None, "here/io", pid=7)
 WEBHOOK = "http://198.51.100.7/told"

@@ -23,9 +23,9 @@ from shared.models.replica_files import BlobState
 from shared.states import JobState, Priority
 from tests.conftest import both_databases
 from tests.integration.shared.jobs.racing import IO, Pair, Race, is_error
-from tests.support import library
 from tests.support.interleaving import interleavings
 from tests.support.jobs import CLAIMANT, accepted, claimed, hold
+from tests.support.models import library
 
 pytestmark = both_databases
 

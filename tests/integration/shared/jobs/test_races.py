@@ -15,9 +15,9 @@ from shared.jobs.records import Stopped
 from shared.states import JobState
 from tests.conftest import both_databases
 from tests.integration.shared.jobs.racing import NONE, Race, is_error, uses
-from tests.support import library
 from tests.support.interleaving import Met, interleavings
 from tests.support.jobs import accepted, claimed
+from tests.support.models import library
 
 pytestmark = both_databases
 

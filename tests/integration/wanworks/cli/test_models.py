@@ -13,8 +13,8 @@ import pytest
 
 from shared.models import replicas
 from tests.integration.wanworks.cli.test_cli import refused, wanworks
-from tests.support.io_node import WEIGHTS, make_model
 from tests.support.jobs import DEMO
+from tests.support.models.io_node import WEIGHTS, make_model
 from tests.support.stack import Stack, wait_for
 from wanworks.errors import ExitCode
 

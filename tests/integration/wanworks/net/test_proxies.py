@@ -16,7 +16,7 @@ from shared.storage import s3
 from shared.telemetry import tracing
 from tests.conftest import free_port
 from tests.integration.shared.net.test_outbound import LOOPBACK, PUBLIC, Place, content, get, names, place, redirect  # noqa: F401
-from tests.support.repos import make_repo
+from tests.support.models.repos import make_repo
 from tests.support.servers.collector import Collector
 from tests.support.servers.faulty_hub import HubProcess
 from tests.support.servers.proxy import proxy

@@ -19,8 +19,8 @@ from shared.settings import Settings
 from shared.states import JobState
 from shared.storage.store import open_store
 from tests.support import working
-from tests.support.generating import snapshots
 from tests.support.jobs import DEMO, UNCOUNTED, accepted, hold
+from tests.support.models.generating import snapshots
 from workers.attempts.runner import Runner
 from workers.generation import run
 from workers.generation.job import GenerationHandler

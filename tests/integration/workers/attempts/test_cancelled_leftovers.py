@@ -15,8 +15,8 @@ from shared.settings import Settings
 from shared.states import JobState
 from shared.storage.store import open_store
 from tests.conftest import both_databases
-from tests.support import library
 from tests.support.jobs import CLAIMANT, DEMO, UNCOUNTED, accepted, claimed
+from tests.support.models import library
 from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.runner import Runner
 from workers.models import presence

@@ -17,8 +17,8 @@ from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
 from shared.storage.store import Store, open_store
-from tests.support.generating import snapshots
 from tests.support.jobs import DEMO, UNCOUNTED, accepted, hold
+from tests.support.models.generating import snapshots
 from tests.support.servers.s3_server import S3Server, in_bucket
 from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.runner import Runner

@@ -16,9 +16,10 @@ from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
 from shared.storage.store import open_store
-from tests.support import poisoned, working
-from tests.support.generating import snapshots
+from tests.support import working
+from tests.support.devices import poisoned
 from tests.support.jobs import DEMO, UNCOUNTED, accepted, hold
+from tests.support.models.generating import snapshots
 from workers.attempts.runner import Runner
 from workers.generation import run
 from workers.generation.job import GenerationHandler

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.generating import Studio
+from tests.support.models.generating import Studio
 from workers.generation import run
 
 

@@ -22,16 +22,16 @@ from shared.settings import Settings
 from shared.states import JobState
 from shared.storage.store import open_store
 from tests.support import working
-from tests.support.generating import snapshots
 from tests.support.jobs import DEMO, UNCOUNTED, hold, new_job
+from tests.support.models.generating import snapshots
 from wanworks.requests import Speed
 from workers.attempts.runner import Runner
 from workers.devices import discovery
 from workers.generation import run
 from workers.generation.benchmark import BenchmarkHandler
+from workers.generation.frames.similarity import compare
 from workers.generation.job import GenerationHandler
 from workers.generation.pipelines.tiers import compiling
-from workers.generation.similarity import compare
 
 
 def video(seed: int, noise: int = 0) -> list[numpy.ndarray]:

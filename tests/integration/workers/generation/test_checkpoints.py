@@ -17,7 +17,7 @@ from shared.catalogue.tiers import ByDevice, Tiers, TierSettings
 from shared.errors import Preempted
 from shared.states import Phase
 from tests.integration.workers.generation.lora_files import write_lora
-from tests.support.generating import CATALOGUE, Made, Studio
+from tests.support.models.generating import CATALOGUE, Made, Studio
 from workers.generation import run
 from workers.generation.checkpoints import Checkpoints
 from workers.generation.context import GenerationContext

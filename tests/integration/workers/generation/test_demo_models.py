@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import scan_cache_dir
 
-from tests.support.generating import CATALOGUE, snapshots
+from tests.support.models.generating import CATALOGUE, snapshots
 from workers.generation import demo_models
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from shared.errors import Cancelled, DeviceFailed
 from shared.states import Phase
-from tests.support.generating import Studio
+from tests.support.models.generating import Studio
 from tests.support.stack import children, command_line
 from workers.generation.seats import Member
 

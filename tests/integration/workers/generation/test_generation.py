@@ -15,7 +15,7 @@ import torch
 from shared.errors import BadInput, Cancelled, JobFailed, ModelUnavailable
 from shared.states import Phase
 from tests.integration.workers.generation.stopping import Stop
-from tests.support.generating import CATALOGUE, Studio, decoded, snapshots
+from tests.support.models.generating import CATALOGUE, Studio, decoded, snapshots
 from workers.devices import discovery
 from workers.generation import run
 from workers.generation.pipelines.warm import WarmModels
@@ -91,7 +91,7 @@ def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
     import numpy
     from diffusers import UniPCMultistepScheduler, WanPipeline
 
-    from workers.generation.geometry import plan
+    from workers.generation.frames.geometry import plan
     from workers.generation.pipelines import running
     from workers.generation.pipelines.prompts import PromptCache
     from workers.generation.pipelines.resuming import Denoising
@@ -291,7 +291,7 @@ def test_a_variable_that_a_library_does_not_take_is_named(tmp_path: Path, variab
     script = """
 import sys
 from pathlib import Path
-from tests.support.generating import Studio
+from tests.support.models.generating import Studio
 from workers.attempts import runner
 try:
     Studio(Path(sys.argv[1])).generate("T2V-A14B", snapshot=Path(sys.argv[1]))
@@ -346,7 +346,7 @@ def test_a_mock_is_labelled_and_loads_no_torch(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from tests.support.generating import Studio
+from tests.support.models.generating import Studio
 studio = Studio(Path(sys.argv[1]))
 made = studio.generate("T2V-A14B", mock=True, resolution="256x144", frames=10, fps=12)
 assert "torch" not in sys.modules and "diffusers" not in sys.modules

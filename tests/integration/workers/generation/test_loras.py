@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from shared.errors import BadInput
 from tests.integration.workers.generation.lora_files import write_differences, write_lora
-from tests.support.generating import Studio
+from tests.support.models.generating import Studio
 from workers.generation import run
 
 

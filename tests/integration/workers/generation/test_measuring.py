@@ -11,7 +11,7 @@ from shared.catalogue import memory_data
 from shared.catalogue.memory_facts import Memory
 from shared.models import memory_plan
 from shared.models.memory_plan import Size
-from tests.support.generating import snapshots
+from tests.support.models.generating import snapshots
 from tests.support.places import ROOT
 
 MODELS = (
@@ -47,7 +47,7 @@ def test_files_that_are_not_those_of_the_configuration_are_refused(tmp_path: os.
     [("decode", (256, 192, 17)), ("decode", (352, 256, 17)), ("denoise", (416, 240, 33)), ("denoise", (640, 384, 33))],
 )
 def test_a_stage_at_the_published_widths_takes_what_is_planned(stage: str, size: tuple[int, int, int]) -> None:
-    command = [sys.executable, "-m", "tests.support.peak_of_a_stage", stage, *map(str, size)]
+    command = [sys.executable, "-m", "tests.support.devices.peak_of_a_stage", stage, *map(str, size)]
     # Freed memory returns to the system at once, or the peak would include what is kept for later.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)

@@ -9,7 +9,7 @@ from shared.catalogue import models
 from shared.catalogue.models import CatalogueEntry
 from shared.errors import InvalidField, ModelUnavailable
 from shared.models import replicas
-from tests.support.generating import CATALOGUE, Studio, snapshots
+from tests.support.models.generating import CATALOGUE, Studio, snapshots
 from workers.generation import demo_models, run
 from workers.generation.pipelines import warm
 from workers.generation.pipelines.weights import loading, loras

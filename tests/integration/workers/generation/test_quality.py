@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shared.errors import BadOutput
-from tests.support.generating import Studio
+from tests.support.models.generating import Studio
 
 
 def test_values_that_are_no_numbers_fail_the_job(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.models import prepared
-from tests.support.generating import CATALOGUE, snapshots
+from tests.support.models.generating import CATALOGUE, snapshots
 from tests.support.stack import wait_for
 from workers.devices import discovery
 from workers.generation.read_ahead import files_of, read_ahead

@@ -22,8 +22,8 @@ from shared.models import removals, replica_files, replicas
 from shared.settings import Settings
 from shared.states import JobState
 from tests.conftest import both_databases
-from tests.support.io_node import WEIGHTS, Node, make_model
 from tests.support.jobs import DEMO, accepted
+from tests.support.models.io_node import WEIGHTS, Node, make_model
 from tests.support.uses import used
 from tests.support.working import HERE, finish
 

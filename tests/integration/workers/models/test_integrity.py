@@ -22,8 +22,8 @@ from shared.models import replica_files, replicas
 from shared.models.verification import Expected
 from shared.settings import Settings
 from tests.conftest import both_databases
-from tests.support.io_node import WEIGHTS, Node, make_model
 from tests.support.jobs import UNCOUNTED, accepted
+from tests.support.models.io_node import WEIGHTS, Node, make_model
 from tests.support.servers.faulty_hub import HubProcess
 from tests.support.working import HERE
 from workers.attempts.runner import Runner

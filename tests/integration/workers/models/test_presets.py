@@ -15,9 +15,9 @@ from shared.management import cleanup_facts
 from shared.models import removals, replicas
 from shared.settings import Settings
 from tests.conftest import both_databases
-from tests.support.io_node import WEIGHTS, Node, files, weights
 from tests.support.jobs import CLAIMANT, DEMO, new_job
-from tests.support.repos import make_repo
+from tests.support.models.io_node import WEIGHTS, Node, files, weights
+from tests.support.models.repos import make_repo
 from tests.support.servers.faulty_hub import HubProcess
 from tests.support.uses import used
 

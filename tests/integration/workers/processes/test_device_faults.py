@@ -19,8 +19,8 @@ from shared.jobs import device_faults, dispatch, records
 from shared.settings import Settings
 from shared.states import JobState
 from shared.storage.store import open_store
-from tests.support.generating import snapshots
 from tests.support.jobs import DEMO, accepted, hold
+from tests.support.models.generating import snapshots
 from tests.support.places import ROOT
 from tests.support.stack import wait_for
 

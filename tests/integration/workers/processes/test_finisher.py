@@ -32,8 +32,9 @@ from shared.settings import Settings
 from shared.states import JobState, Phase
 from shared.storage.store import open_store
 from tests.conftest import RedisServer
-from tests.support import library, working
+from tests.support import working
 from tests.support.jobs import DEMO, UNCOUNTED, accepted
+from tests.support.models import library
 from tests.support.stack import wait_for
 from workers.attempts.handover import Handovers
 from workers.attempts.runner import Runner

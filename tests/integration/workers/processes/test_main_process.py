@@ -28,8 +28,8 @@ from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState, Phase
 from shared.telemetry.loops import LoopReporter
-from tests.support import library
 from tests.support.jobs import CLAIMANT, UNCOUNTED, accepted, claimed, hold
+from tests.support.models import library
 from tests.support.places import ROOT
 from tests.support.stack import wait_for
 from workers.attempts.heartbeat import Heartbeat

@@ -15,8 +15,8 @@ from shared.settings import Settings
 from shared.telemetry import loop_reports
 from shared.telemetry.loops import LoopReporter
 from tests.conftest import both_databases
-from tests.support.io_node import make_model
 from tests.support.jobs import UNCOUNTED
+from tests.support.models.io_node import make_model
 from tests.support.stack import wait_for
 from workers.processes import process
 from workers.processes.node_process import NodeWatch

@@ -20,8 +20,8 @@ from shared.models import memory_plan, replicas
 from shared.models.memory_plan import Size
 from shared.settings import Settings
 from workers.devices.discovery import Device
-from workers.generation.geometry import TEMPORAL_STEP
-from workers.generation.pipelines.memory import give_back, ran_out
+from workers.generation.frames.geometry import TEMPORAL_STEP
+from workers.generation.pipelines.memory.freeing import give_back, ran_out
 from workers.generation.pipelines.tiers import attention, compiling
 from workers.generation.pipelines.tiers.compiling import Compiled
 from workers.generation.pipelines.weights.loading import compute_dtype

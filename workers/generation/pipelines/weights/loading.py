@@ -25,8 +25,8 @@ from shared.errors import ModelUnavailable
 from shared.models.memory_plan import profile_name
 from wanworks.requests import Quantization
 from workers.generation.pipelines.guidance import ImagePipeline, TextPipeline
-from workers.generation.pipelines.memory import ran_out
-from workers.generation.pipelines.placement import LAYOUTS, Layout, Placement, place
+from workers.generation.pipelines.memory.freeing import ran_out
+from workers.generation.pipelines.memory.placement import LAYOUTS, Layout, Placement, place
 from workers.generation.pipelines.stopping import Stops
 from workers.generation.pipelines.weights import prepared_parts, quantizing, shared_parts
 

@@ -21,7 +21,7 @@ from shared.errors import BadInput, ModelUnavailable
 from shared.models.stored_files import is_pointer
 from shared.models.verification import is_oid
 from wanworks.requests import LORA_NAME, Lora
-from workers.generation.pipelines.memory import ran_out
+from workers.generation.pipelines.memory.freeing import ran_out
 from workers.generation.pipelines.weights import lora_formats
 from workers.generation.pipelines.weights.lora_formats import HIGH, LOW, Reading, Scaling, Targets
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from shared.catalogue.job_types import GenerationParams
 from shared.errors import Cancelled, StoreFull
-from tests.support.generating import decoded
-from workers.generation import placeholder
+from tests.support.models.generating import decoded
 from workers.generation.context import Artifact
 from workers.generation.finishing import outputs, playback
+from workers.generation.frames import placeholder
 
 
 def moving(width: int, height: int, count: int) -> list[numpy.ndarray]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.workers.models.fetch.hub_model import REPO, SIZES
-from tests.support.fetching import plan_of
-from tests.support.repos import make_repo
+from tests.support.models.fetching import plan_of
+from tests.support.models.repos import make_repo
 from tests.support.servers.faulty_hub import HubProcess
 from workers.models.fetch.plan import FetchPlan
 

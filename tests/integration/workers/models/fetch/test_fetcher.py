@@ -13,9 +13,9 @@ from huggingface_hub import snapshot_download
 
 from shared import errors
 from tests.integration.workers.models.fetch.hub_model import PATH, REPO, TOTAL, WEIGHTS, _oid, assert_whole
-from tests.support.fetching import download, plan_of
+from tests.support.models.fetching import download, plan_of
+from tests.support.models.repos import checksum
 from tests.support.places import ROOT
-from tests.support.repos import checksum
 from tests.support.servers.faulty_hub import HubProcess
 from workers.models.fetch.client import HubClient
 from workers.models.fetch.plan import FetchPlan, Progress
@@ -167,7 +167,7 @@ def test_a_repo_that_is_not_there(hub: HubProcess, repo: str) -> None:
 def test_offline_mode_and_a_wrong_address_are_said_at_once(hub: HubProcess, plan: FetchPlan) -> None:
     code = (
         "import sys; from pathlib import Path; from shared.errors import HubUnavailable\n"
-        "from tests.support.fetching import download; from workers.models.fetch.client import HubClient\n"
+        "from tests.support.models.fetching import download; from workers.models.fetch.client import HubClient\n"
         "from workers.models.fetch.plan import FetchPlan, RemoteFile\n"
         "file = RemoteFile('a.json', 2, 'a' * 40, False)\n"
         "plan = FetchPlan('a/b', 'main', 'a' * 40, (file,), Path(sys.argv[2]), sys.argv[1])\n"

@@ -23,8 +23,8 @@ from tests.integration.workers.models.fetch.hub_model import (
     _oid,
     assert_whole,
 )
-from tests.support.fetching import FetchProcess, download, plan_of
-from tests.support.repos import make_repo
+from tests.support.models.fetching import FetchProcess, download, plan_of
+from tests.support.models.repos import make_repo
 from tests.support.servers.faulty_hub import HubProcess
 from tests.support.stack import wait_for
 from workers.models.fetch.client import HubClient

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from tests.support.fetching import plan_of
-from tests.support.repos import make_repo
+from tests.support.models.fetching import plan_of
+from tests.support.models.repos import make_repo
 from tests.support.servers.faulty_hub import HubProcess
 from workers.models.fetch.fetcher import fetch
 from workers.models.fetch.plan import FetchPlan, FetchResult, Limits

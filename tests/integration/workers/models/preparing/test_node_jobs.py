@@ -20,11 +20,11 @@ from shared.jobs import download_control, records
 from shared.models import prepared, replica_files, replicas
 from shared.settings import Settings
 from shared.states import Phase, ReplicaState
-from tests.integration.workers.generation.test_prepared_parts import parts, same
-from tests.support.generating import CATALOGUE, snapshots
-from tests.support.io_node import Node
+from tests.integration.workers.generation.pipelines.test_prepared_parts import parts, same
 from tests.support.jobs import DEMO
-from tests.support.prepared_models import own
+from tests.support.models.generating import CATALOGUE, snapshots
+from tests.support.models.io_node import Node
+from tests.support.models.prepared_models import own
 from tests.support.servers.faulty_hub import HubProcess
 from wanworks.requests import Quantization
 from workers.attempts.heartbeat import Heartbeat

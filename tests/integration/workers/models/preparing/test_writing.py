@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from shared.errors import CannotPrepare, StoreFull
 from shared.models import prepared
+from tests.support.models.prepared_models import cache_of, own, prepared_here, with_equal_parts
 from tests.support.places import ROOT
-from tests.support.prepared_models import cache_of, own, prepared_here, with_equal_parts
 from workers.models.fetch.partials import delete_orphans
 from workers.models.preparing import converter, plan, writing
 from workers.models.preparing.converter import Converter

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from shared.errors import BadInput, Cancelled, DeviceFailed, FaultKind, ModelUnavailable
-from tests.support.poisoned import ILLEGAL_ACCESS, poisoned, replaced
+from tests.support.devices.poisoned import ILLEGAL_ACCESS, poisoned, replaced
 from workers.devices.discovery import Device
 from workers.generation import device_errors
 from workers.generation.pipelines import device_health
-from workers.generation.pipelines.memory import ran_out
+from workers.generation.pipelines.memory.freeing import ran_out
 
 CPU = Device("cpu", 0, "", "CPU", 1000)
 STICKY = (

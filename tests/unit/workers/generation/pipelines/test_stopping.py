@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.support.fake_cuda import DEVICE, fake_cuda
+from tests.support.devices.fake_cuda import DEVICE, fake_cuda
 from workers.generation.pipelines.stopping import Stops
 
 

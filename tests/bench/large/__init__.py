@@ -1,0 +1,1 @@
+"""Large installations: a million jobs, a hundred thousand queued, hundreds of devices and dashboards."""

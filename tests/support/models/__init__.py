@@ -1,0 +1,1 @@
+"""Models for tests: catalogues, weights, libraries, downloads and generations."""

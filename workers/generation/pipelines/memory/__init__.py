@@ -1,0 +1,1 @@
+"""Weights in host and device memory: layouts, visits, and freeing memory."""

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, insert
+from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from shared import clock
 from shared.database.engine import Database, settled
 from shared.database.tables import Flow, FlowNode, Job, epoch_now
-from shared.errors import Conflict, InvalidField, LimitReached
+from shared.errors import Conflict, InvalidField, LimitReached, Unavailable
 from shared.jobs import records
 from shared.jobs.flows.plan import QUEUED, SKIP
 from shared.jobs.records import NewJob
@@ -70,13 +70,18 @@ def accept(database: Database, new: NewFlow) -> Accepted:
             raise Conflict(_DOWNLOAD_THERE) from None
 
 
-def known(database: Database, new: NewFlow) -> bool:
-    """Return whether a flow with that idempotency key exists."""
-    if new.idempotency_key is None:
-        return False
+def earlier(database: Database, idempotency_key: str | None, request_hash: str | None) -> str | None:
+    """Return the id of the flow of an earlier request with that key. Raises InvalidField if it had another body."""
+    if idempotency_key is None:
+        return None
     with database.read() as session:
-        query = select(func.count()).select_from(Flow).where(Flow.idempotency_key == new.idempotency_key)
-        return session.exec(query).one() > 0
+        flow = _of_key(session, idempotency_key, request_hash)
+    return flow.id if flow is not None else None
+
+
+def may_exist(error: Exception) -> bool:
+    """Return whether the flow may have been stored although `accept` has raised this."""
+    return isinstance(error, Unavailable)
 
 
 def insert_jobs(session: Session, jobs: Sequence[NewJob]) -> None:
@@ -101,12 +106,8 @@ def _accept(database: Database, new: NewFlow) -> Accepted:
         if (there := session.get(Flow, new.id)) is not None:  # the commit of an earlier call was not answered
             return Accepted(there, replayed=False)
         if new.idempotency_key is not None:
-            same = select(Flow).where(col(Flow.idempotency_key) == new.idempotency_key)
-            if (there := session.exec(same).one_or_none()) is not None:
-                if there.request_hash != new.request_hash:
-                    raise InvalidField.of(
-                        "Idempotency-Key", "this key was used with another body", "idempotency_mismatch"
-                    )
+            there = _of_key(session, new.idempotency_key, new.request_hash)
+            if there is not None:
                 return Accepted(there, replayed=True)
         flow = Flow(
             id=new.id,
@@ -138,3 +139,10 @@ def _accept(database: Database, new: NewFlow) -> Accepted:
         )
         session.flush()
     return Accepted(flow, replayed=False)
+
+
+def _of_key(session: Session, idempotency_key: str, request_hash: str | None) -> Flow | None:
+    flow = session.exec(select(Flow).where(col(Flow.idempotency_key) == idempotency_key)).one_or_none()
+    if flow is not None and flow.request_hash != request_hash:
+        raise InvalidField.of("Idempotency-Key", "this key was used with another body", "idempotency_mismatch")
+    return flow

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sqlmodel import Session, case, col, func, select
 
@@ -38,7 +39,7 @@ class Page:
     has_more: bool
 
 
-HELD = "held"  # queued, but waiting for other jobs of the flow
+HELD: Literal["held"] = "held"  # queued, but waiting for other jobs of the flow
 
 
 def get(database: Database, flow_id: str, *, only: str | None = None) -> Whole:
@@ -54,6 +55,22 @@ def owner_of(database: Database, flow_id: str, *, only: str | None = None) -> st
     """Return the flow's owner. Raises NotFound."""
     with database.read() as session:
         return visible(session, flow_id, only).owner
+
+
+def awaited(database: Database, job_ids: Collection[str]) -> dict[str, list[str]]:
+    """Return the names that these held jobs wait for, by job id."""
+    if not job_ids:
+        return {}
+    found: dict[str, list[str]] = {}
+    with database.read() as session:
+        held = list(session.exec(select(FlowNode).where(col(FlowNode.job_id).in_(job_ids))))
+        of_flows = col(FlowNode.flow_id).in_({node.flow_id for node in held})
+        open_ones = set(
+            session.exec(select(FlowNode.flow_id, FlowNode.name).where(of_flows, col(FlowNode.outcome).is_(None)))
+        )
+    for node in held:
+        found[node.job_id] = [name for name in node.depends_on if (node.flow_id, name) in open_ones]
+    return found
 
 
 def page(

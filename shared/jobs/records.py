@@ -1,9 +1,9 @@
 """A job as its owner sees it: accepted, read, listed, cancelled, deleted.
 
 Only this module, `ordering.py`, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the dispatcher),
-`checkpoints.py` and `download_control.py` write the `jobs` table. Each change of state is one UPDATE that names the
-previous state, or locks the row first. Every write is idempotent: it detects its earlier effect, so it can be repeated
-if the outcome of a commit is unknown.
+`checkpoints.py`, `download_control.py` and `flows/` write the `jobs` table. Each change of state is one UPDATE that
+names the previous state, or locks the row first. Every write is idempotent: it detects its earlier effect, so it can be
+repeated if the outcome of a commit is unknown.
 """
 
 import secrets

@@ -118,6 +118,7 @@ class Dispatcher:
         if recover:
             self._recovery.run()
             self._flows.note_started()
+            self._flows.find_missed()
         self._flows.follow()
         queue = dispatch.read_queue(self._database, self._ahead)
         paused = pausing.read(self._database)

@@ -285,7 +285,8 @@ OPERATIONS = (
     Operation(
         "DELETE", "/api/v1/jobs/{id}", delete, "deleteJob", "Delete a job and its artifacts; cancels it first",
         answers=(Answer(204, "The job is deleted.", media_type=None),),
-        problems=(404, 503), scope=Scope.SUBMIT,
+        problems=(404, 409, 503), scope=Scope.SUBMIT,
+        description="Returns 409 while the job's flow has not ended.",
     ),
     Operation(
         "POST", "/api/v1/jobs/{id}/cancel", cancel, "cancelJob", "Cancel a job",

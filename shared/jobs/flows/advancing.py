@@ -15,11 +15,11 @@ from shared import clock
 from shared.catalogue.job_types import frame_file
 from shared.database.engine import Database, settled
 from shared.database.tables import Flow, FlowNode, Job, epoch_now
-from shared.jobs import records, webhooks
+from shared.jobs import flow_marks, records, webhooks
 from shared.jobs.flow_marks import SKIPPED
 from shared.jobs.flows import plan
 from shared.jobs.lines import holding
-from shared.states import JobState
+from shared.states import JOB_ENDS, JobState
 
 _AT_ONCE = 100
 _NO_FRAME = "The frame of the job {!r}, which is its input picture, does not exist any more"
@@ -39,6 +39,32 @@ def unsettled(database: Database) -> list[str]:
     query = select(FlowNode.flow_id).where(col(FlowNode.settled).is_(False)).distinct().limit(_AT_ONCE)
     with database.read() as session:
         return list(session.exec(query))
+
+
+def mark_missed(database: Database) -> int:
+    """Mark ends that a process of an earlier version has not marked, which knows no flows. Return how many.
+
+    It reads the open jobs of all open flows, so it is for once a minute.
+    """
+    missed = (
+        select(FlowNode.flow_id)
+        .join(Flow, col(Flow.id) == col(FlowNode.flow_id))
+        .join(Job, col(Job.id) == col(FlowNode.job_id))
+        .where(col(Flow.state).in_((plan.QUEUED, plan.RUNNING)), col(FlowNode.outcome).is_(None))
+        .where(col(Job.status).in_(JOB_ENDS))
+    )
+    with database.read() as session:
+        flow_ids = sorted(set(session.exec(missed.limit(_AT_ONCE))))
+    marked = 0
+    for flow_id in flow_ids:
+        with database.write() as session:
+            session.get(Flow, flow_id, with_for_update=True)
+            open_ones = [node for node in nodes_of(session, flow_id) if node.outcome is None]
+            for job in locked_jobs(session, [node.job_id for node in open_ones]).values():
+                if job.status in JOB_ENDS:
+                    flow_marks.note_end(session, job)
+                    marked += 1
+    return marked
 
 
 @settled

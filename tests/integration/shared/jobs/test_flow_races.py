@@ -6,7 +6,7 @@ from typing import Any
 from sqlmodel import select
 
 from shared.database.engine import Database
-from shared.database.tables import Use, WebhookMessage
+from shared.database.tables import FlowNode, Use, WebhookMessage
 from shared.errors import Conflict
 from shared.jobs import attempts, records
 from shared.jobs.flows import advancing, changing, reading
@@ -227,6 +227,21 @@ def test_a_process_that_dies_between_an_end_and_what_follows_leaves_a_mark(datab
         assert advancing.unsettled(database) == []
     assert reading.get(database, flow.id).flow.state == "succeeded"
     _ended_once(database, flow.id, ends=1)
+
+
+def test_an_end_that_an_earlier_version_has_not_marked_is_found(database: Database) -> None:
+    flow = accepted_flow(database, **CHAIN)
+    run(database, flow.id, "a")
+    assert advancing.mark_missed(database) == 0, "it is marked"
+    with database.write() as session:
+        (node,) = session.exec(select(FlowNode).where(FlowNode.name == "a"))
+        node.outcome, node.settled = None, True
+        session.add(node)
+    follow(database)
+    assert states(database, flow.id)["b"] == "held"
+    assert advancing.mark_missed(database) == 1
+    follow(database)
+    assert states(database, flow.id)["b"] == "queued"
 
 
 def _retry(database: Database, flow_id: str) -> Any:

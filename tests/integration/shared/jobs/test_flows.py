@@ -282,3 +282,19 @@ def _claimant() -> attempts.Claimant:
     from tests.support.jobs import CLAIMANT
 
     return CLAIMANT
+
+
+def test_the_dispatchers_question_reads_only_what_was_not_followed(database: Database) -> None:
+    """Whatever the number of flows, an index has only these."""
+    for _ in range(30):
+        run(database, accepted_flow(database, a=Node()).id, "a")
+    follow(database)
+    flow = accepted_flow(database, a=Node())
+    run(database, flow.id, "a")
+    assert advancing.unsettled(database) == [flow.id]
+    explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+    settled = "settled IS 0" if database.is_sqlite else "settled IS false"
+    query = f"SELECT DISTINCT flow_id FROM flow_nodes WHERE {settled} LIMIT 100"
+    with database.read() as session:
+        plan = "\n".join(str(row[-1]) for row in session.connection().exec_driver_sql(explain + query))
+    assert "ix_flow_nodes_unsettled" in plan, plan

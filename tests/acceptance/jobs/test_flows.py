@@ -64,6 +64,7 @@ def test_each_shot_begins_with_a_frame_of_the_one_before(stack: Stack) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(25 * 60)
 def test_fifty_jobs_under_kills(own_stack: Stack) -> None:
     """A tree of 50 jobs, of which two fail and are retried, ends as promised while workers are killed."""
     stack = own_stack
@@ -79,7 +80,7 @@ def test_fifty_jobs_under_kills(own_stack: Stack) -> None:
     flow_id = submit(stack, jobs)
     wait_for(lambda: flow_of(stack, flow_id)["counts"]["failed"] == 2, 30, "for two jobs to fail")
     stack.request("POST", "/api/v1/queues/resume")
-    _kill_until_ended(stack, flow_id, random.Random(7), 400)
+    _kill_until_ended(stack, flow_id, random.Random(7), 600)
     flow = flow_of(stack, flow_id)
     assert flow["state"] == "failed", flow["counts"]
     states = {each["name"]: each["state"] for each in flow["jobs"]}
@@ -87,7 +88,7 @@ def test_fifty_jobs_under_kills(own_stack: Stack) -> None:
     assert {name for name, state in states.items() if state == "skipped"} == _below(failing)
     _check_order(stack, flow)
     stack.request("POST", f"/api/v1/flows/{flow_id}/retry")
-    _kill_until_ended(stack, flow_id, random.Random(8), 400)
+    _kill_until_ended(stack, flow_id, random.Random(8), 600)
     flow = flow_of(stack, flow_id)
     assert flow["state"] == "succeeded", flow["counts"]
     assert flow["retries"] == 1

@@ -71,14 +71,14 @@ def test_fifty_jobs_under_kills(own_stack: Stack) -> None:
     stack.start()
     failing = {"j3", "j5"}
     stack.request("POST", "/api/v1/queues/pause")  # so that these two pass their latest start, and fail
-    latest = {"start_before": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 4))}
+    latest = {"start_before": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 15))}
     jobs = []
     for at in range(50):
         after = [f"j{(at - 1) // 2}"] if at else []
         late = latest if f"j{at}" in failing else {}
-        jobs.append(job(f"j{at}", *after, max_attempts=50, retry_backoff_seconds=0.1, **late))
+        jobs.append(job(f"j{at}", *after, max_attempts=20, retry_backoff_seconds=0.1, **late))
     flow_id = submit(stack, jobs)
-    wait_for(lambda: flow_of(stack, flow_id)["counts"]["failed"] == 2, 30, "for two jobs to fail")
+    wait_for(lambda: flow_of(stack, flow_id)["counts"]["failed"] == 2, 60, "for two jobs to fail")
     stack.request("POST", "/api/v1/queues/resume")
     _kill_until_ended(stack, flow_id, random.Random(7), 600)
     flow = flow_of(stack, flow_id)

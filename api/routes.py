@@ -6,6 +6,7 @@ from api.dashboard import estimate, live_page, login
 from api.dashboard import handlers as dashboard
 from api.documentation import handlers as documentation
 from api.documentation import openapi
+from api.flows import handlers as flows
 from api.jobs import artifacts, benchmarks, dead, events, node_jobs, webhooks
 from api.jobs import handlers as jobs
 from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status, tiers
@@ -17,6 +18,7 @@ from shared.catalogue.models import Catalogue
 OPERATIONS = (
     *jobs.OPERATIONS,
     *dead.OPERATIONS,
+    *flows.OPERATIONS,
     *node_jobs.OPERATIONS,
     *benchmarks.OPERATIONS,
     *events.OPERATIONS,

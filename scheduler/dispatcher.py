@@ -17,6 +17,7 @@ import redis
 from scheduler import on_demand, pausing
 from scheduler.alerts.watch import AlertWatch
 from scheduler.durations import MeasuredDurations
+from scheduler.flows import Flows
 from scheduler.hosts import Hosts, read_hosts
 from scheduler.job_reports import JobReports
 from scheduler.leadership import Leadership
@@ -71,6 +72,7 @@ class Dispatcher:
         reports = JobReports(self._progress, self.meters)
         self.leadership = Leadership(settings, database, self.meters, self.reporter)
         self.published_order = PublishedOrder(database, resting_redis)
+        self._flows = Flows(database, reports)
         self._recovery = Recovery(settings, database, reports, self.meters)
         self._unplaceable = UnplaceableJobs(database, reports, settings.unplaced_limit_hours * 3600)
         self._ahead = dispatch.LOOK_AHEAD  # how many of the first jobs are read: enough for every device
@@ -115,6 +117,9 @@ class Dispatcher:
         """
         if recover:
             self._recovery.run()
+            self._flows.note_started()
+            self._flows.find_missed()
+        self._flows.follow()
         queue = dispatch.read_queue(self._database, self._ahead)
         paused = pausing.read(self._database)
         self._marked = self._skipped = False

@@ -126,6 +126,17 @@ RetryBackoff = Annotated[
 ]
 
 
+WebhookUrl = Annotated[
+    str | None,
+    Field(max_length=2000, description="An http(s) address that receives the end, signed by Standard Webhooks."),
+    AfterValidator(_webhook),
+]
+Labels = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=64), PLAIN], Annotated[str, Field(max_length=512), PLAIN]],
+    Field(max_length=16),
+]
+
+
 class GenerationRequest(BaseModel):
     """A generation as the client requests it, before the catalogue's defaults and limits. The API reads `image`."""
 
@@ -184,7 +195,4 @@ class GenerationRequest(BaseModel):
     webhook_progress: Annotated[
         bool, Field(strict=True, description="Also send progress to the webhook, about every ten seconds.")
     ] = False
-    metadata: Annotated[
-        dict[Annotated[str, Field(min_length=1, max_length=64), PLAIN], Annotated[str, Field(max_length=512), PLAIN]],
-        Field(max_length=16),
-    ] = {}
+    metadata: Labels = {}

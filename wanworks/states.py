@@ -14,6 +14,8 @@ class JobState(StrEnum):
 
 JOB_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
+FLOW_ENDS = frozenset({"succeeded", "failed", "cancelled"})
+
 
 class Priority(StrEnum):
     CRITICAL = "critical"

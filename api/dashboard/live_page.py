@@ -34,6 +34,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _UNKNOWN = "\N{EN DASH}"
+_LATER = ("flows.js",)  # loaded when its view is first opened
 # `{bucket}` is the origin of signed artifact URLs, if artifacts are stored in a bucket.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{bucket}; "
@@ -67,7 +68,7 @@ def _page(context: Context, request: Request, caller: Caller) -> Response:
         initial=initial_state(context, caller),
         files=_version(),
         base=context.settings.public_path,
-        scripts=sorted(name for name in _files() if name.endswith(".js")),
+        scripts=sorted(name for name in _files() if name.endswith(".js") and name not in _LATER),
         flower=flower.flower_status(context.settings) if caller.may(KeyScope.ADMIN) else None,
         caller=caller,
         scopes=[scope.value for scope in KeyScope if caller.may(scope)],

@@ -69,7 +69,7 @@ async def read_generation(request: Request) -> ReceivedRequest:
             return parse() if len(raw) <= _INLINE_BYTES else await anyio.to_thread.run_sync(parse)
         case "multipart/form-data":
             form = await _read_form(request, "image", _TEXTS)
-            return await anyio.to_thread.run_sync(partial(_received, *form))
+            return await anyio.to_thread.run_sync(partial(received, *form))
     raise UnsupportedMedia(
         "The content type must be application/json (UTF-8), or multipart/form-data with an `image` part"
     )
@@ -144,10 +144,11 @@ def valid_part(
 
 
 def _from_json(raw: bytes) -> ReceivedRequest:
-    return _received(_json(raw), None, ())
+    return received(_json(raw), None, ())
 
 
-def _received(fields: Any, image: bytes | None, wrong: tuple[FieldError, ...]) -> ReceivedRequest:
+def received(fields: Any, image: bytes | None = None, wrong: tuple[FieldError, ...] = ()) -> ReceivedRequest:
+    """Return the fields of a generation as a request. Raises InvalidField if the valid ones do not make one."""
     if not isinstance(fields, dict):
         raise InvalidField(FieldError(("body",), "must be a JSON object", "dict_type"))
     request, wrong = valid_part(fields, GenerationRequest, wrong)

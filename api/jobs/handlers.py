@@ -33,6 +33,7 @@ from shared.database.tables import Job
 from shared.errors import InvalidField, LimitReached, StoreFull, Unavailable
 from shared.jobs import records
 from shared.jobs.claims import running_limits
+from shared.jobs.flows import reading as flows
 from shared.jobs.lines import holding
 from shared.jobs.reading import lists, queue_positions
 from shared.jobs.reading.queue_positions import Position
@@ -144,7 +145,8 @@ def job_objects(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
     queued = any(row.status == JobState.QUEUED for row in rows)
     seen, now = context.hosts.seen() if queued else Seen(), clock.now().timestamp()
     full = running_limits.at_limit(context.database, [row.owner for row in rows if row.status == JobState.QUEUED])
-    reasons = [waiting_for(row, seen, now, full.get(row.owner or "")) for row in rows]
+    awaited = flows.awaited(context.database, [row.id for row in rows if row.held == holding.DEPENDENCY])
+    reasons = [waiting_for(row, seen, now, full.get(row.owner or ""), awaited.get(row.id, ())) for row in rows]
     return [
         views.job(row, progress[row.id], positions.get(row.id), public_path, reason)
         for row, reason in zip(rows, reasons, strict=True)
@@ -283,7 +285,8 @@ OPERATIONS = (
     Operation(
         "DELETE", "/api/v1/jobs/{id}", delete, "deleteJob", "Delete a job and its artifacts; cancels it first",
         answers=(Answer(204, "The job is deleted.", media_type=None),),
-        problems=(404, 503), scope=Scope.SUBMIT,
+        problems=(404, 409, 503), scope=Scope.SUBMIT,
+        description="Returns 409 while the job's flow has not ended.",
     ),
     Operation(
         "POST", "/api/v1/jobs/{id}/cancel", cancel, "cancelJob", "Cancel a job",

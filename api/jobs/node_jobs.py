@@ -48,39 +48,13 @@ _EVERY_MODEL = "all"
 async def create_download(context: Context, request: Request, query: BaseModel) -> Response:
     key, caller = headers.idempotency_key(request.headers), caller_of(request)
     body = await read_json(request, DownloadRequest)
-
-    def create() -> Response:
-        context.catalogue.get(body.model_id)
-        new = download(context, body.model_id, _one_node(context, body.node), body.priority)
-        params = new.params.model_copy(update={"revision": body.revision})
-        retries = retry_rules.values(context.settings, body)
-        new = replace(new, params=params, bandwidth_mbps=body.bandwidth_limit_mbps, **retries)
-        return _create(context, body, [new], key, caller)
-
-    return await anyio.to_thread.run_sync(create)
+    return await anyio.to_thread.run_sync(lambda: _create(context, body, downloads(context, body), key, caller))
 
 
 async def create_integrity_check(context: Context, request: Request, query: BaseModel) -> Response:
     key, caller = headers.idempotency_key(request.headers), caller_of(request)
     body = await read_json(request, IntegrityCheckRequest)
-
-    def create() -> Response:
-        model_id = None if body.model_id == _EVERY_MODEL else body.model_id
-        if model_id is not None:
-            context.catalogue.get(model_id)
-        retries = retry_rules.values(context.settings, body)
-        new = [
-            NewJob(
-                INTEGRITY_CHECK,
-                IntegrityCheckParams(model_id=model_id, node=node, full=body.full, repair=body.repair),
-                Priority.NORMAL,
-                **retries,
-            )
-            for node in _every_node(context, body.node)
-        ]
-        return _create(context, body, new, key, caller)
-
-    return await anyio.to_thread.run_sync(create)
+    return await anyio.to_thread.run_sync(lambda: _create(context, body, integrity_checks(context, body), key, caller))
 
 
 async def create_cleanup(context: Context, request: Request, query: BaseModel) -> Response:
@@ -92,26 +66,52 @@ async def create_cleanup(context: Context, request: Request, query: BaseModel) -
 async def create_prepare(context: Context, request: Request, query: BaseModel) -> Response:
     key, caller = headers.idempotency_key(request.headers), caller_of(request)
     body = await read_json(request, PrepareRequest)
+    return await anyio.to_thread.run_sync(lambda: _create(context, body, preparations(context, body), key, caller))
 
-    def create() -> Response:
-        entry = context.catalogue.get(body.model_id)
-        if body.quantization not in entry.quantizations:
-            allowed = ", ".join(entry.quantizations)
-            msg = f"{body.quantization!r} is not supported by {entry.model_id}; allowed: {allowed}"
-            raise InvalidField.of("quantization", msg, "not_supported")
-        retries = retry_rules.values(context.settings, body)
-        new = [
-            NewJob(
-                PREPARE,
-                PrepareParams(model_id=body.model_id, node=node, quantization=body.quantization),
-                Priority.NORMAL,
-                **retries,
-            )
-            for node in _every_node(context, body.node)
-        ]
-        return _create(context, body, new, key, caller)
 
-    return await anyio.to_thread.run_sync(create)
+def downloads(context: Context, body: DownloadRequest) -> list[NewJob]:
+    """Return the requested download. Raises NotFound and InvalidField."""
+    context.catalogue.get(body.model_id)
+    new = download(context, body.model_id, _one_node(context, body.node), body.priority)
+    params = new.params.model_copy(update={"revision": body.revision})
+    retries = retry_rules.values(context.settings, body)
+    return [replace(new, params=params, bandwidth_mbps=body.bandwidth_limit_mbps, **retries)]
+
+
+def integrity_checks(context: Context, body: IntegrityCheckRequest) -> list[NewJob]:
+    """Return one check for each requested node. Raises NotFound and InvalidField."""
+    model_id = None if body.model_id == _EVERY_MODEL else body.model_id
+    if model_id is not None:
+        context.catalogue.get(model_id)
+    retries = retry_rules.values(context.settings, body)
+    return [
+        NewJob(
+            INTEGRITY_CHECK,
+            IntegrityCheckParams(model_id=model_id, node=node, full=body.full, repair=body.repair),
+            Priority.NORMAL,
+            **retries,
+        )
+        for node in _every_node(context, body.node)
+    ]
+
+
+def preparations(context: Context, body: PrepareRequest) -> list[NewJob]:
+    """Return one preparation for each requested node. Raises NotFound and InvalidField."""
+    entry = context.catalogue.get(body.model_id)
+    if body.quantization not in entry.quantizations:
+        allowed = ", ".join(entry.quantizations)
+        msg = f"{body.quantization!r} is not supported by {entry.model_id}; allowed: {allowed}"
+        raise InvalidField.of("quantization", msg, "not_supported")
+    retries = retry_rules.values(context.settings, body)
+    return [
+        NewJob(
+            PREPARE,
+            PrepareParams(model_id=body.model_id, node=node, quantization=body.quantization),
+            Priority.NORMAL,
+            **retries,
+        )
+        for node in _every_node(context, body.node)
+    ]
 
 
 def download(context: Context, model_id: str, node: str, priority: Priority) -> NewJob:

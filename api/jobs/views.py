@@ -71,6 +71,7 @@ def job(
         error=JobError.model_validate(row.error) if row.error else None,
         result=_result(row, public_path) if row.result else None,
         retry_of=row.retry_of,
+        flow_id=row.flow_id,
         metadata=row.labels,
     )
 
@@ -86,7 +87,8 @@ def _rounded(seconds: float | None) -> float | None:
 def settled_params(stored: dict[str, Any]) -> Params:
     params = GenerationParams.model_validate(stored)
     shared = params.model_dump(include=set(Params.model_fields) - {"image", "resolution"})
-    return Params(**shared, image=params.image is not None, resolution=params.resolution)
+    has_image = params.image is not None or params.image_of is not None
+    return Params(**shared, image=has_image, resolution=params.resolution)
 
 
 def _benchmark_params(stored: dict[str, Any]) -> dict[str, Any]:

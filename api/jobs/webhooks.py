@@ -57,7 +57,10 @@ class WebhookMessage(BaseModel):
 
     id: str
     job_id: str
-    type: Annotated[str, Field(description="job.succeeded, job.failed, job.cancelled or job.progress.")]
+    type: Annotated[
+        str,
+        Field(description="job.succeeded, job.failed, job.cancelled or job.progress; of a flow flow.succeeded, ..."),
+    ]
     host: Annotated[
         str, Field(description="The host of the webhook. The rest of its URL may be secret and is not shown.")
     ]

@@ -271,12 +271,13 @@ class WaitingFor(ResponseModel):
     """Why a queued job has not started."""
 
     reason: Annotated[
-        Literal["device", "memory", "model", "limit", "backoff", "pause", "start_time"],
+        Literal["device", "memory", "model", "limit", "backoff", "pause", "start_time", "dependency"],
         Field(
             description="`device`: those that fit it are busy, offline or drained. `memory`: no registered device has "
             "the memory. `model`: no node has the model. `limit`: its node runs as many jobs of this type, or "
             "its API key as many jobs, as it may. `backoff`: it failed, and is tried again later. `pause`: a pause "
-            "covers it. `start_time`: it may not start before `start_after`."
+            "covers it. `start_time`: it may not start before `start_after`. `dependency`: other jobs of its flow, "
+            "which `detail` names, must end first."
         ),
     ]
     detail: str
@@ -346,6 +347,7 @@ class Job(ResponseModel):
         Field(description="The result; its fields depend on the job's type."),
     ]
     retry_of: str | None
+    flow_id: Annotated[str | None, Field(description="The flow that it belongs to.")] = None
     metadata: dict[str, str]
 
 

@@ -89,14 +89,17 @@ class Admission:
                 images.give_memory_back()
         return replace(new, idempotency_key=key, request_hash=received.digest() if key is not None else None)
 
-    def retry(self, job: Job, key: str | None, limits: Limits = _UNLIMITED) -> NewJob:
+    def retry(self, job: Job, key: str | None, limits: Limits = _UNLIMITED, *, in_flow: bool = False) -> NewJob:
         """Return a repetition of an ended job, under the limits of the caller's key.
+
+        `in_flow`: it takes the job's place in its flow; else it belongs to none, and has the same input picture.
 
         Raises Conflict if it has not ended or is not possible any more, and Forbidden if the limits refuse it.
         """
         if job.status not in JOB_ENDS:
             raise Conflict(f"The job is {job.status}. Only jobs that have ended can be retried.")
-        new = self._generation_again(job, limits) if job.type == GENERATION else self._node_work_again(job)
+        again = self._generation_again
+        new = again(job, limits, in_flow=in_flow) if job.type == GENERATION else self._node_work_again(job)
         return replace(new, retry_of=job.id, idempotency_key=key, request_hash=f"retry:{job.id}" if key else None)
 
     def remix(self, job: Job, prompt: str, key: str | None, limits: Limits = _UNLIMITED) -> NewJob:
@@ -108,13 +111,18 @@ class Admission:
         digest = hashlib.sha256(f"remix:{job.id}:{prompt}".encode()).hexdigest()
         return replace(new, params=params, idempotency_key=key, request_hash=digest if key is not None else None)
 
-    def _generation_again(self, job: Job, limits: Limits) -> NewJob:
+    def _generation_again(self, job: Job, limits: Limits, *, in_flow: bool = False) -> NewJob:
         params = GenerationParams.model_validate(job.params)
+        awaits_frame = in_flow and params.image_of is not None
+        if not in_flow:
+            params = _without_flow(params)
         key_limits.check_model(limits, params.model_id)
         if wrong := key_limits.wrong_fields(limits, params):
             raise Forbidden("; ".join(f"{one.loc[-1]}: {one.msg}" for one in wrong))
         job_id = records.new_id()
         try:
+            if awaits_frame:  # which counts for its needs, and comes later
+                params = params.model_copy(update={"image": f"{job_id}/{_INPUT_NAME}"})
             new = self._new_job(job_id, None, params, list(Priority)[job.priority], job.labels, limits)
             new = replace(
                 new,
@@ -123,7 +131,9 @@ class Admission:
                 max_failures=job.max_failures,
                 retry_backoff_seconds=job.retry_backoff_seconds,
             )
-            if params.image is not None:
+            if awaits_frame:
+                new = replace(new, params=new.params.model_copy(update={"image": None, "image_sha256": None}))
+            elif params.image is not None:
                 self._storage.check_room()
                 image = self._storage.store().copy_input(params.image, job_id)
                 new = replace(new, params=new.params.model_copy(update={"image": image}))
@@ -184,7 +194,7 @@ class Admission:
         if request.loras:
             wrong += unknown_loras(self._settings.loras_dir, request.loras)
         if request.webhook_url is not None:
-            wrong += _refused_webhook(request.webhook_url, self._settings)
+            wrong += refused_webhook(request.webhook_url, self._settings)
         wrong += _impossible_times(request)
         named = {one.loc[1:2] for one in received.wrong}
         try:
@@ -236,6 +246,15 @@ class Admission:
         )
 
 
+def _without_flow(params: GenerationParams) -> GenerationParams:
+    """Return the parameters of a job outside of its flow. Raises Conflict if it never got its input picture."""
+    if params.image_of is not None and params.image is None:
+        raise Conflict(
+            f"The job never got its picture, a frame of the job {params.image_of.job!r} of its flow; retry the flow"
+        )
+    return params.model_copy(update={"image_of": None, "image_sha256": None, "keep_frames": ()})
+
+
 def _impossible_times(request: GenerationRequest) -> tuple[FieldError, ...]:
     """Return an error for a start that is too far away, or for an end of the time to start that has passed."""
     wrong = []
@@ -268,7 +287,7 @@ def _of_the_image(received: ReceivedRequest) -> tuple[FieldError, ...]:
     return ()
 
 
-def _refused_webhook(url: str, settings: Settings) -> tuple[FieldError, ...]:
+def refused_webhook(url: str, settings: Settings) -> tuple[FieldError, ...]:
     """Return an error if the outbound guard would never allow requests to the URL."""
     try:
         outbound.check_askable(url, Allowed.of(settings.outbound_allow))

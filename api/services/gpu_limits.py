@@ -1,12 +1,13 @@
 """The GPU-seconds of a key: how much of each limit is used, and whether another job is accepted."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import ceil
 
 from shared import clock
 from shared.access.keys import Limits
+from shared.catalogue.job_types import GenerationParams
 from shared.database.engine import Database
 from shared.errors import LimitReached
 from shared.jobs import records
@@ -35,6 +36,23 @@ def check(database: Database, limits: Limits, new: NewJob) -> None:
     for use in _gpu_uses(database, limits, new.owner, now):
         if use.used + use.expected >= use.allowed and not records.was_accepted(database, new):
             raise _refusal(use, now)
+
+
+def check_several(database: Database, limits: Limits, new: Sequence[NewJob]) -> None:
+    """Raise LimitReached if one of the jobs would be refused when they were submitted one after the other."""
+    if not limits.counts_gpu_seconds or not new:
+        return
+    now = clock.now()
+    made = [one for one in new if isinstance(one.params, GenerationParams) and not one.mock]
+    kinds = [
+        (params.model_cache_key, params.speed, params.devices_per_job, params.work)
+        for params in (one.params for one in made[:-1])
+        if isinstance(params, GenerationParams)
+    ]
+    before = gpu_time.expected_gpu_seconds(database, kinds)
+    for use in _gpu_uses(database, limits, new[0].owner, now):
+        if use.used + use.expected + before >= use.allowed:
+            raise _refusal(replace(use, expected=use.expected + before), now)
 
 
 def uses(database: Database, limits: Limits, owner: str | None) -> list[LimitUse]:

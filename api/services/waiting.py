@@ -1,23 +1,35 @@
 """Say why a queued job waits. Pure, given what is registered."""
 
+from collections.abc import Sequence
+
 from api.schemas.jobs import WaitingFor
 from api.services.hosts import Seen
 from shared import clock
 from shared.database.tables import Job
 from shared.jobs.claims import pauses
+from shared.jobs.lines import holding
 from shared.models.memory_plan import Needs
 from shared.states import JobState, Phase
 
 _SHOWN = 3
+_SHOWN_NAMES = 10
 
 
-def waiting_for(job: Job, seen: Seen, now: float, may_run: int | None = None) -> WaitingFor | None:
+def waiting_for(
+    job: Job, seen: Seen, now: float, may_run: int | None = None, jobs: Sequence[str] = ()
+) -> WaitingFor | None:
     """Return the reason; None if the job is not queued. `now`: seconds since 1970.
 
-    `may_run`: the limit of the job's key, if the key runs as many jobs.
+    `may_run`: the limit of the job's key, if the key runs as many jobs. `jobs`: the names of the jobs of its flow that
+    must end before it starts.
     """
     if job.status != JobState.QUEUED:
         return None
+    if job.held == holding.DEPENDENCY:
+        named = f": {', '.join(jobs[:_SHOWN_NAMES])}" if jobs else ""
+        more = f" and {len(jobs) - _SHOWN_NAMES} more" if len(jobs) > _SHOWN_NAMES else ""
+        detail = f"It waits for other jobs of its flow{named}{more}."
+        return WaitingFor(reason="dependency", detail=detail)
     if job.held is not None:
         at = clock.iso(clock.from_epoch(job.queued_at))
         return WaitingFor(reason="start_time", detail=f"It may start from {at} on.")

@@ -46,6 +46,24 @@ class AppliedFallback(BaseModel):
     job_id: str | None = None  # of the download that was started or is already running
 
 
+Frame = Literal["first", "last"] | Whole
+"""A frame of a video: its first, its last, or one by its number from 0 on."""
+
+
+def frame_file(frame: Frame) -> str:
+    """Return the name of the artifact that keeps the frame of a video."""
+    return f"frame-{frame}.png"
+
+
+class FrameOf(BaseModel):
+    """A frame of another job of the same flow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: str  # its name in the flow
+    frame: Frame = "last"
+
+
 class GenerationParams(BaseModel):
     """The stored parameters of a generation, with all defaults and the seed filled in."""
 
@@ -56,6 +74,9 @@ class GenerationParams(BaseModel):
     prompt: str
     negative_prompt: str | None = None
     image: str | None = None  # the input's name in the store, not the client's path
+    image_of: FrameOf | None = None  # where the image comes from; `image` is set once the other job has succeeded
+    image_sha256: str | None = None  # of such an image
+    keep_frames: tuple[Frame, ...] = ()  # frames that are kept as artifacts, for other jobs of its flow
     width: Whole
     height: Whole
     frames: Whole

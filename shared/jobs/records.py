@@ -1,9 +1,9 @@
 """A job as its owner sees it: accepted, read, listed, cancelled, deleted.
 
 Only this module, `ordering.py`, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the dispatcher),
-`checkpoints.py` and `download_control.py` write the `jobs` table. Each change of state is one UPDATE that names the
-previous state, or locks the row first. Every write is idempotent: it detects its earlier effect, so it can be repeated
-if the outcome of a commit is unknown.
+`checkpoints.py`, `download_control.py` and `flows/` write the `jobs` table. Each change of state is one UPDATE that
+names the previous state, or locks the row first. Every write is idempotent: it detects its earlier effect, so it can be
+repeated if the outcome of a commit is unknown.
 """
 
 import secrets
@@ -24,7 +24,7 @@ from shared.catalogue.job_types import DOWNLOAD, GENERATION, GenerationParams
 from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Job, Use, epoch_now
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound, OutcomeUnknown
-from shared.jobs import webhooks
+from shared.jobs import flow_marks, webhooks
 from shared.jobs.lines import holding
 from shared.jobs.lines.names import HELD, line_of
 from shared.jobs.usage.gpu_time import device_seconds
@@ -62,6 +62,8 @@ class NewJob:
     start_after: float | None = None  # seconds since 1970: it joins the queue then
     start_before: float | None = None  # seconds since 1970: if it has not started by then, it fails
     traceparent: str | None = field(default_factory=tracing.here)  # of the request
+    flow_id: str | None = None
+    depends: bool = False  # on other jobs of its flow: it is held until they have ended
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def request_cancel(database: Database, job_id: str, *, only: str | None = None) 
     """
     with database.write() as session:
         job = visible(session, job_id, only, lock=True)
-        ended = _cancel(session, job) or (is_repetition() and job.status == JobState.CANCELLED)
+        ended = cancel_locked(session, job) or (is_repetition() and job.status == JobState.CANCELLED)
     if job.status in (JobState.SUCCEEDED, JobState.FAILED):
         raise Conflict(f"The job has already {job.status}; only a queued, paused or running job can be cancelled")
     return Stopped(job, ended)
@@ -147,12 +149,14 @@ def request_cancel(database: Database, job_id: str, *, only: str | None = None) 
 def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopped:
     """Mark the job as deleted, cancel it if necessary, and free its idempotency key. `only` as in `get`.
 
-    `purge` removes its row once it has ended. Raises NotFound.
+    `purge` removes its row once it has ended. Raises NotFound, and Conflict while its flow has not ended.
     """
     with database.write() as session:
+        visible(session, job_id, only, deleted_too=is_repetition())
+        flow_marks.check_removable(session, job_id)
         # A repetition may find it already deleted by its first call.
         job = visible(session, job_id, only, lock=True, deleted_too=is_repetition())
-        ended = _cancel(session, job)
+        ended = cancel_locked(session, job)
         job.deleted = True
         job.idempotency_key = None
         session.add(job)
@@ -162,21 +166,23 @@ def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopp
 def purge(database: Database, job_ids: Sequence[str]) -> int:
     """Remove the rows of ended jobs, but not their uses. Return how many were removed.
 
-    A cancelled download stays, for a day at most, until its node has removed the partial files that only it names.
+    A cancelled download stays, for a day at most, until its node has removed the partial files that only it names. The
+    jobs of a flow stay until it has ended; with its last job the flow goes.
     """
     if not job_ids:
         return 0
     with database.write() as session:
+        flows = flow_marks.lock_flows_of(session, job_ids)
         webhooks.drop(session, job_ids)
-        result = session.connection().execute(
-            delete(Job).where(col(Job.id).in_(job_ids), col(Job.status).in_(JOB_ENDS), _is_tidy())
-        )
+        ended = (col(Job.status).in_(JOB_ENDS), _is_tidy(), flow_marks.of_no_open_flow())
+        result = session.connection().execute(delete(Job).where(col(Job.id).in_(job_ids), *ended))
+        flow_marks.drop_empty(session, flows)
         return int(result.rowcount)
 
 
 def purgeable(database: Database, ended_before: datetime, limit: int = 500, besides: Collection[str] = ()) -> list[str]:
     """Return the ids of ended jobs that were deleted or ended before that time, without those in `besides`."""
-    wanted = (col(Job.id).not_in(besides), _is_tidy())
+    wanted = (col(Job.id).not_in(besides), _is_tidy(), flow_marks.of_no_open_flow())
     with database.read() as session:
         # An expression, because SQLite would read the index of all ended jobs to find the few deleted ones.
         ended = col(Job.status).concat("").in_(JOB_ENDS)
@@ -203,10 +209,11 @@ def mark_partials(job: Job) -> None:
 
 
 def note_end(session: Session, job: Job) -> None:
-    """Store the use and the webhook message. Call it in the transaction that ends the job."""
+    """Store the use, the mark for its flow and the webhook message. Call it in the transaction that ends the job."""
     assert job.finished_at is not None
     if job.type == GENERATION:
         session.add(use_of(job, JobState(job.status), job.finished_at, job.result))
+    flow_marks.note_end(session, job)
     webhooks.add_end(session, job, f"msg_{new_id()}")
 
 
@@ -285,7 +292,7 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
                 if job.idempotency_key is not None
             }
         fresh: list[dict[str, Any]] = []
-        room = _room(session, new)
+        room = room_of(session, new)
         too_many = set()
         for place, job in enumerate(new):
             if job.id in accepted_before or job.idempotency_key in hashes:
@@ -295,7 +302,7 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
             if room.get(job.owner, 0) < 0:
                 too_many.add(job.id)
             else:
-                fresh.append(_values(job, now, queued_at + place * 1e-6))  # one commit, but in order of arrival
+                fresh.append(row_of(job, now, queued_at + place * 1e-6))  # one commit, but in order of arrival
                 if job.idempotency_key is not None:
                     hashes[job.idempotency_key] = (job.id, job.request_hash)
         if fresh:
@@ -316,7 +323,7 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
     return outcome
 
 
-def _room(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
+def room_of(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
     """Return how many jobs each owner with a limit may still queue."""
     limits = {
         job.owner: job.owner_may_queue for job in new if job.owner is not None and job.owner_may_queue is not None
@@ -332,7 +339,7 @@ def _room(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
     return room
 
 
-def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
+def row_of(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
     """Return the row as plain values: under load, constructing an object costs more than storing it."""
     params = new.params
     model_cache_key, work = (
@@ -356,8 +363,8 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "id": new.id,
         "type": new.type,
         "status": JobState.QUEUED,
-        "line": HELD if later else line_of(**needs),
-        "held": holding.START_TIME if later else None,
+        "line": HELD if later or new.depends else line_of(**needs),
+        "held": holding.DEPENDENCY if new.depends else holding.START_TIME if later else None,
         "start_after": new.start_after,
         "start_before": new.start_before,
         "work": work,
@@ -367,6 +374,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "idempotency_key": new.idempotency_key,
         "request_hash": new.request_hash,
         "retry_of": new.retry_of,
+        "flow_id": new.flow_id,
         "max_failures": new.max_failures,
         "retry_backoff_seconds": new.retry_backoff_seconds,
         "bandwidth_mbps": new.bandwidth_mbps,
@@ -387,7 +395,7 @@ def visible(session: Session, job_id: str, only: str | None, *, lock: bool = Fal
     return job
 
 
-def _cancel(session: Session, job: Job) -> bool:
+def cancel_locked(session: Session, job: Job) -> bool:
     """Cancel a job whose row is locked. Return whether that ended it."""
     if job.status in (JobState.QUEUED, JobState.PAUSED):
         job.status = JobState.CANCELLED

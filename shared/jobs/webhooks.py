@@ -1,4 +1,4 @@
-"""Messages to the webhooks of jobs. They are stored with the job's end, sent until accepted, and kept for replays.
+"""Messages to the webhooks of jobs and flows. They are stored with the end, sent until accepted, and kept for replays.
 
 Sole reader and writer of `webhook_messages`. It does not send messages itself.
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, delete, exists, update
+from sqlalchemy import ColumnElement, delete, exists, or_, update
 from sqlmodel import Session, col, select
 
 from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database, is_repetition, settled
-from shared.database.tables import Job, WebhookMessage, epoch_now
+from shared.database.tables import Flow, Job, WebhookMessage, epoch_now
 from shared.errors import Conflict, NotFound
 from shared.net.outbound import receiver_of
 from shared.states import JobState, Priority
@@ -42,7 +42,13 @@ def add_end(session: Session, job: Job, message_id: str) -> None:
         col(WebhookMessage.job_id) == job.id, col(WebhookMessage.type) == PROGRESS, col(WebhookMessage.state) == WAITING
     )
     session.connection().execute(stale)
-    session.add(_message(job, message_id, f"job.{JobState(job.status).value}", _summary(job)))
+    session.add(_message(job.id, job.webhook_url, message_id, f"job.{JobState(job.status).value}", _summary(job)))
+
+
+def add_flow_end(session: Session, flow: Flow, message_id: str, data: dict[str, Any]) -> None:
+    """Add the message about a flow's end, if it has a webhook. Call it in the transaction that ends the flow."""
+    if flow.webhook_url is not None:
+        session.add(_message(flow.id, flow.webhook_url, message_id, f"flow.{flow.state}", data))
 
 
 def add_progress(database: Database, job: Job, message_id: str, progress: dict[str, Any]) -> None:
@@ -57,7 +63,8 @@ def add_progress(database: Database, job: Job, message_id: str, progress: dict[s
     )
     with database.write() as session:
         if not session.connection().execute(waiting.values(data=data)).rowcount:
-            session.add(_message(job, message_id, PROGRESS, data))
+            assert job.webhook_url is not None
+            session.add(_message(job.id, job.webhook_url, message_id, PROGRESS, data))
 
 
 def take_due(
@@ -181,6 +188,7 @@ def drop_of_gone_jobs(database: Database, after: str, limit: int = 1000) -> tupl
         seen = session.exec(page).all()
         job_ids = {job_id for _, job_id in seen}
         existing = set(session.exec(select(Job.id).where(col(Job.id).in_(job_ids))))
+        existing |= set(session.exec(select(Flow.id).where(col(Flow.id).in_(job_ids - existing))))
     gone = [message_id for message_id, job_id in seen if job_id not in existing]
     dropped = 0
     if gone:
@@ -232,17 +240,17 @@ def _chosen(session: Session, limit: int, per_receiver: int | None, busy: Mappin
 
 
 def _is_about_a_job_of(owner: str) -> ColumnElement[bool]:
-    return exists().where(col(Job.id) == col(WebhookMessage.job_id), col(Job.owner) == owner)
+    of_job = exists().where(col(Job.id) == col(WebhookMessage.job_id), col(Job.owner) == owner)
+    return or_(of_job, exists().where(col(Flow.id) == col(WebhookMessage.job_id), col(Flow.owner) == owner))
 
 
-def _message(job: Job, message_id: str, type: str, data: dict[str, Any]) -> WebhookMessage:
-    assert job.webhook_url is not None
+def _message(about: str, url: str, message_id: str, type: str, data: dict[str, Any]) -> WebhookMessage:
     return WebhookMessage(
         id=message_id,
-        job_id=job.id,
+        job_id=about,
         type=type,
-        url=job.webhook_url,
-        receiver=receiver_of(job.webhook_url),
+        url=url,
+        receiver=receiver_of(url),
         data=data,
         state=WAITING,
         created_at=clock.now(),

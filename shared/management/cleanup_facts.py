@@ -9,6 +9,7 @@ from shared.catalogue.job_types import BENCHMARK, DOWNLOAD, GENERATION, INTEGRIT
 from shared.catalogue.models import Catalogue
 from shared.database.engine import Database
 from shared.database.tables import Blob, Job, Node, Pin, Replica, Use
+from shared.jobs import flow_marks
 from shared.management.cleanup_plan import ArtifactFact, BlobFact, CleanupFacts, ModelFact
 from shared.models import removals
 from shared.states import JOB_ENDS, JobState, ReplicaState
@@ -132,6 +133,7 @@ def _artifacts(session: Session, ended_before: datetime) -> tuple[ArtifactFact, 
     query = (
         select(Job.id, Job.result)
         .where(col(Job.status).in_(JOB_ENDS), col(Job.finished_at) < ended_before, Job.type == GENERATION)
+        .where(flow_marks.of_no_open_flow())  # another job may still need a frame of it
         .limit(_MOST_ARTIFACTS)
     )
     sizes = ((job_id, _size((result or {}).get("artifacts", ()))) for job_id, result in session.exec(query))

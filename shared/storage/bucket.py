@@ -26,7 +26,17 @@ from shared.errors import NotFound, StoreUnavailable
 from shared.settings import Settings
 from shared.storage import s3
 from shared.storage.disk import full_disk_as_store_full
-from shared.storage.layout import ARTIFACTS, CHECKPOINT, INPUTS, MARKER, OrphanedFiles, artifact_name, every, must_mark
+from shared.storage.layout import (
+    ARTIFACTS,
+    CHECKPOINT,
+    INPUTS,
+    MARKER,
+    OrphanedFiles,
+    artifact_name,
+    every,
+    input_path,
+    must_mark,
+)
 from shared.storage.s3 import BucketFile, answers, refusals
 from shared.storage.scratch import Scratch
 
@@ -81,16 +91,16 @@ class BucketStore:
         name = reference.rpartition("/")[2]
         try:
             with answers():
-                self._files.cp_file(self._path(INPUTS, reference), self._path(INPUTS, job_id, name))
+                self._files.cp_file(self._path(input_path(reference)), self._path(INPUTS, job_id, name))
         except FileNotFoundError:
             raise NotFound("input", reference) from None
         return f"{job_id}/{name}"
 
-    def input_file(self, reference: str, attempt: int) -> Path:
-        job_id, _, name = reference.rpartition("/")
+    def input_file(self, reference: str, job_id: str, attempt: int) -> Path:
+        name = reference.rpartition("/")[2]
         try:
             with answers():
-                content = self._files.cat_file(self._path(INPUTS, reference))
+                content = self._files.cat_file(self._path(input_path(reference)))
         except FileNotFoundError:
             raise NotFound("input", reference) from None
         folder = self._scratch.ours(_piece(job_id, attempt)) / "inputs"

@@ -14,7 +14,17 @@ from typing import Self
 
 from shared.errors import NotFound, StoreFull, StoreUnavailable
 from shared.storage.disk import full_disk_as_store_full, sync_file, sync_folder
-from shared.storage.layout import ARTIFACTS, CHECKPOINT, INPUTS, MARKER, OrphanedFiles, artifact_name, every, must_mark
+from shared.storage.layout import (
+    ARTIFACTS,
+    CHECKPOINT,
+    INPUTS,
+    MARKER,
+    OrphanedFiles,
+    artifact_name,
+    every,
+    input_path,
+    must_mark,
+)
 
 log = logging.getLogger("wanworks.store")
 
@@ -56,13 +66,13 @@ class DirectoryStore:
 
     def copy_input(self, reference: str, job_id: str) -> str:
         try:
-            content = (self.root / INPUTS / reference).read_bytes()
+            content = (self.root / input_path(reference)).read_bytes()
         except FileNotFoundError:
             raise NotFound("input", reference) from None
         return self.put_input(job_id, reference.rpartition("/")[2], content)
 
-    def input_file(self, reference: str, attempt: int) -> Path:
-        path = self.root / INPUTS / reference
+    def input_file(self, reference: str, job_id: str, attempt: int) -> Path:
+        path = self.root / input_path(reference)
         if not path.is_file():
             raise NotFound("input", reference)
         return path

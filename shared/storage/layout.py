@@ -42,6 +42,11 @@ def artifact_name(name: str) -> str:
     return name
 
 
+def input_path(reference: str) -> str:
+    """Return where an input is in the store. It may be an artifact of another job, whose reference says so."""
+    return reference if reference.startswith(f"{ARTIFACTS}/") else f"{INPUTS}/{reference}"
+
+
 def must_mark(found: str | None, installation: str, place: str, *, create: bool) -> bool:
     """Return whether the marker must be written. `found`: the existing marker's content; None if there is none.
 

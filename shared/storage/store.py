@@ -40,8 +40,11 @@ class Store(Protocol):
         """Copy an input for another job. Return its name. Raises NotFound."""
         ...
 
-    def input_file(self, reference: str, attempt: int) -> Path:
-        """Return the input as a local file, which exists while the attempt runs. Raises NotFound."""
+    def input_file(self, reference: str, job_id: str, attempt: int) -> Path:
+        """Return the input as a local file, which exists while that attempt of the job runs. Raises NotFound.
+
+        The input is the job's own, or an artifact of another one: see `layout.input_path`.
+        """
         ...
 
     def release_inputs(self, job_id: str, attempt: int) -> None:

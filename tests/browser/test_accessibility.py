@@ -8,9 +8,10 @@ from playwright.sync_api import Page, expect
 
 from tests.support.stack import Stack
 
-VIEWS = ("overview", "jobs", "new", "models", "devices", "alerts")
+VIEWS = ("overview", "jobs", "flows", "new", "models", "devices", "alerts")
 HEADINGS = {
     "overview": "Over time",
+    "flows": "Flows",
     "new": "Estimated time",
     "models": "Clean up",
     "devices": "Nodes",

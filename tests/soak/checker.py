@@ -6,6 +6,12 @@ from tests.soak.device_rules import (
     a_quarantined_device_takes_nothing,
     the_job_after_a_poisoned_context_runs_in_a_new_process,
 )
+from tests.soak.flow_rules import (
+    a_dependant_starts_after_its_parents,
+    a_skip_has_a_cause,
+    every_flow_ends_as_its_jobs_did,
+    one_message_for_each_end_of_a_flow,
+)
 from tests.soak.history import History
 from tests.soak.job_rules import (
     a_cancel_is_obeyed,
@@ -42,6 +48,10 @@ def check(history: History) -> list[Violation]:
 
 
 RULES: tuple[Rule, ...] = (
+    every_flow_ends_as_its_jobs_did,
+    a_dependant_starts_after_its_parents,
+    a_skip_has_a_cause,
+    one_message_for_each_end_of_a_flow,
     every_accepted_job_ends,
     no_job_fails_without_a_cause,
     an_end_stays,

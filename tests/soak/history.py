@@ -26,6 +26,7 @@ class Event:
     message   a webhook's message that came: id, type, status, digest (of the whole body), answered
     refused   an answer that no client should see: to, code, text
     fault     name, what; undone likewise
+    flow      an accepted flow: code
     settled   the last fault is undone
     """
 
@@ -49,6 +50,8 @@ class Remains:
     uses: tuple[tuple[str, str], ...] = ()  # (job, outcome)
     # Of devices, in order: device_key, job_id, pid, kind, at, cleared_at, quarantine_reason.
     device_faults: tuple[Mapping[str, Any], ...] = ()
+    # Of flows: id, state, retries, and nodes (name, job_id, outcome, depends_on, on_failure).
+    flows: tuple[Mapping[str, Any], ...] = ()
     messages: tuple[Mapping[str, Any], ...] = ()  # of webhooks: id, job_id, type, state, tries
     files: tuple[
         tuple[str, str, int, str], ...

@@ -88,7 +88,7 @@ class Receiver:
             asked=asked,
             id=message,
             type=content["type"],
-            status=data["status"],
+            status=data.get("status"),  # of a job; a flow has a `state`
             digest=hashlib.sha256(body).hexdigest()[:16],
             answered=code,
         )

@@ -58,6 +58,7 @@ def collect(stack: Installation, recorder: Recorder) -> Remains:
             for fault in faults
         ),
         uses=tuple((use["job_id"], use["outcome"]) for use in uses),
+        flows=tuple(_flows(stack)),
         messages=tuple(messages),
         files=tuple(_files(stack.home / "store")),
         partials=tuple(
@@ -68,6 +69,15 @@ def collect(stack: Installation, recorder: Recorder) -> Remains:
         redis_keys=tuple(_redis_keys(stack)),
         strangers=_strangers(stack),
     )
+
+
+def _flows(stack: Installation) -> Iterator[dict[str, Any]]:
+    nodes = _rows(stack, "SELECT * FROM flow_nodes ORDER BY flow_id, position")
+    for node in nodes:
+        if isinstance(node["depends_on"], str):
+            node["depends_on"] = json.loads(node["depends_on"])
+    for flow in _rows(stack, "SELECT id, state, retries FROM flows ORDER BY id"):
+        yield {**flow, "nodes": [node for node in nodes if node["flow_id"] == flow["id"]]}
 
 
 def _rows(stack: Installation, query: str) -> list[dict[str, Any]]:

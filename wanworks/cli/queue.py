@@ -47,7 +47,7 @@ def show(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
     )
     screen.print_table(columns, rows)
     if found["held"]:
-        print(f"{found['held']} more may not start before their time")
+        print(f"{found['held']} more may not start yet: before their time, or before other jobs of their flow")
     _print(found["pauses"])
 
 

@@ -60,7 +60,7 @@ def doing(job: Job) -> str:
         position = job.get("queue_position")
         waiting = (phase or "queued").replace("_", " ")
         reason = job.get("waiting_for")
-        if reason and reason["reason"] in ("memory", "backoff"):
+        if reason and reason["reason"] in ("memory", "backoff", "dependency"):
             return f"{waiting}. {reason['detail']}"
         about = "about " if job.get("queue_position_approximate") else ""
         return f"{waiting}, {about}{position} ahead" if position else waiting

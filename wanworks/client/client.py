@@ -19,6 +19,7 @@ import anyio.to_thread
 import httpx
 
 from wanworks.client import calls, fetching, following, operating
+from wanworks.client import flows as flow_calls
 from wanworks.client.retries import Contact, Retry, patient
 from wanworks.client.shapes import (
     Alert,
@@ -125,6 +126,13 @@ class _Calls:
     pause_queue = Operation(calls.pause_queue)
     resume_queue = Operation(calls.resume_queue)
     move_to_front = Operation(calls.move_to_front)
+    submit_flow = Operation(flow_calls.submit_flow)
+    flow = Operation(flow_calls.flow)
+    flows = Iteration(flow_calls.flows)
+    flows_page = Operation(flow_calls.flows_page)
+    cancel_flow = Operation(flow_calls.cancel_flow)
+    retry_flow = Operation(flow_calls.retry_flow)
+    wait_flow = Operation(flow_calls.wait_flow)
     models = Operation(calls.models)
     fetch_model = Operation(calls.fetch_model)
     manage_download = Operation(calls.manage_download)

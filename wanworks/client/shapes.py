@@ -84,6 +84,58 @@ class JobPage(TypedDict):
     next: str | None
 
 
+class FlowSummary(TypedDict):
+    id: str
+    name: str | None
+    state: str
+    progress_percent: float
+    counts: dict[str, int]
+    retries: int
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    metadata: dict[str, str]
+
+
+class FlowJob(TypedDict):
+    name: str
+    id: str
+    earlier_ids: list[str]
+    url: str
+    type: str | None
+    model_id: str | None
+    state: str
+    progress_percent: float
+    depends_on: list[str]
+    waits_for: list[str]
+    on_failure: str
+    frame_of: dict[str, Any] | None
+    started_at: str | None
+    finished_at: str | None
+    error: dict[str, Any] | None
+
+
+class Flow(FlowSummary):
+    eta_seconds: float | None
+    jobs: list[FlowJob]
+
+
+class FlowPage(TypedDict):
+    data: list[FlowSummary]
+    has_more: bool
+    next: str | None
+
+
+class FlowJobFields(TypedDict, total=False):
+    """One job of a new flow. `params` is the body that the job's own route takes."""
+
+    name: Required[str]
+    type: Literal["generation", "download", "integrity-check", "cleanup", "prepare"]
+    params: Required[dict[str, Any]]
+    depends_on: list[str]
+    on_failure: Literal["skip", "continue"]
+
+
 class DeviceRow(TypedDict):
     node: str
     index: int

@@ -79,7 +79,7 @@ class Artifact:
     """A file that the job made in `output_dir`, complete and fsynced."""
 
     name: str
-    kind: str  # video, thumbnail, contact_sheet, manifest
+    kind: str  # video, thumbnail, contact_sheet, manifest, frame
     bytes: int
     sha256: str
     content_type: str

@@ -1,5 +1,6 @@
 """The handler of generation jobs: builds the context from the job's row, and the result from the outcome."""
 
+import hashlib
 import logging
 import threading
 import time
@@ -172,7 +173,7 @@ class GenerationHandler:
             settings=self._settings,
             mock=job.mock,
             snapshot=snapshot,
-            image=self._image(params.image, attempt) if params.image else None,
+            image=self._image(job.id, params, attempt),
             output_dir=None,
             report=link.report,
             check=link.check,
@@ -327,11 +328,21 @@ class GenerationHandler:
             nodes.device_beat(self._database, self._claimant.device_key, loaded)
             self._reported_models = loaded
 
-    def _image(self, reference: str, attempt: int) -> Path:
+    def _image(self, job_id: str, params: GenerationParams, attempt: int) -> Path | None:
+        """Return the input image. Raises BadInput if it is gone, or is not the frame that the other job has made."""
+        if params.image is None:
+            if params.image_of is not None:
+                raise BadInput("The input image, a frame of another job of its flow, was never made.")
+            return None
         try:
-            return self._store.input_file(reference, attempt)
+            file = self._store.input_file(params.image, job_id, attempt)
         except NotFound:
             raise BadInput("The input image no longer exists.") from None
+        if params.image_sha256 is not None:
+            with file.open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != params.image_sha256:
+                    raise BadInput("The input image is not the frame that the other job of its flow has made.")
+        return file
 
     def drop_stale(self) -> None:
         """Evict models whose files have since been found wrong, repaired or removed."""

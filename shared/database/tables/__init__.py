@@ -17,6 +17,8 @@ from shared.database.tables.cluster import Node as Node
 from shared.database.tables.cluster import Process as Process
 from shared.database.tables.cluster import Tick as Tick
 from shared.database.tables.epoch import epoch_now as epoch_now
+from shared.database.tables.flows import Flow as Flow
+from shared.database.tables.flows import FlowNode as FlowNode
 from shared.database.tables.insight import Sample as Sample
 from shared.database.tables.insight import SampleHour as SampleHour
 from shared.database.tables.insight import Snapshot as Snapshot

@@ -1,4 +1,5 @@
-"""Queued jobs that may not start yet, or not any more: before their start time, after their latest start.
+"""Queued jobs that may not start yet, or not any more: before their start time, after their latest start, or before
+other jobs of their flow have ended.
 
 A held job is queued but stands in no line, so any number of them costs the dispatcher nothing. When
 it may start, it joins its line with the waiting time that it has from then on.
@@ -17,6 +18,7 @@ from shared.jobs.lines.names import line_of
 from shared.states import JobState
 
 START_TIME = "start_time"
+DEPENDENCY = "dependency"  # on other jobs of its flow
 _AT_ONCE = 500
 
 
@@ -57,6 +59,17 @@ def release(session: Session, job: Job) -> None:
     job.held = None
     job.line = line_of_job(job)
     session.add(job)
+
+
+def release_dependant(session: Session, job: Job, now: float) -> None:
+    """Let a job whose dependencies have ended join its line, or wait for its start time. Its row is locked."""
+    later = job.start_after is not None and job.start_after > now
+    job.queued_at = job.start_after if later and job.start_after is not None else now
+    if later:
+        job.held = START_TIME
+        session.add(job)
+    else:
+        release(session, job)
 
 
 def in_time() -> ColumnElement[bool]:

@@ -1,5 +1,6 @@
 """The device time of an owner's generations, which the limits of API keys count."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -50,10 +51,22 @@ def awaited_gpu_seconds(database: Database, owner: str) -> float:
     )
     with database.read() as session:
         found = session.exec(waiting).all()
-    return sum(
-        devices * work * (durations.measured(database, key, speed=speed, devices=devices).seconds_per_work or 0.0)
-        for key, speed, devices, work in found
-    )
+    return expected_gpu_seconds(database, found)
+
+
+def expected_gpu_seconds(database: Database, kinds: Iterable[tuple[str, str, int, float]]) -> float:
+    """Return the seconds for which generations are expected to hold devices.
+
+    Each is given by its model cache key, speed tier, devices and work. A model that was never measured counts as 0.
+    """
+    rates: dict[tuple[str, str, int], float] = {}
+    seconds = 0.0
+    for key, speed, devices, work in kinds:
+        if (key, speed, devices) not in rates:
+            found = durations.measured(database, key, speed=speed, devices=devices)
+            rates[key, speed, devices] = found.seconds_per_work or 0.0
+        seconds += devices * work * rates[key, speed, devices]
+    return seconds
 
 
 @dataclass(frozen=True)

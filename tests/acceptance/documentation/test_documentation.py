@@ -135,6 +135,22 @@ def test_the_page_of_the_queue(stack: Stack, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_of_the_flows(stack: Stack, tmp_path: Path) -> None:
+    if shutil.which("jq") is None:
+        lacking("no jq on PATH")
+    done = as_read(in_one_script(DOCS / "flows.md"), tmp_path, seconds=250, WANWORKS_URL=stack.url)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "    shot-2: held (waits for shot-1)" in done.stdout
+    assert "      shot-3: succeeded" in done.stdout
+    assert '{"state":"succeeded","progress_percent":100,"done":3}' in done.stdout.replace("100.0", "100")
+    assert Image.open(tmp_path / "last.png").size == (64, 64)
+    assert "body.jobs.0.depends_on.0: the jobs depend on one another in a circle: a -> b -> a" in done.stdout
+    assert "body.jobs.1.params.steps: " in done.stdout
+    assert " is cancelled" in done.stdout
+    assert done.stdout.rstrip().endswith("succeeded")
+
+
+@pytest.mark.slow
 def test_the_page_of_the_client(stack: Stack, tmp_path: Path) -> None:
     (boats,) = [code for _, code in blocks(DOCS / "client.md", "json")]
     (tmp_path / "boats.jsonl").write_text(boats)

@@ -160,6 +160,21 @@ def _hooked(*messages: dict[str, Any]) -> Forged:
     return forged
 
 
+def _flow(*outcomes: str | None, state: str = "succeeded", messages: int = 1, **values: Any) -> Forged:
+    """A chain of two jobs in a flow, of which the second starts when the first has ended."""
+    names = ("a", "b")
+    nodes = [
+        {"name": name, "job_id": job, "outcome": outcome, "depends_on": after, "on_failure": "skip"}
+        for name, job, outcome, after in zip(names, (JOB, OTHER), outcomes, ([], ["a"]), strict=True)
+    ]
+    second = row(OTHER, **{"started_at": 5.0, "finished_at": 6.0, **values})
+    told = tuple({"id": f"msg_{at}", "job_id": "flow", "state": "delivered", "tries": 1} for at in range(messages))
+    flow = {"id": "flow", "state": state, "retries": 0, "nodes": nodes}
+    held = tuple(("artifacts", job, 1, "video.mp4") for job in (JOB, OTHER))
+    uses = ((JOB, "succeeded"), (OTHER, second["status"]))
+    return Forged().leaving(rows=(row(), second), flows=(flow,), messages=told, files=held, uses=uses)
+
+
 _BROKEN: list[tuple[Callable[[History], Any], Forged]] = [
     (checker.every_accepted_job_ends, Forged(status="queued").leaving(uses=(), files=())),
     (checker.every_accepted_job_ends, Forged().leaving(rows=(row(), row(OTHER, type="cleanup", status="queued")))),
@@ -277,6 +292,12 @@ _BROKEN: list[tuple[Callable[[History], Any], Forged]] = [
         .add("release_asked", 3.5, None, device="here/0")
         .leaving(device_faults=(fault(1.0, OTHER), fault(1.1, OTHER), fault(1.2, "another", "3 faults"))),
     ),
+    (checker.every_flow_ends_as_its_jobs_did, _flow("succeeded", "succeeded", state="running")),
+    (checker.every_flow_ends_as_its_jobs_did, _flow("succeeded", None, status="running", messages=1)),
+    (checker.a_dependant_starts_after_its_parents, _flow("succeeded", "succeeded", started_at=3.0)),
+    (checker.a_skip_has_a_cause, _flow("succeeded", "skipped", status="cancelled", started_at=None)),
+    (checker.one_message_for_each_end_of_a_flow, _flow("succeeded", "succeeded", messages=2)),
+    (checker.one_message_for_each_end_of_a_flow, _flow("succeeded", "succeeded", messages=0)),
     (checker.no_answer_is_a_fault, Forged().add("refused", 3.0, to="GET /api/v1/jobs", code=500, text="")),
 ]
 
@@ -284,6 +305,10 @@ _BROKEN: list[tuple[Callable[[History], Any], Forged]] = [
 @pytest.mark.parametrize(("rule", "forged"), _BROKEN, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_broken_promise_is_found_and_named(rule: Callable[[History], Any], forged: Forged) -> None:
     assert rule.__name__ in broken(forged)
+
+
+def test_a_flow_that_ended_well_breaks_nothing() -> None:
+    assert broken(_flow("succeeded", "succeeded")) == set()
 
 
 def test_every_promise_has_a_history_that_breaks_it() -> None:

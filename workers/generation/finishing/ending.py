@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy
 
+from shared.catalogue.job_types import GenerationParams
 from shared.database.tables import Job
 from shared.errors import Unavailable
 from shared.states import Phase
@@ -48,7 +49,8 @@ class Ending:
             reporter(shown_as or phase, step, steps)
 
         with nullcontext() if shown_as is None else heartbeat.span.part("muxing"):
-            outcome = files.finish(made, frames, folder, heartbeat.check, report)
+            keep = GenerationParams.model_validate(job.params).keep_frames
+            outcome = files.finish(made, frames, folder, heartbeat.check, report, keep)
         names = [artifact.name for artifact in outcome.artifacts]
         with heartbeat.span.part("storing"):
             self._store.keep(job.id, job.attempt, names, heartbeat.check, lambda: report(Phase.MUXING))

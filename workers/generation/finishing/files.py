@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy
 
+from shared.catalogue.job_types import Frame
 from shared.errors import OutOfMemory
 from shared.states import Phase
 from workers.generation.context import Decoded, Outcome, Report
@@ -14,9 +15,16 @@ from workers.generation.frames.quality import Shape, Watch, judge
 
 
 def finish(
-    made: Decoded, frames: Sequence[numpy.ndarray], folder: Path, check: Callable[[], None], report: Report
+    made: Decoded,
+    frames: Sequence[numpy.ndarray],
+    folder: Path,
+    check: Callable[[], None],
+    report: Report,
+    keep: Sequence[Frame] = (),
 ) -> Outcome:
     """Write the files of a generation into `folder`, play the video, judge its quality, and return the outcome.
+
+    `keep`: frames that are kept as files of their own.
 
     Raises what `check` raises, BadOutput (broken output, or not as requested), StoreFull, and OutOfMemory.
     """
@@ -24,7 +32,7 @@ def finish(
     report(Phase.MUXING)
     try:
         watch = Watch()
-        artifacts = outputs.write(folder, frames, made.fps, made.output_format, made.manifest, check, watch.see)
+        artifacts = outputs.write(folder, frames, made.fps, made.output_format, made.manifest, check, watch.see, keep)
         found = playback.play(folder / artifacts[0].name)
         quality = judge(watch, Shape(made.width, made.height, made.frames, made.fps), found)
     except MemoryError:

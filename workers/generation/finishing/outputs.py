@@ -1,4 +1,5 @@
-"""Write a generation's files: the video, a thumbnail, a contact sheet and the manifest, each completely or not at all.
+"""Write a generation's files: the video, a thumbnail, a contact sheet, the manifest and the frames that its flow needs,
+each completely or not at all.
 
 A file is written under a temporary name, flushed to disk and renamed; the same frames give the same bytes. Frames are
 arrays; this module must not depend on models.
@@ -20,6 +21,7 @@ import numpy
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
+from shared.catalogue.job_types import Frame, frame_file
 from shared.storage.disk import full_disk_as_store_full, sync_file, sync_folder
 from wanworks.requests import OutputFormat
 from workers.generation.context import Artifact
@@ -29,6 +31,7 @@ CONTENT_TYPES: Mapping[str, str] = {
     ".webm": "video/webm",
     ".jpg": "image/jpeg",
     ".json": "application/json",
+    ".png": "image/png",
 }
 THUMBNAIL_PIXELS = 320  # the longer edge, at most; a contact sheet's cells too
 SHEET_CELLS = 9
@@ -60,8 +63,9 @@ def write(
     manifest: Mapping[str, Any],
     check: Callable[[], None] = lambda: None,
     watch: Callable[..., None] = lambda *_planes: None,
+    keep: Sequence[Frame] = (),
 ) -> tuple[Artifact, ...]:
-    """Write all of a generation's files into `folder`.
+    """Write all of a generation's files into `folder`. `keep`: frames that are kept without loss, as PNG.
 
     `frames` are (height, width, 3) uint8, all of one size, with even edges (4:2:0 has no odd ones). `check` is called
     between frames and may raise; then, as after any failure, no file is left. `watch` receives each frame as the
@@ -74,6 +78,7 @@ def write(
             made.append(_picture(folder / "thumbnail.jpg", "thumbnail", thumbnail(frames)))
             made.append(_picture(folder / "contact-sheet.jpg", "contact_sheet", contact_sheet(frames)))
             made.append(_bytes(folder / "manifest.json", "manifest", _json(manifest)))
+            made += [_frame(folder / frame_file(frame), frames, frame) for frame in keep if _exists(frames, frame)]
             sync_folder(folder)
         except BaseException:
             for artifact in made:
@@ -163,6 +168,19 @@ def _picture(path: Path, kind: str, image: Image.Image) -> Artifact:
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return _bytes(path, kind, buffer.getvalue())
+
+
+def _frame(path: Path, frames: Sequence[numpy.ndarray], frame: Frame) -> Artifact:
+    index = {"first": 0, "last": len(frames) - 1}.get(str(frame), frame)
+    assert isinstance(index, int)
+    buffer = BytesIO()
+    Image.fromarray(numpy.ascontiguousarray(frames[index])).save(buffer, "PNG", compress_level=1)
+    return _bytes(path, "frame", buffer.getvalue())
+
+
+def _exists(frames: Sequence[numpy.ndarray], frame: Frame) -> bool:
+    """Return whether the video has the frame: a fallback at a retry may have shortened it."""
+    return not isinstance(frame, int) or frame < len(frames)
 
 
 def _bytes(path: Path, kind: str, content: bytes) -> Artifact:

@@ -10,6 +10,6 @@
     // Storage is unavailable: use the system's colours.
   }
   if (theme === "light" || theme === "dark") root.dataset.theme = theme;
-  const view = /^#(overview|jobs?|new|models|devices|alerts)\b/.exec(location.hash)?.[1] ?? "overview";
-  root.dataset.view = view === "job" ? "jobs" : view;
+  const view = /^#(overview|jobs?|flows?|new|models|devices|alerts)\b/.exec(location.hash)?.[1] ?? "overview";
+  root.dataset.view = { job: "jobs", flow: "flows" }[view] ?? view;
 })();

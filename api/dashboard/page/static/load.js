@@ -126,9 +126,16 @@ const pauses = () =>
     state.pauses = (await get("/api/v1/queues")).pauses;
   });
 
+/** Loads the flows that are shown, once their script is there. */
+const flows = () =>
+  part("flows", async () => {
+    await state.flows?.load();
+  });
+
 const PARTS = {
   overview: [history, latest, models, usage, pauses],
   jobs: [jobs],
+  flows: [flows],
   new: [models],
   models: [() => models().then(tiers), health, insight],
   devices: [models],

@@ -16,7 +16,10 @@ import { overview } from "./overview.js";
 import { activeJobs, changed, mergeJobs, state, whenChanged } from "./state.js";
 import * as theme from "./theme.js";
 
-const VIEWS = { overview, jobs, new: newJob, models, devices, alerts };
+// The script of the flows is loaded when they are first shown.
+let flowScript = null;
+const flows = () => flowScript?.flows() ?? h("p", { class: "muted" }, "Loading…");
+const VIEWS = { overview, jobs, flows, new: newJob, models, devices, alerts };
 const ESSENTIAL = ["metrics", "workers", "active", "alerts"];
 const FAST_POLL_MS = 2_000;
 
@@ -43,7 +46,8 @@ function route(first = false) {
     return;
   }
   closeJob();
-  const wanted = name in VIEWS ? name : "overview";
+  const wanted = name === "flow" && id ? "flows" : name in VIEWS ? name : "overview";
+  if (wanted === "flows") openFlows(name === "flow" ? decodeURIComponent(id) : null);
   behind = location.hash.slice(1) || "overview";
   if (wanted === "jobs") filterBy(params);
   if (wanted === "new") startFrom(params);
@@ -65,6 +69,16 @@ function show(name, first) {
   feed.showView(name);
   scrollTo({ top: 0 });
   byId(`h-${name}`).focus({ preventScroll: true });
+}
+
+/** Shows the list of flows, or one. */
+async function openFlows(id) {
+  try {
+    flowScript ??= await import("./flows.js");
+    await flowScript.open(id);
+  } catch (error) {
+    showMessage(`The flows could not be loaded: ${error.message}`, "bad");
+  }
 }
 
 function drawTitle() {

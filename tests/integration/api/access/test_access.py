@@ -19,6 +19,7 @@ from shared.access import keys
 from shared.access.keys import Limits
 from shared.database.engine import Database
 from shared.jobs import records, webhooks
+from shared.jobs.flows import accepting
 from shared.settings import Settings
 from shared.states import Scope
 from shared.storage.directory import DirectoryStore
@@ -27,6 +28,7 @@ from tests.integration.api.dashboard.test_feed import Dashboard
 from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.integration.scheduler.alerts.test_alerts import open_one
 from tests.support import working
+from tests.support.flows import Node, new_flow
 from tests.support.jobs import accepted, claimed
 from tests.support.models.library import device
 
@@ -60,6 +62,11 @@ ROWS = {
     "GET /api/v1/jobs/{id}/events": Row(READ, own=True),
     "GET /api/v1/jobs/{id}/artifacts/{name}": Row(READ, own=True),
     "POST /api/v1/jobs/{id}/artifacts/{name}/link": Row(READ, own=True),
+    "POST /api/v1/flows": Row(SUBMIT, body={"jobs": [{"name": "a", "params": GOOD}]}),
+    "GET /api/v1/flows": Row(READ),
+    "GET /api/v1/flows/{id}": Row(READ, own=True),
+    "POST /api/v1/flows/{id}/cancel": Row(SUBMIT, own=True),
+    "POST /api/v1/flows/{id}/retry": Row(SUBMIT, own=True),
     "POST /v1/videos": Row(SUBMIT, body=VIDEO),
     "GET /flower": Row(ALL),
     "GET /v1/models": Row(READ),
@@ -142,6 +149,7 @@ class Installation:
     job: str
     message: str
     alert: str
+    flow: str
 
     def send(self, route: str, who: str | None, **options: Any) -> Any:
         method, path = route.split(" ", 1)
@@ -160,6 +168,8 @@ class Installation:
             job = accepted(self.database, owner=self._owner()).id
         if path.startswith("/api/v1/dashboard/alerts/"):
             job = self.alert
+        if path.startswith("/api/v1/flows/"):
+            job = self.flow
         given = {
             "id": job, "name": "video.mp4", "message_id": self.message, "node": "nowhere", "version": "x",
             "file": "main.js", "path:path": "tasks",
@@ -199,6 +209,7 @@ def installation(
         working.finish(database, running, working.make(store, running, {"video.mp4": b"frames"}))
         (message,) = webhooks.page(database, limit=2, after=None).messages
         (alert,) = open_one(database)
+        flow = accepting.accept(database, new_flow(owner=owner, a=Node(), b=Node(("a",)))).flow
         yield Installation(
             client,
             database,
@@ -207,6 +218,7 @@ def installation(
             job.id,
             message.id,
             alert.id,
+            flow.id,
         )
     database.close()
 

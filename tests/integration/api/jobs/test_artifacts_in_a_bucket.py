@@ -178,13 +178,13 @@ def test_pictures_go_to_the_bucket_and_are_copied_there(
     assert first.status_code == 202, first.text
     job_id = first.json()["id"]
     reference = records.get(database, job_id).params["image"]
-    file = store.input_file(reference, 1)
+    file = store.input_file(reference, job_id, 1)
     assert file.is_relative_to(settings.home / "scratch")
     assert Image.open(file).size == (64, 64)
     client.post(f"/api/v1/jobs/{job_id}/cancel")
     again = client.post(f"/api/v1/jobs/{job_id}/retry").json()["id"]
     assert client.delete(f"/api/v1/jobs/{job_id}").status_code == 204
-    assert store.input_file(records.get(database, again).params["image"], 2).read_bytes() == file.read_bytes()
+    assert store.input_file(records.get(database, again).params["image"], again, 2).read_bytes() == file.read_bytes()
     prefix = str(settings.store_url).rpartition("/")[2]
     assert s3_server.objects(prefix) == [f"{prefix}/inputs/{again}/image.png", f"{prefix}/marker"]
 

@@ -16,10 +16,12 @@ from shared.errors import FaultKind
 from shared.jobs import attempts, device_faults, dispatch, download_control, finishing, records
 from shared.jobs.attempts import Claimant, Failure, Fetched
 from shared.jobs.device_faults import Fault
+from shared.jobs.flows import accepting, advancing, changing
 from shared.models import replica_files
 from shared.models.verification import Verdict
 from shared.states import JobState, Phase, Scope
 from tests.integration.shared.database.losing_commits import row, rows
+from tests.support.flows import Node, accepted_flow, follow, new_flow, run, states
 from tests.support.jobs import accepted, claimed, new_job
 from tests.support.models import library
 
@@ -343,8 +345,61 @@ def _faulty(database: Database) -> Written:
     return Written(lambda: attempts.crashed(database, job.id, 1, "died", 0.0, fault=fault), check)
 
 
+def _accept_flow(database: Database) -> Written:
+    new = new_flow(a=Node(), b=Node(("a",)))
+
+    def check(outcome: Any) -> None:
+        assert (outcome.flow.id, outcome.replayed) == (new.id, False)
+        assert states(database, new.id) == {"a": "queued", "b": "held"}
+        assert len(rows(database, Job)) == 2
+
+    return Written(lambda: accepting.accept(database, new), check)
+
+
+def _advance_flow(database: Database) -> Written:
+    flow = accepted_flow(database, WEBHOOK, a=Node(), b=Node(("a",)))
+    run(database, flow.id, "a", fails=True)
+
+    def check(_: Any) -> None:
+        assert states(database, flow.id) == {"a": "failed", "b": "skipped"}
+        assert len(rows(database, Use)) == 2
+        assert [message.type for message in rows(database, WebhookMessage)] == ["flow.failed"]
+
+    return Written(lambda: advancing.advance(database, flow.id), check)
+
+
+def _cancel_flow(database: Database) -> Written:
+    flow = accepted_flow(database, WEBHOOK, a=Node(), b=Node(("a",)))
+
+    def check(done: Any) -> None:
+        assert done.flow.state == "cancelled"
+        assert len(rows(database, Use)) == 2
+        assert [message.type for message in rows(database, WebhookMessage)] == ["flow.cancelled"]
+
+    return Written(lambda: changing.cancel(database, flow.id), check)
+
+
+def _retry_flow(database: Database) -> Written:
+    flow = accepted_flow(database, a=Node(), b=Node(("a",)))
+    run(database, flow.id, "a", fails=True)
+    follow(database)
+    was = changing.retriable(database, flow.id)
+    new = {name: new_job(retry_of=job.id) for name, job in was.jobs.items()}
+
+    def check(flow_now: Any) -> None:
+        assert flow_now.retries == 1
+        assert states(database, flow.id) == {"a": "queued", "b": "held"}
+        assert len(rows(database, Job)) == 4
+
+    return Written(lambda: changing.retry(database, was, new), check)
+
+
 WRITES: dict[str, Callable[[Database], Written]] = {
     "accept": _accept,
+    "accept a flow": _accept_flow,
+    "follow the ends of a flow": _advance_flow,
+    "cancel a flow": _cancel_flow,
+    "retry a flow": _retry_flow,
     "claim": _claim,
     "release the device": _release_device,
     "take up what is finishing": _take_up,

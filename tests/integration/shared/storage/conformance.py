@@ -60,11 +60,21 @@ class StoreConformance:
         reference = store.put_input("job-1", "image.png", b"picture")
         copy = store.copy_input(reference, "job-2")
         store.drop_job("job-1")
-        assert store.input_file(copy, 1).read_bytes() == b"picture"
+        assert store.input_file(copy, "job-2", 1).read_bytes() == b"picture"
         with pytest.raises(NotFound):
-            store.input_file(reference, 1)
+            store.input_file(reference, "job-1", 1)
         with pytest.raises(NotFound):
             store.copy_input(reference, "job-3")
+
+    def test_an_artifact_of_another_job_is_an_input(self, opened: Open) -> None:
+        store = opened()
+        add_artifacts(store, "job-1", 2, video=b"frame")
+        reference = "artifacts/job-1/2/video"
+        assert store.input_file(reference, "job-2", 1).read_bytes() == b"frame"
+        assert store.input_file(store.copy_input(reference, "job-3"), "job-3", 1).read_bytes() == b"frame"
+        store.drop_job("job-1")
+        with pytest.raises(NotFound):
+            store.input_file(reference, "job-2", 2)
 
     def test_an_artifacts_name_cannot_leave_its_folder(self, opened: Open) -> None:
         store = opened()

@@ -193,3 +193,15 @@ def test_any_text_is_drawn_as_text(prompt: str, width: int, height: int) -> None
     card = next(iter(placeholder.frames(params(prompt, width, height, frames=1))))
     assert card.shape == (height, width, 3)
     assert card.std() > 20
+
+
+def test_frames_that_are_kept_have_exactly_the_pixels_that_were_made(tmp_path: Path) -> None:
+    frames = moving(96, 64, 9)
+    made = outputs.write(tmp_path, frames, 16, "mp4", {}, keep=("first", "last", 4, 9))
+    kept = {artifact.name: artifact for artifact in made if artifact.kind == "frame"}
+    assert list(kept) == ["frame-first.png", "frame-last.png", "frame-4.png"], "a tenth frame does not exist"
+    for name, index in (("frame-first.png", 0), ("frame-last.png", 8), ("frame-4.png", 4)):
+        content = (tmp_path / name).read_bytes()
+        assert numpy.array_equal(numpy.asarray(Image.open(tmp_path / name)), frames[index])
+        assert (kept[name].sha256, kept[name].bytes) == (hashlib.sha256(content).hexdigest(), len(content))
+        assert kept[name].content_type == "image/png"

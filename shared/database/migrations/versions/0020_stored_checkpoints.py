@@ -1,14 +1,14 @@
 """Checkpoints in the store: the attempt whose latest one is there
 
-Revision: 0022
-Follows: 0018
+Revision: 0020
+Follows: 0019
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0022"
-down_revision = "0018"
+revision = "0020"
+down_revision = "0019"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,1 @@
+"""The routes of flows: jobs that depend on one another."""

@@ -116,7 +116,7 @@ class Dispatcher:
         if recover:
             self._recovery.run()
         queue = dispatch.read_queue(self._database, self._ahead)
-        paused = pausing.read(self._database)
+        paused = pausing.read(self._database, queue.now)
         self._marked = self._skipped = False
         dispatched = self._place(queue, paused) if queue.waiting else 0
         for _ in range(_AGAIN):

@@ -271,12 +271,13 @@ class WaitingFor(ResponseModel):
     """Why a queued job has not started."""
 
     reason: Annotated[
-        Literal["device", "memory", "model", "limit", "backoff", "pause", "start_time"],
+        Literal["device", "memory", "model", "limit", "backoff", "pause", "start_time", "window"],
         Field(
             description="`device`: those that fit it are busy, offline or drained. `memory`: no registered device has "
             "the memory. `model`: no node has the model. `limit`: its node runs as many jobs of this type, or "
             "its API key as many jobs, as it may. `backoff`: it failed, and is tried again later. `pause`: a pause "
-            "covers it. `start_time`: it may not start before `start_after`."
+            "covers it. `start_time`: it may not start before `start_after`. `window`: it is of low priority, and "
+            "waits for the daily window in which such jobs start."
         ),
     ]
     detail: str

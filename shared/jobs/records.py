@@ -25,8 +25,9 @@ from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Job, Use, epoch_now
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound, OutcomeUnknown
 from shared.jobs import webhooks
-from shared.jobs.lines import holding
-from shared.jobs.lines.names import HELD, line_of
+from shared.jobs.lines import holding, windows
+from shared.jobs.lines.names import line_of
+from shared.jobs.lines.windows import Windows
 from shared.jobs.usage.gpu_time import device_seconds
 from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.telemetry import tracing
@@ -285,6 +286,8 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
                 if job.idempotency_key is not None
             }
         fresh: list[dict[str, Any]] = []
+        low = any(job.priority == Priority.LOW for job in new)
+        in_force = windows.read_in(session) if low else Windows()
         room = _room(session, new)
         too_many = set()
         for place, job in enumerate(new):
@@ -295,7 +298,9 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
             if room.get(job.owner, 0) < 0:
                 too_many.add(job.id)
             else:
-                fresh.append(_values(job, now, queued_at + place * 1e-6))  # one commit, but in order of arrival
+                fresh.append(
+                    _values(job, now, queued_at + place * 1e-6, in_force)
+                )  # one commit, but in order of arrival
                 if job.idempotency_key is not None:
                     hashes[job.idempotency_key] = (job.id, job.request_hash)
         if fresh:
@@ -332,7 +337,7 @@ def _room(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
     return room
 
 
-def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
+def _values(new: NewJob, now: datetime, queued_at: float, in_force: Windows) -> dict[str, Any]:
     """Return the row as plain values: under load, constructing an object costs more than storing it."""
     params = new.params
     model_cache_key, work = (
@@ -351,13 +356,15 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "devices": 1 if new.mock else getattr(params, "devices_per_job", 1),
     }
     later = new.start_after is not None and new.start_after > queued_at
+    outside = not later and in_force.closed(new.type, new.priority.rank, new.owner, None, queued_at)
+    held = holding.START_TIME if later else holding.WINDOW if outside else None
     return {
         **needs,
         "id": new.id,
         "type": new.type,
         "status": JobState.QUEUED,
-        "line": HELD if later else line_of(**needs),
-        "held": holding.START_TIME if later else None,
+        "line": line_of(**needs) if held is None else holding.waiting_line(held, new.owner),
+        "held": held,
         "start_after": new.start_after,
         "start_before": new.start_before,
         "work": work,

@@ -96,6 +96,9 @@ class DeviceRow(TypedDict):
     faults: int
     quarantined_at: str | None
     quarantine_reason: str | None
+    paused_at: str | None
+    pause_reason: str | None
+    paused_until: str | None
     last_seen: str | None
 
 

@@ -47,7 +47,7 @@ export function progressText(job) {
   const { progress } = job;
   if (job.status === "queued") {
     if (progress.phase === "waiting_for_model") return "waiting for its model";
-    if (["memory", "backoff", "pause", "start_time", "limit"].includes(job.waiting_for?.reason)) return `waiting. ${job.waiting_for.detail}`;
+    if (["memory", "backoff", "pause", "start_time", "window", "limit"].includes(job.waiting_for?.reason)) return `waiting. ${job.waiting_for.detail}`;
     return job.queue_position === null || job.queue_position === 0
       ? "next in the queue"
       : `${job.queue_position_approximate ? "about " : ""}${job.queue_position} ahead`;

@@ -16,11 +16,8 @@ import redis
 
 from scheduler import on_demand, pausing
 from scheduler.alerts.watch import AlertWatch
-from scheduler.durations import MeasuredDurations
-from scheduler.hosts import Hosts, read_hosts
 from scheduler.job_reports import JobReports
 from scheduler.leadership import Leadership
-from scheduler.pausing import Pauses
 from scheduler.placement import host_memory, nodes, preemption
 from scheduler.placement.devices import Assignment, Moment, displaced
 from scheduler.placement.fairness import FairStarts
@@ -34,6 +31,10 @@ from shared import garbage
 from shared.cluster import nodes as cluster_nodes
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable, StoreFull
+from shared.forecast.durations import MeasuredDurations
+from shared.forecast.hosts import Hosts, read_hosts
+from shared.forecast.pausing import Pauses
+from shared.forecast.pausing import read as read_pauses
 from shared.jobs import checkpoints, dispatch, download_control
 from shared.jobs.claims import gangs, running_limits
 from shared.jobs.dispatch import Queue, Waiting
@@ -116,7 +117,7 @@ class Dispatcher:
         if recover:
             self._recovery.run()
         queue = dispatch.read_queue(self._database, self._ahead)
-        paused = pausing.read(self._database, queue.now)
+        paused = read_pauses(self._database, queue.now)
         self._marked = self._skipped = False
         dispatched = self._place(queue, paused) if queue.waiting else 0
         for _ in range(_AGAIN):

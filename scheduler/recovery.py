@@ -3,11 +3,11 @@ start times, windows, latest starts, and pauses that end by themselves."""
 
 import logging
 
-from scheduler.hosts import read_hosts
 from scheduler.job_reports import JobReports
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.errors import FaultKind
+from shared.forecast.hosts import read_hosts
 from shared.jobs import attempt_spans, attempts, dispatch, download_control
 from shared.jobs.attempts import Failure
 from shared.jobs.claims import pauses

@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scheduler.hosts import Hosts
 from scheduler.job_reports import JobReports
 from scheduler.placement.gangs import enough
-from scheduler.placement.slots import carries, fits
 from shared.cluster import nodes
 from shared.database.engine import Database
+from shared.forecast.hosts import Hosts
+from shared.forecast.slots import carries, fits
 from shared.jobs import dispatch, download_control
 from shared.jobs.attempts import Failure
 from shared.jobs.dispatch import Queue, Waiting

@@ -19,6 +19,7 @@ from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Job, epoch_now
 from shared.jobs.attempts import Failure
 from shared.jobs.finishing import ON_DEVICE
+from shared.jobs.lines import holding
 from shared.jobs.lines.heads import QUEUED, first_of_each, lines_there
 from shared.jobs.lines.names import owner_part
 from shared.jobs.records import note_end
@@ -182,6 +183,17 @@ def read_queue(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
         found += [Waiting._make(row) for row in connection.execute(_DISPATCHED)] if cuts else []
         busy = tuple(Busy._make(row) for row in connection.execute(_RUNNING))
     return Queue(now, tuple({job.job_id: job for job in found}.values()), busy, tuple(cuts))
+
+
+def read_held(database: Database, each: int) -> list[Waiting]:
+    """Return queued jobs that may not start yet, up to `each` for either reason, first come first."""
+    found = []
+    with database.read() as session:
+        for reason in (holding.START_TIME, holding.WINDOW):
+            held = select(*_WAITING).where(QUEUED, Job.held == reason)  # type: ignore[call-overload]
+            rows = session.connection().execute(held.order_by(col(Job.queued_at)).limit(each))
+            found += [Waiting._make(row) for row in rows]
+    return found
 
 
 def read_further(database: Database, queue: Queue, cuts: Collection[Cut], more: int) -> Queue:

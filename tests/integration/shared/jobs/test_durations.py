@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import event
 from starlette.testclient import TestClient
 
-from scheduler.durations import MeasuredDurations
 from shared import clock
 from shared.catalogue.job_types import GenerationParams
 from shared.database.engine import Database
 from shared.database.tables import TierMeasurement
+from shared.forecast.durations import MeasuredDurations
 from shared.insight import tier_measurements
 from shared.jobs import attempts, dispatch
 from shared.jobs.usage import durations, gpu_time

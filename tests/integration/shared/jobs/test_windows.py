@@ -12,6 +12,7 @@ from shared.access import keys
 from shared.access.keys import Limits
 from shared.database.engine import Database
 from shared.database.tables import ApiKey, Job, epoch_now
+from shared.forecast.pausing import read as read_pauses
 from shared.jobs import attempts, dispatch, ordering, records
 from shared.jobs.lines import heads, holding, windows
 from shared.jobs.reading import queues
@@ -185,7 +186,7 @@ def test_the_dispatcher_stores_its_setting_and_leaves_out_what_is_not_held_yet(
     low, normal = accepted(database, priority=LOW), accepted(database)
     windows.set_installation(database, closed())
     queue = dispatch.read_queue(database)
-    now = pausing.read(database, queue.now)
+    now = read_pauses(database, queue.now)
     assert [job.job_id for job in pausing.startable(database, queue, now).waiting] == [normal.id]
     assert row(database, low.id).held is None
     sent = Sent(settings.model_copy(update={"low_priority_window": closed()}), database)

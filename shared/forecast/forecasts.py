@@ -1,0 +1,251 @@
+"""Expected starts and ends of queued jobs, from what the database says now. Kept for some seconds."""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shared.database.engine import Database
+from shared.forecast.durations import UNKNOWN_SECONDS, MeasuredDurations
+from shared.forecast.hosts import read_hosts
+from shared.forecast.order import in_order
+from shared.forecast.pausing import Pauses
+from shared.forecast.pausing import read as read_pauses
+from shared.forecast.simulation import Expected, Place, Situation, Took, simulate
+from shared.forecast.slots import DeviceView, carries, fits
+from shared.jobs import dispatch
+from shared.jobs.claims import running_limits
+from shared.jobs.dispatch import Busy, Queue, Waiting
+from shared.jobs.usage.durations import Durations
+from shared.models import replicas
+
+Basis = Literal["measured", "derived", "none"]
+
+# Further jobs are estimated by the rate at which these are served.
+_JOBS, _HELD = 1000, 500
+_KEEP_SECONDS = 5.0
+_KEEP_TIMES_COST = 20.0  # so that forecasts take at most a twentieth of one core
+_MOCK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is expected of one queued job. Times in seconds since 1970; None: unknown, as `how` says."""
+
+    start: float | None
+    end: float | None
+    basis: Basis
+    samples: int
+    how: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The installation at one moment, as forecasts need it."""
+
+    queue: Queue
+    held: Sequence[Waiting]
+    devices: Sequence[tuple[DeviceView, float]]  # that take jobs, and from when on they do
+    closed: Sequence[DeviceView]  # that take none until somebody opens them
+    holders: frozenset[str]  # ids of the models that some node holds
+    pauses: Pauses
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def now(self) -> float:
+        return self.queue.now
+
+
+class Forecasts:
+    """Makes forecasts of the queue of one database. Any thread may use it."""
+
+    def __init__(self, database: Database, silence_seconds: float) -> None:
+        self._database = database
+        self._silence_seconds = silence_seconds
+        self._durations = MeasuredDurations(database)
+        self._lock = threading.Lock()
+        self._made_at, self._cost = float("-inf"), 0.0
+        self._facts: Facts | None = None
+        self._jobs: dict[str, Forecast] = {}
+        self._seconds_per_job: float | None = None
+
+    def of(self, job_ids: Sequence[str], ahead: Mapping[str, int]) -> dict[str, Forecast]:
+        """Return the forecasts of queued jobs. `ahead`: how many jobs are before those whose position is known.
+
+        Raises DatabaseUnavailable. A forecast may be some seconds old; a job that is newer is reckoned by its position.
+        """
+        with self._lock:
+            self._refresh(newer=any(job_id not in self._jobs for job_id in job_ids))
+            return {job_id: self._jobs.get(job_id) or self._by_rate(ahead.get(job_id)) for job_id in job_ids}
+
+    def of_new(self, job: Waiting) -> Forecast:
+        """Return the forecast of a job that would be accepted now. Raises DatabaseUnavailable."""
+        with self._lock:
+            self._refresh(newer=True)
+            assert self._facts is not None
+            job = job._replace(queued_at=self._facts.now)
+            return forecasts(self._facts, self._durations, (job,))[job.job_id]
+
+    def _refresh(self, *, newer: bool) -> None:
+        age = time.monotonic() - self._made_at
+        if age < max(1.0 if newer else _KEEP_SECONDS, _KEEP_TIMES_COST * self._cost):
+            return
+        began = time.monotonic()
+        self._facts = gather(self._database, self._silence_seconds)
+        self._jobs = forecasts(self._facts, self._durations)
+        starts = [one.start for one in self._jobs.values() if one.start is not None]
+        span = max(starts) - self._facts.now if starts else 0.0
+        self._seconds_per_job = span / len(starts) if len(starts) >= _JOBS // 2 and span > 0 else None
+        self._made_at = time.monotonic()
+        self._cost = self._made_at - began
+
+    def _by_rate(self, ahead: int | None) -> Forecast:
+        if self._facts is None or self._seconds_per_job is None or ahead is None:
+            return Forecast(None, None, "none", 0, "Not reckoned yet, or too far back in the queue.")
+        start = self._facts.now + ahead * self._seconds_per_job
+        how = f"About: {ahead} jobs are before it, at the rate expected of the first {_JOBS}."
+        return Forecast(start, None, "derived", 0, how)
+
+
+def gather(database: Database, silence_seconds: float) -> Facts:
+    """Read the facts. Raises DatabaseUnavailable. The cost is bounded, however long the queue is."""
+    queue = dispatch.read_queue(database, _JOBS)
+    paused = read_pauses(database, queue.now)
+    held = replicas.ready(database)
+    hosts = read_hosts(database, held, silence_seconds)
+    opens = {
+        (row.kind, row.value): math.inf if row.until is None else row.until
+        for row in paused.in_force
+        if row.kind in ("device", "node")
+    }
+    devices, closed = [], []
+    for device in (*hosts.devices, *hosts.closed_devices):
+        until = max(opens.get(("device", device.key), 0.0), opens.get(("node", device.node), 0.0))
+        if device.key in hosts.closed or until == math.inf:
+            closed.append(device)
+        else:
+            devices.append((device, until))
+    return Facts(
+        queue=queue,
+        held=dispatch.read_held(database, _HELD),
+        devices=devices,
+        closed=closed,
+        holders=frozenset().union(*held.values()) if held else frozenset(),
+        pauses=paused,
+        limits=running_limits.of_owners(database),
+    )
+
+
+def forecasts(facts: Facts, durations: MeasuredDurations, new: Sequence[Waiting] = ()) -> dict[str, Forecast]:
+    """Return the forecasts of all queued jobs among the facts and of these new ones, by id."""
+    estimates = durations.estimates()
+    found: dict[str, Forecast] = {}
+    ready, later = [], []
+    for job in (*_first(facts), *facts.held, *new):
+        job = job._replace(queued_at=facts.pauses.waiting_since(job))
+        why = _unknown(job, facts)
+        at = _may_start(job, facts)
+        if why is None and at == math.inf:
+            why = "Unknown: it is paused without an end."
+        if why is not None:
+            found[job.job_id] = Forecast(None, None, "none", 0, why)
+        elif at > facts.now:
+            later.append((at, job))
+        else:
+            ready.append(job)
+
+    def took(job: Waiting | Busy) -> Took:
+        if job.mock:
+            return Took(_MOCK_SECONDS, 0.0, True)
+        measured = durations.of(job)
+        rate, load = measured.seconds_per_work, measured.load_seconds
+        return Took(
+            UNKNOWN_SECONDS if rate is None else rate * job.work,
+            UNKNOWN_SECONDS if load is None else load,
+            rate is not None and load is not None,
+        )
+
+    situation = Situation(
+        facts.now,
+        [_place(device, until, facts.queue, took) for device, until in facts.devices],
+        ready,
+        later,
+        facts.queue.busy,
+        took,
+        estimates,
+        facts.limits,
+        lambda job, at: _closed_until(job, facts, at),
+    )
+    expected = simulate(situation)
+    for _, job in (*((0.0, job) for job in ready), *later):
+        found[job.job_id] = _forecast(job, expected.get(job.job_id), durations.of(job))
+    return found
+
+
+def _first(facts: Facts) -> Sequence[Waiting]:
+    """Return the queued jobs to play. Behind the last ones of a line that was not read to its end, nothing is said."""
+    waiting = [job for job in facts.queue.waiting if not job.target_node]
+    return in_order(waiting, facts.queue.busy, facts.now)[:_JOBS]
+
+
+def _place(device: DeviceView, until: float, queue: Queue, took: Callable[[Waiting | Busy], Took]) -> Place:
+    running = next(
+        (busy for busy in queue.busy if device.key == busy.device_key or device.key in busy.members.split()), None
+    )
+    if running is None:
+        return Place(device, max(queue.now, until), device.warm)
+    times = took(running)
+    load = 0.0 if running.mock or running.model_cache_key in device.warm else times.load_seconds
+    ends = max(queue.now, running.claimed_at + load + times.run_seconds, until)
+    warm = device.warm if running.mock else frozenset((running.model_cache_key,))
+    return Place(device, ends, warm, times.known)
+
+
+def _may_start(job: Waiting, facts: Facts) -> float:
+    """Return from when on the job may start, as far as the clock decides: now, if nothing is in its way."""
+    at = max(facts.now, job.not_before, job.queued_at, facts.pauses.covered_until(job))
+    if at < math.inf and (opens := _closed_until(job, facts, at)) is not None:
+        return opens
+    return at
+
+
+def _closed_until(job: Waiting, facts: Facts, at: float) -> float | None:
+    windows = facts.pauses.windows
+    if windows.is_empty or not windows.closed(job.type, job.priority, job.owner, job.front_at, at):
+        return None
+    window = windows.of(job.owner)
+    return None if window is None else window.opens_at(at)
+
+
+def _unknown(job: Waiting, facts: Facts) -> str | None:
+    """Return why nothing can be said about the job's start; None if something can."""
+    if job.target_node is not None:
+        return "Unknown: jobs of nodes, such as downloads, are not estimated."
+    if not job.mock and job.model_id not in facts.holders:
+        return "Unknown: no node has the model."
+    fitting = Counter(device.node for device, _ in facts.devices if fits(job, device))
+    if max(fitting.values(), default=0) >= job.devices:
+        return None
+    if any(carries(job, device) for device in (*(device for device, _ in facts.devices), *facts.closed)):
+        return "Unknown: no device that fits it accepts jobs."
+    return "Unknown: no device is registered that fits it."
+
+
+def _forecast(job: Waiting, expected: Expected | None, measured: Durations) -> Forecast:
+    if expected is None:
+        return Forecast(None, None, "none", measured.samples, "Not reckoned: too far back in the queue.")
+    if expected.start is None:
+        how = "Unknown: a job before it uses a model that has not been measured."
+        return Forecast(None, None, "none", measured.samples, how)
+    if job.mock:
+        return Forecast(expected.start, None, "none", 0, "Placeholder output is not estimated, but its start is.")
+    if expected.end is None:
+        how = f"Its end is unknown: no generation of {job.model_id} has been measured here."
+        return Forecast(expected.start, None, "none", 0, how)
+    basis: Basis = "derived" if measured.derived else "measured"
+    source = "of another tier, number of devices or model of the same weights" if measured.derived else "like it"
+    how = f"By playing the queue forward with the median times of the last {measured.samples} successes {source}."
+    return Forecast(expected.start, expected.end, basis, measured.samples, how)

@@ -137,7 +137,8 @@ def remove(context: Context, request: Request, job_id: str) -> None:
         records.purge(context.database, [job.id])
 
 
-def job_objects(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
+def job_objects(context: Context, rows: Sequence[Job], *, wait: bool = False) -> list[jobs.Job]:
+    """Return the jobs as clients see them. `wait`: for the estimates of jobs that were accepted just now."""
     positions = queue_positions.positions(context.database, context.redis, rows)
     progress = context.live.of(rows)
     public_path = context.settings.public_path
@@ -145,14 +146,17 @@ def job_objects(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
     seen, now = context.hosts.seen() if queued else Seen(), clock.now().timestamp()
     full = running_limits.at_limit(context.database, [row.owner for row in rows if row.status == JobState.QUEUED])
     reasons = [waiting_for(row, seen, now, full.get(row.owner or "")) for row in rows]
+    ids = [row.id for row in rows if row.status == JobState.QUEUED]
+    ahead = {job_id: position.ahead for job_id, position in positions.items()}
+    expected = context.forecasts.of(ids, ahead, wait=wait) if ids else {}
     return [
-        views.job(row, progress[row.id], positions.get(row.id), public_path, reason)
+        views.job(row, progress[row.id], positions.get(row.id), public_path, reason, expected.get(row.id))
         for row, reason in zip(rows, reasons, strict=True)
     ]
 
 
 def _show_one(context: Context, job_id: str, only: str | None) -> jobs.Job:
-    return job_objects(context, [records.get(context.database, job_id, only=only)])[0]
+    return job_objects(context, [records.get(context.database, job_id, only=only)], wait=True)[0]
 
 
 async def admitted(

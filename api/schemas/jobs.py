@@ -283,6 +283,20 @@ class WaitingFor(ResponseModel):
     detail: str
 
 
+class JobEstimate(ResponseModel):
+    """How `estimated_start` and `estimated_end` were reckoned."""
+
+    basis: Annotated[
+        Literal["measured", "derived", "none"],
+        Field(
+            description="`measured`: from jobs of this model, tier and number of devices. `derived`: from others, or "
+            "by the position in a long queue. `none`: nothing is known; `how` says why."
+        ),
+    ]
+    samples: Annotated[int, Field(description="Number of measured jobs behind the duration, at most 20.")]
+    how: str
+
+
 class Job(ResponseModel):
     """A job: a generation, a benchmark, a download, an integrity check, a cleanup or a preparation."""
 
@@ -314,6 +328,13 @@ class Job(ResponseModel):
         ),
     ]
     waiting_for: Annotated[WaitingFor | None, Field(description="Null: the job is not queued.")] = None
+    estimated_start: Annotated[
+        Time | None, Field(description="When a queued job is expected to start, some seconds ago. Null: unknown.")
+    ] = None
+    estimated_end: Annotated[Time | None, Field(description="When it is expected to end. Null: unknown.")] = None
+    estimate: Annotated[
+        JobEstimate | None, Field(description="Null: the job is not queued, or was accepted just now.")
+    ] = None
     start_after: Annotated[Time | None, Field(description="The job does not start before this time.")] = None
     start_before: Annotated[
         Time | None, Field(description="If the job has not started by then, it fails with the code `expired`.")

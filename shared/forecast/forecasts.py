@@ -1,5 +1,6 @@
 """Expected starts and ends of queued jobs, from what the database says now. Kept for some seconds."""
 
+import logging
 import math
 import threading
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shared.database.engine import Database
+from shared.errors import DatabaseUnavailable
 from shared.forecast.durations import UNKNOWN_SECONDS, MeasuredDurations
 from shared.forecast.hosts import read_hosts
 from shared.forecast.order import in_order
@@ -22,11 +24,14 @@ from shared.jobs.dispatch import Busy, Queue, Waiting
 from shared.jobs.usage.durations import Durations
 from shared.models import replicas
 
+log = logging.getLogger("wanworks.forecasts")
+
 Basis = Literal["measured", "derived", "none"]
 
 # Further jobs are estimated by the rate at which these are served.
 _JOBS, _HELD = 1000, 500
 _KEEP_SECONDS = 5.0
+_KEEP_FOR_NEW_SECONDS = 1.0  # if a job is asked for that is newer
 _KEEP_TIMES_COST = 20.0  # so that forecasts take at most a twentieth of one core
 _MOCK_SECONDS = 1.0
 
@@ -59,55 +64,81 @@ class Facts:
         return self.queue.now
 
 
+@dataclass(frozen=True)
+class _Made:
+    """The forecasts of one moment."""
+
+    at: float  # by `time.monotonic`
+    cost: float  # seconds
+    facts: Facts | None
+    jobs: Mapping[str, Forecast]
+    seconds_per_job: float | None  # between two starts, if there are more jobs than were played
+
+    def of(self, job_id: str, ahead: int | None) -> Forecast:
+        if (known := self.jobs.get(job_id)) is not None:
+            return known
+        if self.facts is None or self.seconds_per_job is None or ahead is None:
+            return Forecast(None, None, "none", 0, "Not reckoned yet.")
+        start = self.facts.now + ahead * self.seconds_per_job
+        how = f"About: {ahead} jobs are before it, at the rate expected of the first {len(self.jobs)}."
+        return Forecast(start, None, "derived", 0, how)
+
+
 class Forecasts:
-    """Makes forecasts of the queue of one database. Any thread may use it."""
+    """Makes and keeps the forecasts of one database's queue. Any thread may use it."""
 
     def __init__(self, database: Database, silence_seconds: float) -> None:
         self._database = database
         self._silence_seconds = silence_seconds
         self._durations = MeasuredDurations(database)
         self._lock = threading.Lock()
-        self._made_at, self._cost = float("-inf"), 0.0
-        self._facts: Facts | None = None
-        self._jobs: dict[str, Forecast] = {}
-        self._seconds_per_job: float | None = None
+        self._made = _Made(float("-inf"), 0.0, None, {}, None)
 
-    def of(self, job_ids: Sequence[str], ahead: Mapping[str, int]) -> dict[str, Forecast]:
+    def of(self, job_ids: Sequence[str], ahead: Mapping[str, int], *, wait: bool = False) -> dict[str, Forecast]:
         """Return the forecasts of queued jobs. `ahead`: how many jobs are before those whose position is known.
 
-        Raises DatabaseUnavailable. A forecast may be some seconds old; a job that is newer is reckoned by its position.
+        They may be some seconds old. `wait`: for those of jobs that are newer; otherwise these have none yet. Raises
+        DatabaseUnavailable, with `wait` alone.
         """
-        with self._lock:
-            self._refresh(newer=any(job_id not in self._jobs for job_id in job_ids))
-            return {job_id: self._jobs.get(job_id) or self._by_rate(ahead.get(job_id)) for job_id in job_ids}
+        if wait and any(job_id not in self._made.jobs for job_id in job_ids):
+            self._refresh(_KEEP_FOR_NEW_SECONDS)
+        elif wait:
+            self._refresh(_KEEP_SECONDS)
+        elif self._is_older(_KEEP_SECONDS) and not self._lock.locked():
+            threading.Thread(target=self._refresh_quietly, name="forecasts", daemon=True).start()
+        made = self._made
+        return {job_id: made.of(job_id, ahead.get(job_id)) for job_id in job_ids}
 
     def of_new(self, job: Waiting) -> Forecast:
         """Return the forecast of a job that would be accepted now. Raises DatabaseUnavailable."""
+        self._refresh(_KEEP_FOR_NEW_SECONDS)
+        facts = self._made.facts
+        assert facts is not None
+        job = job._replace(queued_at=max(job.queued_at, facts.now))
+        return forecasts(facts, self._durations, (job,))[job.job_id]
+
+    def _is_older(self, seconds: float) -> bool:
+        return time.monotonic() - self._made.at >= max(seconds, _KEEP_TIMES_COST * self._made.cost)
+
+    def _refresh(self, seconds: float) -> None:
+        """Make the forecasts again, if they are older than that. Raises DatabaseUnavailable."""
         with self._lock:
-            self._refresh(newer=True)
-            assert self._facts is not None
-            job = job._replace(queued_at=self._facts.now)
-            return forecasts(self._facts, self._durations, (job,))[job.job_id]
+            if not self._is_older(seconds):
+                return
+            began = time.monotonic()
+            facts = gather(self._database, self._silence_seconds)
+            jobs = forecasts(facts, self._durations)
+            starts = [one.start for one in jobs.values() if one.start is not None]
+            span = max(starts) - facts.now if starts else 0.0
+            rate = span / len(starts) if facts.queue.cuts and span > 0 else None
+            now = time.monotonic()
+            self._made = _Made(now, now - began, facts, jobs, rate)
 
-    def _refresh(self, *, newer: bool) -> None:
-        age = time.monotonic() - self._made_at
-        if age < max(1.0 if newer else _KEEP_SECONDS, _KEEP_TIMES_COST * self._cost):
-            return
-        began = time.monotonic()
-        self._facts = gather(self._database, self._silence_seconds)
-        self._jobs = forecasts(self._facts, self._durations)
-        starts = [one.start for one in self._jobs.values() if one.start is not None]
-        span = max(starts) - self._facts.now if starts else 0.0
-        self._seconds_per_job = span / len(starts) if len(starts) >= _JOBS // 2 and span > 0 else None
-        self._made_at = time.monotonic()
-        self._cost = self._made_at - began
-
-    def _by_rate(self, ahead: int | None) -> Forecast:
-        if self._facts is None or self._seconds_per_job is None or ahead is None:
-            return Forecast(None, None, "none", 0, "Not reckoned yet, or too far back in the queue.")
-        start = self._facts.now + ahead * self._seconds_per_job
-        how = f"About: {ahead} jobs are before it, at the rate expected of the first {_JOBS}."
-        return Forecast(start, None, "derived", 0, how)
+    def _refresh_quietly(self) -> None:
+        try:
+            self._refresh(_KEEP_SECONDS)
+        except DatabaseUnavailable as error:
+            log.debug("no forecasts are made: %s", error)
 
 
 def gather(database: Database, silence_seconds: float) -> Facts:

@@ -6,7 +6,7 @@ memory that devices share, and what arrives later. So it is an estimate, whose e
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, nsmallest
@@ -18,7 +18,7 @@ from shared.jobs.dispatch import Busy, Waiting, rank_of
 # As placement lets a job wait for the sake of loaded models (`scheduler/placement/fairness.py`).
 _DEADLINE_FACTOR = 1.75
 # Ranks rise with waiting, so the order is made again after this time, so many times at most.
-_ORDER_SECONDS, _ORDERS = 300.0, 60
+_ORDER_SECONDS, _ORDERS = 300.0, 24
 _STEPS = 20_000  # bounds the cost, whatever the queue
 
 
@@ -75,14 +75,20 @@ class _Simulation:
         self._given = given
         self._places = {place.device.key: place for place in given.places}
         self._free: list[tuple[float, str]] = []
+        self._idle: dict[str, None] = {}  # devices for which there is no job now, in order
         self._later = [(at, job.job_id, job) for at, job in given.later]
         heapify(self._later)
         self._found: dict[str, Expected] = {}
         self._ready: dict[str, Waiting] = {}
         self._lines: dict[tuple[Hashable, str], list[tuple[int, Waiting]]] = {}
         self._ranks: dict[str, int] = {}
-        self._fits: dict[tuple[Hashable, Hashable], bool] = {}
-        self._served: list[Busy | Waiting] = list(given.busy)
+        self._kinds = {key: shape(place.device) for key, place in self._places.items()}
+        self._loaded = Counter(key for place in self._places.values() for key in place.warm)
+        self._fits: dict[Hashable, dict[tuple[Hashable, str], bool]] = defaultdict(dict)
+        ends = {place.device.key: place.free_at for place in given.places}
+        self._running: list[tuple[float, Busy | Waiting]] = [
+            (ends[busy.device_key], busy) for busy in given.busy if busy.device_key in ends
+        ]
         self._ends: dict[str, list[float]] = defaultdict(list)
         self._deadlines: dict[str, float] = {}
         self._ordered_at, self._orders = -math.inf, 0
@@ -102,13 +108,17 @@ class _Simulation:
         self._deadlines = self._fair_starts()
         self._order(now)
         for _ in range(_STEPS):
-            if not self._free or not (self._ready or self._later):
+            if not (self._free or (self._idle and self._later)) or not (self._ready or self._later):
                 break
             self._step()
         return self._found
 
     def _step(self) -> None:
-        """Give the device that is free first its next job."""
+        """Give the device that is free first its next job, or let the next jobs join whose time comes before."""
+        next_at = self._free[0][0] if self._free else math.inf
+        if self._idle and self._later and self._later[0][0] <= next_at:
+            self._wake(self._later[0][0])
+            return
         at, key = self._free[0]
         if self._places[key].free_at != at:  # a gang has taken it
             heappop(self._free)
@@ -119,19 +129,27 @@ class _Simulation:
         job = self._chosen(self._places[key], at)
         if job is None:
             heappop(self._free)
-            if self._later:  # it waits for the next job that may start then
-                self._places[key].free_at = max(self._later[0][0], math.nextafter(at, math.inf))
-                heappush(self._free, (self._places[key].free_at, key))
+            self._idle[key] = None
             return
         team, start = ([key], at) if job.devices == 1 else self._team(job)
+        start = max(start, at)  # an idle device has been free for longer
         self._take(job)
         if team:
             self._start(job, team, start)
             for member in team:
                 heappush(self._free, (self._places[member].free_at, member))
 
-    def _admit(self, at: float) -> None:
-        """Let the jobs whose time has come join the others."""
+    def _wake(self, at: float) -> None:
+        """Let the jobs whose time has come join the others, and wake an idle device for each."""
+        for job in self._admit(at):
+            key = next((key for key in self._idle if fits(job, self._places[key].device)), None)
+            if key is not None:
+                del self._idle[key]
+                self._places[key].free_at = max(self._places[key].free_at, at)
+                heappush(self._free, (self._places[key].free_at, key))
+
+    def _admit(self, at: float) -> list[Waiting]:
+        """Let the jobs whose time has come join the others. Return them."""
         came = []
         while self._later and self._later[0][0] <= at:
             since, _, job = heappop(self._later)
@@ -143,12 +161,14 @@ class _Simulation:
             for job in came:  # behind the others, to bound the cost
                 self._ranks[job.job_id] = rank_of(job, at)
                 self._lines[need(job), job.model_cache_key].insert(0, (len(self._found) + len(self._ready), job))
+        return came
 
     def _order(self, at: float) -> None:
         self._ordered_at = at
         self._orders += 1
         self._lines = defaultdict(list)
-        for place, job in enumerate(in_order(self._ready.values(), self._served, at)):
+        self._running = [one for one in self._running if one[0] > at]
+        for place, job in enumerate(in_order(self._ready.values(), [job for _, job in self._running], at)):
             self._ranks[job.job_id] = rank_of(job, at)
             self._lines[need(job), job.model_cache_key].append((place, job))
         for line in self._lines.values():
@@ -177,10 +197,9 @@ class _Simulation:
 
     def _beside(self, head: Waiting, peers: Iterable[list[tuple[int, Waiting]]], place: Place, at: float) -> Waiting:
         """Return the first job whose model is loaded here or nowhere, if the first of all is not late for it."""
-        loaded = {key for each in self._places.values() if each is not place for key in each.warm}
         for wanted in (
             [line for line in peers if line[-1][1].model_cache_key in place.warm],
-            [line for line in peers if line[-1][1].model_cache_key not in loaded],
+            [line for line in peers if not self._loaded[line[-1][1].model_cache_key]],
         ):
             if not wanted:
                 continue
@@ -230,12 +249,15 @@ class _Simulation:
         end = at + took.run_seconds + (took.load_seconds if cold else 0.0)
         self._found[job.job_id] = Expected(at if known else None, end if known and took.known else None)
         for place in places:
+            self._idle.pop(place.device.key, None)
             place.free_at, place.known = end, known and took.known
             if not job.mock:
+                self._loaded.subtract(place.warm)
                 place.warm = frozenset((job.model_cache_key,))
+                self._loaded.update(place.warm)
         if job.owner is not None:
             self._ends[job.owner].append(end)
-        self._served.append(job)
+        self._running.append((end, job))
 
     def _take(self, job: Waiting) -> None:
         self._ready.pop(job.job_id, None)
@@ -244,9 +266,10 @@ class _Simulation:
             line.pop()
 
     def _may_run(self, key: tuple[Hashable, str], line: Sequence[tuple[int, Waiting]], device: DeviceView) -> bool:
-        found = self._fits.get((key[0], shape(device)))
+        known = self._fits[self._kinds[device.key]]
+        found = known.get(key)
         if found is None:
-            found = self._fits[key[0], shape(device)] = fits(line[-1][1], device)
+            found = known[key] = fits(line[-1][1], device)
         return found
 
     def _fair_starts(self) -> dict[str, float]:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from shared.database.engine import Database
@@ -34,6 +34,7 @@ _KEEP_SECONDS = 5.0
 _KEEP_FOR_NEW_SECONDS = 1.0  # if a job is asked for that is newer
 _KEEP_TIMES_COST = 20.0  # so that forecasts take at most a twentieth of one core
 _MOCK_SECONDS = 1.0
+_SURE = 0.75
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,16 @@ class Forecast:
     basis: Basis
     samples: int
     how: str
+    earliest: float = 0.0  # when the clock lets it start: its start time, its window, the end of pauses
+
+    def excludes(self, start_before: float) -> bool:
+        """Return whether a start by then is ruled out, by measured durations and with room for their error.
+
+        What is expected of the wait behind other jobs may be too long by a third.
+        """
+        if self.start is None or self.basis == "none":
+            return False
+        return start_before < self.earliest + _SURE * (self.start - self.earliest)
 
 
 @dataclass(frozen=True)
@@ -211,8 +222,9 @@ def forecasts(facts: Facts, durations: MeasuredDurations, new: Sequence[Waiting]
         lambda job, at: _closed_until(job, facts, at),
     )
     expected = simulate(situation)
-    for _, job in (*((0.0, job) for job in ready), *later):
-        found[job.job_id] = _forecast(job, expected.get(job.job_id), durations.of(job))
+    for at, job in (*((facts.now, job) for job in ready), *later):
+        forecast = _forecast(job, expected.get(job.job_id), durations.of(job))
+        found[job.job_id] = replace(forecast, earliest=at)
     return found
 
 

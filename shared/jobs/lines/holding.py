@@ -163,6 +163,16 @@ def expired(database: Database, limit: int = _AT_ONCE) -> Sequence[str]:
         return list(session.exec(query))
 
 
+def with_latest_start(database: Database, limit: int = 200) -> list[tuple[str, str | None, float]]:
+    """Return (id, model, latest start) of queued jobs that have one and have never started, the nearest first."""
+    query = select(Job.id, Job.model_id, Job.start_before).where(
+        QUEUED, col(Job.start_before).is_not(None), col(Job.attempt) == 0
+    )
+    with database.read() as session:
+        rows = session.exec(query.order_by(col(Job.start_before)).limit(limit)).all()
+    return [(job_id, model_id, start_before or 0.0) for job_id, model_id, start_before in rows]
+
+
 @settled
 def move_to_front(database: Database, job_id: str) -> Job:
     """Move a queued job before all others; of several, the last one moved is first. Raises Conflict.

@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from scheduler.alerts.facts import gather
+from scheduler.alerts.watch import ground_of
 from shared import clock
 from shared.database.engine import Database
 from shared.forecast import forecasts
 from shared.jobs.claims import pauses
 from shared.jobs.claims.pauses import EVERYTHING, Scope
 from shared.jobs.lines import windows
+from shared.settings import Settings
 from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.support import library
 from tests.support.jobs import DEMO, claimed, hold, new_job
@@ -118,3 +121,45 @@ def test_what_cannot_be_said_is_null_with_the_reason(client: TestClient, databas
     assert behind["estimated_start"] is None or behind["estimate"]["basis"] == "measured"
     hold(database)
     assert shown(client, never)["estimate"]["how"] == "Unknown: no node has the model."
+
+
+def test_a_latest_start_that_is_ruled_out_is_refused(client: TestClient, database: Database) -> None:
+    for _ in range(4):
+        submit(client)
+    claimed(database, submit(client))
+    wait = seconds(dry(client)["start_at"])
+    soon = clock.iso(clock.now() + timedelta(seconds=wait / 2))
+    answer = client.post(URL, json={**GOOD, "start_before": soon})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert (error["loc"], "expected to start at" in error["msg"]) == (["body", "start_before"], True), error
+    assert client.post(URL, json={**GOOD, "start_before": soon}, params={"dry_run": "true"}).status_code == 422
+    # With room for the estimate's error, and where nothing is known, it is accepted.
+    submit(client, start_before=clock.iso(clock.now() + timedelta(seconds=0.9 * wait)))
+    submit(client, start_before=soon, priority="critical")
+    submit(client, start_before=soon, model_id="TI2V-5B")
+
+
+def test_a_repeated_request_gets_its_job_though_it_would_be_late_now(client: TestClient, database: Database) -> None:
+    body = {**GOOD, "start_before": clock.iso(clock.now() + timedelta(seconds=60))}
+    header = {"Idempotency-Key": "k"}
+    first = client.post(URL, json=body, headers=header)
+    assert first.status_code == 202
+    claimed(database, submit(client, priority="critical"))
+    for _ in range(3):
+        submit(client, priority="critical")
+    again = client.post(URL, json=body, headers=header)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+
+
+def test_an_alert_says_that_a_latest_start_will_be_missed_until_it_is_not(
+    client: TestClient, database: Database, settings: Settings
+) -> None:
+    ground = ground_of(settings)
+    job_id = submit(client, start_before=clock.iso(clock.now() + timedelta(hours=1)))
+    assert gather(ground, clock.now()).late == ()
+    pauses.pause(database, EVERYTHING, by="admin", until=clock.now().timestamp() + 7200, running="finish")
+    (late,) = gather(ground, clock.now()).late
+    assert (late.job_id, late.expected_start > late.start_before) == (job_id, True)
+    pauses.resume(database, EVERYTHING)
+    assert gather(ground, clock.now()).late == ()

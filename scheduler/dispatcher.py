@@ -117,7 +117,7 @@ class Dispatcher:
         if recover:
             self._recovery.run()
         queue = dispatch.read_queue(self._database, self._ahead)
-        paused = read_pauses(self._database, queue.now)
+        paused = read_pauses(self._database, queue)
         self._marked = self._skipped = False
         dispatched = self._place(queue, paused) if queue.waiting else 0
         for _ in range(_AGAIN):
@@ -140,7 +140,7 @@ class Dispatcher:
         queue = pausing.startable(self._database, known_jobs(queue), paused)
         self._unplaceable.check(queue, hosts, held, lambda: self._startable(paused))
         of_devices = part(queue, of_nodes=False)
-        limits = OwnerLimits(of_devices, running_limits.of_owners(self._database))
+        limits = OwnerLimits(of_devices, running_limits.of_owners(self._database) if queue.has_rules else {})
         if excess := limits.excess():
             dispatch.recall(self._database, excess)
         by_id = {job.job_id: job for job in queue.waiting}

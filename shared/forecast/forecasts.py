@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from shared.daily_window import DailyWindow
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable
 from shared.forecast.durations import UNKNOWN_SECONDS, MeasuredDurations
@@ -69,6 +70,7 @@ class Facts:
     holders: frozenset[str]  # ids of the models that some node holds
     pauses: Pauses
     limits: Mapping[str, int] = field(default_factory=dict)
+    openings: dict[DailyWindow, tuple[float, float]] = field(default_factory=dict)  # the latest, by window
 
     @property
     def now(self) -> float:
@@ -155,7 +157,7 @@ class Forecasts:
 def gather(database: Database, silence_seconds: float) -> Facts:
     """Read the facts. Raises DatabaseUnavailable. The cost is bounded, however long the queue is."""
     queue = dispatch.read_queue(database, _JOBS)
-    paused = read_pauses(database, queue.now)
+    paused = read_pauses(database, queue)
     held = replicas.ready(database)
     hosts = read_hosts(database, held, silence_seconds)
     opens = {
@@ -177,7 +179,7 @@ def gather(database: Database, silence_seconds: float) -> Facts:
         closed=closed,
         holders=frozenset().union(*held.values()) if held else frozenset(),
         pauses=paused,
-        limits=running_limits.of_owners(database),
+        limits=running_limits.of_owners(database) if queue.has_rules else {},
     )
 
 
@@ -260,7 +262,13 @@ def _closed_until(job: Waiting, facts: Facts, at: float) -> float | None:
     if windows.is_empty or not windows.closed(job.type, job.priority, job.owner, job.front_at, at):
         return None
     window = windows.of(job.owner)
-    return None if window is None else window.opens_at(at)
+    if window is None:
+        return None
+    closed_since, opens = facts.openings.get(window, (math.inf, 0.0))
+    if not closed_since <= at < opens:  # each is reckoned once, because many jobs wait for it
+        opens = window.opens_at(at)
+        facts.openings[window] = (at, opens)
+    return opens
 
 
 def _unknown(job: Waiting, facts: Facts) -> str | None:

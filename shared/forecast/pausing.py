@@ -77,6 +77,13 @@ class Pauses:
         return max((job.queued_at, *(self.resumed_at.get((kind, value or ""), 0.0) for kind, value in scopes)))
 
 
-def read(database: Database, now: float) -> Pauses:
-    """Return the pauses and windows at that moment by the database's clock. Raises DatabaseUnavailable."""
+def read(database: Database, queue: Queue) -> Pauses:
+    """Return the pauses and windows at the moment of the queue. Raises DatabaseUnavailable.
+
+    Where the queue was read without any, there is nothing more to read: the next pass sees what has come since, and
+    claims read them in any case.
+    """
+    now = queue.now
+    if not queue.has_rules:
+        return Pauses((), {}, Windows(), now)
     return Pauses(tuple(pauses.in_force(database)), pauses.resumed_at(database), windows.read(database), now)

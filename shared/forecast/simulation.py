@@ -19,7 +19,7 @@ from shared.jobs.dispatch import Busy, Waiting, rank_of
 _DEADLINE_FACTOR = 1.75
 # Ranks rise with waiting, so the order is made again after this time, so many times at most.
 _ORDER_SECONDS, _ORDERS = 300.0, 24
-_STEPS = 20_000  # bounds the cost, whatever the queue
+_STEPS = 8_000  # bounds the cost, whatever the queue
 
 
 @dataclass
@@ -91,7 +91,7 @@ class _Simulation:
         ]
         self._ends: dict[str, list[float]] = defaultdict(list)
         self._deadlines: dict[str, float] = {}
-        self._ordered_at, self._orders = -math.inf, 0
+        self._ordered_at, self._orders, self._steps = -math.inf, 0, 0
 
     def run(self) -> dict[str, Expected]:
         now = self._given.now
@@ -107,7 +107,7 @@ class _Simulation:
         heapify(self._free)
         self._deadlines = self._fair_starts()
         self._order(now)
-        for _ in range(_STEPS):
+        while self._steps < _STEPS:
             if not (self._free or (self._idle and self._later)) or not (self._ready or self._later):
                 break
             self._step()
@@ -115,6 +115,7 @@ class _Simulation:
 
     def _step(self) -> None:
         """Give the device that is free first its next job, or let the next jobs join whose time comes before."""
+        self._steps += 1
         next_at = self._free[0][0] if self._free else math.inf
         if self._idle and self._later and self._later[0][0] <= next_at:
             self._wake(self._later[0][0])
@@ -176,7 +177,8 @@ class _Simulation:
 
     def _chosen(self, place: Place, at: float) -> Waiting | None:
         """Return the job that the device takes, much as placement chooses it."""
-        while True:
+        while self._steps < _STEPS:
+            self._steps += 1
             lines = [line for key, line in self._lines.items() if line and self._may_run(key, line, place.device)]
             if not lines:
                 return None
@@ -194,6 +196,7 @@ class _Simulation:
             self._take(chosen)
             if until < math.inf:
                 heappush(self._later, (until, chosen.job_id, chosen))
+        return None
 
     def _beside(self, head: Waiting, peers: Iterable[list[tuple[int, Waiting]]], place: Place, at: float) -> Waiting:
         """Return the first job whose model is loaded here or nowhere, if the first of all is not late for it."""

@@ -16,7 +16,7 @@ from shared.database.tables import Job, epoch_now
 from shared.errors import Conflict
 from shared.jobs.lines import windows
 from shared.jobs.lines.heads import QUEUED, first_of_each, held_lines, lines_there
-from shared.jobs.lines.names import HELD, OWNER_DIGITS, held_line, line_of
+from shared.jobs.lines.names import HELD, NEEDS, OWNER_DIGITS, held_line, line_of, needs_of
 from shared.jobs.lines.windows import Windows
 from shared.states import JobState, Priority
 
@@ -31,19 +31,8 @@ _DECIDING = (Job.type, Job.priority, Job.owner, Job.front_at)
 
 def line_of_job(job: Job) -> str:
     """Return the line in which the job stands once it may start."""
-    return line_of(
-        job.owner,
-        job.priority,
-        job.model_id,
-        job.model_cache_key,
-        job.target_node,
-        job.mock,
-        job.min_vram_mb,
-        job.min_ram_mb,
-        job.memory_needs,
-        job.devices,
-        job.front_at,
-    )
+    needs = dict(zip(NEEDS, needs_of(job), strict=True))
+    return line_of(job.owner, job.priority, **needs, front_at=job.front_at)
 
 
 def waiting_line(held: str, owner: str | None) -> str:

@@ -6,9 +6,21 @@ of a hundred thousand jobs is read as fast as one of a hundred.
 
 import json
 from hashlib import blake2b
+from typing import Any
 
 OWNER_DIGITS = 8
 HELD = "held"  # instead of a line: of jobs that may not start yet. It sorts after every line.
+
+
+# The columns that determine which devices or nodes can run a job.
+NEEDS = (
+    "model_id", "model_cache_key", "target_node", "mock", "min_vram_mb", "min_ram_mb", "memory_needs", "devices",
+)  # fmt: skip
+
+
+def needs_of(job: Any) -> tuple[Any, ...]:
+    """Return what determines which devices or nodes can run the job, a row or a job as placement sees it."""
+    return tuple(getattr(job, name) for name in NEEDS)
 
 
 def line_of(

@@ -24,13 +24,13 @@ from shared.states import Priority
 
 log = logging.getLogger("wanworks.windows")
 
-_NAME = "low_priority_window"
+NAME = "low_priority_window"
 _LOCK = "windows"
 _WITHOUT = frozenset({CLEANUP, INTEGRITY_CHECK})
 _LOW = Priority.LOW.rank
 # Built once, because every pass of the dispatcher and every claim of a low job reads them.
 _OF_INSTALLATION: Any = select(literal("").label("owner"), col(Installation.value).label("window")).where(
-    Installation.name == _NAME, Installation.value != ""
+    Installation.name == NAME, Installation.value != ""
 )
 _OF_KEYS: Any = select(col(ApiKey.id).label("owner"), col(ApiKey.low_priority_window).label("window")).where(
     col(ApiKey.low_priority_window).is_not(None)
@@ -95,12 +95,12 @@ def set_installation(database: Database, text: str) -> None:
     """Store the installation's window; an empty text is none. No claim that read the earlier one comes after this."""
     insert = sqlite_insert if database.is_sqlite else postgresql_insert
     with database.read() as session:
-        row = session.get(Installation, _NAME)
+        row = session.get(Installation, NAME)
         if (row.value if row is not None else "") == text:
             return
     with database.write() as session:
         change(session)
-        statement = insert(Installation).values(name=_NAME, value=text)
+        statement = insert(Installation).values(name=NAME, value=text)
         session.connection().execute(
             statement.on_conflict_do_update(index_elements=["name"], set_={"value": statement.excluded.value})
         )

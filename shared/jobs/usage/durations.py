@@ -147,6 +147,7 @@ def _latest(database: Database, model_cache_key: str, speed: str, devices: int) 
             Use.devices == devices,
             col(Use.mock).is_(False),
             Use.outcome == JobState.SUCCEEDED,
+            col(Use.resumed_from_step).is_(None),  # its denoising took only a part of its steps
         )
         .order_by(col(Use.finished_at).desc())
         .limit(_READ)

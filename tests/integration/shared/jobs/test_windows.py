@@ -186,7 +186,7 @@ def test_the_dispatcher_stores_its_setting_and_leaves_out_what_is_not_held_yet(
     low, normal = accepted(database, priority=LOW), accepted(database)
     windows.set_installation(database, closed())
     queue = dispatch.read_queue(database)
-    now = read_pauses(database, queue.now)
+    now = read_pauses(database, queue)
     assert [job.job_id for job in pausing.startable(database, queue, now).waiting] == [normal.id]
     assert row(database, low.id).held is None
     sent = Sent(settings.model_copy(update={"low_priority_window": closed()}), database)

@@ -26,6 +26,7 @@ from api.services.waker import Waker
 from shared.catalogue import models as catalogues
 from shared.catalogue.models import Catalogue
 from shared.database.engine import Database
+from shared.forecast.forecasts import Forecasts
 from shared.management import library
 from shared.management.library import Library, UseFigures
 from shared.management.summary import Overviews
@@ -50,6 +51,7 @@ class Context:
     streams: Streams
     admission: Admission
     hosts: Hosts
+    forecasts: Forecasts
     commits: Commits
     waker: Waker
     image_limiter: anyio.CapacityLimiter
@@ -92,6 +94,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             live=live,
             streams=streams,
             hosts=hosts,
+            forecasts=Forecasts(database, settings.device_silence_seconds),
             admission=Admission(settings, catalogue, storage, fallbacks, memory),
             commits=commits,
             waker=waker,

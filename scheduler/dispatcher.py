@@ -16,12 +16,9 @@ import redis
 
 from scheduler import on_demand, pausing
 from scheduler.alerts.watch import AlertWatch
-from scheduler.durations import MeasuredDurations
 from scheduler.flows import Flows
-from scheduler.hosts import Hosts, read_hosts
 from scheduler.job_reports import JobReports
 from scheduler.leadership import Leadership
-from scheduler.pausing import Pauses
 from scheduler.placement import host_memory, nodes, preemption
 from scheduler.placement.devices import Assignment, Moment, displaced
 from scheduler.placement.fairness import FairStarts
@@ -35,6 +32,10 @@ from shared import garbage
 from shared.cluster import nodes as cluster_nodes
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable, StoreFull
+from shared.forecast.durations import MeasuredDurations
+from shared.forecast.hosts import Hosts, read_hosts
+from shared.forecast.pausing import Pauses
+from shared.forecast.pausing import read as read_pauses
 from shared.jobs import checkpoints, dispatch, download_control
 from shared.jobs.claims import gangs, running_limits
 from shared.jobs.dispatch import Queue, Waiting
@@ -121,7 +122,7 @@ class Dispatcher:
             self._flows.find_missed()
         self._flows.follow()
         queue = dispatch.read_queue(self._database, self._ahead)
-        paused = pausing.read(self._database)
+        paused = read_pauses(self._database, queue)
         self._marked = self._skipped = False
         dispatched = self._place(queue, paused) if queue.waiting else 0
         for _ in range(_AGAIN):
@@ -144,7 +145,7 @@ class Dispatcher:
         queue = pausing.startable(self._database, known_jobs(queue), paused)
         self._unplaceable.check(queue, hosts, held, lambda: self._startable(paused))
         of_devices = part(queue, of_nodes=False)
-        limits = OwnerLimits(of_devices, running_limits.of_owners(self._database))
+        limits = OwnerLimits(of_devices, running_limits.of_owners(self._database) if queue.has_rules else {})
         if excess := limits.excess():
             dispatch.recall(self._database, excess)
         by_id = {job.job_id: job for job in queue.waiting}

@@ -5,10 +5,10 @@ import time
 from dataclasses import replace
 from functools import cache
 
-from scheduler.pausing import Pauses
-from scheduler.placement.devices import queue_order
 from shared.catalogue.job_types import JOB_TYPES
 from shared.database.engine import Database
+from shared.forecast.order import queue_order
+from shared.forecast.pausing import Pauses
 from shared.jobs import dispatch
 from shared.jobs.dispatch import Queue
 from shared.jobs.reading import queue_positions

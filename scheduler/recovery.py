@@ -1,18 +1,18 @@
 """Returns jobs of dead workers to the queue, resumes downloads that a full disk has stopped, and follows the clock:
-start times, latest starts, and pauses that end by themselves."""
+start times, windows, latest starts, and pauses that end by themselves."""
 
 import logging
 
-from scheduler.hosts import read_hosts
 from scheduler.job_reports import JobReports
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.errors import FaultKind
+from shared.forecast.hosts import read_hosts
 from shared.jobs import attempt_spans, attempts, dispatch, download_control
 from shared.jobs.attempts import Failure
 from shared.jobs.claims import pauses
 from shared.jobs.device_faults import Fault
-from shared.jobs.lines import holding
+from shared.jobs.lines import holding, windows
 from shared.settings import Settings
 from shared.telemetry.metrics import TAKEOVERS, Meters
 
@@ -27,6 +27,7 @@ class Recovery:
         self._database = database
         self._reports = reports
         self._meters = meters
+        self._window_stored = False
 
     def run(self) -> None:
         """Return jobs whose lease has expired, and resume downloads that have room again.
@@ -41,7 +42,11 @@ class Recovery:
 
     def _follow_the_clock(self) -> None:
         """Start and end what has a time: held jobs, latest starts, and pauses."""
+        if not self._window_stored:  # a setting of the dispatcher that leads
+            windows.set_installation(self._database, self._settings.low_priority_window)
+            self._window_stored = True
         holding.release_due(self._database)
+        holding.follow_windows(self._database, windows.read(self._database))
         for job_id in holding.expired(self._database):
             with self._reports.contained(job_id):
                 message = "No device had started the job by its `start_before`. Submit it again with a later one."

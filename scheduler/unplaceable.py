@@ -8,15 +8,16 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scheduler.hosts import Hosts
 from scheduler.job_reports import JobReports
 from scheduler.placement.gangs import enough
-from scheduler.placement.slots import carries, fits
 from shared.cluster import nodes
 from shared.database.engine import Database
+from shared.forecast.hosts import Hosts
+from shared.forecast.slots import carries, fits
 from shared.jobs import dispatch, download_control
 from shared.jobs.attempts import Failure
 from shared.jobs.dispatch import Queue, Waiting
+from shared.jobs.lines.names import needs_of
 from shared.models.memory_plan import Needs
 
 # How often the dispatcher stores that it watches unplaceable jobs. A longer pause than the second figure does not
@@ -50,7 +51,7 @@ class UnplaceableJobs:
             queue = read_again()
         alike: dict[tuple[Any, ...], list[Waiting]] = defaultdict(list)
         for job in queue.waiting:
-            alike[_needs(job)].append(job)
+            alike[needs_of(job)].append(job)
         coming: frozenset[str] | None = None
         for group in alike.values():
             one = group[0]
@@ -84,20 +85,6 @@ class UnplaceableJobs:
             nodes.note(self._database, _WATCHED_AT, str(queue.now))
             self._stored_at = queue.now
         return moved
-
-
-def _needs(job: Waiting) -> tuple[Any, ...]:
-    """Return what determines whether something could run the job. It is equal for jobs with equal needs."""
-    return (
-        job.model_id,
-        job.model_cache_key,
-        job.target_node,
-        job.mock,
-        job.min_vram_mb,
-        job.min_ram_mb,
-        job.memory_needs,
-        job.devices,
-    )
 
 
 def _reason(job: Waiting, hosts: Hosts, held: Mapping[str, frozenset[str]]) -> Failure | None:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from shared import setting_checks
+from shared import daily_window, setting_checks
 from shared.errors import ConfigurationError
 from shared.net.outbound import Allowed
 from shared.net.standard_webhooks import key_of
@@ -190,6 +190,11 @@ class Settings(BaseSettings):
     presence_seconds: float = Field(15.0, ge=0.1, le=3600, description="How often a node checks which models it holds.")
     sample_seconds: float = Field(
         5.0, ge=0.1, le=3600, description="How often a device's use, memory, temperature and power are recorded."
+    )
+    low_priority_window: str = Field(
+        "",
+        description="When jobs of low priority start: HH:MM-HH:MM and a time zone, such as 22:00-07:00 Europe/Berlin. "
+        "A key may have a window of its own. Empty: at any time. The dispatcher's setting counts for all.",
     )
 
     download_slots: int = Field(2, ge=1, le=32, description="Downloads that run at once on a node.")
@@ -399,6 +404,11 @@ class Settings(BaseSettings):
     @classmethod
     def _valid_public_path(cls, text: str) -> str:
         return normalised(text)
+
+    @field_validator("low_priority_window")
+    @classmethod
+    def _window(cls, text: str) -> str:
+        return str(daily_window.parse(text)) if text else text
 
     @field_validator("outbound_allow")
     @classmethod

@@ -3,14 +3,18 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.access.caller import caller_of
 from api.context import Context
 from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas import page as page_schemas
 from api.schemas.page import Estimate, EstimateQuery
 from api.services import estimates
+from shared import clock
 from shared.catalogue.entries import passes_per_step
+from shared.catalogue.job_types import GENERATION
 from shared.catalogue.models import parse_resolution
+from shared.jobs.dispatch import Waiting
 from shared.states import Priority, Scope
 
 
@@ -22,14 +26,20 @@ def estimate(context: Context, request: Request, query: EstimateQuery) -> Respon
     steps = query.steps or entry.defaults.steps
     work = width * height * (query.frames or entry.defaults.frames) * steps * share / 1e6
     speed = query.speed or context.settings.default_speed
-    wanted = estimates.Wanted(
-        entry.model_id, entry.weights_id, query.quantization, speed, work, rank=Priority.NORMAL.rank
-    )
+    wanted = estimates.Wanted(entry.model_id, entry.weights_id, query.quantization, speed, work)
     found = estimates.estimate(context.database, context.library(), wanted)
+    start = context.forecasts.of_new(
+        Waiting(
+            job_id="", type=GENERATION, model_id=entry.model_id, model_cache_key=wanted.model_cache_key,
+            target_node=None, priority=Priority.NORMAL.rank, owner=caller_of(request).key_id, queued_at=0.0,
+            not_before=0.0, work=work, mock=False, min_vram_mb=0, min_ram_mb=0, phase=None, dispatched_to=None,
+            dispatched_at=None, speed=speed,
+        )
+    ).start  # fmt: skip
     figures = {
         "generation_seconds": found.generation_seconds,
         "loading_seconds": found.loading_seconds,
-        "queue_seconds": found.queue_seconds,
+        "queue_seconds": None if start is None else round(max(0.0, start - clock.now().timestamp()), 1),
     }
     return json_response(
         Estimate(

@@ -97,6 +97,8 @@ class Source:
     workers: Callable[[], dict[str, Any]]  # by device
     alerts: Callable[[list[str]], dict[str, Any]]  # ids -> the open alerts and those with these ids, by id
     metrics: Callable[[], Any]
+    # The pauses in force by id, each with the key whose jobs it covers; None: everyone sees it.
+    pauses: Callable[[], dict[str, tuple[str | None, Any]]] = dict
 
 
 class Feed:
@@ -112,6 +114,7 @@ class Feed:
         self._current: dict[Key, Update] = {}  # the newest message about each subject that exists
         self._owners: dict[str, str | None] = {}  # of the jobs in `_seen`
         self._content: dict[Key, Any] = {}
+        self._pause_keys: dict[str, str | None] = {}
         self._metrics_at = float("-inf")
 
     @contextlib.asynccontextmanager
@@ -132,7 +135,7 @@ class Feed:
     async def everything(self, caller: Caller) -> list[str]:
         """Return all current messages for a new client, metrics first."""
         await self._ready.wait()
-        order = {"metrics_update": 0, "worker_update": 1, "alert": 2, "job_update": 3}
+        order = {"metrics_update": 0, "worker_update": 1, "alert": 2, "pause_update": 3, "job_update": 4}
         updates = (self._current[key] for key in sorted(self._current, key=lambda key: (order[key[0]], key[1])))
         return [message for update in updates if (message := update.to(caller)) is not None]
 
@@ -200,6 +203,7 @@ class Feed:
         workers = await anyio.to_thread.run_sync(self._source.workers)
         known = [about for kind, about in self._content if kind == "alert"]
         alerts = await anyio.to_thread.run_sync(self._source.alerts, known)
+        pauses = await anyio.to_thread.run_sync(self._source.pauses)
         now = time.monotonic()
         metrics = None
         if now - self._metrics_at >= _METRICS_SECONDS or any(jobs[one]["finished_at"] for one in jobs):
@@ -215,10 +219,21 @@ class Feed:
             self._publish("worker_update", key, worker)
         for alert_id, alert in alerts.items():
             self._publish("alert", alert_id, alert, last=alert["resolved_at"] is not None)
+        self._publish_pauses(pauses)
         self._ready.set()
         for job_id in job_ids:
             job = jobs.get(job_id, {"id": job_id, "deleted": True})
             self._publish("job_update", job_id, job, last="deleted" in job or job["finished_at"] is not None)
+
+    def _publish_pauses(self, pauses: dict[str, tuple[str | None, Any]]) -> None:
+        """Send new and changed pauses, and the ends of those that are over."""
+        over = [about for kind, about in self._content if kind == "pause_update" and about not in pauses]
+        for pause_id in over:
+            self._publish("pause_update", pause_id, {"id": pause_id, "ended": True}, last=True)
+            self._pause_keys.pop(pause_id, None)
+        for pause_id, (key, pause) in pauses.items():
+            self._pause_keys[pause_id] = key
+            self._publish("pause_update", pause_id, pause)
 
     def _publish(self, kind: str, about: str, data: Any, *, last: bool = False, anyway: bool = False) -> None:
         """Send a message if its content is new, or `anyway`. `last`: new clients do not need it any more."""
@@ -244,6 +259,9 @@ class Feed:
             before = self._current.get((kind, about))
             owner = before.owner if before is not None else self._owners.get(data["subject"])
             return Update(message, private=True, owner=owner)
+        if kind == "pause_update":
+            key = self._pause_keys.get(about)
+            return Update(message, private=key is not None, owner=key)
         running = data.get("job") if kind == "worker_update" else None
         if running is None:
             return Update(message)

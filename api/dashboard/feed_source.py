@@ -11,9 +11,11 @@ from api.dashboard.feed import Source
 from api.dashboard.handlers import metrics_now
 from api.jobs.handlers import job_objects
 from api.ops import workers
+from api.ops.pauses import as_shown
 from api.schemas.alerts import alert
 from shared.cluster import alerts
 from shared.jobs import records
+from shared.jobs.claims import pauses
 from shared.jobs.reading import queues
 
 
@@ -34,10 +36,19 @@ def feed_source(context: Context) -> Source:
         rows |= {row.id: row for row in (alerts.several(database, closed) if closed else ())}
         return {row.id: alert(row).model_dump(mode="json") for row in rows.values()}
 
+    def known_pauses() -> dict[str, tuple[str | None, Any]]:
+        rows = pauses.in_force(database)
+        shown = as_shown(context, LOCAL, rows)
+        return {
+            row.id: (row.value if row.kind == "key" else None, one.model_dump(mode="json"))
+            for row, one in zip(rows, shown, strict=True)
+        }
+
     return Source(
         stirred=lambda since: queues.stirred(database, since),
         jobs=several,
         workers=devices,
         alerts=known_alerts,
+        pauses=known_pauses,
         metrics=lambda: metrics_now(context).model_dump(mode="json"),
     )

@@ -1,7 +1,5 @@
 """What accepting a generation would return and cost. Reads only; shows data of the caller, and counts."""
 
-from datetime import timedelta
-
 from api.access.caller import Caller
 from api.context import Context
 from api.jobs.views import settled_params
@@ -10,6 +8,7 @@ from api.services import estimates, gpu_limits
 from api.services.estimates import Estimate, Wanted
 from shared import clock
 from shared.catalogue.job_types import GenerationParams
+from shared.forecast.forecasts import Forecast
 from shared.jobs.reading import queues
 from shared.jobs.records import NewJob
 from shared.models.memory_plan import Needs
@@ -75,7 +74,6 @@ def _times(
         params.speed,
         params.work,
         params.devices_per_job,
-        new.priority.rank,
     )
     found = estimates.estimate(context.database, library, wanted)
     ready = library.models[params.model_id].availability in REPLICA_READY
@@ -96,7 +94,7 @@ def _times(
         samples=found.samples,
         how=_how(found, params),
     )
-    return cost, _start(found, seconds, params.devices_per_job, memory, ready), ready
+    return cost, _start(context.forecasts.of_new(estimates.as_waiting(new))), ready
 
 
 def _how(found: Estimate, params: GenerationParams) -> str:
@@ -112,17 +110,9 @@ def _how(found: Estimate, params: GenerationParams) -> str:
     )
 
 
-def _start(found: Estimate, seconds: float | None, devices: int, memory: MemoryNeeds, ready: bool) -> Start:
-    unknown = None
-    if not ready:
-        unknown = "Unknown: no node has the model."
-    elif not memory.open_devices:
-        unknown = "Unknown: no device that fits it accepts jobs."
-    elif found.queue_seconds is None:
-        unknown = "Unknown: a job before it uses a model that has not been measured."
-    if unknown is not None or found.queue_seconds is None:
-        return Start(start_at=None, end_at=None, how=unknown or "Unknown.")
-    start = clock.now() + timedelta(seconds=found.queue_seconds)
-    end = None if seconds is None else start + timedelta(seconds=seconds / devices)
-    how = "The expected device time of the jobs before it, divided among the devices that are online."
-    return Start(start_at=clock.iso(start), end_at=clock.iso(end), how=how)
+def _start(expected: Forecast) -> Start:
+    return Start(start_at=_iso(expected.start), end_at=_iso(expected.end), how=expected.how)
+
+
+def _iso(seconds: float | None) -> str | None:
+    return None if seconds is None else clock.iso(clock.from_epoch(seconds))

@@ -23,7 +23,7 @@ from api.operation import Answer, Operation
 from api.schemas import jobs
 from api.schemas.dry_run import JobOrDryRun
 from api.schemas.job_queries import GenerationQuery, JobsQuery
-from api.services import gpu_limits
+from api.services import estimates, gpu_limits
 from api.services.group_commit import Committed
 from api.services.hosts import Seen
 from api.services.waiting import waiting_for
@@ -138,7 +138,8 @@ def remove(context: Context, request: Request, job_id: str) -> None:
         records.purge(context.database, [job.id])
 
 
-def job_objects(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
+def job_objects(context: Context, rows: Sequence[Job], *, wait: bool = False) -> list[jobs.Job]:
+    """Return the jobs as clients see them. `wait`: for the estimates of jobs that were accepted just now."""
     positions = queue_positions.positions(context.database, context.redis, rows)
     progress = context.live.of(rows)
     public_path = context.settings.public_path
@@ -147,14 +148,17 @@ def job_objects(context: Context, rows: Sequence[Job]) -> list[jobs.Job]:
     full = running_limits.at_limit(context.database, [row.owner for row in rows if row.status == JobState.QUEUED])
     awaited = flows.awaited(context.database, [row.id for row in rows if row.held == holding.DEPENDENCY])
     reasons = [waiting_for(row, seen, now, full.get(row.owner or ""), awaited.get(row.id, ())) for row in rows]
+    ids = [row.id for row in rows if row.status == JobState.QUEUED]
+    ahead = {job_id: position.ahead for job_id, position in positions.items()}
+    expected = context.forecasts.of(ids, ahead, wait=wait) if ids else {}
     return [
-        views.job(row, progress[row.id], positions.get(row.id), public_path, reason)
+        views.job(row, progress[row.id], positions.get(row.id), public_path, reason, expected.get(row.id))
         for row, reason in zip(rows, reasons, strict=True)
     ]
 
 
 def _show_one(context: Context, job_id: str, only: str | None) -> jobs.Job:
-    return job_objects(context, [records.get(context.database, job_id, only=only)])[0]
+    return job_objects(context, [records.get(context.database, job_id, only=only)], wait=True)[0]
 
 
 async def admitted(
@@ -167,10 +171,28 @@ async def admitted(
         received = replace(received, wrong=(*received.wrong, *error.errors))
     admit = partial(context.admission.generation, received, key, caller.limits, dry_run=dry_run)
     if context.admission.is_quick(received):
-        return admit()
-    if received.image is None:
-        return await anyio.to_thread.run_sync(admit)
-    return await anyio.to_thread.run_sync(admit, limiter=context.image_limiter)
+        new = admit()
+    elif received.image is None:
+        new = await anyio.to_thread.run_sync(admit)
+    else:
+        new = await anyio.to_thread.run_sync(admit, limiter=context.image_limiter)
+    if new.start_before is not None and not new.mock:
+        await anyio.to_thread.run_sync(_check_latest_start, context, caller.owning(new))
+    return new
+
+
+def _check_latest_start(context: Context, new: NewJob) -> None:
+    """Raise InvalidField if the job cannot be expected to start in time. Remove its inputs from the store then."""
+    if records.was_accepted(context.database, new):
+        return  # a repeated request gets its job
+    expected = context.forecasts.of_new(estimates.as_waiting(new))
+    if expected.start is not None and new.start_before is not None and expected.excludes(new.start_before):
+        context.admission.discard(new)
+        start = clock.iso(clock.from_epoch(expected.start))
+        message = (
+            f"is too early: the job is expected to start at {start}; give a later time, a higher priority, or none"
+        )
+        raise InvalidField.of("start_before", message, "not_in_time")
 
 
 async def committed(context: Context, new: NewJob, caller: Caller) -> Committed:

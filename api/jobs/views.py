@@ -3,7 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from api.schemas.jobs import Artifact, DownloadResult, GenerationResult, Job, JobError, JobProgress, Params, WaitingFor
+from api.schemas.jobs import (
+    Artifact,
+    DownloadResult,
+    GenerationResult,
+    Job,
+    JobError,
+    JobEstimate,
+    JobProgress,
+    Params,
+    WaitingFor,
+)
 from shared import clock
 from shared.catalogue.job_types import (
     BENCHMARK,
@@ -21,6 +31,7 @@ from shared.catalogue.job_types import (
     PrepareParams,
 )
 from shared.database.tables import Job as JobRow
+from shared.forecast.forecasts import Forecast
 from shared.jobs.claims import gangs
 from shared.jobs.reading.queue_positions import Position
 from shared.jobs.usage import gpu_time
@@ -33,6 +44,7 @@ def job(
     position: Position | None,
     public_path: str,
     waiting_for: WaitingFor | None = None,
+    forecast: Forecast | None = None,
 ) -> Job:
     """Return the job as its owner sees it. URLs in it begin with the public path."""
     return Job(
@@ -50,6 +62,11 @@ def job(
         queue_position=position.ahead if position is not None else None,
         queue_position_approximate=position.approximate if position is not None else None,
         waiting_for=waiting_for,
+        estimated_start=_iso(forecast.start) if forecast is not None else None,
+        estimated_end=_iso(forecast.end) if forecast is not None else None,
+        estimate=None
+        if forecast is None
+        else JobEstimate(basis=forecast.basis, samples=forecast.samples, how=forecast.how),
         start_after=_iso(row.start_after),
         start_before=_iso(row.start_before),
         moved_to_front_at=_iso(row.front_at),

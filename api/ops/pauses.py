@@ -40,7 +40,7 @@ async def resume(context: Context, request: Request, query: BaseModel) -> Respon
 
 def shown(context: Context, caller: Caller) -> list[Pause]:
     """Return the pauses that are in force and that the caller may see: of keys, only its own."""
-    return _as_shown(context, caller, pauses.in_force(context.database))
+    return as_shown(context, caller, pauses.in_force(context.database))
 
 
 def _pause(context: Context, request: Request, body: PauseRequest) -> Response:
@@ -108,7 +108,8 @@ def _unknown(kind: str, value: str, there: Sequence[str]) -> InvalidField:
     return InvalidField(FieldError(("body", kind), f"there is no {what} {value!r}{known}", "unknown"))
 
 
-def _as_shown(context: Context, caller: Caller, rows: Sequence[PauseRow]) -> list[Pause]:
+def as_shown(context: Context, caller: Caller, rows: Sequence[PauseRow]) -> list[Pause]:
+    """Return those of the pauses that the caller may see, as the API returns them."""
     rows = [row for row in rows if row.kind != "key" or caller.sees(row.value)]
     names = {}
     if any(row.kind == "key" for row in rows):

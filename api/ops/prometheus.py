@@ -6,6 +6,7 @@ Every web process returns the metrics of the whole installation, so scraping one
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import product
+from typing import get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -24,6 +25,7 @@ from shared.cluster import alerts, nodes
 from shared.database.tables import Sample
 from shared.insight import samples
 from shared.jobs import device_faults, download_control
+from shared.jobs.claims import pauses
 from shared.jobs.reading import queues
 from shared.jobs.reading.queues import Depth
 from shared.messaging.progress import RestingRedis, answers
@@ -67,6 +69,15 @@ def _queue(context: Context) -> Iterator[Metric]:
     for (type, model_id, status), count in (_no_jobs(models) | counts).items():
         jobs.add_metric([type, model_id or "", status], count)
     yield jobs
+    in_force = pauses.in_force(context.database)
+    paused = _gauge("wanworks_paused", "Pauses in force, by what they cover.", "scope")
+    for scope in get_args(pauses.Kind):
+        paused.add_metric([scope], sum(row.kind == scope for row in in_force))
+    yield paused
+    held = _gauge("wanworks_jobs_held", "Queued jobs that may not start, by reason.", "reason")
+    for reason, count in queues.held_by_reason(context.database, in_force).items():
+        held.add_metric([reason], count)
+    yield held
     depth = _gauge("wanworks_queue_depth", "Queued jobs.", "model", "priority")
     waiting = _gauge("wanworks_queue_waiting_for_model", "Queued jobs whose model no node holds.", "model", "priority")
     oldest = _gauge("wanworks_queue_oldest_seconds", "Age of the oldest queued job.", "model", "priority")
@@ -96,10 +107,15 @@ def _queue(context: Context) -> Iterator[Metric]:
 def _no_jobs(models: Sequence[str]) -> dict[tuple[str, str | None, str], int]:
     """Return zero for every set of labels that is always present."""
     return {
-        (job_type.name, model_id, state.value): 0
+        (job_type.name, model_id, str(state)): 0
         for job_type in JOB_TYPES.values()
         for model_id in (models if job_type.name in (GENERATION, DOWNLOAD) else (None,))
-        for state in (JobState.QUEUED, JobState.RUNNING, *((JobState.PAUSED,) if job_type.name == DOWNLOAD else ()))
+        for state in (
+            JobState.QUEUED,
+            "held",
+            JobState.RUNNING,
+            *((JobState.PAUSED,) if job_type.name == DOWNLOAD else ()),
+        )
     }
 
 

@@ -17,10 +17,10 @@ from api.schemas import nodes as node_schemas
 from shared import clock
 from shared.cluster import nodes
 from shared.cluster.nodes import SeenDevice
-from shared.database.tables import Job, Node, Sample
+from shared.database.tables import Job, Node, Pause, Sample
 from shared.insight import samples
 from shared.jobs import device_faults
-from shared.jobs.claims import gangs
+from shared.jobs.claims import gangs, pauses
 from shared.jobs.reading import queues as queue_reads
 from shared.states import Phase, Scope
 
@@ -39,6 +39,7 @@ def seen(context: Context, caller: Caller) -> node_schemas.Workers:
     readings = samples.latest(context.database, clock.now() - timedelta(seconds=context.settings.reading_seconds))
     known = nodes.nodes(context.database)
     faults = device_faults.counts(context.database)
+    paused = {row.value: row for row in pauses.in_force(context.database) if row.kind == "device"}
     drained = {node.name for node, _ in known if node.drained_at is not None}
     devices = [
         _device(
@@ -48,6 +49,7 @@ def seen(context: Context, caller: Caller) -> node_schemas.Workers:
             readings.get(one.device.key),
             silence,
             drained=one.device.node in drained,
+            pause=paused.get(one.device.key),
             faults=faults.get((one.device.node, one.device.uuid), 0),
         )
         for one in nodes.devices(context.database)
@@ -84,10 +86,11 @@ def _device(
     silence_seconds: float,
     *,
     drained: bool,
+    pause: Pause | None,
     faults: int,
 ) -> node_schemas.DeviceStatus:
     device = seen.device
-    state: Literal["idle", "busy", "draining", "drained", "quarantined", "offline"] = "idle"
+    state: Literal["idle", "busy", "draining", "drained", "paused", "quarantined", "offline"] = "idle"
     if not seen.alive(silence_seconds):
         state = "offline"
     elif device.quarantined_at is not None:
@@ -96,6 +99,8 @@ def _device(
         state = "drained" if job is None and finishing is None else "draining"
     elif job is not None:
         state = "busy"
+    elif pause is not None:
+        state = "paused"
     return node_schemas.DeviceStatus(
         node=device.node,
         index=device.index,
@@ -114,6 +119,9 @@ def _device(
         faults=faults,
         quarantined_at=clock.iso(device.quarantined_at),
         quarantine_reason=device.quarantine_reason,
+        paused_at=clock.iso(pause.created_at) if pause is not None else None,
+        pause_reason=pause.reason if pause is not None else None,
+        paused_until=clock.iso(clock.from_epoch(pause.until)) if pause is not None and pause.until else None,
         sample=_sample(sample) if sample is not None and state != "offline" else None,
         last_seen=None if seen.deregistered else _ago(seen.silent_seconds),
         started_at=clock.iso(device.started_at) or "",

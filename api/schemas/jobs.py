@@ -271,16 +271,31 @@ class WaitingFor(ResponseModel):
     """Why a queued job has not started."""
 
     reason: Annotated[
-        Literal["device", "memory", "model", "limit", "backoff", "pause", "start_time", "dependency"],
+        Literal["device", "memory", "model", "limit", "backoff", "pause", "start_time", "window", "dependency"],
         Field(
             description="`device`: those that fit it are busy, offline or drained. `memory`: no registered device has "
             "the memory. `model`: no node has the model. `limit`: its node runs as many jobs of this type, or "
             "its API key as many jobs, as it may. `backoff`: it failed, and is tried again later. `pause`: a pause "
-            "covers it. `start_time`: it may not start before `start_after`. `dependency`: other jobs of its flow, "
-            "which `detail` names, must end first."
+            "covers it. `start_time`: it may not start before `start_after`. `window`: it is of low priority, and "
+            "waits for the daily window in which such jobs start. `dependency`: other jobs of its flow, which "
+            "`detail` names, must end first."
         ),
     ]
     detail: str
+
+
+class JobEstimate(ResponseModel):
+    """How `estimated_start` and `estimated_end` were reckoned."""
+
+    basis: Annotated[
+        Literal["measured", "derived", "none"],
+        Field(
+            description="`measured`: from jobs of this model, tier and number of devices. `derived`: from others, or "
+            "by the position in a long queue. `none`: nothing is known; `how` says why."
+        ),
+    ]
+    samples: Annotated[int, Field(description="Number of measured jobs behind the duration, at most 20.")]
+    how: str
 
 
 class Job(ResponseModel):
@@ -314,6 +329,13 @@ class Job(ResponseModel):
         ),
     ]
     waiting_for: Annotated[WaitingFor | None, Field(description="Null: the job is not queued.")] = None
+    estimated_start: Annotated[
+        Time | None, Field(description="When a queued job is expected to start, some seconds ago. Null: unknown.")
+    ] = None
+    estimated_end: Annotated[Time | None, Field(description="When it is expected to end. Null: unknown.")] = None
+    estimate: Annotated[
+        JobEstimate | None, Field(description="Null: the job is not queued, or was accepted just now.")
+    ] = None
     start_after: Annotated[Time | None, Field(description="The job does not start before this time.")] = None
     start_before: Annotated[
         Time | None, Field(description="If the job has not started by then, it fails with the code `expired`.")

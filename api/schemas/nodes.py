@@ -46,10 +46,10 @@ class DeviceStatus(ResponseModel):
     pid: int
     visible: Annotated[str, Field(description="The worker process's CUDA_VISIBLE_DEVICES.")]
     state: Annotated[
-        Literal["idle", "busy", "draining", "drained", "quarantined", "offline"],
+        Literal["idle", "busy", "draining", "drained", "paused", "quarantined", "offline"],
         Field(
             description="`draining`: finishes its job and accepts no other; `drained`: idle and accepts no jobs; "
-            "`quarantined`: faulty, accepts no jobs until it is released."
+            "`paused`: idle, and a pause covers it; `quarantined`: faulty, accepts no jobs until it is released."
         ),
     ]
     job: Annotated[str | None, Field(description="The id of the job that it runs.")]
@@ -61,6 +61,11 @@ class DeviceStatus(ResponseModel):
     faults: Annotated[int, Field(description="Faults in a row, without a successful job between them.")] = 0
     quarantined_at: Annotated[Time | None, Field(description="Since when it is quarantined.")] = None
     quarantine_reason: str | None = None
+    paused_at: Annotated[Time | None, Field(description="Since when it is paused. A job that runs there finishes.")] = (
+        None
+    )
+    pause_reason: Annotated[str | None, Field(description="Why; null: it is not paused.")] = None
+    paused_until: Annotated[Time | None, Field(description="When the pause ends by itself; null: it does not.")] = None
     sample: Annotated[DeviceSample | None, Field(description="Null: no recent measurement.")] = None
     last_seen: Time | None
     started_at: Time

@@ -39,8 +39,8 @@ class Estimate(BaseModel):
     quantization and speed tier, without loading, scaled to the request. If the tier has not run yet, it is the time of
     `exact` times the ratio that a benchmark has measured, if there is one; if the model has not, that of another model
     with the same weights. `loading_seconds` is added if no device has loaded the model.
-    `queue_seconds` is the expected time of the running generations and of those queued with at least normal priority,
-    divided among the devices.
+    `queue_seconds` is how long a generation of normal priority would wait, if the queue is played forward over the
+    devices with measured durations, pauses and windows. It compares no memory.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())

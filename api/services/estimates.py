@@ -1,12 +1,16 @@
-"""Estimate how long a generation takes and waits: the medians of measured jobs, scaled to its size.
+"""Estimate how long a generation takes and when it would start: the medians of measured jobs, scaled to its size.
 
-The estimate of the page and the dry run use the same functions.
+The estimate of the page, the dry run and the check of `start_before` use the same functions. So do the estimates of
+queued jobs (`shared/forecast/`).
 """
 
 from dataclasses import dataclass
 
+from shared.catalogue.job_types import GenerationParams
 from shared.database.engine import Database
-from shared.jobs.usage import durations, gpu_time
+from shared.jobs.dispatch import Waiting
+from shared.jobs.records import NewJob
+from shared.jobs.usage import durations
 from shared.management.library import Library
 from wanworks.requests import Quantization
 
@@ -21,7 +25,6 @@ class Wanted:
     speed: str
     work: float  # megapixels x frames x steps
     devices: int = 1
-    rank: int = 2  # of its priority
 
     @property
     def model_cache_key(self) -> str:
@@ -36,7 +39,6 @@ class Estimate:
     loading_seconds: float | None
     warm: bool  # whether a device has loaded the model
     samples: int
-    queue_seconds: float | None
 
     def device_seconds(self, devices: int) -> float | None:
         """Return how long it holds its devices, summed over them, with loading where no device has the model."""
@@ -61,19 +63,31 @@ def estimate(database: Database, library: Library, wanted: Wanted) -> Estimate:
             for one in device.warm
         ),
         samples=measured.samples,
-        queue_seconds=queue_seconds(database, len(library.devices), wanted.rank),
     )
 
 
-def queue_seconds(database: Database, devices: int, rank: int) -> float | None:
-    """Return how long a generation of that rank would wait for one of so many devices.
-
-    0 if a device is free; else the expected device time of the jobs before it, divided by the number of devices. None
-    without devices, or if one of these jobs uses a model that was never measured.
-    """
-    if not devices:
-        return None
-    ahead = gpu_time.ahead(database, rank)
-    if ahead.queued + ahead.running < devices:
-        return 0.0
-    return None if ahead.device_seconds is None else round(ahead.device_seconds / devices, 1)
+def as_waiting(new: NewJob) -> Waiting:
+    """Return the job as it would wait in the queue."""
+    params = new.params
+    assert isinstance(params, GenerationParams)
+    return Waiting(
+        job_id=new.id,
+        type=new.type,
+        model_id=params.model_id,
+        model_cache_key=params.model_cache_key,
+        target_node=None,
+        priority=new.priority.rank,
+        owner=new.owner,
+        queued_at=new.start_after or 0.0,
+        not_before=0.0,
+        work=params.work,
+        mock=new.mock,
+        min_vram_mb=new.min_vram_mb,
+        min_ram_mb=new.min_ram_mb,
+        phase=None,
+        dispatched_to=None,
+        dispatched_at=None,
+        memory_needs=new.memory_needs,
+        speed=params.speed,
+        devices=1 if new.mock else params.devices_per_job,
+    )

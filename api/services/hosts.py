@@ -1,16 +1,18 @@
-"""The registered devices and nodes, and the pauses, read at most every two seconds.
+"""The registered devices and nodes, the pauses and the windows, read at most every two seconds.
 
 Registered devices include silent, drained, quarantined and paused ones, which may come back, but not those of removed
 nodes.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Pause
 from shared.jobs.claims import pauses
+from shared.jobs.lines import windows
+from shared.jobs.lines.windows import Windows
 from shared.models.memory_plan import Needs
 
 _KEEP_SECONDS = 2.0
@@ -41,6 +43,7 @@ class Seen:
     devices: tuple[Host, ...] = ()
     io_nodes: frozenset[str] = frozenset()  # names of the nodes whose io workers accept jobs
     pauses: tuple[Pause, ...] = ()  # in force
+    windows: Windows = field(default_factory=Windows)  # of jobs of low priority
 
 
 class Hosts:
@@ -95,4 +98,4 @@ class Hosts:
                 )
             )
         io_nodes = {node.name for node, silent in known if nodes.is_heard(silent, self._silence_seconds)} - drained
-        return Seen(tuple(devices), frozenset(io_nodes), tuple(stopped))
+        return Seen(tuple(devices), frozenset(io_nodes), tuple(stopped), windows.read(self._database))

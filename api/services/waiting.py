@@ -7,7 +7,7 @@ from api.services.hosts import Seen
 from shared import clock
 from shared.database.tables import Job
 from shared.jobs.claims import pauses
-from shared.jobs.lines import holding
+from shared.jobs.lines.holding import DEPENDENCY, START_TIME, WINDOW
 from shared.models.memory_plan import Needs
 from shared.states import JobState, Phase
 
@@ -25,12 +25,14 @@ def waiting_for(
     """
     if job.status != JobState.QUEUED:
         return None
-    if job.held == holding.DEPENDENCY:
+    if job.held == DEPENDENCY:
         named = f": {', '.join(jobs[:_SHOWN_NAMES])}" if jobs else ""
         more = f" and {len(jobs) - _SHOWN_NAMES} more" if len(jobs) > _SHOWN_NAMES else ""
         detail = f"It waits for other jobs of its flow{named}{more}."
         return WaitingFor(reason="dependency", detail=detail)
-    if job.held is not None:
+    if job.held == WINDOW or seen.windows.closed(job.type, job.priority, job.owner, job.front_at, now):
+        return _for_its_window(job, seen, now)
+    if job.held == START_TIME:
         at = clock.iso(clock.from_epoch(job.queued_at))
         return WaitingFor(reason="start_time", detail=f"It may start from {at} on.")
     if (by := _pause_of(job, seen)) is not None:
@@ -55,6 +57,16 @@ def _pause_of(job: Job, seen: Seen) -> WaitingFor | None:
     detail = f"{what.get(row.kind, f'{row.value} is')} paused"
     detail += f" until {clock.iso(clock.from_epoch(row.until))}" if row.until is not None else ""
     return WaitingFor(reason="pause", detail=f"{detail}: {row.reason}" if row.reason else f"{detail}.")
+
+
+def _for_its_window(job: Job, seen: Seen, now: float) -> WaitingFor:
+    window = seen.windows.of(job.owner)
+    if window is None or window.is_open(now):
+        return WaitingFor(reason="window", detail="The window of low priority is open: it joins the queue soon.")
+    opens = clock.iso(clock.from_epoch(window.opens_at(now)))
+    return WaitingFor(
+        reason="window", detail=f"Jobs of low priority start in the window {window}, which opens at {opens}."
+    )
 
 
 def lacks_fp8(devices: int) -> str:

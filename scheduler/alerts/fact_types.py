@@ -73,6 +73,16 @@ class RunningFact:
 
 
 @dataclass(frozen=True)
+class LateFact:
+    """A waiting job that is expected to start after its latest start, at which it fails. In seconds since 1970."""
+
+    job_id: str
+    model_id: str | None
+    start_before: float
+    expected_start: float
+
+
+@dataclass(frozen=True)
 class FailedDownload:
     job_id: str
     model_id: str
@@ -90,6 +100,7 @@ class Facts:
     processes: tuple[ProcessFact, ...] = ()
     loops: tuple[LoopFact, ...] = ()
     running: tuple[RunningFact, ...] = ()
+    late: tuple[LateFact, ...] = ()
     failed_downloads: tuple[FailedDownload, ...] = ()  # those that are the newest of their model and node
     queued: int = 0
     oldest_queued_seconds: float | None = (

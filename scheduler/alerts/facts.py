@@ -8,6 +8,7 @@ from scheduler.alerts.fact_types import (
     DeviceFact,
     Facts,
     FailedDownload,
+    LateFact,
     LoopFact,
     ModelFact,
     NodeFact,
@@ -22,8 +23,10 @@ from shared.cluster import nodes
 from shared.cluster.nodes import SeenDevice
 from shared.database.engine import Database
 from shared.database.tables import Device, Job, Node, Process, Sample, Snapshot
+from shared.forecast.forecasts import Forecasts
 from shared.insight import samples, snapshots
 from shared.jobs import download_control
+from shared.jobs.lines import holding
 from shared.jobs.reading import queues
 from shared.jobs.usage import latest_uses
 from shared.management.library import Library
@@ -50,6 +53,7 @@ class Ground:
     database: Database
     redis: RestingRedis
     library: Callable[[], Library]
+    forecasts: Forecasts
     began: datetime  # start of this process, which cannot have missed earlier ticks
 
 
@@ -87,6 +91,7 @@ def gather(ground: Ground, now: datetime) -> Facts:
         flower_answers=_flower_answers(settings, processes),
         processes=tuple(ProcessFact(one.node, one.name, one.state, one.restarts) for one in processes),
         running=_running(ground, running),
+        late=_late(ground),
         failed_downloads=_failed_downloads(database, library, now),
         queued=waiting.queued,
         oldest_queued_seconds=waiting.oldest_seconds,
@@ -199,6 +204,19 @@ def _running(ground: Ground, jobs: Sequence[Job]) -> tuple[RunningFact, ...]:
             no_bytes=_no_bytes(events.get(job.id)),
         )
         for job in jobs
+    )
+
+
+def _late(ground: Ground) -> tuple[LateFact, ...]:
+    """Return the waiting jobs with a latest start that are expected to miss it. Most passes find no such job."""
+    due = holding.with_latest_start(ground.database)
+    if not due:
+        return ()
+    expected = ground.forecasts.of([job_id for job_id, _, _ in due], {}, wait=True)
+    return tuple(
+        LateFact(job_id, model_id, start_before, start)
+        for job_id, model_id, start_before in due
+        if (start := expected[job_id].start) is not None and start > start_before
     )
 
 

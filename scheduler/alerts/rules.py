@@ -15,6 +15,7 @@ from scheduler.alerts.found import HYSTERESIS as _HYSTERESIS
 from scheduler.alerts.found import Find, Found
 from scheduler.alerts.found import limit as _limit
 from scheduler.alerts.found import span as _span
+from shared import clock
 from shared.cluster.alerts import Severity
 from shared.cluster.nodes import is_heard
 from shared.settings import Settings
@@ -101,6 +102,22 @@ def _queue_age(facts: Facts, settings: Settings, open: Collection[str]) -> Itera
             f"The oldest of {facts.queued} waiting jobs has waited {_span(oldest)}.",
             "Add devices, or check whether the existing ones work",
         )
+
+
+def _start_late(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
+    for job in facts.late:
+        yield Found(
+            job.job_id,
+            "A job is expected to miss its latest start",
+            f"The job {job.job_id}{_of(job.model_id)} is expected to start at {_time(job.expected_start)}, but fails "
+            f"if it has not started by {_time(job.start_before)}.",
+            "Move it to the front, raise its priority, or add devices",
+            job.model_id,
+        )
+
+
+def _time(seconds: float) -> str:
+    return clock.iso(clock.from_epoch(seconds)) or ""
 
 
 def _job_stuck(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
@@ -302,6 +319,7 @@ RULES = (
     Rule("device_memory_errors", "warning", True, _at_once, 0.0, device_rules.memory_errors),
     Rule("device_memory_full", "warning", False, _after(600.0), 120.0, device_rules.memory_full),
     Rule("queue_age", "warning", False, _at_once, 60.0, _queue_age),
+    Rule("start_late", "warning", True, _after(30.0), 0.0, _start_late),
     Rule("job_stuck", "warning", True, _at_once, 0.0, _job_stuck),
     Rule("failure_rate", "warning", True, _at_once, 300.0, _failure_rate),
     Rule("slower_than_usual", "warning", False, _at_once, 0.0, _slower),

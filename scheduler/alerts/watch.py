@@ -17,6 +17,7 @@ from shared.catalogue import models as catalogue
 from shared.cluster import alerts
 from shared.database.engine import Database
 from shared.database.tables import AlertDelivery
+from shared.forecast.forecasts import Forecasts
 from shared.management import library
 from shared.management.library import UseFigures, stored_progress
 from shared.messaging.progress import RestingRedis, publish_change
@@ -62,7 +63,8 @@ def ground_of(settings: Settings) -> Ground:
     models = catalogue.load(settings.catalogue)
     figures = UseFigures(models, database)
     read_library = partial(library.read, settings, models, database, stored_progress, figures)
-    return Ground(settings, models, database, redis, read_library, clock.now())
+    forecasts = Forecasts(database, settings.device_silence_seconds)
+    return Ground(settings, models, database, redis, read_library, forecasts, clock.now())
 
 
 def run_once(ground: Ground) -> str | None:

@@ -5,7 +5,7 @@ checkpoint. Pure.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scheduler.placement.slots import DeviceView, fits
+from shared.forecast.slots import DeviceView, fits
 from shared.jobs.dispatch import Queue, Waiting
 
 # How long after its return to the queue a job waits for a device of the node that has its checkpoint.

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from scheduler.placement.avoidance import avoided, kept_near
-from scheduler.placement.slots import DeviceView, Estimates, Slot, Slots, fits, need, shape
+from shared.forecast.order import in_order
+from shared.forecast.slots import DeviceView, Estimates, Slot, Slots, fits, need, shape
 from shared.jobs.dispatch import Busy, Queue, Waiting, rank_of
 
 # How many of the first jobs the lateness test simulates. The deadlines of later jobs are too far off to be missed.
@@ -95,41 +96,6 @@ def displaced(queue: Queue, assignments: Iterable[Assignment]) -> list[Assignmen
     ]
 
 
-def queue_order(queue: Queue) -> list[str]:
-    """Return the ids of the queued jobs in the order in which they should start.
-
-    Dispatched jobs are first, then jobs that can start, by rank, fairness and age, then jobs that cannot start yet:
-    those in their back-off and those that wait for a model.
-    """
-    dispatched = [job for job in queue.waiting if job.dispatched_to is not None]
-    rest = [job for job in queue.waiting if job.dispatched_to is None]
-    ready: list[Waiting] = []
-    later: list[Waiting] = []
-    for job in rest:
-        (ready if job.not_before <= queue.now and job.phase is None else later).append(job)
-    served: list[Busy | Waiting] = [*queue.busy, *dispatched]
-    ordered = [*in_order(dispatched, queue.busy, queue.now), *in_order(ready, served, queue.now)]
-    ordered += in_order(later, served, queue.now)
-    return [job.job_id for job in ordered]
-
-
-def in_order(jobs: Iterable[Waiting], served: Iterable[Busy | Waiting], now: float) -> list[Waiting]:
-    """Sort by rank, then alternate between owners, then by age.
-
-    Jobs of an owner in ``served`` count as jobs already served for that owner.
-    """
-    taken = Counter(job.owner for job in served)
-    keyed = []
-    for rank, queued_at, job_id, job in sorted((_rank(job, now), job.queued_at, job.job_id, job) for job in jobs):
-        keyed.append((rank, taken[job.owner], queued_at, job_id, job))
-        taken[job.owner] += 1
-    return [item[-1] for item in sorted(keyed)]
-
-
-def _rank(job: Waiting, now: float) -> int:
-    return rank_of(job, now)
-
-
 def gone(job: Waiting, now: float, redispatch_seconds: float) -> bool:
     """Return whether a message that an idle device has not answered counts as lost."""
     return job.dispatched_at is None or now - job.dispatched_at > redispatch_seconds
@@ -188,7 +154,7 @@ class _Backlog:
                 line = self.lines[key] = _Line(job.model_cache_key)
             line.jobs.append(job)
             line.places.append(place)
-            line.ranks.append(_rank(job, now))
+            line.ranks.append(rank_of(job, now))
 
     def left(self) -> Iterator[Waiting]:
         """Yield the jobs that are not assigned yet, in order."""
@@ -313,12 +279,12 @@ def _overtaking(
     buckets: dict[tuple[Hashable, int, str | None], list[tuple[float, str, Waiting]]] = defaultdict(list)
     for key, job in out.items():
         when = slot_of(devices[key], busy.get(key), moment).free_at
-        buckets[(choice.slots.group(key), _rank(job, now), job.owner)].append((when, key, job))
+        buckets[(choice.slots.group(key), rank_of(job, now), job.owner)].append((when, key, job))
     for bucket in buckets.values():
         bucket.sort(key=lambda item: item[:2])
     last, most = _last_and_most(buckets, taken)
     for job in choice.backlog.left():
-        rank = _rank(job, now)
+        rank = rank_of(job, now)
         if rank > last:
             return  # no later job can replace a dispatched one either
         if rank == last and taken[job.owner] >= most - 1:

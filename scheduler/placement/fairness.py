@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from scheduler.placement.slots import DeviceView, Estimates, Slot, Slots
+from shared.forecast.slots import DeviceView, Estimates, Slot, Slots
 from shared.jobs.dispatch import Queue, Waiting
 
 # No job should wait for more than twice its fair wait. The factor is lower, because real durations vary.

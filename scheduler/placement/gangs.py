@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from scheduler.placement import devices as singles
-from scheduler.placement.devices import Assignment, Moment, gone, in_order
-from scheduler.placement.slots import DeviceView, fits
+from scheduler.placement.devices import Assignment, Moment, gone
+from shared.forecast.order import in_order
+from shared.forecast.slots import DeviceView, fits
 from shared.jobs.claims.gangs import keys_of
 from shared.jobs.dispatch import Busy, Queue, Waiting
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from scheduler.placement.devices import Assignment
-from scheduler.placement.slots import DeviceView, host_memory
+from shared.forecast.slots import DeviceView, host_memory
 from shared.jobs.dispatch import Busy, Queue, Waiting
 
 

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from scheduler.placement.devices import Assignment, in_order
+from scheduler.placement.devices import Assignment
 from shared.catalogue.job_types import DOWNLOAD
+from shared.forecast.order import in_order
 from shared.jobs.dispatch import Busy, Queue, Waiting, rank_of
 from shared.messaging import celery
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from scheduler.placement.devices import Assignment, Moment, slot_of
-from scheduler.placement.slots import DeviceView, fits
 from shared.catalogue.job_types import GENERATION
+from shared.forecast.slots import DeviceView, fits
 from shared.jobs.checkpoints import MOST_PREEMPTIONS, PREEMPT
 from shared.jobs.dispatch import Busy, Queue, Waiting
 from shared.states import Priority

@@ -20,6 +20,7 @@ from shared import clock
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import ApiKey
 from shared.errors import Conflict, NotFound
+from shared.jobs.lines import windows
 from shared.jobs.records import new_id
 from shared.states import Priority, Scope
 
@@ -42,6 +43,7 @@ class Limits:
     models: tuple[str, ...] | None = None  # that its generations may use
     max_resolution: str | None = None  # WIDTHxHEIGHT: its videos have at most as many pixels, in either orientation
     max_frames: int | None = None
+    low_priority_window: str | None = None  # of its jobs of low priority, in place of the installation's
 
     @property
     def counts_gpu_seconds(self) -> bool:
@@ -148,6 +150,7 @@ def limits(row: ApiKey) -> Limits:
         tuple(row.models) if row.models is not None else None,
         row.max_resolution,
         row.max_frames,
+        row.low_priority_window,
     )
 
 
@@ -158,6 +161,8 @@ def change_limits(database: Database, named: str, changes: Mapping[str, Any]) ->
     Raises NotFound if there is none that is not revoked.
     """
     with database.write() as session:
+        if "low_priority_window" in changes:
+            windows.change(session)
         row = _live(session, named, revoked_too=False)
         for name, value in _stored(replace(limits(row), **changes)).items():
             setattr(row, name, value)

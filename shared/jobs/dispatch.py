@@ -10,17 +10,18 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, case, update
+from sqlalchemy import bindparam, case, or_, update
 from sqlmodel import Session, col, select
 
 from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database, is_repetition, settled
-from shared.database.tables import Job, epoch_now
+from shared.database.tables import ApiKey, Installation, Job, Pause, epoch_now
 from shared.jobs.attempts import Failure
 from shared.jobs.finishing import ON_DEVICE
+from shared.jobs.lines import holding, windows
 from shared.jobs.lines.heads import QUEUED, first_of_each, lines_there
-from shared.jobs.lines.names import owner_part
+from shared.jobs.lines.names import NEEDS, owner_part
 from shared.jobs.records import note_end
 from shared.jobs.usage import durations
 from shared.states import JobState, Phase
@@ -117,6 +118,8 @@ class Queue:
     waiting: tuple[Waiting, ...]
     busy: tuple[Busy, ...]
     cuts: tuple[Cut, ...] = ()
+    # Whether there may be pauses, windows, or keys with a limit of running jobs. False: none need be read.
+    has_rules: bool = True
 
 
 _WAITING = (
@@ -131,7 +134,16 @@ _BUSY = (
     Job.preempted, Job.checkpoint_at,
 )  # fmt: skip
 # Built once, because every pass executes them.
-_NOW = select(epoch_now())
+_NOW = select(
+    epoch_now(),
+    or_(
+        select(Pause.id).exists(),
+        select(ApiKey.id)
+        .where(or_(col(ApiKey.running_jobs).is_not(None), col(ApiKey.low_priority_window).is_not(None)))
+        .exists(),
+        select(Installation.name).where(Installation.name == windows.NAME, Installation.value != "").exists(),
+    ),
+)
 _DISPATCHED = select(*_WAITING).where(QUEUED, col(Job.dispatched_to).is_not(None))  # type: ignore[call-overload]
 _MARK_DISPATCHED = (
     update(Job)
@@ -167,7 +179,7 @@ def read_queue(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
     """
     with database.read() as session:
         connection = session.connection()
-        now = connection.execute(_NOW).scalar_one()
+        now, has_rules = connection.execute(_NOW).one()
         lines = lines_there(connection)
         # An owner with many queued jobs must not hide the owners after it.
         each = max(ahead // max(1, len({owner_part(line) for line in lines})), _LOOK_AHEAD_OF_EACH)
@@ -181,7 +193,19 @@ def read_queue(database: Database, ahead: int = LOOK_AHEAD) -> Queue:
         cuts += _cuts(ready, each, ready_at=now)
         found += [Waiting._make(row) for row in connection.execute(_DISPATCHED)] if cuts else []
         busy = tuple(Busy._make(row) for row in connection.execute(_RUNNING))
-    return Queue(now, tuple({job.job_id: job for job in found}.values()), busy, tuple(cuts))
+    waiting = tuple({job.job_id: job for job in found}.values())
+    return Queue(now, waiting, busy, tuple(cuts), bool(has_rules))
+
+
+def read_held(database: Database, each: int) -> list[Waiting]:
+    """Return queued jobs that may not start yet, up to `each` for either reason, first come first."""
+    found = []
+    with database.read() as session:
+        for reason in (holding.START_TIME, holding.WINDOW):
+            held = select(*_WAITING).where(QUEUED, Job.held == reason)  # type: ignore[call-overload]
+            rows = session.connection().execute(held.order_by(col(Job.queued_at)).limit(each))
+            found += [Waiting._make(row) for row in rows]
+    return found
 
 
 def read_further(database: Database, queue: Queue, cuts: Collection[Cut], more: int) -> Queue:
@@ -272,18 +296,8 @@ def note_unplaceable(database: Database, like: Waiting, unplaceable: bool) -> in
 
     Return how many rows changed.
     """
-    needs = (
-        Job.model_id, Job.model_cache_key, Job.target_node, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.memory_needs,
-        Job.devices,
-    )  # fmt: skip
-    values = (
-        like.model_id, like.model_cache_key, like.target_node, like.mock, like.min_vram_mb, like.min_ram_mb,
-        like.memory_needs, like.devices,
-    )  # fmt: skip
-    where = [
-        col(column).is_(None) if value is None else col(column) == value
-        for column, value in zip(needs, values, strict=True)
-    ]
+    needs = [(getattr(Job, name), getattr(like, name)) for name in NEEDS]
+    where = [column.is_(None) if value is None else column == value for column, value in needs]
     since = col(Job.unplaceable_since)
     where.append(since.is_(None) if unplaceable else since.is_not(None))
     where.append(col(Job.held).is_(None))  # a job that may not start yet lacks nothing

@@ -27,12 +27,16 @@ def set_priority(database: Database, job_id: str, priority: Priority, *, only: s
 
 
 def give_priority(session: Session, job: Job, priority: Priority) -> Job:
-    """Set the priority of a job whose row is locked, put it into its line, and recall its dispatch."""
+    """Set the priority of a job whose row is locked, put it into its line, and recall its dispatch.
+
+    A job that becomes one of low priority waits for its window, and one that was, no longer does.
+    """
     if job.priority != priority.rank:
         job.priority = priority.rank
-        if job.held is None:
+        if job.status == JobState.RUNNING:
             job.line = holding.line_of_job(job)
-        if job.status == JobState.QUEUED:
+        else:
+            holding.settle(session, job)
             job.dispatched_to = job.dispatched_at = None
         session.add(job)
     return job

@@ -25,8 +25,9 @@ from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Job, Use, epoch_now
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound, OutcomeUnknown
 from shared.jobs import flow_marks, webhooks
-from shared.jobs.lines import holding
-from shared.jobs.lines.names import HELD, line_of
+from shared.jobs.lines import holding, windows
+from shared.jobs.lines.names import line_of
+from shared.jobs.lines.windows import Windows
 from shared.jobs.usage.gpu_time import device_seconds
 from shared.states import JOB_ENDS, JobState, Phase, Priority
 from shared.telemetry import tracing
@@ -244,6 +245,7 @@ def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str,
         work=job.work,
         warm=made.get("warm"),
         timings=made.get("timings", {}),
+        resumed_from_step=job.resumed_from_step,
         peak_vram_mb=made.get("peak_vram_mb"),
         device_name=made.get("device_name"),
         quality=(made.get("quality") or {}).get("score"),
@@ -292,6 +294,7 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
                 if job.idempotency_key is not None
             }
         fresh: list[dict[str, Any]] = []
+        in_force = windows_for(session, new)
         room = room_of(session, new)
         too_many = set()
         for place, job in enumerate(new):
@@ -302,7 +305,8 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
             if room.get(job.owner, 0) < 0:
                 too_many.add(job.id)
             else:
-                fresh.append(row_of(job, now, queued_at + place * 1e-6))  # one commit, but in order of arrival
+                # One commit, but in order of arrival.
+                fresh.append(row_of(job, now, queued_at + place * 1e-6, in_force))
                 if job.idempotency_key is not None:
                     hashes[job.idempotency_key] = (job.id, job.request_hash)
         if fresh:
@@ -339,7 +343,12 @@ def room_of(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
     return room
 
 
-def row_of(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
+def windows_for(session: Session, new: Sequence[NewJob]) -> Windows:
+    """Return the windows in force; none are read if no job is of low priority."""
+    return windows.read_in(session) if any(job.priority == Priority.LOW for job in new) else Windows()
+
+
+def row_of(new: NewJob, now: datetime, queued_at: float, in_force: Windows) -> dict[str, Any]:
     """Return the row as plain values: under load, constructing an object costs more than storing it."""
     params = new.params
     model_cache_key, work = (
@@ -358,13 +367,20 @@ def row_of(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "devices": 1 if new.mock else getattr(params, "devices_per_job", 1),
     }
     later = new.start_after is not None and new.start_after > queued_at
+    held = None
+    if new.depends:
+        held = holding.DEPENDENCY
+    elif later:
+        held = holding.START_TIME
+    elif in_force.closed(new.type, new.priority.rank, new.owner, None, queued_at):
+        held = holding.WINDOW
     return {
         **needs,
         "id": new.id,
         "type": new.type,
         "status": JobState.QUEUED,
-        "line": HELD if later or new.depends else line_of(**needs),
-        "held": holding.DEPENDENCY if new.depends else holding.START_TIME if later else None,
+        "line": line_of(**needs) if held is None else holding.waiting_line(held, new.owner),
+        "held": held,
         "start_after": new.start_after,
         "start_before": new.start_before,
         "work": work,

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.bench.bench import Bench
 from tests.bench.claims import claims
 from tests.bench.downloads import downloads
+from tests.bench.estimates import estimates
 from tests.bench.finishing import finishing
 from tests.bench.integrity import integrity
 from tests.bench.jobs import accepts, overhead, readiness, throughput
@@ -36,6 +37,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "claims": claims,
     "throughput": throughput,
     "loads": loads,
+    "estimates": estimates,
     "downloads": downloads,
     "integrity": integrity,
     "preparing": preparing,

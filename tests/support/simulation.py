@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from scheduler.placement.devices import Assignment, Moment, decide
 from scheduler.placement.fairness import FairStarts
-from scheduler.placement.slots import DeviceView, Estimates, fits
+from shared.forecast.slots import DeviceView, Estimates, fits
 from shared.jobs.dispatch import Busy, Queue, Waiting
 
 

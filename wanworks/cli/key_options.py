@@ -25,6 +25,18 @@ def resolution(text: str | None) -> str | None:
     return text
 
 
+def window(text: str | None) -> str | None:
+    """Return the daily window. Raises ConfigurationError."""
+    if text is None:
+        return None
+    from shared import daily_window
+
+    try:
+        return str(daily_window.parse(text))
+    except ValueError as error:
+        raise ConfigurationError(f"--low-priority-window: {error}") from None
+
+
 def models(names: Sequence[str] | None, home: Path | None) -> tuple[str, ...] | None:
     """Return the models. Raises ConfigurationError for one that the catalogue does not have."""
     if not names:
@@ -53,6 +65,8 @@ def _value(name: str, text: str) -> Any:
     option = f"--{name.replace('_', '-')}"
     if name == "max_resolution":
         return resolution(text)
+    if name == "low_priority_window":
+        return window(text)
     if name == "max_priority":
         if text not in list(Priority):
             raise ConfigurationError(f"{option}: {text!r} is not one of {', '.join(Priority)}, none")

@@ -60,6 +60,13 @@ def create(
         str | None, typer.Option(help="Largest size of its videos, such as 1280x720; at most as many pixels.")
     ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, max=100_000, help="Greatest length of its videos.")] = None,
+    low_priority_window: Annotated[
+        str | None,
+        typer.Option(
+            help="When its jobs of low priority start, such as '22:00-07:00 Europe/Berlin', or `always`. "
+            "[the installation's window]"
+        ),
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,6 +90,7 @@ def create(
         key_options.models(model, home),
         key_options.resolution(max_resolution),
         max_frames,
+        key_options.window(low_priority_window),
     )
     end = _end(expires)
     with _database(home) as database:
@@ -110,6 +118,7 @@ def update(
     ] = None,
     max_resolution: key_options.Changed = None,
     max_frames: key_options.Changed = None,
+    low_priority_window: key_options.Changed = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -129,6 +138,7 @@ def update(
             "max_priority": max_priority,
             "max_resolution": max_resolution,
             "max_frames": max_frames,
+            "low_priority_window": low_priority_window,
         }
     )
     if model is not None:

@@ -63,7 +63,9 @@ def doing(job: Job) -> str:
         if reason and reason["reason"] in ("memory", "backoff", "dependency"):
             return f"{waiting}. {reason['detail']}"
         about = "about " if job.get("queue_position_approximate") else ""
-        return f"{waiting}, {about}{position} ahead" if position else waiting
+        waiting = f"{waiting}, {about}{position} ahead" if position else waiting
+        start = job.get("estimated_start")
+        return f"{waiting}, starts about {start[:16].replace('T', ' ')}Z" if start else waiting
     if job["status"] != "running":
         return job["status"]
     step, steps = progress.get("step"), progress.get("steps")

@@ -47,6 +47,12 @@ class JobResult(TypedDict):
     seed: int
 
 
+class JobEstimate(TypedDict):
+    basis: Literal["measured", "derived", "none"]
+    samples: int
+    how: str
+
+
 class WaitingFor(TypedDict):
     reason: str
     detail: str
@@ -63,6 +69,9 @@ class Job(TypedDict):
     queue_position: int | None
     queue_position_approximate: bool | None
     waiting_for: WaitingFor | None
+    estimated_start: str | None
+    estimated_end: str | None
+    estimate: JobEstimate | None
     attempt: int
     max_attempts: int
     retry_backoff_seconds: NotRequired[float | None]
@@ -148,6 +157,9 @@ class DeviceRow(TypedDict):
     faults: int
     quarantined_at: str | None
     quarantine_reason: str | None
+    paused_at: str | None
+    pause_reason: str | None
+    paused_until: str | None
     last_seen: str | None
 
 

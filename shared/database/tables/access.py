@@ -12,7 +12,8 @@ _LIVE = text("revoked_at IS NULL")
 class ApiKey(SQLModel, table=True):
     """One API key; only its hash is stored. Written by `shared/access/keys.py` alone; never deleted.
 
-    `shared/jobs/claims/running_limits.py` reads how many jobs may run at once, in the transaction that claims one.
+    `shared/jobs/claims/running_limits.py` reads how many jobs may run at once, in the transaction that claims one;
+    `shared/jobs/lines/windows.py` reads the window.
     """
 
     __tablename__ = "api_keys"
@@ -39,6 +40,8 @@ class ApiKey(SQLModel, table=True):
     models: list[str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
     max_resolution: str | None = Field(default=None, max_length=16)  # as WIDTHxHEIGHT; its videos have no more pixels
     max_frames: int | None = None
+    # When its jobs of low priority start, as `shared/daily_window.py` reads it; it replaces the installation's window.
+    low_priority_window: str | None = Field(default=None, max_length=80)
 
 
 class AuditEntry(SQLModel, table=True):

@@ -123,7 +123,10 @@ class Tick(SQLModel, table=True):
 
 
 class Installation(SQLModel, table=True):
-    """Values that the whole installation shares, such as the store's marker. Written by `cluster/nodes.py` alone."""
+    """Values that the whole installation shares, such as the store's marker. Written by `cluster/nodes.py`.
+
+    `shared/jobs/lines/windows.py` writes the window of low priority.
+    """
 
     __tablename__ = "installation"
 

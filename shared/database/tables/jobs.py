@@ -234,6 +234,8 @@ class Use(SQLModel, table=True):
     work: float | None = None  # as of its job; None: the job ended before this was recorded
     warm: bool | None = None
     timings: dict[str, float] = Field(sa_column=Column(JSON, nullable=False))  # seconds by phase
+    # The step from which it continued a checkpoint. Its times are only of the rest, so no duration is measured by it.
+    resumed_from_step: int | None = None
     peak_vram_mb: float | None = None
     profile: str | None = Field(default=None, max_length=64)  # the memory profile that was used
     quality: float | None = None  # technical score of the output, 0.0 to 1.0

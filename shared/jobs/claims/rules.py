@@ -4,9 +4,10 @@ from sqlalchemy import bindparam, func
 from sqlmodel import Session, col, select
 
 from shared.database.engine import hold
-from shared.database.tables import Device, Job, Node, Replica
+from shared.database.tables import Device, Job, Node, Replica, epoch_now
 from shared.jobs.claims import gangs, pauses, running_limits
-from shared.states import REPLICA_READY, JobState
+from shared.jobs.lines import windows
+from shared.states import REPLICA_READY, JobState, Priority
 
 # Built once, because a device waits for its claim. The rows stay locked until the claim is committed.
 _NODE = select(Node.drained_at, Node.seen_at).where(Node.name == bindparam("its_node")).with_for_update(read=True)
@@ -15,7 +16,9 @@ _DEVICE = (
     .where(Device.key == bindparam("its_device_key"))
     .with_for_update(read=True)
 )
-_NEEDS = select(Job.mock, Job.target_node, Job.model_id).where(Job.id == bindparam("its_job_id"))
+_NEEDS = select(  # type: ignore[call-overload]
+    Job.mock, Job.target_node, Job.model_id, Job.type, Job.priority, Job.owner, Job.front_at, epoch_now().label("now")
+).where(Job.id == bindparam("its_job_id"))
 _HELD = (
     select(Replica.state, Replica.requires)
     .where(Replica.node == bindparam("its_node"), Replica.model_id == bindparam("its_model_id"))
@@ -29,8 +32,15 @@ def may_run(session: Session, job_id: str, node: str, device_key: str | None, at
     `device_key` is None for a claim of the node's io worker. The files are locked against removal. A worker that has
     deregistered claims nothing more: it returned its jobs and its processes are about to be killed. A member of a gang
     claims nothing, and a gang only while all of its devices are free. A key with as many jobs on devices as it may run
-    claims no further one. Nothing that is paused is claimed.
+    claims no further one. Nothing that is paused is claimed, and nothing outside its window.
     """
+    needs = session.execute(_NEEDS, {"its_job_id": job_id}).one_or_none()
+    if needs is None:
+        return False
+    if needs.priority == Priority.LOW.rank and needs.front_at is None:
+        in_force = windows.read_for_claim(session)
+        if in_force.closed(needs.type, needs.priority, needs.owner, needs.front_at, needs.now):
+            return False
     of_node = session.execute(_NODE, {"its_node": node}).one_or_none()
     if of_node is not None and of_node.drained_at is not None:
         return False
@@ -55,9 +65,8 @@ def may_run(session: Session, job_id: str, node: str, device_key: str | None, at
             col(Job.type) == select(Job.type).where(col(Job.id) == job_id).scalar_subquery(),
         )
         return session.exec(running).one() < at_most
-    needs = session.execute(_NEEDS, {"its_job_id": job_id}).one_or_none()
-    if needs is None or needs.mock or needs.target_node is not None:
-        return needs is not None
+    if needs.mock or needs.target_node is not None:
+        return True
     model_id = needs.model_id
     while model_id is not None:  # a preset needs its base's files too
         held = session.execute(_HELD, {"its_node": node, "its_model_id": model_id}).one_or_none()

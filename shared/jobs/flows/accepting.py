@@ -97,7 +97,8 @@ def insert_jobs(session: Session, jobs: Sequence[NewJob]) -> None:
                 raise LimitReached(message, records.QUEUE_RETRY_SECONDS)
     now = clock.now()
     queued_at = session.connection().execute(select(epoch_now())).scalar_one()
-    rows = [records.row_of(job, now, queued_at + place * 1e-6) for place, job in enumerate(jobs)]
+    in_force = records.windows_for(session, jobs)
+    rows = [records.row_of(job, now, queued_at + place * 1e-6, in_force) for place, job in enumerate(jobs)]
     session.scalars(insert(Job).returning(Job), rows).all()
 
 

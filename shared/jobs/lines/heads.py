@@ -21,6 +21,11 @@ def lines_there(connection: Connection) -> list[str]:
     return list(connection.execute(_lines()).scalars())
 
 
+def held_lines(connection: Connection) -> list[str]:
+    """Return the names under which jobs wait for their windows, likewise."""
+    return list(connection.execute(_lines(held=True)).scalars())
+
+
 def first_of_each(
     connection: Connection, columns: Sequence[Any], lines: list[str], each: int, ready_at: float | None = None
 ) -> list[Any]:
@@ -38,12 +43,11 @@ def first_of_each(
 
 
 @cache
-def _lines() -> Any:
-    first: Any = select(func.min(Job.line).label("line")).where(QUEUED, col(Job.line) < HELD)
+def _lines(*, held: bool = False) -> Any:
+    within = col(Job.line) > HELD if held else col(Job.line) < HELD
+    first: Any = select(func.min(Job.line).label("line")).where(QUEUED, within)
     lines = first.cte("lines", recursive=True)
-    following = (
-        select(func.min(Job.line)).where(QUEUED, col(Job.line) > lines.c.line, col(Job.line) < HELD).scalar_subquery()
-    )
+    following = select(func.min(Job.line)).where(QUEUED, col(Job.line) > lines.c.line, within).scalar_subquery()
     lines = lines.union_all(select(following).where(lines.c.line.is_not(None)))
     return select(lines.c.line).where(lines.c.line.is_not(None))
 

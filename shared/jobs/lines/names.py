@@ -6,9 +6,21 @@ of a hundred thousand jobs is read as fast as one of a hundred.
 
 import json
 from hashlib import blake2b
+from typing import Any
 
-_OWNER_DIGITS = 8
+OWNER_DIGITS = 8
 HELD = "held"  # instead of a line: of jobs that may not start yet. It sorts after every line.
+
+
+# The columns that determine which devices or nodes can run a job.
+NEEDS = (
+    "model_id", "model_cache_key", "target_node", "mock", "min_vram_mb", "min_ram_mb", "memory_needs", "devices",
+)  # fmt: skip
+
+
+def needs_of(job: Any) -> tuple[Any, ...]:
+    """Return what determines which devices or nodes can run the job, a row or a job as placement sees it."""
+    return tuple(getattr(job, name) for name in NEEDS)
 
 
 def line_of(
@@ -32,12 +44,21 @@ def line_of(
     values = (priority, model_id, model_cache_key, target_node, mock, min_vram_mb, min_ram_mb)
     needs = json.dumps((*values, memory_needs) if memory_needs else values) + (f" x{devices}" if devices > 1 else "")
     needs += "" if front_at is None else f" front {front_at!r}"
-    return _digest("" if owner is None else f"={owner}", _OWNER_DIGITS) + _digest(needs, 12)
+    return _owner_digest(owner) + _digest(needs, 12)
+
+
+def held_line(owner: str | None) -> str:
+    """Return the name under which jobs of that owner wait for their window, in order of arrival."""
+    return HELD + _owner_digest(owner)
 
 
 def owner_part(line: str) -> str:
     """Return the prefix that all lines of one owner share."""
-    return line[:_OWNER_DIGITS]
+    return line[:OWNER_DIGITS]
+
+
+def _owner_digest(owner: str | None) -> str:
+    return _digest("" if owner is None else f"={owner}", OWNER_DIGITS)
 
 
 def _digest(text: str, digits: int) -> str:

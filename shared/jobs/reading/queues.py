@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -24,10 +24,12 @@ from sqlmodel import Session, col, select
 
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database
-from shared.database.tables import Job, epoch_now
+from shared.database.tables import Job, Pause, epoch_now
 from shared.jobs.claims import gangs
+from shared.jobs.claims.pauses import covering
 from shared.jobs.finishing import ON_DEVICE
 from shared.jobs.lines.heads import QUEUED, first_of_each
+from shared.jobs.lines.holding import START_TIME, WINDOW
 from shared.jobs.lines.names import HELD
 from shared.jobs.reading import lists
 from shared.states import JOB_ENDS, JobState, Phase
@@ -129,6 +131,9 @@ class _LineDepth:
     waiting_for_model: int
     oldest_at: float | None  # when the first of them was queued
     oldest_ready_at: float | None  # of those that do not wait for a model
+    # The other values come from here.
+    owner: str | None = None
+    target_node: str | None = None
 
 
 def _line_depths(session: Session) -> list[_LineDepth]:
@@ -146,8 +151,8 @@ def _line_depths(session: Session) -> list[_LineDepth]:
         QUEUED, Job.line != "", col(Job.line) < HELD
     )
     lines = {row[0]: row[1:] for row in connection.execute(of_lines.group_by(Job.line))}
-    first = first_of_each(connection, (Job.id, Job.line, *alike), list(lines), 1)
-    found = [_LineDepth(*row[2:], *lines[row[1]]) for row in first]
+    first = first_of_each(connection, (Job.id, Job.line, Job.owner, Job.target_node, *alike), list(lines), 1)
+    found = [_LineDepth(*row[4:], *lines[row[1]], *row[2:4]) for row in first]
     # Jobs that a process of an older version has accepted have no line.
     others = select(*alike, *figures).where(QUEUED, Job.line == "")  # type: ignore[call-overload]
     return found + [_LineDepth(*row) for row in connection.execute(others.group_by(*alike))]
@@ -160,6 +165,21 @@ def held(database: Database) -> int:
         return int(session.exec(query).one())
 
 
+def held_by_reason(database: Database, in_force: Collection[Pause]) -> dict[str, int]:
+    """Return how many queued jobs may not start, by reason: what they are held for, and `pause` for those in lines that
+    one of these pauses covers."""
+    query = select(Job.held, func.count()).where(QUEUED, col(Job.held).is_not(None)).group_by(col(Job.held))
+    with database.read() as session:
+        found = {reason or "": count for reason, count in session.exec(query)}
+        lines = _line_depths(session) if in_force else []
+    paused = sum(
+        line.queued
+        for line in lines
+        if covering(in_force, model_id=line.model_id, owner=line.owner, job_type=line.type, node=line.target_node)
+    )
+    return {START_TIME: 0, WINDOW: 0, **found, "pause": paused}
+
+
 def depths(database: Database) -> list[Depth]:
     """Return what waits and runs, by priority and model, most urgent first."""
     return depths_and_counts(database)[0]
@@ -168,6 +188,7 @@ def depths(database: Database) -> list[Depth]:
 def depths_and_counts(database: Database) -> tuple[list[Depth], dict[tuple[str, str | None, str], int]]:
     """Return what `depths` returns, and the number of jobs that have not ended by (type, model, state).
 
+    Queued jobs that may not start yet have the state `held`, because a cluster must not grow for them.
     Both count the same rows of the queue.
     """
     going: Any = (
@@ -185,7 +206,7 @@ def depths_and_counts(database: Database) -> tuple[list[Depth], dict[tuple[str, 
             counts[line.type, line.model_id, JobState.QUEUED] += line.queued
         later = select(Job.type, Job.model_id, func.count()).where(QUEUED, col(Job.held).is_not(None))
         for type, model_id, count in session.exec(later.group_by(col(Job.type), col(Job.model_id))):
-            counts[type, model_id, JobState.QUEUED] += count
+            counts[type, model_id, HELD] += count
         for type, model_id, priority, status, count in session.exec(going):
             counts[type, model_id, status] += count
             if status == JobState.RUNNING:

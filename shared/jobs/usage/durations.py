@@ -32,6 +32,7 @@ class Durations:
     load_seconds: float | None
     seconds_per_work: float | None  # seconds without loading, per megapixel x frame x step
     samples: int = 0  # jobs behind `seconds_per_work`
+    derived: bool = False  # from another tier, number of devices, or model of the same weights
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,14 @@ def measured(
     """
     wanted = model_id or model_cache_key.partition(":")[0]
     uses, ratio = _of_tier(database, model_cache_key, wanted, speed, devices)
-    if not uses and devices > 1:
+    derived = not uses and devices > 1
+    if derived:
         uses, ratio = _of_tier(database, model_cache_key, wanted, speed, 1)
         ratio /= devices
     chosen = _preferred(uses, wanted)
+    derived = derived or any(use.speed != speed or use.model_id != wanted for use in chosen)
     rates = [ratio * (sum(use.timings.values()) - use.timings.get(Phase.LOADING, 0.0)) / work_of(use) for use in chosen]
-    return Durations(_median(_loads(database, model_cache_key, wanted, devices)), _median(rates), len(rates))
+    return Durations(_median(_loads(database, model_cache_key, wanted, devices)), _median(rates), len(rates), derived)
 
 
 def phase_times(database: Database, model_cache_key: str, params: GenerationParams, device_name: str) -> PhaseTimes:
@@ -144,6 +147,7 @@ def _latest(database: Database, model_cache_key: str, speed: str, devices: int) 
             Use.devices == devices,
             col(Use.mock).is_(False),
             Use.outcome == JobState.SUCCEEDED,
+            col(Use.resumed_from_step).is_(None),  # its denoising took only a part of its steps
         )
         .order_by(col(Use.finished_at).desc())
         .limit(_READ)

@@ -1,16 +1,13 @@
 """The device time of an owner's generations, which the limits of API keys count."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlmodel import col, func, select
 
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database
-from shared.database.tables import Job, Use, epoch_now
-from shared.jobs.finishing import ON_DEVICE
+from shared.database.tables import Job, Use
 from shared.jobs.usage import durations
 from shared.states import JobState
 
@@ -67,40 +64,6 @@ def expected_gpu_seconds(database: Database, kinds: Iterable[tuple[str, str, int
             rates[key, speed, devices] = found.seconds_per_work or 0.0
         seconds += devices * work * rates[key, speed, devices]
     return seconds
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """The generations that come before a new one of some priority."""
-
-    queued: int
-    running: int
-    device_seconds: float | None  # that they are expected to hold devices from now on; None: a model was never measured
-
-
-def ahead(database: Database, rank: int) -> Ahead:
-    """Return what comes before a generation of that rank of priority: the running ones, and those queued before it."""
-    kinds: tuple[Any, ...] = (Job.model_cache_key, Job.speed, Job.devices)
-    waiting: Any = (
-        select(*kinds, func.count(), func.sum(Job.work))  # type: ignore[call-overload]
-        .where(Job.status == JobState.QUEUED, Job.type == GENERATION, col(Job.mock).is_(False), Job.priority <= rank)
-        .group_by(*kinds)
-    )
-    holding: Any = select(*kinds, Job.work, epoch_now() - col(Job.claimed_at)).where(  # type: ignore[call-overload]
-        Job.status == JobState.RUNNING, Job.type == GENERATION, col(Job.mock).is_(False), ON_DEVICE
-    )
-    with database.read() as session:
-        queued, running = session.exec(waiting).all(), session.exec(holding).all()
-    seconds: float | None = 0.0
-    jobs = [(row[:3], row[4], 0.0) for row in queued] + [(row[:3], row[3], row[4] or 0.0) for row in running]
-    rates: dict[tuple[str, str, int], float | None] = {}
-    for (key, speed, devices), work, elapsed in jobs:
-        if (kind := (key, speed, devices)) not in rates:
-            found = durations.measured(database, key, speed=speed, devices=devices)
-            rates[kind] = found.seconds_per_work
-        rate = rates[kind]
-        seconds = None if rate is None or seconds is None else seconds + devices * max(0.0, work * rate - elapsed)
-    return Ahead(sum(row[3] for row in queued), len(running), seconds)
 
 
 def held_seconds(job: Job, now: datetime) -> float | None:

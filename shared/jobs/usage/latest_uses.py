@@ -64,7 +64,7 @@ def latest(database: Database, model_ids: Sequence[str]) -> dict[str, Latest]:
     """Return the latest uses by model, for the models that have any."""
     columns = (
         Use.model_id, Use.outcome, Use.finished_at, Use.seconds, Use.width, Use.height, Use.frames, Use.steps,
-        Use.timings,
+        Use.timings, Use.resumed_from_step,
     )  # fmt: skip
     by_model = _newest_of_each(database, columns, model_ids, *COUNTED)
     return {model_id: _latest_of(uses) for model_id, uses in by_model.items()}
@@ -147,6 +147,8 @@ def _latest_of(uses: Sequence[Row[Any]]) -> Latest:
         if use.outcome != JobState.SUCCEEDED:
             continue
         successes += 1
+        if use.resumed_from_step is not None:
+            continue  # its times are only of the rest
         work = use.width * use.height * use.frames * use.steps / 1e6
         spent = sum(use.timings.values()) - use.timings.get(Phase.LOADING, 0.0) if use.timings else use.seconds
         if spent:

@@ -1,6 +1,7 @@
 """What the dispatcher does with pauses, start times and latest starts."""
 
 import pytest
+from sqlalchemy import event
 
 from shared.cluster import nodes
 from shared.database.engine import Database
@@ -110,6 +111,28 @@ def test_a_job_at_the_front_is_sent_before_more_urgent_ones(sent: Sent, database
     sent.dispatcher.run_pass()
     assert sent.jobs[0] == (moved.id, "n/1")
     assert urgent
+
+
+def test_without_pauses_windows_and_limits_a_pass_reads_none(sent: Sent, database: Database) -> None:
+    def asked() -> int:
+        accepted(database)
+        statements: list[str] = []
+
+        def note(_: object, __: object, statement: str, *___: object) -> None:
+            statements.append(" ".join(statement.split()))
+
+        event.listen(database.engine, "before_cursor_execute", note)
+        try:
+            sent.dispatcher.run_pass(recover=False)
+        finally:
+            event.remove(database.engine, "before_cursor_execute", note)
+        return sum(
+            one.startswith(("SELECT pauses.", "SELECT api_keys.", "SELECT '' AS", "SELECT %(")) for one in statements
+        )
+
+    assert asked() == 0
+    _pause(database, Scope("key", "k"))
+    assert asked() > 0
 
 
 def test_positions_leave_out_what_is_paused(sent: Sent, settings: Settings, database: Database) -> None:

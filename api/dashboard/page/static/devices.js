@@ -40,6 +40,7 @@ function card(device) {
     ),
     h("p", { class: "muted small" }, device.name),
     quarantine(device),
+    paused(device),
     running(device, job),
     readings(device),
     h("h3", null, "Loaded"),
@@ -70,6 +71,13 @@ function quarantine(device) {
       h("p", { class: "muted small" }, "Once it is repaired: ", h("code", null, `wanworks release ${keyOf(device)}`)),
     ];
   return device.faults ? note(`${plural(device.faults, "fault")} in a row`, "warn") : null;
+}
+
+/** Returns why and until when the device is paused. */
+function paused(device) {
+  if (!device.paused_at) return null;
+  const end = device.paused_until ? ` until ${new Date(device.paused_until).toLocaleString()}` : "";
+  return note(`Paused ${ago(device.paused_at)}${end}${device.pause_reason ? `: ${device.pause_reason}` : ""}`, "warn");
 }
 
 const keyOf = (device) => `${device.node}/${device.index}`;

@@ -164,6 +164,12 @@ const MESSAGE_HANDLERS = {
     const drain = DRAIN.has(before) || DRAIN.has(device.state);
     if (before !== device.state && drain) guarded(load.essentials); // the state of its node has changed too
   },
+  pause_update(pause) {
+    if (!state.pauses) return;
+    const others = state.pauses.filter((one) => one.id !== pause.id);
+    state.pauses = pause.ended ? others : [...others, pause].sort((a, b) => (a.id < b.id ? -1 : 1));
+    guarded(load.active); // the jobs say what they wait for
+  },
   alert: mergeAlert,
 };
 

@@ -17,7 +17,7 @@ const SPANS = [
   [168, "7 d", "the last 7 days"],
 ];
 const SHOWN = 5;
-const NO_JOBS = new Set(["offline", "draining", "drained", "quarantined"]); // states of devices that accept none
+const NO_JOBS = new Set(["offline", "draining", "drained", "paused", "quarantined"]); // states of devices that accept none
 
 export function overview() {
   return [

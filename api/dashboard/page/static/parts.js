@@ -42,15 +42,27 @@ export function bar(value, label) {
   return h("progress", { max: 100, value: value ?? undefined, "aria-label": label });
 }
 
+/** When a queued job is expected to start and end, as the clock shows it, with the day if it is not today. */
+function expected(job) {
+  const at = (text) => {
+    const moment = new Date(text);
+    const today = moment.toDateString() === new Date().toDateString();
+    return today ? moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : moment.toLocaleString();
+  };
+  if (!job.estimated_start) return "";
+  const end = job.estimated_end ? `, ends ${at(job.estimated_end)}` : "";
+  return ` · starts about ${at(job.estimated_start)}${end}`;
+}
+
 /** Describes a job's progress in one line. */
 export function progressText(job) {
   const { progress } = job;
   if (job.status === "queued") {
     if (progress.phase === "waiting_for_model") return "waiting for its model";
-    if (["memory", "backoff", "pause", "start_time", "limit", "dependency"].includes(job.waiting_for?.reason)) return `waiting. ${job.waiting_for.detail}`;
+    if (["memory", "backoff", "pause", "start_time", "window", "limit", "dependency"].includes(job.waiting_for?.reason)) return `waiting. ${job.waiting_for.detail}`;
     return job.queue_position === null || job.queue_position === 0
-      ? "next in the queue"
-      : `${job.queue_position_approximate ? "about " : ""}${job.queue_position} ahead`;
+      ? `next in the queue${expected(job)}`
+      : `${job.queue_position_approximate ? "about " : ""}${job.queue_position} ahead${expected(job)}`;
   }
   if (job.status === "paused")
     return `paused${job.paused_by === "disk_full" ? ": the disk is full" : ""} at ${percent(progress.percent)}`;

@@ -14,6 +14,8 @@ from shared import clock
 from shared.cluster import alerts
 from shared.cluster.alerts import Changes
 from shared.database.engine import Database
+from shared.jobs.claims import pauses
+from shared.jobs.claims.pauses import EVERYTHING, Scope
 from shared.messaging import progress
 from shared.messaging.progress import FEED_CHANNEL, RestingRedis, publish_change
 from shared.settings import Settings
@@ -70,6 +72,21 @@ def watch(web: WebProcess) -> Iterator[Callable[..., Dashboard]]:
     yield start
     for one in opened:
         one.close()
+
+
+def test_pauses_begin_and_end_while_the_page_is_open(watch: Callable[..., Dashboard], database: Database) -> None:
+    library.device(database, "T2V-A14B")
+    there = pauses.pause(database, Scope("device", "here/0"), by="admin", reason="a new cooler", running="finish")
+    dashboard = watch()
+    assert dashboard.of("pause_update", id=there.id)["data"]["reason"] == "a new cooler"
+    dashboard.of("worker_update", pause_reason="a new cooler")
+    whole = pauses.pause(database, EVERYTHING, by="admin", running="finish")
+    assert dashboard.of("pause_update", id=whole.id)["data"]["scope"] == "everything"
+    pauses.resume(database, EVERYTHING)
+    dashboard.of("pause_update", id=whole.id, ended=True)
+    late = watch()
+    late.of("pause_update", id=there.id)
+    assert all(one["data"].get("id") != whole.id for one in late.received)
 
 
 def test_everything_at_once(watch: Callable[..., Dashboard], database: Database, web: WebProcess) -> None:

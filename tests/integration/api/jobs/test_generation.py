@@ -46,7 +46,10 @@ def test_the_response_to_a_new_job(client: TestClient, database: Database) -> No
     assert (job["error"], job["result"], job["started_at"], job["node"]) == (None, None, None, None)
     row = records.get(database, job["id"])
     assert (row.min_vram_mb, row.memory_needs) == (750, "750:1750;1750")
-    assert client.get(answer.headers["location"]).json() == job
+    shown = client.get(answer.headers["location"]).json()
+    assert job.pop("estimate") is None, "it is reckoned when it is asked for"
+    assert shown.pop("estimate")["basis"] == "none"
+    assert shown == job
 
 
 def test_an_accepted_job_has_its_position(client: TestClient) -> None:

@@ -10,6 +10,7 @@ from shared import clock
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.jobs import records
+from shared.jobs.lines import windows
 from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.support.models import library
 
@@ -31,6 +32,30 @@ def test_pause_and_resume_everything(client: TestClient) -> None:
     assert client.get("/api/v1/queues").json()["pauses"] == [row]
     assert client.post(RESUME).json() == {"pauses": []}
     assert client.get("/api/v1/queues").json()["pauses"] == []
+
+
+def test_a_paused_device_says_why_and_until_when(client: TestClient, database: Database) -> None:
+    library.device(database, on="n", index=0, kind="cpu")
+    until = _later(hours=1)
+    client.post(PAUSE, json={"device": "n/0", "reason": "a new cooler", "until": until})
+    (shown,) = client.get("/api/v1/workers").json()["devices"]
+    assert (shown["state"], shown["pause_reason"], shown["paused_until"]) == ("paused", "a new cooler", until)
+    client.post(RESUME, json={"device": "n/0"})
+    (shown,) = client.get("/api/v1/workers").json()["devices"]
+    assert (shown["state"], shown["paused_at"], shown["paused_until"]) == ("idle", None, None)
+
+
+def test_a_low_job_outside_its_window_says_when_it_opens(client: TestClient, database: Database) -> None:
+    opens = clock.now().replace(second=0, microsecond=0) + timedelta(hours=2)
+    window = f"{opens:%H:%M}-{opens + timedelta(hours=1):%H:%M} UTC"
+    windows.set_installation(database, window)
+    job = client.post(URL, json={**GOOD, "priority": "low"}).json()
+    assert client.get("/api/v1/queues").json()["held"] == 1
+    detail = f"Jobs of low priority start in the window {window}, which opens at {clock.iso(opens)}."
+    shown = client.get(f"/api/v1/jobs/{job['id']}").json()
+    assert shown["waiting_for"] == {"reason": "window", "detail": detail}
+    changed = client.patch(f"/api/v1/jobs/{job['id']}", json={"priority": "high"}).json()
+    assert (changed["waiting_for"] or {}).get("reason") != "window"
 
 
 def test_every_scope(client: TestClient, database: Database) -> None:

@@ -24,6 +24,8 @@ from shared.insight import samples
 from shared.insight.samples import Doing, Reading
 from shared.jobs import attempts
 from shared.jobs.attempts import Failure
+from shared.jobs.claims import pauses
+from shared.jobs.claims.pauses import Scope
 from shared.messaging import ticks
 from shared.messaging.progress import RestingRedis
 from shared.settings import Settings
@@ -248,6 +250,18 @@ def test_a_process_that_has_just_started_has_missed_no_tick(settings: Settings, 
     an_hour_ago = clock.now().timestamp() - 3600
     assert ticks.once(database, "retention", 60.0, an_hour_ago, lambda _: "done") == "done"
     assert gather(ground_of(settings), clock.now()).beat_silent_seconds < 60
+
+
+def test_pauses_and_jobs_that_may_not_start_are_counted(client: TestClient, database: Database) -> None:
+    pauses.pause(database, Scope("model_id", "T2V-A14B"), by="admin", running="finish")
+    accepted(database)
+    accepted(database, start_after=clock.now().timestamp() + 1000)
+    found = scrape(client)
+    assert [value(found, "wanworks_paused", scope=scope) for scope in ("model_id", "everything")] == [1, 0]
+    reasons = ("pause", "start_time", "window")
+    assert [value(found, "wanworks_jobs_held", reason=reason) for reason in reasons] == [1, 1, 0]
+    of_model = {"type": "generation", "model": "T2V-A14B"}
+    assert [value(found, "wanworks_jobs", state=state, **of_model) for state in ("queued", "held")] == [1, 1]
 
 
 def test_an_empty_queue_is_reported_as_zero(client: TestClient, database: Database) -> None:

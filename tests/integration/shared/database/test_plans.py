@@ -9,9 +9,10 @@ from itertools import product
 import pytest
 from sqlalchemy import event, text
 
-from shared import clock
+from shared import clock, daily_window
 from shared.database.engine import Database, migrate
 from shared.jobs import attempts, dispatch, download_control, records
+from shared.jobs.lines import holding, windows
 from shared.jobs.reading import lists, queues
 from shared.states import JobState
 from tests.bench.large.scale import store
@@ -80,6 +81,12 @@ def test_sqlite_finds_what_the_dispatcher_asks_for(database: Database, ended: in
     assert all_of(database, lambda: attempts.lapsed(database)) <= of_states
     assert all_of(database, lambda: download_control.stopped_by_full_disk(database)) <= of_states
     assert "whole table" not in all_of(database, lambda: queues.depths(database))
+    in_force = windows.Windows(daily_window.parse("00:00-00:01 UTC"))
+    of_held = {"ix_jobs_held", "ix_jobs_line", "sqlite_autoindex_jobs_1"}  # the last one finds those that are held
+    assert all_of(database, lambda: holding.follow_windows(database, in_force)) <= of_held
+    assert all_of(database, lambda: dispatch.read_held(database, 10)) == {"ix_jobs_held"}
+    assert all_of(database, lambda: holding.with_latest_start(database)) == {"ix_jobs_expiring"}
+    assert all_of(database, lambda: queues.held_by_reason(database, [])) == {"ix_jobs_held"}
 
 
 @both_databases

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shared import daily_window
 from shared.access import audit, keys
 from shared.access.audit import Act
 from shared.access.keys import Limits
@@ -13,13 +14,14 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import ApiKey, AuditEntry, Device, DeviceFault, Job, Use, WebhookMessage
 from shared.errors import FaultKind
-from shared.jobs import attempts, device_faults, dispatch, download_control, finishing, records
+from shared.jobs import attempts, device_faults, dispatch, download_control, finishing, ordering, records
 from shared.jobs.attempts import Claimant, Failure, Fetched
 from shared.jobs.device_faults import Fault
 from shared.jobs.flows import accepting, advancing, changing
+from shared.jobs.lines import holding, windows
 from shared.models import replica_files
 from shared.models.verification import Verdict
-from shared.states import JobState, Phase, Scope
+from shared.states import JobState, Phase, Priority, Scope
 from tests.integration.shared.database.losing_commits import row, rows
 from tests.support.flows import Node, accepted_flow, follow, new_flow, run, states
 from tests.support.jobs import accepted, claimed, new_job
@@ -45,6 +47,26 @@ def _accept(database: Database) -> Written:
         assert {job.id for job in rows(database, Job)} == {job.id for job in new}
 
     return Written(lambda: records.accept(database, new), check)
+
+
+def _follow_windows(database: Database) -> Written:
+    windows.set_installation(database, "00:00-00:01 UTC")
+    in_force = windows.Windows(daily_window.parse("always"))
+    job = accepted(database, priority=Priority.LOW)
+    ordering.set_priority(database, job.id, Priority.NORMAL)
+    ordering.set_priority(database, job.id, Priority.LOW)
+
+    def check(_: tuple[int, int]) -> None:
+        assert row(database, job.id).held is None
+
+    return Written(lambda: holding.follow_windows(database, in_force), check)
+
+
+def _set_window(database: Database) -> Written:
+    def check(_: None) -> None:
+        assert str(windows.read(database).installation) == "22:00-07:00 UTC"
+
+    return Written(lambda: windows.set_installation(database, "22:00-07:00 UTC"), check)
 
 
 def _claim(database: Database) -> Written:
@@ -400,6 +422,8 @@ WRITES: dict[str, Callable[[Database], Written]] = {
     "follow the ends of a flow": _advance_flow,
     "cancel a flow": _cancel_flow,
     "retry a flow": _retry_flow,
+    "follow_windows": _follow_windows,
+    "set_window": _set_window,
     "claim": _claim,
     "release the device": _release_device,
     "take up what is finishing": _take_up,

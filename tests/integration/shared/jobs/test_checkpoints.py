@@ -1,8 +1,10 @@
 """What rows say of checkpoints, and requests to give a device back."""
 
 import pytest
+from sqlmodel import select
 
 from shared.database.engine import Database
+from shared.database.tables import Use
 from shared.jobs import attempts, checkpoints, records
 from shared.jobs.attempts import Failure
 from shared.states import JobState
@@ -27,6 +29,8 @@ def test_a_checkpoint_is_recorded_by_its_attempt_alone_and_goes_with_the_job(dat
     checkpoints.note_resumed(database, job.id, again.attempt, 7)
     assert records.get(database, job.id).resumed_from_step == 7
     attempts.fail(database, job.id, again.attempt, Failure("x", "x", retryable=False))
+    with database.read() as session:
+        assert session.exec(select(Use.resumed_from_step).where(Use.job_id == job.id)).one() == 7
     row = records.get(database, job.id)
     assert (row.checkpoint_node, row.checkpoint_step, row.resumed_from_step) == (None, None, 7)
     assert checkpoints.may_continue(database, "n", [job.id]) == set()

@@ -6,14 +6,14 @@ import pytest
 from sqlalchemy import event
 from starlette.testclient import TestClient
 
-from scheduler.durations import MeasuredDurations
 from shared import clock
 from shared.catalogue.job_types import GenerationParams
 from shared.database.engine import Database
 from shared.database.tables import TierMeasurement
+from shared.forecast.durations import MeasuredDurations
 from shared.insight import tier_measurements
 from shared.jobs import attempts, dispatch
-from shared.jobs.usage import durations, gpu_time
+from shared.jobs.usage import durations, gpu_time, latest_uses
 from tests.conftest import both_databases
 from tests.support.jobs import accepted, claimed, new_job
 from tests.support.uses import used
@@ -47,6 +47,16 @@ def test_tiers_are_not_mixed(database: Database) -> None:
     exact, fast = (durations.timing_key(one.params.model_cache_key, one.params.speed) for one in waiting)  # type: ignore[attr-defined]
     assert (round(estimates.run(exact, WORK), 6), round(estimates.run(fast, WORK), 6)) == (10.0, 2.0)
     assert estimates.load(KEY) == 1.0
+
+
+def test_a_job_that_continued_from_a_checkpoint_is_left_out(database: Database) -> None:
+    used(database, seconds=11.0, work=WORK)
+    for _ in range(3):
+        used(database, seconds=3.0, work=WORK, resumed_from_step=1)
+    assert seconds(database) == 10.0
+    assert durations.measured(database, KEY).samples == 1
+    (latest,) = latest_uses.latest(database, ["T2V-A14B"]).values()
+    assert (latest.successes, len(latest.seconds_per_work)) == (4, 1)
 
 
 def test_a_tier_that_has_not_run_is_estimated_by_the_measured_ratio_or_as_exact(database: Database) -> None:

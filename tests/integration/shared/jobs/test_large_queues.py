@@ -10,11 +10,11 @@ from sqlalchemy import event, update
 from sqlmodel import col, select
 
 from scheduler.dispatcher import Dispatcher
-from scheduler.placement.devices import queue_order
 from shared import clock
 from shared.catalogue.job_types import DOWNLOAD, GENERATION, DownloadParams, IntegrityCheckParams
 from shared.database.engine import Database
 from shared.database.tables import Job
+from shared.forecast.order import queue_order
 from shared.jobs import dispatch, records
 from shared.jobs.dispatch import Queue, Waiting
 from shared.jobs.reading import lists, queue_positions, queues

@@ -129,7 +129,12 @@ def test_a_job_joins_its_line_at_its_start_time(database: Database) -> None:
     assert (later.status, later.held, sooner.held) == (JobState.QUEUED, "start_time", None)
     assert _in_lines(database) == {sooner.id}
     assert (queues.waiting(database).queued, queues.held(database)) == (1, 1)
-    assert queues.depths_and_counts(database)[1]["generation", "T2V-A14B", JobState.QUEUED] == 2
+    counts = queues.depths_and_counts(database)[1]
+    assert [counts["generation", "T2V-A14B", state] for state in (JobState.QUEUED, "held")] == [1, 1]
+    assert queues.held_by_reason(database, []) == {"start_time": 1, "window": 0, "pause": 0}
+    _pause(database, Scope("key", "k"))
+    assert queues.held_by_reason(database, pauses.in_force(database))["pause"] == 1
+    pauses.resume(database, Scope("key", "k"))
     dispatch.mark_dispatched(database, [(later.id, CLAIMANT.device_key)])
     assert attempts.claim(database, later.id, CLAIMANT, 60) is None, "it may not start yet"
     dispatch.recall(database)

@@ -10,6 +10,7 @@ from scheduler.alerts.fact_types import (
     DeviceFact,
     Facts,
     FailedDownload,
+    LateFact,
     LoopFact,
     ModelFact,
     NodeFact,
@@ -57,6 +58,7 @@ WRONG: dict[str, tuple[Facts, str]] = {
     "device_memory_errors": (replace(FINE, devices=(replace(DEVICE, ecc_uncorrected=2),)), "one/0"),
     "device_memory_full": (replace(FINE, devices=(replace(DEVICE, memory_percent=98.0),)), "one/0"),
     "queue_age": (replace(FINE, queued=4, oldest_queued_seconds=1801.0), ""),
+    "start_late": (replace(FINE, late=(LateFact("job-4", "T2V-A14B", 1000.0, 1500.0),)), "job-4"),
     "job_stuck": (replace(FINE, running=(JOB,)), "job-1"),
     "failure_rate": (replace(FINE, succeeded_1h=3, failed_1h=1), ""),
     "slower_than_usual": (

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from scheduler.placement import devices as placement
-from scheduler.placement.devices import Assignment, Moment, displaced, in_order, queue_order
-from scheduler.placement.slots import Estimates, fits
+from scheduler.placement.devices import Assignment, Moment, displaced
+from shared.forecast.order import in_order, queue_order
+from shared.forecast.slots import Estimates, fits
 from shared.jobs.dispatch import PRIORITY_RISE_SECONDS, Busy, Queue, Waiting
 from tests.support.simulation import device, fifo, job, running, simulate
 

@@ -10,7 +10,7 @@ import pytest
 from scheduler.placement.devices import Assignment, Moment
 from scheduler.placement.fairness import FairStarts
 from scheduler.placement.gangs import decide, enough
-from scheduler.placement.slots import DeviceView, Estimates
+from shared.forecast.slots import DeviceView, Estimates
 from shared.jobs.claims.gangs import joined, keys_of
 from shared.jobs.dispatch import Busy, Queue, Waiting
 from tests.support.simulation import device, job, running

@@ -2,7 +2,7 @@
 
 from scheduler.placement.devices import Assignment
 from scheduler.placement.host_memory import in_the_way, shared, within_hosts
-from scheduler.placement.slots import DeviceView, fits
+from shared.forecast.slots import DeviceView, fits
 from shared.jobs.dispatch import Busy, Queue, Waiting
 
 NEEDS = "16000:70000;140000"  # 16 GB on the device, 70 GB on its host

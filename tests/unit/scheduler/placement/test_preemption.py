@@ -4,7 +4,7 @@ from typing import Any
 
 from scheduler.placement.devices import Moment, decide
 from scheduler.placement.preemption import Preemption, applied, choose
-from scheduler.placement.slots import DeviceView, Estimates
+from shared.forecast.slots import DeviceView, Estimates
 from shared.jobs.checkpoints import PREEMPT
 from shared.jobs.dispatch import Busy, Queue, Waiting
 from tests.support.simulation import device, job, running

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from starlette.testclient import TestClient
 
 from scheduler.placement.devices import Moment, decide
-from scheduler.placement.slots import DeviceView, Estimates
 from shared.database.engine import Database
+from shared.forecast.slots import DeviceView, Estimates
 from shared.jobs import dispatch, records
 from shared.models import memory_plan, prepared
 from shared.models.memory_plan import Needs

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scheduler.placement.slots import DeviceView
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Node
+from shared.forecast.slots import DeviceView
 from shared.messaging import celery
 from shared.stored_names import LOADED_MODEL_KEY
 

@@ -1,0 +1,108 @@
+"""Expected starts and ends: simple cases exactly, a mixed trace within bounds. Pure code, no clock."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from shared.forecast.simulation import Expected, Place, Situation, Took, simulate
+from shared.forecast.slots import Estimates
+from shared.jobs.dispatch import Waiting
+from tests.support import estimated_trace
+from tests.support.simulation import device, job
+
+RUN, LOAD = 10.0, 5.0
+
+
+def took(one: Waiting) -> Took:
+    return Took(RUN * one.work, LOAD, known=one.model_id != "new")
+
+
+def play(
+    ready: Sequence[Waiting], devices: int = 1, free_at: Sequence[float] = (), **values: Any
+) -> dict[str, Expected]:
+    places = [
+        Place(device(index, ("a", "b", "new")), free_at[index] if free_at else 0.0, frozenset({"a:none"}))
+        for index in range(devices)
+    ]
+    estimates = Estimates(lambda _: LOAD, lambda _, work: RUN * work)
+    given: dict[str, Any] = {"later": (), "busy": (), **values}
+    return simulate(Situation(0.0, places, ready, took=took, estimates=estimates, **given))
+
+
+def starts(found: dict[str, Expected]) -> dict[str, float | None]:
+    return {job_id: one.start for job_id, one in found.items()}
+
+
+def test_jobs_follow_each_other_on_the_device_that_is_free_first() -> None:
+    jobs = [job(name, "a", place * 0.1) for place, name in enumerate("xyz")]
+    found = play(jobs, 2, free_at=(4.0, 7.0))
+    assert starts(found) == {"x": 4.0, "y": 7.0, "z": 14.0}
+    assert found["z"].end == 24.0
+
+
+def test_loading_takes_time_and_loaded_models_go_first() -> None:
+    found = play([job("x", "b", 0.0), job("y", "a", 0.1)])
+    assert starts(found) in ({"x": 0.0, "y": 15.0}, {"y": 0.0, "x": 10.0})
+    assert found["x"].end == (found["x"].start or 0.0) + RUN + LOAD
+
+
+def test_the_more_urgent_job_goes_first() -> None:
+    assert starts(play([job("x", "a", 0.0), job("y", "a", 1.0, priority=0)])) == {"y": 0.0, "x": 10.0}
+
+
+def test_waiting_raises_the_rank() -> None:
+    old, new = job("old", "a", -3000.0, priority=3), job("new", "a", -1.0, priority=1)
+    assert starts(play([new, old])) == {"old": 0.0, "new": 10.0}
+
+
+def test_later_jobs_start_at_their_time() -> None:
+    found = play([job("x", "a", 0.0)], later=[(100.0, job("y", "a", 0.0)), (3.0, job("z", "a", 0.0))])
+    assert starts(found) == {"x": 0.0, "z": 10.0, "y": 100.0}
+
+
+def test_what_was_never_measured_makes_its_end_and_what_follows_unknown() -> None:
+    found = play([job("x", "new", 0.0), job("y", "a", 1.0, priority=3)])
+    assert found["x"] == Expected(0.0, None)
+    assert found["y"].start is None
+
+
+def test_a_gang_takes_all_its_devices_at_once() -> None:
+    found = play([job("x", "a", 0.0, devices=2), job("y", "a", 1.0)], 2, free_at=(3.0, 6.0))
+    assert found["x"] == Expected(6.0, 16.0)
+    assert found["y"].start == 16.0
+    assert play([job("x", "a", 0.0, devices=3)], 2) == {}
+
+
+def test_a_limited_owner_waits_for_its_own_jobs() -> None:
+    jobs = [job(name, "a", place * 0.1, owner="k") for place, name in enumerate("xyz")]
+    assert starts(play([*jobs, job("o", "a", 1.0)], 3, limits={"k": 1})) == {"x": 0.0, "o": 0.0, "y": 10.0, "z": 20.0}
+
+
+def test_a_window_that_closes_meanwhile_holds_the_rest() -> None:
+    jobs = [job(name, "a", place * 0.1, priority=3) for place, name in enumerate("xyz")]
+    found = play(jobs, closed_until=lambda _, at: 86_400.0 if 15.0 <= at < 86_400.0 else None)
+    assert starts(found) == {"x": 0.0, "y": 10.0, "z": 86_400.0}
+
+
+def test_a_dispatched_job_starts_where_it_was_sent() -> None:
+    sent = job("x", "a", 1.0, dispatched_to="n/1", dispatched_at=1.0)
+    assert starts(play([sent, job("y", "a", 0.0)], 2, free_at=(5.0, 50.0))) == {"x": 50.0, "y": 5.0}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_estimates_of_a_mixed_trace_are_near_the_truth(seed: int) -> None:
+    arriving = estimated_trace.trace(seed, count=150, load=0.7)
+    found = estimated_trace.error(arriving)
+    assert found.jobs > 100
+    assert found.median_of_wait < 0.45
+    assert found.p90_seconds < found.median_wait
+    found = estimated_trace.error([one._replace(queued_at=0.0) for one in arriving])
+    assert found.median_of_wait < 0.15, "nothing arrives later"
+    assert found.p90_seconds < 0.6 * found.median_wait
+
+
+def test_many_jobs_with_start_times_are_all_played() -> None:
+    jobs = [job(str(place), "a", place * 0.001) for place in range(1000)]
+    later = [(place * 7.0, job(f"l{place}", "b", 0.0)) for place in range(500)]
+    assert len(play(jobs, 50, later=later)) == 1500

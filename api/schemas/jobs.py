@@ -283,7 +283,7 @@ class WaitingFor(ResponseModel):
 
 
 class Job(ResponseModel):
-    """A job: a generation, a benchmark, a download, an integrity check, a cleanup or a preparation."""
+    """A job: a generation, a benchmark, a download, an integrity check, a cleanup, a preparation or a bulk action."""
 
     id: Annotated[str, Field(description="The id of the job, and of its Celery task.")]
     type: str
@@ -346,6 +346,7 @@ class Job(ResponseModel):
         Field(description="The result; its fields depend on the job's type."),
     ]
     retry_of: str | None
+    batch_id: Annotated[str | None, Field(description="The batch with which it was submitted.")] = None
     metadata: dict[str, str]
 
 

@@ -19,7 +19,7 @@ from api.services.memory_check import MemoryCheck
 from api.services.storage import Storage
 from shared import clock
 from shared.access.keys import Limits
-from shared.catalogue.job_types import GENERATION, JOB_TYPES, GenerationParams, settle
+from shared.catalogue.job_types import BULK, GENERATION, JOB_TYPES, GenerationParams, settle
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.database.tables import Job
 from shared.errors import Conflict, FieldError, Forbidden, InvalidField, NotFound, Unavailable
@@ -63,17 +63,24 @@ class Admission:
         return self._memory.is_quick(request.model_id, request.quantization)
 
     def generation(
-        self, received: ReceivedRequest, key: str | None, limits: Limits = _UNLIMITED, *, dry_run: bool = False
+        self,
+        received: ReceivedRequest,
+        key: str | None,
+        limits: Limits = _UNLIMITED,
+        *,
+        dry_run: bool = False,
+        job_id: str | None = None,
     ) -> NewJob:
         """Return the requested job. Its image is already in the store; `discard` removes it.
 
-        `limits`: of the caller's key. `dry_run`: check everything, but store nothing and start no download.
+        `limits`: of the caller's key. `dry_run`: check everything, but store nothing and start no download. `job_id`:
+        the id of the job, if it is chosen already.
 
         Raises InvalidField with every invalid field, Forbidden, NotEnoughMemory, StoreFull, StoreMismatch or
         DatabaseUnavailable.
         """
         request = received.request
-        job_id = records.new_id()
+        job_id = job_id or records.new_id()
         try:
             params = self._checked(received, f"{job_id}/{_INPUT_NAME}", limits)
         except InvalidField as error:
@@ -96,6 +103,8 @@ class Admission:
         """
         if job.status not in JOB_ENDS:
             raise Conflict(f"The job is {job.status}. Only jobs that have ended can be retried.")
+        if job.type == BULK:
+            raise Conflict("An action on many jobs cannot be retried. Send its request again.")
         new = self._generation_again(job, limits) if job.type == GENERATION else self._node_work_again(job)
         return replace(new, retry_of=job.id, idempotency_key=key, request_hash=f"retry:{job.id}" if key else None)
 
@@ -184,7 +193,7 @@ class Admission:
         if request.loras:
             wrong += unknown_loras(self._settings.loras_dir, request.loras)
         if request.webhook_url is not None:
-            wrong += _refused_webhook(request.webhook_url, self._settings)
+            wrong += refused_webhook(request.webhook_url, self._settings)
         wrong += _impossible_times(request)
         named = {one.loc[1:2] for one in received.wrong}
         try:
@@ -268,7 +277,7 @@ def _of_the_image(received: ReceivedRequest) -> tuple[FieldError, ...]:
     return ()
 
 
-def _refused_webhook(url: str, settings: Settings) -> tuple[FieldError, ...]:
+def refused_webhook(url: str, settings: Settings) -> tuple[FieldError, ...]:
     """Return an error if the outbound guard would never allow requests to the URL."""
     try:
         outbound.check_askable(url, Allowed.of(settings.outbound_allow))

@@ -1,7 +1,7 @@
 """The GPU-seconds of a key: how much of each limit is used, and whether another job is accepted."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import ceil
 
@@ -35,6 +35,16 @@ def check(database: Database, limits: Limits, new: NewJob) -> None:
     for use in _gpu_uses(database, limits, new.owner, now):
         if use.used + use.expected >= use.allowed and not records.was_accepted(database, new):
             raise _refusal(use, now)
+
+
+def check_all(database: Database, limits: Limits, owner: str | None, new: Sequence[NewJob]) -> None:
+    """Raise LimitReached if the last of these jobs would be refused, were they submitted one by one."""
+    now = clock.now()
+    found = list(_gpu_uses(database, limits, owner, now))
+    more = gpu_time.expected_seconds(database, new[:-1]) if found else 0.0
+    for use in found:
+        if use.used + use.expected + more >= use.allowed:
+            raise _refusal(replace(use, expected=use.expected + more), now)
 
 
 def uses(database: Database, limits: Limits, owner: str | None) -> list[LimitUse]:

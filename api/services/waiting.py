@@ -5,6 +5,7 @@ from api.services.hosts import Seen
 from shared import clock
 from shared.database.tables import Job
 from shared.jobs.claims import pauses
+from shared.jobs.lines import holding
 from shared.models.memory_plan import Needs
 from shared.states import JobState, Phase
 
@@ -18,6 +19,8 @@ def waiting_for(job: Job, seen: Seen, now: float, may_run: int | None = None) ->
     """
     if job.status != JobState.QUEUED:
         return None
+    if job.held == holding.BULK:
+        return WaitingFor(reason="limit", detail="A web process carries out one action on many jobs at a time.")
     if job.held is not None:
         at = clock.iso(clock.from_epoch(job.queued_at))
         return WaitingFor(reason="start_time", detail=f"It may start from {at} on.")

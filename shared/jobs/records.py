@@ -1,30 +1,32 @@
 """A job as its owner sees it: accepted, read, listed, cancelled, deleted.
 
-Only this module, `ordering.py`, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the dispatcher),
-`checkpoints.py` and `download_control.py` write the `jobs` table. Each change of state is one UPDATE that names the
-previous state, or locks the row first. Every write is idempotent: it detects its earlier effect, so it can be repeated
-if the outcome of a commit is unknown.
+Only this module, `batches.py`, `bulk.py`, `ordering.py`, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the
+dispatcher), `checkpoints.py` and `download_control.py` write the `jobs` table. Each change of state is one UPDATE that
+names the previous state, or locks the row first. Every write is idempotent: it detects its earlier effect, so it can be
+repeated if the outcome of a commit is unknown.
 """
 
+import hashlib
 import secrets
 import time
 import uuid
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, delete, func, insert, or_
+from sqlalchemy import ColumnElement, and_, case, delete, func, insert, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from shared import clock
-from shared.catalogue.job_types import DOWNLOAD, GENERATION, GenerationParams
+from shared.catalogue.job_types import BULK, DOWNLOAD, GENERATION, GenerationParams
 from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Job, Use, epoch_now
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound, OutcomeUnknown
-from shared.jobs import webhooks
+from shared.jobs import batch_ends, webhooks
 from shared.jobs.lines import holding
 from shared.jobs.lines.names import HELD, line_of
 from shared.jobs.usage.gpu_time import device_seconds
@@ -53,6 +55,7 @@ class NewJob:
     idempotency_key: str | None = None
     request_hash: str | None = None
     retry_of: str | None = None
+    batch_id: str | None = None
     max_failures: int = 5
     retry_backoff_seconds: float | None = None  # after the first failure; None: the setting
     bandwidth_mbps: float | None = None  # of a download, in 10^6 bits a second
@@ -82,6 +85,21 @@ class Stopped:
 
 def queue_limit_message(limit: int) -> str:
     return f"This API key has {limit} jobs queued, which is its limit"
+
+
+def digest(request: str) -> str:
+    """Return the hash by which a repeated request is recognised."""
+    return hashlib.sha256(request.encode()).hexdigest()
+
+
+def new_ids(count: int) -> list[str]:
+    """Return so many ids that sort in this order."""
+    ids: list[str] = []
+    while len(ids) < count:
+        one = new_id()
+        if not ids or one > ids[-1]:  # two of the same quarter of a microsecond may be in the wrong order
+            ids.append(one)
+    return ids
 
 
 def new_id() -> str:
@@ -160,17 +178,19 @@ def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopp
 
 
 def purge(database: Database, job_ids: Sequence[str]) -> int:
-    """Remove the rows of ended jobs, but not their uses. Return how many were removed.
+    """Remove the rows of ended jobs, but not their uses, and batches with their last job. Return how many jobs.
 
     A cancelled download stays, for a day at most, until its node has removed the partial files that only it names.
     """
     if not job_ids:
         return 0
     with database.write() as session:
+        batch_ids = batch_ends.locked_of(session, job_ids)
         webhooks.drop(session, job_ids)
         result = session.connection().execute(
             delete(Job).where(col(Job.id).in_(job_ids), col(Job.status).in_(JOB_ENDS), _is_tidy())
         )
+        batch_ends.drop_empty(session, batch_ids)
         return int(result.rowcount)
 
 
@@ -189,6 +209,12 @@ def purgeable(database: Database, ended_before: datetime, limit: int = 500, besi
     return list(dict.fromkeys(found))
 
 
+def deleted_ones(database: Database, job_ids: Collection[str]) -> list[str]:
+    """Return those of the jobs that are deleted and whose rows still exist."""
+    with database.read() as session:
+        return list(session.exec(select(Job.id).where(col(Job.id).in_(job_ids), col(Job.deleted).is_(True))))
+
+
 def winning_attempts(database: Database, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
     """Return (status, attempt) by id, for jobs that exist."""
     query = select(Job.id, Job.status, Job.attempt).where(col(Job.id).in_(job_ids))
@@ -203,11 +229,13 @@ def mark_partials(job: Job) -> None:
 
 
 def note_end(session: Session, job: Job) -> None:
-    """Store the use and the webhook message. Call it in the transaction that ends the job."""
+    """Store the use and the message, and count the end in the batch. Call it in the transaction that ends the job."""
     assert job.finished_at is not None
     if job.type == GENERATION:
         session.add(use_of(job, JobState(job.status), job.finished_at, job.result))
     webhooks.add_end(session, job, f"msg_{new_id()}")
+    if job.batch_id is not None:  # last, because jobs are locked before batches
+        batch_ends.note(session, job.batch_id, {JobState(job.status): 1}, job.finished_at, f"msg_{new_id()}")
 
 
 def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str, Any] | None) -> Use:
@@ -285,7 +313,7 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
                 if job.idempotency_key is not None
             }
         fresh: list[dict[str, Any]] = []
-        room = _room(session, new)
+        room = room_of(session, new)
         too_many = set()
         for place, job in enumerate(new):
             if job.id in accepted_before or job.idempotency_key in hashes:
@@ -295,7 +323,7 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
             if room.get(job.owner, 0) < 0:
                 too_many.add(job.id)
             else:
-                fresh.append(_values(job, now, queued_at + place * 1e-6))  # one commit, but in order of arrival
+                fresh.append(values_of(job, now, queued_at + place * 1e-6))  # one commit, but in order of arrival
                 if job.idempotency_key is not None:
                     hashes[job.idempotency_key] = (job.id, job.request_hash)
         if fresh:
@@ -316,7 +344,7 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
     return outcome
 
 
-def _room(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
+def room_of(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
     """Return how many jobs each owner with a limit may still queue."""
     limits = {
         job.owner: job.owner_may_queue for job in new if job.owner is not None and job.owner_may_queue is not None
@@ -332,7 +360,7 @@ def _room(session: Session, new: Sequence[NewJob]) -> dict[str | None, int]:
     return room
 
 
-def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
+def values_of(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
     """Return the row as plain values: under load, constructing an object costs more than storing it."""
     params = new.params
     model_cache_key, work = (
@@ -351,13 +379,14 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "devices": 1 if new.mock else getattr(params, "devices_per_job", 1),
     }
     later = new.start_after is not None and new.start_after > queued_at
+    held = holding.START_TIME if later else holding.BULK if new.type == BULK else None
     return {
         **needs,
         "id": new.id,
         "type": new.type,
         "status": JobState.QUEUED,
-        "line": HELD if later else line_of(**needs),
-        "held": holding.START_TIME if later else None,
+        "line": HELD if held is not None else line_of(**needs),
+        "held": held,
         "start_after": new.start_after,
         "start_before": new.start_before,
         "work": work,
@@ -367,6 +396,7 @@ def _values(new: NewJob, now: datetime, queued_at: float) -> dict[str, Any]:
         "idempotency_key": new.idempotency_key,
         "request_hash": new.request_hash,
         "retry_of": new.retry_of,
+        "batch_id": new.batch_id,
         "max_failures": new.max_failures,
         "retry_backoff_seconds": new.retry_backoff_seconds,
         "bandwidth_mbps": new.bandwidth_mbps,
@@ -385,6 +415,48 @@ def visible(session: Session, job_id: str, only: str | None, *, lock: bool = Fal
     if job is None or (job.deleted and not deleted_too) or (only is not None and job.owner != only):
         raise NotFound("job", job_id)
     return job
+
+
+def cancel_all(session: Session, jobs: Sequence[Job]) -> list[Job]:
+    """Cancel many jobs whose rows are locked, as one by one but in few statements. Return those that this ended.
+
+    The locks of their batches are taken here, all in one order.
+    """
+    batch_ends.locked_of(session, [job.id for job in jobs])
+    going = [job.id for job in jobs if job.status == JobState.RUNNING and job.cancel_at is None]
+    if going:
+        session.connection().execute(update(Job).where(col(Job.id).in_(going)).values(cancel_at=epoch_now()))
+    waiting = [job.id for job in jobs if job.status in (JobState.QUEUED, JobState.PAUSED)]
+    if not waiting:
+        return []
+    now = clock.now()
+    partial_files = case((and_(col(Job.type) == DOWNLOAD, col(Job.attempt) > 0), Phase.REMOVING.value), else_=None)
+    session.connection().execute(
+        update(Job)
+        .where(col(Job.id).in_(waiting))
+        .values(
+            status=JobState.CANCELLED,
+            finished_at=now,
+            cancel_at=epoch_now(),
+            dispatched_to=None,
+            dispatched_at=None,
+            phase=partial_files,
+            unplaceable_since=None,
+            held=None,
+        )
+    )
+    rows = select(Job).where(col(Job.id).in_(waiting)).order_by(col(Job.id))
+    ended = list(session.exec(rows.execution_options(populate_existing=True)))
+    of_batches: Counter[str] = Counter()
+    for job in ended:
+        if job.type == GENERATION:
+            session.add(use_of(job, JobState.CANCELLED, now, job.result))
+        webhooks.add_end(session, job, f"msg_{new_id()}")
+        if job.batch_id is not None:
+            of_batches[job.batch_id] += 1
+    for batch_id, count in sorted(of_batches.items()):
+        batch_ends.note(session, batch_id, {JobState.CANCELLED: count}, now, f"msg_{new_id()}")
+    return ended
 
 
 def _cancel(session: Session, job: Job) -> bool:

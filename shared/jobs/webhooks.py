@@ -1,4 +1,4 @@
-"""Messages to the webhooks of jobs. They are stored with the job's end, sent until accepted, and kept for replays.
+"""Messages to webhooks of jobs and batches. They are stored with the end, sent until accepted, and kept for replays.
 
 Sole reader and writer of `webhook_messages`. It does not send messages itself.
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, delete, exists, update
+from sqlalchemy import ColumnElement, delete, exists, or_, update
 from sqlmodel import Session, col, select
 
 from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database, is_repetition, settled
-from shared.database.tables import Job, WebhookMessage, epoch_now
+from shared.database.tables import Batch, Job, WebhookMessage, epoch_now
 from shared.errors import Conflict, NotFound
 from shared.net.outbound import receiver_of
 from shared.states import JobState, Priority
@@ -25,6 +25,7 @@ WAITING: State = "waiting"
 DELIVERED: State = "delivered"
 DEAD: State = "dead"
 PROGRESS = "job.progress"
+OF_BATCH = "batch."  # begins the types of messages about batches
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,22 @@ def add_end(session: Session, job: Job, message_id: str) -> None:
     )
     session.connection().execute(stale)
     session.add(_message(job, message_id, f"job.{JobState(job.status).value}", _summary(job)))
+
+
+def add_end_of_batch(session: Session, batch: Batch, state: JobState, message_id: str) -> None:
+    """Add the message about the end, if the batch has a webhook. Call it in the transaction that ends the batch."""
+    if batch.webhook_url is not None:
+        data = {
+            "id": batch.id,
+            "name": batch.name,
+            "status": state.value,
+            "total": batch.total,
+            "counts": {"succeeded": batch.succeeded, "failed": batch.failed, "cancelled": batch.cancelled},
+            "created_at": clock.iso(batch.created_at),
+            "finished_at": clock.iso(batch.finished_at),
+            "url": f"/api/v1/batches/{batch.id}",
+        }
+        session.add(_stored(batch.id, batch.webhook_url, message_id, f"{OF_BATCH}{state.value}", data))
 
 
 def add_progress(database: Database, job: Job, message_id: str, progress: dict[str, Any]) -> None:
@@ -159,7 +176,7 @@ def replay(database: Database, message_id: str, *, only: str | None = None) -> W
 
 
 def drop(session: Session, job_ids: Sequence[str]) -> None:
-    """Remove these jobs' delivered and dead messages, together with the jobs. Waiting messages are kept."""
+    """Remove the delivered and dead messages of these jobs or batches, together with them. Others are kept."""
     over = delete(WebhookMessage).where(
         col(WebhookMessage.job_id).in_(job_ids), col(WebhookMessage.state).in_((DELIVERED, DEAD))
     )
@@ -167,7 +184,7 @@ def drop(session: Session, job_ids: Sequence[str]) -> None:
 
 
 def drop_of_gone_jobs(database: Database, after: str, limit: int = 1000) -> tuple[int, str | None]:
-    """Remove ended messages without a job, among the `limit` messages after the one with id `after`.
+    """Remove ended messages without a job or batch, among the `limit` messages after the one with id `after`.
 
     Return how many were removed, and the id to continue after; None at the end. Each call reads one page of an index.
     """
@@ -181,6 +198,7 @@ def drop_of_gone_jobs(database: Database, after: str, limit: int = 1000) -> tupl
         seen = session.exec(page).all()
         job_ids = {job_id for _, job_id in seen}
         existing = set(session.exec(select(Job.id).where(col(Job.id).in_(job_ids))))
+        existing |= set(session.exec(select(Batch.id).where(col(Batch.id).in_(job_ids - existing))))
     gone = [message_id for message_id, job_id in seen if job_id not in existing]
     dropped = 0
     if gone:
@@ -232,17 +250,24 @@ def _chosen(session: Session, limit: int, per_receiver: int | None, busy: Mappin
 
 
 def _is_about_a_job_of(owner: str) -> ColumnElement[bool]:
-    return exists().where(col(Job.id) == col(WebhookMessage.job_id), col(Job.owner) == owner)
+    return or_(
+        exists().where(col(Job.id) == col(WebhookMessage.job_id), col(Job.owner) == owner),
+        exists().where(col(Batch.id) == col(WebhookMessage.job_id), col(Batch.owner) == owner),
+    )
 
 
 def _message(job: Job, message_id: str, type: str, data: dict[str, Any]) -> WebhookMessage:
     assert job.webhook_url is not None
+    return _stored(job.id, job.webhook_url, message_id, type, data)
+
+
+def _stored(about: str, url: str, message_id: str, type: str, data: dict[str, Any]) -> WebhookMessage:
     return WebhookMessage(
         id=message_id,
-        job_id=job.id,
+        job_id=about,
         type=type,
-        url=job.webhook_url,
-        receiver=receiver_of(job.webhook_url),
+        url=url,
+        receiver=receiver_of(url),
         data=data,
         state=WAITING,
         created_at=clock.now(),
@@ -270,6 +295,7 @@ def _summary(job: Job) -> dict[str, Any]:
             for artifact in (made.get("artifacts", ()) if job.type == GENERATION else ())
         ],
         "metadata": job.labels,
+        **({"batch_id": job.batch_id} if job.batch_id is not None else {}),
     }
 
 

@@ -12,6 +12,7 @@ _OF_NODES = text("target_node IS NOT NULL")
 _OWNED = text("owner IS NOT NULL")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
 _RETRIES = text("retry_of IS NOT NULL")
+_BATCHED = text("batch_id IS NOT NULL")
 _QUEUED = text("status = 'queued'")
 _HELD = text("status = 'queued' AND held IS NOT NULL")
 _EXPIRING = text("status = 'queued' AND start_before IS NOT NULL")
@@ -54,6 +55,8 @@ class Job(SQLModel, table=True):
         Index("ix_jobs_owner", "owner", "id", sqlite_where=_OWNED, postgresql_where=_OWNED),
         # Whether a failed job has been retried.
         Index("ix_jobs_retries", "retry_of", sqlite_where=_RETRIES, postgresql_where=_RETRIES),
+        # The jobs of one batch, by state.
+        Index("ix_jobs_batch", "batch_id", "status", "id", sqlite_where=_BATCHED, postgresql_where=_BATCHED),
         # The jobs of one kind in order. Lists merge these.
         Index("ix_jobs_kind", "status", "type", "model_id", "id"),
         Index(
@@ -102,11 +105,12 @@ class Job(SQLModel, table=True):
     idempotency_key: str | None = Field(default=None, max_length=255, unique=True)
     request_hash: str | None = Field(default=None, max_length=64)
     retry_of: str | None = Field(default=None, max_length=36)
+    batch_id: str | None = Field(default=None, max_length=36)  # the batch with which it was submitted
     traceparent: str | None = Field(default=None, max_length=55)  # W3C trace context of the request that submitted it
 
     created_at: datetime
     queued_at: float  # since when it may start; its waiting time counts from then
-    # Why a queued job may not start yet: `start_time`. It then stands in no line. None: it stands in its line.
+    # Why a queued job stands in no line: `start_time`, it may not start yet; `bulk`, the web process carries it out.
     held: str | None = Field(default=None, max_length=16)
     start_after: float | None = None
     start_before: float | None = None  # a job that has not started by then fails as `expired`
@@ -165,7 +169,7 @@ class Job(SQLModel, table=True):
 
 
 class WebhookMessage(SQLModel, table=True):
-    """One message about a job to the webhook that it names. Written by `shared/jobs/webhooks.py` alone.
+    """One message about a job or batch to the webhook that it names. Written by `shared/jobs/webhooks.py` alone.
 
     The row is inserted in the transaction that ends the job, so that no end remains unreported.
     """
@@ -178,8 +182,8 @@ class WebhookMessage(SQLModel, table=True):
     )
 
     id: str = Field(primary_key=True, max_length=64)  # the same at each attempt to deliver
-    job_id: str = Field(max_length=36)
-    type: str = Field(max_length=32)  # job.succeeded, job.failed, job.cancelled or job.progress
+    job_id: str = Field(max_length=36)  # of a message `batch.*`: the id of the batch
+    type: str = Field(max_length=32)  # job.progress; job. or batch. and then succeeded, failed or cancelled
     url: str = Field(max_length=2000)
     # Host and port of the URL. Deliveries to one receiver are limited, so that it cannot delay the others.
     receiver: str = Field(default="", max_length=261, sa_column_kwargs={"server_default": ""})

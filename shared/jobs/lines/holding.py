@@ -17,6 +17,7 @@ from shared.jobs.lines.names import line_of
 from shared.states import JobState
 
 START_TIME = "start_time"
+BULK = "bulk"  # an action on many jobs, which a web process carries out (`shared/jobs/bulk.py`)
 _AT_ONCE = 500
 
 

@@ -1,5 +1,7 @@
 """The device time of an owner's generations, which the limits of API keys count."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -53,6 +55,19 @@ def awaited_gpu_seconds(database: Database, owner: str) -> float:
     return sum(
         devices * work * (durations.measured(database, key, speed=speed, devices=devices).seconds_per_work or 0.0)
         for key, speed, devices, work in found
+    )
+
+
+def expected_seconds(database: Database, generations: Sequence[Any]) -> float:
+    """Return the seconds for which new generations (`NewJob`) are expected to hold devices, as in the limits."""
+    work: Counter[tuple[str, str, int]] = Counter()
+    for new in generations:
+        if not new.mock:
+            params = new.params
+            work[params.model_cache_key, params.speed, params.devices_per_job] += params.work
+    return sum(
+        devices * units * (durations.measured(database, key, speed=speed, devices=devices).seconds_per_work or 0.0)
+        for (key, speed, devices), units in work.items()
     )
 
 

@@ -27,6 +27,7 @@ from tests.integration.api.dashboard.test_feed import Dashboard
 from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.integration.scheduler.alerts.test_alerts import open_one
 from tests.support import working
+from tests.support.batches import stored
 from tests.support.jobs import accepted, claimed
 from tests.support.library import device
 
@@ -49,6 +50,12 @@ ROWS = {
     "POST /api/v1/jobs/cleanup": Row(ADMIN, body={}),
     "POST /api/v1/jobs/prepare": Row(ADMIN, body={"model_id": "T2V-A14B"}),
     "POST /api/v1/jobs/benchmark": Row(ADMIN, body={"model_id": "T2V-A14B"}),
+    "POST /api/v1/jobs/bulk": Row(SUBMIT, body={"action": "cancel", "filter": {"status": "paused"}}),
+    "POST /api/v1/batches": Row(SUBMIT, body={"jobs": [{"params": GOOD}]}),
+    "GET /api/v1/batches": Row(READ),
+    "GET /api/v1/batches/{id}": Row(READ, own=True),
+    "POST /api/v1/batches/{id}/cancel": Row(SUBMIT, own=True),
+    "GET /api/v1/batches/{id}/artifacts.zip": Row(READ, own=True),
     "GET /api/v1/jobs": Row(READ),
     "GET /api/v1/jobs/{id}": Row(READ, own=True),
     "DELETE /api/v1/jobs/{id}": Row(SUBMIT, own=True),
@@ -142,6 +149,7 @@ class Installation:
     job: str
     message: str
     alert: str
+    batch: str
 
     def send(self, route: str, who: str | None, **options: Any) -> Any:
         method, path = route.split(" ", 1)
@@ -160,6 +168,8 @@ class Installation:
             job = accepted(self.database, owner=self._owner()).id
         if path.startswith("/api/v1/dashboard/alerts/"):
             job = self.alert
+        if path.startswith("/api/v1/batches/"):
+            job = self.batch
         given = {
             "id": job, "name": "video.mp4", "message_id": self.message, "node": "nowhere", "version": "x",
             "file": "main.js", "path:path": "tasks",
@@ -199,6 +209,7 @@ def installation(
         working.finish(database, running, working.make(store, running, {"video.mp4": b"frames"}))
         (message,) = webhooks.page(database, limit=2, after=None).messages
         (alert,) = open_one(database)
+        batch, _ = stored(database, 1, owner=owner)
         yield Installation(
             client,
             database,
@@ -207,6 +218,7 @@ def installation(
             job.id,
             message.id,
             alert.id,
+            batch.id,
         )
     database.close()
 

@@ -17,7 +17,7 @@ class BulkFilter(RequestModel):
 
     all: Annotated[
         Literal[True] | None,
-        Field(strict=True, description="Every job. It must be given if there is no other filter, and only then."),
+        Field(description="Every job. It must be given if there is no other filter, and only then."),
     ] = None
     type: JobType = None
     status: Annotated[JobState | None, Field(description="Only jobs with this status.")] = None

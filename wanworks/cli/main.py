@@ -11,7 +11,7 @@ import typer
 from pydantic import SecretStr
 
 from wanworks import config_file
-from wanworks.cli import alerts, benchmark, jobs, keys, nodes, operating, queue, screen
+from wanworks.cli import alerts, batches, benchmark, jobs, keys, nodes, operating, queue, screen
 from wanworks.cli import models as model_commands
 from wanworks.errors import ExitCode, WanworksError
 from wanworks.home import has_server, home_folder, needs_server
@@ -251,6 +251,7 @@ keys.register(app)
 operating.register(app)
 nodes.register(app)
 queue.register(app)
+batches.register(app)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

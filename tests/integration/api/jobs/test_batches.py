@@ -116,7 +116,7 @@ def test_every_error_of_every_job_is_named_and_nothing_stored(client: TestClient
     assert found["jobs"].startswith("50 more fields are invalid")
     for wrong in ({}, {"jobs": []}, {"jobs": [{"params": GOOD}] * 1001}, {**of(1), "colour": "red"}):
         assert client.post(URL, json=wrong).status_code == 422
-    assert client.post(URL, content=b"{").status_code == 400
+    assert client.post(URL, content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
     assert client.post(URL, data={"a": "b"}).status_code == 415
     for path in (f"{URL}/{NO_JOB}", f"{URL}/x", f"{URL}/{NO_JOB}/artifacts.zip"):
         assert client.get(path).status_code == 404

@@ -20,8 +20,8 @@ def register(app: typer.Typer) -> None:
     for command in (generate, job, share, cancel, workers):
         app.command()(command)
     _many.callback()(jobs)
-    for command in bulk.COMMANDS:
-        _many.command()(command)
+    for action in bulk.COMMANDS:
+        _many.command()(action)
     app.add_typer(_many, name="jobs")
 
 

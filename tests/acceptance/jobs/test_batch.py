@@ -51,7 +51,8 @@ def run(stack: Stack, file: Path, out: Path, *words: str) -> Any:
 
 def record(out: Path) -> list[dict[str, Any]]:
     path = out / NAME
-    return [json.loads(row) for row in path.read_text().splitlines()[1:]] if path.exists() else []
+    rows = [json.loads(row) for row in path.read_text().splitlines()[1:]] if path.exists() else []
+    return [row for row in rows if "sent" not in row]
 
 
 def count(stack: Stack) -> int:

@@ -59,9 +59,7 @@ def _all(found: Any) -> list[Any]:
     return list(found)
 
 
-def test_the_commands(
-    web: WebProcess, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_commands(web: WebProcess, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANWORKS_URL", f"http://127.0.0.1:{web.port}")
 
     def run(*words: str, code: int = 0, input: str | None = None) -> str:

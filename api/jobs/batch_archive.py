@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from zipstream import ZipStream
@@ -56,15 +56,20 @@ class _Archive(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Any) -> None:
-            with anyio.fail_after(STALLED_SECONDS):
+            with anyio.move_on_after(STALLED_SECONDS) as limit:
                 await send(message)
+            if limit.cancelled_caught:
+                raise _EndsEarly(f"its client has read nothing for {STALLED_SECONDS:g} s")
 
         try:
             await super().__call__(scope, receive, send_in_time)
-        except TimeoutError:
-            log.info("an archive was not read for %.0f s, so its connection is closed", STALLED_SECONDS)
-        except _BrokenOff as error:
-            log.warning("an archive ends early: %s", error.__cause__)
+        except (_EndsEarly, ExceptionGroup) as error:
+            if isinstance(error, ExceptionGroup) and error.split(_EndsEarly)[1] is not None:
+                raise
+            reason = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+            log.warning("an archive ends early: %s", reason)
+        except ClientDisconnect:
+            log.info("an archive ends early: its client has left")
         finally:
             self._slots.release()
 
@@ -75,8 +80,8 @@ class _Archive(StreamingResponse):
             while piece := await anyio.to_thread.run_sync(next, found, b"", limiter=self._slots.threads):
                 yield piece
         except (WanworksError, OSError, RuntimeError) as error:
-            raise _BrokenOff() from error
+            raise _EndsEarly(str(error)) from error
 
 
-class _BrokenOff(Exception):
-    """A file could not be read completely."""
+class _EndsEarly(Exception):
+    """The archive cannot be sent to its end. The server closes the connection of a response that is too short."""

@@ -5,6 +5,7 @@ Must not know HTTP. An admitted job must still be committed (`group_commit.py`) 
 
 import hashlib
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -95,6 +96,10 @@ class Admission:
             finally:
                 images.give_memory_back()
         return replace(new, idempotency_key=key, request_hash=received.digest() if key is not None else None)
+
+    def for_many(self) -> AbstractContextManager[None]:
+        """Return a context in which many jobs are admitted by one thread, which share what is read for them."""
+        return self._fallbacks.for_many()
 
     def retry(self, job: Job, key: str | None, limits: Limits = _UNLIMITED) -> NewJob:
         """Return a repetition of an ended job, under the limits of the caller's key.

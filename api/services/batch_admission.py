@@ -63,13 +63,14 @@ def admit(
     requests: list[ReceivedRequest] = []
     admitted: list[NewJob] = []
     ids = records.new_ids(len(entries))
-    for place, (entry, job_id) in enumerate(zip(entries, ids, strict=True)):
-        if (request := _received(place, entry, caller, errors)) is not None:
-            requests.append(request)
-            if (new := _checked(admission, caller, place, request, job_id, errors)) is not None:
-                admitted.append(new)
-    errors.check()
-    return _stored(admission, caller, requests, admitted)
+    with admission.for_many():
+        for place, (entry, job_id) in enumerate(zip(entries, ids, strict=True)):
+            if (request := _received(place, entry, caller, errors)) is not None:
+                requests.append(request)
+                if (new := _checked(admission, caller, place, request, job_id, errors)) is not None:
+                    admitted.append(new)
+        errors.check()
+        return _stored(admission, caller, requests, admitted)
 
 
 def discard(admission: Admission, jobs: Sequence[NewJob]) -> None:

@@ -13,6 +13,9 @@ from starlette.requests import Request
 from api.access.authentication import Access
 from api.access.rates import Rates
 from api.services.admission import Admission
+from api.services.archives import Archives
+from api.services.bulk.actions import Actions
+from api.services.bulk.runner import BulkRunner
 from api.services.coalescing import Coalescer
 from api.services.fallbacks import Fallbacks
 from api.services.group_commit import Commits
@@ -36,6 +39,7 @@ from shared.telemetry.metrics import Meters
 
 _FLOWER_SECONDS = 30.0
 _IMAGES_AT_ONCE = 2  # decoding an image of the maximum size takes some hundred MB
+_BATCHES_AT_ONCE = 2  # each may have a body of some ten MB
 _READS_AT_ONCE = 8  # of the 32 connections to PostgreSQL; other requests have 40 threads of their own
 
 
@@ -50,6 +54,10 @@ class Context:
     live: Live
     streams: Streams
     admission: Admission
+    bulk_actions: Actions
+    bulk_runner: BulkRunner
+    batches: anyio.CapacityLimiter
+    archives: Archives
     hosts: Hosts
     forecasts: Forecasts
     commits: Commits
@@ -83,6 +91,10 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     memory = MemoryCheck(catalogue, hosts, settings.loras_dir, refuses=settings.admission == "registered")
     fallbacks = Fallbacks(settings, catalogue, database, read_library, memory)
     flower = httpx.AsyncClient(timeout=_FLOWER_SECONDS, trust_env=False)
+    admission = Admission(settings, catalogue, storage, fallbacks, memory)
+    actions = Actions(database, admission, storage, progress, meters, waker)
+    bulk_runner = BulkRunner(database, actions, progress, meters, settings.node)
+    bulk_runner.start()
     try:
         yield Context(
             settings=settings,
@@ -95,7 +107,11 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             streams=streams,
             hosts=hosts,
             forecasts=Forecasts(database, settings.device_silence_seconds),
-            admission=Admission(settings, catalogue, storage, fallbacks, memory),
+            admission=admission,
+            bulk_actions=actions,
+            bulk_runner=bulk_runner,
+            batches=anyio.CapacityLimiter(_BATCHES_AT_ONCE),
+            archives=Archives(),
             commits=commits,
             waker=waker,
             image_limiter=anyio.CapacityLimiter(_IMAGES_AT_ONCE),
@@ -109,6 +125,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             flower=flower,
         )
     finally:
+        await anyio.to_thread.run_sync(bulk_runner.stop)
         await anyio.to_thread.run_sync(commits.close)
         await anyio.to_thread.run_sync(waker.close)
         await anyio.to_thread.run_sync(meters.close)

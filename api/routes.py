@@ -7,7 +7,7 @@ from api.dashboard import handlers as dashboard
 from api.documentation import handlers as documentation
 from api.documentation import openapi
 from api.flows import handlers as flows
-from api.jobs import artifacts, benchmarks, dead, events, node_jobs, webhooks
+from api.jobs import artifacts, batches, benchmarks, bulk, dead, events, node_jobs, webhooks
 from api.jobs import handlers as jobs
 from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status, tiers
 from api.models import health as model_health
@@ -19,6 +19,8 @@ OPERATIONS = (
     *jobs.OPERATIONS,
     *dead.OPERATIONS,
     *flows.OPERATIONS,
+    *batches.OPERATIONS,
+    *bulk.OPERATIONS,
     *node_jobs.OPERATIONS,
     *benchmarks.OPERATIONS,
     *events.OPERATIONS,

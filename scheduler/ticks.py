@@ -22,7 +22,7 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.errors import StoreUnavailable
 from shared.insight import samples, snapshots, tier_measurements
-from shared.jobs import records, webhooks
+from shared.jobs import batch_ends, records, webhooks
 from shared.jobs.claims import pauses
 from shared.jobs.reading import queues
 from shared.jobs.records import NewJob
@@ -229,11 +229,13 @@ def retention_tick(name: str, every: float) -> str | None:
         messages = drop_messages(database, run.has_time)
         measured = tier_measurements.drop_surplus(database)
         ended = pauses.purge(database)
+        forgotten = batch_ends.end_forgotten(database, lambda: f"msg_{records.new_id()}")
         kept = timedelta(days=settings.retention_days)
         dropped = apply_retention(database, _store(), kept, run.has_time, _meters())
         others = (
             f"{messages} webhook messages, {entries} audit entries, {measured} measurements of tiers, {ended} pauses"
         )
+        others += f"; {forgotten} batches ended" if forgotten else ""
         return f"{dropped}, {others}"
 
     return once(database, name, every, clock.now().timestamp(), run_tick)

@@ -16,6 +16,7 @@ WanworksError
 ├── Unavailable                  a required service is unavailable; worth a retry
 │   ├── DatabaseUnavailable
 │   │   └── OutcomeUnknown       a commit was not answered: it may have been made or not
+│   ├── ArchivesBusy             enough archives are being sent at a time
 │   ├── HubUnavailable           the hub has sent nothing for long
 │   └── StoreUnavailable         the bucket, or the mount, that holds the store
 ├── StoreFull                    the disk is full
@@ -183,6 +184,13 @@ class DatabaseUnavailable(Unavailable):
 
 class OutcomeUnknown(DatabaseUnavailable):
     """The database did not confirm a change: it may have been made or not. Check, or repeat the request."""
+
+
+class ArchivesBusy(Unavailable):
+    """As many archives are being sent as this server sends at a time. Send the request again later."""
+
+    code = "archives_busy"
+    retry_after_seconds = 10
 
 
 class HubUnavailable(Unavailable):

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wanworks.client.client import AsyncClient, Client
     from wanworks.client.retries import Retry
-    from wanworks.client.shapes import GenerationFields, Job, Node, ended, succeeded, video_of, why_not
+    from wanworks.client.shapes import (
+        Batch,
+        BulkResult,
+        GenerationFields,
+        Job,
+        Node,
+        ended,
+        succeeded,
+        video_of,
+        why_not,
+    )
     from wanworks.errors import (
         AccessRefused,
         AlreadyRunning,
@@ -34,7 +44,7 @@ if TYPE_CHECKING:
     from wanworks.states import JobState, Priority
 
 _CLIENT = ("AsyncClient", "Client")
-_SHAPES = ("GenerationFields", "Job", "Node", "ended", "succeeded", "video_of", "why_not")
+_SHAPES = ("Batch", "BulkResult", "GenerationFields", "Job", "Node", "ended", "succeeded", "video_of", "why_not")
 _ERRORS = (
     "AccessRefused", "AlreadyRunning", "ApiRefused", "ApiUnreachable", "BadRequest", "ConfigurationError", "NotThere",
     "ServerFault", "StateForbids", "TimedOut", "TooBusy", "TransferBroken", "WanworksError", "WrongField",
@@ -55,6 +65,8 @@ __all__ = [
     "ApiUnreachable",
     "AsyncClient",
     "BadRequest",
+    "Batch",
+    "BulkResult",
     "Client",
     "ConfigurationError",
     "GenerationFields",

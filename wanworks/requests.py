@@ -47,7 +47,8 @@ def _lora_name(value: str) -> str:
     return value
 
 
-def _webhook(value: str | None) -> str | None:
+def webhook(value: str | None) -> str | None:
+    """Validate the URL of a webhook. Raises ValueError."""
     if value is not None:
         try:
             check_url(value)
@@ -129,7 +130,7 @@ RetryBackoff = Annotated[
 WebhookUrl = Annotated[
     str | None,
     Field(max_length=2000, description="An http(s) address that receives the end, signed by Standard Webhooks."),
-    AfterValidator(_webhook),
+    AfterValidator(webhook),
 ]
 Labels = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=64), PLAIN], Annotated[str, Field(max_length=512), PLAIN]],
@@ -190,7 +191,7 @@ class GenerationRequest(BaseModel):
         Field(
             max_length=2000, description="An http(s) address that receives the job's end, signed by Standard Webhooks."
         ),
-        AfterValidator(_webhook),
+        AfterValidator(webhook),
     ] = None
     webhook_progress: Annotated[
         bool, Field(strict=True, description="Also send progress to the webhook, about every ten seconds.")

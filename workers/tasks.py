@@ -74,5 +74,5 @@ def _warn_once(protocol: int) -> None:
 TASKS = {
     job_type.name: _task(job_type)
     for job_type in JOB_TYPES.values()
-    if (job_type.runs_on == "device") == (process.role() == "gpu")
+    if job_type.runs_on == ("device" if process.role() == "gpu" else "node")
 }

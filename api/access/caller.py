@@ -57,21 +57,23 @@ class Caller:
             raise InvalidField(FieldError(("body", "priority"), _OVER.format(ceiling), "over_ceiling"))
 
     def owning(self, new: NewJob) -> NewJob:
-        """Return the job with this caller as its owner, under the caller's limits.
-
-        Idempotency keys are separate for each caller.
-        """
+        """Return the job with this caller as its owner, under the caller's limits."""
         if self.key_id is None:
             return new
         ceiling = self.limits.priority_ceiling or Priority.CRITICAL
-        key = new.idempotency_key
         return replace(
             new,
             owner=self.key_id,
             owner_may_queue=self.limits.queued_jobs,
             priority=max(new.priority, ceiling, key=lambda priority: priority.rank),
-            idempotency_key=hashlib.sha256(f"{self.key_id}\n{key}".encode()).hexdigest() if key is not None else None,
+            idempotency_key=self.own_key(new.idempotency_key),
         )
+
+    def own_key(self, idempotency_key: str | None) -> str | None:
+        """Return the idempotency key as it is stored: separate for each caller."""
+        if self.key_id is None or idempotency_key is None:
+            return idempotency_key
+        return hashlib.sha256(f"{self.key_id}\n{idempotency_key}".encode()).hexdigest()
 
 
 EVERYTHING = frozenset(Scope)

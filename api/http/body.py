@@ -98,8 +98,8 @@ def has_body(request: Request) -> bool:
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
-async def read_fields(request: Request) -> dict[str, Any]:
-    """Return the fields of a JSON object without validating them.
+async def read_fields(request: Request, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]:
+    """Return the fields of a JSON object of at most that size without validating them.
 
     Raises MalformedRequest, UnsupportedMedia, TooLarge or InvalidField.
     """
@@ -107,7 +107,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
     if media_type.strip().lower() != "application/json":
         raise UnsupportedMedia("The content type must be application/json (UTF-8)")
     _check_charset(parameters)
-    raw = b"".join([chunk async for chunk in _limited(request)])
+    raw = b"".join([chunk async for chunk in _limited(request, limit_bytes)])
     fields = await anyio.to_thread.run_sync(_json, raw) if len(raw) > _INLINE_BYTES else _json(raw)
     if not isinstance(fields, dict):
         raise InvalidField(FieldError(("body",), "must be a JSON object", "dict_type"))
@@ -189,18 +189,18 @@ def _check_charset(parameters: str) -> None:
             raise UnsupportedMedia("The charset of JSON must be UTF-8")
 
 
-async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
+async def _limited(request: Request, limit_bytes: int = LIMIT_BYTES) -> AsyncGenerator[bytes, None]:
     """Yield the body in chunks. Raises TooLarge as soon as the limit is exceeded."""
     declared = request.headers.get("content-length", "")
     size = int(declared) if declared.isascii() and declared.isdigit() else 0
-    too_large = TooLarge(f"The body is larger than {LIMIT_BYTES // 10**6} MB, the maximum")
-    if size > LIMIT_BYTES:
+    too_large = TooLarge(f"The body is larger than {limit_bytes // 10**6} MB, the maximum")
+    if size > limit_bytes:
         raise too_large
     total = 0
     try:
         async for chunk in request.stream():
             total += len(chunk)
-            if total > LIMIT_BYTES:
+            if total > limit_bytes:
                 raise too_large
             yield chunk
     except ClientDisconnect:

@@ -5,7 +5,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.access.caller import Caller, caller_of, note_owner
+from api.access.caller import caller_of, note_owner
 from api.context import Context
 from api.http.body import read_json
 from api.http.query import job_id_of
@@ -14,15 +14,11 @@ from api.jobs.handlers import job_objects
 from api.operation import Answer, Operation
 from api.schemas import jobs
 from api.schemas.dead_jobs import DeadJobsQuery, JobChange, NotRedriven, Redriven, RedriveRequest, RedriveResult
-from api.services import gpu_limits
-from shared import clock
-from shared.access import keys
-from shared.database.tables import Job
-from shared.errors import Forbidden, InvalidField, RequestError
+from api.services.retrying import Retrying
+from shared.errors import InvalidField, RequestError
 from shared.jobs import ordering, records
 from shared.jobs.reading import dead
 from shared.jobs.reading.dead import Filter
-from shared.jobs.records import Accepted
 from shared.states import Scope
 
 _FILTERS = {"type", "model_id", "error_code", "failed_after", "failed_before"}
@@ -55,12 +51,12 @@ def _redrive(context: Context, request: Request, body: RedriveRequest) -> Redriv
         )
     page = dead.page(context.database, which, only=caller.only, limit=body.limit, after=body.after, oldest_first=True)
     done, refused = [], []
-    owners: dict[str | None, Caller] = {caller.key_id: caller}
+    retrying = Retrying(context.database, context.admission, caller)
     try:
         for job in page.jobs:
             note_owner(request, job.owner)
             try:
-                done.append(Redriven(id=job.id, retry_id=_retry(context, job, caller, owners).id))
+                done.append(Redriven(id=job.id, retry_id=retrying.retry(job).job.id))
             except RequestError as error:
                 refused.append(NotRedriven(id=job.id, code=error.code, detail=error.message))
     finally:
@@ -70,36 +66,6 @@ def _redrive(context: Context, request: Request, body: RedriveRequest) -> Redriv
     return RedriveResult(
         dry_run=False, matched=matched, redriven=done, refused=refused, has_more=page.has_more, next=last
     )
-
-
-def _retry(context: Context, job: Job, caller: Caller, owners: dict[str | None, Caller]) -> Job:
-    """Store a repetition of the job for its owner; once, however many requests redrive it. Raises RequestError."""
-    if job.owner not in owners:
-        owners[job.owner] = _owner(context, job.owner)
-    owner = owners[job.owner]
-    new = context.admission.retry(job, f"redrive:{job.id}", owner.limits)
-    owned = owner.owning(new)
-    try:
-        gpu_limits.check(context.database, owner.limits, owned)
-        (outcome,) = records.accept(context.database, [owned])
-        if not isinstance(outcome, Accepted):
-            raise outcome
-    except RequestError:
-        context.admission.discard(new)
-        raise
-    if outcome.replayed:
-        context.admission.discard(new)
-    return outcome.job
-
-
-def _owner(context: Context, key_id: str | None) -> Caller:
-    """Return the key of another caller, whose limits its jobs have. Raises Forbidden if it is not valid any more."""
-    if key_id is None:
-        return Caller("nobody", frozenset())
-    row = keys.get(context.database, key_id)
-    if row is None or not keys.is_good(row, clock.now()):
-        raise Forbidden("The API key that submitted the job was revoked or has expired; retry the job under your own")
-    return Caller(row.name, frozenset(), row.id, limits=keys.limits(row))
 
 
 async def change(context: Context, request: Request, query: BaseModel) -> Response:

@@ -23,14 +23,15 @@ from api.operation import Answer, Operation
 from api.schemas import jobs
 from api.schemas.dry_run import JobOrDryRun
 from api.schemas.job_queries import GenerationQuery, JobsQuery
-from api.services import estimates, gpu_limits
+from api.services import estimates, gpu_limits, stopping
 from api.services.group_commit import Committed
 from api.services.hosts import Seen
 from api.services.waiting import waiting_for
 from shared import clock
+from shared.access import keys
 from shared.catalogue.job_types import GENERATION
 from shared.database.tables import Job
-from shared.errors import InvalidField, LimitReached, StoreFull, Unavailable
+from shared.errors import FieldError, InvalidField, LimitReached, StoreFull, Unavailable
 from shared.jobs import records
 from shared.jobs.claims import running_limits
 from shared.jobs.flows import reading as flows
@@ -39,7 +40,6 @@ from shared.jobs.reading import lists, queue_positions
 from shared.jobs.reading.queue_positions import Position
 from shared.jobs.records import NewJob
 from shared.states import JOB_ENDS, JobState, Scope
-from shared.telemetry.metrics import count_end
 from wanworks.requests import GenerationRequest
 
 log = logging.getLogger("wanworks.jobs")
@@ -76,16 +76,32 @@ async def retry(context: Context, request: Request, query: BaseModel) -> Respons
 def list_jobs(context: Context, request: Request, query: JobsQuery) -> Response:
     page = lists.page(
         context.database,
-        only=caller_of(request).only,
+        only=owner_of(context, caller_of(request), query.key, "query"),
         limit=query.limit,
         after=query.after,
         type=query.type,
         status=query.status,
         model_id=query.model_id,
         created_after=query.created_after,
+        created_before=query.created_before,
+        batch_id=query.batch_id,
     )
     last = page.jobs[-1].id if page.has_more else None
     return json_response(jobs.JobPage(data=job_objects(context, page.jobs), has_more=page.has_more, next=last))
+
+
+def owner_of(context: Context, caller: Caller, key: str | None, where: str) -> str | None:
+    """Return the owner whose jobs are meant: the caller, or the key of that name or id; None: all owners.
+
+    Raises InvalidField for a key that does not exist, and Forbidden for one that is not the caller's, without `admin`.
+    """
+    if key is None:
+        return caller.only
+    row = next((row for row in keys.every(context.database) if key in (row.id, row.name)), None)
+    if row is None or not caller.sees(row.id):
+        caller.require(Scope.ADMIN)
+        raise InvalidField(FieldError((where, "key"), f"there is no API key {key!r}; give its name or id", "unknown"))
+    return row.id
 
 
 async def get_job(context: Context, request: Request, query: BaseModel) -> Response:
@@ -256,15 +272,9 @@ async def _until_ended(context: Context, job_id: str, only: str | None, wait_sec
             return
 
 
-def publish_cancel(context: Context, stopped: records.Stopped) -> None:
-    """Publish the cancellation to watchers, or to the worker that runs the job."""
-    job = stopped.job
-    if stopped.ended:
-        event = {"kind": "state", "attempt": job.attempt, "status": JobState.CANCELLED.value}
-        context.progress.report(job.id, event, ended=True)
-        count_end(context.meters, job)
-    elif job.status == JobState.RUNNING:
-        context.progress.ask_to_cancel(job.id)
+def publish_cancel(context: Context, *stopped: records.Stopped) -> None:
+    """Publish that jobs were cancelled, or asked to stop."""
+    stopping.publish(context.progress, context.meters, stopped)
     context.waker.wake()
 
 

@@ -17,6 +17,7 @@ from api.schemas.jobs import (
 from shared import clock
 from shared.catalogue.job_types import (
     BENCHMARK,
+    BULK,
     CLEANUP,
     DOWNLOAD,
     GENERATION,
@@ -89,6 +90,7 @@ def job(
         result=_result(row, public_path) if row.result else None,
         retry_of=row.retry_of,
         flow_id=row.flow_id,
+        batch_id=row.batch_id,
         metadata=row.labels,
     )
 
@@ -112,6 +114,11 @@ def _benchmark_params(stored: dict[str, Any]) -> dict[str, Any]:
     params = BenchmarkParams.model_validate(stored)
     names = {"model_id", "frames", "steps", "quantization", "tiers", "runs"}
     return {**params.model_dump(mode="json", include=names), "resolution": params.resolution}
+
+
+def _bulk_params(stored: dict[str, Any]) -> dict[str, Any]:
+    shown = {name: value for name, value in stored["filter"].items() if name not in ("only", "upto")}
+    return {"action": stored["action"], "filter": shown, "priority": stored.get("priority")}
 
 
 def _unknown_params(stored: dict[str, Any]) -> dict[str, Any]:
@@ -157,6 +164,7 @@ _PARAMS: dict[
 ] = {
     GENERATION: settled_params,
     BENCHMARK: _benchmark_params,
+    BULK: _bulk_params,
     DOWNLOAD: DownloadParams.model_validate,
     INTEGRITY_CHECK: IntegrityCheckParams.model_validate,
     CLEANUP: CleanupParams.model_validate,

@@ -17,7 +17,7 @@ from api.schemas.fields import PageLimit, Time
 from shared import clock
 from shared.database.tables import WebhookMessage as Row
 from shared.errors import NotFound
-from shared.jobs import records, webhooks
+from shared.jobs import webhooks
 from shared.states import Scope
 from wanworks.requests import PLAIN
 
@@ -40,7 +40,8 @@ class WebhookMessagesQuery(BaseModel):
         Field(description="`dead`: given up after a day, or permanently refused by the receiver."),
     ] = None
     job_id: Annotated[
-        Annotated[str, Field(max_length=64), PLAIN] | None, Field(description="Only messages about this job.")
+        Annotated[str, Field(max_length=64), PLAIN] | None,
+        Field(description="Only messages about the job, batch or flow with this id."),
     ] = None
     limit: PageLimit = 20
     after: Annotated[
@@ -56,10 +57,12 @@ class WebhookMessage(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
-    job_id: str
+    job_id: Annotated[str | None, Field(description="Null: the message is about a batch or a flow.")]
+    batch_id: str | None = None
+    flow_id: str | None = None
     type: Annotated[
         str,
-        Field(description="job.succeeded, job.failed, job.cancelled or job.progress; of a flow flow.succeeded, ..."),
+        Field(description="job.progress; `job.`, `batch.` or `flow.` and then succeeded, failed or cancelled."),
     ]
     host: Annotated[
         str, Field(description="The host of the webhook. The rest of its URL may be secret and is not shown.")
@@ -102,14 +105,17 @@ def replay(context: Context, request: Request, query: BaseModel) -> Response:
     if not MESSAGE_ID.fullmatch(message_id):
         raise NotFound("message", message_id)
     message = webhooks.replay(context.database, message_id, only=caller_of(request).only)
-    note_owner(request, next((job.owner for job in records.several(context.database, [message.job_id])), None))
+    note_owner(request, webhooks.owner_of(context.database, message))
     return json_response(_shown(message), 202)
 
 
 def _shown(row: Row) -> WebhookMessage:
+    of_batch, of_flow = row.type.startswith(webhooks.OF_BATCH), row.type.startswith(webhooks.OF_FLOW)
     return WebhookMessage(
         id=row.id,
-        job_id=row.job_id,
+        job_id=None if of_batch or of_flow else row.job_id,
+        batch_id=row.job_id if of_batch else None,
+        flow_id=row.job_id if of_flow else None,
         type=row.type,
         host=urlsplit(row.url).hostname or "",
         state=row.state,

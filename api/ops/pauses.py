@@ -96,7 +96,7 @@ def _scope(context: Context, request: Request, body: PauseScope) -> Scope:
     elif kind == "node":
         there = [node.name for node, _ in nodes.nodes(context.database)]
     else:
-        there = list(JOB_TYPES)
+        there = [name for name, job_type in JOB_TYPES.items() if job_type.runs_on != "web"]
     if value not in there:
         raise _unknown(kind, value, there)
     return Scope(cast(Literal["model_id", "device", "node", "job_type"], kind), value)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from api.http.query import JOB_ID
 from api.schemas.fields import AfterId, PageLimit
 from shared.catalogue.job_types import JOB_TYPES
 from shared.states import JobState
@@ -37,6 +38,19 @@ JobType = Annotated[
 ]
 
 
+def _batch_id(value: str | None) -> str | None:
+    if value is not None and not JOB_ID.fullmatch(value):
+        raise ValueError("is not the id of a batch; give the `id` that its submission returned")
+    return value
+
+
+BatchId = Annotated[
+    str | None,
+    AfterValidator(_batch_id),
+    Field(description="Only jobs of this batch.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
+]
+
+
 class JobsQuery(BaseModel):
     """Filters and page of the list of jobs."""
 
@@ -50,6 +64,15 @@ class JobsQuery(BaseModel):
     created_after: Annotated[
         Moment | None,
         Field(description="Only jobs created after this time (ISO 8601 with an offset or Z)."),
+    ] = None
+    created_before: Annotated[
+        Moment | None,
+        Field(description="Only jobs created before this time (ISO 8601 with an offset or Z)."),
+    ] = None
+    batch_id: BatchId = None
+    key: Annotated[
+        Annotated[str, Field(min_length=1, max_length=64), PLAIN] | None,
+        Field(description="Only jobs submitted with this API key, by its name or id. Others' keys need `admin`."),
     ] = None
     limit: PageLimit = 20
     after: AfterId = None

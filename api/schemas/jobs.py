@@ -299,7 +299,7 @@ class JobEstimate(ResponseModel):
 
 
 class Job(ResponseModel):
-    """A job: a generation, a benchmark, a download, an integrity check, a cleanup or a preparation."""
+    """A job: a generation, a benchmark, a download, an integrity check, a cleanup, a preparation or a bulk action."""
 
     id: Annotated[str, Field(description="The id of the job, and of its Celery task.")]
     type: str
@@ -370,6 +370,7 @@ class Job(ResponseModel):
     ]
     retry_of: str | None
     flow_id: Annotated[str | None, Field(description="The flow that it belongs to.")] = None
+    batch_id: Annotated[str | None, Field(description="The batch with which it was submitted.")] = None
     metadata: dict[str, str]
 
 

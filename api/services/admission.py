@@ -5,6 +5,7 @@ Must not know HTTP. An admitted job must still be committed (`group_commit.py`) 
 
 import hashlib
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,7 +20,7 @@ from api.services.memory_check import MemoryCheck
 from api.services.storage import Storage
 from shared import clock
 from shared.access.keys import Limits
-from shared.catalogue.job_types import GENERATION, JOB_TYPES, GenerationParams, settle
+from shared.catalogue.job_types import BULK, GENERATION, JOB_TYPES, GenerationParams, settle
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.database.tables import Job
 from shared.errors import Conflict, FieldError, Forbidden, InvalidField, NotFound, Unavailable
@@ -63,17 +64,24 @@ class Admission:
         return self._memory.is_quick(request.model_id, request.quantization)
 
     def generation(
-        self, received: ReceivedRequest, key: str | None, limits: Limits = _UNLIMITED, *, dry_run: bool = False
+        self,
+        received: ReceivedRequest,
+        key: str | None,
+        limits: Limits = _UNLIMITED,
+        *,
+        dry_run: bool = False,
+        job_id: str | None = None,
     ) -> NewJob:
         """Return the requested job. Its image is already in the store; `discard` removes it.
 
-        `limits`: of the caller's key. `dry_run`: check everything, but store nothing and start no download.
+        `limits`: of the caller's key. `dry_run`: check everything, but store nothing and start no download. `job_id`:
+        the id of the job, if it is chosen already.
 
         Raises InvalidField with every invalid field, Forbidden, NotEnoughMemory, StoreFull, StoreMismatch or
         DatabaseUnavailable.
         """
         request = received.request
-        job_id = records.new_id()
+        job_id = job_id or records.new_id()
         try:
             params = self._checked(received, f"{job_id}/{_INPUT_NAME}", limits)
         except InvalidField as error:
@@ -89,6 +97,10 @@ class Admission:
                 images.give_memory_back()
         return replace(new, idempotency_key=key, request_hash=received.digest() if key is not None else None)
 
+    def for_many(self) -> AbstractContextManager[None]:
+        """Return a context in which many jobs are admitted by one thread, which share what is read for them."""
+        return self._fallbacks.for_many()
+
     def retry(self, job: Job, key: str | None, limits: Limits = _UNLIMITED, *, in_flow: bool = False) -> NewJob:
         """Return a repetition of an ended job, under the limits of the caller's key.
 
@@ -98,6 +110,8 @@ class Admission:
         """
         if job.status not in JOB_ENDS:
             raise Conflict(f"The job is {job.status}. Only jobs that have ended can be retried.")
+        if job.type == BULK:
+            raise Conflict("An action on many jobs cannot be retried. Send its request again.")
         again = self._generation_again
         new = again(job, limits, in_flow=in_flow) if job.type == GENERATION else self._node_work_again(job)
         return replace(new, retry_of=job.id, idempotency_key=key, request_hash=f"retry:{job.id}" if key else None)

@@ -3,7 +3,10 @@
 The first applicable strategy, in the order of the list, is applied, and its changes are recorded in the job.
 """
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from api.services import fallback_facts
@@ -34,6 +37,7 @@ _HYBRIDS = (
     (Strategy.REDUCE_REQUIREMENTS, Strategy.DOWNLOAD_AND_RETRY),
     (Strategy.REDUCE_REQUIREMENTS, Strategy.QUEUE_AND_WAIT),
 )
+_SHARED_SECONDS = 1.0
 _COMPARED = ("model_id", "resolution", "frames", "fps", "steps", "quantization", "speed", "devices_per_job")
 
 
@@ -62,6 +66,15 @@ class _Case:
         return self.models[self.params.model_id]
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What was read of the library, and when, by the monotonic clock."""
+
+    library: Library
+    models: dict[str, ModelFacts]
+    read_at: float
+
+
 class Fallbacks:
     def __init__(
         self,
@@ -76,6 +89,25 @@ class Fallbacks:
         self._catalogue = catalogue
         self._database = database
         self._library = library
+        self._shared = threading.local()
+
+    @contextmanager
+    def for_many(self) -> Iterator[None]:
+        """Let the calls of this thread share what they read of the library, for a second each time it is read."""
+        self._shared.facts = None
+        try:
+            yield
+        finally:
+            del self._shared.facts
+
+    def _facts(self) -> tuple[Library, dict[str, ModelFacts]]:
+        shared: _Facts | None = getattr(self._shared, "facts", None)
+        if shared is None or time.monotonic() - shared.read_at > _SHARED_SECONDS:
+            library = self._library()
+            shared = _Facts(library, fallback_facts.facts(self._settings, library), time.monotonic())
+            if hasattr(self._shared, "facts"):
+                self._shared.facts = shared
+        return shared.library, shared.models
 
     def apply(
         self,
@@ -96,8 +128,7 @@ class Fallbacks:
         # Of an earlier attempt only changed parameters are kept; waiting and placeholder output are decided again.
         earlier = tuple(applied for applied in params.fallback_applied if applied.changes)
         params = params.model_copy(update={"fallback_applied": earlier})
-        library = self._library()
-        models = fallback_facts.facts(self._settings, library)
+        library, models = self._facts()
         wanted = models[params.model_id]
         if wanted.ready and self._memory.fits(params) is not False:
             return params, False

@@ -7,7 +7,7 @@ from api.services.hosts import Seen
 from shared import clock
 from shared.database.tables import Job
 from shared.jobs.claims import pauses
-from shared.jobs.lines.holding import DEPENDENCY, START_TIME, WINDOW
+from shared.jobs.lines.holding import BULK, DEPENDENCY, START_TIME, WINDOW
 from shared.models.memory_plan import Needs
 from shared.states import JobState, Phase
 
@@ -25,6 +25,8 @@ def waiting_for(
     """
     if job.status != JobState.QUEUED:
         return None
+    if job.held == BULK:
+        return WaitingFor(reason="limit", detail="A web process carries out one action on many jobs at a time.")
     if job.held == DEPENDENCY:
         named = f": {', '.join(jobs[:_SHOWN_NAMES])}" if jobs else ""
         more = f" and {len(jobs) - _SHOWN_NAMES} more" if len(jobs) > _SHOWN_NAMES else ""

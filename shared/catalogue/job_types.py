@@ -272,21 +272,36 @@ class BenchmarkParams(GenerationParams):
         return super().work * (self.runs + 1) * (len(self.tiers) + 1)
 
 
+BulkAction = Literal["cancel", "retry", "delete", "set_priority"]
+
+
+class BulkParams(BaseModel):
+    """Do something to many jobs."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    action: BulkAction
+    filter: dict[str, Any]  # `shared.jobs.bulk.Selection`
+    priority: str | None = None  # of `set_priority`
+    of_nodes: bool = False  # whether jobs of nodes may be retried, which needs the scope `admin`
+
+
 GENERATION = "generation"
 DOWNLOAD = "download"
 INTEGRITY_CHECK = "integrity_check"
 CLEANUP = "cleanup"
 PREPARE = "prepare"
 BENCHMARK = "benchmark"
+BULK = "bulk"
 
 
 @dataclass(frozen=True)
 class JobType:
-    """One job type."""
+    """One job type. Those that run in a web process have no task."""
 
     name: str
     task: str  # the Celery task's name
-    runs_on: Literal["device", "node"]
+    runs_on: Literal["device", "node", "web"]
     params: type[BaseModel]  # as they are stored
 
 
@@ -297,6 +312,7 @@ JOB_TYPES: Mapping[str, JobType] = {
     CLEANUP: JobType(CLEANUP, "wanworks.cleanup", "node", CleanupParams),
     PREPARE: JobType(PREPARE, "wanworks.prepare", "node", PrepareParams),
     BENCHMARK: JobType(BENCHMARK, "wanworks.benchmark", "device", BenchmarkParams),
+    BULK: JobType(BULK, "wanworks.bulk", "web", BulkParams),
 }
 
 

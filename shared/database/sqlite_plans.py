@@ -21,6 +21,7 @@ _STATISTICS = {
     "ix_jobs_bell": "1000 1",
     "ix_jobs_of_nodes": "20000 10000 1000 300 1",
     "ix_jobs_hidden": "1000 1",
+    "ix_jobs_batch": "200000 300 100 1",
     "ix_jobs_one_download": "10 1 1",
 }
 

@@ -7,7 +7,7 @@ has decoded it, which runs the next job meanwhile.
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, update
+from sqlalchemy import ColumnElement, and_, update
 from sqlmodel import col
 
 from shared import clock
@@ -16,8 +16,8 @@ from shared.database.tables import Job, epoch_now
 from shared.errors import Fenced
 from shared.states import JobState, Phase
 
-ON_DEVICE: ColumnElement[bool] = col(Job.phase).is_distinct_from(Phase.FINISHING)
-"""The condition that a running job holds its device."""
+ON_DEVICE: ColumnElement[bool] = and_(col(Job.phase).is_distinct_from(Phase.FINISHING), col(Job.held).is_(None))
+"""The condition that a running job holds its device or node. One that is still held runs in a web process."""
 
 
 @settled

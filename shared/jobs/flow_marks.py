@@ -41,6 +41,13 @@ def check_removable(session: Session, job_id: str) -> None:
         )
 
 
+def locked_open_flows(session: Session, job_ids: Collection[str]) -> set[str]:
+    """Lock the flows that these jobs belong to, before the jobs. Return those that have not ended."""
+    flow_ids = lock_flows_of(session, job_ids)
+    still_open = select(Flow.id).where(col(Flow.id).in_(flow_ids), col(Flow.finished_at).is_(None))
+    return set(session.exec(still_open)) if flow_ids else set()
+
+
 def of_no_open_flow() -> ColumnElement[bool]:
     """Return the condition that no flow may still need the job or its files."""
     still_open = exists().where(col(Flow.id) == col(Job.flow_id), col(Flow.finished_at).is_(None))

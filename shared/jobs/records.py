@@ -1,30 +1,32 @@
 """A job as its owner sees it: accepted, read, listed, cancelled, deleted.
 
-Only this module, `ordering.py`, `attempts.py` and `finishing.py` (workers), `dispatch.py` (the dispatcher),
-`checkpoints.py`, `download_control.py` and `flows/` write the `jobs` table. Each change of state is one UPDATE that
-names the previous state, or locks the row first. Every write is idempotent: it detects its earlier effect, so it can be
-repeated if the outcome of a commit is unknown.
+Only this module, `batches.py`, `bulk.py`, `flows/`, `ordering.py`, `attempts.py` and `finishing.py` (workers),
+`dispatch.py` (the dispatcher), `checkpoints.py` and `download_control.py` write the `jobs` table. Each change of state
+is one UPDATE that names the previous state, or locks the row first. Every write is idempotent: it detects its earlier
+effect, so it can be repeated if the outcome of a commit is unknown.
 """
 
+import hashlib
 import secrets
 import time
 import uuid
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, delete, func, insert, or_
+from sqlalchemy import ColumnElement, and_, case, delete, func, insert, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from shared import clock
-from shared.catalogue.job_types import DOWNLOAD, GENERATION, GenerationParams
+from shared.catalogue.job_types import BULK, DOWNLOAD, GENERATION, GenerationParams
 from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Job, Use, epoch_now
 from shared.errors import Conflict, InvalidField, LimitReached, NotFound, OutcomeUnknown
-from shared.jobs import flow_marks, webhooks
+from shared.jobs import batch_ends, flow_marks, webhooks
 from shared.jobs.lines import holding, windows
 from shared.jobs.lines.names import line_of
 from shared.jobs.lines.windows import Windows
@@ -54,6 +56,7 @@ class NewJob:
     idempotency_key: str | None = None
     request_hash: str | None = None
     retry_of: str | None = None
+    batch_id: str | None = None
     max_failures: int = 5
     retry_backoff_seconds: float | None = None  # after the first failure; None: the setting
     bandwidth_mbps: float | None = None  # of a download, in 10^6 bits a second
@@ -85,6 +88,21 @@ class Stopped:
 
 def queue_limit_message(limit: int) -> str:
     return f"This API key has {limit} jobs queued, which is its limit"
+
+
+def digest(request: str) -> str:
+    """Return the hash by which a repeated request is recognised."""
+    return hashlib.sha256(request.encode()).hexdigest()
+
+
+def new_ids(count: int) -> list[str]:
+    """Return so many ids that sort in this order."""
+    ids: list[str] = []
+    while len(ids) < count:
+        one = new_id()
+        if not ids or one > ids[-1]:  # two of the same quarter of a microsecond may be in the wrong order
+            ids.append(one)
+    return ids
 
 
 def new_id() -> str:
@@ -165,7 +183,7 @@ def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopp
 
 
 def purge(database: Database, job_ids: Sequence[str]) -> int:
-    """Remove the rows of ended jobs, but not their uses. Return how many were removed.
+    """Remove the rows of ended jobs, but not their uses, and batches with their last job. Return how many jobs.
 
     A cancelled download stays, for a day at most, until its node has removed the partial files that only it names. The
     jobs of a flow stay until it has ended; with its last job the flow goes.
@@ -174,10 +192,12 @@ def purge(database: Database, job_ids: Sequence[str]) -> int:
         return 0
     with database.write() as session:
         flows = flow_marks.lock_flows_of(session, job_ids)
+        batch_ids = batch_ends.locked_of(session, job_ids)
         webhooks.drop(session, job_ids)
         ended = (col(Job.status).in_(JOB_ENDS), _is_tidy(), flow_marks.of_no_open_flow())
         result = session.connection().execute(delete(Job).where(col(Job.id).in_(job_ids), *ended))
         flow_marks.drop_empty(session, flows)
+        batch_ends.drop_empty(session, batch_ids)
         return int(result.rowcount)
 
 
@@ -196,6 +216,12 @@ def purgeable(database: Database, ended_before: datetime, limit: int = 500, besi
     return list(dict.fromkeys(found))
 
 
+def deleted_ones(database: Database, job_ids: Collection[str]) -> list[str]:
+    """Return those of the jobs that are deleted and whose rows still exist."""
+    with database.read() as session:
+        return list(session.exec(select(Job.id).where(col(Job.id).in_(job_ids), col(Job.deleted).is_(True))))
+
+
 def winning_attempts(database: Database, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
     """Return (status, attempt) by id, for jobs that exist."""
     query = select(Job.id, Job.status, Job.attempt).where(col(Job.id).in_(job_ids))
@@ -210,12 +236,14 @@ def mark_partials(job: Job) -> None:
 
 
 def note_end(session: Session, job: Job) -> None:
-    """Store the use, the mark for its flow and the webhook message. Call it in the transaction that ends the job."""
+    """Store the use and the message, and tell flow and batch. Call it in the transaction that ends the job."""
     assert job.finished_at is not None
     if job.type == GENERATION:
         session.add(use_of(job, JobState(job.status), job.finished_at, job.result))
     flow_marks.note_end(session, job)
     webhooks.add_end(session, job, f"msg_{new_id()}")
+    if job.batch_id is not None:  # last, because jobs are locked before batches
+        batch_ends.note(session, job.batch_id, {JobState(job.status): 1}, job.finished_at, f"msg_{new_id()}")
 
 
 def use_of(job: Job, outcome: JobState, finished_at: datetime, result: dict[str, Any] | None) -> Use:
@@ -374,6 +402,8 @@ def row_of(new: NewJob, now: datetime, queued_at: float, in_force: Windows) -> d
         held = holding.START_TIME
     elif in_force.closed(new.type, new.priority.rank, new.owner, None, queued_at):
         held = holding.WINDOW
+    elif new.type == BULK:
+        held = holding.BULK
     return {
         **needs,
         "id": new.id,
@@ -391,6 +421,7 @@ def row_of(new: NewJob, now: datetime, queued_at: float, in_force: Windows) -> d
         "request_hash": new.request_hash,
         "retry_of": new.retry_of,
         "flow_id": new.flow_id,
+        "batch_id": new.batch_id,
         "max_failures": new.max_failures,
         "retry_backoff_seconds": new.retry_backoff_seconds,
         "bandwidth_mbps": new.bandwidth_mbps,
@@ -409,6 +440,49 @@ def visible(session: Session, job_id: str, only: str | None, *, lock: bool = Fal
     if job is None or (job.deleted and not deleted_too) or (only is not None and job.owner != only):
         raise NotFound("job", job_id)
     return job
+
+
+def cancel_all(session: Session, jobs: Sequence[Job]) -> list[Job]:
+    """Cancel many jobs whose rows are locked, as one by one but in few statements. Return those that this ended.
+
+    The locks of their batches are taken here, all in one order.
+    """
+    batch_ends.locked_of(session, [job.id for job in jobs])
+    going = [job.id for job in jobs if job.status == JobState.RUNNING and job.cancel_at is None]
+    if going:
+        session.connection().execute(update(Job).where(col(Job.id).in_(going)).values(cancel_at=epoch_now()))
+    waiting = [job.id for job in jobs if job.status in (JobState.QUEUED, JobState.PAUSED)]
+    if not waiting:
+        return []
+    now = clock.now()
+    partial_files = case((and_(col(Job.type) == DOWNLOAD, col(Job.attempt) > 0), Phase.REMOVING.value), else_=None)
+    session.connection().execute(
+        update(Job)
+        .where(col(Job.id).in_(waiting))
+        .values(
+            status=JobState.CANCELLED,
+            finished_at=now,
+            cancel_at=epoch_now(),
+            dispatched_to=None,
+            dispatched_at=None,
+            phase=partial_files,
+            unplaceable_since=None,
+            held=None,
+        )
+    )
+    rows = select(Job).where(col(Job.id).in_(waiting)).order_by(col(Job.id))
+    ended = list(session.exec(rows.execution_options(populate_existing=True)))
+    of_batches: Counter[str] = Counter()
+    for job in ended:
+        if job.type == GENERATION:
+            session.add(use_of(job, JobState.CANCELLED, now, job.result))
+        flow_marks.note_end(session, job)
+        webhooks.add_end(session, job, f"msg_{new_id()}")
+        if job.batch_id is not None:
+            of_batches[job.batch_id] += 1
+    for batch_id, count in sorted(of_batches.items()):
+        batch_ends.note(session, batch_id, {JobState.CANCELLED: count}, now, f"msg_{new_id()}")
+    return ended
 
 
 def cancel_locked(session: Session, job: Job) -> bool:

@@ -1,4 +1,4 @@
-"""Messages to the webhooks of jobs and flows. They are stored with the end, sent until accepted, and kept for replays.
+"""Messages to webhooks of jobs, batches and flows, stored with the end, sent until accepted, and kept for replays.
 
 Sole reader and writer of `webhook_messages`. It does not send messages itself.
 """
@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database, is_repetition, settled
-from shared.database.tables import Flow, Job, WebhookMessage, epoch_now
+from shared.database.tables import Batch, Flow, Job, WebhookMessage, epoch_now
 from shared.errors import Conflict, NotFound
 from shared.net.outbound import receiver_of
 from shared.states import JobState, Priority
@@ -25,6 +25,7 @@ WAITING: State = "waiting"
 DELIVERED: State = "delivered"
 DEAD: State = "dead"
 PROGRESS = "job.progress"
+OF_BATCH, OF_FLOW = "batch.", "flow."  # begin the types of messages about these
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,23 @@ def add_end(session: Session, job: Job, message_id: str) -> None:
 def add_flow_end(session: Session, flow: Flow, message_id: str, data: dict[str, Any]) -> None:
     """Add the message about a flow's end, if it has a webhook. Call it in the transaction that ends the flow."""
     if flow.webhook_url is not None:
-        session.add(_message(flow.id, flow.webhook_url, message_id, f"flow.{flow.state}", data))
+        session.add(_message(flow.id, flow.webhook_url, message_id, f"{OF_FLOW}{flow.state}", data))
+
+
+def add_end_of_batch(session: Session, batch: Batch, state: JobState, message_id: str) -> None:
+    """Add the message about the end, if the batch has a webhook. Call it in the transaction that ends the batch."""
+    if batch.webhook_url is not None:
+        data = {
+            "id": batch.id,
+            "name": batch.name,
+            "status": state.value,
+            "total": batch.total,
+            "counts": {"succeeded": batch.succeeded, "failed": batch.failed, "cancelled": batch.cancelled},
+            "created_at": clock.iso(batch.created_at),
+            "finished_at": clock.iso(batch.finished_at),
+            "url": f"/api/v1/batches/{batch.id}",
+        }
+        session.add(_message(batch.id, batch.webhook_url, message_id, f"{OF_BATCH}{state.value}", data))
 
 
 def add_progress(database: Database, job: Job, message_id: str, progress: dict[str, Any]) -> None:
@@ -165,8 +182,19 @@ def replay(database: Database, message_id: str, *, only: str | None = None) -> W
         return message
 
 
+def owner_of(database: Database, message: WebhookMessage) -> str | None:
+    """Return the owner of the job, batch or flow that the message is about; None if it has none, or is gone."""
+    table: Any = Job
+    if message.type.startswith(OF_BATCH):
+        table = Batch
+    elif message.type.startswith(OF_FLOW):
+        table = Flow
+    with database.read() as session:
+        return session.exec(select(table.owner).where(table.id == message.job_id)).one_or_none()
+
+
 def drop(session: Session, job_ids: Sequence[str]) -> None:
-    """Remove these jobs' delivered and dead messages, together with the jobs. Waiting messages are kept."""
+    """Remove the delivered and dead messages of these jobs or batches, together with them. Others are kept."""
     over = delete(WebhookMessage).where(
         col(WebhookMessage.job_id).in_(job_ids), col(WebhookMessage.state).in_((DELIVERED, DEAD))
     )
@@ -174,7 +202,7 @@ def drop(session: Session, job_ids: Sequence[str]) -> None:
 
 
 def drop_of_gone_jobs(database: Database, after: str, limit: int = 1000) -> tuple[int, str | None]:
-    """Remove ended messages without a job, among the `limit` messages after the one with id `after`.
+    """Remove ended messages without a job or batch, among the `limit` messages after the one with id `after`.
 
     Return how many were removed, and the id to continue after; None at the end. Each call reads one page of an index.
     """
@@ -189,6 +217,7 @@ def drop_of_gone_jobs(database: Database, after: str, limit: int = 1000) -> tupl
         job_ids = {job_id for _, job_id in seen}
         existing = set(session.exec(select(Job.id).where(col(Job.id).in_(job_ids))))
         existing |= set(session.exec(select(Flow.id).where(col(Flow.id).in_(job_ids - existing))))
+        existing |= set(session.exec(select(Batch.id).where(col(Batch.id).in_(job_ids - existing))))
     gone = [message_id for message_id, job_id in seen if job_id not in existing]
     dropped = 0
     if gone:
@@ -240,8 +269,12 @@ def _chosen(session: Session, limit: int, per_receiver: int | None, busy: Mappin
 
 
 def _is_about_a_job_of(owner: str) -> ColumnElement[bool]:
-    of_job = exists().where(col(Job.id) == col(WebhookMessage.job_id), col(Job.owner) == owner)
-    return or_(of_job, exists().where(col(Flow.id) == col(WebhookMessage.job_id), col(Flow.owner) == owner))
+    return or_(
+        *(
+            exists().where(col(table.id) == col(WebhookMessage.job_id), col(table.owner) == owner)
+            for table in (Job, Batch, Flow)
+        )
+    )
 
 
 def _message(about: str, url: str, message_id: str, type: str, data: dict[str, Any]) -> WebhookMessage:
@@ -278,6 +311,7 @@ def _summary(job: Job) -> dict[str, Any]:
             for artifact in (made.get("artifacts", ()) if job.type == GENERATION else ())
         ],
         "metadata": job.labels,
+        **({"batch_id": job.batch_id} if job.batch_id is not None else {}),
     }
 
 

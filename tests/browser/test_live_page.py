@@ -202,6 +202,31 @@ def test_jobs_are_cancelled_filtered_reused_and_deleted(open_page: Open, stack: 
     assert stack.request("GET", f"/api/v1/jobs/{done}").status_code == 404
 
 
+def test_all_jobs_that_match_are_cancelled_and_a_batch_is_shown(open_page: Open, stack: Stack) -> None:
+    long = {"model_id": "T2V-A14B", "prompt": "long", "resolution": "64x64", "frames": 81, "steps": 60}
+    answer = stack.request("POST", "/api/v1/batches", json={"jobs": [{"params": long}] * 3, "name": "boats"})
+    batch = answer.json()["id"]
+    page = open_page("#jobs")
+    page.get_by_text("Batches", exact=True).click()
+    page.get_by_role("link", name="boats").click()
+    shown = page.get_by_role("region", name="boats")
+    expect(shown).to_contain_text("3 jobs")
+    assert shown.get_by_role("link", name="zip").get_attribute("href") == f"/api/v1/batches/{batch}/artifacts.zip"
+    expect(page.locator("#jobs tbody tr")).to_have_count(3)
+    page.get_by_role("button", name="Cancel all").click()
+    dialog = page.get_by_role("dialog", name="Cancel 3 jobs?")
+    expect(dialog).to_contain_text(batch)
+    dialog.get_by_role("button", name="Cancel the jobs").click()
+    expect(page.locator("#toasts")).to_contain_text("3 cancelled")
+    expect(shown).to_contain_text("cancelled", timeout=30_000)
+    page.get_by_label("Priority of all").select_option("low")
+    page.get_by_role("dialog").get_by_role("button", name="Change the priority of").click()
+    expect(page.locator("#toasts")).to_contain_text("0 changed; left out: 3 has ended")
+    page.get_by_role("button", name="Delete all").click()
+    page.get_by_role("dialog", name="Delete 3 jobs?").get_by_role("button", name="Delete").click()
+    expect(page.locator("#jobs")).to_contain_text("No job matches these filters.")
+
+
 def test_the_theme_is_switched_and_remembered(open_page: Open) -> None:
     page = open_page()
     ground = "getComputedStyle(document.body).backgroundColor"

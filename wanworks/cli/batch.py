@@ -1,11 +1,11 @@
-"""`generate --batch`: run the generations in a file, a few at a time, and download the videos to a folder.
+"""`generate --batch`: run the generations in a file, and download the videos to a folder.
 
-Every step is recorded on disk before the next, and every request carries a permanent key of its line. The same
+Every step is recorded on disk before the next, and every request carries a permanent key of its lines. The same
 command therefore continues after any interruption, `kill -9` included, and submits or downloads nothing twice.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import typer
 from wanworks.cli import screen
 from wanworks.cli.batch_file import Line, read_batch
 from wanworks.cli.batch_record import BatchRecord, Standing
+from wanworks.cli.batch_submission import Submission
 from wanworks.cli.options import find_url
 from wanworks.cli.targets import check_target
 from wanworks.client.client import AsyncClient, Retry, succeeded, video_of, why_not
@@ -24,6 +25,7 @@ from wanworks.errors import BadRequest, ExitCode, NotThere, TimedOut, TransferBr
 
 # Longer than a single command's: a batch runs unattended, and a full queue will have space again.
 _PATIENCE = Retry(seconds=300.0, at_first=False)
+_AT_ONCE = Retry(seconds=0.0, at_first=False)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def run(
         for line in lines:
             name = f"{line.name}.{line.fields.get('output_format') or 'mp4'}"
             check_target(folder / name, f"--batch {path}: line {line.number}:")
-        batch = _Batch(lines, folder, record, bars, retry_failed=retry_failed, quiet=as_json)
+        batch = _Batch(lines, folder, record, bars, name=path.name[:200], retry_failed=retry_failed, quiet=as_json)
         try:
             asyncio.run(batch.run(address, concurrency, timeout))
         except KeyboardInterrupt:
@@ -85,22 +87,29 @@ class _Batch:
         record: BatchRecord,
         bars: screen.ProgressBars,
         *,
+        name: str,
         retry_failed: bool,
         quiet: bool,
     ) -> None:
         self.made: list[Made] = []
         self._lines, self._folder, self._record, self._bars = lines, folder, record, bars
-        self._retry_failed, self._quiet = retry_failed, quiet
+        self._name, self._retry_failed, self._quiet = name, retry_failed, quiet
+        self._passed_on = 0  # lines that are submitted, or were refused
 
     async def run(self, address: str, concurrency: int, timeout: float | None) -> None:
-        """Run all lines. Raises TimedOut, or the first error that affects every line."""
-        waiting = iter(self._lines)
+        """Submit all lines, and run each to its end. Raises TimedOut, or the first error that affects every line."""
+        for line in self._lines if self._retry_failed else ():
+            if (standing := self._record.of(line.key)).failure:
+                self._record.again(standing)
+        waiting: asyncio.Queue[Line | None] = asyncio.Queue()
         try:
             async with (
                 asyncio.timeout(timeout),
+                AsyncClient(address, retry=_AT_ONCE) as quick,
                 AsyncClient(address, retry=_PATIENCE) as client,
                 asyncio.TaskGroup() as group,
             ):
+                group.create_task(self._submit(waiting, quick, client, concurrency))
                 for _ in range(min(concurrency, len(self._lines))):
                     group.create_task(self._take(waiting, client))
         except TimeoutError:
@@ -111,8 +120,23 @@ class _Batch:
         except ExceptionGroup as several:
             raise several.exceptions[0] from None
 
-    async def _take(self, waiting: Iterator[Line], client: AsyncClient) -> None:
-        for line in waiting:
+    async def _submit(
+        self, waiting: "asyncio.Queue[Line | None]", quick: AsyncClient, client: AsyncClient, concurrency: int
+    ) -> None:
+        """Submit the lines, and pass on each whose state is known: the earlier ones first."""
+        for line in self._lines:
+            if (standing := self._record.of(line.key)).job or standing.failure:
+                self._passed_on += 1
+                waiting.put_nowait(line)
+        submission = Submission(self._lines, self._record, self._name, lambda: len(self.made) < self._passed_on)
+        async for line in submission.run(quick, client):
+            self._passed_on += 1
+            waiting.put_nowait(line)
+        for _ in range(concurrency):
+            waiting.put_nowait(None)
+
+    async def _take(self, waiting: "asyncio.Queue[Line | None]", client: AsyncClient) -> None:
+        while (line := await waiting.get()) is not None:
             standing = await self._carried(line, client)
             self.made.append(Made(line, standing))
             failed = sum(1 for made in self.made if made.failure)
@@ -125,17 +149,11 @@ class _Batch:
                 print(self._folder / str(standing.file), flush=True)
 
     async def _carried(self, line: Line, client: AsyncClient) -> Standing:
-        """Run one line to its end."""
+        """Run one submitted line to its end."""
         standing = self._record.of(line.key)
-        if standing.failure and self._retry_failed:
-            standing = self._record.again(standing)
         if standing.failure or await self._is_there(standing):
             return standing
         try:
-            if standing.job is None:
-                key = self._record.idempotency_key(standing)
-                job = await client.generate(**line.fields, image=line.image, idempotency_key=key)
-                standing = self._record.note(replace(standing, job=job["id"]))
             return await self._fetched(line, standing, client)
         except TransferBroken as error:
             return replace(

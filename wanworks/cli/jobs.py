@@ -2,21 +2,27 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
-from wanworks.cli import operating, screen
+from wanworks.cli import bulk, operating, screen
 from wanworks.cli.options import AsJson, Home, Url, client_of
 from wanworks.cli.targets import check_target
 from wanworks.client.client import Client, Job, succeeded, video_of, why_not
-from wanworks.client.shapes import DeviceRow, NodeRow
+from wanworks.client.shapes import DeviceRow, JobFilter, NodeRow
 from wanworks.errors import ApiRefused, ConfigurationError, ExitCode, WanworksError
+
+_many = typer.Typer(help="List jobs; or cancel, retry, delete or reorder all that match.", invoke_without_command=True)
 
 
 def register(app: typer.Typer) -> None:
-    for command in (generate, jobs, job, share, cancel, workers):
+    for command in (generate, job, share, cancel, workers):
         app.command()(command)
+    _many.callback()(jobs)
+    for action in bulk.COMMANDS:
+        _many.command()(action)
+    app.add_typer(_many, name="jobs")
 
 
 def generate(
@@ -48,7 +54,7 @@ def generate(
     out: Annotated[Path | None, typer.Option(help="File for the video, or folder of a batch. [JOB-ID.FORMAT]")] = None,
     batch: Annotated[Path | None, typer.Option(help="Run a batch: a file with one JSON request per line.")] = None,
     concurrency: Annotated[
-        int | None, typer.Option(help="Jobs of a batch that run at once. [4]", min=1, max=32)
+        int | None, typer.Option(help="Videos of a batch that are followed and downloaded at once. [4]", min=1, max=32)
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Submit a batch's failed lines again.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the job continues. [no limit]")] = None,
@@ -135,18 +141,32 @@ def generate(
 
 
 def jobs(
+    context: typer.Context,
     type: Annotated[str | None, typer.Option(help="generation, download, ...")] = None,
     status: Annotated[str | None, typer.Option(help="queued, running, succeeded, ...")] = None,
     model: Annotated[str | None, typer.Option(help="A model_id.")] = None,
+    created_after: bulk.After = None,
+    created_before: bulk.Before = None,
+    batch: bulk.OfBatch = None,
+    key: bulk.Key = None,
     limit: Annotated[int, typer.Option(help="Maximum number of jobs, newest first.", min=1, max=100)] = 20,
     after: Annotated[str | None, typer.Option(help="Cursor from the previous page.")] = None,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first; or cancel, retry, delete or reorder all that match."""
+    which = {
+        "type": type, "status": status, "model_id": model, "created_after": created_after,
+        "created_before": created_before, "batch_id": batch, "key": key,
+    }  # fmt: skip
+    if context.invoked_subcommand is not None:
+        if any((*which.values(), after, url, home, as_json)):
+            name = context.invoked_subcommand
+            raise typer.BadParameter(f"give the options after `{name}`: wanworks jobs {name} --status ...")
+        return
     with client_of(url, home) as client:
-        page = client.jobs_page(type=type, status=status, model_id=model, limit=limit, after=after)
+        page = client.jobs_page(**cast(JobFilter, which), limit=limit, after=after)
     if as_json:
         screen.print_json(page)
         return

@@ -11,7 +11,7 @@ import typer
 from pydantic import SecretStr
 
 from wanworks import config_file
-from wanworks.cli import alerts, benchmark, flow, jobs, keys, nodes, operating, queue, screen
+from wanworks.cli import alerts, batches, benchmark, flow, jobs, keys, nodes, operating, queue, screen
 from wanworks.cli import models as model_commands
 from wanworks.errors import ExitCode, WanworksError
 from wanworks.home import has_server, home_folder, needs_server
@@ -252,6 +252,7 @@ operating.register(app)
 nodes.register(app)
 queue.register(app)
 flow.register(app)
+batches.register(app)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def generate(
     Raises BadRequest naming each wrong field; OSError for a file that cannot be read.
     """
     body = yield from _generation(image, fields)
-    return cast(Job, (yield from _made(f"{_JOBS}/generation", body, idempotency_key)))
+    return cast(Job, (yield from made(f"{_JOBS}/generation", body, idempotency_key)))
 
 
 def dry_run(*, image: Path | bytes | None = None, **fields: Unpack[GenerationFields]) -> Call[dict[str, Any]]:
@@ -64,7 +64,7 @@ def job(job_id: str) -> Call[Job]:
 
 def jobs_page(*, limit: int = 20, after: str | None = None, **which: Unpack[JobFilter]) -> Call[JobPage]:
     """Return at most `limit` (1 to 100) jobs, newest first. `next` of a page is `after` of the following one."""
-    query = _given({**which, "limit": limit, "after": after})
+    query = given({**which, "limit": limit, "after": after})
     return cast(JobPage, (yield from result_of(Send("GET", _JOBS, query=query))))
 
 
@@ -87,7 +87,7 @@ def cancel(job_id: str) -> Call[Job]:
 
 def retry(job_id: str, *, idempotency_key: str | None = None) -> Call[Job]:
     """Submit the same request again, as a new job."""
-    return cast(Job, (yield from _made(f"{_JOBS}/{segment(job_id)}/retry", None, idempotency_key)))
+    return cast(Job, (yield from made(f"{_JOBS}/{segment(job_id)}/retry", None, idempotency_key)))
 
 
 def share(artifact: ArtifactLink, expires_in_seconds: int = 3600) -> Call[SharedLink]:
@@ -150,7 +150,7 @@ def pause_queue(
     running generations and downloads then return to the queue soon.
     """
     scope = {"model_id": model_id, "device": device, "node": node, "key": key, "job_type": job_type}
-    body = _given({**scope, "reason": reason or None, "until": until, "running": running})
+    body = given({**scope, "reason": reason or None, "until": until, "running": running})
     return cast(list[Pause], (yield from result_of(Send("POST", f"{_QUEUES}/pause", json=body)))["pauses"])
 
 
@@ -163,7 +163,7 @@ def resume_queue(
     job_type: str | None = None,
 ) -> Call[list[Pause]]:
     """End the pause of exactly this scope. Return what is still paused."""
-    body = _given({"model_id": model_id, "device": device, "node": node, "key": key, "job_type": job_type})
+    body = given({"model_id": model_id, "device": device, "node": node, "key": key, "job_type": job_type})
     return cast(list[Pause], (yield from result_of(Send("POST", f"{_QUEUES}/resume", json=body)))["pauses"])
 
 
@@ -193,7 +193,7 @@ def fetch_model(
 ) -> Call[Job]:
     """Download a model to a node (by default the only one). Bandwidth in 10^6 bits per second."""
     fields = {"node": node, "revision": revision, "priority": priority, "bandwidth_limit_mbps": bandwidth_limit_mbps}
-    return cast(Job, (yield from _made(f"{_JOBS}/download", _given({"model_id": model_id, **fields}), idempotency_key)))
+    return cast(Job, (yield from made(f"{_JOBS}/download", given({"model_id": model_id, **fields}), idempotency_key)))
 
 
 def manage_download(
@@ -206,7 +206,7 @@ def manage_download(
 ) -> Call[dict[str, Any]]:
     """Pause, resume, cancel or limit the download of a model, by default on every node. Raises StateForbids."""
     fields = {"priority": priority, "bandwidth_limit_mbps": bandwidth_limit_mbps, "node": node}
-    body = _given({"model_id": model_id, "action": action, **fields})
+    body = given({"model_id": model_id, "action": action, **fields})
     request = Send("POST", f"{_MODELS}/download/manage", json=body, repeatable=False)
     return cast(dict[str, Any], (yield from result_of(request)))
 
@@ -220,9 +220,9 @@ def verify(
     idempotency_key: str | None = None,
 ) -> Call[list[Job]]:
     """Check a model's files, or all models', against their checksums: one job for each node."""
-    fields = _given({"model_id": model_id, "node": node, "full": full, "repair": repair})
-    made = yield from _made(f"{_JOBS}/integrity-check", fields, idempotency_key)
-    return cast(list[Job], made.get("data", [made]))
+    fields = given({"model_id": model_id, "node": node, "full": full, "repair": repair})
+    answer = yield from made(f"{_JOBS}/integrity-check", fields, idempotency_key)
+    return cast(list[Job], answer.get("data", [answer]))
 
 
 def prepare(
@@ -233,9 +233,9 @@ def prepare(
     idempotency_key: str | None = None,
 ) -> Call[list[Job]]:
     """Write copies of a model's weights in the form in which they are loaded: one job for each node."""
-    fields = _given({"model_id": model_id, "quantization": quantization, "node": node})
-    made = yield from _made(f"{_JOBS}/prepare", fields, idempotency_key)
-    return cast(list[Job], made.get("data", [made]))
+    fields = given({"model_id": model_id, "quantization": quantization, "node": node})
+    answer = yield from made(f"{_JOBS}/prepare", fields, idempotency_key)
+    return cast(list[Job], answer.get("data", [answer]))
 
 
 def benchmark(
@@ -250,7 +250,7 @@ def benchmark(
     idempotency_key: str | None = None,
 ) -> Call[Job]:
     """Compare the speed tiers of a model with `exact` on a device. Omitted sizes are the model's own."""
-    fields = _given(
+    fields = given(
         {
             "model_id": model_id,
             "resolution": resolution,
@@ -261,7 +261,7 @@ def benchmark(
             "runs": runs,
         }
     )
-    return cast(Job, (yield from _made(f"{_JOBS}/benchmark", fields, idempotency_key)))
+    return cast(Job, (yield from made(f"{_JOBS}/benchmark", fields, idempotency_key)))
 
 
 def tiers(model_id: str) -> Call[dict[str, Any]]:
@@ -279,7 +279,7 @@ def cleanup(
 ) -> Call[dict[str, Any]]:
     """Return what can be removed from the model storage; remove it if `dry_run` is false. Space in 10^9 bytes."""
     fields = {"target_space_gb": target_space_gb, "keep_recent_days": keep_recent_days, "node": node}
-    body = {**_given(fields), "dry_run": dry_run}
+    body = {**given(fields), "dry_run": dry_run}
     request = Send("POST", f"{_MODELS}/cleanup", json=body, timeout_seconds=_CLEANUP_SECONDS, repeatable=dry_run)
     return cast(dict[str, Any], (yield from result_of(request)))
 
@@ -300,7 +300,7 @@ def fallback(
 ) -> Call[dict[str, Any]]:
     """Return a suggestion for a model that cannot serve."""
     fields = {"quality": quality, "speed": speed, "resolution": resolution, "max_wait_minutes": max_wait_minutes}
-    body = _given({"requested_model": requested_model, **fields})
+    body = given({"requested_model": requested_model, **fields})
     return cast(dict[str, Any], (yield from result_of(Send("POST", f"{_MODELS}/fallback/suggest", json=body))))
 
 
@@ -345,11 +345,14 @@ def data_url(image: bytes) -> str:
     return f"data:application/octet-stream;base64,{base64.b64encode(image).decode()}"
 
 
-def _made(path: str, fields: Mapping[str, Any] | None, key: str | None) -> Generator[Step, Any, Any]:
-    """Send a POST that creates exactly one job, even if it is repeated."""
+def made(
+    path: str, fields: Mapping[str, Any] | None, key: str | None, *, timeout_seconds: float | None = None
+) -> Generator[Step, Any, Any]:
+    """Send a POST that creates something exactly once, even if it is repeated."""
     headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-    return (yield from result_of(Send("POST", path, json=fields, headers=headers)))
+    return (yield from result_of(Send("POST", path, json=fields, headers=headers, timeout_seconds=timeout_seconds)))
 
 
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+def given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are not None."""
     return {name: value for name, value in fields.items() if value is not None}

@@ -18,6 +18,7 @@ import anyio
 import anyio.to_thread
 import httpx
 
+from wanworks.client import batches as batch_calls
 from wanworks.client import calls, fetching, following, operating
 from wanworks.client import flows as flow_calls
 from wanworks.client.retries import Contact, Retry, patient
@@ -146,6 +147,14 @@ class _Calls:
     pin = Operation(calls.pin)
     alerts = Operation(calls.alerts)
     acknowledge = Operation(calls.acknowledge)
+    create_batch = Operation(batch_calls.create_batch)
+    batch = Operation(batch_calls.batch)
+    batches = Iteration(batch_calls.batches)
+    batches_page = Operation(batch_calls.batches_page)
+    cancel_batch = Operation(batch_calls.cancel_batch)
+    wait_for_batch = Operation(batch_calls.wait_for_batch)
+    download_batch = Operation(batch_calls.download_batch)
+    bulk = Operation(batch_calls.bulk)
     set_priority = Operation(operating.set_priority)
     dead_jobs = Operation(operating.dead_jobs)
     redrive = Operation(operating.redrive)

@@ -84,6 +84,7 @@ class Job(TypedDict):
     error: JobError | None
     result: JobResult | None
     retry_of: str | None
+    batch_id: NotRequired[str | None]
     metadata: dict[str, str]
 
 
@@ -272,6 +273,60 @@ class JobFilter(TypedDict, total=False):
     status: str | None
     model_id: str | None
     created_after: str | None
+    created_before: str | None
+    batch_id: str | None
+    key: str | None
+
+
+BulkFilter = JobFilter
+BulkActionName = Literal["cancel", "retry", "delete", "set_priority"]
+
+
+class BulkResult(TypedDict):
+    dry_run: bool
+    action: BulkActionName
+    matched: int
+    changed: int
+    skipped: dict[str, int]
+    detail: str | None
+    ids: list[str]
+    job_id: str | None
+
+
+class BatchCounts(TypedDict):
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class BatchJob(TypedDict):
+    id: str
+    status: str
+
+
+class BatchSummary(TypedDict):
+    id: str
+    name: str
+    status: str
+    total: int
+    counts: BatchCounts
+    percent: float
+    created_at: str
+    cancel_requested_at: str | None
+    finished_at: str | None
+    artifacts_url: str
+
+
+class Batch(BatchSummary):
+    jobs: list[BatchJob]
+
+
+class BatchPage(TypedDict):
+    data: list[BatchSummary]
+    has_more: bool
+    next: str | None
 
 
 def ended(job: Job) -> bool:

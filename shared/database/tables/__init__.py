@@ -9,6 +9,7 @@ from shared.database.tables.access import AuditEntry as AuditEntry
 from shared.database.tables.alerts import Alert as Alert
 from shared.database.tables.alerts import AlertDelivery as AlertDelivery
 from shared.database.tables.alerts import AlertWatch as AlertWatch
+from shared.database.tables.batches import Batch as Batch
 from shared.database.tables.cluster import Device as Device
 from shared.database.tables.cluster import DeviceFault as DeviceFault
 from shared.database.tables.cluster import Installation as Installation

@@ -13,6 +13,7 @@ _OWNED = text("owner IS NOT NULL")
 _DOWNLOADING = text("type = 'download' AND status IN ('queued', 'running', 'paused')")
 _RETRIES = text("retry_of IS NOT NULL")
 _OF_FLOWS = text("flow_id IS NOT NULL")
+_BATCHED = text("batch_id IS NOT NULL")
 _QUEUED = text("status = 'queued'")
 _HELD = text("status = 'queued' AND held IS NOT NULL")
 _EXPIRING = text("status = 'queued' AND start_before IS NOT NULL")
@@ -57,6 +58,8 @@ class Job(SQLModel, table=True):
         Index("ix_jobs_retries", "retry_of", sqlite_where=_RETRIES, postgresql_where=_RETRIES),
         # The jobs of one flow.
         Index("ix_jobs_flow", "flow_id", sqlite_where=_OF_FLOWS, postgresql_where=_OF_FLOWS),
+        # The jobs of one batch, by state.
+        Index("ix_jobs_batch", "batch_id", "status", "id", sqlite_where=_BATCHED, postgresql_where=_BATCHED),
         # The jobs of one kind in order. Lists merge these.
         Index("ix_jobs_kind", "status", "type", "model_id", "id"),
         Index(
@@ -106,12 +109,13 @@ class Job(SQLModel, table=True):
     request_hash: str | None = Field(default=None, max_length=64)
     retry_of: str | None = Field(default=None, max_length=36)
     flow_id: str | None = Field(default=None, max_length=36)  # the flow that it belongs to
+    batch_id: str | None = Field(default=None, max_length=36)  # the batch with which it was submitted
     traceparent: str | None = Field(default=None, max_length=55)  # W3C trace context of the request that submitted it
 
     created_at: datetime
     queued_at: float  # since when it may start; its waiting time counts from then
-    # Why a queued job may not start yet: `start_time`, or `dependency` on other jobs of its flow. It then stands in no
-    # line. None: it stands in its line.
+    # Why a queued job stands in no line: it may not start before its `start_time`, before its `window` or before other
+    # jobs of its flow (`dependency`); `bulk`, a web process carries it out. None: it stands in its line.
     held: str | None = Field(default=None, max_length=16)
     start_after: float | None = None
     start_before: float | None = None  # a job that has not started by then fails as `expired`
@@ -171,7 +175,7 @@ class Job(SQLModel, table=True):
 
 
 class WebhookMessage(SQLModel, table=True):
-    """One message about a job or a flow to the webhook that it names. Written by `shared/jobs/webhooks.py` alone.
+    """One message about a job, batch or flow to the webhook that it names. Written by `shared/jobs/webhooks.py` alone.
 
     The row is inserted in the transaction that ends the job or flow, so that no end remains unreported.
     """
@@ -184,8 +188,8 @@ class WebhookMessage(SQLModel, table=True):
     )
 
     id: str = Field(primary_key=True, max_length=64)  # the same at each attempt to deliver
-    job_id: str = Field(max_length=36)  # or the flow's id
-    type: str = Field(max_length=32)  # job.succeeded, job.failed, job.cancelled, job.progress; flow.succeeded, ...
+    job_id: str = Field(max_length=36)  # or the id of the batch or flow
+    type: str = Field(max_length=32)  # job.progress; job., batch. or flow. and then succeeded, failed or cancelled
     url: str = Field(max_length=2000)
     # Host and port of the URL. Deliveries to one receiver are limited, so that it cannot delay the others.
     receiver: str = Field(default="", max_length=261, sa_column_kwargs={"server_default": ""})

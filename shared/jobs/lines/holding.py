@@ -23,6 +23,7 @@ from shared.states import JobState, Priority
 START_TIME = "start_time"
 DEPENDENCY = "dependency"  # on other jobs of its flow
 WINDOW = "window"
+BULK = "bulk"  # an action on many jobs, which a web process carries out (`shared/jobs/bulk.py`)
 _AT_ONCE = 500
 _HELD_AT_ONCE = 5000
 _LINES_AT_ONCE = 1000
@@ -44,9 +45,9 @@ def waiting_line(held: str, owner: str | None) -> str:
 def settle(session: Session, job: Job) -> None:
     """Let a job whose row is locked join its line, or wait for its window.
 
-    It goes on waiting for its start time, or for other jobs of its flow.
+    It goes on waiting for its start time, for other jobs of its flow, or for the web process that carries it out.
     """
-    if job.held not in (START_TIME, DEPENDENCY):
+    if job.held not in (START_TIME, DEPENDENCY, BULK):
         _settle(session, job, _in_force(session, job), _now(session))
 
 

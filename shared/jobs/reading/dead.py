@@ -1,6 +1,6 @@
 """Dead jobs: those that have failed, may succeed if they are repeated, and have not been retried."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -69,6 +69,16 @@ def page(
     with database.read() as session:
         found = list(session.exec(query.limit(limit + 1)))
     return Page(found[:limit], has_more=len(found) > limit)
+
+
+def retries_of(database: Database, job_ids: Collection[str]) -> dict[str, list[str]]:
+    """Return the ids of the retries of each of these jobs that has some."""
+    query = select(Job.retry_of, Job.id).where(col(Job.retry_of).in_(job_ids), col(Job.deleted).is_(False))
+    found: dict[str, list[str]] = {}
+    with database.read() as session:
+        for job_id, retry in session.exec(query):
+            found.setdefault(job_id or "", []).append(retry)
+    return found
 
 
 def count(database: Database, which: Filter, *, only: str | None) -> int:

@@ -40,17 +40,24 @@ class _Filter:
     created_after: datetime | None
     after: str | None
     oldest_first: bool
+    created_before: datetime | None = None
+    upto: str | None = None
 
     def ids(self, session: Session, limit: int, kind: Kind | None = None) -> list[str]:
         """Return the ids of the first matching jobs in order; of that kind, if given."""
         low, high = _LOWEST, _HIGHEST
         if self.created_after is not None:
             low = _first_id(self.created_after - _ID_IS_OLDER)
+        if self.created_before is not None:
+            high = _first_id(self.created_before + timedelta(milliseconds=1))
+        if self.upto is not None:
+            high = min(high, self.upto)
         if self.after is not None:
-            low, high = (max(low, self.after), high) if self.oldest_first else (low, self.after)
+            low, high = (max(low, self.after), high) if self.oldest_first else (low, min(high, self.after))
         which = _Which(
             owned=self.owner is not None,
             since=self.created_after is not None,
+            until=self.created_before is not None,
             of_kind=kind is not None,
             of_model=kind is not None and kind[2] is not None,
             oldest_first=self.oldest_first,
@@ -59,7 +66,7 @@ class _Filter:
         status, type, model_id = kind or ("", "", None)
         values = {
             "its_owner": self.owner, "its_since": self.created_after, "its_status": status, "its_type": type,
-            "its_model": model_id, "its_low": low, "its_high": high, "its_limit": limit,
+            "its_model": model_id, "its_low": low, "its_high": high, "its_limit": limit, "its_end": self.created_before,
         }  # fmt: skip
         return list(session.connection().execute(_first(which), values).scalars())
 
@@ -70,6 +77,7 @@ class _Which:
 
     owned: bool
     since: bool
+    until: bool
     of_kind: bool
     of_model: bool
     oldest_first: bool
@@ -84,6 +92,8 @@ def _first(which: _Which) -> Any:
         where.append(col(Job.owner) == bindparam("its_owner"))
     if which.since:
         where.append(col(Job.created_at) > bindparam("its_since"))
+    if which.until:
+        where.append(col(Job.created_at) < bindparam("its_end"))
     key: list[Any] = [col(Job.id)]
     low: Any = bindparam("its_low", type_=String)
     high: Any = bindparam("its_high", type_=String)
@@ -114,13 +124,21 @@ def page(
     status: str | None = None,
     model_id: str | None = None,
     created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    batch_id: str | None = None,
+    upto: str | None = None,
     oldest_first: bool = False,
 ) -> Page:
-    """Return a page of jobs, newest first by default. `after`: id of the last job seen. `only` as in `records.get`."""
-    which = _Filter(only, created_after, after, oldest_first)
+    """Return a page of jobs, newest first by default. `after`: id of the last job seen. `only` as in `records.get`.
+
+    `upto`: no job with a higher id.
+    """
+    which = _Filter(only, created_after, after, oldest_first, created_before, upto)
     # A job that changes its state between two statements would be on the page twice, or not at all.
     with database.read(snapshot=True) as session:
-        if type is None and status is None and model_id is None:
+        if batch_id is not None:
+            ids = _of_batch(session, which, batch_id, type, status, model_id)[: limit + 1]
+        elif type is None and status is None and model_id is None:
             ids = which.ids(session, limit + 1)
         else:
             ids = _first_of(session, which, _kinds(session, only, type, status, model_id), limit + 1)
@@ -128,6 +146,60 @@ def page(
     found = [shown[job_id] for job_id in ids[:limit] if job_id in shown]
     # A job that has changed its state since is not listed under the old state.
     return Page([job for job in found if status is None or job.status == status], has_more=len(ids) > limit)
+
+
+def count(
+    database: Database,
+    *,
+    only: str | None = None,
+    type: str | None = None,
+    status: str | None = None,
+    model_id: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    batch_id: str | None = None,
+    upto: str | None = None,
+    after: str | None = None,
+    most: int | None = None,
+) -> int:
+    """Return how many jobs `page` would return in all its pages, oldest first; with `most`, at most that many."""
+    equal = ((Job.owner, only), (Job.type, type), (Job.status, status), (Job.model_id, model_id))
+    where: list[ColumnElement[bool]] = [col(Job.deleted).is_(False)]
+    where += [col(column) == value for column, value in (*equal, (Job.batch_id, batch_id)) if value is not None]
+    if created_after is not None:
+        where += [col(Job.created_at) > created_after, col(Job.id) >= _first_id(created_after - _ID_IS_OLDER)]
+    if created_before is not None:
+        where += [
+            col(Job.created_at) < created_before,
+            col(Job.id) < _first_id(created_before + timedelta(milliseconds=1)),
+        ]
+    where += [col(Job.id) <= upto] if upto is not None else []
+    where += [col(Job.id) > after] if after is not None else []
+    found = select(Job.id).where(*where)
+    found = found if most is None else found.limit(most)
+    with database.read() as session:
+        return int(session.exec(select(func.count()).select_from(found.subquery())).one())
+
+
+def _of_batch(
+    session: Session, which: _Filter, batch_id: str, type: str | None, status: str | None, model_id: str | None
+) -> list[str]:
+    """Return the ids of all matching jobs of the batch, in order. A batch is small, so they are sorted here."""
+    columns: tuple[Any, ...] = (Job.id, Job.type, Job.status, Job.model_id, Job.owner, Job.created_at)
+    query: Any = select(*columns).where(Job.batch_id == batch_id, col(Job.deleted).is_(False))
+    found = [
+        row[0]
+        for row in session.exec(query)
+        if (type is None or row[1] == type)
+        and (status is None or row[2] == status)
+        and (model_id is None or row[3] == model_id)
+        and (which.owner is None or row[4] == which.owner)
+        and (which.created_after is None or row[5] > which.created_after)
+        and (which.created_before is None or row[5] < which.created_before)
+        and (which.upto is None or row[0] <= which.upto)
+        and (which.after is None or (row[0] > which.after if which.oldest_first else row[0] < which.after))
+    ]
+    return sorted(found, reverse=not which.oldest_first)
 
 
 def newest(session: Session, status: JobState, limit: int) -> list[str]:

@@ -151,6 +151,22 @@ def test_the_page_of_the_flows(stack: Stack, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_of_the_batches(stack: Stack, tmp_path: Path) -> None:
+    if shutil.which("jq") is None:
+        lacking("no jq on PATH")
+    script = "\n".join(code for _, code in blocks(DOCS / "batches.md", "sh"))
+    done = as_read(script, tmp_path, seconds=200, WANWORKS_URL=stack.url)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert '{"name":"boats","total":2,"jobs":2}' in done.stdout
+    assert '["body","jobs",0,"params","frames"]' in done.stdout
+    assert '{"queued":0,"running":0,"succeeded":2,"failed":0,"cancelled":0}' in done.stdout
+    assert "['succeeded', 'succeeded']" in done.stdout
+    assert "2 jobs match" in done.stdout
+    assert '{"matched":2,"ids":2}' in done.stdout
+    assert "2 of 2 jobs deleted" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_page_of_the_client(stack: Stack, tmp_path: Path) -> None:
     (boats,) = [code for _, code in blocks(DOCS / "client.md", "json")]
     (tmp_path / "boats.jsonl").write_text(boats)

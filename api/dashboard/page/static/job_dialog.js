@@ -139,6 +139,7 @@ function times(job) {
     fact("Ran on", job.gang.join(", ") || [job.node, job.device].filter(Boolean).join(" / ") || NONE),
     fact("Attempt", job.attempt ? `${job.attempt}${job.failures ? ` (${job.failures} failed)` : ""}` : NONE),
     fact("Priority", job.priority),
+    job.batch_id ? fact("Batch", h("a", { href: `#jobs?batch_id=${job.batch_id}` }, "Show its jobs")) : null,
   );
 }
 

@@ -1,6 +1,8 @@
 // The list of jobs: newest first, with filters, pages, and the actions for each job.
 
 import { post, remove, newKey } from "./api.js";
+import { batches } from "./batches.js";
+import { bulkActions } from "./bulk.js";
 import { attempt, confirm } from "./dialogs.js";
 import { h, icon } from "./dom.js";
 import { ago, moment, number, seconds, words } from "./format.js";
@@ -8,7 +10,7 @@ import * as load from "./load.js";
 import { artifactOf, badge, button, durationOf, empty, note, progressOf, select, titleOf } from "./parts.js";
 import { enterList, removeJob, hasEnded, mergeJobs, state } from "./state.js";
 
-const TYPES = ["generation", "download", "integrity_check", "cleanup", "prepare"];
+const TYPES = ["generation", "download", "integrity_check", "cleanup", "prepare", "bulk"];
 const STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled"];
 
 export function jobs() {
@@ -37,6 +39,7 @@ export function jobs() {
         filters,
       ),
     ),
+    batches(),
     note(state.notes.jobs && `The jobs could not be loaded: ${state.notes.jobs}`, "bad"),
     ids === null ? h("p", { class: "muted" }, "Loading…") : null,
     ids && !rows.length
@@ -45,6 +48,7 @@ export function jobs() {
           h("a", { href: "#new" }, "Create a video"),
         )
       : null,
+    rows.length ? bulkActions() : null,
     rows.length ? table(rows) : null,
     after.length || next
       ? h(
@@ -64,6 +68,7 @@ export function filterBy(query) {
     type: query.get("type") ?? "",
     status: query.get("status") ?? "",
     model_id: query.get("model_id") ?? "",
+    batch_id: query.get("batch_id") ?? "",
   };
   const same = Object.keys(filters).every((name) => filters[name] === state.list.filters[name]);
   if (!same) state.list = { filters, after: [], ids: null, next: null };

@@ -99,6 +99,14 @@ export async function one(id) {
   }
 }
 
+/** Loads the newest batches, and the one whose jobs are listed. */
+const batches = (id) =>
+  part("batches", async () => {
+    const newest = (await get("/api/v1/batches", { limit: 5 })).data;
+    const shown = id ? await get(`/api/v1/batches/${encodeURIComponent(id)}`) : null;
+    state.batches = { newest, shown };
+  });
+
 /** Loads the current page of the list of jobs. */
 export const jobs = () =>
   part("jobs", async () => {
@@ -106,6 +114,8 @@ export const jobs = () =>
     const page = await get("/api/v1/jobs", { ...filters, limit: PAGE, after: after.at(-1) });
     if (state.list.filters !== filters || state.list.after !== after) return; // changed meanwhile
     mergeJobs(page.data);
+    await batches(filters.batch_id);
+    if (state.list.filters !== filters || state.list.after !== after) return;
     state.list = { filters, after, ids: page.data.map((job) => job.id), next: page.next };
   });
 

@@ -88,6 +88,7 @@ export function progressOf(job) {
 /** Returns a job's title: its prompt, or what it does. */
 export function titleOf(job) {
   if (job.type === "generation") return job.params.prompt;
+  if (job.type === "bulk") return `${sentence(job.params.action)}: all jobs that match`;
   const what = { download: "Download of", integrity_check: "Integrity check of", cleanup: "Cleanup of", prepare: "Preparation of" }[job.type] ?? job.type;
   return `${what} ${job.model_id ?? (job.type === "cleanup" ? `node ${job.params.node}` : "all models")}`;
 }

@@ -6,7 +6,8 @@ export const state = {
   metrics: null,
   history: { hours: 1, rows: null },
   jobs: new Map(), // every job received so far, by id
-  list: { filters: { type: "", status: "", model_id: "" }, after: [], ids: null, next: null },
+  list: { filters: { type: "", status: "", model_id: "", batch_id: "" }, after: [], ids: null, next: null },
+  batches: null, // the newest ones, and the one that the list shows
   latest: [], // ids of the newest videos
   workers: null,
   models: null, // by id: files, downloads, usage

@@ -28,6 +28,7 @@ from tests.integration.api.dashboard.test_feed import Dashboard
 from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.integration.scheduler.alerts.test_alerts import open_one
 from tests.support import working
+from tests.support.batches import stored
 from tests.support.flows import Node, new_flow
 from tests.support.jobs import accepted, claimed
 from tests.support.models.library import device
@@ -51,6 +52,12 @@ ROWS = {
     "POST /api/v1/jobs/cleanup": Row(ADMIN, body={}),
     "POST /api/v1/jobs/prepare": Row(ADMIN, body={"model_id": "T2V-A14B"}),
     "POST /api/v1/jobs/benchmark": Row(ADMIN, body={"model_id": "T2V-A14B"}),
+    "POST /api/v1/jobs/bulk": Row(SUBMIT, body={"action": "cancel", "filter": {"status": "paused"}}),
+    "POST /api/v1/batches": Row(SUBMIT, body={"jobs": [{"params": GOOD}]}),
+    "GET /api/v1/batches": Row(READ),
+    "GET /api/v1/batches/{id}": Row(READ, own=True),
+    "POST /api/v1/batches/{id}/cancel": Row(SUBMIT, own=True),
+    "GET /api/v1/batches/{id}/artifacts.zip": Row(READ, own=True),
     "GET /api/v1/jobs": Row(READ),
     "GET /api/v1/jobs/{id}": Row(READ, own=True),
     "DELETE /api/v1/jobs/{id}": Row(SUBMIT, own=True),
@@ -150,6 +157,7 @@ class Installation:
     message: str
     alert: str
     flow: str
+    batch: str
 
     def send(self, route: str, who: str | None, **options: Any) -> Any:
         method, path = route.split(" ", 1)
@@ -170,6 +178,8 @@ class Installation:
             job = self.alert
         if path.startswith("/api/v1/flows/"):
             job = self.flow
+        if path.startswith("/api/v1/batches/"):
+            job = self.batch
         given = {
             "id": job, "name": "video.mp4", "message_id": self.message, "node": "nowhere", "version": "x",
             "file": "main.js", "path:path": "tasks",
@@ -210,6 +220,7 @@ def installation(
         (message,) = webhooks.page(database, limit=2, after=None).messages
         (alert,) = open_one(database)
         flow = accepting.accept(database, new_flow(owner=owner, a=Node(), b=Node(("a",)))).flow
+        batch, _ = stored(database, 1, owner=owner)
         yield Installation(
             client,
             database,
@@ -219,6 +230,7 @@ def installation(
             message.id,
             alert.id,
             flow.id,
+            batch.id,
         )
     database.close()
 

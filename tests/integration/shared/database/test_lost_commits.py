@@ -132,8 +132,8 @@ def test_a_disk_that_is_full_at_the_repetition_says_nothing_of_the_first_commit(
     def full(*_: Any) -> Any:
         raise StoreFull()
 
-    known = records._room
-    monkeypatch.setattr(records, "_room", lambda *args: full() if is_repetition() else known(*args))
+    known = records.room_of
+    monkeypatch.setattr(records, "room_of", lambda *args: full() if is_repetition() else known(*args))
     with pytest.raises(OutcomeUnknown):
         written.write()
     assert len(rows(losing.database, Job)) == 2

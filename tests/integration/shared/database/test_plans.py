@@ -11,7 +11,7 @@ from sqlalchemy import event, text
 
 from shared import clock, daily_window
 from shared.database.engine import Database, migrate
-from shared.jobs import attempts, dispatch, download_control, records
+from shared.jobs import attempts, batches, bulk, dispatch, download_control, records
 from shared.jobs.lines import holding, windows
 from shared.jobs.reading import lists, queues
 from shared.states import JobState
@@ -94,6 +94,29 @@ def test_what_is_kept_is_not_read_to_find_what_is_to_be_dropped(database: Databa
     store(database, ended=3000, queued=300)
     read = all_of(database, lambda: records.purgeable(database, clock.now() - _LONG_AGO))
     assert {"ix_jobs_hidden", "ix_jobs_ended"} == read
+
+
+@both_databases
+def test_batches_and_bulk_actions_are_found_by_their_indexes(database: Database) -> None:
+    store(database, ended=8000, queued=2000)
+    with database.write() as session:
+        some = "(SELECT id FROM jobs WHERE substr(id, 36) = '0')"
+        session.connection().exec_driver_sql(f"UPDATE jobs SET batch_id = substr(id, 1, 4) WHERE id IN {some}")
+        batch_id = session.connection().exec_driver_sql("SELECT min(batch_id) FROM jobs").scalar_one()
+        if not database.is_sqlite:
+            session.connection().exec_driver_sql("ANALYZE jobs")
+    for status, after in product((None, "queued", "succeeded"), (None, "0")):
+        finding, *_ = plans(
+            database, partial(lists.page, database, limit=50, batch_id=batch_id, status=status, after=after)
+        )
+        assert finding == {"ix_jobs_batch"}, (status, after)
+    assert all_of(database, lambda: batches.counts(database, [batch_id])) == {"ix_jobs_batch"}
+    assert all_of(database, lambda: batches.members(database, batch_id)) == {"ix_jobs_batch"}
+    assert all_of(database, lambda: bulk.claim_next(database, "web@here", 1, 60.0)) <= {"ix_jobs_held"}
+    before = clock.now() - timedelta(days=1)
+    *finding, showing = plans(database, partial(lists.page, database, limit=50, status="queued", created_before=before))
+    assert set().union(*finding) <= {"ix_jobs_kind", "ix_jobs_ended"}
+    assert "whole table" not in showing
 
 
 @both_databases

@@ -14,8 +14,9 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import ApiKey, AuditEntry, Device, DeviceFault, Job, Use, WebhookMessage
 from shared.errors import FaultKind
-from shared.jobs import attempts, device_faults, dispatch, download_control, finishing, ordering, records
+from shared.jobs import attempts, batches, bulk, device_faults, dispatch, download_control, finishing, ordering, records
 from shared.jobs.attempts import Claimant, Failure, Fetched
+from shared.jobs.bulk import Selection, Tally
 from shared.jobs.device_faults import Fault
 from shared.jobs.flows import accepting, advancing, changing
 from shared.jobs.lines import holding, windows
@@ -23,6 +24,7 @@ from shared.models import replica_files
 from shared.models.verification import Verdict
 from shared.states import JobState, Phase, Priority, Scope
 from tests.integration.shared.database.losing_commits import row, rows
+from tests.support.batches import batch_of, stored
 from tests.support.flows import Node, accepted_flow, follow, new_flow, run, states
 from tests.support.jobs import accepted, claimed, new_job
 from tests.support.models import library
@@ -416,6 +418,63 @@ def _retry_flow(database: Database) -> Written:
     return Written(lambda: changing.retry(database, was, new), check)
 
 
+def _accept_batch(database: Database) -> Written:
+    new, jobs = batch_of(2, idempotency_key="k", request_hash="h")
+
+    def check(done: batches.Accepted) -> None:
+        assert (done.batch.id, done.replayed) == (new.id, False)
+        assert {job.id for job in rows(database, Job)} == {job.id for job in jobs}
+
+    return Written(lambda: batches.accept(database, new, jobs), check)
+
+
+def _cancel_batch(database: Database) -> Written:
+    batch, _ = stored(database, 2, webhook_url=WEBHOOK)
+
+    def check(done: Any) -> None:
+        after, stopped = done
+        assert (after.cancelled, after.unended, [one.ended for one in stopped]) == (2, 0, [True, True])
+        assert [message.type for message in rows(database, WebhookMessage)] == ["batch.cancelled"]
+
+    return Written(lambda: batches.cancel(database, batch.id), check)
+
+
+def _end_batch(database: Database) -> Written:
+    batch, (job,) = stored(database, 1, webhook_url=WEBHOOK)
+    claimed(database, job.id)
+
+    def check(_: Job) -> None:
+        assert (batches.get(database, batch.id).succeeded, batches.get(database, batch.id).unended) == (1, 0)
+        assert [message.type for message in rows(database, WebhookMessage)] == ["batch.succeeded"]
+
+    return Written(lambda: attempts.succeed(database, job.id, 1, {"timings": {}}), check)
+
+
+def _bulk_step(database: Database) -> Written:
+    job = claimed(database, accepted(database).id)
+    targets = [accepted(database).id for _ in range(2)]
+    task = bulk.Task(job.id, job.attempt, 60.0)
+
+    def check(done: Any) -> None:
+        tally, _ = done
+        assert (tally.changed, tally.skipped, tally.cursor) == (2, {}, targets[1])
+        assert row(database, job.id).result == bulk.as_result(tally)
+        assert len(rows(database, Use)) == 2
+
+    return Written(lambda: bulk.act(database, "cancel", Selection(), targets, Tally(2), task=task), check)
+
+
+def _bulk_deletion(database: Database) -> Written:
+    targets = [accepted(database).id for _ in range(2)]
+
+    def check(done: Any) -> None:
+        tally, stopped = done
+        assert (tally.changed, tally.skipped, [one.ended for one in stopped]) == (2, {}, [True, True])
+        assert all(row(database, target).deleted for target in targets)
+
+    return Written(lambda: bulk.act(database, "delete", Selection(), targets, Tally(2)), check)
+
+
 WRITES: dict[str, Callable[[Database], Written]] = {
     "accept": _accept,
     "accept a flow": _accept_flow,
@@ -437,6 +496,11 @@ WRITES: dict[str, Callable[[Database], Written]] = {
     "release a device": _released,
     "cancel a waiting job": _cancel_waiting,
     "cancel a running job": _cancel_running,
+    "accept a batch": _accept_batch,
+    "cancel a batch": _cancel_batch,
+    "end a batch": _end_batch,
+    "cancel many jobs": _bulk_step,
+    "delete many jobs": _bulk_deletion,
     "delete": _delete,
     "pause a running download": _pause_running,
     "pause a waiting download": _pause_waiting,

@@ -1,0 +1,1 @@
+"""Actions on many jobs: cancel, retry, delete, set a priority. Must not know HTTP."""

@@ -12,17 +12,17 @@ from starlette.requests import Request
 
 from api.access.authentication import Access
 from api.access.rates import Rates
-from api.services.admission import Admission
+from api.services.admission.admission import Admission
+from api.services.admission.fallbacks import Fallbacks
+from api.services.admission.memory_check import MemoryCheck
 from api.services.archives import Archives
 from api.services.bulk.actions import Actions
 from api.services.bulk.runner import BulkRunner
 from api.services.coalescing import Coalescer
-from api.services.fallbacks import Fallbacks
 from api.services.group_commit import Commits
 from api.services.histories import Histories
 from api.services.hosts import Hosts
 from api.services.live import Live
-from api.services.memory_check import MemoryCheck
 from api.services.storage import Storage
 from api.services.streams import Streams
 from api.services.waker import Waker

@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping
 from shared.catalogue.job_types import DOWNLOAD, DownloadParams
 from shared.database.engine import Database
 from shared.database.tables import Node
-from shared.jobs import download_control, records
+from shared.jobs import accepting, download_control
+from shared.jobs.accepting import NewJob
 from shared.jobs.dispatch import Waiting
-from shared.jobs.records import NewJob
 from shared.models import replicas
 from shared.settings import Settings
 from shared.states import Priority
@@ -59,5 +59,5 @@ def start(
 
 def _accepted(database: Database, new: NewJob) -> str | None:
     """Return the id of the new job; None if the same download was started concurrently."""
-    (outcome,) = records.accept(database, [new])
-    return outcome.job.id if isinstance(outcome, records.Accepted) else None
+    (outcome,) = accepting.accept(database, [new])
+    return outcome.job.id if isinstance(outcome, accepting.Accepted) else None

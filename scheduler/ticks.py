@@ -22,10 +22,11 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.errors import StoreUnavailable
 from shared.insight import samples, snapshots, tier_measurements
-from shared.jobs import batch_ends, records, webhooks
+from shared.jobs import accepting, ids, records
+from shared.jobs.accepting import NewJob
 from shared.jobs.claims import pauses
+from shared.jobs.ending import batch_ends, webhooks
 from shared.jobs.reading import queues
-from shared.jobs.records import NewJob
 from shared.jobs.usage import by_day
 from shared.management import library
 from shared.management.library import UseFigures, stored_progress
@@ -208,7 +209,7 @@ def start_checks(database: Database, settings: Settings, *, full: bool) -> str:
         for place, name in enumerate(alive)
         if name not in busy
     ]
-    queued = sum(isinstance(one, records.Accepted) for one in records.accept(database, new)) if new else 0
+    queued = sum(isinstance(one, accepting.Accepted) for one in accepting.accept(database, new)) if new else 0
     if queued:
         celery.wake(RestingRedis(settings.redis))
     return f"{queued} {'full' if full else 'quick'} checks queued"
@@ -229,7 +230,7 @@ def retention_tick(name: str, every: float) -> str | None:
         messages = drop_messages(database, run.has_time)
         measured = tier_measurements.drop_surplus(database)
         ended = pauses.purge(database)
-        forgotten = batch_ends.end_forgotten(database, lambda: f"msg_{records.new_id()}")
+        forgotten = batch_ends.end_forgotten(database, lambda: f"msg_{ids.new_id()}")
         kept = timedelta(days=settings.retention_days)
         dropped = apply_retention(database, _store(), kept, run.has_time, _meters())
         others = (

@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 from shared.access import audit
 from shared.access.keys import Limits
 from shared.errors import FieldError, Forbidden, InvalidField
-from shared.jobs.records import NewJob
+from shared.jobs.accepting import NewJob
 from shared.states import Priority, Scope
 from wanworks.requests import GenerationRequest
 

@@ -7,8 +7,8 @@ from api.access.caller import caller_of
 from api.context import Context
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas import page as page_schemas
-from api.schemas.page import Estimate, EstimateQuery
+from api.schemas.dashboard import page as page_schemas
+from api.schemas.dashboard.page import Estimate, EstimateQuery
 from api.services import estimates
 from shared import clock
 from shared.catalogue.entries import passes_per_step

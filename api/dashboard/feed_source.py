@@ -12,7 +12,7 @@ from api.dashboard.handlers import metrics_now
 from api.jobs.handlers import job_objects
 from api.ops import workers
 from api.ops.pauses import as_shown
-from api.schemas.alerts import alert
+from api.schemas.ops.alerts import alert
 from shared.cluster import alerts
 from shared.jobs import records
 from shared.jobs.claims import pauses

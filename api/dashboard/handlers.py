@@ -10,8 +10,8 @@ from api.http.responses import serialized_response
 from api.models.information import bases, dashboard_fields, whole_for
 from api.models.status import basis_of
 from api.operation import Answer, Operation
-from api.schemas import dashboard as dashboard_schemas
-from api.schemas.dashboard import HistoryQuery
+from api.schemas.dashboard import dashboard as dashboard_schemas
+from api.schemas.dashboard.dashboard import HistoryQuery
 from api.services.histories import figures
 from shared import clock
 from shared.management.model_summary import ModelOverview

@@ -12,8 +12,8 @@ from api.context import Context
 from api.jobs.handlers import job_objects
 from api.ops import workers as op_workers
 from api.ops.alerts import seen_by
-from api.schemas import jobs as schemas
-from api.schemas import nodes as node_schemas
+from api.schemas.jobs import jobs as schemas
+from api.schemas.ops import nodes as node_schemas
 from shared import clock
 from shared.catalogue.models import CatalogueEntry
 from shared.cluster import alerts

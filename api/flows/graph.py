@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from api.schemas.flows import ImageFrom
+from api.schemas.jobs.flows import ImageFrom
 from shared.errors import FieldError
 from shared.jobs.flows import plan
 

@@ -21,12 +21,12 @@ from api.http.query import JOB_ID
 from api.http.responses import json_response
 from api.jobs.handlers import publish_cancel
 from api.operation import Answer, Operation
-from api.schemas.flows import Flow, FlowPage, FlowRequest, FlowsQuery
-from api.services import gpu_limits
+from api.schemas.jobs.flows import Flow, FlowPage, FlowRequest, FlowsQuery
+from api.services.admission import gpu_limits
 from shared.catalogue.job_types import GENERATION
 from shared.errors import NotFound
+from shared.jobs.accepting import NewJob
 from shared.jobs.flows import accepting, changing, reading
-from shared.jobs.records import NewJob
 from shared.states import Scope
 
 

@@ -13,15 +13,15 @@ from api.flows.graph import Place
 from api.http.body import ReceivedRequest, received, validated
 from api.http.errors import invalid
 from api.jobs import node_jobs
-from api.schemas.cleanup import CleanupRequest
-from api.schemas.flows import MAX_JOBS, FlowJobRequest, FlowRequest, ImageFrom
-from api.schemas.node_jobs import DownloadRequest, IntegrityCheckRequest, PrepareRequest
-from api.services.admission import refused_webhook
+from api.schemas.jobs.flows import MAX_JOBS, FlowJobRequest, FlowRequest, ImageFrom
+from api.schemas.jobs.node_jobs import DownloadRequest, IntegrityCheckRequest, PrepareRequest
+from api.schemas.models.cleanup import CleanupRequest
+from api.services.admission.admission import refused_webhook
 from shared.catalogue.job_types import DOWNLOAD, GENERATION, FrameOf, GenerationParams
 from shared.errors import FieldError, Forbidden, InvalidField, NotEnoughMemory, NotFound, RequestError
-from shared.jobs import records
+from shared.jobs import ids
+from shared.jobs.accepting import NewJob
 from shared.jobs.flows.accepting import NewFlow, NewNode
-from shared.jobs.records import NewJob
 from shared.states import Scope
 from wanworks.requests import WebhookUrl
 
@@ -186,7 +186,7 @@ def _downloads_twice(reads: Sequence[_Read]) -> list[FieldError]:
 
 def _made(context: Context, request: FlowRequest, reads: Sequence[_Read], caller: Caller) -> NewFlow:
     """Return the flow. Its images are stored, and fallbacks are carried out, which may start downloads."""
-    flow_id = records.new_id()
+    flow_id = ids.new_id()
     kept: dict[str, list[Any]] = {}
     for read in reads:
         if (image := read.place.image) is not None and image.frame not in kept.setdefault(image.job, []):

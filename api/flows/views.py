@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
-from api.schemas.flows import Flow, FlowCounts, FlowJob, FlowSummary, FrameTaken, OnFailure
-from api.schemas.jobs import JobError
+from api.schemas.jobs.flows import Flow, FlowCounts, FlowJob, FlowSummary, FrameTaken, OnFailure
+from api.schemas.jobs.jobs import JobError
 from shared import clock
 from shared.database.tables import Flow as FlowRow
 from shared.database.tables import FlowNode, Job
-from shared.jobs.flow_marks import SKIPPED
+from shared.jobs.ending.flow_marks import SKIPPED
 from shared.jobs.flows import plan
 from shared.jobs.flows.plan import FlowState
 from shared.jobs.flows.reading import HELD, Counted, Whole

@@ -20,9 +20,9 @@ from api.http.errors import problem
 from api.http.query import job_id_of
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas import jobs as job_schemas
-from api.schemas.job_queries import ArtifactQuery
-from api.schemas.jobs import ArtifactLink, LinkRequest
+from api.schemas.jobs import jobs as job_schemas
+from api.schemas.jobs.job_queries import ArtifactQuery
+from api.schemas.jobs.jobs import ArtifactLink, LinkRequest
 from shared import clock
 from shared.database.tables import Job
 from shared.errors import NotFound

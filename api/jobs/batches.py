@@ -18,15 +18,16 @@ from api.http.responses import json_response
 from api.jobs import batch_archive
 from api.jobs.handlers import publish_cancel
 from api.operation import Answer, Operation
-from api.schemas import batches as schemas
-from api.schemas.batches import BatchEnvelope, BatchesQuery, BatchRequest
-from api.services import batch_admission, gpu_limits
-from api.services.admission import refused_webhook
+from api.schemas.jobs import batches as schemas
+from api.schemas.jobs.batches import BatchEnvelope, BatchesQuery, BatchRequest
+from api.services.admission import batch_admission, gpu_limits
+from api.services.admission.admission import refused_webhook
 from shared import clock
 from shared.database.tables import Batch as Row
 from shared.errors import InvalidField, LimitReached, NotFound, StoreFull
-from shared.jobs import batch_ends, batches, records
+from shared.jobs import accepting, batches, ids
 from shared.jobs.batches import Accepted, NewBatch
+from shared.jobs.ending import batch_ends
 from shared.states import Scope
 
 # A thousand jobs with the longest prompts in the usual encodings.
@@ -73,12 +74,12 @@ async def get_archive(context: Context, request: Request, query: BaseModel) -> R
 def _create(context: Context, caller: Caller, fields: dict[str, Any], key: str | None) -> Accepted:
     body = validated(fields, BatchEnvelope)
     new = NewBatch(
-        id=records.new_id(),
+        id=ids.new_id(),
         name=body.name,
         owner=caller.key_id,
         webhook_url=body.webhook_url,
         idempotency_key=caller.own_key(key),
-        request_hash=records.digest(json.dumps(fields, sort_keys=True)),
+        request_hash=accepting.digest(json.dumps(fields, sort_keys=True)),
     )
     if (row := batches.replayed(context.database, new)) is not None:
         return Accepted(row, replayed=True)

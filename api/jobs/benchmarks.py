@@ -15,12 +15,12 @@ from api.http.responses import json_response
 from api.jobs.handlers import ACCEPTED, job_objects
 from api.jobs.node_jobs import accepted
 from api.operation import Operation
-from api.schemas.tiers import BenchmarkRequest
-from api.services import retry_rules
-from api.services.memory_check import needs_of
+from api.schemas.jobs.tiers import BenchmarkRequest
+from api.services.admission import retry_rules
+from api.services.admission.memory_check import needs_of
 from shared.catalogue.benchmarks import PROMPTS
 from shared.catalogue.job_types import BENCHMARK, BenchmarkParams, settle
-from shared.jobs.records import NewJob
+from shared.jobs.accepting import NewJob
 from shared.models.memory_plan import Needs, together
 from shared.states import Scope
 from wanworks.requests import GenerationRequest

@@ -14,12 +14,12 @@ from api.http.body import read_json
 from api.http.responses import json_response
 from api.jobs.handlers import owner_of
 from api.operation import Answer, Operation
-from api.schemas.bulk import BulkRequest, BulkResult
+from api.schemas.jobs.bulk import BulkRequest, BulkResult
 from api.services.bulk.actions import Action
 from shared.catalogue.job_types import BULK, BulkParams
-from shared.jobs import bulk, records
+from shared.jobs import accepting, bulk, ids
+from shared.jobs.accepting import Accepted, NewJob
 from shared.jobs.bulk import Selection, Tally
-from shared.jobs.records import Accepted, NewJob
 from shared.states import Priority, Scope
 
 AT_ONCE = 200  # with more jobs than this it becomes a job
@@ -40,7 +40,7 @@ def _act(context: Context, request: Request, caller: Caller, body: BulkRequest, 
     filters = body.filter.model_dump(exclude={"all", "key"})
     only = owner_of(context, caller, body.filter.key, "body")
     # Later jobs did not exist yet, so they are not meant.
-    which = Selection(only=only, upto=records.new_id(), **filters)
+    which = Selection(only=only, upto=ids.new_id(), **filters)
     action = Action(body.action, which, body.priority, of_nodes=caller.may(Scope.ADMIN))
     if body.dry_run:
         first = bulk.following(context.database, which, None, _SHOWN)
@@ -64,9 +64,9 @@ def _as_job(context: Context, caller: Caller, body: BulkRequest, action: Action,
     stored = body.model_dump_json(exclude_unset=True)
     new = NewJob(
         BULK, params, Priority.HIGH, max_failures=_ATTEMPTS, retry_backoff_seconds=0.0, owner=caller.key_id,
-        idempotency_key=caller.own_key(key), request_hash=records.digest(stored) if key is not None else None,
+        idempotency_key=caller.own_key(key), request_hash=accepting.digest(stored) if key is not None else None,
     )  # fmt: skip
-    (outcome,) = records.accept(context.database, [new])
+    (outcome,) = accepting.accept(context.database, [new])
     if not isinstance(outcome, Accepted):
         raise outcome
     context.bulk_runner.wake()

@@ -12,9 +12,9 @@ from api.http.query import job_id_of
 from api.http.responses import json_response
 from api.jobs.handlers import job_objects
 from api.operation import Answer, Operation
-from api.schemas import jobs
-from api.schemas.dead_jobs import DeadJobsQuery, JobChange, NotRedriven, Redriven, RedriveRequest, RedriveResult
-from api.services.retrying import Retrying
+from api.schemas.jobs import jobs
+from api.schemas.jobs.dead_jobs import DeadJobsQuery, JobChange, NotRedriven, Redriven, RedriveRequest, RedriveResult
+from api.services.admission.retrying import Retrying
 from shared.errors import InvalidField, RequestError
 from shared.jobs import ordering, records
 from shared.jobs.reading import dead

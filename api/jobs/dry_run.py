@@ -3,14 +3,15 @@
 from api.access.caller import Caller
 from api.context import Context
 from api.jobs.views import settled_params
-from api.schemas.dry_run import Cost, DryRun, LimitUse, MemoryLayout, MemoryNeeds, Start
-from api.services import estimates, gpu_limits
+from api.schemas.jobs.dry_run import Cost, DryRun, LimitUse, MemoryLayout, MemoryNeeds, Start
+from api.services import estimates
+from api.services.admission import gpu_limits
 from api.services.estimates import Estimate, Wanted
 from shared import clock
 from shared.catalogue.job_types import GenerationParams
 from shared.forecast.forecasts import Forecast
+from shared.jobs.accepting import NewJob
 from shared.jobs.reading import queues
-from shared.jobs.records import NewJob
 from shared.models.memory_plan import Needs
 from shared.states import REPLICA_READY
 

@@ -26,7 +26,7 @@ from api.http.query import job_id_of
 from api.jobs import views
 from api.jobs.handlers import PASS_SECONDS, job_objects
 from api.operation import Answer, Operation
-from api.schemas import jobs
+from api.schemas.jobs import jobs
 from api.services import live
 from shared.database.tables import Job
 from shared.errors import Forbidden, NotFound, Unauthenticated, Unavailable

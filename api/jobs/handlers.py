@@ -20,10 +20,11 @@ from api.http.query import job_id_of
 from api.http.responses import json_response
 from api.jobs import dry_run, views
 from api.operation import Answer, Operation
-from api.schemas import jobs
-from api.schemas.dry_run import JobOrDryRun
-from api.schemas.job_queries import GenerationQuery, JobsQuery
-from api.services import estimates, gpu_limits, stopping
+from api.schemas.jobs import jobs
+from api.schemas.jobs.dry_run import JobOrDryRun
+from api.schemas.jobs.job_queries import GenerationQuery, JobsQuery
+from api.services import estimates, stopping
+from api.services.admission import gpu_limits
 from api.services.group_commit import Committed
 from api.services.hosts import Seen
 from api.services.waiting import waiting_for
@@ -32,13 +33,13 @@ from shared.access import keys
 from shared.catalogue.job_types import GENERATION
 from shared.database.tables import Job
 from shared.errors import FieldError, InvalidField, LimitReached, StoreFull, Unavailable
-from shared.jobs import records
+from shared.jobs import accepting, records
+from shared.jobs.accepting import NewJob
 from shared.jobs.claims import running_limits
 from shared.jobs.flows import reading as flows
 from shared.jobs.lines import holding
 from shared.jobs.reading import lists, queue_positions
 from shared.jobs.reading.queue_positions import Position
-from shared.jobs.records import NewJob
 from shared.states import JOB_ENDS, JobState, Scope
 from wanworks.requests import GenerationRequest
 
@@ -199,7 +200,7 @@ async def admitted(
 
 def _check_latest_start(context: Context, new: NewJob) -> None:
     """Raise InvalidField if the job cannot be expected to start in time. Remove its inputs from the store then."""
-    if records.was_accepted(context.database, new):
+    if accepting.was_accepted(context.database, new):
         return  # a repeated request gets its job
     expected = context.forecasts.of_new(estimates.as_waiting(new))
     if expected.start is not None and new.start_before is not None and expected.excludes(new.start_before):

@@ -20,11 +20,11 @@ from api.http.body import read_json
 from api.http.responses import json_response
 from api.jobs.handlers import ACCEPTED, job_objects
 from api.operation import Answer, Operation
-from api.schemas import cleanup as cleanup_schemas
-from api.schemas import node_jobs as node_job_schemas
-from api.schemas.cleanup import CleanupRequest
-from api.schemas.node_jobs import DownloadRequest, IntegrityCheckRequest, PrepareRequest
-from api.services import retry_rules
+from api.schemas.jobs import node_jobs as node_job_schemas
+from api.schemas.jobs.node_jobs import DownloadRequest, IntegrityCheckRequest, PrepareRequest
+from api.schemas.models import cleanup as cleanup_schemas
+from api.schemas.models.cleanup import CleanupRequest
+from api.services.admission import retry_rules
 from shared.catalogue.job_types import (
     CLEANUP,
     DOWNLOAD,
@@ -38,8 +38,8 @@ from shared.catalogue.job_types import (
 from shared.cluster import nodes
 from shared.database.tables import Job, Node
 from shared.errors import Conflict, InvalidField
-from shared.jobs import download_control, records
-from shared.jobs.records import Accepted, NewJob
+from shared.jobs import accepting, download_control
+from shared.jobs.accepting import Accepted, NewJob
 from shared.states import Priority, Scope
 
 _EVERY_MODEL = "all"
@@ -201,7 +201,7 @@ def accepted(context: Context, jobs: Sequence[NewJob], caller: Caller) -> list[A
     accepted_jobs: list[Accepted] = []
     # The first job has the client's own key. If that key was used for another request, no job may be created.
     for some in (new[:1], new[1:]):
-        for job, outcome in zip(some, records.accept(context.database, some) if some else (), strict=True):
+        for job, outcome in zip(some, accepting.accept(context.database, some) if some else (), strict=True):
             if isinstance(outcome, Conflict):
                 raise _under_way(context, job)
             if not isinstance(outcome, Accepted):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from api.schemas.jobs import (
+from api.schemas.jobs.jobs import (
     Artifact,
     DownloadResult,
     GenerationResult,

@@ -17,7 +17,7 @@ from api.schemas.fields import PageLimit, Time
 from shared import clock
 from shared.database.tables import WebhookMessage as Row
 from shared.errors import NotFound
-from shared.jobs import webhooks
+from shared.jobs.ending import webhooks
 from shared.states import Scope
 from wanworks.requests import PLAIN
 

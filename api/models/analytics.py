@@ -9,9 +9,9 @@ from starlette.responses import Response
 from api.context import Context
 from api.http.responses import serialized_response
 from api.operation import Answer, Operation
-from api.schemas import analytics as analytics_schemas
 from api.schemas import fields
-from api.schemas.analytics import AnalyticsQuery
+from api.schemas.models import analytics as analytics_schemas
+from api.schemas.models.analytics import AnalyticsQuery
 from shared import clock
 from shared.catalogue import scoring
 from shared.jobs.usage import by_day

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from api.context import Context
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas import downloads as download_schemas
+from api.schemas.jobs import downloads as download_schemas
 from shared import clock
 from shared.models import replicas
 from shared.states import Scope

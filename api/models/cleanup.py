@@ -16,8 +16,8 @@ from api.http.body import read_json
 from api.http.responses import json_response
 from api.jobs.node_jobs import accepted, check_node, check_target, cleanups, keyed
 from api.operation import Answer, Operation
-from api.schemas import cleanup as cleanup_schemas
-from api.schemas.cleanup import CleanupRequest
+from api.schemas.models import cleanup as cleanup_schemas
+from api.schemas.models.cleanup import CleanupRequest
 from shared import clock
 from shared.cluster import nodes
 from shared.database.tables import Job

@@ -15,8 +15,8 @@ from api.http.responses import json_response
 from api.jobs.handlers import publish_cancel
 from api.jobs.node_jobs import check_node
 from api.operation import Answer, Operation
-from api.schemas import downloads as download_schemas
-from api.schemas.downloads import ManageRequest
+from api.schemas.jobs import downloads as download_schemas
+from api.schemas.jobs.downloads import ManageRequest
 from shared import clock
 from shared.database.tables import Job
 from shared.errors import Conflict, InvalidField, NotFound, UnknownAction

@@ -9,9 +9,9 @@ from api.http.body import read_json
 from api.http.responses import json_response
 from api.models.status import basis_of
 from api.operation import Answer, Operation
-from api.schemas import fallback as fallback_schemas
-from api.schemas.fallback import FallbackRequest
-from api.services import fallback_facts
+from api.schemas.models import fallback as fallback_schemas
+from api.schemas.models.fallback import FallbackRequest
+from api.services.admission import fallback_facts
 from shared import clock
 from shared.management.fallback import Alternative, Choice, ModelFacts, Suggestion, Wish, suggest
 from shared.states import Scope

@@ -10,7 +10,7 @@ from api.context import Context
 from api.http.responses import serialized_response
 from api.models.status import basis_of
 from api.operation import Answer, Operation
-from api.schemas import models as schemas
+from api.schemas.models import models as schemas
 from shared import clock
 from shared.catalogue import scoring
 from shared.insight import health as model_health

@@ -16,11 +16,11 @@ from api.http.responses import json_response, serialized_response
 from api.models.status import basis_of
 from api.operation import Answer, Operation
 from api.ops.alerts import seen_by
-from api.schemas import information as schemas
-from api.schemas.alerts import alert
 from api.schemas.fields import Basis
-from api.schemas.information import RecommendQuery
-from api.schemas.models import Recommendation as RecommendationSchema
+from api.schemas.models import information as schemas
+from api.schemas.models.information import RecommendQuery
+from api.schemas.models.models import Recommendation as RecommendationSchema
+from api.schemas.ops.alerts import alert
 from shared import clock
 from shared.catalogue import scoring
 from shared.catalogue.models import CatalogueEntry

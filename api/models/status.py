@@ -8,7 +8,7 @@ from api.context import Context
 from api.http.responses import serialized_response
 from api.operation import Answer, Operation
 from api.schemas import fields
-from api.schemas import models as schemas
+from api.schemas.models import models as schemas
 from shared import clock
 from shared.catalogue import scoring
 from shared.management.library import (

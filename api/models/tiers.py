@@ -10,8 +10,8 @@ from starlette.responses import Response
 from api.context import Context
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas import tiers as schemas
-from api.schemas.jobs import TierUsed
+from api.schemas.jobs import tiers as schemas
+from api.schemas.jobs.jobs import TierUsed
 from shared.database.tables import TierMeasurement
 from shared.insight import tier_measurements
 from shared.states import Scope

@@ -13,8 +13,8 @@ from api.http.body import has_body, read_json
 from api.http.query import JOB_ID
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas import alerts as alert_schemas
-from api.schemas.alerts import Acknowledgement, AlertsQuery, SystemAlerts, alert
+from api.schemas.ops import alerts as alert_schemas
+from api.schemas.ops.alerts import Acknowledgement, AlertsQuery, SystemAlerts, alert
 from shared import clock
 from shared.cluster import alerts
 from shared.database.tables import Alert

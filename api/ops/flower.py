@@ -18,8 +18,8 @@ from api.context import Context
 from api.http.query import AnyQuery
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas import page as page_schemas
-from api.schemas.page import Flower
+from api.schemas.dashboard import page as page_schemas
+from api.schemas.dashboard.page import Flower
 from shared.errors import MalformedRequest, NotFound, TooLarge, Unavailable
 from shared.messaging import flower as flower_process
 from shared.settings import Settings

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from api.context import Context
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas import health
+from api.schemas.ops import health
 from shared.cluster import nodes
 from shared.cluster.nodes import SeenDevice
 from shared.errors import DatabaseUnavailable

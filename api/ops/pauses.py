@@ -14,7 +14,7 @@ from api.context import Context
 from api.http.body import has_body, read_json
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas.pauses import Pause, PauseRequest, Pauses, PauseScope
+from api.schemas.ops.pauses import Pause, PauseRequest, Pauses, PauseScope
 from shared import clock
 from shared.access import keys
 from shared.catalogue.job_types import JOB_TYPES

@@ -9,7 +9,7 @@ from api.context import Context
 from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.ops import pauses
-from api.schemas import nodes as node_schemas
+from api.schemas.ops import nodes as node_schemas
 from shared.jobs.reading import queues as queue_reads
 from shared.states import Priority, Scope
 

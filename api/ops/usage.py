@@ -12,7 +12,7 @@ from api.access.caller import caller_of
 from api.context import Context
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas.usage import Usage, UsageGroup, UsageQuery
+from api.schemas.ops.usage import Usage, UsageGroup, UsageQuery
 from shared import clock
 from shared.access import keys
 from shared.errors import FieldError, InvalidField

@@ -13,7 +13,7 @@ from api.access.caller import Caller, caller_of
 from api.context import Context
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas import nodes as node_schemas
+from api.schemas.ops import nodes as node_schemas
 from shared import clock
 from shared.cluster import nodes
 from shared.cluster.nodes import SeenDevice

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from api.http.query import JOB_ID
 from api.schemas.fields import PageLimit, ResponseModel
-from api.schemas.jobs import JobProgress
+from api.schemas.jobs.jobs import JobProgress
 from shared.catalogue.job_types import GenerationParams
 from shared.database.tables import Job
 from shared.states import JobState, Priority

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from shared.catalogue.job_types import GenerationParams
 from shared.database.engine import Database
+from shared.jobs.accepting import NewJob
 from shared.jobs.dispatch import Waiting
-from shared.jobs.records import NewJob
 from shared.jobs.usage import durations
 from shared.management.library import Library
 from wanworks.requests import Quantization

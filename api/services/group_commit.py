@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.errors import Unavailable, WanworksError
-from shared.jobs import records
+from shared.jobs import accepting
+from shared.jobs.accepting import NewJob
 from shared.jobs.reading import queues
-from shared.jobs.records import NewJob
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Commits:
     def _commit(self, new: Sequence[NewJob]) -> list[Committed | Exception]:
         try:
             self._check_room()
-            outcome = records.accept(self._database, new)
+            outcome = accepting.accept(self._database, new)
         except Exception as error:
             if len(new) > 1 and not isinstance(error, WanworksError):
                 # One job failed, so the transaction was rolled back: commit them one by one.
@@ -98,14 +98,14 @@ class Commits:
         try:
             self._accepted()
             places = self._places(
-                [one.job for one in outcome if isinstance(one, records.Accepted) and not one.replayed]
+                [one.job for one in outcome if isinstance(one, accepting.Accepted) and not one.replayed]
             )
         except Unavailable as error:
             log.info("jobs were accepted, but their queue positions could not be read: %s", error)
         except Exception:  # the jobs are committed, and the thread must go on
             log.exception("jobs were accepted, but a step after the commit failed")
         return [
-            Committed(one.job, one.replayed, places.get(one.job.id)) if isinstance(one, records.Accepted) else one
+            Committed(one.job, one.replayed, places.get(one.job.id)) if isinstance(one, accepting.Accepted) else one
             for one in outcome
         ]
 

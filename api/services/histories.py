@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from datetime import datetime, timedelta
 
-from api.schemas import dashboard as dashboard_schemas
+from api.schemas.dashboard import dashboard as dashboard_schemas
 from shared import clock
 from shared.database.engine import Database
 from shared.database.tables import Snapshot

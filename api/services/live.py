@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from api.schemas.jobs import JobProgress
+from api.schemas.jobs.jobs import JobProgress
 from shared.database.tables import Job
 from shared.messaging.progress import Progress
 from shared.states import JobState

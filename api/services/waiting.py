@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from api.schemas.jobs import WaitingFor
+from api.schemas.jobs.jobs import WaitingFor
 from api.services.hosts import Seen
 from shared import clock
 from shared.database.tables import Job

@@ -21,7 +21,7 @@ from api.jobs.artifacts import served
 from api.jobs.handlers import admitted, committed, remove
 from api.operation import Answer, Operation
 from api.schemas import videos as video_schemas
-from api.schemas.jobs import JobProgress
+from api.schemas.jobs.jobs import JobProgress
 from api.schemas.videos import (
     TEXTS,
     ContentQuery,
@@ -42,8 +42,8 @@ from shared.catalogue.models import CatalogueEntry
 from shared.database.tables import Job
 from shared.errors import Conflict, InvalidField, NotFound
 from shared.jobs import records
+from shared.jobs.accepting import NewJob
 from shared.jobs.reading import lists
-from shared.jobs.records import NewJob
 from shared.jobs.usage import durations
 from shared.net import outbound
 from shared.net.outbound import Allowed, NotFetched

@@ -14,7 +14,7 @@ from sqlmodel import col, select
 from shared import clock
 from shared.database.engine import Database, settled
 from shared.database.tables import AuditEntry
-from shared.jobs.records import new_id
+from shared.jobs.ids import new_id
 
 LOCAL = "local"  # the actor where the API is open to its own host and requires no key
 ON_THE_HOST = "cli"  # the actor of commands on the host, which need no key

@@ -20,8 +20,8 @@ from shared import clock
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import ApiKey
 from shared.errors import Conflict, NotFound
+from shared.jobs.ids import new_id
 from shared.jobs.lines import windows
-from shared.jobs.records import new_id
 from shared.states import Priority, Scope
 
 PREFIX = "wan_"  # so that scanners can find leaked keys

@@ -15,7 +15,7 @@ from shared import clock
 from shared.database.engine import Database, hold, settled
 from shared.database.tables import Alert, AlertDelivery, AlertWatch
 from shared.errors import NotFound
-from shared.jobs.records import new_id
+from shared.jobs.ids import new_id
 
 Severity = Literal["critical", "warning", "info"]
 State = Literal["open", "resolved", "all"]

@@ -22,8 +22,8 @@ from shared.jobs.checkpoints import PREEMPT
 from shared.jobs.claims.rules import may_run
 from shared.jobs.device_faults import Fault
 from shared.jobs.download_control import BY_OWNER, PAUSE
+from shared.jobs.ending.ends import mark_partials, note_end
 from shared.jobs.lines.holding import in_time
-from shared.jobs.records import mark_partials, note_end
 from shared.states import JobState, Phase
 
 

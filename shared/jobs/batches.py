@@ -15,8 +15,10 @@ from shared import clock
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Batch, Job, epoch_now
 from shared.errors import InvalidField, LimitReached, NotFound
-from shared.jobs import records
-from shared.jobs.records import NewJob, Stopped
+from shared.jobs import accepting
+from shared.jobs.accepting import NewJob
+from shared.jobs.ending import ends
+from shared.jobs.records import Stopped
 from shared.states import JOB_ENDS, JobState
 
 MOST_JOBS = 1000
@@ -159,17 +161,17 @@ def _cancel(database: Database, job_ids: Sequence[str]) -> list[Stopped]:
         jobs = list(session.exec(rows))
         going = [Stopped(job, False) for job in jobs if job.status == JobState.RUNNING]
         again = [job for job in jobs if is_repetition() and job.status == JobState.CANCELLED]
-        return [*going, *(Stopped(job, True) for job in (*records.cancel_all(session, jobs), *again))]
+        return [*going, *(Stopped(job, True) for job in (*ends.cancel_all(session, jobs), *again))]
 
 
 def _accept(database: Database, new: NewBatch, jobs: Sequence[NewJob]) -> Accepted:
     now = clock.now()
     with database.read() as session:
         queued_at = session.connection().execute(select(epoch_now())).scalar_one()
-        in_force = records.windows_for(session, jobs)
+        in_force = accepting.windows_for(session, jobs)
     # Built before the transaction, which keeps other writers waiting on SQLite.
     rows = [
-        records.row_of(replace(job, batch_id=new.id), now, queued_at + place * 1e-6, in_force)
+        accepting.row_of(replace(job, batch_id=new.id), now, queued_at + place * 1e-6, in_force)
         for place, job in enumerate(jobs)
     ]
     with database.write() as session:
@@ -177,12 +179,12 @@ def _accept(database: Database, new: NewBatch, jobs: Sequence[NewJob]) -> Accept
             return Accepted(row, replayed=False)
         if new.idempotency_key is not None and (row := _earlier(session, new)) is not None:
             return Accepted(row, replayed=True)
-        room = records.room_of(session, jobs)
+        room = accepting.room_of(session, jobs)
         if new.owner in room and room[new.owner] < len(jobs):
             limit, left = jobs[0].owner_may_queue or 0, max(0, room[new.owner])
             message = f"This API key may have {limit} jobs queued, which leaves room for {left} of the {len(jobs)} "
             message += "jobs of the batch. Send fewer at once, or later"
-            raise LimitReached(message, records.QUEUE_RETRY_SECONDS)
+            raise LimitReached(message, accepting.QUEUE_RETRY_SECONDS)
         batch = Batch(
             id=new.id, owner=new.owner, name=new.name, webhook_url=new.webhook_url,
             idempotency_key=new.idempotency_key, request_hash=new.request_hash, created_at=now, total=len(jobs),

@@ -17,7 +17,8 @@ from shared.catalogue.job_types import BULK, DOWNLOAD, BulkAction
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Job, epoch_now
 from shared.errors import Cancelled, DatabaseUnavailable, Fenced, OutcomeUnknown
-from shared.jobs import flow_marks, ordering, records
+from shared.jobs import ordering
+from shared.jobs.ending import ends, flow_marks
 from shared.jobs.lines import holding
 from shared.jobs.lines.heads import QUEUED
 from shared.jobs.reading import lists
@@ -224,7 +225,7 @@ def _done(session: Session, action: BulkAction, jobs: Sequence[Job], priority: P
         return []
     running = [job for job in jobs if job.status == JobState.RUNNING]
     ended_before = [job for job in jobs if job.status in JOB_ENDS]
-    ended = records.cancel_all(session, jobs)
+    ended = ends.cancel_all(session, jobs)
     if action == "delete":
         for job in jobs:
             job.deleted = True

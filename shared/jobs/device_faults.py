@@ -18,7 +18,7 @@ from shared.catalogue.job_types import BENCHMARK, GENERATION
 from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Device, DeviceFault, Job
 from shared.errors import FaultKind, NotFound
-from shared.jobs.records import new_id
+from shared.jobs.ids import new_id
 
 log = logging.getLogger("wanworks.devices")
 

@@ -18,11 +18,11 @@ from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import ApiKey, Installation, Job, Pause, epoch_now
 from shared.jobs.attempts import Failure
+from shared.jobs.ending.ends import note_end
 from shared.jobs.finishing import ON_DEVICE
 from shared.jobs.lines import holding, windows
 from shared.jobs.lines.heads import QUEUED, first_of_each, lines_there
 from shared.jobs.lines.names import NEEDS, owner_part
-from shared.jobs.records import note_end
 from shared.jobs.usage import durations
 from shared.states import JobState, Phase
 

@@ -9,7 +9,7 @@ from shared.catalogue.job_types import BENCHMARK, DOWNLOAD, GENERATION, INTEGRIT
 from shared.catalogue.models import Catalogue
 from shared.database.engine import Database
 from shared.database.tables import Blob, Job, Node, Pin, Replica, Use
-from shared.jobs import flow_marks
+from shared.jobs.ending import flow_marks
 from shared.management.cleanup_plan import ArtifactFact, BlobFact, CleanupFacts, ModelFact
 from shared.models import removals
 from shared.states import JOB_ENDS, JobState, ReplicaState

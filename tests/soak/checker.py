@@ -1,19 +1,19 @@
 """Check a history against the guarantees of wanworks, one function per guarantee. Pure."""
 
-from tests.soak.device_rules import (
+from tests.soak.history import History
+from tests.soak.rules.device_rules import (
     a_device_is_quarantined_only_as_the_rule_says,
     a_device_runs_one_job_and_finishes_one,
     a_quarantined_device_takes_nothing,
     the_job_after_a_poisoned_context_runs_in_a_new_process,
 )
-from tests.soak.flow_rules import (
+from tests.soak.rules.flow_rules import (
     a_dependant_starts_after_its_parents,
     a_skip_has_a_cause,
     every_flow_ends_as_its_jobs_did,
     one_message_for_each_end_of_a_flow,
 )
-from tests.soak.history import History
-from tests.soak.job_rules import (
+from tests.soak.rules.job_rules import (
     a_cancel_is_obeyed,
     a_deleted_job_disappears,
     a_pause_is_obeyed,
@@ -29,7 +29,7 @@ from tests.soak.job_rules import (
     one_use_for_each_generation,
     what_is_served_is_the_winners,
 )
-from tests.soak.leftover_rules import (
+from tests.soak.rules.leftover_rules import (
     a_drained_node_takes_nothing,
     a_running_job_is_alive,
     no_answer_is_a_fault,
@@ -39,7 +39,7 @@ from tests.soak.leftover_rules import (
     no_partial_download_is_left,
     no_process_is_left,
 )
-from tests.soak.violations import Rule, Violation
+from tests.soak.rules.violations import Rule, Violation
 
 
 def check(history: History) -> list[Violation]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from tests.soak.history import Recorder
 from tests.soak.installation import Installation, start_ticks
-from tests.soak.job_rules import UNFORESEEN_ERROR
 from tests.soak.plan import Strike
 from tests.soak.receiver import Receiver
+from tests.soak.rules.job_rules import UNFORESEEN_ERROR
 
 _SUPERVISED = ("web", "gpu-0", "gpu-1", "io", "dispatcher", "beat", "flower", "redis")
 _WITH_CHILDREN = ("gpu-0", "gpu-1", "io")

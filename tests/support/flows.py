@@ -5,7 +5,7 @@ from typing import Any
 
 from shared.database.engine import Database
 from shared.database.tables import Flow, FlowNode, Job
-from shared.jobs import attempts, records
+from shared.jobs import attempts, ids
 from shared.jobs.attempts import Failure
 from shared.jobs.flows import accepting, advancing, reading
 from shared.jobs.flows.accepting import NewFlow, NewNode
@@ -25,7 +25,7 @@ class Node:
 
 def new_flow(webhook_url: str | None = None, owner: str | None = None, **nodes: Node) -> NewFlow:
     """Return a flow of generations of the demo catalogue, one for each name."""
-    flow_id = records.new_id()
+    flow_id = ids.new_id()
     made = []
     for name, node in nodes.items():
         job = new_job(prompt=name, flow_id=flow_id, depends=bool(node.after), owner=owner)

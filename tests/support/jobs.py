@@ -6,9 +6,9 @@ from shared.catalogue import models as catalogue
 from shared.catalogue.job_types import settle
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.jobs import attempts, dispatch, records
+from shared.jobs import accepting, attempts, dispatch
+from shared.jobs.accepting import NewJob
 from shared.jobs.attempts import Claimant
-from shared.jobs.records import NewJob
 from shared.management import reductions
 from shared.management.reductions import Request
 from shared.messaging.progress import RestingRedis
@@ -44,8 +44,8 @@ def hold(database: Database, *models: str, node: str = CLAIMANT.node) -> None:
 
 
 def accepted(database: Database, **values: Any) -> Job:
-    (outcome,) = records.accept(database, [new_job(**values)])
-    assert isinstance(outcome, records.Accepted)
+    (outcome,) = accepting.accept(database, [new_job(**values)])
+    assert isinstance(outcome, accepting.Accepted)
     return outcome.job
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from shared import clock
 from shared.database.engine import Database
 from shared.database.tables import Use
-from shared.jobs import records
+from shared.jobs import ids
 
 
 def used(database: Database, model_id: str = "T2V-A14B", *, days_ago: float = 0.0, **more: Any) -> None:
@@ -17,7 +17,7 @@ def used(database: Database, model_id: str = "T2V-A14B", *, days_ago: float = 0.
     finished_at = more.pop("finished_at", None) or clock.now() - timedelta(days=days_ago)
     seconds = more.pop("seconds", 10.0)
     values: dict[str, Any] = {
-        "job_id": records.new_id(), "model_id": model_id, "model_cache_key": f"{model_id}:none", "outcome": "succeeded",
+        "job_id": ids.new_id(), "model_id": model_id, "model_cache_key": f"{model_id}:none", "outcome": "succeeded",
         "created_at": finished_at, "started_at": finished_at - timedelta(seconds=seconds), "finished_at": finished_at,
         "seconds": seconds, "width": 64, "height": 64, "frames": 9, "steps": 2,
         "timings": {"loading": 1.0, "denoising": seconds - 1.0},

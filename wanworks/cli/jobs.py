@@ -90,7 +90,7 @@ def generate(
             raise typer.BadParameter("--batch takes the request's fields from the lines of the file, not from options")
         if out is None:
             raise typer.BadParameter("--batch needs --out, the folder for its videos")
-        from wanworks.cli.batch import run
+        from wanworks.cli.batches.batch import run
 
         run(batch, out, url=url, home=home, concurrency=concurrency or 4, retry_failed=retry_failed, timeout=timeout,
             as_json=as_json)  # fmt: skip

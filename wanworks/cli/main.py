@@ -11,8 +11,10 @@ import typer
 from pydantic import SecretStr
 
 from wanworks import config_file
-from wanworks.cli import alerts, batches, benchmark, flow, jobs, keys, nodes, operating, queue, screen
+from wanworks.cli import alerts, benchmark, flow, jobs, nodes, operating, queue, screen
 from wanworks.cli import models as model_commands
+from wanworks.cli.batches import batches
+from wanworks.cli.keys import keys
 from wanworks.errors import ExitCode, WanworksError
 from wanworks.home import has_server, home_folder, needs_server
 

@@ -14,7 +14,7 @@ from shared.cluster.nodes import webhook_secret
 from shared.database.engine import Database
 from shared.database.tables import WebhookMessage
 from shared.errors import StoreFull, Unavailable
-from shared.jobs import webhooks
+from shared.jobs.ending import webhooks
 from shared.net import standard_webhooks
 from shared.net.outbound import Allowed
 from shared.net.standard_webhooks import NotTaken

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy.exc import IntegrityError
 
 from api.services import stopping
-from api.services.admission import Admission
-from api.services.retrying import Retrying
+from api.services.admission.admission import Admission
+from api.services.admission.retrying import Retrying
 from api.services.storage import Storage
 from api.services.waker import Waker
 from shared.catalogue.job_types import BULK, GENERATION, BulkAction

@@ -10,7 +10,7 @@ _OPEN = text("finished_at IS NULL")
 
 
 class Batch(SQLModel, table=True):
-    """One batch. Written by `shared/jobs/batches.py` and, when its jobs end, by `shared/jobs/batch_ends.py`."""
+    """One batch. Written by `shared/jobs/batches.py` and, when its jobs end, by `shared/jobs/ending/batch_ends.py`."""
 
     __tablename__ = "batches"
     __table_args__ = (

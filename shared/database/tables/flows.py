@@ -11,7 +11,7 @@ _STARTING = text("state = 'queued'")
 
 
 class Flow(SQLModel, table=True):
-    """One flow. Written by `shared/jobs/flows` and, when its last job is removed, by `shared/jobs/flow_marks.py`."""
+    """One flow. Written by `shared/jobs/flows`; `shared/jobs/ending/flow_marks.py` removes it with its last job."""
 
     __tablename__ = "flows"
     __table_args__ = (

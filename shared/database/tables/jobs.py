@@ -175,8 +175,9 @@ class Job(SQLModel, table=True):
 
 
 class WebhookMessage(SQLModel, table=True):
-    """One message about a job, batch or flow to the webhook that it names. Written by `shared/jobs/webhooks.py` alone.
+    """One message about a job, batch or flow to the webhook that it names.
 
+    Written by `shared/jobs/ending/webhooks.py` alone.
     The row is inserted in the transaction that ends the job or flow, so that no end remains unreported.
     """
 
@@ -203,7 +204,7 @@ class WebhookMessage(SQLModel, table=True):
 
 
 class Use(SQLModel, table=True):
-    """One ended generation. It outlives its job. Written with the job's end by `shared/jobs/records.py`."""
+    """One ended generation. It outlives its job. Written with the job's end by `shared/jobs/ending/ends.py`."""
 
     __tablename__ = "uses"
     __table_args__ = (

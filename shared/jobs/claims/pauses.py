@@ -19,7 +19,7 @@ from shared.database.engine import Database, hold, is_repetition, settled
 from shared.database.tables import Job, Pause, epoch_now
 from shared.jobs.download_control import YIELD
 from shared.jobs.finishing import ON_DEVICE
-from shared.jobs.records import new_id
+from shared.jobs.ids import new_id
 from shared.states import JobState
 
 Kind = Literal["everything", "model_id", "device", "node", "key", "job_type"]

@@ -12,9 +12,9 @@ from shared import clock
 from shared.database.engine import Database, settled
 from shared.database.tables import Flow, FlowNode, Job, epoch_now
 from shared.errors import Conflict, InvalidField, LimitReached, Unavailable
-from shared.jobs import records
+from shared.jobs import accepting
+from shared.jobs.accepting import NewJob
 from shared.jobs.flows.plan import QUEUED, SKIP
-from shared.jobs.records import NewJob
 
 _DOWNLOAD_THERE = "A download of one of these models to its node exists already and has not ended"
 
@@ -86,19 +86,19 @@ def may_exist(error: Exception) -> bool:
 
 def insert_jobs(session: Session, jobs: Sequence[NewJob]) -> None:
     """Insert the rows of the jobs, in order. Raises LimitReached if a limit of queued jobs does not allow all."""
-    room = records.room_of(session, jobs)
+    room = accepting.room_of(session, jobs)
     for job in jobs:
         if job.owner in room:
             room[job.owner] -= 1
             if room[job.owner] < 0:
                 message = (
-                    f"{records.queue_limit_message(job.owner_may_queue or 0)}; the flow would queue {len(jobs)} more"
+                    f"{accepting.queue_limit_message(job.owner_may_queue or 0)}; the flow would queue {len(jobs)} more"
                 )
-                raise LimitReached(message, records.QUEUE_RETRY_SECONDS)
+                raise LimitReached(message, accepting.QUEUE_RETRY_SECONDS)
     now = clock.now()
     queued_at = session.connection().execute(select(epoch_now())).scalar_one()
-    in_force = records.windows_for(session, jobs)
-    rows = [records.row_of(job, now, queued_at + place * 1e-6, in_force) for place, job in enumerate(jobs)]
+    in_force = accepting.windows_for(session, jobs)
+    rows = [accepting.row_of(job, now, queued_at + place * 1e-6, in_force) for place, job in enumerate(jobs)]
     session.scalars(insert(Job).returning(Job), rows).all()
 
 

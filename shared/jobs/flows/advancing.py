@@ -15,8 +15,9 @@ from shared import clock
 from shared.catalogue.job_types import frame_file
 from shared.database.engine import Database, settled
 from shared.database.tables import Flow, FlowNode, Job, epoch_now
-from shared.jobs import flow_marks, records, webhooks
-from shared.jobs.flow_marks import SKIPPED
+from shared.jobs import ids
+from shared.jobs.ending import ends, flow_marks, webhooks
+from shared.jobs.ending.flow_marks import SKIPPED
 from shared.jobs.flows import plan
 from shared.jobs.lines import holding
 from shared.states import JOB_ENDS, JobState
@@ -179,14 +180,14 @@ def _takes_frame(session: Session, job: Job, parent: FlowNode, frame_of: dict[st
 def _skip(session: Session, job: Job, reason: str) -> None:
     """Cancel a held job that can never run. Its row is locked."""
     job.error = {"code": SKIPPED, "message": f"{reason}, so this job was skipped", "retryable": False}
-    records.cancel_locked(session, job)
+    ends.cancel_locked(session, job)
 
 
 def _end(session: Session, flow: Flow, nodes: Sequence[FlowNode], state: str) -> None:
     flow.state = state
     flow.finished_at = clock.now()
     session.add(flow)
-    webhooks.add_flow_end(session, flow, f"msg_{records.new_id()}", _summary(flow, nodes))
+    webhooks.add_flow_end(session, flow, f"msg_{ids.new_id()}", _summary(flow, nodes))
 
 
 def _summary(flow: Flow, nodes: Sequence[FlowNode]) -> dict[str, Any]:

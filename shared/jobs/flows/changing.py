@@ -8,11 +8,12 @@ from sqlmodel import Session, col, select
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Flow, FlowNode, Job, epoch_now
 from shared.errors import Conflict, NotFound
-from shared.jobs import records
+from shared.jobs.accepting import NewJob
+from shared.jobs.ending import ends
 from shared.jobs.flows import plan
 from shared.jobs.flows.accepting import insert_jobs
 from shared.jobs.flows.advancing import advance_locked, locked_jobs, nodes_of
-from shared.jobs.records import NewJob, Stopped
+from shared.jobs.records import Stopped
 from shared.states import JOB_ENDS
 
 
@@ -44,7 +45,7 @@ def cancel(database: Database, flow_id: str, *, only: str | None = None) -> Canc
         nodes = nodes_of(session, flow_id)
         jobs = locked_jobs(session, [node.job_id for node in nodes if node.outcome is None])
         going = [job for job in jobs.values() if job.status not in JOB_ENDS]
-        stopped = tuple(Stopped(job, records.cancel_locked(session, job)) for job in going)
+        stopped = tuple(Stopped(job, ends.cancel_locked(session, job)) for job in going)
         session.flush()
         advance_locked(session, flow)
     return CancelledFlow(flow, stopped)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shared.database.tables import FlowNode
-from shared.jobs.flow_marks import SKIPPED
+from shared.jobs.ending.flow_marks import SKIPPED
 from shared.states import JobState
 
 CONTINUE = "continue"

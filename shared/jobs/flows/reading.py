@@ -9,7 +9,7 @@ from sqlmodel import Session, case, col, func, select
 
 from shared.database.engine import Database
 from shared.database.tables import Flow, FlowNode, Job
-from shared.jobs.flow_marks import SKIPPED
+from shared.jobs.ending.flow_marks import SKIPPED
 from shared.jobs.flows.advancing import nodes_of
 from shared.jobs.flows.changing import visible
 from shared.states import JobState

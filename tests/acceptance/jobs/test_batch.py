@@ -14,8 +14,8 @@ from PIL import Image
 
 from shared.errors import ConfigurationError
 from tests.support.stack import Stack, wait_for
-from wanworks.cli.batch_file import read_batch
-from wanworks.cli.batch_record import NAME
+from wanworks.cli.batches.batch_file import read_batch
+from wanworks.cli.batches.batch_record import NAME
 from wanworks.errors import ExitCode
 
 TINY = {"resolution": "64x64", "frames": 9, "steps": 2}

@@ -8,7 +8,7 @@ from sqlmodel import col
 from scheduler.dispatcher import Dispatcher
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.jobs import records
+from shared.jobs import accepting
 from shared.jobs.attempts import Claimant
 from shared.jobs.dispatch import Waiting
 from shared.settings import Settings
@@ -26,8 +26,8 @@ def aged(database: Database, seconds: float, *job_ids: str, column: str = "queue
 
 
 def many(database: Database, count: int, **values: Any) -> list[str]:
-    made = records.accept(database, [new_job(**values) for _ in range(count)])
-    return [one.job.id for one in made if isinstance(one, records.Accepted)]
+    made = accepting.accept(database, [new_job(**values) for _ in range(count)])
+    return [one.job.id for one in made if isinstance(one, accepting.Accepted)]
 
 
 class Sent:

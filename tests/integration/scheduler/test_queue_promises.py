@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.jobs import attempts, dispatch, records
+from shared.jobs import accepting, attempts, dispatch, records
 from shared.jobs.attempts import Claimant
 from shared.jobs.reading import queue_positions
 from shared.messaging.progress import RestingRedis
@@ -39,9 +39,9 @@ def test_a_low_job_that_has_waited_half_a_day_is_not_hidden_by_fresh_ones(databa
 
 def test_jobs_that_no_device_can_carry_hide_none_that_one_can(database: Database, sent: Sent) -> None:
     """The same model in another type, first in line and many: they need more memory than there is."""
-    huge = records.accept(database, [new_job(request={"quantization": "int8"}) for _ in range(220)])
+    huge = accepting.accept(database, [new_job(request={"quantization": "int8"}) for _ in range(220)])
     with database.write() as session:
-        ids = [one.job.id for one in huge if isinstance(one, records.Accepted)]
+        ids = [one.job.id for one in huge if isinstance(one, accepting.Accepted)]
         session.connection().execute(update(Job).where(col(Job.id).in_(ids)).values(min_ram_mb=10**9, memory_needs=""))
     (small,) = many(database, 1)
     assert sent.dispatcher.run_pass() == 1
@@ -65,10 +65,10 @@ def test_jobs_of_a_silent_node_hide_none_of_a_live_one(database: Database, setti
 
     def checks(node: str, count: int) -> list[str]:
         new = [
-            records.NewJob(INTEGRITY_CHECK, IntegrityCheckParams(model_id="T2V-A14B", node=node), Priority.NORMAL)
+            accepting.NewJob(INTEGRITY_CHECK, IntegrityCheckParams(model_id="T2V-A14B", node=node), Priority.NORMAL)
             for _ in range(count)
         ]
-        return [one.job.id for one in records.accept(database, new) if isinstance(one, records.Accepted)]
+        return [one.job.id for one in accepting.accept(database, new) if isinstance(one, accepting.Accepted)]
 
     checks("gone", 220)
     (here,) = checks("live", 1)

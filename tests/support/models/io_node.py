@@ -20,9 +20,9 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job, Replica
 from shared.errors import AttemptStopped, JobFailed
-from shared.jobs import dispatch, records
+from shared.jobs import accepting, dispatch, records
+from shared.jobs.accepting import NewJob
 from shared.jobs.attempts import Claimant
-from shared.jobs.records import NewJob
 from shared.messaging import celery
 from shared.messaging.progress import RestingRedis
 from shared.models import replicas
@@ -116,8 +116,8 @@ class Node:
         return job.result
 
     def accept(self, type: str, params: Any) -> Job:
-        (outcome,) = records.accept(self.database, [NewJob(type, params, Priority.NORMAL)])
-        assert isinstance(outcome, records.Accepted)
+        (outcome,) = accepting.accept(self.database, [NewJob(type, params, Priority.NORMAL)])
+        assert isinstance(outcome, accepting.Accepted)
         return outcome.job
 
     def run(self, job: Job) -> Job:

@@ -8,9 +8,9 @@ from shared.catalogue.job_types import DOWNLOAD, DownloadParams
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Device, Job, Replica
-from shared.jobs import attempts, dispatch, records
+from shared.jobs import accepting, attempts, dispatch, records
+from shared.jobs.accepting import NewJob
 from shared.jobs.attempts import Claimant
-from shared.jobs.records import NewJob
 from shared.messaging import celery
 from shared.models import versions
 from shared.states import Priority, ReplicaState
@@ -59,8 +59,8 @@ def hub_says(database: Database, model_id: str, commit: str | None) -> datetime:
 def download(database: Database, model_id: str = "T2V-A14B", on: str = "here", **more: Any) -> Job:
     """A queued download."""
     params = DownloadParams(model_id=model_id, node=on)
-    (made,) = records.accept(database, [NewJob(DOWNLOAD, params, more.pop("priority", Priority.NORMAL), **more)])
-    assert isinstance(made, records.Accepted)
+    (made,) = accepting.accept(database, [NewJob(DOWNLOAD, params, more.pop("priority", Priority.NORMAL), **more)])
+    assert isinstance(made, accepting.Accepted)
     return made.job
 
 

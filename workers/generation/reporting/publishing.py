@@ -8,8 +8,8 @@ from typing import Any
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.errors import StoreFull, Unavailable
-from shared.jobs import webhooks
-from shared.jobs.records import new_id
+from shared.jobs.ending import webhooks
+from shared.jobs.ids import new_id
 from shared.messaging.progress import Progress
 from shared.settings import Settings
 

@@ -8,7 +8,7 @@ import pytest
 from shared.access import keys
 from shared.access.keys import Limits
 from shared.database.engine import Database
-from shared.jobs.records import new_id
+from shared.jobs.ids import new_id
 from shared.states import Scope
 from tests.conftest import WebProcess
 from tests.integration.api.access.scopes import READ, SUBMIT

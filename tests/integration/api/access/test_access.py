@@ -18,7 +18,8 @@ from shared import clock
 from shared.access import keys
 from shared.access.keys import Limits
 from shared.database.engine import Database
-from shared.jobs import records, webhooks
+from shared.jobs import records
+from shared.jobs.ending import webhooks
 from shared.jobs.flows import accepting
 from shared.settings import Settings
 from shared.states import Scope

@@ -7,8 +7,9 @@ from shared import clock
 from shared.access import audit
 from shared.database.engine import Database
 from shared.database.tables import Job, Use
-from shared.jobs import records, webhooks
-from shared.jobs.records import new_id
+from shared.jobs import records
+from shared.jobs.ending import ends, webhooks
+from shared.jobs.ids import new_id
 from shared.jobs.usage import gpu_time
 from shared.settings import Settings
 from shared.states import JobState, Priority
@@ -26,7 +27,7 @@ from tests.support.jobs import accepted
 def measured(database: Database, job: Job) -> None:
     """Store that a similar job took five seconds."""
     now = clock.now()
-    use = records.use_of(job, JobState.SUCCEEDED, now, {"timings": {"denoising": 5.0}, "warm": True})
+    use = ends.use_of(job, JobState.SUCCEEDED, now, {"timings": {"denoising": 5.0}, "warm": True})
     with database.write() as session:
         session.add(Use(**{**use.model_dump(), "job_id": new_id(), "seconds": 5.0, "started_at": now, "owner": None}))
 

@@ -13,7 +13,7 @@ from shared.access.keys import Limits
 from shared.database.engine import Database
 from shared.jobs import attempts, dispatch, records
 from shared.jobs.claims import running_limits
-from shared.jobs.records import new_id
+from shared.jobs.ids import new_id
 from shared.states import Priority
 from tests.conftest import both_databases
 from tests.integration.api.access.scopes import SUBMIT

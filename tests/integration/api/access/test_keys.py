@@ -12,7 +12,7 @@ from shared import clock
 from shared.access import audit, keys
 from shared.access.keys import Limits
 from shared.database.engine import Database
-from shared.jobs.records import new_id
+from shared.jobs.ids import new_id
 from shared.settings import Settings
 from tests.conftest import both_databases
 from tests.integration.api.access.scopes import ADMIN, READ, SUBMIT

@@ -11,8 +11,8 @@ from shared import clock
 from shared.access import keys
 from shared.access.keys import Limits
 from shared.database.engine import Database
-from shared.jobs import records
-from shared.jobs.records import new_id
+from shared.jobs import accepting
+from shared.jobs.ids import new_id
 from shared.jobs.usage import gpu_time
 from shared.settings import Settings
 from shared.states import Priority
@@ -74,8 +74,8 @@ def test_queued_jobs(client: TestClient, with_limits: Callable[..., dict[str, st
 @both_databases
 def test_many_at_once_do_not_pass_the_limit(database: Database) -> None:
     row, _ = keys.make(database, "k", (SUBMIT,), Limits(queued_jobs=5))
-    outcome = records.accept(database, [new_job(owner=row.id, owner_may_queue=5) for _ in range(9)])
-    assert sum(isinstance(one, records.Accepted) for one in outcome) == 5
+    outcome = accepting.accept(database, [new_job(owner=row.id, owner_may_queue=5) for _ in range(9)])
+    assert sum(isinstance(one, accepting.Accepted) for one in outcome) == 5
 
 
 def test_gpu_seconds_per_day(

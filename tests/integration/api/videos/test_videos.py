@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from shared.catalogue.job_types import DOWNLOAD, DownloadParams
 from shared.database.engine import Database
-from shared.jobs import attempts, records
+from shared.jobs import accepting, attempts, records
 from shared.jobs.attempts import Failure
 from shared.jobs.reading import lists
 from shared.settings import Settings
@@ -234,8 +234,8 @@ def test_with_a_full_disk_the_client_does_not_retry(
 @both_databases
 def test_pages_in_both_orders(client: TestClient, database: Database) -> None:
     ids = [create(client)["id"] for _ in range(5)]
-    records.accept(
-        database, [records.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)]
+    accepting.accept(
+        database, [accepting.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)]
     )
     for order, expected in (("asc", ids), ("desc", ids[::-1])):
         seen: list[str] = []
@@ -256,10 +256,10 @@ def test_pages_in_both_orders(client: TestClient, database: Database) -> None:
 
 
 def test_only_videos_are_videos(client: TestClient, database: Database) -> None:
-    (download,) = records.accept(
-        database, [records.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)]
+    (download,) = accepting.accept(
+        database, [accepting.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)]
     )
-    assert isinstance(download, records.Accepted)
+    assert isinstance(download, accepting.Accepted)
     path = f"{URL}/{download.job.id}"
     for answer in (client.get(path), client.delete(path), client.get(f"{path}/content")):
         assert refused(answer, 404)["message"].startswith("Video not found")

@@ -22,9 +22,9 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job, Replica
 from shared.errors import Conflict, NotFound
-from shared.jobs import attempts, dispatch, records
+from shared.jobs import accepting, attempts, dispatch, records
+from shared.jobs.accepting import Accepted, NewJob
 from shared.jobs.attempts import Claimant
-from shared.jobs.records import Accepted, NewJob
 from shared.messaging import celery
 from shared.messaging.progress import connect
 from shared.models import replicas
@@ -59,7 +59,7 @@ def for_node(database: Database, node: str, job_type: str = INTEGRITY_CHECK) -> 
     params: Any = IntegrityCheckParams(node=node)
     if job_type == DOWNLOAD:
         params = DownloadParams(model_id="T2V-A14B", node=node)
-    (outcome,) = records.accept(database, [NewJob(job_type, params, Priority.NORMAL)])
+    (outcome,) = accepting.accept(database, [NewJob(job_type, params, Priority.NORMAL)])
     assert isinstance(outcome, Accepted)
     return outcome.job
 

@@ -14,7 +14,7 @@ from shared.catalogue.job_types import DOWNLOAD, DownloadParams
 from shared.database.engine import Database, is_repetition
 from shared.database.tables import Job
 from shared.errors import Conflict, DatabaseUnavailable, Fenced, OutcomeUnknown, StoreFull
-from shared.jobs import attempts, records
+from shared.jobs import accepting, attempts, records
 from shared.jobs.attempts import Failure
 from shared.states import JobState, Priority
 from tests.conftest import both_databases
@@ -72,9 +72,9 @@ def test_a_disk_that_is_full_at_the_commit_is_reported_at_once(
     with monkeypatch.context() as patched:
         patched.setattr(dialect, "do_commit", full)
         with pytest.raises(StoreFull):
-            records.accept(database, [new])
+            accepting.accept(database, [new])
     other = Database(database.url)
-    assert [one.job.id for one in records.accept(other, [new])] == [new.id], "the lock has been given back"
+    assert [one.job.id for one in accepting.accept(other, [new])] == [new.id], "the lock has been given back"
     assert [job.id for job in rows(database, Job)] == [new.id]
     other.close()
 
@@ -132,8 +132,8 @@ def test_a_disk_that_is_full_at_the_repetition_says_nothing_of_the_first_commit(
     def full(*_: Any) -> Any:
         raise StoreFull()
 
-    known = records.room_of
-    monkeypatch.setattr(records, "room_of", lambda *args: full() if is_repetition() else known(*args))
+    known = accepting.room_of
+    monkeypatch.setattr(accepting, "room_of", lambda *args: full() if is_repetition() else known(*args))
     with pytest.raises(OutcomeUnknown):
         written.write()
     assert len(rows(losing.database, Job)) == 2
@@ -147,7 +147,7 @@ class Together:
 
         self._commits = Commits(database, lambda: None, lambda: None)
 
-    def add(self, *new: records.NewJob) -> list[Any]:
+    def add(self, *new: accepting.NewJob) -> list[Any]:
         try:
             return self._commits._commit(new)
         finally:
@@ -160,7 +160,7 @@ def test_one_that_conflicts_leaves_the_others_of_its_batch_accepted(losing: Losi
     database = losing.database
     library.node(database)
     library.download(database)
-    again = records.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)
+    again = accepting.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)
     new = [new_job(), new_job()]
     new.insert(place, again)
     outcome = Together(database).add(*new)
@@ -177,7 +177,7 @@ def test_one_that_cannot_be_stored_leaves_those_before_it_accepted(
     database = losing.database
     library.node(database)
     library.download(database)
-    again = records.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)
+    again = accepting.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)
     new = [new_job(), again, new_job()]
     accept, calls = records._accept, list[int]()
 
@@ -187,7 +187,7 @@ def test_one_that_cannot_be_stored_leaves_those_before_it_accepted(
             raise StoreFull()
         return accept(database, some)
 
-    monkeypatch.setattr(records, "_accept", until_full)
+    monkeypatch.setattr(accepting, "_accept", until_full)
     first, second, third = Together(database).add(*new)
     assert first.job.id == new[0].id
     assert isinstance(second, Conflict)

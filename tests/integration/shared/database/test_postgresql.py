@@ -9,7 +9,7 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import WebhookMessage
 from shared.errors import DatabaseUnavailable
-from shared.jobs import webhooks
+from shared.jobs.ending import webhooks
 from tests.support.jobs import accepted
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

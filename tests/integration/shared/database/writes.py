@@ -14,11 +14,23 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import ApiKey, AuditEntry, Device, DeviceFault, Job, Use, WebhookMessage
 from shared.errors import FaultKind
-from shared.jobs import attempts, batches, bulk, device_faults, dispatch, download_control, finishing, ordering, records
+from shared.jobs import (
+    accepting,
+    attempts,
+    batches,
+    bulk,
+    device_faults,
+    dispatch,
+    download_control,
+    finishing,
+    ordering,
+    records,
+)
 from shared.jobs.attempts import Claimant, Failure, Fetched
 from shared.jobs.bulk import Selection, Tally
 from shared.jobs.device_faults import Fault
-from shared.jobs.flows import accepting, advancing, changing
+from shared.jobs.flows import accepting as flow_accepting
+from shared.jobs.flows import advancing, changing
 from shared.jobs.lines import holding, windows
 from shared.models import replica_files
 from shared.models.verification import Verdict
@@ -48,7 +60,7 @@ def _accept(database: Database) -> Written:
         assert [(one.job.id, one.replayed) for one in outcome] == [(job.id, False) for job in new]
         assert {job.id for job in rows(database, Job)} == {job.id for job in new}
 
-    return Written(lambda: records.accept(database, new), check)
+    return Written(lambda: accepting.accept(database, new), check)
 
 
 def _follow_windows(database: Database) -> Written:
@@ -377,7 +389,7 @@ def _accept_flow(database: Database) -> Written:
         assert states(database, new.id) == {"a": "queued", "b": "held"}
         assert len(rows(database, Job)) == 2
 
-    return Written(lambda: accepting.accept(database, new), check)
+    return Written(lambda: flow_accepting.accept(database, new), check)
 
 
 def _advance_flow(database: Database) -> Written:

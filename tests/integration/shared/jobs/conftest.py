@@ -3,7 +3,7 @@
 import pytest
 
 from shared.database.engine import Database
-from tests.integration.shared.jobs.racing import Race
+from tests.integration.shared.jobs.races.racing import Race
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ from shared import clock
 from shared.database.engine import Database
 from shared.database.tables import Batch, Job, WebhookMessage
 from shared.errors import InvalidField, LimitReached, NotFound
-from shared.jobs import attempts, batch_ends, batches, records, webhooks
+from shared.jobs import attempts, batches, records
 from shared.jobs.attempts import Failure
+from shared.jobs.ending import batch_ends, webhooks
 from shared.jobs.reading import lists
 from shared.states import JobState
 from tests.conftest import both_databases
 from tests.integration.shared.database.losing_commits import rows
-from tests.integration.shared.jobs.racing import is_error
+from tests.integration.shared.jobs.races.racing import is_error
 from tests.support.batches import batch_of, stored
 from tests.support.interleaving import interleavings
 from tests.support.jobs import accepted, claimed
@@ -182,7 +183,7 @@ def test_ends_that_an_older_version_did_not_count_are_found(database: Database) 
     with database.write() as session:
         ids = [job.id for job in jobs]
         session.execute(update(Job).where(col(Job.id).in_(ids)).values(status="succeeded", finished_at=clock.now()))
-    assert batch_ends.end_forgotten(database, lambda: f"msg_{records.new_id()}") == 1
+    assert batch_ends.end_forgotten(database, lambda: f"msg_{ids.new_id()}") == 1
     after = batches.get(database, batch.id)
     assert (after.unended, after.succeeded, batch_ends.end_of(after)) == (0, 2, JobState.SUCCEEDED)
     assert [one.type for one in messages(database, batch.id)] == ["batch.succeeded"]

@@ -12,7 +12,7 @@ from shared.catalogue.job_types import DOWNLOAD, DownloadParams
 from shared.database.engine import Database
 from shared.database.tables import Use
 from shared.errors import Conflict, Fenced, InvalidField, NotFound
-from shared.jobs import attempts, dispatch, download_control, records
+from shared.jobs import accepting, attempts, dispatch, download_control, records
 from shared.jobs.attempts import Claimant, Failure
 from shared.jobs.reading import lists
 from shared.states import JobState, Priority
@@ -145,8 +145,8 @@ def test_twenty_stops_do_not_count_as_failures(database: Database) -> None:
 
 def test_twenty_pauses_do_not_count_as_failures_and_keep_the_bytes(database: Database) -> None:
     params = DownloadParams(model_id="T2V-A14B", node="n")
-    (outcome,) = records.accept(database, [records.NewJob(DOWNLOAD, params, Priority.NORMAL, max_failures=2)])
-    assert isinstance(outcome, records.Accepted)
+    (outcome,) = accepting.accept(database, [accepting.NewJob(DOWNLOAD, params, Priority.NORMAL, max_failures=2)])
+    assert isinstance(outcome, accepting.Accepted)
     job_id, io = outcome.job.id, Claimant("n", "io@n", None, "n/io")
     for attempt in range(1, 21):
         dispatch.mark_dispatched(database, [(job_id, io.device_key)])
@@ -165,9 +165,9 @@ def test_a_node_runs_no_more_downloads_than_it_has_slots(database: Database) -> 
     io = Claimant("n", "io@n", None, "n/io")
     ids = []
     for model_id in ("T2V-A14B", "TI2V-5B"):
-        new = records.NewJob(DOWNLOAD, DownloadParams(model_id=model_id, node="n"), Priority.NORMAL)
-        (outcome,) = records.accept(database, [new])
-        assert isinstance(outcome, records.Accepted)
+        new = accepting.NewJob(DOWNLOAD, DownloadParams(model_id=model_id, node="n"), Priority.NORMAL)
+        (outcome,) = accepting.accept(database, [new])
+        assert isinstance(outcome, accepting.Accepted)
         ids.append(outcome.job.id)
     dispatch.mark_dispatched(database, [(job_id, io.device_key) for job_id in ids])
     assert attempts.claim(database, ids[0], io, 60, at_most=1) is not None
@@ -230,18 +230,20 @@ def test_claim_and_cancel_at_the_same_moment_leave_one_truth(database: Database)
 
 def test_the_same_key_and_body_is_the_same_job_and_another_body_is_refused(database: Database) -> None:
     new = [new_job(idempotency_key="k", request_hash=body) for body in ("one", "one", "two")]
-    first, replay, refused = records.accept(database, new)
-    assert isinstance(first, records.Accepted)
-    assert isinstance(replay, records.Accepted)
+    first, replay, refused = accepting.accept(database, new)
+    assert isinstance(first, accepting.Accepted)
+    assert isinstance(replay, accepting.Accepted)
     assert (replay.job.id, replay.replayed) == (first.job.id, True)
     assert isinstance(refused, InvalidField)
-    (later,) = records.accept(database, [new_job(idempotency_key="k", request_hash="one")])
-    assert isinstance(later, records.Accepted)
+    (later,) = accepting.accept(database, [new_job(idempotency_key="k", request_hash="one")])
+    assert isinstance(later, accepting.Accepted)
     assert later.replayed
 
 
 def test_the_same_key_from_many_requests_at_once_makes_one_job(database: Database) -> None:
-    outcomes = at_once(8, lambda _: records.accept(database, [new_job(idempotency_key="same", request_hash="body")])[0])
+    outcomes = at_once(
+        8, lambda _: accepting.accept(database, [new_job(idempotency_key="same", request_hash="body")])[0]
+    )
     assert len({outcome.job.id for outcome in outcomes}) == 1
     assert sum(not outcome.replayed for outcome in outcomes) == 1
 

@@ -15,10 +15,10 @@ from shared.catalogue.job_types import DOWNLOAD, GENERATION, DownloadParams, Int
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.forecast.order import queue_order
-from shared.jobs import dispatch, records
+from shared.jobs import accepting, dispatch
+from shared.jobs.accepting import NewJob
 from shared.jobs.dispatch import Queue, Waiting
 from shared.jobs.reading import lists, queue_positions, queues
-from shared.jobs.records import NewJob
 from shared.messaging.progress import RestingRedis
 from shared.settings import Settings
 from shared.states import JobState, Phase, Priority
@@ -54,7 +54,7 @@ def mixed(database: Database) -> list[Job]:
         else:
             model_id = rng.choice(("T2V-A14B", "TI2V-5B"))
             new.append(new_job(model_id, owner=owner, priority=priority, mock=place % 11 == 0))
-    made = [one.job for one in records.accept(database, new) if isinstance(one, records.Accepted)]
+    made = [one.job for one in accepting.accept(database, new) if isinstance(one, accepting.Accepted)]
     for job in made:
         values: dict[str, Any] = {}
         state = rng.choice([JobState.QUEUED, JobState.QUEUED, JobState.RUNNING, *JobState])
@@ -168,8 +168,8 @@ def long_queue(database: Database) -> list[str]:
         )
         for _ in range(3_000)
     ]
-    outcomes = [one for first in range(0, 3_000, 500) for one in records.accept(database, new[first : first + 500])]
-    return [one.job.id for one in outcomes if isinstance(one, records.Accepted)]
+    outcomes = [one for first in range(0, 3_000, 500) for one in accepting.accept(database, new[first : first + 500])]
+    return [one.job.id for one in outcomes if isinstance(one, accepting.Accepted)]
 
 
 def test_the_order_that_is_published_is_that_of_the_whole_queue(

@@ -15,7 +15,7 @@ from shared.jobs.reading import queues
 from shared.states import JobState
 from tests.conftest import both_databases
 from tests.integration.scheduler.queued_jobs import aged
-from tests.integration.shared.jobs.racing import Pair, is_error
+from tests.integration.shared.jobs.races.racing import Pair, is_error
 from tests.support.interleaving import interleavings
 from tests.support.jobs import CLAIMANT, accepted, claimed, hold
 from tests.support.models import library

@@ -20,7 +20,7 @@ from shared.settings import Settings
 from shared.states import JobState, Priority, Scope
 from tests.conftest import both_databases
 from tests.integration.scheduler.queued_jobs import Sent, aged, many
-from tests.integration.shared.jobs.racing import Pair, is_error, row
+from tests.integration.shared.jobs.races.racing import Pair, is_error, row
 from tests.support.interleaving import interleavings
 from tests.support.jobs import CLAIMANT, DEMO, UNCOUNTED, accepted, claimed, hold
 from tests.support.models import library

@@ -17,7 +17,8 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import AuditEntry, Job, WebhookMessage
 from shared.errors import StoreUnavailable
-from shared.jobs import attempts, records, webhooks
+from shared.jobs import attempts, ids, records
+from shared.jobs.ending import webhooks
 from shared.messaging.progress import RestingRedis
 from shared.messaging.ticks import once
 from shared.settings import Settings
@@ -156,7 +157,7 @@ def test_messages_are_gone_through_in_pages_and_from_tick_to_tick(
     with database.write() as session:
         session.add_all(
             WebhookMessage(
-                id=f"msg_{records.new_id()}", job_id=records.new_id(), type="job.succeeded", url=HOOK, data={},
+                id=f"msg_{ids.new_id()}", job_id=ids.new_id(), type="job.succeeded", url=HOOK, data={},
                 state="delivered", created_at=clock.now(),
             )
             for _ in range(2500)
@@ -217,7 +218,7 @@ def test_entries_of_one_actor_are_found_by_the_index(database: Database) -> None
 
 
 def orphans(store: Store, count: int) -> list[str]:
-    made = sorted(records.new_id() for _ in range(count))
+    made = sorted(ids.new_id() for _ in range(count))
     for job_id in made:
         store.put_input(job_id, "image.png", b"x")
     return made
@@ -275,7 +276,7 @@ def test_sixty_thousand_orphaned_folders(database: Database, directory: Store, s
     """More than one tick has time for: each goes on where the one before stopped, until nothing is left."""
     inputs = settings.store_dir / "inputs"
     for _ in range(60_000):
-        folder = inputs / records.new_id()
+        folder = inputs / ids.new_id()
         folder.mkdir()
         (folder / "image.png").write_bytes(b"x")
     for tick in range(100):

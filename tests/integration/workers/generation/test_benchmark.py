@@ -15,8 +15,8 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import TierMeasurement, Use
 from shared.insight import tier_measurements
-from shared.jobs import dispatch, records
-from shared.jobs.records import Accepted, NewJob
+from shared.jobs import accepting, dispatch, records
+from shared.jobs.accepting import Accepted, NewJob
 from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
@@ -97,7 +97,7 @@ def runner(settings_here: Settings, database: Database, monkeypatch: pytest.Monk
 
 
 def dispatched(database: Database, new: NewJob) -> str:
-    (outcome,) = records.accept(database, [new])
+    (outcome,) = accepting.accept(database, [new])
     assert isinstance(outcome, Accepted)
     hold(database, *DEMO.model_ids, node=working.HERE.node)
     dispatch.mark_dispatched(database, [(outcome.job.id, working.HERE.device_key)])

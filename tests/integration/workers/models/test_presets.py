@@ -10,7 +10,7 @@ import pytest
 from shared import clock
 from shared.cluster import nodes
 from shared.database.engine import Database
-from shared.jobs import attempts, dispatch, records
+from shared.jobs import accepting, attempts, dispatch
 from shared.management import cleanup_facts
 from shared.models import removals, replicas
 from shared.settings import Settings
@@ -93,8 +93,8 @@ def test_a_preset_serves_only_while_its_base_does(node: Node, database: Database
     publish(node.models)
     node.scan()
     assert ready(node) == {PRESET, BASE}, "the base of the other preset is missing"
-    (outcome,) = records.accept(database, [new_job(model_id=PRESET, request={"steps": None})])
-    assert isinstance(outcome, records.Accepted)
+    (outcome,) = accepting.accept(database, [new_job(model_id=PRESET, request={"steps": None})])
+    assert isinstance(outcome, accepting.Accepted)
     here = CLAIMANT.__class__(**{**CLAIMANT.__dict__, "node": node.settings.node})
     dispatch.mark_dispatched(database, [(outcome.job.id, here.device_key)])
 

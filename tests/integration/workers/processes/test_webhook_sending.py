@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from shared import clock
 from shared.cluster.nodes import webhook_secret
 from shared.database.engine import Database
-from shared.jobs import records
+from shared.jobs import ids
 from shared.messaging.progress import RestingRedis
 from shared.net import standard_webhooks
 from shared.net.outbound import Allowed
@@ -92,7 +92,7 @@ def test_given_up_and_sent_again_by_hand(
     answer = client.post(f"{path}/{dead['id']}/replay")
     assert (answer.status_code, answer.json()["state"]) == (202, "waiting")
     wait_for(lambda: messages(database)[0].state == "delivered", 20)
-    assert client.post(f"{path}/msg_{records.new_id()}/replay").status_code == 404
+    assert client.post(f"{path}/msg_{ids.new_id()}/replay").status_code == 404
     assert client.post(f"{path}/nothing/replay").status_code == 404
 
 

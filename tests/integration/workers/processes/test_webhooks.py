@@ -12,8 +12,9 @@ from shared import clock
 from shared.cluster.nodes import webhook_secret
 from shared.database.engine import Database
 from shared.database.tables import Job, WebhookMessage
-from shared.jobs import attempts, dispatch, records, webhooks
+from shared.jobs import attempts, dispatch, ids, records
 from shared.jobs.attempts import Failure
+from shared.jobs.ending import webhooks
 from shared.net import standard_webhooks
 from shared.settings import Settings, load
 from tests.conftest import both_databases
@@ -103,7 +104,7 @@ def test_a_message_is_taken_by_one(database: Database) -> None:
 def test_only_the_newest_progress_waits_and_none_after_the_end(database: Database) -> None:
     running = working.claim(database, accepted(database, webhook_url=HOOK, webhook_progress=True).id)
     for percent in (10.0, 20.0):
-        webhooks.add_progress(database, running, f"msg_{records.new_id()}", {"percent": percent})
+        webhooks.add_progress(database, running, f"msg_{ids.new_id()}", {"percent": percent})
     (message,) = messages(database)
     assert (message.type, message.data["progress"]) == ("job.progress", {"percent": 20.0})
     working.finish(database, running, [])

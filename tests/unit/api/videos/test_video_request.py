@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.schemas.jobs import JobProgress
+from api.schemas.jobs.jobs import JobProgress
 from api.schemas.videos import VideoRequest, poll_after_ms, video
 from api.videos.request import frames_of, generation_request, reference, with_video_names
 from shared.catalogue import models as catalogue

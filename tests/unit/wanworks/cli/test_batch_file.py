@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError
-from wanworks.cli.batch_file import Line, read_batch
+from wanworks.cli.batches.batch_file import Line, read_batch
 
 A = json.dumps({"model_id": "T2V-A14B", "prompt": "a boat", "name": "a"})
 B = json.dumps({"model_id": "T2V-A14B", "prompt": "a kite", "name": "b"})

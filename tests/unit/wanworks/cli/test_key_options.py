@@ -2,7 +2,7 @@
 
 import pytest
 
-from wanworks.cli import key_options
+from wanworks.cli.keys import key_options
 from wanworks.errors import ConfigurationError
 from wanworks.states import Priority
 

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from scheduler.placement.devices import Moment, decide
 from shared.database.engine import Database
 from shared.forecast.slots import DeviceView, Estimates
-from shared.jobs import dispatch, records
+from shared.jobs import accepting, dispatch
 from shared.models import memory_plan, prepared
 from shared.models.memory_plan import Needs
 from shared.settings import Settings
@@ -151,7 +151,7 @@ def test_placement_gives_it_to_a_device_that_has_it(database: Database) -> None:
     assert max(device for device, _ in read.cuda) < 100_000
     job = new_job(request={"quantization": "fp8"})
     assert job.memory_needs == memory_plan.needs(entry, "fp8", memory_plan.Size.of(entry, 64, 64, 9, image=False))
-    records.accept(database, [job])
+    accepting.accept(database, [job])
     queue = dispatch.read_queue(database)
     views = [
         DeviceView(f"n/{index}", "n", kind, 999_000, frozenset(), frozenset({"T2V-A14B"}), capability=capability)

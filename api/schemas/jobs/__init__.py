@@ -1,0 +1,1 @@
+"""Requests and responses about jobs: single ones, batches, flows, actions on many."""

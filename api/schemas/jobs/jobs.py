@@ -1,0 +1,382 @@
+"""Requests and responses of the job routes. They define the public names and units, independent of the tables.
+
+Times are ISO 8601 in UTC with a trailing ``Z``. Values that were not measured are null.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.schemas.fields import ResponseModel, Time
+from api.schemas.jobs.checkpoints import CheckpointStep, PreemptedField, ResumedFromStep
+from shared.catalogue.job_types import (
+    AppliedFallback,
+    CleanupParams,
+    DownloadParams,
+    IntegrityCheckParams,
+    PrepareParams,
+)  # fmt: skip
+from shared.states import JobState, Priority
+from wanworks.requests import Lora, OutputFormat, Quantization, Speed
+
+
+class FileProgress(ResponseModel):
+    """The progress of one file of a download, in bytes."""
+
+    path: str
+    done: int
+    total: int
+
+
+class JobProgress(ResponseModel):
+    """The progress of a job. `percent` never decreases within one attempt."""
+
+    percent: Annotated[float, Field(ge=0, le=100)]
+    phase: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    eta_seconds: float | None = None
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+    bytes_per_second: float | None = None
+    files: Annotated[list[FileProgress], Field(description="The files that a download is fetching now.")] = []
+
+
+class JobError(ResponseModel):
+    """Why a job failed. `code` is stable, `message` is for people."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class Artifact(ResponseModel):
+    """A file that a job created."""
+
+    name: str
+    kind: str | None
+    url: str
+    bytes: int
+    sha256: str
+    content_type: str
+
+
+class LinkRequest(BaseModel):
+    """Settings of a signed link to an artifact."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    expires_in_seconds: Annotated[
+        int, Field(ge=1, le=7 * 24 * 3600, strict=True, description="Validity of the link; at most a week.")
+    ] = 3600
+
+
+class ArtifactLink(ResponseModel):
+    """A link to download one file without an API key."""
+
+    url: str
+    expires_at: Time
+
+
+class QualityChecks(ResponseModel):
+    """The checks of a video. If any but the last fails, the job fails with the code `bad_output`."""
+
+    decodable: Annotated[bool, Field(description="The file can be read to its end, and its key frames can be decoded.")]
+    size: Annotated[bool, Field(description="The video has the requested width and height.")]
+    frame_count: bool
+    frame_rate: bool
+    finite: Annotated[bool, Field(description="The model produced no NaN and no infinity.")]
+    not_black: Annotated[bool, Field(description="At least one frame is not black.")]
+    not_flat: Annotated[bool, Field(description="At least one frame has more than one colour.")]
+    not_frozen: Annotated[bool, Field(description="At least one frame differs from the previous one.")]
+
+
+class QualityMeasures(ResponseModel):
+    """Measurements over all frames. Luma is between 0 and 255. Null: too few frames for the measurement."""
+
+    luma: float
+    contrast: Annotated[float, Field(description="Standard deviation of luma within a frame, average over the frames.")]
+    sharpness: Annotated[
+        float, Field(description="Variance of the Laplacian over the variance of luma, median over the frames.")
+    ]
+    frozen_share: Annotated[
+        float | None, Field(description="Share of successive frame pairs that differ by less than 0.05 of 255 levels.")
+    ]
+    flicker: Annotated[
+        float | None, Field(description="Average deviation of a frame's luma from its neighbours', 0 to 1.")
+    ]
+
+
+class Quality(ResponseModel):
+    """The technical quality of the video, measured on its frames. Does not judge the content."""
+
+    score: Annotated[float, Field(ge=0.0, le=1.0)]
+    checks: QualityChecks
+    measures: QualityMeasures
+
+
+class UnappliedKey(ResponseModel):
+    """A key of a LoRA file that was not applied, and why."""
+
+    key: str
+    reason: str
+
+
+class AppliedLora(ResponseModel):
+    """How one LoRA file was applied to one transformer of the model."""
+
+    name: str
+    scale: float
+    file: str
+    format: Annotated[str, Field(description="The naming scheme of the file's keys.")]
+    alpha: Annotated[str, Field(description="The source of the alpha values that scale the LoRA.")]
+    expert: Annotated[str, Field(description="`high_noise` or `low_noise`; `only` for a model with one transformer.")]
+    keys: Annotated[int, Field(description="Number of the file's keys for this transformer.")]
+    keys_applied: int
+    keys_not_applied: int
+    not_applied: Annotated[list[UnappliedKey], Field(description="The first 100 keys that were not applied.")]
+
+
+class PromptTokens(ResponseModel):
+    """How much of a prompt the model reads."""
+
+    tokens: Annotated[int, Field(description="Tokens of the whole prompt, including the end token.")]
+    limit: Annotated[int, Field(description="Maximum number of tokens that the model reads.")]
+    cut: Annotated[int, Field(description="Number of tokens that were cut off at the end.")]
+
+
+class PromptsTokens(ResponseModel):
+    """The numbers of tokens of both prompts."""
+
+    prompt: PromptTokens
+    negative_prompt: Annotated[PromptTokens | None, Field(description="Null: not used, because guidance is off.")]
+
+
+class TierUsed(ResponseModel):
+    """What a speed tier uses on a device."""
+
+    attention: Annotated[str, Field(description="diffusers' name of the attention backend; `native`: torch chooses.")]
+    compiled: Annotated[bool, Field(description="Whether the transformer's blocks are compiled.")]
+    step_cache: Annotated[
+        float | None, Field(description="The first-block cache's threshold. Null: every step is computed in full.")
+    ]
+    decode: Literal["float32", "bfloat16"]
+    channels_last: Annotated[bool, Field(description="The decoder's memory format.")]
+
+
+class TierFigures(ResponseModel):
+    """A speed tier compared with `exact` by a benchmark of this installation."""
+
+    seconds: Annotated[float, Field(description="Mean of one run, without loading and encoding the file.")]
+    exact_seconds: float
+    speedup: Annotated[float, Field(description="`exact_seconds` divided by `seconds`.")]
+    ssim_mean: Annotated[float, Field(description="Structural similarity of the frames to those of `exact`.")]
+    ssim_min: float
+    psnr_mean: Annotated[float | None, Field(description="In dB, over the frames that differ. Null: none does.")]
+    psnr_min: float | None
+    runs: Annotated[int, Field(description="Number of prompts.")]
+    resolution: str
+    frames: int
+    steps: int
+    measured_at: Time
+    job_id: Annotated[str, Field(description="The benchmark.")]
+
+
+TierQuality = Annotated[
+    Literal["exact", "close", "not close", "not measured"],
+    Field(
+        description="`close`: this installation measured a mean SSIM of at least 0.95 and a minimum of at least 0.90 "
+        "against `exact`, on this type of device with these settings and libraries."
+    ),
+]
+
+
+class TierOfJob(ResponseModel):
+    """The speed tier that a job used."""
+
+    tier: Speed
+    used: TierUsed
+    as_in_catalogue: Annotated[bool, Field(description="False: a part did not work on the device. `notes` say which.")]
+    quality: TierQuality
+    measured: Annotated[TierFigures | None, Field(description="Null: not measured.")]
+
+
+class GenerationResult(ResponseModel):
+    """The result of a generation: files, duration of each phase in seconds, and a manifest to reproduce it."""
+
+    artifacts: list[Artifact]
+    width: int | None
+    height: int | None
+    frames: int | None
+    fps: float | None
+    duration_seconds: float | None
+    seed: int | None
+    timings: dict[str, float]
+    peak_vram_mb: float | None
+    quality: Annotated[Quality | None, Field(description="Null: created by a version that did not measure it.")]
+    warm: bool | None
+    profile: str | None
+    device_name: str | None
+    mock: bool
+    loras: Annotated[list[AppliedLora], Field(description="How each LoRA file was applied to each transformer.")]
+    prompt_tokens: Annotated[
+        PromptsTokens | None, Field(description="Null: not counted, for example for placeholder output.")
+    ]
+    speed: Annotated[TierOfJob | None, Field(description="Null: placeholder output, or of an earlier version.")]
+    resumed_from_step: ResumedFromStep = None
+    notes: list[str]
+    manifest: dict[str, Any] | None
+
+
+class Params(ResponseModel):
+    """The settings of a generation, with defaults filled in and the seed chosen."""
+
+    model_id: str
+    prompt: str
+    negative_prompt: str | None
+    image: Annotated[bool, Field(description="Whether the job has an image.")]
+    resolution: Annotated[str, Field(examples=["1280x720"])]
+    frames: int
+    fps: int
+    output_format: OutputFormat
+    steps: int
+    guidance_scale: float
+    guidance_scale_2: float | None
+    flow_shift: float
+    seed: int
+    quantization: Quantization
+    speed: Annotated[Speed, Field(description="The speed tier.")]
+    devices_per_job: Annotated[int, Field(description="How many devices compute it together.")]
+    loras: list[Lora]
+    fallback: list[str]
+    remixed_from: Annotated[str | None, Field(description="The job whose settings were reused with another prompt.")]
+
+
+class DownloadResult(ResponseModel):
+    """The result of a download. `bytes_total` is the revision's size, `bytes_fetched` the transferred bytes."""
+
+    revision: str
+    files: int
+    bytes_total: int
+    bytes_fetched: int
+    seconds: float
+    refetched: Annotated[list[str], Field(description="Files that arrived damaged and were fetched again.")]
+    prepared: Annotated[
+        dict[str, Any] | None,
+        Field(description="The copies of the weights that were written; `error` if they could not be. Null: none."),
+    ] = None
+
+
+class WaitingFor(ResponseModel):
+    """Why a queued job has not started."""
+
+    reason: Annotated[
+        Literal["device", "memory", "model", "limit", "backoff", "pause", "start_time", "window", "dependency"],
+        Field(
+            description="`device`: those that fit it are busy, offline or drained. `memory`: no registered device has "
+            "the memory. `model`: no node has the model. `limit`: its node runs as many jobs of this type, or "
+            "its API key as many jobs, as it may. `backoff`: it failed, and is tried again later. `pause`: a pause "
+            "covers it. `start_time`: it may not start before `start_after`. `window`: it is of low priority, and "
+            "waits for the daily window in which such jobs start. `dependency`: other jobs of its flow, which "
+            "`detail` names, must end first."
+        ),
+    ]
+    detail: str
+
+
+class JobEstimate(ResponseModel):
+    """How `estimated_start` and `estimated_end` were reckoned."""
+
+    basis: Annotated[
+        Literal["measured", "derived", "none"],
+        Field(
+            description="`measured`: from jobs of this model, tier and number of devices. `derived`: from others, or "
+            "by the position in a long queue. `none`: nothing is known; `how` says why."
+        ),
+    ]
+    samples: Annotated[int, Field(description="Number of measured jobs behind the duration, at most 20.")]
+    how: str
+
+
+class Job(ResponseModel):
+    """A job: a generation, a benchmark, a download, an integrity check, a cleanup, a preparation or a bulk action."""
+
+    id: Annotated[str, Field(description="The id of the job, and of its Celery task.")]
+    type: str
+    status: JobState
+    model_id: Annotated[str | None, Field(description="Null: all models.")]
+    priority: Priority
+    mock: Annotated[bool, Field(description="Whether the job creates labelled placeholder output without a model.")]
+    params: Annotated[
+        Params | DownloadParams | IntegrityCheckParams | CleanupParams | PrepareParams | dict[str, Any],
+        Field(description="The parameters; their fields depend on the job's type."),
+    ]
+    fallback_applied: Annotated[
+        list[AppliedFallback], Field(description="Changes to the request because its model was not ready.")
+    ]
+    bandwidth_limit_mbps: Annotated[float | None, Field(description="Of a download, in 10^6 bits per second.")]
+    paused_by: Annotated[str | None, Field(description="`owner`, or `disk_full`: the job resumes when there is space.")]
+    progress: JobProgress
+    queue_position: Annotated[
+        int | None,
+        Field(description="Number of queued jobs that start before this one; null once it has left the queue."),
+    ]
+    queue_position_approximate: Annotated[
+        bool | None,
+        Field(
+            description="Whether the position is an estimate by priority and age, without fairness between owners. "
+            "Positions among the first thousand are exact."
+        ),
+    ]
+    waiting_for: Annotated[WaitingFor | None, Field(description="Null: the job is not queued.")] = None
+    estimated_start: Annotated[
+        Time | None, Field(description="When a queued job is expected to start, some seconds ago. Null: unknown.")
+    ] = None
+    estimated_end: Annotated[Time | None, Field(description="When it is expected to end. Null: unknown.")] = None
+    estimate: Annotated[
+        JobEstimate | None, Field(description="Null: the job is not queued, or was accepted just now.")
+    ] = None
+    start_after: Annotated[Time | None, Field(description="The job does not start before this time.")] = None
+    start_before: Annotated[
+        Time | None, Field(description="If the job has not started by then, it fails with the code `expired`.")
+    ] = None
+    moved_to_front_at: Annotated[Time | None, Field(description="When it was moved before all other jobs.")] = None
+    attempt: int
+    max_attempts: Annotated[int, Field(description="Number of crashes and lost workers after which the job fails.")]
+    retry_backoff_seconds: Annotated[
+        float | None, Field(description="Delay after the first of them; it doubles. Null: the installation's own.")
+    ]
+    failures: Annotated[int, Field(description="Number of crashes and lost workers so far.")]
+    node: str | None
+    worker: str | None
+    device: str | None
+    gang: Annotated[list[str], Field(description="Of a job on several devices: each one's NODE/INDEX.")] = []
+    preempted: PreemptedField = 0
+    checkpoint_step: CheckpointStep = None
+    resumed_from_step: ResumedFromStep = None
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    gpu_seconds: Annotated[
+        float | None,
+        Field(
+            description="Of a generation: how long its last attempt has held its devices, summed. Null: not started."
+        ),
+    ]
+    error: JobError | None
+    result: Annotated[
+        GenerationResult | DownloadResult | dict[str, Any] | None,
+        Field(description="The result; its fields depend on the job's type."),
+    ]
+    retry_of: str | None
+    flow_id: Annotated[str | None, Field(description="The flow that it belongs to.")] = None
+    batch_id: Annotated[str | None, Field(description="The batch with which it was submitted.")] = None
+    metadata: dict[str, str]
+
+
+class JobPage(ResponseModel):
+    """A page of jobs, newest first. Pass `next` as `after` to get the next page."""
+
+    data: list[Job]
+    has_more: bool
+    next: str | None

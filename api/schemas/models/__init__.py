@@ -1,0 +1,1 @@
+"""Requests and responses about models: status, information, usage, fallbacks, cleanup."""

@@ -1,0 +1,1 @@
+"""Requests and responses for operators: nodes, pauses, alerts, usage of keys, probes."""

@@ -1,0 +1,1 @@
+"""Decide which jobs are accepted: fields, models, memory, fallbacks, limits of keys."""

@@ -1,0 +1,323 @@
+"""Admit jobs: check a parsed request against the catalogue, the LoRA files and the disk.
+
+Must not know HTTP. An admitted job must still be committed (`group_commit.py`) before the client gets a response.
+"""
+
+import hashlib
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from api.access import key_limits
+from api.http import images
+from api.http.body import ReceivedRequest
+from api.services.admission import retry_rules
+from api.services.admission.fallbacks import Fallbacks
+from api.services.admission.memory_check import MemoryCheck
+from api.services.storage import Storage
+from shared import clock
+from shared.access.keys import Limits
+from shared.catalogue.job_types import BULK, GENERATION, JOB_TYPES, GenerationParams, settle
+from shared.catalogue.models import Catalogue, CatalogueEntry
+from shared.database.tables import Job
+from shared.errors import Conflict, FieldError, Forbidden, InvalidField, NotFound, Unavailable
+from shared.jobs import ids
+from shared.jobs.accepting import NewJob
+from shared.models.memory_plan import Needs
+from shared.net import outbound
+from shared.net.outbound import Allowed
+from shared.settings import Settings
+from shared.states import JOB_ENDS, JobState, Priority
+from wanworks.net.urls import ForbiddenAddress
+from wanworks.requests import GenerationRequest, Lora
+
+log = logging.getLogger("wanworks.admission")
+
+_INPUT_NAME = "image.png"
+_SHOWN_LORAS = 20
+_FARTHEST_START = timedelta(days=366)
+_UNLIMITED = Limits()
+
+
+class Admission:
+    def __init__(
+        self, settings: Settings, catalogue: Catalogue, storage: Storage, fallbacks: Fallbacks, memory: MemoryCheck
+    ) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._storage = storage
+        self._fallbacks = fallbacks
+        self._memory = memory
+
+    def is_quick(self, received: ReceivedRequest) -> bool:
+        """Return whether `generation` does no I/O for this request, so that it may run on the event loop."""
+        request = received.request
+        if received.image is not None or request.loras or request.fallback:
+            return False
+        if request.devices_per_job is None or request.devices_per_job > 1:
+            named = (one for one in self._catalogue.entries if one.model_id == request.model_id)
+            if request.devices_per_job or any(one.devices_per_job > 1 for one in named):
+                return False
+        return self._memory.is_quick(request.model_id, request.quantization)
+
+    def generation(
+        self,
+        received: ReceivedRequest,
+        key: str | None,
+        limits: Limits = _UNLIMITED,
+        *,
+        dry_run: bool = False,
+        job_id: str | None = None,
+    ) -> NewJob:
+        """Return the requested job. Its image is already in the store; `discard` removes it.
+
+        `limits`: of the caller's key. `dry_run`: check everything, but store nothing and start no download. `job_id`:
+        the id of the job, if it is chosen already.
+
+        Raises InvalidField with every invalid field, Forbidden, NotEnoughMemory, StoreFull, StoreMismatch or
+        DatabaseUnavailable.
+        """
+        request = received.request
+        job_id = job_id or ids.new_id()
+        try:
+            params = self._checked(received, f"{job_id}/{_INPUT_NAME}", limits)
+        except InvalidField as error:
+            known = any(one.loc[1:2] == ("image",) for one in error.errors)
+            raise InvalidField(*error.errors, *(() if known else _of_the_image(received))) from None
+        new = self._new_job(job_id, request, params, request.priority, request.metadata, limits, dry_run=dry_run)
+        if dry_run:
+            self._storage.check_room()
+        if received.image is not None:
+            try:
+                self._keep(job_id, received.image, dry_run=dry_run)
+            finally:
+                images.give_memory_back()
+        return replace(new, idempotency_key=key, request_hash=received.digest() if key is not None else None)
+
+    def for_many(self) -> AbstractContextManager[None]:
+        """Return a context in which many jobs are admitted by one thread, which share what is read for them."""
+        return self._fallbacks.for_many()
+
+    def retry(self, job: Job, key: str | None, limits: Limits = _UNLIMITED, *, in_flow: bool = False) -> NewJob:
+        """Return a repetition of an ended job, under the limits of the caller's key.
+
+        `in_flow`: it takes the job's place in its flow; else it belongs to none, and has the same input picture.
+
+        Raises Conflict if it has not ended or is not possible any more, and Forbidden if the limits refuse it.
+        """
+        if job.status not in JOB_ENDS:
+            raise Conflict(f"The job is {job.status}. Only jobs that have ended can be retried.")
+        if job.type == BULK:
+            raise Conflict("An action on many jobs cannot be retried. Send its request again.")
+        again = self._generation_again
+        new = again(job, limits, in_flow=in_flow) if job.type == GENERATION else self._node_work_again(job)
+        return replace(new, retry_of=job.id, idempotency_key=key, request_hash=f"retry:{job.id}" if key else None)
+
+    def remix(self, job: Job, prompt: str, key: str | None, limits: Limits = _UNLIMITED) -> NewJob:
+        """Return a job with another prompt and the same settings, seed and image. Raises Conflict without a video."""
+        if job.status != JobState.SUCCEEDED:
+            raise Conflict(f"The job is {job.status}. Only jobs that have succeeded can be remixed.")
+        new = self._generation_again(job, limits)
+        params = new.params.model_copy(update={"prompt": prompt, "remixed_from": job.id})
+        digest = hashlib.sha256(f"remix:{job.id}:{prompt}".encode()).hexdigest()
+        return replace(new, params=params, idempotency_key=key, request_hash=digest if key is not None else None)
+
+    def _generation_again(self, job: Job, limits: Limits, *, in_flow: bool = False) -> NewJob:
+        params = GenerationParams.model_validate(job.params)
+        awaits_frame = in_flow and params.image_of is not None
+        if not in_flow:
+            params = _without_flow(params)
+        key_limits.check_model(limits, params.model_id)
+        if wrong := key_limits.wrong_fields(limits, params):
+            raise Forbidden("; ".join(f"{one.loc[-1]}: {one.msg}" for one in wrong))
+        job_id = ids.new_id()
+        try:
+            if awaits_frame:  # which counts for its needs, and comes later
+                params = params.model_copy(update={"image": f"{job_id}/{_INPUT_NAME}"})
+            new = self._new_job(job_id, None, params, list(Priority)[job.priority], job.labels, limits)
+            new = replace(
+                new,
+                webhook_url=job.webhook_url,
+                webhook_progress=job.webhook_progress,
+                max_failures=job.max_failures,
+                retry_backoff_seconds=job.retry_backoff_seconds,
+            )
+            if awaits_frame:
+                new = replace(new, params=new.params.model_copy(update={"image": None, "image_sha256": None}))
+            elif params.image is not None:
+                self._storage.check_room()
+                image = self._storage.store().copy_input(params.image, job_id)
+                new = replace(new, params=new.params.model_copy(update={"image": image}))
+        except NotFound as error:
+            raise Conflict(f"The job cannot be repeated, because its {error.kind} does not exist any more") from None
+        return new
+
+    def _node_work_again(self, job: Job) -> NewJob:
+        if (job_type := JOB_TYPES.get(job.type)) is None:
+            raise Conflict(
+                f"This version does not know jobs of type {job.type}, so it cannot retry one. Upgrade the server."
+            )
+        # The hub is asked again which commit to fetch.
+        params = {name: value for name, value in job.params.items() if name != "sha"}
+        return NewJob(
+            type=job.type,
+            params=job_type.params.model_validate(params),
+            priority=list(Priority)[job.priority],
+            metadata=job.labels,
+            max_failures=job.max_failures,
+            retry_backoff_seconds=job.retry_backoff_seconds,
+            min_vram_mb=job.min_vram_mb,
+            min_ram_mb=job.min_ram_mb,
+            memory_needs=job.memory_needs,
+            bandwidth_mbps=job.bandwidth_mbps,
+        )
+
+    def discard(self, new: NewJob) -> None:
+        """Remove the inputs of a job that was not created from the store."""
+        if isinstance(new.params, GenerationParams) and new.params.image is not None:
+            try:
+                self._storage.store().drop_job(new.id)
+            except Unavailable as error:
+                log.warning("the input of a refused job could not be removed; the sweep will remove it: %s", error)
+
+    def _keep(self, job_id: str, image: bytes, *, dry_run: bool) -> None:
+        self._storage.check_room()
+        normal = images.normalise(image)
+        if not dry_run:
+            self._storage.store().put_input(job_id, _INPUT_NAME, normal)
+
+    def _entry(self, model_id: str) -> CatalogueEntry:
+        try:
+            return self._catalogue.get(model_id)
+        except NotFound:
+            offered = ", ".join(self._catalogue.model_ids)
+            raise InvalidField.of(
+                "model_id", f"there is no model {model_id!r}; available: {offered}", "unknown"
+            ) from None
+
+    def _checked(self, received: ReceivedRequest, image: str, limits: Limits) -> GenerationParams:
+        """Return the parameters with defaults filled in. `image`: the name for the input image.
+
+        Raises InvalidField with every invalid field, and Forbidden for a model that the key may not use.
+        """
+        request = received.request
+        wrong = [*received.wrong, *retry_rules.wrong_fields(self._settings, request)]
+        if request.loras:
+            wrong += unknown_loras(self._settings.loras_dir, request.loras)
+        if request.webhook_url is not None:
+            wrong += refused_webhook(request.webhook_url, self._settings)
+        wrong += _impossible_times(request)
+        named = {one.loc[1:2] for one in received.wrong}
+        try:
+            entry = self._entry(request.model_id)
+            has_image = received.image is not None or received.image_left_out
+            key_limits.check_model(limits, entry.model_id)
+            params = settle(request, entry, image if has_image else None, self._settings.default_speed)
+            wrong += [one for one in key_limits.wrong_fields(limits, params) if one.loc[1:2] not in named]
+        except InvalidField as error:
+            raise InvalidField(*wrong, *(one for one in error.errors if one.loc[1:2] not in named)) from None
+        if wrong:
+            raise InvalidField(*wrong)
+        return params
+
+    def _new_job(
+        self,
+        job_id: str,
+        request: GenerationRequest | None,
+        params: GenerationParams,
+        priority: Priority,
+        metadata: dict[str, str],
+        limits: Limits,
+        *,
+        dry_run: bool = False,
+    ) -> NewJob:
+        permits = partial(key_limits.permits, limits)
+        params, mock = self._fallbacks.apply(request, params, priority, permits, dry_run=dry_run)
+        needs, vram, ram = "", 0, 0
+        if not mock:
+            self._memory.check(request, params)
+            needs = self._memory.needs(params)
+            vram, ram = Needs.read(needs).least_mb
+        return NewJob(
+            type=GENERATION,
+            params=params,
+            priority=priority,
+            min_vram_mb=vram,
+            min_ram_mb=ram,
+            memory_needs=needs,
+            id=job_id,
+            mock=mock,
+            metadata=metadata,
+            max_failures=retry_rules.attempts(self._settings, request),
+            retry_backoff_seconds=request.retry_backoff_seconds if request is not None else None,
+            webhook_url=request.webhook_url if request is not None else None,
+            webhook_progress=request is not None and request.webhook_progress,
+            start_after=_seconds(request.start_after) if request is not None else None,
+            start_before=_seconds(request.start_before) if request is not None else None,
+        )
+
+
+def _without_flow(params: GenerationParams) -> GenerationParams:
+    """Return the parameters of a job outside of its flow. Raises Conflict if it never got its input picture."""
+    if params.image_of is not None and params.image is None:
+        raise Conflict(
+            f"The job never got its picture, a frame of the job {params.image_of.job!r} of its flow; retry the flow"
+        )
+    return params.model_copy(update={"image_of": None, "image_sha256": None, "keep_frames": ()})
+
+
+def _impossible_times(request: GenerationRequest) -> tuple[FieldError, ...]:
+    """Return an error for a start that is too far away, or for an end of the time to start that has passed."""
+    wrong = []
+    now = clock.now()
+    if request.start_after is not None and request.start_after > now + _FARTHEST_START:
+        msg = f"is more than {_FARTHEST_START.days} days from now; give an earlier time"
+        wrong.append(FieldError(("body", "start_after"), msg, "too_late"))
+    if request.start_before is not None:
+        earliest = now if request.start_after is None else max(now, request.start_after)
+        if request.start_before <= earliest:
+            what = "has passed already" if request.start_before <= now else "is not after `start_after`"
+            wrong.append(FieldError(("body", "start_before"), f"{what}; give a later time, or none", "too_early"))
+    return tuple(wrong)
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
+
+
+def _of_the_image(received: ReceivedRequest) -> tuple[FieldError, ...]:
+    """Return the errors of the image of a request that is refused anyway, to report all errors together."""
+    if received.image is None:
+        return ()
+    try:
+        images.normalise(received.image)
+    except InvalidField as error:
+        return error.errors
+    finally:
+        images.give_memory_back()
+    return ()
+
+
+def refused_webhook(url: str, settings: Settings) -> tuple[FieldError, ...]:
+    """Return an error if the outbound guard would never allow requests to the URL."""
+    try:
+        outbound.check_askable(url, Allowed.of(settings.outbound_allow))
+    except ForbiddenAddress as error:
+        msg = f"{error.message}, so no webhook can be sent there; give a public URL"
+        return (FieldError(("body", "webhook_url"), msg, error.code),)
+    return ()
+
+
+def unknown_loras(folder: Path, loras: list[Lora]) -> tuple[FieldError, ...]:
+    """Return an error for each LoRA without a file in the folder, plain or for high or low noise (`.high`, `.low`)."""
+    stems = {path.stem for path in folder.glob("*.safetensors")} if folder.is_dir() else set()
+    there = {stem.removesuffix(".high").removesuffix(".low") for stem in stems}
+    shown = ", ".join(sorted(there)[:_SHOWN_LORAS]) or "none"
+    return tuple(
+        FieldError(("body", "loras", place, "name"), f"there is no LoRA {lora.name!r}; available: {shown}", "unknown")
+        for place, lora in enumerate(loras)
+        if lora.name not in there
+    )

@@ -1,0 +1,1 @@
+"""The guarantees that the checker applies, one function each. Pure."""

@@ -140,7 +140,7 @@ def _strike_device(stage: str) -> None:
 
         raise torch.OutOfMemoryError("CUDA out of memory, by the harness")
     for _ in _taken(f"cuda-{stage}-*"):
-        path = Path(__file__).parents[2] / "support" / "poisoned.py"
+        path = Path(__file__).parents[2] / "support" / "devices" / "poisoned.py"
         spec = importlib.util.spec_from_file_location("poisoned", path)
         assert spec is not None
         assert spec.loader is not None

@@ -39,6 +39,11 @@ from tests.soak.rules.leftover_rules import (
     no_partial_download_is_left,
     no_process_is_left,
 )
+from tests.soak.rules.order_rules import (
+    a_batch_ends_once_and_counts_right,
+    nothing_starts_before_its_time,
+    nothing_starts_while_paused,
+)
 from tests.soak.rules.violations import Rule, Violation
 
 
@@ -52,6 +57,9 @@ RULES: tuple[Rule, ...] = (
     a_dependant_starts_after_its_parents,
     a_skip_has_a_cause,
     one_message_for_each_end_of_a_flow,
+    a_batch_ends_once_and_counts_right,
+    nothing_starts_before_its_time,
+    nothing_starts_while_paused,
     every_accepted_job_ends,
     no_job_fails_without_a_cause,
     an_end_stays,

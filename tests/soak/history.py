@@ -26,7 +26,8 @@ class Event:
     message   a webhook's message that came: id, type, status, digest (of the whole body), answered
     refused   an answer that no client should see: to, code, text
     fault     name, what; undone likewise
-    flow      an accepted flow: code
+    flow      an accepted flow: code; batch likewise
+    pause     a model was paused: model_id, code
     settled   the last fault is undone
     """
 
@@ -52,6 +53,9 @@ class Remains:
     device_faults: tuple[Mapping[str, Any], ...] = ()
     # Of flows: id, state, retries, and nodes (name, job_id, outcome, depends_on, on_failure).
     flows: tuple[Mapping[str, Any], ...] = ()
+    # Of batches: id, total, succeeded, failed, cancelled, finished_at.
+    batches: tuple[Mapping[str, Any], ...] = ()
+    pauses: tuple[Mapping[str, Any], ...] = ()  # kind, value, created_at, until, ended_at
     messages: tuple[Mapping[str, Any], ...] = ()  # of webhooks: id, job_id, type, state, tries
     files: tuple[
         tuple[str, str, int, str], ...

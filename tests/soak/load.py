@@ -17,6 +17,7 @@ import httpx
 from tests.soak import repairs
 from tests.soak.flow_load import FlowLoad
 from tests.soak.history import Recorder
+from tests.soak.order_load import OrderLoad
 from tests.soak.plan import Drain, Pause, Plan, Script
 from tests.soak.receiver import Receiver
 from tests.support.stack import ENDS
@@ -55,6 +56,8 @@ class Load:
             todo += [self._drain(drain) for drain in self._plan.drains]
             flows = FlowLoad(self._ask, self._recorder, self._receiver, lambda: self._deadline)
             todo.append(flows.run(self._plan.seed, len(self._plan.scripts), self._plan.seconds))
+            order = OrderLoad(self._ask, self._recorder, self._receiver, lambda: self._deadline)
+            todo.append(order.run(self._plan.seed, len(self._plan.scripts), self._plan.seconds))
             await asyncio.gather(*todo)
             await self._settle()
             self._over.set()

@@ -22,7 +22,8 @@ from workers.models.fetch.partials import partials
 _RETENTION = timedelta(days=30)  # the default: so only what was deleted goes
 _COLUMNS = (
     "id, type, status, attempt, failures, hidden, mock, model_id, worker, pid, device_key, params, result, error, "
-    "started_at, released_at, finished_at, lease_until, cancel_at, webhook_url"
+    "started_at, released_at, finished_at, lease_until, cancel_at, webhook_url, "
+    "batch_id, start_after"
 )
 _SETTLED_SECONDS = 6.0  # a process that was just born or is just ending is no stranger
 
@@ -59,6 +60,17 @@ def collect(stack: Installation, recorder: Recorder) -> Remains:
         ),
         uses=tuple((use["job_id"], use["outcome"]) for use in uses),
         flows=tuple(_flows(stack)),
+        batches=tuple(
+            _rows(stack, "SELECT id, total, succeeded, failed, cancelled, finished_at FROM batches ORDER BY id")
+        ),
+        pauses=tuple(
+            {
+                **pause,
+                "created_at": _moment(pause["created_at"], recorder),
+                **{name: _of_epoch(pause[name], recorder) for name in ("until", "ended_at")},
+            }
+            for pause in _rows(stack, "SELECT kind, value, created_at, until, ended_at FROM pauses ORDER BY id")
+        ),
         messages=tuple(messages),
         files=tuple(_files(stack.home / "store")),
         partials=tuple(
@@ -99,9 +111,13 @@ def _readable(row: Mapping[str, Any], recorder: Recorder) -> dict[str, Any]:
         read[name] = bool(read[name])
     for name in ("started_at", "released_at", "finished_at"):
         read[name] = _moment(read[name], recorder)
-    for name in ("lease_until", "cancel_at"):
-        read[name] = recorder.of_wall(read[name]) if read[name] is not None else None
+    for name in ("lease_until", "cancel_at", "start_after"):
+        read[name] = _of_epoch(read[name], recorder)
     return read
+
+
+def _of_epoch(seconds: float | None, recorder: Recorder) -> float | None:
+    return recorder.of_wall(seconds) if seconds is not None else None
 
 
 def _moment(value: Any, recorder: Recorder) -> float | None:

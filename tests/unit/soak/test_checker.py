@@ -175,6 +175,18 @@ def _flow(*outcomes: str | None, state: str = "succeeded", messages: int = 1, **
     return Forged().leaving(rows=(row(), second), flows=(flow,), messages=told, files=held, uses=uses)
 
 
+def _batch(messages: int = 1, **values: Any) -> Forged:
+    """A batch of one job, which has ended."""
+    batch = {"id": "batch", "total": 1, "succeeded": 1, "failed": 0, "cancelled": 0, "finished_at": "then", **values}
+    told = tuple({"id": f"msg_{at}", "job_id": "batch", "state": "delivered", "tries": 1} for at in range(messages))
+    return Forged(batch_id="batch").leaving(batches=(batch,), messages=told)
+
+
+def _paused_model(created_at: float, until: float | None, ended_at: float | None) -> Forged:
+    pause = {"kind": "model_id", "value": "T2V-A14B", "created_at": created_at, "until": until, "ended_at": ended_at}
+    return Forged().leaving(pauses=(pause,))
+
+
 _BROKEN: list[tuple[Callable[[History], Any], Forged]] = [
     (checker.every_accepted_job_ends, Forged(status="queued").leaving(uses=(), files=())),
     (checker.every_accepted_job_ends, Forged().leaving(rows=(row(), row(OTHER, type="cleanup", status="queued")))),
@@ -298,6 +310,13 @@ _BROKEN: list[tuple[Callable[[History], Any], Forged]] = [
     (checker.a_skip_has_a_cause, _flow("succeeded", "skipped", status="cancelled", started_at=None)),
     (checker.one_message_for_each_end_of_a_flow, _flow("succeeded", "succeeded", messages=2)),
     (checker.one_message_for_each_end_of_a_flow, _flow("succeeded", "succeeded", messages=0)),
+    (checker.a_batch_ends_once_and_counts_right, _batch(finished_at=None)),
+    (checker.a_batch_ends_once_and_counts_right, _batch(total=2)),
+    (checker.a_batch_ends_once_and_counts_right, _batch(succeeded=0, failed=1)),
+    (checker.a_batch_ends_once_and_counts_right, _batch(messages=2)),
+    (checker.nothing_starts_before_its_time, Forged(start_after=3.0)),
+    (checker.nothing_starts_while_paused, _paused_model(1.0, 9.0, None)),
+    (checker.nothing_starts_while_paused, _paused_model(1.0, 9.0, 3.0)),
     (checker.no_answer_is_a_fault, Forged().add("refused", 3.0, to="GET /api/v1/jobs", code=500, text="")),
 ]
 
@@ -309,6 +328,20 @@ def test_a_broken_promise_is_found_and_named(rule: Callable[[History], Any], for
 
 def test_a_flow_that_ended_well_breaks_nothing() -> None:
     assert broken(_flow("succeeded", "succeeded")) == set()
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        _batch(),
+        Forged(start_after=1.5),
+        _paused_model(1.0, 9.0, 1.9),
+        _paused_model(2.5, 9.0, None),
+        _paused_model(1.0, None, None),
+    ],
+)
+def test_a_kept_promise_of_the_queue_breaks_nothing(forged: Forged) -> None:
+    assert broken(forged) == set()
 
 
 def test_every_promise_has_a_history_that_breaks_it() -> None:

@@ -11,6 +11,7 @@ from api.http.errors import CONVENTION, PROBLEM_TYPE
 from api.jobs.webhooks import MESSAGE_ID
 from api.operation import Answer, Operation
 from api.schemas import problems, videos
+from api.schemas.jobs.bulk import BulkFilter
 from shared.catalogue.models import Catalogue
 from wanworks.requests import GenerationRequest
 
@@ -263,8 +264,9 @@ def _response_headers(*names: str) -> dict[str, Any]:
 
 def _name_the_catalogue(components: dict[str, Any], catalogue: Catalogue) -> None:
     """Add this installation's models as enumerations to fields that are plain text in the models."""
-    for component in components.values():
-        if component.get("additionalProperties") is False:  # a request, not a response
+    for title, component in components.items():
+        # A filter may name a model that has left the catalogue, whose jobs are still there.
+        if component.get("additionalProperties") is False and title != BulkFilter.__name__:  # a request, no response
             for name in ("model_id", "requested_model"):
                 _offer(component["properties"].get(name, {}), catalogue.model_ids)
             names = [name for entry in catalogue.entries for name in entry.names]

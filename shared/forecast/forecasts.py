@@ -152,6 +152,8 @@ class Forecasts:
             self._refresh(_KEEP_SECONDS)
         except DatabaseUnavailable as error:
             log.debug("no forecasts are made: %s", error)
+        except Exception:  # the next read tries again
+            log.exception("no forecasts are made")
 
 
 def gather(database: Database, silence_seconds: float) -> Facts:

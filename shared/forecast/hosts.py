@@ -50,7 +50,8 @@ def read_hosts(
             node=device.node,
             kind=device.kind,
             memory_mb=device.memory_mb,
-            warm=frozenset(entry[LOADED_MODEL_KEY] for entry in device.warm),
+            # Another version may have written entries without the key.
+            warm=frozenset(key for entry in device.warm if (key := entry.get(LOADED_MODEL_KEY)) is not None),
             holds=held.get(device.node, frozenset()),
             host_mb=memory.get(device.node),
             capability=device.compute_capability,

@@ -100,10 +100,12 @@ export async function one(id) {
 }
 
 /** Loads the newest batches, and the one whose jobs are listed. */
-const batches = (id) =>
+const batches = (id, listed) =>
   part("batches", async () => {
     const newest = (await get("/api/v1/batches", { limit: 5 })).data;
-    const shown = id ? await get(`/api/v1/batches/${encodeURIComponent(id)}`) : null;
+    // A batch goes with its last job, so it is asked for only while the list shows one.
+    const isThere = listed > 0 || newest.some((batch) => batch.id === id);
+    const shown = id && isThere ? await get(`/api/v1/batches/${encodeURIComponent(id)}`) : null;
     state.batches = { newest, shown };
   });
 
@@ -114,7 +116,7 @@ export const jobs = () =>
     const page = await get("/api/v1/jobs", { ...filters, limit: PAGE, after: after.at(-1) });
     if (state.list.filters !== filters || state.list.after !== after) return; // changed meanwhile
     mergeJobs(page.data);
-    await batches(filters.batch_id);
+    await batches(filters.batch_id, page.data.length);
     if (state.list.filters !== filters || state.list.after !== after) return;
     state.list = { filters, after, ids: page.data.map((job) => job.id), next: page.next };
   });

@@ -33,6 +33,7 @@ Basis = Literal["measured", "derived", "none"]
 _JOBS, _HELD = 1000, 500
 _KEEP_SECONDS = 5.0
 _KEEP_FOR_NEW_SECONDS = 1.0  # if a job is asked for that is newer
+_QUICK_SECONDS = 0.3  # a request about one job waits for no forecast that costs more
 _KEEP_TIMES_COST = 20.0  # so that forecasts take at most a twentieth of one core
 _MOCK_SECONDS = 1.0
 _SURE = 0.75
@@ -110,13 +111,12 @@ class Forecasts:
     def of(self, job_ids: Sequence[str], ahead: Mapping[str, int], *, wait: bool = False) -> dict[str, Forecast]:
         """Return the forecasts of queued jobs. `ahead`: how many jobs are before those whose position is known.
 
-        They may be some seconds old. `wait`: for those of jobs that are newer; otherwise these have none yet. Raises
-        DatabaseUnavailable, with `wait` alone.
+        They may be some seconds old. `wait`: for those of jobs that are newer, if that is quick; otherwise these have
+        none yet. Raises DatabaseUnavailable, with `wait` alone.
         """
-        if wait and any(job_id not in self._made.jobs for job_id in job_ids):
-            self._refresh(_KEEP_FOR_NEW_SECONDS)
-        elif wait:
-            self._refresh(_KEEP_SECONDS)
+        if wait and self._made.cost < _QUICK_SECONDS:
+            new = any(job_id not in self._made.jobs for job_id in job_ids)
+            self._refresh(_KEEP_FOR_NEW_SECONDS if new else _KEEP_SECONDS)
         elif self._is_older(_KEEP_SECONDS) and not self._lock.locked():
             threading.Thread(target=self._refresh_quietly, name="forecasts", daemon=True).start()
         made = self._made

@@ -1,7 +1,7 @@
 """Actions on many jobs: each is done to a few jobs in one transaction, then to the next few.
 
 An action on very many jobs is itself a job. It stands in no line: a web process claims it. What it has done is stored
-in its row in the same transaction as what it does, so whoever continues it after a crash does nothing twice.
+in its row in the same transaction as what it does, so the process that continues it after a crash does nothing twice.
 """
 
 from collections import Counter

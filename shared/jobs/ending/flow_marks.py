@@ -1,6 +1,6 @@
 """What every end of a job tells its flow, and what a flow means for the removal of its jobs.
 
-Whoever ends a job marks its node here, in the same transaction, and locks no flow. The flow follows the mark in a
+The end of a job marks its node here, in the same transaction, and locks no flow. The flow follows the mark in a
 transaction of its own (`flows/advancing.py`), which the dispatcher repeats until it has: so an end and the release of
 those that wait for it may be any time apart, and the locks are always taken in one order: flow, jobs, nodes.
 """

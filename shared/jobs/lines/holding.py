@@ -184,7 +184,7 @@ def move_to_front(database: Database, job_id: str) -> Job:
     """Move a queued job before all others; of several, the last one moved is first. Raises Conflict.
 
     It keeps its priority. A job before its start time is first once it may start. One that waits for its window starts
-    in spite of it: whoever moves a job to the front wants it to run now.
+    in spite of it: a job is moved to the front because it should run now.
     """
     with database.write() as session:
         job = session.get(Job, job_id, with_for_update=True)

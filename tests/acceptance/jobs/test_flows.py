@@ -41,6 +41,7 @@ def artifact(stack: Stack, job_id: str, name: str) -> bytes:
     return stack.request("GET", f"/api/v1/jobs/{job_id}/artifacts/{name}").content
 
 
+@pytest.mark.slow
 def test_each_shot_begins_with_a_frame_of_the_one_before(stack: Stack) -> None:
     jobs = [
         job("one"),

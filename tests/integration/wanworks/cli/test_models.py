@@ -157,6 +157,7 @@ def test_verify_finds_and_repairs_a_flipped_byte(fetched: Stack) -> None:
     assert wanworks("verify", "--full", home=fetched.home).returncode == 0
 
 
+@pytest.mark.slow
 def test_prepare_says_what_it_wrote(fetched: Stack) -> None:
     done = wanworks("prepare", "T2V-A14B", home=fetched.home)
     assert done.returncode == 0, done.stderr

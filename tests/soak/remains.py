@@ -61,7 +61,10 @@ def collect(stack: Installation, recorder: Recorder) -> Remains:
         uses=tuple((use["job_id"], use["outcome"]) for use in uses),
         flows=tuple(_flows(stack)),
         batches=tuple(
-            _rows(stack, "SELECT id, total, succeeded, failed, cancelled, finished_at FROM batches ORDER BY id")
+            {**batch, "finished_at": _moment(batch["finished_at"], recorder)}
+            for batch in _rows(
+                stack, "SELECT id, total, succeeded, failed, cancelled, finished_at FROM batches ORDER BY id"
+            )
         ),
         pauses=tuple(
             {

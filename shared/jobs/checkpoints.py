@@ -1,7 +1,7 @@
 """Checkpoints of generations as their rows know them, and requests to give a device back after the next step.
 
 The files are on a node's disk (`workers/generation/checkpoints.py`); the row says on which node, and after which step.
-By setting a copy is in the store; the row says of which attempt.
+With `checkpoints_in_store` a copy is in the store; the row has the number of the attempt that made it.
 Like `attempts.py`, every UPDATE of an attempt names its number.
 """
 

@@ -43,7 +43,7 @@ def artifact_name(name: str) -> str:
 
 
 def input_path(reference: str) -> str:
-    """Return where an input is in the store. It may be an artifact of another job, whose reference says so."""
+    """Return where an input is in the store. A reference that begins with `artifacts/` is to a file of another job."""
     return reference if reference.startswith(f"{ARTIFACTS}/") else f"{INPUTS}/{reference}"
 
 

@@ -1,8 +1,8 @@
 """Where the checkpoints of generations lie on a node's disk, and what an attempt's row says of them. Loads no torch.
 
 One folder for each job, named by its id, below the home of the node. It goes when the job has ended; what is left
-behind, by a kill or because the job went on elsewhere, is swept. By setting, a copy is in the store, from which an
-attempt on another node continues.
+behind, by a kill or because the job went on elsewhere, is swept. With `checkpoints_in_store` a copy is in the
+store, from which an attempt on another node continues.
 """
 
 import logging
@@ -110,7 +110,7 @@ class AttemptRow:
             log.warning("job %s: its checkpoint cannot be recorded or stored: %s", job.id, error)
 
     def _copy(self, store: Store, file: Path) -> None:
-        """Copy the checkpoint to the store. What an attempt copies that was superseded meanwhile, it removes."""
+        """Copy the checkpoint to the store. Remove the copy again if the attempt was superseded meanwhile."""
         job = self._job
         store.put_checkpoint(job.id, job.attempt, file, self._heartbeat.check)
         if rows.note_stored(self._database, job.id, job.attempt):

@@ -179,7 +179,7 @@ def test_one_that_cannot_be_stored_leaves_those_before_it_accepted(
     library.download(database)
     again = accepting.NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL)
     new = [new_job(), again, new_job()]
-    accept, calls = records._accept, list[int]()
+    accept, calls = accepting._accept, list[int]()
 
     def until_full(database: Database, some: Any) -> Any:
         calls.append(len(some))

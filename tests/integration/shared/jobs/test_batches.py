@@ -11,7 +11,7 @@ from shared import clock
 from shared.database.engine import Database
 from shared.database.tables import Batch, Job, WebhookMessage
 from shared.errors import InvalidField, LimitReached, NotFound
-from shared.jobs import attempts, batches, records
+from shared.jobs import attempts, batches, ids, records
 from shared.jobs.attempts import Failure
 from shared.jobs.ending import batch_ends, webhooks
 from shared.jobs.reading import lists
@@ -181,8 +181,8 @@ def test_ends_that_an_older_version_did_not_count_are_found(database: Database) 
     batch, jobs = stored(database, 2, webhook_url=HOOK)
     going, _ = stored(database, 1)
     with database.write() as session:
-        ids = [job.id for job in jobs]
-        session.execute(update(Job).where(col(Job.id).in_(ids)).values(status="succeeded", finished_at=clock.now()))
+        named = [job.id for job in jobs]
+        session.execute(update(Job).where(col(Job.id).in_(named)).values(status="succeeded", finished_at=clock.now()))
     assert batch_ends.end_forgotten(database, lambda: f"msg_{ids.new_id()}") == 1
     after = batches.get(database, batch.id)
     assert (after.unended, after.succeeded, batch_ends.end_of(after)) == (0, 2, JobState.SUCCEEDED)
@@ -199,7 +199,7 @@ def test_jobs_are_listed_by_batch_and_time(database: Database) -> None:
     batch_id = jobs[0].batch_id
     after = accepted(database)
     records.request_cancel(database, jobs[1].id)
-    ids = [job.id for job in jobs]
+    made = [job.id for job in jobs]
 
     def listed(**which: object) -> list[str]:
         asked = {"limit": 10, "oldest_first": True, **which}
@@ -208,20 +208,20 @@ def test_jobs_are_listed_by_batch_and_time(database: Database) -> None:
         assert lists.count(database, **counting) == len(page.jobs)  # type: ignore[arg-type]
         return [job.id for job in page.jobs]
 
-    assert listed(batch_id=batch_id) == ids
-    assert listed(batch_id=batch_id, status="queued") == [ids[0], ids[2]]
-    assert listed(batch_id=batch_id, after=ids[0]) == ids[1:]
+    assert listed(batch_id=batch_id) == made
+    assert listed(batch_id=batch_id, status="queued") == [made[0], made[2]]
+    assert listed(batch_id=batch_id, after=made[0]) == made[1:]
     assert listed(batch_id=batch_id, type="download") == []
     assert listed(created_before=middle) == [before.id]
     assert listed(created_before=clock.now() + timedelta(seconds=1), status="queued") == [
         before.id,
-        ids[0],
-        ids[2],
+        made[0],
+        made[2],
         after.id,
     ]
-    assert listed(upto=ids[1], model_id="T2V-A14B") == [before.id, *ids[:2]]
+    assert listed(upto=made[1], model_id="T2V-A14B") == [before.id, *made[:2]]
     newest = lists.page(database, limit=2, batch_id=batch_id)
-    assert ([job.id for job in newest.jobs], newest.has_more) == ([ids[2], ids[1]], True)
+    assert ([job.id for job in newest.jobs], newest.has_more) == ([made[2], made[1]], True)
     assert lists.count(database, most=2) == 2
 
 

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from wanworks.cli import screen
+from wanworks.cli.ids import one_of
 from wanworks.cli.options import AsJson, Home, Url, client_of
-from wanworks.client.client import Alert
+from wanworks.client.shapes import Alert
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +31,7 @@ def alerts(
 
 
 def acknowledge(
-    alert_id: Annotated[str, typer.Argument(metavar="ALERT", help="An alert's id.")],
+    alert_id: Annotated[str, typer.Argument(metavar="ALERT", help="An alert's id, or the beginning of it.")],
     by: Annotated[str | None, typer.Option(help="Your name.")] = None,
     url: Url = None,
     home: Home = None,
@@ -38,12 +39,12 @@ def acknowledge(
 ) -> None:
     """Acknowledge an alert. It resolves by itself once its cause is gone."""
     with client_of(url, home) as client:
-        found = client.acknowledge(alert_id, by)
+        found = client.acknowledge(one_of(alert_id, "alert", [one["id"] for one in client.alerts("all")]), by)
     if as_json:
         screen.print_json(found)
     else:
         name = f" by {found['acknowledged_by']}" if found["acknowledged_by"] else ""
-        print(f"{found['id']} acknowledged{name}, {found['acknowledged_at']}")
+        print(f"{found['id']} acknowledged{name}, {screen.local(found['acknowledged_at'])}")
 
 
 def _row(alert: Alert) -> tuple[Any, ...]:
@@ -51,8 +52,8 @@ def _row(alert: Alert) -> tuple[Any, ...]:
     return (
         alert["id"],
         alert["severity"],
-        alert["timestamp"],
-        alert["resolved_at"] or "",
+        screen.local(alert["timestamp"]),
+        screen.local(alert["resolved_at"]),
         acknowledged,
         f"{alert['title']}: {alert['message']}",
         alert["suggested_action"],

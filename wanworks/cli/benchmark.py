@@ -8,7 +8,7 @@ import typer
 from wanworks.cli import screen
 from wanworks.cli.models import Model, given, rounded, watched
 from wanworks.cli.options import AsJson, Home, Url, client_of
-from wanworks.client.client import succeeded, why_not
+from wanworks.client.shapes import succeeded, why_not
 from wanworks.errors import ApiRefused
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wanworks.cli import screen
-from wanworks.cli.jobs import fetch_video
+from wanworks.cli.jobs.following import fetch_video
 from wanworks.client.client import Client, GenerationFields, Job, succeeded, why_not
 from wanworks.errors import ApiRefused, ConfigurationError, TimedOut, WanworksError
 from wanworks.supervise.child import spawn

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from wanworks.cli import screen
+from wanworks.cli.ids import flow_id
 from wanworks.cli.options import AsJson, Home, Url, client_of
 from wanworks.client.shapes import Flow, FlowJob
 from wanworks.errors import ConfigurationError, ExitCode
 
-FlowId = Annotated[str, typer.Argument(metavar="FLOW", help="The id of a flow.")]
+FlowId = Annotated[str, typer.Argument(metavar="FLOW", help="A flow's id, or the beginning of it.")]
 _FIELDS = ("jobs", "name", "webhook_url", "metadata")
 _STATES = ("held", "queued", "running", "paused", "succeeded", "failed", "cancelled", "skipped")
 
@@ -50,7 +51,7 @@ def submit(
 def show(flow: FlowId, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
     """Show a flow: its jobs as a tree, each below the first one that it depends on, with their states."""
     with client_of(url, home) as client:
-        found = client.flow(flow)
+        found = client.flow(flow_id(client, flow))
     screen.print_json(found) if as_json else _print(found)
 
 
@@ -84,7 +85,7 @@ def list_flows(
 def cancel(flow: FlowId, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
     """Cancel all jobs of a flow that have not ended."""
     with client_of(url, home) as client:
-        found = client.cancel_flow(flow)
+        found = client.cancel_flow(flow_id(client, flow))
     if as_json:
         screen.print_json(found)
     elif found["state"] == "cancelled":
@@ -97,7 +98,7 @@ def cancel(flow: FlowId, url: Url = None, home: Home = None, as_json: AsJson = F
 def retry(flow: FlowId, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
     """Queue the jobs of a flow again that failed, were cancelled or skipped. Those that succeeded stay."""
     with client_of(url, home) as client:
-        found = client.retry_flow(flow)
+        found = client.retry_flow(flow_id(client, flow))
     screen.print_json(found) if as_json else _print(found)
 
 
@@ -111,7 +112,7 @@ def wait(
 ) -> None:
     """Wait until a flow has ended, and show it. Exit code 1 if it has not succeeded."""
     with client_of(url, home) as client:
-        found = client.wait_flow(flow, timeout)
+        found = client.wait_flow(flow_id(client, flow), timeout)
     screen.print_json(found) if as_json else _print(found)
     if found["state"] != "succeeded":
         raise typer.Exit(ExitCode.REFUSED)

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import SecretStr
 
 from wanworks import config_file
-from wanworks.cli import alerts, benchmark, flow, jobs, nodes, operating, queue, screen
+from wanworks.cli import alerts, benchmark, flow, logs, nodes, operating, queue, screen
 from wanworks.cli import models as model_commands
 from wanworks.cli.batches import batches
+from wanworks.cli.doctor.command import doctor
+from wanworks.cli.groups import Grouped
+from wanworks.cli.jobs import commands as jobs
 from wanworks.cli.keys import keys
-from wanworks.errors import ExitCode, WanworksError
+from wanworks.errors import AccessRefused, ExitCode, WanworksError
 from wanworks.home import has_server, home_folder, needs_server
 
 app = typer.Typer(
@@ -23,7 +25,7 @@ app = typer.Typer(
     help="A durable job queue for WAN2.2 video models on your own GPUs.",
     epilog=screen.epilogue(),
     no_args_is_help=True,
-    add_completion=False,
+    cls=Grouped,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -43,8 +45,17 @@ def main() -> None:
     try:
         app()
     except WanworksError as error:
-        print(f"wanworks: {error.message}", file=sys.stderr)
+        print(f"wanworks: {error.message}{_remedy(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _remedy(error: WanworksError) -> str:
+    """Return what to do about the error, to be added to its message."""
+    if not isinstance(error, AccessRefused) or error.status != 401:
+        return ""
+    if os.environ.get("WANWORKS_API_KEY"):
+        return "; set WANWORKS_API_KEY to a valid key: an administrator creates one with `wanworks keys create`"
+    return "; set WANWORKS_API_KEY to a key: an administrator creates one with `wanworks keys create`"
 
 
 def _use_utf8() -> None:
@@ -61,12 +72,23 @@ def _use_utf8() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"wanworks {version('wanworks')}")
+        raise typer.Exit
+
+
 @app.callback()
 def configured(
     config: Annotated[
         Path | None,
         typer.Option(help="Settings file in TOML; variables and options override it. [WANWORKS_CONFIG]"),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """A durable job queue for WAN2.2 video models on your own GPUs."""
     if config is not None:
@@ -178,6 +200,8 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 @needs_server
 def settings(as_json: AsJson = False) -> None:
     """Print every setting with its variable, its present value and its meaning. Secrets are masked."""
+    from pydantic import SecretStr
+
     from shared.settings import load
 
     present = load()
@@ -245,6 +269,8 @@ def demo(
     run(out.absolute())
 
 
+app.command()(logs.logs)
+app.command()(doctor)
 jobs.register(app)
 model_commands.register(app)
 benchmark.register(app)

@@ -4,15 +4,18 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wanworks.cli import screen
 from wanworks.cli.options import AsJson, Home, Url, client_of
-from wanworks.client.client import Client, Job, succeeded, why_not
+from wanworks.client.shapes import Job, succeeded, why_not
 from wanworks.errors import ApiRefused, ExitCode
 from wanworks.home import needs_server
+
+if TYPE_CHECKING:
+    from wanworks.client.client import Client
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model_id.")]
 Node = Annotated[str | None, typer.Option(help="Name of a node. [every node that is online]")]
@@ -299,7 +302,7 @@ def _pin(model: str, pinned: bool, url: str | None, home: Path | None, as_json: 
         print(f"{answer['model_id']} is {'pinned' if answer['pinned'] else 'not pinned'}")
 
 
-def watched(client: Client, jobs: Iterable[Job], timeout: float | None = None) -> list[Job]:
+def watched(client: "Client", jobs: Iterable[Job], timeout: float | None = None) -> list[Job]:
     """Show the jobs' progress, and return them once all have ended."""
     ended = []
     with screen.ProgressBars() as bars:

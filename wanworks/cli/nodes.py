@@ -1,14 +1,17 @@
 """The commands for nodes: list, drain, undrain, release a device, remove."""
 
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wanworks.cli import screen
 from wanworks.cli.options import AsJson, Home, Url, client_of
-from wanworks.client.client import Client, Node
+from wanworks.client.shapes import DeviceRow, Node, NodeRow
 from wanworks.errors import TimedOut
+
+if TYPE_CHECKING:
+    from wanworks.client.client import Client
 
 Name = Annotated[str, typer.Argument(metavar="NODE", help="A node's name.")]
 
@@ -16,9 +19,22 @@ _POLL_SECONDS = 0.5
 
 
 def register(app: typer.Typer) -> None:
-    for command in (nodes, drain, undrain, release):
+    for command in (workers, nodes, drain, undrain, release):
         app.command()(command)
     app.command("remove-node")(remove_node)
+
+
+def workers(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Show the devices with their loaded models and running jobs."""
+    with client_of(url, home) as client:
+        found = client.workers()
+    if as_json:
+        screen.print_json(found)
+        return
+    columns = ("worker", "state", "job", "loaded", "device", "last seen")
+    screen.print_table(columns, map(_device_row, found["devices"]))
+    print()
+    screen.print_table(("node", "state", "version", "free disk MB", "last seen"), map(_node_row, found["nodes"]))
 
 
 def nodes(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
@@ -83,7 +99,7 @@ def remove_node(node: Name, url: Url = None, home: Home = None) -> None:
     print(f"{node} was removed")
 
 
-def _node(client: Client, name: str) -> Node:
+def _node(client: "Client", name: str) -> Node:
     """Return the node's present state. Drains it again, which raises NotThere, if it was removed meanwhile."""
     return next((node for node in client.nodes() if node["name"] == name), None) or client.drain(name)
 
@@ -93,7 +109,7 @@ def _print(node: Node, as_json: bool) -> None:
         screen.print_json(node)
     else:
         jobs = f", running jobs: {node['running_jobs']}" if node["running_jobs"] else ""
-        since = f" since {node['drained_at']}" if node["drained_at"] else ""
+        since = f" since {screen.local(node['drained_at'])}" if node["drained_at"] else ""
         print(f"{node['name']} {node['state']}{since}{jobs}")
 
 
@@ -101,9 +117,33 @@ def _row(node: Node) -> tuple[Any, ...]:
     return (
         node["name"],
         node["state"],
-        node["drained_at"] or "",
+        screen.local(node["drained_at"]),
         node["running_jobs"],
         ", ".join(f"{device['index']}: {device['state']}" for device in node["devices"]),
         node["version"],
-        node["last_seen"] or "",
+        screen.local(node["last_seen"]),
+    )
+
+
+def _device_row(device: DeviceRow) -> tuple[Any, ...]:
+    finishing = device.get("finishing_job")  # servers before this field do not send it
+    loaded = (f"{warm['model_id']} ({warm['quantization']})" for warm in device["warm"])
+    return (
+        device["worker"],
+        device["state"],
+        " ".join(filter(None, (device["job"], finishing and f"(finishing {finishing})"))) or None,
+        ", ".join(loaded),
+        device["name"],
+        screen.local(device["last_seen"]),
+    )
+
+
+def _node_row(node: NodeRow) -> tuple[Any, ...]:
+    free = node["disk_free_mb"]
+    return (
+        node["name"],
+        node["state"],
+        node["version"],
+        None if free is None else f"{free:.0f}",
+        screen.local(node["last_seen"]),
     )

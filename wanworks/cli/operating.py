@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from wanworks.cli import screen
-from wanworks.cli.options import AsJson, Home, Url, client_of
+from wanworks.cli import ids, screen
+from wanworks.cli.options import AsJson, Home, JobId, Url, client_of
 from wanworks.errors import ConfigurationError, ExitCode
 from wanworks.states import Priority
 
@@ -50,7 +50,13 @@ def list_dead(
         screen.print_json(page)
         return
     rows = (
-        (job["id"], job["type"], job["model_id"], job["finished_at"], job["error"]["code"] if job["error"] else None)
+        (
+            job["id"],
+            job["type"],
+            job["model_id"],
+            screen.local(job["finished_at"]),
+            job["error"]["code"] if job["error"] else None,
+        )
         for job in page["data"]
     )
     screen.print_table(("id", "type", "model", "failed", "error"), rows)
@@ -110,7 +116,7 @@ def redrive(
 
 
 def set_priority(
-    job_id: Annotated[str, typer.Argument(metavar="ID")],
+    job: JobId,
     priority: Annotated[Priority, typer.Argument(help="critical, high, normal or low.")],
     url: Url = None,
     home: Home = None,
@@ -118,11 +124,11 @@ def set_priority(
 ) -> None:
     """Change the priority of a job that waits."""
     with client_of(url, home) as client:
-        job = client.set_priority(job_id, cast(Any, priority.value))
+        changed = client.set_priority(ids.job_id(client, job), cast(Any, priority.value))
     if as_json:
-        screen.print_json(job)
+        screen.print_json(changed)
     else:
-        print(f"{job['id']} {job['priority']}")
+        print(f"{changed['id']} {changed['priority']}")
 
 
 def usage(
@@ -167,8 +173,8 @@ def show_dry_run(found: dict[str, Any], *, as_json: bool) -> None:
             "ahead": found["queue_position"],
             "GPU seconds": cost["gpu_seconds"],
             "reckoned": cost["how"],
-            "start": expected["start_at"],
-            "end": expected["end_at"],
+            "start": screen.local(expected["start_at"]),
+            "end": screen.local(expected["end_at"]),
             "because": expected["how"],
             "fits": None if memory is None else f"{memory['fitting_devices']} devices, {memory['open_devices']} open",
             **{one["name"]: f"{one['used']:g} of {one['allowed']:g}" for one in found["limits"]},

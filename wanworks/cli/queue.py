@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from wanworks.cli import screen
-from wanworks.cli.options import AsJson, Home, Url, client_of
+from wanworks.cli.ids import job_id
+from wanworks.cli.options import AsJson, Home, JobId, Url, client_of
 from wanworks.client.shapes import Pause
-from wanworks.moments import parse_moment
 
 Model = Annotated[str | None, typer.Option("--model", help="The jobs of this model.")]
 Device = Annotated[str | None, typer.Option(help="One device, as NODE/INDEX.")]
@@ -103,14 +103,14 @@ def resume(
 
 @app.command("front")
 def front(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="The id of a queued job.")],
+    job: JobId,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Move a queued job before all others."""
     with client_of(url, home) as client:
-        found = client.move_to_front(job)
+        found = client.move_to_front(job_id(client, job))
     if as_json:
         screen.print_json(found)
     else:
@@ -122,6 +122,8 @@ def _end(text: str) -> str:
     if text[:-1].isdecimal() and text[-1:] in _UNITS and 0 < int(text[:-1]) < 100_000:
         end = datetime.now(UTC) + timedelta(minutes=int(text[:-1]) * _UNITS[text[-1]])
         return end.isoformat(timespec="seconds").replace("+00:00", "Z")
+    from wanworks.moments import parse_moment
+
     try:
         parse_moment(text)
     except ValueError:
@@ -135,6 +137,6 @@ def _end(text: str) -> str:
 def _print(pauses: list[Pause]) -> None:
     for each in pauses:
         what = each["scope"] if each["value"] is None else f"{each['scope']} {each['value']}"
-        end = f" until {each['until']}" if each["until"] else ""
+        end = f" until {screen.local(each['until'])}" if each["until"] else ""
         reason = f": {each['reason']}" if each["reason"] else ""
         print(f"paused: {what}{end}, by {each['created_by']}{reason}")

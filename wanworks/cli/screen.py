@@ -4,20 +4,38 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
+from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-
-from wanworks.client.client import Job
+from wanworks.cli.ids import short_ids
+from wanworks.client.shapes import Job
 from wanworks.errors import ExitCode
 
-out = Console()
-if not out.is_terminal:
-    out = Console(width=240)  # for a pipe: ids are not truncated, and each row is one line
-err = Console(stderr=True)
+if TYPE_CHECKING:  # rich takes a tenth of a second to load, which `--help` does not need
+    from rich.console import Console
+    from rich.progress import TaskID
+
+_PIPE_WIDTH = 240  # ids are not cut off, and each row is one line
+_TEXT_LENGTH = 48  # of a prompt in a table
+
+
+@cache
+def out() -> "Console":
+    """Return the console of stdout."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
+
+
+@cache
+def err() -> "Console":
+    """Return the console of stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def print_json(value: Any) -> None:
@@ -32,12 +50,21 @@ def note(line: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table. In a terminal the column `id` has only the beginning of each id."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, no_wrap=column == "id")
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    out.print(table)
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if "id" in columns and out().is_terminal:
+        place = columns.index("id")
+        for row, short in zip(cells, short_ids([row[place] for row in cells]), strict=True):
+            row[place] = short
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    out().print(table)
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
@@ -45,7 +72,37 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
         if value not in (None, "", [], {}):
-            out.print(f"{name:<{width}}  {value}", highlight=False, markup=False)
+            out().print(f"{name:<{width}}  {value}", highlight=False, markup=False)
+
+
+def local(moment: str | None) -> str | None:
+    """Return a time of the API as the time of this machine's zone, with the zone's name."""
+    if moment is None:
+        return None
+    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def seconds_between(start: str, end: str) -> float:
+    """Return the seconds between two times of the API."""
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def duration(seconds: float | None) -> str | None:
+    """Return seconds as 12.3 s, 4 min 5 s or 2 h 3 min."""
+    if seconds is None:
+        return None
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def shortened(text: str | None, length: int = _TEXT_LENGTH) -> str | None:
+    """Return the text in one line of at most that many characters."""
+    if text is None:
+        return None
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 def percent(job: Job) -> float:
@@ -64,8 +121,8 @@ def doing(job: Job) -> str:
             return f"{waiting}. {reason['detail']}"
         about = "about " if job.get("queue_position_approximate") else ""
         waiting = f"{waiting}, {about}{position} ahead" if position else waiting
-        start = job.get("estimated_start")
-        return f"{waiting}, starts about {start[:16].replace('T', ' ')}Z" if start else waiting
+        start = local(job.get("estimated_start"))
+        return f"{waiting}, starts about {start}" if start else waiting
     if job["status"] != "running":
         return job["status"]
     step, steps = progress.get("step"), progress.get("steps")
@@ -88,14 +145,16 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
     """
 
     def __init__(self, whole: int | None = None) -> None:
-        self._live = err.is_terminal and (whole is None or out.is_terminal)
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        self._live = err().is_terminal and (whole is None or out().is_terminal)
         self._bars = Progress(
             TextColumn("{task.fields[label]}"),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            console=err,
+            console=err(),
             disable=not self._live,
         )
         self._whole = None if whole is None else self._bars.add_task("", total=whole, label="total")

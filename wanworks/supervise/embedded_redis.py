@@ -58,7 +58,7 @@ def embedded_redis(home: Path) -> EmbeddedRedis:
         data.rename(aside)
         return f"cannot start on its data, which is now in {aside}; every job is in the database and is sent out again"
 
-    return EmbeddedRedis(url, (str(_server()), str(config)), prepare, set_data_aside)
+    return EmbeddedRedis(url, (str(server()), str(config)), prepare, set_data_aside)
 
 
 def running_redis(home: Path) -> str | None:
@@ -106,7 +106,8 @@ def _url_before(home: Path) -> str | None:
     return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
 
-def _server() -> Path:
+def server() -> Path:
+    """Return the program of a Redis server on this machine. Raises ConfigurationError if there is none."""
     for name in _SERVERS:
         if found := shutil.which(name):
             return Path(found)

@@ -135,6 +135,20 @@ def test_the_page_of_the_queue(stack: Stack, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_of_the_command_line(stack: Stack, tmp_path: Path) -> None:
+    script = "\n".join(code for _, code in blocks(DOCS / "command-line.md", "sh"))
+    home = str(stack.home)
+    done = as_read(script, tmp_path, seconds=250, WANWORKS_URL=stack.url, WANWORKS_HOME=home, WANWORKS_CATALOGUE="demo")
+    assert done.returncode == 0, done.stderr + done.stdout
+    for name in ("boat.mp4", "kite.mp4"):
+        assert (tmp_path / name).read_bytes()[4:8] == b"ftyp", name
+    assert (tmp_path / "kite.json").read_text().startswith("{")
+    assert " deleted\n" in done.stdout
+    assert re.search(r"^ok +redis ", done.stdout, re.MULTILINE)
+    assert re.search(r"^ok +port .*in use by the stack that runs on this home", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
 def test_the_page_of_the_flows(stack: Stack, tmp_path: Path) -> None:
     if shutil.which("jq") is None:
         lacking("no jq on PATH")

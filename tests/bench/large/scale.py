@@ -20,6 +20,8 @@ from shared import garbage
 from shared.catalogue.job_types import DownloadParams, IntegrityCheckParams
 from shared.cluster import nodes as nodes_table
 from shared.database.engine import Database, migrate
+from shared.jobs import accepting
+from shared.jobs.claims import pauses
 from shared.jobs.dispatch import Waiting
 from shared.jobs.lines.names import line_of
 from shared.jobs.reading import queues
@@ -30,11 +32,14 @@ from shared.storage.directory import DirectoryStore
 from tests.bench.load import open_loop
 from tests.bench.support.postgresql import postgresql
 from tests.bench.support.row import Row
+from tests.support import flows
+from tests.support.flows import Node
 from tests.support.jobs import DEMO, hold, new_job
 from tests.support.models import library
 
 STORED, QUEUED = 1_000_000, 100_000
 DEVICES, NODES = 500, 50
+PAUSES, START_TIMES, FLOWS = 100, 10_000, 1_000
 _RATE, _SECONDS = 20.0, 5.0
 _LIST_MS, _LOOK_MS = 50.0, 100.0
 _MODELS = DEMO.model_ids
@@ -149,6 +154,14 @@ def _passes(bench: Any, name: str, url_of: Callable[[str], str]) -> list[Row]:
             rows.append(_within(what, whole, 1000.0))
             rows.append(_within(f"{what}: the first dispatch is sent", first, 200.0))
             rows.append(_within("the same in the steady state", _steady(settings, database), 100.0))
+        with _farm(url_of("controls"), QUEUED, DEVICES, owners=1) as database:
+            _controls(database)
+            settings = _settings(redis_url, database)
+            whole, first = _first_pass(settings, database)
+            stored = f"with {PAUSES} pauses, {START_TIMES:,} start times and {FLOWS:,} flows stored too"
+            rows.append(_within(f"{what}, {stored}", whole, 1000.0))
+            rows.append(_within("the same: the first dispatch is sent", first, 200.0))
+            rows.append(_within("the same in the steady state, with all of these", _steady(settings, database), 100.0))
         steady = {}
         for queued in (1_000, QUEUED):  # with few devices, so that of the thousand most are still waiting
             with _farm(url_of(f"growth_{queued}"), queued, 50, owners=1) as database:
@@ -165,6 +178,19 @@ def _passes(bench: Any, name: str, url_of: Callable[[str], str]) -> list[Row]:
                 _within("a steady pass, 10,000 queued of 1,000 owners, 50 devices", _steady(settings, database), 300.0)
             )
     return rows
+
+
+def _controls(database: Database) -> None:
+    """Pauses of other keys' jobs, jobs that start tomorrow, and flows of a job on which four depend."""
+    for place in range(PAUSES):
+        pauses.pause(database, pauses.Scope("key", f"key-{place}"), by="bench", running="finish")
+    tomorrow = time.time() + 86400
+    for _ in range(START_TIMES // 500):
+        later = [new_job(_MODELS[place % len(_MODELS)], start_after=tomorrow) for place in range(500)]
+        assert all(isinstance(one, accepting.Accepted) for one in accepting.accept(database, later))
+    below = {f"shot-{place}": Node(after=("first",)) for place in range(4)}
+    for _ in range(FLOWS):
+        flows.accepted_flow(database, first=Node(), **below)
 
 
 def _settings(redis_url: str, database: Database) -> Settings:

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from wanworks.cli import screen
+from wanworks.cli.ids import batch_id
 from wanworks.cli.options import AsJson, Home, Url, client_of
 from wanworks.cli.targets import check_target
 from wanworks.client.shapes import BatchSummary
 from wanworks.errors import ExitCode, WanworksError
 
-BatchId = Annotated[str, typer.Argument(metavar="ID", help="The id of a batch.")]
+BatchId = Annotated[str, typer.Argument(metavar="ID", help="A batch's id, or the beginning of it.")]
 
 app = typer.Typer(help="Batches: jobs that were submitted together.", no_args_is_help=True)
 
@@ -44,7 +45,7 @@ def list_batches(
 def show(batch: BatchId, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
     """Show one batch. The exit code is 1 if it has failed or was cancelled."""
     with client_of(url, home) as client:
-        found = client.batch(batch)
+        found = client.batch(batch_id(client, batch))
     if as_json:
         screen.print_json(found)
     else:
@@ -57,7 +58,7 @@ def show(batch: BatchId, url: Url = None, home: Home = None, as_json: AsJson = F
 def cancel(batch: BatchId, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
     """Cancel the jobs of a batch that have not ended."""
     with client_of(url, home) as client:
-        found = client.cancel_batch(batch)
+        found = client.cancel_batch(batch_id(client, batch))
     if as_json:
         screen.print_json(found)
     else:
@@ -72,11 +73,12 @@ def download(
     home: Home = None,
 ) -> None:
     """Download all files of a batch as one zip archive: a folder for each job, and manifest.json."""
-    target = out or Path(f"batch-{batch}.zip")
-    check_target(target)
+    check_target(out)
     with client_of(url, home) as client:
+        whole = batch_id(client, batch)
+        target = out or Path(f"batch-{whole}.zip")
         try:
-            client.download_batch(batch, target)
+            client.download_batch(whole, target)
         except OSError as error:
             raise WanworksError(f"--out {target}: {error.strerror or error}") from None
     print(target)
@@ -86,7 +88,7 @@ def _row(batch: BatchSummary) -> tuple[Any, ...]:
     counts = batch["counts"]
     return (
         batch["id"], batch["name"], batch["status"], batch["total"], counts["succeeded"], counts["failed"],
-        counts["cancelled"], batch["created_at"],
+        counts["cancelled"], screen.local(batch["created_at"]),
     )  # fmt: skip
 
 
@@ -97,7 +99,7 @@ def _fields(batch: BatchSummary) -> dict[str, Any]:
         "status": batch["status"],
         "ended": f"{batch['percent']:.0f} % of {batch['total']} jobs",
         **{state: count or None for state, count in batch["counts"].items()},
-        "created": batch["created_at"],
-        "cancel requested": batch["cancel_requested_at"],
-        "finished": batch["finished_at"],
+        "created": screen.local(batch["created_at"]),
+        "cancel requested": screen.local(batch["cancel_requested_at"]),
+        "finished": screen.local(batch["finished_at"]),
     }

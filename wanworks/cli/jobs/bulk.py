@@ -1,15 +1,18 @@
 """`wanworks jobs cancel`, `retry`, `delete` and `priority`: do something to all jobs that match."""
 
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from wanworks.cli import screen
+from wanworks.cli.ids import batch_id
 from wanworks.cli.options import AsJson, Home, Url, client_of
-from wanworks.client.client import Client
 from wanworks.client.shapes import BulkActionName, BulkResult
 from wanworks.errors import ApiRefused, ConfigurationError
 from wanworks.states import JobState, Priority
+
+if TYPE_CHECKING:
+    from wanworks.client.client import Client
 
 Type = Annotated[str | None, typer.Option("--type", help="generation, download, ...")]
 Status = Annotated[str | None, typer.Option(help="queued, running, succeeded, ...")]
@@ -95,6 +98,8 @@ def _act(
     more: dict[str, Any] = {"priority": priority.value} if priority is not None else {}
     verb, done = _WORDS[action]
     with client_of(url, home) as client:
+        if "batch_id" in which:
+            which = {**which, "batch_id": batch_id(client, which["batch_id"])}
         if dry_run or not yes:
             counted = client.bulk(action, dry_run=True, **which, **more)
             if dry_run:
@@ -115,7 +120,7 @@ def _act(
         screen.note(result["detail"])
 
 
-def _followed(client: Client, result: BulkResult) -> BulkResult:
+def _followed(client: "Client", result: BulkResult) -> BulkResult:
     """Follow the job that carries out the action. Return what it has done. Raises ApiRefused if it did not succeed."""
     job_id = str(result["job_id"])
     screen.note(f"{result['matched']} jobs match; job {job_id} carries it out, also if this command is interrupted")

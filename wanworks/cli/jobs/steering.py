@@ -1,0 +1,67 @@
+"""`wanworks cancel`, `retry`, `delete` and `share`: act on one job."""
+
+from typing import Annotated
+
+import typer
+
+from wanworks.cli import screen
+from wanworks.cli.ids import job_id
+from wanworks.cli.options import AsJson, Home, JobId, Url, client_of
+from wanworks.client.shapes import video_of
+from wanworks.errors import ConfigurationError
+
+
+def cancel(job: JobId, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Cancel a job."""
+    with client_of(url, home) as client:
+        found = client.cancel(job_id(client, job))
+    screen.print_json(found) if as_json else print(f"{found['id']} {found['status']}")
+
+
+def retry(job: JobId, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Submit a failed or cancelled job again, with the same settings. Prints the id of the new job."""
+    with client_of(url, home) as client:
+        made = client.retry(job_id(client, job))
+    screen.print_json(made) if as_json else print(made["id"])
+
+
+def delete(
+    job: JobId,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Delete a job and its files. One that has not ended is cancelled first."""
+    with client_of(url, home) as client:
+        whole = job_id(client, job)
+        if not yes:
+            found = client.job(whole)
+            what = screen.shortened(found["params"].get("prompt")) or found["type"]
+            if not typer.confirm(f"delete job {whole} ({found['status']}, {what}) and its files?", err=True):
+                raise typer.Abort()
+        client.delete(whole)
+    print(f"{whole} deleted")
+
+
+def share(
+    job: JobId,
+    file: Annotated[str | None, typer.Option(help="Name of the artifact. [the video]")] = None,
+    seconds: Annotated[int, typer.Option(min=1, max=604_800, help="How long the link is valid.")] = 3600,
+    url: Url = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a link to a job's video that needs no key and expires."""
+    with client_of(url, home) as client:
+        found = client.job(job_id(client, job))
+        made = found["result"]["artifacts"] if found["result"] is not None else []
+        wanted = video_of(found) if file is None else next((one for one in made if one["name"] == file), None)
+        if wanted is None:
+            there = ", ".join(one["name"] for one in made) or "none"
+            raise ConfigurationError(f"job {found['id']} ({found['status']}) has no such artifact; available: {there}")
+        link = client.share(wanted, seconds)
+        address = client.address(link["url"])
+    if as_json:
+        screen.print_json({"url": address, "expires_at": link["expires_at"]})
+    else:
+        print(address)

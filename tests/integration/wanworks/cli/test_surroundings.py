@@ -18,7 +18,7 @@ from wanworks.errors import ExitCode
 
 NAME = "M\xf6dell \u65e5\u672c \U0001f600"
 JOB = {"id": NAME, "type": "generation", "model_id": NAME, "status": "queued", "progress": {"percent": 0},
-       "device": None, "created_at": "2026-01-31T12:00:00Z"}  # fmt: skip
+       "device": None, "params": {"prompt": NAME}, "created_at": "2026-01-31T12:00:00Z"}  # fmt: skip
 PROBLEM = {"title": "Unprocessable", "detail": f"{NAME} is not offered", "code": "validation_error"}
 LOCALES = [
     {"PYTHONIOENCODING": "ascii"},

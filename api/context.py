@@ -14,6 +14,7 @@ from api.access.authentication import Access
 from api.access.rates import Rates
 from api.services.admission.admission import Admission
 from api.services.admission.fallbacks import Fallbacks
+from api.services.admission.lora_names import LoraNames
 from api.services.admission.memory_check import MemoryCheck
 from api.services.archives import Archives
 from api.services.bulk.actions import Actions
@@ -91,7 +92,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
     memory = MemoryCheck(catalogue, hosts, settings.loras_dir, refuses=settings.admission == "registered")
     fallbacks = Fallbacks(settings, catalogue, database, read_library, memory)
     flower = httpx.AsyncClient(timeout=_FLOWER_SECONDS, trust_env=False)
-    admission = Admission(settings, catalogue, storage, fallbacks, memory)
+    admission = Admission(settings, catalogue, storage, fallbacks, memory, LoraNames(database, settings.loras_dir))
     actions = Actions(database, admission, storage, progress, meters, waker)
     bulk_runner = BulkRunner(database, actions, progress, meters, settings.node)
     bulk_runner.start()

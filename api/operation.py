@@ -77,6 +77,7 @@ class Operation:
     headers: tuple[str, ...] = ()  # request headers, by their names in `api/documentation/openapi.py`
     body: type[BaseModel] | None = None
     body_required: bool = True
+    takes_file: bool = False  # whether the body is a file
     documented: bool = True
     scope: KeyScope | None = field(kw_only=True)
     by_link: bool = False  # whether a signed link to the path is accepted instead of a key

@@ -9,6 +9,7 @@ from api.documentation import openapi
 from api.flows import handlers as flows
 from api.jobs import artifacts, batches, benchmarks, bulk, dead, events, node_jobs, webhooks
 from api.jobs import handlers as jobs
+from api.loras import handlers as loras
 from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status, tiers
 from api.models import health as model_health
 from api.ops import alerts, audit, flower, health, nodes, pauses, prometheus, queues, usage, workers
@@ -23,6 +24,7 @@ OPERATIONS = (
     *bulk.OPERATIONS,
     *node_jobs.OPERATIONS,
     *benchmarks.OPERATIONS,
+    *loras.OPERATIONS,
     *events.OPERATIONS,
     *artifacts.OPERATIONS,
     *videos.OPERATIONS,

@@ -35,6 +35,7 @@ from shared.management.summary import Overviews
 from shared.messaging import celery
 from shared.messaging.progress import RestingRedis
 from shared.messaging.ticks import Run, once
+from shared.models.loras import library as library_of_loras
 from shared.settings import Settings, load
 from shared.states import JOB_ENDS, JobState, Priority
 from shared.storage.layout import OrphanedFiles
@@ -154,6 +155,17 @@ def sweep(
     return f"{folders} orphaned folders, {attempts} losing attempts and {unfinished} unfinished uploads removed"
 
 
+def sweep_loras(database: Database, store: Store, older_than_seconds: float = _ORPHANED_SECONDS) -> str:
+    """Remove files of LoRAs that were removed and that no job needs any more. Return a summary."""
+    library_of_loras.forget_unused(database)
+    found = store.loras(older_than_seconds)
+    known = library_of_loras.known(database) if found else set()
+    left = [sha256 for sha256 in found if sha256 not in known]
+    for sha256 in left:
+        store.drop_lora(sha256)
+    return f"{len(left)} files of LoRAs removed"
+
+
 def _drop_losers(store: Store, files: OrphanedFiles, job: tuple[str, int] | None, meters: Meters | None) -> int:
     """Remove an ended job's checkpoints and the files of attempts that did not win. Return how many attempts."""
     if job is None or job[0] not in JOB_ENDS:
@@ -247,7 +259,8 @@ def sweep_tick(name: str, every: float) -> str | None:
     _, database = _ground()
 
     def run_tick(run: Run) -> str:
-        return sweep(database, _store(), has_time=run.has_time, meters=_meters())
+        loras = sweep_loras(database, _store())
+        return f"{sweep(database, _store(), has_time=run.has_time, meters=_meters())}; {loras}"
 
     return once(database, name, every, clock.now().timestamp(), run_tick)
 

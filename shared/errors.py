@@ -29,6 +29,7 @@ WanworksError
 │   ├── BadOutput                the output is not a picture, or not the requested video
 │   ├── CannotRepair
 │   ├── CannotPrepare            a copy of a model's weights cannot be written
+│   ├── CannotFetch              a file of a LoRA could not be fetched
 │   ├── HubUnreachable           the hub was unavailable for too long
 │   ├── HubRefused               the hub refuses the request permanently
 │   │   ├── HubAuthRequired      the token is missing or unknown
@@ -272,6 +273,13 @@ class CannotPrepare(JobFailed):
     """A copy of the model's weights in the form in which they are loaded could not be written."""
 
     code = "cannot_prepare"
+    retryable = True
+
+
+class CannotFetch(JobFailed):
+    """The host of the URL could not be reached, or did not send the whole file."""
+
+    code = "not_fetched"
     retryable = True
 
 

@@ -41,6 +41,12 @@ class Settings(BaseSettings):
     )
     models_path: Path | None = Field(None, description="Model storage, a Hugging Face cache. Unset: home/models.")
     loras_path: Path | None = Field(None, description="Folder of LoRA files, by name. Unset: home/loras.")
+    lora_max_mb: int = Field(
+        2000, ge=1, le=100_000, description="Largest file of a LoRA that is uploaded or fetched, in MB (10^6 bytes)."
+    )
+    lora_copies_gb: float = Field(
+        50.0, ge=0, le=100_000, description="Disk for a node's copies of LoRAs from a bucket, in GB (10^9 bytes)."
+    )
     store_path: Path | None = Field(None, description="Artifacts and inputs, shared by all nodes. Unset: home/store.")
     store_url: str | None = Field(
         None,

@@ -41,7 +41,7 @@ def _not_blank(value: str) -> str:
     return value
 
 
-def _lora_name(value: str) -> str:
+def lora_name(value: str) -> str:
     if LORA_NAME.fullmatch(value) is None:
         raise ValueError("a LoRA name has no path, only letters, digits, '.', '_' and '-'")
     return value
@@ -90,7 +90,7 @@ Whole = Annotated[int, Field(strict=True)]
 class Lora(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(max_length=128), Rule(_lora_name, f"^{LORA_NAME.pattern}$")]
+    name: Annotated[str, Field(max_length=128), Rule(lora_name, f"^{LORA_NAME.pattern}$")]
     scale: Annotated[Number, Field(ge=-4, le=4)] = 1.0
 
 

@@ -151,6 +151,9 @@ def _operation(operation: Operation, names: dict[Any, str]) -> dict[str, Any]:
         described["x-scope"] = operation.scope.value
     if operation.description:
         described["description"] = operation.description
+    if operation.takes_file:
+        file = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        described["requestBody"] = {"required": True, "content": file}
     if operation.body is not None:
         content: dict[str, Any] = {"application/json": {"schema": {"$ref": names[operation.body]}}}
         if operation.body in _FORMS:

@@ -140,7 +140,7 @@ def _check(context: Context, read: _Read, caller: Caller) -> None:
             caller.check_priority(found.request)
         except InvalidField as error:
             found = replace(found, wrong=(*found.wrong, *error.errors))
-        read.job = context.admission.generation(found, None, caller.limits, dry_run=True)
+        read.job = context.admission.generation(found, None, caller.limits, only=caller.only, dry_run=True)
         return
     if read.params is None or read.type is None or read.type not in _BODIES:
         return
@@ -199,7 +199,7 @@ def _made(context: Context, request: FlowRequest, reads: Sequence[_Read], caller
             assert read.place.name is not None
             image = read.place.image
             if read.generation is not None:
-                job = context.admission.generation(read.generation, None, caller.limits)
+                job = context.admission.generation(read.generation, None, caller.limits, only=caller.only)
                 changes: dict[str, Any] = {"keep_frames": tuple(kept.get(read.place.name, ()))}
                 if image is not None:
                     changes |= {"image": None, "image_of": FrameOf(job=image.job, frame=image.frame)}

@@ -186,7 +186,7 @@ async def admitted(
         caller.check_priority(received.request)
     except InvalidField as error:
         received = replace(received, wrong=(*received.wrong, *error.errors))
-    admit = partial(context.admission.generation, received, key, caller.limits, dry_run=dry_run)
+    admit = partial(context.admission.generation, received, key, caller.limits, dry_run=dry_run, only=caller.only)
     if context.admission.is_quick(received):
         new = admit()
     elif received.image is None:

@@ -64,6 +64,17 @@ class FrameOf(BaseModel):
     frame: Frame = "last"
 
 
+class LoraFile(BaseModel):
+    """A file of a LoRA of the library. Its bytes are in the store under its SHA-256."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str  # of the LoRA
+    expert: Literal["both", "high", "low"]
+    sha256: str
+    bytes: Whole
+
+
 class GenerationParams(BaseModel):
     """The stored parameters of a generation, with all defaults and the seed filled in."""
 
@@ -91,6 +102,7 @@ class GenerationParams(BaseModel):
     speed: Speed = "exact"
     devices_per_job: Whole = 1
     loras: tuple[Lora, ...] = ()
+    lora_files: tuple[LoraFile, ...] = ()  # of those from the library, as they were when the job was accepted
     fallback: tuple[str, ...] = ()
     fallback_applied: tuple[AppliedFallback, ...] = ()
     remixed_from: str | None = None  # the job whose parameters were taken, with another prompt
@@ -272,6 +284,22 @@ class BenchmarkParams(GenerationParams):
         return super().work * (self.runs + 1) * (len(self.tiers) + 1)
 
 
+class LoraFetchParams(BaseModel):
+    """Fetch a file of a LoRA from the hub (`repo`, `file`) or from a URL, and add it to the library."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node: str
+    name: str
+    expert: Literal["both", "high", "low"] = "both"
+    description: str = ""
+    repo: str | None = None
+    file: str | None = None
+    revision: str = "main"
+    url: str | None = None
+    with_token: bool = False  # whether the hub gets the installation's token, which serves administrators alone
+
+
 BulkAction = Literal["cancel", "retry", "delete", "set_priority"]
 
 
@@ -293,6 +321,7 @@ CLEANUP = "cleanup"
 PREPARE = "prepare"
 BENCHMARK = "benchmark"
 BULK = "bulk"
+LORA_FETCH = "lora_fetch"
 
 
 @dataclass(frozen=True)
@@ -312,6 +341,7 @@ JOB_TYPES: Mapping[str, JobType] = {
     CLEANUP: JobType(CLEANUP, "wanworks.cleanup", "node", CleanupParams),
     PREPARE: JobType(PREPARE, "wanworks.prepare", "node", PrepareParams),
     BENCHMARK: JobType(BENCHMARK, "wanworks.benchmark", "device", BenchmarkParams),
+    LORA_FETCH: JobType(LORA_FETCH, "wanworks.lora_fetch", "node", LoraFetchParams),
     BULK: JobType(BULK, "wanworks.bulk", "web", BulkParams),
 }
 

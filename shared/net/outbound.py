@@ -28,8 +28,8 @@ Resolve = Callable[[str, int], Sequence[str]]
 """(host name, port) -> its addresses. Raises OSError."""
 
 _ANSWER_BYTES = 64 << 10  # of a response whose body is ignored
-_REDIRECTS = 3
-_REDIRECT = frozenset({301, 302, 303, 307, 308})
+REDIRECTS = 3
+REDIRECT = frozenset({301, 302, 303, 307, 308})
 _LOOK_UP_SECONDS = 2.0  # for a name that the proxy looks up again: behind a proxy, many hosts have no resolver
 _BODY_SECONDS = 2.0  # for reading the body after the status
 
@@ -129,8 +129,8 @@ def post(
 
     async def ask() -> int:
         with anyio.fail_after(seconds):
-            route = await _route(url, allowed, resolve)
-            async with _client(route, seconds) as client:
+            route = await route_to(url, allowed, resolve)
+            async with client_of(route, seconds) as client:
                 return await _status(client, route.request(headers), content)
 
     return anyio.run(ask)
@@ -158,18 +158,18 @@ async def get(url: str, *, allowed: Allowed, max_bytes: int, seconds: float, res
 
 
 async def _fetched(url: str, allowed: Allowed, max_bytes: int, seconds: float, resolve: Resolve | None) -> bytes:
-    for _ in range(_REDIRECTS + 1):
-        route = await _route(url, allowed, resolve)
+    for _ in range(REDIRECTS + 1):
+        route = await route_to(url, allowed, resolve)
         # Not compressed, so that no small response can expand to a large one.
         request = route.request({"Accept": "image/*", "Accept-Encoding": "identity"})
-        async with _client(route, seconds) as client, client.stream("GET", **request) as answer:
-            if answer.status_code in _REDIRECT and "location" in answer.headers:
+        async with client_of(route, seconds) as client, client.stream("GET", **request) as answer:
+            if answer.status_code in REDIRECT and "location" in answer.headers:
                 url = urljoin(url, answer.headers["location"])
                 continue
             if answer.status_code != 200:
                 raise NotFetched(f"The URL responded with status {answer.status_code}")
             return await _body(answer, max_bytes)
-    raise NotFetched(f"The URL redirects more than {_REDIRECTS} times")
+    raise NotFetched(f"The URL redirects more than {REDIRECTS} times")
 
 
 async def _status(client: httpx.AsyncClient, request: Mapping[str, Any], content: bytes) -> int:
@@ -196,7 +196,7 @@ class _Route:
         return _aimed(self.parts, self.address, headers)
 
 
-async def _route(url: str, allowed: Allowed, resolve: Resolve | None) -> _Route:
+async def route_to(url: str, allowed: Allowed, resolve: Resolve | None) -> _Route:
     """Return the route to a URL. Raises ForbiddenAddress, ConfigurationError and OSError."""
     check_askable(url, allowed)
     proxy = proxies.proxy_for(url)
@@ -209,7 +209,8 @@ async def _route(url: str, allowed: Allowed, resolve: Resolve | None) -> _Route:
     return _Route(check_url(url), None, proxy)
 
 
-def _client(route: _Route, seconds: float) -> httpx.AsyncClient:
+def client_of(route: _Route, seconds: float) -> httpx.AsyncClient:
+    """Return a client for a route. `seconds`: how long the server may send nothing."""
     return httpx.AsyncClient(trust_env=False, proxy=route.proxy, timeout=seconds, follow_redirects=False)
 
 

@@ -6,8 +6,10 @@ files of attempts that did not win, which no row names, and unfinished uploads.
 """
 
 import asyncio
+import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -30,11 +32,13 @@ from shared.storage.layout import (
     ARTIFACTS,
     CHECKPOINT,
     INPUTS,
+    LORAS,
     MARKER,
     OrphanedFiles,
     artifact_name,
     every,
     input_path,
+    lora_name,
     must_mark,
 )
 from shared.storage.s3 import BucketFile, answers, refusals
@@ -155,6 +159,41 @@ class BucketStore:
         keys = [f"{prefix}{name}" for name in names if not name.isdigit() or of(int(name))]
         if left := self._delete(keys):
             raise next(iter(left.values()))
+
+    def put_lora(self, sha256: str, file: Path, check: Callable[[], None]) -> None:
+        self._send(file, self._key(LORAS, lora_name(sha256)), check, lambda: None)
+
+    def lora_file(self, sha256: str, cache: Path) -> Path:
+        """Download it once. The copy gets its name after its content was verified."""
+        name = lora_name(sha256)
+        there = cache / name
+        if there.is_file():
+            os.utime(there)  # those that were not used for the longest time are removed first
+            return there
+        temporary = cache / f".{name}.{os.getpid()}.{threading.get_ident()}.tmp"
+        try:
+            with answers(), full_disk_as_store_full():
+                cache.mkdir(parents=True, exist_ok=True)
+                self._files.get_file(self._path(LORAS, name), str(temporary))
+            with temporary.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != sha256:
+                raise StoreUnavailable(f"The bucket's file of the LoRA {sha256} has another content ({found})")
+            temporary.replace(there)
+        except FileNotFoundError:
+            raise NotFound("LoRA file", sha256) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+        return there
+
+    def drop_lora(self, sha256: str) -> None:
+        if left := self._delete([self._key(LORAS, lora_name(sha256))]):
+            raise next(iter(left.values()))
+
+    def loras(self, older_than_seconds: float) -> list[str]:
+        found = self._listed(self._key(LORAS, ""))
+        old = (one["Key"] for one in found if _age_seconds(one["LastModified"]) >= older_than_seconds)
+        return [Path(key).stem for key in old if key.endswith(".safetensors")]
 
     def drop_attempt(self, job_id: str, attempt: int) -> None:
         self._scratch.drop(_piece(job_id, attempt))

@@ -4,6 +4,7 @@ import heapq
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
@@ -18,11 +19,13 @@ from shared.storage.layout import (
     ARTIFACTS,
     CHECKPOINT,
     INPUTS,
+    LORAS,
     MARKER,
     OrphanedFiles,
     artifact_name,
     every,
     input_path,
+    lora_name,
     must_mark,
 )
 
@@ -137,6 +140,43 @@ class DirectoryStore:
         with suppress(OSError):  # another checkpoint or an attempt is there, or it is removed already
             folder.rmdir()
             folder.parent.rmdir()
+
+    def put_lora(self, sha256: str, file: Path, check: Callable[[], None]) -> None:
+        folder, name = self.root / LORAS, lora_name(sha256)
+        if (folder / name).is_file():
+            os.utime(folder / name)  # it is new again for the sweep
+            return
+        temporary = folder / f".{name}.{os.getpid()}.{threading.get_ident()}.tmp"
+        try:
+            with full_disk_as_store_full():
+                folder.mkdir(exist_ok=True)
+                with file.open("rb") as given, temporary.open("wb") as copy:
+                    while piece := given.read(_COPIED_BYTES):
+                        check()
+                        copy.write(piece)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                temporary.replace(folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(folder)
+
+    def lora_file(self, sha256: str, cache: Path) -> Path:
+        path = self.root / LORAS / lora_name(sha256)
+        if not path.is_file():
+            raise NotFound("LoRA file", sha256)
+        return path
+
+    def drop_lora(self, sha256: str) -> None:
+        try:
+            (self.root / LORAS / lora_name(sha256)).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(f"A LoRA's file cannot be removed from the store: {error.strerror}") from error
+
+    def loras(self, older_than_seconds: float) -> list[str]:
+        before = time.time() - older_than_seconds
+        files = (file for file in _children(self.root / LORAS) if file.suffix == ".safetensors")
+        return [file.stem for file in files if file.stat().st_mtime <= before]
 
     def drop_attempt(self, job_id: str, attempt: int) -> None:
         folder = self.root / ARTIFACTS / job_id

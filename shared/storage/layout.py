@@ -4,6 +4,7 @@
     inputs/<job>/<name>                    sent by the client
     artifacts/<job>/<attempt>/<name>       written by an attempt; only the winning attempt's are served
     artifacts/<job>/checkpoint/<attempt>   the latest checkpoint of an attempt, until the job has ended
+    loras/<sha256>.safetensors             a file of the library of LoRAs
 
 A directory can thus be copied to a bucket and back. Names come from the code or are checked here.
 """
@@ -17,7 +18,9 @@ MARKER = "marker"
 INPUTS = "inputs"
 ARTIFACTS = "artifacts"
 CHECKPOINT = "checkpoint"
+LORAS = "loras"
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -40,6 +43,13 @@ def artifact_name(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise NotFound("artifact", name)
     return name
+
+
+def lora_name(sha256: str) -> str:
+    """Return the name of a LoRA's file. Raises NotFound if it is no SHA-256."""
+    if _SHA256.fullmatch(sha256) is None:
+        raise NotFound("LoRA file", sha256)
+    return f"{sha256}.safetensors"
 
 
 def input_path(reference: str) -> str:

@@ -92,6 +92,28 @@ class Store(Protocol):
         """Remove the checkpoints of those of the job's attempts that `of` selects. Raises StoreUnavailable."""
         ...
 
+    def put_lora(self, sha256: str, file: Path, check: Callable[[], None]) -> None:
+        """Store a copy of a LoRA's file durably under its SHA-256. It is new for `loras`, also if it was there.
+
+        `check` is called several times a second and may raise. Raises StoreFull.
+        """
+        ...
+
+    def lora_file(self, sha256: str, cache: Path) -> Path:
+        """Return a LoRA's file as a local one: in place, or a verified copy in `cache`.
+
+        Raises NotFound, and StoreFull if there is no room for the copy.
+        """
+        ...
+
+    def drop_lora(self, sha256: str) -> None:
+        """Remove a LoRA's file from the store. Raises StoreUnavailable."""
+        ...
+
+    def loras(self, older_than_seconds: float) -> list[str]:
+        """Return the SHA-256 of the LoRAs' files that were stored at least that long ago."""
+        ...
+
     def drop_attempt(self, job_id: str, attempt: int) -> None:
         """Remove the attempt's files, on this machine and in the store. Missing files are ignored.
 

@@ -11,7 +11,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Queue": ("queue", "priority", "dead", "usage"),
     "Models": (
         "models", "download", "pause", "resume", "limit", "cancel-download", "verify", "prepare", "cleanup", "pin",
-        "unpin", "analytics", "fallback", "benchmark", "measure-memory", "demo-models", "hub",
+        "unpin", "loras", "analytics", "fallback", "benchmark", "measure-memory", "demo-models", "hub",
     ),
     "Installation": (
         "workers", "nodes", "drain", "undrain", "release", "remove-node", "alerts", "acknowledge", "audit", "keys",

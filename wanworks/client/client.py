@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import update_wrapper
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
 from urllib.parse import urljoin
@@ -21,6 +22,7 @@ import httpx
 from wanworks.client import batches as batch_calls
 from wanworks.client import calls, fetching, following, operating
 from wanworks.client import flows as flow_calls
+from wanworks.client import loras as lora_calls
 from wanworks.client.retries import Contact, Retry, patient
 from wanworks.client.shapes import (
     Alert,
@@ -60,6 +62,7 @@ T = TypeVar("T")
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
 _CONNECT_SECONDS = 5.0
+_PIECE_BYTES = 1 << 20
 
 
 class Operation(Generic[P, T]):
@@ -147,6 +150,11 @@ class _Calls:
     pin = Operation(calls.pin)
     alerts = Operation(calls.alerts)
     acknowledge = Operation(calls.acknowledge)
+    loras = Operation(lora_calls.loras)
+    upload_lora = Operation(lora_calls.upload_lora)
+    fetch_lora = Operation(lora_calls.fetch_lora)
+    change_lora = Operation(lora_calls.change_lora)
+    remove_lora = Operation(lora_calls.remove_lora)
     create_batch = Operation(batch_calls.create_batch)
     batch = Operation(batch_calls.batch)
     batches = Iteration(batch_calls.batches)
@@ -334,9 +342,31 @@ def _request(http: httpx.Client | httpx.AsyncClient, step: Send | Open) -> httpx
         timeout = httpx.Timeout(**{**usual, "read": step.quiet_seconds or usual["read"]})
         return http.build_request("GET", path, headers=step.headers, timeout=timeout)
     timeout = httpx.Timeout(**{**usual, "read": step.timeout_seconds or usual["read"]})
-    return http.build_request(
-        step.method, path, params=step.query or None, json=step.json, headers=step.headers, timeout=timeout
-    )
+    query = step.query or None
+    if step.file is None:
+        return http.build_request(
+            step.method, path, params=query, json=step.json, headers=step.headers, timeout=timeout
+        )
+    # With its length, a server can refuse it before it is sent.
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Content-Length": str(step.file.stat().st_size),
+        **step.headers,
+    }
+    pieces = _pieces(step.file) if isinstance(http, httpx.Client) else _pieces_later(step.file)
+    return http.build_request(step.method, path, params=query, content=pieces, headers=headers, timeout=timeout)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
+
+
+async def _pieces_later(path: Path) -> AsyncIterator[bytes]:
+    async with await anyio.open_file(path, "rb") as file:
+        while piece := await file.read(_PIECE_BYTES):
+            yield piece
 
 
 def _answer(response: httpx.Response, stream: _Body | None = None) -> Answer:

@@ -233,6 +233,34 @@ class Lora(TypedDict, total=False):
     scale: float
 
 
+class LoraFile(TypedDict):
+    expert: str
+    sha256: str
+    bytes: int
+    keys: int
+    rank: int | None
+    base: str | None
+    experts: list[str]
+    source: str
+    origin: str
+
+
+class StoredLora(TypedDict):
+    """A LoRA that requests may name. `id` is None for a file in the operator's folder."""
+
+    id: str | None
+    name: str
+    description: str
+    source: str
+    files: list[LoraFile]
+    bytes: int | None
+    mine: bool
+    owner: str | None
+    shared: bool
+    shared_with: list[str]
+    created_at: str | None
+
+
 PriorityName = Literal["critical", "high", "normal", "low"]
 
 

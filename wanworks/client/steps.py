@@ -6,6 +6,7 @@ Neither this module nor a call does I/O itself.
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import httpx
@@ -23,6 +24,7 @@ class Send:
     path: str
     query: Mapping[str, str | int] = field(default_factory=dict)
     json: object = None
+    file: Path | None = None  # whose content is the body, in place of `json`
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_seconds: float | None = None  # None: the client's default
     repeatable: bool = True  # sending it twice has the same effect as once

@@ -81,8 +81,9 @@ class Runner:
         handlers: Mapping[str, Handler],
         meters: Meters,
         ahead: Ahead | None = None,
+        before_claim: Callable[[str], object] = lambda _job_id: None,
     ) -> None:
-        """With `ahead`, a job may begin before its message comes."""
+        """With `ahead`, a job may begin before its message comes. `before_claim` fetches what the job needs."""
         self._settings = settings
         self._database = database
         self._claimant = claimant
@@ -91,6 +92,7 @@ class Runner:
         self._redis = RestingRedis(settings.redis)
         self._progress = Progress(self._redis)
         self._ahead = ahead
+        self._before_claim = before_claim
         if ahead is not None:
             ahead.run = self._claim_and_run
 
@@ -107,6 +109,10 @@ class Runner:
     def _claim_and_run(self, job_type: str, job_id: str) -> bool | None:
         """Return None if the job could not be claimed, else what `run` returns."""
         handler = self._handlers[job_type]
+        try:
+            self._before_claim(job_id)
+        except Exception as error:  # the attempt will find the reason again, and fail or return the job
+            log.warning("job %s: what it needs could not be fetched before its claim: %s", job_id, error)
         job = attempts.claim(self._database, job_id, self._claimant, self._settings.lease_seconds, handler.at_most)
         if job is None:
             return None

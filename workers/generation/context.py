@@ -1,6 +1,6 @@
 """Input and output of a generation. It must not depend on the database, Redis or Celery."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -46,6 +46,7 @@ class GenerationContext:
     asked_to_yield: Callable[[], bool] = lambda: False  # whether to stop after this step, with a checkpoint
     checkpointed: Callable[[int], None] = lambda _step: None  # called once a checkpoint after that step is on the disk
     lora_snapshot: Path | None = None  # of a preset: folder of its LoRA's files
+    lora_paths: Mapping[str, Path] = field(default_factory=dict)  # of LoRAs from the library, by SHA-256
     # Receives each frame by its index as soon as it is decoded; again, if decoding is repeated.
     on_frame: Callable[[int, "numpy.ndarray"], None] = lambda _index, _frame: None
     gang: tuple[Member, ...] = ()  # the other devices that it runs on; this process leads them

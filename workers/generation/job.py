@@ -19,6 +19,7 @@ from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.errors import BadInput, DeviceFailed, Fenced, ModelUnavailable, NotFound, StoreFull
 from shared.insight import tier_measurements
+from shared.jobs import records
 from shared.jobs.attempts import Claimant
 from shared.jobs.usage.durations import PhaseTimes, phase_times
 from shared.messaging.progress import Progress
@@ -40,6 +41,7 @@ from workers.generation.finishing.ending import Ending
 from workers.generation.finishing.leaving import Leaving
 from workers.generation.gang.gathering import gathered
 from workers.generation.link import Link
+from workers.generation.lora_copies import LoraCopies
 from workers.generation.read_ahead import read_ahead
 from workers.generation.reporting.publishing import sender
 from workers.generation.reporting.reporter import Reporter
@@ -95,6 +97,7 @@ class GenerationHandler:
         self._kind = "cpu" if (claimant.device or "").startswith("cpu-") else "cuda"
         self._ending = Ending(store, device_name)
         self._checkpoints = Checkpoints(settings.home)
+        self._loras = LoraCopies(settings, store)
         self._device = ThreadPoolExecutor(1, "device")
         self._lock = threading.Lock()
         self._begun: _Begun | None = None
@@ -102,6 +105,14 @@ class GenerationHandler:
         self._generations: dict[str, int] = {}  # of the files that the loaded models come from
         self._reported_models: list[dict[str, Any]] = []
         self._phase_times: dict[tuple[object, ...], tuple[float, PhaseTimes]] = {}
+
+    def before_claim(self, job_id: str) -> None:
+        """Fetch the LoRAs of a job that is about to be claimed, so that it does not hold the device meanwhile."""
+        if self._settings.store_url is None:
+            return  # they are read in place
+        job = records.get(self._database, job_id)
+        if job.type == GENERATION and not job.mock and job.params.get("loras"):
+            self._loras.paths(GenerationParams.model_validate(job.params).lora_files)
 
     def run(self, job: Job, heartbeat: Heartbeat) -> dict[str, Any] | None:
         store = self._store if self._settings.checkpoints_in_store else None
@@ -178,6 +189,7 @@ class GenerationHandler:
             report=link.report,
             check=link.check,
             lora_snapshot=replicas.lora_dir(self._settings.models_dir, entry),
+            lora_paths=self._loras.paths(params.lora_files),
             gang=gang,
             on_frame=link.frame,
             checkpoint=self._checkpoints.file(job.id) if checkpointed else None,
@@ -209,6 +221,7 @@ class GenerationHandler:
         if job.type != GENERATION or job.mock:
             return
         params = GenerationParams.model_validate(job.params)
+        self._loras.paths(params.lora_files)
         entry = self._catalogue.get(params.model_id)
         snapshot = replicas.snapshot_dir(self._settings.models_dir, entry)
         loaded = {(one["model_id"], one["quantization"]) for one in generation.warm()}

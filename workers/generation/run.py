@@ -174,7 +174,8 @@ def _generated(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray
     entry, params = context.entry, context.params
     steps = plan(params, entry)
     image = _opened(context.image)
-    found = loras.find(params.loras, context.settings.loras_dir, 1 if entry.boundary_ratio is None else 2)
+    stored = [(file, context.lora_paths.get(file.sha256)) for file in params.lora_files]
+    found = loras.find(params.loras, context.settings.loras_dir, 1 if entry.boundary_ratio is None else 2, stored)
     if entry.lora is not None:
         found = (loras.of_preset(entry, context.lora_snapshot), *found)
     size = steps.memory_size(image=image is not None, loras=loras.bytes_by_expert(found))

@@ -60,6 +60,7 @@ def _compute(told: dict[str, Any], to_leader: TextIO, settings: Any) -> int:
         report=lambda *_: None,
         check=lambda: None,
         lora_snapshot=Path(told["lora_snapshot"]) if told["lora_snapshot"] else None,
+        lora_paths={sha256: Path(path) for sha256, path in told["lora_paths"].items()},
         seat=Seat(told["rank"], told["size"], Path(told["meeting"]), arrive),
     )
     try:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from shared.catalogue import models
-from shared.catalogue.job_types import BENCHMARK, CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK, PREPARE
+from shared.catalogue.job_types import BENCHMARK, CLEANUP, DOWNLOAD, GENERATION, INTEGRITY_CHECK, LORA_FETCH, PREPARE
 from shared.catalogue.models import Catalogue
 from shared.cluster import nodes
 from shared.database.engine import Database
@@ -80,7 +80,14 @@ def reporter() -> LoopReporter:
 @cache
 def runner() -> Runner:
     """Return the runner. Raises StoreMismatch if this node does not find the installation's store."""
-    return Runner(settings(), database(), claimant(), handlers(), meters(), ahead() if role() == "gpu" else None)
+    by_type = handlers()
+    if role() != "gpu":
+        return Runner(settings(), database(), claimant(), by_type, meters())
+    from workers.generation.job import GenerationHandler
+
+    generations = by_type[GENERATION]
+    assert isinstance(generations, GenerationHandler)
+    return Runner(settings(), database(), claimant(), by_type, meters(), ahead(), generations.before_claim)
 
 
 @cache
@@ -107,6 +114,7 @@ def handlers() -> Mapping[str, Handler]:
     from workers.models.cleanup import CleanupHandler
     from workers.models.download import DownloadHandler
     from workers.models.integrity import IntegrityHandler
+    from workers.models.lora_fetch import LoraFetchHandler
     from workers.models.prepare import PrepareHandler
 
     return {
@@ -114,6 +122,7 @@ def handlers() -> Mapping[str, Handler]:
         INTEGRITY_CHECK: IntegrityHandler(settings(), database(), catalogue(), redis),
         CLEANUP: CleanupHandler(settings(), database(), catalogue(), store, redis),
         PREPARE: PrepareHandler(settings(), database(), catalogue(), redis),
+        LORA_FETCH: LoraFetchHandler(settings(), database(), store, redis),
     }
 
 

@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 from api.access import key_limits
 from api.http import images
 from api.http.body import ReceivedRequest
 from api.services.admission import retry_rules
 from api.services.admission.fallbacks import Fallbacks
+from api.services.admission.lora_names import LoraNames
 from api.services.admission.memory_check import MemoryCheck
 from api.services.storage import Storage
 from shared import clock
@@ -32,25 +32,31 @@ from shared.net.outbound import Allowed
 from shared.settings import Settings
 from shared.states import JOB_ENDS, JobState, Priority
 from wanworks.net.urls import ForbiddenAddress
-from wanworks.requests import GenerationRequest, Lora
+from wanworks.requests import GenerationRequest
 
 log = logging.getLogger("wanworks.admission")
 
 _INPUT_NAME = "image.png"
-_SHOWN_LORAS = 20
 _FARTHEST_START = timedelta(days=366)
 _UNLIMITED = Limits()
 
 
 class Admission:
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, storage: Storage, fallbacks: Fallbacks, memory: MemoryCheck
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        storage: Storage,
+        fallbacks: Fallbacks,
+        memory: MemoryCheck,
+        loras: LoraNames,
     ) -> None:
         self._settings = settings
         self._catalogue = catalogue
         self._storage = storage
         self._fallbacks = fallbacks
         self._memory = memory
+        self._loras = loras
 
     def is_quick(self, received: ReceivedRequest) -> bool:
         """Return whether `generation` does no I/O for this request, so that it may run on the event loop."""
@@ -71,11 +77,13 @@ class Admission:
         *,
         dry_run: bool = False,
         job_id: str | None = None,
+        only: str | None = None,
     ) -> NewJob:
         """Return the requested job. Its image is already in the store; `discard` removes it.
 
         `limits`: of the caller's key. `dry_run`: check everything, but store nothing and start no download. `job_id`:
-        the id of the job, if it is chosen already.
+        the id of the job, if it is chosen already. `only`: the key whose LoRAs it may use, besides shared ones; None:
+        all.
 
         Raises InvalidField with every invalid field, Forbidden, NotEnoughMemory, StoreFull, StoreMismatch or
         DatabaseUnavailable.
@@ -83,7 +91,7 @@ class Admission:
         request = received.request
         job_id = job_id or ids.new_id()
         try:
-            params = self._checked(received, f"{job_id}/{_INPUT_NAME}", limits)
+            params = self._checked(received, f"{job_id}/{_INPUT_NAME}", limits, only)
         except InvalidField as error:
             known = any(one.loc[1:2] == ("image",) for one in error.errors)
             raise InvalidField(*error.errors, *(() if known else _of_the_image(received))) from None
@@ -130,6 +138,8 @@ class Admission:
         awaits_frame = in_flow and params.image_of is not None
         if not in_flow:
             params = _without_flow(params)
+        if gone := self._loras.gone(params.lora_files):
+            raise Conflict(f"The job cannot be repeated, because its LoRAs were removed: {', '.join(gone)}")
         key_limits.check_model(limits, params.model_id)
         if wrong := key_limits.wrong_fields(limits, params):
             raise Forbidden("; ".join(f"{one.loc[-1]}: {one.msg}" for one in wrong))
@@ -198,15 +208,15 @@ class Admission:
                 "model_id", f"there is no model {model_id!r}; available: {offered}", "unknown"
             ) from None
 
-    def _checked(self, received: ReceivedRequest, image: str, limits: Limits) -> GenerationParams:
+    def _checked(self, received: ReceivedRequest, image: str, limits: Limits, only: str | None) -> GenerationParams:
         """Return the parameters with defaults filled in. `image`: the name for the input image.
 
         Raises InvalidField with every invalid field, and Forbidden for a model that the key may not use.
         """
         request = received.request
         wrong = [*received.wrong, *retry_rules.wrong_fields(self._settings, request)]
-        if request.loras:
-            wrong += unknown_loras(self._settings.loras_dir, request.loras)
+        lora_files, unknown = self._loras.files(request.loras, only)
+        wrong += unknown
         if request.webhook_url is not None:
             wrong += refused_webhook(request.webhook_url, self._settings)
         wrong += _impossible_times(request)
@@ -221,7 +231,7 @@ class Admission:
             raise InvalidField(*wrong, *(one for one in error.errors if one.loc[1:2] not in named)) from None
         if wrong:
             raise InvalidField(*wrong)
-        return params
+        return params.model_copy(update={"lora_files": lora_files}) if lora_files else params
 
     def _new_job(
         self,
@@ -309,15 +319,3 @@ def refused_webhook(url: str, settings: Settings) -> tuple[FieldError, ...]:
         msg = f"{error.message}, so no webhook can be sent there; give a public URL"
         return (FieldError(("body", "webhook_url"), msg, error.code),)
     return ()
-
-
-def unknown_loras(folder: Path, loras: list[Lora]) -> tuple[FieldError, ...]:
-    """Return an error for each LoRA without a file in the folder, plain or for high or low noise (`.high`, `.low`)."""
-    stems = {path.stem for path in folder.glob("*.safetensors")} if folder.is_dir() else set()
-    there = {stem.removesuffix(".high").removesuffix(".low") for stem in stems}
-    shown = ", ".join(sorted(there)[:_SHOWN_LORAS]) or "none"
-    return tuple(
-        FieldError(("body", "loras", place, "name"), f"there is no LoRA {lora.name!r}; available: {shown}", "unknown")
-        for place, lora in enumerate(loras)
-        if lora.name not in there
-    )

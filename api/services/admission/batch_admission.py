@@ -107,7 +107,7 @@ def _checked(
 ) -> NewJob | None:
     """Return the job without storing anything. Note why it cannot be admitted."""
     try:
-        return admission.generation(request, None, caller.limits, dry_run=True, job_id=job_id)
+        return admission.generation(request, None, caller.limits, only=caller.only, dry_run=True, job_id=job_id)
     except InvalidField as error:
         errors.add(place, error.errors)
     except Forbidden as error:
@@ -128,7 +128,7 @@ def _stored(
                 isinstance(new.params, GenerationParams) and bool(new.params.fallback_applied)
             )
             if needs_more:
-                new = admission.generation(request, None, caller.limits, job_id=new.id)
+                new = admission.generation(request, None, caller.limits, only=caller.only, job_id=new.id)
             jobs.append(caller.owning(new))
     except WanworksError:
         discard(admission, [*jobs, *admitted[len(jobs) : len(jobs) + 1]])

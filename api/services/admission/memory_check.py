@@ -12,7 +12,7 @@ from shared.catalogue.models import Catalogue, CatalogueEntry, parse_resolution
 from shared.errors import InvalidField, NotEnoughMemory
 from shared.management import reductions
 from shared.management.reductions import Request
-from shared.models import lora_files
+from shared.models.loras import folder as lora_folder
 from shared.models.memory_plan import Needs
 from wanworks.requests import GenerationRequest, Quantization
 
@@ -101,7 +101,7 @@ class MemoryCheck:
 
     def _wanted(self, params: GenerationParams) -> Request:
         entry = self._catalogue.get(params.model_id)
-        return _request(entry, params, lora_files.bytes_of(self._loras_dir, params.loras))
+        return _request(entry, params, lora_folder.bytes_of(self._loras_dir, params.loras, params.lora_files))
 
     def needs(self, params: GenerationParams) -> str:
         """Return what the generation needs, as `Needs.read` reads it."""

@@ -28,6 +28,7 @@ from shared.database.tables.jobs import Job as Job
 from shared.database.tables.jobs import Use as Use
 from shared.database.tables.jobs import UseDay as UseDay
 from shared.database.tables.jobs import WebhookMessage as WebhookMessage
+from shared.database.tables.loras import StoredLora as StoredLora
 from shared.database.tables.models import Blob as Blob
 from shared.database.tables.models import ModelVersion as ModelVersion
 from shared.database.tables.models import Pin as Pin

@@ -149,6 +149,18 @@ def test_the_page_of_the_command_line(stack: Stack, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_of_the_loras(stack: Stack, tmp_path: Path) -> None:
+    done = as_read(in_one_script(DOCS / "loras.md"), tmp_path, seconds=250, WANWORKS_URL=stack.url)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert (tmp_path / "boat.mp4").read_bytes()[4:8] == b"ftyp"
+    assert '"name":"kodak"' in (tmp_path / "kodak.json").read_text().replace(" ", "")
+    assert '"lora_files"' not in (tmp_path / "job.json").read_text()
+    assert '"status":"queued"' in (tmp_path / "job.json").read_text().replace(" ", "")
+    assert re.search(r"^film-grain +both +4 ", done.stdout, re.MULTILINE)
+    assert "kodak was removed" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_page_of_the_flows(stack: Stack, tmp_path: Path) -> None:
     if shutil.which("jq") is None:
         lacking("no jq on PATH")

@@ -1,7 +1,7 @@
 """Shared by tests of generation: the demo models, and one call that runs a request and reads the file."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL import Image
 
 from shared import settings
 from shared.catalogue import models
-from shared.catalogue.job_types import settle
+from shared.catalogue.job_types import LoraFile, settle
 from shared.catalogue.models import CatalogueEntry
 from shared.models import replicas
 from wanworks.requests import GenerationRequest
@@ -71,11 +71,15 @@ class Studio:
         entry: CatalogueEntry | None = None,
         gang: tuple[Member, ...] = (),
         keep_frames: Callable[[Sequence[numpy.ndarray]], None] | None = None,
+        lora_files: Sequence[Mapping[str, Any]] = (),
+        lora_paths: Mapping[str, Path] | None = None,
         **request: Any,
     ) -> Made:
         entry = entry or CATALOGUE.get(model_id)
         asked = {"resolution": "64x64", "frames": 9, "steps": 2, "seed": 7, "prompt": "a cat on the moon", **request}
         params = settle(GenerationRequest(model_id=model_id, **asked), entry, "input" if image else None)
+        if lora_files:
+            params = params.model_copy(update={"lora_files": tuple(map(LoraFile.model_validate, lora_files))})
         self.count += 1
         folder = self.home / f"out-{self.count}"
         folder.mkdir()
@@ -86,7 +90,7 @@ class Studio:
             lora = replicas.lora_dir(snapshots()[entry.weights_id].parents[2], entry)
         context = GenerationContext(
             "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check,
-            lora_snapshot=lora, gang=gang,
+            lora_snapshot=lora, gang=gang, lora_paths=lora_paths or {},
         )  # fmt: skip
         made, frames = run.decode(context)
         if keep_frames is not None:

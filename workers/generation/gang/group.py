@@ -94,6 +94,7 @@ class Group:
             "snapshot": str(context.snapshot),
             "image": str(context.image) if context.image is not None else None,
             "lora_snapshot": str(context.lora_snapshot) if context.lora_snapshot is not None else None,
+            "lora_paths": {sha256: str(path) for sha256, path in context.lora_paths.items()},
         }
         env = {**os.environ, "WANWORKS_DEVICE": member.label}
         if member.visible or "CUDA_VISIBLE_DEVICES" in env:

@@ -21,6 +21,9 @@ from shared.database.engine import Database
 from shared.jobs import records
 from shared.jobs.ending import webhooks
 from shared.jobs.flows import accepting
+from shared.models.loras import library
+from shared.models.loras.header import Described
+from shared.models.loras.library import NewFile
 from shared.settings import Settings
 from shared.states import Scope
 from shared.storage.directory import DirectoryStore
@@ -55,6 +58,12 @@ ROWS = {
     "POST /api/v1/jobs/benchmark": Row(ADMIN, body={"model_id": "T2V-A14B"}),
     "POST /api/v1/jobs/bulk": Row(SUBMIT, body={"action": "cancel", "filter": {"status": "paused"}}),
     "POST /api/v1/batches": Row(SUBMIT, body={"jobs": [{"params": GOOD}]}),
+    "GET /api/v1/loras": Row(READ),
+    "POST /api/v1/loras": Row(SUBMIT),
+    "POST /api/v1/loras/fetch": Row(SUBMIT, body={"name": "grain", "url": "https://example.com/grain.safetensors"}),
+    "GET /api/v1/loras/{id}": Row(READ, own=True),
+    "PATCH /api/v1/loras/{id}": Row(SUBMIT, own=True, body={"shared": True}),
+    "DELETE /api/v1/loras/{id}": Row(SUBMIT, own=True),
     "GET /api/v1/batches": Row(READ),
     "GET /api/v1/batches/{id}": Row(READ, own=True),
     "POST /api/v1/batches/{id}/cancel": Row(SUBMIT, own=True),
@@ -177,6 +186,8 @@ class Installation:
             job = accepted(self.database, owner=self._owner()).id
         if path.startswith("/api/v1/dashboard/alerts/"):
             job = self.alert
+        if path.startswith("/api/v1/loras/"):
+            job = self._lora()
         if path.startswith("/api/v1/flows/"):
             job = self.flow
         if path.startswith("/api/v1/batches/"):
@@ -186,6 +197,10 @@ class Installation:
             "file": "main.js", "path:path": "tasks",
         }  # fmt: skip
         return re.sub(r"\{([\w:]+)\}", lambda match: given.get(match[1], "T2V-A14B"), path)
+
+    def _lora(self) -> str:
+        file = NewFile("both", "0" * 64, 1, Described(1, 4, None, ()), "upload", "")
+        return library.add(self.database, f"lora-{clock.now().timestamp()}", file, owner=self._owner()).id
 
     def _owner(self) -> str | None:
         return records.get(self.database, self.job).owner

@@ -1,5 +1,6 @@
 """What every store promises, as a class of tests. A backend passes it with a subclass that gives its settings."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -172,3 +173,23 @@ class StoreConformance:
         assert [one.job_id for one in store.orphaned_files(-5.0)] == ["job-29"]
         store.drop_job("job-0")
         store.drop_attempt("job-0", 1)
+
+    def test_the_file_of_a_lora_is_kept_under_its_sha256_and_dropped(self, opened: Open, tmp_path: Path) -> None:
+        store = opened()
+        content = b"weights" * 1000
+        sha256 = hashlib.sha256(content).hexdigest()
+        (tmp_path / "lora").write_bytes(content)
+        for _ in range(2):  # the second time it is there already
+            store.put_lora(sha256, tmp_path / "lora", nothing)
+        copies = tmp_path / "copies"
+        assert store.lora_file(sha256, copies).read_bytes() == content
+        assert store.lora_file(sha256, copies).read_bytes() == content
+        assert (store.loras(0), store.loras(3600)) == ([sha256], [])
+        assert list(store.orphaned_files(0)) == []
+        store.drop_lora(sha256)
+        store.drop_lora(sha256)
+        assert store.loras(0) == []
+        with pytest.raises(NotFound):
+            store.lora_file(sha256, tmp_path / "no-copies")
+        with pytest.raises(NotFound):
+            store.lora_file("../marker", copies)

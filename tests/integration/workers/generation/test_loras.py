@@ -109,3 +109,33 @@ def test_a_lora_on_an_int8_model(studio: Studio) -> None:
     styled = studio.generate("TI2V-5B", quantization="int8", loras=[{"name": "style"}])
     assert styled.sha256 != plain.sha256
     assert studio.generate("TI2V-5B", quantization="int8").sha256 == plain.sha256
+
+
+def test_files_of_the_library_are_applied_like_those_of_the_folder(studio: Studio) -> None:
+    write_lora(studio.settings.loras_dir / "both.safetensors")
+    write_lora(studio.settings.loras_dir / "pair.high.safetensors", scale=0.3)
+    write_lora(studio.settings.loras_dir / "pair.low.safetensors", scale=0.7)
+    wanted = [{"name": "both"}, {"name": "pair", "scale": 0.8}]
+    of_folder = studio.generate("T2V-A14B", loras=wanted)
+    paths, files = {}, []
+    for name, expert in (("both", "both"), ("pair.high", "high"), ("pair.low", "low")):
+        path = studio.settings.loras_dir / f"{name}.safetensors"
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        paths[sha256] = path.rename(path.with_name(f"{sha256}.safetensors"))
+        about = {
+            "name": name.partition(".")[0],
+            "expert": expert,
+            "sha256": sha256,
+            "bytes": paths[sha256].stat().st_size,
+        }
+        files.append(about)
+    of_library = studio.generate("T2V-A14B", loras=wanted, lora_files=files, lora_paths=paths)
+    assert of_library.sha256 == of_folder.sha256
+    assert [sorted(one["files"].values()) for one in of_library.outcome.manifest["loras"]] == [
+        [files[0]["sha256"]],
+        sorted(one["sha256"] for one in files[1:]),
+    ]
+    with pytest.raises(BadInput, match="no longer in the store"):
+        studio.generate("T2V-A14B", loras=wanted, lora_files=files, lora_paths={})
+    with pytest.raises(BadInput, match="pair for high and low noise"):
+        studio.generate("TI2V-5B", loras=wanted[1:], lora_files=files[1:], lora_paths=paths)

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from shared.catalogue.entries import CatalogueEntry
+from shared.catalogue.job_types import LoraFile as StoredFile
 from shared.errors import BadInput, ModelUnavailable
 from shared.models.stored_files import is_pointer
 from shared.models.verification import is_oid
@@ -27,6 +28,7 @@ from workers.generation.pipelines.weights.lora_formats import HIGH, LOW, Reading
 
 log = logging.getLogger(__name__)
 
+_PAIR = "The LoRA {!r} is a pair for high and low noise; this model has one transformer."
 _LISTED_KEYS = 100  # at most this many keys that did not apply are listed for each file and expert
 
 
@@ -56,9 +58,19 @@ class FoundLora:
         return {"name": self.name, "scale": self.scale, "files": files}
 
 
-def find(loras: Sequence[Lora], folder: Path, experts: int) -> tuple[FoundLora, ...]:
-    """Return the files of each LoRA. Raises BadInput for one that is missing or made for another number of experts."""
-    return tuple(FoundLora(lora.name, lora.scale, _files(lora.name, folder, experts)) for lora in loras)
+def find(
+    loras: Sequence[Lora], folder: Path, experts: int, library: Sequence[tuple[StoredFile, Path | None]] = ()
+) -> tuple[FoundLora, ...]:
+    """Return the files of each LoRA: those in `library`, with their paths on this node, else those in the folder.
+
+    Raises BadInput for one that is missing or made for another number of experts.
+    """
+    found = []
+    for lora in loras:
+        stored = [(file, path) for file, path in library if file.name == lora.name]
+        files = _of_library(lora.name, stored, experts) if stored else _files(lora.name, folder, experts)
+        found.append(FoundLora(lora.name, lora.scale, files))
+    return tuple(found)
 
 
 def of_preset(entry: CatalogueEntry, snapshot: Path | None) -> FoundLora:
@@ -101,6 +113,18 @@ def applied(
         yield _apply(pipeline, dtype, loras, adopt, undo)
 
 
+def _of_library(name: str, stored: Sequence[tuple[StoredFile, Path | None]], experts: int) -> tuple[LoraFile, ...]:
+    files: list[LoraFile] = []
+    for file, path in stored:
+        if path is None:
+            raise BadInput(f"The file of the LoRA {name!r} is no longer in the store.")
+        if file.expert != "both" and experts == 1:
+            raise BadInput(_PAIR.format(name))
+        its_experts = range(1, experts + 1) if file.expert == "both" else (HIGH if file.expert == "high" else LOW,)
+        files += [LoraFile(path, expert, file.sha256) for expert in its_experts]
+    return tuple(files)
+
+
 def _files(name: str, folder: Path, experts: int) -> tuple[LoraFile, ...]:
     if LORA_NAME.fullmatch(name) is None:
         raise BadInput(f"{name[:128]!r} is not a valid LoRA name.")
@@ -112,7 +136,7 @@ def _files(name: str, folder: Path, experts: int) -> tuple[LoraFile, ...]:
     if not high.is_file() and not low.is_file():
         raise BadInput(f"There is no LoRA {name!r} on this node.")
     if experts == 1:
-        raise BadInput(f"The LoRA {name!r} is a pair for high and low noise; this model has one transformer.")
+        raise BadInput(_PAIR.format(name))
     pair = ((high, HIGH), (low, LOW))
     return tuple(LoraFile(path, expert, _sha256(path)) for path, expert in pair if path.is_file())
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from shared.models.lora_files import bytes_of
+from shared.models.loras.folder import bytes_of
 from wanworks.requests import Lora
 
 

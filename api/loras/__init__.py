@@ -1,0 +1,1 @@
+"""The library of LoRAs: list, upload, fetch, share and remove."""

@@ -11,7 +11,7 @@ import typer
 from pydantic import SecretStr
 
 from wanworks import config_file
-from wanworks.cli import alerts, benchmark, flow, jobs, nodes, operating, queue, screen
+from wanworks.cli import alerts, benchmark, flow, gallery, jobs, nodes, operating, queue, screen
 from wanworks.cli import models as model_commands
 from wanworks.cli.batches import batches
 from wanworks.cli.keys import keys
@@ -255,6 +255,7 @@ nodes.register(app)
 queue.register(app)
 flow.register(app)
 batches.register(app)
+gallery.register(app)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

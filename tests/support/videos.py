@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import insert, update
+from sqlalchemy import update
 from sqlmodel import col, select
 
 from shared import clock
 from shared.database.engine import Database
 from shared.database.tables import Job, Video
-from shared.jobs import attempts
+from shared.jobs import attempts, ids
 from shared.jobs.ending import videos
 from tests.support.jobs import accepted, claimed, new_job
 
@@ -34,25 +34,33 @@ def aged(database: Database, job: Job, by: timedelta) -> None:
         session.connection().execute(update(Job).where(col(Job.id) == job.id).values(finished_at=moment))
 
 
-def stored(database: Database, prompts: Sequence[str], *, until: datetime | None = None, **values: Any) -> list[str]:
+def stored(
+    database: Database,
+    prompts: Sequence[str],
+    *,
+    until: datetime | None = None,
+    artifacts: Sequence[dict[str, Any]] = (),
+    **values: Any,
+) -> list[str]:
     """Store a finished video for each prompt, a second apart, the last one newest. Return their ids, oldest first."""
     last = until or clock.now()
     job_ids: list[str] = []
+    new = new_job(**values)
+    params = new.params.model_dump(mode="json")
     for first in range(0, len(prompts), 500):
         jobs = []
         for number, prompt in enumerate(prompts[first : first + 500], first):
-            new = new_job(prompt=prompt, **values)
             ended = last - timedelta(seconds=len(prompts) - 1 - number)
             jobs.append(
                 Job(
-                    id=new.id, type="generation", status="succeeded", model_id=new.model_id, priority=2,
-                    owner=new.owner, params=new.params.model_dump(mode="json"), labels={}, queued_at=0.0, attempt=1,
+                    id=ids.new_id(), type="generation", status="succeeded", model_id=params["model_id"], priority=2,
+                    owner=new.owner, params={**params, "prompt": prompt}, labels={}, queued_at=0.0, attempt=1,
                     percent=100.0, created_at=ended, started_at=ended, finished_at=ended,
-                    result={"artifacts": ARTIFACTS, "width": 64, "height": 64},
+                    result={"artifacts": [*artifacts], "width": 64, "height": 64},
                 )
             )  # fmt: skip
         with database.write() as session:
-            session.connection().execute(insert(Job), [job.model_dump() for job in jobs])
+            session.add_all(jobs)
             videos.add(session, jobs)
         job_ids += [job.id for job in jobs]
     return job_ids

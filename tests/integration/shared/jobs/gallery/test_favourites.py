@@ -84,7 +84,7 @@ def test_a_favourite_made_while_retention_looks_is_kept_with_its_files(
 
     monkeypatch.setattr(records, "purgeable", marked_meanwhile)
     dropped: list[str] = []
-    monkeypatch.setattr(store, "drop_jobs", lambda job_ids: dropped.extend(job_ids) or {})
+    monkeypatch.setattr(type(store), "drop_jobs", lambda _, job_ids: dropped.extend(job_ids) or {})
     assert ticks.apply_retention(database, store, MONTH) == "0 jobs removed"
     assert dropped == []
     assert records.get(database, job.id).id == job.id

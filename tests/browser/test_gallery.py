@@ -26,6 +26,13 @@ MOST_CELLS = 300
 MOST_TASK_MS = 50
 
 
+SCROLL = """async (top) => {
+    scrollTo({top});
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    return document.querySelectorAll('.cell').length;
+}"""
+
+
 class Site:
     """A web process, its address, and the videos with files, newest first."""
 
@@ -155,12 +162,13 @@ def test_favourites_and_collections_by_mouse_and_key(opened: Callable[..., Page]
     page.get_by_role("dialog").get_by_role("button", name="Create").click()
     expect(page.get_by_text("Added to the collection")).to_be_visible()
     page.get_by_role("link", name="Gallery").click()
-    page.get_by_label("Collection", exact=True).select_option(label="boats (1)")
+    collection = page.locator("#gallery select[name=collection]")
+    collection.select_option(label="boats (1)")
     expect(page.locator(".cell")).to_have_count(1)
     page.get_by_role("button", name="Rename collection boats").click()
     page.get_by_role("dialog").get_by_label("Name").fill("ships")
     page.keyboard.press("Enter")
-    expect(page.get_by_label("Collection", exact=True)).to_contain_text("ships (1)")
+    expect(collection).to_contain_text("ships (1)")
     page.get_by_role("button", name="Delete collection").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(page.locator("#gallery [role=status]")).to_have_text("5,003 videos")
@@ -224,28 +232,27 @@ def test_videos_are_compared_in_step(opened: Callable[..., Page], site: Site) ->
     expect(dialog).to_have_count(0)
 
 
+def task_seconds(measuring: Any) -> float:
+    """Return how long the page's tasks have taken so far."""
+    found = measuring.send("Performance.getMetrics")["metrics"]
+    return float(next(one["value"] for one in found if one["name"] == "TaskDuration"))
+
+
 def test_five_thousand_videos_scroll_with_few_cells_and_short_tasks(opened: Callable[..., Page]) -> None:
     page = opened()
     full = page.evaluate("document.documentElement.scrollHeight")
-    page.evaluate("""
-        window.tasks = [];
-        new PerformanceObserver((list) => tasks.push(...list.getEntries().map((one) => one.duration)))
-            .observe({type: 'longtask'});
-    """)
-    scrolled = page.evaluate("""async () => {
-        let most = 0;
-        const height = document.documentElement.scrollHeight;
-        for (let step = 1; step <= 40; step += 1) {
-            scrollTo({top: height * step / 40});
-            await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-            most = Math.max(most, document.querySelectorAll('.cell').length);
-        }
-        return [most, document.documentElement.scrollHeight];
-    }""")
-    assert 0 < scrolled[0] <= MOST_CELLS
-    assert scrolled[1] == full, "the scroll bar was right from the start"
+    # In time of the processor, because other processes may keep the browser waiting.
+    measuring = page.context.new_cdp_session(page)
+    measuring.send("Performance.enable", {"timeDomain": "threadTicks"})
+    most, longest, before = 0, 0.0, task_seconds(measuring)
+    for step in range(1, 41):
+        most = max(most, page.evaluate(SCROLL, full * step / 40))
+        now = task_seconds(measuring)
+        longest, before = max(longest, now - before), now
+    assert 0 < most <= MOST_CELLS
+    assert longest * 1000 <= MOST_TASK_MS, "all tasks of a step together"
+    assert page.evaluate("document.documentElement.scrollHeight") == full, "the scroll bar was right from the start"
     expect(page.get_by_text("stored number 0", exact=True)).to_be_visible()
-    assert [task for task in page.evaluate("tasks") if task > MOST_TASK_MS] == []
     page.evaluate("scrollTo({top: 0})")
     page.locator(".cell-link").first.focus()
     page.keyboard.press("End")

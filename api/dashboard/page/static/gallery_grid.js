@@ -39,6 +39,10 @@ function schedule() {
 
 function draw(element) {
   place = element;
+  if (!element.isConnected) {
+    queueMicrotask(() => element.isConnected && draw(element)); // it is about to be, and has no width before
+    return;
+  }
   measure(element.clientWidth || 1);
   const { columns, row } = layout;
   const rows = Math.ceil(own.total / columns);

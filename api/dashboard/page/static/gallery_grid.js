@@ -48,7 +48,7 @@ function draw(element) {
   const rows = Math.ceil(own.total / columns);
   element.style.setProperty("height", `${rows * row}px`);
   const above = -element.getBoundingClientRect().top;
-  const around = Math.max(1, Math.min(3, Math.floor((MOST_CELLS / columns - innerHeight / row) / 2)));
+  const around = Math.max(1, Math.min(2, Math.floor((MOST_CELLS / columns - innerHeight / row) / 2)));
   const first = Math.max(0, Math.floor(above / row) - around);
   const last = Math.min(rows, Math.ceil((above + innerHeight) / row) + around, first + Math.max(1, Math.floor(MOST_CELLS / columns)));
   const cells = [];

@@ -7,6 +7,8 @@ from api.dashboard import handlers as dashboard
 from api.documentation import handlers as documentation
 from api.documentation import openapi
 from api.flows import handlers as flows
+from api.gallery import collections
+from api.gallery import videos as gallery
 from api.jobs import artifacts, batches, benchmarks, bulk, dead, events, node_jobs, webhooks
 from api.jobs import handlers as jobs
 from api.loras import handlers as loras
@@ -22,6 +24,8 @@ OPERATIONS = (
     *flows.OPERATIONS,
     *batches.OPERATIONS,
     *bulk.OPERATIONS,
+    *gallery.OPERATIONS,
+    *collections.OPERATIONS,
     *node_jobs.OPERATIONS,
     *benchmarks.OPERATIONS,
     *loras.OPERATIONS,

@@ -18,6 +18,7 @@ SCHEDULES = (
     # A tick runs for 30 s at most, so even a large removal leaves the worker free half of the time.
     Schedule("retention", "wanworks.tick.retention", 60.0),
     Schedule("sweep", "wanworks.tick.sweep", 300.0),
+    Schedule("gallery", "wanworks.tick.gallery", 60.0),
     Schedule("roll_up", "wanworks.tick.roll_up", 600.0),
     Schedule("snapshot", "wanworks.tick.snapshot", 60.0),
     Schedule("alerts", "wanworks.tick.alerts", 15.0),

@@ -26,6 +26,7 @@ from shared.jobs import accepting, ids, records
 from shared.jobs.accepting import NewJob
 from shared.jobs.claims import pauses
 from shared.jobs.ending import batch_ends, webhooks
+from shared.jobs.gallery import filling
 from shared.jobs.reading import queues
 from shared.jobs.usage import by_day
 from shared.management import library
@@ -53,7 +54,8 @@ _BATCHES = 20
 # Up to this many jobs whose files cannot be removed are skipped; with more, the store itself has failed.
 _MOST_FAILED = 1000
 _LOGGED_AT_ONCE = 5
-_SWEPT_UNTIL, _MESSAGES_UNTIL = "swept_until", "webhook_messages_until"  # where the next tick continues
+# Where the next tick continues.
+_SWEPT_UNTIL, _MESSAGES_UNTIL, _FILLED_UNTIL = "swept_until", "webhook_messages_until", "gallery_filled_until"
 # No process can still finish an upload to a bucket that is older than this.
 _UNFINISHED_SECONDS = 24 * 3600.0
 # The period over which the starts of the nodes' scheduled checks are spread.
@@ -74,7 +76,8 @@ def apply_retention(
 ) -> str:
     """Remove ended jobs older than `retention` and deleted jobs, after their artifacts. Return a summary.
 
-    A job whose files cannot be removed keeps its row and is logged and counted; other jobs are not delayed.
+    Favourites and videos in collections stay. A job whose files cannot be removed keeps its row and is logged and
+    counted; other jobs are not delayed.
     """
     dropped, failed = 0, set[str]()
     before = clock.now() - retention
@@ -83,10 +86,11 @@ def apply_retention(
         if not job_ids:
             break
         store.ask()  # with a missing mount no files would be found, although all still exist
-        left = store.drop_jobs(job_ids)
+        gone = records.expire(database, job_ids)
+        left = store.drop_jobs(gone)
         _report_left(left, meters)
         failed |= left.keys()
-        dropped += records.purge(database, [job_id for job_id in job_ids if job_id not in left])
+        dropped += records.purge(database, [job_id for job_id in gone if job_id not in left])
     return f"{dropped} jobs removed" + (
         f", {len(failed)} kept because of files that cannot be removed" if failed else ""
     )
@@ -106,6 +110,19 @@ def drop_messages(database: Database, has_time: Callable[[], bool] = _always) ->
             break
         after = until
     return dropped
+
+
+def fill_gallery(database: Database, has_time: Callable[[], bool] = _always) -> int:
+    """Add finished videos that the gallery does not have yet. Return how many."""
+    noted = nodes.noted(database, _FILLED_UNTIL)
+    since = datetime.fromisoformat(noted) if noted else None
+    added, more = 0, True
+    while more and has_time():
+        count, since, more = filling.fill(database, since)
+        added += count
+    if since is not None and since.isoformat() != noted:
+        nodes.note(database, _FILLED_UNTIL, since.isoformat())
+    return added
 
 
 def drop_audit(database: Database, kept: timedelta, has_time: Callable[[], bool] = _always) -> int:
@@ -270,6 +287,16 @@ def roll_up_tick(name: str, every: float) -> str | None:
     _, database = _ground()
     now = clock.now()
     return once(database, name, every, now.timestamp(), lambda _: f"{by_day.roll_up(database, now)} days rolled up")
+
+
+@shared_task(name="wanworks.tick.gallery")
+def gallery_tick(name: str, every: float) -> str | None:
+    _, database = _ground()
+
+    def run_tick(run: Run) -> str:
+        return f"{fill_gallery(database, run.has_time)} videos added"
+
+    return once(database, name, every, clock.now().timestamp(), run_tick)
 
 
 @shared_task(name="wanworks.tick.samples")

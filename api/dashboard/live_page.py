@@ -34,7 +34,8 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _UNKNOWN = "\N{EN DASH}"
-_LATER = ("flows.js",)  # loaded when its view is first opened
+# Loaded when their views are first opened.
+_LATER = ("flows.js", "gallery.js", "gallery_grid.js", "collections.js", "compare.js")
 # `{bucket}` is the origin of signed artifact URLs, if artifacts are stored in a bucket.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{bucket}; "
@@ -71,6 +72,8 @@ def _page(context: Context, request: Request, caller: Caller) -> Response:
         scripts=sorted(name for name in _files() if name.endswith(".js") and name not in _LATER),
         flower=flower.flower_status(context.settings) if caller.may(KeyScope.ADMIN) else None,
         caller=caller,
+        # Those who only make videos see theirs first.
+        first="gallery" if caller.may(KeyScope.SUBMIT) and not caller.may(KeyScope.ADMIN) else "overview",
         scopes=[scope.value for scope in KeyScope if caller.may(scope)],
     )
     origin = context.storage.link_origin()

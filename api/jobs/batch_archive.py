@@ -1,7 +1,7 @@
-"""Send all files of a batch as a zip archive, piece by piece, as fast as the client reads it."""
+"""Send the files of many jobs as a zip archive, piece by piece, as fast as the client reads it."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import anyio
@@ -17,6 +17,7 @@ from api.services.archives import Archives
 from shared.database.tables import Batch
 from shared.errors import WanworksError
 from shared.jobs import batches
+from shared.jobs.batches import Member
 
 log = logging.getLogger("wanworks.archives")
 
@@ -24,16 +25,27 @@ STALLED_SECONDS = 60.0  # a client that reads nothing for this long loses its sl
 
 
 async def respond(context: Context, request: Request, batch: Batch, summary: Callable[[], dict[str, Any]]) -> Response:
-    """Return the archive. Raises ArchivesBusy if enough are being sent, and StoreUnavailable."""
+    """Return all files of a batch. Raises ArchivesBusy if enough are being sent, and StoreUnavailable."""
+
+    def find() -> tuple[dict[str, Any], Sequence[Member]]:
+        members = batches.members(context.database, batch.id, whole=True)
+        return {**summary(), "counts": summary()["counts"].model_dump()}, members
+
+    return await send(context, request, f"batch-{batch.id}.zip", find)
+
+
+async def send(
+    context: Context, request: Request, name: str, find: Callable[[], tuple[dict[str, Any], Sequence[Member]]]
+) -> Response:
+    """Return the files of the jobs that `find` returns, after what the manifest says of them. Raises as `respond`."""
 
     def build() -> ZipStream:
-        members = batches.members(context.database, batch.id, whole=True)
-        about = {**summary(), "counts": summary()["counts"].model_dump()}
+        about, members = find()
         files = archives.files_of(members)
         return archives.archive(context.storage.store(), files, archives.manifest(about, members))
 
     slots = context.archives
-    extra = {"Content-Disposition": f'attachment; filename="batch-{batch.id}.zip"', "Cache-Control": "no-store"}
+    extra = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
     slots.take()
     try:
         made = await anyio.to_thread.run_sync(build, limiter=context.reads)

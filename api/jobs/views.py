@@ -135,7 +135,20 @@ def _result(row: JobRow, public_path: str) -> GenerationResult | DownloadResult 
 
 def _generation_result(job_id: str, result: dict[str, Any], public_path: str) -> GenerationResult:
     """Return the result. Values that the worker did not measure are null."""
-    artifacts = [
+    figures = {name: result.get(name) for name in GenerationResult.model_fields}
+    lists: dict[str, Any] = {
+        "timings": result.get("timings") or {},
+        "loras": result.get("loras") or [],
+        "notes": result.get("notes") or [],
+    }
+    return GenerationResult(
+        **{**figures, **lists, "artifacts": artifacts(job_id, result, public_path), "mock": bool(result.get("mock"))}
+    )
+
+
+def artifacts(job_id: str, result: dict[str, Any], public_path: str) -> list[Artifact]:
+    """Return the files of a generation's result."""
+    return [
         Artifact(
             name=item["name"],
             kind=item.get("kind"),
@@ -146,13 +159,6 @@ def _generation_result(job_id: str, result: dict[str, Any], public_path: str) ->
         )
         for item in result.get("artifacts", [])
     ]
-    figures = {name: result.get(name) for name in GenerationResult.model_fields}
-    lists: dict[str, Any] = {
-        "timings": result.get("timings") or {},
-        "loras": result.get("loras") or [],
-        "notes": result.get("notes") or [],
-    }
-    return GenerationResult(**{**figures, **lists, "artifacts": artifacts, "mock": bool(result.get("mock"))})
 
 
 _PARAMS: dict[

@@ -18,7 +18,7 @@ from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Job, epoch_now
 from shared.errors import Cancelled, DatabaseUnavailable, Fenced, OutcomeUnknown
 from shared.jobs import ordering
-from shared.jobs.ending import ends, flow_marks
+from shared.jobs.ending import ends, flow_marks, videos
 from shared.jobs.lines import holding
 from shared.jobs.lines.heads import QUEUED
 from shared.jobs.reading import lists
@@ -43,6 +43,7 @@ class Selection:
     created_after: datetime | None = None
     created_before: datetime | None = None
     batch_id: str | None = None
+    ids: tuple[str, ...] | None = None  # of at most some thousand jobs
     upto: str | None = None  # the highest id: later jobs did not exist when the action was requested
 
 
@@ -187,6 +188,8 @@ def selection_of(job: Job) -> Selection:
     for name in ("created_after", "created_before"):
         if stored.get(name) is not None:
             stored[name] = datetime.fromisoformat(stored[name])
+    if stored.get("ids") is not None:
+        stored["ids"] = tuple(stored["ids"])
     return Selection(**stored)
 
 
@@ -231,6 +234,7 @@ def _done(session: Session, action: BulkAction, jobs: Sequence[Job], priority: P
             job.deleted = True
             job.idempotency_key = None
             session.add(job)
+        videos.forget(session, [job.id for job in jobs])
     repeated = ended_before if is_repetition() else []
     return [*(Stopped(job, True) for job in (*ended, *repeated)), *(Stopped(job, False) for job in running)]
 

@@ -10,15 +10,16 @@ effect, so it can be repeated if the outcome of a commit is unknown.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, or_
+from sqlalchemy import ColumnElement, delete, or_, update
 from sqlmodel import Session, col, select
 
 from shared import clock
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Job
 from shared.errors import Conflict, NotFound
-from shared.jobs.ending import batch_ends, flow_marks, webhooks
+from shared.jobs.ending import batch_ends, flow_marks, videos, webhooks
 from shared.jobs.ending.ends import cancel_locked
 from shared.states import JOB_ENDS, JobState, Phase
 
@@ -74,7 +75,29 @@ def remove(database: Database, job_id: str, *, only: str | None = None) -> Stopp
         job.deleted = True
         job.idempotency_key = None
         session.add(job)
+        videos.forget(session, [job_id])
     return Stopped(job, ended)
+
+
+@settled
+def expire(database: Database, job_ids: Sequence[str]) -> list[str]:
+    """Mark ended jobs as deleted, before their files are removed. Return those that are deleted now.
+
+    What has become a favourite meanwhile stays, and so does what an open flow may need.
+    """
+    with database.write() as session:
+        open_flows = flow_marks.locked_open_flows(session, job_ids)
+        ended = (col(Job.id).in_(job_ids), col(Job.status).in_(JOB_ENDS))
+        columns: tuple[Any, ...] = (Job.id, Job.flow_id, Job.deleted)
+        rows = list(session.exec(select(*columns).where(*ended).order_by(col(Job.id)).with_for_update()))
+        # A statement of its own, which sees what was written before these rows were locked.
+        kept = videos.kept(session, job_ids)
+        gone = [id for id, flow_id, deleted in rows if flow_id not in open_flows and (deleted or id not in kept)]
+        session.connection().execute(
+            update(Job).where(col(Job.id).in_(gone)).values(deleted=True, idempotency_key=None)
+        )
+        videos.forget(session, gone)
+    return gone
 
 
 def purge(database: Database, job_ids: Sequence[str]) -> int:
@@ -89,6 +112,7 @@ def purge(database: Database, job_ids: Sequence[str]) -> int:
         flows = flow_marks.lock_flows_of(session, job_ids)
         batch_ids = batch_ends.locked_of(session, job_ids)
         webhooks.drop(session, job_ids)
+        videos.forget(session, job_ids)
         ended = (col(Job.status).in_(JOB_ENDS), _is_tidy(), flow_marks.of_no_open_flow())
         result = session.connection().execute(delete(Job).where(col(Job.id).in_(job_ids), *ended))
         flow_marks.drop_empty(session, flows)
@@ -97,7 +121,10 @@ def purge(database: Database, job_ids: Sequence[str]) -> int:
 
 
 def purgeable(database: Database, ended_before: datetime, limit: int = 500, besides: Collection[str] = ()) -> list[str]:
-    """Return the ids of ended jobs that were deleted or ended before that time, without those in `besides`."""
+    """Return the ids of ended jobs that were deleted or ended before that time, without those in `besides`.
+
+    Favourites and videos in collections stay until they are deleted.
+    """
     wanted = (col(Job.id).not_in(besides), _is_tidy(), flow_marks.of_no_open_flow())
     with database.read() as session:
         # An expression, because SQLite would read the index of all ended jobs to find the few deleted ones.
@@ -107,6 +134,8 @@ def purgeable(database: Database, ended_before: datetime, limit: int = 500, besi
         for status in JOB_ENDS:
             if len(found) < limit:
                 old = select(Job.id).where(col(Job.status) == status, *wanted, col(Job.finished_at) < ended_before)
+                if status == JobState.SUCCEEDED:
+                    old = old.where(videos.of_no_one())
                 found += session.exec(old.limit(limit - len(found)))
     return list(dict.fromkeys(found))
 

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from sqlalchemy import or_
 from sqlmodel import Session, col, select
 
 from shared.catalogue.job_types import BENCHMARK, DOWNLOAD, GENERATION, INTEGRITY_CHECK, PREPARE
 from shared.catalogue.models import Catalogue
 from shared.database.engine import Database
 from shared.database.tables import Blob, Job, Node, Pin, Replica, Use
-from shared.jobs.ending import flow_marks
+from shared.jobs.ending import flow_marks, videos
 from shared.management.cleanup_plan import ArtifactFact, BlobFact, CleanupFacts, ModelFact
 from shared.models import removals
 from shared.states import JOB_ENDS, JobState, ReplicaState
@@ -134,6 +135,7 @@ def _artifacts(session: Session, ended_before: datetime) -> tuple[ArtifactFact, 
         select(Job.id, Job.result)
         .where(col(Job.status).in_(JOB_ENDS), col(Job.finished_at) < ended_before, Job.type == GENERATION)
         .where(flow_marks.of_no_open_flow())  # another job may still need a frame of it
+        .where(or_(col(Job.deleted).is_(True), videos.of_no_one()))  # favourites are not removed by retention
         .limit(_MOST_ARTIFACTS)
     )
     sizes = ((job_id, _size((result or {}).get("artifacts", ()))) for job_id, result in session.exec(query))

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 
 from tests.support.stack import Stack
 
-VIEWS = ("overview", "jobs", "flows", "new", "models", "devices", "alerts")
+VIEWS = ("overview", "gallery", "jobs", "flows", "new", "models", "devices", "alerts")
 HEADINGS = {
     "overview": "Over time",
     "flows": "Flows",
@@ -34,6 +34,8 @@ def shown(page: Page, view: str, job: str) -> None:
     """Wait until the view has its content."""
     if view.startswith("job/"):
         expect(page.get_by_role("dialog").locator("video")).to_be_visible()
+    elif view == "gallery":
+        expect(page.locator(f".cell[data-job='{job}'] img")).to_be_visible()
     elif view == "jobs":
         expect(page.locator(f"[data-job='{job}'] img")).to_be_visible()
     else:

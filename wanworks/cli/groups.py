@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 # Every command stands in one group, which a test holds.
 GROUPS: dict[str, tuple[str, ...]] = {
     "Videos": ("generate", "jobs", "job", "watch", "fetch", "share", "cancel", "retry", "delete"),
-    "Several videos": ("batches", "flow"),
+    "Several videos": ("batches", "flow", "gallery", "favourite", "collection"),
     "Queue": ("queue", "priority", "dead", "usage"),
     "Models": (
         "models", "download", "pause", "resume", "limit", "cancel-download", "verify", "prepare", "cleanup", "pin",

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from wanworks import config_file
-from wanworks.cli import alerts, benchmark, flow, logs, loras, nodes, operating, queue, screen
+from wanworks.cli import alerts, benchmark, flow, gallery, logs, loras, nodes, operating, queue, screen
 from wanworks.cli import models as model_commands
 from wanworks.cli.batches import batches
 from wanworks.cli.doctor.command import doctor
@@ -282,6 +282,7 @@ queue.register(app)
 flow.register(app)
 batches.register(app)
 loras.register(app)
+gallery.register(app)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -93,8 +93,13 @@ def download_batch(batch_id: str, to: Path) -> Call[int]:
 
     Written beside it as NAME.partial, and renamed once it is complete. Raises TransferBroken, NotThere, OSError.
     """
+    return (yield from archive(f"{_BATCHES}/{segment(batch_id)}/artifacts.zip", to, f"the archive of batch {batch_id}"))
+
+
+def archive(path: str, to: Path, what: str) -> Call[int]:
+    """Download an archive, which is made while it is sent, so a broken one cannot be continued."""
     part = to.with_name(f"{to.name}.partial")
-    answer: Answer = yield Open(f"{_BATCHES}/{segment(batch_id)}/artifacts.zip", {"Accept": "*/*"}, _QUIET_SECONDS)
+    answer: Answer = yield Open(path, {"Accept": "*/*"}, _QUIET_SECONDS)
     if not answer.good:
         raise refusal(answer)
     size = int(answer.headers["content-length"])
@@ -110,7 +115,7 @@ def download_batch(batch_id: str, to: Path) -> Call[int]:
         file.close()
     if have != size:
         yield Blocking(part.unlink)
-        raise TransferBroken(f"the archive of batch {batch_id} broke off at byte {have} of {size}; try again")
+        raise TransferBroken(f"{what} broke off at byte {have} of {size}; try again")
     yield Blocking(partial(part.replace, to))
     return size
 

@@ -23,6 +23,7 @@ from wanworks.client import batches as batch_calls
 from wanworks.client import calls, fetching, following, operating
 from wanworks.client import flows as flow_calls
 from wanworks.client import loras as lora_calls
+from wanworks.client import gallery as gallery_calls
 from wanworks.client.retries import Contact, Retry, patient
 from wanworks.client.shapes import (
     Alert,
@@ -163,6 +164,15 @@ class _Calls:
     wait_for_batch = Operation(batch_calls.wait_for_batch)
     download_batch = Operation(batch_calls.download_batch)
     bulk = Operation(batch_calls.bulk)
+    gallery = Iteration(gallery_calls.gallery)
+    gallery_window = Operation(gallery_calls.gallery_window)
+    favourite = Operation(gallery_calls.favourite)
+    collections = Operation(gallery_calls.collections)
+    collection = Operation(gallery_calls.collection)
+    create_collection = Operation(gallery_calls.create_collection)
+    change_collection = Operation(gallery_calls.change_collection)
+    delete_collection = Operation(gallery_calls.delete_collection)
+    download_videos = Operation(gallery_calls.download_videos)
     set_priority = Operation(operating.set_priority)
     dead_jobs = Operation(operating.dead_jobs)
     redrive = Operation(operating.redrive)

@@ -306,7 +306,12 @@ class JobFilter(TypedDict, total=False):
     key: str | None
 
 
-BulkFilter = JobFilter
+class BulkFilter(JobFilter, total=False):
+    """Filters of an action on many jobs."""
+
+    ids: list[str] | None
+
+
 BulkActionName = Literal["cancel", "retry", "delete", "set_priority"]
 
 
@@ -375,3 +380,52 @@ def video_of(job: Job) -> ArtifactLink | None:
     """Return the job's video; None if it has none."""
     artifacts = (job["result"] or {"artifacts": []}).get("artifacts", [])
     return next((artifact for artifact in artifacts if artifact["content_type"].startswith("video/")), None)
+
+
+class GalleryFilter(TypedDict, total=False):
+    """Filters of finished videos. None, like omitting a filter, means any."""
+
+    q: str | None
+    model_id: str | None
+    size: str | None
+    lora: str | None
+    favourite: bool | None
+    collection: str | None
+    finished_after: str | None
+    finished_before: str | None
+
+
+class GalleryVideo(TypedDict):
+    id: str
+    prompt: str
+    model_id: str
+    size: str
+    frames: int
+    fps: int
+    steps: int
+    seed: int
+    loras: list[dict[str, Any]]
+    mock: bool
+    created_at: str
+    finished_at: str
+    favourite: bool
+    collections: list[str]
+    video: ArtifactLink | None
+    thumbnail: ArtifactLink | None
+
+
+class GalleryWindow(TypedDict):
+    data: list[GalleryVideo]
+    total: int
+    is_more: bool
+    has_more: bool
+    next: str | None
+    as_of: str
+    looked_through: int | None
+
+
+class Collection(TypedDict):
+    id: str
+    name: str
+    videos: int
+    created_at: str

@@ -172,7 +172,7 @@ class CleanupHandler:
 
     def _drop_artifacts(self, job_ids: Iterable[str]) -> int:
         freed = 0
-        for job_id in job_ids:
+        for job_id in records.expire(self._database, list(job_ids)):
             size = self._store.allocated_bytes(job_id)
             try:
                 self._store.drop_job(job_id)

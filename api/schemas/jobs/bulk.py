@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from api.schemas.fields import Name, RequestModel, ResponseModel
-from api.schemas.jobs.job_queries import BatchId, JobType
+from api.schemas.jobs.job_queries import BatchId, JobId, JobType
 from shared.states import JobState, Priority
 from wanworks.moments import Moment
 
-_FILTERS = ("type", "status", "model_id", "created_after", "created_before", "batch_id", "key")
+MOST_IDS = 1000
+_FILTERS = ("type", "status", "model_id", "created_after", "created_before", "batch_id", "ids", "key")
 
 
 class BulkFilter(RequestModel):
@@ -25,6 +26,10 @@ class BulkFilter(RequestModel):
     created_after: Annotated[Moment | None, Field(description="Only jobs created after this time.")] = None
     created_before: Annotated[Moment | None, Field(description="Only jobs created before this time.")] = None
     batch_id: BatchId = None
+    ids: Annotated[
+        Annotated[list[JobId], Field(min_length=1, max_length=MOST_IDS)] | None,
+        Field(description="Only these jobs."),
+    ] = None
     key: Annotated[
         Name | None,
         Field(description="Only jobs submitted with this API key, by its name or id. Others' keys need `admin`."),

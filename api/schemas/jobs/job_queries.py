@@ -19,7 +19,7 @@ def _end(value: Any) -> Any:
     return value
 
 
-def _flag(value: Any) -> Any:
+def flag(value: Any) -> Any:
     if value not in ("true", "false", False, True):
         raise ValueError("must be `true` or `false`")
     return value
@@ -49,6 +49,15 @@ BatchId = Annotated[
     AfterValidator(_batch_id),
     Field(description="Only jobs of this batch.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
 ]
+
+
+def _job_id(value: str) -> str:
+    if not JOB_ID.fullmatch(value):
+        raise ValueError("is not the id of a job")
+    return value
+
+
+JobId = Annotated[str, AfterValidator(_job_id), Field(json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"})]
 
 
 class JobsQuery(BaseModel):
@@ -85,7 +94,7 @@ class GenerationQuery(BaseModel):
 
     dry_run: Annotated[
         bool,
-        BeforeValidator(_flag),
+        BeforeValidator(flag),
         Field(description="Return what accepting the request would return and cost, but create no job."),
     ] = False
 

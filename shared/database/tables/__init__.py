@@ -20,6 +20,11 @@ from shared.database.tables.cluster import Tick as Tick
 from shared.database.tables.epoch import epoch_now as epoch_now
 from shared.database.tables.flows import Flow as Flow
 from shared.database.tables.flows import FlowNode as FlowNode
+from shared.database.tables.gallery import CollectedVideo as CollectedVideo
+from shared.database.tables.gallery import Collection as Collection
+from shared.database.tables.gallery import Favourite as Favourite
+from shared.database.tables.gallery import Video as Video
+from shared.database.tables.gallery import VideoLora as VideoLora
 from shared.database.tables.insight import Sample as Sample
 from shared.database.tables.insight import SampleHour as SampleHour
 from shared.database.tables.insight import Snapshot as Snapshot

@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 from shared import clock
 from shared.catalogue.job_types import DOWNLOAD, GENERATION
 from shared.database.tables import Job, Use, epoch_now
-from shared.jobs.ending import batch_ends, flow_marks, webhooks
+from shared.jobs.ending import batch_ends, flow_marks, videos, webhooks
 from shared.jobs.ids import new_id
 from shared.jobs.usage.gpu_time import device_seconds
 from shared.states import JobState, Phase
@@ -24,10 +24,11 @@ def mark_partials(job: Job) -> None:
 
 
 def note_end(session: Session, job: Job) -> None:
-    """Store the use and the message, and tell flow and batch. Call it in the transaction that ends the job."""
+    """Store use, video and message, and tell flow and batch. Call it in the transaction that ends the job."""
     assert job.finished_at is not None
     if job.type == GENERATION:
         session.add(use_of(job, JobState(job.status), job.finished_at, job.result))
+    videos.note_end(session, job)
     flow_marks.note_end(session, job)
     webhooks.add_end(session, job, f"msg_{new_id()}")
     if job.batch_id is not None:  # last, because jobs are locked before batches

@@ -126,6 +126,7 @@ def page(
     created_after: datetime | None = None,
     created_before: datetime | None = None,
     batch_id: str | None = None,
+    ids: Sequence[str] | None = None,
     upto: str | None = None,
     oldest_first: bool = False,
 ) -> Page:
@@ -136,16 +137,16 @@ def page(
     which = _Filter(only, created_after, after, oldest_first, created_before, upto)
     # A job that changes its state between two statements would be on the page twice, or not at all.
     with database.read(snapshot=True) as session:
-        if batch_id is not None:
-            ids = _of_batch(session, which, batch_id, type, status, model_id)[: limit + 1]
+        if batch_id is not None or ids is not None:
+            found_ids = _of_few(session, which, batch_id, ids, type, status, model_id)[: limit + 1]
         elif type is None and status is None and model_id is None:
-            ids = which.ids(session, limit + 1)
+            found_ids = which.ids(session, limit + 1)
         else:
-            ids = _first_of(session, which, _kinds(session, only, type, status, model_id), limit + 1)
-        shown = {job.id: job for job in session.exec(select(Job).where(col(Job.id).in_(ids[:limit])))}
-    found = [shown[job_id] for job_id in ids[:limit] if job_id in shown]
+            found_ids = _first_of(session, which, _kinds(session, only, type, status, model_id), limit + 1)
+        shown = {job.id: job for job in session.exec(select(Job).where(col(Job.id).in_(found_ids[:limit])))}
+    found = [shown[job_id] for job_id in found_ids[:limit] if job_id in shown]
     # A job that has changed its state since is not listed under the old state.
-    return Page([job for job in found if status is None or job.status == status], has_more=len(ids) > limit)
+    return Page([job for job in found if status is None or job.status == status], has_more=len(found_ids) > limit)
 
 
 def count(
@@ -158,6 +159,7 @@ def count(
     created_after: datetime | None = None,
     created_before: datetime | None = None,
     batch_id: str | None = None,
+    ids: Sequence[str] | None = None,
     upto: str | None = None,
     after: str | None = None,
     most: int | None = None,
@@ -166,6 +168,7 @@ def count(
     equal = ((Job.owner, only), (Job.type, type), (Job.status, status), (Job.model_id, model_id))
     where: list[ColumnElement[bool]] = [col(Job.deleted).is_(False)]
     where += [col(column) == value for column, value in (*equal, (Job.batch_id, batch_id)) if value is not None]
+    where += [col(Job.id).in_(ids)] if ids is not None else []
     if created_after is not None:
         where += [col(Job.created_at) > created_after, col(Job.id) >= _first_id(created_after - _ID_IS_OLDER)]
     if created_before is not None:
@@ -181,12 +184,20 @@ def count(
         return int(session.exec(select(func.count()).select_from(found.subquery())).one())
 
 
-def _of_batch(
-    session: Session, which: _Filter, batch_id: str, type: str | None, status: str | None, model_id: str | None
+def _of_few(
+    session: Session,
+    which: _Filter,
+    batch_id: str | None,
+    ids: Sequence[str] | None,
+    type: str | None,
+    status: str | None,
+    model_id: str | None,
 ) -> list[str]:
-    """Return the ids of all matching jobs of the batch, in order. A batch is small, so they are sorted here."""
+    """Return the ids of all matching jobs of the batch, or of these jobs. They are few, so they are sorted here."""
     columns: tuple[Any, ...] = (Job.id, Job.type, Job.status, Job.model_id, Job.owner, Job.created_at)
-    query: Any = select(*columns).where(Job.batch_id == batch_id, col(Job.deleted).is_(False))
+    few = [col(Job.batch_id) == batch_id] if batch_id is not None else []
+    few += [col(Job.id).in_(ids)] if ids is not None else []
+    query: Any = select(*columns).where(*few, col(Job.deleted).is_(False))
     found = [
         row[0]
         for row in session.exec(query)

@@ -193,6 +193,21 @@ def test_the_page_of_the_batches(stack: Stack, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_of_the_gallery(stack: Stack, tmp_path: Path) -> None:
+    if shutil.which("jq") is None:
+        lacking("no jq on PATH")
+    script = "\n".join(code for _, code in blocks(DOCS / "gallery.md", "sh"))
+    done = as_read(script, tmp_path, seconds=200, WANWORKS_URL=stack.url)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert '{"total":1,"favourite":true,"collections":1}' in done.stdout
+    assert "is a favourite" in done.stdout
+    assert "boats: 1 videos" in done.stdout
+    assert "boats is deleted; its 1 videos are not" in done.stdout
+    for name in ("boats.zip", "one.zip"):
+        assert (tmp_path / name).read_bytes()[:2] == b"PK", name
+
+
+@pytest.mark.slow
 def test_the_page_of_the_client(stack: Stack, tmp_path: Path) -> None:
     (boats,) = [code for _, code in blocks(DOCS / "client.md", "json")]
     (tmp_path / "boats.jsonl").write_text(boats)

@@ -7,7 +7,7 @@ import sqlite3
 import statistics
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from typing import Any
@@ -41,7 +41,8 @@ STORED, QUEUED = 1_000_000, 100_000
 DEVICES, NODES = 500, 50
 PAUSES, START_TIMES, FLOWS = 100, 10_000, 1_000
 _RATE, _SECONDS = 20.0, 5.0
-_LIST_MS, _LOOK_MS = 50.0, 100.0
+_LIST_MS, _LOOK_MS, _SEARCH_MS = 50.0, 100.0, 250.0
+_SEARCHES = ("/api/v1/gallery?limit=60&q=zebra", "/api/v1/gallery?limit=60&q=zebra+lake&size=64x64")
 _MODELS = DEMO.model_ids
 _COLUMNS = (
     "id, type, status, model_id, warm_key, target_node, priority, owner, mock, min_vram_mb, min_ram_mb, line, work, "
@@ -92,6 +93,7 @@ def _stored(bench: Any, url_of: Callable[[str], str], environment: dict[str, str
     migrate(url)
     database = Database(url)
     store(database, ended=STORED - QUEUED, queued=QUEUED)
+    _store_videos(database)
     rows = []
     with bench.stack("--only", "web,redis", WANWORKS_DATABASE_URL=url, **environment) as stack:
         _devices(database, 2, 2)
@@ -104,6 +106,8 @@ def _stored(bench: Any, url_of: Callable[[str], str], environment: dict[str, str
                 worst, which = load_seen.percentile(0.99), path.split("?")[1]
         what = f"lists of jobs and videos under every filter and pair of filters, worst p99 at 20 requests/s ({which})"
         rows.append(_within(what, worst, _LIST_MS))
+        rows.append(_gallery(stack.url, "windows of the gallery under each filter", _windows(database), _LIST_MS))
+        rows.append(_gallery(stack.url, "a search of the gallery that finds nothing", _SEARCHES, _SEARCH_MS))
         for path in ("/api/v1/queues", "/metrics"):
             open_loop(stack.url, path, None, connections=1, rate=2.0, seconds=2.0)
             seen = open_loop(stack.url, path, None, connections=1, rate=4.0, seconds=5.0)
@@ -117,6 +121,45 @@ def _stored(bench: Any, url_of: Callable[[str], str], environment: dict[str, str
     rows += [_within(what, _median(look), _LOOK_MS) for what, look in looks.items()]
     database.close()
     return rows
+
+
+def _store_videos(database: Database) -> None:
+    """Add the row of the gallery for each finished generation; the places are as far apart as need be."""
+    place = "row_number() OVER (ORDER BY id) * 1000"
+    prompt = "'a paper boat drifts over a dark lake while rain falls on old roofs in the evening light'"
+    with database.write() as session:
+        session.connection().exec_driver_sql(
+            "INSERT INTO videos (job_id, place, owner, model_id, size, prompt) "
+            f"SELECT id, {place}, owner, model_id, '64x64', {prompt} FROM jobs "
+            "WHERE status = 'succeeded' AND type = 'generation'"
+        )
+        if not database.is_sqlite:
+            session.connection().exec_driver_sql("ANALYZE videos")
+
+
+def _windows(database: Database) -> Iterator[str]:
+    """The first and the last window under each filter without a search."""
+    filters: list[dict[str, str]] = [
+        {},
+        {"size": "64x64"},
+        {"size": "1x1"},
+        *({"model_id": model} for model in _MODELS),
+    ]
+    filters += [{"model_id": _MODELS[0], "size": "64x64"}, {"lora": "none"}, {"favourite": "true"}]
+    for query in filters:
+        for offset in ("0", "9940"):
+            yield f"/api/v1/gallery?{urlencode({'limit': '60', 'offset': offset, **query})}"
+
+
+def _gallery(url: str, what: str, paths: Iterable[str], bound: float) -> Row:
+    worst, which = 0.0, ""
+    for path in paths:
+        open_loop(url, path, None, connections=4, rate=_RATE, seconds=0.5)
+        seen = open_loop(url, path, None, connections=16, rate=_RATE, seconds=_SECONDS)
+        assert set(seen.statuses) == {200}, (path, seen.statuses)
+        if seen.percentile(0.99) > worst:
+            worst, which = seen.percentile(0.99), path.split("?")[1]
+    return _within(f"{what}, worst p99 at {_RATE:g} requests/s ({which})", worst, bound)
 
 
 def _lists(database: Database) -> Iterator[str]:

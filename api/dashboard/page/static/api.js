@@ -31,7 +31,7 @@ function queryString(query) {
   return given.length ? `?${new URLSearchParams(given)}` : "";
 }
 
-async function call(method, path, { body, key, timeout = TIMEOUT_MS } = {}) {
+export async function call(method, path, { body, key, timeout = TIMEOUT_MS } = {}) {
   const headers = { Accept: "application/json" };
   if (key) headers["Idempotency-Key"] = key;
   const form = body instanceof FormData;

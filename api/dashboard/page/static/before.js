@@ -10,6 +10,6 @@
     // Storage is unavailable: use the system's colours.
   }
   if (theme === "light" || theme === "dark") root.dataset.theme = theme;
-  const view = /^#(overview|jobs?|flows?|new|models|devices|alerts)\b/.exec(location.hash)?.[1] ?? "overview";
+  const view = /^#(overview|gallery|jobs?|flows?|new|models|devices|alerts)\b/.exec(location.hash)?.[1] ?? root.dataset.first;
   root.dataset.view = { job: "jobs", flow: "flows" }[view] ?? view;
 })();

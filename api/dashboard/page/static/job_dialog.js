@@ -66,6 +66,7 @@ export function drawJob() {
     h(
       "div",
       { class: "dialog-top" },
+      walk(),
       h("h2", { id: "job-title" }, job ? titleOf(job) : missing ? "Job not found" : "Loading…"),
       h(
         "button",
@@ -81,6 +82,15 @@ export function drawJob() {
     ),
     job ? body(job) : missing ? note("It was deleted, or its retention period has ended.") : null,
   );
+}
+
+/** Returns links to the videos before and after this one in the gallery, if that is behind the dialog. */
+function walk() {
+  const near = document.documentElement.dataset.view === "gallery" && state.gallery?.neighbours(shown);
+  if (!near) return null;
+  const link = (id, label, sign) =>
+    id ? h("a", { key: label, class: "icon-button", href: `#job/${id}`, "aria-label": label, title: label }, sign) : null;
+  return h("div", { class: "walk", key: "walk" }, link(near.previous, "Previous video", "←"), link(near.next, "Next video", "→"));
 }
 
 function body(job) {

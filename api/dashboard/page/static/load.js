@@ -144,7 +144,14 @@ const flows = () =>
     await state.flows?.load();
   });
 
+/** Loads the gallery, once its script is there. */
+const gallery = () =>
+  part("gallery-view", async () => {
+    await state.gallery?.load();
+  });
+
 const PARTS = {
+  gallery: [gallery],
   overview: [history, latest, models, usage, pauses],
   jobs: [jobs],
   flows: [flows],

@@ -19,9 +19,13 @@ import * as theme from "./theme.js";
 // The script of the flows is loaded when they are first shown.
 let flowScript = null;
 const flows = () => flowScript?.flows() ?? h("p", { class: "muted" }, "Loading…");
-const VIEWS = { overview, jobs, flows, new: newJob, models, devices, alerts };
+// Likewise that of the gallery.
+let galleryScript = null;
+const gallery = () => galleryScript?.gallery() ?? h("p", { class: "muted" }, "Loading…");
+const VIEWS = { overview, gallery, jobs, flows, new: newJob, models, devices, alerts };
 const ESSENTIAL = ["metrics", "workers", "active", "alerts"];
 const FAST_POLL_MS = 2_000;
+const FIRST = document.documentElement.dataset.first; // the view of an address without one
 
 const root = document.documentElement;
 const byId = (id) => document.getElementById(id);
@@ -46,9 +50,10 @@ function route(first = false) {
     return;
   }
   closeJob();
-  const wanted = name === "flow" && id ? "flows" : name in VIEWS ? name : "overview";
+  const wanted = name === "flow" && id ? "flows" : name in VIEWS ? name : FIRST;
   if (wanted === "flows") openFlows(name === "flow" ? decodeURIComponent(id) : null);
-  behind = location.hash.slice(1) || "overview";
+  if (wanted === "gallery") openGallery(params);
+  behind = location.hash.slice(1) || FIRST;
   if (wanted === "jobs") filterBy(params);
   if (wanted === "new") startFrom(params);
   show(wanted, first);
@@ -78,6 +83,16 @@ async function openFlows(id) {
     await flowScript.open(id);
   } catch (error) {
     showMessage(`The flows could not be loaded: ${error.message}`, "bad");
+  }
+}
+
+/** Shows the gallery under the filters of the address. */
+async function openGallery(params) {
+  try {
+    galleryScript ??= await import("./gallery.js");
+    await galleryScript.open(params);
+  } catch (error) {
+    showMessage(`The gallery could not be loaded: ${error.message}`, "bad");
   }
 }
 

@@ -1,0 +1,1 @@
+"""The gallery: finished videos, favourites and collections."""

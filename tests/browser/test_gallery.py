@@ -1,0 +1,283 @@
+"""The gallery in a real browser, on a web process alone: what it shows is stored directly in the database."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from shared.cluster import nodes
+from shared.database.engine import Database, migrate
+from shared.settings import Settings
+from shared.storage.store import open_store
+from tests.browser.conftest import Watched
+from tests.conftest import RedisServer, WebProcess
+from tests.support import working
+from tests.support.jobs import accepted
+from tests.support.videos import stored
+from workers.generation.finishing import outputs
+
+PROMPTS = ("a paper boat", "a lighthouse at dusk", "another Boat on a lake")
+STORED = 5000
+MOST_CELLS = 300
+MOST_TASK_MS = 50
+
+
+SCROLL = """async (top) => {
+    scrollTo({top});
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    return document.querySelectorAll('.cell').length;
+}"""
+
+
+class Site:
+    """A web process, its address, and the videos with files, newest first."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.url = ""
+        self.settings = Settings(
+            home=folder, database_url=f"sqlite:///{folder / 'wanworks.db'}", redis_url=redis_url, catalogue="demo",
+            node="here", min_free_disk_mb=0,
+        )  # fmt: skip
+        migrate(self.settings.database)
+        self.database = Database(self.settings.database)
+        store = open_store(self.settings, lambda: nodes.agreed(self.database, "store"), create=True)
+        stored(self.database, [f"stored number {number}" for number in range(STORED)])
+        self.videos: list[str] = []
+        for number, prompt in enumerate(PROMPTS):
+            request = {"seed": number, "steps": 2 + number}
+            job = working.claim(self.database, accepted(self.database, prompt=prompt, request=request).id)
+            made = folder / f"made-{number}"
+            made.mkdir()
+            outputs.write(made, [frame(place, number) for place in range(9)], 8, "mp4", {})
+            files = {name: (made / name).read_bytes() for name in ("video.mp4", "thumbnail.jpg")}
+            working.finish(self.database, job, working.make(store, job, files))
+            self.videos.insert(0, job.id)
+        self.web = WebProcess(self.settings).start()
+        self.url = f"http://127.0.0.1:{self.web.port}"
+
+    def get(self, path: str) -> Any:
+        return self.web.http.get(path).json()
+
+
+def frame(place: int, colour: int) -> numpy.ndarray:
+    pixels = numpy.zeros((64, 64, 3), numpy.uint8)
+    pixels[:, :, colour % 3] = 90
+    pixels[16:48, 4 + place * 4 : 28 + place * 4] = 220
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, _redis_of_the_session: RedisServer) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("gallery"), _redis_of_the_session.url)
+    yield site
+    site.web.http.close()
+    site.web.stop()
+    site.database.close()
+
+
+@pytest.fixture
+def opened(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
+    """Open the gallery under these filters, in a new browser context."""
+    contexts = []
+    watched = Watched(site)  # type: ignore[arg-type]
+
+    def open_gallery(query: str = "", away: bool = False, **options: Any) -> Page:
+        watched.away = away
+        context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
+        contexts.append(context)
+        page = watched.watch(context.new_page())
+        page.goto(f"{site.url}/#gallery{query}")
+        expect(page.locator("#gallery [role=status]")).to_contain_text(re.compile(r"\d video|No video"))
+        return page
+
+    yield open_gallery
+    for context in contexts:
+        context.close()
+    assert not watched.complaints
+
+
+def cell(page: Page, job_id: str) -> Any:
+    return page.locator(f".cell[data-job='{job_id}']")
+
+
+def test_a_video_plays_while_pointer_or_focus_is_on_it(opened: Callable[..., Page], site: Site) -> None:
+    page = opened("?q=boat")
+    first, second = (cell(page, job) for job in (site.videos[0], site.videos[2]))
+    first.locator(".cell-link").hover()
+    video = first.locator("video")
+    expect(video).to_have_count(1)
+    page.wait_for_function("() => document.querySelector('.cell video').currentTime > 0")
+    assert video.evaluate("video => video.muted && video.loop")
+    page.mouse.move(2, 2)
+    expect(page.locator(".cell video")).to_have_count(0)
+    first.locator(".cell-link").focus()
+    expect(first.locator("video")).to_have_count(1)
+    page.keyboard.press("ArrowRight")
+    expect(second.locator(".cell-link")).to_be_focused()
+    expect(second.locator("video")).to_have_count(1)
+    expect(page.locator(".cell video")).to_have_count(1)
+    still = opened("?q=boat", reduced_motion="reduce")
+    cell(still, site.videos[0]).locator(".cell-link").focus()
+    still.wait_for_timeout(300)
+    expect(still.locator(".cell video")).to_have_count(0)
+
+
+def test_search_and_filters_are_in_the_address_and_survive_a_reload(opened: Callable[..., Page]) -> None:
+    page = opened()
+    search = page.get_by_label("Search in prompts")
+    search.fill("BOAT")
+    expect(page.locator(".cell")).to_have_count(2)
+    expect(page).to_have_url(re.compile(r"#gallery\?q=BOAT$"))
+    expect(search).to_be_focused()
+    page.get_by_label("Size").select_option("64x64")
+    expect(page).to_have_url(re.compile(r"q=BOAT&size=64x64$"))
+    page.reload()
+    expect(page.locator(".cell")).to_have_count(2)
+    expect(page.get_by_label("Search in prompts")).to_have_value("BOAT")
+    expect(page.get_by_label("Size")).to_have_value("64x64")
+    page.get_by_label("Search in prompts").fill("zebra")
+    expect(page.get_by_text("No video matches.")).to_be_visible()
+    page.get_by_role("link", name="Show all videos").click()
+    expect(page.locator("#gallery [role=status]")).to_have_text("5,003 videos")
+    expect(page.get_by_label("Search in prompts")).to_have_value("")
+
+
+def test_favourites_and_collections_by_mouse_and_key(opened: Callable[..., Page], site: Site) -> None:
+    page = opened()
+    first, second, _ = (cell(page, job) for job in site.videos)
+    first.get_by_role("button", name="Favourite").click()
+    expect(first.get_by_role("button", name="Favourite")).to_have_attribute("aria-pressed", "true")
+    second.locator(".cell-link").focus()
+    page.keyboard.press("f")
+    expect(second.get_by_role("button", name="Favourite")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="★ Favourites").click()
+    expect(page.locator(".cell")).to_have_count(2)
+    page.get_by_label("Select: another Boat on a lake").check()
+    page.get_by_label("Add to a collection").select_option("new")
+    page.get_by_role("dialog").get_by_label("Name").fill("boats")
+    page.get_by_role("dialog").get_by_role("button", name="Create").click()
+    expect(page.get_by_text("Added to the collection")).to_be_visible()
+    page.get_by_role("link", name="Gallery").click()
+    collection = page.locator("#gallery select[name=collection]")
+    collection.select_option(label="boats (1)")
+    expect(page.locator(".cell")).to_have_count(1)
+    page.get_by_role("button", name="Rename collection boats").click()
+    page.get_by_role("dialog").get_by_label("Name").fill("ships")
+    page.keyboard.press("Enter")
+    expect(collection).to_contain_text("ships (1)")
+    page.get_by_role("button", name="Delete collection").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator("#gallery [role=status]")).to_have_text("5,003 videos")
+    assert site.get("/api/v1/collections") == {"data": []}
+
+
+def test_a_range_is_selected_and_deleted_once_confirmed(opened: Callable[..., Page], site: Site) -> None:
+    page = opened("?q=stored+number")
+    picks = page.locator(".pick")
+    picks.nth(1).click()
+    picks.nth(4).click(modifiers=["Shift"])
+    expect(page.get_by_text("4 selected")).to_be_visible()
+    page.keyboard.press("Shift+ArrowRight")
+    page.locator(".cell-link").nth(4).focus()
+    page.keyboard.press("Shift+ArrowRight")
+    expect(page.get_by_text("5 selected")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator(".selection")).to_have_count(0)
+    page.locator(".cell-link").nth(1).focus()
+    page.keyboard.press("x")
+    page.keyboard.press("Shift+ArrowRight")
+    expect(page.get_by_text("2 selected")).to_be_visible()
+    doomed = [page.locator(".cell").nth(place).get_attribute("data-job") for place in (1, 2)]
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator(".selection")).to_have_count(0)
+    expect(cell(page, str(doomed[0]))).to_have_count(0)
+    for job in doomed:
+        assert site.web.http.get(f"/api/v1/jobs/{job}").status_code == 404
+    stored(site.database, ["stored again", "stored again"])  # the other tests count them
+
+
+def test_videos_are_compared_in_step(opened: Callable[..., Page], site: Site) -> None:
+    page = opened("?q=boat")
+    for pick in page.locator(".pick").all():
+        pick.check()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert Path(download.value.path()).read_bytes()[:2] == b"PK"
+    page.get_by_role("button", name="Compare").click()
+    dialog = page.get_by_role("dialog")
+    page.wait_for_function("() => [...document.querySelectorAll('dialog video')].every((one) => one.readyState >= 2)")
+    times = "() => [...document.querySelectorAll('dialog video')].map((one) => one.currentTime)"
+    for _ in range(3):
+        dialog.get_by_role("button", name="One frame on").click()
+    dialog.get_by_role("button", name="One frame back").click()
+    expect(dialog.get_by_text("frame 3 of 9")).to_be_visible()
+    assert page.evaluate(times) == [2.5 / 8] * 2
+    dialog.get_by_label("Frame", exact=True).fill("5")
+    assert page.evaluate(times) == [5.5 / 8] * 2
+    dialog.get_by_role("button", name="Play").click()
+    page.wait_for_function("() => [...document.querySelectorAll('dialog video')].some((one) => one.currentTime > 0.8)")
+    apart = page.evaluate(times)
+    assert max(apart) - min(apart) < 0.25
+    rows = dialog.get_by_role("row")
+    assert {row.inner_text().split("\t")[0] for row in rows.all()} >= {"Prompt", "Seed", "Steps"}
+    assert dialog.get_by_role("row", name=re.compile("Model")).count() == 0, "equal settings are not shown"
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+
+def task_seconds(measuring: Any) -> float:
+    """Return how long the page's tasks have taken so far."""
+    found = measuring.send("Performance.getMetrics")["metrics"]
+    return float(next(one["value"] for one in found if one["name"] == "TaskDuration"))
+
+
+def test_five_thousand_videos_scroll_with_few_cells_and_short_tasks(opened: Callable[..., Page]) -> None:
+    page = opened()
+    full = page.evaluate("document.documentElement.scrollHeight")
+    # In time of the processor, because other processes may keep the browser waiting.
+    measuring = page.context.new_cdp_session(page)
+    measuring.send("Performance.enable", {"timeDomain": "threadTicks"})
+    most, longest, before = 0, 0.0, task_seconds(measuring)
+    for step in range(1, 41):
+        most = max(most, page.evaluate(SCROLL, full * step / 40))
+        now = task_seconds(measuring)
+        longest, before = max(longest, now - before), now
+    assert 0 < most <= MOST_CELLS
+    assert longest * 1000 <= MOST_TASK_MS, "all tasks of one frame together"
+    assert page.evaluate("document.documentElement.scrollHeight") == full, "the scroll bar was right from the start"
+    expect(page.get_by_text("stored number 0", exact=True)).to_be_visible()
+    page.evaluate("scrollTo({top: 0})")
+    page.locator(".cell-link").first.focus()
+    page.keyboard.press("End")
+    expect(page.locator(".cell[aria-posinset='5003'] .cell-link")).to_be_focused()
+    page.keyboard.press("Home")
+    expect(page.locator(".cell[aria-posinset='1'] .cell-link")).to_be_focused()
+
+
+def test_the_dialog_of_a_video_goes_on_in_the_order_of_the_gallery(opened: Callable[..., Page], site: Site) -> None:
+    page = opened("?q=boat")
+    cell(page, site.videos[0]).locator(".cell-link").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading", name="another Boat on a lake")).to_be_visible()
+    dialog.get_by_role("link", name="Next video").click()
+    expect(dialog.get_by_role("heading", name="a paper boat")).to_be_visible()
+    expect(dialog.get_by_role("link", name="Next video")).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile(r"#gallery\?q=boat$"))
+
+
+def test_an_error_is_shown_and_can_be_tried_again(opened: Callable[..., Page]) -> None:
+    page = opened("?q=boat", away=True)
+    page.route("**/api/v1/gallery?**", lambda route: route.abort("connectionrefused"))
+    page.get_by_label("Search in prompts").fill("lake")
+    expect(page.get_by_text("The videos could not be loaded: The server does not respond.")).to_be_visible()
+    page.unroute("**/api/v1/gallery?**")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".cell")).to_have_count(1)

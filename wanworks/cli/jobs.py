@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from wanworks.cli import bulk, operating, screen
+from wanworks.cli import bulk, operating, screen, several
 from wanworks.cli.options import AsJson, Home, Url, client_of
 from wanworks.cli.targets import check_target
 from wanworks.client.client import Client, Job, succeeded, video_of, why_not
@@ -29,12 +29,17 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="What the video shows.")] = None,
     model: Annotated[str | None, typer.Option(help="[T2V-A14B; I2V-A14B with --image]")] = None,
     image: Annotated[Path | None, typer.Option(help="PNG, JPEG or WebP to start from.")] = None,
+    last_image: Annotated[Path | None, typer.Option(help="Picture with which the video ends; needs --image.")] = None,
+    fit: Annotated[str | None, typer.Option(help="How pictures meet the size: cover, contain or auto. [cover]")] = None,
     resolution: Annotated[str | None, typer.Option(help="For example 1280x720. [the model's own]")] = None,
     frames: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
     fps: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
     output_format: Annotated[str | None, typer.Option("--format", help="mp4 or webm. [as --out, else mp4]")] = None,
     steps: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
     seed: Annotated[int | None, typer.Option(help="[random, and recorded]")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Videos to make, with the seeds from --seed on; at most 16. [1]", min=1, max=16)
+    ] = None,
     speed: Annotated[str | None, typer.Option(help="exact, balanced or fast. [the server's default]")] = None,
     devices: Annotated[
         int | None, typer.Option(help="Devices of one node that compute it together: 1, 2, 4 or 8. [the model's own]")
@@ -51,7 +56,12 @@ def generate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what the video would cost and when it would start.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="File for the video, or folder of a batch. [JOB-ID.FORMAT]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the video; with --count NAME-1.mp4 and so on; or a batch's folder. [JOB-ID.FORMAT]"
+        ),
+    ] = None,
     batch: Annotated[Path | None, typer.Option(help="Run a batch: a file with one JSON request per line.")] = None,
     concurrency: Annotated[
         int | None, typer.Option(help="Videos of a batch that are followed and downloaded at once. [4]", min=1, max=32)
@@ -71,12 +81,15 @@ def generate(
             prompt,
             model,
             image,
+            last_image,
+            fit,
             resolution,
             frames,
             fps,
             output_format,
             steps,
             seed,
+            count,
             speed,
             devices,
             priority,
@@ -103,12 +116,15 @@ def generate(
         "model_id": model or ("I2V-A14B" if image else "T2V-A14B"),
         "prompt": prompt,
         "image": read_image(image) if image else None,
+        "last_image": read_image(last_image, "--last-image") if last_image else None,
+        "fit": fit,
         "resolution": resolution,
         "frames": frames,
         "fps": fps,
         "output_format": output_format or ("webm" if out and out.suffix == ".webm" else None),
         "steps": steps,
         "seed": seed,
+        "count": count,
         "speed": speed,
         "devices_per_job": devices,
         "priority": priority,
@@ -122,7 +138,13 @@ def generate(
         with client_of(url, home) as client:
             operating.show_dry_run(client.dry_run(**request), as_json=as_json)
         return
-    check_target(out)
+    for target in several.numbered(out, count) if count is not None and count > 1 else [out]:
+        check_target(target)
+    if count is not None and count > 1:
+        with client_of(url, home) as client:
+            first = client.generate(**request)
+        several.run(client.url, first["job_ids"], out, timeout=timeout, as_json=as_json)
+        return
     with client_of(url, home) as client, screen.ProgressBars() as bars:
         job = submitted = client.generate(**request)
         try:
@@ -257,12 +279,12 @@ def fetch_video(client: Client, job: Job, out: Path | None) -> Path:
     return target
 
 
-def read_image(path: Path) -> bytes:
+def read_image(path: Path, option: str = "--image") -> bytes:
     """Return the file's bytes. Raises ConfigurationError if it cannot be read. The API decodes and checks it."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"--image {path}: {error.strerror}") from None
+        raise ConfigurationError(f"{option} {path}: {error.strerror}") from None
 
 
 def _row(job: Job) -> tuple[Any, ...]:

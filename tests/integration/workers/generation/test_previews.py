@@ -24,6 +24,7 @@ from workers.generation.frames.previews import Cells, encoded
 from workers.generation.pipelines.previews import fitting, projecting
 from workers.generation.pipelines.previews.projecting import Projecting, Projection
 from workers.generation.pipelines.resuming import Denoising
+from workers.generation.pipelines.tiers import compiling
 from workers.generation.seats import Seat
 
 MODEL = "T2V-A14B"
@@ -92,8 +93,14 @@ def test_the_middle_frame_is_projected_as_it_was_fitted(fitted_model: Path) -> N
     assert numpy.array_equal(projection.picture(latents), expected.round().to(torch.uint8).numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speed", ["balanced", "fast"])
-def test_other_tiers_show_previews(often: Studio, fitted_model: Path, speed: str) -> None:
+def test_other_tiers_show_previews(
+    often: Studio, fitted_model: Path, speed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "_BACKEND", {"backend": "eager"})  # without the generation of code
+    torch.compiler.reset()
+    compiling._compiled.cache_clear()
     seen: list[Cells] = []
     often.generate(MODEL, snapshot=fitted_model, steps=3, speed=speed, on_preview=seen.append)
     assert seen

@@ -47,7 +47,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
 
 
 def node_with(settings: Settings, database: Database, **chosen: Any) -> Node:
-    return Node(settings.model_copy(update={"min_free_disk_mb": 0, **chosen}), database)
+    """Return a node that fits no coefficients of previews, which takes seconds, unless they are chosen."""
+    return Node(settings.model_copy(update={"min_free_disk_mb": 0, "preview_seconds": 0.0, **chosen}), database)
 
 
 def snapshot(node: Node) -> Path:
@@ -98,9 +99,7 @@ def test_a_download_prepares_what_it_fetched(
     job = node.download(MODEL)
     assert job.status == "succeeded", job.error
     assert job.result is not None
-    assert job.result["prepared"]["copies"] == [
-        "text_encoder bf16", "transformer bf16", "transformer int8", "vae preview"
-    ]  # fmt: skip
+    assert job.result["prepared"]["copies"] == ["text_encoder bf16", "transformer bf16", "transformer int8"]
     phases = list(dict.fromkeys(phase for phase, _ in seen))
     assert phases == [Phase.LISTING, Phase.FETCHING, Phase.PREPARING]
     percents = [percent for _, percent in seen]
@@ -111,7 +110,7 @@ def test_a_download_prepares_what_it_fetched(
     assert row.state == ReplicaState.AVAILABLE
     assert row.expected_bytes == row.verified_bytes
     made = {recipe for recipe in rows(node).values() if recipe is not None}
-    assert made == {prepared.recipe("bf16"), prepared.recipe("int8"), prepared.recipe("preview")}
+    assert made == {prepared.recipe("bf16"), prepared.recipe("int8")}
     checked = node.check(MODEL)
     assert checked.status == "succeeded"
     assert node.replica(MODEL).expected_bytes == row.expected_bytes
@@ -175,7 +174,7 @@ def test_the_job_prepares_a_model_that_is_here(settings: Settings, database: Dat
     job = node.prepare(MODEL, "int8")
     assert job.status == "succeeded", job.error
     assert job.result is not None
-    assert job.result["copies"] == ["text_encoder bf16", "transformer int8", "vae preview"]
+    assert job.result["copies"] == ["text_encoder bf16", "transformer int8"]
     assert node.replica(MODEL).prepared == job.result["copies"]
     assert node.prepare(MODEL, "int8").result["bytes_written"] == 0  # type: ignore[index]
 
@@ -237,11 +236,16 @@ def test_published_weights_may_go_after_preparing(settings: Settings, database: 
     assert load(snapshot(node), "none").pipeline.transformer.dtype is torch.float32
 
 
-def test_the_coefficients_of_previews_are_checked_and_fitted_again(settings: Settings, database: Database) -> None:
-    node = node_with(settings, database)
+def test_the_coefficients_of_previews_are_kept_and_fitted_again_if_damaged(
+    settings: Settings, database: Database
+) -> None:
+    node = node_with(settings, database, preview_seconds=3.0)
     own(node.models, MODEL)
     job = node.prepare(MODEL)
     assert job.status == "succeeded", job.error
+    assert job.result is not None
+    assert job.result["copies"] == ["text_encoder bf16", "transformer bf16", "vae preview"]
+    assert node.replica(MODEL).prepared == job.result["copies"]
     copy = prepared.find(snapshot(node), prepared.PREVIEWED, prepared.PREVIEW)
     assert copy is not None
     (file,) = copy.files
@@ -253,12 +257,6 @@ def test_the_coefficients_of_previews_are_checked_and_fitted_again(settings: Set
     assert repaired.status == "succeeded", repaired.error
     assert node.replica(MODEL).state == ReplicaState.AVAILABLE
     assert prepared.find(snapshot(node), prepared.PREVIEWED, prepared.PREVIEW) == copy, "the same bytes again"
-
-
-def test_no_previews_are_fitted_if_there_are_to_be_none(settings: Settings, database: Database) -> None:
-    node = node_with(settings, database, preview_seconds=0)
-    own(node.models, MODEL)
-    assert node.prepare(MODEL).result["copies"] == ["text_encoder bf16", "transformer bf16"]  # type: ignore[index]
 
 
 @pytest.mark.slow
@@ -431,4 +429,4 @@ def test_a_download_paused_while_it_prepares_continues_there(
     assert ended.result is not None
     assert ended.result["bytes_fetched"] == 0
     assert {path: path.stat().st_ino for path in kept} == kept
-    assert node.replica(MODEL).prepared == ["text_encoder bf16", "transformer bf16", "vae preview"]
+    assert node.replica(MODEL).prepared == ["text_encoder bf16", "transformer bf16"]

@@ -34,6 +34,7 @@ from shared.forecast.forecasts import Forecasts
 from shared.management import library
 from shared.management.library import Library, UseFigures
 from shared.management.summary import Overviews
+from shared.messaging.previews import Previews
 from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.telemetry.metrics import Meters
@@ -67,6 +68,7 @@ class Context:
     reads: anyio.CapacityLimiter
     coalescer: Coalescer
     redis: RestingRedis
+    previews: Previews
     meters: Meters
     library: Callable[[], Library]  # reads the model library; raises DatabaseUnavailable
     overviews: Overviews
@@ -119,6 +121,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             reads=anyio.CapacityLimiter(_READS_AT_ONCE),
             coalescer=Coalescer(),
             redis=client,
+            previews=Previews(client),
             meters=meters,
             library=read_library,
             overviews=Overviews(settings, database, read_library),

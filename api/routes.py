@@ -9,7 +9,7 @@ from api.documentation import openapi
 from api.flows import handlers as flows
 from api.gallery import collections
 from api.gallery import videos as gallery
-from api.jobs import artifacts, batches, benchmarks, bulk, dead, events, node_jobs, webhooks
+from api.jobs import artifacts, batches, benchmarks, bulk, dead, events, node_jobs, previews, webhooks
 from api.jobs import handlers as jobs
 from api.loras import handlers as loras
 from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status, tiers
@@ -31,6 +31,7 @@ OPERATIONS = (
     *loras.OPERATIONS,
     *events.OPERATIONS,
     *artifacts.OPERATIONS,
+    *previews.OPERATIONS,
     *videos.OPERATIONS,
     *status.OPERATIONS,
     *model_health.OPERATIONS,

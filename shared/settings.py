@@ -149,6 +149,9 @@ class Settings(BaseSettings):
         description="A process of its own encodes, checks and stores a video while the device runs the next job. "
         "False: the device waits for that.",
     )
+    preview_seconds: float = Field(
+        3.0, ge=0, description="How often a generation that denoises publishes a preview. 0: no previews."
+    )
     checkpoint_seconds: float = Field(
         60.0, ge=0, le=86_400, description="How often a generation writes a checkpoint to its node's disk. 0: only "
         "when it is asked to yield its device."

@@ -23,9 +23,11 @@ from wanworks.states import Priority
 Quantization = Literal["none", "fp16", "bf16", "int8", "fp8"]
 OutputFormat = Literal["mp4", "webm"]
 Speed = Literal["exact", "balanced", "fast"]
+Fit = Literal["cover", "contain", "auto"]
 DEVICES_PER_JOB = (1, 2, 4, 8)
 LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_SEED = 2**32 - 1
+MOST_SEEDS = 16
 _ANY_SEED = -1  # many clients send this to request a random seed
 
 
@@ -101,6 +103,22 @@ Seed = Annotated[
 ]
 
 
+FitField = Annotated[
+    Fit | None,
+    Field(
+        description="How a picture meets the size of the video. `cover`: its centre is cropped to the size. `contain`: "
+        "it is shown whole, between black bars. `auto`: the size takes the picture's shape, at the area of "
+        "`resolution`. Only with `image`. If omitted, `cover`."
+    ),
+]
+
+
+PreviewField = Annotated[
+    bool,
+    Field(strict=True, description="Show a small preview every few seconds while the video is made, where it can be."),
+]
+
+
 FallbackStrategy = Literal[
     "alternative_model",
     "queue_and_wait",
@@ -139,7 +157,7 @@ Labels = Annotated[
 
 
 class GenerationRequest(BaseModel):
-    """A generation as the client requests it, before the catalogue's defaults and limits. The API reads `image`."""
+    """A generation as the client requests it, before the catalogue's defaults and limits. The API reads pictures."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -147,6 +165,11 @@ class GenerationRequest(BaseModel):
     prompt: Annotated[str, Field(min_length=1, max_length=5000), PLAIN, NOT_BLANK]
     negative_prompt: Annotated[str, Field(max_length=5000), PLAIN] | None = None
     image: Annotated[str, Field(description="A data URL: data:image/png;base64,...")] | None = None
+    last_image: Annotated[
+        str | None,
+        Field(description="The picture with which the video ends, as a data URL. It needs `image`, and 4k + 1 frames."),
+    ] = None
+    fit: FitField = None
     resolution: Annotated[str, Field(max_length=32, examples=["1280x720"])] | None = None
     frames: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None
     fps: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
@@ -156,6 +179,16 @@ class GenerationRequest(BaseModel):
     guidance_scale_2: Annotated[Number, Field(ge=0, le=30)] | None = None
     flow_shift: Annotated[Number, Field(gt=0, le=100)] | None = None
     seed: Seed = None
+    count: Annotated[
+        int,
+        Field(
+            strict=True,
+            ge=1,
+            le=MOST_SEEDS,
+            description="How many videos are made, with the seeds from `seed` on. More than one are a batch: the "
+            "response is its first job, with `batch_id` and `job_ids`. Not for jobs of batches and flows.",
+        ),
+    ] = 1
     quantization: Quantization = "none"
     speed: Annotated[
         Speed | None,
@@ -196,4 +229,5 @@ class GenerationRequest(BaseModel):
     webhook_progress: Annotated[
         bool, Field(strict=True, description="Also send progress to the webhook, about every ten seconds.")
     ] = False
+    preview: PreviewField = True
     metadata: Labels = {}

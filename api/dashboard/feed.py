@@ -99,6 +99,7 @@ class Source:
     metrics: Callable[[], Any]
     # The pauses in force by id, each with the key whose jobs it covers; None: everyone sees it.
     pauses: Callable[[], dict[str, tuple[str | None, Any]]] = dict
+    preview_url: Callable[[str], str] = "/api/v1/jobs/{}/preview".format  # of a job, by its id
 
 
 class Feed:
@@ -110,6 +111,7 @@ class Feed:
         self._wake = asyncio.Event()
         self._ready = asyncio.Event()  # set after the first pass
         self._moved: set[str] = set()  # jobs whose progress was reported
+        self._previews: dict[str, dict[str, Any]] = {}  # the latest preview of each job that has a new one
         self._seen: dict[str, tuple[Any, ...]] = {}
         self._current: dict[Key, Update] = {}  # the newest message about each subject that exists
         self._owners: dict[str, str | None] = {}  # of the jobs in `_seen`
@@ -135,7 +137,14 @@ class Feed:
     async def everything(self, caller: Caller) -> list[str]:
         """Return all current messages for a new client, metrics first."""
         await self._ready.wait()
-        order = {"metrics_update": 0, "worker_update": 1, "alert": 2, "pause_update": 3, "job_update": 4}
+        order = {
+            "metrics_update": 0,
+            "worker_update": 1,
+            "alert": 2,
+            "pause_update": 3,
+            "job_update": 4,
+            "preview_update": 5,
+        }
         updates = (self._current[key] for key in sorted(self._current, key=lambda key: (order[key[0]], key[1])))
         return [message for update in updates if (message := update.to(caller)) is not None]
 
@@ -174,6 +183,8 @@ class Feed:
     def _receive(self, event: dict[str, Any]) -> None:
         if event.get("kind") == "progress":
             self._moved.add(str(event.get("job")))
+        if event.get("kind") == "preview":
+            self._previews[str(event.get("job"))] = event
         self._wake.set()
 
     async def _run(self) -> None:
@@ -193,6 +204,7 @@ class Feed:
 
     async def _pass(self) -> None:
         moved, self._moved = self._moved, set()
+        previews, self._previews = self._previews, {}
         first = not self._current
         since = clock.now() - timedelta(seconds=0 if first else 3 * _PASS_SECONDS)
         found = await anyio.to_thread.run_sync(self._source.stirred, since)
@@ -223,7 +235,22 @@ class Feed:
         self._ready.set()
         for job_id in job_ids:
             job = jobs.get(job_id, {"id": job_id, "deleted": True})
-            self._publish("job_update", job_id, job, last="deleted" in job or job["finished_at"] is not None)
+            over = "deleted" in job or job["finished_at"] is not None
+            self._publish("job_update", job_id, job, last=over)
+            if over:
+                self._forget("preview_update", job_id)
+        self._publish_previews(previews)
+
+    def _publish_previews(self, previews: dict[str, dict[str, Any]]) -> None:
+        """Send where the new previews of running jobs are. The page fetches the pictures, if it shows them."""
+        for job_id, event in previews.items():
+            state = self._seen.get(job_id)
+            if state is None or state[1] in JOB_ENDS:
+                continue  # it has ended, or changed too recently for this pass to know it
+            numbers = {name: event.get(name) for name in ("attempt", "step", "steps")}
+            url = f"{self._source.preview_url(job_id)}?attempt={numbers['attempt']}&step={numbers['step']}"
+            data = {"job_id": job_id, **numbers, "url": url}
+            self._publish("preview_update", job_id, data)
 
     def _publish_pauses(self, pauses: dict[str, tuple[str | None, Any]]) -> None:
         """Send new and changed pauses, and the ends of those that are over."""
@@ -243,16 +270,20 @@ class Feed:
             return
         update = self._update(kind, about, data)
         if last:
-            self._content.pop(key, None)
-            self._current.pop(key, None)
+            self._forget(kind, about)
         else:
             self._content[key], self._current[key] = content, update
         for watcher in self._watchers:
             watcher.put(key, update)
 
+    def _forget(self, kind: str, about: str) -> None:
+        """Send no message about it to new clients any more."""
+        self._content.pop((kind, about), None)
+        self._current.pop((kind, about), None)
+
     def _update(self, kind: str, about: str, data: Any) -> Update:
         message = _message(kind, data)
-        if kind == "job_update":
+        if kind in ("job_update", "preview_update"):
             return Update(message, private=True, owner=self._owners.get(about))
         if kind == "alert" and JOB_ID.fullmatch(data["subject"]):
             # The recipients of the open alert receive its end too, even if the job was deleted long ago.

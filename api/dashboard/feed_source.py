@@ -9,7 +9,7 @@ from api.access.caller import LOCAL
 from api.context import Context
 from api.dashboard.feed import Source
 from api.dashboard.handlers import metrics_now
-from api.jobs.handlers import job_objects
+from api.jobs.objects import job_objects
 from api.ops import workers
 from api.ops.pauses import as_shown
 from api.schemas.ops.alerts import alert
@@ -50,5 +50,6 @@ def feed_source(context: Context) -> Source:
         workers=devices,
         alerts=known_alerts,
         pauses=known_pauses,
+        preview_url=f"{context.settings.public_path}/api/v1/jobs/{{}}/preview".format,
         metrics=lambda: metrics_now(context).model_dump(mode="json"),
     )

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from api.access.caller import Caller
 from api.context import Context
-from api.jobs.handlers import job_objects
+from api.jobs.objects import job_objects
 from api.ops import workers as op_workers
 from api.ops.alerts import seen_by
 from api.schemas.jobs import jobs as schemas

@@ -43,10 +43,10 @@ _CONVENTION_PROBLEMS = {
     404: "The video or its file does not exist.",
     409: "The current state does not allow it: the video is not ready yet.",
 }
-# Bodies that are also accepted as a form: the form's name, the file part, and the parts with JSON.
-_FORMS: dict[type[BaseModel], tuple[str, str, tuple[str, ...]]] = {
-    GenerationRequest: ("GenerationForm", "image", ("loras", "fallback", "metadata")),
-    videos.VideoRequest: ("VideoForm", "input_reference", ("loras", "fallback", "metadata")),
+# Bodies that are also accepted as a form: the form's name, the file parts, and the parts with JSON.
+_FORMS: dict[type[BaseModel], tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    GenerationRequest: ("GenerationForm", ("image", "last_image"), ("loras", "fallback", "metadata")),
+    videos.VideoRequest: ("VideoForm", ("input_reference", "last_image"), ("loras", "fallback", "metadata")),
 }
 _REQUEST_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Idempotency-Key": (
@@ -101,9 +101,9 @@ def document(operations: Sequence[Operation], catalogue: Catalogue, public_path:
     names = {model: refs[model, mode]["$ref"] for model, mode in models}
     components = definitions["$defs"]
     _name_the_catalogue(components, catalogue)
-    for body, (name, file_part, parts) in _FORMS.items():
+    for body, (name, file_parts, parts) in _FORMS.items():
         if body in names:
-            components[name] = _form_of(names[body].rpartition("/")[2], components, name, file_part, parts)
+            components[name] = _form_of(names[body].rpartition("/")[2], components, name, file_parts, parts)
     paths: dict[str, dict[str, Any]] = {}
     for operation in shown:
         # A last parameter of a path may contain slashes, which OpenAPI cannot express.
@@ -157,11 +157,11 @@ def _operation(operation: Operation, names: dict[Any, str]) -> dict[str, Any]:
     if operation.body is not None:
         content: dict[str, Any] = {"application/json": {"schema": {"$ref": names[operation.body]}}}
         if operation.body in _FORMS:
-            form, file_part, parts = _FORMS[operation.body]
+            form, file_parts, parts = _FORMS[operation.body]
             content["multipart/form-data"] = {
                 "schema": {"$ref": _REF.format(model=form)},
                 "encoding": {
-                    file_part: {"contentType": "image/png, image/jpeg, image/webp"},
+                    **{name: {"contentType": "image/png, image/jpeg, image/webp"} for name in file_parts},
                     **{name: {"contentType": "application/json"} for name in parts},
                 },
             }
@@ -287,9 +287,9 @@ def _offer(field: dict[str, Any], offered: Sequence[str]) -> None:
 
 
 def _form_of(
-    body: str, components: dict[str, Any], title: str, file_part: str, json_parts: Sequence[str]
+    body: str, components: dict[str, Any], title: str, file_parts: Sequence[str], json_parts: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the schema of the same fields as parts of a form, with the image as a file part.
+    """Return the schema of the same fields as parts of a form, with the pictures as file parts.
 
     Optional parts may also be empty, as browsers send them, unless they are JSON.
     """
@@ -298,7 +298,7 @@ def _form_of(
     properties = {name: _without_null(field) for name, field in schema["properties"].items()}
     for name in properties.keys() - set(json_parts) - set(schema.get("required", ())):
         properties[name] = _or_empty(properties[name])
-    return {**schema, "title": title, "properties": {**properties, file_part: image}}
+    return {**schema, "title": title, "properties": {**properties, **dict.fromkeys(file_parts, image)}}
 
 
 def _or_empty(field: dict[str, Any]) -> dict[str, Any]:

@@ -17,14 +17,13 @@ class Place:
     index: int
     name: str | None
     depends_on: tuple[str, ...]
-    image: ImageFrom | None
+    frames: Mapping[str, ImageFrom]  # that it takes of other jobs, by field
     makes_video: bool
 
     @property
     def all_names(self) -> tuple[str, ...]:
-        """Return what it depends on, with the job of which it takes a frame."""
-        taken = () if self.image is None or self.image.job in self.depends_on else (self.image.job,)
-        return (*self.depends_on, *taken)
+        """Return what it depends on, with the jobs of which it takes frames."""
+        return tuple(dict.fromkeys((*self.depends_on, *(frame.job for frame in self.frames.values()))))
 
 
 def wrong_fields(places: Sequence[Place]) -> list[FieldError]:
@@ -53,8 +52,8 @@ def _wrong_names(place: Place, known: Mapping[str, Place]) -> list[FieldError]:
             wrong.append(_error(place, "a job cannot depend on itself; remove it", "itself", "depends_on", at))
         elif name not in known:
             wrong.append(_error(place, _unknown(name, known), "unknown", "depends_on", at))
-    if place.image is not None:
-        name, of_image = place.image.job, ("params", "image", "from")
+    for field, frame in place.frames.items():
+        name, of_image = frame.job, ("params", field, "from")
         if name == place.name:
             wrong.append(_error(place, "a job cannot take a frame of itself", "itself", *of_image))
         elif name not in known:
@@ -76,7 +75,8 @@ def _circles(known: Mapping[str, Place]) -> list[FieldError]:
     msg = f"the jobs depend on one another in a circle: {shown}; remove one of these dependencies"
     if following in place.depends_on:
         return [_error(place, msg, "circle", "depends_on", place.depends_on.index(following))]
-    return [_error(place, msg, "circle", "params", "image", "from")]
+    field = next((field for field, frame in place.frames.items() if frame.job == following), "image")
+    return [_error(place, msg, "circle", "params", field, "from")]
 
 
 def _unknown(name: str, known: Mapping[str, Place]) -> str:

@@ -119,7 +119,8 @@ def _shown(context: Context, flow_id: str, only: str | None) -> Flow:
 def _has_images(fields: dict[str, Any]) -> bool:
     jobs = fields.get("jobs")
     params = [job.get("params") for job in jobs if isinstance(job, dict)] if isinstance(jobs, list) else []
-    return any(isinstance(one, dict) and isinstance(one.get("image"), str) for one in params)
+    pictures = (one.get(field) for one in params if isinstance(one, dict) for field in ("image", "last_image"))
+    return any(isinstance(one, str) for one in pictures)
 
 
 def _id_of(request: Request) -> str:

@@ -16,6 +16,7 @@ from api.jobs import node_jobs
 from api.schemas.jobs.flows import MAX_JOBS, FlowJobRequest, FlowRequest, ImageFrom
 from api.schemas.jobs.node_jobs import DownloadRequest, IntegrityCheckRequest, PrepareRequest
 from api.schemas.models.cleanup import CleanupRequest
+from api.services.admission import repeating
 from api.services.admission.admission import refused_webhook
 from shared.catalogue.job_types import DOWNLOAD, GENERATION, FrameOf, GenerationParams
 from shared.errors import FieldError, Forbidden, InvalidField, NotEnoughMemory, NotFound, RequestError
@@ -31,6 +32,7 @@ _BODIES: Mapping[str, tuple[type[BaseModel], Callable[[Context, Any], Sequence[N
     "cleanup": (CleanupRequest, node_jobs.cleanups),
     "prepare": (PrepareRequest, node_jobs.preparations),
 }
+_PICTURES = ("image", "last_image")
 _WEBHOOK: TypeAdapter[str | None] = TypeAdapter(WebhookUrl)
 
 
@@ -99,9 +101,9 @@ def _wrong_webhook(context: Context, fields: dict[str, Any]) -> list[FieldError]
 
 
 def _read(index: int, raw: Any, wrong: list[FieldError]) -> _Read:
-    """Return what is valid of a job; the errors of the schema are known. Adds those of its image."""
+    """Return what is valid of a job; the errors of the schema are known. Adds those of its pictures."""
     if not isinstance(raw, dict):
-        return _Read(Place(index, None, (), None, False), None, None)
+        return _Read(Place(index, None, (), {}, False), None, None)
     kept = dict(raw)
     try:
         FlowJobRequest.model_validate(raw)
@@ -111,22 +113,28 @@ def _read(index: int, raw: Any, wrong: list[FieldError]) -> _Read:
     names = kept.get("depends_on", ())
     type = kept.get("type", "generation" if "type" not in raw else None)
     params = dict(kept["params"]) if isinstance(kept.get("params"), dict) else None
-    image = None
-    if type == GENERATION and params is not None and isinstance(params.get("image"), dict):
+    given = [field for field in _PICTURES if type == GENERATION and params and isinstance(params.get(field), dict)]
+    frames = {}
+    for field in given:
+        assert params is not None
         try:
-            image = ImageFrom.model_validate(params["image"])
+            frames[field] = ImageFrom.model_validate(params.pop(field))
         except ValidationError as error:
-            wrong += [_of_params(index, one, "image") for one in invalid(error, "body").errors]
-        params["image"] = None
-    place = Place(index, kept.get("name"), tuple(names), image, type in (GENERATION, None))
+            wrong += [_of_params(index, one, field) for one in invalid(error, "body").errors]
+    place = Place(index, kept.get("name"), tuple(names), frames, type in (GENERATION, None))
     read = _Read(place, type, params, kept.get("on_failure", "skip"))
     if params is not None and type == GENERATION:
-        given = isinstance(raw["params"].get("image"), dict)
-        if given:
-            params.pop("image")
         try:
-            generation = received(params)
-            read.generation = replace(generation, image_left_out=True) if given else generation
+            generation = repeating.without_count(received(params), "flow")
+            if "image" in given and generation.request.fit == "auto":
+                msg = "'auto' is not possible with a frame of another job, which has the size of that job; give its "
+                msg += "size as `resolution`, or use 'cover' or 'contain'"
+                wrong.append(_params_error(index, "fit", msg, "not_supported"))
+            read.generation = replace(
+                generation,
+                image_left_out=generation.image_left_out or "image" in given,
+                last_image_left_out=generation.last_image_left_out or "last_image" in given,
+            )
         except InvalidField as error:
             wrong += [_of_params(index, one) for one in error.errors]
     return read
@@ -160,13 +168,14 @@ def _wrong_frames(reads: Sequence[_Read]) -> list[FieldError]:
     made = {read.place.name: read.job for read in reads if read.job is not None}
     wrong = []
     for read in reads:
-        image = read.place.image
-        job = made.get(image.job) if image is not None else None
-        if image is None or job is None or not isinstance(job.params, GenerationParams):
-            continue
-        if isinstance(image.frame, int) and image.frame >= job.params.frames:
-            msg = f"{image.frame} is not a frame of {image.job!r}; allowed: first, last, 0 to {job.params.frames - 1}"
-            wrong.append(FieldError(("body", "jobs", read.place.index, "params", "image", "frame"), msg, "no_frame"))
+        for field, taken in read.place.frames.items():
+            job = made.get(taken.job)
+            if job is None or not isinstance(job.params, GenerationParams):
+                continue
+            if isinstance(taken.frame, int) and taken.frame >= job.params.frames:
+                allowed = f"first, last, 0 to {job.params.frames - 1}"
+                msg = f"{taken.frame} is not a frame of {taken.job!r}; allowed: {allowed}"
+                wrong.append(FieldError(("body", "jobs", read.place.index, "params", field, "frame"), msg, "no_frame"))
     return wrong
 
 
@@ -189,25 +198,26 @@ def _made(context: Context, request: FlowRequest, reads: Sequence[_Read], caller
     flow_id = ids.new_id()
     kept: dict[str, list[Any]] = {}
     for read in reads:
-        if (image := read.place.image) is not None and image.frame not in kept.setdefault(image.job, []):
-            kept[image.job].append(image.frame)
+        for taken in read.place.frames.values():
+            if taken.frame not in kept.setdefault(taken.job, []):
+                kept[taken.job].append(taken.frame)
     nodes: list[NewNode] = []
     try:
         for read in reads:
             job = read.job
             assert job is not None
             assert read.place.name is not None
-            image = read.place.image
+            frames = read.place.frames
             if read.generation is not None:
                 job = context.admission.generation(read.generation, None, caller.limits, only=caller.only)
                 changes: dict[str, Any] = {"keep_frames": tuple(kept.get(read.place.name, ()))}
-                if image is not None:
-                    changes |= {"image": None, "image_of": FrameOf(job=image.job, frame=image.frame)}
+                for field, taken in frames.items():
+                    changes |= {field: None, f"{field}_of": FrameOf(job=taken.job, frame=taken.frame)}
                 job = replace(job, params=job.params.model_copy(update=changes))
             names = read.place.all_names
             owned = replace(caller.owning(job), flow_id=flow_id, depends=bool(names))
-            taken = image.model_dump() if image is not None else None
-            nodes.append(NewNode(read.place.name, owned, names, taken, read.on_failure))
+            first, last = (frames[field].model_dump() if field in frames else None for field in _PICTURES)
+            nodes.append(NewNode(read.place.name, owned, names, first, last, read.on_failure))
     except BaseException:
         discard(context, NewFlow(flow_id, tuple(nodes)))
         raise

@@ -67,11 +67,16 @@ def _job(node: FlowNode, whole: Whole, percents: Mapping[str, float], public_pat
         depends_on=node.depends_on,
         waits_for=plan.waits_for(node, outcomes) if node.outcome is None else [],
         on_failure=cast(OnFailure, node.on_failure),
-        frame_of=FrameTaken(job=node.frame_of["job"], frame=node.frame_of["frame"]) if node.frame_of else None,
+        frame_of=_taken(node.frame_of),
+        last_frame_of=_taken(node.last_frame_of),
         started_at=clock.iso(job.started_at) if job is not None else None,
         finished_at=clock.iso(job.finished_at) if job is not None else None,
         error=JobError.model_validate(job.error) if job is not None and job.error else None,
     )
+
+
+def _taken(frame: Mapping[str, Any] | None) -> FrameTaken | None:
+    return FrameTaken(job=frame["job"], frame=frame["frame"]) if frame else None
 
 
 def state_of(node: FlowNode, job: Job | None) -> State:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator, Set
+from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from email.message import Message
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -30,13 +31,14 @@ _MAX_PARTS = 64
 _TEXTS = frozenset(
     {"model_id", "prompt", "negative_prompt", "image", "resolution", "output_format", "quantization", "speed"}
 )
-_TEXTS |= {"priority", "webhook_url"}
+_TEXTS |= {"last_image", "fit", "priority", "webhook_url"}
+_PICTURES = ("image", "last_image")
 _BRACKETS = re.compile(r"(\w{1,64})\[(?:([^\[\]]{1,64})\]|\](?:\[([^\[\]]{1,64})\])?)")  # a[b], a[], a[][b]
 
 
 @dataclass(frozen=True)
 class ReceivedRequest:
-    """A parsed request. `image`: the bytes as sent, not decoded yet.
+    """A parsed request. `image` and `last_image`: the bytes as sent, not decoded yet.
 
     `wrong`: the errors found so far. If there are any, `request` has only the valid fields, so that the remaining
     checks can report their errors too, and no job may be created from it.
@@ -46,12 +48,21 @@ class ReceivedRequest:
     image: bytes | None
     wrong: tuple[FieldError, ...] = ()
     image_left_out: bool = False  # an image was sent but not read
+    last_image: bytes | None = None
+    last_image_left_out: bool = False
+
+    @property
+    def pictures(self) -> dict[str, bytes]:
+        """Return what was read, by field."""
+        sent = {"image": self.image, "last_image": self.last_image}
+        return {field: content for field, content in sent.items() if content is not None}
 
     def digest(self) -> str:
         """Return a SHA-256 of the request, independent of the formatting of the body."""
-        fields = self.request.model_dump(mode="json", exclude={"image"}, exclude_unset=True)
-        image = hashlib.sha256(self.image).hexdigest() if self.image is not None else None
-        canonical = json.dumps({"request": fields, "image": image}, sort_keys=True)
+        fields = self.request.model_dump(mode="json", exclude=set(_PICTURES), exclude_unset=True)
+        hashes = {field: hashlib.sha256(content).hexdigest() for field, content in self.pictures.items()}
+        # As earlier versions made it, for requests that they knew.
+        canonical = json.dumps({"request": fields, "image": None, **hashes}, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -68,7 +79,7 @@ async def read_generation(request: Request) -> ReceivedRequest:
             parse = partial(_from_json, raw)
             return parse() if len(raw) <= _INLINE_BYTES else await anyio.to_thread.run_sync(parse)
         case "multipart/form-data":
-            form = await _read_form(request, "image", _TEXTS)
+            form = await _read_form(request, _PICTURES, _TEXTS)
             return await anyio.to_thread.run_sync(partial(received, *form))
     raise UnsupportedMedia(
         "The content type must be application/json (UTF-8), or multipart/form-data with an `image` part"
@@ -76,16 +87,16 @@ async def read_generation(request: Request) -> ReceivedRequest:
 
 
 async def read_fields_or_form(
-    request: Request, file_part: str, texts: frozenset[str]
-) -> tuple[dict[str, Any], bytes | None, tuple[FieldError, ...]]:
-    """Return the fields of a JSON object or form, the bytes of the file part `file_part`, and errors of form parts.
+    request: Request, file_parts: Sequence[str], texts: frozenset[str]
+) -> tuple[dict[str, Any], dict[str, bytes], tuple[FieldError, ...]]:
+    """Return the fields of a JSON object or form, the bytes of its file parts by name, and errors of form parts.
 
     The fields are not validated. Form values whose names are not in `texts` are parsed as JSON if possible. Raises like
     `read_generation`.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data":
-        return await _read_form(request, file_part, texts)
-    return await read_fields(request), None, ()
+        return await _read_form(request, file_parts, texts)
+    return await read_fields(request), {}, ()
 
 
 async def read_json(request: Request, model: type[Body]) -> Body:
@@ -144,21 +155,37 @@ def valid_part(
 
 
 def _from_json(raw: bytes) -> ReceivedRequest:
-    return received(_json(raw), None, ())
+    return received(_json(raw))
 
 
-def received(fields: Any, image: bytes | None = None, wrong: tuple[FieldError, ...] = ()) -> ReceivedRequest:
-    """Return the fields of a generation as a request. Raises InvalidField if the valid ones do not make one."""
+def received(
+    fields: Any, files: Mapping[str, bytes] = MappingProxyType({}), wrong: tuple[FieldError, ...] = ()
+) -> ReceivedRequest:
+    """Return the fields of a generation as a request. `files`: pictures that were sent as parts of a form.
+
+    Raises InvalidField if the valid fields do not make a request.
+    """
     if not isinstance(fields, dict):
         raise InvalidField(FieldError(("body",), "must be a JSON object", "dict_type"))
     request, wrong = valid_part(fields, GenerationRequest, wrong)
-    if image is None and request.image is not None:
-        try:
-            image = images.from_data_url(request.image)
-        except InvalidField as error:
-            return ReceivedRequest(request, None, (*wrong, *error.errors), image_left_out=True)
-    left_out = image is None and any(one.loc[1:2] == ("image",) for one in wrong)
-    return ReceivedRequest(request, image, wrong, left_out)
+    pictures = dict(files)
+    for field in _PICTURES:
+        url = getattr(request, field)
+        if field not in pictures and url is not None:
+            try:
+                pictures[field] = images.from_data_url(url, field)
+            except InvalidField as error:
+                wrong = (*wrong, *error.errors)
+    named = {one.loc[1] for one in wrong if len(one.loc) > 1}
+    image, last_image = (pictures.get(field) for field in _PICTURES)
+    return ReceivedRequest(
+        request,
+        image,
+        wrong,
+        image is None and "image" in named,
+        last_image,
+        last_image is None and "last_image" in named,
+    )
 
 
 def _json(raw: bytes) -> Any:
@@ -232,10 +259,10 @@ class _FormParser(MultiPartParser):
         self.ended = True
 
 
-Form = tuple[dict[str, Any], bytes | None, tuple[FieldError, ...]]
+Form = tuple[dict[str, Any], dict[str, bytes], tuple[FieldError, ...]]
 
 
-async def _read_form(request: Request, file_part: str, texts: frozenset[str]) -> Form:
+async def _read_form(request: Request, file_parts: Sequence[str], texts: frozenset[str]) -> Form:
     parser = _FormParser(
         request.headers, _limited(request), max_files=_MAX_PARTS, max_fields=_MAX_PARTS, max_part_size=LIMIT_BYTES
     )
@@ -246,44 +273,45 @@ async def _read_form(request: Request, file_part: str, texts: frozenset[str]) ->
     try:
         if not parser.ended:
             raise MalformedRequest("The multipart body is truncated: its final boundary is missing")
-        return await _read_parts(form, file_part, texts, parser.json_fields)
+        return await _read_parts(form, file_parts, texts, parser.json_fields)
     finally:
         await form.close()
 
 
-async def _read_parts(form: FormData, file_part: str, texts: frozenset[str], json_fields: Set[str]) -> Form:
+async def _read_parts(form: FormData, file_parts: Sequence[str], texts: frozenset[str], json_fields: Set[str]) -> Form:
     """Read the parts of a form. An empty part counts as not given, because browsers send empty inputs too.
 
     An empty part with the content type JSON is refused: browsers never send that type, and an empty text is not JSON.
     """
     fields: dict[str, Any] = {}
-    image: bytes | None = None
+    files: dict[str, bytes] = {}
     wrong: list[FieldError] = []
     for name, value in form.multi_items():
         try:
             if isinstance(value, UploadFile):
                 if not value.filename and not value.size:
                     continue
-                if name != file_part:
-                    raise InvalidField(_no_file_part(name, file_part))
-                if name in fields or image is not None:
+                if name not in file_parts:
+                    raise InvalidField(_no_file_part(name, file_parts))
+                if name in fields or name in files:
                     raise _duplicate(name)
-                image = await value.read()
+                files[name] = await value.read()
             elif (brackets := _BRACKETS.fullmatch(name)) is not None:
                 _put_inside(fields, brackets, value)
             elif value == "" and name not in json_fields:
                 continue
-            elif name in fields or (name == file_part and image is not None):
+            elif name in fields or name in files:
                 raise _duplicate(name)
             else:
                 fields[name] = value if name in texts else _form_value(value)
         except InvalidField as error:
             wrong += error.errors
-    return fields, image, tuple(wrong)
+    return fields, files, tuple(wrong)
 
 
-def _no_file_part(name: str, file_part: str) -> FieldError:
-    msg = f"must not be a file; only the part `{file_part}` may be a file, all others are values without a filename"
+def _no_file_part(name: str, file_parts: Sequence[str]) -> FieldError:
+    allowed = " and ".join(f"`{part}`" for part in file_parts)
+    msg = f"must not be a file; only {allowed} may be files, all other parts are values without a filename"
     return FieldError(("body", name[:100]), msg, "extra_forbidden")
 
 

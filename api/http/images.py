@@ -23,32 +23,49 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 20 * 10**6
 MAX_PIXELS = 50 * 10**6
 _PNG_DEPTH_AT = 24  # offset of the byte with the bits per sample
+_ORIENTATION = 0x0112  # the tag of EXIF
+_TURNED = (5, 6, 7, 8)  # by a quarter
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
 
 
-def from_data_url(url: str) -> bytes:
-    """Return the bytes of ``data:image/png;base64,...``. Raises InvalidField on `image`."""
+def from_data_url(url: str, field: str = "image") -> bytes:
+    """Return the bytes of ``data:image/png;base64,...``. Raises InvalidField on `field`."""
     head = _DATA_URL.match(url)
     if head is None:
-        raise InvalidField.of("image", "must be a data URL: data:image/png;base64,...", "data_url")
+        raise InvalidField.of(field, "must be a data URL: data:image/png;base64,...", "data_url")
     if (len(url) - head.end()) * 3 // 4 > MAX_BYTES + 2:
-        raise _too_large()
+        raise _too_large(field)
     try:
         return base64.b64decode(url[head.end() :].encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise InvalidField.of("image", "the data URL's content is not valid base64", "data_url") from None
+        raise InvalidField.of(field, "the data URL's content is not valid base64", "data_url") from None
 
 
-def normalise(content: bytes) -> bytes:
+def upright_size(content: bytes) -> tuple[int, int] | None:
+    """Return width and height as `normalise` makes them; None for what it refuses. Reads the header alone if it can."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with Image.open(BytesIO(content), formats=_FORMATS) as image:
+            if len(content) > MAX_BYTES or image.width * image.height > MAX_PIXELS:
+                return None
+            turned = image.getexif().get(_ORIENTATION) in _TURNED
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except Exception:  # decoders raise many types of errors, which `normalise` reports
+        return None
+
+
+def normalise(content: bytes, field: str = "image") -> bytes:
     """Return the image as an upright sRGB PNG. The largest take seconds and hundreds of MB: call it in a thread.
 
-    Raises InvalidField on `image` if it is not a PNG, JPEG or WebP, is animated, damaged, or too large.
+    Raises InvalidField on `field` if it is not a PNG, JPEG or WebP, is animated, damaged, or too large.
     """
     from PIL import Image, UnidentifiedImageError
 
     if len(content) > MAX_BYTES:
-        raise _too_large()
+        raise _too_large(field)
     Image.MAX_IMAGE_PIXELS = None  # Pillow's limit only warns; ours, below, refuses
     try:
         with Image.open(BytesIO(content), formats=_FORMATS) as image:
@@ -63,15 +80,15 @@ def normalise(content: bytes) -> bytes:
                 return out.getvalue()
     except UnidentifiedImageError:
         raise InvalidField.of(
-            "image", "is not a PNG, JPEG or WebP image; convert it to one of them", "image_type"
+            field, "is not a PNG, JPEG or WebP image; convert it to one of them", "image_type"
         ) from None
     except Exception:
         # Decoders raise many types of errors for damaged files: OSError, SyntaxError, struct.error, ...
-        raise InvalidField.of("image", "cannot be decoded; the file is damaged", "image_damaged") from None
+        raise InvalidField.of(field, "cannot be decoded; the file is damaged", "image_damaged") from None
     if frames > 1:
         still = f"is animated, with {frames} frames; send a still image, such as its first frame"
-        raise InvalidField.of("image", still, "image_animated")
-    raise InvalidField.of("image", f"has {pixels / 1e6:.1f} megapixels; at most 50 are allowed", "image_pixels")
+        raise InvalidField.of(field, still, "image_animated")
+    raise InvalidField.of(field, f"has {pixels / 1e6:.1f} megapixels; at most 50 are allowed", "image_pixels")
 
 
 def give_memory_back() -> None:
@@ -151,8 +168,8 @@ def _in_srgb(colours: "Image.Image", profile: bytes | None) -> "Image.Image":
     return colours.convert("RGB")
 
 
-def _too_large() -> InvalidField:
-    return InvalidField.of("image", f"is larger than {MAX_BYTES // 10**6} MB, the maximum", "image_bytes")
+def _too_large(field: str) -> InvalidField:
+    return InvalidField.of(field, f"is larger than {MAX_BYTES // 10**6} MB, the maximum", "image_bytes")
 
 
 @cache

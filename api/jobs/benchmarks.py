@@ -12,8 +12,9 @@ from api.context import Context
 from api.http import headers
 from api.http.body import read_json
 from api.http.responses import json_response
-from api.jobs.handlers import ACCEPTED, job_objects
+from api.jobs.handlers import ACCEPTED
 from api.jobs.node_jobs import accepted
+from api.jobs.objects import job_objects
 from api.operation import Operation
 from api.schemas.jobs.tiers import BenchmarkRequest
 from api.services.admission import retry_rules

@@ -10,7 +10,7 @@ from api.context import Context
 from api.http.body import read_json
 from api.http.query import job_id_of
 from api.http.responses import json_response
-from api.jobs.handlers import job_objects
+from api.jobs.objects import job_objects
 from api.operation import Answer, Operation
 from api.schemas.jobs import jobs
 from api.schemas.jobs.dead_jobs import DeadJobsQuery, JobChange, NotRedriven, Redriven, RedriveRequest, RedriveResult

@@ -1,5 +1,8 @@
 """What accepting a generation would return and cost. Reads only; shows data of the caller, and counts."""
 
+from collections.abc import Sequence
+from math import inf
+
 from api.access.caller import Caller
 from api.context import Context
 from api.jobs.views import settled_params
@@ -10,23 +13,31 @@ from api.services.estimates import Estimate, Wanted
 from shared import clock
 from shared.catalogue.job_types import GenerationParams
 from shared.forecast.forecasts import Forecast
+from shared.jobs import batches
 from shared.jobs.accepting import NewJob
 from shared.jobs.reading import queues
 from shared.models.memory_plan import Needs
 from shared.states import REPLICA_READY
 
 
-def outcome(context: Context, new: NewJob, caller: Caller) -> DryRun:
-    """Return the outcome for an admitted job. Raises LimitReached as accepting it would."""
-    new = caller.owning(new)
+def outcome(context: Context, jobs: Sequence[NewJob], caller: Caller) -> DryRun:
+    """Return the outcome for one admitted job, or for all of a request. Raises LimitReached as accepting it would."""
+    jobs = [caller.owning(one) for one in jobs]
+    new = jobs[0]
     uses = gpu_limits.uses(context.database, caller.limits, new.owner)
     gpu_limits.check_room(uses)
+    if len(jobs) > 1:
+        gpu_limits.check_several(context.database, caller.limits, jobs)
+        for use in uses:
+            if use.name == "queued_jobs" and use.allowed - use.used < len(jobs):
+                raise batches.no_room(int(use.allowed), int(use.allowed - use.used), len(jobs))
     params = new.params
     assert isinstance(params, GenerationParams)
     memory = None if new.mock else _memory(context, new)
-    cost, expected, ready = _times(context, new, params, memory)
+    cost, expected, ready = _times(context, jobs, params, memory)
     by_priority = queues.queued_by_priority(context.database)
     return DryRun(
+        count=len(jobs),
         model_id=params.model_id,
         priority=new.priority,
         mock=new.mock,
@@ -65,7 +76,7 @@ def _memory(context: Context, new: NewJob) -> MemoryNeeds:
 
 
 def _times(
-    context: Context, new: NewJob, params: GenerationParams, memory: MemoryNeeds | None
+    context: Context, jobs: Sequence[NewJob], params: GenerationParams, memory: MemoryNeeds | None
 ) -> tuple[Cost, Start, bool]:
     library = context.library()
     wanted = Wanted(
@@ -87,23 +98,24 @@ def _times(
             how="Placeholder output uses no model.",
         )
         return cost, Start(start_at=None, end_at=None, how="Placeholder output is not estimated."), ready
-    seconds = found.device_seconds(params.devices_per_job)
+    seconds = found.device_seconds(params.devices_per_job, len(jobs))
     cost = Cost(
         gpu_seconds=None if seconds is None else round(seconds, 1),
         generation_seconds=found.generation_seconds,
         loading_seconds=0 if found.warm else found.loading_seconds,
         samples=found.samples,
-        how=_how(found, params),
+        how=_how(found, params, len(jobs)),
     )
-    return cost, _start(context.forecasts.of_new(estimates.as_waiting(new))), ready
+    return cost, _start(context.forecasts.of_several_new([estimates.as_waiting(one) for one in jobs])), ready
 
 
-def _how(found: Estimate, params: GenerationParams) -> str:
+def _how(found: Estimate, params: GenerationParams, count: int) -> str:
     if found.generation_seconds is None:
         return f"Unknown: no generation of {params.model_id} has been measured here."
     loading = (
         "and no loading, because a device has the model loaded" if found.warm else "plus the median time of loading"
     )
+    loading += f", times {count} jobs, of which one loads" if count > 1 else ""
     times = f", times {params.devices_per_job} devices" if params.devices_per_job > 1 else ""
     return (
         f"The median time per megapixel, frame and step of the last {found.samples} successes, scaled to this request, "
@@ -111,8 +123,11 @@ def _how(found: Estimate, params: GenerationParams) -> str:
     )
 
 
-def _start(expected: Forecast) -> Start:
-    return Start(start_at=_iso(expected.start), end_at=_iso(expected.end), how=expected.how)
+def _start(expected: Sequence[Forecast]) -> Start:
+    first = min(expected, key=lambda one: one.start if one.start is not None else inf)
+    ends = [one.end for one in expected]
+    last = max((end for end in ends if end is not None), default=None) if None not in ends else None
+    return Start(start_at=_iso(first.start), end_at=_iso(last), how=first.how)
 
 
 def _iso(seconds: float | None) -> str | None:

@@ -24,7 +24,8 @@ from api.context import Context
 from api.http import headers
 from api.http.query import job_id_of
 from api.jobs import views
-from api.jobs.handlers import PASS_SECONDS, job_objects
+from api.jobs.handlers import PASS_SECONDS
+from api.jobs.objects import job_objects
 from api.operation import Answer, Operation
 from api.schemas.jobs import jobs
 from api.services import live

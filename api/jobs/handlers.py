@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,29 +17,27 @@ from api.http import headers
 from api.http.body import ReceivedRequest, read_generation
 from api.http.query import job_id_of
 from api.http.responses import json_response
-from api.jobs import dry_run, views
+from api.jobs import counted, dry_run, views
+from api.jobs.objects import job_objects
 from api.operation import Answer, Operation
 from api.schemas.jobs import jobs
-from api.schemas.jobs.dry_run import JobOrDryRun
+from api.schemas.jobs.counted import EarlierGeneration, NewGeneration
 from api.schemas.jobs.job_queries import GenerationQuery, JobsQuery
 from api.services import estimates, stopping
-from api.services.admission import gpu_limits
+from api.services.admission import gpu_limits, repeating
 from api.services.group_commit import Committed
-from api.services.hosts import Seen
 from api.services.waiting import waiting_for
 from shared import clock
 from shared.access import keys
 from shared.catalogue.job_types import GENERATION
-from shared.database.tables import Job
 from shared.errors import FieldError, InvalidField, LimitReached, StoreFull, Unavailable
 from shared.jobs import accepting, records
 from shared.jobs.accepting import NewJob
 from shared.jobs.claims import running_limits
-from shared.jobs.flows import reading as flows
 from shared.jobs.lines import holding
-from shared.jobs.reading import lists, queue_positions
+from shared.jobs.reading import lists
 from shared.jobs.reading.queue_positions import Position
-from shared.states import JOB_ENDS, JobState, Scope
+from shared.states import JOB_ENDS, Scope
 from wanworks.requests import GenerationRequest
 
 log = logging.getLogger("wanworks.jobs")
@@ -54,9 +51,10 @@ async def create_generation(context: Context, request: Request, query: Generatio
     received = await read_generation(request)
     caller = caller_of(request)
     if query.dry_run:
-        new = await admitted(context, received, None, caller, dry_run=True)
-        return json_response(await anyio.to_thread.run_sync(dry_run.outcome, context, new, caller))
-    return await _accept(context, await admitted(context, received, key, caller), caller)
+        jobs = await _all_admitted(context, received, None, caller, dry_run=True)
+        return json_response(await anyio.to_thread.run_sync(dry_run.outcome, context, jobs, caller))
+    jobs = await _all_admitted(context, received, key, caller)
+    return await (_accept(context, jobs[0], caller) if len(jobs) == 1 else counted.accept(context, jobs, caller))
 
 
 async def retry(context: Context, request: Request, query: BaseModel) -> Response:
@@ -155,25 +153,6 @@ def remove(context: Context, request: Request, job_id: str) -> None:
         records.purge(context.database, [job.id])
 
 
-def job_objects(context: Context, rows: Sequence[Job], *, wait: bool = False) -> list[jobs.Job]:
-    """Return the jobs as clients see them. `wait`: for the estimates of jobs that were accepted just now."""
-    positions = queue_positions.positions(context.database, context.redis, rows)
-    progress = context.live.of(rows)
-    public_path = context.settings.public_path
-    queued = any(row.status == JobState.QUEUED for row in rows)
-    seen, now = context.hosts.seen() if queued else Seen(), clock.now().timestamp()
-    full = running_limits.at_limit(context.database, [row.owner for row in rows if row.status == JobState.QUEUED])
-    awaited = flows.awaited(context.database, [row.id for row in rows if row.held == holding.DEPENDENCY])
-    reasons = [waiting_for(row, seen, now, full.get(row.owner or ""), awaited.get(row.id, ())) for row in rows]
-    ids = [row.id for row in rows if row.status == JobState.QUEUED]
-    ahead = {job_id: position.ahead for job_id, position in positions.items()}
-    expected = context.forecasts.of(ids, ahead, wait=wait) if ids else {}
-    return [
-        views.job(row, progress[row.id], positions.get(row.id), public_path, reason, expected.get(row.id))
-        for row, reason in zip(rows, reasons, strict=True)
-    ]
-
-
 def _show_one(context: Context, job_id: str, only: str | None) -> jobs.Job:
     return job_objects(context, [records.get(context.database, job_id, only=only)], wait=True)[0]
 
@@ -189,25 +168,39 @@ async def admitted(
     admit = partial(context.admission.generation, received, key, caller.limits, dry_run=dry_run, only=caller.only)
     if context.admission.is_quick(received):
         new = admit()
-    elif received.image is None:
+    elif not received.pictures:
         new = await anyio.to_thread.run_sync(admit)
     else:
         new = await anyio.to_thread.run_sync(admit, limiter=context.image_limiter)
     if new.start_before is not None and not new.mock:
-        await anyio.to_thread.run_sync(_check_latest_start, context, caller.owning(new))
+        await anyio.to_thread.run_sync(_check_latest_start, context, caller.owning(new), received.request.count)
     return new
 
 
-def _check_latest_start(context: Context, new: NewJob) -> None:
-    """Raise InvalidField if the job cannot be expected to start in time. Remove its inputs from the store then."""
+async def _all_admitted(
+    context: Context, received: ReceivedRequest, key: str | None, caller: Caller, *, dry_run: bool = False
+) -> list[NewJob]:
+    """Return the job, or with `count` all jobs. Raises like `admitted`."""
+    new = await admitted(context, received, key, caller, dry_run=dry_run)
+    if received.request.count == 1:
+        return [new]
+    repeat = partial(context.admission.repeated, new, received.request.count, dry_run=dry_run)
+    return await anyio.to_thread.run_sync(repeat)
+
+
+def _check_latest_start(context: Context, new: NewJob, count: int) -> None:
+    """Raise InvalidField if the last of the jobs cannot be expected to start in time. Remove the inputs then."""
     if accepting.was_accepted(context.database, new):
         return  # a repeated request gets its job
-    expected = context.forecasts.of_new(estimates.as_waiting(new))
-    if expected.start is not None and new.start_before is not None and expected.excludes(new.start_before):
+    jobs = repeating.repeated(new, count)
+    expected = context.forecasts.of_several_new([estimates.as_waiting(job) for job in jobs])
+    latest = max(expected, key=lambda one: one.start or 0.0)
+    if latest.start is not None and new.start_before is not None and latest.excludes(new.start_before):
         context.admission.discard(new)
-        start = clock.iso(clock.from_epoch(expected.start))
+        start = clock.iso(clock.from_epoch(latest.start))
+        which = "the job" if count == 1 else f"the last of the {count} jobs"
         message = (
-            f"is too early: the job is expected to start at {start}; give a later time, a higher priority, or none"
+            f"is too early: {which} is expected to start at {start}; give a later time, a higher priority, or none"
         )
         raise InvalidField.of("start_before", message, "not_in_time")
 
@@ -293,18 +286,19 @@ OPERATIONS = (
     Operation(
         "POST", "/api/v1/jobs/generation", create_generation, "createGeneration", "Create a video",
         answers=(
-            ACCEPTED[0],
+            Answer(202, "The queued job; with `count` the first of several.", NewGeneration, headers=("Location",)),
             Answer(
                 200,
                 "The job that was created earlier with this Idempotency-Key; or, of a dry run, what accepting the "
                 "request would return and cost.",
-                JobOrDryRun,
+                EarlierGeneration,
                 at_times=("Location", "Idempotency-Replayed"),
             ),
         ),
         problems=(400, 413, 415, 503, 507), headers=("Idempotency-Key",), body=GenerationRequest, query=GenerationQuery,
-        description="Send JSON, or a form with the image as the file part `image`; in a form, `loras`, `fallback` and "
-        "`metadata` are JSON strings. Omitted fields use the model's defaults.", scope=Scope.SUBMIT,
+        description="Send JSON, or a form with the pictures as the file parts `image` and `last_image`; in a form, "
+        "`loras`, `fallback` and `metadata` are JSON strings. Omitted fields use the model's defaults.",
+        scope=Scope.SUBMIT,
     ),
     Operation(
         "GET", "/api/v1/jobs", list_jobs, "listJobs", "List jobs, newest first",

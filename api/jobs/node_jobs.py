@@ -18,7 +18,8 @@ from api.context import Context
 from api.http import headers
 from api.http.body import read_json
 from api.http.responses import json_response
-from api.jobs.handlers import ACCEPTED, job_objects
+from api.jobs.handlers import ACCEPTED
+from api.jobs.objects import job_objects
 from api.operation import Answer, Operation
 from api.schemas.jobs import node_jobs as node_job_schemas
 from api.schemas.jobs.node_jobs import DownloadRequest, IntegrityCheckRequest, PrepareRequest

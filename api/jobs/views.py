@@ -105,9 +105,11 @@ def _rounded(seconds: float | None) -> float | None:
 
 def settled_params(stored: dict[str, Any]) -> Params:
     params = GenerationParams.model_validate(stored)
-    shared = params.model_dump(include=set(Params.model_fields) - {"image", "resolution"})
+    shared = params.model_dump(include=set(Params.model_fields) - {"image", "last_image", "fit", "resolution"})
     has_image = params.image is not None or params.image_of is not None
-    return Params(**shared, image=has_image, resolution=params.resolution)
+    has_last = params.last_image is not None or params.last_image_of is not None
+    fit = (params.fit or "cover") if has_image else None
+    return Params(**shared, image=has_image, last_image=has_last, fit=fit, resolution=params.resolution)
 
 
 def _benchmark_params(stored: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from api.context import Context
 from api.http import headers
 from api.http.body import read_json
 from api.http.responses import json_response
-from api.jobs.handlers import ACCEPTED, job_objects
+from api.jobs.handlers import ACCEPTED
 from api.jobs.node_jobs import accepted, keyed, live_nodes
+from api.jobs.objects import job_objects
 from api.loras.uploads import Received, received
 from api.operation import Answer, Operation
 from api.schemas import loras as schemas

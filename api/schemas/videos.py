@@ -21,10 +21,12 @@ from wanworks.requests import (
     NOT_BLANK,
     PLAIN,
     FallbackStrategy,
+    FitField,
     Lora,
     MaxAttempts,
     Number,
     OutputFormat,
+    PreviewField,
     Quantization,
     RetryBackoff,
     Seed,
@@ -103,6 +105,14 @@ class VideoRequest(BaseModel):
     image_reference: Annotated[
         str | ImageReference | None, Field(description="Another name for `input_reference`; give only one of them.")
     ] = None
+    last_image: Annotated[
+        str | ImageReference | None,
+        Field(
+            description="The picture with which the video ends, as `input_reference`; in a form, a file. It needs "
+            "`input_reference`, and a model that always starts from an image."
+        ),
+    ] = None
+    fit: FitField = None
     seconds: Annotated[
         Seconds | None,
         Field(
@@ -136,6 +146,7 @@ class VideoRequest(BaseModel):
     retry_backoff_seconds: RetryBackoff = None
     webhook_url: Annotated[str, Field(max_length=2000)] | None = None
     webhook_progress: Annotated[bool, Field(strict=True)] | None = None
+    preview: PreviewField | None = None
     metadata: (
         Annotated[
             dict[
@@ -150,7 +161,7 @@ class VideoRequest(BaseModel):
 # Form values that stay text; others are parsed as JSON if they are JSON.
 TEXTS = frozenset(
     {"model", "prompt", "negative_prompt", "seconds", "size", "output_format", "quantization", "priority"}
-) | {"speed", "start_after", "start_before", "webhook_url"}
+) | {"speed", "last_image", "fit", "start_after", "start_before", "webhook_url"}
 
 
 class RemixRequest(BaseModel):

@@ -40,11 +40,14 @@ class Estimate:
     warm: bool  # whether a device has loaded the model
     samples: int
 
-    def device_seconds(self, devices: int) -> float | None:
-        """Return how long it holds its devices, summed over them, with loading where no device has the model."""
+    def device_seconds(self, devices: int, count: int = 1) -> float | None:
+        """Return how long it holds its devices, summed over them, with loading where no device has the model.
+
+        `count`: of so many such generations, of which the first one loads.
+        """
         if self.generation_seconds is None or (not self.warm and self.loading_seconds is None):
             return None
-        return devices * (self.generation_seconds + (0.0 if self.warm else self.loading_seconds or 0.0))
+        return devices * (count * self.generation_seconds + (0.0 if self.warm else self.loading_seconds or 0.0))
 
 
 def estimate(database: Database, library: Library, wanted: Wanted) -> Estimate:

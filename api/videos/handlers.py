@@ -36,7 +36,7 @@ from api.schemas.videos import (
     poll_after_ms,
     video,
 )
-from api.videos.request import generation_request, reference, with_video_names
+from api.videos.request import generation_request, last_reference, reference, with_video_names
 from shared.catalogue.job_types import GENERATION
 from shared.catalogue.models import CatalogueEntry
 from shared.database.tables import Job
@@ -57,29 +57,47 @@ _KINDS = {"video": "video", "thumbnail": "thumbnail", "spritesheet": "contact_sh
 
 async def create(context: Context, request: Request, query: BaseModel) -> Response:
     key, caller = headers.idempotency_key(request.headers), caller_of(request)
-    fields, sent, wrong = await read_fields_or_form(request, "input_reference", TEXTS)
+    fields, sent, wrong = await read_fields_or_form(request, ("input_reference", "last_image"), TEXTS)
     video, wrong = valid_part(fields, VideoRequest, wrong)
+    named: dict[str, str | None] = {"image": None, "last_image": None}
     try:
-        named = reference(video)
-        if named is not None and sent is not None:
+        named["image"] = reference(video)
+        if named["image"] is not None and "input_reference" in sent:
             raise InvalidField.of(
                 "image_reference", "is another name for input_reference; give only one of them", "duplicate"
             )
     except InvalidField as error:
-        named, wrong = None, (*wrong, *error.errors)
-    left_out = any(one.loc[1:2] in (("input_reference",), ("image_reference",)) for one in wrong)
-    with_image = sent is not None or named is not None or left_out
+        named["image"], wrong = None, (*wrong, *error.errors)
+    try:
+        named["last_image"] = last_reference(video)
+    except InvalidField as error:
+        wrong = (*wrong, *error.errors)
+    refused = {one.loc[1] for one in wrong if len(one.loc) > 1}
+    left_out = {
+        "image": not refused.isdisjoint(("input_reference", "image_reference")),
+        "last_image": "last_image" in refused,
+    }
+    with_image = "input_reference" in sent or named["image"] is not None or left_out["image"]
     try:
         translation = generation_request(video, context.catalogue, with_image=with_image, wrong=wrong)
-        wrong, image = translation.wrong, sent
-        if named is not None and wrong:
-            left_out = True  # do not fetch an image for a request that is refused
-        elif named is not None:
-            try:
-                image = await _picture(context, named)
-            except InvalidField as error:
-                wrong, left_out = error.errors, True
-        given = ReceivedRequest(translation.request, image, wrong, left_out and image is None)
+        wrong = translation.wrong
+        pictures = {"image": sent.get("input_reference"), "last_image": sent.get("last_image")}
+        for field, url in named.items():
+            if url is not None and wrong:
+                left_out[field] = True  # do not fetch an image for a request that is refused
+            elif url is not None:
+                try:
+                    pictures[field] = await _picture(context, url, field)
+                except InvalidField as error:
+                    wrong, left_out[field] = error.errors, True
+        given = ReceivedRequest(
+            translation.request,
+            pictures["image"],
+            wrong,
+            left_out["image"] and pictures["image"] is None,
+            pictures["last_image"],
+            left_out["last_image"] and pictures["last_image"] is None,
+        )
         new = await admitted(context, given, key, caller)
         return await _made(context, new, caller)
     except InvalidField as error:
@@ -178,15 +196,15 @@ def _seconds_left(context: Context, job: Job, progress: JobProgress) -> float | 
     return rate * job.work if rate is not None else None
 
 
-async def _picture(context: Context, named: str) -> bytes:
+async def _picture(context: Context, named: str, field: str) -> bytes:
     """Return the image in a data URL, or fetch it from a URL that the outbound guard allows."""
     if named[:5].lower() == "data:":
-        return await anyio.to_thread.run_sync(images.from_data_url, named)
+        return await anyio.to_thread.run_sync(images.from_data_url, named, field)
     allowed = Allowed.of(context.settings.outbound_allow)
     try:
         return await outbound.get(named, allowed=allowed, max_bytes=images.MAX_BYTES, seconds=_FETCH_SECONDS)
     except (ForbiddenAddress, NotFetched) as error:
-        raise InvalidField.of("image", error.message, error.code) from None
+        raise InvalidField.of(field, error.message, error.code) from None
 
 
 OPERATIONS = (
@@ -199,8 +217,8 @@ OPERATIONS = (
             ),
         ),
         problems=(413, 415, 503, 507), headers=("Idempotency-Key",), body=video_schemas.VideoRequest, tag="videos",
-        description="Send JSON, or a form with the image as the file part `input_reference`. Fields that are left out "
-        "take the model's defaults.", scope=Scope.SUBMIT,
+        description="Send JSON, or a form with the pictures as the file parts `input_reference` and `last_image`. "
+        "Fields that are left out take the model's defaults.", scope=Scope.SUBMIT,
     ),
     Operation(
         "GET", "/v1/videos", list_videos, "listVideos", "List videos",

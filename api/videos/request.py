@@ -17,7 +17,7 @@ from wanworks.requests import GenerationRequest
 _NO = "not_supported"
 _GRID = 4  # frames that the models' video encoder combines, after the first
 _RENAMED = {"num_frames": "frames", "num_inference_steps": "steps"}
-_TAKEN_OVER = frozenset(GenerationRequest.model_fields) & frozenset(VideoRequest.model_fields)
+_TAKEN_OVER = frozenset(GenerationRequest.model_fields) & frozenset(VideoRequest.model_fields) - {"last_image"}
 _WORDS = {
     "model_id": "model",
     "resolution": "size",
@@ -80,15 +80,24 @@ def reference(video: VideoRequest) -> str | None:
     if video.input_reference is not None and video.image_reference is not None:
         raise _wrong("image_reference", "is another name for input_reference; give only one of them", "duplicate")
     named = video.input_reference if video.input_reference is not None else video.image_reference
+    return _url(named, "input_reference")
+
+
+def last_reference(video: VideoRequest) -> str | None:
+    """Return the URL or data URL of the picture with which the video ends. Raises InvalidField."""
+    return _url(video.last_image, "last_image")
+
+
+def _url(named: str | ImageReference | None, field: str) -> str | None:
     if not isinstance(named, ImageReference):
         return named
     if named.file_id is not None:
         raise _wrong(
-            "input_reference.file_id",
+            f"{field}.file_id",
             "is not supported, because this server stores no uploaded files; send the image itself or give image_url",
         )
     if named.image_url is None:
-        raise _wrong("input_reference.image_url", "is needed", "missing")
+        raise _wrong(f"{field}.image_url", "is needed", "missing")
     return named.image_url
 
 

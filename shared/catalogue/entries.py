@@ -156,6 +156,11 @@ class CatalogueEntry(Frozen):
         return self
 
     @property
+    def takes_last_image(self) -> bool:
+        """Whether a video can end with a given picture. `wan-ti2v` conditions the first frame alone."""
+        return self.pipeline == "wan-i2v"
+
+    @property
     def team_sizes(self) -> tuple[int, ...]:
         """The numbers of devices that can compute a video together."""
         return tuple(count for count in DEVICES_PER_JOB if self.heads % count == 0)

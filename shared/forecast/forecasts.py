@@ -124,11 +124,16 @@ class Forecasts:
 
     def of_new(self, job: Waiting) -> Forecast:
         """Return the forecast of a job that would be accepted now. Raises DatabaseUnavailable."""
+        return self.of_several_new([job])[0]
+
+    def of_several_new(self, jobs: Sequence[Waiting]) -> list[Forecast]:
+        """Return the forecasts of jobs that would be accepted together now. Raises DatabaseUnavailable."""
         self._refresh(_KEEP_FOR_NEW_SECONDS)
         facts = self._made.facts
         assert facts is not None
-        job = job._replace(queued_at=max(job.queued_at, facts.now))
-        return forecasts(facts, self._durations, (job,))[job.job_id]
+        new = [job._replace(queued_at=max(job.queued_at, facts.now) + place * 1e-6) for place, job in enumerate(jobs)]
+        found = forecasts(facts, self._durations, new)
+        return [found[job.job_id] for job in jobs]
 
     def _is_older(self, seconds: float) -> bool:
         return time.monotonic() - self._made.at >= max(seconds, _KEEP_TIMES_COST * self._made.cost)

@@ -43,6 +43,7 @@ class Accepted:
 
     batch: Batch
     replayed: bool
+    first_id: str = ""  # of the job that carries the idempotency key of a request with `count`
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Member:
 def accept(database: Database, new: NewBatch, jobs: Sequence[NewJob]) -> Accepted:
     """Store the batch with all its jobs in one transaction, or nothing. The jobs have one owner.
 
+    The idempotency key is the batch's own, or that of its first job, if one request stands for all jobs.
+
     Raises InvalidField if the idempotency key was used with another body, LimitReached if the owner's limit leaves no
     room for all jobs, StoreFull, DatabaseUnavailable and OutcomeUnknown.
     """
@@ -85,6 +88,17 @@ def replayed(database: Database, new: NewBatch) -> Batch | None:
         return None
     with database.read() as session:
         return _earlier(session, new)
+
+
+def replayed_first(database: Database, first: NewJob) -> Accepted | None:
+    """Return what an earlier request with the key and body of this first job created; None if there is none.
+
+    Raises InvalidField if that request had another body.
+    """
+    if first.idempotency_key is None:
+        return None
+    with database.read() as session:
+        return _of_first(session, first)
 
 
 def get(database: Database, batch_id: str, *, only: str | None = None) -> Batch:
@@ -145,6 +159,13 @@ def cancel(database: Database, batch_id: str, *, only: str | None = None) -> tup
     return get(database, batch_id), stopped
 
 
+def no_room(limit: int, room: int, count: int) -> LimitReached:
+    """Return the refusal of a batch of `count` jobs. `limit`: of the key's queued jobs, which leaves that room."""
+    message = f"This API key may have {limit} jobs queued, which leaves room for {max(0, room)} of the {count} "
+    message += "jobs of the batch. Send fewer at once, or later"
+    return LimitReached(message, accepting.QUEUE_RETRY_SECONDS)
+
+
 @settled
 def _note_cancel(database: Database, batch_id: str, only: str | None) -> None:
     with database.write() as session:
@@ -176,15 +197,14 @@ def _accept(database: Database, new: NewBatch, jobs: Sequence[NewJob]) -> Accept
     ]
     with database.write() as session:
         if is_repetition() and (row := session.get(Batch, new.id)) is not None:
-            return Accepted(row, replayed=False)
+            return Accepted(row, replayed=False, first_id=jobs[0].id)
+        if (earlier := _of_first(session, jobs[0])) is not None:
+            return earlier
         if new.idempotency_key is not None and (row := _earlier(session, new)) is not None:
             return Accepted(row, replayed=True)
         room = accepting.room_of(session, jobs)
         if new.owner in room and room[new.owner] < len(jobs):
-            limit, left = jobs[0].owner_may_queue or 0, max(0, room[new.owner])
-            message = f"This API key may have {limit} jobs queued, which leaves room for {left} of the {len(jobs)} "
-            message += "jobs of the batch. Send fewer at once, or later"
-            raise LimitReached(message, accepting.QUEUE_RETRY_SECONDS)
+            raise no_room(jobs[0].owner_may_queue or 0, room[new.owner], len(jobs))
         batch = Batch(
             id=new.id, owner=new.owner, name=new.name, webhook_url=new.webhook_url,
             idempotency_key=new.idempotency_key, request_hash=new.request_hash, created_at=now, total=len(jobs),
@@ -193,14 +213,31 @@ def _accept(database: Database, new: NewBatch, jobs: Sequence[NewJob]) -> Accept
         session.add(batch)
         session.flush()
         session.execute(insert(Job), rows)
-    return Accepted(batch, replayed=False)
+    return Accepted(batch, replayed=False, first_id=jobs[0].id)
+
+
+def _of_first(session: Session, first: NewJob) -> Accepted | None:
+    """Return the batch whose first job has the key of this one. Raises InvalidField if a job has it otherwise."""
+    if first.idempotency_key is None:
+        return None
+    job = session.exec(select(Job).where(Job.idempotency_key == first.idempotency_key)).one_or_none()
+    if job is None:
+        return None
+    batch = session.get(Batch, job.batch_id) if job.batch_id is not None else None
+    if batch is None or job.request_hash != first.request_hash:
+        raise _mismatch()
+    return Accepted(batch, replayed=True, first_id=job.id)
 
 
 def _earlier(session: Session, new: NewBatch) -> Batch | None:
     row = session.exec(select(Batch).where(Batch.idempotency_key == new.idempotency_key)).one_or_none()
     if row is not None and row.request_hash != new.request_hash:
-        raise InvalidField.of("Idempotency-Key", "this key was used with another body", "idempotency_mismatch")
+        raise _mismatch()
     return row
+
+
+def _mismatch() -> InvalidField:
+    return InvalidField.of("Idempotency-Key", "this key was used with another body", "idempotency_mismatch")
 
 
 def _visible(session: Session, batch_id: str, only: str | None, *, lock: bool = False) -> Batch:

@@ -43,6 +43,10 @@ def hint_key(job_id: str) -> str:
     return f"wanworks:hint:{job_id}"
 
 
+def preview_key(job_id: str) -> str:
+    return f"wanworks:preview:{job_id}"
+
+
 class RestingRedis:
     """A Redis client that gives up after 0.2 s and then pauses for 5 s."""
 
@@ -79,7 +83,7 @@ class Progress:
             pipe.publish(FEED_CHANNEL, json.dumps({"job": job_id, **event}, separators=(",", ":")))
             pipe.expire(stream_key(job_id), ENDED_SECONDS if ended else LIVE_SECONDS)
             if ended:
-                pipe.delete(cancel_key(job_id), hint_key(job_id))
+                pipe.delete(cancel_key(job_id), hint_key(job_id), preview_key(job_id))
             return bool(pipe.execute()[1])
 
         return bool(self._redis.ask(question))
@@ -141,7 +145,9 @@ class Progress:
         }
 
     def forget(self, job_id: str) -> None:
-        self._redis.ask(lambda client: client.delete(stream_key(job_id), cancel_key(job_id), hint_key(job_id)))
+        self._redis.ask(
+            lambda client: client.delete(stream_key(job_id), cancel_key(job_id), hint_key(job_id), preview_key(job_id))
+        )
 
 
 def answers(url: str | None) -> bool | None:

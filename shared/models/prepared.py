@@ -6,6 +6,9 @@ snapshot stand inside it, as links to blobs like its own files, so that whatever
 snapshots/<sha>/prepared/<recipe>/<component>/<key>/<weights>.safetensors
 snapshots/<sha>/prepared/<recipe>/<component>/<key>/prepared.json          written last: the copy is complete
 
+The coefficients of previews (`preview`, see `workers/generation/pipelines/previews/`) are kept as such a copy of the
+VAE, whose weights stay as published.
+
 The recipe names the form, its version, and the versions of the libraries that determine the bytes. The key is a
 checksum of the recipe and of the component's own files.
 """
@@ -17,12 +20,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from shared.models.verification import is_oid
 
-Form = Literal["bf16", "int8", "fp8"]
-FORMS: tuple[Form, ...] = get_args(Form)
+Form = Literal["bf16", "int8", "fp8", "preview"]
+FORMS: tuple[Form, ...] = ("bf16", "int8", "fp8")  # of weights
+PREVIEW: Form = "preview"
+PREVIEWED = "vae"  # the component that decodes what previews show
 QUANTIZED_FORMS: tuple[Literal["int8", "fp8"], ...] = ("int8", "fp8")
 FOLDER = "prepared"
 MANIFEST = "prepared.json"
@@ -33,13 +38,14 @@ COMPONENTS: Mapping[str, str] = {
     "transformer": "diffusion_pytorch_model",
     "transformer_2": "diffusion_pytorch_model",
 }
+_WEIGHTS: Mapping[str, str] = {**COMPONENTS, PREVIEWED: "diffusion_pytorch_model"}
 # The parts of a transformer that stay in 32 bits: diffusers' `WanTransformer3DModel._keep_in_fp32_modules`.
 KEPT_IN_FP32 = frozenset({"rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
 # fp8 needs weights whose edges are multiples of this, as the cards' kernels do.
 FP8_MULTIPLE = 16
 
 # Raise a version whenever the bytes that a recipe writes change.
-_VERSIONS: Mapping[Form, int] = {"bf16": 1, "int8": 1, "fp8": 1}
+_VERSIONS: Mapping[Form, int] = {"bf16": 1, "int8": 1, "fp8": 1, "preview": 1}
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,8 @@ class Copy:
 @cache
 def recipe(form: Form) -> str | None:
     """Return the recipe's name with the libraries of this machine; None if a library that it needs is missing."""
-    if form == "bf16":
-        return f"bf16-{_VERSIONS['bf16']}"
+    if form in ("bf16", "preview"):
+        return f"{form}-{_VERSIONS[form]}"
     try:
         return f"{form}-{_VERSIONS[form]}-torchao-{version('torchao')}"
     except PackageNotFoundError:
@@ -102,7 +108,7 @@ def recipe_of(path: str) -> str | None:
 
 def weights(snapshot: Path, component: str) -> tuple[str, ...]:
     """Return the component's published weights as paths within the snapshot, whether these files exist or not."""
-    return _weights(snapshot, component, COMPONENTS[component])
+    return _weights(snapshot, component, _WEIGHTS[component])
 
 
 def checksums(snapshot: Path, component: str, weights_name: str) -> dict[str, str] | None:
@@ -151,7 +157,7 @@ def find(snapshot: Path, component: str, form: Form) -> Copy | None:
     If published weights were removed, the copy of the snapshot is the one that was made of them.
     """
     name = recipe(form)
-    if name is None or component not in COMPONENTS:
+    if name is None or component not in _WEIGHTS:
         return None
     key = key_of(snapshot, component, form)
     if key is not None:
@@ -186,8 +192,8 @@ def read(snapshot: Path, component: str, form: Form, key: str) -> Copy | None:
 
 def copies(snapshot: Path) -> list[Copy]:
     """Return all complete copies that this machine's libraries can use."""
-    wanted = ((component, form) for component in COMPONENTS for form in FORMS if form_of(component, form) == form)
-    found = (find(snapshot, component, form) for component, form in wanted)
+    weights = ((component, form) for component in COMPONENTS for form in FORMS if form_of(component, form) == form)
+    found = (find(snapshot, component, form) for component, form in (*weights, (PREVIEWED, PREVIEW)))
     return [copy for copy in found if copy is not None]
 
 

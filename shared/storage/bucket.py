@@ -90,9 +90,9 @@ class BucketStore:
             raise StoreUnavailable("The bucket no longer exists") from error
         return f"{job_id}/{name}"
 
-    def copy_input(self, reference: str, job_id: str) -> str:
+    def copy_input(self, reference: str, job_id: str, name: str | None = None) -> str:
         """Copy the input within the bucket."""
-        name = reference.rpartition("/")[2]
+        name = name or reference.rpartition("/")[2]
         try:
             with answers():
                 self._files.cp_file(self._path(input_path(reference)), self._path(INPUTS, job_id, name))
@@ -101,7 +101,7 @@ class BucketStore:
         return f"{job_id}/{name}"
 
     def input_file(self, reference: str, job_id: str, attempt: int) -> Path:
-        name = reference.rpartition("/")[2]
+        name = reference.replace("/", "-")  # frames of two other jobs may have the same name
         try:
             with answers():
                 content = self._files.cat_file(self._path(input_path(reference)))

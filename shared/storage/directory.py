@@ -67,12 +67,12 @@ class DirectoryStore:
             raise
         return f"{job_id}/{name}"
 
-    def copy_input(self, reference: str, job_id: str) -> str:
+    def copy_input(self, reference: str, job_id: str, name: str | None = None) -> str:
         try:
             content = (self.root / input_path(reference)).read_bytes()
         except FileNotFoundError:
             raise NotFound("input", reference) from None
-        return self.put_input(job_id, reference.rpartition("/")[2], content)
+        return self.put_input(job_id, name or reference.rpartition("/")[2], content)
 
     def input_file(self, reference: str, job_id: str, attempt: int) -> Path:
         path = self.root / input_path(reference)

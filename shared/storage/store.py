@@ -36,8 +36,8 @@ class Store(Protocol):
         """Write an input durably. Return its name in the store. Raises StoreFull, and then leaves nothing."""
         ...
 
-    def copy_input(self, reference: str, job_id: str) -> str:
-        """Copy an input for another job. Return its name. Raises NotFound."""
+    def copy_input(self, reference: str, job_id: str, name: str | None = None) -> str:
+        """Copy an input for another job, under another `name` if one is given. Return its name. Raises NotFound."""
         ...
 
     def input_file(self, reference: str, job_id: str, attempt: int) -> Path:

@@ -66,11 +66,13 @@ HTTP_SECONDS = _histogram(
     "wanworks_http_request_seconds", "Requests, without event streams.", _SHORT, "method", "route", "status"
 )
 
+PREVIEWS = _counter("wanworks_previews", "Previews of generations, by outcome: stored, lost or failed.", "outcome")
+
 METERS: Mapping[str, Meter] = {
     meter.name: meter
     for meter in (
         JOBS_ENDED, JOB_SECONDS, PHASE_SECONDS, STEP_SECONDS, STARTS, DOWNLOADED, TAKEOVERS, FENCED, PASS_SECONDS,
-        CLAIM_SECONDS, MESSAGES, LOOP_ERRORS, XIDS, REMOVAL_ERRORS, HTTP_SECONDS, PREEMPTIONS,
+        CLAIM_SECONDS, MESSAGES, LOOP_ERRORS, XIDS, REMOVAL_ERRORS, HTTP_SECONDS, PREEMPTIONS, PREVIEWS,
     )
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ from tests.gpu.table import Table
 from wanworks.requests import GenerationRequest, Quantization
 from workers.generation import demo_models
 from workers.generation.frames.geometry import plan
+from workers.generation.frames.pictures import NO_PICTURES
 from workers.generation.pipelines import running
 from workers.generation.pipelines.prompts import PromptCache
 from workers.generation.pipelines.resuming import Denoising
@@ -74,7 +75,7 @@ def steps(table: Table, device: torch.device, size: Size) -> None:
 
 def _our_seconds(model: LoadedModel, params: GenerationParams, prompts: PromptCache) -> float:
     signals = running.Signals(enter=lambda *_: None, check=lambda: None)
-    run = partial(running._denoise, model, model.pipeline, params, plan(params, model.entry), None, (),
+    run = partial(running._denoise, model, model.pipeline, params, plan(params, model.entry), NO_PICTURES, (),
                   prompts, signals, lambda _: True)  # fmt: skip
     return _timed(model.device, lambda: run(Denoising())) / params.steps
 

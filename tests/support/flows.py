@@ -21,6 +21,7 @@ class Node:
     after: tuple[str, ...] = ()
     on_failure: str = "skip"
     frame_of: dict[str, Any] | None = None
+    last_frame_of: dict[str, Any] | None = None
 
 
 def new_flow(webhook_url: str | None = None, owner: str | None = None, **nodes: Node) -> NewFlow:
@@ -29,7 +30,7 @@ def new_flow(webhook_url: str | None = None, owner: str | None = None, **nodes: 
     made = []
     for name, node in nodes.items():
         job = new_job(prompt=name, flow_id=flow_id, depends=bool(node.after), owner=owner)
-        made.append(NewNode(name, job, node.after, node.frame_of, node.on_failure))
+        made.append(NewNode(name, job, node.after, node.frame_of, node.last_frame_of, node.on_failure))
     return NewFlow(flow_id, tuple(made), webhook_url=webhook_url, owner=owner)
 
 

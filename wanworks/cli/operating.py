@@ -169,6 +169,7 @@ def show_dry_run(found: dict[str, Any], *, as_json: bool) -> None:
         {
             "model": found["model_id"],
             "video": "{resolution}, {frames} frames, {steps} steps".format(**found["params"]),
+            "videos": count if (count := found.get("count", 1)) > 1 else None,
             "priority": found["priority"],
             "ahead": found["queue_position"],
             "GPU seconds": cost["gpu_seconds"],

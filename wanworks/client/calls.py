@@ -36,23 +36,30 @@ _PAGE = 100
 
 
 def generate(
-    *, image: Path | bytes | None = None, idempotency_key: str | None = None, **fields: Unpack[GenerationFields]
+    *,
+    image: Path | bytes | None = None,
+    last_image: Path | bytes | None = None,
+    idempotency_key: str | None = None,
+    **fields: Unpack[GenerationFields],
 ) -> Call[Job]:
-    """Submit a video. `image` is a PNG, JPEG or WebP: a path, or the file's bytes.
+    """Submit a video. `image` and `last_image` are each a PNG, JPEG or WebP: a path, or the file's bytes.
 
-    However often it is sent, one job comes of it; the same `idempotency_key` later gives the same job again.
+    With `count`, the result is the first of so many jobs, `job_ids` are all of them, and `wait_for_batch` waits for
+    all. However often it is sent, one job comes of it; the same `idempotency_key` later gives the same job again.
     Raises BadRequest naming each wrong field; OSError for a file that cannot be read.
     """
-    body = yield from _generation(image, fields)
+    body = yield from _generation(image, last_image, fields)
     return cast(Job, (yield from made(f"{_JOBS}/generation", body, idempotency_key)))
 
 
-def dry_run(*, image: Path | bytes | None = None, **fields: Unpack[GenerationFields]) -> Call[dict[str, Any]]:
+def dry_run(
+    *, image: Path | bytes | None = None, last_image: Path | bytes | None = None, **fields: Unpack[GenerationFields]
+) -> Call[dict[str, Any]]:
     """Return what `generate` would: settled parameters, cost, expected start and end, memory. Creates no job.
 
     Raises what `generate` would raise.
     """
-    body = yield from _generation(image, fields)
+    body = yield from _generation(image, last_image, fields)
     request = Send("POST", f"{_JOBS}/generation", json=body, query={"dry_run": "true"})
     return cast(dict[str, Any], (yield from result_of(request)))
 
@@ -321,11 +328,14 @@ def acknowledge(alert_id: str, by: str | None = None) -> Call[Alert]:
     return cast(Alert, (yield from result_of(request)))
 
 
-def _generation(image: Path | bytes | None, fields: Mapping[str, Any]) -> Generator[Step, Any, dict[str, Any]]:
+def _generation(
+    image: Path | bytes | None, last_image: Path | bytes | None, fields: Mapping[str, Any]
+) -> Generator[Step, Any, dict[str, Any]]:
     body: dict[str, Any] = dict(fields)
-    if image is not None:
-        content = (yield Blocking(image.read_bytes)) if isinstance(image, Path) else image
-        body["image"] = yield Blocking(partial(data_url, content))
+    for name, picture in (("image", image), ("last_image", last_image)):
+        if picture is not None:
+            content = (yield Blocking(picture.read_bytes)) if isinstance(picture, Path) else picture
+            body[name] = yield Blocking(partial(data_url, content))
     return body
 
 

@@ -22,8 +22,8 @@ import httpx
 from wanworks.client import batches as batch_calls
 from wanworks.client import calls, fetching, following, operating
 from wanworks.client import flows as flow_calls
-from wanworks.client import loras as lora_calls
 from wanworks.client import gallery as gallery_calls
+from wanworks.client import loras as lora_calls
 from wanworks.client.retries import Contact, Retry, patient
 from wanworks.client.shapes import (
     Alert,

@@ -85,6 +85,7 @@ class Job(TypedDict):
     result: JobResult | None
     retry_of: str | None
     batch_id: NotRequired[str | None]
+    job_ids: NotRequired[list[str]]
     metadata: dict[str, str]
 
 
@@ -120,6 +121,7 @@ class FlowJob(TypedDict):
     waits_for: list[str]
     on_failure: str
     frame_of: dict[str, Any] | None
+    last_frame_of: NotRequired[dict[str, Any] | None]
     started_at: str | None
     finished_at: str | None
     error: dict[str, Any] | None
@@ -265,12 +267,13 @@ PriorityName = Literal["critical", "high", "normal", "low"]
 
 
 class GenerationFields(TypedDict, total=False):
-    """The fields of a generation request; the image is passed separately. Omitted fields take the model's own value."""
+    """The fields of a generation request; pictures are passed separately. Omitted fields take the model's own value."""
 
     model_id: Required[str]
     prompt: Required[str]
     negative_prompt: str
     resolution: str
+    fit: Literal["cover", "contain", "auto"]
     frames: int
     fps: int
     output_format: Literal["mp4", "webm"]
@@ -279,6 +282,7 @@ class GenerationFields(TypedDict, total=False):
     guidance_scale_2: float
     flow_shift: float
     seed: int
+    count: int
     quantization: Literal["none", "fp16", "bf16", "int8", "fp8"]
     speed: Literal["exact", "balanced", "fast"]
     devices_per_job: Literal[1, 2, 4, 8]
@@ -291,6 +295,7 @@ class GenerationFields(TypedDict, total=False):
     start_before: str
     webhook_url: str
     webhook_progress: bool
+    preview: bool
     metadata: dict[str, str]
 
 

@@ -10,6 +10,7 @@ from shared.catalogue.models import CatalogueEntry
 from shared.settings import Settings
 from shared.states import Phase
 from wanworks.requests import OutputFormat
+from workers.generation.frames.previews import Cells
 from workers.generation.frames.quality import Quality
 from workers.generation.seats import Member, Seat
 
@@ -41,6 +42,7 @@ class GenerationContext:
     output_dir: Path | None  # None: the files are made later; else it exists, is empty, belongs to this attempt only
     report: Report
     check: Callable[[], None]  # raises Cancelled, Fenced or Draining; call it wherever stopping is possible
+    last_image: Path | None = None  # the picture with which the video ends
     # Of its checkpoint on this node; None: it takes none, and always starts from the first step.
     checkpoint: Path | None = None
     asked_to_yield: Callable[[], bool] = lambda: False  # whether to stop after this step, with a checkpoint
@@ -49,6 +51,9 @@ class GenerationContext:
     lora_paths: Mapping[str, Path] = field(default_factory=dict)  # of LoRAs from the library, by SHA-256
     # Receives each frame by its index as soon as it is decoded; again, if decoding is repeated.
     on_frame: Callable[[int, "numpy.ndarray"], None] = lambda _index, _frame: None
+    # Receives previews while it denoises, and how a failure is counted; None: there are none.
+    on_preview: Callable[[Cells], None] | None = None
+    preview_failed: Callable[[], None] = lambda: None
     gang: tuple[Member, ...] = ()  # the other devices that it runs on; this process leads them
     seat: Seat | None = None  # in a process that another one leads: its place
 

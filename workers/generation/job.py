@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from shared.catalogue.job_types import GENERATION, GenerationParams
 from shared.catalogue.models import Catalogue
@@ -22,13 +22,15 @@ from shared.insight import tier_measurements
 from shared.jobs import records
 from shared.jobs.attempts import Claimant
 from shared.jobs.usage.durations import PhaseTimes, phase_times
-from shared.messaging.progress import Progress
+from shared.messaging.previews import Previews
+from shared.messaging.progress import Progress, RestingRedis
 from shared.models import memory_plan, replicas
 from shared.settings import Settings
 from shared.states import Phase
 from shared.storage.store import Store
 from shared.stored_names import LOADED_MODEL_KEY
 from shared.telemetry import logs
+from shared.telemetry.metrics import Meters
 from workers.attempts.ahead import Ahead, Turn, clear_stack
 from workers.attempts.handover import Handovers
 from workers.attempts.heartbeat import Heartbeat
@@ -43,6 +45,7 @@ from workers.generation.gang.gathering import gathered
 from workers.generation.link import Link
 from workers.generation.lora_copies import LoraCopies
 from workers.generation.read_ahead import read_ahead
+from workers.generation.reporting.previews import Publisher
 from workers.generation.reporting.publishing import sender
 from workers.generation.reporting.reporter import Reporter
 from workers.generation.seats import Member
@@ -81,6 +84,7 @@ class GenerationHandler:
         device_name: str,
         handovers: Handovers | None = None,
         ahead: Ahead | None = None,
+        meters: Meters | None = None,
     ) -> None:
         """With `handovers`, another process finishes the jobs; without, this one does. With `ahead` too, the next job
         begins on the device as soon as the last frame is decoded.
@@ -98,6 +102,9 @@ class GenerationHandler:
         self._ending = Ending(store, device_name)
         self._checkpoints = Checkpoints(settings.home)
         self._loras = LoraCopies(settings, store)
+        # A connection of their own: a slow one must not make progress rest.
+        self._previews = Previews(RestingRedis(settings.redis))
+        self._meters = meters
         self._device = ThreadPoolExecutor(1, "device")
         self._lock = threading.Lock()
         self._begun: _Begun | None = None
@@ -151,11 +158,13 @@ class GenerationHandler:
         )
         self._store.ask()  # so that no video is made that could not be stored
         leaving = self._leaving(job, params.frames)
+        previews = Publisher(self._previews, self._meters, job.id, job.attempt)
         with leaving or nullcontext():
             keep = leaving.frames.add if leaving is not None else None
             report = row.watched(self._watched(reporter, begun.turn))
-            begun.link.bind(report, heartbeat.check, keep, row)
-            made, frames = begun.decode()
+            with previews:
+                begun.link.bind(report, heartbeat.check, keep, row, previews)
+                made, frames = begun.decode()
             if _compiles(params):
                 self._compiled.add(_shape(params))
             made = replace(made, speed=self._tier(params, made.speed))
@@ -184,7 +193,8 @@ class GenerationHandler:
             settings=self._settings,
             mock=job.mock,
             snapshot=snapshot,
-            image=self._image(job.id, params, attempt),
+            image=self._picture("image", job.id, params, attempt),
+            last_image=self._picture("last_image", job.id, params, attempt),
             output_dir=None,
             report=link.report,
             check=link.check,
@@ -195,6 +205,8 @@ class GenerationHandler:
             checkpoint=self._checkpoints.file(job.id) if checkpointed else None,
             asked_to_yield=link.asked_to_yield,
             checkpointed=link.checkpointed,
+            on_preview=link.preview if params.preview and not job.mock else None,
+            preview_failed=link.preview_failed,
         )
         return _Begun(context, link, Turn())
 
@@ -341,20 +353,25 @@ class GenerationHandler:
             nodes.device_beat(self._database, self._claimant.device_key, loaded)
             self._reported_models = loaded
 
-    def _image(self, job_id: str, params: GenerationParams, attempt: int) -> Path | None:
-        """Return the input image. Raises BadInput if it is gone, or is not the frame that the other job has made."""
-        if params.image is None:
-            if params.image_of is not None:
-                raise BadInput("The input image, a frame of another job of its flow, was never made.")
+    def _picture(
+        self, field: Literal["image", "last_image"], job_id: str, params: GenerationParams, attempt: int
+    ) -> Path | None:
+        """Return an input picture. Raises BadInput if it is gone, or is not the frame that the other job has made."""
+        name = "input image" if field == "image" else "last image"
+        reference: str | None = getattr(params, field)
+        if reference is None:
+            if getattr(params, f"{field}_of") is not None:
+                raise BadInput(f"The {name}, a frame of another job of its flow, was never made.")
             return None
         try:
-            file = self._store.input_file(params.image, job_id, attempt)
+            file = self._store.input_file(reference, job_id, attempt)
         except NotFound:
-            raise BadInput("The input image no longer exists.") from None
-        if params.image_sha256 is not None:
+            raise BadInput(f"The {name} no longer exists.") from None
+        sha256: str | None = getattr(params, f"{field}_sha256")
+        if sha256 is not None:
             with file.open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != params.image_sha256:
-                    raise BadInput("The input image is not the frame that the other job of its flow has made.")
+                if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+                    raise BadInput(f"The {name} is not the frame that the other job of its flow has made.")
         return file
 
     def drop_stale(self) -> None:

@@ -8,6 +8,8 @@ from shared.errors import Fenced
 from shared.states import Phase
 from workers.generation.checkpoints import AttemptRow
 from workers.generation.context import Report
+from workers.generation.frames.previews import Cells
+from workers.generation.reporting.previews import Publisher
 
 if TYPE_CHECKING:
     import numpy
@@ -27,6 +29,7 @@ class Link:
         self._check: Callable[[], None] = lambda: None
         self._frame: Callable[[int, numpy.ndarray], None] = lambda _index, _frame: None
         self._row: AttemptRow | None = None
+        self._previews: Publisher | None = None
         self._abandoned = False
         self._latest: tuple[Phase, int | None, int | None] | None = None
 
@@ -36,10 +39,11 @@ class Link:
         check: Callable[[], None],
         frame: "Callable[[int, numpy.ndarray], None] | None" = None,
         row: AttemptRow | None = None,
+        previews: Publisher | None = None,
     ) -> None:
         """Let the attempt's callbacks take over. The phase that was entered before is reported now."""
         with self._lock:
-            self._check, self._row = check, row
+            self._check, self._row, self._previews = check, row, previews
             if frame is not None:
                 self._frame = frame
             if self._latest is not None:
@@ -76,6 +80,15 @@ class Link:
     def checkpointed(self, step: int) -> None:
         if self._row is not None:
             self._row.written(step)
+
+    def preview(self, cells: Cells) -> None:
+        """Publish a preview. Before the claim there is none."""
+        if self._previews is not None:
+            self._previews.put(cells)
+
+    def preview_failed(self) -> None:
+        if self._previews is not None:
+            self._previews.failed()
 
     def frame(self, index: int, frame: "numpy.ndarray") -> None:
         self._frame(index, frame)

@@ -79,6 +79,7 @@ def asked(context: GenerationContext) -> dict[str, Any]:
         include={
             "prompt", "negative_prompt", "width", "height", "frames", "fps", "output_format", "steps",
             "guidance_scale", "guidance_scale_2", "flow_shift", "seed", "quantization", "speed", "devices_per_job",
+            "fit",
         }
     )  # fmt: skip
     return {
@@ -87,6 +88,7 @@ def asked(context: GenerationContext) -> dict[str, Any]:
         "revision": context.snapshot.name if context.snapshot is not None else None,
         "pipeline": entry.pipeline,
         "image_sha256": _sha256(context.image) if context.image is not None else None,
+        "last_image_sha256": _sha256(context.last_image) if context.last_image is not None else None,
         "libraries": dict(_versions()),
         **chosen,
     }

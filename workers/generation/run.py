@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -32,6 +32,8 @@ from workers.generation.context import Decoded, GenerationContext, Outcome, Repo
 from workers.generation.finishing import files
 from workers.generation.frames import placeholder
 from workers.generation.frames.geometry import Plan, plan
+from workers.generation.frames.pictures import Pictures
+from workers.generation.frames.previews import Cells
 from workers.generation.gang.group import Group
 
 if TYPE_CHECKING:
@@ -173,14 +175,14 @@ def _generated(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray
     models = _models(context.settings)
     entry, params = context.entry, context.params
     steps = plan(params, entry)
-    image = _opened(context.image)
+    pictures = Pictures(_opened(context.image), _opened(context.last_image))
     stored = [(file, context.lora_paths.get(file.sha256)) for file in params.lora_files]
     found = loras.find(params.loras, context.settings.loras_dir, 1 if entry.boundary_ratio is None else 2, stored)
     if entry.lora is not None:
         found = (loras.of_preset(entry, context.lora_snapshot), *found)
-    size = steps.memory_size(image=image is not None, loras=loras.bytes_by_expert(found))
+    size = steps.memory_size(image=context.image is not None, loras=loras.bytes_by_expert(found))
     chosen = models.choose(entry, params.quantization, size, context.check)
-    run = _Run(context, models, steps, image, found, _Clock(context.report), Denoising())
+    run = _Run(context, models, steps, pictures, found, _Clock(context.report), Denoising())
     while True:
         try:
             return _run(run, chosen)
@@ -201,7 +203,7 @@ class _Run:
     context: GenerationContext
     models: "WarmModels"
     steps: Plan
-    image: Image.Image | None
+    pictures: Pictures
     found: "tuple[FoundLora, ...]"
     clock: "_Clock"
     denoising: "Denoising"  # completed steps are never repeated
@@ -220,7 +222,7 @@ def _after_running_out(run: _Run, chosen: MemoryPlan, size: Size) -> MemoryPlan:
         run.notes.append(f"Ran out of memory {done}; continued after the other loaded models were evicted.")
         return chosen
     models.ran_out(entry, params.quantization, size, chosen)
-    tiles_help = run.denoising.finished is not None or (run.image is not None and run.denoising.steps == 0)
+    tiles_help = run.denoising.finished is not None or (run.pictures.first is not None and run.denoising.steps == 0)
     following = models.leaner(entry, params.quantization, size, chosen, tiles_help=tiles_help)
     name = profile_name(params.quantization, chosen.layout)
     if following is None:
@@ -266,6 +268,7 @@ def _run(run: _Run, chosen: MemoryPlan) -> "tuple[Decoded, list[numpy.ndarray]]"
     signals = running.Signals(
         enter=run.clock.enter, check=context.check, record=run.facts.__setitem__, frame=context.on_frame
     )
+    signals = replace(signals, latents=_projecting(context, run.steps))
     with ExitStack() as ending:
         if context.checkpoint is not None and context.seat is None:
             made_by = checkpointing.made_by(context, model, models.device, chosen.name, run.found)
@@ -278,7 +281,7 @@ def _run(run: _Run, chosen: MemoryPlan) -> "tuple[Decoded, list[numpy.ndarray]]"
             model,
             params,
             run.steps,
-            run.image,
+            run.pictures,
             run.found,
             models.prompts,
             signals,
@@ -303,6 +306,24 @@ def _run(run: _Run, chosen: MemoryPlan) -> "tuple[Decoded, list[numpy.ndarray]]"
     )
     facts = {**run.facts, "resumed_from_step": run.resumed_from_step}
     return _decoded(context, frames, run.clock, described, run.was_warm, model.key.profile, peak, notes, facts)
+
+
+def _projecting(context: GenerationContext, steps: Plan) -> "Callable[[Denoising], None]":
+    """Return what shows previews after steps; only the leader of a gang shows them."""
+    from workers.generation.pipelines.previews import projecting
+
+    assert context.snapshot is not None
+    seconds, on_preview = context.settings.preview_seconds, context.on_preview
+    is_leader = context.seat is None or context.seat.rank == 0
+    projection = projecting.read(context.snapshot) if on_preview is not None and seconds > 0 and is_leader else None
+    if projection is None or on_preview is None:
+        return lambda _denoising: None
+    count = context.params.steps
+
+    def show(step: int, pixels: "numpy.ndarray") -> None:
+        on_preview(Cells(step, count, pixels, steps))
+
+    return projecting.Projecting(projection, seconds, show, context.preview_failed).step_ended
 
 
 def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ def _compute(told: dict[str, Any], to_leader: TextIO, settings: Any) -> int:
         mock=False,
         snapshot=Path(told["snapshot"]),
         image=Path(told["image"]) if told["image"] else None,
+        last_image=Path(told["last_image"]) if told["last_image"] else None,
         output_dir=None,
         report=lambda *_: None,
         check=lambda: None,

@@ -107,7 +107,7 @@ def handlers() -> Mapping[str, Handler]:
 
         name, passed_on = device().name, handovers() if settings().overlap_finishing else None
         generations = GenerationHandler(
-            settings(), database(), catalogue(), store, progress, claimant(), name, passed_on, ahead()
+            settings(), database(), catalogue(), store, progress, claimant(), name, passed_on, ahead(), meters()
         )
         benchmarks = BenchmarkHandler(settings(), database(), catalogue(), progress, device(), generations)
         return {GENERATION: generations, BENCHMARK: benchmarks}

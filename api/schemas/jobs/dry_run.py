@@ -2,33 +2,36 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, RootModel
+from pydantic import Field
 
 from api.schemas.fields import ResponseModel, Time
-from api.schemas.jobs.jobs import Job, Params
+from api.schemas.jobs.jobs import Params
 from shared.catalogue.job_types import AppliedFallback
 from shared.states import Priority
 
 
 class Cost(ResponseModel):
-    """The expected device time of the generation."""
+    """The expected device time of the generation; with `count`, of all of them."""
 
     gpu_seconds: Annotated[
-        float | None, Field(description="Seconds on a device, summed over its devices. Null: unknown.")
+        float | None, Field(description="Seconds on devices, summed over devices and jobs. Null: unknown.")
     ]
-    generation_seconds: Annotated[float | None, Field(description="From its start to its end, without loading.")]
+    generation_seconds: Annotated[
+        float | None, Field(description="Of one job, from its start to its end, without loading.")
+    ]
     loading_seconds: Annotated[
-        float | None, Field(description="For loading the model; 0 if a device has loaded it. Null: not measured.")
+        float | None,
+        Field(description="For loading the model once; 0 if a device has loaded it. Null: not measured."),
     ]
     samples: Annotated[int, Field(description="Measured jobs behind the figures, at most 20.")]
     how: Annotated[str, Field(description="How the figures were reckoned.")]
 
 
 class Start(ResponseModel):
-    """When the generation would start and end if it were accepted now."""
+    """When the generation would start and end if it were accepted now; with `count`, the first and the last."""
 
-    start_at: Annotated[Time | None, Field(description="Null: unknown.")]
-    end_at: Annotated[Time | None, Field(description="Null: unknown.")]
+    start_at: Annotated[Time | None, Field(description="Of the first job. Null: unknown.")]
+    end_at: Annotated[Time | None, Field(description="Of the last job. Null: unknown.")]
     how: Annotated[str, Field(description="How the times were reckoned, or why they are unknown.")]
 
 
@@ -62,6 +65,7 @@ class DryRun(ResponseModel):
     """What accepting the request would return. No job was created."""
 
     dry_run: Literal[True] = True
+    count: Annotated[int, Field(description="How many jobs would be created, with the seeds from `params.seed` on.")]
     model_id: str
     priority: Priority
     mock: Annotated[bool, Field(description="Whether the job would create labelled placeholder output.")]
@@ -76,7 +80,3 @@ class DryRun(ResponseModel):
     expected: Start
     memory: Annotated[MemoryNeeds | None, Field(description="Null: placeholder output needs no model.")]
     limits: Annotated[list[LimitUse], Field(description="The limits of the key that are counted.")]
-
-
-class JobOrDryRun(RootModel[Job | DryRun]):
-    """A job, or the result of a dry run."""

@@ -55,7 +55,7 @@ class FlowJobRequest(RequestModel):
     params: Annotated[
         dict[str, Any],
         Field(
-            description="The body of `POST /api/v1/jobs/{type}`. `image` of a generation may also be "
+            description="The body of `POST /api/v1/jobs/{type}`. `image` and `last_image` of a generation may also be "
             '`{"from": "NAME", "frame": "last"}`: a frame of another job of the flow.'
         ),
     ]
@@ -121,7 +121,7 @@ class FlowSummary(ResponseModel):
 
 
 class FrameTaken(ResponseModel):
-    """The frame that is a job's input picture, and the job that makes it."""
+    """The frame that is a picture of a job, and the job that makes it."""
 
     job: str
     frame: Frame
@@ -142,6 +142,9 @@ class FlowJob(ResponseModel):
     waits_for: Annotated[list[str], Field(description="Those of `depends_on` that have not ended.")]
     on_failure: OnFailure
     frame_of: Annotated[FrameTaken | None, Field(description="The frame of another job that is its input picture.")]
+    last_frame_of: Annotated[
+        FrameTaken | None, Field(description="The frame of another job with which its video ends.")
+    ] = None
     started_at: Time | None
     finished_at: Time | None
     error: JobError | None

@@ -99,6 +99,21 @@ class GenerationQuery(BaseModel):
     ] = False
 
 
+class PreviewQuery(BaseModel):
+    """What gives each preview an address of its own. The latest one is returned in any case."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    attempt: Annotated[
+        int | None,
+        BeforeValidator(_end),
+        Field(ge=0, le=999_999_999_999_999, description="Not used: it makes the address of each preview another one."),
+    ] = None
+    step: Annotated[
+        int | None, BeforeValidator(_end), Field(ge=0, le=999_999_999_999_999, description="Not used, as `attempt`.")
+    ] = None
+
+
 class ArtifactQuery(BaseModel):
     """The parameters of a signed link. Without them, an API key is needed."""
 

@@ -17,7 +17,7 @@ from shared.catalogue.job_types import (
     PrepareParams,
 )  # fmt: skip
 from shared.states import JobState, Priority
-from wanworks.requests import Lora, OutputFormat, Quantization, Speed
+from wanworks.requests import Fit, Lora, OutputFormat, Quantization, Speed
 
 
 class FileProgress(ResponseModel):
@@ -235,7 +235,11 @@ class Params(ResponseModel):
     prompt: str
     negative_prompt: str | None
     image: Annotated[bool, Field(description="Whether the job has an image.")]
-    resolution: Annotated[str, Field(examples=["1280x720"])]
+    last_image: Annotated[bool, Field(description="Whether it has a picture with which the video ends.")]
+    fit: Annotated[Fit | None, Field(description="How the pictures meet the size. Null: there is none.")]
+    resolution: Annotated[
+        str, Field(examples=["1280x720"], description="Under `fit: auto`, the size that follows the picture's shape.")
+    ]
     frames: int
     fps: int
     output_format: OutputFormat
@@ -249,6 +253,7 @@ class Params(ResponseModel):
     devices_per_job: Annotated[int, Field(description="How many devices compute it together.")]
     loras: list[Lora]
     fallback: list[str]
+    preview: Annotated[bool, Field(description="Whether it shows previews while it denoises.")]
     remixed_from: Annotated[str | None, Field(description="The job whose settings were reused with another prompt.")]
 
 

@@ -5,25 +5,27 @@ Must not know HTTP. An admitted job must still be committed (`group_commit.py`) 
 
 import hashlib
 import logging
+from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from api.access import key_limits
 from api.http import images
 from api.http.body import ReceivedRequest
-from api.services.admission import retry_rules
+from api.services.admission import repeating, retry_rules
 from api.services.admission.fallbacks import Fallbacks
 from api.services.admission.lora_names import LoraNames
 from api.services.admission.memory_check import MemoryCheck
 from api.services.storage import Storage
 from shared import clock
 from shared.access.keys import Limits
-from shared.catalogue.job_types import BULK, GENERATION, JOB_TYPES, GenerationParams, settle
+from shared.catalogue.job_types import BULK, GENERATION, JOB_TYPES, FrameOf, GenerationParams, settle
 from shared.catalogue.models import Catalogue, CatalogueEntry
 from shared.database.tables import Job
-from shared.errors import Conflict, FieldError, Forbidden, InvalidField, NotFound, Unavailable
+from shared.errors import Conflict, FieldError, Forbidden, InvalidField, NotFound, Unavailable, WanworksError
 from shared.jobs import ids
 from shared.jobs.accepting import NewJob
 from shared.models.memory_plan import Needs
@@ -36,7 +38,7 @@ from wanworks.requests import GenerationRequest
 
 log = logging.getLogger("wanworks.admission")
 
-_INPUT_NAME = "image.png"
+_INPUT_NAMES = {"image": "image.png", "last_image": "last-image.png"}
 _FARTHEST_START = timedelta(days=366)
 _UNLIMITED = Limits()
 
@@ -61,7 +63,7 @@ class Admission:
     def is_quick(self, received: ReceivedRequest) -> bool:
         """Return whether `generation` does no I/O for this request, so that it may run on the event loop."""
         request = received.request
-        if received.image is not None or request.loras or request.fallback:
+        if received.pictures or request.loras or request.fallback:
             return False
         if request.devices_per_job is None or request.devices_per_job > 1:
             named = (one for one in self._catalogue.entries if one.model_id == request.model_id)
@@ -79,7 +81,7 @@ class Admission:
         job_id: str | None = None,
         only: str | None = None,
     ) -> NewJob:
-        """Return the requested job. Its image is already in the store; `discard` removes it.
+        """Return the requested job. Its pictures are already in the store; `discard` removes them.
 
         `limits`: of the caller's key. `dry_run`: check everything, but store nothing and start no download. `job_id`:
         the id of the job, if it is chosen already. `only`: the key whose LoRAs it may use, besides shared ones; None:
@@ -91,19 +93,42 @@ class Admission:
         request = received.request
         job_id = job_id or ids.new_id()
         try:
-            params = self._checked(received, f"{job_id}/{_INPUT_NAME}", limits, only)
+            params = self._checked(received, job_id, limits, only)
         except InvalidField as error:
-            known = any(one.loc[1:2] == ("image",) for one in error.errors)
-            raise InvalidField(*error.errors, *(() if known else _of_the_image(received))) from None
+            known = {one.loc[1] for one in error.errors if len(one.loc) > 1}
+            raise InvalidField(*error.errors, *_of_the_pictures(received, known)) from None
         new = self._new_job(job_id, request, params, request.priority, request.metadata, limits, dry_run=dry_run)
         if dry_run:
             self._storage.check_room()
-        if received.image is not None:
+        if received.pictures:
             try:
-                self._keep(job_id, received.image, dry_run=dry_run)
+                self._keep(job_id, received.pictures, dry_run=dry_run)
             finally:
                 images.give_memory_back()
         return replace(new, idempotency_key=key, request_hash=received.digest() if key is not None else None)
+
+    def repeated(self, new: NewJob, count: int, *, dry_run: bool = False) -> list[NewJob]:
+        """Return the admitted job and those with the seeds after its own, each with pictures of its own in the store.
+
+        Raises NotFound, StoreFull and StoreUnavailable; nothing is left then, or the sweep removes it.
+        """
+        jobs = repeating.repeated(new, count)
+        if dry_run or not isinstance(new.params, GenerationParams) or not new.params.has_inputs:
+            return jobs
+        made = [new]
+        try:
+            for job in jobs[1:]:
+                names = {field: name for field, name in _INPUT_NAMES.items() if getattr(new.params, field) is not None}
+                references = {
+                    field: self._storage.store().copy_input(getattr(new.params, field), job.id, name)
+                    for field, name in names.items()
+                }
+                made.append(replace(job, params=job.params.model_copy(update=references)))
+        except WanworksError:
+            for job in (*made, *jobs[len(made) : len(made) + 1]):
+                self.discard(job)
+            raise
+        return made
 
     def for_many(self) -> AbstractContextManager[None]:
         """Return a context in which many jobs are admitted by one thread, which share what is read for them."""
@@ -135,7 +160,7 @@ class Admission:
 
     def _generation_again(self, job: Job, limits: Limits, *, in_flow: bool = False) -> NewJob:
         params = GenerationParams.model_validate(job.params)
-        awaits_frame = in_flow and params.image_of is not None
+        awaited = _awaited(params) if in_flow else {}
         if not in_flow:
             params = _without_flow(params)
         if gone := self._loras.gone(params.lora_files):
@@ -145,8 +170,8 @@ class Admission:
             raise Forbidden("; ".join(f"{one.loc[-1]}: {one.msg}" for one in wrong))
         job_id = ids.new_id()
         try:
-            if awaits_frame:  # which counts for its needs, and comes later
-                params = params.model_copy(update={"image": f"{job_id}/{_INPUT_NAME}"})
+            # They count for its needs, and come later.
+            params = params.model_copy(update={field: _reference(job_id, field) for field in awaited})
             new = self._new_job(job_id, None, params, list(Priority)[job.priority], job.labels, limits)
             new = replace(
                 new,
@@ -155,12 +180,14 @@ class Admission:
                 max_failures=job.max_failures,
                 retry_backoff_seconds=job.retry_backoff_seconds,
             )
-            if awaits_frame:
-                new = replace(new, params=new.params.model_copy(update={"image": None, "image_sha256": None}))
-            elif params.image is not None:
-                self._storage.check_room()
-                image = self._storage.store().copy_input(params.image, job_id)
-                new = replace(new, params=new.params.model_copy(update={"image": image}))
+            changes: dict[str, Any] = {}
+            for field in _INPUT_NAMES:
+                if field in awaited:
+                    changes |= {field: None, f"{field}_sha256": None}
+                elif (reference := getattr(params, field)) is not None:
+                    self._storage.check_room()
+                    changes[field] = self._storage.store().copy_input(reference, job_id, _INPUT_NAMES[field])
+            new = replace(new, params=new.params.model_copy(update=changes))
         except NotFound as error:
             raise Conflict(f"The job cannot be repeated, because its {error.kind} does not exist any more") from None
         return new
@@ -187,17 +214,26 @@ class Admission:
 
     def discard(self, new: NewJob) -> None:
         """Remove the inputs of a job that was not created from the store."""
-        if isinstance(new.params, GenerationParams) and new.params.image is not None:
+        if isinstance(new.params, GenerationParams) and new.params.has_inputs:
             try:
                 self._storage.store().drop_job(new.id)
             except Unavailable as error:
                 log.warning("the input of a refused job could not be removed; the sweep will remove it: %s", error)
 
-    def _keep(self, job_id: str, image: bytes, *, dry_run: bool) -> None:
+    def _keep(self, job_id: str, pictures: Mapping[str, bytes], *, dry_run: bool) -> None:
+        """Store the pictures: all of them or none."""
         self._storage.check_room()
-        normal = images.normalise(image)
-        if not dry_run:
-            self._storage.store().put_input(job_id, _INPUT_NAME, normal)
+        wrong: list[FieldError] = []
+        normal = {}
+        for field, content in pictures.items():
+            try:
+                normal[field] = images.normalise(content, field)
+            except InvalidField as error:
+                wrong += error.errors
+        if wrong:
+            raise InvalidField(*wrong)
+        for field, content in normal.items() if not dry_run else ():
+            self._storage.store().put_input(job_id, _INPUT_NAMES[field], content)
 
     def _entry(self, model_id: str) -> CatalogueEntry:
         try:
@@ -208,8 +244,8 @@ class Admission:
                 "model_id", f"there is no model {model_id!r}; available: {offered}", "unknown"
             ) from None
 
-    def _checked(self, received: ReceivedRequest, image: str, limits: Limits, only: str | None) -> GenerationParams:
-        """Return the parameters with defaults filled in. `image`: the name for the input image.
+    def _checked(self, received: ReceivedRequest, job_id: str, limits: Limits, only: str | None) -> GenerationParams:
+        """Return the parameters with defaults filled in, and with the names that the pictures will have in the store.
 
         Raises InvalidField with every invalid field, and Forbidden for a model that the key may not use.
         """
@@ -224,8 +260,16 @@ class Admission:
         try:
             entry = self._entry(request.model_id)
             has_image = received.image is not None or received.image_left_out
+            has_last = received.last_image is not None or received.last_image_left_out
             key_limits.check_model(limits, entry.model_id)
-            params = settle(request, entry, image if has_image else None, self._settings.default_speed)
+            params = settle(
+                request,
+                entry,
+                _reference(job_id, "image") if has_image else None,
+                self._settings.default_speed,
+                last_image=_reference(job_id, "last_image") if has_last else None,
+                picture=_shape(received),
+            )
             wrong += [one for one in key_limits.wrong_fields(limits, params) if one.loc[1:2] not in named]
         except InvalidField as error:
             raise InvalidField(*wrong, *(one for one in error.errors if one.loc[1:2] not in named)) from None
@@ -271,12 +315,33 @@ class Admission:
 
 
 def _without_flow(params: GenerationParams) -> GenerationParams:
-    """Return the parameters of a job outside of its flow. Raises Conflict if it never got its input picture."""
-    if params.image_of is not None and params.image is None:
-        raise Conflict(
-            f"The job never got its picture, a frame of the job {params.image_of.job!r} of its flow; retry the flow"
-        )
-    return params.model_copy(update={"image_of": None, "image_sha256": None, "keep_frames": ()})
+    """Return the parameters of a job outside of its flow. Raises Conflict if it never got one of its pictures."""
+    changes: dict[str, Any] = {"keep_frames": ()}
+    for field, taken in _awaited(params).items():
+        if getattr(params, field) is None:
+            raise Conflict(
+                f"The job never got its picture, a frame of the job {taken.job!r} of its flow; retry the flow"
+            )
+        changes |= {f"{field}_of": None, f"{field}_sha256": None}
+    return params.model_copy(update=changes)
+
+
+def _awaited(params: GenerationParams) -> dict[str, FrameOf]:
+    """Return the frames of other jobs that are its pictures, by field."""
+    taken = {"image": params.image_of, "last_image": params.last_image_of}
+    return {field: frame for field, frame in taken.items() if frame is not None}
+
+
+def _reference(job_id: str, field: str) -> str:
+    """Return the name that the picture has in the store."""
+    return f"{job_id}/{_INPUT_NAMES[field]}"
+
+
+def _shape(received: ReceivedRequest) -> tuple[int, int] | None:
+    """Return width and height of the image if they decide the size of the video."""
+    if received.request.fit != "auto" or received.image is None:
+        return None
+    return images.upright_size(received.image)
 
 
 def _impossible_times(request: GenerationRequest) -> tuple[FieldError, ...]:
@@ -298,17 +363,22 @@ def _seconds(moment: datetime | None) -> float | None:
     return None if moment is None else moment.timestamp()
 
 
-def _of_the_image(received: ReceivedRequest) -> tuple[FieldError, ...]:
-    """Return the errors of the image of a request that is refused anyway, to report all errors together."""
-    if received.image is None:
-        return ()
-    try:
-        images.normalise(received.image)
-    except InvalidField as error:
-        return error.errors
-    finally:
-        images.give_memory_back()
-    return ()
+def _of_the_pictures(received: ReceivedRequest, known: Set[str | int]) -> tuple[FieldError, ...]:
+    """Return the errors of the pictures of a request that is refused anyway, to report all errors together.
+
+    `known`: fields that have an error already.
+    """
+    wrong: tuple[FieldError, ...] = ()
+    for field, content in received.pictures.items():
+        if field in known:
+            continue
+        try:
+            images.normalise(content, field)
+        except InvalidField as error:
+            wrong += error.errors
+        finally:
+            images.give_memory_back()
+    return wrong
 
 
 def refused_webhook(url: str, settings: Settings) -> tuple[FieldError, ...]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.access.caller import Caller
 from api.http import body
 from api.http.body import ReceivedRequest
+from api.services.admission import repeating
 from api.services.admission.admission import Admission
 from shared.catalogue.job_types import GENERATION, GenerationParams
 from shared.errors import FieldError, Forbidden, InvalidField, NotEnoughMemory, WanworksError
@@ -91,7 +92,7 @@ def _received(place: int, entry: Any, caller: Caller, errors: _Errors) -> Receiv
         errors.add(place, error.errors, of_params=False)
         return None
     try:
-        received = body.received(read.params)
+        received = repeating.without_count(body.received(read.params), "batch")
         try:
             caller.check_priority(received.request)
         except InvalidField as error:
@@ -124,7 +125,7 @@ def _stored(
     jobs: list[NewJob] = []
     try:
         for request, new in zip(requests, admitted, strict=True):
-            needs_more = request.image is not None or (
+            needs_more = bool(request.pictures) or (
                 isinstance(new.params, GenerationParams) and bool(new.params.fallback_applied)
             )
             if needs_more:

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from api.services.admission import fallback_facts
 from api.services.admission.memory_check import MemoryCheck
 from shared.catalogue.job_types import (
     DOWNLOAD,
+    FRAME_GROUP,
     AppliedFallback,
     Change,
     DownloadParams,
@@ -21,6 +23,7 @@ from shared.catalogue.job_types import (
     shares_are_equal,
 )
 from shared.catalogue.models import Catalogue, parse_resolution
+from shared.catalogue.picture_fit import follow_picture
 from shared.database.engine import Database
 from shared.errors import Conflict, InvalidField
 from shared.jobs import accepting, download_control
@@ -171,7 +174,14 @@ class Fallbacks:
             request = case.request.model_copy(update={"model_id": other.model_id})
             try:
                 entry = self._catalogue.get(other.model_id)
-                params = settle(request, entry, case.params.image, case.params.speed)
+                params = settle(
+                    request,
+                    entry,
+                    case.params.image,
+                    case.params.speed,
+                    last_image=case.params.last_image,
+                    picture=_picture(case.params),
+                )
             except InvalidField:
                 continue
             if not case.permits(params) or self._memory.fits(params) is False:
@@ -184,14 +194,20 @@ class Fallbacks:
         if self._memory.fits(case.params) is not False or (less := self._memory.reduced(case.params)) is None:
             return None
         width, height = parse_resolution(less.resolution)
-        changed = {
+        changed: dict[str, Any] = {}
+        if case.params.asked_resolution is not None and less.resolution != case.params.resolution:
+            changed["asked_resolution"] = less.resolution
+            width, height = follow_picture(less.entry, less.resolution, (case.params.width, case.params.height))
+        changed |= {
             "quantization": less.quantization,
             "speed": less.speed,
             "width": width,
             "height": height,
             "frames": less.frames,
         }
-        if not shares_are_equal(less.entry, less.resolution, less.frames, case.params.devices_per_job):
+        if case.params.last_image is not None:  # the frames that are computed anyway
+            changed["frames"] = -(-(less.frames - 1) // FRAME_GROUP) * FRAME_GROUP + 1
+        if not shares_are_equal(less.entry, f"{width}x{height}", less.frames, case.params.devices_per_job):
             changed["devices_per_job"] = 1
         return _Outcome(
             case.params.model_copy(update=changed), "No device has the memory for the request; this much fits"
@@ -238,6 +254,7 @@ class Fallbacks:
         defaults = entry.defaults.model_dump()
         names = ("resolution", "frames", "fps", "steps", "guidance_scale", "guidance_scale_2", "flow_shift")
         values = {name: getattr(params, name) for name in names}
+        values["resolution"] = params.asked_resolution or params.resolution
         given = {name: value for name, value in values.items() if value != defaults[name]}
         kept = params.model_dump(
             include={
@@ -250,9 +267,16 @@ class Fallbacks:
                 "speed",
                 "loras",
                 "devices_per_job",
+                "fit",
+                "preview",
             }
         )
         return GenerationRequest.model_validate({**kept, **given, "fallback": list(params.fallback)})
+
+
+def _picture(params: GenerationParams) -> tuple[int, int] | None:
+    """Return the shape of a picture that the size follows."""
+    return (params.width, params.height) if params.fit == "auto" else None
 
 
 def _changes(before: GenerationParams, after: GenerationParams) -> tuple[Change, ...]:

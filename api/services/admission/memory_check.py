@@ -143,22 +143,29 @@ class MemoryCheck:
         self, request: GenerationRequest | None, params: GenerationParams, other: Request
     ) -> dict[str, Any] | None:
         """Return the alternative as a request; None if the other model refuses one of the request's other fields."""
+        # Under `auto`, requests name the size whose area is meant.
+        asked = params.asked_resolution or params.resolution
+        resolution = asked if other.resolution == params.resolution else other.resolution
         values = {
             "model_id": (params.model_id, other.entry.model_id),
-            "resolution": (params.resolution, other.resolution),
+            "resolution": (asked, resolution),
             "frames": (params.frames, other.frames),
             "quantization": (params.quantization, other.quantization),
             "speed": (params.speed, other.speed),
         }
         changes = {name: new for name, (old, new) in values.items() if old != new}
-        sent = request.model_dump(mode="json", exclude_unset=True, exclude={"image"}) if request is not None else {}
+        sent = (
+            request.model_dump(mode="json", exclude_unset=True, exclude={"image", "last_image"})
+            if request is not None
+            else {}
+        )
         if request is None:
             names = ("model_id", "prompt", "negative_prompt", "resolution", "frames", "fps", "steps", "quantization")
             sent = {name: getattr(params, name) for name in names if getattr(params, name) is not None}
         # All of them, because what the request leaves out would take another model's defaults.
         body = {**sent, **{name: new for name, (_, new) in values.items()}}
         try:
-            settle(GenerationRequest.model_validate(body), other.entry, params.image)
+            settle(GenerationRequest.model_validate(body), other.entry, params.image, last_image=params.last_image)
         except (InvalidField, ValueError):
             return None
         return {"request": body, "changes": changes}

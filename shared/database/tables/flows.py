@@ -57,7 +57,15 @@ class FlowNode(SQLModel, table=True):
     earlier_jobs: list[str] = Field(sa_column=Column(JSON, nullable=False))  # that a retry has replaced, oldest first
     depends_on: list[str] = Field(sa_column=Column(JSON, nullable=False))  # names
     frame_of: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))  # its input picture
+    # The picture with which its video ends.
+    last_frame_of: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
     on_failure: str = Field(max_length=16)  # skip or continue: what its dependants do
     released: bool = Field(default=False, sa_column_kwargs={"server_default": false()})  # its job may start
     outcome: str | None = Field(default=None, max_length=16)  # succeeded, failed, cancelled or skipped
     settled: bool = Field(default=True, sa_column_kwargs={"server_default": true()})  # whether its end was followed
+
+    @property
+    def frames_taken(self) -> dict[str, dict[str, Any]]:
+        """Return the frames of other jobs that are its pictures, by the field of its parameters."""
+        taken = {"image": self.frame_of, "last_image": self.last_frame_of}
+        return {field: frame for field, frame in taken.items() if frame is not None}

@@ -27,6 +27,7 @@ class NewNode:
     job: NewJob
     depends_on: tuple[str, ...] = ()
     frame_of: dict[str, Any] | None = None  # the job and the frame that is its input picture
+    last_frame_of: dict[str, Any] | None = None  # and the one with which its video ends
     on_failure: str = SKIP
 
 
@@ -133,6 +134,7 @@ def _accept(database: Database, new: NewFlow) -> Accepted:
                 earlier_jobs=[],
                 depends_on=list(node.depends_on),
                 frame_of=node.frame_of,
+                last_frame_of=node.last_frame_of,
                 on_failure=node.on_failure,
                 released=not node.depends_on,
             )

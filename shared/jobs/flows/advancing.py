@@ -5,7 +5,7 @@ call that comes second sees both. A mark that no call has followed stays in an i
 whatever was killed after the job's end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,8 +145,8 @@ def _follow(session: Session, flow: Flow, nodes: Sequence[FlowNode], done: Advan
         job = jobs.get(node.job_id)
         if job is None or job.status != JobState.QUEUED:
             continue  # it was cancelled meanwhile, and its end is marked
-        if node.frame_of is not None and not _takes_frame(session, job, by_name[node.frame_of["job"]], node.frame_of):
-            reasons[node.name] = _NO_FRAME.format(node.frame_of["job"])
+        if (lacking := _take_frames(session, job, node, by_name)) is not None:
+            reasons[node.name] = _NO_FRAME.format(lacking)
             continue
         holding.release_dependant(session, job, now)
         node.released = True
@@ -162,19 +162,20 @@ def _follow(session: Session, flow: Flow, nodes: Sequence[FlowNode], done: Advan
             session.refresh(node)
 
 
-def _takes_frame(session: Session, job: Job, parent: FlowNode, frame_of: dict[str, Any]) -> bool:
-    """Set the kept frame of the other job as the job's input picture. Return False if that job has none."""
-    made = session.get(Job, parent.job_id)
-    name = frame_file(frame_of["frame"])
-    kept = next(
-        (one for one in ((made.result if made else None) or {}).get("artifacts", ()) if one["name"] == name), None
-    )
-    if made is None or kept is None:
-        return False
-    reference = f"artifacts/{made.id}/{made.attempt}/{name}"
-    job.params = {**job.params, "image": reference, "image_sha256": kept["sha256"]}
-    session.add(job)
-    return True
+def _take_frames(session: Session, job: Job, node: FlowNode, by_name: Mapping[str, FlowNode]) -> str | None:
+    """Set kept frames of other jobs as the job's pictures. Return the name of a job that has not kept its frame."""
+    for picture, frame in node.frames_taken.items():
+        made = session.get(Job, by_name[frame["job"]].job_id)
+        name = frame_file(frame["frame"])
+        kept = next(
+            (one for one in ((made.result if made else None) or {}).get("artifacts", ()) if one["name"] == name), None
+        )
+        if made is None or kept is None:
+            return str(frame["job"])
+        reference = f"artifacts/{made.id}/{made.attempt}/{name}"
+        job.params = {**job.params, picture: reference, f"{picture}_sha256": kept["sha256"]}
+        session.add(job)
+    return None
 
 
 def _skip(session: Session, job: Job, reason: str) -> None:

@@ -133,8 +133,7 @@ def _check_jobs(nodes: Sequence[FlowNode], rows: Mapping[str, Job]) -> None:
         if plan.is_done(node.outcome):
             continue
         needed[node.name] = node
-        if node.frame_of is not None:
-            needed[node.frame_of["job"]] = by_name[node.frame_of["job"]]
+        needed |= {frame["job"]: by_name[frame["job"]] for frame in node.frames_taken.values()}
     gone = sorted(name for name, node in needed.items() if node.job_id not in rows or rows[node.job_id].deleted)
     if gone:
         names = ", ".join(gone)

@@ -89,7 +89,7 @@ def _why_skipped(node: FlowNode, by_name: Mapping[str, FlowNode], outcomes: Mapp
             continue
         if by_name[name].on_failure != CONTINUE:
             return f"The job {name!r}, on which it depends, {_SAID[outcome]}"
-        if node.frame_of is not None and node.frame_of["job"] == name:
+        if any(frame["job"] == name for frame in node.frames_taken.values()):
             return f"The job {name!r}, of which it takes a frame, {_SAID[outcome]}"
     return None
 

@@ -208,6 +208,24 @@ def test_the_page_of_the_gallery(stack: Stack, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_of_pictures_seeds_and_previews(stack: Stack, tmp_path: Path) -> None:
+    if shutil.which("jq") is None:
+        lacking("no jq on PATH")
+    Image.new("RGB", (200, 50), (200, 30, 30)).save(tmp_path / "first.png")
+    Image.new("RGB", (64, 64), (30, 30, 200)).save(tmp_path / "last.png")
+    script = "\n".join(code for _, code in blocks(DOCS / "generations.md", "sh"))
+    done = as_read(script, tmp_path, seconds=280, WANWORKS_URL=stack.url)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert '{"last_image":true,"fit":"contain","resolution":"64x64"}' in done.stdout
+    assert '{"fit":"auto","resolution":"128x32"}' in done.stdout
+    assert '{"jobs":3,"seed":7}' in done.stdout
+    assert '{"total":3}' in done.stdout
+    assert "no_preview" in done.stdout
+    for name in ("ends.mp4", "boat-1.mp4", "boat-2.mp4"):
+        assert (tmp_path / name).read_bytes()[4:8] == b"ftyp", name
+
+
+@pytest.mark.slow
 def test_the_page_of_the_client(stack: Stack, tmp_path: Path) -> None:
     (boats,) = [code for _, code in blocks(DOCS / "client.md", "json")]
     (tmp_path / "boats.jsonl").write_text(boats)

@@ -20,6 +20,7 @@ from wanworks.requests import GenerationRequest
 from workers.generation import demo_models, run
 from workers.generation.context import GenerationContext, Outcome, Report
 from workers.generation.finishing import files
+from workers.generation.frames.previews import Cells
 from workers.generation.seats import Member
 
 CATALOGUE = models.load("demo")
@@ -64,6 +65,7 @@ class Studio:
         self,
         model_id: str,
         image: Path | None = None,
+        last_image: Path | None = None,
         report: Report = lambda *_: None,
         check: Callable[[], None] = lambda: None,
         mock: bool = False,
@@ -73,11 +75,17 @@ class Studio:
         keep_frames: Callable[[Sequence[numpy.ndarray]], None] | None = None,
         lora_files: Sequence[Mapping[str, Any]] = (),
         lora_paths: Mapping[str, Path] | None = None,
+        on_preview: Callable[[Cells], None] | None = None,
+        preview_failed: Callable[[], None] = lambda: None,
         **request: Any,
     ) -> Made:
         entry = entry or CATALOGUE.get(model_id)
         asked = {"resolution": "64x64", "frames": 9, "steps": 2, "seed": 7, "prompt": "a cat on the moon", **request}
-        params = settle(GenerationRequest(model_id=model_id, **asked), entry, "input" if image else None)
+        wanted = GenerationRequest(model_id=model_id, **asked)
+        size = Image.open(image).size if image else None
+        params = settle(
+            wanted, entry, "input" if image else None, last_image="last" if last_image else None, picture=size
+        )
         if lora_files:
             params = params.model_copy(update={"lora_files": tuple(map(LoraFile.model_validate, lora_files))})
         self.count += 1
@@ -90,7 +98,8 @@ class Studio:
             lora = replicas.lora_dir(snapshots()[entry.weights_id].parents[2], entry)
         context = GenerationContext(
             "job", 1, params, entry, self.settings, mock, snapshot, image, folder, report, check,
-            lora_snapshot=lora, gang=gang, lora_paths=lora_paths or {},
+            last_image=last_image, lora_snapshot=lora, lora_paths=lora_paths or {}, gang=gang,
+            on_preview=on_preview, preview_failed=preview_failed,
         )  # fmt: skip
         made, frames = run.decode(context)
         if keep_frames is not None:

@@ -10,7 +10,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ _ENDS = re.compile(rb"\r\n|\n|\r")
 # Ignored around a line: blanks, page breaks, the NULs and Ctrl-Z at the end of some systems' files, and byte order
 # marks of files that were joined.
 _EDGES = " \t\r\n\x0b\x0c\x00\x1a\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029\u3000\ufeff"
-_OURS = ("image", "name")  # fields that are not sent to the API unchanged
+_PICTURES = ("image", "last_image")
+_OURS = (*_PICTURES, "name")  # fields that are not sent to the API unchanged
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,17 @@ class Line:
     """One generation. `key` identifies it permanently: the same line elsewhere in the file has the same key."""
 
     number: int
-    key: str  # hash of its content and its image's bytes; equal lines are numbered
+    key: str  # hash of its content and its pictures' bytes; equal lines are numbered
     name: str  # of its file, without the extension
-    fields: dict[str, Any]  # as the API takes them, except the image
+    fields: dict[str, Any]  # as the API takes them, except the pictures
     image: Path | None
+    last_image: Path | None = None
+
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """Return the files of its pictures, by field."""
+        files = {"image": self.image, "last_image": self.last_image}
+        return {field: path for field, path in files.items() if path is not None}
 
     @property
     def label(self) -> str:
@@ -47,7 +55,7 @@ class Line:
 def read_batch(path: Path) -> list[Line]:
     """Return the lines of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, without blank ones.
 
-    Paths of images are relative to the file's folder.
+    Paths of pictures are relative to the file's folder.
 
     Raises ConfigurationError with the line and the field of each error.
     """
@@ -57,11 +65,11 @@ def read_batch(path: Path) -> list[Line]:
     alike: Counter[str] = Counter()
     names: dict[str, tuple[str, int]] = {}
     for number, row in _rows(text):
-        asked, image, mistakes = _read(row, path.parent)
+        asked, pictures, mistakes = _read(row, path.parent)
         if mistakes:
             wrong += (f"line {number}: {mistake}" for mistake in mistakes)
             continue
-        content = _hash(asked, image)
+        content = _hash(asked, pictures)
         key = hashlib.sha256(f"{content} {alike[content]}".encode()).hexdigest()
         alike[content] += 1
         name = asked.get("name") or f"{number:04d}-{key[:8]}"
@@ -72,7 +80,7 @@ def read_batch(path: Path) -> list[Line]:
             continue
         names[same] = (name, number)
         fields = {field: value for field, value in asked.items() if field not in _OURS}
-        lines.append(Line(number, key, name, fields, image))
+        lines.append(Line(number, key, name, fields, pictures.get("image"), pictures.get("last_image")))
     if wrong:
         more = [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
         raise ConfigurationError(f"--batch {path}: " + "\n  ".join(["", *wrong[:_SHOWN], *more]).strip())
@@ -135,25 +143,32 @@ def _same_file(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
-def _read(row: str, folder: Path) -> tuple[dict[str, Any], Path | None, list[str]]:
-    """Return the request of one line, its image, and its errors."""
+def _read(row: str, folder: Path) -> tuple[dict[str, Any], dict[str, Path], list[str]]:
+    """Return the request of one line, its pictures by field, and its errors."""
     try:
         asked = json.loads(row, strict=False)  # accept unescaped tabs and form feeds in a prompt
     except json.JSONDecodeError as error:
         found = row[error.pos : error.pos + 1]
         odd = f", found U+{ord(found):04X}" if found and not " " < found < "\x7f" else ""
-        return {}, None, [f"is not JSON: {error.msg} at column {error.pos + 1}{odd}"]
+        return {}, {}, [f"is not JSON: {error.msg} at column {error.pos + 1}{odd}"]
     except (ValueError, RecursionError):
-        return {}, None, ["is JSON that cannot be read: nested too deep, or a number too long"]
+        return {}, {}, ["is JSON that cannot be read: nested too deep, or a number too long"]
     if not isinstance(asked, dict):
-        return {}, None, ["is not a JSON object"]
+        return {}, {}, ["is not a JSON object"]
     mistakes = []
     try:
         GenerationRequest.model_validate({name: value for name, value in asked.items() if name not in _OURS})
     except ValidationError as error:
         mistakes = [_sentence(item) for item in error.errors(include_url=False, include_context=False)]
-    image, mistake = _image(asked.get("image"), folder)
-    return asked, image, [*mistakes, *filter(None, (mistake, _wrong_name(asked.get("name"))))]
+    if asked.get("count", 1) != 1 and not any(mistake.startswith("count:") for mistake in mistakes):
+        mistakes.append("count: is not possible in a batch; write a line for each seed")
+    pictures = {}
+    for field in _PICTURES:
+        path, mistake = _picture(field, asked.get(field), folder)
+        if path is not None:
+            pictures[field] = path
+        mistakes += filter(None, (mistake,))
+    return asked, pictures, [*mistakes, *filter(None, (_wrong_name(asked.get("name")),))]
 
 
 def _sentence(item: Any) -> str:
@@ -163,16 +178,16 @@ def _sentence(item: Any) -> str:
     return f"{field}: {str(item['msg']).removeprefix('Value error, ')}"
 
 
-def _image(value: object, folder: Path) -> tuple[Path | None, str | None]:
+def _picture(field: str, value: object, folder: Path) -> tuple[Path | None, str | None]:
     if value is None:
         return None, None
     if not isinstance(value, str) or not value:
-        return None, "image: must be the path of a file"
+        return None, f"{field}: must be the path of a file"
     path = folder / value
     try:
-        return (path, None) if path.is_file() else (None, f"image: there is no file {path}")
+        return (path, None) if path.is_file() else (None, f"{field}: there is no file {path}")
     except OSError as error:
-        return None, f"image: {path}: {error.strerror}"
+        return None, f"{field}: {path}: {error.strerror}"
 
 
 def _wrong_name(name: object) -> str | None:
@@ -185,9 +200,9 @@ def _wrong_name(name: object) -> str | None:
     return None
 
 
-def _hash(asked: dict[str, Any], image: Path | None) -> str:
+def _hash(asked: dict[str, Any], pictures: Mapping[str, Path]) -> str:
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
-    if image is not None:
-        with image.open("rb") as file:
+    for path in pictures.values():
+        with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

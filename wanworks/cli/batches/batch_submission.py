@@ -130,7 +130,9 @@ class Submission:
         standing = self._record.of(line.key)
         try:
             key = self._record.idempotency_key(standing)
-            job = await client.generate(**line.fields, image=line.image, idempotency_key=key)
+            job = await client.generate(
+                **line.fields, image=line.image, last_image=line.last_image, idempotency_key=key
+            )
             self._record.note(replace(standing, job=job["id"]))
         except BadRequest as error:
             self._record.note(replace(standing, failure=error.message))
@@ -146,7 +148,7 @@ def _chunks(lines: Sequence[Line]) -> list[list[Line]]:
     found: list[list[Line]] = []
     size = 0
     for line in lines:
-        own = len(json.dumps(line.fields)) + (_encoded_bytes(line.image) if line.image is not None else 0)
+        own = len(json.dumps(line.fields)) + sum(map(_encoded_bytes, line.pictures.values()))
         if not found or len(found[-1]) >= MOST_LINES or size + own > MOST_BYTES:
             found.append([])
             size = 0
@@ -162,10 +164,8 @@ def _encoded_bytes(image: Path) -> int:
 def _body(lines: Sequence[Line]) -> list[dict[str, Any]]:
     jobs = []
     for line in lines:
-        params = dict(line.fields)
-        if line.image is not None:
-            params["image"] = data_url(line.image.read_bytes())
-        jobs.append({"params": params})
+        pictures = {field: data_url(path.read_bytes()) for field, path in line.pictures.items()}
+        jobs.append({"params": {**line.fields, **pictures}})
     return jobs
 
 

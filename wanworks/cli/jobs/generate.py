@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from wanworks.cli import operating, screen
+from wanworks.cli.jobs import several
 from wanworks.cli.jobs.following import finish, followed
 from wanworks.cli.options import AsJson, Home, Url, client_of
 from wanworks.cli.targets import check_target
@@ -18,6 +19,8 @@ def generate(
     model: Annotated[str | None, typer.Option(help="[T2V-A14B; I2V-A14B with --image]")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What it shall not show. [the model's own]")] = None,
     image: Annotated[Path | None, typer.Option(help="PNG, JPEG or WebP to start from.")] = None,
+    last_image: Annotated[Path | None, typer.Option(help="Picture with which the video ends; needs --image.")] = None,
+    fit: Annotated[str | None, typer.Option(help="How pictures meet the size: cover, contain or auto. [cover]")] = None,
     resolution: Annotated[str | None, typer.Option(help="For example 1280x720. [the model's own]")] = None,
     frames: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
     fps: Annotated[int | None, typer.Option(help="[the model's own]")] = None,
@@ -27,6 +30,9 @@ def generate(
     guidance_2: Annotated[float | None, typer.Option(help="The same for the second expert. [as --guidance]")] = None,
     flow_shift: Annotated[float | None, typer.Option(help="Shift of the noise schedule. [the model's own]")] = None,
     seed: Annotated[int | None, typer.Option(help="[random, and recorded]")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Videos to make, with the seeds from --seed on; at most 16. [1]", min=1, max=16)
+    ] = None,
     lora: Annotated[list[str] | None, typer.Option(help="NAME or NAME=SCALE; may be repeated.")] = None,
     quantization: Annotated[str | None, typer.Option(help="none, bf16, fp16, int8 or fp8. [none]")] = None,
     speed: Annotated[str | None, typer.Option(help="exact, balanced or fast. [the server's default]")] = None,
@@ -52,7 +58,12 @@ def generate(
         bool, typer.Option("--dry-run", help="Only tell what the video would cost and when it would start.")
     ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Only submit it and print its id.")] = False,
-    out: Annotated[Path | None, typer.Option(help="File for the video, or folder of a batch. [JOB-ID.FORMAT]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the video; with --count NAME-1.mp4 and so on; or a batch's folder. [JOB-ID.FORMAT]"
+        ),
+    ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the video in this machine's player.")] = False,
     batch: Annotated[Path | None, typer.Option(help="Run a batch: a file with one JSON request per line.")] = None,
     concurrency: Annotated[
@@ -73,6 +84,8 @@ def generate(
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "image": image,
+        "last_image": last_image,
+        "fit": fit,
         "resolution": resolution,
         "frames": frames,
         "fps": fps,
@@ -82,6 +95,7 @@ def generate(
         "guidance_scale_2": guidance_2,
         "flow_shift": flow_shift,
         "seed": seed,
+        "count": count,
         "loras": _loras(lora) if lora else None,
         "quantization": quantization,
         "speed": speed,
@@ -116,28 +130,36 @@ def generate(
     request.setdefault("model_id", "I2V-A14B" if image else "T2V-A14B")
     if image is not None:
         request["image"] = read_image(image)
+    if last_image is not None:
+        request["last_image"] = read_image(last_image, "--last-image")
     if out is not None and out.suffix == ".webm":
         request.setdefault("output_format", "webm")
     if dry_run:
         with client_of(url, home) as client:
             operating.show_dry_run(client.dry_run(**request), as_json=as_json)
         return
+    several_videos = count is not None and count > 1
     if not no_wait:
-        check_target(out)
+        for target in several.numbered(out, count) if count is not None and several_videos else [out]:
+            check_target(target)
     with client_of(url, home) as client:
         job = client.generate(**request)
+        made = job["job_ids"] if several_videos else [job["id"]]
         if no_wait:
-            screen.print_json(job) if as_json else print(job["id"])
+            screen.print_json(job) if as_json else print("\n".join(made))
+            return
+        if several_videos:
+            several.run(client.url, made, out, timeout=timeout, as_json=as_json)
             return
         finish(client, followed(client, job, timeout), out, open_it=open_it, as_json=as_json)
 
 
-def read_image(path: Path) -> bytes:
+def read_image(path: Path, option: str = "--image") -> bytes:
     """Return the file's bytes. Raises ConfigurationError if it cannot be read. The API decodes and checks it."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"--image {path}: {error.strerror}") from None
+        raise ConfigurationError(f"{option} {path}: {error.strerror}") from None
 
 
 def _loras(given: Sequence[str]) -> list[dict[str, Any]]:

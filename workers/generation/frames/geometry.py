@@ -70,6 +70,18 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def contain(width: int, height: int, within: Box) -> Box:
+    """Return where a `width` x `height` image stands, whole and as large as possible, in the middle of `within`."""
+    room_width, room_height = within.right - within.left, within.bottom - within.top
+    scale = min(room_width / width, room_height / height)
+    shown_width, shown_height = (
+        min(room, max(1, round(edge * scale))) for edge, room in ((width, room_width), (height, room_height))
+    )
+    left = within.left + (room_width - shown_width) // 2
+    top = within.top + (room_height - shown_height) // 2
+    return Box(left, top, left + shown_width, top + shown_height)
+
+
 def cover(width: int, height: int, target_width: int, target_height: int) -> Box:
     """Return the largest centred part of a `width` x `height` image with the target's aspect; at least one pixel."""
     if width * target_height > height * target_width:

@@ -93,6 +93,7 @@ class Group:
             "entry": context.entry.model_dump(mode="json"),
             "snapshot": str(context.snapshot),
             "image": str(context.image) if context.image is not None else None,
+            "last_image": str(context.last_image) if context.last_image is not None else None,
             "lora_snapshot": str(context.lora_snapshot) if context.lora_snapshot is not None else None,
             "lora_paths": {sha256: str(path) for sha256, path in context.lora_paths.items()},
         }

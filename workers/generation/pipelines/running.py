@@ -7,13 +7,13 @@ from typing import Any
 import numpy
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from PIL import Image
 
 from shared.catalogue.job_types import GenerationParams
 from shared.errors import BadOutput
 from shared.models import memory_plan
 from shared.states import Phase
-from workers.generation.frames.geometry import Plan, cover
+from workers.generation.frames.geometry import Plan
+from workers.generation.frames.pictures import Pictures, fit
 from workers.generation.pipelines import decoding
 from workers.generation.pipelines.checkpointing import Snapshot, taken
 from workers.generation.pipelines.guidance import guides
@@ -37,6 +37,7 @@ class Signals:
     check: Callable[[], None]  # raises to stop
     record: Callable[[str, Any], None] = lambda _name, _fact: None  # a fact for the job's result
     frame: Callable[[int, numpy.ndarray], None] = lambda _index, _frame: None  # a frame is decoded
+    latents: Callable[[Denoising], None] = lambda _denoising: None  # after each step; may show them, never raises
     step_ended: Callable[[Callable[[], Snapshot]], None] = lambda _take: None  # may take a checkpoint; raises to stop
 
 
@@ -44,7 +45,7 @@ def run(
     model: LoadedModel,
     params: GenerationParams,
     plan: Plan,
-    image: Image.Image | None,
+    pictures: Pictures,
     found: Sequence[FoundLora],
     prompts: PromptCache,
     signals: Signals,
@@ -61,11 +62,11 @@ def run(
     Raises what `signals.check` raises, BadInput for a LoRA that does not fit, BadOutput for frames that are no image,
     and whatever torch raises when memory runs out.
     """
-    pipeline: Any = model.image_pipeline if image is not None else model.pipeline
+    pipeline: Any = model.image_pipeline if pictures.first is not None else model.pipeline
     model.stops.check = signals.check
     try:
         if denoising.finished is None:
-            _denoise(model, pipeline, params, plan, image, found, prompts, signals, room, denoising, seat)
+            _denoise(model, pipeline, params, plan, pictures, found, prompts, signals, room, denoising, seat)
         assert denoising.finished is not None
         if seat is not None and seat.rank > 0:
             return []
@@ -83,7 +84,7 @@ def _denoise(
     pipeline: Any,
     params: GenerationParams,
     plan: Plan,
-    image: Image.Image | None,
+    pictures: Pictures,
     found: Sequence[FoundLora],
     prompts: PromptCache,
     signals: Signals,
@@ -96,7 +97,7 @@ def _denoise(
         signals.record("loras", reports)
         with entered(model, params.speed, denoising.caches) as tier, joined(model, seat) as others:
             denoising.caches = None
-            latents = _latents(model, pipeline, params, plan, image, prompts, signals, room, denoising, others, tier)
+            latents = _latents(model, pipeline, params, plan, pictures, prompts, signals, room, denoising, others, tier)
             signals.record("speed", tier.described())
     if not bool(torch.isfinite(latents).all()):
         raise BadOutput("the model produced values that are not finite numbers")
@@ -108,7 +109,7 @@ def _latents(
     pipeline: Any,
     params: GenerationParams,
     plan: Plan,
-    image: Image.Image | None,
+    pictures: Pictures,
     prompts: PromptCache,
     signals: Signals,
     room: Callable[[int], bool],
@@ -146,6 +147,7 @@ def _latents(
             torch.cuda.current_stream().synchronize()  # so that a reported step is complete
         before.completed(first + index + 1, tensors["latents"], pipeline.scheduler)
         signals.enter(Phase.DENOISING, first + index + 1, params.steps)
+        signals.latents(before)
         if others is None:
             signals.step_ended(lambda: taken(before, generator.get_state(), tier.caches()))
             signals.check()
@@ -154,10 +156,12 @@ def _latents(
         return tensors
 
     model.stops.denoising = denoising
-    if image is not None:
+    if pictures.first is not None:
         whole = memory_plan.encode_bytes(model.entry.memory, plan.memory_size(image=True))
         model.pipeline.vae.use_tiling = model.encode_tiled and not room(whole)
-    picture: dict[str, Any] = {"image": fit(image, plan)} if image is not None else {}
+    given = {"image": pictures.first, "last_image": pictures.last}
+    how = params.fit or "cover"
+    picture: dict[str, Any] = {name: fit(one, plan, how) for name, one in given.items() if one is not None}
     if before.latents is not None:
         picture["latents"] = before.latents.to(model.device)
     if first >= params.steps:
@@ -226,10 +230,3 @@ def _frames(
             signals.frame(len(made), frame)
             made.append(frame)
     return made
-
-
-def fit(image: Image.Image, plan: Plan) -> Image.Image:
-    """Return the image cropped at its centre to the grid's aspect and scaled to it, as RGB."""
-    box = cover(image.width, image.height, plan.grid_width, plan.grid_height)
-    part = image.convert("RGB").crop((box.left, box.top, box.right, box.bottom))
-    return part.resize((plan.grid_width, plan.grid_height), Image.Resampling.LANCZOS)

@@ -1,7 +1,8 @@
 """The phase `preparing` of a download, a preparation or a repair: write the copies, record them, report progress."""
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from shared.catalogue.models import CatalogueEntry
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
+from shared.errors import CannotPrepare
 from shared.messaging.progress import Progress
 from shared.models import prepared, replica_files
 from shared.models.prepared import Copy, Form
@@ -21,6 +23,8 @@ from workers.attempts.heartbeat import Heartbeat
 from workers.models.fetch.layout import RepoCache
 from workers.models.preparing import writing
 from workers.models.preparing.sources import drop_sources
+
+log = logging.getLogger("wanworks.preparing")
 
 _REPORT_SECONDS = 0.25
 
@@ -63,38 +67,69 @@ class Preparing:
     def run(self, entry: CatalogueEntry, snapshot: Path, forms: Sequence[Form]) -> Outcome:
         """Write the copies that the snapshot lacks, then remove published weights if the settings say so.
 
+        The coefficients of previews follow, unless the settings make no previews. If they cannot be fitted, there are
+        none, and the copies count.
+
         Raises CannotPrepare, StoreFull, and what the heartbeat's check raises to stop.
         """
         self._heartbeat.moved(Phase.PREPARING, self._heartbeat.percent)
         cache = RepoCache(self._settings.models_dir, entry.repo)
         found = Outcome()
         began = time.monotonic()
-        for place, form in enumerate(forms):
+        weights = tuple(form for form in forms if form != prepared.PREVIEW)
+        for place, form in enumerate(weights):
 
             def report(progress: writing.Progress, place: int = place) -> None:
-                self._report(progress, place, len(forms))
+                self._report(progress, place, len(weights))
 
             def complete(copy: Copy) -> None:
                 self._record(entry, snapshot)
-                if not self._settings.keep_sources and forms == ("bf16",):
+                if not self._settings.keep_sources and weights == ("bf16",):
                     found.source_bytes_removed += self._drop_sources(entry, cache, snapshot, [copy])
 
-            written = writing.prepare(
-                cache,
-                snapshot,
-                form,
-                self._settings.min_free_disk_mb * 1_000_000,
-                report=report,
-                check=self._heartbeat.check,
-                complete=complete,
-            )
-            found.copies += [f"{copy.component} {copy.form}" for copy in written.copies]
-            found.bytes_written += written.bytes_written
-            found.bytes_shared += written.bytes_shared
+            self._write(cache, snapshot, form, report, complete, found)
+        if self._settings.preview_seconds > 0 or prepared.PREVIEW in forms:
+            self._fit_previews(entry, cache, snapshot, found)
         if not self._settings.keep_sources:
             found.source_bytes_removed += self._drop_sources(entry, cache, snapshot, prepared.copies(snapshot))
         found.seconds = time.monotonic() - began
         return found
+
+    def _write(
+        self,
+        cache: RepoCache,
+        snapshot: Path,
+        form: Form,
+        report: Callable[[writing.Progress], None],
+        complete: Callable[[Copy], None],
+        found: Outcome,
+    ) -> None:
+        written = writing.prepare(
+            cache,
+            snapshot,
+            form,
+            self._settings.min_free_disk_mb * 1_000_000,
+            report=report,
+            check=self._heartbeat.check,
+            complete=complete,
+        )
+        found.copies += [f"{copy.component} {copy.form}" for copy in written.copies]
+        found.bytes_written += written.bytes_written
+        found.bytes_shared += written.bytes_shared
+
+    def _fit_previews(self, entry: CatalogueEntry, cache: RepoCache, snapshot: Path, found: Outcome) -> None:
+        def report(progress: writing.Progress) -> None:
+            if progress.bytes_done != self._done:  # a child that hangs makes no progress
+                self._done = progress.bytes_done
+                self._heartbeat.moved(Phase.PREPARING, self._heartbeat.percent)
+
+        def complete(_copy: Copy) -> None:
+            self._record(entry, snapshot)
+
+        try:
+            self._write(cache, snapshot, prepared.PREVIEW, report, complete, found)
+        except CannotPrepare as error:
+            log.warning("%s: its jobs have no previews: %s", entry.model_id, error)
 
     def _drop_sources(self, entry: CatalogueEntry, cache: RepoCache, snapshot: Path, copies: Sequence[Copy]) -> int:
         removed, freed = drop_sources(cache, snapshot, copies)

@@ -11,6 +11,7 @@ from shared.models import prepared
 from shared.models.prepared import COMPONENTS, KEPT_IN_FP32, Form
 from shared.models.verification import MAX_HEADER_BYTES
 
+_COEFFICIENT_BYTES = 1_000
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -45,7 +46,12 @@ class Work:
 
 def lacking(snapshot: Path, form: Form) -> list[Work]:
     """Return the copies that a model in that form lacks. Raises OSError and ValueError for unreadable weights."""
-    found = (_work(snapshot, component, prepared.form_of(component, form)) for component in COMPONENTS)
+    components: list[tuple[str, Form]]
+    if form == prepared.PREVIEW:
+        components = [(prepared.PREVIEWED, form)]
+    else:
+        components = [(component, prepared.form_of(component, form)) for component in COMPONENTS]
+    found = (_work(snapshot, component, form) for component, form in components)
     return [work for work in found if work is not None]
 
 
@@ -72,6 +78,8 @@ def _work(snapshot: Path, component: str, form: Form) -> Work | None:
     if prepared.find(snapshot, component, form) is not None:
         return None
     config = snapshot / component
+    if form == prepared.PREVIEW:
+        return _coefficients(snapshot)
     standing_in = prepared.standing_in(snapshot, component)
     if standing_in is not None:  # 16 bits are what int8 and fp8 are made of
         content = f"{prepared.recipe(form)} {standing_in.key}"
@@ -90,6 +98,18 @@ def _work(snapshot: Path, component: str, form: Form) -> Work | None:
         return None  # the published weights are loaded as they are
     shards = tuple(Shard(name, place, _size(component, form, headers[name])) for name, place in places.items())
     return Work(component, form, key, config, shards, sizes)
+
+
+def _coefficients(snapshot: Path) -> Work | None:
+    """Return the work of fitting the coefficients of previews, whose one file is made of the whole VAE."""
+    component, form = prepared.PREVIEWED, prepared.PREVIEW
+    key = prepared.key_of(snapshot, component, form)
+    if key is None:
+        return None
+    config = snapshot / component
+    sizes = {Path(path).name: (snapshot / path).stat().st_size for path in prepared.weights(snapshot, component)}
+    shard = Shard(f"{form}.safetensors", config, _COEFFICIENT_BYTES)
+    return Work(component, form, key, config, (shard,), sizes)
 
 
 def header(place: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

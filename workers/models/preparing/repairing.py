@@ -39,7 +39,7 @@ def needs_of(snapshot: Path, broken: Collection[str]) -> Needs:
     quantized = {copy.form for copy in prepared.copies(snapshot)}.intersection(prepared.QUANTIZED_FORMS)
     if components == {"text_encoder"} and quantized:
         names = {min(quantized)}  # which uses the same text encoder, and may be the only form on this node
-    forms = tuple(form for form in prepared.FORMS if form in names)
+    forms = tuple(form for form in (*prepared.FORMS, prepared.PREVIEW) if form in names)
     missing = removed | {path for path in published if not (snapshot / path).exists()}
     return Needs(tuple(sorted(published | removed)), tuple(sorted(missing & removed)), tuple(copies), forms)
 

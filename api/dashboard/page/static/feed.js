@@ -3,6 +3,7 @@
 
 import { Unreachable, base, get } from "./api.js";
 import * as load from "./load.js";
+import { mergePreview } from "./preview.js";
 import { changed, enterList, hasEnded, mergeAlert, mergeJobs, state } from "./state.js";
 
 const POLL_MS = 5_000;
@@ -171,6 +172,7 @@ const MESSAGE_HANDLERS = {
     guarded(load.active); // the jobs say what they wait for
   },
   alert: mergeAlert,
+  preview_update: mergePreview,
 };
 
 function receive(message) {

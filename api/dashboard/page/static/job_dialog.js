@@ -5,6 +5,7 @@ import { bytes, megabytes, moment, NONE, number, seconds, sentence, words } from
 import { actions } from "./jobs.js";
 import * as load from "./load.js";
 import { artifactOf, badge, durationOf, fact, facts, note, progressOf, score, titleOf } from "./parts.js";
+import { previewOf } from "./preview.js";
 import { hasEnded, mergeJobs, state } from "./state.js";
 
 const holder = document.getElementById("dialogs");
@@ -97,7 +98,7 @@ function body(job) {
   return h(
     "div",
     { class: "dialog-body", key: job.id },
-    media(job),
+    media(job) ?? previewOf(job),
     h(
       "div",
       { class: "row wrap" },

@@ -1,7 +1,7 @@
 """The library of LoRAs
 
 Revision: 0025
-Follows: 0023
+Follows: 0024
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ import sqlmodel
 from alembic import op
 
 revision = "0025"
-down_revision = "0023"
+down_revision = "0024"
 branch_labels = None
 depends_on = None
 

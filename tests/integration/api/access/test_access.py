@@ -89,6 +89,7 @@ ROWS = {
     "POST /api/v1/jobs/{id}/cancel": Row(SUBMIT, own=True),
     "POST /api/v1/jobs/{id}/retry": Row(SUBMIT, own=True),
     "GET /api/v1/jobs/{id}/events": Row(READ, own=True),
+    "GET /api/v1/jobs/{id}/preview": Row(READ, own=True),
     "GET /api/v1/jobs/{id}/artifacts/{name}": Row(READ, own=True),
     "POST /api/v1/jobs/{id}/artifacts/{name}/link": Row(READ, own=True),
     "POST /api/v1/flows": Row(SUBMIT, body={"jobs": [{"name": "a", "params": GOOD}]}),

@@ -17,6 +17,7 @@ from shared.database.engine import Database
 from shared.jobs.claims import pauses
 from shared.jobs.claims.pauses import EVERYTHING, Scope
 from shared.messaging import progress
+from shared.messaging.previews import Preview, Previews
 from shared.messaging.progress import FEED_CHANNEL, RestingRedis, publish_change
 from shared.settings import Settings
 from tests.conftest import RedisServer, WebProcess
@@ -228,3 +229,29 @@ def test_a_web_process_that_stops_closes_its_sockets(watch: Callable[..., Dashbo
     dashboard = watch()
     dashboard.of("metrics_update")
     assert web.stop() == 0
+
+
+def test_previews_of_running_jobs_are_announced_to_who_may_see_them(
+    watch: Callable[..., Dashboard], database: Database, settings: Settings, web: WebProcess
+) -> None:
+    job = accepted(database)
+    running = working.claim(database, job.id)
+    dashboard = watch()
+    dashboard.of("job_update", id=job.id, status="running")
+    previews = Previews(RestingRedis(settings.redis))
+
+    def told(step: int) -> Message:
+        previews.put(job.id, Preview(running.attempt, step, 4, b"picture"))
+        return dashboard.of("preview_update", job_id=job.id, step=step)["data"]
+
+    first = told(1)
+    assert first["url"] == f"{JOBS}/{job.id}/preview?attempt=1&step=1"
+    assert web.http.get(first["url"]).content == b"picture"
+    assert told(2)["steps"] == 4
+    assert watch().of("preview_update", job_id=job.id)["data"]["step"] == 2, "a page that comes later sees it too"
+    working.finish(database, running, [])
+    publish_change(RestingRedis(settings.redis), "queue")
+    dashboard.of("job_update", id=job.id, status="succeeded")
+    late = watch()
+    late.of("metrics_update")
+    assert not [one for one in late.received if one["type"] == "preview_update"]

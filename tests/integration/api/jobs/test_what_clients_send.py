@@ -59,7 +59,8 @@ def test_a_file_in_another_part_is_refused(client: TestClient, disposition: str)
     assert answer.status_code == 422
     assert answer.json()["errors"][0] == {
         "loc": ["body", "seed"],
-        "msg": "must not be a file; only the part `image` may be a file, all others are values without a filename",
+        "msg": "must not be a file; only `image` and `last_image` may be files, all other parts are values without a "
+        "filename",
         "type": "extra_forbidden",
     }
 

@@ -236,6 +236,35 @@ def test_generate_from_an_image(stack, tmp_path):
     assert video.read_bytes()[4:8] == b"ftyp"
 
 
+def test_generate_several_seeds_from_first_and_last_pictures(stack, tmp_path):
+    from PIL import Image
+
+    first, last = tmp_path / "first.png", tmp_path / "last.png"
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(first)
+    Image.new("RGB", (64, 64), (30, 30, 200)).save(last)
+    pictures = ("--image", str(first), "--last-image", str(last), "--fit", "contain")
+    words = ("--resolution", "64x64", "--frames", "9", "--steps", "2", "--seed", "7", "--count", "2", *pictures)
+    result = wanworks("generate", "it turns blue", *words, "--out", str(tmp_path / "it.mp4"), home=stack.home)
+
+    assert result.returncode == 0, result.stderr
+    videos = [tmp_path / "it-1.mp4", tmp_path / "it-2.mp4"]
+    assert result.stdout.split() == [str(video) for video in videos]
+    assert videos[0].read_bytes() != videos[1].read_bytes()
+    dry = wanworks("generate", "it turns blue", *words, "--dry-run", "--json", home=stack.home)
+    assert json.loads(dry.stdout)["count"] == 2
+
+
+def test_several_that_run_out_of_time_end_with_the_worst_exit_code(stack):
+    words = ("--resolution", "256x256", "--frames", "81", "--steps", "100", "--count", "2")
+    result = wanworks("generate", "a boat", *words, "--timeout", "0.5", "--json", home=stack.home)
+    assert result.returncode == ExitCode.TIMED_OUT, result.stderr
+    ended = json.loads(result.stdout)
+    assert len(ended) == 2
+    assert all("the job continues" in one["failure"] for one in ended)
+    for one in ended:
+        assert wanworks("cancel", one["id"], home=stack.home).returncode == 0
+
+
 def test_what_the_api_refuses_is_one_line_that_names_the_field(stack):
     result = wanworks("generate", "a boat", "--fps", "23", "--frames", "7", home=stack.home)
 

@@ -92,6 +92,7 @@ def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
     from diffusers import UniPCMultistepScheduler, WanPipeline
 
     from workers.generation.frames.geometry import plan
+    from workers.generation.frames.pictures import NO_PICTURES
     from workers.generation.pipelines import running
     from workers.generation.pipelines.prompts import PromptCache
     from workers.generation.pipelines.resuming import Denoising
@@ -136,7 +137,7 @@ def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
     model = load(snapshots()["T2V-A14B"], entry, "none", "none", torch.device("cpu"), lambda: None)
     signals = running.Signals(lambda *_: None, lambda: None)
     steps, prompts = plan(params, entry), PromptCache(10**6)
-    frames = running.run(model, params, steps, None, (), prompts, signals, lambda _size: True, Denoising())
+    frames = running.run(model, params, steps, NO_PICTURES, (), prompts, signals, lambda _size: True, Denoising())
     assert numpy.array_equal(numpy.stack(frames), expected)
 
 

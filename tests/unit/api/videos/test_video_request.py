@@ -93,7 +93,7 @@ def test_every_field_is_converted() -> None:
 
 
 def test_every_field_of_a_generation_can_be_requested() -> None:
-    ours = {"model_id", "image", "resolution", "frames", "steps"}
+    ours = {"model_id", "image", "resolution", "frames", "steps", "count"}  # a response is one video
     assert set(GenerationRequest.model_fields) - ours <= set(VideoRequest.model_fields)
 
 

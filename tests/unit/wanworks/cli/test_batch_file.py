@@ -89,6 +89,8 @@ def test_a_carriage_return_between_json_s_words_is_a_blank(tmp_path: Path) -> No
         (codecs.BOM_UTF16_LE + A.encode("utf-16-le") + b"\n", "is not valid UTF-16, which its first bytes indicate"),
         ("\ufeff\n\r\n\x00", "has no lines"),
         (json.dumps({**json.loads(A), "image": "x" * 300}), "line 1: image: "),
+        (json.dumps({**json.loads(A), "last_image": "none.png"}), "line 1: last_image: there is no file"),
+        (json.dumps({**json.loads(A), "count": 2}), "line 1: count: is not possible in a batch"),
         (json.dumps({**json.loads(A), "image": "a\x00b"}), "line 1: image: there is no file"),
         ("[" * 100_000, "line 1: is JSON that cannot be read"),
         ('{"model_id": "T2V-A14B", "prompt": "x", "name": "\\ud800"}', "line 1: name: must be a file's name"),
@@ -127,3 +129,14 @@ def test_every_line_after_a_doubled_name_is_still_read(tmp_path: Path) -> None:
 def test_names_that_differ_are_taken(tmp_path: Path) -> None:
     rows = [json.dumps({**json.loads(A), "name": name}) for name in ("a", "b", "\xe4", "\u0131", "CON", "a.b")]
     assert len(read(tmp_path, "\n".join(rows))) == 6
+
+
+def test_both_pictures_are_files_beside_it(tmp_path: Path) -> None:
+    for name in ("first.png", "last.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    row = {**json.loads(A), "image": "first.png", "last_image": "last.png"}
+    (line,) = read(tmp_path, json.dumps(row))
+    assert line.pictures == {"image": tmp_path / "first.png", "last_image": tmp_path / "last.png"}
+    assert not line.fields.keys() & {"image", "last_image", "name"}
+    (tmp_path / "last.png").write_bytes(b"another")
+    assert read(tmp_path, json.dumps(row))[0].key != line.key, "the pictures' bytes are part of the line"

@@ -23,8 +23,9 @@ from typing import Any, TextIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from shared.models.prepared import FP8_MULTIPLE, KEPT_IN_FP32, Form
+from shared.models.prepared import FP8_MULTIPLE, KEPT_IN_FP32, PREVIEW, Form
 from workers.generation.pipelines.chatter import hush
+from workers.generation.pipelines.previews.fitting import fit
 from workers.generation.pipelines.weights import quantizing
 
 _PIECE_NUMBERS = 1 << 22
@@ -211,7 +212,10 @@ def main(lines: TextIO, out: TextIO) -> None:
         config, source, target = (Path(task[name]) for name in ("config", "source", "target"))
         try:
             with torch.no_grad():
-                size, sha256 = convert(task["component"], task["form"], config, source, target, report)
+                if task["form"] == PREVIEW:
+                    size, sha256 = fit(config, target, report)
+                else:
+                    size, sha256 = convert(task["component"], task["form"], config, source, target, report)
             say(size=size, sha256=sha256)
         except OSError as error:
             say(error=str(error), full=error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))

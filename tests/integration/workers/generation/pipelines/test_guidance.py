@@ -10,6 +10,7 @@ from shared.catalogue.job_types import GenerationParams, settle
 from tests.support.models.generating import CATALOGUE, Studio, snapshots
 from wanworks.requests import GenerationRequest
 from workers.generation.frames.geometry import plan
+from workers.generation.frames.pictures import NO_PICTURES
 from workers.generation.manifest import ENGINE
 from workers.generation.pipelines import running
 from workers.generation.pipelines.prompts import PromptCache
@@ -48,7 +49,7 @@ def asked(model_id: str, **request: Any) -> GenerationParams:
 def ours(model: LoadedModel, params: GenerationParams) -> torch.Tensor:
     signals, denoising = running.Signals(lambda *_: None, lambda: None), Denoising()
     steps = plan(params, model.entry)
-    running.run(model, params, steps, None, (), PromptCache(10**6), signals, lambda _size: True, denoising)
+    running.run(model, params, steps, NO_PICTURES, (), PromptCache(10**6), signals, lambda _size: True, denoising)
     assert denoising.finished is not None
     return denoising.finished
 

@@ -18,6 +18,7 @@ from tests.support.devices.fake_cuda import DEVICE, FakeCuda, fake_cuda
 from tests.support.models.generating import CATALOGUE, Studio, snapshots
 from wanworks.requests import GenerationRequest, Quantization
 from workers.generation.frames.geometry import plan
+from workers.generation.frames.pictures import NO_PICTURES, Pictures
 from workers.generation.pipelines import running
 from workers.generation.pipelines.memory import host_memory
 from workers.generation.pipelines.memory.placement import LAYOUTS
@@ -50,7 +51,7 @@ class Loaded:
         found = loras.find(params.loras, self.studio.settings.loras_dir, 1 if self.entry.boundary_ratio is None else 2)
         quiet = running.Signals(enter=lambda *_: None, check=lambda: None)
         frames = running.run(
-            self.model, params, plan(params, self.entry), None, found, self.prompts, signals or quiet,
+            self.model, params, plan(params, self.entry), NO_PICTURES, found, self.prompts, signals or quiet,
             lambda _size: True, Denoising(),
         )  # fmt: skip
         return numpy.stack(frames)
@@ -148,7 +149,7 @@ def test_a_model_that_takes_an_image_under_every_layout(cuda: FakeCuda, studio: 
             model.model,
             params,
             plan(params, model.entry),
-            picture,
+            Pictures(picture),
             (),
             model.prompts,
             quiet,

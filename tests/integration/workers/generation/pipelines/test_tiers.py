@@ -39,6 +39,7 @@ from workers.attempts import persisting
 from workers.devices import discovery
 from workers.generation import run
 from workers.generation.frames.geometry import plan
+from workers.generation.frames.pictures import NO_PICTURES
 from workers.generation.job import GenerationHandler
 from workers.generation.pipelines import running
 from workers.generation.pipelines.prompts import PromptCache
@@ -238,7 +239,7 @@ class Loaded:
         found = loras.find(params.loras, studio.settings.loras_dir, 2)
         quiet = running.Signals(enter=lambda *_: None, check=lambda: None)
         frames = running.run(
-            self.model, params, plan(params, self.entry), None, found, PromptCache(0), quiet, lambda _size: True,
+            self.model, params, plan(params, self.entry), NO_PICTURES, found, PromptCache(0), quiet, lambda _size: True,
             Denoising(),
         )  # fmt: skip
         return numpy.stack(frames)

@@ -47,7 +47,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
 
 
 def node_with(settings: Settings, database: Database, **chosen: Any) -> Node:
-    return Node(settings.model_copy(update={"min_free_disk_mb": 0, **chosen}), database)
+    """Return a node that fits no coefficients of previews, which takes seconds, unless they are chosen."""
+    return Node(settings.model_copy(update={"min_free_disk_mb": 0, "preview_seconds": 0.0, **chosen}), database)
 
 
 def snapshot(node: Node) -> Path:
@@ -233,6 +234,29 @@ def test_published_weights_may_go_after_preparing(settings: Settings, database: 
             same(one, other)
     assert load(snapshot(node), "fp16").pipeline.transformer.dtype is torch.float16
     assert load(snapshot(node), "none").pipeline.transformer.dtype is torch.float32
+
+
+def test_the_coefficients_of_previews_are_kept_and_fitted_again_if_damaged(
+    settings: Settings, database: Database
+) -> None:
+    node = node_with(settings, database, preview_seconds=3.0)
+    own(node.models, MODEL)
+    job = node.prepare(MODEL)
+    assert job.status == "succeeded", job.error
+    assert job.result is not None
+    assert job.result["copies"] == ["text_encoder bf16", "transformer bf16", "vae preview"]
+    assert node.replica(MODEL).prepared == job.result["copies"]
+    copy = prepared.find(snapshot(node), prepared.PREVIEWED, prepared.PREVIEW)
+    assert copy is not None
+    (file,) = copy.files
+    assert rows(node)[file.path] == prepared.recipe("preview")
+    damage(snapshot(node) / file.path)
+    node.check(MODEL)
+    assert [fault["path"] for fault in node.replica(MODEL).faults] == [file.path]
+    repaired = node.check(MODEL, repair=True)
+    assert repaired.status == "succeeded", repaired.error
+    assert node.replica(MODEL).state == ReplicaState.AVAILABLE
+    assert prepared.find(snapshot(node), prepared.PREVIEWED, prepared.PREVIEW) == copy, "the same bytes again"
 
 
 @pytest.mark.slow

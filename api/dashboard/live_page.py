@@ -6,7 +6,6 @@ no script is inline.
 
 import gzip
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -34,7 +33,8 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _UNKNOWN = "\N{EN DASH}"
-_LATER = ("flows.js",)  # loaded when its view is first opened
+_SHARED_STYLE = "page.css"
+_LATER = ("jobs/flows.js",)  # loaded when its view is first opened
 # `{bucket}` is the origin of signed artifact URLs, if artifacts are stored in a bucket.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{bucket}; "
@@ -69,6 +69,7 @@ def _page(context: Context, request: Request, caller: Caller) -> Response:
         files=_version(),
         base=context.settings.public_path,
         scripts=sorted(name for name in _files() if name.endswith(".js") and name not in _LATER),
+        styles=_styles(),
         flower=flower.flower_status(context.settings) if caller.may(KeyScope.ADMIN) else None,
         caller=caller,
         scopes=[scope.value for scope in KeyScope if caller.may(scope)],
@@ -82,7 +83,7 @@ def _page(context: Context, request: Request, caller: Caller) -> Response:
 def file(context: Context, request: Request, query: BaseModel) -> Response:
     """Return a script, the style or the icon, immutable under the current version's path. Raises NotFound."""
     name = str(request.path_params["file"])
-    found = _files().get(name)
+    found = _files().get(name)  # by their names alone, so no path leads out of the folder
     if found is None:
         raise NotFound("file", name)
     current = request.path_params["version"] == _version()
@@ -100,7 +101,7 @@ def _packed(
     request: Request, content: bytes, packed: bytes | None, media_type: str, known: Mapping[str, str]
 ) -> Response:
     """Return the content, compressed if the client accepts gzip."""
-    if not _takes_gzip(request.headers.get("accept-encoding", "")):
+    if not headers.takes_gzip(request.headers.get("accept-encoding", "")):
         return Response(content, headers={**known, "Vary": "Accept-Encoding"}, media_type=media_type)
     small = packed if packed is not None else gzip.compress(content, 5, mtime=0)
     return Response(
@@ -108,25 +109,26 @@ def _packed(
     )
 
 
-def _takes_gzip(accepted: str) -> bool:
-    """Return whether an ``Accept-Encoding`` header names gzip with a weight above zero."""
-    for part in accepted.lower().split(","):
-        coding, _, weight = part.partition(";")
-        if coding.strip() == "gzip":
-            return re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", weight) is None
-    return False
-
-
 @cache
 def _files() -> Mapping[str, _File]:
-    """Return the page's files by name, read and compressed once."""
+    """Return the page's files by their paths within the folder, read and compressed once."""
     found = {}
-    for path in sorted((_FOLDER / "static").iterdir()):
+    root = _FOLDER / "static"
+    for path in sorted(root.rglob("*")):
         if path.suffix in _TYPES:
             content = path.read_bytes()
             etag = f'"{hashlib.sha256(content).hexdigest()}"'
-            found[path.name] = _File(content, gzip.compress(content, 9, mtime=0), _TYPES[path.suffix], etag)
+            found[path.relative_to(root).as_posix()] = _File(
+                content, gzip.compress(content, 9, mtime=0), _TYPES[path.suffix], etag
+            )
     return found
+
+
+@cache
+def _styles() -> tuple[str, ...]:
+    """Return the style sheets: first the one that all views share, then those of the views."""
+    names = sorted(name for name in _files() if name.endswith(".css"))
+    return tuple(sorted(names, key=lambda name: name != _SHARED_STYLE))
 
 
 @cache
@@ -168,7 +170,7 @@ OPERATIONS = (
     ),
     Operation("GET", "/", page, "home", "Get the live page", answers=(), documented=False, scope=None),
     Operation(
-        "GET", "/static/{version}/{file}", file, "pageFile", "Get a file of the live page", answers=(),
+        "GET", "/static/{version}/{file:path}", file, "pageFile", "Get a file of the live page", answers=(),
         documented=False, scope=None,
     ),
 )  # fmt: skip

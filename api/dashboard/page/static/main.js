@@ -1,24 +1,25 @@
 // Entry point of the page: routes addresses to views, draws the state, and shows the state of the connection.
 
-import { alerts } from "./alerts.js";
-import { base } from "./api.js";
-import { devices } from "./devices.js";
-import { showMessage } from "./dialogs.js";
-import { h, render } from "./dom.js";
-import { seconds } from "./format.js";
-import * as feed from "./feed.js";
-import { filterBy, jobs } from "./jobs.js";
-import { closeJob, drawJob, openJob, watched } from "./job_dialog.js";
-import * as load from "./load.js";
-import { models } from "./models.js";
-import { announceEnds, newJob, startFrom } from "./new_job.js";
-import { overview } from "./overview.js";
-import { activeJobs, changed, mergeJobs, state, whenChanged } from "./state.js";
-import * as theme from "./theme.js";
+import { alerts } from "./operating/alerts.js";
+import { base } from "./base/api.js";
+import { devices } from "./operating/devices.js";
+import { showMessage } from "./base/dialogs.js";
+import { h, render } from "./base/dom.js";
+import { seconds } from "./base/format.js";
+import * as feed from "./base/feed.js";
+import { filterBy, jobs } from "./jobs/jobs.js";
+import { closeJob, drawJob, openJob, watched } from "./job/job_dialog.js";
+import * as load from "./base/load.js";
+import { loading } from "./base/parts.js";
+import { models } from "./models/models.js";
+import { announceEnds, newJob, startFrom } from "./new/new_job.js";
+import { overview } from "./overview/overview.js";
+import { activeJobs, changed, mergeJobs, state, whenChanged } from "./base/state.js";
+import * as theme from "./base/theme.js";
 
 // The script of the flows is loaded when they are first shown.
 let flowScript = null;
-const flows = () => flowScript?.flows() ?? h("p", { class: "muted" }, "Loading…");
+const flows = () => flowScript?.flows() ?? loading();
 const VIEWS = { overview, jobs, flows, new: newJob, models, devices, alerts };
 const ESSENTIAL = ["metrics", "workers", "active", "alerts"];
 const FAST_POLL_MS = 2_000;
@@ -74,7 +75,7 @@ function show(name, first) {
 /** Shows the list of flows, or one. */
 async function openFlows(id) {
   try {
-    flowScript ??= await import("./flows.js");
+    flowScript ??= await import("./jobs/flows.js");
     await flowScript.open(id);
   } catch (error) {
     showMessage(`The flows could not be loaded: ${error.message}`, "bad");

@@ -134,7 +134,7 @@ ROWS = {
     "GET /login": Row(ALL),
     "POST /login": Row(ALL),
     "POST /logout": Row(ALL),
-    "GET /static/{version}/{file}": Row(ALL),
+    "GET /static/{version}/{file:path}": Row(ALL),
     "GET /healthz": Row(ALL),
     "GET /readyz": Row(ALL),
     "GET /openapi.json": Row(ALL),

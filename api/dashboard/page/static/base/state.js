@@ -19,6 +19,7 @@ export const state = {
   usage: null, // device time of this month by key and model; for administrators
   pauses: null, // that are in force
   notes: {}, // by part: why it could not be loaded
+  loaded: new Set(), // parts that the server has answered at least once: only then may a view call something empty
 };
 
 const MAX_JOBS = 1000;

@@ -1,14 +1,14 @@
 // The list of jobs: newest first, with filters, pages, and the actions for each job.
 
-import { post, remove, newKey } from "./api.js";
+import { post, remove, newKey } from "../base/api.js";
 import { batches } from "./batches.js";
 import { bulkActions } from "./bulk.js";
-import { attempt, confirm } from "./dialogs.js";
-import { h, icon } from "./dom.js";
-import { ago, moment, number, seconds, words } from "./format.js";
-import * as load from "./load.js";
-import { artifactOf, badge, button, durationOf, empty, note, progressOf, select, titleOf } from "./parts.js";
-import { enterList, removeJob, hasEnded, mergeJobs, state } from "./state.js";
+import { attempt, confirm } from "../base/dialogs.js";
+import { h, icon } from "../base/dom.js";
+import { ago, moment, number, seconds, words } from "../base/format.js";
+import * as load from "../base/load.js";
+import { artifactOf, badge, button, durationOf, empty, loading, note, progressOf, select, titleOf } from "../base/parts.js";
+import { enterList, removeJob, hasEnded, mergeJobs, state } from "../base/state.js";
 
 const TYPES = ["generation", "download", "integrity_check", "cleanup", "prepare", "bulk"];
 const STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled"];
@@ -41,7 +41,7 @@ export function jobs() {
     ),
     batches(),
     note(state.notes.jobs && `The jobs could not be loaded: ${state.notes.jobs}`, "bad"),
-    ids === null ? h("p", { class: "muted" }, "Loading…") : null,
+    ids === null && !state.notes.jobs ? loading() : null,
     ids && !rows.length
       ? empty(
           Object.values(filters).some(Boolean) ? "No job matches these filters. " : "No jobs yet. ",

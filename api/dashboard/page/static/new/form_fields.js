@@ -1,6 +1,6 @@
 // Fields of the form for a new job: label, control and error message.
 
-import { h } from "./dom.js";
+import { h } from "../base/dom.js";
 import { draft } from "./draft.js";
 
 export function field(name, label, control, more) {

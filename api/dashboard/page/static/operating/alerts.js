@@ -1,11 +1,11 @@
 // The view of open alerts, who acknowledged them, and resolved ones.
 
-import { post } from "./api.js";
-import { attempt } from "./dialogs.js";
-import { h } from "./dom.js";
-import { ago, moment } from "./format.js";
-import { badge, empty, note } from "./parts.js";
-import { changed, mergeAlert, state } from "./state.js";
+import { post } from "../base/api.js";
+import { attempt } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { ago, moment } from "../base/format.js";
+import { badge, empty, loading, note } from "../base/parts.js";
+import { changed, mergeAlert, state } from "../base/state.js";
 
 const NAME = "wanworks.name";
 const RANK = { critical: 0, warning: 1, info: 2 };
@@ -46,7 +46,9 @@ export function alerts() {
         ? h("ul", { class: "alerts" }, open.map(openAlert))
         : state.notes.alerts
           ? null
-          : empty("No open alerts."),
+          : state.loaded.has("alerts")
+            ? empty("No open alerts.")
+            : loading(),
     ),
     h(
       "section",
@@ -55,7 +57,11 @@ export function alerts() {
       note(state.notes.resolved && `The history could not be loaded: ${state.notes.resolved}`, "bad"),
       state.resolved?.length
         ? h("ul", { class: "alerts past" }, state.resolved.slice(0, HISTORY).map(pastAlert))
-        : empty("No resolved alerts yet."),
+        : state.resolved
+          ? empty("No resolved alerts yet.")
+          : state.notes.resolved
+            ? null
+            : loading(),
     ),
   ];
 }

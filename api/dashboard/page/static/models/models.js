@@ -1,14 +1,14 @@
 // The model library: the files of each model on each node, downloads and their controls, and health.
 
-import { newKey, post, remove } from "./api.js";
+import { newKey, post, remove } from "../base/api.js";
 import { cleanup } from "./cleanup.js";
 import { compare, recommend } from "./choosing.js";
-import { attempt, confirm, showMessage } from "./dialogs.js";
-import { h } from "./dom.js";
-import { ago, fraction, megabytes, NONE, number, percent, plural, seconds, words } from "./format.js";
-import * as load from "./load.js";
-import { badge, bar, button, fact, facts, note, progressText, score } from "./parts.js";
-import { changed, isDrained, mergeJobs, state } from "./state.js";
+import { attempt, confirm, showMessage } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { ago, fraction, megabytes, NONE, number, percent, plural, seconds, words } from "../base/format.js";
+import * as load from "../base/load.js";
+import { badge, bar, button, fact, facts, loading, note, progressText, score } from "../base/parts.js";
+import { changed, isDrained, mergeJobs, state } from "../base/state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const RATED = new Set(["healthy", "degraded", "critical"]); // states shown beside the availability
@@ -16,10 +16,7 @@ const READY = new Set(["available", "updating"]);
 
 export function models() {
   if (!state.models)
-    return note(
-      state.notes.models ? `The models could not be loaded: ${state.notes.models}` : "Loading…",
-      state.notes.models ? "bad" : "",
-    );
+    return state.notes.models ? note(`The models could not be loaded: ${state.notes.models}`, "bad") : loading();
   return [
     note(state.notes.models && `The models could not be loaded: ${state.notes.models}`, "bad"),
     h("ul", { class: "cards wide" }, Object.values(state.models).map(card)),

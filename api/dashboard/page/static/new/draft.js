@@ -1,6 +1,6 @@
 // The state of the form for a new job: model, field values, image and errors.
 
-import { changed, state } from "./state.js";
+import { changed, state } from "../base/state.js";
 
 const NUMBERS = new Set([
   "frames",

@@ -11,6 +11,7 @@ const LATEST = 6;
 async function part(name, read) {
   try {
     await read();
+    state.loaded.add(name);
     delete state.notes[name];
   } catch (error) {
     if (error instanceof Unreachable) throw error;

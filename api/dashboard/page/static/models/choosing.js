@@ -1,10 +1,10 @@
 // Helps to choose a model: compares two by their measurements, or recommends one for a described use.
 
-import { get } from "./api.js";
-import { h } from "./dom.js";
-import { gigabytes, megabytes, NONE, number, percent, seconds, sentence } from "./format.js";
-import { note, score, select } from "./parts.js";
-import { changed, state } from "./state.js";
+import { get } from "../base/api.js";
+import { h } from "../base/dom.js";
+import { gigabytes, megabytes, NONE, number, percent, seconds, sentence } from "../base/format.js";
+import { note, score, select } from "../base/parts.js";
+import { changed, state } from "../base/state.js";
 
 let pair = null; // {a, b, comparison, performance: {id: body}}
 let pairProblem = null;

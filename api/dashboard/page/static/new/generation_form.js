@@ -1,11 +1,11 @@
 // The fields of the form for a new video. Which fields and ranges there are depends on the chosen model.
 
 import { advanced } from "./advanced.js";
-import { h } from "./dom.js";
+import { h } from "../base/dom.js";
 import { draft, setImage } from "./draft.js";
 import { area, choice, count, optional, problem, real, wrong } from "./form_fields.js";
-import { bytes } from "./format.js";
-import { changed, state } from "./state.js";
+import { bytes } from "../base/format.js";
+import { changed, state } from "../base/state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const FALLBACKS = [

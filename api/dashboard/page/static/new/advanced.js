@@ -1,10 +1,10 @@
 // The collapsed advanced fields of the form: LoRAs and the webhook.
 
-import { h } from "./dom.js";
+import { h } from "../base/dom.js";
 import { addLora, draft, dropLora, MAX_LORAS } from "./draft.js";
 import { line, optional, problem, real } from "./form_fields.js";
-import { button } from "./parts.js";
-import { afterDrawing } from "./state.js";
+import { button } from "../base/parts.js";
+import { afterDrawing } from "../base/state.js";
 
 export function advanced(entry) {
   return h(

@@ -1,11 +1,11 @@
 // The dialog with all details of one job: video, times, quality, settings, files and manifest.
 
-import { h, render } from "./dom.js";
-import { bytes, megabytes, moment, NONE, number, seconds, sentence, words } from "./format.js";
-import { actions } from "./jobs.js";
-import * as load from "./load.js";
-import { artifactOf, badge, durationOf, fact, facts, note, progressOf, score, titleOf } from "./parts.js";
-import { hasEnded, mergeJobs, state } from "./state.js";
+import { h, render } from "../base/dom.js";
+import { bytes, megabytes, moment, NONE, number, seconds, sentence, words } from "../base/format.js";
+import { actions } from "../jobs/jobs.js";
+import * as load from "../base/load.js";
+import { artifactOf, badge, durationOf, fact, facts, note, progressOf, score, titleOf } from "../base/parts.js";
+import { hasEnded, mergeJobs, state } from "../base/state.js";
 
 const holder = document.getElementById("dialogs");
 const PHASES = ["waiting_for_model", "loading", "encoding", "denoising", "decoding", "muxing"];

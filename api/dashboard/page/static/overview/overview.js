@@ -1,14 +1,14 @@
 // The overview: overall health, key figures, current jobs, newest videos and charts.
 
-import { base } from "./api.js";
-import { chart } from "./chart.js";
-import { h } from "./dom.js";
-import { ago, fraction, NONE, number, percent, plural, seconds } from "./format.js";
-import { feed, isStale } from "./feed.js";
-import * as load from "./load.js";
-import { artifactOf, badge, durationOf, empty, note, progressOf, titleOf } from "./parts.js";
+import { base } from "../base/api.js";
+import { chart } from "../base/chart.js";
+import { h } from "../base/dom.js";
+import { ago, fraction, NONE, number, percent, plural, seconds } from "../base/format.js";
+import { feed, isStale } from "../base/feed.js";
+import * as load from "../base/load.js";
+import { artifactOf, badge, durationOf, empty, loading, note, progressOf, titleOf } from "../base/parts.js";
 import { pauses } from "./pauses.js";
-import { activeJobs, changed, state } from "./state.js";
+import { activeJobs, changed, state } from "../base/state.js";
 import { isAdmin, usage } from "./usage.js";
 
 const SPANS = [
@@ -167,7 +167,9 @@ function now() {
         )
       : state.notes.active
         ? note("The jobs could not be loaded.", "bad")
-        : empty("No active jobs. ", h("a", { href: "#new" }, "Create a video")),
+        : state.loaded.has("active")
+          ? empty("No active jobs. ", h("a", { href: "#new" }, "Create a video"))
+          : loading(),
     jobs.length > SHOWN ? h("p", { class: "small muted" }, `and ${number(jobs.length - SHOWN)} more`) : null,
   );
 }
@@ -212,7 +214,9 @@ function newest() {
         )
       : state.notes.latest
         ? note("The videos could not be loaded.", "bad")
-        : empty("No videos yet."),
+        : state.loaded.has("latest")
+          ? empty("No videos yet.")
+          : loading(),
   );
 }
 

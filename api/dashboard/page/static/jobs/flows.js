@@ -1,11 +1,11 @@
 // The view of flows: the list, and one flow with its jobs as a tree. Loaded when the view is first opened.
 
-import { get, post } from "./api.js";
-import { attempt, confirm } from "./dialogs.js";
-import { h } from "./dom.js";
-import { ago, moment, percent, seconds } from "./format.js";
-import { badge, bar, button, empty, note } from "./parts.js";
-import { changed, state } from "./state.js";
+import { get, post } from "../base/api.js";
+import { attempt, confirm } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { ago, moment, percent, seconds } from "../base/format.js";
+import { badge, bar, button, empty, loading, note } from "../base/parts.js";
+import { changed, state } from "../base/state.js";
 
 const PAGE = 25;
 const POLL_MS = 2_000;
@@ -48,7 +48,7 @@ export function flows() {
 }
 
 function list() {
-  if (own.rows === null) return h("p", { class: "muted", key: "loading" }, "Loading…");
+  if (own.rows === null) return state.notes.flows ? null : loading();
   if (!own.rows.length && !own.after.length)
     return empty("No flows yet. Submit jobs that depend on one another with wanworks flow submit or POST /api/v1/flows.");
   return [
@@ -89,7 +89,7 @@ const counted = (counts) =>
 
 function one() {
   const { flow } = own;
-  if (!flow) return h("p", { class: "muted", key: "loading" }, "Loading…");
+  if (!flow) return state.notes.flows ? null : loading();
   return h(
     "section",
     { key: flow.id, "aria-labelledby": "h-flow" },

@@ -63,13 +63,33 @@ function coarse(value) {
   return `${Math.floor(value / 86400)} d`;
 }
 
-const CLOCK = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-const DAY = new Intl.DateTimeFormat("en", { day: "numeric", month: "short" });
-const WHOLE = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
+// Times are shown in the browser's own zone and locale; where a date is spelt out, its zone is named.
+const LOCALE = undefined;
+const CLOCK = new Intl.DateTimeFormat(LOCALE, { hour: "2-digit", minute: "2-digit" });
+const DAY = new Intl.DateTimeFormat(LOCALE, { day: "numeric", month: "short" });
+const WHOLE = new Intl.DateTimeFormat(LOCALE, {
+  day: "numeric",
+  month: "short",
+  year: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  timeZoneName: "short",
+});
 
 export const clock = (milliseconds) => CLOCK.format(milliseconds);
 export const day = (milliseconds) => DAY.format(milliseconds);
 export const moment = (iso) => (iso ? WHOLE.format(Date.parse(iso)) : NONE);
+/** The browser's time zone by name, for example Europe/Berlin. */
+export const zone = () => new Intl.DateTimeFormat().resolvedOptions().timeZone;
+
+/** Formats a time as the clock shows it, with the day unless it is today. */
+export function at(iso, now = Date.now()) {
+  if (!iso) return NONE;
+  const then = Date.parse(iso);
+  const today = new Date(then).toDateString() === new Date(now).toDateString();
+  return today ? clock(then) : `${day(then)}, ${clock(then)}`;
+}
 
 export function plural(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;

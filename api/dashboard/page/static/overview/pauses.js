@@ -1,11 +1,11 @@
 // What is paused, on the overview: administrators pause and resume the queue here.
 
-import { post } from "./api.js";
-import { h } from "./dom.js";
-import { ago } from "./format.js";
-import * as load from "./load.js";
-import { button, note } from "./parts.js";
-import { changed, state } from "./state.js";
+import { post } from "../base/api.js";
+import { h } from "../base/dom.js";
+import { ago, at } from "../base/format.js";
+import * as load from "../base/load.js";
+import { button, loading, note } from "../base/parts.js";
+import { changed, state } from "../base/state.js";
 import { isAdmin } from "./usage.js";
 
 const NAMES = { model_id: "model", device: "device", node: "node", key: "API key", job_type: "job type" };
@@ -18,18 +18,22 @@ export function pauses() {
   const all = rows.some((row) => row.scope === "everything");
   return h(
     "section",
-    { "aria-labelledby": "h-pauses" },
+    { class: "panel", "aria-labelledby": "h-pauses" },
     h("h2", { id: "h-pauses" }, rows.length ? "Paused" : "Queue"),
     note(state.notes.pauses && `The pauses could not be loaded: ${state.notes.pauses}`, "bad"),
     note(failed && `Not changed: ${failed}`, "bad"),
-    rows.length ? h("ul", { class: "pauses" }, rows.map(line)) : h("p", null, "Nothing is paused."),
+    rows.length
+      ? h("ul", { class: "pauses" }, rows.map(line))
+      : state.pauses
+        ? h("p", null, "Nothing is paused.")
+        : loading(),
     isAdmin() && !all ? h("p", null, button("Pause the queue", () => change("pause", {}))) : null,
   );
 }
 
 function line(row) {
   const what = row.scope === "everything" ? "The whole queue" : `${NAMES[row.scope]} ${row.value}`;
-  const end = row.until ? ` until ${new Date(row.until).toLocaleString()}` : "";
+  const end = row.until ? ` until ${at(row.until)}` : "";
   const reason = row.reason ? `: ${row.reason}` : "";
   return h(
     "li",

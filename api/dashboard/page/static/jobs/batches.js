@@ -1,12 +1,12 @@
 // The batches on the list of jobs: the newest ones, or the one whose jobs are listed, with its archive.
 
-import { base, post } from "./api.js";
-import { attempt, confirm } from "./dialogs.js";
-import { h } from "./dom.js";
-import { ago, number } from "./format.js";
-import * as load from "./load.js";
-import { badge, bar, button, note } from "./parts.js";
-import { state } from "./state.js";
+import { base, post } from "../base/api.js";
+import { attempt, confirm } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { ago, number } from "../base/format.js";
+import * as load from "../base/load.js";
+import { badge, bar, button, note } from "../base/parts.js";
+import { state } from "../base/state.js";
 
 /** Shows the batch whose jobs are listed, or else links to the newest batches. */
 export function batches() {

@@ -1,11 +1,11 @@
 // The estimated time of the request in the form, from the server's measured jobs.
 
-import { get } from "./api.js";
-import { h } from "./dom.js";
+import { get } from "../base/api.js";
+import { h } from "../base/dom.js";
 import { requestBody } from "./draft.js";
-import { gigabytes, NONE, plural, seconds } from "./format.js";
-import { fact } from "./parts.js";
-import { changed, state } from "./state.js";
+import { gigabytes, NONE, plural, seconds } from "../base/format.js";
+import { fact } from "../base/parts.js";
+import { changed, state } from "../base/state.js";
 
 const PAUSE_MS = 300;
 const FRESH_MS = 15_000; // afterwards the queue has changed

@@ -1,12 +1,12 @@
 // Actions on all jobs that match the filters of the list, after the server has counted them.
 
-import { newKey, post } from "./api.js";
-import { attempt, confirm } from "./dialogs.js";
-import { h } from "./dom.js";
-import { number, words } from "./format.js";
-import * as load from "./load.js";
-import { button, select } from "./parts.js";
-import { state } from "./state.js";
+import { newKey, post } from "../base/api.js";
+import { attempt, confirm } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { number, words } from "../base/format.js";
+import * as load from "../base/load.js";
+import { button, select } from "../base/parts.js";
+import { state } from "../base/state.js";
 
 const ACTIONS = {
   cancel: { button: "Cancel all", verb: "Cancel", done: "cancelled" },

@@ -1,17 +1,14 @@
 // A card for each device: its current job, loaded models and latest measurements. Then the nodes.
 
-import { h } from "./dom.js";
-import { ago, megabytes, number, NONE, percent, plural, words } from "./format.js";
-import { badge, bar, empty, fact, facts, note, progressOf, titleOf } from "./parts.js";
-import { state } from "./state.js";
+import { h } from "../base/dom.js";
+import { ago, at, megabytes, number, NONE, percent, plural, words } from "../base/format.js";
+import { badge, bar, empty, fact, facts, loading, note, progressOf, titleOf } from "../base/parts.js";
+import { state } from "../base/state.js";
 
 export function devices() {
   const { workers } = state;
   if (!workers)
-    return note(
-      state.notes.workers ? `The devices could not be loaded: ${state.notes.workers}` : "Loading…",
-      state.notes.workers ? "bad" : "",
-    );
+    return state.notes.workers ? note(`The devices could not be loaded: ${state.notes.workers}`, "bad") : loading();
   return [
     note(state.notes.workers && `The devices could not be loaded: ${state.notes.workers}`, "bad"),
     workers.devices.length
@@ -76,7 +73,7 @@ function quarantine(device) {
 /** Returns why and until when the device is paused. */
 function paused(device) {
   if (!device.paused_at) return null;
-  const end = device.paused_until ? ` until ${new Date(device.paused_until).toLocaleString()}` : "";
+  const end = device.paused_until ? ` until ${at(device.paused_until)}` : "";
   return note(`Paused ${ago(device.paused_at)}${end}${device.pause_reason ? `: ${device.pause_reason}` : ""}`, "warn");
 }
 

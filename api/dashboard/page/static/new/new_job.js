@@ -1,14 +1,14 @@
 // The view for a new job: the form, the estimated time, and the jobs that this page has submitted.
 
-import { Unreachable, newKey, post, Problem } from "./api.js";
-import { showMessage } from "./dialogs.js";
-import { h } from "./dom.js";
+import { Unreachable, newKey, post, Problem } from "../base/api.js";
+import { showMessage } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
 import { chosen, draft, fieldNames, requestBody, resetFields, withImage } from "./draft.js";
 import { estimatePanel } from "./estimate.js";
 import { fields, fieldChanged } from "./generation_form.js";
-import * as load from "./load.js";
-import { artifactOf, badge, empty, note, progressOf, titleOf } from "./parts.js";
-import { afterDrawing, changed, hasEnded, mergeJobs, state } from "./state.js";
+import * as load from "../base/load.js";
+import { artifactOf, badge, empty, note, progressOf, titleOf } from "../base/parts.js";
+import { afterDrawing, changed, hasEnded, mergeJobs, state } from "../base/state.js";
 
 const SHOWN = 6;
 

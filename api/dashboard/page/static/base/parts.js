@@ -1,7 +1,7 @@
 // Elements shared by several views. Pure functions from values to elements.
 
-import { h } from "./dom.js";
-import { bytes, NONE, percent, seconds, sentence, words } from "./format.js";
+import { h, icon } from "./dom.js";
+import { at, bytes, NONE, percent, seconds, sentence, words } from "./format.js";
 
 export function badge(state, text = words(state)) {
   return h("span", { class: "badge", "data-state": state }, text);
@@ -14,6 +14,22 @@ export function note(text, kind = "") {
 
 export function empty(text, ...more) {
   return h("p", { class: "empty" }, text, more);
+}
+
+/** In place of content that has not arrived yet: loading is never shown as empty. */
+export function loading(what = "Loading…") {
+  return h(
+    "div",
+    { class: "waiting", role: "status", key: "loading" },
+    h("p", null, what),
+    h("span", { "aria-hidden": "true" }),
+    h("span", { "aria-hidden": "true" }),
+  );
+}
+
+/** In place of a whole view that has nothing to show, with what to do about it. */
+export function nothing(symbol, text, ...more) {
+  return h("div", { class: "nothing-here", key: "nothing" }, icon(symbol), h("p", null, text), more);
 }
 
 /** A labelled value; `hint` explains it in a tooltip. */
@@ -42,13 +58,8 @@ export function bar(value, label) {
   return h("progress", { max: 100, value: value ?? undefined, "aria-label": label });
 }
 
-/** When a queued job is expected to start and end, as the clock shows it, with the day if it is not today. */
+/** When a queued job is expected to start and end. */
 function expected(job) {
-  const at = (text) => {
-    const moment = new Date(text);
-    const today = moment.toDateString() === new Date().toDateString();
-    return today ? moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : moment.toLocaleString();
-  };
   if (!job.estimated_start) return "";
   const end = job.estimated_end ? `, ends ${at(job.estimated_end)}` : "";
   return ` · starts about ${at(job.estimated_start)}${end}`;
@@ -76,11 +87,12 @@ export function progressText(job) {
   return parts.join(" · ");
 }
 
+/** A job's progress; a bar only for one that has begun, because an empty bar looks like one that hangs. */
 export function progressOf(job) {
   return h(
     "div",
     { class: "progress" },
-    bar(job.progress.percent, `Progress of ${titleOf(job)}`),
+    job.status === "queued" && !job.progress.percent ? null : bar(job.progress.percent, `Progress of ${titleOf(job)}`),
     h("span", { class: "small muted" }, progressText(job)),
   );
 }

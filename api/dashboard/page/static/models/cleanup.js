@@ -1,12 +1,12 @@
 // Frees disk space: first shows what would be removed, by name and size; only what was shown can then be removed.
 
-import { newKey, post } from "./api.js";
-import { attempt, confirm, showMessage } from "./dialogs.js";
-import { h } from "./dom.js";
-import { ago, gigabytes, NONE, plural, words } from "./format.js";
-import * as load from "./load.js";
-import { button, empty, fact, facts, note } from "./parts.js";
-import { changed, state } from "./state.js";
+import { newKey, post } from "../base/api.js";
+import { attempt, confirm, showMessage } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { ago, gigabytes, NONE, plural, words } from "../base/format.js";
+import * as load from "../base/load.js";
+import { button, empty, fact, facts, note } from "../base/parts.js";
+import { changed, state } from "../base/state.js";
 
 const TIMEOUT_MS = 45_000; // the server waits 30 s for the nodes
 

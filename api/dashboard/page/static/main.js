@@ -5,16 +5,17 @@ import { base } from "./base/api.js";
 import { devices } from "./operating/devices.js";
 import { showMessage } from "./base/dialogs.js";
 import { h, render } from "./base/dom.js";
-import { seconds } from "./base/format.js";
+import { number, seconds } from "./base/format.js";
 import * as feed from "./base/feed.js";
-import { filterBy, jobs } from "./jobs/jobs.js";
+import { filterBy } from "./jobs/going.js";
+import { jobs } from "./jobs/jobs.js";
 import { closeJob, drawJob, openJob, watched } from "./job/job_dialog.js";
 import * as load from "./base/load.js";
 import { loading } from "./base/parts.js";
 import { models } from "./models/models.js";
 import { announceEnds, newJob, startFrom } from "./new/new_job.js";
 import { overview } from "./overview/overview.js";
-import { activeJobs, changed, mergeJobs, state, whenChanged } from "./base/state.js";
+import { activeCount, activeJobs, changed, mergeJobs, state, whenChanged } from "./base/state.js";
 import * as theme from "./base/theme.js";
 
 // The script of the flows is loaded when they are first shown.
@@ -116,7 +117,7 @@ function drawConnection() {
 }
 
 function drawCounts() {
-  count("count-jobs", activeJobs().length, "queued, running or paused");
+  count("count-jobs", activeCount() ?? 0, "queued, running or paused");
   const unseen = [...state.alerts.values()].filter((alert) => !alert.acknowledged);
   count(
     "count-alerts",
@@ -137,10 +138,11 @@ function drawCounts() {
 function count(id, value, label, level = "") {
   const place = byId(id);
   place.hidden = !value;
+  place.title = number(value);
   place.dataset.level = level;
   if (place.dataset.value === String(value)) return;
   place.dataset.value = String(value);
-  render(place, String(value), h("span", { class: "hidden" }, ` ${label}`));
+  render(place, value > 9999 ? `${Math.floor(value / 1000)}k` : String(value), h("span", { class: "hidden" }, ` ${label}`));
 }
 
 /** Draws the notice above every view: the server is unreachable, data is missing, or the page is outdated. */

@@ -18,6 +18,7 @@ const TIMEOUT_MS = 20_000;
 
 export const get = (path, query = {}) => call("GET", path + queryString(query));
 export const remove = (path) => call("DELETE", path);
+export const patch = (path, body) => call("PATCH", path, { body });
 
 /** `key`: an Idempotency-Key, so that a repeated request has no second effect. `timeout`: milliseconds. */
 export const post = (path, body, { key, timeout } = {}) => call("POST", path, { body, key, timeout });

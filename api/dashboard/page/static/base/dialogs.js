@@ -7,13 +7,16 @@ const holder = document.getElementById("dialogs");
 const shown = new Map();
 let count = 0;
 
-/** Shows a message, also to screen readers, for 5 s; errors ("bad") for 10 s. */
-export function showMessage(text, kind = "info") {
+/**
+ * Shows a message, also to screen readers, for 5 s; errors ("bad") for 10 s.
+ * `action` {text, act, milliseconds}: a button in it.
+ */
+export function showMessage(text, kind = "info", action = null) {
   count += 1;
   const key = count;
-  shown.set(key, { text, kind });
+  shown.set(key, { text, kind, action });
   drawToasts();
-  setTimeout(() => close(key), kind === "bad" ? 10_000 : 5_000);
+  setTimeout(() => close(key), action?.milliseconds ?? (kind === "bad" ? 10_000 : 5_000));
 }
 
 function close(key) {
@@ -24,11 +27,28 @@ function close(key) {
 function drawToasts() {
   render(
     toasts,
-    [...shown].map(([key, { text, kind }]) =>
+    [...shown].map(([key, { text, kind, action }]) =>
       h(
         "div",
         { key, class: `toast ${kind}` },
         h("span", null, text),
+        h("span", { class: "spacer" }),
+        action
+          ? h(
+              "button",
+              {
+                type: "button",
+                class: "button act",
+                on: {
+                  click: () => {
+                    close(key);
+                    action.act();
+                  },
+                },
+              },
+              action.text,
+            )
+          : null,
         h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", on: { click: () => close(key) } }, "✕"),
       ),
     ),

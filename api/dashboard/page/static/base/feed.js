@@ -9,6 +9,7 @@ const POLL_MS = 5_000;
 const REFRESH_MS = 30_000;
 const STALE_MS = 15_000; // the server sends a message at least every ten seconds
 const LONGEST_WAIT_MS = 30_000;
+const MOVED_MS = 1_000;
 const DRAIN = new Set(["draining", "drained"]);
 
 /** `link`: connecting, live, polling or lost. `answeredAt`: time of the last answer or message (ms), initially null. */
@@ -142,6 +143,20 @@ function dropDead(now) {
   reconnect();
 }
 
+let moving = null;
+
+/** Loads again, once for many messages, what changes when jobs begin, end or move: the counts, and who is next. */
+function movedSoon() {
+  moving ??= setTimeout(() => {
+    moving = null;
+    if (document.hidden) return;
+    const parts = [load.counts()];
+    if (view === "overview" || view === "new") parts.push(load.active());
+    if (view === "jobs") parts.push(load.jobs());
+    guarded(() => Promise.all(parts));
+  }, MOVED_MS);
+}
+
 const MESSAGE_HANDLERS = {
   metrics_update(data) {
     state.metrics = data;
@@ -150,6 +165,7 @@ const MESSAGE_HANDLERS = {
   job_update(job) {
     const before = state.jobs.get(job.id);
     mergeJobs([job]);
+    if (job.deleted || !before || before.status !== job.status || before.priority !== job.priority) movedSoon();
     if (job.deleted) return;
     enterList(job);
     if (hasEnded(job) && before && !hasEnded(before)) ended(job);

@@ -1,9 +1,9 @@
 // Loads parts of the state from the server. If one part fails, its error is noted and the others still load.
 
 import { Unreachable, get } from "./api.js";
+import { asked, orderOf } from "./list_address.js";
 import { changed, hasEnded, mergeJobs, state } from "./state.js";
 
-const PAGE = 25;
 const ACTIVE = 100;
 const LATEST = 6;
 
@@ -77,16 +77,21 @@ export const flower = () =>
     state.flower = await get("/api/v1/dashboard/flower");
   });
 
-/** Loads queued, running and paused jobs. Known active jobs that are missing in the response are fetched one by one. */
+/**
+ * Loads the first jobs that have not ended, in the order in which they are served. Known ones that are missing in the
+ * response have moved on, and are fetched one by one.
+ */
 export const active = () =>
   part("active", async () => {
     const before = [...state.jobs.values()].filter((job) => !hasEnded(job)).map((job) => job.id);
-    const found = [];
-    for (const status of ["running", "queued", "paused"]) {
-      found.push(...(await get("/api/v1/jobs", { status, limit: ACTIVE })).data);
-    }
-    const ids = new Set(found.map((job) => job.id));
-    const gone = before.filter((id) => !ids.has(id)).slice(0, ACTIVE);
+    const pages = ["running", "queued", "paused"].map((status) =>
+      get("/api/v1/jobs", { status, order: "queue", limit: status === "queued" ? 20 : ACTIVE }),
+    );
+    const found = (await Promise.all(pages)).flatMap((page) => page.data);
+    state.serving = found.map((job) => job.id);
+    const ids = new Set(state.serving);
+    const shown = new Set([...(state.list.ids ?? []), ...state.latest]);
+    const gone = before.filter((id) => !ids.has(id) && !shown.has(id)).slice(0, ACTIVE);
     mergeJobs([...found, ...(await Promise.all(gone.map(one)))]);
   });
 
@@ -113,13 +118,25 @@ const batches = (id, listed) =>
 /** Loads the current page of the list of jobs. */
 export const jobs = () =>
   part("jobs", async () => {
-    const { filters, after } = state.list;
-    const page = await get("/api/v1/jobs", { ...filters, limit: PAGE, after: after.at(-1) });
-    if (state.list.filters !== filters || state.list.after !== after) return; // changed meanwhile
+    const { filters, after, size } = state.list;
+    const isOlder = () => state.list.filters !== filters || state.list.after !== after || state.list.size !== size;
+    const where = asked(filters);
+    const query = { ...where, order: orderOf(state.list), limit: size, after: after.at(-1) };
+    const page = await get("/api/v1/jobs", query);
+    if (isOlder()) return; // the list has changed meanwhile
     mergeJobs(page.data);
+    Object.assign(state.list, { ids: page.data.map((job) => job.id), next: page.next, lookedAt: page.looked_at });
+    changed();
     await batches(filters.batch_id, page.data.length);
-    if (state.list.filters !== filters || state.list.after !== after) return;
-    state.list = { filters, after, ids: page.data.map((job) => job.id), next: page.next };
+    if (filters.search || isOlder()) return;
+    const total = await get("/api/v1/jobs/count", where);
+    if (!isOlder()) state.list.total = total;
+  });
+
+/** Loads how many jobs there are by state. */
+export const counts = () =>
+  part("counts", async () => {
+    state.counts = (await get("/api/v1/jobs/count")).by_status;
   });
 
 export const latest = () =>
@@ -157,7 +174,7 @@ const PARTS = {
 
 /** Loads what every view needs. Throws Unreachable. */
 export async function essentials() {
-  await Promise.all([metrics(), workers(), alerts(), active()]);
+  await Promise.all([metrics(), workers(), alerts(), active(), counts()]);
 }
 
 /** Loads what one view needs. Throws Unreachable. */

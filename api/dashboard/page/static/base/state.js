@@ -6,9 +6,21 @@ export const state = {
   metrics: null,
   history: { hours: 1, rows: null },
   jobs: new Map(), // every job received so far, by id
-  list: { filters: { type: "", status: "", model_id: "", batch_id: "" }, after: [], ids: null, next: null },
+  counts: null, // how many jobs there are by state: the one source of all counts
+  // The list of jobs, as its address says (`base/list_address.js`), and what the server answered.
+  list: {
+    filters: { type: "", status: "", model_id: "", batch_id: "", search: "", from: "", to: "" },
+    order: "queue",
+    size: 25,
+    after: [],
+    ids: null,
+    next: null,
+    total: null,
+    lookedAt: null,
+  },
   batches: null, // the newest ones, and the one that the list shows
   latest: [], // ids of the newest videos
+  serving: [], // ids of the first jobs that have not ended, in the order in which they are served
   workers: null,
   models: null, // by id: files, downloads, usage
   health: null, // by id
@@ -90,12 +102,15 @@ export function removeJob(id) {
   changed();
 }
 
-/** Inserts a new job at the top of the list if the first page is shown and the filters match. */
+/** Inserts a new job at the top of the list if the first page is shown, newest first, and the filters match. */
 export function enterList(job) {
-  const { filters, after, ids } = state.list;
-  if (!ids || after.length || ids.includes(job.id) || (ids.length && job.id < ids[0])) return;
+  const { filters, after, ids, order } = state.list;
+  if (order !== "newest" || !ids || after.length || ids.includes(job.id) || (ids.length && job.id < ids[0])) return;
   if (Object.entries(filters).every(([name, wanted]) => !wanted || job[name] === wanted)) ids.unshift(job.id);
 }
+
+/** How many jobs have not ended; null: not known yet. */
+export const activeCount = () => (state.counts ? state.counts.queued + state.counts.running + state.counts.paused : null);
 
 /** Returns whether the node is drained: it takes no new work. */
 export const isDrained = (node) => Boolean(state.workers?.nodes.find((one) => one.name === node)?.drained_at);
@@ -106,15 +121,18 @@ export function mergeAlert(alert) {
   changed();
 }
 
-/** Returns queued, running and paused jobs: running ones first, then by queue position. */
+/** Returns the known queued, running and paused jobs: running ones first, then as they are served. */
 export function activeJobs() {
   const rank = { running: 0, paused: 2 };
+  const places = new Map(state.serving.map((id, place) => [id, place]));
+  const place = (job) => places.get(job.id) ?? Infinity;
   return [...state.jobs.values()]
     .filter((job) => !hasEnded(job))
     .sort(
       (a, b) =>
         (rank[a.status] ?? 1) - (rank[b.status] ?? 1) ||
-        (a.queue_position ?? 0) - (b.queue_position ?? 0) ||
+        (place(a) === place(b) ? 0 : place(a) - place(b)) ||
+        (a.queue_position ?? Infinity) - (b.queue_position ?? Infinity) ||
         (a.id < b.id ? -1 : 1),
     );
 }

@@ -7,6 +7,7 @@ import { number, words } from "../base/format.js";
 import * as load from "../base/load.js";
 import { button, select } from "../base/parts.js";
 import { state } from "../base/state.js";
+import { asked } from "../base/list_address.js";
 
 const ACTIONS = {
   cancel: { button: "Cancel all", verb: "Cancel", done: "cancelled" },
@@ -18,9 +19,14 @@ const PRIORITIES = ["critical", "high", "normal", "low"];
 
 /** Shows what can be done to every job that matches, on all pages of the list. */
 export function bulkActions() {
+  if (state.list.filters.search) return null; // the server acts on filters, not on words
   return h(
+    "details",
+    { class: "bulk", key: "bulk" },
+    h("summary", null, "Act on all that match"),
+    h(
     "div",
-    { class: "row bulk", role: "group", "aria-label": "All jobs that match" },
+    { class: "row wrap", role: "group", "aria-label": "All jobs that match" },
     ["cancel", "retry", "delete"].map((action) =>
       button(ACTIONS[action].button, () => start(action), {
         key: action,
@@ -34,12 +40,13 @@ export function bulkActions() {
         if (priority) start("set_priority", priority);
       },
     }),
+    ),
   );
 }
 
 async function start(action, priority) {
   const given = Object.entries(state.list.filters).filter(([, value]) => value);
-  const filter = given.length ? Object.fromEntries(given) : { all: true };
+  const filter = given.length ? asked(state.list.filters) : { all: true };
   const body = { action, filter, ...(priority ? { priority } : {}) };
   const { verb, done, text } = ACTIONS[action];
   await attempt(async () => {

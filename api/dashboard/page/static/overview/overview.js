@@ -8,7 +8,7 @@ import { feed, isStale } from "../base/feed.js";
 import * as load from "../base/load.js";
 import { artifactOf, badge, durationOf, empty, loading, note, progressOf, titleOf } from "../base/parts.js";
 import { pauses } from "./pauses.js";
-import { activeJobs, changed, state } from "../base/state.js";
+import { activeCount, activeJobs, changed, state } from "../base/state.js";
 import { isAdmin, usage } from "./usage.js";
 
 const SPANS = [
@@ -84,7 +84,7 @@ function tiles() {
   return [
     tile(
       "Running",
-      number(figures.running_jobs),
+      number(state.counts?.running),
       state.workers
         ? `${live.filter((device) => device.job).length} of ${plural(live.length, "device")} busy`
         : "loading",
@@ -92,7 +92,7 @@ function tiles() {
     ),
     tile(
       "Queued",
-      number(figures.queued_jobs),
+      number(state.counts?.queued),
       figures.oldest_queued_seconds == null ? of("queue is empty") : `oldest ${seconds(figures.oldest_queued_seconds)}`,
       "#jobs?status=queued",
     ),
@@ -170,7 +170,7 @@ function now() {
         : state.loaded.has("active")
           ? empty("No active jobs. ", h("a", { href: "#new" }, "Create a video"))
           : loading(),
-    jobs.length > SHOWN ? h("p", { class: "small muted" }, `and ${number(jobs.length - SHOWN)} more`) : null,
+    activeCount() > SHOWN ? h("p", { class: "small muted" }, `and ${number(activeCount() - Math.min(SHOWN, jobs.length))} more`) : null,
   );
 }
 

@@ -7,7 +7,7 @@ from api.dashboard import handlers as dashboard
 from api.documentation import handlers as documentation
 from api.documentation import openapi
 from api.flows import handlers as flows
-from api.jobs import artifacts, batches, benchmarks, bulk, dead, events, inputs, node_jobs, webhooks
+from api.jobs import artifacts, batches, benchmarks, bulk, dead, events, inputs, logs, node_jobs, webhooks
 from api.jobs import handlers as jobs
 from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status, tiers
 from api.models import health as model_health
@@ -26,6 +26,7 @@ OPERATIONS = (
     *events.OPERATIONS,
     *artifacts.OPERATIONS,
     *inputs.OPERATIONS,
+    *logs.OPERATIONS,
     *videos.OPERATIONS,
     *status.OPERATIONS,
     *model_health.OPERATIONS,

@@ -97,8 +97,8 @@ class JobsQuery(JobFilter):
     order: Annotated[
         Literal["newest", "oldest", "queue"],
         Field(
-            description="`newest` and `oldest`: by creation. `queue`: running jobs first, then queued ones in the order "
-            "in which they are served, held, paused, and ended ones, newest first; only with the filters `type`, "
+            description="`newest` and `oldest`: by creation. `queue`: running jobs first, then queued ones in the "
+            "order in which they are served, held, paused, and ended ones, newest first; only with the filters `type`, "
             "`status`, `model_id` and `key`."
         ),
     ] = "newest"

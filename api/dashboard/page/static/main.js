@@ -43,7 +43,7 @@ function route(first = false) {
     openJob(decodeURIComponent(id), () => {
       if (location.hash.startsWith("#job/")) history.replaceState(null, "", `#${behind}`);
       drawTitle();
-    });
+    }, view === "jobs" ? (state.list.ids ?? []) : view === "overview" ? [...state.latest] : []);
     drawTitle();
     return;
   }

@@ -70,6 +70,7 @@ ROWS = {
     "POST /api/v1/jobs/{id}/retry": Row(SUBMIT, own=True),
     "GET /api/v1/jobs/{id}/events": Row(READ, own=True),
     "GET /api/v1/jobs/{id}/image": Row(READ, own=True),
+    "GET /api/v1/jobs/{id}/log": Row(ADMIN),
     "GET /api/v1/jobs/{id}/artifacts/{name}": Row(READ, own=True),
     "POST /api/v1/jobs/{id}/artifacts/{name}/link": Row(READ, own=True),
     "POST /api/v1/flows": Row(SUBMIT, body={"jobs": [{"name": "a", "params": GOOD}]}),

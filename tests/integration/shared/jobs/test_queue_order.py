@@ -64,7 +64,7 @@ def expected(rows: list[Job], published: list[str], which: Which) -> list[str]:
 
 def test_all_pages_have_each_job_once_in_the_order_of_service(
     database: Database,
-    mixed: list[Job],
+    mixed: list[Job],  # noqa: F811
     published: list[str],
 ) -> None:
     rng = random.Random(7)

@@ -107,10 +107,12 @@ export function titleOf(job) {
 
 export const artifactOf = (job, kind) => job.result?.artifacts?.find?.((one) => one.kind === kind) ?? null;
 
+/** The whole time of a job in seconds: from the start of its first attempt, so that failed ones count. */
 export function durationOf(job, now = Date.now()) {
-  if (!job.started_at) return null;
+  const start = job.first_started_at ?? job.started_at;
+  if (!start) return null;
   const end = job.finished_at ? Date.parse(job.finished_at) : now;
-  return Math.max(0, (end - Date.parse(job.started_at)) / 1000);
+  return Math.max(0, (end - Date.parse(start)) / 1000);
 }
 
 /** Formats a score from 0 to 1. */

@@ -1,30 +1,37 @@
-// The dialog with all details of one job: video, times, quality, settings, files and manifest.
+// The dialog with one job: its video, what can be done with it, and everything that is known about it. It is opened from
+// a list, and goes to the job before and after in that list.
 
-import { h, render } from "../base/dom.js";
-import { bytes, megabytes, moment, NONE, number, seconds, sentence, words } from "../base/format.js";
-import { cancelButton, erase, retry, reuse } from "./actions.js";
+import { h, icon, render } from "../base/dom.js";
 import * as load from "../base/load.js";
-import { artifactOf, badge, button, durationOf, fact, facts, note, progressOf, score, titleOf } from "../base/parts.js";
+import { artifactOf, badge, button, note, progressOf, titleOf } from "../base/parts.js";
 import { hasEnded, mergeJobs, state } from "../base/state.js";
+import { cancelButton, erase, retry, reuse } from "./actions.js";
+import { attempts } from "./attempts.js";
+import { asCurl, asPython, copy, share } from "./copies.js";
+import { files, manifest, quality, result, settings, times, timings } from "./details.js";
 
 const holder = document.getElementById("dialogs");
-const PHASES = ["waiting_for_model", "loading", "encoding", "denoising", "decoding", "muxing"];
 
 let dialog = null;
 let shown = null; // id
 let missing = false;
+let failed = null; // why the job could not be loaded
+let neighbours = []; // ids of the list from which it was opened
 let leave = () => {};
 
-/** Opens the job's dialog; `left` is called when it is closed. */
-export async function openJob(id, left) {
+/** Opens the job's dialog; `left` is called when it is closed. `among`: ids of the list from which it is opened. */
+export async function openJob(id, left, among = []) {
   leave = left;
+  if (!dialog?.open || !neighbours.includes(id)) neighbours = among;
   shown = id;
   missing = false;
+  failed = null;
   if (!dialog) {
     dialog = document.createElement("dialog");
     dialog.className = "dialog job-dialog";
     dialog.setAttribute("aria-labelledby", "job-title");
     dialog.addEventListener("close", closed);
+    dialog.addEventListener("keydown", keys);
     dialog.addEventListener("click", (event) => {
       if (event.target === dialog) dialog.close(); // beside it
     });
@@ -32,12 +39,13 @@ export async function openJob(id, left) {
   }
   drawJob();
   if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
   try {
     const job = await load.one(id);
     mergeJobs([job]);
-    missing = Boolean(job.deleted);
-  } catch {
-    missing = !state.jobs.has(id);
+    if (shown === id) missing = Boolean(job.deleted);
+  } catch (error) {
+    if (shown === id && !state.jobs.has(id)) failed = error.message;
   }
   drawJob();
 }
@@ -58,29 +66,47 @@ function closed() {
   leave();
 }
 
+/** Returns the id of the next job in the list, or the one before; null: there is none. */
+function neighbour(step) {
+  const at = neighbours.indexOf(shown);
+  return (at >= 0 && neighbours[at + step]) || null;
+}
+
+function keys(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("video, input, select, textarea, pre")) return;
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  const to = step && neighbour(step);
+  if (to) location.replace(`#job/${to}`);
+}
+
 export function drawJob() {
   if (!shown || !dialog) return;
   const job = state.jobs.get(shown);
+  const title = job ? titleOf(job) : missing ? "Job not found" : failed ? "The job could not be loaded" : "Loading…";
   render(
     dialog,
     h(
       "div",
       { class: "dialog-top" },
-      h("h2", { id: "job-title" }, job ? titleOf(job) : missing ? "Job not found" : "Loading…"),
-      h(
-        "button",
-        {
-          type: "button",
-          class: "icon-button",
-          "aria-label": "Close",
-          autofocus: true,
-          on: { click: () => dialog.close() },
-        },
-        "✕",
-      ),
+      h("h2", { id: "job-title" }, title),
+      h("div", { class: "row" }, step(-1, "back", "Previous job in the list"), step(1, "forward", "Next job in the list"), close()),
     ),
-    job ? body(job) : missing ? note("It was deleted, or its retention period has ended.") : null,
+    job ? body(job) : missing ? note("It was deleted, or its retention period has ended.") : note(failed, "bad"),
   );
+}
+
+function step(by, symbol, label) {
+  if (neighbours.length < 2) return null;
+  const to = neighbour(by);
+  return h(
+    "button",
+    { key: symbol, type: "button", class: "icon-button", "aria-label": label, title: label, disabled: !to, on: { click: () => location.replace(`#job/${to}`) } },
+    icon(symbol),
+  );
+}
+
+function close() {
+  return h("button", { key: "close", type: "button", class: "icon-button", "aria-label": "Close", autofocus: true, on: { click: () => dialog.close() } }, "✕");
 }
 
 function body(job) {
@@ -88,35 +114,52 @@ function body(job) {
     "div",
     { class: "dialog-body", key: job.id },
     media(job),
-    h(
-      "div",
-      { class: "row wrap" },
-      badge(job.status),
-      job.mock ? h("span", { class: "tag" }, "placeholder: not generated by a model") : null,
-      h("span", { class: "spacer" }),
-      actions(job),
-    ),
+    h("div", { class: "row wrap" }, badge(job.status), job.mock ? h("span", { class: "tag" }, "placeholder: not generated by a model") : null),
     hasEnded(job) ? null : progressOf(job),
-    job.error
-      ? note(`${job.error.message} (${job.error.code}${job.error.retryable ? ", retryable" : ""})`, "bad")
-      : null,
+    job.error ? note(`${job.error.message} (${job.error.code}${job.error.retryable ? ", retryable" : ""})`, "bad") : null,
     (job.fallback_applied ?? []).map((one) => note(one.message)),
     (job.result?.notes ?? []).map((text) => note(text)),
+    h("div", { class: "row wrap job-actions", role: "group", "aria-label": "Actions" }, actions(job)),
     times(job),
-    job.type === "generation" ? [timings(job), quality(job), settings(job)] : result(job),
+    attempts(job),
+    job.type === "generation" ? [settings(job), timings(job), quality(job)] : result(job),
     files(job),
     manifest(job),
   );
 }
 
 function actions(job) {
+  const video = artifactOf(job, "video");
+  const generation = job.type === "generation";
   return [
+    video ? h("a", { key: "download", class: "button primary", href: video.url, download: `${job.id}-${video.name}` }, icon("download"), "Download") : null,
     hasEnded(job) ? null : cancelButton(job),
     job.status === "failed" || job.status === "cancelled" ? button("Retry", () => retry(job), { key: "retry", kind: "steer" }) : null,
-    job.type === "generation" ? reuse(job) : null,
-    h("span", { class: "apart" }),
+    generation ? reuse(job) : null,
+    video ? button("Share", () => share(job), { key: "share", label: "Copy a link to the video that needs no key, for a week" }) : null,
+    h(
+      "details",
+      { key: "copies", class: "copies" },
+      h("summary", { class: "button" }, "Copy"),
+      h(
+        "ul",
+        null,
+        copying("Link to this page", "the link", location.href),
+        copying("Job id", "the id", job.id),
+        generation ? copying("Prompt", "the prompt", job.params.prompt) : null,
+        generation ? copying("Seed", "the seed", String(job.params.seed)) : null,
+        generation ? copying("As curl", "the request for curl", () => asCurl(job)) : null,
+        generation ? copying("As Python", "the request for Python", () => asPython(job)) : null,
+      ),
+    ),
+    h("span", { class: "apart", key: "apart" }),
     button("Delete", () => erase(job, () => dialog.close()), { key: "delete", kind: "quiet danger steer" }),
   ];
+}
+
+function copying(text, what, value) {
+  const act = () => copy(typeof value === "function" ? value() : value, what);
+  return h("li", { key: text }, h("button", { type: "button", class: "button quiet", on: { click: act } }, text));
 }
 
 function media(job) {
@@ -137,164 +180,4 @@ function media(job) {
     loop: true,
     "aria-label": `Video: ${titleOf(job)}`,
   });
-}
-
-function times(job) {
-  return facts(
-    fact("Created", moment(job.created_at)),
-    fact("Started", moment(job.started_at)),
-    fact("Ended", moment(job.finished_at)),
-    fact("Duration", seconds(durationOf(job))),
-    fact("Device time", job.gpu_seconds == null ? NONE : seconds(job.gpu_seconds)),
-    fact("Ran on", job.gang.join(", ") || [job.node, job.device].filter(Boolean).join(" / ") || NONE),
-    fact("Attempt", job.attempt ? `${job.attempt}${job.failures ? ` (${job.failures} failed)` : ""}` : NONE),
-    fact("Priority", job.priority),
-    job.batch_id ? fact("Batch", h("a", { href: `#jobs?batch_id=${job.batch_id}` }, "Show its jobs")) : null,
-  );
-}
-
-function timings(job) {
-  const spent = job.result?.timings ?? {};
-  const phases = Object.keys(spent).sort((a, b) => PHASES.indexOf(a) - PHASES.indexOf(b));
-  const total = phases.reduce((sum, phase) => sum + spent[phase], 0);
-  if (!total) return null;
-  return h(
-    "section",
-    { class: "part" },
-    h("h3", null, "Time by phase"),
-    h(
-      "div",
-      { class: "stack-bar", "aria-hidden": "true" },
-      phases.map((phase, index) =>
-        h("span", { key: phase, class: `phase-${index + 1}`, css: { "flex-grow": String(spent[phase] / total) } }),
-      ),
-    ),
-    h(
-      "ul",
-      { class: "phases" },
-      phases.map((phase, index) =>
-        h(
-          "li",
-          { key: phase },
-          h("span", { class: `swatch phase-${index + 1}`, "aria-hidden": "true" }),
-          `${sentence(phase)} `,
-          h("b", null, seconds(spent[phase])),
-        ),
-      ),
-      job.result.peak_vram_mb == null
-        ? null
-        : h("li", { key: "peak" }, "Peak memory ", h("b", null, megabytes(job.result.peak_vram_mb))),
-      job.result.warm == null
-        ? null
-        : h("li", { key: "warm" }, job.result.warm ? "the model was already loaded" : "the model was loaded for this job"),
-    ),
-  );
-}
-
-function quality(job) {
-  const found = job.result?.quality;
-  if (!found) return null;
-  const checks = Object.entries(found.checks);
-  const failed = checks.filter(([, passed]) => passed === false).map(([name]) => words(name));
-  return h(
-    "section",
-    { class: "part" },
-    h("h3", null, "Technical quality"),
-    facts(
-      fact("Score", score(found.score), "Measured on the frames; does not judge the content"),
-      fact(
-        "Checks",
-        failed.length ? `failed: ${failed.join(", ")}` : `all ${checks.length} passed`,
-        checks.map(([name]) => words(name)).join(", "),
-      ),
-      Object.entries(found.measures).map(([name, value]) => fact(sentence(name), number(value, 3))),
-    ),
-  );
-}
-
-function settings(job) {
-  const { params } = job;
-  return h(
-    "section",
-    { class: "part" },
-    h("h3", null, "Settings"),
-    h("p", { class: "prompt" }, params.prompt),
-    params.negative_prompt ? h("p", { class: "prompt muted" }, `Negative prompt: ${params.negative_prompt}`) : null,
-    facts(
-      fact("Model", params.model_id),
-      fact("Image", params.image ? "yes" : "no"),
-      fact("Resolution", params.resolution),
-      fact("Frames", `${params.frames} at ${params.fps}/s`),
-      fact("Steps", number(params.steps)),
-      fact("Guidance", [params.guidance_scale, params.guidance_scale_2].filter((one) => one !== null).join(" / ")),
-      fact("Flow shift", number(params.flow_shift, 2)),
-      fact("Seed", String(params.seed)),
-      fact("Quantization", params.quantization),
-      fact("Speed", speedOf(job)),
-      params.devices_per_job > 1 ? fact("Devices", String(params.devices_per_job)) : null,
-      fact("Format", params.output_format),
-      params.loras.length ? fact("LoRAs", params.loras.map((one) => `${one.name} × ${one.scale}`).join(", ")) : null,
-    ),
-  );
-}
-
-/** Returns the tier, and what this installation has measured of it on this type of device. */
-function speedOf(job) {
-  const { speed } = job.params;
-  const used = job.result?.speed;
-  if (speed === "exact" || !used) return speed;
-  if (!used.measured) return `${speed}, not measured on this type of device`;
-  return `${speed}, ${used.quality === "exact" ? "" : `${used.quality} to exact: `}SSIM ${number(used.measured.ssim_mean, 3)}, ${number(used.measured.speedup, 2)} times as fast`;
-}
-
-/** Shows the plain values of other job types' parameters and results. */
-function result(job) {
-  const plain = Object.entries({ ...job.params, ...(job.result ?? {}) }).filter(([, value]) =>
-    ["number", "string", "boolean"].includes(typeof value),
-  );
-  if (!plain.length) return null;
-  return h(
-    "section",
-    { class: "part" },
-    h("h3", null, "Details"),
-    facts(plain.map(([name, value]) => fact(sentence(name), detail(name, value)))),
-  );
-}
-
-function detail(name, value) {
-  if (typeof value === "boolean") return value ? "yes" : "no";
-  if (typeof value === "number")
-    return name.includes("bytes") ? bytes(value) : name.includes("seconds") ? seconds(value) : number(value, 2);
-  return value;
-}
-
-function files(job) {
-  const made = job.result?.artifacts ?? [];
-  if (!made.length || !made[0].url) return null;
-  return h(
-    "section",
-    { class: "part" },
-    h("h3", null, "Files"),
-    h(
-      "ul",
-      { class: "files" },
-      made.map((one) =>
-        h(
-          "li",
-          { key: one.name },
-          h("a", { href: one.url, download: `${job.id}-${one.name}` }, one.name),
-          h("span", { class: "muted small" }, ` ${words(one.kind ?? "")} · ${bytes(one.bytes)}`),
-        ),
-      ),
-    ),
-  );
-}
-
-function manifest(job) {
-  return h(
-    "details",
-    { class: "part" },
-    h("summary", null, job.result?.manifest ? "Manifest to reproduce it" : "Job as JSON"),
-    h("pre", { tabindex: "0" }, JSON.stringify(job.result?.manifest ?? job, null, 2)),
-  );
 }

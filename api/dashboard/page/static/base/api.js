@@ -2,10 +2,11 @@
 
 export class Problem extends Error {
   /** `errors`: [{field, place, message}] of a 422; `place`: the path in the body, beginning with the field. */
-  constructor(status, detail, errors) {
+  constructor(status, detail, errors, more = {}) {
     super(detail);
     this.status = status;
     this.errors = errors;
+    this.alternatives = more.alternatives ?? []; // requests that fit, where memory is missing
   }
 }
 
@@ -58,6 +59,7 @@ async function call(method, path, { body, key, timeout = TIMEOUT_MS } = {}) {
     response.status,
     result?.detail ?? `The server responded with status ${response.status}.`,
     fieldErrors(result),
+    result ?? {},
   );
 }
 

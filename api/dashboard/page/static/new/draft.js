@@ -1,6 +1,7 @@
-// The state of the form for a new job: model, field values, image and errors.
+// The state of the form for a new video: model, the values that were entered, picture and errors.
 
 import { changed, state } from "../base/state.js";
+import * as stored from "./stored.js";
 
 const NUMBERS = new Set([
   "frames",
@@ -12,41 +13,88 @@ const NUMBERS = new Set([
   "flow_shift",
   "devices_per_job",
 ]);
-const SPECIAL = new Set(["model_id", "image", "fallback", "webhook_progress"]); // added to the body separately
+const SPECIAL = new Set(["model_id", "image", "fallback", "webhook_progress", "seconds"]); // not sent as they are
 
 export const MAX_LORAS = 8; // in one request
 
 let nextRow = 0; // the number of the next LoRA row
+let saving = null;
 
 export const draft = {
   model_id: null,
-  filled: {}, // initial values of the fields, by name
+  filled: {}, // what was entered, by field; other fields have the model's defaults
   round: 0, // increases when the fields are reset
   loras: [], // numbers of the LoRA rows
   image: null, // a File
   imageUrl: null,
+  imageText: null, // what is known of the picture
   errors: {}, // messages by field
   general: null, // an error that belongs to no field of the form
+  alternatives: [], // requests that would fit
   sending: false,
   key: null, // the Idempotency-Key; kept until a field changes, so that sending twice creates one job
 };
 
-export const chosen = () => state.catalogue.find((entry) => entry.model_id === draft.model_id) ?? state.catalogue[0];
+/** The chosen model: at first one that is available, since that is what works now. */
+export const chosen = () =>
+  state.catalogue.find((entry) => entry.model_id === draft.model_id) ??
+  state.catalogue.find((entry) => state.models?.[entry.model_id]?.is_available) ??
+  state.catalogue[0];
+
+/** Takes up the draft of an earlier visit. */
+export function restore() {
+  const kept = stored.draft();
+  if (kept && typeof kept.filled === "object" && state.catalogue.some((entry) => entry.model_id === kept.model_id)) {
+    resetFields(kept.model_id, kept.filled);
+  }
+}
 
 /** Resets the fields to these values. */
 export function resetFields(modelId, filled) {
-  Object.assign(draft, { model_id: modelId, filled, errors: {}, general: null, key: null });
+  Object.assign(draft, { model_id: modelId, filled: { ...filled }, errors: {}, general: null, alternatives: [], key: null });
   draft.round += 1;
   draft.loras = (filled.loras ?? []).map((_, index) => index);
   nextRow = draft.loras.length;
   changed();
 }
 
+/** Notes an entered value. Kept in the browser once typing pauses. */
+export function enter(name, value) {
+  draft.filled[name] = value;
+  saveSoon();
+}
+
+export function saveSoon() {
+  clearTimeout(saving);
+  saving = setTimeout(save, 300);
+}
+
+export function save() {
+  clearTimeout(saving);
+  stored.saveDraft({ model_id: draft.model_id ?? chosen()?.model_id, filled: draft.filled });
+}
+
+addEventListener("pagehide", () => {
+  if (draft.round || Object.keys(draft.filled).length) save();
+});
+
+/** Returns what was entered, if this model allows it, else its default. */
+export function valueOf(entry, name) {
+  const given = draft.filled[name];
+  const otherwise = entry.defaults[name];
+  if (given === undefined || given === null || given === "" || entry.fixed.includes(name)) return otherwise;
+  const within = { frames: entry.frames, steps: entry.steps }[name];
+  if (within && !(Number(given) >= within[0] && Number(given) <= within[1]) && draft.changedModel) return otherwise;
+  const among = { resolution: entry.resolutions, fps: entry.fps.map(String), quantization: entry.quantizations, output_format: entry.output_formats }[name];
+  return among && !among.includes(String(given)) ? otherwise : given;
+}
+
 /** Sets the image; null removes it. */
-export function setImage(file) {
+export function setImage(file, text = null) {
   if (draft.imageUrl) URL.revokeObjectURL(draft.imageUrl);
   draft.image = file;
   draft.imageUrl = file ? URL.createObjectURL(file) : null;
+  draft.imageText = text;
   draft.key = null;
   delete draft.errors.image;
   changed();

@@ -16,15 +16,18 @@ export const wrong = (name) =>
 
 export const optional = (label) => [label, h("span", { class: "muted" }, " optional")];
 
-export function area(name, label, { value, rows, required }) {
+const help = (text) => text && h("p", { class: "hint" }, text);
+
+export function area(name, label, { value, rows, required, hint, more = {} }) {
   return field(
     name,
     label,
-    h("textarea", { id: `f-${name}`, name, rows, value: value ?? "", maxlength: 5000, required, ...wrong(name) }),
+    h("textarea", { id: `f-${name}`, name, rows, value: value ?? "", maxlength: 5000, required, ...more, ...wrong(name) }),
+    help(hint),
   );
 }
 
-export function choice(name, label, options, value, texts = {}) {
+export function choice(name, label, options, value, texts = {}, hint = null) {
   return field(
     name,
     label,
@@ -33,25 +36,28 @@ export function choice(name, label, options, value, texts = {}) {
       { id: `f-${name}`, name, value, ...wrong(name) },
       options.map((one) => h("option", { key: one, value: one }, texts[one] ?? one)),
     ),
+    help(hint),
   );
 }
 
-export function count(name, label, [min, max], value, placeholder, fixed = false) {
+export function count(name, label, [min, max], value, placeholder, fixed = false, hint = null) {
   const range = { min, max, step: 1, inputmode: "numeric", disabled: fixed };
   return field(
     name,
     label,
     h("input", { id: `f-${name}`, name, type: "number", ...range, value, placeholder, ...wrong(name) }),
+    help(hint),
   );
 }
 
-export function real(name, label, value, [min, max] = [0], placeholder, fixed = false) {
+export function real(name, label, value, [min, max] = [0], placeholder, fixed = false, hint = null) {
   // The decimal keyboard has no minus sign.
   const range = { min, max, step: "any", inputmode: min < 0 ? undefined : "decimal", disabled: fixed };
   return field(
     name,
     label,
     h("input", { id: `f-${name}`, name, type: "number", ...range, value, placeholder, ...wrong(name) }),
+    help(hint),
   );
 }
 

@@ -1,40 +1,69 @@
-// The view for a new job: the form, the estimated time, and the jobs that this page has submitted.
+// The view for a new video: the form, the bar with the estimate, and the jobs that this page has submitted.
 
-import { Unreachable, newKey, post, Problem } from "../base/api.js";
+import { base, Unreachable, newKey, post, Problem } from "../base/api.js";
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
-import { chosen, draft, fieldNames, requestBody, resetFields, withImage } from "./draft.js";
-import { estimatePanel } from "./estimate.js";
-import { fields, fieldChanged } from "./generation_form.js";
 import * as load from "../base/load.js";
 import { artifactOf, badge, empty, note, progressOf, titleOf } from "../base/parts.js";
 import { afterDrawing, changed, hasEnded, mergeJobs, state } from "../base/state.js";
+import { chosen, draft, fieldNames, requestBody, resetFields, restore, save, withImage } from "./draft.js";
+import { estimateBar } from "./estimate.js";
+import { fields, fieldChanged } from "./generation_form.js";
+import { listen, takeFrom } from "./picture.js";
+import * as stored from "./stored.js";
 
 const SHOWN = 6;
 
 const submitted = []; // ids of the jobs that this page submitted, newest first
 const announced = new Set(); // ids of those whose end was announced
 let from = null; // the job whose settings were copied last
+let begun = false;
 
 export function newJob() {
+  if (!begun) begin();
   const entry = chosen();
   if (!entry) return note("The list of models is missing. Reload the page.", "bad");
   return h(
     "div",
     { class: "make" },
     h(
-      "form",
-      {
-        key: `form-${draft.round}`,
-        class: "panel make-form",
-        novalidate: true,
-        "aria-label": "New video",
-        on: { submit: send, input: fieldChanged },
-      },
-      fields(entry),
+      "div",
+      { class: "make-main" },
+      h(
+        "form",
+        {
+          key: `form-${draft.round}`,
+          id: "make-form",
+          class: "panel make-form",
+          novalidate: true,
+          "aria-label": "New video",
+          on: { submit: send, input: fieldChanged, keydown: sendByKey },
+        },
+        fields(entry),
+      ),
+      estimateBar(entry, takeAlternative),
     ),
-    h("div", { class: "make-side" }, estimatePanel(entry), results()),
+    h("div", { class: "make-side" }, results()),
   );
+}
+
+function begin() {
+  begun = true;
+  restore();
+  listen();
+}
+
+function sendByKey(event) {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  event.preventDefault();
+  if (!draft.sending) event.currentTarget.requestSubmit();
+}
+
+/** Fills the form with a request that fits, instead of the one that does not. */
+function takeAlternative(request) {
+  const { model_id, ...rest } = request;
+  resetFields(model_id, { ...draft.filled, ...rest, prompt: draft.filled.prompt });
+  save();
 }
 
 /** Shows a message, in any view, when a job that this page submitted has ended. */
@@ -50,18 +79,38 @@ export function announceEnds() {
 
 /** Fills the form with the settings of a job (`#new?from=ID`) or selects a model (`#new?model=ID`). */
 export async function startFrom(query) {
+  if (!begun) begin();
   const model = query.get("model");
   if (model && state.catalogue.some((entry) => entry.model_id === model) && model !== draft.model_id) {
-    resetFields(model, {});
+    resetFields(model, draft.filled);
   }
   const id = query.get("from");
   const before = from;
   from = id;
   if (!id || id === before) return;
   const job = state.jobs.get(id) ?? (await load.one(id).catch(() => null));
-  if (job?.type !== "generation") return;
-  resetFields(job.params.model_id, { ...job.params, priority: job.priority });
-  if (job.params.image) showMessage("The settings were copied. Choose the image again.");
+  if (job?.type !== "generation") return showMessage("That job no longer exists; its settings could not be copied.", "bad");
+  const { image, ...params } = job.params;
+  const fallback = params.fallback?.length ? params.fallback : undefined;
+  resetFields(params.model_id, { ...params, fallback, priority: job.priority });
+  save();
+  showMessage("The settings were copied, with the seed.", "info", { text: "New seed", act: newSeed, milliseconds: 10_000 });
+  if (!image) return null;
+  try {
+    await takeFrom(`${base}/api/v1/jobs/${id}/image`);
+  } catch (error) {
+    showMessage(`The picture could not be copied: ${error.message} Choose it again.`, "bad");
+  }
+  return null;
+}
+
+function newSeed() {
+  const field = document.getElementById("f-seed");
+  if (field) field.value = "";
+  draft.filled.seed = "";
+  draft.key = null;
+  save();
+  showMessage("The seed will be drawn anew.");
 }
 
 async function send(event) {
@@ -82,6 +131,7 @@ async function send(event) {
     const job = await post("/api/v1/jobs/generation", withImage(body, entry), { key: draft.key, timeout: 60_000 });
     draft.key = null;
     mergeJobs([job]);
+    stored.rememberPrompt(body.prompt);
     if (!submitted.includes(job.id)) submitted.unshift(job.id);
     showMessage("The job is queued.", "good");
   } catch (error) {

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from api.dashboard import estimate, live_page, login
+from api.dashboard import estimate, first_run, live_page, login
 from api.dashboard import handlers as dashboard
 from api.documentation import handlers as documentation
 from api.documentation import openapi
@@ -48,6 +48,7 @@ OPERATIONS = (
     *health.OPERATIONS,
     *nodes.OPERATIONS,
     *estimate.OPERATIONS,
+    *first_run.OPERATIONS,
     *flower.OPERATIONS,
     *live_page.OPERATIONS,
     *login.OPERATIONS,

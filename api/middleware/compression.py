@@ -1,7 +1,7 @@
 """Compress JSON responses for clients that accept gzip.
 
 Everything else passes unchanged: event streams must not wait in a compressor, media and archives are compressed
-already, the page's files are compressed once, and a file that is served in ranges must have the same bytes in each of them.
+already, the page's files are compressed once, and a file that is served in ranges must have the same bytes in each.
 """
 
 from starlette.datastructures import Headers

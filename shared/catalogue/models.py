@@ -156,7 +156,7 @@ DEFAULT = (
         hardware=_5B_HARDWARE,
         memory=memory_data.TI2V_5B,
         download_gb=34,
-        notes="Makes a video from text, or from text and a picture. The smaller model: quicker, and at home on smaller cards.",
+        notes="Makes a video from text, or from text and a picture. The smaller model: quicker, for smaller cards.",
     ),
 )
 

@@ -112,6 +112,7 @@ ROWS = {
     "GET /api/v1/dashboard/metrics/history": Row(READ),
     "GET /api/v1/dashboard/models": Row(READ),
     "GET /api/v1/dashboard/estimate": Row(READ),
+    "GET /api/v1/dashboard/first-run": Row(READ),
     "GET /api/v1/dashboard/flower": Row(READ),
     "GET /api/v1/dashboard/html": Row(ALL),  # redirects unknown callers to /login
     "GET /": Row(ALL),

@@ -151,6 +151,12 @@ const usage = () =>
     if (document.body.dataset.scopes.includes("admin")) state.usage = await get("/api/v1/usage", { by: "key,model" });
   });
 
+/** Loads whether a job submitted now would run, and what fits. */
+export const firstRun = () =>
+  part("firstRun", async () => {
+    state.firstRun = await get("/api/v1/dashboard/first-run");
+  });
+
 const pauses = () =>
   part("pauses", async () => {
     state.pauses = (await get("/api/v1/queues")).pauses;
@@ -163,7 +169,7 @@ const flows = () =>
   });
 
 const PARTS = {
-  overview: [history, latest, models, usage, pauses],
+  overview: [firstRun, history, latest, models, usage, pauses],
   jobs: [jobs],
   flows: [flows],
   new: [models],

@@ -28,6 +28,7 @@ export const state = {
   alerts: new Map(), // open ones, by id
   resolved: null,
   flower: null,
+  firstRun: null, // whether a job submitted now would run, and what is missing
   usage: null, // device time of this month by key and model; for administrators
   pauses: null, // that are in force
   notes: {}, // by part: why it could not be loaded

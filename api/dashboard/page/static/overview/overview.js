@@ -7,6 +7,7 @@ import { ago, fraction, NONE, number, percent, plural, seconds } from "../base/f
 import { feed, isStale } from "../base/feed.js";
 import * as load from "../base/load.js";
 import { artifactOf, badge, durationOf, empty, loading, note, progressOf, titleOf } from "../base/parts.js";
+import { firstRun, obstacle } from "./first_run.js";
 import { pauses } from "./pauses.js";
 import { activeCount, activeJobs, changed, state } from "../base/state.js";
 import { isAdmin, usage } from "./usage.js";
@@ -22,6 +23,7 @@ const NO_JOBS = new Set(["offline", "draining", "drained", "paused", "quarantine
 export function overview() {
   return [
     health(),
+    firstRun(),
     state.pauses?.length ? pauses() : null,
     h("ul", { class: "tiles" }, tiles()),
     h("div", { class: "columns" }, now(), newest()),
@@ -47,32 +49,38 @@ export function overview() {
 
 function health() {
   const [level, title] = overallHealth();
-  const open = [...state.alerts.values()].filter((alert) => !alert.acknowledged).slice(0, 3);
+  const open = [...state.alerts.values()].slice(0, 3);
   return h(
     "div",
-    { class: `health ${level}` },
+    { class: `health ${level}`, role: "status" },
     h("span", { class: "dot", "aria-hidden": "true" }),
     h(
       "div",
       null,
       h("strong", null, title),
-      open.map((alert) => h("a", { key: alert.id, href: "#alerts" }, alert.title)),
+      open.map((alert) => h("a", { key: alert.id, href: "#alerts" }, alert.title, alert.acknowledged ? " (acknowledged)" : "")),
     ),
   );
 }
 
+/** What is wrong, the worst first. An acknowledged alert stays until its fault is over: knowing of it mends nothing. */
 function overallHealth() {
   if (feed.link === "lost") return ["unknown", "Unknown: the server is unreachable"];
   if (isStale()) return ["unknown", "Unknown: the data is out of date"];
-  const severities = [...state.alerts.values()].filter((alert) => !alert.acknowledged).map((alert) => alert.severity);
+  const open = [...state.alerts.values()];
+  const fresh = open.filter((alert) => !alert.acknowledged);
   const devices = state.workers?.devices ?? [];
-  if (severities.includes("critical")) return ["bad", plural(severities.length, "unacknowledged alert")];
+  if (fresh.some((alert) => alert.severity === "critical")) return ["bad", plural(fresh.length, "unacknowledged alert")];
   if (state.workers && !devices.some((device) => !NO_JOBS.has(device.state)))
     return ["bad", "No device accepts jobs; jobs stay queued"];
-  if (severities.includes("warning")) return ["warn", plural(severities.length, "unacknowledged alert")];
   if (state.notes.alerts || state.notes.metrics) return ["unknown", "Some data could not be loaded"];
-  if (!state.workers) return ["unknown", "Loading…"];
-  return ["good", state.alerts.size ? "All alerts are acknowledged" : "All systems operational"];
+  if (!state.workers || !state.loaded.has("alerts") || !state.firstRun) return ["unknown", state.notes.firstRun ? "Some data could not be loaded" : "Loading…"];
+  const wanting = obstacle();
+  if (wanting) return ["warn", `A job submitted now would wait. ${wanting}`];
+  if (fresh.some((alert) => alert.severity === "warning")) return ["warn", plural(fresh.length, "unacknowledged alert")];
+  const serious = open.filter((alert) => alert.severity !== "info");
+  if (serious.length) return ["warn", `${plural(serious.length, "alert")} open, acknowledged`];
+  return ["good", "All is well: a job submitted now would run"];
 }
 
 function tiles() {

@@ -12,7 +12,21 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import JSON, Float, Integer, String, Text, bindparam, cast, func, literal, literal_column, or_, true
+from sqlalchemy import (
+    JSON,
+    Float,
+    Integer,
+    String,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    func,
+    literal,
+    literal_column,
+    or_,
+    true,
+)
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
@@ -126,14 +140,14 @@ def _section(
     return [(job_id, f"{section}:{job_id}") for job_id in ids]
 
 
-_COLUMNS = (Job.id, Job.priority, Job.queued_at, Job.owner, Job.type, Job.model_id)
+_COLUMNS: Any = (Job.id, Job.priority, Job.queued_at, Job.owner, Job.type, Job.model_id)
 
 
 def _first(session: Session, which: Which, start: _Place, limit: int, published: Sequence[str]) -> list[str]:
     rest = published[published.index(start.job_id) + 1 :] if start.job_id in published else published
     if not rest:
         return []
-    query: Any = select(*_COLUMNS).where(  # type: ignore[call-overload]
+    query: Any = select(*_COLUMNS).where(
         col(Job.id).in_(rest), QUEUED, col(Job.held).is_(None), col(Job.deleted).is_(False)
     )
     waiting = {row.id for row in session.connection().execute(query) if which.fits(row)}
@@ -195,14 +209,14 @@ def _published_ends(session: Session, published: frozenset[str]) -> tuple[dict[s
 def _after(dialect: str) -> Any:
     """Build the statement for the first jobs of several lines, each after its own (queued at, id)."""
     each = bindparam("each", type_=Integer)
-    columns = _COLUMNS
+    columns: Any = _COLUMNS
     if dialect == "postgresql":
         starts: Any = func.json_array_elements(cast(bindparam("starts", type_=Text), JSON))
         starts = starts.table_valued("value").render_derived()
         line, at, job_id = (starts.c.value.op("->>")(place) for place in range(3))
         at = cast(at, Float(53))
-        beyond = or_(col(Job.queued_at) > at, (col(Job.queued_at) == at) & (col(Job.id) > job_id))
-        first: Any = select(*columns).where(  # type: ignore[call-overload]
+        beyond = or_(col(Job.queued_at) > at, and_(col(Job.queued_at) == at, col(Job.id) > job_id))
+        first: Any = select(*columns).where(
             QUEUED, Job.line == line, col(Job.deleted).is_(False), col(Job.queued_at) >= at, beyond
         )
         head = first.order_by(col(Job.queued_at), col(Job.id)).limit(each).correlate(starts).lateral()
@@ -216,8 +230,8 @@ def _after(dialect: str) -> Any:
         inner.status == literal("queued", literal_execute=True),
         inner.line == line,
         col(inner.deleted).is_(False),
-        inner.queued_at >= at,
-        or_(inner.queued_at > at, (inner.queued_at == at) & (inner.id > job_id)),
+        col(inner.queued_at) >= at,
+        or_(col(inner.queued_at) > at, and_(col(inner.queued_at) == at, col(inner.id) > job_id)),
     )
     first = first.order_by(inner.queued_at, inner.id).limit(each).correlate(starts)
     return select(*columns).select_from(starts.join(Job, literal_column("jobs.rowid").in_(first)))
@@ -228,7 +242,7 @@ def _held(session: Session, which: Which, start: _Place, limit: int, published: 
     found: list[Any] = []
     at, job_id = bindparam("at", type_=Float), bindparam("job_id", type_=String)
     for reason in _HELD:
-        query: Any = select(*_COLUMNS).where(  # type: ignore[call-overload]
+        query: Any = select(*_COLUMNS).where(
             QUEUED, Job.held == reason, col(Job.deleted).is_(False), col(Job.queued_at) >= at,
             or_(col(Job.queued_at) > at, col(Job.id) > job_id),
         )  # fmt: skip

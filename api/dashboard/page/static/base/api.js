@@ -54,7 +54,7 @@ async function call(method, path, { body, key, timeout = TIMEOUT_MS } = {}) {
     throw new Unreachable("The server does not respond.", { cause: error });
   }
   if (response.ok) return result;
-  if (response.status === 401) location.assign(`${base}/login`); // the session has expired, or its key was revoked
+  if (response.status === 401) location.assign(`${base}/login${location.hash}`); // the session has expired, or its key was revoked
   throw new Problem(
     response.status,
     result?.detail ?? `The server responded with status ${response.status}.`,

@@ -50,7 +50,7 @@ async function comparePair(event) {
 }
 
 const ROWS = [
-  ["Average time", "generation_time_avg_seconds", seconds],
+  ["Average time of its jobs", "generation_time_avg_seconds", seconds],
   ["95th percentile", "generation_time_p95_seconds", seconds],
   ["Videos per hour", "throughput_videos_per_hour", (value) => number(value, 1)],
   ["Quality", "quality_score", score],
@@ -88,6 +88,7 @@ function comparison({ a, b, found, performance }) {
         ),
       ),
     ),
+    h("p", { class: "hint" }, "Average times are of the jobs that each model has run here, whatever their sizes. The ratio below is for the same size, frames and steps."),
     found.recommendation ? h("p", null, h("b", null, found.recommendation)) : null,
     h(
       "dl",

@@ -23,8 +23,8 @@ from shared.states import Scope
 
 _TEMPLATE = Path(__file__).parent / "page" / "login.html"
 _POLICY = (
-    "default-src 'none'; script-src 'self'; img-src data:; style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; img-src data:; style-src 'self' 'unsafe-inline'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
 )
 _HOME = "/"
 _MAX_NEXT = 2000

@@ -4,6 +4,7 @@ import { h } from "../base/dom.js";
 import { ago, at, megabytes, number, NONE, percent, plural, words } from "../base/format.js";
 import { badge, bar, empty, fact, facts, loading, note, progressOf, titleOf } from "../base/parts.js";
 import { state } from "../base/state.js";
+import { deviceActions, nodeActions } from "./steering.js";
 
 export function devices() {
   const { workers } = state;
@@ -57,6 +58,7 @@ function card(device) {
           : "shut down"
         : `since ${ago(device.started_at).replace(" ago", "")} · pid ${device.pid}`,
     ),
+    deviceActions(device),
   );
 }
 
@@ -177,5 +179,6 @@ function node(one) {
     used == null
       ? null
       : gauge("Model storage", used, `${megabytes(one.disk_free_mb)} free of ${megabytes(one.disk_total_mb)}`),
+    nodeActions(one),
   );
 }

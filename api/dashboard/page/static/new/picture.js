@@ -16,7 +16,7 @@ export function picture(entry) {
   return h(
     "div",
     { class: "field", key: "image" },
-    h("label", { for: "f-image" }, entry.image === "optional" ? optional("Picture to start from") : "Picture to start from"),
+    h("label", { for: "f-image" }, entry.image === "optional" ? optional("Image") : "Image"),
     h(
       "div",
       { class: "picture" },

@@ -11,6 +11,7 @@ import { filterBy } from "./jobs/going.js";
 import { jobs } from "./jobs/jobs.js";
 import { closeJob, drawJob, openJob, watched } from "./job/job_dialog.js";
 import * as load from "./base/load.js";
+import * as menus from "./base/menus.js";
 import { loading } from "./base/parts.js";
 import { models } from "./models/models.js";
 import { announceEnds, newJob, startFrom } from "./new/new_job.js";
@@ -189,6 +190,7 @@ setInterval(async () => {
 state.catalogue = JSON.parse(byId("catalogue").textContent);
 whenChanged(draw);
 theme.start(byId("theme"));
+menus.listen();
 byId("refresh").addEventListener("click", async () => {
   await feed.refresh();
   if (feed.feed.link !== "lost") showMessage("Refreshed.");

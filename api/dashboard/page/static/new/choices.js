@@ -21,8 +21,9 @@ export function models(entry, choose) {
           type: "radio",
           name: "model_id",
           value: one.model_id,
-          checked: one.model_id === entry.model_id,
-          key: `${one.model_id}:${one.model_id === entry.model_id}`,
+          own: (field) => {
+            if (field.checked !== (one.model_id === entry.model_id)) field.checked = one.model_id === entry.model_id;
+          },
           "aria-label": one.model_id,
           "aria-describedby": `about-${one.model_id}`,
           on: { change: () => choose(one.model_id) },
@@ -53,7 +54,7 @@ export function sizes(entry, value) {
   const largest = Math.max(...all.map((one) => Math.max(one.width, one.height)));
   return h(
     "fieldset",
-    { class: "choices sizes", key: `sizes-${entry.model_id}-${value}` },
+    { class: "choices sizes", key: `sizes-${entry.model_id}` },
     h("legend", null, "Shape and size"),
     all.map((one) => {
       const scale = 14 + 22 * (Math.max(one.width, one.height) / largest);
@@ -99,7 +100,7 @@ const SPEEDS = {
 export function speeds(entry, value) {
   return h(
     "fieldset",
-    { class: "choices speeds", key: `speeds-${entry.model_id}-${value}` },
+    { class: "choices speeds", key: `speeds-${entry.model_id}` },
     h("legend", null, "Speed"),
     entry.speeds.map((one) =>
       h(

@@ -108,6 +108,9 @@ export function addLora() {
 }
 
 export function dropLora(row) {
+  const place = draft.loras.indexOf(row);
+  draft.filled.loras = draft.filled.loras?.filter((_, index) => index !== place);
+  saveSoon();
   draft.loras = draft.loras.filter((one) => one !== row);
   for (const name of ["name", "scale"]) delete draft.errors[`loras.${row}.${name}`];
   delete draft.errors.loras;

@@ -3,10 +3,10 @@
 
 import { h } from "../base/dom.js";
 import { number } from "../base/format.js";
-import { afterDrawing, changed } from "../base/state.js";
+import { changed } from "../base/state.js";
 import { advanced } from "./advanced.js";
 import { models, sizes, speeds } from "./choices.js";
-import { draft, enter, saveSoon, valueOf } from "./draft.js";
+import { chosen, draft, enter, saveSoon, valueOf } from "./draft.js";
 import { area, count } from "./form_fields.js";
 import { picture } from "./picture.js";
 import { pastPrompts, presets } from "./reusing.js";
@@ -83,12 +83,12 @@ export function chooseModel(modelId) {
   draft.key = null;
   saveSoon();
   changed();
-  afterDrawing(() => document.querySelector(`input[name=model_id][value="${CSS.escape(modelId)}"]`)?.focus());
 }
 
 /** Handles a changed field: keeps its value, and clears its error and the idempotency key. */
 export function fieldChanged(event) {
   const { name, form, type, value } = event.target;
+  draft.model_id ??= chosen().model_id; // from now on it does not follow what is available
   draft.key = null;
   delete draft.errors[name];
   draft.general = null;

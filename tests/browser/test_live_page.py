@@ -189,7 +189,7 @@ def test_jobs_are_cancelled_filtered_reused_and_deleted(open_page: Open, stack: 
     page = open_page("#jobs")
     row = page.locator(f"[data-job='{cancelled}']")
     row.get_by_role("button", name="Cancel:").click()
-    expect(row).to_contain_text("cancelled")
+    expect(row.locator(".badge")).to_have_text("cancelled", timeout=20_000)  # it can be undone for five seconds
     expect(page.locator(f"[data-job='{done}'] img")).to_be_visible()
 
     page.get_by_label("Status").select_option("cancelled")

@@ -77,6 +77,7 @@ def test_a_preset_is_saved_applied_and_removed(open_page: Open) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#toasts")).to_contain_text("saved in this browser")
     choose_size(page, "64x64")
+    page.get_by_text("Presets").click()
     page.get_by_role("button", name="square", exact=True).click()
     expect(page.locator("input[name=resolution]:checked")).to_have_value("128x128")
     page.get_by_text("Presets").click()

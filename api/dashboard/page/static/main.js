@@ -104,7 +104,7 @@ function drawConnection() {
   const age = answeredAt ? (Date.now() - answeredAt) / 1000 : null;
   const stale = feed.isStale();
   const [shown, text] = {
-    connecting: ["painted", answeredAt ? "connecting…" : "loading…"],
+    connecting: stale ? ["stale", `stale: last update ${seconds(age)} ago`] : ["painted", answeredAt ? "connecting…" : "loading…"],
     live: stale ? ["stale", `stale: last update ${seconds(age)} ago`] : ["live", "live"],
     polling: stale ? ["stale", `stale: last update ${seconds(age)} ago`] : ["polling", "every 5 s"],
     lost: ["lost", `disconnected${age === null ? "" : `, data ${seconds(age)} old`}`],

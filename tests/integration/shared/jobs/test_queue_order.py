@@ -131,3 +131,12 @@ def test_totals_by_state(database: Database, mixed: list[Job]) -> None:  # noqa:
             if not job.deleted and Which(only, type, None, model_id).fits(job):
                 wanted[JobState(job.status)] += 1
         assert totals.by_state(database, only=only, type=type, model_id=model_id) == wanted
+
+
+def test_jobs_moved_to_the_front_are_first_whether_published_or_not(database: Database, published: list[str]) -> None:
+    ids = [accepted(database).id for _ in range(4)]
+    holding.move_to_front(database, ids[2])
+    holding.move_to_front(database, ids[3])
+    assert pages(database, Which(status="queued"), 1) == [ids[3], ids[2], ids[0], ids[1]]
+    published[:] = [ids[2], ids[0]]
+    assert pages(database, Which(status="queued"), 3) == [ids[3], ids[2], ids[0], ids[1]]

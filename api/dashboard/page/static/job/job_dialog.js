@@ -100,7 +100,7 @@ function step(by, symbol, label) {
   const to = neighbour(by);
   return h(
     "button",
-    { key: symbol, type: "button", class: "icon-button", "aria-label": label, title: label, disabled: !to, on: { click: () => location.replace(`#job/${to}`) } },
+    { key: symbol, type: "button", class: "icon-button", "aria-label": label, title: label, "aria-disabled": to ? undefined : "true", on: { click: () => to && location.replace(`#job/${to}`) } },
     icon(symbol),
   );
 }

@@ -85,13 +85,23 @@ const changesText = (changes) =>
 function requestSoon(entry) {
   const form = document.querySelector(".make-form");
   if (!form || pause || document.documentElement.dataset.view !== "new") return;
-  const { webhook_url, webhook_progress, ...wanted } = requestBody(form, entry);
+  // What the request's answer alone can say, such as a LoRA that does not exist, is left out.
+  const { webhook_url, webhook_progress, loras, fallback, ...wanted } = requestBody(form, entry);
   wanted.prompt = "a video"; // its words change neither time nor memory
   delete wanted.negative_prompt;
   delete wanted.seed;
   if (entry.image === "required" || (entry.image === "optional" && draft.image)) wanted.image = DOT;
   const of = JSON.stringify(wanted);
   if (estimate.of === of && Date.now() - estimate.at < FRESH_MS) return;
+  const outside = [...form.elements].find((field) => field.name && field.type === "number" && !field.checkValidity());
+  if (outside) {
+    const text = `${form.querySelector(`label[for="${CSS.escape(outside.id)}"]`)?.textContent ?? outside.name}: ${outside.validationMessage}`;
+    if (estimate.failed !== text) {
+      estimate = { of: null, at: 0, found: null, refused: null, failed: text };
+      changed();
+    }
+    return;
+  }
   pause = setTimeout(async () => {
     pause = null;
     const known = { of, at: Date.now(), found: null, refused: null, failed: null };

@@ -17,6 +17,7 @@ from api.dashboard.feed import Feed
 from api.dashboard.feed_source import feed_source
 from api.dashboard.websocket import DASHBOARD_WS, dashboard
 from api.http import errors
+from api.middleware.compression import Compression
 from api.middleware.origin import SameOrigin
 from api.middleware.request_id import RequestId
 from api.middleware.security_headers import SecureHeaders
@@ -61,6 +62,7 @@ def create_app(settings: Settings) -> Starlette:
             Middleware(SecureHeaders, other_origins=bool(origins)),
             Middleware(RequestId),
             *([_cors(origins)] if origins else []),
+            Middleware(Compression),
             Middleware(Stopwatch),
             Middleware(SameOrigin, allowed=settings.allowed_origins),
         ],

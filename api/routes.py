@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from api.dashboard import estimate, live_page, login
+from api.dashboard import estimate, first_run, live_page, login
 from api.dashboard import handlers as dashboard
 from api.documentation import handlers as documentation
 from api.documentation import openapi
 from api.flows import handlers as flows
 from api.gallery import collections
 from api.gallery import videos as gallery
-from api.jobs import artifacts, batches, benchmarks, bulk, dead, events, node_jobs, previews, webhooks
+from api.jobs import artifacts, batches, benchmarks, bulk, dead, events, inputs, logs, node_jobs, previews, webhooks
 from api.jobs import handlers as jobs
 from api.loras import handlers as loras
 from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status, tiers
@@ -32,6 +32,8 @@ OPERATIONS = (
     *events.OPERATIONS,
     *artifacts.OPERATIONS,
     *previews.OPERATIONS,
+    *inputs.OPERATIONS,
+    *logs.OPERATIONS,
     *videos.OPERATIONS,
     *status.OPERATIONS,
     *model_health.OPERATIONS,
@@ -53,6 +55,7 @@ OPERATIONS = (
     *health.OPERATIONS,
     *nodes.OPERATIONS,
     *estimate.OPERATIONS,
+    *first_run.OPERATIONS,
     *flower.OPERATIONS,
     *live_page.OPERATIONS,
     *login.OPERATIONS,

@@ -5,12 +5,10 @@ no script is inline.
 """
 
 import gzip
-import hashlib
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 import anyio.to_thread
 import jinja2
@@ -20,6 +18,7 @@ from starlette.responses import RedirectResponse, Response
 
 from api.access.caller import UNKNOWN, Caller
 from api.context import Context
+from api.dashboard import page_files
 from api.dashboard.initial_state import initial_state
 from api.http import headers
 from api.operation import Answer, Operation
@@ -28,14 +27,7 @@ from shared.errors import DatabaseUnavailable, NotFound, Unauthenticated
 from shared.states import Scope as KeyScope
 
 _FOLDER = Path(__file__).parent / "page"
-_TYPES = {
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
 _UNKNOWN = "\N{EN DASH}"
-# Loaded when their views are first opened.
-_LATER = ("flows.js", "gallery.js", "gallery_grid.js", "collections.js", "compare.js")
 # `{bucket}` is the origin of signed artifact URLs, if artifacts are stored in a bucket.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{bucket}; "
@@ -45,20 +37,14 @@ _POLICY = (
 _SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 
 
-@dataclass(frozen=True)
-class _File:
-    content: bytes
-    packed: bytes  # gzip
-    media_type: str
-    etag: str
-
-
 async def page(context: Context, request: Request, query: BaseModel) -> Response:
     """Return the document, or redirect to the sign-in page. While the database is unavailable, data is missing."""
     try:
         caller = await context.access.admit(request, KeyScope.READ)
     except Unauthenticated:
-        return RedirectResponse("/login", 303, {"Cache-Control": "no-store"})
+        path = request.scope["path"]
+        next = "" if path == "/" else f"?next={quote(path)}"
+        return RedirectResponse(f"/login{next}", 303, {"Cache-Control": "no-store"})
     except DatabaseUnavailable:
         caller = UNKNOWN
     return await anyio.to_thread.run_sync(_page, context, request, caller)
@@ -67,9 +53,10 @@ async def page(context: Context, request: Request, query: BaseModel) -> Response
 def _page(context: Context, request: Request, caller: Caller) -> Response:
     text = _template().render(
         initial=initial_state(context, caller),
-        files=_version(),
+        files=page_files.version(),
         base=context.settings.public_path,
-        scripts=sorted(name for name in _files() if name.endswith(".js") and name not in _LATER),
+        scripts=page_files.scripts(),
+        styles=page_files.styles(),
         flower=flower.flower_status(context.settings) if caller.may(KeyScope.ADMIN) else None,
         caller=caller,
         # Those who only make videos see theirs first.
@@ -78,17 +65,22 @@ def _page(context: Context, request: Request, caller: Caller) -> Response:
     )
     origin = context.storage.link_origin()
     policy = _POLICY.format(bucket=f" {origin}" if origin is not None else "")
-    known = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Wanworks-Page": _version(), **_SAFE}
+    known = {
+        "Content-Security-Policy": policy,
+        "Cache-Control": "no-store",
+        "X-Wanworks-Page": page_files.version(),
+        **_SAFE,
+    }
     return _packed(request, text.encode(), None, "text/html; charset=utf-8", known)
 
 
 def file(context: Context, request: Request, query: BaseModel) -> Response:
     """Return a script, the style or the icon, immutable under the current version's path. Raises NotFound."""
     name = str(request.path_params["file"])
-    found = _files().get(name)
+    found = page_files.files().get(name)  # by their names alone, so no path leads out of the folder
     if found is None:
         raise NotFound("file", name)
-    current = request.path_params["version"] == _version()
+    current = request.path_params["version"] == page_files.version()
     known = {
         "ETag": found.etag,
         "Cache-Control": "public, max-age=31536000, immutable" if current else "no-cache",
@@ -103,40 +95,12 @@ def _packed(
     request: Request, content: bytes, packed: bytes | None, media_type: str, known: Mapping[str, str]
 ) -> Response:
     """Return the content, compressed if the client accepts gzip."""
-    if not _takes_gzip(request.headers.get("accept-encoding", "")):
+    if not headers.takes_gzip(request.headers.get("accept-encoding", "")):
         return Response(content, headers={**known, "Vary": "Accept-Encoding"}, media_type=media_type)
     small = packed if packed is not None else gzip.compress(content, 5, mtime=0)
     return Response(
         small, headers={**known, "Vary": "Accept-Encoding", "Content-Encoding": "gzip"}, media_type=media_type
     )
-
-
-def _takes_gzip(accepted: str) -> bool:
-    """Return whether an ``Accept-Encoding`` header names gzip with a weight above zero."""
-    for part in accepted.lower().split(","):
-        coding, _, weight = part.partition(";")
-        if coding.strip() == "gzip":
-            return re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", weight) is None
-    return False
-
-
-@cache
-def _files() -> Mapping[str, _File]:
-    """Return the page's files by name, read and compressed once."""
-    found = {}
-    for path in sorted((_FOLDER / "static").iterdir()):
-        if path.suffix in _TYPES:
-            content = path.read_bytes()
-            etag = f'"{hashlib.sha256(content).hexdigest()}"'
-            found[path.name] = _File(content, gzip.compress(content, 9, mtime=0), _TYPES[path.suffix], etag)
-    return found
-
-
-@cache
-def _version() -> str:
-    """Return a hash of all files. It is part of their path, so that a browser never mixes two versions."""
-    together = hashlib.sha256("".join(name + item.etag for name, item in _files().items()).encode())
-    return together.hexdigest()[:16]
 
 
 @cache
@@ -171,7 +135,7 @@ OPERATIONS = (
     ),
     Operation("GET", "/", page, "home", "Get the live page", answers=(), documented=False, scope=None),
     Operation(
-        "GET", "/static/{version}/{file}", file, "pageFile", "Get a file of the live page", answers=(),
+        "GET", "/static/{version}/{file:path}", file, "pageFile", "Get a file of the live page", answers=(),
         documented=False, scope=None,
     ),
 )  # fmt: skip

@@ -73,3 +73,12 @@ def byte_ranges(value: str, size: int) -> str | Unsatisfiable | None:
         if (suffix is not None and int(suffix) > 0 and size > 0) or (first is not None and int(first) < size):
             good.append(part)
     return f"bytes={','.join(good)}" if good else Unsatisfiable()
+
+
+def takes_gzip(accepted: str) -> bool:
+    """Return whether an ``Accept-Encoding`` header names gzip with a weight above zero."""
+    for part in accepted.lower().split(","):
+        coding, _, weight = part.partition(";")
+        if coding.strip() == "gzip":
+            return re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", weight) is None
+    return False

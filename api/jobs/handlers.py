@@ -2,8 +2,10 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import anyio.to_thread
 from pydantic import BaseModel
@@ -16,13 +18,13 @@ from api.context import Context
 from api.http import headers
 from api.http.body import ReceivedRequest, read_generation
 from api.http.query import job_id_of
-from api.http.responses import json_response
+from api.http.responses import json_response, serialized_response
 from api.jobs import counted, dry_run, views
 from api.jobs.objects import job_objects
 from api.operation import Answer, Operation
 from api.schemas.jobs import jobs
 from api.schemas.jobs.counted import EarlierGeneration, NewGeneration
-from api.schemas.jobs.job_queries import GenerationQuery, JobsQuery
+from api.schemas.jobs.job_queries import GenerationQuery, JobFilter, JobsQuery
 from api.services import estimates, stopping
 from api.services.admission import gpu_limits, repeating
 from api.services.group_commit import Committed
@@ -30,19 +32,21 @@ from api.services.waiting import waiting_for
 from shared import clock
 from shared.access import keys
 from shared.catalogue.job_types import GENERATION
+from shared.database.tables import Job
 from shared.errors import FieldError, InvalidField, LimitReached, StoreFull, Unavailable
 from shared.jobs import accepting, records
 from shared.jobs.accepting import NewJob
 from shared.jobs.claims import running_limits
 from shared.jobs.lines import holding
-from shared.jobs.reading import lists
+from shared.jobs.reading import lists, queue_order, search, totals
 from shared.jobs.reading.queue_positions import Position
-from shared.states import JOB_ENDS, Scope
+from shared.states import JOB_ENDS, JobState, Scope
 from wanworks.requests import GenerationRequest
 
 log = logging.getLogger("wanworks.jobs")
 
 _STOP_CHECK_SECONDS = 0.5  # a waiting request notices within this time that the process is stopping
+_COUNTED = 10_000  # with filters that no index counts
 PASS_SECONDS = 5.0  # a waiting request reads SQL this often, even without events from Redis
 
 
@@ -73,20 +77,46 @@ async def retry(context: Context, request: Request, query: BaseModel) -> Respons
 
 
 def list_jobs(context: Context, request: Request, query: JobsQuery) -> Response:
-    page = lists.page(
-        context.database,
-        only=owner_of(context, caller_of(request), query.key, "query"),
-        limit=query.limit,
-        after=query.after,
-        type=query.type,
-        status=query.status,
-        model_id=query.model_id,
-        created_after=query.created_after,
-        created_before=query.created_before,
-        batch_id=query.batch_id,
-    )
-    last = page.jobs[-1].id if page.has_more else None
-    return json_response(jobs.JobPage(data=job_objects(context, page.jobs), has_more=page.has_more, next=last))
+    only = owner_of(context, caller_of(request), query.key, "query")
+    filters = query.model_dump(include={"type", "status", "model_id"})
+    if query.order == "queue":
+        which = queue_order.Which(only, **filters)
+        served = queue_order.page(context.database, context.redis, which, query.limit, query.after)
+        return _job_page(context, served.jobs, served.next)
+    filters |= query.model_dump(include={"created_after", "created_before", "batch_id"})
+    place: dict[str, Any] = {"limit": query.limit, "after": query.after, "oldest_first": query.order == "oldest"}
+    if query.search is not None:
+        found = search.page(context.database, query.search, only=only, **place, **filters)
+        return _job_page(context, found.jobs, found.next, found.looked_at)
+    page = lists.page(context.database, only=only, **place, **filters)
+    return _job_page(context, page.jobs, page.jobs[-1].id if page.has_more and page.jobs else None)
+
+
+def _job_page(context: Context, rows: Sequence[Job], next: str | None, looked_at: int | None = None) -> Response:
+    data = job_objects(context, rows)
+    return json_response(jobs.JobPage(data=data, has_more=next is not None, next=next, looked_at=looked_at))
+
+
+async def count_jobs(context: Context, request: Request, query: JobFilter) -> Response:
+    only = await anyio.to_thread.run_sync(owner_of, context, caller_of(request), query.key, "query")
+    filters = query.model_dump(exclude={"key", "status"})
+
+    def count() -> bytes:
+        return _count(context, only, query.status, filters).model_dump_json().encode()
+
+    key = ("count of jobs", only, query.status, *filters.values())
+    return serialized_response(await context.coalescer.run(key, count))
+
+
+def _count(context: Context, only: str | None, status: JobState | None, filters: dict[str, Any]) -> jobs.JobCount:
+    by_index = {"type", "model_id"}
+    if not any(value is not None for name, value in filters.items() if name not in by_index):
+        counts = totals.by_state(context.database, only=only, type=filters["type"], model_id=filters["model_id"])
+        return jobs.JobCount(
+            count=sum(counts.values()) if status is None else counts[status], is_exact=True, by_status=counts
+        )
+    found = lists.count(context.database, only=only, status=status, most=_COUNTED + 1, **filters)
+    return jobs.JobCount(count=min(found, _COUNTED), is_exact=found <= _COUNTED, by_status=None)
 
 
 def owner_of(context: Context, caller: Caller, key: str | None, where: str) -> str | None:
@@ -301,8 +331,13 @@ OPERATIONS = (
         scope=Scope.SUBMIT,
     ),
     Operation(
-        "GET", "/api/v1/jobs", list_jobs, "listJobs", "List jobs, newest first",
+        "GET", "/api/v1/jobs", list_jobs, "listJobs", "List jobs, or search them",
         answers=(Answer(200, "A page of jobs.", jobs.JobPage),), problems=(503,), query=JobsQuery, scope=Scope.READ,
+    ),
+    Operation(
+        "GET", "/api/v1/jobs/count", count_jobs, "countJobs", "Count jobs",
+        answers=(Answer(200, "How many jobs match.", jobs.JobCount),), problems=(503,), query=JobFilter,
+        scope=Scope.READ,
     ),
     Operation(
         "GET", "/api/v1/jobs/{id}", get_job, "getJob", "One job",

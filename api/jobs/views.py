@@ -5,6 +5,7 @@ from typing import Any
 
 from api.schemas.jobs.jobs import (
     Artifact,
+    AttemptEnd,
     DownloadResult,
     GenerationResult,
     Job,
@@ -84,6 +85,8 @@ def job(
         resumed_from_step=row.resumed_from_step,
         created_at=clock.iso(row.created_at) or "",
         started_at=clock.iso(row.started_at),
+        first_started_at=row.attempt_history[0]["started_at"] if row.attempt_history else clock.iso(row.started_at),
+        attempt_history=[AttemptEnd.model_validate(one) for one in row.attempt_history or ()],
         finished_at=clock.iso(row.finished_at),
         gpu_seconds=_rounded(gpu_time.held_seconds(row, clock.now())),
         error=JobError.model_validate(row.error) if row.error else None,

@@ -6,6 +6,7 @@ Its unprotected `/metrics` is not passed on.
 
 import threading
 import time
+from html import escape
 
 import anyio
 import httpx
@@ -38,6 +39,23 @@ _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+
+
+_AWAY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+_AWAY = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Flower - wanworks</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 15vh auto; width: min(36rem, 90vw); font: 16px/1.5 system-ui, sans-serif; }}
+</style>
+<h1>Flower does not respond</h1>
+<p>{reason}</p>
+<p>Jobs do not need it. It may be off, or starting: reload this page, or go <a href="{home}">back to wanworks</a>.</p>
+</html>
+"""
 
 
 class FlowerUnavailable(Unavailable):
@@ -86,7 +104,21 @@ async def with_slash(context: Context, request: Request, query: BaseModel) -> Re
 
 
 async def proxied(context: Context, request: Request, query: BaseModel) -> Response:
-    """Return Flower's response. Raises NotFound, TooLarge or FlowerUnavailable."""
+    """Return Flower's response; to a browser that opens it while it is off, a page that says so.
+
+    Raises NotFound, TooLarge or FlowerUnavailable.
+    """
+    try:
+        return await _proxied(context, request)
+    except FlowerUnavailable as error:
+        if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
+            raise
+        text = _AWAY.format(reason=escape(error.message), home=f"{context.settings.public_path}/")
+        known = {"Content-Security-Policy": _AWAY_POLICY, "Cache-Control": "no-store", "Retry-After": "5"}
+        return Response(text, 503, known, "text/html; charset=utf-8")
+
+
+async def _proxied(context: Context, request: Request) -> Response:
     path = request.scope["path"].removeprefix(FLOWER_PATH)
     if path.strip("/") in _OPEN_TO_ALL:
         raise NotFound("page", path)

@@ -105,6 +105,7 @@ DEFAULT = (
         hardware=_A14B_HARDWARE,
         memory=memory_data.T2V_A14B,
         download_gb=126,
+        notes="Makes a video from text alone. The larger model: the best pictures, and the longest times.",
     ),
     CatalogueEntry(
         model_id="I2V-A14B",
@@ -130,6 +131,7 @@ DEFAULT = (
         hardware=_A14B_HARDWARE,
         memory=memory_data.I2V_A14B,
         download_gb=126,
+        notes="Brings your picture to life: the video begins with it, and the prompt says what happens.",
     ),
     CatalogueEntry(
         model_id="TI2V-5B",
@@ -154,6 +156,7 @@ DEFAULT = (
         hardware=_5B_HARDWARE,
         memory=memory_data.TI2V_5B,
         download_gb=34,
+        notes="Makes a video from text, or from text and a picture. The smaller model: quicker, for smaller cards.",
     ),
 )
 

@@ -169,8 +169,12 @@ def _trade_offs(
         if entry.extends is not None
     ]
     if speed is not None:
-        direction = "faster" if speed > 0 else "slower"
-        found.append(f"{b.model_id} is {abs(speed):.0f} % {direction} than {a.model_id} for the same amount of work")
+        # As a ratio of times, because "75 % slower" is read as 1.75 times as long, and means four times.
+        ratio = 1 + speed / 100  # of b's speed to a's
+        slow, fast, times = (a, b, ratio) if ratio >= 1 else (b, a, 1 / ratio if ratio else float("inf"))
+        found.append(
+            f"For the same size, frames and steps {slow.model_id} takes {times:.1f} times as long as {fast.model_id}"
+        )
     if quality is not None:
         direction = "above" if quality > 0 else "below"
         found.append(f"{b.model_id}'s technical quality score is {abs(quality):.2f} {direction} {a.model_id}'s")

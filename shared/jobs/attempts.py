@@ -26,6 +26,8 @@ from shared.jobs.ending.ends import mark_partials, note_end
 from shared.jobs.lines.holding import in_time
 from shared.states import JobState, Phase
 
+_HISTORY = 20  # ended attempts in a row
+
 
 @dataclass(frozen=True)
 class Claimant:
@@ -174,7 +176,9 @@ def give_back(
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED)
         _note(job, fetched)
-        job.preempted += job.requested_action == PREEMPT
+        preempted = job.requested_action == PREEMPT
+        job.preempted += preempted
+        _note_attempt(job, "preempted" if preempted else "returned")
         return _put_back(session, job, failures=job.failures, delay=delay_seconds)
 
 
@@ -194,6 +198,7 @@ def paused(
         if job.cancel_at is not None:
             return _close(session, job, JobState.CANCELLED)
         _note(job, fetched)
+        _note_attempt(job, "paused", failure.message if failure is not None else None)
         if by == BY_OWNER or job.requested_action == PAUSE:
             return _put_back(session, job, failures=job.failures, delay=0.0)
         return _pause(session, job, by, failure)
@@ -236,6 +241,7 @@ def crashed(
             job.failures = failures
             return _close(session, job, JobState.FAILED, error=failure.as_dict())
         first = backoff_seconds if job.retry_backoff_seconds is None else job.retry_backoff_seconds
+        _note_attempt(job, "lost", reason)
         return _put_back(session, job, failures=failures, delay=first * 2 ** (failures - 1))
 
 
@@ -306,6 +312,22 @@ def running_on(database: Database, worker: str) -> list[Running]:
         return [Running(*row) for row in session.exec(query)]
 
 
+def _note_attempt(job: Job, outcome: str, reason: str | None = None) -> None:
+    """Add the attempt that ends now to the row, whose lock the caller holds; the newest ones stay."""
+    entry = {
+        "attempt": job.attempt,
+        "started_at": clock.iso(job.started_at),
+        "ended_at": clock.iso(clock.now()),
+        "node": job.node,
+        "device": job.device,
+        "outcome": outcome,
+        "reason": reason,
+    }
+    history = job.attempt_history or []
+    # The first one stays, because the whole time counts from it.
+    job.attempt_history = [*history[:1], *history[1:][-(_HISTORY - 2) :], entry]
+
+
 def _note(job: Job, fetched: Fetched | None) -> None:
     if fetched is not None:
         job.bytes_done, job.bytes_total, job.percent = fetched.bytes_done, fetched.bytes_total, fetched.percent
@@ -364,6 +386,9 @@ def _close(session: Session, job: Job, state: JobState, **values: Any) -> Job:
         setattr(job, name, value)
     job.status = state
     job.finished_at = clock.now()
+    if job.attempt_history:  # of a job with one attempt, the row itself says everything
+        error = job.error if state == JobState.FAILED else None
+        _note_attempt(job, state.value, error["message"] if error else None)
     job.lease_until = job.dispatched_to = job.dispatched_at = job.phase = job.requested_action = None
     job.checkpoint_node = job.checkpoint_step = job.checkpoint_at = None
     mark_partials(job)

@@ -23,6 +23,11 @@ class Card:
     per_step: "Cited"
     capability: int  # compute capability, times ten
 
+    @property
+    def model(self) -> str:
+        """The name of the card without its memory, as devices name it."""
+        return self.name.partition("(")[2].rstrip(")")
+
 
 @dataclass(frozen=True)
 class Cited:
@@ -103,13 +108,23 @@ def _cells(
 
 
 def _time(entry: CatalogueEntry, resolution: str, frames: int, card: Card) -> str:
+    seconds = derived_seconds(entry, resolution, frames, card)
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
+
+
+def card_of(device_name: str) -> Card | None:
+    """Return the card that a device's name names, for example `NVIDIA H100 80GB HBM3`. None: another one."""
+    return next((card for card in CARDS if card.model in device_name), None)
+
+
+def derived_seconds(entry: CatalogueEntry, resolution: str, frames: int, card: Card) -> float:
+    """Return the time of the default number of steps, from published seconds of one step by arithmetic."""
     size, cited = _size(entry, resolution, frames), card.per_step
     edge = entry.memory.pixels_per_token
     tokens = size.latent_frames * (size.width // edge) * (size.height // edge)
     known = 21 * (832 // 16) * (480 // 16)
     ratio = _arithmetic(tokens, *_SHAPES[entry.boundary_ratio is not None]) / _arithmetic(known, *_SHAPES[True])
-    seconds = entry.defaults.steps * cited.seconds * ratio * cited.tflops / card.tflops
-    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
+    return entry.defaults.steps * cited.seconds * ratio * cited.tflops / card.tflops
 
 
 def _arithmetic(tokens: int, parameters: float, layers: int, width: int) -> float:

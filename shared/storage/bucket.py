@@ -100,13 +100,17 @@ class BucketStore:
             raise NotFound("input", reference) from None
         return f"{job_id}/{name}"
 
-    def input_file(self, reference: str, job_id: str, attempt: int) -> Path:
-        name = reference.replace("/", "-")  # frames of two other jobs may have the same name
+    def read_input(self, reference: str) -> bytes:
         try:
             with answers():
-                content = self._files.cat_file(self._path(input_path(reference)))
+                content: bytes = self._files.cat_file(self._path(input_path(reference)))
         except FileNotFoundError:
             raise NotFound("input", reference) from None
+        return content
+
+    def input_file(self, reference: str, job_id: str, attempt: int) -> Path:
+        name = reference.replace("/", "-")  # frames of two other jobs may have the same name
+        content = self.read_input(reference)
         folder = self._scratch.ours(_piece(job_id, attempt)) / "inputs"
         with full_disk_as_store_full():
             folder.mkdir(exist_ok=True)

@@ -74,6 +74,12 @@ class DirectoryStore:
             raise NotFound("input", reference) from None
         return self.put_input(job_id, name or reference.rpartition("/")[2], content)
 
+    def read_input(self, reference: str) -> bytes:
+        try:
+            return (self.root / input_path(reference)).read_bytes()
+        except FileNotFoundError:
+            raise NotFound("input", reference) from None
+
     def input_file(self, reference: str, job_id: str, attempt: int) -> Path:
         path = self.root / input_path(reference)
         if not path.is_file():

@@ -40,6 +40,10 @@ class Store(Protocol):
         """Copy an input for another job, under another `name` if one is given. Return its name. Raises NotFound."""
         ...
 
+    def read_input(self, reference: str) -> bytes:
+        """Return the content of an input. Raises NotFound."""
+        ...
+
     def input_file(self, reference: str, job_id: str, attempt: int) -> Path:
         """Return the input as a local file, which exists while that attempt of the job runs. Raises NotFound.
 

@@ -41,7 +41,7 @@ def shown(page: Page, view: str, job: str) -> None:
     else:
         expect(page.get_by_role("heading", name=HEADINGS[view])).to_be_visible()
     if view == "new":
-        page.get_by_text("Advanced").click()
+        page.locator("summary", has_text="Advanced").click()
         page.get_by_role("button", name="Add a LoRA").click()
         expect(page.get_by_label("LoRA 1", exact=True)).to_be_focused()
 

@@ -60,6 +60,19 @@ def test_a_drained_node_is_shown_and_offered_no_download(open_page: Open, stack:
     expect(card.get_by_role("button", name=f"Download {FETCHED}")).to_be_visible()
 
 
+def test_a_device_is_paused_and_a_node_drained_on_the_page(open_page: Open) -> None:
+    page = open_page("#devices")
+    page.get_by_role("button", name="Pause here/0").press("Enter")
+    expect(page.locator("#devices .badge").first).to_have_text("paused")
+    page.get_by_role("button", name="Resume here/0").click()
+    expect(page.locator("#devices .badge").first).to_have_text("idle")
+    page.get_by_role("button", name="Drain here").click()
+    page.get_by_role("dialog", name="Drain the node here?").get_by_role("button", name="Drain").click()
+    expect(page.locator("#devices .badge").last).to_have_text("drained")
+    page.get_by_role("button", name="End the drain of here").click()
+    expect(page.locator("#devices .badge").last).to_have_text("online")
+
+
 def test_a_quarantined_device_is_shown_with_the_reason_until_its_release(open_page: Open, stack: Stack) -> None:
     page = open_page("#devices")
     shown = page.locator("#devices .badge")
@@ -133,6 +146,9 @@ def test_an_alert_is_acknowledged_by_name(open_page: Open) -> None:
     page.reload()
     expect(page.get_by_label("Your name")).to_have_value("Ada")
     expect(page.locator("[data-alert]").filter(has_text="Acknowledged by Ada")).to_have_count(1)
+    page.goto(page.url.replace("#alerts", "#overview"))
+    # Knowing of a fault does not mend it.
+    expect(page.locator(".health.warn")).to_contain_text("acknowledged")
 
 
 def test_a_cleanup_is_previewed_and_then_carried_out(open_page: Open, stack: Stack, watched: Watched) -> None:

@@ -78,6 +78,6 @@ def test_a_revoked_key_is_redirected_to_the_sign_in(page: Page, web: WebProcess,
     page.get_by_label("API key").fill(secret)
     page.get_by_role("button", name="Sign in").click()
     expect(page.locator("#connection")).to_have_attribute("data-state", "live")
-    expect(page.get_by_role("link", name="New job")).to_have_count(0)
+    expect(page.get_by_role("link", name="New video")).to_have_count(0)
     keys.revoke(database, "mine")
     expect(page).to_have_url(f"{url}/login", timeout=60_000)

@@ -1,13 +1,15 @@
 """Queries of the job routes: filters of lists, dry runs, signed links."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from api.http.query import JOB_ID
-from api.schemas.fields import AfterId, PageLimit
+from api.http.query import JOB_ID, cursor
+from api.schemas.fields import PageLimit
 from shared.catalogue.job_types import JOB_TYPES
+from shared.jobs.reading import queue_order
+from shared.jobs.reading.search import LOOKED_AT
 from shared.states import JobState
 from wanworks.moments import Moment
 from wanworks.requests import PLAIN
@@ -60,8 +62,8 @@ def _job_id(value: str) -> str:
 JobId = Annotated[str, AfterValidator(_job_id), Field(json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"})]
 
 
-class JobsQuery(BaseModel):
-    """Filters and page of the list of jobs."""
+class JobFilter(BaseModel):
+    """Which jobs are meant: those that match all of the filters."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -83,8 +85,47 @@ class JobsQuery(BaseModel):
         Annotated[str, Field(min_length=1, max_length=64), PLAIN] | None,
         Field(description="Only jobs submitted with this API key, by its name or id. Others' keys need `admin`."),
     ] = None
+
+
+def _cursor(value: str | None) -> str | None:
+    return cursor(value) if value is None or queue_order.CURSOR.fullmatch(value) is None else value
+
+
+class JobsQuery(JobFilter):
+    """Filters, order and page of the list of jobs."""
+
+    search: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="Only jobs whose id begins so (8 characters at least), or whose prompt has all of these words. "
+            f"One page looks at {LOOKED_AT} jobs at most; `next` continues.",
+        ),
+    ] = None
+    order: Annotated[
+        Literal["newest", "oldest", "queue"],
+        Field(
+            description="`newest` and `oldest`: by creation. `queue`: running jobs first, then queued ones in the "
+            "order in which they are served, held, paused, and ended ones, newest first; only with the filters `type`, "
+            "`status`, `model_id` and `key`."
+        ),
+    ] = "newest"
     limit: PageLimit = 20
-    after: AfterId = None
+    after: Annotated[
+        str | None,
+        AfterValidator(_cursor),
+        Field(description="The `next` of the previous page, in the same order.", json_schema_extra={"maxLength": 80}),
+    ] = None
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> "JobsQuery":
+        others = ("created_after", "created_before", "batch_id", "search")
+        if self.order == "queue" and (given := [name for name in others if getattr(self, name) is not None]):
+            raise ValueError(f"order `queue` excludes {', '.join(given)}; use the order newest or oldest")
+        if self.after is not None and (JOB_ID.fullmatch(self.after) is None) != (self.order == "queue"):
+            raise ValueError("`after` is the cursor of another order; give the `next` of a page in the same order")
+        return self
 
 
 class GenerationQuery(BaseModel):

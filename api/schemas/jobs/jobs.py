@@ -303,6 +303,21 @@ class JobEstimate(ResponseModel):
     how: str
 
 
+class AttemptEnd(ResponseModel):
+    """An attempt that has ended."""
+
+    attempt: int
+    started_at: Time | None
+    ended_at: Time
+    node: str | None
+    device: str | None
+    outcome: Annotated[
+        Literal["lost", "returned", "preempted", "paused", "succeeded", "failed", "cancelled"],
+        Field(description="`lost`: it crashed, or its worker was lost. `returned`: a stop, a drain or a pause."),
+    ]
+    reason: str | None
+
+
 class Job(ResponseModel):
     """A job: a generation, a benchmark, a download, an integrity check, a cleanup, a preparation or a bulk action."""
 
@@ -360,8 +375,13 @@ class Job(ResponseModel):
     checkpoint_step: CheckpointStep = None
     resumed_from_step: ResumedFromStep = None
     created_at: Time
-    started_at: Time | None
+    started_at: Annotated[Time | None, Field(description="Of the last attempt.")]
+    first_started_at: Annotated[Time | None, Field(description="Of the first attempt.")] = None
     finished_at: Time | None
+    attempt_history: Annotated[
+        list[AttemptEnd],
+        Field(description="The ended attempts of a job that needed more than one: the first and the last 19."),
+    ] = []
     gpu_seconds: Annotated[
         float | None,
         Field(
@@ -380,8 +400,22 @@ class Job(ResponseModel):
 
 
 class JobPage(ResponseModel):
-    """A page of jobs, newest first. Pass `next` as `after` to get the next page."""
+    """A page of jobs. Pass `next` as `after` to get the next page."""
 
     data: list[Job]
     has_more: bool
     next: str | None
+    looked_at: Annotated[
+        int | None, Field(description="Of a search: how many jobs this page has looked at. Null: no search.")
+    ] = None
+
+
+class JobCount(ResponseModel):
+    """How many jobs match."""
+
+    count: int
+    is_exact: Annotated[bool, Field(description="False: there are more. Such filters are counted up to 10000.")]
+    by_status: Annotated[
+        dict[JobState, int] | None,
+        Field(description="Without the filter `status`. Null: with `created_after`, `created_before` or `batch_id`."),
+    ]

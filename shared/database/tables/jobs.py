@@ -134,6 +134,8 @@ class Job(SQLModel, table=True):
     bytes_total: int | None = Field(default=None, sa_type=BigInteger)
     bandwidth_mbps: float | None = None  # of a download; may change while it runs
     attempt: int = 0  # only rises; writes of earlier attempts are refused
+    # Its ended attempts, oldest first, once a second one was needed: see `attempts._note_attempt`.
+    attempt_history: list[dict[str, Any]] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
     failures: int = 0  # crashes and expired leases, compared with max_failures
     max_failures: int = 5
     retry_backoff_seconds: float | None = None  # after the first failure; None: the setting

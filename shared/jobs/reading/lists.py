@@ -134,19 +134,44 @@ def page(
 
     `upto`: no job with a higher id.
     """
-    which = _Filter(only, created_after, after, oldest_first, created_before, upto)
     # A job that changes its state between two statements would be on the page twice, or not at all.
     with database.read(snapshot=True) as session:
-        if batch_id is not None or ids is not None:
-            found_ids = _of_few(session, which, batch_id, ids, type, status, model_id)[: limit + 1]
-        elif type is None and status is None and model_id is None:
-            found_ids = which.ids(session, limit + 1)
-        else:
-            found_ids = _first_of(session, which, _kinds(session, only, type, status, model_id), limit + 1)
-        shown = {job.id: job for job in session.exec(select(Job).where(col(Job.id).in_(found_ids[:limit])))}
-    found = [shown[job_id] for job_id in found_ids[:limit] if job_id in shown]
+        listed, more = listed_ids(
+            session, only=only, limit=limit, after=after, type=type, status=status, model_id=model_id,
+            created_after=created_after, created_before=created_before, batch_id=batch_id, ids=ids, upto=upto,
+            oldest_first=oldest_first,
+        )  # fmt: skip
+        shown = {job.id: job for job in session.exec(select(Job).where(col(Job.id).in_(listed)))}
+    found = [shown[job_id] for job_id in listed if job_id in shown]
     # A job that has changed its state since is not listed under the old state.
-    return Page([job for job in found if status is None or job.status == status], has_more=len(found_ids) > limit)
+    return Page([job for job in found if status is None or job.status == status], has_more=more)
+
+
+def listed_ids(
+    session: Session,
+    *,
+    only: str | None = None,
+    limit: int,
+    after: str | None = None,
+    type: str | None = None,
+    status: str | None = None,
+    model_id: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    batch_id: str | None = None,
+    ids: Sequence[str] | None = None,
+    upto: str | None = None,
+    oldest_first: bool = False,
+) -> tuple[list[str], bool]:
+    """Return the ids of the jobs that `page` lists, and whether more follow."""
+    which = _Filter(only, created_after, after, oldest_first, created_before, upto)
+    if batch_id is not None or ids is not None:
+        found = _of_few(session, which, batch_id, ids, type, status, model_id)[: limit + 1]
+    elif type is None and status is None and model_id is None:
+        found = which.ids(session, limit + 1)
+    else:
+        found = _first_of(session, which, _kinds(session, only, type, status, model_id), limit + 1)
+    return found[:limit], len(found) > limit
 
 
 def count(
@@ -216,6 +241,22 @@ def _of_few(
 def newest(session: Session, status: JobState, limit: int) -> list[str]:
     """Return the ids of the newest jobs in that state, newest first."""
     return _first_of(session, _Filter(None, None, None, False), _kinds(session, None, None, status, None), limit)
+
+
+def first_of_states(
+    session: Session,
+    states: Sequence[str],
+    limit: int,
+    *,
+    only: str | None = None,
+    type: str | None = None,
+    model_id: str | None = None,
+    after: str | None = None,
+    oldest_first: bool = False,
+) -> list[str]:
+    """Return the ids of the first jobs in any of these states, newest first by default."""
+    kinds = [kind for status in states for kind in _kinds(session, only, type, status, model_id)]
+    return _first_of(session, _Filter(only, None, after, oldest_first), kinds, limit)
 
 
 def _first_of(session: Session, which: _Filter, kinds: Sequence[Kind], limit: int) -> list[str]:

@@ -33,19 +33,25 @@ def publish(client: RestingRedis, job_ids: Sequence[str]) -> None:
     client.ask(lambda redis: redis.set(_KEY, text, ex=_FRESH_SECONDS))
 
 
+def order(client: RestingRedis) -> list[str]:
+    """Return the published order of the first queued jobs; empty where none is fresh."""
+    text = client.ask(lambda redis: redis.get(_KEY))
+    found: list[str] = json.loads(text) if text else []
+    return found
+
+
 def positions(database: Database, client: RestingRedis, jobs: Sequence[Job]) -> dict[str, Position]:
     """Return the positions by id, for those of the jobs that are queued."""
     waiting = [job for job in jobs if job.status == JobState.QUEUED and job.held is None]
     if not waiting:
         return {}
-    text = client.ask(lambda redis: redis.get(_KEY))
-    order: list[str] = json.loads(text) if text else []
-    places = {job_id: place for place, job_id in enumerate(order)}
+    published = order(client)
+    places = {job_id: place for place, job_id in enumerate(published)}
     last = max((places[job.id] for job in waiting if job.id in places), default=-1)
-    still = queues.still_queued(database, order[: last + 1]) if last >= 0 else set()
+    still = queues.still_queued(database, published[: last + 1]) if last >= 0 else set()
     found: dict[str, Position] = {}
     ahead = 0
-    for job_id in order[: last + 1]:
+    for job_id in published[: last + 1]:
         found[job_id] = Position(ahead, approximate=False)
         ahead += job_id in still
     counted = queues.positions(database, [job for job in waiting if job.id not in places])

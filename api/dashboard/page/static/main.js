@@ -1,27 +1,30 @@
 // Entry point of the page: routes addresses to views, draws the state, and shows the state of the connection.
 
-import { alerts } from "./alerts.js";
-import { base } from "./api.js";
-import { devices } from "./devices.js";
-import { showMessage } from "./dialogs.js";
-import { h, render } from "./dom.js";
-import { seconds } from "./format.js";
-import * as feed from "./feed.js";
-import { filterBy, jobs } from "./jobs.js";
-import { closeJob, drawJob, openJob, watched } from "./job_dialog.js";
-import * as load from "./load.js";
-import { models } from "./models.js";
-import { announceEnds, newJob, startFrom } from "./new_job.js";
-import { overview } from "./overview.js";
-import { activeJobs, changed, mergeJobs, state, whenChanged } from "./state.js";
-import * as theme from "./theme.js";
+import { alerts } from "./operating/alerts.js";
+import { base } from "./base/api.js";
+import { devices } from "./operating/devices.js";
+import { showMessage } from "./base/dialogs.js";
+import { h, render } from "./base/dom.js";
+import { number, seconds } from "./base/format.js";
+import * as feed from "./base/feed.js";
+import { filterBy } from "./jobs/going.js";
+import { jobs } from "./jobs/jobs.js";
+import { closeJob, drawJob, openJob, watched } from "./job/job_dialog.js";
+import * as load from "./base/load.js";
+import * as menus from "./base/menus.js";
+import { loading } from "./base/parts.js";
+import { models } from "./models/models.js";
+import { announceEnds, newJob, startFrom } from "./new/new_job.js";
+import { overview } from "./overview/overview.js";
+import { activeCount, activeJobs, changed, mergeJobs, state, whenChanged } from "./base/state.js";
+import * as theme from "./base/theme.js";
 
 // The script of the flows is loaded when they are first shown.
 let flowScript = null;
-const flows = () => flowScript?.flows() ?? h("p", { class: "muted" }, "Loading…");
+const flows = () => flowScript?.flows() ?? loading();
 // Likewise that of the gallery.
 let galleryScript = null;
-const gallery = () => galleryScript?.gallery() ?? h("p", { class: "muted" }, "Loading…");
+const gallery = () => galleryScript?.gallery() ?? loading();
 const VIEWS = { overview, gallery, jobs, flows, new: newJob, models, devices, alerts };
 const ESSENTIAL = ["metrics", "workers", "active", "alerts"];
 const FAST_POLL_MS = 2_000;
@@ -45,7 +48,7 @@ function route(first = false) {
     openJob(decodeURIComponent(id), () => {
       if (location.hash.startsWith("#job/")) history.replaceState(null, "", `#${behind}`);
       drawTitle();
-    });
+    }, view === "jobs" ? (state.list.ids ?? []) : view === "overview" ? [...state.latest] : []);
     drawTitle();
     return;
   }
@@ -79,7 +82,7 @@ function show(name, first) {
 /** Shows the list of flows, or one. */
 async function openFlows(id) {
   try {
-    flowScript ??= await import("./flows.js");
+    flowScript ??= await import("./jobs/flows.js");
     await flowScript.open(id);
   } catch (error) {
     showMessage(`The flows could not be loaded: ${error.message}`, "bad");
@@ -89,7 +92,7 @@ async function openFlows(id) {
 /** Shows the gallery under the filters of the address. */
 async function openGallery(params) {
   try {
-    galleryScript ??= await import("./gallery.js");
+    galleryScript ??= await import("./gallery/gallery.js");
     await galleryScript.open(params);
   } catch (error) {
     showMessage(`The gallery could not be loaded: ${error.message}`, "bad");
@@ -116,7 +119,7 @@ function drawConnection() {
   const age = answeredAt ? (Date.now() - answeredAt) / 1000 : null;
   const stale = feed.isStale();
   const [shown, text] = {
-    connecting: ["painted", answeredAt ? "connecting…" : "loading…"],
+    connecting: stale ? ["stale", `stale: last update ${seconds(age)} ago`] : ["painted", answeredAt ? "connecting…" : "loading…"],
     live: stale ? ["stale", `stale: last update ${seconds(age)} ago`] : ["live", "live"],
     polling: stale ? ["stale", `stale: last update ${seconds(age)} ago`] : ["polling", "every 5 s"],
     lost: ["lost", `disconnected${age === null ? "" : `, data ${seconds(age)} old`}`],
@@ -130,7 +133,7 @@ function drawConnection() {
 }
 
 function drawCounts() {
-  count("count-jobs", activeJobs().length, "queued, running or paused");
+  count("count-jobs", activeCount() ?? 0, "queued, running or paused");
   const unseen = [...state.alerts.values()].filter((alert) => !alert.acknowledged);
   count(
     "count-alerts",
@@ -151,10 +154,11 @@ function drawCounts() {
 function count(id, value, label, level = "") {
   const place = byId(id);
   place.hidden = !value;
+  place.title = number(value);
   place.dataset.level = level;
   if (place.dataset.value === String(value)) return;
   place.dataset.value = String(value);
-  render(place, String(value), h("span", { class: "hidden" }, ` ${label}`));
+  render(place, value > 9999 ? `${Math.floor(value / 1000)}k` : String(value), h("span", { class: "hidden" }, ` ${label}`));
 }
 
 /** Draws the notice above every view: the server is unreachable, data is missing, or the page is outdated. */
@@ -201,6 +205,7 @@ setInterval(async () => {
 state.catalogue = JSON.parse(byId("catalogue").textContent);
 whenChanged(draw);
 theme.start(byId("theme"));
+menus.listen();
 byId("refresh").addEventListener("click", async () => {
   await feed.refresh();
   if (feed.feed.link !== "lost") showMessage("Refreshed.");

@@ -61,6 +61,7 @@ class StoreConformance:
         reference = store.put_input("job-1", "image.png", b"picture")
         copy = store.copy_input(reference, "job-2")
         store.drop_job("job-1")
+        assert store.read_input(copy) == b"picture"
         assert store.input_file(copy, "job-2", 1).read_bytes() == b"picture"
         with pytest.raises(NotFound):
             store.input_file(reference, "job-1", 1)

@@ -70,7 +70,7 @@ def test_differences_are_of_b_relative_to_a() -> None:
     assert found.memory_usage_difference_mb == -30_000.0
     assert found.recommendation == "Choose TI2V-5B for speed, T2V-A14B for technical quality"
     assert found.trade_offs == (
-        "TI2V-5B is 50 % faster than T2V-A14B for the same amount of work",
+        "For the same size, frames and steps T2V-A14B takes 1.5 times as long as TI2V-5B",
         "TI2V-5B's technical quality score is 0.05 below T2V-A14B's",
         "TI2V-5B takes 30.0 GB less memory at its peak than T2V-A14B",
         "TI2V-5B needs a device of at least 6 GB, T2V-A14B one of 10 GB",

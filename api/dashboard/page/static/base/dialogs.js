@@ -1,0 +1,105 @@
+// Confirmation dialogs and toasts. Dialogs are native `<dialog>` elements, which trap and restore the focus.
+
+import { h, render } from "./dom.js";
+
+const toasts = document.getElementById("toasts");
+const holder = document.getElementById("dialogs");
+const shown = new Map();
+let count = 0;
+
+/**
+ * Shows a message, also to screen readers, for 5 s; errors ("bad") for 10 s.
+ * `action` {text, act, milliseconds}: a button in it.
+ */
+export function showMessage(text, kind = "info", action = null) {
+  count += 1;
+  const key = count;
+  shown.set(key, { text, kind, action });
+  drawToasts();
+  setTimeout(() => close(key), action?.milliseconds ?? (kind === "bad" ? 10_000 : 5_000));
+}
+
+function close(key) {
+  shown.delete(key);
+  drawToasts();
+}
+
+function drawToasts() {
+  render(
+    toasts,
+    [...shown].map(([key, { text, kind, action }]) =>
+      h(
+        "div",
+        { key, class: `toast ${kind}` },
+        h("span", null, text),
+        h("span", { class: "spacer" }),
+        action
+          ? h(
+              "button",
+              {
+                type: "button",
+                class: "button act",
+                on: {
+                  click: () => {
+                    close(key);
+                    action.act();
+                  },
+                },
+              },
+              action.text,
+            )
+          : null,
+        h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", on: { click: () => close(key) } }, "✕"),
+      ),
+    ),
+  );
+}
+
+/** Asks for confirmation of an irreversible action. Resolves to whether it was confirmed. */
+export function confirm({ title, text, lines = [], yes }) {
+  const dialog = document.createElement("dialog");
+  dialog.className = "dialog small";
+  dialog.setAttribute("aria-labelledby", "confirm-title");
+  holder.append(dialog);
+  render(
+    dialog,
+    h(
+      "form",
+      { method: "dialog" },
+      h("h2", { id: "confirm-title" }, title),
+      text ? h("p", null, text) : null,
+      lines.length
+        ? h(
+            "ul",
+            { class: "spelled", tabindex: "0", "aria-label": "Details" },
+            lines.map((line) => h("li", null, line)),
+          )
+        : null,
+      h(
+        "div",
+        { class: "row end" },
+        h("button", { value: "no", class: "button", autofocus: true }, "Cancel"),
+        h("button", { value: "yes", class: "button danger" }, yes),
+      ),
+    ),
+  );
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+  });
+}
+
+/** Runs a button's action and shows an error message if it fails. Resolves to whether it succeeded. */
+export async function attempt(action, done) {
+  try {
+    const message = (await action()) || done;
+    if (message) showMessage(message, "good");
+    return true;
+  } catch (error) {
+    showMessage(error.message, "bad");
+    return false;
+  }
+}

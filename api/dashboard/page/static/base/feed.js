@@ -1,0 +1,203 @@
+// Keeps the state up to date by WebSocket, or by polling every five seconds, and knows how old the data is.
+// Everything is loaded again every thirty seconds, because a message may be lost.
+
+import { Unreachable, base, get } from "./api.js";
+import * as load from "./load.js";
+import { mergePreview } from "../job/preview.js";
+import { changed, enterList, hasEnded, mergeAlert, mergeJobs, state } from "./state.js";
+
+const POLL_MS = 5_000;
+const REFRESH_MS = 30_000;
+const STALE_MS = 15_000; // the server sends a message at least every ten seconds
+const LONGEST_WAIT_MS = 30_000;
+const MOVED_MS = 1_000;
+const DRAIN = new Set(["draining", "drained"]);
+
+/** `link`: connecting, live, polling or lost. `answeredAt`: time of the last answer or message (ms), initially null. */
+export const feed = { link: "connecting", answeredAt: null, lostAt: null };
+
+let socket = null;
+let receivedAt = 0; // time of the socket's last message
+let failures = 0;
+let view = "overview";
+let notify = () => {};
+let refreshedAt = 0;
+let polling = false;
+
+/** Starts the feed. Calls `listener` with "lost" or "regained" when the connection changes. */
+export function start(firstView, listener) {
+  view = firstView;
+  notify = listener;
+  connect();
+  refresh();
+  setInterval(tick, 1_000);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && Date.now() - refreshedAt > POLL_MS) refresh();
+  });
+}
+
+/** Loads the data of the view that is now shown. */
+export function showView(name) {
+  view = name;
+  guarded(() => load.view(name));
+}
+
+/** Loads everything again. */
+export async function refresh() {
+  refreshedAt = Date.now();
+  await guarded(() => Promise.all([load.essentials(), load.view(view), load.flower()]));
+}
+
+export const isStale = (now = Date.now()) => feed.answeredAt !== null && now - feed.answeredAt > STALE_MS;
+
+async function guarded(read) {
+  try {
+    await read();
+    answered();
+  } catch (error) {
+    if (!(error instanceof Unreachable)) throw error;
+    unreachable();
+  }
+}
+
+function answered() {
+  const regained = feed.link === "lost";
+  feed.answeredAt = Date.now();
+  if (feed.link !== "live") feed.link = socket?.readyState === WebSocket.OPEN ? "live" : "polling";
+  if (regained) {
+    feed.lostAt = null;
+    failures = 0;
+    notify("regained");
+    refresh();
+    connect();
+  }
+  changed();
+}
+
+function unreachable() {
+  if (socket?.readyState === WebSocket.OPEN && !isStale()) return; // one request failed, but the socket still works
+  if (feed.link !== "lost") {
+    feed.link = "lost";
+    feed.lostAt = Date.now();
+    notify("lost");
+  }
+  changed();
+}
+
+async function tick() {
+  const now = Date.now();
+  dropDead(now);
+  if (document.hidden) return;
+  changed(); // shown ages increase
+  if (polling) return;
+  const since = now - refreshedAt;
+  polling = true;
+  try {
+    if (feed.link === "lost") await guarded(() => get("/healthz"));
+    else if (since > REFRESH_MS) await refresh();
+    else if ((feed.link !== "live" || isStale(now)) && now - (feed.polledAt ?? 0) > POLL_MS) {
+      feed.polledAt = now;
+      await guarded(() => Promise.all([load.essentials(), load.view(view)]));
+    }
+  } finally {
+    polling = false;
+  }
+}
+
+function connect() {
+  if (socket && socket.readyState <= WebSocket.OPEN) return;
+  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+  const mine = new WebSocket(`${scheme}//${location.host}${base}/api/v1/dashboard/ws`);
+  socket = mine;
+  receivedAt = Date.now();
+  mine.addEventListener("message", ({ data }) => {
+    if (mine !== socket) return;
+    failures = 0;
+    receivedAt = Date.now();
+    receive(JSON.parse(data));
+    answered();
+  });
+  mine.addEventListener("close", () => {
+    if (mine === socket) reconnect();
+  });
+}
+
+function reconnect() {
+  socket = null;
+  failures += 1;
+  if (feed.link === "live") {
+    feed.link = "connecting";
+    guarded(() => get("/healthz")); // finds out whether only the socket or the whole server is gone
+  }
+  const wait = Math.min(LONGEST_WAIT_MS, 500 * 2 ** failures) * (0.5 + Math.random() / 2);
+  setTimeout(() => {
+    // While the server is unreachable, `tick` polls it and connects again.
+    if (feed.link !== "lost") connect();
+  }, wait);
+  changed();
+}
+
+/** Reconnects a silent socket: after sleep, or behind a proxy, a dead connection is not always closed. */
+function dropDead(now) {
+  if (socket?.readyState !== WebSocket.OPEN || now - receivedAt < 2 * STALE_MS) return;
+  socket.close();
+  reconnect();
+}
+
+let moving = null;
+
+/** Loads again, once for many messages, what changes when jobs begin, end or move: the counts, and who is next. */
+function movedSoon() {
+  moving ??= setTimeout(() => {
+    moving = null;
+    if (document.hidden) return;
+    const parts = [load.counts()];
+    if (view === "overview" || view === "new") parts.push(load.active());
+    if (view === "jobs") parts.push(load.jobs());
+    guarded(() => Promise.all(parts));
+  }, MOVED_MS);
+}
+
+const MESSAGE_HANDLERS = {
+  metrics_update(data) {
+    state.metrics = data;
+    delete state.notes.metrics;
+  },
+  job_update(job) {
+    const before = state.jobs.get(job.id);
+    mergeJobs([job]);
+    if (job.deleted || !before || before.status !== job.status || before.priority !== job.priority) movedSoon();
+    if (job.deleted) return;
+    enterList(job);
+    if (hasEnded(job) && before && !hasEnded(before)) ended(job);
+  },
+  worker_update(device) {
+    if (!state.workers) return;
+    const same = (one) => one.node === device.node && one.index === device.index && one.kind === device.kind;
+    const at = state.workers.devices.findIndex(same);
+    const before = state.workers.devices[at]?.state;
+    if (at < 0) state.workers.devices.push(device);
+    else state.workers.devices[at] = device;
+    const drain = DRAIN.has(before) || DRAIN.has(device.state);
+    if (before !== device.state && drain) guarded(load.essentials); // the state of its node has changed too
+  },
+  pause_update(pause) {
+    if (!state.pauses) return;
+    const others = state.pauses.filter((one) => one.id !== pause.id);
+    state.pauses = pause.ended ? others : [...others, pause].sort((a, b) => (a.id < b.id ? -1 : 1));
+    guarded(load.active); // the jobs say what they wait for
+  },
+  alert: mergeAlert,
+  preview_update: mergePreview,
+};
+
+function receive(message) {
+  MESSAGE_HANDLERS[message.type]?.(message.data);
+  changed();
+}
+
+/** Loads again what the end of a job changes elsewhere. */
+function ended(job) {
+  if (job.type !== "generation") guarded(() => load.view(view));
+  else if (job.status === "succeeded" && view === "overview") guarded(load.latest);
+}

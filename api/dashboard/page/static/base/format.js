@@ -1,0 +1,104 @@
+// Formats values for display. A missing value is a dash, never a zero. Pure functions.
+
+export const NONE = "–";
+const known = (value) => value !== null && value !== undefined && !Number.isNaN(value);
+
+export function number(value, digits = 0) {
+  return known(value) ? value.toLocaleString("en", { maximumFractionDigits: digits }) : NONE;
+}
+
+export function percent(value, digits = 0) {
+  return known(value) ? `${number(value, digits)} %` : NONE;
+}
+
+/** Formats a fraction of 1 as a percentage. */
+export function fraction(value, digits = 0) {
+  return known(value) ? percent(value * 100, digits) : NONE;
+}
+
+/** Formats seconds: 0.4 s, 45 s, 3 min 5 s, 2 h 5 min, 3 d 4 h. */
+export function seconds(value) {
+  if (!known(value)) return NONE;
+  if (value < 10) return `${number(value, 1)} s`;
+  const whole = Math.round(value);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return two(whole, 60, "min", "s");
+  if (whole < 86400) return two(Math.round(whole / 60), 60, "h", "min");
+  return two(Math.round(whole / 3600), 24, "d", "h");
+}
+
+function two(value, size, large, small) {
+  const rest = value % size;
+  return `${Math.floor(value / size)} ${large}${rest ? ` ${rest} ${small}` : ""}`;
+}
+
+/** Formats bytes in decimal units. */
+export function bytes(value) {
+  if (!known(value)) return NONE;
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${number(value, unit === 0 || value >= 100 ? 0 : 1)} ${units[unit]}`;
+}
+
+export const megabytes = (value) => (known(value) ? bytes(value * 1e6) : NONE);
+export const gigabytes = (value) => (known(value) ? bytes(value * 1e9) : NONE);
+
+export function ago(iso, now = Date.now()) {
+  if (!iso) return NONE;
+  const passed = (now - Date.parse(iso)) / 1000;
+  if (passed < 5) return "just now";
+  const rough = passed < 60 ? Math.floor(passed / 5) * 5 : passed < 3600 ? Math.floor(passed / 60) * 60 : passed;
+  return `${coarse(rough)} ago`;
+}
+
+/** Formats seconds in the largest unit only. */
+function coarse(value) {
+  if (value < 60) return `${Math.floor(value)} s`;
+  if (value < 3600) return `${Math.floor(value / 60)} min`;
+  if (value < 86400) return `${Math.floor(value / 3600)} h`;
+  return `${Math.floor(value / 86400)} d`;
+}
+
+// Times are shown in the browser's own zone and locale; where a date is spelt out, its zone is named.
+const LOCALE = undefined;
+const CLOCK = new Intl.DateTimeFormat(LOCALE, { hour: "2-digit", minute: "2-digit" });
+const DAY = new Intl.DateTimeFormat(LOCALE, { day: "numeric", month: "short" });
+const WHOLE = new Intl.DateTimeFormat(LOCALE, {
+  day: "numeric",
+  month: "short",
+  year: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  timeZoneName: "short",
+});
+
+export const clock = (milliseconds) => CLOCK.format(milliseconds);
+export const day = (milliseconds) => DAY.format(milliseconds);
+export const moment = (iso) => (iso ? WHOLE.format(Date.parse(iso)) : NONE);
+/** The browser's time zone by name, for example Europe/Berlin. */
+export const zone = () => new Intl.DateTimeFormat().resolvedOptions().timeZone;
+
+/** Formats a time as the clock shows it, with the day unless it is today. */
+export function at(iso, now = Date.now()) {
+  if (!iso) return NONE;
+  const then = Date.parse(iso);
+  const today = new Date(then).toDateString() === new Date(now).toDateString();
+  return today ? clock(then) : `${day(then)}, ${clock(then)}`;
+}
+
+export function plural(count, one, many = `${one}s`) {
+  return `${number(count)} ${count === 1 ? one : many}`;
+}
+
+/** Replaces underscores by spaces. */
+export const words = (text) => (text ?? "").replaceAll("_", " ");
+
+export function sentence(text) {
+  const spaced = words(text);
+  return spaced.charAt(0).toUpperCase() + spaced.slice(1);
+}

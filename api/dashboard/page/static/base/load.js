@@ -1,0 +1,196 @@
+// Loads parts of the state from the server. If one part fails, its error is noted and the others still load.
+
+import { Unreachable, get } from "./api.js";
+import { asked, orderOf } from "./list_address.js";
+import { changed, hasEnded, mergeJobs, state } from "./state.js";
+
+const ACTIVE = 100;
+const LATEST = 6;
+
+/** Loads one part and notes an error response. Throws Unreachable. */
+async function part(name, read) {
+  try {
+    await read();
+    state.loaded.add(name);
+    delete state.notes[name];
+  } catch (error) {
+    if (error instanceof Unreachable) throw error;
+    state.notes[name] = error.message;
+  }
+  changed();
+}
+
+const metrics = () =>
+  part("metrics", async () => {
+    state.metrics = await get("/api/v1/dashboard/metrics");
+  });
+
+export const history = () =>
+  part("history", async () => {
+    const hours = state.history.hours;
+    const rows = await get("/api/v1/dashboard/metrics/history", { hours });
+    if (state.history.hours === hours) state.history = { hours, rows };
+  });
+
+const workers = () =>
+  part("workers", async () => {
+    state.workers = await get("/api/v1/workers");
+  });
+
+export const models = () =>
+  part("models", async () => {
+    state.models = (await get("/api/v1/models/status/detailed")).models;
+  });
+
+const health = () =>
+  part("health", async () => {
+    state.health = (await get("/api/v1/models/health")).model_health;
+  });
+
+const insight = () =>
+  part("insight", async () => {
+    const rows = await get("/api/v1/dashboard/models");
+    state.insight = Object.fromEntries(rows.map((row) => [row.model_id, row]));
+  });
+
+/** Loads the speed tiers of each model, with their measurements. */
+const tiers = () =>
+  part("tiers", async () => {
+    const ids = Object.keys(state.models ?? {});
+    const rows = await Promise.all(ids.map((id) => get(`/api/v1/wan-models/tiers/${encodeURIComponent(id)}`)));
+    state.tiers = Object.fromEntries(rows.map((row) => [row.model_id, row]));
+  });
+
+const alerts = () =>
+  part("alerts", async () => {
+    const rows = await get("/api/v1/dashboard/alerts");
+    state.alerts = new Map(rows.map((row) => [row.id, row]));
+  });
+
+const resolved = () =>
+  part("resolved", async () => {
+    state.resolved = await get("/api/v1/dashboard/alerts", { state: "resolved" });
+  });
+
+export const flower = () =>
+  part("flower", async () => {
+    state.flower = await get("/api/v1/dashboard/flower");
+  });
+
+/**
+ * Loads the first jobs that have not ended, in the order in which they are served. Known ones that are missing in the
+ * response have moved on, and are fetched one by one.
+ */
+export const active = () =>
+  part("active", async () => {
+    const before = [...state.jobs.values()].filter((job) => !hasEnded(job)).map((job) => job.id);
+    const pages = ["running", "queued", "paused"].map((status) =>
+      get("/api/v1/jobs", { status, order: "queue", limit: status === "queued" ? 20 : ACTIVE }),
+    );
+    const found = (await Promise.all(pages)).flatMap((page) => page.data);
+    state.serving = found.map((job) => job.id);
+    const ids = new Set(state.serving);
+    const shown = new Set([...(state.list.ids ?? []), ...state.latest]);
+    const gone = before.filter((id) => !ids.has(id) && !shown.has(id)).slice(0, ACTIVE);
+    mergeJobs([...found, ...(await Promise.all(gone.map(one)))]);
+  });
+
+/** Fetches one job. Resolves to `{id, deleted: true}` if it does not exist. */
+export async function one(id) {
+  try {
+    return await get(`/api/v1/jobs/${encodeURIComponent(id)}`);
+  } catch (error) {
+    if (error.status === 404) return { id, deleted: true };
+    throw error;
+  }
+}
+
+/** Loads the newest batches, and the one whose jobs are listed. */
+const batches = (id, listed) =>
+  part("batches", async () => {
+    const newest = (await get("/api/v1/batches", { limit: 5 })).data;
+    // A batch goes with its last job, so it is asked for only while the list shows one.
+    const isThere = listed > 0 || newest.some((batch) => batch.id === id);
+    const shown = id && isThere ? await get(`/api/v1/batches/${encodeURIComponent(id)}`) : null;
+    state.batches = { newest, shown };
+  });
+
+/** Loads the current page of the list of jobs. */
+export const jobs = () =>
+  part("jobs", async () => {
+    const { filters, after, size } = state.list;
+    const isOlder = () => state.list.filters !== filters || state.list.after !== after || state.list.size !== size;
+    const where = asked(filters);
+    const query = { ...where, order: orderOf(state.list), limit: size, after: after.at(-1) };
+    const page = await get("/api/v1/jobs", query);
+    if (isOlder()) return; // the list has changed meanwhile
+    mergeJobs(page.data);
+    Object.assign(state.list, { ids: page.data.map((job) => job.id), next: page.next, lookedAt: page.looked_at });
+    changed();
+    await batches(filters.batch_id, page.data.length);
+    if (filters.search || isOlder()) return;
+    const total = await get("/api/v1/jobs/count", where);
+    if (!isOlder()) state.list.total = total;
+  });
+
+/** Loads how many jobs there are by state. */
+export const counts = () =>
+  part("counts", async () => {
+    state.counts = (await get("/api/v1/jobs/count")).by_status;
+  });
+
+export const latest = () =>
+  part("latest", async () => {
+    const page = await get("/api/v1/jobs", { type: "generation", status: "succeeded", limit: LATEST });
+    mergeJobs(page.data);
+    state.latest = page.data.map((job) => job.id);
+  });
+
+const usage = () =>
+  part("usage", async () => {
+    if (document.body.dataset.scopes.includes("admin")) state.usage = await get("/api/v1/usage", { by: "key,model" });
+  });
+
+/** Loads whether a job submitted now would run, and what fits. */
+export const firstRun = () =>
+  part("firstRun", async () => {
+    state.firstRun = await get("/api/v1/dashboard/first-run");
+  });
+
+const pauses = () =>
+  part("pauses", async () => {
+    state.pauses = (await get("/api/v1/queues")).pauses;
+  });
+
+/** Loads the flows that are shown, once their script is there. */
+const flows = () =>
+  part("flows", async () => {
+    await state.flows?.load();
+  });
+
+/** Loads the gallery, once its script is there. */
+const gallery = () =>
+  part("gallery-view", async () => {
+    await state.gallery?.load();
+  });
+
+const PARTS = {
+  gallery: [gallery],
+  overview: [firstRun, history, latest, models, usage, pauses],
+  jobs: [jobs],
+  flows: [flows],
+  new: [models],
+  models: [() => models().then(tiers), health, insight],
+  devices: [models],
+  alerts: [resolved],
+};
+
+/** Loads what every view needs. Throws Unreachable. */
+export async function essentials() {
+  await Promise.all([metrics(), workers(), alerts(), active(), counts()]);
+}
+
+/** Loads what one view needs. Throws Unreachable. */
+export async function view(name) {
+  await Promise.all((PARTS[name] ?? []).map((read) => read()));
+}

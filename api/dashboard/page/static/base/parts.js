@@ -1,0 +1,135 @@
+// Elements shared by several views. Pure functions from values to elements.
+
+import { h, icon } from "./dom.js";
+import { at, bytes, NONE, percent, seconds, sentence, words } from "./format.js";
+
+export function badge(state, text = words(state)) {
+  return h("span", { class: "badge", "data-state": state }, text);
+}
+
+/** A notice in place of, or beside, some content. Null when there is no text. */
+export function note(text, kind = "") {
+  return text ? h("p", { class: `note ${kind}` }, text) : null;
+}
+
+export function empty(text, ...more) {
+  return h("p", { class: "empty" }, text, more);
+}
+
+/** In place of content that has not arrived yet: loading is never shown as empty. */
+export function loading(what = "Loading…") {
+  return h(
+    "div",
+    { class: "waiting", role: "status", key: "loading" },
+    h("p", null, what),
+    h("span", { "aria-hidden": "true" }),
+    h("span", { "aria-hidden": "true" }),
+  );
+}
+
+/** In place of a whole view that has nothing to show, with what to do about it. */
+export function nothing(symbol, text, ...more) {
+  return h("div", { class: "nothing-here", key: "nothing" }, icon(symbol), h("p", null, text), more);
+}
+
+/** A labelled value; `hint` explains it in a tooltip. */
+export function fact(label, value, hint) {
+  return h(
+    "div",
+    { class: "fact" },
+    h("dt", null, label),
+    h("dd", { class: value === NONE ? "none" : "", title: hint }, value),
+  );
+}
+
+export function facts(...rows) {
+  return h("dl", { class: "facts" }, rows);
+}
+
+export function button(text, click, { kind = "", label, disabled, key } = {}) {
+  return h(
+    "button",
+    { key, type: "button", class: `button ${kind}`, "aria-label": label, disabled, on: { click } },
+    text,
+  );
+}
+
+export function bar(value, label) {
+  return h("progress", { max: 100, value: value ?? undefined, "aria-label": label });
+}
+
+/** When a queued job is expected to start and end. */
+function expected(job) {
+  if (!job.estimated_start) return "";
+  const end = job.estimated_end ? `, ends ${at(job.estimated_end)}` : "";
+  return ` · starts about ${at(job.estimated_start)}${end}`;
+}
+
+/** Describes a job's progress in one line. */
+export function progressText(job) {
+  const { progress } = job;
+  if (job.status === "queued") {
+    if (progress.phase === "waiting_for_model") return "waiting for its model";
+    if (["memory", "backoff", "pause", "start_time", "window", "limit", "dependency"].includes(job.waiting_for?.reason)) return `waiting. ${job.waiting_for.detail}`;
+    return job.queue_position === null || job.queue_position === 0
+      ? `next in the queue${expected(job)}`
+      : `${job.queue_position_approximate ? "about " : ""}${job.queue_position} ahead${expected(job)}`;
+  }
+  if (job.status === "paused")
+    return `paused${job.paused_by === "disk_full" ? ": the disk is full" : ""} at ${percent(progress.percent)}`;
+  const parts = [percent(progress.percent)];
+  if (progress.phase) parts.push(sentence(progress.phase).toLowerCase());
+  if (progress.step && progress.steps) parts.push(`step ${progress.step} of ${progress.steps}`);
+  if (progress.bytes_total) parts.push(`${bytes(progress.bytes_done ?? 0)} of ${bytes(progress.bytes_total)}`);
+  if (progress.bytes_per_second) parts.push(`${bytes(progress.bytes_per_second)}/s`);
+  if (progress.eta_seconds !== null && progress.eta_seconds !== undefined)
+    parts.push(`${seconds(progress.eta_seconds)} left`);
+  return parts.join(" · ");
+}
+
+/** A job's progress; a bar only for one that has begun, because an empty bar looks like one that hangs. */
+export function progressOf(job) {
+  return h(
+    "div",
+    { class: "progress" },
+    job.status === "queued" && !job.progress.percent ? null : bar(job.progress.percent, `Progress of ${titleOf(job)}`),
+    h("span", { class: "small muted" }, progressText(job)),
+  );
+}
+
+/** Returns a job's title: its prompt, or what it does. */
+export function titleOf(job) {
+  if (job.type === "generation") return job.params.prompt;
+  if (job.type === "bulk") return `${sentence(job.params.action)}: all jobs that match`;
+  const what = { download: "Download of", integrity_check: "Integrity check of", cleanup: "Cleanup of", prepare: "Preparation of" }[job.type] ?? job.type;
+  return `${what} ${job.model_id ?? (job.type === "cleanup" ? `node ${job.params.node}` : "all models")}`;
+}
+
+export const artifactOf = (job, kind) => job.result?.artifacts?.find?.((one) => one.kind === kind) ?? null;
+
+/** The whole time of a job in seconds: from the start of its first attempt, so that failed ones count. */
+export function durationOf(job, now = Date.now()) {
+  const start = job.first_started_at ?? job.started_at;
+  if (!start) return null;
+  const end = job.finished_at ? Date.parse(job.finished_at) : now;
+  return Math.max(0, (end - Date.parse(start)) / 1000);
+}
+
+/** Formats a score from 0 to 1. */
+export const score = (value) => (value === null || value === undefined ? NONE : value.toFixed(2));
+
+export function select(label, name, options, { value = "", change, key } = {}) {
+  return h(
+    "label",
+    { class: "field", key },
+    h("span", null, label),
+    h(
+      "select",
+      { name, value, on: { change } },
+      options.map((option) => {
+        const [of, text] = Array.isArray(option) ? option : [option, option];
+        return h("option", { key: of, value: of }, text);
+      }),
+    ),
+  );
+}

@@ -1,0 +1,139 @@
+// The state of the page, in one place. Notifies the renderers when it changes.
+// Must not use the network or the document.
+
+export const state = {
+  catalogue: [], // the models that the form offers; embedded in the page
+  metrics: null,
+  history: { hours: 1, rows: null },
+  jobs: new Map(), // every job received so far, by id
+  counts: null, // how many jobs there are by state: the one source of all counts
+  // The list of jobs, as its address says (`base/list_address.js`), and what the server answered.
+  list: {
+    filters: { type: "", status: "", model_id: "", batch_id: "", search: "", from: "", to: "" },
+    order: "queue",
+    size: 25,
+    after: [],
+    ids: null,
+    next: null,
+    total: null,
+    lookedAt: null,
+  },
+  batches: null, // the newest ones, and the one that the list shows
+  latest: [], // ids of the newest videos
+  serving: [], // ids of the first jobs that have not ended, in the order in which they are served
+  workers: null,
+  models: null, // by id: files, downloads, usage
+  health: null, // by id
+  insight: null, // by id: scores and issues from the dashboard's list of models
+  alerts: new Map(), // open ones, by id
+  resolved: null,
+  flower: null,
+  firstRun: null, // whether a job submitted now would run, and what is missing
+  usage: null, // device time of this month by key and model; for administrators
+  pauses: null, // that are in force
+  notes: {}, // by part: why it could not be loaded
+  loaded: new Set(), // parts that the server has answered at least once: only then may a view call something empty
+};
+
+const MAX_JOBS = 1000;
+
+const renderers = new Set();
+const afterRender = [];
+let scheduled = false;
+
+/** Calls `draw` after changes. Changes within 40 ms are drawn together. */
+export function whenChanged(draw) {
+  renderers.add(draw);
+}
+
+export function changed() {
+  if (scheduled) return;
+  scheduled = true;
+  setTimeout(() => {
+    scheduled = false;
+    for (const draw of renderers) draw();
+    for (const act of afterRender.splice(0)) act();
+  }, 40);
+}
+
+/** Calls `act` once after the next drawing, for example to focus a new element. */
+export function afterDrawing(act) {
+  afterRender.push(act);
+  changed();
+}
+
+const ENDS = new Set(["succeeded", "failed", "cancelled"]);
+export const hasEnded = (job) => ENDS.has(job.status);
+
+/** Adds or updates jobs. An older version of a job never replaces a newer one. */
+export function mergeJobs(jobs) {
+  for (const job of jobs) {
+    if (job.deleted) {
+      removeJob(job.id);
+      continue;
+    }
+    const known = state.jobs.get(job.id);
+    if (known && isOlder(job, known)) continue;
+    state.jobs.delete(job.id); // keeps the map ordered by the last update
+    state.jobs.set(job.id, job);
+  }
+  if (state.jobs.size > MAX_JOBS) removeOldest();
+  changed();
+}
+
+/** Removes the oldest ended jobs that are not shown, so that a page open for weeks does not grow without bound. */
+function removeOldest() {
+  const shown = new Set([...(state.list.ids ?? []), ...state.latest]);
+  for (const [id, job] of state.jobs) {
+    if (state.jobs.size <= MAX_JOBS / 2) return;
+    if (hasEnded(job) && !shown.has(id)) state.jobs.delete(id);
+  }
+}
+
+function isOlder(job, known) {
+  if (job.attempt !== known.attempt) return job.attempt < known.attempt;
+  if (hasEnded(known)) return !hasEnded(job);
+  return job.status === known.status && job.progress.percent < known.progress.percent;
+}
+
+export function removeJob(id) {
+  state.jobs.delete(id);
+  state.list.ids = state.list.ids?.filter((one) => one !== id) ?? null;
+  state.latest = state.latest.filter((one) => one !== id);
+  changed();
+}
+
+/** Inserts a new job at the top of the list if the first page is shown, newest first, and the filters match. */
+export function enterList(job) {
+  const { filters, after, ids, order } = state.list;
+  if (order !== "newest" || !ids || after.length || ids.includes(job.id) || (ids.length && job.id < ids[0])) return;
+  if (Object.entries(filters).every(([name, wanted]) => !wanted || job[name] === wanted)) ids.unshift(job.id);
+}
+
+/** How many jobs have not ended; null: not known yet. */
+export const activeCount = () => (state.counts ? state.counts.queued + state.counts.running + state.counts.paused : null);
+
+/** Returns whether the node is drained: it takes no new work. */
+export const isDrained = (node) => Boolean(state.workers?.nodes.find((one) => one.name === node)?.drained_at);
+
+export function mergeAlert(alert) {
+  if (alert.resolved_at) state.alerts.delete(alert.id);
+  else state.alerts.set(alert.id, alert);
+  changed();
+}
+
+/** Returns the known queued, running and paused jobs: running ones first, then as they are served. */
+export function activeJobs() {
+  const rank = { running: 0, paused: 2 };
+  const places = new Map(state.serving.map((id, place) => [id, place]));
+  const place = (job) => places.get(job.id) ?? Infinity;
+  return [...state.jobs.values()]
+    .filter((job) => !hasEnded(job))
+    .sort(
+      (a, b) =>
+        (rank[a.status] ?? 1) - (rank[b.status] ?? 1) ||
+        (place(a) === place(b) ? 0 : place(a) - place(b)) ||
+        (a.queue_position ?? Infinity) - (b.queue_position ?? Infinity) ||
+        (a.id < b.id ? -1 : 1),
+    );
+}

@@ -1,0 +1,144 @@
+// Collections of the gallery: choosing one as a filter, and creating, renaming, deleting and filling them.
+
+import { call, get, post, remove } from "../base/api.js";
+import { attempt, confirm } from "../base/dialogs.js";
+import { h, render } from "../base/dom.js";
+import { plural } from "../base/format.js";
+import { button, select } from "../base/parts.js";
+import { changed, state } from "../base/state.js";
+
+const NEW = "new";
+const holder = document.getElementById("dialogs");
+
+let collections = [];
+let revision = 0; // rises when a select has to be made anew
+
+export async function loadCollections() {
+  try {
+    collections = (await get("/api/v1/collections")).data;
+    delete state.notes.collections;
+  } catch (error) {
+    state.notes.collections = error.message;
+  }
+  changed();
+}
+
+const nameOf = (one) => `${one.name} (${one.videos})`;
+
+/** Returns the filter by collection, and what can be done to the chosen one. `goTo` changes the filters. */
+export function collectionTools(chosen, version, goTo) {
+  const one = collections.find(({ id }) => id === chosen);
+  const options = [["", "any"], ...collections.map((each) => [each.id, nameOf(each)])];
+  if (chosen && !one) options.push([chosen, state.notes.collections ? "could not be loaded" : "…"]);
+  return [
+    select("Collection", "collection", options, {
+      key: `collection-${version}-${revision}`,
+      value: chosen,
+      change: (event) => goTo({ collection: event.target.value }),
+    }),
+    h(
+      "div",
+      { class: "row", key: "collections" },
+      button("New collection", () => create(), { key: "new", kind: "quiet steer" }),
+      one ? button("Rename", () => rename(one), { key: "rename", kind: "quiet steer", label: `Rename collection ${one.name}` }) : null,
+      one ? button("Delete collection", () => erase(one, goTo), { key: "delete", kind: "quiet danger steer" }) : null,
+    ),
+  ];
+}
+
+/** Returns a select that adds the selection to a collection, also a new one. `add` receives its id. */
+export function addTo(add) {
+  return h(
+    "label",
+    { class: "field inline steer", key: "add" },
+    h("span", { class: "hidden" }, "Add to a collection"),
+    h(
+      "select",
+      {
+        name: "add-to",
+        value: "",
+        on: {
+          change: async (event) => {
+            const wanted = event.target.value;
+            event.target.value = "";
+            const id = wanted === NEW ? await create() : wanted;
+            if (id) await add(id);
+          },
+        },
+      },
+      h("option", { key: "", value: "" }, "Add to collection…"),
+      collections.map((one) => h("option", { key: one.id, value: one.id }, nameOf(one))),
+      h("option", { key: NEW, value: NEW }, "New collection…"),
+    ),
+  );
+}
+
+export const takeOut = (id, ids) => call("PATCH", `/api/v1/collections/${id}`, { body: { remove: ids } });
+
+/** Creates a collection. Resolves to its id, or to null. */
+async function create() {
+  const name = await askName("New collection", "", "Create");
+  if (!name) return null;
+  let made = null;
+  await attempt(async () => {
+    made = await post("/api/v1/collections", { name });
+    await loadCollections();
+  }, "The collection is created");
+  return made?.id ?? null;
+}
+
+async function rename(one) {
+  const name = await askName("Rename collection", one.name, "Rename");
+  if (!name || name === one.name) return;
+  await attempt(async () => {
+    await call("PATCH", `/api/v1/collections/${one.id}`, { body: { name } });
+    await loadCollections();
+  }, "The collection is renamed");
+}
+
+async function erase(one, goTo) {
+  const text = `Its ${plural(one.videos, "video")} ${one.videos === 1 ? "is" : "are"} not deleted, but the retention policy applies again.`;
+  if (!(await confirm({ title: "Delete this collection?", text, lines: [one.name], yes: "Delete" }))) return;
+  await attempt(async () => {
+    await remove(`/api/v1/collections/${one.id}`);
+    revision += 1;
+    await loadCollections();
+    goTo({ collection: "" });
+  }, "The collection is deleted");
+}
+
+/** Asks for a name. Resolves to it, or to an empty text. */
+function askName(title, value, yes) {
+  const dialog = document.createElement("dialog");
+  dialog.className = "dialog small";
+  dialog.setAttribute("aria-labelledby", "name-title");
+  holder.append(dialog);
+  render(
+    dialog,
+    h(
+      "form",
+      { method: "dialog" },
+      h("h2", { id: "name-title" }, title),
+      h(
+        "label",
+        { class: "field" },
+        h("span", null, "Name"),
+        h("input", { name: "name", value, required: true, maxlength: 100, autofocus: true, autocomplete: "off" }),
+      ),
+      h(
+        "div",
+        { class: "row end" },
+        h("button", { type: "button", class: "button", on: { click: () => dialog.close("") } }, "Cancel"),
+        h("button", { value: "yes", class: "button primary" }, yes),
+      ),
+    ),
+  );
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      const name = dialog.querySelector("input").value.trim();
+      dialog.remove();
+      resolve(dialog.returnValue === "yes" ? name : "");
+    });
+  });
+}

@@ -1,0 +1,348 @@
+// The gallery: finished videos as a grid, with search, filters, favourites, and actions on those that are selected.
+// Loaded when the view is first opened. Everything that decides what is shown is in the address.
+
+import { base, call, get, newKey, post, remove } from "../base/api.js";
+import { addTo, collectionTools, loadCollections, takeOut } from "./collections.js";
+import { attempt, confirm, showMessage } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { number, plural } from "../base/format.js";
+import { focusCell, grid } from "./grid.js";
+import { button, note, select } from "../base/parts.js";
+import { changed, mergeJobs, state } from "../base/state.js";
+
+export const PAGE = 60;
+const NAMES = ["q", "model_id", "size", "lora", "collection", "from", "to", "favourite"];
+const TYPED_MS = 300;
+const MOST_SELECTED = 1000;
+const MOST_ARCHIVED = 200;
+const ONE_BY_ONE = 25; // retries beyond are one action on many jobs, which leaves out what was retried already
+
+export const own = {
+  query: null, // what the address says, by NAMES
+  total: null, // null: not loaded yet
+  pages: new Map(), // by number: videos, or null while they are loaded
+  selected: new Map(), // by id
+  anchor: null, // index of the last video that was selected
+  newer: false, // whether videos have finished since
+  version: 0, // rises when the address was changed by something else than the fields, which are then made anew
+};
+
+let loading = 0; // number of the latest request for a first page
+let ours = null; // the address that the fields have made last
+
+state.gallery = { load: refresh, neighbours };
+
+/** Shows what the address says. */
+export async function open(params) {
+  const query = Object.fromEntries(NAMES.map((name) => [name, params.get(name) ?? ""]));
+  if (own.query && NAMES.every((name) => own.query[name] === query[name])) return;
+  if (params.toString() !== ours) own.version += 1;
+  own.query = query;
+  own.selected.clear();
+  own.anchor = null;
+  reset();
+  changed();
+  await Promise.all([loadFirst(), loadChoices()]);
+}
+
+function reset() {
+  own.total = null;
+  own.pages = new Map();
+  own.newer = false;
+}
+
+const isFiltered = () => NAMES.some((name) => own.query[name]);
+
+/** Returns the filters as the API reads them. */
+function filters() {
+  const { q, model_id, size, lora, collection, favourite, from, to } = own.query;
+  const given = { q, model_id, size, lora, collection, favourite: favourite === "true" ? "true" : "" };
+  return { ...given, finished_after: midnight(from, 0), finished_before: midnight(to, 1) };
+}
+
+/** Returns the beginning of a day in this time zone, or of the day so many days later. */
+function midnight(day, later) {
+  const [year, month, date] = day.split("-").map(Number);
+  const moment = new Date(year, month - 1, date + later);
+  return day && !Number.isNaN(moment.valueOf()) ? moment.toISOString() : "";
+}
+
+async function loadFirst() {
+  loading += 1;
+  const mine = loading;
+  try {
+    const found = await get("/api/v1/gallery", { ...filters(), limit: PAGE });
+    if (mine !== loading) return;
+    Object.assign(own, { total: found.total, more: found.is_more, looked: found.looked_through, as_of: found.as_of });
+    own.pages = new Map([[0, found.data]]);
+    own.newer = false;
+    delete state.notes.gallery;
+  } catch (error) {
+    if (mine !== loading) return;
+    state.notes.gallery = error.errors?.map((one) => `${one.field}: ${one.message}`).join(" ") || error.message;
+  }
+  changed();
+}
+
+async function loadChoices() {
+  const [choices] = await Promise.all([get("/api/v1/gallery/choices").catch(() => null), loadCollections()]);
+  if (choices) own.choices = choices;
+  changed();
+}
+
+/** Loads the newest videos again, unless that would move what somebody looks at. */
+async function refresh() {
+  if (!own.query) return;
+  if (own.total === null || (scrollY < 100 && !own.selected.size && !document.activeElement?.closest(".cell"))) {
+    await Promise.all([loadFirst(), loadChoices()]);
+    return;
+  }
+  const { as_of } = await get("/api/v1/gallery", { ...filters(), limit: 1 });
+  own.newer = as_of !== own.as_of;
+  changed();
+}
+
+/** Loads a page of the grid once. */
+export async function loadPage(page) {
+  if (own.pages.has(page)) return;
+  const { pages, as_of } = own;
+  pages.set(page, null);
+  try {
+    pages.set(page, (await get("/api/v1/gallery", { ...filters(), as_of, offset: page * PAGE, limit: PAGE })).data);
+    delete state.notes.gallery;
+  } catch (error) {
+    pages.delete(page);
+    state.notes.gallery = error.message;
+  }
+  if (pages === own.pages) changed();
+}
+
+export const videoAt = (index) => own.pages.get(Math.floor(index / PAGE))?.[index % PAGE] ?? null;
+
+/** Returns the ids before and after this video in the order of the gallery, as far as they are loaded. */
+function neighbours(id) {
+  for (const [page, videos] of own.pages) {
+    const place = videos?.findIndex((video) => video.id === id) ?? -1;
+    if (place < 0) continue;
+    const index = page * PAGE + place;
+    if (index + 1 < own.total && !videoAt(index + 1)) loadPage(Math.floor((index + 1) / PAGE));
+    return { previous: index ? videoAt(index - 1)?.id : null, next: videoAt(index + 1)?.id ?? null };
+  }
+  return null;
+}
+
+export function gallery() {
+  if (!own.query) return h("p", { class: "muted", key: "loading" }, "Loading…");
+  const wrong = state.notes.gallery;
+  return [
+    filterForm(),
+    h("p", { class: "small muted", key: "kept" }, "Favourites and videos in collections are kept until you delete them."),
+    wrong
+      ? h("div", { key: "wrong", class: "row wrap" }, note(`The videos could not be loaded: ${wrong}`, "bad"), button("Try again", reload))
+      : null,
+    own.newer ? h("p", { key: "newer" }, button("Show new videos", reload)) : null,
+    h("p", { key: "count", role: "status", class: "muted" }, summary()),
+    own.selected.size ? selectionBar() : null,
+    own.total === 0 && !wrong ? nothing() : null,
+    own.total ? grid() : null,
+    own.more ? h("p", { key: "full", class: "note" }, `These are the newest ${number(own.total)}. Choose an end date to see older ones.`) : null,
+  ];
+}
+
+function summary() {
+  if (own.total === null) return state.notes.gallery ? "" : "Loading…";
+  const looked = own.looked ? `; only the newest ${number(own.looked)} were searched` : "";
+  return `${own.more ? "More than " : ""}${plural(own.total, "video")}${looked}`;
+}
+
+function nothing() {
+  return isFiltered()
+    ? h("p", { key: "none", class: "empty" }, "No video matches. ", h("a", { href: "#gallery" }, "Show all videos"))
+    : h("p", { key: "none", class: "empty" }, "No videos yet. ", h("a", { href: "#new" }, "Create a video"));
+}
+
+function reload() {
+  own.query && reset();
+  scrollTo({ top: 0 });
+  changed();
+  return Promise.all([loadFirst(), loadChoices()]);
+}
+
+function filterForm() {
+  const { query } = own;
+  const known = (values, value) => (value && !values.includes(value) ? [...values, value] : values);
+  const models = known(state.catalogue.map((entry) => entry.model_id), query.model_id);
+  return h(
+    "form",
+    { key: "filters", class: "filters", role: "search", "aria-label": "Videos", on: { submit: (event) => event.preventDefault() } },
+    h(
+      "label",
+      { class: "field grow", key: `q-${own.version}` },
+      h("span", null, "Search in prompts"),
+      h("input", { type: "search", name: "q", maxlength: 200, value: query.q, on: { input: search } }),
+    ),
+    choice("Model", "model_id", models),
+    choice("Size", "size", known(own.choices?.sizes ?? [], query.size)),
+    choice("LoRA", "lora", known(own.choices?.loras ?? [], query.lora)),
+    day("From", "from"),
+    day("To", "to"),
+    h(
+      "button",
+      {
+        type: "button",
+        class: "button star-filter",
+        "aria-pressed": String(query.favourite === "true"),
+        on: { click: () => goTo({ favourite: query.favourite === "true" ? "" : "true" }) },
+      },
+      "★ Favourites",
+    ),
+    collectionTools(query.collection, own.version, goTo),
+  );
+}
+
+function choice(label, name, values) {
+  const value = own.query[name];
+  const options = [["", "any"], ...values.map((one) => [one, one])];
+  return select(label, name, options, {
+    key: `${name}-${own.version}`,
+    value,
+    change: (event) => goTo({ [name]: event.target.value }),
+  });
+}
+
+function day(label, name) {
+  return h(
+    "label",
+    { class: "field", key: `${name}-${own.version}` },
+    h("span", null, label),
+    h("input", { type: "date", name, value: own.query[name], on: { change: (event) => goTo({ [name]: event.target.value }) } }),
+  );
+}
+
+let typing = null;
+
+function search(event) {
+  const value = event.target.value;
+  clearTimeout(typing);
+  typing = setTimeout(() => goTo({ q: value }, true), TYPED_MS);
+}
+
+/** Changes the address, and with it what is shown. `instead`: without a step in the browser's history. */
+function goTo(change, instead = false) {
+  const wanted = { ...own.query, ...change };
+  const given = NAMES.filter((name) => wanted[name]).map((name) => [name, wanted[name]]);
+  ours = new URLSearchParams(given).toString();
+  const address = `gallery${ours ? `?${ours}` : ""}`;
+  if (instead) location.replace(`#${address}`);
+  else location.hash = address;
+}
+
+// --- favourites and selection
+
+export function toggleFavourite(video) {
+  return attempt(async () => {
+    const marked = !video.favourite;
+    await call(marked ? "PUT" : "DELETE", `/api/v1/jobs/${video.id}/favourite`);
+    video.favourite = marked;
+    changed();
+  });
+}
+
+/** Selects the video, or not any more; with `range`, all from the one that was selected before. */
+export async function toggle(index, range) {
+  const from = range && own.anchor !== null ? own.anchor : index;
+  const [first, last] = [Math.min(from, index), Math.max(from, index)];
+  if (last - first >= MOST_SELECTED) {
+    showMessage(`At most ${number(MOST_SELECTED)} videos can be selected at once.`, "bad");
+    return;
+  }
+  if (first !== last) {
+    for (let page = Math.floor(first / PAGE); page <= Math.floor(last / PAGE); page += 1) await loadPage(page);
+  }
+  const one = videoAt(index);
+  const wanted = range || !own.selected.has(one?.id);
+  for (let at = first; at <= last; at += 1) {
+    const video = videoAt(at);
+    if (!video) continue;
+    if (!wanted) own.selected.delete(video.id);
+    else if (own.selected.size < MOST_SELECTED) own.selected.set(video.id, video);
+  }
+  own.anchor = index;
+  changed();
+}
+
+export function clearSelection() {
+  own.selected.clear();
+  own.anchor = null;
+  changed();
+}
+
+function selectionBar() {
+  const ids = [...own.selected.keys()];
+  const few = ids.length <= MOST_ARCHIVED;
+  return h(
+    "div",
+    { key: "selection", class: "row wrap selection", role: "group", "aria-label": "Selected videos" },
+    h("strong", null, `${number(ids.length)} selected`),
+    button("Compare", () => compare(ids), { key: "compare", disabled: ids.length < 2 || ids.length > 4 }),
+    few
+      ? h("a", { key: "zip", class: "button", href: `${base}/api/v1/gallery/archive.zip?jobs=${ids.join(",")}`, download: "videos.zip" }, "Download")
+      : h("span", { key: "many", class: "small muted" }, `Download takes at most ${MOST_ARCHIVED}`),
+    button("Retry", () => retry(ids), { key: "retry", kind: "steer" }),
+    addTo((id) => change(() => addMany(id, ids), "Added to the collection")),
+    own.query.collection
+      ? button("Take out", () => change(() => takeOut(own.query.collection, ids), "Taken out of the collection").then(reload), { key: "out", kind: "steer" })
+      : null,
+    button("Delete", () => erase(ids), { key: "delete", kind: "danger steer" }),
+    button("Clear", clearSelection, { key: "clear", kind: "quiet" }),
+  );
+}
+
+async function addMany(id, ids) {
+  await call("PATCH", `/api/v1/collections/${id}`, { body: { add: ids } });
+  for (const video of own.selected.values()) video.collections = [...new Set([...video.collections, id])];
+}
+
+function change(act, done) {
+  return attempt(async () => {
+    await act();
+    await loadCollections();
+    clearSelection();
+  }, done);
+}
+
+async function compare(ids) {
+  await attempt(async () => {
+    const { openCompare } = await import("./compare.js");
+    await openCompare(ids);
+  });
+}
+
+function retry(ids) {
+  return attempt(async () => {
+    if (ids.length > ONE_BY_ONE) {
+      const body = { action: "retry", filter: { ids, status: "succeeded" } };
+      const result = await post("/api/v1/jobs/bulk", body, { key: newKey(), timeout: 60_000 });
+      clearSelection();
+      return result.job_id ? "A job of its own retries them." : `${plural(result.changed, "job")} queued again`;
+    }
+    for (const id of ids) mergeJobs([await post(`/api/v1/jobs/${id}/retry`, undefined, { key: newKey() })]);
+    clearSelection();
+    return `${plural(ids.length, "new job")} with the same settings ${ids.length === 1 ? "is" : "are"} queued.`;
+  });
+}
+
+async function erase(ids) {
+  const lines = [...own.selected.values()].slice(0, 10).map((video) => video.prompt);
+  if (ids.length > lines.length) lines.push(`and ${number(ids.length - lines.length)} more`);
+  const title = `Delete ${plural(ids.length, "video")}?`;
+  const text = "Their jobs and files are deleted, also from favourites and collections of others.";
+  if (!(await confirm({ title, text, lines, yes: "Delete" }))) return;
+  await attempt(async () => {
+    if (ids.length === 1) await remove(`/api/v1/jobs/${ids[0]}`);
+    else await post("/api/v1/jobs/bulk", { action: "delete", filter: { ids } }, { key: newKey(), timeout: 60_000 });
+    clearSelection();
+    await loadFirst();
+    focusCell(0);
+  }, "Deleted");
+}

@@ -1,0 +1,80 @@
+// What is done to one job: cancel (with some seconds to undo it), retry, reuse, delete.
+
+import { base, newKey, post, remove } from "../base/api.js";
+import { attempt, confirm, showMessage } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { button, titleOf } from "../base/parts.js";
+import { changed, enterList, hasEnded, mergeJobs, removeJob } from "../base/state.js";
+
+const UNDO_MS = 5_000;
+
+const waiting = new Map(); // jobs whose cancel is not sent yet, by id: the timer
+
+export const isCancelling = (job) => waiting.has(job.id);
+
+/** Cancels a job after five seconds, in which a message offers to undo it. Leaving the page sends it at once. */
+export function cancel(job) {
+  if (waiting.has(job.id)) return;
+  waiting.set(job.id, setTimeout(() => send(job), UNDO_MS));
+  changed();
+  showMessage(`Cancelling: ${titleOf(job).slice(0, 60)}`, "info", {
+    text: "Undo",
+    milliseconds: UNDO_MS,
+    act: () => {
+      clearTimeout(waiting.get(job.id));
+      waiting.delete(job.id);
+      changed();
+    },
+  });
+}
+
+async function send(job) {
+  waiting.delete(job.id);
+  await attempt(async () => {
+    const answer = await post(`/api/v1/jobs/${job.id}/cancel`);
+    mergeJobs([answer]);
+    return hasEnded(answer) ? "Cancelled" : "Cancellation requested";
+  });
+  changed();
+}
+
+addEventListener("pagehide", () => {
+  for (const [id, timer] of waiting) {
+    clearTimeout(timer);
+    fetch(`${base}/api/v1/jobs/${id}/cancel`, { method: "POST", keepalive: true }).catch(() => {}); // the page is gone
+  }
+  waiting.clear();
+});
+
+export function retry(job) {
+  return attempt(async () => {
+    const made = await post(`/api/v1/jobs/${job.id}/retry`, undefined, { key: newKey() });
+    mergeJobs([made]);
+    enterList(made); // the feed may have added it already
+    if (location.hash.startsWith("#job/")) location.hash = `job/${made.id}`;
+  }, "A new job with the same settings is queued.");
+}
+
+export async function erase(job, gone) {
+  const text = hasEnded(job) ? "Its files are deleted too." : "It is cancelled first. Its files are deleted too.";
+  if (!(await confirm({ title: "Delete this job?", text, lines: [titleOf(job)], yes: "Delete" }))) return;
+  await attempt(async () => {
+    await remove(`/api/v1/jobs/${job.id}`);
+    gone?.();
+    removeJob(job.id);
+  }, "Deleted");
+}
+
+/** A link to the form with the settings of this job. */
+export function reuse(job, kind = "") {
+  const label = `Use these settings again: ${titleOf(job).slice(0, 60)}`;
+  return h("a", { key: "again", class: `button ${kind}`, href: `#new?from=${job.id}`, "aria-label": label }, "Reuse");
+}
+
+export const cancelButton = (job, kind = "") =>
+  button(isCancelling(job) ? "Cancelling…" : "Cancel", () => cancel(job), {
+    key: "cancel",
+    kind: `${kind} steer`,
+    disabled: isCancelling(job),
+    label: `Cancel: ${titleOf(job).slice(0, 60)}`,
+  });

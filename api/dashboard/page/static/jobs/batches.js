@@ -1,0 +1,76 @@
+// The batches on the list of jobs: the newest ones, or the one whose jobs are listed, with its archive.
+
+import { base, post } from "../base/api.js";
+import { attempt, confirm } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { ago, number } from "../base/format.js";
+import * as load from "../base/load.js";
+import { badge, bar, button, note } from "../base/parts.js";
+import { state } from "../base/state.js";
+
+/** Shows the batch whose jobs are listed, or else links to the newest batches. */
+export function batches() {
+  const problem = note(state.notes.batches && `The batches could not be loaded: ${state.notes.batches}`, "bad");
+  const { newest = [], shown = null } = state.batches ?? {};
+  if (state.list.filters.batch_id) return [problem, shown?.id === state.list.filters.batch_id ? one(shown) : null];
+  if (!newest.length) return problem;
+  return [
+    problem,
+    h(
+      "details",
+      { class: "batches", key: "batches" },
+      h("summary", null, "Batches"),
+      h("ul", { class: "plain-list" }, newest.map(line)),
+    ),
+  ];
+}
+
+const nameOf = (batch) => batch.name || `Batch of ${ago(batch.created_at)}`;
+const ended = (batch) => batch.counts.succeeded + batch.counts.failed + batch.counts.cancelled;
+const archive = (batch) =>
+  h("a", { href: `${base}/api/v1/batches/${batch.id}/artifacts.zip`, download: "" }, "Download as zip");
+
+function line(batch) {
+  return h(
+    "li",
+    { key: batch.id },
+    badge(batch.status),
+    " ",
+    h("a", { href: `#jobs?batch_id=${batch.id}` }, nameOf(batch)),
+    ` · ${number(ended(batch))} of ${number(batch.total)} ended · ${ago(batch.created_at)} · `,
+    archive(batch),
+  );
+}
+
+function one(batch) {
+  const { succeeded, failed, cancelled } = batch.counts;
+  return h(
+    "section",
+    { class: "batch", key: `batch ${batch.id}`, "aria-labelledby": "h-batch" },
+    h("h2", { id: "h-batch" }, nameOf(batch)),
+    h(
+      "p",
+      null,
+      badge(batch.status),
+      ` ${number(batch.total)} jobs: ${number(succeeded)} succeeded, ${number(failed)} failed, ${number(cancelled)} cancelled`,
+    ),
+    batch.finished_at ? null : h("p", { class: "progress" }, bar(batch.percent, `Progress of ${nameOf(batch)}`)),
+    h(
+      "p",
+      { class: "row" },
+      archive(batch),
+      h("a", { href: "#jobs" }, "Show all jobs"),
+      batch.finished_at ? null : button("Cancel the batch", () => cancel(batch), { kind: "quiet danger steer" }),
+    ),
+  );
+}
+
+async function cancel(batch) {
+  const left = batch.total - ended(batch);
+  if (!(await confirm({ title: "Cancel this batch?", text: `${number(left)} jobs have not ended.`, yes: "Cancel the batch" })))
+    return;
+  await attempt(async () => {
+    await post(`/api/v1/batches/${batch.id}/cancel`);
+    load.jobs().catch(() => {}); // the feed reports an unreachable server
+  }, "The batch is cancelled.");
+}

@@ -1,0 +1,162 @@
+// The view of flows: the list, and one flow with its jobs as a tree. Loaded when the view is first opened.
+
+import { get, post } from "../base/api.js";
+import { attempt, confirm } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { ago, moment, percent, seconds } from "../base/format.js";
+import { badge, bar, button, empty, loading, note } from "../base/parts.js";
+import { changed, state } from "../base/state.js";
+
+const PAGE = 25;
+const POLL_MS = 2_000;
+const ENDS = new Set(["succeeded", "failed", "cancelled"]);
+const SHOWN = ["held", "queued", "running", "paused", "succeeded", "failed", "cancelled", "skipped"];
+const own = { id: null, flow: null, rows: null, after: [], next: null };
+
+state.flows = { load };
+// The feed has messages about jobs only.
+setInterval(() => {
+  if (document.documentElement.dataset.view !== "flows" || document.hidden) return;
+  if (!own.id || (own.flow && !ENDS.has(own.flow.state))) load().catch(() => {}); // the feed reports a lost server
+}, POLL_MS);
+
+/** Shows one flow, or the list if `id` is null. */
+export async function open(id) {
+  if (own.id !== id) own.flow = null;
+  own.id = id;
+  changed();
+  await load();
+}
+
+/** Loads what is shown. */
+async function load() {
+  const { id, after } = own;
+  if (id) {
+    const flow = await get(`/api/v1/flows/${encodeURIComponent(id)}`);
+    if (own.id === id) own.flow = flow;
+  } else {
+    const page = await get("/api/v1/flows", { limit: PAGE, after: after.at(-1) });
+    if (own.after === after) Object.assign(own, { rows: page.data, next: page.next });
+  }
+  delete state.notes.flows;
+  changed();
+}
+
+export function flows() {
+  const wrong = note(state.notes.flows && `The flows could not be loaded: ${state.notes.flows}`, "bad");
+  return own.id ? [wrong, one()] : [wrong, list()];
+}
+
+function list() {
+  if (own.rows === null) return state.notes.flows ? null : loading();
+  if (!own.rows.length && !own.after.length)
+    return empty("No flows yet. Submit jobs that depend on one another with wanworks flow submit or POST /api/v1/flows.");
+  return [
+    h("ul", { class: "flows", key: "list", "aria-label": "Flows, newest first" }, own.rows.map(line)),
+    own.after.length || own.next
+      ? h(
+          "div",
+          { class: "row pager", key: "pager" },
+          button("Newer", () => goTo(own.after.slice(0, -1)), { disabled: !own.after.length }),
+          button("Older", () => goTo([...own.after, own.next]), { disabled: !own.next }),
+        )
+      : null,
+  ];
+}
+
+function goTo(after) {
+  own.after = after;
+  attempt(load);
+  document.getElementById("h-flows").focus({ preventScroll: true });
+}
+
+function line(flow) {
+  return h(
+    "li",
+    { key: flow.id },
+    badge(flow.state),
+    h("a", { href: `#flow/${flow.id}` }, flow.name ?? flow.id),
+    h("span", { class: "small muted", title: moment(flow.created_at) }, ago(flow.created_at)),
+    ENDS.has(flow.state) ? null : bar(flow.progress_percent, `Progress of ${flow.name ?? flow.id}`),
+    h("span", { class: "small muted" }, counted(flow.counts)),
+  );
+}
+
+const counted = (counts) =>
+  SHOWN.filter((name) => counts[name])
+    .map((name) => `${counts[name]} ${name}`)
+    .join(", ");
+
+function one() {
+  const { flow } = own;
+  if (!flow) return state.notes.flows ? null : loading();
+  return h(
+    "section",
+    { key: flow.id, "aria-labelledby": "h-flow" },
+    h("p", null, h("a", { href: "#flows" }, "All flows")),
+    h("h2", { id: "h-flow" }, flow.name ?? flow.id),
+    h(
+      "p",
+      null,
+      badge(flow.state),
+      ` ${percent(flow.progress_percent)}`,
+      flow.eta_seconds === null ? "" : ` · about ${seconds(flow.eta_seconds)} left`,
+      ` · ${counted(flow.counts)}`,
+      flow.retries ? ` · retried ${flow.retries === 1 ? "once" : `${flow.retries} times`}` : "",
+    ),
+    ENDS.has(flow.state) ? null : bar(flow.progress_percent, `Progress of ${flow.name ?? flow.id}`),
+    h("ul", { class: "flow-tree", "aria-label": "Jobs" }, branches(flow.jobs, null)),
+    h("div", { class: "row" }, actions(flow)),
+  );
+}
+
+/** The jobs below the one of that name: each is below the first job that it depends on. */
+function branches(jobs, name) {
+  return jobs
+    .filter((job) => (job.depends_on[0] ?? null) === name)
+    .map((job) => {
+      const below = branches(jobs, job.name);
+      return h("li", { key: job.name }, leaf(job), below.length ? h("ul", null, below) : null);
+    });
+}
+
+function leaf(job) {
+  const also = job.depends_on.slice(1);
+  return h(
+    "div",
+    { class: "flow-job" },
+    badge(job.state),
+    job.type ? h("a", { href: `#job/${job.id}` }, job.name) : h("span", null, `${job.name} (deleted)`),
+    job.model_id ? h("span", { class: "small muted" }, job.model_id) : null,
+    job.state === "running" ? bar(job.progress_percent, `Progress of ${job.name}`) : null,
+    also.length ? h("span", { class: "small muted" }, `also after ${also.join(", ")}`) : null,
+    job.frame_of ? h("span", { class: "small muted" }, `from the ${frame(job.frame_of)}`) : null,
+    job.error ? h("span", { class: "small bad-text" }, job.error.message) : null,
+  );
+}
+
+const frame = ({ job, frame: of }) => (typeof of === "number" ? `frame ${of} of ${job}` : `${of} frame of ${job}`);
+
+function actions(flow) {
+  const title = flow.name ?? flow.id;
+  if (!ENDS.has(flow.state))
+    return [button("Cancel", () => cancel(flow), { key: "cancel", kind: "steer", label: `Cancel: ${title}` })];
+  if (flow.state === "succeeded") return [];
+  return [button("Retry", () => retry(flow), { key: "retry", kind: "steer", label: `Retry: ${title}` })];
+}
+
+async function cancel(flow) {
+  const text = "All of its jobs that have not ended are cancelled.";
+  if (!(await confirm({ title: "Cancel this flow?", text, lines: [flow.name ?? flow.id], yes: "Cancel the flow" }))) return;
+  await change(flow, "cancel", "Cancellation requested");
+}
+
+const retry = (flow) => change(flow, "retry", "What did not succeed is queued again.");
+
+function change(flow, act, done) {
+  return attempt(async () => {
+    const answer = await post(`/api/v1/flows/${flow.id}/${act}`);
+    if (own.id === flow.id) own.flow = answer;
+    changed();
+  }, done);
+}

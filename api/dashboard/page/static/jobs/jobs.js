@@ -1,0 +1,76 @@
+// The list of jobs: what runs, then the queue in its order, then what has ended; with filters, search and pages.
+
+import { button, empty, loading, note, nothing, select } from "../base/parts.js";
+import { h } from "../base/dom.js";
+import { number, plural } from "../base/format.js";
+import { state } from "../base/state.js";
+import { isFiltered, orderOf, SIZES } from "../base/list_address.js";
+import { batches } from "./batches.js";
+import { bulkActions } from "./bulk.js";
+import { filters } from "./filters.js";
+import { goTo, show } from "./going.js";
+import { dropZones } from "./moving.js";
+import { table } from "./rows.js";
+import { selected, selectedActions } from "./selection.js";
+
+export function jobs() {
+  const { filters: chosen, after, ids, next } = state.list;
+  const rows = (ids ?? []).map((id) => state.jobs.get(id)).filter(Boolean);
+  return [
+    filters(),
+    batches(),
+    note(state.notes.jobs && `The jobs could not be loaded: ${state.notes.jobs}`, "bad"),
+    ids === null && !state.notes.jobs ? loading() : null,
+    ids && !rows.length ? nobody(chosen) : null,
+    rows.length ? summary(rows) : null,
+    dropZones(),
+    rows.length ? table(rows) : null,
+    after.length || next ? pager(after, next) : null,
+  ];
+}
+
+function nobody(chosen) {
+  const { lookedAt, next } = state.list;
+  if (chosen.search && next)
+    return empty(`Nothing found among ${number(lookedAt)} jobs. `, button("Look further", () => goTo([...state.list.after, next])));
+  if (!isFiltered(chosen))
+    return nothing("film", "No jobs yet.", h("a", { class: "button primary", href: "#new" }, "Create a video"));
+  return empty("No job matches these filters. ", h("a", { href: "#jobs" }, "Show all jobs"));
+}
+
+/** What is listed, and what can be done with it: with the selected jobs, or else with all that match. */
+function summary(rows) {
+  if (selected().length) return selectedActions(rows);
+  return h("div", { class: "list-summary", key: "summary" }, h("p", { class: "muted", role: "status" }, countText()), bulkActions());
+}
+
+function countText() {
+  const { total, lookedAt, filters: chosen, order } = state.list;
+  const ordered = { queue: "running first, then in the order of the queue", newest: "newest first", oldest: "oldest first" };
+  const how = ordered[orderOf({ filters: chosen, order })];
+  if (chosen.search) return `${number(lookedAt)} jobs looked at, ${how}`;
+  if (!total) return how;
+  return `${total.is_exact ? "" : "more than "}${plural(total.count, "job")}, ${how}`;
+}
+
+function pager(after, next) {
+  return h(
+    "nav",
+    { class: "row pager wrap", "aria-label": "Pages", key: "pager" },
+    button("First", () => goTo([]), { kind: "quiet", disabled: !after.length }),
+    button("Previous", () => goTo(after.slice(0, -1)), { disabled: !after.length }),
+    h("span", { class: "muted small" }, `page ${after.length + 1}${pagesText()}`),
+    button("Next", () => goTo([...after, next]), { disabled: !next }),
+    select("Per page", "size", SIZES.map(String), {
+      key: `size:${state.list.size}`,
+      value: String(state.list.size),
+      change: (event) => show({ size: Number(event.target.value) }),
+    }),
+  );
+}
+
+function pagesText() {
+  const { total, size } = state.list;
+  return total?.is_exact ? ` of ${number(Math.max(1, Math.ceil(total.count / size)))}` : "";
+}
+

@@ -1,0 +1,93 @@
+// Moves queued jobs: to the front, or to another priority. By dragging a row onto a target, or with Alt and the arrow
+// keys on its link.
+
+import { patch, post } from "../base/api.js";
+import { attempt } from "../base/dialogs.js";
+import { h, icon } from "../base/dom.js";
+import * as load from "../base/load.js";
+import { titleOf } from "../base/parts.js";
+import { changed, mergeJobs } from "../base/state.js";
+
+const PRIORITIES = ["critical", "high", "normal", "low"];
+const may = (scope) => document.body.dataset.scopes.includes(scope);
+
+let dragged = null;
+let over = null;
+
+/** Returns whether the job can be moved by this key: it waits, and the key may change jobs. */
+export const isMovable = (job) => (job.status === "queued" || job.status === "paused") && may("submit");
+
+/** Notes the job that is dragged; null: none any more. */
+export function dragging(event, job) {
+  dragged = event && job ? job : null;
+  over = null;
+  if (event) {
+    event.dataTransfer.effectAllowed = "move";
+    event.dataTransfer.setData("text/plain", job.id);
+  }
+  changed();
+}
+
+/** Shows where a dragged job can be dropped. */
+export function dropZones() {
+  if (!dragged) return null;
+  const targets = [...(may("admin") && dragged.status === "queued" ? [["front", "To the front"]] : []), ...PRIORITIES.map((one) => [one, `Priority ${one}`])];
+  return h(
+    "div",
+    { class: "drop-zones", key: "drop", "aria-hidden": "true" },
+    targets.map(([target, text]) =>
+      h(
+        "div",
+        {
+          key: target,
+          "data-drop": target,
+          class: `drop-zone ${over === target ? "over" : ""} ${dragged.priority === target ? "same" : ""}`,
+          on: {
+            dragover: (event) => hover(event, target),
+            dragleave: () => hover(null, null),
+            drop: (event) => dropped(event, target),
+          },
+        },
+        target === "front" ? icon("front") : null,
+        text,
+      ),
+    ),
+  );
+}
+
+function hover(event, target) {
+  event?.preventDefault();
+  if (over === target) return;
+  over = target;
+  changed();
+}
+
+function dropped(event, target) {
+  event.preventDefault();
+  const job = dragged;
+  dragged = over = null;
+  changed();
+  if (job) move(job, target);
+}
+
+/** Alt and an arrow key raise or lower the priority, Alt+Home moves the job to the front. */
+export function moveByKey(event, job) {
+  if (!event.altKey || !isMovable(job)) return;
+  const place = PRIORITIES.indexOf(job.priority);
+  const target = { ArrowUp: PRIORITIES[place - 1], ArrowDown: PRIORITIES[place + 1], Home: may("admin") ? "front" : undefined }[event.key];
+  if (!["ArrowUp", "ArrowDown", "Home"].includes(event.key)) return;
+  event.preventDefault();
+  if (target) move(job, target);
+}
+
+export function move(job, target) {
+  if (job.priority === target) return null;
+  const title = titleOf(job).slice(0, 60);
+  return attempt(async () => {
+    const answer =
+      target === "front" ? await post(`/api/v1/jobs/${job.id}/move-to-front`) : await patch(`/api/v1/jobs/${job.id}`, { priority: target });
+    mergeJobs([answer]);
+    load.jobs().catch(() => {}); // the feed reports an unreachable server
+    return target === "front" ? `Moved to the front: ${title}` : `Priority ${target}: ${title}`;
+  });
+}

@@ -1,0 +1,133 @@
+// The rows of the list. A click anywhere on a row opens the job; its link stays for keyboards and middle clicks.
+
+import { h, icon } from "../base/dom.js";
+import { ago, moment, number, seconds, words } from "../base/format.js";
+import { artifactOf, badge, button, durationOf, progressOf, titleOf } from "../base/parts.js";
+import { hasEnded } from "../base/state.js";
+import { cancelButton, reuse, retry } from "../job/actions.js";
+import { dragging, isMovable, moveByKey } from "./moving.js";
+import { isSelected, selectAll, toggle } from "./selection.js";
+
+const INTERACTIVE = "a, button, input, label, select, summary";
+
+export function table(rows) {
+  return h(
+    "table",
+    { class: "jobs", role: "table", key: "jobs" },
+    h("caption", { class: "hidden" }, "Jobs"),
+    h(
+      "thead",
+      { role: "rowgroup" },
+      h(
+        "tr",
+        { role: "row" },
+        h("th", { key: "pick", scope: "col", role: "columnheader", class: "pick" }, pickAll(rows)),
+        ["Job", "Status", "Created", "Duration", "Actions"].map((text) => h("th", { key: text, scope: "col", role: "columnheader" }, text)),
+      ),
+    ),
+    h("tbody", { role: "rowgroup" }, rows.map(row)),
+  );
+}
+
+function pickAll(rows) {
+  const all = rows.every((job) => isSelected(job.id));
+  return h("input", {
+    type: "checkbox",
+    key: `all:${all}`,
+    checked: all,
+    "aria-label": "Select all jobs on this page",
+    on: { change: (event) => selectAll(rows, event.target.checked) },
+  });
+}
+
+function row(job) {
+  const title = titleOf(job);
+  const movable = isMovable(job);
+  return h(
+    "tr",
+    {
+      key: job.id,
+      role: "row",
+      "data-job": job.id,
+      class: isSelected(job.id) ? "selected" : "",
+      draggable: movable ? "true" : undefined,
+      on: { click: (event) => openRow(event, job), dragstart: (event) => dragging(event, job), dragend: () => dragging(null) },
+    },
+    h(
+      "td",
+      { role: "cell", class: "pick" },
+      h("input", {
+        type: "checkbox",
+        key: `pick:${isSelected(job.id)}`,
+        checked: isSelected(job.id),
+        "aria-label": `Select: ${title.slice(0, 60)}`,
+        on: { change: () => toggle(job.id) },
+      }),
+    ),
+    h(
+      "td",
+      { role: "cell", class: "job" },
+      h(
+        "a",
+        {
+          class: "job-link",
+          href: `#job/${job.id}`,
+          "aria-keyshortcuts": movable ? "Alt+ArrowUp Alt+ArrowDown Alt+Home" : undefined,
+          on: { keydown: (event) => moveByKey(event, job) },
+        },
+        thumbnail(job),
+        h("span", { class: "job-text" }, h("span", { class: "title" }, title), h("span", { class: "small muted" }, about(job))),
+      ),
+    ),
+    h(
+      "td",
+      { role: "cell", class: "state" },
+      badge(job.status),
+      job.moved_to_front_at && job.status === "queued" ? h("span", { class: "tag" }, "at the front") : null,
+      job.priority === "normal" ? null : h("span", { class: "tag" }, job.priority),
+      job.mock ? h("span", { class: "tag" }, "placeholder") : null,
+      hasEnded(job)
+        ? job.error
+          ? h("span", { class: "small bad-text clamp" }, job.error.message)
+          : null
+        : progressOf(job),
+    ),
+    h("td", { role: "cell", class: "when", title: moment(job.created_at) }, ago(job.created_at)),
+    h("td", { role: "cell", class: "took", title: "From the first start to the end" }, seconds(durationOf(job))),
+    h("td", { role: "cell", class: "actions" }, actions(job, title.slice(0, 60))),
+  );
+}
+
+function thumbnail(job) {
+  const picture = artifactOf(job, "thumbnail");
+  return h(
+    "span",
+    { class: "frame" },
+    picture ? h("img", { src: picture.url, alt: "", loading: "lazy" }) : icon(job.type === "generation" ? "film" : "models"),
+  );
+}
+
+/** What is done to one job most often; the rest is in its dialog, or on all selected ones. */
+function actions(job, title) {
+  return [
+    hasEnded(job) ? null : cancelButton(job, "quiet"),
+    job.status === "failed" || job.status === "cancelled"
+      ? button("Retry", () => retry(job), { key: "retry", kind: "quiet steer", label: `Retry: ${title}` })
+      : null,
+    job.type === "generation" ? reuse(job, "quiet") : null,
+  ];
+}
+
+function openRow(event, job) {
+  if (event.defaultPrevented || event.button !== 0 || event.target.closest(INTERACTIVE)) return;
+  if (String(getSelection())) return; // text is being selected
+  location.hash = `job/${job.id}`;
+}
+
+function about(job) {
+  if (job.type === "generation") {
+    const { resolution, frames, steps } = job.params;
+    return `${job.model_id} · ${resolution} · ${number(frames)} frames · ${number(steps)} steps`;
+  }
+  return [words(job.type), job.params.node, job.params.repair ? "with repair" : ""].filter(Boolean).join(" · ");
+}

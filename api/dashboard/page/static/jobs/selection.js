@@ -1,0 +1,117 @@
+// The selected jobs of the list, and what can be done with them together.
+
+import { newKey, patch, post, remove } from "../base/api.js";
+import { attempt, confirm } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { plural } from "../base/format.js";
+import * as load from "../base/load.js";
+import { button, select, titleOf } from "../base/parts.js";
+import { changed, hasEnded, mergeJobs, removeJob, state } from "../base/state.js";
+
+const PRIORITIES = ["critical", "high", "normal", "low"];
+const SHOWN = 10;
+
+const picked = new Set();
+
+/** The selected jobs that the list still shows. */
+export const selected = () => (state.list.ids ?? []).filter((id) => picked.has(id) && state.jobs.has(id)).map((id) => state.jobs.get(id));
+export const isSelected = (id) => picked.has(id);
+
+export function toggle(id) {
+  if (!picked.delete(id)) picked.add(id);
+  changed();
+}
+
+export function selectAll(rows, on) {
+  for (const job of rows) {
+    if (on) picked.add(job.id);
+    else picked.delete(job.id);
+  }
+  changed();
+}
+
+function clear() {
+  picked.clear();
+  changed();
+}
+
+const CHANGES = {
+  cancel: { fits: (job) => !hasEnded(job), send: (job) => post(`/api/v1/jobs/${job.id}/cancel`), done: "cancelled" },
+  retry: {
+    fits: (job) => job.status === "failed" || job.status === "cancelled",
+    send: (job) => post(`/api/v1/jobs/${job.id}/retry`, undefined, { key: newKey() }),
+    done: "retried",
+  },
+  delete: {
+    fits: () => true,
+    send: async (job) => {
+      await remove(`/api/v1/jobs/${job.id}`);
+      removeJob(job.id);
+    },
+    done: "deleted",
+  },
+  front: { fits: (job) => job.status === "queued", send: (job) => post(`/api/v1/jobs/${job.id}/move-to-front`), done: "moved to the front" },
+  priority: {
+    fits: (job) => !hasEnded(job) && job.status !== "running",
+    send: (job, priority) => patch(`/api/v1/jobs/${job.id}`, { priority }),
+    done: "changed",
+  },
+};
+
+export function selectedActions() {
+  const jobs = selected();
+  const able = (name) => jobs.filter(CHANGES[name].fits);
+  const act = (name, text, kind = "") =>
+    button(text, () => start(name, able(name)), { key: name, kind: `${kind} steer`, disabled: !able(name).length });
+  return h(
+    "div",
+    { class: "list-summary chosen", role: "group", "aria-label": "Selected jobs", key: "selected" },
+    h("p", { role: "status" }, `${plural(jobs.length, "job")} selected`),
+    h(
+      "div",
+      { class: "row wrap" },
+      act("cancel", "Cancel"),
+      act("retry", "Retry"),
+      document.body.dataset.scopes.includes("admin") ? act("front", "Move to the front") : null,
+      select("Priority", "selected-priority", [["", "–"], ...PRIORITIES], {
+        change: (event) => {
+          const priority = event.target.value;
+          event.target.value = "";
+          if (priority) start("priority", able("priority"), priority);
+        },
+      }),
+      button("Clear the selection", clear, { key: "clear", kind: "quiet" }),
+      h("span", { class: "spacer" }),
+      act("delete", "Delete", "danger"),
+    ),
+  );
+}
+
+async function start(name, jobs, value) {
+  const { send, done } = CHANGES[name];
+  if (name === "delete" || (name === "cancel" && jobs.length > 1)) {
+    const verb = name === "delete" ? "Delete" : "Cancel";
+    const lines = jobs.slice(0, SHOWN).map(titleOf);
+    if (jobs.length > SHOWN) lines.push(`and ${jobs.length - SHOWN} more`);
+    const text = name === "delete" ? "Jobs that run are cancelled first. All files are deleted too." : undefined;
+    if (!(await confirm({ title: `${verb} ${plural(jobs.length, "job")}?`, text, lines, yes: name === "delete" ? verb : "Cancel the jobs" }))) return;
+  }
+  await attempt(async () => {
+    const failed = [];
+    let count = 0;
+    // The last one moved to the front is first, so the lowest row is moved first.
+    for (const job of name === "front" ? [...jobs].reverse() : jobs) {
+      try {
+        const answer = await send(job, value);
+        if (answer) mergeJobs([answer]);
+        picked.delete(job.id);
+        count += 1;
+      } catch (error) {
+        failed.push(error.message);
+      }
+    }
+    load.jobs().catch(() => {}); // the feed reports an unreachable server
+    if (failed.length) throw new Error(`${count} ${done}, ${failed.length} not: ${[...new Set(failed)].join("; ")}`);
+    return `${plural(count, "job")} ${done}`;
+  });
+}

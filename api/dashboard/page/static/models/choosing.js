@@ -1,0 +1,189 @@
+// Helps to choose a model: compares two by their measurements, or recommends one for a described use.
+
+import { get } from "../base/api.js";
+import { h } from "../base/dom.js";
+import { gigabytes, megabytes, NONE, number, percent, seconds, sentence } from "../base/format.js";
+import { note, score, select } from "../base/parts.js";
+import { changed, state } from "../base/state.js";
+
+let pair = null; // {a, b, comparison, performance: {id: body}}
+let pairProblem = null;
+let advice = null;
+let adviceProblem = null;
+
+export function compare() {
+  const ids = state.catalogue.map((entry) => entry.model_id);
+  return h(
+    "section",
+    { class: "panel", "aria-labelledby": "h-compare" },
+    h("h2", { id: "h-compare" }, "Compare"),
+    h(
+      "form",
+      { class: "filters", "aria-label": "Compare", on: { submit: comparePair } },
+      select("Model", "a", ids, { value: ids[0] }),
+      select("with", "b", ids, { value: ids[1] ?? ids[0] }),
+      h("button", { class: "button" }, "Compare"),
+    ),
+    note(pairProblem, "bad"),
+    pair ? comparison(pair) : null,
+  );
+}
+
+async function comparePair(event) {
+  event.preventDefault();
+  const form = new FormData(event.target);
+  const [a, b] = [form.get("a"), form.get("b")].map(String);
+  const of = (id) => encodeURIComponent(id);
+  try {
+    const [found, ...performance] = await Promise.all([
+      get(`/api/v1/wan-models/compare/${of(a)}/${of(b)}`),
+      get(`/api/v1/wan-models/performance/${of(a)}`),
+      get(`/api/v1/wan-models/performance/${of(b)}`),
+    ]);
+    pair = { a, b, found, performance };
+    pairProblem = null;
+  } catch (error) {
+    pair = null;
+    pairProblem = error.message;
+  }
+  changed();
+}
+
+const ROWS = [
+  ["Average time of its jobs", "generation_time_avg_seconds", seconds],
+  ["95th percentile", "generation_time_p95_seconds", seconds],
+  ["Videos per hour", "throughput_videos_per_hour", (value) => number(value, 1)],
+  ["Quality", "quality_score", score],
+  ["Stability", "stability_score", score],
+  ["Memory efficiency", "memory_efficiency_score", score],
+  ["Peak memory", "memory_peak_mb", megabytes],
+  ["Utilisation", "gpu_utilization_avg_percent", percent],
+  ["Power", "power_consumption_watts", (value) => (value == null ? NONE : `${number(value)} W`)],
+  ["Measured jobs", "samples", number],
+];
+
+function comparison({ a, b, found, performance }) {
+  return h(
+    "div",
+    { class: "answer" },
+    h(
+      "div",
+      { class: "sideways", tabindex: "0", role: "region", "aria-label": `${a} and ${b} side by side` },
+      h(
+        "table",
+        { class: "figures" },
+        h("caption", { class: "hidden" }, `${a} and ${b}, measured`),
+        h("thead", null, h("tr", null, h("td"), h("th", { scope: "col" }, a), h("th", { scope: "col" }, b))),
+        h(
+          "tbody",
+          null,
+          ROWS.map(([label, name, format]) =>
+            h(
+              "tr",
+              { key: name },
+              h("th", { scope: "row" }, label),
+              performance.map((one, index) => h("td", { key: index }, format(one[name]))),
+            ),
+          ),
+        ),
+      ),
+    ),
+    h("p", { class: "hint" }, "Average times are of the jobs that each model has run here, whatever their sizes. The ratio below is for the same size, frames and steps."),
+    found.recommendation ? h("p", null, h("b", null, found.recommendation)) : null,
+    h(
+      "dl",
+      { class: "uses" },
+      Object.entries(found.use_cases ?? {}).map(([id, text]) => [
+        h("dt", { key: `t${id}` }, id),
+        h("dd", { key: `d${id}` }, text),
+      ]),
+    ),
+    (found.trade_offs ?? []).length
+      ? h(
+          "ul",
+          { class: "spelled" },
+          found.trade_offs.map((text) => h("li", { key: text }, text)),
+        )
+      : null,
+  );
+}
+
+export function recommend() {
+  return h(
+    "section",
+    { class: "panel", "aria-labelledby": "h-recommend" },
+    h("h2", { id: "h-recommend" }, "Recommend a model"),
+    h(
+      "form",
+      { class: "filters", "aria-label": "Recommendation", on: { submit: requestAdvice } },
+      h(
+        "label",
+        { class: "field grow" },
+        h("span", null, "Use case"),
+        h("input", { name: "use_case", required: true, maxlength: 500, placeholder: "animate a product photo" }),
+      ),
+      select("Quality", "quality_priority", ["low", "medium", "high"], { value: "medium" }),
+      select("Speed", "speed_priority", ["slow", "medium", "fast"], { value: "medium" }),
+      h(
+        "label",
+        { class: "field" },
+        h("span", null, "Memory, GB"),
+        h("input", { type: "number", name: "memory_constraint_gb", min: 0, step: "any", placeholder: "any" }),
+      ),
+      h("button", { class: "button" }, "Recommend"),
+    ),
+    note(adviceProblem, "bad"),
+    advice ? recommendation(advice) : null,
+  );
+}
+
+async function requestAdvice(event) {
+  event.preventDefault();
+  try {
+    advice = await get("/api/v1/wan-models/recommend", Object.fromEntries(new FormData(event.target)));
+    adviceProblem = null;
+  } catch (error) {
+    advice = null;
+    adviceProblem = error.errors?.map((one) => `${sentence(one.field)}: ${one.message}`).join(" ") || error.message;
+  }
+  changed();
+}
+
+function recommendation(found) {
+  const expected = found.expected_performance ?? {};
+  return h(
+    "div",
+    { class: "answer", "aria-live": "polite" },
+    h("p", { class: "cost-figure" }, found.recommended_model ?? "no model fits"),
+    found.confidence_score == null
+      ? null
+      : h("p", { class: "muted small" }, `confidence ${score(found.confidence_score)}`),
+    h(
+      "ul",
+      { class: "spelled" },
+      (found.reasoning ?? []).map((text) => h("li", { key: text }, text)),
+      (found.limitations ?? []).map((text) => h("li", { key: text, class: "muted" }, text)),
+    ),
+    expected.generation_time_seconds == null
+      ? null
+      : h(
+          "p",
+          { class: "small" },
+          `Expected: ${seconds(expected.generation_time_seconds)} per video${expected.quality_score == null ? "" : `, quality ${score(expected.quality_score)}`}.`,
+        ),
+    found.hardware_requirements?.min_vram_gb
+      ? h(
+          "p",
+          { class: "small muted" },
+          `Needs at least ${gigabytes(found.hardware_requirements.min_vram_gb)} of memory on the device.`,
+        )
+      : null,
+    (found.alternative_models ?? []).length
+      ? h(
+          "p",
+          { class: "small muted" },
+          `Alternatives: ${found.alternative_models.map((one) => one.model_id ?? one).join(", ")}`,
+        )
+      : null,
+  );
+}

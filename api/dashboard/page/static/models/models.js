@@ -1,0 +1,287 @@
+// The model library: the files of each model on each node, downloads and their controls, and health.
+
+import { newKey, post, remove } from "../base/api.js";
+import { cleanup } from "./cleanup.js";
+import { compare, recommend } from "./choosing.js";
+import { attempt, confirm, showMessage } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { ago, fraction, megabytes, NONE, number, percent, plural, seconds, words } from "../base/format.js";
+import * as load from "../base/load.js";
+import { badge, bar, button, fact, facts, loading, note, progressText, score } from "../base/parts.js";
+import { changed, isDrained, mergeJobs, state } from "../base/state.js";
+
+const PRIORITIES = ["critical", "high", "normal", "low"];
+const RATED = new Set(["healthy", "degraded", "critical"]); // states shown beside the availability
+const READY = new Set(["available", "updating"]);
+
+export function models() {
+  if (!state.models)
+    return state.notes.models ? note(`The models could not be loaded: ${state.notes.models}`, "bad") : loading();
+  return [
+    note(state.notes.models && `The models could not be loaded: ${state.notes.models}`, "bad"),
+    h("ul", { class: "cards wide" }, Object.values(state.models).map(card)),
+    h("div", { class: "columns" }, compare(), recommend()),
+    cleanup(),
+  ];
+}
+
+function card(model) {
+  const health = state.health?.[model.model_id];
+  const insight = state.insight?.[model.model_id];
+  return h(
+    "li",
+    { key: model.model_id, class: "panel card", "data-model": model.model_id },
+    h(
+      "div",
+      { class: "row between wrap" },
+      h("h2", null, model.model_id),
+      h(
+        "span",
+        { class: "row" },
+        badge(model.availability_status),
+        health && RATED.has(health.health_status) ? badge(health.health_status) : null,
+      ),
+    ),
+    facts(
+      fact("Size", [megabytes(model.size_mb), catalogueHint(model, "size_mb")]),
+      fact("Integrity", fraction(model.integrity_score), "Verified bytes divided by expected bytes"),
+      fact("Average time", seconds(model.average_generation_time), "Over 30 days"),
+      fact("Success", fraction(health?.success_rate), `Share of the latest jobs that succeeded (${plural(health?.samples ?? 0, "job")})`),
+      fact("Performance", score(model.performance_score), "From speed and success of the latest jobs; see docs/scores.md"),
+      fact("In 24 h", insight ? plural(insight.generations_24h ?? 0, "video") : NONE),
+      fact("Last used", ago(model.last_used)),
+      fact("Loaded on", model.loaded_on.join(", ") || NONE),
+      fact("Version", model.current_version ? model.current_version.slice(0, 10) : NONE, model.current_version),
+    ),
+    model.extends ? note(`A preset of ${model.extends}: it needs that model's files too; the size is its LoRA's.`) : null,
+    model.caveat ? note(`${model.caveat[0].toUpperCase()}${model.caveat.slice(1)}.`, "warn") : null,
+    (health?.issues ?? []).map((text) => note(text, health.health_status === "healthy" ? "" : "warn")),
+    speeds(model),
+    model.update_available ? note("A newer version is available on the hub.") : null,
+    h(
+      "ul",
+      { class: "replicas" },
+      model.replicas.map((one) => replica(model, one)),
+    ),
+    model.replicas.length ? null : h("p", { class: "muted small" }, "No node has reported yet."),
+    h(
+      "div",
+      { class: "row wrap card-actions" },
+      READY.has(model.availability_status)
+        ? h("a", { class: "button primary", href: `#new?model=${encodeURIComponent(model.model_id)}` }, "Create a video")
+        : null,
+      button(model.pinned ? "Unpin" : "Pin", () => pin(model), {
+        label: `${model.pinned ? "Unpin" : "Pin"} ${model.model_id}: ${model.pinned ? "allow cleanup to remove it" : "protect it from cleanup"}`,
+      }),
+      button("Verify", () => check(model, false), {
+        label: `Verify ${model.model_id}`,
+        disabled: !model.replicas.length,
+      }),
+      health?.can_auto_repair && model.replicas.some(isRepairable)
+        ? button("Repair", () => check(model, true), { label: `Repair ${model.model_id}` })
+        : null,
+    ),
+  );
+}
+
+/** Shows the speed tiers with what was measured of them here. */
+function speeds(model) {
+  const tiers = state.tiers?.[model.model_id]?.tiers.filter((one) => one.tier !== "exact");
+  if (!tiers) return null;
+  return h(
+    "ul",
+    { class: "small", "aria-label": `Speed tiers of ${model.model_id}`, key: "tiers" },
+    tiers.map((one) => h("li", { key: one.tier }, h("b", null, one.tier), ": ", measured(one.measured[0]))),
+  );
+}
+
+function measured(one) {
+  if (!one) return "not measured";
+  const psnr = one.psnr_mean === null ? "equal frames" : `PSNR ${number(one.psnr_mean, 1)} dB`;
+  return `${number(one.speedup, 2)} times as fast as exact, SSIM ${number(one.ssim_mean, 3)} (least ${number(one.ssim_min, 3)}), ${psnr}; ${one.resolution}, ${one.frames} frames, ${one.device_name}`;
+}
+
+/** Returns whether a repair would start on this replica's node; a drained node repairs nothing. */
+function isRepairable(one) {
+  return (one.availability_status === "corrupted" || one.corruption_types.length > 0) && !isDrained(one.node);
+}
+
+/** Marks a value that comes from the catalogue and was not measured here. */
+function catalogueHint(model, name) {
+  return model.basis[name] === "catalogue" ? h("span", { class: "muted small" }, " from the catalogue") : null;
+}
+
+function replica(model, one) {
+  const drained = isDrained(one.node); // a download there would stay queued
+  const open = one.online && !drained;
+  const job = one.download_job_id ? state.jobs.get(one.download_job_id) : null;
+  const active =
+    ["downloading", "paused", "queued", "updating"].includes(one.availability_status) && one.download_job_id;
+  return h(
+    "li",
+    { key: one.node, class: "replica" },
+    h(
+      "div",
+      { class: "row between wrap" },
+      h(
+        "span",
+        null,
+        h("b", null, one.node),
+        " ",
+        h(
+          "span",
+          { class: "muted small" },
+          one.online ? "" : "offline · ",
+          drained ? "drained · " : "",
+          one.last_verified ? `verified ${ago(one.last_verified)}` : "never verified",
+        ),
+      ),
+      h(
+        "span",
+        { class: "row" },
+        badge(one.availability_status),
+        !active && !READY.has(one.availability_status) && open
+          ? button("Download", () => download(model, one), { label: `Download ${model.model_id} to ${one.node}` })
+          : !active && model.update_available && open
+            ? button("Update", () => download(model, one), { label: `Update ${model.model_id} on ${one.node}` })
+            : null,
+      ),
+    ),
+    one.missing_files.length
+      ? h(
+          "p",
+          { class: "small muted clamp" },
+          `${plural(one.missing_files.length, "file")} missing: ${one.missing_files.slice(0, 3).join(", ")}`,
+        )
+      : null,
+    one.corruption_types.length
+      ? h("p", { class: "small bad-text" }, `damaged: ${one.corruption_types.map(words).join(", ")}`)
+      : null,
+    active ? steering(model, one, job) : null,
+  );
+}
+
+function steering(model, one, job) {
+  const percentDone = job?.progress.percent ?? one.download_progress;
+  const paused = one.availability_status === "paused" || job?.status === "paused";
+  const name = `${model.model_id} on ${one.node}`;
+  return h(
+    "div",
+    { class: "steering" },
+    bar(percentDone, `Download of ${name}`),
+    h(
+      "p",
+      { class: "small muted" },
+      job ? progressText(job) : percent(percentDone),
+      job?.bandwidth_limit_mbps ? ` · at most ${number(job.bandwidth_limit_mbps, 2)} Mbps` : "",
+    ),
+    h(
+      "div",
+      { class: "row wrap" },
+      paused
+        ? button("Resume", () => manage(model, one, "resume"), {
+            key: "resume",
+            label: `Resume the download of ${name}`,
+          })
+        : button("Pause", () => manage(model, one, "pause"), { key: "pause", label: `Pause the download of ${name}` }),
+      button("Cancel", () => cancel(model, one), {
+        key: "cancel",
+        kind: "quiet",
+        label: `Cancel the download of ${name}`,
+      }),
+      h(
+        "label",
+        { class: "inline", key: `p${job?.priority}` },
+        "Priority ",
+        h(
+          "select",
+          {
+            value: job?.priority ?? "normal",
+            on: { change: (event) => manage(model, one, "priority", { priority: event.target.value }) },
+          },
+          PRIORITIES.map((each) => h("option", { key: each, value: each }, each)),
+        ),
+      ),
+      h(
+        "form",
+        { class: "inline", key: "limit", on: { submit: (event) => limit(event, model, one) } },
+        h(
+          "label",
+          null,
+          "Limit ",
+          h("input", {
+            type: "number",
+            name: "mbps",
+            min: 0.01,
+            step: "any",
+            class: "narrow",
+            value: job?.bandwidth_limit_mbps ?? "",
+            required: true,
+          }),
+          " Mbps",
+        ),
+        h("button", { class: "button quiet" }, "Set"),
+      ),
+    ),
+  );
+}
+
+async function download(model, one) {
+  await attempt(async () => {
+    mergeJobs([await post("/api/v1/jobs/download", { model_id: model.model_id, node: one.node }, { key: newKey() })]);
+    await load.models();
+  }, "The download is queued");
+}
+
+async function manage(model, one, action, more = {}) {
+  await attempt(async () => {
+    const answer = await post("/api/v1/models/download/manage", {
+      model_id: model.model_id,
+      node: one.node,
+      action,
+      ...more,
+    });
+    showMessage(answer.message, answer.success ? "good" : "info");
+    await Promise.all([load.models(), load.active()]);
+  });
+}
+
+function limit(event, model, one) {
+  event.preventDefault();
+  manage(model, one, "bandwidth", { bandwidth_limit_mbps: Number(new FormData(event.target).get("mbps")) });
+}
+
+async function cancel(model, one) {
+  const yes = await confirm({
+    title: `Cancel the download of ${model.model_id}?`,
+    text: `Its downloaded files on ${one.node} are removed, unless another download needs them. To keep them, pause the download instead.`,
+    yes: "Cancel the download",
+  });
+  if (yes) await manage(model, one, "cancel");
+}
+
+async function check(model, repair) {
+  await attempt(
+    async () => {
+      const answer = await post(
+        "/api/v1/jobs/integrity-check",
+        { model_id: model.model_id, repair },
+        { key: newKey() },
+      );
+      mergeJobs(answer.data ?? [answer]);
+    },
+    repair ? "The repair is queued" : "The integrity check is queued",
+  );
+}
+
+async function pin(model) {
+  const path = `/api/v1/models/${encodeURIComponent(model.model_id)}/pin`;
+  await attempt(
+    async () => {
+      const answer = model.pinned ? await remove(path) : await post(path);
+      model.pinned = answer.pinned;
+      changed();
+    },
+    model.pinned ? "Unpinned" : "Pinned: cleanups do not remove it",
+  );
+}

@@ -1,0 +1,158 @@
+// The state of the form for a new video: model, the values that were entered, picture and errors.
+
+import { changed, state } from "../base/state.js";
+import * as stored from "./stored.js";
+
+const NUMBERS = new Set([
+  "frames",
+  "fps",
+  "steps",
+  "seed",
+  "guidance_scale",
+  "guidance_scale_2",
+  "flow_shift",
+  "devices_per_job",
+]);
+const SPECIAL = new Set(["model_id", "image", "fallback", "webhook_progress", "seconds"]); // not sent as they are
+
+export const MAX_LORAS = 8; // in one request
+
+let nextRow = 0; // the number of the next LoRA row
+let saving = null;
+
+export const draft = {
+  model_id: null,
+  filled: {}, // what was entered, by field; other fields have the model's defaults
+  round: 0, // increases when the fields are reset
+  loras: [], // numbers of the LoRA rows
+  image: null, // a File
+  imageUrl: null,
+  imageText: null, // what is known of the picture
+  errors: {}, // messages by field
+  general: null, // an error that belongs to no field of the form
+  alternatives: [], // requests that would fit
+  sending: false,
+  key: null, // the Idempotency-Key; kept until a field changes, so that sending twice creates one job
+};
+
+/** The chosen model: at first one that is available, since that is what works now. */
+export const chosen = () =>
+  state.catalogue.find((entry) => entry.model_id === draft.model_id) ??
+  state.catalogue.find((entry) => state.models?.[entry.model_id]?.is_available) ??
+  state.catalogue[0];
+
+/** Takes up the draft of an earlier visit. */
+export function restore() {
+  const kept = stored.draft();
+  if (kept && typeof kept.filled === "object" && state.catalogue.some((entry) => entry.model_id === kept.model_id)) {
+    resetFields(kept.model_id, kept.filled);
+  }
+}
+
+/** Resets the fields to these values. */
+export function resetFields(modelId, filled) {
+  Object.assign(draft, { model_id: modelId, filled: { ...filled }, errors: {}, general: null, alternatives: [], key: null });
+  draft.round += 1;
+  draft.loras = (filled.loras ?? []).map((_, index) => index);
+  nextRow = draft.loras.length;
+  changed();
+}
+
+/** Notes an entered value. Kept in the browser once typing pauses. */
+export function enter(name, value) {
+  draft.filled[name] = value;
+  saveSoon();
+}
+
+export function saveSoon() {
+  clearTimeout(saving);
+  saving = setTimeout(save, 300);
+}
+
+export function save() {
+  clearTimeout(saving);
+  stored.saveDraft({ model_id: draft.model_id ?? chosen()?.model_id, filled: draft.filled });
+}
+
+addEventListener("pagehide", () => {
+  if (draft.round || Object.keys(draft.filled).length) save();
+});
+
+/** Returns what was entered, if this model allows it, else its default. */
+export function valueOf(entry, name) {
+  const given = draft.filled[name];
+  const otherwise = entry.defaults[name];
+  if (given === undefined || given === null || given === "" || entry.fixed.includes(name)) return otherwise;
+  const within = { frames: entry.frames, steps: entry.steps }[name];
+  if (within && !(Number(given) >= within[0] && Number(given) <= within[1]) && draft.changedModel) return otherwise;
+  const among = { resolution: entry.resolutions, fps: entry.fps.map(String), quantization: entry.quantizations, output_format: entry.output_formats }[name];
+  return among && !among.includes(String(given)) ? otherwise : given;
+}
+
+/** Sets the image; null removes it. */
+export function setImage(file, text = null) {
+  if (draft.imageUrl) URL.revokeObjectURL(draft.imageUrl);
+  draft.image = file;
+  draft.imageUrl = file ? URL.createObjectURL(file) : null;
+  draft.imageText = text;
+  draft.key = null;
+  delete draft.errors.image;
+  changed();
+}
+
+/** Adds a LoRA row and returns its number. */
+export function addLora() {
+  draft.loras.push(nextRow);
+  changed();
+  return nextRow++;
+}
+
+export function dropLora(row) {
+  const place = draft.loras.indexOf(row);
+  draft.filled.loras = draft.filled.loras?.filter((_, index) => index !== place);
+  saveSoon();
+  draft.loras = draft.loras.filter((one) => one !== row);
+  for (const name of ["name", "scale"]) delete draft.errors[`loras.${row}.${name}`];
+  delete draft.errors.loras;
+  draft.key = null;
+  changed();
+}
+
+/** Returns the request body from the form's fields, without empty ones. */
+export function requestBody(form, entry) {
+  const body = { model_id: entry.model_id };
+  const data = new FormData(form);
+  for (const [name, value] of data) {
+    if (SPECIAL.has(name) || name.startsWith("loras.") || value === "") continue;
+    body[name] = NUMBERS.has(name) ? Number(value) : value;
+  }
+  body.prompt ??= "";
+  const fallback = data.getAll("fallback");
+  if (fallback.length) body.fallback = fallback;
+  if (data.has("webhook_progress")) body.webhook_progress = true;
+  const loras = namedRows(data).map((row) => {
+    const scale = data.get(`loras.${row}.scale`);
+    return { name: data.get(`loras.${row}.name`).trim(), ...(scale === "" ? {} : { scale: Number(scale) }) };
+  });
+  if (loras.length) body.loras = loras;
+  return body;
+}
+
+/** Returns a function from a path in the request body to the name of the form field. */
+export function fieldNames(form) {
+  const rows = namedRows(new FormData(form));
+  return ([first, index, inner]) => (first === "loras" && inner ? `loras.${rows[index]}.${inner}` : String(first ?? ""));
+}
+
+const namedRows = (data) => draft.loras.filter((row) => data.get(`loras.${row}.name`)?.trim());
+
+/** Returns the body to send: a multipart form if there is an image. */
+export function withImage(body, entry) {
+  if (!draft.image || entry.image === "refused") return body;
+  const form = new FormData();
+  for (const [name, value] of Object.entries(body)) {
+    form.append(name, Array.isArray(value) ? JSON.stringify(value) : String(value));
+  }
+  form.append("image", draft.image);
+  return form;
+}

@@ -1,0 +1,119 @@
+// The bar below the form: when the video would start and end and what it would cost, and the button that creates it.
+// The figures come from a dry run of the request, so they are what accepting it would say.
+
+import { post, Problem } from "../base/api.js";
+import { h } from "../base/dom.js";
+import { at, gigabytes, seconds } from "../base/format.js";
+import { button } from "../base/parts.js";
+import { changed, state } from "../base/state.js";
+import { draft, requestBody } from "./draft.js";
+
+const PAUSE_MS = 400;
+const FRESH_MS = 15_000; // afterwards the queue has changed
+// In place of a picture: its content changes neither memory nor time.
+const DOT =
+  "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
+
+let estimate = { of: null, at: 0, found: null, refused: null, failed: null };
+let pause = null;
+
+export function estimateBar(entry, take) {
+  requestSoon(entry);
+  const { found, refused, failed } = estimate;
+  const current = found?.model_id === entry.model_id ? found : null;
+  return h(
+    "div",
+    { class: "make-bar", key: "bar" },
+    h(
+      "section",
+      { class: "estimate", "aria-labelledby": "h-cost", "aria-live": "polite" },
+      h("h2", { id: "h-cost", class: "hidden" }, "Estimated time"),
+      refused ? missing(refused, take) : failed ? h("p", { class: "small bad-text" }, failed) : current ? figures(current, entry) : h("p", { class: "muted" }, "Estimating…"),
+    ),
+    h(
+      "button",
+      { type: "submit", form: "make-form", class: "button primary large", disabled: draft.sending },
+      draft.sending ? "Sending…" : "Create video",
+    ),
+  );
+}
+
+function figures({ cost, expected, memory, model_ready: ready }, entry) {
+  const known = cost.generation_seconds !== null;
+  const there = state.models?.[entry.model_id];
+  return [
+    h(
+      "dl",
+      { class: "estimate-facts" },
+      pair("Starts", expected.start_at ? at(expected.start_at) : ready ? "not known" : "when the model is there"),
+      pair("Ends", expected.end_at ? at(expected.end_at) : known ? "not known" : "not measured yet"),
+      pair("Device time", cost.gpu_seconds !== null ? `about ${seconds(cost.gpu_seconds)}` : known ? `about ${seconds(cost.generation_seconds)}` : "not measured yet"),
+      there && !there.is_available ? pair("Download", gigabytes(entry.download_gb)) : null,
+    ),
+    memory && !memory.open_devices
+      ? h("p", { class: "small warn-text" }, memory.fitting_devices ? "No device that fits it accepts jobs now; it would wait." : "No registered device has the memory; it would wait.")
+      : null,
+    expected.start_at || !expected.how ? null : h("p", { class: "small" }, expected.how),
+    h("p", { class: "hint" }, known ? cost.how : "No job of this model has succeeded with this quantization yet, so its time is not known."),
+  ];
+}
+
+const pair = (name, value) => h("div", { key: name }, h("dt", null, name), h("dd", null, value));
+
+/** What the request lacks, and requests that would fit as buttons. */
+function missing(refused, take) {
+  return [
+    h("p", { class: "small bad-text" }, refused.message),
+    refused.alternatives.length
+      ? h(
+          "div",
+          { class: "row wrap", role: "group", "aria-label": "Requests that fit" },
+          refused.alternatives.slice(0, 4).map((one, index) =>
+            button(changesText(one.changes), () => take(one.request), { key: index, kind: "tiny", label: `Use ${changesText(one.changes)}` }),
+          ),
+        )
+      : null,
+  ];
+}
+
+const changesText = (changes) =>
+  Object.entries(changes)
+    .map(([name, value]) => (name === "frames" ? `${value} frames` : name === "quantization" || name === "speed" ? `${name} ${value}` : String(value)))
+    .join(", ");
+
+/** Requests the estimate for the form's values once typing has paused. */
+function requestSoon(entry) {
+  const form = document.querySelector(".make-form");
+  if (!form || pause || document.documentElement.dataset.view !== "new") return;
+  // What the request's answer alone can say, such as a LoRA that does not exist, is left out.
+  const { webhook_url, webhook_progress, loras, fallback, ...wanted } = requestBody(form, entry);
+  wanted.prompt = "a video"; // its words change neither time nor memory
+  delete wanted.negative_prompt;
+  delete wanted.seed;
+  if (entry.image === "required" || (entry.image === "optional" && draft.image)) wanted.image = DOT;
+  const of = JSON.stringify(wanted);
+  if (estimate.of === of && Date.now() - estimate.at < FRESH_MS) return;
+  const outside = [...form.elements].find((field) => field.name && field.type === "number" && !field.checkValidity());
+  if (outside) {
+    const text = `${form.querySelector(`label[for="${CSS.escape(outside.id)}"]`)?.textContent ?? outside.name}: ${outside.validationMessage}`;
+    if (estimate.failed !== text) {
+      estimate = { of: null, at: 0, found: null, refused: null, failed: text };
+      changed();
+    }
+    return;
+  }
+  pause = setTimeout(async () => {
+    pause = null;
+    const known = { of, at: Date.now(), found: null, refused: null, failed: null };
+    try {
+      known.found = await post("/api/v1/jobs/generation?dry_run=true", wanted);
+    } catch (error) {
+      if (error instanceof Problem && error.alternatives.length) known.refused = error;
+      else if (error instanceof Problem && error.errors.length) known.failed = error.errors.map((one) => `${one.field}: ${one.message}`).join(" ");
+      else if (error instanceof Problem) known.refused = error;
+      else known.failed = error.message;
+    }
+    estimate = known;
+    changed();
+  }, PAUSE_MS);
+}

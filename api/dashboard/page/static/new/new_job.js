@@ -1,0 +1,211 @@
+// The view for a new video: the form, the bar with the estimate, and the jobs that this page has submitted.
+
+import { base, Unreachable, newKey, post, Problem } from "../base/api.js";
+import { showMessage } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import * as load from "../base/load.js";
+import { artifactOf, badge, empty, note, progressOf, titleOf } from "../base/parts.js";
+import { afterDrawing, changed, hasEnded, mergeJobs, state } from "../base/state.js";
+import { chosen, draft, fieldNames, requestBody, resetFields, restore, save, withImage } from "./draft.js";
+import { estimateBar } from "./estimate.js";
+import { fields, fieldChanged } from "./generation_form.js";
+import { listen, takeFrom } from "./picture.js";
+import * as stored from "./stored.js";
+
+const SHOWN = 6;
+
+const submitted = []; // ids of the jobs that this page submitted, newest first
+const announced = new Set(); // ids of those whose end was announced
+let from = null; // the job whose settings were copied last
+let begun = false;
+
+export function newJob() {
+  if (!begun) begin();
+  const entry = chosen();
+  if (!entry) return note("The list of models is missing. Reload the page.", "bad");
+  return h(
+    "div",
+    { class: "make" },
+    h(
+      "div",
+      { class: "make-main" },
+      h(
+        "form",
+        {
+          key: `form-${draft.round}`,
+          id: "make-form",
+          class: "panel make-form",
+          novalidate: true,
+          "aria-label": "New video",
+          on: { submit: send, input: fieldChanged, keydown: sendByKey },
+        },
+        fields(entry),
+      ),
+      estimateBar(entry, takeAlternative),
+    ),
+    h("div", { class: "make-side" }, results()),
+  );
+}
+
+function begin() {
+  begun = true;
+  restore();
+  listen();
+}
+
+function sendByKey(event) {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  event.preventDefault();
+  if (!draft.sending) event.currentTarget.requestSubmit();
+}
+
+/** Fills the form with a request that fits, instead of the one that does not. */
+function takeAlternative(request) {
+  const { model_id, ...rest } = request;
+  resetFields(model_id, { ...draft.filled, ...rest, prompt: draft.filled.prompt });
+  save();
+}
+
+/** Shows a message, in any view, when a job that this page submitted has ended. */
+export function announceEnds() {
+  for (const job of submitted.map((id) => state.jobs.get(id))) {
+    if (!job || !hasEnded(job) || announced.has(job.id)) continue;
+    announced.add(job.id);
+    const title = titleOf(job).slice(0, 80);
+    if (job.status === "succeeded") showMessage(`Your video is ready: ${title}`, "good");
+    else showMessage(`Your job ended without a video (${job.status}): ${title}`, "bad");
+  }
+}
+
+/** Fills the form with the settings of a job (`#new?from=ID`) or selects a model (`#new?model=ID`). */
+export async function startFrom(query) {
+  if (!begun) begin();
+  const model = query.get("model");
+  if (model && state.catalogue.some((entry) => entry.model_id === model) && model !== draft.model_id) {
+    resetFields(model, draft.filled);
+  }
+  const id = query.get("from");
+  const before = from;
+  from = id;
+  if (!id || id === before) return;
+  const job = state.jobs.get(id) ?? (await load.one(id).catch(() => null));
+  if (job?.type !== "generation") return showMessage("That job no longer exists; its settings could not be copied.", "bad");
+  const { image, ...params } = job.params;
+  const fallback = params.fallback?.length ? params.fallback : undefined;
+  resetFields(params.model_id, { ...params, fallback, priority: job.priority });
+  save();
+  showMessage("The settings were copied, with the seed.", "info", { text: "New seed", act: newSeed, milliseconds: 10_000 });
+  if (!image) return null;
+  try {
+    await takeFrom(`${base}/api/v1/jobs/${id}/image`);
+  } catch (error) {
+    showMessage(`The picture could not be copied: ${error.message} Choose it again.`, "bad");
+  }
+  return null;
+}
+
+function newSeed() {
+  const field = document.getElementById("f-seed");
+  if (field) field.value = "";
+  draft.filled.seed = "";
+  draft.key = null;
+  save();
+  showMessage("The seed will be drawn anew.");
+}
+
+async function send(event) {
+  event.preventDefault();
+  const form = event.target;
+  const entry = chosen();
+  const body = requestBody(form, entry);
+  const fieldOf = fieldNames(form);
+  draft.errors = {};
+  draft.general = null;
+  if (!body.prompt.trim()) draft.errors.prompt = "Describe the video.";
+  if (entry.image === "required" && !draft.image) draft.errors.image = `${entry.model_id} needs an image to start from.`;
+  if (Object.keys(draft.errors).length) return focusErrors(form);
+  draft.sending = true;
+  draft.key ??= newKey();
+  changed();
+  try {
+    const job = await post("/api/v1/jobs/generation", withImage(body, entry), { key: draft.key, timeout: 60_000 });
+    draft.key = null;
+    mergeJobs([job]);
+    stored.rememberPrompt(body.prompt);
+    if (!submitted.includes(job.id)) submitted.unshift(job.id);
+    showMessage("The job is queued.", "good");
+  } catch (error) {
+    if (error instanceof Problem && error.errors.length) {
+      for (const { place, message } of error.errors) {
+        const name = fieldOf(place);
+        if (form.elements[name]) draft.errors[name] = message;
+        else draft.general = `${name}: ${message}`;
+      }
+    } else if (error instanceof Problem || error instanceof Unreachable) draft.general = error.message;
+    else throw error;
+  } finally {
+    draft.sending = false;
+    changed();
+  }
+  if (Object.keys(draft.errors).length) focusErrors(form);
+}
+
+function focusErrors(form) {
+  afterDrawing(() => {
+    form.querySelector(".advanced:has(.field-error)")?.setAttribute("open", "");
+    form.querySelector("[aria-invalid]")?.focus();
+  });
+}
+
+function results() {
+  const jobs = submitted
+    .map((id) => state.jobs.get(id))
+    .filter(Boolean)
+    .slice(0, SHOWN);
+  return h(
+    "section",
+    { class: "panel", "aria-labelledby": "h-recent" },
+    h("h2", { id: "h-recent" }, "Your recent jobs"),
+    jobs.length ? h("ul", { class: "now" }, jobs.map(resultItem)) : empty("Jobs that you submit appear here with their progress."),
+  );
+}
+
+function resultItem(job) {
+  const video = artifactOf(job, "video");
+  return h(
+    "li",
+    { key: job.id, "data-submitted": job.id },
+    h(
+      "div",
+      { class: "row between" },
+      h("a", { class: "title", href: `#job/${job.id}` }, titleOf(job)),
+      badge(job.status),
+    ),
+    hasEnded(job) ? null : progressOf(job),
+    job.error ? note(job.error.message, "bad") : null,
+    (job.fallback_applied ?? []).map((one) => note(one.message)),
+    video
+      ? h("video", {
+          key: video.url,
+          class: "player small-player",
+          controls: true,
+          loop: true,
+          preload: "metadata",
+          src: video.url,
+          poster: artifactOf(job, "thumbnail")?.url,
+          playsinline: true,
+          width: job.result.width,
+          height: job.result.height,
+          "aria-label": `Video: ${titleOf(job)}`,
+        })
+      : null,
+    job.status === "succeeded"
+      ? h(
+          "p",
+          { class: "small muted" },
+          `seed ${String(job.params.seed)} · ${job.params.resolution} · `,
+          h("a", { href: `#new?from=${job.id}` }, "Reuse settings"),
+        )
+      : null,
+  );
+}

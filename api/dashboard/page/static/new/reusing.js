@@ -1,0 +1,95 @@
+// Past prompts and presets of the form. Both are kept in this browser only.
+
+import { showMessage } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { button } from "../base/parts.js";
+import { changed } from "../base/state.js";
+import { draft, requestBody, resetFields, save } from "./draft.js";
+import * as stored from "./stored.js";
+
+export function pastPrompts() {
+  const rows = stored.prompts();
+  if (!rows.length) return null;
+  return h(
+    "details",
+    { key: "past", class: "menu" },
+    h("summary", { class: "button quiet" }, "Past prompts"),
+    h(
+      "ul",
+      { tabindex: "0", "aria-label": "Past prompts, newest first" },
+      rows.map((prompt) => h("li", { key: prompt }, h("button", { type: "button", class: "button quiet", on: { click: (event) => use(event, prompt) } }, h("span", { class: "clamp" }, prompt)))),
+    ),
+  );
+}
+
+function use(event, prompt) {
+  event.target.closest("details").open = false;
+  const field = document.getElementById("f-prompt");
+  field.value = prompt;
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+  field.focus();
+}
+
+export function presets(entry) {
+  const names = Object.keys(stored.presets()).sort();
+  return h(
+    "details",
+    { key: "presets", class: "menu" },
+    h("summary", { class: "button quiet" }, "Presets"),
+    h(
+      "div",
+      { class: "menu-body" },
+      h("p", { class: "hint" }, "Settings by name, without the prompt and the picture. They are kept in this browser only."),
+      names.length
+        ? h(
+            "ul",
+            null,
+            names.map((name) =>
+              h(
+                "li",
+                { key: name, class: "row between" },
+                h("button", { type: "button", class: "button quiet", on: { click: (event) => apply(event, name) } }, name),
+                button("Remove", () => remove(name), { kind: "quiet danger", label: `Remove the preset ${name}` }),
+              ),
+            ),
+          )
+        : null,
+      h(
+        "div",
+        { class: "row" },
+        h("input", { id: "preset-name", maxlength: 40, placeholder: "name", "aria-label": "Name of a new preset", on: { keydown: (event) => keyed(event, entry) } }),
+        button("Save", () => keep(entry), { label: "Save the settings as a preset" }),
+      ),
+    ),
+  );
+}
+
+function keyed(event, entry) {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  keep(entry);
+}
+
+function keep(entry) {
+  const field = document.getElementById("preset-name");
+  const name = field.value.trim();
+  if (!name) return field.focus();
+  const { prompt, seed, ...rest } = requestBody(document.querySelector(".make-form"), entry);
+  const kept = stored.savePreset(name, rest);
+  field.value = "";
+  changed();
+  return showMessage(kept ? `The preset ${name} is saved in this browser.` : "The browser's storage is unavailable.", kept ? "good" : "bad");
+}
+
+function apply(event, name) {
+  event.target.closest("details").open = false;
+  const { model_id, ...rest } = stored.presets()[name];
+  resetFields(model_id, { ...rest, prompt: draft.filled.prompt });
+  save();
+  showMessage(`Preset ${name}`);
+}
+
+function remove(name) {
+  stored.dropPreset(name);
+  changed();
+}

@@ -1,0 +1,153 @@
+// The view of open alerts, who acknowledged them, and resolved ones.
+
+import { post } from "../base/api.js";
+import { attempt } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { ago, moment } from "../base/format.js";
+import { badge, empty, loading, note } from "../base/parts.js";
+import { changed, mergeAlert, state } from "../base/state.js";
+
+const NAME = "wanworks.name";
+const RANK = { critical: 0, warning: 1, info: 2 };
+const HISTORY = 50;
+
+export function alerts() {
+  const open = [...state.alerts.values()].sort(
+    (a, b) =>
+      Number(a.acknowledged) - Number(b.acknowledged) ||
+      RANK[a.severity] - RANK[b.severity] ||
+      (a.timestamp < b.timestamp ? 1 : -1),
+  );
+  return [
+    note(state.notes.alerts && `The alerts could not be loaded: ${state.notes.alerts}`, "bad"),
+    h(
+      "section",
+      { "aria-labelledby": "h-open" },
+      h(
+        "div",
+        { class: "row between wrap" },
+        h("h2", { id: "h-open" }, "Open"),
+        h(
+          "label",
+          { class: "inline" },
+          "Your name ",
+          h("input", {
+            id: "alert-name",
+            name: "name",
+            autocomplete: "name",
+            maxlength: 64,
+            placeholder: "optional",
+            value: remembered(),
+            on: { change: remember },
+          }),
+        ),
+      ),
+      open.length
+        ? h("ul", { class: "alerts" }, open.map(openAlert))
+        : state.notes.alerts
+          ? null
+          : state.loaded.has("alerts")
+            ? empty("No open alerts.")
+            : loading(),
+    ),
+    h(
+      "section",
+      { "aria-labelledby": "h-history" },
+      h("h2", { id: "h-history" }, "History"),
+      note(state.notes.resolved && `The history could not be loaded: ${state.notes.resolved}`, "bad"),
+      state.resolved?.length
+        ? h("ul", { class: "alerts past" }, state.resolved.slice(0, HISTORY).map(pastAlert))
+        : state.resolved
+          ? empty("No resolved alerts yet.")
+          : state.notes.resolved
+            ? null
+            : loading(),
+    ),
+  ];
+}
+
+function openAlert(alert) {
+  return h(
+    "li",
+    { key: alert.id, class: `panel alert ${alert.severity}`, "data-alert": alert.id },
+    h(
+      "div",
+      { class: "row between wrap" },
+      h("div", { class: "row wrap" }, badge(alert.severity), h("h3", null, alert.title)),
+      h("span", { class: "muted small", title: moment(alert.timestamp) }, `opened ${ago(alert.timestamp)}`),
+    ),
+    h("p", null, alert.message),
+    alert.suggested_action
+      ? h(
+          "p",
+          { class: "suggestion" },
+          h("b", null, alert.action_required ? "Action required: " : "Suggestion: "),
+          alert.suggested_action,
+        )
+      : null,
+    h(
+      "div",
+      { class: "row between wrap" },
+      h(
+        "span",
+        { class: "small muted" },
+        [alert.model_id, alert.subject !== alert.model_id ? alert.subject : null].filter(Boolean).join(" · "),
+      ),
+      alert.acknowledged
+        ? h(
+            "span",
+            { class: "small acknowledged" },
+            `Acknowledged${alert.acknowledged_by ? ` by ${alert.acknowledged_by}` : ""}, ${ago(alert.acknowledged_at)}`,
+          )
+        : h(
+            "button",
+            {
+              type: "button",
+              class: "button",
+              "aria-label": `Acknowledge: ${alert.title}`,
+              on: { click: () => acknowledge(alert) },
+            },
+            "Acknowledge",
+          ),
+    ),
+  );
+}
+
+function pastAlert(alert) {
+  return h(
+    "li",
+    { key: alert.id },
+    h("div", { class: "row wrap" }, badge(alert.severity), h("strong", null, alert.title)),
+    h("p", { class: "small" }, alert.message),
+    h(
+      "p",
+      { class: "muted small" },
+      `${moment(alert.timestamp)} to ${moment(alert.resolved_at)}`,
+      alert.acknowledged_by ? ` · acknowledged by ${alert.acknowledged_by}` : "",
+    ),
+  );
+}
+
+function acknowledge(alert) {
+  const by = document.getElementById("alert-name")?.value.trim();
+  return attempt(async () => {
+    mergeAlert(await post(`/api/v1/dashboard/alerts/${alert.id}/acknowledge`, by ? { by } : undefined));
+    changed();
+  }, "Acknowledged");
+}
+
+function remembered() {
+  try {
+    return localStorage.getItem(NAME) ?? "";
+  } catch {
+    return ""; // storage is unavailable
+  }
+}
+
+function remember(event) {
+  try {
+    localStorage.setItem(NAME, event.target.value.trim());
+  } catch {
+    // Storage is unavailable: the name stays in the field only.
+  }
+}

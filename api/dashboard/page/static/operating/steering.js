@@ -1,0 +1,53 @@
+// What administrators do with devices and nodes: pause, drain, and release from quarantine.
+
+import { post, remove } from "../base/api.js";
+import { attempt, confirm } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import * as load from "../base/load.js";
+import { button } from "../base/parts.js";
+import { isAdmin } from "../overview/usage.js";
+
+/** The buttons of one device; none without the scope `admin`. */
+export function deviceActions(device) {
+  if (!isAdmin()) return null;
+  const key = `${device.node}/${device.index}`;
+  const pause = (act, done) => change(() => post(`/api/v1/queues/${act}`, { device: key }), done);
+  return h(
+    "div",
+    { class: "row wrap card-actions", key: "actions" },
+    device.paused_at
+      ? button("Resume", () => pause("resume", `${key} takes jobs again.`), { key: "resume", label: `Resume ${key}` })
+      : button("Pause", () => pause("pause", `${key} is paused: its job finishes, no other starts.`), { key: "pause", label: `Pause ${key}` }),
+    device.quarantined_at ? button("Release", () => release(device, key), { key: "release", label: `Release ${key} from quarantine` }) : null,
+  );
+}
+
+/** The button of one node. */
+export function nodeActions(node) {
+  if (!isAdmin()) return null;
+  const path = `/api/v1/nodes/${encodeURIComponent(node.name)}/drain`;
+  return h(
+    "div",
+    { class: "row wrap", key: "actions" },
+    node.drained_at
+      ? button("Take jobs again", () => change(() => remove(path), `${node.name} takes jobs again.`), { key: "undrain", label: `End the drain of ${node.name}` })
+      : button("Drain", () => drain(node, path), { key: "drain", label: `Drain ${node.name}` }),
+  );
+}
+
+async function drain(node, path) {
+  const text = "What runs on it finishes; nothing new starts on it until the drain is ended.";
+  if (await confirm({ title: `Drain the node ${node.name}?`, text, yes: "Drain" })) await change(() => post(path), `${node.name} is drained.`);
+}
+
+async function release(device, key) {
+  const text = `Release it once it is repaired: ${device.quarantine_reason}. Jobs start on it again at once.`;
+  if (!(await confirm({ title: `Release ${key} from quarantine?`, text, yes: "Release" }))) return;
+  await change(() => remove(`/api/v1/nodes/${encodeURIComponent(device.node)}/devices/${device.index}/quarantine`), `${key} is released.`);
+}
+
+const change = (act, done) =>
+  attempt(async () => {
+    await act();
+    await load.essentials();
+  }, done);

@@ -1,0 +1,321 @@
+// The overview: overall health, key figures, current jobs, newest videos and charts.
+
+import { base } from "../base/api.js";
+import { chart } from "../base/chart.js";
+import { h } from "../base/dom.js";
+import { ago, fraction, NONE, number, percent, plural, seconds } from "../base/format.js";
+import { feed, isStale } from "../base/feed.js";
+import * as load from "../base/load.js";
+import { artifactOf, badge, durationOf, empty, loading, note, progressOf, titleOf } from "../base/parts.js";
+import { firstRun, obstacle } from "./first_run.js";
+import { pauses } from "./pauses.js";
+import { activeCount, activeJobs, changed, state } from "../base/state.js";
+import { isAdmin, usage } from "./usage.js";
+
+const SPANS = [
+  [1, "1 h", "the last hour"],
+  [24, "24 h", "the last 24 hours"],
+  [168, "7 d", "the last 7 days"],
+];
+const SHOWN = 5;
+const NO_JOBS = new Set(["offline", "draining", "drained", "paused", "quarantined"]); // states of devices that accept none
+
+export function overview() {
+  return [
+    health(),
+    firstRun(),
+    state.pauses?.length ? pauses() : null,
+    h("ul", { class: "tiles" }, tiles()),
+    h("div", { class: "columns" }, now(), newest()),
+    h(
+      "section",
+      { class: "charts", "aria-labelledby": "h-charts" },
+      h("div", { class: "row between" }, h("h2", { id: "h-charts" }, "Over time"), spans()),
+      note(state.notes.history && `The history could not be loaded: ${state.notes.history}`, "bad"),
+      h("div", { class: "chart-grid" }, charts()),
+    ),
+    usage(),
+    state.pauses?.length ? null : pauses(),
+    h(
+      "p",
+      { class: "links" },
+      state.flower && isAdmin()
+        ? h("a", { href: state.flower.url }, state.flower.reachable ? "Flower" : "Flower (not responding)")
+        : null,
+      h("a", { href: `${base}/docs` }, "API docs"),
+    ),
+  ];
+}
+
+function health() {
+  const [level, title] = overallHealth();
+  const open = [...state.alerts.values()].slice(0, 3);
+  return h(
+    "div",
+    { class: `health ${level}`, role: "status" },
+    h("span", { class: "dot", "aria-hidden": "true" }),
+    h(
+      "div",
+      null,
+      h("strong", null, title),
+      open.map((alert) => h("a", { key: alert.id, href: "#alerts" }, alert.title, alert.acknowledged ? " (acknowledged)" : "")),
+    ),
+  );
+}
+
+/** What is wrong, the worst first. An acknowledged alert stays until its fault is over: knowing of it mends nothing. */
+function overallHealth() {
+  if (feed.link === "lost") return ["unknown", "Unknown: the server is unreachable"];
+  if (isStale()) return ["unknown", "Unknown: the data is out of date"];
+  const open = [...state.alerts.values()];
+  const fresh = open.filter((alert) => !alert.acknowledged);
+  const devices = state.workers?.devices ?? [];
+  if (fresh.some((alert) => alert.severity === "critical")) return ["bad", plural(fresh.length, "unacknowledged alert")];
+  if (state.workers && !devices.some((device) => !NO_JOBS.has(device.state)))
+    return ["bad", "No device accepts jobs; jobs stay queued"];
+  if (state.notes.alerts || state.notes.metrics) return ["unknown", "Some data could not be loaded"];
+  if (!state.workers || !state.loaded.has("alerts") || !state.firstRun) return ["unknown", state.notes.firstRun ? "Some data could not be loaded" : "Loading…"];
+  const wanting = obstacle();
+  if (wanting) return ["warn", `A job submitted now would wait. ${wanting}`];
+  if (fresh.some((alert) => alert.severity === "warning")) return ["warn", plural(fresh.length, "unacknowledged alert")];
+  const serious = open.filter((alert) => alert.severity !== "info");
+  if (serious.length) return ["warn", `${plural(serious.length, "alert")} open, acknowledged`];
+  return ["good", "All is well: a job submitted now would run"];
+}
+
+function tiles() {
+  const figures = state.metrics ?? {};
+  const of = (text) => (state.metrics ? text : "loading");
+  const devices = state.workers?.devices ?? [];
+  const live = devices.filter((device) => device.state !== "offline");
+  const ended = (figures.succeeded_1h ?? 0) + (figures.failed_1h ?? 0);
+  return [
+    tile(
+      "Running",
+      number(state.counts?.running),
+      state.workers
+        ? `${live.filter((device) => device.job).length} of ${plural(live.length, "device")} busy`
+        : "loading",
+      "#jobs?status=running",
+    ),
+    tile(
+      "Queued",
+      number(state.counts?.queued),
+      figures.oldest_queued_seconds == null ? of("queue is empty") : `oldest ${seconds(figures.oldest_queued_seconds)}`,
+      "#jobs?status=queued",
+    ),
+    tile(
+      "Throughput",
+      figures.succeeded_1h == null ? NONE : `${number(figures.succeeded_1h)} / h`,
+      of(`${number(figures.total_generations_24h)} in 24 h`),
+      "#jobs?status=succeeded",
+    ),
+    tile(
+      "Failure rate",
+      ended ? fraction(figures.failed_1h / ended) : NONE,
+      ended ? `${number(figures.failed_1h)} of ${ended} in the last hour` : of("no job ended in the last hour"),
+      "#jobs?status=failed",
+    ),
+    tile("Generation time", seconds(figures.average_generation_seconds), of("average, last hour")),
+    tile(
+      "Models",
+      figures.total_models == null ? NONE : `${figures.healthy_models} / ${figures.total_models}`,
+      of("healthy"),
+      "#models",
+    ),
+    tile(
+      "Utilisation",
+      percent(figures.system_load_percent),
+      figures.memory_usage_percent == null ? of("of the devices") : `memory ${percent(figures.memory_usage_percent)}`,
+      "#devices",
+    ),
+    tile(
+      "Model storage",
+      percent(figures.disk_used_percent),
+      figures.disk_free_gb == null ? of("used") : `${number(figures.disk_free_gb)} GB free`,
+      "#models",
+    ),
+  ];
+}
+
+function tile(label, figure, hint, href) {
+  const inside = [
+    h("span", { class: "tile-label" }, label),
+    h("span", { class: "tile-figure" }, figure),
+    h("span", { class: "tile-note" }, hint),
+  ];
+  return h("li", { key: label, class: "tile" }, href ? h("a", { href }, inside) : inside);
+}
+
+function now() {
+  const jobs = activeJobs();
+  return h(
+    "section",
+    { class: "panel", "aria-labelledby": "h-now" },
+    h("div", { class: "row between" }, h("h2", { id: "h-now" }, "Now"), h("a", { href: "#jobs" }, "All jobs")),
+    jobs.length
+      ? h(
+          "ul",
+          { class: "now" },
+          jobs
+            .slice(0, SHOWN)
+            .map((job) =>
+              h(
+                "li",
+                { key: job.id },
+                h(
+                  "div",
+                  { class: "row between" },
+                  h("a", { class: "title", href: `#job/${job.id}` }, titleOf(job)),
+                  badge(job.status),
+                ),
+                progressOf(job),
+              ),
+            ),
+        )
+      : state.notes.active
+        ? note("The jobs could not be loaded.", "bad")
+        : state.loaded.has("active")
+          ? empty("No active jobs. ", h("a", { href: "#new" }, "Create a video"))
+          : loading(),
+    activeCount() > SHOWN ? h("p", { class: "small muted" }, `and ${number(activeCount() - Math.min(SHOWN, jobs.length))} more`) : null,
+  );
+}
+
+function newest() {
+  const jobs = state.latest.map((id) => state.jobs.get(id)).filter(Boolean);
+  return h(
+    "section",
+    { class: "panel", "aria-labelledby": "h-newest" },
+    h(
+      "div",
+      { class: "row between" },
+      h("h2", { id: "h-newest" }, "Newest videos"),
+      h("a", { href: "#jobs?type=generation&status=succeeded" }, "All videos"),
+    ),
+    jobs.length
+      ? h(
+          "ul",
+          { class: "videos" },
+          jobs.map((job) => {
+            const picture = artifactOf(job, "thumbnail");
+            return h(
+              "li",
+              { key: job.id },
+              h(
+                "a",
+                { href: `#job/${job.id}` },
+                h(
+                  "span",
+                  { class: "frame" },
+                  picture ? h("img", { src: picture.url, alt: "", loading: "lazy" }) : null,
+                ),
+                h("span", { class: "title" }, titleOf(job)),
+                h(
+                  "span",
+                  { class: "small muted" },
+                  `${job.model_id} · ${seconds(durationOf(job))} · ${ago(job.finished_at)}`,
+                ),
+              ),
+            );
+          }),
+        )
+      : state.notes.latest
+        ? note("The videos could not be loaded.", "bad")
+        : state.loaded.has("latest")
+          ? empty("No videos yet.")
+          : loading(),
+  );
+}
+
+function spans() {
+  return h(
+    "div",
+    { class: "segments", role: "group", "aria-label": "Time range" },
+    SPANS.map(([hours, text, label]) =>
+      h(
+        "button",
+        {
+          key: hours,
+          type: "button",
+          "aria-pressed": String(state.history.hours === hours),
+          "aria-label": label,
+          on: { click: () => show(hours) },
+        },
+        text,
+      ),
+    ),
+  );
+}
+
+function show(hours) {
+  state.history = { hours, rows: null };
+  changed();
+  load.history().catch(() => {}); // the feed reports an unreachable server
+}
+
+let drawn = { rows: undefined, specs: [] };
+
+/** Returns the charts. Keeps the same specs while the history is the same, so that the charts are not redrawn. */
+function charts() {
+  const { hours, rows } = state.history;
+  if (drawn.rows !== rows || drawn.hours !== hours) drawn = { rows, hours, specs: specs(hours, rows ?? []) };
+  return drawn.specs.map(chart);
+}
+
+function specs(hours, rows) {
+  const times = rows.map((row) => Date.parse(row.timestamp));
+  const of = (name, from) => ({ name, values: rows.map((row) => row[from] ?? null) });
+  const plain = (value) => number(value, 1);
+  const share = (value) => percent(value);
+  return [
+    {
+      title: "Jobs",
+      hours,
+      times,
+      format: plain,
+      least: 2,
+      series: [of("running", "running_jobs"), of("queued", "queued_jobs")],
+    },
+    {
+      title: "Videos per hour",
+      hours,
+      times,
+      format: plain,
+      least: 2,
+      series: [of("succeeded", "succeeded_1h"), of("failed", "failed_1h")],
+    },
+    {
+      title: "Generation time",
+      hours,
+      times,
+      format: seconds,
+      inSeconds: true,
+      series: [of("average", "average_generation_seconds")],
+    },
+    {
+      title: "Oldest job in the queue",
+      hours,
+      times,
+      format: seconds,
+      inSeconds: true,
+      series: [of("waiting for", "oldest_queued_seconds")],
+    },
+    {
+      title: "Device utilisation",
+      hours,
+      times,
+      top: 100,
+      format: share,
+      series: [of("average", "system_load_percent")],
+    },
+    {
+      title: "Device memory (VRAM)",
+      hours,
+      times,
+      top: 100,
+      format: share,
+      series: [of("in use", "memory_usage_percent")],
+    },
+  ];
+}

@@ -1,0 +1,151 @@
+"""Use the list of jobs in a real browser: its order, search, pages, selection, and moving jobs by keys."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from playwright.sync_api import expect
+
+from shared import clock
+from shared.database.engine import Database
+from shared.database.tables import Job
+from shared.jobs import ids
+from tests.browser.conftest import Open, Watched
+from tests.support.stack import Stack
+
+LONG = {"frames": 81, "steps": 60}
+
+
+@pytest.fixture
+def paused(stack: Stack) -> Iterator[None]:
+    """Nothing starts meanwhile."""
+    stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
+    yield
+    stack.request("POST", "/api/v1/jobs/bulk", json={"action": "cancel", "filter": {"status": "queued"}})
+    stack.request("POST", "/api/v1/queues/resume", json={})
+
+
+def test_queued_jobs_are_in_order_and_moved_by_keys(open_page: Open, stack: Stack, paused: None) -> None:
+    first, second, third = (stack.submit(prompt=f"in line {number}", **LONG) for number in (1, 2, 3))
+    page = open_page("#jobs?status=queued")
+    rows = page.locator("#jobs tbody tr")
+    expect(rows).to_have_count(3)
+    page.locator(f"[data-job='{third}'] a.job-link").focus()
+    page.keyboard.press("Alt+ArrowUp")
+    expect(page.locator("#toasts")).to_contain_text("Priority high: in line 3")
+    expect(rows.first).to_have_attribute("data-job", third)
+    assert stack.job(third)["priority"] == "high"
+    page.locator(f"[data-job='{second}'] a.job-link").focus()
+    page.keyboard.press("Alt+Home")
+    expect(page.locator("#toasts")).to_contain_text("Moved to the front: in line 2")
+    expect(rows.first).to_have_attribute("data-job", second)
+    expect(rows.last).to_have_attribute("data-job", first)
+
+
+def test_a_job_is_moved_by_dragging(open_page: Open, stack: Stack, paused: None) -> None:
+    job = stack.submit(prompt="dragged along", **LONG)
+    page = open_page("#jobs?status=queued")
+    row = page.locator(f"[data-job='{job}']")
+    row.locator(".when").hover()
+    page.mouse.down()
+    page.mouse.move(600, 500, steps=4)
+    target = page.locator("[data-drop='low']")
+    target.hover()
+    page.mouse.move(602, 502)
+    target.hover()
+    page.mouse.up()
+    expect(page.locator("#toasts")).to_contain_text("Priority low: dragged along")
+    assert stack.job(job)["priority"] == "low"
+
+
+def test_selected_jobs_are_cancelled_together_and_a_row_opens_its_job(
+    open_page: Open, stack: Stack, paused: None
+) -> None:
+    jobs = [stack.submit(prompt=f"chosen {number}", **LONG) for number in (1, 2)]
+    page = open_page("#jobs?search=chosen")
+    expect(page.locator("#jobs tbody tr")).to_have_count(2)
+    page.get_by_label("Select all jobs on this page").check()
+    chosen = page.get_by_role("group", name="Selected jobs")
+    expect(chosen).to_contain_text("2 jobs selected")
+    chosen.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("dialog", name="Cancel 2 jobs?").get_by_role("button", name="Cancel the jobs").click()
+    expect(page.locator("#toasts")).to_contain_text("2 jobs cancelled")
+    assert [stack.job(job)["status"] for job in jobs] == ["cancelled", "cancelled"]
+    page.locator(f"[data-job='{jobs[0]}'] .when").click()
+    expect(page).to_have_url(re.compile(f"#job/{jobs[0]}$"))
+    page.get_by_role("button", name="Previous job in the list").click()
+    expect(page).to_have_url(re.compile(f"#job/{jobs[1]}$"))
+    page.keyboard.press("ArrowRight")
+    expect(page).to_have_url(re.compile(f"#job/{jobs[0]}$"))
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile("#jobs\\?search=chosen$"))
+
+
+def test_cancelling_can_be_undone_for_five_seconds(open_page: Open, stack: Stack, paused: None) -> None:
+    job = stack.submit(prompt="spared", **LONG)
+    page = open_page("#jobs?status=queued")
+    page.locator(f"[data-job='{job}']").get_by_role("button", name="Cancel:").click()
+    page.locator("#toasts").get_by_role("button", name="Undo").click()
+    expect(page.locator(f"[data-job='{job}']").get_by_role("button", name="Cancel:")).to_have_text("Cancel")
+    assert stack.job(job)["status"] == "queued"
+    page.locator(f"[data-job='{job}']").get_by_role("button", name="Cancel:").click()
+    page.goto("about:blank")  # leaving the page sends it
+    stack.wait_status(job)
+    assert stack.job(job)["status"] == "cancelled"
+
+
+def test_ten_thousand_jobs_have_right_counts_pages_and_search(open_page: Open, stack: Stack, watched: Watched) -> None:
+    before = stack.request("GET", "/api/v1/jobs/count").json()["count"]
+    done = stack.job(stack.submit(prompt="a pattern"))
+    stack.wait_status(done["id"])
+    database = Database(f"sqlite:///{stack.home / 'wanworks.db'}")
+    with database.write() as session:
+        pattern = session.get(Job, done["id"])
+        assert pattern is not None
+        values = {
+            name: getattr(pattern, name) for name in Job.model_fields if name not in ("id", "params", "idempotency_key")
+        }
+        when = clock.now() - timedelta(days=2)
+        rows = [
+            {
+                **values, "id": ids.new_id(), "created_at": when, "finished_at": when, "result": None,
+                "params": {**pattern.params, "prompt": f"stored number {number}"},
+            }
+            for number in range(10_000)
+        ]  # fmt: skip
+        session.bulk_insert_mappings(Job, rows)  # type: ignore[arg-type]
+    database.close()
+    try:
+        page = open_page("#jobs?order=newest&size=100")
+        expect(page.locator("#jobs")).to_contain_text(f"{before + 10_001:,} jobs, newest first")
+        expect(page.locator("#jobs tbody tr")).to_have_count(100)
+        page.get_by_role("button", name="Next").click()
+        expect(page.locator(".pager")).to_contain_text("page 2 of 10")
+        assert "after=" in page.url
+        page.reload()
+        expect(page.locator(".pager")).to_contain_text("page 2 of 10")
+        page.go_back()
+        expect(page.locator(".pager")).to_contain_text("page 1 of 10")
+        page.get_by_label("Search").fill("number 9876 stored")
+        expect(page.locator("#jobs tbody tr")).to_have_count(1)
+        expect(page).to_have_url(re.compile("search=number"))
+        session_of = page.context.new_cdp_session(page)
+        session_of.send(
+            "Network.emulateNetworkConditions",
+            {"offline": False, "latency": 300, "downloadThroughput": 50_000, "uploadThroughput": 20_000},
+        )
+        page.get_by_role("link", name="Clear").click()
+        assert "No jobs yet" not in (page.locator("#jobs").text_content() or ""), "loading is not empty"
+        expect(page.locator("#jobs tbody tr")).to_have_count(25)
+    finally:
+        stack.request(
+            "POST",
+            "/api/v1/jobs/bulk",
+            json={"action": "delete", "filter": {"created_before": clock.iso(when + timedelta(hours=1))}},
+        )
+
+
+def test_the_list_says_what_is_missing(open_page: Open, stack: Stack) -> None:
+    page = open_page("#jobs?search=nobody+has+written+this")
+    expect(page.locator("#jobs")).to_contain_text("No job matches these filters.")

@@ -1,0 +1,138 @@
+"""Use the form for a new video in a real browser: estimate, drafts, presets, past prompts, pictures, reuse."""
+
+import base64
+import re
+import struct
+import zlib
+from typing import Any
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Open
+from tests.browser.test_live_page import choose_model, choose_size, open_advanced, submit
+from tests.support.stack import Stack
+
+
+def png(width: int, height: int) -> bytes:
+    """A grey picture."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = (b"\0" + b"\x80" * width) * height
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def transfer(page: Page, content: bytes, name: str, kind: str) -> Any:
+    """A DataTransfer with one file."""
+    return page.evaluate_handle(
+        """([content, name, kind]) => {
+            const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
+            const made = new DataTransfer();
+            made.items.add(new File([bytes], name, { type: kind }));
+            return made;
+        }""",
+        [base64.b64encode(content).decode(), name, kind],
+    )
+
+
+def test_the_form_is_filled_and_sent_by_keyboard_and_keeps_its_draft(open_page: Open, stack: Stack) -> None:
+    page = open_page("#new")
+    page.get_by_label("Prompt", exact=True).fill("kept over a reload")
+    choose_size(page, "96x64")
+    page.get_by_label("Length, seconds").fill("1")
+    expect(page.get_by_label("Frames", exact=True)).to_have_value("9")  # 8 frames a second
+    page.get_by_label("Frames", exact=True).fill("13")
+    expect(page.get_by_label("Length, seconds")).to_have_value("1.63")
+    choose_model(page, "T2V-A14B-Lightning")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("kept over a reload")
+    expect(page.get_by_label("Frames", exact=True)).to_have_value("13")
+    choose_model(page, "T2V-A14B")
+    page.reload()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("kept over a reload")
+    expect(page.locator("input[name=resolution]:checked")).to_have_value("96x64")
+    expect(page.get_by_label("Frames", exact=True)).to_have_value("13")
+    expect(page.locator(".make-bar")).to_contain_text("Starts")
+    expect(page.get_by_role("button", name="Create video")).to_be_in_viewport()
+    open_advanced(page)
+    page.get_by_label("Steps", exact=True).fill("2")
+    page.get_by_label("Prompt", exact=True).focus()
+    page.keyboard.press("Control+Enter")
+    mine = page.locator("[data-submitted]").first
+    expect(mine).to_contain_text("kept over a reload")
+    made = stack.job(mine.get_attribute("data-submitted") or "")
+    assert (made["params"]["resolution"], made["params"]["frames"], made["params"]["steps"]) == ("96x64", 13, 2)
+    page.get_by_label("Prompt", exact=True).fill("")
+    page.get_by_text("Past prompts").click()
+    page.get_by_role("button", name="kept over a reload").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("kept over a reload")
+
+
+def test_a_preset_is_saved_applied_and_removed(open_page: Open) -> None:
+    page = open_page("#new")
+    choose_size(page, "128x128")
+    page.get_by_text("Presets").click()
+    page.get_by_label("Name of a new preset").fill("square")
+    page.keyboard.press("Enter")
+    expect(page.locator("#toasts")).to_contain_text("saved in this browser")
+    choose_size(page, "64x64")
+    page.get_by_text("Presets").click()
+    page.get_by_role("button", name="square", exact=True).click()
+    expect(page.locator("input[name=resolution]:checked")).to_have_value("128x128")
+    page.get_by_text("Presets").click()
+    page.get_by_role("button", name="Remove the preset square").click()
+    expect(page.get_by_role("button", name="square", exact=True)).to_have_count(0)
+
+
+def test_a_picture_is_dropped_pasted_checked_and_reused(open_page: Open, stack: Stack) -> None:
+    page = open_page("#new")
+    choose_model(page, "I2V-A14B")
+    page.locator("h1#h-new").dispatch_event(
+        "drop", {"dataTransfer": transfer(page, b"GIF89a", "moving.gif", "image/gif")}
+    )
+    expect(page.locator("#e-image")).to_contain_text("PNG, JPEG and WebP are accepted")
+    page.locator("h1#h-new").dispatch_event("drop", {"dataTransfer": transfer(page, b"no", "no.png", "image/png")})
+    expect(page.locator("#e-image")).to_contain_text("cannot be read as a picture")
+    page.locator("h1#h-new").dispatch_event(
+        "drop", {"dataTransfer": transfer(page, png(120, 80), "grey.png", "image/png")}
+    )
+    expect(page.locator(".picture")).to_contain_text(re.compile("grey.png: 120 . 80"))
+    submit(page, "a grey field comes to life")
+    mine = page.locator("[data-submitted]").first
+    expect(mine).to_contain_text("succeeded", timeout=60_000)
+    job = mine.get_attribute("data-submitted")
+
+    page.goto(f"{stack.url}/#job/{job}")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_alt_text("The picture that the video starts from")).to_be_visible()
+    assert stack.request("GET", f"/api/v1/jobs/{job}/image").headers["content-type"] == "image/png"
+    dialog.get_by_role("link", name="Use these settings again").click()
+    expect(page.locator(".picture")).to_contain_text(re.compile("120 . 80"))
+    open_advanced(page)
+    expect(page.get_by_label("Seed", exact=True)).not_to_have_value("")
+    page.locator("#toasts").get_by_role("button", name="New seed").click()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("")
+
+
+def test_requests_are_copied_with_the_address_and_without_the_key(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="it's copied", seed=77)
+    stack.wait_status(job)
+    page = open_page(f"#job/{job}", permissions=["clipboard-read", "clipboard-write"])
+    dialog = page.get_by_role("dialog")
+    for name, parts in (
+        ("As curl", (stack.url, "$WANWORKS_API_KEY", "it'\\''s copied", '"seed": 77')),
+        ("As Python", (stack.url, 'os.environ["WANWORKS_API_KEY"]', 'prompt="it\'s copied"', "seed=77")),
+        ("Seed", ("77",)),
+        ("Job id", (job,)),
+    ):
+        dialog.locator(".copies").evaluate("details => { details.open = true; }")
+        dialog.get_by_role("button", name=name, exact=True).click()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert all(part in copied for part in parts), copied
+    expect(dialog.get_by_role("link", name="Download")).to_have_attribute("download", f"{job}-video.mp4")
+    dialog.get_by_role("button", name="Copy a link to the video").click()
+    expect(page.locator("#toasts")).to_contain_text("a link for a week")
+    assert "signature=" in page.evaluate("navigator.clipboard.readText()")
+    dialog.get_by_text("Last lines of the log").click()
+    expect(dialog.locator("pre").first).to_contain_text(job)

@@ -175,6 +175,7 @@ def _path(operation: Operation) -> list[dict[str, Any]]:
     message = {"type": "string", "pattern": f"^{MESSAGE_ID.pattern}$"}
     schema = {
         "id": {"type": "string", "format": "uuid"},
+        "job_id": {"type": "string", "format": "uuid"},
         "message_id": message,
         "name": text,
         "node": text,

@@ -133,6 +133,7 @@ def _form(entry: CatalogueEntry, default_speed: Speed) -> dict[str, Any]:
     return {
         "model_id": entry.model_id,
         "image": entry.image,
+        "last_image": entry.takes_last_image,
         "resolutions": entry.resolutions,
         "frames": (entry.min_frames, entry.max_frames),
         "fps": entry.fps,

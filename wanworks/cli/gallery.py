@@ -168,7 +168,7 @@ def _row(video: GalleryVideo) -> tuple[str, ...]:
     prompt = " ".join(video["prompt"].split())
     shown = prompt if len(prompt) <= _SHOWN_CHARACTERS else f"{prompt[: _SHOWN_CHARACTERS - 1]}…"
     mark = "*" if video["favourite"] else ""
-    return video["id"], mark, video["model_id"], video["size"], video["finished_at"], shown
+    return video["id"], mark, video["model_id"], video["size"], screen.local(video["finished_at"]) or "", shown
 
 
 def _print(found: Collection, as_json: bool) -> None:

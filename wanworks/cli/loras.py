@@ -152,4 +152,5 @@ def _ranks(lora: StoredLora) -> str:
 
 
 def _experts(lora: StoredLora) -> str:
-    return " and ".join(file["expert"] for file in lora["files"])
+    names = {"both": "all experts", "high": "high noise", "low": "low noise"}
+    return " and ".join(names[file["expert"]] for file in lora["files"])

@@ -166,3 +166,11 @@ class ArtifactQuery(BaseModel):
         BeforeValidator(_end),
     ] = None
     signature: Annotated[str | None, Field(max_length=64, description="The signature of the link.")] = None
+
+
+class ImageQuery(BaseModel):
+    """Which picture of a job is meant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    which: Annotated[Literal["image", "last_image"], Field(description="The first one, or the last.")] = "image"

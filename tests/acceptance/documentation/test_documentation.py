@@ -156,7 +156,7 @@ def test_the_page_of_the_loras(stack: Stack, tmp_path: Path) -> None:
     assert '"name":"kodak"' in (tmp_path / "kodak.json").read_text().replace(" ", "")
     assert '"lora_files"' not in (tmp_path / "job.json").read_text()
     assert '"status":"queued"' in (tmp_path / "job.json").read_text().replace(" ", "")
-    assert re.search(r"^film-grain +both +4 ", done.stdout, re.MULTILINE)
+    assert re.search(r"^film-grain +all experts +4 ", done.stdout, re.MULTILINE)
     assert "kodak was removed" in done.stdout
 
 

@@ -174,13 +174,15 @@ const gallery = () =>
     await state.gallery?.load();
   });
 
+const loras = () => part("loras", () => state.readLoras());
+
 const PARTS = {
   gallery: [gallery],
   overview: [firstRun, history, latest, models, usage, pauses],
   jobs: [jobs],
   flows: [flows],
-  new: [models],
-  models: [() => models().then(tiers), health, insight],
+  new: [models, loras],
+  models: [() => models().then(tiers), health, insight, loras],
   devices: [models],
   alerts: [resolved],
 };

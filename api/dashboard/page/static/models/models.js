@@ -2,6 +2,7 @@
 
 import { newKey, post, remove } from "../base/api.js";
 import { cleanup } from "./cleanup.js";
+import { loras } from "./loras.js";
 import { compare, recommend } from "./choosing.js";
 import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
@@ -21,6 +22,7 @@ export function models() {
     note(state.notes.models && `The models could not be loaded: ${state.notes.models}`, "bad"),
     h("ul", { class: "cards wide" }, Object.values(state.models).map(card)),
     h("div", { class: "columns" }, compare(), recommend()),
+    loras(),
     cleanup(),
   ];
 }

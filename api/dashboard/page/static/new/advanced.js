@@ -2,7 +2,7 @@
 
 import { h } from "../base/dom.js";
 import { button } from "../base/parts.js";
-import { afterDrawing } from "../base/state.js";
+import { afterDrawing, state } from "../base/state.js";
 import { addLora, draft, dropLora, MAX_LORAS, valueOf } from "./draft.js";
 import { area, choice, count, line, optional, problem, real } from "./form_fields.js";
 
@@ -87,12 +87,13 @@ function loras() {
     { key: "loras", name: "loras", class: "loras" },
     h("legend", null, "LoRAs"),
     draft.loras.map(row),
+    h("datalist", { id: "known-loras", key: "known" }, (state.loras ?? []).map((name) => h("option", { key: name, value: name }))),
     problem("loras"),
     h(
       "div",
       { class: "row wrap", key: "add" },
       button("Add a LoRA", add, { disabled: draft.loras.length >= MAX_LORAS }),
-      h("span", { class: "hint" }, "The name of a LoRA file on the server."),
+      h("span", { class: "hint" }, "Those of the library, under Models, and of the operator's folder."),
     ),
   );
 }
@@ -104,7 +105,7 @@ function row(id, index) {
   return h(
     "div",
     { class: "lora", key: id },
-    line(name, `LoRA ${number}`, given.name, { maxlength: 128, autocomplete: "off", spellcheck: "false" }),
+    line(name, `LoRA ${number}`, given.name, { maxlength: 128, autocomplete: "off", spellcheck: "false", list: "known-loras" }),
     real(`loras.${id}.scale`, `Scale ${number}`, given.scale, [-4, 4], "1"),
     button("Remove", () => drop(id), { kind: "quiet", label: `Remove LoRA ${number}` }),
   );

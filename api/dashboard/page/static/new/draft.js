@@ -12,8 +12,9 @@ const NUMBERS = new Set([
   "guidance_scale_2",
   "flow_shift",
   "devices_per_job",
+  "count",
 ]);
-const SPECIAL = new Set(["model_id", "image", "fallback", "webhook_progress", "seconds"]); // not sent as they are
+const SPECIAL = new Set(["model_id", "image", "last_image", "fit", "fallback", "webhook_progress", "seconds"]); // not sent as they are
 
 export const MAX_LORAS = 8; // in one request
 
@@ -25,9 +26,8 @@ export const draft = {
   filled: {}, // what was entered, by field; other fields have the model's defaults
   round: 0, // increases when the fields are reset
   loras: [], // numbers of the LoRA rows
-  image: null, // a File
-  imageUrl: null,
-  imageText: null, // what is known of the picture
+  image: null, // the picture that it starts from: {file, url, text}; text: what is known of it
+  last_image: null, // the one that it ends with
   errors: {}, // messages by field
   general: null, // an error that belongs to no field of the form
   alternatives: [], // requests that would fit
@@ -89,14 +89,12 @@ export function valueOf(entry, name) {
   return among && !among.includes(String(given)) ? otherwise : given;
 }
 
-/** Sets the image; null removes it. */
-export function setImage(file, text = null) {
-  if (draft.imageUrl) URL.revokeObjectURL(draft.imageUrl);
-  draft.image = file;
-  draft.imageUrl = file ? URL.createObjectURL(file) : null;
-  draft.imageText = text;
+/** Sets a picture, `image` or `last_image`; null removes it. */
+export function setPicture(name, file, text = null) {
+  if (draft[name]) URL.revokeObjectURL(draft[name].url);
+  draft[name] = file && { file, url: URL.createObjectURL(file), text };
   draft.key = null;
-  delete draft.errors.image;
+  delete draft.errors[name];
   changed();
 }
 
@@ -135,6 +133,7 @@ export function requestBody(form, entry) {
     return { name: data.get(`loras.${row}.name`).trim(), ...(scale === "" ? {} : { scale: Number(scale) }) };
   });
   if (loras.length) body.loras = loras;
+  if (picturesOf(entry).length && data.get("fit") && data.get("fit") !== "cover") body.fit = data.get("fit");
   return body;
 }
 
@@ -146,13 +145,18 @@ export function fieldNames(form) {
 
 const namedRows = (data) => draft.loras.filter((row) => data.get(`loras.${row}.name`)?.trim());
 
-/** Returns the body to send: a multipart form if there is an image. */
-export function withImage(body, entry) {
-  if (!draft.image || entry.image === "refused") return body;
+/** Returns the names of the pictures that are chosen and that the model takes. */
+export const picturesOf = (entry) =>
+  ["image", "last_image"].filter((name) => draft[name] && (name === "image" ? entry.image !== "refused" : entry.last_image));
+
+/** Returns the body to send: a multipart form if there is a picture. */
+export function withPictures(body, entry) {
+  const names = picturesOf(entry);
+  if (!names.length) return body;
   const form = new FormData();
   for (const [name, value] of Object.entries(body)) {
     form.append(name, Array.isArray(value) ? JSON.stringify(value) : String(value));
   }
-  form.append("image", draft.image);
+  for (const name of names) form.append(name, draft[name].file);
   return form;
 }

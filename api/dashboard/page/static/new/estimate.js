@@ -91,6 +91,8 @@ function requestSoon(entry) {
   delete wanted.negative_prompt;
   delete wanted.seed;
   if (entry.image === "required" || (entry.image === "optional" && draft.image)) wanted.image = DOT;
+  else delete wanted.fit;
+  if (wanted.fit === "auto") delete wanted.fit; // the size follows the picture itself, at the same area
   const of = JSON.stringify(wanted);
   if (estimate.of === of && Date.now() - estimate.at < FRESH_MS) return;
   const outside = [...form.elements].find((field) => field.name && field.type === "number" && !field.checkValidity());

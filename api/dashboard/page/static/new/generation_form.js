@@ -8,7 +8,7 @@ import { advanced } from "./advanced.js";
 import { models, sizes, speeds } from "./choices.js";
 import { chosen, draft, enter, saveSoon, valueOf } from "./draft.js";
 import { area, count } from "./form_fields.js";
-import { picture } from "./picture.js";
+import { pictures } from "./picture.js";
 import { pastPrompts, presets } from "./reusing.js";
 
 export function fields(entry) {
@@ -25,7 +25,7 @@ export function fields(entry) {
       }),
       h("div", { class: "row wrap" }, pastPrompts(), presets(entry)),
     ),
-    entry.image === "refused" ? null : picture(entry),
+    entry.image === "refused" ? null : pictures(entry),
     models(entry, chooseModel),
     sizes(entry, String(valueOf(entry, "resolution"))),
     length(entry),
@@ -61,6 +61,7 @@ function length(entry) {
       h("p", { class: "hint" }, `${number(entry.frames[0] / fps, 1)} to ${number(entry.frames[1] / fps, 1)} s at ${fps} frames a second`),
     ),
     count("frames", "Frames", entry.frames, frames, undefined, false, `${entry.frames[0]} to ${entry.frames[1]}`),
+    count("count", "Videos", [1, 16], draft.filled.count ?? "", "1", false, "Up to 16 at once, each with its own seed."),
   );
 }
 
@@ -104,7 +105,7 @@ export function fieldChanged(event) {
     enter("fallback", new FormData(form).getAll("fallback"));
   } else if (type === "checkbox") {
     enter(name, event.target.checked);
-  } else if (name && name !== "model_id" && name !== "image" && name !== "seconds") {
+  } else if (name && name !== "model_id" && name !== "image" && name !== "last_image" && name !== "seconds") {
     enter(name, value);
   }
   if (name === "frames") {

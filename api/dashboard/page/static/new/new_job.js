@@ -1,18 +1,18 @@
 // The view for a new video: the form, the bar with the estimate, and the jobs that this page has submitted.
 
-import { base, Unreachable, newKey, post, Problem } from "../base/api.js";
+import { base, get, Unreachable, newKey, post, Problem } from "../base/api.js";
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import * as load from "../base/load.js";
 import { artifactOf, badge, empty, note, progressOf, titleOf } from "../base/parts.js";
 import { afterDrawing, changed, hasEnded, mergeJobs, state } from "../base/state.js";
-import { chosen, draft, fieldNames, requestBody, resetFields, restore, save, withImage } from "./draft.js";
+import { chosen, draft, fieldNames, requestBody, resetFields, restore, save, withPictures } from "./draft.js";
 import { estimateBar } from "./estimate.js";
 import { fields, fieldChanged } from "./generation_form.js";
 import { listen, takeFrom } from "./picture.js";
 import * as stored from "./stored.js";
 
-const SHOWN = 6;
+const SHOWN = 16;
 
 const submitted = []; // ids of the jobs that this page submitted, newest first
 const announced = new Set(); // ids of those whose end was announced
@@ -53,6 +53,13 @@ function begin() {
   listen();
 }
 
+addEventListener("wanworks-use-lora", ({ detail: name }) => {
+  if (!begun) begin();
+  const kept = (draft.filled.loras ?? []).filter((one) => one.name && one.name !== name);
+  resetFields(chosen().model_id, { ...draft.filled, loras: [...kept, { name }] });
+  save();
+});
+
 function sendByKey(event) {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   event.preventDefault();
@@ -90,7 +97,7 @@ export async function startFrom(query) {
   if (!id || id === before) return;
   const job = state.jobs.get(id) ?? (await load.one(id).catch(() => null));
   if (job?.type !== "generation") return showMessage("That job no longer exists; its settings could not be copied.", "bad");
-  const { image, ...params } = job.params;
+  const { image, last_image, ...params } = job.params;
   const fallback = params.fallback?.length ? params.fallback : undefined;
   resetFields(params.model_id, { ...params, fallback, priority: job.priority });
   save();
@@ -98,6 +105,7 @@ export async function startFrom(query) {
   if (!image) return null;
   try {
     await takeFrom(`${base}/api/v1/jobs/${id}/image`);
+    if (last_image) await takeFrom(`${base}/api/v1/jobs/${id}/image?which=last_image`, "last_image");
   } catch (error) {
     showMessage(`The picture could not be copied: ${error.message} Choose it again.`, "bad");
   }
@@ -128,12 +136,14 @@ async function send(event) {
   draft.key ??= newKey();
   changed();
   try {
-    const job = await post("/api/v1/jobs/generation", withImage(body, entry), { key: draft.key, timeout: 60_000 });
+    const job = await post("/api/v1/jobs/generation", withPictures(body, entry), { key: draft.key, timeout: 60_000 });
     draft.key = null;
     mergeJobs([job]);
     stored.rememberPrompt(body.prompt);
-    if (!submitted.includes(job.id)) submitted.unshift(job.id);
-    showMessage("The job is queued.", "good");
+    const ids = job.job_ids ?? [job.id];
+    submitted.unshift(...ids.filter((id) => !submitted.includes(id)));
+    showMessage(ids.length > 1 ? `${ids.length} jobs are queued.` : "The job is queued.", "good");
+    if (ids.length > 1) get("/api/v1/jobs", { batch_id: job.batch_id, limit: 16 }).then((page) => mergeJobs(page.data), () => {}); // the feed has them too
   } catch (error) {
     if (error instanceof Problem && error.errors.length) {
       for (const { place, message } of error.errors) {
@@ -166,7 +176,7 @@ function results() {
     "section",
     { class: "panel", "aria-labelledby": "h-recent" },
     h("h2", { id: "h-recent" }, "Your recent jobs"),
-    jobs.length ? h("ul", { class: "now" }, jobs.map(resultItem)) : empty("Jobs that you submit appear here with their progress."),
+    jobs.length ? h("ul", { class: "now results" }, jobs.map(resultItem)) : empty("Jobs that you submit appear here with their progress."),
   );
 }
 
@@ -174,7 +184,7 @@ function resultItem(job) {
   const video = artifactOf(job, "video");
   return h(
     "li",
-    { key: job.id, "data-submitted": job.id },
+    { key: job.id, "data-submitted": job.id, class: job.batch_id ? "of-several" : "" },
     h(
       "div",
       { class: "row between" },

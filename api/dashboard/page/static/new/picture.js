@@ -1,58 +1,69 @@
-// The picture that a video starts from: chosen, dropped or pasted anywhere on the page, and checked before it is sent.
+// The pictures that a video starts from and ends with: chosen, dropped or pasted anywhere on the page, and checked before
+// they are sent.
 
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { bytes } from "../base/format.js";
 import { changed, state } from "../base/state.js";
-import { chosen, draft, setImage } from "./draft.js";
-import { optional, problem, wrong } from "./form_fields.js";
+import { chosen, draft, picturesOf, setPicture } from "./draft.js";
+import { choice, optional, problem, wrong } from "./form_fields.js";
 
 const TYPES = ["image/png", "image/jpeg", "image/webp"];
 const MAX_MB = 20;
 const MAX_MEGAPIXELS = 50;
 const SMALL = 64; // pixels; below, hardly anything can be seen
 
-export function picture(entry) {
+const FITS = { cover: "fill the size, cut off the rest", contain: "show all of it, with an edge", auto: "size in the shape of the picture" };
+
+/** The fields for the pictures that the model takes. */
+export function pictures(entry) {
+  return [
+    picture("image", entry.image === "optional" ? optional("Image") : "Image", "Choose a file, or drop or paste it anywhere on this page."),
+    entry.last_image && draft.image ? picture("last_image", optional("Last image"), "The picture with which the video ends.") : null,
+    picturesOf(entry).length
+      ? choice("fit", "Picture and size", Object.keys(FITS), draft.filled.fit ?? "cover", FITS, "How a picture of another shape meets the size of the video.")
+      : null,
+  ];
+}
+
+function picture(name, label, hint) {
+  const given = draft[name];
   return h(
     "div",
-    { class: "field", key: "image" },
-    h("label", { for: "f-image" }, entry.image === "optional" ? optional("Image") : "Image"),
+    { class: "field", key: name },
+    h("label", { for: `f-${name}` }, label),
     h(
       "div",
       { class: "picture" },
-      draft.imageUrl ? h("img", { key: draft.imageUrl, src: draft.imageUrl, alt: "The chosen image" }) : null,
+      given ? h("img", { key: given.url, src: given.url, alt: "The chosen image" }) : null,
       h("input", {
-        id: "f-image",
-        name: "image",
+        id: `f-${name}`,
+        name,
         type: "file",
         accept: TYPES.join(","),
-        ...wrong("image"),
-        on: { change: (event) => take(event.target.files[0]) },
+        ...wrong(name),
+        on: { change: (event) => take(event.target.files[0], name) },
       }),
-      draft.image
-        ? h("button", { type: "button", class: "button quiet", on: { click: clear } }, "Remove")
+      given
+        ? h("button", { type: "button", class: "button quiet", "aria-label": name === "image" ? "Remove the image" : "Remove the last image", on: { click: () => clear(name) } }, "Remove")
         : null,
-      h(
-        "span",
-        { class: "hint" },
-        draft.imageText ?? `PNG, JPEG or WebP, at most ${MAX_MB} MB. Choose a file, or drop or paste it anywhere on this page.`,
-      ),
+      h("span", { class: "hint" }, given?.text ?? `PNG, JPEG or WebP, at most ${MAX_MB} MB. ${hint}`),
     ),
-    problem("image"),
+    problem(name),
   );
 }
 
 /** Checks a picture and takes it, or says what is wrong with it. */
-export async function take(file) {
+export async function take(file, name = "image") {
   if (!file) return;
   const refused = await wrongWith(file);
   if (refused.message) {
-    setImage(null);
-    draft.errors.image = refused.message;
+    setPicture(name, null);
+    draft.errors[name] = refused.message;
     changed();
     return;
   }
-  setImage(file, `${file.name || "picture"}: ${refused.width} × ${refused.height}, ${bytes(file.size)}${refused.hint ?? ""}`);
+  setPicture(name, file, `${file.name || "picture"}: ${refused.width} × ${refused.height}, ${bytes(file.size)}${refused.hint ?? ""}`);
 }
 
 async function wrongWith(file) {
@@ -72,19 +83,19 @@ async function wrongWith(file) {
   return { width, height, hint: Math.min(width, height) < SMALL ? ". It is very small, so the video will be blurred" : "" };
 }
 
-function clear() {
-  setImage(null);
-  const input = document.getElementById("f-image");
+function clear(name) {
+  setPicture(name, null);
+  const input = document.getElementById(`f-${name}`);
   input.value = "";
   input.focus();
 }
 
 /** Takes the picture of another job, which the server has. */
-export async function takeFrom(url) {
+export async function takeFrom(url, name = "image") {
   const answer = await fetch(url, { cache: "no-store" });
   if (!answer.ok) throw new Error(`The server responded with status ${answer.status}.`);
   const content = await answer.blob();
-  await take(new File([content], "picture.png", { type: content.type }));
+  await take(new File([content], "picture.png", { type: content.type }), name);
 }
 
 const isShown = () => document.documentElement.dataset.view === "new" && !document.querySelector("dialog[open]");

@@ -1,0 +1,195 @@
+// The library of LoRAs on the view of models: what there is, uploads, fetches, sharing and removing.
+
+import { base, get, newKey, patch, post, Problem, remove } from "../base/api.js";
+import { attempt, confirm } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { ago, bytes } from "../base/format.js";
+import { button, empty, loading, note, select } from "../base/parts.js";
+import { changed, mergeJobs, state } from "../base/state.js";
+
+const own = { rows: null, sending: null, problem: null };
+
+/** Loads the list. */
+export async function loadLoras() {
+  own.rows = (await get("/api/v1/loras")).data;
+  state.loras = own.rows.map((one) => one.name);
+  changed();
+}
+
+export function loras() {
+  const maySubmit = document.body.dataset.scopes.includes("submit") || document.body.dataset.scopes.includes("admin");
+  return h(
+    "section",
+    { class: "panel loras-panel", "aria-labelledby": "h-loras", key: "loras" },
+    h("h2", { id: "h-loras" }, "LoRAs"),
+    note(state.notes.loras && `The LoRAs could not be loaded: ${state.notes.loras}`, "bad"),
+    own.rows === null ? (state.notes.loras ? null : loading()) : own.rows.length ? table(own.rows) : empty("No LoRAs yet. One that you add is yours alone until you share it."),
+    maySubmit ? adding() : null,
+  );
+}
+
+function table(rows) {
+  return h(
+    "ul",
+    { class: "replicas", "aria-label": "LoRAs by name" },
+    rows.map((one) =>
+      h(
+        "li",
+        { key: one.name, class: "replica", "data-lora": one.name },
+        h("div", { class: "row between wrap" }, h("strong", null, one.name), h("span", { class: "small muted" }, owned(one))),
+        h("span", { class: "small muted" }, told(one)),
+        one.description ? h("p", { class: "small" }, one.description) : null,
+        mayChange(one) ? h("div", { class: "row wrap" }, steering(one)) : null,
+      ),
+    ),
+  );
+}
+
+const mayChange = (one) => one.id && (one.mine || document.body.dataset.scopes.includes("admin"));
+
+function owned(one) {
+  if (one.source === "folder") return "the operator's folder";
+  const whose = one.mine ? "yours" : `of ${one.owner ?? "this installation"}`;
+  const shared = one.shared ? ", shared with everybody" : one.shared_with.length ? `, shared with ${one.shared_with.join(", ")}` : "";
+  return `${whose}${shared}`;
+}
+
+function told(one) {
+  if (!one.files.length) return "not described";
+  const ranks = [...new Set(one.files.map((file) => file.rank).filter(Boolean))];
+  const bases = [...new Set(one.files.map((file) => file.base).filter(Boolean))];
+  return [
+    bases.length ? `for ${bases.join(", ")} models` : null,
+    one.files.map((file) => (file.expert === "both" ? "all experts" : `${file.expert} noise`)).join(" and "),
+    ranks.length ? `rank ${ranks.join(", ")}` : null,
+    bytes(one.bytes),
+    `added ${ago(one.created_at)}`,
+  ]
+    .filter(Boolean)
+    .join(" · ");
+}
+
+function steering(one) {
+  return [
+    h("a", { key: "use", class: "button quiet", href: "#new", on: { click: () => use(one.name) } }, "Use"),
+    button(one.shared ? "Stop sharing" : "Share with everybody", () => share(one), {
+      key: "share",
+      kind: "quiet",
+      label: `${one.shared ? "Stop sharing" : "Share with everybody"}: ${one.name}`,
+    }),
+    button("Remove", () => drop(one), { key: "remove", kind: "quiet danger", label: `Remove the LoRA ${one.name}` }),
+  ];
+}
+
+/** The form takes the name when it is shown next. */
+function use(name) {
+  dispatchEvent(new CustomEvent("wanworks-use-lora", { detail: name }));
+}
+
+function share(one) {
+  return attempt(async () => {
+    await patch(`/api/v1/loras/${one.id}`, { shared: !one.shared });
+    await loadLoras();
+  }, one.shared ? "It is yours alone again." : "Every key may use it.");
+}
+
+async function drop(one) {
+  const text = "Jobs that were accepted with it keep its files until they end.";
+  if (!(await confirm({ title: "Remove this LoRA?", text, lines: [one.name], yes: "Remove" }))) return;
+  await attempt(async () => {
+    await remove(`/api/v1/loras/${one.id}`);
+    await loadLoras();
+  }, "Removed");
+}
+
+function adding() {
+  return h(
+    "details",
+    { key: "add", class: "advanced" },
+    h("summary", null, "Add a LoRA"),
+    h(
+      "form",
+      { class: "lora-add", "aria-label": "Add a LoRA", on: { submit: add } },
+      h("div", { class: "field" }, h("label", { for: "lora-file" }, "File"), h("input", { id: "lora-file", name: "file", type: "file", accept: ".safetensors", on: { change: named } })),
+      h(
+        "div",
+        { class: "field" },
+        h("label", { for: "lora-source" }, "or address"),
+        h("input", { id: "lora-source", name: "source", placeholder: "https://… or owner/repository/path.safetensors", autocomplete: "off", spellcheck: "false", maxlength: 2000 }),
+        h("p", { class: "hint" }, "A public address, or a file on the hub."),
+      ),
+      h("div", { class: "field" }, h("label", { for: "lora-name" }, "Name"), h("input", { id: "lora-name", name: "name", required: true, maxlength: 128, autocomplete: "off", spellcheck: "false", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*" })),
+      select("For", "expert", [["both", "all experts"], ["high", "high noise"], ["low", "low noise"]], { value: "both" }),
+      h("div", { class: "field" }, h("label", { for: "lora-description" }, "Description"), h("input", { id: "lora-description", name: "description", maxlength: 1000 })),
+      own.problem ? h("p", { class: "field-error", role: "alert", key: "problem" }, own.problem) : null,
+      own.sending === null
+        ? h("button", { type: "submit", class: "button primary", key: "send" }, "Add")
+        : h("p", { class: "small", role: "status", key: "sending" }, `Sending: ${own.sending} %`),
+    ),
+  );
+}
+
+function named(event) {
+  const file = event.target.files[0];
+  const field = event.target.form.elements.name;
+  if (file && !field.value) field.value = file.name.replace(/\.(high|low)?\.?safetensors$/, "").replace(/[^A-Za-z0-9._-]+/g, "-");
+}
+
+async function add(event) {
+  event.preventDefault();
+  const form = event.target;
+  const { name, expert, description, source } = Object.fromEntries(new FormData(form));
+  const file = form.elements.file.files[0];
+  own.problem = file || source.trim() ? null : "Choose a file, or give an address.";
+  if (own.problem) return changed();
+  own.sending = 0;
+  changed();
+  const done = await attempt(async () => {
+    try {
+      if (file) {
+        await upload(file, { name, expert, description });
+        await loadLoras();
+        return "The LoRA is there. It is yours alone until you share it.";
+      }
+      const [owner, repository, ...path] = source.trim().split("/");
+      const from = source.includes("://") ? { url: source.trim() } : { repo: `${owner}/${repository ?? ""}`, file: path.join("/") };
+      const job = await post("/api/v1/loras/fetch", { name, expert, description, ...from }, { key: newKey() });
+      mergeJobs([job]);
+      location.hash = `job/${job.id}`;
+      return "It is being fetched.";
+    } catch (error) {
+      own.problem = error.errors?.map((one) => one.message).join(" ") || error.message;
+      throw error;
+    }
+  });
+  own.sending = null;
+  if (done) form.reset();
+  return changed();
+}
+
+/** Sends the file as it is, and shows how much of it was sent. `fetch` cannot tell. */
+function upload(file, query) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", `${base}/api/v1/loras?${new URLSearchParams(query)}`);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.setRequestHeader("Accept", "application/json");
+    request.upload.addEventListener("progress", (event) => {
+      own.sending = Math.floor((100 * event.loaded) / event.total);
+      changed();
+    });
+    request.addEventListener("error", () => reject(new Problem(0, "The server does not respond.", [])));
+    request.addEventListener("load", () => {
+      let answer = {};
+      try {
+        answer = JSON.parse(request.responseText);
+      } catch {
+        // not JSON: an error page of a proxy
+      }
+      if (request.status < 300) return resolve(answer);
+      const errors = (answer.errors ?? []).map(({ loc, msg }) => ({ field: loc.at(-1), place: loc, message: msg }));
+      return reject(new Problem(request.status, answer.detail ?? `The server responded with status ${request.status}.`, errors));
+    });
+    request.send(file);
+  });
+}

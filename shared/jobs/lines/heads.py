@@ -5,12 +5,25 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import JSON, Connection, Float, Integer, Text, bindparam, cast, func, literal, literal_column, true
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Float,
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    func,
+    literal,
+    literal_column,
+    true,
+)
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from shared.database.tables import Job
-from shared.jobs.lines.names import HELD
+from shared.jobs.lines.names import HELD, start_of_lines
 
 # The value is part of the statement, so that every planner can use the indexes of queued jobs.
 QUEUED = col(Job.status) == literal("queued", literal_execute=True)
@@ -19,6 +32,12 @@ QUEUED = col(Job.status) == literal("queued", literal_execute=True)
 def lines_there(connection: Connection) -> list[str]:
     """Return the lines with waiting jobs, by stepping from one to the next in their index."""
     return list(connection.execute(_lines()).scalars())
+
+
+def lines_of(connection: Connection, owner: str | None) -> list[str]:
+    """Return the lines of one owner, likewise: however many others wait, it takes as many steps as it has lines."""
+    low = start_of_lines(owner)
+    return list(connection.execute(_lines(one_owner=True), {"low": low, "high": f"{low}~"}).scalars())
 
 
 def held_lines(connection: Connection) -> list[str]:
@@ -43,8 +62,10 @@ def first_of_each(
 
 
 @cache
-def _lines(*, held: bool = False) -> Any:
+def _lines(*, held: bool = False, one_owner: bool = False) -> Any:
     within = col(Job.line) > HELD if held else col(Job.line) < HELD
+    if one_owner:
+        within = and_(col(Job.line) >= bindparam("low", type_=Text), col(Job.line) < bindparam("high", type_=Text))
     first: Any = select(func.min(Job.line).label("line")).where(QUEUED, within)
     lines = first.cte("lines", recursive=True)
     following = select(func.min(Job.line)).where(QUEUED, col(Job.line) > lines.c.line, within).scalar_subquery()

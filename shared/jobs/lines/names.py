@@ -52,6 +52,11 @@ def held_line(owner: str | None) -> str:
     return HELD + _owner_digest(owner)
 
 
+def start_of_lines(owner: str | None) -> str:
+    """Return what the names of all lines of that owner begin with."""
+    return _owner_digest(owner)
+
+
 def owner_part(line: str) -> str:
     """Return the prefix that all lines of one owner share."""
     return line[:OWNER_DIGITS]

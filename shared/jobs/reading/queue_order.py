@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    Connection,
     Float,
     Integer,
     String,
@@ -33,7 +34,7 @@ from sqlmodel import Session, col, select
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.jobs.lines import holding
-from shared.jobs.lines.heads import QUEUED, first_of_each, lines_there
+from shared.jobs.lines.heads import QUEUED, first_of_each, lines_of, lines_there
 from shared.jobs.reading import lists, queue_positions
 from shared.messaging.progress import RestingRedis
 from shared.states import JOB_ENDS, JobState
@@ -99,7 +100,7 @@ def page(database: Database, client: RestingRedis, which: Which, limit: int, aft
     # A job that changes its state between two statements would be on the page twice, or not at all.
     with database.read(snapshot=True) as session:
         if "first" in sections:
-            published = [*_moved_to_front(session, published), *published]
+            published = [*_moved_to_front(session, which, published), *published]
         for section in sections:
             if _SECTIONS.index(section) < begin or len(found) > limit:
                 continue
@@ -145,16 +146,25 @@ def _section(
 _COLUMNS: Any = (Job.id, Job.priority, Job.queued_at, Job.owner, Job.type, Job.model_id)
 
 
-def _moved_to_front(session: Session, published: Sequence[str]) -> list[str]:
+def _moved_to_front(session: Session, which: Which, published: Sequence[str]) -> list[str]:
     """Return the jobs that were moved before all others and are not published yet, or not while they are paused.
 
     Each stands in a line of its own, so the heads of the lines have them all. Of several, the last one moved is first.
     """
     connection = session.connection()
-    heads = first_of_each(connection, (Job.id, Job.front_at), lines_there(connection), 1)
+    heads = first_of_each(connection, (Job.id, Job.front_at), _lines_for(connection, which), 1)
     known = set(published)
     moved = sorted((row for row in heads if row.front_at is not None and row.id not in known), key=_by_front)
     return [row.id for row in moved]
+
+
+def _lines_for(connection: Connection, which: Which) -> list[str]:
+    """Return the lines that can have such jobs, and the empty name if there are jobs without a line."""
+    if which.only is None:
+        return lines_there(connection)
+    mine = lines_of(connection, which.only)
+    without: Any = select(Job.id).where(QUEUED, Job.line == "").limit(1)
+    return [*mine, ""] if connection.execute(without).first() is not None else mine
 
 
 def _by_front(row: Any) -> float:
@@ -175,7 +185,7 @@ def _first(session: Session, which: Which, start: _Place, limit: int, published:
 def _line(session: Session, which: Which, start: _Place, limit: int, published: frozenset[str]) -> list[Any]:
     """Return the first jobs by priority and age that the published order does not have."""
     connection = session.connection()
-    heads = first_of_each(connection, (Job.id, Job.line, *_COLUMNS[1:]), lines_there(connection), 1)
+    heads = first_of_each(connection, (Job.id, Job.line, *_COLUMNS[1:]), _lines_for(connection, which), 1)
     lines = sorted((row.priority, row.line) for row in heads if row.line and which.fits(row))
     begins, ties = _published_ends(session, published)
     beyond = (start.priority, start.at, start.job_id)

@@ -18,9 +18,12 @@ from shared import clock
 from shared.access import keys
 from shared.access.keys import Limits
 from shared.database.engine import Database
+from shared.database.tables import Job
 from shared.jobs import records
 from shared.jobs.ending import webhooks
 from shared.jobs.flows import accepting
+from shared.messaging.previews import Preview, Previews
+from shared.messaging.progress import RestingRedis
 from shared.models.loras import library
 from shared.models.loras.header import Described
 from shared.models.loras.library import NewFile
@@ -203,6 +206,8 @@ class Installation:
             job = accepted(self.database, owner=self._owner()).id
         if path.startswith("/api/v1/dashboard/alerts/"):
             job = self.alert
+        if path.endswith(("/image", "/preview")):
+            job = self._pictured()
         if path.startswith("/api/v1/loras/"):
             job = self._lora()
         if path.startswith("/api/v1/flows/"):
@@ -214,6 +219,18 @@ class Installation:
             "file": "main.js", "path:path": "tasks",
         }  # fmt: skip
         return re.sub(r"\{([\w:]+)\}", lambda match: given.get(match[1], "T2V-A14B"), path)
+
+    def _pictured(self) -> str:
+        """A running job of the owner, with an input picture and a preview."""
+        job = working.claim(self.database, accepted(self.database, owner=self._owner()).id)
+        reference = DirectoryStore(self.settings.store_dir).put_input(job.id, "image.png", b"picture")
+        with self.database.write() as session:
+            row = session.get(Job, job.id)
+            assert row is not None
+            row.params = {**row.params, "image": reference}
+            session.add(row)
+        Previews(RestingRedis(self.settings.redis)).put(job.id, Preview(job.attempt, 1, 2, b"preview"))
+        return job.id
 
     def _lora(self) -> str:
         file = NewFile("both", "0" * 64, 1, Described(1, 4, None, ()), "upload", "")

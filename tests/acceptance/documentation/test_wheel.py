@@ -66,6 +66,7 @@ def run(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.mark.slow  # builds it
 def test_it_holds_one_package_and_asks_for_little(wheel: Path, run: Run) -> None:
     with zipfile.ZipFile(wheel) as file:
         assert {name.partition("/")[0].partition("-")[0] for name in file.namelist()} == {"wanworks"}
@@ -102,6 +103,7 @@ def test_a_job_by_the_commands(run: Run, stack: Stack, tmp_path: Path) -> None:
     assert "line 1: fps:" in judged.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("up",), ("worker",), ("keys", "list"), ("migrate",), ("settings",), ("audit",)])
 def test_what_needs_the_server_says_how_to_get_it(run: Run, words: tuple[str, ...]) -> None:
     refused = run("wanworks", *words)

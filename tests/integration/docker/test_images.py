@@ -174,6 +174,7 @@ def test_requirements_of_the_image_are_pinned_to_what_these_tests_ran_with(docke
     assert ("torch" in wanted) == (dockerfile == "docker/worker.Dockerfile")
 
 
+@pytest.mark.slow
 def test_what_the_image_copies_installs_and_brings_every_module_and_page(tmp_path):
     context, target = tmp_path / "context", tmp_path / "site"
     for source in copied_sources("docker/api.Dockerfile"):
@@ -214,6 +215,7 @@ def test_what_the_image_copies_installs_and_brings_every_module_and_page(tmp_pat
     assert entry.stdout.startswith(str(target))
 
 
+@pytest.mark.slow
 def test_the_api_image_needs_nothing_that_it_does_not_install():
     known = set(pins("runtime.txt"))
     foreign = sorted(

@@ -101,24 +101,26 @@ def run(home: Path, program: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
 
 
+_RAN = "encoding denoising decoding ran"
+
+
 @pytest.mark.parametrize(
     ("program", "flag", "content", "well", "faulty"),
     [
         (_COMMIT, "commit-lost", "1", "committed 1", "unknown 2"),
         (_STORE, "disk-full", "", "job/x", "full"),
         (_PICTURE, "disk-full", "", "4", "full"),
-        (_STEP, "pipeline-memory-1", "", "encoding denoising decoding ran", "encoding MemoryError"),
-        (_STEP, "pipeline-error-1", "", "encoding denoising decoding ran", "encoding RuntimeError"),
-        (_STEP, "oom-denoising-1", "", "encoding denoising decoding ran", "encoding denoising OutOfMemoryError"),
-        (
-            _STEP,
-            "oom-decoding-1",
-            "",
-            "encoding denoising decoding ran",
-            "encoding denoising decoding OutOfMemoryError",
+        (_STEP, "pipeline-memory-1", "", _RAN, "encoding MemoryError"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)  # each loads torch twice
+            for case in (
+                (_STEP, "pipeline-error-1", "", _RAN, "encoding RuntimeError"),
+                (_STEP, "oom-denoising-1", "", _RAN, "encoding denoising OutOfMemoryError"),
+                (_STEP, "oom-decoding-1", "", _RAN, "encoding denoising decoding OutOfMemoryError"),
+                (_LOAD, "oom-loading-1", "", "loaded", "OutOfMemoryError"),
+                (_POISONED, "cuda-loading-1", "", "8.0 8.0", "AcceleratorError AcceleratorError"),
+            )
         ),
-        (_LOAD, "oom-loading-1", "", "loaded", "OutOfMemoryError"),
-        (_POISONED, "cuda-loading-1", "", "8.0 8.0", "AcceleratorError AcceleratorError"),
     ],
 )
 def test_a_fault_is_done_where_a_file_orders_it(

@@ -25,8 +25,9 @@ def run(web: WebProcess, folder: Path, examples: int, seed: int) -> int:
     return int(passed[2])
 
 
+@pytest.mark.timeout(15 * 60)
 def test_the_api_conforms_to_its_document(web: WebProcess, tmp_path: Path) -> None:
-    assert run(web, tmp_path, examples=5, seed=1) > 100
+    assert run(web, tmp_path, examples=2, seed=1) > 100
 
 
 @pytest.mark.slow

@@ -117,6 +117,7 @@ def test_an_invalid_period_is_reported(client: TestClient, days: str) -> None:
     assert client.get(f"{URL}?days=1").json()["errors"][0]["loc"] == ["query", "days"]
 
 
+@pytest.mark.slow  # a hundred thousand uses
 def test_the_query_time_does_not_grow_with_usage(client: TestClient, database: Database, settings: Settings) -> None:
     def median() -> float:
         took = []

@@ -93,6 +93,7 @@ def test_what_cannot_be_fetched_is_refused(stack: Stack) -> None:
     refused(wanworks("download", "I2V-A14B", home=stack.home), ExitCode.REFUSED, "repo_not_found")
 
 
+@pytest.mark.slow
 def test_a_download_is_steered_from_another_terminal(stack: Stack) -> None:
     words = ("download", "T2V-A14B", "--limit", "8", "--json")
     environment = {**os.environ, "WANWORKS_HOME": str(stack.home)}
@@ -113,6 +114,7 @@ def test_a_download_is_steered_from_another_terminal(stack: Stack) -> None:
     refused(wanworks("pause", "T2V-A14B", home=stack.home), ExitCode.REFUSED, "T2V-A14B")
 
 
+@pytest.mark.slow
 def test_cancel_download(stack: Stack) -> None:
     wanworks("cleanup", "--execute", "--keep-days", "0", home=stack.home)
     environment = {**os.environ, "WANWORKS_HOME": str(stack.home)}
@@ -135,6 +137,7 @@ def test_models_shows_what_is_here(fetched: Stack) -> None:
     assert snapshot(fetched).name[:12] in line
 
 
+@pytest.mark.slow
 def test_verify_finds_and_repairs_a_flipped_byte(fetched: Stack) -> None:
     whole = said(wanworks("verify", "T2V-A14B", "--full", "--json", home=fetched.home))
     assert whole["data"][0]["result"]["models"]["T2V-A14B"]["integrity_score"] == 1.0

@@ -21,6 +21,7 @@ MODELS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_id", MODELS)
 def test_the_command_prints_the_facts_of_a_model(model_id: str) -> None:
     command = [sys.executable, "-m", "wanworks.cli.main", "measure-memory", model_id]

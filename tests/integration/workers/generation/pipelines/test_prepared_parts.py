@@ -96,7 +96,9 @@ def test_every_parameter_equals_that_of_a_fresh_load(
     assert copied.memory_mb == fresh.memory_mb
 
 
-@pytest.mark.parametrize("quantization", ["bf16", "int8", "fp8"])
+@pytest.mark.parametrize(
+    "quantization", ["bf16", *(pytest.param(one, marks=pytest.mark.slow) for one in ("int8", "fp8"))]
+)
 def test_the_video_is_the_same_file(models: Path, studio: Studio, quantization: Quantization) -> None:
     fresh = studio.generate("T2V-A14B", quantization=quantization)
     run.free()
@@ -106,7 +108,9 @@ def test_the_video_is_the_same_file(models: Path, studio: Studio, quantization: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["bf16", "int8", "fp8"])
+@pytest.mark.parametrize(
+    "quantization", ["int8", *(pytest.param(one, marks=pytest.mark.slow) for one in ("bf16", "fp8"))]
+)
 def test_a_lora_has_the_same_effect(models: Path, studio: Studio, quantization: Quantization) -> None:
     write_differences(studio.settings.loras_dir / "style.safetensors")
     asked: dict[str, Any] = {"quantization": quantization, "loras": [{"name": "style"}]}
@@ -118,7 +122,7 @@ def test_a_lora_has_the_same_effect(models: Path, studio: Studio, quantization: 
     assert studio.generate("TI2V-5B", **asked).sha256 == copied.sha256
 
 
-@pytest.mark.parametrize("quantization", ["none", "fp16"])
+@pytest.mark.parametrize("quantization", ["none", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_types_without_a_copy_are_read_from_the_published_weights(models: Path, quantization: Quantization) -> None:
     fresh = loaded(snapshots()["T2V-A14B"], "T2V-A14B", quantization)
     other = loaded(snapshot(models, "T2V-A14B"), "T2V-A14B", quantization)

@@ -155,7 +155,9 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize("block", range(5))
+@pytest.mark.parametrize(
+    "block", [0, pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow), 4]
+)
 @pytest.mark.parametrize("layout", SHARES)
 def test_a_pass_that_is_stopped_at_any_block_spoils_nothing(
     cuda: FakeCuda, layout: Offload, block: int, int8: bool

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from shared import clock
 from shared.database.engine import Database
@@ -19,6 +19,7 @@ from tests.support.stack import Stack
 Open = Callable[..., Page]
 FETCHED = "TI2V-5B"  # the model that the stack has not downloaded at the start
 _WAIT_MS = 20_000
+_LOAD_MS = 60_000
 # The browser's console messages while the server is unreachable, which the page cannot prevent.
 _AWAY = (
     "net::ERR_CONNECTION_REFUSED",
@@ -88,6 +89,8 @@ class Watched:
 
     def watch(self, page: Page) -> Page:
         page.set_default_timeout(_WAIT_MS)
+        page.set_default_navigation_timeout(_LOAD_MS)
+        expect.set_options(timeout=_WAIT_MS)
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
         page.on("request", self._on_request)

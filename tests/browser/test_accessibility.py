@@ -35,9 +35,9 @@ def shown(page: Page, view: str, job: str) -> None:
     if view.startswith("job/"):
         expect(page.get_by_role("dialog").locator("video")).to_be_visible()
     elif view == "gallery":
-        expect(page.locator(f".cell[data-job='{job}'] img")).to_be_visible()
+        expect(page.locator(f"#gallery [data-job='{job}'] img")).to_be_visible()
     elif view == "jobs":
-        expect(page.locator(f"[data-job='{job}'] img")).to_be_visible()
+        expect(page.locator(f"#jobs [data-job='{job}'] img")).to_be_visible()
     else:
         expect(page.get_by_role("heading", name=HEADINGS[view])).to_be_visible()
     if view == "new":

@@ -97,7 +97,7 @@ def test_a_picture_is_dropped_pasted_checked_and_reused(open_page: Open, stack: 
     page.locator("h1#h-new").dispatch_event(
         "drop", {"dataTransfer": transfer(page, png(120, 80), "grey.png", "image/png")}
     )
-    expect(page.locator(".picture")).to_contain_text(re.compile("grey.png: 120 . 80"))
+    expect(page.locator(".picture").first).to_contain_text(re.compile("grey.png: 120 . 80"))
     submit(page, "a grey field comes to life")
     mine = page.locator("[data-submitted]").first
     expect(mine).to_contain_text("succeeded", timeout=60_000)
@@ -108,7 +108,7 @@ def test_a_picture_is_dropped_pasted_checked_and_reused(open_page: Open, stack: 
     expect(dialog.get_by_alt_text("The picture that the video starts from")).to_be_visible()
     assert stack.request("GET", f"/api/v1/jobs/{job}/image").headers["content-type"] == "image/png"
     dialog.get_by_role("link", name="Use these settings again").click()
-    expect(page.locator(".picture")).to_contain_text(re.compile("120 . 80"))
+    expect(page.locator(".picture").first).to_contain_text(re.compile("120 . 80"))
     open_advanced(page)
     expect(page.get_by_label("Seed", exact=True)).not_to_have_value("")
     page.locator("#toasts").get_by_role("button", name="New seed").click()
@@ -136,3 +136,47 @@ def test_requests_are_copied_with_the_address_and_without_the_key(open_page: Ope
     assert "signature=" in page.evaluate("navigator.clipboard.readText()")
     dialog.get_by_text("Last lines of the log").click()
     expect(dialog.locator("pre").first).to_contain_text(job)
+
+
+def test_several_videos_are_made_at_once_and_shown_side_by_side(open_page: Open, stack: Stack) -> None:
+    page = open_page("#new")
+    choose_model(page, "T2V-A14B")
+    submit(page, "two boats", Videos="2", Seed="40")
+    expect(page.locator("#toasts")).to_contain_text("2 jobs are queued.")
+    mine = page.locator("[data-submitted]")
+    expect(mine).to_have_count(2)
+    expect(mine.locator("video")).to_have_count(2, timeout=90_000)
+    expect(mine.first).to_contain_text("seed 40")
+    expect(mine.last).to_contain_text("seed 41")
+    first, second = (one.bounding_box() for one in mine.all())
+    assert first is not None
+    assert second is not None
+    assert first["y"] == second["y"], "side by side"
+    assert first["x"] + first["width"] <= second["x"]
+
+
+def test_the_last_image_and_its_fit_are_offered_where_the_model_takes_them(open_page: Open, stack: Stack) -> None:
+    page = open_page("#new")
+    first, last = (page.get_by_label(name, exact=True) for name in ("Image", "Last image optional"))
+    fit = page.get_by_label("Picture and size")
+    choose_model(page, "I2V-A14B")
+    expect(last).to_have_count(0)
+    expect(fit).to_have_count(0)
+    first.set_input_files({"name": "first.png", "mimeType": "image/png", "buffer": png(120, 80)})
+    expect(fit).to_have_value("cover")
+    last.set_input_files({"name": "last.png", "mimeType": "image/png", "buffer": png(80, 80)})
+    expect(page.locator(".picture").last).to_contain_text("last.png")
+    choose_model(page, "TI2V-5B")  # it takes a first picture alone
+    expect(page.get_by_label("Image optional", exact=True)).to_be_visible()
+    expect(last).to_have_count(0)
+    choose_model(page, "T2V-A14B")
+    expect(page.locator(".picture")).to_have_count(0)
+    expect(fit).to_have_count(0)
+    choose_model(page, "I2V-A14B")
+    fit.select_option("contain")
+    submit(page, "from grey to grey")
+    mine = page.locator("[data-submitted]").first
+    expect(mine).to_contain_text("succeeded", timeout=90_000)
+    params = stack.job(mine.get_attribute("data-submitted") or "")["params"]
+    assert params["fit"] == "contain"
+    assert params["last_image"]

@@ -11,7 +11,7 @@ const MINUTE_MS = 60_000;
 const SLIDE_MS = 10_000; // without new data, the time axis moves this often
 const POINTS = 500; // the server sends at most this many
 const TABLE_ROWS = 120;
-const LABEL_PX = 48; // minimum distance between two labels of the time axis
+const LABEL_PX = 60; // minimum distance between two labels of the time axis
 const DAY_S = 86_400;
 const ROUND_SECONDS = [20, 30, 60, 120, 240, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 43_200, DAY_S, 2 * DAY_S];
 const TICKS = { 1: 15 * MINUTE_MS, 24: 6 * HOUR_MS, 168: 24 * HOUR_MS };
@@ -132,7 +132,7 @@ function draw(plot) {
       timeTicks(spec, since, until, width).map((time) =>
         h(
           "text",
-          { key: `x${time}`, class: "tick", x: x(time), y: HEIGHT - 5, "text-anchor": "middle" },
+          { key: `x${time}`, class: "tick", x: Math.min(x(time), width - 26), y: HEIGHT - 5, "text-anchor": "middle" },
           spec.hours > 24 ? day(time) : clock(time),
         ),
       ),

@@ -52,7 +52,7 @@ function list() {
   if (!own.rows.length && !own.after.length)
     return empty("No flows yet. Submit jobs that depend on one another with wanworks flow submit or POST /api/v1/flows.");
   return [
-    h("ul", { class: "flows", key: "list", "aria-label": "Flows, newest first" }, own.rows.map(line)),
+    h("ul", { class: "panel flows", key: "list", "aria-label": "Flows, newest first" }, own.rows.map(line)),
     own.after.length || own.next
       ? h(
           "div",
@@ -92,7 +92,7 @@ function one() {
   if (!flow) return state.notes.flows ? null : loading();
   return h(
     "section",
-    { key: flow.id, "aria-labelledby": "h-flow" },
+    { key: flow.id, class: "panel", "aria-labelledby": "h-flow" },
     h("p", null, h("a", { href: "#flows" }, "All flows")),
     h("h2", { id: "h-flow" }, flow.name ?? flow.id),
     h(

@@ -6,7 +6,7 @@ import { h } from "../base/dom.js";
 import { at, gigabytes, seconds } from "../base/format.js";
 import { button } from "../base/parts.js";
 import { changed, state } from "../base/state.js";
-import { draft, requestBody } from "./draft.js";
+import { chosen, draft, requestBody } from "./draft.js";
 
 const PAUSE_MS = 400;
 const FRESH_MS = 15_000; // afterwards the queue has changed
@@ -16,9 +16,10 @@ const DOT =
 
 let estimate = { of: null, at: 0, found: null, refused: null, failed: null };
 let pause = null;
+let asking = false; // whether a request is under way
 
 export function estimateBar(entry, take) {
-  requestSoon(entry);
+  requestSoon();
   const { found, refused, failed } = estimate;
   const current = found?.model_id === entry.model_id ? found : null;
   return h(
@@ -81,10 +82,19 @@ const changesText = (changes) =>
     .map(([name, value]) => (name === "frames" ? `${value} frames` : name === "quantization" || name === "speed" ? `${name} ${value}` : String(value)))
     .join(", ");
 
-/** Requests the estimate for the form's values once typing has paused. */
-function requestSoon(entry) {
+/** Requests the estimate for the form's values once typing has paused and the form has been drawn. */
+function requestSoon() {
+  if (pause || asking || document.documentElement.dataset.view !== "new") return;
+  pause = setTimeout(() => {
+    pause = null;
+    ask();
+  }, PAUSE_MS);
+}
+
+async function ask() {
   const form = document.querySelector(".make-form");
-  if (!form || pause || document.documentElement.dataset.view !== "new") return;
+  if (!form) return;
+  const entry = chosen();
   // What the request's answer alone can say, such as a LoRA that does not exist, is left out.
   const { webhook_url, webhook_progress, loras, fallback, ...wanted } = requestBody(form, entry);
   wanted.prompt = "a video"; // its words change neither time nor memory
@@ -104,18 +114,18 @@ function requestSoon(entry) {
     }
     return;
   }
-  pause = setTimeout(async () => {
-    pause = null;
-    const known = { of, at: Date.now(), found: null, refused: null, failed: null };
-    try {
-      known.found = await post("/api/v1/jobs/generation?dry_run=true", wanted);
-    } catch (error) {
-      if (error instanceof Problem && error.alternatives.length) known.refused = error;
-      else if (error instanceof Problem && error.errors.length) known.failed = error.errors.map((one) => `${one.field}: ${one.message}`).join(" ");
-      else if (error instanceof Problem) known.refused = error;
-      else known.failed = error.message;
-    }
-    estimate = known;
-    changed();
-  }, PAUSE_MS);
+  const known = { of, at: Date.now(), found: null, refused: null, failed: null };
+  asking = true;
+  try {
+    known.found = await post("/api/v1/jobs/generation?dry_run=true", wanted);
+  } catch (error) {
+    if (error instanceof Problem && error.alternatives.length) known.refused = error;
+    else if (error instanceof Problem && error.errors.length) known.failed = error.errors.map((one) => `${one.field}: ${one.message}`).join(" ");
+    else if (error instanceof Problem) known.refused = error;
+    else known.failed = error.message;
+  } finally {
+    asking = false;
+  }
+  estimate = known;
+  changed();
 }

@@ -191,7 +191,7 @@ function newest() {
       "div",
       { class: "row between" },
       h("h2", { id: "h-newest" }, "Newest videos"),
-      h("a", { href: "#jobs?type=generation&status=succeeded" }, "All videos"),
+      h("a", { href: "#gallery" }, "All videos"),
     ),
     jobs.length
       ? h(

@@ -21,7 +21,7 @@ def choose_size(page: Page, resolution: str) -> None:
 
 
 def open_advanced(page: Page) -> None:
-    page.locator("details.advanced").evaluate("details => { details.open = true; }")
+    page.locator("#make-form details.advanced").evaluate("details => { details.open = true; }")
 
 
 def choose_model(page: Page, model_id: str) -> None:

@@ -224,7 +224,7 @@ def test_all_jobs_that_match_are_cancelled_and_a_batch_is_shown(open_page: Open,
     batch = answer.json()["id"]
     page = open_page("#jobs")
     page.get_by_text("Batches", exact=True).click()
-    page.get_by_role("link", name="boats").click()
+    page.get_by_role("link", name="boats", exact=True).click()
     shown = page.get_by_role("region", name="boats")
     expect(shown).to_contain_text("3 jobs")
     assert shown.get_by_role("link", name="zip").get_attribute("href") == f"/api/v1/batches/{batch}/artifacts.zip"

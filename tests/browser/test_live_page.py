@@ -284,7 +284,7 @@ def test_the_server_is_lost_and_regained(open_page: Open, stack: Stack, watched:
     stack.kill_process("web")
     expect(page.locator("#connection")).to_contain_text("disconnected")
     expect(page.get_by_text("The server is unreachable.")).to_be_visible()
-    expect(page.locator("#connection")).to_contain_text("live", timeout=40_000)
+    expect(page.locator("#connection")).to_contain_text("live", timeout=120_000)
     expect(page.get_by_text("The server is unreachable.")).to_be_hidden()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("typed before")
     watched.away = False

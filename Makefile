@@ -7,6 +7,7 @@
 # make soak       random faults under load, and a checker: SOAK_JOBS, SOAK_FAULTS, SOAK_SEED, SOAK_DATABASE
 # make bench      benchmarks; writes docs/measurements.md
 # make docs       build the site from docs/
+# make screenshots  the pictures in docs/images, from a running demo with Chromium
 # make lock       pin the installed versions
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ DEVICES ?= auto
 PORT ?= 8000
 FLOWER_PORT ?= 5555
 
-.PHONY: docs setup demo up check test test-slow test-fuzz test-cluster gpu-check soak bench lock
+.PHONY: docs setup demo up check test test-slow test-fuzz test-cluster gpu-check soak bench screenshots lock
 
 setup: $(STAMP)
 
@@ -78,6 +79,9 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+screenshots: $(STAMP)
+	$(BIN)/python -m tests.screenshots
 
 lock: $(STAMP)
 	$(BIN)/python requirements/lock.py

@@ -18,7 +18,7 @@ from tests.support.stack import Stack
 
 Open = Callable[..., Page]
 FETCHED = "TI2V-5B"  # the model that the stack has not downloaded at the start
-_WAIT_MS = 20_000
+_WAIT_MS = 60_000
 _LOAD_MS = 60_000
 # The browser's console messages while the server is unreachable, which the page cannot prevent.
 _AWAY = (

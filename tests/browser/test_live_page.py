@@ -21,7 +21,7 @@ def choose_size(page: Page, resolution: str) -> None:
 
 
 def open_advanced(page: Page) -> None:
-    page.locator("details.advanced").evaluate("details => { details.open = true; }")
+    page.locator("#make-form details.advanced").evaluate("details => { details.open = true; }")
 
 
 def choose_model(page: Page, model_id: str) -> None:
@@ -224,7 +224,7 @@ def test_all_jobs_that_match_are_cancelled_and_a_batch_is_shown(open_page: Open,
     batch = answer.json()["id"]
     page = open_page("#jobs")
     page.get_by_text("Batches", exact=True).click()
-    page.get_by_role("link", name="boats").click()
+    page.get_by_role("link", name="boats", exact=True).click()
     shown = page.get_by_role("region", name="boats")
     expect(shown).to_contain_text("3 jobs")
     assert shown.get_by_role("link", name="zip").get_attribute("href") == f"/api/v1/batches/{batch}/artifacts.zip"
@@ -284,7 +284,7 @@ def test_the_server_is_lost_and_regained(open_page: Open, stack: Stack, watched:
     stack.kill_process("web")
     expect(page.locator("#connection")).to_contain_text("disconnected")
     expect(page.get_by_text("The server is unreachable.")).to_be_visible()
-    expect(page.locator("#connection")).to_contain_text("live", timeout=40_000)
+    expect(page.locator("#connection")).to_contain_text("live", timeout=120_000)
     expect(page.get_by_text("The server is unreachable.")).to_be_hidden()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("typed before")
     watched.away = False

@@ -141,7 +141,7 @@ def test_requests_are_copied_with_the_address_and_without_the_key(open_page: Ope
 def test_several_videos_are_made_at_once_and_shown_side_by_side(open_page: Open, stack: Stack) -> None:
     page = open_page("#new")
     choose_model(page, "T2V-A14B")
-    submit(page, "two boats", Videos="2", Seed="40")
+    submit(page, "seen side by side", Videos="2", Seed="40")
     expect(page.locator("#toasts")).to_contain_text("2 jobs are queued.")
     mine = page.locator("[data-submitted]")
     expect(mine).to_have_count(2)

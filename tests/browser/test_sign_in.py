@@ -13,7 +13,7 @@ from shared.states import Scope
 from tests.conftest import WebProcess
 from tests.support.jobs import accepted
 
-_WAIT_MS = 20_000
+_WAIT_MS = 60_000
 
 
 @pytest.fixture

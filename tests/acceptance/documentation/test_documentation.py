@@ -285,8 +285,21 @@ def test_the_readme_and_the_quick_start(tmp_path: Path) -> None:
     assert sorted(path.suffix for path in (ROOT / "demo").glob("*.mp4")) == [".mp4", ".mp4"]
 
 
+@pytest.mark.slow
+def test_the_pictures_are_made_by_a_command(tmp_path: Path) -> None:
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        lacking("no Chromium on PATH")
+    argv = [sys.executable, "-m", "tests.screenshots", str(tmp_path)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = {path.name for path in (DOCS / "images").iterdir()}
+    assert kept == {path.name for path in tmp_path.iterdir()}
+    assert all(Image.open(path).size == (1400, 900) for path in tmp_path.iterdir())
+
+
 def test_the_pages_build_strictly(tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    # Without --quiet, which drops the warnings before they are counted.
+    argv = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(
         argv, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=120
     )

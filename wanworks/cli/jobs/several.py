@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Ended:
-    """What became of one video: its file, or why there is none."""
+    """The outcome of one video: its file, or why there is none."""
 
     job: Job | None
     file: Path | None = None

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -131,5 +130,5 @@ def test_logs_are_printed_from_their_end_and_followed(run: Any, tmp_path: Path) 
         (folder / "web.log").rename(folder / "web.log.1")
         (folder / "web.log").write_text("a new file\n")
         assert process.stdout.readline() == "a new file\n"
-        process.send_signal(signal.SIGINT)
+        process.terminate()
     assert process.returncode != 0

@@ -97,15 +97,16 @@ export function drawJob() {
       "div",
       { class: "dialog-top" },
       h("h2", { id: "job-title" }, title),
-      h("div", { class: "row" }, step(-1, "back", "Previous job in the list"), step(1, "forward", "Next job in the list"), close()),
+      h("div", { class: "row" }, step(-1, "back"), step(1, "forward"), close()),
     ),
     job ? body(job) : missing ? note("It was deleted, or its retention period has ended.") : note(failed, "bad"),
   );
 }
 
-function step(by, symbol, label) {
+function step(by, symbol) {
   if (neighbours.length < 2 && !ofGallery()) return null;
   const to = neighbour(by);
+  const label = `${by < 0 ? "Previous" : "Next"} ${ofGallery() ? "video" : "job in the list"}`;
   return h(
     "button",
     { key: symbol, type: "button", class: "icon-button", "aria-label": label, title: label, "aria-disabled": to ? undefined : "true", on: { click: () => to && location.replace(`#job/${to}`) } },

@@ -77,6 +77,12 @@ def test_the_api_guide(stack: Stack, tmp_path: Path) -> None:
     assert '{"loc":["body","colour"],"msg":"there is no such field"}' in done.stdout
     assert "4 steps: succeeded" in done.stdout
     assert "40 is not supported by T2V-A14B-Lightning, which fixes it; allowed: 4" in done.stdout
+    assert '{"seed":7,"jobs":2,"in_a_batch":true}' in done.stdout
+    assert "no_preview: The job is succeeded" in done.stdout
+    assert '{"name":"boats of paper","videos":1}' in done.stdout
+    assert '{"total":1,"prompt":"A paper boat drifts down a gutter"}' in done.stdout
+    assert '"name":"old-film","scale":0.8' in done.stdout
+    assert '{"name":"old-film","shared":true,"rank":4}' in done.stdout
     assert re.search(r"^metrics_update \d+ queued$", done.stdout, re.MULTILINE)
 
 

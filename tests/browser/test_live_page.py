@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from datetime import UTC, datetime, timedelta
 
 from playwright.sync_api import APIResponse, Page, Route, WebSocketRoute, expect
 
@@ -182,10 +183,15 @@ def test_loras_and_a_webhook_are_sent_and_a_failed_job_is_retried(
     expect(page.get_by_label("Scale 1")).to_have_value("-0.5")
 
 
+def later() -> str:
+    """An hour from now: a job that starts then does not end while the page asks whether to cancel it."""
+    return (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
+
+
 def test_jobs_are_cancelled_filtered_reused_and_deleted(open_page: Open, stack: Stack) -> None:
     done = stack.submit(prompt="to be deleted")
     stack.wait_status(done)
-    cancelled = stack.submit(prompt="to be cancelled", steps=60, frames=81)
+    cancelled = stack.submit(prompt="to be cancelled", start_after=later(), frames=81)
     page = open_page("#jobs")
     row = page.locator(f"[data-job='{cancelled}']")
     row.get_by_role("button", name="Cancel:").click()
@@ -219,7 +225,7 @@ def test_jobs_are_cancelled_filtered_reused_and_deleted(open_page: Open, stack: 
 
 
 def test_all_jobs_that_match_are_cancelled_and_a_batch_is_shown(open_page: Open, stack: Stack) -> None:
-    long = {"model_id": "T2V-A14B", "prompt": "long", "resolution": "64x64", "frames": 81, "steps": 60}
+    long = {"model_id": "T2V-A14B", "prompt": "long", "resolution": "64x64", "frames": 81, "start_after": later()}
     answer = stack.request("POST", "/api/v1/batches", json={"jobs": [{"params": long}] * 3, "name": "boats"})
     batch = answer.json()["id"]
     page = open_page("#jobs")

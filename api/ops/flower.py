@@ -104,7 +104,7 @@ async def with_slash(context: Context, request: Request, query: BaseModel) -> Re
 
 
 async def proxied(context: Context, request: Request, query: BaseModel) -> Response:
-    """Return Flower's response; to a browser that opens it while it is off, a page that says so.
+    """Return Flower's response. While Flower is off, a browser gets a page with that message.
 
     Raises NotFound, TooLarge or FlowerUnavailable.
     """

@@ -80,7 +80,7 @@ async def _try(wanted: Wanted, path: Path, offset: int, tag: str, came: Callable
     try:
         for _ in range(REDIRECTS + 1):
             route = await route_to(url, wanted.allowed, wanted.resolve)
-            if urlsplit(url).netloc != urlsplit(wanted.url).netloc:
+            if urlsplit(url)[:2] != urlsplit(wanted.url)[:2]:  # scheme, host and port
                 headers = {}  # a token is for the host that it was given for
             resume = {"Range": f"bytes={offset}-", "If-Range": tag} if offset else {}
             request = route.request({"Accept-Encoding": "identity", **headers, **resume})

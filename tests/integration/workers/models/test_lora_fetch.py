@@ -37,6 +37,7 @@ class Site:
     breaks: int = 0
     status: int = 200
     etag: str = '"one"'
+    moved_to: str = ""  # an address to which the first answer redirects
     seen: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -47,6 +48,13 @@ def site() -> Iterator[Site]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             site.seen.append({"path": self.path, **{name.lower(): value for name, value in self.headers.items()}})
+            if site.moved_to:
+                self.send_response(302)
+                self.send_header("Location", site.moved_to)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                site.moved_to = ""
+                return
             begin = 0
             if self.headers.get("If-Range") == site.etag and (given := self.headers.get("Range")):
                 begin = int(given.removeprefix("bytes=").rstrip("-"))
@@ -174,6 +182,22 @@ def test_from_the_hub_with_the_token_of_an_administrator_alone(run: Any, site: S
     run(chosen=hub, **asked, with_token=True)
     assert [one["path"] for one in site.seen] == ["/me/film/resolve/main/high/grain.safetensors"] * 2
     assert [one.get("authorization") for one in site.seen] == [None, "Bearer hush"]
+
+
+def test_the_token_is_not_sent_on_to_another_host(run: Any, site: Site) -> None:
+    from pydantic import SecretStr
+
+    site.moved_to = f"{site.url.replace('127.0.0.1', 'localhost')}/elsewhere"
+    run(
+        chosen={"hub_url": site.url, "hub_token": SecretStr("hush")},
+        repo="me/film",
+        file="grain.safetensors",
+        with_token=True,
+    )
+    assert [(one["path"], one.get("authorization")) for one in site.seen] == [
+        ("/me/film/resolve/main/grain.safetensors", "Bearer hush"),
+        ("/elsewhere", None),
+    ]
 
 
 def test_a_cancel_stops_it(run: Any, site: Site, database: Database) -> None:

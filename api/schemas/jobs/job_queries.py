@@ -147,11 +147,11 @@ class PreviewQuery(BaseModel):
 
     attempt: Annotated[
         int | None,
-        BeforeValidator(_end),
         Field(ge=0, le=999_999_999_999_999, description="Not used: it makes the address of each preview another one."),
+        BeforeValidator(_end),
     ] = None
     step: Annotated[
-        int | None, BeforeValidator(_end), Field(ge=0, le=999_999_999_999_999, description="Not used, as `attempt`.")
+        int | None, Field(ge=0, le=999_999_999_999_999, description="Not used, as `attempt`."), BeforeValidator(_end)
     ] = None
 
 

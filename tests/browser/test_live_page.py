@@ -125,9 +125,12 @@ def test_an_error_of_the_server_is_shown_at_its_field(open_page: Open, watched: 
     expect(frames).to_be_focused()
     expect(page.locator("#e-frames")).to_contain_text("9999 is not supported by T2V-A14B")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("too long")
-    # The browser reports every response of 400 and above on the console.
-    assert len(watched.complaints) == 1
-    assert "422" in watched.complaints.pop()
+    expect(page.locator(".estimate")).to_contain_text("9999 is not supported by T2V-A14B")
+    frames.fill("17")
+    # The browser reports every response of 400 and above on the console: the submission's and the estimate's.
+    assert len(watched.complaints) >= 2
+    assert all("422" in complaint for complaint in watched.complaints)
+    watched.complaints.clear()
 
 
 def test_loras_and_a_webhook_are_sent_and_a_failed_job_is_retried(

@@ -1,8 +1,8 @@
 """Every write in a job's life, each with what must be true after it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -12,7 +12,19 @@ from shared.access.audit import Act
 from shared.access.keys import Limits
 from shared.cluster import nodes
 from shared.database.engine import Database
-from shared.database.tables import ApiKey, AuditEntry, Device, DeviceFault, Job, Use, WebhookMessage
+from shared.database.tables import (
+    ApiKey,
+    AuditEntry,
+    CollectedVideo,
+    Collection,
+    Device,
+    DeviceFault,
+    Favourite,
+    Job,
+    StoredLora,
+    Use,
+    WebhookMessage,
+)
 from shared.errors import FaultKind
 from shared.jobs import (
     accepting,
@@ -31,8 +43,11 @@ from shared.jobs.bulk import Selection, Tally
 from shared.jobs.device_faults import Fault
 from shared.jobs.flows import accepting as flow_accepting
 from shared.jobs.flows import advancing, changing
+from shared.jobs.gallery import collections, favourites
 from shared.jobs.lines import holding, windows
 from shared.models import replica_files
+from shared.models.loras import library as lora_library
+from shared.models.loras.header import Described
 from shared.models.verification import Verdict
 from shared.states import JobState, Phase, Priority, Scope
 from tests.integration.shared.database.losing_commits import row, rows
@@ -116,12 +131,25 @@ def _ending(state: JobState) -> Callable[[Database], Written]:
     return make
 
 
+def _second_attempt(database: Database) -> Written:
+    job = claimed(database, accepted(database).id)
+    attempts.crashed(database, job.id, 1, "died", 0.0)
+    claimed(database, job.id)
+
+    def check(ended: Job) -> None:
+        assert ended.status == JobState.SUCCEEDED
+        assert _history(database, job) == [(1, "lost"), (2, "succeeded")]
+
+    return Written(lambda: attempts.succeed(database, job.id, 2, {"timings": {}}), check)
+
+
 def _given_back(database: Database) -> Written:
     job = claimed(database, accepted(database).id)
 
     def check(back: Job | None) -> None:
         assert back is not None
         assert (row(database, job.id).status, row(database, job.id).failures) == (JobState.QUEUED, 0)
+        assert _history(database, job) == [(1, "returned")]
 
     return Written(lambda: attempts.give_back(database, job.id, 1), check)
 
@@ -132,6 +160,7 @@ def _crashed(database: Database) -> Written:
     def check(after: Job | None) -> None:
         assert after is not None
         assert (row(database, job.id).status, row(database, job.id).failures) == (JobState.QUEUED, 1)
+        assert _history(database, job) == [(1, "lost")]
 
     return Written(lambda: attempts.crashed(database, job.id, 1, "died", 0.0), check)
 
@@ -231,13 +260,21 @@ def _paused(database: Database) -> Written:
     download_control.pause(database, job.id)
     return Written(
         lambda: attempts.paused(database, job.id, 1, download_control.BY_OWNER, Fetched(1, 2, 50.0)),
-        lambda after: _is(database, job, after, JobState.PAUSED),
+        lambda after: _is(database, job, after, JobState.PAUSED, [(1, "paused")]),
     )
 
 
-def _is(database: Database, job: Job, after: Job | None, state: JobState) -> None:
+def _is(
+    database: Database, job: Job, after: Job | None, state: JobState, history: Sequence[tuple[int, str]] = ()
+) -> None:
     assert after is not None
     assert (after.status, row(database, job.id).status) == (state, state)
+    assert _history(database, job) == list(history)
+
+
+def _history(database: Database, job: Job) -> list[tuple[int, str]]:
+    """Return the number and the outcome of each ended attempt."""
+    return [(one["attempt"], one["outcome"]) for one in row(database, job.id).attempt_history or []]
 
 
 def _commit_of_a_download(database: Database) -> Written:
@@ -487,6 +524,105 @@ def _bulk_deletion(database: Database) -> Written:
     return Written(lambda: bulk.act(database, "delete", Selection(), targets, Tally(2)), check)
 
 
+def _lora(expert: Literal["both", "high", "low"], sha256: str) -> lora_library.NewFile:
+    return lora_library.NewFile(expert, sha256, 7, Described(2, 4, "14B", ()), "upload", "")
+
+
+def _add_lora(database: Database) -> Written:
+    def check(added: StoredLora) -> None:
+        assert (added.name, [one["sha256"] for one in added.files]) == ("rain", ["a" * 64])
+        assert [one.id for one in rows(database, StoredLora)] == [added.id]
+
+    return Written(lambda: lora_library.add(database, "rain", _lora("both", "a" * 64), owner=None), check)
+
+
+def _complete_lora(database: Database) -> Written:
+    lora_library.add(database, "rain", _lora("high", "a" * 64), owner=None)
+
+    def check(added: StoredLora) -> None:
+        assert [one["expert"] for one in added.files] == ["high", "low"]
+        assert [one.files for one in rows(database, StoredLora)] == [added.files]
+
+    return Written(lambda: lora_library.add(database, "rain", _lora("low", "b" * 64), owner=None), check)
+
+
+def _share_lora(database: Database) -> Written:
+    lora = lora_library.add(database, "rain", _lora("both", "a" * 64), owner=None)
+
+    def check(changed: StoredLora) -> None:
+        assert changed.shared
+        assert [one.shared for one in rows(database, StoredLora)] == [True]
+
+    return Written(lambda: lora_library.change(database, lora.id, {"shared": True}), check)
+
+
+def _remove_lora(database: Database) -> Written:
+    lora = lora_library.add(database, "rain", _lora("both", "a" * 64), owner=None)
+
+    def check(_: None) -> None:
+        assert [one.removed_at is not None for one in rows(database, StoredLora)] == [True]
+
+    return Written(lambda: lora_library.remove(database, lora.id), check)
+
+
+def _video(database: Database) -> Job:
+    job = claimed(database, accepted(database).id)
+    return attempts.succeed(database, job.id, 1, {"timings": {}})
+
+
+def _favourite(database: Database) -> Written:
+    job = _video(database)
+
+    def check(marked: Job) -> None:
+        assert marked.id == job.id
+        assert [(one.holder, one.job_id) for one in rows(database, Favourite)] == [("", job.id)]
+
+    return Written(lambda: favourites.mark(database, "", job.id), check)
+
+
+def _no_favourite(database: Database) -> Written:
+    job = _video(database)
+    favourites.mark(database, "", job.id)
+
+    def check(marked: Job) -> None:
+        assert marked.id == job.id
+        assert rows(database, Favourite) == []
+
+    return Written(lambda: favourites.unmark(database, "", job.id), check)
+
+
+def _collection(database: Database) -> Written:
+    def check(made: Collection) -> None:
+        assert made.name == "rain"
+        assert [one.id for one in rows(database, Collection)] == [made.id]
+
+    return Written(lambda: collections.create(database, "", "rain"), check)
+
+
+def _collect(database: Database) -> Written:
+    made = collections.create(database, "", "rain")
+    kept, removed = _video(database), _video(database)
+    collections.change(database, "", made.id, add=[removed.id])
+
+    def check(counted: collections.Counted) -> None:
+        assert (counted.collection.name, counted.videos) == ("snow", 1)
+        assert [one.name for one in rows(database, Collection)] == ["snow"]
+        assert [one.job_id for one in rows(database, CollectedVideo)] == [kept.id]
+
+    change = {"name": "snow", "add": [kept.id], "remove": [removed.id]}
+    return Written(lambda: collections.change(database, "", made.id, **change), check)  # type: ignore[arg-type]
+
+
+def _remove_collection(database: Database) -> Written:
+    made = collections.create(database, "", "rain")
+    collections.change(database, "", made.id, add=[_video(database).id])
+
+    def check(_: None) -> None:
+        assert (rows(database, Collection), rows(database, CollectedVideo)) == ([], [])
+
+    return Written(lambda: collections.remove(database, "", made.id), check)
+
+
 WRITES: dict[str, Callable[[Database], Written]] = {
     "accept": _accept,
     "accept a flow": _accept_flow,
@@ -500,6 +636,7 @@ WRITES: dict[str, Callable[[Database], Written]] = {
     "take up what is finishing": _take_up,
     "succeed": _ending(JobState.SUCCEEDED),
     "fail": _ending(JobState.FAILED),
+    "succeed in the second attempt": _second_attempt,
     "end as cancelled": _ending(JobState.CANCELLED),
     "give back": _given_back,
     "crash": _crashed,
@@ -529,4 +666,13 @@ WRITES: dict[str, Callable[[Database], Written]] = {
     "revoke a key": _revoke,
     "audit": _audited,
     "record a repair": _repaired,
+    "add a LoRA": _add_lora,
+    "add the other half of a LoRA": _complete_lora,
+    "share a LoRA": _share_lora,
+    "remove a LoRA": _remove_lora,
+    "mark a favourite": _favourite,
+    "unmark a favourite": _no_favourite,
+    "create a collection": _collection,
+    "change a collection": _collect,
+    "delete a collection": _remove_collection,
 }

@@ -116,6 +116,9 @@ export function dropLora(row) {
   changed();
 }
 
+/** What the form is drawn for. Until the next drawing, the fields in the document may be another model's. */
+export const formOf = (entry) => `${draft.round} ${entry.model_id}`;
+
 /** Returns the request body from the form's fields, without empty ones. */
 export function requestBody(form, entry) {
   const body = { model_id: entry.model_id };

@@ -6,7 +6,7 @@ import { h } from "../base/dom.js";
 import { at, gigabytes, seconds } from "../base/format.js";
 import { button } from "../base/parts.js";
 import { changed, state } from "../base/state.js";
-import { chosen, draft, requestBody } from "./draft.js";
+import { chosen, draft, formOf, requestBody } from "./draft.js";
 
 const PAUSE_MS = 400;
 const FRESH_MS = 15_000; // afterwards the queue has changed
@@ -93,8 +93,8 @@ function requestSoon() {
 
 async function ask() {
   const form = document.querySelector(".make-form");
-  if (!form) return;
   const entry = chosen();
+  if (form?.dataset.of !== formOf(entry)) return; // the next drawing asks again
   // What the request's answer alone can say, such as a LoRA that does not exist, is left out.
   const { webhook_url, webhook_progress, loras, fallback, ...wanted } = requestBody(form, entry);
   wanted.prompt = "a video"; // its words change neither time nor memory

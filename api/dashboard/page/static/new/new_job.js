@@ -6,7 +6,7 @@ import { h } from "../base/dom.js";
 import * as load from "../base/load.js";
 import { artifactOf, badge, empty, note, progressOf, titleOf } from "../base/parts.js";
 import { afterDrawing, changed, hasEnded, mergeJobs, state } from "../base/state.js";
-import { chosen, draft, fieldNames, requestBody, resetFields, restore, save, withPictures } from "./draft.js";
+import { chosen, draft, fieldNames, formOf, requestBody, resetFields, restore, save, withPictures } from "./draft.js";
 import { estimateBar } from "./estimate.js";
 import { fields, fieldChanged } from "./generation_form.js";
 import { listen, takeFrom } from "./picture.js";
@@ -35,6 +35,7 @@ export function newJob() {
           key: `form-${draft.round}`,
           id: "make-form",
           class: "panel make-form",
+          "data-of": formOf(entry),
           novalidate: true,
           "aria-label": "New video",
           on: { submit: send, input: fieldChanged, keydown: sendByKey },
@@ -125,6 +126,7 @@ async function send(event) {
   event.preventDefault();
   const form = event.target;
   const entry = chosen();
+  if (form.dataset.of !== formOf(entry)) return afterDrawing(() => document.getElementById("make-form")?.requestSubmit());
   const body = requestBody(form, entry);
   const fieldOf = fieldNames(form);
   draft.errors = {};

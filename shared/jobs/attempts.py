@@ -322,6 +322,8 @@ def _note_attempt(job: Job, outcome: str, reason: str | None = None) -> None:
         "device": job.device,
         "outcome": outcome,
         "reason": reason,
+        "resumed_from_step": job.resumed_from_step,
+        "checkpoint_step": job.checkpoint_step,
     }
     history = job.attempt_history or []
     # The first one stays, because the whole time counts from it.

@@ -41,6 +41,7 @@ from tests.soak.rules.leftover_rules import (
 )
 from tests.soak.rules.order_rules import (
     a_batch_ends_once_and_counts_right,
+    a_preempted_job_continues,
     nothing_starts_before_its_time,
     nothing_starts_while_paused,
 )
@@ -60,6 +61,7 @@ RULES: tuple[Rule, ...] = (
     a_batch_ends_once_and_counts_right,
     nothing_starts_before_its_time,
     nothing_starts_while_paused,
+    a_preempted_job_continues,
     every_accepted_job_ends,
     no_job_fails_without_a_cause,
     an_end_stays,

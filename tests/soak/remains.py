@@ -23,7 +23,7 @@ _RETENTION = timedelta(days=30)  # the default: so only what was deleted goes
 _COLUMNS = (
     "id, type, status, attempt, failures, hidden, mock, model_id, worker, pid, device_key, params, result, error, "
     "started_at, released_at, finished_at, lease_until, cancel_at, webhook_url, "
-    "batch_id, start_after"
+    "batch_id, start_after, attempt_history"
 )
 _SETTLED_SECONDS = 6.0  # a process that was just born or is just ending is no stranger
 
@@ -107,7 +107,7 @@ def _rows(stack: Installation, query: str) -> list[dict[str, Any]]:
 def _readable(row: Mapping[str, Any], recorder: Recorder) -> dict[str, Any]:
     """Normalise a row of either database: parse JSON, convert booleans, and use the run's clock."""
     read = dict(row)
-    for name in ("params", "result", "error"):
+    for name in ("params", "result", "error", "attempt_history"):
         if isinstance(read[name], str):
             read[name] = json.loads(read[name])
     for name in ("hidden", "mock"):

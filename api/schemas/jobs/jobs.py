@@ -316,6 +316,13 @@ class AttemptEnd(ResponseModel):
         Field(description="`lost`: it crashed, or its worker was lost. `returned`: a stop, a drain or a pause."),
     ]
     reason: str | None
+    resumed_from_step: Annotated[
+        int | None, Field(description="The step of a checkpoint from which it continued. Null: it began anew.")
+    ] = None
+    checkpoint_step: Annotated[
+        int | None,
+        Field(description="The step of the job's latest checkpoint when it ended, from which the next may continue."),
+    ] = None
 
 
 class Job(ResponseModel):

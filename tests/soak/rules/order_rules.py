@@ -1,7 +1,8 @@
-"""Guarantees of batches, start times and pauses. Pure."""
+"""Guarantees of batches, start times, pauses and preemptions. Pure."""
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 from tests.soak.history import History
 from tests.soak.rules.violations import ENDS, Violation, rows_of, violated
@@ -51,3 +52,15 @@ def nothing_starts_while_paused(history: History) -> Iterator[Violation]:
             if row["model_id"] == pause["value"] and row["started_at"] is not None and begin < row["started_at"] < end:
                 said = f"it started at {row['started_at']:.2f}, within the pause from {begin:.2f} to {end:.2f}"
                 yield violated(nothing_starts_while_paused, history, row["id"], said)
+
+
+def a_preempted_job_continues(history: History) -> Iterator[Violation]:
+    """The attempt that makes the video after a preemption continues from the checkpoint, if it is on the same node."""
+    for row in rows_of(history).values():
+        for before, after in pairwise(row.get("attempt_history") or ()):
+            kept = before["checkpoint_step"] if before["outcome"] == "preempted" else None
+            if kept is None or after["outcome"] != "succeeded" or after["node"] != before["node"]:
+                continue
+            if (after["resumed_from_step"] or 0) < kept:
+                said = f"attempt {after['attempt']} continued after step {after['resumed_from_step']}, not {kept}"
+                yield violated(a_preempted_job_continues, history, row["id"], said)

@@ -187,6 +187,13 @@ def _paused_model(created_at: float, until: float | None, ended_at: float | None
     return Forged().leaving(pauses=(pause,))
 
 
+def _preempted(after_step: int | None, node: str = "here") -> Forged:
+    """A job that was preempted with a checkpoint after 4 steps, and then succeeded."""
+    first = {"attempt": 1, "node": "here", "outcome": "preempted", "checkpoint_step": 4, "resumed_from_step": None}
+    last = {"attempt": 2, "node": node, "outcome": "succeeded", "checkpoint_step": 4, "resumed_from_step": after_step}
+    return Forged(attempt_history=[first, last])
+
+
 _BROKEN: list[tuple[Callable[[History], Any], Forged]] = [
     (checker.every_accepted_job_ends, Forged(status="queued").leaving(uses=(), files=())),
     (checker.every_accepted_job_ends, Forged().leaving(rows=(row(), row(OTHER, type="cleanup", status="queued")))),
@@ -317,6 +324,8 @@ _BROKEN: list[tuple[Callable[[History], Any], Forged]] = [
     (checker.nothing_starts_before_its_time, Forged(start_after=3.0)),
     (checker.nothing_starts_while_paused, _paused_model(1.0, 9.0, None)),
     (checker.nothing_starts_while_paused, _paused_model(1.0, 9.0, 3.0)),
+    (checker.a_preempted_job_continues, _preempted(after_step=None)),
+    (checker.a_preempted_job_continues, _preempted(after_step=3)),
     (checker.no_answer_is_a_fault, Forged().add("refused", 3.0, to="GET /api/v1/jobs", code=500, text="")),
 ]
 
@@ -338,6 +347,8 @@ def test_a_flow_that_ended_well_breaks_nothing() -> None:
         _paused_model(1.0, 9.0, 1.9),
         _paused_model(2.5, 9.0, None),
         _paused_model(1.0, None, None),
+        _preempted(after_step=4),
+        _preempted(after_step=None, node="other"),
     ],
 )
 def test_a_kept_promise_of_the_queue_breaks_nothing(forged: Forged) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from shared.database.engine import Database
-from shared.jobs import attempts
+from shared.jobs import attempts, checkpoints
 from tests.conftest import both_databases
 from tests.integration.api.jobs.submitted_jobs import JOBS, get, submit
 from tests.support.jobs import accepted, claimed
@@ -45,12 +45,19 @@ def test_every_attempt_is_kept_and_the_first_start_counts(client: TestClient, da
     begun = claimed(database, job)
     attempts.crashed(database, job, begun.attempt, "The worker was lost", 0.0)
     again = claimed(database, job)
-    attempts.succeed(database, job, again.attempt, {"artifacts": []})
+    checkpoints.note(database, job, again.attempt, "n", 3)
+    attempts.give_back(database, job, again.attempt)
+    third = claimed(database, job)
+    checkpoints.note_resumed(database, job, third.attempt, 3)
+    attempts.succeed(database, job, third.attempt, {"artifacts": []})
     shown = get(client, job)
     assert [(one["attempt"], one["outcome"], one["reason"]) for one in shown["attempt_history"]] == [
         (1, "lost", "The worker was lost"),
-        (2, "succeeded", None),
+        (2, "returned", None),
+        (3, "succeeded", None),
     ]
+    steps = [(one["checkpoint_step"], one["resumed_from_step"]) for one in shown["attempt_history"]]
+    assert steps == [(None, None), (3, None), (3, 3)]
     assert shown["first_started_at"] == shown["attempt_history"][0]["started_at"] <= shown["started_at"]
 
 

@@ -36,6 +36,7 @@ function one(row) {
       h("span", { class: "muted small", title: moment(row.started_at) }, `${at(row.started_at)}, ${seconds(lasted)}${row.device ? `, on ${row.node} / ${row.device}` : ""}`),
     ),
     row.reason ? h("p", { class: "small" }, row.reason) : null,
+    row.resumed_from_step ? h("p", { class: "muted small" }, `It continued after step ${row.resumed_from_step}.`) : null,
   );
 }
 

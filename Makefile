@@ -33,9 +33,9 @@ $(STAMP): pyproject.toml requirements/torch.txt requirements/runtime.txt require
 		|| { echo "wanworks needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
 		|| { echo "Python's venv module is needed (on Debian and Ubuntu: the package python3-venv)"; exit 1; }
-	@echo "installing torch"
+	@echo "installing torch, which is large"
 	@$(PIP) -r requirements/torch.txt
-	@echo "installing everything else"
+	@echo "installing $$(cat requirements/runtime.txt requirements/worker.txt requirements/dev.txt | grep -c ==) other packages, in some minutes"
 	@$(PIP) -r requirements/dev.txt
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -c 'import pathlib, sysconfig; \

@@ -146,9 +146,10 @@ class NotFound(RequestError):
 
     code = "not_found"
 
-    def __init__(self, kind: str, name: str) -> None:
+    def __init__(self, kind: str, name: str, because: str = "") -> None:
+        """`because`: sentences that say why it is not there, or what to do."""
         self.kind = kind
-        super().__init__(f"{kind.capitalize()} not found: {name[:100]}")
+        super().__init__(f"{kind.capitalize()} not found: {name[:100]}{f'. {because}' if because else ''}")
 
 
 class Conflict(RequestError):

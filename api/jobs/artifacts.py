@@ -27,6 +27,7 @@ from shared import clock
 from shared.database.tables import Job
 from shared.errors import NotFound
 from shared.jobs import records
+from shared.states import JobState
 from shared.states import Scope as KeyScope
 from shared.storage.store import InBucket
 
@@ -45,7 +46,7 @@ async def make_link(context: Context, request: Request, query: BaseModel) -> Res
     job = await anyio.to_thread.run_sync(partial(records.get, context.database, job_id, only=caller_of(request).only))
     note_owner(request, job.owner)
     if name not in _artifacts(job):
-        raise NotFound("artifact", name)
+        raise _no_artifact(job, name)
     path = f"/api/v1/jobs/{job.id}/artifacts/{name}"
     url, expires = await context.access.link(path, body.expires_in_seconds)
     return json_response(
@@ -62,7 +63,7 @@ def served(context: Context, request: Request, job: Job, name: str, *, at_most_s
     """
     artifacts = _artifacts(job)
     if name not in artifacts:
-        raise NotFound("artifact", name)
+        raise _no_artifact(job, name)
     artifact = artifacts[name]
     found = context.storage.store().artifact(job.id, job.attempt, name)
     etag = f'"{artifact["sha256"]}"'
@@ -118,6 +119,13 @@ def _streamed(request: Request, found: InBucket, artifact: dict[str, Any], extra
     if request.method == "HEAD":  # the row has all headers, so the bucket is not contacted
         return Response(status_code=status, headers=extra)
     return StreamingResponse(found.read(start, end), status, extra)
+
+
+def _no_artifact(job: Job, name: str) -> NotFound:
+    if job.status == JobState.SUCCEEDED:
+        made = ", ".join(sorted(_artifacts(job))) or "none"
+        return NotFound("artifact", name, f"The job has: {made}")
+    return NotFound("artifact", name, f"The job is {job.status}; only jobs that have succeeded have artifacts")
 
 
 def _artifacts(job: Job) -> dict[str, Any]:

@@ -151,10 +151,10 @@ def _next(directory: Path) -> str:
     return f"""
 Done. The videos are in {directory}; the weights were random, so they show noise.
 
-Next, with the same tiny models:   make up
-With the real ones:                make up CATALOGUE=default   (then `wanworks download MODEL`; needs a GPU)
+Next, an installation of your own in .wanworks:
+  with the same tiny models   make up
+  with the real ones          make up CATALOGUE=default   (needs a GPU; a model is downloaded with its first job)
 Then:
   Live page  http://127.0.0.1:8000/
   API docs   http://127.0.0.1:8000/docs
-  Flower     http://127.0.0.1:8000/flower/
   A job      .venv/bin/wanworks generate --home .wanworks "a paper boat" --out boat.mp4"""

@@ -35,5 +35,14 @@ def find_url(given: str | None, home: Path | None) -> str:
     folder = home_folder(home)
     state = read_state(folder)
     if state is None or not state["running"] or not state["api_url"]:
-        raise ApiUnreachable(f"no stack runs on the home {folder}: start `wanworks up`, or give --url")
+        raise ApiUnreachable(f"no stack runs on the home {folder}: {_remedy(folder)}")
     return str(state["api_url"])
+
+
+def _remedy(home: Path) -> str:
+    from wanworks.supervise.state_file import read_state
+
+    beside = Path(".wanworks").absolute()  # where `make up` puts it
+    if beside != home and (state := read_state(beside)) is not None and state["running"]:
+        return "one runs on the home .wanworks; give --home .wanworks, or set WANWORKS_HOME"
+    return "start `wanworks up`, name another home with --home or WANWORKS_HOME, or give --url"

@@ -14,13 +14,14 @@ from wanworks.supervise.supervisor import ProcessState, ProcessStatus
 
 @dataclass(frozen=True)
 class Addresses:
-    """The addresses of this installation's parts; None for a part that is not started here."""
+    """The addresses of this installation's parts, None for a part that is not started here, and its catalogue."""
 
     api_url: str | None
     redis_url: str
     database_url: str
     flower_url: str | None
     flower_user: str | None
+    catalogue: str
 
 
 def state_file(home: Path) -> Path:

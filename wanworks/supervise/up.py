@@ -7,6 +7,7 @@ import fcntl
 import http.client
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 from shared.catalogue import models
 from shared.settings import Settings, load
 from wanworks.errors import AlreadyRunning, ConfigurationError
+from wanworks.home import home_folder
 from wanworks.net import proxies
 from wanworks.net.addresses import is_loopback
 from wanworks.supervise import programs
@@ -25,7 +27,7 @@ from wanworks.supervise.embedded_redis import EmbeddedRedis, embedded_redis, run
 from wanworks.supervise.locks import hold_device, hold_home
 from wanworks.supervise.ports import free_port, is_free
 from wanworks.supervise.process_reports import ProcessReports
-from wanworks.supervise.state_file import Addresses, write_state
+from wanworks.supervise.state_file import Addresses, read_state, write_state
 from wanworks.supervise.supervisor import STOP_SIGNALS, ProcessState, ProcessStatus, Supervisor
 
 _READY_COMPLAINT_SECONDS = 60.0
@@ -44,7 +46,10 @@ def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: 
         log(complaint)
     settings, kinds = _with_hub(settings, chosen_kinds(only))
     alone = [kind for kind in kinds if kind not in ("gpu", "redis")]  # those have their own locks, below
-    locks = [hold_home(settings.home, name) for name in ("up", *alone)]
+    try:
+        locks = [hold_home(settings.home, name) for name in ("up", *alone)]
+    except AlreadyRunning as error:
+        raise _already_running(settings.home, error) from None
     settings, redis = _with_redis(_with_ports(settings, kinds), kinds, locks, redis_wait)
     listing = programs.start_listing_devices(settings) if "gpu" in kinds else None
     try:
@@ -161,6 +166,7 @@ class _Board:
             database_url=settings.database,
             flower_url=_flower_url(settings) if "flower" in kinds else None,
             flower_user=settings.flower_user if "flower" in kinds else None,
+            catalogue=settings.catalogue,
         )
 
     def publish(self, processes: Sequence[ProcessStatus]) -> None:
@@ -201,7 +207,25 @@ class _Board:
         lines = [f"  Live page {api}/", f"  API docs  {api}/docs"] if api else []
         if api and flower:
             lines.append(f"  Flower    {api}/flower/")
-        return [*lines, "  Ctrl-C stops everything; no job is lost."]
+        return [*lines, *self._for_commands(), "  Ctrl-C stops everything; no job is lost."]
+
+    def _for_commands(self) -> list[str]:
+        """Return what another terminal needs so that `wanworks` is found there, and this stack by it."""
+        needed = []
+        if shutil.which("wanworks") is None and (programs_folder := Path(sys.executable).parent / "wanworks").exists():
+            needed.append(f'PATH="{programs_folder.parent}:$PATH"')
+        if home_folder(None) != self._settings.home:
+            needed.append(f'WANWORKS_HOME="{self._settings.home}"')
+        return [f"  Commands  export {' '.join(needed)}"] if needed else []
+
+
+def _already_running(home: Path, error: AlreadyRunning) -> AlreadyRunning:
+    """Return the error, with where the present `up` can be reached and stopped."""
+    state = read_state(home)
+    if state is None or not state["running"]:
+        return error
+    at = f", at {state['api_url']}" if state["api_url"] else ""
+    return AlreadyRunning(f"{error.message}{at}; end it with Ctrl-C or `kill {state['pid']}`")
 
 
 def _settings(overrides: Mapping[str, Any]) -> Settings:

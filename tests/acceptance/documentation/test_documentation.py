@@ -273,11 +273,12 @@ def test_the_readme_and_the_quick_start(tmp_path: Path) -> None:
     told = [code for page in (ROOT / "README.md", DOCS / "index.md") for _, code in blocks(page, "sh")]
     made = [line.split("#")[0].strip() for code in told for line in code.splitlines() if line.startswith("make")]
     assert set(made) == {"make demo", "make test", "make up"}
-    make_a_job, *rest = [code for code in told if not code.startswith("make")]
+    asked = "\n".join(code for code in told if not code.startswith("make"))
     home, url = tmp_path / "home", f"http://127.0.0.1:{port}"
-    asked = "\n".join((make_a_job, f"ID=$(curl -s '{url}/api/v1/jobs?limit=1' | jq -r '.data[0].id')", *rest))
-    asked = asked.replace("http://127.0.0.1:8000", url).replace("/jobs/ID", "/jobs/$ID")
-    asked = asked.replace(".venv/bin/wanworks", str(ROOT / ".venv/bin/wanworks")).replace(".wanworks", str(home))
+    asked = asked.replace("http://127.0.0.1:8000", url).replace(
+        "share ID", "share $(wanworks jobs --json | jq -r '.data[0].id')"
+    )
+    asked = asked.replace("$PWD/.venv", f"{ROOT}/.venv").replace("$PWD/.wanworks", str(home))
     whole = f"""(cd {ROOT} && make demo)
         (cd {ROOT} && exec make up STACK_HOME={home} PORT={port} FLOWER_PORT=0 DEVICES=cpu:1) > up.log 2>&1 &
         until grep -q ^ready up.log; do sleep 0.2; done
@@ -288,6 +289,7 @@ def test_the_readme_and_the_quick_start(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout[-2000:]
     assert (tmp_path / "boat.mp4").read_bytes()[4:8] == b"ftyp"
     assert (tmp_path / "video.mp4").read_bytes()[4:8] == b"ftyp"
+    assert len(re.findall(rf"^{url}/api/v1/jobs/.+signature=", done.stdout, re.MULTILINE)) == 2
     assert sorted(path.suffix for path in (ROOT / "demo").glob("*.mp4")) == [".mp4", ".mp4"]
 
 

@@ -48,13 +48,16 @@ def _checks(overrides: dict[str, Any]) -> Iterator[Check]:
         yield Check("settings", "problem", error.message, "`wanworks settings` lists every setting with its meaning")
         return
     yield Check("settings", "ok", f"home {settings.home}, catalogue {settings.catalogue}, node {settings.node}")
+    state = read_state(settings.home)
+    running = state is not None and bool(state["running"])
+    if running and state is not None and state.get("catalogue", settings.catalogue) != settings.catalogue:
+        said = f"the stack that runs here has the catalogue {state['catalogue']}; this checks for {settings.catalogue}"
+        yield Check("catalogue", "note", said, f"WANWORKS_CATALOGUE={state['catalogue']} checks for that one")
     seen, devices = host.devices(settings.devices)
     yield from seen
     yield host.memory()
     yield host.disk("home", settings.home, settings.min_free_disk_mb)
     yield host.disk("models", settings.models_dir, settings.min_free_disk_mb)
-    state = read_state(settings.home)
-    running = state is not None and bool(state["running"])
     yield services.port("port", settings.host, settings.port, "WANWORKS_PORT", running=running)
     yield services.port("flower", settings.flower_host, settings.flower_port, "WANWORKS_FLOWER_PORT", running=running)
     yield services.redis(settings)

@@ -1,6 +1,7 @@
 """`wanworks cancel`, `retry`, `delete` and `share`: act on one job."""
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -9,6 +10,11 @@ from wanworks.cli.ids import job_id
 from wanworks.cli.options import AsJson, Home, JobId, Url, client_of
 from wanworks.client.shapes import video_of
 from wanworks.errors import ConfigurationError
+from wanworks.net.addresses import is_loopback
+
+_ON_THIS_HOST = (
+    "this address works on this host only; the page Security of the documentation says how others reach the API"
+)
 
 
 def cancel(job: JobId, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
@@ -46,12 +52,12 @@ def delete(
 def share(
     job: JobId,
     file: Annotated[str | None, typer.Option(help="Name of the artifact. [the video]")] = None,
-    seconds: Annotated[int, typer.Option(min=1, max=604_800, help="How long the link is valid.")] = 3600,
+    seconds: Annotated[int, typer.Option(min=1, max=604_800, help="How long the link is valid.")] = 604_800,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a link to a job's video that needs no key and expires."""
+    """Print a link to a job's video. It needs no key, and is valid for a week."""
     with client_of(url, home) as client:
         found = client.job(job_id(client, job))
         made = found["result"]["artifacts"] if found["result"] is not None else []
@@ -65,3 +71,6 @@ def share(
         screen.print_json({"url": address, "expires_at": link["expires_at"]})
     else:
         print(address)
+        screen.note(f"it needs no key, and is valid until {screen.local(link['expires_at'])}")
+        if is_loopback(urlsplit(address).hostname or ""):
+            screen.note(_ON_THIS_HOST)

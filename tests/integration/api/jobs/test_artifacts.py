@@ -119,12 +119,21 @@ def test_a_missing_artifact(client: TestClient, video: str, name: str) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+def test_a_missing_artifact_names_those_that_there_are(client: TestClient, video: str) -> None:
+    detail = client.get(video.replace("video.mp4", "video.webm")).json()["detail"]
+    assert detail == "Artifact not found: video.webm. The job has: manifest.json, video.mp4"
+
+
 def test_nothing_is_served_before_the_end(client: TestClient, database: Database, settings: Settings) -> None:
     job_id = client.post(URL, json=GOOD).json()["id"]
     store = DirectoryStore(settings.store_dir)
     job = working.claim(database, job_id)
     working.make(store, job, {"video.mp4": b"half"})
-    assert client.get(f"/api/v1/jobs/{job_id}/artifacts/video.mp4").status_code == 404
+    answer = client.get(f"/api/v1/jobs/{job_id}/artifacts/video.mp4")
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == (
+        "Artifact not found: video.mp4. The job is running; only jobs that have succeeded have artifacts"
+    )
 
 
 def test_a_missing_file_is_not_found(client: TestClient, video: str, settings: Settings) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.places import ROOT
 from tests.support.stack import Stack, command_line, wait_for
 from wanworks.client.client import Client
 from wanworks.errors import ExitCode
@@ -21,7 +22,7 @@ from wanworks.supervise.child import started_ticks
 from wanworks.supervise.locks import hold_home
 
 
-def wanworks(*words: str, home: Path | None = None, seconds: float = 60, **extra: str) -> Any:
+def wanworks(*words: str, home: Path | None = None, seconds: float = 60, cwd: Path | None = None, **extra: str) -> Any:
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANWORKS_")}
     if home is not None:
         env["WANWORKS_HOME"] = str(home)
@@ -32,6 +33,7 @@ def wanworks(*words: str, home: Path | None = None, seconds: float = 60, **extra
         text=True,
         timeout=seconds,
         check=False,
+        cwd=cwd,
     )
 
 
@@ -60,7 +62,7 @@ def test_settings_are_printed_with_their_secrets_masked():
 
 
 def test_nothing_running_differs_from_a_refusal(tmp_path):
-    refused(wanworks("jobs", home=tmp_path), ExitCode.UNREACHABLE, "start `wanworks up`, or give --url")
+    refused(wanworks("jobs", home=tmp_path), ExitCode.UNREACHABLE, "start `wanworks up`, name another home")
     refused(wanworks("jobs", "--url", "http://127.0.0.1:1"), ExitCode.UNREACHABLE, "cannot be reached")
     status = wanworks("status", "--json", home=tmp_path)
     assert status.returncode == ExitCode.UNREACHABLE
@@ -187,7 +189,8 @@ def test_a_second_start_on_the_same_home_or_device_is_refused(stack, tmp_path):
     refused(
         wanworks("up", "--home", str(stack.home), "--port", "0"),
         ExitCode.ALREADY_RUNNING,
-        f"'up' is already running on the home {stack.home}",
+        f"'up' is already running on the home {stack.home}, at {stack.url}; end it with Ctrl-C or `kill "
+        f"{stack.state()['pid']}`",
     )
     same_node_elsewhere = wanworks(
         "up", "--only", "gpu", "--node", "here", "--devices", "cpu:1", home=tmp_path,
@@ -196,6 +199,18 @@ def test_a_second_start_on_the_same_home_or_device_is_refused(stack, tmp_path):
         WANWORKS_STORE_PATH=str(stack.home / "store"),
     )  # fmt: skip
     refused(same_node_elsewhere, ExitCode.ALREADY_RUNNING, "cpu:0 of node here already has a worker on this host")
+
+
+def test_a_command_that_finds_no_stack_names_the_one_beside_it(stack, tmp_path):
+    (tmp_path / ".wanworks").symlink_to(stack.home)
+    elsewhere = tmp_path / "nothing"
+    refused(wanworks("jobs", home=elsewhere), ExitCode.UNREACHABLE, "name another home with --home or WANWORKS_HOME")
+    refused(
+        wanworks("jobs", home=elsewhere, cwd=tmp_path, PYTHONPATH=str(ROOT)),
+        ExitCode.UNREACHABLE,
+        f"no stack runs on the home {elsewhere}: one runs on the home .wanworks; give --home .wanworks",
+    )
+    assert wanworks("jobs", "--home", ".wanworks", cwd=tmp_path, PYTHONPATH=str(ROOT)).returncode == 0
 
 
 def test_generate_waits_fetches_and_reports(stack, tmp_path):
@@ -216,8 +231,10 @@ def test_generate_waits_fetches_and_reports(stack, tmp_path):
     assert listed["data"][0]["id"] == job["id"]
     assert "gpu-0@here" in wanworks("workers", home=stack.home).stdout
     refused(wanworks("cancel", job["id"], home=stack.home), ExitCode.REFUSED, "already succeeded")
-    link = wanworks("share", job["id"], "--seconds", "60", home=stack.home).stdout.strip()
-    assert httpx.get(link).content == video.read_bytes()
+    shared = wanworks("share", job["id"], "--seconds", "60", home=stack.home)
+    assert httpx.get(shared.stdout.strip()).content == video.read_bytes()
+    assert "it needs no key, and is valid until " in shared.stderr
+    assert "works on this host only" in shared.stderr
     refused(
         wanworks("share", job["id"], "--file", "nothing.mp4", home=stack.home), ExitCode.USAGE, "available: video.webm"
     )

@@ -381,10 +381,15 @@ def why_not(job: Job) -> str:
     return f"job {job['id']} {job['status']}" + (f": {error['message']} ({error['code']})" if error else "")
 
 
+def artifacts_of(job: Job) -> list[ArtifactLink]:
+    """Return the job's files; none for a job that has not succeeded, or of a type that makes none."""
+    artifacts: list[ArtifactLink] = (job["result"] or {"artifacts": []}).get("artifacts", [])
+    return artifacts
+
+
 def video_of(job: Job) -> ArtifactLink | None:
     """Return the job's video; None if it has none."""
-    artifacts = (job["result"] or {"artifacts": []}).get("artifacts", [])
-    return next((artifact for artifact in artifacts if artifact["content_type"].startswith("video/")), None)
+    return next((one for one in artifacts_of(job) if one["content_type"].startswith("video/")), None)
 
 
 class GalleryFilter(TypedDict, total=False):

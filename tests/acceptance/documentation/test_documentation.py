@@ -276,7 +276,7 @@ def test_the_readme_and_the_quick_start(tmp_path: Path) -> None:
     asked = "\n".join(code for code in told if not code.startswith("make"))
     home, url = tmp_path / "home", f"http://127.0.0.1:{port}"
     asked = asked.replace("http://127.0.0.1:8000", url).replace(
-        "share ID", "share $(wanworks jobs --json | jq -r '.data[0].id')"
+        "share ID", "share $(wanworks jobs --type generation --json | jq -r '.data[0].id')"
     )
     asked = asked.replace("$PWD/.venv", f"{ROOT}/.venv").replace("$PWD/.wanworks", str(home))
     whole = f"""(cd {ROOT} && make demo)

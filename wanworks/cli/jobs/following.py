@@ -9,7 +9,7 @@ from wanworks.cli import screen
 from wanworks.cli.ids import job_id
 from wanworks.cli.options import AsJson, Home, JobId, Url, client_of
 from wanworks.cli.targets import check_target
-from wanworks.client.shapes import ArtifactLink, Job, ended, succeeded, video_of, why_not
+from wanworks.client.shapes import ArtifactLink, Job, artifacts_of, ended, succeeded, video_of, why_not
 from wanworks.errors import ApiRefused, ConfigurationError, ExitCode, WanworksError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def fetch(
         if file is None:
             finish(client, found, out, open_it=open_it, as_json=as_json)
             return
-        made = found["result"]["artifacts"] if found["result"] is not None else []
+        made = artifacts_of(found)
         wanted = next((one for one in made if one["name"] == file), None)
         if wanted is None:
             names = ", ".join(one["name"] for one in made) or "none"

@@ -8,7 +8,7 @@ import typer
 from wanworks.cli import screen
 from wanworks.cli.ids import job_id
 from wanworks.cli.options import AsJson, Home, JobId, Url, client_of
-from wanworks.client.shapes import video_of
+from wanworks.client.shapes import artifacts_of, video_of
 from wanworks.errors import ConfigurationError
 from wanworks.net.addresses import is_loopback
 
@@ -60,7 +60,7 @@ def share(
     """Print a link to a job's video. It needs no key, and is valid for a week."""
     with client_of(url, home) as client:
         found = client.job(job_id(client, job))
-        made = found["result"]["artifacts"] if found["result"] is not None else []
+        made = artifacts_of(found)
         wanted = video_of(found) if file is None else next((one for one in made if one["name"] == file), None)
         if wanted is None:
             there = ", ".join(one["name"] for one in made) or "none"

@@ -213,6 +213,16 @@ def test_a_command_that_finds_no_stack_names_the_one_beside_it(stack, tmp_path):
     assert wanworks("jobs", "--home", ".wanworks", cwd=tmp_path, PYTHONPATH=str(ROOT)).returncode == 0
 
 
+def test_a_job_without_files_is_told_apart(stack):
+    answer = stack.request("POST", "/api/v1/jobs/integrity-check", json={"model_id": "all", "node": "here"})
+    check = answer.json()
+    stack.wait_status(check["id"])
+    refused(wanworks("share", check["id"], home=stack.home), ExitCode.USAGE, "has no such artifact; available: none")
+    refused(wanworks("fetch", check["id"], home=stack.home), ExitCode.REFUSED, "has no video")
+    nothing = wanworks("fetch", check["id"], "--file", "video.mp4", home=stack.home)
+    refused(nothing, ExitCode.USAGE, "has no such file; it has: none")
+
+
 def test_generate_waits_fetches_and_reports(stack, tmp_path):
     video = tmp_path / "boat.webm"
     words = ("--resolution", "64x64", "--frames", "9", "--steps", "2", "--seed", "7", "--out", str(video))

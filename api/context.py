@@ -38,6 +38,7 @@ from shared.messaging.previews import Previews
 from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.telemetry.metrics import Meters
+from shared.telemetry.node_logs import NodeLogs
 
 _FLOWER_SECONDS = 30.0
 _IMAGES_AT_ONCE = 2  # decoding an image of the maximum size takes some hundred MB
@@ -69,6 +70,7 @@ class Context:
     coalescer: Coalescer
     redis: RestingRedis
     previews: Previews
+    node_logs: NodeLogs
     meters: Meters
     library: Callable[[], Library]  # reads the model library; raises DatabaseUnavailable
     overviews: Overviews
@@ -122,6 +124,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             coalescer=Coalescer(),
             redis=client,
             previews=Previews(client),
+            node_logs=NodeLogs(settings),
             meters=meters,
             library=read_library,
             overviews=Overviews(settings, database, read_library),

@@ -14,7 +14,7 @@ from api.jobs import handlers as jobs
 from api.loras import handlers as loras
 from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status, tiers
 from api.models import health as model_health
-from api.ops import alerts, audit, flower, health, nodes, pauses, prometheus, queues, usage, workers
+from api.ops import alerts, audit, flower, health, node_logs, nodes, pauses, prometheus, queues, usage, workers
 from api.videos import handlers as videos
 from shared.catalogue.models import Catalogue
 
@@ -54,6 +54,7 @@ OPERATIONS = (
     *usage.OPERATIONS,
     *health.OPERATIONS,
     *nodes.OPERATIONS,
+    *node_logs.OPERATIONS,
     *estimate.OPERATIONS,
     *first_run.OPERATIONS,
     *flower.OPERATIONS,

@@ -31,7 +31,7 @@ def _on_ready(**_: Any) -> None:
 
 
 def _start() -> None:
-    from workers.processes import main_process
+    from workers.processes import log_command, main_process  # noqa: F401  (the command registers itself)
     from workers.processes.child_process import set_up_traces
 
     set_up_traces()

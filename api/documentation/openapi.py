@@ -33,6 +33,7 @@ _PROBLEMS = {
     429: "A limit of the key is reached: requests per minute, queued jobs, or GPU-seconds per day.",
     500: "An internal error occurred. The server's log has the details under the request id.",
     503: "The database is unavailable. Retry after `Retry-After` seconds.",
+    504: "No worker of the node has answered within two seconds.",
     507: "The disk is full. Nothing was stored.",
 }
 _CONVENTION_PROBLEMS = {

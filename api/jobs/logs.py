@@ -1,11 +1,6 @@
-"""Show administrators the last lines of the logs that name a job, from the files of the host that answers."""
+"""Show administrators the last lines of the logs that name a job, from all nodes that ran it."""
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,65 +8,43 @@ from api.context import Context
 from api.http.query import job_id_of
 from api.http.responses import json_response
 from api.operation import Answer, Operation
-from api.schemas.fields import ResponseModel
+from api.schemas.ops import logs as log_schemas
+from shared.database.tables import Job
 from shared.jobs import records
 from shared.states import Scope
+from shared.telemetry import log_files
 
 _LINES = 50
-_TAIL_BYTES = 512 * 1024  # of each file
-_FOLDER = "logs"
-
-
-class LogLine(ResponseModel):
-    """One line of a log."""
-
-    time: str
-    level: str
-    process: str
-    message: str
-
-
-class JobLog(ResponseModel):
-    """The last lines that name the job, oldest first."""
-
-    lines: list[LogLine]
-    host: Annotated[str, Field(description="The node whose files were read. Others have lines of their own.")]
 
 
 def get_log(context: Context, request: Request, query: BaseModel) -> Response:
     job = records.get(context.database, job_id_of(request))
-    folder = context.settings.home / _FOLDER
-    lines = [line for path in sorted(folder.glob("*.log")) for line in _naming(path, job.id)]
-    lines.sort(key=lambda line: line.time)
-    return json_response(JobLog(lines=lines[-_LINES:], host=context.settings.node))
+    here = context.settings.node
+    lines: list[log_files.Line] = []
+    unanswered = []
+    for node, workers in sorted(_ran_on(job, here).items()):
+        read = context.node_logs.read(node, sorted(workers), _LINES, containing=job.id)
+        if read is None:
+            unanswered.append(node)
+        else:
+            lines += read.lines
+    shown = log_schemas.shown(log_files.last(lines, _LINES))
+    return json_response(log_schemas.JobLog(lines=shown, host=here, unanswered=unanswered))
 
 
-def _naming(path: Path, job_id: str) -> Iterator[LogLine]:
-    """Yield the lines at the end of a log that name the job."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            tail = file.read().decode(errors="replace")
-    except OSError:
-        return  # it was rotated away meanwhile
-    for text in tail.splitlines():
-        if job_id not in text:
-            continue
-        try:
-            entry: dict[str, Any] = json.loads(text)
-        except ValueError:
-            continue  # cut off at the beginning of the tail, or not a line of ours
-        yield LogLine(
-            time=str(entry.get("time", "")),
-            level=str(entry.get("level", "")),
-            process=str(entry.get("process", path.stem)),
-            message=str(entry.get("message", ""))[:2000],
-        )
+def _ran_on(job: Job, here: str) -> dict[str, set[str]]:
+    """Return the workers that may have logs of the job, by node. This host's files are read in any case."""
+    nodes = {job.node, *(attempt["node"] for attempt in job.attempt_history or ())} - {None}
+    found = {str(node): {f"io@{node}"} for node in nodes}
+    if job.worker is not None and job.node is not None:
+        found[job.node].add(job.worker)
+    return {here: set(), **found}
 
 
 OPERATIONS = (
     Operation(
         "GET", "/api/v1/jobs/{id}/log", get_log, "getJobLog", "Get the last lines of the logs that name a job",
-        answers=(Answer(200, "Lines of this host.", JobLog),), problems=(404, 503), scope=Scope.ADMIN,
+        answers=(Answer(200, "Lines of this host, and of the nodes that ran the job.", log_schemas.JobLog),),
+        problems=(404, 503), scope=Scope.ADMIN,
     ),
 )  # fmt: skip

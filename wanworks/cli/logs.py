@@ -9,12 +9,13 @@ from typing import Annotated, BinaryIO
 import typer
 
 from wanworks.cli import screen
-from wanworks.cli.options import Home
+from wanworks.cli.options import Home, Url, client_of
 from wanworks.errors import ConfigurationError
 from wanworks.home import home_folder
 
 _POLL_SECONDS = 0.2
 _BLOCK = 64 * 1024
+_MOST_OF_NODE = 500  # the API's limit
 
 
 def logs(
@@ -23,9 +24,16 @@ def logs(
     lines: Annotated[
         int, typer.Option("--lines", "-n", help="How many of the last lines to print first.", min=0)
     ] = 100,
+    node: Annotated[str | None, typer.Option(help="A node: the API reads its logs, for an administrator.")] = None,
+    url: Url = None,
     home: Home = None,
 ) -> None:
-    """Print the last lines of a process's log on this host, such as `web`, `dispatcher` or `gpu-0`."""
+    """Print the last lines of a process's log on this host or a node, such as `web`, `dispatcher` or `gpu-0`."""
+    if node is not None:
+        if follow:
+            raise ConfigurationError("--follow: only logs on this host can be followed; leave --node or --follow out")
+        _of_node(node, name, lines, url, home)
+        return
     folder = home_folder(home) / "logs"
     files = {path.stem: path for path in sorted(folder.glob("*.log"))}
     if name is None:
@@ -41,6 +49,18 @@ def logs(
             return
         for text in _appended(files[name], file):
             print(text, end="", flush=True)
+
+
+def _of_node(node: str, name: str | None, lines: int, url: str | None, home: Path | None) -> None:
+    if not 1 <= lines <= _MOST_OF_NODE:
+        raise ConfigurationError(f"--lines {lines}: of a node's log, 1 to {_MOST_OF_NODE} lines can be read")
+    with client_of(url, home) as client:
+        found = client.node_log(node, name, lines)
+    if name is None:
+        screen.print_table(("name",), ([one] for one in found["processes"]))
+        return
+    for line in found["lines"]:
+        print(" ".join(part for part in (line["time"], line["level"], line["message"]) if part))
 
 
 def _last(file: BinaryIO, lines: int) -> str:

@@ -18,6 +18,7 @@ from wanworks.client.shapes import (
     JobFilter,
     JobPage,
     Node,
+    NodeLog,
     Pause,
     PriorityName,
     Queues,
@@ -133,6 +134,12 @@ def release(device: str) -> Call[DeviceRow]:
     node, _, index = device.rpartition("/")
     path = f"{_NODES}/{segment(node)}/devices/{segment(index)}/quarantine"
     return cast(DeviceRow, (yield from result_of(Send("DELETE", path))))
+
+
+def node_log(node: str, process: str | None = None, lines: int = 100) -> Call[NodeLog]:
+    """Return the last lines of a node's logs, of one process or all. Raises NotThere and ServerFault."""
+    query = given({"process": process, "lines": lines})
+    return cast(NodeLog, (yield from result_of(Send("GET", f"{_NODES}/{segment(node)}/log", query=query))))
 
 
 def remove_node(node: str) -> Call[None]:

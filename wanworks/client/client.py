@@ -126,6 +126,7 @@ class _Calls:
     drain = Operation(calls.drain)
     undrain = Operation(calls.undrain)
     release = Operation(calls.release)
+    node_log = Operation(calls.node_log)
     remove_node = Operation(calls.remove_node)
     queues = Operation(calls.queues)
     pause_queue = Operation(calls.pause_queue)

@@ -148,6 +148,21 @@ class FlowJobFields(TypedDict, total=False):
     on_failure: Literal["skip", "continue"]
 
 
+class LogLine(TypedDict):
+    time: str
+    level: str
+    process: str
+    message: str
+
+
+class NodeLog(TypedDict):
+    """The last lines of a node's logs, oldest first, and the names of the processes that have one."""
+
+    node: str
+    processes: list[str]
+    lines: list[LogLine]
+
+
 class DeviceRow(TypedDict):
     node: str
     index: int

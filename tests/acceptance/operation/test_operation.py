@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.settings import Settings
+from shared.telemetry.node_logs import NodeLogs
 from tests.conftest import RedisServer
 from tests.support.stack import QUICK, Stack, children, command_line, environment_of, wait_for
 
@@ -70,6 +72,27 @@ def test_ping_and_inspect_answer_during_a_long_step(stack: Stack) -> None:
     assert stack.job(job_id)["status"] == "running"
     stack.request("POST", f"/api/v1/jobs/{job_id}/cancel")
     stack.wait_status(job_id)
+
+
+def test_workers_answer_for_the_logs_of_their_node(stack: Stack, tmp_path: Path) -> None:
+    job = stack.wait_status(stack.submit())
+    redis_url = stack.state()["redis_url"]
+    elsewhere = NodeLogs(Settings(home=tmp_path, node="elsewhere", redis_url=redis_url))
+    read = elsewhere.read("here", ["io@here", "gpu-0@here"], 20, containing=job["id"])
+    assert read is not None
+    assert {"gpu-0", "io", "web"} <= set(read.names)
+    assert any(line["process"].startswith("gpu-") and line["time"] for line in read.lines)
+    assert len({tuple(line.items()) for line in read.lines}) == len(read.lines), "both workers read the same files"
+    assert elsewhere.read("gone", ["io@gone"], 20) is None
+    shown = stack.request("GET", f"/api/v1/jobs/{job['id']}/log").json()
+    assert (shown["host"], shown["unanswered"]) == ("here", [])
+    assert [line["message"] for line in shown["lines"]]
+    web = stack.request("GET", "/api/v1/nodes/here/log?process=web&lines=5").json()
+    assert {line["process"] for line in web["lines"]} == {"web"}
+    assert 1 <= len(web["lines"]) <= 5
+    printed = stack.cli("logs", "web", "--node", "here", "--lines", "3")
+    assert 1 <= len(printed.stdout.splitlines()) <= 3, printed.stderr
+    assert "gpu-0" in stack.cli("logs", "--node", "here").stdout
 
 
 def test_two_devices_run_two_jobs_at_once_and_each_process_sees_only_its_own(stack: Stack) -> None:

@@ -151,6 +151,7 @@ ROWS = {
     "POST /api/v1/jobs/{id}/move-to-front": Row(ADMIN),
     "GET /api/v1/usage": Row(READ),
     "GET /api/v1/nodes": Row(READ),
+    "GET /api/v1/nodes/{node}/log": Row(ADMIN),
     "POST /api/v1/nodes/{node}/drain": Row(ADMIN),
     "DELETE /api/v1/nodes/{node}/drain": Row(ADMIN),
     "DELETE /api/v1/nodes/{node}/devices/{index}/quarantine": Row(ADMIN),

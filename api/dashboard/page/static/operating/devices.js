@@ -2,8 +2,10 @@
 
 import { h } from "../base/dom.js";
 import { ago, at, megabytes, number, NONE, percent, plural, words } from "../base/format.js";
+import { lastLines } from "../base/log.js";
 import { badge, bar, empty, fact, facts, loading, note, progressOf, titleOf } from "../base/parts.js";
 import { state } from "../base/state.js";
+import { isAdmin } from "../overview/usage.js";
 import { deviceActions, nodeActions } from "./steering.js";
 
 export function devices() {
@@ -59,6 +61,7 @@ function card(device) {
         : `since ${ago(device.started_at).replace(" ago", "")} · pid ${device.pid}`,
     ),
     deviceActions(device),
+    isAdmin() ? lastLines(logOf(device), "The node's processes log to standard output, or nothing yet.", "Log") : null,
   );
 }
 
@@ -78,6 +81,8 @@ function paused(device) {
   const end = device.paused_until ? ` until ${at(device.paused_until)}` : "";
   return note(`Paused ${ago(device.paused_at)}${end}${device.pause_reason ? `: ${device.pause_reason}` : ""}`, "warn");
 }
+
+const logOf = (device) => `/api/v1/nodes/${encodeURIComponent(device.node)}/log?process=gpu-${device.index}&lines=100`;
 
 const keyOf = (device) => `${device.node}/${device.index}`;
 

@@ -1,0 +1,39 @@
+// The last lines of a log, loaded when they are opened. For administrators.
+
+import { get } from "./api.js";
+import { h } from "./dom.js";
+import { button, note } from "./parts.js";
+import { changed } from "./state.js";
+
+const read = new Map(); // by path: what was loaded last
+
+/** Returns a part that opens to the log at this path. `nothing`: what it says without lines. */
+export function lastLines(path, nothing, label = "Last lines of the log") {
+  const { found = null, problem = null } = read.get(path) ?? {};
+  return h(
+    "details",
+    { key: "log", class: "log", on: { toggle: (event) => event.target.open && load(path) } },
+    h("summary", null, label),
+    note(problem, "bad"),
+    found?.unanswered?.length ? note(`No answer from ${found.unanswered.join(", ")}: its lines are missing.`, "warn") : null,
+    found
+      ? found.lines.length
+        ? h("pre", { tabindex: "0", "aria-label": "Log" }, found.lines.map(text).join("\n"))
+        : h("p", { class: "muted small" }, nothing)
+      : problem
+        ? null
+        : h("p", { class: "muted small" }, "Loading…"),
+    found || problem ? button("Read again", () => load(path), { kind: "quiet" }) : null,
+  );
+}
+
+const text = (line) => [line.time, line.level, `${line.process}:`, line.message].filter(Boolean).join(" ");
+
+async function load(path) {
+  try {
+    read.set(path, { found: await get(path) });
+  } catch (error) {
+    read.set(path, { found: read.get(path)?.found, problem: error.message });
+  }
+  changed();
+}

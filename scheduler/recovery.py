@@ -13,6 +13,7 @@ from shared.jobs.attempts import Failure
 from shared.jobs.claims import pauses
 from shared.jobs.device_faults import Fault
 from shared.jobs.lines import holding, windows
+from shared.jobs.reading import running_attempts
 from shared.settings import Settings
 from shared.telemetry.metrics import TAKEOVERS, Meters
 
@@ -34,7 +35,7 @@ class Recovery:
 
         Raises DatabaseUnavailable and StoreFull.
         """
-        for job_id, attempt in attempts.lapsed(self._database):
+        for job_id, attempt in running_attempts.lapsed(self._database):
             with self._reports.contained(job_id):
                 self._return(job_id, attempt)
         self._resume_downloads()

@@ -13,7 +13,8 @@ from api.schemas.models import fallback as fallback_schemas
 from api.schemas.models.fallback import FallbackRequest
 from api.services.admission import fallback_facts
 from shared import clock
-from shared.management.fallback import Alternative, Choice, ModelFacts, Suggestion, Wish, suggest
+from shared.management.fallback import suggest
+from shared.management.fallback_types import Alternative, Choice, ModelFacts, Suggestion, Wish
 from shared.states import Scope
 
 

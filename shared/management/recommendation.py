@@ -11,7 +11,7 @@ from typing import Literal
 
 from shared.catalogue.models import CatalogueEntry
 from shared.insight.assessment import Performance, Status, use_case
-from shared.management.fallback import Level, Speed
+from shared.management.fallback_types import Level, Speed
 from shared.models import memory_plan
 from shared.states import REPLICA_READY, ReplicaState
 

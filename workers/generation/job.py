@@ -4,10 +4,9 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +16,7 @@ from shared.catalogue.models import Catalogue
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.errors import BadInput, DeviceFailed, Fenced, ModelUnavailable, NotFound, StoreFull
+from shared.errors import BadInput, DeviceFailed, ModelUnavailable, NotFound, StoreFull
 from shared.insight import tier_measurements
 from shared.jobs import records
 from shared.jobs.attempts import Claimant
@@ -29,16 +28,16 @@ from shared.settings import Settings
 from shared.states import Phase
 from shared.storage.store import Store
 from shared.stored_names import LOADED_MODEL_KEY
-from shared.telemetry import logs
 from shared.telemetry.metrics import Meters
-from workers.attempts.ahead import Ahead, Turn, clear_stack
+from workers.attempts.ahead import Ahead, Turn
 from workers.attempts.handover import Handovers
 from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.persisting import persist
 from workers.generation import manifest
 from workers.generation import run as generation
+from workers.generation.begun import Begun, decoded, decoded_after
 from workers.generation.checkpoints import AttemptRow, Checkpoints
-from workers.generation.context import Decoded, GenerationContext, Report
+from workers.generation.context import GenerationContext, Report
 from workers.generation.finishing.ending import Ending
 from workers.generation.finishing.leaving import Leaving
 from workers.generation.gang.gathering import gathered
@@ -51,21 +50,11 @@ from workers.generation.reporting.reporter import Reporter
 from workers.generation.seats import Member
 
 if TYPE_CHECKING:
-    import numpy
+    pass
 
 log = logging.getLogger("wanworks.generation")
 
 _MEASURED_KEEP_SECONDS = 30.0
-
-
-@dataclass
-class _Begun:
-    """A generation that may be under way on the device."""
-
-    context: GenerationContext
-    link: Link
-    turn: Turn
-    decode: "Callable[[], tuple[Decoded, list[numpy.ndarray]]]" = field(init=False)  # waits for its frames
 
 
 class GenerationHandler:
@@ -107,7 +96,7 @@ class GenerationHandler:
         self._meters = meters
         self._device = ThreadPoolExecutor(1, "device")
         self._lock = threading.Lock()
-        self._begun: _Begun | None = None
+        self._begun: Begun | None = None
         self._compiled: set[tuple[object, ...]] = set()  # what this process has compiled for
         self._generations: dict[str, int] = {}  # of the files that the loaded models come from
         self._reported_models: list[dict[str, Any]] = []
@@ -131,7 +120,7 @@ class GenerationHandler:
         if begun is None:
             self.drop_stale()
             begun = self._prepared(job, job.attempt, gathered(self._database, job, heartbeat.check))
-            begun.decode = partial(_decoded, begun)
+            begun.decode = partial(decoded, begun)
         if self._ahead is not None:
             self._ahead.holds(job.id, begun.turn)
         try:
@@ -140,7 +129,7 @@ class GenerationHandler:
             begun.link.abandon()
             begun.turn.free_device(decoded=False)
 
-    def _may_go_on(self, begun: "_Begun") -> bool:
+    def _may_go_on(self, begun: "Begun") -> bool:
         """Return whether what was begun is still of the right files. Drop it if the database does not say."""
         try:
             return not self._is_stale(replicas.generations(self._database, self._settings.node))
@@ -148,7 +137,7 @@ class GenerationHandler:
             self._drop(begun)  # its thread would wait for the attempt, and keep the device
             raise
 
-    def _carried_on(self, job: Job, heartbeat: Heartbeat, begun: "_Begun", row: AttemptRow) -> dict[str, Any] | None:
+    def _carried_on(self, job: Job, heartbeat: Heartbeat, begun: "Begun", row: AttemptRow) -> dict[str, Any] | None:
         params, entry = begun.context.params, begun.context.entry
         heartbeat.expect_work(memory_plan.work_factor(entry, params.width, params.height, params.frames))
         reporter = Reporter(
@@ -174,7 +163,7 @@ class GenerationHandler:
         folder = self._store.attempt_dir(job.id, job.attempt)
         return self._ending.complete(job, made, frames, folder, heartbeat, reporter)
 
-    def _prepared(self, job: Job, attempt: int, gang: tuple[Member, ...] = ()) -> "_Begun":
+    def _prepared(self, job: Job, attempt: int, gang: tuple[Member, ...] = ()) -> "Begun":
         """Return what the device needs to know of the job. `gang`: its other devices. Raises JobFailed."""
         params = GenerationParams.model_validate(job.params)
         entry = self._catalogue.get(params.model_id)
@@ -208,7 +197,7 @@ class GenerationHandler:
             on_preview=link.preview if params.preview and not job.mock else None,
             preview_failed=link.preview_failed,
         )
-        return _Begun(context, link, Turn())
+        return Begun(context, link, Turn())
 
     def _watched(self, report: Report, turn: Turn) -> Report:
         """Return a report that prepares for the next job once this one computes, and looks for it once it decodes."""
@@ -255,14 +244,14 @@ class GenerationHandler:
         if _compiles(begun.context.params) and _shape(begun.context.params) not in self._compiled:
             return False
         self._generations = now
-        begun.decode = self._device.submit(_decoded_after, before, begun).result
+        begun.decode = self._device.submit(decoded_after, before, begun).result
         with self._lock:
             left, self._begun = self._begun, begun
         if left is not None:
             left.link.abandon()
         return True
 
-    def _take(self, job: Job) -> "_Begun | None":
+    def _take(self, job: Job) -> "Begun | None":
         """Return what was begun of this attempt."""
         with self._lock:
             begun, self._begun = self._begun, None
@@ -280,7 +269,7 @@ class GenerationHandler:
             self._begun = None
         self._drop(begun)
 
-    def _drop(self, begun: "_Begun") -> None:
+    def _drop(self, begun: "Begun") -> None:
         begun.link.abandon()
         failed = None
         try:
@@ -393,29 +382,6 @@ class GenerationHandler:
             times = phase_times(self._database, job.model_cache_key, params, self._device_name)
             self._phase_times[key] = (time.monotonic(), times)
         return times
-
-
-def _decoded(begun: _Begun) -> "tuple[Decoded, list[numpy.ndarray]]":
-    """Return what the device makes of the generation, and leave the device to the next one."""
-    try:
-        made = generation.decode(begun.context)
-    except BaseException:
-        begun.turn.free_device(decoded=False)
-        raise
-    begun.turn.free_device(decoded=True)
-    return made
-
-
-def _decoded_after(before: Turn, begun: _Begun) -> "tuple[Decoded, list[numpy.ndarray]]":
-    if not before.wait_until_free():
-        raise Fenced()
-    try:
-        with logs.bound(job_id=begun.context.job_id, attempt=begun.context.attempt):
-            return _decoded(begun)
-    except BaseException as error:
-        # Another thread keeps the error. The tensors that its stack holds must not stay on the device.
-        clear_stack(error)
-        raise
 
 
 def _compiles(params: GenerationParams) -> bool:

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
@@ -28,13 +27,14 @@ from shared.settings import Settings
 from shared.states import Phase
 from workers.devices import discovery
 from workers.generation import device_errors, manifest
-from workers.generation.context import Decoded, GenerationContext, Outcome, Report
+from workers.generation.context import Decoded, GenerationContext, Outcome
 from workers.generation.finishing import files
 from workers.generation.frames import placeholder
 from workers.generation.frames.geometry import Plan, plan
 from workers.generation.frames.pictures import Pictures
 from workers.generation.frames.previews import Cells
 from workers.generation.gang.group import Group
+from workers.generation.reporting.phase_clock import PhaseClock
 
 if TYPE_CHECKING:
     import numpy
@@ -133,34 +133,6 @@ def free() -> None:
                 _warm_models.free()
 
 
-class _Clock:
-    """Measures the phases and reports every change."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._phase: Phase | None = None
-        self._since = 0.0
-        self._seconds: dict[str, float] = {}
-
-    def enter(self, phase: Phase, step: int | None = None, steps: int | None = None) -> None:
-        if phase != self._phase:
-            self._close()
-            self._phase, self._since = phase, time.perf_counter()
-        began = time.perf_counter()
-        self._report(phase, step, steps)
-        self._since += time.perf_counter() - began  # it may wait for the claim
-
-    def timings(self) -> dict[str, float]:
-        self._close()
-        return {phase: round(seconds, 4) for phase, seconds in self._seconds.items()}
-
-    def _close(self) -> None:
-        if self._phase is not None:
-            spent = time.perf_counter() - self._since
-            self._seconds[self._phase.value] = self._seconds.get(self._phase.value, 0.0) + spent
-        self._phase = None
-
-
 def _generated(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray]]":
     preload()
     from workers.generation.pipelines.memory.freeing import ran_out
@@ -182,7 +154,7 @@ def _generated(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray
         found = (loras.of_preset(entry, context.lora_snapshot), *found)
     size = steps.memory_size(image=context.image is not None, loras=loras.bytes_by_expert(found))
     chosen = models.choose(entry, params.quantization, size, context.check)
-    run = _Run(context, models, steps, pictures, found, _Clock(context.report), Denoising())
+    run = _Run(context, models, steps, pictures, found, PhaseClock(context.report), Denoising())
     while True:
         try:
             return _run(run, chosen)
@@ -205,7 +177,7 @@ class _Run:
     steps: Plan
     pictures: Pictures
     found: "tuple[FoundLora, ...]"
-    clock: "_Clock"
+    clock: "PhaseClock"
     denoising: "Denoising"  # completed steps are never repeated
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -346,7 +318,7 @@ def _remarks(facts: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _mock(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray]]":
-    clock = _Clock(context.report)
+    clock = PhaseClock(context.report)
     clock.enter(Phase.DECODING)
     frames: list[numpy.ndarray] = []
     for frame in placeholder.frames(context.params):
@@ -360,7 +332,7 @@ def _mock(context: GenerationContext) -> "tuple[Decoded, list[numpy.ndarray]]":
 def _decoded(
     context: GenerationContext,
     frames: "list[numpy.ndarray]",
-    clock: _Clock,
+    clock: PhaseClock,
     described: dict[str, Any],
     was_warm: bool,
     profile: str | None,

@@ -13,7 +13,8 @@ import time
 from contextlib import suppress
 
 from shared.errors import StoreFull, Unavailable
-from shared.jobs import attempts, finishing
+from shared.jobs import finishing
+from shared.jobs.reading import running_attempts
 from shared.telemetry.loops import Loop
 from workers.processes import process
 from workers.processes.kill_rule import Answering, Limits, judge
@@ -105,7 +106,7 @@ class FinisherWatch:
         if time.monotonic() - self._started_at < self._lease_seconds:
             return
         waiting = {(one.job_id, one.attempt) for one in self._handovers.waiting()}
-        rows = attempts.held(process.database(), {job_id for job_id, _ in waiting})
+        rows = running_attempts.held(process.database(), {job_id for job_id, _ in waiting})
         judged, reason = {}, None
         for job_id, attempt in waiting:
             row = rows.get(job_id)

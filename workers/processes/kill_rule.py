@@ -7,7 +7,7 @@ does not apply to other tasks, in particular scheduled work. Pure: no clock, no 
 
 from dataclasses import dataclass, replace
 
-from shared.jobs.attempts import Held
+from shared.jobs.reading.running_attempts import Held
 from shared.states import JobState
 
 # An attempt must be lost in so many successive passes before its process is killed: the child may be about to notice.

@@ -22,8 +22,9 @@ from shared.cluster import nodes
 from shared.database.tables import Device
 from shared.errors import FaultKind, StoreFull, Unavailable
 from shared.jobs import attempt_spans, attempts, checkpoints
-from shared.jobs.attempts import Running
 from shared.jobs.device_faults import Fault
+from shared.jobs.reading import running_attempts
+from shared.jobs.reading.running_attempts import Running
 from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis
 from shared.models import replicas
@@ -76,7 +77,7 @@ def recover(reason: str, pid: int | None = None, job_id: str | None = None) -> N
     backoff = process.settings().retry_backoff_seconds
     emptied = pid is None
     try:
-        for running in attempts.running_on(process.database(), process.worker_name()):
+        for running in running_attempts.running_on(process.database(), process.worker_name()):
             if pid not in (None, running.pid) or job_id not in (None, running.job_id) or _is_kept(running):
                 continue
             if running.pid in _ended_idle:
@@ -102,7 +103,7 @@ def _is_kept(running: Running) -> bool:
 
 
 def _are_on_device(job_ids: Collection[str]) -> bool:
-    running = attempts.running_on(process.database(), process.worker_name()) if job_ids else []
+    running = running_attempts.running_on(process.database(), process.worker_name()) if job_ids else []
     return any(row.job_id in job_ids and not row.finishing for row in running)
 
 
@@ -157,7 +158,7 @@ class Guard:
             return
         database, worker = process.database(), process.worker_name()
         asked = checkpoints.ask_generation_to_yield(
-            database, [row.job_id for row in attempts.running_on(database, worker)]
+            database, [row.job_id for row in running_attempts.running_on(database, worker)]
         )
         progress = Progress(RestingRedis(process.settings().redis))
         for job_id in asked:
@@ -167,7 +168,7 @@ class Guard:
             time.sleep(_YIELD_POLL_SECONDS)
 
     def _give_back_all(self, *, finishing: bool) -> None:
-        for running in attempts.running_on(process.database(), process.worker_name()):
+        for running in running_attempts.running_on(process.database(), process.worker_name()):
             if running.finishing == finishing:
                 _give_back(running.job_id, running.attempt, "this worker is stopping")
 
@@ -186,7 +187,7 @@ class Guard:
         requests = set(_job_requests())
         begun_ahead = _begun_ahead() - requests
         on_device = requests | begun_ahead
-        rows = attempts.held(process.database(), {job_id for job_id, _ in on_device})
+        rows = running_attempts.held(process.database(), {job_id for job_id, _ in on_device})
         judged = {}
         for job_id, pid in on_device:
             known = self._answering.get((job_id, pid), Answering(process.worker_name(), pid))
@@ -207,7 +208,7 @@ class Guard:
         if not main_loop.turns():
             return  # a child may have begun a request that is not known here yet
         carried = set(_job_requests()) | _begun_ahead()
-        rows = attempts.running_on(process.database(), process.worker_name())
+        rows = running_attempts.running_on(process.database(), process.worker_name())
         seen = {}
         for row in rows:
             if (row.job_id, row.pid) in carried or _is_kept(row):
@@ -292,7 +293,7 @@ def _begun_ahead() -> set[tuple[str, int]]:
     children = {child.pid for child in active_children()}
     settings = process.settings()
     margin = settings.heartbeat_seconds + _RENEWAL_SECONDS
-    rows = attempts.running_on(process.database(), process.worker_name())
+    rows = running_attempts.running_on(process.database(), process.worker_name())
     alive = [
         row
         for row in rows

@@ -7,7 +7,7 @@ sample, never a step.
 from shared import clock
 from shared.insight import samples
 from shared.insight.samples import Doing
-from shared.jobs import attempts
+from shared.jobs.reading import running_attempts
 from shared.messaging.progress import Progress, RestingRedis
 from shared.telemetry.loops import Loop
 from workers.devices import readings
@@ -45,7 +45,7 @@ class Sampler:
 
     def _doing(self) -> Doing:
         """Return what runs here by the rows, with the phase of the attempt's last event in Redis."""
-        for running in attempts.running_on(process.database(), process.worker_name()):
+        for running in running_attempts.running_on(process.database(), process.worker_name()):
             if running.finishing:  # it has left the device
                 continue
             event = self._progress.latest([running.job_id]).get(running.job_id, {})

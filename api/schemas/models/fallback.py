@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from api.schemas.fields import Basis, Name, RequestModel, ResponseModel, Score, Time
 from api.schemas.models.models import Availability
 from shared.catalogue.models import parse_resolution
-from shared.management.fallback import Level, Speed, Strategy
+from shared.management.fallback_types import Level, Speed, Strategy
 
 
 def _resolution(text: str) -> str:

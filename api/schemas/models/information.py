@@ -13,7 +13,7 @@ from api.schemas.fields import Basis, Percent, RequestModel, ResponseModel, Scor
 from api.schemas.models.models import Recommendation
 from api.schemas.ops.alerts import SystemAlert
 from shared.insight.assessment import Status
-from shared.management.fallback import Level, Speed
+from shared.management.fallback_types import Level, Speed
 from wanworks.requests import NOT_BLANK, PLAIN, OutputFormat, Quantization
 from wanworks.requests import Speed as SpeedTier
 

@@ -6,7 +6,7 @@ from shared.catalogue import scoring
 from shared.catalogue.models import CatalogueEntry
 from shared.database.tables import Device, Node
 from shared.management import reductions
-from shared.management.fallback import ModelFacts
+from shared.management.fallback_types import ModelFacts
 from shared.management.library import Library, ModelView, bytes_left, holders
 from shared.models.memory_plan import Needs
 from shared.settings import Settings

@@ -28,7 +28,8 @@ from shared.database.engine import Database
 from shared.errors import Conflict, InvalidField
 from shared.jobs import accepting, download_control
 from shared.jobs.accepting import Accepted, NewJob
-from shared.management.fallback import ModelFacts, Strategy, Wish, alternatives_to
+from shared.management.fallback import alternatives_to
+from shared.management.fallback_types import ModelFacts, Strategy, Wish
 from shared.management.library import Library
 from shared.settings import Settings
 from shared.states import Priority

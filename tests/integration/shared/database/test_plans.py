@@ -11,9 +11,9 @@ from sqlalchemy import event, text
 
 from shared import clock, daily_window
 from shared.database.engine import Database, migrate
-from shared.jobs import attempts, batches, bulk, dispatch, download_control, records
+from shared.jobs import batches, bulk, dispatch, download_control, records
 from shared.jobs.lines import holding, windows
-from shared.jobs.reading import lists, queues
+from shared.jobs.reading import lists, queues, running_attempts
 from shared.states import JobState
 from tests.bench.large.scale import store
 from tests.conftest import both_databases
@@ -78,7 +78,7 @@ def test_sqlite_finds_what_the_dispatcher_asks_for(database: Database, ended: in
     assert all_of(database, lambda: dispatch.next_on(database, "n/0")) == {"ix_jobs_bell"}
     assert all_of(database, lambda: queues.queued_by_priority(database)) == {"ix_jobs_order"}
     assert all_of(database, lambda: queues.waiting(database)) == {"ix_jobs_line"}
-    assert all_of(database, lambda: attempts.lapsed(database)) <= of_states
+    assert all_of(database, lambda: running_attempts.lapsed(database)) <= of_states
     assert all_of(database, lambda: download_control.stopped_by_full_disk(database)) <= of_states
     assert "whole table" not in all_of(database, lambda: queues.depths(database))
     in_force = windows.Windows(daily_window.parse("00:00-00:01 UTC"))

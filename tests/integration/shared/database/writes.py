@@ -45,6 +45,7 @@ from shared.jobs.flows import accepting as flow_accepting
 from shared.jobs.flows import advancing, changing
 from shared.jobs.gallery import collections, favourites
 from shared.jobs.lines import holding, windows
+from shared.jobs.reading import running_attempts
 from shared.models import replica_files
 from shared.models.loras import library as lora_library
 from shared.models.loras.header import Described
@@ -204,7 +205,7 @@ def _take_up(database: Database) -> Written:
 
     def check(taken: Job | None) -> None:
         assert taken is not None
-        assert attempts.lapsed(database) == []
+        assert running_attempts.lapsed(database) == []
 
     return Written(lambda: finishing.take_up(database, job.id, 1, 60), check)
 

@@ -14,7 +14,7 @@ from shared.database.tables import Use
 from shared.errors import Conflict, Fenced, InvalidField, NotFound
 from shared.jobs import accepting, attempts, dispatch, download_control, records
 from shared.jobs.attempts import Claimant, Failure
-from shared.jobs.reading import lists
+from shared.jobs.reading import lists, running_attempts
 from shared.states import JobState, Priority
 from tests.conftest import both_databases
 from tests.support.jobs import CLAIMANT, accepted, claimed, hold, new_job
@@ -87,7 +87,7 @@ def test_of_many_claims_at_once_one_wins(database: Database) -> None:
 def test_a_lapsed_attempt_is_fenced_off_and_counts_as_a_failure(database: Database) -> None:
     job = accepted(database)
     claimed(database, job.id, lease_seconds=-1.0)
-    assert attempts.lapsed(database) == [(job.id, 1)]
+    assert running_attempts.lapsed(database) == [(job.id, 1)]
     back = attempts.crashed(database, job.id, 1, "The worker went silent", backoff_seconds=0.0)
     assert back is not None
     assert (back.status, back.failures, back.worker, back.started_at) == (JobState.QUEUED, 1, None, None)

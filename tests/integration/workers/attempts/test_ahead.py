@@ -16,6 +16,7 @@ from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.errors import BadInput, DatabaseUnavailable, DeviceFailed, FaultKind, JobFailed
 from shared.jobs import attempts, dispatch, records
+from shared.jobs.reading import running_attempts
 from shared.messaging.progress import Progress, RestingRedis
 from shared.models import replicas
 from shared.settings import Settings
@@ -391,7 +392,7 @@ def test_a_device_that_fails_in_a_job_begun_ahead_ends_the_process(
     assert "illegal address" in worker.ended_for[0]
     row = records.get(worker.database, second.id)
     assert (row.status, row.failures) == (JobState.QUEUED, 1)
-    assert attempts.running_on(worker.database, working.HERE.worker)[0].job_id == first.id
+    assert running_attempts.running_on(worker.database, working.HERE.worker)[0].job_id == first.id
 
 
 def test_each_job_that_may_come_next_is_prepared_for(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:

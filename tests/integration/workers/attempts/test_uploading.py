@@ -14,7 +14,8 @@ from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job, Use, epoch_now
 from shared.errors import Cancelled, Draining
-from shared.jobs import attempts, dispatch, records
+from shared.jobs import dispatch, records
+from shared.jobs.reading import running_attempts
 from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
@@ -134,7 +135,7 @@ def test_the_lease_is_kept_while_files_are_sent(run: Callable[[str], bool], data
 
     def watch() -> None:
         while not done.wait(0.1):
-            lapsed.extend(attempts.lapsed(database))
+            lapsed.extend(running_attempts.lapsed(database))
 
     watching = threading.Thread(target=watch)
     watching.start()

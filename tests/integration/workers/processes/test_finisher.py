@@ -24,7 +24,7 @@ from shared.database.tables import DeviceFault, Job, Use
 from shared.errors import FaultKind, Fenced
 from shared.jobs import attempts, dispatch, finishing, records
 from shared.jobs.device_faults import Fault
-from shared.jobs.reading import queues
+from shared.jobs.reading import queues, running_attempts
 from shared.jobs.usage import gpu_time
 from shared.messaging.celery import celery_app
 from shared.messaging.progress import Progress, RestingRedis
@@ -251,7 +251,7 @@ def test_frames_that_a_restart_of_the_host_may_have_damaged_are_not_used(
     (handover.folder / "facts.json").write_text(text.replace('"boot": "', '"boot": "0'))
     assert not finisher.run_pass()
     assert not handover.folder.exists()
-    assert not main_process._is_kept(attempts.running_on(database, working.HERE.worker)[0])
+    assert not main_process._is_kept(running_attempts.running_on(database, working.HERE.worker)[0])
     assert records.get(database, job.id).status == JobState.RUNNING, "its worker returns it"
 
 
@@ -361,10 +361,10 @@ def test_the_leases_are_renewed_while_the_process_starts_again(
         assert row is not None
         row.lease_until = 1.0
         session.add(row)
-    assert attempts.lapsed(database) == [(job.id, 1)]
+    assert running_attempts.lapsed(database) == [(job.id, 1)]
     watch.watch()
     assert len(children.started) == 1
-    assert attempts.lapsed(database) == []
+    assert running_attempts.lapsed(database) == []
 
 
 STAGES = {

@@ -293,7 +293,7 @@ def test_the_guards_loops_continue_after_any_exception(
         raise KeyError("odd")
 
     monkeypatch.setattr(main_process, "_PASS_SECONDS", 0.01)
-    monkeypatch.setattr(main_process.attempts, "held", odd)
+    monkeypatch.setattr(main_process.running_attempts, "held", odd)
     again = Guard(main_process._deregister_device)
     with caplog.at_level(logging.ERROR):
         again.start()

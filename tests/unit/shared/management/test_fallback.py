@@ -6,15 +6,8 @@ from typing import Any
 import pytest
 
 from shared.catalogue import models
-from shared.management.fallback import (
-    ModelFacts,
-    Strategy,
-    Suggestion,
-    Wish,
-    compatibility,
-    nearest_resolution,
-    suggest,
-)
+from shared.management.fallback import compatibility, nearest_resolution, suggest
+from shared.management.fallback_types import ModelFacts, Strategy, Suggestion, Wish
 from shared.management.reductions import Request
 from shared.states import ReplicaState
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.jobs.attempts import Held
+from shared.jobs.reading.running_attempts import Held
 from shared.states import JobState
 from workers.processes.kill_rule import Answering, Judgement, Limits, judge
 

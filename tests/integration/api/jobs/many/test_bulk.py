@@ -16,6 +16,7 @@ from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.jobs import attempts, bulk, records
 from shared.jobs.attempts import Failure
+from shared.jobs.reading import running_attempts
 from shared.settings import Settings
 from shared.states import JobState, Priority, Scope
 from tests.conftest import both_databases
@@ -208,8 +209,8 @@ def test_an_action_that_is_cut_off_is_continued_and_does_nothing_twice(
     first.app_state["context"].bulk_runner.join(5)
     assert not first.app_state["context"].bulk_runner.is_alive(), "as after a kill"
     assert records.get(database, result["job_id"]).status == JobState.RUNNING
-    wait_for(lambda: attempts.lapsed(database) != [], 10)
-    ((job_id, attempt),) = attempts.lapsed(database)
+    wait_for(lambda: running_attempts.lapsed(database) != [], 10)
+    ((job_id, attempt),) = running_attempts.lapsed(database)
     attempts.crashed(database, job_id, attempt, "The worker died", 10.0, lapsed=True)
     third = make_client(settings)
     job = finished(third, result["job_id"])

@@ -11,6 +11,7 @@ from shared.database.tables import Job
 from shared.errors import Conflict, Fenced
 from shared.jobs import attempts, dispatch, download_control, records
 from shared.jobs.attempts import Failure
+from shared.jobs.reading import running_attempts
 from shared.jobs.records import Stopped
 from shared.states import JobState
 from tests.conftest import both_databases
@@ -178,7 +179,7 @@ def test_a_lease_that_was_renewed_meanwhile_is_not_taken_back(database: Database
 
     def lapsed() -> Job:
         job = claimed(database, accepted(database).id, lease_seconds=-1.0)
-        assert (job.id, 1) in attempts.lapsed(database)
+        assert (job.id, 1) in running_attempts.lapsed(database)
         return job
 
     for (renewal, crash), after in race.run(

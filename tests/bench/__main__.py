@@ -19,6 +19,7 @@ from tests.bench.jobs import accepts, overhead, readiness, throughput
 from tests.bench.large.feed import feed
 from tests.bench.large.insight import insight
 from tests.bench.large.management import management
+from tests.bench.large.page import page
 from tests.bench.large.retention import retention
 from tests.bench.large.scale import scale
 from tests.bench.loads import loads
@@ -44,6 +45,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "management": management,
     "insight": insight,
     "feed": feed,
+    "page": page,
     "scale": scale,
     "retention": retention,
 }

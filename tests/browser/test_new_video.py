@@ -6,10 +6,11 @@ import struct
 import zlib
 from typing import Any
 
+import httpx
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Open
-from tests.browser.test_live_page import choose_model, choose_size, open_advanced, submit
+from tests.browser.test_live_page import choose_model, choose_size, later, open_advanced, submit
 from tests.support.stack import Stack
 
 
@@ -118,7 +119,8 @@ def test_a_picture_is_dropped_pasted_checked_and_reused(open_page: Open, stack: 
 def test_requests_are_copied_with_the_address_and_without_the_key(open_page: Open, stack: Stack) -> None:
     job = stack.submit(prompt="it's copied", seed=77)
     stack.wait_status(job)
-    page = open_page(f"#job/{job}", permissions=["clipboard-read", "clipboard-write"])
+    short = {"width": 1280, "height": 780}  # where the menu has no room below its button
+    page = open_page(f"#job/{job}", permissions=["clipboard-read", "clipboard-write"], viewport=short)
     dialog = page.get_by_role("dialog")
     for name, parts in (
         ("As curl", (stack.url, "$WANWORKS_API_KEY", "it'\\''s copied", '"seed": 77')),
@@ -126,16 +128,66 @@ def test_requests_are_copied_with_the_address_and_without_the_key(open_page: Ope
         ("Seed", ("77",)),
         ("Job id", (job,)),
     ):
-        dialog.locator(".copies").evaluate("details => { details.open = true; }")
+        dialog.locator(".copies summary").click()
+        expect(dialog.get_by_role("button", name="As Python")).to_be_in_viewport(ratio=1)
         dialog.get_by_role("button", name=name, exact=True).click()
+        page.keyboard.press("Escape")
         copied = page.evaluate("navigator.clipboard.readText()")
         assert all(part in copied for part in parts), copied
     expect(dialog.get_by_role("link", name="Download")).to_have_attribute("download", f"{job}-video.mp4")
-    dialog.get_by_role("button", name="Copy a link to the video").click()
-    expect(page.locator("#toasts")).to_contain_text("a link for a week")
-    assert "signature=" in page.evaluate("navigator.clipboard.readText()")
     dialog.get_by_text("Last lines of the log").click()
     expect(dialog.locator("pre").first).to_contain_text(job)
+
+
+def test_a_shared_link_is_shown_with_its_end_and_copied_where_the_browser_allows_it(
+    open_page: Open, stack: Stack
+) -> None:
+    job = stack.submit(prompt="shown to others")
+    stack.wait_status(job)
+    page = open_page(f"#job/{job}", permissions=["clipboard-read", "clipboard-write"])
+    dialog = page.get_by_role("dialog")
+    link = dialog.get_by_role("textbox", name="Link to the video")
+    expect(link).to_have_count(0)
+    dialog.get_by_role("button", name="Share").click()
+    expect(dialog.get_by_role("button", name="Copied")).to_be_visible()
+    shown = link.input_value()
+    assert shown == page.evaluate("navigator.clipboard.readText()")
+    assert shown.startswith(f"{stack.url}/api/v1/jobs/{job}/artifacts/video.mp4?")
+    assert httpx.get(shown).content[4:8] == b"ftyp"
+    expect(dialog.locator(".share")).to_contain_text(
+        re.compile(r"Anyone with this link can open the video until .*\d{4}")
+    )
+    expect(dialog.locator(".share")).to_contain_text("This address works on this machine only")
+    page.evaluate("navigator.clipboard.writeText('')")
+    dialog.get_by_role("button", name="Copy the link").click()
+    assert page.evaluate("navigator.clipboard.readText()") == shown
+
+    page.evaluate("""() => {
+        navigator.clipboard.writeText = () => Promise.reject(new Error("refused"));
+        document.execCommand = () => false;
+    }""")
+    dialog.get_by_role("button", name="Share").click()
+    expect(page.locator("#toasts")).to_contain_text("did not allow this page to copy the link")
+    expect(link).to_be_focused()
+    assert link.evaluate("field => field.selectionEnd - field.selectionStart") == len(shown)
+    assert link.input_value() == shown, "the same link, not another one"
+
+
+def test_a_message_and_its_buttons_are_above_the_dialog_that_is_open(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="cancelled in its dialog", start_after=later())
+    page = open_page(f"#job/{job}")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Cancel:").click()
+    page.get_by_role("button", name="Undo").click()  # refused if anything covers it
+    expect(dialog.get_by_role("button", name="Cancel:")).to_have_text("Cancel")
+    dialog.get_by_role("button", name="Delete").click()
+    question = page.get_by_role("dialog", name="Delete this job?")
+    page.evaluate("dispatchEvent(new Event('error'))")
+    expect(question.locator("#toasts")).to_contain_text("An error occurred on this page.")
+    question.get_by_role("button", name="Dismiss").click()
+    question.get_by_role("button", name="Delete").click()
+    expect(page.locator("body > #toasts")).to_contain_text("Deleted")
+    expect(page.get_by_role("status").filter(has_text="Deleted")).to_be_visible()
 
 
 def test_several_videos_are_made_at_once_and_shown_side_by_side(open_page: Open, stack: Stack) -> None:

@@ -181,7 +181,7 @@ const PARTS = {
   overview: [firstRun, history, latest, models, usage, pauses],
   jobs: [jobs],
   flows: [flows],
-  new: [models, loras],
+  new: [models, loras, firstRun],
   models: [() => models().then(tiers), health, insight, loras],
   devices: [models],
   alerts: [resolved],

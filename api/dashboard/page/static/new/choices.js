@@ -2,6 +2,7 @@
 
 import { h } from "../base/dom.js";
 import { number } from "../base/format.js";
+import { firstUseInWords } from "../models/first_use.js";
 import { state } from "../base/state.js";
 import { problem } from "./form_fields.js";
 
@@ -13,7 +14,6 @@ export function models(entry, choose) {
     { class: "choices models", key: "models" },
     h("legend", null, "Model"),
     state.catalogue.map((one) => {
-      const there = state.models?.[one.model_id];
       return h(
         "label",
         { key: one.model_id, class: "choice" },
@@ -28,7 +28,7 @@ export function models(entry, choose) {
           "aria-describedby": `about-${one.model_id}`,
           on: { change: () => choose(one.model_id) },
         }),
-        h("span", { class: "row between" }, h("b", null, one.model_id), h("span", { class: "small muted" }, readiness(there))),
+        h("span", { class: "row between wrap" }, h("b", null, one.model_id), h("span", { class: "small muted" }, readiness(one.model_id))),
         h("span", { class: "small", id: `about-${one.model_id}` }, about(one)),
       );
     }),
@@ -36,9 +36,11 @@ export function models(entry, choose) {
   );
 }
 
-function readiness(there) {
+function readiness(modelId) {
+  const there = state.models?.[modelId];
   if (!there) return "";
-  return there.is_available ? (there.is_loaded ? "loaded" : "ready") : `files ${there.availability_status}`;
+  if (!there.is_available) return firstUseInWords(modelId);
+  return there.is_loaded ? "loaded" : "ready";
 }
 
 function about(one) {

@@ -76,7 +76,7 @@ function overallHealth() {
   if (state.notes.alerts || state.notes.metrics) return ["unknown", "Some data could not be loaded"];
   if (!state.workers || !state.loaded.has("alerts") || !state.firstRun) return ["unknown", state.notes.firstRun ? "Some data could not be loaded" : "Loading…"];
   const wanting = obstacle();
-  if (wanting) return ["warn", `A job submitted now would wait. ${wanting}`];
+  if (wanting) return wanting;
   if (fresh.some((alert) => alert.severity === "warning")) return ["warn", plural(fresh.length, "unacknowledged alert")];
   const serious = open.filter((alert) => alert.severity !== "info");
   if (serious.length) return ["warn", `${plural(serious.length, "alert")} open, acknowledged`];

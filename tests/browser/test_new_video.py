@@ -209,7 +209,7 @@ def test_several_videos_are_made_at_once_and_shown_side_by_side(open_page: Open,
 
 def test_the_last_image_and_its_fit_are_offered_where_the_model_takes_them(open_page: Open, stack: Stack) -> None:
     page = open_page("#new")
-    first, last = (page.get_by_label(name, exact=True) for name in ("Image", "Last image optional"))
+    first, last = (page.get_by_label(name, exact=True) for name in ("Image", "Last image (optional)"))
     fit = page.get_by_label("Picture and size")
     choose_model(page, "I2V-A14B")
     expect(last).to_have_count(0)
@@ -219,7 +219,7 @@ def test_the_last_image_and_its_fit_are_offered_where_the_model_takes_them(open_
     last.set_input_files({"name": "last.png", "mimeType": "image/png", "buffer": png(80, 80)})
     expect(page.locator(".picture").last).to_contain_text("last.png")
     choose_model(page, "TI2V-5B")  # it takes a first picture alone
-    expect(page.get_by_label("Image optional", exact=True)).to_be_visible()
+    expect(page.get_by_label("Image (optional)", exact=True)).to_be_visible()
     expect(last).to_have_count(0)
     choose_model(page, "T2V-A14B")
     expect(page.locator(".picture")).to_have_count(0)

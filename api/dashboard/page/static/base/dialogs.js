@@ -41,7 +41,7 @@ function placeToasts() {
 
 /**
  * Shows a message, also to screen readers, for 5 s; errors ("bad") for 10 s.
- * `action` {text, act, milliseconds}: a button in it.
+ * `action` {text, act, milliseconds}: a button in it. Returns a function that closes it earlier.
  */
 export function showMessage(text, kind = "info", action = null) {
   count += 1;
@@ -50,6 +50,7 @@ export function showMessage(text, kind = "info", action = null) {
   if (placeToasts()) setTimeout(drawToasts, ANNOUNCED_MS);
   else drawToasts();
   setTimeout(() => close(key), action?.milliseconds ?? (kind === "bad" ? 10_000 : 5_000));
+  return () => shown.has(key) && close(key);
 }
 
 function close(key) {

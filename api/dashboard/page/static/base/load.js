@@ -182,7 +182,7 @@ const PARTS = {
   jobs: [jobs],
   flows: [flows],
   new: [models, loras, firstRun],
-  models: [() => models().then(tiers), health, insight, loras],
+  models: [() => models().then(tiers), health, insight, loras, firstRun],
   devices: [models],
   alerts: [resolved],
 };

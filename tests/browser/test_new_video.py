@@ -70,6 +70,54 @@ def test_the_form_is_filled_and_sent_by_keyboard_and_keeps_its_draft(open_page: 
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("kept over a reload")
 
 
+def test_sizes_are_in_groups_and_what_is_chosen_stands_beside_the_button(open_page: Open) -> None:
+    page = open_page("#new", viewport={"width": 1280, "height": 720})
+    choose_model(page, "T2V-A14B")
+    button, chosen = page.get_by_role("button", name="Create video"), page.locator(".make-go")
+    expect(chosen).to_contain_text(re.compile("256.256 · 2[.]1 s · exact"))
+    expect(button).to_have_accessible_description(re.compile("256.256 · 2[.]1 s · exact"))
+    landscape = page.locator(".sizes > .size-group").filter(has_text="Landscape").locator("input")
+    expect(landscape).to_have_count(3)
+    assert "832x480" in [one.get_attribute("value") for one in landscape.all()]
+    more = page.get_by_text("More sizes")
+    twin = page.get_by_role("radio", name="854 by 480, 16:9 wide")
+    expect(twin).to_be_hidden()
+    more.click()
+    twin.check()
+    page.get_by_role("radio", name="fast", exact=True).check()
+    page.get_by_label("Frames", exact=True).fill("9")
+    page.get_by_label("Videos").fill("3")
+    expect(chosen).to_contain_text(re.compile("854.480 · 1[.]1 s · fast · 3 videos"))
+    page.reload()
+    expect(twin).to_be_visible()
+
+
+def test_a_model_that_is_chosen_stays_where_it_was_clicked(open_page: Open) -> None:
+    page = open_page("#new")
+    choose_model(page, "T2V-A14B")
+    tile = page.locator(".choice").filter(has_text="I2V-A14B").first
+    before = tile.bounding_box()
+    choose_model(page, "I2V-A14B")
+    expect(page.locator(".picture")).to_be_visible()
+    assert tile.bounding_box() == before
+
+
+def test_the_message_that_a_job_is_queued_ends_once_it_runs(open_page: Open, stack: Stack) -> None:
+    page = open_page("#new")
+    page.clock.install()  # the message would be closed after five seconds
+    choose_model(page, "T2V-A14B")
+    stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
+    try:
+        submit(page, "no longer queued")
+        page.clock.run_for(1000)
+        expect(page.locator("#toasts")).to_contain_text("The job is queued.")
+    finally:
+        stack.request("POST", "/api/v1/queues/resume", json={})
+    stack.wait_status(page.locator("[data-submitted]").first.get_attribute("data-submitted") or "")
+    page.clock.run_for(2000)
+    expect(page.locator("#toasts")).not_to_contain_text("The job is queued.")
+
+
 def test_a_preset_is_saved_applied_and_removed(open_page: Open) -> None:
     page = open_page("#new")
     choose_size(page, "128x128")

@@ -7,7 +7,8 @@ import { at, seconds } from "../base/format.js";
 import { button } from "../base/parts.js";
 import { changed, state } from "../base/state.js";
 import { firstUse, firstUseSentence } from "../models/first_use.js";
-import { chosen, draft, formOf, requestBody } from "./draft.js";
+import { chosenInWords } from "./choices.js";
+import { chosen, draft, formOf, requestBody, valueOf } from "./draft.js";
 
 const PAUSE_MS = 400;
 const FRESH_MS = 15_000; // afterwards the queue has changed
@@ -33,11 +34,27 @@ export function estimateBar(entry, take) {
       refused ? missing(refused, take) : failed ? h("p", { class: "small bad-text" }, failed) : current ? figures(current, entry) : h("p", { class: "muted" }, "Estimating…"),
     ),
     h(
-      "button",
-      { type: "submit", form: "make-form", class: "button primary large", disabled: draft.sending },
-      draft.sending ? "Sending…" : "Create video",
+      "div",
+      { class: "make-go" },
+      h("p", { class: "small", id: "chosen" }, chosenInWords(settings(entry))),
+      h(
+        "button",
+        { type: "submit", form: "make-form", class: "button primary large", disabled: draft.sending, "aria-describedby": "chosen" },
+        draft.sending ? "Sending…" : "Create video",
+      ),
     ),
   );
+}
+
+function settings(entry) {
+  const value = (name) => valueOf(entry, name);
+  return {
+    resolution: String(value("resolution")),
+    frames: Number(value("frames")),
+    fps: Number(value("fps")),
+    speed: draft.filled.speed ?? entry.default_speed,
+    count: Number(draft.filled.count ?? 1),
+  };
 }
 
 function figures({ cost, expected, memory, model_ready: ready }, entry) {

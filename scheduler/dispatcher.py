@@ -193,7 +193,7 @@ class Dispatcher:
         alive = hosts.devices
         anywhere = frozenset().union(*held.values()) if held else frozenset()
         self._mark_waiting_for_model(queue, anywhere)
-        if on_demand.allowed(self._settings):
+        if self._settings.downloads_on_demand:
             with_devices = {
                 name: node for name, node in hosts.nodes.items() if any(view.node == name for view in alive)
             }

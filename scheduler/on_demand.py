@@ -13,11 +13,6 @@ from shared.settings import Settings
 from shared.states import Priority
 
 
-def allowed(settings: Settings) -> bool:
-    """Return whether it is allowed. In the demo it always is: its models are tiny and come from a local hub."""
-    return settings.download_on_demand or settings.catalogue == "demo"
-
-
 def start(
     database: Database,
     settings: Settings,

@@ -478,6 +478,11 @@ class Settings(BaseSettings):
         return max(self.device_silence_seconds, 3 * self.sample_seconds)
 
     @cached_property
+    def downloads_on_demand(self) -> bool:
+        """Whether jobs start downloads. In the demo they always do: its models are tiny and come from a local hub."""
+        return self.download_on_demand or self.catalogue == "demo"
+
+    @cached_property
     def database(self) -> str:
         if self.database_url is not None:
             return self.database_url.get_secret_value()

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Context
+from api.dashboard.first_downloads import first_downloads
 from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas.dashboard.first_run import FirstRun, Hub, ModelFit
@@ -50,6 +51,7 @@ def first_run(context: Context, request: Request, query: BaseModel) -> Response:
     elif not runs:
         why_not = "No model that is there fits a device that accepts jobs."
     roomy = [fit for fit in fits if fit.fits and fit.room != "short" and not library.models[fit.model_id].entry.extends]
+    hub = _hub(context.settings.hub_url)
     best = max(roomy, key=lambda fit: (fit.download_gb, fit.model_id.startswith("T2V")), default=None)
     return json_response(
         FirstRun(
@@ -58,7 +60,8 @@ def first_run(context: Context, request: Request, query: BaseModel) -> Response:
             any_model=bool(ready),
             best=best.model_id if best is not None else None,
             models=fits,
-            hub=_hub(context.settings.hub_url),
+            first_downloads=first_downloads(context, library, hub),
+            hub=hub,
         )
     )
 

@@ -135,6 +135,7 @@ def _form(entry: CatalogueEntry, default_speed: Speed) -> dict[str, Any]:
         "image": entry.image,
         "last_image": entry.takes_last_image,
         "resolutions": entry.resolutions,
+        "size_multiple": entry.size_multiple,
         "frames": (entry.min_frames, entry.max_frames),
         "fps": entry.fps,
         "steps": (entry.min_steps, entry.max_steps),

@@ -59,6 +59,7 @@ def _page(context: Context, request: Request, caller: Caller) -> Response:
         styles=page_files.styles(),
         flower=flower.flower_status(context.settings) if caller.may(KeyScope.ADMIN) else None,
         caller=caller,
+        demo=context.catalogue.name == "demo",
         # Those who only make videos see theirs first.
         first="gallery" if caller.may(KeyScope.SUBMIT) and not caller.may(KeyScope.ADMIN) else "overview",
         scopes=[scope.value for scope in KeyScope if caller.may(scope)],

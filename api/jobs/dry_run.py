@@ -117,10 +117,10 @@ def _how(found: Estimate, params: GenerationParams, count: int) -> str:
     )
     loading += f", times {count} jobs, of which one loads" if count > 1 else ""
     times = f", times {params.devices_per_job} devices" if params.devices_per_job > 1 else ""
-    return (
-        f"The median time per megapixel, frame and step of the last {found.samples} successes, scaled to this request, "
-        f"{loading}{times}."
-    )
+    measure, source = "The time", "the last success"
+    if found.samples != 1:
+        measure, source = "The median time", f"the last {found.samples} successes"
+    return f"{measure} per megapixel, frame and step of {source}, scaled to this request, {loading}{times}."
 
 
 def _start(expected: Sequence[Forecast]) -> Start:

@@ -173,7 +173,7 @@ def _demo(entry: CatalogueEntry) -> CatalogueEntry:
             "hardware": entry.hardware.model_copy(update={"min_vram_gb": 1.0, "recommended_vram_gb": 1.0}),
             "memory": memory_data.TINY[entry.model_id],
             "heads": 4,
-            "download_gb": 0.01,
+            "download_gb": 0.004,
             "notes": "Random weights: every picture is noise.",
         }
     )

@@ -305,5 +305,7 @@ def _forecast(job: Waiting, expected: Expected | None, measured: Durations) -> F
         return Forecast(expected.start, None, "none", 0, how)
     basis: Basis = "derived" if measured.derived else "measured"
     source = "of another tier, number of devices or model of the same weights" if measured.derived else "like it"
-    how = f"By playing the queue forward with the median times of the last {measured.samples} successes {source}."
+    several = f"median times of the last {measured.samples} successes"
+    times = several if measured.samples != 1 else "times of the last success"
+    how = f"By playing the queue forward with the {times} {source}."
     return Forecast(expected.start, expected.end, basis, measured.samples, how)

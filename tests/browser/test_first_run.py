@@ -2,13 +2,16 @@
 
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Watched
+from tests.browser.test_live_page import submit
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.slow
@@ -20,10 +23,21 @@ def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("first-run")
     shutil.copytree(demo_models, folder / "home" / "hub", symlinks=True)
     (folder / "models").mkdir()
-    stack = Stack(folder / "home", folder / "models", WANWORKS_HUB_URL="", WANWORKS_PRESENCE_SECONDS="2")
+    stack = Stack(
+        folder / "home",
+        folder / "models",
+        WANWORKS_HUB_URL="",
+        WANWORKS_PRESENCE_SECONDS="2",
+        WANWORKS_DOWNLOAD_LIMIT_MBPS="4",
+    )
     stack.start()
     yield stack
     stack.stop()
+
+
+def get_job(stack: Stack, kind: str) -> Any:
+    """Return the newest job of that type."""
+    return stack.request("GET", f"/api/v1/jobs?type={kind}&limit=1").json()["data"][0]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -33,7 +47,9 @@ def test_the_guide_is_accessible_and_says_what_is_missing(browser: Browser, stac
     page.goto(stack.url)
     guide = page.get_by_role("region", name="Your first video")
     expect(guide.get_by_role("row", name="T2V-A14B", exact=False).first).to_contain_text("yes")
-    expect(page.locator(".health")).to_contain_text("A job submitted now would wait.")
+    expect(guide.get_by_role("row", name="T2V-A14B", exact=False).first).to_contain_text("without offloading")
+    expect(page.locator(".health")).to_contain_text("The first job of a model downloads it (T2V-A14B: about 4 MB).")
+    expect(guide.get_by_role("link", name="Create your first video")).to_be_visible()
     found = Axe().run(page).response["violations"]
     assert not [one["id"] for one in found if one["impact"] in ("serious", "critical")]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -45,10 +61,39 @@ def test_the_best_model_is_downloaded_by_keyboard_and_ends_the_guide(browser: Br
     page = Watched(stack).watch(context.new_page())
     page.goto(stack.url)
     guide = page.get_by_role("region", name="Your first video")
-    get = guide.get_by_role("button", name="Download")
+    # The form says the same.
+    guide.get_by_role("link", name="Create your first video").click()
+    expect(page.locator(".estimate")).to_contain_text("The model (about 4 MB) is downloaded first, automatically.")
+    expect(page.locator(".choice").filter(has_text="T2V-A14B").first).to_contain_text("downloads on first use")
+    page.go_back()
+    get = guide.get_by_role("button", name="Download T2V-A14B (about 4 MB)")
     get.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#toasts")).to_contain_text("is queued")
-    expect(guide).to_be_hidden(timeout=60_000)
-    expect(page.locator(".health.good")).to_contain_text("All is well", timeout=60_000)
+    expect(page.locator(".health")).to_contain_text("T2V-A14B is being downloaded")
+    expect(guide.get_by_text("Every file is checked when it is complete.")).to_be_visible()
+    bar = guide.get_by_role("progressbar")
+    page.wait_for_function("bar => bar.position > 0.1 && bar.position < 1", arg=bar.element_handle())
+    shown = bar.evaluate("bar => [bar.position, parseFloat(bar.nextSibling.textContent) / 100]")
+    assert abs(shown[0] - shown[1]) < 0.01, "the bar is as long as its percentage says"
+    page.evaluate("""() => {
+        window.seen = [];
+        new MutationObserver(() => {
+            const text = document.querySelector(".first-run")?.innerText ?? "";
+            const health = document.querySelector(".health").innerText;
+            seen.push(...["Download T2V-A14B", "No node has"].filter((part) => (text + health).includes(part)));
+        }).observe(document.body, {subtree: true, childList: true, characterData: true});
+    }""")
+    expect(guide).to_contain_text("The model is there")
+    expect(page.locator(".health.good")).to_contain_text("All is well")
+    assert page.evaluate("seen") == [], "it never looked as if the download had not been"
+    job = get_job(stack, "download")
+    waited = datetime.now(UTC) - datetime.fromisoformat(job["finished_at"])
+    assert waited < timedelta(seconds=10), "not only when everything is loaded again"
+
+    guide.get_by_role("link", name="Create your first video").click()
+    submit(page, "the first of all")
+    page.get_by_role("navigation").get_by_role("link", name="Overview").click()
+    expect(page.locator(".videos")).to_contain_text("the first of all")
+    expect(guide).to_have_count(0)
     context.close()

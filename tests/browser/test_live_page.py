@@ -18,6 +18,7 @@ HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title=
 
 
 def choose_size(page: Page, resolution: str) -> None:
+    page.locator(".more-sizes").evaluate_all("all => all.forEach((details) => { details.open = true; })")
     page.locator(f"input[name=resolution][value='{resolution}']").check()
 
 

@@ -6,10 +6,11 @@ import struct
 import zlib
 from typing import Any
 
+import httpx
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Open
-from tests.browser.test_live_page import choose_model, choose_size, open_advanced, submit
+from tests.browser.test_live_page import choose_model, choose_size, later, open_advanced, submit
 from tests.support.stack import Stack
 
 
@@ -69,6 +70,54 @@ def test_the_form_is_filled_and_sent_by_keyboard_and_keeps_its_draft(open_page: 
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("kept over a reload")
 
 
+def test_sizes_are_in_groups_and_what_is_chosen_stands_beside_the_button(open_page: Open) -> None:
+    page = open_page("#new", viewport={"width": 1280, "height": 720})
+    choose_model(page, "T2V-A14B")
+    button, chosen = page.get_by_role("button", name="Create video"), page.locator(".make-go")
+    expect(chosen).to_contain_text(re.compile("256.256 · 2[.]1 s · exact"))
+    expect(button).to_have_accessible_description(re.compile("256.256 · 2[.]1 s · exact"))
+    landscape = page.locator(".sizes > .size-group").filter(has_text="Landscape").locator("input")
+    expect(landscape).to_have_count(3)
+    assert "832x480" in [one.get_attribute("value") for one in landscape.all()]
+    more = page.get_by_text("More sizes")
+    twin = page.get_by_role("radio", name="854 by 480, 16:9 wide")
+    expect(twin).to_be_hidden()
+    more.click()
+    twin.check()
+    page.get_by_role("radio", name="fast", exact=True).check()
+    page.get_by_label("Frames", exact=True).fill("9")
+    page.get_by_label("Videos").fill("3")
+    expect(chosen).to_contain_text(re.compile("854.480 · 1[.]1 s · fast · 3 videos"))
+    page.reload()
+    expect(twin).to_be_visible()
+
+
+def test_a_model_that_is_chosen_stays_where_it_was_clicked(open_page: Open) -> None:
+    page = open_page("#new")
+    choose_model(page, "T2V-A14B")
+    tile = page.locator(".choice").filter(has_text="I2V-A14B").first
+    before = tile.bounding_box()
+    choose_model(page, "I2V-A14B")
+    expect(page.locator(".picture")).to_be_visible()
+    assert tile.bounding_box() == before
+
+
+def test_the_message_that_a_job_is_queued_ends_once_it_runs(open_page: Open, stack: Stack) -> None:
+    page = open_page("#new")
+    page.clock.install()  # the message would be closed after five seconds
+    choose_model(page, "T2V-A14B")
+    stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
+    try:
+        submit(page, "no longer queued")
+        page.clock.run_for(1000)
+        expect(page.locator("#toasts")).to_contain_text("The job is queued.")
+    finally:
+        stack.request("POST", "/api/v1/queues/resume", json={})
+    stack.wait_status(page.locator("[data-submitted]").first.get_attribute("data-submitted") or "")
+    page.clock.run_for(2000)
+    expect(page.locator("#toasts")).not_to_contain_text("The job is queued.")
+
+
 def test_a_preset_is_saved_applied_and_removed(open_page: Open) -> None:
     page = open_page("#new")
     choose_size(page, "128x128")
@@ -118,7 +167,8 @@ def test_a_picture_is_dropped_pasted_checked_and_reused(open_page: Open, stack: 
 def test_requests_are_copied_with_the_address_and_without_the_key(open_page: Open, stack: Stack) -> None:
     job = stack.submit(prompt="it's copied", seed=77)
     stack.wait_status(job)
-    page = open_page(f"#job/{job}", permissions=["clipboard-read", "clipboard-write"])
+    short = {"width": 1280, "height": 780}  # where the menu has no room below its button
+    page = open_page(f"#job/{job}", permissions=["clipboard-read", "clipboard-write"], viewport=short)
     dialog = page.get_by_role("dialog")
     for name, parts in (
         ("As curl", (stack.url, "$WANWORKS_API_KEY", "it'\\''s copied", '"seed": 77')),
@@ -126,16 +176,66 @@ def test_requests_are_copied_with_the_address_and_without_the_key(open_page: Ope
         ("Seed", ("77",)),
         ("Job id", (job,)),
     ):
-        dialog.locator(".copies").evaluate("details => { details.open = true; }")
+        dialog.locator(".copies summary").click()
+        expect(dialog.get_by_role("button", name="As Python")).to_be_in_viewport(ratio=1)
         dialog.get_by_role("button", name=name, exact=True).click()
+        page.keyboard.press("Escape")
         copied = page.evaluate("navigator.clipboard.readText()")
         assert all(part in copied for part in parts), copied
     expect(dialog.get_by_role("link", name="Download")).to_have_attribute("download", f"{job}-video.mp4")
-    dialog.get_by_role("button", name="Copy a link to the video").click()
-    expect(page.locator("#toasts")).to_contain_text("a link for a week")
-    assert "signature=" in page.evaluate("navigator.clipboard.readText()")
     dialog.get_by_text("Last lines of the log").click()
     expect(dialog.locator("pre").first).to_contain_text(job)
+
+
+def test_a_shared_link_is_shown_with_its_end_and_copied_where_the_browser_allows_it(
+    open_page: Open, stack: Stack
+) -> None:
+    job = stack.submit(prompt="shown to others")
+    stack.wait_status(job)
+    page = open_page(f"#job/{job}", permissions=["clipboard-read", "clipboard-write"])
+    dialog = page.get_by_role("dialog")
+    link = dialog.get_by_role("textbox", name="Link to the video")
+    expect(link).to_have_count(0)
+    dialog.get_by_role("button", name="Share").click()
+    expect(dialog.get_by_role("button", name="Copied")).to_be_visible()
+    shown = link.input_value()
+    assert shown == page.evaluate("navigator.clipboard.readText()")
+    assert shown.startswith(f"{stack.url}/api/v1/jobs/{job}/artifacts/video.mp4?")
+    assert httpx.get(shown).content[4:8] == b"ftyp"
+    expect(dialog.locator(".share")).to_contain_text(
+        re.compile(r"Anyone with this link can open the video until .*\d{4}")
+    )
+    expect(dialog.locator(".share")).to_contain_text("This address works on this machine only")
+    page.evaluate("navigator.clipboard.writeText('')")
+    dialog.get_by_role("button", name="Copy the link").click()
+    assert page.evaluate("navigator.clipboard.readText()") == shown
+
+    page.evaluate("""() => {
+        navigator.clipboard.writeText = () => Promise.reject(new Error("refused"));
+        document.execCommand = () => false;
+    }""")
+    dialog.get_by_role("button", name="Share").click()
+    expect(page.locator("#toasts")).to_contain_text("did not allow this page to copy the link")
+    expect(link).to_be_focused()
+    assert link.evaluate("field => field.selectionEnd - field.selectionStart") == len(shown)
+    assert link.input_value() == shown, "the same link, not another one"
+
+
+def test_a_message_and_its_buttons_are_above_the_dialog_that_is_open(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="cancelled in its dialog", start_after=later())
+    page = open_page(f"#job/{job}")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Cancel:").click()
+    page.get_by_role("button", name="Undo").click()  # refused if anything covers it
+    expect(dialog.get_by_role("button", name="Cancel:")).to_have_text("Cancel")
+    dialog.get_by_role("button", name="Delete").click()
+    question = page.get_by_role("dialog", name="Delete this job?")
+    page.evaluate("dispatchEvent(new Event('error'))")
+    expect(question.locator("#toasts")).to_contain_text("An error occurred on this page.")
+    question.get_by_role("button", name="Dismiss").click()
+    question.get_by_role("button", name="Delete").click()
+    expect(page.locator("body > #toasts")).to_contain_text("Deleted")
+    expect(page.get_by_role("status").filter(has_text="Deleted")).to_be_visible()
 
 
 def test_several_videos_are_made_at_once_and_shown_side_by_side(open_page: Open, stack: Stack) -> None:
@@ -157,7 +257,7 @@ def test_several_videos_are_made_at_once_and_shown_side_by_side(open_page: Open,
 
 def test_the_last_image_and_its_fit_are_offered_where_the_model_takes_them(open_page: Open, stack: Stack) -> None:
     page = open_page("#new")
-    first, last = (page.get_by_label(name, exact=True) for name in ("Image", "Last image optional"))
+    first, last = (page.get_by_label(name, exact=True) for name in ("Image", "Last image (optional)"))
     fit = page.get_by_label("Picture and size")
     choose_model(page, "I2V-A14B")
     expect(last).to_have_count(0)
@@ -167,7 +267,7 @@ def test_the_last_image_and_its_fit_are_offered_where_the_model_takes_them(open_
     last.set_input_files({"name": "last.png", "mimeType": "image/png", "buffer": png(80, 80)})
     expect(page.locator(".picture").last).to_contain_text("last.png")
     choose_model(page, "TI2V-5B")  # it takes a first picture alone
-    expect(page.get_by_label("Image optional", exact=True)).to_be_visible()
+    expect(page.get_by_label("Image (optional)", exact=True)).to_be_visible()
     expect(last).to_have_count(0)
     choose_model(page, "T2V-A14B")
     expect(page.locator(".picture")).to_have_count(0)

@@ -49,6 +49,28 @@ class Hub(ResponseModel):
     detail: Annotated[str | None, Field(description="Why it is not reachable.")]
 
 
+class FirstDownload(ResponseModel):
+    """What a job of a model that no node has would do about its files."""
+
+    model_id: str
+    download_gb: Annotated[
+        float, Field(description="By the catalogue; of a preset whose base is there, its own files.")
+    ]
+    state: Annotated[
+        Literal["starts", "going", "refused"],
+        Field(
+            description="`starts`: the job starts the download. `going`: one is queued or running. `refused`: the job "
+            "would wait until somebody acts; `why_not` says why."
+        ),
+    ]
+    job_id: Annotated[str | None, Field(description="The download that is queued, running or paused.")]
+    reason: Annotated[
+        Literal["paused", "damaged", "setting", "ended", "no_node", "hub", "no_room"] | None,
+        Field(description="Why it is refused: `setting` is `download_on_demand`."),
+    ]
+    why_not: str | None
+
+
 class FirstRun(ResponseModel):
     """Whether a job that is submitted now would run, and else what is missing."""
 
@@ -57,4 +79,5 @@ class FirstRun(ResponseModel):
     any_model: Annotated[bool, Field(description="Whether any node has any model.")]
     best: Annotated[str | None, Field(description="The most capable model that fits and has room.")]
     models: list[ModelFit]
+    first_downloads: Annotated[list[FirstDownload], Field(description="For each model that no node has.")]
     hub: Hub

@@ -1,12 +1,19 @@
 """What a new installation is told."""
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 from starlette.testclient import TestClient
 
 from api.dashboard import first_run
 from api.dashboard.login import same_site
 from shared.database.engine import Database
+from shared.jobs import download_control, records
+from shared.settings import Settings
+from shared.states import ReplicaState
 from tests.support.jobs import DEMO, hold
-from tests.support.models.library import device
+from tests.support.models.library import device, download, node, replica
 
 
 def test_without_devices_models_or_hub(client: TestClient) -> None:
@@ -31,6 +38,69 @@ def test_with_a_device_and_models(client: TestClient, database: Database) -> Non
     assert (fit["fits"], fit["quantization"], fit["room"]) == (True, "none", "unknown")
     hold(database, *DEMO.model_ids)
     assert client.get("/api/v1/dashboard/first-run").json()["any_model"] in (True, False)
+
+
+@pytest.fixture
+def first_of(
+    settings: Settings, make_client: Callable[[Settings], TestClient], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any] | None]:
+    """Return what a new web process says of the first job of T2V-A14B. `hub`: whether the hub answers."""
+
+    def first_of(hub: bool = True, **changes: Any) -> dict[str, Any] | None:
+        monkeypatch.setattr(first_run, "_hub", first_run._HubCheck())
+        monkeypatch.setattr(first_run, "_ask", lambda url: None if hub else "No answer.")
+        client = make_client(settings.model_copy(update=changes))
+        found = client.get("/api/v1/dashboard/first-run").json()["first_downloads"]
+        return next((one for one in found if one["model_id"] == "T2V-A14B"), None)
+
+    return first_of
+
+
+def said(first: dict[str, Any] | None) -> tuple[str, str | None]:
+    assert first is not None
+    assert (first["reason"] is None) is (first["why_not"] is None)
+    return first["state"], first["reason"]
+
+
+def test_the_first_job_of_a_model_downloads_it(first_of: Callable[..., Any], database: Database) -> None:
+    node(database)
+    device(database)
+    assert said(first_of()) == ("starts", None)
+    assert first_of()["download_gb"] == DEMO.get("T2V-A14B").total_gb
+    job = download(database)
+    going = first_of()
+    assert said(going) == ("going", None)
+    assert going["job_id"] == job.id
+    download_control.pause(database, job.id)
+    assert said(first_of()) == ("refused", "paused")
+    replica(database)
+    assert first_of() is None, "it is there"
+
+
+def test_it_is_told_why_the_first_job_of_a_model_would_wait(first_of: Callable[..., Any], database: Database) -> None:
+    assert said(first_of()) == ("refused", "no_node")
+    device(database)
+    node(database, free_gb=0.001)
+    assert said(first_of()) == ("refused", "no_room")
+    node(database)
+    assert said(first_of(hub=False)) == ("refused", "hub")
+    records.request_cancel(database, download(database).id)
+    assert said(first_of()) == ("refused", "ended")
+    assert said(first_of(catalogue="default")) == ("refused", "setting")
+    assert said(first_of(catalogue="default", download_on_demand=True)) == ("refused", "ended")
+    replica(database, state=ReplicaState.CORRUPTED)
+    assert said(first_of()) == ("refused", "damaged")
+
+
+def test_a_preset_whose_base_is_there_needs_its_own_files_alone(client: TestClient, database: Database) -> None:
+    node(database)
+    replica(database)
+    found = client.get("/api/v1/dashboard/first-run").json()["first_downloads"]
+    sizes = {one["model_id"]: one["download_gb"] for one in found}
+    lora = DEMO.get("T2V-A14B-Lightning").lora
+    assert lora is not None
+    assert sizes["T2V-A14B-Lightning"] == round(lora.gb, 4) < DEMO.get("T2V-A14B-Lightning").total_gb
+    assert sizes["I2V-A14B-Lightning"] == DEMO.get("I2V-A14B-Lightning").total_gb
 
 
 def test_signing_in_returns_only_to_pages_of_this_site() -> None:

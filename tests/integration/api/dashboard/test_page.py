@@ -70,6 +70,13 @@ def test_an_older_page_gets_the_current_file_without_caching(client: TestClient)
         assert client.get(f"/static/0/{name}").status_code == 404
 
 
+def test_the_demo_is_marked_as_such(
+    client: TestClient, settings: Settings, make_client: Callable[[Settings], TestClient]
+) -> None:
+    assert 'class="badge demo"' in client.get("/").text
+    assert 'class="badge demo"' not in make_client(settings.model_copy(update={"catalogue": "default"})).get("/").text
+
+
 def test_first_load_is_under_150_kb(client: TestClient) -> None:
     page = client.get("/")
     files = [client.get(path) for path in set(re.findall(r'"(/static/[^"]+)"', page.text))]

@@ -104,6 +104,17 @@ def test_a_pause_delays_the_start_to_its_end_or_makes_it_unknown(
     assert dry(client)["start_at"] is None
 
 
+def test_one_measured_job_is_told_in_the_singular(client: TestClient, database: Database) -> None:
+    once = {"loading": LOAD, "denoising": RUN}
+    used(database, model_id="TI2V-5B", seconds=RUN + LOAD, timings=once, warm=False, work=WORK)
+    several = client.post(URL, json=GOOD, params={"dry_run": "true"}).json()
+    assert "median time per megapixel, frame and step of the last 3 successes" in several["cost"]["how"]
+    assert "the median times of the last 3 successes like it" in several["expected"]["how"]
+    one = client.post(URL, json={**GOOD, "model_id": "TI2V-5B"}, params={"dry_run": "true"}).json()
+    assert one["cost"]["how"].startswith("The time per megapixel, frame and step of the last success, scaled")
+    assert "the times of the last success like it" in one["expected"]["how"]
+
+
 def test_start_times_and_windows_count(client: TestClient, database: Database) -> None:
     later = clock.iso(clock.now() + timedelta(hours=2))
     assert shown(client, submit(client, start_after=later))["estimated_start"] == later

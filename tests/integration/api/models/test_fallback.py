@@ -107,7 +107,7 @@ def test_a_download_is_proposed_at_the_rate_of_the_last_one(client: TestClient, 
     attempts.succeed(database, job.id, 1, {**result, "refetched": []})
     body = suggest(client, quality="high")
     assert body["fallback_strategy"]["strategy_type"] == "download_and_retry"
-    assert body["fallback_strategy"]["estimated_wait_time"] == 20.0, "10 MB at 500 kB/s"
+    assert body["fallback_strategy"]["estimated_wait_time"] == 8.0, "4 MB at 500 kB/s"
     assert body["fallback_strategy"]["can_queue_request"]
 
 

@@ -39,7 +39,7 @@ def test_capabilities_come_from_the_catalogue(client: TestClient) -> None:
             "min_vram_gb": 1.0, "recommended_vram_gb": 1.0, "min_ram_gb": 1.6, "cuda_compute_capability": "7.0",
         }  # fmt: skip
         assert body["defaults"]["resolution"] == "256x256"
-        assert (body["min_steps"], body["max_steps"], body["download_size_gb"]) == (2, 100, 0.01)
+        assert (body["min_steps"], body["max_steps"], body["download_size_gb"]) == (2, 100, 0.004)
         assert set(body["basis"].values()) == {"catalogue"}
         assert body["samples"] == 0
 

@@ -126,7 +126,7 @@ def test_nothing_measured_is_null(client: TestClient) -> None:
     ]  # fmt: skip
     assert {name: found[name] for name in nulls} == dict.fromkeys(nulls)
     assert (found["availability_status"], found["is_available"], found["is_loaded"]) == ("unknown", False, False)
-    assert (found["size_mb"], found["basis"]["size_mb"]) == (10.0, "catalogue")
+    assert (found["size_mb"], found["basis"]["size_mb"]) == (4.0, "catalogue")
     assert (found["usage_frequency"], found["update_available"], found["replicas"]) == (0.0, False, [])
 
 

@@ -1,22 +1,56 @@
-// Confirmation dialogs and toasts. Dialogs are native `<dialog>` elements, which trap and restore the focus.
+// Modal dialogs, confirmations and toasts. Dialogs are native `<dialog>` elements, which trap and restore the focus, and
+// make everything outside of them inert. So the toasts move into the topmost one while any is open.
 
 import { h, render } from "./dom.js";
 
 const toasts = document.getElementById("toasts");
 const holder = document.getElementById("dialogs");
 const shown = new Map();
+let opened = []; // the modal dialogs, in the order in which they were opened
 let count = 0;
+
+const ANNOUNCED_MS = 60; // a live region is announced if it stands in its place before its content changes
+
+toasts.kept = true;
+
+/** Returns the topmost open dialog, else the page's body: what is outside of it cannot be used. */
+export const topmost = () => opened.findLast((dialog) => dialog.open) ?? document.body;
+
+/** Opens a modal dialog whose content has been drawn. */
+export function openModal(dialog) {
+  opened.push(dialog);
+  dialog.addEventListener(
+    "close",
+    () => {
+      opened = opened.filter((one) => one.open);
+      placeToasts();
+    },
+    { once: true },
+  );
+  dialog.showModal();
+  placeToasts();
+}
+
+/** Moves the toasts to where they are seen and can be used. Returns whether they were elsewhere. */
+function placeToasts() {
+  const place = topmost();
+  if (toasts.parentElement === place) return false;
+  place.append(toasts);
+  return true;
+}
 
 /**
  * Shows a message, also to screen readers, for 5 s; errors ("bad") for 10 s.
- * `action` {text, act, milliseconds}: a button in it.
+ * `action` {text, act, milliseconds}: a button in it. Returns a function that closes it earlier.
  */
 export function showMessage(text, kind = "info", action = null) {
   count += 1;
   const key = count;
   shown.set(key, { text, kind, action });
-  drawToasts();
+  if (placeToasts()) setTimeout(drawToasts, ANNOUNCED_MS);
+  else drawToasts();
   setTimeout(() => close(key), action?.milliseconds ?? (kind === "bad" ? 10_000 : 5_000));
+  return () => shown.has(key) && close(key);
 }
 
 function close(key) {
@@ -83,7 +117,7 @@ export function confirm({ title, text, lines = [], yes }) {
       ),
     ),
   );
-  dialog.showModal();
+  openModal(dialog);
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       dialog.remove();

@@ -9,6 +9,7 @@ const FIELDS = new Set(["input", "select", "textarea"]);
 /**
  * Describes one element. `props` are attributes, and these: `key`; `on` {event: handler}; `css` {property: value};
  * `made(element)` is called when it is created; `own(element)` after every change, and draws the content itself.
+ * An element of the document with the property `kept` is no part of what is drawn, and stays.
  */
 export function h(tag, props, ...children) {
   return { tag, props: props ?? {}, key: props?.key, children: flat(children) };
@@ -34,6 +35,7 @@ function patchChildren(parent, wanted, inSvg) {
   const keyed = new Map();
   const loose = [];
   for (const node of parent.childNodes) {
+    if (node.kept) continue;
     const key = node.wanted?.key;
     if (key === undefined) loose.push(node);
     else keyed.set(key, node);

@@ -4,7 +4,7 @@
 import { Unreachable, base, get } from "./api.js";
 import * as load from "./load.js";
 import { mergePreview } from "../job/preview.js";
-import { changed, enterList, hasEnded, mergeAlert, mergeJobs, state } from "./state.js";
+import { changed, enterList, mergeAlert, mergeJobs, state, whenEnded } from "./state.js";
 
 const POLL_MS = 5_000;
 const REFRESH_MS = 30_000;
@@ -28,6 +28,7 @@ let polling = false;
 export function start(firstView, listener) {
   view = firstView;
   notify = listener;
+  whenEnded(ended);
   connect();
   refresh();
   setInterval(tick, 1_000);
@@ -169,7 +170,6 @@ const MESSAGE_HANDLERS = {
     if (job.deleted || !before || before.status !== job.status || before.priority !== job.priority) movedSoon();
     if (job.deleted) return;
     enterList(job);
-    if (hasEnded(job) && before && !hasEnded(before)) ended(job);
   },
   worker_update(device) {
     if (!state.workers) return;

@@ -67,19 +67,14 @@ function coarse(value) {
 const LOCALE = undefined;
 const CLOCK = new Intl.DateTimeFormat(LOCALE, { hour: "2-digit", minute: "2-digit" });
 const DAY = new Intl.DateTimeFormat(LOCALE, { day: "numeric", month: "short" });
-const WHOLE = new Intl.DateTimeFormat(LOCALE, {
-  day: "numeric",
-  month: "short",
-  year: "numeric",
-  hour: "2-digit",
-  minute: "2-digit",
-  second: "2-digit",
-  timeZoneName: "short",
-});
+const SPELT = { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" };
+const MINUTE = new Intl.DateTimeFormat(LOCALE, SPELT);
+const WHOLE = new Intl.DateTimeFormat(LOCALE, { ...SPELT, second: "2-digit" });
 
 export const clock = (milliseconds) => CLOCK.format(milliseconds);
 export const day = (milliseconds) => DAY.format(milliseconds);
 export const moment = (iso) => (iso ? WHOLE.format(Date.parse(iso)) : NONE);
+export const minute = (iso) => (iso ? MINUTE.format(Date.parse(iso)) : NONE);
 /** The browser's time zone by name, for example Europe/Berlin. */
 export const zone = () => new Intl.DateTimeFormat().resolvedOptions().timeZone;
 

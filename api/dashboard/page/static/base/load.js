@@ -181,8 +181,8 @@ const PARTS = {
   overview: [firstRun, history, latest, models, usage, pauses],
   jobs: [jobs],
   flows: [flows],
-  new: [models, loras],
-  models: [() => models().then(tiers), health, insight, loras],
+  new: [models, loras, firstRun],
+  models: [() => models().then(tiers), health, insight, loras, firstRun],
   devices: [models],
   alerts: [resolved],
 };

@@ -1,6 +1,9 @@
-// Menus are `<details>`: a click beside one, or Escape in it, closes it.
+// Menus are `<details>`: a click beside one, or Escape in it, closes it. One that has no room below opens upwards.
 
 const OPEN = "details.menu[open], details.copies[open]";
+const MARGIN = 12; // pixels
+const HEAD = 64; // of a dialog or of the page, which stays above what scrolls
+const LEAST = 120;
 
 export function listen() {
   addEventListener("click", (event) => {
@@ -13,4 +16,20 @@ export function listen() {
     menu.open = false;
     menu.querySelector("summary").focus();
   });
+  addEventListener("toggle", ({ target }) => target.matches?.(OPEN) && place(target), true);
+}
+
+/** Opens the menu where its dialog, or the window, has more room, and lets it scroll where that is not enough. */
+function place(menu) {
+  const list = menu.querySelector(":scope > :not(summary)");
+  menu.classList.remove("up");
+  list.style.removeProperty("max-height");
+  const { top, bottom } = menu.getBoundingClientRect();
+  const around = menu.closest("dialog")?.getBoundingClientRect();
+  const below = Math.min(innerHeight, around?.bottom ?? innerHeight) - bottom - MARGIN;
+  const above = top - Math.max(0, around?.top ?? 0) - HEAD;
+  if (list.offsetHeight <= below) return;
+  const up = above > below;
+  menu.classList.toggle("up", up);
+  list.style.setProperty("max-height", `${Math.max(up ? above : below, LEAST)}px`);
 }

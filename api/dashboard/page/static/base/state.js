@@ -38,6 +38,7 @@ export const state = {
 const MAX_JOBS = 1000;
 
 const renderers = new Set();
+const endListeners = new Set();
 const afterRender = [];
 let scheduled = false;
 
@@ -65,6 +66,11 @@ export function afterDrawing(act) {
 const ENDS = new Set(["succeeded", "failed", "cancelled"]);
 export const hasEnded = (job) => ENDS.has(job.status);
 
+/** Calls `act` with each job that ends, whichever answer or message says so first. */
+export function whenEnded(act) {
+  endListeners.add(act);
+}
+
 /** Adds or updates jobs. An older version of a job never replaces a newer one. */
 export function mergeJobs(jobs) {
   for (const job of jobs) {
@@ -76,6 +82,7 @@ export function mergeJobs(jobs) {
     if (known && isOlder(job, known)) continue;
     state.jobs.delete(job.id); // keeps the map ordered by the last update
     state.jobs.set(job.id, job);
+    if (known && !hasEnded(known) && hasEnded(job)) for (const act of endListeners) act(job);
   }
   if (state.jobs.size > MAX_JOBS) removeOldest();
   changed();

@@ -1,7 +1,7 @@
 // Collections of the gallery: choosing one as a filter, and creating, renaming, deleting and filling them.
 
 import { call, get, post, remove } from "../base/api.js";
-import { attempt, confirm } from "../base/dialogs.js";
+import { attempt, confirm, openModal } from "../base/dialogs.js";
 import { h, render } from "../base/dom.js";
 import { plural } from "../base/format.js";
 import { button, select } from "../base/parts.js";
@@ -133,7 +133,7 @@ function askName(title, value, yes) {
       ),
     ),
   );
-  dialog.showModal();
+  openModal(dialog);
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       const name = dialog.querySelector("input").value.trim();

@@ -1,5 +1,6 @@
 // Compares two to four videos side by side: they play, pause, seek and step together. Loaded when it is first used.
 
+import { openModal } from "../base/dialogs.js";
 import { h, render } from "../base/dom.js";
 import { number, sentence } from "../base/format.js";
 import * as load from "../base/load.js";
@@ -27,7 +28,7 @@ export async function openCompare(ids) {
   dialog.addEventListener("keydown", keydown);
   holder.append(dialog);
   draw();
-  dialog.showModal();
+  openModal(dialog);
   requestAnimationFrame(follow);
 }
 

@@ -1,12 +1,11 @@
 // Copies things of a job to the clipboard: its id, prompt, seed, links, and the request that makes it again. A request
 // names the environment variable with the key, never the key.
 
-import { base, post } from "../base/api.js";
-import { attempt, showMessage } from "../base/dialogs.js";
-import { artifactOf, button } from "../base/parts.js";
+import { base } from "../base/api.js";
+import { showMessage, topmost } from "../base/dialogs.js";
+import { button } from "../base/parts.js";
 
 const KEY = "$WANWORKS_API_KEY";
-const LINK_SECONDS = 7 * 24 * 3600;
 const REQUEST = [
   "model_id", "prompt", "negative_prompt", "resolution", "frames", "fps", "steps", "guidance_scale", "guidance_scale_2",
   "flow_shift", "seed", "quantization", "speed", "output_format", "loras", "devices_per_job",
@@ -15,23 +14,30 @@ const REQUEST = [
 /** The address of this installation. */
 const installation = () => `${location.origin}${base}`;
 
+/** Copies the text and says so. Resolves to whether the browser allowed it. */
 export async function copy(text, what) {
+  let copied = true;
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    copyByField(text); // the clipboard needs https, or the browser refuses it
+    copied = copyByField(text); // the clipboard needs https, or the browser refuses it
   }
-  showMessage(`Copied: ${what}`, "good");
+  if (copied) showMessage(`Copied: ${what}`, "good");
+  else showMessage(`The browser did not allow this page to copy ${what}.`, "bad");
+  return copied;
 }
 
 function copyByField(text) {
   const field = document.createElement("textarea");
   field.value = text;
   field.className = "hidden";
-  (document.querySelector("dialog[open]") ?? document.body).append(field);
+  topmost().append(field);
+  const focused = document.activeElement;
   field.select();
-  document.execCommand("copy");
+  const copied = document.execCommand("copy");
   field.remove();
+  focused?.focus();
+  return copied;
 }
 
 /** Returns the fields of the request that makes the same video. */
@@ -88,12 +94,3 @@ function python(value) {
 
 export const copyButton = (text, what, label = `Copy the ${what}`) =>
   button("Copy", () => copy(text, what), { kind: "quiet tiny", label });
-
-/** Makes a link to the video that needs no key, for a week, and copies it. */
-export function share(job) {
-  const video = artifactOf(job, "video");
-  return attempt(async () => {
-    const link = await post(`/api/v1/jobs/${job.id}/artifacts/${video.name}/link`, { expires_in_seconds: LINK_SECONDS });
-    await copy(new URL(link.url, location.origin).href, "a link for a week that needs no key");
-  });
-}

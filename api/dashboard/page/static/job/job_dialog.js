@@ -1,15 +1,17 @@
 // The dialog with one job: its video, what can be done with it, and everything that is known about it. It is opened from
 // a list, and goes to the job before and after in that list.
 
+import { openModal } from "../base/dialogs.js";
 import { h, icon, render } from "../base/dom.js";
 import * as load from "../base/load.js";
 import { artifactOf, badge, button, note, progressOf, titleOf } from "../base/parts.js";
 import { hasEnded, mergeJobs, state } from "../base/state.js";
 import { cancelButton, erase, retry, reuse } from "./actions.js";
 import { attempts } from "./attempts.js";
-import { asCurl, asPython, copy, share } from "./copies.js";
+import { asCurl, asPython, copy } from "./copies.js";
 import { files, manifest, quality, result, settings, times, timings } from "./details.js";
 import { previewOf } from "./preview.js";
+import { sharedLink, shareButton } from "./sharing.js";
 
 const holder = document.getElementById("dialogs");
 
@@ -39,7 +41,7 @@ export async function openJob(id, left, among = []) {
     holder.append(dialog);
   }
   drawJob();
-  if (!dialog.open) dialog.showModal();
+  if (!dialog.open) openModal(dialog);
   dialog.scrollTop = 0;
   try {
     const job = await load.one(id);
@@ -129,6 +131,7 @@ function body(job) {
     (job.fallback_applied ?? []).map((one) => note(one.message)),
     (job.result?.notes ?? []).map((text) => note(text)),
     h("div", { class: "row wrap job-actions", role: "group", "aria-label": "Actions" }, actions(job)),
+    sharedLink(job),
     times(job),
     attempts(job),
     job.type === "generation" ? [settings(job), timings(job), quality(job)] : result(job),
@@ -145,7 +148,7 @@ function actions(job) {
     hasEnded(job) ? null : cancelButton(job),
     job.status === "failed" || job.status === "cancelled" ? button("Retry", () => retry(job), { key: "retry", kind: "steer" }) : null,
     generation ? reuse(job) : null,
-    video ? button("Share", () => share(job), { key: "share", label: "Copy a link to the video that needs no key, for a week" }) : null,
+    shareButton(job),
     h(
       "details",
       { key: "copies", class: "copies" },

@@ -2,11 +2,12 @@
 
 import { newKey, post, remove } from "../base/api.js";
 import { cleanup } from "./cleanup.js";
+import { firstUse } from "./first_use.js";
 import { loras } from "./loras.js";
 import { compare, recommend } from "./choosing.js";
 import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
-import { ago, fraction, megabytes, NONE, number, percent, plural, seconds, words } from "../base/format.js";
+import { ago, fraction, gigabytes, megabytes, NONE, number, percent, plural, seconds, words } from "../base/format.js";
 import * as load from "../base/load.js";
 import { badge, bar, button, fact, facts, loading, note, progressText, score } from "../base/parts.js";
 import { changed, isDrained, mergeJobs, state } from "../base/state.js";
@@ -20,6 +21,17 @@ export function models() {
     return state.notes.models ? note(`The models could not be loaded: ${state.notes.models}`, "bad") : loading();
   return [
     note(state.notes.models && `The models could not be loaded: ${state.notes.models}`, "bad"),
+    document.querySelector(".demo")
+      ? h(
+          "p",
+          { class: "note", key: "demo" },
+          "These are the tiny models of the demo. Their weights are random, so every picture is noise, and their sizes, memory and times say nothing about the real models of these names. Those are offered by ",
+          h("code", null, "wanworks up"),
+          " without ",
+          h("code", null, "--catalogue demo"),
+          "; what they need is in docs/hardware.md.",
+        )
+      : null,
     h("ul", { class: "cards wide" }, Object.values(state.models).map(card)),
     h("div", { class: "columns" }, compare(), recommend()),
     loras(),
@@ -40,7 +52,7 @@ function card(model) {
       h(
         "span",
         { class: "row" },
-        badge(model.availability_status),
+        availability(model.availability_status),
         health && RATED.has(health.health_status) ? badge(health.health_status) : null,
       ),
     ),
@@ -57,7 +69,9 @@ function card(model) {
     ),
     model.extends ? note(`A preset of ${model.extends}: it needs that model's files too; the size is its LoRA's.`) : null,
     model.caveat ? note(`${model.caveat[0].toUpperCase()}${model.caveat.slice(1)}.`, "warn") : null,
-    (health?.issues ?? []).map((text) => note(text, health.health_status === "healthy" ? "" : "warn")),
+    firstUse(model.model_id) && health?.health_status === "missing"
+      ? note(ofFirstJob(firstUse(model.model_id)))
+      : (health?.issues ?? []).map((text) => note(text, health.health_status === "healthy" ? "" : "warn")),
     speeds(model),
     model.update_available ? note("A newer version is available on the hub.") : null,
     h(
@@ -84,6 +98,14 @@ function card(model) {
         : null,
     ),
   );
+}
+
+/** A model that was never downloaded is no fault: "missing" is the API's word for it. */
+const availability = (status) => (status === "missing" ? badge("absent", "not downloaded") : badge(status));
+
+function ofFirstJob(first) {
+  if (first.state === "starts") return `Its first job downloads it (about ${gigabytes(first.download_gb)}).`;
+  return first.state === "going" ? "Jobs of it start once it is there." : `A job of it would wait. ${first.why_not}`;
 }
 
 /** Shows the speed tiers with what was measured of them here. */
@@ -141,7 +163,7 @@ function replica(model, one) {
       h(
         "span",
         { class: "row" },
-        badge(one.availability_status),
+        availability(one.availability_status),
         !active && !READY.has(one.availability_status) && open
           ? button("Download", () => download(model, one), { label: `Download ${model.model_id} to ${one.node}` })
           : !active && model.update_available && open

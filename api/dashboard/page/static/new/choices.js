@@ -2,6 +2,7 @@
 
 import { h } from "../base/dom.js";
 import { number } from "../base/format.js";
+import { firstUseInWords } from "../models/first_use.js";
 import { state } from "../base/state.js";
 import { problem } from "./form_fields.js";
 
@@ -13,7 +14,6 @@ export function models(entry, choose) {
     { class: "choices models", key: "models" },
     h("legend", null, "Model"),
     state.catalogue.map((one) => {
-      const there = state.models?.[one.model_id];
       return h(
         "label",
         { key: one.model_id, class: "choice" },
@@ -28,7 +28,7 @@ export function models(entry, choose) {
           "aria-describedby": `about-${one.model_id}`,
           on: { change: () => choose(one.model_id) },
         }),
-        h("span", { class: "row between" }, h("b", null, one.model_id), h("span", { class: "small muted" }, readiness(there))),
+        h("span", { class: "row between wrap" }, h("b", null, one.model_id), h("span", { class: "small muted" }, readiness(one.model_id))),
         h("span", { class: "small", id: `about-${one.model_id}` }, about(one)),
       );
     }),
@@ -36,9 +36,11 @@ export function models(entry, choose) {
   );
 }
 
-function readiness(there) {
+function readiness(modelId) {
+  const there = state.models?.[modelId];
   if (!there) return "";
-  return there.is_available ? (there.is_loaded ? "loaded" : "ready") : `files ${there.availability_status}`;
+  if (!there.is_available) return firstUseInWords(modelId);
+  return there.is_loaded ? "loaded" : "ready";
 }
 
 function about(one) {
@@ -47,48 +49,89 @@ function about(one) {
   return `${preset}${one.notes || `Makes videos from ${PICTURES[one.image]}.`}${caveat}`;
 }
 
-/** Sizes by shape, each drawn to scale within one box. */
+const SHAPES = [["wide", "Landscape"], ["tall", "Portrait"], ["square", "Square"]]; // prettier-ignore
+const SHOWN = 3; // sizes of each shape
+
+const opened = new Set(); // models whose further sizes are shown
+
+/** Sizes in groups by their shape: the usual ones of the model, and behind them all others. */
 export function sizes(entry, value) {
   const all = entry.resolutions.map((text) => ({ text, width: Number(text.split("x")[0]), height: Number(text.split("x")[1]) }));
-  all.sort((a, b) => ratio(b) - ratio(a) || a.width * a.height - b.width * b.height);
+  const area = (one) => one.width * one.height;
+  all.sort((a, b) => area(a) - area(b) || b.width - a.width);
+  const usual = usualOf(entry, all);
+  const rest = all.filter((one) => !usual.has(one));
+  if (rest.some((one) => one.text === value)) opened.add(entry.model_id);
   const largest = Math.max(...all.map((one) => Math.max(one.width, one.height)));
+  const groups = (some) => SHAPES.map(([shape, label]) => group(label, some.filter((one) => shapeOf(one) === shape), value, largest));
   return h(
     "fieldset",
-    { class: "choices sizes", key: `sizes-${entry.model_id}` },
+    { class: "sizes", key: `sizes-${entry.model_id}` },
     h("legend", null, "Shape and size"),
-    all.map((one) => {
-      const scale = 14 + 22 * (Math.max(one.width, one.height) / largest);
-      const long = Math.max(one.width, one.height);
-      return h(
-        "label",
-        { key: one.text, class: "choice size" },
-        h("input", { type: "radio", name: "resolution", value: one.text, checked: one.text === value, "aria-label": `${one.width} by ${one.height}, ${shape(one)}` }),
-        h(
-          "span",
-          { class: "shape", "aria-hidden": "true" },
-          h("span", { css: { width: `${(scale * one.width) / long}px`, height: `${(scale * one.height) / long}px` } }),
-        ),
-        h("span", { class: "small" }, `${one.width} × ${one.height}`),
-        h("span", { class: "small muted" }, shape(one)),
-      );
-    }),
+    groups([...usual].sort((a, b) => all.indexOf(a) - all.indexOf(b))),
+    rest.length
+      ? h("details", { key: "more", class: "more-sizes", open: opened.has(entry.model_id) }, h("summary", null, `More sizes (${rest.length})`), groups(rest))
+      : null,
     problem("resolution"),
   );
 }
 
-const KNOWN = [[16, 9], [4, 3], [3, 2], [1, 1], [2, 3], [3, 4], [9, 16]]; // prettier-ignore
-
-const nearest = ({ width, height }) => KNOWN.find(([a, b]) => Math.abs(width / height / (a / b) - 1) < 0.04);
-
-function ratio(size) {
-  const near = nearest(size);
-  return near ? near[0] / near[1] : size.width / size.height;
+/**
+ * Returns the model's default size, and of each shape those nearest to it by area. Sizes beside the model's grid are
+ * none of them: they are computed larger and cut, and are often twins of one on it.
+ */
+function usualOf(entry, all) {
+  const wanted = all.find((one) => one.text === entry.defaults.resolution) ?? all[0];
+  const away = (one) => Math.abs(Math.log((one.width * one.height) / (wanted.width * wanted.height)));
+  const onGrid = all.filter((one) => one.width % entry.size_multiple === 0 && one.height % entry.size_multiple === 0);
+  const chosen = SHAPES.flatMap(([shape]) => onGrid.filter((one) => shapeOf(one) === shape).sort((a, b) => away(a) - away(b)).slice(0, SHOWN));
+  return new Set([wanted, ...chosen]);
 }
 
-function shape(size) {
-  const { width, height } = size;
-  const name = nearest(size)?.join(":") ?? number(width / height, 2);
-  return width === height ? "square" : `${name} ${width > height ? "wide" : "tall"}`;
+function group(label, some, value, largest) {
+  if (!some.length) return null;
+  return h(
+    "div",
+    { key: label, class: "size-group" },
+    h("span", { class: "small muted" }, label),
+    h("div", { class: "choices sizes-row" }, some.map((one) => size(one, value, largest))),
+  );
+}
+
+/** A size, drawn to scale within one box. */
+function size(one, value, largest) {
+  const long = Math.max(one.width, one.height);
+  const scale = 14 + 22 * (long / largest);
+  return h(
+    "label",
+    { key: one.text, class: "choice size" },
+    h("input", { type: "radio", name: "resolution", value: one.text, checked: one.text === value, "aria-label": `${one.width} by ${one.height}, ${described(one)}` }),
+    h(
+      "span",
+      { class: "shape", "aria-hidden": "true" },
+      h("span", { css: { width: `${(scale * one.width) / long}px`, height: `${(scale * one.height) / long}px` } }),
+    ),
+    h("span", { class: "small" }, `${one.width} × ${one.height}`),
+    one.width === one.height ? null : h("span", { class: "small muted" }, ratioOf(one)),
+  );
+}
+
+const KNOWN = [[16, 9], [4, 3], [3, 2], [2, 3], [3, 4], [9, 16]]; // prettier-ignore
+
+const shapeOf = ({ width, height }) => (width === height ? "square" : width > height ? "wide" : "tall");
+
+/** Returns the usual name of a ratio, or the ratio itself. */
+function ratioOf({ width, height }) {
+  const near = KNOWN.find(([a, b]) => Math.abs(width / height / (a / b) - 1) < 0.04);
+  return near?.join(":") ?? number(width / height, 2);
+}
+
+const described = (one) => (shapeOf(one) === "square" ? "square" : `${ratioOf(one)} ${shapeOf(one)}`);
+
+/** Sums up what is chosen, for the button that creates the video. */
+export function chosenInWords({ resolution, frames, fps, speed, count }) {
+  const parts = [resolution.replace("x", "×"), `${number(frames / fps, 1)} s`, speed];
+  return [...parts, count > 1 ? `${count} videos` : null].filter(Boolean).join(" · ");
 }
 
 const SPEEDS = {

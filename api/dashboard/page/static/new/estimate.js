@@ -3,10 +3,12 @@
 
 import { post, Problem } from "../base/api.js";
 import { h } from "../base/dom.js";
-import { at, gigabytes, seconds } from "../base/format.js";
+import { at, seconds } from "../base/format.js";
 import { button } from "../base/parts.js";
 import { changed, state } from "../base/state.js";
-import { chosen, draft, formOf, requestBody } from "./draft.js";
+import { firstUse, firstUseSentence } from "../models/first_use.js";
+import { chosenInWords } from "./choices.js";
+import { chosen, draft, formOf, requestBody, valueOf } from "./draft.js";
 
 const PAUSE_MS = 400;
 const FRESH_MS = 15_000; // afterwards the queue has changed
@@ -32,31 +34,60 @@ export function estimateBar(entry, take) {
       refused ? missing(refused, take) : failed ? h("p", { class: "small bad-text" }, failed) : current ? figures(current, entry) : h("p", { class: "muted" }, "Estimating…"),
     ),
     h(
-      "button",
-      { type: "submit", form: "make-form", class: "button primary large", disabled: draft.sending },
-      draft.sending ? "Sending…" : "Create video",
+      "div",
+      { class: "make-go" },
+      h("p", { class: "small", id: "chosen" }, chosenInWords(settings(entry))),
+      h(
+        "button",
+        { type: "submit", form: "make-form", class: "button primary large", disabled: draft.sending, "aria-describedby": "chosen" },
+        draft.sending ? "Sending…" : "Create video",
+      ),
     ),
   );
+}
+
+function settings(entry) {
+  const value = (name) => valueOf(entry, name);
+  return {
+    resolution: String(value("resolution")),
+    frames: Number(value("frames")),
+    fps: Number(value("fps")),
+    speed: draft.filled.speed ?? entry.default_speed,
+    count: Number(draft.filled.count ?? 1),
+  };
 }
 
 function figures({ cost, expected, memory, model_ready: ready }, entry) {
   const known = cost.generation_seconds !== null;
   const there = state.models?.[entry.model_id];
+  const first = there && !there.is_available ? firstUse(entry.model_id, draft.filled.fallback?.includes("download_and_retry")) : null;
+  const later = first && first.state !== "refused" ? "after the download" : "when the model is there";
   return [
     h(
       "dl",
       { class: "estimate-facts" },
-      pair("Starts", expected.start_at ? at(expected.start_at) : ready ? "not known" : "when the model is there"),
+      pair("Starts", expected.start_at ? at(expected.start_at) : ready ? "not known" : later),
       pair("Ends", expected.end_at ? at(expected.end_at) : known ? "not known" : "not measured yet"),
       pair("Device time", cost.gpu_seconds !== null ? `about ${seconds(cost.gpu_seconds)}` : known ? `about ${seconds(cost.generation_seconds)}` : "not measured yet"),
-      there && !there.is_available ? pair("Download", gigabytes(entry.download_gb)) : null,
     ),
+    first ? download(first) : null,
     memory && !memory.open_devices
       ? h("p", { class: "small warn-text" }, memory.fitting_devices ? "No device that fits it accepts jobs now; it would wait." : "No registered device has the memory; it would wait.")
       : null,
-    expected.start_at || !expected.how ? null : h("p", { class: "small" }, expected.how),
-    h("p", { class: "hint" }, known ? cost.how : "No job of this model has succeeded with this quantization yet, so its time is not known."),
+    expected.start_at || !expected.how || first ? null : h("p", { class: "small" }, expected.how),
+    h("p", { class: "hint" }, known ? cost.how : "First video of this model with these settings: its time is not known yet."),
   ];
+}
+
+/** Says whether the model's files come by themselves, and where to see to it if not. */
+function download(first) {
+  const refused = first.state === "refused";
+  return h(
+    "p",
+    { class: `small ${refused ? "warn-text" : ""}`, key: "download" },
+    firstUseSentence(first),
+    refused ? [" ", h("a", { href: "#models" }, "Models")] : null,
+  );
 }
 
 const pair = (name, value) => h("div", { key: name }, h("dt", null, name), h("dd", null, value));

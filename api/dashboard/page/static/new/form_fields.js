@@ -14,7 +14,7 @@ export function problem(name) {
 export const wrong = (name) =>
   draft.errors[name] ? { "aria-invalid": "true", "aria-describedby": `e-${name}` } : {};
 
-export const optional = (label) => [label, h("span", { class: "muted" }, " optional")];
+export const optional = (label) => [label, h("span", { class: "muted" }, " (optional)")];
 
 const help = (text) => text && h("p", { class: "hint" }, text);
 

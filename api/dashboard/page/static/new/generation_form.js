@@ -25,8 +25,9 @@ export function fields(entry) {
       }),
       h("div", { class: "row wrap" }, pastPrompts(), presets(entry)),
     ),
-    entry.image === "refused" ? null : pictures(entry),
     models(entry, chooseModel),
+    // Below the models, so that choosing one does not move it.
+    entry.image === "refused" ? null : pictures(entry),
     sizes(entry, String(valueOf(entry, "resolution"))),
     length(entry),
     speeds(entry, draft.filled.speed ?? entry.default_speed),

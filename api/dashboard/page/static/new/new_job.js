@@ -16,6 +16,7 @@ const SHOWN = 16;
 
 const submitted = []; // ids of the jobs that this page submitted, newest first
 const announced = new Set(); // ids of those whose end was announced
+let queued = null; // the jobs whose message says that they are queued, and how to close it
 let from = null; // the job whose settings were copied last
 let begun = false;
 
@@ -76,6 +77,10 @@ function takeAlternative(request) {
 
 /** Shows a message, in any view, when a job that this page submitted has ended. */
 export function announceEnds() {
+  if (queued?.ids.some((id) => (state.jobs.get(id)?.status ?? "queued") !== "queued")) {
+    queued.close();
+    queued = null;
+  }
   for (const job of submitted.map((id) => state.jobs.get(id))) {
     if (!job || !hasEnded(job) || announced.has(job.id)) continue;
     announced.add(job.id);
@@ -144,7 +149,7 @@ async function send(event) {
     stored.rememberPrompt(body.prompt);
     const ids = job.job_ids ?? [job.id];
     submitted.unshift(...ids.filter((id) => !submitted.includes(id)));
-    showMessage(ids.length > 1 ? `${ids.length} jobs are queued.` : "The job is queued.", "good");
+    queued = { ids, close: showMessage(ids.length > 1 ? `${ids.length} jobs are queued.` : "The job is queued.", "good") };
     if (ids.length > 1) get("/api/v1/jobs", { batch_id: job.batch_id, limit: 16 }).then((page) => mergeJobs(page.data), () => {}); // the feed has them too
   } catch (error) {
     if (error instanceof Problem && error.errors.length) {

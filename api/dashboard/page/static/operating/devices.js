@@ -183,7 +183,7 @@ function node(one) {
       : null,
     used == null
       ? null
-      : gauge("Model storage", used, `${megabytes(one.disk_free_mb)} free of ${megabytes(one.disk_total_mb)}`),
+      : gauge("Disk with the models", used, `${megabytes(one.disk_free_mb)} free of ${megabytes(one.disk_total_mb)}`),
     nodeActions(one),
   );
 }

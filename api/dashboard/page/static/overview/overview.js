@@ -3,7 +3,7 @@
 import { base } from "../base/api.js";
 import { chart } from "../base/chart.js";
 import { h } from "../base/dom.js";
-import { ago, fraction, NONE, number, percent, plural, seconds } from "../base/format.js";
+import { ago, fraction, NONE, number, percent, plural, seconds, words } from "../base/format.js";
 import { feed, isStale } from "../base/feed.js";
 import * as load from "../base/load.js";
 import { artifactOf, badge, durationOf, empty, loading, note, progressOf, titleOf } from "../base/parts.js";
@@ -18,6 +18,7 @@ const SPANS = [
   [168, "7 d", "the last 7 days"],
 ];
 const SHOWN = 5;
+const FLOWER = "Flower: the monitor of Celery, which runs the workers";
 const NO_JOBS = new Set(["offline", "draining", "drained", "paused", "quarantined"]); // states of devices that accept none
 
 export function overview() {
@@ -40,7 +41,7 @@ export function overview() {
       "p",
       { class: "links" },
       state.flower && isAdmin()
-        ? h("a", { href: state.flower.url }, state.flower.reachable ? "Flower" : "Flower (not responding)")
+        ? h("a", { href: state.flower.url, title: FLOWER }, `Flower (Celery${state.flower.reachable ? "" : ", not responding"})`)
         : null,
       h("a", { href: `${base}/docs` }, "API docs"),
     ),
@@ -76,7 +77,7 @@ function overallHealth() {
   if (state.notes.alerts || state.notes.metrics) return ["unknown", "Some data could not be loaded"];
   if (!state.workers || !state.loaded.has("alerts") || !state.firstRun) return ["unknown", state.notes.firstRun ? "Some data could not be loaded" : "Loading…"];
   const wanting = obstacle();
-  if (wanting) return ["warn", `A job submitted now would wait. ${wanting}`];
+  if (wanting) return wanting;
   if (fresh.some((alert) => alert.severity === "warning")) return ["warn", plural(fresh.length, "unacknowledged alert")];
   const serious = open.filter((alert) => alert.severity !== "info");
   if (serious.length) return ["warn", `${plural(serious.length, "alert")} open, acknowledged`];
@@ -119,8 +120,8 @@ function tiles() {
     tile("Generation time", seconds(figures.average_generation_seconds), of("average, last hour")),
     tile(
       "Models",
-      figures.total_models == null ? NONE : `${figures.healthy_models} / ${figures.total_models}`,
-      of("healthy"),
+      state.models ? `${modelCounts().ready} ready` : NONE,
+      state.models ? modelCounts().others : "loading",
       "#models",
     ),
     tile(
@@ -130,12 +131,28 @@ function tiles() {
       "#devices",
     ),
     tile(
-      "Model storage",
-      percent(figures.disk_used_percent),
-      figures.disk_free_gb == null ? of("used") : `${number(figures.disk_free_gb)} GB free`,
+      "Disk",
+      figures.disk_used_percent == null ? NONE : `${percent(figures.disk_used_percent)} used`,
+      figures.disk_free_gb == null ? of("where the models are") : `${number(figures.disk_free_gb)} GB free, where the models are`,
       "#models",
     ),
   ];
+}
+
+const AVAILABILITY = { missing: "not downloaded", corrupted: "damaged", failed: "whose download failed", queued: "downloading", updating: "ready" };
+
+/** Counts the models that can be used, and says what the others are. */
+function modelCounts() {
+  const models = Object.values(state.models);
+  const ready = models.filter((one) => one.is_available).length;
+  const others = new Map();
+  for (const { availability_status: status } of models.filter((one) => !one.is_available)) {
+    const text = AVAILABILITY[status] ?? words(status);
+    others.set(text, (others.get(text) ?? 0) + 1);
+  }
+  const impaired = ready - (state.metrics?.healthy_models ?? ready);
+  if (impaired > 0) others.set(`of them ${impaired === 1 ? "needs" : "need"} a look`, impaired);
+  return { ready: number(ready), others: [...others].map(([text, count]) => `${count} ${text}`).join(", ") || "all of the catalogue" };
 }
 
 function tile(label, figure, hint, href) {

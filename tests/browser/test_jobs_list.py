@@ -67,7 +67,7 @@ def test_selected_jobs_are_cancelled_together_and_a_row_opens_its_job(
     expect(page.locator("#jobs tbody tr")).to_have_count(2)
     page.get_by_label("Select all jobs on this page").check()
     chosen = page.get_by_role("group", name="Selected jobs")
-    expect(chosen).to_contain_text("2 jobs selected")
+    expect(chosen).to_contain_text("2 selected")
     chosen.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("dialog", name="Cancel 2 jobs?").get_by_role("button", name="Cancel the jobs").click()
     expect(page.locator("#toasts")).to_contain_text("2 jobs cancelled")

@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { button } from "./parts.js";
 import { changed } from "./state.js";
 
-const narrow = matchMedia("(max-width: 820px)");
+const narrow = matchMedia("(max-width: 1100px)");
 narrow.addEventListener("change", changed);
 
 /**
@@ -16,7 +16,7 @@ export function selectionBar({ label, count, clear, first, more, remove }) {
   const isNarrow = narrow.matches;
   return h(
     "div",
-    { key: "selection", class: "selection-bar", role: "group", "aria-label": label },
+    { key: "selection", class: `selection-bar ${isNarrow ? "narrow" : ""}`, role: "group", "aria-label": label },
     h("strong", { role: "status" }, `${count} selected`),
     isNarrow ? null : button("Clear selection", clear, { key: "clear", kind: "quiet" }),
     first,

@@ -17,7 +17,7 @@ export function attempts(job) {
     { class: "part", key: "attempts" },
     rows.length ? h("h3", null, "Attempts") : null,
     rows.length ? h("ol", { class: "timeline" }, rows.map(one)) : null,
-    admin ? lastLines(`/api/v1/jobs/${job.id}/log`, "No line of the nodes that ran the job names it.") : null,
+    admin ? lastLines(`/api/v1/jobs/${job.id}/log`, "The nodes that ran the job logged nothing about it.") : null,
   );
 }
 

@@ -56,7 +56,7 @@ function line(row) {
   const reason = row.reason ? `: ${row.reason}` : "";
   return h(
     "li",
-    { key: row.id, class: "row between wrap" },
+    { key: row.id, class: "row between" },
     h("span", null, `${what}${end}, by ${row.created_by} ${ago(row.created_at)}${reason}`),
     isAdmin() ? button("Resume", () => resume(row), { label: `Resume ${what}` }) : null,
   );

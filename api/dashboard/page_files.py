@@ -16,6 +16,7 @@ _TYPES = {
 _SHARED_STYLE = "page.css"
 # Loaded when their views are first opened, and by the sign-in page.
 _LATER = (
+    "base/shortcuts.js",
     "jobs/flows.js",
     "gallery/gallery.js",
     "gallery/grid.js",

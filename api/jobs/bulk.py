@@ -45,7 +45,8 @@ def _act(context: Context, request: Request, caller: Caller, body: BulkRequest, 
     if body.dry_run:
         first = bulk.following(context.database, which, None, _SHOWN)
         matched = bulk.count(context.database, which)
-        return json_response(_result(body, Tally(matched), ids=[job.id for job in first]))
+        fit = bulk.count_fit(context.database, body.action, which, priority=body.priority, of_nodes=action.of_nodes)
+        return json_response(_result(body, Tally(matched), ids=[job.id for job in first], would_change=fit))
     note_owner(request, _EVERYONE)
     few = bulk.count(context.database, which, most=AT_ONCE + 1)
     if few > AT_ONCE:
@@ -78,11 +79,19 @@ def _as_job(context: Context, caller: Caller, body: BulkRequest, action: Action,
     return json_response(_result(body, Tally(matched), job_id=job_id), 202, extra)
 
 
-def _result(body: BulkRequest, tally: Tally, *, ids: list[str] | None = None, job_id: str | None = None) -> BulkResult:
+def _result(
+    body: BulkRequest,
+    tally: Tally,
+    *,
+    ids: list[str] | None = None,
+    job_id: str | None = None,
+    would_change: int | None = None,
+) -> BulkResult:
     return BulkResult(
         dry_run=body.dry_run,
         action=body.action,
         matched=tally.matched,
+        would_change=would_change,
         changed=tally.changed,
         skipped=tally.skipped,
         detail=tally.detail,

@@ -24,7 +24,7 @@ from api.jobs.objects import job_objects
 from api.operation import Answer, Operation
 from api.schemas.jobs import jobs
 from api.schemas.jobs.counted import EarlierGeneration, NewGeneration
-from api.schemas.jobs.job_queries import GenerationQuery, JobFilter, JobsQuery
+from api.schemas.jobs.job_queries import GenerationQuery, JobFilter, JobsQuery, RetryQuery
 from api.services import estimates, stopping
 from api.services.admission import gpu_limits, repeating
 from api.services.group_commit import Committed
@@ -61,7 +61,7 @@ async def create_generation(context: Context, request: Request, query: Generatio
     return await (_accept(context, jobs[0], caller) if len(jobs) == 1 else counted.accept(context, jobs, caller))
 
 
-async def retry(context: Context, request: Request, query: BaseModel) -> Response:
+async def retry(context: Context, request: Request, query: RetryQuery) -> Response:
     key = headers.idempotency_key(request.headers)
     caller = caller_of(request)
     job_id = job_id_of(request)
@@ -71,7 +71,7 @@ async def retry(context: Context, request: Request, query: BaseModel) -> Respons
         note_owner(request, job.owner)
         if job.type != GENERATION:
             caller.require(Scope.ADMIN)
-        return context.admission.retry(job, key, caller.limits)
+        return context.admission.retry(job, key, caller.limits, new_seed=query.new_seed)
 
     return await _accept(context, await anyio.to_thread.run_sync(admit), caller)
 
@@ -364,6 +364,7 @@ OPERATIONS = (
     ),
     Operation(
         "POST", "/api/v1/jobs/{id}/retry", retry, "retryJob", "Repeat an ended job as a new one",
-        answers=ACCEPTED, problems=(404, 409, 503, 507), headers=("Idempotency-Key",), scope=Scope.SUBMIT,
+        answers=ACCEPTED, problems=(404, 409, 503, 507), headers=("Idempotency-Key",), query=RetryQuery,
+        scope=Scope.SUBMIT,
     ),
 )  # fmt: skip

@@ -157,7 +157,7 @@ def _slower(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable
                 f"{model.model_id} has become slower",
                 f"Its latest {_LATEST} generations took {now / before:.1f} times as long, for the same amount of work, "
                 f"as the {len(times) - _LATEST} before them.",
-                "Check for other load on the devices, heat, or a leaner memory profile",
+                "Check whether the devices have other load, are hot, or use a leaner memory profile",
                 model.model_id,
             )
 

@@ -84,6 +84,22 @@ def latest(database: Database, since: datetime) -> dict[str, Sample]:
         return {sample.device_key: sample for sample in session.scalars(query)}
 
 
+def utilizations(database: Database, since: datetime) -> dict[str, float]:
+    """Return the mean utilisation of each device since then, by device key. A device without a measurement is missing.
+
+    Each measurement counts as at most 100 %, because that of a CPU device is of one core.
+    """
+    key = col(Sample.device_key).concat("")  # as in `latest`
+    load = case((col(Sample.utilization_percent) > 100.0, 100.0), else_=col(Sample.utilization_percent))
+    query = (
+        select(key, func.avg(load))
+        .where(col(Sample.at) >= since, col(Sample.utilization_percent).is_not(None))
+        .group_by(key)
+    )
+    with database.read() as session:
+        return {device: float(mean) for device, mean in session.execute(query).all()}
+
+
 def averages(database: Database, since: datetime) -> dict[str, Averages]:
     """Return the averages by model, over the samples that were taken while its jobs ran.
 

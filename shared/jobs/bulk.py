@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
+from sqlalchemy import ColumnElement, and_, exists, not_, or_
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from shared import clock
-from shared.catalogue.job_types import BULK, DOWNLOAD, BulkAction
+from shared.catalogue.job_types import BULK, DOWNLOAD, GENERATION, BulkAction
 from shared.database.engine import Database, is_repetition, settled
 from shared.database.tables import Job, epoch_now
 from shared.errors import Cancelled, DatabaseUnavailable, Fenced, OutcomeUnknown
@@ -84,6 +86,31 @@ class Task:
 def count(database: Database, which: Selection, *, most: int | None = None, after: str | None = None) -> int:
     """Return how many jobs match, or `most` if there are more."""
     return lists.count(database, **_conditions(which), most=most, after=after)
+
+
+def count_fit(
+    database: Database, action: BulkAction, which: Selection, *, priority: Priority | None = None, of_nodes: bool = True
+) -> int:
+    """Return how many of the matching jobs the action would change now. The limits of keys are not considered.
+
+    `of_nodes`: whether jobs of nodes may be retried.
+    """
+    fit: list[ColumnElement[bool]] = [col(Job.type) != BULK]
+    has_ended = col(Job.status).in_([state.value for state in JobState if state in JOB_ENDS])
+    if action == "cancel":
+        fit.append(not_(has_ended))
+    elif action == "delete":
+        fit.append(flow_marks.of_no_open_flow())
+    elif action == "set_priority":
+        waits = and_(not_(has_ended), or_(col(Job.status) != JobState.RUNNING, col(Job.type) == DOWNLOAD))
+        fit += [waits] if priority is None else [waits, col(Job.priority) != priority.rank]
+    else:
+        again = aliased(Job)
+        retried = exists().where(col(again.retry_of) == col(Job.id), col(again.deleted).is_(False))
+        fit += [has_ended, not_(retried)]
+        fit += [col(Job.status) != JobState.SUCCEEDED] if which.status != JobState.SUCCEEDED else []
+        fit += [] if of_nodes else [col(Job.type) == GENERATION]
+    return lists.count(database, **_conditions(which), also=fit)
 
 
 def following(database: Database, which: Selection, after: str | None, limit: int = AT_ONCE) -> list[Job]:

@@ -6,7 +6,6 @@ from shared.catalogue import scoring
 from shared.database.tables import Sample, Snapshot
 from shared.insight.health import HealthStatus
 from shared.management.library import storage_usage_percent
-from shared.management.model_summary import readings_of
 from shared.management.summary import Whole
 
 
@@ -16,7 +15,6 @@ def snapshot(whole: Whole) -> Snapshot:
     library, models = overview.library, list(overview.models.values())
     free = [node.disk_free_mb for node in library.nodes if node.disk_free_mb is not None]
     waited = [depth.oldest_seconds for depth in whole.depths if depth.oldest_seconds is not None]
-    readings = readings_of(overview.samples)
     return Snapshot(
         at=library.now,
         total_models=len(models),
@@ -25,7 +23,7 @@ def snapshot(whole: Whole) -> Snapshot:
         total_generations_24h=sum(period.uses for period in overview.day.values()),
         average_quality_score=scoring.mean_score(model.performance.quality_score for model in models),
         average_performance_score=scoring.mean_score(model.performance.performance_score for model in models),
-        system_load_percent=readings.load_percent,
+        system_load_percent=_load_percent(overview.utilizations),
         memory_usage_percent=_memory_percent(overview.samples),
         alerts_count=len(whole.alerts),
         recommendations_count=len(overview.recommendations),
@@ -38,6 +36,11 @@ def snapshot(whole: Whole) -> Snapshot:
         disk_used_percent=storage_usage_percent(library),
         disk_free_gb=round(sum(free) / 1e3, 3) if free else None,
     )
+
+
+def _load_percent(utilizations: Mapping[str, float]) -> float | None:
+    """Return the mean of the devices' utilisation over the last minute."""
+    return round(sum(utilizations.values()) / len(utilizations), 1) if utilizations else None
 
 
 def _memory_percent(now: Mapping[str, Sample]) -> float | None:

@@ -27,6 +27,7 @@ HOUR = timedelta(hours=1)
 
 # A sample describes the present for this long, or until this many more samples are due: nodes' clocks may differ.
 _FRESH_SECONDS, _FRESH_SAMPLES = 60.0, 4
+_MINUTE_SECONDS = 60.0  # over which the utilisation is averaged, or over two samples where they are rarer
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Overview:
     library: Library
     models: Mapping[str, ModelOverview]  # in the catalogue's order
     samples: Mapping[str, Sample]  # the newest of each live device with recent samples, by its key
+    utilizations: Mapping[str, float]  # the mean of the last minute of each of them that was measured, by its key
     day: Mapping[str, Period]  # uses of the last 24 hours by model, including models no longer in the catalogue
     recommendations: tuple[Recommendation, ...]
 
@@ -70,6 +72,8 @@ class Overviews:
         since = library.now - timedelta(seconds=fresh)
         live = {device.key for device in library.devices}
         now = {key: one for key, one in samples.latest(self._database, since).items() if key in live}
+        minute = library.now - timedelta(seconds=max(_MINUTE_SECONDS, 2 * self._settings.sample_seconds))
+        means = samples.utilizations(self._database, minute)
         month = self._month.read(library)
         models = {
             model_id: summarise(view, day.get(model_id, Period()), now, library, month)
@@ -78,7 +82,8 @@ class Overviews:
         facts = [model.facts for model in models.values()]
         used = storage_usage_percent(library)
         found = model_health.recommendations(facts, used, library.now)
-        return Overview(library, models, now, day, tuple(found))
+        busy = {key: means[key] for key in now if key in means}
+        return Overview(library, models, now, busy, day, tuple(found))
 
     def whole(self) -> Whole:
         """Return the summary of the whole installation. Raises DatabaseUnavailable."""

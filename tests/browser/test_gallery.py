@@ -186,21 +186,94 @@ def test_a_range_is_selected_and_deleted_once_confirmed(opened: Callable[..., Pa
     page.keyboard.press("Shift+ArrowRight")
     expect(page.get_by_text("5 selected")).to_be_visible()
     page.keyboard.press("Escape")
-    expect(page.locator(".selection")).to_have_count(0)
+    expect(page.locator(".selection-bar")).to_have_count(0)
     page.locator(".cell-link").nth(1).focus()
     page.keyboard.press("x")
     page.keyboard.press("Shift+ArrowRight")
     expect(page.get_by_text("2 selected")).to_be_visible()
     doomed = [page.locator(".cell").nth(place).get_attribute("data-job") for place in (1, 2)]
     page.get_by_role("button", name="Delete", exact=True).click()
-    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.get_by_role("dialog").get_by_role("button", name="Keep them").click()
     page.get_by_role("button", name="Delete", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    expect(page.locator(".selection")).to_have_count(0)
+    expect(page.locator(".selection-bar")).to_have_count(0)
     expect(cell(page, str(doomed[0]))).to_have_count(0)
     for job in doomed:
         assert site.web.http.get(f"/api/v1/jobs/{job}").status_code == 404
     stored(site.database, ["stored again", "stored again"])  # the other tests count them
+
+
+@pytest.mark.parametrize("width", [1400, 390, 320])
+def test_a_selection_moves_nothing(opened: Callable[..., Page], site: Site, width: int) -> None:
+    page = opened("?q=boat", viewport={"width": width, "height": 844}, has_touch=width < 820)
+    chosen = cell(page, site.videos[0])
+    before = chosen.bounding_box()
+    chosen.locator(".pick").check()
+    bar = page.get_by_role("group", name="Selected videos")
+    expect(bar.get_by_role("status")).to_have_text("1 selected")
+    assert chosen.bounding_box() == before
+    box = bar.bounding_box()
+    assert box is not None
+    assert box["height"] < 64, "one row"
+    last = bar.get_by_role("button").last.bounding_box()
+    assert last is not None
+    assert last["x"] + last["width"] <= box["x"] + box["width"] <= width
+    tabs = page.locator("nav.side").bounding_box()
+    assert tabs is not None
+    assert width > 820 or box["y"] + box["height"] <= tabs["y"], "above the views of a phone"
+    if width < 820:
+        expect(bar.get_by_role("link", name="Download")).to_be_hidden()
+        bar.get_by_text("More").click()
+        expect(bar.get_by_role("link", name="Download")).to_be_visible()
+    bar.get_by_role("button", name="Clear selection").click()
+    expect(bar).to_have_count(0)
+
+
+def test_a_video_is_made_again_with_another_seed_once_confirmed(opened: Callable[..., Page], site: Site) -> None:
+    page = opened("?q=boat")
+    for pick in page.locator(".pick").all():
+        pick.check()
+    bar = page.get_by_role("group", name="Selected videos")
+    bar.get_by_role("button", name="Make again").click()
+    asked = page.get_by_role("dialog", name="Make 2 videos again?")
+    asked.get_by_role("button", name="Cancel").click()
+    assert site.get("/api/v1/jobs?status=queued")["data"] == []
+    bar.get_by_role("button", name="Make again").click()
+    asked.get_by_role("button", name="Make again").click()
+    expect(page.locator("#toasts")).to_contain_text("2 new videos with other seeds are queued.")
+    expect(bar).to_have_count(0)
+    made = site.get("/api/v1/jobs?status=queued")["data"]
+    assert {job["retry_of"] for job in made} == {site.videos[0], site.videos[2]}
+    assert {job["params"]["seed"] for job in made}.isdisjoint({0, 1, 2})
+    for job in made:
+        site.web.http.delete(f"/api/v1/jobs/{job['id']}")
+
+
+def test_a_dialog_marks_its_video_and_a_new_collection_is_shown(opened: Callable[..., Page], site: Site) -> None:
+    page = opened("?q=boat")
+    cell(page, site.videos[0]).locator(".cell-link").click()
+    dialog = page.get_by_role("dialog", name="another Boat on a lake")
+    star = dialog.get_by_role("button", name="Favourite")
+    was = star.get_attribute("aria-pressed")
+    star.click()
+    expect(star).not_to_have_attribute("aria-pressed", str(was))
+    star.click()
+    expect(star).to_have_attribute("aria-pressed", str(was))
+    dialog.get_by_label("Add to a collection").select_option("new")
+    asked = page.get_by_role("dialog", name="New collection")
+    asked.get_by_label("Name").fill("from a dialog")
+    asked.get_by_role("button", name="Create").click()
+    expect(page.locator("#toasts")).to_contain_text("Added to the collection")
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Clear").click()
+    page.get_by_role("button", name="New collection").click()
+    asked.get_by_label("Name").fill("an empty one")
+    asked.get_by_role("button", name="Create").click()
+    shown = page.locator("#gallery select[name=collection] option:checked")
+    expect(shown).to_have_text("an empty one (0)")
+    expect(page.get_by_text("No video matches.")).to_be_visible()
+    for one in site.get("/api/v1/collections")["data"]:
+        site.web.http.delete(f"/api/v1/collections/{one['id']}")
 
 
 def test_videos_are_compared_in_step(opened: Callable[..., Page], site: Site) -> None:

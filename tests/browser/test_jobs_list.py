@@ -67,7 +67,7 @@ def test_selected_jobs_are_cancelled_together_and_a_row_opens_its_job(
     expect(page.locator("#jobs tbody tr")).to_have_count(2)
     page.get_by_label("Select all jobs on this page").check()
     chosen = page.get_by_role("group", name="Selected jobs")
-    expect(chosen).to_contain_text("2 jobs selected")
+    expect(chosen).to_contain_text("2 selected")
     chosen.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("dialog", name="Cancel 2 jobs?").get_by_role("button", name="Cancel the jobs").click()
     expect(page.locator("#toasts")).to_contain_text("2 jobs cancelled")
@@ -136,6 +136,12 @@ def test_ten_thousand_jobs_have_right_counts_pages_and_search(open_page: Open, s
         page.get_by_label("Search").fill("number 9876 stored")
         expect(page.locator("#jobs tbody tr")).to_have_count(1)
         expect(page).to_have_url(re.compile("search=number"))
+        expect(page.locator("#jobs")).to_contain_text("1 found among the newest")
+        expect(page.locator("#jobs .bulk")).to_contain_text("works with filters, not with a search")
+        page.get_by_label("Search").fill("stored number")
+        expect(page.locator("#jobs")).to_contain_text("25 found among the newest")
+        page.get_by_role("link", name="Look further").click()
+        expect(page.locator("#jobs")).to_contain_text("25 found among the next")
         session_of = page.context.new_cdp_session(page)
         session_of.send(
             "Network.emulateNetworkConditions",
@@ -156,3 +162,63 @@ def test_ten_thousand_jobs_have_right_counts_pages_and_search(open_page: Open, s
 def test_the_list_says_what_is_missing(open_page: Open, stack: Stack) -> None:
     page = open_page("#jobs?search=nobody+has+written+this")
     expect(page.locator("#jobs")).to_contain_text("No job matches these filters.")
+
+
+def test_actions_that_fit_no_selected_job_are_disabled(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="ended and selected")
+    stack.wait_status(job)
+    page = open_page("#jobs?status=succeeded")
+    page.locator(f"[data-job='{job}']").get_by_role("checkbox").check()
+    chosen = page.get_by_role("group", name="Selected jobs")
+    for name in ("Cancel", "Retry", "Move to the front"):
+        expect(chosen.get_by_role("button", name=name, exact=True)).to_be_disabled()
+    expect(chosen.get_by_label("Priority")).to_be_disabled()
+    expect(chosen.get_by_role("button", name="Delete")).to_be_enabled()
+
+
+def test_a_job_that_begins_and_ends_keeps_the_columns_and_rows(open_page: Open, stack: Stack, paused: None) -> None:
+    job = stack.submit(prompt="in its place", **LONG)
+    page = open_page("#jobs?order=newest", viewport={"width": 1400, "height": 900})
+    row = page.locator(f"[data-job='{job}']")
+    state, before = row.locator(".state"), row.bounding_box()
+    at = state.bounding_box()
+    stack.request("POST", "/api/v1/queues/resume", json={})
+    for word in ("running", "succeeded"):
+        expect(row.locator(".badge")).to_have_text(word)
+        assert (row.bounding_box(), state.bounding_box()) == (before, at), word
+
+
+@pytest.mark.parametrize("width", [1024, 768])
+def test_between_phone_and_desktop_a_title_has_room(open_page: Open, stack: Stack, width: int) -> None:
+    job = stack.submit(prompt="a title with several words that wants some room")
+    stack.wait_status(job)
+    page = open_page("#jobs?order=newest", viewport={"width": width, "height": 900})
+    title = page.locator(f"[data-job='{job}'] .title").bounding_box()
+    assert title is not None
+    assert title["width"] > 250
+
+
+def test_filters_are_folded_on_a_phone(open_page: Open) -> None:
+    page = open_page("#jobs?status=failed", viewport={"width": 390, "height": 844}, has_touch=True)
+    expect(page.get_by_label("Status")).to_be_hidden()
+    button = page.get_by_role("button", name="Filters (1)")
+    expect(button).to_have_attribute("aria-expanded", "false")
+    button.click()
+    expect(page.get_by_label("Status")).to_have_value("failed")
+    page.get_by_label("Views").get_by_text("More").click()
+    page.get_by_label("Views").get_by_role("link", name="Devices").click()
+    expect(page.get_by_role("heading", level=1, name="Devices")).to_be_visible()
+
+
+def test_an_unknown_job_and_an_unknown_address_are_said(open_page: Open, watched: Watched) -> None:
+    page = open_page("#job/00000000-0000-7000-8000-000000000000")
+    dialog = page.get_by_role("dialog", name="Job not found")
+    expect(dialog).to_contain_text("No job has this id. It may have been deleted.")
+    dialog.get_by_role("link", name="Show all jobs").click()
+    expect(dialog).to_be_hidden()
+    page.evaluate("location.hash = 'zzz'")
+    expect(page).to_have_url(re.compile("#overview$"))
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_contain_text("favourite")
+    assert all("404" in complaint for complaint in watched.complaints)
+    watched.complaints.clear()

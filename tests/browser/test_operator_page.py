@@ -34,14 +34,36 @@ def test_a_download_is_started_paused_limited_resumed_and_cancelled(open_page: O
     expect(card.get_by_role("button", name=f"Download {FETCHED}")).to_be_visible()
 
 
-def test_the_queue_is_paused_and_resumed(open_page: Open) -> None:
+def test_the_queue_is_paused_and_resumed(open_page: Open, stack: Stack) -> None:
     page = open_page("#overview")
-    section = page.get_by_role("region", name="Queue")
-    section.get_by_role("button", name="Pause the queue").click()
-    paused = page.get_by_role("region", name="Paused")
-    expect(paused).to_contain_text("The whole queue, by local")
-    paused.get_by_role("button", name="Resume The whole queue").click()
+    section = page.locator(".health + section")  # it keeps its place below the health
+    expect(section.get_by_role("heading")).to_have_text("Queue")
+    health = page.locator(".health")
     expect(section).to_contain_text("Nothing is paused.")
+    section.get_by_role("button", name="Pause the queue").click()
+    asked = page.get_by_role("dialog", name="Pause the whole queue?")
+    expect(asked).to_contain_text("Running jobs finish, nothing new starts.")
+    asked.get_by_role("button", name="Cancel").click()
+    expect(section).to_contain_text("Nothing is paused.")
+    try:
+        section.get_by_role("button", name="Pause the queue").click()
+        asked.get_by_role("button", name="Pause the queue").click()
+        expect(section).to_contain_text("The whole queue, by local")
+        expect(health).to_contain_text("The queue is paused: jobs wait until it is resumed")
+        page.get_by_role("navigation").get_by_role("link", name="Devices").click()
+        expect(page.locator("#devices .idle").first).to_have_text(re.compile("idle . the queue is paused"))
+        page.get_by_role("navigation").get_by_role("link", name="Overview").click()
+        page.locator("#toasts").get_by_role("button", name="Resume").click()
+        expect(section).to_contain_text("Nothing is paused.")
+        expect(health).not_to_contain_text("The queue is paused")
+        stack.request("POST", "/api/v1/queues/pause", json={"model_id": "TI2V-5B"})
+        expect(health).to_contain_text("Paused: model TI2V-5B. Jobs for it wait until it is resumed")
+        section.get_by_role("button", name="Resume model TI2V-5B").click()
+        stack.request("POST", "/api/v1/queues/pause", json={})
+        health.get_by_role("button", name="Resume the queue").click()
+        expect(section).to_contain_text("Nothing is paused.")
+    finally:
+        stack.request("POST", "/api/v1/queues/resume", json={})
 
 
 def test_a_drained_node_is_shown_and_offered_no_download(open_page: Open, stack: Stack) -> None:
@@ -62,9 +84,9 @@ def test_a_drained_node_is_shown_and_offered_no_download(open_page: Open, stack:
 
 def test_a_device_is_paused_and_a_node_drained_on_the_page(open_page: Open) -> None:
     page = open_page("#devices")
-    page.get_by_role("button", name="Pause here/0").press("Enter")
+    page.get_by_role("button", name="Pause here / CPU 0").press("Enter")
     expect(page.locator("#devices .badge").first).to_have_text("paused")
-    page.get_by_role("button", name="Resume here/0").click()
+    page.get_by_role("button", name="Resume here / CPU 0").click()
     expect(page.locator("#devices .badge").first).to_have_text("idle")
     page.get_by_role("button", name="Drain here").click()
     page.get_by_role("dialog", name="Drain the node here?").get_by_role("button", name="Drain").click()
@@ -140,11 +162,12 @@ def test_a_model_is_verified_and_repaired(open_page: Open, stack: Stack) -> None
 def test_an_alert_is_acknowledged_by_name(open_page: Open) -> None:
     page = open_page("#alerts")
     alert = page.locator("[data-alert]").filter(has_text="nearly full").first
-    page.get_by_label("Your name").fill("Ada")
+    alert.get_by_label("Your name").fill("Ada")
     alert.get_by_role("button", name="Acknowledge").click()
     expect(alert).to_contain_text("Acknowledged by Ada")
+    expect(alert.get_by_label("Your name")).to_have_count(0)
     page.reload()
-    expect(page.get_by_label("Your name")).to_have_value("Ada")
+    assert page.evaluate("localStorage.getItem('wanworks.name')") == "Ada"
     expect(page.locator("[data-alert]").filter(has_text="Acknowledged by Ada")).to_have_count(1)
     page.goto(page.url.replace("#alerts", "#overview"))
     # Knowing of a fault does not mend it.
@@ -175,5 +198,5 @@ def test_a_cleanup_is_previewed_and_then_carried_out(open_page: Open, stack: Sta
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("remove partial T2V-A14B on here: 5 MB")
     dialog.get_by_role("button", name="Remove").click()
-    expect(page.get_by_text(re.compile("5 MB freed by 1 removal"))).to_be_visible(timeout=40_000)
+    expect(page.get_by_text(re.compile(r"5\sMB freed by 1 removal"))).to_be_visible(timeout=40_000)
     assert not orphan.exists()

@@ -93,9 +93,10 @@ def cancel(job_id: str) -> Call[Job]:
     return cast(Job, (yield from result_of(Send("POST", f"{_JOBS}/{segment(job_id)}/cancel"))))
 
 
-def retry(job_id: str, *, idempotency_key: str | None = None) -> Call[Job]:
-    """Submit the same request again, as a new job."""
-    return cast(Job, (yield from made(f"{_JOBS}/{segment(job_id)}/retry", None, idempotency_key)))
+def retry(job_id: str, *, new_seed: bool = False, idempotency_key: str | None = None) -> Call[Job]:
+    """Submit the same request again, as a new job. `new_seed`: with another seed, so it makes another video."""
+    path = f"{_JOBS}/{segment(job_id)}/retry{'?new_seed=true' if new_seed else ''}"
+    return cast(Job, (yield from made(path, None, idempotency_key)))
 
 
 def share(artifact: ArtifactLink, expires_in_seconds: int = 3600) -> Call[SharedLink]:

@@ -339,6 +339,7 @@ class BulkResult(TypedDict):
     dry_run: bool
     action: BulkActionName
     matched: int
+    would_change: int | None  # of a dry run
     changed: int
     skipped: dict[str, int]
     detail: str | None

@@ -41,7 +41,9 @@ class SnapshotFigures(ResponseModel):
     total_generations_24h: Annotated[int, Field(description="Generations that succeeded or failed.")]
     average_quality_score: Score | None
     average_performance_score: Score | None
-    system_load_percent: Annotated[Percent | None, Field(description="Average utilisation of the online devices.")]
+    system_load_percent: Annotated[
+        Percent | None, Field(description="Mean utilisation of the online devices over the last minute.")
+    ]
     memory_usage_percent: Annotated[Percent | None, Field(description="Used memory of the online devices.")]
     alerts_count: Annotated[int, Field(description="Open ones.")]
     recommendations_count: int

@@ -74,6 +74,13 @@ class BulkResult(ResponseModel):
     dry_run: bool
     action: Literal["cancel", "retry", "delete", "set_priority"]
     matched: Annotated[int, Field(description="Jobs that matched when the request came.")]
+    would_change: Annotated[
+        int | None,
+        Field(
+            description="Of a dry run: those of the jobs that matched which the action would change, as they are now. "
+            "The limits of keys, which may leave out retries, are not considered."
+        ),
+    ]
     changed: Annotated[int, Field(description="Jobs that were changed, or retried.")]
     skipped: Annotated[
         dict[str, int],

@@ -140,6 +140,18 @@ class GenerationQuery(BaseModel):
     ] = False
 
 
+class RetryQuery(BaseModel):
+    """How the job is repeated."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    new_seed: Annotated[
+        bool,
+        BeforeValidator(flag),
+        Field(description="Draw another seed, so that the same request makes another video. Only for generations."),
+    ] = False
+
+
 class PreviewQuery(BaseModel):
     """What gives each preview an address of its own. The latest one is returned in any case."""
 

@@ -5,6 +5,7 @@ Must not know HTTP. An admitted job must still be committed (`group_commit.py`) 
 
 import hashlib
 import logging
+import secrets
 from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -34,7 +35,7 @@ from shared.net.outbound import Allowed
 from shared.settings import Settings
 from shared.states import JOB_ENDS, JobState, Priority
 from wanworks.net.urls import ForbiddenAddress
-from wanworks.requests import GenerationRequest
+from wanworks.requests import MAX_SEED, GenerationRequest
 
 log = logging.getLogger("wanworks.admission")
 
@@ -134,10 +135,19 @@ class Admission:
         """Return a context in which many jobs are admitted by one thread, which share what is read for them."""
         return self._fallbacks.for_many()
 
-    def retry(self, job: Job, key: str | None, limits: Limits = _UNLIMITED, *, in_flow: bool = False) -> NewJob:
+    def retry(
+        self,
+        job: Job,
+        key: str | None,
+        limits: Limits = _UNLIMITED,
+        *,
+        in_flow: bool = False,
+        new_seed: bool = False,
+    ) -> NewJob:
         """Return a repetition of an ended job, under the limits of the caller's key.
 
         `in_flow`: it takes the job's place in its flow; else it belongs to none, and has the same input picture.
+        `new_seed`: another seed is drawn.
 
         Raises Conflict if it has not ended or is not possible any more, and Forbidden if the limits refuse it.
         """
@@ -145,9 +155,15 @@ class Admission:
             raise Conflict(f"The job is {job.status}. Only jobs that have ended can be retried.")
         if job.type == BULK:
             raise Conflict("An action on many jobs cannot be retried. Send its request again.")
+        if new_seed and job.type != GENERATION:
+            raise Conflict("The job has no seed: only generations can be repeated with a new one.")
         again = self._generation_again
         new = again(job, limits, in_flow=in_flow) if job.type == GENERATION else self._node_work_again(job)
-        return replace(new, retry_of=job.id, idempotency_key=key, request_hash=f"retry:{job.id}" if key else None)
+        request = f"retry:{job.id}"
+        if new_seed:
+            new = replace(new, params=new.params.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)}))
+            request = f"{request}:new_seed"
+        return replace(new, retry_of=job.id, idempotency_key=key, request_hash=request if key else None)
 
     def remix(self, job: Job, prompt: str, key: str | None, limits: Limits = _UNLIMITED) -> NewJob:
         """Return a job with another prompt and the same settings, seed and image. Raises Conflict without a video."""

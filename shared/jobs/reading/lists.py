@@ -188,8 +188,12 @@ def count(
     upto: str | None = None,
     after: str | None = None,
     most: int | None = None,
+    also: Sequence[ColumnElement[bool]] = (),
 ) -> int:
-    """Return how many jobs `page` would return in all its pages, oldest first; with `most`, at most that many."""
+    """Return how many jobs `page` would return in all its pages, oldest first; with `most`, at most that many.
+
+    `also`: further conditions that a job must meet to be counted.
+    """
     equal = ((Job.owner, only), (Job.type, type), (Job.status, status), (Job.model_id, model_id))
     where: list[ColumnElement[bool]] = [col(Job.deleted).is_(False)]
     where += [col(column) == value for column, value in (*equal, (Job.batch_id, batch_id)) if value is not None]
@@ -203,7 +207,7 @@ def count(
         ]
     where += [col(Job.id) <= upto] if upto is not None else []
     where += [col(Job.id) > after] if after is not None else []
-    found = select(Job.id).where(*where)
+    found = select(Job.id).where(*where, *also)
     found = found if most is None else found.limit(most)
     with database.read() as session:
         return int(session.exec(select(func.count()).select_from(found.subquery())).one())

@@ -194,7 +194,7 @@ def test_the_page_of_the_batches(stack: Stack, tmp_path: Path) -> None:
     assert '{"queued":0,"running":0,"succeeded":2,"failed":0,"cancelled":0}' in done.stdout
     assert "['succeeded', 'succeeded']" in done.stdout
     assert "2 jobs match" in done.stdout
-    assert '{"matched":2,"ids":2}' in done.stdout
+    assert '{"matched":2,"would_change":2,"ids":2}' in done.stdout
     assert "2 of 2 jobs deleted" in done.stdout
 
 

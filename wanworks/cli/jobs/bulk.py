@@ -102,10 +102,12 @@ def _act(
             which = {**which, "batch_id": batch_id(client, which["batch_id"])}
         if dry_run or not yes:
             counted = client.bulk(action, dry_run=True, **which, **more)
+            fit = counted["would_change"]
             if dry_run:
-                screen.print_json(counted) if as_json else print(f"{counted['matched']} jobs match")
+                found = f"{counted['matched']} jobs match\n{fit} would be {done}"
+                screen.print_json(counted) if as_json else print(found)
                 return
-            if counted["matched"] and not typer.confirm(f"{verb} {counted['matched']} jobs?", err=True):
+            if fit and not typer.confirm(f"{verb} {fit} jobs?", err=True):
                 raise typer.Abort()
         result = client.bulk(action, **which, **more)
         if result["job_id"] is not None:

@@ -24,10 +24,16 @@ def cancel(job: JobId, url: Url = None, home: Home = None, as_json: AsJson = Fal
     screen.print_json(found) if as_json else print(f"{found['id']} {found['status']}")
 
 
-def retry(job: JobId, url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
-    """Submit a failed or cancelled job again, with the same settings. Prints the id of the new job."""
+def retry(
+    job: JobId,
+    new_seed: Annotated[bool, typer.Option("--new-seed", help="Make another video: draw another seed.")] = False,
+    url: Url = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit an ended job again, with the same settings. Prints the id of the new job."""
     with client_of(url, home) as client:
-        made = client.retry(job_id(client, job))
+        made = client.retry(job_id(client, job), new_seed=new_seed)
     screen.print_json(made) if as_json else print(made["id"])
 
 

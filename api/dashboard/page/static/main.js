@@ -57,6 +57,7 @@ function route(first = false) {
   }
   closeJob();
   const wanted = name === "flow" && id ? "flows" : name in VIEWS ? name : FIRST;
+  if (name && wanted === FIRST && name !== FIRST) history.replaceState(null, "", `#${FIRST}`); // there is no such view
   if (wanted === "flows") openFlows(name === "flow" ? decodeURIComponent(id) : null);
   if (wanted === "gallery") openGallery(params);
   behind = location.hash.slice(1) || FIRST;
@@ -99,6 +100,15 @@ async function openGallery(params) {
     await galleryScript.open(params);
   } catch (error) {
     showMessage(`The gallery could not be loaded: ${error.message}`, "bad");
+  }
+}
+
+/** Shows which keys do what. */
+async function showShortcuts() {
+  try {
+    (await import("./base/shortcuts.js")).show();
+  } catch (error) {
+    showMessage(`The shortcuts could not be loaded: ${error.message}`, "bad");
   }
 }
 
@@ -212,6 +222,12 @@ menus.listen();
 byId("refresh").addEventListener("click", async () => {
   await feed.refresh();
   if (feed.feed.link !== "lost") showMessage("Refreshed.");
+});
+byId("shortcuts").addEventListener("click", showShortcuts);
+addEventListener("keydown", (event) => {
+  if (event.key !== "?" || event.target.closest("input, select, textarea, dialog")) return;
+  event.preventDefault();
+  showShortcuts();
 });
 addEventListener("hashchange", () => route());
 for (const wrong of ["error", "unhandledrejection"]) {

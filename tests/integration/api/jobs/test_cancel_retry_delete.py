@@ -105,6 +105,21 @@ def test_a_retry_with_a_key_is_created_once(client: TestClient) -> None:
     assert client.post(URL, json=GOOD, headers=key).status_code == 422
 
 
+def test_a_retry_with_a_new_seed_makes_another_video_once(client: TestClient) -> None:
+    first = submit(client, seed=7)
+    client.post(f"{JOBS}/{first['id']}/cancel")
+    again = f"{JOBS}/{first['id']}/retry"
+    key = {"Idempotency-Key": "another"}
+    made = client.post(f"{again}?new_seed=true", headers=key)
+    assert made.status_code == 202, made.text
+    second = made.json()
+    assert second["params"]["seed"] != 7
+    assert second["params"] == {**first["params"], "seed": second["params"]["seed"]}
+    assert client.post(f"{again}?new_seed=true", headers=key).json()["id"] == second["id"]
+    assert client.post(again, headers=key).status_code == 422, "another request under the same key"
+    assert client.post(f"{again}?new_seed=maybe").status_code == 422
+
+
 # --- delete
 
 

@@ -53,6 +53,15 @@ def test_the_newest_sample_of_each_device_that_is_not_too_old(database: Database
     assert set(samples.latest(database, NOON)) == {"here/0"}
 
 
+def test_the_mean_utilisation_of_each_device_since_a_moment(database: Database) -> None:
+    for seconds, figure in ((0, 10.0), (30, None), (45, 20.0), (50, 300.0)):
+        sampled(database, NOON + timedelta(seconds=seconds), IDLE, utilization_percent=figure)
+    sampled(database, NOON + timedelta(seconds=40), IDLE, "here/1", utilization_percent=None)
+    sampled(database, NOON + timedelta(seconds=40), IDLE, "here/2", utilization_percent=0.0)
+    found = samples.utilizations(database, NOON + timedelta(seconds=1))
+    assert found == {"here/0": 60.0, "here/2": 0.0}, "of one core, so more than 100 % counts as 100 %"
+
+
 def test_averages_are_of_the_samples_while_a_job_of_the_model_ran(database: Database) -> None:
     assert samples.averages(database, NOON - timedelta(days=30)) == {}
     sampled(database, NOON, utilization_percent=60.0, memory_used_mb=20_000.0, temperature_celsius=None)

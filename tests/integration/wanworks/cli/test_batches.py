@@ -76,7 +76,7 @@ def test_the_commands(web: WebProcess, database: Database, monkeypatch: pytest.M
     assert "0 % of 3 jobs" in run("batches", "show", batch["id"])
     assert json.loads(run("batches", "show", batch["id"], "--json"))["jobs"][0]["status"] == "queued"
     other = accepted(database).id
-    assert "3 jobs match\n" in run("jobs", "cancel", "--batch", batch["id"], "--dry-run")
+    assert "3 jobs match\n3 would be cancelled\n" in run("jobs", "cancel", "--batch", batch["id"], "--dry-run")
     assert "4 jobs match\n" in run("jobs", "delete", "--status", "queued", "--type", "generation", "--dry-run")
     assert "change the priority of 3 jobs?" in run("jobs", "priority", "low", "--batch", batch["id"], code=1, input="n")
     assert "3 of 3 jobs changed" in run("jobs", "priority", "low", "--batch", batch["id"], input="y")

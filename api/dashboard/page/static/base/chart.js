@@ -22,9 +22,9 @@ const sizes = new ResizeObserver((entries) => {
 });
 
 /**
- * Returns a chart. `spec`: {title, hours, times [ms], series [{name, values}], format (value -> text),
+ * Returns a chart. `spec`: {title, hours, times [ms], series [{name, values, live?}], format (value -> text),
  * inSeconds? (the values are seconds), top? (the end of the scale), least? (the minimum end of the scale)}.
- * Null values were not measured.
+ * `live()` is what the series is now; without it, that is its last value. Null values were not measured.
  */
 export function chart(spec) {
   return h(
@@ -86,7 +86,7 @@ function legend(spec) {
 }
 
 function latest(spec, one) {
-  const value = one.values.at(-1);
+  const value = one.live ? one.live() : one.values.at(-1);
   return value === null || value === undefined ? NONE : spec.format(value);
 }
 

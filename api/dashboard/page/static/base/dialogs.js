@@ -89,8 +89,11 @@ function drawToasts() {
   );
 }
 
-/** Asks for confirmation of an irreversible action. Resolves to whether it was confirmed. */
-export function confirm({ title, text, lines = [], yes }) {
+/**
+ * Asks for confirmation of an action. Resolves to whether it was confirmed. `lines` are shown in two lines each, unless
+ * `whole`. `kind`: of the button that confirms.
+ */
+export function confirm({ title, text, lines = [], whole = false, yes, no = "Cancel", kind = "danger" }) {
   const dialog = document.createElement("dialog");
   dialog.className = "dialog small";
   dialog.setAttribute("aria-labelledby", "confirm-title");
@@ -106,14 +109,14 @@ export function confirm({ title, text, lines = [], yes }) {
         ? h(
             "ul",
             { class: "spelled", tabindex: "0", "aria-label": "Details" },
-            lines.map((line) => h("li", null, line)),
+            lines.map((line) => h("li", null, h("span", { class: whole ? "" : "clamp" }, line))),
           )
         : null,
       h(
         "div",
         { class: "row end" },
-        h("button", { value: "no", class: "button", autofocus: true }, "Cancel"),
-        h("button", { value: "yes", class: "button danger" }, yes),
+        h("button", { value: "no", class: "button", autofocus: true }, no),
+        h("button", { value: "yes", class: `button ${kind}` }, yes),
       ),
     ),
   );

@@ -1,6 +1,7 @@
 // Formats values for display. A missing value is a dash, never a zero. Pure functions.
 
 export const NONE = "–";
+const GAP = "\u00a0"; // between a number and its unit: they stay on one line
 const known = (value) => value !== null && value !== undefined && !Number.isNaN(value);
 
 export function number(value, digits = 0) {
@@ -8,7 +9,7 @@ export function number(value, digits = 0) {
 }
 
 export function percent(value, digits = 0) {
-  return known(value) ? `${number(value, digits)} %` : NONE;
+  return known(value) ? `${number(value, digits)}${GAP}%` : NONE;
 }
 
 /** Formats a fraction of 1 as a percentage. */
@@ -19,9 +20,9 @@ export function fraction(value, digits = 0) {
 /** Formats seconds: 0.4 s, 45 s, 3 min 5 s, 2 h 5 min, 3 d 4 h. */
 export function seconds(value) {
   if (!known(value)) return NONE;
-  if (value < 10) return `${number(value, 1)} s`;
+  if (value < 10) return `${number(value, 1)}${GAP}s`;
   const whole = Math.round(value);
-  if (whole < 60) return `${whole} s`;
+  if (whole < 60) return `${whole}${GAP}s`;
   if (whole < 3600) return two(whole, 60, "min", "s");
   if (whole < 86400) return two(Math.round(whole / 60), 60, "h", "min");
   return two(Math.round(whole / 3600), 24, "d", "h");
@@ -29,7 +30,7 @@ export function seconds(value) {
 
 function two(value, size, large, small) {
   const rest = value % size;
-  return `${Math.floor(value / size)} ${large}${rest ? ` ${rest} ${small}` : ""}`;
+  return `${Math.floor(value / size)}${GAP}${large}${rest ? `${GAP}${rest}${GAP}${small}` : ""}`;
 }
 
 /** Formats bytes in decimal units. */
@@ -41,7 +42,7 @@ export function bytes(value) {
     value /= 1000;
     unit += 1;
   }
-  return `${number(value, unit === 0 || value >= 100 ? 0 : 1)} ${units[unit]}`;
+  return `${number(value, unit === 0 || value >= 100 ? 0 : 1)}${GAP}${units[unit]}`;
 }
 
 export const megabytes = (value) => (known(value) ? bytes(value * 1e6) : NONE);
@@ -52,15 +53,18 @@ export function ago(iso, now = Date.now()) {
   const passed = (now - Date.parse(iso)) / 1000;
   if (passed < 5) return "just now";
   const rough = passed < 60 ? Math.floor(passed / 5) * 5 : passed < 3600 ? Math.floor(passed / 60) * 60 : passed;
-  return `${coarse(rough)} ago`;
+  return `${coarse(rough)}${GAP}ago`;
 }
+
+/** Formats how long something has lasted, in the largest unit only. */
+export const lasting = (iso, now = Date.now()) => (iso ? coarse(Math.max(0, (now - Date.parse(iso)) / 1000)) : NONE);
 
 /** Formats seconds in the largest unit only. */
 function coarse(value) {
-  if (value < 60) return `${Math.floor(value)} s`;
-  if (value < 3600) return `${Math.floor(value / 60)} min`;
-  if (value < 86400) return `${Math.floor(value / 3600)} h`;
-  return `${Math.floor(value / 86400)} d`;
+  if (value < 60) return `${Math.floor(value)}${GAP}s`;
+  if (value < 3600) return `${Math.floor(value / 60)}${GAP}min`;
+  if (value < 86400) return `${Math.floor(value / 3600)}${GAP}h`;
+  return `${Math.floor(value / 86400)}${GAP}d`;
 }
 
 // Times are shown in the browser's own zone and locale; where a date is spelt out, its zone is named.
@@ -71,10 +75,26 @@ const SPELT = { day: "numeric", month: "short", year: "numeric", hour: "2-digit"
 const MINUTE = new Intl.DateTimeFormat(LOCALE, SPELT);
 const WHOLE = new Intl.DateTimeFormat(LOCALE, { ...SPELT, second: "2-digit" });
 
+const PRECISE = new Intl.DateTimeFormat(LOCALE, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
 export const clock = (milliseconds) => CLOCK.format(milliseconds);
 export const day = (milliseconds) => DAY.format(milliseconds);
 export const moment = (iso) => (iso ? WHOLE.format(Date.parse(iso)) : NONE);
 export const minute = (iso) => (iso ? MINUTE.format(Date.parse(iso)) : NONE);
+/** Formats a time that follows another one: without its date, if both are on the same day. */
+export function momentAfter(iso, before) {
+  const isSameDay = iso && before && new Date(iso).toDateString() === new Date(before).toDateString();
+  return isSameDay ? PRECISE.format(Date.parse(iso)) : moment(iso);
+}
+
+/** Formats the time of a line of a log: its second, with the day unless it is today. */
+export function stamp(iso, now = Date.now()) {
+  const then = Date.parse(iso);
+  if (Number.isNaN(then)) return iso;
+  const isToday = new Date(then).toDateString() === new Date(now).toDateString();
+  return `${isToday ? "" : `${day(then)} `}${PRECISE.format(then)}`;
+}
+
 /** The browser's time zone by name, for example Europe/Berlin. */
 export const zone = () => new Intl.DateTimeFormat().resolvedOptions().timeZone;
 

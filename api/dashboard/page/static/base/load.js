@@ -139,11 +139,12 @@ export const counts = () =>
     state.counts = (await get("/api/v1/jobs/count")).by_status;
   });
 
+/** Loads the newest videos by their end, as the gallery has them: jobs are listed by their creation. */
 export const latest = () =>
   part("latest", async () => {
-    const page = await get("/api/v1/jobs", { type: "generation", status: "succeeded", limit: LATEST });
-    mergeJobs(page.data);
-    state.latest = page.data.map((job) => job.id);
+    const videos = (await get("/api/v1/gallery", { limit: LATEST })).data;
+    state.videos = new Map(videos.map((video) => [video.id, video]));
+    state.latest = videos.map((video) => video.id);
   });
 
 const usage = () =>
@@ -183,7 +184,7 @@ const PARTS = {
   flows: [flows],
   new: [models, loras, firstRun],
   models: [() => models().then(tiers), health, insight, loras, firstRun],
-  devices: [models],
+  devices: [models, pauses],
   alerts: [resolved],
 };
 

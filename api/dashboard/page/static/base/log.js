@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
+import { stamp } from "./format.js";
 import { button, note } from "./parts.js";
 import { changed } from "./state.js";
 
@@ -27,7 +28,7 @@ export function lastLines(path, nothing, label = "Last lines of the log") {
   );
 }
 
-const text = (line) => [line.time, line.level, `${line.process}:`, line.message].filter(Boolean).join(" ");
+const text = (line) => [stamp(line.time), line.level, `${line.process}:`, line.message].filter(Boolean).join(" ");
 
 async function load(path) {
   try {

@@ -9,6 +9,9 @@ export function listen() {
   addEventListener("click", (event) => {
     for (const menu of document.querySelectorAll(OPEN)) if (!menu.contains(event.target)) menu.open = false;
   });
+  addEventListener("hashchange", () => {
+    for (const menu of document.querySelectorAll(OPEN)) menu.open = false;
+  });
   addEventListener("keydown", (event) => {
     const menu = event.key === "Escape" && event.target.closest?.(OPEN);
     if (!menu) return;

@@ -93,7 +93,7 @@ export function progressOf(job) {
     "div",
     { class: "progress" },
     job.status === "queued" && !job.progress.percent ? null : bar(job.progress.percent, `Progress of ${titleOf(job)}`),
-    h("span", { class: "small muted" }, progressText(job)),
+    h("span", { class: "small muted", title: progressText(job) }, progressText(job)),
   );
 }
 
@@ -118,14 +118,14 @@ export function durationOf(job, now = Date.now()) {
 /** Formats a score from 0 to 1. */
 export const score = (value) => (value === null || value === undefined ? NONE : value.toFixed(2));
 
-export function select(label, name, options, { value = "", change, key } = {}) {
+export function select(label, name, options, { value = "", change, key, disabled } = {}) {
   return h(
     "label",
     { class: "field", key },
     h("span", null, label),
     h(
       "select",
-      { name, value, on: { change } },
+      { name, value, disabled, on: { change } },
       options.map((option) => {
         const [of, text] = Array.isArray(option) ? option : [option, option];
         return h("option", { key: of, value: of }, text);

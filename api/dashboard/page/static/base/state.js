@@ -20,6 +20,7 @@ export const state = {
   },
   batches: null, // the newest ones, and the one that the list shows
   latest: [], // ids of the newest videos
+  videos: new Map(), // the newest videos by id, as the gallery lists them
   serving: [], // ids of the first jobs that have not ended, in the order in which they are served
   workers: null,
   models: null, // by id: files, downloads, usage
@@ -122,6 +123,20 @@ export const activeCount = () => (state.counts ? state.counts.queued + state.cou
 
 /** Returns whether the node is drained: it takes no new work. */
 export const isDrained = (node) => Boolean(state.workers?.nodes.find((one) => one.name === node)?.drained_at);
+
+/** The word for a kind of device. */
+export const KINDS = { cuda: "GPU", cpu: "CPU" };
+
+/** Returns a device's name as every view spells it: "studio / CPU 0". */
+export const deviceName = ({ node, kind, index }) => `${node} / ${KINDS[kind] ?? kind} ${index}`;
+
+/** Returns the name of the device with this key ("studio/0"), or of the one with this id on a node. */
+export function deviceNamed(key, id = null) {
+  const found = state.workers?.devices.find((one) => (id ? one.node === key && one.uuid === id : `${one.node}/${one.index}` === key));
+  if (found) return deviceName(found);
+  const [, kind, index] = /^(cpu|cuda)-(\d+)$/.exec(id ?? "") ?? []; // the device may be gone
+  return kind ? deviceName({ node: key, kind, index }) : id ? `${key} / ${id}` : key;
+}
 
 export function mergeAlert(alert) {
   if (alert.resolved_at) state.alerts.delete(alert.id);

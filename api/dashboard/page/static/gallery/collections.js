@@ -12,6 +12,7 @@ const holder = document.getElementById("dialogs");
 
 let collections = [];
 let revision = 0; // rises when a select has to be made anew
+let created = null; // id of the collection that was just created, until the filter shows it
 
 export async function loadCollections() {
   try {
@@ -28,6 +29,10 @@ const nameOf = (one) => `${one.name} (${one.videos})`;
 /** Returns the filter by collection, and what can be done to the chosen one. `goTo` changes the filters. */
 export function collectionTools(chosen, version, goTo) {
   const one = collections.find(({ id }) => id === chosen);
+  if (created && created === chosen) {
+    revision += 1;
+    created = null;
+  }
   const options = [["", "any"], ...collections.map((each) => [each.id, nameOf(each)])];
   if (chosen && !one) options.push([chosen, state.notes.collections ? "could not be loaded" : "…"]);
   return [
@@ -39,7 +44,7 @@ export function collectionTools(chosen, version, goTo) {
     h(
       "div",
       { class: "row", key: "collections" },
-      button("New collection", () => create(), { key: "new", kind: "quiet steer" }),
+      button("New collection", () => createShown(goTo), { key: "new", kind: "quiet steer" }),
       one ? button("Rename", () => rename(one), { key: "rename", kind: "quiet steer", label: `Rename collection ${one.name}` }) : null,
       one ? button("Delete collection", () => erase(one, goTo), { key: "delete", kind: "quiet danger steer" }) : null,
     ),
@@ -85,6 +90,13 @@ async function create() {
     await loadCollections();
   }, "The collection is created");
   return made?.id ?? null;
+}
+
+/** Creates a collection and shows it. */
+async function createShown(goTo) {
+  const id = await create();
+  created = id;
+  if (id) goTo({ collection: id });
 }
 
 async function rename(one) {

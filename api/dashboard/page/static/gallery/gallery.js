@@ -5,9 +5,11 @@ import { base, call, get, newKey, post, remove } from "../base/api.js";
 import { addTo, collectionTools, loadCollections, takeOut } from "./collections.js";
 import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
+import { folded } from "../base/folding.js";
 import { number, plural } from "../base/format.js";
 import { focusCell, grid } from "./grid.js";
 import { button, note, select } from "../base/parts.js";
+import { selectionBar } from "../base/selection_bar.js";
 import { changed, mergeJobs, state } from "../base/state.js";
 
 export const PAGE = 60;
@@ -15,11 +17,13 @@ const NAMES = ["q", "model_id", "size", "lora", "collection", "from", "to", "fav
 const TYPED_MS = 300;
 const MOST_SELECTED = 1000;
 const MOST_ARCHIVED = 200;
-const ONE_BY_ONE = 25; // retries beyond are one action on many jobs, which leaves out what was retried already
+const MOST_AGAIN = 100; // each is a request
+const SHOWN = 10; // lines of a confirmation
 
 export const own = {
   query: null, // what the address says, by NAMES
   total: null, // null: not loaded yet
+  every: null, // how many there are without any filter, where more match than the gallery counts
   pages: new Map(), // by number: videos, or null while they are loaded
   selected: new Map(), // by id
   anchor: null, // index of the last video that was selected
@@ -30,7 +34,7 @@ export const own = {
 let loading = 0; // number of the latest request for a first page
 let ours = null; // the address that the fields have made last
 
-state.gallery = { load: refresh, neighbours };
+state.gallery = { load: refresh, neighbours, marks };
 
 /** Shows what the address says. */
 export async function open(params) {
@@ -76,12 +80,19 @@ async function loadFirst() {
     Object.assign(own, { total: found.total, more: found.is_more, looked: found.looked_through, as_of: found.as_of });
     own.pages = new Map([[0, found.data]]);
     own.newer = false;
+    own.every = found.is_more && !isFiltered() ? await countAll() : null;
     delete state.notes.gallery;
   } catch (error) {
     if (mine !== loading) return;
     state.notes.gallery = error.errors?.map((one) => `${one.field}: ${one.message}`).join(" ") || error.message;
   }
   changed();
+}
+
+/** Returns how many videos there are, which the server knows exactly of all jobs; null: it does not. */
+async function countAll() {
+  const found = await get("/api/v1/jobs/count", { type: "generation", status: "succeeded" }).catch(() => null); // the rest is shown
+  return found?.is_exact ? found.count : null;
 }
 
 async function loadChoices() {
@@ -142,16 +153,17 @@ export function gallery() {
       : null,
     own.newer ? h("p", { key: "newer" }, button("Show new videos", reload)) : null,
     h("p", { key: "count", role: "status", class: "muted" }, summary()),
-    own.selected.size ? selectionBar() : null,
     own.total === 0 && !wrong ? nothing() : null,
     own.total ? grid() : null,
     own.more ? h("p", { key: "full", class: "note" }, `These are the newest ${number(own.total)}. Choose an end date to see older ones.`) : null,
+    own.selected.size ? selection() : null,
   ];
 }
 
 function summary() {
   if (own.total === null) return state.notes.gallery ? "" : "Loading…";
   const looked = own.looked ? `; only the newest ${number(own.looked)} were searched` : "";
+  if (own.every !== null) return plural(own.every, "video");
   return `${own.more ? "More than " : ""}${plural(own.total, "video")}${looked}`;
 }
 
@@ -181,22 +193,26 @@ function filterForm() {
       h("span", null, "Search in prompts"),
       h("input", { type: "search", name: "q", maxlength: 200, value: query.q, on: { input: search } }),
     ),
-    choice("Model", "model_id", models),
-    choice("Size", "size", known(own.choices?.sizes ?? [], query.size)),
-    choice("LoRA", "lora", known(own.choices?.loras ?? [], query.lora)),
-    day("From", "from"),
-    day("To", "to"),
-    h(
-      "button",
-      {
-        type: "button",
-        class: "button star-filter",
-        "aria-pressed": String(query.favourite === "true"),
-        on: { click: () => goTo({ favourite: query.favourite === "true" ? "" : "true" }) },
-      },
-      "★ Favourites",
-    ),
-    collectionTools(query.collection, own.version, goTo),
+    folded("gallery", NAMES.filter((name) => query[name] && name !== "q").length, [
+      choice("Model", "model_id", models),
+      choice("Size", "size", known(own.choices?.sizes ?? [], query.size)),
+      choice("LoRA", "lora", known(own.choices?.loras ?? [], query.lora)),
+      day("From", "from"),
+      day("To", "to"),
+      h(
+        "button",
+        {
+          key: "favourites",
+          type: "button",
+          class: "button star-filter",
+          "aria-pressed": String(query.favourite === "true"),
+          on: { click: () => goTo({ favourite: query.favourite === "true" ? "" : "true" }) },
+        },
+        "★ Favourites",
+      ),
+      collectionTools(query.collection, own.version, goTo),
+    ]),
+    isFiltered() ? h("a", { key: "clear", class: "button quiet", href: "#gallery" }, "Clear") : null,
   );
 }
 
@@ -277,25 +293,48 @@ export function clearSelection() {
   changed();
 }
 
-function selectionBar() {
+function selection() {
   const ids = [...own.selected.keys()];
-  const few = ids.length <= MOST_ARCHIVED;
-  return h(
-    "div",
-    { key: "selection", class: "row wrap selection", role: "group", "aria-label": "Selected videos" },
-    h("strong", null, `${number(ids.length)} selected`),
-    button("Compare", () => compare(ids), { key: "compare", disabled: ids.length < 2 || ids.length > 4 }),
-    few
-      ? h("a", { key: "zip", class: "button", href: `${base}/api/v1/gallery/archive.zip?jobs=${ids.join(",")}`, download: "videos.zip" }, "Download")
-      : h("span", { key: "many", class: "small muted" }, `Download takes at most ${MOST_ARCHIVED}`),
-    button("Retry", () => retry(ids), { key: "retry", kind: "steer" }),
-    addTo((id) => change(() => addMany(id, ids), "Added to the collection")),
-    own.query.collection
-      ? button("Take out", () => change(() => takeOut(own.query.collection, ids), "Taken out of the collection").then(reload), { key: "out", kind: "steer" })
-      : null,
-    button("Delete", () => erase(ids), { key: "delete", kind: "danger steer" }),
-    button("Clear", clearSelection, { key: "clear", kind: "quiet" }),
-  );
+  const isFew = ids.length <= MOST_ARCHIVED;
+  return selectionBar({
+    label: "Selected videos",
+    count: number(ids.length),
+    clear: clearSelection,
+    first: button("Compare", () => compare(ids), { key: "compare", disabled: ids.length < 2 || ids.length > 4 }),
+    more: [
+      isFew
+        ? h("a", { key: "zip", class: "button", href: `${base}/api/v1/gallery/archive.zip?jobs=${ids.join(",")}`, download: "videos.zip" }, "Download")
+        : h("span", { key: "many", class: "small muted" }, `Download takes at most ${MOST_ARCHIVED}`),
+      ids.length <= MOST_AGAIN
+        ? button("Make again", () => makeAgain(ids), { key: "again", kind: "steer" })
+        : h("span", { key: "too-many", class: "small muted steer" }, `Make again takes at most ${MOST_AGAIN}`),
+      addTo((id) => change(() => addMany(id, ids), "Added to the collection")),
+      own.query.collection
+        ? button("Take out", () => change(() => takeOut(own.query.collection, ids), "Taken out of the collection").then(reload), { key: "out", kind: "steer" })
+        : null,
+    ],
+    remove: button("Delete", () => erase(ids), { key: "delete", kind: "danger steer" }),
+  });
+}
+
+/** Returns what marks one video, for its dialog: the favourite, and the collections. Null: the gallery does not show it. */
+function marks(id) {
+  const video = [...own.pages.values()].flatMap((videos) => videos ?? []).find((one) => one.id === id);
+  if (!video) return null;
+  return [
+    h(
+      "button",
+      { key: "star", type: "button", class: "button steer star-filter", "aria-pressed": String(video.favourite), on: { click: () => toggleFavourite(video) } },
+      `${video.favourite ? "★" : "☆"} Favourite`,
+    ),
+    addTo((collection) =>
+      attempt(async () => {
+        await call("PATCH", `/api/v1/collections/${collection}`, { body: { add: [id] } });
+        video.collections = [...new Set([...video.collections, collection])];
+        await loadCollections();
+      }, "Added to the collection"),
+    ),
+  ];
 }
 
 async function addMany(id, ids) {
@@ -318,28 +357,40 @@ async function compare(ids) {
   });
 }
 
-function retry(ids) {
-  return attempt(async () => {
-    if (ids.length > ONE_BY_ONE) {
-      const body = { action: "retry", filter: { ids, status: "succeeded" } };
-      const result = await post("/api/v1/jobs/bulk", body, { key: newKey(), timeout: 60_000 });
-      clearSelection();
-      return result.job_id ? "A job of its own retries them." : `${plural(result.changed, "job")} queued again`;
+/** Makes each video once more, with the same settings and another seed: the same seed would make the same video. */
+async function makeAgain(ids) {
+  const text = "Each is queued once more, with the same settings and a new seed.";
+  if (ids.length > 1 && !(await confirm({ title: `Make ${plural(ids.length, "video")} again?`, text, lines: titles(), yes: "Make again", kind: "primary" }))) return;
+  await attempt(async () => {
+    let made = 0;
+    try {
+      for (const id of ids) {
+        mergeJobs([await post(`/api/v1/jobs/${id}/retry?new_seed=true`, undefined, { key: newKey() })]);
+        own.selected.delete(id);
+        made += 1;
+      }
+    } catch (error) {
+      throw new Error(made ? `${plural(made, "video")} queued, ${number(ids.length - made)} not: ${error.message}` : error.message, { cause: error });
+    } finally {
+      changed();
     }
-    for (const id of ids) mergeJobs([await post(`/api/v1/jobs/${id}/retry`, undefined, { key: newKey() })]);
     clearSelection();
-    return `${plural(ids.length, "new job")} with the same settings ${ids.length === 1 ? "is" : "are"} queued.`;
+    return `${plural(made, "new video")} with ${made === 1 ? "another seed is" : "other seeds are"} queued.`;
   });
 }
 
+/** The prompts of the selected videos, as a confirmation lists them. */
+function titles() {
+  const lines = [...own.selected.values()].slice(0, SHOWN).map((video) => video.prompt);
+  return own.selected.size > lines.length ? [...lines, `and ${number(own.selected.size - lines.length)} more`] : lines;
+}
+
 async function erase(ids) {
-  const lines = [...own.selected.values()].slice(0, 10).map((video) => video.prompt);
-  if (ids.length > lines.length) lines.push(`and ${number(ids.length - lines.length)} more`);
-  const title = `Delete ${plural(ids.length, "video")}?`;
-  const text = "Their jobs and files are deleted, also from favourites and collections of others.";
-  if (!(await confirm({ title, text, lines, yes: "Delete" }))) return;
+  const isOne = ids.length === 1;
+  const text = `${isOne ? "Its job and files are" : "Their jobs and files are"} deleted, also from favourites and collections of others.`;
+  if (!(await confirm({ title: `Delete ${plural(ids.length, "video")}?`, text, lines: titles(), yes: "Delete", no: isOne ? "Keep it" : "Keep them" }))) return;
   await attempt(async () => {
-    if (ids.length === 1) await remove(`/api/v1/jobs/${ids[0]}`);
+    if (isOne) await remove(`/api/v1/jobs/${ids[0]}`);
     else await post("/api/v1/jobs/bulk", { action: "delete", filter: { ids } }, { key: newKey(), timeout: 60_000 });
     clearSelection();
     await loadFirst();

@@ -8,7 +8,7 @@ import { afterDrawing, changed } from "../base/state.js";
 
 const MOST_CELLS = 240;
 const GAP = 14;
-const CAPTION = 62;
+const CAPTION = 76; // two lines of the title, and one about it
 const REST_MS = 90; // pages are loaded once the scrolling rests for this long
 const HOVER_MS = 120;
 
@@ -88,6 +88,7 @@ function cell(index) {
       "a",
       {
         class: "cell-link",
+        "aria-keyshortcuts": "x f",
         href: `#job/${video.id}`,
         on: { focus: () => begin(video), blur: () => end(video) },
       },
@@ -100,7 +101,12 @@ function cell(index) {
           : null,
       ),
       h("span", { class: "cell-title" }, title),
-      h("span", { class: "small muted cell-about", title: moment(video.finished_at) }, `${video.model_id} · ${video.size} · ${ago(video.finished_at)}`),
+      h(
+        "span",
+        { class: "small muted cell-about", title: `${video.model_id} · ${video.size} · ${moment(video.finished_at)}` },
+        h("span", null, `${video.model_id} · ${video.size}`),
+        h("span", null, ago(video.finished_at)),
+      ),
     ),
     h("input", {
       type: "checkbox",
@@ -186,8 +192,9 @@ export function focusCell(index) {
   if (!place?.isConnected) return;
   const top = place.getBoundingClientRect().top + scrollY + Math.floor(index / layout.columns) * layout.row;
   const margin = 130; // what stays above the page
+  const below = 140; // what stays below it: the bar of the selection, and on a phone that of the views
   if (top < scrollY + margin) scrollTo({ top: top - margin });
-  else if (top + layout.row > scrollY + innerHeight - 80) scrollTo({ top: top + layout.row - innerHeight + 80 });
+  else if (top + layout.row > scrollY + innerHeight - below) scrollTo({ top: top + layout.row - innerHeight + below });
   draw(place);
   const focus = () => place.querySelector(`[data-index="${index}"] .cell-link`)?.focus({ preventScroll: true });
   if (videoAt(index)) focus();

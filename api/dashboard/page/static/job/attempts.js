@@ -4,6 +4,7 @@ import { h } from "../base/dom.js";
 import { at, moment, seconds } from "../base/format.js";
 import { lastLines } from "../base/log.js";
 import { badge } from "../base/parts.js";
+import { deviceNamed } from "../base/state.js";
 
 const WORDS = { lost: "crashed or lost", returned: "returned to the queue", preempted: "made room for a more urgent job" };
 
@@ -16,7 +17,7 @@ export function attempts(job) {
     { class: "part", key: "attempts" },
     rows.length ? h("h3", null, "Attempts") : null,
     rows.length ? h("ol", { class: "timeline" }, rows.map(one)) : null,
-    admin ? lastLines(`/api/v1/jobs/${job.id}/log`, "No line of the nodes that ran the job names it.") : null,
+    admin ? lastLines(`/api/v1/jobs/${job.id}/log`, "The nodes that ran the job logged nothing about it.") : null,
   );
 }
 
@@ -30,7 +31,7 @@ function one(row) {
       { class: "row wrap" },
       h("b", null, `Attempt ${row.attempt}`),
       badge(row.outcome === "lost" ? "failed" : row.outcome, WORDS[row.outcome] ?? row.outcome),
-      h("span", { class: "muted small", title: moment(row.started_at) }, `${at(row.started_at)}, ${seconds(lasted)}${row.device ? `, on ${row.node} / ${row.device}` : ""}`),
+      h("span", { class: "muted small", title: moment(row.started_at) }, `${at(row.started_at)}, ${seconds(lasted)}${row.device ? `, on ${deviceNamed(row.node, row.device)}` : ""}`),
     ),
     row.reason ? h("p", { class: "small" }, row.reason) : null,
     row.resumed_from_step ? h("p", { class: "muted small" }, `It continued after step ${row.resumed_from_step}.`) : null,

@@ -2,8 +2,9 @@
 
 import { base } from "../base/api.js";
 import { h } from "../base/dom.js";
-import { bytes, megabytes, moment, NONE, number, seconds, sentence, words } from "../base/format.js";
+import { bytes, megabytes, moment, momentAfter, NONE, number, seconds, sentence, words } from "../base/format.js";
 import { durationOf, fact, facts, score } from "../base/parts.js";
+import { deviceNamed } from "../base/state.js";
 import { copyButton } from "./copies.js";
 
 const PHASES = ["waiting_for_model", "loading", "encoding", "denoising", "decoding", "muxing"];
@@ -11,11 +12,11 @@ const PHASES = ["waiting_for_model", "loading", "encoding", "denoising", "decodi
 export function times(job) {
   return facts(
     fact("Created", moment(job.created_at)),
-    fact("Started", moment(job.first_started_at ?? job.started_at)),
-    fact("Ended", moment(job.finished_at)),
+    fact("Started", momentAfter(job.first_started_at ?? job.started_at, job.created_at)),
+    fact("Ended", momentAfter(job.finished_at, job.created_at)),
     fact("Duration", seconds(durationOf(job)), job.attempt_history?.length ? "From the start of the first attempt to the end" : undefined),
     fact("Device time", job.gpu_seconds == null ? NONE : seconds(job.gpu_seconds)),
-    fact("Ran on", job.gang.join(", ") || [job.node, job.device].filter(Boolean).join(" / ") || NONE),
+    fact("Ran on", job.gang.map((key) => deviceNamed(key)).join(", ") || (job.node ? deviceNamed(job.node, job.device) : NONE)),
     fact("Attempt", job.attempt ? `${job.attempt}${job.failures ? ` (${job.failures} failed)` : ""}` : NONE),
     fact("Priority", job.priority),
     fact("Id", [h("code", { class: "id" }, job.id), " ", copyButton(job.id, "id")]),

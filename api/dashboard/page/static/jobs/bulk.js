@@ -1,67 +1,135 @@
-// Actions on all jobs that match the filters of the list, after the server has counted them.
+// Actions on all jobs that match the filters of the list. The server counts first how many of them would change.
 
 import { newKey, post } from "../base/api.js";
-import { attempt, confirm } from "../base/dialogs.js";
+import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
-import { number, words } from "../base/format.js";
+import { number, plural, words } from "../base/format.js";
 import * as load from "../base/load.js";
-import { button, select } from "../base/parts.js";
-import { state } from "../base/state.js";
+import { button, note, select } from "../base/parts.js";
+import { changed, state } from "../base/state.js";
 import { asked } from "../base/list_address.js";
 
+const FATE = "Jobs that run are cancelled first. Their files are deleted too, also from favourites and collections of others.";
 const ACTIONS = {
-  cancel: { button: "Cancel all", verb: "Cancel", done: "cancelled" },
-  retry: { button: "Retry all", verb: "Retry", done: "retried" },
-  delete: { button: "Delete all", verb: "Delete", done: "deleted", text: "Jobs that run are cancelled first. All files are deleted too." },
-  set_priority: { verb: "Change the priority of", done: "changed" },
+  cancel: { button: "Cancel all", verb: "Cancel", yes: "Cancel the jobs", no: "Keep them", done: "cancelled" },
+  retry: { button: "Retry all", verb: "Retry", yes: "Retry", no: "Cancel", done: "retried", kind: "primary" },
+  delete: { button: "Delete all", verb: "Delete", yes: "Delete", no: "Keep them", done: "deleted", text: FATE },
+  set_priority: { verb: "Change the priority of", yes: "Change", no: "Cancel", done: "changed", kind: "primary" },
 };
+// Why the other jobs that match are left out: of one job, of several.
+const REASONS = {
+  cancel: ["has ended and stays", "have ended and stay"],
+  retry: ["is left out: it has not failed, or was retried already", "are left out: they have not failed, or were retried already"],
+  delete: ["stays, because a flow needs it", "stay, because flows need them"],
+  set_priority: ["is left out: it runs, has ended, or has that priority", "are left out: they run, have ended, or have that priority"],
+};
+const COUNTED = ["cancel", "retry", "delete"];
 const PRIORITIES = ["critical", "high", "normal", "low"];
+const COUNT_AGAIN_MS = 5_000;
+
+// How many jobs each action would change, under which filters, and when that was asked.
+const own = { isOpen: false, of: null, fit: {}, problem: null, at: 0 };
 
 /** Shows what can be done to every job that matches, on all pages of the list. */
 export function bulkActions() {
-  if (state.list.filters.search) return null; // the server acts on filters, not on words
+  // The server acts on filters, not on words.
+  if (state.list.filters.search) return h("p", { class: "small muted bulk", key: "bulk" }, "Acting on all that match works with filters, not with a search.");
+  if (own.isOpen) countSoon();
   return h(
     "details",
-    { class: "bulk", key: "bulk" },
-    h("summary", null, "Act on all that match"),
+    { class: "menu bulk", key: "bulk", on: { toggle: turned } },
+    h("summary", { class: "button" }, "Act on all that match"),
     h(
-    "div",
-    { class: "row wrap", role: "group", "aria-label": "All jobs that match" },
-    ["cancel", "retry", "delete"].map((action) =>
-      button(ACTIONS[action].button, () => start(action), {
-        key: action,
-        kind: action === "delete" ? "quiet danger steer" : "quiet steer",
+      "div",
+      { class: "menu-body", role: "group", "aria-label": "All jobs that match" },
+      note(own.problem && `The jobs could not be counted: ${own.problem}`, "bad"),
+      ["cancel", "retry"].map(action),
+      select("Priority of all", "bulk-priority", [["", "–"], ...PRIORITIES], {
+        key: "priority",
+        disabled: own.fit.cancel === 0, // what can be moved in the queue could be cancelled too
+        change: (event) => {
+          const priority = event.target.value;
+          event.target.value = "";
+          if (priority) start("set_priority", priority);
+        },
       }),
-    ),
-    select("Priority of all", "bulk-priority", [["", "–"], ...PRIORITIES], {
-      change: (event) => {
-        const priority = event.target.value;
-        event.target.value = "";
-        if (priority) start("set_priority", priority);
-      },
-    }),
+      action("delete"),
     ),
   );
 }
 
-async function start(action, priority) {
+function action(name) {
+  const fit = own.fit[name];
+  return h(
+    "button",
+    {
+      key: name,
+      type: "button",
+      class: `button steer ${name === "delete" ? "danger" : ""}`,
+      disabled: fit === 0,
+      title: fit === 0 ? `No job that matches can be ${ACTIONS[name].done}` : undefined,
+      on: { click: () => start(name) },
+    },
+    ACTIONS[name].button,
+    fit === undefined ? null : h("span", { class: "muted" }, number(fit)),
+  );
+}
+
+function turned(event) {
+  own.isOpen = event.target.open;
+  own.at = 0;
+  if (own.isOpen) countSoon();
+}
+
+const filterNow = () => {
+  const given = Object.values(state.list.filters).some(Boolean);
+  return given ? asked(state.list.filters) : { all: true };
+};
+
+/** Counts while the actions are shown: under other filters at once, else every few seconds. */
+async function countSoon() {
+  const filter = filterNow();
+  const of = JSON.stringify(filter);
+  if (own.of === of && Date.now() - own.at < COUNT_AGAIN_MS) return;
+  if (own.of !== of) own.fit = {};
+  Object.assign(own, { of, at: Date.now() });
+  try {
+    const answers = await Promise.all(COUNTED.map((name) => post("/api/v1/jobs/bulk", { action: name, filter, dry_run: true })));
+    if (own.of !== of) return;
+    own.fit = Object.fromEntries(COUNTED.map((name, place) => [name, answers[place].would_change]));
+    own.problem = null;
+  } catch (error) {
+    own.problem = error.message;
+  }
+  changed();
+}
+
+async function start(name, priority) {
   const given = Object.entries(state.list.filters).filter(([, value]) => value);
-  const filter = given.length ? asked(state.list.filters) : { all: true };
-  const body = { action, filter, ...(priority ? { priority } : {}) };
-  const { verb, done, text } = ACTIONS[action];
+  const body = { action: name, filter: filterNow(), ...(priority ? { priority } : {}) };
+  const { verb, done, text, yes, no, kind } = ACTIONS[name];
   await attempt(async () => {
-    const { matched } = await post("/api/v1/jobs/bulk", { ...body, dry_run: true });
-    const title = `${verb} ${number(matched)} job${matched === 1 ? "" : "s"}?`;
-    const lines = given.length ? given.map(([name, value]) => `${words(name)}: ${value}`) : ["Every job, without a filter"];
-    if (!matched) return "No job matches.";
-    if (!(await confirm({ title, text, lines, yes: verb === "Cancel" ? "Cancel the jobs" : verb }))) return null;
+    const { matched, would_change: fit } = await post("/api/v1/jobs/bulk", { ...body, dry_run: true });
+    if (!fit) {
+      showMessage(matched ? `None of the ${plural(matched, "job")} can be ${done}.` : "No job matches.");
+      return null;
+    }
+    const rest = matched - fit;
+    const stay = rest ? `${number(rest)} ${rest === 1 ? REASONS[name][0] : REASONS[name][1]}.` : "";
+    const lines = given.length ? given.map(([of, value]) => `${words(of)}: ${value}`) : ["Every job, without a filter"];
+    const title = `${verb} ${plural(fit, "job")}?`;
+    if (!(await confirm({ title, text: [stay, text].filter(Boolean).join(" "), lines, yes, no, kind }))) return null;
     const result = await post("/api/v1/jobs/bulk", body, { key: newKey(), timeout: 60_000 });
+    own.at = 0;
     load.jobs().catch(() => {}); // the feed reports an unreachable server
     if (result.job_id) {
       location.hash = `job/${result.job_id}`;
-      return `${number(matched)} jobs: a job of its own carries it out.`;
+      return `${plural(fit, "job")}: a job of its own carries it out.`;
     }
     const left = Object.entries(result.skipped).map(([reason, count]) => `${number(count)} ${words(reason)}`);
-    return `${number(result.changed)} ${done}${left.length ? `; left out: ${left.join(", ")}` : ""}`;
+    const outcome = `${plural(result.changed, "job")} ${done}${left.length ? `; left out: ${left.join(", ")}` : ""}`;
+    if (result.changed) return outcome;
+    showMessage(outcome);
+    return null;
   });
 }

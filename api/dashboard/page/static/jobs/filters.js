@@ -1,6 +1,7 @@
 // The filters, the search and the order of the list of jobs. Their values are in the address.
 
 import { h, icon } from "../base/dom.js";
+import { folded } from "../base/folding.js";
 import { words } from "../base/format.js";
 import { select } from "../base/parts.js";
 import { state } from "../base/state.js";
@@ -35,21 +36,23 @@ export function filters() {
         on: { input: searchSoon },
       }),
     ),
-    one("Status", "status", STATES, chosen),
-    one("Type", "type", TYPES, chosen),
-    one("Model", "model_id", state.catalogue.map((entry) => entry.model_id), chosen, (text) => text),
-    day("From", "from", chosen),
-    day("To", "to", chosen),
-    select(
-      "Order",
-      "order",
-      [
-        ["queue", "as served"],
-        ["newest", "newest first"],
-        ["oldest", "oldest first"],
-      ],
-      { key: `order:${orderOf({ filters: chosen, order })}`, value: orderOf({ filters: chosen, order }), change: (event) => show({ order: event.target.value }) },
-    ),
+    folded("jobs", Object.entries(chosen).filter(([name, value]) => value && name !== "search").length, [
+      one("Status", "status", STATES, chosen),
+      one("Type", "type", TYPES, chosen),
+      one("Model", "model_id", state.catalogue.map((entry) => entry.model_id), chosen, (text) => text),
+      day("From", "from", chosen),
+      day("To", "to", chosen),
+      select(
+        "Order",
+        "order",
+        [
+          ["queue", "as served"],
+          ["newest", "newest first"],
+          ["oldest", "oldest first"],
+        ],
+        { key: `order:${orderOf({ filters: chosen, order })}`, value: orderOf({ filters: chosen, order }), change: (event) => show({ order: event.target.value }) },
+      ),
+    ]),
     isFiltered(chosen) ? h("a", { class: "button quiet", href: "#jobs", key: "clear" }, "Clear") : null,
   );
 }

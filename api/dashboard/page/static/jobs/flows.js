@@ -1,6 +1,6 @@
 // The view of flows: the list, and one flow with its jobs as a tree. Loaded when the view is first opened.
 
-import { get, post } from "../base/api.js";
+import { base, get, post } from "../base/api.js";
 import { attempt, confirm } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, moment, percent, seconds } from "../base/format.js";
@@ -50,7 +50,15 @@ export function flows() {
 function list() {
   if (own.rows === null) return state.notes.flows ? null : loading();
   if (!own.rows.length && !own.after.length)
-    return empty("No flows yet. Submit jobs that depend on one another with wanworks flow submit or POST /api/v1/flows.");
+    return empty(
+      "No flows yet. Submit jobs that depend on one another with ",
+      h("code", null, "wanworks flow submit"),
+      " or ",
+      h("code", null, "POST /api/v1/flows"),
+      ". See the ",
+      h("a", { href: `${base}/docs` }, "API docs"),
+      ".",
+    );
   return [
     h("ul", { class: "panel flows", key: "list", "aria-label": "Flows, newest first" }, own.rows.map(line)),
     own.after.length || own.next

@@ -1,17 +1,17 @@
 // The list of jobs: what runs, then the queue in its order, then what has ended; with filters, search and pages.
 
-import { button, empty, loading, note, nothing, select } from "../base/parts.js";
+import { button, loading, note, nothing, select } from "../base/parts.js";
 import { h } from "../base/dom.js";
 import { number, plural } from "../base/format.js";
 import { state } from "../base/state.js";
-import { isFiltered, orderOf, SIZES } from "../base/list_address.js";
+import { isFiltered, orderOf, SIZES, write } from "../base/list_address.js";
 import { batches } from "./batches.js";
 import { bulkActions } from "./bulk.js";
 import { filters } from "./filters.js";
 import { goTo, show } from "./going.js";
 import { dropZones } from "./moving.js";
 import { table } from "./rows.js";
-import { selected, selectedActions } from "./selection.js";
+import { selectedActions } from "./selection.js";
 
 export function jobs() {
   const { filters: chosen, after, ids, next } = state.list;
@@ -25,32 +25,53 @@ export function jobs() {
     rows.length ? summary(rows) : null,
     dropZones(),
     rows.length ? table(rows) : null,
-    after.length || next ? pager(after, next) : null,
+    rows.length && (after.length || next) ? pager(after, next) : null,
+    selectedActions(),
   ];
 }
 
 function nobody(chosen) {
-  const { lookedAt, next } = state.list;
+  const { lookedAt, next, after } = state.list;
+  const back = after.length ? button("Back", () => goTo(after.slice(0, -1)), { key: "back" }) : null;
   if (chosen.search && next)
-    return empty(`Nothing found among ${number(lookedAt)} jobs. `, button("Look further", () => goTo([...state.list.after, next])));
-  if (!isFiltered(chosen))
+    return h(
+      "div",
+      { class: "row wrap", key: "none" },
+      h("p", { class: "muted", role: "status" }, `Nothing found among ${which()} ${number(lookedAt)} jobs.`),
+      button("Look further", () => goTo([...after, next]), { key: "further" }),
+      back,
+    );
+  if (!isFiltered(chosen) && !back)
     return nothing("film", "No jobs yet.", h("a", { class: "button primary", href: "#new" }, "Create a video"));
-  return empty("No job matches these filters. ", h("a", { href: "#jobs" }, "Show all jobs"));
+  return h(
+    "div",
+    { class: "row wrap", key: "none" },
+    h("p", { class: "muted", role: "status" }, after.length ? "No more jobs match. " : "No job matches these filters. ", h("a", { href: "#jobs" }, "Show all jobs")),
+    back,
+  );
 }
 
-/** What is listed, and what can be done with it: with the selected jobs, or else with all that match. */
+/** What is listed, and what can be done to all that match. */
 function summary(rows) {
-  if (selected().length) return selectedActions(rows);
-  return h("div", { class: "list-summary", key: "summary" }, h("p", { class: "muted", role: "status" }, countText()), bulkActions());
+  return h("div", { class: "list-summary", key: "summary" }, h("p", { class: "muted", role: "status" }, countText(rows), further()), bulkActions());
 }
 
-function countText() {
+const ORDERED = { queue: "running first, then in the order of the queue", newest: "newest first", oldest: "oldest first" };
+
+function countText(rows) {
   const { total, lookedAt, filters: chosen, order } = state.list;
-  const ordered = { queue: "running first, then in the order of the queue", newest: "newest first", oldest: "oldest first" };
-  const how = ordered[orderOf({ filters: chosen, order })];
-  if (chosen.search) return `${number(lookedAt)} jobs looked at, ${how}`;
+  const how = ORDERED[orderOf({ filters: chosen, order })];
+  if (chosen.search) return `${number(rows.length)} found among ${which()} ${plural(lookedAt, "job")}`;
   if (!total) return how;
   return `${total.is_exact ? "" : "more than "}${plural(total.count, "job")}, ${how}`;
+}
+
+/** Which jobs a page of a search has looked at. */
+const which = () => (state.list.after.length ? "the next" : `the ${orderOf(state.list)}`);
+
+function further() {
+  const { filters: chosen, next, after } = state.list;
+  return chosen.search && next ? [" · ", h("a", { href: `#${write({ ...state.list, after: [...after, next] })}` }, "Look further")] : null;
 }
 
 function pager(after, next) {

@@ -22,7 +22,9 @@ export function table(rows) {
         "tr",
         { role: "row" },
         h("th", { key: "pick", scope: "col", role: "columnheader", class: "pick" }, pickAll(rows)),
-        ["Job", "Status", "Created", "Duration", "Actions"].map((text) => h("th", { key: text, scope: "col", role: "columnheader" }, text)),
+        [["Job", "job"], ["Status", "state"], ["Created", "when"], ["Duration", "took"], ["Actions", "actions"]].map(([text, place]) =>
+          h("th", { key: text, scope: "col", role: "columnheader", class: place }, text),
+        ),
       ),
     ),
     h("tbody", { role: "rowgroup" }, rows.map(row)),
@@ -76,7 +78,7 @@ function row(job) {
           on: { keydown: (event) => moveByKey(event, job) },
         },
         thumbnail(job),
-        h("span", { class: "job-text" }, h("span", { class: "title" }, title), h("span", { class: "small muted" }, about(job))),
+        h("span", { class: "job-text" }, h("span", { class: "title" }, title), h("span", { class: "small muted about" }, about(job))),
       ),
     ),
     h(

@@ -1,11 +1,11 @@
 // The selected jobs of the list, and what can be done with them together.
 
 import { newKey, patch, post, remove } from "../base/api.js";
-import { attempt, confirm } from "../base/dialogs.js";
-import { h } from "../base/dom.js";
+import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { plural } from "../base/format.js";
 import * as load from "../base/load.js";
 import { button, select, titleOf } from "../base/parts.js";
+import { selectionBar } from "../base/selection_bar.js";
 import { changed, hasEnded, mergeJobs, removeJob, state } from "../base/state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
@@ -58,45 +58,47 @@ const CHANGES = {
   },
 };
 
+/** Shows what can be done with the selected jobs; null without any. */
 export function selectedActions() {
   const jobs = selected();
+  if (!jobs.length) return null;
   const able = (name) => jobs.filter(CHANGES[name].fits);
   const act = (name, text, kind = "") =>
     button(text, () => start(name, able(name)), { key: name, kind: `${kind} steer`, disabled: !able(name).length });
-  return h(
-    "div",
-    { class: "list-summary chosen", role: "group", "aria-label": "Selected jobs", key: "selected" },
-    h("p", { role: "status" }, `${plural(jobs.length, "job")} selected`),
-    h(
-      "div",
-      { class: "row wrap" },
-      act("cancel", "Cancel"),
+  return selectionBar({
+    label: "Selected jobs",
+    count: jobs.length,
+    clear,
+    first: act("cancel", "Cancel"),
+    more: [
       act("retry", "Retry"),
       document.body.dataset.scopes.includes("admin") ? act("front", "Move to the front") : null,
       select("Priority", "selected-priority", [["", "–"], ...PRIORITIES], {
+        key: "priority",
+        disabled: !able("priority").length,
         change: (event) => {
           const priority = event.target.value;
           event.target.value = "";
           if (priority) start("priority", able("priority"), priority);
         },
       }),
-      button("Clear the selection", clear, { key: "clear", kind: "quiet" }),
-      h("span", { class: "spacer" }),
-      act("delete", "Delete", "danger"),
-    ),
-  );
+    ],
+    remove: act("delete", "Delete", "danger"),
+  });
 }
 
 async function start(name, jobs, value) {
   const { send, done } = CHANGES[name];
+  if (!jobs.length) return showMessage(`None of the selected jobs can be ${done}.`); // they have changed meanwhile
   if (name === "delete" || (name === "cancel" && jobs.length > 1)) {
     const verb = name === "delete" ? "Delete" : "Cancel";
     const lines = jobs.slice(0, SHOWN).map(titleOf);
     if (jobs.length > SHOWN) lines.push(`and ${jobs.length - SHOWN} more`);
-    const text = name === "delete" ? "Jobs that run are cancelled first. All files are deleted too." : undefined;
-    if (!(await confirm({ title: `${verb} ${plural(jobs.length, "job")}?`, text, lines, yes: name === "delete" ? verb : "Cancel the jobs" }))) return;
+    const text = name === "delete" ? "Jobs that run are cancelled first. Their files are deleted too, also from favourites and collections of others." : undefined;
+    const title = `${verb} ${plural(jobs.length, "job")}?`;
+    if (!(await confirm({ title, text, lines, yes: name === "delete" ? verb : "Cancel the jobs", no: "Keep them" }))) return null;
   }
-  await attempt(async () => {
+  return attempt(async () => {
     const failed = [];
     let count = 0;
     // The last one moved to the front is first, so the lowest row is moved first.

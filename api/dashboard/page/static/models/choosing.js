@@ -58,7 +58,7 @@ const ROWS = [
   ["Memory efficiency", "memory_efficiency_score", score],
   ["Peak memory", "memory_peak_mb", megabytes],
   ["Utilisation", "gpu_utilization_avg_percent", percent],
-  ["Power", "power_consumption_watts", (value) => (value == null ? NONE : `${number(value)} W`)],
+  ["Power", "power_consumption_watts", (value) => (value == null ? NONE : `${number(value)}\u00a0W`)],
   ["Measured jobs", "samples", number],
 ];
 

@@ -142,7 +142,7 @@ async function preview(event) {
   await work(async () => {
     plan = await post("/api/v1/models/cleanup", { ...request, dry_run: true });
   });
-  if (plan) showMessage(plan.recommendations.cleanup_actions.length ? "The preview is ready." : "Nothing to remove.");
+  if (plan?.recommendations.cleanup_actions.length) showMessage("The preview is ready.");
 }
 
 async function execute() {
@@ -151,6 +151,7 @@ async function execute() {
     title: `Remove ${plural(actions.length, "item")} (${gigabytes(sum(actions))})?`,
     text: "The nodes check each item again before they remove it. Removed models must be downloaded again before use.",
     lines: actions.map(describe),
+    whole: true,
     yes: "Remove",
   });
   if (!yes) return;

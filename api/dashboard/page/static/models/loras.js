@@ -48,14 +48,14 @@ function table(rows) {
 const mayChange = (one) => one.id && (one.mine || document.body.dataset.scopes.includes("admin"));
 
 function owned(one) {
-  if (one.source === "folder") return "the operator's folder";
+  if (one.source === "folder") return "from the server's folder";
   const whose = one.mine ? "yours" : `of ${one.owner ?? "this installation"}`;
   const shared = one.shared ? ", shared with everybody" : one.shared_with.length ? `, shared with ${one.shared_with.join(", ")}` : "";
   return `${whose}${shared}`;
 }
 
 function told(one) {
-  if (!one.files.length) return "not described";
+  if (!one.files.length) return "no description";
   const ranks = [...new Set(one.files.map((file) => file.rank).filter(Boolean))];
   const bases = [...new Set(one.files.map((file) => file.base).filter(Boolean))];
   return [
@@ -115,8 +115,8 @@ function adding() {
         "div",
         { class: "field" },
         h("label", { for: "lora-source" }, "or address"),
-        h("input", { id: "lora-source", name: "source", placeholder: "https://… or owner/repository/path.safetensors", autocomplete: "off", spellcheck: "false", maxlength: 2000 }),
-        h("p", { class: "hint" }, "A public address, or a file on the hub."),
+        h("input", { id: "lora-source", name: "source", placeholder: "https://…", autocomplete: "off", spellcheck: "false", maxlength: 2000 }),
+        h("p", { class: "hint" }, "A public address, or owner/repository/path.safetensors on the hub."),
       ),
       h("div", { class: "field" }, h("label", { for: "lora-name" }, "Name"), h("input", { id: "lora-name", name: "name", required: true, maxlength: 128, autocomplete: "off", spellcheck: "false", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*" })),
       select("For", "expert", [["both", "all experts"], ["high", "high noise"], ["low", "low noise"]], { value: "both" }),

@@ -9,8 +9,8 @@ import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, fraction, gigabytes, megabytes, NONE, number, percent, plural, seconds, words } from "../base/format.js";
 import * as load from "../base/load.js";
-import { badge, bar, button, fact, facts, loading, note, progressText, score } from "../base/parts.js";
-import { changed, isDrained, mergeJobs, state } from "../base/state.js";
+import { badge, bar, button, fact, facts, loading, note, progressText } from "../base/parts.js";
+import { changed, deviceNamed, isDrained, mergeJobs, state } from "../base/state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const RATED = new Set(["healthy", "degraded", "critical"]); // states shown beside the availability
@@ -59,12 +59,11 @@ function card(model) {
     facts(
       fact("Size", [megabytes(model.size_mb), catalogueHint(model, "size_mb")]),
       fact("Integrity", fraction(model.integrity_score), "Verified bytes divided by expected bytes"),
-      fact("Average time", seconds(model.average_generation_time), "Over 30 days"),
-      fact("Success", fraction(health?.success_rate), `Share of the latest jobs that succeeded (${plural(health?.samples ?? 0, "job")})`),
-      fact("Performance", score(model.performance_score), "From speed and success of the latest jobs; see docs/scores.md"),
+      fact("Average time, 30 days", seconds(model.average_generation_time)),
+      fact("Succeeded", health?.success_rate == null ? NONE : `${fraction(health.success_rate)} of the latest ${plural(health.samples, "job")}`),
       fact("In 24 h", insight ? plural(insight.generations_24h ?? 0, "video") : NONE),
       fact("Last used", ago(model.last_used)),
-      fact("Loaded on", model.loaded_on.join(", ") || NONE),
+      fact("Loaded on", model.loaded_on.map((key) => deviceNamed(key)).join(", ") || NONE),
       fact("Version", model.current_version ? model.current_version.slice(0, 10) : NONE, model.current_version),
     ),
     model.extends ? note(`A preset of ${model.extends}: it needs that model's files too; the size is its LoRA's.`) : null,

@@ -23,25 +23,7 @@ export function alerts() {
     h(
       "section",
       { "aria-labelledby": "h-open" },
-      h(
-        "div",
-        { class: "row between wrap" },
-        h("h2", { id: "h-open" }, "Open"),
-        h(
-          "label",
-          { class: "inline" },
-          "Your name ",
-          h("input", {
-            id: "alert-name",
-            name: "name",
-            autocomplete: "name",
-            maxlength: 64,
-            placeholder: "optional",
-            value: remembered(),
-            on: { change: remember },
-          }),
-        ),
-      ),
+      h("h2", { id: "h-open" }, "Open"),
       open.length
         ? h("ul", { class: "alerts" }, open.map(openAlert))
         : state.notes.alerts
@@ -100,14 +82,15 @@ function openAlert(alert) {
             `Acknowledged${alert.acknowledged_by ? ` by ${alert.acknowledged_by}` : ""}, ${ago(alert.acknowledged_at)}`,
           )
         : h(
-            "button",
-            {
-              type: "button",
-              class: "button",
-              "aria-label": `Acknowledge: ${alert.title}`,
-              on: { click: () => acknowledge(alert) },
-            },
-            "Acknowledge",
+            "form",
+            { class: "row wrap", on: { submit: (event) => acknowledge(event, alert) } },
+            h(
+              "label",
+              { class: "inline" },
+              "Your name ",
+              h("input", { name: "name", autocomplete: "name", maxlength: 64, placeholder: "optional", value: remembered(), on: { change: remember } }),
+            ),
+            h("button", { class: "button", "aria-label": `Acknowledge: ${alert.title}` }, "Acknowledge"),
           ),
     ),
   );
@@ -128,8 +111,9 @@ function pastAlert(alert) {
   );
 }
 
-function acknowledge(alert) {
-  const by = document.getElementById("alert-name")?.value.trim();
+function acknowledge(event, alert) {
+  event.preventDefault();
+  const by = event.target.elements.name.value.trim();
   return attempt(async () => {
     mergeAlert(await post(`/api/v1/dashboard/alerts/${alert.id}/acknowledge`, by ? { by } : undefined));
     changed();

@@ -1,10 +1,11 @@
 // A card for each device: its current job, loaded models and latest measurements. Then the nodes.
 
 import { h } from "../base/dom.js";
-import { ago, at, megabytes, number, NONE, percent, plural, words } from "../base/format.js";
+import { ago, at, lasting, megabytes, number, NONE, percent, plural, words } from "../base/format.js";
 import { lastLines } from "../base/log.js";
 import { badge, bar, empty, fact, facts, loading, note, progressOf, titleOf } from "../base/parts.js";
-import { state } from "../base/state.js";
+import { deviceName, state } from "../base/state.js";
+import { isQueuePaused } from "../overview/pauses.js";
 import { isAdmin } from "../overview/usage.js";
 import { deviceActions, nodeActions } from "./steering.js";
 
@@ -35,7 +36,7 @@ function card(device) {
     h(
       "div",
       { class: "row between" },
-      h("h2", null, `${device.node} / ${device.kind === "cuda" ? "GPU" : "CPU"} ${device.index}`),
+      h("h2", null, deviceName(device)),
       badge(device.state),
     ),
     h("p", { class: "muted small" }, device.name),
@@ -58,7 +59,7 @@ function card(device) {
         ? device.last_seen
           ? `last seen ${ago(device.last_seen)}`
           : "shut down"
-        : `since ${ago(device.started_at).replace(" ago", "")} · pid ${device.pid}`,
+        : `up for ${lasting(device.started_at)} · pid ${device.pid}`,
     ),
     deviceActions(device),
     isAdmin() ? lastLines(logOf(device), "The node's processes log to standard output, or nothing yet.", "Log") : null,
@@ -93,7 +94,7 @@ function running(device, job) {
   const finishing = device.finishing_job
     ? h("p", { class: "muted small" }, "Finishing ", h("a", { href: `#job/${device.finishing_job}` }, "the job before"))
     : null;
-  if (!device.job) return [h("p", { class: "idle" }, device.state === "offline" ? "offline" : "idle"), finishing];
+  if (!device.job) return [h("p", { class: "idle" }, waiting(device)), finishing];
   return h(
     "div",
     { class: "running" },
@@ -101,6 +102,12 @@ function running(device, job) {
     job ? progressOf(job) : null,
     finishing,
   );
+}
+
+/** What a device without a job waits for. Its state is in the badge above. */
+function waiting(device) {
+  if (device.state === "idle") return isQueuePaused() ? "idle – the queue is paused" : "waits for a job";
+  return "no job";
 }
 
 function readings(device) {
@@ -127,8 +134,8 @@ function readings(device) {
       device.kind === "cpu" ? "of the host" : "",
     ),
     facts(
-      fact("Temperature", sample.temperature_celsius == null ? NONE : `${number(sample.temperature_celsius)} °C`),
-      fact("Power", sample.power_watts == null ? NONE : `${number(sample.power_watts)} W`),
+      fact("Temperature", sample.temperature_celsius == null ? NONE : `${number(sample.temperature_celsius)}\u00a0°C`),
+      fact("Power", sample.power_watts == null ? NONE : `${number(sample.power_watts)}\u00a0W`),
       sample.ecc_uncorrected ? fact("Memory errors", number(sample.ecc_uncorrected)) : null,
     ),
     slowed(sample),

@@ -5,20 +5,21 @@ import { attempt, confirm } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import * as load from "../base/load.js";
 import { button } from "../base/parts.js";
+import { deviceName } from "../base/state.js";
 import { isAdmin } from "../overview/usage.js";
 
 /** The buttons of one device; none without the scope `admin`. */
 export function deviceActions(device) {
   if (!isAdmin()) return null;
-  const key = `${device.node}/${device.index}`;
+  const [key, name] = [`${device.node}/${device.index}`, deviceName(device)];
   const pause = (act, done) => change(() => post(`/api/v1/queues/${act}`, { device: key }), done);
   return h(
     "div",
     { class: "row wrap card-actions", key: "actions" },
     device.paused_at
-      ? button("Resume", () => pause("resume", `${key} takes jobs again.`), { key: "resume", label: `Resume ${key}` })
-      : button("Pause", () => pause("pause", `${key} is paused: its job finishes, no other starts.`), { key: "pause", label: `Pause ${key}` }),
-    device.quarantined_at ? button("Release", () => release(device, key), { key: "release", label: `Release ${key} from quarantine` }) : null,
+      ? button("Resume", () => pause("resume", `${name} takes jobs again.`), { key: "resume", label: `Resume ${name}` })
+      : button("Pause", () => pause("pause", `${name} is paused: its job finishes, no other starts.`), { key: "pause", label: `Pause ${name}` }),
+    device.quarantined_at ? button("Release", () => release(device, name), { key: "release", label: `Release ${name} from quarantine` }) : null,
   );
 }
 
@@ -40,10 +41,10 @@ async function drain(node, path) {
   if (await confirm({ title: `Drain the node ${node.name}?`, text, yes: "Drain" })) await change(() => post(path), `${node.name} is drained.`);
 }
 
-async function release(device, key) {
+async function release(device, name) {
   const text = `Release it once it is repaired: ${device.quarantine_reason}. Jobs start on it again at once.`;
-  if (!(await confirm({ title: `Release ${key} from quarantine?`, text, yes: "Release" }))) return;
-  await change(() => remove(`/api/v1/nodes/${encodeURIComponent(device.node)}/devices/${device.index}/quarantine`), `${key} is released.`);
+  if (!(await confirm({ title: `Release ${name} from quarantine?`, text, yes: "Release" }))) return;
+  await change(() => remove(`/api/v1/nodes/${encodeURIComponent(device.node)}/devices/${device.index}/quarantine`), `${name} is released.`);
 }
 
 const change = (act, done) =>

@@ -3,12 +3,12 @@
 import { base } from "../base/api.js";
 import { chart } from "../base/chart.js";
 import { h } from "../base/dom.js";
-import { ago, fraction, NONE, number, percent, plural, seconds, words } from "../base/format.js";
+import { ago, fraction, gigabytes, moment, NONE, number, percent, plural, seconds, words } from "../base/format.js";
 import { feed, isStale } from "../base/feed.js";
 import * as load from "../base/load.js";
-import { artifactOf, badge, durationOf, empty, loading, note, progressOf, titleOf } from "../base/parts.js";
+import { badge, button, empty, loading, note, progressOf, titleOf } from "../base/parts.js";
 import { firstRun, obstacle } from "./first_run.js";
-import { pauses } from "./pauses.js";
+import { isQueuePaused, pauseInForce, pauses, resumeQueue } from "./pauses.js";
 import { activeCount, activeJobs, changed, state } from "../base/state.js";
 import { isAdmin, usage } from "./usage.js";
 
@@ -24,8 +24,8 @@ const NO_JOBS = new Set(["offline", "draining", "drained", "paused", "quarantine
 export function overview() {
   return [
     health(),
+    pauses(),
     firstRun(),
-    state.pauses?.length ? pauses() : null,
     h("ul", { class: "tiles" }, tiles()),
     h("div", { class: "columns" }, now(), newest()),
     h(
@@ -36,7 +36,6 @@ export function overview() {
       h("div", { class: "chart-grid" }, charts()),
     ),
     usage(),
-    state.pauses?.length ? null : pauses(),
     h(
       "p",
       { class: "links" },
@@ -49,7 +48,11 @@ export function overview() {
 }
 
 function health() {
-  const [level, title] = overallHealth();
+  const pause = pauseInForce();
+  const found = overallHealth();
+  // A pause is named beside what is worse.
+  const [level, title] = found[0] === "good" && pause ? ["warn", pause] : found;
+  const isLive = feed.link !== "lost" && !isStale();
   const open = [...state.alerts.values()].slice(0, 3);
   return h(
     "div",
@@ -59,8 +62,12 @@ function health() {
       "div",
       null,
       h("strong", null, title),
+      pause && pause !== title && isLive ? h("strong", { key: "pause" }, pause) : null,
       open.map((alert) => h("a", { key: alert.id, href: "#alerts" }, alert.title, alert.acknowledged ? " (acknowledged)" : "")),
     ),
+    isQueuePaused() && isLive && isAdmin()
+      ? [h("span", { key: "apart", class: "spacer" }), button("Resume", resumeQueue, { key: "resume", label: "Resume the queue" })]
+      : null,
   );
 }
 
@@ -74,8 +81,8 @@ function overallHealth() {
   if (fresh.some((alert) => alert.severity === "critical")) return ["bad", plural(fresh.length, "unacknowledged alert")];
   if (state.workers && !devices.some((device) => !NO_JOBS.has(device.state)))
     return ["bad", "No device accepts jobs; jobs stay queued"];
-  if (state.notes.alerts || state.notes.metrics) return ["unknown", "Some data could not be loaded"];
-  if (!state.workers || !state.loaded.has("alerts") || !state.firstRun) return ["unknown", state.notes.firstRun ? "Some data could not be loaded" : "Loading…"];
+  if (["alerts", "metrics", "pauses", "firstRun"].some((part) => state.notes[part])) return ["unknown", "Some data could not be loaded"];
+  if (!state.workers || !state.pauses || !state.loaded.has("alerts") || !state.firstRun) return ["unknown", "Loading…"];
   const wanting = obstacle();
   if (wanting) return wanting;
   if (fresh.some((alert) => alert.severity === "warning")) return ["warn", plural(fresh.length, "unacknowledged alert")];
@@ -127,13 +134,13 @@ function tiles() {
     tile(
       "Utilisation",
       percent(figures.system_load_percent),
-      figures.memory_usage_percent == null ? of("of the devices") : `memory ${percent(figures.memory_usage_percent)}`,
+      of(figures.system_load_percent == null ? "not measured in the last minute" : "mean of the last minute"),
       "#devices",
     ),
     tile(
       "Disk",
       figures.disk_used_percent == null ? NONE : `${percent(figures.disk_used_percent)} used`,
-      figures.disk_free_gb == null ? of("where the models are") : `${number(figures.disk_free_gb)} GB free, where the models are`,
+      figures.disk_free_gb == null ? of("where the models are") : `${gigabytes(figures.disk_free_gb)} free, where the models are`,
       "#models",
     ),
   ];
@@ -200,7 +207,7 @@ function now() {
 }
 
 function newest() {
-  const jobs = state.latest.map((id) => state.jobs.get(id)).filter(Boolean);
+  const videos = state.latest.map((id) => state.videos.get(id)).filter(Boolean);
   return h(
     "section",
     { class: "panel", "aria-labelledby": "h-newest" },
@@ -210,32 +217,27 @@ function newest() {
       h("h2", { id: "h-newest" }, "Newest videos"),
       h("a", { href: "#gallery" }, "All videos"),
     ),
-    jobs.length
+    videos.length
       ? h(
           "ul",
-          { class: "videos" },
-          jobs.map((job) => {
-            const picture = artifactOf(job, "thumbnail");
-            return h(
+          { class: "videos", "aria-label": "Newest videos" },
+          videos.map((video) =>
+            h(
               "li",
-              { key: job.id },
+              { key: video.id },
               h(
                 "a",
-                { href: `#job/${job.id}` },
+                { href: `#job/${video.id}` },
                 h(
                   "span",
                   { class: "frame" },
-                  picture ? h("img", { src: picture.url, alt: "", loading: "lazy" }) : null,
+                  video.thumbnail ? h("img", { src: video.thumbnail.url, alt: "", loading: "lazy" }) : null,
                 ),
-                h("span", { class: "title" }, titleOf(job)),
-                h(
-                  "span",
-                  { class: "small muted" },
-                  `${job.model_id} · ${seconds(durationOf(job))} · ${ago(job.finished_at)}`,
-                ),
+                h("span", { class: "title" }, video.prompt),
+                h("span", { class: "small muted", title: moment(video.finished_at) }, `${video.model_id} · ${ago(video.finished_at)}`),
               ),
-            );
-          }),
+            ),
+          ),
         )
       : state.notes.latest
         ? note("The videos could not be loaded.", "bad")
@@ -282,7 +284,8 @@ function charts() {
 
 function specs(hours, rows) {
   const times = rows.map((row) => Date.parse(row.timestamp));
-  const of = (name, from) => ({ name, values: rows.map((row) => row[from] ?? null) });
+  // What a series is now is beside its name: the newest point of a long time is a mean of some minutes.
+  const of = (name, from, live = () => state.metrics?.[from]) => ({ name, live, values: rows.map((row) => row[from] ?? null) });
   const plain = (value) => number(value, 1);
   const share = (value) => percent(value);
   return [
@@ -292,7 +295,7 @@ function specs(hours, rows) {
       times,
       format: plain,
       least: 2,
-      series: [of("running", "running_jobs"), of("queued", "queued_jobs")],
+      series: [of("running", "running_jobs", () => state.counts?.running), of("queued", "queued_jobs", () => state.counts?.queued)],
     },
     {
       title: "Videos per hour",
@@ -327,7 +330,7 @@ function specs(hours, rows) {
       series: [of("average", "system_load_percent")],
     },
     {
-      title: "Device memory (VRAM)",
+      title: "Device memory",
       hours,
       times,
       top: 100,

@@ -12,9 +12,11 @@ from api.services.bulk import runner
 from api.services.bulk.actions import Actions
 from shared.access import audit, keys
 from shared.access.keys import Limits
+from shared.catalogue.job_types import DOWNLOAD, DownloadParams
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.jobs import attempts, bulk, records
+from shared.jobs import accepting, attempts, bulk, records
+from shared.jobs.accepting import Accepted, NewJob
 from shared.jobs.attempts import Failure
 from shared.jobs.reading import running_attempts
 from shared.settings import Settings
@@ -42,6 +44,14 @@ def failed(database: Database, **values: Any) -> str:
     job = claimed(database, accepted(database, **values).id)
     attempts.fail(database, job.id, job.attempt, Failure("worker_lost", "It died", True))
     return job.id
+
+
+def of_node(database: Database, owner: str | None = None) -> str:
+    """A download, which only administrators may retry."""
+    new = NewJob(DOWNLOAD, DownloadParams(model_id="T2V-A14B", node="here"), Priority.NORMAL, owner=owner)
+    (outcome,) = accepting.accept(database, [new])
+    assert isinstance(outcome, Accepted)
+    return outcome.job.id
 
 
 def states(database: Database) -> dict[str, int]:
@@ -93,6 +103,46 @@ def test_what_matches_is_counted_then_changed(client: TestClient, database: Data
     assert client.get(JOBS).json()["data"] == []
     acts = [entry.act for entry in audit.page(database, limit=50).entries]
     assert acts.count("bulkJobs") == 10, "all but the dry run"
+
+
+@both_databases
+def test_a_dry_run_says_how_many_jobs_would_change(client: TestClient, database: Database) -> None:
+    """Its figure is what the action does next, for each action and whoever asks."""
+    _, jobs = stored(database, 3)
+    claimed(database, accepted(database).id)
+    failed(database)
+    succeeded = claimed(database, accepted(database).id)
+    attempts.succeed(database, succeeded.id, 1, {"timings": {}})
+    of_node(database)
+    which: dict[str, Any]
+    for action, which, more in (
+        ("set_priority", EVERY, {"priority": "high"}),
+        ("set_priority", EVERY, {"priority": "high"}),
+        ("retry", {"status": "succeeded"}, {}),
+        ("retry", EVERY, {}),
+        ("cancel", {"ids": [jobs[0].id, succeeded.id]}, {}),
+        ("cancel", EVERY, {}),
+        ("cancel", {"status": "succeeded"}, {}),
+        ("retry", EVERY, {}),
+        ("delete", {"status": "failed"}, {}),
+        ("delete", EVERY, {}),
+    ):
+        counted = act(client, action, which, dry_run=True, **more)
+        done = act(client, action, which, **more)
+        found = (counted["would_change"], counted["matched"], done["would_change"])
+        assert found == (done["changed"], done["matched"], None), action
+
+
+def test_a_dry_run_counts_what_the_key_may_change(client: TestClient, database: Database) -> None:
+    owner, secret = keys.make(database, "mine", BOTH, Limits())
+    _, boss = keys.make(database, "boss", (Scope.ADMIN,), Limits())
+    mine, admin = ({"Authorization": f"Bearer {one}"} for one in (secret, boss))
+    failed(database)
+    failed(database, owner=owner.id)
+    act(client, "cancel", {"ids": [of_node(database, owner.id)]}, headers=admin)
+    counted = act(client, "retry", EVERY, dry_run=True, headers=mine)
+    assert (counted["matched"], counted["would_change"]) == (2, 1), "jobs of nodes need the scope admin"
+    assert act(client, "retry", EVERY, dry_run=True, headers=admin)["would_change"] == 3
 
 
 def test_retries_of_succeeded_jobs_must_be_meant(client: TestClient, database: Database) -> None:

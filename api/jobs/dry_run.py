@@ -112,6 +112,9 @@ def _times(
 def _how(found: Estimate, params: GenerationParams, count: int) -> str:
     if found.generation_seconds is None:
         return f"Unknown: no generation of {params.model_id} has been measured here."
+    if not found.warm and found.loading_seconds is None:
+        model = params.model_id
+        return f"Loading is not known: no device has {model} loaded, and no loading of it has been measured here."
     loading = (
         "and no loading, because a device has the model loaded" if found.warm else "plus the median time of loading"
     )

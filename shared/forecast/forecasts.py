@@ -216,7 +216,8 @@ def forecasts(facts: Facts, durations: MeasuredDurations, new: Sequence[Waiting]
         return Took(
             UNKNOWN_SECONDS if rate is None else rate * job.work,
             UNKNOWN_SECONDS if load is None else load,
-            rate is not None and load is not None,
+            rate is not None,
+            load is not None,
         )
 
     situation = Situation(
@@ -250,10 +251,10 @@ def _place(device: DeviceView, until: float, queue: Queue, took: Callable[[Waiti
     if running is None:
         return Place(device, max(queue.now, until), device.warm)
     times = took(running)
-    load = 0.0 if running.mock or running.model_cache_key in device.warm else times.load_seconds
-    ends = max(queue.now, running.claimed_at + load + times.run_seconds, until)
+    cold = not running.mock and running.model_cache_key not in device.warm
+    ends = max(queue.now, running.claimed_at + times.run_seconds + (times.load_seconds if cold else 0.0), until)
     warm = device.warm if running.mock else frozenset((running.model_cache_key,))
-    return Place(device, ends, warm, times.known)
+    return Place(device, ends, warm, times.missing(cold))
 
 
 def _may_start(job: Waiting, facts: Facts) -> float:
@@ -297,11 +298,13 @@ def _forecast(job: Waiting, expected: Expected | None, measured: Durations) -> F
         return Forecast(None, None, "none", measured.samples, "Not reckoned: too far back in the queue.")
     if expected.start is None:
         how = "Unknown: a job before it uses a model that has not been measured."
+        if expected.missing == "loading":
+            how = "Unknown: a job before it must load a model whose loading has not been measured."
         return Forecast(None, None, "none", measured.samples, how)
     if job.mock:
         return Forecast(expected.start, None, "none", 0, "Placeholder output is not estimated, but its start is.")
     if expected.end is None:
-        how = f"Its end is unknown: no generation of {job.model_id} has been measured here."
+        how = f"Its end is unknown: no {expected.missing} of {job.model_id} has been measured here."
         return Forecast(expected.start, None, "none", 0, how)
     basis: Basis = "derived" if measured.derived else "measured"
     source = "of another tier, number of devices or model of the same weights" if measured.derived else "like it"

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, nsmallest
+from typing import Literal
 
 from shared.forecast.order import in_order
 from shared.forecast.slots import DeviceView, Estimates, Slot, Slots, fits, need, shape
@@ -22,31 +23,43 @@ _ORDER_SECONDS, _ORDERS = 300.0, 24
 _STEPS = 8_000  # bounds the cost, whatever the queue
 
 
+Missing = Literal["generation", "loading"]
+"""What has never been measured."""
+
+
 @dataclass
 class Place:
-    """A device, when it is free, and whether that is known: whether all jobs before were measured."""
+    """A device and when it is free. `missing`: what was not measured of the jobs before, so that this is unknown."""
 
     device: DeviceView
     free_at: float
     warm: frozenset[str]
-    known: bool = True
+    missing: Missing | None = None
 
 
 @dataclass(frozen=True)
 class Took:
-    """How long a job runs, and whether that has been measured."""
+    """How long a job runs and its model loads, and whether these have been measured."""
 
     run_seconds: float
     load_seconds: float
     known: bool
+    load_known: bool = True
+
+    def missing(self, cold: bool) -> Missing | None:
+        """Return what is not known of its time on a device. `cold`: which must load its model."""
+        if not self.known:
+            return "generation"
+        return "loading" if cold and not self.load_known else None
 
 
 @dataclass(frozen=True)
 class Expected:
-    """When a job starts and ends, in seconds since 1970; None: unknown."""
+    """When a job starts and ends, in seconds since 1970. None: unknown, because of what is `missing`."""
 
     start: float | None
     end: float | None
+    missing: Missing | None = None
 
 
 @dataclass(frozen=True)
@@ -248,12 +261,13 @@ class _Simulation:
         places = [self._places[key] for key in team]
         took = self._given.took(job)
         cold = not job.mock and not all(job.model_cache_key in place.warm for place in places)
-        known = all(place.known for place in places)
+        before = next((place.missing for place in places if place.missing is not None), None)
+        missing = before or took.missing(cold)
         end = at + took.run_seconds + (took.load_seconds if cold else 0.0)
-        self._found[job.job_id] = Expected(at if known else None, end if known and took.known else None)
+        self._found[job.job_id] = Expected(at if before is None else None, end if missing is None else None, missing)
         for place in places:
             self._idle.pop(place.device.key, None)
-            place.free_at, place.known = end, known and took.known
+            place.free_at, place.missing = end, missing
             if not job.mock:
                 self._loaded.subtract(place.warm)
                 place.warm = frozenset((job.model_cache_key,))

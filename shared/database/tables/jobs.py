@@ -215,6 +215,17 @@ class Use(SQLModel, table=True):
         Index("ix_uses_owner", "owner", "finished_at", sqlite_where=_OWNED, postgresql_where=_OWNED),
         # The latest times of a tier, whatever else has run since.
         Index("ix_uses_times", "model_cache_key", "speed", "mock", "outcome", "finished_at"),
+        # The latest times of loading, however many have found the model loaded since.
+        Index(
+            "ix_uses_cold",
+            "model_cache_key",
+            "devices",
+            "mock",
+            "outcome",
+            "finished_at",
+            sqlite_where=text("warm IS 0"),
+            postgresql_where=text("warm IS false"),
+        ),
     )
 
     id: int | None = Field(default=None, primary_key=True)

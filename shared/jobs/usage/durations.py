@@ -8,7 +8,6 @@ times are scaled by the work.
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import get_args
 
 from sqlmodel import col, select
@@ -131,11 +130,29 @@ def _preferred(uses: Sequence[Use], model_id: str) -> Sequence[Use]:
 
 def _loads(database: Database, model_cache_key: str, model_id: str, devices: int) -> list[float]:
     """Return the latest times of loading. Every tier loads the same; each device of several loads for itself."""
-    for count, speed in product(dict.fromkeys((devices, 1)), get_args(Speed)):
-        uses = [use for use in _latest(database, model_cache_key, speed, count) if use.warm is False]
+    for count in dict.fromkeys((devices, 1)):
+        uses = _latest_cold(database, model_cache_key, count)
         if uses:
             return [use.timings.get(Phase.LOADING, 0.0) for use in _preferred(uses, model_id)]
     return []
+
+
+def _latest_cold(database: Database, model_cache_key: str, devices: int) -> Sequence[Use]:
+    """Return the latest successes that had to load the model, however many have found it loaded since."""
+    query = (
+        select(Use)
+        .where(
+            Use.model_cache_key == model_cache_key,
+            Use.devices == devices,
+            col(Use.mock).is_(False),
+            Use.outcome == JobState.SUCCEEDED,
+            col(Use.warm).is_(False),
+        )
+        .order_by(col(Use.finished_at).desc())
+        .limit(_LATEST)
+    )
+    with database.read() as session:
+        return session.exec(query).all()
 
 
 def _latest(database: Database, model_cache_key: str, speed: str, devices: int) -> Sequence[Use]:

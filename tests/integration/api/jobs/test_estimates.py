@@ -9,12 +9,14 @@ from starlette.testclient import TestClient
 from scheduler.alerts.facts import gather
 from scheduler.alerts.watch import ground_of
 from shared import clock
+from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.forecast import forecasts
 from shared.jobs.claims import pauses
 from shared.jobs.claims.pauses import EVERYTHING, Scope
 from shared.jobs.lines import windows
 from shared.settings import Settings
+from shared.stored_names import LOADED_MODEL_KEY
 from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.support.jobs import DEMO, claimed, hold, new_job
 from tests.support.models import library
@@ -133,6 +135,47 @@ def test_what_cannot_be_said_is_null_with_the_reason(client: TestClient, databas
     assert behind["estimated_start"] is None or behind["estimate"]["basis"] == "measured"
     hold(database)
     assert shown(client, never)["estimate"]["how"] == "Unknown: no node has the model."
+
+
+def warm_use(database: Database, place: int, model_id: str = "TI2V-5B") -> None:
+    since = clock.now() - timedelta(minutes=10) + timedelta(seconds=place)
+    used(database, model_id, seconds=RUN, timings={"denoising": RUN}, warm=True, work=WORK, finished_at=since)
+
+
+def test_a_model_that_stays_loaded_keeps_its_estimates(client: TestClient, database: Database) -> None:
+    for place in range(130):
+        warm_use(database, place, "T2V-A14B")
+    found = shown(client, submit(client))
+    assert seconds(found["estimated_end"]) == about(RUN + LOAD)
+    cost = client.post(URL, json=GOOD, params={"dry_run": "true"}).json()["cost"]
+    assert (cost["loading_seconds"], cost["gpu_seconds"]) == (LOAD, RUN + LOAD)
+
+
+def test_without_a_time_of_loading_only_devices_that_must_load_have_no_estimate(
+    client: TestClient, database: Database
+) -> None:
+    warm_use(database, 0)
+    request = {"model_id": "TI2V-5B", "priority": "high"}
+    first, behind = submit(client, **request), submit(client)
+    found = shown(client, first)
+    assert (found["estimated_start"] is None, found["estimated_end"]) == (False, None)
+    assert found["estimate"]["how"] == "Its end is unknown: no loading of TI2V-5B has been measured here."
+    found = shown(client, behind)
+    assert found["estimated_start"] is None
+    how = "Unknown: a job before it must load a model whose loading has not been measured."
+    assert found["estimate"]["how"] == how
+    cost = client.post(URL, json={**GOOD, **request}, params={"dry_run": "true"}).json()["cost"]
+    assert (cost["generation_seconds"], cost["gpu_seconds"], cost["loading_seconds"]) == (RUN, None, None)
+    assert cost["how"] == (
+        "Loading is not known: no device has TI2V-5B loaded, and no loading of it has been measured here."
+    )
+    loaded = {"model_id": "TI2V-5B", "quantization": "none", LOADED_MODEL_KEY: "TI2V-5B:none"}
+    nodes.device_beat(database, "n/0", [loaded])
+    found = shown(client, first)
+    assert seconds(found["estimated_end"]) == about(RUN)
+    assert seconds(shown(client, behind)["estimated_start"]) == about(RUN)
+    cost = client.post(URL, json={**GOOD, **request}, params={"dry_run": "true"}).json()["cost"]
+    assert (cost["gpu_seconds"], cost["loading_seconds"]) == (RUN, 0)
 
 
 def test_a_latest_start_that_is_ruled_out_is_refused(client: TestClient, database: Database) -> None:

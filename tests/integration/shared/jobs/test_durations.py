@@ -132,11 +132,21 @@ def test_times_are_read_from_their_index(database: Database) -> None:
     statements: list[tuple[str, Any]] = []
     event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append((given[2], given[3])))
     durations.measured(database, KEY)
-    statement, values = next(one for one in statements if "FROM uses" in one[0])
-    with database.read() as session:
-        explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
-        rows = session.connection().exec_driver_sql(explain + statement, values).all()
-    plan = "\n".join(str(row[-1]) for row in rows)
-    assert "ix_uses_times" in plan
-    assert "TEMP B-TREE" not in plan
-    assert "Sort" not in plan
+    asked = [one for one in statements if "FROM uses" in one[0]]
+    for (statement, values), index in zip(asked, ("ix_uses_times", "ix_uses_cold"), strict=True):
+        with database.read() as session:
+            explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+            rows = session.connection().exec_driver_sql(explain + statement, values).all()
+        plan = "\n".join(str(row[-1]) for row in rows)
+        assert index in plan
+        assert "TEMP B-TREE" not in plan
+        assert "Sort" not in plan
+
+
+@both_databases
+def test_the_time_of_loading_is_remembered_however_many_jobs_have_found_the_model_loaded(database: Database) -> None:
+    used(database, seconds=14.0, timings={"loading": 4.0, "denoising": 10.0}, work=WORK, warm=False, days_ago=2)
+    for place in range(130):
+        used(database, seconds=10.0, timings={"denoising": 10.0}, work=WORK, warm=True, days_ago=1 - place / 200)
+    assert durations.measured(database, KEY).load_seconds == 4.0
+    assert durations.measured(database, KEY, devices=2).load_seconds == 4.0

@@ -15,14 +15,15 @@ RUN, LOAD = 10.0, 5.0
 
 
 def took(one: Waiting) -> Took:
-    return Took(RUN * one.work, LOAD, known=one.model_id != "new")
+    return Took(RUN * one.work, LOAD, known=one.model_id != "new", load_known=one.model_id != "never loaded")
 
 
 def play(
-    ready: Sequence[Waiting], devices: int = 1, free_at: Sequence[float] = (), **values: Any
+    ready: Sequence[Waiting], devices: int = 1, free_at: Sequence[float] = (), loaded: str = "a:none", **values: Any
 ) -> dict[str, Expected]:
+    warm = frozenset({loaded})
     places = [
-        Place(device(index, ("a", "b", "new")), free_at[index] if free_at else 0.0, frozenset({"a:none"}))
+        Place(device(index, ("a", "b", "new", "never loaded")), free_at[index] if free_at else 0.0, warm)
         for index in range(devices)
     ]
     estimates = Estimates(lambda _: LOAD, lambda _, work: RUN * work)
@@ -63,8 +64,18 @@ def test_later_jobs_start_at_their_time() -> None:
 
 def test_what_was_never_measured_makes_its_end_and_what_follows_unknown() -> None:
     found = play([job("x", "new", 0.0), job("y", "a", 1.0, priority=3)])
-    assert found["x"] == Expected(0.0, None)
-    assert found["y"].start is None
+    assert found["x"] == Expected(0.0, None, "generation")
+    assert found["y"] == Expected(None, None, "generation")
+
+
+def test_a_time_of_loading_is_needed_only_where_the_model_is_not_loaded() -> None:
+    jobs = [job("x", "never loaded", 0.0), job("y", "a", 1.0, priority=3)]
+    found = play(jobs, loaded="never loaded:none")
+    assert found["x"] == Expected(0.0, RUN)
+    assert found["y"] == Expected(RUN, 2 * RUN + LOAD)
+    found = play(jobs)
+    assert found["x"] == Expected(0.0, None, "loading")
+    assert found["y"] == Expected(None, None, "loading")
 
 
 def test_a_gang_takes_all_its_devices_at_once() -> None:

@@ -20,11 +20,12 @@ _LINE = {"offline": False, "latency": 40, "downloadThroughput": 1_250_000, "uplo
 _VIEWS = {"gallery": "#gallery .cell", "jobs": "#jobs tbody tr"}
 
 # Resolves with the milliseconds from the change of a filter to the first drawing with another text in the status.
-_FILTER = """([selector, value, status]) => new Promise((done) => {
+_FILTER = """([selector, value, status]) => new Promise((done, fail) => {
+    setTimeout(() => fail(new Error(`no answer to ${selector} = ${value}`)), 30000);
     const field = document.querySelector(selector), shown = document.querySelector(status), before = shown.textContent;
     const began = performance.now();
     new MutationObserver((_, observer) => {
-        if (shown.isConnected && document.querySelector(status).textContent !== before) {
+        if ((document.querySelector(status)?.textContent ?? before) !== before) {
             observer.disconnect();
             requestAnimationFrame(() => done(performance.now() - began));
         }
@@ -114,9 +115,8 @@ def _filtered(opened: Page, address: str, item: str, field: str, status: str) ->
     opened.goto("about:blank")
     opened.goto(address)
     opened.wait_for_selector(item)
-    values = ("number 49", "", "number 48", "", "number 47", "") if "search" in field else (
-        "queued", "succeeded", "queued", "succeeded", "queued", "succeeded"
-    )  # fmt: skip
+    chosen = ("number 49", "number 48", "number 47") if "search" in field else ("queued",) * 3
+    values = [value for one in chosen for value in (one, "")]
     return statistics.median(float(opened.evaluate(_FILTER, [field, value, status])) for value in values) / 1000
 
 

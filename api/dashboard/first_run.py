@@ -32,6 +32,7 @@ _GB = 1000 * MB
 _ORDER: tuple[Quantization, ...] = ("none", "int8", "fp8")
 _HUB_SECONDS = 3.0
 _KEEP_SECONDS = 20.0
+_KEEP_MISSING_SECONDS = 3.0  # that it does not answer: it may have been started a moment ago
 _COPIES_SHARE = 0.5  # 16-bit copies of 32-bit files, where every file is one
 
 
@@ -143,7 +144,7 @@ class _HubCheck:
     def __call__(self, url: str) -> Hub:
         with self._lock:
             at, detail = self._known.get(url, (float("-inf"), None))
-            if time.monotonic() - at > _KEEP_SECONDS:
+            if time.monotonic() - at > (_KEEP_SECONDS if detail is None else _KEEP_MISSING_SECONDS):
                 detail = _ask(url)
                 self._known[url] = (time.monotonic(), detail)
         return Hub(url=url, reachable=detail is None, detail=detail)

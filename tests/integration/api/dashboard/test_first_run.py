@@ -29,6 +29,18 @@ def test_a_hub_that_nobody_answers_at_is_named() -> None:
     assert detail.startswith("127.0.0.1:9 cannot be reached")
 
 
+def test_a_hub_that_starts_later_is_seen_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"now": "No answer."}
+    monkeypatch.setattr(first_run, "_ask", lambda url: answers.get("now"))
+    monkeypatch.setattr(first_run, "_KEEP_MISSING_SECONDS", 0.0)
+    check = first_run._HubCheck()
+    assert not check("http://hub").reachable
+    answers.clear()
+    assert check("http://hub").reachable
+    answers["now"] = "No answer."
+    assert check("http://hub").reachable, "an answer is kept for some time, so that the hub is not asked by every page"
+
+
 def test_with_a_device_and_models(client: TestClient, database: Database) -> None:
     device(database, memory_mb=24_000)
     body = client.get("/api/v1/dashboard/first-run").json()

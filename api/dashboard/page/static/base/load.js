@@ -6,6 +6,9 @@ import { changed, hasEnded, mergeJobs, state } from "./state.js";
 
 const ACTIVE = 100;
 const LATEST = 6;
+const HUB_MS = 4_000;
+
+let hubTimer = null;
 
 /** Loads one part and notes an error response. Throws Unreachable. */
 async function part(name, read) {
@@ -156,7 +159,14 @@ const usage = () =>
 export const firstRun = () =>
   part("firstRun", async () => {
     state.firstRun = await get("/api/v1/dashboard/first-run");
+    clearTimeout(hubTimer);
+    // A hub that starts together with the server answers some seconds later.
+    if (state.firstRun.first_downloads.some((one) => one.reason === "hub")) hubTimer = setTimeout(askHubAgain, HUB_MS);
   });
+
+function askHubAgain() {
+  if (!document.hidden) firstRun().catch(() => {}); // the feed reports an unreachable server
+}
 
 const pauses = () =>
   part("pauses", async () => {

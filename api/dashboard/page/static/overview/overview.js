@@ -138,8 +138,8 @@ function tiles() {
       "#devices",
     ),
     tile(
-      "Disk",
-      figures.disk_used_percent == null ? NONE : `${percent(figures.disk_used_percent)} used`,
+      "Disk used",
+      percent(figures.disk_used_percent),
       figures.disk_free_gb == null ? of("where the models are") : `${gigabytes(figures.disk_free_gb)} free, where the models are`,
       "#models",
     ),

@@ -139,9 +139,9 @@ def test_ten_thousand_jobs_have_right_counts_pages_and_search(open_page: Open, s
         expect(page.locator("#jobs")).to_contain_text("1 found among the newest")
         expect(page.locator("#jobs .bulk")).to_contain_text("works with filters, not with a search")
         page.get_by_label("Search").fill("stored number")
-        expect(page.locator("#jobs")).to_contain_text("25 found among the newest")
+        expect(page.locator("#jobs")).to_contain_text("100 found among the newest")
         page.get_by_role("link", name="Look further").click()
-        expect(page.locator("#jobs")).to_contain_text("25 found among the next")
+        expect(page.locator("#jobs")).to_contain_text("100 found among the next")
         session_of = page.context.new_cdp_session(page)
         session_of.send(
             "Network.emulateNetworkConditions",

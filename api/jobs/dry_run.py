@@ -85,6 +85,7 @@ def _times(
         params.quantization,
         params.speed,
         params.work,
+        params.volume,
         params.devices_per_job,
     )
     found = estimates.estimate(context.database, library, wanted)
@@ -121,8 +122,8 @@ def _how(found: Estimate, params: GenerationParams, count: int) -> str:
     loading += f", times {count} jobs, of which one loads" if count > 1 else ""
     times = f", times {params.devices_per_job} devices" if params.devices_per_job > 1 else ""
     return (
-        f"The median time per megapixel, frame and step of the last {found.samples} successes, scaled to this request, "
-        f"{loading}{times}."
+        f"The median times of denoising, decoding and the rest in the last {found.samples} successes, scaled to this "
+        f"request, {loading}{times}."
     )
 
 

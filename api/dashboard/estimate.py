@@ -1,4 +1,4 @@
-"""Estimate how long a generation would take: the median of measured jobs, scaled to its size."""
+"""Estimate how long a generation would take: the measured times of its parts, scaled to its size."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,16 +24,17 @@ def estimate(context: Context, request: Request, query: EstimateQuery) -> Respon
     width, height = parse_resolution(query.resolution or entry.defaults.resolution)
     share = passes_per_step(entry.defaults.guidance_scale, entry.defaults.guidance_scale_2) / 2
     steps = query.steps or entry.defaults.steps
-    work = width * height * (query.frames or entry.defaults.frames) * steps * share / 1e6
+    volume = width * height * (query.frames or entry.defaults.frames) / 1e6
+    work = volume * steps * share
     speed = query.speed or context.settings.default_speed
-    wanted = estimates.Wanted(entry.model_id, entry.weights_id, query.quantization, speed, work)
+    wanted = estimates.Wanted(entry.model_id, entry.weights_id, query.quantization, speed, work, volume)
     found = estimates.estimate(context.database, context.library(), wanted)
     start = context.forecasts.of_new(
         Waiting(
             job_id="", type=GENERATION, model_id=entry.model_id, model_cache_key=wanted.model_cache_key,
             target_node=None, priority=Priority.NORMAL.rank, owner=caller_of(request).key_id, queued_at=0.0,
             not_before=0.0, work=work, mock=False, min_vram_mb=0, min_ram_mb=0, phase=None, dispatched_to=None,
-            dispatched_at=None, speed=speed,
+            dispatched_at=None, speed=speed, volume=volume,
         )
     ).start  # fmt: skip
     figures = {

@@ -10,6 +10,7 @@ from shared.database.tables import Job
 from shared.jobs.flows import plan
 from shared.jobs.flows.reading import Whole
 from shared.jobs.usage import durations
+from shared.jobs.usage.durations import Durations
 
 
 def eta_seconds(database: Database, whole: Whole, devices: int) -> float | None:
@@ -22,13 +23,13 @@ def eta_seconds(database: Database, whole: Whole, devices: int) -> float | None:
         return None
     now = clock.now()
     left: dict[str, float] = {}
-    rates: dict[tuple[str, str, int], float | None] = {}
+    known: dict[tuple[str, str | None, str, int], Durations] = {}
     for node in whole.nodes:
         if node.outcome is not None:
             left[node.name] = 0.0
             continue
         job = whole.jobs.get(node.job_id)
-        seconds = _left(database, job, rates, now) if job is not None else None
+        seconds = _left(database, job, known, now) if job is not None else None
         if seconds is None:
             return None
         left[node.name] = seconds
@@ -44,16 +45,17 @@ def longest_chain(depends_on: Mapping[str, list[str]], seconds: Mapping[str, flo
     return max(ends.values(), default=0.0)
 
 
-def _left(database: Database, job: Job, rates: dict[tuple[str, str, int], float | None], now: datetime) -> float | None:
+def _left(
+    database: Database, job: Job, known: dict[tuple[str, str | None, str, int], Durations], now: datetime
+) -> float | None:
     """Return the seconds that the job will still run; None: its like was never measured."""
     if job.type != GENERATION or job.mock:
         return None
-    key = (job.model_cache_key, job.speed, job.devices)
-    if key not in rates:
-        found = durations.measured(database, key[0], job.model_id, key[1], devices=key[2])
-        rates[key] = found.seconds_per_work
-    rate = rates[key]
-    if rate is None:
+    key = (job.model_cache_key, job.model_id, job.speed, job.devices)
+    if key not in known:
+        known[key] = durations.measured(database, *key)
+    seconds = known[key].seconds(job.work, durations.volume_of(job))
+    if seconds is None:
         return None
     run = (now - job.started_at).total_seconds() if job.started_at is not None else 0.0
-    return max(0.0, job.work * rate - run)
+    return max(0.0, seconds - run)

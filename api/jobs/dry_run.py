@@ -85,6 +85,7 @@ def _times(
         params.quantization,
         params.speed,
         params.work,
+        params.volume,
         params.devices_per_job,
     )
     found = estimates.estimate(context.database, library, wanted)
@@ -120,10 +121,10 @@ def _how(found: Estimate, params: GenerationParams, count: int) -> str:
     )
     loading += f", times {count} jobs, of which one loads" if count > 1 else ""
     times = f", times {params.devices_per_job} devices" if params.devices_per_job > 1 else ""
-    measure, source = "The time", "the last success"
+    measure, source = "The times", "the last success"
     if found.samples != 1:
-        measure, source = "The median time", f"the last {found.samples} successes"
-    return f"{measure} per megapixel, frame and step of {source}, scaled to this request, {loading}{times}."
+        measure, source = "The median times", f"the last {found.samples} successes"
+    return f"{measure} of denoising, decoding and the rest in {source}, scaled to this request, {loading}{times}."
 
 
 def _start(expected: Sequence[Forecast]) -> Start:

@@ -69,7 +69,7 @@ def model_status(library: Library, model: ModelView) -> schemas.ModelStatus:
     moving = [one for one in model.replicas if one.fetching]
     current = row.revision if row is not None else None
     newest = model.version.latest if model.version is not None else None
-    performance = scoring.performance_score(model.latest.successes, model.latest.uses, model.latest.seconds_per_work)
+    performance = scoring.performance_score(model.latest.successes, model.latest.uses, model.latest.relative_seconds)
     integrity = integrity_of(row)
     average = model.month.average_seconds
     left = estimated_seconds(library, model)

@@ -1,4 +1,4 @@
-"""Estimate how long a generation takes and when it would start: the medians of measured jobs, scaled to its size.
+"""Estimate how long a generation takes and when it would start: the measured times of its parts, scaled to its size.
 
 The estimate of the page, the dry run and the check of `start_before` use the same functions. So do the estimates of
 queued jobs (`shared/forecast/`).
@@ -24,6 +24,7 @@ class Wanted:
     quantization: Quantization
     speed: str
     work: float  # megapixels x frames x steps
+    volume: float  # megapixels x frames
     devices: int = 1
 
     @property
@@ -36,6 +37,7 @@ class Estimate:
     """The times of a generation in seconds. None: never measured."""
 
     generation_seconds: float | None
+    held_seconds: float | None  # of them, for which it holds its devices
     loading_seconds: float | None
     warm: bool  # whether a device has loaded the model
     samples: int
@@ -45,9 +47,9 @@ class Estimate:
 
         `count`: of so many such generations, of which the first one loads.
         """
-        if self.generation_seconds is None or (not self.warm and self.loading_seconds is None):
+        if self.held_seconds is None or (not self.warm and self.loading_seconds is None):
             return None
-        return devices * (count * self.generation_seconds + (0.0 if self.warm else self.loading_seconds or 0.0))
+        return devices * (count * self.held_seconds + (0.0 if self.warm else self.loading_seconds or 0.0))
 
 
 def estimate(database: Database, library: Library, wanted: Wanted) -> Estimate:
@@ -55,18 +57,22 @@ def estimate(database: Database, library: Library, wanted: Wanted) -> Estimate:
     measured = durations.measured(
         database, wanted.model_cache_key, wanted.model_id, wanted.speed, devices=wanted.devices
     )
-    rate = measured.seconds_per_work
     loaded = (wanted.weights_id, wanted.quantization)
     return Estimate(
-        generation_seconds=round(rate * wanted.work, 1) if rate is not None else None,
-        loading_seconds=round(measured.load_seconds, 1) if measured.load_seconds is not None else None,
+        generation_seconds=_rounded(measured.seconds(wanted.work, wanted.volume)),
+        held_seconds=_rounded(measured.device_seconds(wanted.work, wanted.volume)),
+        loading_seconds=_rounded(measured.load_seconds),
         warm=any(
             (one.get("model_id"), one.get("quantization", "none")) == loaded
             for device in library.devices
             for one in device.warm
         ),
-        samples=measured.samples,
+        samples=measured.samples(wanted.volume),
     )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def as_waiting(new: NewJob) -> Waiting:
@@ -93,4 +99,5 @@ def as_waiting(new: NewJob) -> Waiting:
         memory_needs=new.memory_needs,
         speed=params.speed,
         devices=1 if new.mock else params.devices_per_job,
+        volume=params.volume,
     )

@@ -192,8 +192,7 @@ def _seconds_left(context: Context, job: Job, progress: JobProgress) -> float | 
     if progress.eta_seconds is not None or job.mock:
         return progress.eta_seconds
     key = (job.model_cache_key, job.model_id, job.speed, job.devices)
-    rate = durations.measured(context.database, *key).seconds_per_work
-    return rate * job.work if rate is not None else None
+    return durations.measured(context.database, *key).seconds(job.work, durations.volume_of(job))
 
 
 async def _picture(context: Context, named: str, field: str) -> bytes:

@@ -18,7 +18,7 @@ class ModelFact:
     replicas: tuple[ReplicaFact, ...] = ()
     waiting: int = 0  # queued generations
     downloading: bool = False
-    seconds_per_work: tuple[float, ...] = ()  # of the latest successes, newest first
+    relative_seconds: tuple[float, ...] = ()  # of the latest successes, newest first, by what their size takes
 
 
 @dataclass(frozen=True)

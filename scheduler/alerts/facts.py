@@ -167,7 +167,7 @@ def _model(library: Library, model_id: str) -> ModelFact:
         ),
         waiting=model.load.queued,
         downloading=any(one.fetching for one in model.replicas),
-        seconds_per_work=model.latest.seconds_per_work,
+        relative_seconds=model.latest.relative_seconds,
     )
 
 

@@ -147,7 +147,7 @@ def _failure_rate(facts: Facts, settings: Settings, open: Collection[str]) -> It
 
 def _slower(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
     for model in facts.models:
-        times = model.seconds_per_work
+        times = model.relative_seconds
         if len(times) < _LATEST + _BEFORE:
             continue
         now, before = statistics.median(times[:_LATEST]), statistics.median(times[_LATEST:])
@@ -155,8 +155,8 @@ def _slower(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable
             yield Found(
                 model.model_id,
                 f"{model.model_id} has become slower",
-                f"Its latest {_LATEST} generations took {now / before:.1f} times as long, for the same amount of work, "
-                f"as the {len(times) - _LATEST} before them.",
+                f"Its latest {_LATEST} generations took {now / before:.1f} times as long, for their size and steps, as "
+                f"the {len(times) - _LATEST} before them.",
                 "Check whether the devices have other load, are hot, or use a leaner memory profile",
                 model.model_id,
             )

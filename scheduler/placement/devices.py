@@ -106,7 +106,7 @@ def slot_of(device: DeviceView, running: Busy | None, moment: Moment) -> Slot:
     now = moment.queue.now
     if running is None:
         return Slot(now, device.key, device, device.warm)
-    expected = moment.estimates.run(running.timing_key, running.work)
+    expected = moment.estimates.run(running.timing_key, running.work, running.volume)
     if running.model_cache_key not in device.warm and not running.mock:
         expected += moment.estimates.load(running.model_cache_key)
     warm = device.warm if running.mock else frozenset({running.model_cache_key})

@@ -103,6 +103,6 @@ def _real(queue: Queue, devices: Sequence[DeviceView], estimates: Estimates) -> 
             slots.append(Slot(0.0, device.key, device, frozenset(sorted(device.warm)[:1])))
         else:
             load = 0.0 if running.model_cache_key in device.warm else estimates.load(running.model_cache_key)
-            ends = running.claimed_at + load + estimates.run(running.timing_key, running.work)
+            ends = running.claimed_at + load + estimates.run(running.timing_key, running.work, running.volume)
             slots.append(Slot(max(ends, queue.now), device.key, device, frozenset((running.model_cache_key,))))
     return Slots(slots)

@@ -148,9 +148,9 @@ class _State:
         gang = next((one for one in self._moment.queue.busy if device.key in keys_of(one.members)), None)
         running = self._running.get(device.key, gang)
         if running is not None:
-            at = max(now, running.claimed_at + estimates.run(running.timing_key, running.work))
+            at = max(now, running.claimed_at + estimates.run(running.timing_key, running.work, running.volume))
         if (ahead := self._ahead.get(device.key)) is not None:
-            at += estimates.run(ahead.timing_key, ahead.work)
+            at += estimates.run(ahead.timing_key, ahead.work, ahead.volume)
         return at
 
 

@@ -101,7 +101,7 @@ def _waits_long(
         return True
     for device in devices:
         running = busy[device.key]
-        left = running.claimed_at + moment.estimates.run(running.timing_key, running.work) - now
+        left = running.claimed_at + moment.estimates.run(running.timing_key, running.work, running.volume) - now
         if left > -wait_seconds and slot_of(device, running, moment).free_at - now <= wait_seconds:
             return False
     return True

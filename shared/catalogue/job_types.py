@@ -128,9 +128,14 @@ class GenerationParams(BaseModel):
 
     @property
     def work(self) -> float:
-        """Megapixels x frames x steps; a step without guidance counts half. Estimated run times are proportional."""
+        """Megapixels x frames x steps; a step without guidance counts half. Denoising takes time in proportion."""
         share = passes_per_step(self.guidance_scale, self.guidance_scale_2) / 2
         return self.width * self.height * self.frames * self.steps * share / 1e6
+
+    @property
+    def volume(self) -> float:
+        """Megapixels x frames. Decoding and encoding the video take time in proportion, whatever the steps."""
+        return self.width * self.height * self.frames / 1e6
 
     @property
     def model_cache_key(self) -> str:
@@ -350,7 +355,16 @@ class BenchmarkParams(GenerationParams):
     @property
     def work(self) -> float:
         """As of a generation, for all runs: each tier has a run that is not counted before the others."""
-        return super().work * (self.runs + 1) * (len(self.tiers) + 1)
+        return super().work * self._videos
+
+    @property
+    def volume(self) -> float:
+        """Likewise."""
+        return super().volume * self._videos
+
+    @property
+    def _videos(self) -> int:
+        return (self.runs + 1) * (len(self.tiers) + 1)
 
 
 class LoraFetchParams(BaseModel):

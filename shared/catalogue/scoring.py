@@ -20,20 +20,20 @@ def success_rate(successes: int, uses: int) -> float | None:
     return _rounded(successes / uses) if uses else None
 
 
-def performance_score(successes: int, uses: int, seconds_per_work: Sequence[float]) -> float | None:
+def performance_score(successes: int, uses: int, relative_seconds: Sequence[float]) -> float | None:
     """Return ``success rate x fastest / median``, over the latest uses (at most 20).
 
-    `seconds_per_work` has an entry for each success that was timed: its seconds without loading, per megapixel x
-    frame x step. 1.0: all succeed, and the median is as fast as the fastest. None without uses, or if some succeeded
-    but none was timed; 0.0 if all failed.
+    `relative_seconds` has an entry for each success that was timed: its seconds without loading, over those expected of
+    its size and steps. 1.0: all succeed, and the median is as fast as the fastest. None without uses, or if some
+    succeeded but none was timed; 0.0 if all failed.
     """
     rate = success_rate(successes, uses)
     if rate is None or rate == 0.0:
         return rate
-    if not seconds_per_work:
+    if not relative_seconds:
         return None
-    usual = statistics.median(seconds_per_work)
-    return _rounded(rate * (min(seconds_per_work) / usual if usual > 0 else 1.0))
+    usual = statistics.median(relative_seconds)
+    return _rounded(rate * (min(relative_seconds) / usual if usual > 0 else 1.0))
 
 
 # Thresholds of technical quality. Levels are those of luma, 0 to 255.
@@ -109,7 +109,7 @@ def health_score(availability: float | None, integrity: float | None, rate: floa
     return _rounded(availability * (1.0 if integrity is None else integrity) * (1.0 if rate is None else rate))
 
 
-def stability_score(successes: int, uses: int, seconds_per_work: Sequence[float]) -> float | None:
+def stability_score(successes: int, uses: int, relative_seconds: Sequence[float]) -> float | None:
     """Return ``success rate x median / p95`` over the latest uses (at most 20), as for `performance_score`.
 
     1.0: all succeed, and slow ones take no longer than the median. None as there.
@@ -117,10 +117,10 @@ def stability_score(successes: int, uses: int, seconds_per_work: Sequence[float]
     rate = success_rate(successes, uses)
     if rate is None or rate == 0.0:
         return rate
-    if not seconds_per_work:
+    if not relative_seconds:
         return None
-    slow = sorted(seconds_per_work)[math.ceil(0.95 * len(seconds_per_work)) - 1]
-    return _rounded(rate * (statistics.median(seconds_per_work) / slow if slow > 0 else 1.0))
+    slow = sorted(relative_seconds)[math.ceil(0.95 * len(relative_seconds)) - 1]
+    return _rounded(rate * (statistics.median(relative_seconds) / slow if slow > 0 else 1.0))
 
 
 def memory_efficiency_score(peak_mb: float | None, total_mb: float | None) -> float | None:
@@ -139,7 +139,7 @@ def videos_per_hour(successes: int, busy_seconds: float) -> float | None:
 
 
 def work_per_second(seconds_per_work: Sequence[float]) -> float | None:
-    """Return megapixels x frames x steps per second: 1 / median over the latest successes."""
+    """Return megapixels x frames x steps denoised per second: 1 / median over the latest successes."""
     if not seconds_per_work:
         return None
     usual = statistics.median(seconds_per_work)

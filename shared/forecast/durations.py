@@ -35,9 +35,9 @@ class MeasuredDurations:
         measured = self._measured(model_cache_key).load_seconds
         return UNKNOWN_SECONDS if measured is None else measured
 
-    def _run_seconds(self, timing_key: str, work: float) -> float:
-        measured = self._measured(timing_key).seconds_per_work
-        return UNKNOWN_SECONDS if measured is None else measured * work
+    def _run_seconds(self, timing_key: str, work: float, volume: float) -> float:
+        measured = self._measured(timing_key).device_seconds(work, volume)
+        return UNKNOWN_SECONDS if measured is None else measured
 
     def _measured(self, timing_key: str) -> Durations:
         return self._kept(timing_key, lambda: job_durations.of_timing_key(self._database, timing_key))

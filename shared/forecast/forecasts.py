@@ -212,12 +212,14 @@ def forecasts(facts: Facts, durations: MeasuredDurations, new: Sequence[Waiting]
         if job.mock:
             return Took(_MOCK_SECONDS, 0.0, True)
         measured = durations.of(job)
-        rate, load = measured.seconds_per_work, measured.load_seconds
+        load = measured.load_seconds
+        seconds, held = measured.seconds(job.work, job.volume), measured.device_seconds(job.work, job.volume)
         return Took(
-            UNKNOWN_SECONDS if rate is None else rate * job.work,
+            UNKNOWN_SECONDS if held is None else held,
             UNKNOWN_SECONDS if load is None else load,
-            rate is not None,
+            held is not None,
             load is not None,
+            0.0 if seconds is None or held is None else seconds - held,
         )
 
     situation = Situation(
@@ -294,13 +296,14 @@ def _unknown(job: Waiting, facts: Facts) -> str | None:
 
 
 def _forecast(job: Waiting, expected: Expected | None, measured: Durations) -> Forecast:
+    samples = measured.samples(job.volume)
     if expected is None:
-        return Forecast(None, None, "none", measured.samples, "Not reckoned: too far back in the queue.")
+        return Forecast(None, None, "none", samples, "Not reckoned: too far back in the queue.")
     if expected.start is None:
         how = "Unknown: a job before it uses a model that has not been measured."
         if expected.missing == "loading":
             how = "Unknown: a job before it must load a model whose loading has not been measured."
-        return Forecast(None, None, "none", measured.samples, how)
+        return Forecast(None, None, "none", samples, how)
     if job.mock:
         return Forecast(expected.start, None, "none", 0, "Placeholder output is not estimated, but its start is.")
     if expected.end is None:
@@ -308,7 +311,6 @@ def _forecast(job: Waiting, expected: Expected | None, measured: Durations) -> F
         return Forecast(expected.start, None, "none", 0, how)
     basis: Basis = "derived" if measured.derived else "measured"
     source = "of another tier, number of devices or model of the same weights" if measured.derived else "like it"
-    several = f"median times of the last {measured.samples} successes"
-    times = several if measured.samples != 1 else "times of the last success"
+    times = f"median times of the last {samples} successes" if samples != 1 else "times of the last success"
     how = f"By playing the queue forward with the {times} {source}."
-    return Forecast(expected.start, expected.end, basis, measured.samples, how)
+    return Forecast(expected.start, expected.end, basis, samples, how)

@@ -45,6 +45,7 @@ class Took:
     load_seconds: float
     known: bool
     load_known: bool = True
+    beside_seconds: float = 0.0  # in which it is finished, while its device runs the next job
 
     def missing(self, cold: bool) -> Missing | None:
         """Return what is not known of its time on a device. `cold`: which must load its model."""
@@ -264,7 +265,9 @@ class _Simulation:
         before = next((place.missing for place in places if place.missing is not None), None)
         missing = before or took.missing(cold)
         end = at + took.run_seconds + (took.load_seconds if cold else 0.0)
-        self._found[job.job_id] = Expected(at if before is None else None, end if missing is None else None, missing)
+        self._found[job.job_id] = Expected(
+            at if before is None else None, end + took.beside_seconds if missing is None else None, missing
+        )
         for place in places:
             self._idle.pop(place.device.key, None)
             place.free_at, place.missing = end, missing

@@ -35,7 +35,7 @@ class Estimates:
     """Expected seconds of loading and running. They are never shown to users."""
 
     load: Callable[[str], float]  # by model cache key
-    run: Callable[[str, float], float]  # by timing key and work
+    run: Callable[[str, float, float], float]  # by timing key, work and volume
 
 
 class Slot(NamedTuple):
@@ -50,7 +50,7 @@ class Slot(NamedTuple):
         """Return the slot after that job has run here."""
         if job.mock:
             return self._replace(free_at=self.free_at + 1.0)
-        seconds = estimates.run(job.timing_key, job.work)
+        seconds = estimates.run(job.timing_key, job.work, job.volume)
         if job.model_cache_key not in self.warm:
             seconds += estimates.load(job.model_cache_key)
         return Slot(self.free_at + seconds, self.key, self.device, frozenset((job.model_cache_key,)))

@@ -39,7 +39,7 @@ class Performance:
     average_seconds: float | None = None
     p95_seconds: float | None = None
     videos_per_hour: float | None = None  # of one device
-    work_per_second: float | None = None  # megapixels x frames x steps, without loading; median of the latest uses
+    work_per_second: float | None = None  # megapixels x frames x steps denoised; median of the latest uses
     performance_score: float | None = None
     quality_score: float | None = None  # technical: the mean of the latest successes that have one
     qualities: int = 0  # how many those are

@@ -190,9 +190,9 @@ def windows_for(session: Session, new: Sequence[NewJob]) -> Windows:
 def row_of(new: NewJob, now: datetime, queued_at: float, in_force: Windows) -> dict[str, Any]:
     """Return the row as plain values: under load, constructing an object costs more than storing it."""
     params = new.params
-    model_cache_key, work = (
-        ("", 0.0) if not isinstance(params, GenerationParams) else (params.model_cache_key, params.work)
-    )
+    model_cache_key, work, volume = "", 0.0, 0.0
+    if isinstance(params, GenerationParams):
+        model_cache_key, work, volume = params.model_cache_key, params.work, params.volume
     needs: dict[str, Any] = {
         "owner": new.owner,
         "priority": new.priority.rank,
@@ -225,6 +225,7 @@ def row_of(new: NewJob, now: datetime, queued_at: float, in_force: Windows) -> d
         "start_after": new.start_after,
         "start_before": new.start_before,
         "work": work,
+        "volume": volume,
         "speed": getattr(params, "speed", "exact"),
         "params": params.model_dump(mode="json"),
         "labels": new.metadata,

@@ -67,6 +67,7 @@ class Waiting(NamedTuple):
     members: str = ""  # the keys of the other devices that it is dispatched to, separated by blanks
     front_at: float | None = None  # when an administrator moved it before all others
     checkpoint_node: str | None = None  # the node from whose disk it could continue
+    volume: float = 0.0  # 0: not known
 
     @property
     def timing_key(self) -> str:
@@ -94,6 +95,7 @@ class Busy(NamedTuple):
     members: str = ""
     preempted: int = 0
     checkpoint_at: float | None = None
+    volume: float = 0.0  # 0: not known
 
     @property
     def timing_key(self) -> str:
@@ -127,11 +129,12 @@ _WAITING = (
     Job.not_before, Job.work, Job.mock, Job.min_vram_mb, Job.min_ram_mb, Job.phase, Job.dispatched_to,
     Job.dispatched_at, Job.unplaceable_since, Job.line, Job.avoid_device,
     Job.memory_needs, Job.speed, Job.devices, Job.members, Job.front_at, Job.checkpoint_node,
+    Job.volume,
 )  # fmt: skip
 _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action,
     Job.owner, Job.work, Job.claimed_at, Job.mock, Job.memory_needs, Job.speed, Job.devices, Job.members,
-    Job.preempted, Job.checkpoint_at,
+    Job.preempted, Job.checkpoint_at, Job.volume,
 )  # fmt: skip
 # Built once, because every pass executes them.
 _NOW = select(

@@ -63,7 +63,7 @@ def simulate(
     jobs: Sequence[Waiting],
     devices: Sequence[DeviceView],
     load_seconds: Callable[[str], float],
-    run_seconds: Callable[[str, float], float],
+    run_seconds: Callable[[str, float, float], float],
     policy: Policy = decide,
 ) -> Outcome:
     """Play the trace to its end. Each device holds one loaded model."""
@@ -84,11 +84,12 @@ def simulate(
                 continue
             del waiting[item.job_id]
             view = views[key]
-            seconds = run_seconds(item.model_cache_key, item.work)
+            seconds = run_seconds(item.model_cache_key, item.work, item.volume)
             if item.model_cache_key not in view.warm:
                 seconds += load_seconds(item.model_cache_key)
                 outcome.loads += 1
-            busy[key] = running(item.job_id, key, item.model_id or "", now, owner=item.owner, work=item.work)
+            of_size = {"work": item.work, "volume": item.volume}
+            busy[key] = running(item.job_id, key, item.model_id or "", now, owner=item.owner, **of_size)
             outcome.starts[item.job_id] = now
             outcome.devices[item.job_id] = key
             outcome.order.append(item.job_id)

@@ -35,8 +35,9 @@ class EstimateQuery(BaseModel):
 class Estimate(BaseModel):
     """The estimated duration of a generation in seconds, from measured jobs; null: not measured.
 
-    `generation_seconds` is the median time per megapixel, frame and step over the latest successes of the model,
-    quantization and speed tier, without loading, scaled to the request. If the tier has not run yet, it is the time of
+    `generation_seconds` is without loading: the median time of denoising per megapixel, frame and step, of decoding
+    and storing per megapixel and frame, and of the rest, over the latest successes of the model, quantization and speed
+    tier, of about the same size if there are enough. If the tier has not run yet, it is the time of
     `exact` times the ratio that a benchmark has measured, if there is one; if the model has not, that of another model
     with the same weights. `loading_seconds` is added if no device has loaded the model.
     `queue_seconds` is how long a generation of normal priority would wait, if the queue is played forward over the

@@ -234,7 +234,7 @@ class ModelComparison(ResponseModel):
     quality_difference_score: float | None
     memory_usage_difference_mb: Annotated[float | None, Field(description="Difference of `memory_peak_mb`.")]
     speed_difference_percent: Annotated[
-        float | None, Field(description="Difference of megapixels x frames x steps per second, without loading.")
+        float | None, Field(description="Difference of megapixels x frames x steps denoised per second.")
     ]
     recommendation: str
     use_cases: dict[str, str]

@@ -82,7 +82,7 @@ def _facts(settings: Settings, library: Library, model: ModelView) -> ModelFacts
         bytes_left=0 if held else bytes_left(model.entry, target),
         bytes_per_second=rate,
         queue_seconds=queue_seconds(library),
-        performance=scoring.performance_score(model.latest.successes, model.latest.uses, model.latest.seconds_per_work),
+        performance=scoring.performance_score(model.latest.successes, model.latest.uses, model.latest.relative_seconds),
     )
 
 

@@ -45,7 +45,7 @@ def check_several(database: Database, limits: Limits, new: Sequence[NewJob]) -> 
     now = clock.now()
     made = [one for one in new if isinstance(one.params, GenerationParams) and not one.mock]
     kinds = [
-        (params.model_cache_key, params.speed, params.devices_per_job, params.work)
+        gpu_time.Alike(params.model_cache_key, params.speed, params.devices_per_job, params.volume, params.work)
         for params in (one.params for one in made[:-1])
         if isinstance(params, GenerationParams)
     ]

@@ -101,7 +101,9 @@ class Job(SQLModel, table=True):
     line: str = Field(
         default="", max_length=24, sa_column_kwargs={"server_default": ""}
     )  # `shared/jobs/lines/names.py`
-    work: float = 0.0  # megapixels x frames x steps; run times are proportional to it
+    work: float = 0.0  # megapixels x frames x steps; denoising takes time in proportion
+    # Megapixels x frames; decoding takes time in proportion. 0: not known, because an earlier version has accepted it.
+    volume: float = Field(default=0.0, sa_column_kwargs={"server_default": "0"})
     speed: str = Field(default="exact", max_length=16, sa_column_kwargs={"server_default": "exact"})  # the tier
     params: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     labels: dict[str, str] = Field(sa_column=Column("metadata", JSON, nullable=False))

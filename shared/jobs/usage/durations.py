@@ -1,37 +1,53 @@
 """How long loading and running take: medians of the latest successful generations, by model and speed tier.
 
-Where a tier has not run yet, the times of `exact` are multiplied by the ratio that a benchmark of this installation has
-measured, or taken as they are. Where only other models of the same weights have run (a preset, or its base), their
-times are scaled by the work.
+`parts.py` says how the time follows from a job's work and volume. Where a tier has not run yet, the times of `exact`
+are multiplied by the ratio that a benchmark of this installation has measured, or taken as they are. Where only other
+models of the same weights have run (a preset, or its base), their times are taken.
 """
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, get_args
 
 from sqlmodel import col, select
 
 from shared.catalogue.job_types import GenerationParams
 from shared.database.engine import Database
-from shared.database.tables import TierMeasurement, Use
+from shared.database.tables import Job, TierMeasurement, Use
+from shared.jobs.usage.parts import LATEST, TIERED, History, Parts
 from shared.states import JobState, Phase
 from wanworks.requests import Speed
 
-# Medians over this many of the latest uses: enough to be stable, few enough to follow a new driver or GPU.
-_LATEST = 20
-# So many of all models of the same weights are read to find them.
-_READ = 100
+# So many of all models of the same weights are read, to find those of a model and a size among them.
+_READ = 400
 
 
 @dataclass(frozen=True)
 class Durations:
-    """Measured medians of one model and tier. None: never measured."""
+    """What was measured of one model and tier."""
 
-    load_seconds: float | None
-    seconds_per_work: float | None  # seconds without loading, per megapixel x frame x step
-    samples: int = 0  # jobs behind `seconds_per_work`
+    load_seconds: float | None  # None: never measured
+    history: History = field(default_factory=History)
     derived: bool = False  # from another tier, number of devices, or model of the same weights
+
+    def seconds(self, work: float, volume: float) -> float | None:
+        """Return the expected seconds of a generation without loading; None: none was ever measured.
+
+        `work`, `volume`: as its job has them; volume 0: the job was accepted by an earlier version.
+        """
+        found = self.history.expected(volume)
+        return None if found is None else found.seconds(work, volume)
+
+    def device_seconds(self, work: float, volume: float) -> float | None:
+        """Return for how long it is expected to hold its devices: without what is done beside the next job."""
+        found = self.history.expected(volume)
+        return None if found is None else found.device_seconds(work, volume)
+
+    def samples(self, volume: float) -> int:
+        """Return how many measured jobs are behind the times of that volume."""
+        found = self.history.expected(volume)
+        return 0 if found is None else found.samples
 
 
 @dataclass(frozen=True)
@@ -48,42 +64,46 @@ def measured(
     """Return the medians of the latest real successes with that model cache key and tier, on any device.
 
     `model_id`: preferably of this model; without it of the one whose weights the key names. `devices`: of jobs on so
-    many devices; if there is none, of jobs on one, whose time is divided among them.
+    many devices; if there is none, of jobs on one, whose denoising is divided among them.
     """
     wanted = model_id or model_cache_key.partition(":")[0]
     uses, ratio = _of_tier(database, model_cache_key, wanted, speed, devices)
-    derived = not uses and devices > 1
-    if derived:
+    divided = not uses and devices > 1
+    if divided:
         uses, ratio = _of_tier(database, model_cache_key, wanted, speed, 1)
-        ratio /= devices
     chosen = _preferred(uses, wanted)
-    derived = derived or any(use.speed != speed or use.model_id != wanted for use in chosen)
-    rates = [ratio * (sum(use.timings.values()) - use.timings.get(Phase.LOADING, 0.0)) / work_of(use) for use in chosen]
-    return Durations(_median(_loads(database, model_cache_key, wanted, devices)), _median(rates), len(rates), derived)
+    derived = divided or any(use.speed != speed or use.model_id != wanted for use in chosen)
+    parts = [one.in_tier(ratio) for use in chosen if (one := Parts.of(use)) is not None]
+    if divided:
+        parts = [one.on_devices(devices) for one in parts]
+    loads = _loads(database, model_cache_key, wanted, devices)
+    return Durations(statistics.median(loads) if loads else None, History(parts), derived)
 
 
 def phase_times(database: Database, model_cache_key: str, params: GenerationParams, device_name: str) -> PhaseTimes:
     """Return the medians of the latest real successes of exactly that size on that kind of device. See `measured`."""
     size = (params.width, params.height, params.frames, device_name)
 
-    def fits(use: Use) -> bool:
+    def fits(use: _Timed) -> bool:
         return (use.width, use.height, use.frames, use.device_name) == size
 
     uses, ratio = _of_tier(database, model_cache_key, params.model_id, params.speed, params.devices_per_job, fits)
     by_phase: dict[str, list[float]] = {}
-    for use in _preferred(uses, params.model_id):
+    for use in _preferred(uses, params.model_id)[:LATEST]:
         for phase, seconds in use.timings.items():
             # Without the work of the use, the steps are compared.
             more = params.work / use.work if use.work else params.steps / use.steps
-            by_phase.setdefault(phase, []).append(seconds * ratio * more if phase == Phase.DENOISING else seconds)
+            scale = (ratio if phase in TIERED else 1.0) * (more if phase == Phase.DENOISING else 1.0)
+            by_phase.setdefault(phase, []).append(seconds * scale)
     phases = {phase: statistics.median(values) for phase, values in by_phase.items()}
     denoising = phases.get(Phase.DENOISING)
     return PhaseTimes(phases, None if denoising is None else denoising / params.steps)
 
 
-def work_of(use: Use) -> float:
-    """Return the use's work, by which times are compared. For uses of earlier versions guidance is not considered."""
-    return use.work or use.width * use.height * use.frames * use.steps / 1e6
+def volume_of(job: Job) -> float:
+    """Return the volume of a generation; of one that an earlier version has accepted, by its parameters."""
+    params = job.params
+    return job.volume or float(params["width"] * params["height"] * params["frames"]) / 1e6
 
 
 def timing_key(model_cache_key: str, speed: str, devices: int = 1) -> str:
@@ -113,8 +133,8 @@ def _of_tier(
     model_id: str,
     speed: str,
     devices: int,
-    fits: Callable[[Use], bool] = bool,
-) -> tuple[list[Use], float]:
+    fits: Callable[["_Timed"], bool] = bool,
+) -> tuple[list["_Timed"], float]:
     """Return the uses to estimate from, and the factor for their times. All are of the same weights, newest first."""
     uses = [use for use in _latest(database, model_cache_key, speed, devices) if fits(use)]
     if uses or speed == "exact":
@@ -123,54 +143,62 @@ def _of_tier(
     return exact, _ratio(database, model_cache_key, model_id, speed) if exact else 1.0
 
 
-def _preferred(uses: Sequence[Use], model_id: str) -> Sequence[Use]:
+def _preferred(uses: Sequence["_Timed"], model_id: str) -> Sequence["_Timed"]:
     """Return the uses of that model; those of others with the same weights if there is none."""
-    return ([use for use in uses if use.model_id == model_id] or uses)[:_LATEST]
+    return [use for use in uses if use.model_id == model_id] or uses
 
 
 def _loads(database: Database, model_cache_key: str, model_id: str, devices: int) -> list[float]:
     """Return the latest times of loading. Every tier loads the same; each device of several loads for itself."""
     for count in dict.fromkeys((devices, 1)):
-        uses = _latest_cold(database, model_cache_key, count)
-        if uses:
-            return [use.timings.get(Phase.LOADING, 0.0) for use in _preferred(uses, model_id)]
+        cold = _read(database, model_cache_key, count, col(Use.warm).is_(False), most=LATEST)
+        if cold:
+            return [use.timings.get(Phase.LOADING, 0.0) for use in _preferred(cold, model_id)]
     return []
 
 
-def _latest_cold(database: Database, model_cache_key: str, devices: int) -> Sequence[Use]:
-    """Return the latest successes that had to load the model, however many have found it loaded since."""
+def _latest(database: Database, model_cache_key: str, speed: str, devices: int) -> list["_Timed"]:
+    # The denoising of a job that continued from a checkpoint took only a part of its steps.
+    whole = col(Use.resumed_from_step).is_(None)
+    return _read(database, model_cache_key, devices, Use.speed == speed, whole, most=_READ)
+
+
+class _Timed(NamedTuple):
+    """What is read of a use."""
+
+    model_id: str
+    speed: str
+    devices: int
+    device_name: str | None
+    width: int
+    height: int
+    frames: int
+    steps: int
+    work: float | None
+    timings: Mapping[str, float]
+    seconds: float | None
+    device_seconds: float | None
+
+
+_COLUMNS = [getattr(Use, name) for name in _Timed._fields]
+
+
+def _read(database: Database, model_cache_key: str, devices: int, *wanted: Any, most: int) -> list[_Timed]:
+    """Return the latest real successes of that kind, newest first."""
     query = (
-        select(Use)
+        select(*_COLUMNS)
         .where(
             Use.model_cache_key == model_cache_key,
             Use.devices == devices,
             col(Use.mock).is_(False),
             Use.outcome == JobState.SUCCEEDED,
-            col(Use.warm).is_(False),
+            *wanted,
         )
         .order_by(col(Use.finished_at).desc())
-        .limit(_LATEST)
+        .limit(most)
     )
     with database.read() as session:
-        return session.exec(query).all()
-
-
-def _latest(database: Database, model_cache_key: str, speed: str, devices: int) -> Sequence[Use]:
-    query = (
-        select(Use)
-        .where(
-            Use.model_cache_key == model_cache_key,
-            Use.speed == speed,
-            Use.devices == devices,
-            col(Use.mock).is_(False),
-            Use.outcome == JobState.SUCCEEDED,
-            col(Use.resumed_from_step).is_(None),  # its denoising took only a part of its steps
-        )
-        .order_by(col(Use.finished_at).desc())
-        .limit(_READ)
-    )
-    with database.read() as session:
-        return session.exec(query).all()
+        return [_Timed._make(row) for row in session.connection().execute(query)]
 
 
 def _ratio(database: Database, model_cache_key: str, model_id: str, speed: str) -> float:
@@ -185,14 +213,10 @@ def _ratio(database: Database, model_cache_key: str, model_id: str, speed: str) 
                 TierMeasurement.quantization == quantization,
             )
             .order_by(col(TierMeasurement.measured_at).desc())
-            .limit(_LATEST)
+            .limit(LATEST)
         )
         with database.read() as session:
             found = [seconds / exact for seconds, exact in session.exec(query) if exact > 0]
         if found:
             return statistics.median(found)
     return 1.0
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return statistics.median(values) if values else None

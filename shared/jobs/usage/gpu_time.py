@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlmodel import col, func, select
 
@@ -9,7 +10,19 @@ from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database
 from shared.database.tables import Job, Use
 from shared.jobs.usage import durations
+from shared.jobs.usage.durations import Durations
 from shared.states import JobState
+
+
+class Alike(NamedTuple):
+    """Generations of one kind and volume."""
+
+    model_cache_key: str
+    speed: str
+    devices: int
+    volume: float  # of each
+    work: float  # of all
+    jobs: int = 1
 
 
 def gpu_seconds(database: Database, owner: str, since: datetime, now: datetime) -> float:
@@ -42,27 +55,32 @@ def awaited_gpu_seconds(database: Database, owner: str) -> float:
     The estimate uses measured durations; a model that was never measured counts as 0.
     """
     waiting = (
-        select(Job.model_cache_key, Job.speed, Job.devices, func.sum(Job.work))
+        select(  # type: ignore[call-overload]
+            Job.model_cache_key, Job.speed, Job.devices, Job.volume, func.sum(Job.work), func.count()
+        )
         .where(Job.owner == owner, Job.status == JobState.QUEUED, Job.type == GENERATION, col(Job.mock).is_(False))
-        .group_by(col(Job.model_cache_key), col(Job.speed), col(Job.devices))
-    )
+        .group_by(col(Job.model_cache_key), col(Job.speed), col(Job.devices), col(Job.volume))
+    )  # fmt: skip
     with database.read() as session:
         found = session.exec(waiting).all()
-    return expected_gpu_seconds(database, found)
+    return expected_gpu_seconds(database, (Alike(*one) for one in found))
 
 
-def expected_gpu_seconds(database: Database, kinds: Iterable[tuple[str, str, int, float]]) -> float:
+def expected_gpu_seconds(database: Database, jobs: Iterable[Alike]) -> float:
     """Return the seconds for which generations are expected to hold devices.
 
-    Each is given by its model cache key, speed tier, devices and work. A model that was never measured counts as 0.
+    A model that was never measured counts as 0.
     """
-    rates: dict[tuple[str, str, int], float] = {}
+    known: dict[tuple[str, str, int], Durations] = {}
     seconds = 0.0
-    for key, speed, devices, work in kinds:
-        if (key, speed, devices) not in rates:
-            found = durations.measured(database, key, speed=speed, devices=devices)
-            rates[key, speed, devices] = found.seconds_per_work or 0.0
-        seconds += devices * work * rates[key, speed, devices]
+    for some in jobs:
+        kind = (some.model_cache_key, some.speed, some.devices)
+        if kind not in known:
+            known[kind] = durations.measured(database, kind[0], speed=some.speed, devices=some.devices)
+        expected = known[kind].history.expected(some.volume)
+        if expected is not None:
+            held = expected.device_seconds(some.work, some.volume * some.jobs, some.jobs)
+            seconds += some.devices * held
     return seconds
 
 

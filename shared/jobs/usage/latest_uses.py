@@ -13,7 +13,8 @@ from sqlmodel import col, select
 
 from shared.database.engine import Database
 from shared.database.tables import Use
-from shared.states import JobState, Phase
+from shared.jobs.usage.parts import LIKE, History, Parts
+from shared.states import JobState
 
 _LATEST = 20
 
@@ -31,7 +32,10 @@ class Latest:
     uses: int = 0
     successes: int = 0
     last_used: datetime | None = None
-    seconds_per_work: tuple[float, ...] = ()  # of the successes, without loading
+    # Of the timed successes, newest first: the seconds without loading over what is expected of their size and kind, by
+    # all of them; and the seconds of denoising for each megapixel x frame x step.
+    relative_seconds: tuple[float, ...] = ()
+    seconds_per_work: tuple[float, ...] = ()
 
     @property
     def success_rate(self) -> float | None:
@@ -64,7 +68,7 @@ def latest(database: Database, model_ids: Sequence[str]) -> dict[str, Latest]:
     """Return the latest uses by model, for the models that have any."""
     columns = (
         Use.model_id, Use.outcome, Use.finished_at, Use.seconds, Use.width, Use.height, Use.frames, Use.steps,
-        Use.timings, Use.resumed_from_step,
+        Use.timings, Use.resumed_from_step, Use.model_cache_key, Use.speed, Use.devices, Use.device_seconds, Use.work,
     )  # fmt: skip
     by_model = _newest_of_each(database, columns, model_ids, *COUNTED)
     return {model_id: _latest_of(uses) for model_id, uses in by_model.items()}
@@ -141,16 +145,24 @@ def _newest_of_each(
 
 
 def _latest_of(uses: Sequence[Row[Any]]) -> Latest:
-    rates = []
-    successes = 0
-    for use in uses:
-        if use.outcome != JobState.SUCCEEDED:
-            continue
-        successes += 1
-        if use.resumed_from_step is not None:
-            continue  # its times are only of the rest
-        work = use.width * use.height * use.frames * use.steps / 1e6
-        spent = sum(use.timings.values()) - use.timings.get(Phase.LOADING, 0.0) if use.timings else use.seconds
-        if spent:
-            rates.append(spent / work)
-    return Latest(len(uses), successes, max(use.finished_at for use in uses), tuple(rates))
+    successes = [use for use in uses if use.outcome == JobState.SUCCEEDED]
+    # The times of a job that continued from a checkpoint are only of the rest.
+    whole = [use for use in successes if use.resumed_from_step is None]
+    timed = [(use, parts) for use in whole if (parts := Parts.of(use)) is not None]
+    of_kind: dict[tuple[str, str, int], list[Parts]] = {}
+    for use, parts in timed:
+        of_kind.setdefault(_kind(use), []).append(parts)
+    histories = {kind: History(found, LIKE) for kind, found in of_kind.items()}
+    relative = []
+    for use, parts in timed:
+        expected = histories[_kind(use)].expected(parts.volume)
+        seconds = 0.0 if expected is None else expected.seconds(parts.work, parts.volume)
+        if seconds > 0:
+            relative.append(parts.seconds / seconds)
+    rates = (parts.denoising / (parts.volume * use.steps) for use, parts in timed)
+    return Latest(len(uses), len(successes), max(use.finished_at for use in uses), tuple(relative), tuple(rates))
+
+
+def _kind(use: Row[Any]) -> tuple[str, str, int]:
+    """Return what must be equal for times to be compared, besides the size."""
+    return use.model_cache_key, use.speed, use.devices

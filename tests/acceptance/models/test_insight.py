@@ -60,12 +60,14 @@ def test_three_videos_and_a_failure(stack: Stack) -> None:
     assert found["hardware_profile"]
     assert found["optimization_level"] == good[0]["result"]["profile"]
     assert 0 <= found["quality_score"] <= 1
-    rates = []
-    for job in good:
-        timings, work = job["result"]["timings"], 64 * 64 * 17 * job["params"]["steps"] / 1e6
-        rates.append((sum(timings.values()) - timings.get("loading", 0.0)) / work)
-    assert abs(found["performance_score"] - 0.75 * min(rates) / statistics.median(rates)) < 0.001
-    assert abs(found["stability_score"] - 0.75 * statistics.median(rates) / max(rates)) < 0.001
+    timings = [(job["params"]["steps"], job["result"]["timings"]) for job in good]
+    step = statistics.median(times["denoising"] / steps for steps, times in timings)
+    rest = sum(statistics.median(times[phase] for _, times in timings) for phase in ("encoding", "decoding", "muxing"))
+    whole = [sum(times.values()) - times.get("loading", 0.0) for _, times in timings]
+    relative = [seconds / (step * steps + rest) for seconds, (steps, _) in zip(whole, timings, strict=True)]
+    # A job whose device waits for its file is expected by the median of decoding and encoding it together.
+    assert abs(found["performance_score"] - 0.75 * min(relative) / statistics.median(relative)) < 0.02
+    assert abs(found["stability_score"] - 0.75 * statistics.median(relative) / max(relative)) < 0.02
 
     metrics = ask(stack, "dashboard/metrics")
     (line,) = [each for each in ask(stack, "dashboard/models") if each["model_id"] == "TI2V-5B"]

@@ -150,6 +150,25 @@ def test_jobs_that_wait_are_given_their_lines(database: Database) -> None:
         assert {job.id: job.line for job in session.exec(select(tables.Job))} == named
 
 
+@both_databases
+def test_jobs_that_wait_are_given_their_volumes(database: Database) -> None:
+    waiting, ended = accepted(database), accepted(database)
+    with database.write() as session:
+        connection = session.connection()
+        connection.execute(text("UPDATE jobs SET status = 'succeeded' WHERE id = :id"), {"id": ended.id})
+    assert waiting.volume > 0
+    _to(database, "0027")
+    migrate(database.url)
+    names = [column["name"] for column in inspect(database.engine).get_columns("jobs")]
+    listed = ", ".join(f'"{name}"' for name in names if name not in ("id", "volume"))
+    with database.write() as session:  # as a process of the version before inserts it meanwhile
+        copy = f"INSERT INTO jobs (id, {listed}) SELECT 'another', {listed} FROM jobs WHERE id = :id"
+        session.connection().execute(text(copy), {"id": waiting.id})
+    with database.read() as session:
+        found = {job.id: job.volume for job in session.exec(select(tables.Job))}
+    assert found == {waiting.id: pytest.approx(waiting.volume), ended.id: 0.0, "another": 0.0}
+
+
 def _to(database: Database, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(shared.__file__).parent / "database" / "migrations"))

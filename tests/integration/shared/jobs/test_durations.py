@@ -18,7 +18,8 @@ from tests.conftest import both_databases
 from tests.support.jobs import accepted, claimed, new_job
 from tests.support.uses import used
 
-WORK = 64 * 64 * 9 * 2 / 1e6
+VOLUME = 64 * 64 * 9 / 1e6
+WORK = VOLUME * 2
 KEY, PRESET = "T2V-A14B:none", "T2V-A14B-Lightning"
 
 
@@ -33,8 +34,8 @@ def measured(database: Database, **values: Any) -> None:
 
 
 def seconds(database: Database, model_id: str | None = None, speed: str = "exact", key: str = KEY) -> float | None:
-    rate = durations.measured(database, key, model_id, speed).seconds_per_work
-    return None if rate is None else round(rate * WORK, 6)
+    found = durations.measured(database, key, model_id, speed).seconds(WORK, VOLUME)
+    return None if found is None else round(found, 6)
 
 
 @both_databases
@@ -45,7 +46,8 @@ def test_tiers_are_not_mixed(database: Database) -> None:
     estimates = MeasuredDurations(database).estimates()
     waiting = (new_job(), new_job(request={"speed": "fast"}))
     exact, fast = (durations.timing_key(one.params.model_cache_key, one.params.speed) for one in waiting)  # type: ignore[attr-defined]
-    assert (round(estimates.run(exact, WORK), 6), round(estimates.run(fast, WORK), 6)) == (10.0, 2.0)
+    found = [round(estimates.run(key, WORK, VOLUME), 6) for key in (exact, fast)]
+    assert found == [10.0, 2.0]
     assert estimates.load(KEY) == 1.0
 
 
@@ -54,7 +56,7 @@ def test_a_job_that_continued_from_a_checkpoint_is_left_out(database: Database) 
     for _ in range(3):
         used(database, seconds=3.0, work=WORK, resumed_from_step=1)
     assert seconds(database) == 10.0
-    assert durations.measured(database, KEY).samples == 1
+    assert durations.measured(database, KEY).samples(VOLUME) == 1
     (latest,) = latest_uses.latest(database, ["T2V-A14B"]).values()
     assert (latest.successes, len(latest.seconds_per_work)) == (4, 1)
 

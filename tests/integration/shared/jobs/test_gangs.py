@@ -132,6 +132,6 @@ def test_device_time_counts_every_device_and_figures_do_not_mix(database: Databa
     assert use.devices == 2
     assert use.device_seconds == pytest.approx(2 * (ended.finished_at - ended.started_at).total_seconds())
     key = ended.model_cache_key
-    assert durations.measured(database, key).samples == 0
-    assert durations.measured(database, key, devices=2).samples == 1
+    assert durations.measured(database, key).samples(1.0) == 0
+    assert durations.measured(database, key, devices=2).samples(1.0) == 1
     assert gpu_time.gpu_seconds(database, "nobody", clock.now() - timedelta(days=1), clock.now()) == 0.0

@@ -62,7 +62,7 @@ WRONG: dict[str, tuple[Facts, str]] = {
     "job_stuck": (replace(FINE, running=(JOB,)), "job-1"),
     "failure_rate": (replace(FINE, succeeded_1h=3, failed_1h=1), ""),
     "slower_than_usual": (
-        replace(FINE, models=(replace(MODEL, seconds_per_work=(3.0,) * 5 + (2.0,) * 10),)),
+        replace(FINE, models=(replace(MODEL, relative_seconds=(3.0,) * 5 + (2.0,) * 10),)),
         "T2V-A14B",
     ),
     "disk_nearly_full": (replace(FINE, nodes=(replace(NODE, disk_used_percent=90.0),)), "one"),

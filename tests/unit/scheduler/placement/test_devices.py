@@ -67,7 +67,7 @@ def test_with_random_arrivals_and_lengths_hardly_anybody_is_late(utilisation: fl
         for place in range(80):
             at += rng.expovariate(utilisation * 2 / (2 * RUN))
             jobs.append(job(f"{place:03}", rng.choice(MODELS), at, work=rng.choice([0.5, 1.0, 2.0])))
-        ours = simulate(jobs, [device(0, MODELS), device(1, MODELS)], constant(RUN), lambda _, work: RUN * work)
+        ours = simulate(jobs, [device(0, MODELS), device(1, MODELS)], constant(RUN), lambda _, work, __: RUN * work)
         for item in jobs:
             excess = ours.starts[item.job_id] - ours.deadlines.get(item.job_id, ours.starts[item.job_id])
             assert excess < 2 * RUN + RUN
@@ -352,7 +352,7 @@ def test_a_farm_in_which_no_two_devices_are_alike_is_filled_once() -> None:
 def test_the_first_assignments_are_yielded_before_the_others_are_decided() -> None:
     asked = []
 
-    def run(model_cache_key: str, work: float) -> float:
+    def run(model_cache_key: str, work: float, volume: float) -> float:
         asked.append(model_cache_key)
         return RUN
 

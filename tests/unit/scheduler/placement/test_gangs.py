@@ -15,7 +15,7 @@ from shared.jobs.claims.gangs import joined, keys_of
 from shared.jobs.dispatch import Busy, Queue, Waiting
 from tests.support.simulation import device, job, running
 
-FLAT = Estimates(lambda _key: 0.0, lambda _key, work: work)
+FLAT = Estimates(lambda _key: 0.0, lambda _key, work, _volume: work)
 
 
 def decided(waiting: Sequence[Waiting], devices: Sequence[DeviceView], busy: Sequence[Busy] = ()) -> list[Assignment]:

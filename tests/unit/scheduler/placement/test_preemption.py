@@ -22,7 +22,7 @@ def urgent(job_id: str = "c", **values: Any) -> Waiting:
 
 def moment(waiting: list[Waiting], busy: list[Busy], devices: list[DeviceView], seconds: float = 1000.0) -> Moment:
     queue = Queue(101.0, tuple(waiting), tuple(busy))
-    return Moment(queue, tuple(devices), Estimates(lambda _: 0.0, lambda _, work: seconds * work))
+    return Moment(queue, tuple(devices), Estimates(lambda _: 0.0, lambda _, work, __: seconds * work))
 
 
 def chosen(at: Moment, wait: float = 10.0) -> list[tuple[str, str, str]]:

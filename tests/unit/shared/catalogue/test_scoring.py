@@ -18,7 +18,7 @@ def test_integrity(verified: int, expected: int, score: float | None) -> None:
         (0, 0, [], None),
         (0, 3, [], 0.0),
         (4, 4, [2.0, 2.0, 2.0, 2.0], 1.0),
-        (9, 10, [2.0, 2.5, 2.5], 0.72),
+        (9, 10, [0.8, 1.0, 1.0], 0.72),
         (1, 2, [3.0], 0.5),
         (2, 2, [], None),
     ],
@@ -82,7 +82,7 @@ def test_health_is_the_product_of_what_is_known() -> None:
         (0, 3, [], 0.0),
         (3, 3, [], None),
         (3, 3, [2.0, 2.0, 2.0], 1.0),
-        (3, 4, [2.0, 2.5, 4.0], round(0.75 * 2.5 / 4.0, 4)),
+        (3, 4, [0.8, 1.0, 1.6], 0.4688),
         (20, 20, [1.0] * 19 + [100.0], 1.0),  # the 19th of 20 is the p95: one straggler is none
     ],
 )

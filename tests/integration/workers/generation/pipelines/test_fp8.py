@@ -157,7 +157,7 @@ def test_placement_gives_it_to_a_device_that_has_it(database: Database) -> None:
         DeviceView(f"n/{index}", "n", kind, 999_000, frozenset(), frozenset({"T2V-A14B"}), capability=capability)
         for index, (kind, capability) in enumerate((("cpu", None), ("cuda", 86), ("cuda", None), ("cuda", 90)))
     ]
-    estimates = Estimates(lambda _: 1.0, lambda _, __: 1.0)
+    estimates = Estimates(lambda _: 1.0, lambda *_: 1.0)
     assert [one.device_key for one in decide(Moment(queue, tuple(views), estimates))] == ["n/3"]
     assert list(decide(Moment(queue, tuple(views[:3]), estimates))) == []
 

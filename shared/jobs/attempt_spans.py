@@ -114,8 +114,9 @@ def report_returned(job: Job, attempt: int) -> None:
 def _report_wait(job: Job) -> None:
     if job.claimed_at is None:
         return
-    # The duration is measured by the database's clock; the end, like all later spans, by this node's clock.
-    now = time.time()
+    # The duration is measured by the database's clock; the end, like all later spans, by this node's clock. It is never
+    # after the claim, with which the attempt begins where another process reports it.
+    now = min(time.time(), job.claimed_at)
     waited = max(0.0, job.claimed_at - max(job.queued_at, job.not_before))
     about: Attributes = {"wanworks.job.id": job.id, "wanworks.attempt": job.attempt, "wanworks.priority": job.priority}
     span = tracing.begin("queue", about, parent=job.traceparent, began=now - waited, keys=(job.id, None))

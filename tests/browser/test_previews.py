@@ -4,13 +4,18 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Open
-from tests.support.stack import Stack
+from tests.support.stack import Stack, wait_for
 
 MODEL = "T2V-A14B"
 
 
 @pytest.mark.slow
 def test_the_dialog_of_a_running_job_shows_its_preview(open_page: Open, stack: Stack) -> None:
+    status = "/api/v1/models/status/detailed"
+    wait_for(
+        lambda: stack.request("GET", status).json()["models"][MODEL]["availability_status"] == "available", 60,
+        "for the node to find its models",
+    )  # fmt: skip
     answer = stack.request("POST", "/api/v1/jobs/prepare", json={"model_id": MODEL})
     assert stack.wait_status(answer.json()["id"], seconds=240)["status"] == "succeeded"
     job_id = stack.submit(model_id=MODEL, resolution="256x144", frames=17, steps=100)

@@ -162,6 +162,7 @@ def test_favourites_and_collections_by_mouse_and_key(opened: Callable[..., Page]
     page.get_by_role("dialog").get_by_role("button", name="Create").click()
     expect(page.get_by_text("Added to the collection")).to_be_visible()
     page.get_by_role("link", name="Gallery").click()
+    expect(page.locator("#gallery [role=status]")).to_have_text("5,003 videos")  # without the filter of before
     collection = page.locator("#gallery select[name=collection]")
     collection.select_option(label="boats (1)")
     expect(page.locator(".cell")).to_have_count(1)

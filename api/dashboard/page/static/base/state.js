@@ -128,7 +128,7 @@ export const isDrained = (node) => Boolean(state.workers?.nodes.find((one) => on
 export const KINDS = { cuda: "GPU", cpu: "CPU" };
 
 /** Returns a device's name as every view spells it: "studio / CPU 0". */
-export const deviceName = ({ node, kind, index }) => `${node} / ${KINDS[kind] ?? kind} ${index}`;
+export const deviceName = ({ node, kind, index }) => `${node} / ${KINDS[kind] ?? kind}\u00a0${index}`;
 
 /** Returns the name of the device with this key ("studio/0"), or of the one with this id on a node. */
 export function deviceNamed(key, id = null) {

@@ -67,7 +67,7 @@ function one(batch) {
 
 async function cancel(batch) {
   const left = batch.total - ended(batch);
-  if (!(await confirm({ title: "Cancel this batch?", text: `${number(left)} jobs have not ended.`, yes: "Cancel the batch" })))
+  if (!(await confirm({ title: "Cancel this batch?", text: `${number(left)} jobs have not ended.`, yes: "Cancel the batch", no: "Keep it" })))
     return;
   await attempt(async () => {
     await post(`/api/v1/batches/${batch.id}/cancel`);

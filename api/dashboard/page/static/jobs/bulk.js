@@ -118,7 +118,7 @@ async function start(name, priority) {
     const stay = rest ? `${number(rest)} ${rest === 1 ? REASONS[name][0] : REASONS[name][1]}.` : "";
     const lines = given.length ? given.map(([of, value]) => `${words(of)}: ${value}`) : ["Every job, without a filter"];
     const title = `${verb} ${plural(fit, "job")}?`;
-    if (!(await confirm({ title, text: [stay, text].filter(Boolean).join(" "), lines, yes, no, kind }))) return null;
+    if (!(await confirm({ title, text: [stay, text].filter(Boolean).join(" "), lines, yes, no: fit === 1 ? no.replace("them", "it") : no, kind }))) return null;
     const result = await post("/api/v1/jobs/bulk", body, { key: newKey(), timeout: 60_000 });
     own.at = 0;
     load.jobs().catch(() => {}); // the feed reports an unreachable server

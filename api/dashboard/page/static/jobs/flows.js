@@ -155,7 +155,7 @@ function actions(flow) {
 
 async function cancel(flow) {
   const text = "All of its jobs that have not ended are cancelled.";
-  if (!(await confirm({ title: "Cancel this flow?", text, lines: [flow.name ?? flow.id], yes: "Cancel the flow" }))) return;
+  if (!(await confirm({ title: "Cancel this flow?", text, lines: [flow.name ?? flow.id], yes: "Cancel the flow", no: "Keep it" }))) return;
   await change(flow, "cancel", "Cancellation requested");
 }
 

@@ -96,7 +96,7 @@ async function start(name, jobs, value) {
     if (jobs.length > SHOWN) lines.push(`and ${jobs.length - SHOWN} more`);
     const text = name === "delete" ? "Jobs that run are cancelled first. Their files are deleted too, also from favourites and collections of others." : undefined;
     const title = `${verb} ${plural(jobs.length, "job")}?`;
-    if (!(await confirm({ title, text, lines, yes: name === "delete" ? verb : "Cancel the jobs", no: "Keep them" }))) return null;
+    if (!(await confirm({ title, text, lines, yes: name === "delete" ? verb : "Cancel the jobs", no: jobs.length === 1 ? "Keep it" : "Keep them" }))) return null;
   }
   return attempt(async () => {
     const failed = [];

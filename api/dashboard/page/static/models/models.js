@@ -279,6 +279,7 @@ async function cancel(model, one) {
     title: `Cancel the download of ${model.model_id}?`,
     text: `Its downloaded files on ${one.node} are removed, unless another download needs them. To keep them, pause the download instead.`,
     yes: "Cancel the download",
+    no: "Keep it",
   });
   if (yes) await manage(model, one, "cancel");
 }

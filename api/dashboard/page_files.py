@@ -22,6 +22,9 @@ _LATER = (
     "gallery/grid.js",
     "gallery/collections.js",
     "gallery/compare.js",
+    "models/models.js",
+    "models/choosing.js",
+    "models/cleanup.js",
     "login.js",
 )
 

@@ -14,7 +14,6 @@ import * as load from "./base/load.js";
 import * as menus from "./base/menus.js";
 import { loading } from "./base/parts.js";
 import { loadLoras } from "./models/loras.js";
-import { models } from "./models/models.js";
 import { announceEnds, newJob, startFrom } from "./new/new_job.js";
 import { overview } from "./overview/overview.js";
 import { activeCount, activeJobs, changed, mergeJobs, state, whenChanged } from "./base/state.js";
@@ -23,9 +22,11 @@ import * as theme from "./base/theme.js";
 // The script of the flows is loaded when they are first shown.
 let flowScript = null;
 const flows = () => flowScript?.flows() ?? loading();
-// Likewise that of the gallery.
+// Likewise those of the gallery and of the models.
 let galleryScript = null;
 const gallery = () => galleryScript?.gallery() ?? loading();
+let modelScript = null;
+const models = () => modelScript?.models() ?? loading();
 const VIEWS = { overview, gallery, jobs, flows, new: newJob, models, devices, alerts };
 const ESSENTIAL = ["metrics", "workers", "active", "alerts"];
 const FAST_POLL_MS = 2_000;
@@ -60,6 +61,7 @@ function route(first = false) {
   if (name && wanted === FIRST && name !== FIRST) history.replaceState(null, "", `#${FIRST}`); // there is no such view
   if (wanted === "flows") openFlows(name === "flow" ? decodeURIComponent(id) : null);
   if (wanted === "gallery") openGallery(params);
+  if (wanted === "models") openModels();
   behind = location.hash.slice(1) || FIRST;
   if (wanted === "jobs") filterBy(params);
   if (wanted === "new") startFrom(params);
@@ -100,6 +102,16 @@ async function openGallery(params) {
     await galleryScript.open(params);
   } catch (error) {
     showMessage(`The gallery could not be loaded: ${error.message}`, "bad");
+  }
+}
+
+/** Shows the models, once their script is there. */
+async function openModels() {
+  try {
+    modelScript ??= await import("./models/models.js");
+    changed();
+  } catch (error) {
+    showMessage(`The models could not be loaded: ${error.message}`, "bad");
   }
 }
 

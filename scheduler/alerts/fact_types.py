@@ -19,6 +19,7 @@ class ModelFact:
     waiting: int = 0  # queued generations
     downloading: bool = False
     relative_seconds: tuple[float, ...] = ()  # of the latest successes, newest first, by what their size takes
+    weights_id: str | None = None  # of a preset: the model whose files it uses
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,7 @@ def _model(library: Library, model_id: str) -> ModelFact:
     model = library.models[model_id]
     return ModelFact(
         model_id=model_id,
+        weights_id=model.entry.weights_id if model.entry.weights_id != model_id else None,
         replicas=tuple(
             ReplicaFact(one.node, one.availability, tuple(fault["path"] for fault in one.faults))
             for one in model.replicas

@@ -136,16 +136,16 @@ def test_a_form_sent_while_its_model_changes_has_the_fields_of_the_new_model(ope
     page = open_page("#new")
     open_advanced(page)
     choose_model(page, "T2V-A14B")
-    page.get_by_label("Guidance, low", exact=True).fill("2.5")  # TI2V-5B has none
+    page.get_by_label("Guidance, low", exact=True).fill("2.5")  # which the preset fixes
     page.get_by_label("Prompt", exact=True).fill("between two models")
     page.evaluate("""() => {
-        document.querySelector("input[name=model_id][value='TI2V-5B']").click();
+        document.querySelector("input[name=model_id][value='T2V-A14B-Lightning']").click();
         document.getElementById("make-form").requestSubmit();
     }""")
     mine = page.locator("[data-submitted]").filter(has_text="between two models")
     expect(mine).to_be_visible()
     job = stack.job(mine.get_attribute("data-submitted") or "")
-    assert (job["model_id"], job["params"].get("guidance_scale_2")) == ("TI2V-5B", None)
+    assert (job["model_id"], job["params"]["guidance_scale_2"]) == ("T2V-A14B-Lightning", 1.0)
     stack.request("DELETE", f"/api/v1/jobs/{job['id']}")
 
 

@@ -285,3 +285,15 @@ def test_a_flower_that_runs_and_does_not_answer_is_down() -> None:
     one.run_pass(replace(running, flower_answers=False))
     assert opened(one.run_pass(replace(running, flower_answers=False), 61.0)) == [("flower_down", "")]
     assert one.run_pass(replace(running, flower_answers=None), 1.0).resolved == (("flower_down", ""),)
+
+
+def test_a_preset_has_no_alert_of_its_own_for_the_files_of_its_model() -> None:
+    bad = (ReplicaFact("one", ReplicaState.CORRUPTED, ("vae.bin",)),)
+    preset = ModelFact("T2V-A14B-Lightning", bad, weights_id="T2V-A14B")
+    (rule,) = [one for one in RULES if one.name == "model_corrupted"]
+
+    def subjects(*models: ModelFact) -> list[str]:
+        return [found.subject for found in rule.find(replace(FINE, models=models), SETTINGS, ())]
+
+    assert subjects(replace(MODEL, replicas=bad), preset) == ["T2V-A14B on one"]
+    assert subjects(MODEL, preset) == ["T2V-A14B-Lightning on one"], "its own files"

@@ -107,7 +107,7 @@ def test_what_matches_is_counted_then_changed(client: TestClient, database: Data
 
 @both_databases
 def test_a_dry_run_says_how_many_jobs_would_change(client: TestClient, database: Database) -> None:
-    """Its figure is what the action does next, for each action and whoever asks."""
+    """Its figure is what the action does next, for each action and each caller."""
     _, jobs = stored(database, 3)
     claimed(database, accepted(database).id)
     failed(database)

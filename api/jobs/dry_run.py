@@ -122,8 +122,8 @@ def _how(found: Estimate, params: GenerationParams, count: int) -> str:
     loading += f", times {count} jobs, of which one loads" if count > 1 else ""
     times = f", times {params.devices_per_job} devices" if params.devices_per_job > 1 else ""
     return (
-        f"The median times of denoising, decoding and the rest in the last {found.samples} successes, scaled to this "
-        f"request, {loading}{times}."
+        f"The median times of the last {found.samples} successes, scaled to this size and number of steps, "
+        f"{loading}{times}."
     )
 
 

@@ -186,12 +186,11 @@ def test_gpu_seconds_count_all_jobs_before_the_last(client: TestClient, database
 
 
 def test_a_dry_run_tells_the_cost_of_all(client: TestClient, database: Database) -> None:
-    used(database, finished_at=now(), seconds=11.0)
+    used(database, finished_at=now(), seconds=11.0, warm=False)
     one, four = (client.post(URL, json={**GOOD, "count": count}, params={"dry_run": "true"}).json() for count in (1, 4))
     assert (one["count"], four["count"]) == (1, 4)
     assert one["cost"]["generation_seconds"] == four["cost"]["generation_seconds"] == 10.0
-    loading = one["cost"]["loading_seconds"]
-    if loading is not None:
-        assert four["cost"]["gpu_seconds"] == pytest.approx(loading + 40.0)
+    assert one["cost"]["loading_seconds"] == 1.0
+    assert four["cost"]["gpu_seconds"] == pytest.approx(1.0 + 40.0)
     assert "4 jobs" in four["cost"]["how"]
     assert count_of(database) == 0

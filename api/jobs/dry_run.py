@@ -119,12 +119,13 @@ def _how(found: Estimate, params: GenerationParams, count: int) -> str:
     loading = (
         "and no loading, because a device has the model loaded" if found.warm else "plus the median time of loading"
     )
-    loading += f", times {count} jobs, of which one loads" if count > 1 else ""
+    if count > 1:
+        loading += f", times {count} jobs" if found.warm else f", times {count} jobs, of which one loads"
     times = f", times {params.devices_per_job} devices" if params.devices_per_job > 1 else ""
-    measure, source = "The times", "the last success"
-    if found.samples != 1:
-        measure, source = "The median times", f"the last {found.samples} successes"
-    return f"{measure} of denoising, decoding and the rest in {source}, scaled to this request, {loading}{times}."
+    source = (
+        f"median times of the last {found.samples} successes" if found.samples != 1 else "times of the last success"
+    )
+    return f"The {source}, scaled to this size and number of steps, {loading}{times}."
 
 
 def _start(expected: Sequence[Forecast]) -> Start:

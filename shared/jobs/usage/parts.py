@@ -87,6 +87,8 @@ class Parts:
 
     def in_tier(self, ratio: float) -> Self:
         """Return the parts as of a tier, by the ratio that a benchmark has measured."""
+        if ratio == 1.0:
+            return self
         encoding, denoising, decoding = self.encoding * ratio, self.denoising * ratio, self.decoding * ratio
         return replace(self, encoding=encoding, denoising=denoising, decoding=decoding)
 

@@ -77,7 +77,7 @@ def test_the_page_and_the_dry_run(client: TestClient) -> None:
     assert client.get(ESTIMATE).json()["generation_seconds"] == WHOLE
     cost = client.post(URL, json=ASKED, params={"dry_run": "true"}).json()["cost"]
     assert (cost["generation_seconds"], cost["gpu_seconds"], cost["samples"]) == (WHOLE, HELD + 1.0, 3)
-    how = "The median times of denoising, decoding and the rest in the last 3 successes, scaled to this request, "
+    how = "The median times of the last 3 successes, scaled to this size and number of steps, "
     assert cost["how"] == f"{how}plus the median time of loading."
     several = client.post(URL, json={**ASKED, "count": 3}, params={"dry_run": "true"}).json()["cost"]
     assert several["gpu_seconds"] == 3 * HELD + 1.0

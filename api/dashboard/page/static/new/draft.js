@@ -24,6 +24,7 @@ let saving = null;
 export const draft = {
   model_id: null,
   filled: {}, // what was entered, by field; other fields have the model's defaults
+  settled: null, // the prompt that was sent or copied last: another one is the user's own work
   round: 0, // increases when the fields are reset
   loras: [], // numbers of the LoRA rows
   image: null, // the picture that it starts from: {file, url, text}; text: what is known of it
@@ -46,6 +47,7 @@ export function restore() {
   const kept = stored.draft();
   if (kept && typeof kept.filled === "object" && state.catalogue.some((entry) => entry.model_id === kept.model_id)) {
     resetFields(kept.model_id, kept.filled);
+    draft.settled = kept.settled ?? null;
   }
 }
 
@@ -71,7 +73,7 @@ export function saveSoon() {
 
 export function save() {
   clearTimeout(saving);
-  stored.saveDraft({ model_id: draft.model_id ?? chosen()?.model_id, filled: draft.filled });
+  stored.saveDraft({ model_id: draft.model_id ?? chosen()?.model_id, filled: draft.filled, settled: draft.settled });
 }
 
 addEventListener("pagehide", () => {

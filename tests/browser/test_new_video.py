@@ -245,6 +245,11 @@ def test_requests_are_copied_with_the_address_and_without_the_key(open_page: Ope
     expect(dialog.get_by_role("link", name="Download")).to_have_attribute("download", f"{job}-video.mp4")
     dialog.get_by_text("Last lines of the log").click()
     expect(dialog.locator("pre").first).to_contain_text(job)
+    page = open_page(f"#job/{job}", viewport={"width": 390, "height": 844})
+    page.locator(".copies summary").click()
+    menu = page.locator(".copies ul").bounding_box()
+    assert menu is not None
+    assert 0 <= menu["x"] <= menu["x"] + menu["width"] <= 390
 
 
 def test_a_shared_link_is_shown_with_its_end_and_copied_where_the_browser_allows_it(

@@ -199,7 +199,8 @@ def test_a_job_that_begins_and_ends_keeps_the_columns_and_rows(open_page: Open, 
 def test_the_line_of_a_running_job_begins_with_the_time_that_is_left(open_page: Open) -> None:
     page = open_page("#jobs")
     text = page.evaluate("""async () => {
-        const { progressText } = await import(document.querySelector("script[src*=main]").src.replace("main.js", "base/parts.js"));
+        const main = document.querySelector("script[src*=main]").src;
+        const { progressText } = await import(main.replace("main.js", "base/parts.js"));
         const progress = { percent: 8, phase: "denoising", step: 11, steps: 100, eta_seconds: 53 };
         return progressText({ status: "running", progress });
     }""")

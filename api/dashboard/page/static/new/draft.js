@@ -30,6 +30,7 @@ export const draft = {
   image: null, // the picture that it starts from: {file, url, text}; text: what is known of it
   last_image: null, // the one that it ends with
   errors: {}, // messages by field
+  isLengthTyped: false, // whether the length was changed last: else it follows the number of frames
   general: null, // an error that belongs to no field of the form
   alternatives: [], // requests that would fit
   sending: false,

@@ -119,7 +119,7 @@ def _how(found: Estimate, params: GenerationParams, count: int) -> str:
     loading = (
         "and no loading, because a device has the model loaded" if found.warm else "plus the median time of loading"
     )
-    loading += f", times {count} jobs, of which one loads" if count > 1 else ""
+    loading += f", times {count} jobs{'' if found.warm else ', of which one loads'}" if count > 1 else ""
     times = f", times {params.devices_per_job} devices" if params.devices_per_job > 1 else ""
     measure, source = "The times", "the last success"
     if found.samples != 1:

@@ -163,7 +163,7 @@ export function gallery() {
       ? h("div", { key: "wrong", class: "row wrap" }, note(`The videos could not be loaded: ${wrong}`, "bad"), button("Try again", reload))
       : null,
     own.newer ? h("p", { key: "newer" }, button("Show new videos", reload)) : null,
-    h("p", { key: "count", role: "status", class: "muted" }, summary()),
+    own.total === 0 ? null : h("p", { key: "count", role: "status", class: "muted" }, summary()),
     own.total === 0 && !wrong ? nothing() : null,
     own.total ? grid() : null,
     own.more ? h("p", { key: "full", class: "note" }, `These are the newest ${number(own.total)}. Choose an end date to see older ones.`) : null,

@@ -302,6 +302,12 @@ def test_videos_are_compared_in_step(opened: Callable[..., Page], site: Site) ->
     rows = dialog.get_by_role("row")
     assert {row.inner_text().split("\t")[0] for row in rows.all()} >= {"Prompt", "Seed", "Steps"}
     assert dialog.get_by_role("row", name=re.compile("Model")).count() == 0, "equal settings are not shown"
+    page.set_viewport_size({"width": 390, "height": 700})
+    expect(dialog.get_by_role("button", name=re.compile("^(Play|Pause)$"))).to_be_in_viewport(ratio=1)
+    for video in dialog.locator("video").all():
+        box = video.bounding_box()
+        assert box is not None
+        assert box["height"] <= (700 - 220) / 2
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
 
@@ -345,6 +351,9 @@ def test_the_dialog_of_a_video_goes_on_in_the_order_of_the_gallery(opened: Calla
     expect(dialog.get_by_role("button", name="Next video")).to_have_attribute("aria-disabled", "true")
     page.keyboard.press("Escape")
     expect(page).to_have_url(re.compile(r"#gallery\?q=boat$"))
+    last = cell(page, site.videos[2]).locator(".cell-link")
+    expect(last).to_be_focused()
+    expect(last).to_be_in_viewport()
 
 
 def test_an_error_is_shown_and_can_be_tried_again(opened: Callable[..., Page]) -> None:

@@ -126,6 +126,14 @@ def test_ten_thousand_jobs_have_right_counts_pages_and_search(open_page: Open, s
         page = open_page("#jobs?order=newest&size=100")
         expect(page.locator("#jobs")).to_contain_text(f"{before + 10_001:,} jobs, newest first", timeout=60_000)
         expect(page.locator("#jobs tbody tr")).to_have_count(100)
+        chosen = page.get_by_role("group", name="Selected jobs")
+        page.locator("#jobs tbody .pick input").first.check()
+        expect(chosen).to_contain_text("1 selected")
+        page.get_by_role("button", name="Next").click()
+        expect(page.locator(".pager")).to_contain_text("page 2 of 10")
+        page.go_back()
+        expect(page.locator(".pager")).to_contain_text("page 1 of 10")
+        expect(chosen).to_have_count(0)
         page.get_by_role("button", name="Next").click()
         expect(page.locator(".pager")).to_contain_text("page 2 of 10")
         assert "after=" in page.url
@@ -186,6 +194,17 @@ def test_a_job_that_begins_and_ends_keeps_the_columns_and_rows(open_page: Open, 
     for word in ("running", "succeeded"):
         expect(row.locator(".badge")).to_have_text(word)
         assert (row.bounding_box(), state.bounding_box()) == (before, at), word
+
+
+def test_the_line_of_a_running_job_begins_with_the_time_that_is_left(open_page: Open) -> None:
+    page = open_page("#jobs")
+    text = page.evaluate("""async () => {
+        const main = document.querySelector("script[src*=main]").src;
+        const { progressText } = await import(main.replace("main.js", "base/parts.js"));
+        const progress = { percent: 8, phase: "denoising", step: 11, steps: 100, eta_seconds: 53 };
+        return progressText({ status: "running", progress });
+    }""")
+    assert text.replace("\u00a0", " ") == "8 % · 53 s left · denoising, step 11 of 100"
 
 
 @pytest.mark.parametrize("width", [1024, 768])

@@ -49,8 +49,11 @@ function route(first = false) {
   if (name === "main") return; // the skip link, not a view
   if (name === "job" && id) {
     show(view ?? "jobs", first);
-    openJob(decodeURIComponent(id), () => {
-      if (location.hash.startsWith("#job/")) history.replaceState(null, "", `#${behind}`);
+    openJob(decodeURIComponent(id), (last) => {
+      if (location.hash.startsWith("#job/")) {
+        history.replaceState(null, "", `#${behind}`);
+        if (view === "gallery") state.gallery?.focus(last);
+      }
       drawTitle();
     }, view === "jobs" ? (state.list.ids ?? []) : view === "overview" ? [...state.latest] : []);
     drawTitle();

@@ -40,16 +40,17 @@ function placeToasts() {
 }
 
 /**
- * Shows a message, also to screen readers, for 5 s; errors ("bad") for 10 s.
- * `action` {text, act, milliseconds}: a button in it. Returns a function that closes it earlier.
+ * Shows a message, also to screen readers, for 5 s; errors ("bad") for 10 s; with `milliseconds: Infinity` until it is
+ * dismissed. `actions` [{text, act}] or [{text, href}]: buttons and links in it, each of which closes it; `dismissed` is
+ * called when the user closes it. Returns a function that closes it earlier.
  */
-export function showMessage(text, kind = "info", action = null) {
+export function showMessage(text, kind = "info", { actions = [], milliseconds = kind === "bad" ? 10_000 : 5_000, dismissed } = {}) {
   count += 1;
   const key = count;
-  shown.set(key, { text, kind, action });
+  shown.set(key, { text, kind, actions, dismissed });
   if (placeToasts()) setTimeout(drawToasts, ANNOUNCED_MS);
   else drawToasts();
-  setTimeout(() => close(key), action?.milliseconds ?? (kind === "bad" ? 10_000 : 5_000));
+  if (Number.isFinite(milliseconds)) setTimeout(() => close(key), milliseconds);
   return () => shown.has(key) && close(key);
 }
 
@@ -58,32 +59,28 @@ function close(key) {
   drawToasts();
 }
 
+function dismiss(key, act) {
+  close(key);
+  act?.();
+}
+
 function drawToasts() {
   render(
     toasts,
-    [...shown].map(([key, { text, kind, action }]) =>
+    [...shown].map(([key, { text, kind, actions, dismissed }]) =>
       h(
         "div",
-        { key, class: `toast ${kind}` },
+        { key, class: `toast ${kind} ${actions.length > 1 ? "wide" : ""}` },
         h("span", null, text),
         h("span", { class: "spacer" }),
-        action
-          ? h(
-              "button",
-              {
-                type: "button",
-                class: "button act",
-                on: {
-                  click: () => {
-                    close(key);
-                    action.act();
-                  },
-                },
-              },
-              action.text,
-            )
-          : null,
-        h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", on: { click: () => close(key) } }, "✕"),
+        actions.map(({ text: what, act, href }) => {
+          const follow = () => {
+            close(key);
+            act?.();
+          };
+          return h(href ? "a" : "button", { key: what, href, type: href ? null : "button", class: "button act", on: { click: follow } }, what);
+        }),
+        h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", on: { click: () => dismiss(key, dismissed) } }, "✕"),
       ),
     ),
   );

@@ -1,4 +1,5 @@
-// Menus are `<details>`: a click beside one, or Escape in it, closes it. One that has no room below opens upwards.
+// Menus are `<details>`: a click beside one, or Escape in it, closes it. One that has no room below opens upwards, and one
+// that has none to the right ends where its button ends.
 
 const OPEN = "details.menu[open], details.copies[open]";
 const MARGIN = 12; // pixels
@@ -25,10 +26,12 @@ export function listen() {
 /** Opens the menu where its dialog, or the window, has more room, and lets it scroll where that is not enough. */
 function place(menu) {
   const list = menu.querySelector(":scope > :not(summary)");
-  menu.classList.remove("up");
+  menu.classList.remove("up", "end");
   list.style.removeProperty("max-height");
   const { top, bottom } = menu.getBoundingClientRect();
   const around = menu.closest("dialog")?.getBoundingClientRect();
+  const right = Math.min(innerWidth, around?.right ?? innerWidth);
+  menu.classList.toggle("end", list.getBoundingClientRect().right > right - MARGIN);
   const below = Math.min(innerHeight, around?.bottom ?? innerHeight) - bottom - MARGIN;
   const above = top - Math.max(0, around?.top ?? 0) - HEAD;
   if (list.offsetHeight <= below) return;

@@ -78,12 +78,12 @@ export function progressText(job) {
   if (job.status === "paused")
     return `paused${job.paused_by === "disk_full" ? ": the disk is full" : ""} at ${percent(progress.percent)}`;
   const parts = [percent(progress.percent)];
-  if (progress.phase) parts.push(sentence(progress.phase).toLowerCase());
-  if (progress.step && progress.steps) parts.push(`step ${progress.step} of ${progress.steps}`);
+  if (progress.eta_seconds !== null && progress.eta_seconds !== undefined) parts.push(`${seconds(progress.eta_seconds)} left`);
+  const step = progress.step && progress.steps ? `step ${progress.step} of ${progress.steps}` : "";
+  const doing = [sentence(progress.phase ?? "").toLowerCase(), step].filter(Boolean).join(", ");
+  if (doing) parts.push(doing);
   if (progress.bytes_total) parts.push(`${bytes(progress.bytes_done ?? 0)} of ${bytes(progress.bytes_total)}`);
   if (progress.bytes_per_second) parts.push(`${bytes(progress.bytes_per_second)}/s`);
-  if (progress.eta_seconds !== null && progress.eta_seconds !== undefined)
-    parts.push(`${seconds(progress.eta_seconds)} left`);
   return parts.join(" · ");
 }
 

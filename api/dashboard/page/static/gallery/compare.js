@@ -58,7 +58,7 @@ function draw() {
       { class: "dialog-body" },
       h(
         "div",
-        { class: "side-by-side", "data-count": jobs.length },
+        { class: "side-by-side", "data-count": jobs.length, css: { "--count": jobs.length } },
         jobs.map((job, index) =>
           h(
             "figure",

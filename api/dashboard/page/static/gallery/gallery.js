@@ -34,7 +34,7 @@ export const own = {
 let loading = 0; // number of the latest request for a first page
 let ours = null; // the address that the fields have made last
 
-state.gallery = { load: refresh, neighbours, marks };
+state.gallery = { load: refresh, neighbours, marks, focus };
 
 /** Shows what the address says. */
 export async function open(params) {
@@ -130,16 +130,27 @@ export async function loadPage(page) {
 
 export const videoAt = (index) => own.pages.get(Math.floor(index / PAGE))?.[index % PAGE] ?? null;
 
-/** Returns the ids before and after this video in the order of the gallery, as far as they are loaded. */
-function neighbours(id) {
+/** Returns the place of a video in the gallery; null: it is not loaded. */
+function indexOf(id) {
   for (const [page, videos] of own.pages) {
     const place = videos?.findIndex((video) => video.id === id) ?? -1;
-    if (place < 0) continue;
-    const index = page * PAGE + place;
-    if (index + 1 < own.total && !videoAt(index + 1)) loadPage(Math.floor((index + 1) / PAGE));
-    return { previous: index ? videoAt(index - 1)?.id : null, next: videoAt(index + 1)?.id ?? null };
+    if (place >= 0) return page * PAGE + place;
   }
   return null;
+}
+
+/** Focuses the link of a video, for example the one that its dialog showed last. */
+function focus(id) {
+  const index = indexOf(id);
+  if (index !== null) focusCell(index);
+}
+
+/** Returns the ids before and after this video in the order of the gallery, as far as they are loaded. */
+function neighbours(id) {
+  const index = indexOf(id);
+  if (index === null) return null;
+  if (index + 1 < own.total && !videoAt(index + 1)) loadPage(Math.floor((index + 1) / PAGE));
+  return { previous: index ? videoAt(index - 1)?.id : null, next: videoAt(index + 1)?.id ?? null };
 }
 
 export function gallery() {
@@ -152,7 +163,7 @@ export function gallery() {
       ? h("div", { key: "wrong", class: "row wrap" }, note(`The videos could not be loaded: ${wrong}`, "bad"), button("Try again", reload))
       : null,
     own.newer ? h("p", { key: "newer" }, button("Show new videos", reload)) : null,
-    h("p", { key: "count", role: "status", class: "muted" }, summary()),
+    own.total === 0 ? null : h("p", { key: "count", role: "status", class: "muted" }, summary()),
     own.total === 0 && !wrong ? nothing() : null,
     own.total ? grid() : null,
     own.more ? h("p", { key: "full", class: "note" }, `These are the newest ${number(own.total)}. Choose an end date to see older ones.`) : null,

@@ -16,15 +16,15 @@ export const isCancelling = (job) => waiting.has(job.id);
 export function cancel(job) {
   if (waiting.has(job.id)) return;
   waiting.set(job.id, setTimeout(() => send(job), UNDO_MS));
+  const undo = () => {
+    clearTimeout(waiting.get(job.id));
+    waiting.delete(job.id);
+    changed();
+  };
   changed();
   showMessage(`Cancelling: ${titleOf(job).slice(0, 60)}`, "info", {
-    text: "Undo",
     milliseconds: UNDO_MS,
-    act: () => {
-      clearTimeout(waiting.get(job.id));
-      waiting.delete(job.id);
-      changed();
-    },
+    actions: [{ text: "Undo", act: undo }],
   });
 }
 

@@ -22,7 +22,10 @@ let failed = null; // why the job could not be loaded
 let neighbours = []; // ids of the list from which it was opened
 let leave = () => {};
 
-/** Opens the job's dialog; `left` is called when it is closed. `among`: ids of the list from which it is opened. */
+/**
+ * Opens the job's dialog; when it is closed, `left` is called with the id that it showed last. `among`: ids of the list
+ * from which it is opened.
+ */
 export async function openJob(id, left, among = []) {
   leave = left;
   if (!dialog?.open || !neighbours.includes(id)) neighbours = among;
@@ -64,9 +67,10 @@ export function watched() {
 }
 
 function closed() {
+  const last = shown;
   shown = null;
   render(dialog); // the video stops
-  leave();
+  leave(last);
 }
 
 /** Returns the videos before and after this one in the gallery, if that is behind the dialog. */

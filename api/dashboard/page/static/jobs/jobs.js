@@ -56,6 +56,8 @@ function summary(rows) {
   return h("div", { class: "list-summary", key: "summary" }, h("p", { class: "muted", role: "status" }, countText(rows), further()), bulkActions());
 }
 
+const HAVE_ENDED = ["succeeded", "failed", "cancelled"]; // they have no order in the queue
+
 const ORDERED = { queue: "running first, then in the order of the queue", newest: "newest first", oldest: "oldest first" };
 
 function countText(rows) {
@@ -63,6 +65,7 @@ function countText(rows) {
   const how = ORDERED[orderOf({ filters: chosen, order })];
   if (chosen.search) return `${number(rows.length)} found among ${which()} ${plural(lookedAt, "job")}`;
   if (!total) return how;
+  if (HAVE_ENDED.includes(chosen.status) && orderOf({ filters: chosen, order }) === "queue") return `${total.is_exact ? "" : "more than "}${plural(total.count, "job")}`;
   return `${total.is_exact ? "" : "more than "}${plural(total.count, "job")}, ${how}`;
 }
 

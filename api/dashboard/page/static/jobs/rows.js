@@ -114,7 +114,7 @@ function actions(job, title) {
   return [
     hasEnded(job) ? null : cancelButton(job, "quiet"),
     job.status === "failed" || job.status === "cancelled"
-      ? button("Retry", () => retry(job), { key: "retry", kind: "quiet steer", label: `Retry: ${title}` })
+      ? button("Retry", () => retry(job), { key: "retry", kind: "quiet outlined steer", label: `Retry: ${title}` })
       : null,
     job.type === "generation" ? reuse(job, "quiet") : null,
   ];

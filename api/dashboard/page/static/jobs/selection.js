@@ -30,7 +30,7 @@ export function selectAll(rows, on) {
   changed();
 }
 
-function clear() {
+export function clear() {
   picked.clear();
   changed();
 }

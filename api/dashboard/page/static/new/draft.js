@@ -24,11 +24,13 @@ let saving = null;
 export const draft = {
   model_id: null,
   filled: {}, // what was entered, by field; other fields have the model's defaults
+  settled: null, // the prompt that was sent or copied last: another one is the user's own work
   round: 0, // increases when the fields are reset
   loras: [], // numbers of the LoRA rows
   image: null, // the picture that it starts from: {file, url, text}; text: what is known of it
   last_image: null, // the one that it ends with
   errors: {}, // messages by field
+  isLengthTyped: false, // whether the length was changed last: else it follows the number of frames
   general: null, // an error that belongs to no field of the form
   alternatives: [], // requests that would fit
   sending: false,
@@ -46,6 +48,7 @@ export function restore() {
   const kept = stored.draft();
   if (kept && typeof kept.filled === "object" && state.catalogue.some((entry) => entry.model_id === kept.model_id)) {
     resetFields(kept.model_id, kept.filled);
+    draft.settled = kept.settled ?? null;
   }
 }
 
@@ -71,7 +74,7 @@ export function saveSoon() {
 
 export function save() {
   clearTimeout(saving);
-  stored.saveDraft({ model_id: draft.model_id ?? chosen()?.model_id, filled: draft.filled });
+  stored.saveDraft({ model_id: draft.model_id ?? chosen()?.model_id, filled: draft.filled, settled: draft.settled });
 }
 
 addEventListener("pagehide", () => {

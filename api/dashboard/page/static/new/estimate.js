@@ -3,7 +3,7 @@
 
 import { post, Problem } from "../base/api.js";
 import { h } from "../base/dom.js";
-import { at, seconds } from "../base/format.js";
+import { at, number, plural, seconds, sentence } from "../base/format.js";
 import { button } from "../base/parts.js";
 import { changed, state } from "../base/state.js";
 import { firstUse, firstUseSentence } from "../models/first_use.js";
@@ -16,13 +16,15 @@ const FRESH_MS = 15_000; // afterwards the queue has changed
 const DOT =
   "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
 
-let estimate = { of: null, at: 0, found: null, refused: null, failed: null };
+const NOTHING = { of: null, at: 0, found: null, refused: null, failed: null, outside: [] };
+
+let estimate = NOTHING; // `outside`: fields whose values are outside their ranges, as [name, message]
 let pause = null;
 let asking = false; // whether a request is under way
 
 export function estimateBar(entry, take) {
   requestSoon();
-  const { found, refused, failed } = estimate;
+  const { found, refused, failed, outside } = estimate;
   const current = found?.model_id === entry.model_id ? found : null;
   return h(
     "div",
@@ -31,7 +33,7 @@ export function estimateBar(entry, take) {
       "section",
       { class: "estimate", "aria-labelledby": "h-cost", "aria-live": "polite" },
       h("h2", { id: "h-cost", class: "hidden" }, "Estimated time"),
-      refused ? missing(refused, take) : failed ? h("p", { class: "small bad-text" }, failed) : current ? figures(current, entry) : h("p", { class: "muted" }, "Estimating…"),
+      toCorrect(Object.entries(draft.errors)) ?? ranges(outside) ?? (refused ? missing(refused, take) : failed ? h("p", { class: "small bad-text" }, failed) : current ? figures(current, entry) : h("p", { class: "muted" }, "Estimating…")),
     ),
     h(
       "div",
@@ -108,6 +110,41 @@ function missing(refused, take) {
   ];
 }
 
+/** Names the fields with an error, each as a link to it; the errors stand at the fields. Null: there are none. */
+function toCorrect(errors) {
+  if (!errors.length) return null;
+  return h("p", { class: "small bad-text" }, `${plural(errors.length, "field")} to correct: `, errors.map(([name, text], index) => [index ? ", " : "", fieldLink(name, labelOf(name), text)]));
+}
+
+/** Names the fields whose values are outside their ranges, with the ranges. Null: there are none. */
+function ranges(outside) {
+  if (!outside.length) return null;
+  return h("p", { class: "small bad-text" }, outside.map(([name, text], index) => [index ? "; " : "", fieldLink(name, `${labelOf(name)}: ${text}`)]));
+}
+
+function fieldLink(name, text, title) {
+  const focus = (event) => {
+    event.preventDefault();
+    const field = document.getElementById(`f-${name}`) ?? document.querySelector(`.make-form [name="${CSS.escape(name)}"]`);
+    field?.closest(".advanced")?.setAttribute("open", "");
+    field?.focus();
+  };
+  return h("a", { key: name, class: "bad-text", href: "#new", title, on: { click: focus } }, text);
+}
+
+/** Returns the field's label without its addition, such as "(optional)". */
+function labelOf(name) {
+  const label = document.querySelector(`.make-form label[for="${CSS.escape(`f-${name}`)}"]`);
+  return label?.firstChild?.textContent.trim() ?? sentence(name);
+}
+
+/** Says which values a number field takes. */
+function range({ min, max, step, validity }) {
+  const [least, most] = [min, max].map((limit) => (limit === "" ? null : number(Number(limit), 2)));
+  const values = least !== null && most !== null ? `${least} to ${most}` : least !== null ? `at least ${least}` : "a number";
+  return step === "1" && validity.stepMismatch ? `a whole number, ${values}` : values;
+}
+
 const changesText = (changes) =>
   Object.entries(changes)
     .map(([name, value]) => (name === "frames" ? `${value} frames` : name === "quantization" || name === "speed" ? `${name} ${value}` : String(value)))
@@ -136,16 +173,17 @@ async function ask() {
   if (wanted.fit === "auto") delete wanted.fit; // the size follows the picture itself, at the same area
   const of = JSON.stringify(wanted);
   if (estimate.of === of && Date.now() - estimate.at < FRESH_MS) return;
-  const outside = [...form.elements].find((field) => field.name && field.type === "number" && !field.checkValidity());
-  if (outside) {
-    const text = `${form.querySelector(`label[for="${CSS.escape(outside.id)}"]`)?.textContent ?? outside.name}: ${outside.validationMessage}`;
-    if (estimate.failed !== text) {
-      estimate = { of: null, at: 0, found: null, refused: null, failed: text };
+  const outside = [...form.elements]
+    .filter((field) => field.name && field.type === "number" && (field.name !== "seconds" || draft.isLengthTyped) && !field.checkValidity())
+    .map((field) => [field.name, range(field)]);
+  if (outside.length) {
+    if (String(estimate.outside) !== String(outside)) {
+      estimate = { ...NOTHING, outside };
       changed();
     }
     return;
   }
-  const known = { of, at: Date.now(), found: null, refused: null, failed: null };
+  const known = { ...NOTHING, of, at: Date.now() };
   asking = true;
   try {
     known.found = await post("/api/v1/jobs/generation?dry_run=true", wanted);

@@ -109,6 +109,7 @@ export function fieldChanged(event) {
   } else if (name && name !== "model_id" && name !== "image" && name !== "last_image" && name !== "seconds") {
     enter(name, value);
   }
+  if (name === "frames" || name === "seconds") draft.isLengthTyped = name === "seconds";
   if (name === "frames") {
     const fps = Number(form.elements.fps.value);
     if (value && fps) form.elements.seconds.value = String(Math.round((Number(value) / fps) * 100) / 100);

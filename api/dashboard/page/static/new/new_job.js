@@ -6,13 +6,16 @@ import { h } from "../base/dom.js";
 import * as load from "../base/load.js";
 import { artifactOf, badge, empty, note, progressOf, titleOf } from "../base/parts.js";
 import { afterDrawing, changed, hasEnded, mergeJobs, state } from "../base/state.js";
-import { chosen, draft, fieldNames, formOf, requestBody, resetFields, restore, save, withPictures } from "./draft.js";
+import { chosen, draft, fieldNames, formOf, requestBody, resetFields, restore, save, setPicture, withPictures } from "./draft.js";
 import { estimateBar } from "./estimate.js";
 import { fields, fieldChanged } from "./generation_form.js";
 import { listen, takeFrom } from "./picture.js";
+import { offer, setAside } from "./set_aside.js";
 import * as stored from "./stored.js";
 
 const SHOWN = 16;
+const COPIED_MS = 10_000;
+const QUEUED_MS = 6_000;
 
 const submitted = []; // ids of the jobs that this page submitted, newest first
 const announced = new Set(); // ids of those whose end was announced
@@ -53,6 +56,7 @@ function begin() {
   begun = true;
   restore();
   listen();
+  if (stored.aside()) offer("A draft was set aside for the settings of a job.", []);
 }
 
 addEventListener("wanworks-use-lora", ({ detail: name }) => {
@@ -77,7 +81,7 @@ function takeAlternative(request) {
 
 /** Shows a message, in any view, when a job that this page submitted has ended. */
 export function announceEnds() {
-  if (queued?.ids.some((id) => (state.jobs.get(id)?.status ?? "queued") !== "queued")) {
+  if (queued?.ids.some((id) => (state.jobs.get(id)?.status ?? "queued") !== "queued" && isSeen(id))) {
     queued.close();
     queued = null;
   }
@@ -88,6 +92,14 @@ export function announceEnds() {
     if (job.status === "succeeded") showMessage(`Your video is ready: ${title}`, "good");
     else showMessage(`Your job ended without a video (${job.status}): ${title}`, "bad");
   }
+}
+
+/** Returns whether the job's entry is seen on the screen, neither below its edge nor behind the bar of the form. */
+function isSeen(id) {
+  const entry = document.querySelector(`[data-submitted="${CSS.escape(id)}"]`);
+  if (!entry) return false;
+  const { left, top } = entry.getBoundingClientRect();
+  return entry.contains(document.elementFromPoint(left + 20, top + 12));
 }
 
 /** Fills the form with the settings of a job (`#new?from=ID`) or selects a model (`#new?model=ID`). */
@@ -105,9 +117,13 @@ export async function startFrom(query) {
   if (job?.type !== "generation") return showMessage("That job no longer exists; its settings could not be copied.", "bad");
   const { image, last_image, ...params } = job.params;
   const fallback = params.fallback?.length ? params.fallback : undefined;
+  draft.model_id ??= chosen().model_id;
+  setAside(params.prompt);
+  for (const name of ["image", "last_image"]) setPicture(name, null);
   resetFields(params.model_id, { ...params, fallback, priority: job.priority });
+  draft.settled = params.prompt;
   save();
-  showMessage("The settings were copied, with the seed.", "info", { text: "New seed", act: newSeed, milliseconds: 10_000 });
+  offer("The settings were copied, with the seed.", [{ text: "New seed", act: newSeed }], COPIED_MS);
   if (!image) return null;
   try {
     await takeFrom(`${base}/api/v1/jobs/${id}/image`);
@@ -124,7 +140,7 @@ function newSeed() {
   draft.filled.seed = "";
   draft.key = null;
   save();
-  showMessage("The seed will be drawn anew.");
+  offer("The seed will be drawn anew.", []);
 }
 
 async function send(event) {
@@ -147,9 +163,14 @@ async function send(event) {
     draft.key = null;
     mergeJobs([job]);
     stored.rememberPrompt(body.prompt);
+    draft.settled = body.prompt;
+    save();
     const ids = job.job_ids ?? [job.id];
     submitted.unshift(...ids.filter((id) => !submitted.includes(id)));
-    queued = { ids, close: showMessage(ids.length > 1 ? `${ids.length} jobs are queued.` : "The job is queued.", "good") };
+    const isOne = ids.length === 1;
+    const show = { text: "Show", href: isOne ? `#job/${ids[0]}` : `#jobs?batch_id=${job.batch_id}` };
+    const close = showMessage(isOne ? "The job is queued." : `${ids.length} jobs are queued.`, "good", { actions: [show], milliseconds: QUEUED_MS });
+    queued = { ids, close };
     if (ids.length > 1) get("/api/v1/jobs", { batch_id: job.batch_id, limit: 16 }).then((page) => mergeJobs(page.data), () => {}); // the feed has them too
   } catch (error) {
     if (error instanceof Problem && error.errors.length) {

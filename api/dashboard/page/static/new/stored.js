@@ -1,7 +1,7 @@
-// What the browser keeps for the form, in its own storage: the draft, past prompts, and presets by name. Nothing of it
-// is sent to the server until a video is created. Pictures are not kept.
+// What the browser keeps for the form, in its own storage: the draft, one that was set aside, past prompts, and presets by
+// name. Nothing of it is sent to the server until a video is created. Pictures are not kept.
 
-const KEYS = { draft: "wanworks.draft", prompts: "wanworks.prompts", presets: "wanworks.presets" };
+const KEYS = { draft: "wanworks.draft", aside: "wanworks.aside", prompts: "wanworks.prompts", presets: "wanworks.presets" };
 const PROMPTS = 50;
 
 function read(name, otherwise) {
@@ -23,6 +23,8 @@ function write(name, value) {
 
 export const draft = () => read("draft", null);
 export const saveDraft = (value) => write("draft", value);
+export const aside = () => read("aside", null);
+export const saveAside = (value) => write("aside", value);
 
 /** The last prompts that were sent, newest first, each once. */
 export const prompts = () => read("prompts", []).filter((one) => typeof one === "string");

@@ -1,5 +1,5 @@
-// Menus are `<details>`: a click beside one, or Escape in it, closes it. One that has no room below opens upwards, and one
-// that has none to the right ends where its button ends.
+// Menus are `<details>`: a click beside one, or Escape in it, closes it; so does a choice of what to copy. One that has
+// no room below opens upwards, and one that has none to the right ends where its button ends.
 
 const OPEN = "details.menu[open], details.copies[open]";
 const MARGIN = 12; // pixels
@@ -8,7 +8,9 @@ const LEAST = 120;
 
 export function listen() {
   addEventListener("click", (event) => {
-    for (const menu of document.querySelectorAll(OPEN)) if (!menu.contains(event.target)) menu.open = false;
+    const chosen = event.target.closest?.(".copies[open] button")?.closest("details");
+    for (const menu of document.querySelectorAll(OPEN)) if (!menu.contains(event.target) || menu === chosen) menu.open = false;
+    chosen?.querySelector("summary").focus();
   });
   addEventListener("hashchange", () => {
     for (const menu of document.querySelectorAll(OPEN)) menu.open = false;

@@ -20,14 +20,9 @@ _LINES = 50
 def get_log(context: Context, request: Request, query: BaseModel) -> Response:
     job = records.get(context.database, job_id_of(request))
     here = context.settings.node
-    lines: list[log_files.Line] = []
-    unanswered = []
-    for node, workers in sorted(_ran_on(job, here).items()):
-        read = context.node_logs.read(node, sorted(workers), _LINES, containing=job.id)
-        if read is None:
-            unanswered.append(node)
-        else:
-            lines += read.lines
+    found = context.node_logs.read(_ran_on(job, here), _LINES, containing=job.id)
+    lines = [line for read in found.values() if read is not None for line in read.lines]
+    unanswered = sorted(node for node, read in found.items() if read is None)
     shown = log_schemas.shown(log_files.last(lines, _LINES))
     return json_response(log_schemas.JobLog(lines=shown, host=here, unanswered=unanswered))
 

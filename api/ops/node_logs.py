@@ -19,7 +19,7 @@ def get_log(context: Context, request: Request, query: NodeLogQuery) -> Response
     if node not in (row.name for row, _ in nodes.nodes(context.database)):
         raise NotFound("node", node)
     workers = [device.device.worker for device in nodes.devices(context.database) if device.device.node == node]
-    read = context.node_logs.read(node, [f"io@{node}", *workers], query.lines, process=query.process)
+    read = context.node_logs.read({node: [f"io@{node}", *workers]}, query.lines, process=query.process)[node]
     if read is None:
         detail = f"No worker of node {node} has answered within two seconds; read the logs on that host"
         return problem(request, 504, "node_unreachable", detail)

@@ -1,6 +1,6 @@
 """Read the logs of other nodes: their workers answer over Redis."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -31,36 +31,47 @@ class NodeLogs:
         self._settings = settings
 
     def read(
-        self, node: str, workers: Sequence[str], most: int, *, process: str | None = None, containing: str = ""
-    ) -> Read | None:
-        """Return the last lines of a node's logs, or None if none of its workers answers within two seconds.
+        self, workers: Mapping[str, Collection[str]], most: int, *, process: str | None = None, containing: str = ""
+    ) -> dict[str, Read | None]:
+        """Return the last lines of each node's logs; None for a node of which no worker answers within two seconds.
 
-        `workers`: names of its workers; each may have a home of its own, for example in a container.
+        `workers`: by node, the names of its workers; each may have a home of its own, for example in a container.
         """
-        if node == self._settings.node:
+        here = self._settings.node
+        found: dict[str, Read | None] = {}
+        if here in workers:
             lines = log_files.tail(self._settings.home, most, process=process, containing=containing)
-            return Read(tuple(log_files.names(self._settings.home)), tuple(lines))
-        answers = self._ask(workers, {"most": most, "process_name": process, "containing": containing})
-        if not answers:
-            return None
-        found = [line for answer in answers for line in answer["lines"]]
-        names = sorted({name for answer in answers for name in answer["names"]})
-        return Read(tuple(names), tuple(log_files.last(found, most)))
+            found[here] = Read(tuple(log_files.names(self._settings.home)), tuple(lines))
+        asked = sorted(worker for node, names in workers.items() if node != here for worker in names)
+        answers = self._ask(asked, {"most": most, "process_name": process, "containing": containing})
+        for node, names in workers.items():
+            if node != here:
+                found[node] = _together([answers[name] for name in names if name in answers], most)
+        return found
 
-    def _ask(self, workers: Sequence[str], arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    def _ask(self, workers: Sequence[str], arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the answers by worker, of those that answer."""
         from kombu.exceptions import OperationalError
 
         if not workers:
-            return []
+            return {}
         try:
             replies = self._app.control.broadcast(
                 COMMAND, arguments, destination=list(workers), reply=True, timeout=_PATIENCE_SECONDS, limit=len(workers)
             )
         except OperationalError:
-            return []  # Redis is away, and so is everything behind it
+            return {}  # Redis is away, and so is everything behind it
         # A worker of an older version answers with an error.
-        return [answer for reply in replies or () for answer in reply.values() if "lines" in answer]
+        return {worker: answer for reply in replies or () for worker, answer in reply.items() if "lines" in answer}
 
     @cached_property
     def _app(self) -> "Celery":
         return celery_app(self._settings, "wanworks.api")  # a web process loads Celery only for this
+
+
+def _together(answers: Sequence[dict[str, Any]], most: int) -> Read | None:
+    """Return what a node's workers have answered as one; those of one host have read the same files."""
+    if not answers:
+        return None
+    lines = log_files.last((line for answer in answers for line in answer["lines"]), most)
+    return Read(tuple(sorted({name for answer in answers for name in answer["names"]})), tuple(lines))

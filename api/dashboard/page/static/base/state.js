@@ -67,7 +67,7 @@ export function afterDrawing(act) {
 const ENDS = new Set(["succeeded", "failed", "cancelled"]);
 export const hasEnded = (job) => ENDS.has(job.status);
 
-/** Calls `act` with each job that ends, whichever answer or message says so first. */
+/** Calls `act` once with each job that ends, at the first answer or message that tells its end. */
 export function whenEnded(act) {
   endListeners.add(act);
 }

@@ -14,7 +14,7 @@ const REQUEST = [
 /** The address of this installation. */
 const installation = () => `${location.origin}${base}`;
 
-/** Copies the text and says so. Resolves to whether the browser allowed it. */
+/** Copies the text and shows a message. Resolves to whether the browser allowed it. */
 export async function copy(text, what) {
   let copied = true;
   try {

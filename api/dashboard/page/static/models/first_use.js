@@ -1,4 +1,4 @@
-// What a job of a model that no node has would do: start its download by itself, wait for one, or wait in vain.
+// What a job of a model that no node has would do: start its download by itself, wait for one, or wait without end.
 
 import { gigabytes, percent } from "../base/format.js";
 import { hasEnded, state } from "../base/state.js";

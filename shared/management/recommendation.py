@@ -285,9 +285,13 @@ def _reasons(
             f"It runs on a device of {wish.memory_gb:g} GB: it needs at least {entry.hardware.min_vram_gb:g} GB"
         )
     q, s = _weights(wish, reading)
-    by = {"measured": "as measured", "catalogue": "by the size of its weights, without measurements"}
-    found.append(f"Quality weighs {q:g}; it has {best.quality:.2f} of 1, {by[quality_source]}")
-    found.append(f"Speed weighs {s:g}; it has {best.speed:.2f} of 1, {by[speed_source]}")
+    quality, speed = f"{best.quality:.2f} of 1, as measured", f"{best.speed:.2f} of 1, as measured"
+    if quality_source == "catalogue":
+        quality = f"not measured here, so larger weights count as better: {best.quality:.2f} of 1"
+    if speed_source == "catalogue":
+        speed = f"not measured here, so smaller weights and fewer steps count as faster: {best.speed:.2f} of 1"
+    found.append(f"Quality weighs {q:g}; its own is {quality}")
+    found.append(f"Speed weighs {s:g}; its own is {speed}")
     if best.readiness == 1.0:
         found.append("It can serve now")
     if len(scored) > 1:

@@ -149,6 +149,10 @@ async function requestAdvice(event) {
   changed();
 }
 
+/** Says in words how far it leads, and how much of it was measured. */
+const sureness = (confidence) =>
+  confidence >= 0.66 ? "A clear choice." : confidence >= 0.33 ? "A likely choice; little of it was measured, or another model is close." : "A close call, or hardly anything was measured here.";
+
 function recommendation(found) {
   const expected = found.expected_performance ?? {};
   return h(
@@ -157,7 +161,7 @@ function recommendation(found) {
     h("p", { class: "cost-figure" }, found.recommended_model ?? "no model fits"),
     found.confidence_score == null
       ? null
-      : h("p", { class: "muted small" }, `confidence ${score(found.confidence_score)}`),
+      : h("p", { class: "muted small", title: `confidence ${score(found.confidence_score)} of 1` }, sureness(found.confidence_score)),
     h(
       "ul",
       { class: "spelled" },

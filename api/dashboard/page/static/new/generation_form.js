@@ -20,7 +20,7 @@ export function fields(entry) {
         value: draft.filled.prompt,
         required: true,
         rows: 5,
-        hint: "What is seen, how it moves, the light and the camera. Ctrl+Enter creates the video.",
+        hint: ["What is seen, how it moves, the light and the camera.", h("span", { class: "of-keyboard" }, " Ctrl+Enter creates the video.")],
         more: { placeholder: "A paper boat drifts along a gutter in the rain, close to the water, soft evening light", "aria-keyshortcuts": "Control+Enter" },
       }),
       h("div", { class: "row wrap" }, pastPrompts(), presets(entry)),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from scheduler.alerts import device_rules
-from scheduler.alerts.fact_types import Facts, ReplicaFact
+from scheduler.alerts.fact_types import Facts
 from scheduler.alerts.found import HYSTERESIS as _HYSTERESIS
 from scheduler.alerts.found import Find, Found
 from scheduler.alerts.found import limit as _limit
@@ -38,14 +38,20 @@ class Rule:
 
 
 def _model_corrupted(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:
-    corrupted = {(model.model_id, one.node) for model in facts.models for one in model.replicas if _is_corrupted(one)}
+    corrupted = {
+        (model.model_id, one.node): set(one.faults)
+        for model in facts.models
+        for one in model.replicas
+        if one.faults or one.availability == ReplicaState.CORRUPTED
+    }
     for model in facts.models:
         served = any(one.availability in REPLICA_READY for one in model.replicas)
         for one in model.replicas:
             if (model.model_id, one.node) not in corrupted:
                 continue
-            if model.weights_id is not None and (model.weights_id, one.node) in corrupted:
-                continue  # a preset: the alert about the model whose files it uses says it
+            of_weights = corrupted.get((model.weights_id or "", one.node))
+            if of_weights is not None and of_weights >= set(one.faults):
+                continue  # a preset: the alert about the model whose files it uses names them
             files = f": {_some(one.faults)}" if one.faults else ""
             yield Found(
                 f"{model.model_id} on {one.node}",
@@ -56,10 +62,6 @@ def _model_corrupted(facts: Facts, settings: Settings, open: Collection[str]) ->
                 model.model_id,
                 "warning" if served else "critical",
             )
-
-
-def _is_corrupted(replica: ReplicaFact) -> bool:
-    return bool(replica.faults) or replica.availability == ReplicaState.CORRUPTED
 
 
 def _model_missing(facts: Facts, settings: Settings, open: Collection[str]) -> Iterable[Found]:

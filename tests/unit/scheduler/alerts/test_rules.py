@@ -297,3 +297,5 @@ def test_a_preset_has_no_alert_of_its_own_for_the_files_of_its_model() -> None:
 
     assert subjects(replace(MODEL, replicas=bad), preset) == ["T2V-A14B on one"]
     assert subjects(MODEL, preset) == ["T2V-A14B-Lightning on one"], "its own files"
+    both = replace(preset, replicas=(ReplicaFact("one", ReplicaState.CORRUPTED, ("lora.safetensors", "vae.bin")),))
+    assert subjects(replace(MODEL, replicas=bad), both) == ["T2V-A14B on one", "T2V-A14B-Lightning on one"]

@@ -91,7 +91,7 @@ def opened(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
         contexts.append(context)
         page = watched.watch(context.new_page())
         page.goto(f"{site.url}/#gallery{query}")
-        expect(page.locator("#gallery [role=status]")).to_contain_text(re.compile(r"\d video|No video"))
+        expect(page.locator("#gallery p[role=status]")).to_contain_text(re.compile(r"\d video|No video"))
         return page
 
     yield open_gallery
@@ -142,7 +142,7 @@ def test_search_and_filters_are_in_the_address_and_survive_a_reload(opened: Call
     page.get_by_label("Search in prompts").fill("zebra")
     expect(page.get_by_text("No video matches.")).to_be_visible()
     page.get_by_role("link", name="Show all videos").click()
-    expect(page.locator("#gallery [role=status]")).to_have_text("5,003 videos")
+    expect(page.locator("#gallery p[role=status]")).to_have_text("5,003 videos")
     expect(page.get_by_label("Search in prompts")).to_have_value("")
 
 
@@ -162,7 +162,7 @@ def test_favourites_and_collections_by_mouse_and_key(opened: Callable[..., Page]
     page.get_by_role("dialog").get_by_role("button", name="Create").click()
     expect(page.get_by_text("Added to the collection")).to_be_visible()
     page.get_by_role("link", name="Gallery").click()
-    expect(page.locator("#gallery [role=status]")).to_have_text("5,003 videos")  # without the filter of before
+    expect(page.locator("#gallery p[role=status]")).to_have_text("5,003 videos")  # without the filter of before
     collection = page.locator("#gallery select[name=collection]")
     collection.select_option(label="boats (1)")
     expect(page.locator(".cell")).to_have_count(1)
@@ -172,7 +172,7 @@ def test_favourites_and_collections_by_mouse_and_key(opened: Callable[..., Page]
     expect(collection).to_contain_text("ships (1)")
     page.get_by_role("button", name="Delete collection").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    expect(page.locator("#gallery [role=status]")).to_have_text("5,003 videos")
+    expect(page.locator("#gallery p[role=status]")).to_have_text("5,003 videos")
     assert site.get("/api/v1/collections") == {"data": []}
 
 

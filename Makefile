@@ -2,8 +2,9 @@
 # make up         the stack in the foreground, with the demo's tiny models; CATALOGUE=default for the real ones
 # make setup      only the environment; every other target creates it, or skips it when nothing changed
 # make check      format, lint, strict types, import contracts
-# make test       the tests; test-slow: those that take minutes; test-fuzz: the API with 3,000 examples per operation;
-#                 test-cluster: those with several hosts (as root); gpu-check: those that need a CUDA device
+# make test       the tests; test-browser: those of the page; test-slow: those that take minutes;
+#                 test-fuzz: the API with 3,000 examples per operation; test-cluster: those with several hosts (as root);
+#                 gpu-check: those that need a CUDA device
 # make soak       random faults under load, and a checker: SOAK_JOBS, SOAK_FAULTS, SOAK_SEED, SOAK_DATABASE
 # make bench      benchmarks; writes docs/measurements.md
 # make docs       build the site from docs/
@@ -23,7 +24,7 @@ DEVICES ?= auto
 PORT ?= 8000
 FLOWER_PORT ?= 5555
 
-.PHONY: docs setup demo up check test test-slow test-fuzz test-cluster gpu-check soak bench screenshots lock
+.PHONY: docs setup demo up check test test-browser test-slow test-fuzz test-cluster gpu-check soak bench screenshots lock
 
 setup: $(STAMP)
 
@@ -55,8 +56,12 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Three test processes on two cores: many tests wait.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not fuzz and not gpu and not cluster" -n 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not browser and not slow and not fuzz and not gpu and not cluster" -n 3 --no-loadscope-reorder
+
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -m "browser and not slow" -n 2 --no-loadscope-reorder tests/browser
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow -n 2 --no-loadscope-reorder

@@ -47,7 +47,19 @@ _ONE_STACK = {
             "operation/test_operation",
         )
     ],
-    "browser": [f"tests/browser/test_{name}.py" for name in ("accessibility", "flows", "live_page", "operator_page")],
+    "browser": [
+        f"tests/browser/test_{name}.py"
+        for name in (
+            "accessibility",
+            "flows",
+            "jobs_list",
+            "live_page",
+            "loras",
+            "new_video",
+            "operator_page",
+            "previews",
+        )
+    ],
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.stack import Stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Shared by all modules that have none of their own: what a test finds there, others may have made."""
     folder = tmp_path_factory.mktemp("stack")

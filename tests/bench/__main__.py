@@ -24,6 +24,7 @@ from tests.bench.large.retention import retention
 from tests.bench.large.scale import scale
 from tests.bench.loads import loads
 from tests.bench.preparing import preparing
+from tests.bench.previews import previews
 from tests.bench.support.row import Row
 from tests.support.places import ROOT
 
@@ -42,6 +43,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "downloads": downloads,
     "integrity": integrity,
     "preparing": preparing,
+    "previews": previews,
     "management": management,
     "insight": insight,
     "feed": feed,

@@ -17,6 +17,7 @@ from tests.conftest import lacking
 from tests.support.stack import Stack
 
 Open = Callable[..., Page]
+_HERE = Path(__file__).parent
 FETCHED = "TI2V-5B"  # the model that the stack has not downloaded at the start
 _WAIT_MS = 60_000
 _LOAD_MS = 60_000
@@ -27,6 +28,12 @@ _AWAY = (
     "net::ERR_EMPTY_RESPONSE",
     "WebSocket connection to",
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.browser)
 
 
 @pytest.fixture(scope="package")

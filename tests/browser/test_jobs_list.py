@@ -101,6 +101,7 @@ def id_at(moment: datetime, number: int) -> str:
     return str(uuid.UUID(int=(milliseconds << 80) | (0x7 << 76) | (0b10 << 62) | number))
 
 
+@pytest.mark.slow
 def test_ten_thousand_jobs_have_right_counts_pages_and_search(open_page: Open, stack: Stack, watched: Watched) -> None:
     before = stack.request("GET", "/api/v1/jobs/count").json()["count"]
     done = stack.job(stack.submit(prompt="a pattern"))

@@ -26,7 +26,7 @@ from tests.support.models import library
 pytestmark = both_databases
 
 
-@pytest.mark.parametrize("when", ["after", "before"])
+@pytest.mark.parametrize("when", ["after", pytest.param("before", marks=pytest.mark.slow)])
 def test_a_commit_without_an_answer_is_settled(losing: Losing, when: When, subtests: pytest.Subtests) -> None:
     for place, (name, make) in enumerate(WRITES.items(), 1):
         with subtests.test(name):

@@ -70,7 +70,7 @@ def test_an_index_whose_building_was_cut_off_is_built_again(database: Database) 
 
 
 @both_databases
-@pytest.mark.parametrize("was", ["base", "0005", "head"])
+@pytest.mark.parametrize("was", [pytest.param("base", marks=pytest.mark.slow), "0005", "head"])
 def test_processes_that_start_together_migrate_once(database: Database, was: str) -> None:
     if was == "base":
         migrate(database.url, was)

@@ -79,6 +79,17 @@ class Worker:
         self.runner = Runner(settings, database, working.HERE, {GENERATION: self.handler}, UNCOUNTED, self.ahead)
         self._thread = ThreadPoolExecutor(1)
 
+    def close(self) -> None:
+        """End every thread: those of a job that waits for the end of another report until then."""
+
+        def has_ended() -> bool:
+            for waiting in self.handovers.waiting():
+                waiting.discard()
+            return not any(thread.name == "ahead" for thread in threading.enumerate())
+
+        wait_for(has_ended, PATIENCE, "for the end of the threads")
+        self._thread.shutdown()
+
     def receives(self, job: Job) -> Future[bool]:
         return self._thread.submit(self.runner.run, GENERATION, job.id)
 
@@ -124,10 +135,12 @@ def leaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
 
 
 @pytest.fixture
-def worker(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> Worker:
+def worker(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     monkeypatch.setenv("WANWORKS_DEVICE", "cpu:0")
     known = settings.model_copy(update={"min_free_disk_mb": 0, "catalogue": "demo", "heartbeat_seconds": 0.1})
-    return Worker(known, database)
+    worker = Worker(known, database)
+    yield worker
+    worker.close()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)

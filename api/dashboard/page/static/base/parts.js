@@ -46,10 +46,12 @@ export function facts(...rows) {
   return h("dl", { class: "facts" }, rows);
 }
 
+/** A button. `disabled` may be the reason, which is shown as its tooltip. */
 export function button(text, click, { kind = "", label, disabled, key } = {}) {
+  const title = typeof disabled === "string" ? disabled : null;
   return h(
     "button",
-    { key, type: "button", class: `button ${kind}`, "aria-label": label, disabled, on: { click } },
+    { key, type: "button", class: `button ${kind}`, "aria-label": label, title, disabled: Boolean(disabled), on: { click } },
     text,
   );
 }

@@ -311,7 +311,7 @@ function selection() {
     label: "Selected videos",
     count: number(ids.length),
     clear: clearSelection,
-    first: button("Compare", () => compare(ids), { key: "compare", disabled: ids.length < 2 || ids.length > 4 }),
+    first: button("Compare", () => compare(ids), { key: "compare", disabled: (ids.length < 2 || ids.length > 4) && "Select two to four videos to compare them" }),
     more: [
       isFew
         ? h("a", { key: "zip", class: "button", href: `${base}/api/v1/gallery/archive.zip?jobs=${ids.join(",")}`, download: "videos.zip" }, "Download")

@@ -8,7 +8,7 @@ import { afterDrawing, changed } from "../base/state.js";
 
 const MOST_CELLS = 240;
 const GAP = 14;
-const CAPTION = 76; // two lines of the title, and one about it
+const CAPTION = 94; // two lines of the title, and two about it
 const REST_MS = 90; // pages are loaded once the scrolling rests for this long
 const HOVER_MS = 120;
 

@@ -64,7 +64,11 @@ export function selectedActions() {
   if (!jobs.length) return null;
   const able = (name) => jobs.filter(CHANGES[name].fits);
   const act = (name, text, kind = "") =>
-    button(text, () => start(name, able(name)), { key: name, kind: `${kind} steer`, disabled: !able(name).length });
+    button(text, () => start(name, able(name)), {
+      key: name,
+      kind: `${kind} steer`,
+      disabled: !able(name).length && `None of the selected jobs can be ${CHANGES[name].done}`,
+    });
   return selectionBar({
     label: "Selected jobs",
     count: jobs.length,

@@ -227,6 +227,20 @@ def test_a_job_ends_once_with_any_two_writers(database: Database, race: Race) ->
                 assert uses(database, after.id) == 1
 
 
+def test_an_attempt_that_two_writers_end_is_in_the_history_once(database: Database, race: Race) -> None:
+    crash = lambda: attempts.crashed(database, race.job_id, 1, "died", 0.0)  # noqa: E731
+    others: tuple[Callable[[], Any], ...] = (
+        lambda: attempts.crashed(database, race.job_id, 1, "went silent", 0.0),
+        lambda: attempts.give_back(database, race.job_id, 1),
+        lambda: attempts.succeed(database, race.job_id, 1, {"seed": 1}),
+        lambda: records.request_cancel(database, race.job_id),
+    )
+    for other in others:
+        for _, after in race.run(running(database), crash, other):
+            known = [entry["attempt"] for entry in after.attempt_history or []]
+            assert known == [1] or (known == [] and after.status in (JobState.SUCCEEDED, JobState.CANCELLED))
+
+
 def test_an_interleaving_is_really_forced(database: Database) -> None:
     """Without locks a counter loses one of two additions: here it must not, and both orders are seen."""
     job = accepted(database)

@@ -5,6 +5,7 @@ browser, and what a key is meant for is reached by Tab.
 """
 
 import re
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -186,7 +187,8 @@ def _gallery(page: Page, stack: Stack) -> None:
 
 def _jobs(page: Page, stack: Stack) -> None:
     stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
-    waiting = [stack.submit(prompt=f"in line {number}") for number in (1, 2)]
+    own = uuid.uuid4().hex
+    waiting = [stack.submit(prompt=f"in line {number} {own}") for number in (1, 2)]
     try:
         go(page, "Jobs")
         rows = page.locator("#jobs tbody tr")
@@ -201,7 +203,7 @@ def _jobs(page: Page, stack: Stack) -> None:
         page.evaluate("document.activeElement.blur()")
         search = page.locator("#jobs").get_by_label("Search")
         reach(page, search)
-        page.keyboard.type("in line 2")
+        page.keyboard.type(f"line 2 {own}")
         expect(rows).to_have_count(1)
         press(page, rows.locator("a.job-link"))
         shown = page.get_by_role("dialog")

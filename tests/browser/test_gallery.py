@@ -152,6 +152,8 @@ def test_favourites_and_collections_by_mouse_and_key(opened: Callable[..., Page]
     first.get_by_role("button", name="Favourite").click()
     expect(first.get_by_role("button", name="Favourite")).to_have_attribute("aria-pressed", "true")
     second.locator(".cell-link").focus()
+    expect(page.locator(".cell-link:not([tabindex])")).to_have_count(1)  # Tab reaches one video, arrows the others
+    expect(second.locator(".cell-link")).not_to_have_attribute("tabindex", "-1")
     page.keyboard.press("f")
     expect(second.get_by_role("button", name="Favourite")).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="★ Favourites").click()

@@ -10,7 +10,7 @@ const KEYS = [
   [
     "Gallery",
     [
-      ["← → ↑ ↓", "move; also Page Up, Page Down, Home, End"],
+      ["← → ↑ ↓", "move, where Tab reaches one video; also Page Up, Page Down, Home, End"],
       ["Enter", "open"],
       ["X", "select"],
       ["Shift+arrow", "select a range"],

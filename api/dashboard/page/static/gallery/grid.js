@@ -15,6 +15,7 @@ const HOVER_MS = 120;
 const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 
 let place = null; // the element
+let current = 0; // index of the one cell that Tab reaches; the arrow keys move to the others
 let layout = { columns: 1, width: 200, row: 200 };
 let playing = null; // id
 let starting = null;
@@ -25,7 +26,7 @@ for (const event of ["scroll", "resize"]) addEventListener(event, schedule, { pa
 
 /** Returns the grid, which draws its content itself. */
 export function grid() {
-  return h("ul", { key: "grid", class: "cells", "aria-label": "Videos, newest first", own: draw, on: { keydown } });
+  return h("ul", { key: "grid", class: "cells", "aria-label": "Videos, newest first", own: draw, on: { keydown, focusin } });
 }
 
 function schedule() {
@@ -53,6 +54,8 @@ function draw(element) {
   const last = Math.min(rows, Math.ceil((above + innerHeight) / row) + around, first + Math.max(1, Math.floor(MOST_CELLS / columns)));
   const cells = [];
   const focused = indexOf(document.activeElement);
+  const [top, bottom] = [above, above + innerHeight].map((edge) => Math.ceil(Math.max(0, edge) / row) * columns);
+  if (focused === null && (current < top || current >= bottom)) current = Math.min(top, own.total - 1);
   for (let index = first * columns; index < Math.min(own.total, last * columns); index += 1) cells.push(cell(index));
   // The focused cell stays, so that the keyboard does not lose its place.
   if (focused !== null && (focused < first * columns || focused >= last * columns) && focused < own.total) cells.push(cell(focused));
@@ -80,6 +83,7 @@ function cell(index) {
   if (!video) return h("li", { ...props, "aria-label": "Loading…" }, h("span", { class: "frame" }));
   const title = video.prompt;
   const chosen = own.selected.has(video.id);
+  const tabindex = index === current ? null : "-1";
   const over = { pointerenter: () => begin(video, true), pointerleave: () => end(video) };
   return h(
     "li",
@@ -88,6 +92,7 @@ function cell(index) {
       "a",
       {
         class: "cell-link",
+        tabindex,
         "aria-keyshortcuts": "x f",
         href: `#job/${video.id}`,
         on: { focus: () => begin(video), blur: () => end(video) },
@@ -111,6 +116,7 @@ function cell(index) {
     h("input", {
       type: "checkbox",
       class: "pick",
+      tabindex,
       "aria-label": `Select: ${title.slice(0, 80)}`,
       own: (box) => {
         box.checked = chosen;
@@ -124,6 +130,7 @@ function cell(index) {
       {
         type: "button",
         class: "star",
+        tabindex,
         "aria-pressed": String(video.favourite),
         "aria-label": `Favourite: ${title.slice(0, 80)}`,
         title: video.favourite ? "Favourite: kept until you delete it" : "Make it a favourite",
@@ -163,6 +170,13 @@ function play(element) {
 function indexOf(element) {
   const found = element?.closest?.(".cells > .cell");
   return found ? Number(found.dataset.index) : null;
+}
+
+function focusin(event) {
+  const index = indexOf(event.target);
+  if (index === null || index === current) return;
+  current = index;
+  schedule();
 }
 
 function keydown(event) {

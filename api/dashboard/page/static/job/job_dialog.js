@@ -90,7 +90,13 @@ function keys(event) {
   if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("video, input, select, textarea, pre")) return;
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const to = step && neighbour(step);
-  if (to) location.replace(`#job/${to}`);
+  if (to) goOn(to);
+}
+
+/** Shows another job. The next key may come before the browser has announced the new address. */
+function goOn(id) {
+  shown = id;
+  location.replace(`#job/${id}`);
 }
 
 export function drawJob() {
@@ -119,7 +125,7 @@ function step(by, symbol) {
   const label = `${by < 0 ? "Previous" : "Next"} ${ofGallery() ? "video" : "job in the list"}`;
   return h(
     "button",
-    { key: symbol, type: "button", class: "icon-button", "aria-label": label, title: label, "aria-disabled": to ? undefined : "true", on: { click: () => to && location.replace(`#job/${to}`) } },
+    { key: symbol, type: "button", class: "icon-button", "aria-label": label, title: label, "aria-disabled": to ? undefined : "true", on: { click: () => to && goOn(to) } },
     icon(symbol),
   );
 }

@@ -29,9 +29,13 @@ async def readyz(context: Context, request: Request, query: BaseModel) -> Respon
     found: list[SeenDevice] | None = None
     drained: frozenset[str] = frozenset()
     loops: list[SeenLoop] = []
+    heard: list[bool] = []  # of each node, whether its io worker is
+    silence = context.settings.device_silence_seconds
     with anyio.move_on_after(_TIMEOUT_SECONDS):
         drained = await anyio.to_thread.run_sync(nodes.drained, context.database, abandon_on_cancel=True)
         loops = await anyio.to_thread.run_sync(loop_reports.seen, context.database, abandon_on_cancel=True)
+        known = await anyio.to_thread.run_sync(nodes.nodes, context.database, abandon_on_cancel=True)
+        heard = [nodes.is_heard(silent, silence) for _, silent in known]
         found = await anyio.to_thread.run_sync(nodes.devices, context.database, abandon_on_cancel=True)
     if found is None:
         raise DatabaseUnavailable("The database does not respond")
@@ -42,11 +46,13 @@ async def readyz(context: Context, request: Request, query: BaseModel) -> Respon
         reasons.append("redis_unavailable")
     elif not loop_reports.dispatcher_heard(loops):
         reasons.append("no_dispatcher")
-    alive = [device for device in found if device.alive(context.settings.device_silence_seconds)]
+    alive = [device for device in found if device.alive(silence)]
     if not alive:
         reasons.append("no_worker")
     elif all(device.device.node in drained or device.device.quarantined_at is not None for device in alive):
         reasons.append("drained" if all(device.device.node in drained for device in alive) else "quarantined")
+    if not any(heard):
+        reasons.append("no_io_worker")
     return json_response(health.Readiness(status="degraded" if reasons else "ok", reasons=reasons))
 
 

@@ -1,8 +1,13 @@
 """Decides which queued job goes to which device next. A pure function of the queue, devices, deadlines and time.
 
-It considers, in this order: what a device has memory for and its node holds completely, except the device that has just
-failed under the job, if another one fits; priority, which rises with
-waiting so that nothing starves; fairness between owners; the loaded model, as long as no job becomes late; age.
+It considers, in this order:
+
+1. What the device has the memory for and its node holds completely. A device on which the job has just failed is used
+   only if no other one fits.
+2. Priority, which rises with waiting so that nothing starves.
+3. Fairness between owners.
+4. The loaded model, as long as no job becomes late.
+5. Age.
 """
 
 import math

@@ -159,14 +159,6 @@ class Stack:
         deadline = time.monotonic() + seconds
         return [self.wait_status(job_id, seconds=max(1.0, deadline - time.monotonic())) for job_id in job_ids]
 
-    def wait_io_worker(self, seconds: float = 30.0) -> None:
-        """Wait until the node's own jobs can run: a device's worker makes the node's row too, and does not run them."""
-
-        def is_heard() -> bool:
-            return any(node["io_online"] for node in self.request("GET", "/api/v1/workers").json()["nodes"])
-
-        wait_for(is_heard, seconds, "for the node's io worker")
-
     def sql(self, query: str, *values: Any) -> list[Any]:
         """Reads the SQLite database beside the running system."""
         connection = sqlite3.connect(f"file:{self.home / 'wanworks.db'}?mode=ro", uri=True, timeout=10)

@@ -175,7 +175,8 @@ class _Board:
         write_state(settings.home, settings.node, os.getpid(), self._addresses, processes, self._ready)
 
     def is_ready(self) -> bool:
-        """Return whether the API accepts jobs; on a node without the API, whether every process runs."""
+        """Return whether every kind of job that this node has workers for would start; without the API, whether every
+        process runs."""
         reasons = self._missing()
         if reasons and not self._complained and time.monotonic() - self._begun > _READY_COMPLAINT_SECONDS:
             self._complained = True
@@ -198,9 +199,10 @@ class _Board:
             return f"{', '.join(late)} not running" if late or not self._processes else ""
         status, body = _readyz(self._settings)
         whole = {"web", "gpu", "dispatcher"} <= set(self._kinds)
-        if status == http.client.OK and (not whole or body.get("status") == "ok"):
+        wanting = [one for one in body.get("reasons") or [] if "io" in self._kinds or one != "no_io_worker"]
+        if status == http.client.OK and (not whole or not wanting):
             return ""
-        return str(body.get("reasons") or body.get("detail") or f"{', '.join(late) or 'web'} not running")
+        return str(wanting or body.get("detail") or f"{', '.join(late) or 'web'} not running")
 
     def _welcome(self) -> list[str]:
         api, flower = self._addresses.api_url, self._addresses.flower_url

@@ -94,7 +94,7 @@ class Heartbeat:
         self._work_factor = max(1.0, factor)
 
     def yield_between_steps(self) -> None:
-        """From now on, let a request to yield be answered by who reads `asked_to_yield` after a step.
+        """From now on, leave a request to yield to the caller, who reads `asked_to_yield` after each step.
 
         Before the first step `check` answers it, because nothing is lost there.
         """

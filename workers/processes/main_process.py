@@ -42,7 +42,7 @@ _PASS_SECONDS = 2.0
 # A running job without a child is returned after this number of passes: a child reports that it has begun
 # within milliseconds of its claim.
 _UNCARRIED_PASSES = 3
-# A child runs a job whose message is not known here if it has renewed its lease, or was to do so within this time.
+# Grace for a late renewal: a child counts as running a job with an unknown message if its lease was renewed recently.
 _RENEWAL_SECONDS = 2.0
 # The children that this process has ended because nothing ran in them. Celery may send one a job at that moment.
 _ended_idle: set[int] = set()
@@ -58,8 +58,8 @@ class JobRequest(Request):  # type: ignore[misc]
     """A dispatch message that a child processes. Recovers the job when the child dies."""
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        # A job that failed normally has ended by now; if the rows still show it as running here, its process died. Only
-        # if the child itself is lost, have all jobs in it been lost: it may have begun the next one before this end.
+        # A job that failed normally has ended by now; if the rows still show it as running here, its process died. If
+        # the child itself died, all its jobs are lost, including one that it had begun ahead.
         lost = isinstance(exc_info.exception, WorkerLostError | Terminated)
         recover("The worker process died", self.worker_pid or 0, None if lost else self.id)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)

@@ -17,7 +17,7 @@ _BLOCKS = re.compile(
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what git knows, with the environment of this clone."""
     folder = tmp_path_factory.mktemp("contributing") / "clone"
@@ -28,6 +28,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, folder / name)
     (folder / ".venv").symlink_to(ROOT / ".venv")
     return folder
+
+
+def test_the_examples_fit_the_code(tree: Path) -> None:
+    for block in _BLOCKS.finditer((ROOT / "CONTRIBUTING.md").read_text()):
+        if block["path"]:
+            (tree / block["path"]).write_text(block["content"])
+        elif block["kind"] == "diff":
+            apply(tree, block["body"])
 
 
 @pytest.mark.slow

@@ -46,7 +46,6 @@ def fetching(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
             WANWORKS_PRESENCE_SECONDS="2",
         )
         stack.start()
-        stack.wait_io_worker()
         yield stack
         stack.stop()
 
@@ -184,7 +183,6 @@ def test_a_full_disk_pauses_the_download_and_room_lets_it_go_on(demo_models: Pat
             stack = Stack(tmp_path / "home", models, devices="cpu:1", WANWORKS_HUB_URL=url)
             stack.start()
             try:
-                stack.wait_io_worker()
                 job_id = download(stack)
                 job = stack.wait_status(job_id, ["paused"])
                 assert (job["error"]["code"], job["paused_by"]) == ("disk_full", "disk_full")

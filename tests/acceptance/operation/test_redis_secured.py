@@ -98,7 +98,6 @@ def test_everything_works_over_tls_within_the_documented_rule(
     )
     stack.start()
     try:
-        stack.wait_io_worker()
         answer = stack.request("POST", "/api/v1/jobs/integrity-check", json={"model_id": "T2V-A14B"})
         assert answer.status_code == 202, answer.text
         check = answer.json()["id"]

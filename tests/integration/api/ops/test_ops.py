@@ -103,8 +103,10 @@ def test_ready_when_all_parts_are_available(client: TestClient, database: Databa
         found: list[str] = answer.json()["reasons"]
         return found
 
-    assert reasons() == ["no_dispatcher", "no_worker"]
+    assert reasons() == ["no_dispatcher", "no_worker", "no_io_worker"]
     register(database)
+    assert reasons() == ["no_dispatcher", "no_io_worker"]
+    nodes.node_beat(database, "here", 1000, 1000, 1)
     assert reasons() == ["no_dispatcher"]
     loop_reports.record(database, "dispatcher@here", "here", "dispatcher", 2.0)
     assert reasons() == []

@@ -78,15 +78,23 @@ def register_device(database: Database, device: Device, host_memory_mb: int | No
         session.connection().execute(_seen(device.key))
 
 
-def device_beat(database: Database, key: str, warm: Sequence[dict[str, Any]] | None = None) -> bool:
-    """Record a heartbeat of the worker on this device, and the models that it has loaded, if given.
+def device_beat(database: Database, key: str) -> bool:
+    """Record a heartbeat of the worker on this device.
 
     Return False if the device no longer has a row, because its node was removed.
     """
     with database.write() as session:
-        query = _seen(key)
-        found = session.connection().execute(query if warm is None else query.values(warm=list(warm)))
-        return bool(found.rowcount)
+        return bool(session.connection().execute(_seen(key)).rowcount)
+
+
+def report_loaded(database: Database, key: str, loaded: Sequence[dict[str, Any]]) -> None:
+    """Record the models that the device has loaded, unless its worker has deregistered it.
+
+    It is no heartbeat: a child also reports them when a job leaves it because its worker stops.
+    """
+    with database.write() as session:
+        query = update(Device).where(col(Device.key) == key, col(Device.seen_at) != 0.0)
+        session.connection().execute(query.values(warm=list(loaded)))
 
 
 def reads_protocol(database: Database, key: str, protocol: int) -> None:

@@ -339,7 +339,7 @@ class GenerationHandler:
             for entry in generation.warm()
         ]
         if loaded != self._reported_models:
-            nodes.device_beat(self._database, self._claimant.device_key, loaded)
+            nodes.report_loaded(self._database, self._claimant.device_key, loaded)
             self._reported_models = loaded
 
     def _picture(

@@ -67,7 +67,7 @@ def end(reason: str) -> NoReturn:
     """End this process at once, without the destructors of libraries. Celery starts another one in its place."""
     log.error("this process ends: %s", reason)
     try:
-        nodes.device_beat(process.database(), process.claimant().device_key, warm=[])
+        nodes.report_loaded(process.database(), process.claimant().device_key, [])
     except (Unavailable, StoreFull) as error:
         log.warning("the loaded models cannot be cleared: %s", error)
     except Exception:

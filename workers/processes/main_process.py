@@ -92,7 +92,7 @@ def recover(reason: str, pid: int | None = None, job_id: str | None = None) -> N
                     count_end(process.meters(), job)
                 emptied = True
         if emptied and process.role() == "gpu":
-            nodes.device_beat(process.database(), process.claimant().device_key, warm=[])
+            nodes.report_loaded(process.database(), process.claimant().device_key, [])
     except (Unavailable, StoreFull) as error:
         log.warning("cannot recover the job now; its lease will expire: %s", error)
 
@@ -234,7 +234,7 @@ class Guard:
         if not stale or not _is_idle():
             return
         log.warning("%s: the files on disk have changed since the model was loaded", ", ".join(stale))
-        nodes.device_beat(database, claimant.device_key, warm=[])
+        nodes.report_loaded(database, claimant.device_key, [])
         _end_idle_children()
 
     def _release(self) -> None:

@@ -301,7 +301,7 @@ def _devices(database: Database, count: int, nodes: int) -> None:
         node, place = f"n{index % nodes}", index // nodes
         library.device(database, on=node, index=place, kind="cpu", memory_mb=200_000)
         warm = {"model_id": model, "quantization": "none", "warm_key": f"{model}:none"}
-        nodes_table.device_beat(database, f"{node}/{place}", [warm])
+        nodes_table.report_loaded(database, f"{node}/{place}", [warm])
     for node in range(nodes):
         library.node(database, f"n{node}")
         hold(database, *_MODELS, node=f"n{node}")

@@ -46,7 +46,7 @@ def device(database: Database, *loaded: str, on: str = "here", index: int = 0, *
         **{"uuid": f"GPU-{on}-{index}", "kind": "cuda", "memory_mb": 80_000, "pid": 1, **more},
     )  # fmt: skip
     nodes.register_device(database, row)
-    nodes.device_beat(database, row.key, [{"model_id": name, "quantization": "none"} for name in loaded])
+    nodes.report_loaded(database, row.key, [{"model_id": name, "quantization": "none"} for name in loaded])
 
 
 def hub_says(database: Database, model_id: str, commit: str | None) -> datetime:

@@ -170,7 +170,7 @@ def test_without_a_time_of_loading_only_devices_that_must_load_have_no_estimate(
         "Loading is not known: no device has TI2V-5B loaded, and no loading of it has been measured here."
     )
     loaded = {"model_id": "TI2V-5B", "quantization": "none", LOADED_MODEL_KEY: "TI2V-5B:none"}
-    nodes.device_beat(database, "n/0", [loaded])
+    nodes.report_loaded(database, "n/0", [loaded])
     found = shown(client, first)
     assert seconds(found["estimated_end"]) == about(RUN)
     assert seconds(shown(client, behind)["estimated_start"]) == about(RUN)

@@ -53,7 +53,8 @@ def test_workers_show_devices_and_what_they_run(client: TestClient, database: Da
     refused = client.post("/api/v1/jobs/download", json={"model_id": "T2V-A14B"})
     assert (refused.status_code, "no io worker has sent a heartbeat" in refused.json()["detail"]) == (409, True)
     nodes.node_beat(database, "here", 1000.0, 400.0)
-    nodes.device_beat(database, "here/1", warm=[{"model_id": "T2V-A14B", "quantization": "none"}])
+    nodes.device_beat(database, "here/1")
+    nodes.report_loaded(database, "here/1", [{"model_id": "T2V-A14B", "quantization": "none"}])
     nodes.deregister_device(database, "here/2", 102)
     job_id = client.post(URL, json=GOOD).json()["id"]
     working.claim(database, job_id)

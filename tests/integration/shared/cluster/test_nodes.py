@@ -137,6 +137,17 @@ def test_what_only_a_drained_node_can_run_waits_for_as_long_as_it_is_drained(two
         assert (waiting.status, waiting.unplaceable_since) == (JobState.QUEUED, None)
 
 
+def test_a_child_that_reports_its_models_while_its_worker_stops_claims_nothing_more(two: Database) -> None:
+    hold(two, "TI2V-5B", node="m")
+    job = accepted(two)
+    dispatch.mark_dispatched(two, [(job.id, "m/0")])
+    nodes.deregister_device(two, "m/0", 1)
+    nodes.report_loaded(two, "m/0", [{"model_id": "TI2V-5B", "quantization": "none"}])
+    (device,) = [seen for seen in nodes.devices(two) if seen.device.key == "m/0"]
+    assert (device.deregistered, device.device.warm) == (True, [])
+    assert attempts.claim(two, job.id, ON_M, 60.0) is None
+
+
 def test_a_message_for_a_removed_device_takes_no_slot(two: Database, settings: Settings) -> None:
     hold(two, "TI2V-5B", node="n")
     job = accepted(two)

@@ -113,6 +113,9 @@ class OtlpTracer:
             return None
         return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
 
+    def send_now(self) -> None:
+        threading.Thread(target=self._provider.force_flush, name="spans", daemon=True).start()
+
     def close(self, seconds: float) -> None:
         sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         sending.start()

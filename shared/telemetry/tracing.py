@@ -39,6 +39,12 @@ def close() -> None:
         tracer.close(_CLOSE_SECONDS)
 
 
+def send_now() -> None:
+    """Begin to send what has been recorded, and do not wait: this process may be killed soon."""
+    if _tracer is not None:
+        _tracer.send_now()
+
+
 def begin(
     name: str,
     attributes: Attributes,

@@ -188,7 +188,7 @@ def _gallery(page: Page, stack: Stack) -> None:
 def _jobs(page: Page, stack: Stack) -> None:
     stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
     own = uuid.uuid4().hex
-    waiting = [stack.submit(prompt=f"in line {number} {own}") for number in (1, 2)]
+    waiting = [stack.submit(prompt=f"in line {number} {own}") for number in ("first", "second")]
     try:
         go(page, "Jobs")
         rows = page.locator("#jobs tbody tr")
@@ -203,11 +203,11 @@ def _jobs(page: Page, stack: Stack) -> None:
         page.evaluate("document.activeElement.blur()")
         search = page.locator("#jobs").get_by_label("Search")
         reach(page, search)
-        page.keyboard.type(f"line 2 {own}")
+        page.keyboard.type(f"second {own}")
         expect(rows).to_have_count(1)
         press(page, rows.locator("a.job-link"))
         shown = page.get_by_role("dialog")
-        expect(shown).to_contain_text("in line 2")
+        expect(shown).to_contain_text("in line second")
         sound(page)
         press(page, shown.get_by_role("button", name=re.compile("^Cancel")).first)
         press(page, page.locator("#toasts").get_by_role("button", name="Undo"))

@@ -77,7 +77,7 @@ def _our_seconds(model: LoadedModel, params: GenerationParams, prompts: PromptCa
     signals = running.Signals(enter=lambda *_: None, check=lambda: None)
     run = partial(running._denoise, model, model.pipeline, params, plan(params, model.entry), NO_PICTURES, (),
                   prompts, signals, lambda _: True)  # fmt: skip
-    return _timed(model.device, lambda: run(Denoising())) / params.steps
+    return _timed(model.device, lambda: run(Denoising(), None)) / params.steps
 
 
 def _bare_seconds(model: LoadedModel, params: GenerationParams, prompts: PromptCache) -> float:

@@ -34,7 +34,7 @@ from shared.messaging import celery
 from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from shared.states import JobState
-from shared.telemetry import logs
+from shared.telemetry import logs, tracing
 from shared.telemetry.metrics import CLAIM_SECONDS, FENCED, Meters, count_end
 from workers.attempts.ahead import Ahead
 from workers.attempts.heartbeat import Heartbeat
@@ -118,14 +118,18 @@ class Runner:
             return None
         if job.dispatched_at is not None and job.claimed_at is not None:
             self._meters.observe(CLAIM_SECONDS, job.type, seconds=max(0.0, job.claimed_at - job.dispatched_at))
-        with logs.bound(job_id=job.id, attempt=job.attempt), attempt_span(job) as span:
-            celery.wake(self._redis)  # the next job can now be dispatched to this device
-            self._report(job)
-            try:
-                return self._carry_out(job, handler, span)
-            finally:
-                if self._ahead is not None:
-                    self._ahead.end_turn(job.id)
+        try:
+            with logs.bound(job_id=job.id, attempt=job.attempt), attempt_span(job) as span:
+                celery.wake(self._redis)  # the next job can now be dispatched to this device
+                self._report(job)
+                try:
+                    return self._carry_out(job, handler, span)
+                finally:
+                    if self._ahead is not None:
+                        self._ahead.end_turn(job.id)
+        except AttemptStopped:
+            tracing.send_now()  # if the worker stops, this process is killed next
+            raise
 
     def finish(self, job: Job, handler: Handler) -> None:
         """Run the rest of an attempt that another process has handed over. Raises what `run` raises."""

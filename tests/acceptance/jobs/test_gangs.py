@@ -36,6 +36,7 @@ def pair(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("gangs")
     stack = Stack(folder / "home", shutil.copytree(demo_models, folder / "models", symlinks=True), devices="cpu:2")
     stack.start()
+    wait_for(lambda: len(stack.request("GET", "/api/v1/workers").json()["devices"]) == 2, 30, "for both devices")
     yield stack
     stack.stop()
 

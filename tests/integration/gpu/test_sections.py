@@ -10,7 +10,9 @@ from tests.gpu.components import SMALL
 from tests.gpu.table import Table
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "lora")) for name in SECTIONS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("loading", "stream"))) for name in SECTIONS]
+)
 def test_a_section_prints_its_table_and_finds_nothing_wrong(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(name)
     table.begin("the CPU")

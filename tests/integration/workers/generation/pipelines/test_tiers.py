@@ -20,6 +20,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from PIL import Image
 from torch._dynamo.utils import counters
 
 from shared.catalogue.job_types import settle
@@ -332,21 +333,27 @@ def test_an_attention_backend_that_the_device_lacks_is_left_out(studio: Studio) 
 
 
 @pytest.mark.parametrize(
-    ("model_id", "each_token"), [("T2V-A14B", False), pytest.param("TI2V-5B", True, marks=pytest.mark.slow)]
+    ("model_id", "each_token"),
+    [("T2V-A14B", False), pytest.param("TI2V-5B", False, marks=pytest.mark.slow), ("TI2V-5B", True)],
 )
 def test_what_was_compiled_ahead_is_what_a_job_needs(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch, model_id: str, each_token: bool
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_id: str, each_token: bool
 ) -> None:
+    """Each token has its own modulation only if the video starts from a picture."""
+    picture = None
+    if each_token:
+        picture = tmp_path / "first.png"
+        Image.new("RGB", (64, 64), (200, 80, 20)).save(picture)
     monkeypatch.setattr(compiling, "_BACKEND", {"backend": "eager"})
     torch.compiler.reset()
     compiling._compiled.cache_clear()
     entry = CATALOGUE.get(model_id)
-    size = Size.of(entry, 64, 64, 9, image=False)
+    size = Size.of(entry, 64, 64, 9, image=each_token)
     tier = TierSettings(compiled=True)
     device = torch.device("cpu")
     assert compile_block(entry, snapshots()[model_id], tier, size, device, each_token) is None
     before = graphs()
-    made = studio.generate(model_id, speed="balanced")
+    made = studio.generate(model_id, picture, speed="balanced")
     assert used(made)["compiled"]
     assert graphs() == before
     compiling._compiled.cache_clear()

@@ -104,7 +104,10 @@ class Ahead:
 
         `begin` returns whether it has begun the job; `abandon` drops what it has begun.
         """
-        threading.Thread(target=self._follow, args=(turn, begin, abandon), name="ahead", daemon=True).start()
+        own = next((job_id for job_id, its_turn in self._turns.items() if its_turn is turn), None)
+        # Until the job is found, only this job's own message may be answered: any other one takes the device.
+        answered = (self._answered, own)
+        threading.Thread(target=self._follow, args=(turn, answered, begin, abandon), name="ahead", daemon=True).start()
 
     def expect(self, turn: Turn, prepare: Callable[[Job], None]) -> None:
         """Call `prepare`, in a thread, with each job that is dispatched to the device while this turn needs it.
@@ -125,13 +128,19 @@ class Ahead:
                     log.info("job %s: it cannot be prepared for: %r", job.id, error)
             turn.wait_until_free(_EXPECT_SECONDS)
 
-    def _follow(self, turn: Turn, begin: Callable[[Job, Turn], bool], abandon: Callable[[str], None]) -> None:
+    def _follow(
+        self,
+        turn: Turn,
+        answered: tuple[str | None, str | None],
+        begin: Callable[[Job, Turn], bool],
+        abandon: Callable[[str], None],
+    ) -> None:
         job = self._next(turn)
         if job is None:
             return
         run: Future[bool | None] = Future()
         with self._lock:
-            if job.id in (self._answered, *self._running):
+            if self._answered not in answered or job.id in (self._answered, *self._running):
                 return
             self._running = {job_id: earlier for job_id, earlier in self._running.items() if not earlier.done()}
             self._running[job.id] = run

@@ -266,6 +266,37 @@ def test_a_job_whose_message_was_lost_keeps_the_device_from_the_next_one(
     assert worker.status(third) == (JobState.RUNNING, 1, Phase.FINISHING)
 
 
+def test_a_late_look_begins_nothing_beside_the_job_of_a_later_message(
+    worker: Worker, decoding: Held, leaving: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, go_on, find = threading.Event(), threading.Event(), dispatch.next_on
+
+    def late(database: Database, device_key: str) -> Job | None:
+        if threading.current_thread().name == "ahead" and not looking.is_set():
+            looking.set()
+            assert go_on.wait(PATIENCE)
+        return find(database, device_key)
+
+    monkeypatch.setattr(dispatch, "next_on", late)
+    leaving.let_all_go()
+    first = worker.dispatched()
+    answer = worker.receives(first)
+    decoding.let_go(first.id)
+    answer.result(PATIENCE)
+    assert looking.is_set(), "the look of the first job has not found anything yet"
+    worker.handovers.waiting()[0].discard()
+    second = worker.dispatched()
+    message = worker.receives(second)
+    wait_for(lambda: second.id in decoding.reached, PATIENCE, "for the second job on the device")
+    third = worker.dispatched()
+    go_on.set()
+    wait_for(lambda: not any(each.name == "ahead" for each in threading.enumerate()), PATIENCE, "for the late look")
+    assert worker.status(second) == (JobState.RUNNING, 1, Phase.LOADING)
+    assert worker.status(third) == (JobState.QUEUED, 0, None)
+    decoding.let_all_go()
+    message.result(PATIENCE)
+
+
 def test_a_message_that_does_not_apply_any_more_waits_for_no_other_job(
     worker: Worker, decoding: Held, leaving: Held
 ) -> None:

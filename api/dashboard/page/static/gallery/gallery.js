@@ -304,27 +304,29 @@ export function clearSelection() {
   changed();
 }
 
+/** The bar of the selection. Its actions use what is selected at the click, which may not have been drawn yet. */
 function selection() {
-  const ids = [...own.selected.keys()];
+  const now = () => [...own.selected.keys()];
+  const ids = now();
   const isFew = ids.length <= MOST_ARCHIVED;
   return selectionBar({
     label: "Selected videos",
     count: number(ids.length),
     clear: clearSelection,
-    first: button("Compare", () => compare(ids), { key: "compare", disabled: (ids.length < 2 || ids.length > 4) && "Select two to four videos to compare them" }),
+    first: button("Compare", () => compare(now()), { key: "compare", disabled: (ids.length < 2 || ids.length > 4) && "Select two to four videos to compare them" }),
     more: [
       isFew
         ? h("a", { key: "zip", class: "button", href: `${base}/api/v1/gallery/archive.zip?jobs=${ids.join(",")}`, download: "videos.zip" }, "Download")
         : h("span", { key: "many", class: "small muted" }, `Download takes at most ${MOST_ARCHIVED}`),
       ids.length <= MOST_AGAIN
-        ? button("Make again", () => makeAgain(ids), { key: "again", kind: "steer" })
+        ? button("Make again", () => makeAgain(now()), { key: "again", kind: "steer" })
         : h("span", { key: "too-many", class: "small muted steer" }, `Make again takes at most ${MOST_AGAIN}`),
-      addTo((id) => change(() => addMany(id, ids), "Added to the collection")),
+      addTo((id) => change(() => addMany(id, now()), "Added to the collection")),
       own.query.collection
-        ? button("Take out", () => change(() => takeOut(own.query.collection, ids), "Taken out of the collection").then(reload), { key: "out", kind: "steer" })
+        ? button("Take out", () => change(() => takeOut(own.query.collection, now()), "Taken out of the collection").then(reload), { key: "out", kind: "steer" })
         : null,
     ],
-    remove: button("Delete", () => erase(ids), { key: "delete", kind: "danger steer" }),
+    remove: button("Delete", () => erase(now()), { key: "delete", kind: "danger steer" }),
   });
 }
 

@@ -62,7 +62,7 @@ const CHANGES = {
 export function selectedActions() {
   const jobs = selected();
   if (!jobs.length) return null;
-  const able = (name) => jobs.filter(CHANGES[name].fits);
+  const able = (name) => selected().filter(CHANGES[name].fits); // also at the click: a change may not have been drawn yet
   const act = (name, text, kind = "") =>
     button(text, () => start(name, able(name)), {
       key: name,

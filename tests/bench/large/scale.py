@@ -228,9 +228,9 @@ def _controls(database: Database) -> None:
     for place in range(PAUSES):
         pauses.pause(database, pauses.Scope("key", f"key-{place}"), by="bench", running="finish")
     tomorrow = time.time() + 86400
-    of_text = [model_id for model_id in _MODELS if DEMO.get(model_id).image != "required"]
+    plain = [entry for entry in DEMO.entries if entry.extends is None and entry.image != "required"]
     for _ in range(START_TIMES // 500):
-        later = [new_job(of_text[place % len(of_text)], start_after=tomorrow) for place in range(500)]
+        later = [new_job(plain[place % len(plain)].model_id, start_after=tomorrow) for place in range(500)]
         assert all(isinstance(one, accepting.Accepted) for one in accepting.accept(database, later))
     below = {f"shot-{place}": Node(after=("first",)) for place in range(4)}
     for _ in range(FLOWS):

@@ -16,4 +16,4 @@ def startable(database: Database, queue: Queue, now: Pauses) -> Queue:
         dispatch.recall(database, sent)
     if unplaceable := {job.line for job in paused if job.unplaceable_since is not None}:
         dispatch.forget_unplaceable(database, unplaceable)
-    return now.left_out_of(queue)
+    return now.left_out_of(queue) if paused or now.resumed_at else queue

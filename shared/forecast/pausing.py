@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from shared.database.engine import Database
 from shared.database.tables import Pause
@@ -35,18 +36,15 @@ class Pauses:
         """Return whether the job may not start, wherever it would run."""
         if self.cover_nothing:
             return False
-        if self.windows.closed(job.type, job.priority, job.owner, job.front_at, self.now):
+        closed = self.windows.closed
+        if not self.windows.is_empty and closed(job.type, job.priority, job.owner, job.front_at, self.now):
             return True
-        return (
-            pauses.covering(
-                self.in_force,
-                model_id=job.model_id,
-                owner=job.owner,
-                job_type=job.type,
-                node=job.target_node,
-            )
-            is not None
-        )
+        # A pass asks this of every job that it reads, whatever the number of pauses.
+        return not self._scopes.isdisjoint(pauses.scopes_over(job.model_id, job.owner, job.type, job.target_node))
+
+    @cached_property
+    def _scopes(self) -> frozenset[tuple[str, str]]:
+        return frozenset((row.kind, row.value) for row in self.in_force)
 
     def covered_until(self, job: Waiting) -> float:
         """Return when all pauses that cover the job now are over: infinite if one has no end, 0 if there is none."""

@@ -171,14 +171,21 @@ def covering(
     pauses: Collection[Pause], *, model_id: str | None, owner: str | None, job_type: str, node: str | None = None
 ) -> Pause | None:
     """Return the first of these pauses that covers a job with these values wherever it would run."""
-    of_job = {
+    of_job = scopes_over(model_id, owner, job_type, node)
+    return next((row for row in pauses if (row.kind, row.value) in of_job), None)
+
+
+def scopes_over(
+    model_id: str | None, owner: str | None, job_type: str, node: str | None
+) -> tuple[tuple[str, str], ...]:
+    """Return the scopes, as (kind, value), that cover a job with these values wherever it would run."""
+    return (
         ("everything", ""),
         ("model_id", model_id or ""),
         ("key", owner or ""),
         ("job_type", job_type),
         ("node", node or ""),
-    }
-    return next((row for row in pauses if (row.kind, row.value) in of_job), None)
+    )
 
 
 def _open(session: Session, scope: Scope) -> Pause | None:

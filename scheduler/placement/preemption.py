@@ -14,6 +14,8 @@ from shared.jobs.checkpoints import MOST_PREEMPTIONS, PREEMPT
 from shared.jobs.dispatch import Busy, Queue, Waiting
 from shared.states import Priority
 
+_CRITICAL, _LOW = Priority.CRITICAL.rank, Priority.LOW.rank  # a pass compares them with every job that it reads
+
 
 @dataclass(frozen=True)
 class Preemption:
@@ -76,13 +78,13 @@ def applied(queue: Queue, chosen: list[Preemption]) -> Queue:
 
 
 def _is_critical(job: Waiting) -> bool:
-    return job.type == GENERATION and job.priority == Priority.CRITICAL.rank and job.devices == 1
+    return job.type == GENERATION and job.priority == _CRITICAL and job.devices == 1
 
 
 def _may_be_preempted(job: Busy) -> bool:
     return (
         job.type == GENERATION
-        and job.priority == Priority.LOW.rank
+        and job.priority == _LOW
         and job.devices == 1
         and job.requested_action is None
         and job.preempted < MOST_PREEMPTIONS

@@ -17,6 +17,7 @@ from shared.database.tables.cluster import LoopReport as LoopReport
 from shared.database.tables.cluster import Node as Node
 from shared.database.tables.cluster import Process as Process
 from shared.database.tables.cluster import Tick as Tick
+from shared.database.tables.epoch import epoch_at_start as epoch_at_start
 from shared.database.tables.epoch import epoch_now as epoch_now
 from shared.database.tables.flows import Flow as Flow
 from shared.database.tables.flows import FlowNode as FlowNode

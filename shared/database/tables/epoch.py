@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Float
+from sqlalchemy import Float, ScalarSelect, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
@@ -13,6 +13,16 @@ class epoch_now(FunctionElement[float]):
 
     type = Float()
     inherit_cache = True
+
+
+def epoch_at_start() -> ScalarSelect[float]:
+    """Return the same, read once at the start of the statement: what to compare an indexed column with.
+
+    PostgreSQL's clock runs on during a statement, so it compares every row with `epoch_now`, and cannot seek in an
+    index for it. It does not know this value either when it plans: sort by the column too, or it expects a third of
+    all rows to be due and looks for the first one in the table.
+    """
+    return select(epoch_now()).scalar_subquery()
 
 
 @compiles(epoch_now, "sqlite")

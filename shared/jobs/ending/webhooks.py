@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 from shared import clock
 from shared.catalogue.job_types import GENERATION
 from shared.database.engine import Database, is_repetition, settled
-from shared.database.tables import Batch, Flow, Job, WebhookMessage, epoch_now
+from shared.database.tables import Batch, Flow, Job, WebhookMessage, epoch_at_start, epoch_now
 from shared.errors import Conflict, NotFound
 from shared.net.outbound import receiver_of
 from shared.states import JobState, Priority
@@ -98,7 +98,8 @@ def take_due(
     however many of its messages are due before them.
     """
     with database.read() as session:
-        if session.exec(select(WebhookMessage.id).where(_IS_DUE).limit(1)).first() is None:
+        due = select(WebhookMessage.id).where(_IS_DUE).order_by(col(WebhookMessage.due_at)).limit(1)
+        if session.exec(due).first() is None:
             return []
     with database.write() as session:
         _name_receivers(session)
@@ -229,7 +230,7 @@ def drop_of_gone_jobs(database: Database, after: str, limit: int = 1000) -> tupl
     return dropped, seen[-1][0] if len(seen) == limit else None
 
 
-_IS_DUE = col(WebhookMessage.due_at) <= epoch_now()
+_IS_DUE = col(WebhookMessage.due_at) <= epoch_at_start()
 _NAMED_AT_ONCE = 500
 
 
@@ -237,7 +238,7 @@ def _name_receivers(session: Session) -> None:
     """Set the receivers of due messages that an earlier version stored without one."""
     nameless = select(WebhookMessage.id, WebhookMessage.url).where(_IS_DUE, WebhookMessage.receiver == "")
     # Rows that another sender is taking are set by it.
-    nameless = nameless.limit(_NAMED_AT_ONCE).with_for_update(skip_locked=True)
+    nameless = nameless.order_by(col(WebhookMessage.due_at)).limit(_NAMED_AT_ONCE).with_for_update(skip_locked=True)
     for message_id, url in session.exec(nameless).all():
         session.connection().execute(
             update(WebhookMessage).where(col(WebhookMessage.id) == message_id).values(receiver=receiver_of(url))

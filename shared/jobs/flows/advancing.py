@@ -104,14 +104,12 @@ def advance_locked(session: Session, flow: Flow) -> Advanced:
 @settled
 def note_started(database: Database) -> int:
     """Mark flows as running of which a job runs. Return how many. Few jobs run, so few rows are read."""
-    waiting = (
-        select(Flow.id)
-        .join(Job, col(Job.flow_id) == col(Flow.id))
-        .where(Job.status == JobState.RUNNING, col(Flow.state) == plan.QUEUED)
-        .distinct()
-    )
+    running = select(Job.flow_id).where(Job.status == JobState.RUNNING, col(Job.flow_id).is_not(None))
     with database.read() as session:
-        flow_ids = sorted(session.exec(waiting))
+        # Two queries, because PostgreSQL joins them by reading all jobs of all flows.
+        of_running = sorted({flow_id for flow_id in session.exec(running) if flow_id is not None})
+        waiting = select(Flow.id).where(col(Flow.id).in_(of_running), col(Flow.state) == plan.QUEUED)
+        flow_ids = sorted(session.exec(waiting)) if of_running else []
     for flow_id in flow_ids:
         with database.write() as session:
             flow = session.get(Flow, flow_id, with_for_update=True)

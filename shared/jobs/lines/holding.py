@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, func, literal, or_, update
 from sqlmodel import Session, col, select
 
 from shared.database.engine import Database, is_repetition, settled
-from shared.database.tables import Job, epoch_now
+from shared.database.tables import Job, epoch_at_start, epoch_now
 from shared.errors import Conflict
 from shared.jobs.lines import windows
 from shared.jobs.lines.heads import QUEUED, first_of_each, held_lines, lines_there
@@ -57,9 +57,9 @@ def release_due(database: Database) -> int:
 
     Those of low priority wait for their window, if it is closed.
     """
-    due = (QUEUED, col(Job.held) == START_TIME, col(Job.queued_at) <= epoch_now())
+    due = (QUEUED, col(Job.held) == START_TIME, col(Job.queued_at) <= epoch_at_start())
     with database.read() as session:  # most passes find none, and need no write
-        if session.exec(select(Job.id).where(*due).limit(1)).first() is None:
+        if session.exec(select(Job.id).where(*due).order_by(col(Job.queued_at)).limit(1)).first() is None:
             return 0
     with database.write() as session:
         in_force = windows.read_in(session)
@@ -164,9 +164,9 @@ def in_time() -> ColumnElement[bool]:
 
 def expired(database: Database, limit: int = _AT_ONCE) -> Sequence[str]:
     """Return the ids of queued jobs that have never started and whose latest start has passed."""
-    query = select(Job.id).where(QUEUED, col(Job.start_before) <= epoch_now(), col(Job.attempt) == 0).limit(limit)
+    query = select(Job.id).where(QUEUED, col(Job.start_before) <= epoch_at_start(), col(Job.attempt) == 0)
     with database.read() as session:
-        return list(session.exec(query))
+        return list(session.exec(query.order_by(col(Job.start_before)).limit(limit)))
 
 
 def with_latest_start(database: Database, limit: int = 200) -> list[tuple[str, str | None, float]]:

@@ -5,7 +5,9 @@ of a hundred thousand jobs is read as fast as one of a hundred.
 """
 
 import json
+from collections.abc import Callable
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any
 
 OWNER_DIGITS = 8
@@ -16,11 +18,8 @@ HELD = "held"  # instead of a line: of jobs that may not start yet. It sorts aft
 NEEDS = (
     "model_id", "model_cache_key", "target_node", "mock", "min_vram_mb", "min_ram_mb", "memory_needs", "devices",
 )  # fmt: skip
-
-
-def needs_of(job: Any) -> tuple[Any, ...]:
-    """Return what determines which devices or nodes can run the job, a row or a job as placement sees it."""
-    return tuple(getattr(job, name) for name in NEEDS)
+# Returns what determines which devices or nodes can run a job: a row, or a job as placement sees it.
+needs_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*NEEDS)
 
 
 def line_of(

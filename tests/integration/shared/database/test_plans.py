@@ -1,6 +1,7 @@
 """Both databases read by the indexes that are there for it, whatever the table holds."""
 
 import re
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -12,11 +13,14 @@ from sqlalchemy import event, text
 from shared import clock, daily_window
 from shared.database.engine import Database, migrate
 from shared.jobs import batches, bulk, dispatch, download_control, records
+from shared.jobs.ending import webhooks
+from shared.jobs.flows import advancing
 from shared.jobs.lines import holding, windows
 from shared.jobs.reading import lists, queues, running_attempts
 from shared.states import JobState
 from tests.bench.large.scale import store
 from tests.conftest import both_databases
+from tests.support.flows import Node, accepted_flow
 from tests.support.jobs import DEMO
 
 _LONG_AGO = timedelta(days=3650)
@@ -24,6 +28,13 @@ _LONG_AGO = timedelta(days=3650)
 
 def plans(database: Database, ask: Callable[[], object]) -> list[set[str]]:
     """The indexes of the table of jobs by which each statement is carried out that `ask` makes."""
+    found = [_indexes(plan) for plan in explained(database, ask, "jobs")]
+    assert found
+    return found
+
+
+def explained(database: Database, ask: Callable[[], object], table: str) -> list[str]:
+    """The plan of each statement about that table that `ask` makes."""
     asked = []
 
     def note(_: object, __: object, statement: str, values: object, *___: object) -> None:
@@ -38,10 +49,9 @@ def plans(database: Database, ask: Callable[[], object]) -> list[set[str]]:
     found = []
     with database.read() as session:
         for statement, values in asked:
-            if "jobs" in statement:
+            if table in statement:
                 rows = session.connection().exec_driver_sql(explain + statement, values)  # type: ignore[arg-type]
-                found.append(_indexes("\n".join(str(row[-1]) for row in rows)))
-    assert found
+                found.append("\n".join(str(row[-1]) for row in rows))
     return found
 
 
@@ -87,6 +97,49 @@ def test_sqlite_finds_what_the_dispatcher_asks_for(database: Database, ended: in
     assert all_of(database, lambda: dispatch.read_held(database, 10)) == {"ix_jobs_held"}
     assert all_of(database, lambda: holding.with_latest_start(database)) == {"ix_jobs_expiring"}
     assert all_of(database, lambda: queues.held_by_reason(database, [])) == {"ix_jobs_held"}
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_what_is_due_is_sought_by_its_time(database: Database) -> None:
+    """However much is stored for later, PostgreSQL reads only what is due."""
+    store(database, ended=0, queued=3000)
+    with database.write() as session:
+        connection = session.connection()
+        in_a_day = f"{time.time() + 86400} + row_number"
+        numbered = "(SELECT id, row_number() OVER (ORDER BY id) FROM jobs) AS numbered"
+        connection.exec_driver_sql(
+            f"UPDATE jobs SET held = 'start_time', queued_at = {in_a_day}, start_before = {in_a_day} FROM {numbered} "
+            "WHERE jobs.id = numbered.id"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO webhook_messages (id, job_id, type, url, receiver, data, state, created_at, due_at, tries)"
+            " SELECT id, id, 'job.succeeded', 'https://h/', 'h:443', '{}', 'waiting', now(), queued_at, 1 FROM jobs"
+        )
+        connection.exec_driver_sql("ANALYZE jobs")
+        connection.exec_driver_sql("ANALYZE webhook_messages")
+    asked: list[tuple[Callable[[], object], str, str]] = [
+        (lambda: holding.release_due(database), "jobs", "queued_at"),
+        (lambda: holding.expired(database), "jobs", "start_before"),
+        (lambda: webhooks.take_due(database, 60.0), "webhook_messages", "due_at"),
+    ]
+    for ask, table, column in asked:
+        for plan in explained(database, ask, table):
+            assert re.search(rf"Index Cond: .*{column} <= ", plan), plan
+
+
+@both_databases
+def test_a_pass_reads_the_flows_of_running_jobs_alone(database: Database) -> None:
+    for _ in range(300):
+        accepted_flow(database, a=Node(), b=Node(after=("a",)))
+    with database.write() as session:
+        connection = session.connection()
+        first = connection.exec_driver_sql("SELECT min(id) FROM jobs").scalar_one()
+        connection.exec_driver_sql(f"UPDATE jobs SET status = 'running' WHERE id = '{first}'")
+        connection.exec_driver_sql("ANALYZE")
+    about_jobs, *about_flows = explained(database, lambda: advancing.note_started(database), "flow")
+    assert _indexes(about_jobs) & {"ix_jobs_ended", "ix_jobs_kind"}, about_jobs
+    assert about_flows
+    assert not any("jobs" in plan for plan in about_flows), about_flows
 
 
 @both_databases

@@ -45,7 +45,7 @@ from workers.generation.link import Link
 from workers.generation.lora_copies import LoraCopies
 from workers.generation.read_ahead import read_ahead
 from workers.generation.reporting.previews import Publisher
-from workers.generation.reporting.publishing import sender
+from workers.generation.reporting.publishing import ProgressSender
 from workers.generation.reporting.reporter import Reporter
 from workers.generation.seats import Member
 
@@ -140,28 +140,25 @@ class GenerationHandler:
     def _carried_on(self, job: Job, heartbeat: Heartbeat, begun: "Begun", row: AttemptRow) -> dict[str, Any] | None:
         params, entry = begun.context.params, begun.context.entry
         heartbeat.expect_work(memory_plan.work_factor(entry, params.width, params.height, params.frames))
-        reporter = Reporter(
-            send=sender(self._settings, self._database, self._progress, job),
-            measured=self._measured(job, params),
-            heartbeat=heartbeat,
-        )
         self._store.ask()  # so that no video is made that could not be stored
         leaving = self._leaving(job, params.frames)
         previews = Publisher(self._previews, self._meters, job.id, job.attempt)
-        with leaving or nullcontext():
-            keep = leaving.frames.add if leaving is not None else None
-            report = row.watched(self._watched(reporter, begun.turn))
-            with previews:
-                begun.link.bind(report, heartbeat.check, keep, row, previews)
-                made, frames = begun.decode()
-            if _compiles(params):
-                self._compiled.add(_shape(params))
-            made = replace(made, speed=self._tier(params, made.speed))
-            if leaving is not None and leaving.leave(made, heartbeat, reporter, self.report_loaded):
-                begun.turn.end()
-                return None
-        folder = self._store.attempt_dir(job.id, job.attempt)
-        return self._ending.complete(job, made, frames, folder, heartbeat, reporter)
+        with ProgressSender(self._settings, self._database, self._progress, job, heartbeat.cancel) as send:
+            reporter = Reporter(send, self._measured(job, params), heartbeat)
+            with leaving or nullcontext():
+                keep = leaving.frames.add if leaving is not None else None
+                report = row.watched(self._watched(reporter, begun.turn))
+                with previews:
+                    begun.link.bind(report, heartbeat.check, keep, row, previews)
+                    made, frames = begun.decode()
+                if _compiles(params):
+                    self._compiled.add(_shape(params))
+                made = replace(made, speed=self._tier(params, made.speed))
+                if leaving is not None and leaving.leave(made, heartbeat, reporter, self.report_loaded):
+                    begun.turn.end()
+                    return None
+            folder = self._store.attempt_dir(job.id, job.attempt)
+            return self._ending.complete(job, made, frames, folder, heartbeat, reporter)
 
     def _prepared(self, job: Job, attempt: int, gang: tuple[Member, ...] = ()) -> "Begun":
         """Return what the device needs to know of the job. `gang`: its other devices. Raises JobFailed."""

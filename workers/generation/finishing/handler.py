@@ -19,7 +19,7 @@ from workers.generation.checkpoints import Checkpoints
 from workers.generation.context import Decoded
 from workers.generation.finishing import frame_file
 from workers.generation.finishing.ending import Ending
-from workers.generation.reporting.publishing import sender
+from workers.generation.reporting.publishing import ProgressSender
 from workers.generation.reporting.reporter import Reporter
 
 TRIES = 3
@@ -56,22 +56,21 @@ class FinishingHandler:
         made = Decoded(**self._handover.facts())
         entry = self._catalogue.get(job.model_id or "")
         heartbeat.expect_work(memory_plan.work_factor(entry, made.width, made.height, made.frames))
-        reporter = Reporter(
-            send=sender(self._settings, self._database, self._progress, job),
-            measured=phase_times(
-                self._database, job.model_cache_key, GenerationParams.model_validate(job.params), self._device_name
-            ),
-            heartbeat=heartbeat,
+        measured = phase_times(
+            self._database, job.model_cache_key, GenerationParams.model_validate(job.params), self._device_name
         )
-        reporter(Phase.FINISHING)
-        heartbeat.check()
-        if self._handover.count_try() > TRIES:
-            raise CannotFinish(
-                f"The frames were decoded, but the process that encodes, checks and stores the video died {TRIES} times"
-            )
-        folder = self._store.attempt_dir(job.id, job.attempt)
-        frames = frame_file.read(self._handover.folder / frame_file.NAME, made.frames, made.height, made.width)
-        return self._ending.complete(job, made, frames, folder, heartbeat, reporter, shown_as=Phase.FINISHING)
+        with ProgressSender(self._settings, self._database, self._progress, job, heartbeat.cancel) as send:
+            reporter = Reporter(send, measured, heartbeat)
+            reporter(Phase.FINISHING)
+            heartbeat.check()
+            if self._handover.count_try() > TRIES:
+                raise CannotFinish(
+                    "The frames were decoded, but the process that encodes, checks and stores the video died "
+                    f"{TRIES} times"
+                )
+            folder = self._store.attempt_dir(job.id, job.attempt)
+            frames = frame_file.read(self._handover.folder / frame_file.NAME, made.frames, made.height, made.width)
+            return self._ending.complete(job, made, frames, folder, heartbeat, reporter, shown_as=Phase.FINISHING)
 
     def undo(self, job: Job) -> None:
         self._ending.undo(job)

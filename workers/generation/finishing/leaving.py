@@ -76,6 +76,7 @@ class Leaving:
         if not self._has_room(heartbeat, reporter):
             log.warning("job %s: the job before it is not finished; this process finishes it itself", job.id)
             return False
+        reporter.flush()  # the process that finishes the attempt reports next
         try:
             complete = self._handovers.complete(self._folder, asdict(made))
         except StoreFull as error:

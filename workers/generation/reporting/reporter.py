@@ -7,7 +7,7 @@ percentage uses fixed weights and there is no estimate.
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from shared.jobs.usage.durations import PhaseTimes
 from shared.states import Phase
@@ -28,12 +28,22 @@ def _place(phase: Phase) -> Phase:
     return Phase.MUXING if phase == Phase.FINISHING else phase
 
 
+class Send(Protocol):
+    """Sends events in their order."""
+
+    def __call__(self, event: dict[str, Any]) -> None: ...
+
+    def flush(self) -> None:
+        """Wait until all events are sent, for a limited time."""
+        ...
+
+
 class Reporter:
     """Called at each phase and step of a generation; publishes one event each time."""
 
     def __init__(
         self,
-        send: Callable[[dict[str, Any]], bool],
+        send: Send,
         measured: PhaseTimes,
         heartbeat: Heartbeat,
         clock: Callable[[], float] = time.monotonic,
@@ -63,8 +73,11 @@ class Reporter:
             "percent": self._percent,
             "eta_seconds": self._eta(phase, step, steps, now),
         }
-        if self._send(event):
-            self._heartbeat.cancel()
+        self._send(event)
+
+    def flush(self) -> None:
+        """Wait until all events are sent, for a limited time."""
+        self._send.flush()
 
     def _share(self, phase: Phase, step: int | None, steps: int | None) -> float:
         phase = _place(phase)

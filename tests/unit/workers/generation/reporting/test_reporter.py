@@ -9,28 +9,23 @@ from workers.generation.reporting.reporter import Reporter
 
 
 class FakeHeartbeat:
-    def __init__(self) -> None:
-        self.cancelled = False
-
     def moved(self, phase: Phase, percent: float, step: int | None = None) -> None: ...
 
-    def cancel(self) -> None:
-        self.cancelled = True
+
+class Events(list[dict[str, Any]]):
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.append(event)
+
+    def flush(self) -> None: ...
 
 
 class Life:
     """A reporter with a clock that the test controls."""
 
-    def __init__(self, measured: PhaseTimes, cancel: bool = False) -> None:
+    def __init__(self, measured: PhaseTimes) -> None:
         self.now = 0.0
-        self.events: list[dict[str, Any]] = []
-        self.heartbeat = FakeHeartbeat()
-
-        def send(event: dict[str, Any]) -> bool:
-            self.events.append(event)
-            return cancel
-
-        self.report = Reporter(send, measured, cast(Heartbeat, self.heartbeat), clock=lambda: self.now)
+        self.events = Events()
+        self.report = Reporter(self.events, measured, cast(Heartbeat, FakeHeartbeat()), clock=lambda: self.now)
 
     def at(self, seconds: float, phase: Phase, step: int | None = None, steps: int | None = None) -> dict[str, Any]:
         self.now = seconds
@@ -76,9 +71,3 @@ def test_the_eta_follows_this_attempts_own_pace() -> None:
     assert life.at(1, Phase.DENOISING, 0, 10)["eta_seconds"] == 40.0 + 6.0 + 1.0  # as measured before
     assert life.at(9, Phase.DENOISING, 1, 10)["eta_seconds"] == 9 * 8.0 + 7.0  # twice as slow today
     assert life.at(17, Phase.DENOISING, 2, 10)["eta_seconds"] == 8 * 8.0 + 7.0
-
-
-def test_a_cancel_in_the_progress_round_trip_reaches_the_heartbeat() -> None:
-    life = Life(UNKNOWN, cancel=True)
-    life.at(0, Phase.LOADING)
-    assert life.heartbeat.cancelled

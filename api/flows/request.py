@@ -17,7 +17,7 @@ from api.schemas.jobs.flows import MAX_JOBS, FlowJobRequest, FlowRequest, ImageF
 from api.schemas.jobs.node_jobs import DownloadRequest, IntegrityCheckRequest, PrepareRequest
 from api.schemas.models.cleanup import CleanupRequest
 from api.services.admission import repeating
-from api.services.admission.admission import refused_webhook
+from api.services.admission.request_checks import refused_webhook
 from shared.catalogue.job_types import DOWNLOAD, GENERATION, FrameOf, GenerationParams
 from shared.errors import FieldError, Forbidden, InvalidField, NotEnoughMemory, NotFound, RequestError
 from shared.jobs import ids

@@ -21,7 +21,7 @@ from api.operation import Answer, Operation
 from api.schemas.jobs import batches as schemas
 from api.schemas.jobs.batches import BatchEnvelope, BatchesQuery, BatchRequest
 from api.services.admission import batch_admission, gpu_limits
-from api.services.admission.admission import refused_webhook
+from api.services.admission.request_checks import refused_webhook
 from shared import clock
 from shared.database.tables import Batch as Row
 from shared.errors import InvalidField, LimitReached, NotFound, StoreFull

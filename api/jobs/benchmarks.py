@@ -20,7 +20,8 @@ from api.schemas.jobs.tiers import BenchmarkRequest
 from api.services.admission import retry_rules
 from api.services.admission.memory_check import needs_of
 from shared.catalogue.benchmarks import PROMPTS
-from shared.catalogue.job_types import BENCHMARK, BenchmarkParams, settle
+from shared.catalogue.job_types import BENCHMARK, BenchmarkParams
+from shared.catalogue.resolving import resolve
 from shared.jobs.accepting import NewJob
 from shared.models.memory_plan import Needs, together
 from shared.states import Scope
@@ -47,7 +48,7 @@ def _new(context: Context, body: BenchmarkRequest, key: str | None, digest: str 
     asked = body.model_dump(include={"model_id", "resolution", "frames", "steps", "quantization"})
     # The picture of a model that needs one is made on the device.
     image = "picture" if entry.image == "required" else None
-    wanted = settle(GenerationRequest(prompt=PROMPTS[0], speed="exact", devices_per_job=1, **asked), entry, image)
+    wanted = resolve(GenerationRequest(prompt=PROMPTS[0], speed="exact", devices_per_job=1, **asked), entry, image)
     tiers = tuple(dict.fromkeys(body.tiers))
     each = [needs_of(entry, wanted.model_copy(update={"speed": speed})) for speed in ("exact", *tiers)]
     needs = together(each)

@@ -4,10 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from api.schemas.jobs.jobs import (
-    Artifact,
     AttemptEnd,
-    DownloadResult,
-    GenerationResult,
     Job,
     JobError,
     JobEstimate,
@@ -15,6 +12,7 @@ from api.schemas.jobs.jobs import (
     Params,
     WaitingFor,
 )
+from api.schemas.jobs.results import Artifact, DownloadResult, GenerationResult
 from shared import clock
 from shared.catalogue.job_types import (
     BENCHMARK,

@@ -11,7 +11,7 @@ from api.context import Context
 from api.http.responses import json_response
 from api.operation import Answer, Operation
 from api.schemas.jobs import tiers as schemas
-from api.schemas.jobs.jobs import TierUsed
+from api.schemas.jobs.results import TierUsed
 from shared.database.tables import TierMeasurement
 from shared.insight import tier_measurements
 from shared.states import Scope

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.bench.bench import Bench
+from tests.bench.checkpoints import checkpoints
 from tests.bench.claims import claims
 from tests.bench.downloads import downloads
 from tests.bench.estimates import estimates
@@ -44,6 +45,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "integrity": integrity,
     "preparing": preparing,
     "previews": previews,
+    "checkpoints": checkpoints,
     "management": management,
     "insight": insight,
     "feed": feed,

@@ -12,8 +12,9 @@ import torch
 from diffusers import UniPCMultistepScheduler
 
 from shared.catalogue import models as catalogue
-from shared.catalogue.job_types import GenerationParams, settle
+from shared.catalogue.job_types import GenerationParams
 from shared.catalogue.models import CatalogueEntry
+from shared.catalogue.resolving import resolve
 from shared.models.prepared import Form
 from tests.gpu.components import Size, released, seconds, synchronize
 from tests.gpu.table import Table
@@ -119,7 +120,7 @@ def _params(size: Size) -> GenerationParams:
     request = GenerationRequest(
         model_id=_MODEL, prompt="a cat", resolution=resolution, frames=frames, steps=_STEPS, seed=4
     )
-    return settle(request, entry, None)
+    return resolve(request, entry, None)
 
 
 def _entry(size: Size) -> CatalogueEntry:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from shared.catalogue import models as catalogue
-from shared.catalogue.job_types import settle
+from shared.catalogue.resolving import resolve
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.jobs import accepting, attempts, dispatch
@@ -28,7 +28,7 @@ def new_job(model_id: str = "T2V-A14B", *, prompt: str = "a cat", **values: Any)
     """Return a job of the demo catalogue: 9 frames of 64x64 in two steps, unless `request` differs."""
     entry = DEMO.get(model_id)
     asked = {"resolution": "64x64", "frames": 9, "steps": 2, **values.pop("request", {})}
-    params = settle(GenerationRequest(model_id=model_id, prompt=prompt, **asked), entry, None)
+    params = resolve(GenerationRequest(model_id=model_id, prompt=prompt, **asked), entry, None)
     image = params.image is not None
     needs = reductions.needs(Request(entry, params.resolution, params.frames, params.quantization, image))
     vram, ram = Needs.read(needs).least_mb

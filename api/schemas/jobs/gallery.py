@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from api.http.query import JOB_ID, digits
 from api.schemas.fields import Name, RequestModel, ResponseModel, Time
 from api.schemas.jobs.job_queries import JobId, flag
-from api.schemas.jobs.jobs import Artifact
+from api.schemas.jobs.results import Artifact
 from shared.jobs.gallery.reading import LOOKED_THROUGH, MOST
 from wanworks.moments import Moment
 from wanworks.requests import LORA_NAME, NOT_BLANK, PLAIN, Lora

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from api.schemas.fields import Name, ResponseModel, RetriedModel
-from api.schemas.jobs.jobs import TierFigures, TierQuality, TierUsed
+from api.schemas.jobs.results import TierFigures, TierQuality, TierUsed
 from shared.states import Priority
 from wanworks.requests import PLAIN, Quantization, Speed
 

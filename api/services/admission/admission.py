@@ -6,41 +6,37 @@ Must not know HTTP. An admitted job must still be committed (`group_commit.py`) 
 import hashlib
 import logging
 import secrets
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from api.access import key_limits
 from api.http import images
 from api.http.body import ReceivedRequest
-from api.services.admission import repeating, retry_rules
+from api.services.admission import repeating, request_checks, retry_rules
 from api.services.admission.fallbacks import Fallbacks
 from api.services.admission.lora_names import LoraNames
 from api.services.admission.memory_check import MemoryCheck
 from api.services.storage import Storage
-from shared import clock
 from shared.access.keys import Limits
-from shared.catalogue.job_types import BULK, GENERATION, JOB_TYPES, FrameOf, GenerationParams, settle
+from shared.catalogue.job_types import BULK, GENERATION, JOB_TYPES, FrameOf, GenerationParams
 from shared.catalogue.models import Catalogue, CatalogueEntry
+from shared.catalogue.resolving import resolve
 from shared.database.tables import Job
 from shared.errors import Conflict, FieldError, Forbidden, InvalidField, NotFound, Unavailable, WanworksError
 from shared.jobs import ids
 from shared.jobs.accepting import NewJob
 from shared.models.memory_plan import Needs
-from shared.net import outbound
-from shared.net.outbound import Allowed
 from shared.settings import Settings
 from shared.states import JOB_ENDS, JobState, Priority
-from wanworks.net.urls import ForbiddenAddress
 from wanworks.requests import MAX_SEED, GenerationRequest
 
 log = logging.getLogger("wanworks.admission")
 
 _INPUT_NAMES = {"image": "image.png", "last_image": "last-image.png"}
-_FARTHEST_START = timedelta(days=366)
 _UNLIMITED = Limits()
 
 
@@ -97,7 +93,7 @@ class Admission:
             params = self._checked(received, job_id, limits, only)
         except InvalidField as error:
             known = {one.loc[1] for one in error.errors if len(one.loc) > 1}
-            raise InvalidField(*error.errors, *_of_the_pictures(received, known)) from None
+            raise InvalidField(*error.errors, *request_checks.of_the_pictures(received, known)) from None
         new = self._new_job(job_id, request, params, request.priority, request.metadata, limits, dry_run=dry_run)
         if dry_run:
             self._storage.check_room()
@@ -270,21 +266,21 @@ class Admission:
         lora_files, unknown = self._loras.files(request.loras, only)
         wrong += unknown
         if request.webhook_url is not None:
-            wrong += refused_webhook(request.webhook_url, self._settings)
-        wrong += _impossible_times(request)
+            wrong += request_checks.refused_webhook(request.webhook_url, self._settings)
+        wrong += request_checks.impossible_times(request)
         named = {one.loc[1:2] for one in received.wrong}
         try:
             entry = self._entry(request.model_id)
             has_image = received.image is not None or received.image_left_out
             has_last = received.last_image is not None or received.last_image_left_out
             key_limits.check_model(limits, entry.model_id)
-            params = settle(
+            params = resolve(
                 request,
                 entry,
                 _reference(job_id, "image") if has_image else None,
                 self._settings.default_speed,
                 last_image=_reference(job_id, "last_image") if has_last else None,
-                picture=_shape(received),
+                picture=request_checks.shape_of_the_image(received),
             )
             wrong += [one for one in key_limits.wrong_fields(limits, params) if one.loc[1:2] not in named]
         except InvalidField as error:
@@ -353,55 +349,5 @@ def _reference(job_id: str, field: str) -> str:
     return f"{job_id}/{_INPUT_NAMES[field]}"
 
 
-def _shape(received: ReceivedRequest) -> tuple[int, int] | None:
-    """Return width and height of the image if they decide the size of the video."""
-    if received.request.fit != "auto" or received.image is None:
-        return None
-    return images.upright_size(received.image)
-
-
-def _impossible_times(request: GenerationRequest) -> tuple[FieldError, ...]:
-    """Return an error for a start that is too far away, or for an end of the time to start that has passed."""
-    wrong = []
-    now = clock.now()
-    if request.start_after is not None and request.start_after > now + _FARTHEST_START:
-        msg = f"is more than {_FARTHEST_START.days} days from now; give an earlier time"
-        wrong.append(FieldError(("body", "start_after"), msg, "too_late"))
-    if request.start_before is not None:
-        earliest = now if request.start_after is None else max(now, request.start_after)
-        if request.start_before <= earliest:
-            what = "has passed already" if request.start_before <= now else "is not after `start_after`"
-            wrong.append(FieldError(("body", "start_before"), f"{what}; give a later time, or none", "too_early"))
-    return tuple(wrong)
-
-
 def _seconds(moment: datetime | None) -> float | None:
     return None if moment is None else moment.timestamp()
-
-
-def _of_the_pictures(received: ReceivedRequest, known: Set[str | int]) -> tuple[FieldError, ...]:
-    """Return the errors of the pictures of a request that is refused anyway, to report all errors together.
-
-    `known`: fields that have an error already.
-    """
-    wrong: tuple[FieldError, ...] = ()
-    for field, content in received.pictures.items():
-        if field in known:
-            continue
-        try:
-            images.normalise(content, field)
-        except InvalidField as error:
-            wrong += error.errors
-        finally:
-            images.give_memory_back()
-    return wrong
-
-
-def refused_webhook(url: str, settings: Settings) -> tuple[FieldError, ...]:
-    """Return an error if the outbound guard would never allow requests to the URL."""
-    try:
-        outbound.check_askable(url, Allowed.of(settings.outbound_allow))
-    except ForbiddenAddress as error:
-        msg = f"{error.message}, so no webhook can be sent there; give a public URL"
-        return (FieldError(("body", "webhook_url"), msg, error.code),)
-    return ()

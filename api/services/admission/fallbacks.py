@@ -19,11 +19,10 @@ from shared.catalogue.job_types import (
     Change,
     DownloadParams,
     GenerationParams,
-    settle,
-    shares_are_equal,
 )
 from shared.catalogue.models import Catalogue, parse_resolution
 from shared.catalogue.picture_fit import follow_picture
+from shared.catalogue.resolving import resolve, shares_are_equal
 from shared.database.engine import Database
 from shared.errors import Conflict, InvalidField
 from shared.jobs import accepting, download_control
@@ -175,7 +174,7 @@ class Fallbacks:
             request = case.request.model_copy(update={"model_id": other.model_id})
             try:
                 entry = self._catalogue.get(other.model_id)
-                params = settle(
+                params = resolve(
                     request,
                     entry,
                     case.params.image,

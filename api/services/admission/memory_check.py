@@ -7,8 +7,9 @@ from typing import Any
 
 from api.services.hosts import Host, Hosts
 from api.services.waiting import lacks_fp8
-from shared.catalogue.job_types import GenerationParams, settle
+from shared.catalogue.job_types import GenerationParams
 from shared.catalogue.models import Catalogue, CatalogueEntry, parse_resolution
+from shared.catalogue.resolving import resolve
 from shared.errors import InvalidField, NotEnoughMemory
 from shared.management import reductions
 from shared.management.reductions import Request
@@ -165,7 +166,7 @@ class MemoryCheck:
         # All of them, because what the request leaves out would take another model's defaults.
         body = {**sent, **{name: new for name, (_, new) in values.items()}}
         try:
-            settle(GenerationRequest.model_validate(body), other.entry, params.image, last_image=params.last_image)
+            resolve(GenerationRequest.model_validate(body), other.entry, params.image, last_image=params.last_image)
         except (InvalidField, ValueError):
             return None
         return {"request": body, "changes": changes}

@@ -13,8 +13,9 @@ from PIL import Image
 
 from shared import settings
 from shared.catalogue import models
-from shared.catalogue.job_types import LoraFile, settle
+from shared.catalogue.job_types import LoraFile
 from shared.catalogue.models import CatalogueEntry
+from shared.catalogue.resolving import resolve
 from shared.models import replicas
 from wanworks.requests import GenerationRequest
 from workers.generation import demo_models, run
@@ -83,7 +84,7 @@ class Studio:
         asked = {"resolution": "64x64", "frames": 9, "steps": 2, "seed": 7, "prompt": "a cat on the moon", **request}
         wanted = GenerationRequest(model_id=model_id, **asked)
         size = Image.open(image).size if image else None
-        params = settle(
+        params = resolve(
             wanted, entry, "input" if image else None, last_image="last" if last_image else None, picture=size
         )
         if lora_files:

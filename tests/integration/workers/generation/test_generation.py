@@ -115,10 +115,10 @@ def test_the_frames_are_those_of_the_bare_pipeline(studio: Studio) -> None:
     ).frames[0]
     expected = (bare * 255).round().astype("uint8")
 
-    from shared.catalogue.job_types import settle
+    from shared.catalogue.resolving import resolve
     from wanworks.requests import GenerationRequest
 
-    params = settle(
+    params = resolve(
         GenerationRequest(
             model_id="T2V-A14B",
             prompt="a dog",

@@ -10,7 +10,7 @@ from api.schemas.jobs.jobs import JobProgress
 from api.schemas.videos import VideoRequest, poll_after_ms, video
 from api.videos.request import frames_of, generation_request, reference, with_video_names
 from shared.catalogue import models as catalogue
-from shared.catalogue.job_types import settle
+from shared.catalogue.resolving import resolve
 from shared.database.tables import Job
 from shared.errors import FieldError, InvalidField
 from wanworks.requests import GenerationRequest
@@ -98,9 +98,9 @@ def test_every_field_of_a_generation_can_be_requested() -> None:
 
 
 def test_guidance_scale_belongs_to_the_high_noise_expert_as_in_diffusers() -> None:
-    params = settle(translated(model="wan2.2-t2v-a14b", guidance_scale=6, guidance_scale_2=2), T2V, None)
+    params = resolve(translated(model="wan2.2-t2v-a14b", guidance_scale=6, guidance_scale_2=2), T2V, None)
     assert (params.guidance_scale, params.guidance_scale_2) == (6, 2)
-    native = settle(translated(model="wan2.2-t2v-a14b"), T2V, None)
+    native = resolve(translated(model="wan2.2-t2v-a14b"), T2V, None)
     assert (native.guidance_scale, native.guidance_scale_2) == (4.0, 3.0)
 
 
@@ -135,7 +135,7 @@ def test_a_model_from_a_file_has_the_names_of_its_repository(tmp_path: Path) -> 
 def test_a_random_seed(seed: int | None) -> None:
     request = translated(model="T2V-A14B", seed=seed)
     assert request.seed is None
-    assert 0 <= settle(request, T2V, None).seed < 2**32
+    assert 0 <= resolve(request, T2V, None).seed < 2**32
 
 
 def test_width_and_height_are_a_size() -> None:
@@ -167,7 +167,7 @@ def test_an_image_for_a_model_without_image_input() -> None:
 
 def test_errors_of_admission_have_the_video_field_names() -> None:
     with pytest.raises(InvalidField) as error:
-        settle(translated(model="wan2.2-i2v-a14b", size="100x100", num_frames=999, num_inference_steps=1), I2V, None)
+        resolve(translated(model="wan2.2-i2v-a14b", size="100x100", num_frames=999, num_inference_steps=1), I2V, None)
     renamed = with_video_names(error.value)
     assert [one.loc[1] for one in renamed.errors] == ["size", "num_frames", "num_inference_steps", "input_reference"]
     inside = with_video_names(InvalidField(FieldError(("body", "metadata", "image"), "too long", "x")))
@@ -212,7 +212,7 @@ ENDED = datetime(2026, 1, 31, 12, 5, tzinfo=UTC)
 
 
 def row(status: str, **more: Any) -> Job:
-    params = settle(translated(model="T2V-A14B", seconds="4", size="832x480"), T2V, None).model_dump(mode="json")
+    params = resolve(translated(model="T2V-A14B", seconds="4", size="832x480"), T2V, None).model_dump(mode="json")
     values = {"id": "v", "type": "generation", "priority": 2, "params": params, "labels": {}, "created_at": CREATED}
     return Job(**{**values, "queued_at": 0.0, "status": status, **more})
 

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from shared.catalogue import models
 from shared.catalogue.entries import extended
-from shared.catalogue.job_types import GenerationParams, settle
+from shared.catalogue.job_types import GenerationParams
 from shared.catalogue.models import CatalogueEntry
+from shared.catalogue.resolving import resolve
 from shared.errors import InvalidField
 from wanworks.requests import GenerationRequest
 
@@ -17,7 +18,7 @@ DEMO, REAL = models.load("demo"), models.load("default")
 
 def settled(entry: CatalogueEntry, default_speed: Any = "exact", **request: Any) -> GenerationParams:
     wanted = GenerationRequest(model_id=entry.model_id, prompt="a cat", **request)
-    return settle(wanted, entry, None, default_speed)
+    return resolve(wanted, entry, None, default_speed)
 
 
 def refusal(entry: CatalogueEntry, **request: Any) -> tuple[str, str]:
@@ -32,7 +33,7 @@ def refusal(entry: CatalogueEntry, **request: Any) -> tuple[str, str]:
 def test_every_model_runs_at_its_own_size_on_any_number(entry: CatalogueEntry, devices: int) -> None:
     image = "input" if entry.image == "required" else None
     wanted = GenerationRequest(model_id=entry.model_id, prompt="a cat", devices_per_job=devices)
-    assert settle(wanted, entry, image).devices_per_job == devices
+    assert resolve(wanted, entry, image).devices_per_job == devices
 
 
 def test_a_number_that_the_model_cannot_use_is_refused_with_those_that_it_can() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from shared.catalogue import models
-from shared.catalogue.job_types import GenerationParams, settle
+from shared.catalogue.job_types import GenerationParams
 from shared.catalogue.models import parse_resolution
 from shared.catalogue.picture_fit import follow_picture
+from shared.catalogue.resolving import resolve
 from shared.errors import InvalidField
 from wanworks.requests import GenerationRequest
 
@@ -19,7 +20,7 @@ def settled(model_id: str, **given: Any) -> GenerationParams:
     pictures = {name: given.pop(name, None) for name in ("last_image", "picture")}
     image = given.pop("image", "input")
     request = GenerationRequest(model_id=model_id, prompt="a cat", **given)
-    return settle(request, REAL.get(model_id), image, **pictures)
+    return resolve(request, REAL.get(model_id), image, **pictures)
 
 
 def refusal(model_id: str, **given: Any) -> dict[str, str]:

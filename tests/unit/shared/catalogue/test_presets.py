@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from shared.catalogue import models as catalogue
-from shared.catalogue.job_types import GenerationParams, settle
+from shared.catalogue.job_types import GenerationParams
 from shared.catalogue.models import Catalogue
+from shared.catalogue.resolving import resolve
 from shared.errors import ConfigurationError, InvalidField
 from shared.models import memory_plan
 from shared.models.memory_plan import Size
@@ -33,7 +34,7 @@ def loaded(folder: Path, text: str) -> Catalogue:
 
 def settled(models: Catalogue, model_id: str, **asked: object) -> GenerationParams:
     request = GenerationRequest.model_validate({"model_id": model_id, "prompt": "a cat", **asked})
-    return settle(request, models.get(model_id), None)
+    return resolve(request, models.get(model_id), None)
 
 
 def test_the_default_presets_run_the_weights_of_their_bases() -> None:

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from shared.access import keys
 from shared.access.keys import Limits
-from shared.catalogue.job_types import settle
+from shared.catalogue.resolving import resolve
 from shared.clock import now
 from shared.database.engine import Database
 from shared.errors import StoreFull
@@ -62,7 +62,7 @@ def test_one_is_a_job_as_ever(client: TestClient) -> None:
 def test_a_random_first_seed_leaves_room_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("secrets.randbelow", lambda below: below - 1)
     request = GenerationRequest(model_id="T2V-A14B", prompt="a cat", count=16)
-    assert settle(request, DEMO.get("T2V-A14B"), None).seed == MAX_SEED - 15
+    assert resolve(request, DEMO.get("T2V-A14B"), None).seed == MAX_SEED - 15
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
-from shared.catalogue.job_types import GenerationParams, settle
+from shared.catalogue.job_types import GenerationParams
+from shared.catalogue.resolving import resolve
 from tests.support.models.generating import CATALOGUE, Studio, snapshots
 from wanworks.requests import GenerationRequest
 from workers.generation.frames.geometry import plan
@@ -43,7 +44,7 @@ class Passes:
 def asked(model_id: str, **request: Any) -> GenerationParams:
     fields = {"resolution": "64x64", "frames": 9, "steps": STEPS, "seed": 7, "flow_shift": 5.0, **request}
     fields = {"prompt": "a cat", "negative_prompt": "rain", **fields}
-    return settle(GenerationRequest(model_id=model_id, **fields), CATALOGUE.get(model_id), None)
+    return resolve(GenerationRequest(model_id=model_id, **fields), CATALOGUE.get(model_id), None)
 
 
 def ours(model: LoadedModel, params: GenerationParams) -> torch.Tensor:

@@ -9,8 +9,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from shared.catalogue.job_types import settle
 from shared.catalogue.models import Offload
+from shared.catalogue.resolving import resolve
 from shared.errors import Cancelled
 from shared.states import Phase
 from tests.integration.workers.generation.lora_files import write_differences, write_lora
@@ -43,7 +43,7 @@ class Loaded:
     def run(self, lora: str | None = None, signals: running.Signals | None = None, **request: Any) -> numpy.ndarray:
         chosen: list[dict[str, Any]] = [{"name": lora}] if lora else []
         asked = {"resolution": "64x64", "frames": 9, "steps": 2, "seed": 7, "prompt": "a cat on the moon", **request}
-        params = settle(
+        params = resolve(
             GenerationRequest(model_id=self.entry.model_id, quantization=self.quantization, loras=chosen, **asked),
             self.entry,
             None,
@@ -137,7 +137,7 @@ def test_a_model_that_takes_an_image_under_every_layout(cuda: FakeCuda, studio: 
     made = []
     for layout in LAYOUTS:
         model = Loaded(studio, layout, "bf16", "TI2V-5B")
-        params = settle(
+        params = resolve(
             GenerationRequest(
                 model_id="TI2V-5B", resolution="64x64", frames=9, steps=2, seed=7, prompt="a cat", quantization="bf16"
             ),

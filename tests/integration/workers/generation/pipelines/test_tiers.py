@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 from torch._dynamo.utils import counters
 
-from shared.catalogue.job_types import settle
 from shared.catalogue.models import CatalogueEntry, Offload
+from shared.catalogue.resolving import resolve
 from shared.catalogue.tiers import ByDevice, Tiers, TierSettings
 from shared.errors import Cancelled, DatabaseUnavailable
 from shared.insight import tier_measurements
@@ -234,7 +234,7 @@ class Loaded:
 
     def run(self, studio: Studio, **request: Any) -> numpy.ndarray:
         asked = {"resolution": "64x64", "frames": 9, "steps": 4, "seed": 7, "prompt": "a cat on the moon", **request}
-        params = settle(
+        params = resolve(
             GenerationRequest(model_id=self.entry.model_id, quantization=self.quantization, **asked), self.entry, None
         )
         found = loras.find(params.loras, studio.settings.loras_dir, 2)
@@ -423,7 +423,7 @@ def test_a_database_that_is_away_for_a_moment_costs_no_decoded_frames(
     monkeypatch.setattr(persisting, "_RETRY_SECONDS", 0.0)
     handler = object.__new__(GenerationHandler)
     handler._settings, handler._database, handler._device_name = studio.settings, None, "d"  # type: ignore[assignment]
-    params = settle(
+    params = resolve(
         GenerationRequest(model_id="T2V-A14B", prompt="a cat", speed="fast"), CATALOGUE.get("T2V-A14B"), None
     )
     found = handler._tier(params, {"tier": "fast", "used": {}, "as_in_catalogue": True})

@@ -3,7 +3,7 @@
 import pytest
 
 from shared.catalogue import models
-from shared.catalogue.job_types import settle
+from shared.catalogue.resolving import resolve
 from wanworks.requests import GenerationRequest
 from workers.generation.frames.geometry import Plan, cover, plan
 
@@ -13,7 +13,7 @@ CATALOGUE = models.load("default")
 def planned(model_id: str, resolution: str, frames: int) -> Plan:
     entry = CATALOGUE.get(model_id)
     request = GenerationRequest(model_id=model_id, prompt="x", resolution=resolution, frames=frames)
-    return plan(settle(request, entry, "input" if entry.image == "required" else None), entry)
+    return plan(resolve(request, entry, "input" if entry.image == "required" else None), entry)
 
 
 @pytest.mark.parametrize(

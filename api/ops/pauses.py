@@ -56,6 +56,7 @@ def _pause(context: Context, request: Request, body: PauseRequest) -> Response:
     else:
         pauses.pause(context.database, scope, by=caller.name, reason=body.reason, until=until, running=body.running)
     context.waker.wake()  # the dispatcher then recalls what it has sent
+    context.hosts.seen(again=True)  # what waiting jobs say of it agrees with the response
     return json_response(Pauses(pauses=shown(context, caller)))
 
 
@@ -66,6 +67,7 @@ def _resume(context: Context, request: Request, body: PauseScope) -> Response:
     else:
         pauses.resume(context.database, scope)
     context.waker.wake()
+    context.hosts.seen(again=True)
     return json_response(Pauses(pauses=shown(context, caller_of(request))))
 
 

@@ -285,17 +285,16 @@ def _reasons(
             f"It runs on a device of {wish.memory_gb:g} GB: it needs at least {entry.hardware.min_vram_gb:g} GB"
         )
     q, s = _weights(wish, reading)
-    quality, speed = f"{best.quality:.2f} of 1, as measured", f"{best.speed:.2f} of 1, as measured"
-    if quality_source == "catalogue":
-        quality = f"not measured here, so larger weights count as better: {best.quality:.2f} of 1"
-    if speed_source == "catalogue":
-        speed = f"not measured here, so smaller weights and fewer steps count as faster: {best.speed:.2f} of 1"
-    found.append(f"Quality weighs {q:g}; its own is {quality}")
-    found.append(f"Speed weighs {s:g}; its own is {speed}")
+    of = _INPUT + q + s + _READY
+    measured = "as measured here"
+    quality = measured if quality_source != "catalogue" else "not measured here: larger weights count as better"
+    speed = measured if speed_source != "catalogue" else "not measured here: smaller weights and fewer steps are faster"
+    found.append(f"Quality: {best.quality:.2f} of 1, {quality}; it counts for {q / of:.0%} of the score")
+    found.append(f"Speed: {best.speed:.2f} of 1, {speed}; it counts for {s / of:.0%} of the score")
     if best.readiness == 1.0:
-        found.append("It can serve now")
+        found.append("It is ready")
     if len(scored) > 1:
-        found.append(f"Its score is {best.score:.2f}; the next is {scored[1].model_id} with {scored[1].score:.2f}")
+        found.append(f"Its score is {best.score:.2f} of 1; next is {scored[1].model_id} with {scored[1].score:.2f}")
     return found
 
 
@@ -318,7 +317,7 @@ def _limitations(wish: Wish, reading: Reading, chosen: Candidate) -> Sequence[st
     if chosen.status == Status.CRITICAL:
         found.append("Its status is critical now: check its health")
     elif chosen.availability not in REPLICA_READY:
-        found.append(f"No node can serve it now ({chosen.availability.value}); its files are {entry.total_gb:g} GB")
+        found.append(f"It is not ready ({chosen.availability.value}): no node has its files of {entry.total_gb:g} GB")
     if chosen.performance.average_seconds is None:
         found.append("Its duration was never measured here")
     return found

@@ -252,6 +252,7 @@ def _devices(page: Page, stack: Stack) -> None:
     go(page, "Devices")
     state = page.locator("#devices .badge").first
     press(page, page.get_by_role("button", name="Pause here / CPU 0"))
+    press(page, page.get_by_role("dialog").get_by_role("button", name="Pause"))
     expect(state).to_have_text("paused")
     sound(page)
     press(page, page.get_by_role("button", name="Resume here / CPU 0"))

@@ -146,7 +146,7 @@ def test_a_recommendation_in_every_field(client: TestClient, database: Database)
     first = body["scores"]["I2V-A14B"]
     assert first == {"score": first["score"], "input": 1.0, "quality": 1.0, "speed": 1.0, "readiness": 1.0}
     assert 0 < body["confidence_score"] < 1
-    assert "It can serve now" in body["reasoning"]
+    assert "It is ready" in body["reasoning"]
     assert "It needs an input image" in body["limitations"]
     assert body["basis"] == {"quality": "catalogue", "speed": "catalogue"}
 

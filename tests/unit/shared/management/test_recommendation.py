@@ -160,7 +160,7 @@ def test_what_cannot_serve_comes_later_and_says_so() -> None:
     assert missing.limitations == (
         "It needs an input image",
         "At most 81 frames: 5.1 s at 16 fps",
-        "No node can serve it now (missing); its files are 126 GB",
+        "It is not ready (missing): no node has its files of 126 GB",
         "Its duration was never measured here",
     )
 

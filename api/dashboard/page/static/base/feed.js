@@ -4,7 +4,7 @@
 import { Unreachable, base, get } from "./api.js";
 import * as load from "./load.js";
 import { mergePreview } from "../job/preview.js";
-import { changed, enterList, mergeAlert, mergeJobs, state, whenEnded } from "./state.js";
+import { changed, enterList, mergeAlert, mergeJobs, recount, state, whenEnded } from "./state.js";
 
 const POLL_MS = 5_000;
 const REFRESH_MS = 30_000;
@@ -166,6 +166,7 @@ const MESSAGE_HANDLERS = {
   },
   job_update(job) {
     const before = state.jobs.get(job.id);
+    if (!job.deleted) recount(before, job);
     mergeJobs([job]);
     if (job.deleted || !before || before.status !== job.status || before.priority !== job.priority) movedSoon();
     if (job.deleted) return;

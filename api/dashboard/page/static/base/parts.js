@@ -2,6 +2,7 @@
 
 import { h, icon } from "./dom.js";
 import { at, bytes, NONE, percent, seconds, sentence, words } from "./format.js";
+import { state } from "./state.js";
 
 export function badge(state, text = words(state)) {
   return h("span", { class: "badge", "data-state": state }, text);
@@ -67,12 +68,16 @@ function expected(job) {
   return ` · starts about ${at(job.estimated_start)}${end}`;
 }
 
+const EXPLAINED = new Set(["memory", "backoff", "pause", "start_time", "window", "limit", "dependency"]);
+
 /** Describes a job's progress in one line. */
 export function progressText(job) {
   const { progress } = job;
   if (job.status === "queued") {
     if (progress.phase === "waiting_for_model") return "waiting for its model";
-    if (["memory", "backoff", "pause", "start_time", "window", "limit", "dependency"].includes(job.waiting_for?.reason)) return `waiting. ${job.waiting_for.detail}`;
+    const { reason, detail } = job.waiting_for ?? {};
+    const isOver = reason === "pause" && state.pauses?.length === 0; // the job was read before
+    if (EXPLAINED.has(reason) && !isOver) return `waiting. ${detail}`;
     return job.queue_position === null || job.queue_position === 0
       ? `next in the queue${expected(job)}`
       : `${job.queue_position_approximate ? "about " : ""}${job.queue_position} ahead${expected(job)}`;

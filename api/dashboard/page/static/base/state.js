@@ -89,6 +89,14 @@ export function mergeJobs(jobs) {
   changed();
 }
 
+/** Moves a job from count to count, so that the figures agree with the jobs until the server is asked again. */
+export function recount(before, job) {
+  const from = before ? before.status : job.status === "running" ? "queued" : null; // an unknown one was queued, or is new
+  if (!state.counts || from === job.status || (!before && hasEnded(job))) return;
+  state.counts[job.status] += 1;
+  if (from) state.counts[from] = Math.max(0, state.counts[from] - 1);
+}
+
 /** Removes the oldest ended jobs that are not shown, so that a page open for weeks does not grow without bound. */
 function removeOldest() {
   const shown = new Set([...(state.list.ids ?? []), ...state.latest]);

@@ -3,7 +3,7 @@
 import { base, post } from "../base/api.js";
 import { attempt, confirm } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
-import { ago, number } from "../base/format.js";
+import { ago, number, plural } from "../base/format.js";
 import * as load from "../base/load.js";
 import { badge, bar, button, note } from "../base/parts.js";
 import { state } from "../base/state.js";
@@ -25,7 +25,7 @@ export function batches() {
   ];
 }
 
-const nameOf = (batch) => batch.name || `Batch of ${ago(batch.created_at)}`;
+const nameOf = (batch) => batch.name || `Batch of ${plural(batch.total, "job")}, ${ago(batch.created_at)}`;
 const ended = (batch) => batch.counts.succeeded + batch.counts.failed + batch.counts.cancelled;
 const archive = (batch) =>
   h("a", { href: `${base}/api/v1/batches/${batch.id}/artifacts.zip`, download: "" }, "Download as zip");
@@ -37,7 +37,7 @@ function line(batch) {
     badge(batch.status),
     " ",
     h("a", { href: `#jobs?batch_id=${batch.id}` }, nameOf(batch)),
-    ` · ${number(ended(batch))} of ${number(batch.total)} ended · ${ago(batch.created_at)} · `,
+    ` · ${number(ended(batch))} of ${number(batch.total)} ended · ${batch.name ? `${ago(batch.created_at)} · ` : ""}`,
     archive(batch),
   );
 }

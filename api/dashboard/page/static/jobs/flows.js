@@ -107,7 +107,7 @@ function one() {
       "p",
       null,
       badge(flow.state),
-      ` ${percent(flow.progress_percent)}`,
+      ENDS.has(flow.state) ? "" : ` ${percent(flow.progress_percent)}`,
       flow.eta_seconds === null ? "" : ` · about ${seconds(flow.eta_seconds)} left`,
       ` · ${counted(flow.counts)}`,
       flow.retries ? ` · retried ${flow.retries === 1 ? "once" : `${flow.retries} times`}` : "",
@@ -139,7 +139,7 @@ function leaf(job) {
     job.state === "running" ? bar(job.progress_percent, `Progress of ${job.name}`) : null,
     also.length ? h("span", { class: "small muted" }, `also after ${also.join(", ")}`) : null,
     job.frame_of ? h("span", { class: "small muted" }, `from the ${frame(job.frame_of)}`) : null,
-    job.error ? h("span", { class: "small bad-text" }, job.error.message) : null,
+    job.error ? h("span", { class: `small ${job.state === "failed" ? "bad-text" : "muted"}` }, job.error.message) : null,
   );
 }
 
@@ -150,7 +150,7 @@ function actions(flow) {
   if (!ENDS.has(flow.state))
     return [button("Cancel", () => cancel(flow), { key: "cancel", kind: "steer", label: `Cancel: ${title}` })];
   if (flow.state === "succeeded") return [];
-  return [button("Retry", () => retry(flow), { key: "retry", kind: "steer", label: `Retry: ${title}` })];
+  return [button("Retry what did not succeed", () => retry(flow), { key: "retry", kind: "steer", label: `Retry: ${title}` })];
 }
 
 async function cancel(flow) {
@@ -159,7 +159,7 @@ async function cancel(flow) {
   await change(flow, "cancel", "Cancellation requested");
 }
 
-const retry = (flow) => change(flow, "retry", "What did not succeed is queued again.");
+const retry = (flow) => change(flow, "retry", "The jobs that did not succeed are queued again.");
 
 function change(flow, act, done) {
   return attempt(async () => {

@@ -10,6 +10,7 @@ let pair = null; // {a, b, comparison, performance: {id: body}}
 let pairProblem = null;
 let advice = null;
 let adviceProblem = null;
+const CLOSE = 0.05; // of a score of 1
 
 export function compare() {
   const ids = state.catalogue.map((entry) => entry.model_id);
@@ -52,10 +53,10 @@ async function comparePair(event) {
 const ROWS = [
   ["Average time of its jobs", "generation_time_avg_seconds", seconds],
   ["95th percentile", "generation_time_p95_seconds", seconds],
-  ["Videos per hour", "throughput_videos_per_hour", (value) => number(value, 1)],
-  ["Quality", "quality_score", score],
-  ["Stability", "stability_score", score],
-  ["Memory efficiency", "memory_efficiency_score", score],
+  ["Videos per hour, one after the other on one device", "throughput_videos_per_hour", (value) => number(value, 1)],
+  ["Quality, of 1", "quality_score", score],
+  ["Stability, of 1: success rate, less for uneven times", "stability_score", score],
+  ["Memory efficiency, of 1: share of memory free at the peak", "memory_efficiency_score", score],
   ["Peak memory", "memory_peak_mb", megabytes],
   ["Utilisation", "gpu_utilization_avg_percent", percent],
   ["Power", "power_consumption_watts", (value) => (value == null ? NONE : `${number(value)}\u00a0W`)],
@@ -149,45 +150,41 @@ async function requestAdvice(event) {
   changed();
 }
 
-/** Says in words how far it leads, and how much of it was measured. */
-const sureness = (confidence) =>
-  confidence >= 0.66 ? "A clear choice." : confidence >= 0.33 ? "A likely choice; little of it was measured, or another model is close." : "A close call, or hardly anything was measured here.";
+/** Says in words how far it leads, and whether all of it was measured. */
+function sureness(found) {
+  const [[, best], [id, next] = []] = Object.entries(found.scores);
+  if (next && best.score - next.score < CLOSE) return `Close: ${id} is nearly as good.`;
+  if (Object.values(found.basis).includes("catalogue")) return "A likely choice: not all of it was measured here.";
+  return found.confidence_score >= 0.66 ? "A clear choice." : "A likely choice.";
+}
 
 function recommendation(found) {
-  const expected = found.expected_performance ?? {};
+  const id = found.recommended_model;
+  const [why, ...more] = found.reasoning ?? [];
+  if (!id) return h("div", { class: "answer", "aria-live": "polite" }, h("h3", null, "No model fits"), spelled(found.reasoning ?? []));
+  const { generation_time_seconds: each, quality_score: quality } = found.expected_performance;
+  const rest = found.alternative_models ?? [];
   return h(
     "div",
     { class: "answer", "aria-live": "polite" },
-    h("p", { class: "cost-figure" }, found.recommended_model ?? "no model fits"),
-    found.confidence_score == null
-      ? null
-      : h("p", { class: "muted small", title: `confidence ${score(found.confidence_score)} of 1` }, sureness(found.confidence_score)),
+    h("h3", null, id),
+    h("p", null, `${why.replace(`${id}: `, "")}. ${sureness(found)}`),
     h(
-      "ul",
-      { class: "spelled" },
-      (found.reasoning ?? []).map((text) => h("li", { key: text }, text)),
-      (found.limitations ?? []).map((text) => h("li", { key: text, class: "muted" }, text)),
+      "p",
+      { class: "muted" },
+      [
+        each == null ? null : `About ${seconds(each)} per video`,
+        quality == null ? null : `quality ${score(quality)} of 1`,
+        `needs ${gigabytes(found.hardware_requirements.min_vram_gb)} of device memory or more`,
+      ]
+        .filter(Boolean)
+        .join(" · "),
     ),
-    expected.generation_time_seconds == null
-      ? null
-      : h(
-          "p",
-          { class: "small" },
-          `Expected: ${seconds(expected.generation_time_seconds)} per video${expected.quality_score == null ? "" : `, quality ${score(expected.quality_score)}`}.`,
-        ),
-    found.hardware_requirements?.min_vram_gb
-      ? h(
-          "p",
-          { class: "small muted" },
-          `Needs at least ${gigabytes(found.hardware_requirements.min_vram_gb)} of memory on the device.`,
-        )
-      : null,
-    (found.alternative_models ?? []).length
-      ? h(
-          "p",
-          { class: "small muted" },
-          `Alternatives: ${found.alternative_models.map((one) => one.model_id ?? one).join(", ")}`,
-        )
-      : null,
+    spelled(found.limitations ?? []),
+    h("div", { class: "row wrap" }, h("a", { class: "button primary", href: `#new?model=${encodeURIComponent(id)}` }, `Create a video with ${id}`)),
+    rest.length ? h("p", { class: "muted" }, `Others, the next best first: ${rest.join(", ")}`) : null,
+    h("details", null, h("summary", null, "Details"), spelled(more)),
   );
 }
+
+const spelled = (texts) => (texts.length ? h("ul", { class: "spelled" }, texts.map((text) => h("li", { key: text }, text))) : null);

@@ -13,7 +13,7 @@ import { badge, bar, button, fact, facts, loading, note, progressText } from "..
 import { changed, deviceNamed, isDrained, mergeJobs, state } from "../base/state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
-const RATED = new Set(["healthy", "degraded", "critical"]); // states shown beside the availability
+const RATED = new Set(["degraded", "critical"]); // states shown beside the availability
 const READY = new Set(["available", "updating"]);
 
 export function models() {
@@ -61,7 +61,7 @@ function card(model) {
       fact("Integrity", fraction(model.integrity_score), "Verified bytes divided by expected bytes"),
       fact("Average time, 30 days", seconds(model.average_generation_time)),
       fact("Succeeded", health?.success_rate == null ? NONE : `${fraction(health.success_rate)} of the latest ${plural(health.samples, "job")}`),
-      fact("In 24 h", insight ? plural(insight.generations_24h ?? 0, "video") : NONE),
+      fact("In 24 h", insight ? plural(insight.generations_24h ?? 0, "job") : NONE),
       fact("Last used", ago(model.last_used)),
       fact("Loaded on", model.loaded_on.map((key) => deviceNamed(key)).join(", ") || NONE),
       fact("Version", model.current_version ? model.current_version.slice(0, 10) : NONE, model.current_version),
@@ -99,8 +99,9 @@ function card(model) {
   );
 }
 
-/** A model that was never downloaded is no fault: "missing" is the API's word for it. */
-const availability = (status) => (status === "missing" ? badge("absent", "not downloaded") : badge(status));
+/** One word as in the other views: the API has "missing" for what was never downloaded, and "available" for ready. */
+const availability = (status) =>
+  status === "missing" ? badge("absent", "not downloaded") : status === "available" ? badge(status, "ready") : badge(status);
 
 function ofFirstJob(first) {
   if (first.state === "starts") return `Its first job downloads it (about ${gigabytes(first.download_gb)}).`;

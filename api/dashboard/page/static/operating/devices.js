@@ -167,6 +167,8 @@ function warm(one) {
     one.profile ? words(one.profile) : null,
     one.memory_mb ? megabytes(one.memory_mb) : null,
   ];
+  const presets = state.catalogue.filter((entry) => entry.extends === one.model_id).map((entry) => entry.model_id);
+  if (presets.length) more.unshift(`also for ${presets.join(", ")}`);
   return [h("b", null, one.model_id ?? "a model"), more.filter(Boolean).map((text) => ` · ${text}`)];
 }
 

@@ -12,15 +12,20 @@ import { isAdmin } from "../overview/usage.js";
 export function deviceActions(device) {
   if (!isAdmin()) return null;
   const [key, name] = [`${device.node}/${device.index}`, deviceName(device)];
-  const pause = (act, done) => change(() => post(`/api/v1/queues/${act}`, { device: key }), done);
+  const steer = (act, done) => change(() => post(`/api/v1/queues/${act}`, { device: key }), done);
   return h(
     "div",
     { class: "row wrap card-actions", key: "actions" },
     device.paused_at
-      ? button("Resume", () => pause("resume", `${name} takes jobs again.`), { key: "resume", label: `Resume ${name}` })
-      : button("Pause", () => pause("pause", `${name} is paused: its job finishes, no other starts.`), { key: "pause", label: `Pause ${name}` }),
+      ? button("Resume", () => steer("resume", `${name} takes jobs again.`), { key: "resume", label: `Resume ${name}` })
+      : button("Pause", () => pause(name, steer), { key: "pause", label: `Pause ${name}` }),
     device.quarantined_at ? button("Release", () => release(device, name), { key: "release", label: `Release ${name} from quarantine` }) : null,
   );
+}
+
+async function pause(name, steer) {
+  const text = "Its job finishes, and no other starts on it until it is resumed. Other devices go on.";
+  if (await confirm({ title: `Pause ${name}?`, text, yes: "Pause", kind: "primary" })) await steer("pause", `${name} is paused.`);
 }
 
 /** The button of one node. */

@@ -6,9 +6,9 @@ import { h } from "../base/dom.js";
 import { ago, fraction, gigabytes, moment, NONE, number, percent, plural, seconds, words } from "../base/format.js";
 import { feed, isStale } from "../base/feed.js";
 import * as load from "../base/load.js";
-import { badge, button, empty, loading, note, progressOf, titleOf } from "../base/parts.js";
+import { badge, empty, loading, note, progressOf, titleOf } from "../base/parts.js";
 import { firstRun, obstacle } from "./first_run.js";
-import { isQueuePaused, pauseInForce, pauses, resumeQueue } from "./pauses.js";
+import { pauseInForce, pauses } from "./pauses.js";
 import { activeCount, activeJobs, changed, state } from "../base/state.js";
 import { isAdmin, usage } from "./usage.js";
 
@@ -65,9 +65,6 @@ function health() {
       pause && pause !== title && isLive ? h("strong", { key: "pause" }, pause) : null,
       open.map((alert) => h("a", { key: alert.id, href: "#alerts" }, alert.title, alert.acknowledged ? " (acknowledged)" : "")),
     ),
-    isQueuePaused() && isLive && isAdmin()
-      ? [h("span", { key: "apart", class: "spacer" }), button("Resume", resumeQueue, { key: "resume", label: "Resume the queue" })]
-      : null,
   );
 }
 
@@ -96,26 +93,25 @@ function tiles() {
   const of = (text) => (state.metrics ? text : "loading");
   const devices = state.workers?.devices ?? [];
   const live = devices.filter((device) => device.state !== "offline");
+  const queued = state.counts?.queued;
   const ended = (figures.succeeded_1h ?? 0) + (figures.failed_1h ?? 0);
   return [
     tile(
       "Running",
       number(state.counts?.running),
-      state.workers
-        ? `${live.filter((device) => device.job).length} of ${plural(live.length, "device")} busy`
-        : "loading",
+      state.workers ? `on ${plural(live.length, "device")}` : "loading",
       "#jobs?status=running",
     ),
     tile(
       "Queued",
-      number(state.counts?.queued),
-      figures.oldest_queued_seconds == null ? of("queue is empty") : `oldest ${seconds(figures.oldest_queued_seconds)}`,
+      number(queued),
+      queued === 0 ? "queue is empty" : figures.oldest_queued_seconds == null ? of("") : `oldest ${seconds(figures.oldest_queued_seconds)}`,
       "#jobs?status=queued",
     ),
     tile(
       "Throughput",
       figures.succeeded_1h == null ? NONE : `${number(figures.succeeded_1h)} / h`,
-      of(`${number(figures.total_generations_24h)} in 24 h`),
+      of(`${plural(figures.total_generations_24h, "job")} in 24 h`),
       "#jobs?status=succeeded",
     ),
     tile(

@@ -18,9 +18,11 @@ export const isQueuePaused = () => (state.pauses ?? []).some((row) => row.scope 
 /** Says what is paused, and what that means for jobs; null: nothing. */
 export function pauseInForce() {
   if (isQueuePaused()) return "The queue is paused: jobs wait until it is resumed";
-  const parts = (state.pauses ?? []).map(nameOf);
-  if (!parts.length) return null;
-  return `Paused: ${parts.join(", ")}. Jobs for ${parts.length === 1 ? "it wait until it is" : "them wait until they are"} resumed`;
+  const rows = state.pauses ?? [];
+  if (!rows.length) return null;
+  const parts = rows.map(nameOf).join(", ");
+  if (rows.every((row) => row.scope === "device")) return `Paused: ${parts}. Jobs run on other devices, or wait`;
+  return `Paused: ${parts}. ${rows.length === 1 ? "Its jobs wait until it is" : "Their jobs wait until they are"} resumed`;
 }
 
 /** Shows the pauses that are in force, always in the same place. Administrators pause the queue here. */
@@ -57,8 +59,8 @@ function line(row) {
   return h(
     "li",
     { key: row.id, class: "row between" },
-    h("span", null, `${what}${end}, by ${row.created_by} ${ago(row.created_at)}${reason}`),
-    isAdmin() ? button("Resume", () => resume(row), { label: `Resume ${what}` }) : null,
+    h("span", null, `${row.scope === "everything" ? "" : `${what}: `}paused by ${row.created_by}, ${ago(row.created_at)}${end}${reason}`),
+    isAdmin() ? button("Resume", () => resume(row), { label: `Resume ${row.scope === "everything" ? "the queue" : what}` }) : null,
   );
 }
 

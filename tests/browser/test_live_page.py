@@ -58,7 +58,7 @@ def test_a_video_is_created_watched_and_played(open_page: Open, watched: Watched
     assert len(values) > 3, "the progress bar moves"
     assert values == sorted(values), "progress never goes back"
 
-    mine.get_by_role("link", name="a paper boat in the rain").click()
+    mine.get_by_role("link", name="a paper boat in the rain", exact=True).click()
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_role("heading", name="Time by phase")).to_be_visible()
     expect(dialog.get_by_text("128x128", exact=True)).to_be_visible()

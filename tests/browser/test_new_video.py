@@ -7,6 +7,7 @@ import zlib
 from typing import Any
 
 import httpx
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Open
@@ -118,22 +119,77 @@ def test_the_message_that_a_job_is_queued_ends_once_it_runs(open_page: Open, sta
     expect(page.locator("#toasts")).not_to_contain_text("The job is queued.")
 
 
-def test_on_a_phone_the_message_that_a_job_is_queued_stays_and_leads_to_it(open_page: Open, stack: Stack) -> None:
-    page = open_page("#new", viewport={"width": 390, "height": 844})
-    page.clock.install()
+def covers(page: Page) -> str | None:
+    """Return what a click on the middle of "Create video" would hit instead of it."""
+    found: str | None = page.evaluate("""() => {
+        const button = document.querySelector(".make-go button");
+        const { x, y, width, height } = button.getBoundingClientRect();
+        const hit = document.elementFromPoint(x + width / 2, y + height / 2);
+        return hit === button ? null : hit.outerHTML;
+    }""")
+    return found
+
+
+@pytest.mark.parametrize("width", [1024, 390])
+def test_messages_leave_the_button_free_and_the_newest_job_is_seen_beside_it(
+    open_page: Open, stack: Stack, width: int
+) -> None:
+    page = open_page("#new", viewport={"width": width, "height": 844})
     choose_model(page, "T2V-A14B")
-    submit(page, "its row is below the edge")
-    toasts = page.locator("#toasts")
-    page.clock.run_for(1000)
-    expect(toasts).to_contain_text("The job is queued.")
+    toast, newest = page.locator(".toast"), page.locator(".make-bar .newest")
+    stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
+    try:
+        submit(page, "its entry is below the edge")
+        expect(toast).to_contain_text("The job is queued.")
+        assert covers(page) is None
+        expect(newest).to_be_in_viewport(ratio=1)
+    finally:
+        stack.request("POST", "/api/v1/queues/resume", json={})
+    expect(toast).to_contain_text("Your video is ready: its entry is below the edge")
+    expect(toast).to_have_count(1)
+    assert covers(page) is None
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_timeout(100)  # the next frame, in which scrolling is noticed
+    assert covers(page) is None
+    expect(newest).to_contain_text("succeeded")
+    expect(newest.locator("img")).to_be_in_viewport(ratio=1)
     mine = page.locator("[data-submitted]").first.get_attribute("data-submitted") or ""
-    stack.wait_status(mine)
-    page.clock.run_for(3000)
-    expect(toasts).to_contain_text("The job is queued.")
-    toasts.get_by_role("link", name="Show").click()
+    expect(newest).to_have_attribute("href", f"#job/{mine}")
+    toast.get_by_role("link", name="Open").click()
     expect(page).to_have_url(re.compile(f"#job/{mine}$"))
-    expect(page.get_by_role("dialog")).to_contain_text("its row is below the edge")
-    expect(toasts).not_to_contain_text("The job is queued.")
+    expect(page.get_by_role("dialog")).to_contain_text("its entry is below the edge")
+    expect(toast).to_have_count(0)
+
+
+def test_a_pause_is_named_beside_the_button_and_ended_there(open_page: Open, stack: Stack) -> None:
+    page = open_page("#new")
+    bar = page.locator(".make-bar")
+    expect(bar).to_contain_text("Starts")
+    stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
+    try:
+        expect(bar).to_contain_text("The queue is paused. Your video starts when it is resumed.")
+        expect(bar).not_to_contain_text("not known")
+        bar.get_by_role("button", name="Resume the queue").click()
+        expect(bar).to_contain_text("Starts")
+        expect(bar).not_to_contain_text("paused")
+    finally:
+        stack.request("POST", "/api/v1/queues/resume", json={})
+
+
+def test_the_ways_without_the_model_are_explained_and_tried_in_their_order(open_page: Open) -> None:
+    page = open_page("#new")
+    open_advanced(page)
+    ways = page.locator("fieldset").filter(has_text="If the model is not ready")
+    expect(ways).to_contain_text("With none, the video waits for its model.")
+    values = [one.get_attribute("value") for one in ways.locator("input").all()]
+    assert values[-2:] == ["mock_generation", "queue_and_wait"], "what always applies is last"
+
+
+def test_a_quiet_button_has_the_colour_of_what_can_be_done(open_page: Open) -> None:
+    page = open_page("#new")
+    colour = "element => getComputedStyle(element).color"
+    accent = page.get_by_role("link", name="New video").evaluate("element => getComputedStyle(element).backgroundColor")
+    assert page.locator("summary.quiet", has_text="Presets").evaluate(colour) == accent
 
 
 def test_a_draft_that_was_not_sent_is_set_aside_for_the_settings_of_a_job(open_page: Open, stack: Stack) -> None:
@@ -262,7 +318,8 @@ def test_a_shared_link_is_shown_with_its_end_and_copied_where_the_browser_allows
     link = dialog.get_by_role("textbox", name="Link to the video")
     expect(link).to_have_count(0)
     dialog.get_by_role("button", name="Share").click()
-    expect(dialog.get_by_role("button", name="Copied")).to_be_visible()
+    expect(dialog.get_by_role("button", name="Copied")).to_be_focused()
+    expect(page.locator(".toast")).to_have_count(0)  # the button says it, and nothing covers the dialog
     shown = link.input_value()
     assert shown == page.evaluate("navigator.clipboard.readText()")
     assert shown.startswith(f"{stack.url}/api/v1/jobs/{job}/artifacts/video.mp4?")
@@ -311,6 +368,12 @@ def test_several_videos_are_made_at_once_and_shown_side_by_side(open_page: Open,
     mine = page.locator("[data-submitted]")
     expect(mine).to_have_count(2)
     expect(mine.locator("video")).to_have_count(2, timeout=90_000)
+    expect(page.locator(".toast")).to_contain_text("2 of 2 videos are ready.")
+    expect(page.locator(".toast")).to_have_count(1)
+    made = mine.first.get_attribute("data-submitted")
+    download = mine.first.get_by_role("link", name="Download")
+    expect(download).to_have_attribute("download", f"{made}-video.mp4")
+    expect(mine.first.get_by_role("link", name="Open")).to_have_attribute("href", f"#job/{made}")
     expect(mine.first).to_contain_text("seed 40")
     expect(mine.last).to_contain_text("seed 41")
     first, second = (one.bounding_box() for one in mine.all())

@@ -3,7 +3,7 @@
 import { alerts } from "./operating/alerts.js";
 import { base } from "./base/api.js";
 import { devices } from "./operating/devices.js";
-import { showMessage } from "./base/dialogs.js";
+import { liftToasts, showMessage } from "./base/dialogs.js";
 import { h, render } from "./base/dom.js";
 import { number, seconds } from "./base/format.js";
 import * as feed from "./base/feed.js";
@@ -140,6 +140,7 @@ function draw() {
   drawCounts();
   drawTitle();
   announceEnds();
+  liftToasts();
 }
 
 function drawConnection() {

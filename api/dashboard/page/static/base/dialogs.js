@@ -7,8 +7,8 @@ const toasts = document.getElementById("toasts");
 const holder = document.getElementById("dialogs");
 const shown = new Map();
 let opened = []; // the modal dialogs, in the order in which they were opened
-let count = 0;
 
+const EDGE = 80; // pixels below the toasts, with the bar of a phone
 const ANNOUNCED_MS = 60; // a live region is announced if it stands in its place before its content changes
 
 toasts.kept = true;
@@ -42,16 +42,18 @@ function placeToasts() {
 /**
  * Shows a message, also to screen readers, for 5 s; errors ("bad") for 10 s; with `milliseconds: Infinity` until it is
  * dismissed. `actions` [{text, act}] or [{text, href}]: buttons and links in it, each of which closes it; `dismissed` is
- * called when the user closes it. Returns a function that closes it earlier.
+ * called when the user closes it. It takes the place of a message with the same `key`, or with the same text and no
+ * actions. Returns a function that closes it earlier.
  */
-export function showMessage(text, kind = "info", { actions = [], milliseconds = kind === "bad" ? 10_000 : 5_000, dismissed } = {}) {
-  count += 1;
-  const key = count;
-  shown.set(key, { text, kind, actions, dismissed });
+export function showMessage(text, kind = "info", { key, actions = [], milliseconds = kind === "bad" ? 10_000 : 5_000, dismissed } = {}) {
+  key ??= actions.length ? Symbol(text) : text;
+  const mine = { text, kind, actions, dismissed };
+  const end = () => shown.get(key) === mine && close(key);
+  shown.set(key, mine);
   if (placeToasts()) setTimeout(drawToasts, ANNOUNCED_MS);
   else drawToasts();
-  if (Number.isFinite(milliseconds)) setTimeout(() => close(key), milliseconds);
-  return () => shown.has(key) && close(key);
+  if (Number.isFinite(milliseconds)) setTimeout(end, milliseconds);
+  return end;
 }
 
 function close(key) {
@@ -84,7 +86,23 @@ function drawToasts() {
       ),
     ),
   );
+  liftToasts();
 }
+
+/** Keeps the toasts above a bar with buttons at the bottom of the window, wherever scrolling puts it. */
+export function liftToasts() {
+  if (!shown.size) return;
+  const { left, height } = toasts.getBoundingClientRect();
+  let lift = "";
+  for (const bar of topmost() === document.body ? document.querySelectorAll(".make-bar, .selection-bar") : []) {
+    const { top, right, bottom } = bar.getBoundingClientRect();
+    const isBelow = top < innerHeight && innerHeight - bottom < height + EDGE;
+    if (isBelow && right > left) lift = `${innerHeight - top + 8}px`;
+  }
+  toasts.style.setProperty("bottom", lift);
+}
+
+addEventListener("scroll", liftToasts, { passive: true });
 
 /**
  * Asks for confirmation of an action. Resolves to whether it was confirmed. `lines` are shown in two lines each, unless

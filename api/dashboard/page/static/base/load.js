@@ -192,7 +192,7 @@ const PARTS = {
   overview: [firstRun, history, latest, models, usage, pauses],
   jobs: [jobs],
   flows: [flows],
-  new: [models, loras, firstRun],
+  new: [models, loras, firstRun, pauses],
   models: [() => models().then(tiers), health, insight, loras, firstRun],
   devices: [models, pauses],
   alerts: [resolved],

@@ -14,16 +14,16 @@ const REQUEST = [
 /** The address of this installation. */
 const installation = () => `${location.origin}${base}`;
 
-/** Copies the text and shows a message. Resolves to whether the browser allowed it. */
-export async function copy(text, what) {
+/** Copies the text and shows a message; a `quiet` one only if that fails. Resolves to whether the browser allowed it. */
+export async function copy(text, what, quiet = false) {
   let copied = true;
   try {
     await navigator.clipboard.writeText(text);
   } catch {
     copied = copyByField(text); // the clipboard needs https, or the browser refuses it
   }
-  if (copied) showMessage(`Copied: ${what}`, "good");
-  else showMessage(`The browser did not allow this page to copy ${what}.`, "bad");
+  if (copied && !quiet) showMessage(`Copied: ${what}`, "good");
+  if (!copied) showMessage(`The browser did not allow this page to copy ${what}.`, "bad");
   return copied;
 }
 

@@ -35,11 +35,11 @@ function share(job) {
   });
 }
 
-/** Copies the link, and shows that beside it; if the browser refuses, selects it for the user to copy. */
+/** Copies the link, and shows that on the button beside it, which takes the focus; if the browser refuses, selects it for the user to copy. */
 async function copyLink(link) {
-  link.copied = await copy(link.url, "the link to the video");
+  link.copied = await copy(link.url, "the link to the video", true);
   if (link.copied) setTimeout(() => uncopied(link), COPIED_MS);
-  else afterDrawing(() => document.getElementById("share-link")?.focus());
+  afterDrawing(() => document.querySelector(link.copied ? ".share .button" : "#share-link")?.focus());
   changed();
 }
 

@@ -7,13 +7,14 @@ import { addLora, draft, dropLora, MAX_LORAS, valueOf } from "./draft.js";
 import { area, choice, count, line, optional, problem, real } from "./form_fields.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
+// In this order they are sent and tried, so those that always apply are last.
 const FALLBACKS = [
-  ["queue_and_wait", "wait for the model"],
-  ["download_and_retry", "download the model first"],
+  ["hybrid_approach", "use another model now, download this one for later"],
   ["alternative_model", "use another model"],
   ["reduce_requirements", "reduce memory requirements"],
+  ["download_and_retry", "download the model first"],
   ["mock_generation", "create placeholder output"],
-  ["hybrid_approach", "use another model now, download this one for later"],
+  ["queue_and_wait", "wait for the model"],
 ];
 
 export function advanced(entry) {
@@ -57,6 +58,7 @@ export function advanced(entry) {
           text,
         ),
       ),
+      h("p", { class: "hint" }, "Check what is allowed: the first that is possible is done, in this order. With none, the video waits for its model."),
       problem("fallback"),
     ),
     entry.loras ? loras() : null,

@@ -32,7 +32,6 @@ export const draft = {
   errors: {}, // messages by field
   isLengthTyped: false, // whether the length was changed last: else it follows the number of frames
   general: null, // an error that belongs to no field of the form
-  alternatives: [], // requests that would fit
   sending: false,
   key: null, // the Idempotency-Key; kept until a field changes, so that sending twice creates one job
 };
@@ -54,7 +53,7 @@ export function restore() {
 
 /** Resets the fields to these values. */
 export function resetFields(modelId, filled) {
-  Object.assign(draft, { model_id: modelId, filled: { ...filled }, errors: {}, general: null, alternatives: [], key: null });
+  Object.assign(draft, { model_id: modelId, filled: { ...filled }, errors: {}, general: null, key: null });
   draft.round += 1;
   draft.loras = (filled.loras ?? []).map((_, index) => index);
   nextRow = draft.loras.length;

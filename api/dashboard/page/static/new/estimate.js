@@ -4,14 +4,17 @@
 import { post, Problem } from "../base/api.js";
 import { h } from "../base/dom.js";
 import { at, number, plural, seconds, sentence } from "../base/format.js";
-import { button } from "../base/parts.js";
-import { changed, state } from "../base/state.js";
+import { artifactOf, badge, button, progressOf, titleOf } from "../base/parts.js";
+import { changed, hasEnded, state } from "../base/state.js";
 import { firstUse, firstUseSentence } from "../models/first_use.js";
+import { nameOf, pauseOf, resume } from "../overview/pauses.js";
+import { isAdmin } from "../overview/usage.js";
 import { chosenInWords } from "./choices.js";
 import { chosen, draft, formOf, requestBody, valueOf } from "./draft.js";
 
 const PAUSE_MS = 400;
 const FRESH_MS = 15_000; // afterwards the queue has changed
+const UNKNOWN_MS = 3_000; // the same, while nothing is known of the start
 // In place of a picture: its content changes neither memory nor time.
 const DOT =
   "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
@@ -22,13 +25,15 @@ let estimate = NOTHING; // `outside`: fields whose values are outside their rang
 let pause = null;
 let asking = false; // whether a request is under way
 
-export function estimateBar(entry, take) {
+/** `newest`: the job that was submitted last, shown where its own entry is not beside the form. */
+export function estimateBar(entry, take, newest) {
   requestSoon();
   const { found, refused, failed, outside } = estimate;
   const current = found?.model_id === entry.model_id ? found : null;
   return h(
     "div",
     { class: "make-bar", key: "bar" },
+    newest ? inBrief(newest) : null,
     h(
       "section",
       { class: "estimate", "aria-labelledby": "h-cost", "aria-live": "polite" },
@@ -48,6 +53,18 @@ export function estimateBar(entry, take) {
   );
 }
 
+/** A job in one line that leads to it: its progress, then its picture. */
+function inBrief(job) {
+  const picture = artifactOf(job, "thumbnail");
+  return h(
+    "a",
+    { key: "newest", class: "row newest", href: `#job/${job.id}` },
+    picture ? h("span", { class: "frame" }, h("img", { src: picture.url, alt: "" })) : null,
+    hasEnded(job) ? [badge(job.status), h("span", { class: "title" }, titleOf(job))] : progressOf(job),
+    h("span", { class: "button quiet" }, "Open"),
+  );
+}
+
 function settings(entry) {
   const value = (name) => valueOf(entry, name);
   return {
@@ -64,21 +81,34 @@ function figures({ cost, expected, memory, model_ready: ready }, entry) {
   const there = state.models?.[entry.model_id];
   const first = there && !there.is_available ? firstUse(entry.model_id, draft.filled.fallback?.includes("download_and_retry")) : null;
   const later = first && first.state !== "refused" ? "after the download" : "when the model is there";
+  const held = pauseOf(entry.model_id);
+  const isDated = !held && (expected.start_at || !ready);
   return [
     h(
       "dl",
       { class: "estimate-facts" },
-      pair("Starts", expected.start_at ? at(expected.start_at) : ready ? "not known" : later),
-      pair("Ends", expected.end_at ? at(expected.end_at) : known ? "not known" : "not measured yet"),
+      isDated ? pair("Starts", expected.start_at ? at(expected.start_at) : later) : null,
+      isDated ? pair("Ends", expected.end_at ? at(expected.end_at) : known ? "not known" : "not measured yet") : null,
       pair("Device time", cost.gpu_seconds !== null ? `about ${seconds(cost.gpu_seconds)}` : known ? `about ${seconds(cost.generation_seconds)}` : "not measured yet"),
     ),
     first ? download(first) : null,
     memory && !memory.open_devices
       ? h("p", { class: "small warn-text" }, memory.fitting_devices ? "No device that fits it accepts jobs now; it would wait." : "No registered device has the memory; it would wait.")
       : null,
-    expected.start_at || !expected.how || first ? null : h("p", { class: "small" }, expected.how),
+    held ? paused(held) : expected.start_at || !expected.how || first ? null : h("p", { class: "small" }, expected.how),
     h("p", { class: "hint" }, known ? cost.how : "First video of this model with these settings: its time is not known yet."),
   ];
+}
+
+/** Says that the video waits for the end of a pause, which administrators can end here. */
+function paused(row) {
+  const name = row.scope === "everything" ? "queue" : nameOf(row);
+  return h(
+    "div",
+    { key: "paused", class: "row" },
+    h("p", { class: "warn-text" }, `The ${name} is paused. Your video starts when it is resumed.`),
+    isAdmin() ? button("Resume", () => resume(row), { label: `Resume the ${name}` }) : null,
+  );
 }
 
 /** Says whether the model's files come by themselves, and where to see to it if not. */
@@ -171,8 +201,8 @@ async function ask() {
   if (entry.image === "required" || (entry.image === "optional" && draft.image)) wanted.image = DOT;
   else delete wanted.fit;
   if (wanted.fit === "auto") delete wanted.fit; // the size follows the picture itself, at the same area
-  const of = JSON.stringify(wanted);
-  if (estimate.of === of && Date.now() - estimate.at < FRESH_MS) return;
+  const of = JSON.stringify([wanted, state.pauses]);
+  if (estimate.of === of && Date.now() - estimate.at < (estimate.found?.expected.start_at === null ? UNKNOWN_MS : FRESH_MS)) return;
   const outside = [...form.elements]
     .filter((field) => field.name && field.type === "number" && (field.name !== "seconds" || draft.isLengthTyped) && !field.checkValidity())
     .map((field) => [field.name, range(field)]);

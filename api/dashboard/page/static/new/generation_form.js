@@ -81,7 +81,6 @@ export function chooseModel(modelId) {
   draft.changedModel = true;
   draft.errors = {};
   draft.general = null;
-  draft.alternatives = [];
   draft.key = null;
   saveSoon();
   changed();
@@ -94,7 +93,6 @@ export function fieldChanged(event) {
   draft.key = null;
   delete draft.errors[name];
   draft.general = null;
-  draft.alternatives = [];
   if (name.startsWith("loras.")) {
     delete draft.errors.loras;
     draft.filled.loras = draft.loras.map((row) => ({

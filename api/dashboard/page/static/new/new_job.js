@@ -2,24 +2,24 @@
 
 import { base, get, Unreachable, newKey, post, Problem } from "../base/api.js";
 import { showMessage } from "../base/dialogs.js";
-import { h } from "../base/dom.js";
+import { h, icon } from "../base/dom.js";
 import * as load from "../base/load.js";
 import { artifactOf, badge, empty, note, progressOf, titleOf } from "../base/parts.js";
 import { afterDrawing, changed, hasEnded, mergeJobs, state } from "../base/state.js";
 import { chosen, draft, fieldNames, formOf, requestBody, resetFields, restore, save, setPicture, withPictures } from "./draft.js";
+import { reuse } from "../job/actions.js";
 import { estimateBar } from "./estimate.js";
 import { fields, fieldChanged } from "./generation_form.js";
 import { listen, takeFrom } from "./picture.js";
-import { offer, setAside } from "./set_aside.js";
+import { offer, setAside } from "./reusing.js";
 import * as stored from "./stored.js";
 
 const SHOWN = 16;
 const COPIED_MS = 10_000;
 const QUEUED_MS = 6_000;
+const ENDED_MS = 10_000;
 
-const submitted = []; // ids of the jobs that this page submitted, newest first
-const announced = new Set(); // ids of those whose end was announced
-let queued = null; // the jobs whose message says that they are queued, and how to close it
+let submitted = []; // newest first: {ids: of jobs submitted at once, open: action of their message, close, ended: how many}
 let from = null; // the job whose settings were copied last
 let begun = false;
 
@@ -46,7 +46,7 @@ export function newJob() {
         },
         fields(entry),
       ),
-      estimateBar(entry, takeAlternative),
+      estimateBar(entry, takeAlternative, mine()[0]),
     ),
     h("div", { class: "make-side" }, results()),
   );
@@ -79,28 +79,31 @@ function takeAlternative(request) {
   save();
 }
 
-/** Shows a message, in any view, when a job that this page submitted has ended. */
+const known = ({ ids }) => ids.map((id) => state.jobs.get(id)).filter(Boolean);
+
+/** Returns the jobs that this page submitted, the newest request first. */
+const mine = () => submitted.flatMap(known);
+
+/** Shows in any view that jobs of this page have ended, in the place of the message that they are queued. */
 export function announceEnds() {
-  if (queued?.ids.some((id) => (state.jobs.get(id)?.status ?? "queued") !== "queued" && isSeen(id))) {
-    queued.close();
-    queued = null;
-  }
-  for (const job of submitted.map((id) => state.jobs.get(id))) {
-    if (!job || !hasEnded(job) || announced.has(job.id)) continue;
-    announced.add(job.id);
-    const title = titleOf(job).slice(0, 80);
-    if (job.status === "succeeded") showMessage(`Your video is ready: ${title}`, "good");
-    else showMessage(`Your job ended without a video (${job.status}): ${title}`, "bad");
+  for (const request of submitted) {
+    const jobs = known(request);
+    // From here on, the form shows their progress.
+    if (document.documentElement.dataset.view === "new" && jobs.some((job) => job.status !== "queued")) request.close();
+    const ended = jobs.filter(hasEnded);
+    if (ended.length <= request.ended) continue;
+    request.ended = ended.length;
+    const ready = ended.filter((job) => job.status === "succeeded").length;
+    const title = titleOf(jobs[0]).slice(0, 80);
+    const lost = ended.length > ready;
+    if (request.ids.length > 1) tell(request, `${ready} of ${request.ids.length} videos are ready${lost ? `, ${ended.length - ready} ended without one` : ""}.`, lost);
+    else tell(request, lost ? `Your job ended without a video (${jobs[0].status}): ${title}` : `Your video is ready: ${title}`, lost);
   }
 }
 
-/** Returns whether the job's entry is seen on the screen, neither below its edge nor behind the bar of the form. */
-function isSeen(id) {
-  const entry = document.querySelector(`[data-submitted="${CSS.escape(id)}"]`);
-  if (!entry) return false;
-  const { left, top } = entry.getBoundingClientRect();
-  return entry.contains(document.elementFromPoint(left + 20, top + 12));
-}
+/** Shows the one message of what was submitted at once. Returns a function that closes it. */
+const tell = ({ ids, open }, text, isBad = false, milliseconds = ENDED_MS) =>
+  showMessage(text, isBad ? "bad" : "good", { key: ids[0], actions: [open], milliseconds });
 
 /** Fills the form with the settings of a job (`#new?from=ID`) or selects a model (`#new?model=ID`). */
 export async function startFrom(query) {
@@ -166,11 +169,10 @@ async function send(event) {
     draft.settled = body.prompt;
     save();
     const ids = job.job_ids ?? [job.id];
-    submitted.unshift(...ids.filter((id) => !submitted.includes(id)));
     const isOne = ids.length === 1;
-    const show = { text: "Show", href: isOne ? `#job/${ids[0]}` : `#jobs?batch_id=${job.batch_id}` };
-    const close = showMessage(isOne ? "The job is queued." : `${ids.length} jobs are queued.`, "good", { actions: [show], milliseconds: QUEUED_MS });
-    queued = { ids, close };
+    const request = { ids, ended: 0, open: { text: "Open", href: isOne ? `#job/${ids[0]}` : `#jobs?batch_id=${job.batch_id}` } };
+    request.close = tell(request, isOne ? "The job is queued." : `${ids.length} jobs are queued.`, false, QUEUED_MS);
+    submitted = [request, ...submitted.filter((one) => one.ids[0] !== ids[0])]; // what is sent twice is one request
     if (ids.length > 1) get("/api/v1/jobs", { batch_id: job.batch_id, limit: 16 }).then((page) => mergeJobs(page.data), () => {}); // the feed has them too
   } catch (error) {
     if (error instanceof Problem && error.errors.length) {
@@ -196,10 +198,7 @@ function focusErrors(form) {
 }
 
 function results() {
-  const jobs = submitted
-    .map((id) => state.jobs.get(id))
-    .filter(Boolean)
-    .slice(0, SHOWN);
+  const jobs = mine().slice(0, SHOWN);
   return h(
     "section",
     { class: "panel", "aria-labelledby": "h-recent" },
@@ -237,12 +236,14 @@ function resultItem(job) {
           "aria-label": `Video: ${titleOf(job)}`,
         })
       : null,
-    job.status === "succeeded"
+    job.status === "succeeded" ? h("p", { class: "small muted" }, `seed ${String(job.params.seed)} · ${job.params.resolution}`) : null,
+    video
       ? h(
-          "p",
-          { class: "small muted" },
-          `seed ${String(job.params.seed)} · ${job.params.resolution} · `,
-          h("a", { href: `#new?from=${job.id}` }, "Reuse settings"),
+          "div",
+          { class: "row wrap", key: "actions" },
+          h("a", { class: "button", href: video.url, download: `${job.id}-${video.name}` }, icon("download"), "Download"),
+          h("a", { class: "button quiet", href: `#job/${job.id}`, "aria-label": `Open: ${titleOf(job).slice(0, 60)}` }, "Open"),
+          reuse(job, "quiet"),
         )
       : null,
   );

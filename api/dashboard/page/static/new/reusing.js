@@ -1,11 +1,16 @@
-// Past prompts and presets of the form. Both are kept in this browser only.
+// What the form takes up again: past prompts, presets, and a draft that was set aside. All are kept in this browser only.
 
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { button } from "../base/parts.js";
 import { changed } from "../base/state.js";
-import { draft, requestBody, resetFields, save } from "./draft.js";
+import { draft, requestBody, resetFields, save, setPicture } from "./draft.js";
 import * as stored from "./stored.js";
+
+const PICTURES = ["image", "last_image"];
+
+let pictures = {}; // of the draft that is set aside, by field
+let closeMessage = () => {};
 
 export function pastPrompts() {
   const rows = stored.prompts();
@@ -92,4 +97,43 @@ function apply(event, name) {
 function remove(name) {
   stored.dropPreset(name);
   changed();
+}
+
+/**
+ * Sets the form's draft aside if `prompt`, of the job whose settings replace it, would replace one that was not sent. It is
+ * kept until it is taken back or dismissed; its pictures until the page is closed.
+ */
+export function setAside(prompt) {
+  const { model_id, filled, settled } = draft;
+  const written = filled.prompt?.trim();
+  if (!written || filled.prompt === settled || written === prompt.trim()) return;
+  stored.saveAside({ model_id, filled });
+  stored.rememberPrompt(written);
+  pictures = Object.fromEntries(PICTURES.map((name) => [name, draft[name]]));
+}
+
+/** Shows a message with what can be done; as long as a draft is set aside, also with the way back to it. */
+export function offer(text, actions, milliseconds) {
+  closeMessage();
+  const isAside = stored.aside() !== null;
+  closeMessage = showMessage(text, "info", {
+    actions: isAside ? [...actions, { text: "Back to my draft", act: takeBack }] : actions,
+    milliseconds: isAside ? Infinity : milliseconds,
+    dismissed: forget,
+  });
+}
+
+function forget() {
+  stored.saveAside(null);
+  pictures = {};
+}
+
+function takeBack() {
+  const { model_id, filled } = stored.aside();
+  const given = pictures;
+  forget();
+  resetFields(model_id, filled);
+  for (const name of PICTURES) setPicture(name, given[name]?.file ?? null, given[name]?.text);
+  save();
+  location.hash = "new"; // the address no longer names the job
 }

@@ -15,6 +15,10 @@ const RESUME_MS = 10_000;
 /** Whether the whole queue is paused. */
 export const isQueuePaused = () => (state.pauses ?? []).some((row) => row.scope === "everything");
 
+/** Returns the pause without an end that holds new videos of this model; undefined: none does. */
+export const pauseOf = (modelId) =>
+  state.pauses?.find(({ scope, value, until }) => !until && (scope === "everything" || value === { model_id: modelId, job_type: "generation" }[scope]));
+
 /** Says what is paused, and what that means for jobs; null: nothing. */
 export function pauseInForce() {
   if (isQueuePaused()) return "The queue is paused: jobs wait until it is resumed";
@@ -49,7 +53,7 @@ export function pauses() {
   );
 }
 
-const nameOf = (row) =>
+export const nameOf = (row) =>
   row.scope === "everything" ? "The whole queue" : `${NAMES[row.scope]} ${row.scope === "device" ? deviceNamed(row.value) : row.value}`;
 
 function line(row) {
@@ -73,7 +77,7 @@ async function pauseQueue() {
 
 export const resumeQueue = () => attempt(() => change("resume", {}), "The queue runs again.");
 
-function resume(row) {
+export function resume(row) {
   if (row.scope === "everything") return resumeQueue();
   return attempt(() => change("resume", { [row.scope]: row.value }), `Resumed: ${nameOf(row)}`);
 }

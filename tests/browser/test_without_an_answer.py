@@ -44,6 +44,7 @@ def test_a_view_without_data_says_so_and_can_be_tried_again(
     expect(shown).not_to_contain_text(re.compile("loading", re.IGNORECASE))
     # The socket still works, and says nothing about what the view shows.
     expect(page.locator("#connection")).to_have_text("requests fail, no data yet")
+    expect(page.locator(".toast")).to_have_count(0)
     page.unroute(API, refuse)
     shown.get_by_role("button", name="Try again").first.click()
     expect(shown).not_to_contain_text("could not be loaded")

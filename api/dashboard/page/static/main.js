@@ -135,10 +135,10 @@ function drawConnection() {
   const place = byId("connection");
   if (place.dataset.state !== shown) place.dataset.state = shown;
   if (byId("connection-text").textContent !== text) byId("connection-text").textContent = text;
-  place.title = lostAt
-    ? `Disconnected ${seconds((Date.now() - lostAt) / 1000)} ago; reconnecting`
-    : isFailing
-      ? "Messages arrive, but the server does not answer requests"
+  place.title = isFailing
+    ? "Messages arrive, but the server does not answer requests"
+    : lostAt
+      ? `Disconnected ${seconds((Date.now() - lostAt) / 1000)} ago; reconnecting`
       : ({ live: "Updates arrive as they happen", polling: "No WebSocket: polling every five seconds" }[link] ?? "");
 }
 

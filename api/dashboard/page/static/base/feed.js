@@ -65,8 +65,16 @@ async function guarded(read) {
   }
 }
 
+/** Notes a message. A server that was lost is regained once it answers requests, too. */
+function heard() {
+  if (feed.link === "lost") feed.isFailing = true;
+  feed.link = "live";
+  feed.answeredAt = Date.now();
+  changed();
+}
+
 function answered() {
-  const regained = feed.link === "lost";
+  const regained = feed.lostAt !== null;
   feed.answeredAt = Date.now();
   if (feed.link !== "live") feed.link = socket?.readyState === WebSocket.OPEN ? "live" : "polling";
   if (regained) {
@@ -120,7 +128,7 @@ function connect() {
     failures = 0;
     receivedAt = Date.now();
     receive(JSON.parse(data));
-    answered();
+    heard();
   });
   mine.addEventListener("close", () => {
     if (mine === socket) reconnect();

@@ -17,9 +17,12 @@ _SHARED_STYLE = "page.css"
 # Loaded when their views are first opened, and by the sign-in page.
 _LATER = (
     "base/shortcuts.js",
+    "jobs/bulk.js",
     "jobs/flows.js",
     "gallery/gallery.js",
     "gallery/grid.js",
+    "gallery/selection.js",
+    "gallery/marks.js",
     "gallery/collections.js",
     "gallery/compare.js",
     "models/models.js",

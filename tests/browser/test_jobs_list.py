@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from shared import clock
 from shared.database.engine import Database
@@ -76,7 +76,9 @@ def test_selected_jobs_are_cancelled_together_and_a_row_opens_its_job(
     chosen = page.get_by_role("group", name="Selected jobs")
     expect(chosen).to_contain_text("2 selected")
     chosen.get_by_role("button", name="Cancel", exact=True).click()
-    page.get_by_role("dialog", name="Cancel 2 jobs?").get_by_role("button", name="Cancel the jobs").click()
+    page.get_by_role("dialog", name="Cancel 2 jobs?").get_by_role(
+        "button", name=re.compile(r"^Cancel [0-9,]+ jobs?$")
+    ).click()
     expect(page.locator("#toasts")).to_contain_text("2 jobs cancelled")
     assert [stack.job(job)["status"] for job in jobs] == ["cancelled", "cancelled"]
     page.locator(f"[data-job='{jobs[0]}'] .when").click()
@@ -251,3 +253,94 @@ def test_an_unknown_job_and_an_unknown_address_are_said(open_page: Open, watched
     expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_contain_text("favourite")
     assert all("404" in complaint for complaint in watched.complaints)
     watched.complaints.clear()
+
+
+def test_deleting_everything_names_what_is_lost_and_wants_a_word(open_page: Open, stack: Stack) -> None:
+    stack.wait_status(stack.submit(prompt="to be kept"))
+    page = open_page("#jobs")
+    sent = []
+
+    def answer(route: Route) -> None:
+        body = route.request.post_data_json
+        if body.get("dry_run"):
+            route.continue_()
+            return
+        sent.append(body)
+        route.fulfill(json={"changed": 0, "skipped": {}, "matched": 0, "job_id": None})
+
+    page.route("**/api/v1/jobs/bulk", answer)
+    menu = page.locator("#jobs .bulk")
+    menu.get_by_text("Act on all that match").click()
+    menu.get_by_role("button", name="Delete all").click()
+    dialog = page.get_by_role("dialog", name=re.compile(r"^Delete [\d,]+ jobs?\?$"))
+    expect(dialog).to_contain_text("also from favourites and collections")
+    expect(dialog).to_contain_text("This cannot be undone.")
+    erase = dialog.get_by_role("button", name=re.compile(r"^Delete [\d,]+ jobs?$"))
+    erase.click()
+    expect(dialog).to_be_visible()
+    dialog.get_by_label("Type “delete” to confirm").fill("delet")
+    page.keyboard.press("Enter")
+    expect(dialog).to_be_visible()
+    assert sent == []
+    dialog.get_by_label("Type “delete” to confirm").fill("delete")
+    page.keyboard.press("Enter")
+    expect(dialog).to_have_count(0)
+    page.wait_for_timeout(200)
+    assert sent == [{"action": "delete", "filter": {"all": True}}]
+    page.get_by_label("Status").select_option("succeeded")
+    menu.get_by_text("Act on all that match").click()
+    menu.get_by_role("button", name="Delete all").click()
+    expect(dialog).to_contain_text("This cannot be undone.")
+    expect(dialog.get_by_role("textbox")).to_have_count(0)
+    dialog.get_by_role("button", name="Keep").click()
+
+
+def test_a_video_has_the_same_actions_from_the_list_as_from_the_gallery(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="marked from the list")
+    stack.wait_status(job)
+    actions = []
+    for view in ("gallery", "jobs"):
+        page = open_page(f"#{view}")
+        page.locator(f"#{view} [data-job='{job}'] a").first.click()
+        dialog = page.get_by_role("dialog", name="marked from the list")
+        expect(dialog.get_by_role("button", name="Favourite")).to_be_visible()
+        expect(dialog.get_by_label("Add to a collection")).to_be_visible()
+        actions.append(dialog.get_by_role("group", name="Actions").inner_text())
+    assert actions[0] == actions[1]
+    star = dialog.get_by_role("button", name="Favourite")
+    star.click()
+    expect(star).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Escape")
+    page.locator(f"#jobs [data-job='{job}'] a").first.click()
+    expect(star).to_have_attribute("aria-pressed", "true")
+    stack.request("DELETE", f"/api/v1/jobs/{job}/favourite")
+
+
+def test_a_failed_job_offers_the_same_first_in_the_list_and_in_its_dialog(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="cancelled to be made again", start_after=clock.iso(clock.now() + timedelta(hours=1)))
+    stack.request("POST", f"/api/v1/jobs/{job}/cancel")
+    page = open_page("#jobs?status=cancelled")
+    row = page.locator(f"[data-job='{job}']")
+    expect(row.locator(".actions")).to_have_text("RetryReuse")
+    row.locator("a.job-link").click()
+    made_again = page.get_by_role("dialog").get_by_role("group", name="Actions").locator(":scope > *")
+    expect(made_again.nth(0)).to_have_text("Retry")
+    expect(made_again.nth(0)).to_have_class(re.compile("primary"))
+    expect(made_again.nth(1)).to_have_text("Reuse")
+
+
+def test_an_order_that_cannot_be_is_not_offered(open_page: Open) -> None:
+    page = open_page("#jobs")
+    order = page.get_by_label("Order")
+    expect(order.locator("option")).to_have_text(["queue order", "newest first", "oldest first"])
+    page.get_by_label("Search").fill("boat")
+    expect(order.locator("option")).to_have_text(["newest first", "oldest first"])
+
+
+@pytest.mark.parametrize(("width", "most"), [(1400, 60), (1024, 60), (390, 70)])
+def test_the_filters_are_one_row_also_with_the_link_that_clears_them(open_page: Open, width: int, most: int) -> None:
+    page = open_page("#jobs?status=failed", viewport={"width": width, "height": 900})
+    expect(page.get_by_role("link", name="Clear", exact=True)).to_be_visible()
+    box = page.locator(".job-filters").bounding_box()
+    assert box is not None
+    assert box["height"] < most + 10

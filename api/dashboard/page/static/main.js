@@ -3,7 +3,8 @@
 import { alerts } from "./operating/alerts.js";
 import { base } from "./base/api.js";
 import { devices } from "./operating/devices.js";
-import { liftToasts, showMessage } from "./base/dialogs.js";
+import { script, wrong } from "./base/awaited.js";
+import { attempt, liftToasts, showMessage } from "./base/dialogs.js";
 import { h, render } from "./base/dom.js";
 import { number, seconds } from "./base/format.js";
 import * as feed from "./base/feed.js";
@@ -19,15 +20,15 @@ import { overview } from "./overview/overview.js";
 import { activeCount, activeJobs, changed, mergeJobs, state, whenChanged } from "./base/state.js";
 import * as theme from "./base/theme.js";
 
-// The script of the flows is loaded when they are first shown.
-let flowScript = null;
-const flows = () => flowScript?.flows() ?? loading();
-// Likewise those of the gallery and of the models.
-let galleryScript = null;
-const gallery = () => galleryScript?.gallery() ?? loading();
-let modelScript = null;
-const models = () => modelScript?.models() ?? loading();
-const VIEWS = { overview, gallery, jobs, flows, new: newJob, models, devices, alerts };
+// The scripts of these views are loaded when they are first shown.
+const LATER = {
+  flows: () => import("./jobs/flows.js"),
+  gallery: () => import("./gallery/gallery.js"),
+  models: () => import("./models/models.js"),
+};
+const scripts = {}; // by view: null if it could not be loaded
+const ofScript = (name) => () => scripts[name]?.[name]() ?? (name in scripts ? missing(name) : loading());
+const VIEWS = { overview, gallery: ofScript("gallery"), jobs, flows: ofScript("flows"), new: newJob, models: ofScript("models"), devices, alerts };
 const ESSENTIAL = ["metrics", "workers", "active", "alerts"];
 const FAST_POLL_MS = 2_000;
 const FIRST = document.documentElement.dataset.first; // the view of an address without one
@@ -62,9 +63,7 @@ function route(first = false) {
   closeJob();
   const wanted = name === "flow" && id ? "flows" : name in VIEWS ? name : FIRST;
   if (name && wanted === FIRST && name !== FIRST) history.replaceState(null, "", `#${FIRST}`); // there is no such view
-  if (wanted === "flows") openFlows(name === "flow" ? decodeURIComponent(id) : null);
-  if (wanted === "gallery") openGallery(params);
-  if (wanted === "models") openModels();
+  if (wanted in LATER) open(wanted, wanted === "gallery" ? params : name === "flow" ? decodeURIComponent(id) : null);
   behind = location.hash.slice(1) || FIRST;
   if (wanted === "jobs") filterBy(params);
   if (wanted === "new") startFrom(params);
@@ -88,44 +87,24 @@ function show(name, first) {
   byId(`h-${name}`).focus({ preventScroll: true });
 }
 
-/** Shows the list of flows, or one. */
-async function openFlows(id) {
-  try {
-    flowScript ??= await import("./jobs/flows.js");
-    await flowScript.open(id);
-  } catch (error) {
-    showMessage(`The flows could not be loaded: ${error.message}`, "bad");
-  }
+/** Opens a view, once its script is there: the gallery under the filters of the address, a flow by its id. */
+async function open(name, what) {
+  scripts[name] ??= await LATER[name]().catch(() => null);
+  changed();
+  await scripts[name]?.open?.(what);
 }
 
-/** Shows the gallery under the filters of the address. */
-async function openGallery(params) {
-  try {
-    galleryScript ??= await import("./gallery/gallery.js");
-    await galleryScript.open(params);
-  } catch (error) {
-    showMessage(`The gallery could not be loaded: ${error.message}`, "bad");
-  }
-}
+const missing = (name) => wrong("This view could not be loaded.", () => openAgain(name));
 
-/** Shows the models, once their script is there. */
-async function openModels() {
-  try {
-    modelScript ??= await import("./models/models.js");
-    changed();
-  } catch (error) {
-    showMessage(`The models could not be loaded: ${error.message}`, "bad");
-  }
+/** Browsers keep that a script could not be loaded. So the page is loaded again, once the server answers. */
+async function openAgain(name) {
+  const answer = await fetch(`${base}/healthz`, { cache: "no-store" }).catch(() => null);
+  if (answer) location.reload();
+  else showMessage("The server does not respond.", "bad");
 }
 
 /** Shows which keys do what. */
-async function showShortcuts() {
-  try {
-    (await import("./base/shortcuts.js")).show();
-  } catch (error) {
-    showMessage(`The shortcuts could not be loaded: ${error.message}`, "bad");
-  }
-}
+const showShortcuts = () => attempt(async () => (await script(() => import("./base/shortcuts.js"))).show());
 
 function drawTitle() {
   const open = state.alerts.size ? `(${state.alerts.size}) ` : "";
@@ -144,21 +123,24 @@ function draw() {
 }
 
 function drawConnection() {
-  const { link, answeredAt, lostAt } = feed.feed;
+  const { link, answeredAt, lostAt, isFailing } = feed.feed;
   const age = answeredAt ? (Date.now() - answeredAt) / 1000 : null;
-  const stale = feed.isStale();
-  const [shown, text] = {
-    connecting: stale ? ["stale", `stale: last update ${seconds(age)} ago`] : ["painted", answeredAt ? "connecting…" : "loading…"],
-    live: stale ? ["stale", `stale: last update ${seconds(age)} ago`] : ["live", "live"],
-    polling: stale ? ["stale", `stale: last update ${seconds(age)} ago`] : ["polling", "every 5 s"],
-    lost: ["lost", `disconnected${age === null ? "" : `, data ${seconds(age)} old`}`],
-  }[link];
+  const [shown, text] =
+    link === "lost"
+      ? ["lost", `disconnected, ${state.loaded.size ? `data ${seconds(age)} old` : "no data yet"}`]
+      : feed.isStale()
+        ? ["stale", `stale: last update ${seconds(age)} ago`]
+        : isFailing
+          ? ["stale", `requests fail${state.loaded.size ? "" : ", no data yet"}`]
+          : { connecting: ["painted", answeredAt ? "connecting…" : "loading…"], live: ["live", "live"], polling: ["polling", "every 5 s"] }[link];
   const place = byId("connection");
   if (place.dataset.state !== shown) place.dataset.state = shown;
   if (byId("connection-text").textContent !== text) byId("connection-text").textContent = text;
-  place.title = lostAt
-    ? `Disconnected ${seconds((Date.now() - lostAt) / 1000)} ago; reconnecting`
-    : ({ live: "Updates arrive as they happen", polling: "No WebSocket: polling every five seconds" }[link] ?? "");
+  place.title = isFailing
+    ? "Messages arrive, but the server does not answer requests"
+    : lostAt
+      ? `Disconnected ${seconds((Date.now() - lostAt) / 1000)} ago; reconnecting`
+      : ({ live: "Updates arrive as they happen", polling: "No WebSocket: polling every five seconds" }[link] ?? "");
 }
 
 function drawCounts() {
@@ -198,7 +180,7 @@ function drawNotice() {
     notice = h(
       "p",
       { key: "lost", class: "note bad" },
-      "The server is unreachable. The data shown is out of date; reconnecting. Accepted jobs are not lost.",
+      `The server is unreachable. ${state.loaded.size ? "The data shown is out of date; reconnecting." : "There is no data yet; connecting."} Accepted jobs are not lost.`,
     );
   else if (failed.length)
     notice = h("p", { key: "failed", class: "note bad" }, `Some data could not be loaded. ${failed.join(" ")}`);
@@ -214,10 +196,13 @@ function drawNotice() {
   render(byId("notice"), notice);
 }
 
+let restored = null; // ends the message that the connection is restored
+
 async function connectionChanged(event) {
   drawNotice();
+  restored?.(); // it may have been lost again meanwhile
   if (event !== "regained") return;
-  showMessage("The connection to the server is restored.", "good");
+  restored = showMessage("The connection to the server is restored.", "good");
   const response = await fetch(`${base}/`, { method: "HEAD", cache: "no-store" }).catch(() => null); // lost again
   const served = response?.headers.get("X-Wanworks-Page");
   newer = Boolean(served) && served !== document.querySelector("meta[name=wanworks-page]").content;

@@ -106,9 +106,9 @@ addEventListener("scroll", liftToasts, { passive: true });
 
 /**
  * Asks for confirmation of an action. Resolves to whether it was confirmed. `lines` are shown in two lines each, unless
- * `whole`. `kind`: of the button that confirms.
+ * `whole`. `kind`: of the button that confirms. `typed`: a word that has to be typed before.
  */
-export function confirm({ title, text, lines = [], whole = false, yes, no = "Cancel", kind = "danger" }) {
+export function confirm({ title, text, lines = [], whole = false, yes, no = "Cancel", kind = "danger", typed }) {
   const dialog = document.createElement("dialog");
   dialog.className = "dialog small";
   dialog.setAttribute("aria-labelledby", "confirm-title");
@@ -127,10 +127,18 @@ export function confirm({ title, text, lines = [], whole = false, yes, no = "Can
             lines.map((line) => h("li", null, h("span", { class: whole ? "" : "clamp" }, line))),
           )
         : null,
+      typed
+        ? h(
+            "label",
+            { class: "field" },
+            h("span", null, `Type “${typed}” to confirm`),
+            h("input", { required: true, pattern: ` *${typed} *`, title: typed, autocomplete: "off", autocapitalize: "none", spellcheck: "false" }),
+          )
+        : null,
       h(
         "div",
         { class: "row end" },
-        h("button", { value: "no", class: "button", autofocus: true }, no),
+        h("button", { type: "button", class: "button", autofocus: true, on: { click: () => dialog.close() } }, no),
         h("button", { value: "yes", class: `button ${kind}` }, yes),
       ),
     ),

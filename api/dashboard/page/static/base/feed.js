@@ -13,8 +13,11 @@ const LONGEST_WAIT_MS = 30_000;
 const MOVED_MS = 1_000;
 const DRAIN = new Set(["draining", "drained"]);
 
-/** `link`: connecting, live, polling or lost. `answeredAt`: time of the last answer or message (ms), initially null. */
-export const feed = { link: "connecting", answeredAt: null, lostAt: null };
+/**
+ * `link`: connecting, live, polling or lost. `answeredAt`: time of the last answer or message (ms), initially null.
+ * `isFailing`: messages arrive, but the last requests were not answered.
+ */
+export const feed = { link: "connecting", answeredAt: null, lostAt: null, isFailing: false };
 
 let socket = null;
 let receivedAt = 0; // time of the socket's last message
@@ -54,6 +57,7 @@ export const isStale = (now = Date.now()) => feed.answeredAt !== null && now - f
 async function guarded(read) {
   try {
     await read();
+    feed.isFailing = false;
     answered();
   } catch (error) {
     if (!(error instanceof Unreachable)) throw error;
@@ -61,8 +65,16 @@ async function guarded(read) {
   }
 }
 
+/** Notes a message. A server that was lost is regained once it answers requests, too. */
+function heard() {
+  if (feed.link === "lost") feed.isFailing = true;
+  feed.link = "live";
+  feed.answeredAt = Date.now();
+  changed();
+}
+
 function answered() {
-  const regained = feed.link === "lost";
+  const regained = feed.lostAt !== null;
   feed.answeredAt = Date.now();
   if (feed.link !== "live") feed.link = socket?.readyState === WebSocket.OPEN ? "live" : "polling";
   if (regained) {
@@ -76,8 +88,8 @@ function answered() {
 }
 
 function unreachable() {
-  if (socket?.readyState === WebSocket.OPEN && !isStale()) return; // one request failed, but the socket still works
-  if (feed.link !== "lost") {
+  feed.isFailing = socket?.readyState === WebSocket.OPEN && !isStale(); // the socket still works
+  if (!feed.isFailing && feed.link !== "lost") {
     feed.link = "lost";
     feed.lostAt = Date.now();
     notify("lost");
@@ -94,9 +106,9 @@ async function tick() {
   const since = now - refreshedAt;
   polling = true;
   try {
-    if (feed.link === "lost") await guarded(() => get("/healthz"));
+    if (feed.link === "lost") await guarded(() => get("/healthz").then(load.essentials)); // it may answer, but have no data
     else if (since > REFRESH_MS) await refresh();
-    else if ((feed.link !== "live" || isStale(now)) && now - (feed.polledAt ?? 0) > POLL_MS) {
+    else if ((feed.link !== "live" || feed.isFailing || isStale(now)) && now - (feed.polledAt ?? 0) > POLL_MS) {
       feed.polledAt = now;
       await guarded(() => Promise.all([load.essentials(), load.view(view)]));
     }
@@ -116,7 +128,7 @@ function connect() {
     failures = 0;
     receivedAt = Date.now();
     receive(JSON.parse(data));
-    answered();
+    heard();
   });
   mine.addEventListener("close", () => {
     if (mine === socket) reconnect();

@@ -10,15 +10,16 @@ const HUB_MS = 4_000;
 
 let hubTimer = null;
 
-/** Loads one part and notes an error response. Throws Unreachable. */
-async function part(name, read) {
+/** Loads one part and notes why it could not be loaded. Throws Unreachable. */
+export async function part(name, read) {
   try {
     await read();
     state.loaded.add(name);
     delete state.notes[name];
   } catch (error) {
-    if (error instanceof Unreachable) throw error;
     state.notes[name] = error.message;
+    changed();
+    if (error instanceof Unreachable) throw error;
   }
   changed();
 }
@@ -174,16 +175,10 @@ const pauses = () =>
   });
 
 /** Loads the flows that are shown, once their script is there. */
-const flows = () =>
-  part("flows", async () => {
-    await state.flows?.load();
-  });
+const flows = () => state.flows && part("flows", state.flows.load);
 
 /** Loads the gallery, once its script is there. */
-const gallery = () =>
-  part("gallery-view", async () => {
-    await state.gallery?.load();
-  });
+const gallery = () => state.gallery && part("gallery-view", state.gallery.load);
 
 const loras = () => part("loras", () => state.readLoras());
 

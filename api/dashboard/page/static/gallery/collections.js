@@ -110,7 +110,7 @@ async function rename(one) {
 
 async function erase(one, goTo) {
   const text = `Its ${plural(one.videos, "video")} ${one.videos === 1 ? "is" : "are"} not deleted, but the retention policy applies again.`;
-  if (!(await confirm({ title: "Delete this collection?", text, lines: [one.name], yes: "Delete" }))) return;
+  if (!(await confirm({ title: "Delete this collection?", text, lines: [one.name], yes: "Delete the collection" }))) return;
   await attempt(async () => {
     await remove(`/api/v1/collections/${one.id}`);
     revision += 1;

@@ -165,11 +165,11 @@ function differences() {
   if (!names.length) return h("p", { class: "muted" }, "All settings are equal.");
   return h(
     "div",
-    { class: "sideways", tabindex: "0", role: "region", "aria-label": "Differing settings" },
+    { class: "sideways", tabindex: "0", role: "region", "aria-labelledby": "h-differ" },
     h(
       "table",
       { class: "figures differences" },
-      h("caption", { class: "hidden" }, "Settings that differ"),
+      h("caption", { id: "h-differ" }, "Settings that differ"),
       h("thead", null, h("tr", null, h("td"), jobs.map((job, index) => h("th", { key: job.id, scope: "col" }, String(index + 1))))),
       h(
         "tbody",

@@ -1,24 +1,22 @@
 // The gallery: finished videos as a grid, with search, filters, favourites, and actions on those that are selected.
 // Loaded when the view is first opened. Everything that decides what is shown is in the address.
 
-import { base, call, get, newKey, post, remove } from "../base/api.js";
-import { addTo, collectionTools, loadCollections, takeOut } from "./collections.js";
-import { attempt, confirm, showMessage } from "../base/dialogs.js";
+import { get } from "../base/api.js";
+import { problem } from "../base/awaited.js";
+import { collectionTools, loadCollections } from "./collections.js";
+import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { folded } from "../base/folding.js";
 import { number, plural } from "../base/format.js";
 import { focusCell, grid } from "./grid.js";
-import { button, note, select } from "../base/parts.js";
-import { selectionBar } from "../base/selection_bar.js";
-import { changed, mergeJobs, state } from "../base/state.js";
+import { button, loading, select } from "../base/parts.js";
+import { selection } from "./selection.js";
+import { changed, state } from "../base/state.js";
 
 export const PAGE = 60;
 const NAMES = ["q", "model_id", "size", "lora", "collection", "from", "to", "favourite"];
 const TYPED_MS = 300;
 const MOST_SELECTED = 1000;
-const MOST_ARCHIVED = 200;
-const MOST_AGAIN = 100; // each is a request
-const SHOWN = 10; // lines of a confirmation
 
 export const own = {
   query: null, // what the address says, by NAMES
@@ -31,10 +29,10 @@ export const own = {
   version: 0, // rises when the address was changed by something else than the fields, which are then made anew
 };
 
-let loading = 0; // number of the latest request for a first page
+let asked = 0; // number of the latest request for a first page
 let ours = null; // the address that the fields have made last
 
-state.gallery = { load: refresh, neighbours, marks, focus };
+state.gallery = { load: refresh, neighbours, video, focus };
 
 /** Shows what the address says. */
 export async function open(params) {
@@ -71,22 +69,25 @@ function midnight(day, later) {
   return day && !Number.isNaN(moment.valueOf()) ? moment.toISOString() : "";
 }
 
-async function loadFirst() {
-  loading += 1;
-  const mine = loading;
+/** Loads the first page. Resolves to the error, if it could not. */
+export async function loadFirst() {
+  asked += 1;
+  const mine = asked;
   try {
     const found = await get("/api/v1/gallery", { ...filters(), limit: PAGE });
-    if (mine !== loading) return;
+    if (mine !== asked) return null;
     Object.assign(own, { total: found.total, more: found.is_more, looked: found.looked_through, as_of: found.as_of });
     own.pages = new Map([[0, found.data]]);
     own.newer = false;
     own.every = found.is_more && !isFiltered() ? await countAll() : null;
     delete state.notes.gallery;
+    return null;
   } catch (error) {
-    if (mine !== loading) return;
-    state.notes.gallery = error.errors?.map((one) => `${one.field}: ${one.message}`).join(" ") || error.message;
+    if (mine === asked) state.notes.gallery = error.errors?.map((one) => `${one.field}: ${one.message}`).join(" ") || error.message;
+    return error;
+  } finally {
+    changed();
   }
-  changed();
 }
 
 /** Returns how many videos there are, which the server knows exactly of all jobs; null: it does not. */
@@ -96,8 +97,14 @@ async function countAll() {
 }
 
 async function loadChoices() {
-  const [choices] = await Promise.all([get("/api/v1/gallery/choices").catch(() => null), loadCollections()]);
-  if (choices) own.choices = choices;
+  const choices = get("/api/v1/gallery/choices").then((found) => {
+    own.choices = found;
+    delete state.notes.choices;
+  });
+  const why = (error) => {
+    state.notes.choices = error.message;
+  };
+  await Promise.all([choices.catch(why), loadCollections()]);
   changed();
 }
 
@@ -105,7 +112,8 @@ async function loadChoices() {
 async function refresh() {
   if (!own.query) return;
   if (own.total === null || (scrollY < 100 && !own.selected.size && !document.activeElement?.closest(".cell"))) {
-    await Promise.all([loadFirst(), loadChoices()]);
+    const [error] = await Promise.all([loadFirst(), loadChoices()]);
+    if (error) throw error;
     return;
   }
   const { as_of } = await get("/api/v1/gallery", { ...filters(), limit: 1 });
@@ -154,17 +162,14 @@ function neighbours(id) {
 }
 
 export function gallery() {
-  if (!own.query) return h("p", { class: "muted", key: "loading" }, "Loading…");
-  const wrong = state.notes.gallery;
+  if (!own.query) return loading();
   return [
     filterForm(),
     h("p", { class: "small muted", key: "kept" }, "Favourites and videos in collections are kept until you delete them."),
-    wrong
-      ? h("div", { key: "wrong", class: "row wrap" }, note(`The videos could not be loaded: ${wrong}`, "bad"), button("Try again", reload))
-      : null,
+    problem("gallery", "videos", false, reload),
     own.newer ? h("p", { key: "newer" }, button("Show new videos", reload)) : null,
     own.total === 0 ? null : h("p", { key: "count", role: "status", class: "muted" }, summary()),
-    own.total === 0 && !wrong ? nothing() : null,
+    own.total === 0 && !state.notes.gallery ? nothing() : null,
     own.total ? grid() : null,
     own.more ? h("p", { key: "full", class: "note" }, `These are the newest ${number(own.total)}. Choose an end date to see older ones.`) : null,
     own.selected.size ? selection() : null,
@@ -184,7 +189,7 @@ function nothing() {
     : h("p", { key: "none", class: "empty" }, "No videos yet. ", h("a", { href: "#new" }, "Create a video"));
 }
 
-function reload() {
+export function reload() {
   own.query && reset();
   scrollTo({ top: 0 });
   changed();
@@ -210,18 +215,24 @@ function filterForm() {
       choice("LoRA", "lora", known(own.choices?.loras ?? [], query.lora)),
       day("From", "from"),
       day("To", "to"),
+      problem("choices", "sizes and LoRAs", false, loadChoices),
+      problem("collections", "collections", false, loadCollections),
       h(
-        "button",
-        {
-          key: "favourites",
-          type: "button",
-          class: "button star-filter",
-          "aria-pressed": String(query.favourite === "true"),
-          on: { click: () => goTo({ favourite: query.favourite === "true" ? "" : "true" }) },
-        },
-        "★ Favourites",
+        "div",
+        { class: "row wrap kept", key: "kept" },
+        h(
+          "button",
+          {
+            key: "favourites",
+            type: "button",
+            class: "button star-filter",
+            "aria-pressed": String(query.favourite === "true"),
+            on: { click: () => goTo({ favourite: query.favourite === "true" ? "" : "true" }) },
+          },
+          "★ Favourites",
+        ),
+        collectionTools(query.collection, own.version, goTo),
       ),
-      collectionTools(query.collection, own.version, goTo),
     ]),
     isFiltered() ? h("a", { key: "clear", class: "button quiet", href: "#gallery" }, "Clear") : null,
   );
@@ -264,16 +275,12 @@ function goTo(change, instead = false) {
   else location.hash = address;
 }
 
-// --- favourites and selection
-
-export function toggleFavourite(video) {
-  return attempt(async () => {
-    const marked = !video.favourite;
-    await call(marked ? "PUT" : "DELETE", `/api/v1/jobs/${video.id}/favourite`);
-    video.favourite = marked;
-    changed();
-  });
+/** Returns a video by its id; undefined: it is not loaded. */
+function video(id) {
+  return [...own.pages.values()].flatMap((videos) => videos ?? []).find((one) => one.id === id);
 }
+
+// --- selection
 
 /** Selects the video, or not any more; with `range`, all from the one that was selected before. */
 export async function toggle(index, range) {
@@ -302,111 +309,4 @@ export function clearSelection() {
   own.selected.clear();
   own.anchor = null;
   changed();
-}
-
-/** The bar of the selection. Its actions use what is selected at the click, which may not have been drawn yet. */
-function selection() {
-  const now = () => [...own.selected.keys()];
-  const ids = now();
-  const isFew = ids.length <= MOST_ARCHIVED;
-  return selectionBar({
-    label: "Selected videos",
-    count: number(ids.length),
-    clear: clearSelection,
-    first: button("Compare", () => compare(now()), { key: "compare", disabled: (ids.length < 2 || ids.length > 4) && "Select two to four videos to compare them" }),
-    more: [
-      isFew
-        ? h("a", { key: "zip", class: "button", href: `${base}/api/v1/gallery/archive.zip?jobs=${ids.join(",")}`, download: "videos.zip" }, "Download")
-        : h("span", { key: "many", class: "small muted" }, `Download takes at most ${MOST_ARCHIVED}`),
-      ids.length <= MOST_AGAIN
-        ? button("Make again", () => makeAgain(now()), { key: "again", kind: "steer" })
-        : h("span", { key: "too-many", class: "small muted steer" }, `Make again takes at most ${MOST_AGAIN}`),
-      addTo((id) => change(() => addMany(id, now()), "Added to the collection")),
-      own.query.collection
-        ? button("Take out", () => change(() => takeOut(own.query.collection, now()), "Taken out of the collection").then(reload), { key: "out", kind: "steer" })
-        : null,
-    ],
-    remove: button("Delete", () => erase(now()), { key: "delete", kind: "danger steer" }),
-  });
-}
-
-/** Returns what marks one video, for its dialog: the favourite, and the collections. Null: the gallery does not show it. */
-function marks(id) {
-  const video = [...own.pages.values()].flatMap((videos) => videos ?? []).find((one) => one.id === id);
-  if (!video) return null;
-  return [
-    h(
-      "button",
-      { key: "star", type: "button", class: "button steer star-filter", "aria-pressed": String(video.favourite), on: { click: () => toggleFavourite(video) } },
-      `${video.favourite ? "★" : "☆"} Favourite`,
-    ),
-    addTo((collection) =>
-      attempt(async () => {
-        await call("PATCH", `/api/v1/collections/${collection}`, { body: { add: [id] } });
-        video.collections = [...new Set([...video.collections, collection])];
-        await loadCollections();
-      }, "Added to the collection"),
-    ),
-  ];
-}
-
-async function addMany(id, ids) {
-  await call("PATCH", `/api/v1/collections/${id}`, { body: { add: ids } });
-  for (const video of own.selected.values()) video.collections = [...new Set([...video.collections, id])];
-}
-
-function change(act, done) {
-  return attempt(async () => {
-    await act();
-    await loadCollections();
-    clearSelection();
-  }, done);
-}
-
-async function compare(ids) {
-  await attempt(async () => {
-    const { openCompare } = await import("./compare.js");
-    await openCompare(ids);
-  });
-}
-
-/** Makes each video once more, with the same settings and another seed: the same seed would make the same video. */
-async function makeAgain(ids) {
-  const text = "Each is queued once more, with the same settings and a new seed.";
-  if (ids.length > 1 && !(await confirm({ title: `Make ${plural(ids.length, "video")} again?`, text, lines: titles(), yes: "Make again", kind: "primary" }))) return;
-  await attempt(async () => {
-    let made = 0;
-    try {
-      for (const id of ids) {
-        mergeJobs([await post(`/api/v1/jobs/${id}/retry?new_seed=true`, undefined, { key: newKey() })]);
-        own.selected.delete(id);
-        made += 1;
-      }
-    } catch (error) {
-      throw new Error(made ? `${plural(made, "video")} queued, ${number(ids.length - made)} not: ${error.message}` : error.message, { cause: error });
-    } finally {
-      changed();
-    }
-    clearSelection();
-    return `${plural(made, "new video")} with ${made === 1 ? "another seed is" : "other seeds are"} queued.`;
-  });
-}
-
-/** The prompts of the selected videos, as a confirmation lists them. */
-function titles() {
-  const lines = [...own.selected.values()].slice(0, SHOWN).map((video) => video.prompt);
-  return own.selected.size > lines.length ? [...lines, `and ${number(own.selected.size - lines.length)} more`] : lines;
-}
-
-async function erase(ids) {
-  const isOne = ids.length === 1;
-  const text = `${isOne ? "Its job and files are" : "Their jobs and files are"} deleted, also from favourites and collections of others.`;
-  if (!(await confirm({ title: `Delete ${plural(ids.length, "video")}?`, text, lines: titles(), yes: "Delete", no: isOne ? "Keep it" : "Keep them" }))) return;
-  await attempt(async () => {
-    if (isOne) await remove(`/api/v1/jobs/${ids[0]}`);
-    else await post("/api/v1/jobs/bulk", { action: "delete", filter: { ids } }, { key: newKey(), timeout: 60_000 });
-    clearSelection();
-    await loadFirst();
-    focusCell(0);
-  }, "Deleted");
 }

@@ -3,7 +3,8 @@
 
 import { h, icon, render } from "../base/dom.js";
 import { ago, moment } from "../base/format.js";
-import { PAGE, clearSelection, loadPage, own, toggle, toggleFavourite, videoAt } from "./gallery.js";
+import { PAGE, clearSelection, loadPage, own, toggle, videoAt } from "./gallery.js";
+import { toggleFavourite } from "./marks.js";
 import { afterDrawing, changed } from "../base/state.js";
 
 const MOST_CELLS = 240;

@@ -4,6 +4,7 @@ import { base, newKey, post, remove } from "../base/api.js";
 import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { button, titleOf } from "../base/parts.js";
+import { plural } from "../base/format.js";
 import { changed, enterList, hasEnded, mergeJobs, removeJob } from "../base/state.js";
 
 const UNDO_MS = 5_000;
@@ -46,7 +47,7 @@ addEventListener("pagehide", () => {
   waiting.clear();
 });
 
-export function retry(job) {
+function retry(job) {
   return attempt(async () => {
     const made = await post(`/api/v1/jobs/${job.id}/retry`, undefined, { key: newKey() });
     mergeJobs([made]);
@@ -55,14 +56,39 @@ export function retry(job) {
   }, "A new job with the same settings is queued.");
 }
 
+/** Returns what a confirmation of deleting says: how much is lost for good. */
+export function deletion(count, noun = "job") {
+  const isOne = count === 1;
+  const what = plural(count, noun);
+  const lost = noun === "video" ? (isOne ? "its job" : "their jobs") : isOne ? "its video" : "their videos";
+  return {
+    title: `Delete ${what}?`,
+    text: `Deletes ${what} and ${lost} for good, also from favourites and collections, of others too. ${isOne ? "A job that runs is" : "Jobs that run are"} cancelled first. This cannot be undone.`,
+    yes: `Delete ${what}`,
+    no: isOne ? "Keep it" : "Keep them",
+  };
+}
+
 export async function erase(job, gone) {
-  const text = hasEnded(job) ? "Its files are deleted too." : "It is cancelled first. Its files are deleted too.";
-  if (!(await confirm({ title: "Delete this job?", text, lines: [titleOf(job)], yes: "Delete" }))) return;
+  if (!(await confirm({ ...deletion(1), lines: [titleOf(job)] }))) return;
   await attempt(async () => {
     await remove(`/api/v1/jobs/${job.id}`);
     gone?.();
     removeJob(job.id);
   }, "Deleted");
+}
+
+/**
+ * Returns what makes the job again, first what is likelier to succeed: the same settings, or others where the same would
+ * fail again. `strong` and `weak`: the kinds of the first and of the other.
+ */
+export function again(job, strong, weak) {
+  const reusing = (kind) => (job.type === "generation" ? reuse(job, kind) : null);
+  if (job.status !== "failed" && job.status !== "cancelled") return reusing(weak);
+  const retrying = (kind) =>
+    button("Retry", () => retry(job), { key: "retry", kind: `${kind} steer`, label: `Retry: ${titleOf(job).slice(0, 60)}` });
+  const isHopeless = job.type === "generation" && job.status === "failed" && job.error?.retryable === false;
+  return isHopeless ? [reusing(strong), retrying(weak)] : [retrying(strong), reusing(weak)];
 }
 
 /** A link to the form with the settings of this job. */

@@ -2,7 +2,7 @@
 
 import { base } from "../base/api.js";
 import { h } from "../base/dom.js";
-import { bytes, megabytes, moment, momentAfter, NONE, number, seconds, sentence, words } from "../base/format.js";
+import { bytes, fraction, megabytes, moment, momentAfter, NONE, number, seconds, sentence, words } from "../base/format.js";
 import { durationOf, fact, facts, score } from "../base/parts.js";
 import { deviceNamed } from "../base/state.js";
 import { copyButton } from "./copies.js";
@@ -62,6 +62,20 @@ export function timings(job) {
   );
 }
 
+/** How each measure is shown: its name, its scale, and what it is. */
+const MEASURES = {
+  luma: ["Brightness", (value) => `${number(value)} of 255`, "Average luma of the frames"],
+  contrast: ["Contrast", (value) => `${number(value, 1)} of 255`, "Standard deviation of luma within a frame"],
+  sharpness: ["Sharpness", (value) => number(value, 2), "Variance of the Laplacian over that of luma: more is sharper, there is no highest value"],
+  frozen_share: ["Frozen frames", fraction, "Share of frames that hardly differ from the one before"],
+  flicker: ["Flicker", (value) => `${number(value, 3)} of 1`, "How much the brightness of frames differs from that of their neighbours"],
+};
+
+function measure([name, value]) {
+  const [label, shown, what] = MEASURES[name] ?? [sentence(name), (one) => number(one, 3), ""];
+  return fact(label, value === null ? NONE : shown(value), what);
+}
+
 export function quality(job) {
   const found = job.result?.quality;
   if (!found) return null;
@@ -72,14 +86,15 @@ export function quality(job) {
     { class: "part" },
     h("h3", null, "Technical quality"),
     facts(
-      fact("Score", score(found.score), "Measured on the frames; does not judge the content"),
+      fact("Score", `${score(found.score)} of 1`),
       fact(
         "Checks",
         failed.length ? `failed: ${failed.join(", ")}` : `all ${checks.length} passed`,
         checks.map(([name]) => words(name)).join(", "),
       ),
-      Object.entries(found.measures).map(([name, value]) => fact(sentence(name), number(value, 3))),
+      Object.entries(found.measures).map(measure),
     ),
+    h("p", { class: "small muted" }, "Measured on the frames; none of it judges what they show."),
   );
 }
 

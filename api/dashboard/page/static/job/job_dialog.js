@@ -1,12 +1,13 @@
 // The dialog with one job: its video, what can be done with it, and everything that is known about it. It is opened from
 // a list, and goes to the job before and after in that list.
 
+import { later, wrong } from "../base/awaited.js";
 import { openModal } from "../base/dialogs.js";
 import { h, icon, render } from "../base/dom.js";
 import * as load from "../base/load.js";
-import { artifactOf, badge, button, note, progressOf, titleOf } from "../base/parts.js";
+import { artifactOf, badge, button, loading, note, progressOf, titleOf } from "../base/parts.js";
 import { hasEnded, mergeJobs, state } from "../base/state.js";
-import { cancelButton, erase, retry, reuse } from "./actions.js";
+import { again, cancelButton, erase } from "./actions.js";
 import { attempts } from "./attempts.js";
 import { asCurl, asPython, copy } from "./copies.js";
 import { files, manifest, quality, result, settings, times, timings } from "./details.js";
@@ -21,6 +22,7 @@ let missing = false;
 let failed = null; // why the job could not be loaded
 let neighbours = []; // ids of the list from which it was opened
 let leave = () => {};
+const marks = later(() => import("../gallery/marks.js")); // the favourite and the collections
 
 /**
  * Opens the job's dialog; when it is closed, `left` is called with the id that it showed last. `among`: ids of the list
@@ -32,6 +34,7 @@ export async function openJob(id, left, among = []) {
   shown = id;
   missing = false;
   failed = null;
+  marks()?.forget(id);
   if (!dialog) {
     dialog = document.createElement("dialog");
     dialog.className = "dialog job-dialog";
@@ -46,6 +49,12 @@ export async function openJob(id, left, among = []) {
   drawJob();
   if (!dialog.open) openModal(dialog);
   dialog.scrollTop = 0;
+  await read(id);
+}
+
+async function read(id) {
+  failed = null;
+  drawJob();
   try {
     const job = await load.one(id);
     mergeJobs([job]);
@@ -111,7 +120,7 @@ export function drawJob() {
       h("h2", { id: "job-title" }, title),
       h("div", { class: "row" }, step(-1, "back"), step(1, "forward"), close()),
     ),
-    job ? body(job) : h("div", { class: "dialog-body", key: "none" }, missing ? unknown() : note(failed, "bad")),
+    job ? body(job) : h("div", { class: "dialog-body", key: "none" }, missing ? unknown() : failed ? wrong(failed, () => read(shown)) : loading()),
   );
 }
 
@@ -162,12 +171,8 @@ function actions(job) {
   return [
     video ? h("a", { key: "download", class: "button primary", href: video.url, download: `${job.id}-${video.name}` }, icon("download"), "Download") : null,
     hasEnded(job) ? null : cancelButton(job),
-    generation && isHopeless(job) ? reuse(job, "primary") : null,
-    job.status === "failed" || job.status === "cancelled"
-      ? button("Retry", () => retry(job), { key: "retry", kind: isHopeless(job) ? "quiet steer" : "steer" })
-      : null,
-    generation && !isHopeless(job) ? reuse(job) : null,
-    ofGallery() ? state.gallery.marks(job.id) : null,
+    again(job, "primary", ""),
+    video ? marks()?.marks(job) : null,
     shareButton(job),
     h(
       "details",
@@ -188,9 +193,6 @@ function actions(job) {
     button("Delete", () => erase(job, () => dialog.close()), { key: "delete", kind: "quiet danger steer" }),
   ];
 }
-
-/** Whether the same request would fail again: its settings have to be changed first. */
-const isHopeless = (job) => job.status === "failed" && job.error?.retryable === false;
 
 function copying(text, what, value) {
   const act = () => copy(typeof value === "function" ? value() : value, what);

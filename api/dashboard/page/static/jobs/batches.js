@@ -1,21 +1,22 @@
 // The batches on the list of jobs: the newest ones, or the one whose jobs are listed, with its archive.
 
 import { base, post } from "../base/api.js";
+import { problem } from "../base/awaited.js";
 import { attempt, confirm } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, number, plural } from "../base/format.js";
 import * as load from "../base/load.js";
-import { badge, bar, button, note } from "../base/parts.js";
+import { badge, bar, button } from "../base/parts.js";
 import { state } from "../base/state.js";
 
 /** Shows the batch whose jobs are listed, or else links to the newest batches. */
 export function batches() {
-  const problem = note(state.notes.batches && `The batches could not be loaded: ${state.notes.batches}`, "bad");
+  const why = problem("batches", "batches", state.batches);
   const { newest = [], shown = null } = state.batches ?? {};
-  if (state.list.filters.batch_id) return [problem, shown?.id === state.list.filters.batch_id ? one(shown) : null];
-  if (!newest.length) return problem;
+  if (state.list.filters.batch_id) return [why, shown?.id === state.list.filters.batch_id ? one(shown) : null];
+  if (!newest.length) return why;
   return [
-    problem,
+    why,
     h(
       "details",
       { class: "batches", key: "batches" },

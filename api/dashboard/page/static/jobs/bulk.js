@@ -7,14 +7,14 @@ import { number, plural, words } from "../base/format.js";
 import * as load from "../base/load.js";
 import { button, note, select } from "../base/parts.js";
 import { changed, state } from "../base/state.js";
+import { deletion } from "../job/actions.js";
 import { asked } from "../base/list_address.js";
 
-const FATE = "Jobs that run are cancelled first. Their files are deleted too, also from favourites and collections of others.";
 const ACTIONS = {
-  cancel: { button: "Cancel all", verb: "Cancel", yes: "Cancel the jobs", no: "Keep them", done: "cancelled" },
-  retry: { button: "Retry all", verb: "Retry", yes: "Retry", no: "Cancel", done: "retried", kind: "primary" },
-  delete: { button: "Delete all", verb: "Delete", yes: "Delete", no: "Keep them", done: "deleted", text: FATE },
-  set_priority: { verb: "Change the priority of", yes: "Change", no: "Cancel", done: "changed", kind: "primary" },
+  cancel: { button: "Cancel all", verb: "Cancel", no: "Keep them", done: "cancelled" },
+  retry: { button: "Retry all", verb: "Retry", no: "Cancel", done: "retried", kind: "primary" },
+  delete: { button: "Delete all", done: "deleted" },
+  set_priority: { verb: "Change the priority of", no: "Cancel", done: "changed", kind: "primary" },
 };
 // Why the other jobs that match are left out: of one job, of several.
 const REASONS = {
@@ -28,34 +28,25 @@ const PRIORITIES = ["critical", "high", "normal", "low"];
 const COUNT_AGAIN_MS = 5_000;
 
 // How many jobs each action would change, under which filters, and when that was asked.
-const own = { isOpen: false, of: null, fit: {}, problem: null, at: 0 };
+const own = { of: null, fit: {}, problem: null, at: 0 };
 
-/** Shows what can be done to every job that matches, on all pages of the list. */
-export function bulkActions() {
-  // The server acts on filters, not on words.
-  if (state.list.filters.search) return h("p", { class: "small muted bulk", key: "bulk" }, "Acting on all that match works with filters, not with a search.");
-  if (own.isOpen) countSoon();
-  return h(
-    "details",
-    { class: "menu bulk", key: "bulk", on: { toggle: turned } },
-    h("summary", { class: "button" }, "Act on all that match"),
-    h(
-      "div",
-      { class: "menu-body", role: "group", "aria-label": "All jobs that match" },
-      note(own.problem && `The jobs could not be counted: ${own.problem}`, "bad"),
-      ["cancel", "retry"].map(action),
-      select("Priority of all", "bulk-priority", [["", "–"], ...PRIORITIES], {
-        key: "priority",
-        disabled: own.fit.cancel === 0, // what can be moved in the queue could be cancelled too
-        change: (event) => {
-          const priority = event.target.value;
-          event.target.value = "";
-          if (priority) start("set_priority", priority);
-        },
-      }),
-      action("delete"),
-    ),
-  );
+/** Returns what can be done to every job that matches, with how many it would change, counted while the menu is open. */
+export function actions(isOpen) {
+  if (isOpen) countSoon();
+  return [
+    note(own.problem && `The jobs could not be counted: ${own.problem}`, "bad"),
+    ["cancel", "retry"].map(action),
+    select("Priority of all", "bulk-priority", [["", "–"], ...PRIORITIES], {
+      key: "priority",
+      disabled: own.fit.cancel === 0, // what can be moved in the queue could be cancelled too
+      change: (event) => {
+        const priority = event.target.value;
+        event.target.value = "";
+        if (priority) start("set_priority", priority);
+      },
+    }),
+    action("delete"),
+  ];
 }
 
 function action(name) {
@@ -75,10 +66,9 @@ function action(name) {
   );
 }
 
-function turned(event) {
-  own.isOpen = event.target.open;
+/** Counts when the menu is drawn next. */
+export function countAgain() {
   own.at = 0;
-  if (own.isOpen) countSoon();
 }
 
 const filterNow = () => {
@@ -107,7 +97,7 @@ async function countSoon() {
 async function start(name, priority) {
   const given = Object.entries(state.list.filters).filter(([, value]) => value);
   const body = { action: name, filter: filterNow(), ...(priority ? { priority } : {}) };
-  const { verb, done, text, yes, no, kind } = ACTIONS[name];
+  const { verb, done, no, kind } = ACTIONS[name];
   await attempt(async () => {
     const { matched, would_change: fit } = await post("/api/v1/jobs/bulk", { ...body, dry_run: true });
     if (!fit) {
@@ -117,8 +107,11 @@ async function start(name, priority) {
     const rest = matched - fit;
     const stay = rest ? `${number(rest)} ${rest === 1 ? REASONS[name][0] : REASONS[name][1]}.` : "";
     const lines = given.length ? given.map(([of, value]) => `${words(of)}: ${value}`) : ["Every job, without a filter"];
-    const title = `${verb} ${plural(fit, "job")}?`;
-    if (!(await confirm({ title, text: [stay, text].filter(Boolean).join(" "), lines, yes, no: fit === 1 ? no.replace("them", "it") : no, kind }))) return null;
+    const yes = `${verb} ${plural(fit, "job")}`;
+    const asked = name === "delete" ? deletion(fit) : { title: `${yes}?`, yes, no: fit === 1 ? no.replace("them", "it") : no, kind };
+    const text = [stay, asked.text].filter(Boolean).join(" ");
+    const typed = name === "delete" && !given.length ? "delete" : null;
+    if (!(await confirm({ ...asked, text, lines, typed }))) return null;
     const result = await post("/api/v1/jobs/bulk", body, { key: newKey(), timeout: 60_000 });
     own.at = 0;
     load.jobs().catch(() => {}); // the feed reports an unreachable server

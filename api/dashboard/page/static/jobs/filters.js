@@ -31,7 +31,7 @@ export function filters() {
           if (document.activeElement !== field && field.value !== chosen.search) field.value = chosen.search;
         },
         maxlength: 200,
-        placeholder: "words of the prompt, or an id",
+        placeholder: "Prompt or id",
         autocomplete: "off",
         on: { input: searchSoon },
       }),
@@ -46,10 +46,11 @@ export function filters() {
         "Order",
         "order",
         [
-          ["queue", "as served"],
+          // What has no place in the queue cannot be listed by it.
+          orderOf({ filters: chosen, order: "queue" }) === "queue" ? ["queue", "queue order"] : null,
           ["newest", "newest first"],
           ["oldest", "oldest first"],
-        ],
+        ].filter(Boolean),
         { key: `order:${orderOf({ filters: chosen, order })}`, value: orderOf({ filters: chosen, order }), change: (event) => show({ order: event.target.value }) },
       ),
     ]),

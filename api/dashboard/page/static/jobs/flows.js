@@ -1,10 +1,12 @@
 // The view of flows: the list, and one flow with its jobs as a tree. Loaded when the view is first opened.
 
 import { base, get, post } from "../base/api.js";
+import { awaited } from "../base/awaited.js";
 import { attempt, confirm } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, moment, percent, seconds } from "../base/format.js";
-import { badge, bar, button, empty, loading, note } from "../base/parts.js";
+import { badge, bar, button, empty } from "../base/parts.js";
+import { part } from "../base/load.js";
 import { changed, state } from "../base/state.js";
 
 const PAGE = 25;
@@ -17,7 +19,7 @@ state.flows = { load };
 // The feed has messages about jobs only.
 setInterval(() => {
   if (document.documentElement.dataset.view !== "flows" || document.hidden) return;
-  if (!own.id || (own.flow && !ENDS.has(own.flow.state))) load().catch(() => {}); // the feed reports a lost server
+  if (!own.id || (own.flow && !ENDS.has(own.flow.state))) loadSoon();
 }, POLL_MS);
 
 /** Shows one flow, or the list if `id` is null. */
@@ -25,8 +27,11 @@ export async function open(id) {
   if (own.id !== id) own.flow = null;
   own.id = id;
   changed();
-  await load();
+  await loadSoon();
 }
+
+/** Loads what is shown, and notes why it could not. The feed reports a lost server. */
+const loadSoon = () => part("flows", load).catch(() => {});
 
 /** Loads what is shown. */
 async function load() {
@@ -38,17 +43,15 @@ async function load() {
     const page = await get("/api/v1/flows", { limit: PAGE, after: after.at(-1) });
     if (own.after === after) Object.assign(own, { rows: page.data, next: page.next });
   }
-  delete state.notes.flows;
   changed();
 }
 
 export function flows() {
-  const wrong = note(state.notes.flows && `The flows could not be loaded: ${state.notes.flows}`, "bad");
-  return own.id ? [wrong, one()] : [wrong, list()];
+  return own.id ? [awaited("flows", "flow", own.flow !== null), one()] : [awaited("flows", "flows", own.rows !== null), list()];
 }
 
 function list() {
-  if (own.rows === null) return state.notes.flows ? null : loading();
+  if (own.rows === null) return null;
   if (!own.rows.length && !own.after.length)
     return empty(
       "No flows yet. Submit jobs that depend on one another with ",
@@ -74,7 +77,7 @@ function list() {
 
 function goTo(after) {
   own.after = after;
-  attempt(load);
+  loadSoon();
   document.getElementById("h-flows").focus({ preventScroll: true });
 }
 
@@ -97,7 +100,7 @@ const counted = (counts) =>
 
 function one() {
   const { flow } = own;
-  if (!flow) return state.notes.flows ? null : loading();
+  if (!flow) return null;
   return h(
     "section",
     { key: flow.id, class: "panel", "aria-labelledby": "h-flow" },

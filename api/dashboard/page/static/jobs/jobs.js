@@ -1,12 +1,12 @@
 // The list of jobs: what runs, then the queue in its order, then what has ended; with filters, search and pages.
 
+import { awaited, later } from "../base/awaited.js";
 import { button, loading, note, nothing, select } from "../base/parts.js";
 import { h } from "../base/dom.js";
 import { number, plural } from "../base/format.js";
-import { state } from "../base/state.js";
+import { changed, state } from "../base/state.js";
 import { isFiltered, orderOf, SIZES, write } from "../base/list_address.js";
 import { batches } from "./batches.js";
-import { bulkActions } from "./bulk.js";
 import { filters } from "./filters.js";
 import { goTo, show } from "./going.js";
 import { dropZones } from "./moving.js";
@@ -19,8 +19,7 @@ export function jobs() {
   return [
     filters(),
     batches(),
-    note(state.notes.jobs && `The jobs could not be loaded: ${state.notes.jobs}`, "bad"),
-    ids === null && !state.notes.jobs ? loading() : null,
+    awaited("jobs", "jobs", ids !== null),
     ids && !rows.length ? nobody(chosen) : null,
     rows.length ? summary(rows) : null,
     dropZones(),
@@ -54,6 +53,31 @@ function nobody(chosen) {
 /** What is listed, and what can be done to all that match. */
 function summary(rows) {
   return h("div", { class: "list-summary", key: "summary" }, h("p", { class: "muted", role: "status" }, countText(rows), further()), bulkActions());
+}
+
+const bulk = later(() => import("./bulk.js"));
+let isOpen = false; // whether the menu of what is done to all is
+
+/** What can be done to every job that matches, on all pages of the list. */
+function bulkActions() {
+  // The server acts on filters, not on words.
+  if (state.list.filters.search) return h("p", { class: "small muted bulk", key: "bulk" }, "Acting on all that match works with filters, not with a search.");
+  return h(
+    "details",
+    { class: "menu bulk", key: "bulk", on: { toggle: turned } },
+    h("summary", { class: "button" }, "Act on all that match"),
+    h(
+      "div",
+      { class: "menu-body", role: "group", "aria-label": "All jobs that match" },
+      bulk()?.actions(isOpen) ?? note(bulk.failed, "bad") ?? loading(),
+    ),
+  );
+}
+
+function turned(event) {
+  isOpen = event.target.open;
+  bulk()?.countAgain();
+  changed();
 }
 
 const HAVE_ENDED = ["succeeded", "failed", "cancelled"]; // they have no order in the queue

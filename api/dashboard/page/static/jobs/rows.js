@@ -2,9 +2,9 @@
 
 import { h, icon } from "../base/dom.js";
 import { ago, moment, number, seconds, words } from "../base/format.js";
-import { artifactOf, badge, button, durationOf, progressOf, titleOf } from "../base/parts.js";
+import { artifactOf, badge, durationOf, progressOf, titleOf } from "../base/parts.js";
 import { hasEnded } from "../base/state.js";
-import { cancelButton, reuse, retry } from "../job/actions.js";
+import { again, cancelButton } from "../job/actions.js";
 import { dragging, isMovable, moveByKey } from "./moving.js";
 import { isSelected, selectAll, toggle } from "./selection.js";
 
@@ -96,7 +96,7 @@ function row(job) {
     ),
     h("td", { role: "cell", class: "when", title: moment(job.created_at) }, ago(job.created_at)),
     h("td", { role: "cell", class: "took", title: "From the first start to the end" }, seconds(durationOf(job))),
-    h("td", { role: "cell", class: "actions" }, actions(job, title.slice(0, 60))),
+    h("td", { role: "cell", class: "actions" }, actions(job)),
   );
 }
 
@@ -110,13 +110,10 @@ function thumbnail(job) {
 }
 
 /** What is done to one job most often; the rest is in its dialog, or on all selected ones. */
-function actions(job, title) {
+function actions(job) {
   return [
     hasEnded(job) ? null : cancelButton(job, "quiet"),
-    job.status === "failed" || job.status === "cancelled"
-      ? button("Retry", () => retry(job), { key: "retry", kind: "quiet outlined steer", label: `Retry: ${title}` })
-      : null,
-    job.type === "generation" ? reuse(job, "quiet") : null,
+    again(job, "quiet outlined", "quiet"),
   ];
 }
 

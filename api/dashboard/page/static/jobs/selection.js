@@ -7,6 +7,7 @@ import * as load from "../base/load.js";
 import { button, select, titleOf } from "../base/parts.js";
 import { selectionBar } from "../base/selection_bar.js";
 import { changed, hasEnded, mergeJobs, removeJob, state } from "../base/state.js";
+import { deletion } from "../job/actions.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const SHOWN = 10;
@@ -95,12 +96,11 @@ async function start(name, jobs, value) {
   const { send, done } = CHANGES[name];
   if (!jobs.length) return showMessage(`None of the selected jobs can be ${done}.`); // they have changed meanwhile
   if (name === "delete" || (name === "cancel" && jobs.length > 1)) {
-    const verb = name === "delete" ? "Delete" : "Cancel";
     const lines = jobs.slice(0, SHOWN).map(titleOf);
     if (jobs.length > SHOWN) lines.push(`and ${jobs.length - SHOWN} more`);
-    const text = name === "delete" ? "Jobs that run are cancelled first. Their files are deleted too, also from favourites and collections of others." : undefined;
-    const title = `${verb} ${plural(jobs.length, "job")}?`;
-    if (!(await confirm({ title, text, lines, yes: name === "delete" ? verb : "Cancel the jobs", no: jobs.length === 1 ? "Keep it" : "Keep them" }))) return null;
+    const what = plural(jobs.length, "job");
+    const asked = name === "delete" ? deletion(jobs.length) : { title: `Cancel ${what}?`, yes: `Cancel ${what}`, no: "Keep them" };
+    if (!(await confirm({ ...asked, lines }))) return null;
   }
   return attempt(async () => {
     const failed = [];

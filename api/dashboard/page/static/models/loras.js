@@ -1,10 +1,11 @@
 // The library of LoRAs on the view of models: what there is, uploads, fetches, sharing and removing.
 
 import { base, get, newKey, patch, post, Problem, remove } from "../base/api.js";
+import { awaited } from "../base/awaited.js";
 import { attempt, confirm } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, bytes } from "../base/format.js";
-import { button, empty, loading, note, select } from "../base/parts.js";
+import { button, empty, select } from "../base/parts.js";
 import { changed, mergeJobs, state } from "../base/state.js";
 
 const own = { rows: null, sending: null, problem: null };
@@ -22,8 +23,8 @@ export function loras() {
     "section",
     { class: "panel loras-panel", "aria-labelledby": "h-loras", key: "loras" },
     h("h2", { id: "h-loras" }, "LoRAs"),
-    note(state.notes.loras && `The LoRAs could not be loaded: ${state.notes.loras}`, "bad"),
-    own.rows === null ? (state.notes.loras ? null : loading()) : own.rows.length ? table(own.rows) : empty("No LoRAs yet. One that you add is yours alone until you share it."),
+    awaited("loras", "LoRAs", own.rows),
+    !own.rows ? null : own.rows.length ? table(own.rows) : empty("No LoRAs yet. One that you add is yours alone until you share it."),
     maySubmit ? adding() : null,
   );
 }

@@ -1,6 +1,7 @@
 // The model library: the files of each model on each node, downloads and their controls, and health.
 
 import { newKey, post, remove } from "../base/api.js";
+import { awaited } from "../base/awaited.js";
 import { cleanup } from "./cleanup.js";
 import { firstUse } from "./first_use.js";
 import { loras } from "./loras.js";
@@ -9,7 +10,7 @@ import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, fraction, gigabytes, megabytes, NONE, number, percent, plural, seconds, words } from "../base/format.js";
 import * as load from "../base/load.js";
-import { badge, bar, button, fact, facts, loading, note, progressText } from "../base/parts.js";
+import { badge, bar, button, fact, facts, note, progressText } from "../base/parts.js";
 import { changed, deviceNamed, isDrained, mergeJobs, state } from "../base/state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
@@ -17,10 +18,10 @@ const RATED = new Set(["degraded", "critical"]); // states shown beside the avai
 const READY = new Set(["available", "updating"]);
 
 export function models() {
-  if (!state.models)
-    return state.notes.models ? note(`The models could not be loaded: ${state.notes.models}`, "bad") : loading();
+  const wanting = awaited("models", "models", state.models);
+  if (!state.models) return wanting;
   return [
-    note(state.notes.models && `The models could not be loaded: ${state.notes.models}`, "bad"),
+    wanting,
     document.querySelector(".demo")
       ? h(
           "p",

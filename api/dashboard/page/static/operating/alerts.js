@@ -1,10 +1,11 @@
 // The view of open alerts, who acknowledged them, and resolved ones.
 
 import { post } from "../base/api.js";
+import { awaited } from "../base/awaited.js";
 import { attempt } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, moment } from "../base/format.js";
-import { badge, empty, loading, note } from "../base/parts.js";
+import { badge, empty } from "../base/parts.js";
 import { changed, mergeAlert, state } from "../base/state.js";
 
 const NAME = "wanworks.name";
@@ -19,31 +20,23 @@ export function alerts() {
       (a.timestamp < b.timestamp ? 1 : -1),
   );
   return [
-    note(state.notes.alerts && `The alerts could not be loaded: ${state.notes.alerts}`, "bad"),
     h(
       "section",
       { "aria-labelledby": "h-open" },
       h("h2", { id: "h-open" }, "Open"),
-      open.length
-        ? h("ul", { class: "alerts" }, open.map(openAlert))
-        : state.notes.alerts
-          ? null
-          : state.loaded.has("alerts")
-            ? empty("No open alerts.")
-            : loading(),
+      awaited("alerts", "alerts"),
+      open.length ? h("ul", { class: "alerts" }, open.map(openAlert)) : state.loaded.has("alerts") ? empty("No open alerts.") : null,
     ),
     h(
       "section",
       { "aria-labelledby": "h-history" },
       h("h2", { id: "h-history" }, "History"),
-      note(state.notes.resolved && `The history could not be loaded: ${state.notes.resolved}`, "bad"),
+      awaited("resolved", "history"),
       state.resolved?.length
         ? h("ul", { class: "alerts past" }, state.resolved.slice(0, HISTORY).map(pastAlert))
         : state.resolved
           ? empty("No resolved alerts yet.")
-          : state.notes.resolved
-            ? null
-            : loading(),
+          : null,
     ),
   ];
 }

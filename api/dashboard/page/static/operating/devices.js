@@ -1,9 +1,10 @@
 // A card for each device: its current job, loaded models and latest measurements. Then the nodes.
 
+import { awaited } from "../base/awaited.js";
 import { h } from "../base/dom.js";
 import { ago, at, lasting, megabytes, number, NONE, percent, plural, words } from "../base/format.js";
 import { lastLines } from "../base/log.js";
-import { badge, bar, empty, fact, facts, loading, note, progressOf, titleOf } from "../base/parts.js";
+import { badge, bar, empty, fact, facts, note, progressOf, titleOf } from "../base/parts.js";
 import { deviceName, state } from "../base/state.js";
 import { isQueuePaused } from "../overview/pauses.js";
 import { isAdmin } from "../overview/usage.js";
@@ -11,10 +12,10 @@ import { deviceActions, nodeActions } from "./steering.js";
 
 export function devices() {
   const { workers } = state;
-  if (!workers)
-    return state.notes.workers ? note(`The devices could not be loaded: ${state.notes.workers}`, "bad") : loading();
+  const wanting = awaited("workers", "devices", workers);
+  if (!workers) return wanting;
   return [
-    note(state.notes.workers && `The devices could not be loaded: ${state.notes.workers}`, "bad"),
+    wanting,
     workers.devices.length
       ? h("ul", { class: "cards" }, workers.devices.map(card))
       : empty("No device has registered yet. A GPU worker registers when it starts."),

@@ -1,12 +1,13 @@
 // The overview: overall health, key figures, current jobs, newest videos and charts.
 
 import { base } from "../base/api.js";
+import { awaited, problem } from "../base/awaited.js";
 import { chart } from "../base/chart.js";
 import { h } from "../base/dom.js";
 import { ago, fraction, gigabytes, moment, NONE, number, percent, plural, seconds, words } from "../base/format.js";
 import { feed, isStale } from "../base/feed.js";
 import * as load from "../base/load.js";
-import { badge, empty, loading, note, progressOf, titleOf } from "../base/parts.js";
+import { badge, empty, progressOf, titleOf } from "../base/parts.js";
 import { firstRun, obstacle } from "./first_run.js";
 import { pauseInForce, pauses } from "./pauses.js";
 import { activeCount, activeJobs, changed, state } from "../base/state.js";
@@ -32,7 +33,7 @@ export function overview() {
       "section",
       { class: "charts", "aria-labelledby": "h-charts" },
       h("div", { class: "row between" }, h("h2", { id: "h-charts" }, "Over time"), spans()),
-      note(state.notes.history && `The history could not be loaded: ${state.notes.history}`, "bad"),
+      problem("history", "history", state.history.rows),
       h("div", { class: "chart-grid" }, charts()),
     ),
     usage(),
@@ -90,7 +91,8 @@ function overallHealth() {
 
 function tiles() {
   const figures = state.metrics ?? {};
-  const of = (text) => (state.metrics ? text : "loading");
+  const pending = (part) => (state.notes[part] ? "could not be loaded" : "loading");
+  const of = (text) => (state.metrics ? text : pending("metrics"));
   const devices = state.workers?.devices ?? [];
   const live = devices.filter((device) => device.state !== "offline");
   const queued = state.counts?.queued;
@@ -99,7 +101,7 @@ function tiles() {
     tile(
       "Running",
       number(state.counts?.running),
-      state.workers ? `on ${plural(live.length, "device")}` : "loading",
+      state.workers ? `on ${plural(live.length, "device")}` : pending("workers"),
       "#jobs?status=running",
     ),
     tile(
@@ -124,7 +126,7 @@ function tiles() {
     tile(
       "Models",
       state.models ? `${modelCounts().ready} ready` : NONE,
-      state.models ? modelCounts().others : "loading",
+      state.models ? modelCounts().others : pending("models"),
       "#models",
     ),
     tile(
@@ -193,11 +195,7 @@ function now() {
               ),
             ),
         )
-      : state.notes.active
-        ? note("The jobs could not be loaded.", "bad")
-        : state.loaded.has("active")
-          ? empty("No active jobs. ", h("a", { href: "#new" }, "Create a video"))
-          : loading(),
+      : (awaited("active", "jobs") ?? empty("No active jobs. ", h("a", { href: "#new" }, "Create a video"))),
     activeCount() > SHOWN ? h("p", { class: "small muted" }, `and ${number(activeCount() - Math.min(SHOWN, jobs.length))} more`) : null,
   );
 }
@@ -235,11 +233,7 @@ function newest() {
             ),
           ),
         )
-      : state.notes.latest
-        ? note("The videos could not be loaded.", "bad")
-        : state.loaded.has("latest")
-          ? empty("No videos yet.")
-          : loading(),
+      : (awaited("latest", "videos") ?? empty("No videos yet.")),
   );
 }
 

@@ -1,11 +1,12 @@
 // What is paused, on the overview: administrators pause and resume the queue here.
 
 import { post } from "../base/api.js";
+import { awaited } from "../base/awaited.js";
 import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, at } from "../base/format.js";
 import * as load from "../base/load.js";
-import { badge, button, loading, note } from "../base/parts.js";
+import { badge, button } from "../base/parts.js";
 import { changed, deviceNamed, state } from "../base/state.js";
 import { isAdmin } from "./usage.js";
 
@@ -48,8 +49,8 @@ export function pauses() {
       ),
       isAdmin() && state.pauses && !isQueuePaused() ? button("Pause the queue", pauseQueue, { key: "pause" }) : null,
     ),
-    note(state.notes.pauses && `The pauses could not be loaded: ${state.notes.pauses}`, "bad"),
-    rows.length ? h("ul", { class: "pauses" }, rows.map(line)) : state.pauses || state.notes.pauses ? null : loading(),
+    awaited("pauses", "pauses", state.pauses),
+    rows.length ? h("ul", { class: "pauses" }, rows.map(line)) : null,
   );
 }
 

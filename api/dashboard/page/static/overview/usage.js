@@ -1,9 +1,9 @@
 // The device time of keys in this month, for administrators.
 
 import { base } from "../base/api.js";
+import { awaited } from "../base/awaited.js";
 import { h } from "../base/dom.js";
 import { number, seconds } from "../base/format.js";
-import { loading, note } from "../base/parts.js";
 import { state } from "../base/state.js";
 
 export const isAdmin = () => document.body.dataset.scopes.includes("admin");
@@ -16,8 +16,7 @@ export function usage() {
     "section",
     { class: "panel", "aria-labelledby": "h-usage" },
     h("h2", { id: "h-usage" }, "Device time this month"),
-    note(state.notes.usage && `The usage could not be loaded: ${state.notes.usage}`, "bad"),
-    !found && !state.notes.usage ? loading() : null,
+    awaited("usage", "usage", found),
     found && !found.data.length ? h("p", null, "No generation has ended this month.") : null,
     found?.data.length ? table(found.data) : null,
     h("p", null, h("a", { href: `${base}/api/v1/usage?format=csv` }, "Download by day as CSV")),

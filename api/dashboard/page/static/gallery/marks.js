@@ -1,0 +1,57 @@
+// What marks a video: the favourite, and the collections. The dialog of a job loads it with the first video that it shows.
+
+import { call, get } from "../base/api.js";
+import { attempt, showMessage } from "../base/dialogs.js";
+import { h } from "../base/dom.js";
+import { changed, state } from "../base/state.js";
+import { addTo, loadCollections } from "./collections.js";
+
+const known = new Map(); // videos by id, as the gallery lists them; null while one is asked for
+
+/** Returns the favourite and the collections of the job's video; null until its marks are known. */
+export function marks(job) {
+  const video = state.gallery?.video(job.id) ?? known.get(job.id);
+  if (video === undefined) look(job);
+  if (!video) return null;
+  return [
+    h(
+      "button",
+      { key: "star", type: "button", class: "button steer star-filter", "aria-pressed": String(video.favourite), on: { click: () => toggleFavourite(video) } },
+      `${video.favourite ? "★" : "☆"} Favourite`,
+    ),
+    addTo((collection) =>
+      attempt(async () => {
+        await call("PATCH", `/api/v1/collections/${collection}`, { body: { add: [job.id] } });
+        video.collections = [...new Set([...video.collections, collection])];
+        await loadCollections();
+      }, "Added to the collection"),
+    ),
+  ];
+}
+
+/** The marks are asked for again when the job is shown next: they may have changed elsewhere. */
+export const forget = (id) => known.delete(id);
+
+export function toggleFavourite(video) {
+  return attempt(async () => {
+    const marked = !video.favourite;
+    await call(marked ? "PUT" : "DELETE", `/api/v1/jobs/${video.id}/favourite`);
+    video.favourite = marked;
+    changed();
+  });
+}
+
+/** Finds the video of a job: the gallery lists videos by when they finished. */
+async function look({ id, finished_at, params }) {
+  known.set(id, null);
+  const next = new Date(Date.parse(finished_at) + 1).toISOString();
+  const { model_id, resolution: size } = params;
+  const query = { model_id, size, finished_after: finished_at, finished_before: next, limit: 200 };
+  try {
+    const [found] = await Promise.all([get("/api/v1/gallery", query), loadCollections()]);
+    known.set(id, found.data.find((one) => one.id === id) ?? null);
+    changed();
+  } catch (error) {
+    showMessage(`The favourites could not be loaded: ${error.message}`, "bad");
+  }
+}

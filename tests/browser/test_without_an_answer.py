@@ -1,0 +1,101 @@
+"""Use the live page while requests, its socket or one of its scripts are not answered."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.conftest import Open, Watched
+from tests.support.stack import Stack
+
+API = "**/api/v1/**"
+WANTING = {
+    "overview": "The jobs could not be loaded: The server does not respond.",
+    "jobs": "The jobs could not be loaded: The server does not respond.",
+    "flows": "The flows could not be loaded: The server does not respond.",
+    "models": "The models could not be loaded: The server does not respond.",
+    "devices": "The devices could not be loaded: The server does not respond.",
+    "alerts": "The alerts could not be loaded: The server does not respond.",
+    "gallery": "The collections could not be loaded: The server does not respond.",
+}
+UNKNOWN_JOB = "job/00000000-0000-7000-8000-000000000000"
+
+
+def refuse(route: Route) -> None:
+    route.abort("connectionrefused")
+
+
+def load(page: Page, stack: Stack, address: str) -> None:
+    page.goto("about:blank")
+    page.goto(f"{stack.url}/#{address}")
+
+
+@pytest.mark.parametrize("view", WANTING)
+def test_a_view_without_data_says_so_and_can_be_tried_again(
+    open_page: Open, stack: Stack, watched: Watched, view: str
+) -> None:
+    page = open_page()
+    watched.away = True
+    page.route(API, refuse)
+    load(page, stack, view)
+    shown = page.locator(f"#{view} .body")
+    expect(shown).to_contain_text(WANTING[view])
+    expect(shown.locator(".waiting")).to_have_count(0)
+    expect(shown).not_to_contain_text(re.compile("loading", re.IGNORECASE))
+    # The socket still works, and says nothing about what the view shows.
+    expect(page.locator("#connection")).to_have_text("requests fail, no data yet")
+    expect(page.locator(".toast")).to_have_count(0)
+    page.unroute(API, refuse)
+    shown.get_by_role("button", name="Try again").first.click()
+    expect(shown).not_to_contain_text("could not be loaded")
+    expect(page.locator("#connection")).to_have_text("live")
+
+
+def test_a_job_that_could_not_be_loaded_is_tried_again(open_page: Open, stack: Stack, watched: Watched) -> None:
+    page = open_page()
+    watched.away = True
+    page.route(API, refuse)
+    load(page, stack, UNKNOWN_JOB)
+    dialog = page.get_by_role("dialog", name="The job could not be loaded")
+    expect(dialog).to_contain_text("The server does not respond.")
+    page.unroute(API, refuse)
+    dialog.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("dialog", name="Job not found")).to_be_visible()
+    assert all("404" in complaint for complaint in watched.complaints)
+    watched.complaints.clear()
+
+
+def test_without_any_data_the_page_says_that_there_is_none(open_page: Open, stack: Stack, watched: Watched) -> None:
+    page = open_page()
+    watched.away = True
+    page.route_web_socket(re.compile("/dashboard/ws$"), lambda socket: socket.close(code=1011))
+    page.route(API, refuse)
+    load(page, stack, "jobs")
+    expect(page.locator("#connection")).to_have_text("disconnected, no data yet")
+    expect(page.locator("#notice")).to_contain_text("There is no data yet; connecting.")
+    page.wait_for_timeout(2_500)  # the server's health is asked each second, and is good
+    expect(page.locator("#connection")).to_have_text("disconnected, no data yet")
+    expect(page.locator(".toast")).to_have_count(0)
+    page.unroute(API, refuse)
+    expect(page.locator("#connection")).to_have_text("every 5 s")
+    expect(page.get_by_text("The connection to the server is restored.")).to_have_count(1)
+
+
+@pytest.mark.parametrize("view", ["gallery", "models", "flows"])
+def test_a_view_without_its_script_says_so_and_can_be_tried_again(open_page: Open, watched: Watched, view: str) -> None:
+    page = open_page()
+    watched.away = True
+    script = re.compile(f"/static/.*/{view}[.]js")
+    page.route(script, refuse)
+    page.route("**/healthz", refuse)
+    page.evaluate(f"location.hash = '{view}'")
+    shown = page.locator(f"#{view} .body")
+    expect(shown).to_have_text("This view could not be loaded.Try again")
+    shown.get_by_role("button", name="Try again").click()
+    expect(page.locator("#toasts")).to_contain_text("The server does not respond.")
+    expect(shown).to_contain_text("This view could not be loaded.")
+    page.unroute(script, refuse)
+    page.unroute("**/healthz", refuse)
+    shown.get_by_role("button", name="Try again").click()
+    expect(shown).to_contain_text({"gallery": "Search in prompts", "models": "T2V-A14B", "flows": "flow"}[view])
+    expect(page).to_have_url(re.compile(f"#{view}$"))

@@ -244,7 +244,7 @@ def test_jobs_are_cancelled_filtered_reused_and_deleted(open_page: Open, stack: 
     chosen = page.get_by_role("group", name="Selected jobs")
     expect(chosen).to_contain_text("1 selected")
     chosen.get_by_role("button", name="Delete").click()
-    dialog = page.get_by_role("dialog", name="Delete 1 job?")
+    dialog = page.get_by_role("dialog", name="Delete this job?")
     dialog.get_by_role("button", name="Keep it").click()
     expect(erase).to_be_visible()
     chosen.get_by_role("button", name="Delete").click()

@@ -303,9 +303,10 @@ def test_requests_are_copied_with_the_address_and_without_the_key(open_page: Ope
     expect(dialog.locator("details.log").get_by_role("button", name="Read again")).to_be_visible()
     page = open_page(f"#job/{job}", viewport={"width": 390, "height": 844})
     page.locator(".copies summary").click()
-    menu = page.locator(".copies ul").bounding_box()
-    assert menu is not None
-    assert 0 <= menu["x"] <= menu["x"] + menu["width"] <= 390
+    page.wait_for_function("""() => {  // it is placed once it is open
+        const menu = document.querySelector(".copies ul").getBoundingClientRect();
+        return menu.width > 0 && menu.left >= 0 && menu.right <= 390;
+    }""")
 
 
 def test_a_shared_link_is_shown_with_its_end_and_copied_where_the_browser_allows_it(

@@ -59,7 +59,7 @@ function retry(job) {
 /** Returns what a confirmation of deleting says: how much is lost for good. */
 export function deletion(count, noun = "job") {
   const isOne = count === 1;
-  const what = plural(count, noun);
+  const what = isOne ? `this ${noun}` : plural(count, noun);
   const lost = noun === "video" ? (isOne ? "its job" : "their jobs") : isOne ? "its video" : "their videos";
   return {
     title: `Delete ${what}?`,

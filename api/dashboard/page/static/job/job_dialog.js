@@ -172,7 +172,6 @@ function actions(job) {
     video ? h("a", { key: "download", class: "button primary", href: video.url, download: `${job.id}-${video.name}` }, icon("download"), "Download") : null,
     hasEnded(job) ? null : cancelButton(job),
     again(job, "primary", ""),
-    video ? marks()?.marks(job) : null,
     shareButton(job),
     h(
       "details",
@@ -189,6 +188,7 @@ function actions(job) {
         generation ? copying("As Python", "the request for Python", () => asPython(job)) : null,
       ),
     ),
+    video ? marks()?.marks(job) : null, // they come later, so they move none of those before
     h("span", { class: "apart", key: "apart" }),
     button("Delete", () => erase(job, () => dialog.close()), { key: "delete", kind: "quiet danger steer" }),
   ];

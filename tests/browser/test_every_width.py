@@ -244,7 +244,7 @@ def _models(page: Page, stack: Stack) -> None:
     reach(page, advised.get_by_label("Use"))
     page.keyboard.type("a story told in text")
     page.keyboard.press("Enter")
-    expect(advised).to_contain_text(re.compile("clear choice|likely choice|close call"))
+    expect(advised).to_contain_text(re.compile("A clear choice|A likely choice|Close: "))
     sound(page)
 
 

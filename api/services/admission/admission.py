@@ -93,7 +93,7 @@ class Admission:
             params = self._checked(received, job_id, limits, only)
         except InvalidField as error:
             known = {one.loc[1] for one in error.errors if len(one.loc) > 1}
-            raise InvalidField(*error.errors, *request_checks.of_the_pictures(received, known)) from None
+            raise InvalidField(*error.errors, *request_checks.wrong_pictures(received, known)) from None
         new = self._new_job(job_id, request, params, request.priority, request.metadata, limits, dry_run=dry_run)
         if dry_run:
             self._storage.check_room()

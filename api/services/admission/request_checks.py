@@ -38,7 +38,7 @@ def impossible_times(request: GenerationRequest) -> tuple[FieldError, ...]:
     return tuple(wrong)
 
 
-def of_the_pictures(received: ReceivedRequest, known: Set[str | int]) -> tuple[FieldError, ...]:
+def wrong_pictures(received: ReceivedRequest, known: Set[str | int]) -> tuple[FieldError, ...]:
     """Return the errors of the pictures of a request that is refused anyway, to report all errors together.
 
     `known`: fields that have an error already.

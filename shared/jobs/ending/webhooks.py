@@ -69,7 +69,10 @@ def add_end_of_batch(session: Session, batch: Batch, state: JobState, message_id
 
 
 def add_progress(database: Database, job: Job, message_id: str, progress: dict[str, Any]) -> None:
-    """Add a message about the job's progress, or replace one that is still waiting."""
+    """Add a message about the job's progress, or replace one that is still waiting. After the attempt's end, do nothing.
+
+    It is called beside the attempt, so the end may be stored first, and its message must stay the last one.
+    """
     data = {**_summary(job), "progress": progress}
     waiting = update(WebhookMessage).where(
         col(WebhookMessage.job_id) == job.id,
@@ -78,7 +81,11 @@ def add_progress(database: Database, job: Job, message_id: str, progress: dict[s
         col(WebhookMessage.tries) == 0,
         col(WebhookMessage.due_at) <= epoch_now(),
     )
+    running = (col(Job.id) == job.id, col(Job.attempt) == job.attempt, col(Job.status) == JobState.RUNNING)
     with database.write() as session:
+        # The lock keeps the end waiting until the message is stored.
+        if session.exec(select(Job.id).where(*running).with_for_update(read=True)).first() is None:
+            return
         if not session.connection().execute(waiting.values(data=data)).rowcount:
             assert job.webhook_url is not None
             session.add(_message(job.id, job.webhook_url, message_id, PROGRESS, data))

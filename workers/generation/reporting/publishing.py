@@ -62,8 +62,9 @@ class ProgressSender:
             self._thread.join(_FLUSH_SECONDS)  # so that the event of the job's end comes after these
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Send the event soon. Return at once, but for a gang, whose members stop together after a step that this one
-        has reported.
+        """Send the event soon, and return at once. For a gang, wait until it is sent.
+
+        The members of a gang agree after each step whether to stop, and the answer of the report says if they should.
         """
         with self._changed:
             self._waiting.append(event)

@@ -109,6 +109,9 @@ def test_only_the_newest_progress_waits_and_none_after_the_end(database: Databas
     assert (message.type, message.data["progress"]) == ("job.progress", {"percent": 20.0})
     working.finish(database, running, [])
     assert [one.type for one in messages(database)] == ["job.succeeded"]
+    # What was reported before the end may be stored after it.
+    webhooks.add_progress(database, running, "msg_late", {"percent": 30.0})
+    assert [one.type for one in messages(database)] == ["job.succeeded"]
 
 
 def test_a_message_that_may_have_been_sent_is_not_changed(database: Database) -> None:

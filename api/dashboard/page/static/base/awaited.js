@@ -11,8 +11,8 @@ export const wrong = (text, again) =>
   h("div", { key: `wrong ${text}`, class: "row wrap" }, note(text, "bad"), button("Try again", again));
 
 /**
- * Says why a part of the state could not be loaded; null: nothing is wrong. While the server is unreachable, the notice
- * above all views says so of what was loaded before: `isThere`. `again` loads it: without it, everything is loaded.
+ * Says why a part of the state could not be loaded; null if nothing is wrong. `isThere`: it was loaded before. Then, while
+ * the server is unreachable, the notice above all views is enough. `again` loads the part; the default loads everything.
  */
 export function problem(part, what, isThere, again = refresh) {
   const why = state.notes[part];

@@ -69,7 +69,7 @@ def add_end_of_batch(session: Session, batch: Batch, state: JobState, message_id
 
 
 def add_progress(database: Database, job: Job, message_id: str, progress: dict[str, Any]) -> None:
-    """Add a message about the job's progress, or replace one that is still waiting. After the attempt's end, do nothing.
+    """Add a message about the job's progress, or replace one that still waits. After the attempt's end, do nothing.
 
     It is called beside the attempt, so the end may be stored first, and its message must stay the last one.
     """

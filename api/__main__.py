@@ -3,6 +3,11 @@
 import signal
 import sys
 
+from shared import startup
+
+if __name__ == "__main__":
+    startup.begin()
+
 import uvicorn
 
 from api.app import create_app

@@ -12,6 +12,11 @@ from dataclasses import replace
 from itertools import chain, islice, repeat
 from typing import Any
 
+from shared import startup
+
+if __name__ == "__main__":
+    startup.begin()
+
 import redis
 
 from scheduler import on_demand, pausing

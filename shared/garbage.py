@@ -6,9 +6,12 @@ _YOUNG_OBJECTS = 20_000  # a collection starts when this many more objects were 
 
 
 def freeze() -> None:
-    """Exclude all existing objects from later collections. Call it when a process has loaded what it keeps."""
-    gc.collect()
+    """Exclude all existing objects from later collections. Call it once, when a process has loaded what it keeps.
+
+    What is garbage by then stays. Imports leave a thousand objects of it, which is not worth searching all for them.
+    """
     gc.freeze()
+    gc.enable()  # `startup.begin` has disabled it
 
 
 def settle() -> None:

@@ -8,6 +8,15 @@ import signal
 import sys
 from collections.abc import MutableMapping
 
+from shared import garbage, startup
+
+if __name__ == "__mp_main__" and os.environ.get("WANWORKS_ROLE") == "io":
+    # A child of the io worker, which imports this module first. What it does - its own start, hashing, downloading -
+    # must not take CPU time from a generation's step, nor from the start of the other processes.
+    os.nice(10)
+if __name__ in ("__main__", "__mp_main__"):
+    startup.begin()
+
 from shared.messaging import celery
 from workers.processes import process
 
@@ -42,6 +51,7 @@ def main() -> None:
     level = process.settings().log_level
     argv = ["--quiet", "worker", "--hostname", name, "--queues", queues, "--pool", "prefork", "--loglevel", level, "-E"]
     set_up_logs()  # for warnings that Celery logs before it sets up logging itself
+    garbage.freeze()  # the pool collects garbage before it starts each child
     app.worker_main([*argv, "--without-gossip", "--without-mingle"])
 
 

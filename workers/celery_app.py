@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from shared import garbage
 from shared.messaging import celery
 from shared.telemetry import tracing
 from workers.processes import process, shutdown
@@ -53,3 +54,4 @@ def _start() -> None:
     shutdown.on_exit.extend((process.meters().flush, process.reporter().close, tracing.close))
     for watch in watches:
         watch.start()
+    garbage.freeze()

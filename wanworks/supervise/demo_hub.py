@@ -12,7 +12,9 @@ from pathlib import Path
 def main() -> None:
     root, port = Path(sys.argv[1]), sys.argv[2]
     root.mkdir(parents=True, exist_ok=True)
-    made = subprocess.run([sys.executable, "-m", "workers.generation.demo_models", str(root)], check=False)
+    making = [sys.executable, "-m", "workers.generation.demo_models", str(root)]
+    # Everything else that starts now goes first. This process has no threads, so the child may run Python code.
+    made = subprocess.run(making, check=False, preexec_fn=lambda: os.nice(10))
     if made.returncode != 0:
         sys.exit("the demo models could not be made")
     os.execv(sys.executable, [sys.executable, "-m", "api.hub", "--root", str(root), "--port", port])

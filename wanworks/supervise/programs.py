@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -44,6 +44,8 @@ _NOT_PASSED_ON = frozenset(
 # that it sends no more messages; Redis stops last, so that no message is lost during the shutdown.
 _STOP_TURNS = {"gpu": 0, "io": 0, "dispatcher": 0, "redis": 2}
 _OTHER_STOP_TURN = 1
+# No job needs these, so beside the API they leave the processor to what makes the installation ready.
+_AFTER_READY = frozenset({"beat", "flower"})
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def programs(
         elif kind == "hub":
             chosen.append(_hub_program(settings))
         elif kind != "redis":
-            chosen.append(_program(settings, kind))
+            later = kind in _AFTER_READY and "web" in kinds
+            chosen.append(replace(_program(settings, kind), after_ready=later))
     if redis is not None:
         chosen.append(_redis_program(settings, redis))
     return chosen

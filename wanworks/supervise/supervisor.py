@@ -45,6 +45,7 @@ class Program:
         None  # called after two failed starts in succession; returns a description
     )
     answers: Callable[[], bool] | None = None  # checked before the next group starts
+    after_ready: bool = False  # starts last: once the supervisor is ready, or after the policy's `ready_limit`
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Policy:
     loop_wait: float = 60.0  # between tries in a crash loop
     settle: float = 1.0  # a process alive for this long counts as running
     answer_limit: float = 10.0  # the longest wait for a start group before the next one
+    ready_limit: float = 10.0  # the longest wait for readiness before the programs with `after_ready` start
     stop_limits: tuple[float, ...] = (4.5, 3.0, 1.5)  # per stop group, then SIGKILL; 9 in total, within the promised 10
 
 
@@ -102,20 +104,25 @@ class Supervisor:
         self._publish = publish
         self._log = log
         self._children = [_Child(program, policy, log) for program in programs]
+        self._last = [child for child in self._children if child.program.after_ready]
         self._stopping = False
         # as nohup requires; SIGINT applies even if a shell ignores it for background jobs
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._stop_signals = STOP_SIGNALS - {signal.SIGHUP} if ignored else STOP_SIGNALS
 
     def run(self, ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
-        """Start all programs, call `on_ready` once when `ready` returns true, and return when all have stopped."""
+        """Start the programs, call `on_ready` once when `ready` returns true, and return when all have stopped."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *self._stop_signals})
         try:
             self._start_in_turns()
+            limit = time.monotonic() + self._policy.ready_limit
             while not self._stopping and not ready():
+                if time.monotonic() > limit:
+                    self._start_last()
                 self._turn(_POLL_SECONDS)
             if not self._stopping:
                 on_ready()
+                self._start_last()
             while not self._stopping:
                 self._turn()
         finally:
@@ -125,8 +132,9 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _start_in_turns(self) -> None:
-        for turn in sorted({child.program.start_turn for child in self._children}):
-            group = [child for child in self._children if child.program.start_turn == turn]
+        first = [child for child in self._children if not child.program.after_ready]
+        for turn in sorted({child.program.start_turn for child in first}):
+            group = [child for child in first if child.program.start_turn == turn]
             for child in group:
                 child.wanted_at = 0.0
             deadline = time.monotonic() + self._policy.answer_limit
@@ -137,6 +145,12 @@ class Supervisor:
                     self._log(f"{names} does not answer after {self._policy.answer_limit:g} s; continuing without it")
                     break
                 self._turn(_POLL_SECONDS / 10)
+
+    def _start_last(self) -> None:
+        """Start the programs with `after_ready`, unless they have been started."""
+        for child in self._last:
+            child.wanted_at = 0.0
+        self._last = []
 
     def _turn(self, seconds: float = 60.0) -> None:
         """Do what is due, publish changes, then sleep until a signal, the next event, or for that long."""

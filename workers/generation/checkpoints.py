@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.database.engine import Database
 from shared.database.tables import Job
@@ -18,7 +19,9 @@ from shared.jobs import checkpoints as rows
 from shared.states import Phase
 from shared.storage.store import Store
 from workers.attempts.heartbeat import Heartbeat
-from workers.generation.context import Report
+
+if TYPE_CHECKING:  # at run time it would import numpy, in each worker's main process
+    from workers.generation.context import Report
 
 log = logging.getLogger("wanworks.generation")
 
@@ -118,7 +121,7 @@ class AttemptRow:
         else:
             store.drop_checkpoints(job.id, lambda attempt: attempt == job.attempt)
 
-    def watched(self, report: Report) -> Report:
+    def watched(self, report: "Report") -> "Report":
         """Return a report that also records after which step the attempt has continued."""
 
         def watched(phase: Phase, step: int | None = None, steps: int | None = None) -> None:

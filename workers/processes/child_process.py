@@ -1,4 +1,4 @@
-"""Set up a worker's child process: logs, exit with its parent, niceness, libraries.
+"""Set up a worker's child process: logs, exit with its parent, libraries.
 
 Celery is configured to import this module: a spawned child imports no other module of ours before its first task.
 """
@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from celery import signals
 
+from shared import garbage
 from shared.cluster import nodes
 from shared.errors import ConfigurationError, StoreFull, Unavailable
 from shared.telemetry import logs, tracing
@@ -20,8 +21,6 @@ from workers.processes import process
 log = logging.getLogger("wanworks.worker")
 
 _PR_SET_PDEATHSIG = 1
-# Hashing and downloading must not take CPU time from a generation's step.
-_IO_NICENESS = 10
 
 
 def set_up_logs() -> None:
@@ -59,8 +58,7 @@ def _on_child(**_: Any) -> None:
         with contextlib.suppress(ConfigurationError):
             run.preload()
             run.compile_ahead(process.settings(), process.catalogue())
-    else:
-        os.nice(_IO_NICENESS)
+    garbage.freeze()
 
 
 def end(reason: str) -> NoReturn:

@@ -16,6 +16,11 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from shared import startup
+
+if __name__ == "__main__":
+    startup.begin()
+
 from celery import Celery
 
 from shared import garbage

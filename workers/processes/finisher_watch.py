@@ -22,6 +22,8 @@ from workers.processes.kill_rule import Answering, Limits, judge
 log = logging.getLogger("wanworks.finisher")
 
 _PASS_SECONDS = 0.25
+# The process starts this long after its worker, or with the first handover: a worker that starts has other work first.
+_FIRST_START_SECONDS = 5.0
 _JUDGE_SECONDS = 2.0
 _SHORT_LIFE_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 10.0
@@ -40,6 +42,7 @@ class FinisherWatch:
         self._answering: dict[tuple[str, int], Answering] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = self._judged_at = float("-inf")
+        self._first_start_at = time.monotonic() + _FIRST_START_SECONDS
         self._short_lives = 0
         self._lock = threading.Lock()  # between a pass and `stop`
         meters, reporter = process.meters(), process.reporter()
@@ -65,10 +68,14 @@ class FinisherWatch:
         with self._lock:
             if self.loop.stopping.is_set():
                 return
-            self._keep_running()
+            if self._is_needed():
+                self._keep_running()
         if time.monotonic() - self._judged_at >= _JUDGE_SECONDS:
             self._judged_at = time.monotonic()
             self._judge()
+
+    def _is_needed(self) -> bool:
+        return time.monotonic() >= self._first_start_at or any(True for _ in self._handovers.all())
 
     def _keep_running(self) -> None:
         now = time.monotonic()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from celery import shared_task
 
@@ -12,15 +13,17 @@ from shared.database.engine import Database
 from shared.errors import HubRefused, HubUnavailable
 from shared.messaging.ticks import once
 from shared.models import versions
-from workers.models.fetch.client import HubClient
 from workers.processes import process
+
+if TYPE_CHECKING:
+    from workers.models.fetch.client import HubClient
 
 log = logging.getLogger("wanworks.versions")
 
 _PATIENCE_SECONDS = 20.0
 
 
-def check_versions(database: Database, hub: HubClient, entries: Iterable[CatalogueEntry]) -> str:
+def check_versions(database: Database, hub: "HubClient", entries: Iterable[CatalogueEntry]) -> str:
     """Check each model that is due. A model whose check fails is checked less and less often."""
     asked = answered = 0
     for entry in entries:
@@ -39,6 +42,8 @@ def check_versions(database: Database, hub: HubClient, entries: Iterable[Catalog
 
 @shared_task(name="wanworks.tick.versions")
 def versions_tick(name: str, every: float) -> str | None:
+    from workers.models.fetch.client import HubClient  # the main process imports this module, and needs no client
+
     settings = process.settings()
     token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
     hub = HubClient(settings.hub_url, token, patience_seconds=_PATIENCE_SECONDS)

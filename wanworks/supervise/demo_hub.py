@@ -12,9 +12,10 @@ from pathlib import Path
 def main() -> None:
     root, port = Path(sys.argv[1]), sys.argv[2]
     root.mkdir(parents=True, exist_ok=True)
-    making = [sys.executable, "-m", "workers.generation.demo_models", str(root)]
-    # Everything else that starts now goes first. This process has no threads, so the child may run Python code.
-    made = subprocess.run(making, check=False, preexec_fn=lambda: os.nice(10))
+    # Everything else that starts now goes first.
+    made = subprocess.run(
+        ["nice", "-n", "10", sys.executable, "-m", "workers.generation.demo_models", str(root)], check=False
+    )
     if made.returncode != 0:
         sys.exit("the demo models could not be made")
     os.execv(sys.executable, [sys.executable, "-m", "api.hub", "--root", str(root), "--port", port])

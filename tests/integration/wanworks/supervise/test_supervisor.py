@@ -30,7 +30,10 @@ from wanworks.supervise.supervisor import Policy, Program, Supervisor
 wanted = json.loads(sys.argv[1])
 folder = Path(wanted["folder"])
 programs = [
-    Program(name, (sys.executable, "-c", code), env={}, cwd=folder, log=folder / f"{name}.log", stop_turn=turn)
+    Program(
+        name, (sys.executable, "-c", code), env={}, cwd=folder, log=folder / f"{name}.log", stop_turn=turn,
+        after_ready=name == "later",
+    )
     for name, code, turn in wanted["programs"]
 ]
 
@@ -40,7 +43,7 @@ def publish(processes):
 policy = Policy(**{**wanted["policy"], "stop_limits": tuple(wanted["stop_limits"])})
 log = lambda line: print(line, file=sys.stderr, flush=True)
 supervisor = Supervisor(programs, publish=publish, log=log, policy=policy)
-supervisor.run(lambda: True, lambda: None)
+supervisor.run(lambda: (folder / "ready").exists() or not wanted["waits"], lambda: None)
 """
 
 SLEEP = "import time; time.sleep(600)"
@@ -75,9 +78,15 @@ class Driver:
 
 @contextmanager
 def supervised(
-    folder: Path, *programs: tuple[str, str, int], stop_limits: tuple[float, ...] = (1.0, 1.0, 1.0), **policy: float
+    folder: Path,
+    *programs: tuple[str, str, int],
+    stop_limits: tuple[float, ...] = (1.0, 1.0, 1.0),
+    waits: bool = False,  # until there is a file named ready
+    **policy: float,
 ) -> Iterator[Driver]:
-    wanted = {"folder": str(folder), "programs": programs, "policy": policy, "stop_limits": stop_limits}
+    wanted = {
+        "folder": str(folder), "programs": programs, "policy": policy, "stop_limits": stop_limits, "waits": waits,
+    }  # fmt: skip
     errors = folder / "supervisor.err"
     with errors.open("w") as stderr:
         process = subprocess.Popen(
@@ -127,6 +136,21 @@ def test_five_quick_deaths_are_a_crash_loop_that_a_long_life_ends(tmp_path):
 
     assert "a ended with code 3" in driver.errors.read_text()
     assert "a has recovered" in driver.errors.read_text()
+
+
+def test_what_may_wait_starts_once_the_others_are_ready(tmp_path):
+    with supervised(tmp_path, ("a", SLEEP, 0), ("later", SLEEP, 0), waits=True, settle=0.1, ready_limit=600) as driver:
+        before = driver.until(lambda processes: processes["a"][0] == "running")
+        assert before["later"] == ["stopped", None, 0]
+        (tmp_path / "ready").touch()
+        driver.until(all_are("running"))
+
+
+def test_what_may_wait_starts_late_where_nothing_becomes_ready(tmp_path):
+    with supervised(tmp_path, ("a", SLEEP, 0), ("later", SLEEP, 0), waits=True, settle=0.1, ready_limit=0.5) as driver:
+        driver.until(all_are("running"))
+        os.kill(driver.latest["later"][1], signal.SIGKILL)
+        driver.until(lambda processes: processes["later"][0] == "running" and processes["later"][2] == 1)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

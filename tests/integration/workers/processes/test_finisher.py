@@ -324,6 +324,7 @@ class Watched:
 @pytest.fixture
 def watched(known: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FinisherWatch, Watched]]:
     monkeypatch.setattr(process, "reporter", lambda: None)
+    monkeypatch.setattr(finisher_watch, "_FIRST_START_SECONDS", 0.0)
     children = Watched(monkeypatch)
     watch = FinisherWatch()
     yield watch, children
@@ -349,6 +350,20 @@ def test_the_process_is_started_again_and_killed_when_it_is_stuck(
     assert children.started[1].poll() is None, "it has just been started"
     monkeypatch.setattr(watch, "_lease_seconds", 0.0)
     wait_for(lambda: (watch._judge(), children.started[1].poll() is not None)[1], 5, "for its end")
+
+
+def test_the_process_starts_with_the_first_handover_or_a_while_after_its_worker(
+    watched: tuple[FinisherWatch, Watched], known: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, children = watched
+    monkeypatch.setattr(finisher_watch, "_FIRST_START_SECONDS", 600.0)
+    watch = FinisherWatch()
+    watch.watch()
+    assert children.started == []
+    Handovers(known.home, 0).begin("01890000-0000-7000-8000-000000000000", 1)
+    watch.watch()
+    assert len(children.started) == 1
+    watch.stop(0.0)
 
 
 def test_the_leases_are_renewed_while_the_process_starts_again(

@@ -15,7 +15,6 @@ from shared.jobs.finishing import ON_DEVICE
 from shared.states import JobState
 
 # Built once, because a device waits for its claim.
-_MEMBERS = select(Job.members, Job.devices).where(Job.id == bindparam("its_job_id"))
 _RESERVED = select(Job.members).where(Job.status == JobState.RUNNING, col(Job.devices) > 1, ON_DEVICE)
 _DEVICES = (
     select(Device.key, Device.quarantined_at, Device.seen_at)
@@ -38,16 +37,16 @@ def joined(keys: Iterable[str]) -> str:
     return " ".join(keys)
 
 
-def locked(session: Session, job_id: str, device_key: str) -> tuple[str, ...] | None:
+def locked(session: Session, device_key: str, devices: int, joined_members: str) -> tuple[str, ...] | None:
     """Lock the devices of a gang in the order of their keys. Return the keys of its members; none for a single job.
 
-    Return None if one of them is missing, accepts no jobs or runs one. Call it before the device is locked otherwise.
+    `devices` and `joined_members` are the values of its row. Return None if a device is missing, accepts no jobs or
+    runs one. Call it before the device is locked otherwise.
     """
-    row = session.execute(_MEMBERS, {"its_job_id": job_id}).one_or_none()
-    if row is None or row.devices == 1:
+    if devices == 1:
         return ()
-    members = keys_of(row.members)
-    if len(members) + 1 != row.devices:  # a dispatcher of an earlier version has sent it to one device
+    members = keys_of(joined_members)
+    if len(members) + 1 != devices:  # a dispatcher of an earlier version has sent it to one device
         return None
     found = session.execute(_DEVICES, {"keys": [device_key, *members]}).all()
     closed = any(quarantined is not None or seen_at == 0.0 for _, quarantined, seen_at in found)

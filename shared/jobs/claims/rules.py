@@ -17,7 +17,17 @@ _DEVICE = (
     .with_for_update(read=True)
 )
 _NEEDS = select(  # type: ignore[call-overload]
-    Job.mock, Job.target_node, Job.model_id, Job.type, Job.priority, Job.owner, Job.front_at, epoch_now().label("now")
+    Job.mock,
+    Job.target_node,
+    Job.model_id,
+    Job.type,
+    Job.priority,
+    Job.owner,
+    Job.front_at,
+    Job.members,
+    Job.devices,
+    epoch_now().label("now"),
+    running_limits.HAS_LIMIT.label("has_limit"),
 ).where(Job.id == bindparam("its_job_id"))
 _HELD = (
     select(Replica.state, Replica.requires)
@@ -45,13 +55,15 @@ def may_run(session: Session, job_id: str, node: str, device_key: str | None, at
     if of_node is not None and of_node.drained_at is not None:
         return False
     if device_key is not None:
-        members = gangs.locked(session, job_id, device_key)
+        members = gangs.locked(session, device_key, needs.devices, needs.members)
         if members is None:
             return False
         device = session.execute(_DEVICE, {"its_device_key": device_key}).one_or_none()
         if device is not None and (device.quarantined_at is not None or device.seen_at == 0.0):
             return False
-        if not gangs.are_free(session, device_key, members) or not running_limits.has_room(session, job_id):
+        if not gangs.are_free(session, device_key, members):
+            return False
+        if needs.has_limit and not running_limits.has_room(session, needs.owner):
             return False
         if pauses.is_paused(session, job_id, node, (device_key, *members)):
             return False

@@ -5,7 +5,7 @@ A job that is only being finished has left its device and does not count. Jobs o
 
 from collections.abc import Collection
 
-from sqlalchemy import func
+from sqlalchemy import exists, func
 from sqlmodel import Session, col, select
 
 from shared.database.engine import Database, hold
@@ -13,6 +13,8 @@ from shared.database.tables import ApiKey, Job
 from shared.jobs.finishing import ON_DEVICE
 from shared.states import JobState
 
+HAS_LIMIT = exists().where(col(ApiKey.id) == col(Job.owner), col(ApiKey.running_jobs).is_not(None))
+"""Whether the owner of the job in the query around it has a limit."""
 _LIMITS = select(ApiKey.id, ApiKey.running_jobs).where(col(ApiKey.running_jobs).is_not(None))
 
 
@@ -32,14 +34,10 @@ def at_limit(database: Database, owners: Collection[str | None]) -> dict[str, in
         return {owner: limit for owner, limit in limits if limit is not None and _running(session, owner) >= limit}
 
 
-def has_room(session: Session, job_id: str) -> bool:
-    """Return whether the owner of the job may run one more. No other job of the owner is claimed meanwhile."""
-    limited = select(ApiKey.id).join(Job, col(Job.owner) == col(ApiKey.id))
-    owner = session.exec(limited.where(Job.id == job_id, col(ApiKey.running_jobs).is_not(None))).first()
-    if owner is None:
-        return True
+def has_room(session: Session, owner: str) -> bool:
+    """Return whether the owner may run one more job. No other job of the owner is claimed meanwhile."""
     hold(session, f"runs of {owner}")  # otherwise two claims could count at the same time
-    limit = session.exec(select(ApiKey.running_jobs).where(ApiKey.id == owner)).one()
+    limit = session.exec(select(ApiKey.running_jobs).where(ApiKey.id == owner)).one_or_none()
     return limit is None or _running(session, owner) < limit
 
 

@@ -172,7 +172,7 @@ def known(database: Database) -> set[str]:
 
 def forget_unused(database: Database) -> int:
     """Forget removed LoRAs that no job needs any more. Return how many. The sweep then removes their files."""
-    with database.read() as session:
+    with database.read(snapshot=True) as session:  # a transaction, which reading in parts needs
         query = select(StoredLora).where(col(StoredLora.removed_at) < clock.now() - _GRACE)
         removed = list(session.exec(query))
         if not removed:

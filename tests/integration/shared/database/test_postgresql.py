@@ -6,6 +6,7 @@ from sqlmodel import select
 
 from shared import clock
 from shared.cluster import nodes
+from shared.database import engine
 from shared.database.engine import Database
 from shared.database.tables import WebhookMessage
 from shared.errors import DatabaseUnavailable
@@ -22,11 +23,27 @@ def told(database: Database, statement: str) -> None:
         connection.execute(statement)
 
 
-def test_broken_connections_are_replaced_unnoticed(database: Database) -> None:
+@pytest.mark.parametrize("silently", [False, True])
+def test_broken_connections_are_replaced_unnoticed(
+    database: Database, silently: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that a firewall has dropped without a word, once they were not used for a while."""
     accepted(database)
     name = database.engine.url.database
-    told(database, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    told(database, f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'")
+    if silently:
+        monkeypatch.setattr(engine, "_has_news", lambda _: False)
+        monkeypatch.setattr(engine, "_ASK_AFTER_SECONDS", -1.0)
     assert accepted(database).status == "queued"
+
+
+def test_a_read_begins_no_transaction_and_a_snapshot_does(database: Database) -> None:
+    for snapshot, status in ((False, "IDLE"), (True, "INTRANS"), (False, "IDLE")):
+        with database.read(snapshot=snapshot) as session:
+            assert session.connection().exec_driver_sql("SELECT 1").scalar_one() == 1
+            connection = session.connection().connection.driver_connection
+            assert connection is not None
+            assert connection.info.transaction_status.name == status
 
 
 def test_a_standby_counts_as_away_until_a_primary_is_found(database: Database) -> None:

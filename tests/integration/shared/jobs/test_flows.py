@@ -295,7 +295,7 @@ def test_the_dispatchers_question_reads_only_what_was_not_followed(database: Dat
     explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
     settled = "settled IS 0" if database.is_sqlite else "settled IS false"
     query = f"SELECT DISTINCT flow_id FROM flow_nodes WHERE {settled} LIMIT 100"
-    with database.read() as session:
+    with database.read(snapshot=True) as session:
         if not database.is_sqlite:  # of a table of one page, a scan is cheaper
             session.connection().exec_driver_sql("SET LOCAL enable_seqscan = off")
         plan = "\n".join(str(row[-1]) for row in session.connection().exec_driver_sql(explain + query))

@@ -36,7 +36,7 @@ def run(directory: Path) -> None:
     _make_models(home / "hub")
     print("2. starting the stack", flush=True)
     with _stack(home) as url, Client(url) as client:
-        print(f"   ready: {url}")
+        print(f"   ready: {url} (only while the demo runs)")
         print(
             "3. running a job from text and one from an image; their models are first downloaded from the demo's hub",
             flush=True,

@@ -1,11 +1,11 @@
 """The `wanworks` command as users and scripts run it: its output and exit codes."""
 
-import fcntl
 import json
 import os
 import pty
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -44,17 +44,14 @@ def wanworks(*words: str, home: Path | None = None, seconds: float = 60, cwd: Pa
 
 
 def terminal_of(*words: str, columns: int = 80) -> tuple["subprocess.Popen[bytes]", int]:
-    """Starts the command on a terminal of its own, whose other side is returned."""
+    """Starts the command on a terminal, whose other side is returned."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, columns))
     env = {name: value for name, value in os.environ.items() if not name.startswith(("WANWORKS_", "COLUMNS"))}
 
-    def take() -> None:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches it
-
     process = subprocess.Popen(
         [sys.executable, "-m", "wanworks.cli.main", *words], env={**env, "TERM": "xterm"}, stdin=theirs, stdout=theirs,
-        stderr=theirs, start_new_session=True, preexec_fn=take,
+        stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
     return process, ours
@@ -326,7 +323,7 @@ def test_a_terminal_says_how_to_share_and_lists_each_job_in_one_line(stack, tmp_
 def test_a_start_and_a_stop_on_a_terminal_say_so(tmp_path):
     process, terminal = terminal_of("up", "--only", "redis", "--home", str(tmp_path / "home"))
     said = read_until(terminal, "\nready ")
-    os.write(terminal, b"\x03")
+    process.send_signal(signal.SIGINT)
     said += read_until(terminal, "wanworks: stopped")
     process.wait(30)
     os.close(terminal)

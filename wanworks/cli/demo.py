@@ -34,7 +34,7 @@ def run(directory: Path) -> None:
     print("wanworks demo: three tiny models with RANDOM weights, so the videos show noise; everything else is real.")
     print("1. creating the models", flush=True)
     _make_models(home / "hub")
-    print("2. starting the stack", flush=True)
+    print("2. starting the stack, which takes up to 20 s", flush=True)
     with _stack(home) as url, Client(url) as client:
         print(f"   ready: {url} (only while the demo runs)")
         print(

@@ -150,8 +150,10 @@ def id_cell(one: str | None) -> str | None:
 
 def moment(when: str | None) -> str | None:
     """Return a time of the API for a table: in a terminal 14:24, Jul 31 14:24 or 2025-07-31, else as `local`."""
-    if when is None or not out().is_terminal:
-        return local(when)
+    return local(when) if when is None or not out().is_terminal else _short(when)
+
+
+def _short(when: str) -> str:
     return brief(datetime.fromisoformat(when).astimezone(), datetime.now().astimezone())
 
 
@@ -189,10 +191,10 @@ def percent(job: Job) -> float:
     return float((job.get("progress") or {}).get("percent") or 0.0)
 
 
-def doing(job: Job, waited: float | None = 0.0) -> str:
+def doing(job: Job, waited: float = 0.0, *, narrow: bool = False) -> str:
     """Return a short description of what the job is doing.
 
-    `waited` is how many seconds ago its estimate was made; None leaves the estimate out.
+    `waited` is how many seconds ago its estimate was made; with `narrow` a start has a short time.
     """
     progress = job.get("progress") or {}
     phase = progress.get("phase")
@@ -204,7 +206,8 @@ def doing(job: Job, waited: float | None = 0.0) -> str:
             return f"{waiting}. {reason['detail']}"
         about = "about " if job.get("queue_position_approximate") else ""
         waiting = f"{waiting}, {about}{position} ahead" if position else waiting
-        start = local(job.get("estimated_start"))
+        expected = job.get("estimated_start")
+        start = _short(expected) if narrow and expected else local(expected)
         return f"{waiting}, starts about {start}" if start else waiting
     if job["status"] != "running":
         return job["status"]
@@ -217,7 +220,7 @@ def doing(job: Job, waited: float | None = 0.0) -> str:
         text += f" {(progress.get('bytes_done') or 0) / 1e6:.0f}/{total / 1e6:.0f} MB"
     if rate:
         text += f", {rate / 1e6:.1f} MB/s"
-    left = None if waited is None else remaining(progress.get("eta_seconds"), waited)
+    left = remaining(progress.get("eta_seconds"), waited)
     return f"{text}, {left}" if left else text
 
 
@@ -304,7 +307,9 @@ def _activity(column: "Column") -> "ProgressColumn":
     class Activity(ProgressColumn):
         def render(self, task: "Task") -> Text:
             job = task.fields["job"]
-            return Text(task.description if job is None else doing(job, time.monotonic() - task.fields["since"]))
+            return Text(
+                task.description if job is None else doing(job, time.monotonic() - task.fields["since"], narrow=True)
+            )
 
     return Activity(table_column=column)
 

@@ -153,8 +153,8 @@ def log(line: str) -> None:
 
 
 def _tell(line: str) -> None:
-    """Print a line on stderr for the person who looks on; a log has no need of it."""
-    if sys.stderr.isatty():
+    """Print a line on stderr for the person who looks on; a log, or a program that reads `ready`, has no need of it."""
+    if sys.stderr.isatty() and sys.stdout.isatty():
         log(line)
 
 

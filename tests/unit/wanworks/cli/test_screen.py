@@ -105,6 +105,12 @@ def test_what_a_job_does(phase: str, text: str) -> None:
     assert screen.doing(job, 20) == f"{text}, longer than estimated"
 
 
+def test_a_start_is_short_where_a_bar_needs_the_width() -> None:
+    queued = cast(Job, {"id": "a", "status": "queued", "queue_position": 2, "estimated_start": "2025-01-31T12:00:00Z"})
+    assert screen.doing(queued, narrow=True) == "queued, 2 ahead, starts about 2025-01-31"
+    assert screen.doing(queued).startswith("queued, 2 ahead, starts about 2025-01-31 ")
+
+
 def test_the_same_estimate_again_is_no_newer() -> None:
     bars = screen.ProgressBars()
     job: dict[str, Any] = {"id": "a", "status": "running", "progress": {"phase": "decoding", "eta_seconds": 3.0}}

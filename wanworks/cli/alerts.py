@@ -27,7 +27,8 @@ def alerts(
     if as_json:
         screen.print_json(found)
         return
-    screen.print_table(("id", "severity", "since", "until", "acknowledged", "what", "do"), (_row(one) for one in found))
+    columns = ("id", "severity", "since", "until", "acknowledged", "what", "do")
+    screen.print_table(columns, map(_row, found), wrapped=("what", "do"), least=("acknowledged", "until"))
 
 
 def acknowledge(
@@ -52,8 +53,8 @@ def _row(alert: Alert) -> tuple[Any, ...]:
     return (
         alert["id"],
         alert["severity"],
-        screen.local(alert["timestamp"]),
-        screen.local(alert["resolved_at"]),
+        screen.moment(alert["timestamp"]),
+        screen.moment(alert["resolved_at"]),
         acknowledged,
         f"{alert['title']}: {alert['message']}",
         alert["suggested_action"],

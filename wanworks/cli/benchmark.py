@@ -41,7 +41,8 @@ def benchmark(
         screen.print_json(found)
         return
     columns = ("tier", "device", "size", "seconds", "exact", "times as fast", "SSIM", "least", "PSNR dB", "frames are")
-    screen.print_table(columns, (row for tier in found["tiers"] for row in _tier_rows(tier)))
+    rows = (row for tier in found["tiers"] for row in _tier_rows(tier))
+    screen.print_table(columns, rows, least=("device", "least", "PSNR dB", "exact"))
 
 
 def _tier_rows(tier: Mapping[str, Any]) -> Iterable[tuple[Any, ...]]:

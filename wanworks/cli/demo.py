@@ -34,9 +34,9 @@ def run(directory: Path) -> None:
     print("wanworks demo: three tiny models with RANDOM weights, so the videos show noise; everything else is real.")
     print("1. creating the models", flush=True)
     _make_models(home / "hub")
-    print("2. starting the stack", flush=True)
+    print("2. starting the stack, which takes up to 20 s", flush=True)
     with _stack(home) as url, Client(url) as client:
-        print(f"   ready: {url}")
+        print(f"   ready: {url} (only while the demo runs)")
         print(
             "3. running a job from text and one from an image; their models are first downloaded from the demo's hub",
             flush=True,

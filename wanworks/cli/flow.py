@@ -76,7 +76,7 @@ def list_flows(
         (row["id"], row["name"], row["state"], f"{row['progress_percent']:.0f} %", _counted(row["counts"]))
         for row in page["data"]
     )
-    screen.print_table(("id", "name", "state", "done", "jobs"), rows)
+    screen.print_table(("id", "name", "state", "done", "jobs"), rows, cut="name", wrapped=("jobs",))
     if page["has_more"]:
         screen.note(f"more: --after {page['next']}")
 

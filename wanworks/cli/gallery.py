@@ -72,7 +72,7 @@ def gallery(
         screen.print_json(videos)
     else:
         columns = ("id", "favourite", "model", "size", "finished", "prompt")
-        screen.print_table(columns, map(_row, videos))
+        screen.print_table(columns, map(_row, videos), cut="prompt", least=("favourite", "size", "model"))
 
 
 def favourite(
@@ -108,8 +108,8 @@ def list_collections(url: Url = None, home: Home = None, as_json: AsJson = False
     if as_json:
         screen.print_json(found)
     else:
-        rows = ((one["id"], one["name"], str(one["videos"]), screen.local(one["created_at"])) for one in found)
-        screen.print_table(("id", "name", "videos", "created"), rows)
+        rows = ((one["id"], one["name"], str(one["videos"]), screen.moment(one["created_at"])) for one in found)
+        screen.print_table(("id", "name", "videos", "created"), rows, cut="name")
 
 
 @collection.command("add")
@@ -168,7 +168,7 @@ def _row(video: GalleryVideo) -> tuple[str, ...]:
     prompt = " ".join(video["prompt"].split())
     shown = prompt if len(prompt) <= _SHOWN_CHARACTERS else f"{prompt[: _SHOWN_CHARACTERS - 1]}…"
     mark = "*" if video["favourite"] else ""
-    return video["id"], mark, video["model_id"], video["size"], screen.local(video["finished_at"]) or "", shown
+    return video["id"], mark, video["model_id"], video["size"], screen.moment(video["finished_at"]) or "", shown
 
 
 def _print(found: Collection, as_json: bool) -> None:

@@ -38,7 +38,7 @@ def logs(
     files = {path.stem: path for path in sorted(folder.glob("*.log"))}
     if name is None:
         rows = ((stem, f"{path.stat().st_size / 1000:.0f}", path) for stem, path in files.items())
-        screen.print_table(("name", "kB", "file"), rows)
+        screen.print_table(("name", "kB", "file"), rows, wrapped=("file",))
         return
     if name not in files:
         there = ", ".join(files) or f"none; {folder} has no log yet, `wanworks up` writes them"

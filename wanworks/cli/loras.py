@@ -36,7 +36,7 @@ def list_loras(url: Url = None, home: Home = None, as_json: AsJson = False) -> N
         screen.print_json(found)
         return
     columns = ("name", "for", "experts", "rank", "MB", "owner", "shared", "added", "description")
-    screen.print_table(columns, map(_row, found))
+    screen.print_table(columns, map(_row, found), cut="description", least=("added", "MB", "experts", "shared", "rank"))
 
 
 @app.command("upload")
@@ -138,8 +138,8 @@ def _row(lora: StoredLora) -> tuple[Any, ...]:
     shared = "everybody" if lora["shared"] else ", ".join(lora["shared_with"])
     owner = "folder" if lora["source"] == "folder" else "you" if lora["mine"] else lora["owner"]
     return (
-        lora["name"], _bases(lora), _experts(lora), _ranks(lora), size, owner, shared, screen.local(lora["created_at"]),
-        screen.shortened(lora["description"]),
+        lora["name"], _bases(lora), _experts(lora), _ranks(lora), size, owner, shared,
+        screen.moment(lora["created_at"]), screen.shortened(lora["description"]),
     )  # fmt: skip
 
 

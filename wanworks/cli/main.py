@@ -189,8 +189,19 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
     elif state is None:
         print(f"nothing has been started on the home {folder}; `wanworks up` starts the stack")
     else:
-        columns = ("name", "pid", "state", "restarts", "since")
-        screen.print_table(columns, ([process[column] for column in columns] for process in state["processes"]))
+        devices = state.get("devices", {})
+        rows = (
+            (
+                row["name"],
+                devices.get(row["name"]),
+                row["pid"],
+                row["state"],
+                row["restarts"],
+                screen.moment(row["since"]),
+            )
+            for row in state["processes"]
+        )
+        screen.print_table(("name", "device", "pid", "state", "restarts", "since"), rows)
         screen.print_fields({"api": state["api_url"], "flower": state["flower_url"], "node": state["node"]})
     if state is None or not state["running"]:
         raise typer.Exit(ExitCode.UNREACHABLE)
@@ -213,7 +224,8 @@ def settings(as_json: AsJson = False) -> None:
     if as_json:
         screen.print_json(rows)
     else:
-        screen.print_table(("variable", "value", "help"), (list(row.values())[1:] for row in rows))
+        shown_rows = (list(row.values())[1:] for row in rows)
+        screen.print_table(("variable", "value", "help"), shown_rows, wrapped=("value", "help"))
 
 
 @app.command("webhook-secret")

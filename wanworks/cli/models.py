@@ -49,7 +49,8 @@ def models(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
         screen.print_json(found)
         return
     columns = ("model", "status", "GB", "nodes", "integrity", "loaded", "uses/day", "version", "update", "pinned")
-    screen.print_table(columns, (_model_row(model) for model in found["models"].values()))
+    rows = (_model_row(model) for model in found["models"].values())
+    screen.print_table(columns, rows, least=("version", "uses/day", "GB", "loaded", "nodes", "integrity"))
     for model in found["models"].values():
         if model.get("extends"):
             caveat = f"; {model['caveat']}" if model.get("caveat") else ""
@@ -139,7 +140,7 @@ def verify(
         screen.print_json({"data": jobs})
     else:
         columns = ("model", "node", "integrity", "file", "wrong", "repaired")
-        screen.print_table(columns, (row for job in jobs for row in _verdicts(job)))
+        screen.print_table(columns, (row for job in jobs for row in _verdicts(job)), wrapped=("file",))
     failed = [job for job in jobs if not succeeded(job)]
     if failed:
         raise ApiRefused(why_not(failed[0]))
@@ -222,7 +223,8 @@ def analytics(
         screen.print_json(found)
         return
     columns = ("model", "uses", "uses/day", "seconds", "success", "peak hours (UTC)")
-    screen.print_table(columns, (_use_row(model) for model in found["model_analytics"].values()))
+    rows = (_use_row(model) for model in found["model_analytics"].values())
+    screen.print_table(columns, rows, cut="peak hours (UTC)")
 
 
 def fallback(
@@ -343,12 +345,18 @@ def _prepared_row(job: Job) -> tuple[Any, ...]:
 
 def _print_actions(rows: list[tuple[Any, ...]], unit: str) -> None:
     columns = ("action", "model", "node", "reason", "last used", unit)
-    screen.print_table(columns, ((*row[:-1], f"{row[-1]:.3f}") for row in rows))
+    screen.print_table(columns, ((*row[:-1], f"{row[-1]:.3f}") for row in rows), wrapped=("reason",))
     screen.note(f"{sum(row[-1] for row in rows):.3f} {unit} in all")
 
 
 def _action_row(action: Mapping[str, Any]) -> tuple[Any, ...]:
-    return action["action_type"], action["model_id"], action["node"], action["reason"], action["last_used"]
+    return (
+        action["action_type"],
+        action["model_id"],
+        action["node"],
+        action["reason"],
+        screen.moment(action["last_used"]),
+    )
 
 
 def _model_row(model: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -32,7 +32,7 @@ def workers(url: Url = None, home: Home = None, as_json: AsJson = False) -> None
         screen.print_json(found)
         return
     columns = ("worker", "state", "job", "loaded", "device", "last seen")
-    screen.print_table(columns, map(_device_row, found["devices"]))
+    screen.print_table(columns, map(_device_row, found["devices"]), cut="loaded", least=("device", "last seen"))
     print()
     screen.print_table(("node", "state", "version", "free disk MB", "last seen"), map(_node_row, found["nodes"]))
 
@@ -45,7 +45,7 @@ def nodes(url: Url = None, home: Home = None, as_json: AsJson = False) -> None:
         screen.print_json(found)
     else:
         columns = ("node", "state", "drained since", "running", "devices", "version", "last seen")
-        screen.print_table(columns, (_row(node) for node in found))
+        screen.print_table(columns, (_row(node) for node in found), cut="devices", least=("version", "last seen"))
 
 
 def drain(
@@ -117,11 +117,11 @@ def _row(node: Node) -> tuple[Any, ...]:
     return (
         node["name"],
         node["state"],
-        screen.local(node["drained_at"]),
+        screen.moment(node["drained_at"]),
         node["running_jobs"],
         ", ".join(f"{device['index']}: {device['state']}" for device in node["devices"]),
         node["version"],
-        screen.local(node["last_seen"]),
+        screen.moment(node["last_seen"]),
     )
 
 
@@ -131,10 +131,12 @@ def _device_row(device: DeviceRow) -> tuple[Any, ...]:
     return (
         device["worker"],
         device["state"],
-        " ".join(filter(None, (device["job"], finishing and f"(finishing {finishing})"))) or None,
+        " ".join(
+            filter(None, (screen.id_cell(device["job"]), finishing and f"(finishing {screen.id_cell(finishing)})"))
+        ),
         ", ".join(loaded),
         device["name"],
-        screen.local(device["last_seen"]),
+        screen.moment(device["last_seen"]),
     )
 
 
@@ -145,5 +147,5 @@ def _node_row(node: NodeRow) -> tuple[Any, ...]:
         node["state"],
         node["version"],
         None if free is None else f"{free:.0f}",
-        screen.local(node["last_seen"]),
+        screen.moment(node["last_seen"]),
     )

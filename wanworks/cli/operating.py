@@ -54,12 +54,12 @@ def list_dead(
             job["id"],
             job["type"],
             job["model_id"],
-            screen.local(job["finished_at"]),
+            screen.moment(job["finished_at"]),
             job["error"]["code"] if job["error"] else None,
         )
         for job in page["data"]
     )
-    screen.print_table(("id", "type", "model", "failed", "error"), rows)
+    screen.print_table(("id", "type", "model", "failed", "error"), rows, least=("type",))
     if page["has_more"]:
         screen.note(f"more: --after {page['next']}")
 

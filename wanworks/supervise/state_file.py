@@ -1,7 +1,7 @@
 """`home/run/state.json`, which `up` writes for `status` and other commands. Mode 0600: it contains passwords."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,8 @@ from wanworks.supervise.supervisor import ProcessState, ProcessStatus
 
 @dataclass(frozen=True)
 class Addresses:
-    """The addresses of this installation's parts, None for a part that is not started here, and its catalogue."""
+    """The addresses of this installation's parts, None for a part that is not started here, its catalogue, and the
+    devices by the names of their workers."""
 
     api_url: str | None
     redis_url: str
@@ -22,6 +23,7 @@ class Addresses:
     flower_url: str | None
     flower_user: str | None
     catalogue: str
+    devices: Mapping[str, str]  # such as cpu:0 of gpu-0
 
 
 def state_file(home: Path) -> Path:

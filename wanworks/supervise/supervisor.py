@@ -110,8 +110,13 @@ class Supervisor:
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._stop_signals = STOP_SIGNALS - {signal.SIGHUP} if ignored else STOP_SIGNALS
 
-    def run(self, ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
-        """Start the programs, call `on_ready` once when `ready` returns true, and return when all have stopped."""
+    def run(
+        self, ready: Callable[[], bool], on_ready: Callable[[], None], on_stop: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start the programs, call `on_ready` once when `ready` returns true, and return when all have stopped.
+
+        `on_stop` is called when a signal ends it, before the first program is stopped.
+        """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *self._stop_signals})
         try:
             self._start_in_turns()
@@ -125,6 +130,7 @@ class Supervisor:
                 self._start_last()
             while not self._stopping:
                 self._turn()
+            on_stop()
         finally:
             self._stop_all()
             while signal.sigtimedwait(self._stop_signals, 0) is not None:

@@ -50,7 +50,9 @@ def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: 
         locks = [hold_home(settings.home, name) for name in ("up", *alone)]
     except AlreadyRunning as error:
         raise _already_running(settings.home, error) from None
-    settings, redis = _with_redis(_with_ports(settings, kinds), kinds, locks, redis_wait)
+    settings = _with_ports(settings, kinds)
+    _tell(f"starting on the home {settings.home}; it is usually ready within 20 s")
+    settings, redis = _with_redis(settings, kinds, locks, redis_wait)
     listing = programs.start_listing_devices(settings) if "gpu" in kinds else None
     try:
         bring_up_to_date(settings, create_store=_owns_store(settings, kinds))
@@ -58,7 +60,7 @@ def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: 
     finally:
         devices = programs.listed_devices(listing) if listing else ()
     locks += [hold_device(device.lock_key(settings), f"{device.label} of node {settings.node}") for device in devices]
-    board = _Board(settings, kinds)
+    board = _Board(settings, kinds, devices)
     reports = ProcessReports(settings.database, settings.node)
 
     def publish(processes: Sequence[ProcessStatus]) -> None:
@@ -71,11 +73,12 @@ def up(overrides: Mapping[str, Any], only: Collection[str] = (), *, redis_wait: 
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *STOP_SIGNALS})
     reports.start()
     try:
-        supervisor.run(board.is_ready, board.announce)
+        supervisor.run(board.is_ready, board.announce, lambda: _tell("stopping; running jobs return to the queue"))
     finally:
         reports.stop()
         for lock in locks:
             os.close(lock)
+    _tell("stopped")
 
 
 def alone(kind: str, overrides: Mapping[str, Any]) -> None:
@@ -149,10 +152,16 @@ def log(line: str) -> None:
         print(f"wanworks: {line}", file=sys.stderr, flush=True)
 
 
+def _tell(line: str) -> None:
+    """Print a line on stderr for the person who looks on; a log, or a program that reads `ready`, has no need of it."""
+    if sys.stderr.isatty() and sys.stdout.isatty():
+        log(line)
+
+
 class _Board:
     """Publishes the state: the state file, and the line that reports readiness."""
 
-    def __init__(self, settings: Settings, kinds: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, kinds: Sequence[str], devices: Sequence[programs.NodeDevice]) -> None:
         self._settings = settings
         self._kinds = kinds
         self._processes: Sequence[ProcessStatus] = ()
@@ -167,6 +176,7 @@ class _Board:
             flower_url=_flower_url(settings) if "flower" in kinds else None,
             flower_user=settings.flower_user if "flower" in kinds else None,
             catalogue=settings.catalogue,
+            devices={device.name: device.label for device in devices},
         )
 
     def publish(self, processes: Sequence[ProcessStatus]) -> None:
@@ -260,8 +270,18 @@ def _with_ports(settings: Settings, kinds: Collection[str]) -> Settings:
         if port == 0:
             given[name] = free_port(host)
         elif not is_free(host, port):
-            raise AlreadyRunning(f"port {port} on {host} is in use; choose another with {option}")
+            raise AlreadyRunning(
+                f"port {port} on {host} is in use; choose another: {_with_port(name, option, host, port)}"
+            )
     return load(**given)
+
+
+def _with_port(name: str, option: str, host: str, taken: int) -> str:
+    """Return how to start on another port, by each of the ways to start, with the next one that is free."""
+    free = next((port for port in range(taken + 1, min(taken + 100, 65536)) if is_free(host, port)), None)
+    other = "PORT" if free is None else str(free)
+    variable = name.upper()
+    return f"`make up {variable}={other}`, `wanworks up {option} {other}`, or set WANWORKS_{variable}={other}"
 
 
 def _with_hub(settings: Settings, kinds: tuple[str, ...]) -> tuple[Settings, tuple[str, ...]]:

@@ -36,7 +36,7 @@ def list_batches(
         screen.print_json(page)
         return
     columns = ("id", "name", "status", "jobs", "succeeded", "failed", "cancelled", "created")
-    screen.print_table(columns, map(_row, page["data"]))
+    screen.print_table(columns, map(_row, page["data"]), cut="name", least=("cancelled", "created"))
     if page["has_more"]:
         screen.note(f"more: --after {page['next']}")
 
@@ -88,7 +88,7 @@ def _row(batch: BatchSummary) -> tuple[Any, ...]:
     counts = batch["counts"]
     return (
         batch["id"], batch["name"], batch["status"], batch["total"], counts["succeeded"], counts["failed"],
-        counts["cancelled"], screen.local(batch["created_at"]),
+        counts["cancelled"], screen.moment(batch["created_at"]),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import typer
 
 from wanworks.cli import screen
 from wanworks.cli.ids import job_id
+from wanworks.cli.jobs.naming import no_such_file, no_video
 from wanworks.cli.options import AsJson, Home, JobId, Url, client_of
 from wanworks.cli.targets import check_target
 from wanworks.client.shapes import ArtifactLink, Job, artifacts_of, ended, succeeded, video_of, why_not
@@ -50,6 +51,8 @@ def fetch(
     check_target(out)
     with client_of(url, home) as client:
         found = client.job(job_id(client, job))
+        if file is None and found["type"] != "generation":
+            raise ApiRefused(no_video(found))
         if not ended(found):
             raise ApiRefused(
                 f"job {found['id']} is {found['status']}; `wanworks watch {found['id']}` waits for its end"
@@ -57,11 +60,9 @@ def fetch(
         if file is None:
             finish(client, found, out, open_it=open_it, as_json=as_json)
             return
-        made = artifacts_of(found)
-        wanted = next((one for one in made if one["name"] == file), None)
+        wanted = next((one for one in artifacts_of(found) if one["name"] == file), None)
         if wanted is None:
-            names = ", ".join(one["name"] for one in made) or "none"
-            raise ConfigurationError(f"--file {file}: job {found['id']} has no such file; it has: {names}")
+            raise ConfigurationError(no_such_file(found, file))
         target = out or Path(f"{found['id']}-{file}")
         _download(client, wanted, target, found["id"])
     _tell(found, target, open_it=open_it, as_json=as_json)
@@ -94,7 +95,7 @@ def finish(client: "Client", job: Job, out: Path | None, *, open_it: bool, as_js
 def fetch_video(client: "Client", job: Job, out: Path | None) -> Path:
     """Download the job's video to `out`, or to JOB-ID.FORMAT here. Raises ApiRefused if it has none."""
     if (video := video_of(job)) is None:
-        raise ApiRefused(f"job {job['id']} has no video")
+        raise ApiRefused(no_video(job))
     target = out or Path(f"{job['id']}{Path(video['name']).suffix}")
     _download(client, video, target, job["id"])
     return target

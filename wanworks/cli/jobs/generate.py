@@ -1,6 +1,7 @@
 """`wanworks generate`: submit a video, show its progress, and download it; or run a batch from a file."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +10,10 @@ import typer
 from wanworks.cli import operating, screen
 from wanworks.cli.jobs import several
 from wanworks.cli.jobs.following import finish, followed
+from wanworks.cli.jobs.naming import how_to_share
 from wanworks.cli.options import AsJson, Home, Url, client_of
 from wanworks.cli.targets import check_target
+from wanworks.client.shapes import Job
 from wanworks.errors import ConfigurationError
 
 
@@ -149,9 +152,20 @@ def generate(
             screen.print_json(job) if as_json else print("\n".join(made))
             return
         if several_videos:
-            several.run(client.url, made, out, timeout=timeout, as_json=as_json)
+            several.run(client.url, made, out, timeout=timeout, as_json=as_json, told=partial(_tell, url, home))
             return
-        finish(client, followed(client, job, timeout), out, open_it=open_it, as_json=as_json)
+        ended = followed(client, job, timeout)
+        finish(client, ended, out, open_it=open_it, as_json=as_json)
+        if not as_json:
+            _tell(url, home, [ended])
+
+
+def _tell(url: str | None, home: Path | None, made: Sequence[Job]) -> None:
+    """Say how to share the videos, to a person at a terminal."""
+    options = ["--url", url] if url is not None else ["--home", str(home)] if home is not None else []
+    if made and screen.err().is_terminal:
+        for line in how_to_share(made, options):
+            screen.note(line)
 
 
 def read_image(path: Path, option: str = "--image") -> bytes:

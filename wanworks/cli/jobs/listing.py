@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from wanworks.cli import ids, screen
-from wanworks.cli.jobs import bulk
+from wanworks.cli.jobs import bulk, naming
 from wanworks.cli.options import AsJson, Home, JobId, Url, client_of
 from wanworks.client.shapes import Job, JobFilter, ended
 from wanworks.errors import ExitCode
@@ -46,8 +46,13 @@ def jobs(
     if as_json:
         screen.print_json(page)
         return
-    columns = ("id", "type", "model", "status", "percent", "took", "device", "created", "prompt")
-    screen.print_table(columns, (_row(job) for job in page["data"]))
+    if screen.out().is_terminal:
+        columns: tuple[str, ...] = ("id", "status", "model", "took", "device", "created", "what")
+        rows = (_brief_row(job) for job in page["data"])
+        screen.print_table(columns, rows, cut="what", least=("device", "took", "model"))
+    else:
+        columns = ("id", "type", "model", "status", "percent", "took", "device", "created", "prompt")
+        screen.print_table(columns, (_row(job) for job in page["data"]))
     if page["has_more"]:
         screen.note(f"more: --after {page['next']}")
 
@@ -62,6 +67,20 @@ def job(job: JobId, url: Url = None, home: Home = None, as_json: AsJson = False)
         screen.print_fields(_fields(found))
     if found["status"] in ("failed", "cancelled"):
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def _brief_row(job: Job) -> tuple[Any, ...]:
+    """Return a row for a terminal: in one line, what people look for."""
+    done = f" {screen.percent(job):.0f} %" if job["status"] == "running" else ""
+    return (
+        job["id"],
+        f"{job['status']}{done}",
+        job["model_id"],
+        screen.duration(_seconds(job)),
+        job["device"],
+        screen.moment(job["created_at"]),
+        naming.title(job),
+    )
 
 
 def _row(job: Job) -> tuple[Any, ...]:
@@ -92,6 +111,7 @@ def _fields(job: Job) -> dict[str, Any]:
         "type": job["type"],
         "model": job["model_id"],
         "prompt": screen.shortened(job["params"].get("prompt"), _WHOLE_PROMPT),
+        "does": None if job["params"].get("prompt") else naming.title(job),
         "node": job["node"],
         "status": job["status"],
         "now": screen.doing(job) if job["status"] in ("queued", "running") else None,

@@ -1,7 +1,7 @@
 """`generate --count`: follow all videos of one request, and download each to a file of its own."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +33,19 @@ def numbered(out: Path | None, count: int) -> list[Path | None]:
     return [out.with_name(f"{out.stem}-{number:0{width}d}{out.suffix}") for number in range(1, count + 1)]
 
 
-def run(address: str, job_ids: Sequence[str], out: Path | None, *, timeout: float | None, as_json: bool) -> None:
-    """Follow the jobs to their ends. Raises `typer.Exit` with the worst exit code if one has no video."""
+def run(
+    address: str,
+    job_ids: Sequence[str],
+    out: Path | None,
+    *,
+    timeout: float | None,
+    as_json: bool,
+    told: Callable[[Sequence[Job]], None],
+) -> None:
+    """Follow the jobs to their ends. Raises `typer.Exit` with the worst exit code if one has no video.
+
+    `told` is called with the jobs that made a video, unless JSON is printed.
+    """
     with screen.ProgressBars() as bars:
         try:
             ended = asyncio.run(_all(address, job_ids, numbered(out, len(job_ids)), timeout, bars))
@@ -48,6 +59,8 @@ def run(address: str, job_ids: Sequence[str], out: Path | None, *, timeout: floa
             screen.note(one.error.message)
         elif not as_json:
             print(one.file)
+    if not as_json:
+        told([one.job for one in ended if one.job is not None and one.file is not None])
     codes = [one.error.exit_code for one in ended if one.error is not None]
     if codes:
         raise typer.Exit(max(codes))

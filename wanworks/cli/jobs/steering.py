@@ -7,6 +7,7 @@ import typer
 
 from wanworks.cli import screen
 from wanworks.cli.ids import job_id
+from wanworks.cli.jobs.naming import no_such_file, no_video
 from wanworks.cli.options import AsJson, Home, JobId, Url, client_of
 from wanworks.client.shapes import artifacts_of, video_of
 from wanworks.errors import ConfigurationError
@@ -68,9 +69,10 @@ def share(
         found = client.job(job_id(client, job))
         made = artifacts_of(found)
         wanted = video_of(found) if file is None else next((one for one in made if one["name"] == file), None)
+        if wanted is None and (file is None or not made):
+            raise ConfigurationError(no_video(found))
         if wanted is None:
-            there = ", ".join(one["name"] for one in made) or "none"
-            raise ConfigurationError(f"job {found['id']} ({found['status']}) has no such artifact; available: {there}")
+            raise ConfigurationError(no_such_file(found, file or ""))
         link = client.share(wanted, seconds)
         address = client.address(link["url"])
     if as_json:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _SPAN = re.compile(r"([1-9][0-9]{0,4})([hdwy])")
+_TIMES = frozenset({"created", "expires", "used", "timestamp"})
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24, "y": 365 * 24}
 
 app = typer.Typer(help="API keys with their scopes and limits.", no_args_is_help=True)
@@ -167,7 +168,8 @@ def list_keys(home: Home = None, as_json: AsJson = False) -> None:
         screen.print_json(rows)
     else:
         columns = ("name", "hint", "scopes", "state", "created", "expires", "used", "limits")
-        screen.print_table(columns, ([_cell(row[column]) for column in columns] for row in rows))
+        shown = ([_cell(row[column], column) for column in columns] for row in rows)
+        screen.print_table(columns, shown, wrapped=("scopes", "limits"), least=("hint", "created", "used"))
 
 
 @app.command("revoke")
@@ -200,7 +202,8 @@ def show_audit(
         screen.print_json(rows)
     else:
         columns = ("timestamp", "actor", "act", "subject", "outcome", "address")
-        screen.print_table(columns, ([_cell(row[column]) for column in columns] for row in rows))
+        shown = ([_cell(row[column], column) for column in columns] for row in rows)
+        screen.print_table(columns, shown, cut="subject", least=("address",))
 
 
 def register(root: typer.Typer) -> None:
@@ -256,7 +259,10 @@ def _shown(row: "ApiKey") -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, column: str = "") -> str:
+    """Return a value for a table; those of the columns with times are moments of the API."""
+    if column in _TIMES:
+        return screen.moment(value) or ""
     match value:
         case None:
             return ""

@@ -2,9 +2,15 @@
 
 import json
 import os
+import pty
+import re
+import select
+import signal
 import socket
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,6 +41,41 @@ def wanworks(*words: str, home: Path | None = None, seconds: float = 60, cwd: Pa
         check=False,
         cwd=cwd,
     )
+
+
+def terminal_of(*words: str, columns: int = 80) -> tuple["subprocess.Popen[bytes]", int]:
+    """Starts the command on a terminal, whose other side is returned."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, columns))
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("WANWORKS_", "COLUMNS"))}
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wanworks.cli.main", *words], env={**env, "TERM": "xterm"}, stdin=theirs, stdout=theirs,
+        stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    return process, ours
+
+
+def read_until(terminal: int, words: str | None, seconds: float = 60) -> str:
+    """What the terminal shows until these words come, or until the command has ended; without colours."""
+    said = b""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and (words is None or words.encode() not in said):
+        if select.select([terminal], [], [], 0.2)[0]:
+            try:
+                said += os.read(terminal, 65536)
+            except OSError:  # nobody has the other side open any more
+                break
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode()).replace("\r\n", "\n")
+
+
+def on_a_terminal(*words: str, columns: int = 80) -> str:
+    process, terminal = terminal_of(*words, columns=columns)
+    said = read_until(terminal, None)
+    os.close(terminal)
+    assert process.wait(10) == 0, said
+    return said
 
 
 def refused(result: Any, code: ExitCode, words: str) -> None:
@@ -109,7 +150,10 @@ def test_a_taken_port_and_a_held_home_are_refused(tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         result = wanworks("up", "--port", str(port), home=tmp_path)
-    refused(result, ExitCode.ALREADY_RUNNING, f"port {port} on 127.0.0.1 is in use; choose another with --port")
+    refused(result, ExitCode.ALREADY_RUNNING, f"port {port} on 127.0.0.1 is in use; choose another: `make up PORT=")
+    free = re.search(r"`wanworks up --port (\d+)`, or set WANWORKS_PORT=(\d+)", result.stderr)
+    assert free is not None
+    assert int(free[1]) == int(free[2]) > port
 
     held = hold_home(tmp_path, "beat")
     try:
@@ -160,6 +204,9 @@ def test_status_names_every_process_and_address(stack):
         "web", "gpu-0", "io", "dispatcher", "beat", "flower", "redis",
     ]  # fmt: skip
     assert {process["state"] for process in shown["processes"]} == {"running"}
+    assert shown["devices"] == {"gpu-0": "cpu:0"}
+    table = wanworks("status", home=stack.home, TZ="Asia/Kolkata").stdout
+    assert re.search(r"^gpu-0 +cpu:0 +\d+ +running +0 +\S+ \S+ IST", table, re.MULTILINE), table
     assert shown["api_url"] == stack.url
     assert shown["database_url"] == f"sqlite:///{stack.home / 'wanworks.db'}"
     assert shown["redis_url"].startswith("redis://:")
@@ -217,8 +264,10 @@ def test_a_job_without_files_is_told_apart(stack):
     answer = stack.request("POST", "/api/v1/jobs/integrity-check", json={"model_id": "all", "node": "here"})
     check = answer.json()
     stack.wait_status(check["id"])
-    refused(wanworks("share", check["id"], home=stack.home), ExitCode.USAGE, "has no such artifact; available: none")
-    refused(wanworks("fetch", check["id"], home=stack.home), ExitCode.REFUSED, "has no video")
+    refused(wanworks("share", check["id"], home=stack.home), ExitCode.USAGE, "is an integrity check and has no video")
+    refused(
+        wanworks("fetch", check["id"], home=stack.home), ExitCode.REFUSED, "`wanworks jobs --type generation` lists"
+    )
     nothing = wanworks("fetch", check["id"], "--file", "video.mp4", home=stack.home)
     refused(nothing, ExitCode.USAGE, "has no such file; it has: none")
 
@@ -245,9 +294,42 @@ def test_generate_waits_fetches_and_reports(stack, tmp_path):
     assert httpx.get(shared.stdout.strip()).content == video.read_bytes()
     assert "it needs no key, and is valid until " in shared.stderr
     assert "works on this host only" in shared.stderr
+    assert "wanworks share" not in result.stderr, "no hints off a terminal"
     refused(
-        wanworks("share", job["id"], "--file", "nothing.mp4", home=stack.home), ExitCode.USAGE, "available: video.webm"
+        wanworks("share", job["id"], "--file", "nothing.mp4", home=stack.home),
+        ExitCode.USAGE,
+        "has no such file; it has: video.webm",
     )
+
+
+def test_a_terminal_says_how_to_share_and_lists_each_job_in_one_line(stack, tmp_path):
+    long = "a paper boat that drifts down a rain-filled gutter in soft light, " * 4
+    words = ("--resolution", "64x64", "--frames", "9", "--steps", "2", "--out", str(tmp_path / "boat.mp4"))
+    said = on_a_terminal("generate", long, *words, "--home", str(stack.home))
+    short = re.search(rf"^share it: wanworks share --home {stack.home} (\w+-\w+)$", said, re.MULTILINE)
+    assert short is not None, said
+    assert wanworks("share", short[1], home=stack.home).returncode == 0
+
+    stack.wait_status(stack.request("POST", "/api/v1/jobs/integrity-check", json={"node": "here"}).json()["id"])
+    lines = on_a_terminal("jobs", "--limit", "2", "--home", str(stack.home)).splitlines()
+    assert lines[0].split() == ["id", "status", "model", "took", "created", "what"]
+    assert all(len(line) <= 80 for line in lines[:3])
+    assert "  Integrity check of all " in lines[1]
+    assert lines[2].startswith(f"{short[1]}  succeeded  ")
+    assert "  a paper boat" in lines[2]
+    assert lines[2].rstrip().endswith("…")
+
+
+def test_a_start_and_a_stop_on_a_terminal_say_so(tmp_path):
+    process, terminal = terminal_of("up", "--only", "redis", "--home", str(tmp_path / "home"))
+    said = read_until(terminal, "\nready ")
+    process.send_signal(signal.SIGINT)
+    said += read_until(terminal, "wanworks: stopped")
+    process.wait(30)
+    os.close(terminal)
+    assert said.index("wanworks: starting on the home ") < said.index("\nready ")
+    assert said.index("\nready ") < said.index("wanworks: stopping") < said.index("wanworks: stopped")
+    assert process.returncode == 0
 
 
 def test_generate_from_an_image(stack, tmp_path):

@@ -322,7 +322,10 @@ def test_the_server_is_lost_and_regained(open_page: Open, stack: Stack, watched:
     watched.away = True
     stack.kill_process("web")
     expect(page.locator("#connection")).to_contain_text("disconnected")
-    expect(page.get_by_text("The server is unreachable.")).to_be_visible()
+    expect(page.get_by_text("The server is unreachable.")).to_contain_text("start it again with wanworks up")
+    page.set_viewport_size({"width": 390, "height": 844})
+    word = page.locator("#connection-text")
+    assert word.evaluate("text => text.scrollWidth <= text.clientWidth"), "nothing of the word is cut off"
     expect(page.locator("#connection")).to_contain_text("live", timeout=120_000)
     expect(page.get_by_text("The server is unreachable.")).to_be_hidden()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("typed before")

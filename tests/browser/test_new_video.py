@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Open, Watched
+from tests.browser.test_accessibility import serious
 from tests.browser.test_live_page import choose_model, choose_size, later, open_advanced, submit
 from tests.support.stack import Stack
 
@@ -365,6 +366,44 @@ def test_a_video_is_shared_beside_its_download_and_from_the_message_that_it_is_r
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_role("button", name="Copied")).to_be_focused()
     assert page.evaluate("navigator.clipboard.readText()") == shown, "the same link"
+
+
+def test_a_browser_that_opens_a_shared_link_plays_and_saves_the_video(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="known to its owner alone")
+    stack.wait_status(job)
+    made = stack.request("POST", f"/api/v1/jobs/{job}/artifacts/video.mp4/link", json={}).json()
+    page = open_page(made["url"].removeprefix("/"), viewport={"width": 390, "height": 844})
+    expect(page.get_by_role("heading", name="video.mp4")).to_be_visible()
+    page.wait_for_function("document.querySelector('video').readyState >= 2")
+    assert "known to its owner alone" not in page.content()
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Download").click()
+    assert saved.value.suggested_filename == f"{job}-video.mp4"
+    assert saved.value.path().read_bytes()[4:8] == b"ftyp"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not serious(page)
+
+
+def test_the_tab_for_a_new_video_shows_its_sign_under_the_pointer(open_page: Open) -> None:
+    page = open_page("#overview", viewport={"width": 390, "height": 844})
+    grounds = []
+    for name in ("Jobs", "New"):  # once with the colour of its sign as its ground
+        tab = page.get_by_role("navigation").get_by_role("link", name=name)
+        tab.hover()
+        grounds.append(tab.evaluate("tab => getComputedStyle(tab).backgroundColor"))
+    assert grounds[0] == grounds[1]
+
+
+def test_an_expected_time_within_a_minute_is_counted(open_page: Open) -> None:
+    page = open_page("#new")
+    text = page.evaluate("""async () => {
+        const main = document.querySelector("script[src*=main]").src;
+        const { soon } = await import(main.replace("main.js", "base/format.js"));
+        const now = Date.parse("2026-03-01T14:25:00Z");
+        return [-20, 0, 3.4, 59, 600].map((seconds) => soon(new Date(now + seconds * 1000).toISOString(), now));
+    }""")
+    assert [one.replace("\u00a0", " ") for one in text[:4]] == ["now", "now", "in about 3 s", "in about 59 s"]
+    assert re.fullmatch(r"about .*35.*", text[4]), text[4]
 
 
 def test_recent_jobs_are_there_after_a_reload_and_go_with_their_jobs(

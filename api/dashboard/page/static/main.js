@@ -225,7 +225,7 @@ theme.start(byId("theme"));
 menus.listen();
 byId("refresh").addEventListener("click", async () => {
   await feed.refresh();
-  if (feed.feed.link !== "lost") showMessage("Refreshed.");
+  if (feed.feed.link !== "lost" && !feed.feed.isFailing) showMessage("Refreshed.");
 });
 byId("shortcuts").addEventListener("click", showShortcuts);
 addEventListener("keydown", (event) => {

@@ -95,7 +95,7 @@ export function quality(job) {
       ),
       Object.entries(found.measures).map(measure),
     ),
-    h("p", { class: "small muted" }, "Measured on the frames; none of it judges what they show."),
+    h("p", { class: "small muted" }, "Measured on the frames: blur, frozen frames and flicker lower the score. None of it judges what they show."),
   );
 }
 

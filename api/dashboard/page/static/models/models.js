@@ -116,15 +116,18 @@ function ofFirstJob(first) {
 function speeds(model) {
   const tiers = state.tiers?.[model.model_id]?.tiers.filter((one) => one.tier !== "exact");
   if (!tiers) return null;
+  const unknown = tiers.filter((one) => !one.measured[0]).map((one) => one.tier);
   return h(
     "ul",
     { class: "small", "aria-label": `Speed tiers of ${model.model_id}`, key: "tiers" },
-    tiers.map((one) => h("li", { key: one.tier }, h("b", null, one.tier), ": ", measured(one.measured[0], model.model_id))),
+    tiers.filter((one) => one.measured[0]).map((one) => h("li", { key: one.tier }, h("b", null, one.tier), ": ", measured(one.measured[0]))),
+    unknown.length
+      ? h("li", { key: "unknown" }, h("b", null, unknown.join(", ")), ": not measured here yet; ", h("code", null, `wanworks benchmark ${model.model_id}`), " does that")
+      : null,
   );
 }
 
-function measured(one, id) {
-  if (!one) return ["not measured here; a benchmark does it: ", h("code", null, `wanworks benchmark ${id}`)];
+function measured(one) {
   const psnr = one.psnr_mean === null ? "equal frames" : `PSNR ${number(one.psnr_mean, 1)} dB`;
   return `${number(one.speedup, 2)} times as fast as exact, SSIM ${number(one.ssim_mean, 3)} (least ${number(one.ssim_min, 3)}), ${psnr}; ${one.resolution}, ${one.frames} frames, ${one.device_name}`;
 }

@@ -386,6 +386,23 @@ def test_first_load_is_small_and_views_have_addresses(open_page: Open, watched: 
     expect(page.get_by_role("heading", level=1, name="Alerts")).to_be_visible()
 
 
+def test_a_chart_is_drawn_up_to_the_value_that_its_legend_names(open_page: Open) -> None:
+    page = open_page("#overview")
+    path, legend = page.evaluate("""async () => {
+        const main = document.querySelector("script[src*=main]").src;
+        const of = (name) => import(main.replace("main.js", `base/${name}.js`));
+        const [{ chart }, { render }] = [await of("chart"), await of("dom")];
+        const place = document.createElement("div");
+        document.getElementById("main").append(place);
+        const series = [{ name: "succeeded", values: [2], live: () => 3 }];
+        render(place, chart({ title: "A test", hours: 1, times: [Date.now() - 60_000], series, format: String }));
+        await new Promise((resolve) => setTimeout(resolve, 200));
+        return [place.querySelector(".line").getAttribute("d"), place.querySelector(".legend b").textContent];
+    }""")
+    assert legend == "3"
+    assert re.fullmatch(r"M[\d.]+ 64\.0L[\d.]+ 36\.0", path), "from 2 to 3 of 4, in 112 pixels"
+
+
 def test_a_chart_has_gaps_and_is_read_by_keyboard_and_as_a_table(open_page: Open) -> None:
     page = open_page("#overview")
     chart = page.locator("figure").filter(has_text="Device utilisation")
